@@ -1,0 +1,43 @@
+# Every target sets up what it needs; what is there already is not made again. `make help` lists them.
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+CONFIG ?= $(wildcard dub5.yaml)
+TESTS ?= tests/unit tests/integration
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check format generate image clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do printf '  %-14s %s\n' "$$name" "$$what"; done
+
+run: $(READY) ## Serve on http://127.0.0.1:8000: dub5.yaml or CONFIG=FILE, else a simulated provider
+	@exec $(BIN)/dub5 serve $(if $(CONFIG),--config $(CONFIG))
+
+test: $(READY) ## Run every test that needs no cluster, against a real Redis; coverage at least 95 %
+	@tools/setup.sh redis
+	@rm -f .coverage .coverage.*
+	@$(BIN)/coverage run -m pytest -q $(TESTS)
+	@$(BIN)/coverage combine -q
+	@$(BIN)/coverage report
+
+check: $(READY) ## Format, lint, types, import contracts, generated files in step
+	@tools/check.sh $(BIN)
+
+format: $(READY) ## Rewrite the sources in the one format
+	@$(BIN)/ruff check --quiet --fix-only .
+	@$(BIN)/ruff format .
+
+generate: $(READY) ## Rewrite the generated files
+	@$(BIN)/python tools/generate.py
+
+image: ## Build the container image localhost/dub5 with podman, docker or buildah; BASE=IMAGE for another base
+	@$(firstword $(shell command -v podman docker buildah) docker) build $(if $(BASE),--build-arg BASE=$(BASE)) --tag localhost/dub5 .
+
+clean: ## Remove what the other targets made
+	@rm -rf $(VENV) .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+
+$(READY): pyproject.toml uv.lock tools/setup.sh tools/uv.txt
+	@tools/setup.sh python
+	@touch $@

@@ -1,0 +1,144 @@
+"""Who is asking: keys are known by their SHA-256 only, and looked up in constant time.
+
+The file maps each digest to a tenant and roles; it is read again when it changes, so that a rotated Secret
+needs no restart, and a file that has become unreadable or invalid leaves the last good keys in force.
+
+The look-up table is keyed by a hash under a secret of this process, so what an attacker can time says
+nothing about the digests; the digest itself is then compared by `hmac.compare_digest`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import re
+import secrets
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import msgspec
+
+from dub5.errors import ConfigError, Forbidden, InvalidKey
+from dub5.settings import AuthSettings, read_secret
+from dub5.settings_loader import parse_yaml
+from dub5.telemetry.logging import get_logger
+
+_RELOAD_INTERVAL = 2.0
+_log = get_logger()
+
+Role = Literal["chat", "tenant_admin", "admin"]
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """An authenticated caller. `key_id` is the beginning of the key's digest, fit for logs."""
+
+    tenant: str
+    key_id: str
+    roles: frozenset[str]
+
+    def require(self, role: Role) -> None:
+        """Forbidden where the key lacks `role`; `admin` may do everything."""
+        if role not in self.roles and "admin" not in self.roles:
+            raise Forbidden(f"This key lacks the role `{role}`.")
+
+
+ANONYMOUS = Caller("anonymous", "anonymous", frozenset(get_args(Role)))
+"""Everybody, where no keys are configured: loopback, or `auth.anonymous: true`."""
+
+
+class KeyRing:
+    """All keys in force. With no keys configured everybody is ANONYMOUS."""
+
+    def __init__(self, settings: AuthSettings, environment: dict[str, str]) -> None:
+        self._source = settings.keys
+        self._secret = secrets.token_bytes(32)
+        self._callers: dict[bytes, tuple[bytes, Caller]] = {}
+        self._seen: tuple[int, int, int] | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        if self._source is not None:
+            self._seen = self._stamp()
+            self._replace(read_secret("auth.keys", self._source, environment))
+
+    def authenticate(self, authorization: str) -> Caller:
+        """The caller behind an `Authorization` header; InvalidKey otherwise."""
+        if self._source is None:
+            return ANONYMOUS
+        scheme, _, key = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not key.strip():
+            raise InvalidKey("Send a key: `Authorization: Bearer KEY`.")
+        digest = hashlib.sha256(key.strip().encode("utf-8", "surrogateescape")).digest()
+        stored, caller = self._callers.get(self._blind(digest), (b"", ANONYMOUS))
+        if not hmac.compare_digest(stored, digest):
+            raise InvalidKey("The key is not known here.")
+        return caller
+
+    async def start(self) -> None:
+        if self._source is not None and self._source.file is not None:
+            self._watcher = asyncio.create_task(self._watch())
+
+    async def stop(self) -> None:
+        if self._watcher is not None:
+            self._watcher.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watcher
+
+    async def reload_if_changed(self) -> None:
+        """Read the file again where it changed; an invalid one is logged and changes nothing."""
+        stamp = await asyncio.to_thread(self._stamp)
+        if stamp == self._seen or self._source is None:
+            return
+        self._seen = stamp
+        try:
+            self._replace(await asyncio.to_thread(read_secret, "auth.keys", self._source, {}))
+        except ConfigError as error:
+            _log.error("keys not reloaded", reason=error.message)
+        else:
+            _log.info("keys reloaded", keys=len(self._callers))
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(_RELOAD_INTERVAL)
+            await self.reload_if_changed()
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        """Changes when the file does; Kubernetes swaps the symlink behind a mounted Secret, hence the inode."""
+        if self._source is None or self._source.file is None:
+            return None
+        try:
+            status = Path(self._source.file).stat()
+        except OSError:
+            return None
+        return status.st_ino, status.st_mtime_ns, status.st_size
+
+    def _replace(self, text: str) -> None:
+        self._callers = {self._blind(digest): (digest, caller) for digest, caller in parse_keys(text)}
+
+    def _blind(self, digest: bytes) -> bytes:
+        return hashlib.blake2b(digest, key=self._secret, digest_size=16).digest()
+
+
+def parse_keys(text: str) -> list[tuple[bytes, Caller]]:
+    """Digests and callers of a keys file; ConfigError names the entry that is wrong."""
+    entries = parse_yaml(text)
+    if not isinstance(entries, dict) or not entries:
+        raise ConfigError("auth.keys: must map the SHA-256 of each key to its tenant and roles")
+    return [_parse_entry(str(digest), entry) for digest, entry in entries.items()]
+
+
+def _parse_entry(digest: str, entry: Any) -> tuple[bytes, Caller]:
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
+        # The thing in its place may be a key in the clear: do not repeat it.
+        raise ConfigError("auth.keys: each name must be the 64 hexadecimal digits of a SHA-256")
+    shown = digest[:8].lower()
+    unknown = set(entry) - {"tenant", "roles"} if isinstance(entry, dict) else {"entry"}
+    tenant = entry.get("tenant") if isinstance(entry, dict) else None
+    if unknown or not isinstance(tenant, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", tenant):
+        raise ConfigError(
+            f"auth.keys: {shown}…: needs `tenant` (letters, digits, . _ -) and `roles`, nothing else"
+        )
+    roles = entry.get("roles", ["chat"])
+    if not isinstance(roles, list) or not roles or not set(map(str, roles)) <= set(get_args(Role)):
+        raise ConfigError(f"auth.keys: {shown}…: roles must be of {', '.join(get_args(Role))}")
+    return bytes.fromhex(digest), Caller(tenant, shown, frozenset(roles))

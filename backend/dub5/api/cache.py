@@ -1,0 +1,110 @@
+"""`GET /v1/cache` and `POST /v1/cache/invalidations`: what the cache does, and making it forget."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Controller, Request, get, post
+from msgspec import Meta
+
+from dub5.admission.keys import Caller
+from dub5.api.http import require_json
+from dub5.cache.answers import AnswerCache
+from dub5.cache.policies import Policies
+from dub5.cache.purges import scoped_name
+from dub5.chat.catalog import Catalog
+from dub5.chat.request import invalid
+from dub5.errors import Forbidden, InvalidRequest, PurgedHereOnly
+from dub5.telemetry.metrics import Metrics
+
+_Word = Annotated[str, Meta(min_length=1, max_length=100)]
+
+
+class Invalidation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to forget: exactly one of the fields, of which `tenant` may also narrow another one."""
+
+    tags: Annotated[list[_Word], Meta(min_length=1, max_length=100)] | None = None
+    personality: _Word | None = None
+    model: _Word | None = None
+    class_: _Word | None = msgspec.field(default=None, name="class")
+    tenant: _Word | None = None
+    all: bool = False
+
+    def names(self, owner: str | None) -> list[str]:
+        """The names to purge: for the whole installation, or inside the tenant `owner`."""
+        kinds = [("personality", self.personality), ("model", self.model), ("class", self.class_)]
+        named = [(kind, value) for kind, value in kinds if value is not None]
+        named += [("tag", tag) for tag in self.tags or ()]
+        wide = self.all or (self.tenant is not None and not named)
+        if len({kind for kind, _ in named}) + wide != 1:
+            raise InvalidRequest("Say one of tags, personality, model, class, tenant, all.", param="body")
+        if wide:
+            return ["all"] if owner is None else [scoped_name("tenant", owner, None)]
+        return [scoped_name(kind, value, owner) for kind, value in named]
+
+
+class CacheController(Controller):
+    """For people and scripts; the figures are metrics too."""
+
+    path = "/v1/cache"
+
+    @get(opt={"role": "admin"})
+    async def cache(
+        self, catalog: Catalog, answers: AnswerCache | None, policies: Policies, metrics: Metrics
+    ) -> dict[str, Any]:
+        """Of this replica: the policy in force per class, entries, bytes, and lookups since it started."""
+        lookups = metrics.lookups_by_class()
+        classes = {}
+        for name, each in catalog.classes.items():
+            lifetimes = policies.lifetimes(name)
+            counts = lookups.get(name, {})
+            classes[name] = {
+                **msgspec.to_builtins(lifetimes),
+                "source": policies.source(name),
+                "share": each.share,
+                "cacheable": each.cacheable,
+                "max_temperature": each.max_temperature,
+                "tool_results": each.tool_results,
+                "lookups": counts,
+                "hit_ratio": _hit_ratio(counts),
+            }
+        entries, size = answers.occupancy() if answers is not None else (0, 0)
+        local = {"entries": entries, "bytes": size}
+        return {"enabled": answers is not None, "local": local, "classes": classes}
+
+    @post("/invalidations", opt={"role": "tenant_admin"}, status_code=200)
+    async def invalidate(
+        self, request: Request[Any, Any, Any], answers: AnswerCache | None
+    ) -> dict[str, Any]:
+        """Forget answers, at once here and within a second everywhere; PurgedHereOnly where Redis is away."""
+        require_json({name.lower(): value for name, value in request.headers.items()})
+        wanted = _parse(await request.body())
+        names = wanted.names(_owner(wanted, request.state.caller))
+        if answers is not None and not await answers.purge(names):
+            raise PurgedHereOnly
+        return {"purged": names}
+
+
+def _parse(body: bytes) -> Invalidation:
+    try:
+        return msgspec.json.decode(body, type=Invalidation)
+    except msgspec.ValidationError as error:
+        raise invalid(str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRequest(f"The body is not valid JSON: {error}.", param="body") from None
+
+
+def _owner(wanted: Invalidation, caller: Caller) -> str | None:
+    """Whose answers: everybody's for an admin who names no tenant, else one tenant's."""
+    if "admin" in caller.roles:
+        return wanted.tenant
+    if wanted.tenant not in {None, caller.tenant}:
+        raise Forbidden("This key may purge its own tenant's answers only.")
+    return caller.tenant
+
+
+def _hit_ratio(lookups: dict[str, float]) -> float | None:
+    """Share of cacheable requests answered without a provider call of their own; None before the first."""
+    asked = sum(count for result, count in lookups.items() if result != "bypass")
+    return round(1 - lookups.get("miss", 0.0) / asked, 4) if asked else None

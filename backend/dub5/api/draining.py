@@ -1,0 +1,34 @@
+"""A replica that is leaving: `Connection: close` on what it still answers, 503 on what comes too late."""
+
+from __future__ import annotations
+
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from dub5.admission.drain import Drain
+from dub5.api.http import send_error
+from dub5.errors import Overloaded
+
+_CLOSE = (b"connection", b"close")
+
+
+class DrainMiddleware:
+    """Costs one comparison while the replica serves."""
+
+    def __init__(self, app: ASGIApp, drain: Drain) -> None:
+        self._app = app
+        self._drain = drain
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._drain.state == "serving":
+            await self._app(scope, receive, send)
+            return
+
+        async def closing(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], _CLOSE]
+            await send(message)
+
+        if self._drain.state == "lingering":
+            await self._app(scope, receive, closing)
+        else:
+            await send_error(closing, Overloaded("This replica is shutting down.", retry_after=1))

@@ -1,0 +1,44 @@
+"""What Litestar itself raises (404, 405, …) and what our controllers raise, in OpenAI's shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litestar import Request, Response
+from litestar.exceptions import HTTPException
+
+from dub5.api.http import error_headers
+from dub5.errors import Dub5Error, InternalError, InvalidRequest, UnknownPath, WrongMethod
+from dub5.telemetry.logging import get_logger
+from dub5.telemetry.record import record_of
+
+_log = get_logger()
+
+
+def _render(request: Request[Any, Any, Any], error: Dub5Error) -> Response[dict[str, Any]]:
+    record_of(request.scope).error_code = error.code
+    headers = {name.decode(): value.decode() for name, value in error_headers(error)}
+    return Response(error.body(), status_code=error.status, headers=headers)
+
+
+def _on_http(request: Request[Any, Any, Any], error: HTTPException) -> Response[dict[str, Any]]:
+    return _render(request, _as_ours(request, error))
+
+
+def _as_ours(request: Request[Any, Any, Any], error: HTTPException) -> Dub5Error:
+    if error.status_code == 404:
+        return UnknownPath(f"There is nothing at {request.url.path[:200]}.")
+    if error.status_code == 405:
+        allow = (error.headers or {}).get("Allow", "")
+        return WrongMethod(f"This path does not take {request.method[:20]}.", allow=allow)
+    if error.status_code < 500:
+        return InvalidRequest(error.detail)
+    return InternalError()
+
+
+def _on_defect(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:
+    _log.error("request failed", request_id=record_of(request.scope).request_id, exc_info=error)
+    return _render(request, InternalError())
+
+
+HANDLERS: Any = {Dub5Error: _render, HTTPException: _on_http, Exception: _on_defect}

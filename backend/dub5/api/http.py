@@ -1,0 +1,125 @@
+"""Small things that every raw ASGI route needs: headers, a bounded body, JSON out, and a client that leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+from litestar.types import Message, Receive, Scope, Send
+
+from dub5.errors import Dub5Error, InvalidRequest, RequestTooLarge, WrongMethod
+
+Headers = list[tuple[bytes, bytes]]
+
+JSON = (b"content-type", b"application/json")
+
+
+class ClientLeft(Exception):
+    """The client closed its connection before the answer was complete."""
+
+
+def headers_of(scope: Scope) -> dict[str, str]:
+    """Request headers by lower-case name; a repeated one is joined by commas, as RFC 9110 says."""
+    found: dict[str, str] = {}
+    for raw_name, raw_value in scope["headers"]:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        found[name] = f"{found[name]}, {value}" if name in found else value
+    return found
+
+
+async def read_body(headers: dict[str, str], receive: Receive, limit: int) -> bytes:
+    """The body, counted while it arrives. RequestTooLarge past `limit` bytes; ClientLeft where it breaks off."""
+    announced = headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > limit:
+        raise _too_large(limit)
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message: Any = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeft
+        part = message.get("body", b"")
+        size += len(part)
+        if size > limit:
+            raise _too_large(limit)
+        parts.append(part)
+        if not message.get("more_body", False):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _too_large(limit: int) -> RequestTooLarge:
+    return RequestTooLarge(f"The body is larger than {limit} bytes.", param="body")
+
+
+def require_json(headers: dict[str, str]) -> None:
+    """InvalidRequest where the body is declared to be something else, or compressed.
+
+    A form or plain text is what a foreign web page may send without asking: on a loopback listener without
+    keys this check is what keeps it out. Compressed bodies are refused, for a small one can hide a huge one.
+    """
+    kind = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise InvalidRequest(f"The body must be application/json, not {kind[:100]}.", param="Content-Type")
+    if headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise InvalidRequest("Compressed bodies are not accepted.", param="Content-Encoding")
+
+
+def error_headers(error: Dub5Error) -> Headers:
+    """What goes with an error besides its body."""
+    headers: Headers = []
+    if error.retry_after is not None:
+        headers.append((b"retry-after", str(max(1, round(error.retry_after))).encode()))
+    if isinstance(error, RequestTooLarge):
+        headers.append((b"connection", b"close"))  # the rest of the body is not worth reading
+    if isinstance(error, WrongMethod):
+        headers.append((b"allow", error.allow.encode()))
+    if error.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    return headers
+
+
+async def send_whole(send: Send, status: int, headers: Headers, body: bytes) -> None:
+    """Head and body in one go."""
+    start: Message = {
+        "type": "http.response.start",
+        "status": status,
+        "headers": [*headers, (b"content-length", str(len(body)).encode())],
+    }
+    await send(start)
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+async def send_error(send: Send, error: Dub5Error) -> None:
+    await send_whole(send, error.status, [JSON, *error_headers(error)], msgspec.json.encode(error.body()))
+
+
+@contextlib.asynccontextmanager
+async def while_client_stays(receive: Receive) -> AsyncIterator[None]:
+    """Cancel what runs inside as soon as the client closes its connection, and raise ClientLeft.
+
+    ASGI tells of a client that left only to those who ask, and sending to it succeeds silently. Works like
+    asyncio.timeout: the cancellation of the current task is taken back at the edge of this block.
+    """
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101  # a coroutine always runs in a task
+    left = False
+
+    async def watch() -> None:
+        nonlocal left
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        left = True
+        task.cancel()
+
+    watcher = asyncio.create_task(watch())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if left and task.uncancel() == 0:
+            raise ClientLeft from None
+        raise
+    finally:
+        watcher.cancel()

@@ -1,0 +1,54 @@
+"""`GET /v1/models`, `/v1/models/{id}`, `/v1/personalities` and the index."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litestar import Controller, get
+
+from dub5.chat.catalog import Catalog
+
+
+class ModelsController(Controller):
+    """Models and personalities in OpenAI's shape, so that every client's model picker shows both."""
+
+    path = "/v1"
+    opt = {"role": "chat"}  # noqa: RUF012  # Litestar's own class attribute
+
+    @get("/models")
+    async def models(self, catalog: Catalog) -> dict[str, Any]:
+        return {"object": "list", "data": [_model(name, catalog) for name in catalog.names()]}
+
+    @get("/models/{name:str}")
+    async def model(self, catalog: Catalog, name: str) -> dict[str, Any]:
+        return _model(catalog[name].name, catalog)
+
+    @get("/personalities")
+    async def personalities(self, catalog: Catalog) -> dict[str, Any]:
+        data = [
+            {
+                "name": each.name,
+                "description": each.description,
+                "model": each.model,
+                "cache_class": each.cache_class,
+                "revision": each.revision,
+            }
+            for each in catalog.personalities.values()
+        ]
+        return {"object": "list", "data": data}
+
+
+def _model(name: str, catalog: Catalog) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": catalog.created, "owned_by": "dub5"}
+
+
+@get("/")
+async def index() -> dict[str, Any]:
+    """Where to go from here; open to all, and tells nothing about the installation."""
+    return {
+        "service": "dub5",
+        "chat": "POST /v1/chat/completions",
+        "models": "GET /v1/models",
+        "personalities": "GET /v1/personalities",
+        "cache": "GET /v1/cache",
+    }

@@ -1,0 +1,34 @@
+"""The operations listener: `/livez`, `/readyz`, `/metrics`. Never on the public port.
+
+Trouble with Redis or a provider does not make a replica unready: it degrades, and taking every replica out
+of the load balancer at once would turn a slow cache into an outage.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litestar import MediaType, Request, Response, get
+
+from dub5.admission.drain import Drain
+from dub5.telemetry.metrics import Metrics
+
+
+@get("/livez", media_type=MediaType.TEXT)
+async def livez() -> str:
+    """The event loop turns."""
+    return "alive\n"
+
+
+@get("/readyz")
+async def readyz(drain: Drain) -> Response[str]:
+    """Traffic may come; 503 from the moment that draining begins."""
+    text, status = ("ready\n", 200) if drain.ready else ("draining\n", 503)
+    return Response(text, status_code=status, media_type=MediaType.TEXT)
+
+
+@get("/metrics")
+async def exposition(request: Request[Any, Any, Any], metrics: Metrics) -> Response[bytes]:
+    """Prometheus text, or OpenMetrics where asked for."""
+    body, content_type = await metrics.exposition(request.headers.get("accept", ""))
+    return Response(body, headers={"content-type": content_type})

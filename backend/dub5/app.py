@@ -1,0 +1,198 @@
+"""The composition root: the only module that knows every part.
+
+It builds the parts from Settings, starts them in order and stops them in reverse. Nothing is global, so a
+test runs as many whole applications as it likes in one process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from litestar import Litestar
+from litestar.connection import ASGIConnection
+from litestar.di import Provide
+from litestar.handlers import BaseRouteHandler
+from litestar.types import ASGIApp
+
+from dub5 import providers
+from dub5.admission.drain import Drain
+from dub5.admission.keys import KeyRing
+from dub5.api import cache, models, operations
+from dub5.api.chat import chat_route
+from dub5.api.draining import DrainMiddleware
+from dub5.api.errors import HANDLERS
+from dub5.cache.answers import AnswerCache
+from dub5.cache.flights import Flights
+from dub5.cache.leases import Leases
+from dub5.cache.local import LocalCache
+from dub5.cache.policies import Policies
+from dub5.cache.purges import Purges
+from dub5.cache.shared import SharedCache
+from dub5.chat.catalog import Catalog
+from dub5.chat.personalities import compile_all
+from dub5.chat.pipeline import Pipeline
+from dub5.contract import POLICY_CHANNEL, PURGE_CHANNEL
+from dub5.providers.routing import Model
+from dub5.redis_link import RedisLink
+from dub5.settings import HttpProviderSettings, Settings, read_secret
+from dub5.telemetry import tracing
+from dub5.telemetry.metrics import Metrics
+from dub5.telemetry.middleware import TelemetryMiddleware
+from dub5.telemetry.process import LoopLagProbe
+from dub5.telemetry.record import record_of
+
+
+class Application:
+    """One replica: `public` and `operations` are its two ASGI applications.
+
+    Use as an async context manager; ConfigError from the constructor where a secret or file is missing.
+    """
+
+    def __init__(self, settings: Settings, environment: Mapping[str, str]) -> None:
+        self.settings = settings
+        self.drain = Drain()
+        self.metrics = Metrics(config_hash=_config_hash(settings))
+        self._keys = KeyRing(settings.auth, dict(environment))
+        self._providers = providers.build(settings, _provider_keys(settings, environment))
+        self._redis = _redis_link(settings, environment, self.metrics)
+        self._purges = Purges(self._redis)
+        self._answers = self._answer_cache()
+        self._catalog = self._build_catalog()
+        self._policies = Policies(self._catalog.classes, self._redis, self.metrics)
+        self._leases = Leases(self._redis) if self._redis is not None else None
+        self._flights = Flights(self._leases, self.metrics)
+        self._pipeline = Pipeline(
+            self._catalog, self._answers, self._flights, self.metrics, policies=self._policies
+        )
+        self._lag = LoopLagProbe(self.metrics)
+        self._tracer = tracing.build(settings.telemetry)
+        leaving = DrainMiddleware(self._public(), self.drain)
+        self.public: ASGIApp = TelemetryMiddleware(leaving, self.metrics, self._tracer)
+        self.operations: ASGIApp = self._operations()
+
+    async def __aenter__(self) -> Application:
+        if self._redis is not None and self._leases is not None:
+            self._redis.subscribe(POLICY_CHANNEL, self._policies.on_published)
+            await self._leases.start()
+            await self._redis.start()
+        if self._answers is not None:
+            await self._answers.start()
+        await self._policies.start()
+        await self._keys.start()
+        await self._lag.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._flights.settle()
+        await self._lag.stop()
+        await self._keys.stop()
+        for provider in self._providers.values():
+            await provider.aclose()
+        await self._policies.stop()
+        if self._answers is not None:
+            await self._answers.stop()
+        if self._redis is not None and self._leases is not None:
+            await self._leases.stop()
+            await self._redis.stop()
+        await self._tracer.stop()
+
+    def _answer_cache(self) -> AnswerCache | None:
+        settings = self.settings.cache
+        if not settings.enabled:
+            return None
+        local = LocalCache(settings.local_bytes)
+        self.metrics.cache_entries.labels("local").set_function(local.count)
+        self.metrics.cache_bytes.labels("local").set_function(local.bytes)
+        shared = None
+        if self._redis is not None:
+            shared = SharedCache(self._redis, self._purges, self.metrics)
+        answers = AnswerCache(local, shared, self._purges, max_entry=settings.max_entry)
+        if self._redis is not None:
+            self._redis.subscribe(PURGE_CHANNEL, answers.on_purged)
+        return answers
+
+    def _build_catalog(self) -> Catalog:
+        settings = self.settings
+        built = {
+            name: Model.build(name, each, self._providers, settings.providers)
+            for name, each in settings.models.items()
+        }
+        personalities = compile_all(settings.personalities, next(iter(settings.models)))
+        return Catalog(built, personalities, settings.cache.classes, created=int(time.time()))
+
+    def _public(self) -> Litestar:
+        return Litestar(
+            route_handlers=[
+                chat_route(self._pipeline, self._keys, self.settings.server),
+                models.ModelsController,
+                cache.CacheController,
+                models.index,
+            ],
+            dependencies=_provide(
+                catalog=self._catalog, answers=self._answers, policies=self._policies, metrics=self.metrics
+            ),
+            guards=[self._authorized],
+            request_max_body_size=self.settings.server.max_body,
+            exception_handlers=HANDLERS,
+            openapi_config=None,
+            logging_config=None,
+        )
+
+    def _operations(self) -> Litestar:
+        return Litestar(
+            route_handlers=[operations.livez, operations.readyz, operations.exposition],
+            dependencies=_provide(drain=self.drain, metrics=self.metrics),
+            exception_handlers=HANDLERS,
+            openapi_config=None,
+            logging_config=None,
+        )
+
+    def _authorized(self, connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+        """The role that a route's `opt` names; the chat route sees to it itself, the index is open."""
+        role = handler.opt.get("role")
+        if role is None:
+            return
+        record = record_of(connection.scope)
+        caller = self._keys.authenticate(connection.headers.get("authorization", ""))
+        record.tenant, record.key_id = caller.tenant, caller.key_id
+        caller.require(role)
+        connection.state.caller = caller
+
+
+def _provide(**parts: object) -> dict[str, Provide]:
+    return {name: _constant(part) for name, part in parts.items()}
+
+
+def _constant(part: object) -> Provide:
+    def provide() -> Any:
+        return part
+
+    return Provide(provide, sync_to_thread=False)
+
+
+def _provider_keys(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name: read_secret(f"providers.{name}.api_key", each.api_key, dict(environment))
+        for name, each in settings.providers.items()
+        if isinstance(each, HttpProviderSettings) and each.api_key is not None
+    }
+
+
+def _redis_link(settings: Settings, environment: Mapping[str, str], metrics: Metrics) -> RedisLink | None:
+    redis = settings.redis
+    if redis is None:
+        return None
+    password = None
+    if redis.password is not None:
+        password = read_secret("redis.password", redis.password, dict(environment))
+    return RedisLink(redis, password=password, metrics=metrics)
+
+
+def _config_hash(settings: Settings) -> str:
+    """Tells whether two replicas run the same configuration; secrets are not part of Settings."""
+    encoded = msgspec.json.encode(settings, order="deterministic", enc_hook=float)
+    return hashlib.blake2b(encoded, digest_size=6).hexdigest()

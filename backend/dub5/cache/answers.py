@@ -1,0 +1,148 @@
+"""The answer cache as the pipeline sees it: look in memory, then in Redis; store in both.
+
+`recall` looks in memory only and never awaits, so that the commonest hit costs no task switch. What an entry is
+good for is `freshness`'s decision; which answers belong to which purges is `purges`'.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from dub5.cache.entry import Entry
+from dub5.cache.flight import Identity
+from dub5.cache.freshness import Directives, Freshness, Lifetimes, judge
+from dub5.cache.local import LocalCache
+from dub5.cache.purges import Purges
+from dub5.cache.shared import SharedCache
+from dub5.redis_link import RedisUnavailable
+
+_SYNCHRONISE_INTERVAL = 0.5
+"""Seconds between two readings of the purges: half of what is promised."""
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """Which answer, and what the request and its class ask of it. `names` are those that a purge may name."""
+
+    key: str
+    names: tuple[str, ...]
+    lifetimes: Lifetimes
+    asked: Directives
+
+
+class Found(msgspec.Struct, frozen=True):
+    """A stored answer, where it was, and what it is good for."""
+
+    entry: Entry
+    tier: str
+    freshness: Freshness
+
+
+class AnswerCache:
+    """Both tiers. `clock` gives seconds since the epoch. `shared` is None without Redis."""
+
+    def __init__(
+        self,
+        local: LocalCache,
+        shared: SharedCache | None,
+        purges: Purges,
+        *,
+        max_entry: int,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._local = local
+        self._shared = shared
+        self._purges = purges
+        self._max_entry = max_entry
+        self._clock = clock
+        self._synchroniser: asyncio.Task[None] | None = None
+        self._nudged = asyncio.Event()
+
+    async def start(self) -> None:
+        if self._shared is not None:
+            self._synchroniser = asyncio.create_task(self._keep_synchronised())
+
+    async def stop(self) -> None:
+        if self._synchroniser is not None:
+            self._synchroniser.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._synchroniser
+
+    async def purge(self, names: Sequence[str]) -> bool:
+        """Forget every answer that belongs to one of `names`; whether all replicas will know within a second."""
+        return await self._purges.purge(names)
+
+    async def on_purged(self, _: bytes) -> None:
+        """Another replica purged something: look at once."""
+        self._nudged.set()
+
+    def identity(self, wanted: Wanted) -> Identity:
+        """Under which name the answer is kept now; another one after each purge that concerns it."""
+        return Identity(wanted.key, self._purges.version(wanted.names))
+
+    def recall(self, wanted: Wanted) -> Found | None:
+        """What memory has, good for something or not."""
+        held = self._local.get(self.identity(wanted))
+        if held is None or not self._purges.confirmed(held.since):
+            return None
+        return self._judged(held.entry, "local", wanted)
+
+    async def find(self, wanted: Wanted) -> Found | None:
+        """What Redis has, else what memory has."""
+        if self._shared is None:
+            return self.recall(wanted)
+        identity = self.identity(wanted)
+        entry = await self._shared.get(identity)
+        if identity != self.identity(wanted):  # a purge came to our knowledge with the reading
+            identity = self.identity(wanted)
+            entry = await self._shared.get(identity)
+        if entry is None:
+            return self.recall(wanted)
+        found = self._judged(entry, "shared", wanted)
+        self._keep_locally(identity, entry, wanted.lifetimes)
+        return found
+
+    async def stored(self, identity: Identity, lifetimes: Lifetimes) -> bytes | None:
+        """The whole answer that another replica has just stored."""
+        entry = await self._shared.get(identity) if self._shared is not None else None
+        if entry is None:
+            return None
+        self._keep_locally(identity, entry, lifetimes)
+        return entry.body
+
+    async def store(self, identity: Identity, entry: Entry, lifetimes: Lifetimes) -> bool:
+        """Keep a complete answer in both tiers; whether it was fit to be kept."""
+        left = lifetimes.kept - entry.age(self._clock())
+        if len(entry.body) > self._max_entry or left <= 0:
+            return False
+        self._keep_locally(identity, entry, lifetimes)
+        if self._shared is not None:
+            await self._shared.put(identity, entry, seconds=left)
+        return True
+
+    def occupancy(self) -> tuple[int, int]:
+        """Entries and bytes in memory."""
+        return self._local.count(), self._local.bytes()
+
+    def _keep_locally(self, identity: Identity, entry: Entry, lifetimes: Lifetimes) -> None:
+        left = lifetimes.kept - entry.age(self._clock())
+        if left > 0:
+            self._local.put(identity, entry, seconds=left)
+
+    def _judged(self, entry: Entry, tier: str, wanted: Wanted) -> Found:
+        age = entry.age(self._clock())
+        return Found(entry, tier, judge(age=age, lifetimes=wanted.lifetimes, asked=wanted.asked))
+
+    async def _keep_synchronised(self) -> None:
+        """Learn of purges whatever happens to messages about them."""
+        while True:
+            with contextlib.suppress(RedisUnavailable):
+                await self._purges.synchronise()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_SYNCHRONISE_INTERVAL):
+                    await self._nudged.wait()
+            self._nudged.clear()

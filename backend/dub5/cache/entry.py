@@ -1,0 +1,87 @@
+"""A stored answer and its form in Redis.
+
+An entry is the assembled completion: one entry serves both shapes, streamed and whole. The stored form says
+its version, so that a replica of another release reads or ignores it but never misreads it, and carries a
+checksum, so that a corrupt value is a miss.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+_MAGIC = b"D5E"
+_VERSION = 1
+_CHECKSUM = 8
+
+HEADER = _MAGIC + bytes([_VERSION])
+"""What the stored form begins with."""
+BORN_AT, BORN_DIGITS = len(HEADER), 16
+"""Where the birth stands, in hexadecimal digits: scripts inside Redis compare births as text."""
+_SUM_AT = BORN_AT + BORN_DIGITS
+_PAYLOAD_AT = _SUM_AT + _CHECKSUM
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True):
+    """One complete answer.
+
+    `born` is when the provider's call began, in microseconds since the epoch: an answer is as old as the
+    knowledge it was made from. `recompute` is how long that call took, in seconds.
+    """
+
+    body: bytes
+    born: int
+    recompute: float
+    prompt_tokens: int
+    completion_tokens: int
+
+    def age(self, now: float) -> float:
+        """Seconds since birth; never negative, whatever the clocks of two replicas say."""
+        return max(0.0, now - self.born / 1e6)
+
+    def size(self) -> int:
+        """Bytes it takes in memory, near enough to bound a cache by."""
+        return len(self.body) + 200
+
+
+class CorruptEntry(ValueError):
+    """The stored bytes are not an entry: damaged, or not ours."""
+
+
+class ForeignVersion(ValueError):
+    """An entry of another release, whole but not ours to read."""
+
+
+_decoder = msgspec.msgpack.Decoder(Entry)
+
+
+def born_digits(born: int) -> bytes:
+    """A birth as it stands in the stored form; the order of the text is the order of the times."""
+    return b"%016x" % born
+
+
+def pack(entry: Entry) -> bytes:
+    """Magic, version, birth, checksum, MessagePack."""
+    payload = msgspec.msgpack.encode(entry)
+    born = born_digits(entry.born)
+    return HEADER + born + _checksum(born + payload) + payload
+
+
+def unpack(stored: bytes) -> Entry:
+    """The inverse of `pack`; raises CorruptEntry or ForeignVersion."""
+    if stored[: len(_MAGIC)] != _MAGIC or len(stored) < _PAYLOAD_AT:
+        raise CorruptEntry
+    if stored[len(_MAGIC)] != _VERSION:
+        raise ForeignVersion
+    payload = stored[_PAYLOAD_AT:]
+    if stored[_SUM_AT:_PAYLOAD_AT] != _checksum(stored[BORN_AT:_SUM_AT] + payload):
+        raise CorruptEntry
+    try:
+        return _decoder.decode(payload)
+    except msgspec.MsgspecError:
+        raise CorruptEntry from None
+
+
+def _checksum(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=_CHECKSUM).digest()

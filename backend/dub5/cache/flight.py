@@ -1,0 +1,130 @@
+"""One flight: the frames of an answer that have arrived, and everyone who waits for more.
+
+Followers read at their own pace, each from its own position, so a slow one delays nobody. Frames are the
+provider's own bytes; this module does not know what is in them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Literal
+
+import msgspec
+
+from dub5.errors import Dub5Error, FlightLost
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """What is asked, as of which purges. A request after a purge has another version, so it never joins."""
+
+    key: str
+    version: str
+
+
+class Frame(msgspec.Struct, frozen=True, array_like=True):
+    """A part of an answer: a `chunk`, the chunk that holds only token `usage`, or the `whole`."""
+
+    kind: Literal["chunk", "usage", "whole"]
+    raw: bytes
+
+
+class Flight:
+    """The frames so far. `led_here` is None until it is decided which replica asks the provider.
+
+    `followers` counts the requests of this replica, the other replicas that follow, and a background refresh
+    itself; when the last one leaves, the flight's task is cancelled.
+    """
+
+    def __init__(self) -> None:
+        self.frames: list[Frame] = []
+        self.generation = 0
+        self.ended = False
+        self.error: Dub5Error | None = None
+        self.led_here: bool | None = None
+        self.followers = 0
+        self.began = time.time()
+        self.task: asyncio.Task[None] | None = None
+        self._waiting: list[asyncio.Future[None]] = []
+
+    def board(self) -> None:
+        self.followers += 1
+
+    def leave(self) -> None:
+        self.followers -= 1
+        if self.followers == 0 and not self.ended and self.task is not None:
+            self.task.cancel()
+
+    def add(self, *frames: Frame) -> None:
+        self.frames.extend(frames)
+        self._wake()
+
+    def end(self, error: Dub5Error | None = None) -> None:
+        """The answer is complete, or will never be."""
+        if not self.ended:
+            self.ended, self.error = True, error
+            self._wake()
+
+    def restart(self) -> None:
+        """Forget what a lost leader sent; whoever was given part of it cannot go on."""
+        if self.frames:
+            self.frames = []
+            self.generation += 1
+            self._wake()
+
+    async def changed(self) -> None:
+        """Wait for the next frame, the end or a restart."""
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        await future
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+
+class Follower:
+    """One request's place in a flight. Leave it, always."""
+
+    def __init__(self, flight: Flight) -> None:
+        flight.board()
+        self._flight = flight
+        self._position = 0
+        self._generation = flight.generation
+
+    @property
+    def led_here(self) -> bool:
+        return bool(self._flight.led_here)
+
+    async def next(self) -> Frame | None:
+        """The next frame, None at the end; raises the flight's error, or FlightLost in the middle of an answer."""
+        flight = self._flight
+        while True:
+            if self._generation != flight.generation:
+                if self._position:
+                    raise FlightLost
+                self._generation = flight.generation
+            if self._position < len(flight.frames):
+                self._position += 1
+                return flight.frames[self._position - 1]
+            if flight.ended:
+                self._raise_error()
+                return None
+            await flight.changed()
+
+    async def all(self) -> list[Frame]:
+        """Every frame, once the answer is complete; a restart on the way goes unseen."""
+        while not self._flight.ended:
+            await self._flight.changed()
+        self._raise_error()
+        return self._flight.frames
+
+    def leave(self) -> None:
+        self._flight.leave()
+
+    def _raise_error(self) -> None:
+        if self._flight.error is not None:
+            # Shared by all followers: without this each would add its own traceback to it.
+            raise self._flight.error.with_traceback(None)

@@ -1,0 +1,181 @@
+"""One question, one call: all flights of this replica, and who leads them.
+
+A flight belongs to the replica, not to the request that began it: its task runs until the answer is complete
+and is cancelled when nobody follows any more.
+
+Across replicas a lease in Redis decides who asks the provider (`leases`); on the others the flight tails the
+leader's frames. Where the leader is lost, a flight *restarts*: followers that were given nothing yet carry on
+unseen, with whoever leads next; those in the middle of an answer end with FlightLost, since a second answer
+would not continue the first. Without Redis, or when it goes away, each replica flies on its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+
+from moka_py import Moka
+
+from dub5.cache.flight import Flight, Follower, Frame, Identity
+from dub5.cache.leases import Claim, Leases, Tailed
+from dub5.errors import Dub5Error, InternalError
+from dub5.redis_link import RedisUnavailable
+from dub5.telemetry.logging import get_logger
+from dub5.telemetry.metrics import Metrics
+
+_MAX_TAKEOVERS = 3
+"""After so many lost leaders a replica asks the provider itself, lease or not."""
+
+_log = get_logger()
+
+Lead = Callable[[], AsyncGenerator[Frame, None]]
+"""Asks the provider, stores the answer, and only then returns; called at most once per lease."""
+
+Stored = Callable[[], Awaitable[bytes | None]]
+"""Reads the whole stored answer, for a flight whose question was answered elsewhere while it took off."""
+
+
+class Flights:
+    """`leases` is None without Redis."""
+
+    def __init__(self, leases: Leases | None, metrics: Metrics) -> None:
+        self._leases = leases
+        self._metrics = metrics
+        self._flying: dict[Identity, Flight] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._cooling: Moka[Identity, bool] = Moka(10_000)
+
+    def follow(
+        self, identity: Identity, lead: Lead, stored: Stored, *, seen: int, max_age: float | None = None
+    ) -> tuple[Follower, bool]:
+        """A place in the flight of `identity`, and whether it was flying here already.
+
+        `seen` is the birth of the stored answer that would not do, 0 without one. A flight that began more
+        than `max_age` seconds ago would answer too old: such a request asks for itself.
+        """
+        flight = self._flying.get(identity)
+        if flight is None:
+            flight = Flight()
+            self._begin(flight, self._fly(identity, flight, lead, stored, seen), identity)
+            return Follower(flight), False
+        if max_age is not None and time.time() - flight.began > max_age:
+            return self.alone(lead), False
+        return Follower(flight), True
+
+    def alone(self, lead: Lead) -> Follower:
+        """A flight that nobody can join, for requests that must not share."""
+        flight = Flight()
+        self._begin(flight, self._lead(flight, lead))
+        return Follower(flight)
+
+    def refresh(self, identity: Identity, lead: Lead, stored: Stored, *, seen: int, cooldown: float) -> None:
+        """Ask again in the background, once across all replicas; a failure stops further tries for `cooldown` s."""
+        if identity not in self._flying and not self._cooling.get(identity):
+            flight = Flight()
+            flight.board()
+            self._begin(flight, self._refresh(identity, flight, lead, stored, seen, cooldown), identity)
+
+    async def settle(self) -> None:
+        """Wait until every flight has ended: the last step of a drain."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _begin(self, flight: Flight, work: Awaitable[None], identity: Identity | None = None) -> None:
+        task = asyncio.create_task(self._run(flight, work, identity))
+        flight.task = task
+        if identity is not None:
+            self._flying[identity] = flight
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, flight: Flight, work: Awaitable[None], identity: Identity | None) -> None:
+        """Whatever happens to `work`, the flight ends, and so do its followers' waits."""
+        outcome = "ok"
+        try:
+            await work
+            flight.end()
+        except Dub5Error as error:
+            outcome = "error"
+            flight.end(error)
+        except asyncio.CancelledError:
+            outcome = "unfollowed"
+            flight.end(InternalError())
+            raise
+        except Exception:  # noqa: BLE001  # a defect must not leave followers waiting for ever
+            outcome = "defect"
+            _log.exception("flight failed")
+            flight.end(InternalError())
+        finally:
+            if identity is not None and self._flying.get(identity) is flight:
+                del self._flying[identity]
+            self._metrics.flights.labels("leader" if flight.led_here else "follower", outcome).inc()
+
+    async def _fly(self, identity: Identity, flight: Flight, lead: Lead, stored: Stored, seen: int) -> None:
+        for _ in range(_MAX_TAKEOVERS):
+            claim = await self._claim(identity, flight, seen)
+            if claim is None or claim.leads:
+                await self._lead(flight, lead, claim)
+                return
+            if claim.stored:
+                whole = await stored()
+                if whole is not None:
+                    flight.led_here = False
+                    flight.add(Frame("whole", whole))
+                    return
+            elif await self._tail(flight, claim) is Tailed.ENDED:
+                return
+            flight.restart()
+        await self._lead(flight, lead)
+
+    async def _refresh(
+        self, identity: Identity, flight: Flight, lead: Lead, stored: Stored, seen: int, cooldown: float
+    ) -> None:
+        claim = await self._claim(identity, flight, seen, background=True)
+        if claim is not None and not claim.leads:
+            if claim.stored:
+                await stored()  # take over what another replica has fetched
+            if flight.followers > 1:  # a request joined meanwhile, and must not be left without an answer
+                await self._fly(identity, flight, lead, stored, seen)
+            return
+        try:
+            await self._lead(flight, lead, claim)
+        except Dub5Error:
+            self._cooling.set(identity, True, ttl=cooldown)
+            if self._leases is not None:
+                await self._leases.cool_down(identity, cooldown)
+            raise
+
+    async def _claim(
+        self, identity: Identity, flight: Flight, seen: int, *, background: bool = False
+    ) -> Claim | None:
+        """What Redis says of who leads; None where nobody can say."""
+        if self._leases is None:
+            return None
+        try:
+            return await self._leases.claim(identity, flight, seen=seen, background=background)
+        except RedisUnavailable:
+            return None
+
+    async def _lead(self, flight: Flight, lead: Lead, claim: Claim | None = None) -> None:
+        flight.led_here = True
+        try:
+            async with aclosing(lead()) as frames:
+                async for frame in frames:
+                    flight.add(frame)
+            flight.end()
+        except Dub5Error as error:
+            flight.end(error)
+            raise
+        finally:
+            if claim is not None and self._leases is not None:
+                await self._leases.release(claim)
+
+    async def _tail(self, flight: Flight, claim: Claim) -> Tailed:
+        assert self._leases is not None  # noqa: S101  # the claim came from there
+        flight.led_here = False
+        tailed = await self._leases.tail(flight, claim)
+        if tailed is Tailed.LOST:
+            self._metrics.flights.labels("follower", "lost").inc()
+        return tailed

@@ -1,0 +1,147 @@
+"""May this stored answer be used for this request? RFC 9111 and RFC 5861, as pure decisions.
+
+The age of an entry is judged when it is read, against the TTL that its class has now: a shortened TTL takes
+effect at once, and a hit never lengthens an entry's life.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import re
+
+import msgspec
+
+from dub5.errors import InvalidRequest
+
+_DIRECTIVE = re.compile(
+    r'\s*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)\s*(?:=\s*("(?:[^"\\]|\\.)*"|[^\s,"]*))?\s*(?:,|$)'
+)
+
+
+class Directives(msgspec.Struct, frozen=True, kw_only=True):
+    """Request directives of RFC 9111 section 5.2.1 and RFC 5861; durations in seconds.
+
+    `max_stale` without a value accepts any staleness: infinity.
+    """
+
+    no_store: bool = False
+    no_cache: bool = False
+    only_if_cached: bool = False
+    max_age: float | None = None
+    min_fresh: float = 0.0
+    max_stale: float | None = None
+    stale_if_error: float | None = None
+
+    @classmethod
+    def parse(cls, header: str) -> Directives:
+        """Unknown directives are ignored, as the RFC asks; InvalidRequest where a known one is malformed."""
+        if not header:
+            return NO_DIRECTIVES
+        found: dict[str, str] = {}
+        position = 0
+        while position < len(header):
+            match = _DIRECTIVE.match(header, position)
+            if match is None:
+                raise InvalidRequest("Cache-Control is malformed.", param="Cache-Control")
+            found[match[1].lower()] = (match[2] or "").strip('"')
+            position = match.end()
+        return cls(
+            no_store="no-store" in found,
+            no_cache="no-cache" in found,
+            only_if_cached="only-if-cached" in found,
+            max_age=_seconds(found, "max-age"),
+            min_fresh=_seconds(found, "min-fresh") or 0.0,
+            max_stale=math.inf if found.get("max-stale") == "" else _seconds(found, "max-stale"),
+            stale_if_error=_seconds(found, "stale-if-error"),
+        )
+
+
+NO_DIRECTIVES = Directives()
+
+
+def _seconds(found: dict[str, str], name: str) -> float | None:
+    if name not in found:
+        return None
+    if not re.fullmatch(r"\d{1,10}", found[name]):
+        raise InvalidRequest(
+            f"Cache-Control: `{name}` needs a whole number of seconds.", param="Cache-Control"
+        )
+    return float(found[name])
+
+
+class Lifetimes(msgspec.Struct, frozen=True, kw_only=True):
+    """How long answers of a class live, in seconds: fresh; then stale, but served while a new one is fetched,
+    or where every provider fails."""
+
+    ttl: float
+    stale_while_revalidate: float = 0.0
+    stale_if_error: float = 0.0
+
+    @property
+    def kept(self) -> float:
+        """How long after its birth an answer may be of use at all."""
+        return self.ttl + max(self.stale_while_revalidate, self.stale_if_error)
+
+
+class State(enum.Enum):
+    """What a stored answer is good for.
+
+    REVALIDATE: served stale while a new one is fetched. ACCEPTED: served stale, because the request accepts
+    that (`max-stale`). REFUSED: not fresh enough for this request. IF_ERROR: only where every provider fails.
+    """
+
+    FRESH = enum.auto()
+    REVALIDATE = enum.auto()
+    ACCEPTED = enum.auto()
+    REFUSED = enum.auto()
+    IF_ERROR = enum.auto()
+    GONE = enum.auto()
+
+
+_USABLE = frozenset({State.FRESH, State.REVALIDATE, State.ACCEPTED})
+
+
+class Freshness(msgspec.Struct, frozen=True):
+    """What was decided; the entry's `age` and remaining `ttl` in seconds, negative when stale."""
+
+    state: State
+    age: float
+    ttl: float
+
+    @property
+    def usable(self) -> bool:
+        return self.state in _USABLE
+
+
+def judge(*, age: float, lifetimes: Lifetimes, asked: Directives) -> Freshness:
+    """RFC 9111 section 4.2 and RFC 5861, with what the request asks for."""
+    ttl = lifetimes.ttl - age
+    return Freshness(_state(age, ttl, lifetimes, asked), age, ttl)
+
+
+def _state(age: float, ttl: float, lifetimes: Lifetimes, asked: Directives) -> State:
+    if asked.no_cache or (asked.max_age is not None and age > asked.max_age):
+        return State.REFUSED
+    if ttl > 0:
+        return State.FRESH if ttl > asked.min_fresh else State.REFUSED
+    staleness = -ttl
+    if asked.max_stale is not None and staleness <= asked.max_stale:
+        return State.ACCEPTED
+    if staleness <= lifetimes.stale_while_revalidate and not asked.min_fresh:
+        return State.REVALIDATE
+    on_error = lifetimes.stale_if_error if asked.stale_if_error is None else asked.stale_if_error
+    return State.IF_ERROR if staleness <= on_error else State.GONE
+
+
+def refresh_early(*, ttl: float, recompute: float, lifetimes: Lifetimes, chance: float) -> bool:
+    """Whether this hit should have the answer fetched anew before it expires. `chance` is uniform in (0, 1].
+
+    Vattani, Chierichetti and Lowenstein, "Optimal probabilistic cache stampede prevention", VLDB 2015, with
+    beta = 1: refresh when `-recompute * ln(chance)` reaches the time that is left. Only for classes without
+    stale-while-revalidate, which does the same better, and where asking takes less than a tenth of the TTL:
+    else most hits would refresh.
+    """
+    if lifetimes.stale_while_revalidate > 0 or recompute >= lifetimes.ttl / 10:
+        return False
+    return -recompute * math.log(chance) >= ttl

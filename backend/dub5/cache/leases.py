@@ -1,0 +1,336 @@
+"""Which replica asks the provider, and how the others get the answer as it arrives.
+
+1. *Claim.* One script says who leads: whoever finds no lease takes it, with a new epoch; the others learn the
+   leader's name. It also looks for an answer stored since the caller looked, so none is asked for twice.
+2. *Follow.* A follower tells the leader's replica so, over pub/sub, and again each second as a heartbeat.
+   Only then does the leader publish its frames, from the first one on: an answer that nobody elsewhere waits
+   for costs Redis nothing.
+3. *Publish.* Frames are appended to the stream of this epoch by a script that checks the lease first (fencing):
+   a leader that was paused and lost its lease cannot write, and its successor has another stream. Frames that
+   arrive while an append is under way go together in the next one.
+4. *Read.* One reader per replica fetches all followed streams in one pipeline, when a leader wakes it and
+   at least each quarter of a second, so a lost message costs a moment and nothing else.
+5. *End.* The leader appends the end, or its error, and gives the lease back. A lease that is gone without an
+   end is a lost leader; so is a Redis that does not answer.
+
+The lease lives `LEASE` seconds and is renewed each second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import functools
+import secrets
+import time
+from typing import Literal
+
+import msgspec
+from redis.asyncio.client import Pipeline
+
+from dub5.cache.entry import BORN_AT, BORN_DIGITS, HEADER, born_digits
+from dub5.cache.flight import Flight, Frame, Identity
+from dub5.contract import cooldown_key, entry_key, epoch_key, flight_stream, lease_key, replica_channel
+from dub5.errors import from_wire, to_wire
+from dub5.redis_link import RedisLink, RedisUnavailable
+
+LEASE = 4.0
+HEARTBEAT = 1.0
+FOLLOWER_TIMEOUT = 3.5
+READ_INTERVAL = 0.25
+STREAM_LIFE = 120.0
+"""Seconds that frames are kept after the last one; longer than a provider may pause between two."""
+
+_CLAIM = """
+if redis.call('GETRANGE', KEYS[3], 0, #ARGV[5] - 1) == ARGV[5] then
+  local born = redis.call('GETRANGE', KEYS[3], ARGV[6], ARGV[7])
+  if born > ARGV[3] then return {'stored', ''} end
+end
+local lease = redis.call('GET', KEYS[1])
+if lease then return {'follow', lease} end
+if ARGV[4] == '1' and redis.call('EXISTS', KEYS[4]) == 1 then return {'cooling', ''} end
+local token = redis.call('INCR', KEYS[2]) .. ':' .. ARGV[1]
+redis.call('EXPIRE', KEYS[2], 86400)
+redis.call('SET', KEYS[1], token, 'PX', ARGV[2])
+return {'lead', token}
+"""
+_RENEW = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0"
+_RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+_APPEND = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('XADD', KEYS[2], '*', ARGV[3], ARGV[4])
+redis.call('PEXPIRE', KEYS[2], ARGV[2])
+return 1
+"""
+
+_frames_decoder = msgspec.msgpack.Decoder(list[Frame])
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """What the claim script said. `token` is `epoch:replica` of whoever leads."""
+
+    identity: Identity
+    outcome: Literal["lead", "follow", "stored", "cooling"]
+    token: str
+
+    @property
+    def leads(self) -> bool:
+        return self.outcome == "lead"
+
+    @property
+    def stored(self) -> bool:
+        return self.outcome == "stored"
+
+    @property
+    def leader(self) -> str:
+        return self.token.partition(":")[2]
+
+    @property
+    def lease(self) -> str:
+        return lease_key(self.identity.key, self.identity.version)
+
+    @property
+    def stream(self) -> str:
+        return flight_stream(self.identity.key, self.identity.version, self.token.partition(":")[0])
+
+
+class Tailed(enum.Enum):
+    """How following a leader came out."""
+
+    ENDED = enum.auto()
+    LOST = enum.auto()
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True):
+    """What replicas tell each other about a flight."""
+
+    kind: Literal["follow", "leave", "wake"]
+    identity: Identity
+    sender: str
+
+
+class _Led:
+    """A flight that this replica leads: who follows elsewhere (and when they were last heard), and the publisher."""
+
+    def __init__(self, flight: Flight, claim: Claim) -> None:
+        self.flight = flight
+        self.claim = claim
+        self.heard: dict[str, float] = {}
+        self.publisher: asyncio.Task[None] | None = None
+
+
+class _Tail:
+    """A flight that another replica leads: how far we have read, and how it came out."""
+
+    def __init__(self, flight: Flight, claim: Claim) -> None:
+        self.flight = flight
+        self.claim = claim
+        self.last = "-"
+        self.told = 0.0
+        self.outcome: asyncio.Future[Tailed] = asyncio.get_running_loop().create_future()
+
+    def finish(self, outcome: Tailed) -> None:
+        if not self.outcome.done():
+            self.outcome.set_result(outcome)
+
+    def take(self, fields: dict[bytes, bytes]) -> None:
+        """One entry of the stream: frames, or the end."""
+        if b"frames" in fields:
+            self.flight.add(*_frames_decoder.decode(fields[b"frames"]))
+        else:
+            end = fields[b"end"]
+            self.flight.end(from_wire(msgspec.msgpack.decode(end)) if end else None)
+            self.finish(Tailed.ENDED)
+
+
+class Leases:
+    """This replica's side of the leases. `start` after the link, `stop` before it."""
+
+    def __init__(self, link: RedisLink) -> None:
+        self.replica = secrets.token_hex(6)
+        self._link = link
+        self._led: dict[Identity, _Led] = {}
+        self._tails: dict[Identity, _Tail] = {}
+        self._woken = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        self._link.subscribe(replica_channel(self.replica), self._on_message)
+        self._tasks = [asyncio.create_task(self._keep_reading()), asyncio.create_task(self._keep_renewing())]
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def claim(self, identity: Identity, flight: Flight, *, seen: int, background: bool) -> Claim:
+        """Take the lease or learn who has it. RedisUnavailable where Redis is away."""
+        key, version = identity.key, identity.version
+        keys = [lease_key(key, version), epoch_key(key), entry_key(key, version), cooldown_key(key)]
+        arguments = [
+            self.replica,
+            int(LEASE * 1000),
+            born_digits(seen),
+            int(background),
+            HEADER,
+            BORN_AT,
+            BORN_AT + BORN_DIGITS - 1,
+        ]
+        outcome, token = await self._link.run(
+            "claim", lambda client: client.eval(_CLAIM, 4, *keys, *arguments)
+        )
+        claim = Claim(identity, outcome.decode(), token.decode())
+        if claim.leads:
+            self._led[identity] = _Led(flight, claim)
+        return claim
+
+    async def release(self, claim: Claim) -> None:
+        """The flight has ended: let followers read the end, then give the lease back."""
+        led = self._led.get(claim.identity)
+        if led is not None and led.publisher is not None:
+            await asyncio.wait([led.publisher])
+        if led is not None:
+            del self._led[claim.identity]
+        with contextlib.suppress(RedisUnavailable):
+            await self._link.run("release", lambda client: client.eval(_RELEASE, 1, claim.lease, claim.token))
+
+    async def cool_down(self, identity: Identity, seconds: float) -> None:
+        with contextlib.suppress(RedisUnavailable):
+            await self._link.run(
+                "cooldown",
+                lambda client: client.set(cooldown_key(identity.key), b"", px=max(1, int(seconds * 1000))),
+            )
+
+    async def tail(self, flight: Flight, claim: Claim) -> Tailed:
+        """Give `flight` the leader's frames until its end, or until the leader is lost."""
+        tail = _Tail(flight, claim)
+        self._tails[claim.identity] = tail
+        self._woken.set()
+        try:
+            return await tail.outcome
+        finally:
+            del self._tails[claim.identity]
+            if not tail.outcome.done():  # nobody here follows any more
+                await self._tell(claim.leader, "leave", claim.identity)
+
+    async def _keep_reading(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(READ_INTERVAL if self._tails else None):
+                    await self._woken.wait()
+            self._woken.clear()
+            tails = list(self._tails.values())
+            if tails:
+                await self._read(tails)
+
+    async def _read(self, tails: list[_Tail]) -> None:
+        """One round: heartbeats where due, then new entries and the lease of each followed stream."""
+
+        def fill(pipeline: Pipeline) -> None:
+            for tail in tails:
+                if time.monotonic() - tail.told > HEARTBEAT:
+                    tail.told = time.monotonic()
+                    pipeline.publish(
+                        replica_channel(tail.claim.leader), self._message("follow", tail.claim.identity)
+                    )
+            for tail in tails:
+                pipeline.get(tail.claim.lease)
+                pipeline.xrange(tail.claim.stream, min=tail.last)
+
+        try:
+            answers = (await self._link.pipeline("tail", fill))[-2 * len(tails) :]
+        except RedisUnavailable:
+            if not self._link.available:
+                for tail in tails:
+                    tail.finish(Tailed.LOST)
+            return
+        for tail, lease, entries in zip(tails, answers[::2], answers[1::2], strict=True):
+            for identifier, fields in entries:
+                tail.last = f"({identifier.decode()}"
+                tail.take(fields)
+            # The lease was read before the stream: if it was gone by then, nothing more will come.
+            if lease is None or lease.decode() != tail.claim.token:
+                tail.finish(Tailed.LOST)
+
+    async def _keep_renewing(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT)
+            led = list(self._led.values())
+            for one in led:
+                self._forget_silent(one)
+            if led:
+                with contextlib.suppress(RedisUnavailable):
+                    await self._link.pipeline("renew", functools.partial(_renew, led))
+
+    @staticmethod
+    def _forget_silent(led: _Led) -> None:
+        silent = [name for name, heard in led.heard.items() if time.monotonic() - heard > FOLLOWER_TIMEOUT]
+        for name in silent:
+            del led.heard[name]
+            led.flight.leave()
+
+    async def _on_message(self, data: bytes) -> None:
+        message = msgspec.msgpack.decode(data, type=Message)
+        led = self._led.get(message.identity)
+        if message.kind == "wake":
+            self._woken.set()
+        elif led is None:  # it has ended meanwhile: let the follower see for itself
+            await self._tell(message.sender, "wake", message.identity)
+        elif message.kind == "follow":
+            self._followed(led, message.sender)
+        elif message.sender in led.heard:
+            del led.heard[message.sender]
+            led.flight.leave()
+
+    def _followed(self, led: _Led, follower: str) -> None:
+        if follower not in led.heard:
+            led.flight.board()
+        led.heard[follower] = time.monotonic()
+        if led.publisher is None:
+            led.publisher = asyncio.create_task(self._publish(led))
+
+    async def _publish(self, led: _Led) -> None:
+        """Append what has arrived, again and again, until the end is appended or the lease is lost."""
+        flight, sent = led.flight, 0
+        while True:
+            frames = flight.frames[sent:]
+            if frames:
+                if not await self._append(led, b"frames", msgspec.msgpack.encode(frames)):
+                    return
+                sent += len(frames)
+            elif flight.ended:
+                error = msgspec.msgpack.encode(to_wire(flight.error)) if flight.error is not None else b""
+                await self._append(led, b"end", error)
+                return
+            else:
+                await flight.changed()
+
+    async def _append(self, led: _Led, field: bytes, value: bytes) -> bool:
+        """Whether it was written; not so where the lease is lost, or Redis is."""
+        claim = led.claim
+
+        def fill(pipeline: Pipeline) -> None:
+            keys = [claim.lease, claim.stream]
+            pipeline.eval(_APPEND, 2, *keys, claim.token, int(STREAM_LIFE * 1000), field, value)
+            for follower in led.heard:
+                pipeline.publish(replica_channel(follower), self._message("wake", claim.identity))
+
+        try:
+            written, *_ = await self._link.pipeline("append", fill)
+        except RedisUnavailable:
+            return False
+        return bool(written)
+
+    async def _tell(self, replica: str, kind: Literal["follow", "leave", "wake"], identity: Identity) -> None:
+        with contextlib.suppress(RedisUnavailable):
+            message = self._message(kind, identity)
+            await self._link.run("publish", lambda client: client.publish(replica_channel(replica), message))
+
+    def _message(self, kind: Literal["follow", "leave", "wake"], identity: Identity) -> bytes:
+        return msgspec.msgpack.encode(Message(kind, identity, self.replica))
+
+
+def _renew(led: list[_Led], pipeline: Pipeline) -> None:
+    for one in led:
+        pipeline.eval(_RENEW, 1, one.claim.lease, one.claim.token, int(LEASE * 1000))

@@ -1,0 +1,102 @@
+"""The lifetimes in force: those of the configuration, or those that the operator has published.
+
+A policy document in Redis names a TTL per class. A replica reads it when told and every few seconds, keeps the
+last good one through every outage, and never goes beyond the class's own `max_ttl`, whatever is published.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+from dub5.cache.freshness import Lifetimes
+from dub5.contract import POLICY_KEY, PolicyDocument
+from dub5.redis_link import RedisLink, RedisUnavailable
+from dub5.settings import CacheClass
+from dub5.telemetry.logging import get_logger
+from dub5.telemetry.metrics import Metrics
+
+READ_INTERVAL = 10.0
+
+_log = get_logger()
+_decoder = msgspec.json.Decoder(PolicyDocument)
+
+
+class Policies:
+    """Lifetimes by class. `link` is None without Redis: then the configuration's hold."""
+
+    def __init__(self, classes: Mapping[str, CacheClass], link: RedisLink | None, metrics: Metrics) -> None:
+        self._classes = classes
+        self._link = link
+        self._metrics = metrics
+        self._document = PolicyDocument()
+        self._in_force: dict[str, Lifetimes] = {}
+        self._reader: asyncio.Task[None] | None = None
+        self._nudged = asyncio.Event()
+        self._apply()
+
+    async def start(self) -> None:
+        if self._link is not None:
+            self._reader = asyncio.create_task(self._keep_reading())
+
+    async def stop(self) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._reader
+
+    async def on_published(self, _: bytes) -> None:
+        self._nudged.set()
+
+    def lifetimes(self, name: str) -> Lifetimes:
+        """Those in force of a class."""
+        return self._in_force[name]
+
+    def source(self, name: str) -> Literal["policy", "configuration"]:
+        """Where they come from."""
+        return "policy" if name in self._document.classes else "configuration"
+
+    async def read(self) -> None:
+        """Take in what is published now; a document that cannot be used changes nothing."""
+        assert self._link is not None  # noqa: S101  # nobody publishes without Redis
+        published = await self._link.run("policy", lambda client: client.get(POLICY_KEY))
+        if published is None:
+            return  # never published, or lost with Redis's memory: the last good one holds
+        try:
+            document = _decoder.decode(published)
+        except msgspec.MsgspecError as error:
+            _log.error("policy ignored", reason=str(error)[:200])
+            return
+        if document != self._document:
+            self._document = document
+            self._apply()
+            _log.info("policy in force", issued=document.issued, classes=sorted(document.classes))
+
+    def _apply(self) -> None:
+        for name, each in self._classes.items():
+            self._in_force[name] = in_force(each, self._document, name)
+            self._metrics.cache_ttl.labels(name).set(self._in_force[name].ttl)
+
+    async def _keep_reading(self) -> None:
+        while True:
+            with contextlib.suppress(RedisUnavailable):
+                await self.read()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(READ_INTERVAL):
+                    await self._nudged.wait()
+            self._nudged.clear()
+
+
+def in_force(cache_class: CacheClass, document: PolicyDocument, name: str) -> Lifetimes:
+    """The configuration's lifetimes, with what is published for the class, bounded by the class's `max_ttl`."""
+    published = document.classes.get(name)
+    ttl, stale = float(cache_class.ttl), float(cache_class.stale_while_revalidate)
+    if published is not None:
+        ttl = min(published.ttl, cache_class.max_ttl)
+        if published.stale_while_revalidate is not None:
+            stale = min(published.stale_while_revalidate, cache_class.max_ttl)
+    return Lifetimes(ttl=ttl, stale_while_revalidate=stale, stale_if_error=cache_class.stale_if_error)

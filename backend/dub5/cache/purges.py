@@ -1,0 +1,190 @@
+"""Invalidation in O(1): a purge gives what it names a new stamp, and stamps are part of an answer's identity.
+
+An answer is stored under its key and the *version* of what it belongs to: the greatest stamp among its tags,
+personality, model, class, tenant and `all`, with the installation's nonce. Whoever asks after a purge computes
+another version and finds nothing; whoever began before it stores where nobody looks any more. Nothing is
+compared, listed or deleted, whatever the cache holds. See docs/adr/0005-purge-by-identity.md.
+
+Redis keeps a journal, a stream in which the id of each entry is its stamp, `max(Redis TIME in µs, last + 1)`.
+A replica reads it from the last stamp that it knows, inclusive, each second, whenever another replica tells of
+a purge, and in the same breath as each look-up in Redis. So a purge takes effect everywhere within a second
+even if every message about it is lost.
+
+What may happen to Redis, and why no purged answer comes back:
+* flushed, or failed over to an empty node: the nonce is gone, and with it every version made of it;
+* failed over to a node that lags: our last stamp is missing from the journal, so every stamp we know that
+  Redis does not is purged anew;
+* away: a purge takes effect here at once, is remembered, and is told to Redis when it is back. Memory is
+  trusted for `MAX_UNCONFIRMED` seconds without a word from Redis.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
+
+from redis.asyncio.client import Pipeline
+
+from dub5.contract import PURGE_CHANNEL, PURGE_JOURNAL, PURGE_NONCE, PURGE_STAMPS
+from dub5.redis_link import RedisLink, RedisUnavailable
+
+MAX_UNCONFIRMED = 30.0
+"""Seconds that answers in memory are used without having heard from Redis whether they were purged."""
+
+LONGEST_LIFE = 400 * 86400
+"""Seconds after which no stored answer can be alive any more, so that its stamps may be forgotten."""
+
+Event = tuple[bytes, dict[bytes, bytes]]
+
+_PAGE = 1000
+
+_PURGE = """
+local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
+local previous = 0
+if last[1] then previous = tonumber(string.match(last[1][1], '^%d+')) end
+local time = redis.call('TIME')
+local stamp = math.max(time[1] * 1000000 + time[2], previous + 1)
+local id = string.format('%.0f', stamp)
+redis.call('XADD', KEYS[1], 'MAXLEN', '~', 10000, id .. '-0', unpack(ARGV, 2))
+for index = 2, #ARGV, 2 do redis.call('ZADD', KEYS[2], id, ARGV[index]) end
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', string.format('(%.0f', stamp - ARGV[1] * 1000000))
+return id
+"""
+
+
+def names_of(
+    *, tenant: str, class_name: str, model: str, personality: str | None, tags: Iterable[str]
+) -> tuple[str, ...]:
+    """What a purge may name to reach an answer that `tenant` asks for.
+
+    Each thing has a name for the whole installation and one inside the tenant, so that a tenant's admin can
+    purge its own answers and nobody else's.
+    """
+    kinds = [("class", class_name), ("model", model), *(("tag", tag) for tag in tags)]
+    if personality is not None:
+        kinds.append(("personality", personality))
+    scoped = [scoped_name(kind, value, owner) for kind, value in kinds for owner in (None, tenant)]
+    return ("all", scoped_name("tenant", tenant, None), *scoped)
+
+
+def scoped_name(kind: str, value: str, tenant: str | None) -> str:
+    """`tag:prices` for the installation, `tag:prices@acme` for one tenant."""
+    return f"{kind}:{value}" if tenant is None else f"{kind}:{value}@{tenant}"
+
+
+class Purges:
+    """The stamps this replica knows. `clock` is monotonic, in seconds."""
+
+    def __init__(self, link: RedisLink | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._link = link
+        self._clock = clock
+        self._stamps: dict[str, int] = {}
+        self._head = 0
+        self._nonce = secrets.token_hex(4)  # until Redis tells the installation's; for good without Redis
+        self._confirmed = clock()
+        self._untold: set[str] = set()
+
+    def version(self, names: Iterable[str]) -> str:
+        """The part of an answer's identity that a purge of any of `names` changes."""
+        stamps = self._stamps
+        return f"{self._nonce}.{max((stamps.get(name, 0) for name in names), default=0) if stamps else 0:x}"
+
+    def confirmed(self, since: float) -> bool:
+        """Whether what memory holds since `since` (our clock) may still be trusted."""
+        return self._link is None or max(self._confirmed, since) > self._clock() - MAX_UNCONFIRMED
+
+    async def purge(self, names: Sequence[str]) -> bool:
+        """Take effect here at once; tells whether Redis, and so every other replica, knows."""
+        highest = max(self._head, *self._stamps.values(), 0)
+        self._raise(names, highest + 1)
+        if self._link is None:
+            return True
+        self._untold.update(names)
+        try:
+            await self.synchronise()
+            await self._tell()
+        except RedisUnavailable:
+            return False
+        return True
+
+    def read(self, pipeline: Pipeline) -> None:
+        """Queue what `absorb` needs, two commands, on a pipeline that somebody else runs."""
+        pipeline.get(PURGE_NONCE)
+        pipeline.xrange(PURGE_JOURNAL, min=f"{self._head}-0", count=_PAGE)
+
+    async def synchronise(self) -> None:
+        """Learn what others purged. RedisUnavailable where Redis is away."""
+        assert self._link is not None  # noqa: S101  # without Redis there is nobody to learn from
+        nonce, journal = await self._link.pipeline("purges", self.read)
+        await self.absorb(nonce, journal)
+
+    async def absorb(self, nonce: bytes | None, journal: list[Event]) -> None:
+        """Take in what `read` brought. RedisUnavailable where Redis goes away meanwhile."""
+        if nonce is None or nonce.decode() != self._nonce:
+            await self._begin_anew(nonce)
+        elif self._head and (not journal or _stamp_of(journal[0]) != self._head):
+            await self._mend()
+        else:
+            for event in journal:
+                self._head = _stamp_of(event)
+                self._raise((name.decode() for name in event[1]), self._head)
+            if len(journal) == _PAGE:
+                await self.synchronise()
+        if self._untold:
+            await self._tell()
+        self._confirmed = self._clock()
+
+    async def _begin_anew(self, nonce: bytes | None) -> None:
+        """Other contents than we knew: what memory holds is of another installation, or of an earlier life."""
+        if nonce is None:
+            proposal = secrets.token_hex(4)
+            await self._run("purges", lambda client: client.set(PURGE_NONCE, proposal, nx=True))
+            nonce = await self._run("purges", lambda client: client.get(PURGE_NONCE))
+        self._nonce = (nonce or b"").decode()
+        self._stamps = await self._load()
+
+    async def _mend(self) -> None:
+        """The journal does not have our last stamp any more: purge anew what Redis has forgotten."""
+        ours, theirs = self._stamps, await self._load()
+        self._untold.update(name for name, stamp in ours.items() if stamp > theirs.get(name, 0))
+        self._stamps = theirs
+        for name, stamp in ours.items():
+            self._raise([name], stamp)
+
+    async def _load(self) -> dict[str, int]:
+        """All stamps, and the end of the journal, read first: what is purged between the two is read again."""
+        assert self._link is not None  # noqa: S101
+        last, stamps = await self._link.pipeline("purges", _read_all)
+        self._head = _stamp_of(last[0]) if last else 0
+        return {name.decode(): int(stamp) for name, stamp in stamps}
+
+    async def _tell(self) -> None:
+        """Have Redis stamp what was purged here, and tell the other replicas to look."""
+        names = sorted(self._untold)
+        fields = [part for name in names for part in (name, "")]
+        stamp = await self._run(
+            "purge",
+            lambda client: client.eval(_PURGE, 2, PURGE_JOURNAL, PURGE_STAMPS, LONGEST_LIFE, *fields),
+        )
+        self._untold.difference_update(names)
+        self._raise(names, int(stamp))
+        await self._run("publish", lambda client: client.publish(PURGE_CHANNEL, str(int(stamp))))
+
+    async def _run(self, operation: str, command: Callable[[Any], Awaitable[Any]]) -> Any:
+        assert self._link is not None  # noqa: S101
+        return await self._link.run(operation, command)
+
+    def _raise(self, names: Iterable[str], stamp: int) -> None:
+        for name in names:
+            self._stamps[name] = max(stamp, self._stamps.get(name, 0))
+
+
+def _read_all(pipeline: Pipeline) -> None:
+    pipeline.xrevrange(PURGE_JOURNAL, count=1)
+    pipeline.zrange(PURGE_STAMPS, 0, -1, withscores=True)
+
+
+def _stamp_of(event: Event) -> int:
+    return int(event[0].partition(b"-")[0])

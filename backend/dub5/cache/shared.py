@@ -1,0 +1,69 @@
+"""L2: answers in Redis, shared by all replicas.
+
+Trouble with Redis is never trouble for a request: a failed read is a miss, a failed write is a lost copy,
+both counted. Names of keys are made by `contract`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from redis.asyncio.client import Pipeline
+
+from dub5.cache.entry import HEADER, CorruptEntry, Entry, ForeignVersion, pack, unpack
+from dub5.cache.flight import Identity
+from dub5.cache.purges import Purges
+from dub5.contract import entry_key
+from dub5.redis_link import RedisLink, RedisUnavailable
+from dub5.telemetry.metrics import Metrics
+
+# An answer born later is never replaced by one born earlier, whichever of two replicas writes last.
+_PUT = """
+if redis.call('GETRANGE', KEYS[1], 0, #ARGV[3] - 1) == ARGV[3]
+  and redis.call('GETRANGE', KEYS[1], #ARGV[3], #ARGV[3] + 15) > string.sub(ARGV[1], #ARGV[3] + 1, #ARGV[3] + 16)
+then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+
+
+class SharedCache:
+    """Entries by identity."""
+
+    def __init__(self, link: RedisLink, purges: Purges, metrics: Metrics) -> None:
+        self._link = link
+        self._purges = purges
+        self._metrics = metrics
+
+    async def get(self, identity: Identity) -> Entry | None:
+        """None where there is none, or none that we can read. What was purged elsewhere is learnt on the way."""
+
+        def fill(pipeline: Pipeline) -> None:
+            self._purges.read(pipeline)
+            pipeline.get(entry_key(identity.key, identity.version))
+
+        try:
+            nonce, journal, stored = await self._link.pipeline("get", fill)
+            await self._purges.absorb(nonce, journal)
+        except RedisUnavailable:
+            return None
+        return self._unpacked(stored)
+
+    async def put(self, identity: Identity, entry: Entry, *, seconds: float) -> None:
+        """Keep for `seconds`; lost silently where Redis is away."""
+        name, milliseconds = entry_key(identity.key, identity.version), max(1, int(seconds * 1000))
+        try:
+            await self._link.run(
+                "set", lambda client: client.eval(_PUT, 1, name, pack(entry), milliseconds, HEADER)
+            )
+        except RedisUnavailable:
+            return
+
+    def _unpacked(self, stored: Any) -> Entry | None:
+        try:
+            return None if stored is None else unpack(stored)
+        except CorruptEntry:
+            self._metrics.cache_errors.labels("decode").inc()
+            return None
+        except ForeignVersion:
+            return None

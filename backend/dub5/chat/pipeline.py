@@ -1,0 +1,277 @@
+"""The one way a request takes: resolve, look in the cache, ask a provider once for everybody, render.
+
+    parse -> prepare -> recall (memory, no await)  -> hit
+                     -> answer -> find (Redis)     -> hit
+                               -> join a flight    -> whole answer, or a stream whose first frame is here
+
+The first frame of a stream is awaited before `answer` returns, so a failure still has its true status; after
+it, trouble is told in the stream. Cancelling `answer`, or closing the stream it returned, leaves the flight;
+a flight that nobody follows any more cancels the provider's call.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import time
+from collections.abc import Callable
+
+import msgspec
+from moka_py import Moka
+
+from dub5.admission.keys import Caller
+from dub5.cache.answers import AnswerCache, Found, Wanted
+from dub5.cache.flight import Follower, Identity
+from dub5.cache.flights import Flights
+from dub5.cache.freshness import Directives, State, refresh_early
+from dub5.cache.key import answer_key, scope_of
+from dub5.cache.policies import Policies
+from dub5.cache.purges import names_of
+from dub5.cache.status import CacheStatus, Forward
+from dub5.chat import shapes
+from dub5.chat.asking import Asking, count_saved
+from dub5.chat.cacheable import why_not_cached
+from dub5.chat.catalog import Catalog, Target
+from dub5.chat.question import Question
+from dub5.chat.relay import Relay, whole_of
+from dub5.chat.request import ChatRequest
+from dub5.errors import CallerError, NotCached, ProviderError
+from dub5.telemetry.metrics import Metrics
+from dub5.telemetry.record import RequestRecord
+
+REFRESH_COOLDOWN = 10.0
+"""Seconds without another try after a background refresh failed."""
+_REFUSAL_TTL = 2.0
+"""Seconds for which a provider's refusal of a request answers the same request again."""
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """`content` is the whole body, or the server-sent events still to come. `age` is in seconds."""
+
+    content: bytes | Relay
+    status: CacheStatus
+    age: float | None = None
+
+
+class Pipeline:
+    """Answers questions. `chance` is uniform in [0, 1)."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        cache: AnswerCache | None,
+        flights: Flights,
+        metrics: Metrics,
+        *,
+        policies: Policies,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._catalog = catalog
+        self._cache = cache
+        self._flights = flights
+        self._metrics = metrics
+        self._policies = policies
+        self._chance = chance
+        self._refused: Moka[Identity, CallerError] = Moka(10_000, ttl=_REFUSAL_TTL)
+
+    def prepare(
+        self,
+        request: ChatRequest,
+        *,
+        caller: Caller,
+        asked: Directives,
+        tags: tuple[str, ...],
+        headers: dict[str, str],
+        record: RequestRecord,
+    ) -> Question:
+        """Resolve the model or personality, and the key. CallerError where the request cannot be answered."""
+        target = self._catalog[request.model]
+        personality = target.personality
+        record.model, record.stream = target.model.name, request.stream
+        record.personality = personality.name if personality is not None else None
+        fields = personality.fields(request) if personality is not None else request.body
+        bypass = "disabled" if self._cache is None else why_not_cached(fields, target.cache_class, asked)
+        question = Question(
+            request=request,
+            fields=fields,
+            target=target,
+            wanted=None,
+            bypass=bypass,
+            headers=headers,
+            record=record,
+        )
+        if bypass is not None:
+            return question
+        return msgspec.structs.replace(question, wanted=self._wanted(question, target, caller, asked, tags))
+
+    def _wanted(
+        self, question: Question, target: Target, caller: Caller, asked: Directives, tags: tuple[str, ...]
+    ) -> Wanted:
+        personality, user = target.personality, question.request.user
+        return Wanted(
+            key=answer_key(
+                question.fields,
+                scope=scope_of(
+                    target.cache_class.share, tenant=caller.tenant, key_id=caller.key_id, user=user
+                ),
+                personality_revision=personality.revision if personality is not None else "",
+                model_revision=target.model.revision,
+                tags=tags,
+            ),
+            names=names_of(
+                tenant=caller.tenant,
+                class_name=target.class_name,
+                model=target.model.name,
+                personality=personality.name if personality is not None else None,
+                tags=tags,
+            ),
+            lifetimes=self._policies.lifetimes(target.class_name),
+            asked=asked,
+        )
+
+    def recall(self, question: Question) -> Answer | None:
+        """A hit from memory, or None. Never waits."""
+        if question.wanted is None or self._cache is None:
+            return None
+        found = self._cache.recall(question.wanted)
+        return self._hit(question, found) if found is not None and found.freshness.usable else None
+
+    async def answer(self, question: Question) -> Answer:
+        """From Redis or a provider. Raises a Dub5Error with its true status."""
+        wanted, cache = question.wanted, self._cache
+        if wanted is None or cache is None:
+            self._count_lookup(question, "bypass")
+            asking = Asking(question, None, None, self._metrics)
+            status = CacheStatus(fwd="bypass", detail=question.bypass)
+            return await self._follow(question, self._flights.alone(asking.frames), asking, status)
+        found = None if wanted.asked.no_cache else await self._find(question, wanted, cache)
+        if found is not None and found.freshness.usable:
+            return self._hit(question, found)
+        if wanted.asked.only_if_cached:
+            self._count_lookup(question, "miss")
+            raise NotCached("Nothing usable is stored for this request.")
+        try:
+            return await self._fly(question, wanted, cache, found)
+        except ProviderError:
+            if found is None or found.freshness.state is not State.IF_ERROR:
+                raise
+            return self._hit(question, found)
+
+    async def _find(self, question: Question, wanted: Wanted, cache: AnswerCache) -> Found | None:
+        started = time.perf_counter()
+        found = await cache.find(wanted)
+        question.record.timings["cache"] = time.perf_counter() - started
+        return found
+
+    async def _fly(
+        self, question: Question, wanted: Wanted, cache: AnswerCache, found: Found | None
+    ) -> Answer:
+        """Join the flight for this question, or be its first follower."""
+        identity = cache.identity(wanted)
+        refused = self._refused.get(identity)
+        if refused is not None:
+            raise refused.with_traceback(None)
+        asking = Asking(question, identity, cache, self._metrics)
+        status = CacheStatus(fwd=_why_forwarded(wanted, found))
+        if wanted.asked.no_cache:  # it must not be answered by a flight that began before it
+            return await self._follow(question, self._flights.alone(asking.frames), asking, status)
+        follower, joined = self._flights.follow(
+            identity,
+            asking.frames,
+            lambda: cache.stored(identity, wanted.lifetimes),
+            seen=found.entry.born if found is not None else 0,
+            max_age=wanted.asked.max_age,
+        )
+        try:
+            return await self._follow(question, follower, asking, status, joined=joined)
+        except CallerError as error:
+            self._refused.set(identity, error)
+            raise
+
+    async def _follow(
+        self,
+        question: Question,
+        follower: Follower,
+        asking: Asking,
+        status: CacheStatus,
+        *,
+        joined: bool = False,
+    ) -> Answer:
+        """Wait for the first frame of a stream, or for a whole answer."""
+        streamed = question.request.stream
+        started = time.perf_counter()
+        try:
+            frames = [await follower.next()] if streamed else await follower.all()
+        except BaseException:
+            follower.leave()
+            raise
+        question.record.timings["provider"] = time.perf_counter() - started
+        collapsed = joined or not follower.led_here
+        stored = not collapsed and question.wanted is not None and (streamed or asking.stored)
+        status = msgspec.structs.replace(status, collapsed=collapsed, stored=stored)
+        if question.wanted is not None:
+            self._count_lookup(question, "collapsed" if collapsed else "miss")
+        saved = functools.partial(count_saved, question, self._metrics) if collapsed else None
+        if streamed:
+            return Answer(Relay(question, follower, frames[0], saved), status)
+        follower.leave()
+        body = whole_of([frame for frame in frames if frame is not None])
+        if saved is not None:
+            saved(shapes.usage_of(msgspec.json.decode(body)))
+        return Answer(body, status)
+
+    def _hit(self, question: Question, found: Found) -> Answer:
+        """Serve what is stored, and have it fetched anew where that is due."""
+        entry, fresh = found.entry, found.freshness
+        self._count_lookup(question, "stale" if fresh.ttl <= 0 else found.tier)
+        self._metrics.cache_hit_age.labels(question.target.class_name).observe(fresh.age)
+        count_saved(question, self._metrics, (entry.prompt_tokens, entry.completion_tokens))
+        if self._refresh_due(found, question):
+            self._refresh(question, entry.born)
+        content = entry.body
+        if question.request.stream:
+            content = shapes.events_of(entry.body, include_usage=question.request.include_usage) + shapes.DONE
+        status = CacheStatus(hit=True, ttl=fresh.ttl, detail=_DETAILS.get(fresh.state, found.tier))
+        return Answer(content, status, fresh.age)
+
+    def _refresh_due(self, found: Found, question: Question) -> bool:
+        fresh, wanted = found.freshness, question.wanted
+        if fresh.state is State.REVALIDATE:
+            return True
+        if fresh.state is not State.FRESH or wanted is None:
+            return False
+        chance = 1.0 - self._chance()  # in (0, 1], as its logarithm is taken
+        return refresh_early(
+            ttl=fresh.ttl, recompute=found.entry.recompute, lifetimes=wanted.lifetimes, chance=chance
+        )
+
+    def _refresh(self, question: Question, seen: int) -> None:
+        wanted, cache = question.wanted, self._cache
+        if wanted is not None and cache is not None:
+            identity = cache.identity(wanted)
+            background = msgspec.structs.replace(question, record=msgspec.structs.replace(question.record))
+            asking = Asking(background, identity, cache, self._metrics)
+            self._flights.refresh(
+                identity,
+                asking.frames,
+                lambda: cache.stored(identity, wanted.lifetimes),
+                seen=seen,
+                cooldown=REFRESH_COOLDOWN,
+            )
+
+    def _count_lookup(self, question: Question, result: str) -> None:
+        question.record.cache_result = result
+        self._metrics.cache_lookups.labels(question.target.class_name, result).inc()
+
+
+_DETAILS = {
+    State.REVALIDATE: "stale-while-revalidate",
+    State.ACCEPTED: "max-stale",
+    State.IF_ERROR: "stale-if-error",
+}
+
+
+def _why_forwarded(wanted: Wanted, found: Found | None) -> Forward:
+    if wanted.asked.no_cache or (found is not None and found.freshness.state is State.REFUSED):
+        return "request"
+    return "uri-miss" if found is None else "stale"

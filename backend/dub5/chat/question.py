@@ -1,0 +1,32 @@
+"""A request, resolved: what answers it, under which name its answer is kept, and what is asked of a provider."""
+
+from __future__ import annotations
+
+import msgspec
+
+from dub5.cache.answers import Wanted
+from dub5.chat.catalog import Target
+from dub5.chat.request import ChatRequest, Json
+from dub5.providers.protocol import Call
+from dub5.telemetry.record import RequestRecord
+
+_OURS = frozenset({"model", "stream", "stream_options"})
+
+
+class Question(msgspec.Struct, frozen=True, kw_only=True):
+    """`wanted` is None where the cache is not to be used; `bypass` says why."""
+
+    request: ChatRequest
+    fields: Json
+    target: Target
+    wanted: Wanted | None
+    bypass: str | None
+    headers: dict[str, str]
+    record: RequestRecord
+
+    def call(self) -> Call:
+        """What a provider is asked; its `model` is filled in by the route."""
+        body = {name: value for name, value in self.fields.items() if name not in _OURS}
+        if self.target.personality is not None:
+            body["messages"] = self.target.personality.messages(self.request)
+        return Call(model="", body=body, stream=self.request.stream, headers=self.headers)

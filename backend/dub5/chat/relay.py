@@ -1,0 +1,96 @@
+"""From a flight's frames to what one client gets: server-sent events, or the whole.
+
+An iterator object rather than a generator: a generator that was never begun runs no `finally` when it is
+closed, and the flight would keep a follower that is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Self
+
+import msgspec
+
+from dub5.cache.flight import Follower, Frame
+from dub5.chat import shapes
+from dub5.chat.question import Question
+from dub5.errors import Dub5Error, FlightLost, InternalError
+from dub5.telemetry.logging import get_logger
+
+_log = get_logger()
+
+
+class Relay:
+    """The events of one streamed answer; raises nothing: trouble is told in the stream, without a `[DONE]`.
+
+    `first` is a frame that is here already. `on_whole`, where given, is told the tokens of a complete answer.
+    """
+
+    def __init__(
+        self,
+        question: Question,
+        follower: Follower,
+        first: Frame | None,
+        on_whole: Callable[[tuple[int, int]], None] | None,
+    ) -> None:
+        self._question = question
+        self._follower = follower
+        self._waiting = [] if first is None else [first]
+        self._on_whole = on_whole
+        self._usage = (0, 0)
+        self._over = False
+        self._left = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self._over:
+            try:
+                event = await self._next()
+            except Dub5Error as error:
+                return self._told(error)
+            except Exception:  # noqa: BLE001  # the head is sent: only the stream can still tell
+                _log.exception("stream failed", request_id=self._question.record.request_id)
+                return self._told(InternalError())
+            if event:
+                return event
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """Leave the flight. May be called again."""
+        if not self._left:
+            self._left = True
+            self._follower.leave()
+
+    async def _next(self) -> bytes:
+        """The next event; empty for a frame that this client does not get."""
+        frame = self._waiting.pop() if self._waiting else await self._follower.next()
+        if frame is None:
+            self._over = True
+            if self._on_whole is not None:
+                self._on_whole(self._usage)
+            return shapes.DONE
+        include_usage = self._question.request.include_usage
+        if frame.kind != "chunk":
+            self._usage = shapes.usage_of(msgspec.json.decode(frame.raw))
+        if frame.kind == "whole":
+            return shapes.events_of(frame.raw, include_usage=include_usage)
+        return b"" if frame.kind == "usage" and not include_usage else shapes.event(frame.raw)
+
+    def _told(self, error: Dub5Error) -> bytes:
+        """After the head a status cannot be changed: the error is the last event."""
+        self._over = True
+        record = self._question.record
+        record.outcome = (
+            "server_error" if isinstance(error, (InternalError, FlightLost)) else "provider_error"
+        )
+        record.error_code = error.code
+        return shapes.event(msgspec.json.encode(error.body()))
+
+
+def whole_of(frames: list[Frame]) -> bytes:
+    """The completion that complete frames stand for: as it came, or assembled from its chunks."""
+    if frames and frames[0].kind == "whole":
+        return frames[0].raw
+    return msgspec.json.encode(shapes.assemble(msgspec.json.decode(frame.raw) for frame in frames))

@@ -1,0 +1,75 @@
+"""What replicas of two releases, and later backend and operator, say to each other through Redis.
+
+Only names and plain data live here; the module imports nothing of ours, so that the operator can import it
+without the rest. Names that must meet on one node of a Redis Cluster share a hash tag, the part in braces.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+PREFIX = "dub5"
+
+PURGES = f"{PREFIX}:{{purges}}"
+PURGE_JOURNAL = f"{PURGES}:journal"
+"""Stream of purges; the id of each is its stamp."""
+PURGE_STAMPS = f"{PURGES}:stamps"
+"""Sorted set: what was purged -> greatest stamp."""
+PURGE_NONCE = f"{PURGES}:nonce"
+"""Random name of this installation's Redis contents; gone when they are."""
+PURGE_CHANNEL = f"{PREFIX}:purged"
+
+
+def entry_key(key: str, version: str) -> str:
+    """Where the answer with this cache key is stored, as of the purges that `version` stands for."""
+    return f"{PREFIX}:{{{key}}}:entry:{version}"
+
+
+def lease_key(key: str, version: str) -> str:
+    """Which replica is asking the provider now."""
+    return f"{PREFIX}:{{{key}}}:lease:{version}"
+
+
+def epoch_key(key: str) -> str:
+    """Counts the leases of a key, so that no two have the same number."""
+    return f"{PREFIX}:{{{key}}}:epoch"
+
+
+def cooldown_key(key: str) -> str:
+    """Present after a background refresh failed, for as long as none should be tried."""
+    return f"{PREFIX}:{{{key}}}:cooldown"
+
+
+def flight_stream(key: str, version: str, epoch: str) -> str:
+    """The frames of one lease, from its leader to followers on other replicas."""
+    return f"{PREFIX}:{{{key}}}:flight:{version}:{epoch}"
+
+
+def replica_channel(replica: str) -> str:
+    """Where one replica listens for what concerns its flights."""
+    return f"{PREFIX}:replica:{replica}"
+
+
+POLICY_KEY = f"{PREFIX}:policy"
+"""JSON of the PolicyDocument in force."""
+POLICY_CHANNEL = f"{PREFIX}:policy"
+"""Told whenever a document was published."""
+
+
+class ClassPolicy(msgspec.Struct, frozen=True):
+    """Lifetimes of one class, in seconds. `stale_while_revalidate` absent: the configuration's."""
+
+    ttl: Annotated[float, Meta(ge=0, le=400 * 86400)]
+    stale_while_revalidate: Annotated[float, Meta(ge=0, le=400 * 86400)] | None = None
+
+
+class PolicyDocument(msgspec.Struct, frozen=True):
+    """What the operator publishes. Fields that a release does not know are ignored, so both may be upgraded
+    in either order. `issued` is in seconds since the epoch."""
+
+    version: Literal[1] = 1
+    issued: float = 0.0
+    classes: dict[str, ClassPolicy] = {}

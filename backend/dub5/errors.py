@@ -1,0 +1,215 @@
+"""Every way in which a request can fail, as one tree.
+
+The contract promises OpenAI's error shape everywhere, so that the official clients raise their own
+exception classes. Each class here therefore knows its HTTP status, its `type` and its `code`; the API
+layer renders any of them without knowing which it has in hand.
+
+    Dub5Error
+    ├── ConfigError                     (never leaves the process: start-up and `dub5 config check`)
+    ├── CallerError                     4xx: the request itself, or who sent it
+    │   ├── InvalidRequest              400  names the field in `param`
+    │   ├── InvalidKey                  401
+    │   ├── Forbidden                   403
+    │   ├── UnknownModel                404
+    │   ├── UnknownPath                 404
+    │   ├── WrongMethod                 405
+    │   └── RequestTooLarge             413
+    ├── Overloaded                      503  no room, or draining
+    ├── NotCached                       504  `only-if-cached` and there is nothing
+    ├── PurgedHereOnly                  503  Redis is away: other replicas do not know of the purge yet
+    ├── ProviderError                   502  a provider failed
+    │   └── ProviderTimeout             504
+    ├── FlightLost                      502  the replica that asked for all was lost in mid-answer
+    └── InternalError                   500  a defect of ours
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class Dub5Error(Exception):
+    """Base of all: `message` is for people and never holds a key, a prompt or a traceback."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: ClassVar[str] = "internal_error"
+
+    def __init__(self, message: str, *, param: str | None = None, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+
+    def body(self) -> dict[str, Any]:
+        """The OpenAI error object: `{"error": {message, type, param, code}}`."""
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+
+class ConfigError(Dub5Error):
+    """The configuration cannot be used; the message names the key and what to write instead."""
+
+    code = "config_error"
+
+
+class CallerError(Dub5Error):
+    """The caller can mend it: never retried, never held against a provider."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_request_error"
+
+
+class InvalidRequest(CallerError):
+    """A field is missing, of the wrong type or out of range; `param` is its path."""
+
+
+class InvalidKey(CallerError):
+    """No key, or one that we do not know."""
+
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+
+class Forbidden(CallerError):
+    """A known key without the role that the route asks for."""
+
+    status = 403
+    type = "permission_error"
+    code = "forbidden"
+
+
+class UnknownModel(CallerError):
+    """`model` names neither a personality nor a model."""
+
+    status = 404
+    code = "model_not_found"
+
+    def __init__(self, name: str) -> None:
+        shown = name if len(name) <= 100 else name[:100] + "…"
+        super().__init__(
+            f"The model `{shown}` does not exist. GET /v1/models lists those that do.", param="model"
+        )
+
+
+class UnknownPath(CallerError):
+    """No route at this path."""
+
+    status = 404
+    code = "not_found"
+
+
+class WrongMethod(CallerError):
+    """The path exists, with another method; `allow` lists which."""
+
+    status = 405
+    code = "method_not_allowed"
+
+    def __init__(self, message: str, *, allow: str) -> None:
+        super().__init__(message)
+        self.allow = allow
+
+
+class RequestTooLarge(CallerError):
+    """The body passed `server.max_body`, counted while it arrived."""
+
+    status = 413
+    code = "request_too_large"
+
+
+class Overloaded(Dub5Error):
+    """No room now, or this replica is draining; `retry_after` says when to try again."""
+
+    status = 503
+    type = "overloaded_error"
+    code = "overloaded"
+
+
+class NotCached(Dub5Error):
+    """RFC 9111 section 5.2.1.7: `only-if-cached` and no stored answer may be used."""
+
+    status = 504
+    type = "cache_error"
+    code = "not_cached"
+
+
+class PurgedHereOnly(Dub5Error):
+    """The purge is in force on the replica that answered; the others will learn of it when Redis is back."""
+
+    status = 503
+    type = "cache_error"
+    code = "purged_here_only"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Purged on this replica only, since Redis is away. The other replicas follow when it is back.",
+            retry_after=1,
+        )
+
+
+class ProviderError(Dub5Error):
+    """A provider failed: unreachable, 5xx, rate limited, or talking nonsense."""
+
+    status = 502
+    type = "provider_error"
+    code = "provider_error"
+
+    def __init__(self, message: str, *, provider: str, retry_after: float | None = None) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.provider = provider
+
+
+class ProviderTimeout(ProviderError):
+    """A provider kept us waiting: to connect, for the first token, between tokens or in all."""
+
+    status = 504
+    code = "provider_timeout"
+
+
+class FlightLost(Dub5Error):
+    """The replica that asked the provider for everybody was lost after it had sent part of the answer."""
+
+    status = 502
+    type = "provider_error"
+    code = "answer_lost"
+
+    def __init__(self) -> None:
+        super().__init__("The answer broke off: the replica that was fetching it is gone. Ask again.")
+
+
+class InternalError(Dub5Error):
+    """A defect of ours. The message tells nothing about it; the log does."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The server failed to answer this request. Quote the X-Request-Id header when you report it."
+        )
+
+
+def to_wire(error: Dub5Error) -> dict[str, Any]:
+    """Plain data from which another replica can raise the same error."""
+    return {**error.body()["error"], "retry_after": error.retry_after}
+
+
+def from_wire(data: dict[str, Any]) -> Dub5Error:
+    """The inverse of `to_wire`; an error that this release does not know becomes InternalError."""
+    kind = _BY_CODE.get(data["code"], InternalError)
+    error = kind.__new__(kind)
+    Dub5Error.__init__(error, data["message"], param=data["param"], retry_after=data["retry_after"])
+    return error
+
+
+_BY_CODE: dict[str, type[Dub5Error]] = {
+    kind.code: kind
+    for kind in (
+        InvalidRequest,
+        RequestTooLarge,
+        Overloaded,
+        ProviderError,
+        ProviderTimeout,
+        FlightLost,
+        InternalError,
+    )
+}
+"""The errors that asking a provider can raise."""

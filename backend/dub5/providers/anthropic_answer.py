@@ -1,0 +1,249 @@
+"""Anthropic's answers as OpenAI's: a message as a completion, the events of a stream as chunks. No I/O.
+
+Thinking comes as `reasoning_content`. Its signed blocks come beside it as `thinking_blocks`, so that a caller
+who sends the message back gives the provider what it demands between a tool's call and its result. Blocks,
+deltas and events of types that we do not know are passed over, as the provider's versioning policy asks.
+
+Sources: https://platform.claude.com/docs/en/api/messages, …/build-with-claude/streaming
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from dub5.providers.protocol import Json
+
+_FINISH_REASONS = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "pause_turn": "stop",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "tool_use": "tool_calls",
+    "refusal": "content_filter",
+}
+
+
+class Block(msgspec.Struct):
+    """Content of an answer, or its first part in a stream. Of types that we do not know, only the type."""
+
+    type: str
+    text: str = ""
+    thinking: str = ""
+    signature: str = ""
+    data: str = ""
+    id: str = ""
+    name: str = ""
+    input: Json = {}
+
+    def signed(self) -> Json | None:
+        """A block of thinking as the provider wants it back, None where this is not one."""
+        if self.type == "redacted_thinking":
+            return {"type": self.type, "data": self.data}
+        if self.type == "thinking" and self.signature:
+            return {"type": self.type, "thinking": self.thinking, "signature": self.signature}
+        return None
+
+
+class Usage(msgspec.Struct):
+    """Token counts. In a stream each event has the newest of some."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+
+    def updated(self, newer: Usage) -> Usage:
+        known = {name: value for name, value in msgspec.structs.asdict(newer).items() if value is not None}
+        return msgspec.structs.replace(self, **known)
+
+    def openai(self) -> Json:
+        """OpenAI counts cached tokens as part of the prompt; Anthropic counts them apart."""
+        cached = self.cache_read_input_tokens or 0
+        prompt = (self.input_tokens or 0) + (self.cache_creation_input_tokens or 0) + cached
+        answer = self.output_tokens or 0
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": answer,
+            "total_tokens": prompt + answer,
+            "prompt_tokens_details": {"cached_tokens": cached},
+        }
+
+
+class Message(msgspec.Struct):
+    """A whole answer, or in `message_start` the head of one."""
+
+    content: list[Block]
+    id: str = ""
+    model: str = ""
+    stop_reason: str | None = None
+    usage: Usage = msgspec.field(default_factory=Usage)
+
+
+class _Delta(msgspec.Struct):
+    type: str = ""
+    text: str = ""
+    thinking: str = ""
+    signature: str = ""
+    partial_json: str = ""
+    stop_reason: str | None = None
+
+
+class _Error(msgspec.Struct):
+    message: str = "an error that it did not name"
+
+
+class Event(msgspec.Struct):
+    """One event of a stream, of any type."""
+
+    type: str
+    index: int = 0
+    message: Message | None = None
+    content_block: Block | None = None
+    delta: _Delta | None = None
+    usage: Usage | None = None
+    error: _Error | None = None
+
+
+def completion(data: Json, *, created: int) -> Json:
+    """A `chat.completion` for a Messages answer; msgspec.ValidationError where it is not one."""
+    answer = msgspec.convert(data, Message)
+    calls = [_tool_call(block) for block in answer.content if block.type == "tool_use"]
+    text = "".join(block.text for block in answer.content if block.type == "text")
+    message: Json = {"role": "assistant", "content": text if text or not calls else None}
+    thought = "".join(block.thinking for block in answer.content if block.type == "thinking")
+    if thought:
+        message["reasoning_content"] = thought
+    signed = [block for block in map(Block.signed, answer.content) if block is not None]
+    if signed:
+        message["thinking_blocks"] = signed
+    if calls:
+        message["tool_calls"] = calls
+    choice = {"index": 0, "message": message, "finish_reason": _finish_reason(answer.stop_reason)}
+    return {
+        **_head(answer, "chat.completion", created),
+        "choices": [choice],
+        "usage": answer.usage.openai(),
+    }
+
+
+def _tool_call(block: Block) -> Json:
+    return {
+        "id": block.id,
+        "type": "function",
+        "function": {"name": block.name, "arguments": _written(block.input)},
+    }
+
+
+def _written(arguments: Json) -> str:
+    return msgspec.json.encode(arguments).decode()
+
+
+def _head(message: Message, kind: str, created: int) -> Json:
+    return {"id": message.id, "object": kind, "created": created, "model": message.model}
+
+
+def _finish_reason(stop_reason: str | None) -> str:
+    return _FINISH_REASONS.get(stop_reason or "", "stop")
+
+
+class StreamTranslator:
+    """Chunks for the events of one stream. `complete` is true once the provider said that it was done."""
+
+    def __init__(self, *, created: int) -> None:
+        self._created = created
+        self._head: Json | None = None
+        self._usage = Usage()
+        self._stop_reason: str | None = None
+        self._blocks: dict[int, Block] = {}
+        self._calls: dict[int, int] = {}  # index of a block -> index of the tool call
+        self._silent: set[int] = set()  # tool calls without arguments so far
+        self.complete = False
+
+    def chunks(self, event: Event) -> Iterator[Json]:
+        """What `event` means; nothing for a ping and for types that are yet to be invented.
+
+        ValueError where the event makes no sense at this place. An `error` event is the caller's to look for.
+        """
+        match event:
+            case Event(type="message_start", message=Message() as message):
+                return self._begin(message)
+            case Event(type="content_block_start", content_block=Block() as block):
+                return self._begin_block(event.index, block)
+            case Event(type="content_block_delta", delta=_Delta() as delta):
+                return self._grow_block(event.index, delta)
+            case Event(type="content_block_stop"):
+                return self._end_block(event.index)
+            case Event(type="message_delta"):
+                self._note(event)
+            case Event(type="message_stop"):
+                return self._end()
+        return iter(())
+
+    def _begin(self, message: Message) -> Iterator[Json]:
+        self._head = _head(message, "chat.completion.chunk", self._created)
+        self._usage = message.usage
+        yield self._chunk({"role": "assistant", "content": ""})
+
+    def _begin_block(self, index: int, block: Block) -> Iterator[Json]:
+        self._blocks[index] = block
+        if block.type == "tool_use":
+            self._calls[index] = len(self._calls)
+            self._silent.add(index)
+            call = _tool_call(block)
+            call["function"]["arguments"] = ""
+            yield self._call_chunk(index, call)
+            if block.input:  # compatible servers may send it whole
+                yield from self._argue(index, _written(block.input))
+        elif block.type == "text" and block.text:
+            yield self._chunk({"content": block.text})
+        elif block.type == "thinking" and block.thinking:
+            yield self._chunk({"reasoning_content": block.thinking})
+
+    def _grow_block(self, index: int, delta: _Delta) -> Iterator[Json]:
+        block = self._blocks.get(index)
+        if block is None:
+            raise ValueError("a delta of a block that did not begin")
+        if delta.type == "text_delta":
+            yield self._chunk({"content": delta.text})
+        elif delta.type == "thinking_delta":
+            block.thinking += delta.thinking
+            yield self._chunk({"reasoning_content": delta.thinking})
+        elif delta.type == "signature_delta":
+            block.signature += delta.signature
+        elif delta.type == "input_json_delta" and index in self._calls and delta.partial_json:
+            yield from self._argue(index, delta.partial_json)
+
+    def _end_block(self, index: int) -> Iterator[Json]:
+        if index in self._silent:  # as in the whole answer, where no arguments are an empty object
+            yield from self._argue(index, "{}")
+        block = self._blocks.pop(index, None)
+        signed = block.signed() if block is not None else None
+        if signed is not None:
+            yield self._chunk({"thinking_blocks": [signed]})
+
+    def _argue(self, index: int, arguments: str) -> Iterator[Json]:
+        self._silent.discard(index)
+        yield self._call_chunk(index, {"function": {"arguments": arguments}})
+
+    def _note(self, event: Event) -> None:
+        if event.delta is not None and event.delta.stop_reason is not None:
+            self._stop_reason = event.delta.stop_reason
+        if event.usage is not None:
+            self._usage = self._usage.updated(event.usage)
+
+    def _end(self) -> Iterator[Json]:
+        yield self._chunk({}, finish_reason=_finish_reason(self._stop_reason))
+        usage_only = self._chunk({})
+        yield {**usage_only, "choices": [], "usage": self._usage.openai()}
+        self.complete = True
+
+    def _call_chunk(self, index: int, call: Json) -> Json:
+        return self._chunk({"tool_calls": [{"index": self._calls[index], **call}]})
+
+    def _chunk(self, delta: Json, finish_reason: str | None = None) -> Json:
+        if self._head is None:
+            raise ValueError("an event before message_start")
+        return {**self._head, "choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}]}

@@ -1,0 +1,77 @@
+"""What a provider is to the rest of the service.
+
+OpenAI's JSON is the common tongue: a provider is given a Chat Completions body and gives back completions
+and chunks in the same format, whatever it speaks itself. An answer keeps the bytes it came in beside their
+decoded form: a relay passes the bytes on, so that fields we do not know go through untouched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any, Protocol
+
+import msgspec
+
+from dub5.errors import ProviderError
+
+Json = dict[str, Any]
+
+_decoder = msgspec.json.Decoder(Json)
+_encoder = msgspec.json.Encoder()
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """One request to one provider.
+
+    `body` is a Chat Completions body without `model`, `stream` and `stream_options`. `headers` are those that
+    follow the request through: `traceparent`, `x-request-id`.
+    """
+
+    model: str
+    body: Json
+    stream: bool
+    headers: dict[str, str] = {}
+
+
+class Payload(msgspec.Struct, frozen=True):
+    """One completion or one chunk: `raw` is JSON on one line, `data` the same decoded."""
+
+    raw: bytes
+    data: Json
+
+    @classmethod
+    def of(cls, data: Json) -> Payload:
+        return cls(_encoder.encode(data), data)
+
+    @classmethod
+    def parse(cls, raw: bytes, provider: str) -> Payload:
+        """ProviderError where `raw` is not a JSON object."""
+        try:
+            data = _decoder.decode(raw)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            raise ProviderError(
+                f"The provider {provider} answered with malformed JSON.", provider=provider
+            ) from None
+        if b"\n" in raw or b"\r" in raw:  # legal between JSON tokens, but it would end an SSE line
+            return cls.of(data)
+        return cls(raw, data)
+
+
+class Provider(Protocol):
+    """A named upstream. Every method raises ProviderError, ProviderTimeout or CallerError."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def complete(self, call: Call) -> Payload:
+        """The whole `chat.completion`."""
+        ...
+
+    def stream(self, call: Call) -> AsyncGenerator[Payload, None]:
+        """`chat.completion.chunk`s; returning means that the provider said it was done.
+
+        Closing the generator cancels the provider's call.
+        """
+        ...
+
+    async def aclose(self) -> None: ...

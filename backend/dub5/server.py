@@ -1,0 +1,147 @@
+"""Both listeners in one process and one event loop, and the way a replica leaves.
+
+uvicorn runs each ASGI application; signals are ours, since leaving takes more than closing a socket:
+
+1. SIGTERM: /readyz turns 503; for `drain.linger` requests are answered, with `Connection: close`.
+2. The public listener and idle connections close; streams run to their end.
+3. The operations listener closes, then the parts stop, and the process exits with 0.
+
+A second signal ends it at once. SIGINT (Ctrl-C) leaves the lingering out: a person waits.
+No `timeout_graceful_shutdown`: with it uvicorn would stop the application under live streams.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Callable, Iterator, Mapping
+
+import uvicorn
+from litestar.types import ASGIApp
+
+from dub5.app import Application
+from dub5.errors import ConfigError
+from dub5.settings import Settings
+from dub5.telemetry.logging import get_logger
+
+_BACKLOG = 2048
+_KEEP_ALIVE = 75
+"""Seconds that an idle connection is kept: longer than the pools of common clients and proxies keep theirs."""
+
+_log = get_logger()
+
+
+class _Listener(uvicorn.Server):
+    """A uvicorn server that leaves signals to us."""
+
+    def __init__(self, app: ASGIApp, bound: socket.socket) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="httptools",
+                loop="none",
+                lifespan="off",
+                ws="none",
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                timeout_keep_alive=_KEEP_ALIVE,
+            )
+        )
+        self._bound = bound
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    @property
+    def connections(self) -> int:
+        return len(self.server_state.connections)
+
+    async def serve_until_told(self) -> None:
+        await self.serve(sockets=[self._bound])
+
+    def tell(self) -> None:
+        """Close the listener and idle connections; let the rest finish."""
+        self.should_exit = True
+
+    def tell_now(self) -> None:
+        self.should_exit = self.force_exit = True
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; ConfigError where the address is taken or not ours."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+
+
+class Replica:
+    """One running service. `run` serves until `leave` is called, as the module's docstring tells."""
+
+    def __init__(self, settings: Settings, environment: Mapping[str, str]) -> None:
+        server = settings.server
+        self.application = Application(settings, environment)
+        with contextlib.ExitStack() as undo:
+            public = undo.enter_context(bind(server.host, server.port))
+            operations = undo.enter_context(
+                bind(server.operations_host or server.host, server.operations_port)
+            )
+            undo.pop_all()
+        self.url = _url(public)
+        self.operations_url = _url(operations)
+        self._public = _Listener(self.application.public, public)
+        self._operations = _Listener(self.application.operations, operations)
+        self._leaving = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self.application.metrics.open_connections.set_function(lambda: self._public.connections)
+
+    async def run(self) -> None:
+        async with self.application, asyncio.TaskGroup() as listeners:
+            public = listeners.create_task(self._public.serve_until_told())
+            listeners.create_task(self._operations.serve_until_told())
+            await self._leaving.wait()
+            await self._linger()
+            self._public.tell()
+            await public
+            self._operations.tell()
+
+    def leave(self, *, linger: bool) -> None:
+        """Begin to drain; called again, end it now."""
+        if self._leaving.is_set():
+            self._hurry.set()
+            self._public.tell_now()
+            self._operations.tell_now()
+        elif linger:
+            self.application.drain.linger()
+        self._leaving.set()
+
+    async def _linger(self) -> None:
+        drain = self.application.drain
+        _log.info("draining", connections=self._public.connections, linger=drain.state == "lingering")
+        if drain.state == "lingering":
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.application.settings.drain.linger):
+                    await self._hurry.wait()
+        drain.close()
+
+
+async def serve(
+    settings: Settings, environment: Mapping[str, str], *, announce: Callable[[str], None]
+) -> None:
+    """Serve until a signal says otherwise. ConfigError where it cannot start."""
+    replica = Replica(settings, environment)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, lambda: replica.leave(linger=True))
+    loop.add_signal_handler(signal.SIGINT, lambda: replica.leave(linger=False))
+    announce(f"Chat on {replica.url}/v1, operations on {replica.operations_url}")
+    await replica.run()
+
+
+def _url(bound: socket.socket) -> str:
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

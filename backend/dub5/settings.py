@@ -1,0 +1,484 @@
+"""What an operator of the service may set: one tree of Structs and one `validate()`.
+
+The tree is closed (an unknown key is an error) and every field carries the description from which
+`dub5 config schema` and docs/configuration.md are generated. Reading it from a file and the environment is
+`settings_loader`'s work; this module only says what is valid.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, get_args
+
+import msgspec
+from msgspec import Meta
+
+from dub5.errors import ConfigError
+
+_DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZE_UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def _quoted(written: object) -> str:
+    text = str(written) if not isinstance(written, int) or abs(written) < 10**30 else "this number"
+    return f"`{text if len(text) <= 60 else text[:60] + '…'}`"
+
+
+class Duration(float):
+    """Seconds. Written `300ms`, `10s`, `1m`, `1h`, `1d`, or a plain number of seconds."""
+
+    __slots__ = ()
+    LIMIT: ClassVar[int] = 10 * 365 * 86400
+
+    @classmethod
+    def parse(cls, written: object) -> Duration:
+        if isinstance(written, (int, float)) and not isinstance(written, bool):
+            seconds: float = written
+        else:
+            match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)", str(written))
+            if match is None:
+                raise ValueError(
+                    f"{_quoted(written)} is not a duration; write for example 300ms, 10s, 5m, 1h or 1d"
+                )
+            seconds = float(match[1]) * _DURATION_UNITS[match[2]]
+        if not 0 <= seconds < cls.LIMIT:
+            raise ValueError(f"{_quoted(written)} is outside 0s to 10 years")
+        return cls(seconds)
+
+    def written(self) -> str:
+        """As people write it, in the largest unit that gives a whole number: `10s`, not `10.0`."""
+        for unit in ("d", "h", "m", "s"):
+            count = self / _DURATION_UNITS[unit]
+            if count >= 1 and count == int(count):
+                return f"{int(count)}{unit}"
+        milliseconds = f"{float(self) * 1000:.6f}".rstrip("0").rstrip(".")
+        return f"{milliseconds}ms" if self else "0s"
+
+
+class Size(int):
+    """Bytes. Written `256KiB`, `1MiB`, `2GB`, or a plain number of bytes."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, written: object) -> Size:
+        match = re.fullmatch(r"([0-9]{1,18}) ?([A-Za-z]*)", str(written))
+        if match is None or match[2] not in _SIZE_UNITS:
+            raise ValueError(f"{_quoted(written)} is not a size; write for example 256KiB, 1MiB or 2GB")
+        return cls(int(match[1]) * _SIZE_UNITS[match[2]])
+
+    def written(self) -> str:
+        """As people write it, in the largest binary unit that gives a whole number: `1MiB`."""
+        for unit in ("GiB", "MiB", "KiB"):
+            if self and self % _SIZE_UNITS[unit] == 0:
+                return f"{self // _SIZE_UNITS[unit]}{unit}"
+        return f"{int(self)}B"
+
+
+def _constant(value: Any) -> Any:
+    """A default that msgspec's schema generator cannot write down itself; `settings_schema` does."""
+    return msgspec.field(default_factory=lambda: value)
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """A closed part of the configuration."""
+
+
+class Source(Section, frozen=True):
+    """Where a secret comes from: an environment variable or a file, never the configuration itself."""
+
+    env: Annotated[str | None, Meta(description="Name of the environment variable that holds the value.")] = (
+        None
+    )
+    file: Annotated[str | None, Meta(description="Path of the file that holds the value.")] = None
+
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$", max_length=100)]
+
+
+BaseUrl = Annotated[str, Meta(extra_json_schema={"pattern": "^https?://[^/]"})]
+"""The pattern is for the schema alone: `validate` says it in a sentence."""
+
+
+class ServerSettings(Section, frozen=True):
+    host: Annotated[str, Meta(description="Address of the public listener. Any but loopback needs keys.")] = (
+        "127.0.0.1"
+    )
+    port: Annotated[Port, Meta(description="Port of the public listener; 0 takes a free one.")] = 8000
+    operations_host: Annotated[
+        str | None, Meta(description="Address of the operations listener; the public one's where absent.")
+    ] = None
+    operations_port: Annotated[Port, Meta(description="Port of /livez, /readyz and /metrics.")] = 9000
+    max_body: Annotated[Size, Meta(description="Largest request body, counted while it arrives.")] = (
+        _constant(Size(2**20))
+    )
+    max_stream: Annotated[Duration, Meta(description="Longest life of one answer, first byte to last.")] = (
+        _constant(Duration(600))
+    )
+
+
+class DrainSettings(Section, frozen=True):
+    linger: Annotated[
+        Duration,
+        Meta(description="How long after SIGTERM new requests on open connections are still answered."),
+    ] = _constant(Duration(10))
+
+
+class RedisSettings(Section, frozen=True):
+    url: Annotated[
+        str,
+        Meta(
+            description="Redis of all replicas: redis://, redis+sentinel:// or redis+cluster://; rediss for TLS.",
+            pattern=r"^rediss?(\+sentinel|\+cluster)?://",
+        ),
+    ]
+    timeout: Annotated[
+        Duration, Meta(description="Longest wait for one answer of Redis, at most 100 ms.")
+    ] = _constant(Duration(0.1))
+    username: Annotated[str | None, Meta(description="ACL user; the URL's where absent.")] = None
+    password: Annotated[Source | None, Meta(description="Password; the URL's where absent.")] = None
+    ca_file: Annotated[
+        str | None, Meta(description="CA bundle for rediss://; the system's where absent.")
+    ] = None
+
+
+class Timeouts(Section, frozen=True):
+    connect: Annotated[Duration, Meta(description="Longest wait for a connection.")] = _constant(Duration(5))
+    first_token: Annotated[
+        Duration, Meta(description="Longest wait for the first chunk of a streamed answer.")
+    ] = _constant(Duration(60))
+    between_tokens: Annotated[Duration, Meta(description="Longest silence inside a streamed answer.")] = (
+        _constant(Duration(30))
+    )
+    total: Annotated[Duration, Meta(description="Longest duration of one call in all.")] = _constant(
+        Duration(600)
+    )
+
+
+class ProviderSettings(Section, frozen=True, tag_field="kind"):
+    """What every kind of provider has."""
+
+
+class HttpProviderSettings(ProviderSettings, frozen=True):
+    api_key: Annotated[Source | None, Meta(description="The provider's key.")] = None
+    headers: Annotated[dict[str, str], Meta(description="Further headers of each call; no secrets.")] = {}
+    timeouts: Annotated[Timeouts, Meta(description="How long to wait for this provider.")] = _constant(
+        Timeouts()
+    )
+    max_connections: Annotated[int, Meta(ge=1, description="Size of the connection pool.")] = 1000
+
+
+class OpenAISettings(HttpProviderSettings, frozen=True, tag="openai"):
+    """Anything that speaks OpenAI Chat Completions: OpenAI, Azure, vLLM, Ollama, …"""
+
+    base_url: Annotated[
+        BaseUrl, Meta(description="Up to and with the version, such as https://api.openai.com/v1.")
+    ] = "https://api.openai.com/v1"
+    stream_usage: Annotated[
+        bool,
+        Meta(
+            description="Ask for token counts in streams. Off only for servers that refuse `stream_options`."
+        ),
+    ] = True
+
+
+class AnthropicSettings(HttpProviderSettings, frozen=True, tag="anthropic"):
+    """Anthropic's Messages API, translated both ways."""
+
+    base_url: Annotated[BaseUrl, Meta(description="Without the version.")] = "https://api.anthropic.com"
+    max_tokens: Annotated[
+        int, Meta(ge=1, description="Sent where the request has no limit, since this API demands one.")
+    ] = 4096
+
+
+class SimulatedSettings(ProviderSettings, frozen=True, tag="simulated"):
+    """No network: deterministic answers made from the messages, at a set pace."""
+
+    first_token: Annotated[Duration, Meta(description="Time to the first token.")] = _constant(Duration(0.3))
+    tokens_per_second: Annotated[float, Meta(gt=0, description="Pace of the tokens after it.")] = 60.0
+
+
+AnyProvider = OpenAISettings | AnthropicSettings | SimulatedSettings
+
+
+class Price(Section, frozen=True):
+    input: Annotated[float, Meta(ge=0, description="$ per million prompt tokens.")] = 0.0
+    output: Annotated[float, Meta(ge=0, description="$ per million answer tokens.")] = 0.0
+
+
+class ModelSettings(Section, frozen=True):
+    routes: Annotated[
+        list[str],
+        Meta(
+            min_length=1, description="`provider/model` in the order of trying; the next one where one fails."
+        ),
+    ]
+    price: Annotated[Price, Meta(description="What its tokens cost.")] = _constant(Price())
+    cache_class: Annotated[str, Meta(description="Class of answers asked for by the model's own name.")] = (
+        "default"
+    )
+
+
+Sampling = Literal[
+    "temperature",
+    "top_p",
+    "max_tokens",
+    "max_completion_tokens",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+    "stop",
+]
+
+
+class PersonalitySettings(Section, frozen=True):
+    description: Annotated[str, Meta(description="One line for people, in GET /v1/personalities.")] = ""
+    system: Annotated[str, Meta(description="The system prompt; the caller's own comes after it.")] = ""
+    messages: Annotated[
+        list[dict[str, Any]],
+        Meta(description="Canonical messages after the system prompt, such as examples."),
+    ] = []
+    model: Annotated[str | None, Meta(description="One of `models`; the first where absent.")] = None
+    cache_class: Annotated[str, Meta(description="One of `cache.classes`, or `default`.")] = "default"
+    locked: Annotated[list[Sampling], Meta(description="Sampling fields that a caller may not set.")] = []
+    temperature: Annotated[
+        Annotated[float, Meta(ge=0, le=2)] | None, Meta(description="Default of this field.")
+    ] = None
+    top_p: Annotated[
+        Annotated[float, Meta(ge=0, le=1)] | None, Meta(description="Default of this field.")
+    ] = None
+    max_tokens: Annotated[Annotated[int, Meta(ge=1)] | None, Meta(description="Default of this field.")] = (
+        None
+    )
+    max_completion_tokens: Annotated[
+        Annotated[int, Meta(ge=1)] | None, Meta(description="Default of this field.")
+    ] = None
+    presence_penalty: Annotated[
+        Annotated[float, Meta(ge=-2, le=2)] | None, Meta(description="Default of this field.")
+    ] = None
+    frequency_penalty: Annotated[
+        Annotated[float, Meta(ge=-2, le=2)] | None, Meta(description="Default of this field.")
+    ] = None
+    seed: Annotated[int | None, Meta(description="Default of this field.")] = None
+    stop: Annotated[str | list[str] | None, Meta(description="Default of this field.")] = None
+
+    def sampling(self) -> dict[str, Any]:
+        """The sampling defaults that are set."""
+        fields = {name: getattr(self, name) for name in get_args(Sampling)}
+        return {name: value for name, value in fields.items() if value is not None}
+
+
+class CacheClass(Section, frozen=True):
+    """How answers of one kind are kept."""
+
+    ttl: Annotated[Duration, Meta(description="How long an answer is fresh.")] = _constant(Duration(300))
+    max_ttl: Annotated[
+        Duration, Meta(description="Longest TTL that a published policy may set, whatever it says.")
+    ] = _constant(Duration(86400))
+    stale_while_revalidate: Annotated[
+        Duration, Meta(description="How long after its TTL an answer is served while a new one is fetched.")
+    ] = _constant(Duration(0))
+    stale_if_error: Annotated[
+        Duration, Meta(description="How long after its TTL an answer is served where every provider fails.")
+    ] = _constant(Duration(0))
+    share: Annotated[
+        Literal["tenant", "user", "public"], Meta(description="Who may be given an answer made for another.")
+    ] = "tenant"
+    cacheable: Annotated[Literal["always", "never"], Meta(description="`never` turns caching off.")] = (
+        "always"
+    )
+    max_temperature: Annotated[
+        float, Meta(ge=0, le=2, description="Answers asked for at a higher temperature are not cached.")
+    ] = 1.0
+    tool_results: Annotated[
+        bool, Meta(description="Cache answers to conversations that hold results of tools.")
+    ] = False
+
+
+class CacheSettings(Section, frozen=True):
+    enabled: Annotated[bool, Meta(description="`false`: every request goes to a provider.")] = True
+    local_bytes: Annotated[Size, Meta(description="Memory for answers in each replica.")] = _constant(
+        Size(64 * 2**20)
+    )
+    max_entry: Annotated[Size, Meta(description="Larger answers are not stored.")] = _constant(
+        Size(256 * 2**10)
+    )
+    classes: Annotated[
+        dict[Name, CacheClass], Meta(description="Classes by name; `default` is there without being listed.")
+    ] = {}
+
+    def named(self, name: str) -> CacheClass:
+        return self.classes.get(name) or CacheClass()
+
+
+class AuthSettings(Section, frozen=True):
+    keys: Annotated[
+        Source | None, Meta(description="YAML of SHA-256 digests: `<hex>: {tenant: acme, roles: [chat]}`.")
+    ] = None
+    anonymous: Annotated[
+        bool, Meta(description="Serve everybody, on any address. Refused together with keys.")
+    ] = False
+
+
+class TelemetrySettings(Section, frozen=True):
+    log_format: Annotated[
+        Literal["auto", "json", "console"],
+        Meta(description="`auto`: readable on a terminal, else JSON lines."),
+    ] = "auto"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="Least level shown.")
+    ] = "info"
+    tracing: Annotated[
+        bool, Meta(description="Export OpenTelemetry spans as OTEL_* variables say; needs `dub5[otel]`.")
+    ] = False
+
+
+def builtin_personalities() -> dict[str, PersonalitySettings]:
+    """What there is where the configuration names no personality."""
+    return {
+        "assistant": PersonalitySettings(
+            description="Answers plainly and briefly; says so when it does not know.",
+            system=(
+                "You are a helpful assistant. Answer the question that was asked, in plain words, the most useful "
+                "sentence first. Be brief unless asked for depth. If you do not know or cannot be sure, say so; "
+                "never invent facts, sources or numbers. Answer in the language of the question."
+            ),
+            temperature=0.3,
+        ),
+        "coder": PersonalitySettings(
+            description="A senior engineer: working code first, then why.",
+            system=(
+                "You are a senior software engineer. Give complete, working code in a fenced block with its language "
+                "named, then explain the choices that matter in a few sentences. Handle errors, name things well, "
+                "and prefer the standard library. Point out security or data-loss risks. When the request is "
+                "ambiguous, state the assumption you made instead of asking."
+            ),
+            temperature=0.1,
+        ),
+        "tutor": PersonalitySettings(
+            description="Teaches step by step and checks understanding.",
+            system=(
+                "You are a patient tutor. Lead the learner to the answer in small numbered steps, each with its "
+                "reason, using one concrete example. Define a term when you first use it. Correct mistakes kindly "
+                "and exactly. End with one short question that checks understanding."
+            ),
+            temperature=0.5,
+        ),
+    }
+
+
+class Settings(Section, frozen=True):
+    """The whole configuration; the defaults alone make a service that runs with no file at all."""
+
+    server: Annotated[ServerSettings, Meta(description="Where it listens, and its limits.")] = _constant(
+        ServerSettings()
+    )
+    drain: Annotated[DrainSettings, Meta(description="How a replica leaves.")] = _constant(DrainSettings())
+    redis: Annotated[
+        RedisSettings | None, Meta(description="The cache that replicas share; absent: in memory only.")
+    ] = None
+    providers: Annotated[dict[Name, AnyProvider], Meta(description="Who makes the answers, by name.")] = (
+        msgspec.field(default_factory=lambda: {"demo": SimulatedSettings()})
+    )
+    models: Annotated[
+        dict[Name, ModelSettings],
+        Meta(description="What callers may ask for, by name.", extra_json_schema={"minProperties": 1}),
+    ] = msgspec.field(default_factory=lambda: {"demo": ModelSettings(routes=["demo/simulated"])})
+    personalities: Annotated[
+        dict[Name, PersonalitySettings],
+        Meta(description="Ways of answering, used like models. Naming any replaces the built-in ones."),
+    ] = msgspec.field(default_factory=builtin_personalities)
+    cache: Annotated[CacheSettings, Meta(description="Which answers are kept, and for how long.")] = (
+        _constant(CacheSettings())
+    )
+    auth: Annotated[AuthSettings, Meta(description="Who may call.")] = _constant(AuthSettings())
+    telemetry: Annotated[TelemetrySettings, Meta(description="Logs and traces.")] = _constant(
+        TelemetrySettings()
+    )
+
+    def model_of(self, personality: PersonalitySettings) -> str:
+        return personality.model or next(iter(self.models))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a listener on `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def validate(settings: Settings) -> None:
+    """Check what crosses sections; ConfigError names the key and the sentence that mends it."""
+    _validate_auth(settings)
+    if settings.redis is not None and not 0 < settings.redis.timeout <= 0.1:
+        raise ConfigError(
+            "redis.timeout: must be more than 0 and at most 100ms, since every request may wait for it"
+        )
+    if not settings.models:
+        raise ConfigError("models: name at least one")
+    for name, provider in settings.providers.items():
+        if isinstance(provider, HttpProviderSettings):
+            _validate_source(f"providers.{name}.api_key", provider.api_key)
+            if not re.match(r"https?://[^/]", provider.base_url):
+                raise ConfigError(f"providers.{name}.base_url: must start with http:// or https://")
+    for name, model in settings.models.items():
+        for route in model.routes:
+            provider_name, _, upstream = route.partition("/")
+            if not upstream:
+                raise ConfigError(f"models.{name}.routes: `{route}` must be written provider/model")
+            _known(f"models.{name}.routes", provider_name, settings.providers, "providers")
+        _known_class(f"models.{name}.cache_class", model.cache_class, settings)
+    for name, personality in settings.personalities.items():
+        if name in settings.models:
+            raise ConfigError(f"personalities.{name}: a model has the same name; rename one of them")
+        _known(f"personalities.{name}.model", settings.model_of(personality), settings.models, "models")
+        _known_class(f"personalities.{name}.cache_class", personality.cache_class, settings)
+        for index, message in enumerate(personality.messages):
+            if not isinstance(message.get("role"), str):
+                raise ConfigError(f"personalities.{name}.messages[{index}].role: missing")
+
+
+def _validate_auth(settings: Settings) -> None:
+    auth, server = settings.auth, settings.server
+    _validate_source("auth.keys", auth.keys)
+    if auth.keys is not None and auth.anonymous:
+        raise ConfigError("auth.anonymous: leave it out where auth.keys is set; keys would protect nothing")
+    if auth.keys is None and not auth.anonymous and not is_loopback(server.host):
+        raise ConfigError(
+            f"server.host: refusing to listen on {server.host} without keys. "
+            "Set auth.keys, or auth.anonymous: true to serve everybody who can reach it."
+        )
+
+
+def _validate_source(where: str, source: Source | None) -> None:
+    if source is not None and (source.env is None) == (source.file is None):
+        raise ConfigError(f"{where}: set exactly one of env and file")
+
+
+def _known(where: str, name: str, known: dict[str, Any], section: str) -> None:
+    if name not in known:
+        raise ConfigError(
+            f"{where}: `{name}` is not one of {section}: {', '.join(known) or 'none are defined'}"
+        )
+
+
+def _known_class(where: str, name: str, settings: Settings) -> None:
+    if name != "default":
+        _known(where, name, settings.cache.classes, "cache.classes")
+
+
+def read_secret(where: str, source: Source, environment: dict[str, str]) -> str:
+    """The value behind `source`, without surrounding white space; ConfigError where there is none."""
+    if source.env is not None:
+        value = environment.get(source.env)
+        if not value:
+            raise ConfigError(f"{where}: the environment variable {source.env} is not set")
+        return value.strip()
+    try:
+        return Path(source.file or "").read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{where}: cannot read {source.file!r}: {type(error).__name__}") from None

@@ -1,0 +1,279 @@
+"""From a YAML file and the environment to `Settings`, with errors that name the key.
+
+Order of precedence: `DUB5_SECTION__KEY` in the environment, the file, the defaults. The file is read once,
+before the event loop starts.
+
+msgspec does the conversion. Before it, `_examine` walks the written data and the types together and answers
+what msgspec would say less well: an unknown key with its nearest neighbour, a secret written inline, a word
+that is none of the allowed ones, and the name of the entry where something is wrong.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+import yaml
+
+from dub5.errors import ConfigError
+from dub5.settings import Duration, Settings, Size, Source, validate
+from dub5.settings_schema import as_written, schema
+
+__all__ = ["convert", "load", "parse_yaml", "schema"]
+
+_PREFIX = "DUB5_"
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML in which a key written twice is an error: the second would silently win."""
+
+
+def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen = set()
+    for key, _ in node.value:
+        written = (key.tag, str(key.value))
+        if written in seen:
+            raise ConfigError(f"line {key.start_mark.line + 1}: the key `{key.value}` is written twice")
+        seen.add(written)
+    return loader.construct_mapping(node, deep=True)
+
+
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def parse_yaml(text: str) -> Any:
+    """YAML to plain data; ConfigError with the line where it is malformed or a key is written twice."""
+    try:
+        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506  # a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        where = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise ConfigError(f"{where}not valid YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"not valid YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise ConfigError(
+            f"not valid YAML: a value looks like a number or date and is none ({error}); put it in quotes"
+        ) from None
+    except RecursionError:
+        raise ConfigError("not valid YAML: nested too deep") from None
+
+
+def load(path: Path | None, environment: Mapping[str, str]) -> Settings:
+    """Read, merge, convert and validate. ConfigError says what is wrong and what to write instead."""
+    written = {} if path is None else _read(path)
+    overrides = {
+        name: value for name, value in environment.items() if name.startswith(_PREFIX) and "__" in name
+    }
+    _begin_with_defaults(written, overrides)
+    origins = {_override(written, name, value): name for name, value in sorted(overrides.items())}
+    try:
+        return convert(written)
+    except ConfigError as error:
+        raise ConfigError(error.message + _from_environment(error.message, origins)) from None
+
+
+def convert(written: dict[str, Any]) -> Settings:
+    """Plain data to validated `Settings`."""
+    _examine(written, Settings, "")
+    settings: Settings = _convert(written, Settings, "")
+    if "models" not in written and "demo" not in settings.providers:
+        raise ConfigError(
+            "models: missing; say what the providers have, as {NAME: {routes: [provider/model]}}"
+        )
+    validate(settings)
+    return settings
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        written = parse_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror or type(error).__name__}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"cannot read {path}: not UTF-8 at byte {error.start}") from None
+    if written is None:
+        return {}
+    if not isinstance(written, dict):
+        raise ConfigError("the configuration must be a mapping of sections")
+    return written
+
+
+def _begin_with_defaults(tree: dict[str, Any], overrides: Iterable[str]) -> None:
+    """A variable may change a built-in entry (`DUB5_PROVIDERS__DEMO__…`): then it must be there to change."""
+    for section, entries in as_written(_named_defaults()).items():
+        stems = tuple(f"{_PREFIX}{section}__{name}__".upper() for name in entries)
+        if section not in tree and any(variable.upper().startswith(stems) for variable in overrides):
+            tree[section] = entries
+
+
+def _named_defaults() -> dict[str, Any]:
+    defaults = Settings()
+    return {
+        "providers": defaults.providers,
+        "models": defaults.models,
+        "personalities": defaults.personalities,
+    }
+
+
+def _override(tree: dict[str, Any], variable: str, value: str) -> str:
+    """Put `DUB5_A__B=value` at tree["a"]["b"]; returns the key's path, as errors name it."""
+    node: dict[Any, Any] = tree
+    path: list[str] = []
+    *parents, last = variable.removeprefix(_PREFIX).split("__")
+    for part in parents:
+        key = _spelling(part, node)
+        path.append(key)
+        if node.get(key) is None:
+            node[key] = {}
+        if not isinstance(node[key], dict):
+            raise ConfigError(f"{variable}: {'.'.join(path)} is not a section")
+        node = node[key]
+    key = _spelling(last, node)
+    node[key] = _value_of(variable, value)
+    return ".".join([*path, key])
+
+
+def _spelling(part: str, node: Mapping[Any, Any]) -> str:
+    """Environment variables cannot say `gpt-4o`: GPT_4O finds it where the file already has it."""
+    wanted = part.lower()
+    same = (key for key in node if isinstance(key, str) and _as_variable(key) == wanted)
+    return next(same, wanted)
+
+
+def _as_variable(key: str) -> str:
+    return key.lower().replace("-", "_").replace(".", "_").replace(":", "_")
+
+
+def _value_of(variable: str, text: str) -> Any:
+    """Numbers, true, null, quoted text, [lists] and {mappings} as in YAML; all else is text as it stands."""
+    try:
+        parsed = parse_yaml(text)
+    except ConfigError as error:
+        if text.startswith(("[", "{", '"', "'")):
+            raise ConfigError(f"{variable}: {error.message}") from None
+        return text
+    plain = not text.startswith(("[", "{", '"', "'"))
+    return text if plain and not isinstance(parsed, bool | int | float | None) else parsed
+
+
+def _from_environment(message: str, origins: Mapping[str, str]) -> str:
+    """Which variable is to blame, where one is: a reader of the file would look in vain."""
+    key = f"{message.partition(': ')[0]}.".replace("[", ".")
+    names = [name for path, name in origins.items() if _related(f"{path}.", key)]
+    return f" (set by {', '.join(names)})" if names else ""
+
+
+def _related(path: str, other: str) -> bool:
+    return path.startswith(other) or other.startswith(path)
+
+
+def _convert(written: Any, kind: Any, where: str) -> Any:
+    """msgspec's conversion, with its "… - at `$.a.b[0]`" turned round: "a.b[0]: …"."""
+    try:
+        return msgspec.convert(written, kind, dec_hook=_decode)
+    except msgspec.ValidationError as error:
+        text, _, place = str(error).partition(" - at `$")
+        key = f"{where}{place.rstrip('`')}".lstrip(".")
+        raise ConfigError(f"{key}: {text}" if key else text) from None
+
+
+def _decode(kind: type[Duration] | type[Size], written: Any) -> Duration | Size:
+    return kind.parse(written)
+
+
+def _examine(written: Any, kind: Any, where: str) -> None:
+    """Walk data and types together; `where` is the path of `written`, empty at the top."""
+    kind = _meant(written, kind, where)
+    origin = get_origin(kind)
+    if origin is dict and isinstance(written, dict):
+        key_kind, value_kind = get_args(kind)
+        _examine_entries(written, key_kind, value_kind, where)
+    elif origin is list and isinstance(written, list):
+        for index, value in enumerate(written):
+            _examine(value, get_args(kind)[0], f"{where}[{index}]")
+    elif origin is Literal and isinstance(written, str):
+        _examine_word(written, get_args(kind), where)
+    elif _is_section(kind):
+        _examine_section(written, kind, where)
+
+
+def _examine_entries(written: dict[Any, Any], key_kind: Any, value_kind: Any, where: str) -> None:
+    """Entries whose names are the operator's own."""
+    for key, value in written.items():
+        _examine_name(key, key_kind, where)
+        _examine(value, value_kind, _joined(where, key))
+        _convert(value, value_kind, _joined(where, key))
+
+
+def _examine_name(key: Any, kind: Any, where: str) -> None:
+    if not isinstance(key, str):
+        raise ConfigError(f"{where}: the key `{key}` is not text; put it in quotes")
+    try:
+        msgspec.convert(key, kind)
+    except msgspec.ValidationError:
+        raise ConfigError(
+            f"{where}: `{key}` cannot be a name; use at most 100 letters, digits and . _ : - "
+            "and begin with a letter or digit"
+        ) from None
+
+
+def _examine_word(written: str, allowed: tuple[str, ...], where: str) -> None:
+    if written not in allowed:
+        raise ConfigError(f"{where}: `{written}` is not one of {', '.join(allowed)}")
+
+
+def _examine_section(written: Any, kind: type[msgspec.Struct], where: str) -> None:
+    if kind is Source and isinstance(written, str):
+        raise ConfigError(f"{where}: secrets are never inline; write {{env: NAME}} or {{file: PATH}}")
+    if not isinstance(written, dict):
+        return
+    hints = get_type_hints(kind, include_extras=True)
+    known = [field.name for field in msgspec.structs.fields(kind)]
+    tag_field = kind.__struct_config__.tag_field
+    for key, value in written.items():
+        if key in known:
+            _examine(value, hints[key], _joined(where, key))
+        elif key != tag_field:
+            raise ConfigError(f"{_joined(where, key)}: unknown key{_nearest(str(key), known)}")
+
+
+def _meant(written: Any, kind: Any, where: str) -> Any:
+    """`kind` without annotations; of a union the member that the data means."""
+    while get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    if get_origin(kind) not in {Union, types.UnionType}:
+        return kind
+    members = [member for member in get_args(kind) if member is not types.NoneType]
+    if len(members) == 1:
+        return _meant(written, members[0], where)
+    tagged = {member.__struct_config__.tag: member for member in members if _is_section(member)}
+    return _tagged(written, tagged, where) if tagged and isinstance(written, dict) else None
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+
+
+def _tagged(written: dict[Any, Any], members: Mapping[str, Any], where: str) -> Any:
+    """The Struct that `kind: …` names."""
+    choice = ", ".join(members)
+    if "kind" not in written:
+        raise ConfigError(f"{_joined(where, 'kind')}: missing; one of {choice}")
+    tag = written["kind"]
+    if not isinstance(tag, str):
+        raise ConfigError(f"{_joined(where, 'kind')}: must be one of {choice}")
+    _examine_word(tag, tuple(members), _joined(where, "kind"))
+    return members[tag]
+
+
+def _joined(where: str, key: object) -> str:
+    return f"{where}.{key}" if where else str(key)
+
+
+def _nearest(key: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
+    return f"; did you mean `{close[0]}`?" if close else f"; known here: {', '.join(known)}"

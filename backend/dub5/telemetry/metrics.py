@@ -1,0 +1,220 @@
+"""Every figure that the backend exposes, on a registry of its own.
+
+The names and labels are a contract with dashboards, alerts and the autoscaler (docs/metrics.md). Labels are
+bounded: classes, models and providers come from the configuration, everything else from fixed lists, so no
+caller can make a series. A metric's `labels()` is one dictionary look-up here; prometheus_client's own takes
+a lock and builds strings each time, which on the way of a cached answer is worth avoiding.
+
+Exposition reads /proc and formats hundreds of lines, so it runs in a thread. Figures about the process are
+on a second registry for the same reason: reading the first one never touches a file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import platform
+from collections.abc import Iterable, Sequence
+from typing import Generic, TypeVar
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client.metrics_core import CounterMetricFamily, Metric
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.registry import Collector
+
+from dub5 import __version__
+from dub5.telemetry.logging import LogWriter
+
+ANSWERS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120)
+"""Seconds: a hit in memory takes one millisecond, a long answer two minutes."""
+
+REDIS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
+LAG = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+AGES = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 86400, 7 * 86400)
+
+_REQUEST = ("route", "method", "outcome")
+_CALL = ("provider", "model", "outcome")
+
+M = TypeVar("M", Counter, Gauge, Histogram)
+
+# Creation times of series: three lines more for each histogram, and nobody reads them.
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+class Labelled(Generic[M]):
+    """A metric with labels; `labels(*values)`, in the order in which they were named, gives one series."""
+
+    __slots__ = ("_metric", "_series")
+
+    def __init__(self, metric: M) -> None:
+        self._metric: M = metric
+        self._series: dict[tuple[str, ...], M] = {}
+
+    def labels(self, *values: str) -> M:
+        series = self._series.get(values)
+        if series is None:
+            series = self._series[values] = self._metric.labels(*values)
+        return series
+
+
+class _LinesDropped(Collector):
+    """The writers of log lines count for themselves, from whatever thread."""
+
+    def collect(self) -> Iterable[Metric]:
+        yield CounterMetricFamily(
+            "dub5_log_lines_dropped",
+            "Log lines that were lost because nobody took them from our output in time.",
+            value=LogWriter.dropped_in_process,
+        )
+
+
+class Metrics:
+    """One attribute for each metric, named without prefix and unit. `config_hash` tells configurations apart."""
+
+    def __init__(self, *, config_hash: str = "") -> None:
+        self.registry = CollectorRegistry()
+        self._exposed = CollectorRegistry()
+        self._exposed.register(self.registry)
+        ProcessCollector(registry=self._exposed)
+
+        self.http_requests = self._counters("http_requests", "Requests, by how they ended.", _REQUEST)
+        self.http_request_duration = self._histograms(
+            "http_request_duration_seconds", "From the request's head to the answer's last byte.", _REQUEST
+        )
+        self.http_time_to_first_byte = self._histograms(
+            "http_time_to_first_byte_seconds",
+            "From the request's head to the answer's first body byte.",
+            _REQUEST,
+        )
+        self.open_connections = self._gauge("open_connections", "Connections open to the public listener.")
+        self.network_bytes = self._counters(
+            "network_bytes", "Bytes of request bodies (in) and response bodies (out).", ("direction",)
+        )
+        self.provider_requests = self._counters("provider_requests", "Calls to providers.", _CALL)
+        self.provider_duration = self._histograms(
+            "provider_duration_seconds", "From the call to the end of the provider's answer.", _CALL
+        )
+        self.provider_time_to_first_token = self._histograms(
+            "provider_time_to_first_token_seconds",
+            "From the call to the first chunk of a streamed answer.",
+            _CALL,
+        )
+        self.tokens = self._counters("tokens", "Tokens that providers counted.", ("model", "direction"))
+        self.cost_dollars = self._counters(
+            "cost_dollars", "Price of answers made by providers.", ("model", "direction")
+        )
+        self.saved_dollars = self._counters(
+            "saved_dollars", "Price that answers from the cache would have had.", ("model", "direction")
+        )
+        self.cache_lookups = self._counters(
+            "cache_lookups", "Lookups, by where they ended.", ("class", "result")
+        )
+        self.cache_hit_age = self._histograms(
+            "cache_hit_age_seconds", "Age of answers when they were served.", ("class",), AGES
+        )
+        self.cache_ttl = self._gauges("cache_ttl_seconds", "Time to live in force.", ("class",))
+        self.cache_entries = self._gauges("cache_entries", "Answers held.", ("tier",))
+        self.cache_bytes = self._gauges("cache_bytes", "Size of the answers held.", ("tier",))
+        self.cache_errors = self._counters("cache_errors", "Cache operations that failed.", ("operation",))
+        self.flights = self._counters(
+            "flights", "Flights, by who asked the provider and how they ended.", ("role", "outcome")
+        )
+        self.flight_followers = self._gauge(
+            "flight_followers", "Requests that wait for the answer of a flight."
+        )
+        self.redis_duration = self._histograms(
+            "redis_duration_seconds", "Commands to Redis, failed ones too.", ("operation",), REDIS
+        )
+        self.redis_up = self._gauge(
+            "redis_up", "1 while Redis answers, 0 while not, NaN where there is none."
+        )
+        self.redis_up.set(math.nan)  # `== 0` is an alert: it must not fire where no Redis is configured
+        self.event_loop_lag = self._histogram(
+            "event_loop_lag_seconds", "How late the event loop ran a timer.", LAG
+        )
+        self._info("build", "The running release.", version=__version__, python=platform.python_version())
+        self._info("config", "Tells whether replicas run the same configuration.", hash=config_hash)
+        self.registry.register(_LinesDropped())
+
+        self._received = self.network_bytes.labels("in")
+        self._sent = self.network_bytes.labels("out")
+
+    def observe_request(
+        self,
+        route: str,
+        method: str,
+        outcome: str,
+        *,
+        duration: float,
+        first_byte: float | None,
+        received: int,
+        sent: int,
+    ) -> None:
+        """One finished request: seconds, and bytes of bodies. `first_byte` is None where there was no body."""
+        labels = (route, method, outcome)
+        self.http_requests.labels(*labels).inc()
+        self.http_request_duration.labels(*labels).observe(duration)
+        if first_byte is not None:
+            self.http_time_to_first_byte.labels(*labels).observe(first_byte)
+        self._received.inc(received)
+        self._sent.inc(sent)
+
+    def observe_provider(
+        self, provider: str, model: str, outcome: str, duration: float, first_token: float | None = None
+    ) -> None:
+        """One finished call to a provider, in seconds. `first_token` is None for whole answers and failed calls."""
+        self.provider_requests.labels(provider, model, outcome).inc()
+        self.provider_duration.labels(provider, model, outcome).observe(duration)
+        if first_token is not None:
+            self.provider_time_to_first_token.labels(provider, model, outcome).observe(first_token)
+
+    def count_tokens(self, model: str, prompt: int, completion: int) -> None:
+        """Tokens of an answer that a provider made."""
+        self.tokens.labels(model, "input").inc(prompt)
+        self.tokens.labels(model, "output").inc(completion)
+
+    def count_money(self, model: str, prompt: float, completion: float, *, saved: bool) -> None:
+        """Dollars that an answer cost, or would have cost."""
+        counter = self.saved_dollars if saved else self.cost_dollars
+        counter.labels(model, "input").inc(prompt)
+        counter.labels(model, "output").inc(completion)
+
+    def lookups_by_class(self) -> dict[str, dict[str, float]]:
+        """Cache lookups since the start: class -> result -> count."""
+        found: dict[str, dict[str, float]] = {}
+        for family in self.registry.restricted_registry(["dub5_cache_lookups_total"]).collect():
+            for sample in family.samples:
+                found.setdefault(sample.labels["class"], {})[sample.labels["result"]] = sample.value
+        return found
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """The exposition and its content type: OpenMetrics where `accept` names it, else text. Reads /proc."""
+        if "application/openmetrics-text" in accept:
+            body: bytes = openmetrics.generate_latest(self._exposed)  # type: ignore[no-untyped-call]
+            return body, openmetrics.CONTENT_TYPE_LATEST
+        return prometheus_client.generate_latest(self._exposed), prometheus_client.CONTENT_TYPE_PLAIN_0_0_4
+
+    async def exposition(self, accept: str) -> tuple[bytes, str]:
+        """`render`, in a thread."""
+        return await asyncio.to_thread(self.render, accept)
+
+    def _counters(self, name: str, meaning: str, labels: Sequence[str]) -> Labelled[Counter]:
+        return Labelled(Counter(f"dub5_{name}", meaning, labels, registry=self.registry))
+
+    def _gauges(self, name: str, meaning: str, labels: Sequence[str]) -> Labelled[Gauge]:
+        return Labelled(Gauge(f"dub5_{name}", meaning, labels, registry=self.registry))
+
+    def _gauge(self, name: str, meaning: str) -> Gauge:
+        return Gauge(f"dub5_{name}", meaning, registry=self.registry)
+
+    def _histograms(
+        self, name: str, meaning: str, labels: Sequence[str], buckets: Sequence[float] = ANSWERS
+    ) -> Labelled[Histogram]:
+        return Labelled(Histogram(f"dub5_{name}", meaning, labels, buckets=buckets, registry=self.registry))
+
+    def _histogram(self, name: str, meaning: str, buckets: Sequence[float]) -> Histogram:
+        return Histogram(f"dub5_{name}", meaning, buckets=buckets, registry=self.registry)
+
+    def _info(self, name: str, meaning: str, **labels: str) -> None:
+        Info(f"dub5_{name}", meaning, registry=self.registry).info(labels)

@@ -1,0 +1,43 @@
+"""How late the event loop runs: the one figure that shows a blocking call, whoever makes it.
+
+A task sleeps for a tenth of a second and looks how much later than that it woke up. CPU, memory and file
+descriptors are read from /proc when somebody asks for /metrics, see `metrics`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from dub5.telemetry.metrics import Metrics
+
+INTERVAL = 0.1
+"""Seconds between two looks: a stall is seen in full, whenever it began, less at most this much."""
+
+
+class LoopLagProbe:
+    """Observes `event_loop_lag` from `start` to `stop`."""
+
+    def __init__(self, metrics: Metrics, *, interval: float = INTERVAL) -> None:
+        self._lag = metrics.event_loop_lag
+        self._interval = interval
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._look(), name="event-loop-lag")
+
+    async def stop(self) -> None:
+        """May be called without `start`."""
+        if self._task is None:
+            return
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        self._task = None
+
+    async def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + self._interval
+            await asyncio.sleep(self._interval)
+            self._lag.observe(max(0.0, loop.time() - due))

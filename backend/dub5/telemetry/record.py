@@ -1,0 +1,69 @@
+"""What one request tells about itself: filled in on its way down, read once at its end.
+
+The outermost middleware makes the record and puts it into the ASGI scope; each layer writes what it alone
+knows. Metrics, the log line and the span are all made from it, so they cannot disagree. Nothing in it is a
+prompt, a key or a query string.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Literal, cast
+
+import msgspec
+from litestar.types import Scope
+
+from dub5.telemetry.tracing import TraceContext
+
+OTHER = "other"
+"""Label of a route, method or model that is none of ours: what callers send must not grow the metrics."""
+
+Outcome = Literal[
+    "ok", "client_error", "shed", "limited", "provider_error", "server_error", "client_disconnect"
+]
+
+_KEY = "dub5.record"
+
+
+class RequestRecord(msgspec.Struct, kw_only=True):
+    """One request.
+
+    `started` is of time.perf_counter. `route` and `model` are labels: `other` until a known one is found.
+    `outcome` is set by whoever knows better than the status tells. `cache` is the Cache-Status header.
+    `timings` are seconds by phase: auth, queue, cache, provider; those there when the response head is sent
+    become Server-Timing.
+    """
+
+    request_id: str
+    trace: TraceContext
+    started: float
+    method: str = OTHER
+    route: str = OTHER
+    tenant: str | None = None
+    key_id: str | None = None
+    model: str = OTHER
+    personality: str | None = None
+    stream: bool = False
+    outcome: Outcome | None = None
+    error_code: str | None = None
+    cache: str | None = None
+    cache_result: str | None = None
+    provider: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    timings: dict[str, float] = {}
+
+
+def keep(scope: Scope, record: RequestRecord) -> None:
+    """Make it the record that `record_of` finds."""
+    cast("dict[str, Any]", scope)[_KEY] = record
+
+
+def record_of(scope: Scope) -> RequestRecord:
+    """The request's record. Where no middleware made one (the operations listener) it is made here."""
+    record = cast("dict[str, Any]", scope).get(_KEY)
+    if not isinstance(record, RequestRecord):
+        trace = TraceContext.begin()
+        record = RequestRecord(request_id=trace.trace_id, trace=trace, started=time.perf_counter())
+        keep(scope, record)
+    return record

@@ -1,0 +1,185 @@
+"""Replay real arrivals and lengths against `dub5 serve`, with the official OpenAI client.
+
+    python -m benchmarks.replay                      # ten minutes of the trace, four times as fast
+    python -m benchmarks.replay --requests 200       # a short look
+
+What is real: when requests arrive, how long prompts and answers are (see DATA.md). What is made up: the trace
+does not tell which questions repeat, so each request draws one of `--questions` questions by a Zipf law with
+exponent `--zipf` (the k-th most popular has weight 1/k^s); a question keeps the lengths of one row of the trace.
+The provider is the simulated one, in the same process, so the figures are the service's own and its cache's.
+
+Prints a Markdown table. Exits with 1 where any request failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import csv
+import itertools
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from pathlib import Path
+
+import httpx
+import msgspec
+from openai import AsyncOpenAI, OpenAIError
+
+from benchmarks.service import serving
+
+TRACE = Path(__file__).with_name("azure_llm_2023_conv_10min.csv")
+CHARACTERS_PER_TOKEN = 4
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One request of the trace: seconds after the first, tokens of prompt and answer."""
+
+    at: float
+    prompt: int
+    answer: int
+
+
+class Result(msgspec.Struct, frozen=True):
+    """What one client saw; durations in seconds."""
+
+    error: str | None
+    hit: bool
+    first_token: float
+    whole: float
+    answer_tokens: int
+
+
+def read_trace(path: Path) -> list[Row]:
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    moments = [datetime.fromisoformat(row["TIMESTAMP"][:26]).timestamp() for row in rows]
+    return [
+        Row(moment - moments[0], int(row["ContextTokens"]), int(row["GeneratedTokens"]))
+        for moment, row in zip(moments, rows, strict=True)
+    ]
+
+
+def draw_questions(rows: list[Row], *, questions: int, zipf: float, seed: int) -> list[int]:
+    """For each request the index of its question, by popularity."""
+    chance = random.Random(seed)
+    weights = list(itertools.accumulate(1 / rank**zipf for rank in range(1, questions + 1)))
+    return chance.choices(range(questions), cum_weights=weights, k=len(rows))
+
+
+def prompt(question: int, tokens: int) -> str:
+    opening = f"Question {question}: what follows from these notes? "
+    return (opening + "note " * tokens)[: max(len(opening), tokens * CHARACTERS_PER_TOKEN)]
+
+
+async def ask(client: AsyncOpenAI, question: int, lengths: Row) -> Result:
+    started = time.perf_counter()
+    first, tokens, hit, error = 0.0, 0, False, None
+    try:
+        response = await client.chat.completions.with_raw_response.create(
+            model="assistant",
+            messages=[{"role": "user", "content": prompt(question, lengths.prompt)}],
+            max_tokens=lengths.answer,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        hit = "hit" in response.headers["cache-status"]
+        async for chunk in response.parse():
+            first = first or time.perf_counter() - started
+            if chunk.usage is not None:
+                tokens = chunk.usage.completion_tokens
+        error = None if tokens else "no usage at the end"
+    except OpenAIError as failure:
+        error = type(failure).__name__
+    return Result(error, hit, first, time.perf_counter() - started, tokens)
+
+
+async def replay(url: str, rows: list[Row], questions: list[int], speed: float) -> list[Result]:
+    limits = httpx.Limits(max_connections=None)
+    async with AsyncOpenAI(
+        base_url=f"{url}/v1",
+        api_key="none",
+        max_retries=0,
+        http_client=httpx.AsyncClient(limits=limits, timeout=120),
+    ) as client:
+        began = time.perf_counter()
+        asking: list[asyncio.Task[Result]] = []
+        for row, question in zip(rows, questions, strict=True):
+            await asyncio.sleep(max(0.0, began + row.at / speed - time.perf_counter()))
+            asking.append(asyncio.create_task(ask(client, question, rows[question])))
+            if len(asking) % 100 == 0 and sys.stderr.isatty():
+                print(f"\r{len(asking)} of {len(rows)}", end="", file=sys.stderr)
+        return await asyncio.gather(*asking)
+
+
+def milliseconds(values: list[float]) -> str:
+    if len(values) < 2:
+        return "none"
+    cuts = statistics.quantiles(values, n=100)
+    return " / ".join(f"{cuts[percent - 1] * 1000:.1f}" for percent in (50, 95, 99))
+
+
+def report(results: list[Result], repeats: int) -> str:
+    good = [result for result in results if result.error is None]
+    hits = [result for result in good if result.hit]
+    misses = [result for result in good if not result.hit]
+    tokens, saved = sum(result.answer_tokens for result in good), sum(result.answer_tokens for result in hits)
+    lines = [
+        ("requests", f"{len(results):,}"),
+        (
+            "errors",
+            f"{len(results) - len(good)} {dict(Counter(r.error for r in results if r.error)) or ''}".strip(),
+        ),
+        ("repeated questions (the most that any cache could hit)", f"{repeats / len(results):.1%}"),
+        ("hit ratio", f"{len(hits) / max(1, len(good)):.1%}"),
+        ("time to first token, all, p50 / p95 / p99", milliseconds([r.first_token for r in good]) + " ms"),
+        ("time to first token, hits", milliseconds([r.first_token for r in hits]) + " ms"),
+        ("time to first token, misses", milliseconds([r.first_token for r in misses]) + " ms"),
+        ("answer tokens delivered", f"{tokens:,}"),
+        ("answer tokens saved", f"{saved:,} ({saved / max(1, tokens):.1%})"),
+    ]
+    return "\n".join(["| what | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in lines)])
+
+
+@asynccontextmanager
+async def configured() -> AsyncIterator[str]:
+    """The service with its default configuration, but pace and memory said aloud."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "dub5.yaml"
+        config.write_text(
+            "providers: {demo: {kind: simulated, first_token: 300ms, tokens_per_second: 60}}\n"
+            "models: {demo: {routes: [demo/simulated]}}\n"
+            "cache: {local_bytes: 256MiB, classes: {default: {ttl: 1h}}}\n",
+            encoding="utf-8",
+        )
+        async with serving(config) as service:
+            yield service.url
+
+
+async def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--requests", type=int, default=None, help="only so many of the trace's requests")
+    parser.add_argument("--speed", type=float, default=4.0, help="how much faster than the trace (default 4)")
+    parser.add_argument("--questions", type=int, default=1000, help="distinct questions (default 1000)")
+    parser.add_argument("--zipf", type=float, default=0.9, help="exponent of their popularity (default 0.9)")
+    parser.add_argument("--seed", type=int, default=1)
+    chosen = parser.parse_args()
+    rows = read_trace(TRACE)[: chosen.requests]
+    questions = draw_questions(
+        rows, questions=min(chosen.questions, len(rows)), zipf=chosen.zipf, seed=chosen.seed
+    )
+    async with configured() as url:
+        results = await replay(url, rows, questions, chosen.speed)
+    print(report(results, repeats=len(questions) - len(set(questions))))
+    return 1 if any(result.error for result in results) else 0
+
+
+sys.exit(asyncio.run(main()))

@@ -1,0 +1,66 @@
+"""For every test: no blocking call in an event loop. And a real Redis for those that ask for one."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis as redis_py
+from blockbuster import BlockBuster, blockbuster_ctx
+
+_ATTEMPTS = 5  # another process may take a free port before Redis does
+
+
+@pytest.fixture(autouse=True)
+def no_blocking_calls() -> Iterator[BlockBuster]:
+    """A call that would block the event loop raises BlockingError where it is made.
+
+    An exception here needs a comment that says why it may block.
+    """
+    with blockbuster_ctx() as blockbuster:
+        yield blockbuster
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real Redis on a free port, without persistence, for the whole session."""
+    binary = shutil.which("redis-server")
+    assert binary, "these tests need redis-server; `make test` installs it"
+    with contextlib.ExitStack() as stack:
+        for _ in range(_ATTEMPTS):
+            port = _free_port()
+            if _started(stack, binary, port, tmp_path_factory.mktemp("redis")):
+                yield f"redis://127.0.0.1:{port}/0"
+                return
+    pytest.fail("redis-server did not start")
+
+
+@pytest.fixture
+def redis(redis_url: str) -> str:
+    """The URL of the real Redis, emptied."""
+    with contextlib.closing(redis_py.Redis.from_url(redis_url)) as client:
+        client.flushall()
+    return redis_url
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _started(stack: contextlib.ExitStack, binary: str, port: int, directory: Path) -> bool:
+    """Whether it says that it accepts connections; it is terminated when `stack` closes."""
+    options = ["--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--dir", str(directory)]
+    process = stack.enter_context(
+        subprocess.Popen([binary, "--port", str(port), *options], stdout=subprocess.PIPE, text=True)
+    )
+    stack.callback(process.terminate)
+    assert process.stdout is not None
+    return any("eady to accept connections" in line for line in process.stdout)

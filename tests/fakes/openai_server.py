@@ -1,0 +1,147 @@
+"""A fake of OpenAI's Chat Completions API; `http_server` says how its scripts are written.
+
+async with FakeOpenAI() as fake:
+    provider = {"kind": "openai", "base_url": fake.base_url}
+    # Unless told otherwise it answers "You said: <the user's last message>", streamed where asked so.
+    fake.reply = say("Hello", "world")             # streamed or whole, as the call asks
+    fake.reply = call_tool("weather", '{"city": "Oslo"}')
+    fake.reply = stream([*frames("Hel", "lo")[:2], DIE])   # any part of a proper stream, and then a fault
+    fake.replies = [refuse(429, "Slow down", headers={"retry-after": "7"})]
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tests.fakes.http_server import (
+    CLOSE,
+    DIE,
+    HANG,
+    Call,
+    FakeServer,
+    Part,
+    Script,
+    Wire,
+    hang,
+    raw,
+    refuse,
+    stream,
+    whole,
+)
+
+__all__ = [
+    "CLOSE",
+    "DIE",
+    "DONE",
+    "HANG",
+    "Call",
+    "FakeOpenAI",
+    "Part",
+    "Script",
+    "Wire",
+    "call_tool",
+    "chunk",
+    "completion",
+    "frame",
+    "frames",
+    "hang",
+    "raw",
+    "refuse",
+    "say",
+    "stream",
+    "whole",
+]
+
+DONE = b"data: [DONE]\n\n"
+
+USAGE = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
+
+_HEAD = {"id": "chatcmpl-fake", "created": 1_700_000_000, "model": "fake-model"}
+
+
+def completion(message: dict[str, Any], finish_reason: str = "stop") -> dict[str, Any]:
+    """A whole `chat.completion` with one choice."""
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": None, **message},
+        "finish_reason": finish_reason,
+    }
+    return {**_HEAD, "object": "chat.completion", "choices": [choice], "usage": USAGE}
+
+
+def chunk(delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+    """A `chat.completion.chunk` with one choice."""
+    choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
+    return {**_HEAD, "object": "chat.completion.chunk", "choices": [choice]}
+
+
+def frame(data: dict[str, Any]) -> bytes:
+    """`data` as a server-sent event; letters beyond ASCII stay as they are."""
+    return b"data: " + json.dumps(data, ensure_ascii=False).encode() + b"\n\n"
+
+
+def frames(*texts: str, usage: bool = True, done: bool = True) -> list[Part]:
+    """A proper stream: role, one chunk for each text, finish reason, usage, `[DONE]`."""
+    deltas = [chunk({"role": "assistant", "content": ""}), *(chunk({"content": text}) for text in texts)]
+    parts: list[Part] = [frame(data) for data in [*deltas, chunk({}, "stop")]]
+    if usage:
+        parts.append(frame({**chunk({}), "choices": [], "usage": USAGE}))
+    return [*parts, DONE] if done else parts
+
+
+def say(*texts: str) -> Script:
+    """An answer of these texts, in the shape that the call asks for."""
+
+    async def script(call: Call, wire: Wire) -> None:
+        if call.body.get("stream"):
+            usage = bool((call.body.get("stream_options") or {}).get("include_usage"))
+            await stream(frames(*texts, usage=usage))(call, wire)
+        else:
+            await whole(completion({"content": "".join(texts)}))(call, wire)
+
+    return script
+
+
+def call_tool(name: str, arguments: str, *, id: str = "call_fake") -> Script:  # noqa: A002  # OpenAI's name
+    """A call of a tool, in the shape that the call asks for; streamed, its arguments come in two parts."""
+    function = {"name": name, "arguments": arguments}
+    tool_call = {"id": id, "type": "function", "function": function}
+    half = len(arguments) // 2
+    deltas: list[dict[str, Any]] = [
+        {
+            "role": "assistant",
+            "tool_calls": [{"index": 0, **tool_call, "function": {**function, "arguments": ""}}],
+        },
+        {"tool_calls": [{"index": 0, "function": {"arguments": arguments[:half]}}]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": arguments[half:]}}]},
+    ]
+    streamed = [*(frame(chunk(delta)) for delta in deltas), frame(chunk({}, "tool_calls")), DONE]
+
+    async def script(call: Call, wire: Wire) -> None:
+        if call.body.get("stream"):
+            await stream(streamed)(call, wire)
+        else:
+            await whole(completion({"tool_calls": [tool_call]}, "tool_calls"))(call, wire)
+
+    return script
+
+
+class FakeOpenAI(FakeServer):
+    """See the module. Paths other than /v1/chat/completions get 404."""
+
+    @property
+    def base_url(self) -> str:
+        return f"{self.url}/v1"
+
+    async def default(self, call: Call, wire: Wire) -> None:
+        if call.path != "/v1/chat/completions":
+            await refuse(404, f"Unknown request URL: {call.method} {call.path}")(call, wire)
+            return
+        await say("You said: ", last_question(call.body))(call, wire)
+
+
+def last_question(body: dict[str, Any]) -> str:
+    """The text of the user's last message."""
+    content = next(message["content"] for message in reversed(body["messages"]) if message["role"] == "user")
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)

@@ -1,0 +1,70 @@
+"""Whole replicas for tests: the real application on real sockets, in the test's own event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import httpx
+from openai import AsyncOpenAI
+
+from dub5.server import Replica
+from dub5.settings_loader import convert
+
+LOOPBACK = {"port": 0, "operations_port": 0}
+
+
+class Running:
+    """A replica that serves; `client` speaks HTTP to its public listener, `openai()` is the official client."""
+
+    def __init__(self, replica: Replica, client: httpx.AsyncClient) -> None:
+        self.replica = replica
+        self.client = client
+        self.url = replica.url
+        self.operations_url = replica.operations_url
+
+    def openai(self, key: str = "none") -> AsyncOpenAI:
+        return AsyncOpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0)
+
+    async def chat(
+        self, text: str = "hi", *, headers: Mapping[str, str] | None = None, **fields: Any
+    ) -> httpx.Response:
+        body = {"model": "small", "messages": [{"role": "user", "content": text}], **fields}
+        return await self.client.post("/v1/chat/completions", json=body, headers=headers)
+
+    async def metric(self, name: str, **labels: str) -> float:
+        """One sample of /metrics, summed over the labels that are left out; 0 where there is none."""
+        found = self.replica.application.metrics.registry.collect()
+        return sum(
+            sample.value
+            for family in found
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+
+@contextlib.asynccontextmanager
+async def running(
+    config: Mapping[str, Any] | None = None, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[Running]:
+    """Serve `config` (as in the YAML file) on free ports until the block ends."""
+    written = {**(config or {})}
+    written["server"] = {**LOOPBACK, **written.get("server", {})}
+    replica = Replica(convert(written), environment or {})
+    serving = asyncio.create_task(replica.run())
+    try:
+        async with httpx.AsyncClient(base_url=replica.url, timeout=20) as client:
+            yield Running(replica, client)
+    finally:
+        replica.leave(linger=False)
+        await serving
+
+
+def openai_provider(base_url: str, **settings: Any) -> dict[str, Any]:
+    """A configuration with one OpenAI-compatible provider behind the model `small`."""
+    return {
+        "providers": {"fake": {"kind": "openai", "base_url": base_url, **settings}},
+        "models": {"small": {"routes": ["fake/gpt-small"], "price": {"input": 1.0, "output": 2.0}}},
+    }

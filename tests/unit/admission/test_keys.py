@@ -1,0 +1,102 @@
+"""Keys are known by digest, reloaded when the file changes, and never told."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from dub5.admission.keys import ANONYMOUS, KeyRing, parse_keys
+from dub5.errors import ConfigError, Forbidden, InvalidKey
+from dub5.settings import AuthSettings, Source
+
+
+def digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def ring(path: Path, text: str) -> KeyRing:
+    path.write_text(text)
+    return KeyRing(AuthSettings(keys=Source(file=str(path))), {})
+
+
+def test_a_known_key_is_its_tenant(tmp_path: Path) -> None:
+    keys = ring(tmp_path / "keys", f"{digest('secret')}: {{tenant: acme, roles: [chat, tenant_admin]}}")
+    for header in ("Bearer secret", "bearer secret", "Bearer  secret "):
+        caller = keys.authenticate(header)
+        assert (caller.tenant, caller.roles) == ("acme", {"chat", "tenant_admin"})
+        assert caller.key_id == digest("secret")[:8]
+
+
+@pytest.mark.parametrize(
+    "header", ["", "Bearer", "Bearer ", "Bearer wrong", "Basic secret", "secret", "Bearer \udcff"]
+)
+def test_anything_else_is_refused_without_repeating_it(tmp_path: Path, header: str) -> None:
+    keys = ring(tmp_path / "keys", f"{digest('secret')}: {{tenant: acme}}")
+    with pytest.raises(InvalidKey) as caught:
+        keys.authenticate(header)
+    assert "wrong" not in caught.value.message
+    assert "secret" not in caught.value.message
+
+
+def test_the_digest_itself_is_no_key(tmp_path: Path) -> None:
+    keys = ring(tmp_path / "keys", f"{digest('secret')}: {{tenant: acme}}")
+    with pytest.raises(InvalidKey):
+        keys.authenticate(f"Bearer {digest('secret')}")
+
+
+def test_roles_are_required_and_admin_may_do_everything(tmp_path: Path) -> None:
+    keys = ring(
+        tmp_path / "keys",
+        f"{digest('a')}: {{tenant: x, roles: [admin]}}\n{digest('c')}: {{tenant: x, roles: [chat]}}",
+    )
+    keys.authenticate("Bearer a").require("chat")
+    with pytest.raises(Forbidden, match="tenant_admin"):
+        keys.authenticate("Bearer c").require("tenant_admin")
+
+
+def test_without_keys_everybody_is_anonymous() -> None:
+    assert KeyRing(AuthSettings(), {}).authenticate("Bearer whatever") is ANONYMOUS
+
+
+def test_keys_may_come_from_the_environment() -> None:
+    keys = KeyRing(AuthSettings(keys=Source(env="KEYS")), {"KEYS": f"{digest('e')}: {{tenant: acme}}"})
+    assert keys.authenticate("Bearer e").tenant == "acme"
+
+
+async def test_a_changed_file_takes_effect_and_a_broken_one_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    keys = ring(path, f"{digest('old')}: {{tenant: acme}}")
+    path.with_suffix(".new").write_text(f"{digest('new')}: {{tenant: acme}}")
+    path.with_suffix(".new").rename(path)
+    await keys.reload_if_changed()
+    assert keys.authenticate("Bearer new").tenant == "acme"
+    with pytest.raises(InvalidKey):
+        keys.authenticate("Bearer old")
+    path.write_text("not: [a keys file")
+    await keys.reload_if_changed()
+    assert keys.authenticate("Bearer new").tenant == "acme"
+    path.unlink()
+    await keys.reload_if_changed()
+    assert keys.authenticate("Bearer new").tenant == "acme"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "sk-live-in-the-clear: {tenant: acme}",
+        f"{'a' * 64}: acme",
+        f"{'a' * 64}: {{}}",
+        f"{'a' * 64}: {{tenant: 'two words'}}",
+        f"{'a' * 64}: {{tenant: acme, roles: [root]}}",
+        f"{'a' * 64}: {{tenant: acme, roles: []}}",
+        f"{'a' * 64}: {{tenant: acme, rolls: [chat]}}",
+    ],
+)
+def test_a_keys_file_in_error_says_where_and_repeats_no_key(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"auth\.keys") as caught:
+        parse_keys(text)
+    assert "sk-live" not in caught.value.message

@@ -1,0 +1,101 @@
+"""A bad body is refused with the name of what is wrong; a good one is kept as it came."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from dub5.chat.request import MAX_DEPTH, parse
+from dub5.errors import InvalidRequest
+
+GOOD: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+
+
+def param_of(body: bytes) -> str | None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse(body)
+    assert caught.value.message
+    return caught.value.param
+
+
+def nested(levels: int) -> Any:
+    value: Any = "x"
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"model": None}, "model"),
+        ({"model": ""}, "model"),
+        ({"model": 3}, "model"),
+        ({"messages": []}, "messages"),
+        ({"messages": "hi"}, "messages"),
+        ({"messages": [{"content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": [{"text": "x"}]}]}, "messages[0].content[0].type"),
+        ({"stream": "yes"}, "stream"),
+        ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
+        ({"temperature": 3}, "temperature"),
+        ({"temperature": True}, "temperature"),
+        ({"top_p": -0.1}, "top_p"),
+        ({"n": 0}, "n"),
+        ({"max_tokens": 1.5}, "max_tokens"),
+        ({"stop": [1]}, "stop[0]"),
+        ({"tools": {}}, "tools"),
+        ({"response_format": "json"}, "response_format"),
+        ({"user": 1}, "user"),
+        ({"x": nested(MAX_DEPTH + 1)}, "body"),
+    ],
+)
+def test_the_field_in_error_is_named(change: dict[str, Any], param: str) -> None:
+    assert param_of(json.dumps({**GOOD, **change}).encode()) == param
+
+
+@pytest.mark.parametrize("missing", ["model", "messages"])
+def test_a_missing_field_is_named(missing: str) -> None:
+    assert param_of(json.dumps({k: v for k, v in GOOD.items() if k != missing}).encode()) == missing
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (b"", "body"),
+        (b"hello", "body"),
+        (b"[]", "body"),
+        (b'{"model": "m"', "body"),
+        (b'{"model":"m","messages":[{"role":"user","content":"a"}],"temperature":NaN}', "temperature"),
+        (b'{"model":"m","messages":[{"role":"user","content":"a"}],"x":[1,-Infinity]}', "x[1]"),
+        (b'{"model":"m","messages":[{"role":"user","content":"\\ud800"}]}', "messages[0].content"),
+        (b'{"model":"m","messages":[{"role":"user","content":"a"}],"\\udfff":1}', "body"),
+        (b'{"model":"m","messages":[{"role":"user","content":"\xff"}]}', "body"),
+        (b'{"model":"m","messages":[{"role":"user","content":"a"}],"seed":1e999}', "seed"),
+        (b"[" * 500_000, "body"),
+        (b'{"a":' * 100_000, "body"),
+    ],
+)
+def test_what_is_not_json_is_refused_and_the_field_named_where_there_is_one(body: bytes, param: str) -> None:
+    assert param_of(body) == param
+
+
+def test_unknown_fields_and_parts_are_kept() -> None:
+    body = {
+        **GOOD,
+        "reasoning_effort": "low",
+        "messages": [{"role": "user", "content": [{"type": "x_audio", "y": 1.0}]}],
+    }
+    assert parse(json.dumps(body).encode()).body == body
+
+
+def test_what_we_act_on_is_read_out() -> None:
+    request = parse(
+        json.dumps({**GOOD, "stream": True, "stream_options": {"include_usage": True}, "user": "u"}).encode()
+    )
+    assert (request.model, request.stream, request.include_usage, request.user) == ("m", True, True, "u")
+    plain = parse(json.dumps({**GOOD, "stream": None, "temperature": None}).encode())
+    assert (plain.stream, plain.include_usage, plain.user) == (False, False, None)

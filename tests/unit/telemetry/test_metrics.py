@@ -1,0 +1,176 @@
+"""The exposition against the contract: names, labels, both formats."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import pytest
+from prometheus_client import Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from dub5.telemetry.logging import LogWriter
+from dub5.telemetry.metrics import Metrics
+
+REQUEST = {"route", "method", "outcome"}
+CALL = {"provider", "model", "outcome"}
+CONTRACT: dict[str, tuple[str, set[str]]] = {
+    "dub5_http_requests_total": ("counter", REQUEST),
+    "dub5_http_request_duration_seconds": ("histogram", REQUEST),
+    "dub5_http_time_to_first_byte_seconds": ("histogram", REQUEST),
+    "dub5_open_connections": ("gauge", set()),
+    "dub5_network_bytes_total": ("counter", {"direction"}),
+    "dub5_event_loop_lag_seconds": ("histogram", set()),
+    "dub5_provider_requests_total": ("counter", CALL),
+    "dub5_provider_duration_seconds": ("histogram", CALL),
+    "dub5_provider_time_to_first_token_seconds": ("histogram", CALL),
+    "dub5_tokens_total": ("counter", {"model", "direction"}),
+    "dub5_cost_dollars_total": ("counter", {"model", "direction"}),
+    "dub5_saved_dollars_total": ("counter", {"model", "direction"}),
+    "dub5_cache_lookups_total": ("counter", {"class", "result"}),
+    "dub5_cache_hit_age_seconds": ("histogram", {"class"}),
+    "dub5_cache_ttl_seconds": ("gauge", {"class"}),
+    "dub5_cache_entries": ("gauge", {"tier"}),
+    "dub5_cache_bytes": ("gauge", {"tier"}),
+    "dub5_cache_errors_total": ("counter", {"operation"}),
+    "dub5_redis_duration_seconds": ("histogram", {"operation"}),
+    "dub5_redis_up": ("gauge", set()),
+    "dub5_build_info": ("info", {"version", "python"}),
+    "dub5_config_info": ("info", {"hash"}),
+    "dub5_log_lines_dropped_total": ("counter", set()),
+}
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    """Every metric with one series."""
+    made = Metrics(config_hash="c0ffee")
+    made.observe_request("/v1/x", "POST", "ok", duration=0.2, first_byte=0.1, received=3, sent=5)
+    made.observe_provider("demo", "small", "ok", 0.2, 0.1)
+    for money in (made.tokens, made.cost_dollars, made.saved_dollars):
+        money.labels("small", "input").inc(2)
+    made.cache_lookups.labels("banter", "local").inc()
+    made.cache_hit_age.labels("banter").observe(2)
+    made.cache_ttl.labels("banter").set(300)
+    made.cache_entries.labels("local").set(1)
+    made.cache_bytes.labels("local").set(100)
+    made.cache_errors.labels("get").inc()
+    made.redis_duration.labels("get").observe(0.001)
+    return made
+
+
+def families(exposition: Iterable[Metric]) -> dict[str, tuple[str, set[str]]]:
+    """Name as people write it -> type and labels."""
+    found = {}
+    for family in exposition:
+        suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
+        name = family.name + ("" if family.name.endswith(suffix) else suffix)
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        found[name] = (family.type, labels)
+    return found
+
+
+def test_openmetrics_holds_what_the_contract_promises(metrics: Metrics) -> None:
+    body, kind = metrics.render("application/openmetrics-text; version=1.0.0, text/plain;q=0.5")
+    assert kind.startswith("application/openmetrics-text; version=1.0.0")
+    found = families(parse_openmetrics(body.decode()))
+    assert {name: shape for name, shape in found.items() if name.startswith("dub5_")} == CONTRACT
+
+
+def test_text_has_the_same_names_and_those_of_the_process(metrics: Metrics) -> None:
+    body, kind = metrics.render("text/plain")
+    assert kind.startswith("text/plain; version=0.0.4")
+    found = families(parse_text(body.decode()))
+    assert {name for name in found if name.startswith("dub5_")} == set(CONTRACT)
+    assert {"process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds"} <= set(found)
+
+
+@pytest.mark.parametrize("accept", ["", "*/*", "text/plain;version=abc", "junk/;;=,,", "text/plain;version=9.9"])
+def test_any_accept_header_gets_an_answer(metrics: Metrics, accept: str) -> None:
+    body, kind = metrics.render(accept)
+    assert kind.startswith("text/plain")
+    assert b"dub5_http_requests_total{" in body
+
+
+async def test_exposition_may_be_asked_for_in_the_event_loop(metrics: Metrics) -> None:
+    body, _ = await metrics.exposition("text/plain")
+    assert b"process_cpu_seconds_total" in body
+
+
+async def test_our_own_registry_reads_no_file(metrics: Metrics) -> None:
+    names = {family.name for family in metrics.registry.collect()}
+    assert "dub5_http_requests" in names
+    assert not any(name.startswith("process_") for name in names)
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(name, labels)
+
+
+def test_one_request_is_counted_once_everywhere() -> None:
+    metrics = Metrics()
+    metrics.observe_request("/r", "GET", "ok", duration=0.2, first_byte=0.1, received=3, sent=5)
+    metrics.observe_request("/r", "GET", "ok", duration=0.2, first_byte=None, received=0, sent=0)
+    request = {"route": "/r", "method": "GET", "outcome": "ok"}
+    assert value(metrics, "dub5_http_requests_total", **request) == 2
+    assert value(metrics, "dub5_http_request_duration_seconds_sum", **request) == pytest.approx(0.4)
+    assert value(metrics, "dub5_http_time_to_first_byte_seconds_count", **request) == 1
+    assert value(metrics, "dub5_network_bytes_total", direction="in") == 3
+    assert value(metrics, "dub5_network_bytes_total", direction="out") == 5
+
+
+def test_a_call_without_a_first_token_has_no_time_to_it() -> None:
+    metrics = Metrics()
+    metrics.observe_provider("demo", "small", "provider_error", 0.2)
+    call = {"provider": "demo", "model": "small", "outcome": "provider_error"}
+    assert value(metrics, "dub5_provider_requests_total", **call) == 1
+    assert value(metrics, "dub5_provider_duration_seconds_count", **call) == 1
+    assert value(metrics, "dub5_provider_time_to_first_token_seconds_count", **call) is None
+
+
+def test_lookups_by_class() -> None:
+    metrics = Metrics()
+    assert metrics.lookups_by_class() == {}
+    metrics.cache_lookups.labels("banter", "local").inc()
+    metrics.cache_lookups.labels("banter", "miss").inc(3)
+    metrics.cache_lookups.labels("default", "miss").inc()
+    assert metrics.lookups_by_class() == {"banter": {"local": 1, "miss": 3}, "default": {"miss": 1}}
+
+
+def test_where_there_is_no_redis_it_is_neither_up_nor_down() -> None:
+    up = value(Metrics(), "dub5_redis_up")
+    assert up is not None
+    assert math.isnan(up)
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "most"),
+    [("dub5_http_request_duration_seconds", 0.001, 120), ("dub5_http_time_to_first_byte_seconds", 0.001, 120)],
+)
+def test_buckets_reach_from_a_hit_to_a_long_answer(
+    metrics: Metrics, name: str, least: float, most: float
+) -> None:
+    bounds = [
+        float(sample.labels["le"])
+        for family in metrics.registry.restricted_registry([f"{name}_bucket"]).collect()
+        for sample in family.samples
+        if "le" in sample.labels
+    ]
+    assert (bounds[0], bounds[-2], bounds[-1]) == (least, most, math.inf)
+
+
+def test_lost_log_lines_are_exposed() -> None:
+    metrics = Metrics()
+    lost: Callable[[], float | None] = lambda: value(metrics, "dub5_log_lines_dropped_total")  # noqa: E731
+    before = lost()
+    full = LogWriter(-1, capacity=0)
+    full.put(b"line\n")
+    assert before is not None
+    assert lost() == before + 1
+
+
+def test_two_applications_in_one_process_do_not_share_figures() -> None:
+    first, second = Metrics(), Metrics()
+    first.open_connections.set(7)
+    assert value(second, "dub5_open_connections") == 0

@@ -1,0 +1,147 @@
+"""`traceparent`, taken and given as the W3C says."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dub5.errors import ConfigError
+from dub5.settings import TelemetrySettings
+from dub5.telemetry import tracing
+from dub5.telemetry.tracing import Disabled, TraceContext
+
+TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+
+
+def counting(size: int) -> bytes:
+    """As many different bytes as asked for."""
+    return bytes(range(1, size + 1))
+
+
+def test_the_callers_trace_goes_on_with_a_span_of_ours() -> None:
+    context = TraceContext.parse(f"00-{TRACE}-{PARENT}-01".encode(), counting)
+    assert context == TraceContext(TRACE, "0102030405060708", PARENT, True)
+    assert context.traceparent() == f"00-{TRACE}-0102030405060708-01"
+
+
+@pytest.mark.parametrize(
+    ("flags", "sampled"), [("00", False), ("01", True), ("02", False), ("03", True), ("ff", True)]
+)
+def test_only_the_sampled_flag_is_read_and_given(flags: str, sampled: bool) -> None:
+    context = TraceContext.parse(f"00-{TRACE}-{PARENT}-{flags}".encode())
+    assert context is not None
+    assert context.sampled is sampled
+    assert context.traceparent().endswith("-01" if sampled else "-00")
+
+
+@pytest.mark.parametrize("later", ["cc-{}-{}-01", "cc-{}-{}-01-what-comes-then", "01-{}-{}-01-"])
+def test_a_later_version_is_read_as_far_as_we_know_it(later: str) -> None:
+    context = TraceContext.parse(later.format(TRACE, PARENT).encode())
+    assert context is not None
+    assert (context.trace_id, context.parent_id) == (TRACE, PARENT)
+    assert context.traceparent().startswith("00-")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        "junk",
+        f"ff-{TRACE}-{PARENT}-01",
+        f"00-{TRACE}-{PARENT}-01-more",
+        f"00-{TRACE}-{PARENT}-01-",
+        f"00-{TRACE}-{PARENT}-1",
+        f"00-{TRACE}-{PARENT}",
+        f"00-{TRACE}-{PARENT}-01 ",
+        f"00-{TRACE}-{PARENT}-01\n",
+        f"00-{TRACE.upper()}-{PARENT}-01",
+        f"00-{TRACE[:-1]}-{PARENT}-01",
+        f"00-{'0' * 32}-{PARENT}-01",
+        f"00-{TRACE}-{'0' * 16}-01",
+        f"cc-{TRACE}-{PARENT}-01more",
+        f"0x-{TRACE}-{PARENT}-01",
+    ],
+)
+def test_anything_else_is_ignored(header: str) -> None:
+    assert TraceContext.parse(header.encode()) is None
+
+
+@given(st.binary(max_size=80))
+def test_no_bytes_are_an_error(header: bytes) -> None:
+    context = TraceContext.parse(header)
+    assert context is None or header.startswith(b"%b" % header[:2] + b"-" + context.trace_id.encode())
+
+
+@given(st.binary(min_size=24, max_size=24).filter(lambda raw: any(raw[:16]) and any(raw[16:])))
+def test_what_we_give_can_be_taken(raw: bytes) -> None:
+    begun = TraceContext.begin(lambda size: raw[:size])
+    taken = TraceContext.parse(begun.traceparent().encode())
+    assert taken is not None
+    assert (taken.trace_id, taken.parent_id, taken.sampled) == (begun.trace_id, begun.span_id, True)
+
+
+def test_a_child_stays_in_the_trace_below_its_parent() -> None:
+    begun = TraceContext.begin(counting)
+    child = begun.child(lambda size: b"\xab" * size)
+    assert child == TraceContext(begun.trace_id, "ab" * 8, begun.span_id, True)
+
+
+def test_ids_differ() -> None:
+    assert len({TraceContext.begin().trace_id for _ in range(100)}) == 100
+
+
+def test_spans_follow_the_conventions() -> None:
+    context = TraceContext.begin()
+    served = tracing.request_span(
+        context,
+        method="POST",
+        route="/v1/chat/completions",
+        status=200,
+        request_id="r-1",
+        error=None,
+        started=1,
+        ended=2,
+    )
+    assert (served.name, served.kind) == ("POST /v1/chat/completions", "server")
+    assert served.attributes["http.response.status_code"] == 200
+    asked = tracing.chat_span(
+        context.child(),
+        provider="openai",
+        model="gpt-4o-mini",
+        input_tokens=3,
+        output_tokens=None,
+        error="provider_timeout",
+        started=1,
+        ended=2,
+    )
+    assert (asked.name, asked.kind, asked.error) == ("chat gpt-4o-mini", "client", "provider_timeout")
+    assert asked.attributes == {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "openai",
+        "gen_ai.request.model": "gpt-4o-mini",
+        "gen_ai.usage.input_tokens": 3,
+    }
+
+
+async def test_without_the_setting_nothing_is_exported() -> None:
+    tracer = tracing.build(TelemetrySettings())
+    assert isinstance(tracer, Disabled)
+    assert not tracer.enabled
+    assert tracer.samples(TRACE)
+    await tracer.stop()
+
+
+def test_the_setting_without_the_extra_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "dub5.telemetry.otel", raising=False)
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)  # as where it is not installed
+    with pytest.raises(ConfigError, match=r"telemetry\.tracing.*dub5\[otel\]"):
+        tracing.build(TelemetrySettings(tracing=True))
+
+
+def test_a_bad_variable_of_the_sdk_is_a_configuration_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "0")
+    with pytest.raises(ConfigError, match="OTEL_"):
+        tracing.build(TelemetrySettings(tracing=True))

@@ -1,0 +1,248 @@
+"""What is a valid configuration: durations, sizes, and what crosses sections."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dub5.errors import ConfigError
+from dub5.settings import (
+    Duration,
+    RedisSettings,
+    Settings,
+    Size,
+    Source,
+    is_loopback,
+    read_secret,
+    validate,
+)
+from dub5.settings_loader import convert
+
+Json = dict[str, Any]
+
+_DEMO = {"demo": {"kind": "simulated"}}
+
+
+def refusal(written: Json) -> str:
+    with pytest.raises(ConfigError) as caught:
+        convert(written)
+    return caught.value.message
+
+
+class TestDuration:
+    @pytest.mark.parametrize(
+        ("written", "seconds"),
+        [
+            ("300ms", 0.3),
+            ("10s", 10),
+            ("1.5m", 90),
+            ("1h", 3600),
+            ("2d", 172800),
+            ("0s", 0),
+            (7, 7),
+            (0.5, 0.5),
+        ],
+    )
+    def test_forms(self, written: object, seconds: float) -> None:
+        assert Duration.parse(written) == pytest.approx(seconds)
+
+    @pytest.mark.parametrize(
+        "written",
+        ["", "10", "s", "-1s", "1 s", "1s ", "1w", "1s1s", "1e3s", "٣s", True, None, ["1s"], "x" * 500],
+    )
+    def test_not_one(self, written: object) -> None:
+        with pytest.raises(ValueError, match="is not a duration; write for example 300ms") as caught:
+            Duration.parse(written)
+        assert len(str(caught.value)) < 200
+
+    @pytest.mark.parametrize("written", [-1, "3651d", float("inf"), float("nan"), 10**400])
+    def test_out_of_range(self, written: object) -> None:
+        with pytest.raises(ValueError, match="outside 0s to 10 years"):
+            Duration.parse(written)
+
+    @pytest.mark.parametrize("written", ["0s", "1ms", "300ms", "1500ms", "10s", "90s", "5m", "36h", "1d"])
+    def test_written_as_people_do(self, written: str) -> None:
+        assert Duration.parse(written).written() == written
+
+    @given(st.floats(0, Duration.LIMIT, exclude_max=True))
+    def test_reads_what_it_writes(self, seconds: float) -> None:
+        milliseconds = round(seconds * 1000) / 1000
+        if milliseconds < Duration.LIMIT:
+            assert Duration.parse(Duration(milliseconds).written()) == pytest.approx(milliseconds)
+
+
+class TestSize:
+    @pytest.mark.parametrize(
+        ("written", "size"),
+        [("1MiB", 2**20), ("256 KiB", 2**18), ("2GB", 2 * 10**9), ("10B", 10), ("10", 10), (4096, 4096)],
+    )
+    def test_forms(self, written: object, size: int) -> None:
+        assert Size.parse(written) == size
+
+    @pytest.mark.parametrize(
+        "written", ["", "MiB", "-1", -1, "1.5MiB", "1  MiB", "1mib", "1TiB", 1.0, True, 10**400, "٣", None]
+    )
+    def test_not_one(self, written: object) -> None:
+        with pytest.raises(ValueError, match="is not a size; write for example 256KiB") as caught:
+            Size.parse(written)
+        assert len(str(caught.value)) < 200
+
+    @given(st.integers(0, 2**50))
+    def test_reads_what_it_writes(self, size: int) -> None:
+        assert Size.parse(Size(size).written()) == size
+
+
+class TestWithNothingConfigured:
+    def test_it_is_valid(self) -> None:
+        validate(Settings())
+
+    def test_serves_loopback_only_from_the_simulated_provider(self) -> None:
+        settings = Settings()
+        assert is_loopback(settings.server.host)
+        assert settings.models["demo"].routes == ["demo/simulated"]
+        assert settings.redis is None
+
+    def test_three_personalities_use_the_first_model(self) -> None:
+        settings = Settings()
+        assert [settings.model_of(each) for each in settings.personalities.values()] == ["demo"] * 3
+
+    def test_the_default_class_needs_no_listing(self) -> None:
+        assert Settings().cache.named("default").ttl == 300
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("localhost", True)]
+    + [
+        (host, False)
+        for host in ("0.0.0.0", "::", "10.0.0.1", "localhost.example.com", "", "127.0.0.1.example.com")
+    ],
+)
+def test_loopback(host: str, local: bool) -> None:
+    assert is_loopback(host) is local
+
+
+class TestWhoMayCall:
+    @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "host.example.com"])
+    def test_no_keys_beyond_loopback_is_refused_with_the_way_out(self, host: str) -> None:
+        assert refusal({"server": {"host": host}}) == (
+            f"server.host: refusing to listen on {host} without keys. "
+            "Set auth.keys, or auth.anonymous: true to serve everybody who can reach it."
+        )
+
+    @pytest.mark.parametrize("auth", [{"anonymous": True}, {"keys": {"file": "keys.yaml"}}])
+    def test_either_way_out_works(self, auth: Json) -> None:
+        convert({"server": {"host": "0.0.0.0"}, "auth": auth})
+
+    def test_keys_and_everybody_exclude_each_other(self) -> None:
+        assert refusal({"auth": {"keys": {"file": "k"}, "anonymous": True}}).startswith(
+            "auth.anonymous: leave it out"
+        )
+
+
+class TestAcrossSections:
+    @pytest.mark.parametrize(
+        ("written", "message"),
+        [
+            (
+                {"models": {"m": {"routes": ["other/x"]}}, "providers": _DEMO},
+                "models.m.routes: `other` is not one of providers: demo",
+            ),
+            (
+                {"models": {"m": {"routes": ["demo"]}}},
+                "models.m.routes: `demo` must be written provider/model",
+            ),
+            (
+                {"models": {"m": {"routes": ["demo/"]}}},
+                "models.m.routes: `demo/` must be written provider/model",
+            ),
+            ({"models": {}}, "models: name at least one"),
+            (
+                {"providers": {"own": {"kind": "openai"}}},
+                "models: missing; say what the providers have, as {NAME: {routes: [provider/model]}}",
+            ),
+            (
+                {"models": {"m": {"routes": ["demo/x"], "cache_class": "warm"}}},
+                "models.m.cache_class: `warm` is not one of cache.classes: none are defined",
+            ),
+            (
+                {"personalities": {"p": {"model": "big"}}},
+                "personalities.p.model: `big` is not one of models: demo",
+            ),
+            (
+                {"personalities": {"p": {"cache_class": "warm"}}, "cache": {"classes": {"cold": {}}}},
+                "personalities.p.cache_class: `warm` is not one of cache.classes: cold",
+            ),
+            (
+                {"personalities": {"demo": {}}},
+                "personalities.demo: a model has the same name; rename one of them",
+            ),
+            (
+                {"personalities": {"p": {"messages": [{"role": "user"}, {"content": "hi"}]}}},
+                "personalities.p.messages[1].role: missing",
+            ),
+            (
+                {"redis": {"url": "redis://cache", "timeout": "101ms"}},
+                "redis.timeout: must be more than 0 and at most 100ms, since every request may wait for it",
+            ),
+            (
+                {"redis": {"url": "redis://cache", "timeout": 0}},
+                "redis.timeout: must be more than 0 and at most 100ms, since every request may wait for it",
+            ),
+            (
+                {"providers": {"demo": {"kind": "openai", "base_url": "api.openai.com/v1"}}},
+                "providers.demo.base_url: must start with http:// or https://",
+            ),
+            (
+                {"providers": {"demo": {"kind": "anthropic", "api_key": {}}}},
+                "providers.demo.api_key: set exactly one of env and file",
+            ),
+            ({"auth": {"keys": {"env": "A", "file": "b"}}}, "auth.keys: set exactly one of env and file"),
+        ],
+    )
+    def test_refused_with_the_key_and_what_is_wrong(self, written: Json, message: str) -> None:
+        assert refusal(written) == message
+
+
+def test_sampling_holds_what_is_set_and_zero_is_set() -> None:
+    personality = convert({"personalities": {"p": {"temperature": 0, "stop": ["END"]}}}).personalities["p"]
+    assert personality.sampling() == {"temperature": 0, "stop": ["END"]}
+
+
+class TestSecrets:
+    def test_from_the_environment_without_white_space(self) -> None:
+        assert read_secret("x", Source(env="KEY"), {"KEY": " s3cret\n"}) == "s3cret"
+
+    def test_from_a_file_without_white_space(self, tmp_path: Path) -> None:
+        path = tmp_path / "key"
+        path.write_text("s3cret\n")
+        assert read_secret("x", Source(file=str(path)), {}) == "s3cret"
+
+    @pytest.mark.parametrize("environment", [{}, {"KEY": ""}])
+    def test_missing_in_the_environment(self, environment: dict[str, str]) -> None:
+        with pytest.raises(ConfigError, match=r"p\.api_key: the environment variable KEY is not set"):
+            read_secret("p.api_key", Source(env="KEY"), environment)
+
+    def test_missing_file(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=r"p\.api_key: cannot read .*nowhere'?: FileNotFoundError"):
+            read_secret("p.api_key", Source(file=str(tmp_path / "nowhere")), {})
+
+    def test_not_text_and_nothing_of_it_is_shown(self, tmp_path: Path) -> None:
+        path = tmp_path / "key"
+        path.write_bytes(b"s3cret\xff")
+        with pytest.raises(ConfigError, match="UnicodeDecodeError") as caught:
+            read_secret("p.api_key", Source(file=str(path)), {})
+        assert "s3cret" not in caught.value.message
+
+    def test_a_path_that_cannot_be_one(self) -> None:
+        with pytest.raises(ConfigError, match="cannot read"):
+            read_secret("p.api_key", Source(file="a\0b"), {})
+
+    def test_redis_takes_one_from_either_source(self) -> None:
+        redis = convert({"redis": {"url": "rediss://cache", "password": {"env": "PW"}}}).redis
+        assert isinstance(redis, RedisSettings)
+        assert redis.password == Source(env="PW")

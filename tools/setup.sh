@@ -1,0 +1,123 @@
+#!/bin/sh
+# Sets a fresh machine up for development. `make` calls it:
+#   tools/setup.sh python   a virtual environment in .venv with exactly what uv.lock names
+#   tools/setup.sh redis    redis-server for the tests, from the system's package manager
+# Packages come from PyPI, or from the registry that UV_DEFAULT_INDEX, PIP_INDEX_URL or pip.conf names.
+set -eu
+cd "$(dirname "$0")/.."
+
+say() { printf '%s\n' "$*" >&2; }
+stop() { say "$*"; exit 1; }
+
+# Root where we are root; sudo where it asks nothing, or where somebody is there to answer.
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null && { sudo -n true 2>/dev/null || [ -t 0 ]; }; then
+        sudo "$@"
+    else
+        return 1
+    fi
+}
+
+install_debian() {
+    command -v apt-get >/dev/null || return 1
+    log=$(mktemp)
+    if as_root apt-get update -qq >"$log" 2>&1 &&
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$1" >>"$log" 2>&1
+    then
+        rm -f "$log"
+    else
+        cat "$log" >&2
+        rm -f "$log"
+        return 1
+    fi
+}
+
+install_redis() {
+    if command -v apt-get >/dev/null; then install_debian redis-server
+    elif command -v dnf >/dev/null; then as_root dnf install -y -q redis
+    elif command -v apk >/dev/null; then as_root apk add -q redis
+    elif command -v brew >/dev/null; then brew install --quiet redis
+    else return 1
+    fi
+}
+
+setup_redis() {
+    command -v redis-server >/dev/null && return
+    say "The tests use a real Redis: installing redis-server with the system's package manager."
+    install_redis || stop "Could not install redis-server. Install it, for example: sudo apt-get install redis-server"
+    command -v redis-server >/dev/null || stop "redis-server is installed but not on PATH ($PATH)."
+}
+
+# The system's python3 if it will do, else the newest that we test with.
+find_python() {
+    for candidate in python3 python3.13 python3.12 python3.11 python3.14; do
+        if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    stop "DUB5 needs Python 3.11 to 3.14 and found none. Install one, for example: sudo apt-get install python3"
+}
+
+has_pip() { .venv/bin/python -m pip --version >/dev/null 2>&1; }
+
+# An environment that is there is kept, whoever made it.
+make_venv() {
+    [ -x .venv/bin/python ] || "$1" -m venv --clear --without-pip .venv
+    .venv/bin/python -m ensurepip >/dev/null 2>&1 || .venv/bin/python tools/fetch_pip.py
+}
+
+# Debian and Ubuntu package ensurepip separately. Where it is missing pip comes from the registry, which needs no
+# root; where that fails too, or python3 is cut down even more, the package is installed.
+setup_venv() {
+    python=$(find_python)
+    make_venv "$python" >/dev/null 2>&1 && return
+    package=$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
+    say "Python cannot make virtual environments yet: installing $package with the system's package manager."
+    install_debian "$package" || stop "Could not install it. Run: sudo apt-get install $package"
+    make_venv "$python"
+}
+
+# uv would trust only its own list of authorities; the system's list has those of the site as well.
+trust_the_system() {
+    [ -n "${SSL_CERT_FILE:-}" ] || [ -z "${PIP_CERT:-}" ] || export SSL_CERT_FILE="$PIP_CERT"
+    [ ! -s /etc/ssl/certs/ca-certificates.crt ] || export UV_SYSTEM_CERTS="${UV_SYSTEM_CERTS:-true}"
+}
+
+other_registry() {
+    index=${UV_DEFAULT_INDEX:-${PIP_INDEX_URL:-$(.venv/bin/python -m pip config get global.index-url 2>/dev/null || true)}}
+    case $index in *://pypi.org/*) ;; *) printf '%s' "$index" ;; esac
+}
+
+# uv.lock holds the addresses of PyPI. From another registry the same files are taken, known by their hashes.
+install_locked() {
+    index=$(other_registry)
+    if [ -z "$index" ]; then
+        .venv/bin/uv sync --quiet --locked
+        return
+    fi
+    export UV_DEFAULT_INDEX="$index"
+    .venv/bin/uv export --quiet --frozen --no-emit-project --output-file .venv/locked.txt
+    .venv/bin/uv pip sync --quiet --require-hashes .venv/locked.txt
+    .venv/bin/uv pip install --quiet --no-deps --editable .
+}
+
+setup_python() {
+    unset VIRTUAL_ENV PYTHONHOME PYTHONPATH UV_PROJECT_ENVIRONMENT
+    export UV_PYTHON_DOWNLOADS=never UV_PYTHON="$PWD/.venv/bin/python" PIP_DISABLE_PIP_VERSION_CHECK=1
+    trust_the_system
+    if ! has_pip; then
+        say "Setting up .venv, once; this takes about a minute."
+        setup_venv
+    fi
+    .venv/bin/python -m pip install --quiet --requirement tools/uv.txt
+    install_locked
+}
+
+case ${1:-} in
+    python) setup_python ;;
+    redis) setup_redis ;;
+    *) stop "usage: tools/setup.sh python|redis" ;;
+esac
