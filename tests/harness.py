@@ -8,7 +8,9 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import httpx
+import structlog
 from openai import AsyncOpenAI
+from structlog.typing import EventDict
 
 from dub5.server import Replica
 from dub5.settings_loader import convert
@@ -17,16 +19,21 @@ LOOPBACK = {"port": 0, "operations_port": 0}
 
 
 class Running:
-    """A replica that serves; `client` speaks HTTP to its public listener, `openai()` is the official client."""
+    """A replica that serves; `client` speaks HTTP to its public listener, `openai()` is the official client.
 
-    def __init__(self, replica: Replica, client: httpx.AsyncClient) -> None:
+    `logs` are the events that were logged while it ran.
+    """
+
+    def __init__(self, replica: Replica, client: httpx.AsyncClient, logs: list[EventDict]) -> None:
+        self.logs = logs
         self.replica = replica
         self.client = client
         self.url = replica.url
         self.operations_url = replica.operations_url
 
-    def openai(self, key: str = "none") -> AsyncOpenAI:
-        return AsyncOpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0)
+    async def openai(self, key: str = "none") -> AsyncOpenAI:
+        """The official client, made in a thread: it reads the CA bundle, which would block the loop."""
+        return await asyncio.to_thread(AsyncOpenAI, base_url=f"{self.url}/v1", api_key=key, max_retries=0)
 
     async def chat(
         self, text: str = "hi", *, headers: Mapping[str, str] | None = None, **fields: Any
@@ -52,11 +59,20 @@ async def running(
     """Serve `config` (as in the YAML file) on free ports until the block ends."""
     written = {**(config or {})}
     written["server"] = {**LOOPBACK, **written.get("server", {})}
-    replica = Replica(convert(written), environment or {})
+    with structlog.testing.capture_logs() as logs:
+        async with _serving(written, environment or {}, logs) as server:
+            yield server
+
+
+@contextlib.asynccontextmanager
+async def _serving(
+    written: dict[str, Any], environment: Mapping[str, str], logs: list[EventDict]
+) -> AsyncIterator[Running]:
+    replica = await asyncio.to_thread(Replica, convert(written), environment)
     serving = asyncio.create_task(replica.run())
     try:
         async with httpx.AsyncClient(base_url=replica.url, timeout=20) as client:
-            yield Running(replica, client)
+            yield Running(replica, client, logs)
     finally:
         replica.leave(linger=False)
         await serving

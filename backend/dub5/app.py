@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 from litestar import Litestar
 from litestar.connection import ASGIConnection
+from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.handlers import BaseRouteHandler
 from litestar.types import ASGIApp
@@ -137,6 +138,7 @@ class Application:
             ),
             guards=[self._authorized],
             request_max_body_size=self.settings.server.max_body,
+            state=State({"max_body": self.settings.server.max_body}),
             exception_handlers=HANDLERS,
             openapi_config=None,
             logging_config=None,

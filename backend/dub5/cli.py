@@ -35,7 +35,8 @@ def _serve(chosen: argparse.Namespace) -> int:
     terminal = sys.stdout.isatty()
     writer = configure(settings.telemetry, stream=sys.stdout, terminal=terminal)
     try:
-        uvloop.run(server.serve(settings, os.environ, announce=_announce))
+        replica = server.Replica(settings, os.environ)
+        uvloop.run(server.serve(replica, announce=_announce))
     finally:
         writer.stop()
     return 0

@@ -81,7 +81,10 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class Replica:
-    """One running service. `run` serves until `leave` is called, as the module's docstring tells."""
+    """One running service. `run` serves until `leave` is called, as the module's docstring tells.
+
+    Made before the event loop runs, since files are read. ConfigError where it cannot start.
+    """
 
     def __init__(self, settings: Settings, environment: Mapping[str, str]) -> None:
         server = settings.server
@@ -130,11 +133,8 @@ class Replica:
         drain.close()
 
 
-async def serve(
-    settings: Settings, environment: Mapping[str, str], *, announce: Callable[[str], None]
-) -> None:
-    """Serve until a signal says otherwise. ConfigError where it cannot start."""
-    replica = Replica(settings, environment)
+async def serve(replica: Replica, *, announce: Callable[[str], None]) -> None:
+    """Serve until a signal says otherwise."""
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, lambda: replica.leave(linger=True))
     loop.add_signal_handler(signal.SIGINT, lambda: replica.leave(linger=False))

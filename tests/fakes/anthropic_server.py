@@ -129,7 +129,7 @@ def say(*texts: str) -> Script:
 def use_tool(name: str, arguments: dict[str, Any], *, id: str = "toolu_fake") -> Script:  # noqa: A002  # their name
     """A use of a tool, in the shape that the call asks for; streamed, its input comes in two parts."""
     block = {"type": "tool_use", "id": id, "name": name}
-    written = json.dumps(arguments)
+    written = json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))
     half = len(written) // 2
     deltas = [
         {"type": "input_json_delta", "partial_json": part} for part in ("", written[:half], written[half:])

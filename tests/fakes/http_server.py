@@ -17,6 +17,7 @@ instead of HTTP. A script is an async function of the call and the wire:
         ...
         assert fake.calls[0].body["model"] == "m"       # what was asked
         assert fake.open_calls == 0                     # scripts that still run
+        await fake.wait_called()                        # a request has come in
         await fake.wait_cancelled()                     # a client closed before its answer was complete
         assert fake.connections == 1                    # sockets accepted so far
 """
@@ -196,6 +197,7 @@ class FakeServer:
         self.open_calls = 0
         self.reply: Script = self.default
         self.replies: list[Script] = []
+        self._came: asyncio.Queue[Call] = asyncio.Queue()
         self._cancelled: asyncio.Queue[Call] = asyncio.Queue()
         self._connections: set[asyncio.Task[None]] = set()
         self._errors: list[BaseException] = []
@@ -209,6 +211,11 @@ class FakeServer:
     def url(self) -> str:
         assert self._server is not None, "the server is used as a context manager"
         return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def wait_called(self) -> Call:
+        """The next call, as soon as its request is here."""
+        async with asyncio.timeout(PATIENCE):
+            return await self._came.get()
 
     async def wait_cancelled(self) -> Call:
         """The next call whose client closed before the answer was complete."""
@@ -261,6 +268,7 @@ class FakeServer:
 
     async def _answer(self, call: Call, wire: Wire) -> None:
         self.calls.append(call)
+        self._came.put_nowait(call)
         self.open_calls += 1
         script = self.replies.pop(0) if self.replies else self.reply
         running = asyncio.ensure_future(script(call, wire))

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.settings_strategies import configurations, junk
 
 from dub5.errors import ConfigError
 from dub5.settings import Settings, SimulatedSettings
 from dub5.settings_loader import convert, load, parse_yaml
+from tests.settings_strategies import configurations, junk
 
 Json = dict[str, Any]
 Write = Callable[[str], Path]

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from jsonschema import Draft202012Validator
-from tests.settings_strategies import configurations
 
 from dub5.errors import ConfigError
 from dub5.settings import Settings
 from dub5.settings_loader import convert, parse_yaml
 from dub5.settings_schema import as_written, schema
+from tests.settings_strategies import configurations
 
 Json = dict[str, Any]
 

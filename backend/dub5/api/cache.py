@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import Controller, Request, get, post
+from litestar.di import NamedDependency
 from msgspec import Meta
 
 from dub5.admission.keys import Caller
@@ -51,7 +52,11 @@ class CacheController(Controller):
 
     @get(opt={"role": "admin"})
     async def cache(
-        self, catalog: Catalog, answers: AnswerCache | None, policies: Policies, metrics: Metrics
+        self,
+        catalog: NamedDependency[Catalog],
+        answers: NamedDependency[AnswerCache | None],
+        policies: NamedDependency[Policies],
+        metrics: NamedDependency[Metrics],
     ) -> dict[str, Any]:
         """Of this replica: the policy in force per class, entries, bytes, and lookups since it started."""
         lookups = metrics.lookups_by_class()
@@ -75,7 +80,7 @@ class CacheController(Controller):
 
     @post("/invalidations", opt={"role": "tenant_admin"}, status_code=200)
     async def invalidate(
-        self, request: Request[Any, Any, Any], answers: AnswerCache | None
+        self, request: Request[Any, Any, Any], answers: NamedDependency[AnswerCache | None]
     ) -> dict[str, Any]:
         """Forget answers, at once here and within a second everywhere; PurgedHereOnly where Redis is away."""
         require_json({name.lower(): value for name, value in request.headers.items()})

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
-from dub5.api.http import error_headers
+from dub5.api.http import error_headers, too_large
 from dub5.errors import Dub5Error, InternalError, InvalidRequest, UnknownPath, WrongMethod
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.record import record_of
@@ -29,11 +30,21 @@ def _as_ours(request: Request[Any, Any, Any], error: HTTPException) -> Dub5Error
     if error.status_code == 404:
         return UnknownPath(f"There is nothing at {request.url.path[:200]}.")
     if error.status_code == 405:
-        allow = (error.headers or {}).get("Allow", "")
-        return WrongMethod(f"This path does not take {request.method[:20]}.", allow=allow)
+        return WrongMethod(f"This path does not take {request.method[:20]}.", allow=_allowed(request))
+    if error.status_code == 413:
+        return too_large(request.app.state.max_body)
     if error.status_code < 500:
         return InvalidRequest(error.detail)
     return InternalError()
+
+
+def _allowed(request: Request[Any, Any, Any]) -> str:
+    """The methods that the path takes; Litestar knows them but does not say."""
+    path = request.url.path.rstrip("/") or "/"
+    for route in request.app.routes:
+        if re.fullmatch(re.sub(r"\{[^}]+\}", "[^/]+", route.path_format), path):
+            return ", ".join(sorted(getattr(route, "methods", ())))
+    return ""
 
 
 def _on_defect(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:

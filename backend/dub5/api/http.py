@@ -14,6 +14,9 @@ from dub5.errors import Dub5Error, InvalidRequest, RequestTooLarge, WrongMethod
 
 Headers = list[tuple[bytes, bytes]]
 
+_DISCARDED = 16 * 2**20
+"""Bytes of a body that is refused, which we are ready to read for politeness."""
+
 JSON = (b"content-type", b"application/json")
 
 
@@ -34,7 +37,8 @@ async def read_body(headers: dict[str, str], receive: Receive, limit: int) -> by
     """The body, counted while it arrives. RequestTooLarge past `limit` bytes; ClientLeft where it breaks off."""
     announced = headers.get("content-length", "")
     if announced.isdigit() and int(announced) > limit:
-        raise _too_large(limit)
+        await _discard(receive)
+        raise too_large(limit)
     parts: list[bytes] = []
     size = 0
     while True:
@@ -44,13 +48,26 @@ async def read_body(headers: dict[str, str], receive: Receive, limit: int) -> by
         part = message.get("body", b"")
         size += len(part)
         if size > limit:
-            raise _too_large(limit)
+            await _discard(receive)
+            raise too_large(limit)
         parts.append(part)
         if not message.get("more_body", False):
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _too_large(limit: int) -> RequestTooLarge:
+async def _discard(receive: Receive) -> None:
+    """Read on for a moment: a client that is still sending would not see an answer before a closed connection."""
+    left = _DISCARDED
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(1):
+            while left > 0:
+                message: Any = await receive()
+                if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                    return
+                left -= len(message.get("body", b""))
+
+
+def too_large(limit: int) -> RequestTooLarge:
     return RequestTooLarge(f"The body is larger than {limit} bytes.", param="body")
 
 

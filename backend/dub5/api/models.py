@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from litestar import Controller, get
+from litestar.di import NamedDependency
+from litestar.params import FromPath
 
 from dub5.chat.catalog import Catalog
 
@@ -16,15 +18,15 @@ class ModelsController(Controller):
     opt = {"role": "chat"}  # noqa: RUF012  # Litestar's own class attribute
 
     @get("/models")
-    async def models(self, catalog: Catalog) -> dict[str, Any]:
+    async def models(self, catalog: NamedDependency[Catalog]) -> dict[str, Any]:
         return {"object": "list", "data": [_model(name, catalog) for name in catalog.names()]}
 
     @get("/models/{name:str}")
-    async def model(self, catalog: Catalog, name: str) -> dict[str, Any]:
+    async def model(self, catalog: NamedDependency[Catalog], name: FromPath[str]) -> dict[str, Any]:
         return _model(catalog[name].name, catalog)
 
     @get("/personalities")
-    async def personalities(self, catalog: Catalog) -> dict[str, Any]:
+    async def personalities(self, catalog: NamedDependency[Catalog]) -> dict[str, Any]:
         data = [
             {
                 "name": each.name,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from litestar import MediaType, Request, Response, get
+from litestar.di import NamedDependency
 
 from dub5.admission.drain import Drain
 from dub5.telemetry.metrics import Metrics
@@ -21,14 +22,14 @@ async def livez() -> str:
 
 
 @get("/readyz")
-async def readyz(drain: Drain) -> Response[str]:
+async def readyz(drain: NamedDependency[Drain]) -> Response[str]:
     """Traffic may come; 503 from the moment that draining begins."""
     text, status = ("ready\n", 200) if drain.ready else ("draining\n", 503)
     return Response(text, status_code=status, media_type=MediaType.TEXT)
 
 
 @get("/metrics")
-async def exposition(request: Request[Any, Any, Any], metrics: Metrics) -> Response[bytes]:
+async def exposition(request: Request[Any, Any, Any], metrics: NamedDependency[Metrics]) -> Response[bytes]:
     """Prometheus text, or OpenMetrics where asked for."""
     body, content_type = await metrics.exposition(request.headers.get("accept", ""))
     return Response(body, headers={"content-type": content_type})

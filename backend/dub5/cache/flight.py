@@ -33,7 +33,7 @@ class Flight:
     """The frames so far. `led_here` is None until it is decided which replica asks the provider.
 
     `followers` counts the requests of this replica, the other replicas that follow, and a background refresh
-    itself; when the last one leaves, the flight's task is cancelled.
+    itself; when the last one leaves, the flight is `abandoned`: its task is cancelled, and nobody may join it.
     """
 
     def __init__(self) -> None:
@@ -43,6 +43,7 @@ class Flight:
         self.error: Dub5Error | None = None
         self.led_here: bool | None = None
         self.followers = 0
+        self.abandoned = False
         self.began = time.time()
         self.task: asyncio.Task[None] | None = None
         self._waiting: list[asyncio.Future[None]] = []
@@ -53,6 +54,7 @@ class Flight:
     def leave(self) -> None:
         self.followers -= 1
         if self.followers == 0 and not self.ended and self.task is not None:
+            self.abandoned = True
             self.task.cancel()
 
     def add(self, *frames: Frame) -> None:

@@ -44,8 +44,9 @@ class Flights:
         self._leases = leases
         self._metrics = metrics
         self._flying: dict[Identity, Flight] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._aloft: dict[asyncio.Task[None], Flight] = {}
         self._cooling: Moka[Identity, bool] = Moka(10_000)
+        metrics.flight_followers.set_function(self.followers)
 
     def follow(
         self, identity: Identity, lead: Lead, stored: Stored, *, seen: int, max_age: float | None = None
@@ -56,9 +57,9 @@ class Flights:
         than `max_age` seconds ago would answer too old: such a request asks for itself.
         """
         flight = self._flying.get(identity)
-        if flight is None:
+        if flight is None or flight.abandoned:
             flight = Flight()
-            self._begin(flight, self._fly(identity, flight, lead, stored, seen), identity)
+            self._begin(flight, lambda: self._fly(identity, flight, lead, stored, seen), identity)
             return Follower(flight), False
         if max_age is not None and time.time() - flight.began > max_age:
             return self.alone(lead), False
@@ -67,7 +68,7 @@ class Flights:
     def alone(self, lead: Lead) -> Follower:
         """A flight that nobody can join, for requests that must not share."""
         flight = Flight()
-        self._begin(flight, self._lead(flight, lead))
+        self._begin(flight, lambda: self._lead(flight, lead))
         return Follower(flight)
 
     def refresh(self, identity: Identity, lead: Lead, stored: Stored, *, seen: int, cooldown: float) -> None:
@@ -75,41 +76,52 @@ class Flights:
         if identity not in self._flying and not self._cooling.get(identity):
             flight = Flight()
             flight.board()
-            self._begin(flight, self._refresh(identity, flight, lead, stored, seen, cooldown), identity)
+            self._begin(
+                flight, lambda: self._refresh(identity, flight, lead, stored, seen, cooldown), identity
+            )
+
+    def followers(self) -> int:
+        """Who waits for the answers of all flights: requests here, replicas elsewhere, refreshes."""
+        return sum(flight.followers for flight in list(self._aloft.values()))
 
     async def settle(self) -> None:
         """Wait until every flight has ended: the last step of a drain."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        while self._aloft:
+            await asyncio.wait(list(self._aloft))
 
-    def _begin(self, flight: Flight, work: Awaitable[None], identity: Identity | None = None) -> None:
-        task = asyncio.create_task(self._run(flight, work, identity))
-        flight.task = task
+    def _begin(
+        self, flight: Flight, work: Callable[[], Awaitable[None]], identity: Identity | None = None
+    ) -> None:
+        """Start the flight's task. Cleaning up is a callback: a task cancelled before it began runs nothing."""
+        task = flight.task = asyncio.create_task(self._run(flight, work))
+        self._aloft[task] = flight
         if identity is not None:
             self._flying[identity] = flight
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda task: self._landed(task, identity))
 
-    async def _run(self, flight: Flight, work: Awaitable[None], identity: Identity | None) -> None:
+    def _landed(self, task: asyncio.Task[None], identity: Identity | None) -> None:
+        flight = self._aloft.pop(task)
+        flight.end(InternalError())  # where it was cancelled; nobody follows it then
+        if identity is not None and self._flying.get(identity) is flight:
+            del self._flying[identity]
+
+    async def _run(self, flight: Flight, work: Callable[[], Awaitable[None]]) -> None:
         """Whatever happens to `work`, the flight ends, and so do its followers' waits."""
         outcome = "ok"
         try:
-            await work
+            await work()
             flight.end()
         except Dub5Error as error:
             outcome = "error"
             flight.end(error)
         except asyncio.CancelledError:
             outcome = "unfollowed"
-            flight.end(InternalError())
             raise
         except Exception:  # noqa: BLE001  # a defect must not leave followers waiting for ever
             outcome = "defect"
             _log.exception("flight failed")
             flight.end(InternalError())
         finally:
-            if identity is not None and self._flying.get(identity) is flight:
-                del self._flying[identity]
             self._metrics.flights.labels("leader" if flight.led_here else "follower", outcome).inc()
 
     async def _fly(self, identity: Identity, flight: Flight, lead: Lead, stored: Stored, seen: int) -> None:

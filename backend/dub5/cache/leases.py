@@ -188,9 +188,11 @@ class Leases:
     async def release(self, claim: Claim) -> None:
         """The flight has ended: let followers read the end, then give the lease back."""
         led = self._led.get(claim.identity)
-        if led is not None and led.publisher is not None:
-            await asyncio.wait([led.publisher])
-        if led is not None:
+        if led is not None and led.claim is claim:  # else the lease was lost, and taken here again
+            if led.publisher is not None:
+                if not led.flight.ended:  # cancelled: no more frames will come, and there is no end to tell
+                    led.publisher.cancel()
+                await asyncio.wait([led.publisher])
             del self._led[claim.identity]
         with contextlib.suppress(RedisUnavailable):
             await self._link.run("release", lambda client: client.eval(_RELEASE, 1, claim.lease, claim.token))

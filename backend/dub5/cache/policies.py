@@ -99,4 +99,4 @@ def in_force(cache_class: CacheClass, document: PolicyDocument, name: str) -> Li
         ttl = min(published.ttl, cache_class.max_ttl)
         if published.stale_while_revalidate is not None:
             stale = min(published.stale_while_revalidate, cache_class.max_ttl)
-    return Lifetimes(ttl=ttl, stale_while_revalidate=stale, stale_if_error=cache_class.stale_if_error)
+    return Lifetimes(ttl=ttl, stale_while_revalidate=stale, stale_if_error=float(cache_class.stale_if_error))

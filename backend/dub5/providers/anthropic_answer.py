@@ -111,8 +111,8 @@ def completion(data: Json, *, created: int) -> Json:
     """A `chat.completion` for a Messages answer; msgspec.ValidationError where it is not one."""
     answer = msgspec.convert(data, Message)
     calls = [_tool_call(block) for block in answer.content if block.type == "tool_use"]
-    text = "".join(block.text for block in answer.content if block.type == "text")
-    message: Json = {"role": "assistant", "content": text if text or not calls else None}
+    texts = [block.text for block in answer.content if block.type == "text"]
+    message: Json = {"role": "assistant", "content": "".join(texts) if texts else None}
     thought = "".join(block.thinking for block in answer.content if block.type == "thinking")
     if thought:
         message["reasoning_content"] = thought
@@ -185,7 +185,7 @@ class StreamTranslator:
     def _begin(self, message: Message) -> Iterator[Json]:
         self._head = _head(message, "chat.completion.chunk", self._created)
         self._usage = message.usage
-        yield self._chunk({"role": "assistant", "content": ""})
+        yield self._chunk({"role": "assistant", "content": None})
 
     def _begin_block(self, index: int, block: Block) -> Iterator[Json]:
         self._blocks[index] = block
@@ -197,7 +197,7 @@ class StreamTranslator:
             yield self._call_chunk(index, call)
             if block.input:  # compatible servers may send it whole
                 yield from self._argue(index, _written(block.input))
-        elif block.type == "text" and block.text:
+        elif block.type == "text":  # empty as a rule, and then it says that the content is not null
             yield self._chunk({"content": block.text})
         elif block.type == "thinking" and block.thinking:
             yield self._chunk({"reasoning_content": block.thinking})

@@ -176,8 +176,8 @@ def _json_line(logger: Any, level: str, fields: EventDict) -> bytes:
     line = {"timestamp": datetime.now(UTC), "level": level, "event": fields.pop("event"), **fields}
     try:
         return _encode(line) + b"\n"
-    except UnicodeEncodeError:  # a lone surrogate: json writes it as an escape
-        return json.dumps(line, default=str).encode() + b"\n"
+    except UnicodeEncodeError:  # a lone surrogate, which JSON in UTF-8 cannot hold
+        return json.dumps(line, default=str, ensure_ascii=False).encode(errors="replace") + b"\n"
 
 
 def _console(*, colors: bool) -> list[Processor]:

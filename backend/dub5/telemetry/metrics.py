@@ -163,7 +163,7 @@ class Metrics:
     def observe_provider(
         self, provider: str, model: str, outcome: str, duration: float, first_token: float | None = None
     ) -> None:
-        """One finished call to a provider, in seconds. `first_token` is None for whole answers and failed calls."""
+        """One finished call to a provider, in seconds. `first_token` is None where no chunk of a stream came."""
         self.provider_requests.labels(provider, model, outcome).inc()
         self.provider_duration.labels(provider, model, outcome).observe(duration)
         if first_token is not None:

@@ -14,7 +14,14 @@ import asyncio
 from opentelemetry import trace as api
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
+from opentelemetry.sdk.resources import (
+    SERVICE_NAME,
+    SERVICE_VERSION,
+    TELEMETRY_SDK_LANGUAGE,
+    TELEMETRY_SDK_NAME,
+    OTELResourceDetector,
+    Resource,
+)
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.id_generator import IdGenerator
@@ -90,8 +97,16 @@ def _parent(span: Span) -> Context:
 
 
 def _resource() -> Resource:
-    """Called `dub5` unless OTEL_SERVICE_NAME or OTEL_RESOURCE_ATTRIBUTES says otherwise."""
-    resource = Resource.create({SERVICE_VERSION: __version__})
-    if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):
-        return resource.merge(Resource({SERVICE_NAME: "dub5"}))
-    return resource
+    """Called `dub5` unless OTEL_SERVICE_NAME or OTEL_RESOURCE_ATTRIBUTES says otherwise.
+
+    `Resource.create` would wait for threads of its own, and we are built inside the event loop.
+    """
+    ours = Resource(
+        {
+            SERVICE_NAME: "dub5",
+            SERVICE_VERSION: __version__,
+            TELEMETRY_SDK_NAME: "opentelemetry",
+            TELEMETRY_SDK_LANGUAGE: "python",
+        }
+    )
+    return ours.merge(OTELResourceDetector().detect())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from pathlib import Path
 
@@ -65,20 +66,20 @@ def test_keys_may_come_from_the_environment() -> None:
     assert keys.authenticate("Bearer e").tenant == "acme"
 
 
-async def test_a_changed_file_takes_effect_and_a_broken_one_changes_nothing(tmp_path: Path) -> None:
+def test_a_changed_file_takes_effect_and_a_broken_one_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     keys = ring(path, f"{digest('old')}: {{tenant: acme}}")
     path.with_suffix(".new").write_text(f"{digest('new')}: {{tenant: acme}}")
     path.with_suffix(".new").rename(path)
-    await keys.reload_if_changed()
+    asyncio.run(keys.reload_if_changed())
     assert keys.authenticate("Bearer new").tenant == "acme"
     with pytest.raises(InvalidKey):
         keys.authenticate("Bearer old")
     path.write_text("not: [a keys file")
-    await keys.reload_if_changed()
+    asyncio.run(keys.reload_if_changed())
     assert keys.authenticate("Bearer new").tenant == "acme"
     path.unlink()
-    await keys.reload_if_changed()
+    asyncio.run(keys.reload_if_changed())
     assert keys.authenticate("Bearer new").tenant == "acme"
 
 

@@ -1,15 +1,22 @@
-"""Request directives and the decision that they lead to."""
+"""Request directives, the decision that they lead to, and the odds of an early refresh."""
 
 from __future__ import annotations
 
 import contextlib
+import math
+import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dub5.cache.freshness import Directives, judge
+from dub5.cache.freshness import Directives, Lifetimes, State, judge, refresh_early
 from dub5.errors import InvalidRequest
+
+LIVES = Lifetimes(ttl=60, stale_while_revalidate=10, stale_if_error=100)
+"""Fresh for a minute, stale but served for ten seconds more, kept against errors for a hundred."""
+
+PLAIN = Lifetimes(ttl=60)
 
 
 @pytest.mark.parametrize(
@@ -20,6 +27,8 @@ from dub5.errors import InvalidRequest
         ("No-Cache, max-age=0", Directives(no_cache=True, max_age=0)),
         ("only-if-cached,max-age = 30", Directives(only_if_cached=True, max_age=30)),
         ('min-fresh="5"', Directives(min_fresh=5)),
+        ("max-stale", Directives(max_stale=math.inf)),
+        ("max-stale=7, stale-if-error=0", Directives(max_stale=7, stale_if_error=0)),
         ('private="a, b", foo=bar, immutable', Directives()),
     ],
 )
@@ -28,7 +37,18 @@ def test_directives_are_read(header: str, expected: Directives) -> None:
 
 
 @pytest.mark.parametrize(
-    "header", ["max-age=soon", "max-age", "min-fresh=-1", "max-age=1e9", "=", "a b c", 'max-age="']
+    "header",
+    [
+        "max-age=soon",
+        "max-age",
+        "min-fresh=-1",
+        "max-age=1e9",
+        "max-stale=x",
+        "stale-if-error",
+        "=",
+        "a b c",
+        'max-age="',
+    ],
 )
 def test_malformed_directives_name_the_header(header: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
@@ -43,19 +63,109 @@ def test_any_header_is_read_or_refused(header: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("age", "asked", "usable"),
+    ("age", "header", "expected"),
     [
-        (0.0, Directives(), True),
-        (59.9, Directives(), True),
-        (60.0, Directives(), False),
-        (30.0, Directives(max_age=30), True),
-        (30.1, Directives(max_age=30), False),
-        (10.0, Directives(min_fresh=50), False),
-        (9.0, Directives(min_fresh=50), True),
-        (0.0, Directives(no_cache=True), False),
+        (0.0, "", State.FRESH),
+        (59.9, "", State.FRESH),
+        (60.0, "", State.REVALIDATE),
+        (70.0, "", State.REVALIDATE),
+        (70.1, "", State.IF_ERROR),
+        (160.0, "", State.IF_ERROR),
+        (160.1, "", State.GONE),
+        # max-age is about age, whatever the TTL
+        (30.0, "max-age=30", State.FRESH),
+        (30.1, "max-age=30", State.REFUSED),
+        (65.0, "max-age=30", State.REFUSED),
+        (65.0, "max-age=65", State.REVALIDATE),
+        # min-fresh asks for what is left; a stale answer never has it
+        (9.0, "min-fresh=50", State.FRESH),
+        (10.0, "min-fresh=50", State.REFUSED),
+        (65.0, "min-fresh=50", State.IF_ERROR),
+        # no-cache refuses everything that is stored
+        (0.0, "no-cache", State.REFUSED),
+        (500.0, "no-cache", State.REFUSED),
+        # max-stale accepts so much staleness, or any
+        (75.0, "max-stale=15", State.ACCEPTED),
+        (75.1, "max-stale=15", State.IF_ERROR),
+        (500.0, "max-stale", State.ACCEPTED),
+        (65.0, "max-stale=3", State.REVALIDATE),
+        (500.0, "max-stale, max-age=400", State.REFUSED),
+        # the request's stale-if-error replaces the class's
+        (80.0, "stale-if-error=20", State.IF_ERROR),
+        (80.1, "stale-if-error=20", State.GONE),
+        (71.0, "stale-if-error=0", State.GONE),
+        (200.0, "stale-if-error=140", State.IF_ERROR),
     ],
 )
-def test_freshness_at_a_lifetime_of_a_minute(age: float, asked: Directives, usable: bool) -> None:
-    fresh = judge(age=age, lifetime=60.0, asked=asked)
-    assert fresh.usable is usable
-    assert fresh.ttl == 60.0 - age
+def test_what_an_answer_of_this_age_is_good_for(age: float, header: str, expected: State) -> None:
+    assert judge(age=age, lifetimes=LIVES, asked=Directives.parse(header)).state is expected
+
+
+def test_without_staleness_an_expired_answer_is_gone() -> None:
+    assert judge(age=60.1, lifetimes=PLAIN, asked=Directives()).state is State.GONE
+
+
+@pytest.mark.parametrize(
+    ("state", "usable"),
+    [
+        (State.FRESH, True),
+        (State.REVALIDATE, True),
+        (State.ACCEPTED, True),
+        (State.REFUSED, False),
+        (State.IF_ERROR, False),
+        (State.GONE, False),
+    ],
+)
+def test_which_states_are_served(state: State, usable: bool) -> None:
+    ages = {State.FRESH: (1, ""), State.REVALIDATE: (61, ""), State.ACCEPTED: (75, "max-stale")}
+    ages |= {State.REFUSED: (1, "no-cache"), State.IF_ERROR: (75, ""), State.GONE: (500, "")}
+    age, header = ages[state]
+    fresh = judge(age=age, lifetimes=LIVES, asked=Directives.parse(header))
+    assert (fresh.state, fresh.usable) == (state, usable)
+
+
+@given(st.floats(0, 1e6), st.floats(0, 1e6))
+def test_age_and_ttl_always_add_up_to_the_lifetime(age: float, ttl: float) -> None:
+    fresh = judge(age=age, lifetimes=Lifetimes(ttl=ttl), asked=Directives())
+    assert fresh.age == age
+    assert fresh.ttl == ttl - age
+    assert fresh.usable is (fresh.ttl > 0 or age == ttl)  # at its very end, zero staleness is allowed
+
+
+def test_an_entry_is_kept_as_long_as_it_may_be_of_use() -> None:
+    assert LIVES.kept == 160
+    assert Lifetimes(ttl=60, stale_while_revalidate=90, stale_if_error=5).kept == 150
+
+
+def test_early_refresh_follows_its_law() -> None:
+    """P(-r ln u >= ttl) = exp(-ttl / r) for u uniform in (0, 1]."""
+    chances = random.Random(5)
+    for ttl, recompute in [(1.0, 1.0), (2.0, 1.0), (1.0, 2.5)]:
+        drawn = 20_000
+        refreshed = sum(
+            refresh_early(ttl=ttl, recompute=recompute, lifetimes=PLAIN, chance=1.0 - chances.random())
+            for _ in range(drawn)
+        )
+        expected = math.exp(-ttl / recompute)
+        assert abs(refreshed / drawn - expected) < 4 * math.sqrt(expected * (1 - expected) / drawn)
+
+
+@given(st.floats(0.001, 6), st.floats(1e-300, 1))
+def test_early_refresh_is_off_where_stale_while_revalidate_does_it_better(ttl: float, chance: float) -> None:
+    assert not refresh_early(ttl=ttl, recompute=5.9, lifetimes=LIVES, chance=chance)
+
+
+@pytest.mark.parametrize(("recompute", "refreshes"), [(5.99, True), (6.0, False), (60.0, False)])
+def test_early_refresh_is_off_where_asking_takes_a_tenth_of_the_ttl(
+    recompute: float, refreshes: bool
+) -> None:
+    assert refresh_early(ttl=0.001, recompute=recompute, lifetimes=PLAIN, chance=1e-9) is refreshes
+
+
+@given(st.floats(0.001, 60), st.floats(0.001, 60), st.floats(0, 5.9), st.floats(1e-300, 1))
+def test_more_time_left_never_makes_an_early_refresh_likelier(
+    one: float, other: float, recompute: float, chance: float
+) -> None:
+    less, more = sorted([one, other])
+    if refresh_early(ttl=more, recompute=recompute, lifetimes=PLAIN, chance=chance):
+        assert refresh_early(ttl=less, recompute=recompute, lifetimes=PLAIN, chance=chance)

@@ -34,6 +34,8 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
     "dub5_cache_entries": ("gauge", {"tier"}),
     "dub5_cache_bytes": ("gauge", {"tier"}),
     "dub5_cache_errors_total": ("counter", {"operation"}),
+    "dub5_flights_total": ("counter", {"role", "outcome"}),
+    "dub5_flight_followers": ("gauge", set()),
     "dub5_redis_duration_seconds": ("histogram", {"operation"}),
     "dub5_redis_up": ("gauge", set()),
     "dub5_build_info": ("info", {"version", "python"}),
@@ -48,8 +50,10 @@ def metrics() -> Metrics:
     made = Metrics(config_hash="c0ffee")
     made.observe_request("/v1/x", "POST", "ok", duration=0.2, first_byte=0.1, received=3, sent=5)
     made.observe_provider("demo", "small", "ok", 0.2, 0.1)
-    for money in (made.tokens, made.cost_dollars, made.saved_dollars):
-        money.labels("small", "input").inc(2)
+    made.count_tokens("small", 3, 5)
+    made.count_money("small", 0.1, 0.2, saved=False)
+    made.count_money("small", 0.1, 0.2, saved=True)
+    made.flights.labels("leader", "ok").inc()
     made.cache_lookups.labels("banter", "local").inc()
     made.cache_hit_age.labels("banter").observe(2)
     made.cache_ttl.labels("banter").set(300)
@@ -74,7 +78,7 @@ def families(exposition: Iterable[Metric]) -> dict[str, tuple[str, set[str]]]:
 def test_openmetrics_holds_what_the_contract_promises(metrics: Metrics) -> None:
     body, kind = metrics.render("application/openmetrics-text; version=1.0.0, text/plain;q=0.5")
     assert kind.startswith("application/openmetrics-text; version=1.0.0")
-    found = families(parse_openmetrics(body.decode()))
+    found = families(parse_openmetrics(body.decode()))  # type: ignore[no-untyped-call]
     assert {name: shape for name, shape in found.items() if name.startswith("dub5_")} == CONTRACT
 
 
@@ -86,7 +90,9 @@ def test_text_has_the_same_names_and_those_of_the_process(metrics: Metrics) -> N
     assert {"process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds"} <= set(found)
 
 
-@pytest.mark.parametrize("accept", ["", "*/*", "text/plain;version=abc", "junk/;;=,,", "text/plain;version=9.9"])
+@pytest.mark.parametrize(
+    "accept", ["", "*/*", "text/plain;version=abc", "junk/;;=,,", "text/plain;version=9.9"]
+)
 def test_any_accept_header_gets_an_answer(metrics: Metrics, accept: str) -> None:
     body, kind = metrics.render(accept)
     assert kind.startswith("text/plain")
@@ -129,6 +135,16 @@ def test_a_call_without_a_first_token_has_no_time_to_it() -> None:
     assert value(metrics, "dub5_provider_time_to_first_token_seconds_count", **call) is None
 
 
+def test_money_is_spent_or_saved_by_direction() -> None:
+    metrics = Metrics()
+    metrics.count_tokens("small", 3, 5)
+    metrics.count_money("small", 0.25, 0.5, saved=False)
+    metrics.count_money("small", 1.0, 2.0, saved=True)
+    for name, prompt, completion in (("tokens", 3, 5), ("cost_dollars", 0.25, 0.5), ("saved_dollars", 1, 2)):
+        assert value(metrics, f"dub5_{name}_total", model="small", direction="input") == prompt
+        assert value(metrics, f"dub5_{name}_total", model="small", direction="output") == completion
+
+
 def test_lookups_by_class() -> None:
     metrics = Metrics()
     assert metrics.lookups_by_class() == {}
@@ -146,7 +162,10 @@ def test_where_there_is_no_redis_it_is_neither_up_nor_down() -> None:
 
 @pytest.mark.parametrize(
     ("name", "least", "most"),
-    [("dub5_http_request_duration_seconds", 0.001, 120), ("dub5_http_time_to_first_byte_seconds", 0.001, 120)],
+    [
+        ("dub5_http_request_duration_seconds", 0.001, 120),
+        ("dub5_http_time_to_first_byte_seconds", 0.001, 120),
+    ],
 )
 def test_buckets_reach_from_a_hit_to_a_long_answer(
     metrics: Metrics, name: str, least: float, most: float

@@ -65,7 +65,7 @@ def test_server_timing_is_in_milliseconds_and_in_order() -> None:
 
 
 async def test_other_scopes_pass_untouched() -> None:
-    seen = []
+    seen: list[Any] = []
 
     async def app(*passed: Any) -> None:
         seen.extend(passed)

@@ -1,0 +1,347 @@
+"""The link to Redis: what each kind of trouble costs, what opens the breaker, and every kind of Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.sentinel import SentinelConnectionPool
+
+from dub5.redis_link import RedisLink, RedisUnavailable, connect
+from dub5.settings import Duration, RedisSettings
+from dub5.telemetry.metrics import Metrics
+from tests.fakes.redis_server import RedisServer
+
+PATIENCE = 10.0
+
+
+async def until(condition: Callable[[], bool | Awaitable[bool]]) -> None:
+    """Wait for what another task or process brings about."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            met = condition()
+            if met if isinstance(met, bool) else await met:
+                return
+            await asyncio.sleep(0.005)
+
+
+async def made(settings: RedisSettings, password: str | None = None) -> RedisLink:
+    """In a thread, as the service makes it before its loop runs: certificates are read."""
+    return await asyncio.to_thread(RedisLink, settings, password=password, metrics=Metrics(config_hash="test"))
+
+
+@contextlib.asynccontextmanager
+async def linked(url: str, **settings: Any) -> AsyncIterator[RedisLink]:
+    password = settings.pop("password", None)
+    settings = {"url": url, "timeout": Duration(0.1), **settings}
+    link = await made(RedisSettings(**settings), password)
+    await link.start()
+    try:
+        yield link
+    finally:
+        await link.stop()
+
+
+@pytest_asyncio.fixture
+async def server() -> AsyncIterator[RedisServer]:
+    async with RedisServer() as server:
+        yield server
+
+
+async def ping(link: RedisLink) -> Any:
+    return await link.run("ping", lambda client: client.ping())
+
+
+def errors(link: RedisLink, operation: str) -> float:
+    value = link._metrics.registry.get_sample_value("dub5_cache_errors_total", {"operation": operation})
+    return value or 0.0
+
+
+async def fail(link: RedisLink, times: int) -> None:
+    for _ in range(times):
+        with pytest.raises(RedisUnavailable):
+            await ping(link)
+
+
+# The breaker
+
+
+async def test_the_breaker_opens_after_three_failures_and_a_probe_closes_it(server: RedisServer) -> None:
+    async with linked(server.url) as link:
+        await ping(link)
+        await server.stop()
+        await fail(link, 2)
+        assert link.available
+        await fail(link, 1)
+        assert not link.available
+        counted = errors(link, "ping")
+        await fail(link, 5)
+        assert errors(link, "ping") == counted == 3  # refused here, without asking Redis
+        await server.start()
+        await until(lambda: link.available)
+        assert await ping(link)
+
+
+async def test_a_success_between_failures_keeps_the_breaker_closed(server: RedisServer) -> None:
+    async with linked(server.url) as link:
+        for _ in range(3):
+            await server.stop()
+            await fail(link, 2)
+            await server.start()
+            assert await ping(link)
+        assert link.available
+
+
+async def test_a_hung_redis_costs_one_timeout_and_then_nothing(server: RedisServer) -> None:
+    async with linked(server.url) as link:
+        await ping(link)
+        server.pause()
+        started = time.perf_counter()
+        outcomes = await asyncio.gather(*(ping(link) for _ in range(50)), return_exceptions=True)
+        waited = time.perf_counter() - started
+        assert {type(outcome) for outcome in outcomes} == {RedisUnavailable}
+        assert waited < 10 * 0.1  # side by side, not one after the other
+        assert not link.available
+        server.resume()
+        await until(lambda: link.available)
+        assert await ping(link)
+
+
+async def test_a_redis_that_is_away_at_the_start_is_found_when_it_comes(server: RedisServer) -> None:
+    await server.stop()
+    async with linked(server.url) as link:
+        await fail(link, 3)
+        await server.start()
+        await until(lambda: link.available)
+        assert await ping(link)
+
+
+async def test_a_cancelled_command_says_nothing_about_redis(server: RedisServer) -> None:
+    async with linked(server.url) as link:
+        for _ in range(5):
+            waiting = asyncio.create_task(link.run("wait", lambda client: client.blpop("never")))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+        assert link.available
+        assert errors(link, "wait") == 0
+        assert await ping(link)
+
+
+# Refusals
+
+
+async def set_something(link: RedisLink) -> Any:
+    return await link.run("set", lambda client: client.set("key", b"x" * 1000))
+
+
+async def refused(link: RedisLink, times: int = 10) -> None:
+    for _ in range(times):
+        with pytest.raises(RedisUnavailable):
+            await set_something(link)
+    assert errors(link, "set") == times
+    assert link.available
+
+
+async def test_a_redis_out_of_memory_still_answers_reads(server: RedisServer) -> None:
+    async with linked(server.url) as link:
+        await set_something(link)
+        await server.client.config_set("maxmemory", "1")
+        await refused(link)
+        assert await link.run("get", lambda client: client.get("key")) == b"x" * 1000
+
+
+async def test_a_read_only_redis_still_answers_reads(server: RedisServer) -> None:
+    async with linked(server.url) as link:
+        await server.client.config_set("replica-serve-stale-data", "yes")
+        await server.client.replicaof("127.0.0.1", 1)
+        await refused(link)
+        assert await link.run("get", lambda client: client.get("key")) is None
+
+
+async def test_one_refused_command_of_a_pipeline_refuses_it_whole(server: RedisServer) -> None:
+    async with linked(server.url) as link:
+        await server.client.config_set("maxmemory", "1")
+        for _ in range(5):
+            with pytest.raises(RedisUnavailable):
+                await link.pipeline("mixed", lambda pipeline: pipeline.get("a").set("b", "c"))
+        assert link.available
+
+
+# Messages
+
+
+async def test_messages_arrive_and_the_subscription_outlives_the_server(server: RedisServer) -> None:
+    heard: asyncio.Queue[bytes] = asyncio.Queue()
+    link = await made(RedisSettings(url=server.url))
+    link.subscribe("news", heard.put)
+    await link.start()
+    try:
+        await until(lambda: said(server, b"1"))
+        assert await heard.get() == b"1"
+        await server.stop()
+        await server.start()
+        await until(lambda: said(server, b"2"))
+        assert await heard.get() == b"2"
+    finally:
+        await link.stop()
+
+
+async def said(server: RedisServer, text: bytes) -> bool:
+    return bool(await server.client.publish("news", text))
+
+
+async def test_a_handler_that_fails_is_called_for_the_next_message(server: RedisServer) -> None:
+    heard: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def handle(data: bytes) -> None:
+        if data == b"bad":
+            raise ValueError(data)
+        await heard.put(data)
+
+    link = await made(RedisSettings(url=server.url))
+    link.subscribe("news", handle)
+    await link.start()
+    try:
+        await until(lambda: said(server, b"bad"))
+        await until(lambda: said(server, b"good"))
+        async with asyncio.timeout(PATIENCE):
+            assert await heard.get() == b"good"
+    finally:
+        await link.stop()
+
+
+# URLs
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("redis://", {"host": "localhost", "port": 6379, "db": 0}),
+        ("redis://cache.example", {"host": "cache.example", "port": 6379, "db": 0}),
+        ("redis://cache:7000/3", {"host": "cache", "port": 7000, "db": 3}),
+        ("redis://[::1]:7000/0", {"host": "::1", "port": 7000}),
+        ("redis://[::1]", {"host": "::1", "port": 6379}),
+        ("redis://me:p%40ss@cache:1", {"host": "cache", "username": "me", "password": "p@ss"}),
+        ("redis://:secret@cache", {"host": "cache", "username": None, "password": "secret"}),
+    ],
+)
+def test_urls_of_one_redis(url: str, expected: dict[str, Any]) -> None:
+    client = connect(RedisSettings(url=url), None)
+    assert isinstance(client, Redis)
+    options = client.connection_pool.connection_kwargs
+    assert {name: options[name] for name in expected} == expected
+    assert options["socket_timeout"] == options["socket_connect_timeout"] == 0.1
+
+
+def test_settings_win_over_the_url() -> None:
+    settings = RedisSettings(url="redis://me:mine@cache", username="you")
+    options = connect(settings, "yours").connection_pool.connection_kwargs
+    assert (options["username"], options["password"]) == ("you", "yours")
+
+
+@pytest.mark.parametrize(
+    ("url", "hosts", "service", "database"),
+    [
+        ("redis+sentinel://a/main", [("a", 26379)], "main", 0),
+        ("redis+sentinel://a:1,b:2,c/main/4", [("a", 1), ("b", 2), ("c", 26379)], "main", 4),
+        ("redis+sentinel://[::1]:9/main", [("::1", 9)], "main", 0),
+    ],
+)
+def test_urls_of_sentinels(
+    url: str, hosts: list[tuple[str, int]], service: str, database: int
+) -> None:
+    pool = connect(RedisSettings(url=url), None).connection_pool
+    assert isinstance(pool, SentinelConnectionPool)
+    watchers = [sentinel.connection_pool.connection_kwargs for sentinel in pool.sentinel_manager.sentinels]
+    assert [(options["host"], options["port"]) for options in watchers] == hosts
+    assert (pool.service_name, pool.connection_kwargs["db"]) == (service, database)
+
+
+def test_urls_of_clusters() -> None:
+    client = connect(RedisSettings(url="redis+cluster://me:pw@a:1,b"), None)
+    assert isinstance(client, RedisCluster)
+    nodes = client.nodes_manager.startup_nodes.values()
+    assert [(node.host, node.port) for node in nodes] == [("a", 1), ("b", 6379)]
+    assert client.connection_kwargs["username"] == "me"
+
+
+# Every kind of Redis
+
+
+async def test_sentinel_leads_to_the_master_and_to_its_successor(server: RedisServer) -> None:
+    async with RedisServer("--replicaof", "127.0.0.1", str(server.port)) as replica:
+        await until(lambda: in_step(replica))
+        lines = [
+            f"sentinel monitor main 127.0.0.1 {server.port} 1",
+            "sentinel down-after-milliseconds main 500",
+        ]
+        async with (
+            RedisServer(sentinel=lines) as sentinel,
+            linked(f"redis+sentinel://127.0.0.1:{sentinel.port}/main", timeout=Duration(0.2)) as link,
+        ):
+            await until(lambda: knows_a_replica(sentinel))
+            assert await link.run("set", lambda client: client.set("key", "value"))
+            await until(lambda: has(replica, "key"))
+            await sentinel.client.execute_command("SENTINEL", "FAILOVER", "main")
+            await server.stop()
+            await until(lambda: written(link, "key", "after"))
+            assert await replica.client.get("key") == b"after"
+
+
+async def in_step(replica: RedisServer) -> bool:
+    return (await replica.client.info("replication"))["master_link_status"] == "up"
+
+
+async def knows_a_replica(sentinel: RedisServer) -> bool:
+    state = await sentinel.client.execute_command("SENTINEL", "REPLICAS", "main")
+    return bool(state) and "connecting" not in str(state) and "disconnected" not in str(state)
+
+
+async def has(server: RedisServer, key: str) -> bool:
+    return bool(await server.client.exists(key))
+
+
+async def written(link: RedisLink, key: str, value: str) -> bool:
+    try:
+        return bool(await link.run("set", lambda client: client.set(key, value)))
+    except RedisUnavailable:
+        return False
+
+
+def self_signed(directory: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that is its own authority, and its key."""
+    certificate, key = directory / "ca.pem", directory / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        + ["-keyout", key, "-out", certificate, "-days", "2", "-subj", "/CN=127.0.0.1"]
+        + ["-addext", "subjectAltName=IP:127.0.0.1"],
+        check=True,
+        capture_output=True,
+    )
+    return certificate, key
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return self_signed(tmp_path_factory.mktemp("tls"))
+
+
+async def test_tls_with_an_authority_of_our_own(certificate: tuple[Path, Path]) -> None:
+    authority, key = certificate
+    files = ["--tls-cert-file", str(authority), "--tls-key-file", str(key), "--tls-ca-cert-file"]
+    async with RedisServer(*files, str(authority), "--tls-auth-clients", "no", plain=False) as server:
+        url = server.url.replace("redis://", "rediss://")
+        async with linked(url, ca_file=str(authority), timeout=Duration(1)) as link:
+            assert await ping(link)
+        async with linked(url, timeout=Duration(1)) as stranger:
+            await fail(stranger, 1)

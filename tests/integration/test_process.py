@@ -1,0 +1,181 @@
+"""`dub5 serve` as a process: how it starts, refuses to start, and leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import httpx
+import pytest
+
+BODY = {
+    "model": "assistant",
+    "messages": [{"role": "user", "content": "Tell me something long"}],
+    "stream": True,
+}
+ENVIRONMENT = {"DUB5_SERVER__PORT": "0", "DUB5_SERVER__OPERATIONS_PORT": "0", "DUB5_DRAIN__LINGER": "300ms"}
+SLOW = {"DUB5_PROVIDERS__DEMO__KIND": "simulated", "DUB5_PROVIDERS__DEMO__TOKENS_PER_SECOND": "25"}
+
+
+async def dub5(*arguments: str, environment: dict[str, str] | None = None) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "dub5", *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, **(environment or {})},
+    )
+
+
+class Serving:
+    """A running `dub5 serve`."""
+
+    def __init__(self, process: asyncio.subprocess.Process, said: str) -> None:
+        found = re.search(r"Chat on (\S+)/v1, operations on (\S+)", said)
+        assert found, said
+        self.process = process
+        self.url, self.operations_url = found[1], found[2]
+
+
+@contextlib.asynccontextmanager
+async def serving(environment: dict[str, str] | None = None) -> AsyncIterator[Serving]:
+    process = await dub5("serve", environment={**ENVIRONMENT, **(environment or {})})
+    assert process.stderr is not None
+    try:
+        yield Serving(process, (await process.stderr.readline()).decode())
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def read_stream(
+    client: httpx.AsyncClient, begun: asyncio.Event | None = None, question: str = ""
+) -> str:
+    body = {**BODY, "messages": [{"role": "user", "content": f"Tell me {question}"}]}
+    text = ""
+    async with client.stream("POST", "/v1/chat/completions", json=body) as response:
+        assert response.status_code == 200
+        async for part in response.aiter_text():
+            text += part
+            if begun is not None:
+                begun.set()
+    return text
+
+
+async def test_sigterm_lets_every_stream_end_and_exits_with_zero() -> None:
+    async with serving(SLOW) as server, httpx.AsyncClient(base_url=server.url, timeout=30) as client:
+        begun = [asyncio.Event() for _ in range(20)]
+        streams = [
+            asyncio.create_task(read_stream(client, event, f"story {number}"))
+            for number, event in enumerate(begun)
+        ]
+        await asyncio.gather(*(event.wait() for event in begun))
+        server.process.send_signal(signal.SIGTERM)
+        texts = await asyncio.gather(*streams)
+        assert all(text.endswith("data: [DONE]\n\n") for text in texts)
+        assert await server.process.wait() == 0
+
+
+async def test_while_it_lingers_it_is_unready_but_answers_and_says_close() -> None:
+    async with serving({"DUB5_DRAIN__LINGER": "30s"}) as server:
+        async with (
+            httpx.AsyncClient(base_url=server.url, timeout=30) as client,
+            httpx.AsyncClient(base_url=server.operations_url) as operations,
+        ):
+            assert (await operations.get("/readyz")).status_code == 200
+            server.process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(10):
+                while (await operations.get("/readyz")).status_code == 200:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            response = await client.get("/v1/models")
+            assert (response.status_code, response.headers["connection"]) == (200, "close")
+            server.process.send_signal(signal.SIGTERM)  # the second one ends it now
+        assert await server.process.wait() == 0
+
+
+async def test_a_second_signal_ends_it_under_a_live_stream() -> None:
+    async with serving(SLOW) as server, httpx.AsyncClient(base_url=server.url, timeout=30) as client:
+        begun = asyncio.Event()
+        stream = asyncio.create_task(read_stream(client, begun))
+        await begun.wait()
+        server.process.send_signal(signal.SIGINT)
+        server.process.send_signal(signal.SIGTERM)
+        assert await server.process.wait() == 0
+        stream.cancel()
+        await asyncio.gather(stream, return_exceptions=True)
+
+
+async def test_each_request_is_one_json_line_without_prompt_or_key() -> None:
+    async with serving() as server:
+        async with httpx.AsyncClient(base_url=server.url, timeout=30) as client:
+            body = {"model": "assistant", "messages": [{"role": "user", "content": "my-secret-prompt"}]}
+            await client.post(
+                "/v1/chat/completions?q=my-secret-query",
+                json=body,
+                headers={"authorization": "Bearer my-secret-key"},
+            )
+        server.process.send_signal(signal.SIGINT)
+        out, err = await server.process.communicate()
+    lines = [json.loads(line) for line in out.splitlines()]
+    [line] = [line for line in lines if line["event"] == "request"]
+    assert (line["route"], line["outcome"], line["personality"], line["model"]) == (
+        "/v1/chat/completions",
+        "ok",
+        "assistant",
+        "demo",
+    )
+    assert line["cache"] == "dub5; fwd=uri-miss; stored"
+    assert b"my-secret" not in out + err
+
+
+async def run(
+    arguments: Sequence[str], environment: dict[str, str] | None = None
+) -> tuple[int | None, str, str]:
+    process = await dub5(*arguments, environment=environment)
+    out, err = await process.communicate()
+    return process.returncode, out.decode(), err.decode()
+
+
+async def test_an_open_address_without_keys_is_refused_with_the_sentence_that_fixes_it() -> None:
+    code, _, said = await run(["serve"], {"DUB5_SERVER__HOST": "0.0.0.0"})
+    assert code == 1
+    assert "refusing to listen on 0.0.0.0 without keys" in said
+    assert "auth.anonymous: true" in said
+
+
+async def test_a_taken_port_is_said_in_one_line() -> None:
+    async with serving() as server:
+        port = server.url.rpartition(":")[2]
+        code, _, said = await run(["serve"], {**ENVIRONMENT, "DUB5_SERVER__PORT": port})
+    assert code == 1
+    assert said.startswith(f"dub5: cannot listen on 127.0.0.1:{port}: ")
+    assert said.count("\n") == 1
+
+
+def test_a_good_and_a_bad_configuration_are_told_apart(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
+    good.write_text("server: {port: 1}\n")
+    bad.write_text("sever: {port: 1}\n")
+    assert asyncio.run(run(["config", "check", str(good)]))[0] == 0
+    code, _, said = asyncio.run(run(["config", "check", str(bad)]))
+    assert (code, said) == (1, "dub5: sever: unknown key; did you mean `server`?\n")
+
+
+async def test_the_schema_is_printed() -> None:
+    code, out, _ = await run(["config", "schema"])
+    assert code == 0
+    assert "$schema" in json.loads(out)
+
+
+@pytest.mark.parametrize("command", [[], ["serve"], ["config"], ["config", "check"], ["config", "schema"]])
+async def test_every_command_has_help_with_an_example(command: list[str]) -> None:
+    code, out, _ = await run([*command, "--help"])
+    assert code == 0
+    assert not command or "example:\n  dub5" in out
