@@ -32,6 +32,7 @@ from dub5.cache.leases import Leases
 from dub5.cache.local import LocalCache
 from dub5.cache.policies import Policies
 from dub5.cache.purges import Purges
+from dub5.cache.samples import Sampler
 from dub5.cache.shared import SharedCache
 from dub5.chat.catalog import Catalog
 from dub5.chat.personalities import compile_all
@@ -65,9 +66,15 @@ class Application:
         self._catalog = self._build_catalog()
         self._policies = Policies(self._catalog.classes, self._redis, self.metrics)
         self._leases = Leases(self._redis) if self._redis is not None else None
+        self._sampler = self._build_sampler()
         self._flights = Flights(self._leases, self.metrics)
         self._pipeline = Pipeline(
-            self._catalog, self._answers, self._flights, self.metrics, policies=self._policies
+            self._catalog,
+            self._answers,
+            self._flights,
+            self.metrics,
+            policies=self._policies,
+            sampler=self._sampler,
         )
         self._lag = LoopLagProbe(self.metrics)
         self._tracer = tracing.build(settings.telemetry)
@@ -83,6 +90,8 @@ class Application:
         if self._answers is not None:
             await self._answers.start()
         await self._policies.start()
+        if self._sampler is not None:
+            await self._sampler.start()
         await self._keys.start()
         await self._lag.start()
         return self
@@ -93,6 +102,8 @@ class Application:
         await self._keys.stop()
         for provider in self._providers.values():
             await provider.aclose()
+        if self._sampler is not None:
+            await self._sampler.stop()
         await self._policies.stop()
         if self._answers is not None:
             await self._answers.stop()
@@ -116,6 +127,18 @@ class Application:
             self._redis.subscribe(PURGE_CHANNEL, answers.on_purged)
         return answers
 
+    def _build_sampler(self) -> Sampler | None:
+        settings = self.settings.cache
+        if self._redis is None or self._leases is None or self._answers is None:
+            return None
+        return Sampler(
+            self._redis,
+            self.metrics,
+            replica=self._leases.replica,
+            budget=settings.sample_bytes,
+            re_ask_share=settings.re_ask_share,
+        )
+
     def _build_catalog(self) -> Catalog:
         settings = self.settings
         built = {
@@ -134,7 +157,11 @@ class Application:
                 models.index,
             ],
             dependencies=_provide(
-                catalog=self._catalog, answers=self._answers, policies=self._policies, metrics=self.metrics
+                catalog=self._catalog,
+                answers=self._answers,
+                policies=self._policies,
+                pipeline=self._pipeline,
+                metrics=self.metrics,
             ),
             guards=[self._authorized],
             request_max_body_size=self.settings.server.max_body,

@@ -9,14 +9,22 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import uvloop
 
 from dub5 import __version__, server
 from dub5.errors import ConfigError
+from dub5.remote import Refused, Remote, Warmed, read_questions
 from dub5.settings_loader import load, schema
 from dub5.telemetry.logging import configure
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001  # argparse has no public name
+
+T = TypeVar("T")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,9 +33,15 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         result: int = chosen.run(chosen)
     except ConfigError as error:
-        print(f"dub5: {error.message}", file=sys.stderr)
-        return 1
+        return _complain(error.message)
+    except Refused as error:
+        return _complain(str(error))
     return result
+
+
+def _complain(message: str) -> int:
+    print(f"dub5: {message}", file=sys.stderr)
+    return 1
 
 
 def _serve(chosen: argparse.Namespace) -> int:
@@ -60,6 +74,46 @@ def _config_schema(_: argparse.Namespace) -> int:
     return 0
 
 
+def _cache_stats(chosen: argparse.Namespace) -> int:
+    print(json.dumps(_with_remote(chosen, lambda remote: remote.stats()), indent=2))
+    return 0
+
+
+def _cache_invalidate(chosen: argparse.Namespace) -> int:
+    given = {
+        name: getattr(chosen, name) for name in ("tags", "personality", "model", "class", "tenant", "all")
+    }
+    what = {name: value for name, value in given.items() if value}
+    purged = _with_remote(chosen, lambda remote: remote.invalidate(what))["purged"]
+    print(f"Purged: {', '.join(purged)}")
+    return 0
+
+
+def _cache_warm(chosen: argparse.Namespace) -> int:
+    lines = read_questions(chosen.file)
+    terminal = sys.stderr.isatty()
+
+    def tell(warmed: Warmed) -> None:
+        if terminal or warmed.done == len(lines):
+            text = f"{warmed.done} of {len(lines)}, {warmed.hits} were there already, {warmed.failed} failed"
+            print(
+                text, end="\r" if terminal and warmed.done < len(lines) else "\n", file=sys.stderr, flush=True
+            )
+
+    warmed = _with_remote(chosen, lambda remote: remote.warm(lines, rate=chosen.rate, tell=tell))
+    return 1 if warmed.failed else 0
+
+
+def _with_remote(chosen: argparse.Namespace, ask: Callable[[Remote], Awaitable[T]]) -> T:
+    remote = Remote(chosen.url, os.environ.get("DUB5_KEY", ""))
+
+    async def run() -> T:
+        async with remote:
+            return await ask(remote)
+
+    return uvloop.run(run())
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dub5", description="LLM chat backend: OpenAI-compatible, cached, measured."
@@ -86,12 +140,53 @@ def _parser() -> argparse.ArgumentParser:
         of_config, "schema", "Print the JSON Schema.", "dub5 config schema > dub5.schema.json"
     )
     described.set_defaults(run=_config_schema)
+    _add_cache_commands(commands)
     return parser
 
 
-def _command(
-    among: argparse._SubParsersAction[argparse.ArgumentParser], name: str, summary: str, example: str
-) -> argparse.ArgumentParser:
+def _add_cache_commands(commands: Commands) -> None:
+    cache = _command(
+        commands, "cache", "Look into a running service's cache, purge or fill it.", "dub5 cache stats"
+    )
+    of_cache = cache.add_subparsers(required=True, metavar="COMMAND")
+    stats = _command(of_cache, "stats", "Print what the cache holds and does, as JSON.", "dub5 cache stats")
+    stats.set_defaults(run=_cache_stats)
+    purge = _command(
+        of_cache,
+        "invalidate",
+        "Purge answers everywhere within a second; exit code 1 where that failed.",
+        "dub5 cache invalidate --tag prices --tag doc-17",
+    )
+    purge.add_argument("--tag", action="append", dest="tags", help="may be given more than once")
+    for name in ("personality", "model", "class", "tenant"):
+        purge.add_argument(f"--{name}", metavar="NAME")
+    purge.add_argument("--all", action="store_true", help="everything")
+    purge.set_defaults(run=_cache_invalidate)
+    warm = _command(
+        of_cache,
+        "warm",
+        "Fill the cache with common questions and written answers, one JSON object a line.",
+        "dub5 cache warm questions.jsonl --rate 5",
+    )
+    warm.add_argument("file", type=Path, metavar="QUESTIONS.jsonl")
+    warm.add_argument("--rate", type=_rate, default=2.0, help="questions per second at most (default 2)")
+    warm.set_defaults(run=_cache_warm)
+    for command in (stats, purge, warm):
+        command.add_argument(
+            "--url",
+            default="http://127.0.0.1:8000",
+            help="public listener of the service (default http://127.0.0.1:8000); the key is taken from DUB5_KEY",
+        )
+
+
+def _rate(written: str) -> float:
+    rate = float(written)
+    if not 0 < rate <= 1000:
+        raise argparse.ArgumentTypeError("must be more than 0 and at most 1000")
+    return rate
+
+
+def _command(among: Commands, name: str, summary: str, example: str) -> argparse.ArgumentParser:
     """A subcommand whose help ends with an example."""
     return among.add_parser(
         name,

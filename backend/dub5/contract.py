@@ -73,3 +73,57 @@ class PolicyDocument(msgspec.Struct, frozen=True):
     version: Literal[1] = 1
     issued: float = 0.0
     classes: dict[str, ClassPolicy] = {}
+
+
+SAMPLES = f"{PREFIX}:samples"
+"""Capped stream of SampleBatch, MessagePack in the field `b`: what the operator learns from."""
+
+
+def fingerprint_key(key: str) -> str:
+    """Hash of `born`, `digest`, `version` and `hits` of a key's last answer, to compare the next one with."""
+    return f"{PREFIX}:{{{key}}}:last"
+
+
+class Access(msgspec.Struct, frozen=True, array_like=True):
+    """One look-up of a cacheable answer.
+
+    `key` is 48 bits of the cache key. It is recorded where `key / 2**48 < threshold`, so that every access of a
+    recorded key is recorded (spatial sampling, Waldspurger et al., FAST 2015); `threshold` 1.0 marks a key of
+    the exact stratum, the heaviest ones, which are recorded whatever their hash. `at` is in seconds since the
+    epoch, `size` in bytes and `dollars` what asking the provider costs; both 0 where the answer is not known yet.
+    """
+
+    key: int
+    class_name: str
+    at: float
+    hit: bool
+    size: int
+    dollars: float
+    threshold: float
+
+
+class Verdict(msgspec.Struct, frozen=True, array_like=True):
+    """One comparison of an answer with the one before it: it changed, or not, somewhere in `(fetched, again]`.
+
+    Times are births, in seconds since the epoch. `hits` is how often the older answer was served. `source` tells
+    whether the newer one had to be fetched anyway (`refetch`) or was asked for to compare (`re-ask`).
+    """
+
+    key: int
+    class_name: str
+    fetched: float
+    again: float
+    changed: bool
+    hits: int
+    source: Literal["refetch", "re-ask"]
+
+
+class SampleBatch(msgspec.Struct, frozen=True):
+    """What one replica saw since its last batch. `dropped` is what did not fit into its byte budget."""
+
+    replica: str
+    at: float
+    accesses: list[Access] = []
+    verdicts: list[Verdict] = []
+    dropped: int = 0
+    version: Literal[1] = 1

@@ -21,12 +21,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
+import redis
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.client import Pipeline
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
+from redis.driver_info import DriverInfo
 from redis.exceptions import RedisError, ResponseError
 
 from dub5.settings import RedisSettings
@@ -83,6 +85,9 @@ class RedisLink:
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
         await self._client.aclose()
+        pool = getattr(self._client, "connection_pool", None)
+        if isinstance(pool, SentinelConnectionPool):  # redis-py closes the master's connections only
+            await pool.sentinel_manager.aclose()
 
     async def run(self, operation: str, command: Callable[[Client], Awaitable[T]]) -> T:
         """The command's answer, or RedisUnavailable within one timeout."""
@@ -148,8 +153,16 @@ class RedisLink:
                     while True:
                         message = await pubsub.get_message(timeout=_LISTEN_INTERVAL)
                         if message is not None:
-                            await self._handlers[message["channel"]](message["data"])
+                            await self._handle(message["channel"], message["data"])
             await asyncio.sleep(_PROBE_INTERVAL)
+
+    async def _handle(self, channel: bytes, data: bytes) -> None:
+        """One message, of whatever release: what cannot be handled must not end the listening."""
+        try:
+            await self._handlers[channel](data)
+        except Exception:  # noqa: BLE001
+            self._metrics.cache_errors.labels("message").inc()
+            _log.exception("message not understood", channel=channel.decode(errors="replace"))
 
 
 def connect(settings: RedisSettings, password: str | None) -> Client:
@@ -163,6 +176,8 @@ def connect(settings: RedisSettings, password: str | None) -> Client:
         "socket_connect_timeout": float(settings.timeout),
         "retry": Retry(NoBackoff(), 0),
         "max_connections": 10_000,
+        # Where absent, redis-py reads its version from disk for connections that it makes later.
+        "driver_info": DriverInfo(lib_version=redis.__version__),
     }
     if transport == "rediss":
         options |= {"ssl": True, "ssl_ca_certs": settings.ca_file}

@@ -207,6 +207,12 @@ AnyProvider = OpenAISettings | AnthropicSettings | SimulatedSettings
 class Price(Section, frozen=True):
     input: Annotated[float, Meta(ge=0, description="$ per million prompt tokens.")] = 0.0
     output: Annotated[float, Meta(ge=0, description="$ per million answer tokens.")] = 0.0
+    cached_input: Annotated[
+        Annotated[float, Meta(ge=0)] | None,
+        Meta(
+            description="$ per million prompt tokens that the provider's own cache had; `input` where absent."
+        ),
+    ] = None
 
 
 class ModelSettings(Section, frozen=True):
@@ -300,6 +306,18 @@ class CacheClass(Section, frozen=True):
 
 class CacheSettings(Section, frozen=True):
     enabled: Annotated[bool, Meta(description="`false`: every request goes to a provider.")] = True
+    re_ask_share: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=0.01,
+            description="Share of provider calls to spend on asking again, to tell noise from change; 0: none.",
+        ),
+    ] = 0.0
+    sample_bytes: Annotated[
+        Size,
+        Meta(description="Bytes per second and replica of samples for the operator, in Redis; 0 takes none."),
+    ] = _constant(Size(2 * 2**10))
     local_bytes: Annotated[Size, Meta(description="Memory for answers in each replica.")] = _constant(
         Size(64 * 2**20)
     )

@@ -91,7 +91,7 @@ class RedisServer:
         for _ in range(_ATTEMPTS):
             self.port = chosen or free_port()
             if self._ready([binary, *self._arguments()]):
-                if not chosen:  # made here, in a thread: redis-py reads files for its version
+                if not chosen:  # made here, in a thread: redis-py reads its version from disk
                     self.client: Redis = Redis(host="127.0.0.1", port=self.port)
                 return
         raise AssertionError("redis-server did not start")
@@ -103,7 +103,17 @@ class RedisServer:
             file = self.directory / "sentinel.conf"
             file.write_text("\n".join([*self._sentinel, ""]))
             return [str(file), "--sentinel", *where, *port]
-        return ["--save", "", "--appendonly", "no", *where, *port, *self._options]
+        return [
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--repl-diskless-sync-delay",
+            "0",
+            *where,
+            *port,
+            *self._options,
+        ]
 
     def _ready(self, command: list[str]) -> bool:
         """Whether it says that it accepts connections, or as a Sentinel that it has an identity."""

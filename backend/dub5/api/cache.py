@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import hashlib
+import time
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from litestar import Controller, Request, get, post
@@ -10,15 +12,20 @@ from litestar.di import NamedDependency
 from msgspec import Meta
 
 from dub5.admission.keys import Caller
-from dub5.api.http import require_json
+from dub5.api.http import parse_tags, require_json
 from dub5.cache.answers import AnswerCache
+from dub5.cache.freshness import NO_DIRECTIVES
 from dub5.cache.policies import Policies
 from dub5.cache.purges import scoped_name
 from dub5.chat.catalog import Catalog
+from dub5.chat.pipeline import Pipeline
 from dub5.chat.request import invalid
+from dub5.chat.request import parse as parse_chat
 from dub5.errors import Forbidden, InvalidRequest, PurgedHereOnly
 from dub5.telemetry.metrics import Metrics
+from dub5.telemetry.record import record_of
 
+T = TypeVar("T")
 _Word = Annotated[str, Meta(min_length=1, max_length=100)]
 
 
@@ -43,6 +50,32 @@ class Invalidation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if wide:
             return ["all"] if owner is None else [scoped_name("tenant", owner, None)]
         return [scoped_name(kind, value, owner) for kind, value in named]
+
+
+class WrittenAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An answer that people have written: the request it answers, and its text or a whole `chat.completion`."""
+
+    request: msgspec.Raw
+    answer: str | dict[str, Any]
+    tags: list[str] = []
+
+    def completion(self, model: str) -> bytes:
+        if isinstance(self.answer, dict):
+            if not isinstance(self.answer.get("choices"), list) or not self.answer["choices"]:
+                raise InvalidRequest("A completion needs `choices`.", param="answer.choices")
+            return msgspec.json.encode(self.answer)
+        digest = hashlib.blake2b(self.answer.encode(), digest_size=12).hexdigest()
+        message = {"role": "assistant", "content": self.answer}
+        return msgspec.json.encode(
+            {
+                "id": f"chatcmpl-written-{digest}",
+                "object": "chat.completion",
+                "created": int(time.time()),
+                "model": model,
+                "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+                "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+            }
+        )
 
 
 class CacheController(Controller):
@@ -83,17 +116,36 @@ class CacheController(Controller):
         self, request: Request[Any, Any, Any], answers: NamedDependency[AnswerCache | None]
     ) -> dict[str, Any]:
         """Forget answers, at once here and within a second everywhere; PurgedHereOnly where Redis is away."""
-        require_json({name.lower(): value for name, value in request.headers.items()})
-        wanted = _parse(await request.body())
+        require_json(dict(request.headers))
+        wanted = _parse(await request.body(), Invalidation)
         names = wanted.names(_owner(wanted, request.state.caller))
         if answers is not None and not await answers.purge(names):
             raise PurgedHereOnly
         return {"purged": names}
 
+    @post("/answers", opt={"role": "tenant_admin"}, status_code=200)
+    async def put(
+        self, request: Request[Any, Any, Any], pipeline: NamedDependency[Pipeline]
+    ) -> dict[str, Any]:
+        """Store an answer for the caller's tenant; it lives as long as any other of its class."""
+        require_json(dict(request.headers))
+        written = _parse(await request.body(), WrittenAnswer)
+        asked = parse_chat(bytes(written.request))
+        question = pipeline.prepare(
+            asked,
+            caller=request.state.caller,
+            asked=NO_DIRECTIVES,
+            tags=parse_tags(",".join(written.tags)),
+            headers={},
+            record=record_of(request.scope),
+        )
+        await pipeline.put(question, written.completion(asked.model))
+        return {"stored": True}
 
-def _parse(body: bytes) -> Invalidation:
+
+def _parse(body: bytes, kind: type[T]) -> T:
     try:
-        return msgspec.json.decode(body, type=Invalidation)
+        return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
         raise invalid(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -7,7 +7,6 @@ all our own work, and streams need the socket's own back pressure.
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from contextlib import aclosing
 
@@ -22,6 +21,7 @@ from dub5.api.http import (
     ClientLeft,
     Headers,
     headers_of,
+    parse_tags,
     read_body,
     require_json,
     send_error,
@@ -34,15 +34,13 @@ from dub5.chat.pipeline import Answer, Pipeline
 from dub5.chat.question import Question
 from dub5.chat.relay import Relay
 from dub5.chat.request import parse
-from dub5.errors import Dub5Error, InternalError, InvalidRequest, ProviderTimeout, WrongMethod
+from dub5.errors import Dub5Error, InternalError, ProviderTimeout, WrongMethod
 from dub5.settings import ServerSettings
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.record import RequestRecord, record_of
 
 PATH = "/v1/chat/completions"
 
-_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}")
-_MAX_TAGS = 16
 _EVENT_STREAM = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -138,16 +136,3 @@ def _cache_headers(question: Question, answer: Answer) -> Headers:
     if answer.age is not None:
         headers.append((b"age", str(int(answer.age)).encode()))
     return headers
-
-
-def parse_tags(header: str) -> tuple[str, ...]:
-    """Tags of `X-Dub5-Cache-Tags`: at most 16 of at most 64 characters; InvalidRequest otherwise."""
-    tags = tuple(tag for tag in (part.strip() for part in header.split(",")) if tag)
-    if len(tags) > _MAX_TAGS:
-        raise InvalidRequest(f"At most {_MAX_TAGS} cache tags.", param="X-Dub5-Cache-Tags")
-    if any(not _TAG.fullmatch(tag) for tag in tags):
-        raise InvalidRequest(
-            "A cache tag is 1 to 64 letters, digits or . _ : / - and begins with a letter or digit.",
-            param="X-Dub5-Cache-Tags",
-        )
-    return tags

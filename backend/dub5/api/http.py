@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,6 +15,8 @@ from dub5.errors import Dub5Error, InvalidRequest, RequestTooLarge, WrongMethod
 
 Headers = list[tuple[bytes, bytes]]
 
+_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}")
+_MAX_TAGS = 16
 _DISCARDED = 16 * 2**20
 """Bytes of a body that is refused, which we are ready to read for politeness."""
 
@@ -82,6 +85,19 @@ def require_json(headers: dict[str, str]) -> None:
         raise InvalidRequest(f"The body must be application/json, not {kind[:100]}.", param="Content-Type")
     if headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise InvalidRequest("Compressed bodies are not accepted.", param="Content-Encoding")
+
+
+def parse_tags(header: str) -> tuple[str, ...]:
+    """Tags of `X-Dub5-Cache-Tags`: at most 16 of at most 64 characters; InvalidRequest otherwise."""
+    tags = tuple(tag for tag in (part.strip() for part in header.split(",")) if tag)
+    if len(tags) > _MAX_TAGS:
+        raise InvalidRequest(f"At most {_MAX_TAGS} cache tags.", param="X-Dub5-Cache-Tags")
+    if any(not _TAG.fullmatch(tag) for tag in tags):
+        raise InvalidRequest(
+            "A cache tag is 1 to 64 letters, digits or . _ : / - and begins with a letter or digit.",
+            param="X-Dub5-Cache-Tags",
+        )
+    return tags
 
 
 def error_headers(error: Dub5Error) -> Headers:

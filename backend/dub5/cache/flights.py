@@ -71,6 +71,12 @@ class Flights:
         self._begin(flight, lambda: self._lead(flight, lead))
         return Follower(flight)
 
+    def background(self, lead: Lead) -> None:
+        """Ask a provider although nobody waits."""
+        flight = Flight()
+        flight.board()
+        self._begin(flight, lambda: self._lead(flight, lead))
+
     def refresh(self, identity: Identity, lead: Lead, stored: Stored, *, seen: int, cooldown: float) -> None:
         """Ask again in the background, once across all replicas; a failure stops further tries for `cooldown` s."""
         if identity not in self._flying and not self._cooling.get(identity):

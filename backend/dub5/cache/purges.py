@@ -12,14 +12,15 @@ even if every message about it is lost.
 
 What may happen to Redis, and why no purged answer comes back:
 * flushed, or failed over to an empty node: the nonce is gone, and with it every version made of it;
-* failed over to a node that lags: our last stamp is missing from the journal, so every stamp we know that
-  Redis does not is purged anew;
+* failed over to a node that lags: the last stamp that we read or were given is missing from the journal, so
+  every stamp we know that Redis does not is purged anew, with a greater one than any we know;
 * away: a purge takes effect here at once, is remembered, and is told to Redis when it is back. Memory is
   trusted for `MAX_UNCONFIRMED` seconds without a word from Redis.
 """
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -45,10 +46,10 @@ local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
 local previous = 0
 if last[1] then previous = tonumber(string.match(last[1][1], '^%d+')) end
 local time = redis.call('TIME')
-local stamp = math.max(time[1] * 1000000 + time[2], previous + 1)
+local stamp = math.max(time[1] * 1000000 + time[2], previous + 1, ARGV[2] + 1)
 local id = string.format('%.0f', stamp)
-redis.call('XADD', KEYS[1], 'MAXLEN', '~', 10000, id .. '-0', unpack(ARGV, 2))
-for index = 2, #ARGV, 2 do redis.call('ZADD', KEYS[2], id, ARGV[index]) end
+redis.call('XADD', KEYS[1], 'MAXLEN', '~', 10000, id .. '-0', unpack(ARGV, 3))
+for index = 3, #ARGV, 2 do redis.call('ZADD', KEYS[2], id, ARGV[index]) end
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', string.format('(%.0f', stamp - ARGV[1] * 1000000))
 return id
 """
@@ -81,10 +82,12 @@ class Purges:
         self._link = link
         self._clock = clock
         self._stamps: dict[str, int] = {}
-        self._head = 0
+        self._highest = 0  # of all stamps ever known here; never lowered, so that no version comes back
+        self.head = 0
+        self._given = 0  # by Redis for a purge of ours; the journal must come to show it
         self._nonce = secrets.token_hex(4)  # until Redis tells the installation's; for good without Redis
         self._confirmed = clock()
-        self._untold: set[str] = set()
+        self._untold: dict[str, int] = {}  # name -> its stamp here until Redis gives one
 
     def version(self, names: Iterable[str]) -> str:
         """The part of an answer's identity that a purge of any of `names` changes."""
@@ -97,44 +100,49 @@ class Purges:
 
     async def purge(self, names: Sequence[str]) -> bool:
         """Take effect here at once; tells whether Redis, and so every other replica, knows."""
-        highest = max(self._head, *self._stamps.values(), 0)
-        self._raise(names, highest + 1)
+        stamp = self._highest + 1
+        self._raise(names, stamp)
         if self._link is None:
             return True
-        self._untold.update(names)
+        self._untold.update(dict.fromkeys(names, stamp))
         try:
             await self.synchronise()
-            await self._tell()
         except RedisUnavailable:
             return False
         return True
 
-    def read(self, pipeline: Pipeline) -> None:
-        """Queue what `absorb` needs, two commands, on a pipeline that somebody else runs."""
+    def read(self, pipeline: Pipeline, since: int) -> None:
+        """Queue what `absorb` needs, two commands, on a pipeline that somebody else runs; `since` is our `head`."""
         pipeline.get(PURGE_NONCE)
-        pipeline.xrange(PURGE_JOURNAL, min=f"{self._head}-0", count=_PAGE)
+        pipeline.xrange(PURGE_JOURNAL, min=f"{since}-0", count=_PAGE)
 
     async def synchronise(self) -> None:
-        """Learn what others purged. RedisUnavailable where Redis is away."""
+        """Learn what others purged, tell what they do not know. RedisUnavailable where Redis is away."""
         assert self._link is not None  # noqa: S101  # without Redis there is nobody to learn from
-        nonce, journal = await self._link.pipeline("purges", self.read)
-        await self.absorb(nonce, journal)
+        since = self.head
+        nonce, journal = await self._link.pipeline("purges", lambda pipeline: self.read(pipeline, since))
+        await self.absorb(since, nonce, journal)
 
-    async def absorb(self, nonce: bytes | None, journal: list[Event]) -> None:
+    async def absorb(self, since: int, nonce: bytes | None, journal: list[Event]) -> None:
         """Take in what `read` brought. RedisUnavailable where Redis goes away meanwhile."""
         if nonce is None or nonce.decode() != self._nonce:
             await self._begin_anew(nonce)
-        elif self._head and (not journal or _stamp_of(journal[0]) != self._head):
+        elif since and (not journal or _stamp_of(journal[0]) != since):
             await self._mend()
         else:
-            for event in journal:
-                self._head = _stamp_of(event)
-                self._raise((name.decode() for name in event[1]), self._head)
-            if len(journal) == _PAGE:
-                await self.synchronise()
+            await self._learn(journal)
         if self._untold:
             await self._tell()
         self._confirmed = self._clock()
+
+    async def _learn(self, journal: list[Event]) -> None:
+        for event in journal:
+            self.head = max(self.head, _stamp_of(event))
+            self._raise((name.decode() for name in event[1]), _stamp_of(event))
+        if len(journal) == _PAGE:
+            await self.synchronise()
+        elif self._given > self.head:
+            await self._mend()
 
     async def _begin_anew(self, nonce: bytes | None) -> None:
         """Other contents than we knew: what memory holds is of another installation, or of an earlier life."""
@@ -142,41 +150,49 @@ class Purges:
             proposal = secrets.token_hex(4)
             await self._run("purges", lambda client: client.set(PURGE_NONCE, proposal, nx=True))
             nonce = await self._run("purges", lambda client: client.get(PURGE_NONCE))
-        self._nonce = (nonce or b"").decode()
-        self._stamps = await self._load()
+        stamps = await self._load()
+        self._nonce, self._stamps = (nonce or b"").decode(), stamps
+        self._raise(self._untold, self._highest + 1)
 
     async def _mend(self) -> None:
         """The journal does not have our last stamp any more: purge anew what Redis has forgotten."""
-        ours, theirs = self._stamps, await self._load()
-        self._untold.update(name for name, stamp in ours.items() if stamp > theirs.get(name, 0))
-        self._stamps = theirs
-        for name, stamp in ours.items():
+        theirs = await self._load()
+        self._untold.update(
+            {name: stamp for name, stamp in self._stamps.items() if stamp > theirs.get(name, 0)}
+        )
+        for name, stamp in theirs.items():
             self._raise([name], stamp)
 
     async def _load(self) -> dict[str, int]:
         """All stamps, and the end of the journal, read first: what is purged between the two is read again."""
         assert self._link is not None  # noqa: S101
         last, stamps = await self._link.pipeline("purges", _read_all)
-        self._head = _stamp_of(last[0]) if last else 0
+        self.head, self._given = _stamp_of(last[0]) if last else 0, 0
         return {name.decode(): int(stamp) for name, stamp in stamps}
 
     async def _tell(self) -> None:
         """Have Redis stamp what was purged here, and tell the other replicas to look."""
-        names = sorted(self._untold)
-        fields = [part for name in names for part in (name, "")]
-        stamp = await self._run(
-            "purge",
-            lambda client: client.eval(_PURGE, 2, PURGE_JOURNAL, PURGE_STAMPS, LONGEST_LIFE, *fields),
+        telling = dict(self._untold)
+        arguments = [LONGEST_LIFE, self._highest, *(part for name in telling for part in (name, ""))]
+        stamp = int(
+            await self._run(
+                "purge", lambda client: client.eval(_PURGE, 2, PURGE_JOURNAL, PURGE_STAMPS, *arguments)
+            )
         )
-        self._untold.difference_update(names)
-        self._raise(names, int(stamp))
-        await self._run("publish", lambda client: client.publish(PURGE_CHANNEL, str(int(stamp))))
+        for name, ours in telling.items():
+            if self._untold.get(name) == ours:  # else it was purged again meanwhile
+                del self._untold[name]
+        self._given = max(self._given, stamp)
+        self._raise(telling, stamp)
+        with contextlib.suppress(RedisUnavailable):  # they would learn of it without the message too
+            await self._run("publish", lambda client: client.publish(PURGE_CHANNEL, str(stamp)))
 
     async def _run(self, operation: str, command: Callable[[Any], Awaitable[Any]]) -> Any:
         assert self._link is not None  # noqa: S101
         return await self._link.run(operation, command)
 
     def _raise(self, names: Iterable[str], stamp: int) -> None:
+        self._highest = max(self._highest, stamp)
         for name in names:
             self._stamps[name] = max(stamp, self._stamps.get(name, 0))
 

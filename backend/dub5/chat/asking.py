@@ -10,26 +10,38 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+import msgspec
+
 from dub5.cache.answers import AnswerCache
 from dub5.cache.entry import Entry
 from dub5.cache.flight import Frame, Identity
-from dub5.chat import shapes
+from dub5.cache.samples import Sampler, digest_of
+from dub5.chat import accounts, shapes
 from dub5.chat.cacheable import is_whole_answer
 from dub5.chat.question import Question
 from dub5.providers.protocol import Payload
 from dub5.telemetry.metrics import Metrics
 
 
-class Asking:
-    """One call for one question. `identity` is where the answer is kept, None where it is not."""
+class Keeping(msgspec.Struct, frozen=True):
+    """Where an answer is kept, and who compares it with the one before it (None without Redis).
 
-    def __init__(
-        self, question: Question, identity: Identity | None, cache: AnswerCache | None, metrics: Metrics
-    ) -> None:
+    `compared_with` is the answer that a re-ask measures: then a new one is kept only where it differs.
+    """
+
+    cache: AnswerCache
+    identity: Identity
+    sampler: Sampler | None
+    compared_with: Entry | None = None
+
+
+class Asking:
+    """One call for one question. `keeping` is None where the answer must not be kept."""
+
+    def __init__(self, question: Question, keeping: Keeping | None, metrics: Metrics) -> None:
         self.stored = False
         self._question = question
-        self._identity = identity
-        self._cache = cache
+        self._keeping = keeping
         self._metrics = metrics
         self._born = 0.0
         self._started = 0.0
@@ -42,9 +54,8 @@ class Asking:
                 async for frame in frames:
                     yield frame
         else:
-            answer = await self._question.target.model.complete(
-                self._question.call(), self._metrics.observe_provider
-            )
+            model, call = self._question.target.model, self._question.call()
+            answer = await model.complete(call, self._metrics.observe_provider)
             await self._keep(answer)
             yield Frame("whole", answer.raw)
 
@@ -59,29 +70,27 @@ class Asking:
 
     async def _keep(self, answer: Payload) -> None:
         """Count what the answer cost, and store it where that is allowed."""
-        question = self._question
-        prompt, completion = shapes.usage_of(answer.data)
-        question.record.prompt_tokens, question.record.completion_tokens = prompt, completion
-        self._metrics.count_tokens(question.target.model.name, prompt, completion)
-        self._metrics.count_money(
-            question.target.model.name, *_price(question, prompt, completion), saved=False
-        )
-        if self._identity is None or self._cache is None or question.wanted is None:
+        question, keeping = self._question, self._keeping
+        usage = shapes.usage_of(answer.data)
+        accounts.count_asked(question, self._metrics, usage)
+        if keeping is None or question.wanted is None:
             return
-        if is_whole_answer(shapes.finish_reasons(answer.data), question.fields):
-            recompute = time.perf_counter() - self._started
-            entry = Entry(answer.raw, int(self._born * 1e6), recompute, prompt, completion)
-            self.stored = await self._cache.store(self._identity, entry, question.wanted.lifetimes)
-
-
-def _price(question: Question, prompt: int, completion: int) -> tuple[float, float]:
-    """Dollars for prompt and answer."""
-    price = question.target.model.price
-    return prompt * price.input / 1e6, completion * price.output / 1e6
-
-
-def count_saved(question: Question, metrics: Metrics, usage: tuple[int, int]) -> None:
-    """A request was answered without a call of its own: note its tokens, and what they would have cost."""
-    prompt, completion = usage
-    question.record.prompt_tokens, question.record.completion_tokens = prompt, completion
-    metrics.count_money(question.target.model.name, *_price(question, prompt, completion), saved=True)
+        if not is_whole_answer(shapes.finish_reasons(answer.data), question.fields):
+            return
+        recompute = time.perf_counter() - self._started
+        entry = Entry(answer.raw, int(self._born * 1e6), recompute, usage.prompt, usage.completion)
+        lifetimes = question.wanted.lifetimes
+        digest = digest_of(answer.data) if keeping.sampler is not None else ""
+        if keeping.compared_with is None or digest != digest_of(
+            msgspec.json.decode(keeping.compared_with.body)
+        ):
+            self.stored = await keeping.cache.store(keeping.identity, entry, lifetimes)
+        if keeping.sampler is not None:
+            keeping.sampler.fetched(
+                keeping.identity,
+                question.target.class_name,
+                entry,
+                digest,
+                ttl=lifetimes.ttl,
+                asked_again=keeping.compared_with is not None,
+            )

@@ -40,6 +40,11 @@ class Personality:
         encoded = msgspec.json.encode(shaping, order="deterministic")
         self.revision = hashlib.blake2b(encoded, digest_size=8).hexdigest()
 
+    @property
+    def stable(self) -> int:
+        """How many messages at the beginning are the same in every request."""
+        return len(self._opening)
+
     def fields(self, request: ChatRequest) -> Json:
         """The caller's fields over the defaults; InvalidRequest for one that is locked."""
         asked = request.body

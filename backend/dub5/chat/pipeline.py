@@ -21,21 +21,23 @@ from moka_py import Moka
 
 from dub5.admission.keys import Caller
 from dub5.cache.answers import AnswerCache, Found, Wanted
+from dub5.cache.entry import Entry
 from dub5.cache.flight import Follower, Identity
 from dub5.cache.flights import Flights
 from dub5.cache.freshness import Directives, State, refresh_early
 from dub5.cache.key import answer_key, scope_of
 from dub5.cache.policies import Policies
 from dub5.cache.purges import names_of
+from dub5.cache.samples import Sampler
 from dub5.cache.status import CacheStatus, Forward
-from dub5.chat import shapes
-from dub5.chat.asking import Asking, count_saved
+from dub5.chat import accounts, shapes
+from dub5.chat.asking import Asking, Keeping
 from dub5.chat.cacheable import why_not_cached
 from dub5.chat.catalog import Catalog, Target
 from dub5.chat.question import Question
 from dub5.chat.relay import Relay, whole_of
 from dub5.chat.request import ChatRequest
-from dub5.errors import CallerError, NotCached, ProviderError
+from dub5.errors import CallerError, InvalidRequest, NotCached, ProviderError
 from dub5.telemetry.metrics import Metrics
 from dub5.telemetry.record import RequestRecord
 
@@ -64,6 +66,7 @@ class Pipeline:
         metrics: Metrics,
         *,
         policies: Policies,
+        sampler: Sampler | None = None,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._catalog = catalog
@@ -71,6 +74,7 @@ class Pipeline:
         self._flights = flights
         self._metrics = metrics
         self._policies = policies
+        self._sampler = sampler
         self._chance = chance
         self._refused: Moka[Identity, CallerError] = Moka(10_000, ttl=_REFUSAL_TTL)
 
@@ -141,7 +145,7 @@ class Pipeline:
         wanted, cache = question.wanted, self._cache
         if wanted is None or cache is None:
             self._count_lookup(question, "bypass")
-            asking = Asking(question, None, None, self._metrics)
+            asking = Asking(question, None, self._metrics)
             status = CacheStatus(fwd="bypass", detail=question.bypass)
             return await self._follow(question, self._flights.alone(asking.frames), asking, status)
         found = None if wanted.asked.no_cache else await self._find(question, wanted, cache)
@@ -171,7 +175,7 @@ class Pipeline:
         refused = self._refused.get(identity)
         if refused is not None:
             raise refused.with_traceback(None)
-        asking = Asking(question, identity, cache, self._metrics)
+        asking = self._asking(question, Keeping(cache, identity, self._sampler))
         status = CacheStatus(fwd=_why_forwarded(wanted, found))
         if wanted.asked.no_cache:  # it must not be answered by a flight that began before it
             return await self._follow(question, self._flights.alone(asking.frames), asking, status)
@@ -211,7 +215,8 @@ class Pipeline:
         status = msgspec.structs.replace(status, collapsed=collapsed, stored=stored)
         if question.wanted is not None:
             self._count_lookup(question, "collapsed" if collapsed else "miss")
-        saved = functools.partial(count_saved, question, self._metrics) if collapsed else None
+            self._sample(question, None, hit=False)
+        saved = functools.partial(accounts.count_saved, question, self._metrics) if collapsed else None
         if streamed:
             return Answer(Relay(question, follower, frames[0], saved), status)
         follower.leave()
@@ -225,9 +230,13 @@ class Pipeline:
         entry, fresh = found.entry, found.freshness
         self._count_lookup(question, "stale" if fresh.ttl <= 0 else found.tier)
         self._metrics.cache_hit_age.labels(question.target.class_name).observe(fresh.age)
-        count_saved(question, self._metrics, (entry.prompt_tokens, entry.completion_tokens))
+        usage = shapes.Usage(entry.prompt_tokens, entry.completion_tokens)
+        accounts.count_saved(question, self._metrics, usage)
+        self._sample(question, found, hit=True)
         if self._refresh_due(found, question):
             self._refresh(question, entry.born)
+        elif fresh.state is State.FRESH and self._sampler is not None and self._sampler.spend_re_ask():
+            self._ask_again(question, entry)
         content = entry.body
         if question.request.stream:
             content = shapes.events_of(entry.body, include_usage=question.request.include_usage) + shapes.DONE
@@ -245,12 +254,23 @@ class Pipeline:
             ttl=fresh.ttl, recompute=found.entry.recompute, lifetimes=wanted.lifetimes, chance=chance
         )
 
+    def _asking(self, question: Question, keeping: Keeping) -> Asking:
+        if self._sampler is not None and keeping.compared_with is None:
+            self._sampler.earn_re_ask()
+        return Asking(question, keeping, self._metrics)
+
+    def _ask_again(self, question: Question, entry: Entry) -> None:
+        """Only to see whether the answer would be another now; never an answer that belongs to one user."""
+        wanted, cache = question.wanted, self._cache
+        if wanted is not None and cache is not None and question.target.cache_class.share != "user":
+            keeping = Keeping(cache, cache.identity(wanted), self._sampler, compared_with=entry)
+            self._flights.background(self._asking(_detached(question), keeping).frames)
+
     def _refresh(self, question: Question, seen: int) -> None:
         wanted, cache = question.wanted, self._cache
         if wanted is not None and cache is not None:
             identity = cache.identity(wanted)
-            background = msgspec.structs.replace(question, record=msgspec.structs.replace(question.record))
-            asking = Asking(background, identity, cache, self._metrics)
+            asking = self._asking(_detached(question), Keeping(cache, identity, self._sampler))
             self._flights.refresh(
                 identity,
                 asking.frames,
@@ -259,9 +279,34 @@ class Pipeline:
                 cooldown=REFRESH_COOLDOWN,
             )
 
+    async def put(self, question: Question, completion: bytes) -> None:
+        """Store an answer that people have written. InvalidRequest where such a request is never cached."""
+        wanted, cache = question.wanted, self._cache
+        if wanted is None or cache is None:
+            raise InvalidRequest(
+                f"Answers to this request are not cached: {question.bypass}.", param="request"
+            )
+        entry = Entry(completion, int(time.time() * 1e6), 0.0, 0, 0)
+        if not await cache.store(cache.identity(wanted), entry, wanted.lifetimes):
+            raise InvalidRequest("The answer is larger than cache.max_entry.", param="answer")
+
+    def _sample(self, question: Question, found: Found | None, *, hit: bool) -> None:
+        if self._sampler is not None and question.wanted is not None:
+            entry = found.entry if found is not None else None
+            usage = shapes.Usage(entry.prompt_tokens, entry.completion_tokens) if entry else shapes.Usage()
+            price = accounts.dollars(question, usage)
+            self._sampler.accessed(
+                question.wanted.key, question.target.class_name, entry, dollars=price, hit=hit
+            )
+
     def _count_lookup(self, question: Question, result: str) -> None:
         question.record.cache_result = result
         self._metrics.cache_lookups.labels(question.target.class_name, result).inc()
+
+
+def _detached(question: Question) -> Question:
+    """For work that outlives the request: what it notes must not change the request's own record."""
+    return msgspec.structs.replace(question, record=msgspec.structs.replace(question.record, timings={}))
 
 
 _DETAILS = {

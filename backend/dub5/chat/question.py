@@ -27,6 +27,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     def call(self) -> Call:
         """What a provider is asked; its `model` is filled in by the route."""
         body = {name: value for name, value in self.fields.items() if name not in _OURS}
+        stable = 0
         if self.target.personality is not None:
             body["messages"] = self.target.personality.messages(self.request)
-        return Call(model="", body=body, stream=self.request.stream, headers=self.headers)
+            stable = self.target.personality.stable
+        return Call(model="", body=body, stream=self.request.stream, stable=stable, headers=self.headers)

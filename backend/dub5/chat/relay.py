@@ -14,6 +14,7 @@ import msgspec
 from dub5.cache.flight import Follower, Frame
 from dub5.chat import shapes
 from dub5.chat.question import Question
+from dub5.chat.shapes import Usage
 from dub5.errors import Dub5Error, FlightLost, InternalError
 from dub5.telemetry.logging import get_logger
 
@@ -31,13 +32,13 @@ class Relay:
         question: Question,
         follower: Follower,
         first: Frame | None,
-        on_whole: Callable[[tuple[int, int]], None] | None,
+        on_whole: Callable[[Usage], None] | None,
     ) -> None:
         self._question = question
         self._follower = follower
         self._waiting = [] if first is None else [first]
         self._on_whole = on_whole
-        self._usage = (0, 0)
+        self._usage = Usage()
         self._over = False
         self._left = False
 

@@ -42,15 +42,23 @@ def finish_reasons(completion: Json) -> list[Any]:
     ]
 
 
-def usage_of(data: Json) -> tuple[int, int]:
-    """Tokens of prompt and answer, as a completion or chunk tells them; 0 where it does not."""
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens of one answer; `cached` are those of the prompt that the provider's own cache had."""
+
+    prompt: int = 0
+    completion: int = 0
+    cached: int = 0
+
+
+def usage_of(data: Json) -> Usage:
+    """What a completion or chunk tells of its tokens; 0 where it does not."""
     usage = data.get("usage")
-    counts = [
-        usage.get(name) if isinstance(usage, dict) else None
-        for name in ("prompt_tokens", "completion_tokens")
-    ]
-    prompt, completion = (count if isinstance(count, int) else 0 for count in counts)
-    return prompt, completion
+    if not isinstance(usage, dict):
+        return Usage()
+    details = usage.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else None
+    counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"), cached)
+    return Usage(*(count if isinstance(count, int) else 0 for count in counts))
 
 
 class Assembler:

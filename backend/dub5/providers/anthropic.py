@@ -59,7 +59,9 @@ class AnthropicProvider:
             raise self._http.error("ended its stream before the answer was complete")
 
     def _body(self, call: Call) -> Json:
-        return request(call.body, model=call.model, max_tokens=self._max_tokens, stream=call.stream)
+        return request(
+            call.body, model=call.model, max_tokens=self._max_tokens, stream=call.stream, stable=call.stable
+        )
 
     def _chunks(self, translator: StreamTranslator, data: bytes) -> list[Json]:
         try:

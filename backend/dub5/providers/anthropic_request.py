@@ -47,8 +47,10 @@ _JSON_ONLY = (
 )
 
 
-def request(body: Json, *, model: str, max_tokens: int, stream: bool) -> Json:
+def request(body: Json, *, model: str, max_tokens: int, stream: bool, stable: int = 0) -> Json:
     """A Messages body for a Chat Completions body; `max_tokens` where it sets no limit of its own.
+
+    The end of the first `stable` messages is marked for the provider's prompt cache.
 
     InvalidRequest where the body is malformed or asks for what this API cannot do; `param` names the field.
     """
@@ -57,7 +59,7 @@ def request(body: Json, *, model: str, max_tokens: int, stream: bool) -> Json:
     limit = given.get("max_completion_tokens", given.get("max_tokens", max_tokens))
     result: Json = {"model": model, "max_tokens": limit}
     result |= {name: value for name, value in given.items() if name not in _TRANSLATED | _LEFT_OUT}
-    system = _system(given)
+    system = _system(given, stable)
     if system:
         result["system"] = system
     result["messages"] = _messages(given)
@@ -111,14 +113,17 @@ def _output_format(given: Json) -> Json:
     }
 
 
-def _system(given: Json) -> list[Json]:
-    """Text blocks of all system and developer messages, in their order."""
-    blocks = [
-        block
-        for where, message in _each(given, "messages")
-        if message.get("role") in _INSTRUCTIONS
-        for block in _blocks(message.get("content"), f"{where}.content")
-    ]
+def _system(given: Json, stable: int) -> list[Json]:
+    """Text blocks of all system and developer messages, in their order; the last stable one ends a cached prefix.
+
+    https://platform.claude.com/docs/en/build-with-claude/prompt-caching
+    """
+    blocks: list[Json] = []
+    for index, (where, message) in enumerate(_each(given, "messages")):
+        if message.get("role") in _INSTRUCTIONS:
+            blocks.extend(_blocks(message.get("content"), f"{where}.content"))
+        if index + 1 == stable and blocks:
+            blocks[-1] = {**blocks[-1], "cache_control": {"type": "ephemeral"}}
     asked = given.get("response_format")
     if isinstance(asked, dict) and asked.get("type") == "json_object":
         blocks.append(_text(_JSON_ONLY))

@@ -23,13 +23,15 @@ _encoder = msgspec.json.Encoder()
 class Call(msgspec.Struct, frozen=True, kw_only=True):
     """One request to one provider.
 
-    `body` is a Chat Completions body without `model`, `stream` and `stream_options`. `headers` are those that
-    follow the request through: `traceparent`, `x-request-id`.
+    The first `stable` messages are the same in every call of a personality: worth a place in the provider's own
+    prompt cache. `body` is a Chat Completions body without `model`, `stream` and `stream_options`. `headers` those
+    that follow the request through: `traceparent`, `x-request-id`.
     """
 
     model: str
     body: Json
     stream: bool
+    stable: int = 0
     headers: dict[str, str] = {}
 
 

@@ -117,6 +117,11 @@ class Metrics:
         self.cache_entries = self._gauges("cache_entries", "Answers held.", ("tier",))
         self.cache_bytes = self._gauges("cache_bytes", "Size of the answers held.", ("tier",))
         self.cache_errors = self._counters("cache_errors", "Cache operations that failed.", ("operation",))
+        self.cache_revalidations = self._counters(
+            "cache_revalidations",
+            "Answers compared with the one before: the measured staleness.",
+            ("class", "source", "verdict"),
+        )
         self.flights = self._counters(
             "flights", "Flights, by who asked the provider and how they ended.", ("role", "outcome")
         )
@@ -169,16 +174,21 @@ class Metrics:
         if first_token is not None:
             self.provider_time_to_first_token.labels(provider, model, outcome).observe(first_token)
 
-    def count_tokens(self, model: str, prompt: int, completion: int) -> None:
-        """Tokens of an answer that a provider made."""
+    def count_tokens(self, model: str, prompt: int, cached: int, completion: int) -> None:
+        """Tokens of an answer that a provider made; `cached` are part of `prompt`."""
         self.tokens.labels(model, "input").inc(prompt)
+        self.tokens.labels(model, "cached_input").inc(cached)
         self.tokens.labels(model, "output").inc(completion)
 
-    def count_money(self, model: str, prompt: float, completion: float, *, saved: bool) -> None:
-        """Dollars that an answer cost, or would have cost."""
-        counter = self.saved_dollars if saved else self.cost_dollars
-        counter.labels(model, "input").inc(prompt)
-        counter.labels(model, "output").inc(completion)
+    def count_cost(self, model: str, prompt: float, completion: float) -> None:
+        """Dollars that an answer cost."""
+        self.cost_dollars.labels(model, "input").inc(prompt)
+        self.cost_dollars.labels(model, "output").inc(completion)
+
+    def count_saved(self, model: str, prompt: float, completion: float) -> None:
+        """Dollars that an answer would have cost."""
+        self.saved_dollars.labels(model, "input").inc(prompt)
+        self.saved_dollars.labels(model, "output").inc(completion)
 
     def lookups_by_class(self) -> dict[str, dict[str, float]]:
         """Cache lookups since the start: class -> result -> count."""

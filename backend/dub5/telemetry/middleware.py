@@ -242,8 +242,8 @@ def _head(record: RequestRecord) -> list[tuple[bytes, bytes]]:
 
 
 def server_timing(timings: dict[str, float]) -> str:
-    """`auth;dur=0.10, cache;dur=1.25`: seconds in, milliseconds out. https://www.w3.org/TR/server-timing/"""
-    return ", ".join([f"{phase};dur={timings[phase] * 1000:.2f}" for phase in PHASES if phase in timings])
+    """`auth;dur=0.100, cache;dur=1.250`: seconds in, milliseconds out. https://www.w3.org/TR/server-timing/"""
+    return ", ".join([f"{phase};dur={timings[phase] * 1000:.3f}" for phase in PHASES if phase in timings])
 
 
 def _fields(exchange: _Exchange, duration: float) -> dict[str, Any]:
@@ -273,4 +273,5 @@ def _fields(exchange: _Exchange, duration: float) -> dict[str, Any]:
 
 
 def _ms(seconds: float) -> float:
-    return round(seconds * 1000, 2)
+    """Milliseconds, to the microsecond. Not by `round`, which takes twice as long, several times a request."""
+    return int(seconds * 1e6) / 1000

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import subprocess
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -17,37 +16,8 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 
 from dub5.redis_link import RedisLink, RedisUnavailable, connect
 from dub5.settings import Duration, RedisSettings
-from dub5.telemetry.metrics import Metrics
 from tests.fakes.redis_server import RedisServer
-
-PATIENCE = 10.0
-
-
-async def until(condition: Callable[[], bool | Awaitable[bool]]) -> None:
-    """Wait for what another task or process brings about."""
-    async with asyncio.timeout(PATIENCE):
-        while True:
-            met = condition()
-            if met if isinstance(met, bool) else await met:
-                return
-            await asyncio.sleep(0.005)
-
-
-async def made(settings: RedisSettings, password: str | None = None) -> RedisLink:
-    """In a thread, as the service makes it before its loop runs: certificates are read."""
-    return await asyncio.to_thread(RedisLink, settings, password=password, metrics=Metrics(config_hash="test"))
-
-
-@contextlib.asynccontextmanager
-async def linked(url: str, **settings: Any) -> AsyncIterator[RedisLink]:
-    password = settings.pop("password", None)
-    settings = {"url": url, "timeout": Duration(0.1), **settings}
-    link = await made(RedisSettings(**settings), password)
-    await link.start()
-    try:
-        yield link
-    finally:
-        await link.stop()
+from tests.integration.cache.support import PATIENCE, linked, made, until
 
 
 @pytest_asyncio.fixture
@@ -257,9 +227,7 @@ def test_settings_win_over_the_url() -> None:
         ("redis+sentinel://[::1]:9/main", [("::1", 9)], "main", 0),
     ],
 )
-def test_urls_of_sentinels(
-    url: str, hosts: list[tuple[str, int]], service: str, database: int
-) -> None:
+def test_urls_of_sentinels(url: str, hosts: list[tuple[str, int]], service: str, database: int) -> None:
     pool = connect(RedisSettings(url=url), None).connection_pool
     assert isinstance(pool, SentinelConnectionPool)
     watchers = [sentinel.connection_pool.connection_kwargs for sentinel in pool.sentinel_manager.sentinels]
@@ -322,9 +290,20 @@ def self_signed(directory: Path) -> tuple[Path, Path]:
     """A certificate for 127.0.0.1 that is its own authority, and its key."""
     certificate, key = directory / "ca.pem", directory / "key.pem"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-        + ["-keyout", key, "-out", certificate, "-days", "2", "-subj", "/CN=127.0.0.1"]
-        + ["-addext", "subjectAltName=IP:127.0.0.1"],
+        [
+            *[
+                "openssl",
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:prime256v1",
+                "-nodes",
+            ],
+            *["-keyout", key, "-out", certificate, "-days", "2", "-subj", "/CN=127.0.0.1"],
+            *["-addext", "subjectAltName=IP:127.0.0.1"],
+        ],
         check=True,
         capture_output=True,
     )

@@ -104,7 +104,7 @@ async def test_a_request_is_counted_timed_and_logged_once(serve: Serve, log: Log
     assert response.startswith("HTTP/1.1 200")
     assert response.endswith("\r\n\r\nhello")
     assert header(response, "x-request-id") == "req_1.a-B"
-    assert header(response, "server-timing") == "auth;dur=1.00, cache;dur=2.00"
+    assert header(response, "server-timing") == "auth;dur=1.000, cache;dur=2.000"
     labels = {"route": ROUTE, "method": "POST", "outcome": "ok"}
     assert requests(metrics) == [(labels, 1)]
     assert value(metrics, "dub5_http_request_duration_seconds_count", **labels) == 1
@@ -184,6 +184,18 @@ async def test_a_client_that_left_before_the_end_does_not_make_it_ok(serve: Serv
         await until(lambda: "client_disconnect" in outcomes(metrics))
 
 
+async def test_a_client_that_leaves_after_the_end_was_served(serve: Serve) -> None:
+    async def watching(scope: Any, receive: Any, send: Any) -> None:
+        await answering(scope, receive, send)
+        assert (await receive())["type"] == "http.disconnect"  # servers say so once the answer is out
+
+    metrics = Metrics()
+    async with serve(TelemetryMiddleware(watching, metrics)) as port:
+        await ask(port, f"POST {ROUTE}")
+        await until(lambda: bool(requests(metrics)))
+    assert outcomes(metrics) == {"ok": 1}
+
+
 async def test_a_defect_before_the_head_is_answered_in_our_shape(serve: Serve, log: Log) -> None:
     async def broken(scope: Any, receive: Any, send: Any) -> None:
         raise ValueError("a secret detail")
@@ -216,6 +228,8 @@ async def test_a_defect_after_the_head_breaks_the_connection_off(serve: Serve, l
         response = await client.rest()
     assert response.endswith("4\r\nhalf\r\n")  # and no last chunk, so no client takes the half for the whole
     assert outcomes(metrics) == {"server_error": 1}
+    (line,) = await log.lines("request")
+    assert line["status"] == 200  # what the client was told
     assert len(await log.lines("request failed")) == 1
 
 

@@ -61,7 +61,7 @@ def test_who_knows_better_is_believed() -> None:
 
 def test_server_timing_is_in_milliseconds_and_in_order() -> None:
     timings = {"provider": 1.5, "auth": 0.0001, "cache": 0.00125, "private": 1.0}
-    assert server_timing(timings) == "auth;dur=0.10, cache;dur=1.25, provider;dur=1500.00"
+    assert server_timing(timings) == "auth;dur=0.100, cache;dur=1.250, provider;dur=1500.000"
 
 
 async def test_other_scopes_pass_untouched() -> None:

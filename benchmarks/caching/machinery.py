@@ -1,0 +1,178 @@
+"""Real processes for the rows: Redis, the provider, and replicas of the service.
+
+Each is started here, on free ports of the loopback, and stopped by its own process id when its block ends,
+whatever a row did to it in between (killed, stopped, replaced).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from benchmarks.service import Service, serving
+
+_GRACE = 10.0
+"""Seconds that a process is given to end before it is killed."""
+
+
+def free_port() -> int:
+    """A port below the ephemeral range, whose cluster bus port (+ 10000) is free too."""
+    for port in random.sample(range(16000, 22000), 100):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            with socket.create_server(("127.0.0.1", port + 10000)):
+                return port
+    raise RuntimeError("no free port")
+
+
+class RedisServer:
+    """One `redis-server` in its own folder; `start` again after `kill` keeps port and folder."""
+
+    def __init__(self, folder: Path, options: Sequence[str]) -> None:
+        self.port = free_port()
+        self.folder = folder
+        self.admin: Redis = Redis(port=self.port)
+        self._options = options
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        self._process = await asyncio.create_subprocess_exec(
+            *("redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)),
+            *("--save", "", "--appendonly", "no", *self._options),
+            stdout=asyncio.subprocess.DEVNULL,
+        )
+        async with asyncio.timeout(_GRACE):
+            while not await self._answers():
+                await asyncio.sleep(0.02)
+
+    async def _answers(self) -> bool:
+        try:
+            return bool(await self.admin.ping())
+        except RedisError:
+            return False
+
+    def pause(self) -> None:
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    async def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+        if self._process is not None:
+            await self._process.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(number)
+
+
+@asynccontextmanager
+async def redis_server(*options: str) -> AsyncIterator[RedisServer]:
+    """Persistence is off unless `options` say otherwise."""
+    with tempfile.TemporaryDirectory() as folder:
+        server = RedisServer(Path(folder), options)
+        await server.start()
+        try:
+            yield server
+        finally:
+            await server.kill()
+            await server.admin.aclose()
+
+
+class Provider:
+    """The stand-in's process; `base_url` is what a configuration names."""
+
+    def __init__(self, base_url: str, session: aiohttp.ClientSession) -> None:
+        self.base_url = base_url
+        self._root = base_url.removesuffix("/v1")
+        self._session = session
+
+    async def set(self, **fields: float) -> None:
+        """Change first_token, between, tokens or generation."""
+        async with self._session.post(f"{self._root}/settings", json=fields) as response:
+            response.raise_for_status()
+
+    async def calls(self, question: str | None = None) -> int:
+        """All calls so far, or those for one question."""
+        async with self._session.get(f"{self._root}/calls") as response:
+            counted = await response.json()
+        return int(counted["total"] if question is None else counted["questions"].get(question, 0))
+
+
+@asynccontextmanager
+async def provider() -> AsyncIterator[Provider]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "benchmarks.provider", stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        base_url = (await process.stdout.readline()).decode().strip()
+        async with aiohttp.ClientSession() as session:
+            yield Provider(base_url, session)
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+def configuration(provider_url: str, redis_url: str | None, **sections: Any) -> dict[str, Any]:
+    """One model, `small`, at the stand-in; `sections` are added or replace."""
+    settings: dict[str, Any] = {
+        "providers": {"stand-in": {"kind": "openai", "base_url": provider_url, "max_connections": 4000}},
+        "models": {"small": {"routes": ["stand-in/benchmark"]}},
+        "cache": {"classes": {"default": {"ttl": "1h"}}},
+    }
+    if redis_url is not None:
+        settings["redis"] = {"url": redis_url}
+    return settings | sections
+
+
+@asynccontextmanager
+async def replicas(count: int, settings: dict[str, Any]) -> AsyncIterator[list[Service]]:
+    """`count` processes of `dub5 serve` with one configuration (YAML is a superset of JSON)."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "dub5.yaml"
+        config.write_text(json.dumps(settings), encoding="utf-8")
+        async with AsyncExitStack() as stack:
+            started: list[Service] = []
+            stack.callback(lambda: [signalled(service, signal.SIGCONT) for service in started])
+            entered = [stack.enter_async_context(_bounded(config)) for _ in range(count)]
+            for service in await asyncio.gather(*entered):
+                started.append(service)
+                stack.callback(signalled, service, signal.SIGCONT)
+            yield started
+
+
+@asynccontextmanager
+async def _bounded(config: Path) -> AsyncIterator[Service]:
+    """A replica that is killed where it does not leave in time."""
+    async with AsyncExitStack() as stack:
+        service = await stack.enter_async_context(serving(config))
+        loop = asyncio.get_running_loop()
+        try:
+            yield service
+        finally:
+            signalled(service, signal.SIGCONT)
+            late = loop.call_later(_GRACE, signalled, service, signal.SIGKILL)
+            stack.callback(late.cancel)
+
+
+def signalled(service: Service, number: signal.Signals) -> None:
+    """Send a signal to a replica that may be gone already."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(service.pid, number)

@@ -1,0 +1,323 @@
+"""No purged answer comes back, whatever happens to messages, replicas and Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from dub5.cache.purges import MAX_UNCONFIRMED, Purges, names_of, scoped_name
+from dub5.contract import PURGE_JOURNAL, PURGE_NONCE, PURGE_STAMPS
+from dub5.redis_link import RedisUnavailable
+from tests.fakes.redis_server import RedisServer
+from tests.integration.cache.support import Clock, plain, purging, until
+
+NAMES = names_of(
+    tenant="acme", class_name="banter", model="small", personality="pirate", tags=("prices", "doc-17")
+)
+
+
+async def raw(url: str, *command: Any) -> Any:
+    async with plain(url) as client:
+        return await client.execute_command(*command)
+
+
+# What a purge reaches
+
+
+@pytest.mark.parametrize(
+    ("name", "reached"),
+    [
+        ("all", True),
+        (scoped_name("tenant", "acme", None), True),
+        (scoped_name("tenant", "other", None), False),
+        (scoped_name("tag", "prices", None), True),
+        (scoped_name("tag", "doc-17", None), True),
+        (scoped_name("tag", "prices", "acme"), True),
+        (scoped_name("tag", "prices", "other"), False),
+        (scoped_name("tag", "weather", None), False),
+        (scoped_name("personality", "pirate", None), True),
+        (scoped_name("personality", "pirate", "acme"), True),
+        (scoped_name("personality", "butler", None), False),
+        (scoped_name("model", "small", None), True),
+        (scoped_name("model", "small", "other"), False),
+        (scoped_name("class", "banter", None), True),
+        (scoped_name("class", "facts", None), False),
+    ],
+)
+async def test_a_purge_changes_the_identity_of_what_it_names(redis: str, name: str, reached: bool) -> None:
+    async with purging(redis) as here, purging(redis) as there:
+        before = here.version(NAMES)
+        assert there.version(NAMES) == before
+        assert await here.purge([name])
+        assert (here.version(NAMES) != before) is reached
+        await there.synchronise()
+        assert there.version(NAMES) == here.version(NAMES)
+
+
+async def test_several_names_are_purged_in_one_stamp(redis: str) -> None:
+    async with purging(redis) as purges:
+        assert await purges.purge(["tag:a", "tag:b"])
+        assert purges.version(["tag:a"]) == purges.version(["tag:b"]) != purges.version(["tag:c"])
+
+
+async def test_each_purge_gives_another_identity_though_the_clock_stands_still(redis: str) -> None:
+    async with purging(redis) as purges:
+        seen = {purges.version(NAMES)}
+        for _ in range(50):
+            await purges.purge(["tag:prices"])
+            seen.add(purges.version(NAMES))
+        assert len(seen) == 51
+
+
+async def test_what_a_purge_costs_does_not_depend_on_what_is_stored(redis: str) -> None:
+    fill = (
+        "for n = 1, tonumber(ARGV[1]) do redis.call('SET', 'dub5:{' .. ARGV[2] .. '}:entry:' .. n, 'x') end"
+    )
+    async with purging(redis) as purges:
+        await purges.purge(["tag:prices"])
+        await raw(redis, "EVAL", fill, 0, 1000, "x")
+        before = await commands(redis)
+        await purges.purge(["tag:prices"])
+        few = await commands(redis) - before
+        await raw(redis, "EVAL", fill, 0, 50_000, "y")
+        before = await commands(redis)
+        await purges.purge(["tag:prices"])
+        assert await commands(redis) - before == few < 20
+        assert await raw(redis, "DBSIZE") == 51_003  # nothing was deleted either
+
+
+async def commands(url: str) -> int:
+    async with plain(url) as client:
+        stats = await client.info("commandstats")
+    ours = {"get", "set", "eval", "publish", "xrange", "xrevrange", "xadd", "time", "zadd", "zrange"}
+    ours |= {"zremrangebyscore", "del", "scan", "keys", "unlink"}
+    return sum(stats[f"cmdstat_{name}"]["calls"] for name in ours if f"cmdstat_{name}" in stats)
+
+
+# How others learn
+
+
+async def test_many_purges_by_many_replicas_end_in_one_identity(redis: str) -> None:
+    tags = [f"tag:{number}" for number in range(5)]
+    chance = random.Random(3)
+    async with purging(redis) as a, purging(redis) as b, purging(redis) as c:
+        for _ in range(10):
+            done = [replica.purge([chance.choice(tags)]) for replica in (a, b, c)]
+            done += [replica.synchronise() for replica in (a, b, c)]  # type: ignore[misc]
+            assert False not in await asyncio.gather(*done)
+        for replica in (a, b, c):
+            await replica.synchronise()
+        for tag in tags:
+            assert a.version([tag]) == b.version([tag]) == c.version([tag])
+
+
+async def test_a_replica_that_slept_through_more_purges_than_the_journal_keeps_learns_them(
+    redis: str,
+) -> None:
+    async with purging(redis) as here, purging(redis) as asleep:
+        await here.purge(["tag:first"])
+        await asleep.synchronise()
+        await here.purge(["tag:second"])
+        await here.purge(["tag:third"])
+        await raw(redis, "XTRIM", PURGE_JOURNAL, "MAXLEN", "1")
+        await asleep.synchronise()
+        await here.synchronise()
+        for tag in ("tag:first", "tag:second", "tag:third"):
+            assert asleep.version([tag]) == here.version([tag])
+
+
+async def test_more_purges_than_one_page_are_read(redis: str) -> None:
+    async with purging(redis) as asleep:
+        await asleep.purge(["tag:first"])
+        async with plain(redis) as client, client.pipeline() as pipeline:
+            for number in range(2500):
+                stamp = 2**51 + number
+                pipeline.xadd(PURGE_JOURNAL, {f"tag:{number}": ""}, id=f"{stamp}-0")
+                pipeline.zadd(PURGE_STAMPS, {f"tag:{number}": stamp})
+            await pipeline.execute()
+        await asleep.synchronise()
+        async with purging(redis) as newcomer:
+            for number in range(2500):
+                assert asleep.version([f"tag:{number}"]) == newcomer.version([f"tag:{number}"])
+
+
+async def test_a_new_replica_computes_the_same_identities(redis: str) -> None:
+    async with purging(redis) as here:
+        for tag in ("tag:prices", "tag:other"):
+            await here.purge([tag])
+        async with purging(redis) as newcomer:
+            assert newcomer.version(NAMES) == here.version(NAMES)
+
+
+async def test_stamps_older_than_any_answer_are_forgotten(redis: str) -> None:
+    async with purging(redis) as purges:
+        await raw(redis, "ZADD", PURGE_STAMPS, 1, "tag:ancient")
+        await purges.purge(["tag:new"])
+        assert await raw(redis, "ZRANGE", PURGE_STAMPS, 0, -1) == [b"tag:new"]
+
+
+# What may happen to Redis
+
+
+async def test_a_flushed_redis_invalidates_everything(redis: str) -> None:
+    async with purging(redis) as here, purging(redis) as there:
+        await here.purge(["tag:prices"])
+        await there.synchronise()
+        before = here.version(NAMES), here.version(["tag:weather"])
+        await raw(redis, "FLUSHALL")
+        await here.synchronise()
+        await there.synchronise()
+        assert here.version(NAMES) == there.version(NAMES)
+        assert here.version(["tag:weather"]) == there.version(["tag:weather"])
+        assert not {here.version(NAMES), here.version(["tag:weather"])} & set(before)
+
+
+async def test_a_lost_nonce_alone_invalidates_everything(redis: str) -> None:
+    async with purging(redis) as purges:
+        before = purges.version(NAMES)
+        await raw(redis, "DEL", PURGE_NONCE)
+        await purges.synchronise()
+        assert purges.version(NAMES) != before
+
+
+async def test_what_a_lagging_successor_forgot_is_purged_anew() -> None:
+    """Failover before the last purges were replicated: one that we read, and one that we made."""
+    async with RedisServer() as server, purging(server.url) as here, purging(server.url) as there:
+        await here.purge(["tag:kept"])
+        await here.synchronise()
+        await there.synchronise()
+        (last, _), *_ = await server.client.xrevrange(PURGE_JOURNAL, count=1)
+        await here.purge(["tag:forgotten"])
+        await here.synchronise()
+        before = there.version(["tag:forgotten"])
+        await forget(server.client, last, "tag:forgotten")
+        await there.synchronise()
+        assert there.version(["tag:forgotten"]) == before  # nobody has told it yet
+        await here.synchronise()
+        await there.synchronise()
+        assert there.version(["tag:forgotten"]) == here.version(["tag:forgotten"]) != before
+        assert there.version(["tag:kept"]) == here.version(["tag:kept"])
+
+
+async def test_a_purge_forgotten_before_anybody_read_it_is_purged_anew() -> None:
+    async with RedisServer() as server, purging(server.url) as here, purging(server.url) as there:
+        await here.purge(["tag:kept"])
+        await here.synchronise()
+        await there.synchronise()
+        (last, _), *_ = await server.client.xrevrange(PURGE_JOURNAL, count=1)
+        before = there.version(["tag:forgotten"])
+        await here.purge(["tag:forgotten"])
+        await forget(server.client, last, "tag:forgotten")
+        await here.synchronise()
+        await there.synchronise()
+        assert there.version(["tag:forgotten"]) == here.version(["tag:forgotten"]) != before
+
+
+async def test_a_successor_with_a_slow_clock_still_gives_greater_stamps() -> None:
+    async with RedisServer() as server, purging(server.url) as here:
+        ahead = 2**52
+        await server.client.xadd(PURGE_JOURNAL, {"tag:prices": ""}, id=f"{ahead}-0")
+        await server.client.zadd(PURGE_STAMPS, {"tag:prices": ahead})
+        await here.synchronise()
+        before = here.version(NAMES)
+        await server.client.delete(PURGE_JOURNAL, PURGE_STAMPS)  # the clock behind, and nothing known
+        await here.synchronise()
+        async with purging(server.url) as newcomer:
+            assert newcomer.version(NAMES) == here.version(NAMES)
+            assert int(here.version(NAMES).partition(".")[2], 16) > int(before.partition(".")[2], 16)
+
+
+async def forget(client: Redis, last: bytes, *names: str) -> None:
+    """What a node that had replicated the journal up to `last` only would know."""
+    events = await client.xrange(PURGE_JOURNAL, max=last)
+    await client.delete(PURGE_JOURNAL)
+    for identifier, fields in events:
+        await client.xadd(PURGE_JOURNAL, fields, id=identifier)
+    await client.zrem(PURGE_STAMPS, *names)
+
+
+async def test_without_redis_a_purge_takes_effect_here_and_is_told_when_redis_is_back() -> None:
+    async with RedisServer() as server, purging(server.url) as here, purging(server.url) as there:
+        nonce = await server.client.get(PURGE_NONCE)
+        assert nonce is not None
+        before = here.version(NAMES)
+        await server.stop()
+        assert not await here.purge(["tag:prices"])
+        purged = here.version(NAMES)
+        assert purged != before
+        assert not await here.purge(["tag:prices"])
+        assert here.version(NAMES) != purged
+        await server.start()
+        await server.client.set(PURGE_NONCE, nonce)  # as a Redis that keeps its contents would come back
+        await until(lambda: synchronised(here))
+        await until(lambda: synchronised(there))
+        assert there.version(NAMES) == here.version(NAMES) != before
+
+
+async def test_a_purge_made_while_redis_was_away_survives_its_coming_back_empty() -> None:
+    async with RedisServer() as server, purging(server.url) as here:
+        await server.stop()
+        await here.purge(["tag:prices"])
+        await server.start()
+        async with purging(server.url) as early:
+            before = early.version(NAMES)  # somebody stored an answer here before we told
+            await until(lambda: synchronised(here))
+            await early.synchronise()
+            assert early.version(NAMES) == here.version(NAMES) != before
+
+
+async def synchronised(purges: Purges) -> bool:
+    try:
+        await purges.synchronise()
+    except RedisUnavailable:
+        return False
+    return True
+
+
+async def test_a_local_purge_during_a_failover_is_not_lost(redis: str) -> None:
+    """The stamps are read anew while somebody purges: what was purged meanwhile stays purged."""
+    async with purging(redis) as purges:
+        for number in range(30):
+            await raw(redis, "DEL", PURGE_JOURNAL)
+            before = purges.version([f"tag:{number}"])
+            mending = asyncio.gather(*(purges.synchronise() for _ in range(3)))
+            purged = asyncio.create_task(purges.purge([f"tag:{number}"]))
+            while not mending.done() or not purged.done():
+                await asyncio.sleep(0)
+                if before == purges.version([f"tag:{number}"]):
+                    assert not purged.done()
+            assert purged.result()
+            assert purges.version([f"tag:{number}"]) != before
+
+
+async def test_memory_is_trusted_for_half_a_minute_without_word_from_redis() -> None:
+    clock = Clock()
+    async with RedisServer() as server, purging(server.url, clock=clock) as purges:
+        since = clock.now
+        clock.now += MAX_UNCONFIRMED - 0.1
+        assert purges.confirmed(since)
+        await server.stop()
+        with pytest.raises(RedisUnavailable):
+            await purges.synchronise()
+        clock.now += 0.2
+        assert not purges.confirmed(since)
+        assert purges.confirmed(clock.now)  # what we fetched just now, we know to be new
+        await server.start()
+        await until(lambda: synchronised(purges))
+        assert purges.confirmed(since)
+
+
+async def test_without_redis_memory_is_all_there_is() -> None:
+    clock = Clock()
+    purges = Purges(None, clock)
+    before = purges.version(NAMES)
+    clock.now += 10 * MAX_UNCONFIRMED
+    assert purges.confirmed(0.0)
+    assert await purges.purge(["tag:prices"])
+    once = purges.version(NAMES)
+    assert await purges.purge(["tag:prices"])
+    assert len({before, once, purges.version(NAMES)}) == 3
