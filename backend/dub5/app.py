@@ -58,6 +58,7 @@ class Application:
         self.settings = settings
         self.drain = Drain()
         self.metrics = Metrics(config_hash=_config_hash(settings))
+        self._tracer = tracing.build(settings.telemetry)
         self._keys = KeyRing(settings.auth, dict(environment))
         self._providers = providers.build(settings, _provider_keys(settings, environment))
         self._redis = _redis_link(settings, environment, self.metrics)
@@ -73,11 +74,11 @@ class Application:
             self._answers,
             self._flights,
             self.metrics,
+            self._tracer,
             policies=self._policies,
             sampler=self._sampler,
         )
         self._lag = LoopLagProbe(self.metrics)
-        self._tracer = tracing.build(settings.telemetry)
         leaving = DrainMiddleware(self._public(), self.drain)
         self.public: ASGIApp = TelemetryMiddleware(leaving, self.metrics, self._tracer)
         self.operations: ASGIApp = self._operations()

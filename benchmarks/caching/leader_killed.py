@@ -51,7 +51,8 @@ async def _round(question: str) -> tuple[int, int, float]:
             killed = time.monotonic()
             signalled(fleet[0], signal.SIGKILL)
             outcomes = await asyncio.gather(*following)
-            if not (await leading).failed_midway:
-                raise RuntimeError("the leader was not killed in the middle of an answer")
+            led = await leading
+            if not led.failed_midway:
+                raise RuntimeError(f"the leader was not killed in the middle of an answer: {led}")
             errors = sum(outcome.error is not None for outcome in outcomes)
             return errors, await asked.calls(question), max(outcome.ended for outcome in outcomes) - killed

@@ -88,6 +88,7 @@ async def ask(client: AsyncOpenAI, question: int, lengths: Row) -> Result:
             max_tokens=lengths.answer,
             stream=True,
             stream_options={"include_usage": True},
+            extra_body={"min_tokens": lengths.answer},  # or the simulated provider would stop earlier
         )
         hit = "hit" in response.headers["cache-status"]
         async for chunk in response.parse():

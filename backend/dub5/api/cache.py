@@ -136,7 +136,6 @@ class CacheController(Controller):
             caller=request.state.caller,
             asked=NO_DIRECTIVES,
             tags=parse_tags(",".join(written.tags)),
-            headers={},
             record=record_of(request.scope),
         )
         await pipeline.put(question, written.completion(asked.model))

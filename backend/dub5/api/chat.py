@@ -90,7 +90,6 @@ def chat_route(pipeline: Pipeline, keys: KeyRing, settings: ServerSettings) -> A
             caller=caller,
             asked=Directives.parse(headers.get("cache-control", "")),
             tags=parse_tags(headers.get("x-dub5-cache-tags", "")),
-            headers={"x-request-id": record.request_id, "traceparent": record.trace.traceparent()},
             record=record,
         )
 

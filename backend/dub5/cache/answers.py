@@ -59,6 +59,7 @@ class AnswerCache:
         self._purges = purges
         self._max_entry = max_entry
         self._clock = clock
+        self._reading: dict[Identity, asyncio.Task[Entry | None]] = {}
         self._synchroniser: asyncio.Task[None] | None = None
         self._nudged = asyncio.Event()
 
@@ -96,10 +97,10 @@ class AnswerCache:
         if self._shared is None:
             return self.recall(wanted)
         identity = self.identity(wanted)
-        entry = await self._shared.get(identity)
+        entry = await self._read(identity, self._shared)
         if identity != self.identity(wanted):  # a purge came to our knowledge with the reading
             identity = self.identity(wanted)
-            entry = await self._shared.get(identity)
+            entry = await self._read(identity, self._shared)
         if entry is None:
             return self.recall(wanted)
         found = self._judged(entry, "shared", wanted)
@@ -127,6 +128,17 @@ class AnswerCache:
     def occupancy(self) -> tuple[int, int]:
         """Entries and bytes in memory."""
         return self._local.count(), self._local.bytes()
+
+    async def _read(self, identity: Identity, shared: SharedCache) -> Entry | None:
+        """What Redis has, read once for all who ask meanwhile, whoever of them leaves.
+
+        A thousand clients with one question must not mean a thousand reads, each on a connection of its own.
+        """
+        reading = self._reading.get(identity)
+        if reading is None:
+            reading = self._reading[identity] = asyncio.create_task(shared.get(identity))
+            reading.add_done_callback(lambda _: self._reading.pop(identity, None))
+        return await asyncio.shield(reading)
 
     def _keep_locally(self, identity: Identity, entry: Entry, lifetimes: Lifetimes) -> None:
         left = lifetimes.kept - entry.age(self._clock())

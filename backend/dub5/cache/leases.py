@@ -212,8 +212,9 @@ class Leases:
         try:
             return await tail.outcome
         finally:
-            del self._tails[claim.identity]
-            if not tail.outcome.done():  # nobody here follows any more
+            if self._tails.get(claim.identity) is tail:
+                del self._tails[claim.identity]
+            if tail.outcome.cancelled():  # with the flight: nobody here follows any more
                 await self._tell(claim.leader, "leave", claim.identity)
 
     async def _keep_reading(self) -> None:

@@ -96,7 +96,8 @@ def in_force(cache_class: CacheClass, document: PolicyDocument, name: str) -> Li
     published = document.classes.get(name)
     ttl, stale = float(cache_class.ttl), float(cache_class.stale_while_revalidate)
     if published is not None:
-        ttl = min(published.ttl, cache_class.max_ttl)
+        longest = float(cache_class.max_ttl)
+        ttl = min(published.ttl, longest)
         if published.stale_while_revalidate is not None:
-            stale = min(published.stale_while_revalidate, cache_class.max_ttl)
+            stale = min(published.stale_while_revalidate, longest)
     return Lifetimes(ttl=ttl, stale_while_revalidate=stale, stale_if_error=float(cache_class.stale_if_error))

@@ -19,8 +19,10 @@ from dub5.cache.samples import Sampler, digest_of
 from dub5.chat import accounts, shapes
 from dub5.chat.cacheable import is_whole_answer
 from dub5.chat.question import Question
+from dub5.errors import Dub5Error
 from dub5.providers.protocol import Payload
 from dub5.telemetry.metrics import Metrics
+from dub5.telemetry.tracing import Tracer, chat_span
 
 
 class Keeping(msgspec.Struct, frozen=True):
@@ -38,40 +40,71 @@ class Keeping(msgspec.Struct, frozen=True):
 class Asking:
     """One call for one question. `keeping` is None where the answer must not be kept."""
 
-    def __init__(self, question: Question, keeping: Keeping | None, metrics: Metrics) -> None:
+    def __init__(self, question: Question, keeping: Keeping | None, metrics: Metrics, tracer: Tracer) -> None:
         self.stored = False
         self._question = question
         self._keeping = keeping
         self._metrics = metrics
+        self._tracer = tracer
+        self._trace = question.record.trace.child()
         self._born = 0.0
         self._started = 0.0
+        self._usage = shapes.Usage()
 
     async def frames(self) -> AsyncGenerator[Frame, None]:
         """The answer's frames; a Dub5Error where no provider gives one."""
         self._born, self._started = time.time(), time.perf_counter()
-        if self._question.request.stream:
-            async with aclosing(self._streamed()) as frames:
+        answer = self._streamed() if self._question.request.stream else self._whole()
+        error = None
+        try:
+            async with aclosing(answer) as frames:
                 async for frame in frames:
                     yield frame
-        else:
-            model, call = self._question.target.model, self._question.call()
-            answer = await model.complete(call, self._metrics.observe_provider)
-            await self._keep(answer)
-            yield Frame("whole", answer.raw)
+        except Dub5Error as failure:
+            error = failure.code
+            raise
+        finally:
+            self._export(error)
+
+    async def _whole(self) -> AsyncGenerator[Frame, None]:
+        model, call = self._question.target.model, self._question.call(self._trace)
+        answer = await model.complete(call, self._observe)
+        await self._keep(answer)
+        yield Frame("whole", answer.raw)
 
     async def _streamed(self) -> AsyncGenerator[Frame, None]:
         assembler = shapes.Assembler()
-        model, call = self._question.target.model, self._question.call()
-        async with aclosing(await model.open(call, self._metrics.observe_provider)) as stream:
+        model, call = self._question.target.model, self._question.call(self._trace)
+        async with aclosing(await model.open(call, self._observe)) as stream:
             async for chunk in stream:
                 assembler.add(chunk.data)
                 yield Frame("usage" if shapes.is_usage_only(chunk.data) else "chunk", chunk.raw)
         await self._keep(Payload.of(assembler.completion()))
 
+    def _observe(
+        self, provider: str, model: str, outcome: str, duration: float, first_token: float | None
+    ) -> None:
+        self._question.record.provider = provider
+        self._metrics.observe_provider(provider, model, outcome, duration, first_token)
+
+    def _export(self, error: str | None) -> None:
+        if self._tracer.enabled:
+            span = chat_span(
+                self._trace,
+                provider=self._question.record.provider or "unknown",
+                model=self._question.target.model.name,
+                input_tokens=self._usage.prompt,
+                output_tokens=self._usage.completion,
+                error=error,
+                started=int(self._born * 1e9),
+                ended=time.time_ns(),
+            )
+            self._tracer.export(span)
+
     async def _keep(self, answer: Payload) -> None:
         """Count what the answer cost, and store it where that is allowed."""
         question, keeping = self._question, self._keeping
-        usage = shapes.usage_of(answer.data)
+        usage = self._usage = shapes.usage_of(answer.data)
         accounts.count_asked(question, self._metrics, usage)
         if keeping is None or question.wanted is None:
             return

@@ -40,6 +40,7 @@ from dub5.chat.request import ChatRequest
 from dub5.errors import CallerError, InvalidRequest, NotCached, ProviderError
 from dub5.telemetry.metrics import Metrics
 from dub5.telemetry.record import RequestRecord
+from dub5.telemetry.tracing import Tracer
 
 REFRESH_COOLDOWN = 10.0
 """Seconds without another try after a background refresh failed."""
@@ -64,6 +65,7 @@ class Pipeline:
         cache: AnswerCache | None,
         flights: Flights,
         metrics: Metrics,
+        tracer: Tracer,
         *,
         policies: Policies,
         sampler: Sampler | None = None,
@@ -73,6 +75,7 @@ class Pipeline:
         self._cache = cache
         self._flights = flights
         self._metrics = metrics
+        self._tracer = tracer
         self._policies = policies
         self._sampler = sampler
         self._chance = chance
@@ -85,7 +88,6 @@ class Pipeline:
         caller: Caller,
         asked: Directives,
         tags: tuple[str, ...],
-        headers: dict[str, str],
         record: RequestRecord,
     ) -> Question:
         """Resolve the model or personality, and the key. CallerError where the request cannot be answered."""
@@ -101,7 +103,6 @@ class Pipeline:
             target=target,
             wanted=None,
             bypass=bypass,
-            headers=headers,
             record=record,
         )
         if bypass is not None:
@@ -145,7 +146,7 @@ class Pipeline:
         wanted, cache = question.wanted, self._cache
         if wanted is None or cache is None:
             self._count_lookup(question, "bypass")
-            asking = Asking(question, None, self._metrics)
+            asking = Asking(question, None, self._metrics, self._tracer)
             status = CacheStatus(fwd="bypass", detail=question.bypass)
             return await self._follow(question, self._flights.alone(asking.frames), asking, status)
         found = None if wanted.asked.no_cache else await self._find(question, wanted, cache)
@@ -257,7 +258,7 @@ class Pipeline:
     def _asking(self, question: Question, keeping: Keeping) -> Asking:
         if self._sampler is not None and keeping.compared_with is None:
             self._sampler.earn_re_ask()
-        return Asking(question, keeping, self._metrics)
+        return Asking(question, keeping, self._metrics, self._tracer)
 
     def _ask_again(self, question: Question, entry: Entry) -> None:
         """Only to see whether the answer would be another now; never an answer that belongs to one user."""

@@ -9,6 +9,7 @@ from dub5.chat.catalog import Target
 from dub5.chat.request import ChatRequest, Json
 from dub5.providers.protocol import Call
 from dub5.telemetry.record import RequestRecord
+from dub5.telemetry.tracing import TraceContext
 
 _OURS = frozenset({"model", "stream", "stream_options"})
 
@@ -21,14 +22,14 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     target: Target
     wanted: Wanted | None
     bypass: str | None
-    headers: dict[str, str]
     record: RequestRecord
 
-    def call(self) -> Call:
-        """What a provider is asked; its `model` is filled in by the route."""
+    def call(self, trace: TraceContext) -> Call:
+        """What a provider is asked, under the span `trace`; its `model` is filled in by the route."""
         body = {name: value for name, value in self.fields.items() if name not in _OURS}
+        headers = {"x-request-id": self.record.request_id, "traceparent": trace.traceparent()}
         stable = 0
         if self.target.personality is not None:
             body["messages"] = self.target.personality.messages(self.request)
             stable = self.target.personality.stable
-        return Call(model="", body=body, stream=self.request.stream, stable=stable, headers=self.headers)
+        return Call(model="", body=body, stream=self.request.stream, stable=stable, headers=headers)

@@ -58,7 +58,7 @@ def usage_of(data: Json) -> Usage:
     details = usage.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, dict) else None
     counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"), cached)
-    return Usage(*(count if isinstance(count, int) else 0 for count in counts))
+    return Usage(*(max(0, count) if isinstance(count, int) else 0 for count in counts))
 
 
 class Assembler:

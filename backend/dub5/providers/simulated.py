@@ -6,6 +6,7 @@ because a test that asks twice, or asks two replicas, must be able to tell a cac
 nothing but its headers. Its parts are made like this:
 
 - A digest of the messages seeds the words, so a lower `max_tokens` gives a prefix of the same answer.
+- `min_tokens`, vLLM's extension, makes it longer: with both, a test gets an answer of the length it wants.
 - A digest of the whole request is in the `id`.
 - A tool is called where `tool_choice` says so, or where the user's last message names it.
 - `response_format` is obeyed: `simulated_values` makes an example of the schema.
@@ -32,6 +33,9 @@ CREATED = 1_735_689_600
 
 FEWEST_WORDS, MOST_WORDS = 15, 55
 """Words of an answer to which the caller set no limit: 20 to 80 tokens, with the start of the question."""
+
+LONGEST = 20_000
+"""Words, whatever the caller asks for."""
 
 _CHARACTERS_PER_TOKEN = 4
 _TOKEN = re.compile(r"\s*\S{1,6}|\s+\Z")
@@ -176,7 +180,9 @@ def _content(body: Json, seed: int) -> str:
 def _prose(body: Json, seed: int) -> str:
     """Sentences, after the start of the question."""
     question = " ".join(_last_question(body).split()[:8])[:40]
-    count = FEWEST_WORDS + seed % (MOST_WORDS - FEWEST_WORDS + 1)
+    least = body.get("min_tokens")
+    least = min(least, LONGEST) if isinstance(least, int) else 0
+    count = max(least, FEWEST_WORDS + seed % (MOST_WORDS - FEWEST_WORDS + 1))
     return f"You asked: “{question}” {_sentences(list(islice(_words(seed), count)))}"
 
 

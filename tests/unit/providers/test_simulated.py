@@ -102,6 +102,11 @@ async def test_a_generous_limit_changes_nothing() -> None:
     assert content_of(await completed(call(max_tokens=1000))) == content_of(await completed(call()))
 
 
+async def test_an_answer_of_a_wanted_length() -> None:
+    usage = (await completed(call(min_tokens=211, max_tokens=211)))["usage"]
+    assert usage["completion_tokens"] == 211
+
+
 def test_about_four_characters_are_a_prompt_token() -> None:
     assert answer_to(call("x" * 400)).prompt_tokens == 100
     assert answer_to(call("")).prompt_tokens == 1

@@ -1,0 +1,201 @@
+"""What the operator reads and publishes: samples in Redis, and the policy document in force."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+from redis.asyncio import Redis
+from redis.driver_info import DriverInfo
+
+from dub5.cache.samples import HEAVY_KEYS, Sampler, digest_of
+from dub5.contract import POLICY_CHANNEL, POLICY_KEY, SAMPLES, ClassPolicy, PolicyDocument, SampleBatch
+from tests.fakes.openai_server import FakeOpenAI, say
+from tests.harness import Running, openai_provider, running
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[FakeOpenAI]:
+    async with FakeOpenAI() as server:
+        yield server
+
+
+@pytest.fixture
+async def client(redis: str) -> AsyncIterator[Redis]:
+    client = await asyncio.to_thread(Redis.from_url, redis, driver_info=DriverInfo(lib_version="1"))
+    async with client:
+        yield client
+
+
+def config(fake: FakeOpenAI, redis: str, **cache: Any) -> dict[str, Any]:
+    return {**openai_provider(fake.base_url), "redis": {"url": redis}, "cache": cache}
+
+
+def sampler_of(server: Running) -> Sampler:
+    sampler = server.replica.application._sampler
+    assert sampler is not None
+    return sampler
+
+
+async def batches(server: Running, client: Redis) -> list[SampleBatch]:
+    sampler = sampler_of(server)
+    await asyncio.gather(*sampler._comparing)
+    await sampler.flush()
+    entries: Any = await client.xrange(SAMPLES)
+    return [msgspec.msgpack.decode(fields[b"b"], type=SampleBatch) for _, fields in entries]
+
+
+async def test_accesses_are_written_with_key_class_and_price(
+    fake: FakeOpenAI, redis: str, client: Redis
+) -> None:
+    async with running(config(fake, redis)) as server:
+        await server.chat()
+        await server.chat()
+        await server.chat("another")
+        [batch] = await batches(server, client)
+    assert [(access.hit, access.class_name, access.threshold) for access in batch.accesses] == [
+        (False, "default", 1.0),
+        (True, "default", 1.0),
+        (False, "default", 1.0),
+    ]
+    one, same, other = batch.accesses
+    assert one.key == same.key != other.key
+    assert same.size > 100
+    assert same.dollars == pytest.approx((9 * 1.0 + 3 * 2.0) / 1e6)
+    assert batch.dropped == 0
+
+
+async def test_a_refetch_is_compared_with_the_answer_before_it(
+    fake: FakeOpenAI, redis: str, client: Redis
+) -> None:
+    async with running(config(fake, redis)) as server:
+        fake.replies = [say("Hello"), say("Hello"), say("Changed")]
+        await server.chat()
+        await server.chat()
+        await server.chat()
+        await batches(server, client)  # adds the two hits to the fingerprint
+        for _ in range(2):
+            await server.chat(headers={"cache-control": "no-cache"})
+            await asyncio.gather(*sampler_of(server)._comparing)
+        verdicts = [verdict for batch in await batches(server, client) for verdict in batch.verdicts]
+        assert [(verdict.changed, verdict.hits, verdict.source) for verdict in verdicts] == [
+            (False, 2, "refetch"),
+            (True, 0, "refetch"),
+        ]
+        assert all(verdict.fetched < verdict.again for verdict in verdicts)
+        assert await server.metric("dub5_cache_revalidations_total", source="refetch", verdict="changed") == 1
+
+
+async def test_a_refetch_after_a_purge_measures_nothing(fake: FakeOpenAI, redis: str, client: Redis) -> None:
+    async with running(config(fake, redis)) as server:
+        fake.replies = [say("Hello"), say("Changed")]
+        await server.chat()
+        await server.client.post("/v1/cache/invalidations", json={"all": True})
+        await server.chat()
+        assert [verdict for batch in await batches(server, client) for verdict in batch.verdicts] == []
+
+
+async def test_a_re_ask_compares_and_replaces_only_what_changed(
+    fake: FakeOpenAI, redis: str, client: Redis
+) -> None:
+    async with running(config(fake, redis, re_ask_share=0.01)) as server:
+        sampler = sampler_of(server)
+        fake.replies = [say("Hello"), say("Hello"), say("Changed")]
+        first = await server.chat()
+        for calls in (2, 3):
+            sampler._re_asks = 1.0
+            hit = await server.chat()
+            assert hit.headers["cache-status"].startswith("dub5; hit")
+            assert hit.text == first.text
+            async with asyncio.timeout(5):
+                while len(fake.calls) < calls:
+                    await fake.wait_called()
+            await server.replica.application._flights.settle()
+        assert "Changed" in (await server.chat()).text
+        verdicts = [verdict for batch in await batches(server, client) for verdict in batch.verdicts]
+        assert [(verdict.changed, verdict.source) for verdict in verdicts] == [
+            (False, "re-ask"),
+            (True, "re-ask"),
+        ]
+
+
+async def test_answers_of_one_user_are_never_asked_again(fake: FakeOpenAI, redis: str) -> None:
+    mine = {"classes": {"mine": {"share": "user"}}}
+    settings = config(fake, redis, re_ask_share=0.01, **mine)
+    settings["models"]["small"]["cache_class"] = "mine"
+    async with running(settings) as server:
+        await server.chat()
+        sampler_of(server)._re_asks = 1.0
+        assert (await server.chat()).headers["cache-status"].startswith("dub5; hit")
+        await server.replica.application._flights.settle()
+    assert len(fake.calls) == 1
+
+
+async def test_samples_stay_within_their_byte_budget_and_heavy_keys_are_exact(
+    fake: FakeOpenAI, redis: str
+) -> None:
+    async with running(config(fake, redis, sample_bytes="1KiB")) as server:
+        sampler = sampler_of(server)
+        for number in range(2_000):
+            key = f"{number * 140_000_000_000 % 2**48:012x}".ljust(48, "0")
+            sampler.accessed(key, "default", None, dollars=0.0, hit=False)
+            sampler.accessed("f" * 48, "default", None, dollars=0.0, hit=True)
+        used = len(msgspec.msgpack.encode(sampler._accesses))
+        assert used <= 1024 * 5
+        assert sampler._dropped > 0
+        await sampler.flush()
+        assert sampler._threshold == 0.5
+        assert len(sampler._heavy) <= HEAVY_KEYS
+        sampler.accessed("f" * 48, "default", None, dollars=0.0, hit=True)  # its hash is above the threshold
+        assert [access.threshold for access in sampler._accesses] == [1.0]
+
+
+async def test_a_published_ttl_is_in_force_at_once_and_never_above_the_maximum(
+    fake: FakeOpenAI, redis: str, client: Redis
+) -> None:
+    async with running(config(fake, redis, classes={"default": {"ttl": "5m", "max_ttl": "10m"}})) as server:
+
+        async def publish(document: bytes) -> None:
+            await client.set(POLICY_KEY, document)
+            await client.publish(POLICY_CHANNEL, b"")
+
+        async def in_force(ttl: float) -> None:
+            async with asyncio.timeout(5):
+                while (await server.client.get("/v1/cache")).json()["classes"]["default"]["ttl"] != ttl:
+                    await asyncio.sleep(0.01)
+
+        await publish(msgspec.json.encode(PolicyDocument(issued=1, classes={"default": ClassPolicy(ttl=60)})))
+        await in_force(60)
+        await server.chat()
+        assert (await server.chat()).headers["cache-status"] == "dub5; hit; ttl=59; detail=local"
+        await publish(
+            msgspec.json.encode(PolicyDocument(issued=2, classes={"default": ClassPolicy(ttl=1e6)}))
+        )
+        await in_force(600)
+        for bad in (b"nonsense", b'{"version": 2}', b'{"classes": {"default": {"ttl": -1}}}'):
+            await publish(bad)
+            await server.replica.application._policies.read()
+        await client.delete(POLICY_KEY)
+        await server.replica.application._policies.read()
+        await in_force(600)
+        await publish(b'{"issued": 3, "classes": {}, "a_later_release": {"knows": "more"}}')
+        await in_force(300)
+
+
+def test_ids_and_token_counts_do_not_make_an_answer_another() -> None:
+    def completion(**changes: Any) -> dict[str, Any]:
+        call = {
+            "id": changes.pop("call_id", "a"),
+            "type": "function",
+            "function": {"name": "f", "arguments": "{}"},
+        }
+        message = {"role": "assistant", "content": changes.pop("content", "x"), "tool_calls": [call]}
+        return {"id": "1", "created": 1, "choices": [{"index": 0, "message": message}], **changes}
+
+    assert digest_of(completion()) == digest_of(
+        completion(id="2", created=9, usage={"total_tokens": 3}, call_id="b")
+    )
+    assert digest_of(completion()) != digest_of(completion(content="y"))

@@ -1,0 +1,125 @@
+"""`dub5 cache stats | invalidate | warm` against a running service."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from dub5.errors import ConfigError
+from dub5.remote import read_questions
+from tests.fakes.openai_server import FakeOpenAI
+from tests.harness import Running, openai_provider, running
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[FakeOpenAI]:
+    async with FakeOpenAI() as server:
+        yield server
+
+
+@pytest.fixture
+async def server(fake: FakeOpenAI) -> AsyncIterator[Running]:
+    async with running(openai_provider(fake.base_url)) as replica:
+        yield replica
+
+
+async def cache(server: Running, *arguments: str) -> tuple[int | None, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "dub5", "cache", *arguments, "--url", server.url),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ},
+    )
+    out, err = await process.communicate()
+    return process.returncode, out.decode(), err.decode()
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    lines = [
+        {"question": "Who are you?", "model": "small", "answer": "The assistant of Acme.", "tags": ["about"]},
+        {"question": "Opening hours?", "model": "small"},
+        {"request": {"model": "small", "messages": [{"role": "user", "content": "Opening hours?"}]}},
+        {"question": "Too much", "model": "unknown"},
+    ]
+    path = tmp_path / "questions.jsonl"
+    path.write_text("\n".join(json.dumps(line) for line in lines) + "\n\n")
+    return path
+
+
+async def test_warming_asks_and_stores_and_says_how_it_went(
+    server: Running, fake: FakeOpenAI, questions: Path
+) -> None:
+    code, _, said = await cache(server, "warm", str(questions), "--rate", "1000")
+    assert (code, said) == (1, "4 of 4, 1 were there already, 1 failed\n")
+    assert len(fake.calls) == 1
+    written = await server.chat("Who are you?", headers={"x-dub5-cache-tags": "about"}, stream=True)
+    assert written.headers["cache-status"].startswith("dub5; hit")
+    assert "Acme" in written.text
+    assert (await server.chat("Opening hours?")).headers["cache-status"].startswith("dub5; hit")
+    assert len(fake.calls) == 1
+
+
+async def test_invalidating_by_tag_and_the_figures(server: Running, questions: Path) -> None:
+    await cache(server, "warm", str(questions), "--rate", "1000")
+    code, out, _ = await cache(server, "invalidate", "--tag", "about", "--tag", "else")
+    assert (code, out) == (0, "Purged: tag:about, tag:else\n")
+    again = await server.chat("Who are you?", headers={"x-dub5-cache-tags": "about"})
+    assert again.headers["cache-status"].startswith("dub5; fwd=uri-miss")
+    code, out, _ = await cache(server, "stats")
+    assert code == 0
+    assert json.loads(out)["classes"]["default"]["lookups"]["miss"] == 2
+
+
+async def test_what_the_service_refuses_is_said_in_one_line(server: Running) -> None:
+    code, _, said = await cache(server, "invalidate")
+    assert (code, said) == (1, "dub5: 400: Say one of tags, personality, model, class, tenant, all.\n")
+
+
+@pytest.mark.parametrize(
+    ("answer", "param"),
+    [({}, "answer.choices"), ({"choices": []}, "answer.choices"), (5, "answer"), ("x" * 300_000, "answer")],
+)
+async def test_a_written_answer_in_error_names_the_field(server: Running, answer: object, param: str) -> None:
+    request = {"model": "small", "messages": [{"role": "user", "content": "x"}]}
+    response = await server.client.post("/v1/cache/answers", json={"request": request, "answer": answer})
+    assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+
+
+async def test_a_whole_completion_may_be_written_but_not_for_a_request_that_is_never_cached(
+    server: Running,
+) -> None:
+    request = {"model": "small", "messages": [{"role": "user", "content": "x"}]}
+    message = {"role": "assistant", "content": "Written"}
+    answer = {"id": "w", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+    stored = await server.client.post("/v1/cache/answers", json={"request": request, "answer": answer})
+    assert stored.json() == {"stored": True}
+    assert (await server.chat("x")).json() == answer
+    never = await server.client.post(
+        "/v1/cache/answers", json={"request": {**request, "n": 2}, "answer": "x"}
+    )
+    assert (never.status_code, never.json()["error"]["param"]) == (400, "request")
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("nonsense", "line 2: not JSON"),
+        ("[]", "line 2: must be an object"),
+        ('{"question": "x"}', "line 2: needs `request`"),
+        ('{"question": "x", "model": "m", "anser": "y"}', "line 2: needs `request`"),
+    ],
+)
+def test_a_line_in_error_is_named(tmp_path: Path, line: str, complaint: str) -> None:
+    path = tmp_path / "questions.jsonl"
+    path.write_text('{"question": "good", "model": "m"}\n' + line)
+    with pytest.raises(ConfigError, match=complaint):
+        read_questions(path)
+    with pytest.raises(ConfigError, match="cannot read"):
+        read_questions(tmp_path / "missing")
