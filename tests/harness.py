@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+import logging
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 import httpx
@@ -59,9 +60,37 @@ async def running(
     """Serve `config` (as in the YAML file) on free ports until the block ends."""
     written = {**(config or {})}
     written["server"] = {**LOOPBACK, **written.get("server", {})}
-    with structlog.testing.capture_logs() as logs:
+    with structlog.testing.capture_logs() as logs, no_slow_callbacks():
         async with _serving(written, environment or {}, logs) as server:
             yield server
+
+
+@contextlib.contextmanager
+def no_slow_callbacks() -> Iterator[None]:
+    """asyncio's debug mode: a callback that holds the event loop for a second is an error.
+
+    A second, since the machine may be busy with something else; what blocks is caught by blockbuster long before.
+    """
+    loop, slow = asyncio.get_running_loop(), _SlowCallbacks()
+    loop.set_debug(True)
+    loop.slow_callback_duration = 1.0
+    logging.getLogger("asyncio").addHandler(slow)
+    try:
+        yield
+    finally:
+        logging.getLogger("asyncio").removeHandler(slow)
+        loop.set_debug(False)
+    assert slow.seen == []
+
+
+class _SlowCallbacks(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage().startswith("Executing "):
+            self.seen.append(record.getMessage())
 
 
 @contextlib.asynccontextmanager

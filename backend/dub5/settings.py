@@ -432,10 +432,8 @@ def is_loopback(host: str) -> bool:
 def validate(settings: Settings) -> None:
     """Check what crosses sections; ConfigError names the key and the sentence that mends it."""
     _validate_auth(settings)
-    if settings.redis is not None and not 0 < settings.redis.timeout <= 0.1:
-        raise ConfigError(
-            "redis.timeout: must be more than 0 and at most 100ms, since every request may wait for it"
-        )
+    if settings.redis is not None:
+        _validate_redis(settings.redis)
     if not settings.models:
         raise ConfigError("models: name at least one")
     for name, provider in settings.providers.items():
@@ -470,6 +468,18 @@ def _validate_auth(settings: Settings) -> None:
             f"server.host: refusing to listen on {server.host} without keys. "
             "Set auth.keys, or auth.anonymous: true to serve everybody who can reach it."
         )
+
+
+def _validate_redis(redis: RedisSettings) -> None:
+    if not 0 < redis.timeout <= 0.1:
+        raise ConfigError(
+            "redis.timeout: must be more than 0 and at most 100ms, since every request may wait for it"
+        )
+    if ":" in redis.url.partition("://")[2].rpartition("@")[0]:
+        raise ConfigError(
+            "redis.url: secrets are never inline; write redis.password: {env: NAME} or {file: PATH}"
+        )
+    _validate_source("redis.password", redis.password)
 
 
 def _validate_source(where: str, source: Source | None) -> None:

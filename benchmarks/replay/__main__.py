@@ -28,7 +28,6 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 
-import httpx
 import msgspec
 from openai import AsyncOpenAI, OpenAIError
 
@@ -102,13 +101,7 @@ async def ask(client: AsyncOpenAI, question: int, lengths: Row) -> Result:
 
 
 async def replay(url: str, rows: list[Row], questions: list[int], speed: float) -> list[Result]:
-    limits = httpx.Limits(max_connections=None)
-    async with AsyncOpenAI(
-        base_url=f"{url}/v1",
-        api_key="none",
-        max_retries=0,
-        http_client=httpx.AsyncClient(limits=limits, timeout=120),
-    ) as client:
+    async with AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120) as client:
         began = time.perf_counter()
         asking: list[asyncio.Task[Result]] = []
         for row, question in zip(rows, questions, strict=True):

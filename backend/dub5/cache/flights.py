@@ -187,6 +187,9 @@ class Flights:
             flight.end(error)
             raise
         finally:
+            flight.end(
+                InternalError()
+            )  # where it was cancelled, or failed otherwise: nobody may wait for more
             if claim is not None and self._leases is not None:
                 await self._leases.release(claim)
 

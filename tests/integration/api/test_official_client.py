@@ -107,15 +107,10 @@ async def test_tool_calls(client: AsyncOpenAI, fake: FakeOpenAI, streamed: bool)
     for _ in ("fetched", "from the cache"):
         if streamed:
             async with client.chat.completions.stream(model="small", messages=ASK, tools=TOOLS) as events:
-                message = (await events.get_final_completion()).choices[0].message
+                answer: Any = await events.get_final_completion()
         else:
-            message = (
-                (await client.chat.completions.create(model="small", messages=ASK, tools=TOOLS))
-                .choices[0]
-                .message
-            )
-        assert message.tool_calls is not None
-        call: Any = message.tool_calls[0]
+            answer = await client.chat.completions.create(model="small", messages=ASK, tools=TOOLS)
+        [call] = answer.choices[0].message.tool_calls
         assert (call.function.name, call.function.arguments) == ("weather", '{"city": "Oslo"}')
     assert len(fake.calls) == 1
     assert fake.calls[0].body["tools"] == TOOLS
@@ -263,11 +258,15 @@ async def test_trouble_in_mid_stream_is_raised_and_never_cached(
         "sends garbage": stream([begun, b"data: {nonsense\n\n"]),
     }
     fake.replies = [broken[fault], say("Hello")]
-    said = ""
-    with pytest.raises(openai.APIError):
+    said: list[str | None] = []
+
+    async def listen() -> None:
         async for part in await client.chat.completions.create(model="small", messages=ASK, stream=True):
-            said += part.choices[0].delta.content or ""
-    assert said == "Hel"
+            said.append(part.choices[0].delta.content)  # noqa: PERF401  # what came before the error counts
+
+    with pytest.raises(openai.APIError):
+        await listen()
+    assert said == ["Hel"]
     answer = await client.chat.completions.create(model="small", messages=ASK)
     assert answer.choices[0].message.content == "Hello"
     assert len(fake.calls) == 2

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
@@ -118,11 +119,12 @@ async def test_request_directives_are_honoured(server: Running, fake: FakeOpenAI
 async def test_requests_that_cannot_be_cached_say_why(server: Running, fake: FakeOpenAI) -> None:
     tool = {"role": "tool", "tool_call_id": "t", "content": "42"}
     asked = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}, tool]
-    for fields, reason in [
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"temperature": 1.5}, "temperature"),
         ({"n": 2}, "n"),
         ({"messages": asked}, "tool-results"),
-    ]:
+    ]
+    for fields, reason in cases:
         for _ in range(2):
             response = await server.chat(**fields)
             assert response.headers["cache-status"] == f"dub5; fwd=bypass; detail={reason}"

@@ -75,9 +75,9 @@ async def purging(url: str, *, clock: Clock | None = None) -> AsyncIterator[Purg
 
 
 @contextlib.asynccontextmanager
-async def leasing(url: str, **settings: Any) -> AsyncIterator[Leases]:
+async def leasing(url: str, *, password: str | None = None) -> AsyncIterator[Leases]:
     """The leases of one replica, with their messages."""
-    link = await made(RedisSettings(url=url, **settings))
+    link = await made(RedisSettings(url=url), password)
     leases = Leases(link)
     await leases.start()
     await link.start()

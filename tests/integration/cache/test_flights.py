@@ -185,15 +185,14 @@ async def test_the_flight_outlives_its_first_client_for_a_follower_elsewhere(
     gate = asyncio.Event()
     first, second, *others = frames("Hel", "lo")
     fake.reply = stream([first, second, gate, *others])
-    async with replicas(2, fake, redis) as (a, b):
-        async with contextlib.AsyncExitStack() as follower:
-            async with streaming(a) as leading:
-                await leading.next()
-                following = await follower.enter_async_context(streaming(b))
-                early = [await following.next(), await following.next()]
-            await until(lambda: a.replica.application._flights.followers() == 1)
-            gate.set()
-            assert content([*filter(None, early), *await following.rest()]) == "Hello"
+    async with replicas(2, fake, redis) as (a, b), contextlib.AsyncExitStack() as follower:
+        async with streaming(a) as leading:
+            await leading.next()
+            following = await follower.enter_async_context(streaming(b))
+            early = [await following.next(), await following.next()]
+        await until(lambda: a.replica.application._flights.followers() == 1)
+        gate.set()
+        assert content([*filter(None, early), *await following.rest()]) == "Hello"
     assert len(fake.calls) == 1
     assert not fake.calls[0].cancelled.is_set()
 

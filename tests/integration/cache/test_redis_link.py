@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+import trustme
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.sentinel import SentinelConnectionPool
 
@@ -286,38 +286,20 @@ async def written(link: RedisLink, key: str, value: str) -> bool:
         return False
 
 
-def self_signed(directory: Path) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that is its own authority, and its key."""
-    certificate, key = directory / "ca.pem", directory / "key.pem"
-    subprocess.run(
-        [
-            *[
-                "openssl",
-                "req",
-                "-x509",
-                "-newkey",
-                "ec",
-                "-pkeyopt",
-                "ec_paramgen_curve:prime256v1",
-                "-nodes",
-            ],
-            *["-keyout", key, "-out", certificate, "-days", "2", "-subj", "/CN=127.0.0.1"],
-            *["-addext", "subjectAltName=IP:127.0.0.1"],
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return certificate, key
-
-
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return self_signed(tmp_path_factory.mktemp("tls"))
+    """An authority of our own, and a file with a key and a certificate for 127.0.0.1 that it issued."""
+    directory = tmp_path_factory.mktemp("tls")
+    authority, server = directory / "ca.pem", directory / "server.pem"
+    issuer = trustme.CA()
+    issuer.cert_pem.write_to_path(str(authority))
+    issuer.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(server))
+    return authority, server
 
 
 async def test_tls_with_an_authority_of_our_own(certificate: tuple[Path, Path]) -> None:
-    authority, key = certificate
-    files = ["--tls-cert-file", str(authority), "--tls-key-file", str(key), "--tls-ca-cert-file"]
+    authority, server_pem = certificate
+    files = ["--tls-cert-file", str(server_pem), "--tls-key-file", str(server_pem), "--tls-ca-cert-file"]
     async with RedisServer(*files, str(authority), "--tls-auth-clients", "no", plain=False) as server:
         url = server.url.replace("redis://", "rediss://")
         async with linked(url, ca_file=str(authority), timeout=Duration(1)) as link:

@@ -164,7 +164,7 @@ async def test_a_published_ttl_is_in_force_at_once_and_never_above_the_maximum(
 
         async def in_force(ttl: float) -> None:
             async with asyncio.timeout(5):
-                while (await server.client.get("/v1/cache")).json()["classes"]["default"]["ttl"] != ttl:
+                while (await server.client.get("/v1/cache")).json()["classes"]["default"]["ttl"] != ttl:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
 
         await publish(msgspec.json.encode(PolicyDocument(issued=1, classes={"default": ClassPolicy(ttl=60)})))

@@ -1,0 +1,302 @@
+"""Leases against a real Redis: fencing, epochs, lost messages, a Cluster, and what an ACL user needs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import subprocess
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from redis.exceptions import NoPermissionError
+
+from dub5.cache.entry import Entry
+from dub5.cache.flight import Flight, Follower, Frame, Identity
+from dub5.cache.flights import Flights
+from dub5.cache.leases import Claim, Leases, Tailed
+from dub5.cache.purges import Purges
+from dub5.cache.shared import SharedCache
+from dub5.contract import lease_key, replica_channel
+from dub5.redis_link import RedisLink
+from dub5.telemetry.metrics import Metrics
+from tests.fakes.redis_server import RedisServer
+from tests.integration.cache.support import PATIENCE, leasing, linked, plain, until
+
+IDENTITY = Identity("key", "n.0")
+
+ACL_RULE = (
+    "resetkeys ~dub5:* resetchannels &dub5:* -@all "
+    "+ping +hello +auth +client|setinfo +client|setname +select "
+    "+get +set +del +exists +incr +expire +pexpire +getrange "
+    "+xadd +xrange +xrevrange +zadd +zrange +zremrangebyscore +time "
+    "+eval +publish +subscribe +unsubscribe"
+)
+"""The least that a replica's ACL user needs; docs/operations quotes it."""
+
+
+def chunk(text: str) -> Frame:
+    return Frame("chunk", text.encode())
+
+
+async def claim(leases: Leases, flight: Flight, *, seen: int = 0, background: bool = False) -> Claim:
+    return await leases.claim(IDENTITY, flight, seen=seen, background=background)
+
+
+async def rest(follower: Follower) -> list[Frame]:
+    async with asyncio.timeout(PATIENCE):
+        frames = []
+        while (frame := await follower.next()) is not None:
+            frames.append(frame)
+        return frames
+
+
+# Who leads
+
+
+async def test_one_leads_and_the_others_learn_who(redis: str) -> None:
+    async with leasing(redis) as a, leasing(redis) as b:
+        claims = await asyncio.gather(*(claim(leases, Flight()) for leases in (a, b)))
+        assert sorted(each.outcome for each in claims) == ["follow", "lead"]
+        assert claims[0].token == claims[1].token
+        assert claims[0].leader in {a.replica, b.replica}
+
+
+async def test_each_lease_of_a_key_has_an_epoch_of_its_own(redis: str) -> None:
+    async with leasing(redis) as leases:
+        seen = set()
+        for _ in range(3):
+            each = await claim(leases, Flight())
+            await leases.release(each)
+            seen.add(each.stream)
+        assert len(seen) == 3
+
+
+async def test_an_answer_stored_meanwhile_is_not_asked_for_again(redis: str) -> None:
+    async with leasing(redis) as leases, linked(redis) as link:
+        shared = SharedCache(link, Purges(link), Metrics(config_hash="test"))
+        await shared.put(IDENTITY, Entry(b"{}", 1000, 1.0, 1, 1), seconds=60)
+        assert (await claim(leases, Flight(), seen=0)).stored
+        assert (await claim(leases, Flight(), seen=999)).stored
+        assert (await claim(leases, Flight(), seen=1000)).leads  # it is the one that would not do
+
+
+async def test_a_cooldown_stops_refreshes_but_no_request(redis: str) -> None:
+    async with leasing(redis) as a, leasing(redis) as b:
+        await a.cool_down(IDENTITY, 60)
+        assert (await claim(b, Flight(), background=True)).outcome == "cooling"
+        assert (await claim(b, Flight())).leads
+
+
+# Fencing
+
+
+async def test_a_leader_that_lost_its_lease_cannot_write(redis: str) -> None:
+    async with leasing(redis) as paused, leasing(redis) as successor, plain(redis) as client:
+        one, other = Flight(), Flight()
+        former = await claim(paused, one)
+        await client.delete(former.lease)  # it slept for longer than its lease lives
+        latter = await claim(successor, other)
+        assert latter.leads
+        assert not await paused._append(paused._led[IDENTITY], b"frames", b"anything")
+        assert await successor._append(successor._led[IDENTITY], b"end", b"")
+        assert not await client.exists(former.stream)
+        assert former.stream != latter.stream
+        await paused.release(former)
+        assert await client.get(latter.lease) == latter.token.encode()  # not its to give back
+        await successor.release(latter)
+        assert not await client.exists(latter.lease)
+
+
+async def test_a_lease_lost_and_taken_again_by_the_same_replica_is_the_new_one(redis: str) -> None:
+    async with leasing(redis) as leases, leasing(redis) as elsewhere, plain(redis) as client:
+        former = await claim(leases, Flight())
+        await client.delete(former.lease)
+        flight = Flight()
+        latter = await claim(leases, flight)
+        await leases.release(former)  # must not end what the new one publishes
+        followed = Flight()
+        follower = Follower(followed)
+        tail = asyncio.create_task(elsewhere.tail(followed, await claim(elsewhere, followed)))
+        flight.add(chunk("a"))
+        flight.end()
+        assert await rest(follower) == [chunk("a")]
+        assert await tail is Tailed.ENDED
+        await leases.release(latter)
+
+
+async def test_a_lease_is_renewed_for_as_long_as_the_flight_takes(redis: str) -> None:
+    async with leasing(redis) as leases, plain(redis) as client:
+        lead = await claim(leases, Flight())
+        await client.pexpire(lead.lease, 2_000)
+        await until(lambda: lives_longer(redis, lead.lease, 2_000))
+        await leases.release(lead)
+
+
+async def lives_longer(url: str, key: str, milliseconds: int) -> bool:
+    async with plain(url) as client:
+        return bool(await client.pttl(key) > milliseconds)
+
+
+async def test_a_cancelled_flight_gives_its_lease_back_though_somebody_followed(redis: str) -> None:
+    """The publisher waits for frames that will never come."""
+    async with leasing(redis) as a, leasing(redis) as b:
+        lead = await claim(a, flight := Flight())
+        flight.board()
+        tailing = asyncio.create_task(b.tail(tailed := Flight(), await claim(b, tailed)))
+        await until(lambda: flight.followers == 2)
+        tailing.cancel()
+        await until(lambda: flight.followers == 1)  # told, not found out by its silence
+        async with asyncio.timeout(PATIENCE):
+            await a.release(lead)
+        assert (await claim(b, Flight())).leads
+
+
+# Messages
+
+
+async def test_garbage_from_another_release_does_not_deafen_a_replica(redis: str) -> None:
+    async with leasing(redis) as a, leasing(redis) as b, plain(redis) as client:
+        await until(lambda: heard(redis, replica_channel(a.replica)))
+        await client.publish(replica_channel(a.replica), b"\xc1 not ours")
+        lead = await claim(a, flight := Flight())
+        tail = asyncio.create_task(b.tail(followed := Flight(), await claim(b, followed)))
+        flight.add(chunk("a"))
+        flight.end()
+        assert await rest(Follower(followed)) == [chunk("a")]
+        assert await tail is Tailed.ENDED
+        await a.release(lead)
+
+
+async def heard(url: str, channel: str) -> bool:
+    async with plain(url) as client:
+        return bool(await client.publish(channel, b"\xc1"))
+
+
+async def test_frames_of_another_release_are_a_lost_leader(redis: str) -> None:
+    async with leasing(redis) as b, plain(redis) as client:
+        await client.set(lease_key("key", "n.0"), "7:another")
+        claimed = await claim(b, Flight())
+        await client.xadd(claimed.stream, {"frames": b"\xc1 not ours"})
+        followed = Flight()
+        async with asyncio.timeout(PATIENCE):
+            assert await b.tail(followed, claimed) is Tailed.LOST
+        await client.delete(claimed.lease)
+        again = await claim(b, Flight())  # and the reader still reads
+        assert again.leads
+        await b.release(again)
+
+
+async def test_who_may_not_read_the_frames_does_not_wait_for_ever() -> None:
+    async with RedisServer() as server:
+        await server.client.execute_command("ACL SETUSER half on >pw ~* &* +@all -xrange")
+        half = server.url.replace("//", "//half:pw@")
+        async with leasing(server.url) as a, leasing(half) as b:
+            lead = await claim(a, Flight())
+            async with asyncio.timeout(PATIENCE):
+                assert await b.tail(followed := Flight(), await claim(b, followed)) is Tailed.LOST
+            await a.release(lead)
+
+
+# Where it runs
+
+
+async def nothing_stored() -> bytes | None:
+    return None
+
+
+async def follow_across(a: Leases, b: Leases, identity: Identity) -> None:
+    """A flight over two replicas whose answer comes in two parts."""
+    gate = asyncio.Event()
+    calls = 0
+
+    async def lead() -> AsyncGenerator[Frame, None]:
+        nonlocal calls
+        calls += 1
+        yield chunk("a")
+        await gate.wait()
+        yield chunk("b")
+
+    flights = [Flights(leases, Metrics(config_hash="test")) for leases in (a, b)]
+    followers = [each.follow(identity, lead, nothing_stored, seen=0)[0] for each in flights]
+    async with asyncio.timeout(PATIENCE):
+        assert [await follower.next() for follower in followers] == [chunk("a")] * 2
+        gate.set()
+        assert [await follower.next() for follower in followers] == [chunk("b")] * 2
+        assert [await follower.next() for follower in followers] == [None] * 2
+        for follower in followers:
+            follower.leave()
+        for each in flights:
+            await each.settle()
+    assert calls == 1
+
+
+async def use_everything(link: RedisLink, a: Leases, b: Leases, identity: Identity) -> None:
+    """All that a replica does with Redis."""
+    purges = Purges(link)
+    await purges.synchronise()
+    before = purges.version(["tag:prices"])
+    assert await purges.purge(["tag:prices"])
+    assert purges.version(["tag:prices"]) != before
+    shared = SharedCache(link, purges, Metrics(config_hash="test"))
+    entry = Entry(b"{}", 1000, 1.0, 1, 1)
+    await follow_across(a, b, identity)
+    await shared.put(identity, entry, seconds=60)
+    await shared.put(identity, Entry(b"older", 999, 1.0, 1, 1), seconds=60)
+    assert await shared.get(identity) == entry
+    await a.cool_down(identity, 1)
+
+
+async def test_an_acl_user_with_the_least_rights_suffices() -> None:
+    async with RedisServer() as server:
+        await server.client.execute_command(f"ACL SETUSER dub5 on >pw {ACL_RULE}")
+        url = server.url.replace("//", "//dub5@")
+        async with (
+            linked(url, password="pw") as link,
+            leasing(url, password="pw") as a,
+            leasing(url, password="pw") as b,
+        ):
+            await use_everything(link, a, b, IDENTITY)
+            with pytest.raises(NoPermissionError):
+                await link._client.get("somebody:else")
+            with pytest.raises(NoPermissionError):
+                await link._client.flushall()
+        assert not await server.client.execute_command("ACL LOG") or await only(
+            server, "somebody:else", "flushall"
+        )
+
+
+async def only(server: RedisServer, *objects: str) -> bool:
+    """Whether nothing but these was denied."""
+    denied = {entry["object"] for entry in await server.client.acl_log()}
+    return denied <= set(objects)
+
+
+@pytest_asyncio.fixture
+async def cluster() -> AsyncIterator[str]:
+    """The URL of a Cluster of three masters."""
+    async with contextlib.AsyncExitStack() as stack:
+        nodes = [await stack.enter_async_context(RedisServer("--cluster-enabled", "yes")) for _ in range(3)]
+        hosts = [f"127.0.0.1:{node.port}" for node in nodes]
+        await asyncio.to_thread(
+            subprocess.run,
+            ["redis-cli", "--cluster", "create", *hosts, "--cluster-yes"],
+            check=True,
+            capture_output=True,
+        )
+        await until(lambda: all_know(nodes))
+        yield f"redis+cluster://{','.join(hosts)}"
+
+
+async def all_know(nodes: list[RedisServer]) -> bool:
+    states: list[dict[str, Any]] = [await node.client.cluster("info") for node in nodes]
+    return all(state["cluster_state"] == "ok" for state in states)
+
+
+async def test_everything_works_on_a_cluster(cluster: str) -> None:
+    async with linked(cluster) as link, leasing(cluster) as a, leasing(cluster) as b:
+        for _ in range(8):  # keys on every node
+            await use_everything(link, a, b, Identity(secrets.token_hex(8), "n.0"))
+        assert link.available
