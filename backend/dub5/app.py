@@ -21,6 +21,7 @@ from litestar.types import ASGIApp
 
 from dub5 import providers
 from dub5.admission.drain import Drain
+from dub5.admission.gate import Gate
 from dub5.admission.keys import KeyRing
 from dub5.api import cache, models, operations
 from dub5.api.chat import chat_route
@@ -73,6 +74,7 @@ class Application:
             self._catalog,
             self._answers,
             self._flights,
+            Gate(settings.admission, self.drain, self.metrics),
             self.metrics,
             self._tracer,
             policies=self._policies,

@@ -341,6 +341,18 @@ class AuthSettings(Section, frozen=True):
     ] = False
 
 
+class AdmissionSettings(Section, frozen=True):
+    """How much work one replica takes on."""
+
+    max_inflight: Annotated[
+        int, Meta(ge=1, description="Provider calls at once: the replica's capacity.")
+    ] = 200
+    max_queued: Annotated[int, Meta(ge=0, description="Requests that may wait for a provider call.")] = 400
+    queue_timeout: Annotated[
+        Duration, Meta(description="Longest wait for one; who would wait longer is turned away at once.")
+    ] = _constant(Duration(10))
+
+
 class TelemetrySettings(Section, frozen=True):
     log_format: Annotated[
         Literal["auto", "json", "console"],
@@ -413,6 +425,9 @@ class Settings(Section, frozen=True):
         _constant(CacheSettings())
     )
     auth: Annotated[AuthSettings, Meta(description="Who may call.")] = _constant(AuthSettings())
+    admission: Annotated[AdmissionSettings, Meta(description="How much work a replica takes on.")] = (
+        _constant(AdmissionSettings())
+    )
     telemetry: Annotated[TelemetrySettings, Meta(description="Logs and traces.")] = _constant(
         TelemetrySettings()
     )

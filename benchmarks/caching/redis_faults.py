@@ -200,17 +200,18 @@ def _figure(name: str, seen: Seen, began: float) -> Figure:
         f"{failed} failed of {len(everything):,}, {midway} ended mid-answer; {seen.came_back} purged answers came "
         f"back (of {len(seen.purged)} asked; purge during the fault: {seen.purge_status}); p99 of added time "
         f"{milliseconds(_added(seen, began, began + FAULT_AT - 0.2))} before, {milliseconds(learning)} in the "
-        f"{LEARNING + 0.2:.1f} s around the fault, {milliseconds(then)} until Redis is well"
+        f"{LEARNING + 0.2:.1f} s around the fault, {milliseconds(then)} until Redis is well (p50 "
+        f"{milliseconds(_added(seen, began + FAULT_AT + LEARNING, began + HEAL_AT, percent=50))})"
     )
     good = not failed and not seen.came_back and learning <= TIMEOUT + NOISE and then <= NOISE
     bar = "0 failed, 0 came back, p99 added <= 100 ms, then <= 2 ms"
     return Figure(f"Redis {name}, mid-load", bar, measured, good)
 
 
-def _added(seen: Seen, since: float, before: float) -> float:
-    """p99 of the probes that began in a span of time, less that of the replica without Redis."""
+def _added(seen: Seen, since: float, before: float, percent: float = 99) -> float:
+    """A percentile of the probes that began in a span of time, less that of the replica without Redis."""
     with_redis, without = (
-        percentile([outcome.took for outcome in outcomes if since <= outcome.began < before], 99)
+        percentile([outcome.took for outcome in outcomes if since <= outcome.began < before], percent)
         for outcomes in (seen.probes, seen.controls)
     )
     return with_redis - without

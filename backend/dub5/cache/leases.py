@@ -61,8 +61,11 @@ _APPEND = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('XADD', KEYS[2], '*', ARGV[3], ARGV[4])
 redis.call('PEXPIRE', KEYS[2], ARGV[2])
+for index = 6, #ARGV do redis.call('PUBLISH', ARGV[index], ARGV[5]) end
 return 1
 """
+_PUBLISH = "return redis.call('PUBLISH', ARGV[1], ARGV[2])"
+"""In a script, since the client refuses the command itself in a pipeline to a Cluster."""
 
 _frames_decoder = msgspec.msgpack.Decoder(list[Frame])
 
@@ -128,6 +131,7 @@ class _Tail:
         self.claim = claim
         self.last = "-"
         self.told = 0.0
+        self.read = time.monotonic()
         self.outcome: asyncio.Future[Tailed] = asyncio.get_running_loop().create_future()
 
     def finish(self, outcome: Tailed) -> None:
@@ -135,13 +139,18 @@ class _Tail:
             self.outcome.set_result(outcome)
 
     def take(self, fields: dict[bytes, bytes]) -> None:
-        """One entry of the stream: frames, or the end."""
-        if b"frames" in fields:
-            self.flight.add(*_frames_decoder.decode(fields[b"frames"]))
-        else:
-            end = fields[b"end"]
-            self.flight.end(from_wire(msgspec.msgpack.decode(end)) if end else None)
-            self.finish(Tailed.ENDED)
+        """One entry of the stream: frames, or the end. A leader whose entries we cannot read is lost to us."""
+        if self.outcome.done():
+            return
+        try:
+            if b"frames" in fields:
+                self.flight.add(*_frames_decoder.decode(fields[b"frames"]))
+            else:
+                end = fields[b"end"]
+                self.flight.end(from_wire(msgspec.msgpack.decode(end)) if end else None)
+                self.finish(Tailed.ENDED)
+        except (msgspec.MsgspecError, LookupError, TypeError):
+            self.finish(Tailed.LOST)
 
 
 class Leases:
@@ -234,9 +243,9 @@ class Leases:
             for tail in tails:
                 if time.monotonic() - tail.told > HEARTBEAT:
                     tail.told = time.monotonic()
-                    pipeline.publish(
-                        replica_channel(tail.claim.leader), self._message("follow", tail.claim.identity)
-                    )
+                    leader = replica_channel(tail.claim.leader)
+                    message = self._message("follow", tail.claim.identity)
+                    pipeline.eval(_PUBLISH, 1, tail.claim.lease, leader, message)
             for tail in tails:
                 pipeline.get(tail.claim.lease)
                 pipeline.xrange(tail.claim.stream, min=tail.last)
@@ -244,11 +253,12 @@ class Leases:
         try:
             answers = (await self._link.pipeline("tail", fill))[-2 * len(tails) :]
         except RedisUnavailable:
-            if not self._link.available:
-                for tail in tails:
+            for tail in tails:
+                if not self._link.available or time.monotonic() - tail.read > LEASE:
                     tail.finish(Tailed.LOST)
             return
         for tail, lease, entries in zip(tails, answers[::2], answers[1::2], strict=True):
+            tail.read = time.monotonic()
             for identifier, fields in entries:
                 tail.last = f"({identifier.decode()}"
                 tail.take(fields)
@@ -311,16 +321,19 @@ class Leases:
 
     async def _append(self, led: _Led, field: bytes, value: bytes) -> bool:
         """Whether it was written; not so where the lease is lost, or Redis is."""
-        claim = led.claim
-
-        def fill(pipeline: Pipeline) -> None:
-            keys = [claim.lease, claim.stream]
-            pipeline.eval(_APPEND, 2, *keys, claim.token, int(STREAM_LIFE * 1000), field, value)
-            for follower in led.heard:
-                pipeline.publish(replica_channel(follower), self._message("wake", claim.identity))
-
+        claim, followers = led.claim, [replica_channel(follower) for follower in led.heard]
+        arguments = [
+            claim.token,
+            int(STREAM_LIFE * 1000),
+            field,
+            value,
+            self._message("wake", claim.identity),
+        ]
         try:
-            written, *_ = await self._link.pipeline("append", fill)
+            written = await self._link.run(
+                "append",
+                lambda client: client.eval(_APPEND, 2, claim.lease, claim.stream, *arguments, *followers),
+            )
         except RedisUnavailable:
             return False
         return bool(written)

@@ -12,6 +12,7 @@ from contextlib import aclosing
 
 import msgspec
 
+from dub5.admission.gate import Gate
 from dub5.cache.answers import AnswerCache
 from dub5.cache.entry import Entry
 from dub5.cache.flight import Frame, Identity
@@ -40,8 +41,19 @@ class Keeping(msgspec.Struct, frozen=True):
 class Asking:
     """One call for one question. `keeping` is None where the answer must not be kept."""
 
-    def __init__(self, question: Question, keeping: Keeping | None, metrics: Metrics, tracer: Tracer) -> None:
+    def __init__(
+        self,
+        question: Question,
+        keeping: Keeping | None,
+        gate: Gate,
+        metrics: Metrics,
+        tracer: Tracer,
+        *,
+        background: bool = False,
+    ) -> None:
         self.stored = False
+        self._gate = gate
+        self._background = background
         self._question = question
         self._keeping = keeping
         self._metrics = metrics
@@ -53,6 +65,16 @@ class Asking:
 
     async def frames(self) -> AsyncGenerator[Frame, None]:
         """The answer's frames; a Dub5Error where no provider gives one."""
+        record = self._question.record
+        tenant = record.tenant or ""
+        request = self._keeping.identity if self._keeping is not None else record.request_id
+        async with self._gate.admitted(tenant, request, background=self._background) as waited:
+            record.timings["queue"] = waited
+            async with aclosing(self._asked()) as frames:
+                async for frame in frames:
+                    yield frame
+
+    async def _asked(self) -> AsyncGenerator[Frame, None]:
         self._born, self._started = time.time(), time.perf_counter()
         answer = self._streamed() if self._question.request.stream else self._whole()
         error = None

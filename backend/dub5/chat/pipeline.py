@@ -19,6 +19,7 @@ from collections.abc import Callable
 import msgspec
 from moka_py import Moka
 
+from dub5.admission.gate import Gate
 from dub5.admission.keys import Caller
 from dub5.cache.answers import AnswerCache, Found, Wanted
 from dub5.cache.entry import Entry
@@ -64,6 +65,7 @@ class Pipeline:
         catalog: Catalog,
         cache: AnswerCache | None,
         flights: Flights,
+        gate: Gate,
         metrics: Metrics,
         tracer: Tracer,
         *,
@@ -74,6 +76,7 @@ class Pipeline:
         self._catalog = catalog
         self._cache = cache
         self._flights = flights
+        self._gate = gate
         self._metrics = metrics
         self._tracer = tracer
         self._policies = policies
@@ -146,7 +149,7 @@ class Pipeline:
         wanted, cache = question.wanted, self._cache
         if wanted is None or cache is None:
             self._count_lookup(question, "bypass")
-            asking = Asking(question, None, self._metrics, self._tracer)
+            asking = Asking(question, None, self._gate, self._metrics, self._tracer)
             status = CacheStatus(fwd="bypass", detail=question.bypass)
             return await self._follow(question, self._flights.alone(asking.frames), asking, status)
         found = None if wanted.asked.no_cache else await self._find(question, wanted, cache)
@@ -255,23 +258,24 @@ class Pipeline:
             ttl=fresh.ttl, recompute=found.entry.recompute, lifetimes=wanted.lifetimes, chance=chance
         )
 
-    def _asking(self, question: Question, keeping: Keeping) -> Asking:
+    def _asking(self, question: Question, keeping: Keeping, *, background: bool = False) -> Asking:
         if self._sampler is not None and keeping.compared_with is None:
             self._sampler.earn_re_ask()
-        return Asking(question, keeping, self._metrics, self._tracer)
+        return Asking(question, keeping, self._gate, self._metrics, self._tracer, background=background)
 
     def _ask_again(self, question: Question, entry: Entry) -> None:
         """Only to see whether the answer would be another now; never an answer that belongs to one user."""
         wanted, cache = question.wanted, self._cache
         if wanted is not None and cache is not None and question.target.cache_class.share != "user":
             keeping = Keeping(cache, cache.identity(wanted), self._sampler, compared_with=entry)
-            self._flights.background(self._asking(_detached(question), keeping).frames)
+            self._flights.background(self._asking(_detached(question), keeping, background=True).frames)
 
     def _refresh(self, question: Question, seen: int) -> None:
         wanted, cache = question.wanted, self._cache
         if wanted is not None and cache is not None:
             identity = cache.identity(wanted)
-            asking = self._asking(_detached(question), Keeping(cache, identity, self._sampler))
+            keeping = Keeping(cache, identity, self._sampler)
+            asking = self._asking(_detached(question), keeping, background=True)
             self._flights.refresh(
                 identity,
                 asking.frames,

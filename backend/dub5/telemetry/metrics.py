@@ -91,6 +91,16 @@ class Metrics:
         self.network_bytes = self._counters(
             "network_bytes", "Bytes of request bodies (in) and response bodies (out).", ("direction",)
         )
+        self.inflight_requests = self._gauge("inflight_requests", "Provider calls under way.")
+        self.queued_requests = self._gauge("queued_requests", "Requests that wait for a provider call.")
+        self.capacity_requests = self._gauge(
+            "capacity_requests", "Provider calls that may be under way at once."
+        )
+        self.demand_requests = self._gauge(
+            "demand_requests", "Requests that want a provider call at once: the autoscaling metric."
+        )
+        self.shed = self._counters("shed", "Requests turned away for want of room.", ("reason",))
+        self.queue_wait = self._histogram("queue_wait_seconds", "Wait for a provider call.", ANSWERS)
         self.provider_requests = self._counters("provider_requests", "Calls to providers.", _CALL)
         self.provider_duration = self._histograms(
             "provider_duration_seconds", "From the call to the end of the provider's answer.", _CALL

@@ -372,7 +372,9 @@ async def test_an_answer_in_memory_elsewhere_is_purged_within_a_second_without_a
 ) -> None:
     async with RedisServer() as server:
         await server.client.execute_command("ACL SETUSER mute on >pw ~* +@all resetchannels")
-        async with replicas(2, fake, server.url.replace("//", "//mute:pw@")) as (a, b):
+        access = {"url": server.url, "username": "mute", "password": {"env": "PW"}}
+        written = {**config(fake, server.url), "redis": access}
+        async with running(written, {"PW": "pw"}) as a, running(written, {"PW": "pw"}) as b:
             assert await ask(a) == await ask(b)
             assert status(await b.chat()).startswith("dub5; hit")
             fake.reply = say("after")

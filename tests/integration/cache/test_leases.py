@@ -29,7 +29,7 @@ IDENTITY = Identity("key", "n.0")
 
 ACL_RULE = (
     "resetkeys ~dub5:* resetchannels &dub5:* -@all "
-    "+ping +hello +auth +client|setinfo +client|setname +select "
+    "+ping +hello +auth +select +client "
     "+get +set +del +exists +incr +expire +pexpire +getrange "
     "+xadd +xrange +xrevrange +zadd +zrange +zremrangebyscore +time "
     "+eval +publish +subscribe +unsubscribe"

@@ -1,0 +1,155 @@
+"""How many provider calls this replica makes at once, who waits, and who is told at once to come back later.
+
+A call enters where there is room. Otherwise it waits, first in first out inside its tenant, tenants taking turns,
+so that one tenant's flood does not starve the others. Nobody waits in vain: whoever finds the queue full, or would
+by the present pace wait longer than `queue_timeout`, is turned away at once with an honest `Retry-After`.
+
+Hits and followers of a flight do not come here: they hold no provider call. Work for which nobody waits
+(background refreshes) enters only where there is room. Why first in, first out:
+docs/adr/0011-first-in-first-out.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Hashable
+from typing import Literal
+
+from dub5.admission.demand import ServiceTime, ShedRate, demand
+from dub5.admission.drain import Drain
+from dub5.errors import Overloaded
+from dub5.settings import AdmissionSettings
+from dub5.telemetry.metrics import Metrics
+
+_Turn = asyncio.Future[None]
+
+
+class Gate:
+    """`clock` gives monotonic seconds."""
+
+    def __init__(
+        self,
+        settings: AdmissionSettings,
+        drain: Drain,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._capacity = settings.max_inflight
+        self._max_queued = settings.max_queued
+        self._queue_timeout = float(settings.queue_timeout)
+        self._drain = drain
+        self._metrics = metrics
+        self._clock = clock
+        self._taken = 0
+        self._ids = itertools.count()
+        self._entered: dict[int, float] = {}
+        self._waiting: dict[str, deque[_Turn]] = {}
+        self._queued = 0
+        self._shed = ShedRate()
+        self._service = ServiceTime()
+        metrics.capacity_requests.set(self._capacity)
+        metrics.inflight_requests.set_function(lambda: len(self._entered))
+        metrics.queued_requests.set_function(lambda: self._queued)
+        metrics.demand_requests.set_function(self.demand)
+
+    @contextlib.asynccontextmanager
+    async def admitted(
+        self, tenant: str, request: Hashable, *, background: bool = False
+    ) -> AsyncIterator[float]:
+        """Hold a place while the block runs; gives the seconds that were waited for it.
+
+        Overloaded where there is no place, or none in time. `request` tells a request that is tried again
+        from another one.
+        """
+        arrived = self._clock()
+        if self._taken < self._capacity:
+            self._taken += 1
+        elif background:
+            raise Overloaded("No room for background work.")
+        else:
+            await self._wait_for_turn(tenant, request)
+        place, entered = next(self._ids), self._clock()
+        self._entered[place] = entered
+        self._metrics.queue_wait.observe(entered - arrived)
+        try:
+            yield entered - arrived
+        finally:
+            del self._entered[place]
+            left = self._clock()
+            self._service.ended(left - entered, left)
+            self._give_place_on()
+
+    def demand(self) -> float:
+        """The autoscaling metric; 0 while draining, since this replica's load goes elsewhere."""
+        if not self._drain.ready:
+            return 0.0
+        now = self._clock()
+        return demand(
+            inflight=len(self._entered),
+            queued=self._queued,
+            shed_per_second=self._shed.per_second(now),
+            service_time=self._mean_service(now),
+            capacity=self._capacity,
+        )
+
+    async def _wait_for_turn(self, tenant: str, request: Hashable) -> None:
+        """Returns when a place is ours."""
+        self._refuse_what_would_wait_in_vain(request)
+        turn: _Turn = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(tenant, deque()).append(turn)
+        self._queued += 1
+        try:
+            async with asyncio.timeout(self._queue_timeout):
+                await turn
+        except BaseException as error:
+            if turn.done() and not turn.cancelled():  # the place came in the same moment
+                self._give_place_on()
+            else:
+                self._leave_queue(tenant, turn)
+            if isinstance(error, TimeoutError):
+                # Not part of the shed rate: it was counted while it was queued.
+                raise self._overloaded("queue_timeout") from None
+            raise
+
+    def _refuse_what_would_wait_in_vain(self, request: Hashable) -> None:
+        full = self._queued >= self._max_queued
+        if full or self._expected_wait() > self._queue_timeout:
+            self._shed.count(request, self._clock())
+            raise self._overloaded("queue_full" if full else "would_wait_too_long")
+
+    def _expected_wait(self) -> float:
+        """Seconds until a newcomer's turn, at the present pace: places come free every `service / capacity`."""
+        return (self._queued + 1) * self._mean_service(self._clock()) / self._capacity
+
+    def _mean_service(self, now: float) -> float:
+        return self._service.mean((now - entered for entered in self._entered.values()), now)
+
+    def _overloaded(
+        self, reason: Literal["queue_full", "would_wait_too_long", "queue_timeout"]
+    ) -> Overloaded:
+        self._metrics.shed.labels(reason).inc()
+        return Overloaded("The service is at capacity. Try again later.", retry_after=self._expected_wait())
+
+    def _give_place_on(self) -> None:
+        """To the tenant whose turn it is; it goes to the end of the line with its others."""
+        if not self._waiting:
+            self._taken -= 1
+            return
+        tenant = next(iter(self._waiting))
+        turns = self._waiting.pop(tenant)
+        turn = turns.popleft()
+        if turns:
+            self._waiting[tenant] = turns
+        self._queued -= 1
+        turn.set_result(None)
+
+    def _leave_queue(self, tenant: str, turn: _Turn) -> None:
+        turns = self._waiting[tenant]
+        turns.remove(turn)
+        if not turns:
+            del self._waiting[tenant]
+        self._queued -= 1

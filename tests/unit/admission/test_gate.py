@@ -1,0 +1,173 @@
+"""Places, turns and refusals; the clock is the test's."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+
+import pytest
+
+from dub5.admission.drain import Drain
+from dub5.admission.gate import Gate
+from dub5.errors import Overloaded
+from dub5.settings import AdmissionSettings, Duration
+from dub5.telemetry.metrics import Metrics
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Scene:
+    """A gate, and calls that hold their places until they are told to leave."""
+
+    def __init__(self, *, inflight: int = 1, queued: int = 10, timeout: float = 10.0) -> None:
+        self.clock, self.drain, self.metrics = Clock(), Drain(), Metrics()
+        settings = AdmissionSettings(
+            max_inflight=inflight, max_queued=queued, queue_timeout=Duration(timeout)
+        )
+        self.gate = Gate(settings, self.drain, self.metrics, self.clock)
+        self.inside: list[str] = []
+        self.order: list[str] = []
+        self._leave: dict[str, asyncio.Event] = {}
+        self.tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def come(self, name: str, tenant: str = "t") -> None:
+        """A call arrives; returns when it is inside, waits or was refused."""
+        self._leave[name] = asyncio.Event()
+        self.tasks[name] = asyncio.create_task(self._hold(name, tenant))
+        await asyncio.sleep(0)
+
+    async def _hold(self, name: str, tenant: str) -> None:
+        async with self.gate.admitted(tenant, name):
+            self.inside.append(name)
+            self.order.append(name)
+            try:
+                await self._leave[name].wait()
+            finally:
+                self.inside.remove(name)
+
+    async def go(self, name: str) -> None:
+        self._leave[name].set()
+        await asyncio.gather(self.tasks[name], return_exceptions=True)
+        await asyncio.sleep(0)
+
+    def figure(self, name: str) -> float:
+        return self.metrics.registry.get_sample_value(f"dub5_{name}") or 0.0
+
+
+async def test_there_is_room_for_so_many_and_the_rest_waits() -> None:
+    scene = Scene(inflight=2)
+    for name in ("a", "b", "c"):
+        await scene.come(name)
+    assert scene.inside == ["a", "b"]
+    assert (scene.figure("inflight_requests"), scene.figure("queued_requests")) == (2, 1)
+    assert scene.gate.demand() == 3
+    await scene.go("a")
+    assert scene.inside == ["b", "c"]
+    await scene.go("b")
+    await scene.go("c")
+    assert scene.gate.demand() == 0
+
+
+async def test_tenants_take_turns_and_inside_a_tenant_the_oldest_goes_first() -> None:
+    scene = Scene()
+    await scene.come("first", "noisy")
+    for number in range(3):
+        await scene.come(f"noisy-{number}", "noisy")
+    await scene.come("quiet-0", "quiet")
+    await scene.come("quiet-1", "quiet")
+    for _ in range(6):
+        await scene.go(scene.inside[0])
+    assert scene.order == ["first", "noisy-0", "quiet-0", "noisy-1", "quiet-1", "noisy-2"]
+
+
+async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back() -> None:
+    scene = Scene(queued=1)
+    await scene.come("a")
+    scene.clock.now += 4.0
+    await scene.come("b")
+    with pytest.raises(Overloaded) as caught:
+        async with scene.gate.admitted("t", "c"):
+            pass
+    assert caught.value.retry_after == pytest.approx(2 * 4.0)  # one waits before it, each takes 4 s
+    assert scene.metrics.registry.get_sample_value("dub5_shed_total", {"reason": "queue_full"}) == 1
+    assert scene.gate.demand() == pytest.approx(2 + 1 / 30 * 4.0)
+    await scene.go("a")
+    await scene.go("b")
+
+
+async def test_who_would_wait_too_long_is_not_queued() -> None:
+    scene = Scene(queued=100, timeout=10.0)
+    await scene.come("a")
+    scene.clock.now += 6.0
+    await scene.come("b")
+    with pytest.raises(Overloaded):
+        async with scene.gate.admitted("t", "c"):
+            pass
+    reason = {"reason": "would_wait_too_long"}
+    assert scene.metrics.registry.get_sample_value("dub5_shed_total", reason) == 1
+    await scene.go("a")
+    await scene.go("b")
+
+
+async def test_waiting_ends_with_the_time_limit_and_leaves_no_trace() -> None:
+    scene = Scene(timeout=0.01)
+    await scene.come("a")
+    await scene.come("b")
+    with pytest.raises(Overloaded):
+        await scene.tasks["b"]
+    assert scene.gate.demand() == 1
+    await scene.go("a")
+    assert scene.gate.demand() == 0
+
+
+async def test_background_work_never_waits() -> None:
+    scene = Scene()
+    await scene.come("a")
+    with pytest.raises(Overloaded):
+        async with scene.gate.admitted("t", "refresh", background=True):
+            pass
+    await scene.go("a")
+    async with scene.gate.admitted("t", "refresh", background=True):
+        assert scene.gate.demand() == 1
+
+
+async def test_a_replica_that_drains_wants_nothing() -> None:
+    scene = Scene()
+    await scene.come("a")
+    scene.drain.linger()
+    assert scene.gate.demand() == 0
+    await scene.go("a")
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_no_place_is_lost_whoever_leaves_when(seed: int) -> None:
+    chance = random.Random(seed)
+    scene = Scene(inflight=3, queued=50, timeout=100.0)
+    for number in range(60):
+        await scene.come(str(number), tenant=str(chance.randrange(4)))
+        if chance.random() < 0.5:
+            victim = chance.choice(list(scene.tasks))
+            if chance.random() < 0.5:
+                scene.tasks[victim].cancel()
+            else:
+                scene._leave[victim].set()
+        for _ in range(chance.randrange(3)):
+            await asyncio.sleep(0)
+        assert len(scene.inside) <= 3
+    for name in scene.tasks:
+        scene._leave[name].set()
+    for task in scene.tasks.values():
+        with contextlib.suppress(asyncio.CancelledError, Overloaded):
+            await task
+    assert (scene.figure("inflight_requests"), scene.figure("queued_requests"), scene.gate._taken) == (
+        0,
+        0,
+        0,
+    )
