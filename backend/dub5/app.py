@@ -6,6 +6,7 @@ test runs as many whole applications as it likes in one process.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import time
 from collections.abc import Mapping
@@ -39,11 +40,12 @@ from dub5.chat.catalog import Catalog
 from dub5.chat.personalities import compile_all
 from dub5.chat.pipeline import Pipeline
 from dub5.contract import POLICY_CHANNEL, PURGE_CHANNEL
+from dub5.providers.breaker import Breaker
 from dub5.providers.routing import Model
 from dub5.redis_link import RedisLink
 from dub5.settings import HttpProviderSettings, Settings, read_secret
 from dub5.telemetry import tracing
-from dub5.telemetry.metrics import Metrics
+from dub5.telemetry.metrics import BREAKER_STATES, Metrics
 from dub5.telemetry.middleware import TelemetryMiddleware
 from dub5.telemetry.process import LoopLagProbe
 from dub5.telemetry.record import record_of
@@ -62,6 +64,7 @@ class Application:
         self._tracer = tracing.build(settings.telemetry)
         self._keys = KeyRing(settings.auth, dict(environment))
         self._providers = providers.build(settings, _provider_keys(settings, environment))
+        self._breakers = self._build_breakers()
         self._redis = _redis_link(settings, environment, self.metrics)
         self._purges = Purges(self._redis)
         self._answers = self._answer_cache()
@@ -115,6 +118,14 @@ class Application:
             await self._redis.stop()
         await self._tracer.stop()
 
+    def _build_breakers(self) -> dict[str, Breaker]:
+        """One for each provider, shared by all models that it serves."""
+        breakers = {name: Breaker() for name in self._providers}
+        for name, breaker in breakers.items():
+            gauge = self.metrics.provider_breaker_state.labels(name)
+            gauge.set_function(functools.partial(_state_of, breaker))
+        return breakers
+
     def _answer_cache(self) -> AnswerCache | None:
         settings = self.settings.cache
         if not settings.enabled:
@@ -145,7 +156,7 @@ class Application:
     def _build_catalog(self) -> Catalog:
         settings = self.settings
         built = {
-            name: Model.build(name, each, self._providers, settings.providers)
+            name: Model.build(name, each, self._providers, settings.providers, self._breakers)
             for name, each in settings.models.items()
         }
         personalities = compile_all(settings.personalities, next(iter(settings.models)))
@@ -193,6 +204,10 @@ class Application:
         record.tenant, record.key_id = caller.tenant, caller.key_id
         caller.require(role)
         connection.state.caller = caller
+
+
+def _state_of(breaker: Breaker) -> float:
+    return BREAKER_STATES[breaker.state(time.monotonic())]
 
 
 def _provide(**parts: object) -> dict[str, Provide]:

@@ -149,7 +149,8 @@ class RedisLink:
         while True:
             with contextlib.suppress(RedisError, OSError, TimeoutError):
                 async with self._client.pubsub(ignore_subscribe_messages=True) as pubsub:
-                    await pubsub.subscribe(*self._handlers)
+                    async with asyncio.timeout(self._timeout):
+                        await pubsub.subscribe(*self._handlers)
                     while True:
                         message = await pubsub.get_message(timeout=_LISTEN_INTERVAL)
                         if message is not None:
@@ -172,7 +173,9 @@ def connect(settings: RedisSettings, password: str | None) -> Client:
     options: dict[str, Any] = {
         "username": settings.username or (unquote(url.username) if url.username else None),
         "password": password or (unquote(url.password) if url.password else None),
-        "socket_timeout": float(settings.timeout),
+        # Each command's wait is `run`'s affair. With a timeout of its own redis-py sends through wait_for, which
+        # on Python 3.11 can lose a cancellation: a task that is told to stop would go on for ever.
+        "socket_timeout": 0.1,
         "socket_connect_timeout": float(settings.timeout),
         "retry": Retry(NoBackoff(), 0),
         "max_connections": 10_000,

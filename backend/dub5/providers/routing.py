@@ -1,8 +1,9 @@
 """From a model's name to an answer: its routes, tried in their order.
 
 The next route is asked where a provider failed before its first byte; after that the caller has begun to read
-and there is no way back. What the caller has to mend (CallerError) is not asked twice. Each call to a provider
-is reported exactly once, however it ends, to the `observe` function that the caller brings.
+and there is no way back. What the caller has to mend (CallerError) is not asked twice. A provider whose breaker
+is open is passed over. Each call to a provider is reported exactly once, however it ends, to its breaker and to
+the `observe` function that the caller brings.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from dub5.errors import CallerError, ProviderError, ProviderTimeout
+from dub5.providers.breaker import Breaker
 from dub5.providers.protocol import Call, Payload, Provider
 from dub5.settings import (
     AnthropicSettings,
@@ -47,6 +49,7 @@ class Route(msgspec.Struct, frozen=True):
 
     provider: Provider
     upstream: str
+    breaker: Breaker
 
 
 class Model:
@@ -76,12 +79,13 @@ class Model:
         settings: ModelSettings,
         providers: Mapping[str, Provider],
         provider_settings: Mapping[str, AnyProvider],
+        breakers: Mapping[str, Breaker],
     ) -> Model:
         """Of validated settings: each route names one of `providers`."""
         written = [route.partition("/")[::2] for route in settings.routes]
         return cls(
             name,
-            tuple(Route(providers[provider], upstream) for provider, upstream in written),
+            tuple(Route(providers[provider], upstream, breakers[provider]) for provider, upstream in written),
             price=settings.price,
             cache_class=settings.cache_class,
             revision=revision((provider_settings[provider], upstream) for provider, upstream in written),
@@ -120,11 +124,21 @@ class Model:
     async def _first_success(self, ask: Callable[[Route], Awaitable[_T]]) -> _T:
         failures: list[ProviderError] = []
         for route in self.routes:
+            if not route.breaker.allows(self._clock()):
+                continue
             try:
                 return await ask(route)
             except ProviderError as error:
                 failures.append(error)
-        raise self._failed(failures)
+        raise self._failed(failures) if failures else self._left_alone()
+
+    def _left_alone(self) -> ProviderError:
+        now = self._clock()
+        return ProviderError(
+            f"Every provider of the model {self.name} has failed of late and is left alone for a moment.",
+            provider=self.routes[-1].provider.name,
+            retry_after=min(route.breaker.retry_after(now) for route in self.routes),
+        )
 
     def _failed(self, failures: list[ProviderError]) -> ProviderError:
         """The last failure, or where there were several one that says so. It has the last one's status."""
@@ -139,7 +153,7 @@ class Model:
         )
 
     def _watch(self, route: Route, observe: Observe) -> _Watch:
-        return _Watch(route.provider.name, self.name, observe, self._clock)
+        return _Watch(route, self.name, observe, self._clock)
 
 
 class OpenStream:
@@ -185,8 +199,9 @@ class OpenStream:
 class _Watch:
     """Times one call to a provider and reports it once."""
 
-    def __init__(self, provider: str, model: str, observe: Observe, clock: Callable[[], float]) -> None:
-        self._provider = provider
+    def __init__(self, route: Route, model: str, observe: Observe, clock: Callable[[], float]) -> None:
+        self._provider = route.provider.name
+        self._breaker = route.breaker
         self._model = model
         self._observe: Observe | None = observe
         self._clock = clock
@@ -194,7 +209,10 @@ class _Watch:
         self._first_token: float | None = None
 
     def first_token(self) -> None:
-        self._first_token = self._clock() - self._start
+        """The provider works; should it break off later, that is a failure of its own."""
+        now = self._clock()
+        self._first_token = now - self._start
+        self._breaker.succeeded(now)
 
     @contextlib.contextmanager
     def guarding(self) -> Iterator[None]:
@@ -202,15 +220,26 @@ class _Watch:
         try:
             yield
         except BaseException as error:
-            self.over(_outcome(error))
+            self.over(_outcome(error), pause=error.retry_after if isinstance(error, ProviderError) else None)
             raise
 
-    def over(self, outcome: str) -> None:
+    def over(self, outcome: str, *, pause: float | None = None) -> None:
         """The call ended so; what is said after the first time does not count."""
         observe, self._observe = self._observe, None
         if observe is not None:
-            duration = self._clock() - self._start
-            observe(self._provider, self._model, outcome, duration, self._first_token)
+            now = self._clock()
+            self._tell_breaker(outcome, now, pause)
+            observe(self._provider, self._model, outcome, now - self._start, self._first_token)
+
+    def _tell_breaker(self, outcome: str, now: float, pause: float | None) -> None:
+        if outcome in {"error", "timeout"}:
+            self._breaker.failed(now, pause=pause)
+        elif self._first_token is not None:
+            return  # it was told with the first token
+        elif outcome == "cancelled":
+            self._breaker.abandoned()
+        else:  # ok, or a refusal of the request, which only a working provider can give
+            self._breaker.succeeded(now)
 
 
 def _outcome(error: BaseException) -> str:

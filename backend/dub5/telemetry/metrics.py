@@ -33,6 +33,9 @@ REDIS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
 LAG = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 AGES = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 86400, 7 * 86400)
 
+BREAKER_STATES = {"closed": 0, "half-open": 1, "open": 2}
+"""Values of `provider_breaker_state`."""
+
 _REQUEST = ("route", "method", "outcome")
 _CALL = ("provider", "model", "outcome")
 
@@ -109,6 +112,9 @@ class Metrics:
             "provider_time_to_first_token_seconds",
             "From the call to the first chunk of a streamed answer.",
             _CALL,
+        )
+        self.provider_breaker_state = self._gauges(
+            "provider_breaker_state", "0 closed, 1 trying again, 2 open.", ("provider",)
         )
         self.tokens = self._counters("tokens", "Tokens that providers counted.", ("model", "direction"))
         self.cost_dollars = self._counters(

@@ -10,6 +10,7 @@ import pytest
 
 from dub5.errors import InvalidRequest, ProviderError, ProviderTimeout
 from dub5.providers import build
+from dub5.providers.breaker import Breaker
 from dub5.providers.protocol import Call, Payload, Provider
 from dub5.providers.routing import Model, OpenStream, Route
 from dub5.settings import Price, Settings
@@ -81,7 +82,7 @@ class Observed:
 
 
 def model(*providers: Provider) -> Model:
-    routes = tuple(Route(provider, f"{provider.name}-large") for provider in providers)
+    routes = tuple(Route(provider, f"{provider.name}-large", Breaker()) for provider in providers)
     return Model("m", routes, price=Price(), cache_class="default", revision="r", clock=Clock())
 
 
@@ -251,7 +252,9 @@ def settings(**changes: Any) -> Settings:
 
 async def built(configured: Settings, secret: str = "s3cret") -> Model:
     providers = build(configured, {"one": secret, "two": secret})
-    made = Model.build("m", configured.models["m"], providers, configured.providers)
+    made = Model.build(
+        "m", configured.models["m"], providers, configured.providers, {name: Breaker() for name in providers}
+    )
     for provider in providers.values():
         await provider.aclose()
     return made

@@ -31,6 +31,7 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
     "dub5_provider_requests_total": ("counter", CALL),
     "dub5_provider_duration_seconds": ("histogram", CALL),
     "dub5_provider_time_to_first_token_seconds": ("histogram", CALL),
+    "dub5_provider_breaker_state": ("gauge", {"provider"}),
     "dub5_tokens_total": ("counter", {"model", "direction"}),
     "dub5_cost_dollars_total": ("counter", {"model", "direction"}),
     "dub5_saved_dollars_total": ("counter", {"model", "direction"}),

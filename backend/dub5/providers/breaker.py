@@ -1,0 +1,88 @@
+"""A provider that fails is left alone for a while: a circuit breaker, as a pure decision.
+
+    closed --(share of failures in the window reaches the threshold)--> open
+    open --(pause is over)--> half-open: one call may try
+    half-open --(it succeeds)--> closed        half-open --(it fails)--> open, for twice as long
+
+Time is an argument, in monotonic seconds. Errors of the caller are no failures of the provider and are not told to
+it. The shape is that of M. Nygard, "Release It!", 2007; the share over a window, rather than failures in a row,
+keeps one slow stretch among thousands of calls from opening it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Literal
+
+State = Literal["closed", "half-open", "open"]
+
+WINDOW = 20.0
+FEWEST_CALLS = 5
+"""Calls in the window before their failures mean anything."""
+THRESHOLD = 0.5
+FIRST_PAUSE = 2.0
+LONGEST_PAUSE = 30.0
+PROBE_PATIENCE = 30.0
+"""Seconds after which a probe that nobody reported on counts as lost, and another may try."""
+
+
+class Breaker:
+    """One provider's. `allows` before each call, then `succeeded`, `failed` or `abandoned`, once."""
+
+    def __init__(self) -> None:
+        self._calls: deque[tuple[float, bool]] = deque()
+        self._open_until: float | None = None
+        self._pause = FIRST_PAUSE
+        self._probing_since: float | None = None
+
+    def state(self, now: float) -> State:
+        if self._open_until is None:
+            return "closed"
+        return "open" if now < self._open_until else "half-open"
+
+    def retry_after(self, now: float) -> float:
+        """Seconds until the next call may try; 0 where one may now."""
+        return max(0.0, (self._open_until or now) - now)
+
+    def allows(self, now: float) -> bool:
+        """Whether a call may be made; in half-open, that it is the one."""
+        state = self.state(now)
+        if state != "half-open":
+            return state == "closed"
+        if self._probing_since is not None and now - self._probing_since < PROBE_PATIENCE:
+            return False
+        self._probing_since = now
+        return True
+
+    def succeeded(self, now: float) -> None:
+        if self._open_until is not None and self.state(now) == "half-open":
+            self._open_until, self._probing_since, self._pause = None, None, FIRST_PAUSE
+            self._calls.clear()
+        self._note(now, failed=False)
+
+    def failed(self, now: float, *, pause: float | None = None) -> None:
+        """`pause` is what the provider itself asked for (`Retry-After`): it is left alone for that long."""
+        if self.state(now) == "half-open":
+            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+            self._open(now, pause)
+            return
+        self._note(now, failed=True)
+        failures = sum(failed for _, failed in self._calls)
+        if pause is not None or (
+            len(self._calls) >= FEWEST_CALLS and failures >= THRESHOLD * len(self._calls)
+        ):
+            self._open(now, pause)
+
+    def abandoned(self) -> None:
+        """The caller left before the provider showed whether it works."""
+        self._probing_since = None
+
+    def _open(self, now: float, pause: float | None) -> None:
+        wanted = self._pause if pause is None else min(max(pause, 0.0), LONGEST_PAUSE)
+        self._open_until = max(self._open_until or 0.0, now + wanted)
+        self._probing_since = None
+
+    def _note(self, now: float, *, failed: bool) -> None:
+        self._calls.append((now, failed))
+        while self._calls[0][0] <= now - WINDOW:
+            self._calls.popleft()

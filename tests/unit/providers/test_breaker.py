@@ -1,0 +1,91 @@
+"""The breaker's decisions, in a time that the test makes."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dub5.providers.breaker import FEWEST_CALLS, FIRST_PAUSE, LONGEST_PAUSE, PROBE_PATIENCE, WINDOW, Breaker
+
+
+def opened(at: float = 0.0) -> Breaker:
+    breaker = Breaker()
+    for _ in range(FEWEST_CALLS):
+        breaker.failed(at)
+    return breaker
+
+
+def test_a_few_failures_open_it_but_not_the_first() -> None:
+    breaker = Breaker()
+    for _ in range(FEWEST_CALLS - 1):
+        breaker.failed(0.0)
+        assert breaker.allows(0.0)
+    breaker.failed(0.0)
+    assert breaker.state(0.0) == "open"
+    assert not breaker.allows(FIRST_PAUSE - 0.1)
+    assert breaker.retry_after(0.5) == FIRST_PAUSE - 0.5
+
+
+def test_failures_among_many_successes_do_not() -> None:
+    breaker = Breaker()
+    for call in range(100):
+        (breaker.failed if call % 3 == 0 else breaker.succeeded)(call * 0.01)
+        assert breaker.state(call * 0.01) == "closed"
+
+
+def test_old_failures_are_forgotten() -> None:
+    breaker = Breaker()
+    for _ in range(FEWEST_CALLS - 1):
+        breaker.failed(0.0)
+    breaker.failed(WINDOW + 0.1)
+    assert breaker.state(WINDOW + 0.1) == "closed"
+
+
+def test_one_call_at_a_time_tries_whether_it_works_again() -> None:
+    breaker = opened()
+    assert breaker.state(FIRST_PAUSE) == "half-open"
+    assert [breaker.allows(FIRST_PAUSE) for _ in range(3)] == [True, False, False]
+    breaker.succeeded(FIRST_PAUSE + 1)
+    assert breaker.state(FIRST_PAUSE + 1) == "closed"
+    breaker.failed(FIRST_PAUSE + 1)
+    assert breaker.state(FIRST_PAUSE + 1) == "closed"
+
+
+def test_each_failed_try_doubles_the_pause_up_to_a_bound() -> None:
+    breaker, now, pauses = opened(), FIRST_PAUSE, []
+    for _ in range(6):
+        assert breaker.allows(now)
+        breaker.failed(now)
+        pauses.append(breaker.retry_after(now))
+        now += pauses[-1]
+    assert pauses == [4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
+    assert max(pauses) == LONGEST_PAUSE
+
+
+def test_a_provider_that_asks_to_be_left_alone_is() -> None:
+    breaker = Breaker()
+    breaker.failed(0.0, pause=7.0)
+    assert breaker.retry_after(0.0) == 7.0
+    assert not breaker.allows(6.9)
+    assert breaker.allows(7.0)
+
+
+def test_a_try_that_was_given_up_or_lost_makes_room_for_another() -> None:
+    breaker = opened()
+    assert breaker.allows(FIRST_PAUSE)
+    breaker.abandoned()
+    assert breaker.allows(FIRST_PAUSE)
+    assert not breaker.allows(FIRST_PAUSE + 1)
+    assert breaker.allows(FIRST_PAUSE + PROBE_PATIENCE)
+
+
+@given(st.lists(st.tuples(st.floats(0, 5), st.sampled_from(["ok", "bad", "gone"])), max_size=200))
+def test_it_always_lets_a_call_through_in_the_end(history: list[tuple[float, str]]) -> None:
+    breaker, now = Breaker(), 0.0
+    for passed, outcome in history:
+        now += passed
+        if breaker.allows(now):
+            {"ok": breaker.succeeded, "bad": breaker.failed, "gone": lambda _: breaker.abandoned()}[outcome](
+                now
+            )
+    assert breaker.allows(now + LONGEST_PAUSE + PROBE_PATIENCE)
