@@ -46,10 +46,10 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct, frozen=True):
-    """What one client saw; durations in seconds."""
+    """What one client saw; durations in seconds. `cache`: hit, collapsed (joined a call under way) or asked."""
 
     error: str | None
-    hit: bool
+    cache: str
     first_token: float
     whole: float
     answer_tokens: int
@@ -79,7 +79,7 @@ def prompt(question: int, tokens: int) -> str:
 
 async def ask(client: AsyncOpenAI, question: int, lengths: Row) -> Result:
     started = time.perf_counter()
-    first, tokens, hit, error = 0.0, 0, False, None
+    first, tokens, cache, error = 0.0, 0, "asked", None
     try:
         response = await client.chat.completions.with_raw_response.create(
             model="assistant",
@@ -89,7 +89,8 @@ async def ask(client: AsyncOpenAI, question: int, lengths: Row) -> Result:
             stream_options={"include_usage": True},
             extra_body={"min_tokens": lengths.answer},  # or the simulated provider would stop earlier
         )
-        hit = "hit" in response.headers["cache-status"]
+        status = response.headers["cache-status"]
+        cache = next((kind for kind in ("hit", "collapsed") if f"; {kind}" in status), cache)
         async for chunk in response.parse():
             first = first or time.perf_counter() - started
             if chunk.usage is not None:
@@ -97,7 +98,7 @@ async def ask(client: AsyncOpenAI, question: int, lengths: Row) -> Result:
         error = None if tokens else "no usage at the end"
     except OpenAIError as failure:
         error = type(failure).__name__
-    return Result(error, hit, first, time.perf_counter() - started, tokens)
+    return Result(error, cache, first, time.perf_counter() - started, tokens)
 
 
 async def replay(url: str, rows: list[Row], questions: list[int], speed: float) -> list[Result]:
@@ -119,11 +120,17 @@ def milliseconds(values: list[float]) -> str:
     return " / ".join(f"{cuts[percent - 1] * 1000:.1f}" for percent in (50, 95, 99))
 
 
+def share(part: list[Result], whole: list[Result]) -> str:
+    return f"{len(part) / max(1, len(whole)):.1%}"
+
+
 def report(results: list[Result], repeats: int) -> str:
     good = [result for result in results if result.error is None]
-    hits = [result for result in good if result.hit]
-    misses = [result for result in good if not result.hit]
-    tokens, saved = sum(result.answer_tokens for result in good), sum(result.answer_tokens for result in hits)
+    by_cache = {
+        kind: [result for result in good if result.cache == kind] for kind in ("hit", "collapsed", "asked")
+    }
+    tokens = sum(result.answer_tokens for result in good)
+    saved = tokens - sum(result.answer_tokens for result in by_cache["asked"])
     lines = [
         ("requests", f"{len(results):,}"),
         (
@@ -131,10 +138,11 @@ def report(results: list[Result], repeats: int) -> str:
             f"{len(results) - len(good)} {dict(Counter(r.error for r in results if r.error)) or ''}".strip(),
         ),
         ("repeated questions (the most that any cache could hit)", f"{repeats / len(results):.1%}"),
-        ("hit ratio", f"{len(hits) / max(1, len(good)):.1%}"),
+        ("hit ratio", share(by_cache["hit"], good)),
+        ("joined a call under way", share(by_cache["collapsed"], good)),
         ("time to first token, all, p50 / p95 / p99", milliseconds([r.first_token for r in good]) + " ms"),
-        ("time to first token, hits", milliseconds([r.first_token for r in hits]) + " ms"),
-        ("time to first token, misses", milliseconds([r.first_token for r in misses]) + " ms"),
+        ("time to first token, hits", milliseconds([r.first_token for r in by_cache["hit"]]) + " ms"),
+        ("time to first token, misses", milliseconds([r.first_token for r in by_cache["asked"]]) + " ms"),
         ("answer tokens delivered", f"{tokens:,}"),
         ("answer tokens saved", f"{saved:,} ({saved / max(1, tokens):.1%})"),
     ]

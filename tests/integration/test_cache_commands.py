@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -14,19 +13,7 @@ import pytest
 from dub5.errors import ConfigError
 from dub5.remote import read_questions
 from tests.fakes.openai_server import FakeOpenAI
-from tests.harness import Running, openai_provider, running
-
-
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeOpenAI]:
-    async with FakeOpenAI() as server:
-        yield server
-
-
-@pytest.fixture
-async def server(fake: FakeOpenAI) -> AsyncIterator[Running]:
-    async with running(openai_provider(fake.base_url)) as replica:
-        yield replica
+from tests.harness import Running
 
 
 async def cache(server: Running, *arguments: str) -> tuple[int | None, str, str]:

@@ -28,12 +28,6 @@ TOOLS: Any = [{"type": "function", "function": {"name": "weather", "parameters":
 
 
 @pytest.fixture
-async def fake() -> AsyncIterator[FakeOpenAI]:
-    async with FakeOpenAI() as server:
-        yield server
-
-
-@pytest.fixture
 async def server(fake: FakeOpenAI) -> AsyncIterator[Running]:
     config = openai_provider(fake.base_url) | {
         "personalities": {

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import json
 import re
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -14,18 +13,6 @@ import pytest
 
 from tests.fakes.openai_server import HANG, FakeOpenAI, chunk, frame, frames, hang, refuse, say, stream
 from tests.harness import Running, openai_provider, running
-
-
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeOpenAI]:
-    async with FakeOpenAI() as server:
-        yield server
-
-
-@pytest.fixture
-async def server(fake: FakeOpenAI) -> AsyncIterator[Running]:
-    async with running(openai_provider(fake.base_url)) as replica:
-        yield replica
 
 
 async def eventually(server: Running, name: str, value: float, **labels: str) -> None:

@@ -13,12 +13,6 @@ from tests.harness import Running, openai_provider, running
 
 
 @pytest.fixture
-async def fake() -> AsyncIterator[FakeOpenAI]:
-    async with FakeOpenAI() as server:
-        yield server
-
-
-@pytest.fixture
 async def server(fake: FakeOpenAI) -> AsyncIterator[Running]:
     config: dict[str, Any] = {
         **openai_provider(fake.base_url),

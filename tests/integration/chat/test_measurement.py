@@ -18,12 +18,6 @@ from tests.harness import Running, openai_provider, running
 
 
 @pytest.fixture
-async def fake() -> AsyncIterator[FakeOpenAI]:
-    async with FakeOpenAI() as server:
-        yield server
-
-
-@pytest.fixture
 async def client(redis: str) -> AsyncIterator[Redis]:
     client = await asyncio.to_thread(Redis.from_url, redis, driver_info=DriverInfo(lib_version="1"))
     async with client:

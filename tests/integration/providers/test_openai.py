@@ -51,12 +51,6 @@ ROLE, HEL, LO, FINISH, USAGE = frames("Hel", "lo", done=False)
 AT_ONCE = Duration(0.05)
 
 
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeOpenAI]:
-    async with FakeOpenAI() as server:
-        yield server
-
-
 @contextlib.asynccontextmanager
 async def provider_at(base_url: str, *, key: str = KEY, **settings: Any) -> AsyncIterator[OpenAIProvider]:
     provider = OpenAIProvider("acme", OpenAISettings(base_url=base_url, **settings), key=key)
