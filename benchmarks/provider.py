@@ -47,7 +47,11 @@ class Provider:
             while True:
                 head = (await reader.readuntil(_END_OF_HEAD)).decode("latin-1")
                 length = next(
-                    (int(line[15:]) for line in head.split("\r\n") if line.lower().startswith("content-length:")),
+                    (
+                        int(line[15:])
+                        for line in head.split("\r\n")
+                        if line.lower().startswith("content-length:")
+                    ),
                     0,
                 )
                 body = await reader.readexactly(length)
@@ -78,7 +82,9 @@ class Provider:
             choice = {"index": 0, "message": message, "finish_reason": "stop"}
             await _whole(writer, {**_HEAD, "object": "chat.completion", "choices": [choice], "usage": usage})
             return
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+        writer.write(
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
         async for event in _events(texts, pace.between, usage):
             writer.write(b"%x\r\n%b\r\n" % (len(event), event))
             await writer.drain()

@@ -24,6 +24,7 @@ from dub5 import providers
 from dub5.admission.drain import Drain
 from dub5.admission.gate import Gate
 from dub5.admission.keys import KeyRing
+from dub5.admission.limits import RateLimiter
 from dub5.api import cache, models, operations
 from dub5.api.chat import chat_route
 from dub5.api.draining import DrainMiddleware
@@ -83,6 +84,12 @@ class Application:
             policies=self._policies,
             sampler=self._sampler,
         )
+        self._limiter = RateLimiter(
+            settings.limits,
+            self._redis,
+            self.metrics,
+            replica=self._leases.replica if self._leases is not None else "",
+        )
         self._lag = LoopLagProbe(self.metrics)
         leaving = DrainMiddleware(self._public(), self.drain)
         self.public: ASGIApp = TelemetryMiddleware(leaving, self.metrics, self._tracer)
@@ -98,6 +105,7 @@ class Application:
         await self._policies.start()
         if self._sampler is not None:
             await self._sampler.start()
+        await self._limiter.start()
         await self._keys.start()
         await self._lag.start()
         return self
@@ -106,6 +114,7 @@ class Application:
         await self._flights.settle()
         await self._lag.stop()
         await self._keys.stop()
+        await self._limiter.stop()
         for provider in self._providers.values():
             await provider.aclose()
         if self._sampler is not None:
@@ -165,7 +174,7 @@ class Application:
     def _public(self) -> Litestar:
         return Litestar(
             route_handlers=[
-                chat_route(self._pipeline, self._keys, self.settings.server),
+                chat_route(self._pipeline, self._keys, self._limiter, self.settings.server),
                 models.ModelsController,
                 cache.CacheController,
                 models.index,

@@ -59,6 +59,20 @@ POLICY_CHANNEL = f"{PREFIX}:policy"
 """Told whenever a document was published."""
 
 
+REPLICAS = f"{PREFIX}:replicas"
+"""Sorted set: replica -> when it was last heard from, in seconds since the epoch."""
+
+
+def limit_key(tenant: str) -> str:
+    """Hash with what is left of a tenant's rates."""
+    return f"{PREFIX}:{{limit:{tenant}}}"
+
+
+def reservation_key(tenant: str, reservation: str) -> str:
+    """Tokens that a request of the tenant has reserved and not settled yet."""
+    return f"{PREFIX}:{{limit:{tenant}}}:{reservation}"
+
+
 class ClassPolicy(msgspec.Struct, frozen=True):
     """Lifetimes of one class, in seconds. `stale_while_revalidate` absent: the configuration's."""
 

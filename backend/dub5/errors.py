@@ -14,6 +14,7 @@ layer renders any of them without knowing which it has in hand.
     │   ├── UnknownPath                 404
     │   ├── WrongMethod                 405
     │   └── RequestTooLarge             413
+    ├── RateLimited                     429  the tenant's requests or tokens are used up
     ├── Overloaded                      503  no room, or draining
     ├── NotCached                       504  `only-if-cached` and there is nothing
     ├── PurgedHereOnly                  503  Redis is away: other replicas do not know of the purge yet
@@ -116,6 +117,18 @@ class RequestTooLarge(CallerError):
 
     status = 413
     code = "request_too_large"
+
+
+class RateLimited(Dub5Error):
+    """The tenant's rate is used up; `headers` tell how much of it there is, and when."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+    def __init__(self, *, retry_after: float, headers: dict[str, str]) -> None:
+        super().__init__(f"Rate limit reached. Try again in {retry_after:.1f} s.", retry_after=retry_after)
+        self.headers = headers
 
 
 class Overloaded(Dub5Error):

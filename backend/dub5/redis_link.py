@@ -38,6 +38,7 @@ from dub5.telemetry.metrics import Metrics
 _FAILURES_TO_OPEN = 3
 _PROBE_INTERVAL = 0.25
 _LISTEN_INTERVAL = 1.0
+_INITIALIZE_TIMEOUT = 2.0
 
 T = TypeVar("T")
 Client = Any
@@ -74,6 +75,7 @@ class RedisLink:
     async def start(self) -> None:
         """Ask once, so that the first request knows; a Redis that is away is no reason not to start."""
         with contextlib.suppress(RedisUnavailable):
+            await self._initialize()
             await self.run("ping", lambda client: client.ping())
         if self._handlers:
             self._listener = asyncio.create_task(self._listen())
@@ -120,6 +122,12 @@ class RedisLink:
 
         return await self.run(operation, execute)
 
+    async def _initialize(self) -> None:
+        """Learn the layout of a Cluster, which takes longer than a command may; nothing for the other kinds."""
+        with contextlib.suppress(RedisError, OSError, TimeoutError):
+            async with asyncio.timeout(_INITIALIZE_TIMEOUT):
+                await self._client.initialize()
+
     def _refused(self, operation: str, error: ResponseError) -> None:
         self._metrics.cache_errors.labels(operation).inc()
         _log.debug("redis refused", operation=operation, error=str(error)[:200])
@@ -135,6 +143,7 @@ class RedisLink:
     async def _ask_until_it_answers(self) -> None:
         while True:
             await asyncio.sleep(_PROBE_INTERVAL)
+            await self._initialize()
             with contextlib.suppress(RedisError, OSError, TimeoutError):
                 async with asyncio.timeout(self._timeout):
                     await self._client.ping()
@@ -175,7 +184,7 @@ def connect(settings: RedisSettings, password: str | None) -> Client:
         "password": password or (unquote(url.password) if url.password else None),
         # Each command's wait is `run`'s affair. With a timeout of its own redis-py sends through wait_for, which
         # on Python 3.11 can lose a cancellation: a task that is told to stop would go on for ever.
-        "socket_timeout": 0.1,
+        "socket_timeout": None,
         "socket_connect_timeout": float(settings.timeout),
         "retry": Retry(NoBackoff(), 0),
         "max_connections": 10_000,

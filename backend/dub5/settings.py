@@ -353,6 +353,18 @@ class AdmissionSettings(Section, frozen=True):
     ] = _constant(Duration(10))
 
 
+class Limit(Section, frozen=True):
+    """Rates of one tenant, over all replicas."""
+
+    requests_per_minute: Annotated[
+        Annotated[int, Meta(ge=1)] | None, Meta(description="Requests, hits included; absent: no limit.")
+    ] = None
+    tokens_per_minute: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="Tokens of prompts and answers that providers made; absent: no limit."),
+    ] = None
+
+
 class TelemetrySettings(Section, frozen=True):
     log_format: Annotated[
         Literal["auto", "json", "console"],
@@ -428,6 +440,10 @@ class Settings(Section, frozen=True):
     admission: Annotated[AdmissionSettings, Meta(description="How much work a replica takes on.")] = (
         _constant(AdmissionSettings())
     )
+    limits: Annotated[
+        dict[Name, Limit],
+        Meta(description="Rates by tenant; `default` is for those not named. Absent: no limits."),
+    ] = {}
     telemetry: Annotated[TelemetrySettings, Meta(description="Logs and traces.")] = _constant(
         TelemetrySettings()
     )

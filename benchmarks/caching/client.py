@@ -74,9 +74,16 @@ class Client:
     ) -> Outcome:
         """Never raises for what a server does: that is in the Outcome."""
         outcome = Outcome(question, stream, time.monotonic())
-        body = {"model": model, "messages": [{"role": "user", "content": question}], "stream": stream, **fields}
+        body = {
+            "model": model,
+            "messages": [{"role": "user", "content": question}],
+            "stream": stream,
+            **fields,
+        }
         try:
-            async with self.session.post(f"{url}/v1/chat/completions", json=body, headers=headers) as response:
+            async with self.session.post(
+                f"{url}/v1/chat/completions", json=body, headers=headers
+            ) as response:
                 outcome.status = response.status
                 outcome.cache = response.headers.get("cache-status", "")
                 if response.status != 200:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -23,7 +24,9 @@ ROOT = Path(__file__).parents[2]
 
 def bodies() -> list[bytes]:
     """Whole completions of BODY bytes."""
-    prose = "\n".join(path.read_text(encoding="utf-8") for name in DOCUMENTS for path in sorted(ROOT.glob(name)))
+    prose = "\n".join(
+        path.read_text(encoding="utf-8") for name in DOCUMENTS for path in sorted(ROOT.glob(name))
+    )
     shell = len(_body(""))
     step = BODY - shell
     made = [_body(prose[start : start + step]) for start in range(0, len(prose) - step, step)]
@@ -31,7 +34,7 @@ def bodies() -> list[bytes]:
 
 
 def _body(text: str) -> bytes:
-    message = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
+    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
     return msgspec.json.encode(
         {
             "id": "chatcmpl-Bd1k0fQx7Hq2mWvT9sYzLrNp3aEuC",
@@ -51,7 +54,10 @@ def plain(entry: Entry) -> bytes:
 
 
 async def measure() -> list[Figure]:
-    ours, theirs, used, used_plain = [], [], [], []
+    ours: list[int] = []
+    theirs: list[int] = []
+    used: list[int] = []
+    used_plain: list[int] = []
     async with redis_server() as redis:
         for index, body in enumerate(bodies()):
             entry = Entry(body, 1_760_000_000_000_000 + index, 1.234, 214, 431)
@@ -62,7 +68,7 @@ async def measure() -> list[Figure]:
             for value, lengths, memory in ((stored, ours, used), (json, theirs, used_plain)):
                 await redis.admin.set(key, value, ex=3600)
                 lengths.append(len(value))
-                memory.append(await redis.admin.memory_usage(key))
+                memory.append(await redis.command("MEMORY", "USAGE", key))
     saved = 1 - statistics.mean(ours) / statistics.mean(theirs)
     measured = (
         f"mean {statistics.mean(ours):.0f} bytes against {statistics.mean(theirs):.0f} ({saved:.0%} less; p99 "

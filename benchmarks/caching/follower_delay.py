@@ -31,7 +31,9 @@ async def measure() -> list[Figure]:
         f"{FLIGHTS} flights, {shared} provider calls for {FLIGHTS + 5} questions"
     )
     good = p99 <= BAR and shared == FLIGHTS + 5
-    return [Figure("follower's first token after the leader's, other replica", "p99 <= 50 ms", measured, good)]
+    return [
+        Figure("follower's first token after the leader's, other replica", "p99 <= 50 ms", measured, good)
+    ]
 
 
 async def _delay(asking: Client, urls: list[str], question: str) -> float:

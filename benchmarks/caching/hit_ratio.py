@@ -81,7 +81,10 @@ async def measure() -> list[Figure]:
     questions, figures = accesses(), []
     for capacity in CAPACITIES:
         progress(f"hit ratio with {capacity >> 20} MiB")
-        ours, lru = ratio(admission_aware(capacity), questions), ratio(least_recently_used(capacity), questions)
+        ours, lru = (
+            ratio(admission_aware(capacity), questions),
+            ratio(least_recently_used(capacity), questions),
+        )
         measured = (
             f"{ours[0]:.1%} against {lru[0]:.1%}; in the {ACCESSES // 10:,} accesses after the scan "
             f"{ours[1]:.1%} against {lru[1]:.1%}"

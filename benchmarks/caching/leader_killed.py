@@ -45,7 +45,8 @@ async def _round(question: str) -> tuple[int, int, float]:
             leading = asyncio.create_task(asking.ask(fleet[0].url, question, stream=True))
             await asyncio.sleep(0.1)
             following = [
-                asyncio.create_task(asking.ask(fleet[1 + index % 3].url, question)) for index in range(FOLLOWERS)
+                asyncio.create_task(asking.ask(fleet[1 + index % 3].url, question))
+                for index in range(FOLLOWERS)
             ]
             await asyncio.sleep(0.65)  # some tokens have come, some have not
             killed = time.monotonic()

@@ -131,7 +131,8 @@ async def measure() -> list[Figure]:
                 auth={"keys": {"file": str(keys_file(Path(folder)))}},
                 cache={"classes": {"tenants": {"share": "tenant"}, "users": {"share": "user"}}},
                 models={
-                    name: {"routes": ["stand-in/benchmark"], "cache_class": name} for name in ("tenants", "users")
+                    name: {"routes": ["stand-in/benchmark"], "cache_class": name}
+                    for name in ("tenants", "users")
                 },
             )
             async with replicas(REPLICAS, settings) as fleet:
@@ -144,4 +145,6 @@ async def measure() -> list[Figure]:
         f"provider calls, {tried.shared:,} answers shared as their class allows"
     )
     good = tried.leaks == 0 and tried.failed == 0 and tried.shared > 0
-    return [Figure("cross-tenant and cross-user leaks in 10,000 generated request pairs", "0", measured, good)]
+    return [
+        Figure("cross-tenant and cross-user leaks in 10,000 generated request pairs", "0", measured, good)
+    ]

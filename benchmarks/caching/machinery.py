@@ -33,9 +33,9 @@ _GRACE = 10.0
 def free_port() -> int:
     """A port below the ephemeral range, whose cluster bus port (+ 10000) is free too."""
     for port in random.sample(range(16000, 22000), 100):
-        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            with socket.create_server(("127.0.0.1", port + 10000)):
-                return port
+        bus = ("127.0.0.1", port + 10000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)), socket.create_server(bus):
+            return port
     raise RuntimeError("no free port")
 
 
@@ -56,7 +56,7 @@ class RedisServer:
             stdout=asyncio.subprocess.DEVNULL,
         )
         async with asyncio.timeout(_GRACE):
-            while not await self._answers():
+            while not await self._answers():  # noqa: ASYNC110  # another process: no event to await
                 await asyncio.sleep(0.02)
 
     async def _answers(self) -> bool:
@@ -64,6 +64,10 @@ class RedisServer:
             return bool(await self.admin.ping())
         except RedisError:
             return False
+
+    async def command(self, *words: str) -> Any:
+        """Redis' answer to a command as it is typed."""
+        return await self.admin.execute_command(*words)  # type: ignore[no-untyped-call]
 
     def pause(self) -> None:
         self._signal(signal.SIGSTOP)
@@ -92,6 +96,39 @@ async def redis_server(*options: str) -> AsyncIterator[RedisServer]:
         finally:
             await server.kill()
             await server.admin.aclose()
+
+
+@asynccontextmanager
+async def redis_cluster(masters: int = 3) -> AsyncIterator[list[RedisServer]]:
+    """As many replicas as masters; a master counts as lost after a second."""
+    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000")
+    async with AsyncExitStack() as stack:
+        nodes = [await stack.enter_async_context(redis_server(*options)) for _ in range(2 * masters)]
+        creating = await asyncio.create_subprocess_exec(
+            *("redis-cli", "--cluster", "create", *(f"127.0.0.1:{node.port}" for node in nodes)),
+            *("--cluster-replicas", "1", "--cluster-yes"),
+            stdout=asyncio.subprocess.DEVNULL,
+        )
+        if await creating.wait():
+            raise RuntimeError("redis-cli could not make a cluster")
+        async with asyncio.timeout(_GRACE):
+            while not all([await _joined(node, masters) for node in nodes]):  # noqa: ASYNC110  # the same
+                await asyncio.sleep(0.1)
+        yield nodes
+
+
+async def _joined(node: RedisServer, masters: int) -> bool:
+    """Whether it sees a whole cluster, every master with its replica."""
+    state: bytes = await node.command("CLUSTER", "INFO")
+    return (
+        b"cluster_state:ok" in state and [len(nodes) for _, _, *nodes in await slots(node)] == [2] * masters
+    )
+
+
+async def slots(node: RedisServer) -> list[list[Any]]:
+    """First slot, last slot, and then host, port and id of their master and of each of its replicas."""
+    ranges: list[list[Any]] = await node.command("CLUSTER", "SLOTS")
+    return ranges
 
 
 class Provider:
@@ -150,7 +187,6 @@ async def replicas(count: int, settings: dict[str, Any]) -> AsyncIterator[list[S
         config.write_text(json.dumps(settings), encoding="utf-8")
         async with AsyncExitStack() as stack:
             started: list[Service] = []
-            stack.callback(lambda: [signalled(service, signal.SIGCONT) for service in started])
             entered = [stack.enter_async_context(_bounded(config)) for _ in range(count)]
             for service in await asyncio.gather(*entered):
                 started.append(service)

@@ -35,4 +35,8 @@ async def measure() -> list[Figure]:
         "(the provider takes 1250 ms)"
     )
     good = max(calls) == 1 and failed == 0
-    return [Figure("1,000 identical requests at once, 4 replicas, half streamed", "1 provider call", measured, good)]
+    return [
+        Figure(
+            "1,000 identical requests at once, 4 replicas, half streamed", "1 provider call", measured, good
+        )
+    ]

@@ -31,26 +31,31 @@ async def measure() -> list[Figure]:
 
 
 async def _cost() -> Figure:
-    async with provider() as asked, redis_server() as small, redis_server() as large, client() as asking:
-        async with (
-            replicas(1, configuration(asked.base_url, f"redis://127.0.0.1:{small.port}")) as [at_small],
-            replicas(1, configuration(asked.base_url, f"redis://127.0.0.1:{large.port}")) as [at_large],
-        ):
-            await _fill(small, FEW)
-            await _fill(large, MANY)
-            first = [await _timed(asking, at_small), await _timed(asking, at_large)]
-            times: tuple[list[float], list[float]] = ([], [])
-            for number in range(PURGES):
-                progress(f"purge {number} of {PURGES}")
-                times[0].append(await _timed(asking, at_small))
-                times[1].append(await _timed(asking, at_large))
+    async with (
+        provider() as asked,
+        redis_server() as small,
+        redis_server() as large,
+        client() as asking,
+        replicas(1, configuration(asked.base_url, f"redis://127.0.0.1:{small.port}")) as [at_small],
+        replicas(1, configuration(asked.base_url, f"redis://127.0.0.1:{large.port}")) as [at_large],
+    ):
+        await _fill(small, FEW)
+        await _fill(large, MANY)
+        first = [await _timed(asking, at_small), await _timed(asking, at_large)]
+        times: tuple[list[float], list[float]] = ([], [])
+        for number in range(PURGES):
+            progress(f"purge {number} of {PURGES}")
+            times[0].append(await _timed(asking, at_small))
+            times[1].append(await _timed(asking, at_large))
     few, many = (percentile(each, 50) for each in times)
     measured = (
         f"median {milliseconds(few)} and {milliseconds(many)}, ratio {many / few:.2f} (p99 "
         f"{milliseconds(percentile(times[0], 99))} and {milliseconds(percentile(times[1], 99))}; the very first "
         f"{milliseconds(first[0])} and {milliseconds(first[1])}); {PURGES} purges each"
     )
-    return Figure("purge of a tag on 1,000 and on 1,000,000 entries", "ratio < 1.5", measured, many / few < 1.5)
+    return Figure(
+        "purge of a tag on 1,000 and on 1,000,000 entries", "ratio < 1.5", measured, many / few < 1.5
+    )
 
 
 async def _timed(asking: Client, service: Service) -> float:
@@ -61,7 +66,7 @@ async def _timed(asking: Client, service: Service) -> float:
 
 
 async def _fill(redis: RedisServer, entries: int) -> None:
-    nonce = (await redis.admin.get(PURGE_NONCE)).decode()
+    nonce = (await redis.command("GET", PURGE_NONCE)).decode()
     for begin in range(0, entries, BATCH):
         progress(f"{begin} of {entries} entries")
         async with redis.admin.pipeline(transaction=False) as pipeline:
@@ -83,16 +88,20 @@ async def _delay(name: str, block: str) -> Figure:
         await asked.set(first_token=0.0, tokens=1)
         user = "default:@"
         if block == "acl":
-            await redis.admin.acl_setuser(  # type: ignore[no-untyped-call]
-                "hidden", enabled=True, passwords=["+hidden"], keys=["*"], commands=["+@all"], channels=[], reset=True
+            await redis.admin.acl_setuser(
+                "hidden",
+                enabled=True,
+                passwords=["+hidden"],
+                keys=["*"],
+                commands=["+@all"],
+                channels=[],
+                reset=True,
             )
             user = "hidden:hidden@"
         url = f"redis://{user if block == 'acl' else ''}127.0.0.1:{redis.port}"
         killer = None
         if block == "kill":
-            killer = asyncio.create_task(
-                _forever(lambda: redis.admin.execute_command("CLIENT", "KILL", "TYPE", "pubsub"))
-            )
+            killer = asyncio.create_task(_forever(lambda: redis.command("CLIENT", "KILL", "TYPE", "pubsub")))
         delays, refused = [], 0
         async with replicas(REPLICAS, configuration(asked.base_url, url)) as fleet:
             for number in range(EVENTS):
@@ -106,7 +115,12 @@ async def _delay(name: str, block: str) -> Figure:
         f"p50 {milliseconds(percentile(delays, 50))}, worst {milliseconds(max(delays))} after the answer to the "
         f"purge; {EVENTS} purges, {refused} of them not answered with 200"
     )
-    return Figure(f"purge effective on all of {REPLICAS} replicas, {name}", "<= 1 s", measured, max(delays) <= 1.0 and not refused)
+    return Figure(
+        f"purge effective on all of {REPLICAS} replicas, {name}",
+        "<= 1 s",
+        measured,
+        max(delays) <= 1.0 and not refused,
+    )
 
 
 _BLOCKS = {

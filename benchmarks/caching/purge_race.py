@@ -11,7 +11,7 @@ import asyncio
 import random
 import signal
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 from benchmarks.caching.client import Client, Outcome, client, until
 from benchmarks.caching.figures import Figure, progress
@@ -103,6 +103,7 @@ class Race:
 
 
 async def measure() -> list[Figure]:
+    errors: Counter[str] = Counter()
     stale = calls = purges = refused = pauses = requests = unsent = midway = 0
     for seed in SEEDS:
         progress(f"purge race, seed {seed}")
@@ -117,11 +118,13 @@ async def measure() -> list[Figure]:
             calls += await asked.calls()
             purges, refused, pauses = purges + race.purges, refused + race.refused, pauses + race.pauses
             requests += len(race.outcomes)
+            errors.update(each.error[:60] for _, _, each in race.outcomes if each.error)
             unsent += sum(outcome.failed_unsent for _, _, outcome in race.outcomes)
             midway += sum(outcome.failed_midway for _, _, outcome in race.outcomes)
     measured = (
         f"{stale} of {requests:,} answers; {calls:,} provider calls, {purges} purges ({refused} answered 503), "
-        f"{pauses} pauses of a replica, {len(SEEDS)} schedules; {unsent} requests failed unsent, {midway} mid-answer"
+        f"{pauses} pauses of a replica, {len(SEEDS)} schedules; {unsent} requests failed unsent, "
+        f"{midway} mid-answer {dict(errors) or ''}"
     )
     return [
         Figure(

@@ -21,7 +21,14 @@ import msgspec
 
 from benchmarks.caching.client import Client, Outcome, client, until
 from benchmarks.caching.figures import Figure, milliseconds, percentile, progress
-from benchmarks.caching.machinery import Provider, RedisServer, configuration, provider, redis_server, replicas
+from benchmarks.caching.machinery import (
+    Provider,
+    RedisServer,
+    configuration,
+    provider,
+    redis_server,
+    replicas,
+)
 
 FAULT_AT, PURGE_AT, HEAL_AT, END = 4.0, 6.0, 10.0, 15.0
 PROBES, PAIRS = 50, 15
@@ -66,7 +73,9 @@ async def _writable(redis: RedisServer) -> None:
 
 FAULTS = [
     Fault("killed, back empty", RedisServer.kill, RedisServer.start),
-    Fault("killed, back with a dump from before the purge", RedisServer.kill, RedisServer.start, from_dump=True),
+    Fault(
+        "killed, back with a dump from before the purge", RedisServer.kill, RedisServer.start, from_dump=True
+    ),
     Fault("stopped (SIGSTOP)", _pause, _resume),
     Fault("flushed", lambda redis: redis.admin.flushall(), _nothing),
     Fault(
@@ -179,18 +188,21 @@ async def measure() -> list[Figure]:
 
 async def _round(fault: Fault) -> Figure:
     progress(f"Redis {fault.name}")
-    async with provider() as asked, redis_server() as redis, client() as asking:
-        async with (
-            replicas(2, configuration(asked.base_url, f"redis://127.0.0.1:{redis.port}")) as fleet,
-            replicas(1, configuration(asked.base_url, None)) as [control],
-        ):
-            load = Round(asking, asked, [service.url for service in fleet], control.url)
-            await load.prepare(redis, dump=fault.from_dump)
-            await load.run(redis, fault)
-            return _figure(fault.name, load.seen, load.began)
+    async with (
+        provider() as asked,
+        redis_server() as redis,
+        client() as asking,
+        replicas(2, configuration(asked.base_url, f"redis://127.0.0.1:{redis.port}")) as fleet,
+        replicas(1, configuration(asked.base_url, None)) as [control],
+    ):
+        load = Round(asking, asked, [service.url for service in fleet], control.url)
+        await load.prepare(redis, dump=fault.from_dump)
+        await load.run(redis, fault)
+        return figure(f"Redis {fault.name}", load.seen, load.began)
 
 
-def _figure(name: str, seen: Seen, began: float) -> Figure:
+def figure(name: str, seen: Seen, began: float) -> Figure:
+    """What a round says; moments are counted from `began`."""
     everything = seen.everything()
     failed = sum(outcome.failed_unsent for outcome in everything)
     midway = sum(outcome.failed_midway for outcome in everything)
@@ -205,7 +217,7 @@ def _figure(name: str, seen: Seen, began: float) -> Figure:
     )
     good = not failed and not seen.came_back and learning <= TIMEOUT + NOISE and then <= NOISE
     bar = "0 failed, 0 came back, p99 added <= 100 ms, then <= 2 ms"
-    return Figure(f"Redis {name}, mid-load", bar, measured, good)
+    return Figure(f"{name}, mid-load", bar, measured, good)
 
 
 def _added(seen: Seen, since: float, before: float, percent: float = 99) -> float:

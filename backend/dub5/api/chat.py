@@ -13,9 +13,10 @@ from contextlib import aclosing
 import msgspec
 from litestar import asgi
 from litestar.handlers import ASGIRouteHandler
-from litestar.types import Message, Receive, Scope, Send
+from litestar.types import Receive, Scope, Send
 
 from dub5.admission.keys import KeyRing
+from dub5.admission.limits import Grant, RateLimiter
 from dub5.api.http import (
     JSON,
     ClientLeft,
@@ -33,7 +34,7 @@ from dub5.chat import shapes
 from dub5.chat.pipeline import Answer, Pipeline
 from dub5.chat.question import Question
 from dub5.chat.relay import Relay
-from dub5.chat.request import parse
+from dub5.chat.request import most_tokens, parse
 from dub5.errors import Dub5Error, InternalError, ProviderTimeout, WrongMethod
 from dub5.settings import ServerSettings
 from dub5.telemetry.logging import get_logger
@@ -49,43 +50,57 @@ _EVENT_STREAM = (
 _log = get_logger()
 
 
-def chat_route(pipeline: Pipeline, keys: KeyRing, settings: ServerSettings) -> ASGIRouteHandler:
+def chat_route(
+    pipeline: Pipeline, keys: KeyRing, limiter: RateLimiter, settings: ServerSettings
+) -> ASGIRouteHandler:
     """The route, bound to what it calls."""
+    return asgi(PATH, copy_scope=False)(ChatRoute(pipeline, keys, limiter, settings).handle)
 
-    @asgi(PATH, copy_scope=False)
-    async def chat(scope: Scope, receive: Receive, send: Send) -> None:
+
+class ChatRoute:
+    """One request in, one response out; whatever happens, the client gets an answer in the contract's shape."""
+
+    def __init__(
+        self, pipeline: Pipeline, keys: KeyRing, limiter: RateLimiter, settings: ServerSettings
+    ) -> None:
+        self._pipeline = pipeline
+        self._keys = keys
+        self._limiter = limiter
+        self._settings = settings
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         record = record_of(scope)
         record.route = PATH
+        grant: Grant | None = None
         try:
             if scope["method"] != "POST":  # type: ignore[typeddict-item]
                 raise WrongMethod("Chat completions are asked for by POST.", allow="POST")
-            question = await _question(scope, receive, record)
-            answer = pipeline.recall(question)
-            if answer is not None:
-                await _send_whole(send, question, answer, answer.content)  # type: ignore[arg-type]
-                return
-            async with while_client_stays(receive):
-                await _send(send, question, await pipeline.answer(question))
+            question = await self._question(scope, receive, record)
+            grant = await self._granted(question)
+            await self._answer(question, grant, receive, send)
         except ClientLeft:
             record.outcome = "client_disconnect"
         except Dub5Error as error:
             record.error_code = error.code
-            await send_error(send, error)
+            await send_error(send, error, _rate_headers(grant))
         except Exception:  # noqa: BLE001  # the last line of defence: whatever it is, the client gets an answer
             _log.exception("request failed", request_id=record.request_id)
             record.error_code = InternalError.code
             await send_error(send, InternalError())
+        finally:
+            if grant is not None:
+                self._settle(record, grant)
 
-    async def _question(scope: Scope, receive: Receive, record: RequestRecord) -> Question:
+    async def _question(self, scope: Scope, receive: Receive, record: RequestRecord) -> Question:
         headers = headers_of(scope)
         started = time.perf_counter()
-        caller = keys.authenticate(headers.get("authorization", ""))
+        caller = self._keys.authenticate(headers.get("authorization", ""))
         record.timings["auth"] = time.perf_counter() - started
         record.tenant, record.key_id = caller.tenant, caller.key_id
         caller.require("chat")
         require_json(headers)
-        request = parse(await read_body(headers, receive, settings.max_body))
-        return pipeline.prepare(
+        request = parse(await read_body(headers, receive, self._settings.max_body))
+        return self._pipeline.prepare(
             request,
             caller=caller,
             asked=Directives.parse(headers.get("cache-control", "")),
@@ -93,16 +108,35 @@ def chat_route(pipeline: Pipeline, keys: KeyRing, settings: ServerSettings) -> A
             record=record,
         )
 
-    async def _send(send: Send, question: Question, answer: Answer) -> None:
-        if isinstance(answer.content, bytes):
-            await _send_whole(send, question, answer, answer.content)
-        else:
-            await _send_events(send, question, answer, answer.content)
+    async def _granted(self, question: Question) -> Grant | None:
+        """One of the tenant's requests, and the tokens that its answer may take; RateLimited otherwise."""
+        if not self._limiter.limited:
+            return None
+        record = question.record
+        reserve = 0 if self._pipeline.remembers(question) else most_tokens(question.fields)
+        return await self._limiter.acquire(record.tenant or "", reserve=reserve)
 
-    async def _send_events(send: Send, question: Question, answer: Answer, events: Relay) -> None:
+    async def _answer(self, question: Question, grant: Grant | None, receive: Receive, send: Send) -> None:
+        answer = self._pipeline.recall(question)
+        if answer is None:
+            async with while_client_stays(receive):
+                answer = await self._pipeline.answer(question)
+                await self._send(question, answer, grant, send)
+        else:
+            await self._send(question, answer, grant, send)
+
+    async def _send(self, question: Question, answer: Answer, grant: Grant | None, send: Send) -> None:
+        kind = _EVENT_STREAM if question.request.stream else (JSON,)
+        headers = [*kind, *_cache_headers(question, answer), *_rate_headers(grant)]
+        if isinstance(answer.content, bytes):
+            await send_whole(send, 200, headers, answer.content)
+        else:
+            await self._send_events(question, answer.content, headers, send)
+
+    async def _send_events(self, question: Question, events: Relay, headers: Headers, send: Send) -> None:
         try:
-            async with aclosing(events), asyncio.timeout(settings.max_stream):
-                await send(_stream_start(question, answer))
+            async with aclosing(events), asyncio.timeout(self._settings.max_stream):
+                await send({"type": "http.response.start", "status": 200, "headers": headers})
                 async for event in events:
                     await send({"type": "http.response.body", "body": event, "more_body": True})
         except TimeoutError:
@@ -112,20 +146,12 @@ def chat_route(pipeline: Pipeline, keys: KeyRing, settings: ServerSettings) -> A
             await send({"type": "http.response.body", "body": body, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    return chat
-
-
-def _stream_start(question: Question, answer: Answer) -> Message:
-    return {
-        "type": "http.response.start",
-        "status": 200,
-        "headers": [*_EVENT_STREAM, *_cache_headers(question, answer)],
-    }
-
-
-async def _send_whole(send: Send, question: Question, answer: Answer, body: bytes) -> None:
-    kind = _EVENT_STREAM if question.request.stream else (JSON,)
-    await send_whole(send, 200, [*kind, *_cache_headers(question, answer)], body)
+    def _settle(self, record: RequestRecord, grant: Grant) -> None:
+        """Give back what was not used; of an answer that broke off nobody knows how much that is."""
+        free = record.cache_result in {"local", "shared", "stale", "collapsed"}
+        if free or record.outcome is None:
+            used = 0 if free else (record.prompt_tokens or 0) + (record.completion_tokens or 0)
+            self._limiter.settle(grant, used=used)
 
 
 def _cache_headers(question: Question, answer: Answer) -> Headers:
@@ -135,3 +161,7 @@ def _cache_headers(question: Question, answer: Answer) -> Headers:
     if answer.age is not None:
         headers.append((b"age", str(int(answer.age)).encode()))
     return headers
+
+
+def _rate_headers(grant: Grant | None) -> Headers:
+    return [] if grant is None else [(name.encode(), value.encode()) for name, value in grant.headers.items()]

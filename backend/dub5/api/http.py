@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from litestar.types import Message, Receive, Scope, Send
 
-from dub5.errors import Dub5Error, InvalidRequest, RequestTooLarge, WrongMethod
+from dub5.errors import Dub5Error, InvalidRequest, RateLimited, RequestTooLarge, WrongMethod
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -109,6 +109,8 @@ def error_headers(error: Dub5Error) -> Headers:
         headers.append((b"connection", b"close"))  # the rest of the body is not worth reading
     if isinstance(error, WrongMethod):
         headers.append((b"allow", error.allow.encode()))
+    if isinstance(error, RateLimited):
+        headers += [(name.encode(), value.encode()) for name, value in error.headers.items()]
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     return headers
@@ -125,8 +127,9 @@ async def send_whole(send: Send, status: int, headers: Headers, body: bytes) -> 
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-async def send_error(send: Send, error: Dub5Error) -> None:
-    await send_whole(send, error.status, [JSON, *error_headers(error)], msgspec.json.encode(error.body()))
+async def send_error(send: Send, error: Dub5Error, headers: Headers | None = None) -> None:
+    headers = [JSON, *error_headers(error), *(headers or ())]
+    await send_whole(send, error.status, headers, msgspec.json.encode(error.body()))
 
 
 @contextlib.asynccontextmanager

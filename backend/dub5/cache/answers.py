@@ -17,7 +17,7 @@ from dub5.cache.entry import Entry
 from dub5.cache.flight import Identity
 from dub5.cache.freshness import Directives, Freshness, Lifetimes, judge
 from dub5.cache.local import LocalCache
-from dub5.cache.purges import Purges
+from dub5.cache.purges import IN_FORCE, Purges
 from dub5.cache.shared import SharedCache
 from dub5.redis_link import RedisUnavailable
 
@@ -59,7 +59,7 @@ class AnswerCache:
         self._purges = purges
         self._max_entry = max_entry
         self._clock = clock
-        self._reading: dict[Identity, asyncio.Task[Entry | None]] = {}
+        self._reading: dict[Identity, tuple[float, asyncio.Task[Entry | None]]] = {}
         self._synchroniser: asyncio.Task[None] | None = None
         self._nudged = asyncio.Event()
 
@@ -133,12 +133,18 @@ class AnswerCache:
         """What Redis has, read once for all who ask meanwhile, whoever of them leaves.
 
         A thousand clients with one question must not mean a thousand reads, each on a connection of its own.
+        A reading that was begun long ago, before this process was stopped for a while, may not know of purges.
         """
-        reading = self._reading.get(identity)
-        if reading is None:
-            reading = self._reading[identity] = asyncio.create_task(shared.get(identity))
-            reading.add_done_callback(lambda _: self._reading.pop(identity, None))
+        began, reading = self._reading.get(identity, (0.0, None))
+        if reading is None or began < time.monotonic() - IN_FORCE:
+            reading = asyncio.create_task(shared.get(identity))
+            self._reading[identity] = (time.monotonic(), reading)
+            reading.add_done_callback(lambda done: self._read_to_the_end(identity, done))
         return await asyncio.shield(reading)
+
+    def _read_to_the_end(self, identity: Identity, reading: asyncio.Task[Entry | None]) -> None:
+        if self._reading[identity][1] is reading:
+            del self._reading[identity]
 
     def _keep_locally(self, identity: Identity, entry: Entry, lifetimes: Lifetimes) -> None:
         left = lifetimes.kept - entry.age(self._clock())

@@ -15,7 +15,10 @@ What may happen to Redis, and why no purged answer comes back:
 * failed over to a node that lags: the last stamp that we read or were given is missing from the journal, so
   every stamp we know that Redis does not is purged anew, with a greater one than any we know;
 * away: a purge takes effect here at once, is remembered, and is told to Redis when it is back. Memory is
-  trusted for `MAX_UNCONFIRMED` seconds without a word from Redis.
+  trusted for `MAX_UNCONFIRMED` seconds while Redis does not answer.
+
+A replica that was itself away (stopped, starved) cannot know: whatever it has not heard confirmed within
+`IN_FORCE` seconds it asks Redis about first.
 """
 
 from __future__ import annotations
@@ -26,13 +29,17 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
+import msgspec
 from redis.asyncio.client import Pipeline
 
 from dub5.contract import PURGE_CHANNEL, PURGE_JOURNAL, PURGE_NONCE, PURGE_STAMPS
 from dub5.redis_link import RedisLink, RedisUnavailable
 
+IN_FORCE = 1.0
+"""Seconds within which a purge anywhere is in force here, as long as Redis answers."""
+
 MAX_UNCONFIRMED = 30.0
-"""Seconds that answers in memory are used without having heard from Redis whether they were purged."""
+"""Seconds that answers in memory are used while Redis cannot tell whether they were purged."""
 
 LONGEST_LIFE = 400 * 86400
 """Seconds after which no stored answer can be alive any more, so that its stamps may be forgotten."""
@@ -75,6 +82,13 @@ def scoped_name(kind: str, value: str, tenant: str | None) -> str:
     return f"{kind}:{value}" if tenant is None else f"{kind}:{value}@{tenant}"
 
 
+class Asked(msgspec.Struct, frozen=True):
+    """A reading of the journal: from which stamp on, and when (our clock) it was asked for."""
+
+    head: int
+    at: float
+
+
 class Purges:
     """The stamps this replica knows. `clock` is monotonic, in seconds."""
 
@@ -86,7 +100,8 @@ class Purges:
         self.head = 0
         self._given = 0  # by Redis for a purge of ours; the journal must come to show it
         self._nonce = secrets.token_hex(4)  # until Redis tells the installation's; for good without Redis
-        self._confirmed = clock()
+        self._heard = clock()
+        self._failed = float("-inf")
         self._untold: dict[str, int] = {}  # name -> its stamp here until Redis gives one
 
     def version(self, names: Iterable[str]) -> str:
@@ -95,8 +110,15 @@ class Purges:
         return f"{self._nonce}.{max((stamps.get(name, 0) for name in names), default=0) if stamps else 0:x}"
 
     def confirmed(self, since: float) -> bool:
-        """Whether what memory holds since `since` (our clock) may still be trusted."""
-        return self._link is None or max(self._confirmed, since) > self._clock() - MAX_UNCONFIRMED
+        """Whether what memory holds since `since` (our clock) may be used without asking Redis.
+
+        Only where Redis answered a question that is younger than IN_FORCE: a replica that was stopped for
+        longer has to ask first. Where asking has just failed, MAX_UNCONFIRMED counts.
+        """
+        now = self._clock()
+        if self._link is None or self._heard > now - IN_FORCE:
+            return True
+        return self._failed > now - IN_FORCE and max(self._heard, since) > now - MAX_UNCONFIRMED
 
     async def purge(self, names: Sequence[str]) -> bool:
         """Take effect here at once; tells whether Redis, and so every other replica, knows."""
@@ -111,29 +133,37 @@ class Purges:
             return False
         return True
 
-    def read(self, pipeline: Pipeline, since: int) -> None:
-        """Queue what `absorb` needs, two commands, on a pipeline that somebody else runs; `since` is our `head`."""
+    def asked(self) -> Asked:
+        """What is to be asked for now."""
+        return Asked(self.head, self._clock())
+
+    def read(self, pipeline: Pipeline, asked: Asked) -> None:
+        """Queue what `absorb` needs, two commands, on a pipeline that somebody else runs."""
         pipeline.get(PURGE_NONCE)
-        pipeline.xrange(PURGE_JOURNAL, min=f"{since}-0", count=_PAGE)
+        pipeline.xrange(PURGE_JOURNAL, min=f"{asked.head}-0", count=_PAGE)
 
     async def synchronise(self) -> None:
         """Learn what others purged, tell what they do not know. RedisUnavailable where Redis is away."""
         assert self._link is not None  # noqa: S101  # without Redis there is nobody to learn from
-        since = self.head
-        nonce, journal = await self._link.pipeline("purges", lambda pipeline: self.read(pipeline, since))
-        await self.absorb(since, nonce, journal)
+        asked = self.asked()
+        try:
+            nonce, journal = await self._link.pipeline("purges", lambda pipeline: self.read(pipeline, asked))
+            await self.absorb(asked, nonce, journal)
+        except RedisUnavailable:
+            self._failed = asked.at
+            raise
 
-    async def absorb(self, since: int, nonce: bytes | None, journal: list[Event]) -> None:
+    async def absorb(self, asked: Asked, nonce: bytes | None, journal: list[Event]) -> None:
         """Take in what `read` brought. RedisUnavailable where Redis goes away meanwhile."""
         if nonce is None or nonce.decode() != self._nonce:
             await self._begin_anew(nonce)
-        elif since and (not journal or _stamp_of(journal[0]) != since):
+        elif asked.head and (not journal or _stamp_of(journal[0]) != asked.head):
             await self._mend()
         else:
             await self._learn(journal)
+        self._heard = max(self._heard, asked.at)
         if self._untold:
             await self._tell()
-        self._confirmed = self._clock()
 
     async def _learn(self, journal: list[Event]) -> None:
         for event in journal:

@@ -37,15 +37,15 @@ class SharedCache:
 
     async def get(self, identity: Identity) -> Entry | None:
         """None where there is none, or none that we can read. What was purged elsewhere is learnt on the way."""
-        since = self._purges.head
+        asked = self._purges.asked()
 
         def fill(pipeline: Pipeline) -> None:
-            self._purges.read(pipeline, since)
+            self._purges.read(pipeline, asked)
             pipeline.get(entry_key(identity.key, identity.version))
 
         try:
             nonce, journal, stored = await self._link.pipeline("get", fill)
-            await self._purges.absorb(since, nonce, journal)
+            await self._purges.absorb(asked, nonce, journal)
         except RedisUnavailable:
             return None
         return self._unpacked(stored)

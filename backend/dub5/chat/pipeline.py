@@ -137,6 +137,13 @@ class Pipeline:
             asked=asked,
         )
 
+    def remembers(self, question: Question) -> bool:
+        """Whether `recall` would answer now; counts nothing."""
+        if question.wanted is None or self._cache is None:
+            return False
+        found = self._cache.recall(question.wanted)
+        return found is not None and found.freshness.usable
+
     def recall(self, question: Question) -> Answer | None:
         """A hit from memory, or None. Never waits."""
         if question.wanted is None or self._cache is None:

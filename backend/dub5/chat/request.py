@@ -77,6 +77,10 @@ class ChatRequest(msgspec.Struct, frozen=True):
         return messages
 
 
+_CHARACTERS_PER_TOKEN = 4
+_USUAL_ANSWER = 1000
+"""Tokens to expect of an answer to which nobody set a limit."""
+
 _decoder = msgspec.json.Decoder()
 
 
@@ -99,6 +103,13 @@ def parse(raw: bytes) -> ChatRequest:
         include_usage=options is not None and bool(options.include_usage),
         user=known.user,
     )
+
+
+def most_tokens(fields: Json) -> int:
+    """About how many tokens a request may take: its prompt, and the longest answer that it allows."""
+    prompt = len(msgspec.json.encode(fields["messages"])) // _CHARACTERS_PER_TOKEN
+    answer: int = fields.get("max_completion_tokens") or fields.get("max_tokens") or _USUAL_ANSWER
+    return prompt + answer
 
 
 def _decoded(raw: bytes) -> Any:

@@ -103,6 +103,10 @@ class Metrics:
             "demand_requests", "Requests that want a provider call at once: the autoscaling metric."
         )
         self.shed = self._counters("shed", "Requests turned away for want of room.", ("reason",))
+        self.limits_unshared = self._counter(
+            "limits_unshared",
+            "Requests whose rate was checked against this replica's share, for want of Redis.",
+        )
         self.queue_wait = self._histogram("queue_wait_seconds", "Wait for a provider call.", ANSWERS)
         self.provider_requests = self._counters("provider_requests", "Calls to providers.", _CALL)
         self.provider_duration = self._histograms(
@@ -227,6 +231,9 @@ class Metrics:
 
     def _counters(self, name: str, meaning: str, labels: Sequence[str]) -> Labelled[Counter]:
         return Labelled(Counter(f"dub5_{name}", meaning, labels, registry=self.registry))
+
+    def _counter(self, name: str, meaning: str) -> Counter:
+        return Counter(f"dub5_{name}", meaning, registry=self.registry)
 
     def _gauges(self, name: str, meaning: str, labels: Sequence[str]) -> Labelled[Gauge]:
         return Labelled(Gauge(f"dub5_{name}", meaning, labels, registry=self.registry))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from dub5.cache.purges import MAX_UNCONFIRMED, Purges, names_of, scoped_name
+from dub5.cache.purges import IN_FORCE, MAX_UNCONFIRMED, Purges, names_of, scoped_name
 from dub5.contract import PURGE_JOURNAL, PURGE_NONCE, PURGE_STAMPS
 from dub5.redis_link import RedisUnavailable
 from tests.fakes.redis_server import RedisServer
@@ -190,7 +190,7 @@ async def test_what_a_lagging_successor_forgot_is_purged_anew() -> None:
         await here.purge(["tag:kept"])
         await here.synchronise()
         await there.synchronise()
-        (last, _), *_ = await server.client.xrevrange(PURGE_JOURNAL, count=1)
+        last = await last_stamp(server.client)
         await here.purge(["tag:forgotten"])
         await here.synchronise()
         before = there.version(["tag:forgotten"])
@@ -208,7 +208,7 @@ async def test_a_purge_forgotten_before_anybody_read_it_is_purged_anew() -> None
         await here.purge(["tag:kept"])
         await here.synchronise()
         await there.synchronise()
-        (last, _), *_ = await server.client.xrevrange(PURGE_JOURNAL, count=1)
+        last = await last_stamp(server.client)
         before = there.version(["tag:forgotten"])
         await here.purge(["tag:forgotten"])
         await forget(server.client, last, "tag:forgotten")
@@ -231,9 +231,16 @@ async def test_a_successor_with_a_slow_clock_still_gives_greater_stamps() -> Non
             assert int(here.version(NAMES).partition(".")[2], 16) > int(before.partition(".")[2], 16)
 
 
+async def last_stamp(client: Redis) -> bytes:
+    """The id of the journal's last event."""
+    events: Any = await client.xrevrange(PURGE_JOURNAL, count=1)
+    identifier: bytes = events[0][0]
+    return identifier
+
+
 async def forget(client: Redis, last: bytes, *names: str) -> None:
     """What a node that had replicated the journal up to `last` only would know."""
-    events = await client.xrange(PURGE_JOURNAL, max=last)
+    events: Any = await client.xrange(PURGE_JOURNAL, max=last)
     await client.delete(PURGE_JOURNAL)
     for identifier, fields in events:
         await client.xadd(PURGE_JOURNAL, fields, id=identifier)
@@ -294,20 +301,32 @@ async def test_a_local_purge_during_a_failover_is_not_lost(redis: str) -> None:
             assert purges.version([f"tag:{number}"]) != before
 
 
-async def test_memory_is_trusted_for_half_a_minute_without_word_from_redis() -> None:
+async def test_memory_is_trusted_for_half_a_minute_while_redis_cannot_be_asked() -> None:
     clock = Clock()
     async with RedisServer() as server, purging(server.url, clock=clock) as purges:
         since = clock.now
-        clock.now += MAX_UNCONFIRMED - 0.1
+        clock.now += IN_FORCE - 0.1
         assert purges.confirmed(since)
         await server.stop()
+        clock.now = since + MAX_UNCONFIRMED - 0.1
         with pytest.raises(RedisUnavailable):
             await purges.synchronise()
+        assert purges.confirmed(since)
         clock.now += 0.2
         assert not purges.confirmed(since)
         assert purges.confirmed(clock.now)  # what we fetched just now, we know to be new
         await server.start()
         await until(lambda: synchronised(purges))
+        assert purges.confirmed(since)
+
+
+async def test_a_replica_that_was_stopped_asks_before_it_trusts_its_memory(redis: str) -> None:
+    clock = Clock()
+    async with purging(redis, clock=clock) as purges:
+        since = clock.now
+        clock.now += IN_FORCE + 0.1  # SIGSTOP, or a machine that slept
+        assert not purges.confirmed(since)
+        await purges.synchronise()
         assert purges.confirmed(since)
 
 

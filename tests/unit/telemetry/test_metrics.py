@@ -27,6 +27,7 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
     "dub5_capacity_requests": ("gauge", set()),
     "dub5_demand_requests": ("gauge", set()),
     "dub5_shed_total": ("counter", {"reason"}),
+    "dub5_limits_unshared_total": ("counter", set()),
     "dub5_queue_wait_seconds": ("histogram", set()),
     "dub5_provider_requests_total": ("counter", CALL),
     "dub5_provider_duration_seconds": ("histogram", CALL),

@@ -1,0 +1,263 @@
+"""Rate limits per tenant, exact across replicas: token buckets in Redis, on Redis's clock.
+
+Every request costs one round trip and one from the bucket of requests. Tokens are *reserved* before a provider is
+asked, prompt and the longest answer it may give, and *settled* afterwards at what was really used: off the
+request's way, once however often it is said. A reservation that nobody settles stays spent. Hits and followers of
+a flight reserve nothing that they keep.
+
+Without Redis, or while it is away, each replica keeps buckets of its own with its share of the limit: the limit
+over the number of replicas that were last seen, beginning with its share of what was left.
+
+A bucket refills evenly, a minute's worth a minute. (`limits` and other libraries have no reserve-and-settle.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from dub5.contract import REPLICAS, limit_key, reservation_key
+from dub5.errors import RateLimited
+from dub5.redis_link import RedisLink, RedisUnavailable
+from dub5.settings import Limit
+from dub5.telemetry.logging import get_logger
+from dub5.telemetry.metrics import Metrics
+
+HEARTBEAT = 5.0
+GONE_AFTER = 3 * HEARTBEAT
+RESERVATION_LIFE = 1800.0
+"""Seconds for which a reservation can be settled; longer than any answer takes."""
+
+_ACQUIRE = """
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local held = redis.call('HMGET', KEYS[1], 'requests', 'tokens', 'at')
+local elapsed = math.max(0, now - (tonumber(held[3]) or now))
+local function refilled(left, limit)
+  if not left then return limit end
+  return math.min(limit, tonumber(left) + elapsed * limit / 60000000)
+end
+local request_limit, token_limit = tonumber(ARGV[1]), tonumber(ARGV[2])
+local reserve = tonumber(ARGV[3])
+local requests, tokens = refilled(held[1], request_limit), refilled(held[2], token_limit)
+local wait = 0
+if request_limit > 0 and requests < 1 then
+  wait = (1 - requests) * 60 / request_limit
+end
+local needed = math.min(reserve, token_limit)
+if token_limit > 0 and tokens < needed then
+  wait = math.max(wait, (needed - tokens) * 60 / token_limit)
+end
+if wait == 0 then
+  requests = requests - 1
+  tokens = tokens - reserve
+  if token_limit > 0 and reserve > 0 then redis.call('SET', KEYS[2], reserve, 'PX', ARGV[4]) end
+end
+redis.call('HSET', KEYS[1], 'requests', requests, 'tokens', tokens, 'at', string.format('%.0f', now))
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
+return {tostring(wait), tostring(requests), tostring(tokens)}
+"""
+_SETTLE = """
+local reserved = redis.call('GET', KEYS[2])
+if not reserved then return 0 end
+redis.call('DEL', KEYS[2])
+local tokens = redis.call('HGET', KEYS[1], 'tokens')
+if tokens then redis.call('HSET', KEYS[1], 'tokens', tonumber(tokens) + reserved - ARGV[1]) end
+return 1
+"""
+
+_log = get_logger()
+
+
+class Left(msgspec.Struct, frozen=True):
+    """What is left of a tenant's minute; negative tokens are a debt."""
+
+    requests: float
+    tokens: float
+
+
+class Bucket:
+    """Both buckets of one tenant in this replica's memory. `now` is in monotonic seconds."""
+
+    def __init__(self, limit: Limit, share: int, left: Left, now: float) -> None:
+        self._requests = (limit.requests_per_minute or 0) / share
+        self._tokens = (limit.tokens_per_minute or 0) / share
+        self._left = left
+        self._at = now
+
+    def acquire(self, reserve: float, now: float) -> tuple[float, Left]:
+        """Seconds to wait, 0 where it was granted, and what is left."""
+        elapsed, self._at = now - self._at, now
+        requests = min(self._requests, self._left.requests + elapsed * self._requests / 60)
+        tokens = min(self._tokens, self._left.tokens + elapsed * self._tokens / 60)
+        wait = 0.0
+        if self._requests and requests < 1:
+            wait = (1 - requests) * 60 / self._requests
+        needed = min(reserve, self._tokens)
+        if self._tokens and tokens < needed:
+            wait = max(wait, (needed - tokens) * 60 / self._tokens)
+        self._left = Left(requests, tokens) if wait else Left(requests - 1, tokens - reserve)
+        return wait, self._left
+
+    def give_back(self, tokens: float) -> None:
+        self._left = Left(self._left.requests, self._left.tokens + tokens)
+
+
+class Grant(msgspec.Struct, frozen=True):
+    """A request that may go on: headers for its answer, and its reservation of tokens."""
+
+    headers: dict[str, str]
+    tenant: str
+    reservation: str
+    reserved: int
+    local: Bucket | None
+
+
+class RateLimiter:
+    """`limits` by tenant, `default` for those not named. `replica` names this one among the others."""
+
+    def __init__(
+        self,
+        limits: Mapping[str, Limit],
+        link: RedisLink | None,
+        metrics: Metrics,
+        *,
+        replica: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._limits = limits
+        self._link = link
+        self._metrics = metrics
+        self._replica = replica
+        self._clock = clock
+        self._replicas = 1
+        self._known: dict[str, tuple[Left, float]] = {}
+        self._buckets: dict[str, Bucket] = {}
+        self._settling: set[asyncio.Task[None]] = set()
+        self._heart: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        if self._link is not None and self._limits:
+            await self._beat()
+            self._heart = asyncio.create_task(self._keep_beating())
+
+    async def stop(self) -> None:
+        if self._heart is not None:
+            self._heart.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._heart
+        await asyncio.gather(*self._settling)
+
+    @property
+    def limited(self) -> bool:
+        """Whether anybody has a limit."""
+        return bool(self._limits)
+
+    async def acquire(self, tenant: str, *, reserve: int) -> Grant | None:
+        """A grant, None where the tenant has no limit; RateLimited with the time to wait. `reserve` is in tokens."""
+        limit = self._limits.get(tenant) or self._limits.get("default")
+        if limit is None:
+            return None
+        reservation, bucket = secrets.token_hex(8), None
+        try:
+            wait, left = await self._acquire_shared(tenant, limit, reservation, reserve)
+        except RedisUnavailable:
+            bucket = self._bucket(tenant, limit)
+            wait, left = bucket.acquire(reserve, self._clock())
+            if self._link is not None:
+                self._metrics.limits_unshared.inc()
+        headers = rate_headers(limit, left)
+        if wait > 0:
+            raise RateLimited(retry_after=wait, headers=headers)
+        return Grant(headers, tenant, reservation, reserve, bucket)
+
+    def settle(self, grant: Grant, *, used: int) -> None:
+        """What the request really used, in tokens; the rest of its reservation is given back, in the background."""
+        if grant.reserved == 0:
+            return
+        if grant.local is not None:
+            grant.local.give_back(grant.reserved - used)
+            return
+        task = asyncio.create_task(self._settle(grant, used))
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
+
+    async def _acquire_shared(
+        self, tenant: str, limit: Limit, reservation: str, reserve: int
+    ) -> tuple[float, Left]:
+        if self._link is None:
+            raise RedisUnavailable
+        keys = [limit_key(tenant), reservation_key(tenant, reservation)]
+        arguments = [
+            limit.requests_per_minute or 0,
+            limit.tokens_per_minute or 0,
+            reserve,
+            int(RESERVATION_LIFE * 1000),
+        ]
+        answer: Any = await self._link.run(
+            "limit", lambda client: client.eval(_ACQUIRE, 2, *keys, *arguments)
+        )
+        wait, requests, tokens = map(float, answer)
+        left = Left(requests, tokens)
+        self._known[tenant] = (left, self._clock())
+        if self._buckets.pop(tenant, None) is not None:
+            _log.info("limits shared again", tenant=tenant)
+        return wait, left
+
+    def _bucket(self, tenant: str, limit: Limit) -> Bucket:
+        """This replica's share, beginning with its share of what was left when Redis was last asked."""
+        bucket = self._buckets.get(tenant)
+        if bucket is None:
+            full = Left(float(limit.requests_per_minute or 0), float(limit.tokens_per_minute or 0))
+            left, at = self._known.get(tenant, (full, self._clock()))
+            share = self._replicas
+            bucket = Bucket(limit, share, Left(left.requests / share, left.tokens / share), at)
+            self._buckets[tenant] = bucket
+            if self._link is not None:
+                _log.warning("limits not shared", tenant=tenant, replicas=share)
+        return bucket
+
+    async def _settle(self, grant: Grant, used: int) -> None:
+        keys = [limit_key(grant.tenant), reservation_key(grant.tenant, grant.reservation)]
+        if self._link is not None:
+            with contextlib.suppress(RedisUnavailable):
+                await self._link.run("settle", lambda client: client.eval(_SETTLE, 2, *keys, used))
+
+    async def _keep_beating(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT)
+            await self._beat()
+
+    async def _beat(self) -> None:
+        """Say that we are here, and count who else is."""
+        assert self._link is not None  # noqa: S101  # only then there is a heart
+        now = time.time()
+
+        def fill(pipeline: Any) -> None:
+            pipeline.zadd(REPLICAS, {self._replica: now})
+            pipeline.zremrangebyscore(REPLICAS, "-inf", now - GONE_AFTER)
+            pipeline.zcard(REPLICAS)
+
+        with contextlib.suppress(RedisUnavailable):
+            *_, count = await self._link.pipeline("replicas", fill)
+            self._replicas = max(1, count)
+
+
+def rate_headers(limit: Limit, left: Left) -> dict[str, str]:
+    """`x-ratelimit-*` as OpenAI's clients know them; `reset` is when the bucket is full again."""
+    headers: dict[str, str] = {}
+    for name, allowed, remaining in (
+        ("requests", limit.requests_per_minute, left.requests),
+        ("tokens", limit.tokens_per_minute, left.tokens),
+    ):
+        if allowed is not None:
+            headers[f"x-ratelimit-limit-{name}"] = str(allowed)
+            headers[f"x-ratelimit-remaining-{name}"] = str(max(0, int(remaining)))
+            headers[f"x-ratelimit-reset-{name}"] = f"{max(0.0, (allowed - remaining) * 60 / allowed):.3f}s"
+    return headers

@@ -1,0 +1,75 @@
+"""The two tiers together, against a real Redis."""
+
+from __future__ import annotations
+
+import asyncio
+
+from dub5.cache.answers import AnswerCache, Found, Wanted
+from dub5.cache.entry import Entry
+from dub5.cache.freshness import NO_DIRECTIVES, Lifetimes
+from dub5.cache.local import LocalCache
+from dub5.cache.purges import IN_FORCE, Purges
+from dub5.cache.shared import SharedCache
+from dub5.redis_link import RedisLink
+from dub5.telemetry.metrics import Metrics
+from tests.integration.cache.support import Clock, linked, plain
+
+LIFETIMES = Lifetimes(ttl=300.0)
+WANTED = Wanted(key="key", names=("all", "tag:prices"), lifetimes=LIFETIMES, asked=NO_DIRECTIVES)
+BORN = 1_700_000_000_000_000
+
+
+def cache_of(link: RedisLink, clock: Clock) -> tuple[AnswerCache, Purges]:
+    """Both tiers of one replica; nothing reads the purges in the background."""
+    purges = Purges(link, clock)
+    shared = SharedCache(link, purges, Metrics(config_hash="test"))
+    local = LocalCache(2**20)
+    return AnswerCache(local, shared, purges, max_entry=2**20, clock=lambda: BORN / 1e6), purges
+
+
+async def stored(cache: AnswerCache) -> None:
+    assert await cache.store(cache.identity(WANTED), Entry(b"{}", BORN, 1.0, 1, 1), LIFETIMES)
+
+
+async def reads(redis: str) -> int:
+    """How often the journal of purges, which is part of each look-up, has been read."""
+    async with plain(redis) as client:
+        return int((await client.info("commandstats")).get("cmdstat_xrange", {}).get("calls", 0))
+
+
+async def test_a_crowd_with_one_question_reads_redis_once(redis: str) -> None:
+    async with linked(redis) as link:
+        cache, purges = cache_of(link, Clock())
+        await purges.synchronise()
+        await stored(cache)
+        before = await reads(redis)
+        found = await asyncio.gather(*(cache.find(WANTED) for _ in range(200)))
+        assert await reads(redis) == before + 1
+        assert all(isinstance(each, Found) and each.tier == "shared" for each in found)
+
+
+async def test_a_reader_that_leaves_takes_nothing_from_the_others(redis: str) -> None:
+    async with linked(redis) as link:
+        cache, purges = cache_of(link, Clock())
+        await purges.synchronise()
+        await stored(cache)
+        leaving, staying = (asyncio.create_task(cache.find(WANTED)) for _ in range(2))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        assert await staying is not None
+
+
+async def test_a_replica_that_was_stopped_asks_before_it_answers_from_memory(redis: str) -> None:
+    """Nobody told it of a purge meanwhile, and its own reading of the journal is still to come."""
+    clock = Clock()
+    async with linked(redis) as link, linked(redis) as other:
+        cache, purges = cache_of(link, clock)
+        await purges.synchronise()
+        await stored(cache)
+        assert cache.recall(WANTED) is not None
+        elsewhere = Purges(other, Clock())
+        await elsewhere.synchronise()
+        assert await elsewhere.purge(["tag:prices"])
+        clock.now += IN_FORCE + 0.1
+        assert cache.recall(WANTED) is None
+        assert await cache.find(WANTED) is None

@@ -1,0 +1,175 @@
+"""Rates per tenant: exact over replicas, tokens reserved and settled, and each its share while Redis is away."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import openai
+import pytest
+
+from dub5.admission.limits import Left as LeftOver
+from dub5.admission.limits import RateLimiter, rate_headers
+from dub5.errors import RateLimited
+from dub5.redis_link import RedisLink
+from dub5.settings import Limit, RedisSettings
+from dub5.telemetry.metrics import Metrics
+from tests.fakes.openai_server import FakeOpenAI, hang, refuse, say
+from tests.harness import openai_provider, running
+
+NOWHERE = "redis://127.0.0.1:1/0"
+
+
+@contextlib.asynccontextmanager
+async def limiters(count: int, url: str, limit: Limit) -> AsyncIterator[list[RateLimiter]]:
+    """So many replicas' limiters, each with its own link."""
+    async with contextlib.AsyncExitStack() as stack:
+        made = []
+        for number in range(count):
+            metrics = Metrics()
+            link = RedisLink(RedisSettings(url=url), password=None, metrics=metrics)
+            await link.start()
+            stack.push_async_callback(link.stop)
+            limiter = RateLimiter({"default": limit}, link, metrics, replica=str(number))
+            await limiter.start()
+            stack.push_async_callback(limiter.stop)
+            made.append(limiter)
+        yield made
+
+
+async def accepted(limiters: list[RateLimiter], tries: int, *, reserve: int = 0) -> int:
+    async def one(limiter: RateLimiter) -> bool:
+        try:
+            await limiter.acquire("acme", reserve=reserve)
+        except RateLimited:
+            return False
+        return True
+
+    return sum(await asyncio.gather(*(one(limiter) for limiter in limiters for _ in range(tries))))
+
+
+async def test_eight_replicas_accept_exactly_what_the_limit_allows(redis: str) -> None:
+    # So slow a refill that none of it comes during the test.
+    async with limiters(8, redis, Limit(requests_per_minute=20)) as made:
+        assert await accepted(made, tries=15) in {20, 21}  # one more where three seconds have passed
+        with pytest.raises(RateLimited) as caught:
+            await made[0].acquire("acme", reserve=0)
+        assert caught.value.retry_after is not None
+        assert 0 < caught.value.retry_after <= 3
+        assert caught.value.headers["x-ratelimit-remaining-requests"] == "0"
+        other = await made[0].acquire("other", reserve=0)
+        assert other is not None
+        assert other.headers["x-ratelimit-remaining-requests"] == "19"
+
+
+async def test_tokens_are_reserved_settled_once_and_never_spent_twice(redis: str) -> None:
+    async with limiters(2, redis, Limit(tokens_per_minute=1000)) as (one, other):
+        first = await one.acquire("acme", reserve=600)
+        assert first is not None
+        with pytest.raises(RateLimited):
+            await other.acquire("acme", reserve=600)
+        for _ in range(3):  # said again, it changes nothing
+            one.settle(first, used=100)
+        await asyncio.gather(*one._settling)
+        second = await other.acquire("acme", reserve=800)
+        assert second is not None
+        left = int(second.headers["x-ratelimit-remaining-tokens"])
+        assert 100 <= left <= 150  # 1000 - 100 - 800, and a little refill
+        with pytest.raises(RateLimited):
+            await one.acquire("acme", reserve=300)
+
+
+async def test_a_request_over_the_whole_limit_is_let_through_once_and_then_owed(redis: str) -> None:
+    async with limiters(1, redis, Limit(tokens_per_minute=1000)) as [one]:
+        assert await one.acquire("acme", reserve=5000) is not None
+        with pytest.raises(RateLimited) as caught:
+            await one.acquire("acme", reserve=1)
+        assert caught.value.retry_after is not None
+        assert caught.value.retry_after > 200
+
+
+async def test_while_redis_is_away_all_replicas_together_keep_the_limit(redis: str) -> None:
+    async with limiters(4, redis, Limit(requests_per_minute=40)) as made:
+        for limiter in made:
+            await limiter._beat()
+        assert [limiter._replicas for limiter in made] == [4, 4, 4, 4]
+        assert await accepted(made[:1], tries=20) == 20
+        for limiter in made:
+            await limiter.acquire("acme", reserve=0)  # so that each knows what is left
+            limiter._link = RedisLink(RedisSettings(url=NOWHERE), password=None, metrics=Metrics())
+        assert 13 <= await accepted(made, tries=20) <= 16
+
+
+async def test_without_redis_one_replica_has_the_whole_limit() -> None:
+    limiter = RateLimiter({"acme": Limit(requests_per_minute=5)}, None, Metrics(), replica="")
+    assert await accepted([limiter], tries=9) == 5
+    assert await limiter.acquire("unlimited", reserve=10**9) is None
+
+
+def test_headers_are_those_that_openai_clients_know() -> None:
+    headers = rate_headers(Limit(requests_per_minute=60, tokens_per_minute=1000), LeftOver(30.5, -10.0))
+    assert headers == {
+        "x-ratelimit-limit-requests": "60",
+        "x-ratelimit-remaining-requests": "30",
+        "x-ratelimit-reset-requests": "29.500s",
+        "x-ratelimit-limit-tokens": "1000",
+        "x-ratelimit-remaining-tokens": "0",
+        "x-ratelimit-reset-tokens": "60.600s",
+    }
+
+
+def limited(fake: FakeOpenAI, **limit: int) -> dict[str, Any]:
+    return {**openai_provider(fake.base_url), "limits": {"default": limit}}
+
+
+async def test_the_official_client_raises_its_own_class_and_can_read_the_headers(fake: FakeOpenAI) -> None:
+    async with running(limited(fake, requests_per_minute=2)) as server, await server.openai() as client:
+        for _ in range(2):
+            await client.chat.completions.create(model="small", messages=[{"role": "user", "content": "hi"}])
+        with pytest.raises(openai.RateLimitError) as caught:
+            await client.chat.completions.create(model="small", messages=[{"role": "user", "content": "hi"}])
+        assert caught.value.code == "rate_limit_exceeded"
+        headers = caught.value.response.headers
+        assert (headers["x-ratelimit-remaining-requests"], headers["x-ratelimit-limit-requests"]) == (
+            "0",
+            "2",
+        )
+        assert int(headers["retry-after"]) >= 1
+        assert await server.metric("dub5_http_requests_total", outcome="limited") == 1
+
+
+async def test_hits_and_followers_cost_a_request_and_no_tokens(fake: FakeOpenAI) -> None:
+    fake.reply = say("Hello")
+    async with running(limited(fake, requests_per_minute=100, tokens_per_minute=10_000)) as server:
+
+        async def left(text: str) -> tuple[int, int]:
+            headers = (await server.chat(text, max_tokens=100)).headers
+            return tuple(int(headers[f"x-ratelimit-remaining-{kind}"]) for kind in ("requests", "tokens"))  # type: ignore[return-value]
+
+        await left("one")
+        _, after_miss = await left("one")
+        assert 9_900 < after_miss <= 10_000  # the reservation was settled at the 12 tokens that were used
+        requests, tokens = await left("one")
+        assert requests <= 97 + 1
+        assert tokens >= after_miss
+
+
+@pytest.mark.parametrize("fault", ["refused", "left"])
+async def test_a_reservation_is_given_back_where_nothing_was_made_and_kept_where_nobody_knows(
+    fake: FakeOpenAI, fault: str
+) -> None:
+    async with running(limited(fake, tokens_per_minute=10_000)) as server:
+        if fault == "refused":
+            fake.reply = refuse(500, "Oops")
+            assert (await server.chat("one", max_tokens=5_000)).status_code == 502
+        else:
+            fake.reply = hang()
+            asking = asyncio.create_task(server.chat("one", max_tokens=5_000))
+            await fake.wait_called()
+            asking.cancel()
+            await fake.wait_cancelled()
+        fake.reply = say("Hello")
+        again = await server.chat("two", max_tokens=6_000)
+        assert again.status_code == (200 if fault == "refused" else 429)
