@@ -135,6 +135,10 @@ class Application:
             gauge.set_function(functools.partial(_state_of, breaker))
         return breakers
 
+    def abandon(self) -> None:
+        """Give up what is under way: `__aexit__` will wait for nothing."""
+        self._flights.abandon()
+
     def _answer_cache(self) -> AnswerCache | None:
         settings = self.settings.cache
         if not settings.enabled:

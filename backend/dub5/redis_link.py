@@ -29,7 +29,7 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.driver_info import DriverInfo
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from dub5.settings import RedisSettings
 from dub5.telemetry.logging import get_logger
@@ -39,6 +39,8 @@ _FAILURES_TO_OPEN = 3
 _PROBE_INTERVAL = 0.25
 _LISTEN_INTERVAL = 1.0
 _INITIALIZE_TIMEOUT = 2.0
+
+_TROUBLE = (RedisError, RedisClusterException, OSError, TimeoutError)  # the second is not one of the first
 
 T = TypeVar("T")
 Client = Any
@@ -102,7 +104,7 @@ class RedisLink:
         except ResponseError as error:
             self._refused(operation, error)
             raise RedisUnavailable from None
-        except (RedisError, OSError, TimeoutError) as error:
+        except _TROUBLE as error:
             self._failed(operation, error)
             raise RedisUnavailable from None
         finally:
@@ -111,7 +113,7 @@ class RedisLink:
         self._metrics.redis_up.set(1)
         return answer
 
-    async def pipeline(self, operation: str, fill: Callable[[Pipeline], None]) -> list[Any]:
+    async def pipeline(self, operation: str, fill: Callable[[Pipeline], object]) -> list[Any]:
         """The answers to all commands that `fill` queued, sent in one go; no transaction."""
 
         async def execute(client: Client) -> list[Any]:
@@ -124,7 +126,7 @@ class RedisLink:
 
     async def _initialize(self) -> None:
         """Learn the layout of a Cluster, which takes longer than a command may; nothing for the other kinds."""
-        with contextlib.suppress(RedisError, OSError, TimeoutError):
+        with contextlib.suppress(*_TROUBLE):
             async with asyncio.timeout(_INITIALIZE_TIMEOUT):
                 await self._client.initialize()
 
@@ -144,7 +146,7 @@ class RedisLink:
         while True:
             await asyncio.sleep(_PROBE_INTERVAL)
             await self._initialize()
-            with contextlib.suppress(RedisError, OSError, TimeoutError):
+            with contextlib.suppress(*_TROUBLE):
                 async with asyncio.timeout(self._timeout):
                     await self._client.ping()
                 self._failures = 0
@@ -156,7 +158,7 @@ class RedisLink:
     async def _listen(self) -> None:
         """One connection for all channels, made anew whenever it is lost."""
         while True:
-            with contextlib.suppress(RedisError, OSError, TimeoutError):
+            with contextlib.suppress(*_TROUBLE):
                 async with self._client.pubsub(ignore_subscribe_messages=True) as pubsub:
                     async with asyncio.timeout(self._timeout):
                         await pubsub.subscribe(*self._handlers)

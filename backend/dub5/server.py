@@ -122,6 +122,7 @@ class Replica:
         """Begin to drain; called again, end it now."""
         if self._leaving.is_set():
             self._hurry.set()
+            self.application.abandon()
             self._public.tell_now()
             self._operations.tell_now()
         elif linger:

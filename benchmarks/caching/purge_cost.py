@@ -86,24 +86,17 @@ async def _delay(name: str, block: str) -> Figure:
     """From a purge's 200 on one replica until no other one serves an answer from before it from memory or Redis."""
     async with provider() as asked, redis_server() as redis, client() as asking:
         await asked.set(first_token=0.0, tokens=1)
-        user = "default:@"
+        link: dict[str, Any] = {"url": f"redis://127.0.0.1:{redis.port}"}
         if block == "acl":
-            await redis.admin.acl_setuser(
-                "hidden",
-                enabled=True,
-                passwords=["+hidden"],
-                keys=["*"],
-                commands=["+@all"],
-                channels=[],
-                reset=True,
-            )
-            user = "hidden:hidden@"
-        url = f"redis://{user if block == 'acl' else ''}127.0.0.1:{redis.port}"
+            await redis.command("ACL", "SETUSER", "hidden", "on", ">hidden", "~*", "+@all", "resetchannels")
+            password = redis.folder / "password"
+            password.write_text("hidden", encoding="utf-8")
+            link |= {"username": "hidden", "password": {"file": str(password)}}
         killer = None
         if block == "kill":
             killer = asyncio.create_task(_forever(lambda: redis.command("CLIENT", "KILL", "TYPE", "pubsub")))
         delays, refused = [], 0
-        async with replicas(REPLICAS, configuration(asked.base_url, url)) as fleet:
+        async with replicas(REPLICAS, configuration(asked.base_url, None, redis=link)) as fleet:
             for number in range(EVENTS):
                 progress(f"{name}: purge {number} of {EVENTS}")
                 delay, status = await _event(asking, [service.url for service in fleet], number, asked.set)

@@ -38,6 +38,8 @@ PURGED = 50
 TIMEOUT, LEARNING, IN_FORCE = 0.1, 0.5, 1.0
 """`redis.timeout`; seconds in which the breaker learns; seconds within which a purge is in force everywhere."""
 NOISE = 0.002
+WARM_UP, AT_ONCE = 600, 10
+"""Requests to each replica before anything is timed: connections, caches and the first full garbage collection."""
 
 Action = Callable[[RedisServer], Awaitable[Any]]
 
@@ -116,6 +118,14 @@ class Round:
     async def prepare(self, redis: RedisServer, *, dump: bool) -> None:
         """Both sets in all caches at generation 1; then the first one is purged, and that is in force."""
         await self._asked.set(first_token=0.0, between=0.0, tokens=1, generation=1)
+        for number in range(0, WARM_UP, AT_ONCE):
+            await asyncio.gather(
+                *(
+                    self._asking.ask(url, f"warm-up {number + offset}")
+                    for offset in range(AT_ONCE)
+                    for url in (*self._urls, self._control)
+                )
+            )
         for name in ("before", "during"):
             for index in range(PURGED):
                 for url in self._urls:
@@ -201,19 +211,19 @@ async def _round(fault: Fault) -> Figure:
         return figure(f"Redis {fault.name}", load.seen, load.began)
 
 
-def figure(name: str, seen: Seen, began: float) -> Figure:
+def figure(name: str, seen: Seen, began: float, learning_for: float = LEARNING) -> Figure:
     """What a round says; moments are counted from `began`."""
     everything = seen.everything()
     failed = sum(outcome.failed_unsent for outcome in everything)
     midway = sum(outcome.failed_midway for outcome in everything)
-    learning = _added(seen, began + FAULT_AT - 0.2, began + FAULT_AT + LEARNING)
-    then = _added(seen, began + FAULT_AT + LEARNING, began + HEAL_AT)
+    learning = _added(seen, began + FAULT_AT - 0.2, began + FAULT_AT + learning_for)
+    then = _added(seen, began + FAULT_AT + learning_for, began + HEAL_AT)
     measured = (
         f"{failed} failed of {len(everything):,}, {midway} ended mid-answer; {seen.came_back} purged answers came "
         f"back (of {len(seen.purged)} asked; purge during the fault: {seen.purge_status}); p99 of added time "
         f"{milliseconds(_added(seen, began, began + FAULT_AT - 0.2))} before, {milliseconds(learning)} in the "
-        f"{LEARNING + 0.2:.1f} s around the fault, {milliseconds(then)} until Redis is well (p50 "
-        f"{milliseconds(_added(seen, began + FAULT_AT + LEARNING, began + HEAL_AT, percent=50))})"
+        f"{learning_for + 0.2:.1f} s around the fault, {milliseconds(then)} until Redis is well (p50 "
+        f"{milliseconds(_added(seen, began + FAULT_AT + learning_for, began + HEAL_AT, percent=50))})"
     )
     good = not failed and not seen.came_back and learning <= TIMEOUT + NOISE and then <= NOISE
     bar = "0 failed, 0 came back, p99 added <= 100 ms, then <= 2 ms"

@@ -71,7 +71,14 @@ async def test_what_the_service_refuses_is_said_in_one_line(server: Running) -> 
 
 @pytest.mark.parametrize(
     ("answer", "param"),
-    [({}, "answer.choices"), ({"choices": []}, "answer.choices"), (5, "answer"), ("x" * 300_000, "answer")],
+    [
+        ({}, "answer.choices"),
+        ({"choices": []}, "answer.choices"),
+        (5, "answer"),
+        ("x" * 300_000, "answer"),
+        ({"choices": ["x"]}, "answer.choices[0]"),
+        ({"choices": [{"message": "s", "finish_reason": "stop"}]}, "answer.choices[0].message"),
+    ],
 )
 async def test_a_written_answer_in_error_names_the_field(server: Running, answer: object, param: str) -> None:
     request = {"model": "small", "messages": [{"role": "user", "content": "x"}]}

@@ -136,20 +136,23 @@ class Gate:
 
     def _give_place_on(self) -> None:
         """To the tenant whose turn it is; it goes to the end of the line with its others."""
-        if not self._waiting:
-            self._taken -= 1
-            return
-        tenant = next(iter(self._waiting))
-        turns = self._waiting.pop(tenant)
-        turn = turns.popleft()
-        if turns:
-            self._waiting[tenant] = turns
-        self._queued -= 1
-        turn.set_result(None)
+        while self._waiting:
+            tenant = next(iter(self._waiting))
+            turns = self._waiting.pop(tenant)
+            turn = turns.popleft()
+            if turns:
+                self._waiting[tenant] = turns
+            self._queued -= 1
+            if not turn.done():  # else it was cancelled in this very moment, and has yet to notice
+                turn.set_result(None)
+                return
+        self._taken -= 1
 
     def _leave_queue(self, tenant: str, turn: _Turn) -> None:
-        turns = self._waiting[tenant]
-        turns.remove(turn)
+        """Where it still stands in line."""
+        turns = self._waiting.get(tenant, deque())
+        with contextlib.suppress(ValueError):
+            turns.remove(turn)
+            self._queued -= 1
         if not turns:
-            del self._waiting[tenant]
-        self._queued -= 1
+            self._waiting.pop(tenant, None)

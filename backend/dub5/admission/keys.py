@@ -21,22 +21,28 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from dub5.errors import ConfigError, Forbidden, InvalidKey
-from dub5.settings import AuthSettings, read_secret
+from dub5.settings import AuthSettings, Source, read_secret
 from dub5.settings_loader import parse_yaml
 from dub5.telemetry.logging import get_logger
 
 _RELOAD_INTERVAL = 2.0
+_SHOWN = 8
+"""Characters of a digest that are shown: enough to find a key by, too few to be one."""
 _log = get_logger()
 
 Role = Literal["chat", "tenant_admin", "admin"]
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """An authenticated caller. `key_id` is the beginning of the key's digest, fit for logs."""
+    """An authenticated caller. `identity` is the digest of its key, `key_id` the beginning of it, fit for logs."""
 
     tenant: str
-    key_id: str
+    identity: str
     roles: frozenset[str]
+
+    @property
+    def key_id(self) -> str:
+        return self.identity[:_SHOWN]
 
     def require(self, role: Role) -> None:
         """Forbidden where the key lacks `role`; `admin` may do everything."""
@@ -59,7 +65,7 @@ class KeyRing:
         self._watcher: asyncio.Task[None] | None = None
         if self._source is not None:
             self._seen = self._stamp()
-            self._replace(read_secret("auth.keys", self._source, environment))
+            self._callers = self._read(self._source, environment)
 
     def authenticate(self, authorization: str) -> Caller:
         """The caller behind an `Authorization` header; InvalidKey otherwise."""
@@ -91,7 +97,7 @@ class KeyRing:
             return
         self._seen = stamp
         try:
-            self._replace(await asyncio.to_thread(read_secret, "auth.keys", self._source, {}))
+            self._callers = await asyncio.to_thread(self._read, self._source, {})
         except ConfigError as error:
             _log.error("keys not reloaded", reason=error.message)
         else:
@@ -112,8 +118,9 @@ class KeyRing:
             return None
         return status.st_ino, status.st_mtime_ns, status.st_size
 
-    def _replace(self, text: str) -> None:
-        self._callers = {self._blind(digest): (digest, caller) for digest, caller in parse_keys(text)}
+    def _read(self, source: Source, environment: dict[str, str]) -> dict[bytes, tuple[bytes, Caller]]:
+        entries = parse_keys(read_secret("auth.keys", source, environment))
+        return {self._blind(digest): (digest, caller) for digest, caller in entries}
 
     def _blind(self, digest: bytes) -> bytes:
         return hashlib.blake2b(digest, key=self._secret, digest_size=16).digest()
@@ -131,7 +138,7 @@ def _parse_entry(digest: str, entry: Any) -> tuple[bytes, Caller]:
     if not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
         # The thing in its place may be a key in the clear: do not repeat it.
         raise ConfigError("auth.keys: each name must be the 64 hexadecimal digits of a SHA-256")
-    shown = digest[:8].lower()
+    shown = digest[:_SHOWN].lower()
     unknown = set(entry) - {"tenant", "roles"} if isinstance(entry, dict) else {"entry"}
     tenant = entry.get("tenant") if isinstance(entry, dict) else None
     if unknown or not isinstance(tenant, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", tenant):
@@ -141,4 +148,4 @@ def _parse_entry(digest: str, entry: Any) -> tuple[bytes, Caller]:
     roles = entry.get("roles", ["chat"])
     if not isinstance(roles, list) or not roles or not set(map(str, roles)) <= set(get_args(Role)):
         raise ConfigError(f"auth.keys: {shown}…: roles must be of {', '.join(get_args(Role))}")
-    return bytes.fromhex(digest), Caller(tenant, shown, frozenset(roles))
+    return bytes.fromhex(digest), Caller(tenant, digest.lower(), frozenset(roles))

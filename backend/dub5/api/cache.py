@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from litestar import Controller, Request, get, post
@@ -52,6 +52,28 @@ class Invalidation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return [scoped_name(kind, value, owner) for kind, value in named]
 
 
+class _Message(msgspec.Struct):
+    role: Literal["assistant"]
+    content: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Message
+    finish_reason: str
+    index: int = 0
+
+
+class _Completion(msgspec.Struct):
+    choices: Annotated[list[_Choice], Meta(min_length=1)]
+
+
+class _Answer(msgspec.Struct):
+    """For the sake of the path in its errors."""
+
+    answer: _Completion
+
+
 class WrittenAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An answer that people have written: the request it answers, and its text or a whole `chat.completion`."""
 
@@ -61,8 +83,10 @@ class WrittenAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def completion(self, model: str) -> bytes:
         if isinstance(self.answer, dict):
-            if not isinstance(self.answer.get("choices"), list) or not self.answer["choices"]:
-                raise InvalidRequest("A completion needs `choices`.", param="answer.choices")
+            try:
+                msgspec.convert({"answer": self.answer}, _Answer)
+            except msgspec.ValidationError as error:
+                raise invalid(str(error)) from None
             return msgspec.json.encode(self.answer)
         digest = hashlib.blake2b(self.answer.encode(), digest_size=12).hexdigest()
         message = {"role": "assistant", "content": self.answer}
@@ -127,7 +151,7 @@ class CacheController(Controller):
     async def put(
         self, request: Request[Any, Any, Any], pipeline: NamedDependency[Pipeline]
     ) -> dict[str, Any]:
-        """Store an answer for the caller's tenant; it lives as long as any other of its class."""
+        """Store an answer for those whom the class lets share the caller's; for all tenants only as admin."""
         require_json(dict(request.headers))
         written = _parse(await request.body(), WrittenAnswer)
         asked = parse_chat(bytes(written.request))
@@ -138,6 +162,8 @@ class CacheController(Controller):
             tags=parse_tags(",".join(written.tags)),
             record=record_of(request.scope),
         )
+        if question.target.cache_class.share == "public":
+            request.state.caller.require("admin")  # it would answer other tenants, too
         await pipeline.put(question, written.completion(asked.model))
         return {"stored": True}
 

@@ -7,13 +7,14 @@ all our own work, and streams need the socket's own back pressure.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from contextlib import aclosing
 
 import msgspec
 from litestar import asgi
 from litestar.handlers import ASGIRouteHandler
-from litestar.types import Receive, Scope, Send
+from litestar.types import Message, Receive, Scope, Send
 
 from dub5.admission.keys import KeyRing
 from dub5.admission.limits import Grant, RateLimiter
@@ -47,6 +48,10 @@ _EVENT_STREAM = (
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 )
+_END: Message = {"type": "http.response.body", "body": b"", "more_body": False}
+_PATIENCE = 1.0
+"""Seconds for which a client that has stopped reading is waited for at the end."""
+
 _log = get_logger()
 
 
@@ -139,12 +144,19 @@ class ChatRoute:
                 await send({"type": "http.response.start", "status": 200, "headers": headers})
                 async for event in events:
                     await send({"type": "http.response.body", "body": event, "more_body": True})
+                await send(_END)
         except TimeoutError:
-            late = ProviderTimeout("The answer took longer than server.max_stream allows.", provider="")
-            question.record.outcome, question.record.error_code = "provider_error", late.code
-            body = shapes.event(msgspec.json.encode(late.body()))
-            await send({"type": "http.response.body", "body": body, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await self._tell_too_long(question, send)
+
+    async def _tell_too_long(self, question: Question, send: Send) -> None:
+        """A client that reads is told so; one that does not is cut off."""
+        late = ProviderTimeout("The answer took longer than server.max_stream allows.", provider="")
+        question.record.outcome, question.record.error_code = "provider_error", late.code
+        body = shapes.event(msgspec.json.encode(late.body()))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_PATIENCE):
+                await send({"type": "http.response.body", "body": body, "more_body": True})
+                await send(_END)
 
     def _settle(self, record: RequestRecord, grant: Grant) -> None:
         """Give back what was not used; of an answer that broke off nobody knows how much that is."""

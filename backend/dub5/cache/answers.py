@@ -65,6 +65,10 @@ class AnswerCache:
 
     async def start(self) -> None:
         if self._shared is not None:
+            with contextlib.suppress(RedisUnavailable):
+                await (
+                    self._purges.synchronise()
+                )  # so that the first request asks under the installation's name
             self._synchroniser = asyncio.create_task(self._keep_synchronised())
 
     async def stop(self) -> None:
@@ -101,6 +105,8 @@ class AnswerCache:
         if identity != self.identity(wanted):  # a purge came to our knowledge with the reading
             identity = self.identity(wanted)
             entry = await self._read(identity, self._shared)
+        if self._purges.behind:
+            self._nudged.set()
         if entry is None:
             return self.recall(wanted)
         found = self._judged(entry, "shared", wanted)
@@ -120,9 +126,8 @@ class AnswerCache:
         left = lifetimes.kept - entry.age(self._clock())
         if len(entry.body) > self._max_entry or left <= 0:
             return False
-        self._keep_locally(identity, entry, lifetimes)
-        if self._shared is not None:
-            await self._shared.put(identity, entry, seconds=left)
+        if self._shared is None or await self._shared.put(identity, entry, seconds=left):
+            self._keep_locally(identity, entry, lifetimes)
         return True
 
     def occupancy(self) -> tuple[int, int]:

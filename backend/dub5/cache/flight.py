@@ -36,7 +36,7 @@ class Flight:
     itself; when the last one leaves, the flight is `abandoned`: its task is cancelled, and nobody may join it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, origin: bytes | None = None) -> None:
         self.frames: list[Frame] = []
         self.generation = 0
         self.ended = False
@@ -45,6 +45,7 @@ class Flight:
         self.followers = 0
         self.abandoned = False
         self.began = time.time()
+        self.origin = origin
         self.task: asyncio.Task[None] | None = None
         self._waiting: list[asyncio.Future[None]] = []
 
@@ -95,6 +96,11 @@ class Follower:
         self._flight = flight
         self._position = 0
         self._generation = flight.generation
+
+    @property
+    def origin(self) -> bytes | None:
+        """Which request the flight was begun for, in its first follower's words."""
+        return self._flight.origin
 
     @property
     def led_here(self) -> bool:

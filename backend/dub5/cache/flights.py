@@ -20,13 +20,16 @@ from moka_py import Moka
 
 from dub5.cache.flight import Flight, Follower, Frame, Identity
 from dub5.cache.leases import Claim, Leases, Tailed
-from dub5.errors import Dub5Error, InternalError
+from dub5.errors import Dub5Error, InternalError, Overloaded
 from dub5.redis_link import RedisUnavailable
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.metrics import Metrics
 
 _MAX_TAKEOVERS = 3
 """After so many lost leaders a replica asks the provider itself, lease or not."""
+
+_ASK_AGAIN = 1.0
+"""Seconds for which another replica's cooldown is believed before Redis is asked again."""
 
 _log = get_logger()
 
@@ -49,7 +52,14 @@ class Flights:
         metrics.flight_followers.set_function(self.followers)
 
     def follow(
-        self, identity: Identity, lead: Lead, stored: Stored, *, seen: int, max_age: float | None = None
+        self,
+        identity: Identity,
+        lead: Lead,
+        stored: Stored,
+        *,
+        seen: int,
+        max_age: float | None = None,
+        origin: bytes | None = None,
     ) -> tuple[Follower, bool]:
         """A place in the flight of `identity`, and whether it was flying here already.
 
@@ -57,8 +67,8 @@ class Flights:
         than `max_age` seconds ago would answer too old: such a request asks for itself.
         """
         flight = self._flying.get(identity)
-        if flight is None or flight.abandoned:
-            flight = Flight()
+        if flight is None or flight.ended or flight.abandoned:
+            flight = Flight(origin)
             self._begin(flight, lambda: self._fly(identity, flight, lead, stored, seen), identity)
             return Follower(flight), False
         if max_age is not None and time.time() - flight.began > max_age:
@@ -79,7 +89,8 @@ class Flights:
 
     def refresh(self, identity: Identity, lead: Lead, stored: Stored, *, seen: int, cooldown: float) -> None:
         """Ask again in the background, once across all replicas; a failure stops further tries for `cooldown` s."""
-        if identity not in self._flying and not self._cooling.get(identity):
+        flying = self._flying.get(identity)
+        if (flying is None or flying.ended) and not self._cooling.get(identity):
             flight = Flight()
             flight.board()
             self._begin(
@@ -89,6 +100,11 @@ class Flights:
     def followers(self) -> int:
         """Who waits for the answers of all flights: requests here, replicas elsewhere, refreshes."""
         return sum(flight.followers for flight in list(self._aloft.values()))
+
+    def abandon(self) -> None:
+        """Cancel every flight, whoever follows: the process has to end now."""
+        for task in self._aloft:
+            task.cancel()
 
     async def settle(self) -> None:
         """Wait until every flight has ended: the last step of a drain."""
@@ -152,6 +168,8 @@ class Flights:
     ) -> None:
         claim = await self._claim(identity, flight, seen, background=True)
         if claim is not None and not claim.leads:
+            if claim.outcome == "cooling":
+                self._cooling.set(identity, True, ttl=_ASK_AGAIN)
             if claim.stored:
                 await stored()  # take over what another replica has fetched
             if flight.followers > 1:  # a request joined meanwhile, and must not be left without an answer
@@ -159,6 +177,8 @@ class Flights:
             return
         try:
             await self._lead(flight, lead, claim)
+        except Overloaded:
+            raise  # this replica has no room; that says nothing about the provider
         except Dub5Error:
             self._cooling.set(identity, True, ttl=cooldown)
             if self._leases is not None:
@@ -187,9 +207,6 @@ class Flights:
             flight.end(error)
             raise
         finally:
-            flight.end(
-                InternalError()
-            )  # where it was cancelled, or failed otherwise: nobody may wait for more
             if claim is not None and self._leases is not None:
                 await self._leases.release(claim)
 

@@ -14,9 +14,12 @@ import msgspec
 
 from dub5.errors import InvalidRequest
 
+# Possessive: where a part does not match there is nothing to try again, however long it is.
 _DIRECTIVE = re.compile(
-    r'\s*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)\s*(?:=\s*("(?:[^"\\]|\\.)*"|[^\s,"]*))?\s*(?:,|$)'
+    r'\s*+([!#$%&\'*+.^_`|~0-9A-Za-z-]++)(?:\s*+=\s*+("(?:[^"\\]|\\.)*+"|[^\s,"]*+))?+\s*+(?:,|$)'
 )
+_LONGEST = 1000
+"""Characters of a Cache-Control that we are ready to read."""
 
 
 class Directives(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +41,10 @@ class Directives(msgspec.Struct, frozen=True, kw_only=True):
         """Unknown directives are ignored, as the RFC asks; InvalidRequest where a known one is malformed."""
         if not header:
             return NO_DIRECTIVES
+        if len(header) > _LONGEST:
+            raise InvalidRequest(
+                f"Cache-Control is longer than {_LONGEST} characters.", param="Cache-Control"
+            )
         found: dict[str, str] = {}
         position = 0
         while position < len(header):
@@ -126,10 +133,10 @@ def _state(age: float, ttl: float, lifetimes: Lifetimes, asked: Directives) -> S
     if ttl > 0:
         return State.FRESH if ttl > asked.min_fresh else State.REFUSED
     staleness = -ttl
-    if asked.max_stale is not None and staleness <= asked.max_stale:
-        return State.ACCEPTED
     if staleness <= lifetimes.stale_while_revalidate and not asked.min_fresh:
         return State.REVALIDATE
+    if asked.max_stale is not None and staleness <= asked.max_stale:
+        return State.ACCEPTED
     on_error = lifetimes.stale_if_error if asked.stale_if_error is None else asked.stale_if_error
     return State.IF_ERROR if staleness <= on_error else State.GONE
 

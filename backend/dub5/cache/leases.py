@@ -24,7 +24,7 @@ import enum
 import functools
 import secrets
 import time
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from redis.asyncio.client import Pipeline
@@ -32,7 +32,7 @@ from redis.asyncio.client import Pipeline
 from dub5.cache.entry import BORN_AT, BORN_DIGITS, HEADER, born_digits
 from dub5.cache.flight import Flight, Frame, Identity
 from dub5.contract import cooldown_key, entry_key, epoch_key, flight_stream, lease_key, replica_channel
-from dub5.errors import from_wire, to_wire
+from dub5.errors import CallerError, from_wire, to_wire
 from dub5.redis_link import RedisLink, RedisUnavailable
 
 LEASE = 4.0
@@ -45,7 +45,8 @@ STREAM_LIFE = 120.0
 _CLAIM = """
 if redis.call('GETRANGE', KEYS[3], 0, #ARGV[5] - 1) == ARGV[5] then
   local born = redis.call('GETRANGE', KEYS[3], ARGV[6], ARGV[7])
-  if born > ARGV[3] then return {'stored', ''} end
+  local soon = string.format('%016x', (redis.call('TIME')[1] + 300) * 1000000)
+  if born > ARGV[3] and born < soon then return {'stored', ''} end
 end
 local lease = redis.call('GET', KEYS[1])
 if lease then return {'follow', lease} end
@@ -57,6 +58,11 @@ return {'lead', token}
 """
 _RENEW = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0"
 _RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+_RELEASE_MINE = """
+local lease = redis.call('GET', KEYS[1])
+if lease and string.sub(lease, -#ARGV[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0
+"""
 _APPEND = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('XADD', KEYS[2], '*', ARGV[3], ARGV[4])
@@ -71,7 +77,7 @@ _frames_decoder = msgspec.msgpack.Decoder(list[Frame])
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """What the claim script said. `token` is `epoch:replica` of whoever leads."""
+    """What the claim script said. `token` is `epoch:replica:claim` of whoever leads."""
 
     identity: Identity
     outcome: Literal["lead", "follow", "stored", "cooling"]
@@ -87,7 +93,7 @@ class Claim(msgspec.Struct, frozen=True):
 
     @property
     def leader(self) -> str:
-        return self.token.partition(":")[2]
+        return self.token.split(":")[1]
 
     @property
     def lease(self) -> str:
@@ -103,6 +109,8 @@ class Tailed(enum.Enum):
 
     ENDED = enum.auto()
     LOST = enum.auto()
+    REFUSED = enum.auto()
+    """The provider refused the leader's request; ours may differ from it in what is not part of the key."""
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True):
@@ -147,10 +155,17 @@ class _Tail:
                 self.flight.add(*_frames_decoder.decode(fields[b"frames"]))
             else:
                 end = fields[b"end"]
-                self.flight.end(from_wire(msgspec.msgpack.decode(end)) if end else None)
-                self.finish(Tailed.ENDED)
+                self._ended(msgspec.msgpack.decode(end, type=dict[str, Any]) if end else None)
         except (msgspec.MsgspecError, LookupError, TypeError):
             self.finish(Tailed.LOST)
+
+    def _ended(self, told: dict[str, Any] | None) -> None:
+        error = from_wire(told) if told is not None else None
+        if told is not None and isinstance(error, CallerError) and told["origin"] != self.flight.origin:
+            self.finish(Tailed.REFUSED)
+        else:
+            self.flight.end(error)
+            self.finish(Tailed.ENDED)
 
 
 class Leases:
@@ -163,22 +178,25 @@ class Leases:
         self._tails: dict[Identity, _Tail] = {}
         self._woken = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._giving_up: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         self._link.subscribe(replica_channel(self.replica), self._on_message)
         self._tasks = [asyncio.create_task(self._keep_reading()), asyncio.create_task(self._keep_renewing())]
 
     async def stop(self) -> None:
-        for task in self._tasks:
+        ending = [*self._tasks, *self._giving_up]
+        for task in ending:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*ending, return_exceptions=True)
 
     async def claim(self, identity: Identity, flight: Flight, *, seen: int, background: bool) -> Claim:
         """Take the lease or learn who has it. RedisUnavailable where Redis is away."""
         key, version = identity.key, identity.version
         keys = [lease_key(key, version), epoch_key(key), entry_key(key, version), cooldown_key(key)]
+        mine = f"{self.replica}:{secrets.token_hex(4)}"
         arguments = [
-            self.replica,
+            mine,
             int(LEASE * 1000),
             born_digits(seen),
             int(background),
@@ -186,13 +204,35 @@ class Leases:
             BORN_AT,
             BORN_AT + BORN_DIGITS - 1,
         ]
-        outcome, token = await self._link.run(
-            "claim", lambda client: client.eval(_CLAIM, 4, *keys, *arguments)
-        )
+        try:
+            outcome, token = await self._link.run(
+                "claim", lambda client: client.eval(_CLAIM, 4, *keys, *arguments)
+            )
+        except (RedisUnavailable, asyncio.CancelledError):
+            self._give_up(identity, mine)  # the lease may be ours all the same: only the answer did not come
+            raise
         claim = Claim(identity, outcome.decode(), token.decode())
         if claim.leads:
+            replaced = self._led.get(identity)
             self._led[identity] = _Led(flight, claim)
+            if replaced is not None:  # its lease was lost
+                _dismiss_followers(replaced)
         return claim
+
+    def _give_up(self, identity: Identity, mine: str) -> None:
+        """Have no lease that ends with `mine` stand in anybody's way; tried for as long as one would live."""
+        task = asyncio.create_task(self._keep_giving_up(lease_key(identity.key, identity.version), mine))
+        self._giving_up.add(task)
+        task.add_done_callback(self._giving_up.discard)
+
+    async def _keep_giving_up(self, lease: str, mine: str) -> None:
+        until = time.monotonic() + LEASE
+        while time.monotonic() < until:
+            # A script that is still under way must not take the lease after we gave it up.
+            await asyncio.sleep(READ_INTERVAL)
+            with contextlib.suppress(RedisUnavailable):
+                await self._link.run("release", lambda client: client.eval(_RELEASE_MINE, 1, lease, mine))
+                return
 
     async def release(self, claim: Claim) -> None:
         """The flight has ended: let followers read the end, then give the lease back."""
@@ -304,20 +344,33 @@ class Leases:
             led.publisher = asyncio.create_task(self._publish(led))
 
     async def _publish(self, led: _Led) -> None:
-        """Append what has arrived, again and again, until the end is appended or the lease is lost."""
+        """Append what has arrived, again and again, until the end is appended or the lease is lost.
+
+        Where an append fails nobody knows whether it was written, so it cannot be tried again: the lease is
+        given up, and followers see at once that they have to look for another leader.
+        """
         flight, sent = led.flight, 0
         while True:
             frames = flight.frames[sent:]
             if frames:
                 if not await self._append(led, b"frames", msgspec.msgpack.encode(frames)):
+                    self._abdicate(led)
                     return
                 sent += len(frames)
             elif flight.ended:
-                error = msgspec.msgpack.encode(to_wire(flight.error)) if flight.error is not None else b""
-                await self._append(led, b"end", error)
+                error = (
+                    {**to_wire(flight.error), "origin": flight.origin} if flight.error is not None else None
+                )
+                await self._append(led, b"end", msgspec.msgpack.encode(error) if error is not None else b"")
                 return
             else:
                 await flight.changed()
+
+    def _abdicate(self, led: _Led) -> None:
+        if self._led.get(led.claim.identity) is led:
+            del self._led[led.claim.identity]
+        self._give_up(led.claim.identity, led.claim.token)
+        _dismiss_followers(led)
 
     async def _append(self, led: _Led, field: bytes, value: bytes) -> bool:
         """Whether it was written; not so where the lease is lost, or Redis is."""
@@ -350,3 +403,10 @@ class Leases:
 def _renew(led: list[_Led], pipeline: Pipeline) -> None:
     for one in led:
         pipeline.eval(_RENEW, 1, one.claim.lease, one.claim.token, int(LEASE * 1000))
+
+
+def _dismiss_followers(led: _Led) -> None:
+    """Replicas that followed a flight whose lease is lost follow another now."""
+    for _ in range(len(led.heard)):
+        led.flight.leave()
+    led.heard.clear()

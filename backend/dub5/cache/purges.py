@@ -24,6 +24,7 @@ A replica that was itself away (stopped, starved) cannot know: whatever it has n
 from __future__ import annotations
 
 import contextlib
+import itertools
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -42,11 +43,13 @@ MAX_UNCONFIRMED = 30.0
 """Seconds that answers in memory are used while Redis cannot tell whether they were purged."""
 
 LONGEST_LIFE = 400 * 86400
-"""Seconds after which no stored answer can be alive any more, so that its stamps may be forgotten."""
+"""Seconds that any class may keep answers at most; stamps that are older concern none."""
 
 Event = tuple[bytes, dict[bytes, bytes]]
 
 _PAGE = 1000
+_STAMPS_PAGE = 5000
+_TOLD_AT_ONCE = 500
 
 _PURGE = """
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
@@ -98,6 +101,7 @@ class Purges:
         self._stamps: dict[str, int] = {}
         self._highest = 0  # of all stamps ever known here; never lowered, so that no version comes back
         self.head = 0
+        self.behind = False  # there is more to learn than a request may wait for
         self._given = 0  # by Redis for a purge of ours; the journal must come to show it
         self._nonce = secrets.token_hex(4)  # until Redis tells the installation's; for good without Redis
         self._heard = clock()
@@ -138,41 +142,47 @@ class Purges:
         return Asked(self.head, self._clock())
 
     def read(self, pipeline: Pipeline, asked: Asked) -> None:
-        """Queue what `absorb` needs, two commands, on a pipeline that somebody else runs."""
+        """Queue what `learn` needs, two commands, on a pipeline that somebody else runs."""
         pipeline.get(PURGE_NONCE)
         pipeline.xrange(PURGE_JOURNAL, min=f"{asked.head}-0", count=_PAGE)
 
     async def synchronise(self) -> None:
         """Learn what others purged, tell what they do not know. RedisUnavailable where Redis is away."""
-        assert self._link is not None  # noqa: S101  # without Redis there is nobody to learn from
         asked = self.asked()
         try:
-            nonce, journal = await self._link.pipeline("purges", lambda pipeline: self.read(pipeline, asked))
-            await self.absorb(asked, nonce, journal)
+            nonce, journal = await self._run_pipeline(lambda pipeline: self.read(pipeline, asked))
+            if not self.learn(asked, nonce, journal):
+                await self._catch_up(asked, nonce, journal)
+            while self._untold:
+                await self._tell()
         except RedisUnavailable:
             self._failed = asked.at
             raise
 
-    async def absorb(self, asked: Asked, nonce: bytes | None, journal: list[Event]) -> None:
-        """Take in what `read` brought. RedisUnavailable where Redis goes away meanwhile."""
-        if nonce is None or nonce.decode() != self._nonce:
-            await self._begin_anew(nonce)
-        elif asked.head and (not journal or _stamp_of(journal[0]) != asked.head):
-            await self._mend()
-        else:
-            await self._learn(journal)
-        self._heard = max(self._heard, asked.at)
-        if self._untold:
-            await self._tell()
-
-    async def _learn(self, journal: list[Event]) -> None:
+    def learn(self, asked: Asked, nonce: bytes | None, journal: list[Event]) -> bool:
+        """Take in what `read` brought; whether that was all, and `synchronise` has nothing more to do."""
+        self.behind = True
+        if nonce is None or nonce.decode() != self._nonce or _is_broken(asked, journal):
+            return False
         for event in journal:
             self.head = max(self.head, _stamp_of(event))
             self._raise((name.decode() for name in event[1]), _stamp_of(event))
-        if len(journal) == _PAGE:
-            await self.synchronise()
-        elif self._given > self.head:
+        if len(journal) == _PAGE or self._given > self.head:
+            return False
+        self._heard = max(self._heard, asked.at)
+        self.behind = False
+        return True
+
+    async def _catch_up(self, asked: Asked, nonce: bytes | None, journal: list[Event]) -> None:
+        """What took more than reading the end of the journal."""
+        if nonce is None or nonce.decode() != self._nonce:
+            await self._begin_anew(nonce)
+        elif _is_broken(asked, journal) or len(journal) < _PAGE:
             await self._mend()
+        else:
+            await self.synchronise()
+        self._heard = max(self._heard, asked.at)
+        self.behind = False
 
     async def _begin_anew(self, nonce: bytes | None) -> None:
         """Other contents than we knew: what memory holds is of another installation, or of an earlier life."""
@@ -183,6 +193,10 @@ class Purges:
         stamps = await self._load()
         self._nonce, self._stamps = (nonce or b"").decode(), stamps
         self._raise(self._untold, self._highest + 1)
+        asked = self.asked()  # what was purged while the stamps were read
+        _, journal = await self._run_pipeline(lambda pipeline: self.read(pipeline, asked))
+        for event in journal:
+            self._raise((name.decode() for name in event[1]), _stamp_of(event))
 
     async def _mend(self) -> None:
         """The journal does not have our last stamp any more: purge anew what Redis has forgotten."""
@@ -194,15 +208,32 @@ class Purges:
             self._raise([name], stamp)
 
     async def _load(self) -> dict[str, int]:
-        """All stamps, and the end of the journal, read first: what is purged between the two is read again."""
-        assert self._link is not None  # noqa: S101
-        last, stamps = await self._link.pipeline("purges", _read_all)
+        """All stamps, page by page, and the end of the journal, read first: later purges are read again."""
+        [last] = await self._run_pipeline(lambda pipeline: pipeline.xrevrange(PURGE_JOURNAL, count=1))
+        stamps: dict[str, int] = {}
+        reached = 0
+        while True:
+            page = await self._page_of_stamps(reached)
+            stamps |= {name.decode(): int(stamp) for name, stamp in page}
+            if len(page) < _STAMPS_PAGE:
+                break
+            reached = int(page[-1][1])
         self.head, self._given = _stamp_of(last[0]) if last else 0, 0
-        return {name.decode(): int(stamp) for name, stamp in stamps}
+        return stamps
+
+    async def _page_of_stamps(self, reached: int) -> list[tuple[bytes, float]]:
+        """By stamp, not by rank: a name that is purged anew meanwhile moves up, where it will be found again."""
+        page: list[tuple[bytes, float]] = await self._run(
+            "purges",
+            lambda client: client.zrangebyscore(
+                PURGE_STAMPS, reached, "+inf", start=0, num=_STAMPS_PAGE, withscores=True
+            ),
+        )
+        return page
 
     async def _tell(self) -> None:
         """Have Redis stamp what was purged here, and tell the other replicas to look."""
-        telling = dict(self._untold)
+        telling = dict(itertools.islice(self._untold.items(), _TOLD_AT_ONCE))
         arguments = [LONGEST_LIFE, self._highest, *(part for name in telling for part in (name, ""))]
         stamp = int(
             await self._run(
@@ -217,6 +248,10 @@ class Purges:
         with contextlib.suppress(RedisUnavailable):  # they would learn of it without the message too
             await self._run("publish", lambda client: client.publish(PURGE_CHANNEL, str(stamp)))
 
+    async def _run_pipeline(self, fill: Callable[[Pipeline], object]) -> list[Any]:
+        assert self._link is not None  # noqa: S101
+        return await self._link.pipeline("purges", fill)
+
     async def _run(self, operation: str, command: Callable[[Any], Awaitable[Any]]) -> Any:
         assert self._link is not None  # noqa: S101
         return await self._link.run(operation, command)
@@ -227,9 +262,9 @@ class Purges:
             self._stamps[name] = max(stamp, self._stamps.get(name, 0))
 
 
-def _read_all(pipeline: Pipeline) -> None:
-    pipeline.xrevrange(PURGE_JOURNAL, count=1)
-    pipeline.zrange(PURGE_STAMPS, 0, -1, withscores=True)
+def _is_broken(asked: Asked, journal: list[Event]) -> bool:
+    """The stamp from which the journal was read is not in it any more: Redis lost it."""
+    return bool(asked.head) and (not journal or _stamp_of(journal[0]) != asked.head)
 
 
 def _stamp_of(event: Event) -> int:

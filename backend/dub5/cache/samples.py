@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import time
 from collections import Counter
@@ -40,6 +41,9 @@ COUNTED_KEYS = 4096
 """Keys whose hits are counted at a time; the lightest are forgotten first."""
 KEPT_FOR_TTLS = 4.0
 
+_HITS_AT_ONCE = 256
+"""Keys in one pipeline: more would hold the event loop for tens of milliseconds."""
+
 _ADD_HITS = """
 if redis.call('HGET', KEYS[1], 'born') == ARGV[1] then redis.call('HINCRBY', KEYS[1], 'hits', ARGV[2]) end
 """
@@ -52,10 +56,11 @@ def short_key(key: str) -> int:
 
 def digest_of(completion: dict[str, Any]) -> str:
     """Fingerprint of what an answer says: its messages, without ids, dates and token counts."""
-    messages = [choice.get("message") for choice in completion.get("choices", []) if isinstance(choice, dict)]
-    for message in messages:
-        for call in (message or {}).get("tool_calls") or ():
-            call.pop("id", None)
+    messages = [choice.get("message") or {} for choice in completion.get("choices", [])]
+    messages = [
+        {**message, "tool_calls": [{**call, "id": None} for call in message.get("tool_calls") or ()]}
+        for message in messages
+    ]
     encoded = msgspec.json.encode(messages, order="deterministic")
     return hashlib.blake2b(encoded, digest_size=16).hexdigest()
 
@@ -189,16 +194,17 @@ class Sampler:
         self._accesses, self._verdicts, self._dropped = [], [], 0
         self._adapt(used, batch.dropped)
 
-        def fill(pipeline: Pipeline) -> None:
-            if batch.accesses or batch.verdicts:
-                fields = {b"b": msgspec.msgpack.encode(batch)}
-                pipeline.xadd(SAMPLES, fields, maxlen=STREAM_LENGTH, approximate=True)  # type: ignore[arg-type]
-            for (key, born), count in hits.most_common(COUNTED_KEYS):
-                pipeline.eval(_ADD_HITS, 1, fingerprint_key(key), born, count)
+        def write(pipeline: Pipeline) -> None:
+            fields: Any = {b"b": msgspec.msgpack.encode(batch)}
+            pipeline.xadd(SAMPLES, fields, maxlen=STREAM_LENGTH, approximate=True)
 
-        if batch.accesses or batch.verdicts or hits:
-            with contextlib.suppress(RedisUnavailable):
-                await self._link.pipeline("samples", fill)
+        with contextlib.suppress(RedisUnavailable):
+            if batch.accesses or batch.verdicts:
+                await self._link.pipeline("samples", write)
+            counted = hits.most_common(COUNTED_KEYS)
+            for start in range(0, len(counted), _HITS_AT_ONCE):
+                add = functools.partial(_add_hits, counted[start : start + _HITS_AT_ONCE])
+                await self._link.pipeline("samples", add)
 
     def _adapt(self, used: int, dropped: int) -> None:
         """Keep within the budget, and know the heaviest keys of late."""
@@ -214,3 +220,8 @@ class Sampler:
         while True:
             await asyncio.sleep(INTERVAL)
             await self.flush()
+
+
+def _add_hits(counted: list[tuple[tuple[str, int], int]], pipeline: Pipeline) -> None:
+    for (key, born), count in counted:
+        pipeline.eval(_ADD_HITS, 1, fingerprint_key(key), born, count)

@@ -17,11 +17,14 @@ from dub5.contract import entry_key
 from dub5.redis_link import RedisLink, RedisUnavailable
 from dub5.telemetry.metrics import Metrics
 
-# An answer born later is never replaced by one born earlier, whichever of two replicas writes last.
+# An answer born later is never replaced by one born earlier, whichever of two replicas writes last; one that says
+# that it was born in five minutes or later, damaged or of a clock gone wrong, is.
 _PUT = """
-if redis.call('GETRANGE', KEYS[1], 0, #ARGV[3] - 1) == ARGV[3]
-  and redis.call('GETRANGE', KEYS[1], #ARGV[3], #ARGV[3] + 15) > string.sub(ARGV[1], #ARGV[3] + 1, #ARGV[3] + 16)
-then return 0 end
+if redis.call('GETRANGE', KEYS[1], 0, #ARGV[3] - 1) == ARGV[3] then
+  local born = redis.call('GETRANGE', KEYS[1], #ARGV[3], #ARGV[3] + 15)
+  local soon = string.format('%016x', (redis.call('TIME')[1] + 300) * 1000000)
+  if born > string.sub(ARGV[1], #ARGV[3] + 1, #ARGV[3] + 16) and born < soon then return 0 end
+end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 """
@@ -45,20 +48,21 @@ class SharedCache:
 
         try:
             nonce, journal, stored = await self._link.pipeline("get", fill)
-            await self._purges.absorb(asked, nonce, journal)
         except RedisUnavailable:
             return None
-        return self._unpacked(stored)
+        # Where there is more to learn than that, a request does not wait for it, and nothing can be trusted.
+        return self._unpacked(stored) if self._purges.learn(asked, nonce, journal) else None
 
-    async def put(self, identity: Identity, entry: Entry, *, seconds: float) -> None:
-        """Keep for `seconds`; lost silently where Redis is away."""
+    async def put(self, identity: Identity, entry: Entry, *, seconds: float) -> bool:
+        """Keep for `seconds`; lost silently where Redis is away. False where a younger answer is there already."""
         name, milliseconds = entry_key(identity.key, identity.version), max(1, int(seconds * 1000))
         try:
-            await self._link.run(
+            kept = await self._link.run(
                 "set", lambda client: client.eval(_PUT, 1, name, pack(entry), milliseconds, HEADER)
             )
         except RedisUnavailable:
-            return
+            return True
+        return bool(kept)
 
     def _unpacked(self, stored: Any) -> Entry | None:
         try:

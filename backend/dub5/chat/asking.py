@@ -76,6 +76,9 @@ class Asking:
 
     async def _asked(self) -> AsyncGenerator[Frame, None]:
         self._born, self._started = time.time(), time.perf_counter()
+        keeping = self._keeping
+        if keeping is not None and keeping.sampler is not None and keeping.compared_with is None:
+            keeping.sampler.earn_re_ask()
         answer = self._streamed() if self._question.request.stream else self._whole()
         error = None
         try:

@@ -12,6 +12,7 @@ a flight that nobody follows any more cancels the provider's call.
 from __future__ import annotations
 
 import functools
+import hashlib
 import random
 import time
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from dub5.admission.gate import Gate
 from dub5.admission.keys import Caller
 from dub5.cache.answers import AnswerCache, Found, Wanted
 from dub5.cache.entry import Entry
-from dub5.cache.flight import Follower, Identity
+from dub5.cache.flight import Follower
 from dub5.cache.flights import Flights
 from dub5.cache.freshness import Directives, State, refresh_early
 from dub5.cache.key import answer_key, scope_of
@@ -46,7 +47,7 @@ from dub5.telemetry.tracing import Tracer
 REFRESH_COOLDOWN = 10.0
 """Seconds without another try after a background refresh failed."""
 _REFUSAL_TTL = 2.0
-"""Seconds for which a provider's refusal of a request answers the same request again."""
+"""Seconds for which a provider's refusal of a request answers the same request again, to the letter."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -82,7 +83,7 @@ class Pipeline:
         self._policies = policies
         self._sampler = sampler
         self._chance = chance
-        self._refused: Moka[Identity, CallerError] = Moka(10_000, ttl=_REFUSAL_TTL)
+        self._refused: Moka[bytes, CallerError] = Moka(10_000, ttl=_REFUSAL_TTL)
 
     def prepare(
         self,
@@ -104,6 +105,7 @@ class Pipeline:
             request=request,
             fields=fields,
             target=target,
+            asked=asked,
             wanted=None,
             bypass=bypass,
             record=record,
@@ -120,7 +122,7 @@ class Pipeline:
             key=answer_key(
                 question.fields,
                 scope=scope_of(
-                    target.cache_class.share, tenant=caller.tenant, key_id=caller.key_id, user=user
+                    target.cache_class.share, tenant=caller.tenant, key_id=caller.identity, user=user
                 ),
                 personality_revision=personality.revision if personality is not None else "",
                 model_revision=target.model.revision,
@@ -156,6 +158,8 @@ class Pipeline:
         wanted, cache = question.wanted, self._cache
         if wanted is None or cache is None:
             self._count_lookup(question, "bypass")
+            if question.asked.only_if_cached:
+                raise NotCached(f"Answers to this request are not cached: {question.bypass}.")
             asking = Asking(question, None, self._gate, self._metrics, self._tracer)
             status = CacheStatus(fwd="bypass", detail=question.bypass)
             return await self._follow(question, self._flights.alone(asking.frames), asking, status)
@@ -168,7 +172,8 @@ class Pipeline:
         try:
             return await self._fly(question, wanted, cache, found)
         except ProviderError:
-            if found is None or found.freshness.state is not State.IF_ERROR:
+            found = await self._find(question, wanted, cache)  # what was purged meanwhile must not come back
+            if found is None or not (found.freshness.usable or found.freshness.state is State.IF_ERROR):
                 raise
             return self._hit(question, found)
 
@@ -183,7 +188,8 @@ class Pipeline:
     ) -> Answer:
         """Join the flight for this question, or be its first follower."""
         identity = cache.identity(wanted)
-        refused = self._refused.get(identity)
+        body = _body_of(question)
+        refused = self._refused.get(body)
         if refused is not None:
             raise refused.with_traceback(None)
         asking = self._asking(question, Keeping(cache, identity, self._sampler))
@@ -196,11 +202,14 @@ class Pipeline:
             lambda: cache.stored(identity, wanted.lifetimes),
             seen=found.entry.born if found is not None else 0,
             max_age=wanted.asked.max_age,
+            origin=body,
         )
         try:
             return await self._follow(question, follower, asking, status, joined=joined)
         except CallerError as error:
-            self._refused.set(identity, error)
+            if follower.origin != body:  # it may be about what is not part of the key: ask for ourselves
+                return await self._follow(question, self._flights.alone(asking.frames), asking, status)
+            self._refused.set(body, error)
             raise
 
     async def _follow(
@@ -266,8 +275,6 @@ class Pipeline:
         )
 
     def _asking(self, question: Question, keeping: Keeping, *, background: bool = False) -> Asking:
-        if self._sampler is not None and keeping.compared_with is None:
-            self._sampler.earn_re_ask()
         return Asking(question, keeping, self._gate, self._metrics, self._tracer, background=background)
 
     def _ask_again(self, question: Question, entry: Entry) -> None:
@@ -314,6 +321,12 @@ class Pipeline:
     def _count_lookup(self, question: Question, result: str) -> None:
         question.record.cache_result = result
         self._metrics.cache_lookups.labels(question.target.class_name, result).inc()
+
+
+def _body_of(question: Question) -> bytes:
+    """Tells whether two requests are the same to the letter, but for the shape of the answer, and of one tenant."""
+    parts = [question.record.tenant, {**question.request.body, "stream": None, "stream_options": None}]
+    return hashlib.blake2b(msgspec.json.encode(parts, order="deterministic"), digest_size=16).digest()
 
 
 def _detached(question: Question) -> Question:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from dub5.cache.answers import Wanted
+from dub5.cache.freshness import Directives
 from dub5.chat.catalog import Target
 from dub5.chat.request import ChatRequest, Json
 from dub5.providers.protocol import Call
@@ -20,6 +21,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     request: ChatRequest
     fields: Json
     target: Target
+    asked: Directives
     wanted: Wanted | None
     bypass: str | None
     record: RequestRecord

@@ -40,8 +40,11 @@ LINGER = 0.1
 _TROUBLE = (httpx.TransportError, httpx.DecodingError, aiohttp.ClientError)
 
 # A digit or a mask must be in it, or "key parameter" would look like one.
+_MOST_WORDS = 2000
+"""Characters of a provider's message that are looked at: it may echo all of the caller's request."""
+
 _LOOKS_LIKE_A_KEY = re.compile(
-    r"\b(?:sk|pk|(?:x[-_ ])?(?:api[-_ ]?)?key|token|bearer)[-_ :=\"']+(?=[A-Za-z._-]*[0-9*])[A-Za-z0-9*._-]{6,}",
+    r"\b(?:sk|pk|(?:x[-_ ])?(?:api[-_ ]?)?key|token|bearer)[-_ :=\"']++(?=[A-Za-z._-]*+[0-9*])[A-Za-z0-9*._-]{6,}",
     re.IGNORECASE,
 )
 
@@ -188,7 +191,7 @@ class HttpClient:
         """`words` without the provider's key or anything that looks like one, at most 1,000 characters."""
         if self._secret:
             words = words.replace(self._secret, "[redacted]")
-        return _LOOKS_LIKE_A_KEY.sub("[redacted]", words)[:1000]
+        return _LOOKS_LIKE_A_KEY.sub("[redacted]", words[:_MOST_WORDS])[:1000]
 
 
 class _Limit(msgspec.Struct, frozen=True, order=True):

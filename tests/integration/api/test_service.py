@@ -11,7 +11,19 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.fakes.openai_server import HANG, FakeOpenAI, chunk, frame, frames, hang, refuse, say, stream
+from tests.fakes.openai_server import (
+    HANG,
+    Call,
+    FakeOpenAI,
+    Wire,
+    chunk,
+    frame,
+    frames,
+    hang,
+    refuse,
+    say,
+    stream,
+)
 from tests.harness import Running, openai_provider, running
 
 
@@ -277,3 +289,97 @@ async def test_without_a_cache_every_request_is_asked(fake: FakeOpenAI) -> None:
         assert (await server.chat()).headers["cache-status"] == "dub5; fwd=bypass; detail=disabled"
         assert (await server.client.get("/v1/cache")).json()["enabled"] is False
         assert (await server.client.post("/v1/cache/invalidations", json={"all": True})).status_code == 200
+
+
+async def test_an_answer_purged_while_its_provider_failed_is_not_served_as_a_last_resort(
+    fake: FakeOpenAI,
+) -> None:
+    settings = {"classes": {"default": {"ttl": 0, "stale_if_error": "1h"}}}
+    async with running({**openai_provider(fake.base_url), "cache": settings}) as server:
+        fake.reply = say("Hello")
+        await server.chat()
+        fake.reply = refuse(500, "Oops")
+        last_resort = await server.chat()
+        assert (last_resort.status_code, last_resort.headers["cache-status"]) == (
+            200,
+            "dub5; hit; ttl=-1; detail=stale-if-error",
+        )
+        failing = asyncio.Event()
+
+        async def fail_later(call: Call, wire: Wire) -> None:
+            await failing.wait()
+            await refuse(500, "Oops")(call, wire)
+
+        fake.reply = fail_later
+        asking = asyncio.create_task(server.chat())
+        await fake.wait_called()
+        await fake.wait_called()
+        await fake.wait_called()
+        assert (await server.client.post("/v1/cache/invalidations", json={"all": True})).status_code == 200
+        failing.set()
+        assert (await asking).status_code == 502
+
+
+async def test_only_if_cached_asks_nobody_even_where_nothing_is_ever_cached(
+    server: Running, fake: FakeOpenAI
+) -> None:
+    only = {"cache-control": "only-if-cached"}
+    assert (await server.chat(headers=only, temperature=2)).status_code == 504
+    assert (await server.chat(headers={"cache-control": "only-if-cached, no-store"})).status_code == 504
+    assert fake.calls == []
+
+
+async def test_a_refusal_of_what_is_not_in_the_key_concerns_its_sender_only(
+    server: Running, fake: FakeOpenAI
+) -> None:
+    fake.replies = [refuse(400, "metadata is too long"), say("Hello")]
+    assert (await server.chat(metadata={"a": "too long"})).status_code == 400
+    assert (await server.chat(metadata={"a": "short"})).status_code == 200
+
+
+async def test_a_follower_is_not_refused_for_its_leaders_metadata(server: Running, fake: FakeOpenAI) -> None:
+    refusing = asyncio.Event()
+
+    async def refuse_later(call: Call, wire: Wire) -> None:
+        await refusing.wait()
+        await refuse(400, "metadata is too long")(call, wire)
+
+    fake.replies = [refuse_later, say("Hello")]
+    leading = asyncio.create_task(server.chat(metadata={"a": "too long"}))
+    await fake.wait_called()
+    following = asyncio.create_task(server.chat(metadata={"a": "short"}))
+    await eventually(server, "dub5_flight_followers", 2)
+    refusing.set()
+    assert ((await leading).status_code, (await following).status_code) == (400, 200)
+    assert len(fake.calls) == 2
+
+
+async def test_answers_for_everybody_are_written_by_an_admin_only(fake: FakeOpenAI) -> None:
+    config = openai_provider(fake.base_url)
+    config["models"]["small"]["cache_class"] = "shared"
+    config |= {"cache": {"classes": {"shared": {"share": "public"}}}, "auth": {"keys": {"env": "KEYS"}}}
+    body = {
+        "request": {"model": "small", "messages": [{"role": "user", "content": "hi"}]},
+        "answer": "Written",
+    }
+    async with running(config, {"KEYS": KEYS}) as server:
+        for key, status in (("own", 403), ("boss", 200)):
+            headers = {"authorization": f"Bearer {key}"}
+            response = await server.client.post("/v1/cache/answers", json=body, headers=headers)
+            assert response.status_code == status
+
+
+async def test_a_client_that_does_not_read_is_cut_off_at_max_stream(fake: FakeOpenAI) -> None:
+    fake.reply = stream([frame(chunk({"content": "x" * 100_000})) for _ in range(200)])
+    config = {**openai_provider(fake.base_url), "server": {"max_stream": "300ms"}}
+    async with running(config) as server:
+        host, _, port = server.url.removeprefix("http://").partition(":")
+        _, writer = await asyncio.open_connection(host, int(port), limit=1024)
+        body = b'{"model":"small","stream":true,"messages":[{"role":"user","content":"hi"}]}'
+        head = (
+            f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+        )
+        writer.write(head + body)
+        await eventually(server, "dub5_http_requests_total", 1, outcome="provider_error")
+        await eventually(server, "dub5_inflight_requests", 0)
+        writer.close()

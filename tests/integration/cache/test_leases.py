@@ -34,7 +34,7 @@ ACL_RULE = (
     "+ping +hello +auth +select +client "
     "+get +set +del +exists +incr +expire +pexpire +getrange "
     "+hget +hset +hgetall +hincrby +hmget "
-    "+xadd +xrange +xrevrange +zadd +zrange +zcard +zremrangebyscore +time "
+    "+xadd +xrange +xrevrange +zadd +zrangebyscore +zcard +zremrangebyscore +time "
     "+eval +publish +subscribe +unsubscribe"
 )
 """The least that a replica's ACL user needs; docs/caching.md quotes it."""
@@ -335,3 +335,37 @@ async def test_everything_works_on_a_cluster(cluster: str, often: None) -> None:
             await use_everything(link, a, b, Identity(secrets.token_hex(8), "n.0"))
         assert link.available
     await use_as_people_do({"url": cluster}, {})
+
+
+async def test_a_claim_whose_answer_was_lost_stands_in_nobodys_way(redis: str) -> None:
+    async with leasing(redis) as one, leasing(redis) as other:
+        claiming = asyncio.create_task(one.claim(IDENTITY, Flight(), seen=0, background=False))
+        await asyncio.sleep(0)  # the script is on its way
+        claiming.cancel()
+        await asyncio.gather(claiming, return_exceptions=True)
+
+        async def free() -> bool:
+            claim = await other.claim(IDENTITY, Flight(), seen=0, background=False)
+            return claim.leads
+
+        await until(free)
+
+
+async def test_a_leader_that_cannot_append_gives_up_and_its_followers_know(redis: str) -> None:
+    async with leasing(redis) as one, leasing(redis) as other:
+        leading, following = Flight(), Flight()
+        claim = await one.claim(IDENTITY, leading, seen=0, background=False)
+        theirs = await other.claim(IDENTITY, following, seen=0, background=False)
+        tailing = asyncio.create_task(other.tail(following, theirs))
+        leading.add(chunk("one"))
+        await until(lambda: bool(following.frames))
+
+        async def fails(*_: object) -> bool:
+            return False
+
+        one._append = fails  # type: ignore[assignment,method-assign]
+        leading.add(chunk("two"))
+        assert await tailing is Tailed.LOST
+        assert leading.followers == 0
+        leading.end()
+        await one.release(claim)

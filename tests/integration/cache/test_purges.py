@@ -340,3 +340,41 @@ async def test_without_redis_memory_is_all_there_is() -> None:
     once = purges.version(NAMES)
     assert await purges.purge(["tag:prices"])
     assert len({before, once, purges.version(NAMES)}) == 3
+
+
+# In numbers
+
+
+async def test_a_hundred_thousand_stamps_are_learnt_by_a_new_replica(redis: str) -> None:
+    async with plain(redis) as client:
+        await client.set(PURGE_NONCE, "known")
+        pipeline = client.pipeline(transaction=False)
+        for start in range(0, 100_000, 10_000):
+            pipeline.zadd(
+                PURGE_STAMPS, {f"tag:doc-{n}": 10**15 + n // 7 for n in range(start, start + 10_000)}
+            )
+        await pipeline.execute()
+    async with purging(redis) as fresh:
+        assert fresh.version(["tag:doc-99999"]) == f"known.{10**15 + 99999 // 7:x}"
+        assert len(fresh._stamps) == 100_000
+
+
+async def test_ten_thousand_purges_that_redis_missed_are_told_when_it_is_back(redis: str) -> None:
+    async with purging(redis) as one, purging(redis) as other:
+        names = [f"tag:doc-{number}" for number in range(10_000)]
+        assert await one.purge(names) is True
+        await other.synchronise()
+        assert {other.version([name]) for name in names} == {one.version([name]) for name in names}
+        assert other.version(["tag:doc-0"]) != other.version(["tag:something-else"])
+
+
+async def test_a_purge_while_a_new_replica_loads_is_not_lost(redis: str) -> None:
+    async with purging(redis) as one:
+        await one.purge(["tag:before"])
+        async with plain(redis) as client:
+            await client.delete(PURGE_NONCE)  # as after a restore: both begin anew, and one purges meanwhile
+        async with purging(redis) as other:
+            await asyncio.gather(one.purge(["tag:meanwhile"]), other.synchronise())
+            await one.synchronise()
+            await other.synchronise()
+            assert one.version(["tag:meanwhile"]) == other.version(["tag:meanwhile"])

@@ -332,3 +332,11 @@ async def test_tls_with_an_authority_of_our_own(certificate: tuple[Path, Path]) 
             assert await ping(link)
         async with linked(url, timeout=Duration(1)) as stranger:
             await fail(stranger, 1)
+
+
+async def test_a_cluster_that_nobody_reaches_is_a_lost_redis_and_no_more() -> None:
+    async with linked("redis+cluster://127.0.0.1:1,127.0.0.1:2") as link:
+        for _ in range(4):
+            with pytest.raises(RedisUnavailable):
+                await link.run("get", lambda client: client.get("key"))
+        assert not link.available

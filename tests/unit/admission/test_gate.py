@@ -146,7 +146,20 @@ async def test_a_replica_that_drains_wants_nothing() -> None:
     await scene.go("a")
 
 
-@pytest.mark.parametrize("seed", range(20))
+async def test_a_place_that_comes_free_as_its_next_holder_leaves_goes_to_the_one_after() -> None:
+    scene = Scene()
+    for name in ("a", "b", "c"):
+        await scene.come(name)
+    scene._leave["a"].set()
+    scene.tasks["b"].cancel()
+    await asyncio.gather(scene.tasks["a"], scene.tasks["b"], return_exceptions=True)
+    await asyncio.sleep(0)
+    assert scene.inside == ["c"]
+    await scene.go("c")
+    assert scene.gate._taken == 0
+
+
+@pytest.mark.parametrize("seed", range(50))
 async def test_no_place_is_lost_whoever_leaves_when(seed: int) -> None:
     chance = random.Random(seed)
     scene = Scene(inflight=3, queued=50, timeout=100.0)
@@ -156,8 +169,8 @@ async def test_no_place_is_lost_whoever_leaves_when(seed: int) -> None:
             victim = chance.choice(list(scene.tasks))
             if chance.random() < 0.5:
                 scene.tasks[victim].cancel()
-            else:
-                scene._leave[victim].set()
+            if chance.random() < 0.5:  # in the same moment
+                scene._leave[chance.choice(list(scene.tasks))].set()
         for _ in range(chance.randrange(3)):
             await asyncio.sleep(0)
         assert len(scene.inside) <= 3

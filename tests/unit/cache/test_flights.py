@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -58,7 +59,7 @@ async def flights() -> AsyncIterator[Flights]:
         await made.settle()
 
 
-def join(flights: Flights, provider: Provider, **options: float) -> tuple[Follower, bool]:
+def join(flights: Flights, provider: Provider, **options: Any) -> tuple[Follower, bool]:
     return flights.follow(IDENTITY, provider.lead, nothing_stored, seen=0, **options)
 
 
