@@ -37,6 +37,7 @@ from dub5.cache.policies import Policies
 from dub5.cache.purges import Purges
 from dub5.cache.samples import Sampler
 from dub5.cache.shared import SharedCache
+from dub5.chat.asking import Means
 from dub5.chat.catalog import Catalog
 from dub5.chat.personalities import compile_all
 from dub5.chat.pipeline import Pipeline
@@ -78,9 +79,7 @@ class Application:
             self._catalog,
             self._answers,
             self._flights,
-            Gate(settings.admission, self.drain, self.metrics),
-            self.metrics,
-            self._tracer,
+            Means(Gate(settings.admission, self.drain, self.metrics), self.metrics, self._tracer),
             policies=self._policies,
             sampler=self._sampler,
         )

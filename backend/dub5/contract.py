@@ -1,4 +1,4 @@
-"""What replicas of two releases, and later backend and operator, say to each other through Redis.
+"""What replicas, of two releases during a rollout, and the operator say to each other through Redis.
 
 Only names and plain data live here; the module imports nothing of ours, so that the operator can import it
 without the rest. Names that must meet on one node of a Redis Cluster share a hash tag, the part in braces.

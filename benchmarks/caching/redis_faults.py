@@ -37,7 +37,8 @@ PURGED = 50
 """Questions in each purged set."""
 TIMEOUT, LEARNING, IN_FORCE = 0.1, 0.5, 1.0
 """`redis.timeout`; seconds in which the breaker learns; seconds within which a purge is in force everywhere."""
-NOISE = 0.002
+LATENESS, THEN = 0.010, 0.002
+"""Seconds: by how much a timer of one timeout may come late; what Redis may cost once the breaker is open."""
 WARM_UP, AT_ONCE = 600, 10
 """Requests to each replica before anything is timed: connections, caches and the first full garbage collection."""
 
@@ -225,7 +226,7 @@ def figure(name: str, seen: Seen, began: float, learning_for: float = LEARNING) 
         f"{learning_for + 0.2:.1f} s around the fault, {milliseconds(then)} until Redis is well (p50 "
         f"{milliseconds(_added(seen, began + FAULT_AT + learning_for, began + HEAL_AT, percent=50))})"
     )
-    good = not failed and not seen.came_back and learning <= TIMEOUT + NOISE and then <= NOISE
+    good = not failed and not seen.came_back and learning <= TIMEOUT + LATENESS and then <= THEN
     bar = "0 failed, 0 came back, p99 added <= 100 ms, then <= 2 ms"
     return Figure(f"{name}, mid-load", bar, measured, good)
 

@@ -71,7 +71,7 @@ def pack(entry: Entry) -> bytes:
     """Magic, version, birth, checksum, codec, MessagePack."""
     payload = _squeezed(msgspec.msgpack.encode(entry))
     born = born_digits(entry.born)
-    return HEADER + born + _checksum(born + payload) + payload
+    return HEADER + born + checksum(born + payload) + payload
 
 
 def unpack(stored: bytes) -> Entry:
@@ -81,7 +81,7 @@ def unpack(stored: bytes) -> Entry:
     if stored[len(_MAGIC)] != _VERSION:
         raise ForeignVersion
     payload = stored[_PAYLOAD_AT:]
-    if stored[_SUM_AT:_PAYLOAD_AT] != _checksum(stored[BORN_AT:_SUM_AT] + payload):
+    if stored[_SUM_AT:_PAYLOAD_AT] != checksum(stored[BORN_AT:_SUM_AT] + payload):
         raise CorruptEntry
     try:
         return _decoder.decode(_restored(payload))
@@ -110,5 +110,6 @@ def _restored(payload: bytes) -> bytes:
     return plain
 
 
-def _checksum(content: bytes) -> bytes:
+def checksum(content: bytes) -> bytes:
+    """Of birth and payload."""
     return hashlib.blake2b(content, digest_size=_CHECKSUM).digest()

@@ -38,6 +38,14 @@ class Keeping(msgspec.Struct, frozen=True):
     compared_with: Entry | None = None
 
 
+class Means(msgspec.Struct, frozen=True):
+    """What every call takes: a place in the gate, and somebody to tell."""
+
+    gate: Gate
+    metrics: Metrics
+    tracer: Tracer
+
+
 class Asking:
     """One call for one question. `keeping` is None where the answer must not be kept."""
 
@@ -45,19 +53,15 @@ class Asking:
         self,
         question: Question,
         keeping: Keeping | None,
-        gate: Gate,
-        metrics: Metrics,
-        tracer: Tracer,
+        means: Means,
         *,
         background: bool = False,
     ) -> None:
         self.stored = False
-        self._gate = gate
-        self._background = background
         self._question = question
         self._keeping = keeping
-        self._metrics = metrics
-        self._tracer = tracer
+        self._gate, self._metrics, self._tracer = means.gate, means.metrics, means.tracer
+        self._background = background
         self._trace = question.record.trace.child()
         self._born = 0.0
         self._started = 0.0

@@ -20,32 +20,28 @@ from collections.abc import Callable
 import msgspec
 from moka_py import Moka
 
-from dub5.admission.gate import Gate
 from dub5.admission.keys import Caller
 from dub5.cache.answers import AnswerCache, Found, Wanted
 from dub5.cache.entry import Entry
 from dub5.cache.flight import Follower
 from dub5.cache.flights import Flights
-from dub5.cache.freshness import Directives, State, refresh_early
+from dub5.cache.freshness import Directives, State
 from dub5.cache.key import answer_key, scope_of
 from dub5.cache.policies import Policies
 from dub5.cache.purges import names_of
 from dub5.cache.samples import Sampler
 from dub5.cache.status import CacheStatus, Forward
 from dub5.chat import accounts, shapes
-from dub5.chat.asking import Asking, Keeping
+from dub5.chat.asking import Asking, Keeping, Means
 from dub5.chat.cacheable import why_not_cached
 from dub5.chat.catalog import Catalog, Target
 from dub5.chat.question import Question
+from dub5.chat.refreshing import Refreshing
 from dub5.chat.relay import Relay, whole_of
 from dub5.chat.request import ChatRequest
 from dub5.errors import CallerError, InvalidRequest, NotCached, ProviderError
-from dub5.telemetry.metrics import Metrics
 from dub5.telemetry.record import RequestRecord
-from dub5.telemetry.tracing import Tracer
 
-REFRESH_COOLDOWN = 10.0
-"""Seconds without another try after a background refresh failed."""
 _REFUSAL_TTL = 2.0
 """Seconds for which a provider's refusal of a request answers the same request again, to the letter."""
 
@@ -66,9 +62,7 @@ class Pipeline:
         catalog: Catalog,
         cache: AnswerCache | None,
         flights: Flights,
-        gate: Gate,
-        metrics: Metrics,
-        tracer: Tracer,
+        means: Means,
         *,
         policies: Policies,
         sampler: Sampler | None = None,
@@ -77,12 +71,11 @@ class Pipeline:
         self._catalog = catalog
         self._cache = cache
         self._flights = flights
-        self._gate = gate
-        self._metrics = metrics
-        self._tracer = tracer
+        self._means = means
+        self._metrics = means.metrics
         self._policies = policies
         self._sampler = sampler
-        self._chance = chance
+        self._refreshing = Refreshing(cache, flights, means, sampler, chance) if cache is not None else None
         self._refused: Moka[bytes, CallerError] = Moka(10_000, ttl=_REFUSAL_TTL)
 
     def prepare(
@@ -160,7 +153,7 @@ class Pipeline:
             self._count_lookup(question, "bypass")
             if question.asked.only_if_cached:
                 raise NotCached(f"Answers to this request are not cached: {question.bypass}.")
-            asking = Asking(question, None, self._gate, self._metrics, self._tracer)
+            asking = Asking(question, None, self._means)
             status = CacheStatus(fwd="bypass", detail=question.bypass)
             return await self._follow(question, self._flights.alone(asking.frames), asking, status)
         found = None if wanted.asked.no_cache else await self._find(question, wanted, cache)
@@ -192,7 +185,7 @@ class Pipeline:
         refused = self._refused.get(body)
         if refused is not None:
             raise refused.with_traceback(None)
-        asking = self._asking(question, Keeping(cache, identity, self._sampler))
+        asking = Asking(question, Keeping(cache, identity, self._sampler), self._means)
         status = CacheStatus(fwd=_why_forwarded(wanted, found))
         if wanted.asked.no_cache:  # it must not be answered by a flight that began before it
             return await self._follow(question, self._flights.alone(asking.frames), asking, status)
@@ -253,50 +246,13 @@ class Pipeline:
         usage = shapes.Usage(entry.prompt_tokens, entry.completion_tokens)
         accounts.count_saved(question, self._metrics, usage)
         self._sample(question, found, hit=True)
-        if self._refresh_due(found, question):
-            self._refresh(question, entry.born)
-        elif fresh.state is State.FRESH and self._sampler is not None and self._sampler.spend_re_ask():
-            self._ask_again(question, entry)
+        if self._refreshing is not None:
+            self._refreshing.after_hit(question, found)
         content = entry.body
         if question.request.stream:
             content = shapes.events_of(entry.body, include_usage=question.request.include_usage) + shapes.DONE
         status = CacheStatus(hit=True, ttl=fresh.ttl, detail=_DETAILS.get(fresh.state, found.tier))
         return Answer(content, status, fresh.age)
-
-    def _refresh_due(self, found: Found, question: Question) -> bool:
-        fresh, wanted = found.freshness, question.wanted
-        if fresh.state is State.REVALIDATE:
-            return True
-        if fresh.state is not State.FRESH or wanted is None:
-            return False
-        chance = 1.0 - self._chance()  # in (0, 1], as its logarithm is taken
-        return refresh_early(
-            ttl=fresh.ttl, recompute=found.entry.recompute, lifetimes=wanted.lifetimes, chance=chance
-        )
-
-    def _asking(self, question: Question, keeping: Keeping, *, background: bool = False) -> Asking:
-        return Asking(question, keeping, self._gate, self._metrics, self._tracer, background=background)
-
-    def _ask_again(self, question: Question, entry: Entry) -> None:
-        """Only to see whether the answer would be another now; never an answer that belongs to one user."""
-        wanted, cache = question.wanted, self._cache
-        if wanted is not None and cache is not None and question.target.cache_class.share != "user":
-            keeping = Keeping(cache, cache.identity(wanted), self._sampler, compared_with=entry)
-            self._flights.background(self._asking(_detached(question), keeping, background=True).frames)
-
-    def _refresh(self, question: Question, seen: int) -> None:
-        wanted, cache = question.wanted, self._cache
-        if wanted is not None and cache is not None:
-            identity = cache.identity(wanted)
-            keeping = Keeping(cache, identity, self._sampler)
-            asking = self._asking(_detached(question), keeping, background=True)
-            self._flights.refresh(
-                identity,
-                asking.frames,
-                lambda: cache.stored(identity, wanted.lifetimes),
-                seen=seen,
-                cooldown=REFRESH_COOLDOWN,
-            )
 
     async def put(self, question: Question, completion: bytes) -> None:
         """Store an answer that people have written. InvalidRequest where such a request is never cached."""
@@ -327,11 +283,6 @@ def _body_of(question: Question) -> bytes:
     """Tells whether two requests are the same to the letter, but for the shape of the answer, and of one tenant."""
     parts = [question.record.tenant, {**question.request.body, "stream": None, "stream_options": None}]
     return hashlib.blake2b(msgspec.json.encode(parts, order="deterministic"), digest_size=16).digest()
-
-
-def _detached(question: Question) -> Question:
-    """For work that outlives the request: what it notes must not change the request's own record."""
-    return msgspec.structs.replace(question, record=msgspec.structs.replace(question.record, timings={}))
 
 
 _DETAILS = {

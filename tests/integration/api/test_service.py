@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,12 +18,14 @@ from tests.fakes.openai_server import (
     FakeOpenAI,
     Wire,
     chunk,
+    completion,
     frame,
     frames,
     hang,
     refuse,
     say,
     stream,
+    whole,
 )
 from tests.harness import Running, openai_provider, running
 
@@ -383,3 +386,48 @@ async def test_a_client_that_does_not_read_is_cut_off_at_max_stream(fake: FakeOp
         await eventually(server, "dub5_http_requests_total", 1, outcome="provider_error")
         await eventually(server, "dub5_inflight_requests", 0)
         writer.close()
+
+
+async def test_the_providers_own_prompt_cache_is_counted_as_a_saving(fake: FakeOpenAI) -> None:
+    usage = {"prompt_tokens": 1000, "completion_tokens": 10, "prompt_tokens_details": {"cached_tokens": 800}}
+    fake.reply = whole({**completion({"content": "Hello"}), "usage": usage})
+    config = openai_provider(fake.base_url)
+    config["models"]["small"]["price"]["cached_input"] = 0.25
+    async with running(config) as server:
+        await server.chat()
+        assert await server.metric("dub5_tokens_total", direction="cached_input") == 800
+        cost = await server.metric("dub5_cost_dollars_total", direction="input")
+        assert cost == pytest.approx((200 * 1.0 + 800 * 0.25) / 1e6)
+        saved = await server.metric("dub5_saved_dollars_total", direction="cached_input")
+        assert saved == pytest.approx(800 * 0.75 / 1e6)
+
+
+async def test_a_defect_of_ours_is_told_without_its_traceback(server: Running, fake: FakeOpenAI) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("my-secret-detail")
+
+    server.replica.application._catalog.names = broken  # type: ignore[method-assign,assignment]
+    server.replica.application._pipeline.prepare = broken  # type: ignore[method-assign,assignment]
+    for response in (await server.client.get("/v1/models"), await server.chat()):
+        assert (response.status_code, response.json()["error"]["code"]) == (500, "internal_error")
+        assert "my-secret-detail" not in response.text
+    assert sum("failed" in line["event"] for line in server.logs) == 2
+
+
+async def test_a_changed_keys_file_is_noticed_by_a_running_replica(fake: FakeOpenAI, tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    await asyncio.to_thread(file.write_text, f"{digest('old')}: {{tenant: acme}}")
+    config = {**openai_provider(fake.base_url), "auth": {"keys": {"file": str(file)}}}
+    async with running(config) as server:
+
+        async def status(key: str) -> int:
+            return (
+                await server.client.get("/v1/models", headers={"authorization": f"Bearer {key}"})
+            ).status_code
+
+        assert (await status("old"), await status("new")) == (200, 401)
+        await asyncio.to_thread(file.write_text, f"{digest('new')}: {{tenant: acme}}")
+        async with asyncio.timeout(20):
+            while await status("new") != 200:  # noqa: ASYNC110  # a file has no event
+                await asyncio.sleep(0.05)
+        assert await status("old") == 401

@@ -14,7 +14,7 @@ from dub5.admission.limits import Left as LeftOver
 from dub5.admission.limits import RateLimiter, rate_headers
 from dub5.errors import RateLimited
 from dub5.redis_link import RedisLink
-from dub5.settings import Limit, RedisSettings
+from dub5.settings import Duration, Limit, RedisSettings
 from dub5.telemetry.metrics import Metrics
 from tests.fakes.openai_server import FakeOpenAI, hang, refuse, say
 from tests.harness import openai_provider, running
@@ -29,7 +29,8 @@ async def limiters(count: int, url: str, limit: Limit) -> AsyncIterator[list[Rat
         made = []
         for number in range(count):
             metrics = Metrics()
-            link = RedisLink(RedisSettings(url=url), password=None, metrics=metrics)
+            settings = RedisSettings(url=url, timeout=Duration(1))  # a busy machine is not a lost Redis
+            link = RedisLink(settings, password=None, metrics=metrics)
             await link.start()
             stack.push_async_callback(link.stop)
             limiter = RateLimiter({"default": limit}, link, metrics, replica=str(number))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
+import zlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dub5.cache.entry import CorruptEntry, Entry, ForeignVersion, pack, unpack
+from dub5.cache.entry import HEADER, CorruptEntry, Entry, ForeignVersion, born_digits, checksum, pack, unpack
 
 entries = st.builds(
     Entry,
@@ -54,3 +57,30 @@ def test_an_entry_of_another_release_is_ignored_rather_than_misread() -> None:
 def test_age_is_never_negative_when_clocks_disagree() -> None:
     assert Entry(b"", 10_000_000, 0, 0, 0).age(9.0) == 0.0
     assert Entry(b"", 10_000_000, 0, 0, 0).age(12.5) == 2.5
+
+
+def test_text_that_repeats_is_squeezed_and_comes_back() -> None:
+    entry = Entry(b'{"content": "' + b"All work and no play. " * 200 + b'"}', 1, 1.0, 1, 1)
+    stored = pack(entry)
+    assert len(stored) < len(entry.body) / 5
+    assert unpack(stored) == entry
+
+
+def test_what_squeezing_would_not_shorten_is_stored_as_it_is() -> None:
+    entry = Entry(random.Random(1).randbytes(2000), 1, 1.0, 1, 1)
+    assert len(pack(entry)) < len(entry.body) + 100
+
+
+@pytest.mark.parametrize("codec", [b"z", b"x", b"p"])
+def test_a_payload_that_its_codec_cannot_read_is_refused(codec: bytes) -> None:
+    born, payload = born_digits(1), codec + b"not what it says"
+    with pytest.raises(CorruptEntry):
+        unpack(HEADER + born + checksum(born + payload) + payload)
+
+
+def test_a_value_that_expands_beyond_reason_is_refused() -> None:
+    squeezed = zlib.compressobj(9)
+    bomb = b"z" + b"".join(squeezed.compress(bytes(2**20)) for _ in range(65)) + squeezed.flush()
+    born = born_digits(1)
+    with pytest.raises(CorruptEntry):
+        unpack(HEADER + born + checksum(born + bomb) + bomb)
