@@ -1,8 +1,8 @@
 """The one way to Redis: short waits, no retries, and a breaker, so that Redis can never hold up an answer.
 
-A command that fails or passes the timeout raises RedisUnavailable. After a few failures in a row the breaker
-opens: commands then fail at once, without a wait, and a background task asks Redis each quarter of a second
-whether it is back. So a lost Redis costs a request at most one timeout, and soon nothing. A Redis that answers
+A command that fails or passes the timeout raises RedisUnavailable. After one timeout, or a few failures in a row,
+the breaker opens: commands then fail at once, without a wait, and a background task asks Redis each quarter of a
+second whether it is back. So a lost Redis costs a request at most one timeout, and soon nothing. A Redis that answers
 but refuses (read-only, out of memory) is not lost: only that command fails.
 
 A pool that is busy is not a Redis that is down: there is no limit on connections that could be mistaken
@@ -37,6 +37,8 @@ from dub5.telemetry.metrics import Metrics
 
 _FAILURES_TO_OPEN = 3
 _PROBE_INTERVAL = 0.25
+_LATE = 0.02
+"""Seconds by which a timer may be late on an event loop that is not busy."""
 _LISTEN_INTERVAL = 1.0
 _INITIALIZE_TIMEOUT = 2.0
 
@@ -105,7 +107,7 @@ class RedisLink:
             self._refused(operation, error)
             raise RedisUnavailable from None
         except _TROUBLE as error:
-            self._failed(operation, error)
+            self._failed(operation, error, waited=time.perf_counter() - started)
             raise RedisUnavailable from None
         finally:
             self._metrics.redis_duration.labels(operation).observe(time.perf_counter() - started)
@@ -134,9 +136,14 @@ class RedisLink:
         self._metrics.cache_errors.labels(operation).inc()
         _log.debug("redis refused", operation=operation, error=str(error)[:200])
 
-    def _failed(self, operation: str, error: Exception) -> None:
+    def _failed(self, operation: str, error: Exception, *, waited: float) -> None:
+        """One timeout opens the breaker, or a request would pay for the next one, too.
+
+        Not where the timer itself came late: then it is our own loop that was busy.
+        """
         self._metrics.cache_errors.labels(operation).inc()
-        self._failures += 1
+        hung = self._timeout <= waited <= self._timeout + _LATE
+        self._failures += _FAILURES_TO_OPEN if hung else 1
         if self._failures >= _FAILURES_TO_OPEN and self._probe is None:
             _log.warning("redis unavailable", operation=operation, error=type(error).__name__)
             self._metrics.redis_up.set(0)
