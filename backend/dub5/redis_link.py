@@ -1,8 +1,8 @@
 """The one way to Redis: short waits, no retries, and a breaker, so that Redis can never hold up an answer.
 
-A command that fails or passes the timeout raises RedisUnavailable. After one timeout, or a few failures in a row,
-the breaker opens: commands then fail at once, without a wait, and a background task asks Redis each quarter of a
-second whether it is back. So a lost Redis costs a request at most one timeout, and soon nothing. A Redis that answers
+A command that fails or passes the timeout raises RedisUnavailable. After a few failures in a row the breaker
+opens: commands then fail at once, without a wait, and a background task asks Redis each quarter of a second
+whether it is back. So a lost Redis costs a request at most one timeout, and soon nothing. A Redis that answers
 but refuses (read-only, out of memory) is not lost: only that command fails.
 
 A pool that is busy is not a Redis that is down: there is no limit on connections that could be mistaken
@@ -30,6 +30,7 @@ from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.driver_info import DriverInfo
 from redis.exceptions import RedisClusterException, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from dub5.settings import RedisSettings
 from dub5.telemetry.logging import get_logger
@@ -137,13 +138,10 @@ class RedisLink:
         _log.debug("redis refused", operation=operation, error=str(error)[:200])
 
     def _failed(self, operation: str, error: Exception, *, waited: float) -> None:
-        """One timeout opens the breaker, or a request would pay for the next one, too.
-
-        Not where the timer itself came late: then it is our own loop that was busy.
-        """
+        """Counts towards the breaker, but for a timer that came late: then our own loop was busy, not Redis."""
         self._metrics.cache_errors.labels(operation).inc()
-        hung = self._timeout <= waited <= self._timeout + _LATE
-        self._failures += _FAILURES_TO_OPEN if hung else 1
+        late = isinstance(error, (TimeoutError, RedisTimeoutError)) and waited > self._timeout + _LATE
+        self._failures += 0 if late else 1
         if self._failures >= _FAILURES_TO_OPEN and self._probe is None:
             _log.warning("redis unavailable", operation=operation, error=type(error).__name__)
             self._metrics.redis_up.set(0)

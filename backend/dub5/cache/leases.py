@@ -49,6 +49,7 @@ if redis.call('GETRANGE', KEYS[3], 0, #ARGV[5] - 1) == ARGV[5] then
   if born > ARGV[3] and born < soon then return {'stored', ''} end
 end
 local lease = redis.call('GET', KEYS[1])
+if lease and string.sub(lease, -#ARGV[1]) == ARGV[1] then return {'lead', lease} end
 if lease then return {'follow', lease} end
 if ARGV[4] == '1' and redis.call('EXISTS', KEYS[4]) == 1 then return {'cooling', ''} end
 local token = redis.call('INCR', KEYS[2]) .. ':' .. ARGV[1]
@@ -205,9 +206,7 @@ class Leases:
             BORN_AT + BORN_DIGITS - 1,
         ]
         try:
-            outcome, token = await self._link.run(
-                "claim", lambda client: client.eval(_CLAIM, 4, *keys, *arguments)
-            )
+            outcome, token = await self._claimed(keys, arguments)
         except (RedisUnavailable, asyncio.CancelledError):
             self._give_up(identity, mine)  # the lease may be ours all the same: only the answer did not come
             raise
@@ -218,6 +217,22 @@ class Leases:
             if replaced is not None:  # its lease was lost
                 _dismiss_followers(replaced)
         return claim
+
+    async def _claimed(self, keys: list[str], arguments: list[Any]) -> Any:
+        """What the script says; asked twice where Redis is there and only the answer was late, on a busy machine.
+
+        The script knows a claim that it has granted already. Not to ask again would mean a second provider call.
+        """
+
+        async def claim(client: Any) -> Any:
+            return await client.eval(_CLAIM, 4, *keys, *arguments)
+
+        try:
+            return await self._link.run("claim", claim)
+        except RedisUnavailable:
+            if not self._link.available:
+                raise
+            return await self._link.run("claim", claim)
 
     def _give_up(self, identity: Identity, mine: str) -> None:
         """Have no lease that ends with `mine` stand in anybody's way; tried for as long as one would live."""
