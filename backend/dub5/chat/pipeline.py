@@ -134,17 +134,19 @@ class Pipeline:
 
     def remembers(self, question: Question) -> bool:
         """Whether `recall` would answer now; counts nothing."""
-        if question.wanted is None or self._cache is None:
-            return False
-        found = self._cache.recall(question.wanted)
-        return found is not None and found.freshness.usable
+        return self._in_memory(question) is not None
 
     def recall(self, question: Question) -> Answer | None:
         """A hit from memory, or None. Never waits."""
+        found = self._in_memory(question)
+        return self._hit(question, found) if found is not None else None
+
+    def _in_memory(self, question: Question) -> Found | None:
+        """What memory has that may be served now."""
         if question.wanted is None or self._cache is None:
             return None
         found = self._cache.recall(question.wanted)
-        return self._hit(question, found) if found is not None and found.freshness.usable else None
+        return found if found is not None and found.freshness.usable else None
 
     async def answer(self, question: Question) -> Answer:
         """From Redis or a provider. Raises a Dub5Error with its true status."""

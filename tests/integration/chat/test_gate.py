@@ -70,7 +70,7 @@ async def test_a_client_that_leaves_the_queue_is_forgotten(server: Running, fake
 
 async def test_followers_hold_no_place(server: Running, fake: FakeOpenAI) -> None:
     gate = asyncio.Event()
-    fake.replies = [stream([gate, *[b"data: [DONE]\n\n"]])]
+    fake.replies = [stream([gate, b"data: [DONE]\n\n"])]
     asking = [asyncio.create_task(server.chat("same", stream=True)) for _ in range(10)]
     await becomes(server, "dub5_flight_followers", 10)
     assert await server.metric("dub5_inflight_requests") == 1
