@@ -6,7 +6,6 @@ test runs as many whole applications as it likes in one process.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import time
 from collections.abc import Mapping
@@ -43,6 +42,7 @@ from dub5.chat.personalities import compile_all
 from dub5.chat.pipeline import Pipeline
 from dub5.contract import POLICY_CHANNEL, PURGE_CHANNEL
 from dub5.providers.breaker import Breaker
+from dub5.providers.health import UNLIMITED, Health
 from dub5.providers.routing import Model
 from dub5.redis_link import RedisLink
 from dub5.settings import HttpProviderSettings, Settings, read_secret
@@ -66,7 +66,7 @@ class Application:
         self._tracer = tracing.build(settings.telemetry)
         self._keys = KeyRing(settings.auth, dict(environment))
         self._providers = providers.build(settings, _provider_keys(settings, environment))
-        self._breakers = self._build_breakers()
+        self._health = self._build_health()
         self._redis = _redis_link(settings, environment, self.metrics)
         self._purges = Purges(self._redis)
         self._answers = self._answer_cache()
@@ -79,7 +79,7 @@ class Application:
             self._catalog,
             self._answers,
             self._flights,
-            Means(Gate(settings.admission, self.drain, self.metrics), self.metrics, self._tracer),
+            Means(self._build_gate(), self.metrics, self._tracer),
             policies=self._policies,
             sampler=self._sampler,
         )
@@ -126,13 +126,26 @@ class Application:
             await self._redis.stop()
         await self._tracer.stop()
 
-    def _build_breakers(self) -> dict[str, Breaker]:
+    def _build_health(self) -> dict[str, Health]:
         """One for each provider, shared by all models that it serves."""
-        breakers = {name: Breaker() for name in self._providers}
-        for name, breaker in breakers.items():
-            gauge = self.metrics.provider_breaker_state.labels(name)
-            gauge.set_function(functools.partial(_state_of, breaker))
-        return breakers
+        built = {}
+        for name, settings in self.settings.providers.items():
+            most = settings.max_connections if isinstance(settings, HttpProviderSettings) else UNLIMITED
+            built[name] = Health(most)
+            self._expose(name, built[name])
+        return built
+
+    def _expose(self, provider: str, health: Health) -> None:
+        metrics, concurrency = self.metrics, health.concurrency
+        metrics.provider_breaker_state.labels(provider).set_function(lambda: _state_of(health.breaker))
+        metrics.provider_waiting_requests.labels(provider).set_function(lambda: concurrency.waiting)
+        metrics.provider_concurrency_limit.labels(provider).set_function(lambda: concurrency.limit)
+
+    def _build_gate(self) -> Gate:
+        def waiting_elsewhere() -> int:
+            return sum(health.concurrency.waiting for health in self._health.values())
+
+        return Gate(self.settings.admission, self.drain, self.metrics, waiting_elsewhere=waiting_elsewhere)
 
     def abandon(self) -> None:
         """Give up what is under way: `__aexit__` will wait for nothing."""
@@ -168,7 +181,14 @@ class Application:
     def _build_catalog(self) -> Catalog:
         settings = self.settings
         built = {
-            name: Model.build(name, each, self._providers, settings.providers, self._breakers)
+            name: Model.build(
+                name,
+                each,
+                self._providers,
+                settings.providers,
+                self._health,
+                patience=settings.admission.queue_timeout,
+            )
             for name, each in settings.models.items()
         }
         personalities = compile_all(settings.personalities, next(iter(settings.models)))

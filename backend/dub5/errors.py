@@ -20,6 +20,7 @@ layer renders any of them without knowing which it has in hand.
     ├── PurgedHereOnly                  503  Redis is away: other replicas do not know of the purge yet
     ├── ProviderError                   502  a provider failed
     │   └── ProviderTimeout             504
+    ├── DeadlinePassed              504  the caller's own deadline
     ├── FlightLost                      502  the replica that asked for all was lost in mid-answer
     └── InternalError                   500  a defect of ours
 """
@@ -162,15 +163,28 @@ class PurgedHereOnly(Dub5Error):
 
 
 class ProviderError(Dub5Error):
-    """A provider failed: unreachable, 5xx, rate limited, or talking nonsense."""
+    """A provider failed: unreachable, 5xx, rate limited, or talking nonsense.
+
+    `transient`: the same call may well succeed in a moment. `busy`: the provider wants fewer calls.
+    """
 
     status = 502
     type = "provider_error"
     code = "provider_error"
 
-    def __init__(self, message: str, *, provider: str, retry_after: float | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        provider: str,
+        retry_after: float | None = None,
+        transient: bool = False,
+        busy: bool = False,
+    ) -> None:
         super().__init__(message, retry_after=retry_after)
         self.provider = provider
+        self.transient = transient
+        self.busy = busy
 
 
 class ProviderTimeout(ProviderError):
@@ -178,6 +192,17 @@ class ProviderTimeout(ProviderError):
 
     status = 504
     code = "provider_timeout"
+
+
+class DeadlinePassed(Dub5Error):
+    """The caller's own deadline passed before the answer was there."""
+
+    status = 504
+    type = "timeout_error"
+    code = "deadline_exceeded"
+
+    def __init__(self) -> None:
+        super().__init__("The answer was not there by the deadline that the request set.")
 
 
 class FlightLost(Dub5Error):

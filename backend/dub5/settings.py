@@ -168,7 +168,13 @@ class HttpProviderSettings(ProviderSettings, frozen=True):
     timeouts: Annotated[Timeouts, Meta(description="How long to wait for this provider.")] = _constant(
         Timeouts()
     )
-    max_connections: Annotated[int, Meta(ge=1, description="Size of the connection pool.")] = 1000
+    max_connections: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="Most calls at once from each replica. Fewer while the provider answers 429 or is late.",
+        ),
+    ] = 1000
 
 
 class OpenAISettings(HttpProviderSettings, frozen=True, tag="openai"):
@@ -222,6 +228,20 @@ class ModelSettings(Section, frozen=True):
             min_length=1, description="`provider/model` in the order of trying; the next one where one fails."
         ),
     ]
+    weights: Annotated[
+        dict[str, Annotated[float, Meta(gt=0)]],
+        Meta(
+            description="Shares of the first tries by route; routes without one are only asked where those fail. "
+            "Absent: in order."
+        ),
+    ] = {}
+    hedge: Annotated[
+        bool,
+        Meta(
+            description="Make a second call where the first is slower than 95 % of the latest; the first answer "
+            "wins. Costs up to 5 % more calls."
+        ),
+    ] = False
     price: Annotated[Price, Meta(description="What its tokens cost.")] = _constant(Price())
     cache_class: Annotated[str, Meta(description="Class of answers asked for by the model's own name.")] = (
         "default"
@@ -478,6 +498,8 @@ def validate(settings: Settings) -> None:
             if not upstream:
                 raise ConfigError(f"models.{name}.routes: `{route}` must be written provider/model")
             _known(f"models.{name}.routes", provider_name, settings.providers, "providers")
+        for route in model.weights:
+            _known(f"models.{name}.weights", route, dict.fromkeys(model.routes), f"models.{name}.routes")
         _known_class(f"models.{name}.cache_class", model.cache_class, settings)
     for name, personality in settings.personalities.items():
         if name in settings.models:

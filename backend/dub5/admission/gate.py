@@ -2,7 +2,8 @@
 
 A call enters where there is room. Otherwise it waits, first in first out inside its tenant, tenants taking turns,
 so that one tenant's flood does not starve the others. Nobody waits in vain: whoever finds the queue full, or would
-by the present pace wait longer than `queue_timeout`, is turned away at once with an honest `Retry-After`.
+by the present pace wait longer than `queue_timeout` or past the caller's deadline, is turned away at once with an
+honest `Retry-After`.
 
 Hits and followers of a flight do not come here: they hold no provider call. Work for which nobody waits
 (background refreshes) enters only where there is room. Why first in, first out:
@@ -29,7 +30,11 @@ _Turn = asyncio.Future[None]
 
 
 class Gate:
-    """`clock` gives monotonic seconds."""
+    """`clock` gives monotonic seconds.
+
+    `waiting_elsewhere` counts calls that have a place here but wait for one at their provider: they are not in
+    flight, and no part of the demand, since more replicas would not help them.
+    """
 
     def __init__(
         self,
@@ -37,7 +42,9 @@ class Gate:
         drain: Drain,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
+        waiting_elsewhere: Callable[[], int] = lambda: 0,
     ) -> None:
+        self._waiting_elsewhere = waiting_elsewhere
         self._capacity = settings.max_inflight
         self._max_queued = settings.max_queued
         self._queue_timeout = float(settings.queue_timeout)
@@ -52,18 +59,18 @@ class Gate:
         self._shed = ShedRate()
         self._service = ServiceTime()
         metrics.capacity_requests.set(self._capacity)
-        metrics.inflight_requests.set_function(lambda: len(self._entered))
+        metrics.inflight_requests.set_function(self._inflight)
         metrics.queued_requests.set_function(lambda: self._queued)
         metrics.demand_requests.set_function(self.demand)
 
     @contextlib.asynccontextmanager
     async def admitted(
-        self, tenant: str, request: Hashable, *, background: bool = False
+        self, tenant: str, request: Hashable, *, deadline: float | None = None, background: bool = False
     ) -> AsyncIterator[float]:
         """Hold a place while the block runs; gives the seconds that were waited for it.
 
-        Overloaded where there is no place, or none in time. `request` tells a request that is tried again
-        from another one.
+        Overloaded where there is no place, or none in time: within `queue_timeout`, and before the caller's
+        `deadline` by our clock. `request` tells a request that is tried again from another one.
         """
         arrived = self._clock()
         if self._taken < self._capacity:
@@ -71,7 +78,7 @@ class Gate:
         elif background:
             raise Overloaded("No room for background work.")
         else:
-            await self._wait_for_turn(tenant, request)
+            await self._wait_for_turn(tenant, request, deadline)
         place, entered = next(self._ids), self._clock()
         self._entered[place] = entered
         self._metrics.queue_wait.observe(entered - arrived)
@@ -89,21 +96,27 @@ class Gate:
             return 0.0
         now = self._clock()
         return demand(
-            inflight=len(self._entered),
+            inflight=self._inflight(),
             queued=self._queued,
             shed_per_second=self._shed.per_second(now),
             service_time=self._mean_service(now),
             capacity=self._capacity,
         )
 
-    async def _wait_for_turn(self, tenant: str, request: Hashable) -> None:
+    def _inflight(self) -> int:
+        return len(self._entered) - self._waiting_elsewhere()
+
+    async def _wait_for_turn(self, tenant: str, request: Hashable, deadline: float | None) -> None:
         """Returns when a place is ours."""
-        self._refuse_what_would_wait_in_vain(request)
+        patience = self._queue_timeout
+        if deadline is not None:
+            patience = min(patience, deadline - self._clock())
+        self._refuse_what_would_wait_in_vain(request, patience)
         turn: _Turn = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(tenant, deque()).append(turn)
         self._queued += 1
         try:
-            async with asyncio.timeout(self._queue_timeout):
+            async with asyncio.timeout(patience):
                 await turn
         except BaseException as error:
             if turn.done() and not turn.cancelled():  # the place came in the same moment
@@ -115,9 +128,9 @@ class Gate:
                 raise self._overloaded("queue_timeout") from None
             raise
 
-    def _refuse_what_would_wait_in_vain(self, request: Hashable) -> None:
+    def _refuse_what_would_wait_in_vain(self, request: Hashable, patience: float) -> None:
         full = self._queued >= self._max_queued
-        if full or self._expected_wait() > self._queue_timeout:
+        if full or self._expected_wait() > patience:
             self._shed.count(request, self._clock())
             raise self._overloaded("queue_full" if full else "would_wait_too_long")
 

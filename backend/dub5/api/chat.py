@@ -24,6 +24,7 @@ from dub5.api.http import (
     Headers,
     headers_of,
     parse_tags,
+    patience_of,
     read_body,
     require_json,
     send_error,
@@ -36,7 +37,7 @@ from dub5.chat.pipeline import Answer, Pipeline
 from dub5.chat.question import Question
 from dub5.chat.relay import Relay
 from dub5.chat.request import most_tokens, parse
-from dub5.errors import Dub5Error, InternalError, ProviderTimeout, WrongMethod
+from dub5.errors import DeadlinePassed, Dub5Error, InternalError, ProviderTimeout, WrongMethod
 from dub5.settings import ServerSettings
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.record import RequestRecord, record_of
@@ -80,9 +81,11 @@ class ChatRoute:
         try:
             if scope["method"] != "POST":  # type: ignore[typeddict-item]
                 raise WrongMethod("Chat completions are asked for by POST.", allow="POST")
-            question = await self._question(scope, receive, record)
+            headers = headers_of(scope)
+            patience, arrived = patience_of(headers), time.monotonic()
+            question = await self._question(headers, receive, record, _after(arrived, patience.first_byte))
             grant = await self._granted(question)
-            await self._answer(question, grant, receive, send)
+            await self._answer(question, grant, _after(arrived, patience.whole), receive, send)
         except ClientLeft:
             record.outcome = "client_disconnect"
         except Dub5Error as error:
@@ -96,8 +99,9 @@ class ChatRoute:
             if grant is not None:
                 self._settle(record, grant)
 
-    async def _question(self, scope: Scope, receive: Receive, record: RequestRecord) -> Question:
-        headers = headers_of(scope)
+    async def _question(
+        self, headers: dict[str, str], receive: Receive, record: RequestRecord, deadline: float | None
+    ) -> Question:
         started = time.perf_counter()
         caller = self._keys.authenticate(headers.get("authorization", ""))
         record.timings["auth"] = time.perf_counter() - started
@@ -111,6 +115,7 @@ class ChatRoute:
             asked=Directives.parse(headers.get("cache-control", "")),
             tags=parse_tags(headers.get("x-dub5-cache-tags", "")),
             record=record,
+            deadline=deadline,
         )
 
     async def _granted(self, question: Question) -> Grant | None:
@@ -121,37 +126,57 @@ class ChatRoute:
         reserve = 0 if self._pipeline.remembers(question) else most_tokens(question.fields)
         return await self._limiter.acquire(record.tenant or "", reserve=reserve)
 
-    async def _answer(self, question: Question, grant: Grant | None, receive: Receive, send: Send) -> None:
+    async def _answer(
+        self, question: Question, grant: Grant | None, end: float | None, receive: Receive, send: Send
+    ) -> None:
+        """`end` is when the caller wants the whole answer, in seconds of time.monotonic."""
         answer = self._pipeline.recall(question)
         if answer is None:
             async with while_client_stays(receive):
-                answer = await self._pipeline.answer(question)
-                await self._send(question, answer, grant, send)
+                answer = await self._in_time(question)
+                await self._send(question, answer, grant, end, send)
         else:
-            await self._send(question, answer, grant, send)
+            await self._send(question, answer, grant, end, send)
 
-    async def _send(self, question: Question, answer: Answer, grant: Grant | None, send: Send) -> None:
+    async def _in_time(self, question: Question) -> Answer:
+        try:
+            async with asyncio.timeout(_left(question.deadline)):
+                return await self._pipeline.answer(question)
+        except TimeoutError:
+            raise DeadlinePassed from None
+
+    async def _send(
+        self, question: Question, answer: Answer, grant: Grant | None, end: float | None, send: Send
+    ) -> None:
         kind = _EVENT_STREAM if question.request.stream else (JSON,)
         headers = [*kind, *_cache_headers(question, answer), *_rate_headers(grant)]
         if isinstance(answer.content, bytes):
             await send_whole(send, 200, headers, answer.content)
         else:
-            await self._send_events(question, answer.content, headers, send)
+            await self._send_events(question, answer.content, headers, end, send)
 
-    async def _send_events(self, question: Question, events: Relay, headers: Headers, send: Send) -> None:
+    async def _send_events(
+        self, question: Question, events: Relay, headers: Headers, end: float | None, send: Send
+    ) -> None:
+        left = _left(end)
+        late: Dub5Error = DeadlinePassed()
+        if left is None or left > self._settings.max_stream:
+            left = self._settings.max_stream
+            late = ProviderTimeout("The answer took longer than server.max_stream allows.", provider="")
         try:
-            async with aclosing(events), asyncio.timeout(self._settings.max_stream):
+            async with aclosing(events), asyncio.timeout(left):
                 await send({"type": "http.response.start", "status": 200, "headers": headers})
                 async for event in events:
                     await send({"type": "http.response.body", "body": event, "more_body": True})
                 await send(_END)
         except TimeoutError:
-            await self._tell_too_long(question, send)
+            await self._tell_late(late, question, send)
 
-    async def _tell_too_long(self, question: Question, send: Send) -> None:
+    async def _tell_late(self, late: Dub5Error, question: Question, send: Send) -> None:
         """A client that reads is told so; one that does not is cut off."""
-        late = ProviderTimeout("The answer took longer than server.max_stream allows.", provider="")
-        question.record.outcome, question.record.error_code = "provider_error", late.code
+        ours = isinstance(late, ProviderTimeout)
+        question.record.outcome = "provider_error" if ours else "client_disconnect"
+        question.record.error_code = late.code
         body = shapes.event(msgspec.json.encode(late.body()))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_PATIENCE):
@@ -164,6 +189,14 @@ class ChatRoute:
         if free or record.outcome is None:
             used = 0 if free else (record.prompt_tokens or 0) + (record.completion_tokens or 0)
             self._limiter.settle(grant, used=used)
+
+
+def _after(now: float, seconds: float | None) -> float | None:
+    return None if seconds is None else now + seconds
+
+
+def _left(end: float | None) -> float | None:
+    return None if end is None else end - time.monotonic()
 
 
 def _cache_headers(question: Question, answer: Answer) -> Headers:

@@ -12,11 +12,16 @@ import msgspec
 from litestar.types import Message, Receive, Scope, Send
 
 from dub5.errors import Dub5Error, InvalidRequest, RateLimited, RequestTooLarge, WrongMethod
+from dub5.settings import Duration
 
 Headers = list[tuple[bytes, bytes]]
 
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}")
 _MAX_TAGS = 16
+_NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+_CLIENT_TIMEOUTS = ("x-stainless-read-timeout", "x-stainless-timeout")
+"""Seconds, sent by OpenAI's Python and JavaScript clients."""
+
 _DISCARDED = 16 * 2**20
 """Bytes of a body that is refused, which we are ready to read for politeness."""
 
@@ -98,6 +103,38 @@ def parse_tags(header: str) -> tuple[str, ...]:
             param="X-Dub5-Cache-Tags",
         )
     return tags
+
+
+class Patience(msgspec.Struct, frozen=True):
+    """Seconds that a caller waits: for the first byte, and for the whole answer. None: as long as it takes."""
+
+    first_byte: float | None = None
+    whole: float | None = None
+
+
+def patience_of(headers: dict[str, str]) -> Patience:
+    """What `X-Dub5-Timeout` says, and what the official clients tell of their own time-outs without being asked.
+
+    Theirs are for the next byte; a value that we do not understand is theirs to change, so it is passed over.
+    InvalidRequest where ours is not a number of seconds or a duration such as `500ms`.
+    """
+    written = headers.get("x-dub5-timeout")
+    whole = _seconds(written) if written is not None else None
+    if written is not None and not whole:
+        raise InvalidRequest(
+            "The time-out must be a number of seconds above 0, or a duration such as 500ms.",
+            param="X-Dub5-Timeout",
+        )
+    theirs = (_seconds(headers[name]) for name in _CLIENT_TIMEOUTS if name in headers)
+    return Patience(min((each for each in (whole, *theirs) if each), default=None), whole)
+
+
+def _seconds(written: str) -> float | None:
+    """None where it is neither a number of seconds nor a duration."""
+    try:
+        return float(Duration.parse(float(written) if _NUMBER.fullmatch(written) else written))
+    except ValueError:
+        return None
 
 
 def error_headers(error: Dub5Error) -> Headers:

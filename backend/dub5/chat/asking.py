@@ -21,6 +21,8 @@ from dub5.chat import accounts, shapes
 from dub5.chat.cacheable import is_whole_answer
 from dub5.chat.question import Question
 from dub5.errors import Dub5Error
+from dub5.providers.attempt import Reason
+from dub5.providers.health import Outcome
 from dub5.providers.protocol import Payload
 from dub5.telemetry.metrics import Metrics
 from dub5.telemetry.tracing import Tracer, chat_span
@@ -72,7 +74,10 @@ class Asking:
         record = self._question.record
         tenant = record.tenant or ""
         request = self._keeping.identity if self._keeping is not None else record.request_id
-        async with self._gate.admitted(tenant, request, background=self._background) as waited:
+        deadline = self._question.deadline
+        async with self._gate.admitted(
+            tenant, request, deadline=deadline, background=self._background
+        ) as waited:
             record.timings["queue"] = waited
             async with aclosing(self._asked()) as frames:
                 async for frame in frames:
@@ -111,10 +116,20 @@ class Asking:
         await self._keep(Payload.of(assembler.completion()))
 
     def _observe(
-        self, provider: str, model: str, outcome: str, duration: float, first_token: float | None
+        self,
+        provider: str,
+        model: str,
+        outcome: Outcome,
+        duration: float,
+        first_token: float | None,
+        reason: Reason | None,
     ) -> None:
-        self._question.record.provider = provider
-        self._metrics.observe_provider(provider, model, outcome, duration, first_token)
+        record = self._question.record
+        if (
+            outcome != "cancelled" or record.provider is None
+        ):  # the slower of two says nothing about the answer
+            record.provider = provider
+        self._metrics.observe_provider(provider, model, outcome, duration, first_token, reason)
 
     def _export(self, error: str | None) -> None:
         if self._tracer.enabled:

@@ -39,7 +39,7 @@ from dub5.chat.question import Question
 from dub5.chat.refreshing import Refreshing
 from dub5.chat.relay import Relay, whole_of
 from dub5.chat.request import ChatRequest
-from dub5.errors import CallerError, InvalidRequest, NotCached, ProviderError
+from dub5.errors import CallerError, InvalidRequest, NotCached, Overloaded, ProviderError
 from dub5.telemetry.record import RequestRecord
 
 _REFUSAL_TTL = 2.0
@@ -86,6 +86,7 @@ class Pipeline:
         asked: Directives,
         tags: tuple[str, ...],
         record: RequestRecord,
+        deadline: float | None = None,
     ) -> Question:
         """Resolve the model or personality, and the key. CallerError where the request cannot be answered."""
         target = self._catalog[request.model]
@@ -102,6 +103,7 @@ class Pipeline:
             wanted=None,
             bypass=bypass,
             record=record,
+            deadline=deadline,
         )
         if bypass is not None:
             return question
@@ -179,7 +181,13 @@ class Pipeline:
         return found
 
     async def _fly(
-        self, question: Question, wanted: Wanted, cache: AnswerCache, found: Found | None
+        self,
+        question: Question,
+        wanted: Wanted,
+        cache: AnswerCache,
+        found: Found | None,
+        *,
+        first_try: bool = True,
     ) -> Answer:
         """Join the flight for this question, or be its first follower."""
         identity = cache.identity(wanted)
@@ -206,6 +214,12 @@ class Pipeline:
                 return await self._follow(question, self._flights.alone(asking.frames), asking, status)
             self._refused.set(body, error)
             raise
+        except Overloaded:
+            # Its leader was turned away: a refresh, which never waits, one with little time, or one on a replica
+            # that is full. That is no answer for those who joined it.
+            if not first_try or (follower.led_here and not joined):
+                raise
+            return await self._fly(question, wanted, cache, found, first_try=False)
 
     async def _follow(
         self,

@@ -16,7 +16,10 @@ _OURS = frozenset({"model", "stream", "stream_options"})
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
-    """`wanted` is None where the cache is not to be used; `bypass` says why."""
+    """`wanted` is None where the cache is not to be used; `bypass` says why.
+
+    At `deadline`, in seconds of time.monotonic, the caller stops waiting for the first byte.
+    """
 
     request: ChatRequest
     fields: Json
@@ -25,6 +28,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     wanted: Wanted | None
     bypass: str | None
     record: RequestRecord
+    deadline: float | None = None
 
     def call(self, trace: TraceContext) -> Call:
         """What a provider is asked, under the span `trace`; its `model` is filled in by the route."""

@@ -82,5 +82,5 @@ class Refreshing:
 
     def _asking(self, question: Question, keeping: Keeping) -> Asking:
         record = msgspec.structs.replace(question.record, timings={})
-        detached = msgspec.structs.replace(question, record=record)
+        detached = msgspec.structs.replace(question, record=record, deadline=None)
         return Asking(detached, keeping, self._means, background=True)

@@ -39,6 +39,9 @@ LINGER = 0.1
 # The transport lets some exceptions of aiohttp through, such as that for a malformed status line.
 _TROUBLE = (httpx.TransportError, httpx.DecodingError, aiohttp.ClientError)
 
+_PASSING = {500, 502, 503, 529}
+"""Statuses that say that the same call may succeed in a moment; 529 is Anthropic's `overloaded_error`."""
+
 # A digit or a mask must be in it, or "key parameter" would look like one.
 _MOST_WORDS = 2000
 """Characters of a provider's message that are looked at: it may echo all of the caller's request."""
@@ -136,10 +139,10 @@ class HttpClient:
         if isinstance(error.__cause__, asyncio.TimeoutError):
             return self._timeout("accept a connection")
         if isinstance(error.__cause__, aiohttp.ClientConnectorError):
-            return self.error("cannot be reached")
+            return self.error("cannot be reached", transient=True)
         if isinstance(error, (httpx.DecodingError, aiohttp.ClientResponseError)):
             return self.error("sent what is not HTTP")
-        return self.error("broke off")
+        return self.error("broke off", transient=True)
 
     @contextlib.asynccontextmanager
     async def _opened(self, url: str, body: Json, headers: dict[str, str]) -> AsyncIterator[httpx.Response]:
@@ -163,9 +166,17 @@ class HttpClient:
                 raise self.error("sent an answer that is too large")
         return b"".join(parts)
 
-    def error(self, what: str, *, retry_after: float | None = None) -> ProviderError:
+    def error(
+        self, what: str, *, retry_after: float | None = None, transient: bool = False, busy: bool = False
+    ) -> ProviderError:
         """A sentence that begins with the provider's name and goes on with `what`."""
-        return ProviderError(f"The provider {self.name} {what}.", provider=self.name, retry_after=retry_after)
+        return ProviderError(
+            f"The provider {self.name} {what}.",
+            provider=self.name,
+            retry_after=retry_after,
+            transient=transient,
+            busy=busy,
+        )
 
     def _timeout(self, doing: str) -> ProviderTimeout:
         return ProviderTimeout(f"The provider {self.name} took too long to {doing}.", provider=self.name)
@@ -181,7 +192,12 @@ class HttpClient:
         if status in {401, 403}:  # its message quotes the key
             return self.error(f"refused the service's credentials (status {status})")
         said = f": {self.redact(words).rstrip('.')}" if words else ""
-        return self.error(f"answered with status {status}{said}", retry_after=_retry_after(response))
+        return self.error(
+            f"answered with status {status}{said}",
+            retry_after=_retry_after(response),
+            transient=status in _PASSING,
+            busy=status == httpx.codes.TOO_MANY_REQUESTS,
+        )
 
     def reported(self, words: str) -> ProviderError:
         """The error that a provider puts into an answer that began with status 200."""

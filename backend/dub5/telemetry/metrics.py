@@ -120,6 +120,17 @@ class Metrics:
         self.provider_breaker_state = self._gauges(
             "provider_breaker_state", "0 closed, 1 trying again, 2 open.", ("provider",)
         )
+        self.provider_waiting_requests = self._gauges(
+            "provider_waiting_requests", "Calls that wait for a place at the provider.", ("provider",)
+        )
+        self.provider_concurrency_limit = self._gauges(
+            "provider_concurrency_limit", "Calls at once that the provider is given at most.", ("provider",)
+        )
+        self.provider_retries = self._counters(
+            "provider_retries",
+            "Calls for a question that had one before: fallback to another route, retry, hedge.",
+            ("provider", "reason"),
+        )
         self.tokens = self._counters("tokens", "Tokens that providers counted.", ("model", "direction"))
         self.cost_dollars = self._counters(
             "cost_dollars", "Price of answers made by providers.", ("model", "direction")
@@ -186,11 +197,22 @@ class Metrics:
         self._sent.inc(sent)
 
     def observe_provider(
-        self, provider: str, model: str, outcome: str, duration: float, first_token: float | None = None
+        self,
+        provider: str,
+        model: str,
+        outcome: str,
+        duration: float,
+        first_token: float | None = None,
+        reason: str | None = None,
     ) -> None:
-        """One finished call to a provider, in seconds. `first_token` is None where no chunk of a stream came."""
+        """One finished call to a provider, in seconds. `first_token` is None where no chunk of a stream came.
+
+        `reason` is why the question was asked again.
+        """
         self.provider_requests.labels(provider, model, outcome).inc()
         self.provider_duration.labels(provider, model, outcome).observe(duration)
+        if reason is not None:
+            self.provider_retries.labels(provider, reason).inc()
         if first_token is not None:
             self.provider_time_to_first_token.labels(provider, model, outcome).observe(first_token)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import random
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
@@ -10,9 +12,12 @@ import pytest
 
 from dub5.errors import InvalidRequest, ProviderError, ProviderTimeout
 from dub5.providers import build
-from dub5.providers.breaker import Breaker
+from dub5.providers.attempt import Reason, Route
+from dub5.providers.health import Health, Outcome
+from dub5.providers.hedging import FEWEST
 from dub5.providers.protocol import Call, Payload, Provider
-from dub5.providers.routing import Model, OpenStream, Route
+from dub5.providers.retry_budget import RetryBudget
+from dub5.providers.routing import Model, OpenStream
 from dub5.settings import Price, Settings
 from dub5.settings_loader import convert
 
@@ -70,11 +75,19 @@ class Observed:
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, str, str, float, float | None]] = []
+        self.reasons: list[str | None] = []
 
     def __call__(
-        self, provider: str, model: str, outcome: str, duration: float, first_token: float | None
+        self,
+        provider: str,
+        model: str,
+        outcome: Outcome,
+        duration: float,
+        first_token: float | None,
+        reason: Reason | None,
     ) -> None:
         self.calls.append((provider, model, outcome, duration, first_token))
+        self.reasons.append(reason)
 
     @property
     def outcomes(self) -> list[tuple[str, str]]:
@@ -82,8 +95,11 @@ class Observed:
 
 
 def model(*providers: Provider) -> Model:
-    routes = tuple(Route(provider, f"{provider.name}-large", Breaker()) for provider in providers)
-    return Model("m", routes, price=Price(), cache_class="default", revision="r", clock=Clock())
+    return of_routes(*(Route(provider, f"{provider.name}-large", Health()) for provider in providers))
+
+
+def of_routes(*routes: Route, **options: Any) -> Model:
+    return Model("m", routes, price=Price(), cache_class="default", revision="r", clock=Clock(), **options)
 
 
 def failure(message: str = "It broke.", retry_after: float | None = None) -> ProviderError:
@@ -235,6 +251,240 @@ async def test_closing_after_the_end_changes_nothing() -> None:
     assert observed.outcomes == [("a", "ok")]
 
 
+# --- By weight, full, once more, and twice at a time ---
+
+
+async def asked_first(weights: list[float | None], chances: list[float]) -> list[str]:
+    """Names of the routes in the order in which they are asked, where all fail."""
+    observed, left = Observed(), list(chances)
+    routes = [
+        Route(Scripted(name, failure()), "x", Health(), weight)
+        for name, weight in zip("abcd", weights, strict=False)
+    ]
+    asked = of_routes(*routes, chance=lambda: left.pop(0))
+    with pytest.raises(ProviderError):
+        await asked.complete(CALL, observed)
+    return [provider for provider, _ in observed.outcomes]
+
+
+async def test_routes_without_weights_are_asked_in_order() -> None:
+    assert await asked_first([None, None, None], []) == ["a", "b", "c"]
+
+
+async def test_chance_decides_between_weights_and_mere_fallbacks_come_last() -> None:
+    assert await asked_first([None, 1.0, None, 1.0], [0.1, 0.9]) == ["b", "d", "a", "c"]
+    assert await asked_first([None, 1.0, None, 1.0], [0.9, 0.1]) == ["d", "b", "a", "c"]
+
+
+async def test_the_shares_of_first_tries_are_the_weights() -> None:
+    chance = random.Random(5)
+    providers = [Scripted(name, "hello") for name in "ab"]
+    asked = of_routes(
+        Route(providers[0], "x", Health(), 3.0),
+        Route(providers[1], "x", Health(), 1.0),
+        chance=chance.random,
+    )
+    for _ in range(4000):
+        await asked.complete(CALL, Observed())
+    assert 0.72 < len(providers[0].asked) / 4000 < 0.78
+
+
+def full(most: int = 1) -> Health:
+    health = Health(most)
+    assert all(health.concurrency.try_enter() for _ in range(most))
+    return health
+
+
+@both_ways
+async def test_a_provider_without_room_is_passed_over(ask: Ask) -> None:
+    first, observed = Scripted("a", "no"), Observed()
+    asked = of_routes(Route(first, "x", full()), Route(Scripted("b", "hello"), "x", Health()))
+    assert await ask(asked, observed) == "hello"
+    assert (first.asked, observed.reasons) == ([], [None])
+
+
+@both_ways
+async def test_where_none_has_room_a_place_is_waited_for(ask: Ask) -> None:
+    health, observed = full(), Observed()
+    asked = of_routes(Route(Scripted("a", "hello"), "x", health))
+    answer = asyncio.create_task(ask(asked, observed))
+    await asyncio.sleep(0)
+    assert health.concurrency.waiting == 1
+    health.concurrency.left("well", began=0, now=0)
+    assert await answer == "hello"
+    assert (health.concurrency.waiting, health.concurrency.running) == (0, 0)
+
+
+async def test_the_wait_for_a_place_ends() -> None:
+    asked = of_routes(Route(Scripted("a", "no"), "x", full()), patience=0.001)
+    with pytest.raises(ProviderTimeout, match="only 1 calls at once"):
+        await asked.complete(CALL, Observed())
+
+
+async def test_a_provider_that_broke_while_its_place_was_waited_for_is_not_asked() -> None:
+    provider, health = Scripted("a", "no"), full()
+    answer = asyncio.create_task(of_routes(Route(provider, "x", health)).complete(CALL, Observed()))
+    await asyncio.sleep(0)
+    health.breaker.failed(1.0, pause=30)
+    health.concurrency.left("otherwise", began=0, now=0)
+    with pytest.raises(ProviderError, match="left alone"):
+        await answer
+    assert (provider.asked, health.concurrency.running) == ([], 0)
+
+
+@both_ways
+@pytest.mark.parametrize(
+    ("step", "running", "limit"),
+    [
+        ("hello", 0, 10),
+        (failure(), 0, 10),
+        (timeout(), 0, 1),
+        (ProviderError("Slow down.", provider="p", busy=True), 0, 1),
+        (InvalidRequest("Bad.", param="n"), 0, 10),
+    ],
+)
+async def test_every_call_gives_its_place_back(ask: Ask, step: Step, running: int, limit: int) -> None:
+    health = Health(10)
+    with contextlib.suppress(ProviderError, InvalidRequest):
+        await ask(of_routes(Route(Scripted("a", step), "x", health)), Observed())
+    assert (health.concurrency.running, health.concurrency.limit) == (running, limit)
+
+
+def passing() -> ProviderError:
+    return ProviderError("It broke off.", provider="p", transient=True)
+
+
+class FailingOnce(Scripted):
+    """Fails the first time it is asked."""
+
+    async def complete(self, call: Call) -> Payload:
+        if not self.asked:
+            self.asked.append(call)
+            raise passing()
+        return await super().complete(call)
+
+
+def earned() -> RetryBudget:
+    """A budget with one retry."""
+    budget = RetryBudget()
+    for _ in range(10):
+        budget.called()
+    return budget
+
+
+async def test_a_passing_fault_is_tried_once_more_where_the_budget_has_one() -> None:
+    observed, provider = Observed(), FailingOnce("a", "hello")
+    asked = of_routes(Route(provider, "x", Health()), budget=earned())
+    assert (await asked.complete(CALL, observed)).data["said"] == "hello"
+    assert observed.reasons == [None, "retry"]
+
+
+async def test_it_is_not_where_the_budget_is_spent() -> None:
+    observed = Observed()
+    with pytest.raises(ProviderError):
+        await of_routes(Route(FailingOnce("a", "hello"), "x", Health())).complete(CALL, observed)
+    assert observed.reasons == [None]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        failure(),
+        timeout(),
+        failure(retry_after=3),
+        ProviderError("No.", provider="p", transient=True, retry_after=1),
+    ],
+)
+async def test_other_faults_are_not_tried_again(error: ProviderError) -> None:
+    observed = Observed()
+    with pytest.raises(ProviderError):
+        await of_routes(Route(Scripted("a", error), "x", Health()), budget=earned()).complete(CALL, observed)
+    assert observed.reasons == [None]
+
+
+async def test_fallbacks_come_before_the_retry() -> None:
+    observed = Observed()
+    routes = [Route(Scripted(name, passing()), "x", Health()) for name in "ab"]
+    with pytest.raises(ProviderError):
+        await of_routes(*routes, budget=earned()).complete(CALL, observed)
+    assert list(zip(observed.outcomes, observed.reasons, strict=True)) == [
+        (("a", "error"), None),
+        (("b", "error"), "fallback"),
+        (("a", "error"), "retry"),
+    ]
+
+
+def quick(provider: Provider, health: Health) -> Route:
+    """A route whose answers have always come at once."""
+    route = Route(provider, "x", health)
+    for pace in (route.first_tokens, route.wholes):
+        for _ in range(FEWEST):
+            pace.note(0.0)
+    return route
+
+
+class Silent(Scripted):
+    """Never answers; tells when its call was ended."""
+
+    async def stream(self, call: Call) -> AsyncGenerator[Payload, None]:
+        self.asked.append(call)
+        try:
+            await asyncio.Event().wait()
+            yield Payload.of({})
+        finally:
+            self.closed += 1
+
+
+async def test_a_slow_stream_is_hedged_with_the_next_route() -> None:
+    slow, fast, observed = Silent("a"), Scripted("b", "hello"), Observed()
+    healths = [Health(), Health()]
+    asked = of_routes(quick(slow, healths[0]), quick(fast, healths[1]), hedge=True, budget=earned())
+    stream = await asked.open(CALL, observed)
+    assert await texts(stream) == ["hello"]
+    await stream.aclose()
+    assert slow.closed == 1
+    assert list(zip(observed.outcomes, observed.reasons, strict=True)) == [
+        (("a", "cancelled"), None),
+        (("b", "ok"), "hedge"),
+    ]
+    assert [health.concurrency.running for health in healths] == [0, 0]
+
+
+@pytest.mark.parametrize("reason", ["no budget", "not wanted", "pace unknown"])
+async def test_a_slow_call_is_not_hedged(reason: str) -> None:
+    slow, other = Silent("a"), Scripted("b", "hello")
+    routes = [quick(each, Health()) for each in (slow, other)]
+    if reason == "pace unknown":
+        routes = [Route(route.provider, "x", route.health) for route in routes]
+    asked = of_routes(
+        *routes, hedge=reason != "not wanted", budget=None if reason == "no budget" else earned()
+    )
+    opening = asyncio.create_task(asked.open(CALL, Observed()))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert (len(slow.asked), other.asked) == (1, [])
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    assert (slow.closed, routes[0].health.concurrency.running) == (1, 0)
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_cancelling_a_hedged_call_leaves_nothing_wherever_it_stands(turns: int) -> None:
+    healths = [Health(), Health()]
+    asked = of_routes(
+        quick(Silent("a"), healths[0]), quick(Silent("b"), healths[1]), hedge=True, budget=earned()
+    )
+    opening = asyncio.create_task(asked.open(CALL, Observed()))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    await asyncio.sleep(0)
+    assert [health.concurrency.running for health in healths] == [0, 0]
+
+
 # --- From settings ---
 
 
@@ -253,7 +503,12 @@ def settings(**changes: Any) -> Settings:
 async def built(configured: Settings, secret: str = "s3cret") -> Model:
     providers = build(configured, {"one": secret, "two": secret})
     made = Model.build(
-        "m", configured.models["m"], providers, configured.providers, {name: Breaker() for name in providers}
+        "m",
+        configured.models["m"],
+        providers,
+        configured.providers,
+        {name: Health() for name in providers},
+        10.0,
     )
     for provider in providers.values():
         await provider.aclose()

@@ -1,0 +1,112 @@
+"""One call to one provider: it holds a place there, is timed, and is told of exactly once, however it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Literal, Protocol
+
+import msgspec
+
+from dub5.errors import CallerError, ProviderError, ProviderTimeout
+from dub5.providers.health import Health, Outcome
+from dub5.providers.hedging import Pace
+from dub5.providers.protocol import Provider
+
+Reason = Literal["fallback", "retry", "hedge"]
+"""Why a second call was made for the same question; a fallback goes to another route, after a failure."""
+
+
+class Observe(Protocol):
+    """Is told of each call to a provider, once.
+
+    `model` is our name of it. `duration` and `first_token` are seconds since the call began, the latter None where
+    no chunk came or the answer was asked for whole. `reason` is None for a question's first call.
+    """
+
+    def __call__(
+        self,
+        provider: str,
+        model: str,
+        outcome: Outcome,
+        duration: float,
+        first_token: float | None,
+        reason: Reason | None,
+    ) -> None: ...
+
+
+class Route(msgspec.Struct, frozen=True):
+    """A provider, what it calls the model, and how it has done of late. `weight` is None for a mere fallback."""
+
+    provider: Provider
+    upstream: str
+    health: Health
+    weight: float | None = None
+    first_tokens: Pace = msgspec.field(default_factory=Pace)
+    wholes: Pace = msgspec.field(default_factory=Pace)
+
+
+class Attempt:
+    """`route.health` has given it a place, which it gives back at its end. `clock` gives monotonic seconds."""
+
+    def __init__(
+        self,
+        route: Route,
+        model: str,
+        observe: Observe,
+        clock: Callable[[], float],
+        *,
+        stream: bool,
+        reason: Reason | None = None,
+    ) -> None:
+        self.route = route
+        self.pace = route.first_tokens if stream else route.wholes
+        self._model = model
+        self._observe: Observe | None = observe
+        self._clock = clock
+        self._reason: Reason | None = reason
+        self._stream = stream
+        self._start = clock()
+        self._first_token: float | None = None
+
+    def first_token(self) -> None:
+        now = self._clock()
+        self._first_token = now - self._start
+        self.pace.note(self._first_token)
+        self.route.health.worked(now)
+
+    @contextlib.contextmanager
+    def guarding(self) -> Iterator[None]:
+        """Tell of what breaks out of the block."""
+        try:
+            yield
+        except BaseException as error:
+            self.over(_outcome(error), pause=error.retry_after if isinstance(error, ProviderError) else None)
+            raise
+
+    def over(self, outcome: Outcome, *, pause: float | None = None) -> None:
+        """The call ended so; what is said after the first time does not count."""
+        observe, self._observe = self._observe, None
+        if observe is None:
+            return
+        now = self._clock()
+        if outcome == "ok" and not self._stream:
+            self.pace.note(now - self._start)
+        worked = self._first_token is not None
+        self.route.health.ended(outcome, began=self._start, now=now, worked=worked, pause=pause)
+        name = self.route.provider.name
+        observe(name, self._model, outcome, now - self._start, self._first_token, self._reason)
+
+
+def _outcome(error: BaseException) -> Outcome:
+    match error:
+        case ProviderTimeout():
+            return "timeout"
+        case ProviderError(busy=True):
+            return "limited"
+        case CallerError():
+            return "refused"
+        case asyncio.CancelledError() | GeneratorExit():
+            return "cancelled"
+    return "error"

@@ -1,0 +1,129 @@
+"""Less where a provider pushes back, a little more where it does not."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from dub5.providers.concurrency import DECREASE, ConcurrencyLimit
+
+
+def entered(limit: ConcurrencyLimit, count: int) -> None:
+    for _ in range(count):
+        assert limit.try_enter()
+
+
+def test_it_begins_with_the_whole_pool() -> None:
+    limit = ConcurrencyLimit(3)
+    entered(limit, 3)
+    assert (limit.limit, limit.running, limit.free, limit.try_enter()) == (3, 3, False, False)
+
+
+def test_a_push_back_lowers_it_to_a_share_of_what_was_running() -> None:
+    limit = ConcurrencyLimit(1000)
+    entered(limit, 20)
+    limit.left("pushed back", began=0, now=5)
+    assert (limit.limit, limit.running) == (int(20 * DECREASE), 19)
+    assert not limit.try_enter()
+
+
+def test_calls_of_the_same_round_lower_it_once() -> None:
+    limit = ConcurrencyLimit(1000)
+    entered(limit, 20)
+    for _ in range(10):
+        limit.left("pushed back", began=0, now=5)
+    assert limit.limit == 14
+    entered(limit, 4)
+    limit.left("pushed back", began=5, now=6)
+    assert limit.limit == int(14 * DECREASE)
+
+
+def test_it_never_falls_below_one() -> None:
+    limit = ConcurrencyLimit(10)
+    for round_ in range(20):
+        entered(limit, 1)
+        limit.left("pushed back", began=round_, now=round_)
+    assert limit.limit == 1
+
+
+def test_a_limit_that_is_in_use_grows_by_one_for_each_round() -> None:
+    limit = ConcurrencyLimit(1000)
+    entered(limit, 10)
+    limit.left("pushed back", began=0, now=1)
+    for _ in range(3):
+        limit.left("otherwise", began=0, now=1)
+    assert limit.limit == 7
+    entered(limit, 1)
+    for _ in range(8):  # the first seven are a round; the limit grows on the way, so that one more is needed
+        limit.left("well", began=1, now=2)
+        entered(limit, 1)
+    assert limit.limit == 8
+
+
+def test_one_that_is_not_in_use_does_not_grow() -> None:
+    limit = ConcurrencyLimit(1000)
+    entered(limit, 10)
+    limit.left("pushed back", began=0, now=1)
+    while limit.running > 1:
+        limit.left("otherwise", began=0, now=1)
+    for _ in range(100):
+        limit.left("well", began=1, now=2)
+        entered(limit, 1)
+    assert limit.limit == 7
+
+
+def test_it_never_grows_beyond_the_pool() -> None:
+    limit = ConcurrencyLimit(2)
+    for _ in range(50):
+        entered(limit, 2)
+        limit.left("well", began=0, now=0)
+        limit.left("well", began=0, now=0)
+    assert limit.limit == 2
+
+
+async def test_who_finds_no_place_waits_in_line() -> None:
+    limit, order = ConcurrencyLimit(1), []
+
+    async def call(name: str) -> None:
+        await limit.enter(60)
+        order.append(name)
+
+    entered(limit, 1)
+    calls = [asyncio.create_task(call(name)) for name in "abc"]
+    await asyncio.sleep(0)
+    assert (limit.waiting, order) == (3, [])
+    for expected in ("a", "ab", "abc"):
+        assert not limit.try_enter()  # nobody is overtaken
+        limit.left("well", began=0, now=0)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert "".join(order) == expected
+    await asyncio.gather(*calls)
+    assert (limit.waiting, limit.running) == (0, 1)
+
+
+async def test_patience_ends() -> None:
+    limit = ConcurrencyLimit(1)
+    entered(limit, 1)
+    with pytest.raises(TimeoutError):
+        await limit.enter(0.001)
+    assert (limit.waiting, limit.running) == (0, 1)
+    limit.left("well", began=0, now=0)
+    assert limit.free
+
+
+@pytest.mark.parametrize("given", [False, True])
+async def test_who_is_cancelled_keeps_no_place(given: bool) -> None:
+    limit = ConcurrencyLimit(1)
+    entered(limit, 1)
+    waiting = asyncio.create_task(limit.enter(60))
+    await asyncio.sleep(0)
+    if given:  # in the same moment
+        limit.left("well", began=0, now=0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    if not given:
+        limit.left("well", began=0, now=0)
+    assert (limit.waiting, limit.running, limit.free) == (0, 0, True)

@@ -1,0 +1,37 @@
+"""At most a tenth of the calls are made again."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dub5.providers.retry_budget import SAVED, SHARE, RetryBudget
+
+
+def test_ten_calls_earn_one() -> None:
+    budget = RetryBudget()
+    for _ in range(9):
+        budget.called()
+        assert not budget.spend()
+    budget.called()
+    assert budget.spend()
+    assert not budget.spend()
+
+
+def test_few_are_saved_up() -> None:
+    budget = RetryBudget()
+    for _ in range(10_000):
+        budget.called()
+    assert [budget.spend() for _ in range(int(SAVED) + 1)] == [True] * int(SAVED) + [False]
+
+
+@given(st.lists(st.booleans(), max_size=500))
+def test_the_share_holds_whatever_comes_when(events: list[bool]) -> None:
+    budget, calls, retries = RetryBudget(), 0, 0
+    for wanted in events:
+        if wanted:
+            retries += budget.spend()
+        else:
+            calls += 1
+            budget.called()
+        assert retries <= SHARE * calls + 1e-6
