@@ -30,8 +30,8 @@ class AnthropicProvider:
 
     def __init__(self, name: str, settings: AnthropicSettings, *, key: str) -> None:
         headers = {"anthropic-version": VERSION, **({"x-api-key": key} if key else {})}
-        self._http = HttpClient(name, settings, headers=headers, secret=key)
-        self._url = settings.base_url.rstrip("/") + "/v1/messages"
+        url = settings.base_url.rstrip("/") + "/v1/messages"
+        self._http = HttpClient(name, settings, url, headers=headers, secret=key)
         self._max_tokens = settings.max_tokens
 
     @property
@@ -42,7 +42,7 @@ class AnthropicProvider:
         await self._http.aclose()
 
     async def complete(self, call: Call) -> Payload:
-        answer = await self._http.post(self._url, self._body(call), call.headers)
+        answer = await self._http.post(self._body(call), call.headers)
         try:
             return Payload.of(completion(answer.data, created=int(time.time())))
         except msgspec.ValidationError:
@@ -50,7 +50,7 @@ class AnthropicProvider:
 
     async def stream(self, call: Call) -> AsyncGenerator[Payload, None]:
         translator = StreamTranslator(created=int(time.time()))
-        events = self._http.events(self._url, self._body(call), call.headers, is_last=_is_stop)
+        events = self._http.events(self._body(call), call.headers, is_last=_is_stop)
         async with aclosing(events):
             async for _, data in events:
                 for chunk in self._chunks(translator, data):

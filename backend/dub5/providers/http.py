@@ -1,8 +1,8 @@
 """What every provider behind HTTP shares: the pool, the time limits, and errors in our words.
 
-The aiohttp transport under httpx costs a fifth of the CPU of httpx's own when streaming, see
-docs/async-io.md. A provider's refusal of the *request* (400, 413, 422) is the caller's error and keeps the
-provider's own words; anything else is the provider's fault. Keys never get into a message.
+aiohttp is used as it is: a layer above it would cost three times what it costs itself (docs/adr/0001). A provider's
+refusal of the *request* (400, 413, 422) is the caller's error and keeps the provider's own words; anything else is
+the provider's fault. Keys never get into a message.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any
 import aiohttp
 import httpx
 import msgspec
-from httpx_aiohttp import AiohttpTransport
+from aiohttp.http_exceptions import ContentEncodingError
+from yarl import URL
 
 from dub5.errors import (
     CallerError,
@@ -36,8 +37,10 @@ MAX_ANSWER = 32 * 2**20
 LINGER = 0.1
 """Seconds for the end of a body whose last event is here: then the connection can be used again."""
 
-# The transport lets some exceptions of aiohttp through, such as that for a malformed status line.
-_TROUBLE = (httpx.TransportError, httpx.DecodingError, aiohttp.ClientError)
+_OK, _TOO_LARGE, _TOO_MANY_REQUESTS = 200, 413, 429
+
+_KEEP_ALIVE = 30.0
+"""Seconds that an idle connection is kept."""
 
 _PASSING = {500, 502, 503, 529}
 """Statuses that say that the same call may succeed in a moment; 529 is Anthropic's `overloaded_error`."""
@@ -56,13 +59,14 @@ _ACCOUNT_TROUBLE = re.compile(r"\bcredit balance\b|\bbilling\b", re.IGNORECASE)
 
 
 class HttpClient:
-    """One provider's pool of connections. `post` and `events` raise only errors of `dub5.errors`."""
+    """One provider's endpoint and pool of connections. `post` and `events` raise only errors of `dub5.errors`."""
 
     def __init__(
-        self, name: str, settings: HttpProviderSettings, *, headers: dict[str, str], secret: str
+        self, name: str, settings: HttpProviderSettings, url: str, *, headers: dict[str, str], secret: str
     ) -> None:
         self.name = name
         self._timeouts: Timeouts = settings.timeouts
+        self._max_connections = settings.max_connections
         self._secret = secret
         self._headers = {
             "content-type": "application/json",
@@ -73,49 +77,60 @@ class HttpClient:
         }
         if not all(value.isascii() and value.isprintable() for value in self._headers.values()):
             raise ConfigError(f"providers.{name}: the key and the headers must be printable ASCII")
-        limits = httpx.Limits(max_connections=settings.max_connections, keepalive_expiry=30)
-        self._client = httpx.AsyncClient(
-            transport=AiohttpTransport(limits=limits),
-            timeout=httpx.Timeout(None, connect=self._timeouts.connect, pool=self._timeouts.connect),
-        )
+        try:
+            self._url = URL(url)
+        except ValueError as error:
+            raise ConfigError(f"providers.{name}.base_url: {error}") from None
+        # Reads files, which must not wait for the first call: certifi's, or what SSL_CERT_FILE names.
+        self._tls = httpx.create_ssl_context()
+        self._session: aiohttp.ClientSession | None = None
 
     async def aclose(self) -> None:
-        await self._client.aclose()
+        if self._session is not None:
+            await self._session.close()
 
-    async def post(self, url: str, body: Json, headers: dict[str, str]) -> Payload:
+    async def post(self, body: Json, headers: dict[str, str]) -> Payload:
         """The whole JSON answer."""
         limit = _Limit(_now() + self._timeouts.total, "finish its answer")
-        async with self._within(limit), self._opened(url, body, headers) as response:
+        async with self._within(limit), self._opened(body, headers) as response:
             return Payload.parse(await self._read(response), self.name)
 
     async def events(
-        self, url: str, body: Json, headers: dict[str, str], *, is_last: Callable[[bytes, bytes], bool]
+        self, body: Json, headers: dict[str, str], *, is_last: Callable[[bytes, bytes], bool]
     ) -> AsyncGenerator[tuple[bytes, bytes], None]:
         """The `(event, data)` pairs of a stream, until the one for which `is_last(event, data)` is true.
 
         It also ends where the provider closes the body: whether the answer is complete is for the caller to say.
         """
         total = _Limit(_now() + self._timeouts.total, "finish its answer")
-        limit = min(total, _Limit(_now() + self._timeouts.first_token, "send its first token"))
+        first = min(total, _Limit(_now() + self._timeouts.first_token, "send its first token"))
         parser, begun = EventParser(), False
         async with contextlib.AsyncExitStack() as stack:
-            async with self._within(limit):
-                response = await stack.enter_async_context(self._opened(url, body, headers))
-            received = response.aiter_bytes()
+            async with self._within(first):
+                response = await stack.enter_async_context(self._opened(body, headers))
+            patience = stack.enter_context(_Patience(response, first))
             while True:
-                async with self._within(limit):
-                    chunk = await anext(received, None)
-                if chunk is None:
-                    return
-                for event in self._parsed(parser, chunk):
+                for event in self._parsed(parser, await self._next(response, patience)):
                     begun = True
                     yield event
                     if is_last(*event):
-                        await _until_closed(received)
+                        await _until_closed(response)
                         return
+                if response.content.at_eof():
+                    return
                 if begun:
-                    pause = _Limit(_now() + self._timeouts.between_tokens, "send its next token")
-                    limit = min(total, pause)
+                    patience.ends(
+                        min(total, _Limit(_now() + self._timeouts.between_tokens, "send its next token"))
+                    )
+
+    async def _next(self, response: aiohttp.ClientResponse, patience: _Patience) -> bytes:
+        """The next bytes of a body; none at its end."""
+        try:
+            return await response.content.readany()
+        except aiohttp.ClientError as error:
+            if patience.over is not None:
+                raise self._timeout(patience.over.doing) from None
+            raise self._trouble(error) from None
 
     def _parsed(self, parser: EventParser, chunk: bytes) -> list[tuple[bytes, bytes]]:
         try:
@@ -125,41 +140,55 @@ class HttpClient:
 
     @contextlib.asynccontextmanager
     async def _within(self, limit: _Limit) -> AsyncIterator[None]:
-        """Stop at the limit, and translate what the transport raises."""
+        """Stop at the limit, and translate what aiohttp raises."""
         try:
             async with asyncio.timeout_at(limit.at):
                 yield
+        except aiohttp.ClientError as error:  # some of which are TimeoutErrors too
+            raise self._trouble(error) from None
         except TimeoutError:
             raise self._timeout(limit.doing) from None
-        except _TROUBLE as error:
-            raise self._trouble(error) from None
 
-    def _trouble(self, error: Exception) -> ProviderError:
-        # The transport reports a closed connection as ConnectTimeout too; the cause tells them apart.
-        if isinstance(error.__cause__, asyncio.TimeoutError):
-            return self._timeout("accept a connection")
-        if isinstance(error.__cause__, aiohttp.ClientConnectorError):
-            return self.error("cannot be reached", transient=True)
-        if isinstance(error, (httpx.DecodingError, aiohttp.ClientResponseError)):
-            return self.error("sent what is not HTTP")
+    def _trouble(self, error: aiohttp.ClientError) -> ProviderError:
+        match error:
+            case aiohttp.ServerTimeoutError():
+                return self._timeout("accept a connection")
+            case aiohttp.ClientConnectorError() | aiohttp.ClientSSLError():
+                return self.error("cannot be reached", transient=True)
+            case aiohttp.ClientResponseError() | aiohttp.ClientPayloadError(__cause__=ContentEncodingError()):
+                return self.error("sent what is not HTTP")
         return self.error("broke off", transient=True)
 
     @contextlib.asynccontextmanager
-    async def _opened(self, url: str, body: Json, headers: dict[str, str]) -> AsyncIterator[httpx.Response]:
-        request = self._client.build_request(
-            "POST", url, content=msgspec.json.encode(body), headers={**self._headers, **headers}
+    async def _opened(self, body: Json, headers: dict[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
+        response = await self._pool().post(
+            self._url,
+            data=msgspec.json.encode(body),
+            headers={**self._headers, **headers},
+            allow_redirects=False,
         )
-        response = await self._client.send(request, stream=True)
         try:
-            if response.status_code != httpx.codes.OK:
+            if response.status != _OK:
                 raise self._refusal(response, await self._read(response))
             yield response
         finally:
-            await response.aclose()
+            response.release()  # back to the pool where all was read, else closed
 
-    async def _read(self, response: httpx.Response) -> bytes:
+    def _pool(self) -> aiohttp.ClientSession:
+        """Made with the first call, since it belongs to the event loop that runs then."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    limit=self._max_connections, keepalive_timeout=_KEEP_ALIVE, ssl=self._tls
+                ),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(connect=self._timeouts.connect),
+            )
+        return self._session
+
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         parts, size = [], 0
-        async for part in response.aiter_bytes():
+        while part := await response.content.readany():
             parts.append(part)
             size += len(part)
             if size > MAX_ANSWER:
@@ -181,13 +210,13 @@ class HttpClient:
     def _timeout(self, doing: str) -> ProviderTimeout:
         return ProviderTimeout(f"The provider {self.name} took too long to {doing}.", provider=self.name)
 
-    def _refusal(self, response: httpx.Response, body: bytes) -> CallerError | ProviderError:
+    def _refusal(self, response: aiohttp.ClientResponse, body: bytes) -> CallerError | ProviderError:
         """A status other than 200 as an error of ours, with the provider's words and none of its secrets."""
-        status = response.status_code
+        status = response.status
         words, param = _words(body)
         if status in {400, 422} and not _ACCOUNT_TROUBLE.search(words):
             return InvalidRequest(self.redact(words or "The provider refused the request."), param=param)
-        if status == httpx.codes.REQUEST_ENTITY_TOO_LARGE:
+        if status == _TOO_LARGE:
             return RequestTooLarge(self.redact(words or "The request is too large for the provider."))
         if status in {401, 403}:  # its message quotes the key
             return self.error(f"refused the service's credentials (status {status})")
@@ -196,7 +225,7 @@ class HttpClient:
             f"answered with status {status}{said}",
             retry_after=_retry_after(response),
             transient=status in _PASSING,
-            busy=status == httpx.codes.TOO_MANY_REQUESTS,
+            busy=status == _TOO_MANY_REQUESTS,
         )
 
     def reported(self, words: str) -> ProviderError:
@@ -217,14 +246,49 @@ class _Limit(msgspec.Struct, frozen=True, order=True):
     doing: str
 
 
+class _Patience:
+    """Closes a response that keeps us waiting past a limit, which then is in `over`.
+
+    One timer for a whole stream: moving the limit to a later time, as each chunk does, costs no more than noting it.
+    """
+
+    def __init__(self, response: aiohttp.ClientResponse, limit: _Limit) -> None:
+        self.over: _Limit | None = None
+        self._response = response
+        self._limit = limit
+        self._timer = self._set()
+
+    def __enter__(self) -> _Patience:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def ends(self, limit: _Limit) -> None:
+        self._limit = limit
+        if limit.at < self._timer.when():
+            self._timer.cancel()
+            self._timer = self._set()
+
+    def _set(self) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_at(self._limit.at, self._rang)
+
+    def _rang(self) -> None:
+        if _now() < self._limit.at:
+            self._timer = self._set()
+        else:
+            self.over = self._limit
+            self._response.close()
+
+
 def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def _until_closed(received: AsyncIterator[bytes]) -> None:
-    with contextlib.suppress(TimeoutError, *_TROUBLE):
+async def _until_closed(response: aiohttp.ClientResponse) -> None:
+    with contextlib.suppress(TimeoutError, aiohttp.ClientError):
         async with asyncio.timeout(LINGER):
-            async for _ in received:
+            while await response.content.readany():
                 pass
 
 
@@ -243,7 +307,7 @@ def _words(body: bytes) -> tuple[str, str | None]:
     return (message if isinstance(message, str) else ""), (param if isinstance(param, str) else None)
 
 
-def _retry_after(response: httpx.Response) -> float | None:
+def _retry_after(response: aiohttp.ClientResponse) -> float | None:
     """Seconds of `Retry-After`; its date form is rare among providers and is left out."""
     written = response.headers.get("retry-after", "")
     return float(written) if re.fullmatch(r"\d{1,5}(\.\d+)?", written) else None

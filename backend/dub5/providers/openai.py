@@ -45,8 +45,8 @@ class OpenAIProvider:
 
     def __init__(self, name: str, settings: OpenAISettings, *, key: str) -> None:
         headers = {"authorization": f"Bearer {key}"} if key else {}
-        self._http = HttpClient(name, settings, headers=headers, secret=key)
-        self._url = settings.base_url.rstrip("/") + "/chat/completions"
+        url = settings.base_url.rstrip("/") + "/chat/completions"
+        self._http = HttpClient(name, settings, url, headers=headers, secret=key)
         self._stream_usage = settings.stream_usage
 
     @property
@@ -57,13 +57,13 @@ class OpenAIProvider:
         await self._http.aclose()
 
     async def complete(self, call: Call) -> Payload:
-        answer = await self._http.post(self._url, self._body(call), call.headers)
+        answer = await self._http.post(self._body(call), call.headers)
         self._choices(answer.data, list[_Choice])
         return answer
 
     async def stream(self, call: Call) -> AsyncGenerator[Payload, None]:
         unfinished: set[int] | None = None
-        events = self._http.events(self._url, self._body(call), call.headers, is_last=_is_done)
+        events = self._http.events(self._body(call), call.headers, is_last=_is_done)
         async with aclosing(events):
             async for event, data in events:
                 if _is_done(event, data):
