@@ -10,8 +10,8 @@ Connections stand in queues by what they wait for, in the order in which they be
 second, looks only at the first of each; a request that arrives in one piece is in none. A request that has arrived
 is under no limit here: an answer may be silent for as long as the provider may.
 
-Room: requests sent ahead of their turn are parsed a slice at a time, and nothing is read while one waits. When
-there are too many connections the one that has waited longest without a request is closed for the new one; if
+Room: requests sent ahead of their turn are parsed a slice at a time, none while one waits. When there
+are too many connections the one that has waited longest without a request is closed for the new one; if
 every connection has a request under way, the new one is told so.
 """
 
@@ -40,6 +40,9 @@ MAX_HEADERS = 100
 
 _SLICE = 8 * 2**10
 """Bytes that are parsed at once: as many as may hold requests that wait for the one before them."""
+
+_AHEAD = 64 * 2**10
+"""Bytes sent ahead, from which on nothing is read."""
 
 _ENOUGH = 64 * 2**10
 """Bytes that a client has to take within `write_timeout` where that many wait for it."""
@@ -258,8 +261,11 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._over:
             return
         if self.pipeline:  # its turn to send, or to be silent, comes when they are answered
-            self.flow.hold()
             self._all.sending.pop(self, None)
+            if len(self._unparsed) > _AHEAD:
+                self.flow.hold()
+            else:  # a client that leaves is noticed by those who read
+                self.flow.resume_reading()
         elif self._begun:
             self._all.sending.setdefault(self, self.loop.time())
         elif self._running is None or self._running.response_complete:
