@@ -31,7 +31,7 @@ from dub5.providers.sse import EventParser, EventTooLarge
 from dub5.settings import HttpProviderSettings, Timeouts
 
 MAX_ANSWER = 32 * 2**20
-"""Bytes of one whole answer that we are ready to hold for a provider."""
+"""Bytes of one answer, whole or streamed, that we are ready to hold for a provider."""
 
 LINGER = 0.1
 """Seconds for the end of a body whose last event is here: then the connection can be used again."""
@@ -98,12 +98,15 @@ class HttpClient:
         async with contextlib.AsyncExitStack() as stack:
             async with self._within(limit):
                 response = await stack.enter_async_context(self._opened(url, body, headers))
-            received = response.aiter_bytes()
+            received, size = response.aiter_bytes(), 0
             while True:
                 async with self._within(limit):
                     chunk = await anext(received, None)
                 if chunk is None:
                     return
+                size += len(chunk)
+                if size > MAX_ANSWER:
+                    raise self.error("sent an answer that is too large")
                 for event in self._parsed(parser, chunk):
                     begun = True
                     yield event
