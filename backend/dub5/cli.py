@@ -49,6 +49,7 @@ def _serve(chosen: argparse.Namespace) -> int:
     terminal = sys.stdout.isatty()
     writer = configure(settings.telemetry, stream=sys.stdout, terminal=terminal)
     try:
+        server.raise_file_limit()
         replica = server.Replica(settings, os.environ)
         uvloop.run(server.serve(replica, announce=_announce))
     finally:

@@ -13,7 +13,9 @@ layer renders any of them without knowing which it has in hand.
     │   ├── UnknownModel                404
     │   ├── UnknownPath                 404
     │   ├── WrongMethod                 405
-    │   └── RequestTooLarge             413
+    │   ├── RequestTimeout              408
+    │   ├── RequestTooLarge             413
+    │   └── HeadTooLarge                431
     ├── RateLimited                     429  the tenant's requests or tokens are used up
     ├── Overloaded                      503  no room, or draining
     ├── NotCached                       504  `only-if-cached` and there is nothing
@@ -118,6 +120,23 @@ class RequestTooLarge(CallerError):
 
     status = 413
     code = "request_too_large"
+
+
+class RequestTimeout(CallerError):
+    """The request did not arrive whole within `server.read_timeout`."""
+
+    status = 408
+    code = "request_timeout"
+
+    def __init__(self, limit: float) -> None:
+        super().__init__(f"The request did not arrive whole within {limit:g} s.")
+
+
+class HeadTooLarge(CallerError):
+    """The request's head has too many bytes or headers."""
+
+    status = 431
+    code = "headers_too_large"
 
 
 class RateLimited(Dub5Error):

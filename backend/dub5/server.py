@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import resource
 import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping
@@ -24,12 +25,18 @@ from litestar.types import ASGIApp
 
 from dub5.app import Application
 from dub5.errors import ConfigError
+from dub5.http_protocol import Connections, GuardedProtocol, Limits
 from dub5.settings import Settings
 from dub5.telemetry.logging import get_logger
 
 _BACKLOG = 2048
-_KEEP_ALIVE = 75
+_IDLE = 75.0
 """Seconds that an idle connection is kept: longer than the pools of common clients and proxies keep theirs."""
+
+_OPERATIONS_CONNECTIONS = 100
+
+_SHARE_OF_FILES = 0.75
+"""Of the file descriptors, for clients; the rest is for providers, Redis and files."""
 
 _log = get_logger()
 
@@ -37,20 +44,20 @@ _log = get_logger()
 class _Listener(uvicorn.Server):
     """A uvicorn server that leaves signals to us."""
 
-    def __init__(self, app: ASGIApp, bound: socket.socket) -> None:
+    def __init__(self, app: ASGIApp, bound: socket.socket, connections: Connections) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
-                http="httptools",
+                http=GuardedProtocol,
                 loop="none",
                 lifespan="off",
                 ws="none",
                 access_log=False,
                 log_config=None,
                 server_header=False,
-                timeout_keep_alive=_KEEP_ALIVE,
             )
         )
+        self.server_state: Connections = connections
         self._bound = bound
 
     @contextlib.contextmanager
@@ -62,7 +69,11 @@ class _Listener(uvicorn.Server):
         return len(self.server_state.connections)
 
     async def serve_until_told(self) -> None:
-        await self.serve(sockets=[self._bound])
+        watching = asyncio.create_task(self.server_state.watch())
+        try:
+            await self.serve(sockets=[self._bound])
+        finally:
+            watching.cancel()
 
     def tell(self) -> None:
         """Close the listener and idle connections; let the rest finish."""
@@ -103,11 +114,25 @@ class Replica:
             undo.pop_all()
         self.url = _url(public)
         self.operations_url = _url(operations)
-        self._public = _Listener(self.application.public, public)
-        self._operations = _Listener(self.application.operations, operations)
+        self._public = _Listener(
+            self.application.public, public, self._connections(_room(server.max_connections))
+        )
+        self._operations = _Listener(
+            self.application.operations, operations, self._connections(_OPERATIONS_CONNECTIONS)
+        )
         self._leaving = asyncio.Event()
         self._hurry = asyncio.Event()
         self.application.metrics.open_connections.set_function(lambda: self._public.connections)
+
+    def _connections(self, max_connections: int) -> Connections:
+        server, refused = self.application.settings.server, self.application.metrics.connections_refused
+        limits = Limits(
+            read_timeout=server.read_timeout,
+            write_timeout=server.write_timeout,
+            idle=_IDLE,
+            max_connections=max_connections,
+        )
+        return Connections(limits, lambda reason: refused.labels(reason).inc())
 
     async def run(self) -> None:
         # What was made until now lives as long as the process: a full garbage collection that looked at all of it
@@ -151,6 +176,23 @@ async def serve(replica: Replica, *, announce: Callable[[str], None]) -> None:
     loop.add_signal_handler(signal.SIGINT, lambda: replica.leave(linger=False))
     announce(f"Chat on {replica.url}/v1, operations on {replica.operations_url}")
     await replica.run()
+
+
+def raise_file_limit() -> None:
+    """Take as many file descriptors as this process may have: each connection is one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS refuses what it calls unlimited
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _room(wanted: int) -> int:
+    """How many client connections there are file descriptors for, `wanted` at most."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY or wanted <= files * _SHARE_OF_FILES:
+        return wanted
+    room = int(files * _SHARE_OF_FILES)
+    _log.warning("few file descriptors", limit=files, max_connections=room, wanted=wanted)
+    return room
 
 
 def _url(bound: socket.socket) -> str:

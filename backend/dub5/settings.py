@@ -118,6 +118,20 @@ class ServerSettings(Section, frozen=True):
     max_stream: Annotated[Duration, Meta(description="Longest life of one answer, first byte to last.")] = (
         _constant(Duration(600))
     )
+    max_connections: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="Connections to the public listener; past that the longest idle one is closed for a new one.",
+        ),
+    ] = 10_000
+    read_timeout: Annotated[
+        Duration, Meta(description="Longest time in which a request arrives, first byte to last.")
+    ] = _constant(Duration(30))
+    write_timeout: Annotated[
+        Duration,
+        Meta(description="Longest time in which a client takes 64 KiB of its answer, where that much waits."),
+    ] = _constant(Duration(30))
 
 
 class DrainSettings(Section, frozen=True):

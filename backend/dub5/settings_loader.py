@@ -37,7 +37,8 @@ def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     for key, _ in node.value:
         written = (key.tag, str(key.value))
         if written in seen:
-            raise ConfigError(f"line {key.start_mark.line + 1}: the key `{key.value}` is written twice")
+            # Not its name: in the file of callers' keys it may be a key in the clear.
+            raise ConfigError(f"line {key.start_mark.line + 1}: this key is written twice")
         seen.add(written)
     return loader.construct_mapping(node, deep=True)
 

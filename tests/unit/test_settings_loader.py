@@ -173,8 +173,8 @@ class TestYaml:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ("server: {}\ncache: {}\nserver: {}\n", "line 3: the key `server` is written twice"),
-            ("server:\n  port: 1\n  port: 2\n", "line 3: the key `port` is written twice"),
+            ("server: {}\ncache: {}\nserver: {}\n", "line 3: this key is written twice"),
+            ("server:\n  port: 1\n  port: 2\n", "line 3: this key is written twice"),
             ("a: [", "line 1: not valid YAML: expected the node content, but found '<stream end>'"),
             ("a: 1\nb: : :\n", "line 2: not valid YAML: mapping values are not allowed here"),
             ("{[a]: b}", "line 1: not valid YAML: found unhashable key"),

@@ -32,7 +32,7 @@ from dub5.providers.sse import EventParser, EventTooLarge
 from dub5.settings import HttpProviderSettings, Timeouts
 
 MAX_ANSWER = 32 * 2**20
-"""Bytes of one whole answer that we are ready to hold for a provider."""
+"""Bytes of one answer, whole or streamed, that we are ready to hold for a provider."""
 
 LINGER = 0.1
 """Seconds for the end of a body whose last event is here: then the connection can be used again."""
@@ -108,9 +108,13 @@ class HttpClient:
         async with contextlib.AsyncExitStack() as stack:
             async with self._within(first):
                 response = await stack.enter_async_context(self._opened(body, headers))
-            patience = stack.enter_context(_Patience(response, first))
+            patience, size = stack.enter_context(_Patience(response, first)), 0
             while True:
-                for event in self._parsed(parser, await self._next(response, patience)):
+                chunk = await self._next(response, patience)
+                size += len(chunk)
+                if size > MAX_ANSWER:
+                    raise self.error("sent an answer that is too large")
+                for event in self._parsed(parser, chunk):
                     begun = True
                     yield event
                     if is_last(*event):

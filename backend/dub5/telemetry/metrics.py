@@ -91,6 +91,9 @@ class Metrics:
             _REQUEST,
         )
         self.open_connections = self._gauge("open_connections", "Connections open to the public listener.")
+        self.connections_refused = self._counters(
+            "connections_refused", "Connections closed for what their client did or did not do.", ("reason",)
+        )
         self.network_bytes = self._counters(
             "network_bytes", "Bytes of request bodies (in) and response bodies (out).", ("direction",)
         )

@@ -1,0 +1,461 @@
+"""What a client may cost before its request is one: uvicorn's HTTP protocol with limits, and strict.
+
+llhttp, the parser below, refuses nearly all that two readers could understand differently: two lengths, folded
+headers, line feeds alone, odd chunks. What it lets through is refused here (see `on_header` and `_check_head`).
+Whatever is refused is told in the contract's shape, after the answers to the requests before it, and ends the
+connection: nothing that follows is read as a request.
+
+Time: a connection waits for a request, sends one, or leaves our bytes unread, and each of these has a limit.
+Connections stand in queues by what they wait for, in the order in which they began, so one timer for all, once a
+second, looks only at the first of each; a request that arrives in one piece is in none. A request that has arrived
+is under no limit here: an answer may be silent for as long as the provider may.
+
+Room: requests sent ahead of their turn are parsed a slice at a time, none while one waits. When there
+are too many connections the one that has waited longest without a request is closed for the new one; if
+every connection has a request under way, the new one is told so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import httptools
+import msgspec
+from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from dub5.errors import Dub5Error, HeadTooLarge, InvalidRequest, Overloaded, RequestTimeout
+from dub5.telemetry.logging import get_logger
+
+MAX_HEAD = 64 * 2**10
+"""Bytes of a request's head, to within one slice; also of whatever else is sent between two parts of a body."""
+
+MAX_HEADERS = 100
+
+_SLICE = 8 * 2**10
+"""Bytes that are parsed at once: as many as may hold requests that wait for the one before them."""
+
+_AHEAD = 64 * 2**10
+"""Bytes sent ahead, from which on nothing is read."""
+
+_ENOUGH = 64 * 2**10
+"""Bytes that a client has to take within `write_timeout` where that many wait for it."""
+
+_POLITENESS = 1.0
+_POLITE_BYTES = 16 * 2**20
+"""How long, and how much, is read after the last word: a client that still sends would not see it otherwise."""
+
+_SWEEP = 1.0
+
+_log = get_logger()
+
+Queue = OrderedDict["GuardedProtocol", float]
+"""Connections, and since when they wait (the loop's clock), the longest first."""
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Seconds; `idle` is without a request. `max_connections` may be passed by those that are being closed."""
+
+    read_timeout: float
+    write_timeout: float
+    idle: float
+    max_connections: int
+
+
+class Connections(ServerState):
+    """All connections of one listener. `on_refused` is told why each one was closed that misbehaved."""
+
+    def __init__(self, limits: Limits, on_refused: Callable[[str], None]) -> None:
+        super().__init__()
+        self.limits = limits
+        self.on_refused = on_refused
+        self.idle: Queue = OrderedDict()
+        self.sending: Queue = OrderedDict()
+        self.unread: Queue = OrderedDict()
+        self.leaving: Queue = OrderedDict()
+        self._closed_for_room = 0
+
+    def admit(self, newcomer: GuardedProtocol, now: float) -> None:
+        """Take it in, and close one where there are too many."""
+        self.idle[newcomer] = now
+        if len(self.connections) > self.limits.max_connections:
+            self._closed_for_room += 1
+            self.on_refused("too_many")
+            self._first_to_go().make_room()
+
+    def _first_to_go(self) -> GuardedProtocol:
+        """Whoever is being seen off, has no request, has half of one; the newcomer is the last without any."""
+        if self.leaving:
+            return next(iter(self.leaving))
+        if len(self.idle) > 1 or not self.sending:
+            return next(iter(self.idle))
+        return next(iter(self.sending))
+
+    def forget(self, connection: GuardedProtocol) -> None:
+        for queue in (self.idle, self.sending, self.unread, self.leaving):
+            queue.pop(connection, None)
+
+    async def watch(self) -> None:
+        """`sweep`, for ever."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_SWEEP)
+            try:
+                self.sweep(loop.time())
+            except Exception:  # noqa: BLE001  # without the sweep no limit would hold any more
+                _log.exception("sweep failed")
+
+    def sweep(self, now: float) -> None:
+        """Close what has waited for too long."""
+        limits = self.limits
+        for connection in _due(self.idle, now - limits.idle):
+            connection.close()
+        for connection in _due(self.sending, now - limits.read_timeout):
+            connection.refuse(RequestTimeout(limits.read_timeout), "slow_request")
+        for connection in _due(self.unread, now - limits.write_timeout):
+            connection.look_at_unread(now)
+        for connection in _due(self.leaving, now - _POLITENESS):
+            connection.cut()
+        if self._closed_for_room:
+            _log.warning(
+                "too many connections", closed=self._closed_for_room, max_connections=limits.max_connections
+            )
+            self._closed_for_room = 0
+
+
+def _due(queue: Queue, before: float) -> list[GuardedProtocol]:
+    """Take out those that have waited since `before` or longer."""
+    due = []
+    while queue:
+        connection, since = next(iter(queue.items()))
+        if since > before:
+            break
+        del queue[connection]
+        due.append(connection)
+    return due
+
+
+class _Flow(FlowControl):
+    """Reading that stays paused while it is held, whoever wants to go on."""
+
+    held = False
+
+    def hold(self) -> None:
+        self.held = True
+        self.pause_reading()
+
+    def release(self) -> None:
+        self.held = False
+        self.resume_reading()
+
+    def resume_reading(self) -> None:
+        if not self.held and not self._transport.is_closing():
+            super().resume_reading()
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """One connection. The server's state must be `Connections`."""
+
+    flow: _Flow
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: Connections,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._all = server_state
+        self._running: RequestResponseCycle | None = None  # the newest one, which may still wait, is `cycle`
+        self._unparsed = b""
+        self._over = False  # nothing that comes is parsed any more
+        self._last_word: bytes | None = None  # to be said when the requests before it are answered
+        self._begun = self._headed = False  # the message now arriving: its first byte, its head
+        self._hosts = 0
+        self._advanced = False
+        self._overhead = 0
+        self._thrown_away = 0
+        self._unread_before = 0
+
+    # What the transport calls
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.flow = _Flow(transport)
+        self._all.admit(self, self.loop.time())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._all.forget(self)
+        self._unparsed = b""
+        self.pipeline.clear()
+        self._disconnect()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._all.idle.pop(self, None)
+        if self._over:
+            self._throw_away(data)
+        else:
+            self._unparsed = self._unparsed + data if self._unparsed else data
+            self._parse()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_unread()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if not self.transport.is_closing():
+            self._all.unread.pop(self, None)
+
+    # Parsing
+
+    def _parse(self) -> None:
+        """Until a request has to wait for the one before it."""
+        data, done = self._unparsed, 0
+        while done < len(data) and not self.pipeline and not self._over:
+            done += self._feed(data[done : done + _SLICE])
+        self._unparsed = b"" if self._over else data[done:]
+        self._stand_in_line()
+
+    def _feed(self, part: bytes) -> int:
+        """How much of `part` was parsed."""
+        self._advanced = False
+        try:
+            self.parser.feed_data(part)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._ignore_upgrade()
+            consumed: int = upgrade.args[0]
+            return consumed
+        except httptools.HttpParserError as error:
+            self.refuse(_refusal_of(error))
+            return len(part)
+        self._overhead = 0 if self._advanced else self._overhead + len(part)
+        if self._overhead > MAX_HEAD:
+            self.refuse(HeadTooLarge(f"The request's head is larger than {MAX_HEAD} bytes."))
+        return len(part)
+
+    def _ignore_upgrade(self) -> None:
+        """Read the request as the HTTP/1.1 that it is. Java's client asks for h2c with each first request.
+
+        The parser has left the body aside, for it expects another protocol there. So a new one gets the head
+        again, without that header, and then the body.
+        """
+        headers = [(name, value) for name, value in self.headers if name != b"upgrade"]
+        lines = [b"%b: %b\r\n" % header for header in headers]
+        version = self.parser.get_http_version().encode()
+        start = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, version)
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._feed(b"".join([start, *lines, b"\r\n"]))
+
+    def _stand_in_line(self) -> None:
+        """In the queue for what this connection waits for now."""
+        if self._over:
+            return
+        if self.pipeline:  # its turn to send, or to be silent, comes when they are answered
+            self._all.sending.pop(self, None)
+            if len(self._unparsed) > _AHEAD:
+                self.flow.hold()
+            else:  # a client that leaves is noticed by those who read
+                self.flow.resume_reading()
+        elif self._begun:
+            self._all.sending.setdefault(self, self.loop.time())
+        elif self._running is None or self._running.response_complete:
+            self._all.idle.setdefault(self, self.loop.time())
+
+    # What the parser calls
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._begun, self._headed, self._hosts = True, False, 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._headed:  # a trailer must not pass for a header: RFC 9110 section 6.5.1
+            return
+        if len(self.headers) >= MAX_HEADERS:
+            raise HeadTooLarge(f"The request has more than {MAX_HEADERS} headers.")
+        name = name.lower()
+        if name == b"host":
+            self._hosts += 1
+        elif name == b"transfer-encoding" and value.lower() != b"chunked":
+            raise _malformed("has a Transfer-Encoding other than chunked")
+        elif name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self._advanced = True
+        self._check_head()
+        if not self.parser.should_upgrade():  # else it comes again
+            super().on_headers_complete()
+            self._headed = True
+
+    def _check_head(self) -> None:
+        version = self.parser.get_http_version()
+        if version not in {"1.1", "1.0"}:
+            raise _malformed("is not HTTP/1.1")
+        if self._hosts != 1 and (self._hosts or version == "1.1"):  # RFC 9112 section 3.2
+            raise _malformed("needs exactly one Host header")
+        if version == "1.0" and any(name == b"transfer-encoding" for name, _ in self.headers):
+            raise _malformed("has a Transfer-Encoding, which HTTP/1.0 does not know")
+        if self.parser.get_method() == b"CONNECT":
+            raise _malformed("asks for a tunnel")
+
+    def on_body(self, body: bytes) -> None:
+        self._advanced = True
+        if self.cycle.response_complete:
+            self._throw_away(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._advanced = True
+        if self._headed:
+            self._begun = False
+            self._all.sending.pop(self, None)
+            super().on_message_complete()
+
+    # Requests and their answers
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        self._all.total_requests += 1
+        if self.transport.is_closing():
+            self._watch_unread()
+            return
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self._last_word is not None:
+            self._say(self._last_word)
+            return
+        if not self.pipeline and not self._over:
+            self.flow.release()
+            self._parse()
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self.transport.is_closing():
+            self._watch_unread()
+
+    # Endings
+
+    def refuse(self, error: Dub5Error, reason: str = "malformed") -> None:
+        """Read nothing more; say why as soon as the requests before are answered, then close."""
+        self._over, self._unparsed = True, b""
+        self._all.forget(self)
+        if isinstance(error, HeadTooLarge):
+            reason = "head_too_large"
+        if reason != "too_many":
+            self._all.on_refused(reason)
+        before = self._running is not None and not self._running.response_complete
+        if self._begun and self._headed:  # this very request was handed over
+            if self.cycle is not self._running:
+                self.pipeline.popleft()
+            elif self.cycle.response_started:
+                self.cut()
+                return
+            else:
+                self._disconnect()
+                before = False
+        word = self._rendered(error, reason)
+        if before:
+            self._last_word = word
+        else:
+            self._say(word)
+
+    def make_room(self) -> None:
+        """Go, for a newer connection; one that has sent nothing yet is not told why, unless it is the newest."""
+        if self in self._all.leaving:
+            self.cut()
+        elif self in self._all.sending or len(self._all.idle) == 1:
+            self.refuse(Overloaded("Too many connections.", retry_after=1), "too_many")
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """Once what was written is taken, and without waiting long for that."""
+        self._all.forget(self)
+        self._watch_unread()
+        self.transport.close()
+
+    def cut(self) -> None:
+        """Now."""
+        self._all.forget(self)
+        self._disconnect()
+        self.transport.abort()
+
+    def look_at_unread(self, now: float) -> None:
+        """`write_timeout` has passed: has the client taken enough meanwhile?"""
+        unread = self.transport.get_write_buffer_size()
+        if self._unread_before - unread >= _ENOUGH:
+            self._unread_before = unread
+            self._all.unread[self] = now
+        elif unread:
+            self._all.on_refused("slow_reader")
+            self.cut()
+
+    def _watch_unread(self) -> None:
+        unread = self.transport.get_write_buffer_size()
+        if unread and self not in self._all.unread:
+            self._unread_before = unread
+            self._all.unread[self] = self.loop.time()
+
+    def _disconnect(self) -> None:
+        """Tell the application, also where a later request has come: uvicorn would tell only that one."""
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
+
+    def _say(self, word: bytes) -> None:
+        """The last word. The connection closes when the client does, or a moment later."""
+        if self.transport.is_closing():
+            return
+        self.transport.write(word)
+        self.transport.write_eof()
+        self.flow.release()
+        self._all.leaving[self] = self.loop.time()
+
+    def _throw_away(self, data: bytes) -> None:
+        self._thrown_away += len(data)
+        if self._thrown_away > _POLITE_BYTES:
+            self.cut()
+
+    def _rendered(self, error: Dub5Error, reason: str) -> bytes:
+        """As the application would answer."""
+        request_id = random.randbytes(16).hex()  # noqa: S311  # an id, no secret
+        _log.info("connection refused", request_id=request_id, status=error.status, reason=reason)
+        body = msgspec.json.encode(error.body())
+        headers = [
+            *self._all.default_headers,
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"x-request-id", request_id.encode()),
+            (b"connection", b"close"),
+        ]
+        if error.retry_after is not None:
+            headers.append((b"retry-after", str(max(1, round(error.retry_after))).encode()))
+        lines = [b"%b: %b\r\n" % header for header in headers]
+        return b"".join([STATUS_LINE[error.status], *lines, b"\r\n", body])
+
+
+def _refusal_of(error: httptools.HttpParserError) -> Dub5Error:
+    """Our own reason where a callback raised one; llhttp's are fixed sentences."""
+    if isinstance(error.__context__, Dub5Error):
+        return error.__context__
+    if isinstance(error, httptools.HttpParserCallbackError):
+        return _malformed("has an invalid target")
+    return _malformed(f"cannot be understood: {error}".rstrip("."))
+
+
+def _malformed(what: str) -> InvalidRequest:
+    return InvalidRequest(f"The HTTP request {what}.")
