@@ -215,6 +215,12 @@ async def _bounded(config: Path) -> AsyncIterator[Service]:
             stack.callback(late.cancel)
 
 
+def killed(provider: Provider) -> None:
+    """SIGKILL to the stand-in: its port is closed."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(provider.pid, signal.SIGKILL)
+
+
 def signalled(service: Service, number: signal.Signals) -> None:
     """Send a signal to a replica that may be gone already."""
     with contextlib.suppress(ProcessLookupError):
@@ -244,6 +250,6 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def descriptors(service: Service) -> int:
+def open_files(service: Service) -> int:
     """Open file descriptors of the process."""
     return len(list(Path(f"/proc/{service.pid}/fd").iterdir()))

@@ -38,13 +38,15 @@ with status 200. bad-events: a stream of events that are not JSON; as a whole an
 class Settings(msgspec.Struct, frozen=True):
     """Seconds until the first token and between two, how many there are, and the generation they carry.
 
-    `share` of the calls, drawn at random, meet the `fault`.
+    `spread` is by how much of itself the first may vary, evenly: 0.5 makes 0.2 to 0.6 of 0.4 seconds. `share` of
+    the calls, drawn at random, meet the `fault`.
     """
 
     first_token: float = 0.05
     between: float = 0.01
     tokens: int = 5
     generation: int = 1
+    spread: float = 0.0
     fault: Fault = ""
     share: float = 1.0
     status: int = 429
@@ -114,7 +116,8 @@ class Provider:
             "completion_tokens": settings.tokens,
             "total_tokens": 9 + settings.tokens,
         }
-        await asyncio.sleep(settings.slow_first_token if fault == "slow" else settings.first_token)
+        first_token = settings.slow_first_token if fault == "slow" else settings.first_token
+        await asyncio.sleep(first_token * self._chance.uniform(1 - settings.spread, 1 + settings.spread))
         if not asked.get("stream"):
             await asyncio.sleep(settings.between * (settings.tokens - 1))
             message = {"role": "assistant", "content": "".join(texts)}
