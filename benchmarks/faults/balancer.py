@@ -11,13 +11,22 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import aiohttp
 
-from benchmarks.service import Service
-
 _CHUNK = 2**16
+
+
+class Service(Protocol):
+    """Where a replica listens."""
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def operations_url(self) -> str: ...
 
 
 class Balancer:

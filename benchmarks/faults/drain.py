@@ -46,7 +46,7 @@ class Client:
         load, begun = self._load, False
         try:
             if self._wire is None or self._wire.reader.at_eof():
-                self._leave()
+                self.leave()
                 self._wire = await Wire.to(self._url)
             self._wire.writer.write(request(question, stream=stream))
             reply = await self._wire.head(time.monotonic())
@@ -59,7 +59,7 @@ class Client:
                 load.live -= begun
         except (OSError, asyncio.IncompleteReadError) as error:
             load.seen[f"{'cut' if begun else 'refused'}: {type(error).__name__}"] += 1
-            self._leave()
+            self.leave()
             return
         if reply.complete:
             load.seen["streams" if stream else "answers"] += 1
@@ -67,30 +67,45 @@ class Client:
             load.seen["cut: no [DONE]" if begun else f"refused: {reply.status}"] += 1
         if reply.closing:
             load.moved += 1
-            self._leave()
+            self.leave()
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
         if self._wire is not None:
             self._wire.close()
             self._wire = None
 
 
 class Load:
-    """All clients. `seen` counts how requests ended, `live` are the streams under way, `moved` those told to close."""
+    """All clients. `seen` counts how requests ended, `live` are the streams under way, `moved` those told to close.
 
-    def __init__(self, url: str) -> None:
+    `think` is for how many seconds those who do not stream pause between two questions.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        streams: int = STREAMS,
+        askers: int = ASKERS,
+        think: tuple[float, float] = (0.2, 0.8),
+    ) -> None:
         self.seen: Counter[str] = Counter()
         self.live = self.moved = 0
         self._url = url
+        self._streams, self._askers, self._think = streams, askers, think
         self._over = asyncio.Event()
         self._chance = random.Random(1)
 
     async def run(self) -> None:
         await asyncio.gather(
-            *(self._stream_on(f"own {number}", 1) for number in range(STREAMS // 2)),
-            *(self._stream_on(f"pair {number}", 2) for number in range(STREAMS // 4)),
-            *(self._ask_on(f"short {number}") for number in range(ASKERS)),
+            *(self._stream_on(f"own {number}", 1) for number in range(self._streams // 2)),
+            *(self._stream_on(f"pair {number}", 2) for number in range(self._streams // 4)),
+            *(self._ask_on(f"short {number}") for number in range(self._askers)),
         )
+
+    def ended(self, how: str) -> int:
+        """How many requests were `cut` or `refused`."""
+        return sum(count for what, count in self.seen.items() if what.startswith(how))
 
     def end(self) -> None:
         """What is under way is still waited for."""
@@ -104,13 +119,16 @@ class Load:
             number += 1
             await asyncio.gather(*(client.ask(f"{name} {number}", stream=True) for client in clients))
             await asyncio.sleep(self._chance.uniform(0, 0.3))
+        for client in clients:
+            client.leave()
 
     async def _ask_on(self, name: str) -> None:
         client, number = Client(self._url, self), 0
         while not self._over.is_set():
             number += 1
             await client.ask(f"{name} {number}", stream=False)
-            await asyncio.sleep(self._chance.uniform(0.2, 0.8))
+            await asyncio.sleep(self._chance.uniform(*self._think))
+        client.leave()
 
 
 async def measure(length: float = 1.0) -> list[Figure]:
@@ -139,8 +157,7 @@ async def measure(length: float = 1.0) -> list[Figure]:
             await _started(stack, config, balancer)
         load.end()
         await loading
-    cut = sum(count for what, count in load.seen.items() if what.startswith("cut"))
-    refused = sum(count for what, count in load.seen.items() if what.startswith("refused"))
+    cut, refused = load.ended("cut"), load.ended("refused")
     measured = (
         f"{cut} cut, {refused} refused ({', '.join(f'{count:,} {what}' for what, count in load.seen.most_common())}); "
         f"{'/'.join(map(str, live))} streams live at the signals, {load.moved} times a client was told to move, "

@@ -45,22 +45,23 @@ POINTS = ("before the body was sent", "waiting", "mid-answer", "after the end")
 class Crowd:
     """`left` counts by the point at which they left; some answers are over before their client could."""
 
-    def __init__(self, fleet: list[Service], clients: int) -> None:
+    def __init__(self, urls: list[str], clients: int, at_once: int = AT_ONCE) -> None:
         self.left: Counter[str] = Counter()
-        self._fleet = fleet
+        self._urls = urls
+        self._at_once = at_once
         self._clients = clients
         self._next = 0
         self._chance = random.Random(1)
 
     async def run(self) -> None:
-        await asyncio.gather(*(self._come_and_go() for _ in range(AT_ONCE)))
+        await asyncio.gather(*(self._come_and_go() for _ in range(self._at_once)))
 
     async def _come_and_go(self) -> None:
         while self._next < self._clients:
             number, self._next = self._next, self._next + 1
             if number % 500 == 0:
                 progress(f"{number} of {self._clients} clients have come")
-            wire = await Wire.to(self._chance.choice(self._fleet).url)
+            wire = await Wire.to(self._chance.choice(self._urls))
             try:
                 point = await self._ask(wire, number)
             except (OSError, asyncio.IncompleteReadError) as error:
@@ -105,7 +106,7 @@ async def measure(length: float = 1.0) -> list[Figure]:
         async with replicas(REPLICAS, settings) as fleet:
             await asyncio.sleep(1)  # by then all have their connections to Redis
             before = await _open(fleet, redis)
-            crowd = Crowd(fleet, clients)
+            crowd = Crowd([service.url for service in fleet], clients)
             await crowd.run()
             progress("everybody has left")
             behind = await _settled(fleet, asked)
