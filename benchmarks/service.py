@@ -14,21 +14,25 @@ import msgspec
 
 
 class Service(msgspec.Struct, frozen=True):
-    """Where it listens, and its process id."""
+    """Where it listens, and its process."""
 
     url: str
     operations_url: str
-    pid: int
+    process: asyncio.subprocess.Process
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
 
 
 @asynccontextmanager
-async def serving(config: Path) -> AsyncIterator[Service]:
-    """Start, wait until it says where it listens, and stop by SIGTERM at the end."""
+async def serving(config: Path, *, linger: str = "0s") -> AsyncIterator[Service]:
+    """Start, wait until it says where it listens, and stop by SIGTERM at the end, if it has not left by then."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "dub5", "serve", "--config", str(config)),
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
-        env={"DUB5_SERVER__PORT": "0", "DUB5_SERVER__OPERATIONS_PORT": "0", "DUB5_DRAIN__LINGER": "0s"},
+        env={"DUB5_SERVER__PORT": "0", "DUB5_SERVER__OPERATIONS_PORT": "0", "DUB5_DRAIN__LINGER": linger},
     )
     assert process.stderr is not None
     try:
@@ -36,7 +40,7 @@ async def serving(config: Path) -> AsyncIterator[Service]:
         addresses = re.search(r"Chat on (\S+)/v1, operations on (\S+)", said)
         if addresses is None:
             raise RuntimeError(f"the service did not start: {said}{(await process.stderr.read()).decode()}")
-        yield Service(addresses[1], addresses[2], process.pid)
+        yield Service(addresses[1], addresses[2], process)
     finally:
         if process.returncode is None:
             process.send_signal(signal.SIGTERM)

@@ -9,12 +9,9 @@ row `cluster`, `redis-cli`.
 
 from __future__ import annotations
 
-import argparse
-import asyncio
-import importlib
 import sys
 
-from benchmarks.caching.figures import Figure, progress
+from benchmarks.runner import run
 
 ROWS = [
     "one_call",
@@ -28,32 +25,6 @@ ROWS = [
     "entry_size",
     "leaks",
 ]
-"""Each is a module of this package with one coroutine function, `measure`."""
-LONGEST = 600.0
-"""Seconds that one row may take."""
-
-
-async def measured(row: str) -> list[Figure]:
-    module = importlib.import_module(f"benchmarks.caching.{row}")
-    async with asyncio.timeout(LONGEST):
-        figures: list[Figure] = await module.measure()
-    progress("")
-    return figures
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("rows", nargs="*", choices=[[], *ROWS], metavar="ROW", help=", ".join(ROWS))
-    missed = False
-    print("| what | bar | measured |\n|---|---|---|", flush=True)
-    for row in parser.parse_args().rows or ROWS:
-        for figure in asyncio.run(measured(row)):
-            print(figure.line(), flush=True)
-            missed |= figure.good is False
-    return 1 if missed else 0
-
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run("benchmarks.caching", ROWS, __doc__, longest=600))

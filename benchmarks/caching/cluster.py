@@ -11,10 +11,10 @@ from __future__ import annotations
 import asyncio
 import time
 
-from benchmarks.caching.client import Client, client, until
-from benchmarks.caching.figures import Figure, progress
-from benchmarks.caching.machinery import RedisServer, configuration, provider, redis_cluster, replicas, slots
 from benchmarks.caching.redis_faults import END, FAULT_AT, Fault, Round, figure
+from benchmarks.client import Client, client, until
+from benchmarks.figures import Figure, progress
+from benchmarks.machinery import RedisServer, configuration, provider, redis_cluster, replicas, slots
 from dub5.contract import PURGE_JOURNAL
 
 EACH = 0.1

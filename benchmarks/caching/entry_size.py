@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.caching.figures import Figure, percentile
-from benchmarks.caching.machinery import redis_server
+from benchmarks.figures import Figure, percentile
+from benchmarks.machinery import redis_server
 from dub5.cache.entry import Entry, pack, unpack
 from dub5.contract import entry_key
 

@@ -11,7 +11,7 @@ import random
 from collections import OrderedDict
 from collections.abc import Callable
 
-from benchmarks.caching.figures import Figure, progress
+from benchmarks.figures import Figure, progress
 from dub5.cache.entry import Entry
 from dub5.cache.flight import Identity
 from dub5.cache.local import LocalCache

@@ -6,9 +6,9 @@ import asyncio
 import signal
 import time
 
-from benchmarks.caching.client import client
-from benchmarks.caching.figures import Figure, milliseconds, progress
-from benchmarks.caching.machinery import configuration, provider, redis_server, replicas, signalled
+from benchmarks.client import client
+from benchmarks.figures import Figure, milliseconds, progress
+from benchmarks.machinery import configuration, provider, redis_server, replicas, signalled
 
 ROUNDS, FOLLOWERS = 5, 200
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from benchmarks.caching.client import Client, client
-from benchmarks.caching.figures import Figure, milliseconds, percentile, progress
-from benchmarks.caching.machinery import RedisServer, configuration, provider, redis_server, replicas
+from benchmarks.client import Client, client
+from benchmarks.figures import Figure, milliseconds, percentile, progress
+from benchmarks.machinery import RedisServer, configuration, provider, redis_server, replicas
 from benchmarks.service import Service
 from dub5.contract import PURGE_NONCE, entry_key
 

@@ -13,9 +13,9 @@ import signal
 import time
 from collections import Counter, defaultdict
 
-from benchmarks.caching.client import Client, Outcome, client, until
-from benchmarks.caching.figures import Figure, progress
-from benchmarks.caching.machinery import Provider, configuration, provider, redis_server, replicas, signalled
+from benchmarks.client import Client, Outcome, client, until
+from benchmarks.figures import Figure, progress
+from benchmarks.machinery import Provider, configuration, provider, redis_server, replicas, signalled
 from benchmarks.service import Service
 
 SEEDS, SECONDS, RATE, REPLICAS = (1, 2, 3), 40.0, 60.0, 3

@@ -19,9 +19,9 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.caching.client import Client, Outcome, client, until
-from benchmarks.caching.figures import Figure, milliseconds, percentile, progress
-from benchmarks.caching.machinery import (
+from benchmarks.client import Client, Outcome, client, until
+from benchmarks.figures import Figure, milliseconds, percentile, progress
+from benchmarks.machinery import (
     Provider,
     RedisServer,
     configuration,

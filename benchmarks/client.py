@@ -46,6 +46,11 @@ class Outcome(msgspec.Struct):
         return self.error is not None and bool(self.text)
 
     @property
+    def told(self) -> bool:
+        """Failed mid-answer with an error event, after which the stream ended properly."""
+        return self.error is not None and self.error.startswith("error event")
+
+    @property
     def generation(self) -> int:
         """Of the provider when it was called for this answer."""
         return int(self.text.partition("|")[0].removeprefix("g"))
@@ -109,12 +114,12 @@ async def _read_events(response: aiohttp.ClientResponse, outcome: Outcome) -> No
     outcome.error = "no [DONE]"
     async for line in response.content:
         if line == b"data: [DONE]\n":
-            outcome.error = None
+            outcome.error = None if outcome.error == "no [DONE]" else "[DONE] after an error event"
         elif line.startswith(b"data: "):
             data = msgspec.json.decode(line[6:])
             if "error" in data:
                 outcome.error = f"error event {data['error'].get('code')}"
-                return
+                continue
             text = data["choices"][0]["delta"].get("content") if data["choices"] else None
             if text:
                 outcome.first = outcome.first or time.monotonic()

@@ -134,33 +134,40 @@ async def slots(node: RedisServer) -> list[list[Any]]:
 class Provider:
     """The stand-in's process; `base_url` is what a configuration names."""
 
-    def __init__(self, base_url: str, session: aiohttp.ClientSession) -> None:
+    def __init__(self, base_url: str, session: aiohttp.ClientSession, pid: int) -> None:
         self.base_url = base_url
+        self.pid = pid
         self._root = base_url.removesuffix("/v1")
         self._session = session
 
-    async def set(self, **fields: float) -> None:
-        """Change first_token, between, tokens or generation."""
+    async def set(self, **fields: Any) -> None:
+        """Change any of the fields of `benchmarks.provider.Settings`."""
         async with self._session.post(f"{self._root}/settings", json=fields) as response:
             response.raise_for_status()
 
     async def calls(self, question: str | None = None) -> int:
         """All calls so far, or those for one question."""
-        async with self._session.get(f"{self._root}/calls") as response:
-            counted = await response.json()
+        counted = await self.counted()
         return int(counted["total"] if question is None else counted["questions"].get(question, 0))
+
+    async def counted(self) -> dict[str, Any]:
+        """`total`, `questions`, `live` and `connections`, those of this object left out."""
+        async with self._session.get(f"{self._root}/calls") as response:
+            counted: dict[str, Any] = await response.json()
+        return counted
 
 
 @asynccontextmanager
 async def provider() -> AsyncIterator[Provider]:
+    """The process is `Provider.pid`; a row may kill it."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "benchmarks.provider", stdout=asyncio.subprocess.PIPE
     )
     try:
         assert process.stdout is not None
         base_url = (await process.stdout.readline()).decode().strip()
-        async with aiohttp.ClientSession() as session:
-            yield Provider(base_url, session)
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as session:
+            yield Provider(base_url, session, process.pid)
     finally:
         with suppress(ProcessLookupError):
             process.kill()
@@ -208,7 +215,41 @@ async def _bounded(config: Path) -> AsyncIterator[Service]:
             stack.callback(late.cancel)
 
 
+def killed(provider: Provider) -> None:
+    """SIGKILL to the stand-in: its port is closed."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(provider.pid, signal.SIGKILL)
+
+
 def signalled(service: Service, number: signal.Signals) -> None:
     """Send a signal to a replica that may be gone already."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(service.pid, number)
+
+
+async def scraped(service: Service) -> dict[str, float]:
+    """What /metrics says: `name{label="value"}` -> value."""
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"{service.operations_url}/metrics") as response,
+    ):
+        lines = (await response.text()).splitlines()
+    series = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+    return {name: float(value) for name, _, value in series}
+
+
+def resident(service: Service) -> int:
+    """Bytes of memory that the process holds."""
+    pages = int(Path(f"/proc/{service.pid}/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGESIZE")
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def open_files(service: Service) -> int:
+    """Open file descriptors of the process."""
+    return len(list(Path(f"/proc/{service.pid}/fd").iterdir()))
