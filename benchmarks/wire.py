@@ -11,7 +11,7 @@ import contextlib
 import socket
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -84,7 +84,7 @@ class Wire:
         fields = (line.partition(": ") for line in lines if line)
         return Reply(int(status.split(" ")[1]), {name.lower(): value for name, _, value in fields}, began)
 
-    async def parts(self, reply: Reply) -> Any:
+    async def parts(self, reply: Reply) -> AsyncIterator[bytes]:
         """The body as it comes; notes when it begins."""
         if "transfer-encoding" not in reply.headers:
             body = await self.reader.readexactly(int(reply.headers["content-length"]))

@@ -15,6 +15,8 @@ import itertools
 import random
 import sys
 import time
+from collections.abc import Coroutine
+from typing import Any
 
 import msgspec
 import uvloop
@@ -91,8 +93,8 @@ class Callers:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         return self.report
 
-    def _start(self, work: object) -> None:
-        task: asyncio.Task[None] = asyncio.create_task(work)  # type: ignore[arg-type]
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

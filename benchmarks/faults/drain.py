@@ -26,10 +26,13 @@ from benchmarks.faults.balancer import Balancer
 from benchmarks.figures import Figure, progress
 from benchmarks.machinery import configuration, provider, redis_server, signalled
 from benchmarks.service import Service, serving
-from benchmarks.wire import Wire, request
+from benchmarks.wire import Reply, Wire, request
 
 REPLICAS, STREAMS, ASKERS = 4, 200, 50
 LINGER, PERIOD, DELAY = 5.0, 0.5, 1.0
+CONTROL = 15.0
+"""Seconds of the same load before the first signal. What is cut then was not cut by a signal: on a machine that is too
+busy, an answer of Redis later than its timeout ends a flight's followers on other replicas."""
 PATIENCE = 60.0
 """Seconds in which a replica has to have left."""
 
@@ -64,7 +67,7 @@ class Client:
         if reply.complete:
             load.seen["streams" if stream else "answers"] += 1
         else:
-            load.seen["cut: no [DONE]" if begun else f"refused: {reply.status}"] += 1
+            load.seen[f"cut: {_last_words(reply)}" if begun else f"refused: {reply.status}"] += 1
         if reply.closing:
             load.moved += 1
             self.leave()
@@ -73,6 +76,12 @@ class Client:
         if self._wire is not None:
             self._wire.close()
             self._wire = None
+
+
+def _last_words(reply: Reply) -> str:
+    """The message of the error event with which a stream ended."""
+    _, found, message = reply.body.rpartition(b'"message":"')
+    return message.partition(b'"')[0].decode() if found else "no [DONE]"
 
 
 class Load:
@@ -144,7 +153,9 @@ async def measure(length: float = 1.0) -> list[Figure]:
         fleet = [await _started(stack, config, balancer) for _ in range(REPLICAS)]
         load = Load(balancer.url)
         loading = asyncio.create_task(load.run())
-        await asyncio.sleep(3)
+        progress("the same load, and nobody leaves")
+        await asyncio.sleep(CONTROL)
+        control = load.ended("cut") + load.ended("refused")
         live, took, codes = [], [], []
         for number, service in enumerate(fleet):
             progress(f"replica {number + 1} of {REPLICAS} leaves")
@@ -158,8 +169,9 @@ async def measure(length: float = 1.0) -> list[Figure]:
         load.end()
         await loading
     cut, refused = load.ended("cut"), load.ended("refused")
+    ends = ", ".join(f"{count:,} {what}" for what, count in load.seen.most_common())
     measured = (
-        f"{cut} cut, {refused} refused ({', '.join(f'{count:,} {what}' for what, count in load.seen.most_common())}); "
+        f"{cut} cut, {refused} refused ({ends}), {control} of these before the first signal; "
         f"{'/'.join(map(str, live))} streams live at the signals, {load.moved} times a client was told to move, "
         f"{balancer.refused} connections not taken; left after {' / '.join(f'{each:.1f}' for each in took)} s, "
         f"exit codes {codes}"

@@ -35,8 +35,9 @@ from benchmarks.wire import Wire, request
 
 CLIENTS, AT_ONCE, PLACES, SHARED, REPLICAS = 10_000, 200, 40, 20, 2
 FIRST_TOKEN, BETWEEN, TOKENS = 0.15, 0.02, 10
-PATIENCE, KEPT = 30.0, 60.0
-"""Seconds for what is under way to end, and for idle connections to the provider, kept for half a minute."""
+PATIENCE, KEPT = 30.0, 90.0
+"""Seconds for what is under way to end, and for idle connections to the provider: they are kept for half a minute,
+and looked at as often."""
 GAUGES = ("dub5_inflight_requests", "dub5_queued_requests", "dub5_open_connections", "dub5_flight_followers")
 WHOLE = "g1||" + "".join(f" word{index}" for index in range(TOKENS - 1))
 POINTS = ("before the body was sent", "waiting", "mid-answer", "after the end")
