@@ -1,9 +1,10 @@
 """How many provider calls this replica makes at once, who waits, and who is told at once to come back later.
 
 A call enters where there is room. Otherwise it waits, first in first out inside its tenant, tenants taking turns,
-so that one tenant's flood does not starve the others. Nobody waits in vain: whoever finds the queue full, or would
-by the present pace wait longer than `queue_timeout` or past the caller's deadline, is turned away at once with an
-honest `Retry-After`.
+so that one tenant's flood does not starve the others: what a newcomer has to wait for is its own tenant's line and the
+turns of the others meanwhile, and in a full queue it takes the place of the newest in the longest line. Nobody waits in
+vain: whoever is in that longest line, or would by the present pace wait longer than `queue_timeout` or past the
+caller's deadline, is turned away at once with an honest `Retry-After`.
 
 Hits and followers of a flight do not come here: they hold no provider call. Work for which nobody waits
 (background refreshes) enters only where there is room. Why first in, first out:
@@ -20,13 +21,20 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Hashable
 from typing import Literal
 
+import msgspec
+
 from dub5.admission.demand import ServiceTime, ShedRate, demand
 from dub5.admission.drain import Drain
 from dub5.errors import Overloaded
 from dub5.settings import AdmissionSettings
 from dub5.telemetry.metrics import Metrics
 
-_Turn = asyncio.Future[None]
+
+class _Turn(msgspec.Struct, frozen=True, eq=False):
+    """Somebody in line: `come` has a result when a place is there, or the error with which they are sent away."""
+
+    come: asyncio.Future[None]
+    request: Hashable
 
 
 class Gate:
@@ -54,7 +62,7 @@ class Gate:
         self._taken = 0
         self._ids = itertools.count()
         self._entered: dict[int, float] = {}
-        self._waiting: dict[str, deque[_Turn]] = {}
+        self._lines: dict[str, deque[_Turn]] = {}
         self._queued = 0
         self._shed = ShedRate()
         self._service = ServiceTime()
@@ -111,61 +119,78 @@ class Gate:
         patience = self._queue_timeout
         if deadline is not None:
             patience = min(patience, deadline - self._clock())
-        self._refuse_what_would_wait_in_vain(request, patience)
-        turn: _Turn = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(tenant, deque()).append(turn)
+        self._refuse_what_would_wait_in_vain(tenant, request, patience)
+        turn = _Turn(asyncio.get_running_loop().create_future(), request)
+        self._lines.setdefault(tenant, deque()).append(turn)
         self._queued += 1
         try:
             async with asyncio.timeout(patience):
-                await turn
+                await turn.come
         except BaseException as error:
-            if turn.done() and not turn.cancelled():  # the place came in the same moment
+            if not turn.come.done() or turn.come.cancelled():
+                self._leave_line(tenant, turn)
+            elif turn.come.exception() is None:  # the place came in the same moment
                 self._give_place_on()
-            else:
-                self._leave_queue(tenant, turn)
             if isinstance(error, TimeoutError):
                 # Not part of the shed rate: it was counted while it was queued.
-                raise self._overloaded("queue_timeout") from None
+                raise self._overloaded("queue_timeout", tenant) from None
             raise
 
-    def _refuse_what_would_wait_in_vain(self, request: Hashable, patience: float) -> None:
-        full = self._queued >= self._max_queued
-        if full or self._expected_wait() > patience:
+    def _refuse_what_would_wait_in_vain(self, tenant: str, request: Hashable, patience: float) -> None:
+        if self._expected_wait(tenant) > patience:
             self._shed.count(request, self._clock())
-            raise self._overloaded("queue_full" if full else "would_wait_too_long")
+            raise self._overloaded("would_wait_too_long", tenant)
+        if self._queued < self._max_queued:
+            return
+        longest = max(self._lines, key=lambda each: len(self._lines[each]), default=tenant)
+        if len(self._lines.get(longest, ())) <= len(self._lines.get(tenant, ())) + 1:
+            self._shed.count(request, self._clock())
+            raise self._overloaded("queue_full", tenant)
+        self._send_away(longest)
 
-    def _expected_wait(self) -> float:
+    def _send_away(self, tenant: str) -> None:
+        """The newest in its line."""
+        turn = self._lines[tenant].pop()
+        self._queued -= 1
+        if not turn.come.done():  # else it was cancelled in this very moment, and has yet to notice
+            self._shed.count(turn.request, self._clock())
+            turn.come.set_exception(self._overloaded("queue_full", tenant))
+
+    def _expected_wait(self, tenant: str) -> float:
         """Seconds until a newcomer's turn, at the present pace: places come free every `service / capacity`."""
-        return (self._queued + 1) * self._mean_service(self._clock()) / self._capacity
+        own = len(self._lines.get(tenant, ()))
+        others = sum(min(len(line), own + 1) for name, line in self._lines.items() if name != tenant)
+        return (own + others + 1) * self._mean_service(self._clock()) / self._capacity
 
     def _mean_service(self, now: float) -> float:
         return self._service.mean((now - entered for entered in self._entered.values()), now)
 
     def _overloaded(
-        self, reason: Literal["queue_full", "would_wait_too_long", "queue_timeout"]
+        self, reason: Literal["queue_full", "would_wait_too_long", "queue_timeout"], tenant: str
     ) -> Overloaded:
         self._metrics.shed.labels(reason).inc()
-        return Overloaded("The service is at capacity. Try again later.", retry_after=self._expected_wait())
+        wait = self._expected_wait(tenant)
+        return Overloaded("The service is at capacity. Try again later.", retry_after=wait)
 
     def _give_place_on(self) -> None:
         """To the tenant whose turn it is; it goes to the end of the line with its others."""
-        while self._waiting:
-            tenant = next(iter(self._waiting))
-            turns = self._waiting.pop(tenant)
-            turn = turns.popleft()
-            if turns:
-                self._waiting[tenant] = turns
+        while self._lines:
+            tenant = next(iter(self._lines))
+            line = self._lines.pop(tenant)
+            turn = line.popleft()
+            if line:
+                self._lines[tenant] = line
             self._queued -= 1
-            if not turn.done():  # else it was cancelled in this very moment, and has yet to notice
-                turn.set_result(None)
+            if not turn.come.done():  # else it was cancelled in this very moment, and has yet to notice
+                turn.come.set_result(None)
                 return
         self._taken -= 1
 
-    def _leave_queue(self, tenant: str, turn: _Turn) -> None:
-        """Where it still stands in line."""
-        turns = self._waiting.get(tenant, deque())
+    def _leave_line(self, tenant: str, turn: _Turn) -> None:
+        """Where it still stands in it."""
+        line = self._lines.get(tenant, deque())
         with contextlib.suppress(ValueError):
-            turns.remove(turn)
+            line.remove(turn)
             self._queued -= 1
-        if not turns:
-            self._waiting.pop(tenant, None)
+        if not line:
+            self._lines.pop(tenant, None)

@@ -16,7 +16,7 @@ from typing import Literal
 
 State = Literal["closed", "half-open", "open"]
 
-WINDOW = 20.0
+WINDOW = 10.0
 FEWEST_CALLS = 5
 """Calls in the window before their failures mean anything."""
 THRESHOLD = 0.5

@@ -102,6 +102,50 @@ async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back() -> None
     await scene.go("b")
 
 
+async def test_a_flood_does_not_keep_others_out_of_the_queue() -> None:
+    scene = Scene(queued=4)
+    for name in ("first", "noisy-0", "noisy-1", "noisy-2", "noisy-3"):
+        await scene.come(name, "noisy")
+    await scene.come("quiet", "quiet")
+    with pytest.raises(Overloaded):  # the newest of the longest line
+        await scene.tasks["noisy-3"]
+    assert scene.metrics.registry.get_sample_value("dub5_shed_total", {"reason": "queue_full"}) == 1
+    assert scene.figure("queued_requests") == 4
+    for _ in range(5):
+        await scene.go(scene.inside[0])
+    assert scene.order == ["first", "noisy-0", "quiet", "noisy-1", "noisy-2"]
+
+
+async def test_a_full_queue_of_lines_as_long_as_ones_own_is_full() -> None:
+    scene = Scene(queued=2)
+    await scene.come("first", "a")
+    await scene.come("a", "a")
+    await scene.come("b", "b")
+    for tenant in ("a", "b", "c"):
+        with pytest.raises(Overloaded):
+            async with scene.gate.admitted(tenant, "more"):
+                pass
+    for _ in range(3):
+        await scene.go(scene.inside[0])
+    assert scene.order == ["first", "a", "b"]
+
+
+async def test_a_tenant_waits_for_its_own_line_and_the_turns_of_others() -> None:
+    scene = Scene(queued=100, timeout=10.0)
+    await scene.come("first", "noisy")
+    scene.clock.now += 2.0
+    for number in range(4):  # the next would wait five times 2 s and a bit
+        await scene.come(f"noisy-{number}", "noisy")
+        scene.clock.now += 0.01
+    with pytest.raises(Overloaded):
+        async with scene.gate.admitted("noisy", "more"):
+            pass
+    await scene.come("quiet", "quiet")
+    assert scene.figure("queued_requests") == 5
+    for _ in range(6):
+        await scene.go(scene.inside[0])
+
+
 async def test_who_would_wait_too_long_is_not_queued() -> None:
     scene = Scene(queued=100, timeout=10.0)
     await scene.come("a")
