@@ -20,6 +20,7 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
     "dub5_http_request_duration_seconds": ("histogram", REQUEST),
     "dub5_http_time_to_first_byte_seconds": ("histogram", REQUEST),
     "dub5_open_connections": ("gauge", set()),
+    "dub5_connections_refused_total": ("counter", {"reason"}),
     "dub5_network_bytes_total": ("counter", {"direction"}),
     "dub5_event_loop_lag_seconds": ("histogram", set()),
     "dub5_inflight_requests": ("gauge", set()),

@@ -1,0 +1,128 @@
+"""The queues of connections: who is due, who goes first, and that nothing stops the sweep."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+import structlog
+
+from dub5 import http_protocol
+from dub5.errors import Dub5Error
+from dub5.http_protocol import Connections, Limits
+
+
+class Stub:
+    """What the queues ask of a connection, written down."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def close(self) -> None:
+        self.told.append("close")
+
+    def cut(self) -> None:
+        self.told.append("cut")
+
+    def make_room(self) -> None:
+        self.told.append("make room")
+
+    def look_at_unread(self, now: float) -> None:
+        self.told.append(f"look {now:g}")
+
+    def refuse(self, error: Dub5Error, reason: str) -> None:
+        self.told.append(f"{error.status} {reason}")
+
+
+def made(max_connections: int = 10) -> Connections:
+    limits = Limits(read_timeout=30, write_timeout=20, idle=75, max_connections=max_connections)
+    return Connections(limits, lambda _: None)
+
+
+def stubs(count: int) -> list[Any]:
+    return [Stub() for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("queue", "limit", "told"),
+    [
+        ("idle", 75, "close"),
+        ("sending", 30, "408 slow_request"),
+        ("unread", 20, "look 120"),
+        ("leaving", 1, "cut"),
+    ],
+)
+def test_those_that_have_waited_for_the_limit_are_ended_and_no_others(
+    queue: str, limit: float, told: str
+) -> None:
+    connections, now = made(), 120.0
+    longer, just, not_yet = stubs(3)
+    waiting = getattr(connections, queue)
+    waiting.update({longer: now - limit - 5, just: now - limit, not_yet: now - limit + 0.1})
+    connections.sweep(now)
+    assert [each.told for each in (longer, just, not_yet)] == [[told], [told], []]
+    assert list(waiting) == [not_yet]
+
+
+@pytest.mark.parametrize(
+    ("leaving", "idle", "sending", "first"),
+    [
+        ([0], [1, 2], [3], 0),
+        ([], [1, 2], [3], 1),
+        ([], [], [3, 1], 3),
+        ([], [], [], 4),
+    ],
+    ids=["seen off", "idle", "sending", "nobody but the newcomer"],
+)
+def test_who_has_least_to_lose_makes_room(
+    leaving: list[int], idle: list[int], sending: list[int], first: int
+) -> None:
+    connections, all_of_them = made(max_connections=2), stubs(5)
+    connections.connections = set(all_of_them)
+    for queue, numbers in (
+        (connections.leaving, leaving),
+        (connections.idle, idle),
+        (connections.sending, sending),
+    ):
+        queue.update({all_of_them[number]: 0.0 for number in numbers})
+    connections.admit(all_of_them[4], 1.0)
+    assert [number for number, each in enumerate(all_of_them) if each.told] == [first]
+
+
+def test_nobody_makes_room_where_there_is_some() -> None:
+    connections, all_of_them = made(max_connections=2), stubs(2)
+    connections.connections = set(all_of_them)
+    for each in all_of_them:
+        connections.admit(each, 1.0)
+    assert [each.told for each in all_of_them] == [[], []]
+
+
+def test_many_closed_for_room_are_one_warning_a_sweep() -> None:
+    connections, all_of_them = made(max_connections=1), stubs(3)
+    connections.connections = set(all_of_them)
+    with structlog.testing.capture_logs() as logs:
+        for each in all_of_them:
+            connections.admit(each, 1.0)
+        connections.sweep(1.0)
+        connections.sweep(1.0)
+    assert [line["closed"] for line in logs] == [3]
+
+
+async def test_a_defect_does_not_stop_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "_SWEEP", 0.001)
+    connections, swept = made(), asyncio.Event()
+    calls = []
+
+    def sweep(_: float) -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise RuntimeError("oops")
+        swept.set()
+
+    monkeypatch.setattr(connections, "sweep", sweep)
+    with structlog.testing.capture_logs() as logs:
+        watching = asyncio.create_task(connections.watch())
+        await asyncio.wait_for(swept.wait(), 20)
+        watching.cancel()
+    assert [line["event"] for line in logs] == ["sweep failed"]
