@@ -78,7 +78,7 @@ async def test_a_hung_redis_costs_one_timeout_and_then_nothing(server: RedisServ
             PATIENCE
         ):  # side by side: one after the other they would take twice as long
             outcomes = await asyncio.gather(*(ping(link) for _ in range(200)), return_exceptions=True)
-        assert {type(outcome) for outcome in outcomes} == {RedisUnavailable}
+        assert all(isinstance(outcome, RedisUnavailable) for outcome in outcomes)
         assert not link.available
         server.resume()
         await until(lambda: link.available)
@@ -236,7 +236,7 @@ def test_urls_of_one_redis(url: str, expected: dict[str, Any]) -> None:
     assert isinstance(client, Redis)
     options = client.connection_pool.connection_kwargs
     assert {name: options[name] for name in expected} == expected
-    assert options["socket_connect_timeout"] == 0.1
+    assert options["socket_connect_timeout"] == 0.2
 
 
 def test_settings_win_over_the_url() -> None:
