@@ -145,11 +145,15 @@ class Batches:
         if not self.available:
             raise RedisUnavailable
         if self._next is None or len(self._next.commands) >= _MOST:
-            self._next = _Batch()
-            task = asyncio.create_task(self._run(self._next))
+            self._next = batch = _Batch()
+            task = asyncio.create_task(self._run(batch))
             self._running.add(task)
-            task.add_done_callback(self._running.discard)
+            task.add_done_callback(lambda done: self._ended(done, batch))
         return self._next.join(commands)
+
+    def _ended(self, task: asyncio.Task[None], batch: _Batch) -> None:
+        self._running.discard(task)
+        batch.fail(RedisFailed)  # stopped, or a mistake of ours: nobody must wait for ever
 
     async def _run(self, batch: _Batch) -> None:
         try:
@@ -162,9 +166,6 @@ class Batches:
         except TROUBLE as error:
             self._failed(error, hung=limit.expired())
             batch.fail(RedisFailed)
-        except BaseException:  # stopped, or a mistake of ours: nobody must wait for ever
-            batch.fail(RedisFailed)
-            raise
         else:
             self._failures = 0
             batch.answer(answers)

@@ -219,7 +219,7 @@ class Leases:
         return claim
 
     async def _claimed(self, keys: list[str], arguments: list[Any]) -> Any:
-        """What the script says; asked twice where Redis is there and only the answer was late, on a busy machine.
+        """What the script says; asked twice where Redis is there and only the answer was lost.
 
         The script knows a claim that it has granted already. Not to ask again would mean a second provider call.
         """
