@@ -1,12 +1,13 @@
 """The one way to Redis: short waits, no retries, and a breaker, so that Redis can never hold up an answer.
 
-A command that fails or passes the timeout raises RedisUnavailable. After a few failures in a row the breaker
-opens: commands then fail at once, without a wait, and a background task asks Redis each quarter of a second
-whether it is back. So a lost Redis costs a request at most one timeout, and soon nothing. A Redis that answers
-but refuses (read-only, out of memory) is not lost: only that command fails.
+What is asked in one turn of the event loop goes to Redis as one pipeline (`redis_batches`). A command that fails or
+passes the timeout raises RedisUnavailable. After one timeout, or a few other failures in a row, the breaker opens:
+commands then fail at once, without a wait, and a background task asks Redis each quarter of a second whether it is
+back. So a lost Redis costs a request at most one timeout. A Redis that answers but refuses (read-only, out of
+memory) is not lost: only that command fails.
 
-A pool that is busy is not a Redis that is down: there is no limit on connections that could be mistaken
-for one, and connections are given back or closed by redis-py also where a command is cancelled.
+Connections are redis-py's, which also finds the master behind Sentinels. Of a Cluster each node has batches and a
+breaker of its own, so one that is lost holds up nothing that the others keep; its loss has the layout read again.
 
 Standalone (`redis://`), Sentinel (`redis+sentinel://host:port,host:port/service/db`) and Cluster
 (`redis+cluster://host:port,host:port`); with `rediss` in place of `redis` over TLS.
@@ -16,62 +17,61 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import redis
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.client import Pipeline
-from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.cluster import ClusterNode, PipelineCommand
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.driver_info import DriverInfo
-from redis.exceptions import RedisClusterException, RedisError, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import AskError, MovedError, ResponseError, SlotNotCoveredError, TryAgainError
+from redis.exceptions import ConnectionError as RedisConnectionError
 
+from dub5.redis_batches import TROUBLE, Batches, Command, RedisFailed, RedisUnavailable, patience, refusal
 from dub5.settings import RedisSettings
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.metrics import Metrics
 
-_FAILURES_TO_OPEN = 3
-_PROBE_INTERVAL = 0.25
-_LATE = 0.02
-"""Seconds by which a timer may be late on an event loop that is not busy."""
+__all__ = ["RedisLink", "RedisUnavailable", "connect"]
+
 _LISTEN_INTERVAL = 1.0
+_LISTEN_AGAIN = 0.25
 _INITIALIZE_TIMEOUT = 2.0
+_KEYLESS = {"PING", "PUBLISH"}
 
-_TROUBLE = (RedisError, RedisClusterException, OSError, TimeoutError)  # the second is not one of the first
-
-T = TypeVar("T")
 Client = Any
-"""`Redis` or `RedisCluster`: the commands we use are the same, their types are not."""
+"""`Redis` or `RedisCluster`."""
 
 Handler = Callable[[bytes], Awaitable[None]]
 _log = get_logger()
 
 
-class RedisUnavailable(Exception):
-    """Redis did not do it; whether it is down, slow or refusing is in the log and the metrics."""
-
-
 class RedisLink:
-    """Runs commands against one Redis. `available` tells whether the breaker is closed."""
+    """Runs commands against one Redis. `available` tells whether any of it is there, as far as is known."""
 
     def __init__(self, settings: RedisSettings, *, password: str | None, metrics: Metrics) -> None:
         self._timeout = float(settings.timeout)
         self._metrics = metrics
-        self._failures = 0
-        self._probe: asyncio.Task[None] | None = None
         self._handlers: dict[bytes, Handler] = {}
         self._listener: asyncio.Task[None] | None = None
         self._client: Client = connect(settings, password)
+        self._servers: Servers = (
+            Nodes(self._client, self._changed, self._timeout)
+            if isinstance(self._client, RedisCluster)
+            else OneServer(self._client, self._changed, self._timeout)
+        )
+        self._recorder = recorder()
 
     @property
     def available(self) -> bool:
-        return self._probe is None
+        return self._servers.available
 
     def subscribe(self, channel: str, handler: Handler) -> None:
         """Have `handler` called with each message on `channel`. Before `start`; messages may get lost."""
@@ -79,91 +79,64 @@ class RedisLink:
 
     async def start(self) -> None:
         """Ask once, so that the first request knows; a Redis that is away is no reason not to start."""
-        with contextlib.suppress(RedisUnavailable):
-            await self._initialize()
-            await self.run("ping", lambda client: client.ping())
+        with contextlib.suppress(*TROUBLE, RedisUnavailable):
+            async with asyncio.timeout(_INITIALIZE_TIMEOUT):
+                await self._client.initialize()  # the layout of a Cluster takes longer than a command may
+            await self.run("ping", lambda pipeline: pipeline.ping())
         if self._handlers:
             self._listener = asyncio.create_task(self._listen())
 
     async def stop(self) -> None:
-        for task in (self._probe, self._listener):
-            if task is not None:
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+        if self._listener is not None:
+            self._listener.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._listener
+        await self._servers.stop()
         await self._client.aclose()
         pool = getattr(self._client, "connection_pool", None)
         if isinstance(pool, SentinelConnectionPool):  # redis-py closes the master's connections only
             await pool.sentinel_manager.aclose()
 
-    async def run(self, operation: str, command: Callable[[Client], Awaitable[T]]) -> T:
-        """The command's answer, or RedisUnavailable within one timeout."""
-        if not self.available:
-            raise RedisUnavailable
-        started = time.perf_counter()
-        try:
-            async with asyncio.timeout(self._timeout):
-                answer = await command(self._client)
-        except ResponseError as error:
-            self._refused(operation, error)
-            raise RedisUnavailable from None
-        except _TROUBLE as error:
-            self._failed(operation, error, waited=time.perf_counter() - started)
-            raise RedisUnavailable from None
-        finally:
-            self._metrics.redis_duration.labels(operation).observe(time.perf_counter() - started)
-        self._failures = 0
-        self._metrics.redis_up.set(1)
+    async def run(self, operation: str, command: Callable[[Pipeline], object]) -> Any:
+        """The answer to the one command that `command` queues, or RedisUnavailable within one timeout."""
+        [answer] = await self.pipeline(operation, command)
         return answer
 
     async def pipeline(self, operation: str, fill: Callable[[Pipeline], object]) -> list[Any]:
-        """The answers to all commands that `fill` queued, sent in one go; no transaction."""
+        """The answers to all commands that `fill` queues, sent in one go and in order; no transaction."""
+        if not self.available:
+            raise RedisUnavailable
+        commands = self._recorded(fill)
+        started = time.perf_counter()
+        try:
+            answers = await self._servers.ask(commands)
+        except RedisFailed:
+            self._metrics.cache_errors.labels(operation).inc()
+            raise
+        finally:
+            self._metrics.redis_duration.labels(operation).observe(time.perf_counter() - started)
+        refused = refusal(answers)
+        if refused is not None:
+            self._metrics.cache_errors.labels(operation).inc()
+            _log.debug("redis refused", operation=operation, error=str(refused)[:200])
+            raise RedisUnavailable
+        self._metrics.redis_up.set(1)
+        return answers
 
-        async def execute(client: Client) -> list[Any]:
-            async with client.pipeline(transaction=False) as pipeline:
-                fill(pipeline)
-                answers: list[Any] = await pipeline.execute()
-                return answers
+    def _recorded(self, fill: Callable[[Pipeline], object]) -> list[Command]:
+        try:
+            fill(self._recorder)
+        finally:
+            commands, self._recorder.command_stack = self._recorder.command_stack, []
+        return commands
 
-        return await self.run(operation, execute)
-
-    async def _initialize(self) -> None:
-        """Learn the layout of a Cluster, which takes longer than a command may; nothing for the other kinds."""
-        with contextlib.suppress(*_TROUBLE):
-            async with asyncio.timeout(_INITIALIZE_TIMEOUT):
-                await self._client.initialize()
-
-    def _refused(self, operation: str, error: ResponseError) -> None:
-        self._metrics.cache_errors.labels(operation).inc()
-        _log.debug("redis refused", operation=operation, error=str(error)[:200])
-
-    def _failed(self, operation: str, error: Exception, *, waited: float) -> None:
-        """Counts towards the breaker, but for a timer that came late: then our own loop was busy, not Redis."""
-        self._metrics.cache_errors.labels(operation).inc()
-        late = isinstance(error, (TimeoutError, RedisTimeoutError)) and waited > self._timeout + _LATE
-        self._failures += 0 if late else 1
-        if self._failures >= _FAILURES_TO_OPEN and self._probe is None:
-            _log.warning("redis unavailable", operation=operation, error=type(error).__name__)
-            self._metrics.redis_up.set(0)
-            self._probe = asyncio.create_task(self._ask_until_it_answers())
-
-    async def _ask_until_it_answers(self) -> None:
-        while True:
-            await asyncio.sleep(_PROBE_INTERVAL)
-            await self._initialize()
-            with contextlib.suppress(*_TROUBLE):
-                async with asyncio.timeout(self._timeout):
-                    await self._client.ping()
-                self._failures = 0
-                self._probe = None
-                self._metrics.redis_up.set(1)
-                _log.info("redis available again")
-                return
+    def _changed(self) -> None:
+        self._metrics.redis_up.set(self.available)
 
     async def _listen(self) -> None:
         """One connection for all channels, made anew whenever it is lost."""
         while True:
-            with contextlib.suppress(*_TROUBLE):
+            with contextlib.suppress(*TROUBLE):
                 async with self._client.pubsub(ignore_subscribe_messages=True) as pubsub:
                     async with asyncio.timeout(self._timeout):
                         await pubsub.subscribe(*self._handlers)
@@ -171,7 +144,7 @@ class RedisLink:
                         message = await pubsub.get_message(timeout=_LISTEN_INTERVAL)
                         if message is not None:
                             await self._handle(message["channel"], message["data"])
-            await asyncio.sleep(_PROBE_INTERVAL)
+            await asyncio.sleep(_LISTEN_AGAIN)
 
     async def _handle(self, channel: bytes, data: bytes) -> None:
         """One message, of whatever release: what cannot be handled must not end the listening."""
@@ -182,6 +155,152 @@ class RedisLink:
             _log.exception("message not understood", channel=channel.decode(errors="replace"))
 
 
+def recorder() -> Pipeline:
+    """redis-py's commands as methods, for any kind of Redis: what is called on it is only written down."""
+    driver = DriverInfo(lib_version=redis.__version__)
+    return Redis(driver_info=driver).pipeline(transaction=False)
+
+
+class OneServer:
+    """Standalone, or the master that Sentinels name."""
+
+    def __init__(self, client: Redis, changed: Callable[[], None], timeout: float) -> None:
+        self._client = client
+        self._timeout = timeout
+        self._batches = Batches("redis", self._send, self._probe, changed, timeout=timeout)
+
+    @property
+    def available(self) -> bool:
+        return self._batches.available
+
+    def ask(self, commands: list[Command]) -> Awaitable[list[Any]]:
+        return self._batches.ask(commands)
+
+    async def stop(self) -> None:
+        await self._batches.stop()
+
+    async def _send(self, commands: list[Command]) -> list[Any]:
+        async with self._client.pipeline(transaction=False) as pipeline:
+            pipeline.command_stack = commands
+            answers: list[Any] = await pipeline.execute(raise_on_error=False)
+            return answers
+
+    async def _probe(self) -> None:
+        # Whatever befell the server befell the connections to it, and some such ends are never told.
+        async with patience(self._timeout):
+            await self._client.connection_pool.disconnect(inuse_connections=False)
+            await self._client.ping()
+
+
+class Nodes:
+    """The masters of a Cluster, each with batches of its own. They go by name, since they change."""
+
+    def __init__(self, client: RedisCluster, changed: Callable[[], None], timeout: float) -> None:
+        self._client = client
+        self._changed = changed
+        self._timeout = timeout
+        self._nodes: dict[str, Batches] = {}
+        self._refreshing: asyncio.Task[None] | None = None
+
+    @property
+    def available(self) -> bool:
+        return any(node.available for node in self._nodes.values()) or not self._nodes
+
+    async def ask(self, commands: list[Command]) -> list[Any]:
+        """Those of one node stay together and in order."""
+        parts: dict[Batches, list[int]] = {}
+        for position, command in enumerate(commands):
+            parts.setdefault(self._node(self._name_of(command)), []).append(position)
+        if not all(node.available for node in parts):
+            raise RedisUnavailable
+        asked = [
+            node.ask([commands[position] for position in positions]) for node, positions in parts.items()
+        ]
+        answers: list[Any] = [None] * len(commands)
+        for positions, part in zip(parts.values(), await asyncio.gather(*asked), strict=True):
+            for position, answer in zip(positions, part, strict=True):
+                answers[position] = answer
+        return answers
+
+    async def stop(self) -> None:
+        for node in self._nodes.values():
+            await node.stop()
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+            await asyncio.gather(self._refreshing, return_exceptions=True)
+
+    def _name_of(self, command: Command) -> str:
+        """Of the node that has the command's key; empty while nobody knows."""
+        words, node = command[0], None
+        with contextlib.suppress(SlotNotCoveredError):
+            if words[0] in _KEYLESS:
+                node = self._client.get_default_node()
+            else:
+                node = self._client.get_node_from_key(words[3] if words[0] == "EVAL" else words[1])
+        return node.name if node is not None else ""
+
+    def _node(self, name: str) -> Batches:
+        if name not in self._nodes:
+            send, probe = functools.partial(self._send, name), functools.partial(self._probe, name)
+            self._nodes[name] = Batches(name, send, probe, self._changed, timeout=self._timeout)
+        return self._nodes[name]
+
+    async def _send(self, name: str, commands: list[Command]) -> list[Any]:
+        try:
+            return await self._sent(name, commands)
+        except BaseException:
+            if self._refreshing is None or self._refreshing.done():
+                self._refreshing = asyncio.create_task(self._refresh(name))
+            raise
+
+    async def _sent(self, name: str, commands: list[Command]) -> list[Any]:
+        node = self._client.get_node(node_name=name) if name else None
+        if node is None:
+            raise RedisConnectionError("no such node")
+        queued = [
+            PipelineCommand(position, *words, **options) for position, (words, options) in enumerate(commands)
+        ]
+        await node.execute_pipeline(queued)
+        answers = [command.result for command in queued]
+        for position, answer in enumerate(answers):
+            if isinstance(answer, MovedError | AskError | TryAgainError):
+                answers[position] = await self._redirected(commands[position])
+            elif isinstance(answer, Exception) and not isinstance(answer, ResponseError):
+                raise answer
+        return answers
+
+    async def _redirected(self, command: Command) -> Any:
+        """redis-py follows the redirection, and notes who has the slot now."""
+        words, options = command
+        try:
+            return await self._client.execute_command(*words, **options)
+        except ResponseError as error:
+            return error
+
+    async def _probe(self, name: str) -> None:
+        """A node that is no master any more is as good as well: nothing will be asked of it."""
+        await self._refresh(name)
+        if self._client.get_default_node() is None:
+            raise RedisConnectionError("no node answers")
+        node = self._client.get_node(node_name=name) if name else None
+        if node is not None and node in self._client.get_primaries():
+            async with patience(self._timeout):
+                await node.disconnect_free_connections()
+                await node.execute_command("PING")
+
+    async def _refresh(self, failed: str) -> None:
+        """Read who has which slots, from a node that did not just fail if possible."""
+        with contextlib.suppress(*TROUBLE):
+            async with asyncio.timeout(_INITIALIZE_TIMEOUT):
+                if self._client.get_default_node() is None:
+                    await self._client.initialize(last_failed_node_name=failed)
+                else:
+                    await self._client.nodes_manager.initialize(last_failed_node_name=failed)
+
+
+Servers = OneServer | Nodes
+
+
 def connect(settings: RedisSettings, password: str | None) -> Client:
     """A client for the kind of Redis that the URL names; no connection is made yet."""
     url = urlsplit(settings.url)
@@ -189,10 +308,10 @@ def connect(settings: RedisSettings, password: str | None) -> Client:
     options: dict[str, Any] = {
         "username": settings.username or (unquote(url.username) if url.username else None),
         "password": password or (unquote(url.password) if url.password else None),
-        # Each command's wait is `run`'s affair. With a timeout of its own redis-py sends through wait_for, which
+        # Each batch's wait is `patience`'s affair. With a timeout of its own redis-py sends through wait_for, which
         # on Python 3.11 can lose a cancellation: a task that is told to stop would go on for ever.
         "socket_timeout": None,
-        "socket_connect_timeout": float(settings.timeout),
+        "socket_connect_timeout": 2 * float(settings.timeout),  # for what nobody else waits for
         "retry": Retry(NoBackoff(), 0),
         "max_connections": 10_000,
         # Where absent, redis-py reads its version from disk for connections that it makes later.
@@ -202,7 +321,9 @@ def connect(settings: RedisSettings, password: str | None) -> Client:
         options |= {"ssl": True, "ssl_ca_certs": settings.ca_file}
     hosts = _hosts(url)
     if kind == "cluster":
-        return RedisCluster(startup_nodes=[ClusterNode(*host) for host in hosts], **options)
+        # With `reinitialize_steps` a redirected command would close all connections, whoever is using them.
+        nodes = [ClusterNode(*host) for host in hosts]
+        return RedisCluster(startup_nodes=nodes, reinitialize_steps=0, **options)
     *service, database = [part for part in url.path.split("/") if part] or ["0"]
     if kind == "sentinel":
         service, database = ([database], "0") if not service else (service, database)

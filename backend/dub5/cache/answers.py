@@ -137,7 +137,7 @@ class AnswerCache:
     async def _read(self, identity: Identity, shared: SharedCache) -> Entry | None:
         """What Redis has, read once for all who ask meanwhile, whoever of them leaves.
 
-        A thousand clients with one question must not mean a thousand reads, each on a connection of its own.
+        A thousand clients with one question must not mean a thousand reads.
         A reading that was begun long ago, before this process was stopped for a while, may not know of purges.
         """
         began, reading = self._reading.get(identity, (0.0, None))

@@ -219,13 +219,13 @@ class Leases:
         return claim
 
     async def _claimed(self, keys: list[str], arguments: list[Any]) -> Any:
-        """What the script says; asked twice where Redis is there and only the answer was late, on a busy machine.
+        """What the script says; asked twice where Redis is there and only the answer was lost.
 
         The script knows a claim that it has granted already. Not to ask again would mean a second provider call.
         """
 
-        async def claim(client: Any) -> Any:
-            return await client.eval(_CLAIM, 4, *keys, *arguments)
+        def claim(pipeline: Pipeline) -> None:
+            pipeline.eval(_CLAIM, 4, *keys, *arguments)
 
         try:
             return await self._link.run("claim", claim)
@@ -390,7 +390,7 @@ class Leases:
     async def _append(self, led: _Led, field: bytes, value: bytes) -> bool:
         """Whether it was written; not so where the lease is lost, or Redis is."""
         claim, followers = led.claim, [replica_channel(follower) for follower in led.heard]
-        arguments = [
+        arguments: list[Any] = [
             claim.token,
             int(STREAM_LIFE * 1000),
             field,

@@ -6,9 +6,8 @@ both counted. Names of keys are made by `contract`.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
-
-from redis.asyncio.client import Pipeline
 
 from dub5.cache.entry import HEADER, CorruptEntry, Entry, ForeignVersion, pack, unpack
 from dub5.cache.flight import Identity
@@ -37,21 +36,18 @@ class SharedCache:
         self._link = link
         self._purges = purges
         self._metrics = metrics
+        self._learning: asyncio.Task[bool] | None = None
 
     async def get(self, identity: Identity) -> Entry | None:
         """None where there is none, or none that we can read. What was purged elsewhere is learnt on the way."""
-        asked = self._purges.asked()
-
-        def fill(pipeline: Pipeline) -> None:
-            self._purges.read(pipeline, asked)
-            pipeline.get(entry_key(identity.key, identity.version))
-
+        learning = self._learning or self._learn_soon()
+        name = entry_key(identity.key, identity.version)
         try:
-            nonce, journal, stored = await self._link.pipeline("get", fill)
+            stored = await self._link.run("get", lambda pipeline: pipeline.get(name))
         except RedisUnavailable:
             return None
         # Where there is more to learn than that, a request does not wait for it, and nothing can be trusted.
-        return self._unpacked(stored) if self._purges.learn(asked, nonce, journal) else None
+        return self._unpacked(stored) if await asyncio.shield(learning) else None
 
     async def put(self, identity: Identity, entry: Entry, *, seconds: float) -> bool:
         """Keep for `seconds`; lost silently where Redis is away. False where a younger answer is there already."""
@@ -63,6 +59,25 @@ class SharedCache:
         except RedisUnavailable:
             return True
         return bool(kept)
+
+    def _learn_soon(self) -> asyncio.Task[bool]:
+        """The purges are read once for all who look up in this turn of the event loop, in their batch."""
+        self._learning = asyncio.create_task(self._learn())
+        asyncio.get_running_loop().call_soon(self._begun)
+        return self._learning
+
+    def _begun(self) -> None:
+        self._learning = None
+
+    async def _learn(self) -> bool:
+        asked = self._purges.asked()
+        try:
+            nonce, journal = await self._link.pipeline(
+                "purges", lambda pipeline: self._purges.read(pipeline, asked)
+            )
+        except RedisUnavailable:
+            return False
+        return self._purges.learn(asked, nonce, journal)
 
     def _unpacked(self, stored: Any) -> Entry | None:
         try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,8 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 
 from dub5.redis_link import RedisLink, RedisUnavailable, connect
 from dub5.settings import Duration, RedisSettings
-from tests.fakes.redis_server import RedisServer
-from tests.integration.cache.support import PATIENCE, linked, made, until
+from tests.fakes.redis_server import RedisServer, free_port
+from tests.integration.cache.support import PATIENCE, PATIENT, linked, made, until
 
 
 @pytest_asyncio.fixture
@@ -70,6 +72,29 @@ async def test_a_success_between_failures_keeps_the_breaker_closed(server: Redis
         assert link.available
 
 
+async def test_one_timeout_opens_the_breaker(server: RedisServer) -> None:
+    async with linked(server.url) as link:
+        server.pause()
+        await fail(link, 1)
+        assert not link.available
+        server.resume()
+        await until(lambda: link.available)
+        assert await ping(link)
+
+
+async def test_a_busy_event_loop_is_not_a_hung_redis(server: RedisServer) -> None:
+    async with linked(server.url, timeout=Duration(0.05)) as link:
+        asking = asyncio.create_task(ping(link))
+        for _ in range(4):
+            await asyncio.sleep(0)
+            busy_until = time.perf_counter() + 0.1
+            while time.perf_counter() < busy_until:
+                pass
+        assert await asking
+        assert link.available
+        assert errors(link, "ping") == 0
+
+
 async def test_a_hung_redis_costs_one_timeout_and_then_nothing(server: RedisServer) -> None:
     async with linked(server.url) as link:
         await ping(link)
@@ -78,7 +103,7 @@ async def test_a_hung_redis_costs_one_timeout_and_then_nothing(server: RedisServ
             PATIENCE
         ):  # side by side: one after the other they would take twice as long
             outcomes = await asyncio.gather(*(ping(link) for _ in range(200)), return_exceptions=True)
-        assert {type(outcome) for outcome in outcomes} == {RedisUnavailable}
+        assert all(isinstance(outcome, RedisUnavailable) for outcome in outcomes)
         assert not link.available
         server.resume()
         await until(lambda: link.available)
@@ -94,17 +119,27 @@ async def test_a_redis_that_is_away_at_the_start_is_found_when_it_comes(server: 
         assert await ping(link)
 
 
-async def test_a_cancelled_command_says_nothing_about_redis(server: RedisServer) -> None:
-    async with linked(server.url) as link:
-        for _ in range(5):
-            waiting = asyncio.create_task(link.run("wait", lambda client: client.blpop("never")))
-            await asyncio.sleep(0)
-            waiting.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await waiting
+async def test_whoever_is_cancelled_the_others_get_their_own_answers(server: RedisServer) -> None:
+    """At whatever moment it comes, and on whatever connection."""
+    async with linked(server.url, timeout=PATIENT) as link:
+        for number in range(50):
+            await server.client.set(f"key {number}", number)
+        for delay in range(20):
+            asking = [asyncio.create_task(get(link, f"key {number}")) for number in range(50)]
+            for _ in range(delay):
+                await asyncio.sleep(0)
+            for task in asking[::3]:
+                task.cancel()
+            answers = await asyncio.gather(*asking, return_exceptions=True)
+            for number, answer in enumerate(answers):
+                cancelled = number % 3 == 0 and isinstance(answer, asyncio.CancelledError)
+                assert cancelled or answer == str(number).encode()
         assert link.available
-        assert errors(link, "wait") == 0
-        assert await ping(link)
+        assert errors(link, "get") == 0
+
+
+async def get(link: RedisLink, key: str) -> Any:
+    return await link.run("get", lambda pipeline: pipeline.get(key))
 
 
 async def test_no_cancellation_is_lost(server: RedisServer) -> None:
@@ -126,6 +161,38 @@ async def test_no_cancellation_is_lost(server: RedisServer) -> None:
 async def keep_asking(link: RedisLink) -> None:
     while True:
         await ping(link)
+
+
+# Batches
+
+
+async def test_a_crowd_shares_few_connections(server: RedisServer) -> None:
+    async with linked(server.url, timeout=PATIENT) as link:
+        before = (await server.client.info("stats"))["total_connections_received"]
+        assert all(await asyncio.gather(*(ping(link) for _ in range(2000))))
+        assert (await server.client.info("stats"))["total_connections_received"] < before + 5
+
+
+async def test_what_was_mistaken_goes_nowhere(server: RedisServer) -> None:
+    """A caller whose own function fails leaves nothing behind for the next one."""
+
+    def mistaken(pipeline: Pipeline) -> None:
+        pipeline.set("key", "value")
+        raise ValueError
+
+    async with linked(server.url) as link:
+        with pytest.raises(ValueError):  # noqa: PT011  # there is nothing more to it
+            await link.pipeline("set", mistaken)
+        assert await get(link, "key") is None
+
+
+async def test_who_still_waits_when_the_link_is_stopped_is_told(server: RedisServer) -> None:
+    async with linked(server.url) as link:
+        server.pause()
+        asking = asyncio.create_task(ping(link))
+        await asyncio.sleep(0)
+    with pytest.raises(RedisUnavailable):
+        await asking
 
 
 # Refusals
@@ -157,6 +224,17 @@ async def test_a_read_only_redis_still_answers_reads(server: RedisServer) -> Non
         await server.client.replicaof("127.0.0.1", 1)
         await refused(link)
         assert await link.run("get", lambda client: client.get("key")) is None
+
+
+async def test_a_refused_command_is_nothing_to_its_neighbours(server: RedisServer) -> None:
+    async with linked(server.url) as link:
+        await server.client.lpush("list", 1)
+        answers = await asyncio.gather(
+            ping(link), get(link, "list"), get(link, "nothing"), return_exceptions=True
+        )
+        assert answers[0] is True
+        assert isinstance(answers[1], RedisUnavailable)
+        assert answers[2] is None
 
 
 async def test_one_refused_command_of_a_pipeline_refuses_it_whole(server: RedisServer) -> None:
@@ -236,7 +314,7 @@ def test_urls_of_one_redis(url: str, expected: dict[str, Any]) -> None:
     assert isinstance(client, Redis)
     options = client.connection_pool.connection_kwargs
     assert {name: options[name] for name in expected} == expected
-    assert options["socket_connect_timeout"] == 0.1
+    assert options["socket_connect_timeout"] == 0.2
 
 
 def test_settings_win_over_the_url() -> None:
@@ -340,3 +418,90 @@ async def test_a_cluster_that_nobody_reaches_is_a_lost_redis_and_no_more() -> No
             with pytest.raises(RedisUnavailable):
                 await link.run("get", lambda client: client.get("key"))
         assert not link.available
+
+
+@contextlib.asynccontextmanager
+async def cluster() -> AsyncIterator[list[RedisServer]]:
+    """Two masters with half of the slots each: `a` is on the second one, `b` on the first."""
+
+    def node() -> RedisServer:
+        return RedisServer("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+
+    async with node() as first, node() as second:
+        for server, slots in ((first, (0, 8191)), (second, (8192, 16383))):
+            await server.client.execute_command("CLUSTER", "ADDSLOTSRANGE", *slots)
+        bus = (await first.client.config_get("cluster-port"))["cluster-port"]
+        await second.client.execute_command("CLUSTER", "MEET", "127.0.0.1", first.port, bus)
+        await until(lambda: whole(first))
+        await until(lambda: whole(second))
+        yield [first, second]
+
+
+async def whole(node: RedisServer) -> bool:
+    return b"cluster_state:ok" in await raw(
+        node, "CLUSTER", "INFO"
+    ) and b"cluster_slots_ok:16384" in await raw(node, "CLUSTER", "INFO")
+
+
+async def raw(node: RedisServer, *words: Any) -> Any:
+    return await node.client.execute_command(*words, NEVER_DECODE=True)
+
+
+def cluster_url(nodes: list[RedisServer]) -> str:
+    return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in nodes)
+
+
+def both(pipeline: Pipeline) -> None:
+    """Commands for both nodes, in turns."""
+    pipeline.set("a", 1)
+    pipeline.set("b", 2)
+    pipeline.eval("return redis.call('INCR', KEYS[1])", 1, "a")
+    pipeline.get("b")
+    pipeline.get("a")
+
+
+async def test_a_pipeline_over_a_cluster_is_answered_in_order() -> None:
+    async with cluster() as nodes, linked(cluster_url(nodes), timeout=PATIENT) as link:
+        answers = await asyncio.gather(*(link.pipeline("both", both) for _ in range(20)))
+        assert answers == [[True, True, 2, b"2", b"2"]] * 20
+        assert await nodes[0].client.get("b") == b"2"
+
+
+async def test_a_node_that_hangs_holds_up_nothing_of_the_others() -> None:
+    async with cluster() as nodes, linked(cluster_url(nodes)) as link:
+        nodes[1].pause()
+        answers = await asyncio.gather(get(link, "a"), get(link, "b"), return_exceptions=True)
+        assert isinstance(answers[0], RedisUnavailable)
+        assert answers[1] is None
+        assert link.available
+        with pytest.raises(RedisUnavailable):
+            await link.pipeline("both", both)  # at once: the node's breaker is open
+        nodes[1].resume()
+        await until(lambda: written(link, "a", "again"))
+
+
+async def test_a_slot_that_moves_is_followed() -> None:
+    async with cluster() as nodes, linked(cluster_url(nodes), timeout=PATIENT) as link:
+        assert await get(link, "a") is None
+        slot = await raw(nodes[0], "CLUSTER", "KEYSLOT", "a")
+        name = (await raw(nodes[0], "CLUSTER", "MYID")).decode()
+        for node in nodes:
+            await raw(node, "CLUSTER", "SETSLOT", slot, "NODE", name)
+        assert await link.run("set", lambda pipeline: pipeline.set("a", "moved"))
+        assert await nodes[0].client.get("a") == b"moved"
+
+
+async def test_a_cluster_that_is_away_at_the_start_is_found_when_it_comes() -> None:
+    async with cluster() as nodes:
+        for node in nodes:
+            node.pause()
+        async with linked(cluster_url(nodes)) as link:
+            await fail_to_get(link)
+            for node in nodes:
+                node.resume()
+            await until(lambda: written(link, "a", "value"))
+
+
+async def fail_to_get(link: RedisLink) -> None:
+    with pytest.raises(RedisUnavailable):
+        await get(link, "a")
