@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from litestar import Litestar
+from litestar import Litestar, Router
 from litestar.connection import ASGIConnection
 from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.handlers import BaseRouteHandler
-from litestar.types import ASGIApp
+from litestar.types import ASGIApp, Guard
 
 from dub5 import providers
 from dub5.admission.drain import Drain
@@ -178,9 +178,11 @@ class Application:
         return Litestar(
             route_handlers=[
                 chat_route(self._pipeline, self._keys, self._limiter, self.settings.server),
-                models.ModelsController,
-                cache.CacheController,
-                models.index,
+                Router(
+                    "/",
+                    route_handlers=[models.ModelsController, cache.CacheController, models.index],
+                    guards=[_authorized_by(self._keys)],
+                ),
             ],
             dependencies=_provide(
                 catalog=self._catalog,
@@ -189,7 +191,6 @@ class Application:
                 pipeline=self._pipeline,
                 metrics=self.metrics,
             ),
-            guards=[self._authorized],
             request_max_body_size=self.settings.server.max_body,
             state=State({"max_body": self.settings.server.max_body}),
             exception_handlers=HANDLERS,
@@ -206,16 +207,24 @@ class Application:
             logging_config=None,
         )
 
-    def _authorized(self, connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
-        """The role that a route's `opt` names; the chat route sees to it itself, the index is open."""
+
+def _authorized_by(keys: KeyRing) -> Guard:
+    """Asks for the role that a route's `opt` names; the index names none. The chat route sees to it itself.
+
+    A function, since Litestar copies what it is given; and async, or each request would be taken to a thread.
+    """
+
+    async def authorized(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
         role = handler.opt.get("role")
         if role is None:
             return
         record = record_of(connection.scope)
-        caller = self._keys.authenticate(connection.headers.get("authorization", ""))
+        caller = keys.authenticate(connection.headers.get("authorization", ""))
         record.tenant, record.key_id = caller.tenant, caller.key_id
         caller.require(role)
         connection.state.caller = caller
+
+    return authorized
 
 
 def _state_of(breaker: Breaker) -> float:
