@@ -1,4 +1,4 @@
-"""Where the time goes: py-spy beside our own server under each load. `python -m benchmarks.gateways.profile [WORKLOAD]`.
+"""Where the time goes: py-spy beside our server under each load: `python -m benchmarks.gateways.profile [WORKLOAD]`.
 
 Prints for each workload the functions in which the server's samples were taken, most first, with file and line: in the
 function itself, C functions included (`self`), and in all that it called (`with`). `Runner.run` itself is the event
