@@ -7,7 +7,7 @@ CONFIG ?= $(wildcard dub5.yaml)
 TESTS ?= tests/unit tests/integration
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format generate image clean
+.PHONY: help run test check format generate bench image clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do printf '  %-14s %s\n' "$$name" "$$what"; done
@@ -32,11 +32,16 @@ format: $(READY) ## Rewrite the sources in the one format
 generate: $(READY) ## Rewrite the generated files
 	@$(BIN)/python tools/generate.py
 
+bench: $(READY) ## Figures beside LiteLLM, Portkey and floors, about 25 minutes; ROWS="hits live", ROUNDS=9, QUICK=1, OUT=PATH
+	@tools/setup.sh redis
+	@tools/setup.sh wrk
+	@$(BIN)/python -m benchmarks.gateways $(ROWS) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(QUICK),--quick) $(if $(OUT),--out $(OUT))
+
 image: ## Build the container image localhost/dub5 with podman, docker or buildah; BASE=IMAGE for another base
 	@$(firstword $(shell command -v podman docker buildah) docker) build $(if $(BASE),--build-arg BASE=$(BASE)) --tag localhost/dub5 .
 
 clean: ## Remove what the other targets made
-	@rm -rf $(VENV) .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	@rm -rf $(VENV) .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache .bench .import_linter_cache
 
 $(READY): pyproject.toml uv.lock tools/setup.sh tools/uv.txt
 	@tools/setup.sh python

@@ -2,6 +2,7 @@
 # Sets a fresh machine up for development. `make` calls it:
 #   tools/setup.sh python   a virtual environment in .venv with exactly what uv.lock names
 #   tools/setup.sh redis    redis-server for the tests, from the system's package manager
+#   tools/setup.sh wrk      wrk, the load generator of the benchmarks, from there too
 # Packages come from PyPI, or from the registry that UV_DEFAULT_INDEX, PIP_INDEX_URL or pip.conf names.
 set -eu
 cd "$(dirname "$0")/.."
@@ -34,20 +35,21 @@ install_debian() {
     fi
 }
 
-install_redis() {
-    if command -v apt-get >/dev/null; then install_debian redis-server
-    elif command -v dnf >/dev/null; then as_root dnf install -y -q redis
-    elif command -v apk >/dev/null; then as_root apk add -q redis
-    elif command -v brew >/dev/null; then brew install --quiet redis
+# $1 is the program, which is Debian's name of the package too; $2 its name elsewhere.
+install_program() {
+    if command -v apt-get >/dev/null; then install_debian "$1"
+    elif command -v dnf >/dev/null; then as_root dnf install -y -q "$2"
+    elif command -v apk >/dev/null; then as_root apk add -q "$2"
+    elif command -v brew >/dev/null; then brew install --quiet "$2"
     else return 1
     fi
 }
 
-setup_redis() {
-    command -v redis-server >/dev/null && return
-    say "The tests use a real Redis: installing redis-server with the system's package manager."
-    install_redis || stop "Could not install redis-server. Install it, for example: sudo apt-get install redis-server"
-    command -v redis-server >/dev/null || stop "redis-server is installed but not on PATH ($PATH)."
+setup_program() {
+    command -v "$1" >/dev/null && return
+    say "$3: installing $1 with the system's package manager."
+    install_program "$1" "$2" || stop "Could not install $1. Install it, for example: sudo apt-get install $1"
+    command -v "$1" >/dev/null || stop "$1 is installed but not on PATH ($PATH)."
 }
 
 # The system's python3 if it will do, else the newest that we test with.
@@ -118,6 +120,7 @@ setup_python() {
 
 case ${1:-} in
     python) setup_python ;;
-    redis) setup_redis ;;
-    *) stop "usage: tools/setup.sh python|redis" ;;
+    redis) setup_program redis-server redis "The tests use a real Redis" ;;
+    wrk) setup_program wrk wrk "The benchmarks load servers with wrk" ;;
+    *) stop "usage: tools/setup.sh python|redis|wrk" ;;
 esac

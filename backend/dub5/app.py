@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from litestar import Litestar
+from litestar import Litestar, Router
 from litestar.connection import ASGIConnection
 from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.handlers import BaseRouteHandler
-from litestar.types import ASGIApp
+from litestar.types import ASGIApp, Guard
 
 from dub5 import providers
 from dub5.admission.drain import Drain
@@ -25,7 +25,7 @@ from dub5.admission.gate import Gate
 from dub5.admission.keys import KeyRing
 from dub5.admission.limits import RateLimiter
 from dub5.api import cache, models, operations
-from dub5.api.chat import chat_route
+from dub5.api.chat import ChatFirst, ChatRoute
 from dub5.api.draining import DrainMiddleware
 from dub5.api.errors import HANDLERS
 from dub5.cache.answers import AnswerCache
@@ -90,7 +90,8 @@ class Application:
             replica=self._leases.replica if self._leases is not None else "",
         )
         self._lag = LoopLagProbe(self.metrics)
-        leaving = DrainMiddleware(self._public(), self.drain)
+        chat = ChatRoute(self._pipeline, self._keys, self._limiter, settings.server)
+        leaving = DrainMiddleware(ChatFirst(chat, self._public(chat)), self.drain)
         self.public: ASGIApp = TelemetryMiddleware(leaving, self.metrics, self._tracer)
         self.operations: ASGIApp = self._operations()
 
@@ -194,13 +195,15 @@ class Application:
         personalities = compile_all(settings.personalities, next(iter(settings.models)))
         return Catalog(built, personalities, settings.cache.classes, created=int(time.time()))
 
-    def _public(self) -> Litestar:
+    def _public(self, chat: ChatRoute) -> Litestar:
         return Litestar(
             route_handlers=[
-                chat_route(self._pipeline, self._keys, self._limiter, self.settings.server),
-                models.ModelsController,
-                cache.CacheController,
-                models.index,
+                chat.route(),
+                Router(
+                    "/",
+                    route_handlers=[models.ModelsController, cache.CacheController, models.index],
+                    guards=[_authorized_by(self._keys)],
+                ),
             ],
             dependencies=_provide(
                 catalog=self._catalog,
@@ -209,7 +212,6 @@ class Application:
                 pipeline=self._pipeline,
                 metrics=self.metrics,
             ),
-            guards=[self._authorized],
             request_max_body_size=self.settings.server.max_body,
             state=State({"max_body": self.settings.server.max_body}),
             exception_handlers=HANDLERS,
@@ -226,16 +228,24 @@ class Application:
             logging_config=None,
         )
 
-    def _authorized(self, connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
-        """The role that a route's `opt` names; the chat route sees to it itself, the index is open."""
+
+def _authorized_by(keys: KeyRing) -> Guard:
+    """Asks for the role that a route's `opt` names; the index names none. The chat route sees to it itself.
+
+    A function, since Litestar copies what it is given; and async, or each request would be taken to a thread.
+    """
+
+    async def authorized(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
         role = handler.opt.get("role")
         if role is None:
             return
         record = record_of(connection.scope)
-        caller = self._keys.authenticate(connection.headers.get("authorization", ""))
+        caller = keys.authenticate(connection.headers.get("authorization", ""))
         record.tenant, record.key_id = caller.tenant, caller.key_id
         caller.require(role)
         connection.state.caller = caller
+
+    return authorized
 
 
 def _state_of(breaker: Breaker) -> float:

@@ -1,0 +1,74 @@
+"""The service beside its peers and its floors, in one run on the same cores: docs/reports/performance.md.
+
+    make bench                       # every row, about 25 minutes
+    make bench ROWS="hits streams"   # some rows
+    make bench ROUNDS=9              # more rounds; QUICK=1: few and short ones, and less growth
+
+Prints what takes part and a Markdown table as the rows come, and keeps everything that was measured as JSON and the
+rates as a plot. Exits with 1 where a bar is missed. The server under test has one core for itself, everything else
+another. Needs wrk and redis-server; nginx, Node.js and npm where they are to take part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+import os
+import sys
+from pathlib import Path
+
+from benchmarks.caching.figures import Figure, progress
+from benchmarks.gateways import cores, load
+from benchmarks.gateways.record import keep, versions
+from benchmarks.gateways.rounds import Bench
+
+ROWS = ["hits", "passthrough", "streams", "live", "footprint", "growth"]
+"""Each is a module of this package with one coroutine function, `measure`."""
+LONGEST = 1800.0
+"""Seconds that one row may take."""
+
+
+async def measured(row: str, bench: Bench) -> list[Figure]:
+    module = importlib.import_module(f"benchmarks.gateways.{row}")
+    async with asyncio.timeout(LONGEST):
+        figures: list[Figure] = await module.measure(bench)
+    progress("")
+    return figures
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("rows", nargs="*", choices=[[], *ROWS], metavar="ROW", help=", ".join(ROWS))
+    parser.add_argument("--rounds", type=int, help="rounds of each contestant (5)")
+    parser.add_argument("--quick", action="store_true", help="3 rounds of 2 s; growth to 100,000 answers")
+    parser.add_argument(
+        "--out", type=Path, default=Path(".bench/result"), help="path of the JSON and the plot"
+    )
+    asked = parser.parse_args()
+    missing = load.missing()
+    if missing is not None:
+        parser.error(missing)
+    os.sched_setaffinity(0, {cores.OTHERS})
+    bench = Bench(
+        rounds=asked.rounds or (3 if asked.quick else 5), seconds=2 if asked.quick else 5, quick=asked.quick
+    )
+    about = asyncio.run(versions())
+    print(", ".join(f"{name} {value}" for name, value in about.items()), end="\n\n", flush=True)
+    print("| what | bar | measured |\n|---|---|---|", flush=True)
+    figures: list[Figure] = []
+    for row in asked.rows or ROWS:
+        for figure in asyncio.run(measured(row, bench)):
+            print(figure.line(), flush=True)
+            figures.append(figure)
+    keep(asked.out, about, figures, bench)
+    print(
+        f"\nAll that was measured: {asked.out.with_suffix('.json')}; a plot: {asked.out.with_suffix('.svg')}"
+    )
+    return 1 if any(figure.good is False for figure in figures) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,275 @@
+"""The servers that are measured: ours, two peers, two floors. Each runs alone on the server's core.
+
+A peer is installed from its registry, in one pinned version, into an environment of its own outside the work tree
+(`DUB5_BENCH_CACHE`, else `~/.cache/dub5-bench`), and is configured as its documentation advises for production. One
+process, one core, no database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from benchmarks.caching.figures import progress
+from benchmarks.caching.machinery import configuration, free_port
+from benchmarks.gateways.cores import SERVER, pinned
+
+LITELLM, PORTKEY = "1.106.2", "1.15.2"
+_HONO = "1.13.8"
+"""Of @hono/node-server: this Portkey takes any 1.x, but with newer ones it answers each stream with status 500."""
+
+_STARTING, _ENDING = 120.0, 10.0
+"""Seconds that a server may take to answer, and to leave."""
+
+
+class Missing(RuntimeError):
+    """A contestant that cannot run here; the message says why."""
+
+
+class Running(msgspec.Struct, frozen=True):
+    """A server that answers. `started` is how many seconds after its start it did."""
+
+    name: str
+    url: str
+    pid: int
+    headers: Mapping[str, str]
+    started: float
+
+
+class Contestant(msgspec.Struct, frozen=True):
+    """How to start one: `command(folder, port)` may write its configuration into `folder`.
+
+    `ready` is the path that answers with 200 when it may be used, on `port` or, where given, `ready_port`.
+    """
+
+    name: str
+    command: Callable[[Path, int], list[str]]
+    ready: str
+    environment: Mapping[str, str] = {}
+    headers: Mapping[str, str] = {}
+    ready_port: int | None = None
+
+    @asynccontextmanager
+    async def running(self, folder: Path) -> AsyncIterator[Running]:
+        """Started, and stopped at the end; its output goes to `folder`."""
+        port = free_port()
+        here = folder / self.name.replace(" ", "-")
+        here.mkdir(exist_ok=True)
+        command = self.command(here, port)
+        with (here / "output").open("wb") as output, pinned(SERVER):
+            began = time.monotonic()
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=output,
+                env={**os.environ, **self.environment},
+            )
+        try:
+            await self._until_ready(process, port, here / "output")
+            yield Running(
+                self.name, f"http://127.0.0.1:{port}", process.pid, self.headers, time.monotonic() - began
+            )
+        finally:
+            await _stop(process)
+
+    async def _until_ready(self, process: asyncio.subprocess.Process, port: int, output: Path) -> None:
+        url = f"http://127.0.0.1:{self.ready_port or port}{self.ready}"
+        async with aiohttp.ClientSession() as session, asyncio.timeout(_STARTING):
+            while process.returncode is None:
+                with contextlib.suppress(aiohttp.ClientError):
+                    async with session.get(url) as response:
+                        if response.status == 200:
+                            return
+                await asyncio.sleep(0.005)
+        said = await asyncio.to_thread(output.read_text, errors="replace")
+        raise Missing(f"{self.name} did not start: {said[-500:]}")
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError, TimeoutError):
+            process.send_signal(number)
+            async with asyncio.timeout(_ENDING):
+                await process.wait()
+                return
+
+
+def dub5(
+    name: str, provider: str, *, redis: int | None, pace: str = "", keys: Path | None = None, **sections: Any
+) -> Contestant:
+    """Ours, `redis` by its port; sections of the configuration are added or replace."""
+    operations = free_port()
+
+    def command(folder: Path, _: int) -> list[str]:
+        url = f"redis://127.0.0.1:{redis}" if redis is not None else None
+        settings = configuration(f"{provider}{pace}/v1", url, **sections)
+        if keys is not None:
+            settings["auth"] = {"keys": {"file": str(keys)}}
+        settings["server"] = {"port": _, "operations_port": operations}
+        settings["drain"] = {"linger": "0s"}
+        config = folder / "dub5.yaml"
+        config.write_text(json.dumps(settings), encoding="utf-8")
+        return [sys.executable, "-m", "dub5", "serve", "--config", str(config)]
+
+    return Contestant(name, command, "/readyz", ready_port=operations)
+
+
+def uvicorn() -> Contestant:
+    """The floor of a hit."""
+    return Contestant(
+        "bare uvicorn",
+        lambda _, port: [sys.executable, "-m", "benchmarks.gateways.floor", str(port)],
+        "/",
+    )
+
+
+def nginx(provider: str) -> Contestant:
+    """The floor of passing through: one worker, connections to the provider kept."""
+    program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if program is None:
+        raise Missing("nginx is not installed (sudo apt-get install nginx-light)")
+
+    def command(folder: Path, port: int) -> list[str]:
+        (folder / "nginx.conf").write_text(
+            f"""daemon off; pid {folder}/pid; error_log {folder}/error.log; worker_processes 1;
+            events {{ worker_connections 4096; }}
+            http {{
+              access_log off; client_body_temp_path {folder}; proxy_temp_path {folder};
+              fastcgi_temp_path {folder}; uwsgi_temp_path {folder}; scgi_temp_path {folder};
+              keepalive_requests 100000000;
+              upstream provider {{ server {provider.partition("//")[2]}; keepalive 512;
+                                   keepalive_requests 100000000; }}
+              server {{
+                listen 127.0.0.1:{port};
+                location = / {{ return 200; }}
+                location /v1/ {{ proxy_pass http://provider; proxy_http_version 1.1;
+                                 proxy_set_header Connection ""; proxy_buffering off; }}
+              }}
+            }}""",
+            encoding="utf-8",
+        )
+        return [program, "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
+
+    return Contestant("nginx", command, "/")
+
+
+async def litellm(provider: str, pace: str = "") -> Contestant:
+    """One worker, no database, no cache, quiet."""
+    program = await _litellm()
+
+    def command(folder: Path, port: int) -> list[str]:
+        model = {"model": "openai/benchmark", "api_base": f"{provider}{pace}/v1", "api_key": "none"}
+        settings = {"model_list": [{"model_name": "small", "litellm_params": model}]}
+        (folder / "litellm.yaml").write_text(json.dumps(settings), encoding="utf-8")
+        return [
+            str(program),
+            *("--config", str(folder / "litellm.yaml"), "--host", "127.0.0.1", "--port", str(port)),
+            *("--num_workers", "1", "--telemetry", "False"),
+        ]
+
+    return Contestant(
+        "LiteLLM",
+        command,
+        "/health/liveliness",
+        environment={
+            "LITELLM_MODE": "PRODUCTION",
+            "LITELLM_LOG": "ERROR",
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+            "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",  # no keys, as in the others
+        },
+    )
+
+
+async def portkey(provider: str, pace: str = "") -> Contestant:
+    """Told by headers whom to ask."""
+    node, program = await _portkey()
+    return Contestant(
+        "Portkey",
+        lambda _, port: [node, str(program), f"--port={port}", "--headless"],
+        "/",
+        environment={"NODE_ENV": "production"},
+        headers={
+            "x-portkey-provider": "openai",
+            "x-portkey-custom-host": f"{provider}{pace}/v1",
+            "authorization": "Bearer none",
+        },
+    )
+
+
+def cache_folder() -> Path:
+    """Where what is downloaded is kept."""
+    named = os.environ.get("DUB5_BENCH_CACHE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dub5-bench"
+
+
+async def _litellm() -> Path:
+    return await python_package(f"litellm-{LITELLM}", [f"litellm[proxy]=={LITELLM}"], "litellm")
+
+
+async def python_package(folder: str, requirements: list[str], program: str) -> Path:
+    """The path of a program from PyPI in a virtual environment of its own; Missing where it cannot be had."""
+    home = cache_folder() / folder
+    installed = home / "bin" / program
+    if not (home / "complete").exists():
+        progress(f"installing {', '.join(requirements)} into {home}")
+        uv = str(Path(sys.executable).with_name("uv"))
+        await _install(uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(home))
+        await _install(
+            *(uv, "pip", "install", "--quiet", "--python", str(home / "bin" / "python"), *requirements)
+        )
+        (home / "complete").touch()
+    return installed
+
+
+async def _portkey() -> tuple[str, Path]:
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        raise Missing("Node.js and npm are not installed")
+    home = cache_folder() / f"portkey-{PORTKEY}-{_HONO}"
+    if not (home / "complete").exists():
+        progress(f"installing @portkey-ai/gateway {PORTKEY} into {home}")
+        home.mkdir(parents=True, exist_ok=True)
+        needs = {"@portkey-ai/gateway": PORTKEY, "@hono/node-server": _HONO}
+        package = {"private": True, "dependencies": needs, "overrides": {"@hono/node-server": _HONO}}
+        (home / "package.json").write_text(json.dumps(package), encoding="utf-8")
+        await _install(
+            *(
+                npm,
+                "install",
+                "--prefix",
+                str(home),
+                "--ignore-scripts",
+                "--no-audit",
+                "--no-fund",
+                "--silent",
+            )
+        )
+        (home / "complete").touch()
+    return node, home / "node_modules" / "@portkey-ai" / "gateway" / "build" / "start-server.js"
+
+
+async def _install(*command: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "UV_SYSTEM_CERTS": "true"},
+    )
+    _, said = await process.communicate()
+    if process.returncode:
+        raise Missing(f"{Path(command[0]).name} could not install it: {said.decode()[-300:].strip()}")

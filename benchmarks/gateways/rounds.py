@@ -1,0 +1,186 @@
+"""Rounds: contestants in turn, each under the same load, again and again; what does not count is told and repeated.
+
+A round is void where any request failed, where the core of the load was more than 85 % busy (then the load, not the
+server, may have been measured), or where other programs took more than 5 % of the server's core. It is repeated a few
+times; what is void even then is used all the same, and the table says so.
+
+A rate is per second of the server's CPU. Where a server has a core for itself and the load fills it, that is its
+throughput; and it stays right where the load cannot fill the core (nginx), or other programs take some of it.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from benchmarks.caching.client import Client, client
+from benchmarks.caching.figures import progress
+from benchmarks.gateways import cores
+from benchmarks.gateways.contestants import Running
+from benchmarks.gateways.cores import Use
+from benchmarks.gateways.load import ID, Ask, Load, question, streams, wrk
+from benchmarks.gateways.provider import TEXT
+
+MOST_LOAD, MOST_FOREIGN = 0.85, 0.05
+_TRIES = 3
+_SIZE_MAY_DIFFER = 0.1
+
+
+class Round(msgspec.Struct, frozen=True):
+    """One round of one contestant. `work` is requests or chunks; `void` says why it does not count."""
+
+    workload: str
+    contestant: str
+    work: int
+    seconds: float
+    use: Use
+    p50: float
+    p99: float
+    failed: int
+    void: str | None
+
+    @property
+    def rate(self) -> float:
+        """Per second of the server's CPU."""
+        return self.work / self.use.seconds
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """A contestant in a workload: `load(seconds)` is one round of it."""
+
+    server: Running
+    load: Callable[[float], Awaitable[tuple[int, float, float, float, int]]]
+    """Gives work, seconds, p50, p99 and how many failed."""
+
+    prepare: Callable[[], Awaitable[None]]
+    """Checks that answers are right, and warms up; before each round."""
+
+
+class Bench:
+    """All rounds of a run. `seconds` is how long one is."""
+
+    def __init__(self, *, rounds: int, seconds: float, quick: bool = False) -> None:
+        self.count = rounds
+        self.seconds = seconds
+        self.quick = quick
+        self.rounds: list[Round] = []
+        self.others: list[dict[str, Any]] = []
+        """What rows measured that are not made of rounds."""
+
+    async def alternate(self, workload: str, entries: Sequence[Entry]) -> dict[str, list[Round]]:
+        """By contestant, those that count."""
+        found: dict[str, list[Round]] = {entry.server.name: [] for entry in entries}
+        for number in range(self.count):
+            for entry in entries:
+                progress(f"{workload}: {entry.server.name}, round {number + 1} of {self.count}")
+                found[entry.server.name].append(await self.once(workload, entry))
+        return found
+
+    async def once(self, workload: str, entry: Entry) -> Round:
+        for _ in range(_TRIES):
+            await entry.prepare()
+            before = cores.read(entry.server.pid)
+            work, seconds, p50, p99, failed = await entry.load(self.seconds)
+            use = cores.between(before, cores.read(entry.server.pid))
+            void = _void(use, failed, work)
+            done = Round(workload, entry.server.name, work, seconds, use, p50, p99, failed, void)
+            self.rounds.append(done)
+            if void is None:
+                break
+        return done
+
+
+def _void(use: Use, failed: int, work: int) -> str | None:
+    if failed or not work:
+        return f"{failed} failed"
+    if use.load > MOST_LOAD:
+        return f"load core {use.load:.0%} busy"
+    if use.foreign > MOST_FOREIGN:
+        return f"others took {use.foreign:.0%} of the server's core"
+    return None
+
+
+def whole(
+    server: Running,
+    ask: Callable[[], Ask],
+    *,
+    connections: int,
+    cache: str | None = None,
+    prime: bool = False,
+) -> Entry:
+    """Whole answers by wrk. `cache` is what Cache-Status must say; `prime` asks every question once before."""
+    size = 0.0
+
+    async def prepare() -> None:
+        nonlocal size
+        asked = ask()
+        asked = msgspec.structs.replace(asked, headers={**server.headers, **asked.headers})
+        async with client() as asking:
+            for number in range(asked.first, asked.first + asked.count) if prime else ():
+                await _check(asking, server, asked, number, None)
+            await _check(asking, server, asked, asked.first, cache)
+        warm = await _loaded(1)
+        size = warm.bytes / max(1, warm.requests)
+
+    async def load(seconds: float) -> tuple[int, float, float, float, int]:
+        seen = await _loaded(seconds)
+        right = not size or abs(seen.bytes / max(1, seen.requests) / size - 1) < _SIZE_MAY_DIFFER
+        return seen.requests, seen.seconds, seen.p50, seen.p99, seen.failed if right else seen.requests
+
+    async def _loaded(seconds: float) -> Load:
+        asked = ask()
+        asked = msgspec.structs.replace(asked, headers={**server.headers, **asked.headers})
+        return await wrk(server.url, asked, connections=connections, seconds=seconds)
+
+    return Entry(server, load, prepare)
+
+
+async def _check(asking: Client, server: Running, asked: Ask, number: int, cache: str | None) -> None:
+    """One answer, whole and right, and from where it should be."""
+    headers = {name: value.replace(ID, f"{number:012d}") for name, value in asked.headers.items()}
+    outcome = await asking.ask(server.url, question(number, asked.filler), headers=headers)
+    if outcome.error or outcome.text != TEXT:
+        said = outcome.error or outcome.text[:100]
+        raise RuntimeError(f"{server.name} answers wrongly, with status {outcome.status}: {said}")
+    if cache is not None and cache not in outcome.cache:
+        raise RuntimeError(f"{server.name}: `{outcome.cache}` where `{cache}` was expected")
+
+
+def streamed(server: Running, count: int, first: Callable[[], int]) -> Entry:
+    """Streams by `streamer`; work is chunks, p50 and p99 are of how late a chunk came."""
+
+    async def prepare() -> None:
+        async with client() as asking:
+            outcome = await asking.ask(
+                server.url, question(first()), stream=True, headers=dict(server.headers)
+            )
+        if outcome.error or outcome.text.count("@") != 2 * 99:
+            raise RuntimeError(
+                f"{server.name} streams wrongly: {outcome.status} {outcome.error} {outcome.text[:100]}"
+            )
+
+    async def load(seconds: float) -> tuple[int, float, float, float, int]:
+        seen = await streams(server.url, count, first=first(), seconds=seconds, headers=server.headers)
+        late = seen.late or [0.0, 0.0, 0.0]
+        return seen.chunks, seen.seconds, late[0], late[1], seen.failed
+
+    return Entry(server, load, prepare)
+
+
+def spread(values: Sequence[float], show: Callable[[float], str]) -> str:
+    """`median (least..greatest)`."""
+    return f"{show(statistics.median(values))} ({show(min(values))}..{show(max(values))})"
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
+    """Round by round: what disturbed one disturbed its neighbour too."""
+    return [mine / other for mine, other in zip(ours, theirs, strict=True)]
+
+
+def voids(rounds: Sequence[Round]) -> str:
+    """What the table says of rounds that do not count and were used."""
+    void = [one.void for one in rounds if one.void]
+    return f"; {len(void)} of {len(rounds)} rounds void: {void[0]}" if void else ""
