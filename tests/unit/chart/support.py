@@ -6,18 +6,31 @@ import functools
 import http.server
 import json
 import threading
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import helm_python as helm
 import jsonschema
-
-from dub5.settings_loader import parse_yaml
+import yaml
 
 CHART = Path(__file__).parents[3] / "deploy/helm/dub5"
 SCHEMAS = Path(__file__).parent / "schemas"
 
 Json = dict[str, Any]
+
+
+class _Loader(yaml.CSafeLoader):
+    """Refuses a key that is there twice; the program's own loader does too, but this one is in C."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [key.value for key, _ in node.value]
+        assert len(keys) == len(set(keys)), f"a key is there twice{node.start_mark}"
+        return super().construct_mapping(node, deep=deep)
+
+
+def parsed(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)
 
 
 class Rendered(NamedTuple):
@@ -50,15 +63,27 @@ def _chart() -> helm.Chart:
     return helm.Chart.load(CHART)
 
 
-def render(values: Json | None = None, *, release: str = "dub5") -> Rendered:
-    """As `helm install` does: values are checked, then rendered. helm.HelmError where they are refused."""
-    values = values or {}
+def render(values: Json | None = None) -> Rendered:
+    """The release `dub5` in the namespace `chat`, as `helm install` would make it; the same object for the same values.
+
+    helm.HelmError where the values are refused.
+    """
+    return _rendered(json.dumps(values or {}, sort_keys=True))
+
+
+@functools.cache
+def _rendered(values: str) -> Rendered:
+    return rendered_anew(json.loads(values))
+
+
+def rendered_anew(values: Json) -> Rendered:
+    """With secrets of its own."""
     _chart().validate_schema(values)
-    files = _chart().render(values, name=release, namespace="chat")
+    files = _chart().render(values, name="dub5", namespace="chat")
     notes = files.pop("dub5/templates/NOTES.txt")
     objects: dict[tuple[str, str], Json] = {}
     for path, text in files.items():
-        made = parse_yaml(text)  # which refuses a key that is there twice
+        made = parsed(text)
         if made is not None:
             key = made["kind"], made["metadata"]["name"]
             assert key not in objects, f"{path} makes {key} a second time"
@@ -145,7 +170,7 @@ class FakeCluster:
         url = f"http://127.0.0.1:{self._server.server_address[1]}"
         with helm.Config(kube_apiserver=url, namespace="chat", storage_driver="memory") as config:
             files = config.render(_chart(), values or {}, name="dub5", namespace="chat", is_upgrade=True)
-        return {path: parse_yaml(text) for path, text in files.items() if not path.endswith("NOTES.txt")}
+        return {path: parsed(text) for path, text in files.items() if not path.endswith("NOTES.txt")}
 
     @staticmethod
     def _prefix(version: str) -> str:
