@@ -85,7 +85,10 @@ async def health(operations: str) -> str:
 async def chat(url: str, key: str, model: str | None) -> str:
     """One streamed answer, whole. Without a model the first one that is listed."""
     headers = {"authorization": f"Bearer {key}"} if key else {}
-    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=_CHAT_TIMEOUT) as client:
+    context = ssl.create_default_context() if url.startswith("https:") else False
+    async with httpx.AsyncClient(
+        base_url=url, headers=headers, timeout=_CHAT_TIMEOUT, verify=context
+    ) as client:
         if model is None:
             listed = await _get(client, "/v1/models")
             model = listed.json()["data"][0]["id"]
