@@ -17,6 +17,8 @@ run: $(READY) ## Serve on http://127.0.0.1:8000: dub5.yaml or CONFIG=FILE, else 
 
 test: $(READY) ## Run every test that needs no cluster, against a real Redis; coverage at least 95 %
 	@tools/setup.sh redis
+	@tools/setup.sh helm
+	@tools/setup.sh promtool
 	@rm -f .coverage .coverage.*
 	@$(BIN)/coverage run -m pytest -q $(TESTS)
 	@$(BIN)/coverage combine -q
@@ -30,7 +32,7 @@ format: $(READY) ## Rewrite the sources in the one format
 	@$(BIN)/ruff format .
 
 generate: $(READY) ## Rewrite the generated files
-	@$(BIN)/python tools/generate.py
+	@$(BIN)/python -m tools.generate
 
 bench: $(READY) ## Figures beside LiteLLM, Portkey and floors, about 25 minutes; ROWS="hits live", ROUNDS=9, QUICK=1, OUT=PATH
 	@tools/setup.sh redis

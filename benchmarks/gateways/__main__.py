@@ -18,7 +18,7 @@ import os
 import sys
 from pathlib import Path
 
-from benchmarks.caching.figures import Figure, progress
+from benchmarks.figures import Figure, progress
 from benchmarks.gateways import cores, load
 from benchmarks.gateways.record import keep, versions
 from benchmarks.gateways.rounds import Bench

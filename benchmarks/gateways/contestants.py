@@ -23,9 +23,9 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from benchmarks.caching.figures import progress
-from benchmarks.caching.machinery import configuration, free_port
+from benchmarks.figures import progress
 from benchmarks.gateways.cores import SERVER, pinned
+from benchmarks.machinery import configuration, free_port
 
 LITELLM, PORTKEY = "1.106.2", "1.15.2"
 _HONO = "1.13.8"

@@ -8,14 +8,14 @@ import tempfile
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from benchmarks.caching.figures import Figure, progress
-from benchmarks.caching.machinery import redis_server
+from benchmarks.figures import Figure, progress
 from benchmarks.gateways import cores
 from benchmarks.gateways.contestants import Contestant, dub5
 from benchmarks.gateways.cores import OTHERS, pinned
 from benchmarks.gateways.load import Ask, stand_in, streams, wrk
 from benchmarks.gateways.peers import available
 from benchmarks.gateways.rounds import Bench, spread
+from benchmarks.machinery import redis_server
 
 IDLE, PACE = 2000, "/paced/60000/100"
 """A minute between two chunks: nothing moves while the memory is read."""

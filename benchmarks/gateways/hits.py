@@ -6,12 +6,12 @@ import tempfile
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from benchmarks.caching.figures import Figure
-from benchmarks.caching.machinery import redis_server
+from benchmarks.figures import Figure
 from benchmarks.gateways.contestants import Contestant, dub5, uvicorn
 from benchmarks.gateways.cores import OTHERS, pinned
 from benchmarks.gateways.load import Ask, shown, stand_in
 from benchmarks.gateways.rounds import Bench, Round, ratio, spread, voids, whole
+from benchmarks.machinery import redis_server
 
 QUESTIONS, CONNECTIONS = 1000, 64
 _BARS = {"memory": 0.65, "memory, no Redis": 0.65, "Redis": 0.35}

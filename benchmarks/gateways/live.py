@@ -6,13 +6,13 @@ import tempfile
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from benchmarks.caching.figures import Figure, milliseconds
-from benchmarks.caching.machinery import redis_server
+from benchmarks.figures import Figure, milliseconds
 from benchmarks.gateways import cores
 from benchmarks.gateways.contestants import dub5
 from benchmarks.gateways.cores import OTHERS, pinned
 from benchmarks.gateways.load import stand_in, streams
 from benchmarks.gateways.rounds import Bench
+from benchmarks.machinery import redis_server
 
 STREAMS, PACE = 2000, "/paced/50/400"
 _ROOM = {"max_inflight": STREAMS + 100}

@@ -12,13 +12,13 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.caching.figures import Figure
-from benchmarks.caching.machinery import redis_server
+from benchmarks.figures import Figure
 from benchmarks.gateways.contestants import Contestant, Missing, dub5, nginx
 from benchmarks.gateways.cores import OTHERS, pinned
 from benchmarks.gateways.load import Ask, shown, stand_in
 from benchmarks.gateways.peers import available, left_out
 from benchmarks.gateways.rounds import Bench, Entry, Round, ratio, spread, voids, whole
+from benchmarks.machinery import redis_server
 
 CONNECTIONS = 64
 _BARS = {

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -18,11 +17,11 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.caching.machinery import redis_server
 from benchmarks.gateways import cores
 from benchmarks.gateways.contestants import Running, dub5, python_package
 from benchmarks.gateways.cores import OTHERS, pinned
 from benchmarks.gateways.load import Ask, run, stand_in, streams, wrk
+from benchmarks.machinery import redis_server
 
 PY_SPY = "0.4.3"
 SECONDS, SHOWN = 8, 45
@@ -110,4 +109,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.caching.figures import Figure
+from benchmarks.figures import Figure
 from benchmarks.gateways import cores
 from benchmarks.gateways.contestants import LITELLM, PORTKEY
 from benchmarks.gateways.rounds import Bench, Round

@@ -16,8 +16,8 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.caching.client import Client, client
-from benchmarks.caching.figures import progress
+from benchmarks.client import Client, client
+from benchmarks.figures import progress
 from benchmarks.gateways import cores
 from benchmarks.gateways.contestants import Running
 from benchmarks.gateways.cores import Use

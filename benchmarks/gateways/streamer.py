@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import msgspec
 import uvloop
 
-from benchmarks.caching.figures import percentile
+from benchmarks.figures import percentile
 
 PATH = "/v1/chat/completions"
 _STAMP = re.compile(rb"@(\d{10}\.\d{6})@")

@@ -11,14 +11,14 @@ import tempfile
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from benchmarks.caching.figures import Figure
-from benchmarks.caching.machinery import redis_server
+from benchmarks.figures import Figure
 from benchmarks.gateways.contestants import dub5
 from benchmarks.gateways.cores import OTHERS, pinned
 from benchmarks.gateways.load import stand_in
 from benchmarks.gateways.passthrough import compared
 from benchmarks.gateways.peers import available
 from benchmarks.gateways.rounds import Bench, streamed
+from benchmarks.machinery import redis_server
 
 PACE = "/paced/5/100"
 _AT_ONCE = {"dub5": 256, "Portkey": 256, "LiteLLM": 24}
