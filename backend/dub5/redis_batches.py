@@ -180,6 +180,7 @@ class Batches:
             self._probe = asyncio.create_task(self._ask_until_it_answers())
             if self._next is not None:  # it waits for a lane, in vain
                 self._next.fail(RedisUnavailable)
+                self._next = None
             self._changed()
 
     async def _ask_until_it_answers(self) -> None:
