@@ -25,7 +25,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 import redis
 from redis.asyncio import Redis, RedisCluster
-from redis.asyncio.client import Pipeline
+from redis.asyncio.client import Pipeline, PubSub
 from redis.asyncio.cluster import ClusterNode, PipelineCommand
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
@@ -41,6 +41,7 @@ from dub5.telemetry.metrics import Metrics
 
 __all__ = ["RedisLink", "RedisUnavailable", "connect"]
 
+_SILENCES = 3
 _LISTEN_INTERVAL = 1.0
 _LISTEN_AGAIN = 0.25
 _INITIALIZE_TIMEOUT = 2.0
@@ -137,14 +138,24 @@ class RedisLink:
         """One connection for all channels, made anew whenever it is lost."""
         while True:
             with contextlib.suppress(*TROUBLE):
-                async with self._client.pubsub(ignore_subscribe_messages=True) as pubsub:
+                async with self._client.pubsub() as pubsub:
                     async with asyncio.timeout(self._timeout):
                         await pubsub.subscribe(*self._handlers)
-                    while True:
-                        message = await pubsub.get_message(timeout=_LISTEN_INTERVAL)
-                        if message is not None:
-                            await self._handle(message["channel"], message["data"])
+                    await self._hear(pubsub)
             await asyncio.sleep(_LISTEN_AGAIN)
+
+    async def _hear(self, pubsub: PubSub) -> None:
+        """Until the connection is lost, or has been silent for so long that it must be: then no pings come back."""
+        silent = 0
+        while silent < _SILENCES:
+            message = await pubsub.get_message(timeout=_LISTEN_INTERVAL)
+            if message is None:
+                silent += 1
+                await pubsub.ping()
+                continue
+            silent = 0
+            if message["type"] == "message":
+                await self._handle(message["channel"], message["data"])
 
     async def _handle(self, channel: bytes, data: bytes) -> None:
         """One message, of whatever release: what cannot be handled must not end the listening."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable
 
 SHED_WINDOW = 30.0
 """Seconds over which the shed rate is taken."""
@@ -54,14 +54,13 @@ class ServiceTime:
         self._sum += seconds
         self._weight += 1.0
 
-    def mean(self, live: Iterable[float], now: float) -> float:
-        """With the ages of streams that still run, which would otherwise be left out just when all are long.
+    def mean(self, ages: float, live: int, now: float) -> float:
+        """With the `live` streams that still run and the sum of their ages; left out, long ones would be missing.
 
         0 before the first.
         """
         self._decay(now)
-        ages = list(live)
-        total, weight = self._sum + math.fsum(ages), self._weight + len(ages)
+        total, weight = self._sum + ages, self._weight + live
         return total / weight if weight else 0.0
 
     def _decay(self, now: float) -> None:

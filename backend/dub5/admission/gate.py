@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Hashable
@@ -60,8 +59,8 @@ class Gate:
         self._metrics = metrics
         self._clock = clock
         self._taken = 0
-        self._ids = itertools.count()
-        self._entered: dict[int, float] = {}
+        self._entered = 0
+        self._entered_at = 0.0  # sum over those inside
         self._lines: dict[str, deque[_Turn]] = {}
         self._queued = 0
         self._shed = ShedRate()
@@ -77,8 +76,10 @@ class Gate:
     ) -> AsyncIterator[float]:
         """Hold a place while the block runs; gives the seconds that were waited for it.
 
-        Overloaded where there is no place, or none in time: within `queue_timeout`, and before the caller's
-        `deadline` by our clock. `request` tells a request that is tried again from another one.
+        Overloaded where there is no place, or none in time: within `queue_timeout`, or where none is expected
+        before the caller's `deadline` by our clock. Who is let in waits on, since others may have joined the
+        question; a question that nobody waits for any more is cancelled. `request` tells a request that is tried
+        again from another one.
         """
         arrived = self._clock()
         if self._taken < self._capacity:
@@ -87,14 +88,16 @@ class Gate:
             raise Overloaded("No room for background work.")
         else:
             await self._wait_for_turn(tenant, request, deadline)
-        place, entered = next(self._ids), self._clock()
-        self._entered[place] = entered
+        entered = self._clock()
+        self._entered += 1
+        self._entered_at += entered
         self._metrics.queue_wait.observe(entered - arrived)
         try:
             yield entered - arrived
         finally:
-            del self._entered[place]
             left = self._clock()
+            self._entered -= 1
+            self._entered_at = self._entered_at - entered if self._entered else 0.0
             self._service.ended(left - entered, left)
             self._give_place_on()
 
@@ -112,19 +115,16 @@ class Gate:
         )
 
     def _inflight(self) -> int:
-        return len(self._entered) - self._waiting_elsewhere()
+        return self._entered - self._waiting_elsewhere()
 
     async def _wait_for_turn(self, tenant: str, request: Hashable, deadline: float | None) -> None:
         """Returns when a place is ours."""
-        patience = self._queue_timeout
-        if deadline is not None:
-            patience = min(patience, deadline - self._clock())
-        self._refuse_what_would_wait_in_vain(tenant, request, patience)
+        self._refuse_what_would_wait_in_vain(tenant, request, deadline)
         turn = _Turn(asyncio.get_running_loop().create_future(), request)
         self._lines.setdefault(tenant, deque()).append(turn)
         self._queued += 1
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(self._queue_timeout):
                 await turn.come
         except BaseException as error:
             if not turn.come.done() or turn.come.cancelled():
@@ -133,19 +133,20 @@ class Gate:
                 self._give_place_on()
             if isinstance(error, TimeoutError):
                 # Not part of the shed rate: it was counted while it was queued.
-                raise self._overloaded("queue_timeout", tenant) from None
+                raise self._overloaded("queue_timeout", self._expected_wait(tenant)) from None
             raise
 
-    def _refuse_what_would_wait_in_vain(self, tenant: str, request: Hashable, patience: float) -> None:
-        if self._expected_wait(tenant) > patience:
-            self._shed.count(request, self._clock())
-            raise self._overloaded("would_wait_too_long", tenant)
+    def _refuse_what_would_wait_in_vain(self, tenant: str, request: Hashable, deadline: float | None) -> None:
+        now, wait = self._clock(), self._expected_wait(tenant)
+        if wait > self._queue_timeout or (deadline is not None and now + wait > deadline):
+            self._shed.count(request, now)
+            raise self._overloaded("would_wait_too_long", wait)
         if self._queued < self._max_queued:
             return
         longest = max(self._lines, key=lambda each: len(self._lines[each]), default=tenant)
         if len(self._lines.get(longest, ())) <= len(self._lines.get(tenant, ())) + 1:
-            self._shed.count(request, self._clock())
-            raise self._overloaded("queue_full", tenant)
+            self._shed.count(request, now)
+            raise self._overloaded("queue_full", wait)
         self._send_away(longest)
 
     def _send_away(self, tenant: str) -> None:
@@ -154,7 +155,7 @@ class Gate:
         self._queued -= 1
         if not turn.come.done():  # else it was cancelled in this very moment, and has yet to notice
             self._shed.count(turn.request, self._clock())
-            turn.come.set_exception(self._overloaded("queue_full", tenant))
+            turn.come.set_exception(self._overloaded("queue_full", self._expected_wait(tenant)))
 
     def _expected_wait(self, tenant: str) -> float:
         """Seconds until a newcomer's turn, at the present pace: places come free every `service / capacity`."""
@@ -163,13 +164,12 @@ class Gate:
         return (own + others + 1) * self._mean_service(self._clock()) / self._capacity
 
     def _mean_service(self, now: float) -> float:
-        return self._service.mean((now - entered for entered in self._entered.values()), now)
+        return self._service.mean(self._entered * now - self._entered_at, self._entered, now)
 
     def _overloaded(
-        self, reason: Literal["queue_full", "would_wait_too_long", "queue_timeout"], tenant: str
+        self, reason: Literal["queue_full", "would_wait_too_long", "queue_timeout"], wait: float
     ) -> Overloaded:
         self._metrics.shed.labels(reason).inc()
-        wait = self._expected_wait(tenant)
         return Overloaded("The service is at capacity. Try again later.", retry_after=wait)
 
     def _give_place_on(self) -> None:

@@ -87,6 +87,8 @@ class ChatRoute:
             record.outcome = "client_disconnect"
         except Dub5Error as error:
             record.error_code = error.code
+            if isinstance(error, DeadlinePassed):
+                record.outcome = "client_disconnect"
             await send_error(send, error, _rate_headers(grant))
         except Exception:  # noqa: BLE001  # the last line of defence: whatever it is, the client gets an answer
             _log.exception("request failed", request_id=record.request_id)

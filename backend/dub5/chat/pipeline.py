@@ -42,6 +42,9 @@ from dub5.chat.request import ChatRequest, Json
 from dub5.errors import CallerError, InvalidRequest, NotCached, Overloaded, ProviderError
 from dub5.telemetry.record import RequestRecord
 
+_TRIES = 3
+"""Flights that a request joins where the first were turned away."""
+
 _REFUSAL_TTL = 2.0
 """Seconds for which a provider's refusal of a request answers the same request again, to the letter."""
 
@@ -194,7 +197,7 @@ class Pipeline:
         cache: AnswerCache,
         found: Found | None,
         *,
-        first_try: bool = True,
+        tries: int = _TRIES,
     ) -> Answer:
         """Join the flight for this question, or be its first follower."""
         identity = cache.identity(wanted)
@@ -224,9 +227,9 @@ class Pipeline:
         except Overloaded:
             # Its leader was turned away: a refresh, which never waits, one with little time, or one on a replica
             # that is full. That is no answer for those who joined it.
-            if not first_try or (follower.led_here and not joined):
+            if tries == 1 or (follower.led_here and not joined):
                 raise
-            return await self._fly(question, wanted, cache, found, first_try=False)
+            return await self._fly(question, wanted, cache, found, tries=tries - 1)
 
     async def _follow(
         self,

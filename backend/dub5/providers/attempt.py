@@ -74,7 +74,7 @@ class Attempt:
         now = self._clock()
         self._first_token = now - self._start
         self.pace.note(self._first_token)
-        self.route.health.worked(now)
+        self.route.health.worked(began=self._start, now=now)
 
     @contextlib.contextmanager
     def guarding(self) -> Iterator[None]:
@@ -91,8 +91,10 @@ class Attempt:
         if observe is None:
             return
         now = self._clock()
-        if outcome == "ok" and not self._stream:
-            self.pace.note(now - self._start)
+        if (outcome == "ok" and not self._stream) or (outcome == "cancelled" and self._first_token is None):
+            self.pace.note(
+                now - self._start
+            )  # at least so long, where it was cancelled: left out, p95 would sink
         worked = self._first_token is not None
         self.route.health.ended(outcome, began=self._start, now=now, worked=worked, pause=pause)
         name = self.route.provider.name

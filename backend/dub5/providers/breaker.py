@@ -27,10 +27,15 @@ PROBE_PATIENCE = 30.0
 
 
 class Breaker:
-    """One provider's. `allows` before each call, then `succeeded`, `failed` or `abandoned`, once."""
+    """One provider's. `allows` before each call, then `succeeded`, `failed` or `abandoned`, once.
+
+    Each of these is told when the call `began`: while the breaker is not closed, only calls since it opened count.
+    """
 
     def __init__(self) -> None:
         self._calls: deque[tuple[float, bool]] = deque()
+        self._failures = 0
+        self._opened = 0.0
         self._open_until: float | None = None
         self._pause = FIRST_PAUSE
         self._probing_since: float | None = None
@@ -54,35 +59,47 @@ class Breaker:
         self._probing_since = now
         return True
 
-    def succeeded(self, now: float) -> None:
-        if self._open_until is not None and self.state(now) == "half-open":
+    def succeeded(self, began: float, now: float) -> None:
+        if self._is_of_old(began):
+            return
+        if self._open_until is not None:
             self._open_until, self._probing_since, self._pause = None, None, FIRST_PAUSE
             self._calls.clear()
+            self._failures = 0
         self._note(now, failed=False)
 
-    def failed(self, now: float, *, pause: float | None = None) -> None:
+    def failed(self, began: float, now: float, *, pause: float | None = None) -> None:
         """`pause` is what the provider itself asked for (`Retry-After`): it is left alone for that long."""
-        if self.state(now) == "half-open":
+        if self._open_until is not None and began < self._opened:
+            if pause is not None:
+                self._open_until = max(self._open_until, now + min(pause, LONGEST_PAUSE))
+            return
+        if self._open_until is not None:
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
             self._open(now, pause)
             return
         self._note(now, failed=True)
-        failures = sum(failed for _, failed in self._calls)
-        if pause is not None or (
-            len(self._calls) >= FEWEST_CALLS and failures >= THRESHOLD * len(self._calls)
-        ):
+        calls = len(self._calls)
+        if pause is not None or (calls >= FEWEST_CALLS and self._failures >= THRESHOLD * calls):
             self._open(now, pause)
 
-    def abandoned(self) -> None:
+    def abandoned(self, began: float) -> None:
         """The caller left before the provider showed whether it works."""
-        self._probing_since = None
+        if not self._is_of_old(began):
+            self._probing_since = None
+
+    def _is_of_old(self, began: float) -> bool:
+        """Whether the call began before the breaker opened: it tells nothing about whether the provider is back."""
+        return self._open_until is not None and began < self._opened
 
     def _open(self, now: float, pause: float | None) -> None:
         wanted = self._pause if pause is None else min(max(pause, 0.0), LONGEST_PAUSE)
         self._open_until = max(self._open_until or 0.0, now + wanted)
+        self._opened = now
         self._probing_since = None
 
     def _note(self, now: float, *, failed: bool) -> None:
         self._calls.append((now, failed))
+        self._failures += failed
         while self._calls[0][0] <= now - WINDOW:
-            self._calls.popleft()
+            self._failures -= self._calls.popleft()[1]

@@ -13,6 +13,7 @@ in line. Time is an argument, in monotonic seconds.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from typing import Literal
 
@@ -41,7 +42,7 @@ class ConcurrencyLimit:
 
     @property
     def waiting(self) -> int:
-        return sum(not turn.done() for turn in self._line)
+        return len(self._line)
 
     @property
     def free(self) -> bool:
@@ -54,6 +55,10 @@ class ConcurrencyLimit:
         self._running += free
         return free
 
+    def enter_anyway(self) -> None:
+        """Take a place even where none is free: for the one call that tries whether the provider is back."""
+        self._running += 1
+
     async def enter(self, patience: float) -> None:
         """Wait for a place, first in first out. TimeoutError after `patience` seconds."""
         if self.try_enter():
@@ -65,7 +70,10 @@ class ConcurrencyLimit:
                 await turn
         except BaseException:
             if turn.done() and not turn.cancelled():  # the place came in the same moment
-                self._give_place_back()
+                self.give_back()
+            else:
+                with contextlib.suppress(ValueError):
+                    self._line.remove(turn)
             raise
 
     def left(self, ending: Ending, *, began: float, now: float) -> None:
@@ -75,9 +83,10 @@ class ConcurrencyLimit:
         elif ending == "pushed back" and began >= self._decreased:
             self._limit = max(1.0, min(self._limit, self._running) * DECREASE)
             self._decreased = now
-        self._give_place_back()
+        self.give_back()
 
-    def _give_place_back(self) -> None:
+    def give_back(self) -> None:
+        """A place that no call was made with, or none that tells anything."""
         self._running -= 1
         while self._line and self._running < self.limit:
             turn = self._line.popleft()

@@ -24,26 +24,30 @@ class Health:
         self.concurrency = ConcurrencyLimit(most)
 
     def try_enter(self, now: float) -> bool:
-        """Take a place for a call, where one may begin now."""
-        if not self.concurrency.try_enter():
-            return False
-        if self.breaker.allows(now):
-            return True
-        self.concurrency.left("otherwise", began=now, now=now)
-        return False
+        """Take a place for a call, where one may begin now.
 
-    def worked(self, now: float) -> None:
+        The call that tries whether the provider is back needs no free place: those that still run since before it
+        broke may hold more than there are now.
+        """
+        if self.breaker.state(now) == "closed":
+            return self.concurrency.try_enter()
+        if not self.breaker.allows(now):
+            return False
+        self.concurrency.enter_anyway()
+        return True
+
+    def worked(self, *, began: float, now: float) -> None:
         """The first chunk of a stream is here; should it break off later, that is a failure of its own."""
-        self.breaker.succeeded(now)
+        self.breaker.succeeded(began, now)
 
     def ended(self, outcome: Outcome, *, began: float, now: float, worked: bool, pause: float | None) -> None:
         """`worked`: it was told so before. `pause`: seconds for which the provider asked to be left alone."""
         self.concurrency.left(_ENDINGS.get(outcome, "otherwise"), began=began, now=now)
         if outcome in {"error", "timeout", "limited"}:
-            self.breaker.failed(now, pause=pause)
+            self.breaker.failed(began, now, pause=pause)
         elif worked:
             return
         elif outcome == "cancelled":
-            self.breaker.abandoned()
+            self.breaker.abandoned(began)
         else:  # ok, or a refusal of the request, which only a working provider can give
-            self.breaker.succeeded(now)
+            self.breaker.succeeded(began, now)

@@ -50,26 +50,33 @@ async def hedged(
     `first`; an error of the caller is raised at once.
     """
     calls = [first]
-    winner: asyncio.Task[T] | None = None
     try:
         _, running = await asyncio.wait(calls, timeout=after)
         if running and (other := second()) is not None:
             calls.append(other)
             running.add(other)
+        winner = next((call for call in calls if _decides(call)), None)
         while running and winner is None:
             _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            winner = next((call for call in calls if call.done() and _decides(call)), None)
-        return (winner or first).result()
-    finally:
-        for call in calls:
-            call.cancel()
-        for answer in await asyncio.gather(
-            *(each for each in calls if each is not winner), return_exceptions=True
-        ):
-            if not isinstance(answer, BaseException):
-                await discard(answer)
+            winner = next((call for call in calls if _decides(call)), None)
+        winner = winner or first
+        await _give_up([call for call in calls if call is not winner], discard)
+    except BaseException:  # cancelled, perhaps while the loser was
+        await _give_up(calls, discard)
+        raise
+    return winner.result()
+
+
+async def _give_up(calls: list[asyncio.Task[T]], discard: Callable[[T], Awaitable[None]]) -> None:
+    for call in calls:
+        call.cancel()
+    for answer in await asyncio.gather(*calls, return_exceptions=True):
+        if not isinstance(answer, BaseException):
+            await discard(answer)
 
 
 def _decides(call: asyncio.Task[Any]) -> bool:
-    error = None if call.cancelled() else call.exception()
-    return not call.cancelled() and (error is None or isinstance(error, CallerError))
+    if not call.done() or call.cancelled():
+        return False
+    error = call.exception()
+    return error is None or isinstance(error, CallerError)

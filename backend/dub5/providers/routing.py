@@ -18,11 +18,11 @@ import math
 import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from dub5.errors import ProviderError, ProviderTimeout
+from dub5.errors import Overloaded, ProviderError, ProviderTimeout
 from dub5.providers.attempt import Attempt, Observe, Reason, Route
 from dub5.providers.health import Health
 from dub5.providers.hedging import hedged
@@ -37,8 +37,6 @@ from dub5.settings import (
 )
 
 _T = TypeVar("_T")
-
-_Ask = Callable[[Attempt], Coroutine[Any, Any, _T]]
 
 
 class Model:
@@ -68,11 +66,11 @@ class Model:
         self.price = price
         self.cache_class = cache_class
         self.revision = revision
-        self._hedge = hedge
-        self._patience = patience
-        self._clock = clock
+        self.hedge = hedge
+        self.patience = patience
+        self.clock = clock
         self._chance = chance
-        self._budget = budget or RetryBudget()
+        self.budget = budget or RetryBudget()
 
     @classmethod
     def build(
@@ -106,88 +104,13 @@ class Model:
 
     async def complete(self, call: Call, observe: Observe) -> Payload:
         """The whole answer of the first route that gives one. `call.model` is filled in by the route."""
-
-        async def ask(attempt: Attempt) -> Payload:
-            with attempt.guarding():
-                answer = await attempt.route.provider.complete(_addressed(call, attempt.route))
-            attempt.over("ok")
-            return answer
-
-        async def discard(_: Payload) -> None:
-            """Nothing is held."""
-
-        return await self._first_success(ask, discard, call, observe)
+        return await _Tries(self, call, observe, _whole, _nothing_to_close).answer()
 
     async def open(self, call: Call, observe: Observe) -> OpenStream:
         """The stream of the first route that gives a first chunk. Close it: it holds the provider's call."""
+        return await _Tries(self, call, observe, _opened, OpenStream.aclose).answer()
 
-        async def ask(attempt: Attempt) -> OpenStream:
-            name = attempt.route.provider.name
-            chunks = attempt.route.provider.stream(_addressed(call, attempt.route))
-            with attempt.guarding():
-                first = await anext(chunks, None)
-                if first is None:
-                    raise ProviderError(f"The provider {name} sent an empty stream.", provider=name)
-            attempt.first_token()
-            return OpenStream(first, chunks, attempt)
-
-        return await self._first_success(ask, OpenStream.aclose, call, observe)
-
-    async def _first_success(
-        self, ask: _Ask[_T], discard: Callable[[_T], Awaitable[None]], call: Call, observe: Observe
-    ) -> _T:
-        failures: list[tuple[Route, ProviderError]] = []
-
-        def begin(route: Route, reason: Reason | None) -> Attempt:
-            return Attempt(route, self.name, observe, self._clock, stream=call.stream, reason=reason)
-
-        untried = self._in_order()
-        while (route := await self._next(untried)) is not None:
-            self._budget.called()
-            attempt = begin(route, "fallback" if failures else None)
-            try:
-                return await self._asked(attempt, untried, ask, discard, begin)
-            except ProviderError as error:
-                failures.append((route, error))
-        again = self._again(
-            [route for route, error in failures if error.transient and error.retry_after is None]
-        )
-        if again is not None:
-            try:
-                return await ask(begin(again, "retry"))
-            except ProviderError as error:
-                failures.append((again, error))
-        raise self._failed([error for _, error in failures]) if failures else self._left_alone()
-
-    async def _asked(
-        self,
-        attempt: Attempt,
-        untried: list[Route],
-        ask: _Ask[_T],
-        discard: Callable[[_T], Awaitable[None]],
-        begin: Callable[[Route, Reason | None], Attempt],
-    ) -> _T:
-        """With a second call beside it where the first is slow and the model says so."""
-        slow = attempt.pace.slow() if self._hedge else None
-        if slow is None:
-            return await ask(attempt)
-
-        def spawned(attempt: Attempt) -> asyncio.Task[_T]:
-            task = asyncio.create_task(ask(attempt))
-            task.add_done_callback(lambda ended: attempt.over("cancelled") if ended.cancelled() else None)
-            return task
-
-        def second() -> asyncio.Task[_T] | None:
-            route = self._again([*untried, attempt.route])
-            if route is None:
-                return None
-            if route in untried:
-                untried.remove(route)
-            return spawned(begin(route, "hedge"))
-
-        return await hedged(spawned(attempt), slow, second, discard)
-
-    def _in_order(self) -> list[Route]:
+    def in_order(self) -> list[Route]:
         """As they are written; those with weights before the others, at random in proportion to them.
 
         The key is that of P. Efraimidis and P. Spirakis, "Weighted random sampling with a reservoir", 2006.
@@ -199,58 +122,18 @@ class Model:
         weighted.sort(key=lambda route: keys[id(route)])
         return [*weighted, *(route for route in self.routes if not route.weight)]
 
-    async def _next(self, untried: list[Route]) -> Route | None:
-        """The next one that is well and has room, with a place taken at its provider.
-
-        Where all that are well are full, a place at the first of them is waited for. None where none is well.
-        """
-        while untried:
-            now = self._clock()
-            route = next((each for each in untried if each.health.try_enter(now)), None)
-            if route is None:
-                route = next((each for each in untried if each.health.breaker.state(now) == "closed"), None)
-                if route is None:
-                    return None
-                if not await self._waited_for(route):
-                    continue
-            untried.remove(route)
-            return route
-        return None
-
-    async def _waited_for(self, route: Route) -> bool:
-        """Wait for a place at its provider; False where its breaker opened meanwhile."""
-        name, health = route.provider.name, route.health
-        try:
-            await health.concurrency.enter(self._patience)
-        except TimeoutError:
-            raise ProviderTimeout(
-                f"The provider {name} takes only {health.concurrency.limit} calls at once for now; "
-                "the wait for one of them took too long.",
-                provider=name,
-            ) from None
-        now = self._clock()
-        if health.breaker.allows(now):
-            return True
-        health.concurrency.left("otherwise", began=now, now=now)
-        return False
-
-    def _again(self, routes: list[Route]) -> Route | None:
-        """For a retry or hedge: the first that is well and has room, with a place taken, if the budget has one."""
-        now = self._clock()
-        well = [route for route in routes if route.health.breaker.state(now) == "closed"]
-        route = next((route for route in well if route.health.concurrency.free), None)
-        return route if route is not None and self._budget.spend() and route.health.try_enter(now) else None
-
     def _left_alone(self) -> ProviderError:
-        now = self._clock()
+        now = self.clock()
         return ProviderError(
             f"Every provider of the model {self.name} has failed of late and is left alone for a moment.",
             provider=self.routes[-1].provider.name,
             retry_after=min(route.health.breaker.retry_after(now) for route in self.routes),
         )
 
-    def _failed(self, failures: list[ProviderError]) -> ProviderError:
-        """The last failure, or where there were several one that says so. It has the last one's status."""
+    def failed(self, failures: list[ProviderError]) -> ProviderError:
+        """The last failure, or where there were several one that says so, with the last one's status."""
+        if not failures:
+            return self._left_alone()
         last = failures[-1]
         if len(failures) == 1:
             return last
@@ -260,6 +143,156 @@ class Model:
             provider=last.provider,
             retry_after=last.retry_after,
         )
+
+
+class _Tries(Generic[_T]):
+    """The calls for one question. `ask` makes one, `discard` gives up an answer that came too late."""
+
+    def __init__(
+        self,
+        model: Model,
+        call: Call,
+        observe: Observe,
+        ask: Callable[[Attempt, Call], Coroutine[Any, Any, _T]],
+        discard: Callable[[_T], Awaitable[None]],
+    ) -> None:
+        self._model = model
+        self._call = call
+        self._observe = observe
+        self._ask_route = ask
+        self._discard = discard
+        self._untried = model.in_order()
+        self._failures: list[tuple[Route, ProviderError]] = []
+
+    async def answer(self) -> _T:
+        while self._untried:
+            route = await self._next()
+            if route is None:
+                break
+            self._model.budget.called()
+            try:
+                return await self._asked(self._begin(route, "fallback" if self._failures else None))
+            except ProviderError as error:
+                self._failures.append((route, error))
+        again = self._again([route for route, error in self._failures if _is_passing(error)])
+        if again is not None:
+            try:
+                return await self._ask(self._begin(again, "retry"))
+            except ProviderError as error:
+                self._failures.append((again, error))
+        raise self._model.failed([error for _, error in self._failures])
+
+    def _begin(self, route: Route, reason: Reason | None) -> Attempt:
+        model = self._model
+        return Attempt(route, model.name, self._observe, model.clock, stream=self._call.stream, reason=reason)
+
+    def _ask(self, attempt: Attempt) -> Coroutine[Any, Any, _T]:
+        return self._ask_route(attempt, msgspec.structs.replace(self._call, model=attempt.route.upstream))
+
+    async def _asked(self, attempt: Attempt) -> _T:
+        """With a second call beside it where the first is slow and the model says so."""
+        slow = attempt.pace.slow() if self._model.hedge else None
+        if slow is None:
+            return await self._ask(attempt)
+        return await hedged(self._spawned(attempt), slow, lambda: self._hedge(attempt.route), self._discard)
+
+    def _hedge(self, beside: Route) -> asyncio.Task[_T] | None:
+        route = self._again([*self._untried, beside])
+        if route is None:
+            return None
+        if route in self._untried:
+            self._untried.remove(route)
+        return self._spawned(self._begin(route, "hedge"))
+
+    def _spawned(self, attempt: Attempt) -> asyncio.Task[_T]:
+        task = asyncio.create_task(self._ask(attempt))
+        task.add_done_callback(lambda ended: attempt.over("cancelled") if ended.cancelled() else None)
+        return task
+
+    async def _next(self) -> Route | None:
+        """The next route that is well and has room, with a place taken at its provider.
+
+        Where all that are well are full, a place at the first of them is waited for. None where none is well, or
+        none came free in time.
+        """
+        while self._untried:
+            now = self._model.clock()
+            route = next((each for each in self._untried if each.health.try_enter(now)), None)
+            if route is None:
+                well = [each for each in self._untried if each.health.breaker.state(now) == "closed"]
+                if not well:
+                    return None
+                if not await self._waited_for(well[0]):
+                    continue
+                route = well[0]
+            self._untried.remove(route)
+            return route
+        return None
+
+    async def _waited_for(self, route: Route) -> bool:
+        """Wait for a place at its provider; False where that was in vain.
+
+        Overloaded where as many wait as are let in: one slow provider must not take all places of this replica.
+        """
+        health = route.health
+        if health.concurrency.waiting >= health.concurrency.limit:
+            raise Overloaded(
+                f"The provider {route.provider.name} takes only {health.concurrency.limit} calls at once for now. "
+                "Try again later.",
+                retry_after=1,
+            )
+        try:
+            await health.concurrency.enter(self._model.patience)
+        except TimeoutError:
+            self._untried.remove(route)
+            error = ProviderTimeout(
+                f"The provider {route.provider.name} took too long to take the call.",
+                provider=route.provider.name,
+            )
+            self._failures.append((route, error))
+            return False
+        if health.breaker.allows(self._model.clock()):
+            return True
+        health.concurrency.give_back()
+        return False
+
+    def _again(self, routes: list[Route]) -> Route | None:
+        """For a retry or hedge: the first that is well and has room, with a place taken, if the budget has one."""
+        now = self._model.clock()
+        well = [route for route in routes if route.health.breaker.state(now) == "closed"]
+        route = next((route for route in well if route.health.concurrency.free), None)
+        return (
+            route
+            if route is not None and self._model.budget.spend() and route.health.try_enter(now)
+            else None
+        )
+
+
+async def _whole(attempt: Attempt, call: Call) -> Payload:
+    with attempt.guarding():
+        answer = await attempt.route.provider.complete(call)
+    attempt.over("ok")
+    return answer
+
+
+async def _nothing_to_close(_: Payload) -> None:
+    pass
+
+
+async def _opened(attempt: Attempt, call: Call) -> OpenStream:
+    name = attempt.route.provider.name
+    chunks = attempt.route.provider.stream(call)
+    with attempt.guarding():
+        first = await anext(chunks, None)
+        if first is None:
+            raise ProviderError(f"The provider {name} sent an empty stream.", provider=name)
+    attempt.first_token()
+    return OpenStream(first, chunks, attempt)
+
+
+def _is_passing(error: ProviderError) -> bool:
+    """Whether the same call may succeed in a moment."""
+    return error.transient and error.retry_after is None
 
 
 class OpenStream:
@@ -288,9 +321,11 @@ class OpenStream:
 
     async def aclose(self) -> None:
         """Cancel the provider's call where it still runs. May be called again."""
-        await self.rest.aclose()
-        await self._chunks.aclose()  # a generator that never began, as `rest` may, runs no `finally`
-        self._attempt.over("cancelled")
+        try:
+            await self.rest.aclose()
+            await self._chunks.aclose()  # a generator that never began, as `rest` may, runs no `finally`
+        finally:
+            self._attempt.over("cancelled")
 
     async def _relay(self, chunks: AsyncGenerator[Payload, None]) -> AsyncGenerator[Payload, None]:
         with self._attempt.guarding():
@@ -298,10 +333,6 @@ class OpenStream:
                 async for chunk in chunks:
                     yield chunk
         self._attempt.over("ok")
-
-
-def _addressed(call: Call, route: Route) -> Call:
-    return msgspec.structs.replace(call, model=route.upstream)
 
 
 def revision(routes: Iterator[tuple[AnyProvider, str]]) -> str:

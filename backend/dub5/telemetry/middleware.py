@@ -18,7 +18,7 @@ from typing import Any, cast
 import msgspec
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
-from dub5.errors import DeadlinePassed, InternalError, NotCached
+from dub5.errors import InternalError, NotCached
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.metrics import Metrics
 from dub5.telemetry.record import OTHER, Outcome, RequestRecord, keep
@@ -215,8 +215,6 @@ def _outcome_of_status(status: int, error_code: str | None) -> Outcome:
         return "shed"
     if status < 500 or error_code == NotCached.code:  # `only-if-cached` is the caller's own wish
         return "client_error"
-    if error_code == DeadlinePassed.code:  # the caller waits no longer
-        return "client_disconnect"
     return "provider_error" if status in {502, 504} else "server_error"
 
 

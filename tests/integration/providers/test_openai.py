@@ -413,7 +413,7 @@ async def test_a_connection_that_is_not_accepted(whole_answer: bool) -> None:
 
 async def test_a_pool_without_a_free_connection(fake: FakeOpenAI) -> None:
     fake.reply = hang()
-    timeouts = Timeouts(connect=AT_ONCE)
+    timeouts = Timeouts(connect=Duration(0.5))  # so long that the first call has its connection in any case
     async with provider_at(fake.base_url, timeouts=timeouts, max_connections=1) as provider:
         first = asyncio.create_task(provider.complete(call()))
         await fake.wait_called()

@@ -37,11 +37,11 @@ def test_the_same_request_is_shed_once_however_often_it_is_tried() -> None:
 
 def test_service_time_is_0_before_the_first_and_then_the_mean_of_late() -> None:
     service = ServiceTime()
-    assert service.mean([], 0.0) == 0.0
+    assert service.mean(0.0, 0, 0.0) == 0.0
     service.ended(2.0, 10.0)
     service.ended(4.0, 10.0)
-    assert service.mean([], 10.0) == pytest.approx(3.0)
-    assert service.mean([9.0], 10.0) == pytest.approx(5.0)
+    assert service.mean(0.0, 0, 10.0) == pytest.approx(3.0)
+    assert service.mean(9.0, 1, 10.0) == pytest.approx(5.0)
     for _ in range(10):
         service.ended(1.0, 10.0 + 5 * SERVICE_WINDOW)
-    assert service.mean([], 10.0 + 5 * SERVICE_WINDOW) == pytest.approx(1.0, abs=0.01)
+    assert service.mean(0.0, 0, 10.0 + 5 * SERVICE_WINDOW) == pytest.approx(1.0, abs=0.01)

@@ -11,16 +11,16 @@ from dub5.providers.breaker import FEWEST_CALLS, FIRST_PAUSE, LONGEST_PAUSE, PRO
 def opened(at: float = 0.0) -> Breaker:
     breaker = Breaker()
     for _ in range(FEWEST_CALLS):
-        breaker.failed(at)
+        breaker.failed(at, at)
     return breaker
 
 
 def test_a_few_failures_open_it_but_not_the_first() -> None:
     breaker = Breaker()
     for _ in range(FEWEST_CALLS - 1):
-        breaker.failed(0.0)
+        breaker.failed(0.0, 0.0)
         assert breaker.allows(0.0)
-    breaker.failed(0.0)
+    breaker.failed(0.0, 0.0)
     assert breaker.state(0.0) == "open"
     assert not breaker.allows(FIRST_PAUSE - 0.1)
     assert breaker.retry_after(0.5) == FIRST_PAUSE - 0.5
@@ -29,15 +29,15 @@ def test_a_few_failures_open_it_but_not_the_first() -> None:
 def test_failures_among_many_successes_do_not() -> None:
     breaker = Breaker()
     for call in range(100):
-        (breaker.failed if call % 3 == 0 else breaker.succeeded)(call * 0.01)
+        (breaker.failed if call % 3 == 0 else breaker.succeeded)(call * 0.01, call * 0.01)
         assert breaker.state(call * 0.01) == "closed"
 
 
 def test_old_failures_are_forgotten() -> None:
     breaker = Breaker()
     for _ in range(FEWEST_CALLS - 1):
-        breaker.failed(0.0)
-    breaker.failed(WINDOW + 0.1)
+        breaker.failed(0.0, 0.0)
+    breaker.failed(WINDOW, WINDOW + 0.1)
     assert breaker.state(WINDOW + 0.1) == "closed"
 
 
@@ -45,9 +45,9 @@ def test_one_call_at_a_time_tries_whether_it_works_again() -> None:
     breaker = opened()
     assert breaker.state(FIRST_PAUSE) == "half-open"
     assert [breaker.allows(FIRST_PAUSE) for _ in range(3)] == [True, False, False]
-    breaker.succeeded(FIRST_PAUSE + 1)
+    breaker.succeeded(FIRST_PAUSE, FIRST_PAUSE + 1)
     assert breaker.state(FIRST_PAUSE + 1) == "closed"
-    breaker.failed(FIRST_PAUSE + 1)
+    breaker.failed(FIRST_PAUSE, FIRST_PAUSE + 1)
     assert breaker.state(FIRST_PAUSE + 1) == "closed"
 
 
@@ -55,7 +55,7 @@ def test_each_failed_try_doubles_the_pause_up_to_a_bound() -> None:
     breaker, now, pauses = opened(), FIRST_PAUSE, []
     for _ in range(6):
         assert breaker.allows(now)
-        breaker.failed(now)
+        breaker.failed(now, now)
         pauses.append(breaker.retry_after(now))
         now += pauses[-1]
     assert pauses == [4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
@@ -64,7 +64,7 @@ def test_each_failed_try_doubles_the_pause_up_to_a_bound() -> None:
 
 def test_a_provider_that_asks_to_be_left_alone_is() -> None:
     breaker = Breaker()
-    breaker.failed(0.0, pause=7.0)
+    breaker.failed(0.0, 0.0, pause=7.0)
     assert breaker.retry_after(0.0) == 7.0
     assert not breaker.allows(6.9)
     assert breaker.allows(7.0)
@@ -73,10 +73,29 @@ def test_a_provider_that_asks_to_be_left_alone_is() -> None:
 def test_a_try_that_was_given_up_or_lost_makes_room_for_another() -> None:
     breaker = opened()
     assert breaker.allows(FIRST_PAUSE)
-    breaker.abandoned()
+    breaker.abandoned(FIRST_PAUSE)
     assert breaker.allows(FIRST_PAUSE)
     assert not breaker.allows(FIRST_PAUSE + 1)
     assert breaker.allows(FIRST_PAUSE + PROBE_PATIENCE)
+
+
+def test_calls_from_before_it_opened_tell_nothing_about_now() -> None:
+    breaker = opened(at=1.0)
+    now = 1.0 + FIRST_PAUSE
+    assert breaker.allows(now)
+    breaker.abandoned(0.5)
+    breaker.failed(0.5, now)
+    breaker.succeeded(0.5, now)
+    assert breaker.state(now) == "half-open"
+    assert not breaker.allows(now)  # the one try is still under way
+    breaker.succeeded(now, now + 1)
+    assert breaker.state(now + 1) == "closed"
+
+
+def test_but_the_pause_that_one_of_them_asks_for_is_kept() -> None:
+    breaker = opened(at=1.0)
+    breaker.failed(0.5, 2.0, pause=9.0)
+    assert breaker.retry_after(2.0) == 9.0
 
 
 @given(st.lists(st.tuples(st.floats(0, 5), st.sampled_from(["ok", "bad", "gone"])), max_size=200))
@@ -85,7 +104,11 @@ def test_it_always_lets_a_call_through_in_the_end(history: list[tuple[float, str
     for passed, outcome in history:
         now += passed
         if breaker.allows(now):
-            {"ok": breaker.succeeded, "bad": breaker.failed, "gone": lambda _: breaker.abandoned()}[outcome](
-                now
-            )
+            match outcome:
+                case "ok":
+                    breaker.succeeded(now, now)
+                case "bad":
+                    breaker.failed(now, now)
+                case _:
+                    breaker.abandoned(now)
     assert breaker.allows(now + LONGEST_PAUSE + PROBE_PATIENCE)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dub5.errors import InvalidRequest, ProviderError, ProviderTimeout
+from dub5.errors import InvalidRequest, Overloaded, ProviderError, ProviderTimeout
 from dub5.providers import build
 from dub5.providers.attempt import Reason, Route
 from dub5.providers.health import Health, Outcome
@@ -317,15 +317,49 @@ async def test_where_none_has_room_a_place_is_waited_for(ask: Ask) -> None:
 
 async def test_the_wait_for_a_place_ends() -> None:
     asked = of_routes(Route(Scripted("a", "no"), "x", full()), patience=0.001)
-    with pytest.raises(ProviderTimeout, match="only 1 calls at once"):
+    with pytest.raises(ProviderTimeout, match="too long to take the call"):
         await asked.complete(CALL, Observed())
+
+
+async def test_who_waits_in_vain_at_one_provider_is_given_another_that_has_room_now() -> None:
+    healths = [full(), full()]
+    asked = of_routes(
+        Route(Scripted("a", "no"), "x", healths[0]),
+        Route(Scripted("b", "hello"), "x", healths[1]),
+        patience=0.01,
+    )
+    answer = asyncio.create_task(asked.complete(CALL, Observed()))
+    await asyncio.sleep(0)
+    healths[1].concurrency.give_back()
+    assert (await answer).data["said"] == "hello"
+
+
+async def test_only_as_many_wait_for_a_provider_as_it_is_given_calls() -> None:
+    health = full(2)
+    asked = of_routes(Route(Scripted("a", "hello"), "x", health))
+    waiting = [asyncio.create_task(asked.complete(CALL, Observed())) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded) as caught:
+        await asked.complete(CALL, Observed())
+    assert caught.value.retry_after
+    health.concurrency.give_back()
+    await asyncio.gather(*waiting)
+
+
+async def test_a_provider_that_is_back_is_tried_though_old_calls_hold_more_places_than_it_has() -> None:
+    provider, health = Scripted("a", "hello"), full(10)
+    health.ended("limited", began=0.0, now=0.0, worked=False, pause=0.5)
+    assert (health.concurrency.running, health.concurrency.limit) == (9, 7)
+    answer = await of_routes(Route(provider, "x", health)).complete(CALL, Observed())
+    assert answer.data["said"] == "hello"
+    assert (health.breaker.state(5.0), health.concurrency.running) == ("closed", 9)
 
 
 async def test_a_provider_that_broke_while_its_place_was_waited_for_is_not_asked() -> None:
     provider, health = Scripted("a", "no"), full()
     answer = asyncio.create_task(of_routes(Route(provider, "x", health)).complete(CALL, Observed()))
     await asyncio.sleep(0)
-    health.breaker.failed(1.0, pause=30)
+    health.breaker.failed(1.0, 1.0, pause=30)
     health.concurrency.left("otherwise", began=0, now=0)
     with pytest.raises(ProviderError, match="left alone"):
         await answer
@@ -467,6 +501,20 @@ async def test_a_slow_call_is_not_hedged(reason: str) -> None:
     with pytest.raises(asyncio.CancelledError):
         await opening
     assert (slow.closed, routes[0].health.concurrency.running) == (1, 0)
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_cancelling_where_the_second_call_has_won_leaves_nothing_either(turns: int) -> None:
+    first, second, healths = Silent("a"), Scripted("b", "hello"), [Health(), Health()]
+    asked = of_routes(quick(first, healths[0]), quick(second, healths[1]), hedge=True, budget=earned())
+    opening = asyncio.create_task(asked.open(CALL, Observed()))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    opening.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await (await opening).aclose()
+    await asyncio.sleep(0)
+    assert [health.concurrency.running for health in healths] == [0, 0]
 
 
 @pytest.mark.parametrize("turns", range(8))
