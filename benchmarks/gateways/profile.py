@@ -24,7 +24,7 @@ from benchmarks.gateways.load import Ask, run, stand_in, streams, wrk
 from benchmarks.machinery import redis_server
 
 PY_SPY = "0.4.3"
-SECONDS, SHOWN = 8, 45
+SECONDS, WARM_UP, SHOWN = 8, 4, 45
 _PACE = "/paced/5/100"
 _LIFE = {"default": {"ttl": "1h"}}
 
@@ -32,7 +32,7 @@ Loading = Callable[[Running], Awaitable[Any]]
 
 
 def _wrk(asked: Ask) -> Loading:
-    return lambda server: wrk(server.url, asked, connections=64, seconds=SECONDS + 2)
+    return lambda server: wrk(server.url, asked, connections=64, seconds=SECONDS + WARM_UP + 1)
 
 
 WORKLOADS: dict[str, tuple[dict[str, Any], str, Loading]] = {
@@ -44,7 +44,7 @@ WORKLOADS: dict[str, tuple[dict[str, Any], str, Loading]] = {
     ),
     "uncached": ({"cache": {"classes": {"default": {"cacheable": "never"}}}}, "", _wrk(Ask())),
     "caching": ({}, "", _wrk(Ask())),
-    "streams": ({}, _PACE, lambda server: streams(server.url, 256, first=0, seconds=SECONDS + 2)),
+    "streams": ({}, _PACE, lambda server: streams(server.url, 256, first=0, seconds=SECONDS + WARM_UP + 1)),
 }
 """Sections of our configuration, the provider's pace, and the load."""
 
@@ -61,7 +61,7 @@ async def profiled(name: str) -> Counter[tuple[str, str]]:
         ours = dub5("dub5", provider, redis=redis.port, pace=pace, **sections)
         server = await stack.enter_async_context(ours.running(folder))
         loading = asyncio.ensure_future(load(server))
-        await asyncio.sleep(1)
+        await asyncio.sleep(WARM_UP)
         raw = folder / "raw"
         await run(
             *(str(py_spy), "record", "--pid", str(server.pid), "--duration", str(SECONDS), "--rate", "500"),
