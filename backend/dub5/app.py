@@ -26,7 +26,7 @@ from dub5.admission.gate import Gate
 from dub5.admission.keys import KeyRing
 from dub5.admission.limits import RateLimiter
 from dub5.api import cache, models, operations
-from dub5.api.chat import chat_route
+from dub5.api.chat import ChatFirst, ChatRoute
 from dub5.api.draining import DrainMiddleware
 from dub5.api.errors import HANDLERS
 from dub5.cache.answers import AnswerCache
@@ -90,7 +90,8 @@ class Application:
             replica=self._leases.replica if self._leases is not None else "",
         )
         self._lag = LoopLagProbe(self.metrics)
-        leaving = DrainMiddleware(self._public(), self.drain)
+        chat = ChatRoute(self._pipeline, self._keys, self._limiter, settings.server)
+        leaving = DrainMiddleware(ChatFirst(chat, self._public(chat)), self.drain)
         self.public: ASGIApp = TelemetryMiddleware(leaving, self.metrics, self._tracer)
         self.operations: ASGIApp = self._operations()
 
@@ -174,10 +175,10 @@ class Application:
         personalities = compile_all(settings.personalities, next(iter(settings.models)))
         return Catalog(built, personalities, settings.cache.classes, created=int(time.time()))
 
-    def _public(self) -> Litestar:
+    def _public(self, chat: ChatRoute) -> Litestar:
         return Litestar(
             route_handlers=[
-                chat_route(self._pipeline, self._keys, self._limiter, self.settings.server),
+                chat.route(),
                 Router(
                     "/",
                     route_handlers=[models.ModelsController, cache.CacheController, models.index],

@@ -2,8 +2,7 @@
 
 The names and labels are a contract with dashboards, alerts and the autoscaler (docs/metrics.md). Labels are
 bounded: classes, models and providers come from the configuration, everything else from fixed lists, so no
-caller can make a series. A metric's `labels()` is one dictionary look-up here; prometheus_client's own takes
-a lock and builds strings each time, which on the way of a cached answer is worth avoiding.
+caller can make a series. Counters and histograms are those of `telemetry.counting`, which cost less.
 
 Exposition reads /proc and formats hundreds of lines, so it runs in a thread. Figures about the process are
 on a second registry for the same reason: reading the first one never touches a file.
@@ -15,15 +14,15 @@ import asyncio
 import math
 import platform
 from collections.abc import Iterable, Sequence
-from typing import Generic, TypeVar
 
 import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client import CollectorRegistry, Gauge, Info, ProcessCollector
 from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from dub5 import __version__
+from dub5.telemetry.counting import Count, Counters, Distribution, Histograms
 from dub5.telemetry.logging import LogWriter
 
 ANSWERS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120)
@@ -39,26 +38,8 @@ BREAKER_STATES = {"closed": 0, "half-open": 1, "open": 2}
 _REQUEST = ("route", "method", "outcome")
 _CALL = ("provider", "model", "outcome")
 
-M = TypeVar("M", Counter, Gauge, Histogram)
-
 # Creation times of series: three lines more for each histogram, and nobody reads them.
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
-
-
-class Labelled(Generic[M]):
-    """A metric with labels; `labels(*values)`, in the order in which they were named, gives one series."""
-
-    __slots__ = ("_metric", "_series")
-
-    def __init__(self, metric: M) -> None:
-        self._metric: M = metric
-        self._series: dict[tuple[str, ...], M] = {}
-
-    def labels(self, *values: str) -> M:
-        series = self._series.get(values)
-        if series is None:
-            series = self._series[values] = self._metric.labels(*values)
-        return series
 
 
 class _LinesDropped(Collector):
@@ -229,25 +210,25 @@ class Metrics:
         """`render`, in a thread."""
         return await asyncio.to_thread(self.render, accept)
 
-    def _counters(self, name: str, meaning: str, labels: Sequence[str]) -> Labelled[Counter]:
-        return Labelled(Counter(f"dub5_{name}", meaning, labels, registry=self.registry))
+    def _counters(self, name: str, meaning: str, labels: Sequence[str]) -> Counters:
+        return Counters(f"dub5_{name}", meaning, labels, self.registry)
 
-    def _counter(self, name: str, meaning: str) -> Counter:
-        return Counter(f"dub5_{name}", meaning, registry=self.registry)
+    def _counter(self, name: str, meaning: str) -> Count:
+        return self._counters(name, meaning, ()).labels()
 
-    def _gauges(self, name: str, meaning: str, labels: Sequence[str]) -> Labelled[Gauge]:
-        return Labelled(Gauge(f"dub5_{name}", meaning, labels, registry=self.registry))
+    def _gauges(self, name: str, meaning: str, labels: Sequence[str]) -> Gauge:
+        return Gauge(f"dub5_{name}", meaning, labels, registry=self.registry)
 
     def _gauge(self, name: str, meaning: str) -> Gauge:
         return Gauge(f"dub5_{name}", meaning, registry=self.registry)
 
     def _histograms(
-        self, name: str, meaning: str, labels: Sequence[str], buckets: Sequence[float] = ANSWERS
-    ) -> Labelled[Histogram]:
-        return Labelled(Histogram(f"dub5_{name}", meaning, labels, buckets=buckets, registry=self.registry))
+        self, name: str, meaning: str, labels: Sequence[str], bounds: Sequence[float] = ANSWERS
+    ) -> Histograms:
+        return Histograms(f"dub5_{name}", meaning, labels, self.registry, bounds)
 
-    def _histogram(self, name: str, meaning: str, buckets: Sequence[float]) -> Histogram:
-        return Histogram(f"dub5_{name}", meaning, buckets=buckets, registry=self.registry)
+    def _histogram(self, name: str, meaning: str, bounds: Sequence[float]) -> Distribution:
+        return self._histograms(name, meaning, (), bounds).labels()
 
     def _info(self, name: str, meaning: str, **labels: str) -> None:
         Info(f"dub5_{name}", meaning, registry=self.registry).info(labels)

@@ -6,12 +6,13 @@ import math
 from collections.abc import Callable, Iterable
 
 import pytest
-from prometheus_client import Metric
+from prometheus_client import Gauge, Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from dub5.telemetry.counting import Counters, Histograms
 from dub5.telemetry.logging import LogWriter
-from dub5.telemetry.metrics import Labelled, Metrics
+from dub5.telemetry.metrics import Metrics
 
 REQUEST = {"route", "method", "outcome"}
 CALL = {"provider", "model", "outcome"}
@@ -59,8 +60,10 @@ def metrics() -> Metrics:
     """Every metric with one series."""
     made = Metrics(config_hash="c0ffee")
     for metric in vars(made).values():
-        if isinstance(metric, Labelled):
-            metric.labels(*["x"] * len(metric._metric._labelnames))
+        if isinstance(metric, Counters | Histograms):
+            metric.labels(*["x"] * len(metric.label_names))
+        elif isinstance(metric, Gauge) and metric._labelnames:
+            metric.labels(*["x"] * len(metric._labelnames))
     return made
 
 

@@ -1,0 +1,111 @@
+"""Counters and histograms for the way of every request: prometheus_client's names and exposition, without its locks.
+
+prometheus_client takes a lock and walks through all buckets for each observation, a dozen times for an answer from
+memory. Here all counting is done on the event loop, by one thread, so an addition is an addition; whoever exposes the
+figures, in whatever thread, only reads them.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+
+class Count:
+    """One series of a counter."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+    def inc(self, amount: float = 1.0) -> None:
+        self.value += amount
+
+
+class Distribution:
+    """One series of a histogram: how many observations in each bucket alone, and their sum."""
+
+    __slots__ = ("_bounds", "counts", "sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self._bounds, value)] += 1
+        self.sum += value
+
+
+class Counters(Collector):
+    """A counter by labels."""
+
+    def __init__(
+        self, name: str, meaning: str, label_names: Sequence[str], registry: CollectorRegistry
+    ) -> None:
+        self.label_names = label_names
+        self._name = name
+        self._meaning = meaning
+        self._series: dict[tuple[str, ...], Count] = {}
+        registry.register(self)
+
+    def labels(self, *values: str) -> Count:
+        """The series of these values, in the order of the names."""
+        series = self._series.get(values)
+        if series is None:
+            series = self._series[values] = Count()
+        return series
+
+    def describe(self) -> Iterable[CounterMetricFamily]:
+        yield CounterMetricFamily(self._name, self._meaning, labels=self.label_names)
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        [family] = self.describe()
+        for values, series in self._series.copy().items():
+            family.add_metric(values, series.value)
+        yield family
+
+
+class Histograms(Collector):
+    """A histogram by labels; `bounds` are the upper bounds of its buckets, rising."""
+
+    def __init__(
+        self,
+        name: str,
+        meaning: str,
+        label_names: Sequence[str],
+        registry: CollectorRegistry,
+        bounds: Sequence[float],
+    ) -> None:
+        self.label_names = label_names
+        self._name = name
+        self._meaning = meaning
+        self._bounds = bounds
+        self._shown = [floatToGoString(bound) for bound in (*bounds, math.inf)]  # type: ignore[no-untyped-call]
+        self._series: dict[tuple[str, ...], Distribution] = {}
+        registry.register(self)
+
+    def labels(self, *values: str) -> Distribution:
+        """The series of these values, in the order of the names."""
+        series = self._series.get(values)
+        if series is None:
+            series = self._series[values] = Distribution(self._bounds)
+        return series
+
+    def describe(self) -> Iterable[HistogramMetricFamily]:
+        yield HistogramMetricFamily(self._name, self._meaning, labels=self.label_names)
+
+    def collect(self) -> Iterable[HistogramMetricFamily]:
+        [family] = self.describe()
+        for values, series in self._series.copy().items():
+            buckets = list(zip(self._shown, map(float, accumulate(series.counts)), strict=True))
+            family.add_metric(values, buckets, series.sum)
+        yield family
