@@ -89,6 +89,8 @@ def require_json(headers: dict[str, str]) -> None:
 
 def parse_tags(header: str) -> tuple[str, ...]:
     """Tags of `X-Dub5-Cache-Tags`: at most 16 of at most 64 characters; InvalidRequest otherwise."""
+    if not header:
+        return ()
     tags = tuple(tag for tag in (part.strip() for part in header.split(",")) if tag)
     if len(tags) > _MAX_TAGS:
         raise InvalidRequest(f"At most {_MAX_TAGS} cache tags.", param="X-Dub5-Cache-Tags")

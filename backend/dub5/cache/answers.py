@@ -25,7 +25,7 @@ _SYNCHRONISE_INTERVAL = 0.5
 """Seconds between two readings of the purges: half of what is promised."""
 
 
-class Wanted(msgspec.Struct, frozen=True):
+class Wanted(msgspec.Struct, frozen=True, gc=False):
     """Which answer, and what the request and its class ask of it. `names` are those that a purge may name."""
 
     key: str
@@ -34,7 +34,7 @@ class Wanted(msgspec.Struct, frozen=True):
     asked: Directives
 
 
-class Found(msgspec.Struct, frozen=True):
+class Found(msgspec.Struct, frozen=True, gc=False):
     """A stored answer, where it was, and what it is good for."""
 
     entry: Entry

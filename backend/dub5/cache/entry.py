@@ -29,7 +29,7 @@ _SUM_AT = BORN_AT + BORN_DIGITS
 _PAYLOAD_AT = _SUM_AT + _CHECKSUM
 
 
-class Entry(msgspec.Struct, frozen=True, array_like=True):
+class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One complete answer.
 
     `born` is when the provider's call began, in microseconds since the epoch: an answer is as old as the

@@ -15,14 +15,14 @@ import msgspec
 from dub5.errors import Dub5Error, FlightLost
 
 
-class Identity(msgspec.Struct, frozen=True):
+class Identity(msgspec.Struct, frozen=True, gc=False):
     """What is asked, as of which purges. A request after a purge has another version, so it never joins."""
 
     key: str
     version: str
 
 
-class Frame(msgspec.Struct, frozen=True, array_like=True):
+class Frame(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A part of an answer: a `chunk`, the chunk that holds only token `usage`, or the `whole`."""
 
     kind: Literal["chunk", "usage", "whole"]

@@ -22,7 +22,7 @@ _LONGEST = 1000
 """Characters of a Cache-Control that we are ready to read."""
 
 
-class Directives(msgspec.Struct, frozen=True, kw_only=True):
+class Directives(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Request directives of RFC 9111 section 5.2.1 and RFC 5861; durations in seconds.
 
     `max_stale` without a value accepts any staleness: infinity.
@@ -77,7 +77,7 @@ def _seconds(found: dict[str, str], name: str) -> float | None:
     return float(found[name])
 
 
-class Lifetimes(msgspec.Struct, frozen=True, kw_only=True):
+class Lifetimes(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """How long answers of a class live, in seconds: fresh; then stale, but served while a new one is fetched,
     or where every provider fails."""
 
@@ -106,10 +106,10 @@ class State(enum.Enum):
     GONE = enum.auto()
 
 
-_USABLE = frozenset({State.FRESH, State.REVALIDATE, State.ACCEPTED})
+_USABLE = (State.FRESH, State.REVALIDATE, State.ACCEPTED)
 
 
-class Freshness(msgspec.Struct, frozen=True):
+class Freshness(msgspec.Struct, frozen=True, gc=False):
     """What was decided; the entry's `age` and remaining `ttl` in seconds, negative when stale."""
 
     state: State

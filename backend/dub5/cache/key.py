@@ -70,7 +70,7 @@ def _canonical(value: Any) -> Any:
     """`value` with whole floats as integers: 1.0 and 1 mean the same."""
     kind = type(value)
     if kind is dict:
-        return {name: _canonical(item) for name, item in value.items()}
+        return {name: item if type(item) is str else _canonical(item) for name, item in value.items()}
     if kind is list:
         return [_canonical(item) for item in value]
     if kind is float and value.is_integer():

@@ -16,7 +16,7 @@ from dub5.cache.entry import Entry
 from dub5.cache.flight import Identity
 
 
-class Held(msgspec.Struct, frozen=True):
+class Held(msgspec.Struct, frozen=True, gc=False):
     """An entry, and since when we hold it (monotonic seconds)."""
 
     entry: Entry

@@ -24,6 +24,7 @@ A replica that was itself away (stopped, starved) cannot know: whatever it has n
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import secrets
 import time
@@ -65,8 +66,9 @@ return id
 """
 
 
+@functools.lru_cache(4096)
 def names_of(
-    *, tenant: str, class_name: str, model: str, personality: str | None, tags: Iterable[str]
+    *, tenant: str, class_name: str, model: str, personality: str | None, tags: tuple[str, ...]
 ) -> tuple[str, ...]:
     """What a purge may name to reach an answer that `tenant` asks for.
 

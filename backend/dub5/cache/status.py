@@ -13,7 +13,7 @@ Result = Literal["local", "shared", "stale", "collapsed", "miss", "bypass"]
 """The `result` label of `dub5_cache_lookups_total`."""
 
 
-class CacheStatus(msgspec.Struct, frozen=True, kw_only=True):
+class CacheStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One member of the header's list; `hit` and `fwd` exclude each other."""
 
     hit: bool = False

@@ -38,7 +38,7 @@ from dub5.chat.catalog import Catalog, Target
 from dub5.chat.question import Question
 from dub5.chat.refreshing import Refreshing
 from dub5.chat.relay import Relay, whole_of
-from dub5.chat.request import ChatRequest
+from dub5.chat.request import ChatRequest, Json
 from dub5.errors import CallerError, InvalidRequest, NotCached, ProviderError
 from dub5.telemetry.record import RequestRecord
 
@@ -94,35 +94,42 @@ class Pipeline:
         record.personality = personality.name if personality is not None else None
         fields = personality.fields(request) if personality is not None else request.body
         bypass = "disabled" if self._cache is None else why_not_cached(fields, target.cache_class, asked)
-        question = Question(
+        wanted = None
+        if bypass is None:
+            scope = scope_of(
+                target.cache_class.share, tenant=caller.tenant, key_id=caller.identity, user=request.user
+            )
+            wanted = self._wanted(fields, target, caller.tenant, scope, asked, tags)
+        return Question(
             request=request,
             fields=fields,
             target=target,
             asked=asked,
-            wanted=None,
+            wanted=wanted,
             bypass=bypass,
             record=record,
         )
-        if bypass is not None:
-            return question
-        return msgspec.structs.replace(question, wanted=self._wanted(question, target, caller, asked, tags))
 
     def _wanted(
-        self, question: Question, target: Target, caller: Caller, asked: Directives, tags: tuple[str, ...]
+        self,
+        fields: Json,
+        target: Target,
+        tenant: str,
+        scope: tuple[str, ...],
+        asked: Directives,
+        tags: tuple[str, ...],
     ) -> Wanted:
-        personality, user = target.personality, question.request.user
+        personality = target.personality
         return Wanted(
             key=answer_key(
-                question.fields,
-                scope=scope_of(
-                    target.cache_class.share, tenant=caller.tenant, key_id=caller.identity, user=user
-                ),
+                fields,
+                scope=scope,
                 personality_revision=personality.revision if personality is not None else "",
                 model_revision=target.model.revision,
                 tags=tags,
             ),
             names=names_of(
-                tenant=caller.tenant,
+                tenant=tenant,
                 class_name=target.class_name,
                 model=target.model.name,
                 personality=personality.name if personality is not None else None,

@@ -42,7 +42,7 @@ def finish_reasons(completion: Json) -> list[Any]:
     ]
 
 
-class Usage(msgspec.Struct, frozen=True):
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """Tokens of one answer; `cached` are those of the prompt that the provider's own cache had."""
 
     prompt: int = 0

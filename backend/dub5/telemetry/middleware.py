@@ -177,8 +177,8 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            headers = [*message.get("headers", ()), *_head(self.record)]
-            await self._send({**message, "headers": headers})
+            message["headers"] = [*message.get("headers", ()), *_head(self.record)]
+            await self._send(message)
             return
         await self._send(message)
         if message["type"] == "http.response.body":

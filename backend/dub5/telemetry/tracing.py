@@ -28,7 +28,7 @@ _TRACEPARENT = re.compile(
 _SAMPLED = 0x01
 
 
-class TraceContext(msgspec.Struct, frozen=True):
+class TraceContext(msgspec.Struct, frozen=True, gc=False):
     """Where a piece of work stands in its trace. Ids are lower-case hex, 32 and 16 digits long.
 
     `parent_id` is None where the trace begins here.
