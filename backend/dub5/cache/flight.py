@@ -122,6 +122,14 @@ class Follower:
                 return None
             await flight.changed()
 
+    def here(self) -> list[Frame]:
+        """What can be had without waiting, and belongs to what was given before."""
+        if self._generation != self._flight.generation:
+            return []
+        frames = self._flight.frames[self._position :]
+        self._position += len(frames)
+        return frames
+
     async def all(self) -> list[Frame]:
         """Every frame, once the answer is complete; a restart on the way goes unseen."""
         while not self._flight.ended:

@@ -24,6 +24,9 @@ _log = get_logger()
 class Relay:
     """The events of one streamed answer; raises nothing: trouble is told in the stream, without a `[DONE]`.
 
+    What has arrived together goes on together: for a replica or a client that falls behind, one write per chunk would
+    be most of the work.
+
     `first` is a frame that is here already. `on_whole`, where given, is told the tokens of a complete answer.
     """
 
@@ -65,13 +68,19 @@ class Relay:
             self._follower.leave()
 
     async def _next(self) -> bytes:
-        """The next event; empty for a frame that this client does not get."""
+        """The next events; empty where this client gets none of them."""
         frame = self._waiting.pop() if self._waiting else await self._follower.next()
         if frame is None:
             self._over = True
             if self._on_whole is not None:
                 self._on_whole(self._usage)
             return shapes.DONE
+        further = self._follower.here()
+        event = self._event(frame)
+        return b"".join([event, *map(self._event, further)]) if further else event
+
+    def _event(self, frame: Frame) -> bytes:
+        """Empty for a frame that this client does not get."""
         include_usage = self._question.request.include_usage
         if frame.kind != "chunk":
             self._usage = shapes.usage_of(msgspec.json.decode(frame.raw))
