@@ -34,7 +34,7 @@ format: $(READY) ## Rewrite the sources in the one format
 generate: $(READY) ## Rewrite the generated files
 	@$(BIN)/python -m tools.generate
 
-bench: $(READY) ## Figures beside LiteLLM, Portkey and floors, about 25 minutes; ROWS="hits live", ROUNDS=9, QUICK=1, OUT=PATH
+bench: $(READY) ## Figures beside LiteLLM, Portkey and floors; ROWS="hits live", ROUNDS=9, QUICK=1, OUT=PATH
 	@tools/setup.sh redis
 	@tools/setup.sh wrk
 	@$(BIN)/python -m benchmarks.gateways $(ROWS) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(QUICK),--quick) $(if $(OUT),--out $(OUT))

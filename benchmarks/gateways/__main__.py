@@ -1,6 +1,6 @@
 """The service beside its peers and its floors, in one run on the same cores: docs/reports/performance.md.
 
-    make bench                       # every row, about 25 minutes
+    make bench                       # every row
     make bench ROWS="hits streams"   # some rows
     make bench ROUNDS=9              # more rounds; QUICK=1: few and short ones, and less growth
 

@@ -15,7 +15,6 @@ not move in step either, and 2,000 timers would cost more than 2,000 writes.
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 
 import msgspec
@@ -162,4 +161,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(uvloop.run(main()))
+    uvloop.run(main())

@@ -84,13 +84,18 @@ def keep(path: Path, about: dict[str, str], figures: Sequence[Figure], bench: Be
     everything = {
         "about": about,
         "table": figures,
-        "rounds": [{**msgspec.to_builtins(each), "rate": each.rate} for each in bench.rounds if each.work],
+        "rounds": _rates(bench.rounds),
+        "repeated": _rates(bench.repeated),
         "others": bench.others,
     }
     encoded = msgspec.json.format(msgspec.json.encode(everything), indent=1)
     path.with_suffix(".json").write_bytes(encoded + b"\n")
     compared = [each for each in bench.rounds if each.work and not each.workload.startswith("growth")]
     path.with_suffix(".svg").write_text(_plot(compared, about), encoding="utf-8")
+
+
+def _rates(rounds: Sequence[Round]) -> list[dict[str, object]]:
+    return [{**msgspec.to_builtins(each), "rate": each.rate} for each in rounds if each.work]
 
 
 def _plot(rounds: Sequence[Round], about: dict[str, str]) -> str:

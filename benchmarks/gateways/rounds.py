@@ -67,6 +67,8 @@ class Bench:
         self.seconds = seconds
         self.quick = quick
         self.rounds: list[Round] = []
+        self.repeated: list[Round] = []
+        """Void rounds in whose place another one counts."""
         self.others: list[dict[str, Any]] = []
         """What rows measured that are not made of rounds."""
 
@@ -80,16 +82,17 @@ class Bench:
         return found
 
     async def once(self, workload: str, entry: Entry) -> Round:
-        for _ in range(_TRIES):
+        for tried in range(_TRIES):
             await entry.prepare()
             before = cores.read(entry.server.pid)
             work, seconds, p50, p99, failed = await entry.load(self.seconds)
             use = cores.between(before, cores.read(entry.server.pid))
             void = _void(use, failed, work)
             done = Round(workload, entry.server.name, work, seconds, use, p50, p99, failed, void)
-            self.rounds.append(done)
-            if void is None:
+            if void is None or tried == _TRIES - 1:
                 break
+            self.repeated.append(done)
+        self.rounds.append(done)
         return done
 
 
