@@ -17,11 +17,11 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machinery import redis_server
 from benchmarks.gateways import cores
 from benchmarks.gateways.contestants import Running, dub5, python_package
 from benchmarks.gateways.cores import OTHERS, pinned
 from benchmarks.gateways.load import Ask, run, stand_in, streams, wrk
+from benchmarks.machinery import redis_server
 
 PY_SPY = "0.4.3"
 SECONDS, WARM_UP, SHOWN = 8, 4, 45

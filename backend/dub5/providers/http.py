@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import aiohttp
@@ -92,8 +92,15 @@ class HttpClient:
     async def post(self, body: Json, headers: dict[str, str]) -> Payload:
         """The whole JSON answer."""
         limit = _Limit(_now() + self._timeouts.total, "finish its answer")
-        async with self._within(limit), self._opened(body, headers) as response:
-            return Payload.parse(await self._read(response), self.name)
+        try:
+            async with asyncio.timeout_at(limit.at):
+                response = await self._asked(body, headers)
+                try:
+                    return Payload.parse(await self._read(response), self.name)
+                finally:
+                    response.release()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise self._trouble(error, limit) from None
 
     async def events(
         self, body: Json, headers: dict[str, str], *, is_last: Callable[[bytes, bytes], bool]
@@ -104,37 +111,41 @@ class HttpClient:
         """
         total = _Limit(_now() + self._timeouts.total, "finish its answer")
         first = min(total, _Limit(_now() + self._timeouts.first_token, "send its first token"))
-        parser, begun = EventParser(), False
-        async with contextlib.AsyncExitStack() as stack:
-            async with self._within(first):
-                response = await stack.enter_async_context(self._opened(body, headers))
-            patience, size = stack.enter_context(_Patience(response, first)), 0
-            while True:
-                chunk = await self._next(response, patience)
-                size += len(chunk)
-                if size > MAX_ANSWER:
-                    raise self.error("sent an answer that is too large")
-                for event in self._parsed(parser, chunk):
-                    begun = True
-                    yield event
-                    if is_last(*event):
-                        await _until_closed(response)
+        try:
+            async with asyncio.timeout_at(first.at):
+                response = await self._asked(body, headers)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise self._trouble(error, first) from None
+        parser, begun, size = EventParser(), False, 0
+        try:
+            with _Patience(response, first) as patience:
+                while True:
+                    chunk = await self._next(response, patience)
+                    size += len(chunk)
+                    if size > MAX_ANSWER:
+                        raise self.error("sent an answer that is too large")
+                    for event in self._parsed(parser, chunk):
+                        begun = True
+                        yield event
+                        if is_last(*event):
+                            await _until_closed(response)
+                            return
+                    if response.content.at_eof():
                         return
-                if response.content.at_eof():
-                    return
-                if begun:
-                    patience.ends(
-                        min(total, _Limit(_now() + self._timeouts.between_tokens, "send its next token"))
-                    )
+                    if begun:
+                        pause = _Limit(_now() + self._timeouts.between_tokens, "send its next token")
+                        patience.ends(min(total, pause))
+        finally:
+            response.release()
 
     async def _next(self, response: aiohttp.ClientResponse, patience: _Patience) -> bytes:
         """The next bytes of a body; none at its end."""
         try:
             return await response.content.readany()
         except aiohttp.ClientError as error:
-            if patience.over is not None:
-                raise self._timeout(patience.over.doing) from None
-            raise self._trouble(error) from None
+            raise (
+                self._trouble(error, None) if patience.over is None else self._timeout(patience.over)
+            ) from None
 
     def _parsed(self, parser: EventParser, chunk: bytes) -> list[tuple[bytes, bytes]]:
         try:
@@ -142,41 +153,33 @@ class HttpClient:
         except EventTooLarge:
             raise self.error("sent an event that is too large") from None
 
-    @contextlib.asynccontextmanager
-    async def _within(self, limit: _Limit) -> AsyncIterator[None]:
-        """Stop at the limit, and translate what aiohttp raises."""
-        try:
-            async with asyncio.timeout_at(limit.at):
-                yield
-        except aiohttp.ClientError as error:  # some of which are TimeoutErrors too
-            raise self._trouble(error) from None
-        except TimeoutError:
-            raise self._timeout(limit.doing) from None
-
-    def _trouble(self, error: aiohttp.ClientError) -> ProviderError:
+    def _trouble(self, error: aiohttp.ClientError | TimeoutError, limit: _Limit | None) -> ProviderError:
+        """What aiohttp raised, or that `limit` had passed, in our words."""
         match error:
             case aiohttp.ServerTimeoutError():
-                return self._timeout("accept a connection")
+                return self._timeout(_Limit(0, "accept a connection"))
             case aiohttp.ClientConnectorError() | aiohttp.ClientSSLError():
                 return self.error("cannot be reached", transient=True)
             case aiohttp.ClientResponseError() | aiohttp.ClientPayloadError(__cause__=ContentEncodingError()):
                 return self.error("sent what is not HTTP")
+            case TimeoutError() if limit is not None:
+                return self._timeout(limit)
         return self.error("broke off", transient=True)
 
-    @contextlib.asynccontextmanager
-    async def _opened(self, body: Json, headers: dict[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _asked(self, body: Json, headers: dict[str, str]) -> aiohttp.ClientResponse:
+        """The response, to be released: that puts its connection back where all was read, and else closes it."""
         response = await self._pool().post(
             self._url,
             data=msgspec.json.encode(body),
             headers={**self._headers, **headers},
             allow_redirects=False,
         )
+        if response.status == _OK:
+            return response
         try:
-            if response.status != _OK:
-                raise self._refusal(response, await self._read(response))
-            yield response
+            raise self._refusal(response, await self._read(response))
         finally:
-            response.release()  # back to the pool where all was read, else closed
+            response.release()
 
     def _pool(self) -> aiohttp.ClientSession:
         """Made with the first call, since it belongs to the event loop that runs then."""
@@ -211,8 +214,9 @@ class HttpClient:
             busy=busy,
         )
 
-    def _timeout(self, doing: str) -> ProviderTimeout:
-        return ProviderTimeout(f"The provider {self.name} took too long to {doing}.", provider=self.name)
+    def _timeout(self, limit: _Limit) -> ProviderTimeout:
+        words = f"The provider {self.name} took too long to {limit.doing}."
+        return ProviderTimeout(words, provider=self.name)
 
     def _refusal(self, response: aiohttp.ClientResponse, body: bytes) -> CallerError | ProviderError:
         """A status other than 200 as an error of ours, with the provider's words and none of its secrets."""
