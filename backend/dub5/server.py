@@ -42,9 +42,15 @@ _log = get_logger()
 
 
 class _Listener(uvicorn.Server):
-    """A uvicorn server that leaves signals to us."""
+    """A uvicorn server that leaves signals to us. `on_close` is called in the moment in which it closes."""
 
-    def __init__(self, app: ASGIApp, bound: socket.socket, connections: Connections) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        bound: socket.socket,
+        connections: Connections,
+        on_close: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -59,6 +65,7 @@ class _Listener(uvicorn.Server):
         )
         self.server_state: Connections = connections
         self._bound = bound
+        self._on_close = on_close
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -74,6 +81,10 @@ class _Listener(uvicorn.Server):
             await self.serve(sockets=[self._bound])
         finally:
             watching.cancel()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._on_close()
+        await super().shutdown(sockets)
 
     def tell(self) -> None:
         """Close the listener and idle connections; let the rest finish."""
@@ -115,7 +126,10 @@ class Replica:
         self.url = _url(public)
         self.operations_url = _url(operations)
         self._public = _Listener(
-            self.application.public, public, self._connections(_room(server.max_connections))
+            self.application.public,
+            public,
+            self._connections(_room(server.max_connections)),
+            on_close=self.application.drain.close,
         )
         self._operations = _Listener(
             self.application.operations, operations, self._connections(_OPERATIONS_CONNECTIONS)
@@ -166,7 +180,7 @@ class Replica:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.application.settings.drain.linger):
                     await self._hurry.wait()
-        drain.close()
+        drain.linger()  # until the listener looks up, which it does ten times a second: who asks then is answered
 
 
 async def serve(replica: Replica, *, announce: Callable[[str], None]) -> None:

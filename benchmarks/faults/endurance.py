@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 
 from benchmarks.client import until
 from benchmarks.faults.callers import Load, calling
@@ -58,14 +59,15 @@ async def measure(length: float = 1.0) -> list[Figure]:
                 calling(load), _memory(service, begins, seconds), _lag(service, begins, seconds)
             )
     inside = [each for each in report.asked if each.began >= begins]
-    failed = sum(not each.complete for each in inside)
+    ends = Counter(str(each.status) for each in inside if not each.complete)
+    failed = ends.total()
     few = max(1, int(MINUTE * length))
     start, end = sum(memory[:few]) / few, sum(memory[-few:]) / few
     under, p99 = lag
     what = f"{seconds / 60:.1f} min at 70 % load after warm-up"
     load_said = (
         f"{len(inside) / seconds:.0f} requests a second of {capacity:.0f} ({limit}), {failed} of {len(inside):,} "
-        f"failed, timers of the client late by p99 {milliseconds(percentile(report.late, 99))}"
+        f"failed{_told(ends)}, timers of the client late by p99 {milliseconds(percentile(report.late, 99))}"
     )
     memory_said = (
         f"{start / 2**20:.1f} MiB at the start, {end / 2**20:.1f} MiB at the end ({end / start - 1:+.2%})"
@@ -84,6 +86,10 @@ async def measure(length: float = 1.0) -> list[Figure]:
             under >= 0.99,
         ),
     ]
+
+
+def _told(ends: Counter[str]) -> str:
+    return f" ({', '.join(f'{count} with {status}' for status, count in ends.items())})" if ends else ""
 
 
 async def _capacity(service: Service) -> tuple[float, str]:
