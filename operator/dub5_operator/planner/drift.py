@@ -19,7 +19,9 @@ The steps of `fit`:
 2. For each `q` of a grid that is refined twice, each stratum's best `r_s` is found by Newton's method on the score,
    which falls and is convex in `r`. A weak prior, half a change in all at each stratum's mean age (as Jeffreys' for a
    Poisson rate), keeps a stratum without a change from a rate of exactly 0.
-3. The best `q` gives the estimate.
+3. The best `q` gives the estimate. It may not be greater than re-asks allow: they are of young answers, which noise
+   makes differ as often as old ones. That is what they are for; a mixture of answers that change fast and slowly shows
+   refetches the same curve as noise does.
 4. The upper bound is the largest `rate` that the profile likelihood allows at one-sided 95 %, `deviance <= 2.706`:
    steps 2 and 3 with `lambda * rate` added, where `lambda` is such that the likelihood falls by just that much.
 5. One event may change many answers at once, and a freak answer differs from the one before it and the one after:
@@ -63,6 +65,8 @@ NOISE_MATTERS = 0.05
 """Where fewer comparisons than this found a change, it is taken for drift without proof that it is not noise."""
 LEAST_NOISE = 0.02
 """Of `q`. Less is taken for drift: a mixture of fast and slow answers looks just like a little noise."""
+NOISIEST = 16.0
+"""Of `q`: not one in ten million answers the same."""
 FASTEST = 1 / 30
 """Changes per second; what changes faster cannot be told from noise, and is nothing to cache."""
 
@@ -118,6 +122,7 @@ class Drift:
         self._counts = np.zeros((2, _STRATA, _AGE_BINS))  # same, changed
         self._ages = np.zeros((_STRATA, _AGE_BINS))
         self._hits = np.zeros(_STRATA)
+        self._re_asked = np.zeros(2)  # all, changed
         self._faded = 0.0
         self._started: float | None = None
         self._jumped = -math.inf
@@ -147,6 +152,7 @@ class Drift:
             hits = np.array([max(verdict.hits, 0) for verdict in verdicts], dtype=float)
             refetched = np.array([verdict.source == "refetch" for verdict in verdicts])
             np.add.at(self._hits, recent.stratum, np.where(refetched, hits, 0.0))
+            self._re_asked += (np.sum(~refetched), np.sum(recent.changed[~refetched]))
             self._be_surprised(recent, now)
             self._count(recent)
             self._recent.append(recent)
@@ -163,6 +169,7 @@ class Drift:
             self._counts *= kept
             self._ages *= kept
             self._hits *= kept
+            self._re_asked *= kept
             self._surprise *= kept
             self._fitted_at *= kept
         self._faded = max(self._faded, now)
@@ -203,8 +210,14 @@ class Drift:
         # Ten variances of prior belief in independence, so that a few blocks do not decide.
         return float(np.clip((squares + 10.0) / (variances + 10.0), 1.0, 10.0))
 
+    def _noisiest(self) -> float:
+        """Greatest `q` that re-asks allow: an upper bound on how often they found a change, which noise is part of."""
+        asked, changed = self._re_asked
+        most = changed + 1.645 * math.sqrt(changed + 1) + 1.35
+        return NOISIEST if most >= asked else min(-math.log1p(-most / asked), NOISIEST)
+
     def _fit(self) -> None:
-        counts = _Counts.of(self._counts, self._ages, self._hits)
+        counts = _Counts.of(self._counts, self._ages, self._hits, self._noisiest())
         if counts is None:
             return
         counts = counts.leaning_on(_maximise(counts.pooled(), 0.0))
@@ -332,9 +345,10 @@ class _Counts(msgspec.Struct, frozen=True):
     strata: NDArray[np.int64]
     prior: Floats
     typical: Floats
+    noisiest: float
 
     @classmethod
-    def of(cls, counts: Floats, ages: Floats, hits: Floats) -> _Counts | None:
+    def of(cls, counts: Floats, ages: Floats, hits: Floats, noisiest: float) -> _Counts | None:
         total = counts.sum(axis=0)
         strata = np.flatnonzero(total.sum(axis=1) > 1e-6)
         if not len(strata):
@@ -353,6 +367,7 @@ class _Counts(msgspec.Struct, frozen=True):
             weights=weights,
             strata=strata,
             prior=PRIOR * np.maximum(weights, 1e-3),
+            noisiest=noisiest,
         )
 
     @property
@@ -376,6 +391,7 @@ class _Counts(msgspec.Struct, frozen=True):
             weights=np.ones(1),
             strata=np.zeros(1, dtype=np.int64),
             prior=np.full(1, PRIOR),
+            noisiest=self.noisiest,
             typical=np.array([(seen * ages).sum() / seen.sum()]),
         )
 
@@ -414,7 +430,8 @@ def _maximise(counts: _Counts, tilt: float, near: _Point | None = None) -> _Poin
     penalised, rates = _profile(counts, ends, tilt)
     means = rates @ counts.weights
     values = penalised + tilt * means
-    if values[0] >= values[1]:  # it is concave: what falls up to there falls beyond
+    # It is concave: what falls up to there falls beyond.
+    if values[0] >= values[1] or counts.noisiest <= LEAST_NOISE:
         return _Point(0.0, rates[0], float(means[0]), float(penalised[0]), LEAST_NOISE)
     noisy = _refine(counts, tilt, near if near is not None and near.q > 0 else None)
     if values[0] >= noisy.penalised + tilt * noisy.rate:
@@ -424,9 +441,10 @@ def _maximise(counts: _Counts, tilt: float, near: _Point | None = None) -> _Poin
 
 def _refine(counts: _Counts, tilt: float, near: _Point | None) -> _Point:
     """The best `q` from LEAST_NOISE on, by grids that become finer."""
-    grid = np.geomspace(LEAST_NOISE, 16.0, 16)
+    grid = np.geomspace(LEAST_NOISE, counts.noisiest, 16)
     if near is not None:
-        grid = np.linspace(max(near.q - 5 * near.width, LEAST_NOISE), near.q + 5 * near.width, 11)
+        most = min(near.q + 5 * near.width, counts.noisiest)
+        grid = np.linspace(max(near.q - 5 * near.width, LEAST_NOISE), most, 11)
     point = near
     for _ in range(8):
         penalised, rates = _profile(counts, grid, tilt)
@@ -436,8 +454,8 @@ def _refine(counts: _Counts, tilt: float, near: _Point | None) -> _Point:
         lower, upper = float(grid[max(best - 1, 0)]), float(grid[min(best + 1, len(grid) - 1)])
         width, reached = _width(grid, values, best)
         point = _Point(float(grid[best]), rates[best], float(means[best]), float(penalised[best]), width)
-        if best == len(grid) - 1 and near is not None:
-            grid = grid + (grid[-1] - grid[0]) * 0.9
+        if best == len(grid) - 1 and near is not None and upper < counts.noisiest:
+            grid = np.linspace(lower, min(upper + 10 * (upper - lower), counts.noisiest), 12)
         elif best == 0 and lower > LEAST_NOISE and near is not None:
             grid = np.linspace(max(lower - 10 * (upper - lower), LEAST_NOISE), upper, 12)
         elif reached:
