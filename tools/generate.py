@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from dub5.settings_schema import schema
 from dub5_operator.crd import definitions
+from tools import chart
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -166,6 +167,8 @@ GENERATED: dict[str, Callable[[], str]] = {
     "deploy/helm/dub5/files/crds.yaml": definitions,
     "docs/dub5.schema.json": json_schema,
     "docs/configuration.md": configuration_reference,
+    "deploy/helm/dub5/values.schema.json": chart.values_schema,
+    "deploy/helm/dub5/README.md": chart.readme,
 }
 
 

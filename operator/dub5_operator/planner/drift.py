@@ -63,8 +63,10 @@ LEANING = 3.0
 """Changes that each stratum is lent by the average of all, with the comparisons that it takes to see them."""
 NOISE_MATTERS = 0.05
 """Where fewer comparisons than this found a change, it is taken for drift without proof that it is not noise."""
-LEAST_NOISE = 0.02
+LEAST_NOISE = 0.03
 """Of `q`. Less is taken for drift: a mixture of fast and slow answers looks just like a little noise."""
+NOISE_SHOWN = 3.0
+"""By how much noise must raise the log-likelihood to be believed: what is taken for noise is not kept to the budget."""
 NOISIEST = 16.0
 """Of `q`: not one in ten million answers the same."""
 FASTEST = 1 / 30
@@ -211,9 +213,9 @@ class Drift:
         return float(np.clip((squares + 10.0) / (variances + 10.0), 1.0, 10.0))
 
     def _noisiest(self) -> float:
-        """Greatest `q` that re-asks allow: an upper bound on how often they found a change, which noise is part of."""
+        """Greatest `q` that re-asks allow: how often they found a change, of which noise is a part, and an error more."""
         asked, changed = self._re_asked
-        most = changed + 1.645 * math.sqrt(changed + 1) + 1.35
+        most = changed + math.sqrt(changed + 1) + 1
         return NOISIEST if most >= asked else min(-math.log1p(-most / asked), NOISIEST)
 
     def _fit(self) -> None:
@@ -434,7 +436,7 @@ def _maximise(counts: _Counts, tilt: float, near: _Point | None = None) -> _Poin
     if values[0] >= values[1] or counts.noisiest <= LEAST_NOISE:
         return _Point(0.0, rates[0], float(means[0]), float(penalised[0]), LEAST_NOISE)
     noisy = _refine(counts, tilt, near if near is not None and near.q > 0 else None)
-    if values[0] >= noisy.penalised + tilt * noisy.rate:
+    if values[0] >= noisy.penalised + tilt * noisy.rate - NOISE_SHOWN:
         return _Point(0.0, rates[0], float(means[0]), float(penalised[0]), LEAST_NOISE)
     return noisy
 
