@@ -137,11 +137,26 @@ def share(percentage: str) -> float:
     return float(percentage.rstrip("%")) / 100
 
 
-def definitions() -> str:
-    """Both CustomResourceDefinitions, as YAML."""
-    documents = [_policy(), _invalidation()]
-    dumped = [yaml.safe_dump(each, sort_keys=False, allow_unicode=True, width=110) for each in documents]
-    return "---\n".join(dumped)
+def policies_definition() -> str:
+    """The CustomResourceDefinition of CachePolicy, as YAML."""
+    return _dumped(_policy())
+
+
+def invalidations_definition() -> str:
+    """The CustomResourceDefinition of CacheInvalidation, as YAML."""
+    return _dumped(_invalidation())
+
+
+def _dumped(definition: Json) -> str:
+    text: str = yaml.dump(definition, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+    return text
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes out what is there twice: an anchor would be one more thing to read."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
+        return True
 
 
 def _policy() -> Json:

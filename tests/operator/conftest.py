@@ -26,7 +26,7 @@ import yaml
 from redis.asyncio import Redis
 from redis.driver_info import DriverInfo
 
-from dub5_operator.crd import GROUP, VERSION, definitions
+from dub5_operator.crd import GROUP, VERSION, invalidations_definition, policies_definition
 
 NAMESPACE = "chat"
 BUILT = Path("~/.cache/dub5/programs").expanduser()
@@ -132,7 +132,7 @@ def _call(server: ApiServer, method: str, path: str, body: Any = None) -> None:
 def _install(server: ApiServer) -> None:
     """The definitions, a namespace, and the operator's rights: what the chart installs."""
     _call(server, "POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
-    for definition in yaml.safe_load_all(definitions()):
+    for definition in map(yaml.safe_load, (policies_definition(), invalidations_definition())):
         _call(server, "POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", definition)
     rights = {"metadata": {"name": "dub5-operator"}, "rules": RULES}
     subject = {"kind": "User", "name": "dub5-operator", "apiGroup": "rbac.authorization.k8s.io"}

@@ -213,7 +213,7 @@ class Drift:
         return float(np.clip((squares + 10.0) / (variances + 10.0), 1.0, 10.0))
 
     def _noisiest(self) -> float:
-        """Greatest `q` that re-asks allow: how often they found a change, of which noise is a part, and an error more."""
+        """Greatest `q` that re-asks allow: how often they found a change, noise or not, and an error more."""
         asked, changed = self._re_asked
         most = changed + math.sqrt(changed + 1) + 1
         return NOISIEST if most >= asked else min(-math.log1p(-most / asked), NOISIEST)
