@@ -57,6 +57,12 @@ async def run(redis: Any, options: Options, **given: Any) -> None:
     """Run until told to stop by a signal; `given` goes to kopf as it is."""
     operator, registry = Operator(redis), kopf.OperatorRegistry()
     register(registry, operator)
+
+    @kopf.on.login(registry=registry, id="login")
+    async def login(**given: Any) -> kopf.ConnectionInfo | None:
+        """In its pod by the token that is mounted there; elsewhere as kubectl does."""
+        return await asyncio.to_thread(_credentials, **given)
+
     if options.metrics_port:
         await asyncio.to_thread(
             start_http_server, options.metrics_port, addr=options.host, registry=operator.metrics.registry
@@ -69,6 +75,10 @@ async def run(redis: Any, options: Options, **given: Any) -> None:
         liveness_endpoint=health,
         **given,
     )
+
+
+def _credentials(**given: Any) -> kopf.ConnectionInfo | None:
+    return kopf.login_with_service_account(**given) or kopf.login_with_kubeconfig(**given)
 
 
 def configure(settings: kopf.OperatorSettings) -> None:

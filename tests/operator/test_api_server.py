@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import os
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -29,7 +33,7 @@ from dub5.contract import (
 )
 from dub5_operator.crd import GROUP, VERSION
 from dub5_operator.main import Operator, register
-from tests.operator.conftest import NAMESPACE, ApiServer
+from tests.operator.conftest import NAMESPACE, ApiServer, _free_port
 
 Json = dict[str, Any]
 BASE = f"/apis/{GROUP}/{VERSION}/namespaces/{NAMESPACE}"
@@ -222,6 +226,54 @@ async def test_the_older_of_two_policies_wins_and_an_unknown_class_is_said(
                 "has no cache class nobody" in each for each in await events(kubernetes, "strange")
             ):
                 await asyncio.sleep(0.2)
+
+
+async def test_the_program(
+    api_server: ApiServer, kubernetes: httpx.AsyncClient, client: Redis, redis: str, tmp_path: Path
+) -> None:
+    """`dub5 operator` with a configuration and a kubeconfig, as people run it outside a cluster."""
+    health, metrics = _free_port(), _free_port()
+    await announce(client, "banter")
+    await create(kubernetes, "cachepolicies", "banter", {"cacheClass": "banter"})
+    await asyncio.to_thread((tmp_path / "dub5.yaml").write_text, f"redis: {{url: '{redis}'}}\n")
+    await asyncio.to_thread((tmp_path / "kubeconfig").write_text, _kubeconfig(api_server))
+    program = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "dub5", "operator", "--namespace", NAMESPACE),
+        *(
+            "--config",
+            str(tmp_path / "dub5.yaml"),
+            "--health-port",
+            str(health),
+            "--metrics-port",
+            str(metrics),
+        ),
+        env={**os.environ, "KUBECONFIG": str(tmp_path / "kubeconfig")},
+    )
+    try:
+        await until(kubernetes, "cachepolicies", "banter", lambda body: "ttl" in body.get("status", {}))
+        async with httpx.AsyncClient() as plain:
+            assert (await plain.get(f"http://127.0.0.1:{health}/healthz")).status_code == 200
+            told = (await plain.get(f"http://127.0.0.1:{metrics}/metrics")).text
+        assert 'dub5_operator_ttl_seconds{policy="banter"} 300.0' in told
+    finally:
+        program.terminate()
+        code = await asyncio.wait_for(program.wait(), 30)
+    assert code == 0
+    assert (await published(client)).classes["banter"].ttl == 300  # what was decided stays
+
+
+def _kubeconfig(server: ApiServer) -> str:
+    cluster = {"server": server.url, "certificate-authority": str(server.ca_file)}
+    return json.dumps(
+        {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "test",
+            "clusters": [{"name": "test", "cluster": cluster}],
+            "users": [{"name": "test", "user": {"token": server.operator}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+        }
+    )
 
 
 async def test_an_invalidation_is_done_once(

@@ -53,8 +53,8 @@ HALF_LIFE = 24 * 3600.0
 """Seconds after which a comparison counts half."""
 WINDOWS = (180.0, 420.0, 900.0)
 """Seconds; where a jump is looked for."""
-THRESHOLD = 18.0
-"""Deviance that makes a jump. With a chi-square law of one degree: 2 in 100,000 looks, and looks overlap."""
+THRESHOLD = 12.0
+"""Deviance that makes a jump. With a chi-square law of one degree: 3 in 10,000 looks at a window, and looks overlap."""
 LEAST_RISE, LEAST_FALL = 2.0, 0.25
 """What lies between is left to the estimate, which follows it."""
 PRIOR = 0.5
