@@ -1,4 +1,4 @@
-# The backend as an image: no shell, no package manager and no root needed to run it, and a root file system that
+# The backend and the operator as one image: no shell, no package manager and no root needed to run it, and a root file system that
 # may be read-only. BASE is any Debian or Ubuntu with Python 3.11 or newer, its venv module and CA certificates.
 #
 #   docker build --tag dub5 .
@@ -18,10 +18,11 @@ COPY tools/uv.txt ./
 RUN python3 -m venv /opt/uv && /opt/uv/bin/pip install --quiet --no-cache-dir --requirement uv.txt
 # Dependencies before sources: this layer changes only with the lock.
 COPY pyproject.toml uv.lock ./
-RUN /opt/uv/bin/uv sync --quiet --locked --no-dev --extra otel --no-install-project --python "$(command -v python3)"
+RUN /opt/uv/bin/uv sync --quiet --locked --no-dev --extra otel --extra operator --no-install-project --python "$(command -v python3)"
 COPY README.md LICENSE NOTICE ./
 COPY backend backend
-RUN /opt/uv/bin/uv sync --quiet --locked --no-dev --extra otel --no-editable
+COPY operator operator
+RUN /opt/uv/bin/uv sync --quiet --locked --no-dev --extra otel --extra operator --no-editable
 
 FROM ${BASE}
 LABEL org.opencontainers.image.title="DUB5" \

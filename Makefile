@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CONFIG ?= $(wildcard dub5.yaml)
-TESTS ?= tests/unit tests/integration
+TESTS ?= tests/unit tests/integration tests/operator
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check format generate bench image clean

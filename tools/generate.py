@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dub5.settings_schema import schema
+from dub5_operator import crd
 from tools import chart
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -163,6 +164,8 @@ A secret is never written into the file: each has exactly one of `env` (the name
 """
 
 GENERATED: dict[str, Callable[[], str]] = {
+    "deploy/helm/dub5/files/crds/cachepolicies.yaml": crd.policies_definition,
+    "deploy/helm/dub5/files/crds/cacheinvalidations.yaml": crd.invalidations_definition,
     "docs/dub5.schema.json": json_schema,
     "docs/configuration.md": configuration_reference,
     "deploy/helm/dub5/values.schema.json": chart.values_schema,
@@ -179,6 +182,7 @@ def main() -> int:
         if check:
             print(f"{name} is not what the sources say; run: make generate", file=sys.stderr)
         else:
+            (ROOT / name).parent.mkdir(parents=True, exist_ok=True)
             (ROOT / name).write_text(GENERATED[name](), encoding="utf-8")
             print(f"wrote {name}")
     return int(check and bool(stale))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import uvloop
 
-from dub5 import __version__, server, smoke
+from dub5 import __version__, smoke
 from dub5.errors import ConfigError
 from dub5.remote import Refused, Remote, Warmed, read_questions
 from dub5.settings import Duration
@@ -47,6 +47,8 @@ def _complain(message: str) -> int:
 
 
 def _serve(chosen: argparse.Namespace) -> int:
+    from dub5 import server  # noqa: PLC0415  # what only this command needs, and the operator has no room for
+
     settings = load(chosen.config, os.environ)
     terminal = sys.stdout.isatty()
     writer = configure(settings.telemetry, stream=sys.stdout, terminal=terminal)
@@ -61,6 +63,19 @@ def _serve(chosen: argparse.Namespace) -> int:
 
 def _announce(text: str) -> None:
     print(f"DUB5 {__version__}. {text}", file=sys.stderr, flush=True)
+
+
+def _operator(chosen: argparse.Namespace) -> int:
+    from dub5 import operator  # noqa: PLC0415  # an extra
+
+    operator.run(
+        chosen.config,
+        os.environ,
+        chosen.namespace,
+        health_port=chosen.health_port,
+        metrics_port=chosen.metrics_port,
+    )
+    return 0
 
 
 def _config_check(chosen: argparse.Namespace) -> int:
@@ -157,6 +172,23 @@ def _parser() -> argparse.ArgumentParser:
         "--config", type=Path, metavar="FILE", help="configuration; without it a simulated provider"
     )
     serve.set_defaults(run=_serve)
+    operator = _command(
+        commands,
+        "operator",
+        "Set TTLs from what is measured, as CachePolicy objects of a namespace say.",
+        "dub5 operator --config dub5.yaml --namespace chat",
+    )
+    operator.add_argument(
+        "--config", type=Path, metavar="FILE", help="the service's configuration, for its Redis"
+    )
+    operator.add_argument("--namespace", default="default", help="whose objects to watch (default: default)")
+    operator.add_argument(
+        "--health-port", type=int, default=8080, help="of /healthz; 0 for none (default 8080)"
+    )
+    operator.add_argument(
+        "--metrics-port", type=int, default=9001, help="of /metrics; 0 for none (default 9001)"
+    )
+    operator.set_defaults(run=_operator)
     config = _command(
         commands, "config", "Check or describe the configuration.", "dub5 config check dub5.yaml"
     )

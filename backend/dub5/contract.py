@@ -21,6 +21,28 @@ PURGE_STAMPS = f"{PURGES}:stamps"
 PURGE_NONCE = f"{PURGES}:nonce"
 """Random name of this installation's Redis contents; gone when they are."""
 PURGE_CHANNEL = f"{PREFIX}:purged"
+"""Told the stamp of each purge."""
+LONGEST_LIFE = 400 * 86400
+"""Seconds that any class may keep answers at most; stamps that are older concern none."""
+PURGE_SCRIPT = """
+local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
+local previous = 0
+if last[1] then previous = tonumber(string.match(last[1][1], '^%d+')) end
+local time = redis.call('TIME')
+local stamp = math.max(time[1] * 1000000 + time[2], previous + 1, ARGV[2] + 1)
+local id = string.format('%.0f', stamp)
+redis.call('XADD', KEYS[1], 'MAXLEN', '~', 10000, id .. '-0', unpack(ARGV, 3))
+for index = 3, #ARGV, 2 do redis.call('ZADD', KEYS[2], id, ARGV[index]) end
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', string.format('(%.0f', stamp - ARGV[1] * 1000000))
+return id
+"""
+"""The one way to purge, for Redis to run. Keys: journal, stamps. Arguments: LONGEST_LIFE, the greatest stamp that is
+known (or 0), then each name, followed by an empty word. Gives the stamp, max(Redis TIME in µs, last + 1)."""
+
+
+def scoped_name(kind: str, value: str, tenant: str | None) -> str:
+    """What a purge names: `tag:prices` for the installation, `tag:prices@acme` for one tenant."""
+    return f"{kind}:{value}" if tenant is None else f"{kind}:{value}@{tenant}"
 
 
 def entry_key(key: str, version: str) -> str:
@@ -57,6 +79,8 @@ POLICY_KEY = f"{PREFIX}:policy"
 """JSON of the PolicyDocument in force."""
 POLICY_CHANNEL = f"{PREFIX}:policy"
 """Told whenever a document was published."""
+CLASSES_KEY = f"{PREFIX}:classes"
+"""JSON of the Announcement, for the operator: which classes there are, and their bounds."""
 
 
 REPLICAS = f"{PREFIX}:replicas"
@@ -78,6 +102,22 @@ class ClassPolicy(msgspec.Struct, frozen=True):
 
     ttl: Annotated[float, Meta(ge=0, le=400 * 86400)]
     stale_while_revalidate: Annotated[float, Meta(ge=0, le=400 * 86400)] | None = None
+
+
+class AnnouncedClass(msgspec.Struct, frozen=True):
+    """A cache class as a replica is configured, in seconds."""
+
+    ttl: float
+    max_ttl: float
+    stale_while_revalidate: float = 0.0
+
+
+class Announcement(msgspec.Struct, frozen=True):
+    """The classes that replicas know, as the last one to tell has them. `at` is in seconds since the epoch."""
+
+    at: float
+    classes: dict[str, AnnouncedClass]
+    version: Literal[1] = 1
 
 
 class PolicyDocument(msgspec.Struct, frozen=True):
@@ -133,7 +173,10 @@ class Verdict(msgspec.Struct, frozen=True, array_like=True):
 
 
 class SampleBatch(msgspec.Struct, frozen=True):
-    """What one replica saw since its last batch. `dropped` is what did not fit into its byte budget."""
+    """What one replica saw since its last batch. `dropped` is what did not fit into its byte budget.
+
+    `looked_up` counts all look-ups by class, recorded or not; empty from releases that did not count.
+    """
 
     replica: str
     at: float
@@ -141,3 +184,4 @@ class SampleBatch(msgspec.Struct, frozen=True):
     verdicts: list[Verdict] = []
     dropped: int = 0
     version: Literal[1] = 1
+    looked_up: dict[str, int] = {}

@@ -336,6 +336,13 @@ class CacheClass(Section, frozen=True):
     tool_results: Annotated[
         bool, Meta(description="Cache answers to conversations that hold results of tools.")
     ] = False
+    compare: Annotated[
+        Literal["exact", "text", "json", "sketch"],
+        Meta(
+            description="When a new answer counts as changed, for the operator: to the letter, as text, as JSON, or "
+            "in most of its words and any of its numbers."
+        ),
+    ] = "text"
 
 
 class CacheSettings(Section, frozen=True):

@@ -16,11 +16,11 @@ from dub5.api.http import parse_tags, require_json
 from dub5.cache.answers import AnswerCache
 from dub5.cache.freshness import NO_DIRECTIVES
 from dub5.cache.policies import Policies
-from dub5.cache.purges import scoped_name
 from dub5.chat.catalog import Catalog
 from dub5.chat.pipeline import Pipeline
 from dub5.chat.request import invalid
 from dub5.chat.request import parse as parse_chat
+from dub5.contract import scoped_name
 from dub5.errors import Forbidden, InvalidRequest, PurgedHereOnly
 from dub5.telemetry.metrics import Metrics
 from dub5.telemetry.record import record_of

@@ -1,5 +1,7 @@
 """The lifetimes in force: those of the configuration, or those that the operator has published.
 
+Which classes there are is told to the operator in the same place, each minute.
+
 A policy document in Redis names a TTL per class. A replica reads it when told and every few seconds, keeps the
 last good one through every outage, and never goes beyond the class's own `max_ttl`, whatever is published.
 """
@@ -8,19 +10,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
 
 from dub5.cache.freshness import Lifetimes
-from dub5.contract import POLICY_KEY, PolicyDocument
+from dub5.contract import CLASSES_KEY, POLICY_KEY, AnnouncedClass, Announcement, PolicyDocument
 from dub5.redis_link import RedisLink, RedisUnavailable
 from dub5.settings import CacheClass
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.metrics import Metrics
 
 READ_INTERVAL = 10.0
+ANNOUNCE_INTERVAL = 60.0
+ANNOUNCED_FOR = 3600
+"""Seconds after which classes that no replica names any more are unknown."""
 
 _log = get_logger()
 _decoder = msgspec.json.Decoder(PolicyDocument)
@@ -76,15 +82,30 @@ class Policies:
             self._apply()
             _log.info("policy in force", issued=document.issued, classes=sorted(document.classes))
 
+    async def announce(self) -> None:
+        """Tell the operator which classes there are, and their bounds."""
+        assert self._link is not None  # noqa: S101  # nobody to tell without Redis
+        classes = {
+            name: AnnouncedClass(float(each.ttl), float(each.max_ttl), float(each.stale_while_revalidate))
+            for name, each in self._classes.items()
+            if each.cacheable != "never"
+        }
+        told = msgspec.json.encode(Announcement(time.time(), classes))
+        await self._link.run("announce", lambda client: client.set(CLASSES_KEY, told, ex=ANNOUNCED_FOR))
+
     def _apply(self) -> None:
         for name, each in self._classes.items():
             self._in_force[name] = in_force(each, self._document, name)
             self._metrics.cache_ttl.labels(name).set(self._in_force[name].ttl)
 
     async def _keep_reading(self) -> None:
+        announced = -ANNOUNCE_INTERVAL
         while True:
             with contextlib.suppress(RedisUnavailable):
                 await self.read()
+                if time.monotonic() >= announced + ANNOUNCE_INTERVAL:
+                    await self.announce()
+                    announced = time.monotonic()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(READ_INTERVAL):
                     await self._nudged.wait()

@@ -34,7 +34,15 @@ from typing import Any
 import msgspec
 from redis.asyncio.client import Pipeline
 
-from dub5.contract import PURGE_CHANNEL, PURGE_JOURNAL, PURGE_NONCE, PURGE_STAMPS
+from dub5.contract import (
+    LONGEST_LIFE,
+    PURGE_CHANNEL,
+    PURGE_JOURNAL,
+    PURGE_NONCE,
+    PURGE_SCRIPT,
+    PURGE_STAMPS,
+    scoped_name,
+)
 from dub5.redis_link import RedisLink, RedisUnavailable
 
 IN_FORCE = 1.0
@@ -43,27 +51,11 @@ IN_FORCE = 1.0
 MAX_UNCONFIRMED = 30.0
 """Seconds that answers in memory are used while Redis cannot tell whether they were purged."""
 
-LONGEST_LIFE = 400 * 86400
-"""Seconds that any class may keep answers at most; stamps that are older concern none."""
-
 Event = tuple[bytes, dict[bytes, bytes]]
 
 _PAGE = 1000
 _STAMPS_PAGE = 5000
 _TOLD_AT_ONCE = 500
-
-_PURGE = """
-local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
-local previous = 0
-if last[1] then previous = tonumber(string.match(last[1][1], '^%d+')) end
-local time = redis.call('TIME')
-local stamp = math.max(time[1] * 1000000 + time[2], previous + 1, ARGV[2] + 1)
-local id = string.format('%.0f', stamp)
-redis.call('XADD', KEYS[1], 'MAXLEN', '~', 10000, id .. '-0', unpack(ARGV, 3))
-for index = 3, #ARGV, 2 do redis.call('ZADD', KEYS[2], id, ARGV[index]) end
-redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', string.format('(%.0f', stamp - ARGV[1] * 1000000))
-return id
-"""
 
 
 @functools.lru_cache(4096)
@@ -80,11 +72,6 @@ def names_of(
         kinds.append(("personality", personality))
     scoped = [scoped_name(kind, value, owner) for kind, value in kinds for owner in (None, tenant)]
     return ("all", scoped_name("tenant", tenant, None), *scoped)
-
-
-def scoped_name(kind: str, value: str, tenant: str | None) -> str:
-    """`tag:prices` for the installation, `tag:prices@acme` for one tenant."""
-    return f"{kind}:{value}" if tenant is None else f"{kind}:{value}@{tenant}"
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -239,7 +226,7 @@ class Purges:
         arguments = [LONGEST_LIFE, self._highest, *(part for name in telling for part in (name, ""))]
         stamp = int(
             await self._run(
-                "purge", lambda client: client.eval(_PURGE, 2, PURGE_JOURNAL, PURGE_STAMPS, *arguments)
+                "purge", lambda client: client.eval(PURGE_SCRIPT, 2, PURGE_JOURNAL, PURGE_STAMPS, *arguments)
             )
         )
         for name, ours in telling.items():

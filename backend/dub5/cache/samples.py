@@ -7,7 +7,7 @@ threshold it was taken under.
 
 Whenever an answer is fetched again it is compared with a fingerprint of the one before it, kept for four TTLs:
 a measurement of staleness that costs nothing. The hits that the older answer served are counted in memory and
-added to the fingerprint with each flush, so they lack at most the last `INTERVAL` seconds.
+added to the fingerprint with each flush, so they lack at most the other replicas' last `INTERVAL` seconds.
 
 Nothing of this is on a request's way: recording appends to a list, a task flushes it. Lost samples are lost.
 """
@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import hashlib
 import time
 from collections import Counter
 from typing import Any
@@ -25,6 +24,7 @@ from typing import Any
 import msgspec
 from redis.asyncio.client import Pipeline
 
+from dub5.cache.comparison import same
 from dub5.cache.entry import Entry
 from dub5.cache.flight import Identity
 from dub5.contract import SAMPLES, Access, SampleBatch, Verdict, fingerprint_key
@@ -40,6 +40,8 @@ HEAVY_KEYS = 64
 COUNTED_KEYS = 4096
 """Keys whose hits are counted at a time; the lightest are forgotten first."""
 KEPT_FOR_TTLS = 4.0
+KEPT_AT_LEAST = 60.0
+"""Seconds: an answer that is not cached at all still tells how fast such answers change."""
 
 _HITS_AT_ONCE = 256
 """Keys in one pipeline: more would hold the event loop for tens of milliseconds."""
@@ -52,17 +54,6 @@ if redis.call('HGET', KEYS[1], 'born') == ARGV[1] then redis.call('HINCRBY', KEY
 def short_key(key: str) -> int:
     """48 bits of a cache key: enough to tell keys apart, too little to find one by."""
     return int(key[:12], 16)
-
-
-def digest_of(completion: dict[str, Any]) -> str:
-    """Fingerprint of what an answer says: its messages, without ids, dates and token counts."""
-    messages = [choice.get("message") or {} for choice in completion.get("choices", [])]
-    messages = [
-        {**message, "tool_calls": [{**call, "id": None} for call in message.get("tool_calls") or ()]}
-        for message in messages
-    ]
-    encoded = msgspec.json.encode(messages, order="deterministic")
-    return hashlib.blake2b(encoded, digest_size=16).hexdigest()
 
 
 class Sampler:
@@ -79,6 +70,7 @@ class Sampler:
         self._accesses: list[Access] = []
         self._verdicts: list[Verdict] = []
         self._dropped = 0
+        self._looked_up: Counter[str] = Counter()
         self._weights: Counter[int] = Counter()
         self._heavy: frozenset[int] = frozenset()
         self._hits: Counter[tuple[str, int]] = Counter()
@@ -105,6 +97,7 @@ class Sampler:
         if hit and entry is not None:
             self._hits[key, entry.born] += 1
         short = short_key(key)
+        self._looked_up[class_name] += 1
         self._weights[short] += 1
         heavy = short in self._heavy
         if not heavy and short >= self._threshold * 2**48:
@@ -140,13 +133,19 @@ class Sampler:
         def replace(pipeline: Pipeline) -> None:
             pipeline.delete(name)
             pipeline.hset(name, mapping=fields)
-            pipeline.pexpire(name, max(1, int(KEPT_FOR_TTLS * ttl * 1000)))
+            pipeline.pexpire(name, int(max(KEPT_FOR_TTLS * ttl, KEPT_AT_LEAST) * 1000))
 
         with contextlib.suppress(RedisUnavailable):
             last = await self._link.run("fingerprint", lambda client: client.hgetall(name))
-            if not asked_again or last.get(b"digest") != digest.encode():
+            found = same(last[b"digest"].decode(), digest) if b"digest" in last else None
+            if not asked_again or found is not True:
                 await self._link.pipeline("fingerprint", replace)
-            self._judge(identity, class_name, entry, digest, last, asked_again=asked_again)
+            if found is not None:
+                self._judge(identity, class_name, entry, last, changed=not found, asked_again=asked_again)
+
+    def failed(self, class_name: str) -> None:
+        """A re-ask brought no answer."""
+        self._metrics.cache_revalidations.labels(class_name, "re-ask", "error").inc()
 
     def earn_re_ask(self) -> None:
         """A provider is being asked: a share of a re-ask is earned."""
@@ -164,23 +163,23 @@ class Sampler:
         identity: Identity,
         class_name: str,
         entry: Entry,
-        digest: str,
         last: dict[bytes, bytes],
         *,
+        changed: bool,
         asked_again: bool,
     ) -> None:
         # After a purge a change is what somebody announced, not what time did.
         if last.get(b"version") != identity.version.encode():
             return
         source = "re-ask" if asked_again else "refetch"
-        changed = last[b"digest"] != digest.encode()
+        born = int(last[b"born"])
         verdict = Verdict(
             key=short_key(identity.key),
             class_name=class_name,
-            fetched=int(last[b"born"]) / 1e6,
+            fetched=born / 1e6,
             again=entry.born / 1e6,
             changed=changed,
-            hits=int(last[b"hits"]),
+            hits=int(last[b"hits"]) + self._hits[identity.key, born],  # with those not flushed yet
             source="re-ask" if asked_again else "refetch",
         )
         self._verdicts.append(verdict)
@@ -189,7 +188,15 @@ class Sampler:
     async def flush(self) -> None:
         """Send what was collected, and begin anew."""
         hits, self._hits = self._hits, Counter()
-        batch = SampleBatch(self._replica, time.time(), self._accesses, self._verdicts, self._dropped)
+        looked_up, self._looked_up = dict(self._looked_up), Counter()
+        batch = SampleBatch(
+            self._replica,
+            time.time(),
+            self._accesses,
+            self._verdicts,
+            self._dropped,
+            looked_up=looked_up,
+        )
         used = len(self._accesses) * BYTES_PER_ACCESS
         self._accesses, self._verdicts, self._dropped = [], [], 0
         self._adapt(used, batch.dropped)

@@ -14,9 +14,10 @@ import msgspec
 
 from dub5.admission.gate import Gate
 from dub5.cache.answers import AnswerCache
+from dub5.cache.comparison import fingerprint, same
 from dub5.cache.entry import Entry
 from dub5.cache.flight import Frame, Identity
-from dub5.cache.samples import Sampler, digest_of
+from dub5.cache.samples import Sampler
 from dub5.chat import accounts, shapes
 from dub5.chat.cacheable import is_whole_answer
 from dub5.chat.question import Question
@@ -96,6 +97,8 @@ class Asking:
                     yield frame
         except Dub5Error as failure:
             error = failure.code
+            if keeping is not None and keeping.sampler is not None and keeping.compared_with is not None:
+                keeping.sampler.failed(self._question.target.class_name)
             raise
         finally:
             self._export(error)
@@ -157,10 +160,10 @@ class Asking:
         recompute = time.perf_counter() - self._started
         entry = Entry(answer.raw, int(self._born * 1e6), recompute, usage.prompt, usage.completion)
         lifetimes = question.wanted.lifetimes
-        digest = digest_of(answer.data) if keeping.sampler is not None else ""
-        if keeping.compared_with is None or digest != digest_of(
-            msgspec.json.decode(keeping.compared_with.body)
-        ):
+        how = question.target.cache_class.compare
+        digest = fingerprint(answer.data, how) if keeping.sampler is not None else ""
+        last = keeping.compared_with
+        if last is None or not same(digest, fingerprint(msgspec.json.decode(last.body), how)):
             self.stored = await keeping.cache.store(keeping.identity, entry, lifetimes)
         if keeping.sampler is not None:
             keeping.sampler.fetched(

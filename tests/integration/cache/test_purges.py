@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from dub5.cache.purges import IN_FORCE, MAX_UNCONFIRMED, Purges, names_of, scoped_name
-from dub5.contract import PURGE_JOURNAL, PURGE_NONCE, PURGE_STAMPS
+from dub5.cache.purges import IN_FORCE, MAX_UNCONFIRMED, Purges, names_of
+from dub5.contract import PURGE_JOURNAL, PURGE_NONCE, PURGE_STAMPS, scoped_name
 from dub5.redis_link import RedisUnavailable
 from tests.fakes.redis_server import RedisServer
 from tests.integration.cache.support import Clock, plain, purging, until

@@ -11,8 +11,19 @@ import pytest
 from redis.asyncio import Redis
 from redis.driver_info import DriverInfo
 
-from dub5.cache.samples import HEAVY_KEYS, Sampler, digest_of
-from dub5.contract import POLICY_CHANNEL, POLICY_KEY, SAMPLES, ClassPolicy, PolicyDocument, SampleBatch
+from dub5.cache.samples import HEAVY_KEYS, Sampler
+from dub5.contract import (
+    CLASSES_KEY,
+    POLICY_CHANNEL,
+    POLICY_KEY,
+    SAMPLES,
+    AnnouncedClass,
+    Announcement,
+    ClassPolicy,
+    PolicyDocument,
+    SampleBatch,
+)
+from tests.fakes.http_server import refuse
 from tests.fakes.openai_server import FakeOpenAI, say
 from tests.harness import Running, openai_provider, running
 
@@ -60,6 +71,7 @@ async def test_accesses_are_written_with_key_class_and_price(
     assert same.size > 100
     assert same.dollars == pytest.approx((9 * 1.0 + 3 * 2.0) / 1e6)
     assert batch.dropped == 0
+    assert batch.looked_up == {"default": 3}
 
 
 async def test_a_refetch_is_compared_with_the_answer_before_it(
@@ -69,8 +81,8 @@ async def test_a_refetch_is_compared_with_the_answer_before_it(
         fake.replies = [say("Hello"), say("Hello"), say("Changed")]
         await server.chat()
         await server.chat()
-        await server.chat()
-        await batches(server, client)  # adds the two hits to the fingerprint
+        await batches(server, client)  # adds the hit to the fingerprint
+        await server.chat()  # another one, which is not added yet
         for _ in range(2):
             await server.chat(headers={"cache-control": "no-cache"})
             await asyncio.gather(*sampler_of(server)._comparing)
@@ -179,17 +191,47 @@ async def test_a_published_ttl_is_in_force_at_once_and_never_above_the_maximum(
         await in_force(300)
 
 
-def test_ids_and_token_counts_do_not_make_an_answer_another() -> None:
-    def completion(**changes: Any) -> dict[str, Any]:
-        call = {
-            "id": changes.pop("call_id", "a"),
-            "type": "function",
-            "function": {"name": "f", "arguments": "{}"},
-        }
-        message = {"role": "assistant", "content": changes.pop("content", "x"), "tool_calls": [call]}
-        return {"id": "1", "created": 1, "choices": [{"index": 0, "message": message}], **changes}
+async def test_what_counts_as_a_change_is_the_classs_choice(
+    fake: FakeOpenAI, redis: str, client: Redis
+) -> None:
+    classes = {"default": {"compare": "sketch"}}
+    async with running(config(fake, redis, classes=classes)) as server:
+        told = (
+            "The shop at the old harbour opens at 9 in the morning and closes at {} in the evening, every day"
+        )
+        fake.replies = [say(told.format(6)), say("Well: " + told.format(6)), say(told.format(7))]
+        for _ in range(3):
+            await server.chat(headers={"cache-control": "no-cache"})
+            await asyncio.gather(*sampler_of(server)._comparing)
+        verdicts = [verdict for batch in await batches(server, client) for verdict in batch.verdicts]
+    assert [verdict.changed for verdict in verdicts] == [False, True]
 
-    assert digest_of(completion()) == digest_of(
-        completion(id="2", created=9, usage={"total_tokens": 3}, call_id="b")
-    )
-    assert digest_of(completion()) != digest_of(completion(content="y"))
+
+async def test_a_re_ask_that_fails_is_counted(fake: FakeOpenAI, redis: str) -> None:
+    async with running(config(fake, redis, re_ask_share=0.01)) as server:
+        await server.chat()
+        fake.replies = [refuse(500, "Oops"), refuse(500, "Oops")]
+        sampler_of(server)._re_asks = 1.0
+        assert (await server.chat()).headers["cache-status"].startswith("dub5; hit")
+        await server.replica.application._flights.settle()
+        assert await server.metric("dub5_cache_revalidations_total", source="re-ask", verdict="error") == 1
+
+
+async def test_an_answer_that_is_not_cached_is_compared_all_the_same(
+    fake: FakeOpenAI, redis: str, client: Redis
+) -> None:
+    async with running(config(fake, redis, classes={"default": {"ttl": 0}})) as server:
+        fake.replies = [say("Hello"), say("Changed")]
+        for _ in range(2):
+            await server.chat()
+            await asyncio.gather(*sampler_of(server)._comparing)
+        [verdict] = [verdict for batch in await batches(server, client) for verdict in batch.verdicts]
+    assert (verdict.changed, verdict.hits) == (True, 0)
+
+
+async def test_classes_are_announced(fake: FakeOpenAI, redis: str, client: Redis) -> None:
+    classes = {"facts": {"ttl": "5m", "max_ttl": "1h"}, "private": {"cacheable": "never"}}
+    async with running(config(fake, redis, classes=classes)) as server:
+        await server.replica.application._policies.announce()
+        told = msgspec.json.decode(await client.get(CLASSES_KEY) or b"", type=Announcement)
+    assert told.classes == {"facts": AnnouncedClass(300, 3600), "default": AnnouncedClass(300, 86400)}

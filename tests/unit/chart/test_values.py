@@ -31,6 +31,7 @@ CONTEXTS: dict[str, Json] = {
     "networkPolicy.redis": OWN_REDIS,
     "tests.keySecretKey": nested("tests.keySecret", "s"),
     "serviceAccount.create": nested("serviceAccount.create", False),
+    "operator": nested("operator.enabled", True),
 }
 """What must be there for a value to matter, by the beginning of its path."""
 
@@ -69,6 +70,8 @@ CHANGED: dict[str, Any] = {
     "networkPolicy.otlp": RULES,
     "networkPolicy.apiServer": RULES,
     "serviceAccount.create": True,
+    "operator.enabled": False,
+    "operator.resources": {"limits": {"memory": "1Gi"}},
     "tolerations": [{"key": "a", "operator": "Exists"}],
     "topologySpreadConstraints": [{"topologyKey": "rack"}],
     "extraVolumes": [{"name": "a"}],

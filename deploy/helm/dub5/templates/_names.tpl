@@ -53,3 +53,7 @@ app.kubernetes.io/component: {{ . }}
 {{- define "dub5.image" -}}
 {{- include "dub5.imageName" (merge (dict "tag" (default .Chart.AppVersion .Values.image.tag)) .Values.image) }}
 {{- end }}
+
+{{- define "dub5.operator.fullname" -}}
+{{ include "dub5.fullname" . }}-operator
+{{- end }}

@@ -1,0 +1,46 @@
+"""`dub5 operator`: reads the service's own configuration, connects to its Redis, and runs the operator.
+
+The composition root of the second program, as `app` is of the first: the operator itself knows nothing of settings and
+is handed a client. What only the service needs is not imported, so that the operator stays small.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from dub5.errors import ConfigError
+from dub5.redis_link import connect
+from dub5.settings import read_secret
+from dub5.settings_loader import load
+
+TIMEOUT = 2.0
+"""Seconds for one answer of Redis: nobody waits for the operator, and a page of samples is large."""
+
+
+def run(config: Path | None, environment: Mapping[str, str], namespace: str, **options: object) -> None:
+    """Run until told to stop. ConfigError where the configuration names no Redis, or the extra is not installed."""
+    try:
+        from dub5_operator.main import Options  # noqa: PLC0415  # an extra, and large
+        from dub5_operator.main import run as run_operator  # noqa: PLC0415
+    except ImportError as error:
+        raise ConfigError(f"The operator needs the extra `dub5[operator]`: {error}.") from None
+    settings = load(config, environment).redis
+    if settings is None:
+        raise ConfigError("The operator reads and writes Redis: set redis.url, as for the service.")
+    password = None
+    if settings.password is not None:
+        password = read_secret("redis.password", settings.password, dict(environment))
+    patient = msgspec.structs.replace(settings, timeout=type(settings.timeout)(TIMEOUT))
+
+    async def serve() -> None:
+        redis = connect(patient, password)
+        try:
+            await run_operator(redis, msgspec.convert({"namespace": namespace, **options}, Options))
+        finally:
+            await redis.aclose()
+
+    asyncio.run(serve())

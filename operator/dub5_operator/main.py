@@ -1,0 +1,170 @@
+"""The operator's program: settings and registration; what handlers do is in `handlers/`.
+
+kopf runs it, standalone and for one namespace: one replica, so there is nobody to share with, and a gap between two of
+them is harmless, since replicas keep the last good document. Handlers that run on a change only would miss what
+happened meanwhile; a policy is looked at by a timer, which sees the object as it is. The timer ticks more often than
+`step.every`, so that a new spec does not wait, and returns at once where nothing is due.
+
+A finalizer holds a deleted policy until its class has the configuration's TTL again, also where it was deleted while
+the operator was down. Nothing is done in the cluster but to read and patch the two kinds and to write events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+import kopf
+import msgspec
+from prometheus_client import start_http_server
+
+from dub5_operator.crd import GROUP, INVALIDATIONS, POLICIES, VERSION
+from dub5_operator.handlers import invalidation
+from dub5_operator.handlers.policy import TROUBLE, Policies, apply
+from dub5_operator.metrics import Metrics
+from dub5_operator.publish import Publisher
+from dub5_operator.samples import Samples
+
+TICK = 5.0
+"""Seconds between two ticks of a policy's timer."""
+
+Json = dict[str, Any]
+
+
+class Options(msgspec.Struct, frozen=True):
+    """Where it works. A port of 0 listens nowhere; `host` is the address of both listeners."""
+
+    namespace: str
+    host: str = "0.0.0.0"  # noqa: S104  # in its pod; probes come from outside
+    health_port: int = 8080
+    metrics_port: int = 9001
+
+
+class Operator:
+    """`redis` is an asyncio client with bytes for answers. `clock` gives seconds since the epoch."""
+
+    def __init__(self, redis: Any, clock: Callable[[], float] = time.time) -> None:
+        self.metrics = Metrics()
+        self.publisher = Publisher(redis, clock)
+        self.policies = Policies(Samples(redis, clock), self.publisher, self.metrics, clock)
+
+
+async def run(redis: Any, options: Options, **given: Any) -> None:
+    """Run until told to stop by a signal; `given` goes to kopf as it is."""
+    operator, registry = Operator(redis), kopf.OperatorRegistry()
+    register(registry, operator)
+
+    @kopf.on.login(registry=registry, id="login")
+    async def login(**given: Any) -> kopf.ConnectionInfo | None:
+        """In its pod by the token that is mounted there; elsewhere as kubectl does."""
+        return await asyncio.to_thread(_credentials, **given)
+
+    if options.metrics_port:
+        await asyncio.to_thread(
+            start_http_server, options.metrics_port, addr=options.host, registry=operator.metrics.registry
+        )
+    health = f"http://{options.host}:{options.health_port}/healthz" if options.health_port else None
+    await kopf.operator(
+        registry=registry,
+        standalone=True,
+        namespaces=[options.namespace],
+        liveness_endpoint=health,
+        **given,
+    )
+
+
+def _credentials(**given: Any) -> kopf.ConnectionInfo | None:
+    return kopf.login_with_service_account(**given) or kopf.login_with_kubeconfig(**given)
+
+
+def configure(settings: kopf.OperatorSettings) -> None:
+    """Why each is not as kopf has it."""
+    settings.scanning.disabled = True  # it may not list namespaces or definitions, and needs not
+    settings.persistence.finalizer = f"{GROUP}/operator"
+    settings.persistence.progress_storage = kopf.StatusProgressStorage()
+    # The last seen spec is kept in an annotation of ours; kopf's own name would be another operator's as well.
+    settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=GROUP)
+    settings.posting.level = logging.INFO  # only what we post ourselves; log lines stay in the log
+    # A watch that the API server forgot hangs for ever, unless both sides know when to end it.
+    settings.watching.server_timeout = 300
+    settings.watching.client_timeout = 310
+    settings.watching.connect_timeout = 30
+    settings.networking.request_timeout = 30
+
+
+def register(registry: kopf.OperatorRegistry, operator: Operator) -> None:
+    """All handlers; each says what, the modules of `handlers` do it."""
+    policies: Any = {"group": GROUP, "version": VERSION, "plural": POLICIES, "registry": registry}
+    invalidations: Any = {"group": GROUP, "version": VERSION, "plural": INVALIDATIONS, "registry": registry}
+
+    @kopf.on.startup(registry=registry, id="startup")
+    async def startup(settings: kopf.OperatorSettings, **_: Any) -> None:
+        """Before anything is watched."""
+        configure(settings)
+
+    @kopf.index(**policies, id="claims")
+    async def claims(name: str, uid: str, meta: Any, spec: Any, **_: Any) -> Json:
+        """Which policies want to set a class's TTL."""
+        return {spec.get("cacheClass"): (meta.get("creationTimestamp") or "", name, uid)}
+
+    @kopf.timer(**policies, id="look", interval=TICK, initial_delay=_spread)
+    async def tick(
+        body: Any,
+        name: str,
+        uid: str,
+        spec: Any,
+        status: Any,
+        patch: Any,
+        **given: Any,
+    ) -> None:
+        """Look at a policy where that is due."""
+        if not operator.policies.is_due(uid, spec):
+            return
+        look = await operator.policies.look(
+            name=name,
+            uid=uid,
+            spec=spec,
+            status=status,
+            claims=list(given["claims"].get(spec["cacheClass"], [])),
+            classes=set(given["claims"]),
+        )
+        # In place and on the newest version of the object: a merge would replace the list of conditions.
+        patch.fns.append(lambda newest: apply(newest, look))
+        for event in look.events:
+            kopf.event(body, type=event.kind, reason=event.reason, message=event.message)
+
+    @kopf.on.delete(**policies, id="gone")
+    async def gone(name: str, uid: str, spec: Any, **given: Any) -> None:
+        """Give the class back its own TTL."""
+        claimed = list(given["claims"].get(spec["cacheClass"], []))
+        try:
+            await operator.policies.gone(name=name, uid=uid, class_name=spec["cacheClass"], claims=claimed)
+        except TROUBLE as error:
+            raise kopf.TemporaryError(f"Redis does not answer: {error}", delay=5) from None
+
+    @kopf.on.resume(**invalidations, id="purge")
+    @kopf.on.create(**invalidations, id="purge")
+    async def invalidate(body: Any, spec: Any, status: Any, patch: Any, **_: Any) -> None:
+        """Purge, once."""
+        if invalidation.is_done(status):
+            return
+        purged = invalidation.names(spec)
+        try:
+            await operator.publisher.purge(purged)
+        except TROUBLE as error:
+            why = type(error).__name__
+            patch.fns.append(lambda newest: invalidation.waiting(newest, why))
+            raise kopf.TemporaryError(f"Redis does not answer: {why}", delay=5) from None
+        patch.fns.append(lambda newest: invalidation.done(newest, purged))
+        kopf.event(
+            body, type="Normal", reason="Purged", message=f"Forgotten on every replica: {', '.join(purged)}."
+        )
+
+
+def _spread(**_: Any) -> float:
+    """After a restart, policies are not looked at all at once."""
+    return random.uniform(0, TICK)  # noqa: S311  # no secret hangs on it

@@ -1,0 +1,75 @@
+"""Writes what is decided: the policy document that replicas read, and purges.
+
+The document is the operator's alone. It is compared with what Redis has each time, so that a flushed Redis, or a
+document that somebody else wrote, is put right at the next look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from dub5.contract import (
+    LONGEST_LIFE,
+    POLICY_CHANNEL,
+    POLICY_KEY,
+    PURGE_CHANNEL,
+    PURGE_JOURNAL,
+    PURGE_SCRIPT,
+    PURGE_STAMPS,
+    ClassPolicy,
+    PolicyDocument,
+)
+
+_decoder = msgspec.json.Decoder(PolicyDocument)
+
+
+class Publisher:
+    """`redis` is an asyncio client; its errors are passed on. `clock` gives seconds since the epoch."""
+
+    def __init__(self, redis: Any, clock: Callable[[], float]) -> None:
+        self._redis = redis
+        self._clock = clock
+        self._classes: dict[str, ClassPolicy] | None = None  # not known before the first reading
+        self._lock = asyncio.Lock()
+
+    async def in_force(self, class_name: str) -> ClassPolicy | None:
+        """What is published for a class."""
+        async with self._lock:
+            if self._classes is None:
+                self._classes = dict((await self._read()).classes)
+        return self._classes.get(class_name)
+
+    async def publish(self, class_name: str, policy: ClassPolicy | None) -> None:
+        """Put a class's lifetimes in force; None: those of its configuration."""
+        async with self._lock:
+            found = (await self._read()).classes
+            if self._classes is None:
+                self._classes = dict(found)
+            if policy is None:
+                self._classes.pop(class_name, None)
+            else:
+                self._classes[class_name] = policy
+            if found != self._classes:
+                document = PolicyDocument(issued=self._clock(), classes=self._classes)
+                await self._redis.set(POLICY_KEY, msgspec.json.encode(document))
+                await self._redis.publish(POLICY_CHANNEL, b"")
+
+    async def purge(self, names: Sequence[str]) -> int:
+        """Make every replica forget, within a second; gives the purge's stamp."""
+        arguments = [LONGEST_LIFE, 0, *(part for name in names for part in (name, ""))]
+        stamp = int(await self._redis.eval(PURGE_SCRIPT, 2, PURGE_JOURNAL, PURGE_STAMPS, *arguments))
+        await self._redis.publish(PURGE_CHANNEL, str(stamp))
+        return stamp
+
+    async def _read(self) -> PolicyDocument:
+        told = await self._redis.get(POLICY_KEY)
+        if told is None:
+            return PolicyDocument()
+        try:
+            return _decoder.decode(told)
+        except msgspec.MsgspecError:
+            return PolicyDocument()  # replicas ignore it as well; it is written anew

@@ -1,0 +1,106 @@
+"""Reads what replicas wrote: batches from the stream in Redis, and the classes that they announce.
+
+The stream is read once for all policies, from its beginning after a start, so that an operator that was away for an
+hour has missed nothing that Redis still holds. What a release does not know, or cannot decode, is counted and left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Collection
+from typing import Any
+
+import msgspec
+
+from dub5.contract import CLASSES_KEY, SAMPLES, Access, Announcement, SampleBatch, Verdict
+
+PAGE = 200
+"""Batches at a time: some 2 MB."""
+FRESH = 1.0
+"""Seconds for which what was read is not read again."""
+MOST_HELD = 50_000
+"""Samples of one class that wait for its next look; above, the oldest half goes."""
+
+_batch = msgspec.msgpack.Decoder(SampleBatch)
+_announcement = msgspec.json.Decoder(Announcement)
+
+
+class Held(msgspec.Struct):
+    """Of one class, since it was last taken. `looked_up` None: some replica did not count."""
+
+    accesses: list[Access] = []
+    verdicts: list[Verdict] = []
+    looked_up: float | None = 0.0
+
+
+class Samples:
+    """`redis` is an asyncio client; its errors are passed on. `clock` gives seconds."""
+
+    def __init__(self, redis: Any, clock: Callable[[], float]) -> None:
+        self._redis = redis
+        self._clock = clock
+        self._last = b"0-0"
+        self._read_at = float("-inf")
+        self._lock = asyncio.Lock()
+        self._held: defaultdict[str, Held] = defaultdict(Held)
+        self.announcement: Announcement | None = None
+        self.undecodable = 0
+
+    async def refresh(self, wanted: Collection[str]) -> None:
+        """Read what is new, keeping what concerns the classes that are wanted."""
+        async with self._lock:
+            if self._clock() - self._read_at < FRESH:
+                return
+            await self._read_classes()
+            more = True
+            while more:
+                more = await self._read_page(wanted)
+            self._read_at = self._clock()
+
+    def take(self, class_name: str) -> Held:
+        """What came for a class since this was last called."""
+        return self._held.pop(class_name, None) or Held()
+
+    async def _read_classes(self) -> None:
+        told = await self._redis.get(CLASSES_KEY)
+        if told is None:
+            self.announcement = None
+            return
+        try:
+            self.announcement = _announcement.decode(told)
+        except msgspec.MsgspecError:
+            self.undecodable += 1
+
+    async def _read_page(self, wanted: Collection[str]) -> bool:
+        """Whether there may be more."""
+        found = await self._redis.xrange(SAMPLES, min=b"(" + self._last, max="+", count=PAGE)
+        for identity, fields in found:
+            self._last = identity
+            try:
+                batch = _batch.decode(fields[b"b"])
+            except (KeyError, msgspec.MsgspecError):
+                self.undecodable += 1
+                continue
+            self._sort(batch, wanted)
+        return len(found) == PAGE
+
+    def _sort(self, batch: SampleBatch, wanted: Collection[str]) -> None:
+        touched = set()
+        for access in batch.accesses:
+            if access.class_name in wanted:
+                self._held[access.class_name].accesses.append(access)
+                touched.add(access.class_name)
+        for verdict in batch.verdicts:
+            if verdict.class_name in wanted:
+                self._held[verdict.class_name].verdicts.append(verdict)
+        for name in touched | (set(batch.looked_up) & set(wanted)):
+            held = self._held[name]
+            if not batch.looked_up:
+                held.looked_up = None
+            elif held.looked_up is not None:
+                held.looked_up += batch.looked_up.get(name, 0)
+            if len(held.accesses) > MOST_HELD:
+                del held.accesses[: MOST_HELD // 2]
+                held.looked_up = None  # what is left does not belong to that count
+            del held.verdicts[: max(0, len(held.verdicts) - MOST_HELD)]

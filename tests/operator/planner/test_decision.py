@@ -1,0 +1,191 @@
+"""Which TTL, and why: tables, and what holds whatever was measured."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dub5_operator.planner.decision import AIM, Decision, Limits, decide
+from dub5_operator.planner.drift import NOTHING, DriftEstimate
+from dub5_operator.planner.reuse import Curve, candidates
+
+HOUR = 3600.0
+LIMITS = Limits(shortest=5, longest=86400, budget=0.01)
+
+
+def curve(
+    *, per_second: float = 0.01, keys: int = 1000, window: float = 7 * 86400.0, size: float = 2000.0
+) -> Curve:
+    """Of `keys` answers, each asked for `per_second` at random times."""
+    ttls = candidates(5, 86400)
+    hits = per_second * ttls / (1 + per_second * ttls)
+    calls = keys * per_second * (1 - hits)
+    return Curve(
+        ttls=ttls,
+        hit_ratio=hits,
+        mean_age=ttls / 2,
+        calls=calls,
+        dollars=calls * 0.001,
+        dollars_uncached=np.full(len(ttls), keys * per_second * 0.001),
+        bytes=calls * ttls * size,
+        measured=hits,
+        seen=1e6,
+        window=window,
+    )
+
+
+def drift(
+    rate: float, *, upper: float | None = None, noise: float = 0.0, significant: bool = True
+) -> DriftEstimate:
+    return DriftEstimate(
+        rate=rate,
+        upper=rate if upper is None else upper,
+        lower=rate / 2 if significant else 0.0,
+        noise=noise,
+        observations=10_000,
+        events=100,
+        significant=significant,
+    )
+
+
+def settled(
+    current: float, estimate: DriftEstimate, limits: Limits = LIMITS, seen: Curve | None = None
+) -> Decision:
+    """Where the steps lead."""
+    for _ in range(40):
+        decision = decide(seen or curve(), estimate, limits, current)
+        current = decision.ttl
+    return decision
+
+
+@pytest.mark.parametrize(
+    ("estimate", "limits", "seen", "ttl", "bound_by"),
+    [
+        # Half of rate * ttl of the hits are stale: 2 * 0.0085 h with one change per hour.
+        (drift(1 / HOUR), {}, {}, 61.6, "Staleness"),
+        (drift(1 / (24 * HOUR)), {}, {}, 1480, "Staleness"),
+        (drift(0.5 / HOUR, upper=1 / HOUR), {}, {}, 61.6, "Staleness"),
+        (drift(0.0), {"longest": HOUR}, {}, HOUR, "Bounds"),
+        (drift(1e-9), {}, {"window": 4 * HOUR}, HOUR, "Data"),
+        (drift(1e-9), {"memory": 1e6}, {"size": 2000}, 99.5, "Memory"),
+        (drift(1e-9), {"memory_price": 1e6}, {}, None, "Cost"),
+        (drift(1e-9), {}, {"per_second": 10.0}, None, "Cost"),
+    ],
+)
+def test_the_longest_ttl_that_everything_allows(
+    estimate: DriftEstimate, limits: dict[str, Any], seen: dict[str, Any], ttl: float | None, bound_by: str
+) -> None:
+    decision = settled(60.0, estimate, msgspec.structs.replace(LIMITS, **limits), curve(**seen))
+    assert decision.bound_by == bound_by
+    assert decision.sufficient
+    assert decision.within_budget
+    if ttl is not None:
+        assert decision.ttl == pytest.approx(ttl, rel=0.05)
+    assert decision.stale_upper <= AIM * 0.01 * 1.1
+
+
+def test_a_ttl_moves_in_bounded_steps() -> None:
+    down = decide(curve(), drift(1 / HOUR), LIMITS, 3600.0)
+    assert (down.ttl, down.reason) == (1800.0, "on its way")
+    up = decide(curve(), drift(1 / HOUR), LIMITS, 10.0)
+    assert up.ttl == 20.0
+    assert up.recommended == down.recommended == pytest.approx(61.6, rel=0.05)
+
+
+def test_what_gains_little_is_left_alone() -> None:
+    assert decide(curve(), drift(1 / HOUR), LIMITS, 63.0).ttl == 63.0
+    assert decide(curve(), drift(1 / HOUR), LIMITS, 61.0).ttl == 61.0
+
+
+@pytest.mark.parametrize(
+    ("seen", "estimate", "said"),
+    [
+        (None, NOTHING, "look-ups"),
+        (curve(), NOTHING, "compared"),
+        (curve(), drift(1 / HOUR, noise=0.99, significant=False), "cannot be told from chance"),
+        (curve(), drift(0.1 / HOUR, upper=9 / HOUR, significant=False), "may be noise"),
+    ],
+)
+def test_without_enough_to_tell_the_ttl_stays(seen: Curve | None, estimate: DriftEstimate, said: str) -> None:
+    decision = decide(seen, estimate, LIMITS, 300.0)
+    assert (decision.ttl, decision.bound_by, decision.sufficient) == (300.0, "Data", False)
+    assert said in decision.reason
+
+
+def test_what_may_be_noise_does_not_keep_a_ttl_from_growing() -> None:
+    assert decide(curve(), drift(0, upper=0.1 / HOUR, significant=False), LIMITS, 60.0).ttl == 120.0
+
+
+def test_having_begun_anew_takes_nothing_back() -> None:
+    assert decide(curve(window=600), drift(1e-9), LIMITS, 7200.0).ttl == 7200.0
+
+
+@pytest.mark.parametrize(("then", "ttl"), [("Min", 300.0), ("Bypass", 0.0)])
+def test_a_budget_that_the_minimum_breaks(then: Any, ttl: float) -> None:
+    limits = msgspec.structs.replace(LIMITS, shortest=300.0, on_infeasible=then)
+    decision = settled(1200.0, drift(1 / HOUR), limits)
+    assert (decision.ttl, decision.within_budget, decision.bound_by) == (ttl, False, "Bounds")
+    assert "4.1% of hits would be stale" in decision.reason
+    again = settled(decision.ttl, drift(0.01 / HOUR), limits)
+    assert again.within_budget
+    assert again.ttl > 300
+
+
+def test_memory_that_not_even_the_minimum_fits() -> None:
+    decision = settled(60.0, drift(1e-9), msgspec.structs.replace(LIMITS, memory=1.0))
+    assert (decision.ttl, decision.bound_by) == (5.0, "Bounds")
+
+
+rates = st.floats(0, 1)
+ttls = st.floats(1, 1e5)
+
+
+@settings(deadline=None)
+@given(
+    rate=rates,
+    more=rates,
+    current=st.one_of(st.just(0.0), ttls),
+    ends=st.tuples(ttls, ttls),
+    budget=st.floats(1e-4, 0.5),
+    per_second=st.floats(1e-4, 10),
+    window=st.floats(0, 1e6),
+    significant=st.booleans(),
+    then=st.sampled_from(["Min", "Bypass"]),
+    memory=st.one_of(st.none(), st.floats(1, 1e9)),
+    price=st.floats(0, 100),
+)
+def test_a_ttl_is_inside_its_bounds_and_a_step_away(
+    rate: float,
+    more: float,
+    current: float,
+    ends: tuple[float, float],
+    budget: float,
+    per_second: float,
+    window: float,
+    significant: bool,
+    then: Any,
+    memory: float | None,
+    price: float,
+) -> None:
+    limits = Limits(
+        shortest=min(ends),
+        longest=max(ends),
+        budget=budget,
+        on_infeasible=then,
+        memory=memory,
+        memory_price=price,
+    )
+    seen = curve(per_second=per_second, window=window)
+    decision = decide(seen, drift(rate, upper=rate + more, significant=significant), limits, current)
+    assert decision.ttl == 0 or limits.shortest <= decision.ttl <= limits.longest
+    inside = min(max(current, limits.shortest), limits.longest)
+    assert decision.ttl == 0 or inside / 2 - 1e-9 <= decision.ttl <= inside * 2 + 1e-9
+    assert decision.ttl != 0 or then == "Bypass" or current == 0
+    for share in (decision.hit_ratio, decision.stale, decision.stale_upper):
+        assert math.isnan(share) or -1e-9 <= share <= 1

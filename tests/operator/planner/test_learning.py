@@ -1,0 +1,144 @@
+"""One class, from samples to a TTL: what is not true changes nothing, and the same samples give the same."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks.adaptive_ttl.cache import Cache
+from benchmarks.adaptive_ttl.controls import Planned
+from benchmarks.adaptive_ttl.rows import planned
+from benchmarks.adaptive_ttl.world import World, draw
+from dub5.contract import Access, Verdict
+from dub5_operator.planner.learning import Learning, Shape, is_sane_access, is_sane_verdict
+
+NOW = 1_000_000.0
+ACCESS = Access(1, "c", NOW, True, 100, 0.001, 1.0)
+VERDICT = Verdict(1, "c", NOW - 60, NOW, False, 3, "refetch")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"at": math.nan},
+        {"at": NOW + 3600},
+        {"at": -1.0},
+        {"size": -1},
+        {"dollars": math.inf},
+        {"dollars": -0.1},
+        {"threshold": 0.0},
+        {"threshold": math.nan},
+        {"threshold": 1.5},
+        {"key": -1},
+    ],
+)
+def test_a_poisoned_look_up_changes_nothing(changes: dict[str, Any]) -> None:
+    assert is_sane_access(ACCESS, NOW)
+    assert not is_sane_access(msgspec.structs.replace(ACCESS, **changes), NOW)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"fetched": math.nan},
+        {"again": math.nan},
+        {"again": math.inf},
+        {"fetched": NOW + 1},
+        {"again": NOW + 3600, "fetched": NOW + 3500},
+        {"fetched": 1.0, "again": NOW + 1e9},
+        {"hits": -1},
+        {"fetched": NOW},
+    ],
+)
+def test_a_poisoned_comparison_changes_nothing(changes: dict[str, Any]) -> None:
+    assert is_sane_verdict(VERDICT, NOW)
+    assert not is_sane_verdict(msgspec.structs.replace(VERDICT, **changes), NOW)
+
+
+anything = st.floats(allow_nan=True, allow_infinity=True)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.builds(
+            Access, st.integers(), st.just("c"), anything, st.booleans(), st.integers(), anything, anything
+        )
+    ),
+    st.lists(
+        st.builds(
+            Verdict,
+            st.integers(),
+            st.just("c"),
+            anything,
+            anything,
+            st.booleans(),
+            st.integers(),
+            st.just("refetch"),
+        )
+    ),
+    st.one_of(st.none(), anything),
+)
+def test_nothing_that_is_sent_breaks_the_planner(
+    accesses: list[Access], verdicts: list[Verdict], looked_up: float | None
+) -> None:
+    learning = Learning(Shape(5, 3600, 0.0))
+    learning.fold(accesses, verdicts, looked_up=looked_up, ttl_in_force=60, now=NOW)
+    learning.fold([ACCESS], [VERDICT], looked_up=1, ttl_in_force=60, now=NOW + 60)
+    decision = learning.decide(planned().limits, 60, NOW + 60)
+    assert decision.ttl == 60
+    assert learning.poisoned <= len(accesses) + len(verdicts)
+
+
+def day(world: World, seed: int = 1, **options: Any) -> tuple[Cache, Planned]:
+    ours = planned(**options)
+    cache = Cache(draw(world, seed), ours)
+    cache.run()
+    return cache, ours
+
+
+def test_the_same_samples_give_the_same_ttl() -> None:
+    world = World("1/h", hours=0.5)
+    assert day(world)[0].outcome.ttls == day(world)[0].outcome.ttls
+
+
+def test_in_a_few_hours_the_ttl_finds_its_budget() -> None:
+    """A short form of the report's table."""
+    cache, ours = day(World("1/h", hours=5))
+    last = ours.decisions[-1]
+    assert 35 < cache.outcome.ttls[-1] < 80  # one that knows would take 62 s
+    assert last.bound_by == "Staleness"
+    assert cache.outcome.stale_share_from(120) < 0.0125
+    assert abs(last.hit_ratio - last.measured_hit_ratio) < 0.05
+    assert cache.outcome.re_asks <= 0.0101 * cache.outcome.calls
+
+
+def test_noise_alone_keeps_the_ttl_and_says_so() -> None:
+    _, ours = day(World("none", noise=1.0, hours=2))
+    last = ours.decisions[-1]
+    assert last.ttl == 300
+    assert not last.sufficient
+    assert "cannot be told from chance" in last.reason
+
+
+@pytest.mark.parametrize(("bypass", "ttl"), [(False, 60.0), (True, 0.0)])
+def test_an_infeasible_budget_is_said(bypass: bool, ttl: float) -> None:
+    cache, ours = day(World("1/10min", hours=3), shortest=60.0, bypass=bypass)
+    assert not ours.decisions[-1].within_budget
+    assert cache.outcome.ttls[-1] == ttl
+
+
+def test_other_bounds_keep_what_is_known_of_drift() -> None:
+    learning = Learning(Shape(5, 3600, 0.0))
+    for minute in range(5):
+        verdicts = [msgspec.structs.replace(VERDICT, key=key) for key in range(20)]
+        learning.fold([ACCESS], verdicts, looked_up=1, ttl_in_force=60, now=NOW + 60 * minute)
+    seen = learning.drift.observations
+    learning.reshape(Shape(5, 7200, 0.0))
+    assert learning.drift.observations == seen
+    assert learning.curve(NOW + 300) is None

@@ -1,0 +1,156 @@
+"""The replay of look-ups against candidate TTLs."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dub5.contract import Access
+from dub5_operator.planner.reuse import MOST_KEYS, STEP, Reuse, candidates
+
+START = 1_000_000.0
+
+
+def access(at: float, key: int = 1, *, hit: bool = True, threshold: float = 1.0) -> Access:
+    return Access(key, "c", START + at, hit, 1000 * hit, 0.001 * hit, threshold)
+
+
+def column(reuse: Reuse, ttl: float) -> int:
+    return int(np.abs(reuse.ttls - ttl).argmin())
+
+
+def test_candidates_span_the_bounds_in_equal_factors() -> None:
+    ttls = candidates(5, 86400)
+    assert (ttls[0], ttls[-1]) == pytest.approx((5, 86400))
+    assert (ttls[1:] / ttls[:-1]).max() <= STEP + 1e-9
+
+
+def test_each_ttl_has_the_hits_it_would_have_had() -> None:
+    reuse = Reuse(10, 100, 0.0)
+    looked_up = [access(0, hit=False), *(access(each) for each in (5, 15, 30, 80, 170))]
+    reuse.fold(looked_up, None, 300.0, START + 170)
+    curve = reuse.curve(START + 170)
+    assert curve is not None
+    # 10 s: fetched at 0, 15, 30, 80, 170; hit at 5. 100 s: fetched at 0 and 170; hit at 5, 15, 30, 80.
+    assert curve.hit_ratio[[0, -1]] == pytest.approx([1 / 6, 4 / 6])
+    assert curve.mean_age[[0, -1]] == pytest.approx([5, (5 + 15 + 30 + 80) / 4])
+    assert curve.calls[[0, -1]] * 170 == pytest.approx([0, 0]) or (curve.calls > 0).all()
+
+
+def test_stale_while_revalidate_hits_and_calls() -> None:
+    reuse = Reuse(10, 20, 0.5)
+    reuse.fold([access(0, hit=False), access(12), access(30)], None, 300.0, START + 30)
+    curve = reuse.curve(START + 30)
+    assert curve is not None
+    assert curve.hit_ratio[0] == pytest.approx(1 / 3)  # at 12 s, in the second window, and refreshed behind
+    assert curve.mean_age[0] == pytest.approx(12)
+
+
+def test_an_unexplained_miss_is_a_miss_for_all_and_a_second_one_soon_after_joined_it() -> None:
+    reuse = Reuse(10, 1000, 0.0)
+    lookups = [access(0, hit=False), access(50), access(100, hit=False), access(103, hit=False), access(200)]
+    reuse.fold(lookups, None, 300.0, START + 200)
+    curve = reuse.curve(START + 200)
+    assert curve is not None
+    assert curve.hit_ratio[-1] == pytest.approx(3 / 5)  # purged before 100; 103 had its answer
+    assert curve.measured[-1] == pytest.approx(3 / 5)
+
+
+def test_a_key_first_seen_with_a_hit_only_begins() -> None:
+    reuse = Reuse(10, 100, 0.0)
+    reuse.fold([access(0), access(5)], None, 300.0, START + 5)
+    curve = reuse.curve(START + 5)
+    assert curve is not None
+    assert curve.hit_ratio == pytest.approx(1.0)
+
+
+def test_sampling_with_the_adjustment_finds_the_true_hit_ratio() -> None:
+    """Zipf 1.0 with a popular key that the sample lacks: plain scaling would be far off."""
+    chance = np.random.default_rng(1)
+    keys = 1000
+    shares = 1 / np.arange(1, keys + 1)
+    drawn = chance.choice(keys, size=40_000, p=shares / shares.sum())
+    times = np.sort(chance.uniform(0, 4000, len(drawn)))
+    names = chance.permutation(keys)
+    exact, sampled = Reuse(5, 1000, 0.0), Reuse(5, 1000, 0.0)
+    for start in range(0, len(drawn), 1000):
+        part = slice(start, start + 1000)
+        now = START + times[part][-1]
+        all_of_them = [
+            Access(int(names[key]), "c", START + at, False, 0, 0.0, 1.0)
+            for key, at in zip(drawn[part], times[part], strict=True)
+        ]
+        exact.fold(all_of_them, None, 0.0, now)
+        few = [
+            Access(each.key, "c", each.at, False, 0, 0.0, 1.0 if each.key in names[:64] else 0.25)
+            for each in all_of_them
+            if each.key in names[:64] or each.key < 0.25 * keys
+        ]
+        sampled.fold(few, 1000, 0.0, now)
+    now = START + 4000
+    truth, found = exact.curve(now), sampled.curve(now)
+    assert truth is not None
+    assert found is not None
+    assert np.abs(truth.hit_ratio - found.hit_ratio).max() < 0.02
+
+
+def test_bytes_and_dollars_are_rates_of_what_is_known() -> None:
+    reuse = Reuse(10, 100, 0.0)
+    lookups = [access(0, hit=False), *(access(float(at)) for at in range(1, 1001))]
+    for start in range(0, 1001, 50):
+        reuse.fold(lookups[start : start + 50], None, 300.0, START + start + 50)
+    curve = reuse.curve(START + 1050)
+    assert curve is not None
+    index = column(reuse, 10)
+    assert curve.dollars_uncached[index] == pytest.approx(0.001, rel=0.1)
+    assert curve.dollars[index] == pytest.approx(0.0001, rel=0.2)
+    assert curve.bytes[index] == pytest.approx(1000, rel=0.2)
+
+
+def test_what_was_not_asked_for_the_longest_is_forgotten_first() -> None:
+    reuse = Reuse(10, 100, 0.0)
+    for start in range(0, MOST_KEYS + 1000, 1000):
+        lookups = [access(float(start), key, hit=False) for key in range(start, start + 1000)]
+        reuse.fold(lookups, None, 300.0, START + start)
+        reuse.forget()
+    assert len(reuse._slots) <= MOST_KEYS
+    assert MOST_KEYS + 999 in reuse._slots
+    assert 0 not in reuse._slots
+    reuse.fold([access(2e4, MOST_KEYS + 999)], None, 300.0, START + 2e4)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(
+        st.builds(
+            Access,
+            key=st.integers(0, 5),
+            class_name=st.just("c"),
+            at=st.floats(START, START + 500),
+            hit=st.booleans(),
+            size=st.integers(0, 10_000),
+            dollars=st.floats(0, 1),
+            threshold=st.sampled_from([1.0, 0.5, 0.125]),
+        ),
+        min_size=1,
+        max_size=40,
+    ),
+    st.one_of(st.none(), st.floats(0, 1000)),
+    st.sampled_from([0.0, 0.25]),
+)
+def test_a_curve_is_made_of_shares(lookups: list[Access], looked_up: float | None, swr: float) -> None:
+    reuse = Reuse(5, 500, swr)
+    reuse.fold(lookups[: len(lookups) // 2], looked_up, 60.0, START + 500)
+    reuse.fold(lookups[len(lookups) // 2 :], looked_up, 60.0, START + 560)
+    curve = reuse.curve(START + 560)
+    if curve is None:
+        return
+    for shares in (curve.hit_ratio, curve.measured):
+        assert ((shares >= 0) & (shares <= 1)).all()
+    assert (np.diff(curve.hit_ratio) >= -1e-12).all()
+    assert (curve.mean_age <= curve.ttls * (1 + swr) + 1e-6).all()
+    assert math.isfinite(float(curve.dollars.sum() + curve.bytes.sum()))

@@ -1,0 +1,349 @@
+"""The operator against a real API server and a real Redis, with no more rights than the chart gives it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import kopf
+import msgspec
+import pytest
+from blockbuster import BlockBuster
+from redis.asyncio import Redis
+
+from dub5.contract import (
+    CLASSES_KEY,
+    POLICY_KEY,
+    PURGE_STAMPS,
+    SAMPLES,
+    Access,
+    AnnouncedClass,
+    Announcement,
+    PolicyDocument,
+    SampleBatch,
+    Verdict,
+)
+from dub5_operator.crd import GROUP, VERSION
+from dub5_operator.main import Operator, register
+from tests.operator.conftest import NAMESPACE, ApiServer, _free_port
+
+Json = dict[str, Any]
+BASE = f"/apis/{GROUP}/{VERSION}/namespaces/{NAMESPACE}"
+
+
+@contextlib.asynccontextmanager
+async def operating(server: ApiServer, redis: Redis) -> AsyncIterator[Operator]:
+    """The operator, until the block ends."""
+    operator, registry = Operator(redis), kopf.OperatorRegistry()
+    register(registry, operator)
+
+    @kopf.on.login(registry=registry)  # type: ignore[arg-type]
+    async def login(**_: Any) -> kopf.ConnectionInfo:
+        return kopf.ConnectionInfo(server=server.url, ca_path=str(server.ca_file), token=server.operator)
+
+    stop, ready = asyncio.Event(), asyncio.Event()
+    running = asyncio.create_task(
+        kopf.operator(
+            registry=registry, standalone=True, namespaces=[NAMESPACE], stop_flag=stop, ready_flag=ready
+        )
+    )
+    try:
+        await ready.wait()
+        yield operator
+    finally:
+        stop.set()
+        await asyncio.wait_for(running, 30)
+
+
+@pytest.fixture
+async def kubernetes(
+    api_server: ApiServer, no_blocking_calls: BlockBuster
+) -> AsyncIterator[httpx.AsyncClient]:
+    """An administrator, who leaves no objects behind."""
+    no_blocking_calls.deactivate()  # kopf reads the CA's file while it connects, before it serves anything
+    async with api_server.client() as admin:
+        yield admin
+        for plural in ("cachepolicies", "cacheinvalidations"):
+            for each in (await admin.get(f"{BASE}/{plural}")).json()["items"]:
+                path = f"{BASE}/{plural}/{each['metadata']['name']}"
+                await admin.patch(
+                    path,
+                    json={"metadata": {"finalizers": None}},
+                    headers={"content-type": "application/merge-patch+json"},
+                )
+                await admin.delete(path)
+
+
+async def create(admin: httpx.AsyncClient, plural: str, name: str, spec: Json) -> httpx.Response:
+    kind = {"cachepolicies": "CachePolicy", "cacheinvalidations": "CacheInvalidation"}[plural]
+    body = {"apiVersion": f"{GROUP}/{VERSION}", "kind": kind, "metadata": {"name": name}, "spec": spec}
+    return await admin.post(f"{BASE}/{plural}", json=body)
+
+
+async def until(admin: httpx.AsyncClient, plural: str, name: str, holds: Callable[[Json], bool]) -> Json:
+    """The object, once it is as expected."""
+    body: Json = {}
+    try:
+        async with asyncio.timeout(40):
+            while True:
+                body = (await admin.get(f"{BASE}/{plural}/{name}")).json()
+                if holds(body):
+                    return body
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        pytest.fail(f"never came: {body.get('status')}")
+
+
+def condition(body: Json, kind: str) -> Json:
+    found = [each for each in body.get("status", {}).get("conditions", []) if each["type"] == kind]
+    return found[0] if found else {}
+
+
+async def announce(redis: Redis, *names: str) -> None:
+    classes = {name: AnnouncedClass(ttl=300, max_ttl=86400) for name in names}
+    await redis.set(CLASSES_KEY, msgspec.json.encode(Announcement(time.time(), classes)))
+
+
+async def sample(redis: Redis, name: str, *, hours: float = 2.0, changed: float = 0.0) -> None:
+    """What a busy hour looks like: answers asked for every 30 s, refetched every 300 s."""
+    now = time.time()
+    began = now - hours * 3600
+    for minute in range(int(hours * 60)):
+        at = began + minute * 60
+        accesses = [
+            Access(key, name, at + second, bool(minute % 5 or second), 1000, 0.001, 1.0)
+            for key in range(20)
+            for second in (0, 30)
+        ]
+        verdicts = [
+            Verdict(key, name, at - 300 - key, at, (minute * 20 + key) % 1000 < 1000 * changed, 9, "refetch")
+            for key in range(20)
+        ]
+        batch = SampleBatch("a", at, accesses, verdicts, looked_up={name: len(accesses)})
+        await redis.xadd(SAMPLES, {b"b": msgspec.msgpack.encode(batch)})
+
+
+async def published(redis: Redis) -> PolicyDocument:
+    return msgspec.json.decode(await redis.get(POLICY_KEY) or b"{}", type=PolicyDocument)
+
+
+async def events(admin: httpx.AsyncClient, name: str) -> list[str]:
+    found = (await admin.get(f"/api/v1/namespaces/{NAMESPACE}/events")).json()["items"]
+    return [each["message"] for each in found if each["involvedObject"]["name"] == name]
+
+
+async def test_a_policy_sets_the_ttl_and_says_why(
+    api_server: ApiServer, kubernetes: httpx.AsyncClient, client: Redis
+) -> None:
+    await announce(client, "banter")
+    await sample(client, "banter")
+    assert (await create(kubernetes, "cachepolicies", "banter", {"cacheClass": "banter"})).status_code == 201
+    async with operating(api_server, client):
+        body = await until(
+            kubernetes,
+            "cachepolicies",
+            "banter",
+            lambda body: condition(body, "Ready").get("status") == "True",
+        )
+        assert body["status"]["ttl"] == "10m"  # one step up from five minutes
+        assert body["status"]["boundBy"] in {"Data", "Cost"}
+        assert body["status"]["stale"] == "0%" or float(body["status"]["stale"].rstrip("%")) < 0.1
+        assert condition(body, "DataSufficient")["status"] == "True"
+        assert condition(body, "Published")["status"] == "True"
+        assert (await published(client)).classes["banter"].ttl == 600
+        table = await kubernetes.get(
+            f"{BASE}/cachepolicies", headers={"accept": "application/json;as=Table;v=v1;g=meta.k8s.io"}
+        )
+        columns = [column["name"] for column in table.json()["columnDefinitions"]]
+        assert columns == ["Name", "Class", "Mode", "TTL", "Hit", "Stale", "Bound by", "Ready", "Age"]
+        await kubernetes.delete(f"{BASE}/cachepolicies/banter")
+        await until(kubernetes, "cachepolicies", "banter", lambda body: body.get("code") == 404)
+    assert (await published(client)).classes == {}
+
+
+async def test_an_operator_that_begins_anew_takes_nothing_back(
+    api_server: ApiServer, kubernetes: httpx.AsyncClient, client: Redis
+) -> None:
+    await announce(client, "banter")
+    await create(kubernetes, "cachepolicies", "banter", {"cacheClass": "banter", "ttl": {"initial": "7m"}})
+
+    def ready(body: Json) -> bool:
+        return bool(body.get("status", {}).get("ttl") == "7m")
+
+    async with operating(api_server, client):
+        await until(kubernetes, "cachepolicies", "banter", ready)
+    await client.delete(POLICY_KEY)  # Redis was flushed meanwhile, and the policy's own wish is another one
+    await kubernetes.patch(
+        f"{BASE}/cachepolicies/banter",
+        json={"spec": {"ttl": {"initial": "9m"}}},
+        headers={"content-type": "application/merge-patch+json"},
+    )
+    async with operating(api_server, client):
+        async with asyncio.timeout(40):
+            while "banter" not in (await published(client)).classes:  # noqa: ASYNC110  # in another process
+                await asyncio.sleep(0.1)
+        assert (await published(client)).classes["banter"].ttl == 420
+
+
+async def test_the_older_of_two_policies_wins_and_an_unknown_class_is_said(
+    api_server: ApiServer, kubernetes: httpx.AsyncClient, client: Redis
+) -> None:
+    await announce(client, "banter")
+    await create(kubernetes, "cachepolicies", "a-first", {"cacheClass": "banter"})
+    await create(kubernetes, "cachepolicies", "strange", {"cacheClass": "nobody"})
+    await asyncio.sleep(1.1)  # times of creation are whole seconds
+    await create(kubernetes, "cachepolicies", "second", {"cacheClass": "banter", "ttl": {"initial": "1m"}})
+    async with operating(api_server, client):
+        body = await until(
+            kubernetes,
+            "cachepolicies",
+            "second",
+            lambda body: condition(body, "Ready").get("status") == "False",
+        )
+        assert condition(body, "Ready")["message"] == (
+            "CachePolicy a-first, which is older, sets the TTL of class banter."
+        )
+        body = await until(
+            kubernetes,
+            "cachepolicies",
+            "strange",
+            lambda body: condition(body, "Ready").get("status") == "False",
+        )
+        assert condition(body, "Ready")["message"] == "The service has no cache class nobody; it has banter."
+        await until(kubernetes, "cachepolicies", "a-first", lambda body: "ttl" in body.get("status", {}))
+        await kubernetes.delete(f"{BASE}/cachepolicies/a-first")
+        await until(kubernetes, "cachepolicies", "second", lambda body: "ttl" in body.get("status", {}))
+        async with asyncio.timeout(20):
+            while not any(  # noqa: ASYNC110  # in another process
+                "has no cache class nobody" in each for each in await events(kubernetes, "strange")
+            ):
+                await asyncio.sleep(0.2)
+
+
+async def test_the_program(
+    api_server: ApiServer, kubernetes: httpx.AsyncClient, client: Redis, redis: str, tmp_path: Path
+) -> None:
+    """`dub5 operator` with a configuration and a kubeconfig, as people run it outside a cluster."""
+    health, metrics = _free_port(), _free_port()
+    await announce(client, "banter")
+    await create(kubernetes, "cachepolicies", "banter", {"cacheClass": "banter"})
+    await asyncio.to_thread((tmp_path / "dub5.yaml").write_text, f"redis: {{url: '{redis}'}}\n")
+    await asyncio.to_thread((tmp_path / "kubeconfig").write_text, _kubeconfig(api_server))
+    program = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "dub5", "operator", "--namespace", NAMESPACE),
+        *(
+            "--config",
+            str(tmp_path / "dub5.yaml"),
+            "--health-port",
+            str(health),
+            "--metrics-port",
+            str(metrics),
+        ),
+        env={**os.environ, "KUBECONFIG": str(tmp_path / "kubeconfig")},
+    )
+    try:
+        await until(kubernetes, "cachepolicies", "banter", lambda body: "ttl" in body.get("status", {}))
+        async with httpx.AsyncClient() as plain:
+            assert (await plain.get(f"http://127.0.0.1:{health}/healthz")).status_code == 200
+            told = (await plain.get(f"http://127.0.0.1:{metrics}/metrics")).text
+        assert 'dub5_operator_ttl_seconds{policy="banter"} 300.0' in told
+    finally:
+        program.terminate()
+        code = await asyncio.wait_for(program.wait(), 30)
+    assert code == 0
+    assert (await published(client)).classes["banter"].ttl == 300  # what was decided stays
+
+
+def _kubeconfig(server: ApiServer) -> str:
+    cluster = {"server": server.url, "certificate-authority": str(server.ca_file)}
+    return json.dumps(
+        {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "test",
+            "clusters": [{"name": "test", "cluster": cluster}],
+            "users": [{"name": "test", "user": {"token": server.operator}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+        }
+    )
+
+
+async def test_an_invalidation_is_done_once(
+    api_server: ApiServer, kubernetes: httpx.AsyncClient, client: Redis
+) -> None:
+    spec = {"tags": ["prices"], "tenant": "acme"}
+    assert (await create(kubernetes, "cacheinvalidations", "new-prices", spec)).status_code == 201
+    async with operating(api_server, client):
+        body = await until(
+            kubernetes, "cacheinvalidations", "new-prices", lambda body: bool(condition(body, "Done"))
+        )
+        assert body["status"]["purged"] == ["tag:prices@acme"]
+        stamp = await client.zscore(PURGE_STAMPS, "tag:prices@acme")
+        assert stamp is not None
+    async with operating(api_server, client):
+        await create(kubernetes, "cacheinvalidations", "all", {"all": True})
+        await until(kubernetes, "cacheinvalidations", "all", lambda body: bool(condition(body, "Done")))
+        assert await client.zscore(PURGE_STAMPS, "tag:prices@acme") == stamp
+
+
+@pytest.mark.parametrize(
+    ("plural", "spec", "said"),
+    [
+        ("cachepolicies", {}, "cacheClass"),
+        ("cachepolicies", {"cacheClass": "a b"}, "cacheClass"),
+        (
+            "cachepolicies",
+            {"cacheClass": "a", "ttl": {"min": "1h", "max": "1m"}},
+            "ttl.min must not be above",
+        ),
+        ("cachepolicies", {"cacheClass": "a", "ttl": {"min": "1ms"}}, "at least 1s"),
+        ("cachepolicies", {"cacheClass": "a", "ttl": {"min": "soon"}}, "ttl.min"),
+        ("cachepolicies", {"cacheClass": "a", "mode": "Sometimes"}, "mode"),
+        ("cachepolicies", {"cacheClass": "a", "staleness": {"budget": "0%"}}, "budget"),
+        ("cachepolicies", {"cacheClass": "a", "step": {"every": "1s"}}, "step.every"),
+        ("cachepolicies", {"cacheClass": "a", "step": {"maxFactor": 1}}, "maxFactor"),
+        ("cachepolicies", {"cacheClass": "a", "memory": {"max": "lots"}}, "memory.max"),
+        ("cacheinvalidations", {}, "exactly one"),
+        ("cacheinvalidations", {"tags": ["a"], "model": "b"}, "exactly one"),
+        ("cacheinvalidations", {"all": True, "tenant": "a"}, "exactly one"),
+        ("cacheinvalidations", {"tags": []}, "tags"),
+    ],
+)
+async def test_what_makes_no_sense_is_refused_without_the_operator(
+    kubernetes: httpx.AsyncClient, plural: str, spec: Json, said: str
+) -> None:
+    answer = await create(kubernetes, plural, "wrong", spec)
+    assert answer.status_code == 422
+    assert said in answer.json()["message"]
+
+
+async def test_defaults_are_written_and_the_class_is_for_good(kubernetes: httpx.AsyncClient) -> None:
+    made = (await create(kubernetes, "cachepolicies", "plain", {"cacheClass": "a"})).json()
+    assert made["spec"] == {
+        "cacheClass": "a",
+        "mode": "Auto",
+        "staleness": {"budget": "1%", "confidence": "95%"},
+        "ttl": {"min": "5s", "max": "24h", "initial": "5m"},
+        "onInfeasible": "Min",
+        "memory": {},
+        "prices": {"memoryGiBHour": 0.02},
+        "step": {"every": "1m", "maxFactor": 2},
+    }
+    answer = await kubernetes.patch(
+        f"{BASE}/cachepolicies/plain",
+        json={"spec": {"cacheClass": "b"}},
+        headers={"content-type": "application/merge-patch+json"},
+    )
+    assert answer.status_code == 422
+    assert "cacheClass cannot be changed" in answer.json()["message"]
+    for spec in ({"tenant": "acme"}, {"class": "banter", "tenant": "acme"}, {"personality": "pirate"}):
+        name = next(iter(spec))
+        assert (await create(kubernetes, "cacheinvalidations", name, spec)).status_code == 201

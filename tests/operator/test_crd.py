@@ -1,0 +1,73 @@
+"""What people write in objects, and what they read there."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dub5_operator.crd import invalidations_definition, policies_definition, seconds, share, size, written
+from dub5_operator.handlers.invalidation import names
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("300ms", 0.3), ("5s", 5), ("1m", 60), ("1h30m", 5400), ("0.5h", 1800), ("24h", 86400)],
+)
+def test_durations(text: str, value: float) -> None:
+    assert seconds(text) == pytest.approx(value)
+
+
+@pytest.mark.parametrize("text", ["", "5", "soon", "1d", "-1s"])
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a duration"):
+        seconds(text)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (4.5, "4.5s"),
+        (61.6, "1m2s"),
+        (600, "10m"),
+        (9000, "2h30m"),
+        (86400, "24h"),
+        (59.99, "60s"),
+        (3599.9, "1h"),
+    ],
+)
+def test_durations_are_written_for_people(value: float, text: str) -> None:
+    assert written(value) == text
+
+
+@given(st.floats(1, 1e6))
+def test_what_is_written_is_near_enough(value: float) -> None:
+    assert seconds(written(value)) == pytest.approx(value, rel=0.01)
+
+
+def test_sizes_and_shares() -> None:
+    assert size("256Mi") == 256 * 2**20
+    assert share("0.5%") == pytest.approx(0.005)
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ({"all": True}, ["all"]),
+        ({"tenant": "acme"}, ["tenant:acme"]),
+        ({"tags": ["a", "b"]}, ["tag:a", "tag:b"]),
+        ({"tags": ["a"], "tenant": "acme"}, ["tag:a@acme"]),
+        ({"class": "banter"}, ["class:banter"]),
+        ({"model": "small"}, ["model:small"]),
+        ({"personality": "pirate", "tenant": "acme"}, ["personality:pirate@acme"]),
+    ],
+)
+def test_what_an_invalidation_forgets(spec: dict[str, object], expected: list[str]) -> None:
+    assert names(spec) == expected
+
+
+def test_the_definitions_are_kept_when_the_chart_goes() -> None:
+    for definition in map(yaml.safe_load, (policies_definition(), invalidations_definition())):
+        assert definition["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+        assert definition["spec"]["scope"] == "Namespaced"

@@ -1,0 +1,277 @@
+"""Looks at a policy, against a real Redis: modes, faults, and what the status says."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from dub5.contract import (
+    CLASSES_KEY,
+    POLICY_KEY,
+    SAMPLES,
+    Access,
+    AnnouncedClass,
+    Announcement,
+    ClassPolicy,
+    PolicyDocument,
+    SampleBatch,
+    Verdict,
+)
+from dub5_operator.handlers.policy import Look, Policies, apply
+from dub5_operator.metrics import Metrics
+from dub5_operator.publish import Publisher
+from dub5_operator.samples import PAGE, Samples
+
+NOW = 1_700_000_000.0
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Bench:
+    """An operator without Kubernetes: one policy for the class `banter`."""
+
+    def __init__(self, redis: Any) -> None:
+        self.clock = Clock()
+        self.metrics = Metrics()
+        self.samples = Samples(redis, self.clock)
+        self.publisher = Publisher(redis, self.clock)
+        self.policies = Policies(self.samples, self.publisher, self.metrics, self.clock)
+        self.redis = redis
+        self.body: dict[str, Any] = {"metadata": {"generation": 3}}
+
+    async def look(self, spec: dict[str, Any] | None = None, **given: Any) -> Look:
+        look = await self.policies.look(
+            **{
+                "name": "banter",
+                "uid": "1",
+                "spec": {"cacheClass": "banter", **(spec or {})},
+                "status": self.body.get("status", {}),
+                "claims": [("2026-01-01", "banter", "1")],
+                "classes": {"banter"},
+                **given,
+            }
+        )
+        apply(self.body, look, now=datetime.fromtimestamp(self.clock.now, UTC))
+        self.clock.now += 60
+        return look
+
+    async def announce(self, **classes: AnnouncedClass) -> None:
+        await self.redis.set(CLASSES_KEY, msgspec.json.encode(Announcement(NOW, classes)))
+
+    async def sample(self, *, changed: float = 0.0, age: float = 300.0, minutes: int = 60) -> None:
+        """Each minute twenty answers, each asked for twice and fetched again after `age`."""
+        for minute in range(minutes):
+            at = self.clock.now + (minute - minutes) * 60
+            accesses = [
+                Access(key, "banter", at + second, bool(minute % 5 or second), 1000, 0.001, 1.0)
+                for key in range(20)
+                for second in (0, 30)
+            ]
+            verdicts = [
+                Verdict(
+                    key, "banter", at - age - key, at, (minute * 20 + key) % 100 < 100 * changed, 9, "refetch"
+                )
+                for key in range(20)
+            ]
+            await self.send(SampleBatch("a", at, accesses, verdicts, looked_up={"banter": 40}))
+
+    async def send(self, batch: SampleBatch) -> None:
+        await self.redis.xadd(SAMPLES, {b"b": msgspec.msgpack.encode(batch)})
+
+    async def published(self) -> dict[str, ClassPolicy]:
+        told = await self.redis.get(POLICY_KEY)
+        return msgspec.json.decode(told, type=PolicyDocument).classes if told else {}
+
+    async def metric(self, name: str, **labels: str) -> float | None:
+        """In a thread: figures of the process are read from files."""
+        return await asyncio.to_thread(
+            self.metrics.registry.get_sample_value, name, {"policy": "banter", **labels}
+        )
+
+    def condition(self, kind: str) -> tuple[str, str]:
+        [found] = [each for each in self.body["status"]["conditions"] if each["type"] == kind]
+        return found["status"], found["reason"]
+
+
+@pytest.fixture
+async def bench(client: Redis) -> Bench:
+    found = Bench(client)
+    await found.announce(banter=AnnouncedClass(ttl=300, max_ttl=86400, stale_while_revalidate=60))
+    return found
+
+
+async def test_without_samples_the_initial_ttl_holds_and_the_status_says_so(bench: Bench) -> None:
+    await bench.look({"ttl": {"initial": "2m"}})
+    assert await bench.published() == {"banter": ClassPolicy(120, 24)}  # the second window goes with it
+    assert bench.condition("DataSufficient") == ("False", "TooLittle")
+    assert bench.condition("Ready") == ("True", "Looked")
+    assert bench.body["status"]["ttl"] == "2m"
+
+
+async def test_samples_move_it_step_by_step_and_the_status_says_why(bench: Bench) -> None:
+    await bench.sample()
+    look = await bench.look()
+    assert bench.body["status"]["ttl"] == "10m"
+    assert look.events == []  # the first TTL is no change
+    assert bench.condition("DataSufficient") == ("True", "Measured")
+    assert bench.condition("WithinBudget") == ("True", "Feasible")
+    assert bench.body["status"]["hitRatio"].endswith("%")
+    assert bench.body["status"]["comparisons"] > 1000
+    assert await bench.metric("dub5_operator_ttl_seconds") == 600
+    bound = [
+        await bench.metric("dub5_operator_bound_by", reason=reason)
+        for reason in ("Staleness", "Memory", "Cost", "Bounds", "Data")
+    ]
+    assert sum(each or 0 for each in bound) == 1
+
+
+async def test_much_drift_shortens_it_and_an_infeasible_budget_is_told(bench: Bench) -> None:
+    await bench.sample(changed=0.6)
+    first = await bench.look({"ttl": {"min": "1m"}, "onInfeasible": "Bypass"})
+    assert bench.body["status"]["ttlSeconds"] == 150
+    assert "BudgetChanged" in [event.reason for event in first.events]
+    second = await bench.look({"ttl": {"min": "1m"}, "onInfeasible": "Bypass"})
+    third = await bench.look({"ttl": {"min": "1m"}, "onInfeasible": "Bypass"})
+    assert "TTLChanged" in [event.reason for event in [*second.events, *third.events]]
+    assert bench.body["status"]["ttl"] == "0s"
+    assert bench.condition("WithinBudget") == ("False", "Infeasible")
+    assert (await bench.published())["banter"] == ClassPolicy(0.0, 0.0)
+
+
+async def test_observe_only_recommends_and_off_gives_the_class_back(bench: Bench) -> None:
+    await bench.sample()
+    await bench.look()
+    assert (await bench.published())["banter"].ttl == 600
+    for mode in ("Observe", "Off"):
+        await bench.look({"mode": mode})
+        assert await bench.published() == {}
+        assert bench.body["status"]["ttl"] == "5m"
+        assert bench.condition("Published") == ("False", mode)
+    assert bench.body["status"]["recommended"] != "5m"
+
+
+async def test_never_above_the_maximum_of_the_class(bench: Bench) -> None:
+    await bench.announce(banter=AnnouncedClass(ttl=60, max_ttl=90))
+    await bench.sample()
+    for _ in range(4):
+        await bench.look()
+    assert (await bench.published())["banter"].ttl <= 90
+
+
+async def test_a_flushed_redis_is_given_the_last_good_ttl_again(bench: Bench) -> None:
+    await bench.sample()
+    await bench.look()
+    before = bench.body["status"]["ttlSeconds"]
+    await bench.redis.flushall()
+    await bench.look()
+    assert bench.condition("Ready") == ("Unknown", "NoReplicas")
+    assert bench.body["status"]["ttlSeconds"] == before
+    await bench.announce(banter=AnnouncedClass(ttl=300, max_ttl=86400))
+    await bench.look()
+    assert (await bench.published())["banter"].ttl >= before
+
+
+async def test_a_redis_that_is_away_changes_nothing_and_is_told(bench: Bench, monkeypatch: Any) -> None:
+    await bench.look()
+
+    async def away(*_: Any, **__: Any) -> None:
+        raise RedisConnectionError
+
+    monkeypatch.setattr(bench.redis, "get", away)
+    await bench.look()
+    assert bench.condition("Published") == ("Unknown", "RedisUnavailable")
+    assert await bench.metric("dub5_operator_errors_total") == 1
+    monkeypatch.undo()
+    await bench.look()
+    assert bench.condition("Published") == ("True", "Auto")
+
+
+async def test_poisoned_samples_change_nothing(bench: Bench) -> None:
+    at = bench.clock.now
+    accesses = [
+        Access(1, "banter", math.nan, True, 1, 0.0, 1.0),
+        Access(1, "banter", at + 1e6, True, 1, 0.0, 1.0),
+    ]
+    verdicts = [Verdict(1, "banter", at, at - 60, True, 1, "refetch")] * 100
+    await bench.send(SampleBatch("a", at, accesses, verdicts, looked_up={"banter": -5}))
+    await bench.redis.xadd(SAMPLES, {b"b": b"nonsense"})
+    await bench.redis.xadd(SAMPLES, {b"other": b""})
+    await bench.look()
+    assert bench.body["status"]["ttl"] == "5m"
+    assert bench.samples.undecodable == 2
+
+
+async def test_an_operator_that_was_away_reads_what_it_missed(bench: Bench) -> None:
+    await bench.sample(minutes=PAGE + 50)
+    await bench.look()
+    assert bench.body["status"]["comparisons"] == pytest.approx((PAGE + 50) * 20, rel=0.01)
+
+
+async def test_samples_of_a_release_that_did_not_count(bench: Bench) -> None:
+    at = bench.clock.now
+    await bench.send(SampleBatch("old", at, [Access(1, "banter", at, True, 1, 0.0, 1.0)]))
+    await bench.send(SampleBatch("new", at, looked_up={"banter": 7}))
+    await bench.samples.refresh({"banter"})
+    held = bench.samples.take("banter")
+    assert (len(held.accesses), held.looked_up) == (1, None)
+
+
+async def test_the_younger_of_two_policies_gives_way(bench: Bench) -> None:
+    claims = [("2026-01-02", "banter", "1"), ("2026-01-01", "elder", "2")]
+    look = await bench.look(claims=claims)
+    assert bench.condition("Ready") == ("False", "Superseded")
+    assert "elder" in look.events[0].message
+    assert await bench.published() == {}
+    await bench.policies.gone(name="banter", uid="2", class_name="banter", claims=claims)
+    await bench.look(claims=claims[:1])
+    assert (await bench.published())["banter"].ttl == 300
+    await bench.policies.gone(name="banter", uid="1", class_name="banter", claims=claims[:1])
+    assert await bench.published() == {}
+
+
+async def test_an_unknown_class_is_said(bench: Bench) -> None:
+    await bench.announce(facts=AnnouncedClass(300, 300))
+    look = await bench.look()
+    assert bench.condition("Ready") == ("False", "UnknownClass")
+    assert look.events[0].message == "The service has no cache class banter; it has facts."
+
+
+async def test_a_policy_is_due_each_step_and_when_its_spec_changes(bench: Bench) -> None:
+    spec = {"cacheClass": "banter", "step": {"every": "2m"}}
+    assert bench.policies.is_due("1", spec)
+    await bench.look(spec)
+    assert not bench.policies.is_due("1", spec)
+    assert bench.policies.is_due("1", {**spec, "mode": "Off"})
+    bench.clock.now += 61
+    assert bench.policies.is_due("1", spec)
+
+
+async def test_conditions_keep_the_time_of_their_last_change(bench: Bench) -> None:
+    await bench.look()
+    first = {each["type"]: each["lastTransitionTime"] for each in bench.body["status"]["conditions"]}
+    await bench.look()
+    assert {each["type"]: each["lastTransitionTime"] for each in bench.body["status"]["conditions"]} == first
+    await bench.look({"mode": "Off"})
+    [changed] = [each for each in bench.body["status"]["conditions"] if each["type"] == "Published"]
+    assert changed["lastTransitionTime"] > first["Published"]
+    assert changed["observedGeneration"] == 3
+
+
+async def test_a_document_of_somebody_else_is_put_right(bench: Bench) -> None:
+    await bench.look()
+    await bench.redis.set(POLICY_KEY, b"nonsense")
+    await bench.look()
+    assert (await bench.published())["banter"].ttl == 300
