@@ -13,6 +13,7 @@ else, whatever is cached on the way.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 from collections import Counter
@@ -114,8 +115,14 @@ async def _whole(writer: asyncio.StreamWriter, data: Any) -> None:
 
 
 async def main() -> None:
-    server = await asyncio.start_server(Provider().connected, "127.0.0.1", 0, backlog=2048, limit=2**20)
-    print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", flush=True)
+    parser = argparse.ArgumentParser(description="A stand-in for an OpenAI-compatible provider.")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0, help="0: a free one")
+    asked = parser.parse_args()
+    server = await asyncio.start_server(
+        Provider().connected, asked.host, asked.port, backlog=2048, limit=2**20
+    )
+    print(f"http://{asked.host}:{server.sockets[0].getsockname()[1]}/v1", flush=True)
     async with server:
         await server.serve_forever()
 
