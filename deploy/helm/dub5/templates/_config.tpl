@@ -1,0 +1,77 @@
+{{/* The program's configuration as the backend reads it: `config`, and what the chart knows better. */}}
+{{- define "dub5.config" -}}
+{{- $server := dict "host" .Values.listenAddress "port" 8000 "operations_port" 9000 }}
+{{- $config := mustMergeOverwrite (deepCopy .Values.config) (dict "server" $server) }}
+{{- if .Values.auth.anonymous }}
+{{- $_ := set $config "auth" (dict "anonymous" true) }}
+{{- else }}
+{{- $_ := set $config "auth" (dict "keys" (dict "file" "/etc/dub5/keys/keys.yaml")) }}
+{{- end }}
+{{- if ne .Values.redis.mode "none" }}
+{{- $_ := set $config "redis" (include "dub5.config.redis" . | fromYaml) }}
+{{- end }}
+{{- toYaml $config }}
+{{- end }}
+
+{{- define "dub5.config.redis" -}}
+timeout: {{ .Values.redis.timeout }}
+{{- if eq .Values.redis.mode "bundled" }}
+url: redis://{{ include "dub5.redis.fullname" . }}:6379/0
+password: {env: DUB5_REDIS_PASSWORD}
+{{- else }}
+{{- with .Values.redis.external }}
+url: {{ .url | quote }}
+{{- with .username }}
+username: {{ . | quote }}
+{{- end }}
+{{- if .existingSecret }}
+password: {env: DUB5_REDIS_PASSWORD}
+{{- end }}
+{{- if .caSecret }}
+ca_file: /etc/dub5/redis-ca/ca.crt
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The Secret that the backend's Redis password is in, as {name, key}; empty where there is none. */}}
+{{- define "dub5.redis.password" -}}
+{{- if eq .Values.redis.mode "bundled" }}
+{{- with .Values.redis.bundled }}
+name: {{ default (include "dub5.redis.fullname" $) .existingSecret }}
+key: {{ ternary .existingSecretKey "password" (ne .existingSecret "") }}
+{{- end }}
+{{- else if and (eq .Values.redis.mode "external") .Values.redis.external.existingSecret }}
+name: {{ .Values.redis.external.existingSecret }}
+key: {{ .Values.redis.external.existingSecretKey }}
+{{- end }}
+{{- end }}
+
+{{/* Whole seconds, rounded up, of a duration as the program writes it: `300ms`, `10s`, `5m`, or a number of seconds. */}}
+{{- define "dub5.seconds" -}}
+{{- if kindIs "string" . }}
+{{- $unit := regexFind "[a-z]+$" . }}
+{{- $factor := get (dict "ms" 0.001 "s" 1.0 "m" 60.0 "h" 3600.0 "d" 86400.0) $unit }}
+{{- mulf (trimSuffix $unit . | float64) $factor | ceil | int64 }}
+{{- else }}
+{{- ceil . | int64 }}
+{{- end }}
+{{- end }}
+
+{{/* From the decision to end a pod to the end of its last stream, and five seconds to close. */}}
+{{- define "dub5.gracePeriod" -}}
+{{- $linger := dig "drain" "linger" "10s" .Values.config }}
+{{- $queue := dig "admission" "queue_timeout" "10s" .Values.config }}
+{{- $stream := dig "server" "max_stream" "10m" .Values.config }}
+{{- $sum := add (include "dub5.seconds" $linger) (include "dub5.seconds" $queue) (include "dub5.seconds" $stream) }}
+{{- add $sum .Values.preStopSeconds 5 }}
+{{- end }}
+
+{{- define "dub5.capacity" -}}
+{{- dig "admission" "max_inflight" 200 .Values.config | int64 }}
+{{- end }}
+
+{{/* Demand per replica to aim for, in requests; at least 1. */}}
+{{- define "dub5.target" -}}
+{{- max 1 (div (mul (include "dub5.capacity" .) .Values.autoscaling.targetPercentage) 100) }}
+{{- end }}

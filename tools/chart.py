@@ -1,0 +1,248 @@
+"""The chart's README and values.schema.json, made from its values.yaml and the program's own schema.
+
+Above each value stands what it is for, in a comment that begins with `-- `; a line `@schema {…}` adds to what its
+default tells: JSON Schema in YAML's flow form, in which `$ref` names one of `_DEFINITIONS` or `config`. A value whose
+default or schema is no closed mapping is a leaf and becomes one row of the README's table.
+
+The schema is draft-07 and closed: Helm 3 knows no newer draft, and a typo must fail with the name of the key.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from dub5.settings_schema import schema as program_schema
+
+CHART = Path(__file__).resolve().parent.parent / "deploy/helm/dub5"
+
+Json = dict[str, Any]
+
+
+class Value(NamedTuple):
+    """One value, or one mapping of values: `path` is its keys from the top."""
+
+    path: tuple[str, ...]
+    default: Any
+    description: str
+    extra: Json
+
+    @property
+    def leaf(self) -> bool:
+        return bool(self.extra) or not (isinstance(self.default, dict) and self.default)
+
+    def row(self) -> str:
+        shown = _shortened(json.dumps(self.default, ensure_ascii=False))
+        cells = (f"`{'.'.join(self.path)}`", f"`{shown}`", self.description)
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+
+
+def values() -> list[Value]:
+    """All values in the order of the file."""
+    text = (CHART / "values.yaml").read_text(encoding="utf-8")
+    return list(_annotated(text, yaml.safe_load(text)))
+
+
+def values_schema() -> str:
+    properties: Json = {}
+    for value in values():
+        *parents, name = value.path
+        place = properties
+        for parent in parents:
+            place = place[parent]["properties"]
+        place[name] = _described(value)
+    schema = {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "Values of the chart dub5",
+        "type": "object",
+        "additionalProperties": False,
+        # `global` is Helm's own: charts that contain this one pass it on.
+        "properties": {"global": {"type": "object"}, **properties},
+        "definitions": {**_DEFINITIONS, **_program_definitions()},
+    }
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def readme() -> str:
+    rows = "".join(value.row() for value in values() if value.leaf)
+    return f"{_README}\n| value | default | what |\n|---|---|---|\n{rows}"
+
+
+def _annotated(text: str, defaults: Json) -> Iterator[Value]:
+    """Walk the lines and keep the keys that enclose them; what is inside a leaf has no comments and is skipped."""
+    path: list[tuple[int, str]] = []
+    comment: list[str] = []
+    leaf_indent: int | None = None
+    for line in text.splitlines():
+        found = re.match(r"( *)([A-Za-z][A-Za-z0-9]*):", line)
+        if line.strip().startswith("#"):
+            comment.append(line.strip().removeprefix("#").strip())
+        elif found and (leaf_indent is None or len(found[1]) <= leaf_indent):
+            indent = len(found[1])
+            path = [(depth, key) for depth, key in path if depth < indent] + [(indent, found[2])]
+            keys = tuple(key for _, key in path)
+            value = Value(keys, _at(defaults, keys), *_parsed(comment))
+            leaf_indent = indent if value.leaf else None
+            comment = []
+            yield value
+        elif not line.strip():
+            comment = []
+
+
+def _parsed(comment: list[str]) -> tuple[str, Json]:
+    words = [line for line in comment if not line.startswith("@schema ")]
+    extra: Json = {}
+    for line in comment:
+        if line.startswith("@schema "):
+            extra |= yaml.safe_load(line.removeprefix("@schema "))
+    return " ".join(words).removeprefix("-- "), extra
+
+
+def _at(defaults: Json, path: tuple[str, ...]) -> Any:
+    for key in path:
+        defaults = defaults[key]
+    return defaults
+
+
+def _described(value: Value) -> Json:
+    if not value.leaf:
+        return {"type": "object", "additionalProperties": False, "properties": {}}
+    described: Json = {"description": value.description, "default": value.default}
+    if "$ref" in value.extra:
+        return described | {"allOf": [{"$ref": f"#/definitions/{value.extra['$ref']}"}]}
+    return described | {"type": _type(value.default)} | value.extra
+
+
+def _type(default: Any) -> str:
+    for kind, name in _TYPES:
+        if isinstance(default, kind):
+            return name
+    raise TypeError(f"no type for {default!r}: say it with @schema")
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 80 else "see values.yaml"
+
+
+def _program_definitions() -> Json:
+    """The program's schema without what the chart itself writes, in draft-07 and under `config`."""
+    definitions = program_schema()["$defs"]
+    top = definitions["Settings"]["properties"]
+    for section in ("auth", "redis"):
+        del top[section]
+    for key in ("host", "port", "operations_host", "operations_port"):
+        del definitions["ServerSettings"]["properties"][key]
+    renamed = {"Settings": "config"}
+    return {renamed.get(name, name): _draft_07(definition) for name, definition in definitions.items()}
+
+
+def _draft_07(node: Any) -> Any:
+    """Draft-07 ignores what stands beside `$ref`; and of a choice by `kind` only the chosen member should complain."""
+    if isinstance(node, list):
+        return [_draft_07(each) for each in node]
+    if not isinstance(node, dict):
+        return node
+    if "discriminator" in node:
+        return _by_kind(node["discriminator"])
+    rest = {key: _draft_07(value) for key, value in node.items() if key not in {"$ref", "title"}}
+    if "$ref" not in node:
+        return rest
+    reference = {"$ref": node["$ref"].replace("#/$defs/", "#/definitions/")}
+    return rest | {"allOf": [reference]} if rest else reference
+
+
+def _by_kind(discriminator: Json) -> Json:
+    name, mapping = discriminator["propertyName"], discriminator["mapping"]
+    choices = [
+        {
+            "if": {"properties": {name: {"const": kind}}},
+            "then": {"$ref": reference.replace("#/$defs/", "#/definitions/")},
+        }
+        for kind, reference in mapping.items()
+    ]
+    known = {name: {"enum": list(mapping)}}
+    return {"type": "object", "required": [name], "properties": known, "allOf": choices}
+
+
+_TYPES = ((bool, "boolean"), (int, "integer"), (str, "string"), (list, "array"), (dict, "object"))
+
+_QUANTITIES = {"type": "object", "additionalProperties": {"type": ["string", "number"]}}
+
+_SCALING = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "stabilizationWindowSeconds": {"type": "integer", "minimum": 0, "maximum": 3600},
+        "selectPolicy": {"enum": ["Max", "Min", "Disabled"]},
+        "tolerance": {"type": ["string", "number"]},
+        "policies": {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["type", "value", "periodSeconds"],
+                "properties": {
+                    "type": {"enum": ["Pods", "Percent"]},
+                    "value": {"type": "integer", "minimum": 1},
+                    "periodSeconds": {"type": "integer", "minimum": 1, "maximum": 1800},
+                },
+            },
+        },
+    },
+}
+
+_DEFINITIONS: Json = {
+    "Duration": {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(ms|s|m|h|d)$"},
+    "Resources": {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {"requests": _QUANTITIES, "limits": _QUANTITIES},
+    },
+    "Behavior": {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {"scaleUp": _SCALING, "scaleDown": _SCALING},
+    },
+}
+
+_README = """\
+# The chart dub5
+
+<!-- Generated by `make generate` from values.yaml. -->
+
+DUB5 on Kubernetes 1.29 or newer, with Helm 4 or 3: replicas that are added when more requests want an answer than
+there is room for, and taken away without cutting a stream.
+
+```sh
+docker build --tag localhost/dub5:0.1.0 .        # at the top of the sources
+kind load docker-image localhost/dub5:0.1.0      # or push it, and set image.repository
+helm install dub5 deploy/helm/dub5 --namespace chat --create-namespace --wait
+helm test dub5 --namespace chat
+```
+
+With no values at all: a simulated provider, two keys made on the spot, a small Redis, two replicas. What `helm install`
+prints says how to ask the first question and what is missing for autoscaling.
+
+| to | see |
+|---|---|
+| try it | [examples/small.yaml](examples/small.yaml) |
+| run it | [examples/production.yaml](examples/production.yaml) |
+| run it with Argo CD or Flux | [examples/gitops.yaml](examples/gitops.yaml) |
+| install, upgrade, roll back, rotate keys, size | [docs/operations.md](../../../docs/operations.md) |
+| set up and tune autoscaling | [docs/autoscaling.md](../../../docs/autoscaling.md) |
+
+What you get: a Deployment and its Service, an autoscaler (exactly one, or none), a PodDisruptionBudget, a
+ConfigMap that rolls pods when it changes, Secrets by reference or made once, NetworkPolicies that deny by default,
+and, where enabled, an HTTPRoute or Ingress and a PodMonitor or ServiceMonitor. Every pod meets the *restricted* pod
+security standard, and none has a token but the test that reads the autoscaling metric.
+
+The values are checked by a closed schema: a misspelt key is refused, by its name. That holds for all of `config`, too.
+
+## Values
+"""
