@@ -18,6 +18,7 @@ run: $(READY) ## Serve on http://127.0.0.1:8000: dub5.yaml or CONFIG=FILE, else 
 test: $(READY) ## Run every test that needs no cluster, against a real Redis; coverage at least 95 %
 	@tools/setup.sh redis
 	@tools/setup.sh helm
+	@tools/setup.sh promtool
 	@rm -f .coverage .coverage.*
 	@$(BIN)/coverage run -m pytest -q $(TESTS)
 	@$(BIN)/coverage combine -q

@@ -2,6 +2,7 @@
 # Sets a fresh machine up for development. `make` calls it:
 #   tools/setup.sh python   a virtual environment in .venv with exactly what uv.lock names
 #   tools/setup.sh redis    redis-server for the tests, from the system's package manager
+#   tools/setup.sh promtool Prometheus's promtool for the tests of queries, unpacked into .venv
 #   tools/setup.sh helm     Helm for the tests of the chart, as a library in .venv; large, so only where tests are run
 # Packages come from PyPI, or from the registry that UV_DEFAULT_INDEX, PIP_INDEX_URL or pip.conf names.
 set -eu
@@ -127,9 +128,26 @@ setup_helm() {
     UV_PYTHON="$PWD/.venv/bin/python" .venv/bin/uv pip install --quiet --require-hashes --requirement .venv/chart.txt
 }
 
+# Only the program: the package would start a Prometheus.
+unpack_promtool() {
+    command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || return 1
+    (cd "$1" && { apt-get download -qq prometheus || { as_root apt-get update -qq && apt-get download -qq prometheus; }; }) &&
+        dpkg-deb --extract "$1"/prometheus_*.deb "$1" && cp "$1/usr/bin/promtool" .venv/bin/
+}
+
+setup_promtool() {
+    command -v promtool >/dev/null && return
+    [ ! -x .venv/bin/promtool ] || return 0
+    say "The tests ask Prometheus's promtool what queries mean: unpacking it into .venv, once."
+    place=$(mktemp -d)
+    unpack_promtool "$place" >/dev/null 2>&1 || say "Could not; those tests are skipped. Install Prometheus to run them."
+    rm -rf "$place"
+}
+
 case ${1:-} in
     python) setup_python ;;
     redis) setup_redis ;;
     helm) setup_helm ;;
-    *) stop "usage: tools/setup.sh python|redis|helm" ;;
+    promtool) setup_promtool ;;
+    *) stop "usage: tools/setup.sh python|redis|helm|promtool" ;;
 esac

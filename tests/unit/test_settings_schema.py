@@ -145,4 +145,4 @@ def test_every_key_is_described() -> None:
 
 
 def test_generated_files_are_in_step() -> None:
-    subprocess.run([sys.executable, "tools/generate.py", "--check"], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "-m", "tools.generate", "--check"], cwd=ROOT, check=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import helm_python as helm
 import yaml
 
 from tests.unit.chart.support import CHART, merged, nested, render
@@ -11,6 +12,12 @@ from tests.unit.chart.support import CHART, merged, nested, render
 KEDA = {
     "autoscaling": {"mode": "keda", "keda": {"serverAddress": "http://prometheus-operated.monitoring:9090"}}
 }
+
+
+def test_helm_finds_nothing_to_complain_about() -> None:
+    said = helm.lint(CHART)
+    told = [message["error"] for message in said["messages"]]
+    assert (said["errors"], told) == ([], ["icon is recommended"])
 
 
 def test_the_scaled_object_for_elsewhere_is_the_one_that_the_chart_makes() -> None:
