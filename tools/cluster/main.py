@@ -68,8 +68,10 @@ def parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(call=load_image)
 
-    command = commands.add_parser("image", help="make an image and print where its archive is")
-    command.add_argument("image", choices=images.IMAGES)
+    command = commands.add_parser("image", help="make images and print where their archives are")
+    command.add_argument(
+        "images", nargs="+", choices=images.IMAGES, metavar="IMAGE", help=f"of {', '.join(images.IMAGES)}"
+    )
     command.set_defaults(call=image)
 
     command = commands.add_parser(
@@ -131,7 +133,8 @@ def load_image(arguments: argparse.Namespace) -> None:
 
 def image(arguments: argparse.Namespace) -> None:
     host.check()
-    print(images.archive(arguments.image))
+    for name in arguments.images:
+        print(images.archive(name))
 
 
 def load(state: State, archive: Path) -> None:

@@ -7,11 +7,14 @@ builds anew, and going back finds the old ones.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,11 +123,20 @@ def program(name: str) -> Path:
 def build(names: list[str]) -> None:
     """Builds what is missing of these tools, one program after the other: each takes every core there is."""
     for tool in (BY_NAME[name] for name in names):
-        missing = tool.missing()
-        if missing:
+        if tool.missing():
             check_go(tool)
-        for name in missing:
-            build_one(tool, name)
+            with alone(tool):
+                for name in tool.missing():
+                    build_one(tool, name)
+
+
+@contextmanager
+def alone(tool: Tool) -> Iterator[None]:
+    """Whoever else wants to build the same waits, and then finds it built."""
+    tool.place.mkdir(parents=True, exist_ok=True)
+    with (tool.place / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def check_go(tool: Tool) -> None:
@@ -143,8 +155,7 @@ def build_one(tool: Tool, name: str) -> None:
     """Builds under another name first: what has the right name is whole, whenever we are stopped."""
     major, minor = tool.version.split(".")[:2]
     flags = "-s -w " + tool.flags.format(version=tool.version, major=major, minor=minor)
-    tool.place.mkdir(parents=True, exist_ok=True)
-    unfinished = tool.place / f".{name}.{os.getpid()}"
+    unfinished = tool.place / f".{name}"
     say(f"building {name} {tool.version}", end=" ")
     began = time.monotonic()
     command = ["go", "build", "-trimpath", "-buildvcs=false", "-ldflags", flags, "-o", str(unfinished)]
