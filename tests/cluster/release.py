@@ -8,16 +8,24 @@ import copy
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+from tests.cluster.ground import CHART, Images
 from tests.cluster.kube import Kube, eventually
 from tests.cluster.stage import NAMESPACE as STAGE
-from tests.cluster.stage import Images
 
-CHART = Path(__file__).parents[2] / "deploy/helm/dub5"
 NAME = "dub5"
 BACKEND = f"app.kubernetes.io/component=backend,app.kubernetes.io/instance={NAME}"
+QUICKLY = {
+    "minReplicas": 1,
+    "maxReplicas": 6,
+    "behavior": {
+        "scaleDown": {
+            "stabilizationWindowSeconds": 15,
+            "policies": [{"type": "Percent", "value": 100, "periodSeconds": 15}],
+        }
+    },
+}
 CAPACITY = 10
 TARGET = 7  # demand that the autoscaler aims for in each replica: 70 % of the capacity
 
@@ -50,11 +58,11 @@ class Release:
     def url(self) -> str:
         return f"http://{NAME}.{self.namespace}"
 
-    def values(self, changes: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Small replicas that ask the stand-in, scaled at the pace of tests, with `changes` on top."""
+    def values(self) -> dict[str, Any]:
+        """Small replicas that ask the stand-in."""
         repository, tag = self.images.dub5.rsplit(":", 1)
         redis_repository, redis_tag = self.images.redis.rsplit(":", 1)
-        values: dict[str, Any] = {
+        return {
             "image": {"repository": repository, "tag": tag},
             "redis": {
                 "bundled": {
@@ -71,24 +79,15 @@ class Release:
                 "server": {"max_stream": "60s"},
             },
             "resources": {"requests": {"cpu": "20m", "memory": "128Mi"}},
-            "autoscaling": {
-                "minReplicas": 1,
-                "maxReplicas": 6,
-                "behavior": {
-                    "scaleDown": {
-                        "stabilizationWindowSeconds": 15,
-                        "policies": [{"type": "Percent", "value": 100, "periodSeconds": 15}],
-                    }
-                },
-            },
             "networkPolicy": {"providers": [{"to": [{"namespaceSelector": {}}], "ports": [{"port": 8080}]}]},
         }
-        return merged(values, changes or {})
 
-    def install(self, changes: dict[str, Any] | None = None) -> None:
-        """Or upgrade; returns when it is ready."""
+    def install(self, changes: dict[str, Any] | None = None, pace: dict[str, Any] | None = None) -> None:
+        """Or upgrade; returns when it is ready. `pace` is how fast it scales; {} for as fast as the chart says."""
+        scaling = QUICKLY if pace is None else pace
+        values = merged(merged(self.values(), {"autoscaling": scaling}), changes or {})
         command = ["upgrade", "--install", NAME, str(CHART), "--values", "-", "--wait", "--timeout", "180s"]
-        self.helm(*command, stdin=json.dumps(self.values(changes)))
+        self.helm(*command, stdin=json.dumps(values))
 
     def uninstall(self) -> None:
         self.helm("uninstall", NAME, "--wait", "--ignore-not-found")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.cluster.ground import Images
 from tests.cluster.kube import Kube, eventually, manifest
 
 NAMESPACE = "dub5-stage"
@@ -20,15 +21,6 @@ CODE = {
     "load.py": Path("tests/cluster/pods/load.py"),
 }
 ROOT = Path(__file__).parents[2]
-
-
-@dataclass(frozen=True)
-class Images:
-    dub5: str
-    redis: str
-    prometheus: str
-    adapter: str
-    k6: str
 
 
 class Stage:

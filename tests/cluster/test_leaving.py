@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from tests.cluster.ground import Images, load_images
 from tests.cluster.kube import Kube, eventually, manifest
 from tests.cluster.release import NAME, Release
 from tests.cluster.stage import NAMESPACE as STAGE
-from tests.cluster.stage import Images, Load, Stage
+from tests.cluster.stage import Load, Stage
 
 pytestmark = pytest.mark.usefixtures("monitoring")
 
@@ -64,9 +65,7 @@ class K6:
 
 
 @pytest.fixture
-def k6(
-    kube: Kube, images: Images, load_images: Callable[..., None], placement: str, steady: Release
-) -> Iterator[K6]:
+def k6(kube: Kube, images: Images, placement: str, steady: Release) -> Iterator[K6]:
     load_images("k6")
     words = {"namespace": STAGE, "image": images.k6, "placement": placement}
     text = manifest("k6.yaml", url=steady.url, key=steady.key(), **words)

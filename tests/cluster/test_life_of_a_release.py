@@ -76,8 +76,9 @@ def test_a_changed_configuration_rolls_the_pods(installed: Release, stage: Stage
     installed.install(
         {"config": {"personalities": {"pirate": {"system": "You are a pirate.", "model": "standin"}}}}
     )
-    eventually(lambda: not set(before) & set(installed.names()), "the old pods are gone")
-    assert ask(installed, stage, "ahoy", key, "pirate")["status"] == 200
+    assert not set(before) & set(installed.names())
+    # Those that leave still answer as before, for as long as they are sent requests.
+    eventually(lambda: ask(installed, stage, "ahoy", key, "pirate")["status"] == 200, "the pirate is there")
 
 
 def test_a_rollback_brings_the_former_configuration_back(installed: Release, stage: Stage) -> None:

@@ -9,19 +9,14 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
-from pathlib import Path
 
-from tools.cluster import control_plane, keys, network, node
+from tools.cluster import control_plane, keys, mounts, network, node
 from tools.cluster.layout import nodes
 from tools.cluster.places import State
 from tools.cluster.report import Stop
 from tools.cluster.services import Services
-
-# Programs write here whatever they are told; the cluster has its own.
-PRIVATE = ("/run", "/var/log", "/var/lib/cni")
 
 
 def main() -> None:
@@ -38,10 +33,7 @@ def main() -> None:
 
 
 def come_up(state: State, count: int, hpa_sync: str) -> Services:
-    subprocess.run(["mount", "--make-rshared", "/"], check=True)  # among ourselves: kubelets expect it
-    for folder in PRIVATE:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], check=True)
+    mounts.of_the_cluster()
     state.logs.mkdir()
     members = nodes(count)
     keys.make(state.folder, members)

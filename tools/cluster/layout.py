@@ -18,7 +18,7 @@ DNS_SERVICE = "10.96.0.10"
 
 @dataclass(frozen=True)
 class Node:
-    """A containerd, a kubelet and a kube-proxy. Those past the first have a network namespace of their own."""
+    """A containerd, a kubelet and a kube-proxy among mounts of their own; past the first, in a network of their own."""
 
     index: int
 
@@ -40,9 +40,9 @@ class Node:
         return f"/run/{self.name}/containerd.sock"
 
     @property
-    def entrance(self) -> list[str]:
-        """What to put before a command that is to run in this node's network."""
-        return [] if self.index == 0 else ["nsenter", f"--net=/run/netns/{self.name}"]
+    def network(self) -> list[str]:
+        """What to put before a command that is to run in this node's network. The first node's is the cluster's own."""
+        return ["nsenter", f"--net=/run/netns/{self.name}"] if self.index else []
 
 
 def nodes(count: int) -> list[Node]:

@@ -19,7 +19,7 @@ def first_node() -> None:
 
 def further_node(node: Node) -> None:
     """Its own network namespace, joined to the bridge; each node knows the way to the other's pods."""
-    inside = " ".join(node.entrance)
+    inside = " ".join(node.network)
     run(f"ip netns add {node.name}")
     run(f"ip link add veth{node.index} type veth peer name node0 netns {node.name}")
     run(f"ip link set veth{node.index} master node0 up")

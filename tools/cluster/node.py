@@ -6,6 +6,7 @@ import contextlib
 import json
 from pathlib import Path
 
+from tools.cluster import mounts
 from tools.cluster.layout import DNS_SERVICE, POD_RANGE, Node
 from tools.cluster.places import State
 from tools.cluster.services import Services, is_socket
@@ -23,11 +24,12 @@ def start(services: Services, node: Node) -> None:
     (folder / "kubelet.yaml").write_text(kubelet_config(services.state, node))
 
     containerd = ["containerd", "--config", str(folder / "containerd.toml")]
-    services.start(f"containerd-{node.index}", containerd, node.entrance)
+    first = services.start(f"containerd-{node.index}", containerd, [*node.network, *mounts.of_a_node()])
     # The kubelet ends at once where it finds no containerd.
     services.wait_until(is_socket(node.containerd), f"containerd of {node.name} listens")
-    services.start(f"kubelet-{node.index}", kubelet(node, folder), node.entrance)
-    services.start(f"kube-proxy-{node.index}", kube_proxy(node), node.entrance)
+    beside = ["nsenter", f"--target={first}", "--mount", "--net"]
+    services.start(f"kubelet-{node.index}", kubelet(services.state, node), beside)
+    services.start(f"kube-proxy-{node.index}", kube_proxy(services.state, node), beside)
 
 
 def containerd_config(node: Node, folder: Path) -> str:
@@ -88,21 +90,21 @@ shutdownGracePeriod: 0s
 """
 
 
-def kubelet(node: Node, folder: Path) -> list[str]:
+def kubelet(state: State, node: Node) -> list[str]:
     return [
         "kubelet",
-        f"--config={folder}/kubelet.yaml",
-        f"--kubeconfig={node.name}.kubeconfig",
+        f"--config={state.folder}/{node.name}/kubelet.yaml",
+        f"--kubeconfig={state.folder}/{node.name}.kubeconfig",
         f"--hostname-override={node.name}",
         f"--node-ip={node.ip}",
-        f"--root-dir={folder}/kubelet",
+        f"--root-dir={state.folder}/{node.name}/kubelet",
     ]
 
 
-def kube_proxy(node: Node) -> list[str]:
+def kube_proxy(state: State, node: Node) -> list[str]:
     return [
         "kube-proxy",
-        "--kubeconfig=kube-proxy.kubeconfig",
+        f"--kubeconfig={state.folder}/kube-proxy.kubeconfig",
         f"--hostname-override={node.name}",
         "--proxy-mode=iptables",
         f"--cluster-cidr={POD_RANGE}",

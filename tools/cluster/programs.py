@@ -21,6 +21,7 @@ from pathlib import Path
 from tools.cluster.places import CACHE, ROOT
 from tools.cluster.report import Stop, say
 
+GO = ["go"]
 CONTAINERD = "github.com/containerd/containerd/v2"
 KUBERNETES = "k8s.io/kubernetes"
 KUBERNETES_FLAGS = (
@@ -142,7 +143,7 @@ def alone(tool: Tool) -> Iterator[None]:
 def check_go(tool: Tool) -> None:
     """Go itself knows whether it is new enough for a go.mod, and may fetch a newer one where it is allowed to."""
     try:
-        done = subprocess.run(["go", "version"], cwd=tool.folder, capture_output=True, text=True, check=False)
+        done = subprocess.run([*GO, "version"], cwd=tool.folder, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         raise Stop(
             "The programs of the cluster are built with Go 1.26 or newer, and there is no go on PATH."
@@ -158,7 +159,7 @@ def build_one(tool: Tool, name: str) -> None:
     unfinished = tool.place / f".{name}"
     say(f"building {name} {tool.version}", end=" ")
     began = time.monotonic()
-    command = ["go", "build", "-trimpath", "-buildvcs=false", "-ldflags", flags, "-o", str(unfinished)]
+    command = [*GO, "build", "-trimpath", "-buildvcs=false", "-ldflags", flags, "-o", str(unfinished)]
     environment = {**os.environ, "CGO_ENABLED": "0", "GOWORK": "off"}
     try:
         done = subprocess.run(

@@ -22,8 +22,8 @@ class Services:
         self.state = state
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, name: str, command: list[str], entrance: list[str] | None = None) -> None:
-        """Starts a program of ours, `command[0]`, with `entrance` before it."""
+    def start(self, name: str, command: list[str], entrance: list[str] | None = None) -> int:
+        """Starts a program of ours, `command[0]`, with `entrance` before it, and returns its pid."""
         path = program(command[0])
         # containerd looks for its shim on PATH.
         environment = {**os.environ, "PATH": f"{path.parent}:{os.environ['PATH']}"}
@@ -36,6 +36,7 @@ class Services:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
+        return self.processes[name].pid
 
     def wait_until(self, condition: Callable[[], bool], what: str) -> None:
         """Fails if a program ends meanwhile, with the last of what it said."""
