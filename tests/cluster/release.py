@@ -41,6 +41,7 @@ class Release:
     @classmethod
     @contextlib.contextmanager
     def namespace_for(cls, kube: Kube, images: Images, namespace: str) -> Iterator[Release]:
+        kube.kubectl("delete", "namespace", namespace, "--ignore-not-found")  # an earlier run's
         kube.apply(
             {
                 "apiVersion": "v1",
