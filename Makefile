@@ -6,9 +6,10 @@ READY := $(VENV)/.ready
 CONFIG ?= $(wildcard dub5.yaml)
 TESTS ?= tests/unit tests/integration
 CLUSTER_TESTS ?= tests/cluster
+CLUSTER_OPTIONS := -q -o timeout_func_only=true --timeout 600 --durations 10
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-cluster cluster check format generate image clean
+.PHONY: help run test test-cluster test-keda cluster check format generate image clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do printf '  %-14s %s\n' "$$name" "$$what"; done
@@ -31,7 +32,12 @@ cluster: ## Build what test-cluster needs: Kubernetes and its company from sourc
 
 test-cluster: $(READY) ## The same on a cluster: the one KUBECONFIG names, else one from source (Linux, root, Go)
 	@$(if $(KUBECONFIG),,$(MAKE) --no-print-directory cluster)
-	@$(BIN)/python -m pytest -q -o timeout_func_only=true --timeout 600 $(CLUSTER_TESTS)
+	@$(BIN)/python -m pytest $(CLUSTER_OPTIONS) --ignore tests/cluster/keda $(CLUSTER_TESTS)
+
+test-keda: $(READY) ## The same with KEDA as the autoscaler; a further quarter of an hour to build, once
+	@$(MAKE) --no-print-directory cluster
+	@tools/cluster/cluster build keda
+	@$(BIN)/python -m pytest $(CLUSTER_OPTIONS) tests/cluster/keda
 
 check: $(READY) ## Format, lint, types, import contracts, generated files in step
 	@tools/check.sh $(BIN)

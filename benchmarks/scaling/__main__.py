@@ -29,7 +29,17 @@ from tests.cluster.stage import Load, Stage
 
 QUICK = ground.Pace()
 DEFAULTS = ground.Pace(scrape="15s", relist="30s", autoscaler="15s")
-STEPS = (4, 20, 40, 40, 16, 0)  # clients; each of them is one stream at a time
+STEPS = (
+    4,
+    8,
+    16,
+    28,
+    40,
+    40,
+    20,
+    8,
+    0,
+)  # clients, each with one stream at a time: never more than there is room for
 HOLD = 20.0  # seconds that a step lasts at least, once its replicas are there
 PATIENCE = 1200.0
 

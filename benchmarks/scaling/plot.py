@@ -14,27 +14,27 @@ class Sampled(Protocol):
     def second(self) -> float: ...
 
 
-Line = tuple[
-    str, str, Callable[..., float], bool
-]  # label, colour, value of a sample, whether it goes in steps
+# Label, colour, width, value of a sample, whether it goes in steps.
+Line = tuple[str, str, int, Callable[..., float], bool]
 
 
 def draw(samples: Sequence[Sampled], target: int) -> str:
     streams: list[Line] = [
-        ("clients", "#999999", lambda sample: sample.clients, True),
-        ("live streams", "#1f77b4", lambda sample: sample.live, False),
-        ("demand", "#d62728", lambda sample: sample.demand, False),
+        ("clients", "#999999", 2, lambda sample: sample.clients, True),
+        ("live streams", "#9ecae1", 6, lambda sample: sample.live, False),
+        ("demand", "#d62728", 2, lambda sample: sample.demand, False),
         (
             f"target of the ready replicas ({target} each)",
             "#2ca02c",
+            2,
             lambda sample: sample.ready * target,
             True,
         ),
     ]
     replicas: list[Line] = [
-        ("wanted", "#d62728", lambda sample: sample.wanted, True),
-        ("ready", "#2ca02c", lambda sample: sample.ready, True),
-        ("streams cut or refused", "#000000", lambda sample: sample.cut + sample.refused, True),
+        ("wanted", "#d62728", 2, lambda sample: sample.wanted, True),
+        ("ready", "#2ca02c", 2, lambda sample: sample.ready, True),
+        ("streams cut or refused", "#000000", 2, lambda sample: sample.cut + sample.refused, True),
     ]
     height = TOP + 2 * (HEIGHT + GAP)
     parts = [
@@ -50,7 +50,7 @@ def draw(samples: Sequence[Sampled], target: int) -> str:
 
 def chart(title: str, lines: list[Line], samples: Sequence[Sampled], top: int) -> str:
     seconds = max(sample.second for sample in samples) or 1
-    highest = max(1.0, *(value(sample) for _, _, value, _ in lines for sample in samples)) * 1.1
+    highest = max(1.0, *(value(sample) for _, _, _, value, _ in lines for sample in samples)) * 1.1
 
     def x(second: float) -> float:
         return LEFT + second / seconds * (WIDTH - LEFT - RIGHT)
@@ -68,9 +68,9 @@ def chart(title: str, lines: list[Line], samples: Sequence[Sampled], top: int) -
         f'<text x="{x(tick):.1f}" y="{top + HEIGHT + 18}" text-anchor="middle">{tick:g} s</text>'
         for tick in ticks(seconds)
     ]
-    for index, (label, colour, value, in_steps) in enumerate(lines):
+    for index, (label, colour, width, value, in_steps) in enumerate(lines):
         points = path([(x(sample.second), y(value(sample))) for sample in samples], in_steps)
-        parts.append(f'<path d="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        parts.append(f'<path d="{points}" fill="none" stroke="{colour}" stroke-width="{width}"/>')
         where = LEFT + index * 190
         parts.append(f'<rect x="{where}" y="{top - 20}" width="14" height="4" fill="{colour}"/>')
         parts.append(f'<text x="{where + 20}" y="{top - 13}">{label}</text>')

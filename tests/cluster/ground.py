@@ -19,7 +19,7 @@ from tests.cluster.kube import Kube, eventually, manifest
 from tools.cluster import holder, programs
 from tools.cluster.places import ROOT, State
 
-OURS = State("test")
+OURS = State(os.environ.get("DUB5_TEST_CLUSTER", "test"))
 CHART = ROOT / "deploy/helm/dub5"
 
 
