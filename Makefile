@@ -5,9 +5,11 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CONFIG ?= $(wildcard dub5.yaml)
 TESTS ?= tests/unit tests/integration tests/operator
+CLUSTER_TESTS ?= tests/cluster
+CLUSTER_OPTIONS := -q -o timeout_func_only=true --timeout 600 --durations 10
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format generate bench image clean
+.PHONY: help run test test-cluster test-keda cluster check format generate bench image clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do printf '  %-14s %s\n' "$$name" "$$what"; done
@@ -23,6 +25,19 @@ test: $(READY) ## Run every test that needs no cluster, against a real Redis; co
 	@$(BIN)/coverage run -m pytest -q $(TESTS)
 	@$(BIN)/coverage combine -q
 	@$(BIN)/coverage report
+
+cluster: ## Build what test-cluster needs: Kubernetes and its company from source, and the images; about 25 min, once
+	@tools/cluster/cluster build kubernetes etcd containerd coredns helm k6 prometheus prometheus-adapter
+	@tools/cluster/cluster image pause dub5 redis k6 prometheus prometheus-adapter
+
+test-cluster: $(READY) ## The same on a cluster: the one KUBECONFIG names, else one from source (Linux, root, Go)
+	@$(if $(KUBECONFIG),,$(MAKE) --no-print-directory cluster)
+	@$(BIN)/python -m pytest $(CLUSTER_OPTIONS) --ignore tests/cluster/keda $(CLUSTER_TESTS)
+
+test-keda: $(READY) ## The same with KEDA as the autoscaler; a further quarter of an hour to build, once
+	@$(MAKE) --no-print-directory cluster
+	@tools/cluster/cluster build keda
+	@$(BIN)/python -m pytest $(CLUSTER_OPTIONS) tests/cluster/keda
 
 check: $(READY) ## Format, lint, types, import contracts, generated files in step
 	@tools/check.sh $(BIN)

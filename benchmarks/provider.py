@@ -14,6 +14,7 @@ else, whatever is cached on the way.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import random
@@ -236,10 +237,14 @@ class _Connection(asyncio.StreamReaderProtocol):
 
 
 async def main() -> None:
+    parser = argparse.ArgumentParser(description="A stand-in for an OpenAI-compatible provider.")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0, help="0: a free one")
+    asked = parser.parse_args()
     provider = Provider()
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: _Connection(provider), "127.0.0.1", 0, backlog=2048)
-    print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", flush=True)
+    server = await loop.create_server(lambda: _Connection(provider), asked.host, asked.port, backlog=2048)
+    print(f"http://{asked.host}:{server.sockets[0].getsockname()[1]}/v1", flush=True)
     async with server:
         await server.serve_forever()
 

@@ -1,0 +1,217 @@
+"""The images of the test cluster, made here, since there is no registry to pull them from.
+
+    localhost/pause:1              what holds each pod's namespaces
+    localhost/python-base:trixie   Debian with Python, from Debian's own packages: what the product's image is built on
+    localhost/dub5:test            the product, by its own Dockerfile
+    localhost/redis:test           redis-server, from Debian's package
+    localhost/k6:test, …           programs of tools/go with nothing around them
+
+Each is kept in the cache as an OCI archive, under a digest of what it is made from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.cluster.places import CACHE, ROOT
+from tools.cluster.programs import BY_NAME, program
+from tools.cluster.programs import build as build_programs
+from tools.cluster.report import Stop, say
+
+ARCHIVES = CACHE / "images"
+SUITE = "trixie"
+BASE_PACKAGES = "python3,python3-venv,ca-certificates"
+BASE = f"localhost/python-base:{SUITE}"
+AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
+PAUSE = Path(__file__).parent / "images" / "pause.c"
+KEPT = 3  # archives of one image, the newest
+
+
+@dataclass(frozen=True)
+class Image:
+    """`ingredients` is anything whose change makes another image; `make` leaves `name` in buildah's store."""
+
+    name: str
+    ingredients: Callable[[], bytes]
+    make: Callable[[str], None]
+
+    @property
+    def archive(self) -> Path:
+        short = self.name.removeprefix("localhost/").replace(":", "-")
+        return ARCHIVES / f"{short}-{hashlib.sha256(self.ingredients()).hexdigest()[:12]}.tar"
+
+
+def archive(name: str) -> Path:
+    """The OCI archive of an image, made if it is not there yet."""
+    image = IMAGES[name]
+    path = image.archive
+    if path.exists():
+        return path
+    say(f"making the image {image.name}", end=" ")
+    began = time.monotonic()
+    image.make(image.name)
+    export(image.name, path)
+    say(f"{time.monotonic() - began:.0f} s")
+    forget_old(path)
+    return path
+
+
+def export(name: str, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(f".{os.getpid()}")
+    try:
+        buildah("push", "--quiet", name, f"oci-archive:{unfinished}:{name}")
+        unfinished.rename(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def forget_old(path: Path) -> None:
+    versions = sorted(
+        path.parent.glob(f"{path.stem.rpartition('-')[0]}-*.tar"), key=lambda file: file.stat().st_mtime
+    )
+    for old in versions[:-KEPT]:
+        old.unlink(missing_ok=True)
+
+
+def buildah(command: str, *arguments: str) -> str:
+    """A store of our own: what is made here is not among the images of whoever uses this machine."""
+    store = ["--root", str(CACHE / "buildah"), "--runroot", "/run/dub5-buildah"]
+    done = subprocess.run(
+        ["buildah", *store, command, *arguments], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise Stop(f"buildah {command} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+    return done.stdout.strip()
+
+
+def build(name: str, context: Path, *options: str) -> None:
+    """In a chroot, with the machine's network and certificate authorities: it may sit behind a registry of its site."""
+    authorities = ["--volume", f"{AUTHORITIES}:{AUTHORITIES}:ro"] if AUTHORITIES.exists() else []
+    how = ["--isolation", "chroot", "--network", "host", "--layers", *authorities]
+    buildah("build", *how, *options, "--tag", name, str(context))
+
+
+def from_containerfile(name: str, text: str, files: dict[str, Path]) -> None:
+    """An image from a short Containerfile and the files it copies, by the names that it gives them."""
+    with folder() as context:
+        (context / "Containerfile").write_text(text)
+        for file, source in files.items():
+            shutil.copy(source, context / file)
+        build(name, context, "--file", str(context / "Containerfile"))
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    """A temporary one in the cache: /tmp may be small."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE, prefix="work-") as path:
+        yield Path(path)
+
+
+def make_pause(name: str) -> None:
+    with folder() as work:
+        subprocess.run(["cc", "-static", "-Os", "-o", work / "pause", PAUSE], check=True)
+        from_containerfile(
+            name,
+            'FROM scratch\nCOPY pause /pause\nUSER 65532:65532\nENTRYPOINT ["/pause"]\n',
+            {"pause": work / "pause"},
+        )
+
+
+def make_base(name: str) -> None:
+    with folder() as work:
+        command = [
+            "debootstrap",
+            "--variant=minbase",
+            f"--include={BASE_PACKAGES}",
+            SUITE,
+            str(work / "root"),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise Stop(f"debootstrap failed:\n{done.stdout[-4000:]}{done.stderr[-2000:]}")
+        container = buildah("from", "scratch")
+        buildah("add", "--quiet", container, str(work / "root"), "/")
+        buildah("config", "--cmd", "/bin/bash", container)
+        buildah("commit", "--quiet", "--rm", container, name)
+
+
+def with_base() -> None:
+    """The base may be in the cache as an archive only, or not at all."""
+    path = archive("base")
+    if not buildah("images", "--quiet", "--filter", f"reference={BASE}"):
+        buildah("pull", "--quiet", f"oci-archive:{path}")
+
+
+def make_product(name: str) -> None:
+    with_base()
+    build(name, ROOT, "--build-arg", f"BASE={BASE}")
+
+
+def product_sources() -> bytes:
+    """What the Dockerfile copies: see .dockerignore."""
+    files = [
+        ROOT / name
+        for name in (
+            "Dockerfile",
+            "pyproject.toml",
+            "uv.lock",
+            "README.md",
+            "LICENSE",
+            "NOTICE",
+            "tools/uv.txt",
+        )
+    ]
+    files += sorted(
+        path for path in (ROOT / "backend").rglob("*") if path.is_file() and "__pycache__" not in path.parts
+    )
+    return BASE_PACKAGES.encode() + b"".join(
+        str(path.relative_to(ROOT)).encode() + path.read_bytes() for path in files
+    )
+
+
+REDIS = f"""\
+FROM {BASE}
+RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-server && rm -rf /var/lib/apt/lists
+USER 65532:65532
+WORKDIR /tmp
+CMD ["redis-server", "--save", "", "--appendonly", "no"]
+"""
+
+
+def make_redis(name: str) -> None:
+    with_base()
+    from_containerfile(name, REDIS, {})
+
+
+def of_program(tool: str, name: str) -> Image:
+    text = f'FROM scratch\nCOPY {name} /{name}\nUSER 65532:65532\nENTRYPOINT ["/{name}"]\n'
+
+    def make(image: str) -> None:
+        build_programs([tool])
+        from_containerfile(image, text, {name: program(name)})
+
+    return Image(f"localhost/{name}:test", f"{BY_NAME[tool].place}{text}".encode, make)
+
+
+IMAGES = {
+    "pause": Image("localhost/pause:1", PAUSE.read_bytes, make_pause),
+    "base": Image(BASE, f"{SUITE} {BASE_PACKAGES}".encode, make_base),
+    "dub5": Image("localhost/dub5:test", product_sources, make_product),
+    "redis": Image("localhost/redis:test", f"{SUITE} {BASE_PACKAGES} {REDIS}".encode, make_redis),
+    "k6": of_program("k6", "k6"),
+    "prometheus": of_program("prometheus", "prometheus"),
+    "prometheus-adapter": of_program("prometheus-adapter", "prometheus-adapter"),
+    "keda": of_program("keda", "keda"),
+    "keda-adapter": of_program("keda", "keda-adapter"),
+}

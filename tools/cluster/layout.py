@@ -1,0 +1,49 @@
+"""Addresses and names in the cluster's own network, which nothing leads out of.
+
+10.250.0.1x     node x, on a bridge in the network namespace of node 0
+10.244.x.0/24   pods of node x
+10.96.0.0/16    services
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+NODE_IP = "10.250.0.10"
+POD_RANGE = "10.244.0.0/16"
+SERVICE_RANGE = "10.96.0.0/16"
+API_SERVICE = "10.96.0.1"
+DNS_SERVICE = "10.96.0.10"
+
+
+@dataclass(frozen=True)
+class Node:
+    """A containerd, a kubelet and a kube-proxy among mounts of their own; past the first, in a network of their own."""
+
+    index: int
+
+    @property
+    def name(self) -> str:
+        return f"node-{self.index}"
+
+    @property
+    def ip(self) -> str:
+        return f"10.250.0.1{self.index}"
+
+    @property
+    def pod_range(self) -> str:
+        return f"10.244.{self.index}.0/24"
+
+    @property
+    def containerd(self) -> str:
+        """In a /run of the cluster's own: the path of a socket must be short."""
+        return f"/run/{self.name}/containerd.sock"
+
+    @property
+    def network(self) -> list[str]:
+        """What to put before a command that is to run in this node's network. The first node's is the cluster's own."""
+        return ["nsenter", f"--net=/run/netns/{self.name}"] if self.index else []
+
+
+def nodes(count: int) -> list[Node]:
+    return [Node(index) for index in range(count)]

@@ -1,0 +1,175 @@
+"""The command line: parses, calls, prints."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tools.cluster import holder, host, images, programs
+from tools.cluster.layout import nodes
+from tools.cluster.places import CACHE, State
+from tools.cluster.report import Stop, say
+
+ABOUT = """\
+A real Kubernetes on this machine, from source, in network namespaces that nothing leads out of.
+
+  tools/cluster/cluster up --nodes 2
+  tools/cluster/cluster run kubectl get nodes
+  tools/cluster/cluster load-image dub5 redis my-image.tar
+  tools/cluster/cluster down
+
+Needs Linux, root and Go; Debian packages are installed where they are missing. The first `up` builds Kubernetes, about
+a quarter of an hour; the next takes seconds. Programs and images are kept in {cache}.
+"""
+
+
+def main() -> None:
+    arguments = parser().parse_args()
+    try:
+        sys.exit(arguments.call(arguments))
+    except Stop as reason:
+        sys.exit(str(reason))
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="cluster",
+        description=ABOUT.format(cache=CACHE),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--name", default="local", help="several clusters can run at a time (default: local)")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("build", help="build programs without starting anything")
+    command.add_argument("tools", nargs="*", metavar="TOOL", help=f"of {', '.join(programs.BY_NAME)}")
+    command.set_defaults(call=build)
+
+    command = commands.add_parser("up", help="start the cluster")
+    command.add_argument(
+        "--nodes", type=int, default=1, choices=range(1, 4), metavar="N", help="1 to 3 (default: 1)"
+    )
+    command.add_argument("--hpa-sync", default="15s", help="how often autoscalers look (default: 15s)")
+    command.add_argument("--while", dest="owner", type=int, metavar="PID", help="end when this process ends")
+    command.set_defaults(call=up)
+
+    command = commands.add_parser("down", help="stop it and leave nothing behind")
+    command.set_defaults(call=down)
+
+    command = commands.add_parser("status", help="say what runs; exit code 1 if nothing does")
+    command.set_defaults(call=status)
+
+    command = commands.add_parser("load-image", help="load images into every node")
+    command.add_argument(
+        "images", nargs="+", metavar="IMAGE", help=f"an archive, or of {', '.join(images.IMAGES)}"
+    )
+    command.set_defaults(call=load_image)
+
+    command = commands.add_parser("image", help="make images and print where their archives are")
+    command.add_argument(
+        "images", nargs="+", choices=images.IMAGES, metavar="IMAGE", help=f"of {', '.join(images.IMAGES)}"
+    )
+    command.set_defaults(call=image)
+
+    command = commands.add_parser(
+        "run", help="run a command in the cluster's network, with its KUBECONFIG and programs"
+    )
+    command.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND …")
+    command.set_defaults(call=run)
+    return top
+
+
+def build(arguments: argparse.Namespace) -> None:
+    unknown = set(arguments.tools) - set(programs.BY_NAME)
+    if unknown:
+        raise Stop(f"No tool is called {', '.join(unknown)}. There are {', '.join(programs.BY_NAME)}.")
+    programs.build(arguments.tools or programs.CLUSTER)
+
+
+def up(arguments: argparse.Namespace) -> None:
+    state = State(arguments.name)
+    if holder.running(state):
+        raise Stop(f"The cluster {state.name} is running already. Stop it with: tools/cluster/cluster down")
+    host.check()
+    programs.build(programs.CLUSTER)
+    pause = images.archive("pause")
+    began = time.monotonic()
+    holder.start(state, arguments.nodes, arguments.hpa_sync, arguments.owner)
+    load(state, pause)
+    say(f"The cluster {state.name} is up: {count_of_nodes(state)} in {time.monotonic() - began:.1f} s.")
+    say("Try: tools/cluster/cluster run kubectl get nodes")
+
+
+def down(arguments: argparse.Namespace) -> None:
+    state = State(arguments.name)
+    say(
+        f"The cluster {state.name} is down."
+        if holder.stop(state)
+        else f"No cluster {state.name} was running."
+    )
+
+
+def status(arguments: argparse.Namespace) -> int:
+    state = State(arguments.name)
+    if not holder.running(state):
+        say(f"No cluster {state.name} is running.")
+        return 1
+    stage = "up" if (state.folder / "ready").exists() else "coming up"
+    say(f"The cluster {state.name} is {stage}, {count_of_nodes(state)}.")
+    say(f"KUBECONFIG={state.kubeconfig}, logs in {state.logs}")
+    ended = state.folder / "ended"
+    if ended.exists():
+        say(f"Not all is well:\n{ended.read_text()}")
+    return int(ended.exists())
+
+
+def load_image(arguments: argparse.Namespace) -> None:
+    for name in arguments.images:
+        load(State(arguments.name), images.archive(name) if name in images.IMAGES else Path(name))
+
+
+def image(arguments: argparse.Namespace) -> None:
+    host.check()
+    for name in arguments.images:
+        print(images.archive(name))
+
+
+def load(state: State, archive: Path) -> None:
+    """Each node has a store of its own."""
+    if not archive.is_file():
+        raise Stop(f"There is no archive {archive}, and the images made here are {', '.join(images.IMAGES)}.")
+    for node in nodes(len(node_folders(state))):
+        inside = [
+            *holder.entrance(state, mounts=True),
+            str(programs.program("ctr")),
+            f"--address={node.containerd}",
+        ]
+        command = [*inside, "--namespace=k8s.io", "images", "import", str(archive.resolve())]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise Stop(f"{archive} could not be loaded into {node.name}: {done.stderr}")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Becomes the command: its exit code is ours."""
+    state = State(arguments.name)
+    words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
+    if not words:
+        raise Stop("Which command? For example: tools/cluster/cluster run kubectl get nodes")
+    folders = [str(tool.place) for tool in programs.TOOLS]
+    os.environ["PATH"] = ":".join([*folders, os.environ["PATH"]])
+    os.environ["KUBECONFIG"] = str(state.kubeconfig)
+    command = [*holder.entrance(state), *words]
+    os.execvp(command[0], command)
+
+
+def count_of_nodes(state: State) -> str:
+    count = len(node_folders(state))
+    return f"{count} node{'s' if count > 1 else ''}"
+
+
+def node_folders(state: State) -> list[Path]:
+    return sorted(path for path in state.folder.glob("node-*") if path.is_dir())

@@ -1,0 +1,180 @@
+"""The programs of a cluster, built from the Go modules in tools/go.
+
+Each tool has a go.mod and go.sum of its own there, since some need replace lines that others must not have; those two
+files say which version is built, and from what. Programs are kept in the cache under a digest of them: a change
+builds anew, and going back finds the old ones.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.cluster.places import CACHE, ROOT
+from tools.cluster.report import Stop, say
+
+GO = ["go"]
+CONTAINERD = "github.com/containerd/containerd/v2"
+KUBERNETES = "k8s.io/kubernetes"
+KUBERNETES_FLAGS = (
+    "-X k8s.io/component-base/version.gitVersion=v{version}"
+    " -X k8s.io/component-base/version.gitMajor={major}"
+    " -X k8s.io/component-base/version.gitMinor={minor}"
+    " -X k8s.io/client-go/pkg/version.gitVersion=v{version}"
+)
+PROMETHEUS = "github.com/prometheus/prometheus"
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A folder of tools/go. `flags` are for the linker and may name {version}, {major} and {minor} of `module`."""
+
+    name: str
+    module: str
+    packages: dict[str, str]
+    flags: str = ""
+
+    @property
+    def folder(self) -> Path:
+        return ROOT / "tools" / "go" / self.name
+
+    @property
+    def version(self) -> str:
+        found = re.search(rf"\s{re.escape(self.module)} v(\S+)", (self.folder / "go.mod").read_text())
+        if found is None:
+            raise Stop(f"{self.folder}/go.mod names no version of {self.module}.")
+        return found[1]
+
+    @property
+    def place(self) -> Path:
+        """The folder of its programs, named for everything that they are made from."""
+        made_from = [(self.folder / file).read_bytes() for file in ("go.mod", "go.sum")]
+        digest = hashlib.sha256(b"".join([*made_from, self.flags.encode()])).hexdigest()
+        return CACHE / "programs" / f"{self.name}-{self.version}-{digest[:12]}"
+
+    def missing(self) -> list[str]:
+        return [program for program in self.packages if not (self.place / program).is_file()]
+
+
+TOOLS = [
+    Tool(
+        "kubernetes",
+        KUBERNETES,
+        {
+            name: f"{KUBERNETES}/cmd/{name}"
+            for name in (
+                "kube-apiserver",
+                "kube-controller-manager",
+                "kube-scheduler",
+                "kubelet",
+                "kube-proxy",
+                "kubectl",
+            )
+        },
+        KUBERNETES_FLAGS,
+    ),
+    Tool("etcd", "go.etcd.io/etcd/server/v3", {"etcd": "go.etcd.io/etcd/server/v3"}),
+    Tool(
+        "containerd",
+        CONTAINERD,
+        {name: f"{CONTAINERD}/cmd/{name}" for name in ("containerd", "containerd-shim-runc-v2", "ctr")},
+        f"-X {CONTAINERD}/version.Version={{version}}",
+    ),
+    Tool("coredns", "github.com/coredns/coredns", {"coredns": "github.com/coredns/coredns"}),
+    Tool("helm", "helm.sh/helm/v4", {"helm": "helm.sh/helm/v4/cmd/helm"}),
+    Tool("k6", "go.k6.io/k6/v2", {"k6": "go.k6.io/k6/v2"}),
+    Tool("prometheus", PROMETHEUS, {name: f"{PROMETHEUS}/cmd/{name}" for name in ("prometheus", "promtool")}),
+    Tool(
+        "prometheus-adapter",
+        "sigs.k8s.io/prometheus-adapter",
+        {"prometheus-adapter": "sigs.k8s.io/prometheus-adapter/cmd/adapter"},
+    ),
+    Tool(
+        "keda",
+        "github.com/kedacore/keda/v2",
+        {
+            "keda": "github.com/kedacore/keda/v2/cmd/operator",
+            "keda-adapter": "github.com/kedacore/keda/v2/cmd/adapter",
+        },
+    ),
+]
+BY_NAME = {tool.name: tool for tool in TOOLS}
+CLUSTER = ["kubernetes", "etcd", "containerd", "coredns"]
+
+
+def program(name: str) -> Path:
+    """The path of a built program."""
+    for tool in TOOLS:
+        if name in tool.packages:
+            path = tool.place / name
+            if not path.is_file():
+                raise Stop(f"{name} is not built yet. Run: tools/cluster/cluster build {tool.name}")
+            return path
+    raise Stop(f"no tool in tools/go builds {name}.")
+
+
+def build(names: list[str]) -> None:
+    """Builds what is missing of these tools, one program after the other: each takes every core there is."""
+    for tool in (BY_NAME[name] for name in names):
+        if tool.missing():
+            check_go(tool)
+            with alone(tool):
+                for name in tool.missing():
+                    build_one(tool, name)
+
+
+@contextmanager
+def alone(tool: Tool) -> Iterator[None]:
+    """Whoever else wants to build the same waits, and then finds it built."""
+    tool.place.mkdir(parents=True, exist_ok=True)
+    with (tool.place / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def check_go(tool: Tool) -> None:
+    """Go itself knows whether it is new enough for a go.mod, and may fetch a newer one where it is allowed to."""
+    try:
+        done = subprocess.run([*GO, "version"], cwd=tool.folder, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise Stop(
+            "The programs of the cluster are built with Go 1.26 or newer, and there is no go on PATH."
+        ) from None
+    if done.returncode:
+        raise Stop(f"The programs of the cluster need a newer Go. {done.stderr.strip()}")
+
+
+def build_one(tool: Tool, name: str) -> None:
+    """Builds under another name first: what has the right name is whole, whenever we are stopped."""
+    major, minor = tool.version.split(".")[:2]
+    flags = "-s -w " + tool.flags.format(version=tool.version, major=major, minor=minor)
+    unfinished = tool.place / f".{name}"
+    say(f"building {name} {tool.version}", end=" ")
+    began = time.monotonic()
+    command = [*GO, "build", "-trimpath", "-buildvcs=false", "-ldflags", flags, "-o", str(unfinished)]
+    environment = {**os.environ, "CGO_ENABLED": "0", "GOWORK": "off"}
+    try:
+        done = subprocess.run(
+            [*command, tool.packages[name]],
+            cwd=tool.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            say("")
+            errors = [line for line in done.stderr.splitlines() if not line.startswith("go: downloading")]
+            raise Stop("\n".join([f"{name} could not be built:", *errors]))
+        unfinished.rename(tool.place / name)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    say(f"{time.monotonic() - began:.0f} s")
