@@ -125,7 +125,7 @@ class Callers:
         )
         began, wire = time.monotonic(), None
         try:
-            wire = self._idle.pop() if self._idle else await Wire.to(load.url)
+            wire = self._kept() or await Wire.to(load.url)
             reply = await wire.ask(question)
         except (OSError, asyncio.IncompleteReadError):
             self._note(Asked(began, time.monotonic() - began, 0, complete=False, wait=None), wire)
@@ -136,6 +136,15 @@ class Callers:
             raise
         self._note(_asked(reply), wire, keep=not reply.closing)
         return reply.status
+
+    def _kept(self) -> Wire | None:
+        """A connection that is still open: the service closes those that were idle for 75 s, as any server does."""
+        while self._idle:
+            wire = self._idle.pop()
+            if not wire.reader.at_eof():
+                return wire
+            wire.close()
+        return None
 
     def _question(self) -> str:
         if self._chance.random() >= self._load.popular:
