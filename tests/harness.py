@@ -52,6 +52,12 @@ class Running:
             if sample.name == name and labels.items() <= sample.labels.items()
         )
 
+    async def becomes(self, name: str, value: float, **labels: str) -> None:
+        """Wait until that sample has this value."""
+        async with asyncio.timeout(10):
+            while await self.metric(name, **labels) != value:  # noqa: ASYNC110  # a metric has no event
+                await asyncio.sleep(0.005)
+
 
 @contextlib.asynccontextmanager
 async def running(

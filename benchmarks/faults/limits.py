@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -38,6 +40,7 @@ SECONDS, AWAY_AFTER = 30.0, 5.0
 PAUSE = 0.02
 """Seconds between the answers to a caller and its next question: 8 x 2 callers ask some 500 times a second."""
 TENANT = "acme"
+_AT_ONCE = {"first_token": 0.0, "between": 0.0, "tokens": 3}
 
 
 class Hammered(msgspec.Struct):
@@ -66,17 +69,13 @@ async def measure(length: float = 1.0) -> list[Figure]:
 
 async def _requests(seconds: float) -> Figure:
     progress("limit of requests")
-    async with provider() as asked, redis_server() as redis:
-        await asked.set(first_token=0.0, between=0.0, tokens=3)
-        settings = configuration(asked.base_url, _url(redis), limits=_limits(requests_per_minute=REQUESTS))
-        with tenants(TENANT) as auth:
-            async with replicas(REPLICAS, settings | {"auth": auth}) as fleet:
-                first = await _ask_once(fleet[0])
-                began, _ = await _bucket(redis, "requests")
-                seen = await _hammer(fleet, seconds)
-                seen.replies.append(first)
-                ended, held = await _bucket(redis, "requests")
-                alone = [await scraped(service) for service in fleet]
+    async with _limited(_AT_ONCE, requests_per_minute=REQUESTS) as (redis, fleet):
+        first = await _ask_once(fleet[0])
+        began, _ = await _bucket(redis, "requests")
+        seen = await _hammer(fleet, seconds)
+        seen.replies.append(first)
+        ended, held = await _bucket(redis, "requests")
+        alone = [await scraped(service) for service in fleet]
     unshared = sum(each.get("dub5_limits_unshared_total", 0) for each in alone)
     allowed = REQUESTS + (ended - began) * REQUESTS / 60
     accepted, exact = seen.accepted(), round(allowed - held, 2)
@@ -95,13 +94,10 @@ async def _requests(seconds: float) -> Figure:
 
 async def _tokens(seconds: float) -> Figure:
     progress("limit of tokens")
-    async with provider() as asked, redis_server() as redis:
-        await asked.set(first_token=0.2, spread=0.9, between=0.0, tokens=ANSWER)
-        settings = configuration(asked.base_url, _url(redis), limits=_limits(tokens_per_minute=TOKENS))
-        with tenants(TENANT) as auth:
-            async with replicas(REPLICAS, settings | {"auth": auth}) as fleet:
-                began = time.monotonic()
-                seen = await _hammer(fleet, seconds, max_tokens=MOST_TOKENS, unique=True)
+    pace = {"first_token": 0.2, "spread": 0.9, "between": 0.0, "tokens": ANSWER}
+    async with _limited(pace, tokens_per_minute=TOKENS) as (_, fleet):
+        began = time.monotonic()
+        seen = await _hammer(fleet, seconds, max_tokens=MOST_TOKENS, unique=True)
     reservation = MOST_TOKENS + 50  # of the prompt there are fewer tokens than that
     received, most = 0, 0.0
     for reply in sorted(
@@ -126,22 +122,17 @@ async def _tokens(seconds: float) -> Figure:
 async def _away(seconds: float, *, after: float) -> Figure:
     """Redis is killed `after` seconds of hammering; with 0, before anybody asks."""
     progress("limit of requests, Redis away")
-    async with provider() as asked, redis_server() as redis:
-        await asked.set(first_token=0.0, between=0.0, tokens=3)
-        settings = configuration(asked.base_url, _url(redis), limits=_limits(requests_per_minute=REQUESTS))
-        with tenants(TENANT) as auth:
-            async with replicas(REPLICAS, settings | {"auth": auth}) as fleet:
-                await _all_known(redis)
-                for (
-                    service
-                ) in fleet:  # each has the answer in memory, so that no request waits for Redis twice
-                    await _ask_once(service)
-                began = time.monotonic()
-                hammering = asyncio.create_task(_hammer(fleet, seconds))
-                await asyncio.sleep(after)
-                killed = time.monotonic()
-                await redis.kill()
-                seen = await hammering
+    async with _limited(_AT_ONCE, requests_per_minute=REQUESTS) as (redis, fleet):
+        await _all_known(redis)
+        # Each has the answer in memory, so that no request waits for Redis twice.
+        for service in fleet:
+            await _ask_once(service)
+        began = time.monotonic()
+        hammering = asyncio.create_task(_hammer(fleet, seconds))
+        await asyncio.sleep(after)
+        killed = time.monotonic()
+        await redis.kill()
+        seen = await hammering
     away = time.monotonic() - killed
     since = seen.accepted(killed) if after else seen.accepted()
     allowed = REQUESTS + away * REQUESTS / 60
@@ -158,12 +149,15 @@ async def _away(seconds: float, *, after: float) -> Figure:
     )
 
 
-def _limits(**limit: int) -> dict[str, Any]:
-    return {"default": limit}
-
-
-def _url(redis: RedisServer) -> str:
-    return f"redis://127.0.0.1:{redis.port}"
+@asynccontextmanager
+async def _limited(pace: dict[str, float], **limit: int) -> AsyncIterator[tuple[RedisServer, list[Service]]]:
+    """Replicas whose tenants have this limit, with a provider of this pace, and their Redis."""
+    async with provider() as asked, redis_server() as redis:
+        await asked.set(**pace)
+        settings = configuration(asked.base_url, f"redis://127.0.0.1:{redis.port}", limits={"default": limit})
+        with tenants(TENANT) as auth:
+            async with replicas(REPLICAS, settings | {"auth": auth}) as fleet:
+                yield redis, fleet
 
 
 async def _all_known(redis: RedisServer) -> None:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-import tempfile
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 from benchmarks.figures import Figure, progress
 from benchmarks.gateways import cores
 from benchmarks.gateways.contestants import Contestant, dub5
-from benchmarks.gateways.cores import OTHERS, pinned
-from benchmarks.gateways.load import Ask, stand_in, streams, wrk
+from benchmarks.gateways.load import Ask, streams, surroundings, wrk
 from benchmarks.gateways.peers import available
 from benchmarks.gateways.rounds import Bench, spread
-from benchmarks.machinery import redis_server
 
 IDLE, PACE = 2000, "/paced/60000/100"
 """A minute between two chunks: nothing moves while the memory is read."""
@@ -25,10 +22,7 @@ _MIB = 2**20
 
 async def measure(bench: Bench) -> list[Figure]:
     async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        provider = await stack.enter_async_context(stand_in())
-        with pinned(OTHERS):
-            redis = await stack.enter_async_context(redis_server())
+        folder, provider, redis = await surroundings(stack)
         room = {"max_inflight": IDLE + 100}
         ours = dub5("dub5", provider, redis=redis.port, pace=PACE, admission=room)
         idle = await _per_stream(ours, folder)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 from benchmarks.figures import Figure
 from benchmarks.gateways.contestants import Contestant, dub5, uvicorn
-from benchmarks.gateways.cores import OTHERS, pinned
-from benchmarks.gateways.load import Ask, shown, stand_in
+from benchmarks.gateways.load import Ask, shown, surroundings
 from benchmarks.gateways.rounds import Bench, Round, ratio, spread, voids, whole
-from benchmarks.machinery import redis_server
 
 QUESTIONS, CONNECTIONS = 1000, 64
 _BARS = {"memory": 0.65, "memory, no Redis": 0.65, "Redis": 0.35}
@@ -19,10 +15,7 @@ _BARS = {"memory": 0.65, "memory, no Redis": 0.65, "Redis": 0.35}
 
 async def measure(bench: Bench) -> list[Figure]:
     async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        provider = await stack.enter_async_context(stand_in())
-        with pinned(OTHERS):
-            redis = await stack.enter_async_context(redis_server())
+        folder, provider, redis = await surroundings(stack)
         contestants: list[tuple[Contestant, str | None]] = [
             (uvicorn(), None),
             (dub5("memory", provider, redis=redis.port), "detail=local"),

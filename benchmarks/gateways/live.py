@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 from benchmarks.figures import Figure, milliseconds
 from benchmarks.gateways import cores
 from benchmarks.gateways.contestants import dub5
-from benchmarks.gateways.cores import OTHERS, pinned
-from benchmarks.gateways.load import stand_in, streams
+from benchmarks.gateways.load import streams, surroundings
 from benchmarks.gateways.rounds import Bench
-from benchmarks.machinery import redis_server
 
 STREAMS, PACE = 2000, "/paced/50/400"
 _ROOM = {"max_inflight": STREAMS + 100}
@@ -20,10 +16,7 @@ _ROOM = {"max_inflight": STREAMS + 100}
 
 async def measure(bench: Bench) -> list[Figure]:
     async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        provider = await stack.enter_async_context(stand_in())
-        with pinned(OTHERS):
-            redis = await stack.enter_async_context(redis_server())
+        folder, provider, redis = await surroundings(stack)
         ours = dub5("dub5", provider, redis=redis.port, pace=PACE, admission=_ROOM)
         server = await stack.enter_async_context(ours.running(folder))
         before = cores.read(server.pid)

@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ import msgspec
 
 from benchmarks.gateways.cores import OTHERS, pinned
 from benchmarks.gateways.streamer import PATH, Seen
+from benchmarks.machinery import RedisServer, redis_server
 
 _SCRIPT = """
 local before, middle, after = %(parts)s
@@ -163,6 +164,15 @@ async def stand_in() -> AsyncIterator[str]:
     finally:
         process.kill()
         await process.wait()
+
+
+async def surroundings(stack: AsyncExitStack) -> tuple[Path, str, RedisServer]:
+    """A folder, the provider's URL and a Redis, on the core of the load, for as long as `stack` lasts."""
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    provider = await stack.enter_async_context(stand_in())
+    with pinned(OTHERS):
+        redis = await stack.enter_async_context(redis_server())
+    return folder, provider, redis
 
 
 def shown(value: Any) -> str:

@@ -6,19 +6,15 @@ The peers run without caches of their own in both comparisons: storing would onl
 from __future__ import annotations
 
 import itertools
-import tempfile
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import Figure
 from benchmarks.gateways.contestants import Contestant, Missing, dub5, nginx
-from benchmarks.gateways.cores import OTHERS, pinned
-from benchmarks.gateways.load import Ask, shown, stand_in
+from benchmarks.gateways.load import Ask, shown, surroundings
 from benchmarks.gateways.peers import available, left_out
 from benchmarks.gateways.rounds import Bench, Entry, Round, ratio, spread, voids, whole
-from benchmarks.machinery import redis_server
 
 CONNECTIONS = 64
 _BARS = {
@@ -31,10 +27,7 @@ _PROVES = {"not cached": "fwd=bypass; detail=class", "with caching": "fwd=uri-mi
 
 async def measure(bench: Bench) -> list[Figure]:
     async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        provider = await stack.enter_async_context(stand_in())
-        with pinned(OTHERS):
-            redis = await stack.enter_async_context(redis_server())
+        folder, provider, redis = await surroundings(stack)
         contestants = [
             dub5("not cached", provider, redis=redis.port, cache=_NEVER),
             dub5("with caching", provider, redis=redis.port),

@@ -10,18 +10,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any
 
 from benchmarks.gateways import cores
 from benchmarks.gateways.contestants import Running, dub5, python_package
-from benchmarks.gateways.cores import OTHERS, pinned
-from benchmarks.gateways.load import Ask, run, stand_in, streams, wrk
-from benchmarks.machinery import redis_server
+from benchmarks.gateways.load import Ask, run, streams, surroundings, wrk
 
 PY_SPY = "0.4.3"
 SECONDS, WARM_UP, SHOWN = 8, 4, 45
@@ -54,10 +50,7 @@ async def profiled(name: str) -> Counter[tuple[str, str]]:
     sections, pace, load = WORKLOADS[name]
     py_spy = await python_package(f"py-spy-{PY_SPY}", [f"py-spy=={PY_SPY}"], "py-spy")
     async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        provider = await stack.enter_async_context(stand_in())
-        with pinned(OTHERS):
-            redis = await stack.enter_async_context(redis_server())
+        folder, provider, redis = await surroundings(stack)
         ours = dub5("dub5", provider, redis=redis.port, pace=pace, **sections)
         server = await stack.enter_async_context(ours.running(folder))
         loading = asyncio.ensure_future(load(server))

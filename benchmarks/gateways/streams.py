@@ -7,18 +7,14 @@ one at a time, as from a real provider, until the server falls behind.
 from __future__ import annotations
 
 import itertools
-import tempfile
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 from benchmarks.figures import Figure
 from benchmarks.gateways.contestants import dub5
-from benchmarks.gateways.cores import OTHERS, pinned
-from benchmarks.gateways.load import stand_in
+from benchmarks.gateways.load import surroundings
 from benchmarks.gateways.passthrough import compared
 from benchmarks.gateways.peers import available
 from benchmarks.gateways.rounds import Bench, streamed
-from benchmarks.machinery import redis_server
 
 PACE = "/paced/5/100"
 _AT_ONCE = {"dub5": 256, "Portkey": 256, "LiteLLM": 24}
@@ -27,10 +23,7 @@ _BARS = {"Portkey": 3.0, "LiteLLM": 20.0}
 
 async def measure(bench: Bench) -> list[Figure]:
     async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        provider = await stack.enter_async_context(stand_in())
-        with pinned(OTHERS):
-            redis = await stack.enter_async_context(redis_server())
+        folder, provider, redis = await surroundings(stack)
         contestants = [
             dub5("dub5", provider, redis=redis.port, pace=PACE),
             *await available(provider, PACE),

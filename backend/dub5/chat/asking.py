@@ -22,8 +22,7 @@ from dub5.chat import accounts, shapes
 from dub5.chat.cacheable import is_whole_answer
 from dub5.chat.question import Question
 from dub5.errors import Dub5Error
-from dub5.providers.attempt import Reason
-from dub5.providers.health import Outcome
+from dub5.providers.attempt import Ended
 from dub5.providers.protocol import Payload
 from dub5.telemetry.metrics import Metrics
 from dub5.telemetry.tracing import Tracer, chat_span
@@ -118,21 +117,19 @@ class Asking:
                 yield Frame("usage" if shapes.is_usage_only(chunk.data) else "chunk", chunk.raw)
         await self._keep(Payload.of(assembler.completion()))
 
-    def _observe(
-        self,
-        provider: str,
-        model: str,
-        outcome: Outcome,
-        duration: float,
-        first_token: float | None,
-        reason: Reason | None,
-    ) -> None:
+    def _observe(self, ended: Ended) -> None:
         record = self._question.record
-        if (
-            outcome != "cancelled" or record.provider is None
-        ):  # the slower of two says nothing about the answer
-            record.provider = provider
-        self._metrics.observe_provider(provider, model, outcome, duration, first_token, reason)
+        # The slower of two calls is cancelled, and says nothing about the answer.
+        if ended.outcome != "cancelled" or record.provider is None:
+            record.provider = ended.provider
+        self._metrics.observe_provider(
+            ended.provider,
+            ended.model,
+            ended.outcome,
+            ended.duration,
+            ended.first_token,
+            ended.reason,
+        )
 
     def _export(self, error: str | None) -> None:
         if self._tracer.enabled:

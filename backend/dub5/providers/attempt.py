@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Literal, Protocol
+from typing import Literal
 
 import msgspec
 
@@ -18,22 +18,23 @@ Reason = Literal["fallback", "retry", "hedge"]
 """Why a second call was made for the same question; a fallback goes to another route, after a failure."""
 
 
-class Observe(Protocol):
-    """Is told of each call to a provider, once.
+class Ended(msgspec.Struct, frozen=True):
+    """A call to a provider that is over.
 
     `model` is our name of it. `duration` and `first_token` are seconds since the call began, the latter None where
     no chunk came or the answer was asked for whole. `reason` is None for a question's first call.
     """
 
-    def __call__(
-        self,
-        provider: str,
-        model: str,
-        outcome: Outcome,
-        duration: float,
-        first_token: float | None,
-        reason: Reason | None,
-    ) -> None: ...
+    provider: str
+    model: str
+    outcome: Outcome
+    duration: float
+    first_token: float | None
+    reason: Reason | None
+
+
+Observe = Callable[[Ended], None]
+"""Is told of each call to a provider, once."""
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -92,13 +93,12 @@ class Attempt:
             return
         now = self._clock()
         if (outcome == "ok" and not self._stream) or (outcome == "cancelled" and self._first_token is None):
-            self.pace.note(
-                now - self._start
-            )  # at least so long, where it was cancelled: left out, p95 would sink
+            # At least so long, where it was cancelled: left out, p95 would sink.
+            self.pace.note(now - self._start)
         worked = self._first_token is not None
         self.route.health.ended(outcome, began=self._start, now=now, worked=worked, pause=pause)
         name = self.route.provider.name
-        observe(name, self._model, outcome, now - self._start, self._first_token, self._reason)
+        observe(Ended(name, self._model, outcome, now - self._start, self._first_token, self._reason))
 
 
 def _outcome(error: BaseException) -> Outcome:

@@ -70,9 +70,9 @@ class Breaker:
 
     def failed(self, began: float, now: float, *, pause: float | None = None) -> None:
         """`pause` is what the provider itself asked for (`Retry-After`): it is left alone for that long."""
-        if self._open_until is not None and began < self._opened:
+        if self._is_of_old(began):
             if pause is not None:
-                self._open_until = max(self._open_until, now + min(pause, LONGEST_PAUSE))
+                self._stay_open(now, pause)
             return
         if self._open_until is not None:
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
@@ -93,10 +93,13 @@ class Breaker:
         return self._open_until is not None and began < self._opened
 
     def _open(self, now: float, pause: float | None) -> None:
-        wanted = self._pause if pause is None else min(max(pause, 0.0), LONGEST_PAUSE)
-        self._open_until = max(self._open_until or 0.0, now + wanted)
+        self._stay_open(now, self._pause if pause is None else pause)
         self._opened = now
         self._probing_since = None
+
+    def _stay_open(self, now: float, pause: float) -> None:
+        until = now + min(max(pause, 0.0), LONGEST_PAUSE)
+        self._open_until = max(self._open_until or 0.0, until)
 
     def _note(self, now: float, *, failed: bool) -> None:
         self._calls.append((now, failed))

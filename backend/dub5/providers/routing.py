@@ -165,10 +165,7 @@ class _Tries(Generic[_T]):
         self._failures: list[tuple[Route, ProviderError]] = []
 
     async def answer(self) -> _T:
-        while self._untried:
-            route = await self._next()
-            if route is None:
-                break
+        while (route := await self._next()) is not None:
             self._model.budget.called()
             try:
                 return await self._asked(self._begin(route, "fallback" if self._failures else None))
@@ -261,11 +258,9 @@ class _Tries(Generic[_T]):
         now = self._model.clock()
         well = [route for route in routes if route.health.breaker.state(now) == "closed"]
         route = next((route for route in well if route.health.concurrency.free), None)
-        return (
-            route
-            if route is not None and self._model.budget.spend() and route.health.try_enter(now)
-            else None
-        )
+        if route is None or not self._model.budget.spend():
+            return None
+        return route if route.health.try_enter(now) else None
 
 
 async def _whole(attempt: Attempt, call: Call) -> Payload:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
+from typing import Generic, TypeVar
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily
@@ -45,24 +46,42 @@ class Distribution:
         self.sum += value
 
 
-class Counters(Collector):
+S = TypeVar("S", Count, Distribution)
+
+
+class _Labelled(Collector, Generic[S]):
+    """Series by labels, each made by `new` when it is first asked for."""
+
+    def __init__(
+        self,
+        name: str,
+        meaning: str,
+        label_names: Sequence[str],
+        registry: CollectorRegistry,
+        new: Callable[[], S],
+    ) -> None:
+        self.label_names = label_names
+        self._name = name
+        self._meaning = meaning
+        self._new: Callable[[], S] = new
+        self._series: dict[tuple[str, ...], S] = {}
+        registry.register(self)
+
+    def labels(self, *values: str) -> S:
+        """The series of these values, in the order of the names."""
+        series = self._series.get(values)
+        if series is None:
+            series = self._series[values] = self._new()
+        return series
+
+
+class Counters(_Labelled[Count]):
     """A counter by labels."""
 
     def __init__(
         self, name: str, meaning: str, label_names: Sequence[str], registry: CollectorRegistry
     ) -> None:
-        self.label_names = label_names
-        self._name = name
-        self._meaning = meaning
-        self._series: dict[tuple[str, ...], Count] = {}
-        registry.register(self)
-
-    def labels(self, *values: str) -> Count:
-        """The series of these values, in the order of the names."""
-        series = self._series.get(values)
-        if series is None:
-            series = self._series[values] = Count()
-        return series
+        super().__init__(name, meaning, label_names, registry, Count)
 
     def describe(self) -> Iterable[CounterMetricFamily]:
         yield CounterMetricFamily(self._name, self._meaning, labels=self.label_names)
@@ -74,7 +93,7 @@ class Counters(Collector):
         yield family
 
 
-class Histograms(Collector):
+class Histograms(_Labelled[Distribution]):
     """A histogram by labels; `bounds` are the upper bounds of its buckets, rising."""
 
     def __init__(
@@ -85,20 +104,8 @@ class Histograms(Collector):
         registry: CollectorRegistry,
         bounds: Sequence[float],
     ) -> None:
-        self.label_names = label_names
-        self._name = name
-        self._meaning = meaning
-        self._bounds = bounds
         self._shown = [floatToGoString(bound) for bound in (*bounds, math.inf)]  # type: ignore[no-untyped-call]
-        self._series: dict[tuple[str, ...], Distribution] = {}
-        registry.register(self)
-
-    def labels(self, *values: str) -> Distribution:
-        """The series of these values, in the order of the names."""
-        series = self._series.get(values)
-        if series is None:
-            series = self._series[values] = Distribution(self._bounds)
-        return series
+        super().__init__(name, meaning, label_names, registry, lambda: Distribution(bounds))
 
     def describe(self) -> Iterable[HistogramMetricFamily]:
         yield HistogramMetricFamily(self._name, self._meaning, labels=self.label_names)

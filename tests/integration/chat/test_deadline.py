@@ -20,12 +20,6 @@ async def server(fake: FakeOpenAI) -> AsyncIterator[Running]:
         yield replica
 
 
-async def becomes(server: Running, name: str, value: float) -> None:
-    async with asyncio.timeout(10):
-        while await server.metric(name) != value:  # noqa: ASYNC110  # a metric has no event
-            await asyncio.sleep(0.005)
-
-
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("header", ["x-dub5-timeout", "x-stainless-read-timeout", "x-stainless-timeout"])
 async def test_a_provider_that_does_not_begin_in_time(
@@ -35,7 +29,7 @@ async def test_a_provider_that_does_not_begin_in_time(
     answer = await server.chat(stream=streamed, headers={header: "0.1"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
     await fake.wait_cancelled()
-    await becomes(server, "dub5_inflight_requests", 0)
+    await server.becomes("dub5_inflight_requests", 0)
     assert await server.metric("dub5_http_requests_total", outcome="client_disconnect") == 1
 
 
@@ -97,7 +91,7 @@ async def test_who_would_wait_past_the_deadline_is_turned_away_at_once(
         "first"
     )  # now the pace is known: the mean of this one and of the next, which has just begun
     inside = asyncio.create_task(server.chat("second", stream=True))
-    await becomes(server, "dub5_inflight_requests", 1)
+    await server.becomes("dub5_inflight_requests", 1)
     shed = await server.chat("third", headers={"x-dub5-timeout": "600ms"})
     assert (shed.status_code, shed.json()["error"]["code"]) == (503, "overloaded")
     assert await server.metric("dub5_shed_total", reason="would_wait_too_long") == 1
@@ -109,10 +103,10 @@ async def test_a_refusal_of_the_hasty_is_none_of_those_who_joined(server: Runnin
     gate = asyncio.Event()
     fake.replies = [stream([gate, *frames("Busy")])]
     inside = asyncio.create_task(server.chat("busy", stream=True))
-    await becomes(server, "dub5_inflight_requests", 1)
+    await server.becomes("dub5_inflight_requests", 1)
     fake.reply = say("Hello")
     hasty = asyncio.create_task(server.chat("shared", headers={"x-dub5-timeout": "500ms"}))
-    await becomes(server, "dub5_queued_requests", 1)
+    await server.becomes("dub5_queued_requests", 1)
     joined = asyncio.create_task(server.chat("shared"))
     assert (await hasty).status_code in {503, 504}
     gate.set()

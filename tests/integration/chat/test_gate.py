@@ -22,21 +22,15 @@ async def server(fake: FakeOpenAI) -> AsyncIterator[Running]:
         yield replica
 
 
-async def becomes(server: Running, name: str, value: float) -> None:
-    async with asyncio.timeout(10):
-        while await server.metric(name) != value:  # noqa: ASYNC110  # a metric has no event
-            await asyncio.sleep(0.005)
-
-
 async def test_hits_pass_while_misses_queue_and_the_rest_is_shed(server: Running, fake: FakeOpenAI) -> None:
     fake.reply = say("Hello")
     await server.chat("known")
     gate = asyncio.Event()
     fake.replies = [stream([gate, b"data: [DONE]\n\n"])]
     inside = asyncio.create_task(server.chat("one", stream=True))
-    await becomes(server, "dub5_inflight_requests", 1)
+    await server.becomes("dub5_inflight_requests", 1)
     waiting = asyncio.create_task(server.chat("two"))
-    await becomes(server, "dub5_queued_requests", 1)
+    await server.becomes("dub5_queued_requests", 1)
     assert await server.metric("dub5_demand_requests") == 2
     assert (await server.chat("known")).headers["cache-status"].startswith("dub5; hit")
     shed = await server.chat("three")
@@ -50,21 +44,21 @@ async def test_hits_pass_while_misses_queue_and_the_rest_is_shed(server: Running
     second = await waiting
     assert second.status_code == 200
     assert "queue;dur=" in second.headers["server-timing"]
-    await becomes(server, "dub5_inflight_requests", 0)
+    await server.becomes("dub5_inflight_requests", 0)
 
 
 async def test_a_client_that_leaves_the_queue_is_forgotten(server: Running, fake: FakeOpenAI) -> None:
     gate = asyncio.Event()
     fake.replies = [stream([gate, b"data: [DONE]\n\n"])]
     inside = asyncio.create_task(server.chat("one", stream=True))
-    await becomes(server, "dub5_inflight_requests", 1)
+    await server.becomes("dub5_inflight_requests", 1)
     waiting = asyncio.create_task(server.chat("two"))
-    await becomes(server, "dub5_queued_requests", 1)
+    await server.becomes("dub5_queued_requests", 1)
     waiting.cancel()
-    await becomes(server, "dub5_queued_requests", 0)
+    await server.becomes("dub5_queued_requests", 0)
     gate.set()
     await inside
-    await becomes(server, "dub5_inflight_requests", 0)
+    await server.becomes("dub5_inflight_requests", 0)
     assert len(fake.calls) == 1
 
 
@@ -72,8 +66,8 @@ async def test_followers_hold_no_place(server: Running, fake: FakeOpenAI) -> Non
     gate = asyncio.Event()
     fake.replies = [stream([gate, b"data: [DONE]\n\n"])]
     asking = [asyncio.create_task(server.chat("same", stream=True)) for _ in range(10)]
-    await becomes(server, "dub5_flight_followers", 10)
-    await becomes(server, "dub5_inflight_requests", 1)
+    await server.becomes("dub5_flight_followers", 10)
+    await server.becomes("dub5_inflight_requests", 1)
     assert await server.metric("dub5_demand_requests") == 1
     gate.set()
     await asyncio.gather(*asking)

@@ -115,9 +115,7 @@ async def test_a_provider_that_asks_for_less_is_given_less_and_others_wait(
     assert await server.metric("dub5_provider_requests_total", provider="one", outcome="limited") == 1
     one.reply = say("One")
     waiting = asyncio.create_task(server.chat("later"))
-    async with asyncio.timeout(10):
-        while not await server.metric("dub5_provider_waiting_requests", provider="one"):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    await server.becomes("dub5_provider_waiting_requests", 1, provider="one")
     assert await server.metric("dub5_inflight_requests") == 3
     assert await server.metric("dub5_demand_requests") == 3  # more replicas would not help who waits
     for call in hanging:

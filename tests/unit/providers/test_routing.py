@@ -12,8 +12,8 @@ import pytest
 
 from dub5.errors import InvalidRequest, Overloaded, ProviderError, ProviderTimeout
 from dub5.providers import build
-from dub5.providers.attempt import Reason, Route
-from dub5.providers.health import Health, Outcome
+from dub5.providers.attempt import Ended, Route
+from dub5.providers.health import Health
 from dub5.providers.hedging import FEWEST
 from dub5.providers.protocol import Call, Payload, Provider
 from dub5.providers.retry_budget import RetryBudget
@@ -77,17 +77,10 @@ class Observed:
         self.calls: list[tuple[str, str, str, float, float | None]] = []
         self.reasons: list[str | None] = []
 
-    def __call__(
-        self,
-        provider: str,
-        model: str,
-        outcome: Outcome,
-        duration: float,
-        first_token: float | None,
-        reason: Reason | None,
-    ) -> None:
-        self.calls.append((provider, model, outcome, duration, first_token))
-        self.reasons.append(reason)
+    def __call__(self, ended: Ended) -> None:
+        call = (ended.provider, ended.model, ended.outcome, ended.duration, ended.first_token)
+        self.calls.append(call)
+        self.reasons.append(ended.reason)
 
     @property
     def outcomes(self) -> list[tuple[str, str]]:
