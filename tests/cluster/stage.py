@@ -22,6 +22,7 @@ CODE = {
     "leaving.js": Path("tests/cluster/pods/leaving.js"),
 }
 ROOT = Path(__file__).parents[2]
+REACH = "import httpx, sys; print(httpx.get(sys.argv[1] + '/v1/models', timeout=5))"
 
 
 class Stage:
@@ -71,7 +72,8 @@ class Stage:
 
     @contextlib.contextmanager
     def load(self, url: str, key: str) -> Iterator[Load]:
-        """Clients of `url`, none at first."""
+        """Clients of `url`, none at first. Nodes learn a little late where a new Service leads: that is waited for."""
+        eventually(lambda: self.exec("python", "-c", REACH, url), f"{url} answers")
         command = [
             "exec",
             "--stdin",
