@@ -72,7 +72,7 @@ class Stage:
 
     @contextlib.contextmanager
     def load(self, url: str, key: str) -> Iterator[Load]:
-        """Clients of `url`, none at first; from when its Service leads somewhere: a node learns of that a little later."""
+        """Clients of `url`, none at first. Nodes learn a little late where a new Service leads: that is waited for."""
         eventually(lambda: self.exec("python", "-c", REACH, url), f"{url} answers")
         command = [
             "exec",
