@@ -49,7 +49,7 @@ class TtlSpec(_Spec, frozen=True):
     max: Annotated[Duration, Meta(description="Never longer; nor than the class's own max_ttl.")] = "24h"
     initial: Annotated[
         Duration, Meta(description="Until enough is known, where none is in force yet; within min and max.")
-    ] = "5m"
+    ] = "1m"
 
 
 class MemorySpec(_Spec, frozen=True):
