@@ -20,6 +20,7 @@ class Planned:
             shortest=shortest,
             longest=longest,
             budget=budget,
+            initial=initial,
             memory_price=MEMORY_PRICE,
             on_infeasible="Bypass" if bypass else "Min",
         )

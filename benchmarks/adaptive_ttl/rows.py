@@ -15,7 +15,7 @@ from benchmarks.adaptive_ttl.world import DAY, HOUR, START, Drawn, World, draw, 
 from dub5_operator.planner.decision import AIM
 
 BUDGET = 0.01
-SHORTEST, LONGEST, INITIAL = 5.0, DAY, 300.0
+SHORTEST, LONGEST, INITIAL = 5.0, DAY, 60.0
 
 
 class Run(msgspec.Struct):

@@ -49,7 +49,7 @@ class TtlSpec(_Spec, frozen=True):
     max: Annotated[Duration, Meta(description="Never longer; nor than the class's own max_ttl.")] = "24h"
     initial: Annotated[
         Duration, Meta(description="Until enough is known, where none is in force yet; within min and max.")
-    ] = "5m"
+    ] = "1m"
 
 
 class MemorySpec(_Spec, frozen=True):
@@ -122,8 +122,8 @@ def written(duration: float) -> str:
     """Seconds as people write them, to three digits: `1m2s`, `4.5s`, `2h30m`; a printer column has to be read."""
     if duration < 60:
         return f"{float(f'{duration:.3g}'):g}s"
-    whole = round(duration)
-    parts = ((whole // 3600, "h"), (whole % 3600 // 60, "m"), (whole % 60 if whole < 3600 else 0, "s"))
+    whole = round(duration) if duration < 3600 else 60 * round(duration / 60)
+    parts = ((whole // 3600, "h"), (whole % 3600 // 60, "m"), (whole % 60, "s"))
     return "".join(f"{count}{unit}" for count, unit in parts if count)
 
 

@@ -153,12 +153,12 @@ async def test_a_policy_sets_the_ttl_and_says_why(
             "banter",
             lambda body: condition(body, "Ready").get("status") == "True",
         )
-        assert body["status"]["ttl"] == "10m"  # one step up from five minutes
+        assert body["status"]["ttl"] == "2m"  # one step up from a minute
         assert body["status"]["boundBy"] in {"Data", "Cost"}
         assert body["status"]["stale"] == "0%" or float(body["status"]["stale"].rstrip("%")) < 0.1
         assert condition(body, "DataSufficient")["status"] == "True"
         assert condition(body, "Published")["status"] == "True"
-        assert (await published(client)).classes["banter"].ttl == 600
+        assert (await published(client)).classes["banter"].ttl == 120
         table = await kubernetes.get(
             f"{BASE}/cachepolicies", headers={"accept": "application/json;as=Table;v=v1;g=meta.k8s.io"}
         )
@@ -254,12 +254,14 @@ async def test_the_program(
         async with httpx.AsyncClient() as plain:
             assert (await plain.get(f"http://127.0.0.1:{health}/healthz")).status_code == 200
             told = (await plain.get(f"http://127.0.0.1:{metrics}/metrics")).text
-        assert 'dub5_operator_ttl_seconds{policy="banter"} 300.0' in told
+        assert 'dub5_operator_ttl_seconds{policy="banter"} 60.0' in told
+        [resident] = [line for line in told.splitlines() if line.startswith("process_resident_memory_bytes")]
+        assert float(resident.split()[1]) < 100e6  # at rest
     finally:
         program.terminate()
         code = await asyncio.wait_for(program.wait(), 30)
     assert code == 0
-    assert (await published(client)).classes["banter"].ttl == 300  # what was decided stays
+    assert (await published(client)).classes["banter"].ttl == 60  # what was decided stays
 
 
 def _kubeconfig(server: ApiServer) -> str:
@@ -331,7 +333,7 @@ async def test_defaults_are_written_and_the_class_is_for_good(kubernetes: httpx.
         "cacheClass": "a",
         "mode": "Auto",
         "staleness": {"budget": "1%", "confidence": "95%"},
-        "ttl": {"min": "5s", "max": "24h", "initial": "5m"},
+        "ttl": {"min": "5s", "max": "24h", "initial": "1m"},
         "onInfeasible": "Min",
         "memory": {},
         "prices": {"memoryGiBHour": 0.02},

@@ -35,6 +35,7 @@ def test_what_is_no_duration(text: str) -> None:
         (86400, "24h"),
         (59.99, "60s"),
         (3599.9, "1h"),
+        (3637, "1h1m"),
     ],
 )
 def test_durations_are_written_for_people(value: float, text: str) -> None:

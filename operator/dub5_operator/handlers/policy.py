@@ -204,6 +204,7 @@ def _limits(wanted: CachePolicySpec, configured: AnnouncedClass) -> Limits:
         shortest=min(seconds(wanted.ttl.min), longest),
         longest=longest,
         budget=share(wanted.staleness.budget),
+        initial=seconds(wanted.ttl.initial),
         memory=size(wanted.memory.max) if wanted.memory.max is not None else None,
         memory_price=wanted.prices.memory_gib_hour,
         max_factor=wanted.step.max_factor,

@@ -5,13 +5,15 @@
    rate is one and, the function being concave, the mean age is another; saving, dollars of calls avoided less those of
    memory; bytes.
 3. The stale share must be under `AIM` of the budget: whoever aims at the budget passes it half the time by chance.
+   Where all that changed may be noise, the best estimate is enough up to `initial`: the bound alone would make the TTL
+   shorter, a shorter TTL shows less of drift, and the bound would widen.
    Bytes must be within the share of memory, and the TTL at most a quarter of the time that was watched.
 4. Of what is left the largest saving, and of those within `CLOSE` of it the shortest TTL.
 5. What kept it from being longer is what it is bound by.
 6. Steps: at most a factor `max_factor` at a time; up only where the gain is above the hysteresis; down only where the
    stale share has come above `PAIN` of the budget.
 7. Where not even the minimum is within the budget, `on_infeasible` says what to do.
-8. Where the data do not suffice, or cannot tell drift from noise and would shorten the TTL, it stays.
+8. Where the data do not suffice the TTL stays.
 
 The shape of it, an analytic answer approached in bounded steps, is there because feedback on a TTL comes a TTL late:
 raw stochastic approximation (d-TTL: Basu, Sundarrajan, Ghaderi, Shakkottai and Sitaraman, "Adaptive TTL-based caching
@@ -34,7 +36,7 @@ AIM = 0.85
 PAIN = 0.92
 CLOSE = 0.001
 ENOUGH_LOOKUPS = 200
-ENOUGH_COMPARISONS = 30
+ENOUGH_COMPARISONS = 100
 WATCHED = 4.0
 """A TTL needs to be watched for this many of it."""
 
@@ -46,11 +48,14 @@ _GIB = 2.0**30
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What the policy and the class allow. Seconds, bytes, dollars per GiB and hour; `budget` a share of hits."""
+    """What the policy and the class allow. Seconds, bytes, dollars per GiB and hour; `budget` a share of hits.
+
+    `initial` is the TTL for as long as nothing is known."""
 
     shortest: float
     longest: float
     budget: float
+    initial: float
     memory: float | None = None
     memory_price: float = 0.0
     max_factor: float = 2.0
@@ -97,11 +102,10 @@ def decide(curve: Curve | None, drift: DriftEstimate, limits: Limits, current: f
     if sight.stale(limits.shortest) > limits.budget and drift.significant:
         return _infeasible(sight, inside)
     best, bound_by = _best(sight, inside)
-    if best < inside and not drift.significant and bound_by == "Staleness":
-        return _decision(
-            sight, inside, inside, "Data", "what changed may be noise; not enough to tell", sufficient=False
-        )
     moved, why = _step(sight, inside, best)
+    if not drift.significant and sight.stale(best) > limits.budget:
+        why = "what changed may be noise; not enough to tell"
+        return _decision(sight, moved, best, "Data", why, sufficient=False)
     return _decision(sight, moved, best, bound_by, why, sufficient=True)
 
 
@@ -157,8 +161,12 @@ def _best(sight: _Sight, current: float) -> tuple[float, BoundBy]:
     # What is in force already is not taken back for want of watching: the operator may have begun anew.
     watched = max(curve.window / WATCHED, current, limits.shortest)
     tried = _tried(limits.shortest, max(limits.longest, limits.shortest))
+    fresh = sight.stales(tried) <= AIM * limits.budget
+    if not sight.drift.significant:
+        likely_fresh = sight.stales(tried, sight.drift.rate) <= AIM * limits.budget
+        fresh |= likely_fresh & (tried <= limits.initial)
     allowed: dict[BoundBy, NDArray[np.bool_]] = {
-        "Staleness": sight.stales(tried) <= AIM * limits.budget,
+        "Staleness": fresh,
         "Memory": sight.bytes(tried) <= (math.inf if limits.memory is None else limits.memory),
         "Data": tried <= watched * (1 + 1e-9),
     }
@@ -244,7 +252,7 @@ def _told(
     """What a TTL is predicted to do. Nothing is hit, and nothing stale, where nothing is cached."""
     if curve is None:
         return {}
-    sight = sight or _Sight(curve, drift, Limits(shortest=1.0, longest=1.0, budget=1.0))
+    sight = sight or _Sight(curve, drift, Limits(shortest=1.0, longest=1.0, budget=1.0, initial=1.0))
     if not ttl:
         return {"hit_ratio": 0.0, "stale": 0.0, "stale_upper": 0.0, "saving": 0.0, "bytes": 0.0}
     return {

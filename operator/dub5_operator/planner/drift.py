@@ -222,11 +222,17 @@ class Drift:
         counts = _Counts.of(self._counts, self._ages, self._hits, self._noisiest())
         if counts is None:
             return
+        if counts.same.sum() < LEANING:
+            self._nothing_is_the_same()
+            return
         counts = counts.leaning_on(_maximise(counts.pooled(), 0.0))
         best = _maximise(counts, 0.0)
         allowed = _QUANTILE / 2 * self.dispersion
         upper, self._tilts[0] = _bound(counts, best, allowed, self._tilts[0])
         lower, self._tilts[1] = _bound(counts, best, allowed, self._tilts[1])
+        # Noise may make it look as if answers changed less than never. The bound is then that for never: it does not
+        # come below what the data could show (Cowan, Cranmer, Gross, Vitells, "Power-constrained limits", 2011).
+        upper += max(-best.rate, 0.0)
         self._q, self._rates = best.q, best.spread(counts, _STRATA)
         self._fitted_at = float(self._counts.sum())
         events = float(self._counts[1].sum())
@@ -240,6 +246,21 @@ class Drift:
             observations=self._fitted_at,
             events=events,
             significant=significant,
+        )
+
+    def _nothing_is_the_same(self) -> None:
+        """Any noise and any drift explain that, if there is enough of one of them."""
+        self._fitted_at = float(self._counts.sum())
+        events = float(self._counts[1].sum())
+        self._q, self._rates = NOISIEST, np.zeros(_STRATA)
+        self._estimate = DriftEstimate(
+            rate=0.0,
+            upper=FASTEST,
+            lower=0.0,
+            noise=events / self._fitted_at,
+            observations=self._fitted_at,
+            events=events,
+            significant=False,
         )
 
     def _look_for_a_jump(self, now: float) -> None:

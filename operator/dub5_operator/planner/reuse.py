@@ -8,8 +8,9 @@ simulations", USENIX ATC 2017) of sampled keys (spatial hash sampling, "Efficien
 2. For each sampled key and each candidate one number is kept: when the answer that this TTL would hold was fetched. A
    look-up finds its age; past the TTL a provider is called, past TTL and stale-while-revalidate it is a miss as well.
 3. A look-up counts `1 / threshold`, the inverse of its chance to be recorded; those of the heavy stratum count 1.
-4. SHARDS' adjustment: what the sampled look-ups, so weighted, lack of all that were counted, or have too many, is due
-   to popular keys in or out of the sample, whose look-ups are hits under any TTL. It is added to look-ups and hits.
+4. The others are weighted once more, by how many they should stand for, all counted less the heavy ones, over how many
+   they do: a ratio estimate (Cochran, "Sampling Techniques", 1977, ch. 6). SHARDS takes what is lacking for hits of
+   popular keys; those are counted exactly here, and with a short TTL what is lacking is mostly misses.
 5. A miss that the TTL in force does not explain was a purge, an eviction or a request for a new answer: it is a miss
    under every TTL. One that follows a miss within a call's time has joined its flight: a hit.
 6. A key that is first recorded with a hit was there before: it begins its replay and is not counted.
@@ -83,7 +84,7 @@ class Reuse:
         self._weight = np.zeros(count)
         self._dollars = np.zeros(count)
         self._really_hit = np.zeros(count)
-        self._adjustment = np.zeros(count)
+        self._others = np.zeros(2)  # look-ups outside the heavy stratum, faded: counted, and as recorded
         self._elapsed = np.zeros(count)
         self._slots: dict[int, int] = {}
         self._asked_at: list[float] = []
@@ -109,14 +110,23 @@ class Reuse:
                 for access in accesses
             ]
         )
+        columns[:, 4] = self._weighted(columns[:, 4], looked_up)
         rows, turns, kinds = self._sort_out(accesses, ttl_in_force)
         self._value(rows, columns)
         self._replay(rows, columns, kinds, _split(turns))
         self._seen += len(accesses)
-        if looked_up is not None:
-            self._adjustment += looked_up - float(columns[:, 4].sum())
         if self._began is None:
             self._began = float(columns[0, 0])
+
+    def _weighted(self, weights: Floats, looked_up: float | None) -> Floats:
+        """Steps 3 and 4."""
+        others = weights > 1
+        if looked_up is not None and others.any():
+            heavy = len(weights) - int(others.sum())
+            self._others += (max(looked_up - heavy, 0.0), weights[others].sum())
+        counted, recorded = self._others
+        share = float(np.clip(counted / recorded, 0.5, 2.0)) if recorded > 0 else 1.0
+        return np.where(others, share * weights, weights)
 
     def _fade(self, now: float) -> None:
         if self._faded and now > self._faded:
@@ -127,11 +137,11 @@ class Reuse:
                 self._weight,
                 self._dollars,
                 self._really_hit,
-                self._adjustment,
                 self._elapsed,
             ):
                 np.multiply(sums, kept, out=sums)
             self._typical *= 0.5 ** (passed / HALF_LIFE)
+            self._others *= 0.5 ** (passed / HALF_LIFE)
             self._elapsed += passed
         self._faded = max(self._faded, now)
 
@@ -235,22 +245,16 @@ class Reuse:
         """None before there is anything to tell."""
         if self._began is None or not self._weight.any():
             return None
-        # Step 4. A surplus cannot take away more than there is.
-        adjustment = np.maximum(self._adjustment, -0.5 * self._weight)
-        total = self._weight + adjustment
-        scale = total / self._weight
-        hits = np.clip(self._sums[_HITS] + adjustment, 0.0, total)
         elapsed = np.maximum(self._elapsed, 1.0)
-        # Mean age of hits as replayed; those added are of popular keys, whose ages are as those of the others or less.
         return Curve(
             ttls=self.ttls,
-            hit_ratio=np.maximum.accumulate(hits / total),
+            hit_ratio=np.maximum.accumulate(self._sums[_HITS] / self._weight),
             mean_age=self._sums[_AGE] / np.maximum(self._sums[_HITS], 1e-9),
             calls=self._sums[_CALLS] / elapsed,
             dollars=self._sums[_SPENT] / elapsed,
-            dollars_uncached=self._dollars * scale / elapsed,
+            dollars_uncached=self._dollars / elapsed,
             bytes=self._sums[_BYTES] * self._lives / elapsed,
-            measured=np.clip((self._really_hit + adjustment) / total, 0.0, 1.0),
+            measured=self._really_hit / self._weight,
             seen=self._seen,
             window=max(0.0, now - self._began),
         )

@@ -16,7 +16,7 @@ from dub5_operator.planner.drift import NOTHING, DriftEstimate
 from dub5_operator.planner.reuse import Curve, candidates
 
 HOUR = 3600.0
-LIMITS = Limits(shortest=5, longest=86400, budget=0.01)
+LIMITS = Limits(shortest=5, longest=86400, budget=0.01, initial=60)
 
 
 def curve(
@@ -109,13 +109,26 @@ def test_what_gains_little_is_left_alone() -> None:
         (None, NOTHING, "look-ups"),
         (curve(), NOTHING, "compared"),
         (curve(), drift(1 / HOUR, noise=0.99, significant=False), "cannot be told from chance"),
-        (curve(), drift(0.1 / HOUR, upper=9 / HOUR, significant=False), "may be noise"),
     ],
 )
 def test_without_enough_to_tell_the_ttl_stays(seen: Curve | None, estimate: DriftEstimate, said: str) -> None:
     decision = decide(seen, estimate, LIMITS, 300.0)
     assert (decision.ttl, decision.bound_by, decision.sufficient) == (300.0, "Data", False)
     assert said in decision.reason
+
+
+@pytest.mark.parametrize(("current", "ttl"), [(300.0, 150.0), (60.0, 60.0), (20.0, 40.0)])
+def test_what_may_be_noise_does_not_shorten_the_initial_ttl(current: float, ttl: float) -> None:
+    decision = decide(curve(), drift(0.1 / HOUR, upper=9 / HOUR, significant=False), LIMITS, current)
+    assert decision.ttl == pytest.approx(ttl, rel=0.05)
+    assert (decision.bound_by, decision.sufficient) == ("Data", False)
+    assert "may be noise" in decision.reason
+
+
+def test_what_is_likely_to_be_drift_shortens_it() -> None:
+    decision = settled(60.0, drift(4 / HOUR, upper=9 / HOUR, significant=False))
+    assert decision.ttl == pytest.approx(15.3, rel=0.05)
+    assert decision.bound_by == "Data"
 
 
 def test_what_may_be_noise_does_not_keep_a_ttl_from_growing() -> None:
@@ -153,6 +166,7 @@ ttls = st.floats(1, 1e5)
     current=st.one_of(st.just(0.0), ttls),
     ends=st.tuples(ttls, ttls),
     budget=st.floats(1e-4, 0.5),
+    initial=ttls,
     per_second=st.floats(1e-4, 10),
     window=st.floats(0, 1e6),
     significant=st.booleans(),
@@ -166,6 +180,7 @@ def test_a_ttl_is_inside_its_bounds_and_a_step_away(
     current: float,
     ends: tuple[float, float],
     budget: float,
+    initial: float,
     per_second: float,
     window: float,
     significant: bool,
@@ -177,6 +192,7 @@ def test_a_ttl_is_inside_its_bounds_and_a_step_away(
         shortest=min(ends),
         longest=max(ends),
         budget=budget,
+        initial=initial,
         on_infeasible=then,
         memory=memory,
         memory_price=price,

@@ -90,6 +90,7 @@ def test_where_nothing_is_ever_the_same_only_noise_is_seen() -> None:
     estimate = watch(60, noise=1.0).estimate
     assert estimate.only_noise
     assert estimate.noise > 0.99
+    assert watch(60, noise=0.9985).estimate.only_noise
 
 
 def test_popular_answers_that_change_more_often_count_by_their_hits() -> None:
@@ -115,7 +116,7 @@ def test_a_jump_is_seen_and_its_size_known(rate: float, ttl: float) -> None:
     after = watch(195, rate=rate, ttl=ttl, jump=10, jump_at=at)
     [(when, factor)] = after.jumps
     assert when - START - at <= 15 * 60
-    assert 4 < factor < 40
+    assert 2 < factor < 40  # part of the window was before it
     assert 4 * rate < after.estimate.rate < 40 * rate
     assert after.estimate.upper > 10 * rate * 0.7
 

@@ -121,7 +121,7 @@ def test_in_a_few_hours_the_ttl_finds_its_budget() -> None:
 def test_noise_alone_keeps_the_ttl_and_says_so() -> None:
     _, ours = day(World("none", noise=1.0, hours=2))
     last = ours.decisions[-1]
-    assert last.ttl == 300
+    assert last.ttl == 60
     assert not last.sufficient
     assert "cannot be told from chance" in last.reason
 

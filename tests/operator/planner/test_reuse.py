@@ -68,8 +68,20 @@ def test_a_key_first_seen_with_a_hit_only_begins() -> None:
     assert curve.hit_ratio == pytest.approx(1.0)
 
 
-def test_sampling_with_the_adjustment_finds_the_true_hit_ratio() -> None:
-    """Zipf 1.0 with a popular key that the sample lacks: plain scaling would be far off."""
+def test_what_is_sampled_stands_for_all_that_was_counted() -> None:
+    reuse = Reuse(10, 1000, 0.0)
+    heavy = [access(0, hit=False), *(access(each) for each in range(1, 10))]
+    rare = [access(each, 2, hit=False, threshold=0.5) for each in (0, 50)]
+    reuse.fold([*heavy, *rare], 16, 0.0, START + 50)
+    curve = reuse.curve(START + 50)
+    assert curve is not None
+    # Two recorded stand for the six that are not of the heavy key, and both would have been fetched.
+    assert curve.hit_ratio[0] == pytest.approx(9 / 16)
+    assert curve.dollars[0] / curve.dollars_uncached[0] == pytest.approx(7 / 16)
+
+
+def test_sampling_finds_the_true_hit_ratio() -> None:
+    """Zipf 1.0, the heaviest keys and a quarter of the others."""
     chance = np.random.default_rng(1)
     keys = 1000
     shares = 1 / np.arange(1, keys + 1)
