@@ -19,11 +19,12 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import redis
+from hiredis import pack_command
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.client import Pipeline, PubSub
 from redis.asyncio.cluster import ClusterNode, PipelineCommand
@@ -342,9 +343,26 @@ def connect(settings: RedisSettings, password: str | None) -> Client:
             name: value for name, value in options.items() if name not in {"retry", "max_connections"}
         }
         sentinel = Sentinel(hosts, sentinel_kwargs=watching, **options)  # type: ignore[no-untyped-call]
-        return sentinel.master_for(service[0], db=int(database))
+        return _packing_in_c(sentinel.master_for(service[0], db=int(database)))
     host, port = hosts[0]
-    return Redis(host=host, port=port, db=int(database), **options)
+    return _packing_in_c(Redis(host=host, port=port, db=int(database), **options))
+
+
+class _PacksInC:
+    """A part of a connection: writes a pipeline's commands out with hiredis.
+
+    redis-py reads answers with hiredis, but writes commands in Python: a tenth of all time of an answer that is stored.
+    """
+
+    def pack_commands(self, commands: Iterable[tuple[Any, ...]]) -> list[bytes]:
+        return [b"".join(pack_command((*words[0].split(), *words[1:])) for words in commands)]
+
+
+def _packing_in_c(client: Redis) -> Redis:
+    pool = client.connection_pool
+    usual = pool.connection_class
+    pool.connection_class = type(usual.__name__, (_PacksInC, usual), {})
+    return client
 
 
 def _hosts(url: SplitResult) -> list[tuple[str, int]]:

@@ -38,6 +38,10 @@ _OPERATIONS_CONNECTIONS = 100
 _SHARE_OF_FILES = 0.75
 """Of the file descriptors, for clients; the rest is for providers, Redis and files."""
 
+_GC = 20_000, 20, 50
+"""What is left over here is freed by counting references, cycles are rare: by default a tenth of all time goes into
+looking for them among thousands of live streams."""
+
 _log = get_logger()
 
 
@@ -61,6 +65,7 @@ class _Listener(uvicorn.Server):
                 access_log=False,
                 log_config=None,
                 server_header=False,
+                proxy_headers=False,  # nothing here depends on where a request comes from
             )
         )
         self.server_state: Connections = connections
@@ -153,6 +158,7 @@ class Replica:
         # would hold every stream for some 25 ms.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*_GC)
         async with self.application, asyncio.TaskGroup() as listeners:
             public = listeners.create_task(self._public.serve_until_told())
             listeners.create_task(self._operations.serve_until_told())

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable
 
 from moka_py import Moka
 
@@ -33,8 +32,9 @@ _ASK_AGAIN = 1.0
 
 _log = get_logger()
 
-Lead = Callable[[], AsyncGenerator[Frame, None]]
-"""Asks the provider, stores the answer, and only then returns; called at most once per lease."""
+Lead = Callable[[Callable[[Frame], None]], Awaitable[None]]
+"""Asks the provider, gives each frame to its argument, stores the answer, and only then returns; called at most once
+per lease. A callback and no generator: a chunk passes through many functions, and only one of them has to wait."""
 
 Stored = Callable[[], Awaitable[bytes | None]]
 """Reads the whole stored answer, for a flight whose question was answered elsewhere while it took off."""
@@ -199,9 +199,7 @@ class Flights:
     async def _lead(self, flight: Flight, lead: Lead, claim: Claim | None = None) -> None:
         flight.led_here = True
         try:
-            async with aclosing(lead()) as frames:
-                async for frame in frames:
-                    flight.add(frame)
+            await lead(flight.add)
             flight.end()
         except Dub5Error as error:
             flight.end(error)

@@ -1,13 +1,13 @@
 """Asking a provider on behalf of everyone who wants the answer: the work of a flight's leader.
 
-Frames are passed on as they arrive. Only a complete answer is kept, and it is kept before the flight ends, so
+Frames are told as they arrive. Only a complete answer is kept, and it is kept before the flight ends, so
 that whoever asks next finds it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import Callable
 from contextlib import aclosing
 
 import msgspec
@@ -26,6 +26,8 @@ from dub5.providers.attempt import Ended
 from dub5.providers.protocol import Payload
 from dub5.telemetry.metrics import Metrics
 from dub5.telemetry.tracing import Tracer, chat_span
+
+Tell = Callable[[Frame], None]
 
 
 class Keeping(msgspec.Struct, frozen=True):
@@ -69,8 +71,8 @@ class Asking:
         self._started = 0.0
         self._usage = shapes.Usage()
 
-    async def frames(self) -> AsyncGenerator[Frame, None]:
-        """The answer's frames; a Dub5Error where no provider gives one."""
+    async def lead(self, tell: Tell) -> None:
+        """Tell the answer's frames; raises a Dub5Error where no provider gives one."""
         record = self._question.record
         tenant = record.tenant or ""
         request = self._keeping.identity if self._keeping is not None else record.request_id
@@ -79,21 +81,16 @@ class Asking:
             tenant, request, deadline=deadline, background=self._background
         ) as waited:
             record.timings["queue"] = waited
-            async with aclosing(self._asked()) as frames:
-                async for frame in frames:
-                    yield frame
+            await self._ask(tell)
 
-    async def _asked(self) -> AsyncGenerator[Frame, None]:
+    async def _ask(self, tell: Tell) -> None:
         self._born, self._started = time.time(), time.perf_counter()
         keeping = self._keeping
         if keeping is not None and keeping.sampler is not None and keeping.compared_with is None:
             keeping.sampler.earn_re_ask()
-        answer = self._streamed() if self._question.request.stream else self._whole()
         error = None
         try:
-            async with aclosing(answer) as frames:
-                async for frame in frames:
-                    yield frame
+            await (self._stream(tell) if self._question.request.stream else self._complete(tell))
         except Dub5Error as failure:
             error = failure.code
             if keeping is not None and keeping.sampler is not None and keeping.compared_with is not None:
@@ -102,19 +99,19 @@ class Asking:
         finally:
             self._export(error)
 
-    async def _whole(self) -> AsyncGenerator[Frame, None]:
+    async def _complete(self, tell: Tell) -> None:
         model, call = self._question.target.model, self._question.call(self._trace)
         answer = await model.complete(call, self._observe)
         await self._keep(answer)
-        yield Frame("whole", answer.raw)
+        tell(Frame("whole", answer.raw))
 
-    async def _streamed(self) -> AsyncGenerator[Frame, None]:
+    async def _stream(self, tell: Tell) -> None:
         assembler = shapes.Assembler()
         model, call = self._question.target.model, self._question.call(self._trace)
         async with aclosing(await model.open(call, self._observe)) as stream:
             async for chunk in stream:
                 assembler.add(chunk.data)
-                yield Frame("usage" if shapes.is_usage_only(chunk.data) else "chunk", chunk.raw)
+                tell(Frame("usage" if shapes.is_usage_only(chunk.data) else "chunk", chunk.raw))
         await self._keep(Payload.of(assembler.completion()))
 
     def _observe(self, ended: Ended) -> None:

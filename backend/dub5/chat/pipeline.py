@@ -169,7 +169,7 @@ class Pipeline:
                 raise NotCached(f"Answers to this request are not cached: {question.bypass}.")
             asking = Asking(question, None, self._means)
             status = CacheStatus(fwd="bypass", detail=question.bypass)
-            return await self._follow(question, self._flights.alone(asking.frames), asking, status)
+            return await self._follow(question, self._flights.alone(asking.lead), asking, status)
         found = None if wanted.asked.no_cache else await self._find(question, wanted, cache)
         if found is not None and found.freshness.usable:
             return self._hit(question, found)
@@ -208,10 +208,10 @@ class Pipeline:
         asking = Asking(question, Keeping(cache, identity, self._sampler), self._means)
         status = CacheStatus(fwd=_why_forwarded(wanted, found))
         if wanted.asked.no_cache:  # it must not be answered by a flight that began before it
-            return await self._follow(question, self._flights.alone(asking.frames), asking, status)
+            return await self._follow(question, self._flights.alone(asking.lead), asking, status)
         follower, joined = self._flights.follow(
             identity,
-            asking.frames,
+            asking.lead,
             lambda: cache.stored(identity, wanted.lifetimes),
             seen=found.entry.born if found is not None else 0,
             max_age=wanted.asked.max_age,
@@ -221,7 +221,7 @@ class Pipeline:
             return await self._follow(question, follower, asking, status, joined=joined)
         except CallerError as error:
             if follower.origin != body:  # it may be about what is not part of the key: ask for ourselves
-                return await self._follow(question, self._flights.alone(asking.frames), asking, status)
+                return await self._follow(question, self._flights.alone(asking.lead), asking, status)
             self._refused.set(body, error)
             raise
         except Overloaded:

@@ -67,7 +67,7 @@ class Refreshing:
         identity = self._cache.identity(wanted)
         self._flights.refresh(
             identity,
-            self._asking(question, Keeping(self._cache, identity, self._sampler)).frames,
+            self._asking(question, Keeping(self._cache, identity, self._sampler)).lead,
             lambda: self._cache.stored(identity, wanted.lifetimes),
             seen=entry.born,
             cooldown=COOLDOWN,
@@ -78,7 +78,7 @@ class Refreshing:
         if question.target.cache_class.share != "user":
             identity = self._cache.identity(wanted)
             keeping = Keeping(self._cache, identity, self._sampler, compared_with=entry)
-            self._flights.background(self._asking(question, keeping).frames)
+            self._flights.background(self._asking(question, keeping).lead)
 
     def _asking(self, question: Question, keeping: Keeping) -> Asking:
         record = msgspec.structs.replace(question.record, timings={})

@@ -52,9 +52,10 @@ class AnthropicProvider:
         translator = StreamTranslator(created=int(time.time()))
         events = self._http.events(self._body(call), call.headers, is_last=_is_stop)
         async with aclosing(events):
-            async for _, data in events:
-                for chunk in self._chunks(translator, data):
-                    yield Payload.of(chunk)
+            async for together in events:
+                for _, data in together:
+                    for chunk in self._chunks(translator, data):
+                        yield Payload.of(chunk)
         if not translator.complete:
             raise self._http.error("ended its stream before the answer was complete")
 

@@ -83,8 +83,12 @@ class Attempt:
         try:
             yield
         except BaseException as error:
-            self.over(_outcome(error), pause=error.retry_after if isinstance(error, ProviderError) else None)
+            self.broke(error)
             raise
+
+    def broke(self, error: BaseException) -> None:
+        """The call ended with `error`."""
+        self.over(_outcome(error), pause=error.retry_after if isinstance(error, ProviderError) else None)
 
     def over(self, outcome: Outcome, *, pause: float | None = None) -> None:
         """The call ended so; what is said after the first time does not count."""

@@ -104,9 +104,10 @@ class HttpClient:
 
     async def events(
         self, body: Json, headers: dict[str, str], *, is_last: Callable[[bytes, bytes], bool]
-    ) -> AsyncGenerator[tuple[bytes, bytes], None]:
+    ) -> AsyncGenerator[list[tuple[bytes, bytes]], None]:
         """The `(event, data)` pairs of a stream, until the one for which `is_last(event, data)` is true.
 
+        Those that came together are given together, since at a busy hour they are many.
         It also ends where the provider closes the body: whether the answer is complete is for the caller to say.
         """
         total = _Limit(_now() + self._timeouts.total, "finish its answer")
@@ -124,12 +125,14 @@ class HttpClient:
                     size += len(chunk)
                     if size > MAX_ANSWER:
                         raise self.error("sent an answer that is too large")
-                    for event in self._parsed(parser, chunk):
+                    events = self._parsed(parser, chunk)
+                    end = next((at for at, event in enumerate(events, 1) if is_last(*event)), None)
+                    if events:
                         begun = True
-                        yield event
-                        if is_last(*event):
-                            await _until_closed(response)
-                            return
+                        yield events[:end]
+                    if end is not None:
+                        await _until_closed(response)
+                        return
                     if response.content.at_eof():
                         return
                     if begun:

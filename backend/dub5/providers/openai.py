@@ -65,13 +65,14 @@ class OpenAIProvider:
         unfinished: set[int] | None = None
         events = self._http.events(self._body(call), call.headers, is_last=_is_done)
         async with aclosing(events):
-            async for event, data in events:
-                if _is_done(event, data):
-                    unfinished = set() if unfinished is not None else None
-                    continue
-                chunk = Payload.parse(data, self.name)
-                unfinished = _still_unfinished(self._choices(chunk.data, list[_ChunkChoice]), unfinished)
-                yield chunk
+            async for together in events:
+                for event, data in together:
+                    if _is_done(event, data):
+                        unfinished = set() if unfinished is not None else None
+                        continue
+                    chunk = Payload.parse(data, self.name)
+                    unfinished = _still_unfinished(self._choices(chunk.data, list[_ChunkChoice]), unfinished)
+                    yield chunk
         if unfinished is None or unfinished:
             raise self._http.error("ended its stream before the answer was complete")
 

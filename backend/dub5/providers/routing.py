@@ -12,7 +12,6 @@ After the first byte the caller has begun to read and there is no way back. What
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import math
 import random
@@ -291,7 +290,7 @@ def _is_passing(error: ProviderError) -> bool:
 
 
 class OpenStream:
-    """A stream whose first chunk is here. Iterating gives `first`, then `rest`; `aclose` ends the call.
+    """A stream whose first chunk is here. Iterating gives it and the others; `aclose` ends the call.
 
     Where the provider dies on the way, the iteration raises ProviderError. Not to be used by two tasks at once.
     """
@@ -300,7 +299,6 @@ class OpenStream:
         self.first = first
         self.provider = attempt.route.provider.name
         self.upstream = attempt.route.upstream
-        self.rest = self._relay(chunks)
         self._chunks = chunks
         self._attempt = attempt
         self._begun = False
@@ -312,22 +310,21 @@ class OpenStream:
         if not self._begun:
             self._begun = True
             return self.first
-        return await anext(self.rest)
+        try:
+            return await anext(self._chunks)
+        except StopAsyncIteration:
+            self._attempt.over("ok")
+            raise
+        except BaseException as error:
+            self._attempt.broke(error)
+            raise
 
     async def aclose(self) -> None:
         """Cancel the provider's call where it still runs. May be called again."""
         try:
-            await self.rest.aclose()
-            await self._chunks.aclose()  # a generator that never began, as `rest` may, runs no `finally`
+            await self._chunks.aclose()
         finally:
             self._attempt.over("cancelled")
-
-    async def _relay(self, chunks: AsyncGenerator[Payload, None]) -> AsyncGenerator[Payload, None]:
-        with self._attempt.guarding():
-            async with contextlib.aclosing(chunks):
-                async for chunk in chunks:
-                    yield chunk
-        self._attempt.over("ok")
 
 
 def revision(routes: Iterator[tuple[AnyProvider, str]]) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import secrets
 import subprocess
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -221,12 +221,12 @@ async def follow_across(a: Leases, b: Leases, identity: Identity) -> None:
     gate = asyncio.Event()
     calls = 0
 
-    async def lead() -> AsyncGenerator[Frame, None]:
+    async def lead(tell: Callable[[Frame], None]) -> None:
         nonlocal calls
         calls += 1
-        yield chunk("a")
+        tell(chunk("a"))
         await gate.wait()
-        yield chunk("b")
+        tell(chunk("b"))
 
     flights = [Flights(leases, Metrics(config_hash="test")) for leases in (a, b)]
     followers = [each.follow(identity, lead, nothing_stored, seen=0)[0] for each in flights]

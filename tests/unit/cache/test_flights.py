@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -32,13 +32,13 @@ class Provider:
         for _ in range(count):
             self.gate.release()
 
-    async def lead(self) -> AsyncGenerator[Frame, None]:
+    async def lead(self, tell: Callable[[Frame], None]) -> None:
         self.calls += 1
         self.running += 1
         try:
             for text in self._texts:
                 await self.gate.acquire()
-                yield Frame("chunk", text.encode())
+                tell(Frame("chunk", text.encode()))
             await self.gate.acquire()
             if self._error is not None:
                 raise self._error
