@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Awaitable
 from contextlib import aclosing
 
 import msgspec
@@ -200,11 +201,8 @@ class ChatFirst:
         self._chat = chat
         self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"] == PATH:
-            await self._chat.handle(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        return (self._chat.handle if scope["path"] == PATH else self._app)(scope, receive, send)
 
 
 def _after(now: float, seconds: float | None) -> float | None:

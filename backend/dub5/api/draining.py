@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from dub5.admission.drain import Drain
@@ -18,11 +20,11 @@ class DrainMiddleware:
         self._app = app
         self._drain = drain
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._drain.state == "serving":
-            await self._app(scope, receive, send)
-            return
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        # No coroutine of its own: each chunk of a stream would wake that one too.
+        return (self._app if self._drain.state == "serving" else self._drained)(scope, receive, send)
 
+    async def _drained(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def closing(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], _CLOSE]

@@ -75,11 +75,11 @@ class Flight:
             self.generation += 1
             self._wake()
 
-    async def changed(self) -> None:
-        """Wait for the next frame, the end or a restart."""
+    def changed(self) -> asyncio.Future[None]:
+        """To be awaited: done with the next frame, the end or a restart."""
         future = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
-        await future
+        return future
 
     def _wake(self) -> None:
         waiting, self._waiting = self._waiting, []

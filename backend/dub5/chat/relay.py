@@ -51,7 +51,8 @@ class Relay:
     async def __anext__(self) -> bytes:
         while not self._over:
             try:
-                event = await self._next()
+                frame = self._waiting.pop() if self._waiting else await self._follower.next()
+                event = self._events(frame)
             except Dub5Error as error:
                 return self._told(error)
             except Exception:  # noqa: BLE001  # the head is sent: only the stream can still tell
@@ -67,9 +68,8 @@ class Relay:
             self._left = True
             self._follower.leave()
 
-    async def _next(self) -> bytes:
-        """The next events; empty where this client gets none of them."""
-        frame = self._waiting.pop() if self._waiting else await self._follower.next()
+    def _events(self, frame: Frame | None) -> bytes:
+        """Of this frame and those that are here already; empty where this client gets none of them."""
         if frame is None:
             self._over = True
             if self._on_whole is not None:

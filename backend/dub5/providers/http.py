@@ -117,38 +117,34 @@ class HttpClient:
                 response = await self._asked(body, headers)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self._trouble(error, first) from None
-        parser, begun, size = EventParser(), False, 0
+        parser, begun, size, now = EventParser(), False, 0, asyncio.get_running_loop().time
         try:
             with _Patience(response, first) as patience:
                 while True:
-                    chunk = await self._next(response, patience)
+                    try:
+                        chunk = await response.content.readany()
+                    except aiohttp.ClientError as error:
+                        over = patience.over
+                        raise (self._trouble(error, None) if over is None else self._timeout(over)) from None
                     size += len(chunk)
                     if size > MAX_ANSWER:
                         raise self.error("sent an answer that is too large")
                     events = self._parsed(parser, chunk)
-                    end = next((at for at, event in enumerate(events, 1) if is_last(*event)), None)
+                    for number, event in enumerate(events, 1):
+                        if is_last(*event):
+                            yield events[:number]
+                            await _until_closed(response)
+                            return
                     if events:
                         begun = True
-                        yield events[:end]
-                    if end is not None:
-                        await _until_closed(response)
-                        return
+                        yield events
                     if response.content.at_eof():
                         return
                     if begun:
-                        pause = _Limit(_now() + self._timeouts.between_tokens, "send its next token")
+                        pause = _Limit(now() + self._timeouts.between_tokens, "send its next token")
                         patience.ends(min(total, pause))
         finally:
             response.release()
-
-    async def _next(self, response: aiohttp.ClientResponse, patience: _Patience) -> bytes:
-        """The next bytes of a body; none at its end."""
-        try:
-            return await response.content.readany()
-        except aiohttp.ClientError as error:
-            raise (
-                self._trouble(error, None) if patience.over is None else self._timeout(patience.over)
-            ) from None
 
     def _parsed(self, parser: EventParser, chunk: bytes) -> list[tuple[bytes, bytes]]:
         try:
