@@ -9,7 +9,7 @@ CLUSTER_TESTS ?= tests/cluster
 CLUSTER_OPTIONS := -q -o timeout_func_only=true --timeout 600 --durations 10
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-cluster test-keda cluster check format generate bench image clean
+.PHONY: help run test test-cluster test-keda cluster check format generate bench loadtest image clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do printf '  %-14s %s\n' "$$name" "$$what"; done
@@ -21,6 +21,7 @@ test: $(READY) ## Run every test that needs no cluster, against a real Redis; co
 	@tools/setup.sh redis
 	@tools/setup.sh helm
 	@tools/setup.sh promtool
+	@tools/setup.sh k6
 	@rm -f .coverage .coverage.*
 	@$(BIN)/coverage run -m pytest -q $(TESTS)
 	@$(BIN)/coverage combine -q
@@ -53,6 +54,10 @@ bench: $(READY) ## Figures beside LiteLLM, Portkey and floors; ROWS="hits live",
 	@tools/setup.sh redis
 	@tools/setup.sh wrk
 	@$(BIN)/python -m benchmarks.gateways $(ROWS) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(QUICK),--quick) $(if $(OUT),--out $(OUT))
+
+loadtest: $(READY) ## Load a server with k6 and report: SCENARIO=steady RATE=50 URL=http://… OPERATIONS=http://…; local without URL
+	@tools/setup.sh k6
+	@$(BIN)/python -m tools.load $(or $(SCENARIO),smoke) $(if $(URL),--url $(URL)) $(if $(OPERATIONS),--operations $(OPERATIONS)) $(if $(OUT),--out $(OUT)) $(if $(COMPARE),--compare $(COMPARE))
 
 image: ## Build the container image localhost/dub5 with podman, docker or buildah; BASE=IMAGE for another base
 	@$(firstword $(shell command -v podman docker buildah) docker) build $(if $(BASE),--build-arg BASE=$(BASE)) --tag localhost/dub5 .

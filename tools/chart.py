@@ -236,6 +236,7 @@ prints says how to ask the first question and what is missing for autoscaling.
 | run it with Argo CD or Flux | [examples/gitops.yaml](examples/gitops.yaml) |
 | install, upgrade, roll back, rotate keys, size | [docs/operations.md](../../../docs/operations.md) |
 | set up and tune autoscaling | [docs/autoscaling.md](../../../docs/autoscaling.md) |
+| put load on it | [docs/load-testing.md](../../../docs/load-testing.md) |
 
 What you get: a Deployment and its Service, an autoscaler (exactly one, or none), a PodDisruptionBudget, a
 ConfigMap that rolls pods when it changes, Secrets by reference or made once, NetworkPolicies that deny by default,

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from dub5.settings_schema import schema
 from dub5_operator import crd
-from tools import chart
+from tools import chart, loadtest
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -170,6 +170,8 @@ GENERATED: dict[str, Callable[[], str]] = {
     "docs/configuration.md": configuration_reference,
     "deploy/helm/dub5/values.schema.json": chart.values_schema,
     "deploy/helm/dub5/README.md": chart.readme,
+    loadtest.ARRIVALS: loadtest.arrivals,
+    **loadtest.copies(),
 }
 
 

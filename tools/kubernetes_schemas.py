@@ -27,6 +27,7 @@ KUBERNETES = {"oldest": "v1.29.15", "newest": "v1.36.3"}
 KINDS = {
     "api__v1": ("ConfigMap", "Pod", "Secret", "Service", "ServiceAccount"),
     "apis__apps__v1": ("Deployment", "StatefulSet"),
+    "apis__batch__v1": ("CronJob", "Job"),
     "apis__autoscaling__v2": ("HorizontalPodAutoscaler",),
     "apis__networking.k8s.io__v1": ("Ingress", "NetworkPolicy"),
     "apis__policy__v1": ("PodDisruptionBudget",),

@@ -4,6 +4,7 @@
 #   tools/setup.sh redis    redis-server for the tests, from the system's package manager
 #   tools/setup.sh wrk      wrk, the load generator of the benchmarks, from there too
 #   tools/setup.sh promtool Prometheus's promtool for the tests of queries, unpacked into .venv
+#   tools/setup.sh k6       k6 for the load tests, built from source with Go and linked into .venv
 #   tools/setup.sh helm     Helm for the tests of the chart, as a library in .venv; large, so only where tests are run
 # Packages come from PyPI, or from the registry that UV_DEFAULT_INDEX, PIP_INDEX_URL or pip.conf names.
 set -eu
@@ -146,11 +147,23 @@ setup_promtool() {
     rm -rf "$place"
 }
 
+# There is no package of it: it is built as for the cluster, which takes minutes, once for all work trees.
+setup_k6() {
+    command -v k6 >/dev/null && return
+    [ ! -x .venv/bin/k6 ] || return 0
+    if command -v go >/dev/null && tools/cluster/cluster build k6 >&2; then
+        ln -sf "$(.venv/bin/python -c 'from tools.cluster.programs import program; print(program("k6"))')" .venv/bin/k6
+    else
+        say "Could not build k6, which takes Go 1.26 or newer; the tests of the load test are skipped. Install k6 to run them."
+    fi
+}
+
 case ${1:-} in
     python) setup_python ;;
     redis) setup_program redis-server redis "The tests use a real Redis" ;;
     wrk) setup_program wrk wrk "The benchmarks load servers with wrk" ;;
     helm) setup_helm ;;
     promtool) setup_promtool ;;
-    *) stop "usage: tools/setup.sh python|redis|wrk|helm|promtool" ;;
+    k6) setup_k6 ;;
+    *) stop "usage: tools/setup.sh python|redis|wrk|helm|promtool|k6" ;;
 esac

@@ -18,8 +18,9 @@ import uvloop
 
 from dub5 import __version__, smoke
 from dub5.errors import ConfigError
+from dub5.loadtest.runs import Unreadable
 from dub5.remote import Refused, Remote, Warmed, read_questions
-from dub5.settings import Duration
+from dub5.settings import Duration, Size
 from dub5.settings_loader import load, schema
 from dub5.telemetry.logging import configure
 
@@ -36,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         result: int = chosen.run(chosen)
     except ConfigError as error:
         return _complain(error.message)
-    except (Refused, smoke.Failed) as error:
+    except (Refused, Unreadable, smoke.Failed) as error:
         return _complain(str(error))
     return result
 
@@ -159,6 +160,23 @@ def _smoke(chosen: argparse.Namespace, check: Callable[[], Awaitable[str]]) -> i
     return 0
 
 
+def _loadtest_report(chosen: argparse.Namespace) -> int:
+    from dub5.loadtest.command import write_report  # noqa: PLC0415  # what only this command needs
+
+    document = write_report(
+        chosen.summary,
+        chosen.out,
+        prometheus=chosen.prometheus,
+        series=chosen.series,
+        pods=chosen.selector,
+        window=chosen.window,
+        earlier=chosen.compare,
+        memory=chosen.memory_limit,
+    )
+    print(f"{document.title}: {document.verdict}\nSee {chosen.out / 'report.html'}")
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dub5", description="LLM chat backend: OpenAI-compatible, cached, measured."
@@ -204,6 +222,7 @@ def _parser() -> argparse.ArgumentParser:
     described.set_defaults(run=_config_schema)
     _add_cache_commands(commands)
     _add_smoke_commands(commands)
+    _add_loadtest_commands(commands)
     return parser
 
 
@@ -291,6 +310,61 @@ def _add_smoke_commands(commands: Commands) -> None:
             default=Duration(0),
             help="how long to try again, such as 30s (default 0)",
         )
+
+
+def _add_loadtest_commands(commands: Commands) -> None:
+    loadtest = _command(
+        commands,
+        "loadtest",
+        "Make something of a load test by deploy/k6.",
+        "dub5 loadtest report run.log --prometheus http://127.0.0.1:9090",
+    )
+    of_loadtest = loadtest.add_subparsers(required=True, metavar="COMMAND")
+    report = _command(
+        of_loadtest,
+        "report",
+        "Say whether it passed, where the time went and which resource was full first, as HTML and Markdown.",
+        "kubectl logs job/dub5-loadtest > run.log\n"
+        "  dub5 loadtest report run.log --prometheus http://127.0.0.1:9090 --selector 'namespace=\"chat\"'",
+    )
+    report.add_argument(
+        "summary",
+        type=Path,
+        metavar="RUN",
+        help="k6's summary, a log that ends with it, or a report's folder",
+    )
+    report.add_argument(
+        "--out", type=Path, default=Path("report"), metavar="FOLDER", help="(default: report)"
+    )
+    source = report.add_mutually_exclusive_group()
+    source.add_argument(
+        "--prometheus", metavar="URL", help="asked for the figures of the service in that time"
+    )
+    source.add_argument(
+        "--series", type=Path, metavar="FILE", help="those figures, as a report has kept them"
+    )
+    report.add_argument(
+        "--selector",
+        default='job=~".+"',
+        metavar="MATCHERS",
+        help='what selects the replicas, in PromQL, such as namespace="chat" (default: all there are)',
+    )
+    report.add_argument("--window", default="1m", help="of rates; at least four scrapes (default 1m)")
+    report.add_argument("--compare", type=Path, metavar="RUN", help="an earlier run")
+    report.add_argument(
+        "--memory-limit",
+        type=_size,
+        metavar="SIZE",
+        help="of a replica, such as 512MiB; by default what kube-state-metrics tells",
+    )
+    report.set_defaults(run=_loadtest_report)
+
+
+def _size(written: str) -> Size:
+    try:
+        return Size.parse(written)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _duration(written: str) -> Duration:

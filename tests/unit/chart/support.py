@@ -48,8 +48,10 @@ class Rendered(NamedTuple):
 
     def pods(self) -> dict[str, Json]:
         """Specs of all pods, by the name of what makes them."""
-        templates = {**self.of("Deployment"), **self.of("StatefulSet")}
+        templates = {**self.of("Deployment"), **self.of("StatefulSet"), **self.of("Job")}
         made = {name: each["spec"]["template"]["spec"] for name, each in templates.items()}
+        for name, job in self.of("CronJob").items():
+            made[name] = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
         return made | {name: pod["spec"] for name, pod in self.of("Pod").items()}
 
     def backend(self) -> Json:

@@ -111,6 +111,24 @@ MATRIX: dict[str, Json] = {
         "fullnameOverride": "a-name-that-is-much-too-long-for-all-that-follows-it",
         "nameOverride": "chat",
     },
+    "load test": {"loadtest": {"enabled": True, "helmTest": True}},
+    "load test, written down": {
+        "loadtest": {
+            "enabled": True,
+            "scenario": "steady",
+            "settings": {"RATE": 5, "DURATION": "2m", "EXACT_LENGTHS": True},
+            "resultsClaim": "results",
+            "remoteWrite": "http://prometheus:9090/api/v1/write",
+            "egress": [{"to": [PEER], "ports": [{"port": 9090}]}],
+            "nodeSelector": {"pool": "load"},
+        }
+    },
+    "load test at night": {"loadtest": {"enabled": True, "kind": "cronjob", "suspend": True}},
+    "load test of many pods": {"loadtest": {"enabled": True, "kind": "testrun", "parallelism": 3}},
+    "load test of another": {
+        "auth": {"anonymous": True},
+        "loadtest": {"enabled": True, "url": "https://chat.example", "keySecret": "theirs"},
+    },
     "exposed": {"service": {"type": "LoadBalancer", "port": 8080, "annotations": {"cloud": "yes"}}},
     "everything": merged(PROVIDER, EXTERNAL, PLACED, ROUTED, POLICIES, KEDA),
 }
@@ -146,6 +164,10 @@ def test_the_schemas_can_complain(schemas: ApiSchemas) -> None:
         ("spec.template.spec.terminationGracePeriodSeconds", "long"),
     ]:
         assert len(schemas.complaints(merged(deployment, nested(path, value)))) == 1
+    job = render(MATRIX["load test"]).of("Job").popitem()[1]
+    assert len(schemas.complaints(merged(job, nested("spec.podFailurePolicy", {"rule": []})))) == 1
+    shared = render(MATRIX["load test of many pods"]).one("TestRun", "dub5-loadtest")
+    assert len(schemas.complaints(merged(shared, nested("spec.runner.imagee", "k6")))) == 1
     for kind, values in [("ScaledObject", KEDA), ("HTTPRoute", ROUTED)]:
         assert schemas.complaints(merged(render(values).one(kind), nested("spec.surprise", 1))) != []
 
@@ -252,7 +274,8 @@ def _secrets_of(pod: Json) -> list[tuple[str, set[str]]]:
     volumes = [volume["secret"] for volume in pod.get("volumes", []) if "secret" in volume]
     mounted = [(each["secretName"], {item["key"] for item in each.get("items", [])}) for each in volumes]
     variables = [variable for container in pod["containers"] for variable in container.get("env", [])]
-    references = [each["valueFrom"]["secretKeyRef"] for each in variables if "valueFrom" in each]
+    sources = [each.get("valueFrom", {}) for each in variables]
+    references = [source["secretKeyRef"] for source in sources if "secretKeyRef" in source]
     return mounted + [(each["name"], {each["key"]}) for each in references]
 
 

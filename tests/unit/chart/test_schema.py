@@ -38,6 +38,10 @@ BAD = [
     ("httpRoute.requestTimeout", "forever", "'/httpRoute/requestTimeout'"),
     ("listenAddress", "127.0.0.1", "'/listenAddress'"),
     ("runAsUser", 0, "'/runAsUser'"),
+    ("loadtest.scenario", "chaos", "'/loadtest/scenario': value must be one of"),
+    ("loadtest.settings.rate", 5, "'/loadtest/settings': additional properties 'rate' not allowed"),
+    ("loadtest.url", "http://user:secret@host", "'/loadtest/url'"),
+    ("loadtest.backofLimit", 1, "'backofLimit' not allowed"),
     # The program's own schema, on the chart's values.
     ("config.servr", {}, "'/config': additional properties 'servr' not allowed"),
     ("config.server.max_strem", "5m", "'/config/server': additional properties 'max_strem' not allowed"),
@@ -67,6 +71,14 @@ CROSSING = [
     (
         {"monitoring": {"podMonitor": {"enabled": True}, "serviceMonitor": {"enabled": True}}},
         "enable podMonitor or serviceMonitor, not both",
+    ),
+    (
+        {"auth": {"existingSecret": "keys"}, "loadtest": {"enabled": True}},
+        "loadtest.keySecret: name a Secret with a key that may chat",
+    ),
+    (
+        {"loadtest": {"settings": {"DUB5_URL": "http://a"}}},
+        "loadtest.settings.DUB5_URL: the chart sets it; see loadtest.url",
     ),
     ({"env": {"DUB5_SERVER__PORT": "80"}}, "DUB5_SERVER__PORT: names that begin with DUB5_"),
     ({"secretEnv": {"DUB5_KEY": {"name": "a", "key": "b"}}}, "DUB5_KEY: names that begin with DUB5_"),

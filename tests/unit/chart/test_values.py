@@ -32,6 +32,11 @@ CONTEXTS: dict[str, Json] = {
     "tests.keySecretKey": nested("tests.keySecret", "s"),
     "serviceAccount.create": nested("serviceAccount.create", False),
     "operator": nested("operator.enabled", True),
+    "loadtest": nested("loadtest.enabled", True),
+    "loadtest.schedule": nested("loadtest.kind", "cronjob"),
+    "loadtest.suspend": nested("loadtest.kind", "cronjob"),
+    "loadtest.parallelism": nested("loadtest.kind", "testrun"),
+    "loadtest.keySecretKey": nested("loadtest.keySecret", "s"),
 }
 """What must be there for a value to matter, by the beginning of its path."""
 
@@ -77,6 +82,17 @@ CHANGED: dict[str, Any] = {
     "extraVolumes": [{"name": "a"}],
     "extraVolumeMounts": [{"name": "a"}],
     "tests.patience": "1s",
+    "loadtest.enabled": False,
+    "loadtest.kind": "cronjob",
+    "loadtest.scenario": "soak",
+    "loadtest.settings": {"RATE": 1},
+    "loadtest.url": "http://a",
+    "loadtest.image.digest": f"sha256:{'a' * 64}",
+    "loadtest.image.pullPolicy": "Always",
+    "loadtest.schedule": "1 2 * * *",
+    "loadtest.remoteWrite": "http://a",
+    "loadtest.egress": RULES,
+    "loadtest.resources": {"limits": {"memory": "2Gi"}},
     **{
         f"monitoring.{kind}.{name}": "7s"
         for kind in ("podMonitor", "serviceMonitor")

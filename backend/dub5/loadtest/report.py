@@ -1,0 +1,253 @@
+"""What a run comes to, as a document: headings, sentences, tables and plots, which `pages` writes out."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+import statistics
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from dub5.loadtest.rules import Judgement, Limits, judge, mebibytes, percent
+from dub5.loadtest.runs import Run
+from dub5.loadtest.series import LINES, Lines, Points
+
+PHASES = ("auth", "queue", "cache", "provider")
+OUTCOMES = ("whole", "cut", "broken", "refused", "failed", "rejected", "lost")
+_NOTABLE = 0.1
+"""A change of less than a tenth is within what two runs of the same differ by."""
+
+
+class Table(NamedTuple):
+    head: list[str]
+    rows: list[list[str]]
+
+
+class Plot(NamedTuple):
+    """`points` are (seconds since the run's beginning, value)."""
+
+    title: str
+    unit: str
+    points: Points
+
+
+class Section(NamedTuple):
+    title: str
+    parts: list[str | Table | Plot]
+
+
+class Document(NamedTuple):
+    title: str
+    verdict: str
+    sections: list[Section]
+
+
+def compose(run: Run, lines: Lines, *, limits: Limits, earlier: Run | None = None) -> Document:
+    """Everything that is known of a run; `earlier` is one to compare it with."""
+    began = dt.datetime.fromtimestamp(run.began, dt.UTC)
+    judged = judge(lines, began=run.began, limits=limits._replace(first_token=allowed_first_token(run)))
+    missed = sum(not gate.ok for gate in run.thresholds)
+    outcome = "passed" if run.passed else f"FAILED, {missed} of {len(run.thresholds)} gates missed"
+    sections = [
+        _gates(run),
+        _callers(run),
+        *_mix(run),
+        _time(run),
+        _resources(judged),
+        *_findings(run),
+        *_comparison(run, earlier),
+        _plots(run, lines),
+    ]
+    lasted = f"{began:%Y-%m-%d %H:%M} UTC, {run.ended - run.began:.0f} s"
+    return Document(f"Load test {run.scenario}", f"{outcome}. {judged.words} ({lasted})", sections)
+
+
+def allowed_first_token(run: Run) -> float | None:
+    """Seconds, as the gate `p(95)<…` of all requests has it."""
+    for gate in run.thresholds:
+        found = re.fullmatch(r"p\(95\)<([0-9.]+)", gate.gate)
+        if gate.metric == "chat_ttft" and found:
+            return float(found[1]) / 1000
+    return None
+
+
+def _gates(run: Run) -> Section:
+    ordered = sorted(run.thresholds, key=lambda gate: (gate.ok, gate.metric))
+    rows = [["ok" if gate.ok else "MISSED", gate.metric, gate.gate] for gate in ordered]
+    return Section("Gates", [Table(["", "of", "gate"], rows)])
+
+
+def _callers(run: Run) -> Section:
+    whole = run.metrics.get("chat_whole", {}).get("passes", 0)
+    others = run.by("chat_requests", "outcome")
+    counted = {"whole": whole, **{name: values["count"] for name, values in others.items()}}
+    rows = [
+        ["requests", f"{_of(run, 'chat_requests', 'count')}, {_of(run, 'chat_requests', 'rate', 1)} per s"],
+        [
+            "how they ended",
+            ", ".join(f"{counted[name]:.0f} {name}" for name in OUTCOMES if counted.get(name)),
+        ],
+        ["not sent, for want of a caller", _of(run, "dropped_iterations", "count")],
+        ["time to first token, median / p95 / p99", _spread(run, "chat_ttft")],
+        ["whole answer", _spread(run, "chat_duration")],
+        ["mean time per token", _spread(run, "chat_time_per_token", 1)],
+        ["tokens", f"{_of(run, 'chat_tokens', 'count')}, {_of(run, 'chat_tokens', 'rate')} per s"],
+        ["from the cache", _share(run, "chat_hit")],
+        [
+            "saved",
+            f"{_of(run, 'chat_saved_tokens', 'count')} tokens, ${_of(run, 'chat_saved_dollars', 'count', 4)}",
+        ],
+    ]
+    note = "Single gaps between tokens are not seen: k6 gets an answer when it is complete."
+    return Section("What callers saw", [Table(["what", "value"], rows), note])
+
+
+def _mix(run: Run) -> Iterator[Section]:
+    for tag in ("personality", "complexity", "phase", "third"):
+        ttft, whole = run.by("chat_ttft", tag), run.by("chat_whole", tag)
+        rows = [
+            [
+                name,
+                f"{values.get('count', 0):.0f}",
+                *(f"{values[key]:.0f} ms" if key in values else "" for key in ("med", "p(95)", "p(99)")),
+                percent(whole[name]["rate"]) if name in whole else "",
+            ]
+            for name, values in ttft.items()
+        ]
+        if rows:
+            head = [tag, "answers", "first token, median", "p95", "p99", "whole"]
+            yield Section(f"By {tag}", [Table(head, rows)])
+
+
+def _time(run: Run) -> Section:
+    """The mean time to the first token, split as the service's Server-Timing says; the rest is not in its hands."""
+    mean = run.value("chat_ttft", "avg")
+    if not mean:
+        return Section("Where the time went", ["No answer arrived."])
+    parts = {phase: run.value(f"chat_server_{phase}", "avg") or 0.0 for phase in PHASES}
+    parts["everything else: network, both programs' own work"] = max(0.0, mean - sum(parts.values()))
+    rows = [[name, f"{value:.1f} ms", percent(value / mean)] for name, value in parts.items()]
+    said = f"Of {mean:.0f} ms to the first token, on average:"
+    return Section("Where the time went", [said, Table(["part", "mean", "share"], rows)])
+
+
+def _resources(judged: Judgement) -> Section:
+    rows = [
+        [
+            f"{each.name} (first)" if each is judged.first else each.name,
+            each.peak,
+            "not judged"
+            if not each.judged
+            else "never"
+            if each.full_from is None
+            else f"from {each.full_from:.0f} s",
+            f"{each.errors:.2g} per s" if each.errors else "none",
+        ]
+        for each in judged.resources
+    ]
+    return Section("Resources", [judged.words, Table(["resource", "at most", "full", "errors"], rows)])
+
+
+def _findings(run: Run) -> Iterator[Section]:
+    plain = [[name, f"{value}"] for name, value in run.findings.items() if not isinstance(value, list | dict)]
+    nested = {name: value for name, value in run.findings.items() if isinstance(value, dict)}
+    plain += [[f"{name}: {key}", f"{each}"] for name, value in nested.items() for key, each in value.items()]
+    parts: list[str | Table | Plot] = [Table(["what", "value"], plain)] if plain else []
+    for name, value in run.findings.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            rows = [[_short(each) for each in row.values()] for row in value]
+            parts += [f"{name.capitalize()}:", Table(list(value[0]), rows)]
+    if parts:
+        yield Section("What the scenario found", parts)
+
+
+class _Compared(NamedTuple):
+    """`better` is 1 where more is better, -1 where less is."""
+
+    title: str
+    metric: str
+    statistic: str
+    better: int
+
+
+_COMPARED = (
+    _Compared("requests per s", "chat_requests", "rate", 1),
+    _Compared("share that was whole", "chat_whole", "rate", 1),
+    _Compared("time to first token, median, ms", "chat_ttft", "med", -1),
+    _Compared("time to first token, p95, ms", "chat_ttft", "p(95)", -1),
+    _Compared("time to first token, p99, ms", "chat_ttft", "p(99)", -1),
+    _Compared("whole answer, p95, ms", "chat_duration", "p(95)", -1),
+    _Compared("mean time per token, ms", "chat_time_per_token", "avg", -1),
+    _Compared("share from the cache", "chat_hit", "rate", 1),
+    *(_Compared(f"{phase}, mean, ms", f"chat_server_{phase}", "avg", -1) for phase in PHASES),
+)
+
+
+def _comparison(run: Run, earlier: Run | None) -> Iterator[Section]:
+    if earlier is None:
+        return
+    rows = []
+    for each in _COMPARED:
+        then, now = (one.value(each.metric, each.statistic) for one in (earlier, run))
+        if then is not None and now is not None:
+            rows.append([each.title, _short(then), _short(now), *_change(then, now, each.better)])
+    parts: list[str | Table | Plot] = [Table(["what", "then", "now", "change", ""], rows)]
+    if earlier.scenario != run.scenario:
+        parts.insert(0, f"Not the same scenario: the earlier one is {earlier.scenario}.")
+    when = dt.datetime.fromtimestamp(earlier.began, dt.UTC)
+    yield Section(f"Compared with the run of {when:%Y-%m-%d %H:%M} UTC", parts)
+
+
+def _change(then: float, now: float, better: int) -> tuple[str, str]:
+    if then == 0:
+        return "", ""
+    change = (now - then) / then
+    verdict = "" if abs(change) < _NOTABLE else "better" if change * better > 0 else "WORSE"
+    return f"{change:+.0%}", verdict
+
+
+def _plots(run: Run, lines: Lines) -> Section:
+    """A table for those who read text, and a plot for everybody else."""
+    drawn = {name: lines[name] for name in LINES if lines.get(name) and name != "memory_limit"}
+    if not drawn:
+        return Section("Over time", ["No figures of the service: give --prometheus or --series."])
+    rows = [
+        [
+            f"{LINES[name].title}, {LINES[name].unit}".rstrip(", "),
+            *(_figure(name, value) for value in _extent(points)),
+        ]
+        for name, points in drawn.items()
+    ]
+    plots = [
+        Plot(LINES[name].title, LINES[name].unit, [(moment - run.began, value) for moment, value in points])
+        for name, points in drawn.items()
+    ]
+    return Section("Over time", [Table(["figure", "least", "median", "most", "at the end"], rows), *plots])
+
+
+def _extent(points: Points) -> list[float]:
+    values = [value for _, value in points]
+    return [min(values), statistics.median(values), max(values), values[-1]]
+
+
+def _figure(name: str, value: float) -> str:
+    return mebibytes(value) if LINES[name].unit == "bytes" else _short(value)
+
+
+def _of(run: Run, metric: str, statistic: str, digits: int = 0) -> str:
+    return f"{run.value(metric, statistic) or 0:,.{digits}f}"
+
+
+def _spread(run: Run, metric: str, digits: int = 0) -> str:
+    if not run.value(metric, "count"):
+        return "none"
+    return " / ".join(_of(run, metric, each, digits) for each in ("med", "p(95)", "p(99)")) + " ms"
+
+
+def _share(run: Run, metric: str) -> str:
+    rate = run.value(metric, "rate")
+    return "none" if rate is None else f"{rate:.1%}"
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else f"{value}"

@@ -1,0 +1,251 @@
+"""Which resource was full, from when, and which one first. Pure: lines in, findings out.
+
+This is the USE method (B. Gregg, https://www.brendangregg.com/usemethod.html): for every resource its utilisation, its
+saturation and its errors. A resource is full from the first moment at which it is so for `LASTING` seconds on end; a
+single point is no bottleneck.
+
+What is full first is the bottleneck, with one exception: some are full only because of another. A provider that
+answers slowly fills the gate, and a busy CPU delays the event loop, which delays everything. The cause may show later
+than its effect, since rates and quantiles are those of a window and the gate is a gauge. So among those that fill
+within `SLACK` seconds of the first, the one that stands higher in `RESOURCES` is taken: causes come before effects.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from typing import NamedTuple
+
+from dub5.loadtest.series import Lines, Points
+
+LASTING = 10.0
+SLACK = 45.0
+
+CPU_FULL = 0.9
+"""Cores: one event loop cannot use more than one."""
+
+LOOP_FULL = 0.1
+REDIS_FULL = 0.05
+"""Seconds; after 0.1 the service goes on without Redis."""
+
+GATE_FULL = 0.98
+MEMORY_FULL = 0.9
+SLOWER = 2.0
+"""A provider is slow when its first token takes this many times as long as at the run's beginning, or by itself as long
+as the whole answer's may."""
+
+CALM = 0.15
+"""Share of a run, from its beginning, that tells what is usual."""
+
+
+class Limits(NamedTuple):
+    """What the rules cannot know from the lines. `memory` in bytes, `first_token` in seconds; None: not known."""
+
+    memory: float | None = None
+    first_token: float | None = None
+
+
+class Used(NamedTuple):
+    """A resource: `full_from` is seconds since the run's beginning, None where it never was, `judged` False where no
+    line told. `peak` is its utilisation in words."""
+
+    name: str
+    judged: bool
+    full_from: float | None
+    peak: str
+    errors: float
+    said: str
+    advice: str
+
+    @property
+    def since(self) -> float:
+        """`full_from` of one that was full."""
+        return self.full_from or 0.0
+
+
+class Judgement(NamedTuple):
+    """`first` is the bottleneck; `words` says it, or that there was none."""
+
+    first: Used | None
+    resources: list[Used]
+    words: str
+
+
+class Resource(NamedTuple):
+    """`full` tells of each moment of `line` whether it is full; None where that cannot be told."""
+
+    name: str
+    line: str
+    full: Callable[[Points, Limits], list[tuple[float, bool]] | None]
+    shown: Callable[[float], str]
+    said: str
+    advice: str
+    errors: str = ""
+
+
+def judge(lines: Lines, *, began: float, limits: Limits = Limits()) -> Judgement:  # noqa: B008  # a constant
+    """`began` is the Unix time in seconds at which the run began."""
+    used = [_used(resource, lines, began, limits) for resource in RESOURCES]
+    first = _first(used)
+    words = (
+        _calm(used)
+        if first is None
+        else _words(first, used, _at(lines.get("requests", []), began + first.since))
+    )
+    return Judgement(first, used, words)
+
+
+def _first(used: list[Used]) -> Used | None:
+    """The cause among those that were full at nearly the same time as the first."""
+    full = [(each.full_from, each) for each in used if each.full_from is not None]
+    if not full:
+        return None
+    earliest = min(moment for moment, _ in full)
+    return next(each for moment, each in full if moment <= earliest + SLACK)
+
+
+def _used(resource: Resource, lines: Lines, began: float, limits: Limits) -> Used:
+    points = lines.get(resource.line, [])
+    told = resource.full(points, limits) if points else None
+    start = None if told is None else lasting(told)
+    peak = resource.shown(max(value for _, value in points)) if points else "not measured"
+    errors = max((value for _, value in lines.get(resource.errors, [])), default=0.0)
+    full_from = None if start is None else max(0.0, start - began)
+    judged = told is not None
+    return Used(resource.name, judged, full_from, peak, errors, resource.said, resource.advice)
+
+
+def lasting(told: list[tuple[float, bool]]) -> float | None:
+    """The first moment from which it is so for `LASTING` seconds on end."""
+    since: float | None = None
+    for moment, full in told:
+        if not full:
+            since = None
+        elif since is None:
+            since = moment
+        elif moment - since >= LASTING:
+            return since
+    return None
+
+
+def _above(least: float) -> Callable[[Points, Limits], list[tuple[float, bool]] | None]:
+    return lambda points, _: [(moment, value >= least) for moment, value in points]
+
+
+def _memory(points: Points, limits: Limits) -> list[tuple[float, bool]] | None:
+    limit = limits.memory
+    if limit is None:
+        return None
+    return [(moment, value >= MEMORY_FULL * limit) for moment, value in points]
+
+
+def _slow(points: Points, limits: Limits) -> list[tuple[float, bool]] | None:
+    span = points[-1][0] - points[0][0]
+    calm = [value for moment, value in points if moment - points[0][0] <= CALM * span]
+    least = SLOWER * statistics.median(calm)
+    if limits.first_token is not None:
+        least = min(least, limits.first_token)
+    return [(moment, value >= least) for moment, value in points]
+
+
+def _calm(used: list[Used]) -> str:
+    if not any(each.judged for each in used):
+        return "No figures of the service: nothing can be said about its resources."
+    return f"No resource was full: {_others(used, None)}."
+
+
+def _words(first: Used, used: list[Used], rate: float | None) -> str:
+    at = "" if rate is None else f" at {rate:.0f} requests/s"
+    said = f"{first.said} from {first.since:.0f} s{at} ({first.peak}): {first.advice}"
+    others = _others(used, first)
+    return f"{said}; {others}." if others else f"{said}."
+
+
+def _others(used: list[Used], first: Used | None) -> str:
+    """What the others were at, those that were full after it first."""
+    told = [each for each in used if each.judged and each is not first]
+    later = [each for each in told if each.full_from is not None]
+    calm = [each for each in told if each.full_from is None]
+    said = [f"{each.name} was full too, from {each.full_from:.0f} s" for each in later]
+    return ", ".join([*said, *(f"{each.name} was at {each.peak}" for each in calm)])
+
+
+def _at(points: Points, moment: float) -> float | None:
+    """The last value at or before a moment; the first one where there is none before."""
+    before = [value for when, value in points if when <= moment]
+    return before[-1] if before else points[0][1] if points else None
+
+
+def percent(value: float) -> str:
+    return f"{value * 100:.0f} %"
+
+
+def milliseconds(value: float) -> str:
+    return f"{value * 1000:.0f} ms" if value >= 0.01 else f"{value * 1000:.1f} ms"
+
+
+def mebibytes(value: float) -> str:
+    return f"{value / 2**20:.0f} MiB"
+
+
+RESOURCES = (
+    Resource(
+        "CPU",
+        "cpu",
+        _above(CPU_FULL),
+        percent,
+        "The CPU was full",
+        "add replicas, or give each a core of its own; one replica cannot use more than one core",
+    ),
+    Resource(
+        "event loop",
+        "loop",
+        _above(LOOP_FULL),
+        milliseconds,
+        "The event loop was late",
+        "something blocks it, or the node has no CPU to spare: look for a throttled container and busy neighbours",
+    ),
+    Resource(
+        "memory",
+        "memory",
+        _memory,
+        mebibytes,
+        "Memory was nearly full",
+        "raise resources.limits.memory, or lower config.cache.local_bytes or config.admission.max_inflight",
+    ),
+    Resource(
+        "Redis",
+        "redis",
+        _above(REDIS_FULL),
+        milliseconds,
+        "Redis was slow",
+        "give Redis more CPU, put it nearer, or share it with fewer",
+        "redis_errors",
+    ),
+    Resource(
+        "provider's limit",
+        "provider_waiting",
+        _above(1.0),
+        lambda value: f"{value:.0f} waiting",
+        "The provider's limit was reached",
+        "raise the limit with the provider, or add another route; more replicas do not help",
+    ),
+    Resource(
+        "provider",
+        "provider",
+        _slow,
+        milliseconds,
+        "The provider was slow",
+        "add another route, or hedge (models.NAME.hedge); more replicas do not make it faster",
+        "provider_errors",
+    ),
+    Resource(
+        "gate",
+        "gate",
+        _above(GATE_FULL),
+        percent,
+        "The gate was full",
+        "raise config.admission.max_inflight or the number of replicas",
+        "shed",
+    ),
+)

@@ -1,0 +1,159 @@
+"""Figures of the service over time: range queries to Prometheus, or what an earlier report kept of them.
+
+Each is one line for all replicas: a sum, or that of the replica that is worst off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import string
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import msgspec
+
+from dub5.loadtest.runs import Unreadable, read_text
+
+_POINTS = 240
+_TIMEOUT = 30.0
+
+Points = list[tuple[float, float]]
+"""(Unix time in seconds, value), in order."""
+
+Lines = dict[str, Points]
+
+
+class Line(NamedTuple):
+    """`query` is PromQL; `$pods` stands for what selects the replicas, `$window` for the window of rates."""
+
+    title: str
+    unit: str
+    query: str
+
+
+def _rate(metric: str, more: str = "") -> str:
+    return f"sum(rate(dub5_{metric}{{$pods{more}}}[$window]))"
+
+
+def _quantile(quantile: float, metric: str, more: str = "") -> str:
+    return f"histogram_quantile({quantile}, sum by (le) (rate(dub5_{metric}_bucket{{$pods{more}}}[$window])))"
+
+
+_OF_REPLICAS = " and on (job, instance) dub5_demand_requests{$pods})"
+"""Every exporter has these figures: only those of our processes count."""
+
+_CHAT = ',route="/v1/chat/completions"'
+
+LINES: dict[str, Line] = {
+    "requests": Line("requests", "per s", _rate("http_requests_total", _CHAT)),
+    "errors": Line(
+        "errors",
+        "per s",
+        _rate("http_requests_total", _CHAT + ',outcome!~"ok|client_disconnect|client_error|limited"')
+        + " or vector(0)",
+    ),
+    "first_byte": Line(
+        "time to first byte, p95",
+        "s",
+        _quantile(0.95, "http_time_to_first_byte_seconds", _CHAT + ',outcome="ok"'),
+    ),
+    "demand": Line("demand", "requests", "sum(dub5_demand_requests{$pods})"),
+    "replicas": Line("replicas", "", "count(dub5_demand_requests{$pods})"),
+    "gate": Line(
+        "gate in use", "share", "max(dub5_inflight_requests{$pods} / dub5_capacity_requests{$pods})"
+    ),
+    "queued": Line("queue", "requests", "sum(dub5_queued_requests{$pods})"),
+    "shed": Line("turned away", "per s", _rate("shed_total") + " or vector(0)"),
+    "cpu": Line(
+        "CPU, busiest replica", "cores", "max(rate(process_cpu_seconds_total{$pods}[$window])" + _OF_REPLICAS
+    ),
+    "loop": Line("event loop lag, p99", "s", _quantile(0.99, "event_loop_lag_seconds")),
+    "memory": Line(
+        "memory, largest replica", "bytes", "max(process_resident_memory_bytes{$pods}" + _OF_REPLICAS
+    ),
+    "memory_limit": Line(
+        "limit of memory",
+        "bytes",
+        'min(kube_pod_container_resource_limits{resource="memory",container="backend",$pods})',
+    ),
+    "redis": Line("Redis, p95", "s", _quantile(0.95, "redis_duration_seconds")),
+    "redis_errors": Line("failed cache operations", "per s", _rate("cache_errors_total") + " or vector(0)"),
+    # The mean, since it is exact: a quantile is only as good as its bucket, and theirs are as wide as their bounds.
+    "provider": Line(
+        "provider's first token, mean",
+        "s",
+        _rate("provider_time_to_first_token_seconds_sum")
+        + " / "
+        + _rate("provider_time_to_first_token_seconds_count"),
+    ),
+    "provider_errors": Line(
+        "failed provider calls",
+        "per s",
+        _rate("provider_requests_total", ',outcome!="ok"') + " or vector(0)",
+    ),
+    "provider_waiting": Line(
+        "waiting for the provider's limit", "requests", "sum(dub5_provider_waiting_requests{$pods})"
+    ),
+    "hits": Line(
+        "hit ratio",
+        "share",
+        _rate("cache_lookups_total", ',result=~"local|shared|stale"')
+        + " / "
+        + _rate("cache_lookups_total", ""),
+    ),
+    "sent": Line("bytes of answers", "per s", _rate("network_bytes_total", ',direction="out"')),
+}
+
+
+async def ask_prometheus(url: str, *, began: float, ended: float, pods: str, window: str) -> Lines:
+    """All lines between two Unix times. `pods` is a selector such as `namespace="chat"`; Unreadable where it fails."""
+    step = max(1.0, (ended - began) / _POINTS)
+    async with httpx.AsyncClient(base_url=url.rstrip("/"), timeout=_TIMEOUT) as client:
+
+        async def one(line: Line) -> Points:
+            query = string.Template(line.query).substitute(pods=pods, window=window)
+            asked = {"query": query, "start": f"{began}", "end": f"{ended}", "step": f"{step}"}
+            try:
+                answer = await client.get("/api/v1/query_range", params=asked)
+                answer.raise_for_status()
+            except httpx.HTTPError as error:
+                raise Unreadable(
+                    f"{url} does not answer as Prometheus does: {str(error) or type(error).__name__}"
+                ) from None
+            return points(answer.content)
+
+        found = await asyncio.gather(*(one(line) for line in LINES.values()))
+    return dict(zip(LINES, found, strict=True))
+
+
+class _Series(msgspec.Struct):
+    values: list[tuple[float, str]]
+
+
+class _Data(msgspec.Struct):
+    result: list[_Series]
+
+
+class _Answer(msgspec.Struct):
+    data: _Data
+
+
+def points(answer: bytes) -> Points:
+    """The one series of an answer to a range query, without the moments in which it had no value."""
+    try:
+        series = msgspec.json.decode(answer, type=_Answer).data.result
+    except msgspec.MsgspecError as error:
+        raise Unreadable(f"this is no answer of Prometheus to a range query: {error}") from None
+    values = [(moment, float(value)) for moment, value in series[0].values] if series else []
+    return [(moment, value) for moment, value in values if math.isfinite(value)]
+
+
+def read_lines(path: Path) -> Lines:
+    """What a report has kept; a folder's are in series.json."""
+    file = path / "series.json" if path.is_dir() else path
+    try:
+        return msgspec.json.decode(read_text(file), type=Lines)
+    except msgspec.MsgspecError as error:
+        raise Unreadable(f"{file}: {error}") from None

@@ -1,0 +1,51 @@
+// How requests arrive. Rates are an open model: they come whether or not the service keeps up, as callers do.
+import { config } from './config.js';
+
+const USUAL = 10; // seconds that an answer may take, to allocate virtual users for
+
+/** k6 counts in whole numbers: 0.5 per second is 30 per minute. */
+function arrivals(rate) {
+  return Number.isInteger(rate) ? { count: rate, timeUnit: '1s' } : { count: Math.max(1, Math.round(rate * 60)), timeUnit: '1m' };
+}
+
+function users(rate) {
+  const wanted = Math.min(config.maxVus, Math.max(2, Math.ceil(rate * USUAL)));
+  return { preAllocatedVUs: wanted, maxVUs: Math.max(wanted, config.maxVus) };
+}
+
+const seconds = (value) => `${Math.max(0, Math.round(value * 1000))}ms`;
+
+/** Evenly, `rate` per second. */
+export function constant(rate, length, more = {}) {
+  const { count, timeUnit } = arrivals(rate);
+  return { executor: 'constant-arrival-rate', rate: count, timeUnit, duration: seconds(length), gracefulStop: config.timeout, ...users(rate), ...more };
+}
+
+/** Through `[rate, seconds]` pairs: within that time, evenly, to that rate. */
+export function through(from, stages) {
+  const peak = Math.max(from, ...stages.map(([rate]) => rate));
+  return {
+    executor: 'ramping-arrival-rate',
+    startRate: Math.round(from * 60),
+    timeUnit: '1m',
+    stages: stages.map(([rate, length]) => ({ target: Math.round(rate * 60), duration: seconds(length) })),
+    gracefulStop: config.timeout,
+    ...users(peak),
+  };
+}
+
+/** Callers who ask, wait for the end and ask again, on the connection that they have. */
+export function callers(count, length) {
+  return { executor: 'constant-vus', vus: count, duration: seconds(length), gracefulStop: config.timeout };
+}
+
+/** Each of `count` callers asks so many times. */
+export function each(count, iterations, longest) {
+  return { executor: 'per-vu-iterations', vus: count, iterations, maxDuration: seconds(longest), gracefulStop: config.timeout };
+}
+
+/** So many iterations in all, divided among callers as they become free. */
+export function shared(count, iterations, longest) {
+  const vus = Math.min(count, iterations);
+  return { executor: 'shared-iterations', vus, iterations, maxDuration: seconds(longest), gracefulStop: config.timeout };
+}

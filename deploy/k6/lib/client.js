@@ -1,0 +1,131 @@
+// Asks one question, streamed, and looks at the whole answer: did it reach [DONE], and if not, what was it instead?
+//
+// The head of an answer waits for its first chunk, so `timings.waiting` is the time to the first token. k6 sees an
+// answer only when it is complete: it cannot tell single gaps between tokens, only their mean.
+import http from 'k6/http';
+import { check, sleep } from 'k6';
+import { Counter, Rate, Trend } from 'k6/metrics';
+import { config } from './config.js';
+
+const PATH = '/v1/chat/completions';
+const PHASES = ['auth', 'queue', 'cache', 'provider'];
+
+const metrics = {
+  requests: new Counter('chat_requests'), // by outcome
+  whole: new Rate('chat_whole'),
+  honest: new Rate('chat_honest'),
+  ttft: new Trend('chat_ttft', true),
+  duration: new Trend('chat_duration', true),
+  perToken: new Trend('chat_time_per_token', true),
+  tokens: new Counter('chat_tokens'),
+  hits: new Rate('chat_hit'),
+  asked: new Counter('chat_asked'), // answers for which a provider was asked
+  savedTokens: new Counter('chat_saved_tokens'),
+  savedDollars: new Counter('chat_saved_dollars'),
+};
+for (const phase of PHASES) metrics[phase] = new Trend(`chat_server_${phase}`, true);
+
+const headers = { 'Content-Type': 'application/json', ...(config.key ? { Authorization: `Bearer ${config.key}` } : {}) };
+
+/** Throws where nobody answers within PATIENCE, or where a personality that is going to be asked is not there. */
+export function setup() {
+  const there = listed().json('data').map((each) => each.id);
+  const missing = config.personalities.filter((each) => !there.includes(each));
+  if (missing.length > 0) throw new Error(`PERSONALITIES: ${missing.join(', ')} is not served at ${config.url}; there are ${there.join(', ')}`);
+  return { mark: config.run || Date.now().toString(36) };
+}
+
+function listed() {
+  const end = Date.now() + config.patience * 1000;
+  for (;;) {
+    const answer = http.get(`${config.url}/v1/models`, { headers, tags: { name: '/v1/models' }, timeout: '10s' });
+    if (answer.status === 200) return answer;
+    if (Date.now() >= end) throw new Error(`${config.url}/v1/models answered ${answer.status || answer.error}: ${answer.body || ''}`);
+    sleep(1);
+  }
+}
+
+/** Asks `asked` ({messages, tools, …}) of a personality; `tags` go to every metric. Returns what became of it. */
+export function ask(personality, asked, tags = {}, lengths = { answer: config.maxTokens }) {
+  const own = { personality, ...tags };
+  const least = config.exactLengths ? { min_tokens: lengths.answer } : {};
+  const body = { model: personality, stream: true, stream_options: { include_usage: true }, max_tokens: lengths.answer, ...least, ...asked };
+  const answer = http.post(config.url + PATH, JSON.stringify(body), { headers, timeout: config.timeout, tags: { name: PATH, ...own } });
+  const seen = look(answer);
+  metrics.requests.add(1, { ...own, outcome: seen.outcome });
+  metrics.whole.add(seen.outcome === 'whole', own);
+  metrics.honest.add(seen.honest, own);
+  check(answer, { 'reached [DONE]': () => seen.outcome === 'whole' }, own);
+  if (seen.outcome === 'whole') measure(answer, seen, own);
+  return seen;
+}
+
+/**
+ * `outcome`: whole; cut (a stream that ends without a word); broken (it ends with an error event); refused (429, 503);
+ * failed (another 5xx); rejected (another 4xx); lost (no answer). `honest`: whole, or an error in the one documented shape.
+ */
+export function look(answer) {
+  const text = typeof answer.body === 'string' ? answer.body : '';
+  // Where an answer breaks off k6 gives no status, but what had come of the body.
+  if (answer.status === 0) return { outcome: text === '' ? 'lost' : 'cut', honest: false, usage: null };
+  if (answer.status !== 200) return { outcome: kind(answer.status), honest: explained(answer, text), usage: null };
+  const events = text.split('\n').filter((line) => line.startsWith('data: ')).map((line) => line.slice(6));
+  const last = events.length > 0 ? events[events.length - 1] : '';
+  if (last === '[DONE]' && !answer.error_code) return { outcome: 'whole', honest: true, usage: usage(events) };
+  const told = Boolean((parsed(last) || {}).error);
+  return { outcome: told ? 'broken' : 'cut', honest: told, usage: null };
+}
+
+function kind(status) {
+  if (status === 429 || status === 503) return 'refused';
+  return status >= 500 ? 'failed' : 'rejected';
+}
+
+function explained(answer, text) {
+  const error = (parsed(text) || {}).error;
+  const patient = answer.status !== 429 && answer.status !== 503;
+  return Boolean(error && error.message && error.type) && (patient || Boolean(answer.headers['Retry-After']));
+}
+
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch (_) {
+    return null;
+  }
+}
+
+/** Tokens as the last events tell them; null where they do not. */
+function usage(events) {
+  for (let index = events.length - 2; index >= Math.max(0, events.length - 4); index -= 1) {
+    const found = (parsed(events[index]) || {}).usage;
+    if (found) return found;
+  }
+  return null;
+}
+
+function measure(answer, seen, tags) {
+  const { waiting, receiving, duration } = answer.timings;
+  const status = answer.headers['Cache-Status'] || '';
+  const hit = status.includes('; hit');
+  const answered = seen.usage ? seen.usage.completion_tokens : 0;
+  metrics.ttft.add(waiting, tags);
+  metrics.duration.add(duration, tags);
+  metrics.tokens.add(answered, tags);
+  metrics.hits.add(hit, tags);
+  if (!hit && !status.includes('; collapsed')) metrics.asked.add(1, tags);
+  if (!hit && answered > 1) metrics.perToken.add(receiving / (answered - 1), tags);
+  if (hit && seen.usage) {
+    metrics.savedTokens.add(answered, tags);
+    const dollars = seen.usage.prompt_tokens * config.prices.input + answered * config.prices.output;
+    metrics.savedDollars.add(dollars / 1e6, tags);
+  }
+  for (const [phase, milliseconds] of timings(answer.headers['Server-Timing'] || '')) {
+    if (metrics[phase]) metrics[phase].add(milliseconds, tags);
+  }
+}
+
+/** `auth;dur=0.1, provider;dur=301.2` as pairs. */
+function timings(header) {
+  return [...header.matchAll(/([a-z]+);dur=([0-9.]+)/g)].map(([, phase, value]) => [phase, Number(value)]);
+}

@@ -1,0 +1,54 @@
+// STEPS steps of STEP each, from RATE up to PEAK requests per second: at which one does it stop to hold what it promises?
+// A run that finds the breaking point has done its work; it fails only where the first step breaks already.
+import { mixed } from '../lib/asking.js';
+import { apart, options as made } from '../lib/checks.js';
+import { setup } from '../lib/client.js';
+import { config, rate } from '../lib/config.js';
+import { constant } from '../lib/profiles.js';
+import { summary } from '../lib/summary.js';
+
+const lowest = rate(2);
+const highest = config.peak || 10 * lowest;
+const share = (index) => (config.steps > 1 ? index / (config.steps - 1) : 1);
+const rateOf = (index) => Math.round((lowest + (highest - lowest) * share(index)) * 10) / 10;
+const steps = [...Array(config.steps).keys()].map((index) => ({ name: `step_${String(index + 1).padStart(2, '0')}`, rate: rateOf(index) }));
+
+const names = steps.map((step) => step.name);
+const scenarios = Object.fromEntries(
+  steps.map((step, index) => [step.name, constant(step.rate, config.stepSeconds, { startTime: `${index * config.stepSeconds}s` })]),
+);
+
+export { setup };
+export const options = made(scenarios, {
+  ...apart('chat_requests', 'scenario', names),
+  ...apart('chat_ttft', 'scenario', names, 'p(95)'),
+  ...apart('chat_whole', 'scenario', names, 'rate'),
+  ...apart('dropped_iterations', 'scenario', names),
+  'chat_whole{scenario:step_01}': [`rate>=${config.whole}`],
+  'chat_ttft{scenario:step_01}': [`p(95)<${config.ttft}`],
+});
+
+/** The last step that held, and why the next one did not; `breaks` is null where all held. */
+export const handleSummary = summary('ramp-to-break', (values) => {
+  const seen = steps.map((step) => {
+    const of = (metric) => values(`${metric}{scenario:${step.name}}`);
+    const whole = of('chat_whole').rate || 0;
+    const ttft = of('chat_ttft')['p(95)'] || 0;
+    const unsent = of('dropped_iterations').count || 0;
+    return { rate: step.rate, whole, ttft, unsent, why: reason(whole, ttft, unsent) };
+  });
+  const broken = seen.findIndex((step) => step.why !== '');
+  const breaks = broken < 0 ? null : { rate: seen[broken].rate, why: seen[broken].why };
+  const holds = broken < 0 ? highest : broken === 0 ? 0 : seen[broken - 1].rate;
+  return { holds, breaks, steps: seen };
+});
+
+function reason(whole, ttft, unsent) {
+  if (unsent > 0) return `k6 had no caller left for ${unsent} requests: raise MAX_VUS, or the service is behind`;
+  if (whole < config.whole) return `${((1 - whole) * 100).toFixed(1)} % of the requests did not reach their end`;
+  return ttft >= config.ttft ? `the first token took ${ttft.toFixed(0)} ms (p95)` : '';
+}
+
+export default function (run) {
+  mixed(run);
+}

@@ -1,0 +1,65 @@
+"""Bottlenecks planted into a real replica, under real load: the report names them.
+
+Those that a test cannot plant in a few seconds are planted into figures instead, in tests/unit/loadtest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dub5.loadtest.command import write_report
+from tests.fakes.http_server import Call, Wire
+from tests.fakes.openai_server import FakeOpenAI, say
+from tests.harness import Running, openai_provider, running
+from tests.integration.loadtest.test_scenarios import K6
+from tools.load import run
+
+pytestmark = pytest.mark.skipif(K6 is None, reason="needs k6")
+
+LOAD = {"RATE": "8", "DURATION": "14s", "COMPLEXITIES": "tool", "TTFT_P95": "600", "MAX_VUS": "300"}
+ROOMY = {"max_inflight": 100, "max_queued": 500}
+
+
+def simulated(first_token: str, max_inflight: int) -> dict[str, Any]:
+    return {
+        "providers": {"demo": {"kind": "simulated", "first_token": first_token, "tokens_per_second": 2000}},
+        "models": {"demo": {"routes": ["demo/simulated"]}},
+        "admission": {**ROOMY, "max_inflight": max_inflight},
+    }
+
+
+async def half_a_second(call: Call, wire: Wire) -> None:
+    await asyncio.sleep(0.5)
+    await say("Here", "it", "is")(call, wire)
+
+
+async def verdict(server: Running, folder: Path) -> str:
+    await asyncio.to_thread(folder.mkdir)
+    await run("steady", server.url, server.operations_url, folder)
+    document = await asyncio.to_thread(write_report, folder, folder)
+    return document.verdict
+
+
+async def test_each_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in LOAD.items():
+        monkeypatch.setenv(name, value)
+    async with contextlib.AsyncExitStack() as stack:
+        narrow = await stack.enter_async_context(FakeOpenAI())
+        narrow.reply = half_a_second
+        planted = [
+            simulated("500ms", max_inflight=2),
+            simulated("900ms", max_inflight=4),
+            {**openai_provider(narrow.base_url, max_connections=2), "admission": ROOMY},
+        ]
+        servers = [await stack.enter_async_context(running(each)) for each in planted]
+        folders = [tmp_path / str(index) for index in range(len(servers))]
+        gate, provider, limit = await asyncio.gather(*map(verdict, servers, folders))
+    assert "The gate was full" in gate
+    assert "The provider was slow" in provider
+    assert "The provider's limit was reached" in limit
+    assert gate.startswith("FAILED")  # a queue that grows misses the gate on the first token

@@ -1,0 +1,28 @@
+"""docs/load-testing.md names every scenario and every setting, and none that is not there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+TEXT = (ROOT / "docs/load-testing.md").read_text(encoding="utf-8")
+
+
+def rows(heading: str) -> list[str]:
+    """First cells of the first table below a heading."""
+    table = TEXT.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    return [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+
+
+def test_every_scenario_is_there() -> None:
+    named = {name for cell in rows("Run one") for name in re.findall(r"`([a-z-]+)`", cell)}
+    assert named == {path.stem for path in ROOT.glob("deploy/k6/scenarios/*.js")}
+
+
+def test_every_setting_is_there() -> None:
+    named = {name for cell in rows("What it can be told") for name in re.findall(r"`([A-Z0-9_]+)`", cell)}
+    scripts = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("deploy/k6/**/*.js"))
+    read = set(re.findall(r"__ENV\.([A-Z0-9_]+)", scripts))
+    read |= set(re.findall(r"\b(?:number|whole|duration|list|toggle)\('([A-Z0-9_]+)'", scripts))
+    assert named == read

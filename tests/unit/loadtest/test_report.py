@@ -1,0 +1,187 @@
+"""The document of a run, and its two forms."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from dub5.loadtest.pages import html, markdown, plot
+from dub5.loadtest.report import Document, Plot, Section, Table, allowed_first_token, compose
+from dub5.loadtest.rules import Limits
+from dub5.loadtest.runs import Run, Unreadable, read_run
+from tests.unit.loadtest.scenes import BEGAN, LENGTH, calm, line, planted, summary
+
+LIMITS = Limits(memory=512 * 2.0**20)
+
+
+def run(**changes: object) -> Run:
+    return msgspec.convert(summary(**changes), Run)
+
+
+def section(document: Document, title: str) -> Section:
+    return next(each for each in document.sections if each.title.startswith(title))
+
+
+def rows(document: Document, title: str) -> dict[str, list[str]]:
+    """Of the section's first table, by the first cell."""
+    table = next(part for part in section(document, title).parts if isinstance(part, Table))
+    return {row[0]: row[1:] for row in table.rows}
+
+
+def test_the_verdict_comes_first() -> None:
+    document = compose(run(), planted(gate=(210, 1.0)), limits=LIMITS)
+    assert document.title == "Load test steady"
+    assert document.verdict.startswith("passed. The gate was full from 210 s")
+    assert document.verdict.endswith("UTC, 300 s)")
+    assert rows(document, "Resources")["gate (first)"][:2] == ["100 %", "from 210 s"]
+    assert rows(document, "Resources")["CPU"] == ["48 %", "never", "none"]
+
+
+def test_gates_that_were_missed_stand_first() -> None:
+    gates = [
+        {"metric": "chat_ttft", "gate": "p(95)<2000", "ok": True},
+        {"metric": "chat_whole{personality:tutor}", "gate": "rate>=0.99", "ok": False},
+    ]
+    document = compose(run(passed=False, thresholds=gates), {}, limits=LIMITS)
+    assert document.verdict.startswith("FAILED, 1 of 2 gates missed. No figures of the service")
+    table = section(document, "Gates").parts[0]
+    assert isinstance(table, Table)
+    assert table.rows[0] == ["MISSED", "chat_whole{personality:tutor}", "rate>=0.99"]
+
+
+def test_the_gate_on_the_first_token_is_a_limit_for_the_provider() -> None:
+    assert allowed_first_token(run()) == 2.0
+    assert allowed_first_token(run(thresholds=[])) is None
+    slow = planted(provider=(0, 2.4))
+    assert compose(run(), slow, limits=LIMITS).verdict.startswith("passed. The provider was slow from 0 s")
+    assert "No resource was full" in compose(run(thresholds=[]), slow, limits=LIMITS).verdict
+
+
+def test_time_is_split_into_the_services_parts() -> None:
+    split = rows(compose(run(), {}, limits=LIMITS), "Where the time went")
+    assert split["provider"] == ["300.0 ms", "94 %"]
+    assert split["queue"] == ["15.9 ms", "5 %"]
+    assert split["everything else: network, both programs' own work"] == ["3.0 ms", "1 %"]
+
+
+def test_outcomes_and_the_mix_are_told() -> None:
+    document = compose(run(), {}, limits=LIMITS)
+    callers = rows(document, "What callers saw")
+    assert callers["how they ended"] == ["990 whole, 10 refused"]
+    assert callers["from the cache"] == ["25.0%"]
+    assert callers["mean time per token"] == ["none"]
+    assert rows(document, "By personality")["tutor"] == ["490", "310 ms", "400 ms", "600 ms", "98 %"]
+
+
+def test_a_run_without_an_answer() -> None:
+    document = compose(run(metrics={}), {}, limits=LIMITS)
+    assert section(document, "Where the time went").parts == ["No answer arrived."]
+
+
+def test_findings_of_a_scenario() -> None:
+    steps = [{"rate": 2, "whole": 1.0, "why": ""}, {"rate": 20, "whole": 0.5, "why": "half did not"}]
+    found = {"holds": 2, "breaks": {"rate": 20, "why": "half did not"}, "steps": steps}
+    document = compose(run(findings=found), {}, limits=LIMITS)
+    assert rows(document, "What the scenario found") == {
+        "holds": ["2"],
+        "breaks: rate": ["20"],
+        "breaks: why": ["half did not"],
+    }
+    assert "| 20 | 0.5 | half did not |" in markdown(document)
+
+
+def test_a_comparison_says_what_is_better_and_what_is_worse() -> None:
+    earlier = run()
+    metrics = {name: dict(values) for name, values in earlier.metrics.items()}
+    metrics["chat_ttft"]["p(95)"] *= 2
+    metrics["chat_server_queue"]["avg"] /= 2
+    metrics["chat_whole"]["rate"] = 0.98
+    compared = rows(compose(run(metrics=metrics), {}, limits=LIMITS, earlier=earlier), "Compared")
+    assert compared["time to first token, p95, ms"] == ["400", "800", "+100%", "WORSE"]
+    assert compared["queue, mean, ms"] == ["15.9", "7.95", "-50%", "better"]
+    assert compared["share that was whole"] == ["0.99", "0.98", "-1%", ""]
+    assert compared["time to first token, median, ms"] == ["310", "310", "+0%", ""]
+    other = compose(
+        run(), {}, limits=LIMITS, earlier=run(scenario="spike", metrics={"chat_hit": {"rate": 0.0}})
+    )
+    assert section(other, "Compared").parts[0] == "Not the same scenario: the earlier one is spike."
+    assert rows(other, "Compared")["share from the cache"] == ["0", "0.25", "", ""]
+
+
+class _Seen(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.sources: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.sources += [value or "" for name, value in attrs if name in {"src", "href"}]
+
+
+def test_html_needs_nothing_else_and_takes_no_orders() -> None:
+    sly = run(scenario="<script>alert(1)</script>", findings={"note": "<img src=x>"})
+    page = html(compose(sly, calm(), limits=LIMITS, earlier=run()))
+    seen = _Seen()
+    seen.feed(page)
+    assert "script" not in seen.tags
+    assert "img" not in seen.tags
+    assert seen.sources == []
+    assert "@import" not in page
+    assert "url(" not in page
+    assert seen.tags.count("svg") == len(calm()) - 1  # the limit of memory is no line
+    assert seen.tags.count("table") >= 6
+
+
+def test_markdown_says_the_same_in_words() -> None:
+    text = markdown(compose(run(), calm(), limits=LIMITS))
+    assert text.startswith("# Load test steady\n\n**passed. No resource was full")
+    assert "| memory, largest replica, bytes | 150 MiB | 150 MiB | 150 MiB | 150 MiB |" in text
+    widths = {
+        line.count(" | ") for line in text.partition("## Over time")[2].splitlines() if line.startswith("|")
+    }
+    assert len(widths) == 1
+
+
+def test_a_plot_stays_inside_its_frame() -> None:
+    drawn = plot(Plot("demand", "requests", [(0.0, 0.0), (10.0, 1500.0), (20.0, 750.0)]))
+    [line] = re.findall(r'points="([^"]+)"', drawn)
+    places = [tuple(map(float, pair.split(","))) for pair in line.split()]
+    assert places == [(62.0, 130.0), (258.0, 8.0), (454.0, 69.0)]
+    assert "1.5 k" in drawn
+    assert "20 s" in drawn
+    assert "polyline" in plot(Plot("flat", "", [(0.0, 0.0)]))
+
+
+def test_a_summary_is_found_in_a_log(tmp_path: Path) -> None:
+    log = tmp_path / "run.log"
+    log.write_text(f'time="now" level=warning msg="slow"\n{line(scenario="smoke")}\n{line()}\nbye\n')
+    found = read_run(log)
+    assert (found.scenario, found.began, found.ended) == ("steady", BEGAN, BEGAN + LENGTH)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "holds no summary of deploy/k6"),
+        ('{"other": 1}', "holds no summary"),
+        ('{"dub5_loadtest":1}', "the summary is damaged"),
+        ('{"dub5_loadtest":1,"scen', "the summary is damaged"),
+    ],
+)
+def test_what_is_no_summary_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "run.log").write_text(text)
+    with pytest.raises(Unreadable, match=said):
+        read_run(tmp_path / "run.log")
+
+
+def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Unreadable, match="No such file"):
+        read_run(tmp_path / "nothing")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    with pytest.raises(Unreadable, match="it is no text"):
+        read_run(tmp_path / "binary")

@@ -1,0 +1,123 @@
+"""Bottlenecks that were planted are named, each by its own name; what is only their effect is not."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dub5.loadtest.rules import LASTING, Limits, judge, lasting
+from dub5.loadtest.series import Lines
+from tests.unit.loadtest.scenes import BEGAN, LENGTH, STEP, calm, planted
+
+LIMITS = Limits(memory=512 * 2.0**20, first_token=2.0)
+
+GATE = planted(gate=(210, 1.0), queued=(210, 40.0), shed=(215, 8.0), requests=(205, 412.0))
+CPU = planted(cpu=(120, 0.99), loop=(90, 0.4), first_byte=(90, 3.0), provider=(95, 1.0), gate=(100, 1.0))
+LOOP = planted(loop=(60, 0.5), provider=(70, 0.9), gate=(80, 1.0))
+REDIS = planted(redis=(150, 0.09), redis_errors=(150, 3.0), first_byte=(150, 0.5))
+PROVIDER = planted(provider=(100, 2.5), first_byte=(100, 2.6), gate=(80, 1.0), queued=(80, 30.0))
+ALWAYS_SLOW = planted(provider=(0, 2.4), gate=(20, 1.0))
+LIMITED = planted(provider_waiting=(130, 25.0), first_byte=(130, 4.0), gate=(125, 1.0))
+MEMORY = planted(memory=(240, 480 * 2.0**20))
+
+
+@pytest.mark.parametrize(
+    ("lines", "name", "since"),
+    [
+        (GATE, "gate", 210),
+        (CPU, "CPU", 120),
+        (LOOP, "event loop", 60),
+        (REDIS, "Redis", 150),
+        (PROVIDER, "provider", 100),
+        (ALWAYS_SLOW, "provider", 0),
+        (LIMITED, "provider's limit", 130),
+        (MEMORY, "memory", 240),
+    ],
+    ids=["gate", "CPU", "loop", "Redis", "provider", "always slow", "limit", "memory"],
+)
+def test_a_planted_bottleneck_is_named(lines: Lines, name: str, since: float) -> None:
+    first = judge(lines, began=BEGAN, limits=LIMITS).first
+    assert first is not None
+    assert (first.name, first.full_from) == (name, since)
+
+
+def test_it_is_said_in_words() -> None:
+    words = judge(GATE, began=BEGAN, limits=LIMITS).words
+    assert words.startswith(
+        "The gate was full from 210 s at 412 requests/s (100 %): raise config.admission.max_inflight or the number of "
+        "replicas; CPU was at 48 %, event loop was at 2.0 ms, memory was at 150 MiB"
+    )
+
+
+def test_effects_are_told_after_their_cause() -> None:
+    words = judge(CPU, began=BEGAN, limits=LIMITS).words
+    assert words.startswith("The CPU was full from 120 s")
+    assert "event loop was full too, from 90 s" in words
+    assert "gate was full too, from 100 s" in words
+
+
+def test_what_was_full_long_before_is_no_effect() -> None:
+    first = judge(planted(gate=(50, 1.0), cpu=(200, 0.99)), began=BEGAN, limits=LIMITS).first
+    assert first is not None
+    assert first.name == "gate"
+
+
+def test_all_is_well() -> None:
+    judged = judge(calm(), began=BEGAN, limits=LIMITS)
+    assert judged.first is None
+    assert judged.words.startswith("No resource was full: CPU was at 48 %")
+    assert all(each.judged and each.errors == 0 for each in judged.resources)
+
+
+def test_a_single_point_is_no_bottleneck() -> None:
+    lines = calm()
+    lines["cpu"][20] = (lines["cpu"][20][0], 1.0)
+    lines["gate"][30:32] = [(moment, 1.0) for moment, _ in lines["gate"][30:32]]  # five seconds
+    assert judge(lines, began=BEGAN, limits=LIMITS).first is None
+
+
+def test_what_is_not_known_is_not_judged() -> None:
+    judged = judge({}, began=BEGAN)
+    assert judged.words == "No figures of the service: nothing can be said about its resources."
+    lines = {"cpu": calm()["cpu"], "memory": MEMORY["memory"]}
+    judged = judge(lines, began=BEGAN)  # no limit of memory
+    told = {each.name for each in judged.resources if each.judged}
+    assert (judged.first, told) == (None, {"CPU"})
+    assert next(each for each in judged.resources if each.name == "memory").peak == "480 MiB"
+
+
+def test_errors_are_counted_beside() -> None:
+    resources = {each.name: each for each in judge(REDIS, began=BEGAN, limits=LIMITS).resources}
+    assert resources["Redis"].errors == 3.0
+    assert resources["gate"].errors == 0.0
+
+
+@given(st.lists(st.booleans(), max_size=40))
+def test_lasting_is_the_first_stretch_that_is_long_enough(fulls: list[bool]) -> None:
+    told = [(float(index * STEP), full) for index, full in enumerate(fulls)]
+    needed = int(LASTING / STEP) + 1
+    expected = next(
+        (
+            told[index][0]
+            for index in range(len(told))
+            if len(fulls[index : index + needed]) == needed and all(fulls[index : index + needed])
+        ),
+        None,
+    )
+    assert lasting(told) == expected
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["cpu", "loop", "redis", "provider", "provider_waiting", "gate", "memory"]),
+        st.tuples(st.integers(0, LENGTH), st.floats(0, 1e10)),
+    )
+)
+def test_the_first_is_one_that_was_full(changes: dict[str, tuple[float, float]]) -> None:
+    judged = judge(planted(**changes), began=BEGAN, limits=LIMITS)
+    full = [each.full_from for each in judged.resources if each.full_from is not None]
+    assert (judged.first is None) == (not full)
+    if judged.first is not None:
+        assert judged.first.full_from in full
+        assert judged.first.advice in judged.words

@@ -1,0 +1,62 @@
+"""What Prometheus is asked: figures that the service has, in queries that Prometheus understands."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import string
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dub5.loadtest.runs import Unreadable
+from dub5.loadtest.series import LINES, points, read_lines
+from dub5.telemetry.metrics import Metrics
+
+PROMTOOL = shutil.which("promtool") or shutil.which("promtool", path=Path(sys.executable).parent)
+ELSEWHERE = {"process_cpu_seconds_total", "process_resident_memory_bytes"}
+
+
+def filled_in(query: str, pods: str) -> str:
+    return string.Template(query).substitute(pods=pods, window="1m")
+
+
+def test_every_figure_is_one_of_ours() -> None:
+    families = {family.name for family in Metrics().registry.collect()}
+    for line in LINES.values():
+        for name in re.findall(r"\b(?:dub5|process)_\w+", line.query):
+            known = name in ELSEWHERE or re.sub(r"_(total|bucket|sum|count)$", "", name) in families
+            assert known, f"{line.title} reads {name}"
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="needs promtool")
+@pytest.mark.parametrize("pods", ['namespace="chat"', 'job=~".+"'])
+def test_prometheus_understands_the_queries(tmp_path: Path, pods: str) -> None:
+    assert PROMTOOL is not None
+    rules = [{"record": name, "expr": filled_in(line.query, pods)} for name, line in LINES.items()]
+    file = tmp_path / "rules.yaml"
+    file.write_text(json.dumps({"groups": [{"name": "lines", "rules": rules}]}))
+    done = subprocess.run([PROMTOOL, "check", "rules", file], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(LINES)} rules found" in done.stdout
+
+
+def test_an_answer_without_the_moments_that_have_no_value() -> None:
+    values = [[1, "0.5"], [2, "NaN"], [3, "+Inf"], [4.5, "1e3"]]
+    answer = {
+        "status": "success",
+        "data": {"resultType": "matrix", "result": [{"metric": {}, "values": values}]},
+    }
+    assert points(json.dumps(answer).encode()) == [(1.0, 0.5), (4.5, 1000.0)]
+    assert points(b'{"data": {"result": []}}') == []
+
+
+def test_what_is_no_answer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Unreadable, match="no answer of Prometheus"):
+        points(b"<html>")
+    (tmp_path / "series.json").write_text('{"cpu": 5}')
+    with pytest.raises(Unreadable, match=r"series\.json"):
+        read_lines(tmp_path)

@@ -1,0 +1,95 @@
+"""`make loadtest`: one scenario of deploy/k6 against a server, with progress, and a report of it.
+
+    python -m tools.load steady                                    # a local server with a simulated provider
+    RATE=50 DURATION=1m python -m tools.load steady --url http://127.0.0.1:8000 --operations http://127.0.0.1:9000
+
+What a scenario can be told is in docs/load-testing.md; it comes from the environment. Exit code: k6's, 99 where a gate
+was missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.service import serving
+from dub5.loadtest.command import write_report
+from tools.scrapes import Recorder
+
+ROOT = Path(__file__).resolve().parent.parent
+SCENARIOS = ROOT / "deploy/k6/scenarios"
+NAMES = sorted(path.stem for path in SCENARIOS.glob("*.js"))
+K6 = shutil.which("k6") or shutil.which("k6", path=Path(sys.executable).parent)
+CONFIG = "providers: {demo: {kind: simulated}}\nmodels: {demo: {routes: [demo/simulated]}}\n"
+
+
+@contextlib.asynccontextmanager
+async def target(url: str | None, operations: str | None) -> AsyncIterator[tuple[str, str | None]]:
+    """Where to ask, and where the figures are: what was given, else a server of our own."""
+    if url is not None:
+        yield url, operations
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "dub5.yaml"
+        config.write_text(CONFIG, encoding="utf-8")
+        async with serving(config) as service:
+            yield service.url, service.operations_url
+
+
+async def run(scenario: str, url: str, operations: str | None, out: Path) -> int:
+    """k6's exit code; the summary and the lines of figures are in `out`."""
+    if K6 is None:
+        sys.exit("There is no k6: tools/setup.sh k6 builds it with Go, or install it.")
+    summary = out / "summary.json"
+    settings = {"DUB5_URL": url, "SUMMARY_FILE": str(summary), "SUMMARY_TEXT": "true"}
+    recorder = Recorder(operations) if operations is not None else None
+    recording = asyncio.create_task(recorder.run()) if recorder is not None else None
+    process = await asyncio.create_subprocess_exec(
+        *(K6, "run", "--no-usage-report", "--address", "", str(SCENARIOS / f"{scenario}.js")),
+        env={**os.environ, **settings},
+    )
+    code = await process.wait()
+    if recorder is not None and recording is not None:
+        recording.cancel()
+        (result,) = await asyncio.gather(recording, return_exceptions=True)
+        if not isinstance(result, asyncio.CancelledError):
+            print(f"The figures of the service end early: {result}", file=sys.stderr)
+        await asyncio.to_thread((out / "series.json").write_bytes, msgspec.json.encode(recorder.lines()))
+    return code
+
+
+async def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("scenario", choices=NAMES)
+    parser.add_argument("--url", help="public listener; without it a server is started")
+    parser.add_argument(
+        "--operations", help="operations listener of one replica, for the figures of the service"
+    )
+    parser.add_argument("--out", type=Path, help="folder of the report (default: .bench/loadtest/SCENARIO)")
+    parser.add_argument("--compare", type=Path, help="folder of an earlier report")
+    asked = parser.parse_args()
+    out = asked.out or ROOT / ".bench/loadtest" / asked.scenario
+    out.mkdir(parents=True, exist_ok=True)
+    for left in ("summary.json", "series.json"):
+        (out / left).unlink(missing_ok=True)
+    async with target(asked.url, asked.operations) as (url, operations):
+        code = await run(asked.scenario, url, operations, out)
+    if (out / "summary.json").exists():
+        document = await asyncio.to_thread(write_report, out, out, earlier=asked.compare)
+        print(f"{document.verdict}\nSee {out / 'report.html'}")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))

@@ -1,0 +1,42 @@
+"""The data of the load test and the chart's copy of its scripts: Helm reads no file outside of a chart.
+
+Both are generated: the scripts' own place is deploy/k6.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = ROOT / "deploy/k6"
+TRACE = ROOT / "benchmarks/replay/azure_llm_2023_conv_10min.csv"
+ARRIVALS = "deploy/k6/data/arrivals.json"
+COPY = "deploy/helm/dub5/files/k6"
+
+
+def arrivals() -> str:
+    """`[milliseconds since the first, tokens of the prompt, tokens of the answer]` for each request of the trace."""
+    with TRACE.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    moments = [datetime.fromisoformat(row["TIMESTAMP"][:26]) for row in rows]
+    lines = [
+        f"[{round((moment - moments[0]).total_seconds() * 1000)},{row['ContextTokens']},{row['GeneratedTokens']}]"
+        for moment, row in zip(moments, rows, strict=True)
+    ]
+    return "[" + ",\n".join(lines) + "]\n"
+
+
+def copies() -> dict[str, Callable[[], str]]:
+    """The chart's file -> its text: for each script, and the data with its licence."""
+    scripts = [path.relative_to(SCRIPTS) for path in sorted(SCRIPTS.rglob("*.js"))]
+    made = {f"{COPY}/{script}": functools.partial(_text, SCRIPTS / script) for script in scripts}
+    licence = functools.partial(_text, SCRIPTS / "data/README.md")
+    return {**made, f"{COPY}/data/arrivals.json": arrivals, f"{COPY}/data/README.md": licence}
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
