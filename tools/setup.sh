@@ -150,7 +150,6 @@ setup_promtool() {
 # There is no package of it: it is built as for the cluster, which takes minutes, once for all work trees.
 setup_k6() {
     command -v k6 >/dev/null && return
-    [ ! -x .venv/bin/k6 ] || return 0
     if command -v go >/dev/null && tools/cluster/cluster build k6 >&2; then
         ln -sf "$(.venv/bin/python -c 'from tools.cluster.programs import program; print(program("k6"))')" .venv/bin/k6
     else

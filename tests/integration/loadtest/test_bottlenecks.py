@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,17 @@ async def half_a_second(call: Call, wire: Wire) -> None:
 async def verdict(server: Running, folder: Path) -> str:
     await asyncio.to_thread(folder.mkdir)
     await run("steady", server.url, server.operations_url, folder)
+    await asyncio.to_thread(forget_the_machine, folder / "series.json")
     document = await asyncio.to_thread(write_report, folder, folder)
     return document.verdict
+
+
+def forget_the_machine(series: Path) -> None:
+    """It may be busy with something else, which the report would rightly name."""
+    lines = json.loads(series.read_text(encoding="utf-8"))
+    assert lines.pop("cpu")
+    assert lines.pop("loop")
+    series.write_text(json.dumps(lines), encoding="utf-8")
 
 
 async def test_each_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,5 +181,5 @@ def test_helm_test_may_run_it_too() -> None:
 
 
 def test_the_notes_say_where_the_result_is() -> None:
-    assert "component=loadtest --tail 1" in render(ON).notes
+    assert "component=loadtest --tail -1" in render(ON).notes
     assert "dub5 loadtest report" not in render().notes
