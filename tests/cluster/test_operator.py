@@ -158,7 +158,8 @@ def ttls(release: Release) -> set[float]:
     found = set()
     for name in release.names():
         text = release.kube.pod_text(release.namespace, name, 9000, "/metrics")
-        found.add(number(text, r'dub5_cache_ttl_seconds\{class="ticker"\}'))
+        ttl = number(text, r'dub5_cache_ttl_seconds\{class="ticker"\}')
+        found.add(float(f"{ttl:.6g}"))  # as the status has it
     return found
 
 
