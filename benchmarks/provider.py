@@ -9,7 +9,8 @@ It prints its base URL and then answers
 
 Each answer begins with `g<generation>|<asker>|`: the generation that was set when the call arrived, and
 `metadata.asker` of the request. So a client can tell an answer from before a purge, and one made for somebody
-else, whatever is cached on the way.
+else, whatever is cached on the way. Where answers do not stay true, `changes_every`, it also says when this one ends
+to be: `g<generation>|<asker>|<seconds since the epoch>|`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import math
 import random
+import time
+import zlib
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any, Literal
@@ -40,7 +44,7 @@ class Settings(msgspec.Struct, frozen=True):
     """Seconds until the first token and between two, how many there are, and the generation they carry.
 
     `spread` is by how much of itself the first may vary, evenly: 0.5 makes 0.2 to 0.6 of 0.4 seconds. `share` of
-    the calls, drawn at random, meet the `fault`.
+    the calls, drawn at random, meet the `fault`. Each answer is another one every `changes_every` seconds; 0: never.
     """
 
     first_token: float = 0.05
@@ -53,6 +57,7 @@ class Settings(msgspec.Struct, frozen=True):
     status: int = 429
     retry_after: float | None = None
     slow_first_token: float = 2.0
+    changes_every: float = 0.0
 
 
 class Broken(Exception):
@@ -109,7 +114,7 @@ class Provider:
             return
         asker = (asked.get("metadata") or {}).get("asker", "")
         texts = [
-            f"g{settings.generation}|{asker}|",
+            f"g{settings.generation}|{asker}|{_end(question, settings.changes_every)}",
             *(f" word{index}" for index in range(settings.tokens - 1)),
         ]
         usage = {
@@ -135,6 +140,14 @@ class Provider:
             await writer.drain()
         writer.write(b"0\r\n\r\n")
         await writer.drain()
+
+
+def _end(question: str, every: float) -> str:
+    """Until when the answer is this one. Each question has moments of its own: what changes, changes evenly."""
+    if not every:
+        return ""
+    phase = zlib.crc32(question.encode()) / 2**32
+    return f"{every * (math.floor(time.time() / every + phase) + 1 - phase):.3f}|"
 
 
 async def _request(reader: asyncio.StreamReader) -> tuple[str, bytes]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -67,12 +68,15 @@ async def run(redis: Any, options: Options, **given: Any) -> None:
         await asyncio.to_thread(
             start_http_server, options.metrics_port, addr=options.host, registry=operator.metrics.registry
         )
+    # kopf would make one of the user's name, and in a container the user has none.
+    identity: Any = socket.gethostname()
     health = f"http://{options.host}:{options.health_port}/healthz" if options.health_port else None
     await kopf.operator(
         registry=registry,
         standalone=True,
         namespaces=[options.namespace],
         liveness_endpoint=health,
+        identity=identity,
         **given,
     )
 

@@ -19,6 +19,7 @@ NAMESPACE = "dub5-stage"
 CODE = {
     "provider.py": Path("benchmarks/provider.py"),
     "load.py": Path("tests/cluster/pods/load.py"),
+    "asking.py": Path("tests/cluster/pods/asking.py"),
     "leaving.js": Path("tests/cluster/pods/leaving.js"),
 }
 ROOT = Path(__file__).parents[2]

@@ -172,9 +172,9 @@ def product_sources() -> bytes:
             "tools/uv.txt",
         )
     ]
-    files += sorted(
-        path for path in (ROOT / "backend").rglob("*") if path.is_file() and "__pycache__" not in path.parts
-    )
+    for folder in ("backend", "operator"):
+        found = sorted((ROOT / folder).rglob("*"))
+        files += [path for path in found if path.is_file() and "__pycache__" not in path.parts]
     return BASE_PACKAGES.encode() + b"".join(
         str(path.relative_to(ROOT)).encode() + path.read_bytes() for path in files
     )
