@@ -19,6 +19,11 @@ from tests.fakes.openai_server import FakeOpenAI
 
 playwright = pytest.importorskip("playwright.async_api", reason="`make test` installs Playwright")
 
+_PATIENCE = 30_000
+"""Milliseconds in which what is waited for must come: the machine may be busy with something else."""
+
+playwright.expect.set_options(timeout=_PATIENCE)
+
 Open = Callable[..., AbstractAsyncContextManager[Any]]
 
 
@@ -56,7 +61,7 @@ def opened(browser: Any) -> Open:
     async def opening(url: str, *, expected: tuple[str, ...] = (), **context: Any) -> AsyncIterator[Any]:
         profile = await browser.new_context(**context)
         page = await profile.new_page()
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(_PATIENCE)
         wrong: list[str] = []
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on(
