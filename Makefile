@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CONFIG ?= $(wildcard dub5.yaml)
-TESTS ?= tests/unit tests/integration tests/operator
+TESTS ?= tests/unit tests/integration tests/operator tests/page
 CLUSTER_TESTS ?= tests/cluster
 CLUSTER_OPTIONS := -q -o timeout_func_only=true --timeout 600 --durations 10
 
@@ -22,6 +22,7 @@ test: $(READY) ## Run every test that needs no cluster, against a real Redis; co
 	@tools/setup.sh helm
 	@tools/setup.sh promtool
 	@tools/setup.sh k6
+	@tools/setup.sh browser
 	@rm -f .coverage .coverage.*
 	@$(BIN)/coverage run -m pytest -q $(TESTS)
 	@$(BIN)/coverage combine -q

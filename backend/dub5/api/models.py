@@ -41,12 +41,18 @@ class ModelsController(Controller):
 
 
 def _model(name: str, catalog: Catalog) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": catalog.created, "owned_by": "dub5"}
+    """`price` is ours: $ per million tokens, left out where none is configured."""
+    described = {"id": name, "object": "model", "created": catalog.created, "owned_by": "dub5"}
+    price = catalog[name].model.price
+    if not price.input and not price.output:
+        return described
+    cached = price.input if price.cached_input is None else price.cached_input
+    return {**described, "price": {"input": price.input, "cached_input": cached, "output": price.output}}
 
 
 @get("/")
 async def index() -> dict[str, Any]:
-    """Where to go from here; open to all, and tells nothing about the installation."""
+    """What there is where the page is switched off: open to all, and tells nothing about the installation."""
     return {
         "service": "dub5",
         "chat": "POST /v1/chat/completions",
