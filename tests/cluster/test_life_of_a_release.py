@@ -85,7 +85,11 @@ def test_a_rollback_brings_the_former_configuration_back(installed: Release, sta
     keys = installed.secret()
     history = json.loads(installed.helm("history", NAME, "--output", "json"))
     installed.install({"config": {"personalities": {"sailor": {"system": "You sail.", "model": "standin"}}}})
-    assert ask(installed, stage, "ahoy", installed.key(), "sailor")["status"] == 200
+    # Helm does not wait for those that leave, and they answer while they linger.
+    eventually(
+        lambda: ask(installed, stage, "ahoy", installed.key(), "sailor")["status"] == 200,
+        "the personality is there",
+    )
     installed.helm("rollback", NAME, str(history[-1]["revision"]), "--wait", "--timeout", "180s")
     eventually(
         lambda: ask(installed, stage, "ahoy", installed.key(), "sailor")["status"] == 404,
