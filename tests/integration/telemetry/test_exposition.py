@@ -1,0 +1,155 @@
+"""/metrics as it is scraped: what docs/metrics.md says, and no more series for whatever callers send."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import prometheus_client
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+
+from dub5_operator.metrics import Metrics as OperatorMetrics
+from tests.fakes.openai_server import FakeOpenAI
+from tests.harness import Running, openai_provider, running
+from tools import metrics
+
+DOCUMENT = Path(__file__).parents[3] / "docs/metrics.md"
+
+KNOWN = {each.name: each for each in (*metrics.backend(), *metrics.operator(), *metrics.process())}
+BACKEND, OPERATOR, PROCESS = (
+    {each.name: each.type for each in part}
+    for part in (metrics.backend(), metrics.operator(), metrics.process())
+)
+"""Types by name, read before an event loop runs: it takes a look at /proc."""
+KEY = "a-key-that-is-known"
+JUNK = "junk"
+UNUSUAL = ("PROPFIND", "MKCOL", "LOCK", "SEARCH")  # any others never get past the parser
+
+
+def scraped(url: str) -> str:
+    response = httpx.get(f"{url}/metrics", timeout=20)
+    assert response.status_code == 200
+    return response.text
+
+
+async def exposition(server: Running) -> str:
+    return await asyncio.to_thread(scraped, server.operations_url)
+
+
+def exposed(text: str) -> dict[str, str]:
+    """Types by name, as the documents name them."""
+    found = {}
+    for family in text_string_to_metric_families(text):
+        name = family.name + ("_total" if family.type == "counter" else "")
+        found[name] = "info" if name.endswith("_info") else family.type
+    return found
+
+
+def samples_of(text: str) -> Iterator[Sample]:
+    for family in text_string_to_metric_families(text):
+        yield from family.samples
+
+
+async def test_a_replica_exposes_what_is_documented(server: Running) -> None:
+    for stream in (False, True):
+        assert (await server.chat(f"hi {stream}", stream=stream)).status_code == 200
+    text = await exposition(server)
+    assert exposed(text) == BACKEND | PROCESS
+    labels_of_a_distribution = {"le"}
+    for family in text_string_to_metric_families(text):
+        name = family.name + ("_total" if family.type == "counter" else "")
+        for sample in family.samples:
+            assert sample.labels.keys() - labels_of_a_distribution == set(KNOWN[name].labels), name
+
+
+def test_the_operator_exposes_what_is_documented() -> None:
+    registry = OperatorMetrics().registry
+    server, thread = prometheus_client.start_http_server(0, addr="127.0.0.1", registry=registry)
+    try:
+        text = scraped(f"http://127.0.0.1:{server.server_port}")
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert exposed(text) == OPERATOR | PROCESS
+
+
+def test_the_document_names_every_metric_and_label_and_nothing_else() -> None:
+    text = DOCUMENT.read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| `dub5_")]
+    assert len(rows) == len(BACKEND) + len(OPERATOR)
+    assert set(metrics.LABELS) == {label for each in KNOWN.values() for label in each.labels}
+
+
+def test_what_is_mapped_to_opentelemetry_is_there() -> None:
+    assert {here for _, here, _ in metrics.OPENTELEMETRY} <= KNOWN.keys()
+    assert {here for _, here, _ in metrics.ATTRIBUTES} <= metrics.LABELS.keys()
+
+
+async def flood(server: Running, times: range) -> None:
+    """Everything that a caller may write, each time another."""
+    known, unknown = {"authorization": f"Bearer {KEY}"}, {"authorization": "Bearer nobody"}
+    for number in times:
+        junk = f"{JUNK}-{number}"
+        headers = {
+            **known,
+            "x-dub5-cache-tags": junk,
+            "x-request-id": junk,
+            "user-agent": junk,
+            "traceparent": junk,
+        }
+        await server.chat(junk, headers={**headers, junk: junk})
+        await server.chat("hi", model=junk, headers=headers)
+        await server.chat("hi", user=junk, metadata={junk: junk}, headers=headers, **{junk: junk})
+        await server.chat("hi", headers={"authorization": f"Bearer {junk}"})
+        await server.client.post("/v1/chat/completions", content=junk, headers=known)
+        for method, path in [
+            (junk.upper(), "/v1/chat/completions"),
+            (UNUSUAL[number % 4], "/v1/chat/completions"),
+            (UNUSUAL[number % 4], f"/{junk}"),
+            ("GET", f"/{junk}"),
+            ("GET", f"/v1/{junk}/{junk}"),
+            ("GET", f"/v1/models/{junk}"),
+            ("GET", f"/v1/models?{junk}={junk}"),
+        ]:
+            await server.client.request(method, path, headers=known)
+            await server.client.request(method, path, headers=unknown)
+        for purge in ({"tags": [junk]}, {"tenant": junk}, {"model": junk}, {"class": junk}, {junk: junk}):
+            await server.client.post("/v1/cache/invalidations", json=purge, headers=known)
+
+
+def of_callers(text: str) -> set[tuple[str, frozenset[tuple[str, str]]]]:
+    """All series but those of our own commands to Redis, some of which come with time."""
+    found = [each for each in samples_of(text) if "operation" not in each.labels]
+    return {(each.name, frozenset(each.labels.items())) for each in found}
+
+
+async def test_junk_makes_no_series(fake: FakeOpenAI, redis: str) -> None:
+    digest = hashlib.sha256(KEY.encode()).hexdigest()
+    keys = json.dumps({digest: {"tenant": "acme", "roles": ["chat", "admin"]}})
+    config = {
+        **openai_provider(fake.base_url),
+        "auth": {"keys": {"env": "KEYS"}},
+        "redis": {"url": redis},
+        "cache": {"classes": {"default": {"cacheable": "always"}}},
+    }
+    async with running(config, {"KEYS": keys}) as server:
+        await flood(server, range(8))
+        first = await exposition(server)
+        await flood(server, range(100, 116))
+        second = await exposition(server)
+    series = of_callers(first)
+    assert of_callers(second) == series
+    assert JUNK not in second.lower()
+    assert "acme" not in second
+    requests = [each.labels for each in samples_of(second) if each.name == "dub5_http_requests_total"]
+    assert {"other"} < {each["route"] for each in requests}
+    assert {"other"} < {each["method"] for each in requests}
+    operations = {each.labels["operation"] for each in samples_of(second) if "operation" in each.labels}
+    assert 3 < len(operations) < 20
+    assert len(series) < 1500

@@ -1,0 +1,222 @@
+"""Each alert fires where it should and stays quiet where it should, by Prometheus's own promtool; each has its runbook.
+
+Series are written as promtool reads them: `0+60x100` begins with 0 and rises by 60 a hundred times.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+from tools import metrics
+
+ROOT = Path(__file__).parents[3]
+RULES = ROOT / "deploy/helm/dub5/alerts/dub5.yaml"
+PROMTOOL = shutil.which("promtool") or shutil.which("promtool", path=Path(sys.executable).parent)
+
+ALERTS: dict[str, dict[str, Any]] = {
+    rule["alert"]: rule
+    for group in yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
+    for rule in group["rules"]
+    if "alert" in rule
+}
+HEADINGS = ["Symptom", "What it means to users", "Look here", "Do this", "Check that"]
+
+
+class Case(NamedTuple):
+    """Samples by series, `interval` apart, and when the alert is looked for."""
+
+    fires: dict[str, str]
+    quiet: dict[str, str]
+    at: str = "2h"
+    interval: str = "1m"
+
+
+def pod(metric: str, labels: str = "") -> str:
+    """The series of one replica."""
+    return f'{metric}{{namespace="chat",pod="a",instance="a:9000"{"," if labels else ""}{labels}}}'
+
+
+def chats(outcome: str) -> str:
+    return pod("dub5_http_requests_total", f'route="/v1/chat/completions",outcome="{outcome}"')
+
+
+def failing(share: float, samples: int, outcome: str = "provider_error") -> dict[str, str]:
+    return {
+        chats("ok"): f"0+{1000 - 1000 * share:g}x{samples}",
+        chats(outcome): f"0+{1000 * share:g}x{samples}",
+    }
+
+
+def late(share: float, samples: int) -> dict[str, str]:
+    name, labels = "dub5_http_time_to_first_byte_seconds", 'route="/v1/chat/completions",outcome="ok"'
+    return {
+        pod(f"{name}_bucket", f'{labels},le="10.0"'): f"0+{1000 - 1000 * share:g}x{samples}",
+        pod(f"{name}_count", labels): f"0+1000x{samples}",
+    }
+
+
+def distribution(name: str, labels: str, *, below: str, above: str, share_above: float) -> dict[str, str]:
+    """A histogram with two finite buckets."""
+    join = "," if labels else ""
+    return {
+        pod(f"{name}_bucket", f'{labels}{join}le="{below}"'): f"0+{100 - 100 * share_above:g}x120",
+        pod(f"{name}_bucket", f'{labels}{join}le="{above}"'): "0+100x120",
+        pod(f"{name}_bucket", f'{labels}{join}le="+Inf"'): "0+100x120",
+    }
+
+
+def calls(outcome: str) -> str:
+    return pod("dub5_provider_requests_total", f'provider="openai",outcome="{outcome}"')
+
+
+def demand(figure: int, replicas: int) -> dict[str, str]:
+    names = [f'{{namespace="chat",pod="{number}"}}' for number in range(replicas)]
+    capacity = {f"dub5_capacity_requests{name}": "200x120" for name in names}
+    return capacity | {f"dub5_demand_requests{name}": f"{figure}x120" for name in names}
+
+
+def lookups(result: str) -> str:
+    return pod("dub5_cache_lookups_total", f'class="default",result="{result}"')
+
+
+def compared(verdict: str) -> str:
+    return pod("dub5_cache_revalidations_total", f'class="faq",source="refetch",verdict="{verdict}"')
+
+
+FIRST_TOKEN = ("dub5_provider_time_to_first_token_seconds", 'provider="openai",outcome="ok"')
+LAG = ("dub5_event_loop_lag_seconds", "")
+CAPACITY = {pod("dub5_capacity_requests"): "200x120"}
+BUILD = {pod("dub5_build_info", 'version="1"'): "1x120"}
+SCRAPED = {**BUILD, pod("up"): "1x120"}
+CPU, MEMORY = pod("process_cpu_seconds_total"), pod("process_resident_memory_bytes")
+DEMAND, STARTED = pod("dub5_demand_requests"), pod("process_start_time_seconds")
+BREAKER = pod("dub5_provider_breaker_state", 'provider="openai"')
+LOOKS, TTL = pod("dub5_operator_reconcile_seconds_count"), pod("dub5_operator_ttl_seconds", 'policy="p"')
+FAILED_LOOKS = pod("dub5_operator_errors_total", 'policy="p"')
+CONFIG_A, CONFIG_B = (pod("dub5_config_info", f'hash="{name}"') for name in "ab")
+
+CASES: dict[str, Case] = {
+    "Dub5AvailabilityFastBurn": Case(failing(0.08, 120), failing(0.06, 120)),
+    "Dub5AvailabilitySlowBurn": Case(failing(0.04, 500), failing(0.02, 500), at="8h"),
+    "Dub5AvailabilityCreepingBurn": Case(failing(0.008, 900), failing(0.004, 900), at="74h", interval="5m"),
+    "Dub5FirstTokenFastBurn": Case(late(0.75, 120), late(0.7, 120)),
+    "Dub5FirstTokenSlowBurn": Case(late(0.4, 500), late(0.2, 500), at="8h"),
+    "Dub5FirstTokenCreepingBurn": Case(late(0.06, 900), late(0.04, 900), at="74h", interval="5m"),
+    "Dub5ProviderErrors": Case(
+        {calls("ok"): "0+80x120", calls("timeout"): "0+20x120"},
+        {calls("ok"): "0+95x120", calls("timeout"): "0+5x120", calls("cancelled"): "0+50x120"},
+    ),
+    "Dub5ProviderSlow": Case(
+        distribution(*FIRST_TOKEN, below="10.0", above="20.0", share_above=0.2),
+        distribution(*FIRST_TOKEN, below="10.0", above="20.0", share_above=0.05),
+    ),
+    "Dub5BreakerOpen": Case({BREAKER: "2x120"}, {BREAKER: "2x110 0x10"}),
+    "Dub5Cpu": Case({**CAPACITY, CPU: "0+57x120"}, {**CAPACITY, CPU: "0+40x120"}),
+    "Dub5Memory": Case({**CAPACITY, MEMORY: "480000000x120"}, {**CAPACITY, MEMORY: "300000000x120"}),
+    "Dub5EventLoopLag": Case(
+        distribution(*LAG, below="0.1", above="0.25", share_above=0.05),
+        distribution(*LAG, below="0.1", above="0.25", share_above=0.005),
+    ),
+    "Dub5QueueLong": Case(
+        {**CAPACITY, pod("dub5_queued_requests"): "150x120"},
+        {**CAPACITY, pod("dub5_queued_requests"): "50x120"},
+    ),
+    "Dub5Shedding": Case(
+        {pod("dub5_shed_total", 'reason="queue_full"'): "0+30x120"},
+        {pod("dub5_shed_total", 'reason="queue_full"'): "0x60 3x60"},
+    ),
+    "Dub5DemandAtMaximum": Case(demand(190, replicas=10), demand(190, replicas=9)),
+    "Dub5AutoscalingMetricMissing": Case(
+        {**SCRAPED, DEMAND: "5x90 stale _x30"}, {**SCRAPED, DEMAND: "5x116 stale _x4"}
+    ),
+    "Dub5RedisDown": Case(
+        {pod("dub5_redis_up"): "0x120"},
+        {pod("dub5_redis_up"): "0x120", 'dub5_redis_up{namespace="chat",pod="b"}': "1x120"},
+    ),
+    "Dub5HitRatioCollapsed": Case(
+        {lookups("local"): "0+600x290 174000+100x300", lookups("miss"): "0+400x290 116000+900x300"},
+        {lookups("local"): "0+600x600", lookups("miss"): "0+400x600"},
+        at="26h",
+        interval="5m",
+    ),
+    "Dub5StalenessOverBudget": Case(
+        {compared("same"): "0+8x600", compared("changed"): "0+2x600"},
+        {compared("same"): "0+95x600", compared("changed"): "0+5x600"},
+        at="8h",
+    ),
+    "Dub5OperatorNotReconciling": Case({TTL: "60x120", LOOKS: "9x120"}, {TTL: "60x120", LOOKS: "0+2x120"}),
+    "Dub5Restarts": Case({**BUILD, STARTED: "1x95 2x6 3x6 4x13"}, {**BUILD, STARTED: "1x100 2x20"}),
+    "Dub5ConfigurationsDiffer": Case({CONFIG_A: "1x120", CONFIG_B: "1x120"}, {CONFIG_A: "1x120"}),
+}
+MORE = {
+    "Dub5AvailabilityFastBurn": Case(failing(0.08, 120, "shed"), failing(0.5, 120, "client_error")),
+    "Dub5RedisDown": Case({pod("dub5_redis_up"): "0x120"}, {pod("dub5_redis_up"): " ".join(["NaN"] * 121)}),
+    "Dub5OperatorNotReconciling": Case(
+        {TTL: "60x120", LOOKS: "0+2x120", FAILED_LOOKS: "0+1x120"}, {pod("dub5_demand_requests"): "1x120"}
+    ),
+}
+BOTH = [*CASES.items(), *MORE.items()]
+
+
+def promtool(tmp_path: Path, name: str, case: Case, *, fires: bool) -> str:
+    """What promtool has to say against it; nothing where all is as it should be."""
+    expected = [{"labels": f'{{alertname="{name}"}}', "value": 1}] if fires else []
+    asked = {
+        "expr": f'count by (alertname) (ALERTS{{alertname="{name}",alertstate="firing"}})',
+        "eval_time": case.at,
+        "exp_samples": expected,
+    }
+    series = case.fires if fires else case.quiet
+    test = {
+        "interval": case.interval,
+        "input_series": [{"series": name, "values": values} for name, values in series.items()],
+        "promql_expr_test": [asked],
+    }
+    path = tmp_path / "test.yaml"
+    written = {"rule_files": [str(RULES)], "evaluation_interval": case.interval, "tests": [test]}
+    path.write_text(yaml.safe_dump(written))
+    run = subprocess.run([str(PROMTOOL), "test", "rules", path], capture_output=True, text=True, check=False)
+    return "" if run.returncode == 0 else run.stdout + run.stderr
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="needs promtool")
+@pytest.mark.parametrize("fires", [True, False], ids=["fires", "is quiet"])
+@pytest.mark.parametrize(("name", "case"), BOTH, ids=[name for name, _ in BOTH])
+def test_it(tmp_path: Path, name: str, case: Case, fires: bool) -> None:
+    assert promtool(tmp_path, name, case, fires=fires) == ""
+
+
+def test_every_alert_is_tried() -> None:
+    assert CASES.keys() == ALERTS.keys()
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_it_says_how_bad_it_is_what_it_is_and_what_to_do(name: str) -> None:
+    rule = ALERTS[name]
+    assert rule["labels"]["severity"] in {"critical", "warning"}
+    assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}
+    text = (ROOT / rule["annotations"]["runbook_url"]).read_text(encoding="utf-8")
+    assert text.startswith(f"# {name}\n")
+    parts = re.split(r"^## (.*)$", text, flags=re.MULTILINE)
+    assert parts[1::2] == HEADINGS
+    assert all(len(part.strip()) > 10 for part in parts[2::2])
+
+
+def test_every_runbook_has_its_alert() -> None:
+    assert {path.stem for path in (ROOT / "docs/runbooks").glob("*.md")} == ALERTS.keys()
+
+
+def test_rules_and_runbooks_name_metrics_that_there_are() -> None:
+    known = {each.name for each in (*metrics.backend(), *metrics.operator())}
+    texts = [RULES, *(ROOT / "docs/runbooks").glob("*.md")]
+    for path in texts:
+        for name in re.findall(r"\bdub5_[a-z_]+[a-z]", path.read_text(encoding="utf-8")):
+            assert re.sub("_(bucket|count|sum)$", "", name) in known, path
