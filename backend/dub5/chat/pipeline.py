@@ -248,7 +248,8 @@ class Pipeline:
         except BaseException:
             follower.leave()
             raise
-        question.record.timings["provider"] = time.perf_counter() - started
+        timings = question.record.timings
+        timings["provider"] = time.perf_counter() - started - timings.get("queue", 0.0)  # parts add up
         collapsed = joined or not follower.led_here
         stored = not collapsed and question.wanted is not None and (streamed or asking.stored)
         status = msgspec.structs.replace(status, collapsed=collapsed, stored=stored)
