@@ -306,7 +306,7 @@ def _add_smoke_commands(commands: Commands) -> None:
     for command in (health, chat, scaling):
         command.add_argument(
             "--patience",
-            type=_duration,
+            type=_read_by(Duration.parse),
             default=Duration(0),
             help="how long to try again, such as 30s (default 0)",
         )
@@ -353,25 +353,23 @@ def _add_loadtest_commands(commands: Commands) -> None:
     report.add_argument("--compare", type=Path, metavar="RUN", help="an earlier run")
     report.add_argument(
         "--memory-limit",
-        type=_size,
+        type=_read_by(Size.parse),
         metavar="SIZE",
         help="of a replica, such as 512MiB; by default what kube-state-metrics tells",
     )
     report.set_defaults(run=_loadtest_report)
 
 
-def _size(written: str) -> Size:
-    try:
-        return Size.parse(written)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+def _read_by(parse: Callable[[str], T]) -> Callable[[str], T]:
+    """For argparse, which keeps the words of no other error."""
 
+    def read(written: str) -> T:
+        try:
+            return parse(written)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
 
-def _duration(written: str) -> Duration:
-    try:
-        return Duration.parse(written)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    return read
 
 
 def _rate(written: str) -> float:

@@ -32,7 +32,9 @@ _ASK_AGAIN = 1.0
 
 _log = get_logger()
 
-Lead = Callable[[Callable[[Frame], None]], Awaitable[None]]
+Tell = Callable[[Frame], None]
+
+Lead = Callable[[Tell], Awaitable[None]]
 """Asks the provider, gives each frame to its argument, stores the answer, and only then returns; called at most once
 per lease. A callback and no generator: a chunk passes through many functions, and only one of them has to wait."""
 

@@ -7,7 +7,6 @@ that whoever asks next finds it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import aclosing
 
 import msgspec
@@ -17,6 +16,7 @@ from dub5.cache.answers import AnswerCache
 from dub5.cache.comparison import fingerprint, same
 from dub5.cache.entry import Entry
 from dub5.cache.flight import Frame, Identity
+from dub5.cache.flights import Tell
 from dub5.cache.samples import Sampler
 from dub5.chat import accounts, shapes
 from dub5.chat.cacheable import is_whole_answer
@@ -26,8 +26,6 @@ from dub5.providers.attempt import Ended
 from dub5.providers.protocol import Payload
 from dub5.telemetry.metrics import Metrics
 from dub5.telemetry.tracing import Tracer, chat_span
-
-Tell = Callable[[Frame], None]
 
 
 class Keeping(msgspec.Struct, frozen=True):

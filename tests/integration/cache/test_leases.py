@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import secrets
 import subprocess
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from redis.exceptions import NoPermissionError
 
 from dub5.cache.entry import Entry
 from dub5.cache.flight import Flight, Follower, Frame, Identity
-from dub5.cache.flights import Flights
+from dub5.cache.flights import Flights, Tell
 from dub5.cache.leases import Claim, Leases, Tailed
 from dub5.cache.purges import Purges
 from dub5.cache.shared import SharedCache
@@ -221,7 +221,7 @@ async def follow_across(a: Leases, b: Leases, identity: Identity) -> None:
     gate = asyncio.Event()
     calls = 0
 
-    async def lead(tell: Callable[[Frame], None]) -> None:
+    async def lead(tell: Tell) -> None:
         nonlocal calls
         calls += 1
         tell(chunk("a"))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from dub5.cache.flight import Follower, Frame, Identity
-from dub5.cache.flights import Flights
+from dub5.cache.flights import Flights, Tell
 from dub5.errors import Dub5Error, ProviderError
 from dub5.telemetry.metrics import Metrics
 
@@ -32,7 +32,7 @@ class Provider:
         for _ in range(count):
             self.gate.release()
 
-    async def lead(self, tell: Callable[[Frame], None]) -> None:
+    async def lead(self, tell: Tell) -> None:
         self.calls += 1
         self.running += 1
         try:
