@@ -107,10 +107,18 @@ LINES: dict[str, Line] = {
 }
 
 
-async def ask_prometheus(url: str, *, began: float, ended: float, pods: str, window: str) -> Lines:
+async def ask_prometheus(
+    url: str,
+    *,
+    began: float,
+    ended: float,
+    pods: str,
+    window: str,
+    transport: httpx.AsyncBaseTransport | None = None,
+) -> Lines:
     """All lines between two Unix times. `pods` is a selector such as `namespace="chat"`; Unreadable where it fails."""
     step = max(1.0, (ended - began) / _POINTS)
-    async with httpx.AsyncClient(base_url=url.rstrip("/"), timeout=_TIMEOUT) as client:
+    async with httpx.AsyncClient(base_url=url.rstrip("/"), timeout=_TIMEOUT, transport=transport) as client:
 
         async def one(line: Line) -> Points:
             query = string.Template(line.query).substitute(pods=pods, window=window)
