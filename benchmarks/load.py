@@ -51,11 +51,12 @@ def replicas_leave(release: Release) -> None:
 
 RUNS = {
     "ramp-to-break": Kind(
-        "ramp-to-break", {"RATE": 40, "PEAK": 240, "STEPS": 11, "STEP": "30s", "MAX_VUS": 3000}
+        "ramp-to-break",
+        {"RATE": 40, "PEAK": 240, "STEPS": 11, "STEP": "30s", "MAX_VUS": 2000, "ANSWER": "4s"},
     ),
     "steady-50": Kind("steady", {"DURATION": "3m"}, share=0.5),
     "steady-90": Kind("steady", {"DURATION": "3m", "MAX_VUS": 1000}, share=0.9),
-    "spike": Kind("spike", {"RATE": 10, "PEAK": 240, "DURATION": "3m", "MAX_VUS": 3000}),
+    "spike": Kind("spike", {"RATE": 20, "PEAK": 200, "DURATION": "3m", "MAX_VUS": 2000}),
     "stampede": Kind("stampede", {"CLIENTS": 200, "ROUNDS": 5}),
     "drain": Kind(
         "drain", {"CLIENTS": 60, "DURATION": "4m"}, changes={**TWO, "replicas": 3}, meanwhile=replicas_leave
