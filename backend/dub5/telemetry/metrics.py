@@ -129,6 +129,11 @@ class Metrics:
             "cache_hit_age_seconds", "Age of answers when they were served.", ("class",), AGES
         )
         self.cache_ttl = self._gauges("cache_ttl_seconds", "Time to live in force.", ("class",))
+        self.cache_ttl_published = self._gauges(
+            "cache_ttl_published",
+            "1 where the operator has published the time to live, 0 where it is the configuration's.",
+            ("class",),
+        )
         self.cache_entries = self._gauges("cache_entries", "Answers held.", ("tier",))
         self.cache_bytes = self._gauges("cache_bytes", "Size of the answers held.", ("tier",))
         self.cache_errors = self._counters("cache_errors", "Cache operations that failed.", ("operation",))
