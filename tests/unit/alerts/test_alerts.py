@@ -178,6 +178,10 @@ MORE: list[tuple[str, Case]] = [
     ),
     ("Dub5RedisDown", Case({pod("dub5_redis_up"): "0x120"}, {pod("dub5_redis_up"): " ".join(["NaN"] * 121)})),
     (
+        "Dub5BreakerOpen",  # it tries again each half minute
+        Case({BREAKER: " ".join(["2", "1"] * 61)}, {BREAKER: "0x118 2 0"}),
+    ),
+    (
         "Dub5DemandAtMaximum",  # two releases: each has as many as it has
         Case(
             demand(190, replicas=10) | demand(190, replicas=9, namespace="else"),
