@@ -175,13 +175,17 @@ class Metrics:
         first_byte: float | None,
         received: int,
         sent: int,
+        trace_id: str | None = None,
     ) -> None:
-        """One finished request: seconds, and bytes of bodies. `first_byte` is None where there was no body."""
+        """One finished request: seconds, and bytes of bodies. `first_byte` is None where there was no body.
+
+        `trace_id` becomes an exemplar.
+        """
         labels = (route, method, outcome)
         self.http_requests.labels(*labels).inc()
-        self.http_request_duration.labels(*labels).observe(duration)
+        self.http_request_duration.labels(*labels).observe(duration, trace_id)
         if first_byte is not None:
-            self.http_time_to_first_byte.labels(*labels).observe(first_byte)
+            self.http_time_to_first_byte.labels(*labels).observe(first_byte, trace_id)
         self._received.inc(received)
         self._sent.inc(sent)
 
@@ -193,17 +197,18 @@ class Metrics:
         duration: float,
         first_token: float | None = None,
         reason: str | None = None,
+        trace_id: str | None = None,
     ) -> None:
         """One finished call to a provider, in seconds. `first_token` is None where no chunk of a stream came.
 
-        `reason` is why the question was asked again.
+        `reason` is why the question was asked again; `trace_id` becomes an exemplar.
         """
         self.provider_requests.labels(provider, model, outcome).inc()
-        self.provider_duration.labels(provider, model, outcome).observe(duration)
+        self.provider_duration.labels(provider, model, outcome).observe(duration, trace_id)
         if reason is not None:
             self.provider_retries.labels(provider, reason).inc()
         if first_token is not None:
-            self.provider_time_to_first_token.labels(provider, model, outcome).observe(first_token)
+            self.provider_time_to_first_token.labels(provider, model, outcome).observe(first_token, trace_id)
 
     def count_tokens(self, model: str, prompt: int, cached: int, completion: int) -> None:
         """Tokens of an answer that a provider made; `cached` are part of `prompt`."""

@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import json
 import re
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,9 @@ TEXT = RULES.read_text(encoding="utf-8")
 RULE_COUNT = sum(len(group["rules"]) for group in yaml.safe_load(TEXT)["groups"])
 OF_THE_MACHINE = {"Dub5Cpu", "Dub5EventLoopLag"}
 """They tell how busy the machine is that this runs on."""
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+TRACED = {"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 Json = Any
@@ -82,7 +86,7 @@ async def callers(url: str) -> AsyncIterator[None]:
                 for text, stream in ((f"question {number}", True), ("the same", False)):
                     message = {"role": "user", "content": text}
                     body = {"model": "small", "messages": [message], "stream": stream}
-                    await client.post("/v1/chat/completions", json=body)
+                    await client.post("/v1/chat/completions", json=body, headers=TRACED)
                 await asyncio.sleep(0.05)
 
     asking = asyncio.create_task(ask())
@@ -111,6 +115,7 @@ async def test_a_fault_is_paged_and_taken_back_once_it_is_mended(tmp_path: Path)
             target = {urlsplit(service.operations_url).netloc: {"namespace": "chat", "pod": "dub5-a"}}
             async with Prometheus(tmp_path, target, [rules], alertmanager.address) as prometheus:
                 await quiet(prometheus)
+                await exemplars(prometheus)
                 await evaluated(prometheus)
                 provider.reply = refuse(500, "Oops")
                 await redis.stop()
@@ -139,6 +144,15 @@ async def quiet(prometheus: Prometheus) -> None:
     await prometheus.until("count_over_time(dub5:chat_errors:ratio_rate5m[1m]) > 10")
     alerts = (await prometheus.get("alerts"))["alerts"]
     assert [each for each in alerts if each["labels"]["alertname"] not in OF_THE_MACHINE] == []
+
+
+async def exemplars(prometheus: Prometheus) -> None:
+    """Prometheus has kept a trace for what it scraped."""
+    for name in ("dub5_http_request_duration_seconds", "dub5_provider_time_to_first_token_seconds"):
+        now = time.time()
+        span = {"start": str(now - 600), "end": str(now + 600)}
+        found = await prometheus.get("query_exemplars", query=f"{name}_bucket", **span)
+        assert {each["labels"]["trace_id"] for series in found for each in series["exemplars"]} == {TRACE}
 
 
 async def evaluated(prometheus: Prometheus) -> None:
