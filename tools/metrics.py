@@ -105,8 +105,8 @@ OPENTELEMETRY = (
     ),
     (
         "gen_ai.server.time_to_first_token",
-        "dub5_http_time_to_first_byte_seconds",
-        "the first byte of a stream is that of its first chunk",
+        "dub5_time_to_first_token_seconds",
+        "the first chunk; a role without text is one too. Answers from the cache are in it",
     ),
     ("http.server.request.duration", "dub5_http_request_duration_seconds", "`http.route` is `route`"),
     ("http.server.active_requests", "dub5_inflight_requests", "only those that hold a provider call"),

@@ -71,6 +71,11 @@ class Metrics:
             "From the request's head to the answer's first body byte.",
             _REQUEST,
         )
+        self.time_to_first_token = self._histograms(
+            "time_to_first_token_seconds",
+            "From the request's head to the first chunk of an answer that is streamed, from wherever it comes.",
+            ("outcome",),
+        )
         self.open_connections = self._gauge("open_connections", "Connections open to the public listener.")
         self.connections_refused = self._counters(
             "connections_refused", "Connections closed for what their client did or did not do.", ("reason",)
@@ -175,17 +180,20 @@ class Metrics:
         first_byte: float | None,
         received: int,
         sent: int,
+        stream: bool = False,
         trace_id: str | None = None,
     ) -> None:
         """One finished request: seconds, and bytes of bodies. `first_byte` is None where there was no body.
 
-        `trace_id` becomes an exemplar.
+        `stream` says that a streamed answer was asked for; `trace_id` becomes an exemplar.
         """
         labels = (route, method, outcome)
         self.http_requests.labels(*labels).inc()
         self.http_request_duration.labels(*labels).observe(duration, trace_id)
         if first_byte is not None:
             self.http_time_to_first_byte.labels(*labels).observe(first_byte, trace_id)
+            if stream:
+                self.time_to_first_token.labels(outcome).observe(first_byte, trace_id)
         self._received.inc(received)
         self._sent.inc(sent)
 

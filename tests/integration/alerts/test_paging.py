@@ -148,7 +148,7 @@ async def quiet(prometheus: Prometheus) -> None:
 
 async def exemplars(prometheus: Prometheus) -> None:
     """Prometheus has kept a trace for what it scraped."""
-    for name in ("dub5_http_request_duration_seconds", "dub5_provider_time_to_first_token_seconds"):
+    for name in ("dub5_http_request_duration_seconds", "dub5_time_to_first_token_seconds"):
         now = time.time()
         span = {"start": str(now - 600), "end": str(now + 600)}
         found = await prometheus.get("query_exemplars", query=f"{name}_bucket", **span)

@@ -82,11 +82,20 @@ async def test_a_replica_exposes_what_is_documented(server: Running) -> None:
             assert sample.labels.keys() - labels_of_a_distribution == set(KNOWN[name].labels), name
 
 
+async def test_the_time_to_the_first_token_is_that_of_streams_only(server: Running) -> None:
+    await server.chat("whole")
+    assert await server.metric("dub5_time_to_first_token_seconds_count") == 0
+    await server.chat("streamed", stream=True)
+    await server.chat("streamed", stream=True)  # this one from the cache
+    await server.becomes("dub5_time_to_first_token_seconds_count", 2, outcome="ok")
+
+
 async def test_openmetrics_has_the_trace_of_a_request_as_an_exemplar(server: Running) -> None:
     traced, unsampled = "a" * 32, "b" * 32
     for trace, flags in ((traced, "01"), (unsampled, "00")):
         headers = {"traceparent": f"00-{trace}-{'c' * 16}-{flags}"}
         assert (await server.chat(trace, stream=True, headers=headers)).status_code == 200
+    await server.becomes("dub5_time_to_first_token_seconds_count", 2)
     text = await asyncio.to_thread(scraped_as_openmetrics, server.operations_url)
     assert unsampled not in text
     found = {
@@ -98,6 +107,7 @@ async def test_openmetrics_has_the_trace_of_a_request_as_an_exemplar(server: Run
     assert found.keys() == {
         "dub5_http_request_duration_seconds_bucket",
         "dub5_http_time_to_first_byte_seconds_bucket",
+        "dub5_time_to_first_token_seconds_bucket",
         "dub5_provider_duration_seconds_bucket",
         "dub5_provider_time_to_first_token_seconds_bucket",
     }

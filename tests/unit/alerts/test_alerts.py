@@ -56,7 +56,7 @@ def failing(share: float, samples: int, outcome: str = "provider_error") -> dict
 
 
 def late(share: float, samples: int) -> dict[str, str]:
-    name, labels = "dub5_http_time_to_first_byte_seconds", 'route="/v1/chat/completions",outcome="ok"'
+    name, labels = "dub5_time_to_first_token_seconds", 'outcome="ok"'
     return {
         pod(f"{name}_bucket", f'{labels},le="10.0"'): f"0+{1000 - 1000 * share:g}x{samples}",
         pod(f"{name}_count", labels): f"0+1000x{samples}",

@@ -21,6 +21,7 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
     "dub5_http_requests_total": ("counter", REQUEST),
     "dub5_http_request_duration_seconds": ("histogram", REQUEST),
     "dub5_http_time_to_first_byte_seconds": ("histogram", REQUEST),
+    "dub5_time_to_first_token_seconds": ("histogram", {"outcome"}),
     "dub5_open_connections": ("gauge", set()),
     "dub5_connections_refused_total": ("counter", {"reason"}),
     "dub5_network_bytes_total": ("counter", {"direction"}),
@@ -131,8 +132,19 @@ def test_one_request_is_counted_once_everywhere() -> None:
     assert value(metrics, "dub5_http_requests_total", **request) == 2
     assert value(metrics, "dub5_http_request_duration_seconds_sum", **request) == pytest.approx(0.4)
     assert value(metrics, "dub5_http_time_to_first_byte_seconds_count", **request) == 1
+    assert value(metrics, "dub5_time_to_first_token_seconds_count", outcome="ok") is None
     assert value(metrics, "dub5_network_bytes_total", direction="in") == 3
     assert value(metrics, "dub5_network_bytes_total", direction="out") == 5
+
+
+def test_only_a_stream_has_a_first_token() -> None:
+    metrics = Metrics()
+    for stream, first_byte in ((True, 0.1), (True, None), (False, 30.0)):
+        metrics.observe_request(
+            "/r", "GET", "ok", duration=30.0, first_byte=first_byte, received=0, sent=0, stream=stream
+        )
+    assert value(metrics, "dub5_time_to_first_token_seconds_count", outcome="ok") == 1
+    assert value(metrics, "dub5_time_to_first_token_seconds_sum", outcome="ok") == 0.1
 
 
 TRACE, LATER = "a" * 32, "b" * 32
