@@ -135,7 +135,7 @@ class Policies:
         self._learn(memory, wanted.cache_class, current, now)
         decision = memory.learning.decide(_limits(wanted, configured), current, now)
         ttl = await self._put_in_force(memory, wanted, configured, decision)
-        told = msgspec.structs.replace(decision, ttl=ttl)
+        told = decision if wanted.mode == "Auto" else memory.learning.kept(decision, ttl, now)
         self._metrics.tell(
             name,
             told,
