@@ -1,6 +1,6 @@
 """A real Prometheus and a real Alertmanager, on free loopback ports, for as long as a block lasts.
 
-async with Alertmanager(directory, page_to=url) as alertmanager, Prometheus(directory, ...) as prometheus:
+async with Alertmanager(directory, config, url, ["pager"]) as alertmanager, Prometheus(directory, …) as prometheus:
     await prometheus.get("query", query="up")
     await prometheus.until("up == 1")
 
@@ -15,7 +15,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -59,10 +59,12 @@ class _Program:
         try:
             async with asyncio.timeout(PATIENCE):
                 self.address = await self._address
+                self.client = httpx.AsyncClient(base_url=f"http://{self.address}", timeout=PATIENCE)
+                while (await self.client.get("/-/ready")).status_code != 200:  # noqa: ASYNC110  # in another process
+                    await asyncio.sleep(0.05)
         except BaseException:
             await self._kill()
             raise
-        self.client = httpx.AsyncClient(base_url=f"http://{self.address}", timeout=PATIENCE)
 
     async def _read(self) -> None:
         assert self._process.stderr is not None
@@ -86,23 +88,17 @@ class _Program:
 
 
 class Alertmanager(_Program):
-    """Sends every alert by itself, and that it is over, to the webhook `page_to`, at once."""
+    """Sends what its `config` says to webhooks: those of the receiver `name` to `url`/name."""
 
-    def __init__(self, directory: Path, page_to: str) -> None:
+    def __init__(self, directory: Path, config: Json, url: str, receivers: Iterable[str]) -> None:
         super().__init__("alertmanager", ALERTMANAGER, directory)
-        self._page_to = page_to
+        hooks = {name: [{"url": f"{url}/{name}", "send_resolved": True}] for name in receivers}
+        made = [{"name": name, "webhook_configs": each} for name, each in hooks.items()]
+        at_once = {"group_wait": "0s", "group_interval": "1s"}
+        self._what = {**config, "route": {**config["route"], **at_once}, "receivers": made}
 
     async def __aenter__(self) -> Self:
-        route = {
-            "receiver": "page",
-            "group_by": ["..."],
-            "group_wait": "0s",
-            "group_interval": "1s",
-            "repeat_interval": "1h",
-        }
-        receiver = {"name": "page", "webhook_configs": [{"url": self._page_to, "send_resolved": True}]}
-        config = {"route": route, "receivers": [receiver]}
-        await self._start(config, f"--storage.path={self._data}", "--cluster.listen-address=")
+        await self._start(self._what, f"--storage.path={self._data}", "--cluster.listen-address=")
         return self
 
 

@@ -1,7 +1,7 @@
 """From a fault to a page and back: a real service, Prometheus, Alertmanager and a receiver of webhooks.
 
-The rules are those that are committed, with every duration divided by 60, since nobody waits two minutes for a test;
-all else is as in deploy/helm/dub5/alerts.
+The routes are those of docs/operations.md. The rules are those that are committed, with every duration divided by 60,
+since nobody waits two minutes for a test; all else is as in deploy/helm/dub5/alerts.
 """
 
 from __future__ import annotations
@@ -35,6 +35,10 @@ pytestmark = pytest.mark.skipif(
 RULES = Path(__file__).parents[3] / "deploy/helm/dub5/alerts/dub5.yaml"
 TEXT = RULES.read_text(encoding="utf-8")
 RULE_COUNT = sum(len(group["rules"]) for group in yaml.safe_load(TEXT)["groups"])
+OPERATIONS = (Path(__file__).parents[3] / "docs/operations.md").read_text(encoding="utf-8")
+ROUTES: dict[str, Any] = yaml.safe_load(
+    OPERATIONS.partition("Alertmanager:\n\n```yaml\n")[2].partition("```")[0]
+)
 OF_THE_MACHINE = {"Dub5Cpu", "Dub5EventLoopLag"}
 """They tell how busy the machine is that this runs on."""
 
@@ -72,8 +76,8 @@ class Pager(FakeServer):
                 for call in self.calls:
                     for alert in call.body["alerts"]:
                         if (alert["labels"]["alertname"], alert["status"]) == (name, status):
-                            return alert
-                await self.wait_called()
+                            return {**alert, "receiver": call.path.strip("/")}
+                await self._came.get()
 
 
 @contextlib.asynccontextmanager
@@ -105,7 +109,7 @@ async def test_a_fault_is_paged_and_taken_back_once_it_is_mended(tmp_path: Path)
         FakeOpenAI() as provider,
         RedisServer() as redis,
         Pager() as pager,
-        Alertmanager(tmp_path, f"{pager.url}/page") as alertmanager,
+        Alertmanager(tmp_path, ROUTES, pager.url, ["pager", "tickets"]) as alertmanager,
     ):
         provider.reply = say("Hello")
         settings = {**openai_provider(provider.base_url), "redis": {"url": redis.url}}
@@ -126,6 +130,7 @@ async def test_a_fault_is_paged_and_taken_back_once_it_is_mended(tmp_path: Path)
                 ):
                     alert = await pager.page(name, "firing")
                     assert alert["labels"]["severity"] == severity
+                    assert alert["receiver"] == ("pager" if severity == "critical" else "tickets")
                     assert alert["labels"]["namespace"] == "chat"
                     assert words in alert["annotations"]["description"]
                     assert alert["annotations"]["summary"]
