@@ -21,6 +21,7 @@ test: $(READY) ## Run every test that needs no cluster, against a real Redis; co
 	@tools/setup.sh redis
 	@tools/setup.sh helm
 	@tools/setup.sh promtool
+	@tools/setup.sh alertmanager
 	@tools/setup.sh k6
 	@tools/setup.sh browser
 	@rm -f .coverage .coverage.*

@@ -71,6 +71,11 @@ class Metrics:
             "From the request's head to the answer's first body byte.",
             _REQUEST,
         )
+        self.time_to_first_token = self._histograms(
+            "time_to_first_token_seconds",
+            "From the request's head to the first chunk of an answer that is streamed, from wherever it comes.",
+            ("outcome",),
+        )
         self.open_connections = self._gauge("open_connections", "Connections open to the public listener.")
         self.connections_refused = self._counters(
             "connections_refused", "Connections closed for what their client did or did not do.", ("reason",)
@@ -129,6 +134,11 @@ class Metrics:
             "cache_hit_age_seconds", "Age of answers when they were served.", ("class",), AGES
         )
         self.cache_ttl = self._gauges("cache_ttl_seconds", "Time to live in force.", ("class",))
+        self.cache_ttl_published = self._gauges(
+            "cache_ttl_published",
+            "1 where the operator has published the time to live, 0 where it is the configuration's.",
+            ("class",),
+        )
         self.cache_entries = self._gauges("cache_entries", "Answers held.", ("tier",))
         self.cache_bytes = self._gauges("cache_bytes", "Size of the answers held.", ("tier",))
         self.cache_errors = self._counters("cache_errors", "Cache operations that failed.", ("operation",))
@@ -170,13 +180,20 @@ class Metrics:
         first_byte: float | None,
         received: int,
         sent: int,
+        stream: bool = False,
+        trace_id: str | None = None,
     ) -> None:
-        """One finished request: seconds, and bytes of bodies. `first_byte` is None where there was no body."""
+        """One finished request: seconds, and bytes of bodies. `first_byte` is None where there was no body.
+
+        `stream` says that a streamed answer was asked for; `trace_id` becomes an exemplar.
+        """
         labels = (route, method, outcome)
         self.http_requests.labels(*labels).inc()
-        self.http_request_duration.labels(*labels).observe(duration)
+        self.http_request_duration.labels(*labels).observe(duration, trace_id)
         if first_byte is not None:
-            self.http_time_to_first_byte.labels(*labels).observe(first_byte)
+            self.http_time_to_first_byte.labels(*labels).observe(first_byte, trace_id)
+            if stream:
+                self.time_to_first_token.labels(outcome).observe(first_byte, trace_id)
         self._received.inc(received)
         self._sent.inc(sent)
 
@@ -188,17 +205,18 @@ class Metrics:
         duration: float,
         first_token: float | None = None,
         reason: str | None = None,
+        trace_id: str | None = None,
     ) -> None:
         """One finished call to a provider, in seconds. `first_token` is None where no chunk of a stream came.
 
-        `reason` is why the question was asked again.
+        `reason` is why the question was asked again; `trace_id` becomes an exemplar.
         """
         self.provider_requests.labels(provider, model, outcome).inc()
-        self.provider_duration.labels(provider, model, outcome).observe(duration)
+        self.provider_duration.labels(provider, model, outcome).observe(duration, trace_id)
         if reason is not None:
             self.provider_retries.labels(provider, reason).inc()
         if first_token is not None:
-            self.provider_time_to_first_token.labels(provider, model, outcome).observe(first_token)
+            self.provider_time_to_first_token.labels(provider, model, outcome).observe(first_token, trace_id)
 
     def count_tokens(self, model: str, prompt: int, cached: int, completion: int) -> None:
         """Tokens of an answer that a provider made; `cached` are part of `prompt`."""
