@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry
 
+from dub5.telemetry.metrics import CpuWait
 from dub5.telemetry.metrics import Metrics as Backend
 from dub5_operator.metrics import Metrics as Operator
 
@@ -36,7 +37,9 @@ class Described(NamedTuple):
 
 def backend() -> list[Described]:
     """What a replica exposes."""
-    return list(_described(Backend().registry))
+    own = Backend().registry
+    own.register(CpuWait())
+    return list(_described(own))
 
 
 def operator() -> list[Described]:

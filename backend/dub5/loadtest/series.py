@@ -69,6 +69,9 @@ LINES: dict[str, Line] = {
     "cpu": Line(
         "CPU, busiest replica", "cores", "max(rate(process_cpu_seconds_total{$pods}[$window])" + _OF_REPLICAS
     ),
+    "cpu_wait": Line(
+        "waiting for a CPU, worst replica", "share", "max(rate(dub5_cpu_wait_seconds_total{$pods}[$window]))"
+    ),
     "loop": Line("event loop lag, p99", "s", _quantile(0.99, "event_loop_lag_seconds")),
     "memory": Line(
         "memory, largest replica", "bytes", "max(process_resident_memory_bytes{$pods}" + _OF_REPLICAS

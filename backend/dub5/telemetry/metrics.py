@@ -11,9 +11,11 @@ on a second registry for the same reason: reading the first one never touches a 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import platform
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Gauge, Info, ProcessCollector
@@ -24,6 +26,8 @@ from prometheus_client.registry import Collector
 from dub5 import __version__
 from dub5.telemetry.counting import Count, Counters, Distribution, Histograms
 from dub5.telemetry.logging import LogWriter
+
+_SCHEDSTAT = Path("/proc/self/schedstat")
 
 ANSWERS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120)
 """Seconds: a hit in memory takes one millisecond, a long answer two minutes."""
@@ -53,6 +57,19 @@ class _LinesDropped(Collector):
         )
 
 
+class CpuWait(Collector):
+    """From Linux' /proc, of the main thread, which runs the event loop; nothing where there is no such file."""
+
+    def collect(self) -> Iterable[Metric]:
+        with contextlib.suppress(OSError, IndexError):
+            waited = int(_SCHEDSTAT.read_text().split()[1])
+            yield CounterMetricFamily(
+                "dub5_cpu_wait_seconds",
+                "Time in which the event loop had work and no CPU: taken by others, or throttled.",
+                value=waited / 1e9,
+            )
+
+
 class Metrics:
     """One attribute for each metric, named without prefix and unit. `config_hash` tells configurations apart."""
 
@@ -61,6 +78,7 @@ class Metrics:
         self._exposed = CollectorRegistry()
         self._exposed.register(self.registry)
         ProcessCollector(registry=self._exposed)
+        self._exposed.register(CpuWait())
 
         self.http_requests = self._counters("http_requests", "Requests, by how they ended.", _REQUEST)
         self.http_request_duration = self._histograms(

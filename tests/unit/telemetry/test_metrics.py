@@ -22,6 +22,7 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
     "dub5_http_request_duration_seconds": ("histogram", REQUEST),
     "dub5_http_time_to_first_byte_seconds": ("histogram", REQUEST),
     "dub5_time_to_first_token_seconds": ("histogram", {"outcome"}),
+    "dub5_cpu_wait_seconds_total": ("counter", set()),  # from Linux
     "dub5_open_connections": ("gauge", set()),
     "dub5_connections_refused_total": ("counter", {"reason"}),
     "dub5_network_bytes_total": ("counter", {"direction"}),
