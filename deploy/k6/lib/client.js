@@ -89,9 +89,8 @@ export function look(answer) {
   // Where an answer breaks off k6 gives no status, but what had come of the body.
   if (answer.status === 0) return { outcome: text === '' ? 'lost' : 'cut', honest: false, usage: null };
   if (answer.status !== 200) return { outcome: kind(answer.status), honest: explained(answer, text), usage: null };
-  const events = text.split('\n').filter((line) => line.startsWith('data: ')).map((line) => line.slice(6));
-  const last = events.length > 0 ? events[events.length - 1] : '';
-  if (last === '[DONE]' && !answer.error_code) return { outcome: 'whole', honest: true, usage: usage(events) };
+  const [last = '', ...before] = latest(text, 4);
+  if (last === '[DONE]' && !answer.error_code) return { outcome: 'whole', honest: true, usage: usage(before) };
   const told = Boolean((parsed(last) || {}).error);
   return { outcome: told ? 'broken' : 'cut', honest: told, usage: null };
 }
@@ -125,13 +124,29 @@ function parsed(text) {
 }
 
 /**
- * Tokens as the last events tell them; null where they do not.
+ * The data of a stream's last events, the last one first. Only these are cut out: k6 shares the machine with others.
+ * @param {string} text
+ * @param {number} count
+ */
+function latest(text, count) {
+  const found = [];
+  for (let end = text.length; end > 0 && found.length < count; ) {
+    const start = text.lastIndexOf('data: ', end - 1);
+    if (start < 0) break;
+    if (start === 0 || text[start - 1] === '\n') found.push(text.slice(start + 6, end).split('\n', 1)[0]);
+    end = start;
+  }
+  return found;
+}
+
+/**
+ * Tokens as one of these events tells them; null where none does.
  * @param {string[]} events
  * @returns {Usage | null}
  */
 function usage(events) {
-  for (let index = events.length - 2; index >= Math.max(0, events.length - 4); index -= 1) {
-    const found = (parsed(events[index]) || {}).usage;
+  for (const event of events) {
+    const found = (parsed(event) || {}).usage;
     if (found) return found;
   }
   return null;
