@@ -103,7 +103,7 @@ class Alertmanager(_Program):
 
 
 class Prometheus(_Program):
-    """Scrapes `targets` (labels by address) each half second, and evaluates the files `rules` as often."""
+    """Scrapes `targets` (labels by address) each second, and evaluates the files `rules` twice as often."""
 
     def __init__(
         self, directory: Path, targets: Mapping[str, dict[str, str]], rules: list[Path], alertmanager: str
@@ -116,7 +116,7 @@ class Prometheus(_Program):
             ],
         }
         self._what = {
-            "global": {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "500ms"},
+            "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "500ms"},
             "rule_files": [str(path) for path in rules],
             "scrape_configs": [scrape],
             "alerting": {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]},
