@@ -14,7 +14,7 @@ LIMITS = Limits(memory=512 * 2.0**20, first_token=2.0)
 
 GATE = planted(gate=(210, 1.0), queued=(210, 40.0), shed=(215, 8.0), requests=(205, 412.0))
 CPU = planted(cpu=(120, 0.99), loop=(90, 0.4), first_byte=(90, 3.0), provider=(95, 1.0), gate=(100, 1.0))
-NODE = planted(cpu_wait=(100, 0.4), loop=(80, 0.2), redis=(75, 0.2), gate=(90, 1.0))
+NODE = planted(cpu_wait=(100, 0.5), loop=(80, 0.2), redis=(75, 0.2), gate=(90, 1.0))
 LOOP = planted(loop=(60, 0.5), provider=(70, 0.9), gate=(80, 1.0))
 REDIS = planted(redis=(150, 0.09), redis_errors=(150, 3.0), first_byte=(150, 0.5))
 PROVIDER = planted(provider=(100, 2.5), first_byte=(100, 2.6), gate=(80, 1.0), queued=(80, 30.0))
