@@ -26,6 +26,7 @@ class Metrics:
                 "predicted_hit_ratio": "Hit ratio that the TTL in force is predicted to have.",
                 "measured_hit_ratio": "Hit ratio of late.",
                 "predicted_stale_ratio": "Share of hits that are out of date, best estimate.",
+                "stale_budget_ratio": "Share of hits that may be out of date, as the policy says.",
             }.items()
         }
         self._bound_by = Gauge(
@@ -41,7 +42,7 @@ class Metrics:
             "dub5_operator_errors", "Looks at a policy that failed.", ["policy"], registry=self.registry
         )
 
-    def tell(self, policy: str, decision: Decision, drift: DriftEstimate) -> None:
+    def tell(self, policy: str, decision: Decision, drift: DriftEstimate, *, budget: float) -> None:
         figures = {
             "ttl_seconds": decision.ttl,
             "recommended_ttl_seconds": decision.recommended,
@@ -49,6 +50,7 @@ class Metrics:
             "predicted_hit_ratio": decision.hit_ratio,
             "measured_hit_ratio": decision.measured_hit_ratio,
             "predicted_stale_ratio": decision.stale,
+            "stale_budget_ratio": budget,
         }
         for name, value in figures.items():
             if not math.isnan(value):

@@ -140,6 +140,7 @@ async def test_samples_move_it_step_by_step_and_the_status_says_why(bench: Bench
     assert bench.body["status"]["hitRatio"].endswith("%")
     assert bench.body["status"]["comparisons"] > 1000
     assert await bench.metric("dub5_operator_ttl_seconds") == 120
+    assert await bench.metric("dub5_operator_stale_budget_ratio") == 0.01
     bound = [
         await bench.metric("dub5_operator_bound_by", reason=reason)
         for reason in ("Staleness", "Memory", "Cost", "Bounds", "Data")

@@ -136,7 +136,7 @@ class Policies:
         decision = memory.learning.decide(_limits(wanted, configured), current, now)
         ttl = await self._put_in_force(memory, wanted, configured, decision)
         told = msgspec.structs.replace(decision, ttl=ttl)
-        self._metrics.tell(name, told, memory.learning.drift)
+        self._metrics.tell(name, told, memory.learning.drift, budget=share(wanted.staleness.budget))
         memory.next_look, memory.spec = now + seconds(wanted.step.every), wanted
         return Look(
             status=_status(told, memory.learning),
