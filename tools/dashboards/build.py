@@ -18,8 +18,8 @@ from tools.dashboards.table import Dashboard, Kind, Panel
 
 FOLDER = "deploy/helm/dub5/dashboards"
 
-SOURCES = "https://example.com/dub5"
-"""Where these sources are to be read. They are not published: the chart puts `dashboards.sources` in its place."""
+DOCUMENTS = "https://example.com/dub5/docs"
+"""Where docs is to be read. It is not published: the chart puts `monitoring.dashboards.documents` in its place."""
 
 DASHBOARDS = [each.DASHBOARD for each in (overview, providers, cache, autoscaling, resources, loadtest)]
 
@@ -31,8 +31,8 @@ _AnyPanel = timeseries.Panel | stat.Panel | statetimeline.Panel
 
 
 def guide(panel: Panel) -> str:
-    """Path in the sources of what to read about a panel."""
-    return panel.guide if "/" in panel.guide else f"docs/runbooks/{panel.guide}.md"
+    """What to read about a panel: a path in docs."""
+    return panel.guide if panel.guide.endswith(".md") else f"runbooks/{panel.guide}.md"
 
 
 def files() -> dict[str, Callable[[], str]]:
@@ -85,7 +85,7 @@ def _variables() -> list[Builder[dashboard.VariableModel]]:
         build.DatasourceVariable("datasource").label("Prometheus").type("prometheus"),
         _choice("namespace", "Namespace", "label_values(dub5_build_info, namespace)"),
         _choice("job", "Job", 'label_values(dub5_build_info{namespace=~"$namespace"}, job)'),
-        build.TextBoxVariable("sources").label("Where runbooks are").default_value(SOURCES),
+        build.TextBoxVariable("documents").label("Where runbooks are").default_value(DOCUMENTS),
     ]
 
 
@@ -121,11 +121,11 @@ def _panel(panel: Panel) -> _AnyPanel:
 
 
 def _link(panel: Panel) -> build.DashboardLink:
-    what = "What to do" if panel.guide.startswith("Dub5") else "What it means"
+    what = "What it means" if panel.guide.endswith(".md") else "What to do"
     return (
         build.DashboardLink(what)
         .type(dashboard.DashboardLinkType.LINK)
-        .url(f"${{sources}}/{guide(panel)}")
+        .url(f"${{documents}}/{guide(panel)}")
         .target_blank(True)
     )
 

@@ -24,13 +24,13 @@ class Unit(enum.StrEnum):
 
 
 class Document:
-    """Where there is more to read, where no runbook fits."""
+    """In docs: what to read where no runbook fits."""
 
-    METRICS = "docs/metrics.md"
-    LOAD = "docs/load-testing.md"
-    SCALING = "docs/autoscaling.md"
-    CACHING = "docs/caching.md"
-    TTL = "docs/adaptive-ttl.md"
+    METRICS = "metrics.md"
+    LOAD = "load-testing.md"
+    SCALING = "autoscaling.md"
+    CACHING = "caching.md"
+    TTL = "adaptive-ttl.md"
 
 
 Kind = Literal["lines", "number", "states"]

@@ -75,8 +75,8 @@ def test_a_panel_says_what_it_shows_in_what_unit_and_what_to_do(panel: Json) -> 
     assert re.fullmatch(r"[^ ].{10,}\.", panel["description"])
     [link] = panel["links"]
     base, _, path = link["url"].partition("}/")
-    assert base == "${sources"
-    assert (ROOT / path).is_file()
+    assert base == "${documents"
+    assert (ROOT / "docs" / path).is_file()
 
 
 @every_panel
@@ -133,7 +133,7 @@ def test_panels_do_not_overlap(dashboard: Json) -> None:
 @every_dashboard
 def test_it_asks_where_what_and_for_whom(dashboard: Json) -> None:
     variables = {each["name"]: each for each in dashboard["templating"]["list"]}
-    assert list(variables) == ["datasource", "namespace", "job", "sources"]
+    assert list(variables) == ["datasource", "namespace", "job", "documents"]
     used = set(re.findall(r"\$\{?([a-z]+)\b", json.dumps([dashboard["panels"], dashboard["templating"]])))
     assert used == set(variables)
     assert variables["namespace"]["allValue"] == ".*"  # takes series without that label too
