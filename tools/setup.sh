@@ -3,7 +3,7 @@
 #   tools/setup.sh python   a virtual environment in .venv with exactly what uv.lock names
 #   tools/setup.sh redis    redis-server for the tests, from the system's package manager
 #   tools/setup.sh wrk      wrk, the load generator of the benchmarks, from there too
-#   tools/setup.sh promtool Prometheus's promtool for the tests of queries, unpacked into .venv
+#   tools/setup.sh promtool Prometheus and its promtool for the tests of queries, unpacked into .venv
 #   tools/setup.sh k6       k6 for the load tests, built from source with Go and linked into .venv
 #   tools/setup.sh browser  Chromium for the tests of the page, and the library that drives it, in .venv
 #   tools/setup.sh helm     Helm for the tests of the chart, as a library in .venv; large, so only where tests are run
@@ -141,17 +141,17 @@ setup_browser() {
         say "Those tests are skipped. Install Chromium or Chrome to run them."
 }
 
-# Only the program: the package would start a Prometheus.
+# Only the programs: the package would start a Prometheus.
 unpack_promtool() {
     command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || return 1
     (cd "$1" && { apt-get download -qq prometheus || { as_root apt-get update -qq && apt-get download -qq prometheus; }; }) &&
-        dpkg-deb --extract "$1"/prometheus_*.deb "$1" && cp "$1/usr/bin/promtool" .venv/bin/
+        dpkg-deb --extract "$1"/prometheus_*.deb "$1" && cp "$1/usr/bin/promtool" "$1/usr/bin/prometheus" .venv/bin/
 }
 
 setup_promtool() {
-    command -v promtool >/dev/null && return
-    [ ! -x .venv/bin/promtool ] || return 0
-    say "The tests ask Prometheus's promtool what queries mean: unpacking it into .venv, once."
+    command -v promtool >/dev/null && command -v prometheus >/dev/null && return
+    [ ! -x .venv/bin/promtool ] || [ ! -x .venv/bin/prometheus ] || return 0
+    say "The tests ask a real Prometheus and its promtool what queries mean: unpacking them into .venv, once."
     place=$(mktemp -d)
     unpack_promtool "$place" >/dev/null 2>&1 || say "Could not; those tests are skipped. Install Prometheus to run them."
     rm -rf "$place"
