@@ -111,10 +111,10 @@ DASHBOARD = Dashboard(
                     },
                 ),
                 Panel(
-                    "What keeps the TTL from being longer",
+                    "What bounds the TTL",
                     Unit.COUNT,
-                    "Staleness, Memory, Cost: the policy's own limits. Bounds: its minimum or maximum. "
-                    "Data: too little is known.",
+                    "What keeps it from being longer. Staleness, Memory, Cost: the policy's own limits. Bounds: its "
+                    "minimum or maximum. Data: too little is known.",
                     Document.TTL,
                     {"{{policy}}: {{reason}}": f"{promql.operator('bound_by')} == 1"},
                     "states",
