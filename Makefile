@@ -21,6 +21,7 @@ test: $(READY) ## Run every test that needs no cluster, against a real Redis; co
 	@tools/setup.sh redis
 	@tools/setup.sh helm
 	@tools/setup.sh promtool
+	@tools/setup.sh alertmanager
 	@tools/setup.sh k6
 	@tools/setup.sh browser
 	@rm -f .coverage .coverage.*
@@ -56,9 +57,14 @@ bench: $(READY) ## Figures beside LiteLLM, Portkey and floors; ROWS="hits live",
 	@tools/setup.sh wrk
 	@$(BIN)/python -m benchmarks.gateways $(ROWS) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(QUICK),--quick) $(if $(OUT),--out $(OUT))
 
-loadtest: $(READY) ## Load a server with k6 and report: SCENARIO=steady RATE=50 URL=http://… OPERATIONS=http://…; local without URL
-	@tools/setup.sh k6
-	@$(BIN)/python -m tools.load $(or $(SCENARIO),smoke) $(if $(URL),--url $(URL)) $(if $(OPERATIONS),--operations $(OPERATIONS)) $(if $(OUT),--out $(OUT)) $(if $(COMPARE),--compare $(COMPARE))
+# In KUBECONFIG's cluster where it is set and no URL is: beside RELEASE in NAMESPACE, with PROMETHEUS=NAMESPACE/SERVICE:PORT.
+LOAD_IN_CLUSTER := $(if $(KUBECONFIG),$(if $(URL),,yes))
+LOAD_CLUSTER := --release $(or $(NAMESPACE),default)/$(or $(RELEASE),dub5) $(if $(PROMETHEUS),--prometheus $(PROMETHEUS))
+LOAD_SERVER := $(if $(URL),--url $(URL)) $(if $(OPERATIONS),--operations $(OPERATIONS))
+
+loadtest: $(READY) ## Load with k6 and report: SCENARIO=steady RATE=50 URL=http://… OPERATIONS=http://…; else KUBECONFIG's, else a server of its own
+	@$(if $(LOAD_IN_CLUSTER),,tools/setup.sh k6)
+	@$(BIN)/python -m tools.load $(or $(SCENARIO),smoke) $(if $(LOAD_IN_CLUSTER),$(LOAD_CLUSTER),$(LOAD_SERVER)) $(if $(OUT),--out $(OUT)) $(if $(COMPARE),--compare $(COMPARE))
 
 image: ## Build the container image localhost/dub5 with podman, docker or buildah; BASE=IMAGE for another base
 	@$(firstword $(shell command -v podman docker buildah) docker) build $(if $(BASE),--build-arg BASE=$(BASE)) --tag localhost/dub5 .

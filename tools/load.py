@@ -2,6 +2,7 @@
 
     python -m tools.load steady                                    # a local server with a simulated provider
     RATE=50 DURATION=1m python -m tools.load steady --url http://127.0.0.1:8000 --operations http://127.0.0.1:9000
+    python -m tools.load steady --release chat/dub5 --prometheus monitoring/prometheus:9090    # in KUBECONFIG's cluster
 
 What a scenario can be told is in docs/load-testing.md; it comes from the environment. Exit code: k6's, 99 where a gate
 was missed.
@@ -23,6 +24,9 @@ import msgspec
 
 from benchmarks.service import serving
 from dub5.loadtest.command import write_report
+from dub5.loadtest.report import Document
+from tests.cluster import ground
+from tools import loadjob
 from tools.scrapes import Recorder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,7 +71,7 @@ async def run(scenario: str, url: str, operations: str | None, out: Path) -> int
     return code
 
 
-async def main() -> int:
+def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -76,6 +80,16 @@ async def main() -> int:
     parser.add_argument(
         "--operations", help="operations listener of one replica, for the figures of the service"
     )
+    parser.add_argument(
+        "--release",
+        metavar="NAMESPACE/NAME",
+        help="run it as a Job beside this release, in KUBECONFIG's cluster",
+    )
+    parser.add_argument(
+        "--prometheus",
+        metavar="NAMESPACE/SERVICE:PORT",
+        help="that cluster's, for the figures of the service",
+    )
     parser.add_argument("--out", type=Path, help="folder of the report (default: .bench/loadtest/SCENARIO)")
     parser.add_argument("--compare", type=Path, help="folder of an earlier report")
     asked = parser.parse_args()
@@ -83,13 +97,38 @@ async def main() -> int:
     out.mkdir(parents=True, exist_ok=True)
     for left in ("summary.json", "series.json"):
         (out / left).unlink(missing_ok=True)
+    if asked.release is not None:
+        code, document = in_cluster(asked.release, asked.prometheus, asked.scenario, out, asked.compare)
+        tell(out, document)
+        return code
+    return asyncio.run(on_this_machine(asked, out))
+
+
+def in_cluster(
+    release: str, prometheus: str | None, scenario: str, out: Path, earlier: Path | None
+) -> tuple[int, Document | None]:
+    settings = {name: os.environ[name] for name in loadjob.names_of_settings() if os.environ.get(name)}
+    namespace, _, name = release.partition("/")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ground.theirs(os.environ["KUBECONFIG"]).connected(Path(folder)) as kube,
+    ):
+        service = loadjob.Service(kube, name, namespace, prometheus)
+        return loadjob.run(service, scenario, settings, out, earlier=earlier)
+
+
+async def on_this_machine(asked: argparse.Namespace, out: Path) -> int:
     async with target(asked.url, asked.operations) as (url, operations):
         code = await run(asked.scenario, url, operations, out)
     if (out / "summary.json").exists():
-        document = await asyncio.to_thread(write_report, out, out, earlier=asked.compare)
-        print(f"{document.verdict}\nSee {out / 'report.html'}")
+        tell(out, await asyncio.to_thread(write_report, out, out, earlier=asked.compare))
     return code
 
 
+def tell(out: Path, document: Document | None) -> None:
+    if document is not None:
+        print(f"{document.verdict}\nSee {out / 'report.html'}")
+
+
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main()))
+    sys.exit(main())

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry
 
+from dub5.telemetry.metrics import CpuWait
 from dub5.telemetry.metrics import Metrics as Backend
 from dub5_operator.metrics import Metrics as Operator
 
@@ -36,7 +37,9 @@ class Described(NamedTuple):
 
 def backend() -> list[Described]:
     """What a replica exposes."""
-    return list(_described(Backend().registry))
+    own = Backend().registry
+    own.register(CpuWait())
+    return list(_described(own))
 
 
 def operator() -> list[Described]:
@@ -96,7 +99,7 @@ OPENTELEMETRY = (
     (
         "gen_ai.client.token.usage",
         "dub5_tokens_total",
-        "a histogram there, a counter here: `gen_ai.token.type` is `direction`",
+        "a histogram there, a counter here, and no provider; `cached_input` is part of `input`",
     ),
     (
         "gen_ai.server.request.duration",
@@ -105,8 +108,8 @@ OPENTELEMETRY = (
     ),
     (
         "gen_ai.server.time_to_first_token",
-        "dub5_http_time_to_first_byte_seconds",
-        "the first byte of a stream is that of its first chunk",
+        "dub5_time_to_first_token_seconds",
+        "the first chunk; a role without text is one too. Answers from the cache are in it",
     ),
     ("http.server.request.duration", "dub5_http_request_duration_seconds", "`http.route` is `route`"),
     ("http.server.active_requests", "dub5_inflight_requests", "only those that hold a provider call"),
@@ -134,6 +137,11 @@ text or, for those who ask, as OpenMetrics. Names and labels change only with a 
 
 Of a counter look at `rate(…[5m])`. Of a histogram there are `_bucket`, `_sum` and `_count`. Units are base units, as
 the name says; where it names none, the figure is a plain count, a state or a ratio.
+
+Scraped as OpenMetrics, the buckets of durations and of times to first byte and first token, of requests and of calls to
+providers, carry an exemplar: the `trace_id` of the last request in that bucket, which `traceparent` and log line name
+too. Traces that a caller marked as not sampled are left out. Prometheus asks for OpenMetrics by itself, and keeps
+exemplars with `--enable-feature=exemplar-storage`.
 """
 
 _TABLE = "\n| metric | type | unit | labels | what |\n|---|---|---|---|---|\n"
@@ -161,7 +169,8 @@ def document() -> str:
 _OPENTELEMETRY = """
 ## In OpenTelemetry's words
 
-For dashboards written to the [semantic conventions for generative AI]\
-(https://opentelemetry.io/docs/specs/semconv/gen-ai/). Nothing is exported under these names; a relabelling in your
-collector can do that.
+For dashboards written to the semantic conventions. The names for generative AI are those of [release 1.41.0]\
+(https://github.com/open-telemetry/semantic-conventions/tree/v1.41.0/docs/gen-ai), the last with them: they have moved
+to [a repository of their own](https://github.com/open-telemetry/semantic-conventions-genai), in which those of tokens
+are changing. None is stable. Nothing is exported under these names; a relabelling in your collector can do that.
 """

@@ -103,6 +103,7 @@ FIGURES: dict[str, Callable[[Between], float]] = {
     "queued": lambda two: two.now.total("dub5_queued_requests"),
     "shed": lambda two: two.some("dub5_shed_total", "reason", bool),
     "cpu": lambda two: two.rate("process_cpu_seconds_total"),
+    "cpu_wait": lambda two: two.rate("dub5_cpu_wait_seconds_total"),
     "loop": lambda two: two.quantile(0.99, "dub5_event_loop_lag_seconds"),
     "memory": lambda two: two.now.total("process_resident_memory_bytes"),
     "redis": lambda two: two.quantile(0.95, "dub5_redis_duration_seconds"),

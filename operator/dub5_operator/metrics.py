@@ -26,9 +26,14 @@ class Metrics:
                 "predicted_hit_ratio": "Hit ratio that the TTL in force is predicted to have.",
                 "measured_hit_ratio": "Hit ratio of late.",
                 "predicted_stale_ratio": "Share of hits that are out of date, best estimate.",
-                "stale_budget_ratio": "Share of hits that may be out of date, as the policy says.",
             }.items()
         }
+        self._budget = Gauge(
+            "dub5_operator_stale_budget_ratio",
+            "Share of hits that may be out of date.",
+            ["policy", "class"],
+            registry=self.registry,
+        )
         self._bound_by = Gauge(
             "dub5_operator_bound_by",
             "1 for what keeps the TTL from being longer.",
@@ -42,7 +47,10 @@ class Metrics:
             "dub5_operator_errors", "Looks at a policy that failed.", ["policy"], registry=self.registry
         )
 
-    def tell(self, policy: str, decision: Decision, drift: DriftEstimate, *, budget: float) -> None:
+    def tell(
+        self, policy: str, decision: Decision, drift: DriftEstimate, *, class_name: str, budget: float
+    ) -> None:
+        """What a look came to. `class_name` is the policy's, `budget` the share of hits that may be out of date."""
         figures = {
             "ttl_seconds": decision.ttl,
             "recommended_ttl_seconds": decision.recommended,
@@ -50,11 +58,11 @@ class Metrics:
             "predicted_hit_ratio": decision.hit_ratio,
             "measured_hit_ratio": decision.measured_hit_ratio,
             "predicted_stale_ratio": decision.stale,
-            "stale_budget_ratio": budget,
         }
         for name, value in figures.items():
             if not math.isnan(value):
                 self._gauges[name].labels(policy).set(value)
+        self._budget.labels(policy, class_name).set(budget)
         for reason in get_args(BoundBy):
             self._bound_by.labels(policy, reason).set(decision.bound_by == reason)
 
@@ -62,4 +70,5 @@ class Metrics:
         """The policy is gone, and so are its series."""
         for gauge in self._gauges.values():
             gauge.remove_by_labels({"policy": policy})
+        self._budget.remove_by_labels({"policy": policy})
         self._bound_by.remove_by_labels({"policy": policy})

@@ -36,15 +36,17 @@ class Kube:
         self._kubectl = [kubectl, "--kubeconfig", kubeconfig]
         self._helm = [helm, "--kubeconfig", kubeconfig]
         self.api: httpx.Client
+        self.socket: Path
 
     @contextlib.contextmanager
     def connected(self, folder: Path) -> Iterator[Kube]:
         """Opens the API server's socket in `folder`."""
-        socket = folder / "api.sock"
-        proxy = subprocess.Popen(self.command("proxy", f"--unix-socket={socket}"), stdout=subprocess.DEVNULL)
+        self.socket = folder / "api.sock"
+        command = self.command("proxy", f"--unix-socket={self.socket}")
+        proxy = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
-            eventually(socket.is_socket, "kubectl proxy listens")
-            transport = httpx.HTTPTransport(uds=str(socket))
+            eventually(self.socket.is_socket, "kubectl proxy listens")
+            transport = httpx.HTTPTransport(uds=str(self.socket))
             with httpx.Client(transport=transport, base_url="http://localhost", timeout=30) as self.api:
                 yield self
         finally:

@@ -5,25 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import pytest
 import yaml
 
 from dub5.loadtest.command import write_report
-from dub5.loadtest.runs import read_run
-from dub5.loadtest.series import LINES, Lines, points
 from tests.cluster.ground import CHART, Images, load_images, on
 from tests.cluster.kube import Kube, eventually, manifest
 from tests.cluster.release import NAME, Release, merged
 from tests.cluster.stage import ROOT, Stage
+from tools import loadjob
 
 pytestmark = pytest.mark.usefixtures("monitoring")
 
 CLAIM = "results"
 SHELF = "dub5-shelf"
-PROMETHEUS = "/api/v1/namespaces/monitoring/services/prometheus:9090/proxy"
 SHORT = {
     "RATE": 4,
     "DURATION": "30s",
@@ -96,6 +93,11 @@ class LoadTests:
         found: dict[str, Any] = json.loads(line)
         return found
 
+    def objects(self, kinds: str) -> str:
+        return self.release.kubectl(
+            "get", kinds, "--selector", "app.kubernetes.io/component=loadtest", "--output", "name"
+        )
+
     def pods(self, name: str) -> list[dict[str, Any]]:
         return self.release.kube.list(self.release.namespace, "pods", f"job-name={name}")
 
@@ -144,27 +146,15 @@ def test_a_run_passes_and_its_log_is_all_that_a_report_needs(
     assert tests.end(name)["type"] == "Complete"
     log = tmp_path / "run.log"
     log.write_text(tests.log(name))
-    selector = f'namespace="{tests.release.namespace}"'
-    lines = asked_through_the_api(kube, log, selector)
+    lines = loadjob.Service(kube, NAME, tests.release.namespace, "monitoring/prometheus:9090").lines(
+        log, "10s"
+    )
     (tmp_path / "series.json").write_text(json.dumps(lines))
     document = write_report(log, tmp_path / "report", series=tmp_path / "series.json")
     assert document.verdict.startswith("passed. No resource was full") or "full from" in document.verdict
     assert max(value for _, value in lines["replicas"]) == 2
     assert max(value for _, value in lines["requests"]) > 1
     assert lines["memory"]
-
-
-def asked_through_the_api(kube: Kube, log: Path, selector: str) -> Lines:
-    """The report's own queries: Prometheus is reached through the API server here, over a socket."""
-    run = read_run(log)
-    found = {}
-    for name, line in LINES.items():
-        query = Template(line.query).substitute(pods=selector, window="10s")
-        asked: dict[str, str | float] = {"query": query, "start": run.began, "end": run.ended, "step": 1}
-        answer = kube.api.get(f"{PROMETHEUS}/api/v1/query_range", params=asked)
-        answer.raise_for_status()
-        found[name] = points(answer.content)
-    return found
 
 
 @pytest.mark.parametrize("scenario", sorted(path.stem for path in SCENARIOS.glob("*.js")))
@@ -175,6 +165,22 @@ def test_every_scenario_runs_as_a_job(tests: LoadTests, scenario: str) -> None:
     summary = tests.summary(name)
     assert (summary["scenario"], summary["passed"]) == (scenario, True)
     assert summary["metrics"]["chat_whole"]["passes"] > 0
+
+
+def test_one_beside_a_release_reports_and_leaves_nothing(tests: LoadTests, tmp_path: Path) -> None:
+    """`make loadtest` with KUBECONFIG."""
+    tests.start("smoke", SHORT, enabled=False)
+    before = tests.release.helm("history", NAME)
+    service = loadjob.Service(tests.release.kube, NAME, tests.release.namespace, "monitoring/prometheus:9090")
+    settings = {key: str(value) for key, value in {**SHORT, "DURATION": "12s"}.items()}
+    code, document = loadjob.run(service, "steady", settings, tmp_path, window="10s")
+    assert code == 0
+    assert document is not None
+    assert document.verdict.startswith("passed")
+    assert "replicas" in (tmp_path / "report.md").read_text()
+    assert tests.release.helm("history", NAME) == before
+    left = "jobs,configmaps,networkpolicies,serviceaccounts"
+    eventually(lambda: not tests.objects(left), "what was made for it is gone")
 
 
 def test_a_missed_gate_fails_the_job_and_is_not_tried_again(tests: LoadTests) -> None:

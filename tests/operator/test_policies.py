@@ -140,7 +140,7 @@ async def test_samples_move_it_step_by_step_and_the_status_says_why(bench: Bench
     assert bench.body["status"]["hitRatio"].endswith("%")
     assert bench.body["status"]["comparisons"] > 1000
     assert await bench.metric("dub5_operator_ttl_seconds") == 120
-    assert await bench.metric("dub5_operator_stale_budget_ratio") == 0.01
+    assert await bench.metric("dub5_operator_stale_budget_ratio", **{"class": "banter"}) == 0.01
     bound = [
         await bench.metric("dub5_operator_bound_by", reason=reason)
         for reason in ("Staleness", "Memory", "Cost", "Bounds", "Data")
@@ -251,6 +251,7 @@ async def test_the_younger_of_two_policies_gives_way(bench: Bench) -> None:
     assert (await bench.published())["banter"].ttl == 60
     await bench.policies.gone(name="banter", uid="1", class_name="banter", claims=claims[:1])
     assert await bench.published() == {}
+    assert await bench.metric("dub5_operator_stale_budget_ratio", **{"class": "banter"}) is None
 
 
 async def test_an_unknown_class_is_said(bench: Bench) -> None:

@@ -80,11 +80,11 @@ DASHBOARD = Dashboard(
                     {share: worst(f"chat_ttft_{share}") for share in ("p50", "p95", "p99")},
                 ),
                 Panel(
-                    "Time to the first byte, as the service saw it",
+                    "Time to the first token, as the service saw it",
                     Unit.SECONDS,
                     "Much less than k6's: the time is lost on the way, or in k6 itself.",
                     "Dub5FirstTokenFastBurn",
-                    promql.FIRST_BYTE,
+                    promql.FIRST_TOKEN,
                 ),
                 Panel(
                     "Where the time goes: p95",

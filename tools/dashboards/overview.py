@@ -24,10 +24,10 @@ DASHBOARD = Dashboard(
                     limit=1 - promql.ALLOWED_TO_FAIL,
                 ),
                 Panel(
-                    "Answers that begin within 10 s",
+                    "Streams that begin within 10 s",
                     Unit.SHARE,
-                    "Of the answers in the time shown. The objective is 95 %. Where an answer is asked for "
-                    "whole, it begins when it is done.",
+                    "Of the streamed answers in the time shown. The objective is 95 %. An answer that is asked "
+                    "for whole takes as long as it is long, and has no part in it.",
                     "Dub5FirstTokenFastBurn",
                     {"in time": f"1 - ({promql.late('$__range')})"},
                     "number",
@@ -70,9 +70,9 @@ DASHBOARD = Dashboard(
                     limit=1,
                 ),
                 Panel(
-                    "How fast late answers burn the budget",
+                    "How fast late streams burn the budget",
                     Unit.TIMES,
-                    "The same for answers that begin after more than 10 s; 5 % of them may.",
+                    "The same for streams that begin after more than 10 s; 5 % of them may.",
                     "Dub5FirstTokenFastBurn",
                     {
                         "over 1 h": f"({promql.late('1h')}) / {promql.ALLOWED_TO_BE_LATE}",
@@ -118,12 +118,11 @@ DASHBOARD = Dashboard(
             "Latency",
             [
                 Panel(
-                    "Chats: time to the first byte",
+                    "Time to the first token",
                     Unit.SECONDS,
-                    "From the request's head to the answer's first byte, of chats that were answered; hits "
-                    "are in it.",
+                    "From the request's head to the first chunk of a streamed answer; the queue and hits are in it.",
                     "Dub5FirstTokenFastBurn",
-                    promql.FIRST_BYTE,
+                    promql.FIRST_TOKEN,
                     limit=10,
                 ),
                 Panel(

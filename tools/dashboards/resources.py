@@ -37,7 +37,15 @@ DASHBOARD = Dashboard(
                     {"{{pod}}": promql.LAG},
                     limit=0.1,
                 ),
+                Panel(
+                    "Time without a CPU",
+                    Unit.SHARE,
+                    "In which the event loop had work and no CPU: taken by others on the node, or throttled.",
+                    "Dub5EventLoopLag",
+                    {"{{pod}}": promql.rate("cpu_wait_seconds_total", by="pod")},
+                ),
             ],
+            across=4,
         ),
         Row(
             "Network",

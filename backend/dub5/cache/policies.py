@@ -97,6 +97,7 @@ class Policies:
         for name, each in self._classes.items():
             self._in_force[name] = in_force(each, self._document, name)
             self._metrics.cache_ttl.labels(name).set(self._in_force[name].ttl)
+            self._metrics.cache_ttl_published.labels(name).set(self.source(name) == "policy")
 
     async def _keep_reading(self) -> None:
         announced = -ANNOUNCE_INTERVAL

@@ -124,6 +124,7 @@ class Asking:
             ended.duration,
             ended.first_token,
             ended.reason,
+            self._trace.exemplar(),
         )
 
     def _export(self, error: str | None) -> None:

@@ -24,6 +24,9 @@ SLACK = 45.0
 CPU_FULL = 0.9
 """Cores: one event loop cannot use more than one."""
 
+NODE_FULL = 0.25
+"""Share of the time in which a replica has work and waits for a CPU that others have, or that its limit takes away."""
+
 LOOP_FULL = 0.1
 REDIS_FULL = 0.05
 """Seconds; after 0.1 the service goes on without Redis."""
@@ -198,12 +201,21 @@ RESOURCES = (
         "add replicas, or give each a core of its own; one replica cannot use more than one core",
     ),
     Resource(
+        "node's CPU",
+        "cpu_wait",
+        _above(NODE_FULL),
+        lambda value: f"{percent(value)} of the time waited for",
+        "The node had no CPU to spare",
+        "look for CPU limits and busy neighbours (k6 is one), ask for what a replica uses in resources.requests.cpu, "
+        "or add nodes",
+    ),
+    Resource(
         "event loop",
         "loop",
         _above(LOOP_FULL),
         milliseconds,
         "The event loop was late",
-        "something blocks it, or the node has no CPU to spare: look for a throttled container and busy neighbours",
+        "something blocks it",
     ),
     Resource(
         "memory",

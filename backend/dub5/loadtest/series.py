@@ -69,6 +69,9 @@ LINES: dict[str, Line] = {
     "cpu": Line(
         "CPU, busiest replica", "cores", "max(rate(process_cpu_seconds_total{$pods}[$window])" + _OF_REPLICAS
     ),
+    "cpu_wait": Line(
+        "waiting for a CPU, worst replica", "share", "max(rate(dub5_cpu_wait_seconds_total{$pods}[$window]))"
+    ),
     "loop": Line("event loop lag, p99", "s", _quantile(0.99, "event_loop_lag_seconds")),
     "memory": Line(
         "memory, largest replica", "bytes", "max(process_resident_memory_bytes{$pods}" + _OF_REPLICAS
@@ -107,10 +110,18 @@ LINES: dict[str, Line] = {
 }
 
 
-async def ask_prometheus(url: str, *, began: float, ended: float, pods: str, window: str) -> Lines:
+async def ask_prometheus(
+    url: str,
+    *,
+    began: float,
+    ended: float,
+    pods: str,
+    window: str,
+    transport: httpx.AsyncBaseTransport | None = None,
+) -> Lines:
     """All lines between two Unix times. `pods` is a selector such as `namespace="chat"`; Unreadable where it fails."""
     step = max(1.0, (ended - began) / _POINTS)
-    async with httpx.AsyncClient(base_url=url.rstrip("/"), timeout=_TIMEOUT) as client:
+    async with httpx.AsyncClient(base_url=url.rstrip("/"), timeout=_TIMEOUT, transport=transport) as client:
 
         async def one(line: Line) -> Points:
             query = string.Template(line.query).substitute(pods=pods, window=window)

@@ -11,9 +11,11 @@ on a second registry for the same reason: reading the first one never touches a 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import platform
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Gauge, Info, ProcessCollector
@@ -24,6 +26,8 @@ from prometheus_client.registry import Collector
 from dub5 import __version__
 from dub5.telemetry.counting import Count, Counters, Distribution, Histograms
 from dub5.telemetry.logging import LogWriter
+
+_SCHEDSTAT = Path("/proc/self/schedstat")
 
 ANSWERS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120)
 """Seconds: a hit in memory takes one millisecond, a long answer two minutes."""
@@ -53,6 +57,19 @@ class _LinesDropped(Collector):
         )
 
 
+class CpuWait(Collector):
+    """From Linux' /proc, of the main thread, which runs the event loop; nothing where there is no such file."""
+
+    def collect(self) -> Iterable[Metric]:
+        with contextlib.suppress(OSError, IndexError):
+            waited = int(_SCHEDSTAT.read_text().split()[1])
+            yield CounterMetricFamily(
+                "dub5_cpu_wait_seconds",
+                "Time in which the event loop had work and no CPU: taken by others, or throttled.",
+                value=waited / 1e9,
+            )
+
+
 class Metrics:
     """One attribute for each metric, named without prefix and unit. `config_hash` tells configurations apart."""
 
@@ -61,6 +78,7 @@ class Metrics:
         self._exposed = CollectorRegistry()
         self._exposed.register(self.registry)
         ProcessCollector(registry=self._exposed)
+        self._exposed.register(CpuWait())
 
         self.http_requests = self._counters("http_requests", "Requests, by how they ended.", _REQUEST)
         self.http_request_duration = self._histograms(
@@ -70,6 +88,11 @@ class Metrics:
             "http_time_to_first_byte_seconds",
             "From the request's head to the answer's first body byte.",
             _REQUEST,
+        )
+        self.time_to_first_token = self._histograms(
+            "time_to_first_token_seconds",
+            "From the request's head to the first chunk of an answer that is streamed, from wherever it comes.",
+            ("outcome",),
         )
         self.open_connections = self._gauge("open_connections", "Connections open to the public listener.")
         self.connections_refused = self._counters(
@@ -129,6 +152,11 @@ class Metrics:
             "cache_hit_age_seconds", "Age of answers when they were served.", ("class",), AGES
         )
         self.cache_ttl = self._gauges("cache_ttl_seconds", "Time to live in force.", ("class",))
+        self.cache_ttl_published = self._gauges(
+            "cache_ttl_published",
+            "1 where the operator has published the time to live, 0 where it is the configuration's.",
+            ("class",),
+        )
         self.cache_entries = self._gauges("cache_entries", "Answers held.", ("tier",))
         self.cache_bytes = self._gauges("cache_bytes", "Size of the answers held.", ("tier",))
         self.cache_errors = self._counters("cache_errors", "Cache operations that failed.", ("operation",))
@@ -170,13 +198,20 @@ class Metrics:
         first_byte: float | None,
         received: int,
         sent: int,
+        stream: bool = False,
+        trace_id: str | None = None,
     ) -> None:
-        """One finished request: seconds, and bytes of bodies. `first_byte` is None where there was no body."""
+        """One finished request: seconds, and bytes of bodies. `first_byte` is None where there was no body.
+
+        `stream` says that a streamed answer was asked for; `trace_id` becomes an exemplar.
+        """
         labels = (route, method, outcome)
         self.http_requests.labels(*labels).inc()
-        self.http_request_duration.labels(*labels).observe(duration)
+        self.http_request_duration.labels(*labels).observe(duration, trace_id)
         if first_byte is not None:
-            self.http_time_to_first_byte.labels(*labels).observe(first_byte)
+            self.http_time_to_first_byte.labels(*labels).observe(first_byte, trace_id)
+            if stream:
+                self.time_to_first_token.labels(outcome).observe(first_byte, trace_id)
         self._received.inc(received)
         self._sent.inc(sent)
 
@@ -188,17 +223,18 @@ class Metrics:
         duration: float,
         first_token: float | None = None,
         reason: str | None = None,
+        trace_id: str | None = None,
     ) -> None:
         """One finished call to a provider, in seconds. `first_token` is None where no chunk of a stream came.
 
-        `reason` is why the question was asked again.
+        `reason` is why the question was asked again; `trace_id` becomes an exemplar.
         """
         self.provider_requests.labels(provider, model, outcome).inc()
-        self.provider_duration.labels(provider, model, outcome).observe(duration)
+        self.provider_duration.labels(provider, model, outcome).observe(duration, trace_id)
         if reason is not None:
             self.provider_retries.labels(provider, reason).inc()
         if first_token is not None:
-            self.provider_time_to_first_token.labels(provider, model, outcome).observe(first_token)
+            self.provider_time_to_first_token.labels(provider, model, outcome).observe(first_token, trace_id)
 
     def count_tokens(self, model: str, prompt: int, cached: int, completion: int) -> None:
         """Tokens of an answer that a provider made; `cached` are part of `prompt`."""

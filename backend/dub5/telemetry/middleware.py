@@ -120,6 +120,8 @@ class TelemetryMiddleware:
             first_byte=exchange.first_byte,
             received=exchange.received,
             sent=exchange.sent,
+            stream=record.stream,
+            trace_id=record.trace.exemplar(),
         )
         self._log.info("request", **_fields(exchange, duration))
         if self._tracer.enabled and record.trace.sampled:

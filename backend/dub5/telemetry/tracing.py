@@ -66,6 +66,10 @@ class TraceContext(msgspec.Struct, frozen=True, gc=False):
         """A span below this one."""
         return TraceContext(self.trace_id, random_bytes(8).hex(), self.span_id, self.sampled)
 
+    def exemplar(self) -> str | None:
+        """The trace that a figure is to be an example of; None where nobody records it."""
+        return self.trace_id if self.sampled else None
+
     def traceparent(self) -> str:
         """The header for whom we call: our span is its parent."""
         return f"00-{self.trace_id}-{self.span_id}-{'01' if self.sampled else '00'}"

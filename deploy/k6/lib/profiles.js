@@ -1,15 +1,14 @@
 // How requests arrive. Rates are an open model: they come whether or not the service keeps up, as callers do.
 import { config } from './config.js';
 
-const USUAL = 10; // seconds that an answer may take, to allocate virtual users for
-
 /** k6 counts in whole numbers: 0.5 per second is 30 per minute. */
 function arrivals(rate) {
   return Number.isInteger(rate) ? { count: rate, timeUnit: '1s' } : { count: Math.max(1, Math.round(rate * 60)), timeUnit: '1m' };
 }
 
+/** Callers that are there from the start, a third of a megabyte each. Making one under load costs the request it is made for. */
 function users(rate) {
-  const wanted = Math.min(config.maxVus, Math.max(2, Math.ceil(rate * USUAL)));
+  const wanted = Math.min(config.maxVus, Math.max(2, Math.ceil(rate * config.answer)));
   return { preAllocatedVUs: wanted, maxVUs: Math.max(wanted, config.maxVus) };
 }
 

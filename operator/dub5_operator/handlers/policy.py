@@ -135,8 +135,14 @@ class Policies:
         self._learn(memory, wanted.cache_class, current, now)
         decision = memory.learning.decide(_limits(wanted, configured), current, now)
         ttl = await self._put_in_force(memory, wanted, configured, decision)
-        told = msgspec.structs.replace(decision, ttl=ttl)
-        self._metrics.tell(name, told, memory.learning.drift, budget=share(wanted.staleness.budget))
+        told = decision if wanted.mode == "Auto" else memory.learning.kept(decision, ttl, now)
+        self._metrics.tell(
+            name,
+            told,
+            memory.learning.drift,
+            class_name=wanted.cache_class,
+            budget=share(wanted.staleness.budget),
+        )
         memory.next_look, memory.spec = now + seconds(wanted.step.every), wanted
         return Look(
             status=_status(told, memory.learning),

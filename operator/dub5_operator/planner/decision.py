@@ -109,6 +109,14 @@ def decide(curve: Curve | None, drift: DriftEstimate, limits: Limits, current: f
     return _decision(sight, moved, best, bound_by, why, sufficient=True)
 
 
+def kept(decision: Decision, curve: Curve | None, drift: DriftEstimate, ttl: float) -> Decision:
+    """The decision where nobody follows it: all shares are of `ttl`, which stays in force; the saving is still that of
+    what is recommended."""
+    told = _told(curve, drift, ttl, decision.recommended)
+    told.pop("saving", None)
+    return msgspec.structs.replace(decision, ttl=ttl, **told)
+
+
 def _lacking(curve: Curve | None, drift: DriftEstimate) -> str | None:
     if curve is None or curve.seen < ENOUGH_LOOKUPS:
         seen = 0 if curve is None else int(curve.seen)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import msgspec
 
 from dub5.contract import Access, Verdict
-from dub5_operator.planner.decision import Decision, Limits, decide
+from dub5_operator.planner.decision import Decision, Limits, decide, kept
 from dub5_operator.planner.drift import Drift, DriftEstimate
 from dub5_operator.planner.reuse import Curve, Reuse
 
@@ -82,6 +82,10 @@ class Learning:
 
     def decide(self, limits: Limits, current: float, now: float) -> Decision:
         return decide(self.curve(now), self.drift, limits, current)
+
+    def kept(self, decision: Decision, ttl: float, now: float) -> Decision:
+        """The decision where `ttl` stays in force."""
+        return kept(decision, self.curve(now), self.drift, ttl)
 
 
 def is_sane_access(access: Access, now: float) -> bool:

@@ -173,8 +173,10 @@ async def test_a_published_ttl_is_in_force_at_once_and_never_above_the_maximum(
                 while (await server.client.get("/v1/cache")).json()["classes"]["default"]["ttl"] != ttl:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
 
+        assert await server.metric("dub5_cache_ttl_published", **{"class": "default"}) == 0
         await publish(msgspec.json.encode(PolicyDocument(issued=1, classes={"default": ClassPolicy(ttl=60)})))
         await in_force(60)
+        assert await server.metric("dub5_cache_ttl_published", **{"class": "default"}) == 1
         await server.chat()
         assert (await server.chat()).headers["cache-status"] == "dub5; hit; ttl=59; detail=local"
         await publish(
@@ -189,6 +191,7 @@ async def test_a_published_ttl_is_in_force_at_once_and_never_above_the_maximum(
         await in_force(600)
         await publish(b'{"issued": 3, "classes": {}, "a_later_release": {"knows": "more"}}')
         await in_force(300)
+        assert await server.metric("dub5_cache_ttl_published", **{"class": "default"}) == 0
 
 
 async def test_what_counts_as_a_change_is_the_classs_choice(

@@ -22,7 +22,7 @@ MISSING = [name for name in ("prometheus", "k6") if program(name) is None]
 ALL_IS_WELL = {
     "Restarts, by replica",
     "Log lines lost",
-    "How fast late answers burn the budget",
+    "How fast late streams burn the budget",
     "Waiting for a place, and places",
     "Input that the provider had cached",
     "Where the time goes: p95",

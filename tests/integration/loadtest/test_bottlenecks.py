@@ -51,6 +51,7 @@ def forget_the_machine(series: Path) -> None:
     """It may be busy with something else, which the report would rightly name."""
     lines = json.loads(series.read_text(encoding="utf-8"))
     assert lines.pop("cpu")
+    assert lines.pop("cpu_wait")
     assert lines.pop("loop")
     series.write_text(json.dumps(lines), encoding="utf-8")
 

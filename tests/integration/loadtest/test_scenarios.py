@@ -119,9 +119,9 @@ async def test_a_ramp_names_the_step_that_breaks() -> None:
         "admission": {"max_inflight": 2, "max_queued": 0},
     }
     async with running(narrow) as server:
-        code, found, _ = await k6(server.url, "ramp-to-break", RATE="1", PEAK="60", COMPLEXITIES="tool")
+        code, found, _ = await k6(server.url, "ramp-to-break", RATE="3", PEAK="60", COMPLEXITIES="tool")
     assert code == PASSED  # to find the breaking point is its work
-    assert found["findings"]["holds"] == 1
+    assert found["findings"]["holds"] == 3
     assert found["findings"]["breaks"]["rate"] == 60
     assert "did not reach their end" in found["findings"]["breaks"]["why"]
 

@@ -7,9 +7,15 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import httpx
 import prometheus_client
+from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
+from opentelemetry.semconv._incubating.metrics import gen_ai_metrics, http_metrics, process_metrics
+from opentelemetry.semconv.attributes import error_attributes, http_attributes
+from opentelemetry.semconv.metrics import http_metrics as http_stable_metrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
@@ -41,6 +47,15 @@ async def exposition(server: Running) -> str:
     return await asyncio.to_thread(scraped, server.operations_url)
 
 
+def scraped_as_openmetrics(url: str) -> str:
+    accept = (
+        "application/openmetrics-text;version=1.0.0;q=0.8,text/plain;version=0.0.4;q=0.5"  # a Prometheus's
+    )
+    response = httpx.get(f"{url}/metrics", timeout=20, headers={"accept": accept})
+    assert response.headers["content-type"].startswith("application/openmetrics-text")
+    return response.text
+
+
 def exposed(text: str) -> dict[str, str]:
     """Types by name, as the documents name them."""
     found = {}
@@ -67,6 +82,39 @@ async def test_a_replica_exposes_what_is_documented(server: Running) -> None:
             assert sample.labels.keys() - labels_of_a_distribution == set(KNOWN[name].labels), name
 
 
+async def test_the_time_to_the_first_token_is_that_of_streams_only(server: Running) -> None:
+    await server.chat("whole")
+    assert await server.metric("dub5_time_to_first_token_seconds_count") == 0
+    await server.chat("streamed", stream=True)
+    await server.chat("streamed", stream=True)  # this one from the cache
+    await server.becomes("dub5_time_to_first_token_seconds_count", 2, outcome="ok")
+
+
+async def test_openmetrics_has_the_trace_of_a_request_as_an_exemplar(server: Running) -> None:
+    traced, unsampled = "a" * 32, "b" * 32
+    for trace, flags in ((traced, "01"), (unsampled, "00")):
+        headers = {"traceparent": f"00-{trace}-{'c' * 16}-{flags}"}
+        assert (await server.chat(trace, stream=True, headers=headers)).status_code == 200
+    await server.becomes("dub5_time_to_first_token_seconds_count", 2)
+    text = await asyncio.to_thread(scraped_as_openmetrics, server.operations_url)
+    assert unsampled not in text
+    found = {
+        sample.name: sample.exemplar
+        for family in parse_openmetrics(text)  # type: ignore[no-untyped-call]
+        for sample in family.samples
+        if sample.exemplar and sample.exemplar.labels == {"trace_id": traced}
+    }
+    assert found.keys() == {
+        "dub5_http_request_duration_seconds_bucket",
+        "dub5_http_time_to_first_byte_seconds_bucket",
+        "dub5_time_to_first_token_seconds_bucket",
+        "dub5_provider_duration_seconds_bucket",
+        "dub5_provider_time_to_first_token_seconds_bucket",
+    }
+    assert all(0 < each.value < 20 for each in found.values())
+    assert traced not in await exposition(server)
+
+
 def test_the_operator_exposes_what_is_documented() -> None:
     registry = OperatorMetrics().registry
     server, thread = prometheus_client.start_http_server(0, addr="127.0.0.1", registry=registry)
@@ -89,6 +137,18 @@ def test_the_document_names_every_metric_and_label_and_nothing_else() -> None:
 def test_what_is_mapped_to_opentelemetry_is_there() -> None:
     assert {here for _, here, _ in metrics.OPENTELEMETRY} <= KNOWN.keys()
     assert {here for _, here, _ in metrics.ATTRIBUTES} <= metrics.LABELS.keys()
+
+
+def test_what_opentelemetry_calls_it_is_what_it_calls_it() -> None:
+    """By the constants of its own package, which still has what has moved out of the conventions."""
+    known = names_in(gen_ai_metrics, http_metrics, http_stable_metrics, process_metrics)
+    assert {there for there, _, _ in metrics.OPENTELEMETRY} <= known
+    known = names_in(gen_ai_attributes, http_attributes, error_attributes)
+    assert {there for there, _, _ in metrics.ATTRIBUTES} <= known
+
+
+def names_in(*modules: ModuleType) -> set[str]:
+    return {value for module in modules for value in vars(module).values() if isinstance(value, str)}
 
 
 async def flood(server: Running, times: range) -> None:

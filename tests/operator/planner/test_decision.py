@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dub5_operator.planner.decision import AIM, Decision, Limits, decide
+from dub5_operator.planner.decision import AIM, Decision, Limits, decide, kept
 from dub5_operator.planner.drift import NOTHING, DriftEstimate
 from dub5_operator.planner.reuse import Curve, candidates
 
@@ -96,6 +96,19 @@ def test_a_ttl_moves_in_bounded_steps() -> None:
     up = decide(curve(), drift(1 / HOUR), LIMITS, 10.0)
     assert up.ttl == 20.0
     assert up.recommended == down.recommended == pytest.approx(61.6, rel=0.05)
+
+
+def test_where_nobody_follows_it_shares_are_those_of_the_ttl_in_force() -> None:
+    estimate = drift(0.1 / HOUR)
+    followed = decide(curve(), estimate, LIMITS, HOUR)
+    assert followed.ttl < HOUR
+    observed = kept(followed, curve(), estimate, HOUR)
+    assert (observed.ttl, observed.recommended) == (HOUR, followed.recommended)
+    assert observed.stale == pytest.approx(0.1 / 2, rel=0.03)  # mean age of a hit: half the TTL
+    assert observed.stale > followed.stale
+    assert observed.hit_ratio > followed.hit_ratio
+    assert observed.saving == followed.saving
+    assert math.isnan(kept(decide(None, estimate, LIMITS, HOUR), None, estimate, HOUR).stale)
 
 
 def test_what_gains_little_is_left_alone() -> None:

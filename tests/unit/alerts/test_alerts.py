@@ -56,7 +56,7 @@ def failing(share: float, samples: int, outcome: str = "provider_error") -> dict
 
 
 def late(share: float, samples: int) -> dict[str, str]:
-    name, labels = "dub5_http_time_to_first_byte_seconds", 'route="/v1/chat/completions",outcome="ok"'
+    name, labels = "dub5_time_to_first_token_seconds", 'outcome="ok"'
     return {
         pod(f"{name}_bucket", f'{labels},le="10.0"'): f"0+{1000 - 1000 * share:g}x{samples}",
         pod(f"{name}_count", labels): f"0+1000x{samples}",
@@ -77,8 +77,8 @@ def calls(outcome: str) -> str:
     return pod("dub5_provider_requests_total", f'provider="openai",outcome="{outcome}"')
 
 
-def demand(figure: int, replicas: int) -> dict[str, str]:
-    names = [f'{{namespace="chat",pod="{number}"}}' for number in range(replicas)]
+def demand(figure: int, replicas: int, namespace: str = "chat") -> dict[str, str]:
+    names = [f'{{namespace="{namespace}",pod="{number}"}}' for number in range(replicas)]
     capacity = {f"dub5_capacity_requests{name}": "200x120" for name in names}
     return capacity | {f"dub5_demand_requests{name}": f"{figure}x120" for name in names}
 
@@ -91,6 +91,24 @@ def compared(verdict: str) -> str:
     return pod("dub5_cache_revalidations_total", f'class="faq",source="refetch",verdict="{verdict}"')
 
 
+def changing(share: float) -> dict[str, str]:
+    """So much of what is compared has changed."""
+    return {compared("same"): f"0+{10 - 10 * share:g}x600", compared("changed"): f"0+{10 * share:g}x600"}
+
+
+def policy(*, stale: float, budget: float, bound_by: str = "Staleness") -> dict[str, str]:
+    """What the operator tells of a policy for the class `faq`."""
+    reasons = {reason: int(reason == bound_by) for reason in ("Staleness", "Data")}
+    return {
+        pod("dub5_operator_predicted_stale_ratio", 'policy="p"'): f"{stale}x600",
+        pod("dub5_operator_stale_budget_ratio", 'policy="p",class="faq"'): f"{budget}x600",
+        **{
+            pod("dub5_operator_bound_by", f'policy="p",reason="{reason}"'): f"{value}x600"
+            for reason, value in reasons.items()
+        },
+    }
+
+
 FIRST_TOKEN = ("dub5_provider_time_to_first_token_seconds", 'provider="openai",outcome="ok"')
 LAG = ("dub5_event_loop_lag_seconds", "")
 CAPACITY = {pod("dub5_capacity_requests"): "200x120"}
@@ -100,6 +118,7 @@ CPU, MEMORY = pod("process_cpu_seconds_total"), pod("process_resident_memory_byt
 DEMAND, STARTED = pod("dub5_demand_requests"), pod("process_start_time_seconds")
 BREAKER = pod("dub5_provider_breaker_state", 'provider="openai"')
 LOOKS, TTL = pod("dub5_operator_reconcile_seconds_count"), pod("dub5_operator_ttl_seconds", 'policy="p"')
+PUBLISHED = pod("dub5_cache_ttl_published", 'class="faq"')
 FAILED_LOOKS = pod("dub5_operator_errors_total", 'policy="p"')
 CONFIG_A, CONFIG_B = (pod("dub5_config_info", f'hash="{name}"') for name in "ab")
 
@@ -147,23 +166,57 @@ CASES: dict[str, Case] = {
         at="26h",
         interval="5m",
     ),
-    "Dub5StalenessOverBudget": Case(
-        {compared("same"): "0+8x600", compared("changed"): "0+2x600"},
-        {compared("same"): "0+95x600", compared("changed"): "0+5x600"},
-        at="8h",
-    ),
+    "Dub5StalenessOverBudget": Case(changing(0.2), changing(0.05), at="8h"),
     "Dub5OperatorNotReconciling": Case({TTL: "60x120", LOOKS: "9x120"}, {TTL: "60x120", LOOKS: "0+2x120"}),
     "Dub5Restarts": Case({**BUILD, STARTED: "1x95 2x6 3x6 4x13"}, {**BUILD, STARTED: "1x100 2x20"}),
     "Dub5ConfigurationsDiffer": Case({CONFIG_A: "1x120", CONFIG_B: "1x120"}, {CONFIG_A: "1x120"}),
 }
-MORE = {
-    "Dub5AvailabilityFastBurn": Case(failing(0.08, 120, "shed"), failing(0.5, 120, "client_error")),
-    "Dub5RedisDown": Case({pod("dub5_redis_up"): "0x120"}, {pod("dub5_redis_up"): " ".join(["NaN"] * 121)}),
-    "Dub5OperatorNotReconciling": Case(
-        {TTL: "60x120", LOOKS: "0+2x120", FAILED_LOOKS: "0+1x120"}, {pod("dub5_demand_requests"): "1x120"}
+MORE: list[tuple[str, Case]] = [
+    (
+        "Dub5AvailabilityFastBurn",
+        Case(failing(0.08, 120, "shed"), failing(0.5, 120, "client_error")),
     ),
-}
-BOTH = [*CASES.items(), *MORE.items()]
+    ("Dub5RedisDown", Case({pod("dub5_redis_up"): "0x120"}, {pod("dub5_redis_up"): " ".join(["NaN"] * 121)})),
+    (
+        "Dub5BreakerOpen",  # it tries again each half minute
+        Case({BREAKER: " ".join(["2", "1"] * 61)}, {BREAKER: "0x118 2 0"}),
+    ),
+    (
+        "Dub5DemandAtMaximum",  # two releases: each has as many as it has
+        Case(
+            demand(190, replicas=10) | demand(190, replicas=9, namespace="else"),
+            demand(190, replicas=9) | demand(190, replicas=9, namespace="else"),
+        ),
+    ),
+    (
+        "Dub5StalenessOverBudget",
+        Case(policy(stale=0.02, budget=0.01), policy(stale=0.009, budget=0.01)),
+    ),
+    (
+        "Dub5StalenessOverBudget",  # what a policy bears is its own business, and too little is no figure
+        Case(
+            policy(stale=0.6, budget=0.5) | changing(0.9),
+            policy(stale=0.4, budget=0.5) | changing(0.9),
+        ),
+    ),
+    (
+        "Dub5StalenessOverBudget",
+        Case(policy(stale=0.02, budget=0.01), policy(stale=0.02, budget=0.01, bound_by="Data")),
+    ),
+    (
+        "Dub5OperatorNotReconciling",  # it fails; there is none
+        Case({TTL: "60x120", LOOKS: "0+2x120", FAILED_LOOKS: "0+1x120"}, {PUBLISHED: "0x120"}),
+    ),
+    (
+        "Dub5OperatorNotReconciling",  # it is gone; it is there and has just begun
+        Case({PUBLISHED: "1x120", LOOKS: "0+2x60 stale"}, {PUBLISHED: "1x120", LOOKS: "_x100 0+2x20"}),
+    ),
+    (
+        "Dub5OperatorNotReconciling",  # one look an hour is enough
+        Case({TTL: "60x240", LOOKS: "5x240"}, {TTL: "60x240", LOOKS: "1x59 2x60 3x60 4x60"}, at="3h55m"),
+    ),
+]
+BOTH = [*CASES.items(), *MORE]
 
 
 def promtool(tmp_path: Path, name: str, case: Case, *, fires: bool) -> str:

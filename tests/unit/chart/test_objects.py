@@ -103,6 +103,10 @@ MATRIX: dict[str, Json] = {
     "ServiceMonitor": nested(
         "monitoring.serviceMonitor", {"enabled": True, "labels": {"release": "prometheus"}}
     ),
+    "alerts": nested(
+        "monitoring.alerts",
+        {"prometheusRule": True, "configMap": True, "runbooks": "https://git.example/docs/runbooks"},
+    ),
     "policies": POLICIES,
     "no policies": nested("networkPolicy.enabled", False),
     "digests": nested("image.digest", f"sha256:{'a' * 64}"),
@@ -171,7 +175,11 @@ def test_the_schemas_can_complain(schemas: ApiSchemas) -> None:
     assert len(schemas.complaints(merged(job, nested("spec.podFailurePolicy", {"rule": []})))) == 1
     shared = render(MATRIX["load test of many pods"]).one("TestRun", "dub5-loadtest")
     assert len(schemas.complaints(merged(shared, nested("spec.runner.imagee", "k6")))) == 1
-    for kind, values in [("ScaledObject", KEDA), ("HTTPRoute", ROUTED)]:
+    for kind, values in [
+        ("ScaledObject", KEDA),
+        ("HTTPRoute", ROUTED),
+        ("PrometheusRule", MATRIX["alerts"]),
+    ]:
         assert schemas.complaints(merged(render(values).one(kind), nested("spec.surprise", 1))) != []
 
 

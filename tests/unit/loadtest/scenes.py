@@ -21,6 +21,7 @@ HEALTHY = {
     "queued": 0.0,
     "shed": 0.0,
     "cpu": 0.48,
+    "cpu_wait": 0.01,
     "loop": 0.002,
     "memory": 150 * 2.0**20,
     "memory_limit": 512 * 2.0**20,

@@ -14,6 +14,7 @@ LIMITS = Limits(memory=512 * 2.0**20, first_token=2.0)
 
 GATE = planted(gate=(210, 1.0), queued=(210, 40.0), shed=(215, 8.0), requests=(205, 412.0))
 CPU = planted(cpu=(120, 0.99), loop=(90, 0.4), first_byte=(90, 3.0), provider=(95, 1.0), gate=(100, 1.0))
+NODE = planted(cpu_wait=(100, 0.4), loop=(80, 0.2), redis=(75, 0.2), gate=(90, 1.0))
 LOOP = planted(loop=(60, 0.5), provider=(70, 0.9), gate=(80, 1.0))
 REDIS = planted(redis=(150, 0.09), redis_errors=(150, 3.0), first_byte=(150, 0.5))
 PROVIDER = planted(provider=(100, 2.5), first_byte=(100, 2.6), gate=(80, 1.0), queued=(80, 30.0))
@@ -27,6 +28,7 @@ MEMORY = planted(memory=(240, 480 * 2.0**20))
     [
         (GATE, "gate", 210),
         (CPU, "CPU", 120),
+        (NODE, "node's CPU", 100),
         (LOOP, "event loop", 60),
         (REDIS, "Redis", 150),
         (PROVIDER, "provider", 100),
@@ -34,7 +36,7 @@ MEMORY = planted(memory=(240, 480 * 2.0**20))
         (LIMITED, "provider's limit", 130),
         (MEMORY, "memory", 240),
     ],
-    ids=["gate", "CPU", "loop", "Redis", "provider", "always slow", "limit", "memory"],
+    ids=["gate", "CPU", "node", "loop", "Redis", "provider", "always slow", "limit", "memory"],
 )
 def test_a_planted_bottleneck_is_named(lines: Lines, name: str, since: float) -> None:
     first = judge(lines, began=BEGAN, limits=LIMITS).first
@@ -46,7 +48,7 @@ def test_it_is_said_in_words() -> None:
     words = judge(GATE, began=BEGAN, limits=LIMITS).words
     assert words.startswith(
         "The gate was full from 210 s at 412 requests/s (100 %): raise config.admission.max_inflight or the number of "
-        "replicas; CPU was at 48 %, event loop was at 2.0 ms, memory was at 150 MiB"
+        "replicas; CPU was at 48 %, node's CPU was at 1 % of the time waited for, event loop was at 2.0 ms"
     )
 
 

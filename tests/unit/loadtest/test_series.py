@@ -17,7 +17,7 @@ from dub5.loadtest.series import LINES, points, read_lines
 from dub5.telemetry.metrics import Metrics
 
 PROMTOOL = shutil.which("promtool") or shutil.which("promtool", path=Path(sys.executable).parent)
-ELSEWHERE = {"process_cpu_seconds_total", "process_resident_memory_bytes"}
+ELSEWHERE = {"dub5_cpu_wait_seconds_total", "process_cpu_seconds_total", "process_resident_memory_bytes"}
 
 
 def filled_in(query: str, pods: str) -> str:

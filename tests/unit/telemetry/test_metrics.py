@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable
 
 import pytest
@@ -20,6 +21,8 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
     "dub5_http_requests_total": ("counter", REQUEST),
     "dub5_http_request_duration_seconds": ("histogram", REQUEST),
     "dub5_http_time_to_first_byte_seconds": ("histogram", REQUEST),
+    "dub5_time_to_first_token_seconds": ("histogram", {"outcome"}),
+    "dub5_cpu_wait_seconds_total": ("counter", set()),  # from Linux
     "dub5_open_connections": ("gauge", set()),
     "dub5_connections_refused_total": ("counter", {"reason"}),
     "dub5_network_bytes_total": ("counter", {"direction"}),
@@ -44,6 +47,7 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
     "dub5_cache_lookups_total": ("counter", {"class", "result"}),
     "dub5_cache_hit_age_seconds": ("histogram", {"class"}),
     "dub5_cache_ttl_seconds": ("gauge", {"class"}),
+    "dub5_cache_ttl_published": ("gauge", {"class"}),
     "dub5_cache_entries": ("gauge", {"tier"}),
     "dub5_cache_bytes": ("gauge", {"tier"}),
     "dub5_cache_errors_total": ("counter", {"operation"}),
@@ -129,8 +133,63 @@ def test_one_request_is_counted_once_everywhere() -> None:
     assert value(metrics, "dub5_http_requests_total", **request) == 2
     assert value(metrics, "dub5_http_request_duration_seconds_sum", **request) == pytest.approx(0.4)
     assert value(metrics, "dub5_http_time_to_first_byte_seconds_count", **request) == 1
+    assert value(metrics, "dub5_time_to_first_token_seconds_count", outcome="ok") is None
     assert value(metrics, "dub5_network_bytes_total", direction="in") == 3
     assert value(metrics, "dub5_network_bytes_total", direction="out") == 5
+
+
+def test_only_a_stream_has_a_first_token() -> None:
+    metrics = Metrics()
+    for stream, first_byte in ((True, 0.1), (True, None), (False, 30.0)):
+        metrics.observe_request(
+            "/r", "GET", "ok", duration=30.0, first_byte=first_byte, received=0, sent=0, stream=stream
+        )
+    assert value(metrics, "dub5_time_to_first_token_seconds_count", outcome="ok") == 1
+    assert value(metrics, "dub5_time_to_first_token_seconds_sum", outcome="ok") == 0.1
+
+
+TRACE, LATER = "a" * 32, "b" * 32
+
+
+def exemplars(metrics: Metrics) -> dict[tuple[str, str], tuple[dict[str, str], float]]:
+    """Labels and value by name and bucket."""
+    body, _ = metrics.render("application/openmetrics-text")
+    return {
+        (sample.name, sample.labels["le"]): (sample.exemplar.labels, sample.exemplar.value)
+        for family in parse_openmetrics(body.decode())  # type: ignore[no-untyped-call]
+        for sample in family.samples
+        if sample.exemplar
+    }
+
+
+def test_a_bucket_has_the_last_trace_in_it_as_its_exemplar() -> None:
+    metrics = Metrics()
+    before = time.time()
+    for duration, trace in ((0.2, TRACE), (0.24, LATER), (0.21, None), (300.0, TRACE)):
+        metrics.observe_request(
+            "/r", "GET", "ok", duration=duration, first_byte=None, received=0, sent=0, trace_id=trace
+        )
+    metrics.observe_provider("demo", "small", "ok", 3.0, 0.3, trace_id=LATER)
+    assert exemplars(metrics) == {
+        ("dub5_http_request_duration_seconds_bucket", "0.25"): ({"trace_id": LATER}, 0.24),
+        ("dub5_http_request_duration_seconds_bucket", "+Inf"): ({"trace_id": TRACE}, 300.0),
+        ("dub5_provider_duration_seconds_bucket", "5.0"): ({"trace_id": LATER}, 3.0),
+        ("dub5_provider_time_to_first_token_seconds_bucket", "0.5"): ({"trace_id": LATER}, 0.3),
+    }
+    [(_, _, at)] = metrics.provider_duration.labels("demo", "small", "ok").traced.values()
+    assert before <= at <= time.time()
+
+
+def test_the_plain_text_knows_no_exemplars() -> None:
+    texts = []
+    for trace in (None, TRACE):
+        metrics = Metrics()
+        metrics.observe_request(
+            "/r", "GET", "ok", duration=1.0, first_byte=1.0, received=0, sent=0, trace_id=trace
+        )
+        body, _ = metrics.render("text/plain")
+        texts.append([line for line in body.decode().splitlines() if line.startswith("dub5_http")])
+    assert texts[0] == texts[1]
 
 
 def test_a_call_without_a_first_token_has_no_time_to_it() -> None:

@@ -74,7 +74,9 @@ image: {{ include "dub5.imageName" $given.image | quote }}
 imagePullPolicy: {{ $given.image.pullPolicy }}
 args:
   - run
+  {{- if not $given.progress }}
   - --quiet
+  {{- end }}
   - --no-usage-report
   - --address=  # its REST API is for nobody
   {{- if and $given.remoteWrite (not .smoke) }}

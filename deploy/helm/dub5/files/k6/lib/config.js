@@ -71,6 +71,7 @@ export const config = Object.freeze({
 
   // How large, for the scenarios that ask.
   maxVus: whole('MAX_VUS', 500),
+  answer: seconds(duration('ANSWER', '10s')), // what one may take: so many callers are made for the rate asked
   peak: number('PEAK', 0, 0), // requests per second; 0: as the scenario has it
   steps: whole('STEPS', 10),
   stepSeconds: seconds(duration('STEP', '30s')),

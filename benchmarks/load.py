@@ -1,0 +1,141 @@
+"""Load tests at the size of a report, on a cluster: `python -m benchmarks.load [NAME …] --out docs/reports/load`.
+
+Installs the chart on a cluster (KUBECONFIG's, else one from source) with a stand-in for the provider, runs each
+scenario beside it as `make loadtest` does, and leaves a folder for each. What is asked of each is in RUNS; rates that
+are shares of the capacity need `ramp-to-break` to have run before, or --capacity.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.cluster import ground
+from tests.cluster.release import NAME, Release, merged
+from tests.cluster.stage import Stage
+from tools import loadjob
+
+PACE = ground.Pace(scrape="5s", relist="15s", autoscaler="15s")
+ANSWER = {"first_token": 0.3, "between": 0.05, "tokens": 40}
+"""2.3 s: 40 tokens at 20 a second."""
+TWO: dict[str, Any] = {"autoscaling": {"mode": "none"}, "replicas": 2}
+GATES = {"TTFT_P95": 1000}
+
+
+class Kind(NamedTuple):
+    """`share` is the rate as a part of the capacity; `meanwhile` runs beside the load."""
+
+    scenario: str
+    settings: dict[str, Any]
+    share: float | None = None
+    changes: dict[str, Any] = TWO
+    meanwhile: Callable[[Release], None] | None = None
+
+
+def replicas_leave(release: Release) -> None:
+    """From 3 to 1, to 3 again, and all of them replaced."""
+    time.sleep(45)  # the load is there; no condition tells more
+    for count in (1, 3):
+        release.kubectl("scale", f"deployment/{NAME}", f"--replicas={count}")
+        release.kubectl("rollout", "status", f"deployment/{NAME}", "--timeout=120s")
+        time.sleep(30)
+    release.kubectl("rollout", "restart", f"deployment/{NAME}")
+
+
+RUNS = {
+    "ramp-to-break": Kind(
+        "ramp-to-break",
+        {"RATE": 40, "PEAK": 240, "STEPS": 11, "STEP": "30s", "MAX_VUS": 2000, "ANSWER": "4s"},
+    ),
+    "steady-50": Kind("steady", {"DURATION": "3m"}, share=0.5),
+    "steady-90": Kind("steady", {"DURATION": "3m", "MAX_VUS": 1000}, share=0.9),
+    "spike": Kind("spike", {"RATE": 20, "PEAK": 200, "DURATION": "3m", "MAX_VUS": 2000}),
+    "stampede": Kind("stampede", {"CLIENTS": 200, "ROUNDS": 5}),
+    "drain": Kind(
+        "drain", {"CLIENTS": 60, "DURATION": "4m"}, changes={**TWO, "replicas": 3}, meanwhile=replicas_leave
+    ),
+    "scale": Kind(
+        "scale",
+        {"RATE": 5, "PEAK": 70, "DURATION": "16m"},
+        changes={"autoscaling": {"maxReplicas": 6}, "config": {"admission": {"max_inflight": 50}}},
+    ),
+    "soak": Kind("soak", {"DURATION": "15m", "MAX_VUS": 1000}, share=0.5),
+}
+
+
+class Campaign:
+    """One release in one namespace, changed between runs."""
+
+    def __init__(self, release: Release, stage: Stage, out: Path, capacity: float | None) -> None:
+        self.release, self.stage, self.out, self.capacity = release, stage, out, capacity
+
+    def run(self, name: str, kind: Kind) -> str:
+        """The verdict."""
+        settings = {**GATES, **kind.settings}
+        if kind.share is not None:
+            if self.capacity is None:
+                raise SystemExit(f"{name} needs the capacity: run ramp-to-break before it, or say --capacity")
+            settings["RATE"] = round(kind.share * self.capacity)
+        self.release.uninstall()
+        repository, tag = self.release.images.k6.rsplit(":", 1)
+        image = {
+            "loadtest": {
+                "image": {"repository": repository, "tag": tag},
+                "resources": {"requests": {"cpu": "20m"}},
+            }
+        }
+        roomy = {"config": {"admission": {"max_inflight": 200, "max_queued": 400}}}
+        self.release.install(merged(merged(roomy, image), kind.changes), pace={})
+        self.stage.pace(**ANSWER)
+        beside = threading.Thread(
+            target=kind.meanwhile or (lambda _: None), args=(self.release,), daemon=True
+        )
+        beside.start()
+        service = loadjob.Service(
+            self.release.kube, NAME, self.release.namespace, "monitoring/prometheus:9090"
+        )
+        folder = self.out / name
+        folder.mkdir(parents=True, exist_ok=True)
+        given = {key: str(value) for key, value in settings.items()}
+        _, document = loadjob.run(service, kind.scenario, given, folder)
+        beside.join(120)
+        if document is None:
+            raise SystemExit(f"{name} did not reach its end: {folder / 'run.log'}")
+        if kind.scenario == "ramp-to-break":
+            found = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["findings"]
+            self.capacity = self.capacity or found["holds"]
+        return document.verdict
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Load tests at the size of a report, on a cluster.")
+    parser.add_argument(
+        "names", nargs="*", choices=[[], *RUNS], metavar="NAME", help=f"of {', '.join(RUNS)}; all"
+    )
+    parser.add_argument("--capacity", type=float, help="requests per second that two replicas hold")
+    parser.add_argument("--out", type=Path, default=Path(".bench/load"), help="folder of the reports")
+    asked = parser.parse_args()
+    images = ground.Images()
+    with tempfile.TemporaryDirectory() as folder, ground.a_cluster(Path(folder), PACE) as kube:
+        placement = ground.on(ground.names_of_nodes(kube)[0])
+        ground.load_images("dub5", "redis", "k6")
+        with (
+            ground.monitored(kube, images, placement, PACE),
+            Stage.built(kube, images, placement) as stage,
+            Release.namespace_for(kube, images, "dub5-load") as release,
+        ):
+            campaign = Campaign(release, stage, asked.out, asked.capacity)
+            for name in asked.names or RUNS:
+                print(f"{name}: {campaign.run(name, RUNS[name])}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

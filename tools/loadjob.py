@@ -1,0 +1,174 @@
+"""A load test as a Job in a cluster, beside a release that stays as it is: what `make loadtest` does with KUBECONFIG.
+
+Of the chart, rendered with the release's own values, only what belongs to the load test is made, and all of it is taken
+away at the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+from dub5.loadtest.command import write_report
+from dub5.loadtest.report import Document
+from dub5.loadtest.runs import read_run
+from dub5.loadtest.series import Lines, ask_prometheus
+from tests.cluster.kube import Kube, eventually
+from tests.cluster.release import merged
+from tools.cluster.places import ROOT
+
+CHART = ROOT / "deploy/helm/dub5"
+OF_THE_RUN = (
+    "DUB5_URL",
+    "DUB5_KEY",
+    "PATIENCE",
+    "SUMMARY_FILE",
+    "SUMMARY_TEXT",
+)  # the chart says these itself
+UNITS = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+
+
+def names_of_settings() -> set[str]:
+    """What scenarios can be told, from the one place that reads it."""
+    text = (ROOT / "deploy/k6/lib/config.js").read_text(encoding="utf-8")
+    return set(re.findall(r"(?:\('|__ENV\.)([A-Z][A-Z0-9_]+)", text)) - set(OF_THE_RUN)
+
+
+@dataclass(frozen=True)
+class Service:
+    """A release of the chart, by name and namespace; `prometheus` is NAMESPACE/SERVICE:PORT, where there is one."""
+
+    kube: Kube
+    name: str
+    namespace: str
+    prometheus: str | None = None
+
+    def manifests(self, scenario: str, settings: dict[str, str]) -> list[dict[str, Any]]:
+        """The whole chart as it is installed, and the load test."""
+        given = json.loads(
+            self.kube.helm("get", "values", self.name, "--namespace", self.namespace, "--output", "json")
+        )
+        asked = {
+            "enabled": True,
+            "kind": "job",
+            "scenario": scenario,
+            "settings": settings,
+            "run": f"{time.time():.0f}",
+            "progress": True,
+        }
+        values = json.dumps(merged(given or {}, {"loadtest": asked}))
+        command = ("template", self.name, str(CHART), "--namespace", self.namespace, "--values", "-")
+        return [each for each in yaml.safe_load_all(self.kube.helm(*command, stdin=values)) if each]
+
+    @contextlib.contextmanager
+    def job(self, manifests: list[dict[str, Any]]) -> Iterator[str]:
+        """The Job's name, while it is there; what the release has of a load test already is used, and left."""
+        parts = [
+            each
+            for each in manifests
+            if each["metadata"].get("labels", {}).get("app.kubernetes.io/component") == "loadtest"
+        ]
+        missing = [each for each in parts if not self._kubectl("get", *name_of(each), "--ignore-not-found")]
+        try:
+            for each in missing:
+                self._kubectl("create", "--filename", "-", stdin=json.dumps(each))
+            yield next(each["metadata"]["name"] for each in parts if each["kind"] == "Job")
+        finally:
+            for each in missing:
+                self._kubectl("delete", *name_of(each), "--ignore-not-found", "--wait=false")
+
+    def follow(self, job: str) -> None:
+        """Prints k6's progress until it ends."""
+        eventually(lambda: self._pod(job)["status"]["phase"] != "Pending", f"a pod of {job} runs", 300)
+        command = ("logs", "--namespace", self.namespace, "--follow", f"job/{job}")
+        with subprocess.Popen(self.kube.command(*command), stdout=subprocess.PIPE, text=True) as process:
+            for line in process.stdout or ():
+                if not line.startswith("{"):
+                    print(line, end="", flush=True)
+        eventually(lambda: self._pod(job)["status"]["phase"] != "Running", f"the pod of {job} ends", 7200)
+
+    def log(self, job: str) -> str:
+        return self._kubectl("logs", f"job/{job}")
+
+    def exit_code(self, job: str) -> int:
+        (container,) = self._pod(job)["status"]["containerStatuses"]
+        code: int = container["state"]["terminated"]["exitCode"]
+        return code
+
+    def lines(self, log: Path, window: str) -> Lines:
+        """The report's figures, from the Prometheus that the API server leads to."""
+        if self.prometheus is None:
+            return {}
+        namespace, _, service = self.prometheus.partition("/")
+        run = read_run(log)
+        return asyncio.run(
+            ask_prometheus(
+                f"http://localhost/api/v1/namespaces/{namespace}/services/{service}/proxy",
+                began=run.began,
+                ended=run.ended,
+                pods=f'namespace="{self.namespace}"',
+                window=window,
+                transport=httpx.AsyncHTTPTransport(uds=str(self.kube.socket)),
+            )
+        )
+
+    def _pod(self, job: str) -> dict[str, Any]:
+        return max(
+            self.kube.list(self.namespace, "pods", f"job-name={job}"),
+            key=lambda pod: str(pod["metadata"]["creationTimestamp"]),
+        )
+
+    def _kubectl(self, *arguments: str, stdin: str = "") -> str:
+        return self.kube.kubectl("--namespace", self.namespace, *arguments, stdin=stdin)
+
+
+def run(
+    service: Service,
+    scenario: str,
+    settings: dict[str, str],
+    out: Path,
+    *,
+    window: str = "1m",
+    earlier: Path | None = None,
+) -> tuple[int, Document | None]:
+    """k6's exit code and the report, which is in `out`; there is none where the run did not reach its end."""
+    manifests = service.manifests(scenario, settings)
+    with service.job(manifests) as job:
+        service.follow(job)
+        log, code = service.log(job), service.exit_code(job)
+    (out / "run.log").write_text(log, encoding="utf-8")
+    if '"dub5_loadtest"' not in log:
+        return code, None
+    series = out / "series.json"
+    series.write_text(json.dumps(service.lines(out / "run.log", window)), encoding="utf-8")
+    document = write_report(
+        out / "run.log", out, series=series, earlier=earlier, memory=memory_limit(manifests)
+    )
+    return code, document
+
+
+def name_of(manifest: dict[str, Any]) -> tuple[str, str]:
+    return manifest["kind"], manifest["metadata"]["name"]
+
+
+def memory_limit(manifests: list[dict[str, Any]]) -> float | None:
+    """Of a replica, in bytes."""
+    for each in manifests:
+        labels = each["metadata"].get("labels", {})
+        if each["kind"] == "Deployment" and labels.get("app.kubernetes.io/component") == "backend":
+            (container,) = each["spec"]["template"]["spec"]["containers"]
+            written = container.get("resources", {}).get("limits", {}).get("memory", "")
+            if match := re.fullmatch(r"([\d.]+)([A-Za-z]*)", str(written)):
+                return float(match[1]) * UNITS[match[2]]
+    return None
