@@ -237,11 +237,12 @@ prints says how to ask the first question and what is missing for autoscaling.
 | install, upgrade, roll back, rotate keys, size | [docs/operations.md](../../../docs/operations.md) |
 | set up and tune autoscaling | [docs/autoscaling.md](../../../docs/autoscaling.md) |
 | be told when it is ill | [docs/operations.md](../../../docs/operations.md#alerts) |
+| see it on Grafana | [docs/dashboards.md](../../../docs/dashboards.md) |
 | put load on it | [docs/load-testing.md](../../../docs/load-testing.md) |
 
 What you get: a Deployment and its Service, an autoscaler (exactly one, or none), a PodDisruptionBudget, a
 ConfigMap that rolls pods when it changes, Secrets by reference or made once, NetworkPolicies that deny by default,
-and, where enabled, an HTTPRoute or Ingress, a PodMonitor or ServiceMonitor, and alerts. Every pod meets the
+and, where enabled, an HTTPRoute or Ingress, a PodMonitor or ServiceMonitor, alerts and dashboards. Every pod meets the
 *restricted* pod security standard, and none has a token but the test that reads the autoscaling metric.
 
 The values are checked by a closed schema: a misspelt key is refused, by its name. That holds for all of `config`, too.

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from dub5.settings_schema import schema
 from dub5_operator import crd
 from tools import chart, loadtest, metrics
+from tools.dashboards import build
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -173,6 +174,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "deploy/helm/dub5/README.md": chart.readme,
     loadtest.ARRIVALS: loadtest.arrivals,
     **loadtest.copies(),
+    **build.files(),
 }
 
 

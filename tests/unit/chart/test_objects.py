@@ -96,6 +96,9 @@ MATRIX: dict[str, Json] = {
     },
     "placed": PLACED,
     "routed": ROUTED,
+    "dashboards": nested(
+        "monitoring.dashboards", {"enabled": True, "annotations": {"grafana_folder": "DUB5"}}
+    ),
     "PodMonitor": nested("monitoring.podMonitor", {"enabled": True, "labels": {"release": "prometheus"}}),
     "ServiceMonitor": nested(
         "monitoring.serviceMonitor", {"enabled": True, "labels": {"release": "prometheus"}}

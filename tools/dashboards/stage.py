@@ -1,0 +1,442 @@
+"""A short life of the service in which everything happens that a dashboard shows, watched by a real Prometheus.
+
+Two replicas of `dub5 serve`, a Redis, two providers of which one comes to fail, the operator's planner and metrics,
+callers of many kinds, and k6 with remote write. Each act brings what some panels need: failures, fallbacks, an open
+breaker, a Redis that hangs, more questions at once than there is room for, clients that misbehave.
+
+The operator looks at its one policy without a Kubernetes API, which only hands it the policy, and with a clock on which
+a look's minute takes seconds; it has read a made-up hour of samples, since it takes that long to learn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import msgspec
+from prometheus_client import start_http_server
+from redis.asyncio import Redis
+from redis.driver_info import DriverInfo
+
+from benchmarks.machinery import (
+    Provider,
+    RedisServer,
+    configuration,
+    free_port,
+    provider,
+    redis_server,
+    replicas,
+)
+from benchmarks.service import Service
+from dub5.contract import SAMPLES, Access, SampleBatch, Verdict
+from dub5_operator.main import Operator
+from tools.cluster.places import CACHE
+
+K6_SCRIPT = Path(__file__).parents[2] / "deploy/k6/scenarios/cache.js"
+NAMESPACE, JOB = "chat", "dub5"
+WINDOW = "10s"
+"""What `$__rate_interval` stands for, at a scrape a second."""
+
+CLASS = "banter"
+_ROOM = 8
+"""Provider calls at once in each replica, and requests that wait for one."""
+
+_CROWD = 4 * _ROOM
+
+_PATIENCE = 60.0
+"""Seconds that anything may take: the machine may be busy with something else."""
+
+_MANY = httpx.Limits(max_connections=400)
+
+
+def program(name: str) -> str | None:
+    """On PATH, in .venv, or where the cluster's are built."""
+    built = sorted((CACHE / "programs").glob(f"*/{name}"))
+    beside = shutil.which(name, path=Path(sys.executable).parent)
+    return shutil.which(name) or beside or (str(built[-1]) if built else None)
+
+
+class Series(NamedTuple):
+    """One line of an answer: its labels, and (Unix time in seconds, value)."""
+
+    labels: dict[str, str]
+    points: list[tuple[float, float]]
+
+
+class Recorded:
+    """What Prometheus has seen between two Unix times."""
+
+    def __init__(self, url: str, began: float, ended: float) -> None:
+        self.began, self.ended = began, ended
+        self._client = httpx.AsyncClient(base_url=url, timeout=_PATIENCE)
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+    def query(self, expression: str) -> str:
+        """With the variables of the dashboard filled in."""
+        for name, value in {
+            "$namespace": NAMESPACE,
+            "$job": JOB,
+            "$__rate_interval": WINDOW,
+            "$__range": f"{self.ended - self.began:.0f}s",
+        }.items():
+            expression = expression.replace(name, value)
+        return expression
+
+    async def ask(self, expression: str, step: float = 1.0) -> list[Series]:
+        """A panel's query, over all of that time; without moments that have no value."""
+        asked: dict[str, str | float] = {
+            "query": self.query(expression),
+            "start": self.began,
+            "end": self.ended,
+            "step": step,
+        }
+        answer = await self._client.get("/api/v1/query_range", params=asked)
+        if answer.is_error:
+            raise ValueError(answer.json()["error"])
+        return [
+            Series(each["metric"], [(at, float(value)) for at, value in each["values"] if value != "NaN"])
+            for each in answer.json()["data"]["result"]
+        ]
+
+
+class Cast(NamedTuple):
+    """Who plays; `clients` are of the services."""
+
+    services: list[Service]
+    clients: list[httpx.AsyncClient]
+    redis: RedisServer
+    steady: Provider
+    failing: Provider
+    operator: _Operator
+    prometheus: str
+
+
+@contextlib.asynccontextmanager
+async def played(seconds: float) -> AsyncIterator[Recorded]:
+    """Play it, then let it be looked at."""
+    async with contextlib.AsyncExitStack() as stack:
+        redis = await stack.enter_async_context(redis_server())
+        steady, failing = [await stack.enter_async_context(provider()) for _ in range(2)]
+        services = await stack.enter_async_context(replicas(2, _settings(redis, steady, failing)))
+        operator = await stack.enter_async_context(_operator(redis))
+        targets = {"dub5-a": services[0].operations_url, "dub5-b": services[1].operations_url}
+        prometheus = await stack.enter_async_context(
+            _prometheus({JOB: targets, "operator": {"operator": operator.url}})
+        )
+        clients = [
+            await stack.enter_async_context(
+                httpx.AsyncClient(base_url=each.url, timeout=_PATIENCE, limits=_MANY)
+            )
+            for each in services
+        ]
+        began = time.time()
+        await _play(seconds, Cast(services, clients, redis, steady, failing, operator, prometheus))
+        await _scraped_after(prometheus, time.time())
+        recorded = Recorded(prometheus, began, time.time())
+        stack.push_async_callback(recorded.aclose)
+        yield recorded
+
+
+def _settings(redis: RedisServer, steady: Provider, failing: Provider) -> dict[str, object]:
+    price = {"input": 3.0, "output": 15.0}
+    providers = {
+        name: {"kind": "openai", "base_url": each.base_url}
+        for name, each in (("steady", steady), ("failing", failing))
+    }
+    return configuration(
+        steady.base_url,
+        f"redis://127.0.0.1:{redis.port}",
+        providers=providers,
+        models={
+            "small": {"routes": ["failing/one", "steady/two"], "price": price},
+            "large": {"routes": ["steady/two"], "price": price},
+            "brittle": {"routes": ["failing/one"], "price": price},
+        },
+        personalities={
+            "tutor": {
+                "description": "Explains.",
+                "system": "Explain.",
+                "model": "small",
+                "cache_class": "faq",
+            },
+            "pirate": {"description": "Talks.", "system": "Arr.", "model": "large", "cache_class": CLASS},
+        },
+        cache={
+            "classes": {
+                "faq": {"ttl": "1s", "stale_while_revalidate": "1s"},
+                CLASS: {"ttl": "5s"},
+                "default": {"ttl": "2s"},
+            }
+        },
+        admission={"max_inflight": _ROOM, "max_queued": _ROOM, "queue_timeout": "2s"},
+        limits={"default": {"requests_per_minute": 1_000_000}},
+    )
+
+
+async def _play(seconds: float, cast: Cast) -> None:
+    """Acts of the same length, each at least as long as Prometheus takes to see what it is for.
+
+    Callers, the operator and k6 are at work all the time.
+    """
+    act = seconds / 4
+    await cast.failing.set(changes_every=3.0)
+    async with asyncio.TaskGroup() as group:
+        always = [group.create_task(each) for each in (_callers(cast), _looks(cast, max(1.0, act / 6)))]
+        load = group.create_task(_k6(cast, max(8.0, seconds)))
+        await _seen(cast, 'rate(dub5_cache_revalidations_total{verdict="changed"}[10s]) > 0', act)
+        await cast.failing.set(fault="refuse", status=500, share=0.8)
+        await _seen(cast, "dub5_provider_breaker_state == 2", act)
+        for failed in (
+            'http_requests_total{outcome="provider_error"}',
+            'provider_requests_total{outcome!~"ok|cancelled"}',
+            "provider_retries_total",
+        ):
+            await _seen(cast, f"rate(dub5_{failed}[10s]) > 0")
+        await cast.failing.set(fault="")
+        hangs = group.create_task(_hangs(cast))
+        for noticed in ("operator_errors_total", "cache_errors_total", "limits_unshared_total"):
+            await _seen(cast, f"rate(dub5_{noticed}[10s]) > 0")
+        hangs.cancel()
+        await _seen(cast, "min(dub5_redis_up) == 1", act)
+        await cast.steady.set(first_token=0.5)
+        crowds = group.create_task(_crowds(cast))
+        await _seen(cast, "rate(dub5_shed_total[10s]) > 0")
+        await _seen(cast, "count_over_time((dub5_queued_requests > 0)[10s:1s]) > 2", act)
+        await load
+        for each in (*always, crowds):
+            each.cancel()
+
+
+async def _seen(cast: Cast, query: str, at_least: float = 0.0) -> None:
+    """Until Prometheus has an answer to it."""
+    async with httpx.AsyncClient(base_url=cast.prometheus) as client, asyncio.timeout(at_least + _PATIENCE):
+        await asyncio.sleep(at_least)
+        while not (  # noqa: ASYNC110  # another process
+            await client.get("/api/v1/query", params={"query": query})
+        ).json()["data"]["result"]:
+            await asyncio.sleep(0.2)
+
+
+async def _callers(cast: Cast) -> None:
+    """A question every few moments, asked again and again by a law of Zipf; every now and then many ask the same."""
+    chance = random.Random(1)  # noqa: S311  # no secret
+    async with asyncio.TaskGroup() as group:
+        for number in itertools.count():
+            client = cast.clients[number % len(cast.clients)]
+            model = chance.choice(("tutor", "pirate", "pirate", "small", "brittle"))
+            question = f"question {int(chance.paretovariate(0.9)) % 40}"
+            callers = 6 if number % 20 == 0 else 1
+            for _ in range(callers):
+                group.create_task(_ask(client, model, question, stream=chance.random() < 0.7))
+            if number % 50 == 0:
+                group.create_task(_misbehave(cast))
+            await asyncio.sleep(chance.expovariate(20))
+
+
+async def _ask(client: httpx.AsyncClient, model: str, question: str, *, stream: bool) -> None:
+    """Refusals and failures are what is wanted here."""
+    body = {"model": model, "stream": stream, "messages": [{"role": "user", "content": question}]}
+    with contextlib.suppress(httpx.HTTPError):
+        await client.post("/v1/chat/completions", json=body)
+
+
+async def _misbehave(cast: Cast) -> None:
+    """What the listener closes a connection for."""
+    url = httpx.URL(cast.services[0].url)
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    writer.write(b"GET / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n")
+    await reader.read()
+    writer.close()
+    await writer.wait_closed()
+
+
+async def _hangs(cast: Cast) -> None:
+    """A Redis that again and again does not answer for longer than anybody waits for it."""
+    try:
+        while True:
+            cast.redis.pause()
+            await asyncio.sleep(2)
+            cast.redis.resume()
+            await asyncio.sleep(2)
+    finally:
+        cast.redis.resume()
+
+
+async def _crowds(cast: Cast) -> None:
+    """Again and again many more new questions at once than there is room for."""
+    for number in itertools.count():
+        crowd = [
+            _ask(cast.clients[each % 2], "large", f"new {number}.{each}", stream=True)
+            for each in range(2 * _CROWD)
+        ]
+        await asyncio.gather(*crowd)
+
+
+async def _k6(cast: Cast, seconds: float) -> None:
+    settings = {
+        "DUB5_URL": cast.services[0].url,
+        "PERSONALITIES": "tutor,pirate",
+        "RATE": "15",
+        "DURATION": f"{seconds:.0f}s",
+        "MAX_VUS": "30",
+        "K6_PROMETHEUS_RW_SERVER_URL": f"{cast.prometheus}/api/v1/write",
+        "K6_PROMETHEUS_RW_TREND_STATS": "p(50),p(95),p(99)",  # as the chart has it
+        "K6_PROMETHEUS_RW_PUSH_INTERVAL": "1s",
+    }
+    process = await asyncio.create_subprocess_exec(
+        *(_needed("k6"), "run", "--quiet", "--no-usage-report", "--address", ""),
+        *("--out", "experimental-prometheus-rw", str(K6_SCRIPT)),
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", **settings},
+    )
+    try:
+        _, said = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode not in {0, 99}:  # 99: a gate was missed, as it may be
+        raise RuntimeError(f"k6 could not run: {said.decode()}")
+
+
+class _Operator:
+    """Its planner and metrics, at `url`."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._now = time.time()
+        self._status: dict[str, object] = {}
+        self._redis = redis
+        self._inner = Operator(redis, lambda: self._now)
+        self.registry = self._inner.metrics.registry
+        self.url = ""
+
+    async def look(self) -> None:
+        look = await self._inner.policies.look(
+            name=CLASS,
+            uid="1",
+            spec={"cacheClass": CLASS, "ttl": {"initial": "5s"}},
+            status=self._status,
+            claims=[("2026-01-01", CLASS, "1")],
+            classes={CLASS},
+        )
+        self._status |= look.status
+        self._now += 60
+
+    async def remember(self) -> None:
+        """An hour in which forty questions were asked each minute, and one new answer in twenty was another one."""
+        for minute in range(60):
+            at = self._now + (minute - 60) * 60
+            accesses = [
+                Access(key, CLASS, at + second, bool(minute % 5 or second), 1000, 0.001, 1.0)
+                for key in range(20)
+                for second in (0, 30)
+            ]
+            verdicts = [
+                Verdict(key, CLASS, at - 300 - key, at, (minute * 7 + key * 13) % 20 == 0, 9, "refetch")
+                for key in range(20)
+            ]
+            batch = SampleBatch("a", at, accesses, verdicts, looked_up={CLASS: 40})
+            await self._redis.xadd(SAMPLES, {b"b": msgspec.msgpack.encode(batch)})
+
+
+async def _looks(cast: Cast, pause: float) -> None:
+    while True:
+        await cast.operator.look()
+        await asyncio.sleep(pause)
+
+
+@contextlib.asynccontextmanager
+async def _operator(redis: RedisServer) -> AsyncIterator[_Operator]:
+    url = f"redis://127.0.0.1:{redis.port}"
+    client = Redis.from_url(url, socket_timeout=0.5, driver_info=DriverInfo(lib_version="1"))
+    operator = _Operator(client)
+    server, thread = await asyncio.to_thread(
+        start_http_server, 0, addr="127.0.0.1", registry=operator.registry
+    )
+    operator.url = f"http://127.0.0.1:{server.server_port}"
+    try:
+        await operator.remember()
+        yield operator
+    finally:
+        await asyncio.to_thread(server.shutdown)
+        await asyncio.to_thread(thread.join)
+        server.server_close()
+        await client.aclose()
+
+
+@contextlib.asynccontextmanager
+async def _prometheus(jobs: dict[str, dict[str, str]]) -> AsyncIterator[str]:
+    """Its address. `jobs` are URLs by job and pod."""
+    port = free_port()
+    scraped = [
+        {
+            "job_name": job,
+            "static_configs": [
+                {"targets": [url.removeprefix("http://")], "labels": {"namespace": NAMESPACE, "pod": pod}}
+                for pod, url in pods.items()
+            ],
+        }
+        for job, pods in jobs.items()
+    ]
+    config = {"global": {"scrape_interval": "1s", "scrape_timeout": "1s"}, "scrape_configs": scraped}
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "prometheus.yaml").write_text(json.dumps(config), encoding="utf-8")
+        process = await asyncio.create_subprocess_exec(
+            *(
+                _needed("prometheus"),
+                f"--config.file={folder}/prometheus.yaml",
+                f"--storage.tsdb.path={folder}/data",
+            ),
+            *(
+                f"--web.listen-address=127.0.0.1:{port}",
+                "--web.enable-remote-write-receiver",
+                "--log.level=error",
+            ),
+        )
+        try:
+            await _ready(f"http://127.0.0.1:{port}")
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            await process.wait()
+
+
+async def _ready(url: str) -> None:
+    async with httpx.AsyncClient(base_url=url) as client, asyncio.timeout(_PATIENCE):
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                if (await client.get("/-/ready")).is_success:
+                    return
+            await asyncio.sleep(0.1)
+
+
+async def _scraped_after(prometheus: str, moment: float) -> None:
+    """Until everything has been scraped a few times after that."""
+    async with httpx.AsyncClient(base_url=prometheus) as client, asyncio.timeout(_PATIENCE):
+        last = 0.0
+        while last < moment + 3:
+            answer = await client.get("/api/v1/query", params={"query": "min(timestamp(up))"})
+            last = float(answer.json()["data"]["result"][0]["value"][1])
+            await asyncio.sleep(0.2)
+
+
+def _needed(name: str) -> str:
+    found = program(name)
+    if found is None:
+        raise RuntimeError(f"There is no {name}: tools/setup.sh gets it.")
+    return found
