@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
+import signal
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from dub5.telemetry.tracing import TraceContext
@@ -14,6 +18,8 @@ from tests.fakes.http_server import Script, hang
 from tests.fakes.openai_server import CLOSE, Call, FakeOpenAI, Wire, completion, frames, refuse, stream, whole
 from tests.harness import Running, openai_provider, running
 from tests.integration.cache.support import until
+from tests.integration.test_process import serving
+from tests.log_lines import decoded
 
 TRACE_A, TRACE_B = "a" * 32, "b" * 32
 
@@ -145,6 +151,44 @@ async def test_anthropic_says_its_id_in_a_header_of_another_name() -> None:
         async with running(written) as server:
             await server.chat()
             assert {call["provider_request_id"] for call in calls(server)} == {"req_claude"}
+
+
+async def test_every_line_of_a_process_fits_the_schema(fake: FakeOpenAI, tmp_path: Path) -> None:
+    """From its start to its end: requests, refusals, a provider that fails, a fallback, Redis away."""
+    async with FakeOpenAI() as other:
+        fake.replies = [refuse(500, "Out of order")]
+        written = {
+            "providers": {
+                "one": {"kind": "openai", "base_url": fake.base_url},
+                "two": {"kind": "openai", "base_url": other.base_url},
+            },
+            "models": {"small": {"routes": ["one/gpt-a", "two/gpt-b"]}},
+            "redis": {"url": "redis://127.0.0.1:1"},
+            "telemetry": {"log_level": "debug"},
+        }
+        await asyncio.to_thread((tmp_path / "dub5.json").write_text, json.dumps(written))
+        async with serving("--config", str(tmp_path / "dub5.json")) as server:
+            async with httpx.AsyncClient(base_url=server.url, timeout=30) as client:
+                body = {"model": "small", "messages": [{"role": "user", "content": PROMPT}]}
+                for fields in ({}, {}, {"stream": True}, {"model": "nobody"}, {"messages": 1}):
+                    await client.post("/v1/chat/completions", json={**body, **fields})
+                await client.get("/v1/models")
+                await client.get("/nowhere")
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(server.url.rpartition(":")[2]))
+            writer.write(b"this is no HTTP\r\n\r\n")
+            await reader.read()
+            writer.close()
+            server.process.send_signal(signal.SIGTERM)
+            out, _ = await server.process.communicate()
+    found = decoded(out.splitlines())
+    assert PROMPT not in out.decode()
+    events = [line["event"] for line in found]
+    assert (events[0], events[-1]) == ("started", "stopped")
+    assert {"redis unavailable", "connection refused", "draining"} <= set(events)
+    outcomes = {line["outcome"] for line in found if line["event"] == "request"}
+    assert outcomes == {"ok", "client_error"}
+    made = [(line["provider"], line["outcome"]) for line in found if line["event"] == "provider call"]
+    assert made[:2] == [("one", "error"), ("two", "ok")]
 
 
 PROMPT = "a prompt that is nobody's business"

@@ -76,6 +76,7 @@ args:
   - run
   - --quiet
   - --no-usage-report
+  - --log-format=json
   - --address=  # its REST API is for nobody
   {{- if and $given.remoteWrite (not .smoke) }}
   - --out=experimental-prometheus-rw

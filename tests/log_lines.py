@@ -1,0 +1,36 @@
+"""Lines of a log, held to docs/logs.schema.json."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from jsonschema import Draft202012Validator
+
+SCHEMA = Path(__file__).parents[1] / "docs/logs.schema.json"
+
+
+@functools.cache
+def validator() -> Draft202012Validator:
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    Draft202012Validator.check_schema(schema)
+    return Draft202012Validator(schema)
+
+
+def trouble(line: dict[str, Any]) -> str:
+    """What is wrong with a line; empty where nothing is. Of the shapes that it is none of, the likeliest is told."""
+    error = next(validator().iter_errors(line), None)
+    if error is None:
+        return ""
+    likely = [each for each in error.context or [] if "event" not in each.absolute_path]
+    return f"{line}: {[each.message for each in likely or [error]][:3]}"
+
+
+def decoded(lines: Iterable[bytes]) -> list[dict[str, Any]]:
+    """Each line, which must fit the schema."""
+    found = [json.loads(line) for line in lines]
+    assert [each for each in map(trouble, found) if each] == []
+    return found
