@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, ValidationError
 
 SCHEMA = Path(__file__).parents[1] / "docs/logs.schema.json"
 
@@ -25,8 +25,11 @@ def trouble(line: dict[str, Any]) -> str:
     error = next(validator().iter_errors(line), None)
     if error is None:
         return ""
-    likely = [each for each in error.context or [] if "event" not in each.absolute_path]
-    return f"{line}: {[each.message for each in likely or [error]][:3]}"
+    shapes: dict[object, list[ValidationError]] = {}
+    for each in error.context or []:
+        shapes.setdefault(each.relative_schema_path[0], []).append(each)
+    likely = [shape for shape in shapes.values() if not any("event" in each.absolute_path for each in shape)]
+    return f"{line}: {[each.message for shape in likely[:1] or [[error]] for each in shape]}"
 
 
 def decoded(lines: Iterable[bytes]) -> list[dict[str, Any]]:
