@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,16 +12,14 @@ from jsonschema import Draft202012Validator, ValidationError
 SCHEMA = Path(__file__).parents[1] / "docs/logs.schema.json"
 
 
-@functools.cache
-def validator() -> Draft202012Validator:
-    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
-    Draft202012Validator.check_schema(schema)
-    return Draft202012Validator(schema)
+_SCHEMA = json.loads(SCHEMA.read_text(encoding="utf-8"))
+Draft202012Validator.check_schema(_SCHEMA)
+_VALIDATOR = Draft202012Validator(_SCHEMA)  # made here, since reading a file would block a test's event loop
 
 
 def trouble(line: dict[str, Any]) -> str:
     """What is wrong with a line; empty where nothing is. Of the shapes that it is none of, the likeliest is told."""
-    error = next(validator().iter_errors(line), None)
+    error = next(_VALIDATOR.iter_errors(line), None)
     if error is None:
         return ""
     shapes: dict[object, list[ValidationError]] = {}

@@ -40,10 +40,10 @@ class Store:
         self.kube = kube
 
     def find(self, words: str) -> list[Line]:
-        """The lines with these words; none is no failure, as it is for grep."""
+        """The lines with these words, each once; none is no failure, as it is for grep."""
         search = 'grep --fixed-strings -- "$0" /logs/dub5.jsonl || test $? = 1'
         command = ["exec", "--namespace", NAMESPACE, "deployment/dub5-logs", "--", "sh", "-c", search, words]
-        return [json.loads(line) for line in self.kube.kubectl(*command).splitlines()]
+        return [json.loads(line) for line in dict.fromkeys(self.kube.kubectl(*command).splitlines())]
 
 
 @pytest.fixture(scope="module")

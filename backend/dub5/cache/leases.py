@@ -80,7 +80,7 @@ _frames_decoder = msgspec.msgpack.Decoder(list[Frame])
 class Claim(msgspec.Struct, frozen=True):
     """What the claim script said. `token` is `epoch:replica:claim:request:trace` of whoever leads.
 
-    The last two are missing where nobody's request is known, and in leases of releases before 0.1.
+    The last two are missing where nobody's request is known.
     """
 
     identity: Identity
