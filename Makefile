@@ -31,7 +31,7 @@ test: $(READY) ## Run every test that needs no cluster, against a real Redis; co
 
 cluster: ## Build what test-cluster needs: Kubernetes and its company from source, and the images; about 25 min, once
 	@tools/cluster/cluster build kubernetes etcd containerd coredns helm k6 prometheus prometheus-adapter
-	@tools/cluster/cluster image pause dub5 redis k6 prometheus prometheus-adapter
+	@tools/cluster/cluster image pause dub5 redis rsyslog k6 prometheus prometheus-adapter
 
 test-cluster: $(READY) ## The same on a cluster: the one KUBECONFIG names, else one from source (Linux, root, Go)
 	@$(if $(KUBECONFIG),,$(MAKE) --no-print-directory cluster)

@@ -12,6 +12,10 @@ from pathlib import Path
 import pytest
 import redis as redis_py
 from blockbuster import BlockBuster, blockbuster_ctx
+from hypothesis import settings
+
+settings.register_profile("busy machine", deadline=None)  # tests judge no timings
+settings.load_profile("busy machine")
 
 _ATTEMPTS = 5  # another process may take a free port before Redis does
 

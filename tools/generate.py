@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from dub5.settings_schema import schema
 from dub5_operator import crd
-from tools import chart, loadtest, metrics
+from tools import chart, loadtest, logs, metrics
 from tools.dashboards import build
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -170,6 +170,8 @@ GENERATED: dict[str, Callable[[], str]] = {
     "docs/dub5.schema.json": json_schema,
     "docs/configuration.md": configuration_reference,
     "docs/metrics.md": metrics.document,
+    logs.SCHEMA: logs.schema,
+    logs.DOCUMENT: logs.document,
     "deploy/helm/dub5/values.schema.json": chart.values_schema,
     "deploy/helm/dub5/README.md": chart.readme,
     loadtest.ARRIVALS: loadtest.arrivals,

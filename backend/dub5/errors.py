@@ -184,7 +184,8 @@ class PurgedHereOnly(Dub5Error):
 class ProviderError(Dub5Error):
     """A provider failed: unreachable, 5xx, rate limited, or talking nonsense.
 
-    `transient`: the same call may well succeed in a moment. `busy`: the provider wants fewer calls.
+    `transient`: the same call may well succeed in a moment. `busy`: the provider wants fewer calls. `plain` is the
+    message without what the provider said itself, which may quote the prompt: this may be logged.
     """
 
     status = 502
@@ -199,8 +200,10 @@ class ProviderError(Dub5Error):
         retry_after: float | None = None,
         transient: bool = False,
         busy: bool = False,
+        plain: str | None = None,
     ) -> None:
         super().__init__(message, retry_after=retry_after)
+        self.plain = message if plain is None else plain
         self.provider = provider
         self.transient = transient
         self.busy = busy

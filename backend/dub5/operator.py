@@ -7,15 +7,18 @@ is handed a client. What only the service needs is not imported, so that the ope
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
+from dub5 import __version__
 from dub5.errors import ConfigError
 from dub5.redis_link import connect
 from dub5.settings import read_secret
 from dub5.settings_loader import load
+from dub5.telemetry.logging import configure, get_logger
 
 TIMEOUT = 2.0
 """Seconds for one answer of Redis: nobody waits for the operator, and a page of samples is large."""
@@ -28,7 +31,8 @@ def run(config: Path | None, environment: Mapping[str, str], namespace: str, **o
         from dub5_operator.main import run as run_operator  # noqa: PLC0415
     except ImportError as error:
         raise ConfigError(f"The operator needs the extra `dub5[operator]`: {error}.") from None
-    settings = load(config, environment).redis
+    whole = load(config, environment)
+    settings = whole.redis
     if settings is None:
         raise ConfigError("The operator reads and writes Redis: set redis.url, as for the service.")
     password = None
@@ -38,9 +42,15 @@ def run(config: Path | None, environment: Mapping[str, str], namespace: str, **o
 
     async def serve() -> None:
         redis = connect(patient, password)
+        get_logger().info("started", version=__version__, namespace=namespace)
         try:
             await run_operator(redis, msgspec.convert({"namespace": namespace, **options}, Options))
         finally:
             await redis.aclose()
+        get_logger().info("stopped")
 
-    asyncio.run(serve())
+    writer = configure(whole.telemetry, stream=sys.stdout, terminal=sys.stdout.isatty())
+    try:
+        asyncio.run(serve())
+    finally:
+        writer.stop()

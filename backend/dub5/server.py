@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 import uvicorn
 from litestar.types import ASGIApp
 
+from dub5 import __version__
 from dub5.app import Application
 from dub5.errors import ConfigError
 from dub5.http_protocol import Connections, GuardedProtocol, Limits
@@ -195,7 +196,9 @@ async def serve(replica: Replica, *, announce: Callable[[str], None]) -> None:
     loop.add_signal_handler(signal.SIGTERM, lambda: replica.leave(linger=True))
     loop.add_signal_handler(signal.SIGINT, lambda: replica.leave(linger=False))
     announce(f"Chat on {replica.url}/v1, operations on {replica.operations_url}")
+    _log.info("started", version=__version__, url=replica.url, operations_url=replica.operations_url)
     await replica.run()
+    _log.info("stopped")
 
 
 def raise_file_limit() -> None:

@@ -21,11 +21,13 @@ from typing import Any
 
 import kopf
 import msgspec
+import structlog
 from prometheus_client import start_http_server
+from structlog.typing import FilteringBoundLogger
 
 from dub5_operator.crd import GROUP, INVALIDATIONS, POLICIES, VERSION
 from dub5_operator.handlers import invalidation
-from dub5_operator.handlers.policy import TROUBLE, Policies, apply
+from dub5_operator.handlers.policy import TROUBLE, Look, Policies, apply
 from dub5_operator.metrics import Metrics
 from dub5_operator.publish import Publisher
 from dub5_operator.samples import Samples
@@ -34,6 +36,8 @@ TICK = 5.0
 """Seconds between two ticks of a policy's timer."""
 
 Json = dict[str, Any]
+
+_log: FilteringBoundLogger = structlog.get_logger()
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -52,6 +56,31 @@ class Operator:
         self.metrics = Metrics()
         self.publisher = Publisher(redis, clock)
         self.policies = Policies(Samples(redis, clock), self.publisher, self.metrics, clock)
+        self._hindered: dict[str, str] = {}
+
+    def tell(self, policy: str, cache_class: str, look: Look) -> None:
+        """Log a look; what hinders one is looked at with each tick, and told when it begins."""
+        ready = look.conditions[0]
+        before = self._hindered.pop(policy, None)
+        if ready.status == "True":
+            _log.info(
+                "policy looked at",
+                policy=policy,
+                cache_class=cache_class,
+                ttl_seconds=look.status["ttlSeconds"],
+                bound_by=look.status["boundBy"],
+                reason=look.status["reason"],
+            )
+            return
+        self._hindered[policy] = ready.reason
+        if ready.reason != before:
+            _log.warning(
+                "policy not in force",
+                policy=policy,
+                cache_class=cache_class,
+                reason=ready.reason,
+                detail=ready.message,
+            )
 
 
 async def run(redis: Any, options: Options, **given: Any) -> None:
@@ -136,6 +165,7 @@ def register(registry: kopf.OperatorRegistry, operator: Operator) -> None:
             claims=list(given["claims"].get(spec["cacheClass"], [])),
             classes=set(given["claims"]),
         )
+        operator.tell(name, spec["cacheClass"], look)
         # In place and on the newest version of the object: a merge would replace the list of conditions.
         patch.fns.append(lambda newest: apply(newest, look))
         for event in look.events:
@@ -149,10 +179,11 @@ def register(registry: kopf.OperatorRegistry, operator: Operator) -> None:
             await operator.policies.gone(name=name, uid=uid, class_name=spec["cacheClass"], claims=claimed)
         except TROUBLE as error:
             raise kopf.TemporaryError(f"Redis does not answer: {error}", delay=5) from None
+        _log.info("policy gone", policy=name, cache_class=spec["cacheClass"])
 
     @kopf.on.resume(**invalidations, id="purge")
     @kopf.on.create(**invalidations, id="purge")
-    async def invalidate(body: Any, spec: Any, status: Any, patch: Any, **_: Any) -> None:
+    async def invalidate(body: Any, name: str, spec: Any, status: Any, patch: Any, **_: Any) -> None:
         """Purge, once."""
         if invalidation.is_done(status):
             return
@@ -161,8 +192,10 @@ def register(registry: kopf.OperatorRegistry, operator: Operator) -> None:
             await operator.publisher.purge(purged)
         except TROUBLE as error:
             why = type(error).__name__
+            _log.warning("purge waits", invalidation=name, error=why)
             patch.fns.append(lambda newest: invalidation.waiting(newest, why))
             raise kopf.TemporaryError(f"Redis does not answer: {why}", delay=5) from None
+        _log.info("purged", invalidation=name, names=purged)
         patch.fns.append(lambda newest: invalidation.done(newest, purged))
         kopf.event(
             body, type="Normal", reason="Purged", message=f"Forgotten on every replica: {', '.join(purged)}."

@@ -1,7 +1,8 @@
 """The cluster: the one that KUBECONFIG names, else one from source that is taken down at the end.
 
-On a cluster of yours the images must be where its nodes find them; DUB5_IMAGE, REDIS_IMAGE, PROMETHEUS_IMAGE,
-ADAPTER_IMAGE and K6_IMAGE name them. Without a registry: `kind load image-archive $(tools/cluster/cluster image dub5)`.
+On a cluster of yours the images must be where its nodes find them; DUB5_IMAGE, REDIS_IMAGE, RSYSLOG_IMAGE,
+PROMETHEUS_IMAGE, ADAPTER_IMAGE and K6_IMAGE name them. Without a registry:
+`kind load image-archive $(tools/cluster/cluster image dub5)`.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ class Images:
 
     dub5: str = os.environ.get("DUB5_IMAGE", "localhost/dub5:test")
     redis: str = os.environ.get("REDIS_IMAGE", "localhost/redis:test")
+    rsyslog: str = os.environ.get("RSYSLOG_IMAGE", "localhost/rsyslog:test")
     prometheus: str = os.environ.get("PROMETHEUS_IMAGE", "localhost/prometheus:test")
     adapter: str = os.environ.get("ADAPTER_IMAGE", "localhost/prometheus-adapter:test")
     k6: str = os.environ.get("K6_IMAGE", "localhost/k6:test")

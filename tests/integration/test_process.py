@@ -44,8 +44,8 @@ class Serving:
 
 
 @contextlib.asynccontextmanager
-async def serving(environment: dict[str, str] | None = None) -> AsyncIterator[Serving]:
-    process = await dub5("serve", environment={**ENVIRONMENT, **(environment or {})})
+async def serving(*options: str, environment: dict[str, str] | None = None) -> AsyncIterator[Serving]:
+    process = await dub5("serve", *options, environment={**ENVIRONMENT, **(environment or {})})
     assert process.stderr is not None
     try:
         yield Serving(process, (await process.stderr.readline()).decode())
@@ -70,7 +70,10 @@ async def read_stream(
 
 
 async def test_sigterm_lets_every_stream_end_and_exits_with_zero() -> None:
-    async with serving(SLOW) as server, httpx.AsyncClient(base_url=server.url, timeout=30) as client:
+    async with (
+        serving(environment=SLOW) as server,
+        httpx.AsyncClient(base_url=server.url, timeout=30) as client,
+    ):
         begun = [asyncio.Event() for _ in range(20)]
         streams = [
             asyncio.create_task(read_stream(client, event, f"story {number}"))
@@ -84,7 +87,7 @@ async def test_sigterm_lets_every_stream_end_and_exits_with_zero() -> None:
 
 
 async def test_while_it_lingers_it_is_unready_but_answers_and_says_close() -> None:
-    async with serving({"DUB5_DRAIN__LINGER": "30s"}) as server:
+    async with serving(environment={"DUB5_DRAIN__LINGER": "30s"}) as server:
         async with (
             httpx.AsyncClient(base_url=server.url, timeout=30) as client,
             httpx.AsyncClient(base_url=server.operations_url) as operations,
@@ -102,7 +105,10 @@ async def test_while_it_lingers_it_is_unready_but_answers_and_says_close() -> No
 
 async def test_a_second_signal_ends_it_under_a_live_stream() -> None:
     endless = {**SLOW, "DUB5_PROVIDERS__DEMO__TOKENS_PER_SECOND": "0.01"}
-    async with serving(endless) as server, httpx.AsyncClient(base_url=server.url, timeout=30) as client:
+    async with (
+        serving(environment=endless) as server,
+        httpx.AsyncClient(base_url=server.url, timeout=30) as client,
+    ):
         begun = asyncio.Event()
         stream = asyncio.create_task(read_stream(client, begun))
         await begun.wait()

@@ -33,6 +33,7 @@ from dub5.contract import (
 )
 from dub5_operator.crd import GROUP, VERSION
 from dub5_operator.main import Operator, register
+from tests.log_lines import decoded
 from tests.operator.conftest import NAMESPACE, ApiServer, _free_port
 
 Json = dict[str, Any]
@@ -235,6 +236,8 @@ async def test_the_program(
     health, metrics = _free_port(), _free_port()
     await announce(client, "banter")
     await create(kubernetes, "cachepolicies", "banter", {"cacheClass": "banter"})
+    await create(kubernetes, "cachepolicies", "strange", {"cacheClass": "nobody"})
+    await create(kubernetes, "cachepolicies", "gone", {"cacheClass": "facts"})
     await asyncio.to_thread((tmp_path / "dub5.yaml").write_text, f"redis: {{url: '{redis}'}}\n")
     await asyncio.to_thread((tmp_path / "kubeconfig").write_text, _kubeconfig(api_server))
     program = await asyncio.create_subprocess_exec(
@@ -248,9 +251,21 @@ async def test_the_program(
             str(metrics),
         ),
         env={**os.environ, "KUBECONFIG": str(tmp_path / "kubeconfig")},
+        stdout=asyncio.subprocess.PIPE,
     )
     try:
         await until(kubernetes, "cachepolicies", "banter", lambda body: "ttl" in body.get("status", {}))
+        await until(
+            kubernetes,
+            "cachepolicies",
+            "strange",
+            lambda body: condition(body, "Ready").get("status") == "False",
+        )
+        await until(kubernetes, "cachepolicies", "gone", lambda body: bool(condition(body, "Ready")))
+        await kubernetes.delete(f"{BASE}/cachepolicies/gone")
+        await create(kubernetes, "cacheinvalidations", "all", {"all": True})
+        await until(kubernetes, "cacheinvalidations", "all", lambda body: bool(condition(body, "Done")))
+        await until(kubernetes, "cachepolicies", "gone", lambda body: body.get("code") == 404)
         async with httpx.AsyncClient() as plain:
             assert (await plain.get(f"http://127.0.0.1:{health}/healthz")).status_code == 200
             told = (await plain.get(f"http://127.0.0.1:{metrics}/metrics")).text
@@ -259,8 +274,15 @@ async def test_the_program(
         assert float(resident.split()[1]) < 100e6  # at rest
     finally:
         program.terminate()
-        code = await asyncio.wait_for(program.wait(), 30)
-    assert code == 0
+        said, _ = await asyncio.wait_for(program.communicate(), 30)
+    assert program.returncode == 0
+    found = decoded(said.splitlines())
+    assert (found[0]["event"], found[-1]["event"]) == ("started", "stopped")
+    lines = {line["event"]: line for line in found}
+    assert lines["policy not in force"]["reason"] == "UnknownClass"
+    assert (lines["policy looked at"]["policy"], lines["policy looked at"]["ttl_seconds"]) == ("banter", 60)
+    assert lines["purged"]["names"] == ["all"]
+    assert lines["policy gone"]["policy"] == "gone"
     assert (await published(client)).classes["banter"].ttl == 60  # what was decided stays
 
 

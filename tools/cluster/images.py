@@ -4,6 +4,7 @@
     localhost/python-base:trixie   Debian with Python, from Debian's own packages: what the product's image is built on
     localhost/dub5:test            the product, by its own Dockerfile
     localhost/redis:test           redis-server, from Debian's package
+    localhost/rsyslog:test         rsyslog, by the Dockerfile in examples/logs/rsyslog
     localhost/k6:test, …           programs of tools/go with nothing around them
 
 Each is kept in the cache as an OCI archive, under a digest of what it is made from.
@@ -194,6 +195,19 @@ def make_redis(name: str) -> None:
     from_containerfile(name, REDIS, {})
 
 
+RSYSLOG = ROOT / "examples" / "logs" / "rsyslog" / "Dockerfile"
+
+
+def make_rsyslog(name: str) -> None:
+    with_base()
+    with folder() as context:
+        build(name, context, "--build-arg", f"BASE={BASE}", "--file", str(RSYSLOG))
+
+
+def rsyslog_sources() -> bytes:
+    return f"{SUITE} {BASE_PACKAGES}".encode() + RSYSLOG.read_bytes()
+
+
 def of_program(tool: str, name: str) -> Image:
     text = f'FROM scratch\nCOPY {name} /{name}\nUSER 65532:65532\nENTRYPOINT ["/{name}"]\n'
 
@@ -209,6 +223,7 @@ IMAGES = {
     "base": Image(BASE, f"{SUITE} {BASE_PACKAGES}".encode, make_base),
     "dub5": Image("localhost/dub5:test", product_sources, make_product),
     "redis": Image("localhost/redis:test", f"{SUITE} {BASE_PACKAGES} {REDIS}".encode, make_redis),
+    "rsyslog": Image("localhost/rsyslog:test", rsyslog_sources, make_rsyslog),
     "k6": of_program("k6", "k6"),
     "prometheus": of_program("prometheus", "prometheus"),
     "prometheus-adapter": of_program("prometheus-adapter", "prometheus-adapter"),

@@ -92,7 +92,7 @@ class ChatRoute:
                 record.outcome = "client_disconnect"
             await send_error(send, error, _rate_headers(grant))
         except Exception:  # noqa: BLE001  # the last line of defence: whatever it is, the client gets an answer
-            _log.exception("request failed", request_id=record.request_id)
+            _log.exception("request failed", request_id=record.request_id, trace_id=record.trace.trace_id)
             record.error_code = InternalError.code
             await send_error(send, InternalError())
         finally:

@@ -48,7 +48,8 @@ def _allowed(request: Request[Any, Any, Any]) -> str:
 
 
 def _on_defect(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:
-    _log.error("request failed", request_id=record_of(request.scope).request_id, exc_info=error)
+    record = record_of(request.scope)
+    _log.error("request failed", request_id=record.request_id, trace_id=record.trace.trace_id, exc_info=error)
     return _render(request, InternalError())
 
 

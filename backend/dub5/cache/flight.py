@@ -22,6 +22,13 @@ class Identity(msgspec.Struct, frozen=True, gc=False):
     version: str
 
 
+class Asker(msgspec.Struct, frozen=True, gc=False):
+    """The request for which a provider is asked: its id, and that of its trace."""
+
+    request_id: str
+    trace_id: str
+
+
 class Frame(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A part of an answer: a `chunk`, the chunk that holds only token `usage`, or the `whole`."""
 
@@ -34,9 +41,10 @@ class Flight:
 
     `followers` counts the requests of this replica, the other replicas that follow, and a background refresh
     itself; when the last one leaves, the flight is `abandoned`: its task is cancelled, and nobody may join it.
+    `asker` is the request that began it, here; `leader` the one whose call answers it, perhaps another replica's.
     """
 
-    def __init__(self, origin: bytes | None = None) -> None:
+    def __init__(self, origin: bytes | None = None, asker: Asker | None = None) -> None:
         self.frames: list[Frame] = []
         self.generation = 0
         self.ended = False
@@ -46,6 +54,7 @@ class Flight:
         self.abandoned = False
         self.began = time.time()
         self.origin = origin
+        self.asker = self.leader = asker
         self.task: asyncio.Task[None] | None = None
         self._waiting: list[asyncio.Future[None]] = []
 
@@ -101,6 +110,11 @@ class Follower:
     def origin(self) -> bytes | None:
         """Which request the flight was begun for, in its first follower's words."""
         return self._flight.origin
+
+    @property
+    def leader(self) -> Asker | None:
+        """The request whose call answers this one; None where that is not known."""
+        return self._flight.leader
 
     @property
     def led_here(self) -> bool:

@@ -15,9 +15,10 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
+import msgspec
 from moka_py import Moka
 
-from dub5.cache.flight import Flight, Follower, Frame, Identity
+from dub5.cache.flight import Asker, Flight, Follower, Frame, Identity
 from dub5.cache.leases import Claim, Leases, Tailed
 from dub5.errors import Dub5Error, InternalError, Overloaded
 from dub5.redis_link import RedisUnavailable
@@ -62,6 +63,7 @@ class Flights:
         seen: int,
         max_age: float | None = None,
         origin: bytes | None = None,
+        asker: Asker | None = None,
     ) -> tuple[Follower, bool]:
         """A place in the flight of `identity`, and whether it was flying here already.
 
@@ -70,7 +72,7 @@ class Flights:
         """
         flight = self._flying.get(identity)
         if flight is None or flight.ended or flight.abandoned:
-            flight = Flight(origin)
+            flight = Flight(origin, asker)
             self._begin(flight, lambda: self._fly(identity, flight, lead, stored, seen), identity)
             return Follower(flight), False
         if max_age is not None and time.time() - flight.began > max_age:
@@ -89,11 +91,20 @@ class Flights:
         flight.board()
         self._begin(flight, lambda: self._lead(flight, lead))
 
-    def refresh(self, identity: Identity, lead: Lead, stored: Stored, *, seen: int, cooldown: float) -> None:
+    def refresh(
+        self,
+        identity: Identity,
+        lead: Lead,
+        stored: Stored,
+        *,
+        seen: int,
+        cooldown: float,
+        asker: Asker | None = None,
+    ) -> None:
         """Ask again in the background, once across all replicas; a failure stops further tries for `cooldown` s."""
         flying = self._flying.get(identity)
         if (flying is None or flying.ended) and not self._cooling.get(identity):
-            flight = Flight()
+            flight = Flight(asker=asker)
             flight.board()
             self._begin(
                 flight, lambda: self._refresh(identity, flight, lead, stored, seen, cooldown), identity
@@ -143,7 +154,8 @@ class Flights:
             raise
         except Exception:  # noqa: BLE001  # a defect must not leave followers waiting for ever
             outcome = "defect"
-            _log.exception("flight failed")
+            asker = msgspec.structs.asdict(flight.asker) if flight.asker is not None else {}
+            _log.exception("flight failed", **asker)
             flight.end(InternalError())
         finally:
             self._metrics.flights.labels("leader" if flight.led_here else "follower", outcome).inc()
@@ -157,7 +169,7 @@ class Flights:
             if claim.stored:
                 whole = await stored()
                 if whole is not None:
-                    flight.led_here = False
+                    flight.led_here, flight.leader = False, None
                     flight.add(Frame("whole", whole))
                     return
             elif await self._tail(flight, claim) is Tailed.ENDED:
@@ -199,7 +211,7 @@ class Flights:
             return None
 
     async def _lead(self, flight: Flight, lead: Lead, claim: Claim | None = None) -> None:
-        flight.led_here = True
+        flight.led_here, flight.leader = True, flight.asker
         try:
             await lead(flight.add)
             flight.end()
@@ -212,7 +224,7 @@ class Flights:
 
     async def _tail(self, flight: Flight, claim: Claim) -> Tailed:
         assert self._leases is not None  # noqa: S101  # the claim came from there
-        flight.led_here = False
+        flight.led_here, flight.leader = False, claim.asker
         tailed = await self._leases.tail(flight, claim)
         if tailed is Tailed.LOST:
             self._metrics.flights.labels("follower", "lost").inc()

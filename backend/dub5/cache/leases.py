@@ -30,7 +30,7 @@ import msgspec
 from redis.asyncio.client import Pipeline
 
 from dub5.cache.entry import BORN_AT, BORN_DIGITS, HEADER, born_digits
-from dub5.cache.flight import Flight, Frame, Identity
+from dub5.cache.flight import Asker, Flight, Frame, Identity
 from dub5.contract import cooldown_key, entry_key, epoch_key, flight_stream, lease_key, replica_channel
 from dub5.errors import CallerError, from_wire, to_wire
 from dub5.redis_link import RedisLink, RedisUnavailable
@@ -78,7 +78,10 @@ _frames_decoder = msgspec.msgpack.Decoder(list[Frame])
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """What the claim script said. `token` is `epoch:replica:claim` of whoever leads."""
+    """What the claim script said. `token` is `epoch:replica:claim:request:trace` of whoever leads.
+
+    The last two are missing where nobody's request is known.
+    """
 
     identity: Identity
     outcome: Literal["lead", "follow", "stored", "cooling"]
@@ -95,6 +98,12 @@ class Claim(msgspec.Struct, frozen=True):
     @property
     def leader(self) -> str:
         return self.token.split(":")[1]
+
+    @property
+    def asker(self) -> Asker | None:
+        """The request for which the leader asks."""
+        parts = self.token.split(":")
+        return Asker(parts[3], parts[4]) if len(parts) == 5 else None
 
     @property
     def lease(self) -> str:
@@ -196,6 +205,8 @@ class Leases:
         key, version = identity.key, identity.version
         keys = [lease_key(key, version), epoch_key(key), entry_key(key, version), cooldown_key(key)]
         mine = f"{self.replica}:{secrets.token_hex(4)}"
+        if flight.asker is not None:
+            mine += f":{flight.asker.request_id}:{flight.asker.trace_id}"
         arguments = [
             mine,
             int(LEASE * 1000),

@@ -24,8 +24,13 @@ from dub5.chat.question import Question
 from dub5.errors import Dub5Error
 from dub5.providers.attempt import Ended
 from dub5.providers.protocol import Payload
+from dub5.telemetry.logging import get_logger
 from dub5.telemetry.metrics import Metrics
 from dub5.telemetry.tracing import Tracer, chat_span
+
+_FAILED = {"error", "timeout", "limited"}
+
+_log = get_logger()
 
 
 class Keeping(msgspec.Struct, frozen=True):
@@ -126,6 +131,34 @@ class Asking:
             ended.reason,
             self._trace.exemplar(),
         )
+        self._tell(ended)
+
+    def _tell(self, ended: Ended) -> None:
+        """One line for each call, with both sides' ids of it."""
+        duration = {"total": int(ended.duration * 1e6) / 1000}
+        if ended.first_token is not None:
+            duration["first_token"] = int(ended.first_token * 1e6) / 1000
+        fields = {
+            "request_id": self._question.record.request_id,
+            "trace_id": self._trace.trace_id,
+            "span_id": self._trace.span_id,
+            "provider": ended.provider,
+            "model": ended.model,
+            "upstream_model": ended.upstream,
+            "attempt": ended.number,
+            "outcome": ended.outcome,
+            "duration_ms": duration,
+        }
+        known = {
+            "attempt_reason": ended.reason,
+            "status": ended.heard.status,
+            "provider_request_id": ended.heard.request_id,
+            "trouble": ended.trouble,
+            "background": self._background or None,
+        }
+        fields.update((name, value) for name, value in known.items() if value is not None)
+        tell = _log.warning if ended.outcome in _FAILED else _log.info
+        tell("provider call", **fields)
 
     def _export(self, error: str | None) -> None:
         if self._tracer.enabled:

@@ -216,6 +216,7 @@ class Pipeline:
             seen=found.entry.born if found is not None else 0,
             max_age=wanted.asked.max_age,
             origin=body,
+            asker=question.asker,
         )
         try:
             return await self._follow(question, follower, asking, status, joined=joined)
@@ -251,6 +252,10 @@ class Pipeline:
         timings = question.record.timings
         timings["provider"] = time.perf_counter() - started - timings.get("queue", 0.0)  # parts add up
         collapsed = joined or not follower.led_here
+        if collapsed and follower.leader is not None:
+            record = question.record
+            record.leader_request_id = follower.leader.request_id
+            record.leader_trace_id = follower.leader.trace_id
         stored = not collapsed and question.wanted is not None and (streamed or asking.stored)
         status = msgspec.structs.replace(status, collapsed=collapsed, stored=stored)
         if question.wanted is not None:

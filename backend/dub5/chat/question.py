@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from dub5.cache.answers import Wanted
+from dub5.cache.flight import Asker
 from dub5.cache.freshness import Directives
 from dub5.chat.catalog import Target
 from dub5.chat.request import ChatRequest, Json
@@ -29,6 +30,11 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     bypass: str | None
     record: RequestRecord
     deadline: float | None = None
+
+    @property
+    def asker(self) -> Asker:
+        """For those who get the answer of a call made for this question."""
+        return Asker(self.record.request_id, self.record.trace.trace_id)
 
     def call(self, trace: TraceContext) -> Call:
         """What a provider is asked, under the span `trace`; its `model` is filled in by the route."""

@@ -71,6 +71,7 @@ class Refreshing:
             lambda: self._cache.stored(identity, wanted.lifetimes),
             seen=entry.born,
             cooldown=COOLDOWN,
+            asker=question.asker,
         )
 
     def _ask_again(self, question: Question, wanted: Wanted, entry: Entry) -> None:

@@ -56,7 +56,8 @@ class Relay:
             except Dub5Error as error:
                 return self._told(error)
             except Exception:  # noqa: BLE001  # the head is sent: only the stream can still tell
-                _log.exception("stream failed", request_id=self._question.record.request_id)
+                record = self._question.record
+                _log.exception("stream failed", request_id=record.request_id, trace_id=record.trace.trace_id)
                 return self._told(InternalError())
             if event:
                 return event

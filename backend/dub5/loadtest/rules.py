@@ -25,8 +25,8 @@ CPU_FULL = 0.9
 """Cores: one event loop cannot use more than one."""
 
 NODE_FULL = 0.4
-"""Share of the time in which a replica has work and waits for a CPU that others have, or that its limit takes away. First
-tokens were late from there on (docs/reports/load), and in time at 0.3."""
+"""Share of the time in which a replica has work and waits for a CPU that others have, or that its limit takes away.
+First tokens were late from there on (docs/reports/load), and in time at 0.3."""
 
 LOOP_FULL = 0.1
 REDIS_FULL = 0.05

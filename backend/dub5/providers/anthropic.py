@@ -42,7 +42,7 @@ class AnthropicProvider:
         await self._http.aclose()
 
     async def complete(self, call: Call) -> Payload:
-        answer = await self._http.post(self._body(call), call.headers)
+        answer = await self._http.post(self._body(call), call)
         try:
             return Payload.of(completion(answer.data, created=int(time.time())))
         except msgspec.ValidationError:
@@ -50,7 +50,7 @@ class AnthropicProvider:
 
     async def stream(self, call: Call) -> AsyncGenerator[Payload, None]:
         translator = StreamTranslator(created=int(time.time()))
-        events = self._http.events(self._body(call), call.headers, is_last=_is_stop)
+        events = self._http.events(self._body(call), call, is_last=_is_stop)
         async with aclosing(events):
             async for together in events:
                 for _, data in together:

@@ -92,7 +92,7 @@ class _Delta(msgspec.Struct):
 
 
 class _Error(msgspec.Struct):
-    message: str = "an error that it did not name"
+    message: str = "one that it did not name"
 
 
 class Event(msgspec.Struct):

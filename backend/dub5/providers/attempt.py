@@ -12,7 +12,7 @@ import msgspec
 from dub5.errors import CallerError, ProviderError, ProviderTimeout
 from dub5.providers.health import Health, Outcome
 from dub5.providers.hedging import Pace
-from dub5.providers.protocol import Provider
+from dub5.providers.protocol import Heard, Provider
 
 Reason = Literal["fallback", "retry", "hedge"]
 """Why a second call was made for the same question; a fallback goes to another route, after a failure."""
@@ -22,7 +22,9 @@ class Ended(msgspec.Struct, frozen=True):
     """A call to a provider that is over.
 
     `model` is our name of it. `duration` and `first_token` are seconds since the call began, the latter None where
-    no chunk came or the answer was asked for whole. `reason` is None for a question's first call.
+    no chunk came or the answer was asked for whole. `number` counts a question's calls from 1; `reason` is None for
+    the first. `upstream` is the provider's name of the model, `heard` what its response's head said, and `trouble`
+    what went wrong, in words of ours.
     """
 
     provider: str
@@ -31,6 +33,10 @@ class Ended(msgspec.Struct, frozen=True):
     duration: float
     first_token: float | None
     reason: Reason | None
+    number: int
+    upstream: str
+    heard: Heard
+    trouble: str | None
 
 
 Observe = Callable[[Ended], None]
@@ -60,13 +66,16 @@ class Attempt:
         *,
         stream: bool,
         reason: Reason | None = None,
+        number: int = 1,
     ) -> None:
         self.route = route
+        self.heard = Heard()
         self.pace = route.first_tokens if stream else route.wholes
         self._model = model
         self._observe: Observe | None = observe
         self._clock = clock
         self._reason: Reason | None = reason
+        self._number = number
         self._stream = stream
         self._start = clock()
         self._first_token: float | None = None
@@ -88,9 +97,12 @@ class Attempt:
 
     def broke(self, error: BaseException) -> None:
         """The call ended with `error`."""
-        self.over(_outcome(error), pause=error.retry_after if isinstance(error, ProviderError) else None)
+        if isinstance(error, ProviderError):
+            self.over(_outcome(error), pause=error.retry_after, trouble=error.plain)
+        else:
+            self.over(_outcome(error))
 
-    def over(self, outcome: Outcome, *, pause: float | None = None) -> None:
+    def over(self, outcome: Outcome, *, pause: float | None = None, trouble: str | None = None) -> None:
         """The call ended so; what is said after the first time does not count."""
         observe, self._observe = self._observe, None
         if observe is None:
@@ -101,8 +113,20 @@ class Attempt:
             self.pace.note(now - self._start)
         worked = self._first_token is not None
         self.route.health.ended(outcome, began=self._start, now=now, worked=worked, pause=pause)
-        name = self.route.provider.name
-        observe(Ended(name, self._model, outcome, now - self._start, self._first_token, self._reason))
+        observe(
+            Ended(
+                self.route.provider.name,
+                self._model,
+                outcome,
+                now - self._start,
+                self._first_token,
+                self._reason,
+                self._number,
+                self.route.upstream,
+                self.heard,
+                trouble,
+            )
+        )
 
 
 def _outcome(error: BaseException) -> Outcome:

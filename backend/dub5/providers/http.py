@@ -27,7 +27,7 @@ from dub5.errors import (
     ProviderTimeout,
     RequestTooLarge,
 )
-from dub5.providers.protocol import Json, Payload
+from dub5.providers.protocol import Call, Json, Payload
 from dub5.providers.sse import EventParser, EventTooLarge
 from dub5.settings import HttpProviderSettings, Timeouts
 
@@ -41,6 +41,11 @@ _OK, _TOO_LARGE, _TOO_MANY_REQUESTS = 200, 413, 429
 
 _KEEP_ALIVE = 30.0
 """Seconds that an idle connection is kept."""
+
+_REQUEST_IDS = ("x-request-id", "request-id")
+"""Headers in which OpenAI and Anthropic, and those who follow them, give their own id of a call."""
+
+_REQUEST_ID = re.compile(r"[!-~]{1,128}")
 
 _PASSING = {500, 502, 503, 529}
 """Statuses that say that the same call may succeed in a moment; 529 is Anthropic's `overloaded_error`."""
@@ -89,12 +94,12 @@ class HttpClient:
         if self._session is not None:
             await self._session.close()
 
-    async def post(self, body: Json, headers: dict[str, str]) -> Payload:
+    async def post(self, body: Json, call: Call) -> Payload:
         """The whole JSON answer."""
         limit = _Limit(_now() + self._timeouts.total, "finish its answer")
         try:
             async with asyncio.timeout_at(limit.at):
-                response = await self._asked(body, headers)
+                response = await self._asked(body, call)
                 try:
                     return Payload.parse(await self._read(response), self.name)
                 finally:
@@ -103,7 +108,7 @@ class HttpClient:
             raise self._trouble(error, limit) from None
 
     async def events(
-        self, body: Json, headers: dict[str, str], *, is_last: Callable[[bytes, bytes], bool]
+        self, body: Json, call: Call, *, is_last: Callable[[bytes, bytes], bool]
     ) -> AsyncGenerator[list[tuple[bytes, bytes]], None]:
         """The `(event, data)` pairs of a stream, until the one for which `is_last(event, data)` is true.
 
@@ -114,7 +119,7 @@ class HttpClient:
         first = min(total, _Limit(_now() + self._timeouts.first_token, "send its first token"))
         try:
             async with asyncio.timeout_at(first.at):
-                response = await self._asked(body, headers)
+                response = await self._asked(body, call)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self._trouble(error, first) from None
         parser, begun, size, now = EventParser(), False, 0, asyncio.get_running_loop().time
@@ -165,14 +170,15 @@ class HttpClient:
                 return self._timeout(limit)
         return self.error("broke off", transient=True)
 
-    async def _asked(self, body: Json, headers: dict[str, str]) -> aiohttp.ClientResponse:
+    async def _asked(self, body: Json, call: Call) -> aiohttp.ClientResponse:
         """The response, to be released: that puts its connection back where all was read, and else closes it."""
         response = await self._pool().post(
             self._url,
             data=msgspec.json.encode(body),
-            headers={**self._headers, **headers},
+            headers={**self._headers, **call.headers},
             allow_redirects=False,
         )
+        call.heard.status, call.heard.request_id = response.status, _request_id(response)
         if response.status == _OK:
             return response
         try:
@@ -202,11 +208,19 @@ class HttpClient:
         return b"".join(parts)
 
     def error(
-        self, what: str, *, retry_after: float | None = None, transient: bool = False, busy: bool = False
+        self,
+        what: str,
+        *,
+        said: str = "",
+        retry_after: float | None = None,
+        transient: bool = False,
+        busy: bool = False,
     ) -> ProviderError:
-        """A sentence that begins with the provider's name and goes on with `what`."""
+        """A sentence that begins with the provider's name and goes on with `what`, and with what it `said` itself."""
+        words = f": {self.redact(said).rstrip('.')}" if said else ""
         return ProviderError(
-            f"The provider {self.name} {what}.",
+            f"The provider {self.name} {what}{words}.",
+            plain=f"The provider {self.name} {what}.",
             provider=self.name,
             retry_after=retry_after,
             transient=transient,
@@ -227,9 +241,9 @@ class HttpClient:
             return RequestTooLarge(self.redact(words or "The request is too large for the provider."))
         if status in {401, 403}:  # its message quotes the key
             return self.error(f"refused the service's credentials (status {status})")
-        said = f": {self.redact(words).rstrip('.')}" if words else ""
         return self.error(
-            f"answered with status {status}{said}",
+            f"answered with status {status}",
+            said=words,
             retry_after=_retry_after(response),
             transient=status in _PASSING,
             busy=status == _TOO_MANY_REQUESTS,
@@ -237,7 +251,7 @@ class HttpClient:
 
     def reported(self, words: str) -> ProviderError:
         """The error that a provider puts into an answer that began with status 200."""
-        return self.error(f"reported: {self.redact(words).rstrip('.')}")
+        return self.error("reported an error", said=words)
 
     def redact(self, words: str) -> str:
         """`words` without the provider's key or anything that looks like one, at most 1,000 characters."""
@@ -312,6 +326,12 @@ def _words(body: bytes) -> tuple[str, str | None]:
         return "", None
     message, param = error.get("message"), error.get("param")
     return (message if isinstance(message, str) else ""), (param if isinstance(param, str) else None)
+
+
+def _request_id(response: aiohttp.ClientResponse) -> str | None:
+    """What the provider calls this call; None where it does not say, or nothing that fits into a log line."""
+    written = next((response.headers[name] for name in _REQUEST_IDS if name in response.headers), "")
+    return written if _REQUEST_ID.fullmatch(written) else None
 
 
 def _retry_after(response: aiohttp.ClientResponse) -> float | None:

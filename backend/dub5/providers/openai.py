@@ -57,13 +57,13 @@ class OpenAIProvider:
         await self._http.aclose()
 
     async def complete(self, call: Call) -> Payload:
-        answer = await self._http.post(self._body(call), call.headers)
+        answer = await self._http.post(self._body(call), call)
         self._choices(answer.data, list[_Choice])
         return answer
 
     async def stream(self, call: Call) -> AsyncGenerator[Payload, None]:
         unfinished: set[int] | None = None
-        events = self._http.events(self._body(call), call.headers, is_last=_is_done)
+        events = self._http.events(self._body(call), call, is_last=_is_done)
         async with aclosing(events):
             async for together in events:
                 for event, data in together:

@@ -20,12 +20,19 @@ _decoder = msgspec.json.Decoder(Json)
 _encoder = msgspec.json.Encoder()
 
 
+class Heard(msgspec.Struct):
+    """What the head of a provider's response said, as soon as it is here: its status, and its own id of the call."""
+
+    status: int | None = None
+    request_id: str | None = None
+
+
 class Call(msgspec.Struct, frozen=True, kw_only=True):
     """One request to one provider.
 
     The first `stable` messages are the same in every call of a personality: worth a place in the provider's own
     prompt cache. `body` is a Chat Completions body without `model`, `stream` and `stream_options`. `headers` those
-    that follow the request through: `traceparent`, `x-request-id`.
+    that follow the request through: `traceparent`, `x-request-id`. `heard` is filled in by the provider.
     """
 
     model: str
@@ -33,6 +40,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     stream: bool
     stable: int = 0
     headers: dict[str, str] = {}
+    heard: Heard = msgspec.field(default_factory=Heard)
 
 
 class Payload(msgspec.Struct, frozen=True):

@@ -161,6 +161,7 @@ class _Tries(Generic[_T]):
         self._ask_route = ask
         self._discard = discard
         self._untried = model.in_order()
+        self._begun = 0
         self._failures: list[tuple[Route, ProviderError]] = []
 
     async def answer(self) -> _T:
@@ -180,10 +181,20 @@ class _Tries(Generic[_T]):
 
     def _begin(self, route: Route, reason: Reason | None) -> Attempt:
         model = self._model
-        return Attempt(route, model.name, self._observe, model.clock, stream=self._call.stream, reason=reason)
+        self._begun += 1
+        return Attempt(
+            route,
+            model.name,
+            self._observe,
+            model.clock,
+            stream=self._call.stream,
+            reason=reason,
+            number=self._begun,
+        )
 
     def _ask(self, attempt: Attempt) -> Coroutine[Any, Any, _T]:
-        return self._ask_route(attempt, msgspec.structs.replace(self._call, model=attempt.route.upstream))
+        call = msgspec.structs.replace(self._call, model=attempt.route.upstream, heard=attempt.heard)
+        return self._ask_route(attempt, call)
 
     async def _asked(self, attempt: Attempt) -> _T:
         """With a second call beside it where the first is slow and the model says so."""

@@ -130,10 +130,18 @@ class _FromStandardLibrary(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             level = min(record.levelno // 10 * 10, logging.CRITICAL)
-            event = record.getMessage()
-            get_logger().log(level, event, logger=record.name, exc_info=record.exc_info)
+            get_logger().log(level, record.getMessage(), **_fields_of(record))
         except Exception:  # noqa: BLE001  # a handler must not raise into the library that logs
             self.handleError(record)
+
+
+def _fields_of(record: logging.LogRecord) -> dict[str, Any]:
+    """kopf says which object a record is about in a field of its own."""
+    fields: dict[str, Any] = {"logger": record.name, "exc_info": record.exc_info}
+    reference = getattr(record, "k8s_ref", None)
+    if isinstance(reference, dict):
+        fields["object"] = f"{reference.get('kind')} {reference.get('name')}"
+    return fields
 
 
 def get_logger() -> FilteringBoundLogger:

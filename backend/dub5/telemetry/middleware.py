@@ -68,7 +68,9 @@ class TelemetryMiddleware:
         try:
             await self._app(scope, exchange.receive, exchange.send)
         except Exception:  # noqa: BLE001  # the outermost place: nobody else will
-            self._log.exception("request failed", request_id=record.request_id)
+            self._log.exception(
+                "request failed", request_id=record.request_id, trace_id=record.trace.trace_id
+            )
             await _answer_for_defect(exchange)
         finally:
             self._finish(scope, exchange)
@@ -259,6 +261,7 @@ def _fields(exchange: _Exchange, duration: float) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "request_id": record.request_id,
         "trace_id": record.trace.trace_id,
+        "span_id": record.trace.span_id,
         "route": record.route,
         "method": record.method,
         "status": exchange.status,
@@ -271,6 +274,9 @@ def _fields(exchange: _Exchange, duration: float) -> dict[str, Any]:
         value = getattr(record, name)
         if value is not None:
             fields[name] = value
+    if record.leader_request_id is not None:
+        fields["leader_request_id"] = record.leader_request_id
+        fields["leader_trace_id"] = record.leader_trace_id
     return fields
 
 

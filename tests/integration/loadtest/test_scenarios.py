@@ -19,6 +19,7 @@ import pytest
 from tests.fakes.http_server import Call, FakeServer, Script, Wire, raw, refuse, stream, whole
 from tests.fakes.openai_server import CLOSE, DONE, chunk, frame, frames
 from tests.harness import Running, running
+from tests.log_lines import decoded
 
 SCENARIOS = Path(__file__).parents[3] / "deploy/k6/scenarios"
 K6 = shutil.which("k6") or shutil.which("k6", path=Path(sys.executable).parent)
@@ -49,16 +50,19 @@ SHORT = {
 
 
 async def k6(url: str, scenario: str, **settings: str) -> tuple[int, dict[str, Any], str]:
-    """Exit code, the summary, and what it said of errors."""
+    """Exit code, the summary, and what it said of errors: JSON, as in the chart's Job."""
     assert K6 is not None
     process = await asyncio.create_subprocess_exec(
-        *(K6, "run", "--quiet", "--no-usage-report", "--address", "", str(SCENARIOS / f"{scenario}.js")),
+        *(K6, "run", "--quiet", "--no-usage-report", "--log-format=json", "--address="),
+        str(SCENARIOS / f"{scenario}.js"),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", "DUB5_URL": url, **SHORT, **settings},
     )
     said, errors = await process.communicate()
     assert process.returncode is not None
+    decoded(said.splitlines())
+    decoded(errors.splitlines())
     return process.returncode, json.loads(said or b"{}"), errors.decode()
 
 

@@ -179,9 +179,9 @@ async def test_ways_to_write_a_stream(fake: FakeAnthropic, parts: list[Part]) ->
         ([HEL, HANG], "malformed event"),
         ([START, HEL, HANG], "malformed event"),
         ([event("message_start", message={"content": 7}), HANG], "malformed event"),
-        ([START, OVERLOADED, HANG], r"reported: Overloaded\.$"),
-        ([event("error", error={}), HANG], "reported: an error that it did not name"),
-        ([event("error", error={"message": f"Bad {KEY}"}), HANG], r"reported: Bad \[redacted\]\.$"),
+        ([START, OVERLOADED, HANG], r"reported an error: Overloaded\.$"),
+        ([event("error", error={}), HANG], "reported an error: one that it did not name"),
+        ([event("error", error={"message": f"Bad {KEY}"}), HANG], r"reported an error: Bad \[redacted\]\.$"),
     ],
 )  # fmt: skip
 async def test_a_stream_that_goes_wrong(fake: FakeAnthropic, parts: list[Part], message: str) -> None:

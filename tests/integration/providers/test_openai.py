@@ -234,9 +234,9 @@ async def test_compression_that_nobody_asked_for_is_undone(fake: FakeOpenAI, who
         ([frame({"choices": [{"index": []}]}), HANG], "without proper `choices`"),
         ([frame({"choices": [{"delta": "x"}]}), HANG], "without proper `choices`"),
         ([frame({"choices": [{"delta": {"tool_calls": [{"index": "x"}]}}]}), HANG], "without proper `choices`"),
-        ([ROLE, frame({"error": {"message": "Overloaded."}}), HANG], r"reported: Overloaded\.$"),
-        ([frame({"error": "Overloaded"}), HANG], r"reported: Overloaded\.$"),
-        ([frame({**chunk({}, "error"), "error": {"message": "Gone"}}), HANG], "reported: Gone"),
+        ([ROLE, frame({"error": {"message": "Overloaded."}}), HANG], r"reported an error: Overloaded\.$"),
+        ([frame({"error": "Overloaded"}), HANG], r"reported an error: Overloaded\.$"),
+        ([frame({**chunk({}, "error"), "error": {"message": "Gone"}}), HANG], "reported an error: Gone"),
     ],
 )  # fmt: skip
 async def test_a_stream_that_goes_wrong(fake: FakeOpenAI, parts: list[Part], message: str) -> None:
@@ -270,7 +270,7 @@ async def test_chunks_before_the_fault_have_come(fake: FakeOpenAI) -> None:
         (whole([]), "malformed JSON"),
         (whole({}), "without proper `choices`"),
         (whole({"choices": [{"message": None}]}), "without proper `choices`"),
-        (whole({"error": {"message": "Overloaded"}}), "reported: Overloaded"),
+        (whole({"error": {"message": "Overloaded"}}), "reported an error: Overloaded"),
         (whole(None, raw=b"no gzip", headers={"content-encoding": "gzip"}), "sent what is not HTTP"),
         (raw(b""), "broke off"),
         (raw(b"SSH-2.0-OpenSSH_9.2\r\n\r\n"), "sent what is not HTTP"),

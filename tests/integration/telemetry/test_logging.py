@@ -12,12 +12,14 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 
 from dub5.telemetry.logging import LogWriter, get_logger
+from tests.log_lines import decoded
 
-from .conftest import Log, LogTo, ours, until
+from .conftest import Log, LogTo, Serve, ours, until
 
 
 def last_line(log: Log) -> dict[str, Any]:
@@ -116,6 +118,26 @@ def test_libraries_are_not_heard_below_a_warning_even_when_we_debug(log_to: LogT
     get_logger().debug("ours")
     assert "sk-12345" not in log.text()
     assert last_line(log)["event"] == "ours"
+
+
+async def test_what_uvicorn_says_fits_the_schema(serve: Serve, log: Log) -> None:
+    async def broken(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
+
+    async with serve(broken) as port, httpx.AsyncClient() as client:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await client.get(f"http://127.0.0.1:{port}/")
+    text = await asyncio.to_thread(log.text)
+    [line] = decoded(text.encode().splitlines())
+    assert (line["logger"], line["level"]) == ("uvicorn.error", "error")
+    assert "without completing response" in line["event"]
+
+
+def test_a_line_of_kopf_names_its_object(log: Log) -> None:
+    reference = {"kind": "CachePolicy", "name": "banter", "namespace": "chat"}
+    logging.getLogger("kopf.objects").warning("Look failed", extra={"k8s_ref": reference})
+    [line] = decoded(log.text().encode().splitlines())
+    assert (line["event"], line["object"]) == ("Look failed", "CachePolicy banter")
 
 
 def test_a_library_that_logs_nonsense_does_no_harm(log: Log, capsys: pytest.CaptureFixture[str]) -> None:

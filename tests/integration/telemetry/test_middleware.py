@@ -116,6 +116,7 @@ async def test_a_request_is_counted_timed_and_logged_once(serve: Serve, log: Log
     assert set(durations) == {"total", "first_byte", "auth", "cache"}
     assert (durations["auth"], durations["cache"]) == (1.0, 2.0)
     assert line.pop("timestamp").endswith("Z")
+    assert re.fullmatch(r"[0-9a-f]{16}", line.pop("span_id"))
     assert line == {
         "level": "info",
         "event": "request",

@@ -66,6 +66,7 @@ def test_a_job_is_run_again_when_it_changes_and_only_then() -> None:
 def test_every_script_is_mounted_where_k6_looks_for_it() -> None:
     rendered = on(scenario="ramp-to-break")
     assert container(rendered)["args"][-1] == "/scripts/scenarios/ramp-to-break.js"
+    assert "--log-format=json" in container(rendered)["args"]
     texts = rendered.one("ConfigMap", "dub5-loadtest")["data"]
     volumes = {volume["name"]: volume for volume in job(rendered)["spec"]["template"]["spec"]["volumes"]}
     items = {item["path"]: item["key"] for item in volumes["scripts"]["configMap"]["items"]}

@@ -78,6 +78,7 @@ args:
   - --quiet
   {{- end }}
   - --no-usage-report
+  - --log-format=json
   - --address=  # its REST API is for nobody
   {{- if and $given.remoteWrite (not .smoke) }}
   - --out=experimental-prometheus-rw
