@@ -51,7 +51,7 @@ FIELDS: dict[str, tuple[Json, str]] = {
     "span_id": (_hex(16), "The request's span; of a provider call, the parent that the provider was told."),
     "leader_request_id": (
         {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"},
-        "The request, perhaps on another replica, whose provider call answered this one.",
+        "The request, perhaps on another replica, whose provider call this one waited for.",
     ),
     "leader_trace_id": (_hex(32), "That request's trace."),
     "route": (_TEXT, "The route's template; `other` where there is none."),

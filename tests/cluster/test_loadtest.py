@@ -90,7 +90,7 @@ class LoadTests:
 
     def summary(self, name: str) -> dict[str, Any]:
         """In the log k6's own complaint may come after it."""
-        line = next(line for line in reversed(self.log(name).splitlines()) if line.startswith("{"))
+        line = next(line for line in reversed(self.log(name).splitlines()) if '"dub5_loadtest"' in line)
         found: dict[str, Any] = json.loads(line)
         return found
 

@@ -81,6 +81,30 @@ async def test_a_followers_id_leads_to_the_call_that_another_replica_made(
     assert (call["provider_request_id"], call["outcome"], call["status"]) == ("req_of_provider", "ok", 200)
 
 
+async def test_a_follower_of_a_call_that_fails_finds_it_too(fake: FakeOpenAI, redis: str) -> None:
+    gate = asyncio.Event()
+
+    async def fails(call: Call, wire: Wire) -> None:
+        await gate.wait()
+        await refuse(401, "No such key")(call, wire)
+
+    fake.reply = fails
+    shared = {**openai_provider(fake.base_url), "redis": {"url": redis, "timeout": "100ms"}}
+    async with running(shared) as a, running(shared) as b:
+        leads = asyncio.create_task(a.chat(headers=named("request-A", TRACE_A)))
+        await fake.wait_called()
+        follows = asyncio.create_task(b.chat(headers=named("request-B", TRACE_B)))
+        await until(lambda: a.replica.application._flights.followers() == 2)
+        gate.set()
+        assert [(await each).status_code for each in (leads, follows)] == [502, 502]
+        await until(lambda: len(lines(b, "request")) == 2)
+        [of_follower] = lines(b, "request", request_id="request-B")
+        assert of_follower["leader_request_id"] == "request-A"
+        [of_leader] = lines(b, "request", request_id="request-A")
+        assert "leader_request_id" not in of_leader
+        assert [call["status"] for call in calls(b, request_id="request-A")] == [401]
+
+
 async def test_a_lone_leader_and_a_hit_name_no_other(fake: FakeOpenAI, redis: str) -> None:
     async with running(
         {**openai_provider(fake.base_url), "redis": {"url": redis, "timeout": "100ms"}}

@@ -113,7 +113,7 @@ class Follower:
 
     @property
     def leader(self) -> Asker | None:
-        """The request whose call answers this one; None where that is not known."""
+        """The request whose call is waited for; None where that is not known."""
         return self._flight.leader
 
     @property

@@ -247,15 +247,13 @@ class Pipeline:
         try:
             frames = [await follower.next()] if streamed else await follower.all()
         except BaseException:
+            _name_leader(question, follower)
             follower.leave()
             raise
         timings = question.record.timings
         timings["provider"] = time.perf_counter() - started - timings.get("queue", 0.0)  # parts add up
         collapsed = joined or not follower.led_here
-        if collapsed and follower.leader is not None:
-            record = question.record
-            record.leader_request_id = follower.leader.request_id
-            record.leader_trace_id = follower.leader.trace_id
+        _name_leader(question, follower)
         stored = not collapsed and question.wanted is not None and (streamed or asking.stored)
         status = msgspec.structs.replace(status, collapsed=collapsed, stored=stored)
         if question.wanted is not None:
@@ -309,6 +307,15 @@ class Pipeline:
     def _count_lookup(self, question: Question, result: str) -> None:
         question.record.cache_result = result
         self._metrics.cache_lookups.labels(question.target.class_name, result).inc()
+
+
+def _name_leader(question: Question, follower: Follower) -> None:
+    """In the log, whose call this request waited for, where that was not its own: also where the call failed."""
+    leader, record = follower.leader, question.record
+    if leader == question.asker:
+        leader = None
+    record.leader_request_id = leader.request_id if leader is not None else None
+    record.leader_trace_id = leader.trace_id if leader is not None else None
 
 
 def _body_of(question: Question) -> bytes:

@@ -31,8 +31,8 @@ class RequestRecord(msgspec.Struct, kw_only=True):
     `started` is of time.perf_counter. `route` and `model` are labels: `other` until a known one is found.
     `outcome` is set by whoever knows better than the status tells. `cache` is the Cache-Status header.
     `timings` are seconds by phase: auth, queue, cache, provider; those there when the response head is sent
-    become Server-Timing. `leader_request_id` and `leader_trace_id` are of the request whose provider call answered
-    this one, where that was another.
+    become Server-Timing. `leader_request_id` and `leader_trace_id` are of the request whose provider call this
+    one waited for, where that was another.
     """
 
     request_id: str
