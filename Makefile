@@ -43,6 +43,7 @@ test-keda: $(READY) ## The same with KEDA as the autoscaler; a further quarter o
 	@$(BIN)/python -m pytest $(CLUSTER_OPTIONS) tests/cluster/keda
 
 check: $(READY) ## Format, lint, types, import contracts, generated files in step
+	@tools/setup.sh k6-types
 	@tools/check.sh $(BIN)
 
 format: $(READY) ## Rewrite the sources in the one format

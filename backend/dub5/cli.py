@@ -349,7 +349,12 @@ def _add_loadtest_commands(commands: Commands) -> None:
         metavar="MATCHERS",
         help='what selects the replicas, in PromQL, such as namespace="chat" (default: all there are)',
     )
-    report.add_argument("--window", default="1m", help="of rates; at least four scrapes (default 1m)")
+    report.add_argument(
+        "--window",
+        type=_read_by(Duration.parse),
+        default=Duration(60),
+        help="of rates; at least four scrapes (default 1m)",
+    )
     report.add_argument("--compare", type=Path, metavar="RUN", help="an earlier run")
     report.add_argument(
         "--memory-limit",

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from dub5.loadtest.command import write_report
+from dub5.settings import Duration
 from tests.cluster.ground import CHART, Images, load_images, on
 from tests.cluster.kube import Kube, eventually, manifest
 from tests.cluster.release import NAME, Release, merged
@@ -147,7 +148,7 @@ def test_a_run_passes_and_its_log_is_all_that_a_report_needs(
     log = tmp_path / "run.log"
     log.write_text(tests.log(name))
     lines = loadjob.Service(kube, NAME, tests.release.namespace, "monitoring/prometheus:9090").lines(
-        log, "10s"
+        log, Duration(10)
     )
     (tmp_path / "series.json").write_text(json.dumps(lines))
     document = write_report(log, tmp_path / "report", series=tmp_path / "series.json")
@@ -173,7 +174,7 @@ def test_one_beside_a_release_reports_and_leaves_nothing(tests: LoadTests, tmp_p
     before = tests.release.helm("history", NAME)
     service = loadjob.Service(tests.release.kube, NAME, tests.release.namespace, "monitoring/prometheus:9090")
     settings = {key: str(value) for key, value in {**SHORT, "DURATION": "12s"}.items()}
-    code, document = loadjob.run(service, "steady", settings, tmp_path, window="10s")
+    code, document = loadjob.run(service, "steady", settings, tmp_path, window=Duration(10))
     assert code == 0
     assert document is not None
     assert document.verdict.startswith("passed")

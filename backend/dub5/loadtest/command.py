@@ -16,6 +16,9 @@ from dub5.loadtest.report import Document, compose
 from dub5.loadtest.rules import Limits
 from dub5.loadtest.runs import Run, Unreadable, read_run
 from dub5.loadtest.series import Lines, ask_prometheus, read_lines
+from dub5.settings import Duration
+
+MINUTE = Duration(60)
 
 
 def write_report(
@@ -25,7 +28,7 @@ def write_report(
     prometheus: str | None = None,
     series: Path | None = None,
     pods: str = 'job=~".+"',
-    window: str = "1m",
+    window: Duration = MINUTE,
     earlier: Path | None = None,
     memory: float | None = None,
 ) -> Document:

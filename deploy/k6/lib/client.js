@@ -7,6 +7,14 @@ import { check, sleep } from 'k6';
 import { Counter, Rate, Trend } from 'k6/metrics';
 import { config } from './config.js';
 
+/**
+ * @typedef {{mark: string}} Run what setup() returns; the mark makes questions new
+ * @typedef {Record<string, string>} Tags
+ * @typedef {{prompt_tokens: number, completion_tokens: number}} Usage
+ * @typedef {{outcome: string, honest: boolean, usage: Usage | null}} Seen
+ * @typedef {import('k6/http').RefinedResponse<'text'>} Answer
+ */
+
 const PATH = '/v1/chat/completions';
 const PHASES = ['auth', 'queue', 'cache', 'provider'];
 
@@ -23,29 +31,39 @@ const metrics = {
   savedTokens: new Counter('chat_saved_tokens'),
   savedDollars: new Counter('chat_saved_dollars'),
 };
-for (const phase of PHASES) metrics[phase] = new Trend(`chat_server_${phase}`, true);
+/** @type {Record<string, Trend>} */
+const phases = Object.fromEntries(PHASES.map((phase) => [phase, new Trend(`chat_server_${phase}`, true)]));
 
 const headers = { 'Content-Type': 'application/json', ...(config.key ? { Authorization: `Bearer ${config.key}` } : {}) };
 
-/** Throws where nobody answers within PATIENCE, or where a personality that is going to be asked is not there. */
+/**
+ * Throws where nobody answers within PATIENCE, or where a personality that is going to be asked is not there.
+ * @returns {Run}
+ */
 export function setup() {
-  const there = listed().json('data').map((each) => each.id);
+  const there = listed().map((each) => each.id);
   const missing = config.personalities.filter((each) => !there.includes(each));
   if (missing.length > 0) throw new Error(`PERSONALITIES: ${missing.join(', ')} is not served at ${config.url}; there are ${there.join(', ')}`);
   return { mark: config.run || Date.now().toString(36) };
 }
 
+/** @returns {{id: string}[]} */
 function listed() {
   const end = Date.now() + config.patience * 1000;
   for (;;) {
     const answer = http.get(`${config.url}/v1/models`, { headers, tags: { name: '/v1/models' }, timeout: '10s' });
-    if (answer.status === 200) return answer;
+    if (answer.status === 200) return /** @type {any} */ (answer.json('data'));
     if (Date.now() >= end) throw new Error(`${config.url}/v1/models answered ${answer.status || answer.error}: ${answer.body || ''}`);
     sleep(1);
   }
 }
 
-/** Asks `asked` ({messages, tools, …}) of a personality; `tags` go to every metric. Returns what became of it. */
+/**
+ * Asks a personality; `tags` go to every metric. Returns what became of it.
+ * @param {string} personality
+ * @param {import('./prompts.js').Asked} asked
+ * @param {Tags} tags
+ */
 export function ask(personality, asked, tags = {}, lengths = { answer: config.maxTokens }) {
   const own = { personality, ...tags };
   const least = config.exactLengths ? { min_tokens: lengths.answer } : {};
@@ -63,30 +81,40 @@ export function ask(personality, asked, tags = {}, lengths = { answer: config.ma
 /**
  * `outcome`: whole; cut (a stream that ends without a word); broken (it ends with an error event); refused (429, 503);
  * failed (another 5xx); rejected (another 4xx); lost (no answer). `honest`: whole, or an error in the one documented shape.
+ * @param {Answer} answer
+ * @returns {Seen}
  */
 export function look(answer) {
   const text = typeof answer.body === 'string' ? answer.body : '';
   // Where an answer breaks off k6 gives no status, but what had come of the body.
   if (answer.status === 0) return { outcome: text === '' ? 'lost' : 'cut', honest: false, usage: null };
   if (answer.status !== 200) return { outcome: kind(answer.status), honest: explained(answer, text), usage: null };
-  const events = text.split('\n').filter((line) => line.startsWith('data: ')).map((line) => line.slice(6));
-  const last = events.length > 0 ? events[events.length - 1] : '';
-  if (last === '[DONE]' && !answer.error_code) return { outcome: 'whole', honest: true, usage: usage(events) };
+  const [last = '', ...before] = latest(text, 4);
+  if (last === '[DONE]' && !answer.error_code) return { outcome: 'whole', honest: true, usage: usage(before) };
   const told = Boolean((parsed(last) || {}).error);
   return { outcome: told ? 'broken' : 'cut', honest: told, usage: null };
 }
 
+/** @param {number} status */
 function kind(status) {
   if (status === 429 || status === 503) return 'refused';
   return status >= 500 ? 'failed' : 'rejected';
 }
 
+/**
+ * @param {Answer} answer
+ * @param {string} text
+ */
 function explained(answer, text) {
   const error = (parsed(text) || {}).error;
   const patient = answer.status !== 429 && answer.status !== 503;
   return Boolean(error && error.message && error.type) && (patient || Boolean(answer.headers['Retry-After']));
 }
 
+/**
+ * @param {string} text
+ * @returns {any}
+ */
 function parsed(text) {
   try {
     return JSON.parse(text);
@@ -95,15 +123,40 @@ function parsed(text) {
   }
 }
 
-/** Tokens as the last events tell them; null where they do not. */
+/**
+ * The data of a stream's last events, the last one first. Only these are cut out: k6 shares the machine with others.
+ * @param {string} text
+ * @param {number} count
+ */
+function latest(text, count) {
+  const found = [];
+  for (let end = text.length; end > 0 && found.length < count; ) {
+    const start = text.lastIndexOf('data: ', end - 1);
+    if (start < 0) break;
+    if (start === 0 || text[start - 1] === '\n') found.push(text.slice(start + 6, end).split('\n', 1)[0]);
+    end = start;
+  }
+  return found;
+}
+
+/**
+ * Tokens as one of these events tells them; null where none does.
+ * @param {string[]} events
+ * @returns {Usage | null}
+ */
 function usage(events) {
-  for (let index = events.length - 2; index >= Math.max(0, events.length - 4); index -= 1) {
-    const found = (parsed(events[index]) || {}).usage;
+  for (const event of events) {
+    const found = (parsed(event) || {}).usage;
     if (found) return found;
   }
   return null;
 }
 
+/**
+ * @param {Answer} answer
+ * @param {Seen} seen
+ * @param {Tags} tags
+ */
 function measure(answer, seen, tags) {
   const { waiting, receiving, duration } = answer.timings;
   const status = answer.headers['Cache-Status'] || '';
@@ -121,11 +174,15 @@ function measure(answer, seen, tags) {
     metrics.savedDollars.add(dollars / 1e6, tags);
   }
   for (const [phase, milliseconds] of timings(answer.headers['Server-Timing'] || '')) {
-    if (metrics[phase]) metrics[phase].add(milliseconds, tags);
+    if (phases[phase]) phases[phase].add(milliseconds, tags);
   }
 }
 
-/** `auth;dur=0.1, provider;dur=301.2` as pairs. */
+/**
+ * `auth;dur=0.1, provider;dur=301.2` as pairs.
+ * @param {string} header
+ * @returns {[phase: string, milliseconds: number][]}
+ */
 function timings(header) {
   return [...header.matchAll(/([a-z]+);dur=([0-9.]+)/g)].map(([, phase, value]) => [phase, Number(value)]);
 }

@@ -2,9 +2,28 @@
 // `dub5 loadtest report` reads either.
 import { config } from './config.js';
 
-/** `more(values)` adds findings of the scenario's own; `values` gives the figures of a metric by its whole name. */
+/**
+ * What k6 hands to handleSummary(), as far as it is read here.
+ * @typedef {Record<string, number>} Values
+ * @typedef {{values: Values, thresholds?: Record<string, {ok: boolean}>}} Metric
+ * @typedef {{metrics: Record<string, Metric>, state: {testRunDurationMs: number}}} Data
+ */
+
+/**
+ * What is left of a run.
+ * @typedef {{metric: string, gate: string, ok: boolean}} Gate
+ * @typedef {{scenario: string, passed: boolean, thresholds: Gate[], findings: object, metrics: Record<string, Values>}} Found
+ */
+
+/**
+ * `more(values)` adds findings of the scenario's own; `values` gives the figures of a metric by its whole name.
+ * @param {string} scenario
+ * @param {(values: (name: string) => Values) => object} more
+ * @returns {(data: Data) => Record<string, string>}
+ */
 export function summary(scenario, more = () => ({})) {
   return (data) => {
+    /** @type {(name: string) => Values} */
     const values = (name) => (data.metrics[name] ? data.metrics[name].values : {});
     const ended = Date.now() / 1000;
     const found = {
@@ -25,14 +44,22 @@ export function summary(scenario, more = () => ({})) {
   };
 }
 
+/**
+ * @param {Data} data
+ * @returns {Gate[]}
+ */
 function thresholds(data) {
   return Object.entries(data.metrics)
     .flatMap(([metric, { thresholds: of = {} }]) => Object.entries(of).map(([gate, { ok }]) => ({ metric, gate, ok })))
     .filter(({ gate }) => !gate.endsWith('>=0')); // those of `apart`
 }
 
-/** Ours and a few of k6's own; nothing of a tag that never came. */
+/**
+ * Ours and a few of k6's own; nothing of a tag that never came.
+ * @param {Data} data
+ */
 function figures(data) {
+  /** @type {Record<string, Values>} */
   const made = {};
   for (const [name, { values }] of Object.entries(data.metrics)) {
     const empty = name.includes('{') && (values.count === 0 || values.passes + values.fails === 0);
@@ -41,7 +68,9 @@ function figures(data) {
   return made;
 }
 
+/** @param {Found} found */
 function text({ scenario, passed, thresholds: gates, findings, metrics }) {
+  /** @type {(name: string, key: string, digits?: number) => string} */
   const of = (name, key, digits = 0) => ((metrics[name] || {})[key] || 0).toFixed(digits);
   const lines = [
     '',

@@ -33,6 +33,7 @@ export const handleSummary = summary('cache', (values) => {
   };
 });
 
+/** @param {import('../lib/client.js').Run} run */
 export default function (run) {
   const question = draw(exec.scenario.iterationInTest);
   const personality = config.personalities[question % config.personalities.length];

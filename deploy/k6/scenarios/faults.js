@@ -22,6 +22,7 @@ export const options = made(
 );
 export const handleSummary = summary('faults');
 
+/** @param {import('../lib/client.js').Run} run */
 export default function (run) {
   mixed(run);
 }

@@ -18,6 +18,7 @@ export const options = made(
 );
 export const handleSummary = summary('scale');
 
+/** @param {import('../lib/client.js').Run} run */
 export default function (run) {
   mixed(run);
 }

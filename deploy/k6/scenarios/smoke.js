@@ -14,6 +14,7 @@ export { setup };
 export const options = made({ smoke: shared(2, count, 600) }, { ...NOBODY_HURT, chat_requests: [`count==${count}`] });
 export const handleSummary = summary('smoke');
 
+/** @param {import('../lib/client.js').Run} run */
 export default function (run) {
   const index = exec.scenario.iterationInTest;
   const complexity = complexities[index % complexities.length];

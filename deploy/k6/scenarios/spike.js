@@ -29,13 +29,17 @@ export const options = made(
 );
 export const handleSummary = summary('spike');
 
-/** The queue of the spike has a sixth of the time to empty. */
+/**
+ * The queue of the spike has a sixth of the time to empty.
+ * @param {number} now
+ */
 function phase(now) {
   if (now < third) return 'before';
   if (now < 2 * third) return 'spike';
   return now < 2.5 * third ? 'settling' : 'after';
 }
 
+/** @param {import('../lib/client.js').Run} run */
 export default function (run) {
   mixed(run, { phase: phase(elapsed()) });
 }

@@ -11,6 +11,7 @@ export const options = {
   scenarios: { chat: { executor: 'constant-vus', vus: 4, duration: '10m', gracefulStop: '60s' } },
 };
 
+/** @param {import('k6/http').RefinedResponse<'text'>} answer */
 function outcome(answer) {
   if (answer.status !== 200) return 'refused';
   return answer.body.trimEnd().endsWith('data: [DONE]') ? 'whole' : 'cut';
@@ -23,7 +24,9 @@ export default function () {
   counters[outcome(answer)].add(1);
 }
 
+/** @param {{metrics: Record<string, {values: {count: number}}>}} data */
 export function handleSummary(data) {
+  /** @type {(name: string) => number} */
   const count = (name) => (data.metrics[name] ? data.metrics[name].values.count : 0);
   return { stdout: JSON.stringify({ whole: count('whole'), cut: count('cut'), refused: count('refused') }) };
 }

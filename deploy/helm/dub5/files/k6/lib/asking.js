@@ -8,9 +8,14 @@ import { known, prompt } from './prompts.js';
 const unknown = config.complexities.filter((each) => !known(each));
 if (unknown.length > 0) throw new Error(`COMPLEXITIES: there is no ${unknown.join(', ')}`);
 
+/** @type {(values: string[], index: number) => string} */
 const drawn = (values, index) => values[Math.floor(chance(index) * values.length)];
 
-/** `run` is what setup() returned. */
+/**
+ * `run` is what setup() returned.
+ * @param {import('./client.js').Run} run
+ * @param {import('./client.js').Tags} tags
+ */
 export function mixed(run, tags = {}) {
   const { name, iterationInTest } = exec.scenario;
   const personality = drawn(config.personalities, 2 * iterationInTest);

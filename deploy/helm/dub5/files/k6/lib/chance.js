@@ -1,7 +1,10 @@
 // Randomness that is the same in every run with the same SEED, whichever virtual user draws.
 import { config } from './config.js';
 
-/** A number in [0, 1) for a whole number: mulberry32 by Tommy Ettinger, public domain. */
+/**
+ * A number in [0, 1) for a whole number: mulberry32 by Tommy Ettinger, public domain.
+ * @param {number} index
+ */
 export function chance(index) {
   let t = (index + 1 + config.seed * 0x9e3779b9) | 0;
   t = (t + 0x6d2b79f5) | 0;
@@ -10,8 +13,14 @@ export function chance(index) {
   return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
 }
 
-/** Draws ranks 0 to count-1 by a Zipf law: rank k has the weight 1/(k+1)^exponent. */
+/**
+ * Draws ranks 0 to count-1 by a Zipf law: rank k has the weight 1/(k+1)^exponent.
+ * @param {number} count
+ * @param {number} exponent
+ * @returns {(index: number) => number}
+ */
 export function zipf(count, exponent) {
+  /** @type {number[]} */
   const sums = [];
   let sum = 0;
   for (let rank = 1; rank <= count; rank += 1) sums.push((sum += 1 / rank ** exponent));

@@ -1,6 +1,8 @@
 // Gates: a threshold that is missed makes k6 exit with 99, and the Job fail.
 import { config } from './config.js';
 
+/** @typedef {Record<string, string[]>} Thresholds */
+
 const STATS = ['count', 'avg', 'min', 'med', 'max', 'p(90)', 'p(95)', 'p(99)'];
 
 /** Every stream that began reached its end, and nobody was left without an answer. */
@@ -20,6 +22,7 @@ export const NOBODY_HURT = {
 
 /** Answers in time and whole, for each personality and each complexity by itself; and k6 had a caller for every request. */
 export function promised(complexities = config.complexities) {
+  /** @type {Thresholds} */
   const made = {
     chat_whole: [`rate>=${config.whole}`],
     chat_ttft: [`p(95)<${config.ttft}`],
@@ -36,12 +39,23 @@ export function promised(complexities = config.complexities) {
   return made;
 }
 
-/** Never missed; it only makes k6 keep the figures of a tag apart. */
+/**
+ * Never missed; it only makes k6 keep the figures of a tag apart.
+ * @param {string} metric
+ * @param {string} tag
+ * @param {string[]} values
+ * @returns {Thresholds}
+ */
 export function apart(metric, tag, values, statistic = 'count') {
   return Object.fromEntries(values.map((value) => [`${metric}{${tag}:${value}}`, [`${statistic}>=0`]]));
 }
 
-/** The whole of a script's options. */
+/**
+ * The whole of a script's options.
+ * @param {Record<string, import('k6/options').Scenario>} scenarios
+ * @param {Thresholds} thresholds
+ * @returns {import('k6/options').Options}
+ */
 export function options(scenarios, thresholds) {
   return {
     scenarios,

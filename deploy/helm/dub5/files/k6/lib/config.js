@@ -2,8 +2,13 @@
 // has the table. A value that is not what it has to be stops the run before the first request.
 
 const DURATION = /^(\d+(\.\d+)?(ms|s|m|h))+$/;
+/** @type {Record<string, number>} */
 const SECONDS = { ms: 0.001, s: 1, m: 60, h: 3600 };
 
+/**
+ * @param {string} name
+ * @param {number} otherwise
+ */
 function number(name, otherwise, least = 0) {
   const written = __ENV[name] || '';
   if (written === '') return otherwise;
@@ -12,42 +17,62 @@ function number(name, otherwise, least = 0) {
   return value;
 }
 
+/**
+ * @param {string} name
+ * @param {number} otherwise
+ */
 function whole(name, otherwise, least = 1) {
   const value = number(name, otherwise, least);
   if (!Number.isInteger(value)) throw new Error(`${name}: ${value} is not a whole number`);
   return value;
 }
 
+/**
+ * @param {string} name
+ * @param {string} otherwise
+ */
 function duration(name, otherwise) {
   const written = __ENV[name] || otherwise;
   if (!DURATION.test(written)) throw new Error(`${name}: \`${written}\` is not a duration such as 90s or 5m`);
   return written;
 }
 
+/**
+ * @param {string} name
+ * @param {string} otherwise
+ */
 function list(name, otherwise) {
   const found = (__ENV[name] || otherwise).split(',').map((each) => each.trim()).filter(Boolean);
   if (found.length === 0) throw new Error(`${name}: names nothing`);
   return found;
 }
 
+/** @param {string} name */
 function toggle(name) {
   const written = __ENV[name] || 'false';
   if (written !== 'true' && written !== 'false') throw new Error(`${name}: \`${written}\` is neither true nor false`);
   return written === 'true';
 }
 
-/** `90s` or `1m30s` in seconds. */
+/**
+ * `90s` or `1m30s` in seconds.
+ * @param {string} written
+ */
 export function seconds(written) {
   let total = 0;
   for (const [, amount, unit] of written.matchAll(/(\d+(?:\.\d+)?)(ms|s|m|h)/g)) total += Number(amount) * SECONDS[unit];
   return total;
 }
 
-/** What a scenario takes by default; whoever runs it may say otherwise. */
+/**
+ * What a scenario takes by default; whoever runs it may say otherwise.
+ * @param {number} otherwise
+ */
 export function rate(otherwise) {
   return number('RATE', otherwise, 0.01);
 }
 
+/** @param {string} otherwise */
 export function length(otherwise) {
   return seconds(duration('DURATION', otherwise));
 }

@@ -11,6 +11,7 @@ export { setup };
 export const options = made({ drain: callers(config.clients, length('3m')) }, { ...NOBODY_HURT, chat_requests: ['count>0'] });
 export const handleSummary = summary('drain');
 
+/** @param {import('../lib/client.js').Run} run */
 export default function (run) {
   mixed(run);
 }

@@ -9,12 +9,15 @@ import { summary } from '../lib/summary.js';
 
 const lowest = rate(2);
 const highest = config.peak || 10 * lowest;
+/** @type {(index: number) => number} */
 const share = (index) => (config.steps > 1 ? index / (config.steps - 1) : 1);
+/** @type {(index: number) => number} */
 const rateOf = (index) => Math.round((lowest + (highest - lowest) * share(index)) * 10) / 10;
 const steps = [...Array(config.steps).keys()].map((index) => ({ name: `step_${String(index + 1).padStart(2, '0')}`, rate: rateOf(index) }));
 
 const names = steps.map((step) => step.name);
 // All in one, since k6 makes the callers of each scenario before the first request, those of steps that overlap too.
+/** @type {[rate: number, length: number][]} */
 const stages = steps.flatMap((step) => [[step.rate, 0], [step.rate, config.stepSeconds]]);
 
 export { setup };
@@ -32,6 +35,7 @@ export const options = made(
 /** The last step that held, and why the next one did not; `breaks` is null where all held. */
 export const handleSummary = summary('ramp-to-break', (values) => {
   const seen = steps.map((step) => {
+    /** @type {(metric: string) => import('../lib/summary.js').Values} */
     const of = (metric) => values(`${metric}{step:${step.name}}`);
     const whole = of('chat_whole').rate || 0;
     const ttft = of('chat_ttft')['p(95)'] || 0;
@@ -45,12 +49,18 @@ export const handleSummary = summary('ramp-to-break', (values) => {
   return { holds, breaks, steps: seen };
 });
 
+/**
+ * @param {number} whole
+ * @param {number} ttft
+ * @param {number} unsent
+ */
 function reason(whole, ttft, unsent) {
   if (unsent > 0) return `k6 had no caller left for ${unsent} requests: raise MAX_VUS, or the service is behind`;
   if (whole < config.whole) return `${((1 - whole) * 100).toFixed(1)} % of the requests did not reach their end`;
   return ttft >= config.ttft ? `the first token took ${ttft.toFixed(0)} ms (p95)` : '';
 }
 
+/** @param {import('../lib/client.js').Run} run */
 export default function (run) {
   const index = Math.min(steps.length - 1, Math.floor(elapsed() / config.stepSeconds));
   mixed(run, { step: names[index] });

@@ -13,7 +13,7 @@ import { shared } from '../lib/profiles.js';
 import { sized } from '../lib/prompts.js';
 import { summary } from '../lib/summary.js';
 
-// [milliseconds since the first, tokens of the prompt, tokens of the answer]
+/** @type {[at: number, prompt: number, answer: number][]} milliseconds since the first; tokens */
 const rows = new SharedArray('arrivals', () => JSON.parse(open('../data/arrivals.json')).slice(0, config.requests));
 const late = new Trend('replay_late', true);
 const LEAD = 1000; // ms, for all callers to be there before the first request
@@ -26,6 +26,7 @@ export const options = made(
 );
 export const handleSummary = summary('replay');
 
+/** @param {import('../lib/client.js').Run} run */
 export default function (run) {
   const index = exec.scenario.iterationInTest;
   const [at, prompt, answer] = rows[index];

@@ -25,6 +25,7 @@ export const handleSummary = summary('soak', (values) => {
   return { drift: first > 0 ? Math.round((last / first) * 1000) / 1000 : null }; // of the time to first token, p95
 });
 
+/** @param {import('../lib/client.js').Run} run */
 export default function (run) {
   mixed(run, { third: third() });
 }

@@ -21,6 +21,7 @@ export const handleSummary = summary('stampede', (values) => ({
   provider_calls: values('chat_asked').count || 0,
 }));
 
+/** @param {import('../lib/client.js').Run} run */
 export default function (run) {
   const round = exec.vu.iterationInScenario;
   const pause = exec.scenario.startTime / 1000 + LEAD + apart * round - Date.now() / 1000;

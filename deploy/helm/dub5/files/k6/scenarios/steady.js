@@ -10,6 +10,7 @@ export { setup };
 export const options = made({ steady: constant(rate(5), length('5m')) }, promised());
 export const handleSummary = summary('steady');
 
+/** @param {import('../lib/client.js').Run} run */
 export default function (run) {
   mixed(run);
 }

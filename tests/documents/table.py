@@ -1,0 +1,188 @@
+"""Where each command of the documents is run. A new one goes into one of these, or tests/unit/documents fails.
+
+Commands are written as in the document, on one line and without the comment behind them.
+"""
+
+from __future__ import annotations
+
+# Run as written by tests/integration/documents, block by block and in order, in a copy of the sources.
+HERE = {
+    "make help",
+    "make format",
+    "make generate",
+    "dub5 config check dub5.yaml",
+    "dub5 config check FILE",
+    "dub5 config schema",
+    "dub5 smoke chat --url https://chat.example.com",
+    "dub5 cache invalidate --tag prices",
+    "dub5 cache invalidate --all",
+    "dub5 cache warm questions.jsonl --rate 5",
+    "make loadtest SCENARIO=steady",
+    "RATE=50 DURATION=2m make loadtest SCENARIO=steady URL=http://127.0.0.1:8000 OPERATIONS=http://127.0.0.1:9000",
+    "k6 run -e DUB5_URL=https://chat.example -e DUB5_KEY=$KEY deploy/k6/scenarios/smoke.js",
+    ".venv/bin/pytest tests/unit/cache -k key",
+    "tools/cluster/cluster --help",
+    (
+        "curl http://127.0.0.1:8000/v1/chat/completions --header 'Content-Type: application/json' --data "
+        """'{"model": "tutor", "messages": [{"role": "user", "content": "Why is the sky blue?"}]}' --include"""
+    ),
+    (
+        "curl -X POST localhost:8000/v1/cache/invalidations -H 'content-type: application/json' -d "
+        """'{"tags": ["prices"]}'"""
+    ),
+}
+
+# The same; they serve until they are stopped, and what comes after them in the document is asked of them.
+SERVES = {"make run", "make run CONFIG=examples/dub5.yaml", "dub5 serve --config dub5.yaml"}
+
+# Files that a document shows before it uses them: the first block of that language.
+SHOWN = {
+    ("README.md", "yaml"): "dub5.yaml",
+    ("docs/adaptive-ttl.md", "yaml"): "policy.yaml",
+    ("docs/caching.md", "json"): "questions.jsonl",
+}
+
+# What is not as written: addresses, and how long.
+INSTEAD = {
+    "http://127.0.0.1:8000": "$URL",
+    "localhost:8000": "$URL",
+    "http://127.0.0.1:9000": "$OPERATIONS",
+    "https://chat.example.com": "$URL",
+    "https://chat.example ": "$URL ",
+    "dub5 cache invalidate": "dub5 cache invalidate --url $URL",
+    "dub5 cache warm": "dub5 cache warm --url $URL",
+    "config check FILE": "config check examples/dub5.yaml",
+    "serve --config dub5.yaml": "serve --config examples/dub5.yaml",
+    "RATE=50 DURATION=2m": "RATE=5 DURATION=2s",
+}
+
+# Run as written by tests/cluster/test_documents.py: each stage is one script, and they follow one another. A line that
+# begins with `:` is the test's own, and says what the reader is thought to have done.
+CLUSTER = {
+    "install": [
+        "helm install dub5 deploy/helm/dub5 --namespace chat --create-namespace --wait",
+        "helm test dub5 --namespace chat --filter name=dub5-test-health --filter name=dub5-test-chat",
+        "kubectl get pods",
+        "kubectl rollout status deployment/dub5",
+    ],
+    "autoscaling": [
+        "helm test dub5 --namespace chat",
+        "helm test dub5",
+        "kubectl describe hpa",
+        # A test that is given up stays, as one that fails does.
+        ": helm test dub5 --filter name=dub5-test-autoscaling --timeout 1s || true",
+        ": kubectl wait pod/dub5-test-autoscaling --for=jsonpath={.status.phase}=Succeeded --timeout=60s",
+        "kubectl logs dub5-test-autoscaling",
+        "kubectl delete pod --selector app.kubernetes.io/instance=dub5,app.kubernetes.io/component=test",
+        "kubectl delete hpa dub5",
+    ],
+    "operator": [
+        ": kubectl apply --filename policy.yaml",
+        ": kubectl wait cachepolicy/banter --for=jsonpath={.status.observedGeneration} --timeout=60s",
+        "kubectl get cachepolicies",
+        "kubectl describe cachepolicies",
+        "kubectl logs deployment/dub5-operator",
+        "kubectl rollout restart deployment/dub5-operator",
+    ],
+    "load test": [
+        (
+            "helm upgrade dub5 deploy/helm/dub5 --namespace chat --reuse-values --set loadtest.enabled=true "
+            "--set loadtest.scenario=steady --set loadtest.settings.RATE=20"
+        ),
+        "kubectl --namespace chat logs --follow --selector app.kubernetes.io/component=loadtest --tail -1 > run.log",
+        "kubectl --namespace monitoring port-forward svc/prometheus 9090 &",
+        ": timeout 20 bash -c 'until curl --silent 127.0.0.1:9090/-/ready; do sleep 0.2; done'",
+        (
+            "dub5 loadtest report run.log --prometheus http://127.0.0.1:9090 "
+            """--selector 'namespace="chat"' --out report"""
+        ),
+        ": cp run.log later.log",
+        (
+            "dub5 loadtest report later.log --prometheus http://127.0.0.1:9090 "
+            """--selector 'namespace="chat"' --out later --compare report"""
+        ),
+        ": kill %1",
+    ],
+    "load test by schedule": [
+        ": helm upgrade dub5 deploy/helm/dub5 --reuse-values --set loadtest.kind=cronjob --set loadtest.suspend=true",
+        "kubectl create job --from=cronjob/dub5-loadtest NAME",
+    ],
+    "keys": [
+        "KEY=dub5-$(openssl rand -hex 20)",
+        (
+            r"""printf '%s: {tenant: acme, roles: [chat]}\n' "$(printf %s "$KEY" | sha256sum """
+            """| cut -d ' ' -f 1)" >> keys.yaml"""
+        ),
+        (
+            "kubectl create secret generic dub5-keys --namespace chat --from-file=keys.yaml "
+            "--dry-run=client --output yaml | kubectl apply --filename -"
+        ),
+    ],
+    "upgrade": [
+        "helm upgrade dub5 deploy/helm/dub5 --namespace chat --values mine.yaml --wait",
+        "helm rollback dub5 --namespace chat --wait",
+        "helm rollback dub5",
+        "kubectl rollout restart deployment/dub5",
+        "kubectl rollout restart statefulset/dub5-redis deployment/dub5",
+        "kubectl rollout status deployment/dub5",
+    ],
+    "from the autoscaler to a fixed number": [
+        ": helm upgrade dub5 deploy/helm/dub5 --reuse-values --set autoscaling.mode=none --set replicas=2 --wait",
+        "helm upgrade … --force-conflicts",
+    ],
+    "restarts": [
+        # Its first process ends, and the kubelet starts it anew.
+        ": POD=$(kubectl get pods --selector app.kubernetes.io/component=backend --output name | head -1)",
+        ": kubectl exec $POD -- python -c 'import os; os.kill(1, 15)'",
+        ": kubectl wait $POD --for=jsonpath={.status.containerStatuses[0].restartCount}=1 --timeout=60s",
+        "kubectl describe pod",
+        "kubectl logs --previous POD",
+    ],
+    "uninstall": ["helm uninstall dub5 --namespace chat"],
+}
+
+INSTEAD_THERE = {
+    "deploy/helm/dub5": "deploy/helm/dub5 --values here.yaml",
+    "helm upgrade …": "helm upgrade dub5 deploy/helm/dub5 --reuse-values --set replicas=1",
+    "--previous POD": "--previous $POD",
+    "cronjob/dub5-loadtest NAME": "cronjob/dub5-loadtest by-hand",
+}
+
+# Run by others: a test, a target that .ci/run makes, or the part of CI itself.
+HELD = {
+    "make test": "ci:test",
+    "make check": "ci:check",
+    "make test-cluster": "ci:test-cluster",
+    "make test-cluster CLUSTER_TESTS=tests/cluster/test_scaling.py": "ci:test-cluster",
+    "tools/setup.sh k6-types": "ci:check",
+    # `make` sets up by uv sync.
+    "uv sync && uv run dub5 serve": "ci:check",
+    # Images are built from the Dockerfile, by buildah, and brought to the nodes by tools/cluster.
+    "make image": "ci:cluster",
+    "docker build --tag dub5 .": "ci:cluster",
+    "docker build --tag localhost/dub5:0.1.0 .": "ci:cluster",
+    "kind load docker-image localhost/dub5:0.1.0": "tests/cluster/ground.py::load_images",
+    # Its image and its environment in a pod with a read-only file system.
+    "docker run --rm --read-only --publish 127.0.0.1:8000:8000 --env DUB5_SERVER__HOST=0.0.0.0 "
+    "--env DUB5_AUTH__ANONYMOUS=true dub5": "tests/integration/documents/test_commands.py::test_the_container_listens",
+    "tools/cluster/cluster up": "tests/cluster/test_tool.py::cluster",
+    "k6 run --out experimental-prometheus-rw": "tests/integration/loadtest/test_remote_write.py::told",
+    # With the same rules, from the same file; there is no chart of others in a package registry.
+    "helm install prometheus-adapter prometheus-community/prometheus-adapter --namespace monitoring --values "
+    "deploy/helm/dub5/files/prometheus-adapter.yaml --set prometheus.url=http://prometheus-operated.monitoring "
+    "--set prometheus.port=9090": "tests/cluster/ground.py::monitored",
+}
+
+# Named in passing, without what they need to be run.
+NAMED = {
+    *("helm install", "helm template", "helm test", "helm upgrade", "kubectl exec", "kubectl logs"),
+    *("dub5 cache …", "dub5 smoke …", "dub5 operator", "dub5 loadtest report", "dub5 cache invalidate"),
+    *("make loadtest", ".venv/bin/uv add …", "kubectl create job --from=cronjob/…"),
+}
+
+NOT_RUN = {
+    ".ci/run": "is what runs all of these",
+    "make bench": "takes half an hour, and other gateways from their registries",
+    "python -m tools.kubernetes_schemas": "takes Go's proxy, and changes what the tests of the chart compare with",
+    ".venv/bin/python -m tools.pictures": "takes Chromium, and is looked at by people",
+}
