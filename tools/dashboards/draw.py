@@ -64,7 +64,7 @@ def draw(
         lines = [
             Line(_legend(target["legendFormat"], labels), points)
             for target in panel["targets"]
-            for labels, points in answers[target["expr"]]
+            for labels, points in sorted(answers[target["expr"]], key=lambda each: sorted(each[0].items()))
         ]
         parts.append(_frame(box, panel["title"]) + _KINDS[panel["type"]](panel, lines, box, span))
     width, height = 24 * COLUMN + 12, math.ceil(bottom + 10)
