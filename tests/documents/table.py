@@ -167,6 +167,9 @@ HELD = {
     "--env DUB5_AUTH__ANONYMOUS=true dub5": "tests/integration/documents/test_commands.py::test_the_container_listens",
     "tools/cluster/cluster up": "tests/cluster/test_tool.py::cluster",
     "k6 run --out experimental-prometheus-rw": "tests/integration/loadtest/test_remote_write.py::told",
+    # What it installs is what Helm renders there, and no more than a ConfigMap.
+    "helm upgrade dub5 deploy/helm/dub5 --namespace chat --reuse-values "
+    "--set monitoring.dashboards.enabled=true": "tests/unit/chart/test_dashboards.py::test_they_are_the_files",
     # With the same rules, from the same file; there is no chart of others in a package registry.
     "helm install prometheus-adapter prometheus-community/prometheus-adapter --namespace monitoring --values "
     "deploy/helm/dub5/files/prometheus-adapter.yaml --set prometheus.url=http://prometheus-operated.monitoring "
@@ -184,5 +187,7 @@ NOT_RUN = {
     ".ci/run": "is what runs all of these",
     "make bench": "takes half an hour, and other gateways from their registries",
     "python -m tools.kubernetes_schemas": "takes Go's proxy, and changes what the tests of the chart compare with",
+    "python -m tools.dashboards.schema": "takes npm, and changes what the tests of the dashboards compare with",
+    "python -m tools.dashboards.pictures": "takes minutes, and is looked at by people",
     ".venv/bin/python -m tools.pictures": "takes Chromium, and is looked at by people",
 }

@@ -61,11 +61,7 @@ def draw(
         if panel["type"] == "row":
             parts.append(_text(box.x, box.y + 13, panel["title"], 'class="b"'))
             continue
-        lines = [
-            Line(_legend(target["legendFormat"], labels), points)
-            for target in panel["targets"]
-            for labels, points in answers[target["expr"]]
-        ]
+        lines = [line for target in panel["targets"] for line in _named(target, answers)]
         parts.append(_frame(box, panel["title"]) + _KINDS[panel["type"]](panel, lines, box, span))
     width, height = 24 * COLUMN + 12, math.ceil(bottom + 10)
     return (
@@ -237,6 +233,14 @@ def _times(plot: Box, span: Span) -> str:
 def _limit(style: Json) -> float | None:
     steps = style.get("thresholds", {}).get("steps", [])
     return None if not steps else float(steps[-1]["value"])
+
+
+def _named(target: Json, answers: Mapping[str, Sequence[tuple[Mapping[str, str], Points]]]) -> list[Line]:
+    """In the order of their names, so that a replica has one colour in all panels."""
+    found = [
+        Line(_legend(target["legendFormat"], labels), points) for labels, points in answers[target["expr"]]
+    ]
+    return sorted(found, key=lambda line: line.name)
 
 
 def _legend(text: str, labels: Mapping[str, str]) -> str:

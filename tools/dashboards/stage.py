@@ -195,7 +195,7 @@ async def _play(seconds: float, cast: Cast) -> None:
     act = seconds / 4
     await cast.failing.set(changes_every=3.0)
     async with asyncio.TaskGroup() as group:
-        always = [group.create_task(each) for each in (_callers(cast), _looks(cast, max(1.0, act / 6)))]
+        always = [group.create_task(each) for each in (_callers(cast), _looks(cast, max(1.0, act / 12)))]
         load = group.create_task(_k6(cast, max(8.0, seconds)))
         await _seen(cast, 'rate(dub5_cache_revalidations_total{verdict="changed"}[10s]) > 0', act)
         await cast.failing.set(fault="refuse", status=500, share=0.8)
