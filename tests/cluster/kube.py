@@ -33,6 +33,7 @@ class Kube:
 
     def __init__(self, kubeconfig: str, kubectl: str, helm: str, entrance: list[str] | None = None) -> None:
         self._entrance = entrance or []
+        self.kubeconfig, self.kubectl_program, self.helm_program = kubeconfig, kubectl, helm
         self._kubectl = [kubectl, "--kubeconfig", kubeconfig]
         self._helm = [helm, "--kubeconfig", kubeconfig]
         self.api: httpx.Client
@@ -62,6 +63,13 @@ class Kube:
     def helm(self, *arguments: str, stdin: str = "") -> str:
         return run([*self._entrance, *self._helm, *arguments], stdin)
 
+    def shell(self, script: str, folder: Path, environment: dict[str, str]) -> str:
+        """What a script of bash prints, run where the cluster's network is. What fails in it ends it, and what it left
+        in the background too."""
+        whole = f"trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{script}"
+        bash = [*self._entrance, "bash", "-euxo", "pipefail", "-c", whole]
+        return run(bash, folder=folder, environment=environment, patience=2 * PATIENCE)
+
     def apply(self, manifest: str | dict[str, Any]) -> None:
         text = manifest if isinstance(manifest, str) else yaml.safe_dump(manifest)
         self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=text)
@@ -87,8 +95,24 @@ class Kube:
         return answer.text
 
 
-def run(command: list[str], stdin: str = "") -> str:
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+def run(
+    command: list[str],
+    stdin: str = "",
+    *,
+    folder: Path | None = None,
+    environment: dict[str, str] | None = None,
+    patience: float | None = None,
+) -> str:
+    done = subprocess.run(
+        command,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+        env=environment,
+        timeout=patience,
+    )
     if done.returncode:
         shown = " ".join(word for word in command if not word.startswith(("--kubeconfig", "/")))
         raise CommandFailed(f"{shown}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")

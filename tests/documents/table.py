@@ -65,6 +65,15 @@ CLUSTER = {
         "kubectl get pods",
         "kubectl rollout status deployment/dub5",
     ],
+    "restarts": [
+        # Its first process ends, and the kubelet starts it anew.
+        ": POD=$(kubectl get pods --selector app.kubernetes.io/component=backend --output name | head -1)",
+        ": kubectl exec $POD -- python -c 'import os; os.kill(1, 15)'",
+        ": kubectl wait $POD --for=jsonpath={.status.containerStatuses[0].restartCount}=1 --timeout=60s",
+        ": kubectl wait $POD --for=condition=Ready --timeout=60s",
+        "kubectl describe pod",
+        "kubectl logs --previous POD",
+    ],
     "autoscaling": [
         "helm test dub5 --namespace chat",
         "helm test dub5",
@@ -78,8 +87,8 @@ CLUSTER = {
     ],
     "operator": [
         ": kubectl apply --filename policy.yaml",
-        ": kubectl wait cachepolicy/banter --for=jsonpath={.status.observedGeneration} --timeout=60s",
         "kubectl get cachepolicies",
+        ": kubectl get cachepolicies | grep -E '^NAME +CLASS +MODE +TTL +HIT +STALE +BOUND BY +READY +AGE$'",
         "kubectl describe cachepolicies",
         "kubectl logs deployment/dub5-operator",
         "kubectl rollout restart deployment/dub5-operator",
@@ -101,7 +110,6 @@ CLUSTER = {
             "dub5 loadtest report later.log --prometheus http://127.0.0.1:9090 "
             """--selector 'namespace="chat"' --out later --compare report"""
         ),
-        ": kill %1",
     ],
     "load test by schedule": [
         ": helm upgrade dub5 deploy/helm/dub5 --reuse-values --set loadtest.kind=cronjob --set loadtest.suspend=true",
@@ -114,8 +122,12 @@ CLUSTER = {
             """| cut -d ' ' -f 1)" >> keys.yaml"""
         ),
         (
-            "kubectl create secret generic dub5-keys --namespace chat --from-file=keys.yaml "
+            "kubectl create secret generic dub5-callers --namespace chat --from-file=keys.yaml "
             "--dry-run=client --output yaml | kubectl apply --filename -"
+        ),
+        (
+            ": helm upgrade dub5 deploy/helm/dub5 --reuse-values --set loadtest.enabled=false "
+            "--set auth.existingSecret=dub5-callers --wait"
         ),
     ],
     "upgrade": [
@@ -127,18 +139,16 @@ CLUSTER = {
         "kubectl rollout status deployment/dub5",
     ],
     "from the autoscaler to a fixed number": [
+        ": kubectl wait deployment/dub5 --for=jsonpath={.spec.replicas}=2 --timeout=60s",
         ": helm upgrade dub5 deploy/helm/dub5 --reuse-values --set autoscaling.mode=none --set replicas=2 --wait",
         "helm upgrade … --force-conflicts",
     ],
-    "restarts": [
-        # Its first process ends, and the kubelet starts it anew.
-        ": POD=$(kubectl get pods --selector app.kubernetes.io/component=backend --output name | head -1)",
-        ": kubectl exec $POD -- python -c 'import os; os.kill(1, 15)'",
-        ": kubectl wait $POD --for=jsonpath={.status.containerStatuses[0].restartCount}=1 --timeout=60s",
-        "kubectl describe pod",
-        "kubectl logs --previous POD",
+    "uninstall": [
+        "kubectl delete cachepolicies --all --namespace chat",
+        "helm uninstall dub5 --namespace chat",
+        ": kubectl wait pod --for=delete --selector app.kubernetes.io/instance=dub5 --timeout=60s",
+        ": kubectl delete namespace chat --timeout=60s",
     ],
-    "uninstall": ["helm uninstall dub5 --namespace chat"],
 }
 
 INSTEAD_THERE = {
