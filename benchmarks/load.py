@@ -27,6 +27,7 @@ ANSWER = {"first_token": 0.3, "between": 0.05, "tokens": 40}
 """2.3 s: 40 tokens at 20 a second."""
 TWO: dict[str, Any] = {"autoscaling": {"mode": "none"}, "replicas": 2}
 SETTLING = 60.0  # seconds: the window of rates, in which the run before still shows
+QUICKER: dict[str, Any] = {"maxReplicas": 6, "behavior": {"scaleDown": {"stabilizationWindowSeconds": 60}}}
 GATES = {"TTFT_P95": 1000}
 
 
@@ -57,15 +58,15 @@ RUNS = {
     ),
     "steady-50": Kind("steady", {"DURATION": "3m"}, share=0.5),
     "steady-90": Kind("steady", {"DURATION": "3m", "MAX_VUS": 1000}, share=0.9),
-    "spike": Kind("spike", {"RATE": 20, "PEAK": 200, "DURATION": "3m", "MAX_VUS": 2000}),
+    "spike": Kind("spike", {"RATE": 20, "PEAK": 200, "DURATION": "3m", "MAX_VUS": 1500, "ANSWER": "4s"}),
     "stampede": Kind("stampede", {"CLIENTS": 200, "ROUNDS": 5}),
     "drain": Kind(
         "drain", {"CLIENTS": 60, "DURATION": "4m"}, changes={**TWO, "replicas": 3}, meanwhile=replicas_leave
     ),
     "scale": Kind(
         "scale",
-        {"RATE": 5, "PEAK": 70, "DURATION": "16m"},
-        changes={"autoscaling": {"maxReplicas": 6}, "config": {"admission": {"max_inflight": 50}}},
+        {"RATE": 5, "PEAK": 70, "DURATION": "10m", "ANSWER": "4s"},
+        changes={"autoscaling": QUICKER, "config": {"admission": {"max_inflight": 50}}},
     ),
     "soak": Kind("soak", {"DURATION": "15m", "MAX_VUS": 1000}, share=0.5),
 }

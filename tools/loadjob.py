@@ -11,6 +11,7 @@ import contextlib
 import json
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -102,10 +103,11 @@ class Service:
     def log(self, job: str) -> str:
         return self._kubectl("logs", f"job/{job}")
 
-    def exit_code(self, job: str) -> int:
+    def ended(self, job: str) -> tuple[int, str]:
+        """k6's exit code, and why it is so in Kubernetes' words: `OOMKilled`, where it had too many callers."""
         (container,) = self._pod(job)["status"]["containerStatuses"]
-        code: int = container["state"]["terminated"]["exitCode"]
-        return code
+        state = container["state"]["terminated"]
+        return state["exitCode"], state["reason"]
 
     def lines(self, log: Path, window: Duration) -> Lines:
         """The report's figures, from the Prometheus that the API server leads to."""
@@ -147,9 +149,10 @@ def run(
     manifests = service.manifests(scenario, settings)
     with service.job(manifests) as job:
         service.follow(job)
-        log, code = service.log(job), service.exit_code(job)
+        log, (code, reason) = service.log(job), service.ended(job)
     (out / "run.log").write_text(log, encoding="utf-8")
     if '"dub5_loadtest"' not in log:
+        print(f"k6 ended with {code} ({reason}), and left no result: see {out / 'run.log'}", file=sys.stderr)
         return code, None
     series = out / "series.json"
     series.write_text(json.dumps(service.lines(out / "run.log", window)), encoding="utf-8")

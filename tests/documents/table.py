@@ -176,6 +176,13 @@ HELD = {
     "docker run --rm --read-only --publish 127.0.0.1:8000:8000 --env DUB5_SERVER__HOST=0.0.0.0 "
     "--env DUB5_AUTH__ANONYMOUS=true dub5": "tests/integration/documents/test_commands.py::test_the_container_listens",
     "tools/cluster/cluster up": "tests/cluster/test_tool.py::cluster",
+    "KUBECONFIG=~/.kube/config RATE=20 make loadtest SCENARIO=steady NAMESPACE=chat RELEASE=dub5 "
+    "PROMETHEUS=monitoring/prometheus:9090": "tests/cluster/test_loadtest.py::"
+    "test_one_beside_a_release_reports_and_leaves_nothing",
+    "docker build --tag localhost/rsyslog:test examples/logs/rsyslog": "ci:cluster",
+    "kubectl apply -k examples/logs/rsyslog": "tests/cluster/test_logs.py::store",
+    'kubectl exec -n dub5-logging deployment/dub5-logs -- grep -F "$REQUEST_ID" /logs/dub5.jsonl': "tests/cluster/"
+    "test_logs.py::find",
     "k6 run --out experimental-prometheus-rw": "tests/integration/loadtest/test_remote_write.py::told",
     # What it installs is what Helm renders there, and no more than a ConfigMap.
     "helm upgrade dub5 deploy/helm/dub5 --namespace chat --reuse-values "
