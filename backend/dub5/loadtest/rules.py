@@ -76,7 +76,8 @@ class Judgement(NamedTuple):
 
 
 class Resource(NamedTuple):
-    """`full` tells of each moment of `line` whether it is full; None where that cannot be told."""
+    """`full` tells of each moment of `line` whether it is full; None where that cannot be told. `turns` is the lag of
+    the loop that waits for it, where its time is measured from there: that part of it is not its own."""
 
     name: str
     line: str
@@ -85,6 +86,7 @@ class Resource(NamedTuple):
     said: str
     advice: str
     errors: str = ""
+    turns: str = ""
 
 
 def judge(lines: Lines, *, began: float, limits: Limits = Limits()) -> Judgement:  # noqa: B008  # a constant
@@ -110,13 +112,19 @@ def _first(used: list[Used]) -> Used | None:
 
 def _used(resource: Resource, lines: Lines, began: float, limits: Limits) -> Used:
     points = lines.get(resource.line, [])
-    told = resource.full(points, limits) if points else None
+    told = resource.full(_less(points, lines.get(resource.turns, [])), limits) if points else None
     start = None if told is None else lasting(told)
     peak = resource.shown(max(value for _, value in points)) if points else "not measured"
     errors = max((value for _, value in lines.get(resource.errors, [])), default=0.0)
     full_from = None if start is None else max(0.0, start - began)
     judged = told is not None
     return Used(resource.name, judged, full_from, peak, errors, resource.said, resource.advice)
+
+
+def _less(points: Points, lag: Points) -> Points:
+    """Without what the event loop was late in the two turns, to send and to receive, that a command takes."""
+    late = dict(lag)
+    return [(moment, value - 2 * late.get(moment, 0.0)) for moment, value in points]
 
 
 def lasting(told: list[tuple[float, bool]]) -> float | None:
@@ -234,6 +242,7 @@ RESOURCES = (
         "Redis was slow",
         "give Redis more CPU, put it nearer, or share it with fewer",
         "redis_errors",
+        turns="loop",
     ),
     Resource(
         "provider's limit",

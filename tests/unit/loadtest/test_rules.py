@@ -59,6 +59,14 @@ def test_effects_are_told_after_their_cause() -> None:
     assert "gate was full too, from 100 s" in words
 
 
+def test_redis_is_not_blamed_for_a_late_loop() -> None:
+    """The time of a command is measured in the loop, which has to come back to it."""
+    late = planted(redis=(70, 0.083), loop=(70, 0.048), gate=(75, 1.0))
+    first = judge(late, began=BEGAN, limits=LIMITS).first
+    assert first is not None
+    assert first.name == "gate"
+
+
 def test_what_was_full_long_before_is_no_effect() -> None:
     first = judge(planted(gate=(50, 1.0), cpu=(200, 0.99)), began=BEGAN, limits=LIMITS).first
     assert first is not None
