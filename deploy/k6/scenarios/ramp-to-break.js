@@ -55,9 +55,9 @@ export const handleSummary = summary('ramp-to-break', (values) => {
  * @param {number} unsent
  */
 function reason(whole, ttft, unsent) {
-  if (unsent > 0) return `k6 had no caller left for ${unsent} requests: raise MAX_VUS, or the service is behind`;
   if (whole < config.whole) return `${((1 - whole) * 100).toFixed(1)} % of the requests did not reach their end`;
-  return ttft >= config.ttft ? `the first token took ${ttft.toFixed(0)} ms (p95)` : '';
+  if (ttft >= config.ttft) return `the first token took ${ttft.toFixed(0)} ms (p95)`;
+  return unsent > 0 ? `k6 had no caller left for ${unsent} requests: raise MAX_VUS, or the service is behind` : '';
 }
 
 /** @param {import('../lib/client.js').Run} run */
