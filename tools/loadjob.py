@@ -92,22 +92,25 @@ class Service:
 
     def follow(self, job: str) -> None:
         """Prints k6's progress until it ends."""
-        eventually(lambda: self._pod(job)["status"]["phase"] != "Pending", f"a pod of {job} runs", 300)
+        eventually(lambda: self._phase(job) not in ("", "Pending"), f"a pod of {job} runs", 300)
         command = ("logs", "--namespace", self.namespace, "--follow", f"job/{job}")
         with subprocess.Popen(self.kube.command(*command), stdout=subprocess.PIPE, text=True) as process:
             for line in process.stdout or ():
                 if not line.startswith("{"):
                     print(line, end="", flush=True)
-        eventually(lambda: self._pod(job)["status"]["phase"] != "Running", f"the pod of {job} ends", 7200)
+        eventually(lambda: self._phase(job) != "Running", f"the pod of {job} ends", 7200)
 
     def log(self, job: str) -> str:
         return self._kubectl("logs", f"job/{job}")
 
     def ended(self, job: str) -> tuple[int, str]:
         """k6's exit code, and why it is so in Kubernetes' words: `OOMKilled`, where it had too many callers."""
-        (container,) = self._pod(job)["status"]["containerStatuses"]
-        state = container["state"]["terminated"]
-        return state["exitCode"], state["reason"]
+        status = self._pod(job)["status"]
+        states = [each["state"] for each in status.get("containerStatuses", []) if each["name"] == "k6"]
+        ended = next((state["terminated"] for state in states if "terminated" in state), None)
+        if ended is None:  # the pod was taken away as a whole
+            return 1, status.get("reason", status["phase"])
+        return ended["exitCode"], ended["reason"]
 
     def lines(self, log: Path, window: Duration) -> Lines:
         """The report's figures, from the Prometheus that the API server leads to."""
@@ -126,10 +129,17 @@ class Service:
             )
         )
 
+    def _phase(self, job: str) -> str:
+        """Empty where there is no pod yet."""
+        phase: str = self._pod(job).get("status", {}).get("phase", "")
+        return phase
+
     def _pod(self, job: str) -> dict[str, Any]:
+        """The latest; {} where there is none yet."""
         return max(
             self.kube.list(self.namespace, "pods", f"job-name={job}"),
             key=lambda pod: str(pod["metadata"]["creationTimestamp"]),
+            default={},
         )
 
     def _kubectl(self, *arguments: str, stdin: str = "") -> str:

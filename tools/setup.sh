@@ -144,20 +144,22 @@ setup_browser() {
 }
 
 # Only the programs: the packages would start them. $1 is Debian's package, the others are programs of it. Debian's
-# Alertmanager does not start without the templates that it is built to read in /usr/share.
+# Alertmanager does not start without the templates that it is built to read in /usr/share: these alone are copied there.
 unpack() {
     command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || return 1
     place=$(mktemp -d)
     package=$1 templates=usr/share/prometheus/alertmanager
     shift
     (
-        cd "$place"
-        apt-get download -qq "$package" || { as_root apt-get update -qq && apt-get download -qq "$package"; }
-        dpkg-deb --extract "$package"_*.deb .
-        [ ! -d "$templates" ] || [ -d "/$templates" ] || as_root cp -r --parents "$templates" /
-    ) || return 1
-    for program; do cp "$place/usr/bin/$program" .venv/bin/ || return 1; done
+        cd "$place" &&
+            { apt-get download -qq "$package" || { as_root apt-get update -qq && apt-get download -qq "$package"; }; } &&
+            dpkg-deb --extract "$package"_*.deb . &&
+            { [ ! -d "$templates" ] || [ -d "/$templates" ] || as_root cp -r --parents "$templates" /; }
+    )
+    done=$?
+    for program; do cp "$place/usr/bin/$program" .venv/bin/ || done=1; done
     rm -rf "$place"
+    return $done
 }
 
 # $1 is what they are for, $2 Debian's package, the others its programs.
@@ -191,7 +193,7 @@ setup_k6_types() {
         made=$(mktemp -d "$place.XXXXXX")
         cp tools/k6-types/package.json tools/k6-types/package-lock.json "$made"
         if npm --prefix "$made" ci --silent --ignore-scripts --no-audit --no-fund >&2; then
-            mv "$made" "$place"
+            mv -T "$made" "$place" || rm -rf "$made" # another work tree was first
         else
             rm -rf "$made"
             say "Could not; that check is left out."

@@ -58,6 +58,10 @@ class Operator:
         self.policies = Policies(Samples(redis, clock), self.publisher, self.metrics, clock)
         self._hindered: dict[str, str] = {}
 
+    def forget(self, policy: str) -> None:
+        """One made again under that name is told anew."""
+        self._hindered.pop(policy, None)
+
     def tell(self, policy: str, cache_class: str, look: Look) -> None:
         """Log a look; what hinders one is looked at with each tick, and told when it begins."""
         ready = look.conditions[0]
@@ -179,6 +183,7 @@ def register(registry: kopf.OperatorRegistry, operator: Operator) -> None:
             await operator.policies.gone(name=name, uid=uid, class_name=spec["cacheClass"], claims=claimed)
         except TROUBLE as error:
             raise kopf.TemporaryError(f"Redis does not answer: {error}", delay=5) from None
+        operator.forget(name)
         _log.info("policy gone", policy=name, cache_class=spec["cacheClass"])
 
     @kopf.on.resume(**invalidations, id="purge")

@@ -67,7 +67,8 @@ class TraceContext(msgspec.Struct, frozen=True, gc=False):
         return TraceContext(self.trace_id, random_bytes(8).hex(), self.span_id, self.sampled)
 
     def exemplar(self) -> str | None:
-        """The trace that a figure is to be an example of; None where nobody records it."""
+        """The trace that a figure is to be an example of; None where the caller said not to
+        sample it. Without an exporter it is that of the log lines."""
         return self.trace_id if self.sampled else None
 
     def traceparent(self) -> str:

@@ -65,7 +65,7 @@ class Session:
         self._folder = folder
         self._stack = stack
         self.environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name != "KUBECONFIG"},
             "PATH": f"{BIN}:{os.environ['PATH']}",
             "MAKEFLAGS": "-o .venv/.ready",  # it is not this copy's to set up
             "CURL_HOME": str(folder),
