@@ -7,10 +7,8 @@ from collections.abc import Awaitable
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from dub5.admission.drain import Drain
-from dub5.api.http import send_error
+from dub5.api.http import CLOSE, send_error
 from dub5.errors import Overloaded
-
-_CLOSE = (b"connection", b"close")
 
 
 class DrainMiddleware:
@@ -26,8 +24,8 @@ class DrainMiddleware:
 
     async def _drained(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def closing(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], _CLOSE]
+            if message["type"] == "http.response.start" and CLOSE not in message["headers"]:
+                message["headers"] = [*message["headers"], CLOSE]
             await send(message)
 
         if self._drain.state == "lingering":

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from litestar.types import Message, Receive, Scope, Send
 
-from dub5.errors import Dub5Error, InvalidRequest, RateLimited, RequestTooLarge, WrongMethod
+from dub5.errors import Dub5Error, InvalidRequest, Overloaded, RateLimited, RequestTooLarge, WrongMethod
 from dub5.settings import Duration
 
 Headers = list[tuple[bytes, bytes]]
@@ -26,6 +26,7 @@ _DISCARDED = 16 * 2**20
 """Bytes of a body that is refused, which we are ready to read for politeness."""
 
 JSON = (b"content-type", b"application/json")
+CLOSE = (b"connection", b"close")
 
 
 class ClientLeft(Exception):
@@ -144,8 +145,9 @@ def error_headers(error: Dub5Error) -> Headers:
     headers: Headers = []
     if error.retry_after is not None:
         headers.append((b"retry-after", str(max(1, round(error.retry_after))).encode()))
-    if isinstance(error, RequestTooLarge):
-        headers.append((b"connection", b"close"))  # the rest of the body is not worth reading
+    # The rest of a body is not worth reading; and where one replica is full, another one may have room.
+    if isinstance(error, (RequestTooLarge, Overloaded)):
+        headers.append(CLOSE)
     if isinstance(error, WrongMethod):
         headers.append((b"allow", error.allow.encode()))
     if isinstance(error, RateLimited):

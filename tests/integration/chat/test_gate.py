@@ -36,13 +36,15 @@ async def test_hits_pass_while_misses_queue_and_the_rest_is_shed(server: Running
     shed = await server.chat("three")
     assert (shed.status_code, shed.json()["error"]["code"]) == (503, "overloaded")
     assert int(shed.headers["retry-after"]) >= 1
+    assert shed.headers["connection"] == "close"
     assert await server.metric("dub5_shed_total", reason="queue_full") == 1
     assert await server.metric("dub5_http_requests_total", outcome="shed") == 1
     assert await server.metric("dub5_demand_requests") > 2
     gate.set()
-    await inside
+    assert "connection" not in (await inside).headers
     second = await waiting
     assert second.status_code == 200
+    assert second.headers["connection"] == "close", "a new connection may lead to a replica that has room"
     assert "queue;dur=" in second.headers["server-timing"]
     await server.becomes("dub5_inflight_requests", 0)
 
