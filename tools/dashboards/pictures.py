@@ -1,7 +1,7 @@
 """Draws the dashboards as they are committed: `python -m tools.dashboards.pictures`.
 
-Without an address into docs/images, from the Prometheus of a real run, the one that the tests ask, only longer; it takes
-some four minutes. Else from a Prometheus of yours, where there is no Grafana at hand:
+Without an address into docs/images, from the Prometheus of a real run, the one that the tests ask, only longer; it
+takes some four minutes. Else from a Prometheus of yours, where there is no Grafana at hand:
 
     python -m tools.dashboards.pictures --prometheus http://127.0.0.1:9090 --minutes 30 --namespace chat
 """

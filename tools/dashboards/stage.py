@@ -76,7 +76,7 @@ class Series(NamedTuple):
 
 
 class Recorded:
-    """What Prometheus has seen between two Unix times; `namespace`, `job` and `window` are the dashboard's variables."""
+    """What Prometheus has seen between two Unix times, with the dashboard's variables."""
 
     def __init__(
         self,
