@@ -52,6 +52,7 @@ def here(images: Images) -> dict[str, Any]:
         "resources": {"requests": {"cpu": "20m", "memory": "128Mi"}},
         "operator": {"enabled": True, "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}}},
         "autoscaling": {**QUICKLY, "minReplicas": 2},
+        "monitoring": {"alerts": {"configMap": True}},
         "config": {
             "cache": {"classes": {"banter": {}}},
             # What makes a short grace period: Kubernetes looks at a namespace that goes again after half of it.

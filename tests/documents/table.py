@@ -65,6 +65,14 @@ CLUSTER = {
         "kubectl get pods",
         "kubectl rollout status deployment/dub5",
     ],
+    "alerts": [
+        "kubectl get configmap dub5-alerts --namespace chat --output 'jsonpath={.data.dub5\\.yaml}' > alerts.yaml",
+        (
+            "kubectl create configmap dub5-alerts --namespace monitoring --from-file=dub5.yaml=alerts.yaml "
+            "--dry-run=client --output yaml | kubectl apply --filename -"
+        ),
+        ": grep -q 'alert: Dub5AvailabilityFastBurn' alerts.yaml",
+    ],
     "restarts": [
         # Its first process ends, and the kubelet starts it anew.
         ": POD=$(kubectl get pods --selector app.kubernetes.io/component=backend --output name | head -1)",
@@ -206,5 +214,8 @@ NOT_RUN = {
     "python -m tools.kubernetes_schemas": "takes Go's proxy, and changes what the tests of the chart compare with",
     "python -m tools.dashboards.schema": "takes npm, and changes what the tests of the dashboards compare with",
     "python -m tools.dashboards.pictures": "takes minutes, and is looked at by people",
+    "python -m tools.dashboards.pictures --prometheus http://127.0.0.1:9090 --minutes 30 --namespace chat --out .": (
+        "is the same, of a Prometheus that is there"
+    ),
     ".venv/bin/python -m tools.pictures": "takes Chromium, and is looked at by people",
 }

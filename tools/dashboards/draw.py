@@ -143,12 +143,15 @@ def _path(points: Points, plot: Box, span: Span, highest: float) -> str:
 def _number(panel: Json, lines: Sequence[Line], box: Box, span: Span) -> str:  # noqa: ARG001  # kinds look alike
     """The last value, in the colour that the limit gives it."""
     style = panel["fieldConfig"]["defaults"]
-    value = next(value for _, value in reversed(lines[0].points) if math.isfinite(value))
+    where = (box.x + box.width / 2, box.y + box.height - 16)
+    values = [value for line in lines[:1] for _, value in line.points if math.isfinite(value)]
+    if not values:
+        return _text(*where, "No data", 'class="m" font-size="14"')
+    value = values[-1]
     colour = "#333"
     for step in style.get("thresholds", {}).get("steps", []):
         if step["value"] is None or value >= step["value"]:
             colour = _COLOURS[step["color"]]
-    where = (box.x + box.width / 2, box.y + box.height - 16)
     text = shown(value, style["unit"], digits=4)
     return _text(*where, text, f'class="m" font-size="30" style="fill:{colour}"')
 

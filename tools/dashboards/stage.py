@@ -76,10 +76,20 @@ class Series(NamedTuple):
 
 
 class Recorded:
-    """What Prometheus has seen between two Unix times."""
+    """What Prometheus has seen between two Unix times, with the dashboard's variables."""
 
-    def __init__(self, url: str, began: float, ended: float) -> None:
+    def __init__(
+        self,
+        url: str,
+        began: float,
+        ended: float,
+        *,
+        namespace: str = NAMESPACE,
+        job: str = JOB,
+        window: str = WINDOW,
+    ) -> None:
         self.began, self.ended = began, ended
+        self._namespace, self._job, self._window = namespace, job, window
         self._client = httpx.AsyncClient(base_url=url, timeout=_PATIENCE)
 
     async def aclose(self) -> None:
@@ -88,9 +98,9 @@ class Recorded:
     def query(self, expression: str) -> str:
         """With the variables of the dashboard filled in."""
         for name, value in {
-            "$namespace": NAMESPACE,
-            "$job": JOB,
-            "$__rate_interval": WINDOW,
+            "$namespace": self._namespace,
+            "$job": self._job,
+            "$__rate_interval": self._window,
             "$__range": f"{self.ended - self.began:.0f}s",
         }.items():
             expression = expression.replace(name, value)

@@ -79,6 +79,8 @@ def test_states_have_their_words() -> None:
 
 def test_nothing_is_drawn_where_nothing_was_answered() -> None:
     assert "A & b" in texts(drawn(of("timeseries", unit="reqps")))
+    assert "No data" in texts(drawn(of("stat", unit="percentunit")))
+    assert "No data" in texts(drawn(of("stat", unit="percentunit"), ({}, [(1000.0, math.nan)])))
 
 
 @pytest.mark.parametrize(
