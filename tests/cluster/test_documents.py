@@ -114,6 +114,9 @@ def remove(kube: Kube) -> None:
         release = ["--type=merge", "--patch", '{"metadata": {"finalizers": null}}']
         kube.kubectl("patch", "cachepolicy", "banter", "--namespace", NAMESPACE, *release)
     kube.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=120s")
+    # An uninstall keeps them, and they belong to this release: another one with an operator could not be installed.
+    definitions = ("cachepolicies.dub5.io", "cacheinvalidations.dub5.io")
+    kube.kubectl("delete", "customresourcedefinition", *definitions, "--ignore-not-found", "--timeout=60s")
 
 
 def written(command: str) -> str:

@@ -54,17 +54,7 @@ class LoadTests:
 
     def start(self, scenario: str, settings: dict[str, Any], **more: Any) -> str:
         """Upgrades the release with a load test, and returns the name of its Job."""
-        repository, tag = self.release.images.k6.rsplit(":", 1)
-        given = {
-            "enabled": True,
-            "scenario": scenario,
-            "settings": settings,
-            "image": {"repository": repository, "tag": tag},
-            "resources": {"requests": {"cpu": "20m", "memory": "64Mi"}},
-            **more,
-        }
-        values = merged(self.release.values(), {"autoscaling": {"mode": "none"}, "loadtest": given})
-        self.release.helm("upgrade", NAME, str(CHART), "--values", "-", stdin=json.dumps(values))
+        self.upgrade({"enabled": True, "scenario": scenario, "settings": settings, **more})
         manifest = self.release.helm("get", "manifest", NAME)
         name: str = next(
             made["metadata"]["name"]
@@ -72,6 +62,17 @@ class LoadTests:
             if made and made["kind"] == "Job"
         )
         return name
+
+    def upgrade(self, given: dict[str, Any]) -> None:
+        repository, tag = self.release.images.k6.rsplit(":", 1)
+        usual = {
+            "image": {"repository": repository, "tag": tag},
+            "resources": {"requests": {"cpu": "20m", "memory": "64Mi"}},
+        }
+        values = merged(
+            self.release.values(), {"autoscaling": {"mode": "none"}, "loadtest": {**usual, **given}}
+        )
+        self.release.helm("upgrade", NAME, str(CHART), "--values", "-", stdin=json.dumps(values))
 
     def end(self, name: str) -> dict[str, Any]:
         """The Job's last condition, as soon as it has one that is final."""
@@ -170,7 +171,7 @@ def test_every_scenario_runs_as_a_job(tests: LoadTests, scenario: str) -> None:
 
 def test_one_beside_a_release_reports_and_leaves_nothing(tests: LoadTests, tmp_path: Path) -> None:
     """`make loadtest` with KUBECONFIG."""
-    tests.start("smoke", SHORT, enabled=False)
+    tests.upgrade({"enabled": False})
     before = tests.release.helm("history", NAME)
     service = loadjob.Service(tests.release.kube, NAME, tests.release.namespace, "monitoring/prometheus:9090")
     settings = {key: str(value) for key, value in {**SHORT, "DURATION": "12s"}.items()}
