@@ -143,8 +143,8 @@ CLUSTER = {
         "helm rollback dub5 --namespace chat --wait",
         "helm rollback dub5",
         "kubectl rollout restart deployment/dub5",
+        "kubectl rollout status deployment/dub5",  # a second restart within the same second is refused
         "kubectl rollout restart statefulset/dub5-redis deployment/dub5",
-        "kubectl rollout status deployment/dub5",
     ],
     "from the autoscaler to a fixed number": [
         ": kubectl wait deployment/dub5 --for=jsonpath={.spec.replicas}=2 --timeout=60s",
