@@ -14,7 +14,6 @@ import argparse
 import asyncio
 import contextlib
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -28,11 +27,12 @@ from dub5.loadtest.report import Document
 from tests.cluster import ground
 from tools import loadjob
 from tools.scrapes import Recorder
+from tools.which import which
 
 ROOT = Path(__file__).resolve().parent.parent
 SCENARIOS = ROOT / "deploy/k6/scenarios"
 NAMES = sorted(path.stem for path in SCENARIOS.glob("*.js"))
-K6 = shutil.which("k6") or shutil.which("k6", path=Path(sys.executable).parent)
+K6 = which("k6")
 CONFIG = "providers: {demo: {kind: simulated}}\nmodels: {demo: {routes: [demo/simulated]}}\n"
 
 

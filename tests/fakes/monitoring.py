@@ -13,13 +13,13 @@ import asyncio
 import contextlib
 import json
 import re
-import shutil
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
+
+from tools.which import which
 
 PATIENCE = 60.0
 """Seconds after which a test that waits for something has failed."""
@@ -27,22 +27,15 @@ PATIENCE = 60.0
 Json = Any
 
 
-def program(*names: str) -> str | None:
-    """Where the first of these is, on PATH or beside this Python."""
-    beside = Path(sys.executable).parent
-    found = (shutil.which(name) or shutil.which(name, path=beside) for name in names)
-    return next((path for path in found if path), None)
-
-
-PROMETHEUS = program("prometheus")
-ALERTMANAGER = program("prometheus-alertmanager", "alertmanager")
+PROMETHEUS = which("prometheus")
+ALERTMANAGER = which("prometheus-alertmanager", "alertmanager")
 
 
 class _Program:
     """One of them; `said` is its log."""
 
     def __init__(self, name: str, path: str | None, directory: Path) -> None:
-        assert path is not None
+        assert path is not None, f"there is no {name}: tools/setup.sh gets it"
         self.said: list[str] = []
         self._command = [path]
         self._config = directory / f"{name}.json"  # JSON is YAML
@@ -59,12 +52,16 @@ class _Program:
         try:
             async with asyncio.timeout(PATIENCE):
                 self.address = await self._address
-                self.client = httpx.AsyncClient(base_url=f"http://{self.address}", timeout=PATIENCE)
+                self.client = httpx.AsyncClient(base_url=self.url, timeout=PATIENCE)
                 while (await self.client.get("/-/ready")).status_code != 200:  # noqa: ASYNC110  # in another process
                     await asyncio.sleep(0.05)
         except BaseException:
             await self._kill()
             raise
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.address}"
 
     async def _read(self) -> None:
         assert self._process.stderr is not None
@@ -103,30 +100,34 @@ class Alertmanager(_Program):
 
 
 class Prometheus(_Program):
-    """Scrapes `targets` (labels by address) each second, and evaluates the files `rules` twice as often."""
+    """Scrapes `targets` (labels by URL, by job) each second; `more` is further configuration.
+
+    It evaluates rules twice as often, keeps exemplars and takes remote writes.
+    """
 
     def __init__(
-        self, directory: Path, targets: Mapping[str, dict[str, str]], rules: list[Path], alertmanager: str
+        self, directory: Path, targets: Mapping[str, Mapping[str, dict[str, str]]], **more: Json
     ) -> None:
         super().__init__("prometheus", PROMETHEUS, directory)
-        scrape = {
-            "job_name": "dub5",
-            "static_configs": [
-                {"targets": [address], "labels": labels} for address, labels in targets.items()
-            ],
-        }
-        self._what = {
-            "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "500ms"},
-            "rule_files": [str(path) for path in rules],
-            "scrape_configs": [scrape],
-            "alerting": {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]},
-        }
+        scraped = [
+            {
+                "job_name": job,
+                "static_configs": [
+                    {"targets": [url.removeprefix("http://")], "labels": labels}
+                    for url, labels in those.items()
+                ],
+            }
+            for job, those in targets.items()
+        ]
+        pace = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "500ms"}
+        self._what = {"global": pace, "scrape_configs": scraped, **more}
 
     async def __aenter__(self) -> Self:
         await self._start(
             self._what,
             f"--storage.tsdb.path={self._data}",
             "--enable-feature=exemplar-storage",
+            "--web.enable-remote-write-receiver",
         )
         return self
 

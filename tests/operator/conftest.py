@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 import secrets
-import shutil
 import socket
 import ssl
 import subprocess
@@ -27,9 +26,9 @@ from redis.asyncio import Redis
 from redis.driver_info import DriverInfo
 
 from dub5_operator.crd import GROUP, VERSION, invalidations_definition, policies_definition
+from tools.which import which
 
 NAMESPACE = "chat"
-BUILT = Path("~/.cache/dub5/programs").expanduser()
 _PATIENCE = 60.0
 
 
@@ -47,7 +46,7 @@ class ApiServer:
 
 @pytest.fixture(scope="session")
 def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    etcd, apiserver = _program("etcd"), _program("kube-apiserver")
+    etcd, apiserver = which("etcd"), which("kube-apiserver")
     if etcd is None or apiserver is None:
         pytest.skip("needs etcd and kube-apiserver: on PATH, or as `make test-cluster` builds them")
     directory = tmp_path_factory.mktemp("kubernetes")
@@ -77,11 +76,6 @@ def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
         _wait_ready(server)
         _install(server)
         yield server
-
-
-def _program(name: str) -> str | None:
-    built = sorted(BUILT.glob(f"*/{name}"))
-    return shutil.which(name) or (str(built[-1]) if built else None)
 
 
 def _free_port() -> int:

@@ -13,11 +13,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import json
 import os
 import random
-import shutil
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -34,7 +31,6 @@ from benchmarks.machinery import (
     Provider,
     RedisServer,
     configuration,
-    free_port,
     provider,
     redis_server,
     replicas,
@@ -42,7 +38,8 @@ from benchmarks.machinery import (
 from benchmarks.service import Service
 from dub5.contract import SAMPLES, Access, SampleBatch, Verdict
 from dub5_operator.main import Operator
-from tools.cluster.places import CACHE
+from tests.fakes.monitoring import Prometheus
+from tools.which import which
 
 K6_SCRIPT = Path(__file__).parents[2] / "deploy/k6/scenarios/cache.js"
 NAMESPACE, JOB = "chat", "dub5"
@@ -59,13 +56,6 @@ _PATIENCE = 60.0
 """Seconds that anything may take: the machine may be busy with something else."""
 
 _MANY = httpx.Limits(max_connections=400)
-
-
-def program(name: str) -> str | None:
-    """On PATH, in .venv, or where the cluster's are built."""
-    built = sorted((CACHE / "programs").glob(f"*/{name}"))
-    beside = shutil.which(name, path=Path(sys.executable).parent)
-    return shutil.which(name) or beside or (str(built[-1]) if built else None)
 
 
 class Series(NamedTuple):
@@ -143,10 +133,13 @@ async def played(seconds: float) -> AsyncIterator[Recorded]:
         steady, failing = [await stack.enter_async_context(provider()) for _ in range(2)]
         services = await stack.enter_async_context(replicas(2, _settings(redis, steady, failing)))
         operator = await stack.enter_async_context(_operator(redis))
-        targets = {"dub5-a": services[0].operations_url, "dub5-b": services[1].operations_url}
-        prometheus = await stack.enter_async_context(
-            _prometheus({JOB: targets, "operator": {"operator": operator.url}})
-        )
+        pods = {services[0].operations_url: "dub5-a", services[1].operations_url: "dub5-b"}
+        targets = {
+            JOB: {url: {"namespace": NAMESPACE, "pod": pod} for url, pod in pods.items()},
+            "operator": {operator.url: {"namespace": NAMESPACE, "pod": "operator"}},
+        }
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        prometheus = (await stack.enter_async_context(Prometheus(folder, targets))).url
         clients = [
             await stack.enter_async_context(
                 httpx.AsyncClient(base_url=each.url, timeout=_PATIENCE, limits=_MANY)
@@ -308,8 +301,11 @@ async def _k6(cast: Cast, seconds: float) -> None:
         "K6_PROMETHEUS_RW_TREND_STATS": "p(50),p(95),p(99)",  # as the chart has it
         "K6_PROMETHEUS_RW_PUSH_INTERVAL": "1s",
     }
+    k6 = which("k6")
+    if k6 is None:
+        raise RuntimeError("There is no k6: tools/setup.sh k6 builds it.")
     process = await asyncio.create_subprocess_exec(
-        *(_needed("k6"), "run", "--quiet", "--no-usage-report", "--address", ""),
+        *(k6, "run", "--quiet", "--no-usage-report", "--address", ""),
         *("--out", "experimental-prometheus-rw", str(K6_SCRIPT)),
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
@@ -390,52 +386,6 @@ async def _operator(redis: RedisServer) -> AsyncIterator[_Operator]:
         await client.aclose()
 
 
-@contextlib.asynccontextmanager
-async def _prometheus(jobs: dict[str, dict[str, str]]) -> AsyncIterator[str]:
-    """Its address. `jobs` are URLs by job and pod."""
-    port = free_port()
-    scraped = [
-        {
-            "job_name": job,
-            "static_configs": [
-                {"targets": [url.removeprefix("http://")], "labels": {"namespace": NAMESPACE, "pod": pod}}
-                for pod, url in pods.items()
-            ],
-        }
-        for job, pods in jobs.items()
-    ]
-    config = {"global": {"scrape_interval": "1s", "scrape_timeout": "1s"}, "scrape_configs": scraped}
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "prometheus.yaml").write_text(json.dumps(config), encoding="utf-8")
-        process = await asyncio.create_subprocess_exec(
-            *(
-                _needed("prometheus"),
-                f"--config.file={folder}/prometheus.yaml",
-                f"--storage.tsdb.path={folder}/data",
-            ),
-            *(
-                f"--web.listen-address=127.0.0.1:{port}",
-                "--web.enable-remote-write-receiver",
-                "--log.level=error",
-            ),
-        )
-        try:
-            await _ready(f"http://127.0.0.1:{port}")
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            await process.wait()
-
-
-async def _ready(url: str) -> None:
-    async with httpx.AsyncClient(base_url=url) as client, asyncio.timeout(_PATIENCE):
-        while True:
-            with contextlib.suppress(httpx.TransportError):
-                if (await client.get("/-/ready")).is_success:
-                    return
-            await asyncio.sleep(0.1)
-
-
 async def _scraped_after(prometheus: str, moment: float) -> None:
     """Until everything has been scraped a few times after that."""
     async with httpx.AsyncClient(base_url=prometheus) as client, asyncio.timeout(_PATIENCE):
@@ -444,10 +394,3 @@ async def _scraped_after(prometheus: str, moment: float) -> None:
             answer = await client.get("/api/v1/query", params={"query": "min(timestamp(up))"})
             last = float(answer.json()["data"]["result"][0]["value"][1])
             await asyncio.sleep(0.2)
-
-
-def _needed(name: str) -> str:
-    found = program(name)
-    if found is None:
-        raise RuntimeError(f"There is no {name}: tools/setup.sh gets it.")
-    return found

@@ -15,7 +15,6 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -117,8 +116,9 @@ async def test_a_fault_is_paged_and_taken_back_once_it_is_mended(tmp_path: Path)
         settings["cache"] = {"classes": {"default": {"cacheable": "always"}}}
         await asyncio.to_thread(config.write_text, json.dumps(settings))
         async with serving(config) as service, callers(service.url):
-            target = {urlsplit(service.operations_url).netloc: {"namespace": "chat", "pod": "dub5-a"}}
-            async with Prometheus(tmp_path, target, [rules], alertmanager.address) as prometheus:
+            targets = {"dub5": {service.operations_url: {"namespace": "chat", "pod": "dub5-a"}}}
+            told = {"alertmanagers": [{"static_configs": [{"targets": [alertmanager.address]}]}]}
+            async with Prometheus(tmp_path, targets, rule_files=[str(rules)], alerting=told) as prometheus:
                 await quiet(prometheus)
                 await exemplars(prometheus)
                 await evaluated(prometheus)

@@ -12,13 +12,14 @@ import pytest
 from blockbuster import BlockBuster
 
 from tools.dashboards.build import FOLDER
-from tools.dashboards.stage import Recorded, played, program
+from tools.dashboards.stage import Recorded, played
+from tools.which import which
 
 ROOT = Path(__file__).parents[3]
 DASHBOARDS = {
     path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((ROOT / FOLDER).glob("*.json"))
 }
-MISSING = [name for name in ("prometheus", "k6") if program(name) is None]
+MISSING = [name for name in ("prometheus", "k6") if which(name) is None]
 ALL_IS_WELL = {
     "Restarts, by replica",
     "Log lines lost",

@@ -31,9 +31,10 @@ from tests.documents.reading import (
     read,
 )
 from tests.documents.table import HERE, INSTEAD, SERVES, SHOWN
+from tools.which import which
 
 BIN = Path(sys.executable).parent
-K6 = shutil.which("k6") or shutil.which("k6", path=BIN)
+K6 = which("k6")
 NOT_COPIED = shutil.ignore_patterns(
     ".venv", ".git", ".bench", "__pycache__", ".*_cache", ".hypothesis", ".coverage*", "reports"
 )

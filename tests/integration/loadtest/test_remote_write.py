@@ -9,28 +9,22 @@ import asyncio
 import json
 import os
 import re
-import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
+from tests.fakes.monitoring import PROMETHEUS, Prometheus
 from tests.harness import running
 from tests.unit.chart.support import Json, render
+from tools.which import which
 
 ROOT = Path(__file__).parents[3]
 DOCUMENT = ROOT / "docs/load-testing.md"
 
 
-def found(program: str) -> str | None:
-    return shutil.which(program) or shutil.which(program, path=Path(sys.executable).parent)
-
-
-K6, PROMETHEUS = found("k6"), found("prometheus")
+K6 = which("k6")
 pytestmark = pytest.mark.skipif(None in (K6, PROMETHEUS), reason="needs k6 and Prometheus")
 
 
@@ -45,22 +39,10 @@ FAST = simulated("20ms")
 
 
 @pytest.fixture
-def prometheus(tmp_path: Path) -> Iterator[str]:
-    """The URL of a real one, which takes remote writes and scrapes nothing."""
-    assert PROMETHEUS is not None
-    (tmp_path / "prometheus.yml").write_text("{}")
-    options = [f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data"]
-    web = ["--web.listen-address=127.0.0.1:0", "--web.enable-remote-write-receiver"]
-    with subprocess.Popen([PROMETHEUS, *options, *web], stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        said = ""  # it says these two in either order
-        while '"Listening on"' not in said or "ready to receive web requests" not in said:
-            line = process.stderr.readline()
-            assert line, said
-            said += line
-        [address] = re.findall(r'msg="Listening on".* address=(\S+)', said)
-        yield f"http://{address}"
-        process.terminate()
+async def prometheus(tmp_path: Path) -> AsyncIterator[Prometheus]:
+    """It scrapes nothing."""
+    async with Prometheus(tmp_path, {}) as started:
+        yield started
 
 
 def told(kind: str = "job", **values: object) -> tuple[list[str], dict[str, str]]:
@@ -102,19 +84,15 @@ async def k6(url: str, command: tuple[list[str], dict[str, str]]) -> dict[str, A
     return summary
 
 
-async def query(url: str, promql: str) -> dict[str, float]:
+async def query(prometheus: Prometheus, promql: str) -> dict[str, float]:
     """The value of each series, by its labels as JSON."""
-    async with httpx.AsyncClient() as client:
-        answer = await client.get(f"{url}/api/v1/query", params={"query": promql})
-    return {json.dumps(each["metric"]): float(each["value"][1]) for each in answer.json()["data"]["result"]}
+    return {json.dumps(each["metric"]): float(each["value"][1]) for each in await prometheus.query(promql)}
 
 
-async def sent(url: str) -> dict[str, set[str]]:
+async def sent(prometheus: Prometheus) -> dict[str, set[str]]:
     """Every series of the load test's own -> the names of its labels."""
-    async with httpx.AsyncClient() as client:
-        answer = await client.get(f"{url}/api/v1/series", params={"match[]": '{__name__=~"k6_.+"}'})
     made: dict[str, set[str]] = {}
-    for labels in answer.json()["data"]:
+    for labels in await prometheus.get("series", **{"match[]": '{__name__=~"k6_.+"}'}):
         made.setdefault(labels["__name__"], set()).update(labels.keys() - {"__name__"})
     return made
 
@@ -130,9 +108,11 @@ def documented() -> dict[str, set[str]]:
     return made
 
 
-async def test_the_series_are_the_documented_ones_and_say_what_the_summary_says(prometheus: str) -> None:
+async def test_the_series_are_the_documented_ones_and_say_what_the_summary_says(
+    prometheus: Prometheus,
+) -> None:
     settings = {"RATE": 10, "DURATION": "2s", "QUESTIONS": 4, "MAX_TOKENS": 5, "HITS": 0.1}
-    command = told(scenario="cache", settings=settings, remoteWrite=f"{prometheus}/api/v1/write")
+    command = told(scenario="cache", settings=settings, remoteWrite=f"{prometheus.url}/api/v1/write")
     async with running(FAST) as server:
         summary = await k6(server.url, command)
     table = await asyncio.to_thread(documented)
@@ -150,9 +130,9 @@ async def test_the_series_are_the_documented_ones_and_say_what_the_summary_says(
     assert 0.02 <= slowest < 20
 
 
-async def test_outcomes_personalities_and_complexities_are_told_apart(prometheus: str) -> None:
+async def test_outcomes_personalities_and_complexities_are_told_apart(prometheus: Prometheus) -> None:
     settings = {"RATE": 20, "DURATION": "2s", "COMPLEXITIES": "short,tool", "MAX_TOKENS": 5}
-    command = told(scenario="faults", settings=settings, remoteWrite=f"{prometheus}/api/v1/write")
+    command = told(scenario="faults", settings=settings, remoteWrite=f"{prometheus.url}/api/v1/write")
     async with running({**simulated("400ms"), "admission": {"max_inflight": 1, "max_queued": 0}}) as server:
         summary = await k6(server.url, command)
     for label, values in {
@@ -166,9 +146,9 @@ async def test_outcomes_personalities_and_complexities_are_told_apart(prometheus
         assert sum(counts.values()) == summary["metrics"]["chat_requests"]["count"]
 
 
-async def test_a_testrun_sends_the_same(prometheus: str) -> None:
+async def test_a_testrun_sends_the_same(prometheus: Prometheus) -> None:
     settings = {"COMPLEXITIES": "short", "MAX_TOKENS": 5}
-    command = told("testrun", settings=settings, remoteWrite=f"{prometheus}/api/v1/write")
+    command = told("testrun", settings=settings, remoteWrite=f"{prometheus.url}/api/v1/write")
     async with running(FAST) as server:
         await k6(server.url, command)
     [requests] = (await query(prometheus, "sum(k6_chat_requests_total)")).values()

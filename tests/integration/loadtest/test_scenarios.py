@@ -8,8 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -20,9 +18,10 @@ from tests.fakes.http_server import Call, FakeServer, Script, Wire, raw, refuse,
 from tests.fakes.openai_server import CLOSE, DONE, chunk, frame, frames
 from tests.harness import Running, running
 from tests.log_lines import decoded
+from tools.which import which
 
 SCENARIOS = Path(__file__).parents[3] / "deploy/k6/scenarios"
-K6 = shutil.which("k6") or shutil.which("k6", path=Path(sys.executable).parent)
+K6 = which("k6")
 pytestmark = pytest.mark.skipif(K6 is None, reason="needs k6")
 
 PASSED, MISSED, BROKEN_SCRIPT = 0, 99, 107

@@ -6,9 +6,7 @@ Series are written as promtool reads them: `0+60x100` begins with 0 and rises by
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,10 +14,11 @@ import pytest
 import yaml
 
 from tools import metrics
+from tools.which import which
 
 ROOT = Path(__file__).parents[3]
 RULES = ROOT / "deploy/helm/dub5/alerts/dub5.yaml"
-PROMTOOL = shutil.which("promtool") or shutil.which("promtool", path=Path(sys.executable).parent)
+PROMTOOL = which("promtool")
 
 ALERTS: dict[str, dict[str, Any]] = {
     rule["alert"]: rule

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,9 @@ import pytest
 import yaml
 
 from tests.unit.chart.support import CHART, ApiSchemas, Json, merged, nested, refusal, render
+from tools.which import which
 
-PROMTOOL = shutil.which("promtool") or shutil.which("promtool", path=Path(sys.executable).parent)
+PROMTOOL = which("promtool")
 WRITTEN: Json = yaml.safe_load((CHART / "alerts/dub5.yaml").read_text(encoding="utf-8"))
 RULES = nested("monitoring.alerts.prometheusRule", True)
 FILE = nested("monitoring.alerts.configMap", True)

@@ -6,9 +6,7 @@ that is gone has a stale marker in `up` too. Skipped without promtool, which `ma
 
 from __future__ import annotations
 
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,8 +14,9 @@ import yaml
 
 from tests.unit.chart.support import Json, render
 from tests.unit.chart.test_objects import KEDA
+from tools.which import which
 
-PROMTOOL = shutil.which("promtool") or shutil.which("promtool", path=Path(sys.executable).parent)
+PROMTOOL = which("promtool")
 pytestmark = pytest.mark.skipif(PROMTOOL is None, reason="needs promtool")
 
 A, B = "dub5-7d9c5b8f6d-aaaaa", "dub5-7d9c5b8f6d-bbbbb"

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import string
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,8 +13,9 @@ import pytest
 from dub5.loadtest.runs import Unreadable
 from dub5.loadtest.series import LINES, points, read_lines
 from dub5.telemetry.metrics import Metrics
+from tools.which import which
 
-PROMTOOL = shutil.which("promtool") or shutil.which("promtool", path=Path(sys.executable).parent)
+PROMTOOL = which("promtool")
 ELSEWHERE = {"dub5_cpu_wait_seconds_total", "process_cpu_seconds_total", "process_resident_memory_bytes"}
 
 
