@@ -74,21 +74,21 @@ class Gate:
     async def admitted(
         self, tenant: str, request: Hashable, *, deadline: float | None = None, background: bool = False
     ) -> AsyncIterator[float]:
-        """Hold a place while the block runs; gives the seconds that were waited for it.
+        """Hold a place while the block runs; gives the seconds that were waited for it, 0.0 where one was free.
 
         Overloaded where there is no place, or none in time: within `queue_timeout`, or where none is expected
         before the caller's `deadline` by our clock. Who is let in waits on, since others may have joined the
         question; a question that nobody waits for any more is cancelled. `request` tells a request that is tried
         again from another one.
         """
-        arrived = self._clock()
+        arrived = entered = self._clock()
         if self._taken < self._capacity:
             self._taken += 1
         elif background:
             raise Overloaded("No room for background work.")
         else:
             await self._wait_for_turn(tenant, request, deadline)
-        entered = self._clock()
+            entered = self._clock()
         self._entered += 1
         self._entered_at += entered
         self._metrics.queue_wait.observe(entered - arrived)

@@ -52,9 +52,6 @@ _EVENT_STREAM = (
     (b"x-accel-buffering", b"no"),
 )
 _END: Message = {"type": "http.response.body", "body": b"", "more_body": False}
-_LONG = 0.001
-"""Seconds in the queue, from which on a request has waited for a place: without a queue it takes microseconds."""
-
 _PATIENCE = 1.0
 """Seconds for which a client that has stopped reading is waited for at the end."""
 
@@ -154,7 +151,7 @@ class ChatRoute:
     ) -> None:
         kind = _EVENT_STREAM if question.request.stream else (JSON,)
         headers = [*kind, *_cache_headers(question, answer), *_rate_headers(grant)]
-        if question.record.timings.get("queue", 0.0) >= _LONG:
+        if question.record.timings.get("queue"):
             headers.append(CLOSE)  # docs/adr/0019: a new connection may lead to a replica that has room
         if isinstance(answer.content, bytes):
             await send_whole(send, 200, headers, answer.content)
