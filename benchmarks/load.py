@@ -1,4 +1,4 @@
-"""Load tests at the size of a report, on a cluster: `python -m benchmarks.load [NAME …] --out docs/reports/load`.
+"""Load tests at the size of a report, on a cluster: `python -m benchmarks.load [NAME …] --out .bench/load`.
 
 Installs the chart on a cluster (KUBECONFIG's, else one from source) with a stand-in for the provider, runs each
 scenario beside it as `make loadtest` does, and leaves a folder for each. What is asked of each is in RUNS; rates that

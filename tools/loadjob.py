@@ -23,28 +23,22 @@ import yaml
 
 from dub5.loadtest.command import MINUTE, write_report
 from dub5.loadtest.report import Document
-from dub5.loadtest.runs import read_run
+from dub5.loadtest.runs import Run, Unreadable, read_run
 from dub5.loadtest.series import Lines, ask_prometheus
 from dub5.settings import Duration
+from tests.cluster.ground import CHART
 from tests.cluster.kube import Kube, eventually
 from tests.cluster.release import merged
 from tools.cluster.places import ROOT
 
-CHART = ROOT / "deploy/helm/dub5"
-OF_THE_RUN = (
-    "DUB5_URL",
-    "DUB5_KEY",
-    "PATIENCE",
-    "SUMMARY_FILE",
-    "SUMMARY_TEXT",
-)  # the chart says these itself
+OF_THE_CHART = {"DUB5_URL", "DUB5_KEY", "PATIENCE", "SUMMARY_FILE", "SUMMARY_TEXT"}
 UNITS = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
 def names_of_settings() -> set[str]:
     """What scenarios can be told, from the one place that reads it."""
     text = (ROOT / "deploy/k6/lib/config.js").read_text(encoding="utf-8")
-    return set(re.findall(r"(?:\('|__ENV\.)([A-Z][A-Z0-9_]+)", text)) - set(OF_THE_RUN)
+    return set(re.findall(r"(?:\('|__ENV\.)([A-Z][A-Z0-9_]+)", text)) - OF_THE_CHART
 
 
 @dataclass(frozen=True)
@@ -112,12 +106,11 @@ class Service:
             return 1, status.get("reason", status["phase"])
         return ended["exitCode"], ended["reason"]
 
-    def lines(self, log: Path, window: Duration) -> Lines:
+    def lines(self, run: Run, window: Duration) -> Lines:
         """The report's figures, from the Prometheus that the API server leads to."""
         if self.prometheus is None:
             return {}
         namespace, _, service = self.prometheus.partition("/")
-        run = read_run(log)
         return asyncio.run(
             ask_prometheus(
                 f"http://localhost/api/v1/namespaces/{namespace}/services/{service}/proxy",
@@ -160,16 +153,15 @@ def run(
     with service.job(manifests) as job:
         service.follow(job)
         log, (code, reason) = service.log(job), service.ended(job)
-    (out / "run.log").write_text(log, encoding="utf-8")
-    if '"dub5_loadtest"' not in log:
-        print(f"k6 ended with {code} ({reason}), and left no result: see {out / 'run.log'}", file=sys.stderr)
+    kept, series = out / "run.log", out / "series.json"
+    kept.write_text(log, encoding="utf-8")
+    try:
+        ran = read_run(kept)
+    except Unreadable as error:
+        print(f"k6 ended with {code} ({reason}): {error}", file=sys.stderr)
         return code, None
-    series = out / "series.json"
-    series.write_text(json.dumps(service.lines(out / "run.log", window)), encoding="utf-8")
-    document = write_report(
-        out / "run.log", out, series=series, earlier=earlier, memory=memory_limit(manifests)
-    )
-    return code, document
+    series.write_text(json.dumps(service.lines(ran, window)), encoding="utf-8")
+    return code, write_report(kept, out, series=series, earlier=earlier, memory=memory_limit(manifests))
 
 
 def name_of(manifest: dict[str, Any]) -> tuple[str, str]:

@@ -6,7 +6,6 @@ where its images are, come from here.yaml.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -18,8 +17,8 @@ from typing import Any
 import pytest
 
 from tests.cluster.ground import CHART, Images, load_images
-from tests.cluster.kube import CommandFailed, Kube
-from tests.cluster.release import QUICKLY, merged
+from tests.cluster.kube import Kube
+from tests.cluster.release import QUICKLY, merged, remove_definitions
 from tests.documents.reading import first_block
 from tests.documents.table import CLUSTER, INSTEAD_THERE, SHOWN
 
@@ -110,13 +109,8 @@ def remove(kube: Kube) -> None:
     """The operator may be gone before its policies, and then nobody else lets them go."""
     operator = ["deployment", "dub5-operator", "--ignore-not-found", "--cascade=foreground"]
     kube.kubectl("delete", *operator, "--namespace", NAMESPACE, "--timeout=60s")
-    with contextlib.suppress(CommandFailed):
-        release = ["--type=merge", "--patch", '{"metadata": {"finalizers": null}}']
-        kube.kubectl("patch", "cachepolicy", "banter", "--namespace", NAMESPACE, *release)
+    remove_definitions(kube, NAMESPACE)
     kube.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=120s")
-    # An uninstall keeps them, and they belong to this release: another one with an operator could not be installed.
-    definitions = ("cachepolicies.dub5.io", "cacheinvalidations.dub5.io")
-    kube.kubectl("delete", "customresourcedefinition", *definitions, "--ignore-not-found", "--timeout=60s")
 
 
 def written(command: str) -> str:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from dub5.loadtest.command import write_report
+from dub5.loadtest.runs import read_run
 from dub5.settings import Duration
 from tests.cluster.ground import CHART, Images, load_images, on
 from tests.cluster.kube import Kube, eventually, manifest
@@ -149,7 +150,7 @@ def test_a_run_passes_and_its_log_is_all_that_a_report_needs(
     log = tmp_path / "run.log"
     log.write_text(tests.log(name))
     lines = loadjob.Service(kube, NAME, tests.release.namespace, "monitoring/prometheus:9090").lines(
-        log, Duration(10)
+        read_run(log), Duration(10)
     )
     (tmp_path / "series.json").write_text(json.dumps(lines))
     document = write_report(log, tmp_path / "report", series=tmp_path / "series.json")

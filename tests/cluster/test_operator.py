@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.kube import Kube, eventually
-from tests.cluster.release import Release
+from tests.cluster.release import Release, remove_definitions
 from tests.cluster.stage import NAMESPACE as STAGE
 from tests.cluster.stage import Stage
 
@@ -55,7 +55,6 @@ VALUES: dict[str, Any] = {
         "cache": {"classes": {"ticker": {"ttl": f"{STATIC:.0f}s"}}},
     },
 }
-DEFINITIONS = ("cachepolicies.dub5.io", "cacheinvalidations.dub5.io")
 ASK = """
 import sys
 import httpx
@@ -97,14 +96,7 @@ class Asking:
 def no_definitions(kube: Kube, release: Release) -> Iterator[None]:
     """Takes away at the end what an uninstall keeps, also where a test left a policy with nobody to let it go."""
     yield
-    held = json.dumps({"metadata": {"finalizers": []}})
-    for definition in DEFINITIONS:
-        path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{definition}"
-        if kube.get(path) is not None:
-            for each in kube.list(release.namespace, definition):
-                name = each["metadata"]["name"]
-                release.kubectl("patch", definition, name, "--type=merge", f"--patch={held}")
-            kube.kubectl("delete", "customresourcedefinition", definition)
+    remove_definitions(kube, release.namespace)
 
 
 @pytest.fixture(scope="module")

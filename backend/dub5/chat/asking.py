@@ -24,7 +24,7 @@ from dub5.chat.question import Question
 from dub5.errors import Dub5Error
 from dub5.providers.attempt import Ended
 from dub5.providers.protocol import Payload
-from dub5.telemetry.logging import get_logger
+from dub5.telemetry.logging import get_logger, milliseconds
 from dub5.telemetry.metrics import Metrics
 from dub5.telemetry.tracing import Tracer, chat_span
 
@@ -135,9 +135,9 @@ class Asking:
 
     def _tell(self, ended: Ended) -> None:
         """One line for each call, with both sides' ids of it."""
-        duration = {"total": int(ended.duration * 1e6) / 1000}
+        duration = {"total": milliseconds(ended.duration)}
         if ended.first_token is not None:
-            duration["first_token"] = int(ended.first_token * 1e6) / 1000
+            duration["first_token"] = milliseconds(ended.first_token)
         fields = {
             "request_id": self._question.record.request_id,
             "trace_id": self._trace.trace_id,

@@ -19,7 +19,7 @@ import msgspec
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from dub5.errors import InternalError, NotCached
-from dub5.telemetry.logging import get_logger
+from dub5.telemetry.logging import get_logger, milliseconds
 from dub5.telemetry.metrics import Metrics
 from dub5.telemetry.record import OTHER, Outcome, RequestRecord, keep
 from dub5.telemetry.tracing import Disabled, RandomBytes, TraceContext, Tracer, request_span
@@ -253,11 +253,11 @@ def server_timing(timings: dict[str, float]) -> str:
 def _fields(exchange: _Exchange, duration: float) -> dict[str, Any]:
     """The log line of a request; what the record does not know is left out."""
     record = exchange.record
-    durations = {"total": _ms(duration)}
+    durations = {"total": milliseconds(duration)}
     if exchange.first_byte is not None:
-        durations["first_byte"] = _ms(exchange.first_byte)
+        durations["first_byte"] = milliseconds(exchange.first_byte)
     for phase, seconds in record.timings.items():
-        durations[phase] = _ms(seconds)
+        durations[phase] = milliseconds(seconds)
     fields: dict[str, Any] = {
         "request_id": record.request_id,
         "trace_id": record.trace.trace_id,
@@ -278,8 +278,3 @@ def _fields(exchange: _Exchange, duration: float) -> dict[str, Any]:
         fields["leader_request_id"] = record.leader_request_id
         fields["leader_trace_id"] = record.leader_trace_id
     return fields
-
-
-def _ms(seconds: float) -> float:
-    """Milliseconds, to the microsecond. Not by `round`, which takes twice as long, several times a request."""
-    return int(seconds * 1e6) / 1000
