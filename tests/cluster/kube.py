@@ -142,7 +142,7 @@ def stays(value: Callable[[], Found], seconds: float, what: str) -> Found:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         now = value()
-        assert now == first, what
+        assert now == first, f"{what}: {first} became {now}"
         time.sleep(0.25)
     return first
 

@@ -141,8 +141,16 @@ class Release:
         ]
 
     def demand(self, pod: str) -> float:
+        return self._metric(pod, "dub5_demand_requests")
+
+    def has_redis(self, pod: str) -> bool:
+        """Whether Redis answers it, as far as it knows."""
+        return self._metric(pod, "dub5_redis_up") == 1
+
+    def _metric(self, pod: str, name: str) -> float:
+        """Of a metric without labels."""
         text = self.kube.pod_text(self.namespace, pod, 9000, "/metrics")
-        found = re.search(r"^dub5_demand_requests (\S+)$", text, re.MULTILINE)
+        found = re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
         assert found, text
         return float(found[1])
 
