@@ -32,7 +32,6 @@ from tests.cluster.release import merged
 from tools.cluster.places import ROOT
 
 OF_THE_CHART = {"DUB5_URL", "DUB5_KEY", "PATIENCE", "SUMMARY_FILE", "SUMMARY_TEXT"}
-UNITS = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
 def names_of_settings() -> set[str]:
@@ -161,20 +160,8 @@ def run(
         print(f"k6 ended with {code} ({reason}): {error}", file=sys.stderr)
         return code, None
     series.write_text(json.dumps(service.lines(ran, window)), encoding="utf-8")
-    return code, write_report(kept, out, series=series, earlier=earlier, memory=memory_limit(manifests))
+    return code, write_report(kept, out, series=series, earlier=earlier)
 
 
 def name_of(manifest: dict[str, Any]) -> tuple[str, str]:
     return manifest["kind"], manifest["metadata"]["name"]
-
-
-def memory_limit(manifests: list[dict[str, Any]]) -> float | None:
-    """Of a replica, in bytes."""
-    for each in manifests:
-        labels = each["metadata"].get("labels", {})
-        if each["kind"] == "Deployment" and labels.get("app.kubernetes.io/component") == "backend":
-            (container,) = each["spec"]["template"]["spec"]["containers"]
-            written = container.get("resources", {}).get("limits", {}).get("memory", "")
-            if match := re.fullmatch(r"([\d.]+)([A-Za-z]*)", str(written)):
-                return float(match[1]) * UNITS[match[2]]
-    return None

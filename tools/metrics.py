@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry
 
-from dub5.telemetry.metrics import CpuWait
+from dub5.telemetry.metrics import CpuWait, MemoryLimit
 from dub5.telemetry.metrics import Metrics as Backend
 from dub5_operator.metrics import Metrics as Operator
 
@@ -39,6 +39,7 @@ def backend() -> list[Described]:
     """What a replica exposes."""
     own = Backend().registry
     own.register(CpuWait())
+    own.register(MemoryLimit())
     return list(_described(own))
 
 

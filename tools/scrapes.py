@@ -106,6 +106,7 @@ FIGURES: dict[str, Callable[[Between], float]] = {
     "cpu_wait": lambda two: two.rate("dub5_cpu_wait_seconds_total"),
     "loop": lambda two: two.quantile(0.99, "dub5_event_loop_lag_seconds"),
     "memory": lambda two: two.now.total("process_resident_memory_bytes"),
+    "memory_limit": lambda two: two.now.total("dub5_memory_limit_bytes"),
     "redis": lambda two: two.quantile(0.95, "dub5_redis_duration_seconds"),
     "redis_errors": lambda two: two.some("dub5_cache_errors_total", "operation", bool),
     "provider": lambda two: two.ratio(

@@ -20,7 +20,7 @@ from dub5 import __version__, smoke
 from dub5.errors import ConfigError
 from dub5.loadtest.runs import Unreadable
 from dub5.remote import Refused, Remote, Warmed, read_questions
-from dub5.settings import Duration, Size
+from dub5.settings import Duration
 from dub5.settings_loader import load, schema
 from dub5.telemetry.logging import configure
 
@@ -171,7 +171,6 @@ def _loadtest_report(chosen: argparse.Namespace) -> int:
         pods=chosen.selector,
         window=chosen.window,
         earlier=chosen.compare,
-        memory=chosen.memory_limit,
     )
     print(f"{document.title}: {document.verdict}\nSee {chosen.out / 'report.html'}")
     return 0
@@ -356,12 +355,6 @@ def _add_loadtest_commands(commands: Commands) -> None:
         help="of rates; at least four scrapes (default 1m)",
     )
     report.add_argument("--compare", type=Path, metavar="RUN", help="an earlier run")
-    report.add_argument(
-        "--memory-limit",
-        type=_read_by(Size.parse),
-        metavar="SIZE",
-        help="of a replica, such as 512MiB; by default what kube-state-metrics tells",
-    )
     report.set_defaults(run=_loadtest_report)
 
 

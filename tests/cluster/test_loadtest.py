@@ -158,6 +158,7 @@ def test_a_run_passes_and_its_log_is_all_that_a_report_needs(
     assert max(value for _, value in lines["replicas"]) == 2
     assert max(value for _, value in lines["requests"]) > 1
     assert lines["memory"]
+    assert {value for _, value in lines["memory_limit"]} == {512 * 2**20}, "what the container itself says"
 
 
 @pytest.mark.parametrize("scenario", sorted(path.stem for path in SCENARIOS.glob("*.js")))

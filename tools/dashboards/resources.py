@@ -24,10 +24,9 @@ DASHBOARD = Dashboard(
                 Panel(
                     "Memory, by replica",
                     Unit.BYTES,
-                    "Resident; the chart's limit is 512 MiB.",
+                    "Resident, and the limit of a container, past which it is killed.",
                     "Dub5Memory",
-                    {"{{pod}}": promql.MEMORY},
-                    limit=450 * 2**20,
+                    {"{{pod}}": promql.MEMORY, "limit": promql.gauge("memory_limit_bytes", how="min")},
                 ),
                 Panel(
                     "Event loop lag, by replica: p99",

@@ -30,12 +30,10 @@ def write_report(
     pods: str = 'job=~".+"',
     window: Duration = MINUTE,
     earlier: Path | None = None,
-    memory: float | None = None,
 ) -> Document:
     """Writes the report of the run in `summary` into the folder `out`; Unreadable where it cannot be made.
 
     The figures of the service come from `prometheus`, else from the file `series`, else from the folder of `summary`.
-    `memory` is the limit of a replica's memory in bytes, where Prometheus does not know it.
     """
     run = read_run(summary)
     if prometheus is not None:
@@ -47,7 +45,7 @@ def write_report(
     document = compose(
         run,
         lines,
-        limits=Limits(memory=memory or _memory_limit(lines)),
+        limits=Limits(memory=_memory_limit(lines)),
         earlier=None if earlier is None else read_run(earlier),
     )
     _write(out, run, lines, document)

@@ -77,11 +77,7 @@ LINES: dict[str, Line] = {
     "memory": Line(
         "memory, largest replica", "bytes", "max(process_resident_memory_bytes{$pods}" + _OF_REPLICAS
     ),
-    "memory_limit": Line(
-        "limit of memory",
-        "bytes",
-        'min(kube_pod_container_resource_limits{resource="memory",container="backend",$pods})',
-    ),
+    "memory_limit": Line("limit of memory", "bytes", "min(dub5_memory_limit_bytes{$pods})"),
     "redis": Line("Redis, p95", "s", _quantile(0.95, "redis_duration_seconds")),
     "redis_errors": Line("failed cache operations", "per s", _rate("cache_errors_total") + " or vector(0)"),
     # The mean, since it is exact: a quantile is only as good as its bucket, and theirs are as wide as their bounds.

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Gauge, Info, ProcessCollector
-from prometheus_client.metrics_core import CounterMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
@@ -28,6 +28,13 @@ from dub5.telemetry.counting import Count, Counters, Distribution, Histograms
 from dub5.telemetry.logging import LogWriter
 
 _SCHEDSTAT = Path("/proc/self/schedstat")
+_MEMORY_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+"""A container's own, of cgroups version 2 and 1."""
+_UNLIMITED = 2**60
+"""Bytes; where there is no limit version 1 names a number above this one, and version 2 none at all."""
 
 ANSWERS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120)
 """Seconds: a hit in memory takes one millisecond, a long answer two minutes."""
@@ -70,6 +77,19 @@ class CpuWait(Collector):
             )
 
 
+class MemoryLimit(Collector):
+    """Past it the kernel kills the process. No sample where there is no limit."""
+
+    def collect(self) -> Iterable[Metric]:
+        limit = GaugeMetricFamily("dub5_memory_limit_bytes", "Memory that the container may use, if limited.")
+        for path in _MEMORY_LIMITS:
+            with contextlib.suppress(OSError, ValueError):
+                read = int(path.read_text())
+                if read < _UNLIMITED:
+                    limit.add_metric([], read)
+        yield limit
+
+
 class Metrics:
     """One attribute for each metric, named without prefix and unit. `config_hash` tells configurations apart."""
 
@@ -79,6 +99,7 @@ class Metrics:
         self._exposed.register(self.registry)
         ProcessCollector(registry=self._exposed)
         self._exposed.register(CpuWait())
+        self._exposed.register(MemoryLimit())
 
         self.http_requests = self._counters("http_requests", "Requests, by how they ended.", _REQUEST)
         self.http_request_duration = self._histograms(

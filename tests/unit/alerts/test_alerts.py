@@ -114,6 +114,7 @@ CAPACITY = {pod("dub5_capacity_requests"): "200x120"}
 BUILD = {pod("dub5_build_info", 'version="1"'): "1x120"}
 SCRAPED = {**BUILD, pod("up"): "1x120"}
 CPU, MEMORY = pod("process_cpu_seconds_total"), pod("process_resident_memory_bytes")
+MEMORY_LIMIT = {pod("dub5_memory_limit_bytes"): "536870912x120"}
 DEMAND, STARTED = pod("dub5_demand_requests"), pod("process_start_time_seconds")
 BREAKER = pod("dub5_provider_breaker_state", 'provider="openai"')
 LOOKS, TTL = pod("dub5_operator_reconcile_seconds_count"), pod("dub5_operator_ttl_seconds", 'policy="p"')
@@ -138,7 +139,7 @@ CASES: dict[str, Case] = {
     ),
     "Dub5BreakerOpen": Case({BREAKER: "2x120"}, {BREAKER: "2x110 0x10"}),
     "Dub5Cpu": Case({**CAPACITY, CPU: "0+57x120"}, {**CAPACITY, CPU: "0+40x120"}),
-    "Dub5Memory": Case({**CAPACITY, MEMORY: "480000000x120"}, {**CAPACITY, MEMORY: "300000000x120"}),
+    "Dub5Memory": Case({**MEMORY_LIMIT, MEMORY: "480000000x120"}, {**MEMORY_LIMIT, MEMORY: "450000000x120"}),
     "Dub5EventLoopLag": Case(
         distribution(*LAG, below="0.1", above="0.25", share_above=0.05),
         distribution(*LAG, below="0.1", above="0.25", share_above=0.005),

@@ -16,7 +16,12 @@ from dub5.telemetry.metrics import Metrics
 from tools.which import which
 
 PROMTOOL = which("promtool")
-ELSEWHERE = {"dub5_cpu_wait_seconds_total", "process_cpu_seconds_total", "process_resident_memory_bytes"}
+ELSEWHERE = {
+    "dub5_cpu_wait_seconds_total",
+    "dub5_memory_limit_bytes",
+    "process_cpu_seconds_total",
+    "process_resident_memory_bytes",
+}
 
 
 def filled_in(query: str, pods: str) -> str:

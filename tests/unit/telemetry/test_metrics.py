@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import pytest
 from prometheus_client import Gauge, Metric
@@ -13,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from dub5.telemetry.counting import Counters, Histograms
 from dub5.telemetry.logging import LogWriter
-from dub5.telemetry.metrics import Metrics
+from dub5.telemetry.metrics import MemoryLimit, Metrics
 
 REQUEST = {"route", "method", "outcome"}
 CALL = {"provider", "model", "outcome"}
@@ -23,6 +24,7 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
     "dub5_http_time_to_first_byte_seconds": ("histogram", REQUEST),
     "dub5_time_to_first_token_seconds": ("histogram", {"outcome"}),
     "dub5_cpu_wait_seconds_total": ("counter", set()),  # from Linux
+    "dub5_memory_limit_bytes": ("gauge", set()),  # from Linux
     "dub5_open_connections": ("gauge", set()),
     "dub5_connections_refused_total": ("counter", {"reason"}),
     "dub5_network_bytes_total": ("counter", {"direction"}),
@@ -264,3 +266,24 @@ def test_two_applications_in_one_process_do_not_share_figures() -> None:
     first, second = Metrics(), Metrics()
     first.open_connections.set(7)
     assert value(second, "dub5_open_connections") == 0
+
+
+@pytest.mark.parametrize(
+    ("files", "limit"),
+    [
+        ({"memory.max": "536870912\n"}, 536870912.0),
+        ({"memory.max": "max\n"}, None),
+        ({"memory.limit_in_bytes": "268435456\n"}, 268435456.0),
+        ({"memory.limit_in_bytes": "9223372036854771712\n"}, None),
+        ({}, None),
+    ],
+)
+def test_the_limit_of_memory_is_what_the_container_may_use(
+    files: dict[str, str], limit: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    places = (tmp_path / "memory.max", tmp_path / "memory.limit_in_bytes")
+    monkeypatch.setattr("dub5.telemetry.metrics._MEMORY_LIMITS", places)
+    [family] = MemoryLimit().collect()
+    assert [sample.value for sample in family.samples] == ([] if limit is None else [limit])
