@@ -67,7 +67,7 @@ async def run(scenario: str, url: str, operations: str | None, out: Path) -> int
         (result,) = await asyncio.gather(recording, return_exceptions=True)
         if not isinstance(result, asyncio.CancelledError):
             print(f"The figures of the service end early: {result}", file=sys.stderr)
-        await asyncio.to_thread((out / "series.json").write_bytes, msgspec.json.encode(recorder.lines()))
+        await asyncio.to_thread((out / "series.json").write_bytes, msgspec.json.encode(recorder.series()))
     return code
 
 

@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import yaml
 
-from dub5.loadtest.command import MINUTE, write_report
+from dub5.loadtest.command import write_report
 from dub5.loadtest.report import Document
 from dub5.loadtest.runs import Run, Unreadable, read_run
-from dub5.loadtest.series import Lines, ask_prometheus
-from dub5.settings import Duration
+from dub5.loadtest.series import Series, ask_prometheus
 from tests.cluster.ground import CHART
 from tests.cluster.kube import Kube, eventually
 from tests.cluster.release import merged
@@ -105,10 +105,10 @@ class Service:
             return 1, status.get("reason", status["phase"])
         return ended["exitCode"], ended["reason"]
 
-    def lines(self, run: Run, window: Duration) -> Lines:
+    def series(self, run: Run) -> Series:
         """The report's figures, from the Prometheus that the API server leads to."""
         if self.prometheus is None:
-            return {}
+            return Series(0.0, {})
         namespace, _, service = self.prometheus.partition("/")
         return asyncio.run(
             ask_prometheus(
@@ -116,7 +116,6 @@ class Service:
                 began=run.began,
                 ended=run.ended,
                 pods=f'namespace="{self.namespace}"',
-                window=window,
                 transport=httpx.AsyncHTTPTransport(uds=str(self.kube.socket)),
             )
         )
@@ -144,7 +143,6 @@ def run(
     settings: dict[str, str],
     out: Path,
     *,
-    window: Duration = MINUTE,
     earlier: Path | None = None,
 ) -> tuple[int, Document | None]:
     """k6's exit code and the report, which is in `out`; there is none where the run did not reach its end."""
@@ -159,7 +157,7 @@ def run(
     except Unreadable as error:
         print(f"k6 ended with {code} ({reason}): {error}", file=sys.stderr)
         return code, None
-    series.write_text(json.dumps(service.lines(ran, window)), encoding="utf-8")
+    series.write_bytes(msgspec.json.encode(service.series(ran)))
     return code, write_report(kept, out, series=series, earlier=earlier)
 
 

@@ -347,6 +347,11 @@ def _k6() -> Json:
                     "additionalProperties": False,
                 },
             },
+            "settings": {
+                "type": "object",
+                "description": "What it was told, by the names of docs/load-testing.md.",
+                "additionalProperties": _TEXT,
+            },
             "findings": {"type": "object", "description": "The scenario's own."},
             "metrics": {
                 "type": "object",

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from dub5.loadtest.series import LINES, Lines
+from dub5.loadtest.series import LINES, Lines, Series
 
 INTERVAL = 1.0
 CHAT = {"route": "/v1/chat/completions"}
@@ -65,6 +65,10 @@ class Between:
         values = {own[labels] for own, _ in self.now.samples.get(name, []) if wanted(own[labels])}
         return math.fsum(self.rate(name, **{labels: value}, **more) for value in values)
 
+    def mean(self, name: str, **labels: str) -> float:
+        """Of what a histogram was given."""
+        return self.ratio(self.rate(f"{name}_sum", **labels), self.rate(f"{name}_count", **labels))
+
     @staticmethod
     def ratio(part: float, whole: float) -> float:
         return part / whole if whole else math.nan
@@ -94,9 +98,11 @@ _HITS = {"local", "shared", "stale"}
 FIGURES: dict[str, Callable[[Between], float]] = {
     "requests": lambda two: two.rate("dub5_http_requests_total", **CHAT),
     "errors": lambda two: two.some("dub5_http_requests_total", "outcome", _BAD.__contains__, **CHAT),
-    "first_byte": lambda two: two.quantile(
-        0.95, "dub5_http_time_to_first_byte_seconds", outcome="ok", **CHAT
+    "arrivals": lambda two: max(
+        0.0,
+        two.rate("dub5_http_requests_total", **CHAT) + two.rate("dub5_demand_requests"),
     ),
+    "first_byte": lambda two: two.mean("dub5_http_time_to_first_byte_seconds", outcome="ok", **CHAT),
     "demand": lambda two: two.now.total("dub5_demand_requests"),
     "replicas": lambda _: 1.0,
     "gate": lambda two: two.now.total("dub5_inflight_requests") / two.now.total("dub5_capacity_requests"),
@@ -109,10 +115,7 @@ FIGURES: dict[str, Callable[[Between], float]] = {
     "memory_limit": lambda two: two.now.total("dub5_memory_limit_bytes"),
     "redis": lambda two: two.quantile(0.95, "dub5_redis_duration_seconds"),
     "redis_errors": lambda two: two.some("dub5_cache_errors_total", "operation", bool),
-    "provider": lambda two: two.ratio(
-        two.rate("dub5_provider_time_to_first_token_seconds_sum"),
-        two.rate("dub5_provider_time_to_first_token_seconds_count"),
-    ),
+    "provider": lambda two: two.mean("dub5_provider_time_to_first_token_seconds"),
     "provider_errors": lambda two: two.some("dub5_provider_requests_total", "outcome", lambda it: it != "ok"),
     "provider_waiting": lambda two: two.now.total("dub5_provider_waiting_requests"),
     "hits": lambda two: two.ratio(
@@ -124,7 +127,7 @@ FIGURES: dict[str, Callable[[Between], float]] = {
 
 
 class Recorder:
-    """Scrapes `operations` every `INTERVAL` until it is stopped; `lines` are what has come of it."""
+    """Scrapes `operations` every `INTERVAL` until it is stopped; `series` is what has come of it."""
 
     def __init__(self, operations: str) -> None:
         self._url = f"{operations.rstrip('/')}/metrics"
@@ -137,7 +140,7 @@ class Recorder:
                 self._scrapes.append(parsed(answer.raise_for_status().text, time.time()))
                 await asyncio.sleep(INTERVAL)
 
-    def lines(self) -> Lines:
+    def series(self) -> Series:
         made: Lines = {name: [] for name in LINES}
         for before, now in zip(self._scrapes, self._scrapes[1:], strict=False):
             two = Between(before, now)
@@ -145,4 +148,4 @@ class Recorder:
                 value = figure(two)
                 if math.isfinite(value):
                     made[name].append((now.at, value))
-        return made
+        return Series(INTERVAL, made)

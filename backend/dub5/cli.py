@@ -351,8 +351,7 @@ def _add_loadtest_commands(commands: Commands) -> None:
     report.add_argument(
         "--window",
         type=_read_by(Duration.parse),
-        default=Duration(60),
-        help="of rates; at least four scrapes (default 1m)",
+        help="of rates (default: four scrapes)",
     )
     report.add_argument("--compare", type=Path, metavar="RUN", help="an earlier run")
     report.set_defaults(run=_loadtest_report)

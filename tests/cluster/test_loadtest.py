@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 
 from dub5.loadtest.command import write_report
 from dub5.loadtest.runs import read_run
-from dub5.settings import Duration
 from tests.cluster.ground import CHART, Images, load_images, on
 from tests.cluster.kube import Kube, eventually, manifest
 from tests.cluster.release import NAME, Release, merged
@@ -149,12 +149,13 @@ def test_a_run_passes_and_its_log_is_all_that_a_report_needs(
     assert tests.end(name)["type"] == "Complete"
     log = tmp_path / "run.log"
     log.write_text(tests.log(name))
-    lines = loadjob.Service(kube, NAME, tests.release.namespace, "monitoring/prometheus:9090").lines(
-        read_run(log), Duration(10)
+    series = loadjob.Service(kube, NAME, tests.release.namespace, "monitoring/prometheus:9090").series(
+        read_run(log)
     )
-    (tmp_path / "series.json").write_text(json.dumps(lines))
+    (tmp_path / "series.json").write_bytes(msgspec.json.encode(series))
     document = write_report(log, tmp_path / "report", series=tmp_path / "series.json")
     assert document.verdict.startswith("passed. No resource was full") or "full from" in document.verdict
+    lines = series.lines
     assert max(value for _, value in lines["replicas"]) == 2
     assert max(value for _, value in lines["requests"]) > 1
     assert lines["memory"]
@@ -177,7 +178,7 @@ def test_one_beside_a_release_reports_and_leaves_nothing(tests: LoadTests, tmp_p
     before = tests.release.helm("history", NAME)
     service = loadjob.Service(tests.release.kube, NAME, tests.release.namespace, "monitoring/prometheus:9090")
     settings = {key: str(value) for key, value in {**SHORT, "DURATION": "12s"}.items()}
-    code, document = loadjob.run(service, "steady", settings, tmp_path, window=Duration(10))
+    code, document = loadjob.run(service, "steady", settings, tmp_path)
     assert code == 0
     assert document is not None
     assert document.verdict.startswith("passed")

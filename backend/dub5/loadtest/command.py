@@ -15,10 +15,8 @@ from dub5.loadtest.pages import html, markdown
 from dub5.loadtest.report import Document, compose
 from dub5.loadtest.rules import Limits
 from dub5.loadtest.runs import Run, Unreadable, read_run
-from dub5.loadtest.series import Lines, ask_prometheus, read_lines
+from dub5.loadtest.series import Lines, Series, ask_prometheus, read_series
 from dub5.settings import Duration
-
-MINUTE = Duration(60)
 
 
 def write_report(
@@ -28,7 +26,7 @@ def write_report(
     prometheus: str | None = None,
     series: Path | None = None,
     pods: str = 'job=~".+"',
-    window: Duration = MINUTE,
+    window: Duration | None = None,
     earlier: Path | None = None,
 ) -> Document:
     """Writes the report of the run in `summary` into the folder `out`; Unreadable where it cannot be made.
@@ -37,25 +35,28 @@ def write_report(
     """
     run = read_run(summary)
     if prometheus is not None:
-        lines = asyncio.run(
+        measured = asyncio.run(
             ask_prometheus(prometheus, began=run.began, ended=run.ended, pods=pods, window=window)
         )
     else:
-        lines = _kept(series, summary)
+        measured = _kept(series, summary)
     document = compose(
         run,
-        lines,
-        limits=Limits(memory=_memory_limit(lines)),
+        measured.lines,
+        limits=Limits(memory=_memory_limit(measured.lines)),
+        window=measured.window,
         earlier=None if earlier is None else read_run(earlier),
     )
-    _write(out, run, lines, document)
+    _write(out, run, measured, document)
     return document
 
 
-def _kept(series: Path | None, summary: Path) -> Lines:
+def _kept(series: Path | None, summary: Path) -> Series:
     if series is not None:
-        return read_lines(series)
-    return read_lines(summary) if summary.is_dir() and (summary / "series.json").is_file() else {}
+        return read_series(series)
+    if summary.is_dir() and (summary / "series.json").is_file():
+        return read_series(summary)
+    return Series(0.0, {})
 
 
 def _memory_limit(lines: Lines) -> float | None:
@@ -63,12 +64,12 @@ def _memory_limit(lines: Lines) -> float | None:
     return points[-1][1] if points else None
 
 
-def _write(out: Path, run: Run, lines: Lines, document: Document) -> None:
+def _write(out: Path, run: Run, measured: Series, document: Document) -> None:
     files = {
         "report.html": html(document),
         "report.md": markdown(document),
         "summary.json": msgspec.json.encode({"dub5_loadtest": 1, **msgspec.to_builtins(run)}).decode() + "\n",
-        "series.json": msgspec.json.encode(lines).decode() + "\n",
+        "series.json": msgspec.json.encode(measured).decode() + "\n",
     }
     try:
         out.mkdir(parents=True, exist_ok=True)

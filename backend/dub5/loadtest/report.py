@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
-import re
+import shlex
 import statistics
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from dub5.loadtest.rules import Judgement, Limits, judge, mebibytes, percent
+from dub5.loadtest.rules import WINDOW, Judgement, Limits, judge, mebibytes, percent, since
 from dub5.loadtest.runs import Run
 from dub5.loadtest.series import LINES, Lines, Points
 
@@ -42,13 +42,17 @@ class Document(NamedTuple):
     sections: list[Section]
 
 
-def compose(run: Run, lines: Lines, *, limits: Limits, earlier: Run | None = None) -> Document:
-    """Everything that is known of a run; `earlier` is one to compare it with."""
+def compose(
+    run: Run, lines: Lines, *, limits: Limits, window: float = WINDOW, earlier: Run | None = None
+) -> Document:
+    """Everything that is known of a run; `window` is that of rates in `lines`, `earlier` a run to compare it with."""
     began = dt.datetime.fromtimestamp(run.began, dt.UTC)
-    judged = judge(lines, began=run.began, limits=limits._replace(first_token=allowed_first_token(run)))
+    limits = limits._replace(first_token=allowed_first_token(run))
+    judged = judge(lines, began=run.began, limits=limits, window=window)
     missed = sum(not gate.ok for gate in run.thresholds)
     outcome = "passed" if run.passed else f"FAILED, {missed} of {len(run.thresholds)} gates missed"
     sections = [
+        _asked(run),
         _gates(run),
         _callers(run),
         *_mix(run),
@@ -63,12 +67,14 @@ def compose(run: Run, lines: Lines, *, limits: Limits, earlier: Run | None = Non
 
 
 def allowed_first_token(run: Run) -> float | None:
-    """Seconds, as the gate `p(95)<…` of all requests has it."""
-    for gate in run.thresholds:
-        found = re.fullmatch(r"p\(95\)<([0-9.]+)", gate.gate)
-        if gate.metric == "chat_ttft" and found:
-            return float(found[1]) / 1000
-    return None
+    """Seconds; the gate of those scenarios that have one, and what the others were told."""
+    written = run.settings.get("TTFT_P95")
+    return float(written) / 1000 if written is not None else None
+
+
+def _asked(run: Run) -> Section:
+    settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in sorted(run.settings.items()))
+    return Section("What was asked", [f"{settings} make loadtest SCENARIO={run.scenario}".strip()])
 
 
 def _gates(run: Run) -> Section:
@@ -136,12 +142,8 @@ def _resources(judged: Judgement) -> Section:
         [
             f"{each.name} (first)" if each is judged.first else each.name,
             each.peak,
-            "not judged"
-            if not each.judged
-            else "never"
-            if each.full_from is None
-            else f"from {each.full_from:.0f} s",
-            f"{each.errors:.2g} per s" if each.errors else "none",
+            "not judged" if not each.judged else "never" if each.full_from is None else since(each.full_from),
+            "not measured" if each.errors is None else f"{each.errors:.2g} per s" if each.errors else "none",
         ]
         for each in judged.resources
     ]

@@ -7,7 +7,8 @@ single point is no bottleneck.
 What is full first is the bottleneck, with one exception: some are full only because of another. A provider that
 answers slowly fills the gate, and a busy CPU delays the event loop, which delays everything. The cause may show later
 than its effect, since rates and quantiles are those of a window and the gate is a gauge. So among those that fill
-within `SLACK` seconds of the first, the one that stands higher in `RESOURCES` is taken: causes come before effects.
+within `SLACK` windows of the first, or ten seconds, the one that stands higher in `RESOURCES` is taken: causes come
+before effects.
 """
 
 from __future__ import annotations
@@ -17,9 +18,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from dub5.loadtest.series import Lines, Points
+from dub5.telemetry.metrics import REDIS
 
 LASTING = 10.0
-SLACK = 45.0
+WINDOW = 60.0
+"""Seconds: that of rates, where nothing else is said."""
+SLACK = 0.75
+"""Of a window: a rate that stands in its middle shows what has just begun up to half of it late, and the gauge of
+another resource shows it with the next scrape."""
 
 CPU_FULL = 0.9
 """Cores: one event loop cannot use more than one."""
@@ -51,20 +57,17 @@ class Limits(NamedTuple):
 
 class Used(NamedTuple):
     """A resource: `full_from` is seconds since the run's beginning, None where it never was, `judged` False where no
-    line told. `peak` is its utilisation in words."""
+    line told. `peak` is its utilisation in words; `touched` says that it was full for a moment. `errors` are those per
+    second at most, None where nobody counts them."""
 
     name: str
     judged: bool
     full_from: float | None
     peak: str
-    errors: float
+    touched: bool
+    errors: float | None
     said: str
     advice: str
-
-    @property
-    def since(self) -> float:
-        """`full_from` of one that was full."""
-        return self.full_from or 0.0
 
 
 class Judgement(NamedTuple):
@@ -89,36 +92,48 @@ class Resource(NamedTuple):
     turns: str = ""
 
 
-def judge(lines: Lines, *, began: float, limits: Limits = Limits()) -> Judgement:  # noqa: B008  # a constant
-    """`began` is the Unix time in seconds at which the run began."""
+def judge(
+    lines: Lines,
+    *,
+    began: float,
+    limits: Limits = Limits(),  # noqa: B008  # a constant
+    window: float = WINDOW,
+) -> Judgement:
+    """`began` is the Unix time in seconds at which the run began; `window`, in seconds, that of rates."""
     used = [_used(resource, lines, began, limits) for resource in RESOURCES]
-    first = _first(used)
-    words = (
-        _calm(used)
-        if first is None
-        else _words(first, used, _at(lines.get("requests", []), began + first.since))
-    )
-    return Judgement(first, used, words)
+    first = _first(used, max(LASTING, SLACK * window))
+    if first is None:
+        return Judgement(None, used, _calm(used))
+    # The rate of the window that begins in that moment.
+    rate = _at(lines.get("arrivals", []), began + (first.full_from or 0.0) + window / 2)
+    return Judgement(first, used, _words(first, used, rate))
 
 
-def _first(used: list[Used]) -> Used | None:
+def _first(used: list[Used], slack: float) -> Used | None:
     """The cause among those that were full at nearly the same time as the first."""
     full = [(each.full_from, each) for each in used if each.full_from is not None]
     if not full:
         return None
     earliest = min(moment for moment, _ in full)
-    return next(each for moment, each in full if moment <= earliest + SLACK)
+    return next(each for moment, each in full if moment <= earliest + slack)
 
 
 def _used(resource: Resource, lines: Lines, began: float, limits: Limits) -> Used:
     points = lines.get(resource.line, [])
     told = resource.full(_less(points, lines.get(resource.turns, [])), limits) if points else None
-    start = None if told is None else lasting(told)
-    peak = resource.shown(max(value for _, value in points)) if points else "not measured"
-    errors = max((value for _, value in lines.get(resource.errors, [])), default=0.0)
-    full_from = None if start is None else max(0.0, start - began)
-    judged = told is not None
-    return Used(resource.name, judged, full_from, peak, errors, resource.said, resource.advice)
+    full_from = None
+    if told and (start := lasting(told)) is not None:
+        full_from = max(0.0, start - began) if start > told[0][0] else 0.0  # full as long as anybody looked
+    return Used(
+        name=resource.name,
+        judged=told is not None,
+        full_from=full_from,
+        peak=resource.shown(max(value for _, value in points)) if points else "not measured",
+        touched=any(full for _, full in told or ()),
+        errors=max((value for _, value in lines.get(resource.errors, [])), default=None),
+        said=resource.said,
+        advice=resource.advice,
+    )
 
 
 def _less(points: Points, lag: Points) -> Points:
@@ -168,7 +183,7 @@ def _calm(used: list[Used]) -> str:
 
 def _words(first: Used, used: list[Used], rate: float | None) -> str:
     at = "" if rate is None else f" at {rate:.0f} requests/s"
-    said = f"{first.said} from {first.since:.0f} s{at} ({first.peak}): {first.advice}"
+    said = f"{first.said} {since(first.full_from or 0.0)}{at} ({first.peak}): {first.advice}"
     others = _others(used, first)
     return f"{said}; {others}." if others else f"{said}."
 
@@ -178,8 +193,19 @@ def _others(used: list[Used], first: Used | None) -> str:
     told = [each for each in used if each.judged and each is not first]
     later = [each for each in told if each.full_from is not None]
     calm = [each for each in told if each.full_from is None]
-    said = [f"{each.name} was full too, from {each.full_from:.0f} s" for each in later]
-    return ", ".join([*said, *(f"{each.name} was at {each.peak}" for each in calm)])
+    said = [f"{each.name} was full too, {since(each.full_from or 0.0)}" for each in later]
+    return ", ".join([*said, *map(_unfilled, calm)])
+
+
+def _unfilled(used: Used) -> str:
+    if used.touched:
+        return f"{used.name} touched {used.peak}, never for {LASTING:.0f} s on end"
+    return f"{used.name} was at {used.peak}"
+
+
+def since(moment: float) -> str:
+    """In words; seconds since the run's beginning."""
+    return f"from {moment:.0f} s" if moment else "from the start"
 
 
 def _at(points: Points, moment: float) -> float | None:
@@ -238,7 +264,7 @@ RESOURCES = (
         "Redis",
         "redis",
         _above(REDIS_FULL),
-        milliseconds,
+        lambda value: f"{milliseconds(value)} or more" if value >= REDIS[-1] else milliseconds(value),
         "Redis was slow",
         "give Redis more CPU, put it nearer, or share it with fewer",
         "redis_errors",

@@ -24,7 +24,10 @@ class Gate(msgspec.Struct, frozen=True):
 
 
 class Run(msgspec.Struct, frozen=True):
-    """`began` and `ended` are Unix times in seconds; `metrics` is metric -> statistic -> value, times in ms."""
+    """`began` and `ended` are Unix times in seconds; `metrics` is metric -> statistic -> value, times in ms.
+
+    `settings` are those that it was told, by the names of docs/load-testing.md.
+    """
 
     scenario: str
     passed: bool
@@ -34,6 +37,7 @@ class Run(msgspec.Struct, frozen=True):
     metrics: dict[str, dict[str, float]]
     url: str = ""
     findings: dict[str, Any] = {}
+    settings: dict[str, str] = {}
 
     def value(self, metric: str, statistic: str) -> float | None:
         return self.metrics.get(metric, {}).get(statistic)

@@ -1,12 +1,15 @@
 """Figures of the service over time: range queries to Prometheus, or what an earlier report kept of them.
 
-Each is one line for all replicas: a sum, or that of the replica that is worst off.
+Each is one line for all replicas: a sum, or that of the replica that is worst off. A rate stands in the middle of the
+window that it was taken over, so that it shows neither before nor after what a gauge shows.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
+import statistics
 import string
 from pathlib import Path
 from typing import NamedTuple
@@ -19,11 +22,22 @@ from dub5.settings import Duration
 
 _POINTS = 240
 _TIMEOUT = 30.0
+_SCRAPES = 4
+"""Of a window, so that one that is lost leaves enough for a rate."""
+_NO_SCRAPES = 15.0
+"""Seconds between two where none was found."""
 
 Points = list[tuple[float, float]]
 """(Unix time in seconds, value), in order."""
 
 Lines = dict[str, Points]
+
+
+class Series(msgspec.Struct, frozen=True):
+    """Lines, and the window of their rates in seconds."""
+
+    window: float
+    lines: Lines
 
 
 class Line(NamedTuple):
@@ -32,6 +46,10 @@ class Line(NamedTuple):
     title: str
     unit: str
     query: str
+
+    @property
+    def rate(self) -> bool:
+        return "$window" in self.query
 
 
 def _rate(metric: str, more: str = "") -> str:
@@ -42,23 +60,35 @@ def _quantile(quantile: float, metric: str, more: str = "") -> str:
     return f"histogram_quantile({quantile}, sum by (le) (rate(dub5_{metric}_bucket{{$pods{more}}}[$window])))"
 
 
+def _mean(metric: str, more: str = "") -> str:
+    return f"{_rate(f'{metric}_sum', more)} / {_rate(f'{metric}_count', more)}"
+
+
 _OF_REPLICAS = " and on (job, instance) dub5_demand_requests{$pods})"
 """Every exporter has these figures: only those of our processes count."""
 
+_HITS = ',result=~"local|shared|stale"'
 _CHAT = ',route="/v1/chat/completions"'
 
 LINES: dict[str, Line] = {
-    "requests": Line("requests", "per s", _rate("http_requests_total", _CHAT)),
+    "requests": Line("answers", "per s", _rate("http_requests_total", _CHAT)),
+    # What came in is what went out, and what there is more of inside.
+    "arrivals": Line(
+        "requests",
+        "per s",
+        f"clamp_min({_rate('http_requests_total', _CHAT)} + sum(deriv(dub5_demand_requests{{$pods}}[$window])), 0)",
+    ),
     "errors": Line(
         "errors",
         "per s",
         _rate("http_requests_total", _CHAT + ',outcome!~"ok|client_disconnect|client_error|limited"')
         + " or vector(0)",
     ),
+    # Means, since they are exact: a quantile is only as good as its bucket, and theirs are as wide as their bounds.
     "first_byte": Line(
-        "time to first byte, p95",
+        "time to first byte, mean",
         "s",
-        _quantile(0.95, "http_time_to_first_byte_seconds", _CHAT + ',outcome="ok"'),
+        _mean("http_time_to_first_byte_seconds", _CHAT + ',outcome="ok"'),
     ),
     "demand": Line("demand", "requests", "sum(dub5_demand_requests{$pods})"),
     "replicas": Line("replicas", "", "count(dub5_demand_requests{$pods})"),
@@ -80,14 +110,7 @@ LINES: dict[str, Line] = {
     "memory_limit": Line("limit of memory", "bytes", "min(dub5_memory_limit_bytes{$pods})"),
     "redis": Line("Redis, p95", "s", _quantile(0.95, "redis_duration_seconds")),
     "redis_errors": Line("failed cache operations", "per s", _rate("cache_errors_total") + " or vector(0)"),
-    # The mean, since it is exact: a quantile is only as good as its bucket, and theirs are as wide as their bounds.
-    "provider": Line(
-        "provider's first token, mean",
-        "s",
-        _rate("provider_time_to_first_token_seconds_sum")
-        + " / "
-        + _rate("provider_time_to_first_token_seconds_count"),
-    ),
+    "provider": Line("provider's first token, mean", "s", _mean("provider_time_to_first_token_seconds")),
     "provider_errors": Line(
         "failed provider calls",
         "per s",
@@ -99,9 +122,7 @@ LINES: dict[str, Line] = {
     "hits": Line(
         "hit ratio",
         "share",
-        _rate("cache_lookups_total", ',result=~"local|shared|stale"')
-        + " / "
-        + _rate("cache_lookups_total", ""),
+        f"({_rate('cache_lookups_total', _HITS)} or vector(0)) / {_rate('cache_lookups_total')}",
     ),
     "sent": Line("bytes of answers", "per s", _rate("network_bytes_total", ',direction="out"')),
 }
@@ -113,31 +134,46 @@ async def ask_prometheus(
     began: float,
     ended: float,
     pods: str,
-    window: Duration,
+    window: Duration | None = None,
     transport: httpx.AsyncBaseTransport | None = None,
-) -> Lines:
+) -> Series:
     """All lines between two Unix times. `pods` is a selector such as `namespace="chat"`; Unreadable where it fails.
 
-    The first `window` is left out, or the first quarter of a run that is short: its rates are those of what was before.
+    `window` is that of rates; by default four scrapes. In a run that is short it is at most a quarter of it.
     """
-    began += min(window, (ended - began) / 4)
-    step = max(1.0, (ended - began) / _POINTS)
     async with httpx.AsyncClient(base_url=url.rstrip("/"), timeout=_TIMEOUT, transport=transport) as client:
 
-        async def one(line: Line) -> Points:
-            query = string.Template(line.query).substitute(pods=pods, window=window.written())
-            asked = {"query": query, "start": f"{began}", "end": f"{ended}", "step": f"{step}"}
+        async def ask(path: str, **asked: str) -> bytes:
             try:
-                answer = await client.get("/api/v1/query_range", params=asked)
+                answer = await client.get(f"/api/v1/{path}", params=asked)
                 answer.raise_for_status()
             except httpx.HTTPError as error:
                 raise Unreadable(
                     f"{url} does not answer as Prometheus does: {str(error) or type(error).__name__}"
                 ) from None
-            return points(answer.content)
+            return answer.content
+
+        if window is None:
+            scrapes = await ask("query", query=f"dub5_demand_requests{{{pods}}}[2m]", time=f"{ended}")
+            window = Duration(math.ceil(_SCRAPES * interval(scrapes)))
+        first = min(window, (ended - began) / 4)
+        step = max(1.0, (ended - began) / _POINTS)
+
+        async def one(line: Line) -> Points:
+            query = string.Template(line.query).substitute(pods=pods, window=window.written())
+            start, late = (began + first, first / 2) if line.rate else (began, 0.0)
+            answer = await ask("query_range", query=query, start=f"{start}", end=f"{ended}", step=f"{step}")
+            return [(moment - late, value) for moment, value in points(answer)]
 
         found = await asyncio.gather(*(one(line) for line in LINES.values()))
-    return dict(zip(LINES, found, strict=True))
+    return Series(float(window), dict(zip(LINES, found, strict=True)))
+
+
+def interval(answer: bytes) -> float:
+    """Seconds between two scrapes, from all samples of a gauge in a while."""
+    moments = [[moment for moment, _ in series.values] for series in _decoded(answer)]
+    gaps = [later - earlier for each in moments for earlier, later in itertools.pairwise(each)]
+    return statistics.median(gaps) if gaps else _NO_SCRAPES
 
 
 class _Series(msgspec.Struct):
@@ -154,18 +190,22 @@ class _Answer(msgspec.Struct):
 
 def points(answer: bytes) -> Points:
     """The one series of an answer to a range query, without the moments in which it had no value."""
-    try:
-        series = msgspec.json.decode(answer, type=_Answer).data.result
-    except msgspec.MsgspecError as error:
-        raise Unreadable(f"this is no answer of Prometheus to a range query: {error}") from None
+    series = _decoded(answer)
     values = [(moment, float(value)) for moment, value in series[0].values] if series else []
     return [(moment, value) for moment, value in values if math.isfinite(value)]
 
 
-def read_lines(path: Path) -> Lines:
+def _decoded(answer: bytes) -> list[_Series]:
+    try:
+        return msgspec.json.decode(answer, type=_Answer).data.result
+    except msgspec.MsgspecError as error:
+        raise Unreadable(f"this is no answer of Prometheus to a range query: {error}") from None
+
+
+def read_series(path: Path) -> Series:
     """What a report has kept; a folder's are in series.json."""
     file = path / "series.json" if path.is_dir() else path
     try:
-        return msgspec.json.decode(read_text(file), type=Lines)
+        return msgspec.json.decode(read_text(file), type=Series)
     except msgspec.MsgspecError as error:
         raise Unreadable(f"{file}: {error}") from None

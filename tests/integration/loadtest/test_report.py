@@ -6,19 +6,21 @@ import asyncio
 import json
 import sys
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from dub5.loadtest.series import LINES, Lines
-from tests.fakes.http_server import Call, FakeServer, Wire, refuse, whole
+from tests.fakes.http_server import Call, FakeServer, Script, Wire, refuse, whole
 from tests.unit.loadtest.scenes import BEGAN, LENGTH, line, planted
 
 
 class FakePrometheus(FakeServer):
-    """Answers range queries of the report with `lines`."""
+    """Answers range queries of the report with `lines`; it scrapes every 2.5 seconds."""
 
     def __init__(self, lines: Lines, pods: str, window: str) -> None:
         super().__init__()
         self.lines = lines
+        self.scrapes = f"dub5_demand_requests{{{pods}}}[2m]"
         self.names = {
             each.query.replace("$pods", pods).replace("$window", window): name for name, each in LINES.items()
         }
@@ -26,13 +28,22 @@ class FakePrometheus(FakeServer):
     async def default(self, call: Call, wire: Wire) -> None:
         parts = urlsplit(call.path)
         asked = {name: values[0] for name, values in parse_qs(parts.query).items()}
-        name = self.names.get(asked.get("query", ""))
+        if (parts.path, asked["query"]) == ("/prom/api/v1/query", self.scrapes):
+            end = float(asked["time"])
+            values = [[end - 2.5 * back, "1"] for back in range(40, -1, -1)]
+            await answer([{"metric": {"pod": name}, "values": values} for name in "ab"])(call, wire)
+            return
+        name = self.names.get(asked["query"])
         if parts.path != "/prom/api/v1/query_range" or name is None:
             await refuse(400, "bad query")(call, wire)
             return
         first, last = float(asked["start"]), float(asked["end"])
         values = [[at, str(value)] for at, value in self.lines[name] if first <= at <= last]
-        await whole({"status": "success", "data": {"result": [{"metric": {}, "values": values}]}})(call, wire)
+        await answer([{"metric": {}, "values": values}])(call, wire)
+
+
+def answer(result: list[dict[str, Any]]) -> Script:
+    return whole({"status": "success", "data": {"result": result}})
 
 
 async def report(*arguments: str) -> tuple[int | None, str, str]:
@@ -52,18 +63,24 @@ def read(path: Path) -> str:
 async def test_from_a_log_and_prometheus_to_a_folder_and_on_to_a_comparison(tmp_path: Path) -> None:
     log, first, second = tmp_path / "run.log", tmp_path / "first", tmp_path / "second"
     await asyncio.to_thread(log.write_text, f"noise\n{line()}\n")
-    lines = planted(gate=(210, 1.0), requests=(205, 412.0))
+    lines = planted(gate=(210, 1.0), arrivals=(205, 412.0))
     selector = 'namespace="chat"'
     async with FakePrometheus(lines, selector, "10s") as prometheus:
-        asked = ["--prometheus", f"{prometheus.url}/prom", "--selector", selector, "--window", "10s"]
+        asked = ["--prometheus", f"{prometheus.url}/prom", "--selector", selector]
         code, said, errors = await report(str(log), *asked, "--out", str(first))
     assert (code, errors) == (0, "")
     assert said.startswith("Load test steady: passed. The gate was full from 210 s at 412 requests/s (100 %)")
     assert said.endswith(f"See {first / 'report.html'}\n")
     assert "The gate was full from 210 s" in await asyncio.to_thread(read, first / "report.html")
-    assert json.loads(await asyncio.to_thread(read, first / "series.json")) == {
-        name: [[at, value] for at, value in points if at >= BEGAN + 10] for name, points in lines.items()
-    }, "all but the first window, whose rates are those of what was before"
+    # Four scrapes. Rates of the first window are those of what was before; the others stand in the middle of theirs.
+    kept = json.loads(await asyncio.to_thread(read, first / "series.json"))
+    assert kept["window"] == 10.0
+    assert kept["lines"] == {
+        name: [[at - 5, value] for at, value in points if at >= BEGAN + 10]
+        if LINES[name].rate
+        else [[at, value] for at, value in points]
+        for name, points in lines.items()
+    }
     # The folder has all that the report is made from.
     assert (await report(str(first), "--out", str(second), "--compare", str(first)))[0] == 0
     text = await asyncio.to_thread(read, second / "report.md")
@@ -80,10 +97,10 @@ async def test_memory_is_judged_by_its_limit(tmp_path: Path) -> None:
     await asyncio.to_thread(log.write_text, line())
     lines = planted(memory=(100, 500 * 2.0**20))
     given = [str(log), "--series", str(series), "--out", str(tmp_path / "out")]
-    await asyncio.to_thread(series.write_text, json.dumps(lines))
+    await asyncio.to_thread(series.write_text, json.dumps({"window": 10, "lines": lines}))
     assert "Memory was nearly full from 100 s" in (await report(*given))[1]
     lines["memory_limit"] = []
-    await asyncio.to_thread(series.write_text, json.dumps(lines))
+    await asyncio.to_thread(series.write_text, json.dumps({"window": 10, "lines": lines}))
     assert "No resource was full" in (await report(*given))[1]
 
 

@@ -13,6 +13,7 @@ STEP = 5
 
 HEALTHY = {
     "requests": 100.0,
+    "arrivals": 100.0,
     "errors": 0.0,
     "first_byte": 0.35,
     "demand": 20.0,
@@ -72,6 +73,7 @@ def summary(**changes: Any) -> dict[str, Any]:
             {"metric": "chat_whole", "gate": "rate>=0.99", "ok": True},
         ],
         "findings": {},
+        "settings": {"RATE": "4", "TTFT_P95": "2000"},
         "metrics": {
             "chat_requests": {"count": 1000, "rate": 3.3333},
             "chat_requests{outcome:refused}": {"count": 10, "rate": 0.0333},

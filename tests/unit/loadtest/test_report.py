@@ -38,7 +38,9 @@ def test_the_verdict_comes_first() -> None:
     assert document.verdict.startswith("passed. The gate was full from 210 s")
     assert document.verdict.endswith("UTC, 300 s)")
     assert rows(document, "Resources")["gate (first)"][:2] == ["100 %", "from 210 s"]
-    assert rows(document, "Resources")["CPU"] == ["48 %", "never", "none"]
+    assert rows(document, "Resources")["CPU"] == ["48 %", "never", "not measured"]
+    assert rows(document, "Resources")["Redis"] == ["1.0 ms", "never", "none"]
+    assert section(document, "What was asked").parts == ["RATE=4 TTFT_P95=2000 make loadtest SCENARIO=steady"]
 
 
 def test_gates_that_were_missed_stand_first() -> None:
@@ -55,10 +57,12 @@ def test_gates_that_were_missed_stand_first() -> None:
 
 def test_the_gate_on_the_first_token_is_a_limit_for_the_provider() -> None:
     assert allowed_first_token(run()) == 2.0
-    assert allowed_first_token(run(thresholds=[])) is None
+    assert allowed_first_token(run(settings={})) is None
     slow = planted(provider=(0, 2.4))
-    assert compose(run(), slow, limits=LIMITS).verdict.startswith("passed. The provider was slow from 0 s")
-    assert "No resource was full" in compose(run(thresholds=[]), slow, limits=LIMITS).verdict
+    assert compose(run(), slow, limits=LIMITS).verdict.startswith(
+        "passed. The provider was slow from the start"
+    )
+    assert "No resource was full" in compose(run(settings={}), slow, limits=LIMITS).verdict
 
 
 def test_time_is_split_into_the_services_parts() -> None:

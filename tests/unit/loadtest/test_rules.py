@@ -12,7 +12,7 @@ from tests.unit.loadtest.scenes import BEGAN, LENGTH, STEP, calm, planted
 
 LIMITS = Limits(memory=512 * 2.0**20, first_token=2.0)
 
-GATE = planted(gate=(210, 1.0), queued=(210, 40.0), shed=(215, 8.0), requests=(205, 412.0))
+GATE = planted(gate=(210, 1.0), queued=(210, 40.0), shed=(215, 8.0), arrivals=(205, 412.0))
 CPU = planted(cpu=(120, 0.99), loop=(90, 0.4), first_byte=(90, 3.0), provider=(95, 1.0), gate=(100, 1.0))
 NODE = planted(cpu_wait=(100, 0.5), loop=(80, 0.2), redis=(75, 0.2), gate=(90, 1.0))
 LOOP = planted(loop=(60, 0.5), provider=(70, 0.9), gate=(80, 1.0))
@@ -77,14 +77,40 @@ def test_all_is_well() -> None:
     judged = judge(calm(), began=BEGAN, limits=LIMITS)
     assert judged.first is None
     assert judged.words.startswith("No resource was full: CPU was at 48 %")
-    assert all(each.judged and each.errors == 0 for each in judged.resources)
+    assert all(each.judged and not each.errors for each in judged.resources)
 
 
 def test_a_single_point_is_no_bottleneck() -> None:
     lines = calm()
     lines["cpu"][20] = (lines["cpu"][20][0], 1.0)
     lines["gate"][30:32] = [(moment, 1.0) for moment, _ in lines["gate"][30:32]]  # five seconds
-    assert judge(lines, began=BEGAN, limits=LIMITS).first is None
+    judged = judge(lines, began=BEGAN, limits=LIMITS)
+    assert judged.first is None
+    assert "gate touched 100 %, never for 10 s on end" in judged.words
+
+
+def test_a_cause_that_comes_later_than_a_window_allows_is_none() -> None:
+    """What is full 20 seconds after the gate can be its cause where rates are of a minute, and not of ten seconds."""
+    lines = planted(gate=(60, 1.0), cpu_wait=(80, 0.5))
+    named = [judge(lines, began=BEGAN, limits=LIMITS, window=window).first for window in (60.0, 20.0)]
+    assert [each.name if each is not None else None for each in named] == ["node's CPU", "gate"]
+
+
+def test_the_rate_is_that_of_the_window_that_begins_when_it_became_full() -> None:
+    lines = planted(gate=(100, 1.0))
+    lines["arrivals"] = [(moment, 20.0 if moment < BEGAN + 105 else 200.0) for moment, _ in lines["arrivals"]]
+    assert "from 100 s at 200 requests/s" in judge(lines, began=BEGAN, limits=LIMITS, window=10.0).words
+
+
+def test_what_was_full_when_it_was_first_seen_was_so_from_the_start() -> None:
+    lines = calm()
+    lines["cpu"] = [(moment, 1.0) for moment, _ in lines["cpu"] if moment >= BEGAN + 30]  # rates begin later
+    assert judge(lines, began=BEGAN, limits=LIMITS).words.startswith("The CPU was full from the start at 100")
+
+
+def test_a_time_past_the_last_bucket_is_not_said_to_be_its_bound() -> None:
+    words = judge(planted(redis=(100, 0.25)), began=BEGAN, limits=LIMITS).words
+    assert "(250 ms or more)" in words
 
 
 def test_what_is_not_known_is_not_judged() -> None:
@@ -101,6 +127,7 @@ def test_errors_are_counted_beside() -> None:
     resources = {each.name: each for each in judge(REDIS, began=BEGAN, limits=LIMITS).resources}
     assert resources["Redis"].errors == 3.0
     assert resources["gate"].errors == 0.0
+    assert resources["CPU"].errors is None
 
 
 @given(st.lists(st.booleans(), max_size=40))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dub5.loadtest.runs import Unreadable
-from dub5.loadtest.series import LINES, points, read_lines
+from dub5.loadtest.series import LINES, interval, points, read_series
 from dub5.telemetry.metrics import Metrics
 from tools.which import which
 
@@ -58,9 +58,16 @@ def test_an_answer_without_the_moments_that_have_no_value() -> None:
     assert points(b'{"data": {"result": []}}') == []
 
 
+def test_the_time_between_scrapes() -> None:
+    values = [[100, "1"], [105.1, "1"], [110, "1"], [125, "1"], [130, "1"]]  # two of them were lost
+    answer = {"status": "success", "data": {"result": [{"metric": {}, "values": values}]}}
+    assert interval(json.dumps(answer).encode()) == pytest.approx(5.0, abs=0.06)
+    assert interval(b'{"data": {"result": []}}') == 15.0
+
+
 def test_what_is_no_answer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Unreadable, match="no answer of Prometheus"):
         points(b"<html>")
     (tmp_path / "series.json").write_text('{"cpu": 5}')
     with pytest.raises(Unreadable, match=r"series\.json"):
-        read_lines(tmp_path)
+        read_series(tmp_path)

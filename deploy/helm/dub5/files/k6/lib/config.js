@@ -2,6 +2,20 @@
 // has the table. A value that is not what it has to be stops the run before the first request.
 
 const DURATION = /^(\d+(\.\d+)?(ms|s|m|h))+$/;
+/**
+ * What was said, by its name: part of the summary, so that a report tells how it came about.
+ * @type {Record<string, string>}
+ */
+export const settings = {};
+const BESIDE = ['PATIENCE', 'SUMMARY_TEXT']; // how it is started and told, not what is asked
+
+/** @param {string} name */
+function said(name) {
+  const written = __ENV[name] || '';
+  if (written !== '' && !BESIDE.includes(name)) settings[name] = written;
+  return written;
+}
+
 /** @type {Record<string, number>} */
 const SECONDS = { ms: 0.001, s: 1, m: 60, h: 3600 };
 
@@ -10,7 +24,7 @@ const SECONDS = { ms: 0.001, s: 1, m: 60, h: 3600 };
  * @param {number} otherwise
  */
 function number(name, otherwise, least = 0) {
-  const written = __ENV[name] || '';
+  const written = said(name);
   if (written === '') return otherwise;
   const value = Number(written);
   if (!Number.isFinite(value) || value < least) throw new Error(`${name}: \`${written}\` is not a number of at least ${least}`);
@@ -32,7 +46,7 @@ function whole(name, otherwise, least = 1) {
  * @param {string} otherwise
  */
 function duration(name, otherwise) {
-  const written = __ENV[name] || otherwise;
+  const written = said(name) || otherwise;
   if (!DURATION.test(written)) throw new Error(`${name}: \`${written}\` is not a duration such as 90s or 5m`);
   return written;
 }
@@ -42,14 +56,14 @@ function duration(name, otherwise) {
  * @param {string} otherwise
  */
 function list(name, otherwise) {
-  const found = (__ENV[name] || otherwise).split(',').map((each) => each.trim()).filter(Boolean);
+  const found = (said(name) || otherwise).split(',').map((each) => each.trim()).filter(Boolean);
   if (found.length === 0) throw new Error(`${name}: names nothing`);
   return found;
 }
 
 /** @param {string} name */
 function toggle(name) {
-  const written = __ENV[name] || 'false';
+  const written = said(name) || 'false';
   if (written !== 'true' && written !== 'false') throw new Error(`${name}: \`${written}\` is neither true nor false`);
   return written === 'true';
 }

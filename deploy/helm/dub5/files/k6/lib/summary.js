@@ -1,6 +1,6 @@
 // What is left of a run: one line of JSON on stdout, which outlives its pod in the logs, and a file where SUMMARY_FILE says so.
 // `dub5 loadtest report` reads either.
-import { config } from './config.js';
+import { config, settings } from './config.js';
 
 /**
  * What k6 hands to handleSummary(), as far as it is read here.
@@ -33,6 +33,7 @@ export function summary(scenario, more = () => ({})) {
       began: ended - data.state.testRunDurationMs / 1000,
       ended,
       url: config.url,
+      settings: { ...settings, TTFT_P95: `${config.ttft}` },
       thresholds: thresholds(data),
       findings: more(values),
       metrics: figures(data),
