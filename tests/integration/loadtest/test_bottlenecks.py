@@ -1,6 +1,6 @@
 """Bottlenecks planted into a real replica, under real load: the report names them.
 
-Those that a test cannot plant in a few seconds are planted into figures instead, in tests/unit/loadtest.
+A full CPU is planted into figures instead, in tests/unit/loadtest: a machine that tests share has none to fill.
 """
 
 from __future__ import annotations
@@ -8,21 +8,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import resource
+import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from dub5.loadtest.command import write_report
 from tests.fakes.http_server import Call, Wire
 from tests.fakes.openai_server import FakeOpenAI, say
+from tests.fakes.redis_server import RedisServer
 from tests.harness import Running, openai_provider, running
 from tests.integration.loadtest.test_scenarios import K6
 from tools.load import run
 
 pytestmark = pytest.mark.skipif(K6 is None, reason="needs k6")
 
-LOAD = {"RATE": "8", "DURATION": "14s", "COMPLEXITIES": "tool", "TTFT_P95": "600", "MAX_VUS": "300"}
+LOAD = {"RATE": "8", "DURATION": "14s", "COMPLEXITIES": "short", "TTFT_P95": "600", "MAX_VUS": "300"}
 ROOMY = {"max_inflight": 100, "max_queued": 500}
 
 
@@ -37,6 +42,33 @@ def simulated(first_token: str, max_inflight: int) -> dict[str, Any]:
 async def half_a_second(call: Call, wire: Wire) -> None:
     await asyncio.sleep(0.5)
     await say("Here", "it", "is")(call, wire)
+
+
+@contextlib.asynccontextmanager
+async def slow_redis() -> AsyncIterator[str]:
+    """The address of a real one whose answers take 60 ms longer, on connections that have been made."""
+    connections: set[asyncio.Task[None]] = set()
+    async with RedisServer() as redis:
+        port = urlsplit(redis.url).port
+
+        async def passed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, later: float) -> None:
+            made = time.monotonic()
+            while data := await reader.read(65536):
+                await asyncio.sleep(later if time.monotonic() - made > 1 else 0)
+                writer.write(data)
+            writer.close()
+
+        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            back, forth = await asyncio.open_connection("127.0.0.1", port)
+            await asyncio.gather(passed(reader, forth, 0.0), passed(back, writer, 0.06))
+            await asyncio.gather(forth.wait_closed(), writer.wait_closed())
+
+        def taken(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connections.add(asyncio.create_task(connected(reader, writer)))
+
+        async with await asyncio.start_server(taken, "127.0.0.1", 0) as server:
+            yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+            await asyncio.gather(*connections)
 
 
 async def verdict(server: Running, folder: Path) -> str:
@@ -61,17 +93,34 @@ async def test_each_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     for name, value in LOAD.items():
         monkeypatch.setenv(name, value)
     async with contextlib.AsyncExitStack() as stack:
+        far = await stack.enter_async_context(slow_redis())
         narrow = await stack.enter_async_context(FakeOpenAI())
         narrow.reply = half_a_second
         planted = [
             simulated("500ms", max_inflight=2),
             simulated("900ms", max_inflight=4),
             {**openai_provider(narrow.base_url, max_connections=2), "admission": ROOMY},
+            {**simulated("50ms", max_inflight=100), "redis": {"url": far}},
         ]
         servers = [await stack.enter_async_context(running(each)) for each in planted]
         folders = [tmp_path / str(index) for index in range(len(servers))]
-        gate, provider, limit = await asyncio.gather(*map(verdict, servers, folders))
+        gate, provider, limit, redis = await asyncio.gather(*map(verdict, servers, folders))
     assert "The gate was full" in gate
     assert "The provider was slow" in provider
     assert "The provider's limit was reached" in limit
+    assert "Redis was slow" in redis
     assert gate.startswith("FAILED")  # a queue that grows misses the gate on the first token
+
+
+async def test_a_limit_of_memory_that_is_near_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in LOAD.items():
+        monkeypatch.setenv(name, value)
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    limit = tmp_path / "memory.max"
+    await asyncio.to_thread(limit.write_text, f"{used * 21 // 20}")
+    monkeypatch.setattr("dub5.telemetry.metrics._MEMORY_LIMITS", (limit,))
+    async with running(simulated("50ms", max_inflight=100)) as server:
+        said = await verdict(server, tmp_path / "run")
+    assert said.startswith("passed. Memory was nearly full from the start")
