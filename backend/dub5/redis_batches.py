@@ -1,7 +1,7 @@
 """Commands to one Redis server, as one pipeline for all who ask in the same turn of the event loop.
 
 Whoever asks first opens a batch; what others ask before it is sent joins it. It takes one connection and one
-wait, whatever it holds, and each caller gets the answers to its own commands. Up to `_LANES` batches are under
+wait, whatever it holds, and each caller gets the answers to its own commands. Up to `LANES` batches are under
 way at a time, each on a connection of its own; while all lanes are taken, what is asked gathers in the next batch.
 
 A caller that is cancelled leaves its batch, which goes on: others wait for it, and a connection is only used again
@@ -31,7 +31,8 @@ Command = tuple[tuple[Any, ...], Mapping[str, Any]]
 Send = Callable[[list[Command]], Awaitable[list[Any]]]
 """Gives one answer or ResponseError for each command; raises one of TROUBLE where the server did not do it."""
 
-_LANES = 4
+LANES = 4
+"""Batches that may be under way at a time, each on a connection of its own."""
 _MOST = 256
 """Commands of a batch beyond which nobody joins it: their answers are read in one go."""
 _STEPS, _STEPS_IN_TIME = 10, 8
@@ -123,7 +124,7 @@ class Batches:
         self._ask_probe = probe
         self._changed = changed
         self._timeout = timeout
-        self._lanes = asyncio.Semaphore(_LANES)
+        self._lanes = asyncio.Semaphore(LANES)
         self._next: _Batch | None = None
         self._failures = 0
         self._probe: asyncio.Task[None] | None = None

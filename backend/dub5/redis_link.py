@@ -6,6 +6,9 @@ commands then fail at once, without a wait, and a background task asks Redis eac
 back. So a lost Redis costs a request at most one timeout. A Redis that answers but refuses (read-only, out of
 memory) is not lost: only that command fails.
 
+Connections are made before anybody waits for them, at the start and when a lost Redis is asked whether it is back: that
+takes several round trips, and so longer than a command may.
+
 Connections are redis-py's, which also finds the master behind Sentinels. Of a Cluster each node has batches and a
 breaker of its own, so one that is lost holds up nothing that the others keep; its loss has the layout read again.
 
@@ -28,6 +31,7 @@ from hiredis import pack_command
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.client import Pipeline, PubSub
 from redis.asyncio.cluster import ClusterNode, PipelineCommand
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
@@ -35,7 +39,16 @@ from redis.driver_info import DriverInfo
 from redis.exceptions import AskError, MovedError, ResponseError, SlotNotCoveredError, TryAgainError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from dub5.redis_batches import TROUBLE, Batches, Command, RedisFailed, RedisUnavailable, patience, refusal
+from dub5.redis_batches import (
+    LANES,
+    TROUBLE,
+    Batches,
+    Command,
+    RedisFailed,
+    RedisUnavailable,
+    patience,
+    refusal,
+)
 from dub5.settings import RedisSettings
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.metrics import Metrics
@@ -45,6 +58,7 @@ __all__ = ["RedisLink", "RedisUnavailable", "connect"]
 _SILENCES = 3
 _LISTEN_INTERVAL = 1.0
 _LISTEN_AGAIN = 0.25
+_CONNECT_TIMEOUT = 1.0
 _INITIALIZE_TIMEOUT = 2.0
 _KEYLESS = {"PING", "PUBLISH"}
 
@@ -81,9 +95,12 @@ class RedisLink:
 
     async def start(self) -> None:
         """Ask once, so that the first request knows; a Redis that is away is no reason not to start."""
-        with contextlib.suppress(*TROUBLE, RedisUnavailable):
+        with contextlib.suppress(*TROUBLE):
             async with asyncio.timeout(_INITIALIZE_TIMEOUT):
                 await self._client.initialize()  # the layout of a Cluster takes longer than a command may
+        with contextlib.suppress(*TROUBLE):
+            await self._servers.connect()
+        with contextlib.suppress(RedisUnavailable):
             await self.run("ping", lambda pipeline: pipeline.ping())
         if self._handlers:
             self._listener = asyncio.create_task(self._listen())
@@ -140,7 +157,7 @@ class RedisLink:
         while True:
             with contextlib.suppress(*TROUBLE):
                 async with self._client.pubsub() as pubsub:
-                    async with asyncio.timeout(self._timeout):
+                    async with asyncio.timeout(_CONNECT_TIMEOUT):
                         await pubsub.subscribe(*self._handlers)
                     await self._hear(pubsub)
             await asyncio.sleep(_LISTEN_AGAIN)
@@ -188,6 +205,20 @@ class OneServer:
     def ask(self, commands: list[Command]) -> Awaitable[list[Any]]:
         return self._batches.ask(commands)
 
+    async def connect(self) -> None:
+        """Have a connection for each batch that may be under way."""
+        pool = self._client.connection_pool
+
+        async def one() -> None:
+            made.append(await pool.get_connection())  # type: ignore[no-untyped-call]
+
+        made: list[AbstractConnection] = []
+        try:
+            await _together(one)
+        finally:
+            for connection in made:
+                await pool.release(connection)
+
     async def stop(self) -> None:
         await self._batches.stop()
 
@@ -199,8 +230,9 @@ class OneServer:
 
     async def _probe(self) -> None:
         # Whatever befell the server befell the connections to it, and some such ends are never told.
+        await self._client.connection_pool.disconnect(inuse_connections=False)
+        await self.connect()
         async with patience(self._timeout):
-            await self._client.connection_pool.disconnect(inuse_connections=False)
             await self._client.ping()
 
 
@@ -233,6 +265,21 @@ class Nodes:
             for position, answer in zip(positions, part, strict=True):
                 answers[position] = answer
         return answers
+
+    async def connect(self) -> None:
+        """To each master, for each batch that may be under way there."""
+        await asyncio.gather(*map(self._connect, self._client.get_primaries()))
+
+    @staticmethod
+    async def _connect(node: ClusterNode) -> None:
+        async def one() -> None:
+            connection = node.acquire_connection()
+            try:
+                await connection.connect()  # type: ignore[no-untyped-call]
+            finally:
+                node.release(connection)
+
+        await _together(one)
 
     async def stop(self) -> None:
         for node in self._nodes.values():
@@ -296,8 +343,9 @@ class Nodes:
             raise RedisConnectionError("no node answers")
         node = self._client.get_node(node_name=name) if name else None
         if node is not None and node in self._client.get_primaries():
+            await node.disconnect_free_connections()
+            await self._connect(node)
             async with patience(self._timeout):
-                await node.disconnect_free_connections()
                 await node.execute_command("PING")
 
     async def _refresh(self, failed: str) -> None:
@@ -311,6 +359,14 @@ class Nodes:
 
 
 Servers = OneServer | Nodes
+
+
+async def _together(connect: Callable[[], Awaitable[None]]) -> None:
+    """As many connections as there are lanes; raises one of TROUBLE where one of them is not made in time."""
+    async with asyncio.timeout(_CONNECT_TIMEOUT):
+        done = await asyncio.gather(*(connect() for _ in range(LANES)), return_exceptions=True)
+    for failed in filter(None, done):
+        raise failed
 
 
 def connect(settings: RedisSettings, password: str | None) -> Client:

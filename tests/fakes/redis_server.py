@@ -18,6 +18,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Self
 
@@ -139,3 +140,31 @@ class RedisServer:
         assert self._process is not None
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(number)
+
+
+@contextlib.asynccontextmanager
+async def far_away(redis: RedisServer, *, round_trip: float) -> AsyncIterator[str]:
+    """The address at which `redis` is that many seconds away, there and back."""
+    connections: set[asyncio.Task[None]] = set()
+
+    async def passed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                await asyncio.sleep(round_trip / 2)
+                writer.write(data)
+        writer.close()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            back, forth = await asyncio.open_connection("127.0.0.1", redis.port)
+        except ConnectionError:
+            writer.close()
+            return
+        await asyncio.gather(passed(reader, forth), passed(back, writer))
+
+    def taken(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.add(asyncio.create_task(connected(reader, writer)))
+
+    async with await asyncio.start_server(taken, "127.0.0.1", 0) as server:
+        yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+        await asyncio.gather(*connections)

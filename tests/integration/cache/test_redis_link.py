@@ -18,7 +18,7 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 
 from dub5.redis_link import RedisLink, RedisUnavailable, connect
 from dub5.settings import Duration, RedisSettings
-from tests.fakes.redis_server import RedisServer, free_port
+from tests.fakes.redis_server import RedisServer, far_away, free_port
 from tests.integration.cache.support import PATIENCE, PATIENT, linked, made, until
 
 
@@ -117,6 +117,27 @@ async def test_a_redis_that_is_away_at_the_start_is_found_when_it_comes(server: 
         await server.start()
         await until(lambda: link.available)
         assert await ping(link)
+
+
+async def test_a_redis_that_is_far_away_is_used(server: RedisServer) -> None:
+    """To make a connection takes several round trips, longer than a command may; then each command takes one."""
+    heard: asyncio.Queue[bytes] = asyncio.Queue()
+    async with far_away(server, round_trip=0.05) as url:
+        link = await made(RedisSettings(url=url))
+        link.subscribe("news", heard.put)
+        await link.start()
+        try:
+            assert await asyncio.gather(*(ping(link) for _ in range(8))) == [True] * 8
+            await server.stop()
+            await fail(link, 3)
+            assert not link.available
+            await server.start()
+            await until(lambda: link.available)
+            assert await ping(link)
+            await until(lambda: said(server, b"1"))
+            assert await heard.get() == b"1"
+        finally:
+            await link.stop()
 
 
 async def test_whoever_is_cancelled_the_others_get_their_own_answers(server: RedisServer) -> None:
