@@ -9,18 +9,15 @@ import asyncio
 import contextlib
 import json
 import resource
-import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
 from dub5.loadtest.command import write_report
 from tests.fakes.http_server import Call, Wire
 from tests.fakes.openai_server import FakeOpenAI, say
-from tests.fakes.redis_server import RedisServer
+from tests.fakes.redis_server import RedisServer, far_away
 from tests.harness import Running, openai_provider, running
 from tests.integration.loadtest.test_scenarios import K6
 from tools.load import run
@@ -42,33 +39,6 @@ def simulated(first_token: str, max_inflight: int) -> dict[str, Any]:
 async def half_a_second(call: Call, wire: Wire) -> None:
     await asyncio.sleep(0.5)
     await say("Here", "it", "is")(call, wire)
-
-
-@contextlib.asynccontextmanager
-async def slow_redis() -> AsyncIterator[str]:
-    """The address of a real one whose answers take 60 ms longer, on connections that have been made."""
-    connections: set[asyncio.Task[None]] = set()
-    async with RedisServer() as redis:
-        port = urlsplit(redis.url).port
-
-        async def passed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, later: float) -> None:
-            made = time.monotonic()
-            while data := await reader.read(65536):
-                await asyncio.sleep(later if time.monotonic() - made > 1 else 0)
-                writer.write(data)
-            writer.close()
-
-        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            back, forth = await asyncio.open_connection("127.0.0.1", port)
-            await asyncio.gather(passed(reader, forth, 0.0), passed(back, writer, 0.06))
-            await asyncio.gather(forth.wait_closed(), writer.wait_closed())
-
-        def taken(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            connections.add(asyncio.create_task(connected(reader, writer)))
-
-        async with await asyncio.start_server(taken, "127.0.0.1", 0) as server:
-            yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
-            await asyncio.gather(*connections)
 
 
 async def verdict(server: Running, folder: Path) -> str:
@@ -93,7 +63,8 @@ async def test_each_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     for name, value in LOAD.items():
         monkeypatch.setenv(name, value)
     async with contextlib.AsyncExitStack() as stack:
-        far = await stack.enter_async_context(slow_redis())
+        redis = await stack.enter_async_context(RedisServer())
+        far = await stack.enter_async_context(far_away(redis, round_trip=0.06))
         narrow = await stack.enter_async_context(FakeOpenAI())
         narrow.reply = half_a_second
         planted = [
@@ -104,11 +75,11 @@ async def test_each_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ]
         servers = [await stack.enter_async_context(running(each)) for each in planted]
         folders = [tmp_path / str(index) for index in range(len(servers))]
-        gate, provider, limit, redis = await asyncio.gather(*map(verdict, servers, folders))
+        gate, provider, limit, slow = await asyncio.gather(*map(verdict, servers, folders))
     assert "The gate was full" in gate
     assert "The provider was slow" in provider
     assert "The provider's limit was reached" in limit
-    assert "Redis was slow" in redis
+    assert "Redis was slow" in slow
     assert gate.startswith("FAILED")  # a queue that grows misses the gate on the first token
 
 
