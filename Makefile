@@ -58,14 +58,15 @@ bench: $(READY) ## Figures beside LiteLLM, Portkey and floors; ROWS="hits live",
 	@tools/setup.sh wrk
 	@$(BIN)/python -m benchmarks.gateways $(ROWS) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(QUICK),--quick) $(if $(OUT),--out $(OUT))
 
-# In KUBECONFIG's cluster where it is set and no URL is: beside RELEASE in NAMESPACE, with PROMETHEUS=NAMESPACE/SERVICE:PORT.
+# In KUBECONFIG's cluster where it is set and no URL is: beside RELEASE in NAMESPACE, with PROMETHEUS=NAMESPACE/SERVICE:PORT
+# and, where pods have other labels there, SELECTOR='namespace="chat"'.
 LOAD_IN_CLUSTER := $(if $(KUBECONFIG),$(if $(URL),,yes))
 LOAD_CLUSTER := --release $(or $(NAMESPACE),default)/$(or $(RELEASE),dub5) $(if $(PROMETHEUS),--prometheus $(PROMETHEUS))
 LOAD_SERVER := $(if $(URL),--url $(URL)) $(if $(OPERATIONS),--operations $(OPERATIONS))
 
 loadtest: $(READY) ## Load with k6 and report: SCENARIO=steady RATE=50 URL=http://… OPERATIONS=http://…; else KUBECONFIG's, else a server of its own
 	@$(if $(LOAD_IN_CLUSTER),echo "In the cluster of $(KUBECONFIG) beside a release: $(LOAD_CLUSTER)",tools/setup.sh k6)
-	@$(BIN)/python -m tools.load $(or $(SCENARIO),smoke) $(if $(LOAD_IN_CLUSTER),$(LOAD_CLUSTER),$(LOAD_SERVER)) $(if $(OUT),--out $(OUT)) $(if $(COMPARE),--compare $(COMPARE))
+	@$(BIN)/python -m tools.load $(or $(SCENARIO),smoke) $(if $(LOAD_IN_CLUSTER),$(LOAD_CLUSTER) $(if $(SELECTOR),--selector '$(SELECTOR)'),$(LOAD_SERVER)) $(if $(OUT),--out $(OUT)) $(if $(COMPARE),--compare $(COMPARE))
 
 image: ## Build the container image localhost/dub5 with podman, docker or buildah; BASE=IMAGE for another base
 	@$(firstword $(shell command -v podman docker buildah) docker) build $(if $(BASE),--build-arg BASE=$(BASE)) --tag localhost/dub5 .

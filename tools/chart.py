@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from dub5.settings_schema import schema as program_schema
+from tools import loadtest
 
 CHART = Path(__file__).resolve().parent.parent / "deploy/helm/dub5"
 
@@ -63,7 +64,7 @@ def values_schema() -> str:
         "additionalProperties": False,
         # `global` is Helm's own: charts that contain this one pass it on.
         "properties": {"global": {"type": "object"}, **properties},
-        "definitions": {**_DEFINITIONS, **_program_definitions()},
+        "definitions": {**_DEFINITIONS, "LoadtestSettings": _loadtest_settings(), **_program_definitions()},
     }
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
@@ -115,6 +116,8 @@ def _described(value: Value) -> Json:
     described: Json = {"description": value.description, "default": value.default}
     if "$ref" in value.extra:
         return described | {"allOf": [{"$ref": f"#/definitions/{value.extra['$ref']}"}]}
+    if "type" in value.extra:
+        return described | value.extra
     return described | {"type": _type(value.default)} | value.extra
 
 
@@ -127,6 +130,12 @@ def _type(default: Any) -> str:
 
 def _shortened(text: str) -> str:
     return text if len(text) <= 80 else "see values.yaml"
+
+
+def _loadtest_settings() -> Json:
+    names = sorted(loadtest.names_of_settings() - loadtest.OF_THE_CHART)
+    told = {name: {"type": ["string", "number", "boolean"]} for name in names}
+    return {"type": "object", "additionalProperties": False, "properties": told}
 
 
 def _program_definitions() -> Json:

@@ -25,7 +25,7 @@ from benchmarks.service import serving
 from dub5.loadtest.command import write_report
 from dub5.loadtest.report import Document
 from tests.cluster import ground
-from tools import loadjob
+from tools import loadjob, loadtest
 from tools.scrapes import Recorder
 from tools.which import which
 
@@ -90,6 +90,9 @@ def main() -> int:
         metavar="NAMESPACE/SERVICE:PORT",
         help="that cluster's, for the figures of the service",
     )
+    parser.add_argument(
+        "--selector", help="of the release's replicas there, without braces (default: by its pods' names)"
+    )
     parser.add_argument("--out", type=Path, help="folder of the report (default: .bench/loadtest/SCENARIO)")
     parser.add_argument("--compare", type=Path, help="folder of an earlier report")
     asked = parser.parse_args()
@@ -98,23 +101,22 @@ def main() -> int:
     for left in ("summary.json", "series.json"):
         (out / left).unlink(missing_ok=True)
     if asked.release is not None:
-        code, document = in_cluster(asked.release, asked.prometheus, asked.scenario, out, asked.compare)
+        code, document = in_cluster(asked, out)
         tell(out, document)
         return code
     return asyncio.run(on_this_machine(asked, out))
 
 
-def in_cluster(
-    release: str, prometheus: str | None, scenario: str, out: Path, earlier: Path | None
-) -> tuple[int, Document | None]:
-    settings = {name: os.environ[name] for name in loadjob.names_of_settings() if os.environ.get(name)}
-    namespace, _, name = release.partition("/")
+def in_cluster(asked: argparse.Namespace, out: Path) -> tuple[int, Document | None]:
+    names = loadtest.names_of_settings() - loadtest.OF_THE_CHART
+    settings = {name: os.environ[name] for name in names if os.environ.get(name)}
+    namespace, _, name = asked.release.partition("/")
     with (
         tempfile.TemporaryDirectory() as folder,
         ground.theirs(os.environ["KUBECONFIG"]).connected(Path(folder)) as kube,
     ):
-        service = loadjob.Service(kube, name, namespace, prometheus)
-        return loadjob.run(service, scenario, settings, out, earlier=earlier)
+        service = loadjob.Service(kube, name, namespace, asked.prometheus, asked.selector)
+        return loadjob.run(service, asked.scenario, settings, out, earlier=asked.compare)
 
 
 async def on_this_machine(asked: argparse.Namespace, out: Path) -> int:

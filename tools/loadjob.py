@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import re
 import subprocess
 import sys
 import time
@@ -29,25 +28,20 @@ from dub5.loadtest.series import Series, ask_prometheus
 from tests.cluster.ground import CHART
 from tests.cluster.kube import Kube, eventually
 from tests.cluster.release import merged
-from tools.cluster.places import ROOT
-
-OF_THE_CHART = {"DUB5_URL", "DUB5_KEY", "PATIENCE", "SUMMARY_FILE", "SUMMARY_TEXT"}
-
-
-def names_of_settings() -> set[str]:
-    """What scenarios can be told, from the one place that reads it."""
-    text = (ROOT / "deploy/k6/lib/config.js").read_text(encoding="utf-8")
-    return set(re.findall(r"(?:\('|__ENV\.)([A-Z][A-Z0-9_]+)", text)) - OF_THE_CHART
 
 
 @dataclass(frozen=True)
 class Service:
-    """A release of the chart, by name and namespace; `prometheus` is NAMESPACE/SERVICE:PORT, where there is one."""
+    """A release of the chart, by name and namespace; `prometheus` is NAMESPACE/SERVICE:PORT, where there is one.
+
+    `selector` chooses its replicas there; by their pods' names where there is none.
+    """
 
     kube: Kube
     name: str
     namespace: str
     prometheus: str | None = None
+    selector: str | None = None
 
     def manifests(self, scenario: str, settings: dict[str, str]) -> list[dict[str, Any]]:
         """The whole chart as it is installed, and the load test."""
@@ -115,10 +109,14 @@ class Service:
                 f"http://localhost/api/v1/namespaces/{namespace}/services/{service}/proxy",
                 began=run.began,
                 ended=run.ended,
-                pods=f'namespace="{self.namespace}"',
+                pods=self.selector or replicas(self._installed(), self.namespace),
                 transport=httpx.AsyncHTTPTransport(uds=str(self.kube.socket)),
             )
         )
+
+    def _installed(self) -> list[dict[str, Any]]:
+        manifest = self.kube.helm("get", "manifest", self.name, "--namespace", self.namespace)
+        return [each for each in yaml.safe_load_all(manifest) if each]
 
     def _phase(self, job: str) -> str:
         """Empty where there is no pod yet."""
@@ -159,6 +157,20 @@ def run(
         return code, None
     series.write_bytes(msgspec.json.encode(service.series(ran)))
     return code, write_report(kept, out, series=series, earlier=earlier)
+
+
+def replicas(manifests: list[dict[str, Any]], namespace: str) -> str:
+    """What selects the replicas of a release in Prometheus: others in its namespace have other pods' names.
+
+    The labels are those of the chart's PodMonitor and ServiceMonitor, and of docs/operations.md.
+    """
+    name = next(
+        each["metadata"]["name"]
+        for each in manifests
+        if each["kind"] == "Deployment"
+        and each["metadata"]["labels"]["app.kubernetes.io/component"] == "backend"
+    )
+    return f'namespace="{namespace}",pod=~"{name}-[a-z0-9]+-[a-z0-9]{{5}}"'
 
 
 def name_of(manifest: dict[str, Any]) -> tuple[str, str]:

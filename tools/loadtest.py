@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import re
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +17,18 @@ SCRIPTS = ROOT / "deploy/k6"
 TRACE = ROOT / "benchmarks/replay/azure_llm_2023_conv_10min.csv"
 ARRIVALS = "deploy/k6/data/arrivals.json"
 COPY = "deploy/helm/dub5/files/k6"
+
+OF_THE_CHART = {"DUB5_URL", "DUB5_KEY", "SUMMARY_FILE", "SUMMARY_TEXT"}
+"""What the chart itself tells k6, from other values, or never: without JSON in the log there is no result."""
+
+
+def names_of_settings() -> set[str]:
+    """What scenarios can be told, from where they read it."""
+    scripts = "".join(_text(path) for path in sorted(SCRIPTS.rglob("*.js")))
+    found = re.findall(
+        r"__ENV\.([A-Z0-9_]+)|\b(?:number|whole|duration|list|toggle)\('([A-Z0-9_]+)'", scripts
+    )
+    return {one or other for one, other in found}
 
 
 def arrivals() -> str:

@@ -323,7 +323,7 @@ def _add_loadtest_commands(commands: Commands) -> None:
         of_loadtest,
         "report",
         "Say whether it passed, where the time went and which resource was full first, as HTML and Markdown.",
-        "kubectl logs job/dub5-loadtest > run.log\n"
+        "kubectl --namespace chat logs job/NAME > run.log    # its name is in what Helm says: helm get notes\n"
         "  dub5 loadtest report run.log --prometheus http://127.0.0.1:9090 --selector 'namespace=\"chat\"'",
     )
     report.add_argument(

@@ -43,7 +43,10 @@ SHORTER = {
     "QUESTIONS": 4,
     "HITS": 0.1,
     "MAX_VUS": 50,
+    "DRIFT": 1000,
 }
+LONG_ENOUGH = {"soak": {"DURATION": "12s", "ANSWER": "2s"}}
+"""Each caller has asked in the first third."""
 SCENARIOS = ROOT / "deploy/k6/scenarios"
 
 
@@ -164,7 +167,7 @@ def test_a_run_passes_and_its_log_is_all_that_a_report_needs(
 
 @pytest.mark.parametrize("scenario", sorted(path.stem for path in SCENARIOS.glob("*.js")))
 def test_every_scenario_runs_as_a_job(tests: LoadTests, scenario: str) -> None:
-    name = tests.start(scenario, {**SHORT, **SHORTER})
+    name = tests.start(scenario, {**SHORT, **SHORTER, **LONG_ENOUGH.get(scenario, {})})
     condition = tests.end(name)
     assert condition["type"] == "Complete", tests.log(name)
     summary = tests.summary(name)

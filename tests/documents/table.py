@@ -106,7 +106,12 @@ CLUSTER = {
             "helm upgrade dub5 deploy/helm/dub5 --namespace chat --reuse-values --set loadtest.enabled=true "
             "--set loadtest.scenario=steady --set loadtest.settings.RATE=20"
         ),
-        "kubectl --namespace chat logs --follow --selector app.kubernetes.io/component=loadtest --tail -1 > run.log",
+        (
+            "JOB=$(kubectl --namespace chat get jobs --selector "
+            "app.kubernetes.io/instance=dub5,app.kubernetes.io/component=loadtest --output name)"
+        ),
+        "kubectl --namespace chat wait $JOB --for=jsonpath={.status.ready}=1",
+        "kubectl --namespace chat logs --follow $JOB > run.log",
         "kubectl --namespace monitoring port-forward svc/prometheus 9090 &",
         ": timeout 20 bash -c 'until curl --silent 127.0.0.1:9090/-/ready; do sleep 0.2; done'",
         (
@@ -203,7 +208,15 @@ HELD = {
 
 # Named in passing, without what they need to be run.
 NAMED = {
-    *("helm install", "helm template", "helm test", "helm upgrade", "kubectl exec", "kubectl logs"),
+    *(
+        "helm get notes",
+        "helm install",
+        "helm template",
+        "helm test",
+        "helm upgrade",
+        "kubectl exec",
+        "kubectl logs",
+    ),
     *("dub5 cache …", "dub5 smoke …", "dub5 operator", "dub5 loadtest report", "dub5 cache invalidate"),
     *("make loadtest", ".venv/bin/uv add …", "kubectl create job --from=cronjob/…"),
 }

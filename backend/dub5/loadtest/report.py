@@ -14,6 +14,13 @@ from dub5.loadtest.series import LINES, Lines, Points
 
 PHASES = ("auth", "queue", "cache", "provider")
 OUTCOMES = ("whole", "cut", "broken", "refused", "failed", "rejected", "lost")
+_TAGS = {
+    "personality": (),
+    "complexity": ("short", "long", "turns", "tool", "code"),
+    "phase": ("before", "spike", "settling", "after"),
+    "third": (),
+}
+"""What the load is told apart by, and in which order where that is not the alphabet's."""
 _NOTABLE = 0.1
 """A change of less than a tenth is within what two runs of the same differ by."""
 
@@ -85,14 +92,12 @@ def _gates(run: Run) -> Section:
 
 def _callers(run: Run) -> Section:
     whole = run.metrics.get("chat_whole", {}).get("passes", 0)
-    others = run.by("chat_requests", "outcome")
-    counted = {"whole": whole, **{name: values["count"] for name, values in others.items()}}
+    told = {name: values["count"] for name, values in run.by("chat_requests", "outcome").items()}
+    ended = {name: told.get(name, 0) for name in OUTCOMES} | {"whole": whole}
+    ended["of which nothing is known"] = (run.value("chat_requests", "count") or 0) - sum(ended.values())
     rows = [
         ["requests", f"{_of(run, 'chat_requests', 'count')}, {_of(run, 'chat_requests', 'rate', 1)} per s"],
-        [
-            "how they ended",
-            ", ".join(f"{counted[name]:.0f} {name}" for name in OUTCOMES if counted.get(name)),
-        ],
+        ["how they ended", ", ".join(f"{count:.0f} {name}" for name, count in ended.items() if count)],
         ["not sent, for want of a caller", _of(run, "dropped_iterations", "count")],
         ["time to first token, median / p95 / p99", _spread(run, "chat_ttft")],
         ["whole answer", _spread(run, "chat_duration")],
@@ -109,20 +114,20 @@ def _callers(run: Run) -> Section:
 
 
 def _mix(run: Run) -> Iterator[Section]:
-    for tag in ("personality", "complexity", "phase", "third"):
+    for tag, order in _TAGS.items():
         ttft, whole = run.by("chat_ttft", tag), run.by("chat_whole", tag)
-        rows = [
-            [
-                name,
-                f"{values.get('count', 0):.0f}",
-                *(f"{values[key]:.0f} ms" if key in values else "" for key in ("med", "p(95)", "p(99)")),
-                percent(whole[name]["rate"]) if name in whole else "",
-            ]
-            for name, values in ttft.items()
-        ]
+        seen = {*ttft, *whole}
+        names = [name for name in order if name in seen] + sorted(seen.difference(order))
+        rows = [[name, *_answers(ttft.get(name, {}), whole.get(name))] for name in names]
         if rows:
             head = [tag, "answers", "first token, median", "p95", "p99", "whole"]
             yield Section(f"By {tag}", [Table(head, rows)])
+
+
+def _answers(ttft: dict[str, float], whole: dict[str, float] | None) -> Iterator[str]:
+    yield f"{ttft.get('count', 0):.0f}"
+    yield from (f"{ttft[key]:.0f} ms" if key in ttft else "" for key in ("med", "p(95)", "p(99)"))
+    yield "" if whole is None else percent(whole["rate"])
 
 
 def _time(run: Run) -> Section:

@@ -52,6 +52,15 @@ export function through(from, stages) {
 }
 
 /**
+ * Requests that `through` comes to.
+ * @param {number} from
+ * @param {[rate: number, length: number][]} stages
+ */
+export function due(from, stages) {
+  return stages.reduce((sum, [rate, length], index) => sum + (length * (rate + (index > 0 ? stages[index - 1][0] : from))) / 2, 0);
+}
+
+/**
  * Callers who ask, wait for the end and ask again, on the connection that they have.
  * @param {number} count
  * @param {number} length

@@ -131,7 +131,7 @@ async def test_the_series_are_the_documented_ones_and_say_what_the_summary_says(
 
 
 async def test_outcomes_personalities_and_complexities_are_told_apart(prometheus: Prometheus) -> None:
-    settings = {"RATE": 20, "DURATION": "2s", "COMPLEXITIES": "short,tool", "MAX_TOKENS": 5}
+    settings = {"RATE": 20, "DURATION": "2s", "COMPLEXITIES": "short,tool", "MAX_TOKENS": 5, "WHOLE": 0}
     command = told(scenario="faults", settings=settings, remoteWrite=f"{prometheus.url}/api/v1/write")
     async with running({**simulated("400ms"), "admission": {"max_inflight": 1, "max_queued": 0}}) as server:
         summary = await k6(server.url, command)

@@ -45,7 +45,10 @@ SHORT = {
     "SPEED": "20",
     "QUESTIONS": "5",
     "TTFT_P95": "10000",  # the machine may be busy: no gate on time may fail here
+    "DRIFT": "1000",
 }
+LONG_ENOUGH = {"soak": {"DURATION": "6s", "ANSWER": "1500ms"}}
+"""Each caller has asked in the first third."""
 
 
 async def k6(url: str, scenario: str, **settings: str) -> tuple[int, dict[str, Any], str]:
@@ -65,6 +68,46 @@ async def k6(url: str, scenario: str, **settings: str) -> tuple[int, dict[str, A
     return process.returncode, json.loads(said or b"{}"), errors.decode()
 
 
+def missed(found: dict[str, Any]) -> set[str]:
+    return {each["metric"] for each in found["thresholds"] if not each["ok"]}
+
+
+def by(found: dict[str, Any], metric: str, tag: str) -> dict[str, dict[str, float]]:
+    start = f"{metric}{{{tag}:"
+    return {
+        name.removeprefix(start).removesuffix("}"): values
+        for name, values in found["metrics"].items()
+        if name.startswith(start)
+    }
+
+
+def outcomes(found: dict[str, Any]) -> dict[str, float]:
+    return {name: values["count"] for name, values in by(found, "chat_requests", "outcome").items()}
+
+
+class Service(FakeServer):
+    """Lists the model `one` and answers every question with `answer`."""
+
+    def __init__(self, answer: Script) -> None:
+        super().__init__()
+        self.answer = answer
+
+    async def default(self, call: Call, wire: Wire) -> None:
+        listed = whole({"data": [{"id": "one"}]})
+        await (listed if call.method == "GET" else self.answer)(call, wire)
+
+
+HALF = frame(chunk({"content": "half an answ"}))
+ERROR = {"message": "The provider broke off.", "type": "server_error", "code": "provider_error"}
+GOOD = stream([*frames("Hel", "lo"), DONE])
+SHAPED = {"error": {"message": "Full.", "type": "server_error", "code": "overloaded", "param": None}}
+
+
+async def slow(call: Call, wire: Wire) -> None:
+    await asyncio.sleep(1)
+    await GOOD(call, wire)
+
+
 @pytest.fixture
 async def replica() -> AsyncIterator[Running]:
     async with running(FAST) as server:
@@ -73,28 +116,55 @@ async def replica() -> AsyncIterator[Running]:
 
 @pytest.mark.parametrize("scenario", sorted(path.stem for path in SCENARIOS.glob("*.js")))
 async def test_every_scenario_runs_and_passes(replica: Running, scenario: str) -> None:
-    code, found, errors = await k6(replica.url, scenario)
+    code, found, errors = await k6(replica.url, scenario, **LONG_ENOUGH.get(scenario, {}))
     assert (code, errors) == (PASSED, "")
     assert (found["scenario"], found["passed"]) == (scenario, True)
-    assert [each for each in found["thresholds"] if not each["ok"]] == []
+    assert missed(found) == set()
+    assert {each["metric"]: each["gate"] for each in found["thresholds"]}["chat_requests"] in {
+        "count>0",
+        "count==15",
+    }
     requests = found["metrics"]["chat_requests"]["count"]
     assert await replica.metric("dub5_http_requests_total", route="/v1/chat/completions") == requests
     assert found["metrics"]["chat_ttft"]["count"] == requests > 0
     assert found["metrics"]["chat_tokens"]["count"] > 0
+    assert outcomes(found) == {"whole": requests}
+    assert sum(each["passes"] for each in by(found, "chat_whole", "personality").values()) == requests
+
+
+@pytest.mark.parametrize("scenario", ["scale", "spike"])
+async def test_a_run_without_a_request_fails(replica: Running, scenario: str) -> None:
+    code, found, _ = await k6(replica.url, scenario, RATE="0.02", PEAK="0.02", DURATION="1s")
+    assert (code, found["passed"], found["metrics"]["chat_requests"]["count"]) == (MISSED, False, 0)
+    assert missed(found) == {"chat_requests"}
+
+
+async def test_a_run_without_callers_is_not_the_load_that_was_asked_for() -> None:
+    lone = {"PERSONALITIES": "one", "COMPLEXITIES": "short", "MAX_VUS": "2", "HITS": "0"}
+    async with Service(slow) as service:
+        runs = [k6(service.url, each, **lone) for each in ("steady", "cache", "spike", "scale", "faults")]
+        for code, found, _ in await asyncio.gather(*runs):
+            assert code == MISSED
+            assert missed(found) == {"dropped_iterations"}, found["scenario"]
+
+
+async def test_a_few_requests_may_lack_a_caller_in_a_spike(replica: Running) -> None:
+    _, found, _ = await k6(replica.url, "spike", RATE="30", PEAK="300", DURATION="3s", MAX_VUS="100")
+    gates = {each["metric"]: each["gate"] for each in found["thresholds"]}
+    assert gates["dropped_iterations"] == "count<=5"  # 2 % of 30 + 232.5
 
 
 async def test_gates_are_told_apart_by_personality_and_complexity(replica: Running) -> None:
     code, found, _ = await k6(replica.url, "steady", TTFT_P95="1")
     assert code == MISSED
     assert not found["passed"]
-    missed = {each["metric"] for each in found["thresholds"] if not each["ok"]}
     assert {
         "chat_ttft",
         "chat_ttft{personality:assistant}",
         "chat_ttft{personality:tutor}",
         "chat_ttft{complexity:short}",
         "chat_ttft{complexity:tool}",
-    } <= missed
+    } <= missed(found)
     assert found["metrics"]["chat_server_provider"]["min"] >= 20
     assert found["metrics"]["chat_ttft"]["min"] >= 20  # the head waits for the first token
 
@@ -102,7 +172,7 @@ async def test_gates_are_told_apart_by_personality_and_complexity(replica: Runni
 async def test_a_cache_that_hits_too_little_fails(replica: Running) -> None:
     code, found, _ = await k6(replica.url, "cache", HITS="0.99")
     assert code == MISSED
-    assert [each["metric"] for each in found["thresholds"] if not each["ok"]] == ["chat_hit"]
+    assert missed(found) == {"chat_hit"}
     findings = found["findings"]
     assert 0.3 < findings["hit_ratio"] <= findings["best_possible"] < 0.99
     assert findings["saved_tokens"] > 0
@@ -113,6 +183,46 @@ async def test_a_stampede_costs_one_call_for_each_question(replica: Running) -> 
     _, found, _ = await k6(replica.url, "stampede", CLIENTS="8", ROUNDS="2")
     assert found["findings"] == {"requests": 16, "provider_calls": 2}
     assert await replica.metric("dub5_provider_requests_total") == 2
+    # Of the sixteen answers fourteen were another's: as many tokens as those of the cache would have saved.
+    metrics = found["metrics"]
+    assert metrics["chat_saved_tokens"]["count"] == metrics["chat_tokens"]["count"] * 14 / 16
+    assert metrics["chat_saved_dollars"]["count"] > 0
+
+
+async def test_a_soak_that_gets_slower_fails() -> None:
+    began = asyncio.get_running_loop().time()
+
+    async def tiring(call: Call, wire: Wire) -> None:
+        await asyncio.sleep(0.05 if asyncio.get_running_loop().time() < began + 3 else 0.5)
+        await GOOD(call, wire)
+
+    async with Service(tiring) as service:
+        lone = {"PERSONALITIES": "one", "COMPLEXITIES": "short", "DRIFT": "3", **LONG_ENOUGH["soak"]}
+        code, found, _ = await k6(service.url, "soak", **lone)
+    assert code == MISSED
+    assert [each for each in found["thresholds"] if not each["ok"]] == [
+        {"metric": "chat_drift", "gate": "med<=3", "ok": False}
+    ]
+    assert found["findings"]["drift"] > 3
+
+
+async def test_a_soak_that_is_too_short_to_compare_fails(replica: Running) -> None:
+    code, found, _ = await k6(replica.url, "soak", RATE="2", ANSWER="20s")
+    assert code == MISSED
+    assert [each for each in found["thresholds"] if not each["ok"]] == [
+        {"metric": "chat_drift", "gate": "min>0", "ok": False}
+    ]
+
+
+async def test_faults_in_which_nobody_is_answered_fail() -> None:
+    """However politely they are refused."""
+    async with Service(whole(SHAPED, status=503, headers={"retry-after": "3"})) as service:
+        code, found, _ = await k6(service.url, "faults", PERSONALITIES="one", COMPLEXITIES="short")
+        assert code == MISSED
+        assert missed(found) == {"chat_whole"}
+        code, found, _ = await k6(service.url, "faults", PERSONALITIES="one", COMPLEXITIES="short", WHOLE="0")
+    assert code == PASSED  # it was asked for, and is shown
+    assert {"metric": "chat_whole", "gate": "rate>=0", "ok": True} in found["thresholds"]
 
 
 async def test_a_ramp_names_the_step_that_breaks() -> None:
@@ -127,6 +237,9 @@ async def test_a_ramp_names_the_step_that_breaks() -> None:
     assert found["findings"]["holds"] == 3
     assert found["findings"]["breaks"]["rate"] == 60
     assert "did not reach their end" in found["findings"]["breaks"]["why"]
+    ended = outcomes(found)
+    assert ended["refused"] > 0
+    assert sum(ended.values()) == found["metrics"]["chat_requests"]["count"]
 
 
 async def test_the_result_is_kept_in_a_file_too(replica: Running, tmp_path: Path) -> None:
@@ -155,28 +268,10 @@ async def test_what_cannot_run_says_why(replica: Running, settings: dict[str, st
     assert not found.get("passed")
 
 
-class Service(FakeServer):
-    """Lists the model `one` and answers every question with `answer`."""
-
-    def __init__(self, answer: Script) -> None:
-        super().__init__()
-        self.answer = answer
-
-    async def default(self, call: Call, wire: Wire) -> None:
-        listed = whole({"data": [{"id": "one"}]})
-        await (listed if call.method == "GET" else self.answer)(call, wire)
-
-
-EVENTS = {"content-type": "text/event-stream"}
-HALF = frame(chunk({"content": "half an answ"}))
-ERROR = {"message": "The provider broke off.", "type": "server_error", "code": "provider_error"}
-SHAPED = {"error": {"message": "Full.", "type": "server_error", "code": "overloaded", "param": None}}
-
-
 @pytest.mark.parametrize(
     ("answer", "outcome", "honest"),
     [
-        (stream([*frames("Hel", "lo"), DONE]), "whole", True),
+        (GOOD, "whole", True),
         (stream([HALF]), "cut", False),
         (stream([HALF, CLOSE]), "cut", False),
         (stream([HALF, frame({"error": ERROR})]), "broken", True),
@@ -194,17 +289,12 @@ async def test_what_became_of_a_request_is_told_rightly(answer: Script, outcome:
     async with Service(answer) as service:
         code, found, _ = await k6(service.url, "smoke", PERSONALITIES="one", COMPLEXITIES="short")
     assert code == (PASSED if outcome == "whole" else MISSED)
-    counts = {
-        name.removeprefix("chat_requests{outcome:").removesuffix("}"): values["count"]
-        for name, values in found["metrics"].items()
-        if name.startswith("chat_requests{outcome:")
-    }
-    assert counts == ({} if outcome == "whole" else {outcome: 1})
+    assert outcomes(found) == {outcome: 1}
     assert found["metrics"]["chat_honest"]["rate"] == honest
 
 
 async def test_a_key_is_shown() -> None:
-    async with Service(stream([*frames("Hel", "lo"), DONE])) as service:
+    async with Service(GOOD) as service:
         await k6(service.url, "smoke", PERSONALITIES="one", COMPLEXITIES="short", DUB5_KEY="dub5-secret")
         assert {call.headers["authorization"] for call in service.calls} == {"Bearer dub5-secret"}
 

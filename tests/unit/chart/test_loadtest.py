@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
 
-from tests.unit.chart.support import CHART, Json, Rendered, merged, nested, render
+from tests.unit.chart.support import CHART, Json, Rendered, merged, nested, refusal, render
 from tests.unit.chart.test_network import PEER, component, policy, ports
 from tools import chart
+from tools.loadtest import OF_THE_CHART, names_of_settings
 
 SCRIPTS = Path(__file__).parents[3] / "deploy/k6"
 ON: Json = {"loadtest": {"enabled": True}}
@@ -63,6 +63,12 @@ def test_a_job_is_run_again_when_it_changes_and_only_then() -> None:
     assert len(set(names)) == 3
 
 
+def test_a_job_is_not_deleted_and_so_not_made_again() -> None:
+    assert "ttlSecondsAfterFinished" not in job(on())["spec"]
+    assert job(on(ttlSecondsAfterFinished=0))["spec"]["ttlSecondsAfterFinished"] == 0
+    assert job(on(ttlSecondsAfterFinished=60))["spec"]["ttlSecondsAfterFinished"] == 60
+
+
 def test_every_script_is_mounted_where_k6_looks_for_it() -> None:
     rendered = on(scenario="ramp-to-break")
     assert container(rendered)["args"][-1] == "/scripts/scenarios/ramp-to-break.js"
@@ -100,9 +106,17 @@ def test_it_asks_its_own_release_with_the_key_that_was_made() -> None:
 
 
 def test_settings_are_those_that_the_scripts_know() -> None:
-    known = set(re.findall(r"'([A-Z][A-Z0-9_]+)'", (SCRIPTS / "lib/config.js").read_text(encoding="utf-8")))
-    assert "PATIENCE" in known
-    assert environment(container(on())).keys() - known == {"DUB5_URL", "DUB5_KEY", "HOME", "NO_COLOR"}
+    known = names_of_settings()
+    assert environment(container(on())).keys() - known == {"HOME", "NO_COLOR"}
+    assert {"RATE", "PATIENCE", "DRIFT", "PAUSE"} <= known  # read in several ways, and places
+    container(on(settings=dict.fromkeys(known - OF_THE_CHART, 1)))
+
+
+@pytest.mark.parametrize("name", ["PEEK", "rate", *sorted(OF_THE_CHART)])
+def test_a_setting_that_no_script_knows_is_refused_by_its_name(name: str) -> None:
+    refused = refusal(nested("loadtest.settings", {name: "true"}))
+    assert "loadtest" in refused
+    assert f"'{name}'" in refused
 
 
 def test_another_service_may_be_asked() -> None:
@@ -140,6 +154,7 @@ def test_a_test_run_is_shared_among_pods() -> None:
     assert made["parallelism"] == 3
     assert made["script"] == {"localFile": "/scripts/scenarios/steady.js"}
     alone = container(on(scenario="steady"))
+    assert "--out" not in made["arguments"]
     for part in (made["runner"], made["initializer"]):
         assert {key: part[key] for key in ("image", "env", "volumeMounts", "resources")} == {
             key: alone[key] for key in ("image", "env", "volumeMounts", "resources")
@@ -147,6 +162,13 @@ def test_a_test_run_is_shared_among_pods() -> None:
         assert part["containerSecurityContext"] == alone["securityContext"]
         assert part["automountServiceAccountToken"] == "false"
     assert on(kind="testrun").of("Job") == {}
+
+
+def test_the_operator_can_tell_k6s_output_from_what_its_archive_takes() -> None:
+    """It leaves `--out` and the word behind it out of the arguments of `k6 archive`, and nothing else of the kind."""
+    made = on(kind="testrun", remoteWrite="http://p/write").one("TestRun", "dub5-loadtest")["spec"]
+    words = made["arguments"].split()
+    assert words[words.index("--out") + 1] == "experimental-prometheus-rw"
 
 
 def test_its_pods_reach_the_service_and_what_is_added() -> None:
@@ -182,5 +204,8 @@ def test_helm_test_may_run_it_too() -> None:
 
 
 def test_the_notes_say_where_the_result_is() -> None:
-    assert "component=loadtest --tail -1" in render(ON).notes
+    for kind in ("job", "cronjob", "testrun"):
+        assert "dub5 loadtest report" in on(kind=kind).notes
+    made = on()
+    assert f"logs --follow job/{job(made)['metadata']['name']} > run.log" in made.notes
     assert "dub5 loadtest report" not in render().notes

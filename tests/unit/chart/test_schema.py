@@ -76,10 +76,6 @@ CROSSING = [
         {"auth": {"existingSecret": "keys"}, "loadtest": {"enabled": True}},
         "loadtest.keySecret: name a Secret with a key that may chat",
     ),
-    (
-        {"loadtest": {"settings": {"DUB5_URL": "http://a"}}},
-        "loadtest.settings.DUB5_URL: the chart sets it; see loadtest.url",
-    ),
     ({"env": {"DUB5_SERVER__PORT": "80"}}, "DUB5_SERVER__PORT: names that begin with DUB5_"),
     ({"secretEnv": {"DUB5_KEY": {"name": "a", "key": "b"}}}, "DUB5_KEY: names that begin with DUB5_"),
     (

@@ -94,6 +94,7 @@ CHANGED: dict[str, Any] = {
     "loadtest.scenario": "soak",
     "loadtest.settings": {"RATE": 1},
     "loadtest.url": "http://a",
+    "loadtest.ttlSecondsAfterFinished": 60,
     "loadtest.image.digest": f"sha256:{'a' * 64}",
     "loadtest.image.pullPolicy": "Always",
     "loadtest.schedule": "1 2 * * *",

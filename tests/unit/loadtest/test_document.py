@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from tools.loadtest import names_of_settings
+
 ROOT = Path(__file__).parents[3]
 TEXT = (ROOT / "docs/load-testing.md").read_text(encoding="utf-8")
 
@@ -22,7 +24,4 @@ def test_every_scenario_is_there() -> None:
 
 def test_every_setting_is_there() -> None:
     named = {name for cell in rows("What it can be told") for name in re.findall(r"`([A-Z0-9_]+)`", cell)}
-    scripts = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("deploy/k6/**/*.js"))
-    read = set(re.findall(r"__ENV\.([A-Z0-9_]+)", scripts))
-    read |= set(re.findall(r"\b(?:number|whole|duration|list|toggle)\('([A-Z0-9_]+)'", scripts))
-    assert named == read
+    assert named == names_of_settings()

@@ -81,6 +81,37 @@ def test_outcomes_and_the_mix_are_told() -> None:
     assert rows(document, "By personality")["tutor"] == ["490", "310 ms", "400 ms", "600 ms", "98 %"]
 
 
+def test_all_requests_are_told_even_where_an_outcome_was_not_kept() -> None:
+    metrics = {"chat_requests": {"count": 1000}, "chat_whole": {"rate": 0.9, "passes": 900, "fails": 100}}
+    callers = rows(compose(run(metrics=metrics), {}, limits=LIMITS), "What callers saw")
+    assert callers["how they ended"] == ["900 whole, 100 of which nothing is known"]
+    metrics |= {
+        "chat_requests{outcome:whole}": {"count": 900},
+        "chat_requests{outcome:failed}": {"count": 60},
+        "chat_requests{outcome:refused}": {"count": 40},
+    }
+    callers = rows(compose(run(metrics=metrics), {}, limits=LIMITS), "What callers saw")
+    assert callers["how they ended"] == ["900 whole, 40 refused, 60 failed"]
+
+
+@pytest.mark.parametrize(
+    ("tag", "names"),
+    [
+        ("phase", ["before", "spike", "settling", "after"]),
+        ("third", ["1", "2", "3"]),
+        ("complexity", ["short", "long", "turns", "tool", "code", "other"]),
+        ("personality", ["assistant", "coder", "tutor"]),
+    ],
+)
+def test_rows_of_the_mix_stand_in_their_natural_order(tag: str, names: list[str]) -> None:
+    metrics = {f"chat_ttft{{{tag}:{name}}}": {"count": 3, "med": 5.0} for name in reversed(names[1:])}
+    metrics |= {f"chat_whole{{{tag}:{name}}}": {"rate": 0.5} for name in names}
+    told = rows(compose(run(metrics=metrics), {}, limits=LIMITS), f"By {tag}")
+    assert list(told) == names
+    assert told[names[0]] == ["0", "", "", "", "50 %"]  # none was answered
+    assert told[names[1]] == ["3", "5 ms", "", "", "50 %"]
+
+
 def test_a_run_without_an_answer() -> None:
     document = compose(run(metrics={}), {}, limits=LIMITS)
     assert section(document, "Where the time went").parts == ["No answer arrived."]

@@ -95,7 +95,9 @@ volumeMounts: {{ include "dub5.loadtest.mounts" .root | nindent 2 }}
 {{- $given := .Values.loadtest }}
 backoffLimit: {{ $given.backoffLimit }}
 activeDeadlineSeconds: {{ $given.activeDeadlineSeconds }}
+{{- if not (kindIs "invalid" $given.ttlSecondsAfterFinished) }}
 ttlSecondsAfterFinished: {{ $given.ttlSecondsAfterFinished }}
+{{- end }}
 podFailurePolicy:
   rules:
     - action: Ignore  # taken away, by a drain for example: another pod begins anew
@@ -114,6 +116,11 @@ template:
     containers:
       - {{ include "dub5.loadtest.container" (dict "root" . "scenario" $given.scenario "settings" $given.settings) | nindent 8 | trim }}
     volumes: {{ include "dub5.loadtest.volumes" . | nindent 6 }}
+{{- end }}
+
+{{/* A Job cannot be changed: another name for each content, and the same name where nothing has changed. */}}
+{{- define "dub5.loadtest.jobName" -}}
+{{ include "dub5.loadtest.fullname" . }}-{{ printf "%s %s" (include "dub5.loadtest.job" .) .Values.loadtest.run | sha256sum | trunc 8 }}
 {{- end }}
 
 {{- define "dub5.loadtest.placement" -}}

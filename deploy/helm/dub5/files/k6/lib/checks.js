@@ -3,6 +3,9 @@ import { config } from './config.js';
 
 /** @typedef {Record<string, string[]>} Thresholds */
 
+export const ALWAYS = '>-1'; // the gates of `apart`
+const OUTCOMES = ['whole', 'cut', 'broken', 'refused', 'failed', 'rejected', 'lost'];
+const BEARABLE = 0.02; // of the requests due: a caller that k6 makes under load costs the request it is made for
 const STATS = ['count', 'avg', 'min', 'med', 'max', 'p(90)', 'p(95)', 'p(99)'];
 
 /** Every stream that began reached its end, and nobody was left without an answer. */
@@ -40,18 +43,37 @@ export function promised(complexities = config.complexities) {
 }
 
 /**
- * Never missed; it only makes k6 keep the figures of a tag apart.
+ * k6 had a caller for as good as every request, where some are waited for long: else it was not the load that was asked for.
+ * @param {number} due requests
+ * @returns {Thresholds}
+ */
+export function sent(due) {
+  return { dropped_iterations: [`count<=${Math.floor(BEARABLE * due)}`] };
+}
+
+/**
+ * Never missed; it only makes k6 keep the figures of a tag apart, and is not shown.
  * @param {string} metric
  * @param {string} tag
  * @param {string[]} values
  * @returns {Thresholds}
  */
 export function apart(metric, tag, values, statistic = 'count') {
-  return Object.fromEntries(values.map((value) => [`${metric}{${tag}:${value}}`, [`${statistic}>=0`]]));
+  return Object.fromEntries(values.map((value) => [`${metric}{${tag}:${value}}`, [`${statistic}${ALWAYS}`]]));
 }
 
 /**
- * The whole of a script's options.
+ * The two figures of the report's tables, apart.
+ * @param {string} tag
+ * @param {string[]} values
+ * @returns {Thresholds}
+ */
+export function told(tag, values) {
+  return { ...apart('chat_ttft', tag, values, 'p(95)'), ...apart('chat_whole', tag, values, 'rate') };
+}
+
+/**
+ * The whole of a script's options. A run without a request passes no gate: k6 lets shares and percentiles of nothing pass.
  * @param {Record<string, import('k6/options').Scenario>} scenarios
  * @param {Thresholds} thresholds
  * @returns {import('k6/options').Options}
@@ -59,7 +81,13 @@ export function apart(metric, tag, values, statistic = 'count') {
 export function options(scenarios, thresholds) {
   return {
     scenarios,
-    thresholds,
+    thresholds: {
+      chat_requests: ['count>0'],
+      ...apart('chat_requests', 'outcome', OUTCOMES),
+      ...told('personality', config.personalities),
+      ...told('complexity', config.complexities),
+      ...thresholds,
+    },
     summaryTrendStats: STATS,
     setupTimeout: `${config.patience + 30}s`,
     systemTags: ['status', 'method', 'name', 'scenario', 'error_code', 'check'],

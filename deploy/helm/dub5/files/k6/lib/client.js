@@ -12,6 +12,7 @@ import { config } from './config.js';
  * @typedef {Record<string, string>} Tags
  * @typedef {{prompt_tokens: number, completion_tokens: number}} Usage
  * @typedef {{outcome: string, honest: boolean, usage: Usage | null}} Seen
+ * @typedef {{outcome: string, ttft: number}} Ended milliseconds
  * @typedef {import('k6/http').RefinedResponse<'text'>} Answer
  */
 
@@ -63,6 +64,7 @@ function listed() {
  * @param {string} personality
  * @param {import('./prompts.js').Asked} asked
  * @param {Tags} tags
+ * @returns {Ended}
  */
 export function ask(personality, asked, tags = {}, lengths = { answer: config.maxTokens }) {
   const own = { personality, ...tags };
@@ -75,7 +77,7 @@ export function ask(personality, asked, tags = {}, lengths = { answer: config.ma
   metrics.honest.add(seen.honest, own);
   check(answer, { 'reached [DONE]': () => seen.outcome === 'whole' }, own);
   if (seen.outcome === 'whole') measure(answer, seen, own);
-  return seen;
+  return { outcome: seen.outcome, ttft: answer.timings.waiting };
 }
 
 /**
@@ -166,9 +168,10 @@ function measure(answer, seen, tags) {
   metrics.duration.add(duration, tags);
   metrics.tokens.add(answered, tags);
   metrics.hits.add(hit, tags);
-  if (!hit && !status.includes('; collapsed')) metrics.asked.add(1, tags);
+  const given = hit || status.includes('; collapsed'); // out of the cache, or of a call that another's question made
+  if (!given) metrics.asked.add(1, tags);
   if (!hit && answered > 1) metrics.perToken.add(receiving / (answered - 1), tags);
-  if (hit && seen.usage) {
+  if (given && seen.usage) {
     metrics.savedTokens.add(answered, tags);
     const dollars = seen.usage.prompt_tokens * config.prices.input + answered * config.prices.output;
     metrics.savedDollars.add(dollars / 1e6, tags);

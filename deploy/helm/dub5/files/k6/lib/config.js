@@ -86,6 +86,14 @@ export function rate(otherwise) {
   return number('RATE', otherwise, 0.01);
 }
 
+/**
+ * Share of requests that have to reach [DONE], where not all of them can.
+ * @param {number} otherwise
+ */
+export function share(otherwise) {
+  return number('WHOLE', otherwise);
+}
+
 /** @param {string} otherwise */
 export function length(otherwise) {
   return seconds(duration('DURATION', otherwise));
@@ -105,8 +113,9 @@ export const config = Object.freeze({
 
   // Gates.
   ttft: number('TTFT_P95', 2000, 1), // ms
-  whole: number('WHOLE', 0.99), // share of requests that reach [DONE]
+  whole: share(0.99), // share of requests that reach [DONE]
   hits: number('HITS', 0.3), // share of answers from the cache
+  drift: number('DRIFT', 1.5, 1), // so many times as long may first tokens take at the end of a soak
 
   // How large, for the scenarios that ask.
   maxVus: whole('MAX_VUS', 500),

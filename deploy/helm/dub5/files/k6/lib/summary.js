@@ -1,5 +1,6 @@
 // What is left of a run: one line of JSON on stdout, which outlives its pod in the logs, and a file where SUMMARY_FILE says so.
 // `dub5 loadtest report` reads either.
+import { ALWAYS } from './checks.js';
 import { config, settings } from './config.js';
 
 /**
@@ -52,7 +53,7 @@ export function summary(scenario, more = () => ({})) {
 function thresholds(data) {
   return Object.entries(data.metrics)
     .flatMap(([metric, { thresholds: of = {} }]) => Object.entries(of).map(([gate, { ok }]) => ({ metric, gate, ok })))
-    .filter(({ gate }) => !gate.endsWith('>=0')); // those of `apart`
+    .filter(({ gate }) => !gate.endsWith(ALWAYS));
 }
 
 /**

@@ -17,7 +17,7 @@ const draw = zipf(config.questions, config.zipf);
 export { setup };
 export const options = made(
   { cache: constant(perSecond, total) },
-  { chat_whole: [`rate>=${config.whole}`], chat_hit: [`rate>=${config.hits}`] },
+  { chat_whole: [`rate>=${config.whole}`], chat_hit: [`rate>=${config.hits}`], dropped_iterations: ['count==0'] },
 );
 
 const sent = new Counter('cache_questions_sent');

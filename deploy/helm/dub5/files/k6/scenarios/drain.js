@@ -8,7 +8,7 @@ import { callers } from '../lib/profiles.js';
 import { summary } from '../lib/summary.js';
 
 export { setup };
-export const options = made({ drain: callers(config.clients, length('3m')) }, { ...NOBODY_HURT, chat_requests: ['count>0'] });
+export const options = made({ drain: callers(config.clients, length('3m')) }, NOBODY_HURT);
 export const handleSummary = summary('drain');
 
 /** @param {import('../lib/client.js').Run} run */

@@ -1,10 +1,10 @@
 // RATE, then within a moment PEAK (ten times as much) for a third of DURATION, then RATE again.
 // In the spike requests may be refused, but none may be cut; after it everything is as before.
 import { elapsed, mixed } from '../lib/asking.js';
-import { NOBODY_CUT, apart, options as made } from '../lib/checks.js';
+import { NOBODY_CUT, apart, options as made, sent, told } from '../lib/checks.js';
 import { setup } from '../lib/client.js';
 import { config, length, rate } from '../lib/config.js';
-import { through } from '../lib/profiles.js';
+import { due, through } from '../lib/profiles.js';
 import { summary } from '../lib/summary.js';
 
 const usual = rate(5);
@@ -12,15 +12,19 @@ const peak = config.peak || 10 * usual;
 const third = length('3m') / 3;
 const rise = Math.min(5, third / 4); // seconds
 
+/** @type {[rate: number, length: number][]} */
+const stages = [[usual, third], [peak, rise], [peak, third - 2 * rise], [usual, rise], [usual, third]];
+
 const PHASES = ['before', 'spike', 'settling', 'after'];
 
 export { setup };
 export const options = made(
-  { spike: through(usual, [[usual, third], [peak, rise], [peak, third - 2 * rise], [usual, rise], [usual, third]]) },
+  { spike: through(usual, stages) },
   {
     ...NOBODY_CUT,
     ...apart('chat_requests', 'phase', PHASES),
-    ...apart('chat_ttft', 'phase', PHASES, 'p(95)'),
+    ...told('phase', PHASES),
+    ...sent(due(usual, stages)),
     chat_honest: ['rate==1'],
     'chat_whole{phase:before}': [`rate>=${config.whole}`],
     'chat_whole{phase:after}': [`rate>=${config.whole}`],
