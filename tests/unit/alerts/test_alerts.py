@@ -76,6 +76,11 @@ def calls(outcome: str) -> str:
     return pod("dub5_provider_requests_total", f'provider="openai",outcome="{outcome}"')
 
 
+def on(other: str, series: str) -> str:
+    """The same series of another replica."""
+    return series.replace('pod="a",instance="a:9000"', f'pod="{other}",instance="{other}:9000"')
+
+
 def demand(figure: int, replicas: int, namespace: str = "chat") -> dict[str, str]:
     names = [f'{{namespace="{namespace}",pod="{number}"}}' for number in range(replicas)]
     capacity = {f"dub5_capacity_requests{name}": "200x120" for name in names}
@@ -117,6 +122,9 @@ CPU, MEMORY = pod("process_cpu_seconds_total"), pod("process_resident_memory_byt
 MEMORY_LIMIT = {pod("dub5_memory_limit_bytes"): "536870912x120"}
 DEMAND, STARTED = pod("dub5_demand_requests"), pod("process_start_time_seconds")
 BREAKER = pod("dub5_provider_breaker_state", 'provider="openai"')
+FLIPPING = " ".join(["2", "1"] * 61)
+PROBED = {calls("error"): "0+1x120"}
+IDLE = {BREAKER: "2x60 1x60", calls("error"): "0+2x90 180x30"}
 LOOKS, TTL = pod("dub5_operator_reconcile_seconds_count"), pod("dub5_operator_ttl_seconds", 'policy="p"')
 PUBLISHED = pod("dub5_cache_ttl_published", 'class="faq"')
 FAILED_LOOKS = pod("dub5_operator_errors_total", 'policy="p"')
@@ -137,7 +145,7 @@ CASES: dict[str, Case] = {
         distribution(*FIRST_TOKEN, below="10.0", above="20.0", share_above=0.2),
         distribution(*FIRST_TOKEN, below="10.0", above="20.0", share_above=0.05),
     ),
-    "Dub5BreakerOpen": Case({BREAKER: "2x120"}, {BREAKER: "2x110 0x10"}),
+    "Dub5BreakerOpen": Case({BREAKER: "2x120", **PROBED}, {BREAKER: "2x110 0x10", **PROBED}),
     "Dub5Cpu": Case({**CAPACITY, CPU: "0+57x120"}, {**CAPACITY, CPU: "0+40x120"}),
     "Dub5Memory": Case({**MEMORY_LIMIT, MEMORY: "480000000x120"}, {**MEMORY_LIMIT, MEMORY: "450000000x120"}),
     "Dub5EventLoopLag": Case(
@@ -178,8 +186,21 @@ MORE: list[tuple[str, Case]] = [
     ),
     ("Dub5RedisDown", Case({pod("dub5_redis_up"): "0x120"}, {pod("dub5_redis_up"): " ".join(["NaN"] * 121)})),
     (
-        "Dub5BreakerOpen",  # it tries again each half minute
-        Case({BREAKER: " ".join(["2", "1"] * 61)}, {BREAKER: "0x118 2 0"}),
+        "Dub5BreakerOpen",  # it tries again each half minute, as long as it is wanted
+        Case({BREAKER: FLIPPING, **PROBED}, {BREAKER: "0x118 2 0", **PROBED}),
+    ),
+    (
+        "Dub5BreakerOpen",  # asked once in ten minutes; half-open since the last call, half an hour ago
+        Case(
+            {BREAKER: "1x120", calls("error"): "0x9 1x9 2x9 3x9 4x9 5x9 6x9 7x9 8x9 9x9 10x9 11x9 12x9"}, IDLE
+        ),
+    ),
+    (
+        "Dub5BreakerOpen",  # another replica calls it with success: one knows nothing of the other
+        Case(
+            IDLE | {on("b", BREAKER): FLIPPING, on("b", calls("error")): "0+2x120"},
+            IDLE | {on("b", BREAKER): "0x120", on("b", calls("ok")): "0+100x120"},
+        ),
     ),
     (
         "Dub5DemandAtMaximum",  # two releases: each has as many as it has
