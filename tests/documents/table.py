@@ -63,7 +63,10 @@ CLUSTER = {
         "helm install dub5 deploy/helm/dub5 --namespace chat --create-namespace --wait",
         "helm test dub5 --namespace chat --filter name=dub5-test-health --filter name=dub5-test-chat",
         "kubectl get pods",
-        "kubectl rollout status deployment/dub5",
+        "kubectl get pods --namespace chat --selector app.kubernetes.io/component=backend",
+        "kubectl rollout status deployment/dub5 --namespace chat",
+        ": kubectl rollout pause deployment/dub5",
+        "kubectl rollout resume deployment/dub5 --namespace chat",
     ],
     "alerts": [
         "kubectl get configmap dub5-alerts --namespace chat --output 'jsonpath={.data.dub5\\.yaml}' > alerts.yaml",
@@ -75,12 +78,17 @@ CLUSTER = {
     ],
     "restarts": [
         # Its first process ends, and the kubelet starts it anew.
-        ": POD=$(kubectl get pods --selector app.kubernetes.io/component=backend --output name | head -1)",
+        (
+            ": POD=$(kubectl get pods --selector app.kubernetes.io/component=backend "
+            "--output 'jsonpath={.items[0].metadata.name}')"
+        ),
         ": kubectl exec $POD -- python -c 'import os; os.kill(1, 15)'",
-        ": kubectl wait $POD --for=jsonpath={.status.containerStatuses[0].restartCount}=1 --timeout=60s",
-        ": kubectl wait $POD --for=condition=Ready --timeout=60s",
+        ": kubectl wait pod/$POD --for=jsonpath={.status.containerStatuses[0].restartCount}=1 --timeout=60s",
+        ": kubectl wait pod/$POD --for=condition=Ready --timeout=60s",
         "kubectl describe pod",
+        "kubectl describe pod --namespace chat POD",
         "kubectl logs --previous POD",
+        "kubectl logs --namespace chat POD",
     ],
     "autoscaling": [
         "helm test dub5 --namespace chat",
@@ -143,7 +151,7 @@ CLUSTER = {
         "helm rollback dub5 --namespace chat --wait",
         "helm rollback dub5",
         "kubectl rollout restart deployment/dub5",
-        "kubectl rollout status deployment/dub5",  # a second restart within the same second is refused
+        "kubectl rollout status deployment/dub5 --namespace chat",  # a second restart within the same second is refused
         "kubectl rollout restart statefulset/dub5-redis deployment/dub5",
     ],
     "from the autoscaler to a fixed number": [
@@ -163,6 +171,7 @@ INSTEAD_THERE = {
     "deploy/helm/dub5": "deploy/helm/dub5 --values here.yaml",
     "helm upgrade …": "helm upgrade dub5 deploy/helm/dub5 --reuse-values --set replicas=1",
     "--previous POD": "--previous $POD",
+    "--namespace chat POD": "--namespace chat $POD",
     "cronjob/dub5-loadtest NAME": "cronjob/dub5-loadtest by-hand",
 }
 

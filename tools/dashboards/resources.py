@@ -129,7 +129,7 @@ DASHBOARD = Dashboard(
                 Panel(
                     "Replicas, by configuration",
                     Unit.COUNT,
-                    "For long more than one: a rollout is stuck.",
+                    "For long more than one: a rollout has stopped half-way.",
                     "Dub5ConfigurationsDiffer",
                     {"{{hash}}": promql.gauge("config_info", by="hash", how="count")},
                 ),

@@ -113,6 +113,17 @@ def policy(*, stale: float, budget: float, bound_by: str = "Staleness") -> dict[
     }
 
 
+def waiting(reason: str, name: str = "dub5-7c9f8b6d5-x2x4z", container: str = "backend") -> str:
+    """kube-state-metrics says why a container does not run; nothing while it does."""
+    labels = f'namespace="chat",pod="{name}",container="{container}",reason="{reason}"'
+    return f"kube_pod_container_status_waiting_reason{{{labels}}}"
+
+
+def progressing(status: str, name: str = "dub5") -> str:
+    labels = f'namespace="chat",deployment="{name}",condition="Progressing",status="{status}"'
+    return f"kube_deployment_status_condition{{{labels}}}"
+
+
 FIRST_TOKEN = ("dub5_provider_time_to_first_token_seconds", 'provider="openai",outcome="ok"')
 LAG = ("dub5_event_loop_lag_seconds", "")
 CAPACITY = {pod("dub5_capacity_requests"): "200x120"}
@@ -128,6 +139,7 @@ IDLE = {BREAKER: "2x60 1x60", calls("error"): "0+2x90 180x30"}
 LOOKS, TTL = pod("dub5_operator_reconcile_seconds_count"), pod("dub5_operator_ttl_seconds", 'policy="p"')
 PUBLISHED = pod("dub5_cache_ttl_published", 'class="faq"')
 FAILED_LOOKS = pod("dub5_operator_errors_total", 'policy="p"')
+CRASHING = "_x90 1 stale _ 1 1 stale _ 1x3 stale _ 1x17"
 CONFIG_A, CONFIG_B = (pod("dub5_config_info", f'hash="{name}"') for name in "ab")
 
 CASES: dict[str, Case] = {
@@ -177,6 +189,17 @@ CASES: dict[str, Case] = {
     "Dub5StalenessOverBudget": Case(changing(0.2), changing(0.05), at="8h"),
     "Dub5OperatorNotReconciling": Case({TTL: "60x120", LOOKS: "9x120"}, {TTL: "60x120", LOOKS: "0+2x120"}),
     "Dub5Restarts": Case({**BUILD, STARTED: "1x95 2x6 3x6 4x13"}, {**BUILD, STARTED: "1x100 2x20"}),
+    "Dub5RolloutStuck": Case(  # a configuration that is refused: old replicas serve on, the new pod tells nothing
+        {CONFIG_A: "1x120", waiting("CrashLoopBackOff"): CRASHING},
+        {
+            CONFIG_A: "1x120",
+            waiting("ContainerCreating"): "1x120",
+            waiting("CrashLoopBackOff", name="shop-7c9f8b6d5-x2x4z"): "1x120",
+            waiting("CrashLoopBackOff", name="dub5-redis-0"): "1x120",
+            waiting("CrashLoopBackOff", name="dub5-operator-7c9f8b6d5-x2x4z", container="operator"): "1x120",
+            waiting("CrashLoopBackOff", container="sidecar"): "1x120",
+        },
+    ),
     "Dub5ConfigurationsDiffer": Case({CONFIG_A: "1x120", CONFIG_B: "1x120"}, {CONFIG_A: "1x120"}),
 }
 MORE: list[tuple[str, Case]] = [
@@ -223,6 +246,24 @@ MORE: list[tuple[str, Case]] = [
     (
         "Dub5StalenessOverBudget",
         Case(policy(stale=0.02, budget=0.01), policy(stale=0.02, budget=0.01, bound_by="Data")),
+    ),
+    (
+        "Dub5RolloutStuck",  # no Secret that it names; it crashed for a minute, and came up
+        Case(
+            {waiting("CreateContainerConfigError"): "_x90 1x30"},
+            {waiting("CrashLoopBackOff"): "_x112 1 stale"},
+        ),
+    ),
+    (
+        "Dub5RolloutStuck",  # no node has room for a new pod
+        Case(
+            {progressing("false"): "0x90 1x30", progressing("true"): "1x90 0x30"},
+            {
+                progressing("true"): "1x120",
+                progressing("false"): "0x120",
+                progressing("false", "shop"): "1x120",
+            },
+        ),
     ),
     (
         "Dub5OperatorNotReconciling",  # it fails; there is none
