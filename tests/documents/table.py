@@ -145,6 +145,7 @@ CLUSTER = {
             ": helm upgrade dub5 deploy/helm/dub5 --reuse-values --set loadtest.enabled=false "
             "--set auth.existingSecret=dub5-callers --wait"
         ),
+        "kubectl logs --namespace chat --selector app.kubernetes.io/component=backend --tail -1",
     ],
     "upgrade": [
         "helm upgrade dub5 deploy/helm/dub5 --namespace chat --values mine.yaml --wait",

@@ -124,7 +124,7 @@ DASHBOARD = Dashboard(
             across=4,
         ),
         Row(
-            "Configuration, logs, the operator",
+            "Configuration and logs",
             [
                 Panel(
                     "Replicas, by configuration",
@@ -134,12 +134,26 @@ DASHBOARD = Dashboard(
                     {"{{hash}}": promql.gauge("config_info", by="hash", how="count")},
                 ),
                 Panel(
+                    "API keys reloaded",
+                    Unit.COUNT,
+                    "No: the file has changed and was refused. That replica goes on with the old keys.",
+                    "Dub5KeysNotReloaded",
+                    {"{{pod}}": promql.gauge("keys_last_reload_successful", by="pod", how="min")},
+                    "states",
+                    states=("no", "yes"),
+                ),
+                Panel(
                     "Log lines lost",
                     Unit.COUNTS_PER_SECOND,
                     "Lines per second that nobody took from our output in time.",
                     Document.METRICS,
                     {"{{pod}}": promql.rate("log_lines_dropped_total", by="pod")},
                 ),
+            ],
+        ),
+        Row(
+            "The operator",
+            [
                 Panel(
                     "The operator: CPU",
                     Unit.CORES,
@@ -163,7 +177,7 @@ DASHBOARD = Dashboard(
                     },
                 ),
             ],
-            across=4,
+            across=2,
         ),
     ],
 )

@@ -139,6 +139,7 @@ IDLE = {BREAKER: "2x60 1x60", calls("error"): "0+2x90 180x30"}
 LOOKS, TTL = pod("dub5_operator_reconcile_seconds_count"), pod("dub5_operator_ttl_seconds", 'policy="p"')
 PUBLISHED = pod("dub5_cache_ttl_published", 'class="faq"')
 FAILED_LOOKS = pod("dub5_operator_errors_total", 'policy="p"')
+KEYS = pod("dub5_keys_last_reload_successful")
 CRASHING = "_x90 1 stale _ 1 1 stale _ 1x3 stale _ 1x17"
 CONFIG_A, CONFIG_B = (pod("dub5_config_info", f'hash="{name}"') for name in "ab")
 
@@ -199,6 +200,9 @@ CASES: dict[str, Case] = {
             waiting("CrashLoopBackOff", name="dub5-operator-7c9f8b6d5-x2x4z", container="operator"): "1x120",
             waiting("CrashLoopBackOff", container="sidecar"): "1x120",
         },
+    ),
+    "Dub5KeysNotReloaded": Case(
+        {KEYS: "1x100 0x20", on("b", KEYS): "1x120"}, {KEYS: "1x80 0x30 1x10", on("b", KEYS): "1x117 0x3"}
     ),
     "Dub5ConfigurationsDiffer": Case({CONFIG_A: "1x120", CONFIG_B: "1x120"}, {CONFIG_A: "1x120"}),
 }
