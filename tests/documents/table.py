@@ -62,7 +62,7 @@ CLUSTER = {
     "install": [
         "helm install dub5 deploy/helm/dub5 --namespace chat --create-namespace --wait",
         "helm test dub5 --namespace chat --filter name=dub5-test-health --filter name=dub5-test-chat",
-        "kubectl get pods",
+        "kubectl get pods --namespace chat",
         "kubectl get pods --namespace chat --selector app.kubernetes.io/component=backend",
         "kubectl rollout status deployment/dub5 --namespace chat",
         ": kubectl rollout pause deployment/dub5",
@@ -85,15 +85,15 @@ CLUSTER = {
         ": kubectl exec $POD -- python -c 'import os; os.kill(1, 15)'",
         ": kubectl wait pod/$POD --for=jsonpath={.status.containerStatuses[0].restartCount}=1 --timeout=60s",
         ": kubectl wait pod/$POD --for=condition=Ready --timeout=60s",
-        "kubectl describe pod",
         "kubectl describe pod --namespace chat POD",
-        "kubectl logs --previous POD",
+        "kubectl logs --previous --namespace chat POD",
         "kubectl logs --namespace chat POD",
     ],
     "autoscaling": [
         "helm test dub5 --namespace chat",
         "helm test dub5",
         "kubectl describe hpa",
+        "kubectl describe hpa --namespace chat",
         # A test that is given up stays, as one that fails does.
         ": helm test dub5 --filter name=dub5-test-autoscaling --timeout 1s || true",
         ": kubectl wait pod/dub5-test-autoscaling --for=jsonpath={.status.phase}=Succeeded --timeout=60s",
@@ -105,9 +105,9 @@ CLUSTER = {
         ": kubectl apply --filename policy.yaml",
         "kubectl get cachepolicies",
         ": kubectl get cachepolicies | grep -E '^NAME +CLASS +MODE +TTL +HIT +STALE +BOUND BY +READY +AGE$'",
-        "kubectl describe cachepolicies",
-        "kubectl logs deployment/dub5-operator",
-        "kubectl rollout restart deployment/dub5-operator",
+        "kubectl describe cachepolicies --namespace chat",
+        "kubectl logs deployment/dub5-operator --namespace chat",
+        "kubectl rollout restart deployment/dub5-operator --namespace chat",
     ],
     "load test": [
         (
@@ -150,9 +150,14 @@ CLUSTER = {
     "upgrade": [
         "helm upgrade dub5 deploy/helm/dub5 --namespace chat --values mine.yaml --wait",
         "helm rollback dub5 --namespace chat --wait",
-        "helm rollback dub5",
+        "helm get values dub5 --namespace chat --output yaml > mine.yaml",
+        # A second restart within the same second is refused.
         "kubectl rollout restart deployment/dub5",
-        "kubectl rollout status deployment/dub5 --namespace chat",  # a second restart within the same second is refused
+        ": kubectl rollout status deployment/dub5",
+        "kubectl rollout restart deployment/dub5 --namespace chat",
+        ": kubectl rollout status deployment/dub5",
+        "kubectl rollout restart statefulset/dub5-redis --namespace chat",
+        ": kubectl rollout status statefulset/dub5-redis",
         "kubectl rollout restart statefulset/dub5-redis deployment/dub5",
     ],
     "from the autoscaler to a fixed number": [
@@ -171,7 +176,6 @@ CLUSTER = {
 INSTEAD_THERE = {
     "deploy/helm/dub5": "deploy/helm/dub5 --values here.yaml",
     "helm upgrade …": "helm upgrade dub5 deploy/helm/dub5 --reuse-values --set replicas=1",
-    "--previous POD": "--previous $POD",
     "--namespace chat POD": "--namespace chat $POD",
     "cronjob/dub5-loadtest NAME": "cronjob/dub5-loadtest by-hand",
 }
