@@ -64,6 +64,8 @@ CLUSTER = {
         "helm test dub5 --namespace chat --filter name=dub5-test-health --filter name=dub5-test-chat",
         "kubectl get pods --namespace chat",
         "kubectl get pods --namespace chat --selector app.kubernetes.io/component=backend",
+        "kubectl describe deployment dub5 --namespace chat",
+        "kubectl get events --namespace chat",
         "kubectl rollout status deployment/dub5 --namespace chat",
         ": kubectl rollout pause deployment/dub5",
         "kubectl rollout resume deployment/dub5 --namespace chat",
@@ -88,6 +90,8 @@ CLUSTER = {
         "kubectl describe pod --namespace chat POD",
         "kubectl logs --previous --namespace chat POD",
         "kubectl logs --namespace chat POD",
+        "kubectl delete pod --namespace chat POD",
+        ": kubectl rollout status deployment/dub5",
     ],
     "autoscaling": [
         "helm test dub5 --namespace chat",

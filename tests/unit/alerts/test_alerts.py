@@ -119,6 +119,20 @@ def waiting(reason: str, name: str = "dub5-7c9f8b6d5-x2x4z", container: str = "b
     return f"kube_pod_container_status_waiting_reason{{{labels}}}"
 
 
+def ready(name: str, container: str = "backend") -> str:
+    return f'kube_pod_container_status_ready{{namespace="chat",pod="{name}",container="{container}"}}'
+
+
+def wanted(name: str = "dub5") -> str:
+    return f'kube_deployment_spec_replicas{{namespace="chat",deployment="{name}"}}'
+
+
+def autoscaler(name: str) -> str:
+    """That it has no figure."""
+    labels = f'namespace="chat",horizontalpodautoscaler="{name}",condition="ScalingActive",status="false"'
+    return f"kube_horizontalpodautoscaler_status_condition{{{labels}}}"
+
+
 def progressing(status: str, name: str = "dub5") -> str:
     labels = f'namespace="chat",deployment="{name}",condition="Progressing",status="{status}"'
     return f"kube_deployment_status_condition{{{labels}}}"
@@ -128,10 +142,11 @@ FIRST_TOKEN = ("dub5_provider_time_to_first_token_seconds", 'provider="openai",o
 LAG = ("dub5_event_loop_lag_seconds", "")
 CAPACITY = {pod("dub5_capacity_requests"): "200x120"}
 BUILD = {pod("dub5_build_info", 'version="1"'): "1x120"}
-SCRAPED = {**BUILD, pod("up"): "1x120"}
 CPU, MEMORY = pod("process_cpu_seconds_total"), pod("process_resident_memory_bytes")
 MEMORY_LIMIT = {pod("dub5_memory_limit_bytes"): "536870912x120"}
-DEMAND, STARTED = pod("dub5_demand_requests"), pod("process_start_time_seconds")
+JOB = 'job="chat/dub5"'
+DEMAND, STARTED = pod("dub5_demand_requests", JOB), pod("process_start_time_seconds")
+UP, BUILT, CAPABLE = pod("up", JOB), pod("dub5_build_info", JOB), pod("dub5_capacity_requests", JOB)
 BREAKER = pod("dub5_provider_breaker_state", 'provider="openai"')
 FLIPPING = " ".join(["2", "1"] * 61)
 PROBED = {calls("error"): "0+1x120"}
@@ -139,8 +154,10 @@ IDLE = {BREAKER: "2x60 1x60", calls("error"): "0+2x90 180x30"}
 LOOKS, TTL = pod("dub5_operator_reconcile_seconds_count"), pod("dub5_operator_ttl_seconds", 'policy="p"')
 PUBLISHED = pod("dub5_cache_ttl_published", 'class="faq"')
 FAILED_LOOKS = pod("dub5_operator_errors_total", 'policy="p"')
+NAME = "dub5-7c9f8b6d5-x2x4z"
+INACTIVE = autoscaler("dub5")
 KEYS = pod("dub5_keys_last_reload_successful")
-CRASHING = "_x90 1 stale _ 1 1 stale _ 1x3 stale _ 1x17"
+CRASHING = "_x90 1 stale _x2 1x2 stale _ 1x4 stale _ 1x4 stale _ 1x4 stale _"
 CONFIG_A, CONFIG_B = (pod("dub5_config_info", f'hash="{name}"') for name in "ab")
 
 CASES: dict[str, Case] = {
@@ -174,8 +191,15 @@ CASES: dict[str, Case] = {
         {pod("dub5_shed_total", 'reason="queue_full"'): "0x60 3x60"},
     ),
     "Dub5DemandAtMaximum": Case(demand(190, replicas=10), demand(190, replicas=9)),
-    "Dub5AutoscalingMetricMissing": Case(
-        {**SCRAPED, DEMAND: "5x90 stale _x30"}, {**SCRAPED, DEMAND: "5x116 stale _x4"}
+    "Dub5AutoscalingMetricMissing": Case(  # scrapes fail for an hour, and with them goes all that a replica tells
+        {UP: "1x60 0x60", BUILT: "1x60 stale", DEMAND: "5x60 stale"},
+        {UP: "1x116 0x4", BUILT: "1x116 stale", DEMAND: "5x116 stale"},
+    ),
+    "Dub5AutoscalerBlind": Case(
+        {INACTIVE: "0x100 1x20"}, {INACTIVE: "0x112 1x8", autoscaler("shop"): "1x120"}
+    ),
+    "Dub5Absent": Case(  # without kube-state-metrics: the pods are gone for half an hour, for more than an hour
+        {CAPABLE: "200x90 stale", UP: "1x90 stale"}, {CAPABLE: "200x50 stale", UP: "1x50 stale"}
     ),
     "Dub5RedisDown": Case(
         {pod("dub5_redis_up"): "0x120"},
@@ -267,6 +291,93 @@ MORE: list[tuple[str, Case]] = [
                 progressing("false"): "0x120",
                 progressing("false", "shop"): "1x120",
             },
+        ),
+    ),
+    (
+        "Dub5AutoscalingMetricMissing",  # a new pod cannot be scraped; it can after a minute, and the old one is gone
+        Case(
+            {UP: "1x120", DEMAND: "5x120", on(NAME, UP): "_x90 0x30"},
+            {
+                UP: "1x90 stale",
+                DEMAND: "5x90 stale",
+                BUILT: "1x90 stale",
+                on(NAME, UP): "_x90 0 1x30",
+                on(NAME, DEMAND): "_x91 5x30",
+            },
+        ),
+    ),
+    (
+        "Dub5AutoscalingMetricMissing",  # three replicas and two; a pod of which Prometheus knows nothing
+        Case(
+            {UP: "1x120", DEMAND: "5x120", ready(NAME): "1x120"},
+            {UP: "1x120", DEMAND: "5x120", on("b", UP): "1x60 stale", on("b", DEMAND): "5x60 stale"},
+        ),
+    ),
+    (
+        "Dub5AutoscalingMetricMissing",  # it answers, but its demand is dropped; others, and a pod that does not start
+        Case(
+            {UP: "1x120", DEMAND: "5x60 stale", CAPABLE: "200x120"},
+            {
+                UP: "1x120",
+                DEMAND: "5x120",
+                on("dub5-operator-7c9f8b6d5-x2x4z", UP): "0x120",
+                on("dub5-redis-0", UP): "0x120",
+                on(NAME, UP).replace("chat/dub5", "shop"): "0x120",
+                on("dub5-7c9f8b6d5-crsh2", UP): "0x120",
+                ready("dub5-7c9f8b6d5-crsh2"): "0x120",
+                ready("shop-7c9f8b6d5-x2x4z"): "1x120",
+                ready("dub5-redis-0", "redis"): "1x120",
+            },
+        ),
+    ),
+    (
+        "Dub5AutoscalerBlind",  # KEDA's; nothing is to be scaled
+        Case(
+            {autoscaler("keda-hpa-dub5"): "1x120", wanted(): "2x120"}, {INACTIVE: "1x120", wanted(): "0x120"}
+        ),
+    ),
+    (
+        "Dub5Absent",  # none has answered for seven hours; one of two does
+        Case(
+            {CAPABLE: "200x60 stale", DEMAND: "5x60 stale", UP: "1x60 0x420"},
+            {
+                CAPABLE: "200x60 stale",
+                DEMAND: "5x60 stale",
+                UP: "1x60 0x420",
+                on("b", CAPABLE): "200x480",
+                wanted(): "2x480",
+            },
+            at="8h",
+        ),
+    ),
+    (
+        "Dub5Absent",  # for seven hours there has been no pod of those that are wanted; none is wanted
+        Case(
+            {CAPABLE: "200x60 stale", UP: "1x60 stale", wanted(): "2x480"},
+            {CAPABLE: "200x450 stale", UP: "1x450 stale", wanted(): "2x449 0x30"},
+            at="8h",
+        ),
+    ),
+    (
+        "Dub5Absent",  # another Deployment is scaled to zero; gone for less than five minutes
+        Case(
+            {CAPABLE: "200x100 stale", UP: "1x100 stale", wanted("shop"): "0x120"},
+            {CAPABLE: "200x116 stale", wanted("shop"): "2x120"},
+        ),
+    ),
+    (
+        "Dub5Absent",  # it was uninstalled: others in the namespace, and other pods of the job, are no sign of it
+        Case(
+            {CAPABLE: "200x450 stale", UP: "1x450 stale"},
+            {
+                CAPABLE: "200x60 stale",
+                DEMAND: "5x60 stale",
+                UP: "1x60 stale",
+                wanted("shop"): "2x480",
+                on("dub5-operator-7c9f8b6d5-x2x4z", UP): "1x480",
+                on("shop-7c9f8b6d5-x2x4z", UP): "1x480",
+            },
+            at="8h",
         ),
     ),
     (

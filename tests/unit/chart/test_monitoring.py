@@ -46,7 +46,7 @@ def test_all_that_are_written_are_installed() -> None:
     named = [(group["name"], len(group["rules"])) for group in WRITTEN["groups"]]
     assert [(group["name"], len(group["rules"])) for group in installed()["groups"]] == named
     alerts = {rule["alert"]: rule for rule in rules_of(installed()) if "alert" in rule}
-    assert len(alerts) == 24
+    assert len(alerts) == 26
     for rule in rules_of(WRITTEN):
         if "alert" in rule:
             made = alerts[rule["alert"]]
@@ -89,6 +89,8 @@ def test_what_kubernetes_tells_is_of_the_releases_own_deployment(values: Json, n
             for other in ("redis-0", "operator-7c9f8b6d5-x2x4z", "loadtest-x2x4z"):
                 assert not re.fullmatch(pods[1], f"{name}-{other}")
             assert not re.fullmatch(pods[1], "shop-7c9f8b6d5-x2x4z")
+        elif "horizontalpodautoscaler" in selector:
+            assert f'horizontalpodautoscaler=~"(keda-hpa-)?{name}"' in selector
         else:
             assert f'deployment="{name}"' in selector
 
