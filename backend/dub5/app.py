@@ -65,7 +65,7 @@ class Application:
         self.drain = Drain()
         self.metrics = Metrics(config_hash=_config_hash(settings))
         self._tracer = tracing.build(settings.telemetry)
-        self._keys = KeyRing(settings.auth, dict(environment))
+        self._keys = KeyRing(settings.auth, dict(environment), self.metrics)
         self._providers = providers.build(settings, _provider_keys(settings, environment))
         self._health = self._build_health()
         self._redis = _redis_link(settings, environment, self.metrics)

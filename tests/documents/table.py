@@ -62,8 +62,13 @@ CLUSTER = {
     "install": [
         "helm install dub5 deploy/helm/dub5 --namespace chat --create-namespace --wait",
         "helm test dub5 --namespace chat --filter name=dub5-test-health --filter name=dub5-test-chat",
-        "kubectl get pods",
-        "kubectl rollout status deployment/dub5",
+        "kubectl get pods --namespace chat",
+        "kubectl get pods --namespace chat --selector app.kubernetes.io/component=backend",
+        "kubectl describe deployment dub5 --namespace chat",
+        "kubectl get events --namespace chat",
+        "kubectl rollout status deployment/dub5 --namespace chat",
+        ": kubectl rollout pause deployment/dub5",
+        "kubectl rollout resume deployment/dub5 --namespace chat",
     ],
     "alerts": [
         "kubectl get configmap dub5-alerts --namespace chat --output 'jsonpath={.data.dub5\\.yaml}' > alerts.yaml",
@@ -75,17 +80,24 @@ CLUSTER = {
     ],
     "restarts": [
         # Its first process ends, and the kubelet starts it anew.
-        ": POD=$(kubectl get pods --selector app.kubernetes.io/component=backend --output name | head -1)",
+        (
+            ": POD=$(kubectl get pods --selector app.kubernetes.io/component=backend "
+            "--output 'jsonpath={.items[0].metadata.name}')"
+        ),
         ": kubectl exec $POD -- python -c 'import os; os.kill(1, 15)'",
-        ": kubectl wait $POD --for=jsonpath={.status.containerStatuses[0].restartCount}=1 --timeout=60s",
-        ": kubectl wait $POD --for=condition=Ready --timeout=60s",
-        "kubectl describe pod",
-        "kubectl logs --previous POD",
+        ": kubectl wait pod/$POD --for=jsonpath={.status.containerStatuses[0].restartCount}=1 --timeout=60s",
+        ": kubectl wait pod/$POD --for=condition=Ready --timeout=60s",
+        "kubectl describe pod --namespace chat POD",
+        "kubectl logs --previous --namespace chat POD",
+        "kubectl logs --namespace chat POD",
+        "kubectl delete pod --namespace chat POD",
+        ": kubectl rollout status deployment/dub5",
     ],
     "autoscaling": [
         "helm test dub5 --namespace chat",
         "helm test dub5",
         "kubectl describe hpa",
+        "kubectl describe hpa --namespace chat",
         # A test that is given up stays, as one that fails does.
         ": helm test dub5 --filter name=dub5-test-autoscaling --timeout 1s || true",
         ": kubectl wait pod/dub5-test-autoscaling --for=jsonpath={.status.phase}=Succeeded --timeout=60s",
@@ -97,9 +109,9 @@ CLUSTER = {
         ": kubectl apply --filename policy.yaml",
         "kubectl get cachepolicies",
         ": kubectl get cachepolicies | grep -E '^NAME +CLASS +MODE +TTL +HIT +STALE +BOUND BY +READY +AGE$'",
-        "kubectl describe cachepolicies",
-        "kubectl logs deployment/dub5-operator",
-        "kubectl rollout restart deployment/dub5-operator",
+        "kubectl describe cachepolicies --namespace chat",
+        "kubectl logs deployment/dub5-operator --namespace chat",
+        "kubectl rollout restart deployment/dub5-operator --namespace chat",
     ],
     "load test": [
         (
@@ -142,13 +154,19 @@ CLUSTER = {
             ": helm upgrade dub5 deploy/helm/dub5 --reuse-values --set loadtest.enabled=false "
             "--set auth.existingSecret=dub5-callers --wait"
         ),
+        "kubectl logs --namespace chat --selector app.kubernetes.io/component=backend --tail -1",
     ],
     "upgrade": [
         "helm upgrade dub5 deploy/helm/dub5 --namespace chat --values mine.yaml --wait",
         "helm rollback dub5 --namespace chat --wait",
-        "helm rollback dub5",
+        "helm get values dub5 --namespace chat --output yaml > mine.yaml",
+        # A second restart within the same second is refused.
         "kubectl rollout restart deployment/dub5",
-        "kubectl rollout status deployment/dub5",  # a second restart within the same second is refused
+        ": kubectl rollout status deployment/dub5",
+        "kubectl rollout restart deployment/dub5 --namespace chat",
+        ": kubectl rollout status deployment/dub5",
+        "kubectl rollout restart statefulset/dub5-redis --namespace chat",
+        ": kubectl rollout status statefulset/dub5-redis",
         "kubectl rollout restart statefulset/dub5-redis deployment/dub5",
     ],
     "from the autoscaler to a fixed number": [
@@ -167,7 +185,7 @@ CLUSTER = {
 INSTEAD_THERE = {
     "deploy/helm/dub5": "deploy/helm/dub5 --values here.yaml",
     "helm upgrade …": "helm upgrade dub5 deploy/helm/dub5 --reuse-values --set replicas=1",
-    "--previous POD": "--previous $POD",
+    "--namespace chat POD": "--namespace chat $POD",
     "cronjob/dub5-loadtest NAME": "cronjob/dub5-loadtest by-hand",
 }
 

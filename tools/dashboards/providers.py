@@ -88,7 +88,8 @@ DASHBOARD = Dashboard(
                 Panel(
                     "Breakers",
                     Unit.COUNT,
-                    "The worst replica's. While a breaker is open its provider is not asked at all.",
+                    "The worst replica's. Open: the provider is not asked at all, for half a minute at most; then "
+                    "the next call tries it, whenever that comes.",
                     "Dub5BreakerOpen",
                     {"{{provider}}": promql.gauge("provider_breaker_state", by="provider", how="max")},
                     "states",

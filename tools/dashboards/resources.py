@@ -124,14 +124,23 @@ DASHBOARD = Dashboard(
             across=4,
         ),
         Row(
-            "Configuration, logs, the operator",
+            "Configuration and logs",
             [
                 Panel(
                     "Replicas, by configuration",
                     Unit.COUNT,
-                    "For long more than one: a rollout is stuck.",
+                    "For long more than one: a rollout has stopped half-way.",
                     "Dub5ConfigurationsDiffer",
                     {"{{hash}}": promql.gauge("config_info", by="hash", how="count")},
+                ),
+                Panel(
+                    "API keys reloaded",
+                    Unit.COUNT,
+                    "No: the file has changed and was refused. That replica goes on with the old keys.",
+                    "Dub5KeysNotReloaded",
+                    {"{{pod}}": promql.gauge("keys_last_reload_successful", by="pod", how="min")},
+                    "states",
+                    states=("no", "yes"),
                 ),
                 Panel(
                     "Log lines lost",
@@ -140,6 +149,11 @@ DASHBOARD = Dashboard(
                     Document.METRICS,
                     {"{{pod}}": promql.rate("log_lines_dropped_total", by="pod")},
                 ),
+            ],
+        ),
+        Row(
+            "The operator",
+            [
                 Panel(
                     "The operator: CPU",
                     Unit.CORES,
@@ -163,7 +177,7 @@ DASHBOARD = Dashboard(
                     },
                 ),
             ],
-            across=4,
+            across=2,
         ),
     ],
 )

@@ -1,7 +1,8 @@
 """Who is asking: keys are known by their SHA-256 only, and looked up in constant time.
 
 The file maps each digest to a tenant and roles; it is read again when it changes, so that a rotated Secret
-needs no restart, and a file that has become unreadable or invalid leaves the last good keys in force.
+needs no restart, and a file that has become unreadable or invalid leaves the last good keys in force, as log and
+metric tell: the next replica would not start with it.
 
 The look-up table is keyed by a hash under a secret of this process, so what an attacker can time says
 nothing about the digests; the digest itself is then compared by `hmac.compare_digest`.
@@ -24,6 +25,7 @@ from dub5.errors import ConfigError, Forbidden, InvalidKey
 from dub5.settings import AuthSettings, Source, read_secret
 from dub5.settings_loader import parse_yaml
 from dub5.telemetry.logging import get_logger
+from dub5.telemetry.metrics import Metrics
 
 _RELOAD_INTERVAL = 2.0
 _SHOWN = 8
@@ -57,8 +59,9 @@ ANONYMOUS = Caller("anonymous", "anonymous", frozenset(get_args(Role)))
 class KeyRing:
     """All keys in force. With no keys configured everybody is ANONYMOUS."""
 
-    def __init__(self, settings: AuthSettings, environment: dict[str, str]) -> None:
+    def __init__(self, settings: AuthSettings, environment: dict[str, str], metrics: Metrics) -> None:
         self._source = settings.keys
+        self._metrics = metrics
         self._secret = secrets.token_bytes(32)
         self._callers: dict[bytes, tuple[bytes, Caller]] = {}
         self._seen: tuple[int, int, int] | None = None
@@ -91,7 +94,7 @@ class KeyRing:
                 await self._watcher
 
     async def reload_if_changed(self) -> None:
-        """Read the file again where it changed; an invalid one is logged and changes nothing."""
+        """Read the file again where it changed; an invalid one is told and changes nothing."""
         stamp = await asyncio.to_thread(self._stamp)
         if stamp == self._seen or self._source is None:
             return
@@ -100,8 +103,10 @@ class KeyRing:
             self._callers = await asyncio.to_thread(self._read, self._source, {})
         except ConfigError as error:
             _log.error("keys not reloaded", reason=error.message)
+            self._metrics.keys_last_reload_successful.set(0)
         else:
             _log.info("keys reloaded", keys=len(self._callers))
+            self._metrics.keys_last_reload_successful.set(1)
 
     async def _watch(self) -> None:
         while True:

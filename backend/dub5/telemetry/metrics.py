@@ -199,6 +199,11 @@ class Metrics:
             "redis_up", "1 while Redis answers, 0 while not, NaN where there is none."
         )
         self.redis_up.set(math.nan)  # `== 0` is an alert: it must not fire where no Redis is configured
+        self.keys_last_reload_successful = self._gauge(
+            "keys_last_reload_successful",
+            "1; 0 where the file of API keys has changed and was refused: the old keys stay in force.",
+        )
+        self.keys_last_reload_successful.set(1)  # a replica whose first file is refused does not start
         self.event_loop_lag = self._histogram(
             "event_loop_lag_seconds", "How late the event loop ran a timer.", LAG
         )

@@ -39,7 +39,10 @@ OPERATIONS = (Path(__file__).parents[3] / "docs/operations.md").read_text(encodi
 ROUTES: dict[str, Any] = yaml.safe_load(
     OPERATIONS.partition("Alertmanager:\n\n```yaml\n")[2].partition("```")[0]
 )
-OF_THE_MACHINE = {"Dub5Cpu", "Dub5EventLoopLag", "Dub5RedisDown", "Dub5AutoscalingMetricMissing"}
+OF_THE_MACHINE = {
+    *("Dub5Cpu", "Dub5EventLoopLag", "Dub5RedisDown"),
+    *("Dub5Absent", "Dub5AutoscalingMetricMissing"),
+}
 """They tell how busy the machine is that this runs on, where minutes are seconds."""
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -115,7 +118,9 @@ async def test_a_fault_is_paged_and_taken_back_once_it_is_mended(tmp_path: Path)
         settings = {**openai_provider(provider.base_url), "redis": {"url": redis.url}}
         settings["cache"] = {"classes": {"default": {"cacheable": "always"}}}
         await asyncio.to_thread(config.write_text, json.dumps(settings))
-        async with serving(config) as service, callers(service.url):
+        async with contextlib.AsyncExitStack() as running:
+            service = await running.enter_async_context(serving(config))
+            await running.enter_async_context(callers(service.url))
             targets = {"dub5": {service.operations_url: {"namespace": "chat", "pod": "dub5-a"}}}
             told = {"alertmanagers": [{"static_configs": [{"targets": [alertmanager.address]}]}]}
             async with Prometheus(tmp_path, targets, rule_files=[str(rules)], alerting=told) as prometheus:
@@ -142,6 +147,14 @@ async def test_a_fault_is_paged_and_taken_back_once_it_is_mended(tmp_path: Path)
                 await redis.start()
                 for name in ("Dub5BreakerOpen", "Dub5RedisDown", "Dub5AvailabilityFastBurn"):
                     await pager.page(name, "resolved", since=mended)
+                # The replica is gone, and with it all that it told; its target stays.
+                gone = len(pager.calls)
+                await running.aclose()
+                for name, receiver in (("Dub5Absent", "pager"), ("Dub5AutoscalingMetricMissing", "tickets")):
+                    alert = await pager.page(name, "firing", since=gone)
+                    assert alert["receiver"] == receiver
+                assert await prometheus.query("dub5:replicas:up == 0")
+                await evaluated(prometheus)
 
 
 async def quiet(prometheus: Prometheus) -> None:

@@ -11,15 +11,16 @@ import pytest
 from dub5.admission.keys import ANONYMOUS, KeyRing, parse_keys
 from dub5.errors import ConfigError, Forbidden, InvalidKey
 from dub5.settings import AuthSettings, Source
+from dub5.telemetry.metrics import Metrics
 
 
 def digest(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-def ring(path: Path, text: str) -> KeyRing:
+def ring(path: Path, text: str, metrics: Metrics | None = None) -> KeyRing:
     path.write_text(text)
-    return KeyRing(AuthSettings(keys=Source(file=str(path))), {})
+    return KeyRing(AuthSettings(keys=Source(file=str(path))), {}, metrics or Metrics())
 
 
 def test_a_known_key_is_its_tenant(tmp_path: Path) -> None:
@@ -58,11 +59,12 @@ def test_roles_are_required_and_admin_may_do_everything(tmp_path: Path) -> None:
 
 
 def test_without_keys_everybody_is_anonymous() -> None:
-    assert KeyRing(AuthSettings(), {}).authenticate("Bearer whatever") is ANONYMOUS
+    assert KeyRing(AuthSettings(), {}, Metrics()).authenticate("Bearer whatever") is ANONYMOUS
 
 
 def test_keys_may_come_from_the_environment() -> None:
-    keys = KeyRing(AuthSettings(keys=Source(env="KEYS")), {"KEYS": f"{digest('e')}: {{tenant: acme}}"})
+    environment = {"KEYS": f"{digest('e')}: {{tenant: acme}}"}
+    keys = KeyRing(AuthSettings(keys=Source(env="KEYS")), environment, Metrics())
     assert keys.authenticate("Bearer e").tenant == "acme"
 
 
@@ -81,6 +83,26 @@ def test_a_changed_file_takes_effect_and_a_broken_one_changes_nothing(tmp_path: 
     path.unlink()
     asyncio.run(keys.reload_if_changed())
     assert keys.authenticate("Bearer new").tenant == "acme"
+
+
+def test_whether_the_last_change_was_taken_is_told(tmp_path: Path) -> None:
+    path, metrics = tmp_path / "keys", Metrics()
+    good = f"{digest('good')}: {{tenant: acme}}"
+    keys = ring(path, good, metrics)
+
+    def told() -> float | None:
+        asyncio.run(keys.reload_if_changed())
+        return metrics.registry.get_sample_value("dub5_keys_last_reload_successful")
+
+    assert told() == 1
+    path.write_text("not: [a keys file")
+    assert [told(), told()] == [0, 0]  # though it is not read a second time
+    path.write_text(good + " ")
+    assert told() == 1
+    path.unlink()
+    assert told() == 0
+    path.write_text(good)
+    assert told() == 1
 
 
 @pytest.mark.parametrize(

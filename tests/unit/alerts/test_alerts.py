@@ -76,6 +76,11 @@ def calls(outcome: str) -> str:
     return pod("dub5_provider_requests_total", f'provider="openai",outcome="{outcome}"')
 
 
+def on(other: str, series: str) -> str:
+    """The same series of another replica."""
+    return series.replace('pod="a",instance="a:9000"', f'pod="{other}",instance="{other}:9000"')
+
+
 def demand(figure: int, replicas: int, namespace: str = "chat") -> dict[str, str]:
     names = [f'{{namespace="{namespace}",pod="{number}"}}' for number in range(replicas)]
     capacity = {f"dub5_capacity_requests{name}": "200x120" for name in names}
@@ -108,18 +113,51 @@ def policy(*, stale: float, budget: float, bound_by: str = "Staleness") -> dict[
     }
 
 
+def waiting(reason: str, name: str = "dub5-7c9f8b6d5-x2x4z", container: str = "backend") -> str:
+    """kube-state-metrics says why a container does not run; nothing while it does."""
+    labels = f'namespace="chat",pod="{name}",container="{container}",reason="{reason}"'
+    return f"kube_pod_container_status_waiting_reason{{{labels}}}"
+
+
+def ready(name: str, container: str = "backend") -> str:
+    return f'kube_pod_container_status_ready{{namespace="chat",pod="{name}",container="{container}"}}'
+
+
+def wanted(name: str = "dub5") -> str:
+    return f'kube_deployment_spec_replicas{{namespace="chat",deployment="{name}"}}'
+
+
+def autoscaler(name: str) -> str:
+    """That it has no figure."""
+    labels = f'namespace="chat",horizontalpodautoscaler="{name}",condition="ScalingActive",status="false"'
+    return f"kube_horizontalpodautoscaler_status_condition{{{labels}}}"
+
+
+def progressing(status: str, name: str = "dub5") -> str:
+    labels = f'namespace="chat",deployment="{name}",condition="Progressing",status="{status}"'
+    return f"kube_deployment_status_condition{{{labels}}}"
+
+
 FIRST_TOKEN = ("dub5_provider_time_to_first_token_seconds", 'provider="openai",outcome="ok"')
 LAG = ("dub5_event_loop_lag_seconds", "")
 CAPACITY = {pod("dub5_capacity_requests"): "200x120"}
 BUILD = {pod("dub5_build_info", 'version="1"'): "1x120"}
-SCRAPED = {**BUILD, pod("up"): "1x120"}
 CPU, MEMORY = pod("process_cpu_seconds_total"), pod("process_resident_memory_bytes")
 MEMORY_LIMIT = {pod("dub5_memory_limit_bytes"): "536870912x120"}
-DEMAND, STARTED = pod("dub5_demand_requests"), pod("process_start_time_seconds")
+JOB = 'job="chat/dub5"'
+DEMAND, STARTED = pod("dub5_demand_requests", JOB), pod("process_start_time_seconds")
+UP, BUILT, CAPABLE = pod("up", JOB), pod("dub5_build_info", JOB), pod("dub5_capacity_requests", JOB)
 BREAKER = pod("dub5_provider_breaker_state", 'provider="openai"')
+FLIPPING = " ".join(["2", "1"] * 61)
+PROBED = {calls("error"): "0+1x120"}
+IDLE = {BREAKER: "2x60 1x60", calls("error"): "0+2x90 180x30"}
 LOOKS, TTL = pod("dub5_operator_reconcile_seconds_count"), pod("dub5_operator_ttl_seconds", 'policy="p"')
 PUBLISHED = pod("dub5_cache_ttl_published", 'class="faq"')
 FAILED_LOOKS = pod("dub5_operator_errors_total", 'policy="p"')
+NAME = "dub5-7c9f8b6d5-x2x4z"
+INACTIVE = autoscaler("dub5")
+KEYS = pod("dub5_keys_last_reload_successful")
+CRASHING = "_x90 1 stale _x2 1x2 stale _ 1x4 stale _ 1x4 stale _ 1x4 stale _"
 CONFIG_A, CONFIG_B = (pod("dub5_config_info", f'hash="{name}"') for name in "ab")
 
 CASES: dict[str, Case] = {
@@ -137,7 +175,7 @@ CASES: dict[str, Case] = {
         distribution(*FIRST_TOKEN, below="10.0", above="20.0", share_above=0.2),
         distribution(*FIRST_TOKEN, below="10.0", above="20.0", share_above=0.05),
     ),
-    "Dub5BreakerOpen": Case({BREAKER: "2x120"}, {BREAKER: "2x110 0x10"}),
+    "Dub5BreakerOpen": Case({BREAKER: "2x120", **PROBED}, {BREAKER: "2x110 0x10", **PROBED}),
     "Dub5Cpu": Case({**CAPACITY, CPU: "0+57x120"}, {**CAPACITY, CPU: "0+40x120"}),
     "Dub5Memory": Case({**MEMORY_LIMIT, MEMORY: "480000000x120"}, {**MEMORY_LIMIT, MEMORY: "450000000x120"}),
     "Dub5EventLoopLag": Case(
@@ -153,8 +191,15 @@ CASES: dict[str, Case] = {
         {pod("dub5_shed_total", 'reason="queue_full"'): "0x60 3x60"},
     ),
     "Dub5DemandAtMaximum": Case(demand(190, replicas=10), demand(190, replicas=9)),
-    "Dub5AutoscalingMetricMissing": Case(
-        {**SCRAPED, DEMAND: "5x90 stale _x30"}, {**SCRAPED, DEMAND: "5x116 stale _x4"}
+    "Dub5AutoscalingMetricMissing": Case(  # scrapes fail for an hour, and with them goes all that a replica tells
+        {UP: "1x60 0x60", BUILT: "1x60 stale", DEMAND: "5x60 stale"},
+        {UP: "1x116 0x4", BUILT: "1x116 stale", DEMAND: "5x116 stale"},
+    ),
+    "Dub5AutoscalerBlind": Case(
+        {INACTIVE: "0x100 1x20"}, {INACTIVE: "0x112 1x8", autoscaler("shop"): "1x120"}
+    ),
+    "Dub5Absent": Case(  # without kube-state-metrics: the pods are gone for half an hour, for more than an hour
+        {CAPABLE: "200x90 stale", UP: "1x90 stale"}, {CAPABLE: "200x50 stale", UP: "1x50 stale"}
     ),
     "Dub5RedisDown": Case(
         {pod("dub5_redis_up"): "0x120"},
@@ -169,6 +214,20 @@ CASES: dict[str, Case] = {
     "Dub5StalenessOverBudget": Case(changing(0.2), changing(0.05), at="8h"),
     "Dub5OperatorNotReconciling": Case({TTL: "60x120", LOOKS: "9x120"}, {TTL: "60x120", LOOKS: "0+2x120"}),
     "Dub5Restarts": Case({**BUILD, STARTED: "1x95 2x6 3x6 4x13"}, {**BUILD, STARTED: "1x100 2x20"}),
+    "Dub5RolloutStuck": Case(  # a configuration that is refused: old replicas serve on, the new pod tells nothing
+        {CONFIG_A: "1x120", waiting("CrashLoopBackOff"): CRASHING},
+        {
+            CONFIG_A: "1x120",
+            waiting("ContainerCreating"): "1x120",
+            waiting("CrashLoopBackOff", name="shop-7c9f8b6d5-x2x4z"): "1x120",
+            waiting("CrashLoopBackOff", name="dub5-redis-0"): "1x120",
+            waiting("CrashLoopBackOff", name="dub5-operator-7c9f8b6d5-x2x4z", container="operator"): "1x120",
+            waiting("CrashLoopBackOff", container="sidecar"): "1x120",
+        },
+    ),
+    "Dub5KeysNotReloaded": Case(
+        {KEYS: "1x100 0x20", on("b", KEYS): "1x120"}, {KEYS: "1x80 0x30 1x10", on("b", KEYS): "1x117 0x3"}
+    ),
     "Dub5ConfigurationsDiffer": Case({CONFIG_A: "1x120", CONFIG_B: "1x120"}, {CONFIG_A: "1x120"}),
 }
 MORE: list[tuple[str, Case]] = [
@@ -178,8 +237,21 @@ MORE: list[tuple[str, Case]] = [
     ),
     ("Dub5RedisDown", Case({pod("dub5_redis_up"): "0x120"}, {pod("dub5_redis_up"): " ".join(["NaN"] * 121)})),
     (
-        "Dub5BreakerOpen",  # it tries again each half minute
-        Case({BREAKER: " ".join(["2", "1"] * 61)}, {BREAKER: "0x118 2 0"}),
+        "Dub5BreakerOpen",  # it tries again each half minute, as long as it is wanted
+        Case({BREAKER: FLIPPING, **PROBED}, {BREAKER: "0x118 2 0", **PROBED}),
+    ),
+    (
+        "Dub5BreakerOpen",  # asked once in ten minutes; half-open since the last call, half an hour ago
+        Case(
+            {BREAKER: "1x120", calls("error"): "0x9 1x9 2x9 3x9 4x9 5x9 6x9 7x9 8x9 9x9 10x9 11x9 12x9"}, IDLE
+        ),
+    ),
+    (
+        "Dub5BreakerOpen",  # another replica calls it with success: one knows nothing of the other
+        Case(
+            IDLE | {on("b", BREAKER): FLIPPING, on("b", calls("error")): "0+2x120"},
+            IDLE | {on("b", BREAKER): "0x120", on("b", calls("ok")): "0+100x120"},
+        ),
     ),
     (
         "Dub5DemandAtMaximum",  # two releases: each has as many as it has
@@ -202,6 +274,111 @@ MORE: list[tuple[str, Case]] = [
     (
         "Dub5StalenessOverBudget",
         Case(policy(stale=0.02, budget=0.01), policy(stale=0.02, budget=0.01, bound_by="Data")),
+    ),
+    (
+        "Dub5RolloutStuck",  # no Secret that it names; it crashed for a minute, and came up
+        Case(
+            {waiting("CreateContainerConfigError"): "_x90 1x30"},
+            {waiting("CrashLoopBackOff"): "_x112 1 stale"},
+        ),
+    ),
+    (
+        "Dub5RolloutStuck",  # no node has room for a new pod
+        Case(
+            {progressing("false"): "0x90 1x30", progressing("true"): "1x90 0x30"},
+            {
+                progressing("true"): "1x120",
+                progressing("false"): "0x120",
+                progressing("false", "shop"): "1x120",
+            },
+        ),
+    ),
+    (
+        "Dub5AutoscalingMetricMissing",  # a new pod cannot be scraped; it can after a minute, and the old one is gone
+        Case(
+            {UP: "1x120", DEMAND: "5x120", on(NAME, UP): "_x90 0x30"},
+            {
+                UP: "1x90 stale",
+                DEMAND: "5x90 stale",
+                BUILT: "1x90 stale",
+                on(NAME, UP): "_x90 0 1x30",
+                on(NAME, DEMAND): "_x91 5x30",
+            },
+        ),
+    ),
+    (
+        "Dub5AutoscalingMetricMissing",  # three replicas and two; a pod of which Prometheus knows nothing
+        Case(
+            {UP: "1x120", DEMAND: "5x120", ready(NAME): "1x120"},
+            {UP: "1x120", DEMAND: "5x120", on("b", UP): "1x60 stale", on("b", DEMAND): "5x60 stale"},
+        ),
+    ),
+    (
+        "Dub5AutoscalingMetricMissing",  # it answers, but its demand is dropped; others, and a pod that does not start
+        Case(
+            {UP: "1x120", DEMAND: "5x60 stale", CAPABLE: "200x120"},
+            {
+                UP: "1x120",
+                DEMAND: "5x120",
+                on("dub5-operator-7c9f8b6d5-x2x4z", UP): "0x120",
+                on("dub5-redis-0", UP): "0x120",
+                on(NAME, UP).replace("chat/dub5", "shop"): "0x120",
+                on("dub5-7c9f8b6d5-crsh2", UP): "0x120",
+                ready("dub5-7c9f8b6d5-crsh2"): "0x120",
+                ready("shop-7c9f8b6d5-x2x4z"): "1x120",
+                ready("dub5-redis-0", "redis"): "1x120",
+            },
+        ),
+    ),
+    (
+        "Dub5AutoscalerBlind",  # KEDA's; nothing is to be scaled
+        Case(
+            {autoscaler("keda-hpa-dub5"): "1x120", wanted(): "2x120"}, {INACTIVE: "1x120", wanted(): "0x120"}
+        ),
+    ),
+    (
+        "Dub5Absent",  # none has answered for seven hours; one of two does
+        Case(
+            {CAPABLE: "200x60 stale", DEMAND: "5x60 stale", UP: "1x60 0x420"},
+            {
+                CAPABLE: "200x60 stale",
+                DEMAND: "5x60 stale",
+                UP: "1x60 0x420",
+                on("b", CAPABLE): "200x480",
+                wanted(): "2x480",
+            },
+            at="8h",
+        ),
+    ),
+    (
+        "Dub5Absent",  # for seven hours there has been no pod of those that are wanted; none is wanted
+        Case(
+            {CAPABLE: "200x60 stale", UP: "1x60 stale", wanted(): "2x480"},
+            {CAPABLE: "200x450 stale", UP: "1x450 stale", wanted(): "2x449 0x30"},
+            at="8h",
+        ),
+    ),
+    (
+        "Dub5Absent",  # another Deployment is scaled to zero; gone for less than five minutes
+        Case(
+            {CAPABLE: "200x100 stale", UP: "1x100 stale", wanted("shop"): "0x120"},
+            {CAPABLE: "200x116 stale", wanted("shop"): "2x120"},
+        ),
+    ),
+    (
+        "Dub5Absent",  # it was uninstalled: others in the namespace, and other pods of the job, are no sign of it
+        Case(
+            {CAPABLE: "200x450 stale", UP: "1x450 stale"},
+            {
+                CAPABLE: "200x60 stale",
+                DEMAND: "5x60 stale",
+                UP: "1x60 stale",
+                wanted("shop"): "2x480",
+                on("dub5-operator-7c9f8b6d5-x2x4z", UP): "1x480",
+                on("shop-7c9f8b6d5-x2x4z", UP): "1x480",
+            },
+            at="8h",
+        ),
     ),
     (
         "Dub5OperatorNotReconciling",  # it fails; there is none

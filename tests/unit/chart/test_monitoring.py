@@ -26,7 +26,8 @@ def rules_of(spec: Json) -> list[Json]:
 
 
 def installed(values: Json | None = None) -> Json:
-    spec: Json = render(merged(RULES, values or {})).one("PrometheusRule")["spec"]
+    [made] = render(merged(RULES, values or {})).of("PrometheusRule").values()
+    spec: Json = made["spec"]
     return spec
 
 
@@ -45,7 +46,7 @@ def test_all_that_are_written_are_installed() -> None:
     named = [(group["name"], len(group["rules"])) for group in WRITTEN["groups"]]
     assert [(group["name"], len(group["rules"])) for group in installed()["groups"]] == named
     alerts = {rule["alert"]: rule for rule in rules_of(installed()) if "alert" in rule}
-    assert len(alerts) == 22
+    assert len(alerts) == 26
     for rule in rules_of(WRITTEN):
         if "alert" in rule:
             made = alerts[rule["alert"]]
@@ -67,9 +68,36 @@ def test_the_most_replicas_are_the_releases_own(values: Json, most: str) -> None
     assert most_replicas(installed(values)) == most
 
 
+def selectors(rule: Json) -> list[str]:
+    """What it selects, each with its labels."""
+    found: list[str] = re.findall(
+        r"(?<![\w:])(?:dub5[_:]|process_|kube_|up\b)[\w:]*(?:\{[^}]*\})?", rule["expr"]
+    )
+    return found
+
+
+@pytest.mark.parametrize(
+    ("values", "name"), [({}, "dub5"), (nested("fullnameOverride", "tutor"), "tutor")], ids=str
+)
+def test_what_kubernetes_tells_is_of_the_releases_own_deployment(values: Json, name: str) -> None:
+    told = [each for rule in rules_of(installed(values)) for each in selectors(rule) if "kube_" in each]
+    assert told
+    for selector in told:
+        pods = re.search(r'pod=~"([^"]*)"', selector)
+        if pods:
+            assert re.fullmatch(pods[1], f"{name}-7c9f8b6d5-x2x4z")
+            for other in ("redis-0", "operator-7c9f8b6d5-x2x4z", "loadtest-x2x4z"):
+                assert not re.fullmatch(pods[1], f"{name}-{other}")
+            assert not re.fullmatch(pods[1], "shop-7c9f8b6d5-x2x4z")
+        elif "horizontalpodautoscaler" in selector:
+            assert f'horizontalpodautoscaler=~"(keda-hpa-)?{name}"' in selector
+        else:
+            assert f'deployment="{name}"' in selector
+
+
 def test_every_selector_is_for_the_release_only() -> None:
     for rule in rules_of(installed()):
-        names = re.findall(r"(?<![\w:])(?:dub5[_:]|process_|up\b)[\w:]*(?:\{[^}]*\})?", rule["expr"])
+        names = selectors(rule)
         assert names
         for selector in names:
             assert re.fullmatch(r'[\w:]+\{namespace="chat"[^}]*\}', selector), selector

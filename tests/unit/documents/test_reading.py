@@ -80,6 +80,20 @@ def test_commands_are_found() -> None:
     ]
 
 
+def elsewhere(found: list[Command]) -> list[str]:
+    """Commands for a cluster that depend on the namespace that happens to be the current one."""
+    of_clusters = [each for each in found if each.text.startswith(("kubectl ", "helm "))]
+    return [f"{each.place}: {each.text}" for each in of_clusters if "--namespace chat" not in each.text]
+
+
+def test_commands_of_the_runbooks_name_the_namespace() -> None:
+    found = [each for each in all_commands() if each.document in RUNBOOKS]
+    assert len(found) > 20
+    assert elsewhere(found) == []
+    wrong = commands("x.md", ["`kubectl get pods`, `helm test dub5 --namespace chat`, `dub5 config schema`"])
+    assert elsewhere(wrong) == ["x.md:1: kubectl get pods"]
+
+
 RUNBOOKS = [each for each in documents() if each.startswith("docs/runbooks/")]
 QUERIES = [(f"{each}:{line}", text) for each in RUNBOOKS for line, text in promql(read(each))]
 
