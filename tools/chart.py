@@ -232,7 +232,7 @@ there is room for, and taken away without cutting a stream.
 docker build --tag localhost/dub5:0.1.0 .        # at the top of the sources
 kind load docker-image localhost/dub5:0.1.0      # or push it, and set image.repository
 helm install dub5 deploy/helm/dub5 --namespace chat --create-namespace --wait
-helm test dub5 --namespace chat
+helm test dub5 --namespace chat --filter name=dub5-test-health --filter name=dub5-test-chat
 ```
 
 With no values at all: a simulated provider, two keys made on the spot, a small Redis, two replicas. What `helm install`

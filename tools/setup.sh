@@ -174,7 +174,10 @@ setup_unpacked() {
 
 # There is no package of it: it is built as for the cluster, which takes minutes, once for all work trees.
 setup_k6() {
-    command -v k6 >/dev/null && return
+    if found=$(command -v k6); then
+        [ "$found" -ef .venv/bin/k6 ] || ln -sf "$found" .venv/bin/k6
+        return
+    fi
     if command -v go >/dev/null && tools/cluster/cluster build k6 >&2; then
         ln -sf "$(.venv/bin/python -c 'from tools.cluster.programs import program; print(program("k6"))')" .venv/bin/k6
     else

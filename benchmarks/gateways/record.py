@@ -40,7 +40,7 @@ async def versions() -> dict[str, str]:
     found = {
         "cpu": _cpu(),
         "cores": f"{cores.SERVER} for the server, {cores.OTHERS} for the load",
-        "kernel": platform.release(),
+        platform.system(): ".".join(platform.release().split(".")[:2]),
         "python": platform.python_version(),
         **{name: version(name) for name in _LIBRARIES},
         "litellm": LITELLM,

@@ -6,7 +6,8 @@
 What is real: when requests arrive, how long prompts and answers are (see DATA.md). What is made up: the trace
 does not tell which questions repeat, so each request draws one of `--questions` questions by a Zipf law with
 exponent `--zipf` (the k-th most popular has weight 1/k^s); a question keeps the lengths of one row of the trace.
-The provider is the simulated one, in the same process, so the figures are the service's own and its cache's.
+The provider is the simulated one, in the same process, so the figures are the service's own and its cache's. What
+requests cost is the service's own word: its metrics, with the prices of `--price-input` and `--price-output`.
 
 Prints a Markdown table. Exits with 1 where any request failed.
 """
@@ -22,16 +23,18 @@ import statistics
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 
+import httpx
 import msgspec
 from openai import AsyncOpenAI, OpenAIError
+from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.service import serving
+from benchmarks.service import Service, serving
 
 TRACE = Path(__file__).with_name("azure_llm_2023_conv_10min.csv")
 CHARACTERS_PER_TOKEN = 4
@@ -53,6 +56,28 @@ class Result(msgspec.Struct, frozen=True):
     first_token: float
     whole: float
     answer_tokens: int
+
+
+class Spent(msgspec.Struct, frozen=True):
+    """What the service has spent so far: seconds of CPU, and $ for providers, spent and saved."""
+
+    cpu: float
+    cost: float
+    saved: float
+
+    @classmethod
+    async def of(cls, service: Service) -> Spent:
+        async with httpx.AsyncClient() as client:
+            answer = await client.get(f"{service.operations_url}/metrics")
+        total: defaultdict[str, float] = defaultdict(float)
+        for family in text_string_to_metric_families(answer.text):
+            for sample in family.samples:
+                total[sample.name] += sample.value
+        return cls(
+            total["process_cpu_seconds_total"],
+            total["dub5_cost_dollars_total"],
+            total["dub5_saved_dollars_total"],
+        )
 
 
 def read_trace(path: Path) -> list[Row]:
@@ -124,7 +149,8 @@ def share(part: list[Result], whole: list[Result]) -> str:
     return f"{len(part) / max(1, len(whole)):.1%}"
 
 
-def report(results: list[Result], repeats: int) -> str:
+def report(results: list[Result], repeats: int, before: Spent, after: Spent) -> str:
+    each = 1000 / max(1, len(results))
     good = [result for result in results if result.error is None]
     by_cache = {
         kind: [result for result in good if result.cache == kind] for kind in ("hit", "collapsed", "asked")
@@ -145,23 +171,29 @@ def report(results: list[Result], repeats: int) -> str:
         ("time to first token, misses", milliseconds([r.first_token for r in by_cache["asked"]]) + " ms"),
         ("answer tokens delivered", f"{tokens:,}"),
         ("answer tokens saved", f"{saved:,} ({saved / max(1, tokens):.1%})"),
+        ("provider, for 1,000 requests", f"${(after.cost - before.cost) * each:.4f}"),
+        ("saved by the cache, for 1,000 requests", f"${(after.saved - before.saved) * each:.4f}"),
+        (
+            "CPU of the service, simulated provider included, for 1,000 requests",
+            f"{(after.cpu - before.cpu) * each:.2f} s",
+        ),
     ]
     return "\n".join(["| what | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in lines)])
 
 
 @asynccontextmanager
-async def configured() -> AsyncIterator[str]:
-    """The service with its default configuration, but pace and memory said aloud."""
+async def configured(price: str) -> AsyncIterator[Service]:
+    """The service with its default configuration, but pace, memory and price said aloud."""
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "dub5.yaml"
         config.write_text(
             "providers: {demo: {kind: simulated, first_token: 300ms, tokens_per_second: 60}}\n"
-            "models: {demo: {routes: [demo/simulated]}}\n"
+            f"models: {{demo: {{routes: [demo/simulated], price: {price}}}}}\n"
             "cache: {local_bytes: 256MiB, classes: {default: {ttl: 1h}}}\n",
             encoding="utf-8",
         )
         async with serving(config) as service:
-            yield service.url
+            yield service
 
 
 async def main() -> int:
@@ -173,14 +205,18 @@ async def main() -> int:
     parser.add_argument("--questions", type=int, default=1000, help="distinct questions (default 1000)")
     parser.add_argument("--zipf", type=float, default=0.9, help="exponent of their popularity (default 0.9)")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--price-input", type=float, default=0.15, help="$ per million prompt tokens")
+    parser.add_argument("--price-output", type=float, default=0.60, help="$ per million answer tokens")
     chosen = parser.parse_args()
     rows = read_trace(TRACE)[: chosen.requests]
     questions = draw_questions(
         rows, questions=min(chosen.questions, len(rows)), zipf=chosen.zipf, seed=chosen.seed
     )
-    async with configured() as url:
-        results = await replay(url, rows, questions, chosen.speed)
-    print(report(results, repeats=len(questions) - len(set(questions))))
+    async with configured(f"{{input: {chosen.price_input}, output: {chosen.price_output}}}") as service:
+        before = await Spent.of(service)
+        results = await replay(service.url, rows, questions, chosen.speed)
+        after = await Spent.of(service)
+    print(report(results, len(questions) - len(set(questions)), before, after))
     return 1 if any(result.error for result in results) else 0
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from tests.cluster.ground import CHART, Images, load_images
 from tests.cluster.kube import Kube
-from tests.cluster.release import QUICKLY, merged, remove_definitions
+from tests.cluster.release import QUICKLY, remove_definitions
 from tests.documents.reading import first_block
 from tests.documents.table import CLUSTER, INSTEAD_THERE, SHOWN
 
@@ -77,11 +77,12 @@ class Shell:
         programs.mkdir()
         for name, path in (("kubectl", kube.kubectl_program), ("helm", kube.helm_program)):
             (programs / name).symlink_to(path)
+        (folder / ".venv").symlink_to(Path(sys.executable).parents[1])
         shutil.copy(kube.kubeconfig, folder / "kubeconfig")
         self._environment = {
             **os.environ,
             "KUBECONFIG": str(folder / "kubeconfig"),
-            "PATH": f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PATH": f"{programs}:{os.environ['PATH']}",
         }
         self.run(f"kubectl config set-context --current --namespace {NAMESPACE}")
 
@@ -95,9 +96,6 @@ def shell(kube: Kube, images: Images, tmp_path_factory: pytest.TempPathFactory) 
     folder = tmp_path_factory.mktemp("documents")
     shutil.copytree(CHART, folder / "deploy/helm/dub5")
     (folder / "here.yaml").write_text(json.dumps(here(images)))
-    (folder / "mine.yaml").write_text(
-        json.dumps(merged(here(images), {"autoscaling": {"targetPercentage": 60}}))
-    )
     for (document, language), name in SHOWN.items():
         (folder / name).write_text(first_block(document, language).text)
     remove(kube)  # what an earlier run left

@@ -10,16 +10,16 @@ HERE = {
     "make help",
     "make format",
     "make generate",
-    "dub5 config check dub5.yaml",
-    "dub5 config check FILE",
-    "dub5 config schema",
-    "dub5 smoke chat --url https://chat.example.com",
-    "dub5 cache invalidate --tag prices",
-    "dub5 cache invalidate --all",
-    "dub5 cache warm questions.jsonl --rate 5",
+    ".venv/bin/dub5 config check dub5.yaml",
+    ".venv/bin/dub5 config check FILE",
+    ".venv/bin/dub5 config schema",
+    ".venv/bin/dub5 smoke chat --url https://chat.example.com",
+    ".venv/bin/dub5 cache invalidate --tag prices",
+    ".venv/bin/dub5 cache invalidate --all",
+    ".venv/bin/dub5 cache warm questions.jsonl --rate 5",
     "make loadtest SCENARIO=steady",
     "RATE=50 DURATION=2m make loadtest SCENARIO=steady URL=http://127.0.0.1:8000 OPERATIONS=http://127.0.0.1:9000",
-    "k6 run -e DUB5_URL=https://chat.example -e DUB5_KEY=$KEY deploy/k6/scenarios/smoke.js",
+    ".venv/bin/k6 run -e DUB5_URL=https://chat.example -e DUB5_KEY=$KEY deploy/k6/scenarios/smoke.js",
     ".venv/bin/pytest tests/unit/cache -k key",
     "tools/cluster/cluster --help",
     (
@@ -33,13 +33,14 @@ HERE = {
 }
 
 # The same; they serve until they are stopped, and what comes after them in the document is asked of them.
-SERVES = {"make run", "make run CONFIG=examples/dub5.yaml", "dub5 serve --config dub5.yaml"}
+SERVES = {"make run", "make run CONFIG=examples/dub5.yaml", ".venv/bin/dub5 serve --config dub5.yaml"}
 
 # Files that a document shows before it uses them: the first block of that language.
 SHOWN = {
     ("README.md", "yaml"): "dub5.yaml",
     ("docs/adaptive-ttl.md", "yaml"): "policy.yaml",
     ("docs/caching.md", "json"): "questions.jsonl",
+    ("docs/load-testing.md", "yaml"): "loadtest.yaml",
 }
 
 # What is not as written: addresses, and how long.
@@ -95,29 +96,28 @@ CLUSTER = {
     ],
     "autoscaling": [
         "helm test dub5 --namespace chat",
-        "helm test dub5",
-        "kubectl describe hpa",
         "kubectl describe hpa --namespace chat",
         # A test that is given up stays, as one that fails does.
         ": helm test dub5 --filter name=dub5-test-autoscaling --timeout 1s || true",
         ": kubectl wait pod/dub5-test-autoscaling --for=jsonpath={.status.phase}=Succeeded --timeout=60s",
-        "kubectl logs dub5-test-autoscaling",
-        "kubectl delete pod --selector app.kubernetes.io/instance=dub5,app.kubernetes.io/component=test",
-        "kubectl delete hpa dub5",
+        "kubectl logs --namespace chat dub5-test-autoscaling",
+        (
+            "kubectl delete pod --namespace chat "
+            "--selector app.kubernetes.io/instance=dub5,app.kubernetes.io/component=test"
+        ),
+        "kubectl delete hpa dub5 --namespace chat",
     ],
     "operator": [
         ": kubectl apply --filename policy.yaml",
-        "kubectl get cachepolicies",
+        "kubectl get cachepolicies --namespace chat",
         ": kubectl get cachepolicies | grep -E '^NAME +CLASS +MODE +TTL +HIT +STALE +BOUND BY +READY +AGE$'",
         "kubectl describe cachepolicies --namespace chat",
         "kubectl logs deployment/dub5-operator --namespace chat",
         "kubectl rollout restart deployment/dub5-operator --namespace chat",
     ],
     "load test": [
-        (
-            "helm upgrade dub5 deploy/helm/dub5 --namespace chat --reuse-values --set loadtest.enabled=true "
-            "--set loadtest.scenario=steady --set loadtest.settings.RATE=20"
-        ),
+        ": cp loadtest.yaml mine.yaml",
+        "helm upgrade dub5 deploy/helm/dub5 --namespace chat --values mine.yaml",
         (
             "JOB=$(kubectl --namespace chat get jobs --selector "
             "app.kubernetes.io/instance=dub5,app.kubernetes.io/component=loadtest --output name)"
@@ -127,18 +127,18 @@ CLUSTER = {
         "kubectl --namespace monitoring port-forward svc/prometheus 9090 &",
         ": timeout 20 bash -c 'until curl --silent 127.0.0.1:9090/-/ready; do sleep 0.2; done'",
         (
-            "dub5 loadtest report run.log --prometheus http://127.0.0.1:9090 "
+            ".venv/bin/dub5 loadtest report run.log --prometheus http://127.0.0.1:9090 "
             """--selector 'namespace="chat"' --out report"""
         ),
         ": cp run.log later.log",
         (
-            "dub5 loadtest report later.log --prometheus http://127.0.0.1:9090 "
+            ".venv/bin/dub5 loadtest report later.log --prometheus http://127.0.0.1:9090 "
             """--selector 'namespace="chat"' --out later --compare report"""
         ),
     ],
     "load test by schedule": [
         ": helm upgrade dub5 deploy/helm/dub5 --reuse-values --set loadtest.kind=cronjob --set loadtest.suspend=true",
-        "kubectl create job --from=cronjob/dub5-loadtest NAME",
+        "kubectl create job --namespace chat --from=cronjob/dub5-loadtest NAME",
     ],
     "keys": [
         "KEY=dub5-$(openssl rand -hex 20)",
@@ -157,17 +157,17 @@ CLUSTER = {
         "kubectl logs --namespace chat --selector app.kubernetes.io/component=backend --tail -1",
     ],
     "upgrade": [
+        ": printf 'autoscaling: {targetPercentage: 60}' > mine.yaml",
         "helm upgrade dub5 deploy/helm/dub5 --namespace chat --values mine.yaml --wait",
         "helm rollback dub5 --namespace chat --wait",
         "helm get values dub5 --namespace chat --output yaml > mine.yaml",
+        ": grep -q 'maxReplicas: 6' mine.yaml",
         # A second restart within the same second is refused.
-        "kubectl rollout restart deployment/dub5",
-        ": kubectl rollout status deployment/dub5",
         "kubectl rollout restart deployment/dub5 --namespace chat",
         ": kubectl rollout status deployment/dub5",
         "kubectl rollout restart statefulset/dub5-redis --namespace chat",
         ": kubectl rollout status statefulset/dub5-redis",
-        "kubectl rollout restart statefulset/dub5-redis deployment/dub5",
+        "kubectl rollout restart statefulset/dub5-redis deployment/dub5 --namespace chat",
     ],
     "from the autoscaler to a fixed number": [
         ": kubectl wait deployment/dub5 --for=jsonpath={.spec.replicas}=2 --timeout=60s",
@@ -214,10 +214,7 @@ HELD = {
     "kubectl apply -k examples/logs/rsyslog": "tests/cluster/test_logs.py::store",
     'kubectl exec -n dub5-logging deployment/dub5-logs -- grep -F "$REQUEST_ID" /logs/dub5.jsonl': "tests/cluster/"
     "test_logs.py::find",
-    "k6 run --out experimental-prometheus-rw": "tests/integration/loadtest/test_remote_write.py::told",
-    # What it installs is what Helm renders there, and no more than a ConfigMap.
-    "helm upgrade dub5 deploy/helm/dub5 --namespace chat --reuse-values "
-    "--set monitoring.dashboards.enabled=true": "tests/unit/chart/test_dashboards.py::test_they_are_the_files",
+    ".venv/bin/k6 run --out experimental-prometheus-rw": "tests/integration/loadtest/test_remote_write.py::told",
     # With the same rules, from the same file; there is no chart of others in a package registry.
     "helm install prometheus-adapter prometheus-community/prometheus-adapter --namespace monitoring --values "
     "deploy/helm/dub5/files/prometheus-adapter.yaml --set prometheus.url=http://prometheus-operated.monitoring "
@@ -236,17 +233,20 @@ NAMED = {
         "kubectl logs",
     ),
     *("dub5 cache …", "dub5 smoke …", "dub5 operator", "dub5 loadtest report", "dub5 cache invalidate"),
-    *("make loadtest", ".venv/bin/uv add …", "kubectl create job --from=cronjob/…"),
+    *("dub5 config check FILE", "make loadtest", ".venv/bin/uv add …", "kubectl create job --from=cronjob/…"),
 }
 
 NOT_RUN = {
     ".ci/run": "is what runs all of these",
     "make bench": "takes half an hour, and other gateways from their registries",
-    "python -m tools.kubernetes_schemas": "takes Go's proxy, and changes what the tests of the chart compare with",
-    "python -m tools.dashboards.schema": "takes npm, and changes what the tests of the dashboards compare with",
-    "python -m tools.dashboards.pictures": "takes minutes, and is looked at by people",
-    "python -m tools.dashboards.pictures --prometheus http://127.0.0.1:9090 --minutes 30 --namespace chat --out .": (
-        "is the same, of a Prometheus that is there"
+    ".venv/bin/python -m tools.kubernetes_schemas": (
+        "takes Go's proxy, and changes what the tests of the chart compare with"
     ),
+    ".venv/bin/python -m tools.dashboards.schema": (
+        "takes npm, and changes what the tests of the dashboards compare with"
+    ),
+    ".venv/bin/python -m tools.dashboards.pictures": "takes minutes, and is looked at by people",
+    ".venv/bin/python -m tools.dashboards.pictures --prometheus http://127.0.0.1:9090 --minutes 30 "
+    "--namespace chat --out .": "is the same, of a Prometheus that is there",
     ".venv/bin/python -m tools.pictures": "takes Chromium, and is looked at by people",
 }

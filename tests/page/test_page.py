@@ -218,13 +218,39 @@ async def test_everything_can_be_done_by_keyboard(opened: Open) -> None:
             )
             if reached == ["fresh", "send"]:
                 reached = []
-        order = ["skip", "model", "key", "new", "again", "question", "fresh", "send"]
+        order = ["skip", "model", "key", "new", "log", "again", "question", "fresh", "send"]
         assert [each for each in reached if each in order] == order
         await page.locator(".again").focus()
         await page.keyboard.press("Enter")
         await expect(page.locator("article.answer")).to_have_count(2)
         await expect(page.get_by_label("Your question")).to_be_focused()
         await expect(page.get_by_role("status")).to_contain_text("Answer complete.")
+
+
+async def test_a_long_answer_is_scrolled_by_keyboard_alone(fake: FakeOpenAI, opened: Open) -> None:
+    fake.reply = say("A paragraph of an answer.\n\n" * 200)
+    async with running(openai_provider(fake.base_url)) as server, opened(server.url) as page:
+        log = page.get_by_role("main", name="Conversation")
+        await ask(page, "At length, please.")
+        await answered(page)
+        for _ in range(5):  # back from the question
+            if await log.evaluate("log => log === document.activeElement"):
+                break
+            await page.keyboard.press("Shift+Tab")
+        await expect(log).to_be_focused()
+        ring = await log.evaluate(
+            "log => [getComputedStyle(log).outlineStyle, getComputedStyle(log).outlineWidth]"
+        )
+        assert ring == ["solid", "3px"]
+        begin, end = page.locator("article.question"), last(page).locator(".facts")
+        await expect(begin).not_to_be_in_viewport()
+        await page.keyboard.press("Home")
+        await expect(begin).to_be_in_viewport()
+        await expect(end).not_to_be_in_viewport()
+        await page.keyboard.press("PageDown")
+        await expect(begin).not_to_be_in_viewport()
+        await page.keyboard.press("End")
+        await expect(end).to_be_in_viewport()
 
 
 async def test_it_fits_a_phone(opened: Open) -> None:

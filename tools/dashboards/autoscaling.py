@@ -59,13 +59,9 @@ DASHBOARD = Dashboard(
                 Panel(
                     "Restarts, by replica",
                     Unit.COUNT,
-                    "In the time shown.",
+                    "In the half-hour before each moment, as the alert counts them.",
                     "Dub5Restarts",
-                    {
-                        "{{pod}}": promql.process(
-                            f"changes(process_start_time_seconds{{{promql.OURS}}}[$__range])"
-                        )
-                    },
+                    {"{{pod}}": promql.process(f"changes(process_start_time_seconds{{{promql.OURS}}}[30m])")},
                     limit=2,
                 ),
             ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import string
 from collections.abc import Callable
 
@@ -22,6 +23,13 @@ DOCUMENTS = "https://example.com/dub5/docs"
 """Where docs is to be read. It is not published: the chart puts `monitoring.dashboards.documents` in its place."""
 
 DASHBOARDS = [each.DASHBOARD for each in (overview, providers, cache, autoscaling, resources, loadtest)]
+
+_TRACED = re.compile(
+    r"histogram_quantile\(.*\bdub5_"
+    r"(http_request_duration|http_time_to_first_byte|time_to_first_token|provider_duration|provider_time_to_first_token)"
+    r"_seconds_bucket{"
+)
+"""Queries of histograms whose buckets carry exemplars."""
 
 _COLUMNS = 24
 _HEIGHTS = {"lines": 8, "number": 4, "states": 8}
@@ -116,7 +124,10 @@ def _panel(panel: Panel) -> _AnyPanel:
         .links([_link(panel)])
     )
     for letter, (legend, query) in zip(string.ascii_uppercase, panel.queries.items(), strict=False):
-        made.with_target(prometheus.Dataquery().ref_id(letter).expr(query).legend_format(legend).range())
+        target = prometheus.Dataquery().ref_id(letter).expr(query).legend_format(legend).range()
+        if _TRACED.match(query):
+            target.exemplar(True)
+        made.with_target(target)
     return made
 
 

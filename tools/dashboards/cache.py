@@ -133,8 +133,8 @@ DASHBOARD = Dashboard(
                 Panel(
                     "Looks at policies",
                     Unit.REQUESTS_PER_SECOND,
-                    "Each policy is looked at once a minute. Failed: Redis or the Kubernetes API does not "
-                    "answer.",
+                    "Each policy is looked at once in each `step.every` of its own. Failed: Redis or the Kubernetes "
+                    "API does not answer.",
                     "Dub5OperatorNotReconciling",
                     {
                         "looks": promql.operator_rate("reconcile_seconds_count"),

@@ -12,6 +12,7 @@ import jsonschema
 import pytest
 from grafana_foundation_sdk.models.prometheus import Dataquery
 
+from dub5.telemetry.metrics import Metrics
 from tools import metrics
 from tools.dashboards import build
 
@@ -116,6 +117,29 @@ def test_every_metric_of_ours_is_chosen_by_namespace(panel: Json) -> None:
         for name, labels in found:
             assert "namespace" in labels
             assert "job" in labels or "operator" in target["expr"], name
+
+
+def test_latencies_show_the_traces_that_prometheus_keeps() -> None:
+    seen = Metrics()
+    seen.observe_request(
+        "/", "GET", "ok", duration=1, first_byte=1, received=0, sent=0, stream=True, trace_id="a"
+    )
+    seen.observe_provider("a", "a", "ok", 1, 1, trace_id="a")
+    traced = {
+        family.name
+        for family in seen.registry.collect()
+        if any(sample.exemplar is not None for sample in family.samples)
+    }
+    asked, all_asked = set(), set()
+    for panel in PANELS.values():
+        for target in panel["targets"]:
+            names = {name for name, _ in selected(target["expr"])}
+            of_traces = "histogram_quantile" in target["expr"] and names <= traced and bool(names)
+            assert target.get("exemplar", False) == of_traces, target["expr"]
+            asked |= names if of_traces else set()
+            all_asked |= names
+    assert asked == traced & all_asked
+    assert len(asked) > 3
 
 
 @every_dashboard

@@ -115,3 +115,24 @@ def test_queries_of_the_runbooks_are_promql(tmp_path: Path) -> None:
     assert len(QUERIES) > 30
     assert faults(tmp_path, QUERIES) == ""
     assert "parse" in faults(tmp_path, [("x", "rate(dub5_shed_total[5m)")])
+
+
+def leaning(found: list[Command]) -> list[str]:
+    """Commands that work only where a namespace was chosen before, or where .venv is activated."""
+    whole = [each for each in found if each.text not in table.NAMED]
+    return [
+        f"{each.place}: {each.text}"
+        for each in whole
+        if (
+            re.match(r"(kubectl|helm) (?!apply -k)", each.text)
+            and not re.search(r"( --namespace | -n |…)", each.text)
+        )
+        or re.match(r"(dub5|k6|python) ", each.text)
+    ]
+
+
+def test_commands_are_written_out_in_full() -> None:
+    """Those of the runbooks are for whoever has the release at hand."""
+    assert leaning([each for each in all_commands() if "/runbooks/" not in each.document]) == []
+    bad = ["`kubectl get pods`", "`dub5 config schema`", "`helm test dub5 --namespace chat`", "`helm test`"]
+    assert leaning(commands("x.md", bad)) == ["x.md:1: kubectl get pods", "x.md:2: dub5 config schema"]
