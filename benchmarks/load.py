@@ -99,7 +99,10 @@ class Campaign:
         image = {
             "loadtest": {
                 "image": {"repository": repository, "tag": tag},
-                "resources": {"requests": {"cpu": "20m"}},
+                "resources": {
+                    "requests": {"cpu": "20m"},
+                    "limits": {"memory": "3Gi"},
+                },  # some thousand callers
             }
         }
         roomy = {"config": {"admission": {"max_inflight": 200, "max_queued": 400}}}
