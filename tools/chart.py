@@ -243,6 +243,7 @@ prints says how to ask the first question and what is missing for autoscaling.
 | try it | [examples/small.yaml](examples/small.yaml) |
 | run it | [examples/production.yaml](examples/production.yaml) |
 | run it with Argo CD or Flux | [examples/gitops.yaml](examples/gitops.yaml) |
+| rehearse an outage | [examples/rehearsal.yaml](examples/rehearsal.yaml), by docs/operations.md |
 | install, upgrade, roll back, rotate keys, size | [docs/operations.md](../../../docs/operations.md) |
 | set up and tune autoscaling | [docs/autoscaling.md](../../../docs/autoscaling.md) |
 | be told when it is ill | [docs/operations.md](../../../docs/operations.md#alerts) |

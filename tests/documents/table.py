@@ -206,6 +206,24 @@ HELD = {
     # Its image and its environment in a pod with a read-only file system.
     "docker run --rm --read-only --publish 127.0.0.1:8000:8000 --env DUB5_SERVER__HOST=0.0.0.0 "
     "--env DUB5_AUTH__ANONYMOUS=true dub5": "tests/integration/documents/test_commands.py::test_the_container_listens",
+    # What Helm makes of these values is run there, without a cluster, and asked by the callers.
+    **dict.fromkeys(
+        (
+            "cp deploy/helm/dub5/examples/rehearsal.yaml rehearsal.yaml",
+            (
+                "helm install dub5 deploy/helm/dub5 --namespace rehearsal --create-namespace "
+                "--values rehearsal.yaml --wait"
+            ),
+            (
+                """while sleep 0.3; do curl --silent --output answer.json --write-out '%{http_code} ' --max-time 5 """
+                """--header 'Content-Type: application/json' --data '{"model": "small", "messages": """
+                """[{"role": "user", "content": "Is it '$RANDOM'?"}]}' http://127.0.0.1:8000/v1/chat/completions """
+                """|| true; done"""
+            ),
+            "helm upgrade dub5 deploy/helm/dub5 --namespace rehearsal --values rehearsal.yaml --wait",
+        ),
+        "tests/integration/documents/test_rehearsal.py::test_an_outage_is_rehearsed",
+    ),
     "tools/cluster/cluster up": "tests/cluster/test_tool.py::cluster",
     "KUBECONFIG=~/.kube/config RATE=20 make loadtest SCENARIO=steady NAMESPACE=chat RELEASE=dub5 "
     "PROMETHEUS=monitoring/prometheus:9090": "tests/cluster/test_loadtest.py::"
@@ -220,6 +238,9 @@ HELD = {
     "deploy/helm/dub5/files/prometheus-adapter.yaml --set prometheus.url=http://prometheus-operated.monitoring "
     "--set prometheus.port=9090": "tests/cluster/ground.py::monitored",
 }
+
+# For a release beside the one that the cluster's test has.
+REHEARSAL = "is the like of what tests/cluster/test_documents.py does in the namespace chat"
 
 # Named in passing, without what they need to be run.
 NAMED = {
@@ -248,5 +269,9 @@ NOT_RUN = {
     ".venv/bin/python -m tools.dashboards.pictures": "takes minutes, and is looked at by people",
     ".venv/bin/python -m tools.dashboards.pictures --prometheus http://127.0.0.1:9090 --minutes 30 "
     "--namespace chat --out .": "is the same, of a Prometheus that is there",
+    "kubectl port-forward --namespace rehearsal service/dub5 8000:80 &": REHEARSAL,
+    "kubectl logs --namespace rehearsal --selector app.kubernetes.io/component=backend --tail 5": REHEARSAL,
+    "helm uninstall dub5 --namespace rehearsal": REHEARSAL,
+    "kubectl delete namespace rehearsal": REHEARSAL,
     ".venv/bin/python -m tools.pictures": "takes Chromium, and is looked at by people",
 }

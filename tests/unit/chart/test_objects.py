@@ -147,8 +147,9 @@ everywhere = pytest.mark.parametrize("values", MATRIX.values(), ids=MATRIX)
 TEST_POD = "dub5-test-autoscaling"
 
 
-def test_there_are_three_examples() -> None:
-    assert [path.stem for path in sorted(CHART.glob("examples/*"))] == ["gitops", "production", "small"]
+def test_examples_are_these() -> None:
+    found = [path.stem for path in sorted(CHART.glob("examples/*"))]
+    assert found == ["gitops", "production", "rehearsal", "small"]
 
 
 @pytest.fixture(scope="module", params=["oldest", "newest"])

@@ -124,7 +124,7 @@ def leaning(found: list[Command]) -> list[str]:
         f"{each.place}: {each.text}"
         for each in whole
         if (
-            re.match(r"(kubectl|helm) (?!apply -k)", each.text)
+            re.match(r"(kubectl|helm) (?!apply -k|delete namespace)", each.text)
             and not re.search(r"( --namespace | -n |…)", each.text)
         )
         or re.match(r"(dub5|k6|python) ", each.text)

@@ -1,0 +1,53 @@
+"""The outage that docs/operations.md rehearses: what its release runs, asked by its callers, until it is mended."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.documents.reading import all_commands, read
+from tests.integration.documents.test_commands import BIN, Session
+
+pytest.importorskip("helm_python", reason="`make test` installs Helm")
+
+from tests.unit.chart.support import CHART, parsed, render
+
+VALUES = (CHART / "examples/rehearsal.yaml").read_text(encoding="utf-8")
+ASKED = 3
+
+
+def callers() -> str:
+    """As documented, but so many."""
+    [command] = [each.text for each in all_commands() if each.text.startswith("while sleep 0.3; do curl")]
+    few = command.replace("while sleep 0.3", f"for one in $(seq {ASKED})")
+    return few.replace("http://127.0.0.1:8000", "$URL")
+
+
+def rehearsed(values: str, folder: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    """The callers' statuses, and the log."""
+    config = render(parsed(values)).one("ConfigMap")["data"]["dub5.yaml"]
+    (folder / "config.yaml").write_text(config, encoding="utf-8")
+    with contextlib.ExitStack() as stack:
+        session = Session(folder, stack)
+        session.serve(".venv/bin/dub5 serve --config config.yaml > log.jsonl", DUB5_SERVER__HOST="127.0.0.1")
+        statuses = session.run(callers(), "docs/operations.md").split()
+    return statuses, [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_an_outage_is_rehearsed(tmp_path: Path) -> None:
+    (tmp_path / ".venv").symlink_to(BIN.parent)
+    [remedy] = re.findall(r"^`(\[.*\])`, and$", "\n".join(read("docs/operations.md")), re.MULTILINE)
+
+    statuses, log = rehearsed(VALUES, tmp_path)
+    assert statuses == ["502"] * ASKED
+    assert [each["outcome"] for each in log if each["event"] == "request"] == ["provider_error"] * ASKED
+    assert any(each["event"] == "provider call" and each["trouble"] for each in log)
+
+    statuses, log = rehearsed(VALUES.replace("[first/any]", remedy), tmp_path)
+    assert statuses == ["200"] * ASKED
+    assert {each["provider"] for each in log if each["event"] == "provider call"} == {"second"}
