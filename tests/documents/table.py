@@ -254,7 +254,7 @@ NAMED = {
         "kubectl logs",
     ),
     *("dub5 cache …", "dub5 smoke …", "dub5 operator", "dub5 loadtest report", "dub5 cache invalidate"),
-    *("dub5 config check FILE", "make loadtest", ".venv/bin/uv add …", "kubectl create job --from=cronjob/…"),
+    *("make loadtest", ".venv/bin/uv add …", "kubectl create job --from=cronjob/…"),
 }
 
 NOT_RUN = {
