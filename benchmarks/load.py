@@ -66,7 +66,7 @@ RUNS = {
     ),
     "steady-50": Kind("steady", {"DURATION": "3m"}, share=0.5),
     "steady-90": Kind("steady", {"DURATION": "3m", "MAX_VUS": 1000}, share=0.9),
-    "spike": Kind("spike", {"RATE": 20, "PEAK": 200, "DURATION": "3m", "MAX_VUS": 1500, "ANSWER": "4s"}),
+    "spike": Kind("spike", {"RATE": 20, "PEAK": 200, "DURATION": "3m", "MAX_VUS": 2500, "ANSWER": "8s"}),
     "stampede": Kind("stampede", {"CLIENTS": 200, "ROUNDS": 5}),
     "drain": Kind(
         "drain", {"CLIENTS": 60, "DURATION": "4m"}, changes={**TWO, "replicas": 3}, meanwhile=replicas_leave

@@ -9,6 +9,9 @@ answers slowly fills the gate, and a busy CPU delays the event loop, which delay
 than its effect, since rates and quantiles are those of a window and the gate is a gauge. So among those that fill
 within `SLACK` windows of the first, or ten seconds, the one that stands higher in `RESOURCES` is taken: causes come
 before effects.
+
+The gate has a proof of its own. Whatever is slow fills it by holding its places longer; where they are held no longer
+than before (Little's law: requests in flight, by answers per second), more requests came in, and it is full by itself.
 """
 
 from __future__ import annotations
@@ -43,6 +46,9 @@ MEMORY_FULL = 0.9
 SLOWER = 2.0
 """A provider is slow when its first token takes this many times as long as at the run's beginning, or by itself as long
 as the whole answer's may."""
+
+LONGER = 1.25
+"""Places that are held so many times as long as at the run's beginning are held by something that is slow."""
 
 CALM = 0.15
 """Share of a run, from its beginning, that tells what is usual."""
@@ -101,7 +107,7 @@ def judge(
 ) -> Judgement:
     """`began` is the Unix time in seconds at which the run began; `window`, in seconds, that of rates."""
     used = [_used(resource, lines, began, limits) for resource in RESOURCES]
-    first = _first(used, max(LASTING, SLACK * window))
+    first = _first(used, max(LASTING, SLACK * window), lines, began, window)
     if first is None:
         return Judgement(None, used, _calm(used))
     # The rate of the window that begins in that moment.
@@ -109,13 +115,39 @@ def judge(
     return Judgement(first, used, _words(first, used, rate))
 
 
-def _first(used: list[Used], slack: float) -> Used | None:
+def _first(used: list[Used], slack: float, lines: Lines, began: float, window: float) -> Used | None:
     """The cause among those that were full at nearly the same time as the first."""
     full = [(each.full_from, each) for each in used if each.full_from is not None]
     if not full:
         return None
     earliest = min(moment for moment, _ in full)
-    return next(each for moment, each in full if moment <= earliest + slack)
+    together = [each for moment, each in full if moment <= earliest + slack]
+    first, last = together[0], together[-1]
+    return last if last.name == "gate" and _full_by_itself(last, first, lines, began, window) else first
+
+
+def _full_by_itself(gate: Used, cause: Used, lines: Lines, began: float, window: float) -> bool:
+    """Its places are held no longer than they were before what could be the cause."""
+    held = _held(lines)
+    if not held or gate.full_from is None or cause.full_from is None:
+        return False
+    calm_ends = held[0][0] + CALM * (held[-1][0] - held[0][0])
+    full = began + gate.full_from
+    before = [seconds for moment, seconds in held if moment <= calm_ends]
+    after = [seconds for moment, seconds in held if full <= moment <= full + max(LASTING, 2 * window)]
+    if not after or began + cause.full_from <= calm_ends:
+        return False
+    return statistics.median(after) < LONGER * statistics.median(before)
+
+
+def _held(lines: Lines) -> Points:
+    """Seconds that a request is in flight, by Little's law, where there are answers."""
+    points = []
+    for moment, rate in lines.get("requests", []):
+        wanted, queued = (_at(lines.get(name, []), moment) for name in ("demand", "queued"))
+        if rate > 0 and wanted is not None and queued is not None:
+            points.append((moment, (wanted - queued) / rate))
+    return points
 
 
 def _used(resource: Resource, lines: Lines, began: float, limits: Limits) -> Used:
