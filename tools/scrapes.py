@@ -70,6 +70,11 @@ class Between:
         return self.ratio(self.rate(f"{name}_sum", **labels), self.rate(f"{name}_count", **labels))
 
     @staticmethod
+    def at_least_0(value: float) -> float:
+        """NaN stays."""
+        return 0.0 if value < 0 else value
+
+    @staticmethod
     def ratio(part: float, whole: float) -> float:
         return part / whole if whole else math.nan
 
@@ -98,14 +103,16 @@ _HITS = {"local", "shared", "stale"}
 FIGURES: dict[str, Callable[[Between], float]] = {
     "requests": lambda two: two.rate("dub5_http_requests_total", **CHAT),
     "errors": lambda two: two.some("dub5_http_requests_total", "outcome", _BAD.__contains__, **CHAT),
-    "arrivals": lambda two: max(
-        0.0,
-        two.rate("dub5_http_requests_total", **CHAT) + two.rate("dub5_demand_requests"),
+    "arrivals": lambda two: two.at_least_0(
+        two.rate("dub5_http_requests_total", **CHAT)
+        + two.rate("dub5_inflight_requests")
+        + two.rate("dub5_queued_requests")
     ),
     "first_byte": lambda two: two.mean("dub5_http_time_to_first_byte_seconds", outcome="ok", **CHAT),
     "demand": lambda two: two.now.total("dub5_demand_requests"),
     "replicas": lambda _: 1.0,
     "gate": lambda two: two.now.total("dub5_inflight_requests") / two.now.total("dub5_capacity_requests"),
+    "inflight": lambda two: two.now.total("dub5_inflight_requests"),
     "queued": lambda two: two.now.total("dub5_queued_requests"),
     "shed": lambda two: two.some("dub5_shed_total", "reason", bool),
     "cpu": lambda two: two.rate("process_cpu_seconds_total"),
@@ -147,5 +154,5 @@ class Recorder:
             for name, figure in FIGURES.items():
                 value = figure(two)
                 if math.isfinite(value):
-                    made[name].append((now.at, value))
+                    made[name].append(((before.at + now.at) / 2 if LINES[name].rate else now.at, value))
         return Series(INTERVAL, made)

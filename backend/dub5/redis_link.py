@@ -78,9 +78,12 @@ class RedisLink:
         self._handlers: dict[bytes, Handler] = {}
         self._listener: asyncio.Task[None] | None = None
         self._client: Client = connect(settings, password)
+        # What listens must not take a connection from those who ask. Of a Cluster it needs the layout that they keep.
+        clustered = isinstance(self._client, RedisCluster)
+        self._ear: Client = self._client if clustered else connect(settings, password)
         self._servers: Servers = (
             Nodes(self._client, self._changed, self._timeout)
-            if isinstance(self._client, RedisCluster)
+            if clustered
             else OneServer(self._client, self._changed, self._timeout)
         )
         self._recorder = recorder()
@@ -111,10 +114,11 @@ class RedisLink:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._listener
         await self._servers.stop()
-        await self._client.aclose()
-        pool = getattr(self._client, "connection_pool", None)
-        if isinstance(pool, SentinelConnectionPool):  # redis-py closes the master's connections only
-            await pool.sentinel_manager.aclose()
+        for client in {self._client, self._ear}:
+            await client.aclose()
+            pool = getattr(client, "connection_pool", None)
+            if isinstance(pool, SentinelConnectionPool):  # redis-py closes the master's connections only
+                await pool.sentinel_manager.aclose()
 
     async def run(self, operation: str, command: Callable[[Pipeline], object]) -> Any:
         """The answer to the one command that `command` queues, or RedisUnavailable within one timeout."""
@@ -156,7 +160,7 @@ class RedisLink:
         """One connection for all channels, made anew whenever it is lost."""
         while True:
             with contextlib.suppress(*TROUBLE):
-                async with self._client.pubsub() as pubsub:
+                async with self._ear.pubsub() as pubsub:
                     async with asyncio.timeout(_CONNECT_TIMEOUT):
                         await pubsub.subscribe(*self._handlers)
                     await self._hear(pubsub)
@@ -214,7 +218,7 @@ class OneServer:
 
         made: list[AbstractConnection] = []
         try:
-            await _together(one)
+            await _together(one, LANES)
         finally:
             for connection in made:
                 await pool.release(connection)
@@ -279,7 +283,8 @@ class Nodes:
             finally:
                 node.release(connection)
 
-        await _together(one)
+        # One more for what listens; and all that there are, since the one that was free for longest is used next.
+        await _together(one, max(LANES + 1, len(node._free)))  # noqa: SLF001
 
     async def stop(self) -> None:
         for node in self._nodes.values():
@@ -361,10 +366,10 @@ class Nodes:
 Servers = OneServer | Nodes
 
 
-async def _together(connect: Callable[[], Awaitable[None]]) -> None:
-    """As many connections as there are lanes; raises one of TROUBLE where one of them is not made in time."""
+async def _together(connect: Callable[[], Awaitable[None]], times: int) -> None:
+    """So many connections at once; raises one of TROUBLE where one of them is not made in time."""
     async with asyncio.timeout(_CONNECT_TIMEOUT):
-        done = await asyncio.gather(*(connect() for _ in range(LANES)), return_exceptions=True)
+        done = await asyncio.gather(*(connect() for _ in range(times)), return_exceptions=True)
     for failed in filter(None, done):
         raise failed
 
@@ -401,6 +406,7 @@ def connect(settings: RedisSettings, password: str | None) -> Client:
         sentinel = Sentinel(hosts, sentinel_kwargs=watching, **options)  # type: ignore[no-untyped-call]
         return _packing_in_c(sentinel.master_for(service[0], db=int(database)))
     host, port = hosts[0]
+    options["socket_connect_timeout"] = _CONNECT_TIMEOUT  # there is no other address to try
     return _packing_in_c(Redis(host=host, port=port, db=int(database), **options))
 
 

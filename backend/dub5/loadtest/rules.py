@@ -11,7 +11,8 @@ within `SLACK` windows of the first, or ten seconds, the one that stands higher 
 before effects.
 
 The gate has a proof of its own. Whatever is slow fills it by holding its places longer; where they are held no longer
-than before (Little's law: requests in flight, by answers per second), more requests came in, and it is full by itself.
+than before (Little's law: provider calls under way, by answers per second), more requests came in, and it is full by
+itself.
 """
 
 from __future__ import annotations
@@ -141,12 +142,13 @@ def _full_by_itself(gate: Used, cause: Used, lines: Lines, began: float, window:
 
 
 def _held(lines: Lines) -> Points:
-    """Seconds that a request is in flight, by Little's law, where there are answers."""
+    """Seconds that a place is held, by Little's law, where there are answers that had one."""
     points = []
     for moment, rate in lines.get("requests", []):
-        wanted, queued = (_at(lines.get(name, []), moment) for name in ("demand", "queued"))
-        if rate > 0 and wanted is not None and queued is not None:
-            points.append((moment, (wanted - queued) / rate))
+        held, failed = (_at(lines.get(name, []), moment) for name in ("inflight", "errors"))
+        answered = rate - (failed or 0.0)
+        if held is not None and answered > 0:
+            points.append((moment, held / answered))
     return points
 
 

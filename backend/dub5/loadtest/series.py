@@ -76,7 +76,8 @@ LINES: dict[str, Line] = {
     "arrivals": Line(
         "requests",
         "per s",
-        f"clamp_min({_rate('http_requests_total', _CHAT)} + sum(deriv(dub5_demand_requests{{$pods}}[$window])), 0)",
+        f"clamp_min({_rate('http_requests_total', _CHAT)} + sum(deriv(dub5_inflight_requests{{$pods}}[$window]))"
+        " + sum(deriv(dub5_queued_requests{$pods}[$window])), 0)",
     ),
     "errors": Line(
         "errors",
@@ -95,6 +96,7 @@ LINES: dict[str, Line] = {
     "gate": Line(
         "gate in use", "share", "max(dub5_inflight_requests{$pods} / dub5_capacity_requests{$pods})"
     ),
+    "inflight": Line("provider calls under way", "requests", "sum(dub5_inflight_requests{$pods})"),
     "queued": Line("queue", "requests", "sum(dub5_queued_requests{$pods})"),
     "shed": Line("turned away", "per s", _rate("shed_total") + " or vector(0)"),
     "cpu": Line(
@@ -139,7 +141,8 @@ async def ask_prometheus(
 ) -> Series:
     """All lines between two Unix times. `pods` is a selector such as `namespace="chat"`; Unreadable where it fails.
 
-    `window` is that of rates; by default four scrapes. In a run that is short it is at most a quarter of it.
+    `window` is that of rates; by default four scrapes. Rates of a run's beginning are those of what there is of it: the
+    first stand where a quarter of the run is over, or a window.
     """
     async with httpx.AsyncClient(base_url=url.rstrip("/"), timeout=_TIMEOUT, transport=transport) as client:
 
@@ -161,9 +164,11 @@ async def ask_prometheus(
 
         async def one(line: Line) -> Points:
             query = string.Template(line.query).substitute(pods=pods, window=window.written())
-            start, late = (began + first, first / 2) if line.rate else (began, 0.0)
+            start = began + first if line.rate else began
             answer = await ask("query_range", query=query, start=f"{start}", end=f"{ended}", step=f"{step}")
-            return [(moment - late, value) for moment, value in points(answer)]
+            if not line.rate:
+                return points(answer)
+            return [(moment - min(window, moment - began) / 2, value) for moment, value in points(answer)]
 
         found = await asyncio.gather(*(one(line) for line in LINES.values()))
     return Series(float(window), dict(zip(LINES, found, strict=True)))

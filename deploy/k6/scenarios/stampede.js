@@ -3,17 +3,16 @@ import { sleep } from 'k6';
 import exec from 'k6/execution';
 import { NOBODY_HURT, options as made } from '../lib/checks.js';
 import { ask, setup } from '../lib/client.js';
-import { config, seconds } from '../lib/config.js';
+import { config } from '../lib/config.js';
 import { each } from '../lib/profiles.js';
 import { prompt } from '../lib/prompts.js';
 import { summary } from '../lib/summary.js';
 
 const LEAD = 1; // seconds, for all callers to be there
-const apart = seconds(__ENV.PAUSE || '10s'); // between two rounds; longer than an answer takes
 
 export { setup };
 export const options = made(
-  { stampede: each(config.clients, config.rounds, LEAD + apart * config.rounds + 120) },
+  { stampede: each(config.clients, config.rounds, LEAD + config.pause * config.rounds + 120) },
   { ...NOBODY_HURT, chat_asked: [`count<=${config.rounds}`] },
 );
 export const handleSummary = summary('stampede', (values) => ({
@@ -24,7 +23,7 @@ export const handleSummary = summary('stampede', (values) => ({
 /** @param {import('../lib/client.js').Run} run */
 export default function (run) {
   const round = exec.vu.iterationInScenario;
-  const pause = exec.scenario.startTime / 1000 + LEAD + apart * round - Date.now() / 1000;
+  const pause = exec.scenario.startTime / 1000 + LEAD + config.pause * round - Date.now() / 1000;
   if (pause > 0) sleep(pause);
   const personality = config.personalities[round % config.personalities.length];
   ask(personality, prompt('short', `${run.mark} stampede ${round}`), { complexity: 'short' });

@@ -14,7 +14,7 @@ from tests.integration.loadtest.test_scenarios import FAST, K6, MISSED, PASSED, 
 
 pytestmark = pytest.mark.skipif(K6 is None, reason="needs k6")
 
-LOAD = {"RATE": "20", "DURATION": "5s", "COMPLEXITIES": "short"}
+LOAD = {"RATE": "20", "DURATION": "5s", "COMPLEXITIES": "short", "MAX_VUS": "300"}
 
 
 async def seen(server: Running, more: int = 10) -> None:

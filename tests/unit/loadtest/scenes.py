@@ -19,6 +19,7 @@ HEALTHY = {
     "demand": 20.0,
     "replicas": 2.0,
     "gate": 0.2,
+    "inflight": 20.0,
     "queued": 0.0,
     "shed": 0.0,
     "cpu": 0.48,

@@ -19,16 +19,16 @@ CPU = planted(
     first_byte=(90, 3.0),
     provider=(95, 1.0),
     gate=(100, 1.0),
-    demand=(90, 60.0),
+    inflight=(90, 60.0),
 )
-NODE = planted(cpu_wait=(100, 0.5), loop=(80, 0.2), redis=(75, 0.2), gate=(90, 1.0), demand=(85, 30.0))
-LOOP = planted(loop=(60, 0.5), provider=(70, 0.9), gate=(80, 1.0), demand=(65, 40.0))
+NODE = planted(cpu_wait=(100, 0.5), loop=(80, 0.2), redis=(75, 0.2), gate=(90, 1.0), inflight=(85, 30.0))
+LOOP = planted(loop=(60, 0.5), provider=(70, 0.9), gate=(80, 1.0), inflight=(65, 40.0))
 REDIS = planted(redis=(150, 0.09), redis_errors=(150, 3.0), first_byte=(150, 0.5))
 PROVIDER = planted(
-    provider=(100, 2.5), first_byte=(100, 2.6), gate=(80, 1.0), queued=(80, 30.0), demand=(75, 130.0)
+    provider=(100, 2.5), first_byte=(100, 2.6), gate=(80, 1.0), queued=(80, 30.0), inflight=(75, 100.0)
 )
 ALWAYS_SLOW = planted(provider=(0, 2.4), gate=(20, 1.0))
-LIMITED = planted(provider_waiting=(130, 25.0), first_byte=(130, 4.0), gate=(125, 1.0), demand=(120, 200.0))
+LIMITED = planted(provider_waiting=(130, 25.0), first_byte=(130, 4.0), gate=(125, 1.0), inflight=(120, 200.0))
 MEMORY = planted(memory=(240, 480 * 2.0**20))
 
 
@@ -100,14 +100,14 @@ def test_a_single_point_is_no_bottleneck() -> None:
 
 def test_a_cause_that_comes_later_than_a_window_allows_is_none() -> None:
     """What is full 20 seconds after the gate can be its cause where rates are of a minute, and not of ten seconds."""
-    lines = planted(gate=(60, 1.0), cpu_wait=(80, 0.5), demand=(55, 60.0))
+    lines = planted(gate=(60, 1.0), cpu_wait=(80, 0.5), inflight=(55, 60.0))
     named = [judge(lines, began=BEGAN, limits=LIMITS, window=window).first for window in (60.0, 20.0)]
     assert [each.name if each is not None else None for each in named] == ["node's CPU", "gate"]
 
 
 def test_a_gate_whose_places_are_held_no_longer_is_full_by_itself() -> None:
     """As many more answers as there are requests in flight: more came in, and nothing made them slower."""
-    crowd = {"gate": (100, 1.0), "demand": (100, 90.0), "queued": (100, 50.0), "requests": (100, 200.0)}
+    crowd = {"gate": (100, 1.0), "inflight": (100, 40.0), "queued": (100, 50.0), "requests": (100, 200.0)}
     lines = planted(cpu_wait=(95, 0.45), **crowd)
     judged = judge(lines, began=BEGAN, limits=LIMITS)
     assert judged.first is not None

@@ -27,7 +27,6 @@ def two() -> Between:
         metrics.observe_request(ROUTE, "POST", outcome, duration=1.0, first_byte=0.2, received=10, sent=1000)
     metrics.shed.labels("full").inc()
     metrics.inflight_requests.set(3)
-    metrics.demand_requests.set(3)
     metrics.event_loop_lag.observe(0.3)
     metrics.cache_lookups.labels("default", "local").inc(1)
     metrics.cache_lookups.labels("default", "miss").inc(3)
@@ -50,7 +49,7 @@ def test_every_line_has_a_figure() -> None:
         ("loop", 0.4975),  # one in the bucket from 0.25 to 0.5
         ("hits", 0.25),
         ("sent", 300.0),
-        ("demand", 3.0),
+        ("demand", 0.0),
         ("provider", math.nan),  # nobody was asked
         ("redis", math.nan),
         ("provider_errors", 0.0),

@@ -23,11 +23,12 @@ const SECONDS = { ms: 0.001, s: 1, m: 60, h: 3600 };
  * @param {string} name
  * @param {number} otherwise
  */
-function number(name, otherwise, least = 0) {
+function number(name, otherwise, least = 0, most = Infinity) {
   const written = said(name);
   if (written === '') return otherwise;
   const value = Number(written);
   if (!Number.isFinite(value) || value < least) throw new Error(`${name}: \`${written}\` is not a number of at least ${least}`);
+  if (value > most) throw new Error(`${name}: \`${written}\` is more than ${most}`);
   return value;
 }
 
@@ -91,7 +92,7 @@ export function rate(otherwise) {
  * @param {number} otherwise
  */
 export function share(otherwise) {
-  return number('WHOLE', otherwise);
+  return number('WHOLE', otherwise, 0, 1);
 }
 
 /** @param {string} otherwise */
@@ -114,7 +115,7 @@ export const config = Object.freeze({
   // Gates.
   ttft: number('TTFT_P95', 2000, 1), // ms
   whole: share(0.99), // share of requests that reach [DONE]
-  hits: number('HITS', 0.3), // share of answers from the cache
+  hits: number('HITS', 0.3, 0, 1), // share of answers from the cache
   drift: number('DRIFT', 1.5, 1), // so many times as long may first tokens take at the end of a soak
 
   // How large, for the scenarios that ask.
@@ -125,6 +126,7 @@ export const config = Object.freeze({
   stepSeconds: seconds(duration('STEP', '30s')),
   clients: whole('CLIENTS', 20),
   rounds: whole('ROUNDS', 3),
+  pause: seconds(duration('PAUSE', '10s')), // between two rounds; longer than an answer takes
   questions: whole('QUESTIONS', 200),
   zipf: number('ZIPF', 0.9),
   speed: number('SPEED', 1, 0.01),
