@@ -72,12 +72,13 @@ CLUSTER = {
         "kubectl rollout resume deployment/dub5 --namespace chat",
     ],
     "alerts": [
-        "kubectl get configmap dub5-alerts --namespace chat --output 'jsonpath={.data.dub5\\.yaml}' > alerts.yaml",
+        "mkdir -p rules",
+        "kubectl get configmap dub5-alerts --namespace chat --output 'jsonpath={.data.dub5\\.yaml}' > rules/chat.yaml",
         (
-            "kubectl create configmap dub5-alerts --namespace monitoring --from-file=dub5.yaml=alerts.yaml "
+            "kubectl create configmap dub5-alerts --namespace monitoring --from-file=rules "
             "--dry-run=client --output yaml | kubectl apply --filename -"
         ),
-        ": grep -q 'alert: Dub5AvailabilityFastBurn' alerts.yaml",
+        ": grep -q 'alert: Dub5AvailabilityFastBurn' rules/chat.yaml",
     ],
     "restarts": [
         # Its first process ends, and the kubelet starts it anew.
@@ -220,6 +221,12 @@ HELD = {
                 """[{"role": "user", "content": "Is it '$RANDOM'?"}]}' http://127.0.0.1:8000/v1/chat/completions """
                 """|| true; done"""
             ),
+            (
+                "curl --silent --include --header 'X-Request-Id: rehearsal-1' "
+                "--header 'Content-Type: application/json' "
+                """--data '{"model": "small", "messages": [{"role": "user", "content": "Is it me?"}]}' """
+                "http://127.0.0.1:8000/v1/chat/completions"
+            ),
             "helm upgrade dub5 deploy/helm/dub5 --namespace rehearsal --values rehearsal.yaml --wait",
         ),
         "tests/integration/documents/test_rehearsal.py::test_an_outage_is_rehearsed",
@@ -271,6 +278,9 @@ NOT_RUN = {
     "--namespace chat --out .": "is the same, of a Prometheus that is there",
     "kubectl port-forward --namespace rehearsal service/dub5 8000:80 &": REHEARSAL,
     "kubectl logs --namespace rehearsal --selector app.kubernetes.io/component=backend --tail 5": REHEARSAL,
+    "kubectl exec -n dub5-logging deployment/dub5-logs -- grep -F rehearsal-1 /logs/dub5.jsonl": REHEARSAL,
+    "kubectl logs --namespace rehearsal --selector app.kubernetes.io/component=backend --tail -1 "
+    "| grep 'provider call'": REHEARSAL,
     "helm uninstall dub5 --namespace rehearsal": REHEARSAL,
     "kubectl delete namespace rehearsal": REHEARSAL,
     ".venv/bin/python -m tools.pictures": "takes Chromium, and is looked at by people",

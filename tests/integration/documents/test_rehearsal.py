@@ -28,6 +28,11 @@ def callers() -> str:
     return few.replace("http://127.0.0.1:8000", "$URL")
 
 
+def one_request() -> str:
+    [command] = [each.text for each in all_commands() if "X-Request-Id: rehearsal-1" in each.text]
+    return command.replace("http://127.0.0.1:8000", "$URL")
+
+
 def rehearsed(values: str, folder: Path) -> tuple[list[str], list[dict[str, Any]]]:
     """The callers' statuses, and the log."""
     config = render(parsed(values)).one("ConfigMap")["data"]["dub5.yaml"]
@@ -36,6 +41,7 @@ def rehearsed(values: str, folder: Path) -> tuple[list[str], list[dict[str, Any]
         session = Session(folder, stack)
         session.serve(".venv/bin/dub5 serve --config config.yaml > log.jsonl", DUB5_SERVER__HOST="127.0.0.1")
         statuses = session.run(callers(), "docs/operations.md").split()
+        session.run(f"{one_request()} || true", "docs/operations.md")  # sessions take 502 for a failure
     return statuses, [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
@@ -45,7 +51,9 @@ def test_an_outage_is_rehearsed(tmp_path: Path) -> None:
 
     statuses, log = rehearsed(VALUES, tmp_path)
     assert statuses == ["502"] * ASKED
-    assert [each["outcome"] for each in log if each["event"] == "request"] == ["provider_error"] * ASKED
+    requests = [each for each in log if each["event"] == "request"]
+    assert [each["outcome"] for each in requests] == ["provider_error"] * (ASKED + 1)
+    assert requests[-1]["request_id"] == "rehearsal-1"
     assert any(each["event"] == "provider call" and each["trouble"] for each in log)
 
     statuses, log = rehearsed(VALUES.replace("[first/any]", remedy), tmp_path)
