@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from dub5.loadtest.rules import WINDOW, Judgement, Limits, judge, mebibytes, percent, since
+from dub5.loadtest.rules import WINDOW, Judgement, Limits, judge, mebibytes, percent
 from dub5.loadtest.runs import Run
 from dub5.loadtest.series import LINES, Lines, Points
 
@@ -147,7 +147,7 @@ def _resources(judged: Judgement) -> Section:
         [
             f"{each.name} (first)" if each is judged.first else each.name,
             each.peak,
-            "not judged" if not each.judged else "never" if each.full_from is None else since(each.full_from),
+            "not judged" if not each.judged else "never" if each.full_from is None else each.since,
             "not measured" if each.errors is None else f"{each.errors:.2g} per s" if each.errors else "none",
         ]
         for each in judged.resources

@@ -76,6 +76,11 @@ class Used(NamedTuple):
     said: str
     advice: str
 
+    @property
+    def since(self) -> str:
+        """`full_from` of one that was full, in words."""
+        return f"from {self.full_from:.0f} s" if self.full_from else "from the start"
+
 
 class Judgement(NamedTuple):
     """`first` is the bottleneck; `words` says it, or that there was none."""
@@ -108,7 +113,7 @@ def judge(
 ) -> Judgement:
     """`began` is the Unix time in seconds at which the run began; `window`, in seconds, that of rates."""
     used = [_used(resource, lines, began, limits) for resource in RESOURCES]
-    first = _first(used, max(LASTING, SLACK * window), lines, began, window)
+    first = _first(used, lines, began, window)
     if first is None:
         return Judgement(None, used, _calm(used))
     # The rate of the window that begins in that moment.
@@ -116,27 +121,29 @@ def judge(
     return Judgement(first, used, _words(first, used, rate))
 
 
-def _first(used: list[Used], slack: float, lines: Lines, began: float, window: float) -> Used | None:
+def _first(used: list[Used], lines: Lines, began: float, window: float) -> Used | None:
     """The cause among those that were full at nearly the same time as the first."""
     full = [(each.full_from, each) for each in used if each.full_from is not None]
     if not full:
         return None
-    earliest = min(moment for moment, _ in full)
-    together = [each for moment, each in full if moment <= earliest + slack]
-    first, last = together[0], together[-1]
-    return last if last.name == "gate" and _full_by_itself(last, first, lines, began, window) else first
+    latest = min(moment for moment, _ in full) + max(LASTING, SLACK * window)
+    together = [(moment, each) for moment, each in full if moment <= latest]
+    (cause_from, cause), (gate_from, gate) = together[0], together[-1]
+    if gate.name == "gate" and _full_by_itself(_held(lines), began + cause_from, began + gate_from, window):
+        return gate
+    return cause
 
 
-def _full_by_itself(gate: Used, cause: Used, lines: Lines, began: float, window: float) -> bool:
-    """Its places are held no longer than they were before what could be the cause."""
-    held = _held(lines)
-    if not held or gate.full_from is None or cause.full_from is None:
+def _full_by_itself(held: Points, cause_from: float, gate_from: float, window: float) -> bool:
+    """Places are held no longer than they were before what could be the cause; Unix times."""
+    if not held:
         return False
     calm_ends = held[0][0] + CALM * (held[-1][0] - held[0][0])
-    full = began + gate.full_from
     before = [seconds for moment, seconds in held if moment <= calm_ends]
-    after = [seconds for moment, seconds in held if full <= moment <= full + max(LASTING, 2 * window)]
-    if not after or began + cause.full_from <= calm_ends:
+    after = [
+        seconds for moment, seconds in held if gate_from <= moment <= gate_from + max(LASTING, 2 * window)
+    ]
+    if not after or cause_from <= calm_ends:
         return False
     return statistics.median(after) < LONGER * statistics.median(before)
 
@@ -217,7 +224,7 @@ def _calm(used: list[Used]) -> str:
 
 def _words(first: Used, used: list[Used], rate: float | None) -> str:
     at = "" if rate is None else f" at {rate:.0f} requests/s"
-    said = f"{first.said} {since(first.full_from or 0.0)}{at} ({first.peak}): {first.advice}"
+    said = f"{first.said} {first.since}{at} ({first.peak}): {first.advice}"
     others = _others(used, first)
     return f"{said}; {others}." if others else f"{said}."
 
@@ -227,7 +234,7 @@ def _others(used: list[Used], first: Used | None) -> str:
     told = [each for each in used if each.judged and each is not first]
     later = [each for each in told if each.full_from is not None]
     calm = [each for each in told if each.full_from is None]
-    said = [f"{each.name} was full too, {since(each.full_from or 0.0)}" for each in later]
+    said = [f"{each.name} was full too, {each.since}" for each in later]
     return ", ".join([*said, *map(_unfilled, calm)])
 
 
@@ -235,11 +242,6 @@ def _unfilled(used: Used) -> str:
     if used.touched:
         return f"{used.name} touched {used.peak}, never for {LASTING:.0f} s on end"
     return f"{used.name} was at {used.peak}"
-
-
-def since(moment: float) -> str:
-    """In words; seconds since the run's beginning."""
-    return f"from {moment:.0f} s" if moment else "from the start"
 
 
 def _at(points: Points, moment: float) -> float | None:
