@@ -143,24 +143,36 @@ class RedisServer:
 
 
 @contextlib.asynccontextmanager
-async def far_away(redis: RedisServer, *, round_trip: float) -> AsyncIterator[str]:
-    """The address at which `redis` is that many seconds away, there and back."""
+async def far_away(
+    redis: RedisServer, *, round_trip: float = 0.0, mute: asyncio.Event | None = None
+) -> AsyncIterator[str]:
+    """The address at which `redis` is that many seconds away, there and back.
+
+    What comes back on connections made before `mute` is lost from then on.
+    """
     connections: set[asyncio.Task[None]] = set()
 
-    async def passed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def muted() -> bool:
+        return mute is not None and mute.is_set()
+
+    async def passed(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, loses: bool = False
+    ) -> None:
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(65536):
                 await asyncio.sleep(round_trip / 2)
-                writer.write(data)
+                if not (loses and muted()):
+                    writer.write(data)
         writer.close()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        old = not muted()
         try:
             back, forth = await asyncio.open_connection("127.0.0.1", redis.port)
         except ConnectionError:
             writer.close()
             return
-        await asyncio.gather(passed(reader, forth), passed(back, writer))
+        await asyncio.gather(passed(reader, forth), passed(back, writer, loses=old))
 
     def taken(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connections.add(asyncio.create_task(connected(reader, writer)))

@@ -306,8 +306,8 @@ async def said(server: RedisServer, text: bytes) -> bool:
 async def test_a_subscription_whose_connection_died_without_a_word_is_made_anew(server: RedisServer) -> None:
     heard: asyncio.Queue[bytes] = asyncio.Queue()
     mute = asyncio.Event()
-    async with _wire(server.port, mute) as port:
-        link = await made(RedisSettings(url=f"redis://127.0.0.1:{port}/0"))
+    async with far_away(server, mute=mute) as url:
+        link = await made(RedisSettings(url=url))
         link.subscribe("news", heard.put)
         await link.start()
         try:
@@ -320,31 +320,6 @@ async def test_a_subscription_whose_connection_died_without_a_word_is_made_anew(
                     await asyncio.sleep(0.1)
         finally:
             await link.stop()
-
-
-@contextlib.asynccontextmanager
-async def _wire(to: int, mute: asyncio.Event) -> AsyncIterator[int]:
-    """A port that leads to another; what comes back on connections made before `mute` is lost from then on."""
-
-    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, loses: bool) -> None:
-        while data := await reader.read(2**16):
-            if not (loses and mute.is_set()):
-                writer.write(data)
-                await writer.drain()
-        writer.close()
-
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        old = not mute.is_set()
-        there, back = await asyncio.open_connection("127.0.0.1", to)
-        ways = [copy(reader, back, loses=False), copy(there, writer, loses=old)]
-        with contextlib.suppress(ConnectionError):
-            await asyncio.gather(*ways)
-
-    listening = await asyncio.start_server(connected, "127.0.0.1", 0)
-    try:
-        yield listening.sockets[0].getsockname()[1]
-    finally:
-        listening.close()
 
 
 async def test_a_handler_that_fails_is_called_for_the_next_message(server: RedisServer) -> None:
