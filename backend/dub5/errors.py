@@ -8,6 +8,7 @@ layer renders any of them without knowing which it has in hand.
     ├── ConfigError                     (never leaves the process: start-up and `dub5 config check`)
     ├── CallerError                     4xx: the request itself, or who sent it
     │   ├── InvalidRequest              400  names the field in `param`
+    │   │   └── Unsupported             400  this route cannot do it, another one might
     │   ├── InvalidKey                  401
     │   ├── Forbidden                   403
     │   ├── UnknownModel                404
@@ -29,7 +30,11 @@ layer renders any of them without knowing which it has in hand.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
+
+FailureScope = Literal["provider", "model", "request"]
+"""What a provider's failure is about: all of it (connection, DNS, TLS, credentials), one of its models (429, 5xx,
+time-outs), or one request or answer (403, 404, 409, 424, malformed): that says nothing about other calls."""
 
 
 class Dub5Error(Exception):
@@ -66,6 +71,10 @@ class CallerError(Dub5Error):
 
 class InvalidRequest(CallerError):
     """A field is missing, of the wrong type or out of range; `param` is its path."""
+
+
+class Unsupported(InvalidRequest):
+    """The request is right, but asks for what this route cannot do: the next route is asked. 400 where none can."""
 
 
 class InvalidKey(CallerError):
@@ -184,8 +193,9 @@ class PurgedHereOnly(Dub5Error):
 class ProviderError(Dub5Error):
     """A provider failed: unreachable, 5xx, rate limited, or talking nonsense.
 
-    `transient`: the same call may well succeed in a moment. `busy`: the provider wants fewer calls. `plain` is the
-    message without what the provider said itself, which may quote the prompt: this may be logged.
+    `scope`: what the failure is about. `transient`: the same call may well succeed in a moment. `busy`: the provider
+    wants fewer calls. `plain` is the message without what the provider said itself, which may quote the prompt: this
+    may be logged.
     """
 
     status = 502
@@ -201,8 +211,10 @@ class ProviderError(Dub5Error):
         transient: bool = False,
         busy: bool = False,
         plain: str | None = None,
+        scope: FailureScope = "model",
     ) -> None:
         super().__init__(message, retry_after=retry_after)
+        self.scope = scope
         self.plain = message if plain is None else plain
         self.provider = provider
         self.transient = transient

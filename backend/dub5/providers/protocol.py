@@ -21,10 +21,15 @@ _encoder = msgspec.json.Encoder()
 
 
 class Heard(msgspec.Struct):
-    """What the head of a provider's response said, as soon as it is here: its status, and its own id of the call."""
+    """What is known of a provider's response so far.
+
+    Its status and its own id of the call, from its head; `begun`, once a chunk had something of the answer: until
+    then another route may still be asked.
+    """
 
     status: int | None = None
     request_id: str | None = None
+    begun: bool = False
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
