@@ -1,0 +1,124 @@
+"""Which chunks begin an answer: until one does, another provider may still be asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dub5.providers.protocol import has_answer
+
+
+def chunk(delta: Any, **choice: Any) -> dict[str, Any]:
+    return {"id": "c", "object": "chat.completion.chunk", "choices": [{"index": 0, "delta": delta, **choice}]}
+
+
+CALL = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "f", "arguments": ""}}
+
+NOTHING = {
+    "role": chunk({"role": "assistant"}),
+    "role and empty content": chunk({"role": "assistant", "content": "", "refusal": None}),
+    "null content": chunk({"role": "assistant", "content": None}),
+    "empty texts": chunk({"content": "", "reasoning_content": "", "reasoning": None, "refusal": ""}),
+    "no delta": {"choices": [{"index": 0}]},
+    "null delta": chunk(None),
+    "text for a delta": chunk("hello"),
+    "no choices": {"id": "c", "usage": {"prompt_tokens": 1}},
+    "null choices": {"choices": None},
+    "choices of another type": {"choices": "none"},
+    "a choice of another type": {"choices": [None, 1, "x"]},
+    "usage": {"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 0}},
+    "Azure's verdict on the prompt": {
+        "choices": [],
+        "prompt_filter_results": [
+            {"prompt_index": 0, "content_filter_results": {"hate": {"severity": "safe"}}}
+        ],
+    },
+    "Azure's verdict on the choice": chunk(
+        {"role": "assistant", "content": ""}, content_filter_results={"hate": {"severity": "safe"}}
+    ),
+    "padding": {
+        **chunk({"role": "assistant"}),
+        "obfuscation": "xyz",
+        "system_fingerprint": "fp",
+        "model": "m",
+    },
+    "empty lists": chunk({"tool_calls": [], "thinking_blocks": [], "annotations": [], "content": []}),
+    "a call of nothing": chunk(
+        {"tool_calls": [{"index": 0, "type": "function", "function": {"arguments": ""}}]}
+    ),
+    "no function call": chunk({"function_call": None}),
+    "an id of the audio": chunk({"audio": {"id": "audio_1", "transcript": ""}}),
+    "an empty part": chunk({"content": [{"type": "text", "text": ""}]}),
+    "an empty block": chunk({"thinking_blocks": [{"type": "thinking", "thinking": "", "signature": ""}]}),
+    "a name": chunk({"role": "assistant", "name": "assistant", "id": "msg_1", "type": "message"}),
+    "empty finish reason": chunk({}, finish_reason=""),
+    "null in words": chunk({}, finish_reason="null"),
+    "an unknown finish reason": chunk({}, finish_reason="error"),
+    "a list of finish reasons": chunk({}, finish_reason=["stop"]),
+}
+
+SOMETHING = {
+    "content": chunk({"content": "h"}),
+    "a blank is a token": chunk({"content": "\n"}),
+    "with the role": chunk({"role": "assistant", "content": "h"}),
+    "reasoning_content": chunk({"reasoning_content": "h"}),
+    "reasoning": chunk({"reasoning": "h", "content": ""}),
+    "refusal": chunk({"refusal": "No."}),
+    "a text that nobody knows": chunk({"thoughts": "h"}),
+    "parts": chunk({"content": [{"type": "text", "text": "h"}]}),
+    "reasoning details": chunk({"reasoning_details": [{"type": "reasoning.text", "text": "h"}]}),
+    "tool call": chunk({"tool_calls": [CALL]}),
+    "the id of a call": chunk({"tool_calls": [{"index": 0, "id": "call_1"}]}),
+    "custom call": chunk(
+        {"tool_calls": [{"id": "call_1", "type": "custom", "custom": {"name": "f", "input": ""}}]}
+    ),
+    "function call": chunk({"function_call": {"name": "f", "arguments": ""}}),
+    "audio": chunk({"audio": {"id": "audio_1", "data": "AAAA"}}),
+    "transcript": chunk({"audio": {"transcript": "h"}}),
+    "thinking": chunk({"thinking_blocks": [{"type": "thinking", "thinking": "h", "signature": "s"}]}),
+    "redacted thinking": chunk({"thinking_blocks": [{"type": "redacted_thinking", "data": "x"}]}),
+    "a whole message": {"choices": [{"index": 0, "message": {"role": "assistant", "content": "h"}}]},
+    "the second choice": {"choices": [{"index": 0, "delta": {}}, {"index": 1, "delta": {"content": "h"}}]},
+    **{
+        f"end by {reason}": chunk({}, finish_reason=reason)
+        for reason in ("stop", "length", "tool_calls", "function_call", "content_filter")
+    },
+}
+
+
+@pytest.mark.parametrize("name", NOTHING)
+def test_a_preamble_has_nothing_of_the_answer(name: str) -> None:
+    assert not has_answer(NOTHING[name])
+
+
+@pytest.mark.parametrize("name", SOMETHING)
+def test_an_answer_begins_with_its_first_text_call_or_end(name: str) -> None:
+    assert has_answer(SOMETHING[name])
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["choices", "delta", "message", "tool_calls", "finish_reason", "content", "x"]),
+            inner,
+            max_size=4,
+        )
+    ),
+)
+
+
+@given(st.dictionaries(st.sampled_from(["choices", "usage", "error"]), json_values))
+def test_no_chunk_is_too_odd_to_be_judged(odd: dict[str, Any]) -> None:
+    assert has_answer(odd) in {True, False}
+
+
+def test_neither_is_a_deep_one() -> None:
+    deep: Any = "h"
+    for _ in range(100_000):
+        deep = [deep]
+    assert has_answer(chunk({"content": deep}))
