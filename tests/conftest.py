@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import socket
 import subprocess
@@ -16,6 +17,9 @@ from hypothesis import settings
 
 settings.register_profile("busy machine", deadline=None)  # tests judge no timings
 settings.load_profile("busy machine")
+
+for _name in ("NO_PROXY", "no_proxy"):  # the servers of tests are on this machine, whatever proxy it may have
+    os.environ[_name] = ",".join(filter(None, [os.environ.get(_name, ""), "localhost,127.0.0.1,::1"]))
 
 _ATTEMPTS = 5  # another process may take a free port before Redis does
 

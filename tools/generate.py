@@ -84,7 +84,9 @@ def _key(path: str, described: Json, definitions: Json, *, required: bool) -> It
         for key in _keys(path, inner, definitions):
             yield key._replace(description=_described(inner, described, key))
     elif isinstance(entry, dict) and "properties" in _resolved(entry, definitions):
-        yield from _keys(f"{path}.NAME", _resolved(entry, definitions), definitions)
+        member = _resolved(entry, definitions)
+        for key in _keys(f"{path}.NAME", member, definitions):
+            yield key._replace(description=_described(member, entry, key))
     else:
         default = "required" if required else _default(described.get("default"))
         yield Key(path, _type(inner), default, described.get("description", "Which kind it is."))

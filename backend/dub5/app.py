@@ -66,7 +66,7 @@ class Application:
         self.metrics = Metrics(config_hash=_config_hash(settings))
         self._tracer = tracing.build(settings.telemetry)
         self._keys = KeyRing(settings.auth, dict(environment), self.metrics)
-        self._providers = providers.build(settings, _provider_keys(settings, environment))
+        self._providers = providers.build(settings, environment)
         self._health = self._build_health()
         self._redis = _redis_link(settings, environment, self.metrics)
         self._purges = Purges(self._redis)
@@ -265,21 +265,13 @@ def _constant(part: object) -> Provide:
     return Provide(provide, sync_to_thread=False)
 
 
-def _provider_keys(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
-    return {
-        name: read_secret(f"providers.{name}.api_key", each.api_key, dict(environment))
-        for name, each in settings.providers.items()
-        if isinstance(each, HttpProviderSettings) and each.api_key is not None
-    }
-
-
 def _redis_link(settings: Settings, environment: Mapping[str, str], metrics: Metrics) -> RedisLink | None:
     redis = settings.redis
     if redis is None:
         return None
     password = None
     if redis.password is not None:
-        password = read_secret("redis.password", redis.password, dict(environment))
+        password = read_secret("redis.password", redis.password, environment)
     return RedisLink(redis, password=password, metrics=metrics)
 
 

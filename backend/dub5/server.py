@@ -31,9 +31,6 @@ from dub5.settings import Settings
 from dub5.telemetry.logging import get_logger
 
 _BACKLOG = 2048
-_IDLE = 75.0
-"""Seconds that an idle connection is kept: longer than the pools of common clients and proxies keep theirs."""
-
 _OPERATIONS_CONNECTIONS = 100
 
 _SHARE_OF_FILES = 0.75
@@ -149,7 +146,7 @@ class Replica:
         limits = Limits(
             read_timeout=server.read_timeout,
             write_timeout=server.write_timeout,
-            idle=_IDLE,
+            idle=server.keep_alive,
             max_connections=max_connections,
         )
         return Connections(limits, lambda reason: refused.labels(reason).inc())

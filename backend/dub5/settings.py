@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import msgspec
 from msgspec import Meta
 
+from dub5 import addresses
 from dub5.errors import ConfigError
 
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -133,6 +135,13 @@ class ServerSettings(Section, frozen=True):
         Duration,
         Meta(description="Longest time in which a client takes 64 KiB of its answer, where that much waits."),
     ] = _constant(Duration(30))
+    keep_alive: Annotated[
+        Duration,
+        Meta(
+            description="How long a client's connection is kept without a request. Longer than the load balancer in "
+            "front keeps its own: 620s behind Google's, 65m behind Envoy with its defaults."
+        ),
+    ] = _constant(Duration(75))
 
 
 class DrainSettings(Section, frozen=True):
@@ -179,7 +188,37 @@ class ProviderSettings(Section, frozen=True, tag_field="kind"):
 
 class HttpProviderSettings(ProviderSettings, frozen=True):
     api_key: Annotated[Source | None, Meta(description="The provider's key.")] = None
+    api_key_header: Annotated[
+        str | None,
+        Meta(
+            description="Header that carries the key as it is, such as `api-key` for Azure. Absent, or "
+            "`authorization`: as `Bearer KEY`; for kind anthropic absent is `x-api-key`."
+        ),
+    ] = None
     headers: Annotated[dict[str, str], Meta(description="Further headers of each call; no secrets.")] = {}
+    secret_headers: Annotated[
+        dict[str, Annotated[Source, Meta(description="A further header whose whole value is a secret.")]],
+        Meta(description="Further headers whose whole values are secrets, such as those for a gateway."),
+    ] = {}
+    proxy: Annotated[
+        str | None,
+        Meta(
+            description="HTTP proxy to the provider, such as http://proxy.example:3128; `none`: directly. Absent: as "
+            "HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY in the environment say."
+        ),
+    ] = None
+    proxy_username: Annotated[
+        str | None,
+        Meta(description="User name for the proxy; that in the environment's address where absent."),
+    ] = None
+    proxy_password: Annotated[Source | None, Meta(description="Its password.")] = None
+    ca_file: Annotated[
+        str | None,
+        Meta(
+            description="CA bundle in PEM for the provider, and for a proxy at https://; absent: what SSL_CERT_FILE or "
+            "SSL_CERT_DIR names, else the authorities of certifi."
+        ),
+    ] = None
     timeouts: Annotated[Timeouts, Meta(description="How long to wait for this provider.")] = _constant(
         Timeouts()
     )
@@ -196,7 +235,11 @@ class OpenAISettings(HttpProviderSettings, frozen=True, tag="openai"):
     """Anything that speaks OpenAI Chat Completions: OpenAI, Azure, vLLM, Ollama, …"""
 
     base_url: Annotated[
-        BaseUrl, Meta(description="Up to and with the version, such as https://api.openai.com/v1.")
+        BaseUrl,
+        Meta(
+            description="Up to and with the version, such as https://api.openai.com/v1; without a path `/v1` is added. "
+            "A query, such as Azure's ?api-version=…, goes behind the path of each call."
+        ),
     ] = "https://api.openai.com/v1"
     stream_usage: Annotated[
         bool,
@@ -209,7 +252,9 @@ class OpenAISettings(HttpProviderSettings, frozen=True, tag="openai"):
 class AnthropicSettings(HttpProviderSettings, frozen=True, tag="anthropic"):
     """Anthropic's Messages API, translated both ways."""
 
-    base_url: Annotated[BaseUrl, Meta(description="Without the version.")] = "https://api.anthropic.com"
+    base_url: Annotated[BaseUrl, Meta(description="With its version, `/v1`, or without.")] = (
+        "https://api.anthropic.com"
+    )
     max_tokens: Annotated[
         int, Meta(ge=1, description="Sent where the request has no limit, since this API demands one.")
     ] = 4096
@@ -507,13 +552,12 @@ def validate(settings: Settings) -> None:
     _validate_auth(settings)
     if settings.redis is not None:
         _validate_redis(settings.redis)
+    _validate_server(settings.server)
     if not settings.models:
         raise ConfigError("models: name at least one")
     for name, provider in settings.providers.items():
-        if isinstance(provider, HttpProviderSettings):
-            _validate_source(f"providers.{name}.api_key", provider.api_key)
-            if not re.match(r"https?://[^/]", provider.base_url):
-                raise ConfigError(f"providers.{name}.base_url: must start with http:// or https://")
+        if isinstance(provider, OpenAISettings | AnthropicSettings):
+            _validate_provider(f"providers.{name}", provider)
     for name, model in settings.models.items():
         for route in model.routes:
             provider_name, _, upstream = route.partition("/")
@@ -545,6 +589,14 @@ def _validate_auth(settings: Settings) -> None:
         )
 
 
+def _validate_server(server: ServerSettings) -> None:
+    if not server.keep_alive:
+        raise ConfigError("server.keep_alive: must be more than 0")
+    same_host = server.operations_host in {None, server.host}
+    if same_host and server.port == server.operations_port != 0:
+        raise ConfigError(f"server.operations_port: {server.port} is server.port already; take another one")
+
+
 def _validate_redis(redis: RedisSettings) -> None:
     if not 0 < redis.timeout <= 0.1:
         raise ConfigError(
@@ -554,12 +606,129 @@ def _validate_redis(redis: RedisSettings) -> None:
         raise ConfigError(
             "redis.url: secrets are never inline; write redis.password: {env: NAME} or {file: PATH}"
         )
+    if not _is_redis_url(redis.url):
+        raise ConfigError(
+            "redis.url: not an address of Redis; write for example redis://host:6379/0, or "
+            "redis+sentinel://a:26379,b:26379/mymaster/0"
+        )
     _validate_source("redis.password", redis.password)
+
+
+def _is_redis_url(url: str) -> bool:
+    """Whether the parts behind the scheme are ones: ports, and the number of the database."""
+    scheme, _, rest = url.partition("://")
+    authority, _, path = rest.partition("?")[0].partition("/")
+    for host in authority.rpartition("@")[2].split(","):
+        match = re.fullmatch(r"(?:\[[0-9A-Fa-f:.%a-z]+\]|[^:\[\]\s]*)(?::(\d{1,5}))?", host)
+        if match is None or not 0 < int(match[1] or 1) < 65536:
+            return False
+    *service, database = [part for part in path.split("/") if part] or ["0"]
+    return database.isdigit() or (scheme.endswith("+sentinel") and not service)
+
+
+_OURS = frozenset(
+    {
+        "content-type",
+        "content-length",
+        "transfer-encoding",
+        "accept-encoding",
+        "connection",
+        "keep-alive",
+        "upgrade",
+    }
+    | {"te", "trailer", "expect", "proxy-connection", "proxy-authorization", "traceparent", "tracestate"}
+    | {"anthropic-version"}
+)
+"""Headers that are set where a call is made, and mean something to the connection or to us."""
+
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+"""A name of a header: RFC 9110 section 5.6.2."""
+
+
+def _validate_provider(where: str, provider: OpenAISettings | AnthropicSettings) -> None:
+    """What can be said of one without its secrets and files."""
+    try:
+        root_of(provider)
+    except ValueError as error:
+        raise ConfigError(f"{where}.base_url: {error}") from None
+    for name in ("connect", "first_token", "between_tokens", "total"):
+        if not getattr(provider.timeouts, name):
+            raise ConfigError(f"{where}.timeouts.{name}: must be more than 0")
+    _validate_source(f"{where}.api_key", provider.api_key)
+    _validate_headers(where, provider)
+    _validate_proxy(where, provider)
+
+
+def _validate_headers(where: str, provider: OpenAISettings | AnthropicSettings) -> None:
+    if provider.api_key_header is not None:
+        _validate_header(f"{where}.api_key_header", provider.api_key_header)
+    taken = {key_header(provider)} if provider.api_key is not None else set()
+    for section, headers in (("headers", provider.headers), ("secret_headers", provider.secret_headers)):
+        for name in headers:
+            _validate_header(f"{where}.{section}.{name}", name)
+            if name.lower() in taken:
+                raise ConfigError(
+                    f"{where}.{section}.{name}: this header is there already; leave one of them out"
+                )
+            taken.add(name.lower())
+    for name, value in provider.headers.items():
+        if addresses.is_secret(name, value):
+            raise ConfigError(
+                f"{where}.headers.{name}: secrets are never inline; write api_key, or "
+                f"secret_headers: {{{name}: {{env: NAME}}}}"
+            )
+        if not (value.isascii() and value.isprintable()):
+            raise ConfigError(f"{where}.headers.{name}: must be printable ASCII")
+    for name, source in provider.secret_headers.items():
+        _validate_source(f"{where}.secret_headers.{name}", source)
+
+
+def _validate_header(where: str, name: str) -> None:
+    if not _TOKEN.fullmatch(name):
+        raise ConfigError(f"{where}: {_quoted(name)} cannot be the name of a header")
+    if name.lower() in _OURS:
+        raise ConfigError(f"{where}: this header is the service's own")
+
+
+def _validate_proxy(where: str, provider: OpenAISettings | AnthropicSettings) -> None:
+    _validate_source(f"{where}.proxy_password", provider.proxy_password)
+    if (provider.proxy_username is None) != (provider.proxy_password is None):
+        raise ConfigError(f"{where}: set both of proxy_username and proxy_password, or neither")
+    if provider.proxy_username is not None:
+        if goes_directly(provider):
+            raise ConfigError(f"{where}.proxy_username: leave it out where there is no proxy")
+        if ":" in provider.proxy_username or not provider.proxy_username.isprintable():
+            raise ConfigError(f"{where}.proxy_username: must be printable, without a colon")
+    if provider.proxy is not None and not goes_directly(provider):
+        try:
+            addresses.named_proxy(provider.proxy)
+        except ValueError as error:
+            raise ConfigError(f"{where}.proxy: {error}") from None
+
+
+def root_of(provider: OpenAISettings | AnthropicSettings) -> addresses.Root:
+    """Where its API begins; ValueError where `base_url` cannot be that."""
+    if isinstance(provider, AnthropicSettings):
+        return addresses.anthropic_root(provider.base_url)
+    return addresses.openai_root(provider.base_url)
+
+
+def key_header(provider: OpenAISettings | AnthropicSettings) -> str:
+    """The header that carries the key, in lower case."""
+    usual = "x-api-key" if isinstance(provider, AnthropicSettings) else "authorization"
+    return (provider.api_key_header or usual).lower()
+
+
+def goes_directly(provider: HttpProviderSettings) -> bool:
+    """Whether it is reached without a proxy whatever the environment says."""
+    return provider.proxy is not None and provider.proxy.lower() in {"", "none"}
 
 
 def _validate_source(where: str, source: Source | None) -> None:
     if source is not None and (source.env is None) == (source.file is None):
         raise ConfigError(f"{where}: set exactly one of env and file")
+    if source is not None and not (source.env or source.file):
+        raise ConfigError(f"{where}: names nothing")
 
 
 def _known(where: str, name: str, known: dict[str, Any], section: str) -> None:
@@ -574,14 +743,22 @@ def _known_class(where: str, name: str, settings: Settings) -> None:
         _known(where, name, settings.cache.classes, "cache.classes")
 
 
-def read_secret(where: str, source: Source, environment: dict[str, str]) -> str:
+def read_secret(where: str, source: Source, environment: Mapping[str, str]) -> str:
     """The value behind `source`, without surrounding white space; ConfigError where there is none."""
     if source.env is not None:
-        value = environment.get(source.env)
+        value = environment.get(source.env, "").strip()
         if not value:
             raise ConfigError(f"{where}: the environment variable {source.env} is not set")
-        return value.strip()
+        return value
     try:
-        return Path(source.file or "").read_text(encoding="utf-8").strip()
+        value = Path(source.file or "").read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
         raise ConfigError(f"{where}: cannot read {source.file!r}: {type(error).__name__}") from None
+    if not value:
+        raise ConfigError(f"{where}: the file {source.file!r} is empty")
+    return value
+
+
+def reader(environment: Mapping[str, str]) -> Callable[[str, Source], str]:
+    """`read_secret` with this environment."""
+    return lambda where, source: read_secret(where, source, environment)

@@ -20,6 +20,8 @@ instead of HTTP. A script is an async function of the call and the wire:
         await fake.wait_called()                        # a request has come in
         await fake.wait_cancelled()                     # a client closed before its answer was complete
         assert fake.connections == 1                    # sockets accepted so far
+
+With `FakeServer(tls=…)` it speaks HTTPS.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
@@ -191,7 +194,8 @@ def hang() -> Script:
 class FakeServer:
     """See the module. A script that raises fails the test when the server is closed."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.calls: list[Call] = []
         self.connections = 0
         self.open_calls = 0
@@ -210,7 +214,8 @@ class FakeServer:
     @property
     def url(self) -> str:
         assert self._server is not None, "the server is used as a context manager"
-        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        scheme = "http" if self._tls is None else "https"
+        return f"{scheme}://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     async def wait_called(self) -> Call:
         """The next call, as soon as its request is here."""
@@ -224,7 +229,9 @@ class FakeServer:
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Protocol(self._accept), "127.0.0.1", 0)
+        self._server = await loop.create_server(
+            lambda: _Protocol(self._accept), "127.0.0.1", 0, ssl=self._tls
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:

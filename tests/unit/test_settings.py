@@ -222,7 +222,7 @@ class TestSecrets:
         path.write_text("s3cret\n")
         assert read_secret("x", Source(file=str(path)), {}) == "s3cret"
 
-    @pytest.mark.parametrize("environment", [{}, {"KEY": ""}])
+    @pytest.mark.parametrize("environment", [{}, {"KEY": ""}, {"KEY": " \n"}])
     def test_missing_in_the_environment(self, environment: dict[str, str]) -> None:
         with pytest.raises(ConfigError, match=r"p\.api_key: the environment variable KEY is not set"):
             read_secret("p.api_key", Source(env="KEY"), environment)
@@ -230,6 +230,12 @@ class TestSecrets:
     def test_missing_file(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"p\.api_key: cannot read .*nowhere'?: FileNotFoundError"):
             read_secret("p.api_key", Source(file=str(tmp_path / "nowhere")), {})
+
+    def test_an_empty_file_holds_no_secret(self, tmp_path: Path) -> None:
+        path = tmp_path / "key"
+        path.write_text(" \n")
+        with pytest.raises(ConfigError, match=r"p\.api_key: the file '.*key' is empty"):
+            read_secret("p.api_key", Source(file=str(path)), {})
 
     def test_not_text_and_nothing_of_it_is_shown(self, tmp_path: Path) -> None:
         path = tmp_path / "key"
@@ -246,3 +252,168 @@ class TestSecrets:
         redis = convert({"redis": {"url": "rediss://cache", "password": {"env": "PW"}}}).redis
         assert isinstance(redis, RedisSettings)
         assert redis.password == Source(env="PW")
+
+
+def openai(**written: Any) -> Json:
+    return {"providers": {"demo": {"kind": "openai", **written}}}
+
+
+class TestWayToAProvider:
+    @pytest.mark.parametrize(
+        ("written", "message"),
+        [
+            (
+                openai(base_url="https://key:hidden@api.openai.com/v1"),
+                "providers.demo.base_url: secrets are never inline; write api_key: {env: NAME} or {file: PATH}",
+            ),
+            (
+                {
+                    "providers": {
+                        "demo": {"kind": "anthropic", "base_url": "https://host/v1/chat/completions"}
+                    }
+                },
+                "providers.demo.base_url: this is an address of OpenAI's API; write kind: openai",
+            ),
+            (
+                openai(headers={"Authorization": "Bearer hidden"}),
+                (
+                    "providers.demo.headers.Authorization: secrets are never inline; write api_key, or "
+                    "secret_headers: {Authorization: {env: NAME}}"
+                ),
+            ),
+            (
+                openai(headers={"x-gateway": "sk-hidden-hidden-hidden"}),
+                (
+                    "providers.demo.headers.x-gateway: secrets are never inline; write api_key, or "
+                    "secret_headers: {x-gateway: {env: NAME}}"
+                ),
+            ),
+            (
+                openai(secret_headers={"x-gateway": "hidden"}),
+                "providers.demo.secret_headers.x-gateway: secrets are never inline; write {env: NAME} or {file: PATH}",
+            ),
+            (
+                openai(headers={"Content-Type": "text/plain"}),
+                "providers.demo.headers.Content-Type: this header is the service's own",
+            ),
+            (
+                openai(headers={"Transfer-Encoding": "chunked"}),
+                "providers.demo.headers.Transfer-Encoding: this header is the service's own",
+            ),
+            (
+                openai(api_key_header="content-length"),
+                "providers.demo.api_key_header: this header is the service's own",
+            ),
+            (
+                openai(headers={"two words": "x"}),
+                "providers.demo.headers.two words: `two words` cannot be the name of a header",
+            ),
+            (openai(headers={"": "x"}), "providers.demo.headers.: `` cannot be the name of a header"),
+            (
+                openai(api_key_header="api-key: x"),
+                "providers.demo.api_key_header: `api-key: x` cannot be the name of a header",
+            ),
+            (openai(headers={"x-name": "Zoë"}), "providers.demo.headers.x-name: must be printable ASCII"),
+            (
+                openai(headers={"x-name": "a\r\nb: c"}),
+                "providers.demo.headers.x-name: must be printable ASCII",
+            ),
+            (
+                openai(headers={"x-name": "a", "X-Name": "b"}),
+                "providers.demo.headers.X-Name: this header is there already; leave one of them out",
+            ),
+            (
+                openai(
+                    api_key={"env": "K"}, api_key_header="API-Key", secret_headers={"api-key": {"env": "K"}}
+                ),
+                "providers.demo.secret_headers.api-key: this header is there already; leave one of them out",
+            ),
+            (
+                openai(secret_headers={"x-gateway": {}}),
+                "providers.demo.secret_headers.x-gateway: set exactly one of env and file",
+            ),
+            (
+                openai(proxy="http://me:hidden@proxy:3128"),
+                (
+                    "providers.demo.proxy: secrets are never inline; write proxy_username and proxy_password: "
+                    "{env: NAME} or {file: PATH}"
+                ),
+            ),
+            (
+                openai(proxy="socks5://proxy:1080"),
+                (
+                    "providers.demo.proxy: must be a proxy at http:// or https://; others, such as socks5://, are not "
+                    "known here"
+                ),
+            ),
+            (
+                openai(proxy="none", proxy_username="me", proxy_password={"env": "P"}),
+                "providers.demo.proxy_username: leave it out where there is no proxy",
+            ),
+            (
+                openai(proxy_password={"env": "P"}),
+                "providers.demo: set both of proxy_username and proxy_password, or neither",
+            ),
+            (
+                openai(proxy_username="a:b", proxy_password={"env": "P"}),
+                "providers.demo.proxy_username: must be printable, without a colon",
+            ),
+            (openai(api_key={"env": ""}), "providers.demo.api_key: names nothing"),
+            ({"server": {"keep_alive": 0}}, "server.keep_alive: must be more than 0"),
+            (
+                {"server": {"port": 9000}},
+                "server.operations_port: 9000 is server.port already; take another one",
+            ),
+            (openai(timeouts={"connect": "0s"}), "providers.demo.timeouts.connect: must be more than 0"),
+            (openai(timeouts={"total": 0}), "providers.demo.timeouts.total: must be more than 0"),
+        ],
+    )
+    def test_what_cannot_work_is_refused(self, written: Json, message: str) -> None:
+        assert refusal(written) == message
+        assert "hidden" not in message
+
+    @pytest.mark.parametrize(
+        "written",
+        [
+            {"proxy": "none"},
+            {"proxy": "NONE"},
+            {"proxy": ""},
+            {"proxy": "proxy:3128"},
+            {"proxy": "https://proxy.example:3129/", "proxy_username": "me", "proxy_password": {"file": "p"}},
+            {"secret_headers": {"authorization": {"env": "RAW"}}},
+            {"headers": {"openai-organization": "org-1", "host": "internal", "user-agent": "x"}},
+            {"api_key": {"env": "K"}, "api_key_header": "api-key"},
+        ],
+    )
+    def test_what_can(self, written: Json) -> None:
+        convert({**openai(**written), "models": {"m": {"routes": ["demo/x"]}}})
+
+
+@pytest.mark.parametrize(
+    ("url", "good"),
+    [
+        ("redis://cache", True),
+        ("redis://cache:6379/0", True),
+        ("redis://user@cache:6379/15", True),
+        ("rediss://[fd00::1]:6380/1", True),
+        ("redis+cluster://a:7000,b:7001,c", True),
+        ("redis+sentinel://a,b:26380/mymaster/0", True),
+        ("redis+sentinel://a/mymaster", True),
+        ("redis+sentinel://a/1", True),
+        ("redis://", True),
+        ("redis://cache:99999/0", False),
+        ("redis://cache:0", False),
+        ("redis://cache:port", False),
+        ("redis://cache/first", False),
+        ("redis://[::1", False),
+        ("redis://my cache", False),
+        ("redis+sentinel://a/mymaster/first", False),
+    ],
+)
+def test_addresses_of_redis(url: str, good: bool) -> None:
+    if good:
+        convert({"redis": {"url": url}})
+    else:
+        assert refusal({"redis": {"url": url}}).startswith(
+            "redis.url: not an address of Redis; write for example"
+        )

@@ -15,7 +15,7 @@ import msgspec
 
 from dub5.providers.anthropic_answer import Event, StreamTranslator, completion
 from dub5.providers.anthropic_request import request
-from dub5.providers.http import HttpClient
+from dub5.providers.http import DIRECTLY, Access, HttpClient
 from dub5.providers.protocol import Call, Json, Payload
 from dub5.settings import AnthropicSettings
 
@@ -28,10 +28,11 @@ _decoder = msgspec.json.Decoder(Event)
 class AnthropicProvider:
     """See `Provider`."""
 
-    def __init__(self, name: str, settings: AnthropicSettings, *, key: str) -> None:
-        headers = {"anthropic-version": VERSION, **({"x-api-key": key} if key else {})}
-        url = settings.base_url.rstrip("/") + "/v1/messages"
-        self._http = HttpClient(name, settings, url, headers=headers, secret=key)
+    def __init__(
+        self, name: str, settings: AnthropicSettings, *, key: str, access: Access = DIRECTLY
+    ) -> None:
+        version = {"anthropic-version": VERSION}
+        self._http = HttpClient(name, settings, "/messages", key=key, access=access, headers=version)
         self._max_tokens = settings.max_tokens
 
     @property

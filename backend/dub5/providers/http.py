@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
-from collections.abc import AsyncGenerator, Callable
+import ssl
+from collections.abc import AsyncGenerator, Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import aiohttp
 import httpx
 import msgspec
 from aiohttp.http_exceptions import ContentEncodingError
-from yarl import URL
 
+from dub5.addresses import Proxy
 from dub5.errors import (
     CallerError,
     ConfigError,
@@ -29,7 +32,9 @@ from dub5.errors import (
 )
 from dub5.providers.protocol import Call, Json, Payload
 from dub5.providers.sse import EventParser, EventTooLarge
-from dub5.settings import HttpProviderSettings, Timeouts
+from dub5.settings import AnthropicSettings, OpenAISettings, Timeouts, key_header, root_of
+
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 MAX_ANSWER = 32 * 2**20
 """Bytes of one answer, whole or streamed, that we are ready to hold for a provider."""
@@ -37,7 +42,9 @@ MAX_ANSWER = 32 * 2**20
 LINGER = 0.1
 """Seconds for the end of a body whose last event is here: then the connection can be used again."""
 
-_OK, _TOO_LARGE, _TOO_MANY_REQUESTS = 200, 413, 429
+_OK, _PROXY_AUTHENTICATION, _TOO_LARGE, _TOO_MANY_REQUESTS = 200, 407, 413, 429
+
+_NO_CREDENTIALS = "asks for credentials, or for other ones (status 407)"
 
 _KEEP_ALIVE = 30.0
 """Seconds that an idle connection is kept."""
@@ -63,32 +70,78 @@ _LOOKS_LIKE_A_KEY = re.compile(
 _ACCOUNT_TROUBLE = re.compile(r"\bcredit balance\b|\bbilling\b", re.IGNORECASE)
 
 
+class Access(msgspec.Struct, frozen=True):
+    """What it takes to reach a provider besides its address and key. Found out once, at the start."""
+
+    headers: dict[str, str] = {}
+    """With secrets in them."""
+
+    proxy: Proxy | None = None
+
+    def __repr__(self) -> str:
+        return f"Access({', '.join(self.headers)}; {self.proxy})"
+
+    def secrets(self) -> list[str]:
+        """What no message may show; of a header also what follows its scheme."""
+        written = list(self.headers.values())
+        if self.proxy is not None and self.proxy.authorization is not None:
+            written.append(self.proxy.authorization)
+        return [secret for each in written for secret in (each, each.rpartition(" ")[2])]
+
+
+DIRECTLY = Access()
+
+
 class HttpClient:
     """One provider's endpoint and pool of connections. `post` and `events` raise only errors of `dub5.errors`."""
 
     def __init__(
-        self, name: str, settings: HttpProviderSettings, url: str, *, headers: dict[str, str], secret: str
+        self,
+        name: str,
+        settings: OpenAISettings | AnthropicSettings,
+        path: str,
+        *,
+        key: str,
+        access: Access,
+        headers: Mapping[str, str] = NO_HEADERS,
     ) -> None:
         self.name = name
         self._timeouts: Timeouts = settings.timeouts
         self._max_connections = settings.max_connections
-        self._secret = secret
+        self._secrets = [secret for secret in (key, *access.secrets()) if secret]
         self._headers = {
             "content-type": "application/json",
             # Compression would hold back the chunks of a stream inside the compressor.
             "accept-encoding": "identity",
             **settings.headers,
+            **access.headers,
             **headers,
         }
-        if not all(value.isascii() and value.isprintable() for value in self._headers.values()):
-            raise ConfigError(f"providers.{name}: the key and the headers must be printable ASCII")
+        if key:
+            header = key_header(settings)
+            self._headers[header] = f"Bearer {key}" if header == "authorization" else key
         try:
-            self._url = URL(url)
+            self._url = root_of(settings).at(path)
         except ValueError as error:
             raise ConfigError(f"providers.{name}.base_url: {error}") from None
-        # Reads files, which must not wait for the first call: certifi's, or what SSL_CERT_FILE names.
-        self._tls = httpx.create_ssl_context()
+        self._proxy = access.proxy
+        self._through = self._told_of(access.proxy)
+        if not all(value.isascii() and value.isprintable() for value in self._headers.values()):
+            raise ConfigError(f"providers.{name}: the key and the headers must be printable ASCII")
+        # Reads files, which must not wait for the first call.
+        self._tls = trusted(f"providers.{name}.ca_file", settings.ca_file)
         self._session: aiohttp.ClientSession | None = None
+
+    def _told_of(self, proxy: Proxy | None) -> dict[str, Any]:
+        """What aiohttp is told with each call. Credentials go with CONNECT, or with a request in the clear."""
+        if proxy is None:
+            return {}
+        if proxy.authorization is None:
+            return {"proxy": proxy.url}
+        if self._url.scheme == "http":
+            self._headers["proxy-authorization"] = proxy.authorization
+            return {"proxy": proxy.url}
+        return {"proxy": proxy.url, "proxy_headers": {"proxy-authorization": proxy.authorization}}
 
     async def aclose(self) -> None:
         if self._session is not None:
@@ -159,9 +212,14 @@ class HttpClient:
 
     def _trouble(self, error: aiohttp.ClientError | TimeoutError, limit: _Limit | None) -> ProviderError:
         """What aiohttp raised, or that `limit` had passed, in our words."""
+        if self._proxy is not None and (what := _done_by(self._proxy, error)) is not None:
+            return self._proxy_error(*what)
         match error:
             case aiohttp.ServerTimeoutError():
-                return self._timeout(_Limit(0, "accept a connection"))
+                through = "" if self._proxy is None else " through its proxy"
+                return self._timeout(_Limit(0, f"accept a connection{through}"))
+            case aiohttp.ClientConnectorCertificateError():
+                return self.error("has a certificate that is not trusted here")
             case aiohttp.ClientConnectorError() | aiohttp.ClientSSLError():
                 return self.error("cannot be reached", transient=True)
             case aiohttp.ClientResponseError() | aiohttp.ClientPayloadError(__cause__=ContentEncodingError()):
@@ -177,11 +235,14 @@ class HttpClient:
             data=msgspec.json.encode(body),
             headers={**self._headers, **call.headers},
             allow_redirects=False,
+            **self._through,
         )
         call.heard.status, call.heard.request_id = response.status, _request_id(response)
         if response.status == _OK:
             return response
         try:
+            if response.status == _PROXY_AUTHENTICATION and self._proxy is not None:
+                raise self._proxy_error(_NO_CREDENTIALS)
             raise self._refusal(response, await self._read(response))
         finally:
             response.release()
@@ -227,6 +288,10 @@ class HttpClient:
             busy=busy,
         )
 
+    def _proxy_error(self, what: str, transient: bool = False) -> ProviderError:  # see _done_by
+        words = f"The proxy of the provider {self.name} {what}."
+        return ProviderError(words, provider=self.name, transient=transient, scope="provider")
+
     def _timeout(self, limit: _Limit) -> ProviderTimeout:
         words = f"The provider {self.name} took too long to {limit.doing}."
         return ProviderTimeout(words, provider=self.name)
@@ -254,9 +319,9 @@ class HttpClient:
         return self.error("reported an error", said=words)
 
     def redact(self, words: str) -> str:
-        """`words` without the provider's key or anything that looks like one, at most 1,000 characters."""
-        if self._secret:
-            words = words.replace(self._secret, "[redacted]")
+        """`words` without the provider's secrets or anything that looks like one, at most 1,000 characters."""
+        for secret in self._secrets:
+            words = words.replace(secret, "[redacted]")
         return _LOOKS_LIKE_A_KEY.sub("[redacted]", words[:_MOST_WORDS])[:1000]
 
 
@@ -300,6 +365,33 @@ class _Patience:
         else:
             self.over = self._limit
             self._response.close()
+
+
+def trusted(where: str, ca_file: str | None) -> ssl.SSLContext:
+    """TLS with the authorities of `ca_file`, else of what the environment names, else certifi's."""
+    try:
+        return httpx.create_ssl_context() if ca_file is None else ssl.create_default_context(cafile=ca_file)
+    except (OSError, ValueError) as error:  # ssl's errors are OSErrors
+        if ca_file is None:
+            where, ca_file = "SSL_CERT_FILE", os.environ.get("SSL_CERT_FILE", "")
+        reason = "holds no certificates in PEM" if isinstance(error, ssl.SSLError) else type(error).__name__
+        raise ConfigError(f"{where}: cannot read {ca_file!r}: {reason}") from None
+
+
+def _done_by(proxy: Proxy, error: aiohttp.ClientError | TimeoutError) -> tuple[str, bool] | None:
+    """What the proxy did, and whether it may pass; None where it was somebody else, or cannot be known."""
+    match error:
+        case aiohttp.ClientHttpProxyError(status=407):
+            return _NO_CREDENTIALS, False
+        case aiohttp.ClientHttpProxyError(status=status):
+            return f"refused the connection (status {status})", status in _PASSING
+        case aiohttp.ClientResponseError() if error.request_info.method == "CONNECT":
+            return "sent what is not HTTP", False
+        case aiohttp.ClientConnectorCertificateError(host=proxy.url.raw_host, port=proxy.url.port):
+            return "has a certificate that is not trusted here", False
+        case aiohttp.ClientConnectorError(host=proxy.url.raw_host, port=proxy.url.port):
+            return "cannot be reached", True
+    return None
 
 
 def _now() -> float:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from dub5.providers.http import HttpClient
+from dub5.providers.http import DIRECTLY, Access, HttpClient
 from dub5.providers.protocol import Call, Json, Payload
 from dub5.settings import OpenAISettings
 
@@ -43,10 +43,8 @@ _Checked = TypeVar("_Checked")
 class OpenAIProvider:
     """See `Provider`."""
 
-    def __init__(self, name: str, settings: OpenAISettings, *, key: str) -> None:
-        headers = {"authorization": f"Bearer {key}"} if key else {}
-        url = settings.base_url.rstrip("/") + "/chat/completions"
-        self._http = HttpClient(name, settings, url, headers=headers, secret=key)
+    def __init__(self, name: str, settings: OpenAISettings, *, key: str, access: Access = DIRECTLY) -> None:
+        self._http = HttpClient(name, settings, "/chat/completions", key=key, access=access)
         self._stream_usage = settings.stream_usage
 
     @property

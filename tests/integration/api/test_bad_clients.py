@@ -498,6 +498,21 @@ async def test_idle_connections_make_room_for_new_ones(fake: FakeOpenAI) -> None
         assert await refused(server, "too_many") >= 150
 
 
+async def test_a_connection_without_a_request_is_kept_as_long_as_the_settings_say(fake: FakeOpenAI) -> None:
+    short, usual = (
+        {**openai_provider(fake.base_url), "server": {"keep_alive": each}} for each in ("100ms", "1h")
+    )
+    async with running(usual) as patient, connected(patient) as kept:
+        kept.send(GET)
+        assert await kept.answer() is not None
+        async with running(short) as impatient, connected(impatient) as dropped:
+            dropped.send(GET)
+            assert await dropped.answer() is not None
+            assert await dropped.closed() == b""
+        kept.send(GET)
+        assert await kept.answer() is not None
+
+
 async def test_half_requests_make_room_where_nobody_is_idle(fake: FakeOpenAI) -> None:
     async with (
         running({**openai_provider(fake.base_url), "server": {"max_connections": 5}}) as server,

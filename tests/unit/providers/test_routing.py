@@ -8,6 +8,7 @@ import random
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
+import certifi
 import pytest
 
 from dub5.errors import InvalidRequest, Overloaded, ProviderError, ProviderTimeout
@@ -530,9 +531,9 @@ async def test_cancelling_a_hedged_call_leaves_nothing_wherever_it_stands(turns:
 
 
 def settings(**changes: Any) -> Settings:
-    providers = {
-        "one": {"kind": "openai", "base_url": "http://one/v1"},
-        "two": {"kind": "anthropic", "base_url": "http://two"},
+    providers: dict[str, Any] = {
+        "one": {"kind": "openai", "base_url": "http://one/v1", "api_key": {"env": "KEY"}},
+        "two": {"kind": "anthropic", "base_url": "http://two", "api_key": {"env": "KEY"}},
         "demo": {"kind": "simulated"},
     }
     for name, change in changes.get("providers", {}).items():
@@ -542,7 +543,7 @@ def settings(**changes: Any) -> Settings:
 
 
 async def built(configured: Settings, secret: str = "s3cret") -> Model:
-    providers = build(configured, {"one": secret, "two": secret})
+    providers = build(configured, {"KEY": secret})
     made = Model.build(
         "m",
         configured.models["m"],
@@ -557,7 +558,7 @@ async def built(configured: Settings, secret: str = "s3cret") -> Model:
 
 
 async def test_each_kind_of_provider_is_built() -> None:
-    providers = build(settings(), {})
+    providers = build(settings(), {"KEY": "s3cret"})
     assert {name: type(each).__name__ for name, each in providers.items()} == {
         "one": "OpenAIProvider",
         "two": "AnthropicProvider",
@@ -598,8 +599,16 @@ async def test_the_revision_changes_with_what_shapes_the_answer(changes: dict[st
     [
         {"providers": {"one": {"timeouts": {"total": "1s"}, "max_connections": 3}}},
         {"providers": {"demo": {"tokens_per_second": 1}}},
+        {"providers": {"one": {"proxy": "http://proxy:3128", "ca_file": certifi.where()}}},
         {
-            "providers": {"alias": {"kind": "openai", "base_url": "http://one/v1"}},
+            "providers": {
+                "one": {"api_key_header": "api-key", "secret_headers": {"x-gateway": {"env": "KEY"}}}
+            }
+        },
+        {
+            "providers": {
+                "alias": {"kind": "openai", "base_url": "http://one/v1", "api_key": {"env": "KEY"}}
+            },
             "routes": ["alias/org/gpt", "two/claude"],
         },
     ],
