@@ -80,12 +80,24 @@ def _operator(chosen: argparse.Namespace) -> int:
 
 
 def _config_check(chosen: argparse.Namespace) -> int:
+    from dub5 import preflight  # noqa: PLC0415  # what only this command needs, and the operator has no room for
+
     settings = load(chosen.file, os.environ)
-    print(
-        f"{chosen.file}: good. {len(settings.providers)} providers, {len(settings.models)} models, "
-        f"{len(settings.personalities)} personalities."
+    for warning in preflight.check(settings, os.environ):
+        _complain(f"warning: {warning}")
+    counted = ", ".join(
+        (
+            _count(len(settings.providers), "provider", "providers"),
+            _count(len(settings.models), "model", "models"),
+            _count(len(settings.personalities), "personality", "personalities"),
+        )
     )
+    print(f"{chosen.file}: good. {counted}.")
     return 0
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
 
 
 def _config_schema(_: argparse.Namespace) -> int:
