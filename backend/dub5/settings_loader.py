@@ -11,6 +11,8 @@ that is none of the allowed ones, and the name of the entry where something is w
 from __future__ import annotations
 
 import difflib
+import math
+import re
 import types
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -44,6 +46,20 @@ def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
 
 
 _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def _exponential(_: yaml.SafeLoader, node: yaml.ScalarNode) -> float | str:
+    """`1e-07`, as Helm writes 0.0000001: a number in YAML 1.2, and text in PyYAML's 1.1. A whole one is an int."""
+    number = float(node.value)
+    if not math.isfinite(number):
+        return str(node.value)
+    return int(number) if number.is_integer() and abs(number) < 2**53 else number
+
+
+_StrictLoader.add_implicit_resolver(
+    "!exponential", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+\Z", re.ASCII), [*"-+0123456789"]
+)
+_StrictLoader.add_constructor("!exponential", _exponential)
 
 
 def parse_yaml(text: str) -> Any:

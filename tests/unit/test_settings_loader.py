@@ -203,6 +203,28 @@ class TestYaml:
     def test_a_merged_mapping_may_be_overridden(self) -> None:
         assert parse_yaml("x: &x {a: 1, b: 2}\ny: {<<: *x, b: 3}")["y"] == {"a": 1, "b": 3}
 
+    @pytest.mark.parametrize(
+        ("written", "value"),
+        [
+            ("1e-07", 1e-7),
+            ("2.5E-3", 0.0025),
+            ("-1e-3", -0.001),
+            ("1.e-2", 0.01),
+            ("1e6", 1_000_000),
+            ("2e+06", 2_000_000),
+            ("1e999", "1e999"),
+            ("e5", "e5"),
+            ("1e", "1e"),
+            ("1e5x", "1e5x"),
+            ("0x1e5", 0x1E5),
+            ("'1e-07'", "1e-07"),
+        ],
+    )
+    def test_exponents_are_numbers_as_in_yaml_1_2(self, written: str, value: object) -> None:
+        read = parse_yaml(f"a: {written}")["a"]
+        assert read == value
+        assert type(read) is type(value)
+
     @given(st.text())
     def test_any_text_is_data_or_a_refusal(self, text: str) -> None:
         with contextlib.suppress(ConfigError):
