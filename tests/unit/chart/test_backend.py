@@ -37,9 +37,14 @@ def test_the_program_accepts_its_configuration(values: Json) -> None:
 def test_numbers_arrive_as_they_were_written() -> None:
     limits = {"requests_per_minute": 1_000_000, "tokens_per_minute": 123_456_789}
     values = {
-        "config": {"limits": {"default": limits}, "personalities": {"a": {"seed": 2**53, "temperature": 0.1}}}
+        "config": {
+            "limits": {"default": limits},
+            "personalities": {"a": {"seed": 2**53, "temperature": 0.1}},
+            "models": {"m": {"routes": ["demo/x"], "price": {"input": 0.0000001, "output": 12345678.5}}},
+        }
     }
     written = configuration(values)
+    assert written["models"]["m"]["price"] == {"input": 1e-7, "output": 12345678.5}
     assert written["limits"]["default"] == limits
     assert written["personalities"]["a"] == {"seed": 2**53, "temperature": 0.1}
 

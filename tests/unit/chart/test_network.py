@@ -66,6 +66,74 @@ def test_the_backend_reaches_names_redis_and_providers() -> None:
     assert policy(traces)["egress"][-1] == {"to": [PEER], "ports": [{"port": 4318}]}
 
 
+def providers(**urls: str) -> Json:
+    """Of kind openai, by name, and a model of the first."""
+    made = {name: {"kind": "openai", "base_url": url} for name, url in urls.items()}
+    return {"config": {"providers": made, "models": {"m": {"routes": [f"{next(iter(urls))}/x"]}}}}
+
+
+@pytest.mark.parametrize(
+    ("values", "addresses", "pods"),
+    [
+        (providers(a="https://api.openai.com/v1"), {443}, None),
+        (providers(a="https://api.example.com:8443"), {8443}, None),
+        (providers(a="http://10.1.2.3/v1"), {80}, None),
+        (providers(a="http://[fd00::1]:8000"), {8000}, None),
+        (providers(a="https://gw.example.com?x=a:1/b"), {443}, None),
+        (providers(a="http://vllm:8000"), {8000}, {8000}),
+        (providers(a="http://vllm.models:8000/v1"), {8000}, {8000}),
+        (providers(a="http://vllm.models.svc.cluster.local:8000/v1"), {8000}, {8000}),
+        (providers(a="https://api.openai.com", b="http://vllm.models:8000"), {443, 8000}, {8000}),
+        (nested("config.providers.a", {"kind": "anthropic"}), {443}, None),
+        (nested("config.providers.a", {"kind": "simulated"}), {443}, None),
+        (nested("config.providers.a", {"kind": "openai", "proxy": "http://10.0.0.1:3128"}), {3128}, None),
+        (nested("config.providers.a", {"kind": "openai", "proxy": "proxy.net.corp.example"}), {80}, None),
+        (nested("config.providers.a", {"kind": "openai", "proxy": "None"}), {443}, None),
+        (nested("config.providers.a", {"kind": "openai", "proxy": ""}), {443}, None),
+        (
+            merged(
+                nested("config.providers.a", {"kind": "openai"}),
+                {"env": {"https_proxy": "http://u:p@squid:3128/", "NO_PROXY": "svc:9999"}},
+            ),
+            {443, 3128},
+            {3128},
+        ),
+    ],
+)
+def test_providers_and_proxies_are_reached_at_their_ports(
+    values: Json, addresses: set[int], pods: set[int] | None
+) -> None:
+    _, _, out, *inside = policy(values)["egress"]
+    assert ports(out) == addresses
+    assert [each["ipBlock"]["except"] for each in out["to"]] == [["169.254.0.0/16"], ["fe80::/10"]]
+    assert [(each["to"], ports(each)) for each in inside] == (
+        [([{"namespaceSelector": {}}], pods)] if pods else []
+    )
+
+
+def test_rules_of_ones_own_replace_them_and_helm_says_what_they_shut_off() -> None:
+    values = providers(a="https://api.openai.com", vllm="http://vllm.models:8000")
+    narrow = merged(values, {"networkPolicy": {"providers": [{"to": [PEER], "ports": [{"port": 443}]}]}})
+    assert policy(narrow)["egress"][2:] == [{"to": [PEER], "ports": [{"port": 443}]}]
+    assert "has no rule for it: config.providers.vllm (port 8000)." in render(narrow).notes
+    for rule in (
+        {"ports": [{"port": 443}, {"port": 8000}]},
+        {"ports": [{"port": 443, "endPort": 9000}]},
+        {"to": [PEER]},
+    ):
+        assert "Shut off" not in render(merged(values, {"networkPolicy": {"providers": [rule]}})).notes
+    assert "Shut off" not in render(merged(narrow, nested("networkPolicy.enabled", False))).notes
+
+
+def test_helm_says_which_ports_are_open_and_what_it_cannot_know() -> None:
+    values = providers(a="https://api.openai.com", vllm="http://vllm.models:8000")
+    notes = render(merged(values, {"secretEnv": {"HTTPS_PROXY": {"name": "proxy", "key": "url"}}})).notes
+    assert "to providers at port 443, 8000 only" in notes
+    assert "HTTPS_PROXY comes from a Secret" in notes
+    assert "If config.providers.vllm cannot be reached" in notes
+    assert "egress" not in render(nested("networkPolicy.enabled", False)).notes
+
+
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
