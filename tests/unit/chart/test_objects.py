@@ -136,7 +136,15 @@ MATRIX: dict[str, Json] = {
         "auth": {"anonymous": True},
         "loadtest": {"enabled": True, "url": "https://chat.example", "keySecret": "theirs"},
     },
-    "exposed": {"service": {"type": "LoadBalancer", "port": 8080, "annotations": {"cloud": "yes"}}},
+    "exposed": {
+        "service": {
+            "type": "LoadBalancer",
+            "port": 8080,
+            "annotations": {"cloud": "yes"},
+            "loadBalancerClass": "a.b/c",
+            "loadBalancerSourceRanges": ["10.0.0.0/8"],
+        }
+    },
     "everything": merged(PROVIDER, EXTERNAL, PLACED, ROUTED, POLICIES, KEDA),
 }
 for _path in sorted(CHART.glob("examples/*.yaml")):

@@ -82,6 +82,8 @@ CROSSING = [
         {"env": {"A": "1"}, "secretEnv": {"A": {"name": "a", "key": "b"}}},
         "secretEnv.A: env has the same name",
     ),
+    ({"service": {"loadBalancerSourceRanges": ["10.0.0.0/8"]}}, "are for type LoadBalancer only"),
+    ({"service": {"loadBalancerClass": "inside"}}, "are for type LoadBalancer only"),
     ({"extraVolumes": [{"name": "config"}]}, "extraVolumes: there is a volume `config` already"),
     ({"extraVolumes": [{"name": "keys"}]}, "extraVolumes: there is a volume `keys` already"),
     ({"extraVolumes": [{"name": "ca"}, {"name": "ca"}]}, "extraVolumes: there is a volume `ca` already"),
