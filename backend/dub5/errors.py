@@ -2,7 +2,8 @@
 
 The contract promises OpenAI's error shape everywhere, so that the official clients raise their own
 exception classes. Each class here therefore knows its HTTP status, its `type` and its `code`; the API
-layer renders any of them without knowing which it has in hand.
+layer renders any of them without knowing which it has in hand. What a provider said may take the place of the
+class's words in one error: `as_said`.
 
     Dub5Error
     ├── ConfigError                     (never leaves the process: start-up and `dub5 config check`)
@@ -30,7 +31,9 @@ layer renders any of them without knowing which it has in hand.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, Self, TypeVar
 
 FailureScope = Literal["provider", "model", "request"]
 """What a provider's failure is about: all of it (connection, DNS, TLS, credentials), one of its models (429, 5xx,
@@ -38,11 +41,16 @@ time-outs), or one request or answer (403, 404, 409, 424, malformed): that says 
 
 
 class Dub5Error(Exception):
-    """Base of all: `message` is for people and never holds a key, a prompt or a traceback."""
+    """Base of all: `message` is for people and never holds a key, a prompt or a traceback.
 
-    status: ClassVar[int] = 500
-    type: ClassVar[str] = "server_error"
-    code: ClassVar[str] = "internal_error"
+    `retry_after` is in seconds. `should_retry` is what the header `x-should-retry` says, which OpenAI's and Anthropic's
+    SDKs obey: False where the same request cannot succeed later either, None where their own rules do.
+    """
+
+    status: int = 500
+    type: str = "server_error"
+    code: str = "internal_error"
+    should_retry: bool | None = None
 
     def __init__(self, message: str, *, param: str | None = None, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -50,9 +58,34 @@ class Dub5Error(Exception):
         self.param = param
         self.retry_after = retry_after
 
+    def as_said(
+        self,
+        *,
+        status: int | None = None,
+        type: str | None = None,  # noqa: A002  # OpenAI's name
+        code: str | None = None,
+        should_retry: bool | None = None,
+    ) -> Self:
+        """This error, with what is given in place of the class's own."""
+        given = {"status": status, "type": type, "code": code, "should_retry": should_retry}
+        self.__dict__.update({name: value for name, value in given.items() if value is not None})
+        return self
+
     def body(self) -> dict[str, Any]:
         """The OpenAI error object: `{"error": {message, type, param, code}}`."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+    def event(self) -> dict[str, Any]:
+        """The same for a stream whose head is sent, with `retry_after` in whole seconds where that is known."""
+        body = self.body()
+        if self.retry_after is not None:
+            body["error"]["retry_after"] = whole_seconds(self.retry_after)
+        return body
+
+
+def whole_seconds(seconds: float) -> int:
+    """For `Retry-After`: rounded up, and at least 1, so that who waits for so long does not come too early."""
+    return max(1, math.ceil(seconds))
 
 
 class ConfigError(Dub5Error):
@@ -156,7 +189,9 @@ class RateLimited(Dub5Error):
     code = "rate_limit_exceeded"
 
     def __init__(self, *, retry_after: float, headers: dict[str, str]) -> None:
-        super().__init__(f"Rate limit reached. Try again in {retry_after:.1f} s.", retry_after=retry_after)
+        super().__init__(
+            f"Rate limit reached. Try again in {whole_seconds(retry_after)} s.", retry_after=retry_after
+        )
         self.headers = headers
 
 
@@ -191,10 +226,11 @@ class PurgedHereOnly(Dub5Error):
 
 
 class ProviderError(Dub5Error):
-    """A provider failed: unreachable, 5xx, rate limited, or talking nonsense.
+    """A provider failed: unreachable, 5xx, rate limited, refusing what another may take, or talking nonsense.
 
-    `scope`: what the failure is about. `transient`: the same call may well succeed in a moment. `busy`: the provider
-    wants fewer calls. `plain` is the message without what the provider said itself, which may quote the prompt: this
+    Where its refusal is about the request or its rate, `as_said` gives the provider's own status and code. `scope`:
+    what the failure is about. `transient`: the same call may well succeed in a moment. `busy`: the provider wants fewer
+    calls. `plain` is the message without what the provider said itself, which may quote the prompt: this
     may be logged.
     """
 
@@ -207,18 +243,24 @@ class ProviderError(Dub5Error):
         message: str,
         *,
         provider: str,
+        param: str | None = None,
         retry_after: float | None = None,
         transient: bool = False,
         busy: bool = False,
         plain: str | None = None,
         scope: FailureScope = "model",
     ) -> None:
-        super().__init__(message, retry_after=retry_after)
+        super().__init__(message, param=param, retry_after=retry_after)
         self.scope = scope
         self.plain = message if plain is None else plain
         self.provider = provider
         self.transient = transient
         self.busy = busy
+
+    @property
+    def is_outage(self) -> bool:
+        """Not so where a provider that is well refused this request."""
+        return self.status >= 500 or self.status == 429
 
 
 class ProviderTimeout(ProviderError):
@@ -259,17 +301,59 @@ class InternalError(Dub5Error):
         )
 
 
+_Error = TypeVar("_Error", bound=Dub5Error)
+
+
+def all_failed(model: str, failures: Sequence[ProviderError]) -> ProviderError:
+    """What the caller is told after every route of `model` failed: the last failure, with its status, code and hints.
+
+    Where several failed the words say so.
+    """
+    last = failures[-1]
+    if len(failures) == 1:
+        return last
+    told = _blank(type(last), f"Every provider of the model {model} failed; the last: {last.message}")
+    told.__dict__.update({**last.__dict__, "message": told.message})
+    return told
+
+
+def _blank(kind: type[_Error], message: str) -> _Error:
+    """One of any class, whatever its own constructor asks for."""
+    error = kind.__new__(kind)
+    Dub5Error.__init__(error, message)
+    return error
+
+
+_OWN = ("status", "type", "code", "should_retry")
+"""What one error may have in place of its class's."""
+
+
 def to_wire(error: Dub5Error) -> dict[str, Any]:
-    """Plain data from which another replica can raise the same error."""
-    return {**error.body()["error"], "retry_after": error.retry_after}
+    """Plain data from which another replica can raise the same error.
+
+    `code` is the class's: by it also a replica of another release knows what it has in hand.
+    """
+    kind = type(error)
+    own = {name: value for name in _OWN if (value := getattr(error, name)) != getattr(kind, name)}
+    return {
+        "message": error.message,
+        "type": kind.type,
+        "param": error.param,
+        "code": kind.code,
+        "retry_after": error.retry_after,
+        "own": own,
+    }
 
 
 def from_wire(data: dict[str, Any]) -> Dub5Error:
     """The inverse of `to_wire`; an error that this release does not know becomes InternalError."""
-    kind = _BY_CODE.get(data["code"], InternalError)
-    error = kind.__new__(kind)
-    Dub5Error.__init__(error, data["message"], param=data["param"], retry_after=data["retry_after"])
-    return error
+    error = _blank(_BY_CODE.get(data["code"], InternalError), data["message"])
+    error.param, error.retry_after = data["param"], data["retry_after"]
+    if isinstance(error, ProviderError):
+        error.provider, error.plain = "", "A provider failed that another replica asked."
+        error.scope, error.transient, error.busy = "request", False, False
+    own = data.get("own", {})
+    return error.as_said(**{name: own[name] for name in _OWN if name in own})
 
 
 _BY_CODE: dict[str, type[Dub5Error]] = {

@@ -30,7 +30,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from dub5.errors import Dub5Error, HeadTooLarge, InvalidRequest, Overloaded, RequestTimeout
+from dub5.errors import Dub5Error, HeadTooLarge, InvalidRequest, Overloaded, RequestTimeout, whole_seconds
 from dub5.telemetry.logging import get_logger
 
 MAX_HEAD = 64 * 2**10
@@ -443,7 +443,7 @@ class GuardedProtocol(HttpToolsProtocol):
             (b"connection", b"close"),
         ]
         if error.retry_after is not None:
-            headers.append((b"retry-after", str(max(1, round(error.retry_after))).encode()))
+            headers.append((b"retry-after", b"%d" % whole_seconds(error.retry_after)))
         lines = [b"%b: %b\r\n" % header for header in headers]
         return b"".join([STATUS_LINE[error.status], *lines, b"\r\n", body])
 

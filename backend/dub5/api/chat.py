@@ -39,7 +39,7 @@ from dub5.chat.pipeline import Answer, Pipeline
 from dub5.chat.question import Question
 from dub5.chat.relay import Relay
 from dub5.chat.request import most_tokens, parse
-from dub5.errors import DeadlinePassed, Dub5Error, InternalError, ProviderTimeout, WrongMethod
+from dub5.errors import DeadlinePassed, Dub5Error, InternalError, ProviderError, ProviderTimeout, WrongMethod
 from dub5.settings import ServerSettings
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.record import RequestRecord, record_of
@@ -91,6 +91,7 @@ class ChatRoute:
             record.error_code = error.code
             if isinstance(error, DeadlinePassed):
                 record.outcome = "client_disconnect"
+            record.refused_by_provider = isinstance(error, ProviderError)
             await send_error(send, error, _rate_headers(grant))
         except Exception:  # noqa: BLE001  # the last line of defence: whatever it is, the client gets an answer
             _log.exception("request failed", request_id=record.request_id, trace_id=record.trace.trace_id)

@@ -11,7 +11,15 @@ from typing import Any
 import msgspec
 from litestar.types import Message, Receive, Scope, Send
 
-from dub5.errors import Dub5Error, InvalidRequest, Overloaded, RateLimited, RequestTooLarge, WrongMethod
+from dub5.errors import (
+    Dub5Error,
+    InvalidRequest,
+    Overloaded,
+    RateLimited,
+    RequestTooLarge,
+    WrongMethod,
+    whole_seconds,
+)
 from dub5.settings import Duration
 
 Headers = list[tuple[bytes, bytes]]
@@ -143,8 +151,13 @@ def _seconds(written: str) -> float | None:
 def error_headers(error: Dub5Error) -> Headers:
     """What goes with an error besides its body."""
     headers: Headers = []
-    if error.retry_after is not None:
-        headers.append((b"retry-after", str(max(1, round(error.retry_after))).encode()))
+    wait = error.retry_after
+    if wait is None and error.status == 429 and error.should_retry is not False:
+        wait = 1  # a provider need not say when; each 429 of ours does
+    if wait is not None:
+        headers.append((b"retry-after", b"%d" % whole_seconds(wait)))
+    if error.should_retry is not None:
+        headers.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
     # The rest of a body is not worth reading; and where one replica is full, another one may have room.
     if isinstance(error, (RequestTooLarge, Overloaded)):
         headers.append(CLOSE)

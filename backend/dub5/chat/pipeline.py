@@ -178,7 +178,9 @@ class Pipeline:
             raise NotCached("Nothing usable is stored for this request.")
         try:
             return await self._fly(question, wanted, cache, found)
-        except ProviderError:
+        except ProviderError as error:
+            if not error.is_outage:
+                raise
             found = await self._find(question, wanted, cache)  # what was purged meanwhile must not come back
             if found is None or not (found.freshness.usable or found.freshness.state is State.IF_ERROR):
                 raise

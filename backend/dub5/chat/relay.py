@@ -15,8 +15,9 @@ from dub5.cache.flight import Follower, Frame
 from dub5.chat import shapes
 from dub5.chat.question import Question
 from dub5.chat.shapes import Usage
-from dub5.errors import Dub5Error, FlightLost, InternalError
+from dub5.errors import CallerError, Dub5Error, FlightLost, InternalError, Overloaded, ProviderError
 from dub5.telemetry.logging import get_logger
+from dub5.telemetry.record import Outcome
 
 _log = get_logger()
 
@@ -93,11 +94,23 @@ class Relay:
         """After the head a status cannot be changed: the error is the last event."""
         self._over = True
         record = self._question.record
-        record.outcome = (
-            "server_error" if isinstance(error, (InternalError, FlightLost)) else "provider_error"
-        )
+        record.outcome = outcome_of(error)
         record.error_code = error.code
-        return shapes.event(msgspec.json.encode(error.body()))
+        return shapes.event(msgspec.json.encode(error.event()))
+
+
+def outcome_of(error: Dub5Error) -> Outcome:
+    """Of a request that ended with `error`, where the status cannot say: it is sent, or a provider has chosen it."""
+    match error:
+        case CallerError():
+            return "client_error"
+        case Overloaded():
+            return "shed"
+        case InternalError() | FlightLost():
+            return "server_error"
+        case ProviderError(is_outage=False):
+            return "client_error"
+    return "provider_error"
 
 
 def whole_of(frames: list[Frame]) -> bytes:

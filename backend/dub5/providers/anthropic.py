@@ -72,7 +72,7 @@ class AnthropicProvider:
         except (ValueError, RecursionError):  # msgspec's and Unicode's errors are ValueErrors
             raise self._http.error("sent a malformed event") from None
         if event.error is not None:
-            raise self._http.reported(event.error.message)
+            raise self._http.reported(msgspec.structs.asdict(event.error))
         return chunks
 
 

@@ -93,6 +93,7 @@ class _Delta(msgspec.Struct):
 
 class _Error(msgspec.Struct):
     message: str = "one that it did not name"
+    type: str | None = None
 
 
 class Event(msgspec.Struct):

@@ -1,17 +1,21 @@
 """What every provider behind HTTP shares: the pool, the time limits, and errors in our words.
 
 aiohttp is used as it is: a layer above it would cost three times what it costs itself (docs/adr/0001). A provider's
-refusal of the *request* (400, 413, 422) is the caller's error and keeps the provider's own words; anything else is
-the provider's fault. Keys never get into a message.
+refusal of the *request* (400, 413, 422) is the caller's error; anything else is the provider's fault, or where this
+replica has run out of something, its own (`Overloaded`). What a refusal says is kept (`refusals`), without anything
+that is the operator's (`redaction`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import re
+import socket
 import ssl
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -25,12 +29,17 @@ from dub5.addresses import Proxy
 from dub5.errors import (
     CallerError,
     ConfigError,
+    FailureScope,
     InvalidRequest,
+    Overloaded,
     ProviderError,
     ProviderTimeout,
     RequestTooLarge,
 )
+from dub5.providers import refusals
 from dub5.providers.protocol import Call, Json, Payload
+from dub5.providers.redaction import REDACTED, Redactor
+from dub5.providers.refusals import Refusal
 from dub5.providers.sse import EventParser, EventTooLarge
 from dub5.settings import AnthropicSettings, OpenAISettings, Timeouts, key_header, root_of
 
@@ -42,9 +51,12 @@ MAX_ANSWER = 32 * 2**20
 LINGER = 0.1
 """Seconds for the end of a body whose last event is here: then the connection can be used again."""
 
-_OK, _PROXY_AUTHENTICATION, _TOO_LARGE, _TOO_MANY_REQUESTS = 200, 407, 413, 429
+_OK, _PROXY_AUTHENTICATION, _TOO_LARGE = 200, 407, 413
 
 _NO_CREDENTIALS = "asks for credentials, or for other ones (status 407)"
+
+_REFUSAL_TIME = 5.0
+"""Seconds for the body of a refusal: its status is known, and the caller waits."""
 
 _KEEP_ALIVE = 30.0
 """Seconds that an idle connection is kept."""
@@ -57,17 +69,14 @@ _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 _PASSING = {500, 502, 503, 529}
 """Statuses that say that the same call may succeed in a moment; 529 is Anthropic's `overloaded_error`."""
 
-# A digit or a mask must be in it, or "key parameter" would look like one.
-_MOST_WORDS = 2000
-"""Characters of a provider's message that are looked at: it may echo all of the caller's request."""
+_NEVER_AGAIN = {403, 404, 409}
+"""Statuses of a request that fails each time; the SDKs would send a 409 again."""
 
-_LOOKS_LIKE_A_KEY = re.compile(
-    r"\b(?:sk|pk|(?:x[-_ ])?(?:api[-_ ]?)?key|token|bearer)[-_ :=\"']++(?=[A-Za-z._-]*+[0-9*])[A-Za-z0-9*._-]{6,}",
-    re.IGNORECASE,
-)
-
-# Anthropic says so with status 400, but no caller can mend it.
-_ACCOUNT_TROUBLE = re.compile(r"\bcredit balance\b|\bbilling\b", re.IGNORECASE)
+_SHORTAGES = {
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL),
+    socket.EAI_MEMORY,
+}
+"""What the operating system says where this machine has no descriptor, memory or port left."""
 
 
 class Access(msgspec.Struct, frozen=True):
@@ -108,6 +117,7 @@ class HttpClient:
         self.name = name
         self._timeouts: Timeouts = settings.timeouts
         self._max_connections = settings.max_connections
+        self._places = asyncio.Semaphore(settings.max_connections)
         self._secrets = [secret for secret in (key, *access.secrets()) if secret]
         self._headers = {
             "content-type": "application/json",
@@ -128,6 +138,8 @@ class HttpClient:
         self._through = self._told_of(access.proxy)
         if not all(value.isascii() and value.isprintable() for value in self._headers.values()):
             raise ConfigError(f"providers.{name}: the key and the headers must be printable ASCII")
+        hosts = (self._url.host, access.proxy.url.host if access.proxy is not None else None)
+        self._redact = Redactor(*self._secrets, hosts=[host for host in hosts if host])
         # Reads files, which must not wait for the first call.
         self._tls = trusted(f"providers.{name}.ca_file", settings.ca_file)
         self._session: aiohttp.ClientSession | None = None
@@ -149,6 +161,7 @@ class HttpClient:
 
     async def post(self, body: Json, call: Call) -> Payload:
         """The whole JSON answer."""
+        await self._take_place()
         limit = _Limit(_now() + self._timeouts.total, "finish its answer")
         try:
             async with asyncio.timeout_at(limit.at):
@@ -159,6 +172,8 @@ class HttpClient:
                     response.release()
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self._trouble(error, limit) from None
+        finally:
+            self._places.release()
 
     async def events(
         self, body: Json, call: Call, *, is_last: Callable[[bytes, bytes], bool]
@@ -168,13 +183,17 @@ class HttpClient:
         Those that came together are given together, since at a busy hour they are many.
         It also ends where the provider closes the body: whether the answer is complete is for the caller to say.
         """
+        await self._take_place()
         total = _Limit(_now() + self._timeouts.total, "finish its answer")
         first = min(total, _Limit(_now() + self._timeouts.first_token, "send its first token"))
         try:
             async with asyncio.timeout_at(first.at):
                 response = await self._asked(body, call)
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise self._trouble(error, first) from None
+        except BaseException as error:
+            self._places.release()
+            if isinstance(error, (aiohttp.ClientError, TimeoutError)):
+                raise self._trouble(error, first) from None
+            raise
         parser, begun, size, now = EventParser(), False, 0, asyncio.get_running_loop().time
         try:
             with _Patience(response, first) as patience:
@@ -203,6 +222,21 @@ class HttpClient:
                         patience.ends(min(total, pause))
         finally:
             response.release()
+            self._places.release()
+
+    async def _take_place(self) -> None:
+        """Of `max_connections`. The pool would wait in the time that a provider has to accept a connection."""
+        if not self._places.locked():
+            await self._places.acquire()  # at once
+            return
+        try:
+            async with asyncio.timeout(self._timeouts.connect):
+                await self._places.acquire()
+        except TimeoutError:
+            raise Overloaded(
+                f"All {self._max_connections} connections to the provider {self.name} are in use. Try again later.",
+                retry_after=1,
+            ) from None
 
     def _parsed(self, parser: EventParser, chunk: bytes) -> list[tuple[bytes, bytes]]:
         try:
@@ -210,40 +244,51 @@ class HttpClient:
         except EventTooLarge:
             raise self.error("sent an event that is too large") from None
 
-    def _trouble(self, error: aiohttp.ClientError | TimeoutError, limit: _Limit | None) -> ProviderError:
+    def _trouble(
+        self, error: aiohttp.ClientError | TimeoutError, limit: _Limit | None
+    ) -> ProviderError | Overloaded:
         """What aiohttp raised, or that `limit` had passed, in our words."""
+        if isinstance(error, aiohttp.ClientOSError) and _is_shortage(error):
+            return _out_of("file descriptors, ports or memory")
         if self._proxy is not None and (what := _done_by(self._proxy, error)) is not None:
             return self._proxy_error(*what)
         match error:
             case aiohttp.ServerTimeoutError():
                 through = "" if self._proxy is None else " through its proxy"
-                return self._timeout(_Limit(0, f"accept a connection{through}"))
+                return self._timeout(_Limit(0, f"accept a connection{through}"), scope="provider")
             case aiohttp.ClientConnectorCertificateError():
-                return self.error("has a certificate that is not trusted here")
+                return self.error("has a certificate that is not trusted here", scope="provider")
             case aiohttp.ClientConnectorError() | aiohttp.ClientSSLError():
-                return self.error("cannot be reached", transient=True)
+                return self.error("cannot be reached", transient=True, scope="provider")
             case aiohttp.ClientResponseError() | aiohttp.ClientPayloadError(__cause__=ContentEncodingError()):
                 return self.error("sent what is not HTTP")
             case TimeoutError() if limit is not None:
                 return self._timeout(limit)
-        return self.error("broke off", transient=True)
+        return self.error("broke off", transient=True, scope="model")
 
     async def _asked(self, body: Json, call: Call) -> aiohttp.ClientResponse:
         """The response, to be released: that puts its connection back where all was read, and else closes it."""
-        response = await self._pool().post(
-            self._url,
-            data=msgspec.json.encode(body),
-            headers={**self._headers, **call.headers},
-            allow_redirects=False,
-            **self._through,
-        )
-        call.heard.status, call.heard.request_id = response.status, _request_id(response)
+        try:
+            response = await self._pool().post(
+                self._url,
+                data=msgspec.json.encode(body),
+                headers={**self._headers, **call.headers},
+                allow_redirects=False,
+                **self._through,
+            )
+        except MemoryError:
+            raise _out_of("memory") from None
+        except RuntimeError as error:  # from the thread that would look up the host
+            if "start new thread" in str(error):
+                raise _out_of("threads") from None
+            raise
+        call.heard.status, call.heard.request_id = response.status, self._request_id(response)
         if response.status == _OK:
             return response
         try:
             if response.status == _PROXY_AUTHENTICATION and self._proxy is not None:
                 raise self._proxy_error(_NO_CREDENTIALS)
-            raise self._refusal(response, await self._read(response))
+            raise self._refusal(response, await _said(response))
         finally:
             response.release()
 
@@ -273,56 +318,166 @@ class HttpClient:
         what: str,
         *,
         said: str = "",
+        code: str | None = None,
         retry_after: float | None = None,
         transient: bool = False,
         busy: bool = False,
+        scope: FailureScope = "request",
     ) -> ProviderError:
-        """A sentence that begins with the provider's name and goes on with `what`, and with what it `said` itself."""
+        """A sentence that begins with the provider's name and goes on with `what`, and with what it `said` itself.
+
+        `code` is the provider's, for the log.
+        """
         words = f": {self.redact(said).rstrip('.')}" if said else ""
+        known = f" ({code})" if code else ""
         return ProviderError(
             f"The provider {self.name} {what}{words}.",
-            plain=f"The provider {self.name} {what}.",
+            plain=f"The provider {self.name} {what}{known}.",
             provider=self.name,
             retry_after=retry_after,
             transient=transient,
             busy=busy,
+            scope=scope,
         )
 
     def _proxy_error(self, what: str, transient: bool = False) -> ProviderError:  # see _done_by
         words = f"The proxy of the provider {self.name} {what}."
-        return ProviderError(words, provider=self.name, transient=transient, scope="provider")
+        error = ProviderError(words, provider=self.name, transient=transient, scope="provider")
+        return error.as_said(should_retry=None if transient else False)
 
-    def _timeout(self, limit: _Limit) -> ProviderTimeout:
+    def _timeout(self, limit: _Limit, scope: FailureScope = "model") -> ProviderTimeout:
         words = f"The provider {self.name} took too long to {limit.doing}."
-        return ProviderTimeout(words, provider=self.name)
+        return ProviderTimeout(words, provider=self.name, scope=scope)
 
     def _refusal(self, response: aiohttp.ClientResponse, body: bytes) -> CallerError | ProviderError:
         """A status other than 200 as an error of ours, with the provider's words and none of its secrets."""
-        status = response.status
-        words, param = _words(body)
-        if status in {400, 422} and not _ACCOUNT_TROUBLE.search(words):
-            return InvalidRequest(self.redact(words or "The provider refused the request."), param=param)
-        if status == _TOO_LARGE:
-            return RequestTooLarge(self.redact(words or "The request is too large for the provider."))
-        if status in {401, 403}:  # its message quotes the key
-            return self.error(f"refused the service's credentials (status {status})")
-        return self.error(
-            f"answered with status {status}",
-            said=words,
-            retry_after=_retry_after(response),
-            transient=status in _PASSING,
-            busy=status == _TOO_MANY_REQUESTS,
+        status, refusal = response.status, refusals.read(body)
+        if refusals.verdict(status, refusal) == "caller":
+            kind = RequestTooLarge if status == _TOO_LARGE else InvalidRequest
+            words = self.redact(refusal.words) or _WITHOUT_WORDS.get(
+                status, "The provider refused the request."
+            )
+            error = kind(words, param=self._kept(refusal.param))
+            return error.as_said(
+                status=status, code=self._kept(refusals.code_of(refusal)), type=self._kept(refusal.type)
+            )
+        wait = refusals.retry_after(response.headers, time.time())
+        return self._refused(
+            status, refusal, f"answered with status {status}", refusal.retry_after if wait is None else wait
         )
 
-    def reported(self, words: str) -> ProviderError:
-        """The error that a provider puts into an answer that began with status 200."""
-        return self.error("reported an error", said=words)
+    def reported(self, error: object) -> ProviderError:
+        """The error that a provider puts into an answer that began with status 200: its object, or its words."""
+        refusal = refusals.read_json(error)
+        status = refusals.implied_status(refusal)
+        refused = self._refused(status, refusal, "reported an error", refusal.retry_after)
+        if refused.should_retry is None:
+            refused.as_said(code=self._kept(refusal.code))
+        return refused
+
+    def _refused(self, status: int | None, refusal: Refusal, what: str, wait: float | None) -> ProviderError:
+        """`status` is None where the error came without one."""
+        shown = self.redact(refusal.words)
+        code, kind = self._kept(refusals.code_of(refusal)), self._kept(refusal.type)
+        if status is None:
+            return self.error(what, said=shown, code=code)
+        match refusals.verdict(status, refusal, names_us=REDACTED in shown):
+            case "credentials":  # its message quotes the key
+                scope: FailureScope = "request" if status in _NEVER_AGAIN else "provider"
+                refused = f"refused the service's credentials (status {status})"
+                return self.error(refused, code=code, scope=scope).as_said(should_retry=False)
+            case "account":
+                scope = "request" if status in _NEVER_AGAIN else "model"
+                return self.error(what, said=shown, code=code, scope=scope).as_said(should_retry=False)
+            case "trouble":
+                passing = status in _PASSING
+                return self.error(
+                    what, said=shown, code=code, retry_after=wait, transient=passing, scope="model"
+                )
+            case "rate":
+                error = self._in_its_words(
+                    what, shown, refusal, code, retry_after=wait, busy=True, scope="model"
+                )
+                return error.as_said(
+                    status=status, code=code or "rate_limit_exceeded", type=kind or "rate_limit_error"
+                )
+            case "quota":  # a time to wait would only mislead
+                error = self._in_its_words(what, shown, refusal, code, scope="model")
+                error.as_said(status=status, type=kind or "insufficient_quota", should_retry=False)
+                return error.as_said(code=code or "insufficient_quota")
+            case "request" | "caller" as verdict:
+                error = self._in_its_words(what, shown, refusal, code)
+                vain = verdict == "caller" or status in _NEVER_AGAIN
+                return error.as_said(
+                    status=status, code=code, type=kind, should_retry=False if vain else None
+                )
+
+    def _in_its_words(
+        self,
+        what: str,
+        shown: str,
+        refusal: Refusal,
+        code: str | None,
+        *,
+        retry_after: float | None = None,
+        busy: bool = False,
+        scope: FailureScope = "request",
+    ) -> ProviderError:
+        """What is about the request or its rate is told as the provider `shown` it; `what` is for the log."""
+        ours = self.error(what, code=code)
+        return ProviderError(
+            shown or ours.message,
+            plain=ours.plain,
+            provider=self.name,
+            param=self._kept(refusal.param),
+            retry_after=retry_after,
+            busy=busy,
+            scope=scope,
+        )
 
     def redact(self, words: str) -> str:
-        """`words` without the provider's secrets or anything that looks like one, at most 1,000 characters."""
-        for secret in self._secrets:
-            words = words.replace(secret, "[redacted]")
-        return _LOOKS_LIKE_A_KEY.sub("[redacted]", words[:_MOST_WORDS])[:1000]
+        """`words` without anything that is the operator's, of bounded length."""
+        return self._redact(words)
+
+    def _kept(self, word: str | None) -> str | None:
+        """A code, type or param, unless something of the operator's is in it."""
+        return word if word is None else self._redact.identifier(word)
+
+    def _request_id(self, response: aiohttp.ClientResponse) -> str | None:
+        """What the provider calls this call; None where it does not say, or nothing that may be in a log line."""
+        written = next((response.headers[name] for name in _REQUEST_IDS if name in response.headers), "")
+        if written and any(secret in written for secret in self._secrets):
+            return None
+        return written if _REQUEST_ID.fullmatch(written) else None
+
+
+_WITHOUT_WORDS = {_TOO_LARGE: "The request is too large for the provider."}
+
+
+def _out_of(what: str) -> Overloaded:
+    return Overloaded(f"This replica has run out of {what}. Try again later.", retry_after=1)
+
+
+def _is_shortage(error: aiohttp.ClientOSError) -> bool:
+    """Whether this machine, not the provider, is why there is no connection."""
+    if (
+        error.errno == errno.EADDRNOTAVAIL
+        and isinstance(error, aiohttp.ClientConnectorError)
+        and ":" in error.host
+    ):
+        return False  # there is no IPv6 here
+    if error.errno in _SHORTAGES:
+        return True
+    return isinstance(error, aiohttp.ClientConnectorDNSError) and not _has_descriptors()
+
+
+def _has_descriptors() -> bool:
+    """The resolver says of each trouble that the name is not known."""
+    try:
+        socket.socket().close()
+    except OSError:
+        return False
+    return True
 
 
 class _Limit(msgspec.Struct, frozen=True, order=True):
@@ -405,28 +560,12 @@ async def _until_closed(response: aiohttp.ClientResponse) -> None:
                 pass
 
 
-def _words(body: bytes) -> tuple[str, str | None]:
-    """Message and param of an error body; OpenAI's and Anthropic's shapes agree on `error.message`."""
-    try:
-        data: Any = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return "", None
-    error = data.get("error", data) if isinstance(data, dict) else None
-    if isinstance(error, str):
-        return error, None
-    if not isinstance(error, dict):
-        return "", None
-    message, param = error.get("message"), error.get("param")
-    return (message if isinstance(message, str) else ""), (param if isinstance(param, str) else None)
-
-
-def _request_id(response: aiohttp.ClientResponse) -> str | None:
-    """What the provider calls this call; None where it does not say, or nothing that fits into a log line."""
-    written = next((response.headers[name] for name in _REQUEST_IDS if name in response.headers), "")
-    return written if _REQUEST_ID.fullmatch(written) else None
-
-
-def _retry_after(response: aiohttp.ClientResponse) -> float | None:
-    """Seconds of `Retry-After`; its date form is rare among providers and is left out."""
-    written = response.headers.get("retry-after", "")
-    return float(written) if re.fullmatch(r"\d{1,5}(\.\d+)?", written) else None
+async def _said(response: aiohttp.ClientResponse) -> bytes:
+    """The body of a refusal, or what comes of it in good time; the status counts without it."""
+    parts, left = [], refusals.MOST_READ
+    with contextlib.suppress(TimeoutError, aiohttp.ClientError):
+        async with asyncio.timeout(_REFUSAL_TIME):
+            while left > 0 and (part := await response.content.readany()):
+                parts.append(part)
+                left -= len(part)
+    return b"".join(parts)

@@ -87,7 +87,7 @@ class OpenAIProvider:
         if (
             error is not None
         ):  # compatible servers put it where a completion or chunk belongs, with status 200
-            raise self._http.reported(str(error.get("message") if isinstance(error, dict) else error))
+            raise self._http.reported(error)
         try:
             return msgspec.convert(data.get("choices"), kind)
         except msgspec.ValidationError:

@@ -21,7 +21,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from dub5.errors import Overloaded, ProviderError, ProviderTimeout
+from dub5.errors import Overloaded, ProviderError, ProviderTimeout, all_failed
 from dub5.providers.attempt import Attempt, Observe, Reason, Route
 from dub5.providers.health import Health
 from dub5.providers.hedging import hedged
@@ -133,15 +133,7 @@ class Model:
         """The last failure, or where there were several one that says so, with the last one's status."""
         if not failures:
             return self._left_alone()
-        last = failures[-1]
-        if len(failures) == 1:
-            return last
-        kind = ProviderTimeout if isinstance(last, ProviderTimeout) else ProviderError
-        return kind(
-            f"Every provider of the model {self.name} failed; the last: {last.message}",
-            provider=last.provider,
-            retry_after=last.retry_after,
-        )
+        return all_failed(self.name, failures)
 
 
 class _Tries(Generic[_T]):

@@ -207,6 +207,10 @@ def outcome_of(record: RequestRecord, status: int | None, *, complete: bool, cli
         return "client_disconnect"
     if not complete or status is None:
         return "server_error"
+    if (
+        status == 429 and record.refused_by_provider
+    ):  # the rate that is used up is ours there, not the tenant's here
+        return "provider_error"
     return _outcome_of_status(status, record.error_code)
 
 

@@ -47,6 +47,7 @@ class RequestRecord(msgspec.Struct, kw_only=True):
     stream: bool = False
     outcome: Outcome | None = None
     error_code: str | None = None
+    refused_by_provider: bool = False
     cache: str | None = None
     cache_result: str | None = None
     provider: str | None = None

@@ -208,8 +208,8 @@ async def test_the_synchronous_client(server: Running, fake: FakeOpenAI) -> None
         (400, openai.BadRequestError, "invalid_request_error"),
         (413, openai.APIStatusError, "request_too_large"),
         (401, openai.InternalServerError, "provider_error"),
-        (404, openai.InternalServerError, "provider_error"),
-        (429, openai.InternalServerError, "provider_error"),
+        (404, openai.NotFoundError, "provider_error"),
+        (429, openai.RateLimitError, "rate_limit_exceeded"),
         (500, openai.InternalServerError, "provider_error"),
     ],
 )
@@ -227,7 +227,7 @@ async def test_what_a_provider_refuses_is_raised_as_the_clients_own_class(
     assert caught.value.code == code
     if status in {400, 413, 404, 429, 500}:
         assert "Try something else" in caught.value.message
-    assert caught.value.response.headers.get("retry-after") == ("7" if status in {404, 429, 500} else None)
+    assert caught.value.response.headers.get("retry-after") == ("7" if status in {429, 500} else None)
 
 
 async def test_our_own_errors_are_raised_as_the_clients_own_classes(client: AsyncOpenAI) -> None:

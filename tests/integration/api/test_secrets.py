@@ -38,7 +38,7 @@ REPLIES = [
     say("Hello"),
     say("Hello"),
     refuse(401, SAYS_KEY),
-    refuse(400, SAYS_KEY),
+    refuse(400, f"Bad request by {PROVIDER_KEY}", param=PROVIDER_KEY),
     refuse(500, SAYS_KEY),
     stream(
         [frame(chunk({"content": "Hel"})), b'data: {"error": {"message": "' + SAYS_KEY.encode() + b'"}}\n\n']

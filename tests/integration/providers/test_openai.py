@@ -16,6 +16,7 @@ from dub5.errors import (
     ConfigError,
     Dub5Error,
     InvalidRequest,
+    Overloaded,
     ProviderError,
     ProviderTimeout,
     RequestTooLarge,
@@ -318,12 +319,13 @@ def unused_port() -> int:
         (whole({"message": "Bad o."}, status=400), InvalidRequest, "^Bad o"),
         (whole({"error": "Bad p."}, status=400), InvalidRequest, "^Bad p"),
         (whole({"error": 7}, status=400), InvalidRequest, "refused the request"),
-        (whole(None, raw=b"nonsense", status=400), InvalidRequest, "refused the request"),
+        (whole(None, raw=b"{nonsense", status=400), InvalidRequest, "refused the request"),
+        (whole(None, raw=b"Bad q.", status=400), InvalidRequest, "^Bad q"),
         (whole([1], status=400), InvalidRequest, "refused the request"),
         (refuse(400, "Your credit balance is too low."), ProviderError, "credit balance"),
         (refuse(413, "Too long."), RequestTooLarge, "Too long"),
         (refuse(404, "No such model."), ProviderError, r"answered with status 404: No such model\.$"),
-        (refuse(429, "Slow down."), ProviderError, "answered with status 429: Slow down"),
+        (refuse(429, "Slow down."), ProviderError, "^Slow down"),
         (refuse(500, "Oops"), ProviderError, "answered with status 500: Oops"),
         (whole(None, raw=b"<html>", status=503), ProviderError, r"answered with status 503\.$"),
         (whole(None, raw=b"", status=302, headers={"location": "/"}), ProviderError, "status 302"),
@@ -350,7 +352,13 @@ async def test_the_providers_word_for_the_field_is_kept(fake: FakeOpenAI) -> Non
 
 @pytest.mark.parametrize(
     ("written", "seconds"),
-    [("7", 7.0), ("0.5", 0.5), ("Wed, 21 Oct 2026 07:28:00 GMT", None), ("-1", None), ("9" * 30, None)],
+    [
+        ("7", 7.0),
+        ("0.5", 0.5),
+        ("Wed, 21 Oct 2099 07:28:00 GMT", 86_400.0),
+        ("-1", None),
+        ("9" * 30, 86_400.0),
+    ],
 )
 async def test_retry_after(fake: FakeOpenAI, written: str, seconds: float | None) -> None:
     fake.reply = refuse(429, "Slow down", headers={"retry-after": written})
@@ -411,14 +419,17 @@ async def test_a_connection_that_is_not_accepted(whole_answer: bool) -> None:
                 )
 
 
-async def test_a_pool_without_a_free_connection(fake: FakeOpenAI) -> None:
+@both_ways
+async def test_a_pool_without_a_free_connection_is_not_the_providers_fault(
+    fake: FakeOpenAI, whole_answer: bool
+) -> None:
     fake.reply = hang()
     timeouts = Timeouts(connect=Duration(0.5))  # so long that the first call has its connection in any case
     async with provider_at(fake.base_url, timeouts=timeouts, max_connections=1) as provider:
         first = asyncio.create_task(provider.complete(call()))
         await fake.wait_called()
-        with pytest.raises(ProviderTimeout, match="too long to accept a connection"):
-            await provider.complete(call())
+        with pytest.raises(Overloaded, match="All 1 connections to the provider acme are in use"):
+            await first_of(provider, whole_answer=whole_answer)
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
 

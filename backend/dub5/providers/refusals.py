@@ -1,0 +1,422 @@
+"""What a provider says when it refuses: read from any of the shapes in use, and what it means for the caller.
+
+Providers differ in the shape (OpenAI's object, Google's list, FastAPI's `detail`, Ollama's bare text, a proxy's page)
+and agree, more or less, on the status. `read` finds words, code, type and param in any shape; `verdict` says whose
+matter it is:
+
+- *caller*: 400, 413, 422. Whoever is asked would refuse it.
+- *request*: 403, 404, 409, 424. About this request, but perhaps only here: the next route is asked.
+- *rate*: 429. *quota*: the same, but waiting does not help.
+- *credentials*, *account*: ours to mend: a key, a permission, a bill, a model that the provider does not know.
+- *trouble*: the provider's own.
+
+An error that is reported inside an answer with status 200 is judged by the status that it would have had.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+MOST_READ = 2**18
+"""Bytes of an error's body that are read."""
+
+MOST_WAIT = 86_400.0
+"""Seconds: a provider's longer `Retry-After` is cut to this."""
+
+Verdict = Literal["caller", "request", "rate", "quota", "credentials", "account", "trouble"]
+
+_SENTENCE = 300
+"""Characters of a text or page that stand for it."""
+
+_WORDS = 10_000
+"""Characters of a message that are kept; far fewer are shown."""
+
+_PARAM = 200
+"""Characters of a field's path that are kept."""
+
+_DEPTH = 4
+"""Errors inside of errors that are looked into."""
+
+_CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """`words` are the provider's own, for people; `code` and `type` short identifiers.
+
+    `status` is one that the body names, `retry_after` seconds that it names. `page`: it was HTML, so it comes from
+    something between us and the provider, or from something that is no provider.
+    """
+
+    words: str = ""
+    code: str | None = None
+    type: str | None = None
+    param: str | None = None
+    status: int | None = None
+    retry_after: float | None = None
+    page: bool = False
+
+    @property
+    def kinds(self) -> set[str]:
+        """Code and type as one writes them: `InsufficientQuota` is `insufficient_quota`."""
+        return {_snake(word) for word in (self.code, self.type) if word}
+
+
+def read(body: bytes) -> Refusal:
+    """What the body of an error says, in whatever shape."""
+    text = body.decode("utf-8-sig", "replace").strip()
+    if text.startswith(("data:", "event:")):  # an error told as the one event of a stream
+        text = "".join(re.findall(r"^data:[ ]?(.*)$", text, re.MULTILINE)[:1])
+    try:
+        data = json.loads(text)  # takes what msgspec refuses, such as half of a surrogate pair
+    except (ValueError, RecursionError):
+        return (
+            Refusal()
+            if text[:1] in {"{", "["}
+            else _plain(text[: MOST_READ if text[:1] == "<" else _SENTENCE])
+        )
+    return read_json(data)
+
+
+def read_json(data: object, depth: int = _DEPTH) -> Refusal:
+    """The same, of decoded JSON: a body, the `error` in it, or an event."""
+    match data:
+        case str():
+            return _plain(data)
+        case [first, *_] if depth:
+            if isinstance(first, dict) and "msg" in first:
+                return _validation(data)
+            return read_json(first, depth - 1)
+        case dict():
+            return _of_object(data, depth)
+    return Refusal()
+
+
+def _of_object(data: dict[str, Any], depth: int) -> Refusal:
+    own = _fields(data)
+    inner = data.get("error") or data.get("errors")
+    if isinstance(inner, str) and own.words:  # OAuth's: a name, with the words beside it
+        return msgspec.structs.replace(own, code=own.code or _identifier(inner))
+    if not inner:
+        inner = next(
+            (each for each in map(data.get, ("message", "detail")) if isinstance(each, (dict, list))), None
+        )
+        inner = inner or data.get("detail")
+    if not inner or not depth:
+        return own
+    found = read_json(inner, depth - 1)
+    # What is missing inside may stand beside it.
+    given = {name: value for name in Refusal.__struct_fields__ if (value := getattr(found, name))}
+    return msgspec.structs.replace(own, **given)
+
+
+def _fields(error: dict[str, Any]) -> Refusal:
+    names = ("message", "Message", "error_description", "msg", "error_msg", "title", "reason")
+    words = next((error[name] for name in names if isinstance(error.get(name), str) and error[name]), "")
+    details = error["details"] if isinstance(error.get("details"), list) else []
+    code, status, raw = error.get("code"), error.get("status"), _raw(error.get("metadata"))
+    numbers = (_status(each) for each in (code, status, error.get("status_code")))
+    said = msgspec.structs.replace(
+        _plain(words),
+        code=_identifier(code),
+        type=_identifier(error.get("type")) or _identifier(status) or _identifier(error.get("__type")),
+        param=_param(error.get("param")),
+        status=next((number for number in numbers if number is not None), None),
+        retry_after=_told_delay(error, details),
+    )
+    if raw is not None:  # OpenRouter's own words say only that somebody refused
+        given = {name: value for name in ("words", "code", "param") if (value := getattr(raw, name))}
+        said = msgspec.structs.replace(said, **given)
+    return said
+
+
+def _raw(metadata: object) -> Refusal | None:
+    raw = metadata.get("raw") if isinstance(metadata, dict) else None
+    return read(raw.encode("utf-8", "replace")) if isinstance(raw, str) and raw else None
+
+
+def _validation(complaints: Sequence[Any]) -> Refusal:
+    """FastAPI's `[{"loc": ["body", "messages", 0, "role"], "msg": …}]`; the first one's place is the param."""
+    proper = [each for each in complaints if isinstance(each, dict) and isinstance(each.get("msg"), str)][:3]
+    places = [_place(each.get("loc")) for each in proper]
+    said = [
+        f"{place}: {each['msg']}" if place else each["msg"]
+        for place, each in zip(places, proper, strict=True)
+    ]
+    return Refusal("; ".join(said), param=places[0])
+
+
+def _place(location: object) -> str | None:
+    """`["body", "messages", 0, "role"]` as `messages[0].role`."""
+    if not isinstance(location, list):
+        return None
+    path = ""
+    for step in location[:20]:
+        if isinstance(step, int):
+            path += f"[{step}]"
+        elif isinstance(step, str) and not (step == "body" and not path):
+            path += f".{step}" if path else step
+    return path[:_PARAM] or None
+
+
+def _param(written: object) -> str | None:
+    return written[:_PARAM] if isinstance(written, str) and written else None
+
+
+def _identifier(written: object) -> str | None:
+    """Anthropic's outer type is `error`, and some write `null`: those say nothing."""
+    proper = isinstance(written, str) and _CODE.fullmatch(written) and written.lower() not in _NOTHING
+    return str(written) if proper else None
+
+
+_NOTHING = {"error", "null", "none", "unknown", "undefined"}
+
+
+def _status(written: object) -> int | None:
+    if isinstance(written, str) and re.fullmatch(r"[45][0-9]{2}", written):
+        return int(written)
+    return written if isinstance(written, int) and 400 <= written < 600 else None
+
+
+def _plain(text: str) -> Refusal:
+    """Of text; of a page its title."""
+    text = text.strip()
+    if not text.startswith("<"):
+        return Refusal(text[:_WORDS])
+    title = _TITLE.search(text[:MOST_READ])
+    shown = title[1] or title[2] if title else re.sub(r"<[^<>]*>", " ", text[:_WORDS])
+    return Refusal(" ".join(shown.split())[:_SENTENCE], page=True)
+
+
+_TITLE = re.compile(r"<title[^<>]*>([^<]+)|<h1[^<>]*>([^<]+)", re.IGNORECASE)
+
+
+# --- What it means ---
+
+_LOOKED_AT = 2000
+"""Characters of the words that are looked at."""
+
+_QUOTA = {
+    *("insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "access_terminated"),
+    *("exceeded_current_quota_error", "insufficient_balance", "insufficient_credits", "account_deactivated"),
+}
+_QUOTA_WORDS = re.compile(
+    r"check your plan and billing|insufficient (?:quota|balance|credits?|funds)|(?:run|ran) out of credits?|"
+    r"account is (?:not active|suspended|deactivated|disabled)",
+    re.IGNORECASE,
+)
+
+_ACCOUNT = {
+    *(
+        "billing_error",
+        "billing_hard_limit_reached",
+        "billing_not_active",
+        "insufficient_quota",
+        "insufficient_balance",
+    ),
+    *("insufficient_credits", "account_deactivated", "organization_disabled", "exceeded_current_quota_error"),
+    "access_terminated",
+    *(
+        "unsupported_country_region_territory",
+        "deployment_not_found",
+        "operation_not_supported",
+        "unknown_url",
+    ),
+    *("model_not_found", "model_not_available", "invalid_model", "model_not_exist", "model_not_supported"),
+    *("model_not_found_error", "unknown_model", "invalid_model_error"),
+}
+"""Codes and types with which, whatever the status, no caller can do anything: the key, the bill, or a name of ours."""
+
+_KEY = {"invalid_api_key", "authentication_error", "unauthenticated", "api_key_invalid", "incorrect_api_key"}
+
+_ACCOUNT_WORDS = re.compile(
+    r"\bcredit balance\b|\bplans? (?:&|and) billing\b|\bbilling (?:details|account|hard limit|issue|is)\b|"
+    r"\benable billing\b|\binsufficient (?:balance|credits?|funds)\b|"
+    r"\borgani[sz]ation has been disabled\b|\baccount is (?:not active|suspended|deactivated|disabled)\b|"
+    r"\b(?:user location|country, region,? or territory)(?: is)? not supported\b",
+    re.IGNORECASE,
+)
+
+_KEY_WORDS = re.compile(
+    r"\b(?:api|subscription)[ _-]?key (?:is |was )?(?:not valid|invalid|expired|not found|missing)\b|"
+    r"\b(?:invalid|incorrect|expired|missing) (?:api|subscription)[ _-]?key\b",
+    re.IGNORECASE,
+)
+
+_UNKNOWN_MODEL = re.compile(
+    r"^\W*model:\W|"  # Anthropic's 404 is `model: NAME`
+    r"\bmodels?\b[^;\n]{0,150}?\b(?:not found|not exist|doesn't exist|not available|is not supported)\b|"
+    r"\b(?:unknown|invalid|no such|not a valid) model\b|\bapi deployment\b|"
+    r"\bno endpoints found (?:for|matching your data policy)\b",
+    re.IGNORECASE,
+)
+
+_UNKNOWN_MODEL_400 = re.compile(
+    r"^\W*(?:the )?(?:requested )?models?\b[^;\n]{0,150}?\b(?:not found|not exist|doesn't exist|not available)\b|"
+    r"^\W*(?:unknown|invalid|no such) model(?= name| id\b|\W*$|\W*[:`'\"])|\bnot a valid model\b",
+    re.IGNORECASE,
+)
+"""Stricter: a 400 is the caller's as a rule."""
+
+_WRONG_PLACE = re.compile(
+    r"^\W*(?:404\b\W*)?(?:page |route |path |resource |url |endpoint )?not found\W*$|^\W*no (?:route|endpoint)\b(?!s)|"
+    r"\b(?:unknown|invalid|unrecognized) (?:request )?url\b|\b404 (?:page )?not found\b|\bcannot post\b",
+    re.IGNORECASE,
+)
+"""The whole of what is said where nothing is at our `base_url`."""
+
+_FLAGGED = re.compile(
+    r"\bflagged\b|\bmoderat|content.?(?:polic|filter|violation)|\bpolicy violation|\bsafety\b|\bharmful\b|"
+    r"\busage polic|\bviolat\w* [^.\n]{0,60}polic|\bblocked (?:by|due)\b",
+    re.IGNORECASE,
+)
+
+_NO_PERMISSION = re.compile(
+    r"permission|api.?key|\bkey\b|credential|unauthori[sz]ed|not authori[sz]ed|forbidden|access denied|"
+    r"\b(?:no|not have|lacks?|denied|without) access\b|country|region|territory|billing|quota|suspended|disabled|"
+    r"subscription|\bplan\b|\baccount\b|\borgani[sz]ation\b|\bproject\b|\bservice has not been used\b|consumer",
+    re.IGNORECASE,
+)
+
+_TOO_LONG = re.compile(
+    r"\bprompt is too long\b|\bmaximum context length\b|\bcontext (?:length|window)\b[^.\n]{0,80}\bexceed|"
+    r"\bexceed\w*\b[^.\n]{0,80}\bcontext (?:length|window|size)\b|\binput token count\b[^.\n]{0,60}\bexceeds\b",
+    re.IGNORECASE,
+)
+
+_STATUSES = {
+    **dict.fromkeys(
+        ("invalid_request_error", "invalid_argument", "bad_request_error", "failed_precondition"), 400
+    ),
+    **dict.fromkeys(
+        ("context_length_exceeded", "content_filter", "unsupported_parameter", "invalid_prompt"), 400
+    ),
+    **dict.fromkeys(("authentication_error", "unauthenticated", "invalid_api_key"), 401),
+    **dict.fromkeys(("billing_error", "insufficient_credits", "insufficient_balance"), 402),
+    **dict.fromkeys(("permission_error", "permission_denied", "permission_denied_error"), 403),
+    **dict.fromkeys(("not_found_error", "not_found", "model_not_found"), 404),
+    **dict.fromkeys(("request_too_large",), 413),
+    **dict.fromkeys(("rate_limit_error", "rate_limit_exceeded", "rate_limit", "rate_limited"), 429),
+    **dict.fromkeys(("too_many_requests", "resource_exhausted", "throttling", "requests", "tokens"), 429),
+    **dict.fromkeys(("insufficient_quota", "exceeded_current_quota_error", "throttling_exception"), 429),
+    **dict.fromkeys(
+        ("api_error", "server_error", "internal_server_error", "internal_error", "internal"), 500
+    ),
+    **dict.fromkeys(("upstream_error", "provider_error", "bad_gateway"), 502),
+    **dict.fromkeys(("service_unavailable", "unavailable", "server_overloaded", "engine_overloaded"), 503),
+    **dict.fromkeys(
+        ("timeout", "timeout_error", "deadline_exceeded", "gateway_timeout", "provider_timeout"), 504
+    ),
+    **dict.fromkeys(("overloaded_error", "overloaded", "model_overloaded"), 529),
+}
+
+
+def implied_status(refusal: Refusal) -> int | None:
+    """The status that an error would have had which came with 200; None where it does not say."""
+    if refusal.status is not None:
+        return refusal.status
+    known = (_STATUSES.get(_snake(word)) for word in (refusal.code, refusal.type) if word)
+    return next((status for status in known if status is not None), None)
+
+
+def verdict(status: int, refusal: Refusal, *, names_us: bool = False) -> Verdict:
+    """Whose matter a refusal with `status` is. `names_us`: its words name a key, an account or a server of ours."""
+    kinds, words = refusal.kinds, refusal.words[:_LOOKED_AT]
+    if status in {401, 407} or (status in {400, 403} and (kinds & _KEY or _KEY_WORDS.search(words))):
+        return "credentials"
+    if status == 429:
+        return "quota" if _is_out_of_quota(refusal) else "rate"
+    if status in {400, 413, 422}:
+        ours = kinds & _ACCOUNT or _ACCOUNT_WORDS.search(words) or (status == 400 and _names_model(refusal))
+        return "account" if ours else "caller"
+    if status == 403:
+        return _of_403(refusal, names_us)
+    if status == 404:
+        nowhere = refusal.page or not words or _WRONG_PLACE.search(words)
+        return "account" if nowhere or kinds & _ACCOUNT or _UNKNOWN_MODEL.search(words) else "request"
+    if status in {409, 424}:
+        return "request"
+    return "account" if 400 <= status < 500 and status not in {408, 425, 499} else "trouble"
+
+
+def _of_403(refusal: Refusal, names_us: bool) -> Verdict:
+    kinds, words = " ".join(refusal.kinds), refusal.words[:_LOOKED_AT]
+    if _FLAGGED.search(words) or _FLAGGED.search(kinds):
+        return "request"
+    denied = names_us or refusal.page or not words or refusal.kinds & _ACCOUNT or "permission" in kinds
+    return "credentials" if denied or _NO_PERMISSION.search(words) else "request"
+
+
+def _names_model(refusal: Refusal) -> bool:
+    """Whether a 400 is about the name of the model, which callers do not choose."""
+    return refusal.param in {None, "model"} and bool(_UNKNOWN_MODEL_400.search(refusal.words[:_LOOKED_AT]))
+
+
+def _is_out_of_quota(refusal: Refusal) -> bool:
+    if refusal.kinds & _QUOTA:
+        return True
+    # Google says so of each minute's quota too, but then when to come again.
+    known = refusal.kinds & {"rate_limit_exceeded", "resource_exhausted"} or refusal.retry_after is not None
+    return not known and bool(_QUOTA_WORDS.search(refusal.words[:_LOOKED_AT]))
+
+
+def code_of(refusal: Refusal) -> str | None:
+    """The provider's code; where it has none, the one by which agents know that a history is too long."""
+    if refusal.code is None and _TOO_LONG.search(refusal.words[:_LOOKED_AT]):
+        return "context_length_exceeded"
+    return refusal.code
+
+
+# --- When to come again ---
+
+
+def retry_after(headers: Mapping[str, str], now: float) -> float | None:
+    """Seconds, of `retry-after-ms` or of `Retry-After` as a number or a date; None where neither can be understood.
+
+    `now` is in seconds of Unix time; where the response has its own `Date`, a clock that is wrong does not matter.
+    """
+    written = _number(headers.get("retry-after-ms", ""))
+    if written is not None:
+        return min(written / 1000, MOST_WAIT)
+    text = headers.get("retry-after", "").strip()
+    seconds = _number(text)
+    if seconds is None:
+        at, sent = _date(text), _date(headers.get("date", ""))
+        seconds = None if at is None else at - (now if sent is None else sent)
+    return None if seconds is None else min(max(0.0, seconds), MOST_WAIT)
+
+
+def _number(written: object) -> float | None:
+    """Of `7`, `0.5` or `7s`."""
+    if isinstance(written, (int, float)) and not isinstance(written, bool):
+        written = str(written)
+    found = (
+        re.fullmatch(r"\s*([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*s?\s*", written)
+        if isinstance(written, str)
+        else None
+    )
+    return float(found[1]) if found else None
+
+
+def _date(written: str) -> float | None:
+    try:
+        parsed = email.utils.parsedate_tz(written[:100])
+        return None if parsed is None else float(email.utils.mktime_tz(parsed))
+    except (TypeError, ValueError, OverflowError, IndexError):
+        return None
+
+
+def _told_delay(error: dict[str, Any], details: list[Any]) -> float | None:
+    """Of google.rpc.RetryInfo, or of a field `retry_after`."""
+    delays = [each.get("retryDelay") for each in details if isinstance(each, dict)]
+    seconds = next((n for n in map(_number, [*delays, error.get("retry_after")]) if n is not None), None)
+    return None if seconds is None else min(seconds, MOST_WAIT)
+
+
+def _snake(word: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|[-. ]+", "_", word).lower()

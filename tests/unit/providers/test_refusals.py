@@ -1,0 +1,376 @@
+"""What a provider said, read from each shape in use, and whose matter it is."""
+
+from __future__ import annotations
+
+import json
+from email.utils import formatdate
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dub5.providers import refusals
+from dub5.providers.refusals import MOST_READ, MOST_WAIT, Refusal, Verdict, read, read_json, verdict
+
+NOW = 1_790_000_000.0
+
+OPENAI = {
+    "message": "Too long.",
+    "type": "invalid_request_error",
+    "param": "messages",
+    "code": "context_length_exceeded",
+}
+GOOGLE = {
+    "code": 429,
+    "message": "Resource has been exhausted (e.g. check quota).",
+    "status": "RESOURCE_EXHAUSTED",
+    "details": [
+        {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "RATE_LIMIT_EXCEEDED"},
+        {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "7.5s"},
+    ],
+}
+VLLM = {"object": "error", "message": "Bad n", "type": "BadRequestError", "param": None, "code": 400}
+RAW = json.dumps({"error": OPENAI})
+
+SHAPES: list[tuple[Any, dict[str, Any]]] = [
+    ({"error": OPENAI}, {"words": "Too long.", "code": "context_length_exceeded", "param": "messages"}),
+    ({"error": OPENAI}, {"type": "invalid_request_error"}),
+    (
+        {"type": "error", "error": {"type": "overloaded_error", "message": "Busy"}},
+        {"words": "Busy", "type": "overloaded_error", "code": None},
+    ),
+    (
+        [{"error": GOOGLE}],
+        {
+            "words": GOOGLE["message"],
+            "type": "RESOURCE_EXHAUSTED",
+            "status": 429,
+            "retry_after": 7.5,
+            "code": None,
+        },
+    ),
+    ({"error": GOOGLE}, {"words": GOOGLE["message"], "retry_after": 7.5}),
+    (VLLM, {"words": "Bad n", "type": "BadRequestError", "code": None, "status": 400}),
+    ({"error": VLLM}, {"words": "Bad n", "type": "BadRequestError", "code": None, "status": 400}),
+    ({"detail": "Not allowed"}, {"words": "Not allowed", "param": None}),
+    (
+        {"detail": [{"loc": ["body", "messages", 0, "role"], "msg": "bad role"}]},
+        {"words": "messages[0].role: bad role", "param": "messages[0].role"},
+    ),
+    (
+        {"detail": [{"loc": ["body", "x"], "msg": "a"}, {"loc": ["query", "y"], "msg": "b"}]},
+        {"words": "x: a; query.y: b", "param": "x"},
+    ),
+    ({"detail": [{"loc": None, "msg": "a"}, 7, {"msg": 8}]}, {"words": "a", "param": None}),
+    ({"detail": [{"loc": ["body"], "msg": "a"}]}, {"words": "a", "param": None}),
+    ({"detail": {"error": OPENAI}}, {"words": "Too long.", "code": "context_length_exceeded"}),
+    (
+        {
+            "object": "error",
+            "message": {"detail": [{"loc": ["body", "n"], "msg": "a"}]},
+            "type": "invalid_request_error",
+        },
+        {"words": "n: a", "param": "n", "type": "invalid_request_error"},
+    ),
+    ({"error": "model is loading"}, {"words": "model is loading"}),
+    ({"error": ["one", "two"]}, {"words": "one"}),
+    (
+        {"error": "invalid_request", "error_description": "No scope"},
+        {"words": "No scope", "code": "invalid_request"},
+    ),
+    (
+        {"success": False, "errors": [{"code": 7003, "message": "No route"}]},
+        {"words": "No route", "code": None},
+    ),
+    (
+        {"code": "InvalidParameter", "message": "Bad", "request_id": "r"},
+        {"words": "Bad", "code": "InvalidParameter"},
+    ),
+    (
+        {"type": "https://x.example/p", "title": "Bad", "detail": "Because", "status": 422},
+        {"words": "Because", "status": 422, "type": None},
+    ),
+    ({"__type": "ValidationException", "Message": "Bad"}, {"words": "Bad", "type": "ValidationException"}),
+    ({"error": {"code": "429", "message": "Please retry after 6 seconds."}}, {"code": None, "status": 429}),
+    (
+        {
+            "error": {
+                "message": "Provider returned error",
+                "code": 400,
+                "metadata": {"raw": RAW, "provider_name": "X"},
+            }
+        },
+        {"words": "Too long.", "code": "context_length_exceeded", "status": 400},
+    ),
+    ({"error": {"message": "Provider returned error", "metadata": {"raw": "Oops"}}}, {"words": "Oops"}),
+    (
+        {"error": {"message": "m", "type": None, "param": 7, "code": None}},
+        {"words": "m", "type": None, "param": None, "code": None},
+    ),
+    ({"error": {"message": "m", "code": "not an identifier"}}, {"code": None}),
+    ({"error": {"message": "m", "code": "x" * 65}}, {"code": None}),
+    ({"error": {"message": "m", "code": True}}, {"code": None, "status": None}),
+    ({"error": {"message": "m", "param": "p" * 999}}, {"param": "p" * 200}),
+    ({"error": {"message": "half a \ud83d pair"}}, {"words": "half a \ud83d pair"}),
+    ({"error": {"message": "m", "retry_after": 3}}, {"retry_after": 3.0}),
+    ({"error": {"message": 7}}, {"words": ""}),
+    ({"error": True, "message": "m"}, {"words": "m"}),
+    ({"error": {}}, {"words": ""}),
+    ("Just words", {"words": "Just words"}),
+    ([], {"words": ""}),
+    (7, {"words": ""}),
+    (None, {"words": ""}),
+]
+
+
+@pytest.mark.parametrize(("body", "expected"), SHAPES, ids=[str(shape)[:60] for shape, _ in SHAPES])
+def test_shapes(body: Any, expected: dict[str, Any]) -> None:
+    refusal = read(json.dumps(body).encode())
+    assert {name: getattr(refusal, name) for name in expected} == expected
+
+
+PAGE = b"<html>\n<head><title>413 Request Entity\nToo Large</title></head><body><h1>x</h1><center>nginx</center></body>"
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (PAGE, "413 Request Entity Too Large"),
+        (b"<!DOCTYPE html><body><h1 class='x'>Denied</h1>", "Denied"),
+        (b"<p>No\n<b>title</b></p>", "No title"),
+        (b"  upstream connect error\n", "upstream connect error"),
+        (b"x" * 5000, "x" * 300),
+        (b"", ""),
+        (b"{", ""),
+        (b'{"error": {"message": "cut', ""),
+        (b"\xff\xfe", "\ufffd\ufffd"),
+        (b'\xef\xbb\xbf{"error": "marked"}', "marked"),
+        (b'data: {"error": {"message": "as an event"}}\n\n', "as an event"),
+        (b'event: error\ndata: {"message": "named"}\n\ndata: [DONE]\n\n', "named"),
+        (b'{"error": ' + b"[" * 100_000, ""),
+        (b'{"code": ' + b"9" * 10_000 + b"}", ""),
+    ],
+)
+def test_what_is_no_json(body: bytes, words: str) -> None:
+    assert read(body).words == words
+
+
+def test_a_page_is_known_for_one() -> None:
+    assert read(PAGE).page
+    assert not read(b"words").page
+
+
+NAMES = [
+    "error",
+    "errors",
+    "detail",
+    "message",
+    "code",
+    "loc",
+    "msg",
+    "details",
+    "status",
+    "type",
+    "metadata",
+    "raw",
+]
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=9),
+    lambda each: st.lists(each, max_size=3) | st.dictionaries(st.sampled_from(NAMES), each, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(ANY_JSON)
+def test_whatever_comes_is_read(data: Any) -> None:
+    refusal = read_json(data)
+    for status in (400, 401, 403, 404, 409, 413, 422, 424, 429, 500, 529):
+        verdict(status, refusal)
+    assert refusals.implied_status(refusal) in {None, *range(400, 600)}
+    assert isinstance(read(json.dumps(data).encode()), Refusal)
+
+
+@pytest.mark.parametrize("unit", ["<", "<h1", "<title", "{", "data: ", "model ", "exceeds ", '"', "a"])
+def test_reading_takes_no_longer_the_more_there_is(unit: str) -> None:
+    refusal = read((unit * MOST_READ)[:MOST_READ].encode())
+    assert len(refusal.words) <= 10_000
+    for status in (400, 403, 404, 429):
+        verdict(status, refusal)
+
+
+def said(words: str = "", code: str | None = None, kind: str | None = None, **more: Any) -> Refusal:
+    return Refusal(words, code=code, type=kind, **more)
+
+
+CREDIT = "Your credit balance is too low to access the Anthropic API. Please go to Plans & Billing."
+QUOTA = "You exceeded your current quota, please check your plan and billing details."
+UNKNOWN = "The model `gpt-9` does not exist or you do not have access to it."
+
+VERDICTS: list[tuple[int, Refusal, Verdict]] = [
+    (400, said("Bad n."), "caller"),
+    (400, said("Too long", "context_length_exceeded"), "caller"),
+    (400, said("Unsupported parameter: 'max_tokens' is not supported with this model.", param="max_tokens"), "caller"),
+    (400, said("Invalid schema for function 'billing'"), "caller"),
+    (400, said("The response was filtered", "content_filter"), "caller"),
+    (400, said("This model does not support image input."), "caller"),
+    (400, said("messages: the model output must be valid"), "caller"),
+    (400, said(CREDIT), "account"),
+    (400, said("Billing hard limit has been reached", "billing_hard_limit_reached"), "account"),
+    (400, said("This organization has been disabled."), "account"),
+    (400, said("API key not valid. Please pass a valid API key.", kind="INVALID_ARGUMENT"), "credentials"),
+    (400, said("User location is not supported for the API use.", kind="FAILED_PRECONDITION"), "account"),
+    (400, said("Model Not Exist"), "account"),
+    (400, said("Invalid model: foo", kind="invalid_model"), "account"),
+    (400, said("x/y is not a valid model ID"), "account"),
+    (413, said("Too long."), "caller"),
+    (422, said("n: field required", param="n"), "caller"),
+    (401, said("Incorrect API key"), "credentials"),
+    (407, said(), "credentials"),
+    (402, said("Insufficient credits"), "account"),
+    (403, said("Your input was flagged"), "request"),
+    (403, said("x/y requires moderation. Your input was flagged for violence."), "request"),
+    (403, said("Not today"), "request"),
+    (403, said("Blocked", "content_policy_violation"), "request"),
+    (403, said("Project does not have access to model `gpt-5`", "model_not_found"), "credentials"),
+    (403, said("You have insufficient permissions for this operation."), "credentials"),
+    (403, said("Generative Language API has not been used", kind="PERMISSION_DENIED"), "credentials"),
+    (403, said("Country, region, or territory not supported", "unsupported_country_region_territory"), "credentials"),
+    (403, said("Forbidden"), "credentials"),
+    (403, said(), "credentials"),
+    (403, said("Attention Required! | Cloudflare", page=True), "credentials"),
+    (404, said(UNKNOWN, "model_not_found"), "account"),
+    (404, said(UNKNOWN), "account"),
+    (404, said("model: claude-9", kind="not_found_error"), "account"),
+    (404, said("model 'llama9' not found, try pulling it first"), "account"),
+    (404, said("models/gemini-9 is not found for API version v1beta", kind="NOT_FOUND"), "account"),
+    (404, said("The API deployment for this resource does not exist.", "DeploymentNotFound"), "account"),
+    (404, said("Not Found"), "account"),
+    (404, said("404 page not found"), "account"),
+    (404, said("Resource not found"), "account"),
+    (404, said("Unknown request URL: POST /chat"), "account"),
+    (404, said("Invalid URL (POST /v1/v1/chat/completions)", kind="invalid_request_error"), "account"),
+    (404, said("No endpoints found for acme/gpt-9."), "account"),
+    (404, said(), "account"),
+    (404, said("No endpoints found that support image input"), "request"),
+    (404, said("No endpoints found that support tool use. Visit: https://x"), "request"),
+    (404, said("Previous response with id 'resp_1' not found."), "request"),
+    (404, said("No such File object: file-1"), "request"),
+    (409, said("Conflict"), "request"),
+    (424, said("Failed dependency"), "request"),
+    (429, said("Slow down"), "rate"),
+    (429, said("Rate limit", "rate_limit_exceeded", "tokens"), "rate"),
+    (429, said(QUOTA, "insufficient_quota"), "quota"),
+    (429, said(QUOTA), "quota"),
+    (429, said(QUOTA, kind="RESOURCE_EXHAUSTED", retry_after=7.0), "rate"),
+    (429, said("Suspended", kind="exceeded_current_quota_error"), "quota"),
+    (429, said("Your account is not active", "billing_not_active"), "quota"),
+    (405, said("Method Not Allowed"), "account"),
+    (410, said("The model is retired"), "account"),
+    (408, said(), "trouble"),
+    (302, said(), "trouble"),
+    (500, said("Oops"), "trouble"),
+    (529, said("Overloaded"), "trouble"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("status", "refusal", "expected"), VERDICTS)
+def test_verdicts(status: int, refusal: Refusal, expected: Verdict) -> None:
+    assert verdict(status, refusal) == expected
+
+
+def test_a_403_that_names_us_is_about_us() -> None:
+    assert verdict(403, said("Not for you"), names_us=True) == "credentials"
+    assert verdict(403, said("Your input was flagged"), names_us=True) == "request"
+
+
+@pytest.mark.parametrize(
+    ("refusal", "status"),
+    [
+        (said("m"), None),
+        (said("m", "strange"), None),
+        (said("m", status=502), 502),
+        (said("m", kind="overloaded_error"), 529),
+        (said("m", kind="rate_limit_error"), 429),
+        (said("m", "insufficient_quota"), 429),
+        (said("m", kind="RESOURCE_EXHAUSTED"), 429),
+        (said("m", "context_length_exceeded", "invalid_request_error"), 400),
+        (said("m", kind="BadRequestError"), 400),
+        (said("m", kind="server_error"), 500),
+        (said("m", kind="api_error"), 500),
+        (said("m", kind="authentication_error"), 401),
+    ],
+)
+def test_the_status_that_an_error_within_an_answer_would_have_had(
+    refusal: Refusal, status: int | None
+) -> None:
+    assert refusals.implied_status(refusal) == status
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "expected"),
+    [
+        ("prompt is too long: 210000 tokens > 200000 maximum", None, "context_length_exceeded"),
+        ("This model's maximum context length is 4096 tokens.", None, "context_length_exceeded"),
+        ("The input token count (12000) exceeds the maximum", None, "context_length_exceeded"),
+        ("This model's maximum context length is 4096 tokens.", "string_too_long", "string_too_long"),
+        ("max_tokens is too large", None, None),
+    ],
+)  # fmt: skip
+def test_a_history_that_is_too_long_has_the_code_that_agents_know(
+    words: str, code: str | None, expected: str | None
+) -> None:
+    assert refusals.code_of(said(words, code)) == expected
+
+
+def after(value: str) -> dict[str, str]:
+    return {"retry-after": value}
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        (after("7"), 7.0),
+        (after("0"), 0.0),
+        (after("0.4"), 0.4),
+        (after(" 7s "), 7.0),
+        (after("9" * 30), MOST_WAIT),
+        (after("-1"), None),
+        (after("nan"), None),
+        (after("inf"), None),
+        (after("soon"), None),
+        (after(""), None),
+        (after("\u0667"), None),
+        ({"retry-after-ms": "1250"}, 1.25),
+        ({"retry-after-ms": "1250", "retry-after": "2"}, 1.25),
+        ({"retry-after-ms": "soon", "retry-after": "2"}, 2.0),
+        ({"retry-after-ms": "9" * 30}, MOST_WAIT),
+        (after(formatdate(NOW + 30, usegmt=True)), 30.0),
+        (after(formatdate(NOW - 30, usegmt=True)), 0.0),
+        (after(formatdate(NOW + 10**8, usegmt=True)), MOST_WAIT),
+        (after("Wed, 99 Foo 2026 99:99:99 GMT"), None),
+        (after("Wed, 21 Oct 99999999999 07:28:00 GMT"), None),
+        (after("x" * 10_000), None),
+        ({**after(formatdate(NOW + 30, usegmt=True)), "date": formatdate(NOW + 20, usegmt=True)}, 10.0),
+        ({"x-ratelimit-reset-requests": "7"}, None),
+    ],
+)
+def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
+    assert refusals.retry_after(headers, NOW) == seconds
+
+
+@pytest.mark.parametrize("written", ["Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"])
+def test_the_obsolete_forms_of_a_date(written: str) -> None:
+    assert refusals.retry_after({**after(written), "date": "Sun, 06 Nov 1994 08:49:30 GMT"}, NOW) == 7.0
+
+
+@given(st.text(max_size=60))
+def test_whatever_the_header_says_it_is_bounded(written: str) -> None:
+    seconds = refusals.retry_after(after(written), NOW)
+    assert seconds is None or 0 <= seconds <= MOST_WAIT
+
+
+@pytest.mark.parametrize("delay", ["x", None, {}, "-1s", True])
+def test_a_retry_info_that_says_nothing(delay: object) -> None:
+    assert read_json({"error": {"message": "m", "details": [{"retryDelay": delay}, 7]}}).retry_after is None

@@ -1,0 +1,154 @@
+"""What one error may have of its own, and that nothing of it is lost on the way to another replica."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from dub5 import errors
+from dub5.api.http import error_headers
+from dub5.errors import (
+    Dub5Error,
+    FlightLost,
+    InternalError,
+    InvalidRequest,
+    Overloaded,
+    ProviderError,
+    ProviderTimeout,
+    RequestTooLarge,
+    all_failed,
+    from_wire,
+    to_wire,
+    whole_seconds,
+)
+
+HEARD: dict[str, Any] = {"status": 429, "type": "tokens", "code": "rate_limit_exceeded"}
+
+
+def failure(message: str = "Slow down.", **more: Any) -> ProviderError:
+    return ProviderError(message, provider="acme", **more)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "whole"), [(0, 1), (0.2, 1), (1, 1), (1.001, 2), (2.4, 3), (2.5, 3), (59.999, 60), (7.0, 7)]
+)
+def test_who_waits_for_so_long_does_not_come_too_early(seconds: float, whole: int) -> None:
+    assert whole_seconds(seconds) == whole
+    assert whole >= seconds
+
+
+def test_our_own_limit_says_the_same_in_words_and_header() -> None:
+    error = errors.RateLimited(retry_after=2.4, headers={})
+    assert error.message == "Rate limit reached. Try again in 3 s."
+
+
+def test_what_goes_with_an_error_besides_its_body() -> None:
+    assert error_headers(errors.RateLimited(retry_after=2.4, headers={"x-a": "1"})) == [
+        (b"retry-after", b"3"),
+        (b"x-a", b"1"),
+    ]
+    assert error_headers(failure().as_said(should_retry=False)) == [(b"x-should-retry", b"false")]
+    assert error_headers(failure()) == []
+
+
+def test_what_a_provider_said_is_told_in_place_of_the_classs_words() -> None:
+    error = failure(retry_after=6.1).as_said(**HEARD)
+    assert (error.status, error.body()["error"]) == (
+        429,
+        {"message": "Slow down.", "type": "tokens", "param": None, "code": "rate_limit_exceeded"},
+    )
+    assert error.event()["error"] == {**error.body()["error"], "retry_after": 7}
+    assert (ProviderError.status, ProviderError.code) == (502, "provider_error")
+
+
+def test_what_was_not_said_stays_the_classs() -> None:
+    error = InvalidRequest("Bad", param="n").as_said(status=422, type=None, code=None)
+    assert (error.status, error.type, error.code, error.should_retry) == (
+        422,
+        "invalid_request_error",
+        "invalid_request_error",
+        None,
+    )
+    assert "retry_after" not in error.event()["error"]
+
+
+EVERY = [
+    InvalidRequest("Bad n.", param="n"),
+    InvalidRequest("Too long.", param="messages").as_said(
+        code="context_length_exceeded", type="x", status=422
+    ),
+    RequestTooLarge("Too large."),
+    RequestTooLarge("Too large.").as_said(code="rate_limit_exceeded"),
+    Overloaded("Full.", retry_after=1),
+    failure(),
+    failure(retry_after=6.1).as_said(**HEARD),
+    failure().as_said(status=429, code="insufficient_quota", should_retry=False),
+    failure().as_said(should_retry=False),
+    failure().as_said(status=404),
+    ProviderTimeout("Late.", provider="acme"),
+    FlightLost(),
+    InternalError(),
+]
+
+
+@pytest.mark.parametrize(
+    "error", EVERY, ids=lambda error: f"{type(error).__name__}-{error.status}-{error.code}"
+)
+def test_another_replica_tells_the_same(error: Dub5Error) -> None:
+    told = from_wire(msgspec.msgpack.decode(msgspec.msgpack.encode(to_wire(error))))
+    assert type(told) is type(error)
+    assert (told.body(), told.status, told.retry_after, told.should_retry, str(told)) == (
+        error.body(),
+        error.status,
+        error.retry_after,
+        error.should_retry,
+        str(error),
+    )
+
+
+def test_another_replica_has_all_that_a_providers_error_has() -> None:
+    told = from_wire(to_wire(failure("It quotes a prompt.", busy=True)))
+    assert isinstance(told, ProviderError)
+    assert (told.provider, told.scope, told.transient, told.busy) == ("", "request", False, False)
+    assert "prompt" not in told.plain
+
+
+def test_releases_on_both_sides_of_an_upgrade_understand_each_other() -> None:
+    """The older one knows an error by its class's code, and sends nothing that is one error's own."""
+    wire = to_wire(failure(retry_after=6.1).as_said(**HEARD))
+    assert {name: wire[name] for name in ("message", "param", "code", "retry_after")} == {
+        "message": "Slow down.",
+        "param": None,
+        "code": "provider_error",
+        "retry_after": 6.1,
+    }
+    del wire["own"]
+    assert (from_wire(wire).status, from_wire({**wire, "code": "of_tomorrow"}).status) == (502, 500)
+
+
+def test_one_failure_is_told_as_it_is() -> None:
+    error = failure()
+    assert all_failed("small", [error]) is error
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        failure(retry_after=6.1, busy=True).as_said(**HEARD),
+        failure().as_said(status=429, code="insufficient_quota", should_retry=False),
+        failure().as_said(should_retry=False),
+        failure(scope="provider", transient=True, plain="It failed."),
+        ProviderTimeout("Late.", provider="acme"),
+    ],
+)
+def test_of_several_failures_the_last_one_counts(last: ProviderError) -> None:
+    last.param = "n"
+    words = last.message
+    told = all_failed("small", [failure("First.").as_said(status=404, code="gone"), last])
+    assert type(told) is type(last)
+    assert told is not last
+    assert told.message == str(told) == f"Every provider of the model small failed; the last: {words}"
+    assert last.message == words
+    assert {**told.__dict__, "message": words} == last.__dict__
