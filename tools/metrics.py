@@ -76,7 +76,8 @@ LABELS = {
     "model": "a model of the configuration",
     "operation": "a command, or group of commands, of ours to Redis; a fixed list",
     "outcome": "of requests: `ok`, `client_error`, `shed`, `limited`, `provider_error`, `server_error`, "
-    "`client_disconnect`; of calls and flights: fixed lists of their own. A stream that broke is never `ok`",
+    "`client_disconnect`; of calls and flights: fixed lists of their own. A stream that broke is never `ok`, "
+    "and a provider's 429 is its `provider_error`",
     "policy": "the name of a CachePolicy; its series go when it does",
     "provider": "a provider of the configuration",
     "python": "version",
