@@ -257,7 +257,8 @@ _UNKNOWN_MODEL = re.compile(
 )
 
 _UNKNOWN_MODEL_400 = re.compile(
-    r"^\W*(?:the )?(?:requested )?models?\b[^;\n]{0,150}?\b(?:not found|not exist|doesn't exist|not available)\b|"
+    r"^\W*(?:the )?(?:requested )?models?(?: id| name)?[\s:]+(?:[`'\"]?[\w./:@-]+[`'\"]?\s+)?"
+    r"(?:(?:was |is |does |could )?not (?:be )?|doesn't )(?:found|exist|available)\b|"
     r"^\W*(?:unknown|invalid|no such) model(?= name| id\b|\W*$|\W*[:`'\"])|\bnot a valid model\b",
     re.IGNORECASE,
 )
