@@ -75,11 +75,9 @@ def read(body: bytes) -> Refusal:
     try:
         data = json.loads(text)  # takes what msgspec refuses, such as half of a surrogate pair
     except (ValueError, RecursionError):
-        return (
-            Refusal()
-            if text[:1] in {"{", "["}
-            else _plain(text[: MOST_READ if text[:1] == "<" else _SENTENCE])
-        )
+        if text.startswith(("{", "[")):  # JSON that was cut
+            return Refusal()
+        return _plain(text if text.startswith("<") else text[:_SENTENCE])
     return read_json(data)
 
 
@@ -102,11 +100,8 @@ def _of_object(data: dict[str, Any], depth: int) -> Refusal:
     inner = data.get("error") or data.get("errors")
     if isinstance(inner, str) and own.words:  # OAuth's: a name, with the words beside it
         return msgspec.structs.replace(own, code=own.code or _identifier(inner))
-    if not inner:
-        inner = next(
-            (each for each in map(data.get, ("message", "detail")) if isinstance(each, (dict, list))), None
-        )
-        inner = inner or data.get("detail")
+    if not inner:  # Mistral has an object for a message
+        inner = data["message"] if isinstance(data.get("message"), (dict, list)) else data.get("detail")
     if not inner or not depth:
         return own
     found = read_json(inner, depth - 1)
