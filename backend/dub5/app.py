@@ -6,6 +6,7 @@ test runs as many whole applications as it likes in one process.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import time
 from collections.abc import Mapping
@@ -42,8 +43,7 @@ from dub5.chat.catalog import Catalog
 from dub5.chat.personalities import compile_all
 from dub5.chat.pipeline import Pipeline
 from dub5.contract import POLICY_CHANNEL, PURGE_CHANNEL
-from dub5.providers.breaker import Breaker
-from dub5.providers.health import UNLIMITED, Health
+from dub5.providers.health import UNLIMITED, ModelHealth, ProviderHealth
 from dub5.providers.routing import Model
 from dub5.redis_link import RedisLink
 from dub5.settings import HttpProviderSettings, Settings, read_secret
@@ -128,24 +128,32 @@ class Application:
             await self._redis.stop()
         await self._tracer.stop()
 
-    def _build_health(self) -> dict[str, Health]:
-        """One for each provider, shared by all models that it serves."""
+    def _build_health(self) -> dict[str, ProviderHealth]:
+        """One for each provider; each keeps apart what it knows of the models there."""
         built = {}
         for name, settings in self.settings.providers.items():
             most = settings.max_connections if isinstance(settings, HttpProviderSettings) else UNLIMITED
-            built[name] = Health(most)
-            self._expose(name, built[name])
+            health = built[name] = ProviderHealth(most)
+            self.metrics.provider_waiting_requests.labels(name).set_function(health.waiting)
         return built
 
-    def _expose(self, provider: str, health: Health) -> None:
-        metrics, concurrency = self.metrics, health.concurrency
-        metrics.provider_breaker_state.labels(provider).set_function(lambda: _state_of(health.breaker))
-        metrics.provider_waiting_requests.labels(provider).set_function(lambda: concurrency.waiting)
-        metrics.provider_concurrency_limit.labels(provider).set_function(lambda: concurrency.limit)
+    def _expose(self, model: Model) -> None:
+        """What is known of its routes, by provider: as the callers of this model meet it."""
+        routes: dict[str, list[ModelHealth]] = {}
+        for route in model.routes:
+            routes.setdefault(route.provider.name, []).append(route.health)
+        for provider, healths in routes.items():
+            labels = (provider, model.name)
+            self.metrics.provider_breaker_state.labels(*labels).set_function(
+                functools.partial(_worst_state, healths)
+            )
+            self.metrics.provider_concurrency_limit.labels(*labels).set_function(
+                functools.partial(_calls_at_once, healths)
+            )
 
     def _build_gate(self) -> Gate:
         def waiting_elsewhere() -> int:
-            return sum(health.concurrency.waiting for health in self._health.values())
+            return sum(health.waiting() for health in self._health.values())
 
         return Gate(self.settings.admission, self.drain, self.metrics, waiting_elsewhere=waiting_elsewhere)
 
@@ -193,6 +201,8 @@ class Application:
             )
             for name, each in settings.models.items()
         }
+        for model in built.values():
+            self._expose(model)
         personalities = compile_all(settings.personalities, next(iter(settings.models)))
         return Catalog(built, personalities, settings.cache.classes, created=int(time.time()))
 
@@ -250,8 +260,13 @@ def _authorized_by(keys: KeyRing) -> Guard:
     return authorized
 
 
-def _state_of(breaker: Breaker) -> float:
-    return BREAKER_STATES[breaker.state(time.monotonic())]
+def _worst_state(healths: list[ModelHealth]) -> float:
+    now = time.monotonic()
+    return max(BREAKER_STATES[health.state(now)] for health in healths)
+
+
+def _calls_at_once(healths: list[ModelHealth]) -> float:
+    return sum(health.concurrency.limit for health in healths)
 
 
 def _provide(**parts: object) -> dict[str, Provide]:

@@ -88,10 +88,14 @@ DASHBOARD = Dashboard(
                 Panel(
                     "Breakers",
                     Unit.COUNT,
-                    "The worst replica's. Open: the provider is not asked at all, for half a minute at most; then "
-                    "the next call tries it, whenever that comes.",
+                    "The worst replica's, by model. Open: the provider is not asked for it at all, for half a minute "
+                    "at most; then the next call tries, whenever that comes.",
                     "Dub5BreakerOpen",
-                    {"{{provider}}": promql.gauge("provider_breaker_state", by="provider", how="max")},
+                    {
+                        "{{provider}} {{model}}": promql.gauge(
+                            "provider_breaker_state", by="provider, model", how="max"
+                        )
+                    },
                     "states",
                     states=("closed", "trying again", "open"),
                 ),
@@ -105,12 +109,14 @@ DASHBOARD = Dashboard(
                 Panel(
                     "Waiting for a place, and places",
                     Unit.COUNT,
-                    "Each provider is given as many calls at once as it bears; the others wait. More "
+                    "Each model is given as many calls at once as its provider bears; the others wait. More "
                     "replicas do not help.",
                     "Dub5ProviderSlow",
                     {
                         "{{provider}} waiting": promql.gauge("provider_waiting_requests", by="provider"),
-                        "{{provider}} places": promql.gauge("provider_concurrency_limit", by="provider"),
+                        "{{provider}} {{model}} places": promql.gauge(
+                            "provider_concurrency_limit", by="provider, model"
+                        ),
                     },
                 ),
             ],

@@ -9,9 +9,8 @@ from typing import Literal
 
 import msgspec
 
-from dub5.errors import CallerError, ProviderError, ProviderTimeout
-from dub5.providers.health import Health, Outcome
-from dub5.providers.hedging import Pace
+from dub5.errors import CallerError, FailureScope, Overloaded, ProviderError, ProviderTimeout, Unsupported
+from dub5.providers.health import ModelHealth, Outcome
 from dub5.providers.protocol import Heard, Provider
 
 Reason = Literal["fallback", "retry", "hedge"]
@@ -44,14 +43,12 @@ Observe = Callable[[Ended], None]
 
 
 class Route(msgspec.Struct, frozen=True):
-    """A provider, what it calls the model, and how it has done of late. `weight` is None for a mere fallback."""
+    """A provider, what it calls the model, and how that has done of late. `weight` is None for a mere fallback."""
 
     provider: Provider
     upstream: str
-    health: Health
+    health: ModelHealth
     weight: float | None = None
-    first_tokens: Pace = msgspec.field(default_factory=Pace)
-    wholes: Pace = msgspec.field(default_factory=Pace)
 
 
 class Attempt:
@@ -70,7 +67,7 @@ class Attempt:
     ) -> None:
         self.route = route
         self.heard = Heard()
-        self.pace = route.first_tokens if stream else route.wholes
+        self.pace = route.health.first_tokens if stream else route.health.wholes
         self._model = model
         self._observe: Observe | None = observe
         self._clock = clock
@@ -81,6 +78,8 @@ class Attempt:
         self._first_token: float | None = None
 
     def first_token(self) -> None:
+        """The stream has something of the answer: from here on no other route can be asked."""
+        self.heard.begun = True
         now = self._clock()
         self._first_token = now - self._start
         self.pace.note(self._first_token)
@@ -97,12 +96,28 @@ class Attempt:
 
     def broke(self, error: BaseException) -> None:
         """The call ended with `error`."""
-        if isinstance(error, ProviderError):
-            self.over(_outcome(error), pause=error.retry_after, trouble=error.plain)
+        if isinstance(error, Unsupported):
+            self._never_made()
+        elif isinstance(error, ProviderError):
+            pause = error.retry_after if error.scope != "request" else None
+            self.over(_outcome(error), error.scope, pause=pause, trouble=error.plain)
         else:
             self.over(_outcome(error))
 
-    def over(self, outcome: Outcome, *, pause: float | None = None, trouble: str | None = None) -> None:
+    def _never_made(self) -> None:
+        """This route cannot do what was asked: there was no call to observe."""
+        if self._observe is not None:
+            self._observe = None
+            self.route.health.unused(self._start)
+
+    def over(
+        self,
+        outcome: Outcome,
+        scope: FailureScope | None = None,
+        *,
+        pause: float | None = None,
+        trouble: str | None = None,
+    ) -> None:
         """The call ended so; what is said after the first time does not count."""
         observe, self._observe = self._observe, None
         if observe is None:
@@ -112,7 +127,7 @@ class Attempt:
             # At least so long, where it was cancelled: left out, p95 would sink.
             self.pace.note(now - self._start)
         worked = self._first_token is not None
-        self.route.health.ended(outcome, began=self._start, now=now, worked=worked, pause=pause)
+        self.route.health.ended(outcome, scope, began=self._start, now=now, worked=worked, pause=pause)
         observe(
             Ended(
                 self.route.provider.name,
@@ -137,6 +152,8 @@ def _outcome(error: BaseException) -> Outcome:
             return "limited"
         case CallerError():
             return "refused"
+        case Overloaded() | MemoryError():
+            return "overloaded"
         case asyncio.CancelledError() | GeneratorExit():
             return "cancelled"
     return "error"

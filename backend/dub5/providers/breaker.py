@@ -1,4 +1,4 @@
-"""A provider that fails is left alone for a while: a circuit breaker, as a pure decision.
+"""A provider, or a model there, that fails is left alone for a while: a circuit breaker, as a pure decision.
 
     closed --(share of failures in the window reaches the threshold)--> open
     open --(pause is over)--> half-open: one call may try
@@ -27,7 +27,7 @@ PROBE_PATIENCE = 30.0
 
 
 class Breaker:
-    """One provider's. `allows` before each call, then `succeeded`, `failed` or `abandoned`, once.
+    """A provider's or a model's. `allows` before each call, then `succeeded`, `failed` or `abandoned`, once.
 
     Each of these is told when the call `began`: while the breaker is not closed, only calls since it opened count.
     """
@@ -35,7 +35,7 @@ class Breaker:
     def __init__(self) -> None:
         self._calls: deque[tuple[float, bool]] = deque()
         self._failures = 0
-        self._opened = 0.0
+        self.opened = float("-inf")
         self._open_until: float | None = None
         self._pause = FIRST_PAUSE
         self._probing_since: float | None = None
@@ -49,15 +49,19 @@ class Breaker:
         """Seconds until the next call may try; 0 where one may now."""
         return max(0.0, (self._open_until or now) - now)
 
-    def allows(self, now: float) -> bool:
-        """Whether a call may be made; in half-open, that it is the one."""
+    def would_allow(self, now: float) -> bool:
+        """What `allows` would say."""
         state = self.state(now)
         if state != "half-open":
             return state == "closed"
-        if self._probing_since is not None and now - self._probing_since < PROBE_PATIENCE:
-            return False
-        self._probing_since = now
-        return True
+        return self._probing_since is None or now - self._probing_since >= PROBE_PATIENCE
+
+    def allows(self, now: float) -> bool:
+        """Whether a call may be made; in half-open, that it is the one."""
+        allowed = self.would_allow(now)
+        if allowed and self._open_until is not None:
+            self._probing_since = now
+        return allowed
 
     def succeeded(self, began: float, now: float) -> None:
         if self._is_of_old(began):
@@ -83,18 +87,24 @@ class Breaker:
         if pause is not None or (calls >= FEWEST_CALLS and self._failures >= THRESHOLD * calls):
             self._open(now, pause)
 
+    def trip(self, now: float) -> None:
+        """Open it for what is known from elsewhere; where it was half-open, for twice as long as before."""
+        if self._open_until is not None:
+            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+        self._open(now, None)
+
     def abandoned(self, began: float) -> None:
-        """The caller left before the provider showed whether it works."""
+        """The call told nothing about whether it works, or nothing that is for this breaker to judge."""
         if not self._is_of_old(began):
             self._probing_since = None
 
     def _is_of_old(self, began: float) -> bool:
         """Whether the call began before the breaker opened: it tells nothing about whether the provider is back."""
-        return self._open_until is not None and began < self._opened
+        return self._open_until is not None and began < self.opened
 
     def _open(self, now: float, pause: float | None) -> None:
         self._stay_open(now, self._pause if pause is None else pause)
-        self._opened = now
+        self.opened = now
         self._probing_since = None
 
     def _stay_open(self, now: float, pause: float) -> None:

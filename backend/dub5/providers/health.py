@@ -1,53 +1,173 @@
-"""What this replica knows of one provider, from its own calls: whether to ask it now, and how much at once."""
+"""What this replica knows of a provider and of each model there, from its own calls: ask now? how much at once?
+
+A failure is booked on the narrowest account that it is about, so that one model's trouble stays its own:
+
+- one model (429, 5xx, time-outs, an answer that breaks off): its own breaker, pause and concurrency limit;
+- the provider (no connection, DNS, TLS, wrong credentials): a breaker of all its models. 5xx and time-outs come to
+  that only where two or more models have them and none has had a success in the window;
+- one request or one answer (400, 403, 404, 409, 413, 422, 424, malformed): nobody. It answers, so it is there;
+- us (a cancelled call, a replica without descriptors or memory): nobody.
+"""
 
 from __future__ import annotations
 
+from collections import deque
+from itertools import islice
 from typing import Literal
 
-from dub5.providers.breaker import Breaker
-from dub5.providers.concurrency import ConcurrencyLimit, Ending
+from dub5.errors import FailureScope
+from dub5.providers.breaker import FEWEST_CALLS, WINDOW, Breaker, State
+from dub5.providers.concurrency import ConcurrencyLimit, Ending, Pool
+from dub5.providers.hedging import Pace
 
-Outcome = Literal["ok", "error", "timeout", "limited", "refused", "cancelled"]
-"""How a call ended. `limited`: the provider asked for fewer calls (429); `refused`: the caller's error."""
+Outcome = Literal["ok", "error", "timeout", "limited", "refused", "cancelled", "overloaded"]
+"""How a call ended. `limited`: the provider asked for fewer calls (429); `refused`: the caller's error; `overloaded`:
+this replica had no descriptors or memory for it."""
 
 _ENDINGS: dict[Outcome, Ending] = {"ok": "well", "timeout": "pushed back", "limited": "pushed back"}
 
 UNLIMITED = 1_000_000
 """Calls at once to a provider that has no connection pool."""
 
+MOST_MODELS = 1000
+"""Models of one provider that are kept in mind, where callers may name any."""
 
-class Health:
-    """One provider's, shared by all models that it serves. Each call is told to it once, when it has ended."""
+
+class ProviderHealth:
+    """One provider's, shared by all its models. `most`: calls at once over all of them."""
 
     def __init__(self, most: int = UNLIMITED) -> None:
         self.breaker = Breaker()
-        self.concurrency = ConcurrencyLimit(most)
+        self.pool = Pool(most)
+        self.models: dict[str, ModelHealth] = {}
+        self._succeeded = float("-inf")
+        self._failures: deque[float] = deque(maxlen=FEWEST_CALLS)
+        self._failing: dict[str, float] = {}  # time of the latest failure by model, oldest first
+
+    def of(self, model: str) -> ModelHealth:
+        """One model's, by the provider's name of it; past MOST_MODELS the one named longest ago is forgotten."""
+        health = self.models.pop(model, None)
+        if health is None:
+            while len(self.models) >= MOST_MODELS:
+                oldest = next(iter(self.models))
+                del self.models[oldest]
+                self._failing.pop(oldest, None)
+            health = ModelHealth(self, model)
+        self.models[model] = health
+        return health
+
+    def waiting(self) -> int:
+        """Calls that wait for a place, over all models."""
+        return sum(health.concurrency.waiting for health in self.models.values())
+
+    def succeeded(self, began: float, now: float) -> None:
+        self._succeeded = now
+        self.breaker.succeeded(began, now)
+
+    def model_failed(self, model: str, began: float, now: float) -> None:
+        """A 5xx, a time-out or a broken answer of one model; it is the provider's where another one fails too.
+
+        A half-open probe of one model decides for that model: the next one may try for the provider.
+        """
+        self._failures.append(now)
+        self._failing.pop(model, None)
+        self._failing[model] = now
+        self.breaker.abandoned(began)
+        state = self.breaker.state(now)
+        since = now - WINDOW if state == "closed" else self.breaker.opened
+        if (
+            sum(each > since for each in islice(reversed(self._failing.values()), 2)) < 2
+            or self._succeeded > since
+        ):
+            return
+        enough = len(self._failures) == FEWEST_CALLS and self._failures[0] > since
+        if state == "half-open" or (state == "closed" and enough):
+            self.breaker.trip(now)
+
+
+class ModelHealth:
+    """One model's at one provider, whoever asks for it under whatever name. Each call is reported once, at its end."""
+
+    def __init__(self, provider: ProviderHealth, name: str) -> None:
+        self.breaker = Breaker()
+        self.concurrency = ConcurrencyLimit(provider.pool)
+        self.first_tokens, self.wholes = Pace(), Pace()
+        self.rate_limited = False
+        """Whether the latest failure was a 429: if it is left alone, then for that."""
+        self._provider = provider
+        self._name = name
+
+    def state(self, now: float) -> State:
+        """As the callers of this model meet it: the worse of its own breaker and the provider's."""
+        states = {self._provider.breaker.state(now), self.breaker.state(now)}
+        return "open" if "open" in states else "half-open" if "half-open" in states else "closed"
+
+    def retry_after(self, now: float) -> float:
+        """Seconds until the next call may try; 0 where one may now."""
+        return max(self._provider.breaker.retry_after(now), self.breaker.retry_after(now))
 
     def try_enter(self, now: float) -> bool:
         """Take a place for a call, where one may begin now.
 
-        The call that tries whether the provider is back needs no free place: those that still run since before it
+        The call that tries whether the model is back needs no free place: those that still run since before it
         broke may hold more than there are now.
         """
-        if self.breaker.state(now) == "closed":
+        if self.state(now) == "closed":
             return self.concurrency.try_enter()
-        if not self.breaker.allows(now):
+        if not self.allows(now):
             return False
         self.concurrency.enter_anyway()
         return True
 
+    def allows(self, now: float) -> bool:
+        """Whether a call may be made; in half-open, that it is the one."""
+        both = (self._provider.breaker, self.breaker)
+        return all(breaker.would_allow(now) for breaker in both) and all(
+            breaker.allows(now) for breaker in both
+        )
+
     def worked(self, *, began: float, now: float) -> None:
-        """The first chunk of a stream is here; should it break off later, that is a failure of its own."""
+        """A stream has begun to answer; should it break off later, that is a failure of its own."""
+        self._provider.succeeded(began, now)
         self.breaker.succeeded(began, now)
 
-    def ended(self, outcome: Outcome, *, began: float, now: float, worked: bool, pause: float | None) -> None:
-        """`worked`: it was told so before. `pause`: seconds for which the provider asked to be left alone."""
+    def ended(
+        self,
+        outcome: Outcome,
+        scope: FailureScope | None,
+        *,
+        began: float,
+        now: float,
+        worked: bool,
+        pause: float | None,
+    ) -> None:
+        """`scope`: what a failure is about, None where it is nobody's. `worked`: that was reported before.
+
+        `pause`: seconds for which the provider asked to be left alone.
+        """
         self.concurrency.left(_ENDINGS.get(outcome, "otherwise"), began=began, now=now)
-        if outcome in {"error", "timeout", "limited"}:
+        if scope == "model":
+            self.rate_limited = outcome == "limited"
             self.breaker.failed(began, now, pause=pause)
-        elif worked:
-            return
-        elif outcome == "cancelled":
+            if outcome == "limited":  # it answers, and says itself which model it is about
+                self._provider.breaker.abandoned(began)
+            else:
+                self._provider.model_failed(self._name, began, now)
+        elif scope == "provider":
+            self.rate_limited = False
             self.breaker.abandoned(began)
-        else:  # ok, or a refusal of the request, which only a working provider can give
-            self.breaker.succeeded(began, now)
+            self._provider.breaker.failed(began, now, pause=pause)
+        elif outcome in {"ok", "refused"} or scope == "request":
+            if not worked:
+                self.worked(began=began, now=now)
+        elif not worked:
+            self._abandoned(began)
+
+    def unused(self, began: float) -> None:
+        """The place was taken for a call that was not made."""
+        self.concurrency.give_back()
+        self._abandoned(began)
+
+    def _abandoned(self, began: float) -> None:
+        self.breaker.abandoned(began)
+        self._provider.breaker.abandoned(began)

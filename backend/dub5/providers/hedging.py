@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from dub5.errors import CallerError
+from dub5.errors import CallerError, Unsupported
 
 T = TypeVar("T")
 
@@ -23,7 +23,7 @@ REMEMBERED = 200
 
 
 class Pace:
-    """The latest waits for answers of one route, in seconds."""
+    """The latest waits for answers of one model at one provider, in seconds."""
 
     def __init__(self) -> None:
         self._waits: deque[float] = deque(maxlen=REMEMBERED)
@@ -79,4 +79,4 @@ def _decides(call: asyncio.Task[Any]) -> bool:
     if not call.done() or call.cancelled():
         return False
     error = call.exception()
-    return error is None or isinstance(error, CallerError)
+    return error is None or (isinstance(error, CallerError) and not isinstance(error, Unsupported))

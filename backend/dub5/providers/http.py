@@ -116,8 +116,6 @@ class HttpClient:
     ) -> None:
         self.name = name
         self._timeouts: Timeouts = settings.timeouts
-        self._max_connections = settings.max_connections
-        self._places = asyncio.Semaphore(settings.max_connections)
         self._secrets = [secret for secret in (key, *access.secrets()) if secret]
         self._headers = {
             "content-type": "application/json",
@@ -161,7 +159,6 @@ class HttpClient:
 
     async def post(self, body: Json, call: Call) -> Payload:
         """The whole JSON answer."""
-        await self._take_place()
         limit = _Limit(_now() + self._timeouts.total, "finish its answer")
         try:
             async with asyncio.timeout_at(limit.at):
@@ -172,8 +169,6 @@ class HttpClient:
                     response.release()
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self._trouble(error, limit) from None
-        finally:
-            self._places.release()
 
     async def events(
         self, body: Json, call: Call, *, is_last: Callable[[bytes, bytes], bool]
@@ -183,18 +178,14 @@ class HttpClient:
         Those that came together are given together, since at a busy hour they are many.
         It also ends where the provider closes the body: whether the answer is complete is for the caller to say.
         """
-        await self._take_place()
         total = _Limit(_now() + self._timeouts.total, "finish its answer")
         first = min(total, _Limit(_now() + self._timeouts.first_token, "send its first token"))
         try:
             async with asyncio.timeout_at(first.at):
                 response = await self._asked(body, call)
-        except BaseException as error:
-            self._places.release()
-            if isinstance(error, (aiohttp.ClientError, TimeoutError)):
-                raise self._trouble(error, first) from None
-            raise
-        parser, begun, size, now = EventParser(), False, 0, asyncio.get_running_loop().time
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise self._trouble(error, first) from None
+        parser, size, now = EventParser(), 0, asyncio.get_running_loop().time
         try:
             with _Patience(response, first) as patience:
                 while True:
@@ -213,30 +204,17 @@ class HttpClient:
                             await _until_closed(response)
                             return
                     if events:
-                        begun = True
                         yield events
                     if response.content.at_eof():
                         return
-                    if begun:
+                    # Whatever comes is a sign of life, also comments and pings while a model thinks.
+                    if call.heard.begun:
                         pause = _Limit(now() + self._timeouts.between_tokens, "send its next token")
-                        patience.ends(min(total, pause))
+                    else:
+                        pause = _Limit(now() + self._timeouts.first_token, "send its first token")
+                    patience.ends(min(total, pause))
         finally:
             response.release()
-            self._places.release()
-
-    async def _take_place(self) -> None:
-        """Of `max_connections`. The pool would wait in the time that a provider has to accept a connection."""
-        if not self._places.locked():
-            await self._places.acquire()  # at once
-            return
-        try:
-            async with asyncio.timeout(self._timeouts.connect):
-                await self._places.acquire()
-        except TimeoutError:
-            raise Overloaded(
-                f"All {self._max_connections} connections to the provider {self.name} are in use. Try again later.",
-                retry_after=1,
-            ) from None
 
     def _parsed(self, parser: EventParser, chunk: bytes) -> list[tuple[bytes, bytes]]:
         try:
@@ -297,7 +275,10 @@ class HttpClient:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
-                    limit=self._max_connections, keepalive_timeout=_KEEP_ALIVE, ssl=self._tls
+                    # How many there are at once is for `health` to say: a wait here would be the provider's fault.
+                    limit=0,
+                    keepalive_timeout=_KEEP_ALIVE,
+                    ssl=self._tls,
                 ),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(connect=self._timeouts.connect),

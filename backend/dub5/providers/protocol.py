@@ -72,7 +72,7 @@ class Payload(msgspec.Struct, frozen=True):
             data = _decoder.decode(raw)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise ProviderError(
-                f"The provider {provider} answered with malformed JSON.", provider=provider
+                f"The provider {provider} answered with malformed JSON.", provider=provider, scope="request"
             ) from None
         if b"\n" in raw or b"\r" in raw:  # legal between JSON tokens, but it would end an SSE line
             return cls.of(data)

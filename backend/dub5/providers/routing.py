@@ -1,12 +1,14 @@
-"""From a model's name to an answer: its routes, one after the other until one gives its first byte.
+"""From a model's name to an answer: its routes, one after the other until one begins to answer.
 
-    in order, or by weight -> a provider that is well and has room -> ask -> the first byte
-         |                          (none has room: wait in line)      |-> it failed: the next route
-         |                                                             |-> slow: a second call beside it (hedge)
+    in order, or by weight -> a route that is well and has room -> ask -> the first of the answer
+         |                       (none has room: wait in line)      |-> it cannot, or it failed: the next route
+         |                                                          |-> slow: a second call beside it (hedge)
          '-> every route failed: once more, where the fault was a passing one and the retry budget has one left
 
-After the first byte the caller has begun to read and there is no way back. What the caller has to mend
-(CallerError) is not asked twice. Why so: docs/adr/0016-retries.md.
+A stream is committed by the first chunk that has something of the answer: what comes before it (a role, an empty
+content, filter results) is held back, since a provider that is overloaded often says so just after it. After that the
+caller has begun to read and there is no way back. What the caller has to mend (CallerError) is not asked twice; where
+one route cannot do what was asked (Unsupported), another may. Why so: docs/adr/0016-retries.md.
 """
 
 from __future__ import annotations
@@ -21,11 +23,11 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from dub5.errors import Overloaded, ProviderError, ProviderTimeout, all_failed
+from dub5.errors import Dub5Error, Overloaded, ProviderError, ProviderTimeout, Unsupported, all_failed
 from dub5.providers.attempt import Attempt, Observe, Reason, Route
-from dub5.providers.health import Health
+from dub5.providers.health import ProviderHealth
 from dub5.providers.hedging import hedged
-from dub5.providers.protocol import Call, Payload, Provider
+from dub5.providers.protocol import Call, Payload, Provider, has_answer
 from dub5.providers.retry_budget import RetryBudget
 from dub5.settings import (
     AnthropicSettings,
@@ -78,7 +80,7 @@ class Model:
         settings: ModelSettings,
         providers: Mapping[str, Provider],
         provider_settings: Mapping[str, AnyProvider],
-        health: Mapping[str, Health],
+        health: Mapping[str, ProviderHealth],
         patience: float,
     ) -> Model:
         """Of validated settings: each route names one of `providers`."""
@@ -89,7 +91,7 @@ class Model:
                 Route(
                     providers[provider],
                     upstream,
-                    health[provider],
+                    health[provider].of(upstream),
                     settings.weights.get(f"{provider}/{upstream}"),
                 )
                 for provider, upstream in written
@@ -106,7 +108,7 @@ class Model:
         return await _Tries(self, call, observe, _whole, _nothing_to_close).answer()
 
     async def open(self, call: Call, observe: Observe) -> OpenStream:
-        """The stream of the first route that gives a first chunk. Close it: it holds the provider's call."""
+        """The stream of the first route that begins to answer. Close it: it holds the provider's call."""
         return await _Tries(self, call, observe, _opened, OpenStream.aclose).answer()
 
     def in_order(self) -> list[Route]:
@@ -121,19 +123,17 @@ class Model:
         weighted.sort(key=lambda route: keys[id(route)])
         return [*weighted, *(route for route in self.routes if not route.weight)]
 
-    def _left_alone(self) -> ProviderError:
+    def left_alone(self, routes: list[Route]) -> ProviderError:
+        """Why none of `routes` is asked now."""
         now = self.clock()
-        return ProviderError(
+        error = ProviderError(
             f"Every provider of the model {self.name} has failed of late and is left alone for a moment.",
-            provider=self.routes[-1].provider.name,
-            retry_after=min(route.health.breaker.retry_after(now) for route in self.routes),
+            provider=routes[-1].provider.name,
+            retry_after=min(route.health.retry_after(now) for route in routes),
         )
-
-    def failed(self, failures: list[ProviderError]) -> ProviderError:
-        """The last failure, or where there were several one that says so, with the last one's status."""
-        if not failures:
-            return self._left_alone()
-        return all_failed(self.name, failures)
+        if all(route.health.rate_limited for route in routes):
+            error.as_said(status=429, type="rate_limit_error", code="rate_limit_exceeded")
+        return error
 
 
 class _Tries(Generic[_T]):
@@ -155,12 +155,15 @@ class _Tries(Generic[_T]):
         self._untried = model.in_order()
         self._begun = 0
         self._failures: list[tuple[Route, ProviderError]] = []
+        self._unsupported: dict[int, Unsupported] = {}  # by id of the route
 
     async def answer(self) -> _T:
         while (route := await self._next()) is not None:
             self._model.budget.called()
             try:
                 return await self._asked(self._begin(route, "fallback" if self._failures else None))
+            except Unsupported as error:
+                self._unsupported[id(route)] = error
             except ProviderError as error:
                 self._failures.append((route, error))
         again = self._again([route for route, error in self._failures if _is_passing(error)])
@@ -169,7 +172,14 @@ class _Tries(Generic[_T]):
                 return await self._ask(self._begin(again, "retry"))
             except ProviderError as error:
                 self._failures.append((again, error))
-        raise self._model.failed([error for _, error in self._failures])
+        raise self._why_not()
+
+    def _why_not(self) -> Dub5Error:
+        """An outage is told as an outage; that nobody can do what was asked, only where that holds for all routes."""
+        if self._failures:
+            return all_failed(self._model.name, [error for _, error in self._failures])
+        able = [route for route in self._model.routes if id(route) not in self._unsupported]
+        return self._model.left_alone(able) if able else next(iter(self._unsupported.values()))
 
     def _begin(self, route: Route, reason: Reason | None) -> Attempt:
         model = self._model
@@ -209,7 +219,7 @@ class _Tries(Generic[_T]):
         return task
 
     async def _next(self) -> Route | None:
-        """The next route that is well and has room, with a place taken at its provider.
+        """The next route that is well and has room, with a place taken there.
 
         Where all that are well are full, a place at the first of them is waited for. None where none is well, or
         none came free in time.
@@ -218,7 +228,7 @@ class _Tries(Generic[_T]):
             now = self._model.clock()
             route = next((each for each in self._untried if each.health.try_enter(now)), None)
             if route is None:
-                well = [each for each in self._untried if each.health.breaker.state(now) == "closed"]
+                well = [each for each in self._untried if each.health.state(now) == "closed"]
                 if not well:
                     return None
                 if not await self._waited_for(well[0]):
@@ -229,9 +239,9 @@ class _Tries(Generic[_T]):
         return None
 
     async def _waited_for(self, route: Route) -> bool:
-        """Wait for a place at its provider; False where that was in vain.
+        """Wait for a place there; False where that was in vain.
 
-        Overloaded where as many wait as are let in: one slow provider must not take all places of this replica.
+        Overloaded where as many wait as are let in: one slow model must not take all places of this replica.
         """
         health = route.health
         if health.concurrency.waiting >= health.concurrency.limit:
@@ -250,7 +260,7 @@ class _Tries(Generic[_T]):
             )
             self._failures.append((route, error))
             return False
-        if health.breaker.allows(self._model.clock()):
+        if health.allows(self._model.clock()):
             return True
         health.concurrency.give_back()
         return False
@@ -258,7 +268,7 @@ class _Tries(Generic[_T]):
     def _again(self, routes: list[Route]) -> Route | None:
         """For a retry or hedge: the first that is well and has room, with a place taken, if the budget has one."""
         now = self._model.clock()
-        well = [route for route in routes if route.health.breaker.state(now) == "closed"]
+        well = [route for route in routes if route.health.state(now) == "closed"]
         route = next((route for route in well if route.health.concurrency.free), None)
         if route is None or not self._model.budget.spend():
             return None
@@ -279,12 +289,16 @@ async def _nothing_to_close(_: Payload) -> None:
 async def _opened(attempt: Attempt, call: Call) -> OpenStream:
     name = attempt.route.provider.name
     chunks = attempt.route.provider.stream(call)
+    held: list[Payload] = []
     with attempt.guarding():
-        first = await anext(chunks, None)
-        if first is None:
-            raise ProviderError(f"The provider {name} sent an empty stream.", provider=name)
+        async for chunk in chunks:
+            held.append(chunk)
+            if has_answer(chunk.data):
+                break
+        if not held:
+            raise ProviderError(f"The provider {name} sent an empty stream.", provider=name, scope="request")
     attempt.first_token()
-    return OpenStream(first, chunks, attempt)
+    return OpenStream(held, chunks, attempt)
 
 
 def _is_passing(error: ProviderError) -> bool:
@@ -293,26 +307,24 @@ def _is_passing(error: ProviderError) -> bool:
 
 
 class OpenStream:
-    """A stream whose first chunk is here. Iterating gives it and the others; `aclose` ends the call.
+    """A stream that has begun to answer. Iterating gives what was held back, then the rest; `aclose` ends the call.
 
     Where the provider dies on the way, the iteration raises ProviderError. Not to be used by two tasks at once.
     """
 
-    def __init__(self, first: Payload, chunks: AsyncGenerator[Payload, None], attempt: Attempt) -> None:
-        self.first = first
+    def __init__(self, held: list[Payload], chunks: AsyncGenerator[Payload, None], attempt: Attempt) -> None:
         self.provider = attempt.route.provider.name
         self.upstream = attempt.route.upstream
+        self._held = held[::-1]
         self._chunks = chunks
         self._attempt = attempt
-        self._begun = False
 
     def __aiter__(self) -> OpenStream:
         return self
 
     async def __anext__(self) -> Payload:
-        if not self._begun:
-            self._begun = True
-            return self.first
+        if self._held:
+            return self._held.pop()
         try:
             return await anext(self._chunks)
         except StopAsyncIteration:

@@ -146,13 +146,17 @@ class Metrics:
             _CALL,
         )
         self.provider_breaker_state = self._gauges(
-            "provider_breaker_state", "0 closed, 1 trying again, 2 open.", ("provider",)
+            "provider_breaker_state",
+            "0 closed, 1 trying again, 2 open: the model's own breaker or its provider's.",
+            ("provider", "model"),
         )
         self.provider_waiting_requests = self._gauges(
             "provider_waiting_requests", "Calls that wait for a place at the provider.", ("provider",)
         )
         self.provider_concurrency_limit = self._gauges(
-            "provider_concurrency_limit", "Calls at once that the provider is given at most.", ("provider",)
+            "provider_concurrency_limit",
+            "Calls at once that the model is given at the provider at most.",
+            ("provider", "model"),
         )
         self.provider_retries = self._counters(
             "provider_retries",

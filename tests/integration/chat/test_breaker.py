@@ -12,14 +12,17 @@ from tests.fakes.http_server import Script
 from tests.fakes.openai_server import FakeOpenAI, hang, raw, refuse, say, stream, whole
 from tests.harness import Running, running
 
-FAULTS: dict[str, Script] = {
+ODD: dict[str, Script] = {
     "dead": stream([], end=True),
+    "talking nonsense": whole(None, raw=b"<html>"),
+    "no HTTP at all": raw(b"SSH-2.0-nonsense\r\n\r\n"),
+}
+
+FAULTS: dict[str, Script] = {
     "hanging": hang(),
     "overloaded": refuse(529, "Overloaded"),
     "in error": refuse(500, "Oops"),
     "refusing the key": refuse(401, "Wrong key"),
-    "talking nonsense": whole(None, raw=b"<html>"),
-    "no HTTP at all": raw(b"SSH-2.0-nonsense\r\n\r\n"),
 }
 
 
@@ -61,12 +64,24 @@ async def test_no_request_fails_and_the_bad_provider_is_soon_left_alone(
         response = await server.chat(str(number), stream=streamed)
         assert (response.status_code, "Hello" in response.text) == (200, True)
     assert len(bad.calls) == FEWEST_CALLS
-    assert await server.metric("dub5_provider_breaker_state", provider="bad") == 2
-    assert await server.metric("dub5_provider_breaker_state", provider="good") == 0
+    assert await server.metric("dub5_provider_breaker_state", provider="bad", model="small") == 2
+    assert await server.metric("dub5_provider_breaker_state", provider="good", model="small") == 0
     alone = await server.chat(model="lonely")
     assert (alone.status_code, alone.json()["error"]["code"]) == (502, "provider_error")
     assert alone.headers["retry-after"]
     assert len(bad.calls) == FEWEST_CALLS
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("fault", ODD)
+async def test_odd_answers_fail_no_request_and_close_nothing(
+    server: Running, bad: FakeOpenAI, fault: str, streamed: bool
+) -> None:
+    bad.reply = ODD[fault]
+    for number in range(2 * FEWEST_CALLS):
+        response = await server.chat(str(number), stream=streamed)
+        assert (response.status_code, "Hello" in response.text) == (200, True)
+    assert len(bad.calls) == 2 * FEWEST_CALLS
 
 
 async def test_a_provider_that_asks_for_a_pause_gets_it(server: Running, bad: FakeOpenAI) -> None:
@@ -85,4 +100,4 @@ async def test_errors_of_the_caller_never_open_it_and_are_never_asked_twice(
     for number in range(2 * FEWEST_CALLS):
         assert (await server.chat(str(number))).status_code == 400
     assert (len(bad.calls), len(good.calls)) == (2 * FEWEST_CALLS, 0)
-    assert await server.metric("dub5_provider_breaker_state", provider="bad") == 0
+    assert await server.metric("dub5_provider_breaker_state", provider="bad", model="small") == 0

@@ -111,7 +111,7 @@ async def test_a_provider_that_asks_for_less_is_given_less_and_others_wait(
         await one.wait_called()
     one.reply = refuse(429, "Slow down")
     assert (await server.chat("refused")).status_code == 429
-    assert await server.metric("dub5_provider_concurrency_limit", provider="one") == 2
+    assert await server.metric("dub5_provider_concurrency_limit", provider="one", model="small") == 2
     assert await server.metric("dub5_provider_requests_total", provider="one", outcome="limited") == 1
     one.reply = say("One")
     waiting = asyncio.create_task(server.chat("later"))

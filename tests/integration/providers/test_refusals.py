@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import json
 import socket
-from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -437,30 +435,3 @@ async def test_a_resolver_without_descriptors_says_that_the_name_is_not_known(
 
     monkeypatch.setattr("dub5.providers.http.socket.socket", none_left)
     assert type(await error_of("http://acme.example/v1")) is Overloaded
-
-
-async def test_a_place_in_the_pool_is_given_back_however_a_call_ends(fake: FakeOpenAI) -> None:
-    """With a pool of one, a place that is kept is missed by the next call."""
-    provider = OpenAIProvider("acme", OpenAISettings(base_url=fake.base_url, max_connections=1), key="")
-    endings: list[Callable[[], Script]] = [
-        lambda: refuse(500, "Oops"),
-        lambda: refuse(400, "Bad"),
-        lambda: whole(None, raw=b"{"),
-        lambda: stream([DIE]),
-        lambda: stream([frame(chunk({"content": "x"})), DIE]),
-    ]
-    async with asyncio.timeout(20):
-        for script in endings:
-            for streamed in (False, True):
-                fake.reply = script()
-                with pytest.raises(Dub5Error):
-                    await answer_of(provider, Call(model="m", body=QUESTION, stream=streamed))
-        fake.reply = fake.default
-        chunks = provider.stream(Call(model="m", body=QUESTION, stream=True))
-        await anext(chunks)
-        waiting = asyncio.create_task(provider.complete(Call(model="m", body=QUESTION, stream=False)))
-        await asyncio.sleep(0)
-        assert not waiting.done()
-        await chunks.aclose()
-        assert (await waiting).data["choices"]
-    await provider.aclose()

@@ -73,7 +73,7 @@ def distribution(name: str, labels: str, *, below: str, above: str, share_above:
 
 
 def calls(outcome: str) -> str:
-    return pod("dub5_provider_requests_total", f'provider="openai",outcome="{outcome}"')
+    return pod("dub5_provider_requests_total", f'provider="openai",model="small",outcome="{outcome}"')
 
 
 def on(other: str, series: str) -> str:
@@ -147,7 +147,7 @@ MEMORY_LIMIT = {pod("dub5_memory_limit_bytes"): "536870912x120"}
 JOB = 'job="chat/dub5"'
 DEMAND, STARTED = pod("dub5_demand_requests", JOB), pod("process_start_time_seconds")
 UP, BUILT, CAPABLE = pod("up", JOB), pod("dub5_build_info", JOB), pod("dub5_capacity_requests", JOB)
-BREAKER = pod("dub5_provider_breaker_state", 'provider="openai"')
+BREAKER = pod("dub5_provider_breaker_state", 'provider="openai",model="small"')
 FLIPPING = " ".join(["2", "1"] * 61)
 PROBED = {calls("error"): "0+1x120"}
 IDLE = {BREAKER: "2x60 1x60", calls("error"): "0+2x90 180x30"}

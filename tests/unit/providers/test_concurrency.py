@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from dub5.providers.concurrency import DECREASE, ConcurrencyLimit
+from dub5.providers.concurrency import DECREASE, ConcurrencyLimit, Pool
 
 
 def entered(limit: ConcurrencyLimit, count: int) -> None:
@@ -15,13 +15,13 @@ def entered(limit: ConcurrencyLimit, count: int) -> None:
 
 
 def test_it_begins_with_the_whole_pool() -> None:
-    limit = ConcurrencyLimit(3)
+    limit = ConcurrencyLimit(Pool(3))
     entered(limit, 3)
     assert (limit.limit, limit.running, limit.free, limit.try_enter()) == (3, 3, False, False)
 
 
 def test_a_push_back_lowers_it_to_a_share_of_what_was_running() -> None:
-    limit = ConcurrencyLimit(1000)
+    limit = ConcurrencyLimit(Pool(1000))
     entered(limit, 20)
     limit.left("pushed back", began=0, now=5)
     assert (limit.limit, limit.running) == (int(20 * DECREASE), 19)
@@ -29,7 +29,7 @@ def test_a_push_back_lowers_it_to_a_share_of_what_was_running() -> None:
 
 
 def test_calls_of_the_same_round_lower_it_once() -> None:
-    limit = ConcurrencyLimit(1000)
+    limit = ConcurrencyLimit(Pool(1000))
     entered(limit, 20)
     for _ in range(10):
         limit.left("pushed back", began=0, now=5)
@@ -40,7 +40,7 @@ def test_calls_of_the_same_round_lower_it_once() -> None:
 
 
 def test_it_never_falls_below_one() -> None:
-    limit = ConcurrencyLimit(10)
+    limit = ConcurrencyLimit(Pool(10))
     for round_ in range(20):
         entered(limit, 1)
         limit.left("pushed back", began=round_, now=round_)
@@ -48,7 +48,7 @@ def test_it_never_falls_below_one() -> None:
 
 
 def test_a_limit_that_is_in_use_grows_by_one_for_each_round() -> None:
-    limit = ConcurrencyLimit(1000)
+    limit = ConcurrencyLimit(Pool(1000))
     entered(limit, 10)
     limit.left("pushed back", began=0, now=1)
     for _ in range(3):
@@ -62,7 +62,7 @@ def test_a_limit_that_is_in_use_grows_by_one_for_each_round() -> None:
 
 
 def test_one_that_is_not_in_use_does_not_grow() -> None:
-    limit = ConcurrencyLimit(1000)
+    limit = ConcurrencyLimit(Pool(1000))
     entered(limit, 10)
     limit.left("pushed back", began=0, now=1)
     while limit.running > 1:
@@ -74,7 +74,7 @@ def test_one_that_is_not_in_use_does_not_grow() -> None:
 
 
 def test_it_never_grows_beyond_the_pool() -> None:
-    limit = ConcurrencyLimit(2)
+    limit = ConcurrencyLimit(Pool(2))
     for _ in range(50):
         entered(limit, 2)
         limit.left("well", began=0, now=0)
@@ -83,7 +83,7 @@ def test_it_never_grows_beyond_the_pool() -> None:
 
 
 async def test_who_finds_no_place_waits_in_line() -> None:
-    limit, order = ConcurrencyLimit(1), []
+    limit, order = ConcurrencyLimit(Pool(1)), []
 
     async def call(name: str) -> None:
         await limit.enter(60)
@@ -104,7 +104,7 @@ async def test_who_finds_no_place_waits_in_line() -> None:
 
 
 async def test_patience_ends() -> None:
-    limit = ConcurrencyLimit(1)
+    limit = ConcurrencyLimit(Pool(1))
     entered(limit, 1)
     with pytest.raises(TimeoutError):
         await limit.enter(0.001)
@@ -115,7 +115,7 @@ async def test_patience_ends() -> None:
 
 @pytest.mark.parametrize("given", [False, True])
 async def test_who_is_cancelled_keeps_no_place(given: bool) -> None:
-    limit = ConcurrencyLimit(1)
+    limit = ConcurrencyLimit(Pool(1))
     entered(limit, 1)
     waiting = asyncio.create_task(limit.enter(60))
     await asyncio.sleep(0)
@@ -127,3 +127,40 @@ async def test_who_is_cancelled_keeps_no_place(given: bool) -> None:
     if not given:
         limit.left("well", began=0, now=0)
     assert (limit.waiting, limit.running, limit.free) == (0, 0, True)
+
+
+async def test_a_full_pool_gives_its_places_to_each_model_in_turn() -> None:
+    pool = Pool(2)
+    hot, cold = ConcurrencyLimit(pool), ConcurrencyLimit(pool)
+    entered(hot, 2)
+    order: list[str] = []
+
+    async def wait(limit: ConcurrencyLimit, name: str) -> None:
+        await limit.enter(60)
+        order.append(name)
+
+    calls = [asyncio.create_task(wait(limit, name)) for limit, name in [(hot, "h"), (hot, "h"), (cold, "c")]]
+    await asyncio.sleep(0)
+    for _ in range(3):
+        hot.left("otherwise", began=0, now=0)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    assert order == ["h", "c", "h"]
+    assert (hot.waiting, cold.waiting, pool.waiting, pool.running) == (0, 0, {}, 2)
+    await asyncio.gather(*calls)
+
+
+async def test_a_model_that_is_full_itself_keeps_no_other_from_the_pools_places() -> None:
+    pool = Pool(10)
+    slow, fine = ConcurrencyLimit(pool), ConcurrencyLimit(pool)
+    entered(slow, 2)
+    slow.left("pushed back", began=0, now=1)
+    waiting = asyncio.create_task(slow.enter(60))
+    await asyncio.sleep(0)
+    assert (slow.waiting, fine.try_enter()) == (1, True)
+    fine.left("well", began=0, now=0)
+    assert slow.waiting == 1
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert pool.waiting == {}

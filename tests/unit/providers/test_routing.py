@@ -11,10 +11,10 @@ from typing import Any
 import certifi
 import pytest
 
-from dub5.errors import InvalidRequest, Overloaded, ProviderError, ProviderTimeout
+from dub5.errors import InvalidRequest, Overloaded, ProviderError, ProviderTimeout, Unsupported
 from dub5.providers import build
 from dub5.providers.attempt import Ended, Route
-from dub5.providers.health import Health
+from dub5.providers.health import UNLIMITED, ModelHealth, ProviderHealth
 from dub5.providers.hedging import FEWEST
 from dub5.providers.protocol import Call, Payload, Provider
 from dub5.providers.retry_budget import RetryBudget
@@ -52,7 +52,7 @@ class Scripted:
             for step in self.steps:
                 if isinstance(step, BaseException):
                     raise step
-                yield Payload.of({"said": step})
+                yield Payload.of({"choices": [{"delta": {"content": step}}], "said": step})
         finally:
             self.closed += 1
 
@@ -88,8 +88,13 @@ class Observed:
         return [(provider, outcome) for provider, _, outcome, _, _ in self.calls]
 
 
+def well(most: int = UNLIMITED) -> ModelHealth:
+    """Of the only model of a provider of its own."""
+    return ProviderHealth(most).of("x")
+
+
 def model(*providers: Provider) -> Model:
-    return of_routes(*(Route(provider, f"{provider.name}-large", Health()) for provider in providers))
+    return of_routes(*(Route(provider, f"{provider.name}-large", well()) for provider in providers))
 
 
 def of_routes(*routes: Route, **options: Any) -> Model:
@@ -200,8 +205,7 @@ async def test_an_empty_stream_is_a_failure() -> None:
 
 async def test_an_open_stream_knows_where_it_comes_from() -> None:
     stream = await model(Scripted("a", "hello")).open(CALL, Observed())
-    assert (stream.provider, stream.upstream, stream.first.data) == ("a", "a-large", {"said": "hello"})
-    await stream.aclose()
+    assert (stream.provider, stream.upstream, await texts(stream)) == ("a", "a-large", ["hello"])
 
 
 async def test_durations_are_from_the_start_of_the_call() -> None:
@@ -221,6 +225,78 @@ async def test_after_the_first_byte_there_is_no_way_back() -> None:
     await stream.aclose()
     assert second.asked == []
     assert observed.outcomes == [("a", "error")]
+
+
+class Preamble(Scripted):
+    """Says who speaks before it answers."""
+
+    async def stream(self, call: Call) -> AsyncGenerator[Payload, None]:
+        for said in ({"role": "assistant", "content": ""}, {}, {"role": "assistant", "content": None}):
+            yield Payload.of({"choices": [{"delta": said}], "said": "…"})
+        async for chunk in super().stream(call):
+            yield chunk
+
+
+async def test_a_failure_after_a_mere_preamble_is_a_failed_try() -> None:
+    observed = Observed()
+    asked = model(Preamble("a", failure()), Preamble("b", "hello", " you"))
+    stream = await asked.open(CALL, observed)
+    assert await texts(stream) == ["…", "…", "…", "hello", " you"]
+    assert observed.outcomes == [("a", "error"), ("b", "ok")]
+    assert observed.calls[0][4] is None
+
+
+async def test_the_first_token_is_the_first_of_the_answer() -> None:
+    provider, observed = Preamble("a", "hello"), Observed()
+    stream = await model(provider).open(CALL, observed)
+    assert provider.asked[0].heard.begun
+    await texts(stream)
+    assert observed.calls[0][4] is not None
+
+
+async def test_a_complete_stream_without_an_answer_is_passed_on() -> None:
+    observed = Observed()
+    stream = await model(Preamble("a"), Scripted("b", "no")).open(CALL, observed)
+    assert await texts(stream) == ["…", "…", "…"]
+    assert observed.outcomes == [("a", "ok")]
+
+
+def cannot(field: str = "n") -> Unsupported:
+    return Unsupported(f"`{field}`: the provider of this model cannot do that.", param=field)
+
+
+@both_ways
+async def test_a_route_that_cannot_is_passed_over_and_was_not_called(ask: Ask) -> None:
+    observed, unable = Observed(), well(1)
+    asked = of_routes(Route(Scripted("a", cannot()), "x", unable), Route(Scripted("b", "hello"), "x", well()))
+    assert await ask(asked, observed) == "hello"
+    assert (observed.outcomes, observed.reasons) == ([("b", "ok")], [None])
+    assert (unable.concurrency.running, unable.state(0.0)) == (0, "closed")
+
+
+@both_ways
+async def test_where_no_route_can_the_caller_is_told(ask: Ask) -> None:
+    with pytest.raises(Unsupported) as caught:
+        await ask(model(Scripted("a", cannot("n")), Scripted("b", cannot("audio"))), Observed())
+    assert caught.value.param == "n"
+
+
+@both_ways
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+async def test_an_outage_of_those_that_can_is_told_as_an_outage(ask: Ask, order: tuple[int, int]) -> None:
+    providers = [Scripted("a", failure("It broke.")), Scripted("b", cannot())]
+    with pytest.raises(ProviderError, match="It broke"):
+        await ask(model(*(providers[index] for index in order)), Observed())
+
+
+@both_ways
+async def test_that_those_that_can_are_left_alone_is_an_outage_too(ask: Ask) -> None:
+    broken = well()
+    broken.ended("limited", "model", began=0.0, now=0.0, worked=False, pause=20.0)
+    asked = of_routes(Route(Scripted("a", "no"), "x", broken), Route(Scripted("b", cannot()), "x", well()))
+    with pytest.raises(ProviderError, match="left alone") as caught:
+        await ask(asked, Observed())
+    assert caught.value.retry_after == pytest.approx(20.0, abs=10)
 
 
 @pytest.mark.parametrize("read", [0, 1, 2])
@@ -252,7 +328,7 @@ async def asked_first(weights: list[float | None], chances: list[float]) -> list
     """Names of the routes in the order in which they are asked, where all fail."""
     observed, left = Observed(), list(chances)
     routes = [
-        Route(Scripted(name, failure()), "x", Health(), weight)
+        Route(Scripted(name, failure()), "x", well(), weight)
         for name, weight in zip("abcd", weights, strict=False)
     ]
     asked = of_routes(*routes, chance=lambda: left.pop(0))
@@ -274,8 +350,8 @@ async def test_the_shares_of_first_tries_are_the_weights() -> None:
     chance = random.Random(5)
     providers = [Scripted(name, "hello") for name in "ab"]
     asked = of_routes(
-        Route(providers[0], "x", Health(), 3.0),
-        Route(providers[1], "x", Health(), 1.0),
+        Route(providers[0], "x", well(), 3.0),
+        Route(providers[1], "x", well(), 1.0),
         chance=chance.random,
     )
     for _ in range(4000):
@@ -283,8 +359,8 @@ async def test_the_shares_of_first_tries_are_the_weights() -> None:
     assert 0.72 < len(providers[0].asked) / 4000 < 0.78
 
 
-def full(most: int = 1) -> Health:
-    health = Health(most)
+def full(most: int = 1) -> ModelHealth:
+    health = well(most)
     assert all(health.concurrency.try_enter() for _ in range(most))
     return health
 
@@ -292,7 +368,7 @@ def full(most: int = 1) -> Health:
 @both_ways
 async def test_a_provider_without_room_is_passed_over(ask: Ask) -> None:
     first, observed = Scripted("a", "no"), Observed()
-    asked = of_routes(Route(first, "x", full()), Route(Scripted("b", "hello"), "x", Health()))
+    asked = of_routes(Route(first, "x", full()), Route(Scripted("b", "hello"), "x", well()))
     assert await ask(asked, observed) == "hello"
     assert (first.asked, observed.reasons) == ([], [None])
 
@@ -342,7 +418,7 @@ async def test_only_as_many_wait_for_a_provider_as_it_is_given_calls() -> None:
 
 async def test_a_provider_that_is_back_is_tried_though_old_calls_hold_more_places_than_it_has() -> None:
     provider, health = Scripted("a", "hello"), full(10)
-    health.ended("limited", began=0.0, now=0.0, worked=False, pause=0.5)
+    health.ended("limited", "model", began=0.0, now=0.0, worked=False, pause=0.5)
     assert (health.concurrency.running, health.concurrency.limit) == (9, 7)
     answer = await of_routes(Route(provider, "x", health)).complete(CALL, Observed())
     assert answer.data["said"] == "hello"
@@ -369,13 +445,26 @@ async def test_a_provider_that_broke_while_its_place_was_waited_for_is_not_asked
         (timeout(), 0, 1),
         (ProviderError("Slow down.", provider="p", busy=True), 0, 1),
         (InvalidRequest("Bad.", param="n"), 0, 10),
+        (Unsupported("Bad.", param="n"), 0, 10),
+        (Overloaded("No descriptors."), 0, 10),
+        (MemoryError(), 0, 10),
     ],
 )
 async def test_every_call_gives_its_place_back(ask: Ask, step: Step, running: int, limit: int) -> None:
-    health = Health(10)
-    with contextlib.suppress(ProviderError, InvalidRequest):
+    health = well(10)
+    with contextlib.suppress(ProviderError, InvalidRequest, Overloaded, MemoryError):
         await ask(of_routes(Route(Scripted("a", step), "x", health)), Observed())
     assert (health.concurrency.running, health.concurrency.limit) == (running, limit)
+
+
+@both_ways
+@pytest.mark.parametrize("shortage", [Overloaded("No descriptors."), MemoryError(), ZeroDivisionError()])
+async def test_our_own_shortage_is_nobodys_failure(ask: Ask, shortage: Exception) -> None:
+    health = well()
+    for _ in range(20):
+        with pytest.raises(type(shortage)):
+            await ask(of_routes(Route(Scripted("a", shortage), "x", health)), Observed())
+    assert health.state(0.0) == "closed"
 
 
 def passing() -> ProviderError:
@@ -402,7 +491,7 @@ def earned() -> RetryBudget:
 
 async def test_a_passing_fault_is_tried_once_more_where_the_budget_has_one() -> None:
     observed, provider = Observed(), FailingOnce("a", "hello")
-    asked = of_routes(Route(provider, "x", Health()), budget=earned())
+    asked = of_routes(Route(provider, "x", well()), budget=earned())
     assert (await asked.complete(CALL, observed)).data["said"] == "hello"
     assert observed.reasons == [None, "retry"]
 
@@ -410,7 +499,7 @@ async def test_a_passing_fault_is_tried_once_more_where_the_budget_has_one() -> 
 async def test_it_is_not_where_the_budget_is_spent() -> None:
     observed = Observed()
     with pytest.raises(ProviderError):
-        await of_routes(Route(FailingOnce("a", "hello"), "x", Health())).complete(CALL, observed)
+        await of_routes(Route(FailingOnce("a", "hello"), "x", well())).complete(CALL, observed)
     assert observed.reasons == [None]
 
 
@@ -426,13 +515,13 @@ async def test_it_is_not_where_the_budget_is_spent() -> None:
 async def test_other_faults_are_not_tried_again(error: ProviderError) -> None:
     observed = Observed()
     with pytest.raises(ProviderError):
-        await of_routes(Route(Scripted("a", error), "x", Health()), budget=earned()).complete(CALL, observed)
+        await of_routes(Route(Scripted("a", error), "x", well()), budget=earned()).complete(CALL, observed)
     assert observed.reasons == [None]
 
 
 async def test_fallbacks_come_before_the_retry() -> None:
     observed = Observed()
-    routes = [Route(Scripted(name, passing()), "x", Health()) for name in "ab"]
+    routes = [Route(Scripted(name, passing()), "x", well()) for name in "ab"]
     with pytest.raises(ProviderError):
         await of_routes(*routes, budget=earned()).complete(CALL, observed)
     assert list(zip(observed.outcomes, observed.reasons, strict=True)) == [
@@ -442,10 +531,10 @@ async def test_fallbacks_come_before_the_retry() -> None:
     ]
 
 
-def quick(provider: Provider, health: Health) -> Route:
+def quick(provider: Provider, health: ModelHealth) -> Route:
     """A route whose answers have always come at once."""
     route = Route(provider, "x", health)
-    for pace in (route.first_tokens, route.wholes):
+    for pace in (health.first_tokens, health.wholes):
         for _ in range(FEWEST):
             pace.note(0.0)
     return route
@@ -465,7 +554,7 @@ class Silent(Scripted):
 
 async def test_a_slow_stream_is_hedged_with_the_next_route() -> None:
     slow, fast, observed = Silent("a"), Scripted("b", "hello"), Observed()
-    healths = [Health(), Health()]
+    healths = [well(), well()]
     asked = of_routes(quick(slow, healths[0]), quick(fast, healths[1]), hedge=True, budget=earned())
     stream = await asked.open(CALL, observed)
     assert await texts(stream) == ["hello"]
@@ -481,9 +570,9 @@ async def test_a_slow_stream_is_hedged_with_the_next_route() -> None:
 @pytest.mark.parametrize("reason", ["no budget", "not wanted", "pace unknown"])
 async def test_a_slow_call_is_not_hedged(reason: str) -> None:
     slow, other = Silent("a"), Scripted("b", "hello")
-    routes = [quick(each, Health()) for each in (slow, other)]
+    routes = [quick(each, well()) for each in (slow, other)]
     if reason == "pace unknown":
-        routes = [Route(route.provider, "x", route.health) for route in routes]
+        routes = [Route(route.provider, "x", well()) for route in routes]
     asked = of_routes(
         *routes, hedge=reason != "not wanted", budget=None if reason == "no budget" else earned()
     )
@@ -499,7 +588,7 @@ async def test_a_slow_call_is_not_hedged(reason: str) -> None:
 
 @pytest.mark.parametrize("turns", range(12))
 async def test_cancelling_where_the_second_call_has_won_leaves_nothing_either(turns: int) -> None:
-    first, second, healths = Silent("a"), Scripted("b", "hello"), [Health(), Health()]
+    first, second, healths = Silent("a"), Scripted("b", "hello"), [well(), well()]
     asked = of_routes(quick(first, healths[0]), quick(second, healths[1]), hedge=True, budget=earned())
     opening = asyncio.create_task(asked.open(CALL, Observed()))
     for _ in range(turns):
@@ -513,7 +602,7 @@ async def test_cancelling_where_the_second_call_has_won_leaves_nothing_either(tu
 
 @pytest.mark.parametrize("turns", range(8))
 async def test_cancelling_a_hedged_call_leaves_nothing_wherever_it_stands(turns: int) -> None:
-    healths = [Health(), Health()]
+    healths = [well(), well()]
     asked = of_routes(
         quick(Silent("a"), healths[0]), quick(Silent("b"), healths[1]), hedge=True, budget=earned()
     )
@@ -549,7 +638,7 @@ async def built(configured: Settings, secret: str = "s3cret") -> Model:
         configured.models["m"],
         providers,
         configured.providers,
-        {name: Health() for name in providers},
+        {name: ProviderHealth() for name in providers},
         10.0,
     )
     for provider in providers.values():

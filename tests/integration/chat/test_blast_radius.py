@@ -1,0 +1,172 @@
+"""One model's trouble stays its own, and a stream begins with its answer: over real connections."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from email.utils import formatdate
+from typing import Any
+
+import pytest
+
+from dub5.providers.breaker import FEWEST_CALLS
+from tests.fakes.anthropic_server import FakeAnthropic
+from tests.fakes.http_server import CLOSE, DIE, Call, Part, Script, Wire
+from tests.fakes.openai_server import FakeOpenAI, chunk, frame, frames, hang, refuse, say, stream, whole
+from tests.harness import Running, running
+
+SOON = formatdate(4_000_000_000, usegmt=True)
+
+FAULTS: dict[str, Script] = {
+    "429": refuse(429, "Slow down"),
+    "429 for seconds": refuse(429, "Slow down", headers={"retry-after": "20"}),
+    "429 until a date": refuse(429, "Slow down", headers={"retry-after": SOON}),
+    "429 for milliseconds": refuse(429, "Slow down", headers={"retry-after-ms": "20000"}),
+    "402": refuse(402, "Pay first"),
+    "403": refuse(403, "Flagged"),
+    "404": refuse(404, "No endpoints found that support image input"),
+    "409": refuse(409, "Conflict"),
+    "424": refuse(424, "Failed dependency"),
+    "500": refuse(500, "Oops"),
+    "529": refuse(529, "Overloaded"),
+    "hang": hang(),
+    "cut": stream([*frames("Hel", "lo")[:2], DIE]),
+    "garbage": whole(None, raw=b"<html>"),
+    "empty": stream([], end=True),
+}
+
+
+@pytest.fixture
+async def server(fake: FakeOpenAI) -> AsyncIterator[Running]:
+    provider = {"kind": "openai", "base_url": fake.base_url}
+    config: dict[str, Any] = {
+        "providers": {"fake": {**provider, "timeouts": {"first_token": "2s", "total": "2s"}}},
+        "models": {"bad": {"routes": ["fake/bad"]}, "small": {"routes": ["fake/fine"]}},
+        "cache": {"enabled": False},
+    }
+    async with running(config) as replica:
+        yield replica
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_the_neighbour_on_the_same_provider_is_always_answered(
+    server: Running, fake: FakeOpenAI, fault: str, streamed: bool
+) -> None:
+    async def by_model(call: Call, wire: Wire) -> None:
+        await (FAULTS[fault] if call.body["model"] == "bad" else say("Hello"))(call, wire)
+
+    fake.reply = by_model
+    for _ in range(2):
+        bad = [
+            asyncio.create_task(server.chat(str(number), model="bad", stream=streamed))
+            for number in range(FEWEST_CALLS)
+        ]
+        for number in range(FEWEST_CALLS):
+            fine = await server.chat(str(number), stream=streamed)
+            assert (fine.status_code, "Hello" in fine.text) == (200, True)
+        assert all("error" in answer.text for answer in await asyncio.gather(*bad))
+    assert await server.metric("dub5_provider_breaker_state", model="small") == 0
+
+
+async def test_a_model_that_nobody_has_is_no_reason_to_leave_it_alone(
+    server: Running, fake: FakeOpenAI
+) -> None:
+    fake.reply = refuse(404, "No endpoints found that support image input")
+    for number in range(3 * FEWEST_CALLS):
+        await server.chat(str(number))
+    assert len(fake.calls) == 3 * FEWEST_CALLS
+
+
+async def test_a_provider_that_cannot_be_reached_is_left_alone_for_all_its_models(fake: FakeOpenAI) -> None:
+    config: dict[str, Any] = {
+        "providers": {"fake": {"kind": "openai", "base_url": "http://127.0.0.1:9/v1"}},
+        "models": {name: {"routes": [f"fake/{name}"]} for name in ("small", "other")},
+        "cache": {"enabled": False},
+    }
+    async with running(config) as server:
+        for number in range(FEWEST_CALLS):
+            await server.chat(str(number))
+        assert await server.metric("dub5_provider_breaker_state", model="other") == 2
+        assert "left alone" in (await server.chat(model="other")).text
+
+
+# --- The commit point ---
+
+ROLE = frame(chunk({"role": "assistant", "content": ""}))
+AZURE = frame({"choices": [], "prompt_filter_results": [{"prompt_index": 0, "content_filter_results": {}}]})
+OVERLOADED = frame({"error": {"message": "Overloaded", "type": "overloaded_error"}})
+
+
+def event(kind: str, **data: Any) -> bytes:
+    return b"event: " + kind.encode() + b"\n" + frame({"type": kind, **data})
+
+
+START = event("message_start", message={"id": "m", "role": "assistant", "model": "c", "content": []})
+PING = event("ping")
+ANTHROPIC_OVERLOADED = event("error", error={"type": "overloaded_error", "message": "Overloaded"})
+
+PREAMBLES: dict[str, tuple[str, list[Part]]] = {
+    "role, error": ("openai", [ROLE, OVERLOADED]),
+    "role, cut": ("openai", [ROLE, DIE]),
+    "role, end": ("openai", [ROLE, CLOSE]),
+    "role, silence": ("openai", [ROLE]),
+    "comments, role, error": ("openai", [b": keep-alive\n\n", ROLE, b": keep-alive\n\n", OVERLOADED]),
+    "filter results, role, error": ("openai", [AZURE, ROLE, OVERLOADED]),
+    "empty reasoning, error": ("openai", [frame(chunk({"reasoning_content": ""})), OVERLOADED]),
+    "start, error": ("anthropic", [START, ANTHROPIC_OVERLOADED]),
+    "start, ping, error": ("anthropic", [START, PING, PING, ANTHROPIC_OVERLOADED]),
+    "start, ping, cut": ("anthropic", [START, PING, DIE]),
+    "start, empty block, error": (
+        "anthropic",
+        [
+            START,
+            event("content_block_start", index=0, content_block={"type": "text", "text": ""}),
+            ANTHROPIC_OVERLOADED,
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PREAMBLES)
+async def test_what_fails_before_its_answer_falls_back(fake: FakeOpenAI, case: str) -> None:
+    kind, parts = PREAMBLES[case]
+    silent = case.endswith("silence")
+    fake.reply = say("Hello")
+    async with FakeOpenAI() as openai, FakeAnthropic() as anthropic:
+        first = {"openai": openai, "anthropic": anthropic}[kind]
+        first.reply = stream(parts, end=False)
+        limits = {"timeouts": {"first_token": "100ms"}} if silent else {}
+        config: dict[str, Any] = {
+            "providers": {
+                "first": {"kind": kind, "base_url": first.base_url, **limits},
+                "second": {"kind": "openai", "base_url": fake.base_url},
+            },
+            "models": {"small": {"routes": ["first/x", "second/x"]}},
+        }
+        async with running(config) as server:
+            answers = [await server.chat(str(number), stream=True) for number in range(3)]
+            assert all("Hello" in each.text and "error" not in each.text for each in answers)
+            assert await server.metric("dub5_provider_requests_total", provider="first") == 3
+
+
+async def test_what_a_provider_sends_while_it_thinks_is_a_sign_of_life(fake: FakeOpenAI) -> None:
+    """It thinks for longer than the limit, and no pause is as long."""
+    limit, now = 0.5, asyncio.get_running_loop().time
+
+    async def thinking(call: Call, wire: Wire) -> None:
+        await wire.head(200, {"content-type": "text/event-stream"})
+        began = now()
+        while now() - began < 2 * limit:
+            await wire.send(b": keep-alive\n\n")
+            await asyncio.sleep(limit / 20)
+        for part in frames("Hello"):
+            assert isinstance(part, bytes)
+            await wire.send(part)
+        await wire.end()
+
+    fake.reply = thinking
+    provider = {"kind": "openai", "base_url": fake.base_url, "timeouts": {"first_token": f"{limit}s"}}
+    config = {"providers": {"fake": provider}, "models": {"small": {"routes": ["fake/x"]}}}
+    async with running(config) as server:
+        assert "Hello" in (await server.chat(stream=True)).text
