@@ -143,7 +143,7 @@ def _validation(complaints: Sequence[Any]) -> Refusal:
         f"{place}: {each['msg']}" if place else each["msg"]
         for place, each in zip(places, proper, strict=True)
     ]
-    return Refusal("; ".join(said), param=places[0])
+    return Refusal("; ".join(said), param=next(iter(places), None))
 
 
 def _place(location: object) -> str | None:
