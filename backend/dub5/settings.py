@@ -121,6 +121,13 @@ class ServerSettings(Section, frozen=True):
     max_stream: Annotated[Duration, Meta(description="Longest life of one answer, first byte to last.")] = (
         _constant(Duration(600))
     )
+    heartbeat: Annotated[
+        Duration,
+        Meta(
+            description="Silence after which a client that waits for a stream gets a comment, at first with the head: "
+            "from then on the status is 200 and a failure is told by an event. 0 is off."
+        ),
+    ] = _constant(Duration(30))
     max_connections: Annotated[
         int,
         Meta(
@@ -172,8 +179,12 @@ class RedisSettings(Section, frozen=True):
 class Timeouts(Section, frozen=True):
     connect: Annotated[Duration, Meta(description="Longest wait for a connection.")] = _constant(Duration(5))
     first_token: Annotated[
-        Duration, Meta(description="Longest wait for the first chunk of a streamed answer.")
-    ] = _constant(Duration(60))
+        Duration,
+        Meta(
+            description="Longest silence before the first token of a streamed answer; the provider's own keep-alives "
+            "are none."
+        ),
+    ] = _constant(Duration(300))
     between_tokens: Annotated[Duration, Meta(description="Longest silence inside a streamed answer.")] = (
         _constant(Duration(30))
     )

@@ -11,14 +11,15 @@ import contextlib
 import time
 from collections.abc import Awaitable
 from contextlib import aclosing
+from typing import TypeVar
 
-import msgspec
 from litestar import asgi
 from litestar.handlers import ASGIRouteHandler
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from litestar.types import ASGIApp, Receive, Scope, Send
 
 from dub5.admission.keys import KeyRing
 from dub5.admission.limits import Grant, RateLimiter
+from dub5.api.event_stream import EventStream
 from dub5.api.http import (
     CLOSE,
     JSON,
@@ -34,10 +35,10 @@ from dub5.api.http import (
     while_client_stays,
 )
 from dub5.cache.freshness import Directives
-from dub5.chat import shapes
+from dub5.cache.status import CacheStatus
 from dub5.chat.pipeline import Answer, Pipeline
 from dub5.chat.question import Question
-from dub5.chat.relay import Relay
+from dub5.chat.relay import Relay, error_event
 from dub5.chat.request import most_tokens, parse
 from dub5.errors import DeadlinePassed, Dub5Error, InternalError, ProviderError, ProviderTimeout, WrongMethod
 from dub5.settings import ServerSettings
@@ -51,7 +52,8 @@ _EVENT_STREAM = (
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 )
-_END: Message = {"type": "http.response.body", "body": b"", "more_body": False}
+T = TypeVar("T")
+
 _PATIENCE = 1.0
 """Seconds for which a client that has stopped reading is waited for at the end."""
 
@@ -87,16 +89,8 @@ class ChatRoute:
             await self._answer(question, grant, _after(arrived, patience.whole), receive, send)
         except ClientLeft:
             record.outcome = "client_disconnect"
-        except Dub5Error as error:
-            record.error_code = error.code
-            if isinstance(error, DeadlinePassed):
-                record.outcome = "client_disconnect"
-            record.refused_by_provider = isinstance(error, ProviderError)
-            await send_error(send, error, _rate_headers(grant))
-        except Exception:  # noqa: BLE001  # the last line of defence: whatever it is, the client gets an answer
-            _log.exception("request failed", request_id=record.request_id, trace_id=record.trace.trace_id)
-            record.error_code = InternalError.code
-            await send_error(send, InternalError())
+        except Exception as error:  # noqa: BLE001  # the last line of defence: whatever it is, the client gets an answer
+            await send_error(send, _noted(error, record), _rate_headers(grant))
         finally:
             if grant is not None:
                 self._settle(record, grant)
@@ -133,59 +127,53 @@ class ChatRoute:
     ) -> None:
         """`end` is when the caller wants the whole answer, in seconds of time.monotonic."""
         answer = self._pipeline.recall(question)
-        if answer is None:
-            async with while_client_stays(receive):
-                answer = await self._in_time(question)
-                await self._send(question, answer, grant, end, send)
-        else:
-            await self._send(question, answer, grant, end, send)
+        if answer is not None:
+            await self._send(question, answer, grant, send)
+            return
+        async with while_client_stays(receive):
+            if question.request.stream:
+                await self._stream(question, grant, end, send)
+            else:
+                answer = await _in_time(question.deadline, self._pipeline.answer(question))
+                await self._send(question, answer, grant, send)
 
-    async def _in_time(self, question: Question) -> Answer:
-        try:
-            async with asyncio.timeout(_left(question.deadline)):
-                return await self._pipeline.answer(question)
-        except TimeoutError:
-            raise DeadlinePassed from None
+    async def _send(self, question: Question, answer: Answer, grant: Grant | None, send: Send) -> None:
+        """What is here already."""
+        assert isinstance(answer.content, bytes)  # noqa: S101  # only a streamed question has a Relay for an answer
+        await send_whole(send, 200, _head(question, grant, answer.status, answer.age), answer.content)
 
-    async def _send(
-        self, question: Question, answer: Answer, grant: Grant | None, end: float | None, send: Send
+    async def _stream(self, question: Question, grant: Grant | None, end: float | None, send: Send) -> None:
+        """What comes as it comes; until then, and in its pauses, a heartbeat."""
+        life = asyncio.timeout(None)
+
+        def begin_life() -> None:
+            life.reschedule(asyncio.get_running_loop().time() + self._settings.max_stream)
+
+        with EventStream(send, self._settings.heartbeat, begin_life) as stream:
+            try:
+                async with life:
+                    await self._converse(question, grant, end, send, stream)
+            except Exception as error:
+                if not stream.begun:
+                    raise
+                late = _too_long(question.record) if life.expired() else error
+                await _tell_late(late, question.record, stream)
+
+    async def _converse(
+        self, question: Question, grant: Grant | None, end: float | None, send: Send, stream: EventStream
     ) -> None:
-        kind = _EVENT_STREAM if question.request.stream else (JSON,)
-        headers = [*kind, *_cache_headers(question, answer), *_rate_headers(grant)]
-        if question.record.timings.get("queue"):
-            headers.append(CLOSE)  # docs/adr/0019: a new connection may lead to a replica that has room
-        if isinstance(answer.content, bytes):
-            await send_whole(send, 200, headers, answer.content)
+        def expect(status: CacheStatus) -> None:
+            stream.expect(lambda: _head(question, grant, status))
+
+        answer = await _in_time(question.deadline, self._pipeline.answer(question, expect))
+        if isinstance(answer.content, Relay):
+            async with aclosing(answer.content) as events:
+                await stream.begin(lambda: _head(question, grant, answer.status))
+                await _in_time(end, stream.relay(events))
+        elif stream.begun:
+            await stream.end(answer.content)
         else:
-            await self._send_events(question, answer.content, headers, end, send)
-
-    async def _send_events(
-        self, question: Question, events: Relay, headers: Headers, end: float | None, send: Send
-    ) -> None:
-        left = _left(end)
-        late: Dub5Error = DeadlinePassed()
-        if left is None or left > self._settings.max_stream:
-            left = self._settings.max_stream
-            late = ProviderTimeout("The answer took longer than server.max_stream allows.", provider="")
-        try:
-            async with aclosing(events), asyncio.timeout(left):
-                await send({"type": "http.response.start", "status": 200, "headers": headers})
-                async for event in events:
-                    await send({"type": "http.response.body", "body": event, "more_body": True})
-                await send(_END)
-        except TimeoutError:
-            await self._tell_late(late, question, send)
-
-    async def _tell_late(self, late: Dub5Error, question: Question, send: Send) -> None:
-        """A client that reads is told so; one that does not is cut off."""
-        ours = isinstance(late, ProviderTimeout)
-        question.record.outcome = "provider_error" if ours else "client_disconnect"
-        question.record.error_code = late.code
-        body = shapes.event(msgspec.json.encode(late.body()))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_PATIENCE):
-                await send({"type": "http.response.body", "body": body, "more_body": True})
-                await send(_END)
+            await self._send(question, answer, grant, send)
 
     def _settle(self, record: RequestRecord, grant: Grant) -> None:
         """Give back what was not used; of an answer that broke off nobody knows how much that is."""
@@ -213,16 +201,54 @@ def _after(now: float, seconds: float | None) -> float | None:
     return None if seconds is None else now + seconds
 
 
-def _left(end: float | None) -> float | None:
-    return None if end is None else end - time.monotonic()
+async def _in_time(end: float | None, work: Awaitable[T]) -> T:
+    """DeadlinePassed where it is not done by `end`, in seconds of time.monotonic."""
+    if end is None:
+        return await work
+    try:
+        async with asyncio.timeout(end - time.monotonic()):
+            return await work
+    except TimeoutError:
+        raise DeadlinePassed from None
 
 
-def _cache_headers(question: Question, answer: Answer) -> Headers:
-    status = str(answer.status)
-    question.record.cache = status
-    headers = [(b"cache-status", status.encode())]
-    if answer.age is not None:
-        headers.append((b"age", str(int(answer.age)).encode()))
+def _noted(error: Exception, record: RequestRecord) -> Dub5Error:
+    """What the client is told of it."""
+    if not isinstance(error, Dub5Error):
+        _log.exception("request failed", request_id=record.request_id, trace_id=record.trace.trace_id)
+        error = InternalError()
+    record.error_code = error.code
+    record.refused_by_provider = isinstance(error, ProviderError)
+    if isinstance(error, DeadlinePassed):
+        record.outcome = "client_disconnect"
+    return error
+
+
+def _too_long(record: RequestRecord) -> ProviderTimeout:
+    record.outcome = "provider_error"  # and so what it has used is not known
+    return ProviderTimeout("The answer took longer than server.max_stream allows.", provider="")
+
+
+async def _tell_late(error: Exception, record: RequestRecord, stream: EventStream) -> None:
+    """After the head: a client that reads is told so; one that does not is cut off."""
+    told = _noted(error, record)
+    record.late_status = told.status
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_PATIENCE):
+            await stream.end(error_event(told))
+
+
+def _head(question: Question, grant: Grant | None, status: CacheStatus, age: float | None = None) -> Headers:
+    """For `status` 200; of a streamed answer that is not here yet, what is known of it so far."""
+    record = question.record
+    record.cache = str(status)
+    kind = _EVENT_STREAM if question.request.stream else (JSON,)
+    headers = [*kind, (b"cache-status", record.cache.encode())]
+    if age is not None:
+        headers.append((b"age", str(int(age)).encode()))
+    headers += _rate_headers(grant)
+    if record.timings.get("queue"):
+        headers.append(CLOSE)  # docs/adr/0019: a new connection may lead to a replica that has room
     return headers
 
 

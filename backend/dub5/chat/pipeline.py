@@ -57,6 +57,10 @@ class Answer(msgspec.Struct, frozen=True):
     age: float | None = None
 
 
+def _ignore(_status: CacheStatus) -> None:
+    """Nobody wants to know."""
+
+
 class Pipeline:
     """Answers questions. `chance` is uniform in [0, 1)."""
 
@@ -160,8 +164,11 @@ class Pipeline:
         found = self._cache.recall(question.wanted)
         return found if found is not None and found.freshness.usable else None
 
-    async def answer(self, question: Question) -> Answer:
-        """From Redis or a provider. Raises a Dub5Error with its true status."""
+    async def answer(self, question: Question, on_forward: Callable[[CacheStatus], None] = _ignore) -> Answer:
+        """From Redis or a provider. Raises a Dub5Error with its true status.
+
+        `on_forward` is told what is known as soon as the answer has to be waited for: nothing usable is stored.
+        """
         wanted, cache = question.wanted, self._cache
         if wanted is None or cache is None:
             self._count_lookup(question, "bypass")
@@ -169,6 +176,7 @@ class Pipeline:
                 raise NotCached(f"Answers to this request are not cached: {question.bypass}.")
             asking = Asking(question, None, self._means)
             status = CacheStatus(fwd="bypass", detail=question.bypass)
+            on_forward(status)
             return await self._follow(question, self._flights.alone(asking.lead), asking, status)
         found = None if wanted.asked.no_cache else await self._find(question, wanted, cache)
         if found is not None and found.freshness.usable:
@@ -176,8 +184,10 @@ class Pipeline:
         if wanted.asked.only_if_cached:
             self._count_lookup(question, "miss")
             raise NotCached("Nothing usable is stored for this request.")
+        status = CacheStatus(fwd=_why_forwarded(wanted, found))
+        on_forward(status)
         try:
-            return await self._fly(question, wanted, cache, found)
+            return await self._fly(question, wanted, cache, found, status)
         except ProviderError as error:
             if not error.is_outage:
                 raise
@@ -198,6 +208,7 @@ class Pipeline:
         wanted: Wanted,
         cache: AnswerCache,
         found: Found | None,
+        status: CacheStatus,
         *,
         tries: int = _TRIES,
     ) -> Answer:
@@ -208,7 +219,6 @@ class Pipeline:
         if refused is not None:
             raise refused.with_traceback(None)
         asking = Asking(question, Keeping(cache, identity, self._sampler), self._means)
-        status = CacheStatus(fwd=_why_forwarded(wanted, found))
         if wanted.asked.no_cache:  # it must not be answered by a flight that began before it
             return await self._follow(question, self._flights.alone(asking.lead), asking, status)
         follower, joined = self._flights.follow(
@@ -232,7 +242,7 @@ class Pipeline:
             # that is full. That is no answer for those who joined it.
             if tries == 1 or (follower.led_here and not joined):
                 raise
-            return await self._fly(question, wanted, cache, found, tries=tries - 1)
+            return await self._fly(question, wanted, cache, found, status, tries=tries - 1)
 
     async def _follow(
         self,

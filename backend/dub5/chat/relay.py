@@ -96,7 +96,12 @@ class Relay:
         record = self._question.record
         record.outcome = outcome_of(error)
         record.error_code = error.code
-        return shapes.event(msgspec.json.encode(error.event()))
+        return error_event(error)
+
+
+def error_event(error: Dub5Error) -> bytes:
+    """The error as the last event of a stream."""
+    return shapes.event(msgspec.json.encode(error.event()))
 
 
 def outcome_of(error: Dub5Error) -> Outcome:

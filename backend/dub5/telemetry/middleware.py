@@ -21,7 +21,7 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 from dub5.errors import InternalError, NotCached
 from dub5.telemetry.logging import get_logger, milliseconds
 from dub5.telemetry.metrics import Metrics
-from dub5.telemetry.record import OTHER, Outcome, RequestRecord, keep
+from dub5.telemetry.record import HEARTBEAT, OTHER, Outcome, RequestRecord, keep
 from dub5.telemetry.tracing import Disabled, RandomBytes, TraceContext, Tracer, request_span
 
 PHASES = ("auth", "queue", "cache", "provider")
@@ -190,7 +190,7 @@ class _Exchange:
             self.complete = not message.get("more_body", False)
 
     def _count(self, body: bytes) -> None:
-        if body and self.first_byte is None:
+        if self.first_byte is None and body and body != HEARTBEAT:
             self.first_byte = time.perf_counter() - self.record.started
         self.sent += len(body)
 
@@ -207,6 +207,7 @@ def outcome_of(record: RequestRecord, status: int | None, *, complete: bool, cli
         return "client_disconnect"
     if not complete or status is None:
         return "server_error"
+    status = record.late_status or status
     if (
         status == 429 and record.refused_by_provider
     ):  # the rate that is used up is ours there, not the tenant's here

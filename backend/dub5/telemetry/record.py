@@ -18,6 +18,9 @@ from dub5.telemetry.tracing import TraceContext
 OTHER = "other"
 """Label of a route, method or model that is none of ours: what callers send must not grow the metrics."""
 
+HEARTBEAT = b": waiting\n\n"
+"""A server-sent comment, for a client that waits in silence: nothing of an answer, so not its first byte either."""
+
 Outcome = Literal[
     "ok", "client_error", "shed", "limited", "provider_error", "server_error", "client_disconnect"
 ]
@@ -29,7 +32,8 @@ class RequestRecord(msgspec.Struct, kw_only=True):
     """One request.
 
     `started` is of time.perf_counter. `route` and `model` are labels: `other` until a known one is found.
-    `outcome` is set by whoever knows better than the status tells. `cache` is the Cache-Status header.
+    `outcome` is set by whoever knows better than the status tells. `late_status` is the one that an error would have
+    had which came after the head: then only an event can tell it. `cache` is the Cache-Status header.
     `timings` are seconds by phase: auth, queue, cache, provider; those there when the response head is sent
     become Server-Timing. `leader_request_id` and `leader_trace_id` are of the request whose provider call this
     one waited for, where that was another.
@@ -48,6 +52,7 @@ class RequestRecord(msgspec.Struct, kw_only=True):
     outcome: Outcome | None = None
     error_code: str | None = None
     refused_by_provider: bool = False
+    late_status: int | None = None
     cache: str | None = None
     cache_result: str | None = None
     provider: str | None = None
