@@ -83,13 +83,14 @@ def test_a_changed_configuration_rolls_the_pods_and_nothing_else_does() -> None:
 @pytest.mark.parametrize(
     ("values", "seconds"),
     [
-        ({}, 5 + 10 + 10 + 600 + 5),
-        (nested("config.server.max_stream", "5m"), 5 + 10 + 10 + 300 + 5),
-        (nested("config.server.max_stream", 90), 5 + 10 + 10 + 90 + 5),
-        (nested("config.server.max_stream", "2h"), 5 + 10 + 10 + 7200 + 5),
-        (nested("config.drain.linger", "1500ms"), 5 + 2 + 10 + 600 + 5),
-        (nested("config.admission.queue_timeout", "0.5m"), 5 + 10 + 30 + 600 + 5),
-        ({"preStopSeconds": 0}, 0 + 10 + 10 + 600 + 5),
+        ({}, 5 + 10 + 30 + 600 + 5),
+        (nested("config.server.max_stream", "5m"), 5 + 10 + 30 + 300 + 5),
+        (nested("config.server.max_stream", 90), 5 + 10 + 30 + 90 + 5),
+        (nested("config.server.max_stream", "2h"), 5 + 10 + 30 + 7200 + 5),
+        (nested("config.drain.linger", "1500ms"), 5 + 2 + 30 + 600 + 5),
+        (nested("config.admission.queue_timeout", "0.8m"), 5 + 10 + 48 + 600 + 5),
+        (nested("config.server.heartbeat", "0s"), 5 + 10 + 10 + 600 + 5),
+        ({"preStopSeconds": 0}, 0 + 10 + 30 + 600 + 5),
     ],
 )
 def test_a_pod_has_the_time_that_its_longest_stream_may_take(values: Json, seconds: int) -> None:
@@ -100,7 +101,7 @@ def test_a_pod_has_the_time_that_its_longest_stream_may_take(values: Json, secon
 @given(st.decimals(min_value=0, max_value=3000, places=2), st.sampled_from(["ms", "s", "m", "h", "d"]))
 def test_durations_are_read_as_the_program_reads_them(number: Any, unit: str) -> None:
     written = f"{number}{unit}"
-    seconds = grace_period(nested("config.server.max_stream", written)) - 30
+    seconds = grace_period(nested("config.server.max_stream", written)) - 50
     exact = Duration.parse(written)
     assert seconds in {math.ceil(exact), math.ceil(exact - 1e-6), math.ceil(exact + 1e-6)}
 

@@ -58,12 +58,15 @@ key: {{ .Values.redis.external.existingSecretKey }}
 {{- end }}
 {{- end }}
 
-{{/* From the decision to end a pod to the end of its last stream, and five seconds to close. */}}
+{{/* From the decision to end a pod to the end of its last stream, and five seconds to close. A stream begins when a place
+is free, or at its first heartbeat. */}}
 {{- define "dub5.gracePeriod" -}}
 {{- $linger := dig "drain" "linger" "10s" .Values.config }}
 {{- $queue := dig "admission" "queue_timeout" "10s" .Values.config }}
 {{- $stream := dig "server" "max_stream" "10m" .Values.config }}
-{{- $sum := add (include "dub5.seconds" $linger) (include "dub5.seconds" $queue) (include "dub5.seconds" $stream) }}
+{{- $heartbeat := dig "server" "heartbeat" "30s" .Values.config }}
+{{- $begin := max (include "dub5.seconds" $queue) (include "dub5.seconds" $heartbeat) }}
+{{- $sum := add (include "dub5.seconds" $linger) $begin (include "dub5.seconds" $stream) }}
 {{- add $sum .Values.preStopSeconds 5 }}
 {{- end }}
 
