@@ -239,7 +239,7 @@ def test_a_defect_in_the_head_is_no_silent_end() -> None:
 @given(
     thinking=st.floats(0, 100),
     pauses=st.lists(st.floats(0, 100), max_size=6),
-    stalls=st.lists(st.tuples(st.floats(0, 300), st.floats(0, 100)), max_size=3),
+    stalls=st.lists(st.tuples(st.floats(0, 300), st.floats(1, 100)), max_size=3),
 )
 def test_whatever_the_pace(thinking: float, pauses: list[float], stalls: list[tuple[float, float]]) -> None:
     """One head, every event in order, one end; and a client that reads never waits for longer than the interval."""
