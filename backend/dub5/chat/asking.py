@@ -71,6 +71,7 @@ class Asking:
         self._background = background
         self._trace = question.record.trace.child()
         self._born = 0.0
+        self._age = 0.0
         self._started = 0.0
         self._usage = shapes.Usage()
 
@@ -115,10 +116,12 @@ class Asking:
             async for chunk in stream:
                 assembler.add(chunk.data)
                 tell(Frame("usage" if shapes.is_usage_only(chunk.data) else "chunk", chunk.raw))
-        await self._keep(Payload.of(assembler.completion()))
+        await self._keep(Payload.of_whole(assembler.completion()))
 
     def _observe(self, ended: Ended) -> None:
         record = self._question.record
+        if ended.outcome == "ok":
+            self._age = max(self._age, ended.heard.age)
         # The slower of two calls is cancelled, and says nothing about the answer.
         if ended.outcome != "cancelled" or record.provider is None:
             record.provider = ended.provider
@@ -181,10 +184,11 @@ class Asking:
         accounts.count_asked(question, self._metrics, usage)
         if keeping is None or question.wanted is None:
             return
-        if not is_whole_answer(shapes.finish_reasons(answer.data), question.fields):
+        if not is_whole_answer(answer.data, question.fields):
             return
         recompute = time.perf_counter() - self._started
-        entry = Entry(answer.raw, int(self._born * 1e6), recompute, usage.prompt, usage.completion)
+        born = self._born - self._age  # what a cache had held for a while is as old as that (RFC 9111, 4.2.3)
+        entry = Entry(answer.raw, int(born * 1e6), recompute, usage.prompt, usage.completion)
         lifetimes = question.wanted.lifetimes
         how = question.target.cache_class.compare
         digest = fingerprint(answer.data, how) if keeping.sampler is not None else ""

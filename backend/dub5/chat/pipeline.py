@@ -266,7 +266,7 @@ class Pipeline:
         timings["provider"] = time.perf_counter() - started - timings.get("queue", 0.0)  # parts add up
         collapsed = joined or not follower.led_here
         _name_leader(question, follower)
-        stored = not collapsed and question.wanted is not None and (streamed or asking.stored)
+        stored = asking.stored and not collapsed and not streamed  # of a stream it is not known yet
         status = msgspec.structs.replace(status, collapsed=collapsed, stored=stored)
         if question.wanted is not None:
             self._count_lookup(question, "collapsed" if collapsed else "miss")

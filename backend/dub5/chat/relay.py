@@ -16,6 +16,7 @@ from dub5.chat import shapes
 from dub5.chat.question import Question
 from dub5.chat.shapes import Usage
 from dub5.errors import CallerError, Dub5Error, FlightLost, InternalError, Overloaded, ProviderError
+from dub5.providers.protocol import Payload, decode
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.record import Outcome
 
@@ -85,7 +86,7 @@ class Relay:
         """Empty for a frame that this client does not get."""
         include_usage = self._question.request.include_usage
         if frame.kind != "chunk":
-            self._usage = shapes.usage_of(msgspec.json.decode(frame.raw))
+            self._usage = shapes.usage_of(decode(frame.raw))
         if frame.kind == "whole":
             return shapes.events_of(frame.raw, include_usage=include_usage)
         return b"" if frame.kind == "usage" and not include_usage else shapes.event(frame.raw)
@@ -122,4 +123,4 @@ def whole_of(frames: list[Frame]) -> bytes:
     """The completion that complete frames stand for: as it came, or assembled from its chunks."""
     if frames and frames[0].kind == "whole":
         return frames[0].raw
-    return msgspec.json.encode(shapes.assemble(msgspec.json.decode(frame.raw) for frame in frames))
+    return Payload.of_whole(shapes.assemble(decode(frame.raw) for frame in frames)).raw

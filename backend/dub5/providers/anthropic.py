@@ -8,21 +8,27 @@ A stream is complete only after `message_stop`; without it the answer was cut sh
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 
 import msgspec
 
-from dub5.providers.anthropic_answer import Event, StreamTranslator, completion
+from dub5.errors import ProviderError
+from dub5.providers.anthropic_answer import StreamTranslator, completion, event_of
 from dub5.providers.anthropic_request import request
+from dub5.providers.chunks import Assembler, split
 from dub5.providers.http import DIRECTLY, Access, HttpClient
+from dub5.providers.openai_frames import CUT, Reported, Unusable, is_done, unlisted
 from dub5.providers.protocol import Call, Json, Payload
+from dub5.providers.sse import EventParser, begins_events
 from dub5.settings import AnthropicSettings
 
 VERSION = "2023-06-01"
 """Of the API: https://platform.claude.com/docs/en/api/versioning"""
 
-_decoder = msgspec.json.Decoder(Event)
+
+class _Typed(msgspec.Struct):
+    type: str = ""
 
 
 class AnthropicProvider:
@@ -43,38 +49,79 @@ class AnthropicProvider:
         await self._http.aclose()
 
     async def complete(self, call: Call) -> Payload:
-        answer = await self._http.post(self._body(call), call)
+        body = await self._http.post(self._body(call), call)
         try:
-            return Payload.of(completion(answer.data, created=int(time.time())))
-        except msgspec.ValidationError:
-            raise self._http.error("answered with what is not a message") from None
+            return Payload.of_whole(self._joined(body) if begins_events(body) else self._completion(body))
+        except (Unusable, Reported) as odd:
+            raise self._failure(odd) from None
 
     async def stream(self, call: Call) -> AsyncGenerator[Payload, None]:
         translator = StreamTranslator(created=int(time.time()))
         events = self._http.events(self._body(call), call, is_last=_is_stop)
-        async with aclosing(events):
-            async for together in events:
-                for _, data in together:
-                    for chunk in self._chunks(translator, data):
-                        yield Payload.of(chunk)
+        try:
+            async with aclosing(events):
+                async for together in events:
+                    for _, data in together:
+                        for chunk in self._chunks(translator, data):
+                            yield Payload.of(chunk)
+        except (Unusable, Reported) as odd:
+            raise self._failure(odd) from None
         if not translator.complete:
-            raise self._http.error("ended its stream before the answer was complete")
+            raise self._failure(Unusable(CUT, "model"))
 
     def _body(self, call: Call) -> Json:
         return request(
             call.body, model=call.model, max_tokens=self._max_tokens, stream=call.stream, stable=call.stable
         )
 
-    def _chunks(self, translator: StreamTranslator, data: bytes) -> list[Json]:
+    def _completion(self, body: bytes) -> Json:
         try:
-            event = _decoder.decode(data)
-            chunks = list(translator.chunks(event))
-        except (ValueError, RecursionError):  # msgspec's and Unicode's errors are ValueErrors
-            raise self._http.error("sent a malformed event") from None
-        if event.error is not None:
-            raise self._http.reported(msgspec.structs.asdict(event.error))
-        return chunks
+            data = Payload.parse_whole(unlisted(body), self.name).data
+            return completion(data, created=int(time.time()))
+        except Reported:
+            raise
+        except ValueError:  # also msgspec's
+            raise Unusable("answered with what is not a message") from None
+
+    def _joined(self, body: bytes) -> Json:
+        """A whole answer that came as the events of a stream."""
+        translator, assembler, parser = StreamTranslator(created=int(time.time())), Assembler(), EventParser()
+        for _, data in [*parser.feed(body), *parser.rest()]:
+            for chunk in self._chunks(translator, data):
+                assembler.add(chunk)
+        if not translator.complete:
+            raise Unusable(CUT, "model")
+        return assembler.completion()
+
+    def _chunks(self, translator: StreamTranslator, data: bytes) -> Iterable[Json]:
+        try:
+            event = event_of(data, self.name)
+            if event.type != "message":
+                return list(translator.chunks(event))
+        except Reported:
+            raise
+        except (ValueError, ProviderError):
+            if translator.complete or is_done(b"", data):  # some end a stream as OpenAI does
+                return ()
+            raise Unusable("sent a malformed event") from None
+        translator.complete = True
+        return split(self._completion(data), include_usage=True)
+
+    def _failure(self, odd: Unusable | Reported) -> ProviderError:
+        if isinstance(odd, Reported):
+            return self._http.reported(odd.words)
+        return self._http.error(odd.what, scope=odd.scope)
 
 
-def _is_stop(event: bytes, _data: bytes) -> bool:
-    return event == b"message_stop"
+def _is_stop(event: bytes, data: bytes) -> bool:
+    """Some compatible servers leave out the names of events: then only the data says what they are."""
+    if event:
+        return event == b"message_stop"
+    return b"message_stop" in data and _type_of(data) == "message_stop"
+
+
+def _type_of(data: bytes) -> str:
+    try:
+        return msgspec.json.decode(data, type=_Typed).type
+    except (ValueError, RecursionError):
+        return ""

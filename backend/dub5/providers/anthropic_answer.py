@@ -10,15 +10,17 @@ Sources: https://platform.claude.com/docs/en/api/messages, …/build-with-claude
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 
-from dub5.providers.protocol import Json
+from dub5.providers.openai_frames import Reported, look_for_error
+from dub5.providers.protocol import Json, Payload
 
 _FINISH_REASONS = {
     "end_turn": "stop",
     "stop_sequence": "stop",
-    "pause_turn": "stop",
+    "pause_turn": "length",  # half of the answer: OpenAI has no better word for it
     "max_tokens": "length",
     "model_context_window_exceeded": "length",
     "tool_use": "tool_calls",
@@ -97,7 +99,7 @@ class _Error(msgspec.Struct):
 
 
 class Event(msgspec.Struct):
-    """One event of a stream, of any type."""
+    """One event of a stream, of any type; also a whole answer, of type `message`."""
 
     type: str
     index: int = 0
@@ -108,9 +110,35 @@ class Event(msgspec.Struct):
     error: _Error | None = None
 
 
+_event_decoder = msgspec.json.Decoder(Event)
+
+
+def event_of(raw: bytes, provider: str) -> Event:
+    """The data of an event, also where a compatible server writes null, or a text for a number.
+
+    ValueError or ProviderError where it is none, Reported where it is an error.
+    """
+    try:
+        event = _event_decoder.decode(raw)
+    except (ValueError, RecursionError):
+        data = Payload.parse(raw, provider).data
+        look_for_error(data)
+        event = msgspec.convert(_tidied(data), Event, strict=False)
+    if event.error is not None:
+        raise Reported(event.error.message)
+    return event
+
+
 def completion(data: Json, *, created: int) -> Json:
-    """A `chat.completion` for a Messages answer; msgspec.ValidationError where it is not one."""
-    answer = msgspec.convert(data, Message)
+    """A `chat.completion` for a Messages answer.
+
+    msgspec.ValidationError where it is not one, Reported where it is an error.
+    """
+    try:
+        answer = msgspec.convert(data, Message)
+    except msgspec.ValidationError:
+        look_for_error(data)
+        answer = msgspec.convert(_tidied(data), Message, strict=False)
     calls = [_tool_call(block) for block in answer.content if block.type == "tool_use"]
     texts = [block.text for block in answer.content if block.type == "text"]
     message: Json = {"role": "assistant", "content": "".join(texts) if texts else None}
@@ -130,6 +158,23 @@ def completion(data: Json, *, created: int) -> Json:
     }
 
 
+def _tidied(value: Any) -> Any:
+    """Without what is null, arguments as an object where they are its text, and without token counts that are none."""
+    if isinstance(value, list):
+        return [_tidied(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    tidy = {name: _tidied(item) for name, item in value.items() if item is not None}
+    if isinstance(value.get("input"), str):
+        tidy["input"] = msgspec.json.decode(value["input"] or "{}")
+    if "usage" in tidy:
+        counts = tidy["usage"] if isinstance(tidy["usage"], dict) else {}
+        tidy["usage"] = {name: count for name, count in counts.items() if type(count) is int}
+    if isinstance(tidy.get("message"), dict):
+        tidy["message"].setdefault("content", [])
+    return tidy
+
+
 def _tool_call(block: Block) -> Json:
     return {
         "id": block.id,
@@ -147,7 +192,8 @@ def _head(message: Message, kind: str, created: int) -> Json:
 
 
 def _finish_reason(stop_reason: str | None) -> str:
-    return _FINISH_REASONS.get(stop_reason or "", "stop")
+    """Words that are yet to be invented go through as they are: nobody can say whether the answer is a good one."""
+    return _FINISH_REASONS.get(stop_reason, stop_reason) if stop_reason else "stop"
 
 
 class StreamTranslator:
@@ -160,6 +206,7 @@ class StreamTranslator:
         self._stop_reason: str | None = None
         self._blocks: dict[int, Block] = {}
         self._calls: dict[int, int] = {}  # index of a block -> index of the tool call
+        self._begun_calls = 0
         self._silent: set[int] = set()  # tool calls without arguments so far
         self.complete = False
 
@@ -191,7 +238,8 @@ class StreamTranslator:
     def _begin_block(self, index: int, block: Block) -> Iterator[Json]:
         self._blocks[index] = block
         if block.type == "tool_use":
-            self._calls[index] = len(self._calls)
+            self._begun_calls += 1
+            self._calls[index] = self._begun_calls - 1
             self._silent.add(index)
             call = _tool_call(block)
             call["function"]["arguments"] = ""

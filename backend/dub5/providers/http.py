@@ -37,7 +37,7 @@ from dub5.errors import (
     RequestTooLarge,
 )
 from dub5.providers import refusals
-from dub5.providers.protocol import Call, Json, Payload
+from dub5.providers.protocol import Call, Json
 from dub5.providers.redaction import REDACTED, Redactor
 from dub5.providers.refusals import Refusal
 from dub5.providers.sse import EventParser, EventTooLarge
@@ -60,6 +60,9 @@ _REFUSAL_TIME = 5.0
 
 _KEEP_ALIVE = 30.0
 """Seconds that an idle connection is kept."""
+
+_MOST_AGE = 365 * 86400.0
+"""Seconds: what is older than a year is as old as that to every cache."""
 
 _REQUEST_IDS = ("x-request-id", "request-id")
 """Headers in which OpenAI and Anthropic, and those who follow them, give their own id of a call."""
@@ -157,14 +160,14 @@ class HttpClient:
         if self._session is not None:
             await self._session.close()
 
-    async def post(self, body: Json, call: Call) -> Payload:
-        """The whole JSON answer."""
+    async def post(self, body: Json, call: Call) -> bytes:
+        """The body of a whole answer."""
         limit = _Limit(_now() + self._timeouts.total, "finish its answer")
         try:
             async with asyncio.timeout_at(limit.at):
                 response = await self._asked(body, call)
                 try:
-                    return Payload.parse(await self._read(response), self.name)
+                    return await self._read(response)
                 finally:
                     response.release()
         except (aiohttp.ClientError, TimeoutError) as error:
@@ -206,6 +209,8 @@ class HttpClient:
                     if events:
                         yield events
                     if response.content.at_eof():
+                        if rest := parser.rest():
+                            yield rest
                         return
                     # Whatever comes is a sign of life, also comments and pings while a model thinks.
                     if call.heard.begun:
@@ -261,6 +266,7 @@ class HttpClient:
                 raise _out_of("threads") from None
             raise
         call.heard.status, call.heard.request_id = response.status, self._request_id(response)
+        call.heard.age = _age(response)
         if response.status == _OK:
             return response
         try:
@@ -550,3 +556,12 @@ async def _said(response: aiohttp.ClientResponse) -> bytes:
                 parts.append(part)
                 left -= len(part)
     return b"".join(parts)
+
+
+def _age(response: aiohttp.ClientResponse) -> float:
+    """Seconds of `Age`, which a cache between us and the provider sets; 0 where there is none, or none that can be.
+
+    RFC 9111, sections 1.2.2 and 5.1: of several the first counts, and what is too large counts as very large.
+    """
+    written = response.headers.get("age", "").partition(",")[0].strip()
+    return min(float(written), _MOST_AGE) if re.fullmatch(r"[0-9]{1,300}", written) else 0.0

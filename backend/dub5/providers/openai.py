@@ -1,43 +1,22 @@
 """Anything that speaks OpenAI Chat Completions: what it says goes through as it is.
 
 A stream is complete when the provider said `[DONE]`, or closed after each choice had its finish reason
-(some compatible servers leave the marker out). Anything else is an answer cut short. Of an answer only the
-frame is checked that the rest of the service builds on: a provider must not be able to trip it up.
+(some compatible servers leave the marker out). Anything else is an answer cut short. What is odd in an answer is
+put right by `openai_frames`: a provider must not be able to trip up the rest of the service.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any, TypeVar
 
-import msgspec
-
+from dub5.errors import ProviderError
 from dub5.providers.http import DIRECTLY, Access, HttpClient
+from dub5.providers.openai_frames import Frames, Reported, Unusable, answer, is_done, unlisted
 from dub5.providers.protocol import Call, Json, Payload
 from dub5.settings import OpenAISettings
 
-
-class _ToolCall(msgspec.Struct):
-    index: int = 0
-
-
-class _Delta(msgspec.Struct):
-    tool_calls: list[_ToolCall] | None = None
-
-
-class _ChunkChoice(msgspec.Struct):
-    index: int = 0
-    delta: _Delta | None = None
-    finish_reason: Any = None
-
-
-class _Choice(msgspec.Struct):
-    message: _Delta
-    index: int = 0
-
-
-_Checked = TypeVar("_Checked")
+_BRACE = ord("{")
 
 
 class OpenAIProvider:
@@ -55,24 +34,36 @@ class OpenAIProvider:
         await self._http.aclose()
 
     async def complete(self, call: Call) -> Payload:
-        answer = await self._http.post(self._body(call), call)
-        self._choices(answer.data, list[_Choice])
-        return answer
+        body = await self._http.post(self._body(call), call)
+        try:
+            return answer(body, self.name)
+        except (Unusable, Reported) as odd:
+            raise self._failure(odd) from None
 
     async def stream(self, call: Call) -> AsyncGenerator[Payload, None]:
-        unfinished: set[int] | None = None
-        events = self._http.events(self._body(call), call, is_last=_is_done)
-        async with aclosing(events):
-            async for together in events:
-                for event, data in together:
-                    if _is_done(event, data):
-                        unfinished = set() if unfinished is not None else None
-                        continue
-                    chunk = Payload.parse(data, self.name)
-                    unfinished = _still_unfinished(self._choices(chunk.data, list[_ChunkChoice]), unfinished)
-                    yield chunk
-        if unfinished is None or unfinished:
-            raise self._http.error("ended its stream before the answer was complete")
+        frames = Frames(call.body.get("n") or 1)
+        events = self._http.events(self._body(call), call, is_last=is_done)
+        try:
+            async with aclosing(events):
+                async for together in events:
+                    for event, data in together:
+                        if data[0] != _BRACE:
+                            if is_done(event, data):
+                                frames.done()
+                                continue
+                            data = unlisted(data)  # noqa: PLW2901
+                        chunk = Payload.parse(data, self.name)
+                        if frames.is_ordinary(chunk.data):
+                            yield chunk
+                        else:
+                            for each in frames.chunks(event, chunk):
+                                yield each
+            frames.close()
+        except (Unusable, Reported) as odd:
+            raise self._failure(odd) from None
+        except ProviderError:
+            if not frames.all_here:  # else only the end of the connection was not as it should be
+                raise
 
     def _body(self, call: Call) -> Json:
         body: Json = {**call.body, "model": call.model}
@@ -82,25 +73,7 @@ class OpenAIProvider:
                 body["stream_options"] = {"include_usage": True}
         return body
 
-    def _choices(self, data: Json, kind: type[_Checked]) -> _Checked:
-        error = data.get("error")
-        if (
-            error is not None
-        ):  # compatible servers put it where a completion or chunk belongs, with status 200
-            raise self._http.reported(error)
-        try:
-            return msgspec.convert(data.get("choices"), kind)
-        except msgspec.ValidationError:
-            raise self._http.error("answered without proper `choices`") from None
-
-
-def _is_done(_event: bytes, data: bytes) -> bool:
-    return data == b"[DONE]"
-
-
-def _still_unfinished(choices: list[_ChunkChoice], unfinished: set[int] | None) -> set[int] | None:
-    """Indices of choices that began and have no finish reason yet; None before the first."""
-    for choice in choices:
-        unfinished = set() if unfinished is None else unfinished
-        (unfinished.add if choice.finish_reason is None else unfinished.discard)(choice.index)
-    return unfinished
+    def _failure(self, odd: Unusable | Reported) -> ProviderError:
+        if isinstance(odd, Reported):
+            return self._http.reported(odd.words)
+        return self._http.error(odd.what, scope=odd.scope)

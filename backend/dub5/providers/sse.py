@@ -10,6 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import msgspec
+
+_MARK = b"\xef\xbb\xbf"
+_AROUND = _MARK + b" \t\r\n"
+_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
+
+_BEFORE = {b" ", b"\t", _MARK[:1]}
+
 MAX_EVENT = 8 * 2**20
 """Bytes of one event that we are ready to hold for a provider."""
 
@@ -18,10 +26,21 @@ class EventTooLarge(ValueError):
     """One event passed MAX_EVENT."""
 
 
+def begins_events(body: bytes) -> bool:
+    """Whether a body is a stream of events, whatever its content type says."""
+    return body[:200].lstrip(_AROUND).startswith(_FIELDS)
+
+
 class EventParser:
-    """`feed(bytes)` yields `(event, data)` pairs; comments and events without data are left out."""
+    """`feed(bytes)` yields `(event, data)` pairs; comments and events without data are left out.
+
+    More than the grammar allows is taken: marks of byte order and blanks before a field, and instead of events a body
+    of JSON, which `rest` gives as one.
+    """
 
     def __init__(self) -> None:
+        self._begun = False
+        self._json: list[bytes] | None = None  # parts of a body that is no stream of events
         self._line: list[bytes] = []  # parts of the line that has no end yet
         self._line_size = 0
         self._after_cr = False
@@ -31,18 +50,40 @@ class EventParser:
 
     def feed(self, received: bytes) -> Iterator[tuple[bytes, bytes]]:
         """The events that `received` finishes. EventTooLarge where one outgrows MAX_EVENT."""
+        if not self._begun:
+            received = self._begin(received)
+        if self._json is not None:
+            self._json.append(received)
+            return
         first, *others = self._split(received)
         self._hold(first)
         for part in others:
             line = b"".join(self._line)
             self._line, self._line_size = [], 0
-            if line:
+            if line and not line.isspace():
                 self._field(line)
             else:
-                if any(self._data):
-                    yield self._event, b"\n".join(self._data)
+                data = b"\n".join(self._data)
+                if data and not data.isspace():
+                    yield self._event, data
                 self._event, self._data, self._data_size = b"", [], 0
             self._hold(part)
+
+    def rest(self) -> list[tuple[bytes, bytes]]:
+        """At the end of the body, what it had besides finished events: JSON, or a last event without its empty line."""
+        if self._json is not None:
+            return [(b"", b"".join(self._json))]
+        events = list(self.feed(b"\n\n"))
+        return [(event, data) for event, data in events if _is_whole(data)]
+
+    def _begin(self, received: bytes) -> bytes:
+        """What is left of the first bytes without what stands before the first event."""
+        received = received.lstrip(_AROUND)
+        if received:
+            self._begun = True
+            if received[:1] in {b"{", b"["}:
+                self._json = []
+        return received
 
     def _split(self, received: bytes) -> list[bytes]:
         """At each line end. A CR ends its line at once; an LF that then comes first belongs to it."""
@@ -69,3 +110,14 @@ class EventParser:
             self._data_size += len(value) + 1  # even an empty line of data costs memory
         elif name == b"event":
             self._event = value
+        elif name[:1] in _BEFORE:
+            self._field(line.lstrip(_AROUND))
+
+
+def _is_whole(data: bytes) -> bool:
+    """Whether the data of an event that has no end was not cut short."""
+    try:
+        msgspec.json.decode(data)
+    except (ValueError, RecursionError):
+        return data.strip() == b"[DONE]"
+    return True

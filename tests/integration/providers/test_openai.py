@@ -233,7 +233,7 @@ async def test_compression_that_nobody_asked_for_is_undone(fake: FakeOpenAI, who
         ([b"data: " + b"[" * 10**5 + b"\n\n", HANG], "malformed JSON"),
         ([b"data: " + b"x" * 9 * 2**20, HANG], "too large"),
         ([frame(chunk({"content": "x" * 7 * 2**20})) for _ in range(5)], "too large"),
-        ([ROLE, frame({"choices": None}), HANG], "without proper `choices`"),
+        ([ROLE, frame({"choices": "x"}), HANG], "without proper `choices`"),
         ([frame({"choices": [None]}), HANG], "without proper `choices`"),
         ([frame({"choices": [{"index": []}]}), HANG], "without proper `choices`"),
         ([frame({"choices": [{"delta": "x"}]}), HANG], "without proper `choices`"),

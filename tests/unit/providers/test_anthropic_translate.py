@@ -463,12 +463,12 @@ def test_an_answer_that_was_thought_over() -> None:
     [
         ("end_turn", "stop"),
         ("stop_sequence", "stop"),
-        ("pause_turn", "stop"),
+        ("pause_turn", "length"),
         ("max_tokens", "length"),
         ("model_context_window_exceeded", "length"),
         ("tool_use", "tool_calls"),
         ("refusal", "content_filter"),
-        ("never_heard_of", "stop"),
+        ("never_heard_of", "never_heard_of"),
         (None, "stop"),
     ],
 )
@@ -477,7 +477,7 @@ def test_why_it_ended(stop_reason: str | None, finish_reason: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [{}, {"content": "x"}, {"content": [7]}, {"content": [{}]}, {"content": [], "usage": 7}]
+    "data", [{}, {"content": "x"}, {"content": [7]}, {"content": [{}]}, {"content": None}]
 )
 def test_what_is_not_an_answer_is_refused(data: Json) -> None:
     with pytest.raises(msgspec.ValidationError):

@@ -1,0 +1,298 @@
+"""What OpenAI-compatible servers send for an answer, checked and put right. No I/O.
+
+An ordinary chunk goes through as it came. What is odd but can be understood is written as OpenAI would have written it
+(`choices` null or left out, indexes as text or null, an id or a name said again, a whole completion as a chunk), so
+that also clients who take OpenAI at its word read what was meant. What cannot be understood is a failure of the
+provider, so that another one can be asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from dub5.errors import FailureScope
+from dub5.providers.chunks import (
+    Assembler,
+    Calls,
+    Place,
+    end_of,
+    index_of,
+    is_label,
+    split,
+)
+from dub5.providers.protocol import FINISH_REASONS, Json, Payload
+from dub5.providers.sse import EventParser, EventTooLarge, begins_events
+
+_NOT_PROPER = "answered without proper `choices`"
+CUT = "ended its stream before the answer was complete"
+_NOT_NAMED = "one that it did not name"
+_WORDS = ("message", "detail", "msg", "error", "error_msg", "error_message", "code", "type")
+"""Members of an error in which providers say what it was, the best first."""
+
+
+class Unusable(ValueError):
+    """Nothing can be made of the answer; `what` follows the provider's name in a sentence.
+
+    `scope` is that of the failure, as in ProviderError.
+    """
+
+    def __init__(self, what: str = _NOT_PROPER, scope: FailureScope = "request") -> None:
+        super().__init__(what)
+        self.what = what
+        self.scope: FailureScope = scope
+
+
+class Reported(ValueError):
+    """The provider put an error where an answer belongs; `words` are its own."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__(words)
+        self.words = words
+
+
+class Frames:
+    """The chunks of one stream. `expected` is how many choices were asked for."""
+
+    def __init__(self, expected: int = 1) -> None:
+        self._expected = expected
+        self._unfinished: set[int] = set()
+        self._finished: set[int] = set()
+        self._calls: dict[int, Calls] = {}
+        self._done = False
+
+    @property
+    def all_here(self) -> bool:
+        """Whether nothing of the answer can be missing: what breaks now does not matter."""
+        return self._finished_all() and len(self._finished) >= self._expected
+
+    def done(self) -> None:
+        """The provider said that it was."""
+        self._done = True
+
+    def close(self) -> None:
+        """The stream is at its end. Unusable where the answer is not: some servers never say that they are done."""
+        if not (self._finished_all() or (self._done and self._unfinished)):
+            raise Unusable(CUT, "model")
+
+    def is_ordinary(self, data: Json) -> bool:
+        """Whether a chunk is one of the many in the middle of a stream, which need no further look."""
+        choices = data.get("choices")
+        if type(choices) is not list or len(choices) != 1 or "error" in data:
+            return False
+        choice = choices[0]
+        if type(choice) is not dict or choice.get("finish_reason") is not None:
+            return False
+        index, delta = choice.get("index"), choice.get("delta")
+        if type(index) is not int or type(delta) is not dict:
+            return False
+        return index in self._unfinished and not delta.get("tool_calls")
+
+    def chunks(self, event: bytes, chunk: Payload) -> Iterator[Payload]:
+        """What any chunk stands for: mostly itself. `event` is its name among server-sent events.
+
+        Unusable or Reported where it is none.
+        """
+        data = chunk.data
+        look_for_error(data, event)
+        given = data.get("choices")
+        if not isinstance(given, list) and given is not None:
+            raise Unusable
+        choices = given or []
+        if choices and all(map(_is_whole, choices)):
+            for part in split(whole(data), include_usage=True):
+                self._note(part["choices"])
+                yield Payload.of(part)
+            return
+        proper = [self._proper(choice, position) for position, choice in enumerate(choices)]
+        self._note(proper)
+        same = given is not None and all(map(_is, proper, choices))
+        yield chunk if same else Payload.of({**data, "choices": proper})
+
+    def _finished_all(self) -> bool:
+        return bool(self._finished) and not self._unfinished
+
+    def _note(self, choices: list[Json]) -> None:
+        """Which choices have ended; one that goes on after its end has not."""
+        for choice in choices:
+            index = choice["index"]
+            if end_of(choice) is not None:
+                self._finished.add(index)
+                self._unfinished.discard(index)
+            elif index not in self._finished or _says_more(choice["delta"]):
+                self._finished.discard(index)
+                self._unfinished.add(index)
+
+    def _proper(self, choice: Any, position: int) -> Json:
+        """The choice itself, where it is as it should be."""
+        if not isinstance(choice, dict):
+            raise Unusable
+        index, reason = _index(choice, position), choice.get("finish_reason")
+        delta = choice.get("delta")
+        if delta is None:
+            message = choice.get("message")
+            delta = message if isinstance(message, dict) else {}
+        if not isinstance(delta, dict):
+            raise Unusable
+        if delta.get("tool_calls"):
+            delta = self._with_calls_placed(index, delta)
+        ended = reason if reason is None or reason == "" else end_of(choice)
+        if type(choice.get("index")) is int and choice.get("delta") is delta and ended == reason:
+            return choice
+        return {**choice, "index": index, "delta": delta, "finish_reason": ended}
+
+    def _with_calls_placed(self, index: int, delta: Json) -> Json:
+        """The delta itself, where OpenAI's own clients join its tool calls as they are meant."""
+        parts = _calls(delta)
+        try:
+            places = self._calls.setdefault(index, Calls()).places(parts)
+        except ValueError:
+            raise Unusable from None
+        placed = list(map(_placed, parts, places))
+        same = parts is delta["tool_calls"] and all(map(_is, placed, parts))
+        return delta if same else {**delta, "tool_calls": placed}
+
+
+def answer(raw: bytes, provider: str) -> Payload:
+    """The completion in the body of a whole answer, also where it came as the events of a stream."""
+    if begins_events(raw):
+        return Payload.of_whole(_joined(raw, provider))
+    given = Payload.parse_whole(unlisted(raw), provider)
+    completion = whole(given.data)
+    return given if completion is given.data else Payload.of_whole(completion)
+
+
+def _joined(raw: bytes, provider: str) -> Json:
+    frames, assembler, parser = Frames(), Assembler(), EventParser()
+    try:
+        events = [*parser.feed(raw), *parser.rest()]
+    except EventTooLarge:
+        raise Unusable("sent an event that is too large") from None
+    for event, data in events:
+        if is_done(event, data):
+            frames.done()
+            break
+        for chunk in frames.chunks(event, Payload.parse(data, provider)):
+            assembler.add(chunk.data)
+    frames.close()
+    return assembler.completion()
+
+
+def whole(data: Json) -> Json:
+    """The completion itself, where it is as it should be. Unusable or Reported where it is none."""
+    look_for_error(data)
+    choices = data.get("choices")
+    if not isinstance(choices, list) or not choices:
+        raise Unusable
+    if any(isinstance(choice, dict) and _is_chunk(choice) for choice in choices):
+        assembler = Assembler()
+        for chunk in Frames().chunks(b"", Payload(b"", data)):
+            assembler.add(chunk.data)
+        return assembler.completion()
+    proper = [_whole_choice(choice, position) for position, choice in enumerate(choices)]
+    return data if all(map(_is, proper, choices)) else {**data, "choices": proper}
+
+
+def _whole_choice(choice: Any, position: int) -> Json:
+    if not isinstance(choice, dict):
+        raise Unusable
+    message = choice.get("message")
+    if message is None and end_of(choice) in FINISH_REASONS:  # so where a filter left nothing of it
+        message = {"role": "assistant", "content": None}
+    if not isinstance(message, dict):
+        raise Unusable
+    if message.get("tool_calls"):
+        calls = _calls(message)
+        message = message if calls is message["tool_calls"] else {**message, "tool_calls": calls}
+    index = _index(choice, position)
+    same = choice.get("message") is message and choice.get("index", index) is index
+    return choice if same else {**choice, "index": index, "message": message}
+
+
+def unlisted(raw: bytes) -> bytes:
+    """The first member where `raw` is a list: so some servers write an error."""
+    if raw.lstrip()[:1] != b"[":
+        return raw
+    try:
+        return bytes(msgspec.json.decode(raw, type=list[msgspec.Raw])[0])
+    except (msgspec.MsgspecError, IndexError, RecursionError):
+        return raw
+
+
+def is_done(_event: bytes, data: bytes) -> bool:
+    """Whether an event is the last of a stream."""
+    return data == b"[DONE]" or (len(data) < 12 and data.strip(b' "\t') == b"[DONE]")
+
+
+def look_for_error(data: Json, event: bytes = b"") -> None:
+    """Compatible servers put it where a completion or chunk belongs, with status 200."""
+    error = data.get("error")
+    if not error and not data.get("choices"):
+        told = event == b"error" or "error" in (data.get("object"), data.get("type"))
+        if told or any(isinstance(data.get(name), (str, list)) for name in ("message", "detail", "msg")):
+            error = data
+    if error:
+        raise Reported(_words(error) or _NOT_NAMED)
+
+
+def _words(error: object) -> str:
+    if isinstance(error, dict):
+        return next(filter(None, (_words(error.get(name)) for name in _WORDS)), "")
+    if isinstance(error, list):
+        return _words(error[0]) if error else ""
+    return "" if error is None or isinstance(error, bool) else str(error)
+
+
+def _is_whole(choice: object) -> bool:
+    """Whether it is one of a completion, and to its end, though a chunk was due."""
+    return (
+        isinstance(choice, dict)
+        and isinstance(choice.get("message"), dict)
+        and not choice.get("delta")
+        and end_of(choice) is not None
+    )
+
+
+def _is_chunk(choice: Json) -> bool:
+    return choice.get("message") is None and isinstance(choice.get("delta"), dict)
+
+
+def _index(choice: Json, position: int) -> int:
+    try:
+        index = index_of(choice)
+    except ValueError:
+        raise Unusable from None
+    return position if index is None else index
+
+
+def _calls(message: Json) -> list[Json]:
+    calls = message["tool_calls"]
+    if isinstance(calls, dict):
+        calls = [calls]
+    if not (isinstance(calls, list) and all(isinstance(call, dict) for call in calls)):
+        raise Unusable
+    return calls
+
+
+def _placed(part: Json, place: Place) -> Json:
+    """The part itself, where it has its call's index and says nothing again that OpenAI's client would append."""
+    proper = part if part.get("index") is place.index else {**part, "index": place.index}
+    if place.id_known and part.get("id") is not None:
+        proper = {name: value for name, value in proper.items() if name != "id"}
+    if place.name_known:
+        for kind in ("function", "custom"):
+            inner = proper.get(kind)
+            if isinstance(inner, dict) and inner.get("name") is not None:
+                shorter = {name: value for name, value in inner.items() if name != "name"}
+                proper = {**proper, kind: shorter}
+    return proper
+
+
+def _says_more(delta: Json) -> bool:
+    return any(value and not is_label(name) for name, value in delta.items())
+
+
+def _is(one: object, other: object) -> bool:
+    return one is other
