@@ -54,21 +54,26 @@ def end_of(choice: Json) -> str | None:
 
 
 class _Known(msgspec.Struct):
+    position: int
     index: int
     id: str = ""
     name: str = ""
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Of a part of a tool call: the call's index, and whether its id and its name had been said before."""
+    """Of a part of a tool call: which call, and whether its id and its name had been said before.
 
+    `position` counts calls as they came, `index` as the provider counts them, as far as it does.
+    """
+
+    position: int
     index: int
     id_known: bool
     name_known: bool
 
 
 class Calls:
-    """Which tool call of one message a part belongs to. Calls are told apart by the index that this gives them.
+    """Which tool call of one message a part belongs to.
 
     An index or an id that is known goes on with its call; another id under a used index, or without any, begins one;
     a part with neither goes on with the last.
@@ -89,22 +94,22 @@ class Calls:
         call = self._last if index is None else self._by_index.get(index)
         if call is None:
             call = self._begin(index)
-        elif _is_another(call, id_, name, counted=index is not None, touched=call.index in touched):
+        elif _is_another(call, id_, name, counted=index is not None, touched=call.position in touched):
             same = (known for known in self._calls if id_ and known.id == id_)
             call = next(same, None) or self._begin(index)
-        place = Place(call.index, bool(call.id), bool(call.name))
+        place = Place(call.position, call.index, bool(call.id), bool(call.name))
         call.id, call.name = call.id or id_, call.name or name
         if index is not None:
             self._by_index[index] = call
         self._last = call
-        touched.add(call.index)
+        touched.add(call.position)
         return place
 
     def _begin(self, index: int | None) -> _Known:
         used = {call.index for call in self._calls}
         if index is None or index in used:
             index = max(used, default=-1) + 1
-        call = _Known(index)
+        call = _Known(len(self._calls), index)
         self._calls.append(call)
         return call
 
@@ -196,6 +201,8 @@ class _Choice:
             if name == "delta":
                 if type(value) is dict:
                     self._grow(value)
+            elif name == "index":
+                continue
             elif value is None:
                 self._fields.setdefault(name, None)
             elif name == "finish_reason":
@@ -205,7 +212,7 @@ class _Choice:
             elif name == "logprobs" and isinstance(value, dict):
                 held = self._fields.get(name)
                 self._fields[name] = _join(held if isinstance(held, dict) else {}, value)
-            elif name != "index":
+            else:
                 self._fields[name] = value
 
     def whole(self) -> Json:

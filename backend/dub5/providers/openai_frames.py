@@ -207,7 +207,7 @@ def _whole_choice(choice: Any, position: int) -> Json:
         calls = _calls(message)
         message = message if calls is message["tool_calls"] else {**message, "tool_calls": calls}
     index = _index(choice, position)
-    same = choice.get("message") is message and choice.get("index", index) is index
+    same = choice.get("message") is message and type(choice.get("index", index)) is int
     return choice if same else {**choice, "index": index, "message": message}
 
 
@@ -277,8 +277,11 @@ def _calls(message: Json) -> list[Json]:
 
 
 def _placed(part: Json, place: Place) -> Json:
-    """The part itself, where it has its call's index and says nothing again that OpenAI's client would append."""
-    proper = part if part.get("index") is place.index else {**part, "index": place.index}
+    """The part itself, where it has its call's position for an index, and says nothing again that OpenAI's client would
+    append. That client takes indexes for positions."""
+    index = part.get("index")
+    same = type(index) is int and index == place.position
+    proper = part if same else {**part, "index": place.position}
     if place.id_known and part.get("id") is not None:
         proper = {name: value for name, value in proper.items() if name != "id"}
     if place.name_known:
