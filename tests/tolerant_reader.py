@@ -23,8 +23,9 @@ def read_stream(chunks: Iterable[Json]) -> dict[int, Json]:
             index = position if choice.get("index") is None else int(choice["index"])
             read = answer.setdefault(index, _nothing_yet())
             _read_delta(read, choice.get("delta") or choice.get("message") or {})
-            if choice.get("finish_reason") not in {None, "", "null"}:
-                read["end"] = choice["finish_reason"]
+            end = choice.get("finish_reason")
+            if isinstance(end, str) and end not in {"", "null"}:
+                read["end"] = end
     return {index: _finished(read) for index, read in answer.items()}
 
 

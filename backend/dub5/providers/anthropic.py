@@ -101,7 +101,9 @@ class AnthropicProvider:
         except Reported:
             raise
         except (ValueError, ProviderError):
-            if translator.complete or is_done(b"", data):  # some end a stream as OpenAI does
+            if (
+                translator.complete or data.isspace() or is_done(b"", data)
+            ):  # some end a stream as OpenAI does
                 return ()
             raise Unusable("sent a malformed event") from None
         translator.complete = True

@@ -201,14 +201,12 @@ class _Choice:
             if name == "delta":
                 if type(value) is dict:
                     self._grow(value)
-            elif name == "index":
+            elif name == "index" or name == "message":
                 continue
             elif value is None:
                 self._fields.setdefault(name, None)
             elif name == "finish_reason":
                 self._fields[name] = end_of(part) or self._fields[name]
-            elif name == "message" and isinstance(value, dict):
-                self._grow(value)
             elif name == "logprobs" and isinstance(value, dict):
                 held = self._fields.get(name)
                 self._fields[name] = _join(held if isinstance(held, dict) else {}, value)

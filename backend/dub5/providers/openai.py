@@ -51,6 +51,8 @@ class OpenAIProvider:
                             if is_done(event, data):
                                 frames.done()
                                 continue
+                            if data.isspace():
+                                continue
                             data = unlisted(data)  # noqa: PLW2901
                         chunk = Payload.parse(data, self.name)
                         if frames.is_ordinary(chunk.data):

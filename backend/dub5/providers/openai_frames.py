@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from dub5.errors import FailureScope
+from dub5.errors import FailureScope, ProviderError
 from dub5.providers.chunks import (
     Assembler,
     Calls,
@@ -24,7 +24,7 @@ from dub5.providers.chunks import (
     split,
 )
 from dub5.providers.protocol import FINISH_REASONS, Json, Payload
-from dub5.providers.sse import EventParser, EventTooLarge, begins_events
+from dub5.providers.sse import BODY, EventParser, EventTooLarge, begins_events
 
 _NOT_PROPER = "answered without proper `choices`"
 CUT = "ended its stream before the answer was complete"
@@ -101,7 +101,7 @@ class Frames:
         if not isinstance(given, list) and given is not None:
             raise Unusable
         choices = given or []
-        if choices and all(map(_is_whole, choices)):
+        if event == BODY or (choices and all(map(_is_whole, choices))):
             for part in split(whole(data), include_usage=True):
                 self._note(part["choices"])
                 yield Payload.of(part)
@@ -133,7 +133,7 @@ class Frames:
         delta = choice.get("delta")
         if delta is None:
             message = choice.get("message")
-            delta = message if isinstance(message, dict) else {}
+            delta = {} if message is None else message
         if not isinstance(delta, dict):
             raise Unusable
         if delta.get("tool_calls"):
@@ -141,7 +141,9 @@ class Frames:
         ended = reason if reason is None or reason == "" else end_of(choice)
         if type(choice.get("index")) is int and choice.get("delta") is delta and ended == reason:
             return choice
-        return {**choice, "index": index, "delta": delta, "finish_reason": ended}
+        proper = {**choice, "index": index, "delta": delta, "finish_reason": ended}
+        proper.pop("message", None)
+        return proper
 
     def _with_calls_placed(self, index: int, delta: Json) -> Json:
         """The delta itself, where OpenAI's own clients join its tool calls as they are meant."""
@@ -170,12 +172,17 @@ def _joined(raw: bytes, provider: str) -> Json:
         events = [*parser.feed(raw), *parser.rest()]
     except EventTooLarge:
         raise Unusable("sent an event that is too large") from None
-    for event, data in events:
-        if is_done(event, data):
-            frames.done()
-            break
-        for chunk in frames.chunks(event, Payload.parse(data, provider)):
-            assembler.add(chunk.data)
+    try:
+        for event, data in events:
+            if is_done(event, data):
+                frames.done()
+                break
+            if not data.isspace():
+                for chunk in frames.chunks(event, Payload.parse(data, provider)):
+                    assembler.add(chunk.data)
+    except ProviderError:
+        if not frames.all_here:
+            raise
     frames.close()
     return assembler.completion()
 

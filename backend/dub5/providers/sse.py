@@ -18,6 +18,9 @@ _FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
 
 _BEFORE = {b" ", b"\t", _MARK[:1]}
 
+BODY = b"\n"
+"""The name of what was no event, but the whole body: no event can have it."""
+
 MAX_EVENT = 8 * 2**20
 """Bytes of one event that we are ready to hold for a provider."""
 
@@ -63,16 +66,15 @@ class EventParser:
             if line and not line.isspace():
                 self._field(line)
             else:
-                data = b"\n".join(self._data)
-                if data and not data.isspace():
-                    yield self._event, data
+                if any(self._data):
+                    yield self._event, b"\n".join(self._data)
                 self._event, self._data, self._data_size = b"", [], 0
             self._hold(part)
 
     def rest(self) -> list[tuple[bytes, bytes]]:
         """At the end of the body, what it had besides finished events: JSON, or a last event without its empty line."""
         if self._json is not None:
-            return [(b"", b"".join(self._json))]
+            return [(BODY, b"".join(self._json))]
         events = list(self.feed(b"\n\n"))
         return [(event, data) for event, data in events if _is_whole(data)]
 
@@ -112,6 +114,9 @@ class EventParser:
             self._event = value
         elif name[:1] in _BEFORE:
             self._field(line.lstrip(_AROUND))
+        elif name[:1] == b"{":  # so some end a stream with an error
+            self._data.append(line)
+            self._data_size += len(line) + 1
 
 
 def _is_whole(data: bytes) -> bool:

@@ -353,5 +353,5 @@ def test_azure_says_who_it_is_in_the_second_chunk() -> None:
 
 def test_the_end_of_a_choice_is_not_taken_back() -> None:
     ends = ["", "tool_calls", "", "null", None]
-    chunks = [{"choices": [{"index": 0, "delta": {}, "finish_reason": end}]} for end in ends]
+    chunks: list[Json] = [{"choices": [{"index": 0, "delta": {}, "finish_reason": end}]} for end in ends]
     assert assemble(chunks)["choices"][0]["finish_reason"] == "tool_calls"

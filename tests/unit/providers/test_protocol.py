@@ -1,14 +1,16 @@
-"""Which chunks begin an answer: until one does, another provider may still be asked."""
+"""What providers write as JSON, and which chunks begin an answer: until one does, another provider may be asked."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dub5.providers.protocol import has_answer
+from dub5.errors import ProviderError
+from dub5.providers.protocol import Payload, decode, has_answer, mended
 
 
 def chunk(delta: Any, **choice: Any) -> dict[str, Any]:
@@ -122,3 +124,67 @@ def test_neither_is_a_deep_one() -> None:
     for _ in range(100_000):
         deep = [deep]
     assert has_answer(chunk({"content": deep}))
+
+
+# --- JSON ---
+
+
+@pytest.mark.parametrize(
+    ("raw", "data"),
+    [
+        (b'{"a":1}', {"a": 1}),
+        (b' {"a":1} ', {"a": 1}),
+        (rb'{"a":"x\ud83d"}', {"a": "x\ud83d"}),
+        (rb'{"a":"\ude00"}', {"a": "\ude00"}),
+        (rb'{"\ud83d":[1]}', {"\ud83d": [1]}),
+    ],
+)
+def test_a_chunk_of_legal_json_goes_on_as_it_came(raw: bytes, data: Any) -> None:
+    payload = Payload.parse(raw, "acme")
+    assert (payload.raw, payload.data) == (raw, data)
+    assert decode(payload.raw) == data
+
+
+@pytest.mark.parametrize(
+    ("raw", "data"),
+    [
+        (b'\xef\xbb\xbf{"a":1}', {"a": 1}),
+        (b'{"a":\n1}\r\n', {"a": 1}),
+        (b'{"a":[-Infinity,Infinity,NaN]}', {"a": [-9999.0, None, None]}),
+        (b'{"a":[1e999,-1e999,1.5]}', {"a": [None, None, 1.5]}),
+        (b'{"a":' + b"9" * 5000 + b"}", {"a": None}),
+        (b'{"a":"tab\there"}', {"a": "tab\there"}),
+        (b'{"a":"bad \xff"}', {"a": "bad \ufffd"}),
+        (rb'{"a":"\ud83d","b":NaN}', {"a": "\ud83d", "b": None}),
+        (b'{"a":\n"' + rb"\ud83d" + b'"}', {"a": "\ud83d"}),
+    ],
+)
+def test_what_is_no_legal_json_is_written_anew_on_one_line(raw: bytes, data: Any) -> None:
+    payload = Payload.parse(raw, "acme")
+    assert payload.data == data
+    assert json.loads(payload.raw, parse_constant=pytest.fail) == data
+    assert decode(payload.raw) == data
+    assert not {b"\n", b"\r"} & {payload.raw[at : at + 1] for at in range(len(payload.raw))}
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"{", b"[1]", b"7", b"null", b'"x"', b"\xff", b"[" * 10**5, b'{"a":1}{"b":2}']
+)
+def test_what_is_no_object_is_the_providers_failure_of_this_one_request(raw: bytes) -> None:
+    for parse in (Payload.parse, Payload.parse_whole):
+        with pytest.raises(ProviderError, match="acme answered with malformed JSON") as caught:
+            parse(raw, "acme")
+        assert caught.value.scope == "request"
+
+
+def test_halves_of_a_character_have_no_place_in_a_whole_answer() -> None:
+    whole = Payload.parse_whole(rb'{"a":"x\ud83d","b":"\ud83d\ude00"}', "acme")
+    assert whole.data == {"a": "x\ufffd", "b": "😀"}
+    assert json.loads(whole.raw.decode()) == whole.data
+    assert Payload.of_whole({"a": "\ud83d" + "\ude00"}).data == {"a": "😀"}
+
+
+@given(json_values)
+def test_mending_leaves_what_is_whole(value: Any) -> None:
+    written = json.dumps(value)
+    assert json.dumps(mended(json.loads(written))) == written

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dub5.providers import sse
-from dub5.providers.sse import EventParser, EventTooLarge
+from dub5.providers.sse import EventParser, EventTooLarge, begins_events
 
 Events = list[tuple[bytes, bytes]]
 
@@ -37,6 +37,14 @@ def parsed(*received: bytes) -> Events:
         pytest.param(b"data: a\n\ndata: half", [(b"", b"a")], id="half an event at the end"),
         pytest.param("data: zoë 🎈\n\n".encode(), [(b"", "zoë 🎈".encode())], id="UTF-8"),
         pytest.param(b"\n\n\n\n", [], id="nothing at all"),
+        pytest.param(b"\xef\xbb\xbfdata: a\n\n", [(b"", b"a")], id="a mark of byte order"),
+        pytest.param(
+            b"\n\xef\xbb\xbf\n\xef\xbb\xbfevent: x\ndata: a\n\n", [(b"x", b"a")], id="marks and lines"
+        ),
+        pytest.param(b"data: a\n\n\xef\xbb\xbfdata: b\n\n", [(b"", b"a"), (b"", b"b")], id="a mark later"),
+        pytest.param(b" data: a\n\n\tdata: b\n\n", [(b"", b"a"), (b"", b"b")], id="blanks before a field"),
+        pytest.param(b"data: a\n \ndata: b\n\n", [(b"", b"a"), (b"", b"b")], id="a blank line of blanks"),
+        pytest.param(b': wait\n\n{"error": 1}\n\n', [(b"", b'{"error": 1}')], id="JSON after comments"),
     ],
 )
 def test_understands(received: bytes, events: Events) -> None:
@@ -85,3 +93,41 @@ def test_comments_without_end_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(sse, "MAX_EVENT", 10_000)
     comments = [b":" + b"x" * 1000 + b"\n"] * 11
     assert parsed(*comments, b"data: a\n\n") == [(b"", b"a")]
+
+
+@pytest.mark.parametrize(
+    ("received", "rest"),
+    [
+        (b'{"a":\n1}\n', b'{"a":\n1}\n'),
+        (b'\xef\xbb\xbf\n [{"error": 1}]', b'[{"error": 1}]'),
+        (b'data: a\n\ndata: {"a":1}\n', b'{"a":1}'),
+        (b'data: a\n\ndata: {"a":1}', b'{"a":1}'),
+        (b"data: a\n\ndata: [DONE]", b"[DONE]"),
+        (b'data: a\n\ndata: {"a":{"b":1}', None),
+        (b"data: a\n\n", None),
+        (b"", None),
+        (b"<html>", None),
+    ],
+)
+def test_what_is_left_at_the_end_of_the_body(received: bytes, rest: bytes | None) -> None:
+    """A body of JSON instead of events, or a last event without its empty line; not one that was cut."""
+    for parts in ([received], [bytes([byte]) for byte in received]):
+        parser = EventParser()
+        assert not [event for part in parts for event in parser.feed(part) if event != (b"", b"a")]
+        name = sse.BODY if rest == received.lstrip(b"\xef\xbb\xbf\n ") else b""
+        assert parser.rest() == ([] if rest is None else [(name, rest)])
+
+
+@pytest.mark.parametrize(
+    ("body", "begins"),
+    [
+        (b'data: {"a":1}\n\n', True),
+        (b"\xef\xbb\xbf\r\n: hello\n\n", True),
+        (b"event: x\ndata: 1\n\n", True),
+        (b'{"data": 1}', False),
+        (b"\n\n [1]", False),
+        (b"", False),
+    ],
+)
+def test_whether_a_body_has_events(body: bytes, begins: bool) -> None:
+    assert begins_events(body) is begins
