@@ -20,7 +20,7 @@ from dub5.providers.chunks import Assembler, split
 from dub5.providers.http import DIRECTLY, Access, HttpClient
 from dub5.providers.openai_frames import CUT, Reported, Unusable, is_done, unlisted
 from dub5.providers.protocol import Call, Json, Payload
-from dub5.providers.sse import EventParser, begins_events
+from dub5.providers.sse import EventParser, EventTooLarge, begins_events
 from dub5.settings import AnthropicSettings
 
 VERSION = "2023-06-01"
@@ -80,13 +80,17 @@ class AnthropicProvider:
             return completion(data, created=int(time.time()))
         except Reported:
             raise
-        except ValueError:  # also msgspec's
+        except (ValueError, RecursionError):  # also msgspec's
             raise Unusable("answered with what is not a message") from None
 
     def _joined(self, body: bytes) -> Json:
         """A whole answer that came as the events of a stream."""
         translator, assembler, parser = StreamTranslator(created=int(time.time())), Assembler(), EventParser()
-        for _, data in [*parser.feed(body), *parser.rest()]:
+        try:
+            events = [*parser.feed(body), *parser.rest()]
+        except EventTooLarge:
+            raise Unusable("sent an event that is too large") from None
+        for _, data in events:
             for chunk in self._chunks(translator, data):
                 assembler.add(chunk)
         if not translator.complete:
@@ -100,11 +104,9 @@ class AnthropicProvider:
                 return list(translator.chunks(event))
         except Reported:
             raise
-        except (ValueError, ProviderError):
-            if (
-                translator.complete or data.isspace() or is_done(b"", data)
-            ):  # some end a stream as OpenAI does
-                return ()
+        except (ValueError, RecursionError, ProviderError):
+            if translator.complete or data.isspace() or is_done(b"", data):
+                return ()  # nothing that matters: some end a stream as OpenAI does
             raise Unusable("sent a malformed event") from None
         translator.complete = True
         return split(self._completion(data), include_usage=True)

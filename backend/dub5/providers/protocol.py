@@ -123,11 +123,7 @@ def mended(value: Any) -> Any:
     """A copy of JSON data in which two halves of one character are that character, and a lone one is replaced."""
     if isinstance(value, str):
         return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    if isinstance(value, list):
-        return [mended(item) for item in value]
-    if isinstance(value, dict):
-        return {mended(name): mended(item) for name, item in value.items()}
-    return value
+    return json.loads(mended(json.dumps(value, ensure_ascii=False)))
 
 
 def _read_leniently(raw: bytes, provider: str) -> tuple[Json, bool]:
