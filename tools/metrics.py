@@ -111,7 +111,7 @@ OPENTELEMETRY = (
     (
         "gen_ai.server.time_to_first_token",
         "dub5_time_to_first_token_seconds",
-        "the first chunk; a role without text is one too. Answers from the cache are in it",
+        "the first chunk with something of the answer. Answers from the cache are in it",
     ),
     ("http.server.request.duration", "dub5_http_request_duration_seconds", "`http.route` is `route`"),
     ("http.server.active_requests", "dub5_inflight_requests", "only those that hold a provider call"),

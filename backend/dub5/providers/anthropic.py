@@ -67,7 +67,7 @@ class AnthropicProvider:
         except (Unusable, Reported) as odd:
             raise self._failure(odd) from None
         if not translator.complete:
-            raise self._failure(Unusable(CUT, "model"))
+            raise self._failure(Unusable(CUT, "model" if translator.begun else "request"))
 
     def _body(self, call: Call) -> Json:
         return request(
@@ -113,7 +113,7 @@ class AnthropicProvider:
 
     def _failure(self, odd: Unusable | Reported) -> ProviderError:
         if isinstance(odd, Reported):
-            return self._http.reported(odd.words)
+            return self._http.reported(odd.error)
         return self._http.error(odd.what, scope=odd.scope)
 
 

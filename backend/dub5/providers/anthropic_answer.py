@@ -94,7 +94,7 @@ class _Delta(msgspec.Struct):
 
 
 class _Error(msgspec.Struct):
-    message: str = "one that it did not name"
+    message: str = ""
     type: str | None = None
 
 
@@ -125,7 +125,7 @@ def event_of(raw: bytes, provider: str) -> Event:
         look_for_error(data)
         event = msgspec.convert(_tidied(data), Event, strict=False)
     if event.error is not None:
-        raise Reported(event.error.message)
+        raise Reported(msgspec.structs.asdict(event.error))
     return event
 
 
@@ -209,6 +209,11 @@ class StreamTranslator:
         self._begun_calls = 0
         self._silent: set[int] = set()  # tool calls without arguments so far
         self.complete = False
+
+    @property
+    def begun(self) -> bool:
+        """Whether there was a `message_start`."""
+        return self._head is not None
 
     def chunks(self, event: Event) -> Iterator[Json]:
         """What `event` means; nothing for a ping and for types that are yet to be invented.

@@ -77,5 +77,5 @@ class OpenAIProvider:
 
     def _failure(self, odd: Unusable | Reported) -> ProviderError:
         if isinstance(odd, Reported):
-            return self._http.reported(odd.words)
+            return self._http.reported(odd.error)
         return self._http.error(odd.what, scope=odd.scope)

@@ -28,8 +28,6 @@ from dub5.providers.sse import BODY, EventParser, EventTooLarge, begins_events
 
 _NOT_PROPER = "answered without proper `choices`"
 CUT = "ended its stream before the answer was complete"
-_NOT_NAMED = "one that it did not name"
-_WORDS = ("message", "detail", "msg", "error", "error_msg", "error_message", "code", "type")
 """Members of an error in which providers say what it was, the best first."""
 
 
@@ -46,11 +44,11 @@ class Unusable(ValueError):
 
 
 class Reported(ValueError):
-    """The provider put an error where an answer belongs; `words` are its own."""
+    """The provider put an error where an answer belongs: its object, or whatever it wrote for one."""
 
-    def __init__(self, words: str) -> None:
-        super().__init__(words)
-        self.words = words
+    def __init__(self, error: object) -> None:
+        super().__init__()
+        self.error = error
 
 
 class Frames:
@@ -75,7 +73,8 @@ class Frames:
     def close(self) -> None:
         """The stream is at its end. Unusable where the answer is not: some servers never say that they are done."""
         if not (self._finished_all() or (self._done and self._unfinished)):
-            raise Unusable(CUT, "model")
+            # One that never began is an odd answer rather than one that broke off.
+            raise Unusable(CUT, "model" if self._finished or self._unfinished else "request")
 
     def is_ordinary(self, data: Json) -> bool:
         """Whether a chunk is one of the many in the middle of a stream, which need no further look."""
@@ -241,15 +240,7 @@ def look_for_error(data: Json, event: bytes = b"") -> None:
         if told or any(isinstance(data.get(name), (str, list)) for name in ("message", "detail", "msg")):
             error = data
     if error:
-        raise Reported(_words(error) or _NOT_NAMED)
-
-
-def _words(error: object) -> str:
-    if isinstance(error, dict):
-        return next(filter(None, (_words(error.get(name)) for name in _WORDS)), "")
-    if isinstance(error, list):
-        return _words(error[0]) if error else ""
-    return "" if error is None or isinstance(error, bool) else str(error)
+        raise Reported(error)
 
 
 def _is_whole(choice: object) -> bool:
