@@ -6,7 +6,8 @@ What has no word there, and what is done about it:
 - `response_format`: a `json_schema` becomes `output_config.format`, which the provider enforces; for
   `json_object`, which it does not know, a sentence at the end of `system` asks for it.
 - `user` or `safety_identifier` becomes `metadata.user_id`. OpenAI's own `metadata` is not for the provider.
-- `n` above 1, `logprobs` and spoken answers are refused: the answer would lack what was asked for.
+- `n` above 1, `logprobs`, spoken answers and what else the answer would lack are `Unsupported`: another route may
+  be able to.
 - Hints whose loss leaves an answer to the question (penalties, `seed`, `reasoning_effort`, …) are left out,
   as Anthropic's own OpenAI-compatible endpoint does, so that one model may have routes to both.
 - `thinking_blocks` of an assistant's message, as our answers have them, go back as they came: the provider
@@ -25,7 +26,7 @@ from typing import Any
 
 import msgspec
 
-from dub5.errors import InvalidRequest
+from dub5.errors import InvalidRequest, Unsupported
 from dub5.providers.protocol import Json
 
 _TEXT_ONLY = ["text"]
@@ -52,7 +53,8 @@ def request(body: Json, *, model: str, max_tokens: int, stream: bool, stable: in
 
     The end of the first `stable` messages is marked for the provider's prompt cache.
 
-    InvalidRequest where the body is malformed or asks for what this API cannot do; `param` names the field.
+    Unsupported where the body asks for what this API cannot do, InvalidRequest where it is malformed; `param` names the
+    field.
     """
     given = {name: value for name, value in body.items() if value is not None}
     _refuse_impossible(given)
@@ -82,7 +84,7 @@ def _refuse_impossible(given: Json) -> None:
     }
     for name, impossible in asked.items():
         if impossible:
-            raise InvalidRequest(
+            raise Unsupported(
                 f"`{name}`: the provider of this model cannot do that; leave it out.", param=name
             )
 
@@ -138,7 +140,7 @@ def _messages(given: Json) -> list[Json]:
         if role in _INSTRUCTIONS:
             continue
         if not isinstance(role, str) or role not in _TURNS:
-            raise InvalidRequest(
+            raise Unsupported(
                 f"`{where}.role`: the provider of this model does not know it.", param=f"{where}.role"
             )
         speaker, translate = _TURNS[role]
@@ -148,7 +150,7 @@ def _messages(given: Json) -> list[Json]:
         elif blocks:  # an assistant's empty message: the API refuses it, and it says nothing
             turns.append({"role": speaker, "content": blocks})
     if not turns:
-        raise InvalidRequest(
+        raise Unsupported(
             "`messages`: the provider of this model needs a message of the user.", param="messages"
         )
     return turns
@@ -232,7 +234,7 @@ def _block(part: Json, where: str) -> Json:
             others = {name: value for name, value in part.items() if name != "image_url"}
             return {**others, "type": "image", "source": _image(image.get("url"), f"{where}.image_url.url")}
         case "input_audio" | "file":
-            raise InvalidRequest(
+            raise Unsupported(
                 f"`{where}.type`: the provider of this model cannot read it.", param=f"{where}.type"
             )
     return part
@@ -244,7 +246,7 @@ def _image(url: Any, where: str) -> Json:
         return {"type": "url", "url": written}
     data = re.match(r"data:([^;,]+)(?:;[^;,]+)*;base64,", written, re.IGNORECASE)
     if data is None:
-        raise InvalidRequest(f"`{where}`: must be an http(s) URL, or a data: URL in base64.", param=where)
+        raise Unsupported(f"`{where}`: must be an http(s) URL, or a data: URL in base64.", param=where)
     return {"type": "base64", "media_type": data[1].lower(), "data": written[data.end() :]}
 
 
@@ -269,7 +271,7 @@ def _tools(given: Json) -> Json:
 def _tool(tool: Json, where: str) -> Json:
     kind = tool.get("type")
     if kind == "custom":
-        raise InvalidRequest(
+        raise Unsupported(
             f"`{where}.type`: the provider of this model does not know it.", param=f"{where}.type"
         )
     if kind != "function":
@@ -292,7 +294,7 @@ def _tool_choice(choice: Any) -> Json | None:
             return {"type": "any"}
         case {"type": "function", "function": {"name": str(name)}}:
             return {"type": "tool", "name": name}
-    raise InvalidRequest(
+    raise Unsupported(
         '`tool_choice`: must be "auto", "none", "required", or name a function.', param="tool_choice"
     )
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dub5.chat.shapes import assemble
-from dub5.errors import InvalidRequest
+from dub5.errors import InvalidRequest, Unsupported
 from dub5.providers.anthropic_answer import Event, StreamTranslator, completion
 from dub5.providers.anthropic_request import request
 from dub5.providers.protocol import Json
@@ -341,6 +341,23 @@ def test_what_cannot_be_said_names_its_field(body: Json, param: str) -> None:
         translated(**body)
     assert caught.value.param == param
     assert f"`{param}`" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"n": 2},
+        {"logprobs": True},
+        {"modalities": ["text", "audio"]},
+        {"messages": [{"role": "system", "content": "x"}]},
+        {"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]},
+        {"tools": [{"type": "custom", "custom": {"name": "sql"}}]},
+        {"tools": [WEATHER_TOOL], "tool_choice": {"type": "custom", "custom": {"name": "sql"}}},
+    ],
+)
+def test_what_another_route_may_be_able_to_do_is_only_unsupported(body: Json) -> None:
+    with pytest.raises(Unsupported):
+        translated(**body)
 
 
 _names = st.sampled_from(
