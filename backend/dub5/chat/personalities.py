@@ -21,6 +21,9 @@ Json = dict[str, Any]
 _LIMITS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 """Two names of one limit: a caller who sets either means to replace a default of the other."""
 
+_EITHER = {**_LIMITS, "temperature": "top_p", "top_p": "temperature"}
+"""What replaces a default beside its own name. Providers ask for one of the last two, and some refuse both."""
+
 
 class Personality:
     """A configured personality, ready to be applied to requests. `model` names one of ours."""
@@ -46,7 +49,10 @@ class Personality:
         return len(self._opening)
 
     def fields(self, request: ChatRequest) -> Json:
-        """The caller's fields over the defaults; InvalidRequest for one that is locked."""
+        """The caller's fields over the defaults; InvalidRequest for one that is locked.
+
+        A default gives way to the other word for the same choice, unless it is locked.
+        """
         asked = request.body
         for name in self._locked:
             if asked.get(name) is not None and asked[name] != self._sampling.get(name):
@@ -56,7 +62,7 @@ class Personality:
         defaults = {
             name: value
             for name, value in self._sampling.items()
-            if asked.get(name) is None and asked.get(_LIMITS.get(name, "")) is None
+            if asked.get(name) is None and (name in self._locked or asked.get(_EITHER.get(name, "")) is None)
         }
         return {**asked, **defaults}
 

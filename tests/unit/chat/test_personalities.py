@@ -38,15 +38,28 @@ def test_the_personality_comes_first_and_the_callers_own_system_message_after_it
 
 
 def test_defaults_fill_what_the_caller_left_open() -> None:
-    open_one = personality(PersonalitySettings(temperature=0.7, top_p=0.5))
-    fields = open_one.fields(request(temperature=0.1, seed=3, top_p=None))
-    assert (fields["temperature"], fields["top_p"], fields["seed"]) == (0.1, 0.5, 3)
+    open_one = personality(PersonalitySettings(temperature=0.7, presence_penalty=0.5))
+    fields = open_one.fields(request(temperature=0.1, seed=3, presence_penalty=None))
+    assert (fields["temperature"], fields["presence_penalty"], fields["seed"]) == (0.1, 0.5, 3)
 
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
 def test_either_name_of_the_limit_replaces_the_default_of_the_other(name: str) -> None:
     fields = personality(PersonalitySettings(max_tokens=100)).fields(request(**{name: 5}))
     assert {key: fields[key] for key in fields if key.startswith("max_")} == {name: 5}
+
+
+@pytest.mark.parametrize(("default", "asked"), [("temperature", "top_p"), ("top_p", "temperature")])
+def test_a_default_gives_way_to_the_other_way_of_sampling(default: str, asked: str) -> None:
+    fields = personality(PersonalitySettings(**{default: 0.5})).fields(request(**{asked: 0.9}))
+    assert (fields.get(default), fields[asked]) == (None, 0.9)
+
+
+def test_a_locked_default_does_not_give_way() -> None:
+    fields = personality(PersonalitySettings(temperature=0.5, locked=["temperature"])).fields(
+        request(top_p=0.9)
+    )
+    assert (fields["temperature"], fields["top_p"]) == (0.5, 0.9)
 
 
 @pytest.mark.parametrize(
