@@ -1,74 +1,104 @@
 """OpenAI's Chat Completions body as a body for Anthropic's Messages API. Pure functions, no I/O.
 
-What has no word there, and what is done about it:
+What we let through must not come back as a 400 of the provider: a request is put into words that the API takes, or
+this route says that it cannot (`Unsupported`) and another is asked.
 
-- System and developer messages become `system`, wherever they stood. Names of speakers are left out.
-- `response_format`: a `json_schema` becomes `output_config.format`, which the provider enforces; for
-  `json_object`, which it does not know, a sentence at the end of `system` asks for it.
-- `user` or `safety_identifier` becomes `metadata.user_id`. OpenAI's own `metadata` is not for the provider.
-- `n` above 1, `logprobs`, spoken answers and what else the answer would lack are `Unsupported`: another route may
-  be able to.
-- Hints whose loss leaves an answer to the question (penalties, `seed`, `reasoning_effort`, …) are left out,
-  as Anthropic's own OpenAI-compatible endpoint does, so that one model may have routes to both.
-- `thinking_blocks` of an assistant's message, as our answers have them, go back as they came: the provider
-  demands them between a tool's call and its result.
-- Whatever else we do not know (`thinking`, `top_k`, `cache_control` of a part, blocks of Anthropic's own) goes
-  through untouched, and the provider says what it thinks of it.
+- System and developer messages become `system`, wherever they stood; alone they are the user's message. What becomes
+  of the others is in `anthropic_turns`, of their parts in `anthropic_content`, of tools in `anthropic_tools`.
+- `response_format`: a `json_schema` becomes `output_config.format`, which the provider enforces. What that cannot say,
+  and `json_object`, which it does not know, is asked for by a sentence at the end of `system`; a schema that is
+  `strict` and cannot be enforced is Unsupported.
+- `user` or `safety_identifier` becomes `metadata.user_id`: its hash where it may name a person or is too long.
+  OpenAI's own `metadata` is not for the provider.
+- `n` above 1, `logprobs`, spoken answers and what else the answer would lack are Unsupported.
+- Hints whose loss leaves an answer to the question (penalties, `seed`, `reasoning_effort`, blank stop sequences,
+  fields that this API does not know, …) are left out, as Anthropic's own OpenAI-compatible endpoint does, so that one
+  model may have routes to both. So are those that the model does not take: `temperature` beside thinking, `top_p`
+  beside `temperature`, both on the newest models.
+- `thinking` comes in a form that the model takes, with a budget below the limit; it gives way to a tool that must be
+  called, and where the history lacks what was thought before.
+- Marks for the prompt cache are the caller's, at most four and long ones first; ours only where there are none.
 
-Sources: https://platform.claude.com/docs/en/api/messages, …/api/openai-sdk, …/build-with-claude/structured-outputs
+Sources: https://platform.claude.com/docs/en/api/messages, …/api/openai-sdk, …/build-with-claude/structured-outputs,
+…/build-with-claude/thinking, …/build-with-claude/prompt-caching
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import msgspec
 
-from dub5.errors import InvalidRequest, Unsupported
+from dub5.providers import json_schemas
+from dub5.providers.anthropic_content import blocks, cannot, each, mark, text, typed
+from dub5.providers.anthropic_tools import tools
+from dub5.providers.anthropic_turns import INSTRUCTIONS, end, thought_over, tools_used, turns
+from dub5.providers.claude_models import Claude, claude
 from dub5.providers.protocol import Json
 
 _TEXT_ONLY = ["text"]
-_INSTRUCTIONS = ("system", "developer")
 
-_TRANSLATED = frozenset(
-    {"messages", "tools", "tool_choice", "parallel_tool_calls", "stop", "max_tokens", "max_completion_tokens"}
-    | {"temperature", "response_format", "user", "safety_identifier", "n", "logprobs", "top_logprobs"}
-    | {"modalities", "audio", "model", "stream", "stream_options"}
-)
+_THEIR_OWN = ("container", "inference_geo")
+_BETA = ("mcp_servers", "context_management", "speed", "fallbacks", "diagnostics")
+"""Fields that are only known to the API beside a header `anthropic-beta`."""
 
-_LEFT_OUT = frozenset(
-    {"presence_penalty", "frequency_penalty", "logit_bias", "seed", "metadata", "store", "service_tier"}
-    | {"prediction", "reasoning_effort", "verbosity", "prompt_cache_key", "prompt_cache_retention"}
-)
+_THINKING = {
+    "enabled": ("enabled", "adaptive"),
+    "adaptive": ("adaptive", "enabled"),
+    "disabled": ("disabled", "between_tools"),
+    "between_tools": ("between_tools", "disabled"),
+}
+"""Types of thinking, and what comes closest to each in a model that does not take it."""
+
+_LEAST_BUDGET, _USUAL_BUDGET = 1024, 4096
+_LEAST_TOP_P = 0.95
+_MOST_MARKS = 4
+_LONGEST_USER = 256
 
 _JSON_ONLY = (
     "Answer with one valid JSON object and nothing else: no fence around it, no words before or after it."
 )
 
 
-def request(body: Json, *, model: str, max_tokens: int, stream: bool, stable: int = 0) -> Json:
+def request(
+    body: Json, *, model: str, max_tokens: int, stream: bool, stable: int = 0, beta: bool = False
+) -> Json:
     """A Messages body for a Chat Completions body; `max_tokens` where it sets no limit of its own.
 
-    The end of the first `stable` messages is marked for the provider's prompt cache.
+    The end of the first `stable` messages is marked for the provider's prompt cache. With `beta` fields of the API's
+    betas go through.
 
     Unsupported where the body asks for what this API cannot do, InvalidRequest where it is malformed; `param` names the
     field.
     """
     given = {name: value for name, value in body.items() if value is not None}
+    takes = claude(model)
     _refuse_impossible(given)
-    limit = given.get("max_completion_tokens", given.get("max_tokens", max_tokens))
+    spoken = turns(given)
+    system = _system(given)
+    if not spoken:
+        spoken, system = _instructions_alone(system)
+    listed = tools(given, takes, tools_used(spoken))
+    shape, sentence = _output_format(given, takes)
+    if sentence:
+        system.append((-1, text(sentence)))
+    thinking, limit = _thinking(given, takes, spoken, listed, max_tokens)
+    end(spoken, prefill=takes.prefill and not shape and not _thinks(thinking))
+
     result: Json = {"model": model, "max_tokens": limit}
-    result |= {name: value for name, value in given.items() if name not in _TRANSLATED | _LEFT_OUT}
-    system = _system(given, stable)
+    result |= {name: given[name] for name in _THEIR_OWN + (_BETA if beta else ()) if name in given}
+    result |= mark(given)
     if system:
-        result["system"] = system
-    result["messages"] = _messages(given)
-    result |= _sampling(given) | _tools(given) | _output_format(given)
-    user = given.get("safety_identifier", given.get("user"))
-    if user is not None:
-        result["metadata"] = {"user_id": user}
+        result["system"] = [block for _, block in system]
+    result["messages"] = spoken
+    result |= _sampling(given, takes, _thinks(thinking)) | _stop(given) | listed | _metadata(given)
+    if thinking:
+        result["thinking"] = thinking
+    result |= _output_config(given, takes, shape, thinking)
+    _within_limits(result)
+    _mark(result, [block for index, block in system if 0 <= index < stable])
     if stream:
         result["stream"] = True
     return result
@@ -79,236 +109,208 @@ def _refuse_impossible(given: Json) -> None:
         "n": given.get("n", 1) != 1,
         "logprobs": bool(given.get("logprobs")),
         "top_logprobs": bool(given.get("top_logprobs")),
-        "modalities": given.get("modalities", _TEXT_ONLY) != _TEXT_ONLY,
+        "modalities": given.get("modalities", _TEXT_ONLY) not in (_TEXT_ONLY, []),
         "audio": "audio" in given,
+        "web_search_options": "web_search_options" in given,
     }
     for name, impossible in asked.items():
         if impossible:
-            raise Unsupported(
-                f"`{name}`: the provider of this model cannot do that; leave it out.", param=name
-            )
+            raise cannot(name, "the provider of this model cannot do that; leave it out")
 
 
-def _sampling(given: Json) -> Json:
-    result: Json = {}
-    if "temperature" in given:
-        temperature = _typed(given["temperature"], (int, float), "temperature", "a number")
-        result["temperature"] = min(temperature, 1)  # OpenAI's scale ends at 2
-    if "stop" in given:
-        stop = given["stop"]
-        result["stop_sequences"] = [stop] if isinstance(stop, str) else stop
-    return result
+# --- Instructions ---
 
 
-def _output_format(given: Json) -> Json:
-    asked = given.get("response_format", {})
-    if not isinstance(asked, dict) or asked.get("type") != "json_schema":
-        return {}
-    wrapper = _typed(asked.get("json_schema"), dict, "response_format.json_schema", "an object")
-    schema = _typed(wrapper.get("schema"), dict, "response_format.json_schema.schema", "an object")
-    own = given.get("output_config")
-    return {
-        "output_config": {
-            **(own if isinstance(own, dict) else {}),
-            "format": {"type": "json_schema", "schema": schema},
-        }
-    }
-
-
-def _system(given: Json, stable: int) -> list[Json]:
-    """Text blocks of all system and developer messages, in their order; the last stable one ends a cached prefix.
-
-    https://platform.claude.com/docs/en/build-with-claude/prompt-caching
-    """
-    blocks: list[Json] = []
-    for index, (where, message) in enumerate(_each(given, "messages")):
-        if message.get("role") in _INSTRUCTIONS:
-            blocks.extend(_blocks(message.get("content"), f"{where}.content"))
-        if index + 1 == stable and blocks:
-            blocks[-1] = {**blocks[-1], "cache_control": {"type": "ephemeral"}}
-    asked = given.get("response_format")
-    if isinstance(asked, dict) and asked.get("type") == "json_object":
-        blocks.append(_text(_JSON_ONLY))
-    return blocks
-
-
-def _messages(given: Json) -> list[Json]:
-    """Turns of user and assistant; neighbours of the same role are merged, as the API demands."""
-    turns: list[Json] = []
-    for where, message in _each(given, "messages"):
-        role = message.get("role")
-        if role in _INSTRUCTIONS:
-            continue
-        if not isinstance(role, str) or role not in _TURNS:
-            raise Unsupported(
-                f"`{where}.role`: the provider of this model does not know it.", param=f"{where}.role"
-            )
-        speaker, translate = _TURNS[role]
-        blocks = translate(message, where)
-        if turns and turns[-1]["role"] == speaker:
-            turns[-1]["content"].extend(blocks)
-        elif blocks:  # an assistant's empty message: the API refuses it, and it says nothing
-            turns.append({"role": speaker, "content": blocks})
-    if not turns:
-        raise Unsupported(
-            "`messages`: the provider of this model needs a message of the user.", param="messages"
-        )
-    return turns
-
-
-def _user(message: Json, where: str) -> list[Json]:
-    blocks = _blocks(message.get("content"), f"{where}.content")
-    if not blocks:
-        raise InvalidRequest(f"`{where}.content`: must not be empty.", param=f"{where}.content")
-    return blocks
-
-
-def _assistant(message: Json, where: str) -> list[Json]:
-    content = message.get("content")
-    said = [] if content is None else _blocks(content, f"{where}.content")
-    refused = message.get("refusal")
-    if isinstance(refused, str) and refused:
-        said.append(_text(refused))
-    thought = message.get("thinking_blocks")
+def _system(given: Json) -> list[tuple[int, Json]]:
+    """Text blocks of all system and developer messages, in their order, each with the index of its message."""
     return [
-        *(thought if isinstance(thought, list) else ()),
-        *said,
-        *(_tool_use(call, at) for at, call in _each(message, "tool_calls", where)),
+        (index, block)
+        for index, (where, message) in enumerate(each(given, "messages"))
+        if message.get("role") in INSTRUCTIONS
+        for block in blocks(message.get("content"), f"{where}.content", frozenset({"text"}))
     ]
 
 
-def _tool_use(call: Json, where: str) -> Json:
-    function = _typed(call.get("function"), dict, f"{where}.function", "an object")
-    return {
-        "type": "tool_use",
-        "id": _typed(call.get("id"), str, f"{where}.id", "a string"),
-        "name": _typed(function.get("name"), str, f"{where}.function.name", "a string"),
-        "input": _arguments(function.get("arguments", ""), f"{where}.function.arguments"),
-    }
+def _instructions_alone(system: list[tuple[int, Json]]) -> tuple[list[Json], list[tuple[int, Json]]]:
+    """Where nobody but the system says anything, that is what the model is asked."""
+    if not system:
+        raise cannot("messages", "the provider of this model needs a message that is not blank")
+    return [{"role": "user", "content": [block for _, block in system]}], []
 
 
-def _arguments(written: Any, where: str) -> Json:
-    """The object that the JSON text `written` says; models write nothing at all for a tool without parameters."""
-    text = _typed(written, str, where, "a string")
-    try:
-        return msgspec.json.decode(text or "{}", type=Json)
-    except (msgspec.MsgspecError, RecursionError):
-        raise InvalidRequest(f"`{where}`: must be the text of a JSON object.", param=where) from None
+# --- The shape of the answer ---
 
 
-def _tool_result(message: Json, where: str) -> list[Json]:
-    name = f"{where}.tool_call_id"
-    block: Json = {
-        "type": "tool_result",
-        "tool_use_id": _typed(message.get("tool_call_id"), str, name, "a string"),
-    }
-    content = _blocks(message.get("content"), f"{where}.content")
-    return [{**block, "content": content} if content else block]
+def _output_format(given: Json, takes: Claude) -> tuple[Json | None, str]:
+    """The schema that the provider enforces, or the sentence that asks for it."""
+    asked = given.get("response_format", {})
+    own = given.get("output_config")
+    if not asked and isinstance(own, dict) and isinstance(own.get("format"), dict):
+        asked = {"type": "json_schema", "json_schema": own["format"]}
+    match asked.get("type") if isinstance(asked, dict) else None:
+        case None | "text":
+            return None, ""
+        case "json_object":
+            return None, _JSON_ONLY
+        case "json_schema":
+            at = "response_format.json_schema"
+            wrapper = typed(asked.get("json_schema"), dict, at, "an object")
+            return _schema(wrapper, f"{at}.schema", takes)
+    raise cannot("response_format.type", "the provider of this model does not know it")
 
 
-_TURNS: dict[str, tuple[str, Callable[[Json, str], list[Json]]]] = {
-    "user": ("user", _user),
-    "assistant": ("assistant", _assistant),
-    "tool": ("user", _tool_result),
-}
+def _schema(wrapper: Json, where: str, takes: Claude) -> tuple[Json | None, str]:
+    written = typed(wrapper.get("schema"), dict, where, "an object")
+    exact = json_schemas.strict(written) if takes.schemas else None
+    if exact is not None and _fits([exact]):
+        return exact, ""
+    if wrapper.get("strict") is True:
+        raise cannot(where, "the provider of this model cannot enforce this schema")
+    schema = msgspec.json.encode(written).decode()
+    return None, f"{_JSON_ONLY} It must match this JSON Schema: {schema}"
 
 
-def _blocks(content: Any, where: str) -> list[Json]:
-    """A message's content as blocks, without the empty texts that the API refuses."""
-    if isinstance(content, str):
-        return [_text(content)] if content else []
-    parts = _typed(content, list, where, "a string or a list of parts")
-    named = ((f"{where}[{index}]", part) for index, part in enumerate(parts))
-    blocks = (_block(_typed(part, dict, at, "an object"), at) for at, part in named)
-    return [block for block in blocks if block.get("type") != "text" or block["text"]]
+def _fits(schemas: list[Json]) -> bool:
+    optional, unions = map(sum, zip(*map(json_schemas.complexity, schemas), strict=True))
+    return optional <= json_schemas.MOST_OPTIONAL and unions <= json_schemas.MOST_UNIONS
 
 
-def _block(part: Json, where: str) -> Json:
-    match part.get("type"):
-        case "text":
-            return {**part, "text": _typed(part.get("text"), str, f"{where}.text", "a string")}
-        case "refusal":
-            return _text(_typed(part.get("refusal"), str, f"{where}.refusal", "a string"))
-        case "image_url":
-            image = _typed(part.get("image_url"), dict, f"{where}.image_url", "an object")
-            others = {name: value for name, value in part.items() if name != "image_url"}
-            return {**others, "type": "image", "source": _image(image.get("url"), f"{where}.image_url.url")}
-        case "input_audio" | "file":
-            raise Unsupported(
-                f"`{where}.type`: the provider of this model cannot read it.", param=f"{where}.type"
-            )
-    return part
+def _output_config(given: Json, takes: Claude, shape: Json | None, thinking: Json | None) -> Json:
+    own = given.get("output_config")
+    effort = own.get("effort") if isinstance(own, dict) else None
+    result: Json = {}
+    if effort in takes.efforts:
+        off = thinking is not None and thinking["type"] == "disabled"
+        result["effort"] = "high" if off and effort in ("xhigh", "max") else effort
+    if shape is not None:
+        result["format"] = {"type": "json_schema", "schema": shape}
+    return {"output_config": result} if result else {}
 
 
-def _image(url: Any, where: str) -> Json:
-    written = _typed(url, str, where, "a string")
-    if re.match(r"https?://", written, re.IGNORECASE):
-        return {"type": "url", "url": written}
-    data = re.match(r"data:([^;,]+)(?:;[^;,]+)*;base64,", written, re.IGNORECASE)
-    if data is None:
-        raise Unsupported(f"`{where}`: must be an http(s) URL, or a data: URL in base64.", param=where)
-    return {"type": "base64", "media_type": data[1].lower(), "data": written[data.end() :]}
+def _within_limits(result: Json) -> None:
+    """Enforce tools' schemas only as far as the API does for one request; citations go with no schema at all."""
+    exact = [tool for tool in result.get("tools", ()) if tool.get("strict")]
+    shape = result.get("output_config", {}).get("format")
+    if exact:
+        schemas = [tool["input_schema"] for tool in exact] + ([shape["schema"]] if shape else [])
+        if len(exact) > json_schemas.MOST_TOOLS or not _fits(schemas):
+            for tool in exact:
+                del tool["strict"]
+    if shape:
+        for turn in result["messages"]:
+            for block in turn["content"]:
+                block.pop("citations", None)
 
 
-def _text(text: str) -> Json:
-    return {"type": "text", "text": text}
+# --- Thinking, and how much ---
 
 
-def _tools(given: Json) -> Json:
-    tools = [_tool(tool, where) for where, tool in _each(given, "tools")]
-    choice = _tool_choice(given.get("tool_choice"))
-    if not tools:
-        if choice is not None and choice["type"] in {"any", "tool"}:
-            raise InvalidRequest("`tool_choice`: only allowed where there are `tools`.", param="tool_choice")
-        return {}
-    if given.get("parallel_tool_calls") is False:
-        choice = choice or {"type": "auto"}
-        if choice["type"] != "none":
-            choice["disable_parallel_tool_use"] = True
-    return {"tools": tools} if choice is None else {"tools": tools, "tool_choice": choice}
+def _thinking(
+    given: Json, takes: Claude, spoken: list[Json], listed: Json, default: int
+) -> tuple[Json | None, int]:
+    """`thinking` in a form that the model takes, None where it goes without, and `max_tokens` to it."""
+    thinking = _asked_to_think(given, takes)
+    forced = listed.get("tool_choice", {}).get("type") in ("any", "tool")
+    if _thinks(thinking) and (forced or (_budget(thinking) and not thought_over(spoken))):
+        thinking = None
+    asked = given.get("max_completion_tokens", given.get("max_tokens"))
+    limit = _budget(thinking) + default if asked is None else typed(asked, int, "max_tokens", "an integer")
+    limit = limit if takes.most is None else min(limit, takes.most)
+    if thinking is not None and _budget(thinking) >= limit:
+        thinking = {**thinking, "budget_tokens": limit - 1} if limit > _LEAST_BUDGET else None
+    return thinking, limit
 
 
-def _tool(tool: Json, where: str) -> Json:
-    kind = tool.get("type")
-    if kind == "custom":
-        raise Unsupported(
-            f"`{where}.type`: the provider of this model does not know it.", param=f"{where}.type"
-        )
-    if kind != "function":
-        return tool
-    function = _typed(tool.get("function"), dict, f"{where}.function", "an object")
-    result = {name: value for name, value in tool.items() if name not in {"type", "function"}}
-    result["name"] = _typed(function.get("name"), str, f"{where}.function.name", "a string")
-    result |= {name: function[name] for name in ("description", "strict") if function.get(name) is not None}
-    result["input_schema"] = function.get("parameters") or {"type": "object", "properties": {}}
+def _asked_to_think(given: Json, takes: Claude) -> Json | None:
+    asked = given.get("thinking")
+    if not isinstance(asked, dict) or not isinstance(asked.get("type"), str):
+        return None
+    written = asked.get("budget_tokens")
+    budget = written if isinstance(written, int) and not isinstance(written, bool) else None
+    kind = "adaptive" if asked["type"] == "enabled" and budget is None else asked["type"]
+    found = next((each for each in _THINKING.get(kind, ()) if each in takes.thinking), None)
+    if found is None:
+        return None
+    result: Json = {"type": found}
+    if found == "enabled":
+        result["budget_tokens"] = _USUAL_BUDGET if budget is None else max(_LEAST_BUDGET, budget)
+    if _thinks(result) and asked.get("display") in ("summarized", "omitted"):
+        result["display"] = asked["display"]
     return result
 
 
-def _tool_choice(choice: Any) -> Json | None:
-    match choice:
-        case None:
-            return None
-        case "auto" | "none":
-            return {"type": choice}
-        case "required":
-            return {"type": "any"}
-        case {"type": "function", "function": {"name": str(name)}}:
-            return {"type": "tool", "name": name}
-    raise Unsupported(
-        '`tool_choice`: must be "auto", "none", "required", or name a function.', param="tool_choice"
-    )
+def _thinks(thinking: Json | None) -> bool:
+    return thinking is not None and thinking["type"] in ("enabled", "adaptive")
 
 
-def _each(holder: Json, name: str, where: str = "") -> Iterator[tuple[str, Json]]:
-    """The objects of the list `holder[name]`, each with its path; none where it is absent."""
-    path = f"{where}.{name}" if where else name
-    listed = holder.get(name)
-    for index, item in enumerate([] if listed is None else _typed(listed, list, path, "a list")):
-        yield f"{path}[{index}]", _typed(item, dict, f"{path}[{index}]", "an object")
+def _budget(thinking: Json | None) -> int:
+    budget: int = (thinking or {}).get("budget_tokens", 0)
+    return budget
 
 
-def _typed(value: Any, kind: type | tuple[type, ...], where: str, name: str) -> Any:
-    """`value` if it is of that kind; bool is not a number."""
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise InvalidRequest(f"`{where}`: must be {name}.", param=where)
-    return value
+# --- Sampling, stops, the user ---
+
+
+def _sampling(given: Json, takes: Claude, thinks: bool) -> Json:
+    result: Json = {}
+    if "temperature" in given:
+        temperature = typed(given["temperature"], (int, float), "temperature", "a number")
+        result["temperature"] = min(max(temperature, 0), 1)  # OpenAI's scale ends at 2
+    if "top_p" in given:
+        result["top_p"] = typed(given["top_p"], (int, float), "top_p", "a number")
+    top_k = given.get("top_k")
+    if isinstance(top_k, int) and not isinstance(top_k, bool) and top_k > 0:  # elsewhere 0 and -1 turn it off
+        result["top_k"] = top_k
+    if takes.sampling == "none":
+        return {}
+    if thinks:
+        return {"top_p": result["top_p"]} if result.get("top_p", 0) >= _LEAST_TOP_P else {}
+    if takes.sampling == "one" and "temperature" in result:
+        result.pop("top_p", None)
+    return result
+
+
+def _stop(given: Json) -> Json:
+    stop = given.get("stop", [])
+    listed = [stop] if isinstance(stop, str) else typed(stop, list, "stop", "a string or a list of strings")
+    sequences = [one for one in listed if isinstance(one, str) and one.strip()]
+    return {"stop_sequences": sequences} if sequences else {}
+
+
+def _metadata(given: Json) -> Json:
+    user = given.get("safety_identifier", given.get("user"))
+    if not isinstance(user, str) or not user.strip():
+        return {}
+    personal = "@" in user or re.fullmatch(r"\+?[\d\s().-]+", user)
+    if personal or len(user) > _LONGEST_USER:
+        user = hashlib.sha256(user.encode("utf-8", "replace")).hexdigest()
+    return {"metadata": {"user_id": user}}
+
+
+# --- Marks for the prompt cache ---
+
+
+def _mark(result: Json, stable: list[Json]) -> None:
+    """The caller's marks, as many and in the order that the API takes; ours at the end of `stable` without any."""
+    marked = [block for block in _marked(result) if "cache_control" in block]
+    if not marked and stable:
+        stable[-1]["cache_control"] = {"type": "ephemeral"}
+    for block in marked[:-_MOST_MARKS]:
+        del block["cache_control"]
+    short = False
+    for block in marked[-_MOST_MARKS:]:
+        if short:
+            block["cache_control"] = {"type": "ephemeral"}
+        short = short or block["cache_control"].get("ttl") != "1h"
+
+
+def _marked(result: Json) -> Iterator[Json]:
+    """What may have a mark, in the order of the cached prefix."""
+    yield from result.get("tools", ())
+    yield from result.get("system", ())
+    for turn in result["messages"]:
+        for block in turn["content"]:
+            if block["type"] == "tool_result":
+                yield from block.get("content", ())
+            yield block
+    yield result
