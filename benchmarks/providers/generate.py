@@ -217,6 +217,16 @@ def _odd_ids(draft: Draft) -> None:
         draft.messages.extend(messages)
 
 
+@kind("history: ids missing", 0.5)
+def _no_ids(draft: Draft) -> None:
+    for head, *results in _rounds(draft, lambda n: f"call_{n}"):
+        for each in head["tool_calls"]:
+            del each["id"]
+        for each in results:
+            each["tool_call_id"] = draft.rng.choice((None, "", "call_0"))
+        draft.messages.extend([head, *results])
+
+
 @kind("history: ids used again")
 def _same_ids(draft: Draft) -> None:
     for messages in _rounds(draft, lambda n: f"call_{n % 2}"):
@@ -365,6 +375,31 @@ def _odd_parts(draft: Draft) -> None:
     draft.part({"type": draft.rng.choice(("input_text", "output_text")), "text": "y"})
 
 
+@kind("messages: parts of another form", 0.7)
+def _other_form(draft: Draft) -> None:
+    odd: tuple[Json, ...] = (
+        {"type": "text", "text": None},
+        {"type": "image_url", "image_url": "https://example.com/a.png"},
+        {"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}},
+    )
+    draft.part(draft.rng.choice(odd))
+    draft.messages[0]["cache_control"] = {"type": "ephemeral"}
+
+
+@kind("messages: malformed parts", 0.05)
+def _malformed(draft: Draft) -> None:
+    odd: tuple[Json, ...] = (
+        {"type": "text"},
+        {"type": "text", "text": {"value": "x"}},
+        {"type": "image_url"},
+        {"type": "image_url", "image_url": {}},
+        {"type": "image", "source": "x"},
+        {"type": "document"},
+        {"type": "file"},
+    )
+    draft.part(draft.rng.choice(odd))
+
+
 # --- Pictures, sounds, files ---
 
 _MAGIC = {
@@ -433,6 +468,12 @@ def _odd_urls(draft: Draft) -> None:
 @kind("pictures: too large", 0.02)
 def _large(draft: Draft) -> None:
     draft.part(picture(draft.rng, 4 * 2**20))
+
+
+@kind("pictures: very many", 0.03)
+def _many_pictures(draft: Draft) -> None:
+    for _ in range(draft.rng.choice((90, 120, 700))):
+        draft.part(picture(draft.rng, 1))
 
 
 @kind("files: PDF")
@@ -609,7 +650,7 @@ def _choices(draft: Draft) -> None:
     allowed = {"mode": "auto", "tools": [{"type": "function", "function": {"name": "weather"}}]}
     draft.tools()
     draft.body["tool_choice"] = draft.rng.choice(
-        ("auto", "none", "auto", "none", {"type": "allowed_tools", "allowed_tools": allowed})
+        ("auto", "none", {"type": "auto"}, None, {"type": "allowed_tools", "allowed_tools": allowed})
     )
     draft.body["parallel_tool_calls"] = draft.rng.choice((True, False, None))
 
@@ -617,8 +658,16 @@ def _choices(draft: Draft) -> None:
 @kind("tools: one must be called", 0.5)
 def _forced(draft: Draft) -> None:
     draft.tools()
-    named = {"type": "function", "function": {"name": draft.tools()[0]["function"]["name"]}}
-    draft.body["tool_choice"] = draft.rng.choice(("required", named))
+    name = draft.tools()[0]["function"]["name"]
+    draft.body["tool_choice"] = draft.rng.choice(
+        (
+            "required",
+            "any",
+            {"type": "function", "function": {"name": name}},
+            {"type": "function", "name": name},
+            {"type": "tool", "name": name},
+        )
+    )
     draft.body["parallel_tool_calls"] = draft.rng.choice((True, False, None))
 
 

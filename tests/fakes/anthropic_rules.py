@@ -113,6 +113,7 @@ class _Model:
         )
         self.structured = version >= (4, 5) or (family, version) == ("opus", (4, 1)) or not known
         self.most = self._most(family, version)
+        self.images = 600 if version >= (4, 6) else 100  # 100 for contexts of 200k tokens
         self.thinking = self._thinking(family, version)
         self.efforts: tuple[str, ...] = ()
         if newest or (family, version) in {("opus", (4, 7)), ("opus", (4, 8))}:
@@ -534,7 +535,7 @@ def _check_messages(body: Json, model: _Model, thinks: bool) -> None:
     if isinstance(body.get("thinking"), dict) and body["thinking"].get("type") == "enabled":
         _check_thought(turns)
     images = sum(block["type"] == "image" for _, blocks in turns for block in _deep(blocks))
-    _demand(images <= 100, "messages: too many images (limit: 100)")  # vision, for 200k contexts
+    _demand(images <= model.images, f"messages: too many images (limit: {model.images})")  # vision
 
 
 def _deep(blocks: list[Json]) -> Iterator[Json]:

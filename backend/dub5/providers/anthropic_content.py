@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote
 
-from dub5.errors import InvalidRequest, Unsupported
+from dub5.errors import Unsupported
 from dub5.providers.protocol import Json
 
 MOST_IMAGE = 5 * 2**20
@@ -52,13 +52,13 @@ def _block(part: Json, where: str) -> Json:
     kind = part.get("type")
     match kind:
         case "text" | "input_text" | "output_text":
-            return text(typed(part.get("text"), str, f"{where}.text", "a string")) | mark(part)
+            return text(typed(part.get("text") or "", str, f"{where}.text", "a string")) | mark(part)
         case "refusal":
             return text(typed(part.get("refusal"), str, f"{where}.refusal", "a string"))
         case "image_url":
-            image = typed(part.get("image_url"), dict, f"{where}.image_url", "an object")
+            image = part.get("image_url")
             at = f"{where}.image_url.url"
-            url = typed(image.get("url"), str, at, "a string")
+            url = typed(image.get("url") if isinstance(image, dict) else image, str, at, "a string")
             return {"type": "image", "source": _image(url, at)} | mark(part)
         case "file":
             return _file(part, f"{where}.file") | mark(part)
@@ -216,7 +216,7 @@ def each(holder: Json, name: str, where: str = "") -> Iterator[tuple[str, Json]]
 
 
 def typed(value: Any, kind: type | tuple[type, ...], where: str, name: str) -> Any:
-    """`value` if it is of that kind; bool is not a number."""
+    """`value` if it is of that kind; bool is not a number. Other servers may take what is not: Unsupported."""
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise InvalidRequest(f"`{where}`: must be {name}.", param=where)
+        raise cannot(where, f"must be {name}")
     return value

@@ -56,6 +56,8 @@ _LEAST_BUDGET, _USUAL_BUDGET = 1024, 4096
 _LEAST_TOP_P = 0.95
 _MOST_MARKS = 4
 _LONGEST_USER = 256
+_MOST_DATA = 30 * 10**6
+"""Bytes of base64 in one request, which may have 32 MB in all."""
 
 _JSON_ONLY = (
     "Answer with one valid JSON object and nothing else: no fence around it, no words before or after it."
@@ -70,8 +72,7 @@ def request(
     The end of the first `stable` messages is marked for the provider's prompt cache. With `beta` fields of the API's
     betas go through.
 
-    Unsupported where the body asks for what this API cannot do, InvalidRequest where it is malformed; `param` names the
-    field.
+    Unsupported where the body asks for what this API cannot do, or has another form than ours; `param` names the field.
     """
     given = {name: value for name, value in body.items() if value is not None}
     takes = claude(model)
@@ -86,6 +87,7 @@ def request(
         system.append((-1, text(sentence)))
     thinking, limit = _thinking(given, takes, spoken, listed, max_tokens)
     end(spoken, prefill=takes.prefill and not shape and not _thinks(thinking))
+    _refuse_too_many_pictures(spoken, takes)
 
     result: Json = {"model": model, "max_tokens": limit}
     result |= {name: given[name] for name in _THEIR_OWN + (_BETA if beta else ()) if name in given}
@@ -116,6 +118,18 @@ def _refuse_impossible(given: Json) -> None:
     for name, impossible in asked.items():
         if impossible:
             raise cannot(name, "the provider of this model cannot do that; leave it out")
+
+
+def _refuse_too_many_pictures(spoken: list[Json], takes: Claude) -> None:
+    """https://platform.claude.com/docs/en/build-with-claude/vision, …/api/errors (sizes of requests)"""
+    pictures, size = 0, 0
+    for turn in spoken:
+        for block in turn["content"]:
+            for one in block.get("content", ()) if block["type"] == "tool_result" else (block,):
+                pictures += one["type"] == "image"
+                size += len(one.get("source", {}).get("data", "")) if one["type"] != "search_result" else 0
+    if pictures > takes.pictures or size > _MOST_DATA:
+        raise cannot("messages", "more pictures or documents than the provider of this model takes")
 
 
 # --- Instructions ---
@@ -278,8 +292,9 @@ def _stop(given: Json) -> Json:
 
 
 def _metadata(given: Json) -> Json:
-    user = given.get("safety_identifier", given.get("user"))
-    if not isinstance(user, str) or not user.strip():
+    named = (given.get("safety_identifier"), given.get("user"))
+    user = next((name for name in named if isinstance(name, str) and name.strip()), None)
+    if user is None:
         return {}
     personal = "@" in user or re.fullmatch(r"\+?[\d\s().-]+", user)
     if personal or len(user) > _LONGEST_USER:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from dub5.errors import InvalidRequest
 from dub5.providers import json_schemas
 from dub5.providers.anthropic_content import cannot, each, mark, typed
 from dub5.providers.claude_models import Claude
@@ -31,7 +30,7 @@ def tools(given: Json, model: Claude, used: list[str]) -> Json:
     choice = _choice(given.get("tool_choice"), listed)
     if not listed:
         if choice is not None and choice["type"] in {"any", "tool"}:
-            raise InvalidRequest("`tool_choice`: only allowed where there are `tools`.", param="tool_choice")
+            raise cannot("tool_choice", "only allowed where there are `tools`")
         if not used:
             return {}
         return {
@@ -90,9 +89,14 @@ def _choice(choice: Any, listed: dict[str, Json]) -> Json | None:
             return None
         case "auto" | "none":
             return {"type": choice} if listed else None
-        case "required":
+        case "required" | "any":
             return {"type": "any"}
-        case {"type": "function", "function": {"name": str(name)}}:
+        case {"type": "auto" | "none" | "any" as kind}:
+            return _choice(kind, listed)
+        case {"type": "function", "function": {"name": str(name)}} | {
+            "type": "function" | "tool",
+            "name": str(name),
+        }:
             if listed and name not in listed:
                 raise cannot("tool_choice", f"`{name}` is not one of `tools`")
             return {"type": "tool", "name": name}

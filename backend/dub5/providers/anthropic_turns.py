@@ -37,7 +37,8 @@ _NO_RESULT = (
 )
 _NO_CALL = "The result of a call that is not part of this conversation:"
 _RAW = "arguments"
-_LONGEST_ID, _LONGEST_NAME = 64, 128
+_LONGEST = 64
+"""Of ids and names of tools."""
 
 
 class _Use(msgspec.Struct):
@@ -157,7 +158,7 @@ def _calls(message: Json, where: str) -> list[tuple[str, str, Json]]:
     """Id, name and arguments of each call of a message, also in the shapes of custom tools and of old functions."""
     calls = []
     for at, call in each(message, "tool_calls", where):
-        written = typed(call.get("id"), str, f"{at}.id", "a string")
+        written = typed(call.get("id") or "", str, f"{at}.id", "a string")
         custom = call.get("custom")
         if call.get("type") == "custom" and isinstance(custom, dict):
             name = typed(custom.get("name"), str, f"{at}.custom.name", "a string")
@@ -191,9 +192,9 @@ def _result(message: Json, where: str, waiting: dict[str, deque[_Use]]) -> list[
     """Put a result to its call; what it says as words of the user where no call waits for it."""
     content = blocks(message.get("content"), f"{where}.content", _SHOWN)
     if message.get("role") == "function":
-        written = _old_id(typed(message.get("name"), str, f"{where}.name", "a string"))
+        written = _old_id(typed(message.get("name") or "", str, f"{where}.name", "a string"))
     else:
-        written = typed(message.get("tool_call_id"), str, f"{where}.tool_call_id", "a string")
+        written = typed(message.get("tool_call_id") or "", str, f"{where}.tool_call_id", "a string")
     calls = waiting.get(written)
     if calls:
         calls.popleft().result = content
@@ -206,7 +207,7 @@ def _old_id(name: str) -> str:
 
 
 def _name(written: str) -> str:
-    return re.sub(r"[^a-zA-Z0-9_-]", "_", written)[:_LONGEST_NAME] or "tool"
+    return re.sub(r"[^a-zA-Z0-9_-]", "_", written)[:_LONGEST] or "tool"
 
 
 class _Ids:
@@ -218,7 +219,7 @@ class _Ids:
     def of(self, written: str) -> str:
         """`written` itself where it may be used, else one made of it."""
         name, number = written, 0
-        while name in self._used or not re.fullmatch(rf"[a-zA-Z0-9_-]{{1,{_LONGEST_ID}}}", name):
+        while name in self._used or not re.fullmatch(rf"[a-zA-Z0-9_-]{{1,{_LONGEST}}}", name):
             digest = hashlib.blake2b(f"{written}\n{number}".encode(), digest_size=8).hexdigest()
             name = f"{re.sub(r'[^a-zA-Z0-9_-]', '_', written)[:40]}_{digest}"
             number += 1

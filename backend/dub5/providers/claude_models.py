@@ -21,7 +21,8 @@ class Claude(msgspec.Struct, frozen=True):
     """`sampling`: whether `temperature` and `top_p` may come together, only one of them, or neither (nor `top_k`).
     `thinking`: the types of `thinking` that it takes. `prefill`: the last message may be the assistant's.
     `forced`: a tool's call can be demanded. `schemas`: `output_config.format` and strict tools.
-    `most`: the largest `max_tokens`, None where nobody knows. `efforts`: of `output_config.effort`.
+    `most`: the largest `max_tokens`, None where nobody knows. `efforts`: of `output_config.effort`. `pictures`: as many
+    in one request.
     """
 
     sampling: Literal["both", "one", "none"] = "one"
@@ -31,6 +32,7 @@ class Claude(msgspec.Struct, frozen=True):
     schemas: bool = True
     most: int | None = None
     efforts: tuple[str, ...] = ()
+    pictures: int = 100
 
 
 _EFFORTS = ("low", "medium", "high", "xhigh", "max")
@@ -41,6 +43,7 @@ _newest = Claude(
     prefill=False,
     most=128_000,
     efforts=_EFFORTS,
+    pictures=600,
 )
 _always_thinking = msgspec.structs.replace(_newest, thinking=frozenset({"adaptive"}))
 _4_6 = Claude(thinking=_BUDGET | {"adaptive"}, prefill=False, most=128_000, efforts=("low", "medium", "high"))
