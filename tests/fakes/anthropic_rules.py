@@ -24,6 +24,7 @@ import binascii
 import json
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -177,6 +178,7 @@ def _check(body: Any) -> None:
     names = _check_tools(body, model)
     _check_choice(body, model, names, thinks)
     _check_output(body, model)
+    _check_complexity(body)
     _check_messages(body, model, thinks)
     _check_marks(body)
     tier = body.get("service_tier", "auto")
@@ -315,17 +317,6 @@ def _check_tools(body: Json, model: _Model) -> list[str]:
             continue
         _check_tool(tool, f"{where}.custom", model)
     _demand(len(set(names)) == len(names), "tools: Tool names must be unique.")  # eclipse-theia/theia#16122
-    strict = [tool["input_schema"] for tool in tools if tool.get("strict")]
-    _demand(len(strict) <= 20, "tools: too many strict tools (limit: 20)")  # schemas
-    own = body.get("output_config")
-    if isinstance(own, dict) and isinstance(own.get("format"), dict):
-        strict.append(own["format"].get("schema"))
-    # schemas; vercel/ai#17268: over all strict schemas of a request
-    optional, unions = (
-        map(sum, zip(*(_complexity(schema) for schema in strict), strict=True)) if strict else (0, 0)
-    )
-    _demand(optional <= 24, "Schemas contains too many optional parameters (limit: 24)")
-    _demand(unions <= 16, "Schemas contains too many parameters with union types (limit: 16)")
     return names
 
 
@@ -382,11 +373,20 @@ def _check_choice(body: Json, model: _Model, names: list[str], thinks: bool) -> 
 
 def _check_json_schema(schema: Json, where: str) -> None:
     """tools: "JSON schema is invalid. It must match JSON Schema draft 2020-12"; anthropics/anthropic-sdk-java#241."""
-    plain = {name: value for name, value in schema.items() if name != "$schema"}
+    complaint = _complaint_about_schema(json.dumps({**schema, "$schema": _DRAFT}))
+    _demand(complaint is None, f"{where}: JSON schema is invalid: {complaint}")
+
+
+_DRAFT = "https://json-schema.org/draft/2020-12/schema"
+
+
+@lru_cache(maxsize=10_000)
+def _complaint_about_schema(written: str) -> str | None:
     try:
-        jsonschema.Draft202012Validator.check_schema(plain)
+        jsonschema.Draft202012Validator.check_schema(json.loads(written))
     except jsonschema.SchemaError as error:
-        raise _Refused(f"{where}: JSON schema is invalid: {error.message[:200]}") from None
+        return error.message[:200]
+    return None
 
 
 _STRICT = {
@@ -471,6 +471,18 @@ def _complexity(schema: Any) -> tuple[int, int]:
         more = _complexity(child)
         optional, unions = optional + more[0], unions + more[1]
     return optional, unions
+
+
+def _check_complexity(body: Json) -> None:
+    """schemas; vercel/ai#17268: over all strict schemas of a request."""
+    strict = [tool["input_schema"] for tool in body.get("tools", ()) if tool.get("strict")]
+    _demand(len(strict) <= 20, "tools: too many strict tools (limit: 20)")
+    if body.get("output_config", {}).get("format"):
+        strict.append(body["output_config"]["format"]["schema"])
+    counted = [_complexity(schema) for schema in strict]
+    optional, unions = sum(each[0] for each in counted), sum(each[1] for each in counted)
+    _demand(optional <= 24, "Schemas contains too many optional parameters (limit: 24)")
+    _demand(unions <= 16, "Schemas contains too many parameters with union types (limit: 16)")
 
 
 def _check_output(body: Json, model: _Model) -> None:

@@ -1,4 +1,6 @@
-"""A fake of Anthropic's Messages API, as strict as the real one; `http_server` says how scripts are written.
+"""A fake of Anthropic's Messages API, as strict as the real one (`anthropic_rules`).
+
+`http_server` says how scripts are written.
 
 async with FakeAnthropic() as fake:
     provider = {"kind": "anthropic", "base_url": fake.base_url}
@@ -13,6 +15,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from tests.fakes.anthropic_rules import refusal
 from tests.fakes.http_server import (
     CLOSE,
     DIE,
@@ -57,16 +60,6 @@ USAGE = {
     "cache_creation_input_tokens": 1,
     "cache_read_input_tokens": 3,
     "output_tokens": 3,
-}
-
-_KNOWN_FIELDS = frozenset(
-    {"model", "max_tokens", "messages", "system", "temperature", "top_p", "top_k", "stop_sequences", "stream"}
-    | {"tools", "tool_choice", "metadata", "thinking", "output_config", "service_tier"}
-)
-
-_BLOCK_TYPES = {
-    "user": {"text", "image", "document", "tool_result"},
-    "assistant": {"text", "tool_use", "thinking", "redacted_thinking"},
 }
 
 
@@ -166,34 +159,9 @@ class FakeAnthropic(FakeServer):
 
 def complaint_about(call: Call) -> str | None:
     """What the real API would refuse, None where it would not."""
-    body = call.body
     if call.headers.get("anthropic-version") != "2023-06-01":
         return "anthropic-version: header is required"
-    if not isinstance(body.get("max_tokens"), int):
-        return "max_tokens: Field required"
-    unknown = sorted(body.keys() - _KNOWN_FIELDS)
-    if unknown:
-        return f"{unknown[0]}: Extra inputs are not permitted"
-    if not 0 <= body.get("temperature", 1) <= 1:
-        return "temperature: range: 0..1"
-    return _complaint_about_messages(body["messages"])
-
-
-def _complaint_about_messages(messages: list[dict[str, Any]]) -> str | None:
-    if not messages:
-        return "messages: at least one message is required"
-    for index, turn in enumerate(messages):
-        where = f"messages.{index}"
-        if turn["role"] not in _BLOCK_TYPES:
-            return f"{where}: unexpected role {turn['role']}"
-        if index and messages[index - 1]["role"] == turn["role"]:
-            return f"{where}: roles must alternate"
-        for block in turn["content"]:
-            if block["type"] not in _BLOCK_TYPES[turn["role"]]:
-                return f"{where}: unexpected block {block['type']}"
-            if block["type"] == "text" and not block["text"]:
-                return f"{where}: text content blocks must be non-empty"
-    return None
+    return refusal(call.body)
 
 
 def _last_text(body: dict[str, Any]) -> str:

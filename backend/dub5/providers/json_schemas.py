@@ -75,8 +75,8 @@ def _is_count(value: Any) -> bool:
 
 def _type(value: Any) -> Any:
     if isinstance(value, list):
-        kinds = list(dict.fromkeys(kind for kind in map(_type, value) if kind is not _NOTHING))
-        return kinds or _NOTHING
+        kinds = [_type(each) for each in value if isinstance(each, str)]
+        return list(dict.fromkeys(kind for kind in kinds if kind is not _NOTHING)) or _NOTHING
     if not isinstance(value, str):
         return _NOTHING
     name = _OTHER_NAMES.get(value.lower(), value.lower())

@@ -1,0 +1,195 @@
+"""Schemas in other dialects: what becomes valid, what a tool's input may be, and what can be enforced."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dub5.errors import Unsupported
+from dub5.providers.json_schemas import complexity, parameters, strict, valid
+from dub5.providers.protocol import Json
+
+NULLABLE: Json = {"anyOf": [{"type": "string"}, {"type": "null"}]}
+
+
+def closed(**properties: Any) -> Json:
+    return {"type": "object", "properties": properties, "additionalProperties": False, "required": []}
+
+
+def open_object(**properties: Any) -> Json:
+    return {"type": "object", "properties": properties}
+
+
+@pytest.mark.parametrize(
+    ("written", "taken"),
+    [
+        ({"type": "string", "maxLength": 3, "x-own": 1}, {"type": "string", "maxLength": 3, "x-own": 1}),
+        ("number", {"type": "number"}),
+        ("whatever", {}),
+        (True, True),
+        (None, {}),
+        ({"type": "STRING"}, {"type": "string"}),
+        ({"type": "int"}, {"type": "integer"}),
+        ({"type": "any"}, {}),
+        ({"type": ["string", "any", ["null"], "string"]}, {"type": ["string"]}),
+        ({"required": True, "minimum": "1", "maximum": True, "minLength": -1, "multipleOf": 0}, {}),
+        ({"minimum": 1, "exclusiveMinimum": True}, {"minimum": 1}),
+        ({"required": ["a", "a", 1]}, {"required": ["a"]}),
+        ({"enum": "a", "anyOf": [], "properties": None, "description": 7}, {}),
+        ({"items": [{"type": "str"}]}, {"prefixItems": [{"type": "string"}]}),
+        ({"properties": {"a": "number"}}, {"properties": {"a": {"type": "number"}}}),
+        ({"$schema": "http://json-schema.org/draft-07/schema#", "$id": "x"}, {}),
+        ({"dependentRequired": {"a": ["b", 1], "c": 1}}, {"dependentRequired": {"a": ["b"]}}),
+        (
+            {"not": {"required": True}, "additionalProperties": {"type": "dict"}},
+            {"not": {}, "additionalProperties": {"type": "object"}},
+        ),
+    ],
+)
+def test_what_a_draft_cannot_say_is_left_out(written: Any, taken: Any) -> None:
+    assert valid(written) == taken
+
+
+_KEYWORDS = """
+type enum items required properties anyOf allOf oneOf minimum minLength pattern $ref $defs not uniqueItems if then
+additionalProperties dependentRequired dependencies definitions prefixItems $id $schema multipleOf const
+contentSchema examples format default title
+"""
+_keywords = st.sampled_from(_KEYWORDS.split())
+_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 3)
+    | st.floats(-2, 2)
+    | st.sampled_from(["string", "object", "x", "#/$defs/a"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_keywords, inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(schema=st.dictionaries(_keywords, _values, max_size=6))
+def test_whatever_is_written_becomes_valid(schema: Json) -> None:
+    jsonschema.Draft202012Validator.check_schema(valid(schema))
+    try:
+        jsonschema.Draft202012Validator.check_schema(parameters(schema, "p"))
+    except Unsupported as refused:
+        assert refused.param  # noqa: PT017  # both ways out are right
+    enforced = strict(schema)
+    if enforced is not None:
+        jsonschema.Draft202012Validator.check_schema(enforced)
+
+
+@pytest.mark.parametrize(
+    ("written", "taken"),
+    [
+        ({}, {"type": "object"}),
+        ({"properties": {"a": {}}}, {"type": "object", "properties": {"a": {}}}),
+        ({"type": ["object", "null"]}, {"type": "object"}),
+        (
+            {"anyOf": [open_object(a={"type": "string"}), {**open_object(b={}), "required": ["b"]}]},
+            open_object(a={"type": "string"}, b={}),
+        ),
+        (
+            {"oneOf": [{"required": ["a", "b"]}, {"required": ["b"]}], **open_object(a={}, b={})},
+            {**open_object(a={}, b={}), "required": ["b"]},
+        ),
+        (
+            {
+                "allOf": [{"required": ["a"]}, {"$ref": "#/$defs/x"}],
+                "$defs": {"x": {**open_object(a={}), "required": ["a"]}},
+            },
+            {
+                **open_object(a={}),
+                "required": ["a"],
+                "$defs": {"x": {**open_object(a={}), "required": ["a"]}},
+            },
+        ),
+        (
+            {"$ref": "#/definitions/x", "definitions": {"x": open_object(a={})}},
+            {**open_object(a={}), "definitions": {"x": open_object(a={})}},
+        ),
+        ({"allOf": [{"$ref": "#"}], **open_object(a={})}, open_object(a={})),
+        ({"$ref": "https://example.com/x"}, {"type": "object"}),
+    ],
+)
+def test_a_tools_input_is_a_plain_object(written: Json, taken: Json) -> None:
+    assert parameters(written, "p") == taken
+
+
+@pytest.mark.parametrize(
+    ("written", "param"),
+    [
+        ({"type": "string"}, "p.type"),
+        ({"anyOf": [{"type": "string"}]}, "p.type"),
+        (open_object(**{"$top": {}}), "p.properties"),
+        (open_object(**{"x" * 65: {}}), "p.properties"),
+    ],
+)
+def test_what_a_tools_input_cannot_be(written: Json, param: str) -> None:
+    with pytest.raises(Unsupported) as caught:
+        parameters(written, "p")
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("written", "taken"),
+    [
+        (open_object(a={"type": "string"}), closed(a={"type": "string"})),
+        ({**open_object(a={"type": "null"}), "additionalProperties": True}, closed(a={"type": "null"})),
+        (open_object(a={"type": "null", "minimum": 1}), closed(a={"type": "null", "description": "{minimum: 1}"})),
+        (
+            open_object(a={"type": "string", "description": "d", "pattern": "^a", "format": "color"}),
+            closed(a={"type": "string", "description": "d\n\n{pattern: ^a, format: color}"}),
+        ),
+        (open_object(a={"type": "string", "format": "date"}), closed(a={"type": "string", "format": "date"})),
+        (open_object(a={"enum": ["x", 1, None]}), closed(a={"enum": ["x", 1, None]})),
+        (open_object(a={"const": 1, "examples": [1]}), closed(a={"const": 1})),
+        (open_object(a={"oneOf": NULLABLE["anyOf"]}), closed(a=NULLABLE)),
+        (
+            open_object(a={"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 3}),
+            closed(a={"type": "array", "items": {"type": "string"}, "minItems": 1, "description": "{maxItems: 3}"}),
+        ),
+        (open_object(a={"items": True}), closed(a={"type": "array"})),
+        (
+            {**open_object(a={"allOf": [{"$ref": "#/$defs/x"}], "description": "d"}), "$defs": {"x": {"type": "null"}}},
+            {**closed(a={"$ref": "#/$defs/x"}), "$defs": {"x": {"type": "null"}}},
+        ),
+        ({**open_object(a=NULLABLE), "required": ["a", "b"]}, {**closed(a=NULLABLE), "required": ["a"]}),
+    ],
+)  # fmt: skip
+def test_a_schema_in_the_subset_that_is_enforced(written: Json, taken: Json) -> None:
+    assert strict(written) == taken
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        {},
+        {"type": "array", "items": {"type": "string"}},
+        {"type": "object"},
+        open_object(a={"type": "object", "additionalProperties": {"type": "string"}}),
+        open_object(a={"type": "object", "patternProperties": {"x": {}}}),
+        open_object(a={}),
+        open_object(a=True),
+        open_object(a={"enum": [{"b": 1}]}),
+        open_object(a={"prefixItems": [{"type": "string"}]}),
+        open_object(a={"$ref": "https://example.com/x"}),
+        open_object(a={"allOf": [{"type": "string"}, {"type": "string"}]}),
+        {**open_object(a={"$ref": "#/$defs/x"}), "$defs": {"x": open_object(b={"$ref": "#/$defs/x"})}},
+        {
+            **open_object(a={"$ref": "#/$defs/x"}),
+            "$defs": {"x": {"items": {"$ref": "#/$defs/y"}}, "y": {"items": {"$ref": "#/$defs/x"}}},
+        },
+    ],
+)  # fmt: skip
+def test_what_cannot_be_enforced(written: Json) -> None:
+    assert strict(written) is None
+
+
+def test_how_much_of_a_schema_is_optional_and_of_several_types() -> None:
+    schema = closed(a=NULLABLE, b={"type": ["string", "null"]}, c=closed(d={"type": "null"}))
+    assert complexity({**schema, "required": ["a"]}) == (3, 2)
