@@ -197,6 +197,42 @@ class ProviderSettings(Section, frozen=True, tag_field="kind"):
     """What every kind of provider has."""
 
 
+class Quirk(Section, frozen=True):
+    """How the requests to a model differ from the common ones."""
+
+    drop: Annotated[
+        list[str],
+        Meta(
+            description="Fields that models with this name (or pattern, `my-o3*`) do not take and that are left out, "
+            "also a caller's own. Built in for OpenAI's `o1`, `o3`, `o4-mini`, `gpt-5`, …: `temperature`, `top_p`, "
+            "penalties, `logit_bias`."
+        ),
+    ] = []
+    refuse: Annotated[
+        list[str],
+        Meta(
+            description="Fields that they cannot do: where a caller asks for one, the next route is asked. Built in "
+            "for those: `logprobs`, `top_logprobs`, `stop`."
+        ),
+    ] = []
+    rename: Annotated[
+        dict[str, str],
+        Meta(
+            description="Fields under another name. Built in for those: `max_tokens: max_completion_tokens`."
+        ),
+    ] = {}
+    roles: Annotated[
+        dict[str, str], Meta(description="Roles of messages under another name, such as `developer: system`.")
+    ] = {}
+    unless: Annotated[
+        dict[str, str],
+        Meta(
+            description="Where a request has one of these values, such as `reasoning_effort: none`, `drop` and "
+            "`refuse` do not hold."
+        ),
+    ] = {}
+
+
 class HttpProviderSettings(ProviderSettings, frozen=True):
     api_key: Annotated[Source | None, Meta(description="The provider's key.")] = None
     api_key_header: Annotated[
@@ -240,6 +276,13 @@ class HttpProviderSettings(ProviderSettings, frozen=True):
             description="Most calls at once from each replica. Fewer while the provider answers 429 or is late.",
         ),
     ] = 1000
+    quirks: Annotated[
+        dict[str, Quirk],
+        Meta(
+            description="What its models take otherwise, by their names or patterns of them; the first that matches "
+            "replaces what is built in."
+        ),
+    ] = {}
 
 
 class OpenAISettings(HttpProviderSettings, frozen=True, tag="openai"):

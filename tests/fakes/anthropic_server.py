@@ -63,6 +63,10 @@ USAGE = {
 }
 
 
+_BETA = ("context_management", "mcp_servers", "speed", "fallbacks", "diagnostics")
+"""Fields that a header `anthropic-beta` lets in."""
+
+
 def message(content: list[dict[str, Any]], stop_reason: str | None = "end_turn") -> dict[str, Any]:
     """A whole answer."""
     return {
@@ -161,7 +165,8 @@ def complaint_about(call: Call) -> str | None:
     """What the real API would refuse, None where it would not."""
     if call.headers.get("anthropic-version") != "2023-06-01":
         return "anthropic-version: header is required"
-    return refusal(call.body)
+    beta = _BETA if "anthropic-beta" in call.headers else ()
+    return refusal({name: value for name, value in call.body.items() if name not in beta})
 
 
 def _last_text(body: dict[str, Any]) -> str:

@@ -66,6 +66,10 @@ class Personality:
         }
         return {**asked, **defaults}
 
+    def defaults(self, request: ChatRequest) -> frozenset[str]:
+        """The fields that the caller left to this personality."""
+        return frozenset(name for name in self._sampling if request.body.get(name) is None)
+
     def messages(self, request: ChatRequest) -> list[Json]:
         """What the provider gets: the personality first, then all that the caller wrote."""
         return self._opening + request.messages

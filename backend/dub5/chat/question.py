@@ -40,8 +40,10 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
         """What a provider is asked, under the span `trace`; its `model` is filled in by the route."""
         body = {name: value for name, value in self.fields.items() if name not in _OURS}
         headers = {"x-request-id": self.record.request_id, "traceparent": trace.traceparent()}
-        stable = 0
-        if self.target.personality is not None:
-            body["messages"] = self.target.personality.messages(self.request)
-            stable = self.target.personality.stable
-        return Call(model="", body=body, stream=self.request.stream, stable=stable, headers=headers)
+        call = Call(model="", body=body, stream=self.request.stream, headers=headers)
+        personality = self.target.personality
+        if personality is None:
+            return call
+        body["messages"] = personality.messages(self.request)
+        defaults = personality.defaults(self.request)
+        return msgspec.structs.replace(call, stable=personality.stable, defaults=defaults)

@@ -20,6 +20,7 @@ from dub5.providers.chunks import Assembler, split
 from dub5.providers.http import DIRECTLY, Access, HttpClient
 from dub5.providers.openai_frames import CUT, Reported, Unusable, is_done, unlisted
 from dub5.providers.protocol import Call, Json, Payload
+from dub5.providers.quirks import Quirks
 from dub5.providers.sse import EventParser, EventTooLarge, begins_events
 from dub5.settings import AnthropicSettings
 
@@ -40,6 +41,8 @@ class AnthropicProvider:
         version = {"anthropic-version": VERSION}
         self._http = HttpClient(name, settings, "/messages", key=key, access=access, headers=version)
         self._max_tokens = settings.max_tokens
+        self._beta = any(name.lower() == "anthropic-beta" for name in settings.headers)
+        self._quirks = Quirks(settings.quirks, built_in={})
 
     @property
     def name(self) -> str:
@@ -71,7 +74,12 @@ class AnthropicProvider:
 
     def _body(self, call: Call) -> Json:
         return request(
-            call.body, model=call.model, max_tokens=self._max_tokens, stream=call.stream, stable=call.stable
+            self._quirks.applied(call),
+            model=call.model,
+            max_tokens=self._max_tokens,
+            stream=call.stream,
+            stable=call.stable,
+            beta=self._beta,
         )
 
     def _completion(self, body: bytes) -> Json:

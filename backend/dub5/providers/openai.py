@@ -14,6 +14,7 @@ from dub5.errors import ProviderError
 from dub5.providers.http import DIRECTLY, Access, HttpClient
 from dub5.providers.openai_frames import Frames, Reported, Unusable, answer, is_done, unlisted
 from dub5.providers.protocol import Call, Json, Payload
+from dub5.providers.quirks import Quirks
 from dub5.settings import OpenAISettings
 
 _BRACE = ord("{")
@@ -25,6 +26,7 @@ class OpenAIProvider:
     def __init__(self, name: str, settings: OpenAISettings, *, key: str, access: Access = DIRECTLY) -> None:
         self._http = HttpClient(name, settings, "/chat/completions", key=key, access=access)
         self._stream_usage = settings.stream_usage
+        self._quirks = Quirks(settings.quirks)
 
     @property
     def name(self) -> str:
@@ -68,7 +70,7 @@ class OpenAIProvider:
                 raise
 
     def _body(self, call: Call) -> Json:
-        body: Json = {**call.body, "model": call.model}
+        body: Json = {**self._quirks.applied(call), "model": call.model}
         if call.stream:
             body["stream"] = True
             if self._stream_usage:

@@ -49,7 +49,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
     The first `stable` messages are the same in every call of a personality: worth a place in the provider's own
     prompt cache. `body` is a Chat Completions body without `model`, `stream` and `stream_options`. `headers` those
-    that follow the request through: `traceparent`, `x-request-id`. `heard` is filled in by the provider.
+    that follow the request through: `traceparent`, `x-request-id`. `heard` is filled in by the provider. `defaults` are
+    the fields that the caller did not set.
     """
 
     model: str
@@ -57,6 +58,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     stream: bool
     stable: int = 0
     headers: dict[str, str] = {}
+    defaults: frozenset[str] = frozenset()
     heard: Heard = msgspec.field(default_factory=Heard)
 
 

@@ -32,6 +32,7 @@ from dub5.providers.retry_budget import RetryBudget
 from dub5.settings import (
     AnthropicSettings,
     AnyProvider,
+    HttpProviderSettings,
     ModelSettings,
     OpenAISettings,
     Price,
@@ -355,7 +356,12 @@ def _shape(settings: AnyProvider) -> list[object]:
     kind = type(settings).__struct_config__.tag
     match settings:
         case AnthropicSettings():
-            return [kind, settings.base_url, settings.headers, settings.max_tokens]
+            return [kind, settings.base_url, settings.headers, settings.max_tokens, *_quirks(settings)]
         case OpenAISettings():
-            return [kind, settings.base_url, settings.headers]
+            return [kind, settings.base_url, settings.headers, *_quirks(settings)]
     return [kind]
+
+
+def _quirks(settings: HttpProviderSettings) -> list[object]:
+    """Nothing where there are none: what was stored before there were any is still found."""
+    return [settings.quirks] if settings.quirks else []

@@ -677,6 +677,8 @@ async def test_a_model_is_built_with_its_routes() -> None:
         {"providers": {"one": {"base_url": "http://other/v1"}}},
         {"providers": {"one": {"headers": {"openai-beta": "x"}}}},
         {"providers": {"two": {"max_tokens": 5}}},
+        {"providers": {"one": {"quirks": {"gpt*": {"drop": ["temperature"]}}}}},
+        {"providers": {"two": {"quirks": {"claude*": {"drop": ["temperature"]}}}}},
     ],
 )
 async def test_the_revision_changes_with_what_shapes_the_answer(changes: dict[str, Any]) -> None:
@@ -689,6 +691,7 @@ async def test_the_revision_changes_with_what_shapes_the_answer(changes: dict[st
         {"providers": {"one": {"timeouts": {"total": "1s"}, "max_connections": 3}}},
         {"providers": {"demo": {"tokens_per_second": 1}}},
         {"providers": {"one": {"proxy": "http://proxy:3128", "ca_file": certifi.where()}}},
+        {"providers": {"one": {"quirks": {}}}},
         {
             "providers": {
                 "one": {"api_key_header": "api-key", "secret_headers": {"x-gateway": {"env": "KEY"}}}
