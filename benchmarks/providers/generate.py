@@ -788,7 +788,7 @@ def _effort(draft: Draft) -> None:
 
 @kind("stop", 1.5)
 def _stop(draft: Draft) -> None:
-    odd = ("END", "\n", "", ["a", "b"], ["\n", " ", "x"], ["a"] * 8, [], None, ["\n\n"])
+    odd: tuple[Any, ...] = ("END", "\n", "", ["a", "b"], ["\n", " ", "x"], ["a"] * 8, [], None, ["\n\n"])
     draft.body["stop"] = draft.rng.choice(odd)
 
 

@@ -188,7 +188,7 @@ def _check(body: Any) -> None:
 
 
 def _check_limit(body: Json, model: _Model) -> None:
-    limit = body.get("max_tokens")
+    limit: Any = body.get("max_tokens")
     _demand("max_tokens" in body, "max_tokens: Field required")  # ref
     _demand(_whole(limit) and limit >= 1, "max_tokens: Input should be greater than or equal to 1")  # ref
     if model.most is not None:  # guide, errors: "max_tokens exceeds model's limit"

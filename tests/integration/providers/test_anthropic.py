@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from dub5.chat.shapes import assemble
-from dub5.errors import Dub5Error, InvalidRequest, ProviderError, ProviderTimeout
+from dub5.errors import Dub5Error, InvalidRequest, ProviderError, ProviderTimeout, Unsupported
 from dub5.providers.anthropic import AnthropicProvider
 from dub5.providers.protocol import Call, Json
 from dub5.settings import AnthropicSettings, Duration, Timeouts
@@ -224,11 +224,10 @@ async def test_refusals(
 
 @pytest.mark.parametrize("ask", [completed, streamed])
 async def test_what_cannot_be_translated_is_not_sent(fake: FakeAnthropic, ask: Any) -> None:
-    tool_call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{"}}
-    messages = [*QUESTION["messages"], {"role": "assistant", "tool_calls": [tool_call]}]
-    with pytest.raises(InvalidRequest) as caught:
-        await ask(fake, {"messages": messages})
-    assert caught.value.param == "messages[1].tool_calls[0].function.arguments"
+    sound = {"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}}
+    with pytest.raises(Unsupported) as caught:
+        await ask(fake, {"messages": [{"role": "user", "content": [sound]}]})
+    assert caught.value.param == "messages[0].content[0].type"
     assert fake.calls == []
 
 

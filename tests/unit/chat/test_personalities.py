@@ -49,9 +49,17 @@ def test_either_name_of_the_limit_replaces_the_default_of_the_other(name: str) -
     assert {key: fields[key] for key in fields if key.startswith("max_")} == {name: 5}
 
 
-@pytest.mark.parametrize(("default", "asked"), [("temperature", "top_p"), ("top_p", "temperature")])
-def test_a_default_gives_way_to_the_other_way_of_sampling(default: str, asked: str) -> None:
-    fields = personality(PersonalitySettings(**{default: 0.5})).fields(request(**{asked: 0.9}))
+@pytest.mark.parametrize(
+    ("settings", "default", "asked"),
+    [
+        (PersonalitySettings(temperature=0.5), "temperature", "top_p"),
+        (PersonalitySettings(top_p=0.5), "top_p", "temperature"),
+    ],
+)
+def test_a_default_gives_way_to_the_other_way_of_sampling(
+    settings: PersonalitySettings, default: str, asked: str
+) -> None:
+    fields = personality(settings).fields(request(**{asked: 0.9}))
     assert (fields.get(default), fields[asked]) == (None, 0.9)
 
 

@@ -487,7 +487,7 @@ def test_blank_stop_sequences_are_left_out(stop: Any, sequences: list[str] | Non
 
 
 def test_fields_of_a_beta_go_through_where_the_route_has_its_header() -> None:
-    given = {"context_management": {"edits": []}, "inference_geo": "eu", "min_p": 0.1}
+    given: Json = {"context_management": {"edits": []}, "inference_geo": "eu", "min_p": 0.1}
     body = request({"messages": [QUESTION], **given}, model="m", max_tokens=1, stream=False, beta=True)
     assert (body["context_management"], body["inference_geo"], "min_p" in body) == (
         {"edits": []},
