@@ -9,6 +9,7 @@ translations would be refused, which must be none.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -45,11 +46,14 @@ class Row:
 
 @dataclass
 class Outcome:
-    """`why` is the field of a request that was declined, or what the rules say to a body that is refused."""
+    """`why` is the field of a request that was declined, or what the rules say to a body that is refused; `words` are
+    what the caller of a declined one is told where no other route can.
+    """
 
     request: Request
     result: str
     why: str = ""
+    words: str = ""
     body: Json | None = None
 
 
@@ -71,11 +75,11 @@ def outcome(asked: Request) -> Outcome:
             given, model=asked.model, max_tokens=4096, stream=bool(asked.body.get("stream")), stable=1
         )
     except Unsupported as error:
-        return Outcome(asked, "declined", error.param or "?")
+        return Outcome(asked, "declined", error.param or "?", error.message)
     except InvalidRequest as error:  # the caller would be told that no provider can
         return Outcome(asked, "refused", f"InvalidRequest: {error.message}")
     complaint = refusal(body)
-    return Outcome(asked, "taken" if complaint is None else "refused", complaint or "", body)
+    return Outcome(asked, "taken" if complaint is None else "refused", complaint or "", body=body)
 
 
 def rows(seed: int = SEED, count: int = COUNT) -> list[Row]:
@@ -90,6 +94,11 @@ def rows(seed: int = SEED, count: int = COUNT) -> list[Row]:
             if each.why:
                 row.why[_field(each.why)] += 1
     return [total, *(kinds[name] for name in sorted(kinds))]
+
+
+def reasons(seed: int = SEED, count: int = COUNT) -> Counter[str]:
+    """What callers of declined requests are told, and how often."""
+    return Counter(_field(each.words) for each in outcomes(seed, count) if each.result == "declined")
 
 
 def figures(seed: int = SEED, count: int = COUNT) -> list[Figure]:
@@ -109,7 +118,7 @@ def figures(seed: int = SEED, count: int = COUNT) -> list[Figure]:
 
 def _field(why: str) -> str:
     """A path without its indexes."""
-    return "".join(char for char in why if not char.isdigit()).replace("[]", "") if " " not in why else why
+    return re.sub(r"\[\d+\]", "", why)
 
 
 def main(arguments: list[str]) -> int:
@@ -119,6 +128,9 @@ def main(arguments: list[str]) -> int:
     print("|---|---|---|---|---|---|")
     for row in table:
         print(row.line())
+    print("\n| declined because | requests |\n|---|---|")
+    for words, times in reasons(seed, count).most_common():
+        print(f"| {words} | {times} |")
     total = table[0]
     print(
         f"\ndeclined: {total.declined / total.generated:.1%} of {total.generated}, refused: {total.refused}"

@@ -21,7 +21,7 @@ from typing import Any
 Json = dict[str, Any]
 
 MODELS = (
-    *("claude-3-haiku-20240307", "claude-3-5-haiku-20241022", "claude-3-7-sonnet-20250219"),
+    *("claude-3-haiku-20240307", "claude-3-7-sonnet-20250219"),
     *("claude-sonnet-4-20250514", "claude-opus-4-1-20250805", "claude-opus-4-5", "claude-sonnet-4-5"),
     *(
         "claude-haiku-4-5-20251001",
@@ -446,14 +446,14 @@ def _spelled(draft: Draft) -> None:
     draft.part({"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}})
 
 
-@kind("pictures: of types that it cannot read", 0.07)
+@kind("pictures: of types that it cannot read", 0.05)
 def _unreadable(draft: Draft) -> None:
     said = draft.rng.choice(("image/svg+xml", "image/bmp", "image/tiff", "application/pdf"))
     data = base64.b64encode(b"<svg/> or whatever it is").decode()
     draft.part({"type": "image_url", "image_url": {"url": f"data:{said};base64,{data}"}})
 
 
-@kind("pictures: urls that it cannot read", 0.07)
+@kind("pictures: urls that it cannot read", 0.05)
 def _odd_urls(draft: Draft) -> None:
     odd = (
         "http://example.com/a.png",
@@ -486,13 +486,19 @@ def _pdf(draft: Draft) -> None:
     draft.part({"type": "file", "file": file})
 
 
+@kind("files: text, or PDF as a picture", 0.5)
+def _other_files(draft: Draft) -> None:
+    draft.part({"type": "file", "file": {"file_data": "data:text/csv;base64,YQ=="}})
+    draft.part({"type": "image_url", "image_url": {"url": "data:application/pdf;base64,JVBERg=="}})
+
+
 @kind("files: of others", 0.05)
 def _files(draft: Draft) -> None:
-    file = draft.rng.choice(({"file_id": "file-1"}, {"file_data": "data:text/csv;base64,YQ=="}, {}))
+    file = draft.rng.choice(({"file_id": "file-1"}, {"file_data": "data:application/zip;base64,YQ=="}, {}))
     draft.part({"type": "file", "file": file})
 
 
-@kind("sounds", 0.07)
+@kind("sounds", 0.05)
 def _sounds(draft: Draft) -> None:
     draft.part({"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}})
 
@@ -629,7 +635,7 @@ def _tool_names(draft: Draft) -> None:
     draft.tools().append(function(draft.rng.choice(("a.b", "a b", "", "x" * 129, "ü")), {}))
 
 
-@kind("tools: custom", 0.07)
+@kind("tools: custom", 0.05)
 def _custom_tools(draft: Draft) -> None:
     draft.tools().append({"type": "custom", "custom": {"name": "sql"}})
 
@@ -721,7 +727,7 @@ def _format_odd(draft: Draft) -> None:
     }
 
 
-@kind("response_format: strict schemas")
+@kind("response_format: strict schemas", 0.7)
 def _format_strict(draft: Draft) -> None:
     city: Json = {
         "type": "object",
@@ -867,7 +873,7 @@ def _unknown_fields(draft: Draft) -> None:
         draft.body[name] = others[name]
 
 
-@kind("several choices", 0.07)
+@kind("several choices", 0.05)
 def _choices_n(draft: Draft) -> None:
     draft.body["n"] = draft.rng.randint(2, 5)
 

@@ -108,7 +108,7 @@ class _Model:
         known, newest = version > (0, 0), version >= (5, 0)
         no_sampling = newest or (family == "opus" and version >= (4, 7))
         self.sampling = "none" if no_sampling else "one" if not known or version >= (4, 1) else "both"
-        self.prefill = version < (4, 6)
+        self.prefill = known and version < (4, 6)
         self.forced = not (version >= (5, 5) and family in {"opus", "sonnet"}) and not (
             family in {"fable", "mythos"} and version >= (5, 1)
         )

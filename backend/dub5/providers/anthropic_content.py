@@ -59,6 +59,8 @@ def _block(part: Json, where: str) -> Json:
             image = part.get("image_url")
             at = f"{where}.image_url.url"
             url = typed(image.get("url") if isinstance(image, dict) else image, str, at, "a string")
+            if url[:21].lower() == "data:application/pdf;":
+                return _written(url, at) | mark(part)
             return {"type": "image", "source": _image(url, at)} | mark(part)
         case "file":
             return _file(part, f"{where}.file") | mark(part)
@@ -157,11 +159,20 @@ def _file(part: Json, where: str) -> Json:
     written = file.get("file_data")
     if not isinstance(written, str):
         raise cannot(where, "the provider of this model knows no files of others; send `file_data`")
-    media_type, data = _data(written, f"{where}.file_data")
-    if media_type != "application/pdf":
-        raise cannot(f"{where}.file_data", "the provider of this model reads PDF")
-    source = {"type": "base64", "media_type": media_type, "data": data}
-    return {"type": "document", "source": source} | _title(file.get("filename"))
+    return _written(written, f"{where}.file_data") | _title(file.get("filename"))
+
+
+def _written(url: str, where: str) -> Json:
+    """The document in a data: URL."""
+    media_type, data = _data(url, where)
+    if media_type.startswith("text/"):
+        words = base64.b64decode(data).decode("utf-8", "replace")
+        source = {"type": "text", "media_type": "text/plain", "data": words}
+        if words.strip():
+            return {"type": "document", "source": source}
+    if media_type == "application/pdf":
+        return {"type": "document", "source": {"type": "base64", "media_type": media_type, "data": data}}
+    raise cannot(where, "the provider of this model reads PDF and text")
 
 
 def _document(part: Json, where: str) -> Json:

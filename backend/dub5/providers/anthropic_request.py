@@ -241,8 +241,7 @@ def _asked_to_think(given: Json, takes: Claude) -> Json | None:
         return None
     written = asked.get("budget_tokens")
     budget = written if isinstance(written, int) and not isinstance(written, bool) else None
-    kind = "adaptive" if asked["type"] == "enabled" and budget is None else asked["type"]
-    found = next((each for each in _THINKING.get(kind, ()) if each in takes.thinking), None)
+    found = next((kind for kind in _THINKING.get(asked["type"], ()) if kind in takes.thinking), None)
     if found is None:
         return None
     result: Json = {"type": found}
@@ -275,11 +274,11 @@ def _sampling(given: Json, takes: Claude, thinks: bool) -> Json:
     top_k = given.get("top_k")
     if isinstance(top_k, int) and not isinstance(top_k, bool) and top_k > 0:  # elsewhere 0 and -1 turn it off
         result["top_k"] = top_k
-    if takes.sampling == "none":
+    if not takes.sampling:
         return {}
     if thinks:
         return {"top_p": result["top_p"]} if result.get("top_p", 0) >= _LEAST_TOP_P else {}
-    if takes.sampling == "one" and "temperature" in result:
+    if "temperature" in result:  # both are refused since Opus 4.1, and never were of use
         result.pop("top_p", None)
     return result
 

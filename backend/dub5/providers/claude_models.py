@@ -12,20 +12,19 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Literal
 
 import msgspec
 
 
 class Claude(msgspec.Struct, frozen=True):
-    """`sampling`: whether `temperature` and `top_p` may come together, only one of them, or neither (nor `top_k`).
+    """`sampling`: whether it takes `temperature`, `top_p` and `top_k`.
     `thinking`: the types of `thinking` that it takes. `prefill`: the last message may be the assistant's.
     `forced`: a tool's call can be demanded. `schemas`: `output_config.format` and strict tools.
     `most`: the largest `max_tokens`, None where nobody knows. `efforts`: of `output_config.effort`. `pictures`: as many
     in one request.
     """
 
-    sampling: Literal["both", "one", "none"] = "one"
+    sampling: bool = True
     thinking: frozenset[str] = frozenset({"enabled", "adaptive", "disabled"})
     prefill: bool = True
     forced: bool = True
@@ -38,7 +37,7 @@ class Claude(msgspec.Struct, frozen=True):
 _EFFORTS = ("low", "medium", "high", "xhigh", "max")
 _BUDGET = frozenset({"enabled", "disabled"})
 _newest = Claude(
-    sampling="none",
+    sampling=False,
     thinking=frozenset({"adaptive", "disabled"}),
     prefill=False,
     most=128_000,
@@ -48,8 +47,8 @@ _newest = Claude(
 _always_thinking = msgspec.structs.replace(_newest, thinking=frozenset({"adaptive"}))
 _4_6 = Claude(thinking=_BUDGET | {"adaptive"}, prefill=False, most=128_000, efforts=("low", "medium", "high"))
 _4_5 = Claude(thinking=_BUDGET, most=64_000)
-_4 = Claude(sampling="both", thinking=_BUDGET, schemas=False, most=64_000)
-_3 = Claude(sampling="both", thinking=frozenset({"disabled"}), schemas=False, most=4096)
+_4 = Claude(thinking=_BUDGET, schemas=False, most=64_000)
+_3 = Claude(thinking=frozenset({"disabled"}), schemas=False, most=4096)
 
 _MODELS: tuple[tuple[str, Claude], ...] = (
     (
@@ -73,7 +72,7 @@ _MODELS: tuple[tuple[str, Claude], ...] = (
     (r"3-5-(sonnet|haiku)", msgspec.structs.replace(_3, most=8192)),
     (r"(3|2|instant)", _3),
 )
-_UNKNOWN = Claude(efforts=_EFFORTS)
+_UNKNOWN = Claude(prefill=False, efforts=_EFFORTS)
 
 
 @lru_cache(maxsize=256)

@@ -30,24 +30,24 @@ def test_one_model_has_many_names(name: str, like: str) -> None:
 @pytest.mark.parametrize(
     ("name", "sampling", "thinking", "prefill", "forced", "most"),
     [
-        ("claude-3-haiku-20240307", "both", "disabled", True, True, 4096),
-        ("claude-3-7-sonnet-latest", "both", "enabled disabled", True, True, 64_000),
-        ("claude-opus-4-0", "both", "enabled disabled", True, True, 32_000),
-        ("claude-opus-4-1", "one", "enabled disabled", True, True, 32_000),
-        ("claude-haiku-4-5", "one", "enabled disabled", True, True, 64_000),
-        ("claude-opus-4-6", "one", "enabled adaptive disabled", False, True, 128_000),
-        ("claude-opus-4-8", "none", "adaptive disabled", False, True, 128_000),
-        ("claude-haiku-5-5", "none", "adaptive disabled", False, True, 128_000),
-        ("claude-fable-5", "none", "adaptive", False, True, 128_000),
-        ("claude-fable-5-2", "none", "adaptive", False, False, 128_000),
-        ("claude-opus-5-5", "none", "adaptive", False, False, 128_000),
-        ("claude-sonnet-5-5", "none", "adaptive between_tools", False, False, 128_000),
-        ("my-own", "one", "enabled adaptive disabled", True, True, None),
+        ("claude-3-haiku-20240307", True, "disabled", True, True, 4096),
+        ("claude-3-7-sonnet-latest", True, "enabled disabled", True, True, 64_000),
+        ("claude-opus-4-0", True, "enabled disabled", True, True, 32_000),
+        ("claude-opus-4-1", True, "enabled disabled", True, True, 32_000),
+        ("claude-haiku-4-5", True, "enabled disabled", True, True, 64_000),
+        ("claude-opus-4-6", True, "enabled adaptive disabled", False, True, 128_000),
+        ("claude-opus-4-8", False, "adaptive disabled", False, True, 128_000),
+        ("claude-haiku-5-5", False, "adaptive disabled", False, True, 128_000),
+        ("claude-fable-5", False, "adaptive", False, True, 128_000),
+        ("claude-fable-5-2", False, "adaptive", False, False, 128_000),
+        ("claude-opus-5-5", False, "adaptive", False, False, 128_000),
+        ("claude-sonnet-5-5", False, "adaptive between_tools", False, False, 128_000),
+        ("my-own", True, "enabled adaptive disabled", False, True, None),
     ],
 )
 def test_generations_differ(
-    name: str, sampling: str, thinking: str, prefill: bool, forced: bool, most: int | None
+    name: str, sampling: bool, thinking: str, prefill: bool, forced: bool, most: int | None
 ) -> None:
     found: Claude = claude(name)
-    assert (found.sampling, found.thinking) == (sampling, set(thinking.split()))
+    assert (found.sampling, found.thinking) == (sampling, frozenset(thinking.split()))
     assert (found.prefill, found.forced, found.most) == (prefill, forced, most)
