@@ -82,10 +82,11 @@ def outcome(asked: Request) -> Outcome:
     return Outcome(asked, "taken" if complaint is None else "refused", complaint or "", body=body)
 
 
-def rows(seed: int = SEED, count: int = COUNT) -> list[Row]:
-    """A row for all requests, then one for each kind."""
+def tally(seed: int = SEED, count: int = COUNT) -> tuple[list[Row], Counter[str]]:
+    """A row for all requests, then one for each kind; and what callers of declined ones are told, how often."""
     total = Row("**all**")
     kinds: dict[str, Row] = {}
+    reasons: Counter[str] = Counter()
     for each in outcomes(seed, count):
         for row in (total, *(kinds.setdefault(name, Row(name)) for name in each.request.kinds)):
             row.generated += 1
@@ -93,12 +94,14 @@ def rows(seed: int = SEED, count: int = COUNT) -> list[Row]:
             row.refused += each.result == "refused"
             if each.why:
                 row.why[_field(each.why)] += 1
-    return [total, *(kinds[name] for name in sorted(kinds))]
+        if each.words:
+            reasons[_field(each.words)] += 1
+    return [total, *(kinds[name] for name in sorted(kinds))], reasons
 
 
-def reasons(seed: int = SEED, count: int = COUNT) -> Counter[str]:
-    """What callers of declined requests are told, and how often."""
-    return Counter(_field(each.words) for each in outcomes(seed, count) if each.result == "declined")
+def rows(seed: int = SEED, count: int = COUNT) -> list[Row]:
+    """The table by kind, all of them first."""
+    return tally(seed, count)[0]
 
 
 def figures(seed: int = SEED, count: int = COUNT) -> list[Figure]:
@@ -123,13 +126,13 @@ def _field(why: str) -> str:
 
 def main(arguments: list[str]) -> int:
     seed, count = (*map(int, arguments), *(SEED, COUNT)[len(arguments) :])
-    table = rows(seed, count)
+    table, reasons = tally(seed, count)
     print("| kind | requests | taken | declined | refused | fields |")
     print("|---|---|---|---|---|---|")
     for row in table:
         print(row.line())
     print("\n| declined because | requests |\n|---|---|")
-    for words, times in reasons(seed, count).most_common():
+    for words, times in reasons.most_common():
         print(f"| {words} | {times} |")
     total = table[0]
     print(
