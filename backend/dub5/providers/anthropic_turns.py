@@ -39,6 +39,7 @@ _NO_CALL = "The result of a call that is not part of this conversation:"
 _RAW = "arguments"
 _LONGEST = 64
 """Of ids and names of tools."""
+_ID = re.compile(rf"[a-zA-Z0-9_-]{{1,{_LONGEST}}}")
 
 
 class _Use(msgspec.Struct):
@@ -215,13 +216,14 @@ class _Ids:
 
     def __init__(self) -> None:
         self._used: set[str] = set()
+        self._times: dict[str, int] = {}
 
     def of(self, written: str) -> str:
-        """`written` itself where it may be used, else one made of it."""
-        name, number = written, 0
-        while name in self._used or not re.fullmatch(rf"[a-zA-Z0-9_-]{{1,{_LONGEST}}}", name):
-            digest = hashlib.blake2b(f"{written}\n{number}".encode(), digest_size=8).hexdigest()
-            name = f"{re.sub(r'[^a-zA-Z0-9_-]', '_', written)[:40]}_{digest}"
-            number += 1
+        """`written` itself where it may be used, else one made of it and of how often it came before."""
+        name = written
+        while name in self._used or not _ID.fullmatch(name):
+            times = self._times[written] = self._times.get(written, 0) + 1
+            digest = hashlib.blake2b(f"{written}\n{times}".encode(), digest_size=8).hexdigest()
+            name = f"{re.sub(r'[^a-zA-Z0-9_-]', '_', written[:40])}_{digest}"
         self._used.add(name)
         return name

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from dub5.errors import Unsupported
@@ -29,8 +30,10 @@ _OTHER_NAMES = {
 }
 _COMPOSED = ("allOf", "anyOf", "oneOf")
 _PROPERTY = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
-_DEEPEST = 8
-"""Of references and compositions at the root of a tool's parameters; deeper ones only go in circles."""
+_MOST_MERGED = 10_000
+"""Properties that come by reference to the root of a tool's parameters."""
+_DEEPEST = 64
+"""References that lead from one to the next there."""
 
 _NOTHING = object()
 
@@ -140,7 +143,7 @@ _KEYWORDS: dict[str, Callable[[Any], Any]] = {
 def parameters(schema: Any, where: str) -> Json:
     """`schema` for `input_schema`: an object with nothing composed at its root. Unsupported for what is no object."""
     root: Json = valid(schema)
-    merged = _merged(root, root, 0)
+    merged = _Merger(root).merged(root)
     kind = merged.get("type", "object")
     if kind != "object" and not (isinstance(kind, list) and "object" in kind):
         raise Unsupported(f"`{where}.type`: must be `object`.", param=f"{where}.type")
@@ -154,26 +157,48 @@ def parameters(schema: Any, where: str) -> Json:
     return {"type": "object", **merged} | {"type": "object"}
 
 
-def _merged(schema: Any, root: Json, depth: int) -> Json:
-    """`schema` with its references and compositions put into its own properties: looser, but of the same fields.
+class _Merger:
+    """Puts references and compositions of a schema into its own properties: looser, but of the same fields.
 
-    What all of `allOf` require is required, and of `anyOf` and `oneOf` what each of them does.
+    What all of `allOf` require is required, and of `anyOf` and `oneOf` what each of them does. Each reference is
+    followed once, and no more than `_MOST_MERGED` properties are merged: a small body may say a very large schema.
     """
-    if not isinstance(schema, dict) or depth > _DEEPEST:
-        return {}
-    result = {name: value for name, value in schema.items() if name not in _COMPOSED and name != "$ref"}
-    if "$ref" in schema:
-        result = {**_merged(_found(schema["$ref"], root), root, depth + 1), **result}
-    for how in _COMPOSED:
-        branches = [_merged(each, root, depth + 1) for each in schema.get(how, ())]
-        if not branches:
-            continue
+
+    def __init__(self, root: Json) -> None:
+        self._root = root
+        self._known: dict[str, Json] = {}
+        self._left = _MOST_MERGED
+        self._depth = 0
+
+    def merged(self, schema: Any) -> Json:
+        if not isinstance(schema, dict):
+            return {}
+        result = {name: value for name, value in schema.items() if name not in _COMPOSED and name != "$ref"}
+        if "$ref" in schema:
+            result = {**self._referred(schema["$ref"]), **result}
+        for how in _COMPOSED:
+            branches = [self.merged(each) for each in schema.get(how, ())]
+            if branches:
+                self._merge(result, branches, set.union if how == "allOf" else set.intersection)
+        return result
+
+    def _referred(self, reference: str) -> Json:
+        if reference not in self._known:
+            self._known[reference] = {}  # for what refers to itself
+            self._depth += 1
+            if self._depth <= _DEEPEST:
+                self._known[reference] = self.merged(_found(reference, self._root))
+            self._depth -= 1
+        found = self._known[reference]
+        self._left -= len(found.get("properties", ()))
+        return found if self._left > 0 else {}
+
+    def _merge(self, result: Json, branches: list[Json], needed: Callable[..., set[str]]) -> None:
         properties = dict(result.get("properties", {}))
         for branch in branches:
             for name, each in branch.get("properties", {}).items():
                 properties.setdefault(name, each)
-        needed = [set(branch.get("required", ())) for branch in branches]
-        required = set.union(*needed) if how == "allOf" else set.intersection(*needed)
+        required = needed(*(set(branch.get("required", ())) for branch in branches))
         if properties:
             result["properties"] = properties
         if required:
@@ -181,7 +206,6 @@ def _merged(schema: Any, root: Json, depth: int) -> Json:
         kinds = [branch["type"] for branch in branches if "type" in branch]
         if kinds:
             result.setdefault("type", "object" if "object" in kinds else kinds[0])
-    return result
 
 
 def _found(reference: str, root: Json) -> Any:
@@ -253,12 +277,10 @@ def _children(schema: Json) -> Iterator[Json]:
 
 def _goes_round(named: dict[str, Any]) -> bool:
     """Whether a definition refers to itself, by way of others or not."""
-    uses = {name: set(_references(each)) for name, each in named.items()}
-    while uses:
-        free = {name for name, used in uses.items() if not used & uses.keys()}
-        if not free:
-            return True
-        uses = {name: used for name, used in uses.items() if name not in free}
+    try:
+        TopologicalSorter({name: set(_references(each)) for name, each in named.items()}).prepare()
+    except CycleError:
+        return True
     return False
 
 
@@ -277,7 +299,7 @@ def _subset(schema: Any, named: dict[str, Any]) -> Json:
         if schema["$ref"] not in named:
             raise _BeyondError
         return {"$ref": schema["$ref"]}
-    if len(schema.get("allOf", ())) == 1:
+    if len(schema.get("allOf", ())) == 1 and isinstance(schema["allOf"][0], dict):
         only = schema["allOf"][0]
         return _subset({**only, **{name: each for name, each in schema.items() if name != "allOf"}}, named)
     if schema.keys() & _BEYOND or "allOf" in schema:

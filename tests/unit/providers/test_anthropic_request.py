@@ -345,6 +345,17 @@ def test_odd_ids_are_replaced_in_call_and_result_alike(ids: str) -> None:
     )
 
 
+def test_an_id_may_be_used_very_often() -> None:
+    history = [message for n in range(2000) for message in (numbered(n, ids="same"), result("same", f"{n}"))]
+    assert pairs(*history) == [(n, f"{n}") for n in range(2000)]
+
+
+def test_an_id_that_looks_like_one_of_ours_is_kept_apart() -> None:
+    first = turns(QUESTION, numbered(1, ids="a:b"), tools=[TOOL])[1]["content"][0]["id"]
+    history = [numbered(1, ids="a:b"), result("a:b", "one"), numbered(2, ids=first), result(first, "two")]
+    assert pairs(*history) == [(1, "one"), (2, "two")]
+
+
 def test_calls_and_results_without_ids_belong_together_in_their_order() -> None:
     history = [
         said(None, tool_calls=[call(None, '{"n": 1}'), call(None, '{"n": 2}')]),

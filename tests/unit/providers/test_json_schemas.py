@@ -190,6 +190,37 @@ def test_what_cannot_be_enforced(written: Json) -> None:
     assert strict(written) is None
 
 
+def test_a_small_body_that_says_a_very_large_schema_is_soon_done_with() -> None:
+    """Each level refers ten times to the next one: followed naively, 10^30 schemas."""
+    levels = {f"l{n}": {"anyOf": [{"$ref": f"#/$defs/l{n + 1}"}] * 10} for n in range(30)}
+    last = {"l30": open_object(a={"type": "string"})}
+    assert parameters({"$ref": "#/$defs/l0", "$defs": {**levels, **last}}, "p")["properties"] == {
+        "a": {"type": "string"}
+    }
+    assert parameters({"anyOf": [{"$ref": "#"}] * 50}, "p") == {"type": "object"}
+
+
+def test_a_long_way_of_references_ends_somewhere() -> None:
+    way = {f"d{n}": {"$ref": f"#/$defs/d{n + 1}"} for n in range(20_000)}
+    assert parameters({"$ref": "#/$defs/d0", "$defs": way}, "p")["type"] == "object"
+    assert strict({**open_object(a={"$ref": "#/$defs/d0"}), "$defs": way}) is None, (
+        "the last one leads nowhere"
+    )
+
+
+def test_many_references_to_many_properties_are_cut_off() -> None:
+    many = open_object(**{f"p{n}": {} for n in range(3000)})
+    users = {f"u{n}": {"$ref": "#/$defs/many"} for n in range(3000)}
+    schema = {"allOf": [{"$ref": f"#/$defs/u{n}"} for n in range(3000)], "$defs": {"many": many, **users}}
+    assert len(parameters(schema, "p")["properties"]) == 3000
+
+
+def test_a_long_chain_of_definitions_is_no_circle() -> None:
+    chain = {f"d{n}": open_object(a={"$ref": f"#/$defs/d{n + 1}"}) for n in range(5000)}
+    chain["d5000"] = open_object(a={"type": "null"})
+    assert strict({**open_object(a={"$ref": "#/$defs/d0"}), "$defs": chain}) is not None
+
+
 def test_how_much_of_a_schema_is_optional_and_of_several_types() -> None:
     schema = closed(a=NULLABLE, b={"type": ["string", "null"]}, c=closed(d={"type": "null"}))
     assert complexity({**schema, "required": ["a"]}) == (3, 2)
