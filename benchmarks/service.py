@@ -26,13 +26,23 @@ class Service(msgspec.Struct, frozen=True):
 
 
 @asynccontextmanager
-async def serving(config: Path, *, linger: str = "0s") -> AsyncIterator[Service]:
-    """Start, wait until it says where it listens, and stop by SIGTERM at the end, if it has not left by then."""
+async def serving(
+    config: Path, *, linger: str = "0s", python: str = sys.executable
+) -> AsyncIterator[Service]:
+    """Start, wait until it says where it listens, and stop by SIGTERM at the end, if it has not left by then.
+
+    `python` is the interpreter of the environment whose dub5 it is.
+    """
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "dub5", "serve", "--config", str(config)),
+        *(python, "-m", "dub5", "serve", "--config", str(config)),
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
-        env={"DUB5_SERVER__PORT": "0", "DUB5_SERVER__OPERATIONS_PORT": "0", "DUB5_DRAIN__LINGER": linger},
+        env={
+            "DUB5_SERVER__PORT": "0",
+            "DUB5_SERVER__OPERATIONS_PORT": "0",
+            "DUB5_DRAIN__LINGER": linger,
+            "PYTHONHASHSEED": "0",  # the layout of dicts, by chance, is worth some percent of CPU
+        },
     )
     assert process.stderr is not None
     try:

@@ -1,0 +1,125 @@
+"""The same number of requests to several servers in turn, and the CPU time that each server's processes took for them.
+
+Other programs on the machine slow a server down by a tenth or a fifth for seconds at a time, in CPU time too (shared
+caches, shared cores). So the servers take turns after each wave of a few requests, milliseconds: what disturbs one
+disturbs the others as much. CPU time is read from the kernel's clock of each process, in nanoseconds, before and after
+a round of many waves; what a server does behind its answers (it stores in Redis) is in it, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from benchmarks.gateways.cores import tree
+from benchmarks.service import Service
+from benchmarks.wire import Wire, request
+
+_AFTERWARDS = 0.05
+"""Seconds in which the last wave is stored."""
+CHUNKS = 100
+"""Of a stream, the last one with the finish reason included."""
+PACE = f"/paced/20/{CHUNKS}"
+"""Of the provider's streams: a chunk each 20 ms, so that seldom one shares a read with the next."""
+
+_number = itertools.count(1)
+"""Of the next question that nobody asked before."""
+
+
+class Row(msgspec.Struct, frozen=True):
+    """A way to use the service. A wave is `wave` requests at once, to one server after the other, or to all
+    `together` where waiting is most of it. `units` of what is counted are in one request; `cache` is what Cache-Status
+    must say."""
+
+    name: str
+    what: str
+    unit: str
+    wave: int
+    ask: Callable[[], bytes]
+    cache: str
+    units: int = 1
+    together: bool = False
+
+
+def _question() -> str:
+    return f"question {next(_number):012d}"
+
+
+ROWS = {
+    row.name: row
+    for row in (
+        Row("hit", "a hit from memory, 1 KB", "request", 16, lambda: request("question"), "; detail=local"),
+        Row(
+            *("miss", "a miss, whole, 1 KB, stored", "request", 16),
+            lambda: request(_question()),
+            "; fwd=uri-miss",
+        ),
+        Row(
+            *("chunk", "a chunk relayed, checked, stored", "chunk", 24),
+            lambda: request(_question(), stream=True, model="live"),
+            "; fwd=uri-miss",
+            CHUNKS,
+            together=True,
+        ),
+    )
+}
+
+
+class Load:
+    """The connections of one row to all servers. RuntimeError for any answer that is not as it should be."""
+
+    def __init__(self, row: Row, servers: list[Service], wires: list[list[Wire]]) -> None:
+        self._row, self._servers, self._wires = row, servers, wires
+
+    async def round(self, waves: int) -> list[float]:
+        """Seconds of CPU for each unit, by server."""
+        began = [cpu(server) for server in self._servers]
+        for _ in range(waves):
+            if self._row.together:
+                await asyncio.gather(*map(self._wave, self._wires))
+            else:
+                for wires in self._wires:  # never one twice in a row: it would find its caches warm
+                    await self._wave(wires)
+        await asyncio.sleep(_AFTERWARDS)
+        units = waves * self._row.wave * self._row.units
+        return [(cpu(server) - before) / units for server, before in zip(self._servers, began, strict=True)]
+
+    async def _wave(self, wires: list[Wire]) -> None:
+        await asyncio.gather(*map(self._ask, wires))
+
+    async def _ask(self, wire: Wire) -> None:
+        reply = await wire.ask(self._row.ask())
+        right = reply.complete and self._row.cache in reply.headers.get("cache-status", "")
+        if right and self._row.units > 1:
+            right = reply.body.count(b"data: {") == self._row.units
+        if not right:
+            said = reply.headers.get("cache-status"), reply.body[-200:]
+            raise RuntimeError(f"{self._row.name}: status {reply.status}, {said}")
+
+
+@asynccontextmanager
+async def load(row: Row, servers: list[Service]) -> AsyncIterator[Load]:
+    """Connected, and each server asked once: from then on there is something to hit."""
+    wires = [[await Wire.to(server.url) for _ in range(row.wave)] for server in servers]
+    try:
+        for mine in wires:
+            await mine[0].ask(row.ask())
+        yield Load(row, servers, wires)
+    finally:
+        for wire in (wire for mine in wires for wire in mine):
+            wire.close()
+
+
+def cpu(service: Service) -> float:
+    """Seconds of CPU that the server's processes have used so far, user and system."""
+    return sum(time.clock_gettime(_clock_of(pid)) for pid in tree(service.pid))
+
+
+def _clock_of(pid: int) -> int:
+    """What clock_getcpuclockid(3) gives, which Python has for threads only."""
+    return (~pid << 3) | 2
