@@ -120,7 +120,8 @@ async def _read_events(response: aiohttp.ClientResponse, outcome: Outcome) -> No
             if "error" in data:
                 outcome.error = f"error event {data['error'].get('code')}"
                 continue
-            text = data["choices"][0]["delta"].get("content") if data["choices"] else None
+            choices = data.get("choices")
+            text = (choices[0].get("delta") or {}).get("content") if choices else None
             if text:
                 outcome.first = outcome.first or time.monotonic()
                 outcome.text += text

