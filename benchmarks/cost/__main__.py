@@ -14,105 +14,16 @@ the rounds' ratios. Exits with 1 where one is above it. Linux; needs redis-serve
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
 import sys
-import tempfile
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-import msgspec
 import uvloop
 
 from benchmarks.cost import commits
-from benchmarks.cost.load import PACE, ROWS, Row, load
-from benchmarks.cost.verdict import FEWEST, Ratio, ratio
+from benchmarks.cost.comparison import ROUNDS, compared
+from benchmarks.cost.load import ROWS
+from benchmarks.cost.verdict import FEWEST
 from benchmarks.figures import progress
-from benchmarks.gateways.load import stand_in
-from benchmarks.machinery import configuration, redis_server
-from benchmarks.service import Service, serving
-
-BAR = 1.03
-ROUNDS = 12
-SECONDS = 2.0
-"""Of CPU of each server in a round, about."""
-WARM_UP = 20
-"""Waves before the first round."""
-
-
-class Verdict(msgspec.Struct, frozen=True):
-    """Costs are medians, in seconds."""
-
-    row: Row
-    before: float
-    after: float
-    ratio: Ratio
-    control: Ratio
-
-    @property
-    def good(self) -> bool:
-        return self.ratio.high <= BAR
-
-    def line(self) -> str:
-        costs = f"{self.before * 1e6:,.1f} µs | {self.after * 1e6:,.1f} µs"
-        missed = "" if self.good else " **missed**"
-        return f"| {self.row.what}, by {self.row.unit} | {costs} | {self.ratio}{missed} | {self.control} | {BAR} |"
-
-
-async def compared(against: str, rows: list[str], rounds: int) -> AsyncIterator[Verdict]:
-    """One row after the other. RuntimeError where a server answers wrongly: then nothing is compared."""
-    tell(f"setting up {against[:10]}")
-    other = str(await commits.python(against))
-    async with AsyncExitStack() as stack:
-        provider = await stack.enter_async_context(stand_in())
-        before, after, control = [
-            await stack.enter_async_context(_server(python, provider))
-            for python in (other, sys.executable, other)
-        ]
-        for name in rows:
-            row = ROWS[name]
-            found = await _rounds(row, [before, after, control], rounds)
-            costs = [statistics.median(each) for each in found]
-            yield Verdict(row, costs[0], costs[1], ratio(found[1], found[0]), ratio(found[2], found[0]))
-
-
-async def _rounds(row: Row, servers: list[Service], rounds: int) -> list[list[float]]:
-    """The cost by server and round."""
-    found: list[list[float]] = [[] for _ in servers]
-    async with load(row, servers) as loading:
-        cost = min(await loading.round(WARM_UP))
-        waves = max(2, round(SECONDS / (cost * row.wave * row.units)))
-        for number in range(rounds):
-            costs = await loading.round(waves)
-            for mine, seconds in zip(found, costs, strict=True):
-                mine.append(seconds)
-            now = " / ".join(f"{seconds * 1e6:,.1f}" for seconds in costs)
-            tell(f"{row.name}: round {number + 1} of {rounds}: {now} µs (before / now / before again)")
-    return found
-
-
-@asynccontextmanager
-async def _server(python: str, provider: str) -> AsyncIterator[Service]:
-    """With a Redis of its own: what one stored would be a hit of the next."""
-    live = {"kind": "openai", "base_url": f"{provider}{PACE}/v1"}
-    with tempfile.TemporaryDirectory() as folder:
-        async with redis_server() as redis:
-            settings = configuration(f"{provider}/v1", f"redis://127.0.0.1:{redis.port}")
-            settings["providers"]["live"] = live
-            settings["models"]["live"] = {"routes": ["live/benchmark"]}
-            config = Path(folder) / "dub5.yaml"
-            config.write_text(json.dumps(settings), encoding="utf-8")
-            async with serving(config, python=python) as service:
-                yield service
-
-
-def tell(text: str) -> None:
-    """A line that overwrites itself on a terminal, and an own one elsewhere."""
-    if sys.stderr.isatty():
-        progress(text)
-    else:
-        print(text, file=sys.stderr, flush=True)
 
 
 async def main(against: str | None, rows: list[str], rounds: int, out: Path | None) -> int:

@@ -1,8 +1,9 @@
 """The figures of docs/reports/providers.md: what odd, failing and strict providers do to callers.
 
-    python -m benchmarks.providers                  # every row, about ten minutes
-    python -m benchmarks.providers odd neighbours   # some rows
-    python -m benchmarks.providers --write          # and puts their tables into the report
+    python -m benchmarks.providers                         # every row, a quarter of an hour
+    python -m benchmarks.providers odd neighbours          # some rows
+    python -m benchmarks.providers cost --against COMMIT   # what a request costs now, and did then
+    python -m benchmarks.providers --write                 # and puts their tables into the report
 
 Prints a Markdown table for each row. Exits with 1 where a bar is missed. Needs redis-server, and for one of the readers
 of odd answers Node.js, npm and `tools/setup.sh openai-node`.
@@ -32,10 +33,10 @@ REPORT = Path(__file__).parents[2] / "docs" / "reports" / "providers.md"
 _LONGEST = 900.0
 
 
-async def measured(row: str) -> list[Figure]:
+async def measured(row: str, against: str | None) -> list[Figure]:
     module = importlib.import_module(f"benchmarks.providers.{ROWS[row]}")
     async with asyncio.timeout(_LONGEST):
-        figures: list[Figure] = await module.measure()
+        figures: list[Figure] = await (module.measure(against) if row == "cost" else module.measure())
     progress("")
     return figures
 
@@ -63,11 +64,14 @@ def main() -> int:
     )
     parser.add_argument("rows", nargs="*", choices=[[], *ROWS], metavar="ROW", help=", ".join(ROWS))
     parser.add_argument("--write", action="store_true", help="put the tables into docs/reports/providers.md")
+    parser.add_argument(
+        "--against", metavar="COMMIT", help="for `cost`: the commit before; where this branch left main"
+    )
     given = parser.parse_args()
     missed = False
     for row in given.rows or ROWS:
         try:
-            figures = asyncio.run(measured(row))
+            figures = asyncio.run(measured(row, given.against))
         except ModuleNotFoundError as missing:
             if missing.name != f"benchmarks.providers.{ROWS[row]}":
                 raise

@@ -51,10 +51,11 @@ Answer = Callable[[str, Json], Awaitable[Reply]]
 
 
 class Fake:
-    """`calls` by name."""
+    """`calls` by name, and `paths` of all calls with their queries."""
 
     def __init__(self, answer: Answer) -> None:
         self.calls: Counter[str] = Counter()
+        self.paths: list[str] = []
         self.url = ""
         self._answer = answer
         self._open: set[asyncio.Task[Any]] = set()
@@ -81,7 +82,9 @@ class Fake:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         lengths = [line[15:] for line in head.split("\r\n") if line.lower().startswith("content-length:")]
         body = json.loads(await reader.readexactly(int(lengths[0]))) if lengths else {}
-        name = head.split(" ", 2)[1].split("/")[1]
+        path = head.split(" ", 2)[1]
+        name = path.split("/")[1]
+        self.paths.append(path)
         self.calls[name] += 1
         reply = await self._answer(name, body)
         lines = [

@@ -22,7 +22,7 @@ from benchmarks.client import Client, Outcome, client, until
 from benchmarks.figures import Figure, progress
 from benchmarks.machinery import configuration, redis_server, replicas
 from benchmarks.providers.fake import Json, Reply, Step, events, fake, whole
-from benchmarks.providers.odd import DONE, ROLE, STOP, hello, say
+from benchmarks.providers.odd.openai import DONE, ROLE, STOP, hello, say
 from benchmarks.service import Service
 
 LENGTH, BEAT = 18.0, 0.75

@@ -6,8 +6,8 @@ again, streamed and whole; then another one, whole, and that again, both ways. W
 openai-node and a tolerant reader, and has to be what the answer says.
 
 What is live goes through as the provider sent it, so an official client that cannot read an answer of the provider
-itself cannot read it here either: then it is not compared for live and joined streams, and the row says how many these are. Out
-of the cache, and whole, everyone has to read it.
+itself cannot read it here either: then it is not compared for live and joined streams, and the row says how many these
+are. Out of the cache, and whole, everyone has to read it.
 
 An answer that cannot be used has to be an error, never of status 500, and nothing of it may be kept.
 """
@@ -29,7 +29,8 @@ from benchmarks.client import client
 from benchmarks.figures import Figure, progress
 from benchmarks.machinery import configuration, redis_server, replicas
 from benchmarks.providers.fake import Json, Reply, fake, whole
-from benchmarks.providers.odd import ODD, Odd
+from benchmarks.providers.odd import ODD
+from benchmarks.providers.odd.answer import Odd
 from benchmarks.providers.readers import Answer, Read, by_official_clients, tolerant
 from benchmarks.service import Service
 

@@ -1,9 +1,9 @@
 """A stream begins with nothing of an answer, and then the provider is overloaded. Is the second route asked?
 
 STREAMS streams in all, over every pair of a preamble that providers send and an end that is none. Each asks a model
-whose first route begins so and ends so, and whose second route is well. A provider is asked only CALLS times, so that no
-breaker opens and passes over what is to be tried; how many streams met the fault is counted at the providers. Failed
-is what is not complete, or says anything else than the second route says.
+whose first route begins so and ends so, and whose second route is well. A provider is asked only CALLS times, so that
+no breaker opens and passes over what is to be tried; how many streams met the fault is counted at the providers.
+Failed is what is not complete, or says anything else than the second route says.
 """
 
 from __future__ import annotations
@@ -16,20 +16,9 @@ from benchmarks.client import Outcome, client
 from benchmarks.figures import Figure, progress
 from benchmarks.machinery import configuration, redis_server, replicas
 from benchmarks.providers.fake import Json, Reply, Step, events, fake
-from benchmarks.providers.odd import (
-    A_TEXT,
-    DONE,
-    ROLE,
-    START,
-    STOP,
-    USAGE,
-    Part,
-    a_event,
-    bare,
-    chunk,
-    event,
-    say,
-)
+from benchmarks.providers.odd.answer import Part
+from benchmarks.providers.odd.anthropic import A_TEXT, START, a_event
+from benchmarks.providers.odd.openai import DONE, ROLE, STOP, USAGE, bare, chunk, event, say
 
 STREAMS, CALLS, AT_ONCE = 1000, 4, 10
 PING = b": keep-alive\n\n"
@@ -84,7 +73,7 @@ def _pairs() -> list[tuple[str, str, str]]:
     ]
 
 
-async def answer(name: str, body: Json) -> Reply:
+async def answer(name: str, _: Json) -> Reply:
     """The provider's side."""
     if name == "well":
         return WELL

@@ -19,7 +19,7 @@ import openai
 from openai.lib.streaming.chat import ChatCompletionStreamState
 
 from benchmarks.providers.fake import Fake, Json, Reply, fake
-from benchmarks.providers.odd import Said, Tool
+from benchmarks.providers.odd.answer import Said, Tool
 
 NODE = Path(sys.executable).parent.parent / "openai-node"
 """Where `tools/setup.sh openai-node` put it."""
@@ -48,7 +48,7 @@ class Read(msgspec.Struct, frozen=True):
         )
 
 
-def _like(mine: Said, expected: Said, reasoning: bool) -> bool:  # noqa: FBT001
+def _like(mine: Said, expected: Said, reasoning: bool) -> bool:
     return (
         (mine.content, mine.refusal, mine.calls) == (expected.content, expected.refusal, expected.calls)
         and expected.finish in {None, mine.finish}
@@ -71,7 +71,8 @@ def _decoded(body: bytes) -> str:
 
 def _events(text: str) -> list[Json]:
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    found, data = [], []
+    found: list[Json] = []
+    data: list[str] = []
     for line in [*lines, ""]:
         if line.startswith("data:"):
             data.append(line[5:].removeprefix(" "))
