@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from openai.lib.streaming.chat import ChatCompletionStreamState
 from benchmarks.providers.fake import Fake, Json, Reply, fake
 from benchmarks.providers.odd.answer import Said, Tool
 
-NODE = Path(sys.executable).parent.parent / "openai-node"
+NODE = Path(__file__).parents[2] / ".venv" / "openai-node"
 """Where `tools/setup.sh openai-node` put it."""
 _AT_ONCE = 20
 

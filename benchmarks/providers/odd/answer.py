@@ -34,7 +34,8 @@ class Said(msgspec.Struct, frozen=True):
 class Odd(msgspec.Struct, frozen=True):
     """`stream` is the body of a streamed answer, `whole` of a whole one; None where this oddity has no such shape.
 
-    `asks` are fields of the request. `kind` says whose API it is.
+    `asks` are fields of the request. `kind` says whose API it is. With `optional` an error is right as well: clients
+    differ about whether there is an answer in it. `unread` are readers to whom no stream can say this message.
     """
 
     name: str
@@ -45,5 +46,7 @@ class Odd(msgspec.Struct, frozen=True):
     kind: Literal["openai", "anthropic"] = "openai"
     asks: Mapping[str, Any] = {}
     headers: Mapping[str, str] = {}
+    optional: bool = False
+    unread: tuple[str, ...] = ()
     stream_type: str = "text/event-stream"
     whole_type: str = "application/json"

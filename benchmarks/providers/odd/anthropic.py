@@ -151,6 +151,7 @@ def anthropic() -> Iterable[Odd]:
         None,
         (Said("hello", finish=None),),
         None,
+        optional=True,
     )
     yield _claude(
         "usage null",
@@ -239,7 +240,14 @@ def anthropic() -> Iterable[Odd]:
         None,
         A_ONE,
     )
-    yield _claude("input as a text", None, message([{**A_TOOL, "input": '{"a":1}'}], "tool_use"), A_ONE, None)
+    yield _claude(
+        "input as a text",
+        None,
+        message([{**A_TOOL, "input": '{"a":1}'}], "tool_use"),
+        A_ONE,
+        None,
+        optional=True,
+    )
     yield _claude(
         "input that is not JSON",
         START + block(0, A_TOOL, json_delta('{"a":')) + a_end("tool_use"),
@@ -259,6 +267,7 @@ def anthropic() -> Iterable[Odd]:
         message([{**A_TOOL, "id": ""}], "tool_use"),
         tools(("", "f", "{}")),
         False,
+        unread=("openai-node",),
     )
     yield _claude(
         "thinking with its signature",
@@ -326,7 +335,7 @@ def anthropic() -> Iterable[Odd]:
         (Said(finish=None),),
         False,
     )
-    yield _claude("content as a text", None, message("hello"), HELLO, None)
+    yield _claude("content as a text", None, message("hello"), HELLO, None, optional=True)
     yield _claude(
         "an emoji cut in two escapes",
         A_PLAIN.replace(b'"hel"', b'"a\\ud83d"').replace(b'"lo"', b'"\\ude00"'),

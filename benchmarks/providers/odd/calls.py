@@ -264,6 +264,7 @@ def tool_calls() -> Iterable[Odd]:
         ),
         ONE,
         None,
+        unread=("openai-node", "openai-python"),
     )
     yield Odd(
         "no arguments",
@@ -468,6 +469,7 @@ def tool_calls() -> Iterable[Odd]:
         ),
         None,
         tools(("call_1", "f", "x = 1")),
+        unread=("openai-node",),
     )
     yield Odd(
         "no arguments in text, a call in parts of a byte",

@@ -91,10 +91,16 @@ def frames() -> Iterable[Odd]:
         False,
     )
     yield Odd(
-        "finish_reason empty in each chunk", (say("hel", "") + say("lo", "") + STOP + DONE,), None, HELLO
+        "finish_reason empty in each chunk",
+        (ROLE + say("hel", "") + say("lo", "") + STOP + DONE,),
+        None,
+        HELLO,
     )
     yield Odd(
-        "finish_reason the word null", (say("hel", "null") + say("lo", "null") + STOP + DONE,), None, HELLO
+        "finish_reason the word null",
+        (ROLE + say("hel", "null") + say("lo", "null") + STOP + DONE,),
+        None,
+        HELLO,
     )
     yield Odd("finish_reason empty, cut", (say("hel", "") + say("lo", ""), Step.CLOSE), None, (), False)
     yield Odd(
@@ -192,7 +198,7 @@ def frames() -> Iterable[Odd]:
     )
     yield Odd(
         "no role, role null",
-        (say("hel") + event(chunk({"role": None, "content": "lo"})) + STOP + DONE,),
+        (ROLE + say("hel") + event(chunk({"role": None, "content": "lo"})) + STOP + DONE,),
         written(completion({"content": "hello"})),
         HELLO,
     )
@@ -219,6 +225,7 @@ def frames() -> Iterable[Odd]:
             )
         ),
         HELLO,
+        unread=("openai-node",),
     )
     yield Odd(
         "error null beside choices",
@@ -379,6 +386,7 @@ def frames() -> Iterable[Odd]:
         HELLO,
         None,
         asks={"logprobs": True},
+        optional=True,
     )
     yield Odd(
         "two choices, interleaved",
@@ -454,6 +462,7 @@ def texts() -> Iterable[Odd]:
         WHOLE.replace(b"hello", b"a\\ud83db"),
         (Said("a\ufffdb"),),
         None,
+        optional=True,
     )
     yield Odd(
         "escapes",
