@@ -124,7 +124,8 @@ def frames() -> Iterable[Odd]:
     yield Odd(
         "usage in each chunk",
         (
-            say("hel", usage={**USAGE, "completion_tokens": 1})
+            ROLE
+            + say("hel", usage={**USAGE, "completion_tokens": 1})
             + say("lo", usage={**USAGE, "completion_tokens": 2})
             + event(chunk({}, "stop", usage=USAGE))
             + DONE,
@@ -375,7 +376,8 @@ def frames() -> Iterable[Odd]:
     yield Odd(
         "logprobs of -Infinity",
         (
-            event(chunk({"content": "hello"}, "stop")).replace(
+            ROLE
+            + event(chunk({"content": "hello"}, "stop")).replace(
                 b'"finish_reason"',
                 b'"logprobs": {"content": [{"token": "hello", "logprob": -Infinity, "top_logprobs": []}]}, '
                 b'"finish_reason"',
