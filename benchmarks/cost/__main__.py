@@ -58,4 +58,7 @@ if __name__ == "__main__":
     given = parser.parse_args()
     if given.rounds < FEWEST:
         parser.error(f"--rounds is at least {FEWEST}: with fewer there is no interval of 95 %")
-    sys.exit(uvloop.run(main(given.against, given.rows or list(ROWS), given.rounds, given.out)))
+    try:
+        sys.exit(uvloop.run(main(given.against, given.rows or list(ROWS), given.rounds, given.out)))
+    except RuntimeError as error:
+        sys.exit(f"nothing is compared: {error}")

@@ -32,8 +32,13 @@ async def before() -> str:
 
 
 async def commit(name: str) -> str:
-    """The full id of what git calls `name`. RuntimeError with git's words where there is none."""
-    return (await _git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")).decode().strip()
+    """The full id of what git calls `name`. RuntimeError where there is none."""
+    try:
+        return (await _git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")).decode().strip()
+    except RuntimeError:
+        raise RuntimeError(
+            f"no commit {name} here; a shallow clone gets it by: git fetch --unshallow"
+        ) from None
 
 
 async def described() -> str:

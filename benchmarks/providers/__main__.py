@@ -24,7 +24,7 @@ ROWS = {
     "neighbours": "neighbours",
     "preambles": "preambles",
     "odd": "odd_answers",
-    "claude": "claude",
+    "claude": "strict",
     "findings": "findings",
     "cost": "cost",
 }
@@ -73,9 +73,10 @@ def main() -> int:
         try:
             figures = asyncio.run(measured(row, given.against))
         except ModuleNotFoundError as missing:
-            if missing.name != f"benchmarks.providers.{ROWS[row]}":
+            if not (missing.name or "").startswith("benchmarks.providers."):
                 raise
             print(f"{row}: not there\n", flush=True)
+            missed = True
             continue
         print(f"{row}:\n\n{table(figures)}\n", flush=True)
         if given.write:

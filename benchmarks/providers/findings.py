@@ -269,14 +269,15 @@ def _seen(read: Read, right: bool) -> str:
     return "right" if right else f"`{read.error or read.choices}`"
 
 
-async def breaker(script: Script, _: Fake) -> list[Figure]:
+async def breaker(script: Script, _: Fake, *, pause: float = 0.25) -> list[Figure]:
+    """`pause` seconds between two questions: all of them in the breaker's window, and some of its pauses."""
     status = (await script.ask("busy")).status
     fine = Counter([(await script.ask("fine", fresh=True)).status for _ in range(14)])
     beside: Counter[int] = Counter()
     for _number in range(40):
         await script.ask("gone", fresh=True)
         beside[(await script.ask("well", fresh=True)).status] += 1
-        await asyncio.sleep(0.25)
+        await asyncio.sleep(pause)
     return [
         Figure(
             "breaker: after one 429 with Retry-After of `busy`, `fine` of the same provider",
