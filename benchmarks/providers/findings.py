@@ -183,7 +183,7 @@ class Script:
         return self.seen.bodies[-1] if self.seen.bodies else {"status": got.status, "error": got.error}
 
 
-def _settings(url: str, **sections: Any) -> dict[str, Any]:
+def settings(url: str, **sections: Any) -> dict[str, Any]:
     names = [*STREAMS, *STATUS, "s429date", "slow"]
 
     def openai(path: str = "", **more: Any) -> Json:
@@ -223,7 +223,7 @@ async def measure() -> list[Figure]:
     seen = Seen()
     figures: list[Figure] = []
     async with client(timeout=60) as asking, fake(seen.answer) as provider:
-        async with replicas(1, _settings(provider.url)) as [service]:
+        async with replicas(1, settings(provider.url)) as [service]:
             script = Script(asking.session, service.url, seen)
             for part in (replay, breaker, prefix, flip, errors, anthropic, rest):
                 progress(f"findings: {part.__name__}")
@@ -454,7 +454,7 @@ async def silence(session: aiohttp.ClientSession, url: str) -> list[Figure]:
     """A heartbeat of a second, since a provider that thinks for half a minute would take as long."""
     what = f"rest: a provider that thinks for {THINKS:.0f} s, heartbeat 1 s: the first byte"
     try:
-        async with replicas(1, _settings(url, server={"heartbeat": "1s"})) as [service]:
+        async with replicas(1, settings(url, server={"heartbeat": "1s"})) as [service]:
             body = {"model": "slow", "stream": True, "messages": [{"role": "user", "content": "q"}]}
             began = time.monotonic()
             async with session.post(f"{service.url}/v1/chat/completions", json=body) as response:
