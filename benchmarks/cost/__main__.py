@@ -1,14 +1,14 @@
 """CPU time per request of the server, this work tree against another commit: `python -m benchmarks.cost`.
 
-    python -m benchmarks.cost                       # against where this branch left main: every row, some 8 minutes
+    python -m benchmarks.cost                       # against where this branch left main: every row, some 10 minutes
     python -m benchmarks.cost --against HEAD^ chunk # against another commit; some rows
     python -m benchmarks.cost --out FILE            # adds the table to a file
 
-The other commit gets its own environment, once, below ~/.cache/dub5-cost. Three servers are started, the other commit
-twice: one of these is the control, which shows what a difference of nothing looks like here. They have a Redis each and
-the same provider, and take turns after every few requests. A round is so many requests that each server uses 2 seconds
-of CPU; all servers get the same number of them. What counts against the bar is the upper end of the 95 % interval of
-the rounds' ratios. Exits with 1 where one is above it. Linux; needs redis-server.
+The other commit gets its own environment, once, below ~/.cache/dub5-cost. Two servers of each commit are started; the
+two of the other one beside each other are the control, which shows what a difference of nothing looks like here. They
+have a Redis each and the same provider, and take turns after every few requests. A round is so many requests that a
+commit's servers use 3 seconds of CPU; all servers get the same number of them. What counts against the bar is the
+upper end of the 95 % interval of the rounds' ratios. Exits with 1 where one is above it. Linux; needs redis-server.
 """
 
 from __future__ import annotations

@@ -22,10 +22,8 @@ from benchmarks.service import Service, serving
 
 BAR = 1.03
 ROUNDS = 12
-SECONDS = 2.0
-"""Of CPU of each server in a round, about."""
-WARM_UP = 20
-"""Waves before the first round."""
+SECONDS = 1.5
+"""Of CPU of each server in a round, about: 3 for each commit."""
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -53,29 +51,35 @@ async def compared(against: str, rows: list[str], rounds: int) -> AsyncIterator[
     other = str(await commits.python(against))
     async with AsyncExitStack() as stack:
         provider = await stack.enter_async_context(stand_in())
-        before, after, control = [
+        servers = [
             await stack.enter_async_context(_server(python, provider))
-            for python in (other, sys.executable, other)
+            for python in (other, sys.executable, other, sys.executable)
         ]
         for name in rows:
             row = ROWS[name]
-            found = await _rounds(row, [before, after, control], rounds)
-            costs = [statistics.median(each) for each in found]
-            yield Verdict(row, costs[0], costs[1], ratio(found[1], found[0]), ratio(found[2], found[0]))
+            found = await _rounds(row, servers, rounds)
+            before, after = _mean(found[0], found[2]), _mean(found[1], found[3])
+            costs = statistics.median(before), statistics.median(after)
+            yield Verdict(row, *costs, ratio(after, before), ratio(found[2], found[0]))
+
+
+def _mean(one: list[float], other: list[float]) -> list[float]:
+    """Of two servers of one commit: one process may be a percent cheaper than the next, by where its memory lies."""
+    return [statistics.mean(both) for both in zip(one, other, strict=True)]
 
 
 async def _rounds(row: Row, servers: list[Service], rounds: int) -> list[list[float]]:
     """The cost by server and round."""
     found: list[list[float]] = [[] for _ in servers]
     async with load(row, servers) as loading:
-        cost = min(await loading.round(WARM_UP))
+        cost = min(await loading.round(row.warm_up))
         waves = max(2, round(SECONDS / (cost * row.wave * row.units)))
         for number in range(rounds):
             costs = await loading.round(waves)
             for mine, seconds in zip(found, costs, strict=True):
                 mine.append(seconds)
             now = " / ".join(f"{seconds * 1e6:,.1f}" for seconds in costs)
-            tell(f"{row.name}: round {number + 1} of {rounds}: {now} µs (before / now / before again)")
+            tell(f"{row.name}: round {number + 1} of {rounds}: {now} µs (before / now / before / now)")
     return found
 
 

@@ -33,8 +33,8 @@ _number = itertools.count(1)
 
 class Row(msgspec.Struct, frozen=True):
     """A way to use the service. A wave is `wave` requests at once, to one server after the other, or to all
-    `together` where waiting is most of it. `units` of what is counted are in one request; `cache` is what Cache-Status
-    must say."""
+    `together` where waiting is most of it; `warm_up` waves come before what counts. `units` of what is counted are in
+    one request; `cache` is what Cache-Status must say."""
 
     name: str
     what: str
@@ -44,6 +44,7 @@ class Row(msgspec.Struct, frozen=True):
     cache: str
     units: int = 1
     together: bool = False
+    warm_up: int = 20
 
 
 def _question() -> str:
@@ -65,6 +66,7 @@ ROWS = {
             "; fwd=uri-miss",
             CHUNKS,
             together=True,
+            warm_up=2,
         ),
     )
 }

@@ -32,7 +32,6 @@ from benchmarks.providers.fake import Json, Reply, fake, whole
 from benchmarks.providers.odd import ODD
 from benchmarks.providers.odd.answer import Odd
 from benchmarks.providers.readers import Answer, Read, by_official_clients, tolerant
-from benchmarks.service import Service
 
 AT_ONCE = 6
 JOINING = 0.15
@@ -73,21 +72,20 @@ class Got(msgspec.Struct, frozen=True):
 
 
 class Asking:
-    """The way that one answer takes through the service."""
+    """The way that each answer takes through the service: both ends of it. `urls` are the two replicas'."""
 
-    def __init__(self, session: aiohttp.ClientSession, fleet: Sequence[Service]) -> None:
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self.urls: list[str] = []
         self._session = session
-        self._urls = [service.url for service in fleet]
-        self.called: dict[str, asyncio.Event] = {}
-        self.gates: dict[str, asyncio.Event] = {}
+        self._called: dict[str, asyncio.Event] = {}
+        self._gates: dict[str, asyncio.Event] = {}
 
     async def answer(self, name: str, body: Json) -> Reply:
         """The provider's side."""
         odd = _by_path[name]
-        question = str(body["messages"][-1]["content"])
-        if "held" in str(question):
-            self.called[name].set()
-            await self.gates[name].wait()
+        if "held" in str(body["messages"][-1]["content"]):
+            self._called[name].set()
+            await self._gates[name].wait()
         if body.get("stream"):
             parts, kind = odd.stream, odd.stream_type
         else:
@@ -107,18 +105,16 @@ class Asking:
 
     async def _streamed(self, odd: Odd) -> list[Got]:
         name, question = path_of(odd), "asked held"
-        self.called[name], self.gates[name] = asyncio.Event(), asyncio.Event()
+        self._called[name], self._gates[name] = asyncio.Event(), asyncio.Event()
         leading = asyncio.create_task(self._ask(0, odd, "live", question, stream=True))
-        came = asyncio.create_task(self.called[name].wait())
+        came = asyncio.create_task(self._called[name].wait())
         await asyncio.wait([leading, came], return_when=asyncio.FIRST_COMPLETED)
         came.cancel()
         joining = [asyncio.create_task(self._ask(1, odd, "joined", question, stream=True))]
-        if (
-            odd.whole is not None or odd.stored is not False
-        ):  # else it would be asked whole, and is not there whole
+        if odd.whole is not None or odd.stored is not False:  # who does not join asks the provider, whole
             joining.append(asyncio.create_task(self._ask(0, odd, "joined", question, stream=False)))
         await asyncio.sleep(JOINING)
-        self.gates[name].set()
+        self._gates[name].set()
         return [await leading, *await asyncio.gather(*joining), *await self._again(odd, question)]
 
     async def _again(self, odd: Odd, question: str) -> list[Got]:
@@ -143,7 +139,7 @@ class Asking:
             "messages": [{"role": "user", "content": question}],
             **odd.asks,
         }
-        url = f"{self._urls[replica]}/v1/chat/completions"
+        url = f"{self.urls[replica]}/v1/chat/completions"
         async with self._session.post(url, json=body) as response:
             read = await response.content.read()
             return Got(odd, way, stream, response.status, response.headers.get("cache-status", ""), read)
@@ -173,7 +169,7 @@ async def gather() -> list[Got]:
     """Every answer in every way."""
     found: list[Got] = []
     async with redis_server() as redis, client(timeout=30) as asking:
-        made = Asking(asking.session, ())
+        made = Asking(asking.session)
         async with fake(made.answer) as provider:
             settings = configuration(
                 provider.url,
@@ -182,7 +178,7 @@ async def gather() -> list[Got]:
                 models={path: {"routes": [f"{path}/m"]} for path in _by_path},
             )
             async with replicas(2, settings) as fleet:
-                made._urls = [service.url for service in fleet]  # noqa: SLF001
+                made.urls = [service.url for service in fleet]
                 at_once = asyncio.Semaphore(AT_ONCE)
 
                 async def one(odd: Odd) -> None:
