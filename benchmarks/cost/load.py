@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
+from benchmarks.client import until
 from benchmarks.gateways.cores import tree
 from benchmarks.service import Service
 from benchmarks.wire import Wire, request
@@ -24,8 +25,10 @@ _AFTERWARDS = 0.05
 """Seconds in which the last wave is stored."""
 CHUNKS = 100
 """Of a stream, the last one with the finish reason included."""
-PACE = f"/paced/20/{CHUNKS}"
-"""Of the provider's streams: a chunk each 20 ms, so that seldom one shares a read with the next."""
+BETWEEN = 0.02
+"""Seconds between two chunks of a stream: so seldom one shares a read with the next."""
+PACE = f"/paced/{BETWEEN * 1000:.0f}/{CHUNKS}"
+"""Of the provider's streams."""
 
 _number = itertools.count(1)
 """Of the next question that nobody asked before."""
@@ -83,13 +86,23 @@ class Load:
         began = [cpu(server) for server in self._servers]
         for _ in range(waves):
             if self._row.together:
-                await asyncio.gather(*map(self._wave, self._wires))
+                await self._spread()
             else:
                 for wires in self._wires:  # never one twice in a row: it would find its caches warm
                     await self._wave(wires)
         await asyncio.sleep(_AFTERWARDS)
         units = waves * self._row.wave * self._row.units
         return [(cpu(server) - before) / units for server, before in zip(self._servers, began, strict=True)]
+
+    async def _spread(self) -> None:
+        """Begun evenly over the time between two chunks: how many come in one turn of a server's loop is a good part of
+        what each costs, and would else be by chance."""
+        began, step = time.monotonic(), BETWEEN / (self._row.wave * len(self._wires))
+        everyone = [wire for one_of_each in zip(*self._wires, strict=True) for wire in one_of_each]
+        async with asyncio.TaskGroup() as group:
+            for number, wire in enumerate(everyone):
+                await until(began + number * step)
+                group.create_task(self._ask(wire))
 
     async def _wave(self, wires: list[Wire]) -> None:
         await asyncio.gather(*map(self._ask, wires))
