@@ -40,7 +40,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
         """What a provider is asked, under the span `trace`; its `model` is filled in by the route."""
         body = {name: value for name, value in self.fields.items() if name not in _OURS}
         headers = {"x-request-id": self.record.request_id, "traceparent": trace.traceparent()}
-        call = Call(model="", body=body, stream=self.request.stream, headers=headers)
+        options = self.request.body.get("stream_options") or {}
+        call = Call(model="", body=body, stream=self.request.stream, stream_options=options, headers=headers)
         personality = self.target.personality
         if personality is None:
             return call

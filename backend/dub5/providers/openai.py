@@ -73,8 +73,11 @@ class OpenAIProvider:
         body: Json = {**self._quirks.applied(call), "model": call.model}
         if call.stream:
             body["stream"] = True
+            options = {name: value for name, value in call.stream_options.items() if name != "include_usage"}
             if self._stream_usage:
-                body["stream_options"] = {"include_usage": True}
+                options["include_usage"] = True
+            if options:
+                body["stream_options"] = options
         return body
 
     def _failure(self, odd: Unusable | Reported) -> ProviderError:

@@ -50,12 +50,13 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     The first `stable` messages are the same in every call of a personality: worth a place in the provider's own
     prompt cache. `body` is a Chat Completions body without `model`, `stream` and `stream_options`. `headers` those
     that follow the request through: `traceparent`, `x-request-id`. `heard` is filled in by the provider. `defaults` are
-    the fields that the caller did not set.
+    the fields that the caller did not set. `stream_options` are the caller's; whether there is usage is for us to say.
     """
 
     model: str
     body: Json
     stream: bool
+    stream_options: Json = {}
     stable: int = 0
     headers: dict[str, str] = {}
     defaults: frozenset[str] = frozenset()

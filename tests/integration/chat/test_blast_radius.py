@@ -134,7 +134,7 @@ async def test_what_fails_before_its_answer_falls_back(fake: FakeOpenAI, case: s
     silent = case.endswith("silence")
     fake.reply = say("Hello")
     async with FakeOpenAI() as openai, FakeAnthropic() as anthropic:
-        first = {"openai": openai, "anthropic": anthropic}[kind]
+        first = openai if kind == "openai" else anthropic
         first.reply = stream(parts, end=False)
         limits = {"timeouts": {"first_token": "100ms"}} if silent else {}
         config: dict[str, Any] = {
