@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
@@ -54,8 +55,14 @@ class Running:
 
     async def becomes(self, name: str, value: float, **labels: str) -> None:
         """Wait until that sample has this value."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while await self.metric(name, **labels) != value:  # noqa: ASYNC110  # a metric has no event
+                await asyncio.sleep(0.005)
+
+    async def followed(self, count: int = 1) -> None:
+        """Wait until so many follow its flights: requests, and other replicas."""
+        async with asyncio.timeout(60):
+            while self.replica.application._flights.followers() < count:  # noqa: ASYNC110  # nor has a count
                 await asyncio.sleep(0.005)
 
 
@@ -71,18 +78,30 @@ async def running(
             yield server
 
 
+async def later(seconds: float) -> None:
+    """Now it is so much later for the event loop: what was to time out meanwhile does so, however fast the machine is.
+
+    `time.monotonic()` stays as it is.
+    """
+    loop = asyncio.get_running_loop()
+    clock = loop.time
+    loop.time = lambda: clock() + seconds  # type: ignore[method-assign]
+    await asyncio.sleep(0)
+
+
 @contextlib.contextmanager
 def no_slow_callbacks() -> Iterator[None]:
     """asyncio's debug mode: a callback that holds the event loop for a second is an error.
 
-    A second, since the machine may be busy with something else; what blocks is caught by blockbuster long before.
+    A second of the CPU, since the machine may be busy with something else; what blocks is caught by blockbuster.
     """
     loop, slow = asyncio.get_running_loop(), _SlowCallbacks()
     loop.set_debug(True)
     loop.slow_callback_duration = 1.0
     logging.getLogger("asyncio").addHandler(slow)
     try:
-        yield
+        with slow.watching(loop._selector):  # type: ignore[attr-defined]
+            yield
     finally:
         logging.getLogger("asyncio").removeHandler(slow)
         loop.set_debug(False)
@@ -90,12 +109,30 @@ def no_slow_callbacks() -> Iterator[None]:
 
 
 class _SlowCallbacks(logging.Handler):
+    """asyncio complains by the clock on the wall; it counts what this thread worked since the loop last waited."""
+
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[str] = []
+        self._awake = time.thread_time()
+
+    @contextlib.contextmanager
+    def watching(self, selector: Any) -> Iterator[None]:
+        select = selector.select
+
+        def wait(timeout: float | None = None) -> Any:
+            events = select(timeout)
+            self._awake = time.thread_time()
+            return events
+
+        selector.select = wait
+        try:
+            yield
+        finally:
+            selector.select = select
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.getMessage().startswith("Executing "):
+        if record.getMessage().startswith("Executing ") and time.thread_time() - self._awake >= 1:
             self.seen.append(record.getMessage())
 
 
@@ -106,7 +143,7 @@ async def _serving(
     replica = await asyncio.to_thread(Replica, convert(written), environment)
     serving = asyncio.create_task(replica.run())
     try:
-        async with httpx.AsyncClient(base_url=replica.url, timeout=20) as client:
+        async with httpx.AsyncClient(base_url=replica.url, timeout=60) as client:
             yield Running(replica, client, logs)
     finally:
         replica.leave(linger=False)

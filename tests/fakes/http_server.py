@@ -34,7 +34,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 """Seconds after which a test that waits for something has failed."""
 
 

@@ -49,7 +49,7 @@ async def test_replicas_leave_in_turn_and_no_client_notices(
         load = Load(balancer.url, streams=STREAMS, askers=4, think=(0.02, 0.2))
         loading = asyncio.create_task(load.run())
         for service in fleet:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while load.live < STREAMS:  # noqa: ASYNC110  # a count has no event
                     await asyncio.sleep(0.01)
             service.process.send_signal(signal.SIGTERM)

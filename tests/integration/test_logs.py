@@ -192,7 +192,7 @@ async def test_every_line_of_a_process_fits_the_schema(fake: FakeOpenAI, tmp_pat
         }
         await asyncio.to_thread((tmp_path / "dub5.json").write_text, json.dumps(written))
         async with serving("--config", str(tmp_path / "dub5.json")) as server:
-            async with httpx.AsyncClient(base_url=server.url, timeout=30) as client:
+            async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
                 body = {"model": "small", "messages": [{"role": "user", "content": PROMPT}]}
                 for fields in ({}, {}, {"stream": True}, {"model": "nobody"}, {"messages": 1}):
                     await client.post("/v1/chat/completions", json={**body, **fields})

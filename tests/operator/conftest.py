@@ -41,7 +41,7 @@ class ApiServer:
     def client(self) -> httpx.AsyncClient:
         context = ssl.create_default_context(cafile=str(self.ca_file))
         headers = {"authorization": f"Bearer {self.admin}"}
-        return httpx.AsyncClient(base_url=self.url, headers=headers, verify=context, timeout=20)
+        return httpx.AsyncClient(base_url=self.url, headers=headers, verify=context, timeout=60)
 
 
 @pytest.fixture(scope="session")
@@ -118,7 +118,7 @@ def _wait_ready(server: ApiServer) -> None:
 def _call(server: ApiServer, method: str, path: str, body: Any = None) -> None:
     context = ssl.create_default_context(cafile=str(server.ca_file))
     headers = {"authorization": f"Bearer {server.admin}"}
-    answer = httpx.request(method, server.url + path, json=body, headers=headers, verify=context, timeout=20)
+    answer = httpx.request(method, server.url + path, json=body, headers=headers, verify=context, timeout=60)
     if answer.is_error:
         raise RuntimeError(answer.text)
 

@@ -93,7 +93,7 @@ async def until(admin: httpx.AsyncClient, plural: str, name: str, holds: Callabl
     """The object, once it is as expected."""
     body: Json = {}
     try:
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(60):
             while True:
                 body = (await admin.get(f"{BASE}/{plural}/{name}")).json()
                 if holds(body):
@@ -188,7 +188,7 @@ async def test_an_operator_that_begins_anew_takes_nothing_back(
         headers={"content-type": "application/merge-patch+json"},
     )
     async with operating(api_server, client):
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(60):
             while "banter" not in (await published(client)).classes:  # noqa: ASYNC110  # in another process
                 await asyncio.sleep(0.1)
         assert (await published(client)).classes["banter"].ttl == 420
@@ -222,7 +222,7 @@ async def test_the_older_of_two_policies_wins_and_an_unknown_class_is_said(
         await until(kubernetes, "cachepolicies", "a-first", lambda body: "ttl" in body.get("status", {}))
         await kubernetes.delete(f"{BASE}/cachepolicies/a-first")
         await until(kubernetes, "cachepolicies", "second", lambda body: "ttl" in body.get("status", {}))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not any(  # noqa: ASYNC110  # in another process
                 "has no cache class nobody" in each for each in await events(kubernetes, "strange")
             ):

@@ -19,7 +19,7 @@ from tests.fakes.openai_server import FakeOpenAI
 
 playwright = pytest.importorskip("playwright.async_api", reason="`make test` installs Playwright")
 
-_PATIENCE = 30_000
+_PATIENCE = 60_000
 """Milliseconds in which what is waited for must come: the machine may be busy with something else."""
 
 playwright.expect.set_options(timeout=_PATIENCE)

@@ -22,7 +22,7 @@ HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: applicat
 GET = b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n"
 CHUNKED = b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
 IMPATIENT = {"read_timeout": "300ms", "write_timeout": "300ms"}
-PATIENCE = 20
+PATIENCE = 60
 
 
 def post(body: bytes = BODY, *headers: bytes) -> bytes:

@@ -120,7 +120,7 @@ async def test_no_key_is_in_what_a_process_that_is_told_to_say_everything_says(
         assert process.stdout is not None
         announced = (await process.stdout.readline()).decode()
         url, operations = re.findall(r"http://[0-9.:]+", announced)
-        async with httpx.AsyncClient(base_url=url, timeout=20) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=60) as client:
             headers = {"authorization": f"Bearer {CALLER_KEY}"}
             for number, reply in enumerate([*REPLIES, raw(SAYS_KEY.encode())]):
                 fake.reply = reply

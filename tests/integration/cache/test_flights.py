@@ -104,7 +104,7 @@ def said(response: httpx.Response) -> str:
 
 async def followed(replica: Running, count: int = 1) -> None:
     """Wait until so many follow the flights of `replica`: requests, and other replicas."""
-    await until(lambda: replica.replica.application._flights.followers() >= count)
+    await replica.followed(count)
 
 
 async def ask(replica: Running, text: str = "hi", **fields: Any) -> str:

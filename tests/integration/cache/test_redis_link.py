@@ -100,9 +100,7 @@ async def test_a_hung_redis_costs_one_timeout_and_then_nothing(server: RedisServ
     async with linked(server.url) as link:
         await ping(link)
         server.pause()
-        async with asyncio.timeout(
-            PATIENCE
-        ):  # side by side: one after the other they would take twice as long
+        async with asyncio.timeout(15):  # side by side: one after the other they would take longer
             outcomes = await asyncio.gather(*(ping(link) for _ in range(200)), return_exceptions=True)
         assert all(isinstance(outcome, RedisUnavailable) for outcome in outcomes)
         assert not link.available
@@ -314,7 +312,7 @@ async def test_a_subscription_whose_connection_died_without_a_word_is_made_anew(
             await until(lambda: said(server, b"1"))
             assert await heard.get() == b"1"
             mute.set()
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while heard.empty():
                     await said(server, b"2")
                     await asyncio.sleep(0.1)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
-from tests.fakes.openai_server import HANG, FakeOpenAI, frames, hang, say, stream
-from tests.harness import Running, openai_provider, running
+from tests.fakes.openai_server import DONE, HANG, FakeOpenAI, frames, hang, say, stream
+from tests.harness import Running, later, openai_provider, running
 
 
 @pytest.fixture
@@ -20,13 +22,24 @@ async def server(fake: FakeOpenAI) -> AsyncIterator[Running]:
         yield replica
 
 
+@contextlib.asynccontextmanager
+async def asking(server: Running, headers: dict[str, str]) -> AsyncIterator[httpx.Response]:
+    """A streamed answer whose head is here."""
+    body = {"model": "small", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+    async with server.client.stream("POST", "/v1/chat/completions", json=body, headers=headers) as answer:
+        yield answer
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("header", ["x-dub5-timeout", "x-stainless-read-timeout", "x-stainless-timeout"])
 async def test_a_provider_that_does_not_begin_in_time(
     server: Running, fake: FakeOpenAI, header: str, streamed: bool
 ) -> None:
     fake.reply = hang()
-    answer = await server.chat(stream=streamed, headers={header: "0.1"})
+    asking = asyncio.create_task(server.chat(stream=streamed, headers={header: "15"}))
+    await fake.wait_called()
+    await later(15)
+    answer = await asking
     assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
     await fake.wait_cancelled()
     await server.becomes("dub5_inflight_requests", 0)
@@ -35,30 +48,33 @@ async def test_a_provider_that_does_not_begin_in_time(
 
 async def test_a_stream_that_does_not_end_in_time(server: Running, fake: FakeOpenAI) -> None:
     fake.reply = stream([*frames("Hel", "lo")[:2], HANG])
-    answer = await server.chat(stream=True, headers={"x-dub5-timeout": "300ms"})
-    assert (answer.status_code, "deadline_exceeded" in answer.text) == (200, True)
-    assert "[DONE]" not in answer.text
+    async with asking(server, {"x-dub5-timeout": "15s"}) as answer:
+        await later(15)
+        text = (await answer.aread()).decode()
+    assert (answer.status_code, "deadline_exceeded" in text) == (200, True)
+    assert "[DONE]" not in text
     await fake.wait_cancelled()
 
 
 async def test_a_clients_own_time_out_ends_no_stream_that_flows(server: Running, fake: FakeOpenAI) -> None:
-    async def slowly(call: Any, wire: Any) -> None:
-        await wire.head(200, {"content-type": "text/event-stream"})
-        for part in frames(*"abcdef"):
-            await wire.send(part)
-            await asyncio.sleep(0.1)
-        await wire.end()
-
-    fake.reply = slowly
-    answer = await server.chat(stream=True, headers={"x-stainless-read-timeout": "0.5"})
-    assert "[DONE]" in answer.text
+    gate = asyncio.Event()
+    fake.reply = stream([*frames("Hel", "lo")[:2], gate, *frames("Hel", "lo")[2:], DONE])
+    async with asking(server, {"x-stainless-read-timeout": "15"}) as answer:
+        await later(15)
+        gate.set()
+        assert "[DONE]" in (await answer.aread()).decode()
 
 
 async def test_the_official_client_tells_its_time_out(server: Running, fake: FakeOpenAI) -> None:
     fake.reply = hang()
-    client = (await server.openai()).with_options(timeout=0.2)
+    client = (await server.openai()).with_options(timeout=15)
+    asked = asyncio.create_task(
+        client.chat.completions.create(model="small", messages=[{"role": "user", "content": "hi"}])
+    )
+    await fake.wait_called()
+    await later(15)
     with pytest.raises((openai.APITimeoutError, openai.InternalServerError)):
-        await client.chat.completions.create(model="small", messages=[{"role": "user", "content": "hi"}])
+        await asked
     await fake.wait_cancelled()
     await client.close()
 
@@ -68,9 +84,11 @@ async def test_one_followers_deadline_does_not_end_the_others_answer(
 ) -> None:
     gate = asyncio.Event()
     fake.reply = stream([gate, *frames("Hello")])
-    hasty = asyncio.create_task(server.chat(stream=True, headers={"x-dub5-timeout": "300ms"}))
+    hasty = asyncio.create_task(server.chat(stream=True, headers={"x-dub5-timeout": "15s"}))
     await fake.wait_called()
     patient = asyncio.create_task(server.chat(stream=True))
+    await server.followed(2)
+    await later(15)
     assert (await hasty).status_code == 504
     gate.set()
     assert "Hello" in (await patient).text

@@ -27,7 +27,7 @@ from tests.harness import Running, openai_provider, running
 
 
 async def eventually(holds: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not await holds():  # noqa: ASYNC110  # a metric has no event
             await asyncio.sleep(0.01)
 

@@ -60,18 +60,19 @@ async def test_accesses_are_written_with_key_class_and_price(
         await server.chat()
         await server.chat()
         await server.chat("another")
-        [batch] = await batches(server, client)
-    assert [(access.hit, access.class_name, access.threshold) for access in batch.accesses] == [
+        written = await batches(server, client)  # one each second
+    accesses = [access for batch in written for access in batch.accesses]
+    assert [(access.hit, access.class_name, access.threshold) for access in accesses] == [
         (False, "default", 1.0),
         (True, "default", 1.0),
         (False, "default", 1.0),
     ]
-    one, same, other = batch.accesses
+    one, same, other = accesses
     assert one.key == same.key != other.key
     assert same.size > 100
     assert same.dollars == pytest.approx((9 * 1.0 + 3 * 2.0) / 1e6)
-    assert batch.dropped == 0
-    assert batch.looked_up == {"default": 3}
+    assert {batch.dropped for batch in written} == {0}
+    assert sum(batch.looked_up.get("default", 0) for batch in written) == 3
 
 
 async def test_a_refetch_is_compared_with_the_answer_before_it(
@@ -116,7 +117,7 @@ async def test_a_re_ask_compares_and_replaces_only_what_changed(
             hit = await server.chat()
             assert hit.headers["cache-status"].startswith("dub5; hit")
             assert hit.text == first.text
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 while len(fake.calls) < calls:
                     await fake.wait_called()
             await server.replica.application._flights.settle()
@@ -169,7 +170,7 @@ async def test_a_published_ttl_is_in_force_at_once_and_never_above_the_maximum(
             await client.publish(POLICY_CHANNEL, b"")
 
         async def in_force(ttl: float) -> None:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 while (await server.client.get("/v1/cache")).json()["classes"]["default"]["ttl"] != ttl:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
 

@@ -24,7 +24,7 @@ async def seen(server: Running, more: int = 10) -> None:
         return await server.metric("dub5_http_requests_total", route="/v1/chat/completions")
 
     wanted = await ended() + more
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while await ended() < wanted:  # noqa: ASYNC110  # a metric has no event
             await asyncio.sleep(0.01)
 

@@ -43,8 +43,8 @@ LogTo = Callable[..., Log]
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what nobody signals; TimeoutError after ten seconds."""
-    async with asyncio.timeout(10):
+    """Wait for what nobody signals; TimeoutError after a minute."""
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110  # figures that others count have no event
             await asyncio.sleep(0.002)
 

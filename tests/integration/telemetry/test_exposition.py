@@ -38,7 +38,7 @@ UNUSUAL = ("PROPFIND", "MKCOL", "LOCK", "SEARCH")  # any others never get past t
 
 
 def scraped(url: str) -> str:
-    response = httpx.get(f"{url}/metrics", timeout=20)
+    response = httpx.get(f"{url}/metrics", timeout=60)
     assert response.status_code == 200
     return response.text
 

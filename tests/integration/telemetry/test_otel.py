@@ -188,7 +188,7 @@ async def test_a_collector_that_is_away_is_no_trouble(monkeypatch: pytest.Monkey
         tracer = built()
         metrics = Metrics()
         await call(TelemetryMiddleware(ok, metrics, tracer))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await tracer.stop()
     labels = {"route": "other", "method": "POST", "outcome": "ok"}
     assert metrics.registry.get_sample_value("dub5_http_requests_total", labels) == 1

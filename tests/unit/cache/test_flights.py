@@ -55,7 +55,7 @@ async def nothing_stored() -> bytes | None:
 async def flights() -> AsyncIterator[Flights]:
     made = Flights(None, Metrics(config_hash="test"))
     yield made
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await made.settle()
 
 
@@ -144,7 +144,7 @@ async def test_the_call_is_closed_when_nobody_follows(flights: Flights) -> None:
     for follower in followers:
         assert provider.running == 1
         follower.leave()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await provider.closed.wait()
     assert provider.running == 0
 
