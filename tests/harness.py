@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
 import httpx
@@ -91,49 +90,30 @@ async def later(seconds: float) -> None:
 
 @contextlib.contextmanager
 def no_slow_callbacks() -> Iterator[None]:
-    """asyncio's debug mode: a callback that holds the event loop for a second is an error.
+    """A callback that holds the event loop for a second, or that another thread puts there, is an error.
 
     A second of the CPU, since the machine may be busy with something else; what blocks is caught by blockbuster.
+    asyncio's debug mode goes by the clock on the wall, and under it everything takes twice as long.
     """
-    loop, slow = asyncio.get_running_loop(), _SlowCallbacks()
-    loop.set_debug(True)
-    loop.slow_callback_duration = 1.0
-    logging.getLogger("asyncio").addHandler(slow)
+    loop, seen = asyncio.get_running_loop(), []
+    run, call_soon = asyncio.Handle._run, loop.call_soon  # type: ignore[attr-defined]
+
+    def timed(handle: asyncio.Handle) -> None:
+        began = time.thread_time()
+        run(handle)
+        if time.thread_time() - began >= 1:
+            seen.append(repr(handle))
+
+    def checked(callback: Callable[..., object], *args: Any, **context: Any) -> asyncio.Handle:
+        loop._check_thread()  # type: ignore[attr-defined]
+        return call_soon(callback, *args, **context)
+
+    asyncio.Handle._run, loop.call_soon = timed, checked  # type: ignore[attr-defined, assignment, method-assign]
     try:
-        with slow.watching(loop._selector):  # type: ignore[attr-defined]
-            yield
+        yield
     finally:
-        logging.getLogger("asyncio").removeHandler(slow)
-        loop.set_debug(False)
-    assert slow.seen == []
-
-
-class _SlowCallbacks(logging.Handler):
-    """asyncio complains by the clock on the wall; it counts what this thread worked since the loop last waited."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[str] = []
-        self._awake = time.thread_time()
-
-    @contextlib.contextmanager
-    def watching(self, selector: Any) -> Iterator[None]:
-        select = selector.select
-
-        def wait(timeout: float | None = None) -> Any:
-            events = select(timeout)
-            self._awake = time.thread_time()
-            return events
-
-        selector.select = wait
-        try:
-            yield
-        finally:
-            selector.select = select
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.getMessage().startswith("Executing ") and time.thread_time() - self._awake >= 1:
-            self.seen.append(record.getMessage())
+        asyncio.Handle._run, loop.call_soon = run, call_soon  # type: ignore[attr-defined, method-assign]
+    assert seen == []
 
 
 @contextlib.asynccontextmanager

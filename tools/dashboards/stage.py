@@ -362,7 +362,8 @@ class _Operator:
 
 
 async def _looks(cast: Cast, pause: float) -> None:
-    while True:
+    """Until it is cancelled, also where redis-py loses that: on Python 3.11 its wait_for can."""
+    while (task := asyncio.current_task()) is None or not task.cancelling():
         await cast.operator.look()
         await asyncio.sleep(pause)
 

@@ -257,6 +257,7 @@ async def test_the_operations_listener(server: Running) -> None:
         server.replica.application.drain.linger()
         assert (await operations.get("/readyz")).status_code == 503
         assert (await operations.get("/livez")).status_code == 200
+        server.replica.application.drain.close()  # it has lingered long enough
 
 
 async def test_tokens_and_money_are_counted_once_and_savings_apart(server: Running, fake: FakeOpenAI) -> None:

@@ -172,7 +172,7 @@ async def get(link: RedisLink, key: str) -> Any:
 async def test_no_cancellation_is_lost(server: RedisServer) -> None:
     """At whatever moment it comes: a subscription under way, an answer just arriving."""
     for delay in range(100):
-        link = await made(RedisSettings(url=server.url))
+        link = await made(RedisSettings(url=server.url, timeout=PATIENT))
         link.subscribe("news", asyncio.Queue[bytes]().put)
         asking = asyncio.create_task(keep_asking(link))
         await link.start()

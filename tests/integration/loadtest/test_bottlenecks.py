@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.service import Service, serving
 from dub5.loadtest.command import write_report
 from tests.fakes.http_server import Call, Wire
 from tests.fakes.openai_server import FakeOpenAI, say
@@ -41,8 +42,16 @@ async def half_a_second(call: Call, wire: Wire) -> None:
     await say("Here", "it", "is")(call, wire)
 
 
-async def verdict(server: Running, folder: Path) -> str:
+async def planted(config: dict[str, Any], folder: Path) -> str:
+    """The verdict on a replica in a process of its own, which is as fast as it can be."""
     await asyncio.to_thread(folder.mkdir)
+    file = folder / "dub5.yaml"
+    await asyncio.to_thread(file.write_text, json.dumps(config), encoding="utf-8")
+    async with serving(file) as server:
+        return await verdict(server, folder)
+
+
+async def verdict(server: Running | Service, folder: Path) -> str:
     await run("steady", server.url, server.operations_url, folder)
     await asyncio.to_thread(forget_the_machine, folder / "series.json")
     document = await asyncio.to_thread(write_report, folder, folder)
@@ -67,15 +76,14 @@ async def test_each_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         far = await stack.enter_async_context(far_away(redis, round_trip=0.06))
         narrow = await stack.enter_async_context(FakeOpenAI())
         narrow.reply = half_a_second
-        planted = [
-            simulated("500ms", max_inflight=2),
+        configs = [
+            simulated("200ms", max_inflight=1),
             simulated("900ms", max_inflight=4),
             {**openai_provider(narrow.base_url, max_connections=2), "admission": ROOMY},
             {**simulated("50ms", max_inflight=100), "redis": {"url": far}},
         ]
-        servers = [await stack.enter_async_context(running(each)) for each in planted]
-        folders = [tmp_path / str(index) for index in range(len(servers))]
-        gate, provider, limit, slow = await asyncio.gather(*map(verdict, servers, folders))
+        folders = [tmp_path / str(index) for index in range(len(configs))]
+        gate, provider, limit, slow = await asyncio.gather(*map(planted, configs, folders))
     assert "The gate was full" in gate
     assert "The provider was slow" in provider
     assert "The provider's limit was reached" in limit
@@ -93,5 +101,5 @@ async def test_a_limit_of_memory_that_is_near_is_named(
     await asyncio.to_thread(limit.write_text, f"{used * 21 // 20}")
     monkeypatch.setattr("dub5.telemetry.metrics._MEMORY_LIMITS", (limit,))
     async with running(simulated("50ms", max_inflight=100)) as server:
-        said = await verdict(server, tmp_path / "run")
+        said = await verdict(server, tmp_path)
     assert said.startswith("passed. Memory was nearly full from the start")
