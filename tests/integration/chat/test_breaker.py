@@ -26,6 +26,13 @@ FAULTS: dict[str, Script] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def time_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a machine that is busy with something else: what counts is what happened, not how long ago."""
+    monkeypatch.setattr("dub5.providers.breaker.WINDOW", 600.0)
+    monkeypatch.setattr("dub5.providers.breaker.FIRST_PAUSE", 30.0)
+
+
 @pytest.fixture
 async def bad() -> AsyncIterator[FakeOpenAI]:
     async with FakeOpenAI() as server:
@@ -85,12 +92,12 @@ async def test_odd_answers_fail_no_request_and_close_nothing(
 
 
 async def test_a_provider_that_asks_for_a_pause_gets_it(server: Running, bad: FakeOpenAI) -> None:
-    bad.reply = refuse(429, "Slow down", headers={"retry-after": "7"})
+    bad.reply = refuse(429, "Slow down", headers={"retry-after": "29"})
     for _ in range(3):
         assert (await server.chat()).status_code == 200
     assert len(bad.calls) == 1
     alone = await server.chat(model="lonely")
-    assert 5 <= int(alone.headers["retry-after"]) <= 7
+    assert 1 <= int(alone.headers["retry-after"]) <= 29
 
 
 async def test_errors_of_the_caller_never_open_it_and_are_never_asked_twice(
