@@ -267,6 +267,7 @@ NAMED = {
 NOT_RUN = {
     ".ci/run": "is what runs all of these",
     ".venv/bin/python -m benchmarks.cost": "takes ten minutes, and all of two cores",
+    "tools/slow.sh busy 3": "runs `make test`, three times",
     "make bench": "takes half an hour, and other gateways from their registries",
     ".venv/bin/python -m tools.kubernetes_schemas": (
         "takes Go's proxy, and changes what the tests of the chart compare with"
