@@ -55,6 +55,9 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT, copy, ignore=NOT_COPIED)
     (copy / "dub5.yaml").unlink(missing_ok=True)  # one's own, which is not part of them
     (copy / ".venv").symlink_to(BIN.parent)
+    ready = BIN.parent / ".ready"
+    if not ready.exists():
+        ready.touch()  # else make would set the environment up anew, for this copy
     return copy
 
 
