@@ -48,8 +48,13 @@ def index_of(part: Json) -> int | None:
 
 
 def end_of(choice: Json) -> str | None:
-    """The word with which a choice ends, None where it goes on: some servers write an empty text, or "null"."""
+    """The word with which a choice ends, None where it goes on: some servers write an empty text, or "null".
+
+    A number is a word that nobody knows.
+    """
     reason = choice.get("finish_reason")
+    if _is_number(reason):
+        return str(reason)
     return reason if isinstance(reason, str) and reason.strip().lower() not in _NO_WORDS else None
 
 
@@ -294,6 +299,12 @@ def _sane(part: Json) -> Json:
     return part
 
 
+def _typed(call: Json) -> Json:
+    """Some servers leave the type out, which that client wants as well."""
+    kind = next((kind for kind in ("function", "custom") if isinstance(call.get(kind), dict)), None)
+    return call if kind is None or call.get("type") else {**call, "type": kind}
+
+
 def _is_number(value: object) -> bool:
     return type(value) in {int, float}
 
@@ -337,12 +348,17 @@ def _split_choice(choice: Json, index: int) -> Iterator[Json]:
         if name not in texts and (name != "tool_calls" or not calls)
     }
     first |= dict.fromkeys(texts, "")
+    first["role"] = first.get("role") or "assistant"  # without it OpenAI's client for Node takes no stream
     yield {"index": index, "delta": first, "finish_reason": None}
     for name, text in texts.items():
         for piece in _pieces(text):
             yield {"index": index, "delta": {name: piece}, "finish_reason": None}
     for position, call in enumerate(calls or ()):
-        yield {"index": index, "delta": {"tool_calls": [{**call, "index": position}]}, "finish_reason": None}
+        yield {
+            "index": index,
+            "delta": {"tool_calls": [{**_typed(call), "index": position}]},
+            "finish_reason": None,
+        }
     yield {**_without(choice, "message"), "index": index, "delta": {}}
 
 

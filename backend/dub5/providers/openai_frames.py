@@ -23,7 +23,7 @@ from dub5.providers.chunks import (
     is_label,
     split,
 )
-from dub5.providers.protocol import FINISH_REASONS, Json, Payload
+from dub5.providers.protocol import Json, Payload
 from dub5.providers.sse import BODY, EventParser, EventTooLarge, begins_events
 
 _NOT_PROPER = "answered without proper `choices`"
@@ -205,7 +205,7 @@ def _whole_choice(choice: Any, position: int) -> Json:
     if not isinstance(choice, dict):
         raise Unusable
     message = choice.get("message")
-    if message is None and end_of(choice) in FINISH_REASONS:  # so where a filter left nothing of it
+    if message is None and end_of(choice) == "content_filter":  # which left nothing of it
         message = {"role": "assistant", "content": None}
     if not isinstance(message, dict):
         raise Unusable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from benchmarks.providers.odd.answer import Odd
+from benchmarks.providers.odd.answer import Odd, Said
 from benchmarks.providers.odd.openai import (
     CALLED,
     DONE,
@@ -233,10 +233,10 @@ def tool_calls() -> Iterable[Odd]:
         TWO,
     )
     yield Odd(
-        "the second call first",
+        "the second call first",  # the order is that of their coming, as OpenAI's client for Python has it
         (ROLE + calls(call(1, "call_2", "g", '{"b": 2}')) + calls(call(0, "call_1", "f", '{"a": 1}')) + end,),
         None,
-        TWO,
+        (Said(calls=TWO[0].calls[::-1], finish="tool_calls"),),
     )
     yield Odd(
         "two calls, interleaved",
