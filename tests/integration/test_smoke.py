@@ -82,6 +82,7 @@ async def test_health_of_a_replica_that_is_well(server: Running) -> None:
 async def test_health_of_a_replica_that_drains(server: Running) -> None:
     server.replica.application.drain.linger()
     assert "/readyz answered 503: draining" in await reason(smoke.health(server.operations_url))
+    server.replica.application.drain.close()  # it has lingered long enough
 
 
 async def test_health_of_something_else(fake: FakeOpenAI) -> None:
