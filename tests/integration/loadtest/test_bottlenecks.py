@@ -26,6 +26,7 @@ from tools.load import run
 pytestmark = pytest.mark.skipif(K6 is None, reason="needs k6")
 
 LOAD = {"RATE": "8", "DURATION": "14s", "COMPLEXITIES": "short", "TTFT_P95": "600", "MAX_VUS": "300"}
+PATIENT = {"connect": "2m"}
 ROOMY = {"max_inflight": 100, "max_queued": 500}
 
 
@@ -79,7 +80,8 @@ async def test_each_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         configs = [
             simulated("200ms", max_inflight=1),
             simulated("900ms", max_inflight=4),
-            {**openai_provider(narrow.base_url, max_connections=2), "admission": ROOMY},
+            # Who waits for a connection for longer than `connect` fails, and then the breaker keeps the others away.
+            {**openai_provider(narrow.base_url, max_connections=2, timeouts=PATIENT), "admission": ROOMY},
             {**simulated("50ms", max_inflight=100), "redis": {"url": far}},
         ]
         folders = [tmp_path / str(index) for index in range(len(configs))]
