@@ -266,6 +266,7 @@ NAMED = {
 
 NOT_RUN = {
     ".ci/run": "is what runs all of these",
+    ".venv/bin/python -m benchmarks.providers.claude": "takes a minute; a unit test runs it on a tenth of the requests",
     ".venv/bin/python -m benchmarks.cost": "takes ten minutes, and all of two cores",
     "tools/slow.sh busy 3": "runs `make test`, three times",
     "make bench": "takes half an hour, and other gateways from their registries",
