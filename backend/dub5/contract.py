@@ -6,6 +6,8 @@ without the rest. Names that must meet on one node of a Redis Cluster share a ha
 
 from __future__ import annotations
 
+import hashlib
+import re
 from typing import Annotated, Literal
 
 import msgspec
@@ -15,29 +17,145 @@ PREFIX = "dub5"
 
 PURGES = f"{PREFIX}:{{purges}}"
 PURGE_JOURNAL = f"{PURGES}:journal"
-"""Stream of purges; the id of each is its stamp."""
+"""Stream of the last purges; the id of each is its stamp. Fields: names, or `all` with their hashes as its value."""
+PURGE_RECENT = f"{PURGES}:recent"
+"""Sorted set: hash of a name -> greatest stamp, of the names that were purged last."""
+PURGE_LOG = f"{PURGES}:log"
+"""String: stamps of the names before them, in LOG_SEGMENTS segments, used in turn. A segment is a base of 8 bytes, then
+records of 8, in the order of stamps: the hash in the upper half, units of PURGE_UNIT since the base in the lower. All
+are little-endian; 0 is no record."""
+PURGE_STATE = f"{PURGES}:state"
+"""Hash: `first` and `next` segment of the log, counted from the very first one (so each is at its number modulo
+LOG_SEGMENTS), `count` of records in the last one, `floor`: every name was purged at this stamp or later. The rest is
+the script's own."""
 PURGE_STAMPS = f"{PURGES}:stamps"
-"""Sorted set: what was purged -> greatest stamp."""
+"""Sorted set of releases before the log: names -> stamps. They find `all` in it, with the last stamp."""
 PURGE_NONCE = f"{PURGES}:nonce"
-"""Random name of this installation's Redis contents; gone when they are."""
+"""Random name of this installation's Redis contents; gone when they are. Names are hashed with it, so that nobody can
+choose one that has the hash of somebody else's."""
+PURGE_KEYS = (PURGE_JOURNAL, PURGE_RECENT, PURGE_LOG, PURGE_STATE, PURGE_STAMPS, PURGE_NONCE)
 PURGE_CHANNEL = f"{PREFIX}:purged"
 """Told the stamp of each purge."""
-LONGEST_LIFE = 400 * 86400
-"""Seconds that any class may keep answers at most; stamps that are older concern none."""
-PURGE_SCRIPT = """
-local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
-local previous = 0
-if last[1] then previous = tonumber(string.match(last[1][1], '^%d+')) end
-local time = redis.call('TIME')
-local stamp = math.max(time[1] * 1000000 + time[2], previous + 1, ARGV[2] + 1)
+PURGE_UNIT = 1024
+"""Microseconds between two stamps at least; stamps are multiples of it."""
+PURGED_AT_ONCE = 100
+"""Names that one run of the script may be given, at most."""
+RECENT_NAMES, RECENT_SURPLUS = 4096, 512
+LOG_SEGMENTS, SEGMENT_RECORDS = 32, 32_759
+SEGMENT_BYTES = 8 * (SEGMENT_RECORDS + 1)
+"""All segments together stay below 8 MiB, the next larger piece that Redis's allocator gives being 10."""
+_JOURNAL_EVENTS = 2048
+_EVENT_NAMES = 200
+"""Bytes of names that stand in the journal as they are."""
+_PURGE_SCRIPT = """
+local journal, recent, log, state, former = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local nonce = redis.call('GET', KEYS[6])
+if not nonce then
+  nonce = ARGV[2]
+  redis.call('SET', KEYS[6], nonce)
+end
+local function hashed(name)
+  if string.sub(name, 1, 1) == '#' then return string.sub(name, 2) end
+  return string.sub(redis.sha1hex(nonce .. name), 1, 8)
+end
+local last = redis.call('XREVRANGE', journal, '+', '-', 'COUNT', 1)
+local stamp = tonumber(ARGV[1])
+if last[1] then stamp = math.max(stamp, tonumber(string.match(last[1][1], '^%d+'))) end
 local id = string.format('%.0f', stamp)
-redis.call('XADD', KEYS[1], 'MAXLEN', '~', 10000, id .. '-0', unpack(ARGV, 3))
-for index = 3, #ARGV, 2 do redis.call('ZADD', KEYS[2], id, ARGV[index]) end
-redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', string.format('(%.0f', stamp - ARGV[1] * 1000000))
-return id
+if #ARGV > 2 then
+  local time = redis.call('TIME')
+  stamp = math.ceil(math.max(time[1] * 1000000 + time[2], stamp + 1) / UNIT) * UNIT
+  id = string.format('%.0f', stamp)
+  local fields, hashes, size = {}, {}, 0
+  for index = 3, #ARGV do
+    local name, hash = ARGV[index], hashed(ARGV[index])
+    redis.call('ZADD', recent, id, hash)
+    fields[#fields + 1], fields[#fields + 2] = name, ''
+    hashes[#hashes + 1] = struct.pack('<I4', tonumber(hash, 16))
+    size = size + (string.sub(name, 1, 1) == '#' and EVENT_NAMES or 0) + #name
+  end
+  if size > EVENT_NAMES then fields = {'all', table.concat(hashes)} end
+  redis.call('XADD', journal, 'MAXLEN', '~', JOURNAL_EVENTS, id .. '-0', unpack(fields))
+end
+
+local moved = redis.call('ZPOPMIN', former, 256)
+local mark = tonumber(redis.call('HGET', state, 'mark') or 0)
+for index = 1, #moved, 2 do
+  if moved[index] ~= 'all' or tonumber(moved[index + 1]) ~= mark then
+    local hash = hashed(moved[index])
+    local known = redis.call('ZSCORE', recent, hash)
+    if not known or tonumber(known) < tonumber(moved[index + 1]) then
+      redis.call('ZADD', recent, moved[index + 1], hash)
+    end
+  end
+  stamp = math.max(stamp, tonumber(moved[index + 1]))
+end
+if #moved > 0 or #ARGV > 2 then
+  local told = string.format('%.0f', stamp)
+  redis.call('ZADD', former, told, 'all')
+  redis.call('HSET', state, 'mark', told)
+end
+
+local surplus = redis.call('ZCARD', recent) - RECENT_NAMES
+if surplus >= RECENT_SURPLUS then
+  local held = redis.call('HMGET', state, 'first', 'next', 'count', 'base', 'floor', 'end')
+  local first, following, count = tonumber(held[1] or 0), tonumber(held[2] or 0), tonumber(held[3] or 0)
+  local base, floor, greatest = tonumber(held[4] or 0), held[5] or '0', tonumber(held[6] or 0)
+  if following == 0 then redis.call('SETRANGE', log, SEGMENTS * SEGMENT_BYTES - 1, '\\0') end
+  local records = {}
+  local function write()
+    local at = (following - 1) % SEGMENTS * SEGMENT_BYTES + 8 * (1 + count - #records)
+    if #records > 0 then redis.call('SETRANGE', log, at, table.concat(records)) end
+    records = {}
+  end
+  local oldest = redis.call('ZPOPMIN', recent, surplus)
+  for index = 1, #oldest, 2 do
+    local at = math.ceil(tonumber(oldest[index + 1]) / UNIT)
+    if following == 0 or count == RECORDS or at - base >= 4294967296 then
+      write()
+      if following - first == SEGMENTS then
+        first = first + SEGMENTS / 2
+        local start = first % SEGMENTS * SEGMENT_BYTES
+        floor = string.format('%.0f', (struct.unpack('<I8', redis.call('GETRANGE', log, start, start + 7)) + 1) * UNIT)
+      end
+      following, count, base = following + 1, 0, math.max(at, greatest) - 1
+      local empty = struct.pack('<I8', base) .. string.rep('\\0', SEGMENT_BYTES - 8)
+      redis.call('SETRANGE', log, (following - 1) % SEGMENTS * SEGMENT_BYTES, empty)
+    end
+    count, greatest = count + 1, math.max(at, greatest)
+    records[#records + 1] = struct.pack('<I4I4', math.max(at - base, 1), tonumber(oldest[index], 16))
+  end
+  write()
+  redis.call('HSET', state, 'first', first, 'next', following, 'count', count,
+    'base', string.format('%.0f', base), 'floor', floor, 'end', string.format('%.0f', greatest))
+end
+return {id, redis.call('ZCARD', former) - 1}
 """
-"""The one way to purge, for Redis to run. Keys: journal, stamps. Arguments: LONGEST_LIFE, the greatest stamp that is
-known (or 0), then each name, followed by an empty word. Gives the stamp, max(Redis TIME in µs, last + 1)."""
+_CONSTANTS = {
+    "EVENT_NAMES": _EVENT_NAMES,
+    "JOURNAL_EVENTS": _JOURNAL_EVENTS,
+    "RECENT_NAMES": RECENT_NAMES,
+    "RECENT_SURPLUS": RECENT_SURPLUS,
+    "RECORDS": SEGMENT_RECORDS,
+    "SEGMENTS": LOG_SEGMENTS,
+    "SEGMENT_BYTES": SEGMENT_BYTES,
+    "UNIT": PURGE_UNIT,
+}
+PURGE_SCRIPT = re.sub(
+    r"\b[A-Z][A-Z_]+\b", lambda word: str(_CONSTANTS.get(word[0], word[0])), _PURGE_SCRIPT
+).strip()
+"""The one way to purge, for Redis to run. Keys: PURGE_KEYS. Arguments: the greatest stamp that is known (or 0), a nonce
+for a Redis that has none, then names, at most PURGED_AT_ONCE; one that begins with `#` is a hash, in hexadecimal. Gives
+the stamp, max(Redis TIME in µs, last + 1) rounded up to PURGE_UNIT, and how many names of an older release are still to
+be taken over: 256 with each run, one without names included.
+
+Names that are not among those purged last move to the log; where that is full, its older half goes, and `floor` rises
+to what went last. See docs/adr/0024-purge-log.md."""
+
+
+def purge_hash(nonce: bytes, name: bytes) -> int:
+    """32 bits by which a purged name is known; the script computes the same."""
+    return int.from_bytes(hashlib.sha1(nonce + name, usedforsecurity=False).digest()[:4])
 
 
 def scoped_name(kind: str, value: str, tenant: str | None) -> str:
@@ -131,6 +249,10 @@ class PolicyDocument(msgspec.Struct, frozen=True):
 
 SAMPLES = f"{PREFIX}:samples"
 """Capped stream of SampleBatch, MessagePack in the field `b`: what the operator learns from."""
+SAMPLES_READER = f"{PREFIX}:samples:reader"
+"""There for as long as somebody reads the samples: nothing is written to the stream without it. Expires."""
+READER_FOR = 300
+"""Seconds that an announcement of a reader holds."""
 
 
 def fingerprint_key(key: str) -> str:

@@ -7,19 +7,20 @@ document that somebody else wrote, is put right at the next look.
 from __future__ import annotations
 
 import asyncio
+import itertools
+import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
 from dub5.contract import (
-    LONGEST_LIFE,
     POLICY_CHANNEL,
     POLICY_KEY,
     PURGE_CHANNEL,
-    PURGE_JOURNAL,
+    PURGE_KEYS,
     PURGE_SCRIPT,
-    PURGE_STAMPS,
+    PURGED_AT_ONCE,
     ClassPolicy,
     PolicyDocument,
 )
@@ -59,9 +60,12 @@ class Publisher:
                 await self._redis.publish(POLICY_CHANNEL, b"")
 
     async def purge(self, names: Sequence[str]) -> int:
-        """Make every replica forget, within a second; gives the purge's stamp."""
-        arguments = [LONGEST_LIFE, 0, *(part for name in names for part in (name, ""))]
-        stamp = int(await self._redis.eval(PURGE_SCRIPT, 2, PURGE_JOURNAL, PURGE_STAMPS, *arguments))
+        """Make every replica forget, within a second; gives the last stamp."""
+        stamp, remaining = 0, iter(names)
+        while some := list(itertools.islice(remaining, PURGED_AT_ONCE)):
+            arguments = (*PURGE_KEYS, stamp, secrets.token_hex(4), *some)
+            told, _ = await self._redis.eval(PURGE_SCRIPT, len(PURGE_KEYS), *arguments)
+            stamp = int(told)
         await self._redis.publish(PURGE_CHANNEL, str(stamp))
         return stamp
 

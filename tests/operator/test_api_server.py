@@ -22,7 +22,7 @@ from redis.asyncio import Redis
 from dub5.contract import (
     CLASSES_KEY,
     POLICY_KEY,
-    PURGE_STAMPS,
+    PURGE_JOURNAL,
     SAMPLES,
     Access,
     AnnouncedClass,
@@ -310,12 +310,13 @@ async def test_an_invalidation_is_done_once(
             kubernetes, "cacheinvalidations", "new-prices", lambda body: bool(condition(body, "Done"))
         )
         assert body["status"]["purged"] == ["tag:prices@acme"]
-        stamp = await client.zscore(PURGE_STAMPS, "tag:prices@acme")
-        assert stamp is not None
+        [(stamp, fields)] = await client.xrange(PURGE_JOURNAL)
+        assert fields == {b"tag:prices@acme": b""}
     async with operating(api_server, client):
         await create(kubernetes, "cacheinvalidations", "all", {"all": True})
         await until(kubernetes, "cacheinvalidations", "all", lambda body: bool(condition(body, "Done")))
-        assert await client.zscore(PURGE_STAMPS, "tag:prices@acme") == stamp
+        events = await client.xrange(PURGE_JOURNAL)
+        assert [(when, what) for when, what in events if b"all" not in what] == [(stamp, fields)]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,11 @@ A replica reads it from the last stamp that it knows, inclusive, each second, wh
 a purge, and in the same breath as each look-up in Redis. So a purge takes effect everywhere within a second
 even if every message about it is lost.
 
+All that is kept is bounded, whatever is purged. A name is 32 bits of a hash that nobody outside can compute. Redis
+keeps the stamps of the names that were purged last in a sorted set, those of the million before them in a log
+(`purge_log`), and of what came before that only a floor: every name counts as purged then. Each replica has a copy.
+See docs/adr/0024-purge-log.md.
+
 What may happen to Redis, and why no purged answer comes back:
 * flushed, or failed over to an empty node: the nonce is gone, and with it every version made of it;
 * failed over to a node that lags: the last stamp that we read or were given is missing from the journal, so
@@ -25,8 +30,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import itertools
 import secrets
+import struct
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
@@ -34,13 +41,19 @@ from typing import Any
 import msgspec
 from redis.asyncio.client import Pipeline
 
+from dub5.cache.purge_log import PurgeLog
 from dub5.contract import (
-    LONGEST_LIFE,
     PURGE_CHANNEL,
     PURGE_JOURNAL,
+    PURGE_KEYS,
     PURGE_NONCE,
+    PURGE_RECENT,
     PURGE_SCRIPT,
     PURGE_STAMPS,
+    PURGE_STATE,
+    PURGED_AT_ONCE,
+    RECENT_NAMES,
+    purge_hash,
     scoped_name,
 )
 from dub5.redis_link import RedisLink, RedisUnavailable
@@ -54,8 +67,14 @@ MAX_UNCONFIRMED = 30.0
 Event = tuple[bytes, dict[bytes, bytes]]
 
 _PAGE = 1000
-_STAMPS_PAGE = 5000
-_TOLD_AT_ONCE = 500
+_CROWDED = 2 * RECENT_NAMES
+"""Recent names here at which those that Redis has moved to the log are left to our copy of it."""
+_MOST_UNTOLD = 20_000
+"""Names that wait to be told to Redis; more become one purge of all."""
+_MOST_HERE = 65_536
+"""Names that are remembered where there is no Redis to ask; more become one purge of all."""
+_MOST_KNOWN = 4096
+"""Sets of names whose hashes are kept."""
 
 
 @functools.lru_cache(4096)
@@ -75,10 +94,22 @@ def names_of(
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """A reading of the journal: from which stamp on, and when (our clock) it was asked for."""
+    """A reading of the journal: from which stamp on, and when (our clock) it was asked for.
+
+    `given` are stamps that Redis gave us before, and that we have not read: they must be there.
+    """
 
     head: int
     at: float
+    given: frozenset[int] = frozenset()
+
+
+class _Stamps(msgspec.Struct, frozen=True):
+    """What Redis has: the end of its journal, stamps by hash, and the log."""
+
+    head: int
+    recent: dict[int, int]
+    log: PurgeLog
 
 
 class Purges:
@@ -87,20 +118,54 @@ class Purges:
     def __init__(self, link: RedisLink | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._link = link
         self._clock = clock
-        self._stamps: dict[str, int] = {}
+        self._recent: dict[int, int] = {}  # hash of a name -> stamp; of others the log may know
+        self._log = PurgeLog()
+        self._floor = 0  # what every name was purged at, for all we know
+        self._known: dict[tuple[str, ...], tuple[tuple[int, ...], int]] = {}
         self._highest = 0  # of all stamps ever known here; never lowered, so that no version comes back
         self.head = 0
         self.behind = False  # there is more to learn than a request may wait for
-        self._given = 0  # by Redis for a purge of ours; the journal must come to show it
-        self._nonce = secrets.token_hex(4)  # until Redis tells the installation's; for good without Redis
+        self._given: frozenset[int] = (
+            frozenset()
+        )  # by Redis for purges of ours; the journal must come to show them
+        self._nonce = secrets.token_hex(
+            4
+        ).encode()  # until Redis tells the installation's; for good without Redis
+        self._prefix = _prefix(self._nonce)
+        self._unpurged = f"{self._prefix}0"
         self._heard = clock()
         self._failed = float("-inf")
         self._untold: dict[str, int] = {}  # name -> its stamp here until Redis gives one
 
     def version(self, names: Iterable[str]) -> str:
         """The part of an answer's identity that a purge of any of `names` changes."""
-        stamps = self._stamps
-        return f"{self._nonce}.{max((stamps.get(name, 0) for name in names), default=0) if stamps else 0:x}"
+        recent = self._recent
+        if not recent and not self._floor:
+            return self._unpurged
+        asked = tuple(names)  # a tuple is not copied
+        known = self._known.get(asked)
+        if known is None:
+            known = self._look_up(asked)
+        hashes, greatest = known
+        for name in hashes:
+            stamp = recent.get(name)
+            if stamp is not None and stamp > greatest:
+                greatest = stamp
+        return f"{self._prefix}{greatest:x}"
+
+    def _look_up(self, names: tuple[str, ...]) -> tuple[tuple[int, ...], int]:
+        """Hashes of names, and the greatest stamp that the log has of them: it changes when the log is read."""
+        hashes = tuple(map(self._hash, names))
+        greatest = max(self._floor, max(map(self._log.stamp, hashes), default=0))
+        if len(self._known) >= _MOST_KNOWN:
+            self._known.clear()
+        self._known[names] = known = (hashes, greatest)
+        return known
+
+    def _hash(self, name: str) -> int:
+        if name.startswith("#"):
+            return int(name[1:], 16)
+        return purge_hash(self._nonce, name.encode())
 
     def confirmed(self, since: float) -> bool:
         """Whether what memory holds since `since` (our clock) may be used without asking Redis.
@@ -116,19 +181,26 @@ class Purges:
     async def purge(self, names: Sequence[str]) -> bool:
         """Take effect here at once; tells whether Redis, and so every other replica, knows."""
         stamp = self._highest + 1
-        self._raise(names, stamp)
+        self._raise(map(self._hash, names), stamp)
         if self._link is None:
             return True
-        self._untold.update(dict.fromkeys(names, stamp))
+        self._remember_untold(dict.fromkeys(names, stamp))
         try:
             await self.synchronise()
         except RedisUnavailable:
             return False
         return True
 
+    def _remember_untold(self, purged: dict[str, int]) -> None:
+        self._untold.update(purged)
+        if len(self._untold) > _MOST_UNTOLD:
+            stamp = self._highest + 1
+            self._raise([self._hash("all")], stamp)
+            self._untold = {"all": stamp}
+
     def asked(self) -> Asked:
         """What is to be asked for now."""
-        return Asked(self.head, self._clock())
+        return Asked(self.head, self._clock(), self._given)
 
     def read(self, pipeline: Pipeline, asked: Asked) -> None:
         """Queue what `learn` needs, two commands, on a pipeline that somebody else runs."""
@@ -144,6 +216,8 @@ class Purges:
                 await self._catch_up(asked, nonce, journal)
             while self._untold:
                 await self._tell()
+            if len(self._recent) > _CROWDED:
+                await self._tidy()
         except RedisUnavailable:
             self._failed = asked.at
             raise
@@ -151,20 +225,36 @@ class Purges:
     def learn(self, asked: Asked, nonce: bytes | None, journal: list[Event]) -> bool:
         """Take in what `read` brought; whether that was all, and `synchronise` has nothing more to do."""
         self.behind = True
-        if nonce is None or nonce.decode() != self._nonce or _is_broken(asked, journal):
+        if nonce != self._nonce or _is_broken(asked, journal):
             return False
-        for event in journal:
-            self.head = max(self.head, _stamp_of(event))
-            self._raise((name.decode() for name in event[1]), _stamp_of(event))
-        if len(journal) == _PAGE or self._given > self.head:
+        self._take_in(journal)
+        if len(journal) == _PAGE or not asked.given.issubset(map(_stamp_of, journal)):
             return False
+        self._given -= asked.given
         self._heard = max(self._heard, asked.at)
         self.behind = False
         return True
 
+    def _take_in(self, journal: list[Event]) -> None:
+        for event in journal:
+            stamp = _stamp_of(event)
+            if stamp > self.head:  # else it is known
+                self._raise(self._named_by(event[1]), stamp)
+                self.head = stamp
+
+    def _named_by(self, fields: dict[bytes, bytes]) -> list[int]:
+        """The hashes of what an event of the journal names."""
+        hashes: list[int] = []
+        for name, value in fields.items():
+            if value and len(value) % 4 == 0:
+                hashes += struct.unpack(f"<{len(value) // 4}I", value)
+            else:
+                hashes.append(purge_hash(self._nonce, name))
+        return hashes
+
     async def _catch_up(self, asked: Asked, nonce: bytes | None, journal: list[Event]) -> None:
         """What took more than reading the end of the journal."""
-        if nonce is None or nonce.decode() != self._nonce:
+        if nonce is None or nonce != self._nonce:
             await self._begin_anew(nonce)
         elif _is_broken(asked, journal) or len(journal) < _PAGE:
             await self._mend()
@@ -179,61 +269,79 @@ class Purges:
             proposal = secrets.token_hex(4)
             await self._run("purges", lambda client: client.set(PURGE_NONCE, proposal, nx=True))
             nonce = await self._run("purges", lambda client: client.get(PURGE_NONCE))
-        stamps = await self._load()
-        self._nonce, self._stamps = (nonce or b"").decode(), stamps
-        self._raise(self._untold, self._highest + 1)
+        theirs = await self._read_all(PurgeLog())
+        if nonce != self._nonce:
+            self._nonce = nonce or b""
+            self._prefix = _prefix(self._nonce)
+            self._unpurged = f"{self._prefix}0"
+            # Hashes were made with the other nonce; whatever they stood for is forgotten with it.
+            self._recent, self._floor = {}, 0
+            self._untold = {name: stamp for name, stamp in self._untold.items() if not name.startswith("#")}
+        self._adopt(theirs)
+        self.head, self._given = theirs.head, frozenset()
         asked = self.asked()  # what was purged while the stamps were read
         _, journal = await self._run_pipeline(lambda pipeline: self.read(pipeline, asked))
-        for event in journal:
-            self._raise((name.decode() for name in event[1]), _stamp_of(event))
+        self._take_in(journal)
 
     async def _mend(self) -> None:
         """The journal does not have our last stamp any more: purge anew what Redis has forgotten."""
-        theirs = await self._load()
-        self._untold.update(
-            {name: stamp for name, stamp in self._stamps.items() if stamp > theirs.get(name, 0)}
-        )
-        for name, stamp in theirs.items():
-            self._raise([name], stamp)
+        ours, log = self._recent.copy(), self._log
+        theirs = await self._read_all(await log.verified(self._run_purges))
+        known = set(map(self._hash, self._untold))
+        lost = {
+            f"#{name:08x}": stamp
+            for name, stamp in itertools.chain(ours.items(), log.lost_by(theirs.log))
+            if stamp > theirs.recent.get(name, 0)
+            and stamp > theirs.log.floor
+            and stamp > theirs.log.stamp(name)
+            and name not in known
+        }
+        self._adopt(theirs)
+        self.head, self._given = theirs.head, frozenset()
+        for name, stamp in lost.items():
+            self._raise([self._hash(name)], stamp)
+        self._remember_untold(lost)
 
-    async def _load(self) -> dict[str, int]:
-        """All stamps, page by page, and the end of the journal, read first: later purges are read again."""
-        [last] = await self._run_pipeline(lambda pipeline: pipeline.xrevrange(PURGE_JOURNAL, count=1))
-        stamps: dict[str, int] = {}
-        reached = 0
-        while True:
-            page = await self._page_of_stamps(reached)
-            stamps |= {name.decode(): int(stamp) for name, stamp in page}
-            if len(page) < _STAMPS_PAGE:
-                break
-            reached = int(page[-1][1])
-        self.head, self._given = _stamp_of(last[0]) if last else 0, 0
-        return stamps
+    async def _tidy(self) -> None:
+        """Leave to our copy of the log what Redis has moved there."""
+        asked = self.asked()
+        theirs = await self._read_all(self._log.copy())
+        nonce, journal = await self._run_pipeline(lambda pipeline: self.read(pipeline, asked))
+        if self.learn(asked, nonce, journal):  # else what was read may lack what we know
+            self._adopt(theirs)
 
-    async def _page_of_stamps(self, reached: int) -> list[tuple[bytes, float]]:
-        """By stamp, not by rank: a name that is purged anew meanwhile moves up, where it will be found again."""
-        page: list[tuple[bytes, float]] = await self._run(
-            "purges",
-            lambda client: client.zrangebyscore(
-                PURGE_STAMPS, reached, "+inf", start=0, num=_STAMPS_PAGE, withscores=True
-            ),
+    async def _read_all(self, log: PurgeLog) -> _Stamps:
+        """What Redis has: the end of the journal first, since later purges are read again, the log last, since names
+        move there. `log` is a copy of the log to go on from."""
+        last, former, mark = await self._run_pipeline(_look_around)
+        while former and former != [(b"all", float(mark or 0))]:
+            _, left = await self._run_script()
+            former = former if left > 0 else []
+        recent = await self._run_purges(lambda client: client.zrange(PURGE_RECENT, 0, -1, withscores=True))
+        await log.read(self._run_purges)
+        return _Stamps(
+            _stamp_of(last[0]) if last else 0, {int(name, 16): int(stamp) for name, stamp in recent}, log
         )
-        return page
+
+    def _adopt(self, theirs: _Stamps) -> None:
+        """Take over what Redis has. What came after its journal was read, and what was purged here, stays."""
+        newer = {name: stamp for name, stamp in self._recent.items() if stamp > theirs.head}
+        self._recent, self._log = theirs.recent | newer, theirs.log
+        self._floor = max(self._floor, theirs.log.floor)
+        self._highest = max(self._highest, theirs.head, self._floor, *theirs.recent.values(), 0)
+        self._known.clear()
+        if self._untold:
+            self._raise(map(self._hash, self._untold), self._highest + 1)
 
     async def _tell(self) -> None:
         """Have Redis stamp what was purged here, and tell the other replicas to look."""
-        telling = dict(itertools.islice(self._untold.items(), _TOLD_AT_ONCE))
-        arguments = [LONGEST_LIFE, self._highest, *(part for name in telling for part in (name, ""))]
-        stamp = int(
-            await self._run(
-                "purge", lambda client: client.eval(PURGE_SCRIPT, 2, PURGE_JOURNAL, PURGE_STAMPS, *arguments)
-            )
-        )
+        telling = dict(itertools.islice(self._untold.items(), PURGED_AT_ONCE))
+        stamp, _ = await self._run_script(*telling)
         for name, ours in telling.items():
             if self._untold.get(name) == ours:  # else it was purged again meanwhile
                 del self._untold[name]
-        self._given = max(self._given, stamp)
-        self._raise(telling, stamp)
+        self._given |= {stamp}
+        self._raise(map(self._hash, telling), stamp)
         with contextlib.suppress(RedisUnavailable):  # they would learn of it without the message too
             await self._run("publish", lambda client: client.publish(PURGE_CHANNEL, str(stamp)))
 
@@ -241,14 +349,40 @@ class Purges:
         assert self._link is not None  # noqa: S101
         return await self._link.pipeline("purges", fill)
 
+    async def _run_purges(self, command: Callable[[Any], Any]) -> Any:
+        return await self._run("purges", command)
+
     async def _run(self, operation: str, command: Callable[[Any], Awaitable[Any]]) -> Any:
         assert self._link is not None  # noqa: S101
         return await self._link.run(operation, command)
 
-    def _raise(self, names: Iterable[str], stamp: int) -> None:
+    async def _run_script(self, *names: str) -> tuple[int, int]:
+        """The stamp, and how many names of an older release are still to be taken over."""
+        arguments = (self._highest, secrets.token_hex(4), *names)
+        stamp, left = await self._run(
+            "purge", lambda client: client.eval(PURGE_SCRIPT, len(PURGE_KEYS), *PURGE_KEYS, *arguments)
+        )
+        return int(stamp), left
+
+    def _raise(self, names: Iterable[int], stamp: int) -> None:
         self._highest = max(self._highest, stamp)
         for name in names:
-            self._stamps[name] = max(stamp, self._stamps.get(name, 0))
+            self._recent[name] = max(stamp, self._recent.get(name, 0))
+        if len(self._recent) > _MOST_HERE:
+            self._recent, self._floor = {}, self._highest
+            self._known.clear()
+
+
+def _prefix(nonce: bytes) -> str:
+    """As it begins versions, which are parts of names of keys; whatever somebody wrote there."""
+    told = nonce if nonce.isalnum() and len(nonce) <= 32 else hashlib.sha256(nonce).hexdigest()[:8].encode()
+    return f"{told.decode()}."
+
+
+def _look_around(pipeline: Pipeline) -> None:
+    pipeline.xrevrange(PURGE_JOURNAL, count=1)
+    pipeline.zrange(PURGE_STAMPS, 0, 1, withscores=True)
+    pipeline.hget(PURGE_STATE, "mark")
 
 
 def _is_broken(asked: Asked, journal: list[Event]) -> bool:
