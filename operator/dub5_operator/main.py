@@ -160,6 +160,7 @@ def register(registry: kopf.OperatorRegistry, operator: Operator) -> None:
     ) -> None:
         """Look at a policy where that is due."""
         if not operator.policies.is_due(uid, spec):
+            await operator.policies.keep_reading(set(given["claims"]))
             return
         look = await operator.policies.look(
             name=name,

@@ -1,7 +1,9 @@
 """Reads what replicas wrote: batches from the stream in Redis, and the classes that they announce.
 
-The stream is read once for all policies, from its beginning after a start, so that an operator that was away for an
-hour has missed nothing that Redis still holds. What a release does not know, or cannot decode, is counted and left.
+Replicas write for as long as the key `SAMPLES_READER` says that somebody reads; it is written anew with each reading.
+
+The stream is read once for all policies, from its beginning after a start, so that an operator that was away for some
+minutes has missed nothing. What a release does not know, or cannot decode, is counted and left.
 """
 
 from __future__ import annotations
@@ -13,12 +15,23 @@ from typing import Any
 
 import msgspec
 
-from dub5.contract import CLASSES_KEY, SAMPLES, Access, Announcement, SampleBatch, Verdict
+from dub5.contract import (
+    CLASSES_KEY,
+    READER_FOR,
+    SAMPLES,
+    SAMPLES_READER,
+    Access,
+    Announcement,
+    SampleBatch,
+    Verdict,
+)
 
 PAGE = 200
 """Batches at a time: some 2 MB."""
 FRESH = 1.0
 """Seconds for which what was read is not read again."""
+READ_EVERY = 60.0
+"""Seconds after which it is read though no policy is due: Redis keeps ten minutes at least, replicas write for five."""
 MOST_HELD = 50_000
 """Samples of one class that wait for its next look; above, the oldest half goes."""
 
@@ -47,11 +60,12 @@ class Samples:
         self.announcement: Announcement | None = None
         self.undecodable = 0
 
-    async def refresh(self, wanted: Collection[str]) -> None:
-        """Read what is new, keeping what concerns the classes that are wanted."""
+    async def refresh(self, wanted: Collection[str], *, every: float = FRESH) -> None:
+        """Read what is new, keeping what concerns the classes that are wanted; not more often than `every` seconds."""
         async with self._lock:
-            if self._clock() - self._read_at < FRESH:
+            if self._clock() - self._read_at < every:
                 return
+            await self._redis.set(SAMPLES_READER, b"1", ex=READER_FOR)
             await self._read_classes()
             more = True
             while more:

@@ -1,5 +1,7 @@
 """What the operator learns from: which answers are asked for again, and which have changed.
 
+Nothing is taken or written unless somebody reads: the operator says so by a key that expires, `SAMPLES_READER`.
+
 Accesses are sampled by the hash of their key, with every access of a sampled key recorded, plus an exact
 stratum of the heaviest keys, which plain sampling would miss or overstate. Each replica has a byte budget;
 when it is passed the sampling threshold halves, when it is hardly used it doubles, and each record carries the
@@ -7,7 +9,12 @@ threshold it was taken under.
 
 Whenever an answer is fetched again it is compared with a fingerprint of the one before it, kept for four TTLs:
 a measurement of staleness that costs nothing. The hits that the older answer served are counted in memory and
-added to the fingerprint with each flush, so they lack at most the other replicas' last `INTERVAL` seconds.
+added to the fingerprint each `INTERVAL`, so they lack at most the other replicas' last ones. Comparisons come out of
+the same budget, up to half of it; of more, a fair sample is kept.
+
+The stream is bounded by what a batch may hold and by how many there may be: `BATCH_BYTES` times `STREAM_BATCHES`, 5 MiB
+however many replicas write, and by age. So that it reaches back as far with many, they write less often: a batch each
+`WINDOW / STREAM_BATCHES` seconds from all of them together. So ten replicas have some 850 bytes a second each.
 
 Nothing of this is on a request's way: recording appends to a list, a task flushes it. Lost samples are lost.
 """
@@ -17,8 +24,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import random
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -27,15 +36,34 @@ from redis.asyncio.client import Pipeline
 from dub5.cache.comparison import same
 from dub5.cache.entry import Entry
 from dub5.cache.flight import Identity
-from dub5.contract import SAMPLES, Access, SampleBatch, Verdict, fingerprint_key
+from dub5.contract import (
+    REPLICAS,
+    SAMPLES,
+    SAMPLES_READER,
+    Access,
+    SampleBatch,
+    Verdict,
+    fingerprint_key,
+)
 from dub5.redis_link import RedisLink, RedisUnavailable
 from dub5.telemetry.metrics import Metrics
 
 INTERVAL = 5.0
-BYTES_PER_ACCESS = 48
-"""Of one record in MessagePack, at most, but for the class's name."""
-STREAM_LENGTH = 20_000
-"""Batches that the stream keeps, roughly; with `INTERVAL` and ten replicas about three hours."""
+"""Seconds between two looks at who reads and how many write, and between two batches at least."""
+WINDOW = 600.0
+"""Seconds that the stream reaches back at least, however many replicas write."""
+BATCH_BYTES = 10_000
+"""A batch in MessagePack, at most; with what a stream adds to it just below what the allocator of Redis gives."""
+STREAM_BATCHES = 512
+"""Batches that the stream keeps, at most."""
+STREAM_AGE = 3600.0
+"""Seconds that batches are kept, at most."""
+GONE_AFTER = 3 * INTERVAL
+"""Seconds after which a replica that says nothing is not counted."""
+BYTES_PER_RECORD = 48
+"""Of an access or a comparison in MessagePack, at most, but for the class's name."""
+BYTES_PER_CLASS = 12
+"""Of a class's count, at most, but for its name."""
 HEAVY_KEYS = 64
 COUNTED_KEYS = 4096
 """Keys whose hits are counted at a time; the lightest are forgotten first."""
@@ -43,6 +71,8 @@ KEPT_FOR_TTLS = 4.0
 KEPT_AT_LEAST = 60.0
 """Seconds: an answer that is not cached at all still tells how fast such answers change."""
 
+_ENVELOPE = 150
+"""Bytes of a batch that has nothing in it, at most."""
 _HITS_AT_ONCE = 256
 """Keys in one pipeline: more would hold the event loop for tens of milliseconds."""
 
@@ -57,20 +87,39 @@ def short_key(key: str) -> int:
 
 
 class Sampler:
-    """Collects and flushes. `budget` is in bytes per second and replica; 0 records nothing."""
+    """Collects and flushes. `budget` is in bytes per second and replica; 0 records nothing.
+
+    `clock` is monotonic, in seconds.
+    """
 
     def __init__(
-        self, link: RedisLink, metrics: Metrics, *, replica: str, budget: int, re_ask_share: float
+        self,
+        link: RedisLink,
+        metrics: Metrics,
+        *,
+        replica: str,
+        budget: int,
+        re_ask_share: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._link = link
         self._metrics = metrics
         self._replica = replica
-        self._budget = int(budget * INTERVAL)
+        self._rate = budget
+        self._clock = clock
+        self._read = False  # whether somebody reads what we write
+        self._interval = INTERVAL
+        self._sent = clock()
+        self._budget = 0
+        self._room = 0
+        self._used = 0
         self._threshold = 1.0
         self._accesses: list[Access] = []
         self._verdicts: list[Verdict] = []
+        self._judged = 0  # of which a fair sample is in `_verdicts`
         self._dropped = 0
         self._looked_up: Counter[str] = Counter()
+        self._classes: set[str] = set()  # of the accesses
         self._weights: Counter[int] = Counter()
         self._heavy: frozenset[int] = frozenset()
         self._hits: Counter[tuple[str, int]] = Counter()
@@ -80,6 +129,9 @@ class Sampler:
         self._flusher: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
+        with contextlib.suppress(RedisUnavailable):
+            await self._link.pipeline("samples", _bound)
+        await self.look_around()
         self._flusher = asyncio.create_task(self._keep_flushing())
 
     async def stop(self) -> None:
@@ -92,7 +144,7 @@ class Sampler:
 
     def accessed(self, key: str, class_name: str, entry: Entry | None, *, dollars: float, hit: bool) -> None:
         """One look-up; `entry` is what was found, good or not."""
-        if not self._budget:
+        if not self._read:
             return
         if hit and entry is not None:
             self._hits[key, entry.born] += 1
@@ -102,9 +154,14 @@ class Sampler:
         heavy = short in self._heavy
         if not heavy and short >= self._threshold * 2**48:
             return
-        if len(self._accesses) * BYTES_PER_ACCESS >= self._budget:
+        needed = BYTES_PER_RECORD + len(class_name)
+        if class_name not in self._classes:
+            needed += BYTES_PER_CLASS + len(class_name)
+        if self._used + needed > self._room:
             self._dropped += 1
             return
+        self._used += needed
+        self._classes.add(class_name)
         size = len(entry.body) if entry is not None else 0
         threshold = 1.0 if heavy else self._threshold
         self._accesses.append(Access(short, class_name, time.time(), hit, size, dollars, threshold))
@@ -117,7 +174,7 @@ class Sampler:
         `asked_again`: it was asked for only to compare; unless it differs, the last one stays what the next
         is compared with.
         """
-        if self._budget:
+        if self._rate:
             task = asyncio.create_task(
                 self._compare(identity, class_name, entry, digest, ttl=ttl, asked_again=asked_again)
             )
@@ -182,35 +239,115 @@ class Sampler:
             hits=int(last[b"hits"]) + self._hits[identity.key, born],  # with those not flushed yet
             source="re-ask" if asked_again else "refetch",
         )
-        self._verdicts.append(verdict)
+        if self._read:
+            self._keep(verdict)
         self._metrics.cache_revalidations.labels(class_name, source, "changed" if changed else "same").inc()
 
-    async def flush(self) -> None:
-        """Send what was collected, and begin anew."""
-        hits, self._hits = self._hits, Counter()
-        looked_up, self._looked_up = dict(self._looked_up), Counter()
+    def _keep(self, verdict: Verdict) -> None:
+        """Of those since the last batch, each is kept with the same probability (reservoir sampling, Vitter 1985)."""
+        self._judged += 1
+        if len(self._verdicts) < self._budget // 2 // _size(verdict):
+            self._verdicts.append(verdict)
+            return
+        place = random.randrange(self._judged)  # noqa: S311
+        if place < len(self._verdicts):
+            self._verdicts[place] = verdict
+
+    async def look_around(self) -> None:
+        """See whether anybody reads; then say that we write, and count who else does."""
+        if not self._rate:
+            return
+        now = time.time()
+
+        def register(pipeline: Pipeline) -> None:
+            pipeline.zadd(REPLICAS, {self._replica: now})
+            pipeline.zremrangebyscore(REPLICAS, "-inf", now - GONE_AFTER)
+            pipeline.zcard(REPLICAS)
+
+        with contextlib.suppress(RedisUnavailable):
+            if await self._link.run("samples", lambda client: client.exists(SAMPLES_READER)):
+                *_, replicas = await self._link.pipeline("samples", register)
+                self._write_as_one_of(max(1, replicas))
+            else:
+                self._write_nothing()
+
+    def _write_as_one_of(self, replicas: int) -> None:
+        self._interval = max(INTERVAL, replicas * WINDOW / STREAM_BATCHES)
+        self._budget = max(0, int(min(self._rate * self._interval, BATCH_BYTES)) - _ENVELOPE)
+        if not self._read:
+            self._read, self._room = True, self._budget
+
+    def _write_nothing(self) -> None:
+        self._read = False
+        self._take()
+        self._looked_up.clear()
+        self._hits.clear()
+
+    def _take(self) -> SampleBatch:
+        """What was collected; collecting begins anew."""
         batch = SampleBatch(
             self._replica,
             time.time(),
             self._accesses,
             self._verdicts,
             self._dropped,
-            looked_up=looked_up,
+            looked_up=self._counts(),
         )
-        used = len(self._accesses) * BYTES_PER_ACCESS
         self._accesses, self._verdicts, self._dropped = [], [], 0
+        self._used, self._judged, self._classes = 0, 0, set()
+        return batch
+
+    def _counts(self) -> dict[str, int]:
+        """Look-ups by class, as many classes as there is room for; the others are told later."""
+        left = self._budget - self._used - sum(map(_size, self._verdicts))
+        told: dict[str, int] = {}
+        for name, count in self._looked_up.most_common():
+            left -= 0 if name in self._classes else BYTES_PER_CLASS + len(name)
+            if name in self._classes or left > 0:
+                told[name] = count
+        self._looked_up -= Counter(told)
+        return told
+
+    async def flush(self) -> None:
+        """Write all that was collected."""
+        await self._send()
+        await self._add_hits()
+
+    async def _send(self) -> None:
+        self._sent = self._clock()
+        used, wanted = self._used, sum(map(_size, self._verdicts)) * 5 // 4
+        self._make_room()
+        batch = self._take()
+        self._room = self._budget - min(self._budget // 2, wanted)
         self._adapt(used, batch.dropped)
+        told = msgspec.msgpack.encode(batch)
 
         def write(pipeline: Pipeline) -> None:
-            fields: Any = {b"b": msgspec.msgpack.encode(batch)}
-            pipeline.xadd(SAMPLES, fields, maxlen=STREAM_LENGTH, approximate=True)
+            fields: Any = {b"b": told}
+            oldest = int((batch.at - STREAM_AGE) * 1000)
+            pipeline.xadd(SAMPLES, fields, maxlen=STREAM_BATCHES, approximate=False)
+            pipeline.xtrim(SAMPLES, minid=f"{oldest}-0")
+            pipeline.pexpire(SAMPLES, int(STREAM_AGE * 1000))
 
-        with contextlib.suppress(RedisUnavailable):
-            if batch.accesses or batch.verdicts:
+        if self._read and (batch.accesses or batch.verdicts) and len(told) <= BATCH_BYTES:
+            with contextlib.suppress(RedisUnavailable):
                 await self._link.pipeline("samples", write)
-            counted = hits.most_common(COUNTED_KEYS)
+
+    def _make_room(self) -> None:
+        """Keep a fair sample of the comparisons that fit beside the accesses; the next time they are left more room."""
+        left = self._budget - self._used
+        while self._verdicts and sum(map(_size, self._verdicts)) > left:
+            count = len(self._verdicts)
+            kept = sorted(random.sample(range(count), count * 3 // 4))
+            self._verdicts = [self._verdicts[place] for place in kept]
+
+    async def _add_hits(self) -> None:
+        """Add the hits that were counted here to the fingerprints of their answers."""
+        hits, self._hits = self._hits, Counter()
+        counted = hits.most_common(COUNTED_KEYS)
+        with contextlib.suppress(RedisUnavailable):
             for start in range(0, len(counted), _HITS_AT_ONCE):
-                add = functools.partial(_add_hits, counted[start : start + _HITS_AT_ONCE])
+                add = functools.partial(_increment, counted[start : start + _HITS_AT_ONCE])
                 await self._link.pipeline("samples", add)
 
     def _adapt(self, used: int, dropped: int) -> None:
@@ -226,9 +363,26 @@ class Sampler:
     async def _keep_flushing(self) -> None:
         while True:
             await asyncio.sleep(INTERVAL)
-            await self.flush()
+            await self.turn()
+
+    async def turn(self) -> None:
+        """What is done each `INTERVAL`."""
+        await self.look_around()
+        if self._read and self._clock() > self._sent + self._interval - INTERVAL / 2:
+            await self._send()
+        await self._add_hits()
 
 
-def _add_hits(counted: list[tuple[tuple[str, int], int]], pipeline: Pipeline) -> None:
+def _bound(pipeline: Pipeline) -> None:
+    """A release before this one wrote more, and for ever."""
+    pipeline.xtrim(SAMPLES, maxlen=STREAM_BATCHES, approximate=False)
+    pipeline.pexpire(SAMPLES, int(STREAM_AGE * 1000))
+
+
+def _size(verdict: Verdict) -> int:
+    return BYTES_PER_RECORD + len(verdict.class_name)
+
+
+def _increment(counted: list[tuple[tuple[str, int], int]], pipeline: Pipeline) -> None:
     for (key, born), count in counted:
         pipeline.eval(_ADD_HITS, 1, fingerprint_key(key), born, count)

@@ -7,6 +7,7 @@ replicas keep the last good document, and the next look begins anew.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -23,7 +24,7 @@ from dub5_operator.planner.decision import Decision, Limits
 from dub5_operator.planner.drift import DriftEstimate
 from dub5_operator.planner.learning import Learning, Shape
 from dub5_operator.publish import Publisher
-from dub5_operator.samples import Samples
+from dub5_operator.samples import READ_EVERY, Samples
 
 Json = dict[str, Any]
 Claim = tuple[str, str, str]
@@ -79,6 +80,11 @@ class Policies:
         """Whether it is time to look, or the spec is another one."""
         memory = self._memories.get(uid)
         return memory is None or self._clock() >= memory.next_look or memory.spec != _read(spec)
+
+    async def keep_reading(self, classes: set[str]) -> None:
+        """Between looks: an hour may lie between two, and Redis keeps less. Trouble is the next look's to tell."""
+        with contextlib.suppress(*TROUBLE):
+            await self._samples.refresh(classes, every=READ_EVERY)
 
     async def look(
         self,

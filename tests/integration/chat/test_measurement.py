@@ -17,6 +17,7 @@ from dub5.contract import (
     POLICY_CHANNEL,
     POLICY_KEY,
     SAMPLES,
+    SAMPLES_READER,
     AnnouncedClass,
     Announcement,
     ClassPolicy,
@@ -32,6 +33,7 @@ from tests.harness import Running, openai_provider, running
 async def client(redis: str) -> AsyncIterator[Redis]:
     client = await asyncio.to_thread(Redis.from_url, redis, driver_info=DriverInfo(lib_version="1"))
     async with client:
+        await client.set(SAMPLES_READER, b"1")
         yield client
 
 
@@ -142,18 +144,18 @@ async def test_answers_of_one_user_are_never_asked_again(fake: FakeOpenAI, redis
 
 
 async def test_samples_stay_within_their_byte_budget_and_heavy_keys_are_exact(
-    fake: FakeOpenAI, redis: str
+    fake: FakeOpenAI, redis: str, client: Redis
 ) -> None:
     async with running(config(fake, redis, sample_bytes="1KiB")) as server:
+        await server.chat()  # it has started
         sampler = sampler_of(server)
         for number in range(2_000):
             key = f"{number * 140_000_000_000 % 2**48:012x}".ljust(48, "0")
             sampler.accessed(key, "default", None, dollars=0.0, hit=False)
             sampler.accessed("f" * 48, "default", None, dollars=0.0, hit=True)
-        used = len(msgspec.msgpack.encode(sampler._accesses))
-        assert used <= 1024 * 5
         assert sampler._dropped > 0
-        await sampler.flush()
+        [batch] = await batches(server, client)
+        assert 4000 < len(msgspec.msgpack.encode(batch)) <= 1024 * 5
         assert sampler._threshold == 0.5
         assert len(sampler._heavy) <= HEAVY_KEYS
         sampler.accessed("f" * 48, "default", None, dollars=0.0, hit=True)  # its hash is above the threshold

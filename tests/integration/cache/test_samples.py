@@ -1,0 +1,216 @@
+"""What the samples may take of Redis, however many write them and whoever reads."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import AsyncIterator
+
+import msgspec
+import pytest
+from redis.asyncio import Redis
+
+from dub5.cache.entry import Entry
+from dub5.cache.flight import Identity
+from dub5.cache.samples import (
+    BATCH_BYTES,
+    INTERVAL,
+    STREAM_AGE,
+    STREAM_BATCHES,
+    WINDOW,
+    Sampler,
+)
+from dub5.contract import REPLICAS, SAMPLES, SAMPLES_READER, Access, SampleBatch, Verdict, fingerprint_key
+from dub5.telemetry.metrics import Metrics
+from tests.integration.cache.support import PATIENT, Clock, linked, plain
+
+SAMPLE_BYTES = 6 * 2**20
+"""What the stream may take of Redis: docs/caching.md."""
+
+
+@contextlib.asynccontextmanager
+async def sampling(
+    url: str, replica: str = "one", *, budget: int = 2048, clock: Clock | None = None
+) -> AsyncIterator[Sampler]:
+    """A sampler whose turns the test takes."""
+    async with linked(url, timeout=PATIENT) as link:
+        sampler = Sampler(
+            link,
+            Metrics(config_hash="test"),
+            replica=replica,
+            budget=budget,
+            re_ask_share=0.0,
+            clock=clock or Clock(),
+        )
+        await sampler.look_around()
+        yield sampler
+
+
+@pytest.fixture
+async def client(redis: str) -> AsyncIterator[Redis]:
+    async with plain(redis) as client:
+        yield client
+
+
+def look_ups(sampler: Sampler, count: int, classes: int = 1, *, seed: int = 1) -> None:
+    chance = random.Random(seed)
+    for _ in range(count):
+        key = f"{chance.getrandbits(48):012x}".ljust(48, "0")
+        name = f"a-class-with-a-name-of-ordinary-length-{chance.randrange(classes)}"
+        sampler.accessed(key, name, None, dollars=0.01, hit=chance.random() < 0.7)
+
+
+def comparisons(sampler: Sampler, count: int, name: str = "default") -> None:
+    for number in range(count):
+        sampler._keep(
+            Verdict(2**47 + number, name, 1.7e9, 1.7e9 + 9, changed=False, hits=2**40, source="refetch")
+        )
+
+
+async def written(client: Redis) -> list[SampleBatch]:
+    return [
+        msgspec.msgpack.decode(fields[b"b"], type=SampleBatch) for _, fields in await client.xrange(SAMPLES)
+    ]
+
+
+async def test_nothing_is_written_unless_somebody_reads_and_no_longer_than_that(
+    redis: str, client: Redis
+) -> None:
+    clock = Clock()
+    async with sampling(redis, clock=clock) as sampler:
+        look_ups(sampler, 100)
+        clock.now += INTERVAL
+        await sampler.turn()
+        assert await client.exists(SAMPLES, REPLICAS) == 0
+        await client.set(SAMPLES_READER, b"1")
+        await sampler.turn()
+        look_ups(sampler, 100)
+        comparisons(sampler, 3)
+        clock.now += INTERVAL
+        await sampler.turn()
+        [batch] = await written(client)
+        assert (len(batch.accesses), len(batch.verdicts)) == (100, 3)
+        assert 0 < await client.pttl(SAMPLES) <= STREAM_AGE * 1000
+        await client.delete(SAMPLES_READER)
+        look_ups(sampler, 100)
+        clock.now += INTERVAL
+        await sampler.turn()
+        look_ups(sampler, 100)
+        await sampler.flush()
+        assert len(await written(client)) == 1
+        assert not sampler._accesses
+        assert not sampler._hits
+
+
+async def test_a_budget_of_nothing_writes_nothing_though_somebody_reads(redis: str, client: Redis) -> None:
+    await client.set(SAMPLES_READER, b"1")
+    async with sampling(redis, budget=0) as sampler:
+        look_ups(sampler, 100)
+        await sampler.turn()
+        await sampler.flush()
+        assert await client.exists(SAMPLES, REPLICAS) == 0
+
+
+@pytest.mark.parametrize("classes", [1, 5, 1000])
+async def test_a_batch_is_bounded_whatever_is_in_it(redis: str, client: Redis, classes: int) -> None:
+    await client.set(SAMPLES_READER, b"1")
+    async with sampling(redis, budget=2**20) as sampler:
+        for turn in range(4):
+            look_ups(sampler, 20_000, classes, seed=turn)
+            comparisons(sampler, 3000, "c" * 100)
+            await sampler.flush()
+        sizes = [len(fields[b"b"]) for _, fields in await client.xrange(SAMPLES)]
+        assert len(sizes) == 4
+        assert max(sizes) <= BATCH_BYTES
+        assert min(sizes) > BATCH_BYTES * 0.6
+        last = (await written(client))[-1]
+        assert len(last.verdicts) >= 20  # half of the budget is theirs, once they come
+        assert {access.class_name for access in last.accesses} <= set(last.looked_up)
+
+
+async def test_look_ups_of_classes_that_found_no_room_are_told_later(redis: str, client: Redis) -> None:
+    await client.set(SAMPLES_READER, b"1")
+    async with sampling(redis) as sampler:
+        sampler._threshold = 0.001  # hardly any is recorded
+        look_ups(sampler, 5000, 1000)
+        while sampler._looked_up:
+            sampler._accesses.append(Access(1, "one", 0.0, True, 0, 0.0, 1.0))
+            await sampler.flush()
+        told = [batch.looked_up for batch in await written(client)]
+        assert len(told) > 1
+        assert sum(sum(each.values()) for each in told) == 5000
+
+
+async def test_of_too_many_comparisons_a_fair_sample_is_kept(redis: str, client: Redis) -> None:
+    await client.set(SAMPLES_READER, b"1")
+    async with sampling(redis) as sampler:
+        kept: list[int] = []
+        for _ in range(20):
+            comparisons(sampler, 1000)
+            await sampler.flush()
+        for batch in await written(client):
+            kept += [verdict.key - 2**47 for verdict in batch.verdicts]
+        assert len(kept) > 1000
+        assert 0.4 < sum(number < 500 for number in kept) / len(kept) < 0.6
+
+
+async def test_the_stream_takes_no_more_than_its_share_however_many_write(redis: str, client: Redis) -> None:
+    """Full batches, and more of them than are kept; then small ones, of which a node of a stream holds many."""
+    await client.set(SAMPLES_READER, b"1")
+    async with sampling(redis, budget=2**20) as sampler:
+        for turn in range(STREAM_BATCHES + 100):
+            comparisons(sampler, 100)
+            look_ups(sampler, 250, seed=turn)
+            await sampler.flush()
+        assert await client.xlen(SAMPLES) == STREAM_BATCHES
+        assert 4 * 2**20 < (await client.memory_usage(SAMPLES, samples=0) or 0) <= SAMPLE_BYTES
+        for _ in range(STREAM_BATCHES):
+            comparisons(sampler, 1)
+            await sampler.flush()
+        assert (await client.memory_usage(SAMPLES, samples=0) or 0) < 2**19
+
+
+async def test_replicas_share_the_rate_and_the_stream_reaches_back_as_far(redis: str, client: Redis) -> None:
+    await client.set(SAMPLES_READER, b"1")
+    clock = Clock()
+    seconds, count = 120, 20
+    async with contextlib.AsyncExitStack() as stack:
+        samplers = [
+            await stack.enter_async_context(sampling(redis, str(number), clock=clock))
+            for number in range(count)
+        ]
+        for _ in range(2):  # each has seen the others, and begun anew
+            for sampler in samplers:
+                await sampler.look_around()
+        for sampler in samplers:
+            await sampler.flush()
+        await client.delete(SAMPLES)
+        for turn in range(int(seconds / INTERVAL)):
+            clock.now += INTERVAL
+            for sampler in samplers:
+                look_ups(sampler, 400, seed=turn)
+                await sampler.turn()
+        batches = await client.xlen(SAMPLES)
+    assert batches <= seconds / WINDOW * STREAM_BATCHES
+    assert batches >= seconds / WINDOW * STREAM_BATCHES / 2
+
+
+async def test_what_a_release_before_left_expires(redis: str, client: Redis) -> None:
+    for _ in range(STREAM_BATCHES + 50):
+        await client.xadd(SAMPLES, {b"b": b"x" * 100})
+    async with linked(redis, timeout=PATIENT) as link:
+        sampler = Sampler(link, Metrics(config_hash="test"), replica="one", budget=2048, re_ask_share=0.0)
+        await sampler.start()
+        await sampler.stop()
+    assert await client.xlen(SAMPLES) == STREAM_BATCHES
+    assert 0 < await client.pttl(SAMPLES) <= STREAM_AGE * 1000
+
+
+async def test_comparisons_go_on_being_counted_while_nobody_reads(redis: str, client: Redis) -> None:
+    entry = Entry(b"{}", 1_700_000_000_000_000, 0.1, 1, 1)
+    async with sampling(redis) as sampler:
+        for digest in ("text:a", "text:b"):
+            sampler.fetched(Identity("a" * 48, "v"), "default", entry, digest, ttl=60.0, asked_again=False)
+            await sampler.stop()
+        assert not sampler._verdicts
+        assert await client.pttl(fingerprint_key("a" * 48)) > 0
