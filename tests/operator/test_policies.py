@@ -15,7 +15,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from dub5.contract import (
     CLASSES_KEY,
     POLICY_KEY,
+    READER_FOR,
     SAMPLES,
+    SAMPLES_READER,
     Access,
     AnnouncedClass,
     Announcement,
@@ -27,7 +29,7 @@ from dub5.contract import (
 from dub5_operator.handlers.policy import Look, Policies, apply
 from dub5_operator.metrics import Metrics
 from dub5_operator.publish import Publisher
-from dub5_operator.samples import PAGE, Samples
+from dub5_operator.samples import PAGE, READ_EVERY, Samples
 
 NOW = 1_700_000_000.0
 
@@ -120,6 +122,23 @@ async def bench(client: Redis) -> Bench:
     found = Bench(client)
     await found.announce(banter=AnnouncedClass(ttl=300, max_ttl=86400, stale_while_revalidate=60))
     return found
+
+
+async def test_a_look_tells_replicas_that_somebody_reads_and_so_does_what_lies_between_two(
+    bench: Bench,
+) -> None:
+    await bench.look({"step": {"every": "1h"}})
+    assert 0 < await bench.redis.ttl(SAMPLES_READER) <= READER_FOR
+    await bench.redis.delete(SAMPLES_READER)
+    bench.clock.now += READ_EVERY
+    assert not bench.policies.is_due("1", {"cacheClass": "banter", "step": {"every": "1h"}})
+    await bench.sample(minutes=1)
+    await bench.policies.keep_reading({"banter"})
+    assert 0 < await bench.redis.ttl(SAMPLES_READER) <= READER_FOR
+    assert len(bench.samples.take("banter").accesses) == 40  # Redis may forget them now
+    await bench.redis.delete(SAMPLES_READER)
+    await bench.policies.keep_reading({"banter"})  # too soon
+    assert await bench.redis.exists(SAMPLES_READER) == 0
 
 
 async def test_without_samples_the_initial_ttl_holds_and_the_status_says_so(bench: Bench) -> None:

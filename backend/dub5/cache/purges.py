@@ -28,6 +28,7 @@ A replica that was itself away (stopped, starved) cannot know: whatever it has n
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import hashlib
@@ -67,7 +68,7 @@ MAX_UNCONFIRMED = 30.0
 Event = tuple[bytes, dict[bytes, bytes]]
 
 _PAGE = 1000
-_CROWDED = 2 * RECENT_NAMES
+_CROWDED = 4 * RECENT_NAMES
 """Recent names here at which those that Redis has moved to the log are left to our copy of it."""
 _MOST_UNTOLD = 20_000
 """Names that wait to be told to Redis; more become one purge of all."""
@@ -135,6 +136,8 @@ class Purges:
         self._unpurged = f"{self._prefix}0"
         self._heard = clock()
         self._failed = float("-inf")
+        self._tidying = False
+        self._telling = asyncio.Lock()
         self._untold: dict[str, int] = {}  # name -> its stamp here until Redis gives one
 
     def version(self, names: Iterable[str]) -> str:
@@ -214,9 +217,10 @@ class Purges:
             nonce, journal = await self._run_pipeline(lambda pipeline: self.read(pipeline, asked))
             if not self.learn(asked, nonce, journal):
                 await self._catch_up(asked, nonce, journal)
-            while self._untold:
-                await self._tell()
-            if len(self._recent) > _CROWDED:
+            async with self._telling:  # what others purge meanwhile goes with the next telling, once
+                while self._untold:
+                    await self._tell()
+            if len(self._recent) > _CROWDED and not self._tidying:
                 await self._tidy()
         except RedisUnavailable:
             self._failed = asked.at
@@ -228,9 +232,13 @@ class Purges:
         if nonce != self._nonce or _is_broken(asked, journal):
             return False
         self._take_in(journal)
-        if len(journal) == _PAGE or not asked.given.issubset(map(_stamp_of, journal)):
+        if asked.given or self._given:
+            read = set(map(_stamp_of, journal))
+            self._given -= read
+            if not asked.given <= read:
+                return False
+        if len(journal) == _PAGE:
             return False
-        self._given -= asked.given
         self._heard = max(self._heard, asked.at)
         self.behind = False
         return True
@@ -304,11 +312,15 @@ class Purges:
 
     async def _tidy(self) -> None:
         """Leave to our copy of the log what Redis has moved there."""
-        asked = self.asked()
-        theirs = await self._read_all(self._log.copy())
-        nonce, journal = await self._run_pipeline(lambda pipeline: self.read(pipeline, asked))
-        if self.learn(asked, nonce, journal):  # else what was read may lack what we know
-            self._adopt(theirs)
+        self._tidying = True
+        try:
+            asked = self.asked()
+            theirs = await self._read_all(self._log.copy())
+            nonce, journal = await self._run_pipeline(lambda pipeline: self.read(pipeline, asked))
+            if self.learn(asked, nonce, journal):  # else what was read may lack what we know
+                self._adopt(theirs)
+        finally:
+            self._tidying = False
 
     async def _read_all(self, log: PurgeLog) -> _Stamps:
         """What Redis has: the end of the journal first, since later purges are read again, the log last, since names
@@ -340,7 +352,8 @@ class Purges:
         for name, ours in telling.items():
             if self._untold.get(name) == ours:  # else it was purged again meanwhile
                 del self._untold[name]
-        self._given |= {stamp}
+        if stamp > self.head:  # else it was read before the answer came
+            self._given |= {stamp}
         self._raise(map(self._hash, telling), stamp)
         with contextlib.suppress(RedisUnavailable):  # they would learn of it without the message too
             await self._run("publish", lambda client: client.publish(PURGE_CHANNEL, str(stamp)))

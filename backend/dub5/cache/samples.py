@@ -13,8 +13,9 @@ added to the fingerprint each `INTERVAL`, so they lack at most the other replica
 the same budget, up to half of it; of more, a fair sample is kept.
 
 The stream is bounded by what a batch may hold and by how many there may be: `BATCH_BYTES` times `STREAM_BATCHES`, 5 MiB
-however many replicas write, and by age. So that it reaches back as far with many, they write less often: a batch each
-`WINDOW / STREAM_BATCHES` seconds from all of them together. So ten replicas have some 850 bytes a second each.
+however many replicas write, and by age. So that it reaches back for half an hour, replicas share how often a batch is
+written: two of them 1,400 bytes a second each, ten 280. With more than seventeen no batch waits longer than a minute,
+and it reaches back less far; above two hundred they wait again, for what an operator reads in time.
 
 Nothing of this is on a request's way: recording appends to a list, a task flushes it. Lost samples are lost.
 """
@@ -50,8 +51,10 @@ from dub5.telemetry.metrics import Metrics
 
 INTERVAL = 5.0
 """Seconds between two looks at who reads and how many write, and between two batches at least."""
-WINDOW = 600.0
-"""Seconds that the stream reaches back at least, however many replicas write."""
+REACH, LEAST_REACH = 1800.0, 300.0
+"""Seconds that the stream reaches back: as a rule, and however many replicas write."""
+PATIENCE = 60.0
+"""Seconds for which a batch may wait for the sake of REACH."""
 BATCH_BYTES = 10_000
 """A batch in MessagePack, at most; with what a stream adds to it just below what the allocator of Redis gives."""
 STREAM_BATCHES = 512
@@ -272,7 +275,7 @@ class Sampler:
                 self._write_nothing()
 
     def _write_as_one_of(self, replicas: int) -> None:
-        self._interval = max(INTERVAL, replicas * WINDOW / STREAM_BATCHES)
+        self._interval = interval(replicas)
         self._budget = max(0, int(min(self._rate * self._interval, BATCH_BYTES)) - _ENVELOPE)
         if not self._read:
             self._read, self._room = True, self._budget
@@ -371,6 +374,12 @@ class Sampler:
         if self._read and self._clock() > self._sent + self._interval - INTERVAL / 2:
             await self._send()
         await self._add_hits()
+
+
+def interval(replicas: int) -> float:
+    """Seconds between two batches of one of so many replicas."""
+    reach = min(replicas * REACH / STREAM_BATCHES, PATIENCE)
+    return max(INTERVAL, reach, replicas * LEAST_REACH / STREAM_BATCHES)
 
 
 def _bound(pipeline: Pipeline) -> None:

@@ -15,10 +15,13 @@ from dub5.cache.flight import Identity
 from dub5.cache.samples import (
     BATCH_BYTES,
     INTERVAL,
+    LEAST_REACH,
+    PATIENCE,
+    REACH,
     STREAM_AGE,
     STREAM_BATCHES,
-    WINDOW,
     Sampler,
+    interval,
 )
 from dub5.contract import REPLICAS, SAMPLES, SAMPLES_READER, Access, SampleBatch, Verdict, fingerprint_key
 from dub5.telemetry.metrics import Metrics
@@ -170,29 +173,32 @@ async def test_the_stream_takes_no_more_than_its_share_however_many_write(redis:
         assert (await client.memory_usage(SAMPLES, samples=0) or 0) < 2**19
 
 
-async def test_replicas_share_the_rate_and_the_stream_reaches_back_as_far(redis: str, client: Redis) -> None:
+async def test_replicas_share_the_rate(redis: str, client: Redis) -> None:
     await client.set(SAMPLES_READER, b"1")
     clock = Clock()
-    seconds, count = 120, 20
+    seconds, count = 240, 10
     async with contextlib.AsyncExitStack() as stack:
         samplers = [
             await stack.enter_async_context(sampling(redis, str(number), clock=clock))
             for number in range(count)
         ]
-        for _ in range(2):  # each has seen the others, and begun anew
-            for sampler in samplers:
-                await sampler.look_around()
-        for sampler in samplers:
-            await sampler.flush()
-        await client.delete(SAMPLES)
-        for turn in range(int(seconds / INTERVAL)):
+        for sampler in samplers:  # each has seen the others
+            await sampler.look_around()
+        for _ in range(int(seconds / INTERVAL)):
             clock.now += INTERVAL
             for sampler in samplers:
-                look_ups(sampler, 400, seed=turn)
+                look_ups(sampler, 50)
                 await sampler.turn()
         batches = await client.xlen(SAMPLES)
-    assert batches <= seconds / WINDOW * STREAM_BATCHES
-    assert batches >= seconds / WINDOW * STREAM_BATCHES / 2
+    assert seconds / interval(count) - 1 <= batches / count <= seconds / interval(count) + 1
+    assert batches / seconds < 1.2 * STREAM_BATCHES / REACH
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 10, 17, 18, 100, 200, 1000])
+def test_the_stream_reaches_back_far_enough_for_an_operator(replicas: int) -> None:
+    reach = STREAM_BATCHES * interval(replicas) / replicas
+    assert reach >= (LEAST_REACH if replicas > 17 else REACH) - 1
+    assert interval(replicas) <= (PATIENCE if replicas <= 100 else LEAST_REACH * replicas / STREAM_BATCHES)
 
 
 async def test_what_a_release_before_left_expires(redis: str, client: Redis) -> None:

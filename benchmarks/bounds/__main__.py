@@ -1,0 +1,18 @@
+"""The figures of docs/reports/bounds.md: what is bounded, driven until nothing grows any more.
+
+    python -m benchmarks.bounds          # every row
+    python -m benchmarks.bounds redis    # some rows
+
+Prints a Markdown table as the rows come. Exits with 1 where a bar is missed. Needs `redis-server`.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from benchmarks.runner import run
+
+ROWS = ["redis"]
+
+if __name__ == "__main__":
+    sys.exit(run("benchmarks.bounds", ROWS, __doc__, longest=300))

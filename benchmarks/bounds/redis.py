@@ -1,0 +1,217 @@
+"""What the bundled Redis holds that it may not evict, at the worst that ten busy replicas and a million purges do.
+
+A real Redis as the chart starts it, full of answers. The samplers of ten replicas take 500 look-ups a second each, 30 %
+of them refetches, on a clock of their own, until the stream has not grown for ten minutes; somebody has said
+that he reads, and does not. Then a million tags are purged over HTTP, a hundred with each request, at one of
+two replicas, while the other one listens. A thousand answers that nobody purged are asked for again afterwards at
+three replicas: the two, and one that has just started and knows only what Redis has.
+
+So that purges are counted and not evictions, the thousand are kept hot in Redis, as answers are that are asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import time
+from contextlib import AsyncExitStack
+
+from redis.asyncio import Redis
+
+from benchmarks.client import Client, client
+from benchmarks.figures import Figure, progress
+from benchmarks.machinery import RedisServer, configuration, provider, redis_server, replicas
+from dub5.cache.samples import INTERVAL, Sampler
+from dub5.contract import PURGE_KEYS, SAMPLES, SAMPLES_READER, Verdict
+from dub5.redis_link import RedisLink
+from dub5.settings import Duration, RedisSettings
+from dub5.telemetry.metrics import Metrics
+
+REPLICAS, LOOK_UPS, REFETCHED = 10, 500, 0.3
+STABLE = 600.0
+"""Seconds, of the samplers' clock, without growth."""
+PURGED, AT_ONCE, CALLERS = 1_000_000, 100, 4
+UNPURGED = 1_000
+ALLOWED = 16 * 2**20
+MIB = 2**20
+
+
+async def measure() -> list[Figure]:
+    options = ("--maxmemory", "256mb", "--maxmemory-policy", "volatile-lfu")
+    async with provider() as asked, redis_server(*options) as redis, client() as asking:
+        await asked.set(first_token=0.0, tokens=1)
+        settings = configuration(asked.base_url, f"redis://127.0.0.1:{redis.port}")
+        await redis.admin.set(SAMPLES_READER, b"1", ex=3600)
+        async with replicas(2, settings) as [one, other]:
+            await _answers(asking, one.url)
+            await _fill(redis.admin)
+            await _keep_hot(redis.admin)
+            answers = await _count(redis.admin)
+            simulated, samples = await _sample(redis)
+            statuses, seconds = await _purge(asking, one.url, redis.admin)
+            await _keep_hot(redis.admin)
+            pinned = await _not_evictable(redis.admin)
+            left = await _count(redis.admin)
+            async with replicas(1, settings) as [newcomer]:
+                hits = [await _hits(asking, each.url) for each in (one, other, newcomer)]
+        evicted = (await redis.admin.info("stats"))["evicted_keys"]
+    purges = sum(pinned.get(key, 0) for key in PURGE_KEYS)
+    total = sum(pinned.values())
+    rest = total - purges - samples
+    return [
+        Figure(
+            f"default chart's Redis, {REPLICAS} replicas of {LOOK_UPS} look-ups/s, {PURGED:,} tags purged: "
+            "not evictable",
+            "<= 16 MiB",
+            f"{total / MIB:.2f} MiB: samples {samples / MIB:.2f} (unchanged for ten minutes after {simulated / 60:.0f} "
+            f"simulated ones), purges {purges / MIB:.2f}, all else {max(0, rest) / MIB:.3f}",
+            total <= ALLOWED,
+        ),
+        Figure(
+            "answers still cached in it",
+            "most",
+            f"{left:,} of {answers:,}; {evicted:,} evicted in all, the filling included",
+            left > 0.9 * answers,
+        ),
+        Figure(
+            "purges answered 200",
+            "all",
+            f"{statuses.count(200):,} of {len(statuses):,}, of {AT_ONCE} tags each, in {seconds:.0f} s",
+            statuses.count(200) == len(statuses),
+        ),
+        Figure(
+            f"hits of {UNPURGED:,} answers that nobody purged: the replica that purged, another, a new one",
+            ">= 99 %",
+            ", ".join(f"{share:.1%}" for share in hits),
+            min(hits) >= 0.99,
+        ),
+    ]
+
+
+async def _answers(asking: Client, url: str) -> None:
+    """One after the other by eights, each with tags of its own."""
+
+    async def some(first: int) -> None:
+        for number in range(first, UNPURGED, 8):
+            progress(f"answer {number} of {UNPURGED}")
+            outcome = await asking.ask(url, f"unpurged {number}", headers=_tags(number))
+            if outcome.error is not None:
+                raise RuntimeError(outcome.error)
+
+    await asyncio.gather(*(some(first) for first in range(8)))
+
+
+def _tags(number: int) -> dict[str, str]:
+    return {"x-dub5-cache-tags": f"unpurged-{number}, shelf-{number % 40}"}
+
+
+async def _fill(redis: Redis) -> None:
+    """With answers of 2 KB, which expire, until some must go."""
+    number = 0
+    while not (await redis.info("stats"))["evicted_keys"]:
+        async with redis.pipeline(transaction=False) as pipeline:
+            for _ in range(2000):
+                number += 1
+                pipeline.set(f"dub5:{{{number:048x}}}:entry:filled", bytes(2000), ex=3600)
+            await pipeline.execute()
+        progress(f"{number} answers in Redis")
+
+
+async def _count(redis: Redis) -> int:
+    return sum([1 async for _ in redis.scan_iter(match="dub5:*:entry:*", count=5000)])
+
+
+async def _keep_hot(redis: Redis) -> None:
+    """As answers are that are asked for: read now and then."""
+    hot = [
+        key
+        async for key in redis.scan_iter(match="dub5:*:entry:*", count=5000)
+        if not key.endswith(b":filled")
+    ]
+    for _ in range(40):
+        await redis.touch(*hot)
+
+
+class _Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def _sample(redis: RedisServer) -> tuple[float, int]:
+    """Seconds of the samplers' clock until the stream did not grow any more, and its bytes."""
+    clock, chance = _Clock(), random.Random(1)
+    settings = RedisSettings(url=f"redis://127.0.0.1:{redis.port}", timeout=Duration(1))
+    async with AsyncExitStack() as stack:
+        samplers = []
+        for number in range(REPLICAS):
+            link = RedisLink(settings, password=None, metrics=Metrics(config_hash="benchmark"))
+            await link.start()
+            stack.push_async_callback(link.stop)
+            samplers.append(
+                Sampler(
+                    link,
+                    Metrics(config_hash="benchmark"),
+                    replica=f"replica-{number}",
+                    budget=2048,
+                    re_ask_share=0.0,
+                    clock=clock,
+                )
+            )
+        for sampler in samplers * 2:  # the second time each has seen all others
+            await sampler.look_around()
+        now = time.time()
+        verdict = Verdict(2**47, "default", now - 60, now, changed=False, hits=3, source="refetch")
+        keys = [f"{chance.getrandbits(48):012x}".ljust(48, "0") for _ in range(20_000)]
+        largest, grown_at = 0, 0.0
+        while clock.now < grown_at + STABLE:
+            for sampler in samplers:
+                shift = chance.randrange(len(keys))
+                for key in itertools.islice(itertools.cycle(keys), shift, shift + int(LOOK_UPS * INTERVAL)):
+                    sampler.accessed(key, "default", None, dollars=0.001, hit=True)
+                for _ in range(int(LOOK_UPS * INTERVAL * REFETCHED)):
+                    sampler._keep(verdict)  # noqa: SLF001  # as a comparison would, without its fingerprint in Redis
+            clock.now += INTERVAL
+            await asyncio.gather(*(sampler.turn() for sampler in samplers))
+            size = await redis.admin.memory_usage(SAMPLES, samples=0) or 0
+            if size > largest:
+                largest, grown_at = size, clock.now
+            progress(f"{clock.now / 60:.0f} minutes of samples, {size / MIB:.2f} MiB")
+    return grown_at, largest
+
+
+async def _purge(asking: Client, url: str, redis: Redis) -> tuple[list[int], float]:
+    """The status of each request, and how long all took."""
+    began, statuses = time.monotonic(), list[int]()
+    starts = iter(range(0, PURGED, AT_ONCE))
+
+    async def purge() -> None:
+        for start in starts:
+            tags = [f"document-{number}" for number in range(start, start + AT_ONCE)]
+            statuses.append(await asking.purge(url, tags=tags))
+            if start % 50_000 == 0:
+                progress(f"{start:,} tags purged")
+                await _keep_hot(redis)
+
+    await asyncio.gather(*(purge() for _ in range(CALLERS)))
+    return statuses, time.monotonic() - began
+
+
+async def _not_evictable(redis: Redis) -> dict[str, int]:
+    """Bytes by key, of all but answers and what they are compared by: with an expiry or not."""
+    held = {}
+    async for key in redis.scan_iter(count=5000):
+        name = key.decode(errors="replace")
+        if ":entry:" not in name and not name.endswith((":last", ":epoch")):
+            held[name] = await redis.memory_usage(key, samples=0) or 0
+    return held
+
+
+async def _hits(asking: Client, url: str) -> float:
+    found = 0
+    for number in range(UNPURGED):
+        headers = {**_tags(number), "cache-control": "only-if-cached"}
+        found += (await asking.ask(url, f"unpurged {number}", headers=headers)).hit
+    return found / UNPURGED
