@@ -74,6 +74,8 @@ _MOST_UNTOLD = 20_000
 """Names that wait to be told to Redis; more become one purge of all."""
 _MOST_HERE = 65_536
 """Names that are remembered where there is no Redis to ask; more become one purge of all."""
+_LAST_STAMP = 2**53
+"""What a script in Redis can count to; a greater id in the journal is damage."""
 _MOST_KNOWN = 4096
 """Sets of names whose hashes are kept."""
 
@@ -126,12 +128,10 @@ class Purges:
         self._highest = 0  # of all stamps ever known here; never lowered, so that no version comes back
         self.head = 0
         self.behind = False  # there is more to learn than a request may wait for
-        self._given: frozenset[int] = (
-            frozenset()
-        )  # by Redis for purges of ours; the journal must come to show them
-        self._nonce = secrets.token_hex(
-            4
-        ).encode()  # until Redis tells the installation's; for good without Redis
+        # Stamps that Redis gave to purges of ours; the journal must come to show them.
+        self._given: frozenset[int] = frozenset()
+        # Until Redis tells the installation's; for good without Redis.
+        self._nonce = secrets.token_hex(4).encode()
         self._prefix = _prefix(self._nonce)
         self._unpurged = f"{self._prefix}0"
         self._heard = clock()
@@ -246,7 +246,7 @@ class Purges:
     def _take_in(self, journal: list[Event]) -> None:
         for event in journal:
             stamp = _stamp_of(event)
-            if stamp > self.head:  # else it is known
+            if self.head < stamp <= _LAST_STAMP:  # else it is known, or nobody's
                 self._raise(self._named_by(event[1]), stamp)
                 self.head = stamp
 
@@ -330,10 +330,15 @@ class Purges:
             _, left = await self._run_script()
             former = former if left > 0 else []
         recent = await self._run_purges(lambda client: client.zrange(PURGE_RECENT, 0, -1, withscores=True))
-        await log.read(self._run_purges)
-        return _Stamps(
-            _stamp_of(last[0]) if last else 0, {int(name, 16): int(stamp) for name, stamp in recent}, log
-        )
+        try:
+            await log.read(self._run_purges)
+            stamps = {int(name, 16): int(stamp) for name, stamp in recent}
+        except (ValueError, OverflowError, LookupError) as error:
+            raise RedisUnavailable("not what we wrote") from error
+        head = _stamp_of(last[0]) if last else 0
+        if head > _LAST_STAMP:
+            raise RedisUnavailable("a stamp that is nobody's")
+        return _Stamps(head, stamps, log)
 
     def _adopt(self, theirs: _Stamps) -> None:
         """Take over what Redis has. What came after its journal was read, and what was purged here, stays."""

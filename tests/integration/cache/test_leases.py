@@ -19,7 +19,7 @@ from dub5.cache.flights import Flights, Tell
 from dub5.cache.leases import Claim, Leases, Tailed
 from dub5.cache.purges import Purges
 from dub5.cache.shared import SharedCache
-from dub5.contract import lease_key, replica_channel
+from dub5.contract import SAMPLES, SAMPLES_READER, lease_key, replica_channel
 from dub5.redis_link import RedisLink
 from dub5.telemetry.metrics import Metrics
 from tests.fakes.openai_server import FakeOpenAI
@@ -32,9 +32,9 @@ IDENTITY = Identity("key", "n.0")
 ACL_RULE = (
     "resetkeys ~dub5:* resetchannels &dub5:* -@all "
     "+ping +hello +auth +select +client "
-    "+get +set +del +exists +incr +expire +pexpire +getrange "
+    "+get +set +del +exists +incr +expire +pexpire +getrange +setrange "
     "+hget +hset +hgetall +hincrby +hmget "
-    "+xadd +xrange +xrevrange +zadd +zrangebyscore +zcard +zremrangebyscore +time "
+    "+xadd +xrange +xrevrange +xtrim +zadd +zrange +zscore +zcard +zpopmin +zremrangebyscore +time "
     "+eval +publish +subscribe +unsubscribe"
 )
 """The least that a replica's ACL user needs; docs/caching.md quotes it."""
@@ -289,6 +289,16 @@ async def samples_written(replica: Running) -> bool:
     return await replica.metric("dub5_redis_duration_seconds_count", operation="samples") > 0
 
 
+async def purge_many(link: RedisLink) -> None:
+    """More names than Redis keeps apart from the log."""
+    names = [f"tag:{number}" for number in range(6000)]
+    purges, newcomer = Purges(link), Purges(link)
+    assert await purges.purge(names)
+    await newcomer.synchronise()
+    assert {newcomer.version((name,)) for name in names} == {purges.version((name,)) for name in names}
+    assert newcomer.version(("tag:never",)).endswith(".0")
+
+
 async def test_an_acl_user_with_the_least_rights_suffices(often: None) -> None:
     async with RedisServer() as server:
         await server.client.execute_command(f"ACL SETUSER dub5 on >pw {ACL_RULE}")
@@ -299,8 +309,11 @@ async def test_an_acl_user_with_the_least_rights_suffices(often: None) -> None:
             leasing(url, password="pw") as b,
         ):
             await use_everything(link, a, b, IDENTITY)
+            await purge_many(link)
+            await server.client.set(SAMPLES_READER, b"1")
             access = {"url": server.url, "username": "dub5", "password": {"env": "PW"}}
             await use_as_people_do(access, {"PW": "pw"})
+            assert await server.client.xlen(SAMPLES) > 0
             assert await server.client.acl_log() == []
             with pytest.raises(NoPermissionError):
                 await link._client.get("somebody:else")
@@ -333,6 +346,7 @@ async def test_everything_works_on_a_cluster(cluster: str, often: None) -> None:
     async with linked(cluster, timeout=PATIENT) as link, leasing(cluster) as a, leasing(cluster) as b:
         for _ in range(8):  # keys on every node
             await use_everything(link, a, b, Identity(secrets.token_hex(8), "n.0"))
+        await purge_many(link)
         assert link.available
     await use_as_people_do({"url": cluster}, {})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from typing import Any
 
@@ -12,15 +13,17 @@ from redis.asyncio import Redis
 from dub5.cache.purges import IN_FORCE, MAX_UNCONFIRMED, Purges, names_of
 from dub5.contract import (
     PURGE_JOURNAL,
+    PURGE_LOG,
     PURGE_NONCE,
     PURGE_RECENT,
     PURGE_STAMPS,
+    PURGE_STATE,
     purge_hash,
     scoped_name,
 )
 from dub5.redis_link import RedisUnavailable
 from tests.fakes.redis_server import RedisServer
-from tests.integration.cache.support import Clock, plain, purging, until
+from tests.integration.cache.support import PATIENT, Clock, linked, plain, purging, until
 
 NAMES = names_of(
     tenant="acme", class_name="banter", model="small", personality="pirate", tags=("prices", "doc-17")
@@ -344,6 +347,43 @@ async def test_without_redis_memory_is_all_there_is() -> None:
     once = purges.version(NAMES)
     assert await purges.purge(["tag:prices"])
     assert len({before, once, purges.version(NAMES)}) == 3
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        ("SET", PURGE_NONCE, b"\xff\xfe"),
+        ("SET", PURGE_NONCE, b"n" * 100_000),
+        ("XADD", PURGE_JOURNAL, f"{2**64 - 1}-0", "tag:x", ""),
+        ("XADD", PURGE_JOURNAL, f"{2**52}-0", b"\xff\xfe", b"\x00"),
+        ("ZADD", PURGE_RECENT, "inf", "zz"),
+        ("HSET", PURGE_STATE, "next", "many"),
+        ("HSET", PURGE_STATE, "next", "3", "floor", "1e999"),
+        ("SET", PURGE_STATE, "junk"),
+        ("SET", PURGE_RECENT, "junk"),
+        ("SET", PURGE_STAMPS, "junk"),
+        ("LPUSH", PURGE_LOG, "junk"),
+    ],
+)
+async def test_damage_to_what_purges_left_is_a_redis_that_is_away_and_heals(
+    redis: str, damage: tuple[Any, ...]
+) -> None:
+    async with plain(redis) as client, purging(redis) as here:
+        await here.purge(["tag:prices"])
+        if damage[0] in {"SET", "LPUSH"}:
+            await client.delete(damage[1])
+        await client.execute_command(*damage)
+        async with linked(redis, timeout=PATIENT) as link:
+            for each in (here, Purges(link)):
+                with contextlib.suppress(RedisUnavailable):
+                    await each.synchronise()
+                await each.purge(["tag:prices"])
+                assert len(each.version(NAMES)) < 60
+        await client.flushall()
+        await here.synchronise()
+        assert await here.purge(["tag:prices"])
+        async with purging(redis) as newcomer:
+            assert newcomer.version(("tag:prices",)) == here.version(("tag:prices",))
 
 
 # In numbers
