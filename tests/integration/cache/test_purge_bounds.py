@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import random
 from array import array
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -127,7 +128,8 @@ async def test_stamps_that_a_release_before_wrote_are_taken_over(redis: str) -> 
             assert [stamp(here, f"tag:{number}") - 10**15 for number in (5998, 5999)] == [5998, 5999]
             assert 17 <= stamp(here, "all") - 10**15 <= 17 + 2 * PURGE_UNIT  # in the log: rounded up
             await here.purge(["tag:new"])
-            [(name, score)] = await client.zrange(PURGE_STAMPS, 0, -1, withscores=True)
+            told: Any = await client.zrange(PURGE_STAMPS, 0, -1, withscores=True)
+            [(name, score)] = told
             assert (name, score) == (b"all", stamp(here, "tag:new"))  # what a replica of that release goes by
             # Such a replica purges, in its own way, and another one of ours begins.
             await client.xadd(PURGE_JOURNAL, {"tag:theirs": ""}, id=f"{int(score) + 1}-0")

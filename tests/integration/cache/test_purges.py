@@ -250,7 +250,7 @@ async def forget(client: Redis, last: bytes, *names: str) -> None:
     await client.delete(PURGE_JOURNAL)
     for identifier, fields in events:
         await client.xadd(PURGE_JOURNAL, fields, id=identifier)
-    nonce = await client.get(PURGE_NONCE) or b""
+    nonce: Any = await client.get(PURGE_NONCE)
     assert await client.zrem(PURGE_RECENT, *(f"{purge_hash(nonce, name.encode()):08x}" for name in names))
 
 

@@ -33,7 +33,9 @@ async def test_only_what_is_bounded_has_no_expiry(fake: FakeOpenAI, redis: str) 
     }
     async with plain(redis) as client:
         await client.set(SAMPLES_READER, b"1", ex=300)
-        await client.set(POLICY_KEY, msgspec.json.encode(PolicyDocument(1.0, {"default": ClassPolicy(60)})))
+        await client.set(
+            POLICY_KEY, msgspec.json.encode(PolicyDocument(issued=1.0, classes={"default": ClassPolicy(60)}))
+        )
         async with running(settings) as one, running(settings) as other:
             for number in range(3):
                 await asyncio.gather(*(each.chat(f"q{number}") for each in (one, other, one, other)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import AsyncIterator
+from typing import Any
 
 import msgspec
 import pytest
@@ -70,10 +71,13 @@ def comparisons(sampler: Sampler, count: int, name: str = "default") -> None:
         )
 
 
+async def encoded(client: Redis) -> list[bytes]:
+    entries: Any = await client.xrange(SAMPLES)
+    return [fields[b"b"] for _, fields in entries]
+
+
 async def written(client: Redis) -> list[SampleBatch]:
-    return [
-        msgspec.msgpack.decode(fields[b"b"], type=SampleBatch) for _, fields in await client.xrange(SAMPLES)
-    ]
+    return [msgspec.msgpack.decode(each, type=SampleBatch) for each in await encoded(client)]
 
 
 async def test_nothing_is_written_unless_somebody_reads_and_no_longer_than_that(
@@ -122,7 +126,7 @@ async def test_a_batch_is_bounded_whatever_is_in_it(redis: str, client: Redis, c
             look_ups(sampler, 20_000, classes, seed=turn)
             comparisons(sampler, 3000, "c" * 100)
             await sampler.flush()
-        sizes = [len(fields[b"b"]) for _, fields in await client.xrange(SAMPLES)]
+        sizes = [*map(len, await encoded(client))]
         assert len(sizes) == 4
         assert max(sizes) <= BATCH_BYTES
         assert min(sizes) > BATCH_BYTES * 0.6
