@@ -15,4 +15,4 @@ from benchmarks.runner import run
 ROWS = ["redis"]
 
 if __name__ == "__main__":
-    sys.exit(run("benchmarks.bounds", ROWS, __doc__, longest=1200))
+    sys.exit(run("benchmarks.bounds", ROWS, __doc__, longest=300))

@@ -15,6 +15,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from dub5.contract import (
     CLASSES_KEY,
     POLICY_KEY,
+    PURGE_RECENT,
     READER_FOR,
     SAMPLES,
     SAMPLES_READER,
@@ -214,6 +215,12 @@ async def test_a_flushed_redis_is_given_the_last_good_ttl_again(bench: Bench) ->
     assert (await bench.published())["banter"].ttl >= before
 
 
+async def test_more_names_than_go_at_once_are_purged(bench: Bench) -> None:
+    stamp = await bench.publisher.purge([f"tag:{number}" for number in range(250)])
+    stamps: Any = await bench.redis.zrange(PURGE_RECENT, 0, -1, withscores=True)
+    assert (len(stamps), max(score for _, score in stamps)) == (250, stamp)
+
+
 async def test_a_redis_that_is_away_changes_nothing_and_is_told(bench: Bench, monkeypatch: Any) -> None:
     await bench.look()
 
@@ -222,6 +229,8 @@ async def test_a_redis_that_is_away_changes_nothing_and_is_told(bench: Bench, mo
 
     monkeypatch.setattr(bench.redis, "get", away)
     await bench.look()
+    bench.clock.now += READ_EVERY
+    await bench.policies.keep_reading({"banter"})
     assert bench.condition("Published") == ("Unknown", "RedisUnavailable")
     assert await bench.metric("dub5_operator_errors_total") == 1
     monkeypatch.undo()
