@@ -31,7 +31,7 @@ from dub5.telemetry.metrics import Metrics
 REPLICAS, LOOK_UPS, REFETCHED = 10, 500, 0.3
 STABLE = 600.0
 """Seconds, of the samplers' clock, without growth."""
-PURGED, AT_ONCE, CALLERS = 1_000_000, 100, 4
+PURGED, AT_ONCE, CALLERS = 1_000_000, 100, 2
 UNPURGED = 1_000
 ALLOWED = 16 * 2**20
 MIB = 2**20
@@ -44,13 +44,12 @@ async def measure() -> list[Figure]:
         settings = configuration(asked.base_url, f"redis://127.0.0.1:{redis.port}")
         await redis.admin.set(SAMPLES_READER, b"1", ex=3600)
         async with replicas(2, settings) as [one, other]:
-            await _answers(asking, one.url)
+            hot = await _answers(asking, one.url, redis.admin)
+            await _keep_hot(redis.admin, hot)
             await _fill(redis.admin)
-            await _keep_hot(redis.admin)
             answers = await _count(redis.admin)
             simulated, samples = await _sample(redis)
-            statuses, seconds = await _purge(asking, one.url, redis.admin)
-            await _keep_hot(redis.admin)
+            statuses, seconds = await _purge(asking, one.url, redis.admin, hot)
             pinned = await _not_evictable(redis.admin)
             left = await _count(redis.admin)
             async with replicas(1, settings) as [newcomer]:
@@ -90,17 +89,23 @@ async def measure() -> list[Figure]:
     ]
 
 
-async def _answers(asking: Client, url: str) -> None:
-    """One after the other by eights, each with tags of its own."""
+async def _answers(asking: Client, url: str, redis: Redis) -> list[bytes]:
+    """Ask for each, eight at a time, until Redis has all of them; gives the names of their keys."""
 
-    async def some(first: int) -> None:
+    async def some(first: int, headers: dict[str, str]) -> None:
         for number in range(first, UNPURGED, 8):
             progress(f"answer {number} of {UNPURGED}")
-            outcome = await asking.ask(url, f"unpurged {number}", headers=_tags(number))
+            outcome = await asking.ask(url, f"unpurged {number}", headers=_tags(number) | headers)
             if outcome.error is not None:
                 raise RuntimeError(outcome.error)
 
-    await asyncio.gather(*(some(first) for first in range(8)))
+    headers: dict[str, str] = {}
+    while True:
+        await asyncio.gather(*(some(first, headers) for first in range(8)))
+        stored: list[bytes] = [key async for key in redis.scan_iter(match="dub5:*:entry:*", count=5000)]
+        if len(stored) == UNPURGED:
+            return stored
+        headers = {"cache-control": "no-cache"}  # Redis was too late for some
 
 
 def _tags(number: int) -> dict[str, str]:
@@ -123,15 +128,11 @@ async def _count(redis: Redis) -> int:
     return sum([1 async for _ in redis.scan_iter(match="dub5:*:entry:*", count=5000)])
 
 
-async def _keep_hot(redis: Redis) -> None:
-    """As answers are that are asked for: read now and then."""
-    hot = [
-        key
-        async for key in redis.scan_iter(match="dub5:*:entry:*", count=5000)
-        if not key.endswith(b":filled")
-    ]
-    for _ in range(40):
-        await redis.touch(*hot)
+async def _keep_hot(redis: Redis, keys: list[bytes]) -> None:
+    """As answers are that are asked for: read now and then. A few at a time, so that nobody waits."""
+    for _ in range(20):
+        for start in range(0, len(keys), 50):
+            await redis.touch(*keys[start : start + 50])
 
 
 class _Clock:
@@ -183,18 +184,21 @@ async def _sample(redis: RedisServer) -> tuple[float, int]:
     return grown_at, largest
 
 
-async def _purge(asking: Client, url: str, redis: Redis) -> tuple[list[int], float]:
-    """The status of each request, and how long all took."""
+async def _purge(asking: Client, url: str, redis: Redis, hot: list[bytes]) -> tuple[list[int], float]:
+    """The status of each request, and how long all took. What is refused is asked again, as a caller would."""
     began, statuses = time.monotonic(), list[int]()
     starts = iter(range(0, PURGED, AT_ONCE))
 
     async def purge() -> None:
         for start in starts:
             tags = [f"document-{number}" for number in range(start, start + AT_ONCE)]
-            statuses.append(await asking.purge(url, tags=tags))
-            if start % 50_000 == 0:
+            while (status := await asking.purge(url, tags=tags)) != 200:
+                statuses.append(status)
+                await asyncio.sleep(1)
+            statuses.append(status)
+            if start % 100_000 == 0:
                 progress(f"{start:,} tags purged")
-                await _keep_hot(redis)
+                await _keep_hot(redis, hot)
 
     await asyncio.gather(*(purge() for _ in range(CALLERS)))
     return statuses, time.monotonic() - began
