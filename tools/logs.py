@@ -168,7 +168,7 @@ EVENTS = (
         "One call of a provider, once it is over; a warning where it failed.",
         (*_IDS, "span_id", "provider", "model", "upstream_model", "attempt", "outcome", "duration_ms"),
         ("status", "provider_request_id", "attempt_reason", "trouble", "background"),
-        {"outcome": _one_of("ok", "error", "timeout", "limited", "refused", "cancelled")},
+        {"outcome": _one_of("ok", "error", "timeout", "limited", "refused", "cancelled", "overloaded")},
     ),
     Event(
         "request failed", ("error",), _BACKEND, "A defect of ours, with its traceback.", (*_IDS, "exception")

@@ -28,7 +28,7 @@ from dub5.telemetry.logging import get_logger, milliseconds
 from dub5.telemetry.metrics import Metrics
 from dub5.telemetry.tracing import Tracer, chat_span
 
-_FAILED = {"error", "timeout", "limited"}
+_FAILED = {"error", "timeout", "limited", "overloaded"}
 
 _log = get_logger()
 
