@@ -58,6 +58,9 @@ class Frames:
         self._expected = expected
         self._unfinished: set[int] = set()
         self._finished: set[int] = set()
+        self._said: set[int] = set()  # choices of which something was said
+        self._flowing: set[int] = set()  # those of them that go on
+        self._by_deltas = False
         self._calls: dict[int, Calls] = {}
         self._done = False
 
@@ -87,7 +90,7 @@ class Frames:
         index, delta = choice.get("index"), choice.get("delta")
         if type(index) is not int or type(delta) is not dict:
             return False
-        return index in self._unfinished and not delta.get("tool_calls")
+        return index in self._flowing and not delta.get("tool_calls")
 
     def chunks(self, event: bytes, chunk: Payload) -> Iterator[Payload]:
         """What any chunk stands for: mostly itself. `event` is its name among server-sent events.
@@ -99,15 +102,19 @@ class Frames:
         given = data.get("choices")
         if not isinstance(given, list) and given is not None:
             raise Unusable
-        choices = given or []
-        if event == BODY or (choices and all(map(_is_whole, choices))):
+        choices = [] if given is None else given
+        are_whole = bool(choices) and all(map(_is_whole, choices))
+        if event == BODY or (are_whole and not (self._by_deltas and self._said)):
             for part in split(whole(data), include_usage=True):
                 self._note(part["choices"])
                 yield Payload.of(part)
             return
+        if are_whole:  # the same once more, after its parts: only its end is news
+            data = {**data, "object": "chat.completion.chunk"}
+            choices = [_without_message(choice) for choice in choices]
         proper = [self._proper(choice, position) for position, choice in enumerate(choices)]
         self._note(proper)
-        same = given is not None and all(map(_is, proper, choices))
+        same = choices is given and all(map(_is, proper, choices))
         yield chunk if same else Payload.of({**data, "choices": proper})
 
     def _finished_all(self) -> bool:
@@ -116,23 +123,31 @@ class Frames:
     def _note(self, choices: list[Json]) -> None:
         """Which choices have ended; one that goes on after its end has not."""
         for choice in choices:
-            index = choice["index"]
+            index, says_more = choice["index"], _says_more(choice["delta"])
+            if says_more:
+                self._said.add(index)
             if end_of(choice) is not None:
                 self._finished.add(index)
                 self._unfinished.discard(index)
-            elif index not in self._finished or _says_more(choice["delta"]):
+                self._flowing.discard(index)
+            elif index not in self._finished or says_more:
                 self._finished.discard(index)
                 self._unfinished.add(index)
+                if index in self._said:
+                    self._flowing.add(index)
 
     def _proper(self, choice: Any, position: int) -> Json:
         """The choice itself, where it is as it should be."""
         if not isinstance(choice, dict):
             raise Unusable
+        _look_for_error_of(choice)
         index, reason = _index(choice, position), choice.get("finish_reason")
         delta = choice.get("delta")
         if delta is None:
             message = choice.get("message")
             delta = {} if message is None else message
+        else:
+            self._by_deltas = True
         if not isinstance(delta, dict):
             raise Unusable
         if delta.get("tool_calls"):
@@ -204,6 +219,7 @@ def whole(data: Json) -> Json:
 def _whole_choice(choice: Any, position: int) -> Json:
     if not isinstance(choice, dict):
         raise Unusable
+    _look_for_error_of(choice)
     message = choice.get("message")
     if message is None and end_of(choice) == "content_filter":  # which left nothing of it
         message = {"role": "assistant", "content": None}
@@ -243,6 +259,13 @@ def look_for_error(data: Json, event: bytes = b"") -> None:
         raise Reported(error)
 
 
+def _look_for_error_of(choice: Json) -> None:
+    """OpenRouter puts the error of an upstream into the choice, which then ends with the word for it."""
+    error = choice.get("error")
+    if error or end_of(choice) == "error":
+        raise Reported(error or {})
+
+
 def _is_whole(choice: object) -> bool:
     """Whether it is one of a completion, and to its end, though a chunk was due."""
     return (
@@ -251,6 +274,10 @@ def _is_whole(choice: object) -> bool:
         and not choice.get("delta")
         and end_of(choice) is not None
     )
+
+
+def _without_message(choice: Json) -> Json:
+    return {**{name: value for name, value in choice.items() if name != "message"}, "delta": {}}
 
 
 def _is_chunk(choice: Json) -> bool:

@@ -124,6 +124,11 @@ STREAMS: dict[str, tuple[list[Part], Json]] = {
     "delta absent at the end": ([HELLO, odd('"choices":[{"index":0,"finish_reason":"stop"}]'), DONE], text("Hello")),
     "message null beside it": ([part({"content": "Hello"}, index=0, message=None), STOP, DONE], text("Hello")),
     "message for a delta": ([odd('"choices":[{"index":0,"message":{"content":"Hel"}}]'), frame(chunk({"content": "lo"})), STOP], text("Hello")),
+    "all of it again with its end": ([ROLE, HELLO, odd('"choices":[{"index":0,"delta":{},"message":{"role":"assistant","content":"Hello"},"finish_reason":"stop"}]'), DONE], text("Hello")),
+    "a whole completion after its parts": ([ROLE, HELLO, frame(completion({"role": "assistant", "content": "Hello"})), DONE], text("Hello")),
+    "a whole completion after its end": ([ROLE, frame(chunk({"content": "Hel"})), frame(chunk({"content": "lo"})), STOP, frame(completion({"role": "assistant", "content": "Hello"}))], text("Hello")),
+    "a call again with its end": ([*calls([call(arguments=FIRST)], [call(id="-", name="-", arguments=REST)])[:-2], odd('"choices":[{"index":0,"delta":null,"message":{"tool_calls":[{"id":"a","type":"function","function":{"name":"f","arguments":"{\\"a\\":1}"}}]},"finish_reason":"tool_calls"}]'), DONE], ONE),
+    "messages for deltas to the end": ([odd('"choices":[{"index":0,"message":{"content":"Hel"}}]'), odd('"choices":[{"index":0,"message":{"content":"lo"},"finish_reason":"stop"}]'), DONE], text("Hello")),
     "a whole completion as an event": ([frame(completion({"content": "Hello"})), DONE], text("Hello")),
     "an emoji cut in two": ([odd(r'"choices":[{"index":0,"delta":{"content":"a\ud83d"}}]'), odd(r'"choices":[{"index":0,"delta":{"content":"\ude00"}}]'), STOP, DONE], text("a😀")),
     "half of an emoji": ([odd(r'"choices":[{"index":0,"delta":{"content":"a\ud83d"}}]'), frame(chunk({"content": "b"})), STOP, DONE], text("a\ufffdb")),
@@ -395,6 +400,33 @@ UNUSABLE: dict[str, tuple[Script, str]] = {
     "FastAPI's": (whole({"detail": "We are full."}), "We are full"),
     "a named event": (stream([b'event: error\ndata: {"message":"We are full."}\n\n']), "We are full"),
     "an event of an error": (stream([data('{"error":{"message":"We are full."}}')]), "We are full"),
+    "OpenRouter's, in the choice": (
+        whole(
+            {
+                "choices": [
+                    {
+                        "message": {"content": ""},
+                        "finish_reason": "error",
+                        "error": {"code": 502, "message": "We are full."},
+                    }
+                ]
+            }
+        ),
+        "reported an error: We are full",
+    ),
+    "the same as an event": (
+        stream(
+            [
+                ROLE,
+                odd(
+                    '"choices":[{"index":0,"delta":{"content":""},"finish_reason":"error","error":{"message":"We are full."}}]'
+                ),
+                DONE,
+            ]
+        ),
+        "reported an error: We are full",
+    ),
+    "an end in error": (stream([ROLE, frame(chunk({"content": ""}, "error")), DONE]), "reported an error"),
     "an event of choices that are none": (stream([data('{"choices":[7]}')]), "without proper `choices`"),
     "an event of an index that is none": (
         stream([part({"content": "x"}, index=[])]),
