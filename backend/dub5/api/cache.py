@@ -17,15 +17,20 @@ from dub5.cache.answers import AnswerCache
 from dub5.cache.freshness import NO_DIRECTIVES
 from dub5.cache.policies import Policies
 from dub5.chat.catalog import Catalog
-from dub5.chat.pipeline import Pipeline
-from dub5.chat.request import invalid
-from dub5.chat.request import parse as parse_chat
+from dub5.chat.pipeline import Pipeline, answer_too_large
+from dub5.chat.request import invalid, read
 from dub5.contract import scoped_name
 from dub5.errors import Forbidden, InvalidRequest, PurgedHereOnly
+from dub5.json_steps import SMALL, TooCostly, decode, in_steps, survey
 from dub5.telemetry.metrics import Metrics
 from dub5.telemetry.record import record_of
 
 T = TypeVar("T")
+
+_LONGEST_PURGE = 64 * 2**10
+"""Bytes: a hundred tags, each character of them escaped."""
+
+_TAG, _LONGEST_ESCAPE = 100, 6
 _Word = Annotated[str, Meta(min_length=1, max_length=100)]
 
 
@@ -78,18 +83,24 @@ class WrittenAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An answer that people have written: the request it answers, and its text or a whole `chat.completion`."""
 
     request: msgspec.Raw
-    answer: str | dict[str, Any]
-    tags: list[str] = []
+    answer: msgspec.Raw
+    tags: Annotated[list[Annotated[str, Meta(max_length=_TAG)]], Meta(max_length=100)] = []
 
-    def completion(self, model: str) -> bytes:
-        if isinstance(self.answer, dict):
+    def completion(self, model: str, *, most: int) -> bytes:
+        """`most` bytes; InvalidRequest where it cannot be so small, or is neither text nor a completion."""
+        if len(self.answer) > _LONGEST_ESCAPE * most:  # before it is decoded
+            raise answer_too_large()
+        answer = _decoded(bytes(self.answer))
+        if isinstance(answer, dict):
             try:
-                msgspec.convert({"answer": self.answer}, _Answer)
+                msgspec.convert({"answer": answer}, _Answer)
             except msgspec.ValidationError as error:
                 raise invalid(str(error)) from None
-            return msgspec.json.encode(self.answer)
-        digest = hashlib.blake2b(self.answer.encode(), digest_size=12).hexdigest()
-        message = {"role": "assistant", "content": self.answer}
+            return msgspec.json.encode(answer)
+        if not isinstance(answer, str):
+            raise InvalidRequest("Expected `str | object`: `answer`.", param="answer")
+        digest = hashlib.blake2b(answer.encode(), digest_size=12).hexdigest()
+        message = {"role": "assistant", "content": answer}
         return msgspec.json.encode(
             {
                 "id": f"chatcmpl-written-{digest}",
@@ -141,7 +152,10 @@ class CacheController(Controller):
     ) -> dict[str, Any]:
         """Forget answers, at once here and within a second everywhere; PurgedHereOnly where Redis is away."""
         require_json(dict(request.headers))
-        wanted = _parse(await request.body(), Invalidation)
+        body = await request.body()
+        if len(body) > _LONGEST_PURGE:
+            raise InvalidRequest(f"A purge is at most {_LONGEST_PURGE} bytes.", param="body")
+        wanted = _parse(body, Invalidation)
         names = wanted.names(_owner(wanted, request.state.caller))
         if answers is not None and not await answers.purge(names):
             raise PurgedHereOnly
@@ -153,19 +167,43 @@ class CacheController(Controller):
     ) -> dict[str, Any]:
         """Store an answer for those whom the class lets share the caller's; for all tenants only as admin."""
         require_json(dict(request.headers))
-        written = _parse(await request.body(), WrittenAnswer)
-        asked = parse_chat(bytes(written.request))
+        written = await _written(await request.body())
+        asked, caller = await read(bytes(written.request)), request.state.caller
+        tags = parse_tags(",".join(written.tags))
+        key = await pipeline.key_of(asked, caller=caller, tags=tags) if asked.large else None
         question = pipeline.prepare(
             asked,
-            caller=request.state.caller,
+            caller=caller,
             asked=NO_DIRECTIVES,
-            tags=parse_tags(",".join(written.tags)),
+            tags=tags,
             record=record_of(request.scope),
+            key=key,
         )
         if question.target.cache_class.share == "public":
             request.state.caller.require("admin")  # it would answer other tenants, too
-        await pipeline.put(question, written.completion(asked.model))
+        await pipeline.put(question, written.completion(asked.model, most=pipeline.max_entry))
         return {"stored": True}
+
+
+async def _written(body: bytes) -> WrittenAnswer:
+    """Only its outside is decoded."""
+    if len(body) > SMALL:
+        try:
+            await in_steps(survey(body))
+        except TooCostly as error:
+            raise InvalidRequest(str(error), param="body") from None
+    return _parse(body, WrittenAnswer)
+
+
+def _decoded(text: bytes) -> Any:
+    try:
+        return decode(text)
+    except (ValueError, RecursionError) as error:  # msgspec's and Unicode's errors are ValueErrors
+        raise _malformed(error) from None
+
+
+def _malformed(error: Exception) -> InvalidRequest:
+    return InvalidRequest(f"The body is not valid JSON: {str(error)[:200]}.", param="body")
 
 
 def _parse(body: bytes, kind: type[T]) -> T:
@@ -174,7 +212,7 @@ def _parse(body: bytes, kind: type[T]) -> T:
     except msgspec.ValidationError as error:
         raise invalid(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequest(f"The body is not valid JSON: {error}.", param="body") from None
+        raise _malformed(error) from None
 
 
 def _owner(wanted: Invalidation, caller: Caller) -> str | None:

@@ -39,8 +39,9 @@ from dub5.cache.status import CacheStatus
 from dub5.chat.pipeline import Answer, Pipeline
 from dub5.chat.question import Question
 from dub5.chat.relay import Relay, error_event
-from dub5.chat.request import most_tokens, parse
+from dub5.chat.request import most_tokens, parse, read
 from dub5.errors import DeadlinePassed, Dub5Error, InternalError, ProviderError, ProviderTimeout, WrongMethod
+from dub5.json_steps import LARGE
 from dub5.settings import ServerSettings
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.record import RequestRecord, record_of
@@ -70,6 +71,7 @@ class ChatRoute:
         self._keys = keys
         self._limiter = limiter
         self._settings = settings
+        self._reading = asyncio.Lock()  # one large body at a time: what reading takes on top is taken once
 
     def route(self) -> ASGIRouteHandler:
         """For Litestar."""
@@ -104,14 +106,20 @@ class ChatRoute:
         record.tenant, record.key_id = caller.tenant, caller.key_id
         caller.require("chat")
         require_json(headers)
-        request = parse(await read_body(headers, receive, self._settings.max_body))
+        asked = Directives.parse(headers.get("cache-control", ""))
+        tags = parse_tags(headers.get("x-dub5-cache-tags", ""))
+        raw = await read_body(headers, receive, self._settings.max_body)
+        key = None
+        if len(raw) < LARGE:
+            request = parse(raw)
+        else:
+            async with self._reading:
+                reading = read(raw)
+                del raw  # it is gone as soon as it is decoded
+                request = await reading
+                key = await self._pipeline.key_of(request, caller=caller, tags=tags)
         return self._pipeline.prepare(
-            request,
-            caller=caller,
-            asked=Directives.parse(headers.get("cache-control", "")),
-            tags=parse_tags(headers.get("x-dub5-cache-tags", "")),
-            record=record,
-            deadline=deadline,
+            request, caller=caller, asked=asked, tags=tags, record=record, deadline=deadline, key=key
         )
 
     async def _granted(self, question: Question) -> Grant | None:
@@ -119,7 +127,7 @@ class ChatRoute:
         if not self._limiter.limited:
             return None
         record = question.record
-        reserve = 0 if self._pipeline.remembers(question) else most_tokens(question.fields)
+        reserve = 0 if self._pipeline.remembers(question) else most_tokens(question.request, question.fields)
         return await self._limiter.acquire(record.tenant or "", reserve=reserve)
 
     async def _answer(

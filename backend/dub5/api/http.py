@@ -26,6 +26,7 @@ Headers = list[tuple[bytes, bytes]]
 
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}")
 _MAX_TAGS = 16
+_LONGEST_TAGS = 4096
 _NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _CLIENT_TIMEOUTS = ("x-stainless-read-timeout", "x-stainless-timeout")
 """Seconds, sent by OpenAI's Python and JavaScript clients."""
@@ -105,6 +106,10 @@ def parse_tags(header: str) -> tuple[str, ...]:
     """Tags of `X-Dub5-Cache-Tags`: at most 16 of at most 64 characters; InvalidRequest otherwise."""
     if not header:
         return ()
+    if len(header) > _LONGEST_TAGS:
+        raise InvalidRequest(
+            f"The cache tags are longer than {_LONGEST_TAGS} characters.", param="X-Dub5-Cache-Tags"
+        )
     tags = tuple(tag for tag in (part.strip() for part in header.split(",")) if tag)
     if len(tags) > _MAX_TAGS:
         raise InvalidRequest(f"At most {_MAX_TAGS} cache tags.", param="X-Dub5-Cache-Tags")

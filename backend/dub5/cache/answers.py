@@ -57,7 +57,7 @@ class AnswerCache:
         self._local = local
         self._shared = shared
         self._purges = purges
-        self._max_entry = max_entry
+        self.max_entry = max_entry
         self._clock = clock
         self._reading: dict[Identity, tuple[float, asyncio.Task[Entry | None]]] = {}
         self._synchroniser: asyncio.Task[None] | None = None
@@ -124,7 +124,7 @@ class AnswerCache:
     async def store(self, identity: Identity, entry: Entry, lifetimes: Lifetimes) -> bool:
         """Keep a complete answer in both tiers; whether it was fit to be kept."""
         left = lifetimes.kept - entry.age(self._clock())
-        if len(entry.body) > self._max_entry or left <= 0:
+        if len(entry.body) > self.max_entry or left <= 0:
             return False
         if self._shared is None or await self._shared.put(identity, entry, seconds=left):
             self._keep_locally(identity, entry, lifetimes)

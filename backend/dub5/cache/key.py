@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from operator import is_not
 from typing import Any, Literal
 
 import msgspec
+
+from dub5.json_steps import Steps, fed, pieces
 
 KEY_VERSION = 1
 """Part of each key: raised when the meaning of a key changes, so that old answers are never found again."""
@@ -33,6 +36,8 @@ CANNOT_SHAPE_THE_ANSWER = frozenset(
 
 Share = Literal["tenant", "user", "public"]
 _canonical_json = msgspec.json.Encoder(order="deterministic")
+_DIGEST = 24
+_MOST = 2**63
 
 
 def scope_of(share: Share, *, tenant: str, key_id: str, user: str | None) -> tuple[str, ...]:
@@ -57,22 +62,64 @@ def answer_key(
     `fields` is the caller's request with the personality's sampling defaults filled in; what the personality
     says is covered by its revision.
     """
-    shaping = {
-        name: _canonical(value)
-        for name, value in fields.items()
-        if value is not None and name not in CANNOT_SHAPE_THE_ANSWER
-    }
-    parts = [KEY_VERSION, scope, personality_revision, model_revision, sorted(set(tags)), shaping]
-    return hashlib.blake2b(_canonical_json.encode(parts), digest_size=24).hexdigest()
+    parts = _head(scope, personality_revision, model_revision, tags)
+    parts.append({name: _canonical(fields[name]) for name in _shaping(fields)})
+    return hashlib.blake2b(_canonical_json.encode(parts), digest_size=_DIGEST).hexdigest()
+
+
+def answer_key_in_steps(
+    fields: Mapping[str, Any],
+    *,
+    scope: tuple[str, ...],
+    personality_revision: str,
+    model_revision: str,
+    tags: Iterable[str] = (),
+) -> Steps[str]:
+    """The same key of a request that is large."""
+    digest = hashlib.blake2b(digest_size=_DIGEST)
+    head = _head(scope, personality_revision, model_revision, tags)
+    digest.update(_canonical_json.encode(head)[:-1] + b",")
+    shaping = {name: fields[name] for name in _shaping(fields)}
+    yield from fed(pieces(shaping, names=sorted, scalar=_whole), digest.update)
+    digest.update(b"]")
+    return digest.hexdigest()
+
+
+def _head(
+    scope: tuple[str, ...], personality_revision: str, model_revision: str, tags: Iterable[str]
+) -> list[Any]:
+    return [KEY_VERSION, scope, personality_revision, model_revision, sorted(set(tags))]
+
+
+def _shaping(fields: Mapping[str, Any]) -> list[str]:
+    return [
+        name for name, value in fields.items() if value is not None and name not in CANNOT_SHAPE_THE_ANSWER
+    ]
 
 
 def _canonical(value: Any) -> Any:
-    """`value` with whole floats as integers: 1.0 and 1 mean the same."""
+    """`value` with equal numbers written the same; itself where they are."""
     kind = type(value)
+    if kind is str:
+        return value
     if kind is dict:
-        return {name: item if type(item) is str else _canonical(item) for name, item in value.items()}
+        changed = {name: new for name, item in value.items() if (new := _canonical(item)) is not item}
+        return {**value, **changed} if changed else value
     if kind is list:
-        return [_canonical(item) for item in value]
-    if kind is float and value.is_integer():
-        return int(value)
+        items = [_canonical(item) for item in value]
+        return items if any(map(is_not, items, value)) else value
+    return _whole(value)
+
+
+def _whole(value: Any) -> Any:
+    """A whole float as an integer: 1.0 and 1 mean the same. Past 64 bits the other way round: 1e308 has 309 digits."""
+    kind = type(value)
+    if kind is float:
+        return int(value) if value.is_integer() and -_MOST < value < _MOST else value
+    if kind is int and not -_MOST < value < _MOST:
+        try:
+            number = float(value)
+        except OverflowError:
+            return value
+        return number if number == value else value
     return value

@@ -16,6 +16,7 @@ import hashlib
 import random
 import time
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 from moka_py import Moka
@@ -26,7 +27,7 @@ from dub5.cache.entry import Entry
 from dub5.cache.flight import Follower
 from dub5.cache.flights import Flights
 from dub5.cache.freshness import Directives, State
-from dub5.cache.key import answer_key, scope_of
+from dub5.cache.key import answer_key, answer_key_in_steps, scope_of
 from dub5.cache.policies import Policies
 from dub5.cache.purges import names_of
 from dub5.cache.samples import Sampler
@@ -40,6 +41,7 @@ from dub5.chat.refreshing import Refreshing
 from dub5.chat.relay import Relay, whole_of
 from dub5.chat.request import ChatRequest, Json
 from dub5.errors import CallerError, InvalidRequest, NotCached, Overloaded, ProviderError
+from dub5.json_steps import in_steps
 from dub5.telemetry.record import RequestRecord
 
 _TRIES = 3
@@ -94,8 +96,12 @@ class Pipeline:
         tags: tuple[str, ...],
         record: RequestRecord,
         deadline: float | None = None,
+        key: str | None = None,
     ) -> Question:
-        """Resolve the model or personality, and the key. CallerError where the request cannot be answered."""
+        """Resolve the model or personality, and the key, where it is not known already.
+
+        CallerError where the request cannot be answered.
+        """
         target = self._catalog[request.model]
         personality = target.personality
         record.model, record.stream = target.model.name, request.stream
@@ -104,10 +110,9 @@ class Pipeline:
         bypass = "disabled" if self._cache is None else why_not_cached(fields, target.cache_class, asked)
         wanted = None
         if bypass is None:
-            scope = scope_of(
-                target.cache_class.share, tenant=caller.tenant, key_id=caller.identity, user=request.user
-            )
-            wanted = self._wanted(fields, target, caller.tenant, scope, asked, tags)
+            if key is None:
+                key = answer_key(fields, **_keyed(target, caller, request, tags))
+            wanted = self._wanted(key, target, caller.tenant, asked, tags)
         return Question(
             request=request,
             fields=fields,
@@ -119,24 +124,19 @@ class Pipeline:
             deadline=deadline,
         )
 
+    async def key_of(self, request: ChatRequest, *, caller: Caller, tags: tuple[str, ...]) -> str:
+        """What `prepare` would find the key to be, in steps: for a request that is large."""
+        target = self._catalog[request.model]
+        personality = target.personality
+        fields = personality.fields(request) if personality is not None else request.body
+        return await in_steps(answer_key_in_steps(fields, **_keyed(target, caller, request, tags)))
+
     def _wanted(
-        self,
-        fields: Json,
-        target: Target,
-        tenant: str,
-        scope: tuple[str, ...],
-        asked: Directives,
-        tags: tuple[str, ...],
+        self, key: str, target: Target, tenant: str, asked: Directives, tags: tuple[str, ...]
     ) -> Wanted:
         personality = target.personality
         return Wanted(
-            key=answer_key(
-                fields,
-                scope=scope,
-                personality_revision=personality.revision if personality is not None else "",
-                model_revision=target.model.revision,
-                tags=tags,
-            ),
+            key=key,
             names=names_of(
                 tenant=tenant,
                 class_name=target.class_name,
@@ -296,6 +296,11 @@ class Pipeline:
         status = CacheStatus(hit=True, ttl=fresh.ttl, detail=_DETAILS.get(fresh.state, found.tier))
         return Answer(content, status, fresh.age)
 
+    @property
+    def max_entry(self) -> int:
+        """Bytes of the largest answer that is stored."""
+        return self._cache.max_entry if self._cache is not None else 0
+
     async def put(self, question: Question, completion: bytes) -> None:
         """Store an answer that people have written. InvalidRequest where such a request is never cached."""
         wanted, cache = question.wanted, self._cache
@@ -305,7 +310,7 @@ class Pipeline:
             )
         entry = Entry(completion, int(time.time() * 1e6), 0.0, 0, 0)
         if not await cache.store(cache.identity(wanted), entry, wanted.lifetimes):
-            raise InvalidRequest("The answer is larger than cache.max_entry.", param="answer")
+            raise answer_too_large()
 
     def _sample(self, question: Question, found: Found | None, *, hit: bool) -> None:
         if self._sampler is not None and question.wanted is not None:
@@ -321,6 +326,21 @@ class Pipeline:
         self._metrics.cache_lookups.labels(question.target.class_name, result).inc()
 
 
+def answer_too_large() -> InvalidRequest:
+    return InvalidRequest("The answer is larger than cache.max_entry.", param="answer")
+
+
+def _keyed(target: Target, caller: Caller, request: ChatRequest, tags: tuple[str, ...]) -> dict[str, Any]:
+    """What a key is made of besides the request's fields."""
+    share, personality = target.cache_class.share, target.personality
+    return {
+        "scope": scope_of(share, tenant=caller.tenant, key_id=caller.identity, user=request.user),
+        "personality_revision": personality.revision if personality is not None else "",
+        "model_revision": target.model.revision,
+        "tags": tags,
+    }
+
+
 def _name_leader(question: Question, follower: Follower) -> None:
     """In the log, whose call this request waited for, where that was not its own: also where the call failed."""
     leader, record = follower.leader, question.record
@@ -332,7 +352,10 @@ def _name_leader(question: Question, follower: Follower) -> None:
 
 def _body_of(question: Question) -> bytes:
     """Tells whether two requests are the same to the letter, but for the shape of the answer, and of one tenant."""
-    parts = [question.record.tenant, {**question.request.body, "stream": None, "stream_options": None}]
+    if question.request.digest is not None:  # of all its bytes; to encode them again would take long
+        parts: list[Any] = [question.record.tenant, question.request.digest]
+    else:
+        parts = [question.record.tenant, {**question.request.body, "stream": None, "stream_options": None}]
     return hashlib.blake2b(msgspec.json.encode(parts, order="deterministic"), digest_size=16).digest()
 
 

@@ -41,7 +41,14 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
         body = {name: value for name, value in self.fields.items() if name not in _OURS}
         headers = {"x-request-id": self.record.request_id, "traceparent": trace.traceparent()}
         options = self.request.body.get("stream_options") or {}
-        call = Call(model="", body=body, stream=self.request.stream, stream_options=options, headers=headers)
+        call = Call(
+            model="",
+            body=body,
+            stream=self.request.stream,
+            stream_options=options,
+            large=self.request.large,
+            headers=headers,
+        )
         personality = self.target.personality
         if personality is None:
             return call

@@ -2,24 +2,26 @@
 
 Checked are the fields that we act on or that a provider would refuse later and less clearly; an error names
 the field by its path, `messages[2].role`. Everything reaches the provider, known or not.
+
+No body may hold the event loop, or take memory out of proportion: what costs more than `dub5.json_steps` allows is
+refused before it is decoded, and what is large is read in steps (docs/adr/0025).
 """
 
 from __future__ import annotations
 
-import json
-import math
+import hashlib
 import re
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
+from dub5 import json_steps
+from dub5.chat.faults import MAX_PATH, Fault, fault_of, first_fault
 from dub5.errors import InvalidRequest
+from dub5.json_steps import LARGE, MAX_DEPTH, SMALL, NotReadable, Steps, TooCostly, at_once, in_steps
 
 Json = dict[str, Any]
-
-MAX_DEPTH = 64
-"""Levels of nesting; a generous JSON Schema of a tool has about 20."""
 
 _Role = Literal["developer", "system", "user", "assistant", "tool", "function"]
 
@@ -63,13 +65,24 @@ class _Known(msgspec.Struct):
 
 
 class ChatRequest(msgspec.Struct, frozen=True):
-    """`body` is the request as it came, decoded; the rest is what we read out of it."""
+    """`body` is the request as it came, decoded; the rest is what we read out of it.
+
+    `size` is its bytes, and `cost` about how many bytes of memory it takes. A large one has the `digest` of its bytes.
+    """
 
     body: Json
     model: str
     stream: bool
     include_usage: bool
     user: str | None
+    size: int = 0
+    cost: int = 0
+    digest: bytes | None = None
+
+    @property
+    def large(self) -> bool:
+        """Whether working on all of it takes steps."""
+        return self.digest is not None
 
     @property
     def messages(self) -> list[Json]:
@@ -81,20 +94,82 @@ _CHARACTERS_PER_TOKEN = 4
 _USUAL_ANSWER = 1000
 """Tokens to expect of an answer to which nobody set a limit."""
 
-_decoder = msgspec.json.Decoder()
+_USUAL_PART = 1000
+"""Tokens to expect of a picture, a recording or a file, whatever its bytes."""
+
+_MOST_SHOWN = 300
+"""Characters of an error's text: it may quote what was sent."""
+
+_BATCH = 500
+"""Messages that are checked in one step."""
+
+_LONGEST_ROLE = 20
 
 
 def parse(raw: bytes) -> ChatRequest:
-    """InvalidRequest names what is wrong and where."""
-    body = _decoded(raw)
+    """In one step, without a pause. InvalidRequest names what is wrong and where."""
+    if len(raw) >= LARGE:
+        return at_once(_steps(raw))
+    cost = 0
+    try:
+        if len(raw) > SMALL or raw.count(b"[") + raw.count(b"{") > MAX_DEPTH:
+            cost = at_once(json_steps.survey(raw)).cost
+        body = json_steps.decode(raw)
+    except TooCostly as error:
+        raise InvalidRequest(str(error), param="body") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise at_once(_diagnosis(raw, error)) from None
     if not isinstance(body, dict):
         raise InvalidRequest("The body must be a JSON object.", param="body")
-    if _deeper_than(MAX_DEPTH, body):
-        raise InvalidRequest(f"The body is nested deeper than {MAX_DEPTH} levels.", param="body")
+    if len(raw) > SMALL:
+        at_once(_check_messages(body))
+    return _request(body, _judged(body), size=len(raw), cost=cost)
+
+
+async def read(raw: bytes) -> ChatRequest:
+    """As `parse`, with pauses where the body is large."""
+    if len(raw) < LARGE:
+        return parse(raw)
+    steps = _steps(raw)
+    del raw  # what is left of it is the steps' to free
+    return await in_steps(steps)
+
+
+def _steps(raw: bytes) -> Steps[ChatRequest]:
+    size = len(raw)
     try:
-        known = msgspec.convert(body, _Known)
-    except msgspec.ValidationError as error:
-        raise invalid(str(error)) from None
+        found = yield from json_steps.survey(raw, lift=True)
+        digest = hashlib.blake2b(digest_size=16)
+        yield from json_steps.fed(iter((raw,)), digest.update)
+        texts = yield from json_steps.decode_texts(raw, found.texts)
+        yield
+        skeleton, stamp = json_steps.skeleton_of(raw, found.texts)
+        del raw
+        yield
+        try:
+            body = json_steps.decode_skeleton(skeleton, stamp, texts)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            texts.clear()
+            raise (yield from _diagnosis(skeleton, error, stamp)) from None
+    except TooCostly as error:
+        raise InvalidRequest(str(error), param="body") from None
+    except NotReadable as error:
+        skeleton, stamp = json_steps.skeleton_of(raw, found.texts)
+        del raw
+        kind = fault_of(error.text) or "escape"
+        fault = yield from first_fault(skeleton, stamp=stamp.encode(), bad=error.number, kind=kind)
+        raise _told(fault) from None
+    del skeleton, texts
+    yield
+    if not isinstance(body, dict):
+        raise InvalidRequest("The body must be a JSON object.", param="body")
+    yield from _check_messages(body)
+    messages = body.get("messages")
+    known = _judged({**body, "messages": messages[:1]} if isinstance(messages, list) else body)
+    return _request(body, known, size=size, cost=found.cost, digest=digest.digest())
+
+
+def _request(body: Json, known: _Known, *, size: int, cost: int, digest: bytes | None = None) -> ChatRequest:
     options = known.stream_options
     return ChatRequest(
         body=body,
@@ -102,75 +177,105 @@ def parse(raw: bytes) -> ChatRequest:
         stream=bool(known.stream),
         include_usage=options is not None and bool(options.include_usage),
         user=known.user,
+        size=size,
+        cost=max(cost, size),
+        digest=digest,
     )
 
 
-def most_tokens(fields: Json) -> int:
+def _judged(body: Json) -> _Known:
+    try:
+        return msgspec.convert(body, _Known)
+    except msgspec.ValidationError as error:
+        raise invalid(str(error)) from None
+
+
+def _check_messages(body: Json) -> Steps[None]:
+    """Some at a time. A role that is no role is told without quoting it, however long it is."""
+    messages = body.get("messages")
+    if not isinstance(messages, list):
+        return
+    for start in range(0, len(messages), _BATCH):
+        some = messages[start : start + _BATCH]
+        for index, message in enumerate(some, start):
+            role = message.get("role") if type(message) is dict else None
+            if type(role) is str and len(role) > _LONGEST_ROLE:
+                raise invalid(f"Invalid enum value - at `$.messages[{index}].role`")
+        try:
+            msgspec.convert(some, list[_Message])
+        except msgspec.ValidationError as error:
+            text, _, where = str(error).rpartition(" - at `$[")
+            index, _, rest = where.partition("]")
+            raise invalid(f"{text} - at `$.messages[{start + int(index)}]{rest}") from None
+        yield
+
+
+def most_tokens(request: ChatRequest, fields: Json) -> int:
     """About how many tokens a request may take: its prompt, and the longest answer that it allows."""
-    prompt = len(msgspec.json.encode(fields["messages"])) // _CHARACTERS_PER_TOKEN
+    if request.size > SMALL:
+        prompt = sum(map(_tokens_of, fields["messages"]))
+    else:
+        prompt = len(msgspec.json.encode(fields["messages"])) // _CHARACTERS_PER_TOKEN
     answer: int = fields.get("max_completion_tokens") or fields.get("max_tokens") or _USUAL_ANSWER
     return prompt + answer
 
 
-def _decoded(raw: bytes) -> Any:
-    try:
-        return _decoder.decode(raw)
-    except RecursionError:
-        raise InvalidRequest(f"The body is nested deeper than {MAX_DEPTH} levels.", param="body") from None
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise _diagnosis(raw, error) from None
+def _tokens_of(message: Json) -> int:
+    """Without encoding it. A picture counts as one, whatever its size."""
+    content = message.get("content")
+    parts = content if isinstance(content, list) else [content]
+    tokens = 5
+    for part in parts:
+        text = part.get("text") if isinstance(part, dict) else part
+        if isinstance(text, str):
+            tokens += len(text) // (_CHARACTERS_PER_TOKEN if text.isascii() else 2)
+        elif text is not None or isinstance(part, dict):
+            tokens += _USUAL_PART
+    for call in message.get("tool_calls") or ():
+        function = call.get("function")
+        arguments = function.get("arguments") if isinstance(function, dict) else None
+        tokens += len(arguments) // _CHARACTERS_PER_TOKEN if isinstance(arguments, str) else 0
+    return tokens
 
 
-def _diagnosis(raw: bytes, error: Exception) -> InvalidRequest:
-    """Name the field of a value that JSON or UTF-8 cannot say. Slow, and only for bodies that are refused."""
-    try:
-        lenient = json.loads(raw)
-    except (ValueError, RecursionError):
-        if isinstance(error, UnicodeDecodeError):
-            return InvalidRequest("The body is not valid UTF-8.", param="body")
-        return InvalidRequest(f"The body is not valid JSON: {error}.", param="body")
-    for path, value in _leaves(lenient):
-        if isinstance(value, float) and not math.isfinite(value):
-            return InvalidRequest("NaN and infinite numbers are not JSON.", param=path)
-        if isinstance(value, str) and any("\ud800" <= char <= "\udfff" for char in value):
-            return InvalidRequest("The text holds a lone surrogate, which UTF-8 cannot say.", param=path)
-    return InvalidRequest(f"The body is not valid JSON: {error}.", param="body")
+def _diagnosis(text: bytes, error: Exception, stamp: str = "") -> Steps[InvalidRequest]:
+    """Name the field of a value that JSON or UTF-8 cannot say."""
+    if isinstance(error, RecursionError):
+        return InvalidRequest(f"The body is nested deeper than {MAX_DEPTH} levels.", param="body")
+    at = _OFFSET.search(str(error)[-100:])
+    fault = yield from first_fault(text, end=int(at[1]) if at else None, stamp=stamp.encode())
+    if fault is not None:
+        return _told(fault)
+    if isinstance(error, UnicodeDecodeError):
+        return _told(None)
+    words = str(error)[:_MOST_SHOWN]
+    return InvalidRequest(
+        f"The body is not valid JSON: {words if not stamp else _OFFSET.sub('', words)}.", param="body"
+    )
 
 
-def _leaves(root: Any) -> list[tuple[str, Any]]:
-    """Every scalar and key of `root` with its path, without recursion."""
-    found: list[tuple[str, Any]] = []
-    todo: list[tuple[str, Any]] = [("", root)]
-    while todo:
-        path, value = todo.pop()
-        if isinstance(value, dict):
-            found.extend((path or "body", key) for key in value)
-            todo.extend((f"{path}.{key}".lstrip("."), item) for key, item in value.items())
-        elif isinstance(value, list):
-            todo.extend((f"{path}[{index}]", item) for index, item in enumerate(value))
-        else:
-            found.append((path or "body", value))
-    return [(path.encode("utf-8", "replace").decode(), value) for path, value in found]
+_OFFSET = re.compile(r" ?\(byte (\d+)\)")
 
 
-def _deeper_than(limit: int, root: Any) -> bool:
-    level = [root]
-    for _ in range(limit):
-        level = [
-            item
-            for holder in level
-            for item in (holder.values() if type(holder) is dict else holder)
-            if type(item) is dict or type(item) is list
-        ]
-        if not level:
-            return False
-    return True
+def _told(fault: Fault | None) -> InvalidRequest:
+    if fault is None or fault.kind == "encoding":
+        return InvalidRequest("The body is not valid UTF-8.", param="body")
+    if fault.kind == "number":
+        return InvalidRequest("NaN and infinite numbers are not JSON.", param=fault.path)
+    if fault.kind == "surrogate":
+        return InvalidRequest("The text holds a lone surrogate, which UTF-8 cannot say.", param=fault.path)
+    return InvalidRequest(
+        "The body is not valid JSON: a text holds an invalid escape or character.", param="body"
+    )
 
 
 def invalid(message: str) -> InvalidRequest:
-    """msgspec's "… - at `$.a[0]`" as a sentence and a path."""
-    text, _, where = message.partition(" - at `$")
-    param = where.rstrip("`").lstrip(".")
+    """msgspec's "… - at `$.a[0]`" as a sentence and a path, both short."""
+    text, _, where = message.rpartition(" - at `$")
+    if not text:
+        text, where = message, ""
+    text = text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
+    param = where.rstrip("`").lstrip(".")[:MAX_PATH]
     missing = re.search(r"missing required field `(\w+)`", text)
     if missing:
         param = f"{param}.{missing[1]}".lstrip(".")

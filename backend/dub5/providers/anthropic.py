@@ -7,9 +7,11 @@ A stream is complete only after `message_stop`; without it the answer was cut sh
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
+from functools import partial
 
 import msgspec
 
@@ -52,7 +54,7 @@ class AnthropicProvider:
         await self._http.aclose()
 
     async def complete(self, call: Call) -> Payload:
-        body = await self._http.post(self._body(call), call)
+        body = await self._http.post(await self._body(call), call)
         try:
             return Payload.of_whole(self._joined(body) if begins_events(body) else self._completion(body))
         except (Unusable, Reported) as odd:
@@ -60,7 +62,7 @@ class AnthropicProvider:
 
     async def stream(self, call: Call) -> AsyncGenerator[Payload, None]:
         translator = StreamTranslator(created=int(time.time()))
-        events = self._http.events(self._body(call), call, is_last=_is_stop)
+        events = self._http.events(await self._body(call), call, is_last=_is_stop)
         try:
             async with aclosing(events):
                 async for together in events:
@@ -72,8 +74,9 @@ class AnthropicProvider:
         if not translator.complete:
             raise self._failure(Unusable(CUT, "model" if translator.begun else "request"))
 
-    def _body(self, call: Call) -> Json:
-        return request(
+    async def _body(self, call: Call) -> Json:
+        translate = partial(
+            request,
             self._quirks.applied(call),
             model=call.model,
             max_tokens=self._max_tokens,
@@ -81,6 +84,8 @@ class AnthropicProvider:
             stable=call.stable,
             beta=self._beta,
         )
+        # Python in a thread lets the event loop run every few milliseconds.
+        return await asyncio.to_thread(translate) if call.large else translate()
 
     def _completion(self, body: bytes) -> Json:
         try:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import io
 import os
 import re
 import socket
@@ -36,6 +37,7 @@ from dub5.errors import (
     ProviderTimeout,
     RequestTooLarge,
 )
+from dub5.json_steps import fed, in_steps, pieces
 from dub5.providers import refusals
 from dub5.providers.protocol import Call, Json
 from dub5.providers.redaction import REDACTED, Redactor
@@ -254,7 +256,7 @@ class HttpClient:
         try:
             response = await self._pool().post(
                 self._url,
-                data=msgspec.json.encode(body),
+                data=await _in_pieces(body) if call.large else msgspec.json.encode(body),
                 headers={**self._headers, **call.headers},
                 allow_redirects=False,
                 **self._through,
@@ -465,6 +467,14 @@ def _has_descriptors() -> bool:
     except OSError:
         return False
     return True
+
+
+async def _in_pieces(body: Json) -> io.BytesIO:
+    """A large body as JSON, written with pauses; aiohttp reads it a piece at a time, as the provider takes it."""
+    written = io.BytesIO()
+    await in_steps(fed(pieces(body), written.write))
+    written.seek(0)
+    return written
 
 
 class _Limit(msgspec.Struct, frozen=True, order=True):

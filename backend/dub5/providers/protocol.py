@@ -51,6 +51,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     prompt cache. `body` is a Chat Completions body without `model`, `stream` and `stream_options`. `headers` those
     that follow the request through: `traceparent`, `x-request-id`. `heard` is filled in by the provider. `defaults` are
     the fields that the caller did not set. `stream_options` are the caller's; whether there is usage is for us to say.
+    What is `large` is worked on in steps.
     """
 
     model: str
@@ -58,6 +59,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     stream: bool
     stream_options: Json = {}
     stable: int = 0
+    large: bool = False
     headers: dict[str, str] = {}
     defaults: frozenset[str] = frozenset()
     heard: Heard = msgspec.field(default_factory=Heard)

@@ -24,6 +24,7 @@ from typing import Any
 import msgspec
 
 from dub5.errors import InvalidRequest
+from dub5.json_steps import pieces
 from dub5.providers.protocol import Call, Json, Payload
 from dub5.providers.simulated_values import example
 from dub5.settings import SimulatedSettings
@@ -123,12 +124,12 @@ class SimulatedProvider:
 
     async def complete(self, call: Call) -> Payload:
         """Takes as long as the stream of the same answer would."""
-        answer = answer_to(call)
+        answer = await _answer_to(call)
         await self._sleep(self._first_token + self._pause * max(len(answer.tokens) - 1, 0))
         return Payload.of(answer.completion())
 
     async def stream(self, call: Call) -> AsyncGenerator[Payload, None]:
-        answer = answer_to(call)
+        answer = await _answer_to(call)
         await self._sleep(self._first_token)
         yield Payload.of(answer.begin())
         for index, token in enumerate(answer.tokens):
@@ -137,6 +138,10 @@ class SimulatedProvider:
             yield Payload.of(answer.token(token))
         for chunk in answer.end():
             yield Payload.of(chunk)
+
+
+async def _answer_to(call: Call) -> Answer:
+    return await asyncio.to_thread(answer_to, call) if call.large else answer_to(call)
 
 
 def answer_to(call: Call) -> Answer:
@@ -161,8 +166,10 @@ def answer_to(call: Call) -> Answer:
 
 def _digest(value: Any) -> int:
     """64 bits that are the same in every process; the order of keys does not matter."""
-    canonical = msgspec.json.encode(value, order="sorted")
-    return int.from_bytes(hashlib.blake2b(canonical, digest_size=8).digest(), "big")
+    digest = hashlib.blake2b(digest_size=8)
+    for piece in pieces(value, names=sorted):
+        digest.update(piece)
+    return int.from_bytes(digest.digest(), "big")
 
 
 def _content(body: Json, seed: int) -> str:
@@ -179,7 +186,7 @@ def _content(body: Json, seed: int) -> str:
 
 def _prose(body: Json, seed: int) -> str:
     """Sentences, after the start of the question."""
-    question = " ".join(_last_question(body).split()[:8])[:40]
+    question = " ".join(_last_question(body).split(None, 8)[:8])[:40]
     least = body.get("min_tokens")
     least = min(least, LONGEST) if isinstance(least, int) else 0
     count = max(least, FEWEST_WORDS + seed % (MOST_WORDS - FEWEST_WORDS + 1))

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from dub5.chat.request import MAX_DEPTH, parse
+from dub5.chat.request import parse
 from dub5.errors import InvalidRequest
+from dub5.json_steps import MAX_DEPTH
 
 GOOD: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
