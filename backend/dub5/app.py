@@ -30,6 +30,7 @@ from dub5.api.chat import ChatFirst, ChatRoute
 from dub5.api.draining import DrainMiddleware
 from dub5.api.errors import HANDLERS
 from dub5.api.page import Page
+from dub5.arrivals import Arrivals, budget_of
 from dub5.cache.answers import AnswerCache
 from dub5.cache.flights import Flights
 from dub5.cache.leases import Leases
@@ -48,6 +49,7 @@ from dub5.providers.routing import Model
 from dub5.redis_link import RedisLink
 from dub5.settings import HttpProviderSettings, Settings, read_secret
 from dub5.telemetry import tracing
+from dub5.telemetry.container import memory
 from dub5.telemetry.metrics import BREAKER_STATES, Metrics
 from dub5.telemetry.middleware import TelemetryMiddleware
 from dub5.telemetry.process import LoopLagProbe
@@ -64,6 +66,10 @@ class Application:
         self.settings = settings
         self.drain = Drain()
         self.metrics = Metrics(config_hash=_config_hash(settings))
+        limit = settings.server.max_arriving
+        self.arrivals = Arrivals(limit if limit is not None else budget_of(memory()))
+        self.metrics.arriving_bytes.set_function(lambda: self.arrivals.used)
+        self.metrics.arriving_limit.set(self.arrivals.budget)
         self._tracer = tracing.build(settings.telemetry)
         self._keys = KeyRing(settings.auth, dict(environment), self.metrics)
         self._providers = providers.build(settings, environment)
@@ -91,7 +97,7 @@ class Application:
             replica=self._leases.replica if self._leases is not None else "",
         )
         self._lag = LoopLagProbe(self.metrics)
-        chat = ChatRoute(self._pipeline, self._keys, self._limiter, settings.server)
+        chat = ChatRoute(self._pipeline, self._keys, self._limiter, settings.server, self.arrivals)
         leaving = DrainMiddleware(ChatFirst(chat, self._public(chat)), self.drain)
         self.public: ASGIApp = TelemetryMiddleware(leaving, self.metrics, self._tracer)
         self.operations: ASGIApp = self._operations()

@@ -10,6 +10,8 @@ Connections stand in queues by what they wait for, in the order in which they be
 second, looks only at the first of each; a request that arrives in one piece is in none. A request that has arrived
 is under no limit here: an answer may be silent for as long as the provider may.
 
+Memory: what all connections hold of requests that are not answered has one budget, `dub5.arrivals`.
+
 Room: requests sent ahead of their turn are parsed a slice at a time, none while one waits. When there
 are too many connections the one that has waited longest without a request is closed for the new one; if
 every connection has a request under way, the new one is told so.
@@ -30,6 +32,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from dub5.arrivals import JOINED, SMALL_REQUEST, Arrivals, no_room
 from dub5.errors import Dub5Error, HeadTooLarge, InvalidRequest, Overloaded, RequestTimeout, whole_seconds
 from dub5.telemetry.logging import get_logger
 
@@ -52,6 +55,7 @@ _POLITE_BYTES = 16 * 2**20
 """How long, and how much, is read after the last word: a client that still sends would not see it otherwise."""
 
 _SWEEP = 1.0
+_NO_LIMIT = 2**60
 
 _log = get_logger()
 
@@ -71,8 +75,11 @@ class Limits(msgspec.Struct, frozen=True):
 class Connections(ServerState):
     """All connections of one listener. `on_refused` is told why each one was closed that misbehaved."""
 
-    def __init__(self, limits: Limits, on_refused: Callable[[str], None]) -> None:
+    def __init__(
+        self, limits: Limits, on_refused: Callable[[str], None], arrivals: Arrivals | None = None
+    ) -> None:
         super().__init__()
+        self.arrivals = arrivals if arrivals is not None else Arrivals(_NO_LIMIT)
         self.limits = limits
         self.on_refused = on_refused
         self.idle: Queue = OrderedDict()
@@ -98,6 +105,8 @@ class Connections(ServerState):
         return next(iter(self.sending))
 
     def forget(self, connection: GuardedProtocol) -> None:
+        if connection.charge:
+            self.arrivals.charge(connection, 0, incomplete=False)
         for queue in (self.idle, self.sending, self.unread, self.leaving):
             queue.pop(connection, None)
 
@@ -183,6 +192,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._overhead = 0
         self._thrown_away = 0
         self._unread_before = 0
+        self.charge = 0
+        self._arrived = self._waiting = 0  # bytes: of what is incomplete; of large requests that wait
 
     # What the transport calls
 
@@ -205,6 +216,8 @@ class GuardedProtocol(HttpToolsProtocol):
         else:
             self._unparsed = self._unparsed + data if self._unparsed else data
             self._parse()
+            if self._begun or self._arrived or len(data) > SMALL_REQUEST:
+                self._account(len(data))
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -271,6 +284,19 @@ class GuardedProtocol(HttpToolsProtocol):
         elif self._running is None or self._running.response_complete:
             self._all.idle.setdefault(self, self.loop.time())
 
+    def _account(self, size: int) -> None:
+        """`size` more bytes are here."""
+        if self._over:
+            return
+        size += self._arrived
+        if self._begun:
+            self._arrived = size
+        else:
+            self._arrived = 0
+            self._waiting += size if size > SMALL_REQUEST else 0
+        charge = JOINED * (self._arrived + self._waiting)
+        self._all.arrivals.charge(self, charge, incomplete=self._begun)
+
     # What the parser calls
 
     def on_message_begin(self) -> None:
@@ -330,6 +356,9 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         self._all.total_requests += 1
+        if self._waiting:
+            self._waiting = 0
+            self._all.arrivals.charge(self, JOINED * self._arrived, incomplete=self._begun)
         if self.transport.is_closing():
             self._watch_unread()
             return
@@ -372,6 +401,11 @@ class GuardedProtocol(HttpToolsProtocol):
             self._last_word = word
         else:
             self._say(word)
+
+    def give_way(self) -> None:
+        """Go: there is no memory for what this connection sends."""
+        self._arrived = self._waiting = 0
+        self.refuse(no_room(), "memory")
 
     def make_room(self) -> None:
         """Go, for a newer connection; one that has sent nothing yet is not told why, unless it is the newest."""

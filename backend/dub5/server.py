@@ -149,7 +149,7 @@ class Replica:
             idle=server.keep_alive,
             max_connections=max_connections,
         )
-        return Connections(limits, lambda reason: refused.labels(reason).inc())
+        return Connections(limits, lambda reason: refused.labels(reason).inc(), self.application.arrivals)
 
     async def run(self) -> None:
         # What was made until now lives as long as the process: a full garbage collection that looked at all of it

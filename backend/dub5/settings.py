@@ -116,8 +116,15 @@ class ServerSettings(Section, frozen=True):
     operations_port: Annotated[Port, Meta(description="Port of /livez, /readyz and /metrics.")] = 9000
     page: Annotated[bool, Meta(description="Serve the chat page at `/`.")] = True
     max_body: Annotated[Size, Meta(description="Largest request body, counted while it arrives.")] = (
-        _constant(Size(2**20))
+        _constant(Size(20 * 2**20))
     )
+    max_arriving: Annotated[
+        Size | None,
+        Meta(
+            description="Memory for requests that are arriving or wait for their answer; by default 30 % of what the "
+            "container may use. Past it the largest incomplete one is refused."
+        ),
+    ] = None
     max_stream: Annotated[Duration, Meta(description="Longest life of one answer, first byte to last.")] = (
         _constant(Duration(600))
     )

@@ -12,7 +12,7 @@ import sys
 
 from benchmarks.runner import run
 
-ROWS = ["redis"]
+ROWS = ["redis", "bodies", "arrival"]
 
 if __name__ == "__main__":
-    sys.exit(run("benchmarks.bounds", ROWS, __doc__, longest=300))
+    sys.exit(run("benchmarks.bounds", ROWS, __doc__, longest=1200))

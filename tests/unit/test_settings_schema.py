@@ -115,7 +115,7 @@ def test_each_optional_key_shows_its_default_as_people_write_it() -> None:
         if key not in definition["required"] and "default" not in described
     ]
     assert without == []
-    assert definitions["ServerSettings"]["properties"]["max_body"]["default"] == "1MiB"
+    assert definitions["ServerSettings"]["properties"]["max_body"]["default"] == "20MiB"
     assert definitions["Timeouts"]["properties"]["first_token"]["default"] == "5m"
     assert definitions["Settings"]["properties"]["providers"]["default"] == {"demo": {"kind": "simulated"}}
 

@@ -34,6 +34,7 @@ from dub5.api.http import (
     send_whole,
     while_client_stays,
 )
+from dub5.arrivals import SMALL_REQUEST, Arrivals
 from dub5.cache.freshness import Directives
 from dub5.cache.status import CacheStatus
 from dub5.chat.pipeline import Answer, Pipeline
@@ -55,6 +56,7 @@ _EVENT_STREAM = (
 )
 T = TypeVar("T")
 
+_NOTHING = contextlib.nullcontext()
 _PATIENCE = 1.0
 """Seconds for which a client that has stopped reading is waited for at the end."""
 
@@ -65,12 +67,18 @@ class ChatRoute:
     """One request in, one response out; whatever happens, the client gets an answer in the contract's shape."""
 
     def __init__(
-        self, pipeline: Pipeline, keys: KeyRing, limiter: RateLimiter, settings: ServerSettings
+        self,
+        pipeline: Pipeline,
+        keys: KeyRing,
+        limiter: RateLimiter,
+        settings: ServerSettings,
+        arrivals: Arrivals,
     ) -> None:
         self._pipeline = pipeline
         self._keys = keys
         self._limiter = limiter
         self._settings = settings
+        self._arrivals = arrivals
         self._reading = asyncio.Lock()  # one large body at a time: what reading takes on top is taken once
 
     def route(self) -> ASGIRouteHandler:
@@ -87,8 +95,9 @@ class ChatRoute:
             headers = headers_of(scope)
             patience, arrived = patience_of(headers), time.monotonic()
             question = await self._question(headers, receive, record, _after(arrived, patience.first_byte))
-            grant = await self._granted(question)
-            await self._answer(question, grant, _after(arrived, patience.whole), receive, send)
+            with self._room_for(question):
+                grant = await self._granted(question)
+                await self._answer(question, grant, _after(arrived, patience.whole), receive, send)
         except ClientLeft:
             record.outcome = "client_disconnect"
         except Exception as error:  # noqa: BLE001  # the last line of defence: whatever it is, the client gets an answer
@@ -114,13 +123,20 @@ class ChatRoute:
             request = parse(raw)
         else:
             async with self._reading:
-                reading = read(raw)
+                reading = read(raw, room=self._arrivals.room)
                 del raw  # it is gone as soon as it is decoded
                 request = await reading
                 key = await self._pipeline.key_of(request, caller=caller, tags=tags)
         return self._pipeline.prepare(
             request, caller=caller, asked=asked, tags=tags, record=record, deadline=deadline, key=key
         )
+
+    def _room_for(self, question: Question) -> contextlib.AbstractContextManager[None]:
+        """Until it is answered. What has arrived counts already, and is gone; its values are here, and its copy."""
+        request = question.request
+        if request.size <= SMALL_REQUEST:
+            return _NOTHING
+        return self._arrivals.reading(request.size, max(0, request.cost - request.size))
 
     async def _granted(self, question: Question) -> Grant | None:
         """One of the tenant's requests, and the tokens that its answer may take; RateLimited otherwise."""

@@ -55,7 +55,8 @@ async def read_body(headers: dict[str, str], receive: Receive, limit: int) -> by
     """The body, counted while it arrives. RequestTooLarge past `limit` bytes; ClientLeft where it breaks off."""
     announced = headers.get("content-length", "")
     if announced.isdigit() and int(announced) > limit:
-        await _discard(receive)
+        if headers.get("expect", "").lower() != "100-continue":  # else it has not begun to send
+            await _discard(receive)
         raise too_large(limit)
     parts: list[bytes] = []
     size = 0
@@ -86,7 +87,9 @@ async def _discard(receive: Receive) -> None:
 
 
 def too_large(limit: int) -> RequestTooLarge:
-    return RequestTooLarge(f"The body is larger than {limit} bytes.", param="body")
+    return RequestTooLarge(
+        f"The body is larger than {limit} bytes, which is what `server.max_body` allows.", param="body"
+    )
 
 
 def require_json(headers: dict[str, str]) -> None:

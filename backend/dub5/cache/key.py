@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from operator import is_not
 from typing import Any, Literal
 
 import msgspec
@@ -106,8 +105,8 @@ def _canonical(value: Any) -> Any:
         changed = {name: new for name, item in value.items() if (new := _canonical(item)) is not item}
         return {**value, **changed} if changed else value
     if kind is list:
-        items = [_canonical(item) for item in value]
-        return items if any(map(is_not, items, value)) else value
+        changes = {index: new for index, item in enumerate(value) if (new := _canonical(item)) is not item}
+        return [changes.get(index, item) for index, item in enumerate(value)] if changes else value
     return _whole(value)
 
 

@@ -39,7 +39,7 @@ from dub5.chat.catalog import Catalog, Target
 from dub5.chat.question import Question
 from dub5.chat.refreshing import Refreshing
 from dub5.chat.relay import Relay, whole_of
-from dub5.chat.request import ChatRequest, Json
+from dub5.chat.request import ChatRequest
 from dub5.errors import CallerError, InvalidRequest, NotCached, Overloaded, ProviderError
 from dub5.json_steps import in_steps
 from dub5.telemetry.record import RequestRecord

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -126,47 +127,56 @@ def parse(raw: bytes) -> ChatRequest:
     return _request(body, _judged(body), size=len(raw), cost=cost)
 
 
-async def read(raw: bytes) -> ChatRequest:
-    """As `parse`, with pauses where the body is large."""
+async def read(raw: bytes, *, room: Callable[[int], None] = lambda _: None) -> ChatRequest:
+    """As `parse`, with pauses where the body is large; then `room` is told what it will cost, and may raise."""
     if len(raw) < LARGE:
         return parse(raw)
-    steps = _steps(raw)
+    steps = _steps(raw, room)
     del raw  # what is left of it is the steps' to free
     return await in_steps(steps)
 
 
-def _steps(raw: bytes) -> Steps[ChatRequest]:
+def _steps(raw: bytes, room: Callable[[int], None] = lambda _: None) -> Steps[ChatRequest]:
     size = len(raw)
     try:
         found = yield from json_steps.survey(raw, lift=True)
+        room(found.cost)
         digest = hashlib.blake2b(digest_size=16)
         yield from json_steps.fed(iter((raw,)), digest.update)
-        texts = yield from json_steps.decode_texts(raw, found.texts)
-        yield
-        skeleton, stamp = json_steps.skeleton_of(raw, found.texts)
+        decoding = _decoded(raw, found.texts)
         del raw
-        yield
-        try:
-            body = json_steps.decode_skeleton(skeleton, stamp, texts)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            texts.clear()
-            raise (yield from _diagnosis(skeleton, error, stamp)) from None
+        body = yield from decoding
     except TooCostly as error:
         raise InvalidRequest(str(error), param="body") from None
-    except NotReadable as error:
-        skeleton, stamp = json_steps.skeleton_of(raw, found.texts)
-        del raw
-        kind = fault_of(error.text) or "escape"
-        fault = yield from first_fault(skeleton, stamp=stamp.encode(), bad=error.number, kind=kind)
-        raise _told(fault) from None
-    del skeleton, texts
-    yield
     if not isinstance(body, dict):
         raise InvalidRequest("The body must be a JSON object.", param="body")
     yield from _check_messages(body)
     messages = body.get("messages")
     known = _judged({**body, "messages": messages[:1]} if isinstance(messages, list) else body)
     return _request(body, known, size=size, cost=found.cost, digest=digest.digest())
+
+
+def _decoded(raw: bytes, where: list[tuple[int, int]]) -> Steps[Any]:
+    """`raw` is freed as soon as it may be."""
+    skeleton, stamp = json_steps.skeleton_of(raw, where)
+    yield
+    decoding = json_steps.decode_texts(raw, where)
+    del raw
+    try:
+        texts = yield from decoding
+    except NotReadable as error:
+        kind = fault_of(error.text) or "escape"
+        fault = yield from first_fault(skeleton, stamp=stamp.encode(), bad=error.number, kind=kind)
+        raise _told(fault) from None
+    del decoding
+    yield
+    try:
+        body = json_steps.decode_skeleton(skeleton, stamp, texts)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        texts.clear()
+        raise (yield from _diagnosis(skeleton, error, stamp)) from None
+    yield
+    return body
 
 
 def _request(body: Json, known: _Known, *, size: int, cost: int, digest: bytes | None = None) -> ChatRequest:
@@ -205,8 +215,8 @@ def _check_messages(body: Json) -> Steps[None]:
             msgspec.convert(some, list[_Message])
         except msgspec.ValidationError as error:
             text, _, where = str(error).rpartition(" - at `$[")
-            index, _, rest = where.partition("]")
-            raise invalid(f"{text} - at `$.messages[{start + int(index)}]{rest}") from None
+            number, _, rest = where.partition("]")
+            raise invalid(f"{text} - at `$.messages[{start + int(number)}]{rest}") from None
         yield
 
 

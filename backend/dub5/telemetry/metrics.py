@@ -24,17 +24,11 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from dub5 import __version__
+from dub5.telemetry.container import memory_limit
 from dub5.telemetry.counting import Count, Counters, Distribution, Histograms
 from dub5.telemetry.logging import LogWriter
 
 _SCHEDSTAT = Path("/proc/self/schedstat")
-_MEMORY_LIMITS = (
-    Path("/sys/fs/cgroup/memory.max"),
-    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-)
-"""A container's own, of cgroups version 2 and 1."""
-_UNLIMITED = 2**60
-"""Bytes; where there is no limit version 1 names a number above this one, and version 2 none at all."""
 
 ANSWERS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120)
 """Seconds: a hit in memory takes one millisecond, a long answer two minutes."""
@@ -82,11 +76,9 @@ class MemoryLimit(Collector):
 
     def collect(self) -> Iterable[Metric]:
         limit = GaugeMetricFamily("dub5_memory_limit_bytes", "Memory that the container may use, if limited.")
-        for path in _MEMORY_LIMITS:
-            with contextlib.suppress(OSError, ValueError):
-                read = int(path.read_text())
-                if read < _UNLIMITED:
-                    limit.add_metric([], read)
+        read = memory_limit()
+        if read is not None:
+            limit.add_metric([], read)
         yield limit
 
 
@@ -119,6 +111,10 @@ class Metrics:
         self.connections_refused = self._counters(
             "connections_refused", "Connections closed for what their client did or did not do.", ("reason",)
         )
+        self.arriving_bytes = self._gauge(
+            "arriving_bytes", "Memory of requests that are arriving or wait for their answer."
+        )
+        self.arriving_limit = self._gauge("arriving_limit_bytes", "Memory that such requests may take.")
         self.network_bytes = self._counters(
             "network_bytes", "Bytes of request bodies (in) and response bodies (out).", ("direction",)
         )

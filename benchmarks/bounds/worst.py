@@ -1,0 +1,221 @@
+"""Bodies that might be costly, made of a few genes, and the search for the worst of them. Pure, and seeded.
+
+A body repeats one or two units at some place of a request until it is as large as wanted, inside some levels of
+lists, and may end with a fault. `UNITS` are what was once thought of; `mutated` and `crossed` find others.
+"""
+
+from __future__ import annotations
+
+import random
+
+import msgspec
+
+UNITS = (
+    *("[]", "{}", '""', "1", "257", "null", "true", "0.5", "1e308", "5e-324", "1e22", "-0.0", "12345.678"),
+    *(
+        "1234567890123456789",
+        "9" * 40,
+        "1" * 310,
+        "1" * 990,
+        '{"a":1}',
+        '{"a":{}}',
+        "[[[[]]]]",
+        '{"a":[{"b":[]}]}',
+    ),
+    *(
+        '"a"',
+        '"aaaaaaaaaaaaaaaa"',
+        '"\\n"',
+        '"\\\\"',
+        '"\\""',
+        '"\\/"',
+        '"\\u0001"',
+        '"\\u00e9"',
+        '"\\ud83d\\ude00"',
+    ),
+    *('"é"', '"中"', '"😀"', '"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa😀"', '"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaé"'),
+    *('"' + "a" * 300 + '"', '"' + "a" * 300 + '😀"', '"' + "\\n" * 200 + '"', '"' + "[{,:" * 80 + '"'),
+    *('{"type":"text","text":"x"}', '{"type":"x"}', '{"role":"user","content":"x"}', '{"role":"tool"}'),
+    *(
+        '{"type":"function","function":{"name":"f","parameters":{"type":"object"}}}',
+        '{"a":{"type":"string"}}',
+    ),
+    *(
+        "a",
+        "\\n",
+        "\\/",
+        '\\"',
+        "\\\\",
+        "\\u0001",
+        "\\u00e9",
+        "\\u4e00",
+        "\\ud83d\\ude00",
+        "é",
+        "中",
+        "😀",
+        "a😀",
+    ),
+    *("a\\n😀", ",", "[{,:}]", " ", '"k%d":1', '"k%d":{}', '"%d":"a"', '"' + "k" * 60 + '%d":[]', '"a":1'),
+)
+PLACES = (
+    "list",
+    "content",
+    "parts",
+    "messages",
+    "tools",
+    "object",
+    "schema",
+    "key",
+    "model",
+    "role",
+    "arguments",
+)
+FAULTS = ("", "", "", ",NaN", ',"\\ud800"', ",1e999", "!", ',"\x01"')
+_HEAD = '{"model":"m","messages":[{"role":"user","content":"x"}]'
+_TOKENS = (
+    "[",
+    "]",
+    "{",
+    "}",
+    '"',
+    ",",
+    ":",
+    "1",
+    "a",
+    "\\n",
+    "\\u00e9",
+    "😀",
+    "é",
+    "e9",
+    ".5",
+    " ",
+    "null",
+    "%d",
+)
+
+
+class Genes(msgspec.Struct, frozen=True):
+    """`units` take turns, the second every `every` times; `depth` lists are around them."""
+
+    units: tuple[str, str]
+    every: int
+    place: str
+    depth: int
+    fault: str
+
+    def __str__(self) -> str:
+        shown = " ".join(
+            unit if len(unit) <= 24 else f"{unit[:20]}…({len(unit)})" for unit in dict.fromkeys(self.units)
+        )
+        return (
+            f"`{shown}` in {self.place}"
+            + f", depth {self.depth}" * (self.depth > 0)
+            + f", then {self.fault!r}" * bool(self.fault)
+        )
+
+
+def body(genes: Genes, size: int) -> bytes:
+    """About `size` bytes, never more."""
+    opening, closing = _around(genes)
+    inside = genes.place in {"content", "key", "model", "role", "arguments"}
+    between = "" if inside else ","
+    one, other = (_fitting(unit, inside=inside) for unit in genes.units)
+    turn = [one] * genes.every + [other]
+    room = size - len((opening + closing + genes.fault).encode())
+    per_turn = sum(len((unit + between).encode()) + 4 * unit.count("%d") for unit in turn)
+    turns = max(0, room // per_turn)
+    text = between.join(turn * turns)
+    if "%d" in text:
+        text = _numbered(text)
+    return (opening + text + genes.fault + closing).encode()
+
+
+def _fitting(unit: str, *, inside: bool) -> str:
+    return unit.replace('"', '\\"') if inside and '"' in unit.replace('\\"', "") else unit
+
+
+def _numbered(text: str) -> str:
+    parts = text.split("%d")
+    return "".join(f"{part}{number}" for number, part in enumerate(parts[:-1])) + parts[-1]
+
+
+def _around(genes: Genes) -> tuple[str, str]:
+    opening, closing = {
+        "list": (f'{_HEAD},"foo":[', "]}"),
+        "content": ('{"model":"m","messages":[{"role":"user","content":"', '"}]}'),
+        "parts": ('{"model":"m","messages":[{"role":"user","content":[', "]}]}"),
+        "messages": ('{"model":"m","messages":[', "]}"),
+        "tools": (f'{_HEAD},"tools":[', "]}"),
+        "object": (f'{_HEAD},"foo":{{', "}}"),
+        "schema": (f'{_HEAD},"response_format":{{"json_schema":{{"schema":{{"properties":{{', "}}}}}"),
+        "key": (f'{_HEAD},"', '":1}'),
+        "model": ('{"messages":[{"role":"user","content":"x"}],"model":"', '"}'),
+        "role": ('{"model":"m","messages":[{"content":"x","role":"', '"}]}'),
+        "arguments": (
+            '{"model":"m","messages":[{"role":"assistant","tool_calls":[{"id":"1","type":"function","function":'
+            '{"name":"f","arguments":"[',
+            ']"}}]}]}',
+        ),
+    }[genes.place]
+    if genes.place in {"list", "parts", "tools"}:
+        return opening + "[" * genes.depth, "]" * genes.depth + closing
+    return opening, closing
+
+
+def first(place: str, unit: str) -> Genes:
+    return Genes((unit, unit), 1, place, 0, "")
+
+
+def thought_of() -> list[Genes]:
+    """Each unit where it makes sense, and the faults after some."""
+    whole = [unit for unit in UNITS if _is_value(unit)]
+    members = [unit for unit in UNITS if '":' in unit and not unit.startswith("{")]
+    inner = [unit for unit in UNITS if unit not in whole and unit not in members]
+    found = [first("list", unit) for unit in whole]
+    found += [first("messages", unit) for unit in whole if unit.startswith("{")]
+    found += [
+        first(place, unit)
+        for place in ("parts", "tools")
+        for unit in ("{}", '{"type":"x"}', '{"type":"text","text":"x"}', '{"a":{"type":"string"}}')
+    ]
+    found += [first(place, unit) for place in ("object", "schema") for unit in members]
+    found += [first("content", unit) for unit in inner]
+    found += [first(place, unit) for place in ("key", "model", "role") for unit in ("a", "\\n", "😀")]
+    found += [first("arguments", unit) for unit in ("[],", "1,", "1e308,", "{},")]
+    found += [
+        Genes((unit, unit), 1, "list", 0, fault)
+        for fault in FAULTS[3:]
+        for unit in ("1", '"a"', '"' + "a" * 300 + '"')
+    ]
+    return found
+
+
+def _is_value(unit: str) -> bool:
+    try:
+        msgspec.json.decode(unit)
+    except msgspec.MsgspecError:
+        return False
+    return True
+
+
+def mutated(genes: Genes, chance: random.Random) -> Genes:
+    one, other = genes.units
+    match chance.randrange(7):
+        case 0:
+            one = chance.choice(UNITS)
+        case 1:
+            other = chance.choice(UNITS)
+        case 2:
+            at = chance.randrange(len(one) + 1)
+            one = one[:at] + chance.choice(_TOKENS) + one[at:]
+        case 3:
+            one, other = other, f"{one},{other}" if chance.random() < 0.5 else one
+        case 4:
+            return msgspec.structs.replace(genes, place=chance.choice(PLACES))
+        case 5:
+            return msgspec.structs.replace(
+                genes, depth=chance.choice((0, 1, 8, 40)), every=chance.choice((1, 3, 30, 1000))
+            )
+        case _:
+            return msgspec.structs.replace(genes, fault=chance.choice(FAULTS))
+    return msgspec.structs.replace(genes, units=(one or "1", other or "1"))
