@@ -55,6 +55,10 @@ _POLITE_BYTES = 16 * 2**20
 """How long, and how much, is read after the last word: a client that still sends would not see it otherwise."""
 
 _SWEEP = 1.0
+_NEWCOMER = 5
+"""Sweeps for which somebody who has just come is given time to send his request, even where there are too many. Not
+seconds: in a busy hour what he has sent may wait for us."""
+
 _NO_LIMIT = 2**60
 
 _log = get_logger()
@@ -86,23 +90,26 @@ class Connections(ServerState):
         self.sending: Queue = OrderedDict()
         self.unread: Queue = OrderedDict()
         self.leaving: Queue = OrderedDict()
+        self.sweeps = 0
         self._closed_for_room = 0
 
     def admit(self, newcomer: GuardedProtocol, now: float) -> None:
         """Take it in, and close one where there are too many."""
         self.idle[newcomer] = now
+        newcomer.came = self.sweeps
         if len(self.connections) > self.limits.max_connections:
             self._closed_for_room += 1
             self.on_refused("too_many")
             self._first_to_go().make_room()
 
     def _first_to_go(self) -> GuardedProtocol:
-        """Whoever is being seen off, has no request, has half of one; the newcomer is the last without any."""
+        """Whoever is being seen off, has had no request for a while, has half of one; else the newcomer."""
         if self.leaving:
             return next(iter(self.leaving))
-        if len(self.idle) > 1 or not self.sending:
-            return next(iter(self.idle))
-        return next(iter(self.sending))
+        idle = next(iter(self.idle))
+        if self.sweeps - idle.came >= _NEWCOMER:
+            return idle
+        return next(iter(self.sending)) if self.sending else next(reversed(self.idle))
 
     def forget(self, connection: GuardedProtocol) -> None:
         if connection.charge:
@@ -123,6 +130,7 @@ class Connections(ServerState):
     def sweep(self, now: float) -> None:
         """Close what has waited for too long."""
         limits = self.limits
+        self.sweeps += 1
         for connection in _due(self.idle, now - limits.idle):
             connection.close()
         for connection in _due(self.sending, now - limits.read_timeout):
@@ -192,7 +200,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._overhead = 0
         self._thrown_away = 0
         self._unread_before = 0
-        self.charge = 0
+        self.charge = self.came = 0
         self._arrived = self._waiting = 0  # bytes: of what is incomplete; of large requests that wait
 
     # What the transport calls
@@ -396,11 +404,22 @@ class GuardedProtocol(HttpToolsProtocol):
             else:
                 self._disconnect()
                 before = False
+        self._let_go()
         word = self._rendered(error, reason)
         if before:
             self._last_word = word
         else:
             self._say(word)
+
+    def _let_go(self) -> None:
+        """Of what has arrived of a request that will not be answered: the connection may live for a while yet."""
+        if not self._begun:
+            return
+        if not self._headed:
+            self.headers.clear()
+            self.url = b""
+        elif self.cycle.disconnected:
+            self.cycle.body = bytearray()
 
     def give_way(self) -> None:
         """Go: there is no memory for what this connection sends."""
@@ -411,7 +430,7 @@ class GuardedProtocol(HttpToolsProtocol):
         """Go, for a newer connection; one that has sent nothing yet is not told why, unless it is the newest."""
         if self in self._all.leaving:
             self.cut()
-        elif self in self._all.sending or len(self._all.idle) == 1:
+        elif self in self._all.sending or self is next(reversed(self._all.idle)):
             self.refuse(Overloaded("Too many connections.", retry_after=1), "too_many")
         else:
             self.close()

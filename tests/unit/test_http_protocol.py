@@ -18,6 +18,8 @@ class Stub:
 
     def __init__(self) -> None:
         self.told: list[str] = []
+        self.charge = 0
+        self.came = -10
 
     def close(self) -> None:
         self.told.append("close")
@@ -88,6 +90,16 @@ def test_who_has_least_to_lose_makes_room(
         queue.update({all_of_them[number]: 0.0 for number in numbers})
     connections.admit(all_of_them[4], 1.0)
     assert [number for number, each in enumerate(all_of_them) if each.told] == [first]
+
+
+def test_who_has_just_come_is_given_time_to_send_a_request() -> None:
+    connections, [stranger, honest, newcomer] = made(max_connections=2), stubs(3)
+    connections.admit(honest, 1.0)
+    connections.idle.pop(stranger, None)
+    connections.sending[stranger] = 1.0
+    connections.connections = {stranger, honest, newcomer}
+    connections.admit(newcomer, 1.0)
+    assert [each.told for each in (stranger, honest, newcomer)] == [["make room"], [], []]
 
 
 def test_nobody_makes_room_where_there_is_some() -> None:

@@ -1,0 +1,171 @@
+"""What a body costs is known before it is decoded; what is large is read and written in steps, to the letter."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import textwrap
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dub5 import json_steps
+from dub5.json_steps import MAX_DEPTH, Steps, TooCostly, at_once, decode_within, fed, in_steps, pieces, survey
+
+MIB = 2**20
+
+texts = st.text(max_size=20) | st.text(alphabet='\\"/[{,:é😀a', max_size=400)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(texts, inner, max_size=5),
+    max_leaves=20,
+)
+
+
+def read_in_steps(raw: bytes) -> Any:
+    """The way of a large body, whatever its size."""
+    found = at_once(survey(raw, lift=True))
+    lifted = at_once(json_steps.decode_texts(raw, found.texts))
+    skeleton, stamp = json_steps.skeleton_of(raw, found.texts)
+    return json_steps.decode_skeleton(skeleton, stamp, lifted)
+
+
+@given(values, st.booleans(), st.sampled_from([None, 1]))
+def test_what_is_read_in_steps_is_what_was_sent(value: Any, ascii_only: bool, indent: int | None) -> None:
+    raw = json.dumps(value, ensure_ascii=ascii_only, indent=indent).encode()
+    assert read_in_steps(raw) == value == json_steps.decode(raw)
+
+
+@pytest.mark.parametrize("around", range(-3, 4))
+@pytest.mark.parametrize("text", ['\\"', "\\\\", '\\\\\\"', "é", '"', "😀"])
+def test_no_escape_and_no_quote_is_lost_where_two_slices_meet(around: int, text: str) -> None:
+    value = {"k": ["x" * (16 * 2**10 - 8 + around), text * 300, text], text: "[1,2]" * 5000, "e": [text] * 3000}
+    raw = json.dumps(value, ensure_ascii=False).encode()
+    assert read_in_steps(raw) == value
+
+
+@given(values)
+def test_pieces_are_json(value: Any) -> None:
+    assert json.loads(b"".join(pieces(value))) == value
+
+
+def test_long_lists_and_objects_come_in_many_pieces() -> None:
+    value = {"texts": ["x" * 20_000] * 3, "numbers": list(range(5000)), "names": {str(n): n for n in range(5000)}}
+    found = list(pieces(value))
+    assert json.loads(b"".join(found)) == value
+    assert len(found) > 10
+    assert max(map(len, found)) < 60_000
+
+
+def test_a_step_takes_half_a_mebibyte() -> None:
+    taken: list[int] = []
+    steps = sum(1 for _ in fed(iter([b"x" * (4 * MIB)]), lambda part: taken.append(len(part))))
+    assert sum(taken) == 4 * MIB
+    assert steps >= 8
+    assert max(taken) <= MIB // 2
+
+
+async def test_others_run_between_steps() -> None:
+    import asyncio
+
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def steps() -> Steps[str]:
+        for _ in range(10):
+            yield
+        return "done"
+
+    other = asyncio.create_task(take_turns())
+    assert await in_steps(steps()) == "done"
+    other.cancel()
+    assert turns >= 10
+
+
+@pytest.mark.parametrize(
+    ("raw", "limit"),
+    [
+        (b"[" + b"[]," * 700_000 + b"1]", "values"),
+        (b"[" + b"{}," * 700_000 + b"1]", "values"),
+        (b'{"a":[' + b'{"a":1},' * 30_000 + b"1]}", "values for its size"),
+        (b"[" + b"1e308," * 40_000 + b"1]", "30,000 numbers with a fraction or an exponent"),
+        (b"[" + b"0.5," * 40_000 + b"1]", "30,000 numbers with a fraction or an exponent"),
+        (b"[" + b"9" * 2000 + b"]", "1,000 digits"),
+        (b"[" * 100 + b"]" * 100, "64 levels"),
+        (b'["' + b"\\n" * 3_000_000 + b'"]', "2,000,000 escaped"),
+        (b'{"' + b"k" * 5000 + b'":1}', "4,096 bytes"),
+    ],
+)
+def test_what_would_cost_too_much_is_refused_by_the_name_of_the_limit(raw: bytes, limit: str) -> None:
+    with pytest.raises(TooCostly, match=limit):
+        at_once(survey(raw, lift=True))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        ["A" * 15 * MIB],
+        [{"role": "user", "content": 'if x: print("a,b")\n    [1,2]' * 80} for _ in range(5000)],
+        ["A text to embed, of some length. " * 30] * 2048,
+        [list(range(10_000, 10_500)) for _ in range(400)],
+        [True] * 100_000,
+    ],
+    ids=["picture", "agent", "texts", "tokens", "booleans"],
+)
+def test_what_people_send_is_not(value: Any) -> None:
+    raw = json.dumps(value).encode()
+    assert at_once(survey(raw, lift=True)).cost <= 7 * len(raw) + MIB
+
+
+@pytest.mark.parametrize("depth", [MAX_DEPTH, MAX_DEPTH + 1])
+def test_depth_is_counted_over_slices(depth: int) -> None:
+    raw = b"[" * (depth - 1) + b'"' + b"x" * 40_000 + b'",[]' + b"]" * (depth - 1)
+    if depth > MAX_DEPTH:
+        with pytest.raises(TooCostly, match="levels"):
+            at_once(survey(raw))
+    else:
+        at_once(survey(raw))
+
+
+def test_json_inside_a_text_is_bounded_too() -> None:
+    assert decode_within(b'{"path": "/a", "lines": [1, 2.5]}') == {"path": "/a", "lines": [1, 2.5]}
+    with pytest.raises(TooCostly):
+        decode_within(b'{"a":[' + b"[]," * 1000 + b"1]}")
+
+
+@pytest.mark.parametrize(
+    "unit",
+    ["[]", "{}", "257", '"a"', '{"a":1}', '"aaaaaaaaaaaaaaaaaaaaaaaaaaaaa😀"', '{"type":"text","text":"hello"}', '"\\u00e9"'],
+)
+@pytest.mark.parametrize("size", [60_000, 250_000, 2_000_000])
+def test_no_body_takes_more_than_eight_times_its_size(unit: str, size: int) -> None:
+    code = f"""
+        import tracemalloc
+        from dub5.chat.request import parse
+        from dub5.errors import InvalidRequest
+        raw = ('{{"model":"m","messages":[{{"role":"user","content":"x"}}],"foo":['
+            + ",".join([{unit!r}] * ({size} // {len(unit.encode()) + 1})) + "]}}").encode()
+        tracemalloc.start()
+        kept = None
+        try:
+            kept = parse(raw)
+        except InvalidRequest as error:
+            assert len(str(error)) < 400 and len(error.param) < 300
+        _, peak = tracemalloc.get_traced_memory()
+        assert peak <= 7 * len(raw) + 2**20, (peak, len(raw))
+    """
+    subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        check=True,
+        timeout=300,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30)),
+    )
