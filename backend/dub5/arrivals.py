@@ -71,7 +71,7 @@ class Arrivals:
     def reading(self, size: int, cost: int) -> Iterator[None]:
         """A request of `size` bytes takes `cost` bytes more. Overloaded where there is no room for a large one."""
         large = size > SMALL_REQUEST
-        if large and self._large + cost > self._most_large:
+        if large and self._large + cost > self.budget:
             raise no_room()
         self._take(cost, cost if large else 0)
         try:

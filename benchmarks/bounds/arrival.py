@@ -44,7 +44,7 @@ _GROUPS = (Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup"))
 
 
 async def measure() -> list[Figure]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if hard < STRANGERS + CALLERS + 500:
         raise RuntimeError(f"needs {STRANGERS + CALLERS + 500} file descriptors, and may have {hard}")
@@ -70,7 +70,7 @@ async def _serving(settings: dict[str, Any], group: Path | None) -> AsyncIterato
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
             env={"DUB5_SERVER__PORT": "0", "DUB5_SERVER__OPERATIONS_PORT": "0", "DUB5_DRAIN__LINGER": "0s"},
-            preexec_fn=join,  # noqa: PLW1509  # there are no threads here
+            preexec_fn=join,  # there are no threads here
         )
         assert process.stderr is not None
         said = (await process.stderr.readline()).decode()
@@ -161,7 +161,9 @@ async def _hold(host: str, port: int, half: bytes, ends: float) -> int:
 async def _ask(host: str, port: int, number: int, size: int) -> str:
     """The status line, or what went wrong."""
     content = f"{number} " + "x" * size
-    body = json.dumps({"model": "small", "messages": [{"role": "user", "content": content}]}).encode()[: 2**16]
+    body = json.dumps({"model": "small", "messages": [{"role": "user", "content": content}]}).encode()[
+        : 2**16
+    ]
     try:
         async with asyncio.timeout(30):
             reader, writer = await asyncio.open_connection(host, port)

@@ -22,6 +22,7 @@ import tracemalloc
 from collections.abc import AsyncIterator
 from typing import Any
 
+from benchmarks.bounds import ordinary
 from benchmarks.bounds.worst import Genes, body, mutated, thought_of
 from dub5.app import Application
 from dub5.settings_loader import convert
@@ -134,12 +135,12 @@ async def search(base_url: str, seconds: float) -> None:
     chance = random.Random(SEED)  # a search that can be repeated
     async with application(base_url) as built:
         await measured(built, body(thought_of()[0], SIZES[0]))
+        for name, raw in ordinary.bodies():
+            _tell(await measured(built, raw), len(raw), name, ordinary=True)
         ends = time.monotonic() + seconds
         for index, size in enumerate(SIZES):
             until = time.monotonic() + max(0.0, ends - time.monotonic()) / (len(SIZES) - index)
-            pool = []
-            for genes in thought_of():
-                pool.append((await _tried(built, genes, size), genes))
+            pool = [(await _tried(built, genes, size), genes) for genes in thought_of()]
             while time.monotonic() < until:
                 pool = sorted(pool, key=lambda each: -each[0])[:_POOL]
                 genes = mutated(chance.choice(pool)[1], chance)
@@ -152,15 +153,21 @@ async def _tried(built: Application, genes: Genes, size: int) -> float:
     if found.badness > 1:  # once more: a busy machine has cold caches
         again = await measured(built, raw)
         found = min(found, again, key=lambda each: each.badness)
+    _tell(found, size, str(genes))
+    return found.badness
+
+
+def _tell(found: Measured, size: int, genes: str, *, ordinary: bool = False) -> None:
     told = {
         "size": size,
         "bytes": found.size,
         "status": found.status,
         "stall": found.stall,
         "memory": found.memory,
+        "genes": genes,
+        "ordinary": ordinary,
     }
-    print(json.dumps({**told, "genes": str(genes), "badness": found.badness}), flush=True)
-    return found.badness
+    print(json.dumps(told), flush=True)
 
 
 if __name__ == "__main__":

@@ -152,9 +152,8 @@ def _around(genes: Genes) -> tuple[str, str]:
         "model": ('{"messages":[{"role":"user","content":"x"}],"model":"', '"}'),
         "role": ('{"model":"m","messages":[{"content":"x","role":"', '"}]}'),
         "arguments": (
-            '{"model":"m","messages":[{"role":"assistant","tool_calls":[{"id":"1","type":"function","function":'
-            '{"name":"f","arguments":"[',
-            ']"}}]}]}',
+            '{"model":"m","messages":[{"role":"assistant","tool_calls":[{"function":{"name":"f","arguments":"[',
+            ']"},"id":"1","type":"function"}]}]}',
         ),
     }[genes.place]
     if genes.place in {"list", "parts", "tools"}:

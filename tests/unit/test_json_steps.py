@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import resource
 import subprocess
@@ -20,7 +21,11 @@ MIB = 2**20
 
 texts = st.text(max_size=20) | st.text(alphabet='\\"/[{,:é😀a', max_size=400)
 values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | texts,
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(texts, inner, max_size=5),
     max_leaves=20,
 )
@@ -43,7 +48,11 @@ def test_what_is_read_in_steps_is_what_was_sent(value: Any, ascii_only: bool, in
 @pytest.mark.parametrize("around", range(-3, 4))
 @pytest.mark.parametrize("text", ['\\"', "\\\\", '\\\\\\"', "é", '"', "😀"])
 def test_no_escape_and_no_quote_is_lost_where_two_slices_meet(around: int, text: str) -> None:
-    value = {"k": ["x" * (16 * 2**10 - 8 + around), text * 300, text], text: "[1,2]" * 5000, "e": [text] * 3000}
+    value = {
+        "k": ["x" * (16 * 2**10 - 8 + around), text * 300, text],
+        text: "[1,2]" * 5000,
+        "e": [text] * 3000,
+    }
     raw = json.dumps(value, ensure_ascii=False).encode()
     assert read_in_steps(raw) == value
 
@@ -54,7 +63,11 @@ def test_pieces_are_json(value: Any) -> None:
 
 
 def test_long_lists_and_objects_come_in_many_pieces() -> None:
-    value = {"texts": ["x" * 20_000] * 3, "numbers": list(range(5000)), "names": {str(n): n for n in range(5000)}}
+    value = {
+        "texts": ["x" * 20_000] * 3,
+        "numbers": list(range(5000)),
+        "names": {str(n): n for n in range(5000)},
+    }
     found = list(pieces(value))
     assert json.loads(b"".join(found)) == value
     assert len(found) > 10
@@ -70,8 +83,6 @@ def test_a_step_takes_half_a_mebibyte() -> None:
 
 
 async def test_others_run_between_steps() -> None:
-    import asyncio
-
     turns = 0
 
     async def take_turns() -> None:
@@ -144,7 +155,16 @@ def test_json_inside_a_text_is_bounded_too() -> None:
 
 @pytest.mark.parametrize(
     "unit",
-    ["[]", "{}", "257", '"a"', '{"a":1}', '"aaaaaaaaaaaaaaaaaaaaaaaaaaaaa😀"', '{"type":"text","text":"hello"}', '"\\u00e9"'],
+    [
+        "[]",
+        "{}",
+        "257",
+        '"a"',
+        '{"a":1}',
+        '"aaaaaaaaaaaaaaaaaaaaaaaaaaaaa😀"',
+        '{"type":"text","text":"hello"}',
+        '"\\u00e9"',
+    ],
 )
 @pytest.mark.parametrize("size", [60_000, 250_000, 2_000_000])
 def test_no_body_takes_more_than_eight_times_its_size(unit: str, size: int) -> None:

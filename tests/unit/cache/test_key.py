@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dub5.cache.key import CANNOT_SHAPE_THE_ANSWER, answer_key, scope_of
+from dub5.cache.key import CANNOT_SHAPE_THE_ANSWER, answer_key, answer_key_in_steps, scope_of
+from dub5.json_steps import at_once
 
 TENANT = ("tenant", "acme")
 FIELDS = {"messages": [{"role": "user", "content": "hi"}], "temperature": 1}
@@ -129,3 +130,28 @@ def test_another_process_computes_the_same_key() -> None:
         env={"PYTHONHASHSEED": "7"},
     )
     assert done.stdout.strip() == key(fields)
+
+
+@given(bodies)
+def test_a_large_request_has_the_same_key_as_in_one_step(fields: dict[str, Any]) -> None:
+    fields = {**fields, "messages": [{"content": "é" * 20_000, "role": "user", "x": [1.0, None]}] * 3}
+    given: dict[str, Any] = {
+        "scope": TENANT,
+        "personality_revision": "p",
+        "model_revision": "m",
+        "tags": ("b", "a"),
+    }
+    assert at_once(answer_key_in_steps(fields, **given)) == answer_key(fields, **given)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [(1e308, int(1e308)), (1e19, 10**19), (-1e22, -(10**22)), (2.0**64, 2**64)]
+)
+def test_numbers_past_64_bits_are_equal_where_they_mean_the_same(one: float, other: int) -> None:
+    assert key({"x": one}) == key({"x": other})
+    assert key({"x": other + 1}) != key({"x": other})
+
+
+def test_the_key_of_an_answer_is_that_of_the_releases_before() -> None:
+    fields = {**FIELDS, "n": 1.0, "tools": [{"b": 2.5, "a": [None, 3.0, {"x": "é"}]}], "user": "u"}
+    assert key(fields) == "9b768edf81361ffcd9c5ae369ea2ace4fdfab16a3aa42ffd"

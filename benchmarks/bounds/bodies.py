@@ -1,0 +1,83 @@
+"""The worst bodies that a search finds, at each size up to `server.max_body`, and ordinary large ones beside them.
+
+What is tried and how it is measured: `search`, in a process of its own whose address space is limited. First some
+hundred bodies that were thought of at each size, then mutations of the worst four of that size, until the time is
+over. The same seed tries the same bodies, for as long as it has time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from typing import Any
+
+from benchmarks.bounds.search import SIZES, STALL
+from benchmarks.bounds.sink import sink
+from benchmarks.figures import Figure, progress
+
+SECONDS = 600.0
+MIB = 2**20
+
+
+async def measure() -> list[Figure]:
+    tried: list[dict[str, Any]] = []
+    async with sink() as url:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "benchmarks.bounds.search", url, str(SECONDS)),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        try:
+            async for line in process.stdout:
+                if line.startswith(b'{"size"'):
+                    tried.append(json.loads(line))
+                    progress(f"{len(tried)} bodies, now of {tried[-1]['size']:,} bytes")
+        finally:
+            if process.returncode is None:
+                process.terminate()
+            code = await process.wait()
+    figures = [_ordinary(each) for each in tried if each["ordinary"]]
+    searched = [each for each in tried if not each["ordinary"]]
+    for size in SIZES:
+        figures += _worst(size, [each for each in searched if each["size"] == size])
+    faults = sum(each["status"] >= 500 or each["status"] == 0 for each in tried)
+    figures.append(
+        Figure(
+            "all of them: status 5xx, or none", "0", f"{faults} of {len(tried):,}", faults == 0 and code == 0
+        )
+    )
+    return figures
+
+
+def _ordinary(each: dict[str, Any]) -> Figure:
+    stall, share = each["stall"], each["memory"] / (8 * each["bytes"] + MIB)
+    return Figure(
+        f"{each['genes']}, {each['bytes'] / MIB:.1f} MiB",
+        "200; <= 50 ms; <= 8x + 1 MiB",
+        f"{each['status']}; {stall * 1e3:.1f} ms; {share:.0%} of the bar, {each['memory'] / each['bytes']:.1f}x",
+        each["status"] == 200 and stall <= STALL and share <= 1,
+    )
+
+
+def _worst(size: int, tried: list[dict[str, Any]]) -> list[Figure]:
+    if not tried:
+        return [Figure(f"{size:,} bytes", "tried", "none", False)]
+    slowest = max(tried, key=lambda each: each["stall"])
+    largest = max(tried, key=lambda each: each["memory"] / (8 * each["bytes"] + MIB))
+    share = largest["memory"] / (8 * largest["bytes"] + MIB)
+    name = f"{size / 2**10:,.0f} KiB" if size < MIB else f"{size / MIB:.0f} MiB"
+    return [
+        Figure(
+            f"worst of {len(tried)} bodies of {name}: stall",
+            "<= 50 ms",
+            f"{slowest['stall'] * 1e3:.1f} ms, {slowest['status']}: {slowest['genes']}",
+            slowest["stall"] <= STALL,
+        ),
+        Figure(
+            f"worst of {len(tried)} bodies of {name}: memory",
+            "<= 8x + 1 MiB",
+            f"{share:.0%} of it, {largest['memory'] / largest['bytes']:.1f}x, {largest['status']}: {largest['genes']}",
+            share <= 1,
+        ),
+    ]
