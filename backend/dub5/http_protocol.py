@@ -20,9 +20,14 @@ every connection has a request under way, the new one is told so.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import random
+import termios
+from array import array
 from collections import OrderedDict
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import httptools
@@ -55,9 +60,8 @@ _POLITE_BYTES = 16 * 2**20
 """How long, and how much, is read after the last word: a client that still sends would not see it otherwise."""
 
 _SWEEP = 1.0
-_NEWCOMER = 5
-"""Sweeps for which somebody who has just come is given time to send his request, even where there are too many. Not
-seconds: in a busy hour what he has sent may wait for us."""
+_LOOKED_AT = 50
+"""Idle connections of which one is chosen to go."""
 
 _NO_LIMIT = 2**60
 
@@ -90,25 +94,23 @@ class Connections(ServerState):
         self.sending: Queue = OrderedDict()
         self.unread: Queue = OrderedDict()
         self.leaving: Queue = OrderedDict()
-        self.sweeps = 0
         self._closed_for_room = 0
 
     def admit(self, newcomer: GuardedProtocol, now: float) -> None:
         """Take it in, and close one where there are too many."""
         self.idle[newcomer] = now
-        newcomer.came = self.sweeps
         if len(self.connections) > self.limits.max_connections:
             self._closed_for_room += 1
             self.on_refused("too_many")
             self._first_to_go().make_room()
 
     def _first_to_go(self) -> GuardedProtocol:
-        """Whoever is being seen off, has had no request for a while, has half of one; else the newcomer."""
+        """Whoever is being seen off, has no request, has half of one; else the newcomer."""
         if self.leaving:
             return next(iter(self.leaving))
-        idle = next(iter(self.idle))
-        if self.sweeps - idle.came >= _NEWCOMER:
-            return idle
+        for idle in islice(self.idle, min(_LOOKED_AT, len(self.idle) - 1)):
+            if not idle.has_sent():
+                return idle
         return next(iter(self.sending)) if self.sending else next(reversed(self.idle))
 
     def forget(self, connection: GuardedProtocol) -> None:
@@ -130,7 +132,6 @@ class Connections(ServerState):
     def sweep(self, now: float) -> None:
         """Close what has waited for too long."""
         limits = self.limits
-        self.sweeps += 1
         for connection in _due(self.idle, now - limits.idle):
             connection.close()
         for connection in _due(self.sending, now - limits.read_timeout):
@@ -200,7 +201,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._overhead = 0
         self._thrown_away = 0
         self._unread_before = 0
-        self.charge = self.came = 0
+        self.charge = 0
         self._arrived = self._waiting = 0  # bytes: of what is incomplete; of large requests that wait
 
     # What the transport calls
@@ -420,6 +421,13 @@ class GuardedProtocol(HttpToolsProtocol):
             self.url = b""
         elif self.cycle.disconnected:
             self.cycle.body = bytearray()
+
+    def has_sent(self) -> bool:
+        """Whether there is something to read: in a busy hour a whole request may wait for us to look."""
+        waiting = array("i", [0])
+        with contextlib.suppress(OSError, AttributeError):
+            fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.FIONREAD, waiting)
+        return waiting[0] > 0
 
     def give_way(self) -> None:
         """Go: there is no memory for what this connection sends."""

@@ -55,7 +55,7 @@ def test_large_requests_leave_a_quarter_to_the_small() -> None:
 def test_reading_a_large_request_takes_room_and_gives_it_back() -> None:
     arrivals = Arrivals(4 * MIB)
     with arrivals.reading(MIB, 2 * MIB):
-        with pytest.raises(Overloaded), arrivals.reading(MIB, 2 * MIB):
+        with pytest.raises(Overloaded), arrivals.reading(MIB, 3 * MIB):
             pass
         with arrivals.reading(SMALL_REQUEST, 3 * MIB):
             assert arrivals.used == 5 * MIB

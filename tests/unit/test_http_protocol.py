@@ -19,7 +19,10 @@ class Stub:
     def __init__(self) -> None:
         self.told: list[str] = []
         self.charge = 0
-        self.came = -10
+        self.sent = False
+
+    def has_sent(self) -> bool:
+        return self.sent
 
     def close(self) -> None:
         self.told.append("close")
@@ -92,14 +95,17 @@ def test_who_has_least_to_lose_makes_room(
     assert [number for number, each in enumerate(all_of_them) if each.told] == [first]
 
 
-def test_who_has_just_come_is_given_time_to_send_a_request() -> None:
-    connections, [stranger, honest, newcomer] = made(max_connections=2), stubs(3)
-    connections.admit(honest, 1.0)
-    connections.idle.pop(stranger, None)
-    connections.sending[stranger] = 1.0
-    connections.connections = {stranger, honest, newcomer}
+def test_whoever_has_sent_something_that_we_have_not_read_is_not_idle() -> None:
+    connections, [honest, idle, stranger, newcomer] = made(max_connections=3), stubs(4)
+    connections.connections = {honest, idle, stranger, newcomer}
+    honest.sent = newcomer.sent = True
+    connections.idle.update({honest: 0.0, idle: 0.0})
+    connections.sending[stranger] = 0.0
     connections.admit(newcomer, 1.0)
-    assert [each.told for each in (stranger, honest, newcomer)] == [["make room"], [], []]
+    assert [each.told for each in (honest, idle, stranger, newcomer)] == [[], ["make room"], [], []]
+    del connections.idle[idle]
+    connections.admit(newcomer, 1.0)
+    assert [each.told for each in (honest, stranger, newcomer)] == [[], ["make room"], []]
 
 
 def test_nobody_makes_room_where_there_is_some() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import pytest
 from prometheus_client import Gauge, Metric
@@ -27,6 +26,8 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
     "dub5_memory_limit_bytes": ("gauge", set()),  # from Linux
     "dub5_open_connections": ("gauge", set()),
     "dub5_connections_refused_total": ("counter", {"reason"}),
+    "dub5_arriving_bytes": ("gauge", set()),
+    "dub5_arriving_limit_bytes": ("gauge", set()),
     "dub5_network_bytes_total": ("counter", {"direction"}),
     "dub5_event_loop_lag_seconds": ("histogram", set()),
     "dub5_inflight_requests": ("gauge", set()),
@@ -269,22 +270,10 @@ def test_two_applications_in_one_process_do_not_share_figures() -> None:
     assert value(second, "dub5_open_connections") == 0
 
 
-@pytest.mark.parametrize(
-    ("files", "limit"),
-    [
-        ({"memory.max": "536870912\n"}, 536870912.0),
-        ({"memory.max": "max\n"}, None),
-        ({"memory.limit_in_bytes": "268435456\n"}, 268435456.0),
-        ({"memory.limit_in_bytes": "9223372036854771712\n"}, None),
-        ({}, None),
-    ],
-)
+@pytest.mark.parametrize("limit", [None, 512 * 2**20])
 def test_the_limit_of_memory_is_what_the_container_may_use(
-    files: dict[str, str], limit: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    limit: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, text in files.items():
-        (tmp_path / name).write_text(text)
-    places = (tmp_path / "memory.max", tmp_path / "memory.limit_in_bytes")
-    monkeypatch.setattr("dub5.telemetry.metrics._MEMORY_LIMITS", places)
+    monkeypatch.setattr("dub5.telemetry.metrics.memory_limit", lambda: limit)
     [family] = MemoryLimit().collect()
     assert [sample.value for sample in family.samples] == ([] if limit is None else [limit])
