@@ -132,9 +132,13 @@ def _image_data(media_type: str, data: str, where: str) -> Json:
     return {"type": "base64", "media_type": kind, "data": data}
 
 
+_LONGEST_HEAD = 500
+"""Characters before the data of a data: URL."""
+
+
 def _data(url: str, where: str) -> tuple[str, str]:
     """Media type and base64 of a data: URL, RFC 2397."""
-    head = re.match(r"data:([^;,]*)(?:;[^;,]+)*;base64,", url, re.IGNORECASE)
+    head = re.match(r"data:([^;,]*)(?:;[^;,]+)*;base64,", url[:_LONGEST_HEAD], re.IGNORECASE)
     if head is None:
         raise cannot(where, "must be an https URL, or a data: URL in base64")
     return head[1].strip().lower(), _base64(url[head.end() :], where)
