@@ -23,7 +23,6 @@ from typing import Any
 
 import msgspec
 
-from dub5.errors import InvalidRequest
 from dub5.json_steps import TooCostly, decode_within
 from dub5.providers.anthropic_content import blocks, cannot, each, text, thought, typed
 from dub5.providers.protocol import Json
@@ -169,23 +168,21 @@ def _calls(message: Json, where: str) -> list[tuple[str, str, Json]]:
             continue
         function = typed(call.get("function"), dict, f"{at}.function", "an object")
         name = typed(function.get("name"), str, f"{at}.function.name", "a string")
-        calls.append((written, name, _arguments(function.get("arguments"), where)))
+        calls.append((written, name, _arguments(function.get("arguments"))))
     old = message.get("function_call")
     if isinstance(old, dict):
         name = typed(old.get("name"), str, f"{where}.function_call.name", "a string")
-        calls.append((_old_id(name), name, _arguments(old.get("arguments"), where)))
+        calls.append((_old_id(name), name, _arguments(old.get("arguments"))))
     return calls
 
 
-def _arguments(written: Any, where: str) -> Json:
+def _arguments(written: Any) -> Json:
     """The object that the JSON text `written` says, or that it is; models write nothing for a tool without any."""
     if isinstance(written, str) and written.strip():
         try:
             decoded = decode_within(written.encode())
-        except TooCostly as error:
-            raise InvalidRequest(f"`{where}`: {error}", param=where) from None
-        except (ValueError, RecursionError):  # msgspec's and Unicode's errors are ValueErrors
-            decoded = written  # cut short
+        except (TooCostly, ValueError, RecursionError):  # msgspec's and Unicode's errors are ValueErrors
+            decoded = written  # cut short, or far too much
     else:
         decoded = None if isinstance(written, str) else written
     if decoded is None:
