@@ -143,6 +143,8 @@ class ChatRoute:
         if not self._limiter.limited:
             return None
         record = question.record
+        if question.request.large:
+            await asyncio.sleep(0)
         reserve = 0 if self._pipeline.remembers(question) else most_tokens(question.request, question.fields)
         return await self._limiter.acquire(record.tenant or "", reserve=reserve)
 

@@ -101,12 +101,15 @@ def _canonical(value: Any) -> Any:
     kind = type(value)
     if kind is str:
         return value
-    if kind is dict:
-        changed = {name: new for name, item in value.items() if (new := _canonical(item)) is not item}
-        return {**value, **changed} if changed else value
-    if kind is list:
-        changes = {index: new for index, item in enumerate(value) if (new := _canonical(item)) is not item}
-        return [changes.get(index, item) for index, item in enumerate(value)] if changes else value
+    if kind is dict or kind is list:
+        changed: Any = None
+        for name, item in value.items() if kind is dict else enumerate(value):
+            new = _canonical(item)
+            if new is not item:
+                if changed is None:
+                    changed = value.copy()
+                changed[name] = new
+        return value if changed is None else changed
     return _whole(value)
 
 
