@@ -150,7 +150,7 @@ the stamp, max(Redis TIME in µs, last + 1) rounded up to PURGE_UNIT, and how ma
 be taken over: 256 with each run, one without names included.
 
 Names that are not among those purged last move to the log; where that is full, its older half goes, and `floor` rises
-to what went last. See docs/adr/0024-purge-log.md."""
+to what went last. See docs/adr/0022-purge-log.md."""
 
 
 def purge_hash(nonce: bytes, name: bytes) -> int:

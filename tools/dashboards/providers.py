@@ -39,8 +39,12 @@ DASHBOARD = Dashboard(
                     "Dub5ProviderErrors",
                     {
                         "{{provider}}": promql.ratio(
-                            promql.rate("provider_requests_total", 'outcome!~"ok|cancelled|overloaded"', by="provider"),
-                            promql.rate("provider_requests_total", 'outcome!~"cancelled|overloaded"', by="provider"),
+                            promql.rate(
+                                "provider_requests_total", 'outcome!~"ok|cancelled|overloaded"', by="provider"
+                            ),
+                            promql.rate(
+                                "provider_requests_total", 'outcome!~"cancelled|overloaded"', by="provider"
+                            ),
                         )
                     },
                     limit=0.1,

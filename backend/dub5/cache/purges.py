@@ -13,7 +13,7 @@ even if every message about it is lost.
 All that is kept is bounded, whatever is purged. A name is 32 bits of a hash that nobody outside can compute. Redis
 keeps the stamps of the names that were purged last in a sorted set, those of the million before them in a log
 (`purge_log`), and of what came before that only a floor: every name counts as purged then. Each replica has a copy.
-See docs/adr/0024-purge-log.md.
+See docs/adr/0022-purge-log.md.
 
 What may happen to Redis, and why no purged answer comes back:
 * flushed, or failed over to an empty node: the nonce is gone, and with it every version made of it;

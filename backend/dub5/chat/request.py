@@ -4,7 +4,7 @@ Checked are the fields that we act on or that a provider would refuse later and 
 the field by its path, `messages[2].role`. Everything reaches the provider, known or not.
 
 No body may hold the event loop, or take memory out of proportion: what costs more than `dub5.json_steps` allows is
-refused before it is decoded, and what is large is read in steps (docs/adr/0025).
+refused before it is decoded, and what is large is read in steps (docs/adr/0023).
 """
 
 from __future__ import annotations
