@@ -5,7 +5,8 @@ personality, model, class, tenant and `all`, with the installation's nonce. Whoe
 another version and finds nothing; whoever began before it stores where nobody looks any more. Nothing is
 compared, listed or deleted, whatever the cache holds. See docs/adr/0005-purge-by-identity.md.
 
-Redis keeps a journal, a stream in which the id of each entry is its stamp, `max(Redis TIME in µs, last + 1)`.
+Redis keeps a journal, a stream in which the id of each entry is its stamp: Redis's time in µs, rounded up to
+`PURGE_UNIT`, and later than the last one.
 A replica reads it from the last stamp that it knows, inclusive, each second, whenever another replica tells of
 a purge, and in the same breath as each look-up in Redis. So a purge takes effect everywhere within a second
 even if every message about it is lost.

@@ -4,9 +4,9 @@
     open --(pause is over)--> half-open: one call may try
     half-open --(it succeeds)--> closed        half-open --(it fails)--> open, for twice as long
 
-Time is an argument, in monotonic seconds. Errors of the caller are no failures of the provider and are not told to
-it. The shape is that of M. Nygard, "Release It!", 2007; the share over a window, rather than failures in a row,
-keeps one slow stretch among thousands of calls from opening it.
+Time is an argument, in monotonic seconds. What counts as a failure, and whose, is decided by `health`. The shape is
+that of M. Nygard, "Release It!", 2007; the share over a window, rather than failures in a row, keeps one slow stretch
+among thousands of calls from opening it.
 """
 
 from __future__ import annotations

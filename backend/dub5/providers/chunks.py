@@ -300,7 +300,7 @@ def _sane(part: Json) -> Json:
 
 
 def _typed(call: Json) -> Json:
-    """Some servers leave the type out, which that client wants as well."""
+    """Some servers leave the type out, and OpenAI's client for Node takes no call of a stream without one."""
     kind = next((kind for kind in ("function", "custom") if isinstance(call.get(kind), dict)), None)
     return call if kind is None or call.get("type") else {**call, "type": kind}
 

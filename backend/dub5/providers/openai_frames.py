@@ -28,7 +28,7 @@ from dub5.providers.sse import BODY, EventParser, EventTooLarge, begins_events
 
 _NOT_PROPER = "answered without proper `choices`"
 CUT = "ended its stream before the answer was complete"
-"""Members of an error in which providers say what it was, the best first."""
+"""As `Unusable.what`."""
 
 
 class Unusable(ValueError):
