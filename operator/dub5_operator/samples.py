@@ -31,7 +31,7 @@ PAGE = 200
 FRESH = 1.0
 """Seconds for which what was read is not read again."""
 READ_EVERY = 60.0
-"""Seconds after which it is read though no policy is due: Redis keeps ten minutes at least, replicas write for five."""
+"""Seconds until it is read though no policy is due: Redis keeps five minutes at least, replicas write for five."""
 MOST_HELD = 50_000
 """Samples of one class that wait for its next look; above, the oldest half goes."""
 

@@ -15,7 +15,8 @@ the same budget, up to half of it; of more, a fair sample is kept.
 The stream is bounded by what a batch may hold and by how many there may be: `BATCH_BYTES` times `STREAM_BATCHES`, 5 MiB
 however many replicas write, and by age. So that it reaches back for half an hour, replicas share how often a batch is
 written: two of them 1,400 bytes a second each, ten 280. With more than seventeen no batch waits longer than a minute,
-and it reaches back less far; above two hundred they wait again, for what an operator reads in time.
+and it reaches back less far; with more than a hundred they wait again, so that it always reaches back five minutes: an
+operator reads once a minute.
 
 Nothing of this is on a request's way: recording appends to a list, a task flushes it. Lost samples are lost.
 """
