@@ -1,4 +1,4 @@
-"""What the pipeline reads from answers and writes to clients: events, finish reasons, tokens."""
+"""What the pipeline reads from answers and writes to clients: events and tokens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ __all__ = [
     "assemble",
     "event",
     "events_of",
-    "finish_reasons",
     "is_usage_only",
     "split",
     "usage_of",
@@ -44,13 +43,6 @@ def events_of(body: bytes, *, include_usage: bool) -> bytes:
 def is_usage_only(chunk: Json) -> bool:
     """The last chunk that OpenAI sends with `include_usage`: no choices, only token counts."""
     return not chunk.get("choices") and chunk.get("usage") is not None
-
-
-def finish_reasons(completion: Json) -> list[Any]:
-    """The finish reason of each choice, None where there is none."""
-    return [
-        choice.get("finish_reason") for choice in completion.get("choices", []) if isinstance(choice, dict)
-    ]
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from openai.lib.streaming.chat._completions import ChatCompletionStreamState
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from dub5.chat.shapes import assemble, events_of, finish_reasons, is_usage_only, split
+from dub5.chat.shapes import assemble, events_of, is_usage_only, split
 
 text = st.text(max_size=60)
 unknown_name = st.text("abcdefgxyz_", min_size=3, max_size=12).map(lambda name: "x_" + name)
@@ -143,7 +143,7 @@ def test_servers_that_repeat_role_and_id_in_each_chunk_are_understood() -> None:
         "content": None,
         "tool_calls": [{"id": "t", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}],
     }
-    assert finish_reasons(whole) == ["tool_calls"]
+    assert whole["choices"][0]["finish_reason"] == "tool_calls"
 
 
 def test_logprobs_are_appended() -> None:
