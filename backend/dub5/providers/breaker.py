@@ -79,19 +79,20 @@ class Breaker:
                 self._stay_open(now, pause)
             return
         if self._open_until is not None:
-            self._pause = min(2 * self._pause, LONGEST_PAUSE)
-            self._open(now, pause)
+            self.trip(now, pause)
             return
         self._note(now, failed=True)
         calls = len(self._calls)
         if pause is not None or (calls >= FEWEST_CALLS and self._failures >= THRESHOLD * calls):
-            self._open(now, pause)
+            self.trip(now, pause)
 
-    def trip(self, now: float) -> None:
-        """Open it for what is known from elsewhere; where it was half-open, for twice as long as before."""
+    def trip(self, now: float, pause: float | None = None) -> None:
+        """Open it, also for what is known from elsewhere; where it was half-open, for twice as long as before."""
         if self._open_until is not None:
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
-        self._open(now, None)
+        self._stay_open(now, self._pause if pause is None else pause)
+        self.opened = now
+        self._probing_since = None
 
     def abandoned(self, began: float) -> None:
         """The call told nothing about whether it works, or nothing that is for this breaker to judge."""
@@ -101,11 +102,6 @@ class Breaker:
     def _is_of_old(self, began: float) -> bool:
         """Whether the call began before the breaker opened: it tells nothing about whether the provider is back."""
         return self._open_until is not None and began < self.opened
-
-    def _open(self, now: float, pause: float | None) -> None:
-        self._stay_open(now, self._pause if pause is None else pause)
-        self.opened = now
-        self._probing_since = None
 
     def _stay_open(self, now: float, pause: float) -> None:
         until = now + min(max(pause, 0.0), LONGEST_PAUSE)
