@@ -207,21 +207,9 @@ _QUOTA_WORDS = re.compile(
 )
 
 _ACCOUNT = {
-    *(
-        "billing_error",
-        "billing_hard_limit_reached",
-        "billing_not_active",
-        "insufficient_quota",
-        "insufficient_balance",
-    ),
-    *("insufficient_credits", "account_deactivated", "organization_disabled", "exceeded_current_quota_error"),
-    "access_terminated",
-    *(
-        "unsupported_country_region_territory",
-        "deployment_not_found",
-        "operation_not_supported",
-        "unknown_url",
-    ),
+    *_QUOTA,
+    *("billing_error", "organization_disabled", "unsupported_country_region_territory"),
+    *("deployment_not_found", "operation_not_supported", "unknown_url"),
     *("model_not_found", "model_not_available", "invalid_model", "model_not_exist", "model_not_supported"),
     *("model_not_found_error", "unknown_model", "invalid_model_error"),
 }
