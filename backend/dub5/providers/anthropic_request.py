@@ -33,7 +33,7 @@ import msgspec
 
 from dub5.providers import json_schemas
 from dub5.providers.anthropic_content import blocks, cannot, each, mark, text, typed
-from dub5.providers.anthropic_tools import tools
+from dub5.providers.anthropic_tools import is_forced, tools
 from dub5.providers.anthropic_turns import INSTRUCTIONS, end, thought_over, tools_used, turns
 from dub5.providers.claude_models import Claude, claude
 from dub5.providers.protocol import Json
@@ -224,7 +224,7 @@ def _thinking(
 ) -> tuple[Json | None, int]:
     """`thinking` in a form that the model takes, None where it goes without, and `max_tokens` to it."""
     thinking = _asked_to_think(given, takes)
-    forced = listed.get("tool_choice", {}).get("type") in ("any", "tool")
+    forced = is_forced(listed.get("tool_choice"))
     if _thinks(thinking) and (forced or (_budget(thinking) and not thought_over(spoken))):
         thinking = None
     asked = given.get("max_completion_tokens", given.get("max_tokens"))

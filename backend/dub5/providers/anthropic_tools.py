@@ -15,6 +15,7 @@ from dub5.providers.protocol import Json
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 _OF_THEIR_OWN = re.compile(r"[a-z_]+_20\d{6}")
+_FORCED = frozenset({"any", "tool"})
 _ANYTHING: Json = {"type": "object", "properties": {}}
 
 
@@ -29,7 +30,7 @@ def tools(given: Json, model: Claude, used: list[str]) -> Json:
     listed = _listed(given, model)
     choice = _choice(given.get("tool_choice"), listed)
     if not listed:
-        if choice is not None and choice["type"] in {"any", "tool"}:
+        if is_forced(choice):
             raise cannot("tool_choice", "only allowed where there are `tools`")
         if not used:
             return {}
@@ -37,7 +38,7 @@ def tools(given: Json, model: Claude, used: list[str]) -> Json:
             "tools": [{"name": name, "input_schema": _ANYTHING} for name in used],
             "tool_choice": {"type": "none"},
         }
-    if choice is not None and choice["type"] in {"any", "tool"} and not model.forced:
+    if is_forced(choice) and not model.forced:
         raise cannot("tool_choice", "this model cannot be made to call a tool")
     if given.get("parallel_tool_calls") is False:
         choice = choice or {"type": "auto"}
@@ -45,6 +46,11 @@ def tools(given: Json, model: Claude, used: list[str]) -> Json:
             choice["disable_parallel_tool_use"] = True
     result = list(listed.values())
     return {"tools": result} if choice is None else {"tools": result, "tool_choice": choice}
+
+
+def is_forced(choice: Json | None) -> bool:
+    """Whether a `tool_choice` of this API demands a call."""
+    return choice is not None and choice["type"] in _FORCED
 
 
 def _listed(given: Json, model: Claude) -> dict[str, Json]:

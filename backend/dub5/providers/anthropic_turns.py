@@ -127,7 +127,7 @@ def _conversation(given: Json) -> list[_Said]:
                 said.append(_assistant(message, where, ids, waiting))
             case "tool" | "function":
                 said.append(_Said("user", _result(message, where, waiting)))
-            case "system" | "developer":
+            case role if role in INSTRUCTIONS:
                 pass
             case _:
                 raise cannot(f"{where}.role", "the provider of this model does not know it")
