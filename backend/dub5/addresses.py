@@ -234,9 +234,7 @@ def _absolute(address: str) -> URL:
 
 def _is_host_name(host: str) -> bool:
     try:
-        encoded = host.rstrip(".").encode(
-            "idna"
-        )  # as Python's resolver does; it knows how long a label may be
+        encoded = host.rstrip(".").encode("idna")  # as Python's resolver does; knows how long a label may be
     except UnicodeError:
         return False
     return bool(_HOST.fullmatch(host)) and 0 < len(encoded) <= 253

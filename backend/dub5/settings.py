@@ -688,17 +688,11 @@ def _is_redis_url(url: str) -> bool:
 
 
 _OURS = frozenset(
-    {
-        "content-type",
-        "content-length",
-        "transfer-encoding",
-        "accept-encoding",
-        "connection",
-        "keep-alive",
-        "upgrade",
-    }
-    | {"te", "trailer", "expect", "proxy-connection", "proxy-authorization", "traceparent", "tracestate"}
-    | {"anthropic-version"}
+    (
+        *("content-type", "content-length", "transfer-encoding", "accept-encoding", "te", "trailer"),
+        *("connection", "keep-alive", "upgrade", "expect", "proxy-connection", "proxy-authorization"),
+        *("traceparent", "tracestate", "anthropic-version"),
+    )
 )
 """Headers that are set where a call is made, and mean something to the connection or to us."""
 

@@ -352,9 +352,8 @@ def _take_members(result: Json, told: Json, kinds: list[str], named: dict[str, A
     if "object" in kinds:
         open_to = told.pop("additionalProperties", None)
         properties = told.pop("properties", {})
-        if (
-            not properties and open_to is not False
-        ):  # an object of any members; closed, it could only be empty
+        # Open, it is an object of any members; closed, it can only be empty.
+        if not properties and open_to is not False:
             raise _BeyondError
         result["properties"] = {name: _subset(each, named) for name, each in properties.items()}
         result["additionalProperties"] = False

@@ -208,9 +208,8 @@ def outcome_of(record: RequestRecord, status: int | None, *, complete: bool, cli
     if not complete or status is None:
         return "server_error"
     status = record.late_status or status
-    if (
-        status == 429 and record.refused_by_provider
-    ):  # the rate that is used up is ours there, not the tenant's here
+    # The rate that is used up is ours there, not the tenant's here.
+    if status == 429 and record.refused_by_provider:
         return "provider_error"
     return _outcome_of_status(status, record.error_code)
 
