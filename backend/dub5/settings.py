@@ -328,7 +328,8 @@ class SimulatedSettings(ProviderSettings, frozen=True, tag="simulated"):
     tokens_per_second: Annotated[float, Meta(gt=0, description="Pace of the tokens after it.")] = 60.0
 
 
-AnyProvider = OpenAISettings | AnthropicSettings | SimulatedSettings
+AnyHttpProvider = OpenAISettings | AnthropicSettings
+AnyProvider = AnyHttpProvider | SimulatedSettings
 
 
 class Price(Section, frozen=True):
@@ -617,7 +618,7 @@ def validate(settings: Settings) -> None:
     if not settings.models:
         raise ConfigError("models: name at least one")
     for name, provider in settings.providers.items():
-        if isinstance(provider, OpenAISettings | AnthropicSettings):
+        if isinstance(provider, AnyHttpProvider):
             _validate_provider(f"providers.{name}", provider)
     for name, model in settings.models.items():
         for route in model.routes:
@@ -700,7 +701,7 @@ _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 """A name of a header: RFC 9110 section 5.6.2."""
 
 
-def _validate_provider(where: str, provider: OpenAISettings | AnthropicSettings) -> None:
+def _validate_provider(where: str, provider: AnyHttpProvider) -> None:
     """What can be said of one without its secrets and files."""
     try:
         root_of(provider)
@@ -714,7 +715,7 @@ def _validate_provider(where: str, provider: OpenAISettings | AnthropicSettings)
     _validate_proxy(where, provider)
 
 
-def _validate_headers(where: str, provider: OpenAISettings | AnthropicSettings) -> None:
+def _validate_headers(where: str, provider: AnyHttpProvider) -> None:
     if provider.api_key_header is not None:
         _validate_header(f"{where}.api_key_header", provider.api_key_header)
     taken = {key_header(provider)} if provider.api_key is not None else set()
@@ -745,7 +746,7 @@ def _validate_header(where: str, name: str) -> None:
         raise ConfigError(f"{where}: this header is the service's own")
 
 
-def _validate_proxy(where: str, provider: OpenAISettings | AnthropicSettings) -> None:
+def _validate_proxy(where: str, provider: AnyHttpProvider) -> None:
     _validate_source(f"{where}.proxy_password", provider.proxy_password)
     if (provider.proxy_username is None) != (provider.proxy_password is None):
         raise ConfigError(f"{where}: set both of proxy_username and proxy_password, or neither")
@@ -761,14 +762,14 @@ def _validate_proxy(where: str, provider: OpenAISettings | AnthropicSettings) ->
             raise ConfigError(f"{where}.proxy: {error}") from None
 
 
-def root_of(provider: OpenAISettings | AnthropicSettings) -> addresses.Root:
+def root_of(provider: AnyHttpProvider) -> addresses.Root:
     """Where its API begins; ValueError where `base_url` cannot be that."""
     if isinstance(provider, AnthropicSettings):
         return addresses.anthropic_root(provider.base_url)
     return addresses.openai_root(provider.base_url)
 
 
-def key_header(provider: OpenAISettings | AnthropicSettings) -> str:
+def key_header(provider: AnyHttpProvider) -> str:
     """The header that carries the key, in lower case."""
     usual = "x-api-key" if isinstance(provider, AnthropicSettings) else "authorization"
     return (provider.api_key_header or usual).lower()

@@ -13,8 +13,8 @@ from dub5.providers.protocol import Call, Payload, Provider
 from dub5.providers.simulated import SimulatedProvider
 from dub5.settings import (
     AnthropicSettings,
+    AnyHttpProvider,
     AnyProvider,
-    OpenAISettings,
     Settings,
     SimulatedSettings,
     Source,
@@ -52,9 +52,7 @@ def _provider(name: str, settings: AnyProvider, read: Read, environment: Mapping
     return OpenAIProvider(name, settings, key=key, access=access)
 
 
-def _access(
-    where: str, settings: OpenAISettings | AnthropicSettings, read: Read, environment: Mapping[str, str]
-) -> Access:
+def _access(where: str, settings: AnyHttpProvider, read: Read, environment: Mapping[str, str]) -> Access:
     headers = {
         header: read(f"{where}.secret_headers.{header}", source)
         for header, source in settings.secret_headers.items()
@@ -62,9 +60,7 @@ def _access(
     return Access(headers, _proxy(where, settings, read, environment))
 
 
-def _proxy(
-    where: str, settings: OpenAISettings | AnthropicSettings, read: Read, environment: Mapping[str, str]
-) -> Proxy | None:
+def _proxy(where: str, settings: AnyHttpProvider, read: Read, environment: Mapping[str, str]) -> Proxy | None:
     """The proxy on the way, the setting's before the environment's, with the credentials that hold for it."""
     if goes_directly(settings):
         return None

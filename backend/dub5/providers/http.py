@@ -43,7 +43,7 @@ from dub5.providers.protocol import Call, Json
 from dub5.providers.redaction import REDACTED, Redactor
 from dub5.providers.refusals import Refusal
 from dub5.providers.sse import EventParser, EventTooLarge
-from dub5.settings import AnthropicSettings, OpenAISettings, Timeouts, key_header, root_of
+from dub5.settings import AnyHttpProvider, Timeouts, key_header, root_of
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
@@ -112,7 +112,7 @@ class HttpClient:
     def __init__(
         self,
         name: str,
-        settings: OpenAISettings | AnthropicSettings,
+        settings: AnyHttpProvider,
         path: str,
         *,
         key: str,
