@@ -20,10 +20,10 @@ from dub5.providers.anthropic_answer import StreamTranslator, completion, event_
 from dub5.providers.anthropic_request import request
 from dub5.providers.chunks import Assembler, split
 from dub5.providers.http import DIRECTLY, Access, HttpClient
-from dub5.providers.openai_frames import CUT, Reported, Unusable, is_done, unlisted
+from dub5.providers.odd_answers import CUT, Reported, Unusable, events_in, is_done, unlisted
 from dub5.providers.protocol import Call, Json, Payload
 from dub5.providers.quirks import Quirks
-from dub5.providers.sse import EventParser, EventTooLarge, begins_events
+from dub5.providers.sse import begins_events
 from dub5.settings import AnthropicSettings
 
 VERSION = "2023-06-01"
@@ -58,7 +58,7 @@ class AnthropicProvider:
         try:
             return Payload.of_whole(self._joined(body) if begins_events(body) else self._completion(body))
         except (Unusable, Reported) as odd:
-            raise self._failure(odd) from None
+            raise self._http.failure(odd) from None
 
     async def stream(self, call: Call) -> AsyncGenerator[Payload, None]:
         translator = StreamTranslator(created=int(time.time()))
@@ -70,9 +70,9 @@ class AnthropicProvider:
                         for chunk in self._chunks(translator, data):
                             yield Payload.of(chunk)
         except (Unusable, Reported) as odd:
-            raise self._failure(odd) from None
+            raise self._http.failure(odd) from None
         if not translator.complete:
-            raise self._failure(Unusable(CUT, "model" if translator.begun else "request"))
+            raise self._http.failure(Unusable(CUT, "model" if translator.begun else "request"))
 
     async def _body(self, call: Call) -> Json:
         translate = partial(
@@ -98,12 +98,8 @@ class AnthropicProvider:
 
     def _joined(self, body: bytes) -> Json:
         """A whole answer that came as the events of a stream."""
-        translator, assembler, parser = StreamTranslator(created=int(time.time())), Assembler(), EventParser()
-        try:
-            events = [*parser.feed(body), *parser.rest()]
-        except EventTooLarge:
-            raise Unusable("sent an event that is too large") from None
-        for _, data in events:
+        translator, assembler = StreamTranslator(created=int(time.time())), Assembler()
+        for _, data in events_in(body):
             for chunk in self._chunks(translator, data):
                 assembler.add(chunk)
         if not translator.complete:
@@ -123,11 +119,6 @@ class AnthropicProvider:
             raise Unusable("sent a malformed event") from None
         translator.complete = True
         return split(self._completion(data), include_usage=True)
-
-    def _failure(self, odd: Unusable | Reported) -> ProviderError:
-        if isinstance(odd, Reported):
-            return self._http.reported(odd.error)
-        return self._http.error(odd.what, scope=odd.scope)
 
 
 def _is_stop(event: bytes, data: bytes) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from dub5.providers.openai_frames import Reported, look_for_error
+from dub5.providers.odd_answers import Reported, look_for_error
 from dub5.providers.protocol import Json, Payload
 
 _FINISH_REASONS = {

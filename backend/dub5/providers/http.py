@@ -39,6 +39,7 @@ from dub5.errors import (
 )
 from dub5.json_steps import fed, in_steps, pieces
 from dub5.providers import refusals
+from dub5.providers.odd_answers import Reported, Unusable
 from dub5.providers.protocol import Call, Json
 from dub5.providers.redaction import REDACTED, Redactor
 from dub5.providers.refusals import Refusal
@@ -355,9 +356,11 @@ class HttpClient:
             status, refusal, f"answered with status {status}", refusal.retry_after if wait is None else wait
         )
 
-    def reported(self, error: object) -> ProviderError:
-        """The error that a provider puts into an answer that began with status 200: its object, or its words."""
-        refusal = refusals.read_json(error)
+    def failure(self, odd: Unusable | Reported) -> ProviderError:
+        """What is wrong with an answer that began with status 200, as an error of ours."""
+        if isinstance(odd, Unusable):
+            return self.error(odd.what, scope=odd.scope)
+        refusal = refusals.read_json(odd.error)
         status = refusals.implied_status(refusal)
         refused = self._refused(status, refusal, "reported an error", refusal.retry_after)
         if refused.should_retry is None:

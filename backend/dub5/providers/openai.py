@@ -12,7 +12,8 @@ from contextlib import aclosing
 
 from dub5.errors import ProviderError
 from dub5.providers.http import DIRECTLY, Access, HttpClient
-from dub5.providers.openai_frames import Frames, Reported, Unusable, answer, is_done, unlisted
+from dub5.providers.odd_answers import Reported, Unusable, is_done, unlisted
+from dub5.providers.openai_frames import Frames, answer
 from dub5.providers.protocol import Call, Json, Payload
 from dub5.providers.quirks import Quirks
 from dub5.settings import OpenAISettings
@@ -40,7 +41,7 @@ class OpenAIProvider:
         try:
             return answer(body, self.name)
         except (Unusable, Reported) as odd:
-            raise self._failure(odd) from None
+            raise self._http.failure(odd) from None
 
     async def stream(self, call: Call) -> AsyncGenerator[Payload, None]:
         frames = Frames(call.body.get("n") or 1)
@@ -64,7 +65,7 @@ class OpenAIProvider:
                                 yield each
             frames.close()
         except (Unusable, Reported) as odd:
-            raise self._failure(odd) from None
+            raise self._http.failure(odd) from None
         except ProviderError:
             if not frames.all_here:  # else only the end of the connection was not as it should be
                 raise
@@ -79,8 +80,3 @@ class OpenAIProvider:
             if options:
                 body["stream_options"] = options
         return body
-
-    def _failure(self, odd: Unusable | Reported) -> ProviderError:
-        if isinstance(odd, Reported):
-            return self._http.reported(odd.error)
-        return self._http.error(odd.what, scope=odd.scope)

@@ -11,9 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import msgspec
-
-from dub5.errors import FailureScope, ProviderError
+from dub5.errors import ProviderError
 from dub5.providers.chunks import (
     Assembler,
     Calls,
@@ -23,32 +21,16 @@ from dub5.providers.chunks import (
     is_label,
     split,
 )
+from dub5.providers.odd_answers import (
+    CUT,
+    Unusable,
+    events_in,
+    is_done,
+    look_for_error,
+    unlisted,
+)
 from dub5.providers.protocol import Json, Payload
-from dub5.providers.sse import BODY, EventParser, EventTooLarge, begins_events
-
-_NOT_PROPER = "answered without proper `choices`"
-CUT = "ended its stream before the answer was complete"
-"""As `Unusable.what`."""
-
-
-class Unusable(ValueError):
-    """Nothing can be made of the answer; `what` follows the provider's name in a sentence.
-
-    `scope` is that of the failure, as in ProviderError.
-    """
-
-    def __init__(self, what: str = _NOT_PROPER, scope: FailureScope = "request") -> None:
-        super().__init__(what)
-        self.what = what
-        self.scope: FailureScope = scope
-
-
-class Reported(ValueError):
-    """The provider put an error where an answer belongs: its object, or whatever it wrote for one."""
-
-    def __init__(self, error: object) -> None:
-        super().__init__()
-        self.error = error
+from dub5.providers.sse import BODY, begins_events
 
 
 class Frames:
@@ -181,11 +163,8 @@ def answer(raw: bytes, provider: str) -> Payload:
 
 
 def _joined(raw: bytes, provider: str) -> Json:
-    frames, assembler, parser = Frames(), Assembler(), EventParser()
-    try:
-        events = [*parser.feed(raw), *parser.rest()]
-    except EventTooLarge:
-        raise Unusable("sent an event that is too large") from None
+    frames, assembler = Frames(), Assembler()
+    events = events_in(raw)
     try:
         for event, data in events:
             if is_done(event, data):
@@ -231,32 +210,6 @@ def _whole_choice(choice: Any, position: int) -> Json:
     index = _index(choice, position)
     same = choice.get("message") is message and type(choice.get("index", index)) is int
     return choice if same else {**choice, "index": index, "message": message}
-
-
-def unlisted(raw: bytes) -> bytes:
-    """The first member where `raw` is a list: so some servers write an error."""
-    if raw.lstrip()[:1] != b"[":
-        return raw
-    try:
-        return bytes(msgspec.json.decode(raw, type=list[msgspec.Raw])[0])
-    except (msgspec.MsgspecError, IndexError, RecursionError):
-        return raw
-
-
-def is_done(_event: bytes, data: bytes) -> bool:
-    """Whether an event is the last of a stream."""
-    return data == b"[DONE]" or (len(data) < 12 and data.strip(b' "\t') == b"[DONE]")
-
-
-def look_for_error(data: Json, event: bytes = b"") -> None:
-    """Compatible servers put it where a completion or chunk belongs, with status 200."""
-    error = data.get("error")
-    if not error and not data.get("choices"):
-        told = event == b"error" or "error" in (data.get("object"), data.get("type"))
-        if told or any(isinstance(data.get(name), (str, list)) for name in ("message", "detail", "msg")):
-            error = data
-    if error:
-        raise Reported(error)
 
 
 def _look_for_error_of(choice: Json) -> None:

@@ -16,7 +16,8 @@ from openai.types.chat import ChatCompletionChunk
 
 from dub5.chat.cacheable import is_whole_answer
 from dub5.chat.shapes import assemble, events_of, split
-from dub5.providers.openai_frames import Frames, Reported, Unusable
+from dub5.providers.odd_answers import Reported, Unusable
+from dub5.providers.openai_frames import Frames
 from dub5.providers.protocol import Payload, decode
 from tests.tolerant_reader import read_events, read_stream, read_whole
 

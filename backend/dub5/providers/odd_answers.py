@@ -1,0 +1,73 @@
+"""Answers with status 200 that are none, or stand in another form than was asked: what any server behind HTTP may send.
+
+OpenAI-compatible servers and those that speak Anthropic's Messages go wrong in the same ways: an error where the
+answer belongs, a list around it, OpenAI's `[DONE]` at the end of any stream, the events of a stream for a whole answer.
+No I/O.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from dub5.errors import FailureScope
+from dub5.providers.protocol import Json
+from dub5.providers.sse import EventParser, EventTooLarge
+
+_NOT_PROPER = "answered without proper `choices`"
+CUT = "ended its stream before the answer was complete"
+"""As `Unusable.what`."""
+
+
+class Unusable(ValueError):
+    """Nothing can be made of the answer; `what` follows the provider's name in a sentence.
+
+    `scope` is that of the failure, as in ProviderError.
+    """
+
+    def __init__(self, what: str = _NOT_PROPER, scope: FailureScope = "request") -> None:
+        super().__init__(what)
+        self.what = what
+        self.scope: FailureScope = scope
+
+
+class Reported(ValueError):
+    """The provider put an error where an answer belongs: its object, or whatever it wrote for one."""
+
+    def __init__(self, error: object) -> None:
+        super().__init__()
+        self.error = error
+
+
+def unlisted(raw: bytes) -> bytes:
+    """The first member where `raw` is a list: so some servers write an error."""
+    if raw.lstrip()[:1] != b"[":
+        return raw
+    try:
+        return bytes(msgspec.json.decode(raw, type=list[msgspec.Raw])[0])
+    except (msgspec.MsgspecError, IndexError, RecursionError):
+        return raw
+
+
+def is_done(_event: bytes, data: bytes) -> bool:
+    """Whether an event is the last of a stream, as OpenAI ends one."""
+    return data == b"[DONE]" or (len(data) < 12 and data.strip(b' "\t') == b"[DONE]")
+
+
+def look_for_error(data: Json, event: bytes = b"") -> None:
+    """Compatible servers put it where a completion or chunk belongs, with status 200."""
+    error = data.get("error")
+    if not error and not data.get("choices"):
+        told = event == b"error" or "error" in (data.get("object"), data.get("type"))
+        if told or any(isinstance(data.get(name), (str, list)) for name in ("message", "detail", "msg")):
+            error = data
+    if error:
+        raise Reported(error)
+
+
+def events_in(body: bytes) -> list[tuple[bytes, bytes]]:
+    """The `(event, data)` pairs of a whole answer that came as a stream. Unusable where one is too large."""
+    parser = EventParser()
+    try:
+        return [*parser.feed(body), *parser.rest()]
+    except EventTooLarge:
+        raise Unusable("sent an event that is too large") from None
