@@ -223,4 +223,7 @@ async def test_comparisons_go_on_being_counted_while_nobody_reads(redis: str, cl
             sampler.fetched(Identity("a" * 48, "v"), "default", entry, digest, ttl=60.0, asked_again=False)
             await sampler.stop()
         assert not sampler._verdicts
+        labels = {"class": "default", "source": "refetch", "verdict": "changed"}
+        told = sampler._metrics.registry.get_sample_value("dub5_cache_revalidations_total", labels)
+        assert told == 1
         assert await client.pttl(fingerprint_key("a" * 48)) > 0
