@@ -13,7 +13,7 @@ from redis.driver_info import DriverInfo
 
 from dub5.cache.leases import Leases
 from dub5.cache.purges import Purges
-from dub5.redis_link import RedisLink
+from dub5.redis_link import RedisLink, RedisUnavailable
 from dub5.settings import Duration, RedisSettings
 from dub5.telemetry.metrics import Metrics
 
@@ -75,6 +75,15 @@ async def purging(url: str, *, clock: Clock | None = None) -> AsyncIterator[Purg
         purges = Purges(link, clock or Clock())
         await purges.synchronise()
         yield purges
+
+
+async def synchronised(purges: Purges) -> bool:
+    """Whether Redis told what it knows, and was told."""
+    try:
+        await purges.synchronise()
+    except RedisUnavailable:
+        return False
+    return True
 
 
 @contextlib.asynccontextmanager

@@ -29,9 +29,8 @@ from dub5.contract import (
     SEGMENT_RECORDS,
     purge_hash,
 )
-from dub5.redis_link import RedisUnavailable
 from tests.fakes.redis_server import RedisServer
-from tests.integration.cache.support import plain, purging, until
+from tests.integration.cache.support import plain, purging, synchronised, until
 
 PURGE_BYTES = 10 * 2**20
 """What all keys of the purges may take, whatever is purged: docs/caching.md."""
@@ -191,14 +190,6 @@ async def test_more_purges_than_can_be_remembered_without_redis_become_one_of_al
         for each in (here, there):
             await until(functools.partial(synchronised, each))
         assert there.version(("all", "tag:never")) == here.version(("all", "tag:never")) != before
-
-
-async def synchronised(purges: Purges) -> bool:
-    try:
-        await purges.synchronise()
-    except RedisUnavailable:
-        return False
-    return True
 
 
 @pytest.mark.parametrize("records", [1, 7, 4096])

@@ -23,7 +23,7 @@ from dub5.contract import (
 )
 from dub5.redis_link import RedisUnavailable
 from tests.fakes.redis_server import RedisServer
-from tests.integration.cache.support import PATIENT, Clock, linked, plain, purging, until
+from tests.integration.cache.support import PATIENT, Clock, linked, plain, purging, synchronised, until
 
 NAMES = names_of(
     tenant="acme", class_name="banter", model="small", personality="pirate", tags=("prices", "doc-17")
@@ -282,14 +282,6 @@ async def test_a_purge_made_while_redis_was_away_survives_its_coming_back_empty(
             await until(lambda: synchronised(here))
             await early.synchronise()
             assert early.version(NAMES) == here.version(NAMES) != before
-
-
-async def synchronised(purges: Purges) -> bool:
-    try:
-        await purges.synchronise()
-    except RedisUnavailable:
-        return False
-    return True
 
 
 async def test_a_local_purge_during_a_failover_is_not_lost(redis: str) -> None:
