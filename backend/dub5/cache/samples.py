@@ -109,14 +109,14 @@ class Sampler:
         self._link = link
         self._metrics = metrics
         self._replica = replica
-        self._rate = budget
+        self._rate = budget  # of one replica alone; several share what the stream takes
         self._clock = clock
         self._read = False  # whether somebody reads what we write
         self._interval = INTERVAL
         self._sent = clock()
-        self._budget = 0
-        self._room = 0
-        self._used = 0
+        self._batch_bytes = 0  # what the next batch may hold
+        self._room = 0  # how many of these accesses may take
+        self._used = 0  # how many they have taken
         self._threshold = 1.0
         self._accesses: list[Access] = []
         self._verdicts: list[Verdict] = []
@@ -250,7 +250,7 @@ class Sampler:
     def _keep(self, verdict: Verdict) -> None:
         """Of those since the last batch, each is kept with the same probability (reservoir sampling, Vitter 1985)."""
         self._judged += 1
-        if len(self._verdicts) < self._budget // 2 // _size(verdict):
+        if len(self._verdicts) < self._batch_bytes // 2 // _size(verdict):
             self._verdicts.append(verdict)
             return
         place = random.randrange(self._judged)  # noqa: S311
@@ -277,9 +277,9 @@ class Sampler:
 
     def _write_as_one_of(self, replicas: int) -> None:
         self._interval = interval(replicas)
-        self._budget = max(0, int(min(self._rate * self._interval, BATCH_BYTES)) - _ENVELOPE)
+        self._batch_bytes = max(0, int(min(self._rate * self._interval, BATCH_BYTES)) - _ENVELOPE)
         if not self._read:
-            self._read, self._room = True, self._budget
+            self._read, self._room = True, self._batch_bytes
 
     def _write_nothing(self) -> None:
         self._read = False
@@ -303,7 +303,7 @@ class Sampler:
 
     def _counts(self) -> dict[str, int]:
         """Look-ups by class, as many classes as there is room for; the others are told later."""
-        left = self._budget - self._used - sum(map(_size, self._verdicts))
+        left = self._batch_bytes - self._used - sum(map(_size, self._verdicts))
         told: dict[str, int] = {}
         for name, count in self._looked_up.most_common():
             left -= 0 if name in self._classes else BYTES_PER_CLASS + len(name)
@@ -322,7 +322,7 @@ class Sampler:
         used, wanted = self._used, sum(map(_size, self._verdicts)) * 5 // 4
         self._make_room()
         batch = self._take()
-        self._room = self._budget - min(self._budget // 2, wanted)
+        self._room = self._batch_bytes - min(self._batch_bytes // 2, wanted)
         self._adapt(used, batch.dropped)
         told = msgspec.msgpack.encode(batch)
 
@@ -339,7 +339,7 @@ class Sampler:
 
     def _make_room(self) -> None:
         """Keep a fair sample of the comparisons that fit beside the accesses; the next time they are left more room."""
-        left = self._budget - self._used
+        left = self._batch_bytes - self._used
         while self._verdicts and sum(map(_size, self._verdicts)) > left:
             count = len(self._verdicts)
             kept = sorted(random.sample(range(count), count * 3 // 4))
@@ -358,7 +358,7 @@ class Sampler:
         """Keep within the budget, and know the heaviest keys of late."""
         if dropped:
             self._threshold /= 2
-        elif used < self._budget / 4:
+        elif used < self._batch_bytes / 4:
             self._threshold = min(1.0, self._threshold * 2)
         heaviest = self._weights.most_common(COUNTED_KEYS)
         self._heavy = frozenset(key for key, count in heaviest[:HEAVY_KEYS] if count > 1)
