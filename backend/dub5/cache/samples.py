@@ -30,7 +30,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from redis.asyncio.client import Pipeline
@@ -232,7 +232,7 @@ class Sampler:
         # After a purge a change is what somebody announced, not what time did.
         if last.get(b"version") != identity.version.encode():
             return
-        source = "re-ask" if asked_again else "refetch"
+        source: Literal["refetch", "re-ask"] = "re-ask" if asked_again else "refetch"
         born = int(last[b"born"])
         verdict = Verdict(
             key=short_key(identity.key),
@@ -241,7 +241,7 @@ class Sampler:
             again=entry.born / 1e6,
             changed=changed,
             hits=int(last[b"hits"]) + self._hits[identity.key, born],  # with those not flushed yet
-            source="re-ask" if asked_again else "refetch",
+            source=source,
         )
         if self._read:
             self._keep(verdict)
