@@ -318,7 +318,7 @@ class HttpClient:
 
         `code` is the provider's, for the log.
         """
-        words = f": {self.redact(said).rstrip('.')}" if said else ""
+        words = f": {self._redact(said).rstrip('.')}" if said else ""
         known = f" ({code})" if code else ""
         return ProviderError(
             f"The provider {self.name} {what}{words}.",
@@ -344,7 +344,7 @@ class HttpClient:
         status, refusal = response.status, refusals.read(body)
         if refusals.verdict(status, refusal) == "caller":
             kind = RequestTooLarge if status == _TOO_LARGE else InvalidRequest
-            words = self.redact(refusal.words) or _WITHOUT_WORDS.get(
+            words = self._redact(refusal.words) or _WITHOUT_WORDS.get(
                 status, "The provider refused the request."
             )
             error = kind(words, param=self._kept(refusal.param))
@@ -369,7 +369,7 @@ class HttpClient:
 
     def _refused(self, status: int | None, refusal: Refusal, what: str, wait: float | None) -> ProviderError:
         """`status` is None where the error came without one."""
-        shown = self.redact(refusal.words)
+        shown = self._redact(refusal.words)
         code, kind = self._kept(refusals.code_of(refusal)), self._kept(refusal.type)
         if status is None:
             return self.error(what, said=shown, code=code)
@@ -426,10 +426,6 @@ class HttpClient:
             busy=busy,
             scope=scope,
         )
-
-    def redact(self, words: str) -> str:
-        """`words` without anything that is the operator's, of bounded length."""
-        return self._redact(words)
 
     def _kept(self, word: str | None) -> str | None:
         """A code, type or param, unless something of the operator's is in it."""
