@@ -327,6 +327,7 @@ class Purges:
         """What Redis has: the end of the journal first, since later purges are read again, the log last, since names
         move there. `log` is a copy of the log to go on from."""
         last, former, mark = await self._run_pipeline(_look_around)
+        # Names in the set of a release before the log are taken over first, some with each run; `all` is our own there.
         while former and former != [(b"all", float(mark or 0))]:
             _, left = await self._run_script()
             former = former if left > 0 else []
