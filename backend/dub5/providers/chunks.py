@@ -16,7 +16,8 @@ from typing import Any
 
 import msgspec
 
-from dub5.providers.protocol import Json, mended
+from dub5.providers.lenient_json import mended
+from dub5.providers.protocol import Json
 
 _PIECE = re.compile(r"\S*\s*", re.DOTALL)
 _PIECE_LENGTH = 24

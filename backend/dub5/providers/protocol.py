@@ -8,13 +8,13 @@ decoded form: a relay passes the bytes on, so that fields we do not know go thro
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import AsyncGenerator
 from typing import Any, Protocol
 
 import msgspec
 
 from dub5.errors import ProviderError
+from dub5.providers import lenient_json
 
 Json = dict[str, Any]
 
@@ -24,8 +24,6 @@ FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "function_call", "co
 _CALLS = frozenset({"tool_calls", "function_call"})
 _LABELS = frozenset({"type", "format", "status", "obfuscation"})
 _NAMES = _LABELS | {"role", "id", "name"}
-
-_AROUND = "\ufeff \t\r\n"
 
 _decoder = msgspec.json.Decoder(Json)
 _encoder = msgspec.json.Encoder()
@@ -87,7 +85,7 @@ class Payload(msgspec.Struct, frozen=True):
         try:
             return cls(_encoder.encode(data), data)
         except UnicodeEncodeError:
-            return cls.of(mended(data))
+            return cls.of(lenient_json.mended(data))
 
     @classmethod
     def parse(cls, raw: bytes, provider: str) -> Payload:
@@ -120,64 +118,18 @@ def decode(raw: bytes) -> Json:
     try:
         return _decoder.decode(raw)
     except ValueError:
-        data: Json = _lenient(raw.decode())
+        data: Json = lenient_json.loads(raw.decode())
         return data
 
 
-def mended(value: Any) -> Any:
-    """A copy of JSON data in which two halves of one character are that character, and a lone one is replaced."""
-    if isinstance(value, str):
-        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return json.loads(mended(json.dumps(value, ensure_ascii=False)))
-
-
 def _read_leniently(raw: bytes, provider: str) -> tuple[Json, bool]:
-    """What strict JSON does not have and providers send: marks of byte order, half characters, -Infinity, bad UTF-8.
-
-    Also whether `raw` may go on as it is: where it had half characters and nothing else, since they are legal escapes.
-    """
-    try:
-        data, legal = json.loads(raw.decode(), parse_constant=_refused, parse_float=_finite), True
-    except (ValueError, RecursionError):
-        try:
-            data, legal = _lenient(raw.decode("utf-8", "replace").strip(_AROUND)), False
-        except (ValueError, RecursionError):
-            data = None
+    """As `lenient_json.read`; ProviderError where that is no object."""
+    data, legal = lenient_json.read(raw)
     if not isinstance(data, dict):
         raise ProviderError(
             f"The provider {provider} answered with malformed JSON.", provider=provider, scope="request"
         )
     return data, legal
-
-
-def _lenient(text: str) -> Any:
-    return json.loads(text, strict=False, parse_constant=_constant, parse_float=_float, parse_int=_integer)
-
-
-def _refused(name: str) -> None:
-    raise ValueError(name)
-
-
-def _finite(digits: str) -> float:
-    number = float(digits)
-    if not math.isfinite(number):
-        raise ValueError(digits)
-    return number
-
-
-def _constant(name: str) -> float | None:
-    """OpenAI writes -9999 where the logarithm of a chance is -Infinity."""
-    return -9999.0 if name == "-Infinity" else None
-
-
-def _float(digits: str) -> float | None:
-    number = float(digits)
-    return number if math.isfinite(number) else None
-
-
-def _integer(digits: str) -> int | None:
-    """Python reads no more than 4,300 digits; nothing that anybody counts has as many."""
-    return int(digits) if len(digits) <= 300 else None
 
 
 class Provider(Protocol):

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dub5.errors import ProviderError
-from dub5.providers.protocol import Payload, decode, has_answer, mended
+from dub5.providers.lenient_json import mended
+from dub5.providers.protocol import Payload, decode, has_answer
 
 
 def chunk(delta: Any, **choice: Any) -> dict[str, Any]:
