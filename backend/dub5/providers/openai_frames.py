@@ -21,14 +21,7 @@ from dub5.providers.chunks import (
     is_label,
     split,
 )
-from dub5.providers.odd_answers import (
-    CUT,
-    Unusable,
-    events_in,
-    is_done,
-    look_for_error,
-    unlisted,
-)
+from dub5.providers.odd_answers import CUT, Reported, Unusable, events_in, is_done, look_for_error, unlisted
 from dub5.providers.protocol import Json, Payload
 from dub5.providers.sse import BODY, begins_events
 
