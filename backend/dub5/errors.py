@@ -35,9 +35,10 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal, Self, TypeVar
 
-FailureScope = Literal["provider", "model", "request"]
-"""What a provider's failure is about: all of it (connection, DNS, TLS, credentials), one of its models (429, 5xx,
-time-outs), or one request or answer (403, 404, 409, 424, malformed): that says nothing about other calls."""
+FailureScope = Literal["provider", "server", "model", "request"]
+"""What a provider's failure is about: all of it (connection, DNS, TLS, credentials), what serves one of its models and
+perhaps the others (5xx, time-outs), one model (429, a quota, an answer cut short), or one request or answer (403, 404,
+409, 424, malformed): that says nothing about other calls."""
 
 
 class Dub5Error(Exception):

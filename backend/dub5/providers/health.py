@@ -2,9 +2,9 @@
 
 A failure is booked on the narrowest account that it is about, so that one model's trouble stays its own:
 
-- one model (429, 5xx, time-outs, an answer that breaks off): its own breaker, pause and concurrency limit;
-- the provider (no connection, DNS, TLS, wrong credentials): a breaker of all its models. 5xx and time-outs come to
-  that only where two or more models have them and none has had a success in the window;
+- one model (429, a quota, 5xx, time-outs, an answer that breaks off): its own breaker, pause and concurrency limit;
+- the provider (no connection, DNS, TLS, wrong credentials): a breaker of all its models. 5xx and time-outs, and
+  nothing else, come to that where two or more models have them and none has had a success in the window;
 - one request or one answer (400, 403, 404, 409, 413, 422, 424, malformed): nobody. It answers, so it is there;
 - us (a cancelled call, a replica without descriptors or memory): nobody.
 """
@@ -65,7 +65,7 @@ class ProviderHealth:
         self.breaker.succeeded(began, now)
 
     def model_failed(self, model: str, began: float, now: float) -> None:
-        """A 5xx, a time-out or a broken answer of one model; it is the provider's where another one fails too.
+        """A 5xx or a time-out of one model; it is the provider's where another one fails too.
 
         A half-open probe of one model decides for that model: the next one may try for the provider.
         """
@@ -146,13 +146,13 @@ class ModelHealth:
         `pause`: seconds for which the provider asked to be left alone.
         """
         self.concurrency.left(_ENDINGS.get(outcome, "otherwise"), began=began, now=now)
-        if scope == "model":
+        if scope == "model" or scope == "server":
             self.rate_limited = outcome == "limited"
             self.breaker.failed(began, now, pause=pause)
-            if outcome == "limited":  # it answers, and says itself which model it is about
-                self._provider.breaker.abandoned(began)
-            else:
+            if scope == "server":
                 self._provider.model_failed(self._name, began, now)
+            else:  # it answers: whatever it is, the other models need not have it
+                self._provider.breaker.abandoned(began)
         elif scope == "provider":
             self.rate_limited = False
             self.breaker.abandoned(began)

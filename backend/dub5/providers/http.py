@@ -75,6 +75,9 @@ _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 _PASSING = {500, 502, 503, 529}
 """Statuses that say that the same call may succeed in a moment; 529 is Anthropic's `overloaded_error`."""
 
+_LEAST_OF_SERVERS = 500
+"""From here on statuses are the server's own trouble."""
+
 _NEVER_AGAIN = {403, 404, 409}
 """Statuses of a request that fails each time; the SDKs would send a 409 again."""
 
@@ -250,7 +253,8 @@ class HttpClient:
                 return self.error("sent what is not HTTP")
             case TimeoutError() if limit is not None:
                 return self._timeout(limit)
-        return self.error("broke off", transient=True, scope="model")
+        cut = isinstance(error, aiohttp.ClientPayloadError)  # in the middle of an answer
+        return self.error("broke off", transient=True, scope="model" if cut else "server")
 
     async def _asked(self, body: Json, call: Call) -> aiohttp.ClientResponse:
         """The response, to be released: that puts its connection back where all was read, and else closes it."""
@@ -335,7 +339,7 @@ class HttpClient:
         error = ProviderError(words, provider=self.name, transient=transient, scope="provider")
         return error.as_said(should_retry=None if transient else False)
 
-    def _timeout(self, limit: _Limit, scope: FailureScope = "model") -> ProviderTimeout:
+    def _timeout(self, limit: _Limit, scope: FailureScope = "server") -> ProviderTimeout:
         words = f"The provider {self.name} took too long to {limit.doing}."
         return ProviderTimeout(words, provider=self.name, scope=scope)
 
@@ -383,8 +387,9 @@ class HttpClient:
                 return self.error(what, said=shown, code=code, scope=scope).as_said(should_retry=False)
             case "trouble":
                 passing = status in _PASSING
+                scope = "server" if status >= _LEAST_OF_SERVERS else "model"
                 return self.error(
-                    what, said=shown, code=code, retry_after=wait, transient=passing, scope="model"
+                    what, said=shown, code=code, retry_after=wait, transient=passing, scope=scope
                 )
             case "rate":
                 error = self._in_its_words(

@@ -162,7 +162,7 @@ ROWS: dict[str, Row] = {
         openai_error("You exceeded your current quota", type="insufficient_quota", code="insufficient_quota"),
         {"status": 429, "code": "insufficient_quota", "should_retry": False, "busy": False, "retry_after": None},
     ),
-    "defect": (500, openai_error("Oops", code="server_error"), {**AGAIN, "transient": True, "scope": "model"}),
+    "defect": (500, openai_error("Oops", code="server_error"), {**AGAIN, "transient": True, "scope": "server"}),
     "overload": (529, {"type": "error", "error": {"type": "overloaded_error"}}, {**AGAIN, "transient": True}),
     "timeout": (504, "late", {**AGAIN, "transient": False}),
     "redirect": (302, "", AGAIN),
@@ -284,12 +284,12 @@ REPORTS: dict[str, tuple[Any, dict[str, Any]]] = {
         {"message": "m", "code": "insufficient_quota"},
         {"status": 429, "code": "insufficient_quota", "should_retry": False, "busy": False},
     ),
-    "overload": ({"message": "m", "type": "overloaded_error"}, {"status": 502, "scope": "model", "transient": True}),
+    "overload": ({"message": "m", "type": "overloaded_error"}, {"status": 502, "scope": "server", "transient": True}),
     "defect": (
         {"message": "m", "type": "server_error", "code": "server_error"},
-        {"status": 502, "code": "server_error", "scope": "model"},
+        {"status": 502, "code": "server_error", "scope": "server"},
     ),
-    "by number": ({"message": "m", "code": 502}, {"status": 502, "code": "provider_error", "scope": "model"}),
+    "by number": ({"message": "m", "code": 502}, {"status": 502, "code": "provider_error", "scope": "server"}),
     "key": ({"message": "m", "type": "authentication_error"}, {**OURS, "scope": "provider"}),
     "unknown model": ({"message": "m", "code": "model_not_found"}, {**OURS, "scope": "request"}),
 }  # fmt: skip
@@ -312,10 +312,10 @@ async def test_an_error_within_an_answer(
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
-        ("overloaded_error", (502, "provider_error", "model")),
+        ("overloaded_error", (502, "provider_error", "server")),
         ("rate_limit_error", (429, "rate_limit_exceeded", "model")),
         ("invalid_request_error", (400, "provider_error", "request")),
-        ("api_error", (502, "provider_error", "model")),
+        ("api_error", (502, "provider_error", "server")),
         ("something_else", (502, "provider_error", "request")),
     ],
 )
@@ -358,11 +358,11 @@ async def test_a_broken_off_answer_is_about_the_model_and_a_malformed_one_about_
     assert broken.scope == "model"
 
 
-async def test_a_time_out_is_about_the_model(fake: FakeOpenAI) -> None:
+async def test_a_time_out_is_about_the_server(fake: FakeOpenAI) -> None:
     fake.reply = stream([HANG])
     error = await error_of(fake.base_url, timeouts=Timeouts(total=Duration(0.05)))
     assert isinstance(error, ProviderTimeout)
-    assert error.scope == "model"
+    assert error.scope == "server"
 
 
 def connector_error(number: int, host: str = "10.0.0.1") -> aiohttp.ClientConnectorError:

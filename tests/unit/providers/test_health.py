@@ -87,8 +87,8 @@ def test_an_unreachable_provider_is_left_alone_for_all_models(provider: Provider
 
 def test_two_models_that_fail_where_none_succeeds_are_the_provider(provider: ProviderHealth) -> None:
     a, b, c = (provider.of(name) for name in "abc")
-    calls(FEWEST_CALLS - 1, a, "error", "model")
-    call(b, "timeout", "model")
+    calls(FEWEST_CALLS - 1, a, "error", "server")
+    call(b, "timeout", "server")
     assert c.state(0.0) == "open"
 
 
@@ -96,9 +96,16 @@ def test_one_success_in_the_window_says_otherwise(provider: ProviderHealth) -> N
     a, b, c = (provider.of(name) for name in "abc")
     call(c, "ok", at=0.0)
     for number in range(20):
-        call(a, "error", "model", at=number * 0.4)
-        call(b, "error", "model", at=number * 0.4)
+        call(a, "error", "server", at=number * 0.4)
+        call(b, "error", "server", at=number * 0.4)
     assert c.state(WINDOW - 1.0) == "closed"
+
+
+def test_what_several_models_have_each_for_itself_is_not_the_providers(provider: ProviderHealth) -> None:
+    """Quotas that are used up, answers cut short."""
+    for number in range(10 * FEWEST_CALLS):
+        call(provider.of("abcdefgh"[number % 8]), "error", "model")
+    assert provider.of("fine").state(0.0) == "closed"
 
 
 def test_429s_of_several_models_are_not_the_providers(provider: ProviderHealth) -> None:
@@ -128,8 +135,8 @@ def test_where_the_probes_of_two_models_fail_the_provider_is_left_alone_for_long
 ) -> None:
     a, b, c = (provider.of(name) for name in "abc")
     calls(FEWEST_CALLS, a, "error", "provider")
-    assert call(a, "error", "model", at=FIRST_PAUSE)
-    assert call(b, "error", "model", at=FIRST_PAUSE)
+    assert call(a, "error", "server", at=FIRST_PAUSE)
+    assert call(b, "error", "server", at=FIRST_PAUSE)
     assert c.retry_after(FIRST_PAUSE) == 2 * FIRST_PAUSE
 
 
