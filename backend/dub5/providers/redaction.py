@@ -46,7 +46,11 @@ _CONTEXTS = (
     r"host(?:name)?[=:][\s\"'`]*+(?=\w)",
     r"(?:host|upstream|server|node|pod|tcp|udp)[ \"'`]++(?=[\w-]++(?:\.[\w-]++)*+:\d{2,5}\b)",
     r"lookup (?=[\w.-]++ on )",
-    r"projects/",
+    r"(?:projects|accounts)/",
+    (
+        r"(?:project|account|organi[sz]ation|workspace)[ =:]++(?=[a-z]\w*+-\w)"
+        r"(?!\w*+-(?:wide|level|owned|specific)\b)"
+    ),
 )
 """The words before it, which are kept, say what the next one is."""
 
@@ -56,7 +60,7 @@ _LOOKS = (
     r"\b(?:AIza|ya29\.|gsk_|xai-|hf_|nvapi-|pplx-|gh[a-z]_|eyJ|AKIA|ASIA)[\w.-]{8,}+",
     r"(?<![\w*.-])[\w.-]{0,40}+\*{3,}+[\w.*-]*+",
     # Organisations, projects, accounts, people.
-    r"\b(?:org|proj|acct|acc|cus|wrkspc|ws|team|tenant|user)[-_](?=[a-z_-]*+\d)[\w-]++",
+    r"\b(?:org|proj|acct|acc|ak|cus|wrkspc|ws|team|tenant|user)[-_](?=[a-z_-]*+\d)[\w-]++",
     r"\b(?:org-|proj_)(?!(?:wide|level|owned|specific|admin|id|name)\b)[\w-]{3,}+",
     r"\barn:[\w-]*+:[^\s\"'`,)]++",
     r"(?<![\w.+-])[\w.+-]++@[\w-]++(?:\.[\w-]++)++",

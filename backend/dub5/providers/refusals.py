@@ -211,7 +211,8 @@ _ACCOUNT = {
     *("billing_error", "organization_disabled", "unsupported_country_region_territory"),
     *("deployment_not_found", "operation_not_supported", "unknown_url"),
     *("model_not_found", "model_not_available", "invalid_model", "model_not_exist", "model_not_supported"),
-    *("model_not_found_error", "unknown_model", "invalid_model_error"),
+    *("model_not_found_error", "unknown_model", "invalid_model_error", "model_decommissioned"),
+    *("organization_restricted", "arrearage", "budget_exceeded"),
 }
 """Codes and types with which, whatever the status, no caller can do anything: the key, the bill, or a name of ours."""
 
@@ -220,14 +221,17 @@ _KEY = {"invalid_api_key", "authentication_error", "unauthenticated", "api_key_i
 _ACCOUNT_WORDS = re.compile(
     r"\bcredit balance\b|\bplans? (?:&|and) billing\b|\bbilling (?:details|account|hard limit|issue|is)\b|"
     r"\benable billing\b|\binsufficient (?:balance|credits?|funds)\b|"
-    r"\borgani[sz]ation has been disabled\b|\baccount is (?:not active|suspended|deactivated|disabled)\b|"
+    r"\borgani[sz]ation (?:has been (?:disabled|restricted)|must be verified)\b|"
+    r"\breached your specified API usage limits\b|"
+    r"\baccount (?:\d+ )?is not authorized to invoke\b|\baccount is (?:not active|suspended|deactivated|disabled)\b|"
     r"\b(?:user location|country, region,? or territory)(?: is)? not supported\b",
     re.IGNORECASE,
 )
 
 _KEY_WORDS = re.compile(
     r"\b(?:api|subscription)[ _-]?key (?:is |was )?(?:not valid|invalid|expired|not found|missing)\b|"
-    r"\b(?:invalid|incorrect|expired|missing) (?:api|subscription)[ _-]?key\b",
+    r"\b(?:invalid|incorrect|expired|missing) (?:api|subscription)[ _-]?key\b|"
+    r"\bsecurity token included in the request is (?:expired|invalid)\b",
     re.IGNORECASE,
 )
 
@@ -269,9 +273,14 @@ _NO_PERMISSION = re.compile(
 
 _TOO_LONG = re.compile(
     r"\bprompt is too long\b|\bmaximum context length\b|\bcontext (?:length|window)\b[^.\n]{0,80}\bexceed|"
-    r"\bexceed\w*\b[^.\n]{0,80}\bcontext (?:length|window|size)\b|\binput token count\b[^.\n]{0,60}\bexceeds\b",
+    r"\bexceed\w*\b[^.\n]{0,80}\bcontext (?:length|window|size)\b|\binput token count\b[^.\n]{0,60}\bexceeds\b|"
+    r"\binput is too long for\b|\bmaximum prompt length\b|\bcontext length of only\b|"
+    r"\btokens in the prompt cannot exceed\b|`inputs` tokens \+ `max_new_tokens` must be",
     re.IGNORECASE,
 )
+
+_VAGUE = {"invalid_request_error", "invalid_request", "invalid_argument", "bad_request", "bad_request_error"}
+"""Codes of any 400 at all: DeepSeek's, for one."""
 
 _STATUSES = {
     **dict.fromkeys(
@@ -350,8 +359,9 @@ def _is_out_of_quota(refusal: Refusal) -> bool:
 
 
 def code_of(refusal: Refusal) -> str | None:
-    """The provider's code; where it has none, the one by which agents know that a history is too long."""
-    if refusal.code is None and _TOO_LONG.search(refusal.words[:_LOOKED_AT]):
+    """The provider's; where that says nothing, the one by which agents know that a history is too long."""
+    vague = refusal.code is None or _snake(refusal.code) in _VAGUE
+    if vague and _TOO_LONG.search(refusal.words[:_LOOKED_AT]):
         return "context_length_exceeded"
     return refusal.code
 

@@ -31,6 +31,9 @@ THEIRS = {
     "acme-team": "Team 'acme-team' has used all of its credits",
     "123456789012": "User: arn:aws:sts::123456789012:assumed-role/r is not authorized",
     "987654321": "Consumer 'project_number:987654321' has been suspended.",
+    "acme-inc": "Model not found, inaccessible, and/or not deployed: accounts/acme-inc/models/ours",
+    "acme-prod": "Please submit a quota increase request for project acme-prod.",
+    "esgzqz9": "Your account org-f5d4c4f0a2 <ak-esgzqz9z8kx11j1h1111> reached max concurrency: 1",
     "my-proj": "projects/my-proj/locations/europe-west1 was not found",
     "boss": "Ask boss.man+ai@acme-corp.co.uk for more",
     "req_0a1b2c": "Please include the request ID req_0a1b2c in your email",
@@ -73,6 +76,7 @@ OURS_TO_SEE = [
     "functions.0.name: String should match pattern '^[a-zA-Z0-9_-]{1,64}$'",
     "No endpoints found that support image input",
     "No such File object: file-abc123XYZ and host is down; std::vector",
+    "A project-level key, a workspace-wide limit and an account-specific quota",
     "Your organization's limit is 50,000 tokens; the project has 12 seats; the account is not active",
 ]
 
