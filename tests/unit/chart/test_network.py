@@ -89,6 +89,7 @@ def providers(**urls: str) -> Json:
         (nested("config.providers.a", {"kind": "openai", "proxy": "http://10.0.0.1:3128"}), {3128}, None),
         (nested("config.providers.a", {"kind": "openai", "proxy": "proxy.net.corp.example"}), {80}, None),
         (nested("config.providers.a", {"kind": "openai", "proxy": "None"}), {443}, None),
+        (nested("config.providers.a", {"kind": "openai", "proxy": "None.squid:3128"}), {3128}, {3128}),
         (nested("config.providers.a", {"kind": "openai", "proxy": ""}), {443}, None),
         (
             merged(

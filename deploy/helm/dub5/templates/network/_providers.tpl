@@ -7,7 +7,7 @@ proxies on the way, those in `env` included.
 {{- range $name, $provider := .Values.config.providers }}
 {{- if ne (default "" $provider.kind) "simulated" }}
 {{- $usual := ternary "https://api.anthropic.com" "https://api.openai.com/v1" (eq (default "" $provider.kind) "anthropic") }}
-{{- $proxy := lower (default "" $provider.proxy) | replace "none" "" }}
+{{- $proxy := ternary "" (default "" $provider.proxy) (eq (lower (default "" $provider.proxy)) "none") }}
 {{- $where := dict "name" (printf "config.providers.%s" $name) "url" (default (default $usual $provider.base_url) $proxy) }}
 {{- $addresses = append $addresses (include "dub5.address" $where | fromJson) }}
 {{- end }}
