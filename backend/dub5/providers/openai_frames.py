@@ -244,7 +244,17 @@ def _calls(message: Json) -> list[Json]:
         calls = [calls]
     if not (isinstance(calls, list) and all(isinstance(call, dict) for call in calls)):
         raise Unusable
-    return calls
+    written = [_with_text_arguments(call) for call in calls]
+    return calls if all(map(_is, written, calls)) else written
+
+
+def _with_text_arguments(call: Json) -> Json:
+    """Servers with Ollama's own API behind them give the object itself, where OpenAI has its JSON text."""
+    function = call.get("function")
+    if not (isinstance(function, dict) and isinstance(function.get("arguments"), dict)):
+        return call
+    arguments = Payload.of(function["arguments"]).raw.decode()
+    return {**call, "function": {**function, "arguments": arguments}}
 
 
 def _placed(part: Json, place: Place) -> Json:

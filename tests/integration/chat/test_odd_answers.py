@@ -128,6 +128,7 @@ STREAMS: dict[str, tuple[list[Part], Json]] = {
     "a whole completion after its parts": ([ROLE, HELLO, frame(completion({"role": "assistant", "content": "Hello"})), DONE], text("Hello")),
     "a whole completion after its end": ([ROLE, frame(chunk({"content": "Hel"})), frame(chunk({"content": "lo"})), STOP, frame(completion({"role": "assistant", "content": "Hello"}))], text("Hello")),
     "a call again with its end": ([*calls([call(arguments=FIRST)], [call(id="-", name="-", arguments=REST)])[:-2], odd('"choices":[{"index":0,"delta":null,"message":{"tool_calls":[{"id":"a","type":"function","function":{"name":"f","arguments":"{\\"a\\":1}"}}]},"finish_reason":"tool_calls"}]'), DONE], ONE),
+    "arguments as an object": ([ROLE, odd('"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"id":"a","type":"function","function":{"name":"f","arguments":{"a":1}}}]}}]'), CALLS_END, DONE], ONE),
     "messages for deltas to the end": ([odd('"choices":[{"index":0,"message":{"content":"Hel"}}]'), odd('"choices":[{"index":0,"message":{"content":"lo"},"finish_reason":"stop"}]'), DONE], text("Hello")),
     "a whole completion as an event": ([frame(completion({"content": "Hello"})), DONE], text("Hello")),
     "an emoji cut in two": ([odd(r'"choices":[{"index":0,"delta":{"content":"a\ud83d"}}]'), odd(r'"choices":[{"index":0,"delta":{"content":"\ude00"}}]'), STOP, DONE], text("a😀")),
