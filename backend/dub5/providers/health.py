@@ -43,6 +43,7 @@ class ProviderHealth:
         self._succeeded = float("-inf")
         self._failures: deque[float] = deque(maxlen=FEWEST_CALLS)
         self._failing: dict[str, float] = {}  # time of the latest failure by model, oldest first
+        self._tripped = False  # whether it was opened for what several models had
 
     def of(self, model: str) -> ModelHealth:
         """One model's, by the provider's name of it; past MOST_MODELS the one named longest ago is forgotten."""
@@ -59,6 +60,17 @@ class ProviderHealth:
     def waiting(self) -> int:
         """Calls that wait for a place, over all models."""
         return sum(health.concurrency.waiting for health in self.models.values())
+
+    def state_for(self, model: str, now: float) -> State:
+        """As one model meets it. Where others tripped it, it need not wait for their probes: it decides for itself."""
+        state = self.breaker.state(now)
+        own = self._failing.get(model, float("-inf")) > self.breaker.opened - WINDOW
+        return "closed" if state == "half-open" and self._tripped and not own else state
+
+    def failed(self, began: float, now: float, pause: float | None) -> None:
+        """What is about all of it: no connection, or refused credentials."""
+        self.breaker.failed(began, now, pause=pause)
+        self._tripped = False
 
     def succeeded(self, began: float, now: float) -> None:
         self._succeeded = now
@@ -81,8 +93,17 @@ class ProviderHealth:
         ):
             return
         enough = len(self._failures) == FEWEST_CALLS and self._failures[0] > since
-        if state == "half-open" or (state == "closed" and enough):
+        if (state == "half-open" or (state == "closed" and enough)) and not self._others_running(since):
             self.breaker.trip(now)
+            self._tripped = True
+
+    def _others_running(self, since: float) -> bool:
+        """Whether a model that has not failed has calls under way: it may yet show that the provider is well."""
+        return any(
+            health.concurrency.running
+            for name, health in self.models.items()
+            if self._failing.get(name, float("-inf")) <= since
+        )
 
 
 class ModelHealth:
@@ -99,7 +120,7 @@ class ModelHealth:
 
     def state(self, now: float) -> State:
         """As the callers of this model meet it: the worse of its own breaker and the provider's."""
-        states = {self._provider.breaker.state(now), self.breaker.state(now)}
+        states = {self._provider.state_for(self._name, now), self.breaker.state(now)}
         return "open" if "open" in states else "half-open" if "half-open" in states else "closed"
 
     def retry_after(self, now: float) -> float:
@@ -121,9 +142,11 @@ class ModelHealth:
 
     def allows(self, now: float) -> bool:
         """Whether a call may be made; in half-open, that it is the one."""
-        both = (self._provider.breaker, self.breaker)
-        return all(breaker.would_allow(now) for breaker in both) and all(
-            breaker.allows(now) for breaker in both
+        breakers = [self.breaker]
+        if self._provider.state_for(self._name, now) != "closed":
+            breakers.append(self._provider.breaker)
+        return all(breaker.would_allow(now) for breaker in breakers) and all(
+            breaker.allows(now) for breaker in breakers
         )
 
     def worked(self, *, began: float, now: float) -> None:
@@ -156,7 +179,7 @@ class ModelHealth:
         elif scope == "provider":
             self.rate_limited = False
             self.breaker.abandoned(began)
-            self._provider.breaker.failed(began, now, pause=pause)
+            self._provider.failed(began, now, pause)
         elif outcome in {"ok", "refused"} or scope == "request":
             if not worked:
                 self.worked(began=began, now=now)

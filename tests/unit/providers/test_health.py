@@ -180,3 +180,33 @@ def test_models_share_the_providers_connections() -> None:
     assert not a.try_enter(0.0)
     b.ended("ok", None, began=0.0, now=0.0, worked=False, pause=None)
     assert a.try_enter(0.0)
+
+
+def tripped(provider: ProviderHealth) -> ModelHealth:
+    """Two models have had 5xx until the provider was left alone; a third one's health."""
+    for name in "ab":
+        calls(FEWEST_CALLS - 1, provider.of(name), "error", "server")
+    assert provider.of("c").state(0.0) == "open"
+    return provider.of("c")
+
+
+def test_a_model_with_calls_under_way_may_yet_show_that_the_provider_is_well(
+    provider: ProviderHealth,
+) -> None:
+    slow = provider.of("slow")
+    assert slow.try_enter(-60.0)
+    for name in "ab":
+        calls(2 * FEWEST_CALLS, provider.of(name), "error", "server")
+    assert [provider.of(name).state(0.0) for name in ("a", "slow", "idle")] == ["open", "closed", "closed"]
+
+
+def test_a_model_that_has_not_failed_waits_for_nobodys_probe(provider: ProviderHealth) -> None:
+    fine = tripped(provider)
+    assert provider.of("a").try_enter(FIRST_PAUSE)  # and hangs
+    assert all(fine.try_enter(FIRST_PAUSE + 0.1) for _ in range(5))
+    assert not provider.of("b").try_enter(FIRST_PAUSE + 0.1)
+
+
+def test_one_that_cannot_be_reached_is_tried_by_one_call_whatever_the_model(provider: ProviderHealth) -> None:
+    calls(FEWEST_CALLS, provider.of("a"), "error", "provider")
+    assert [provider.of(name).try_enter(FIRST_PAUSE) for name in "bcd"] == [True, False, False]
