@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import resource
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 
 from benchmarks.service import Service, serving
 from dub5.loadtest.command import write_report
+from dub5.telemetry.container import memory_limit
 from tests.fakes.http_server import Call, Wire
 from tests.fakes.openai_server import FakeOpenAI, say
 from tests.fakes.redis_server import RedisServer, far_away
@@ -101,7 +103,8 @@ async def test_a_limit_of_memory_that_is_near_is_named(
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     limit = tmp_path / "memory.max"
     await asyncio.to_thread(limit.write_text, f"{used * 21 // 20}")
-    monkeypatch.setattr("dub5.telemetry.metrics._MEMORY_LIMITS", (limit,))
+    read = functools.partial(memory_limit, tmp_path / "no groups", tmp_path)
+    monkeypatch.setattr("dub5.telemetry.metrics.memory_limit", read)
     async with running(simulated("50ms", max_inflight=100)) as server:
         said = await verdict(server, tmp_path)
     assert said.startswith("passed. Memory was nearly full from the start")
