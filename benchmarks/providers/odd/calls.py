@@ -262,9 +262,8 @@ def tool_calls() -> Iterable[Odd]:
                 "tool_calls",
             )
         ),
-        ONE,
+        tools(("call_1", "f", '{"a":1}')),
         None,
-        unread=("openai-node", "openai-python"),
     )
     yield Odd(
         "no arguments",
