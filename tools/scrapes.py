@@ -124,7 +124,10 @@ FIGURES: dict[str, Callable[[Between], float]] = {
     "redis_errors": lambda two: two.some("dub5_cache_errors_total", "operation", bool),
     "provider": lambda two: two.mean("dub5_provider_time_to_first_token_seconds"),
     "provider_errors": lambda two: two.some("dub5_provider_requests_total", "outcome", lambda it: it != "ok"),
-    "provider_waiting": lambda two: two.now.total("dub5_provider_waiting_requests"),
+    "provider_waiting": lambda two: (
+        two.now.total("dub5_provider_waiting_requests")
+        + two.some("dub5_provider_rejected_total", "provider", bool)
+    ),
     "hits": lambda two: two.ratio(
         two.some("dub5_cache_lookups_total", "result", _HITS.__contains__),
         two.rate("dub5_cache_lookups_total"),

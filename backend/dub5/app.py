@@ -139,7 +139,7 @@ class Application:
         built = {}
         for name, settings in self.settings.providers.items():
             most = settings.max_connections if isinstance(settings, HttpProviderSettings) else UNLIMITED
-            health = built[name] = ProviderHealth(most)
+            health = built[name] = ProviderHealth(most, self.metrics.provider_rejected.labels(name).inc)
             self.metrics.provider_waiting_requests.labels(name).set_function(health.waiting)
         return built
 

@@ -113,11 +113,14 @@ DASHBOARD = Dashboard(
                 Panel(
                     "Waiting for a place, and places",
                     Unit.COUNT,
-                    "Each model is given as many calls at once as its provider bears; the others wait. More "
-                    "replicas do not help.",
+                    "Each model is given as many calls at once as its provider bears; as many wait, and the others "
+                    "are turned away. More replicas do not help.",
                     "Dub5ProviderSlow",
                     {
                         "{{provider}} waiting": promql.gauge("provider_waiting_requests", by="provider"),
+                        "{{provider}} turned away per second": promql.rate(
+                            "provider_rejected_total", by="provider"
+                        ),
                         "{{provider}} {{model}} places": promql.gauge(
                             "provider_concurrency_limit", by="provider, model"
                         ),

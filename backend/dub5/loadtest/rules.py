@@ -310,7 +310,7 @@ RESOURCES = (
         "provider's limit",
         "provider_waiting",
         _above(1.0),
-        lambda value: f"{value:.0f} waiting",
+        lambda value: f"{value:.0f} waiting or turned away",
         "The provider's limit was reached",
         "raise the limit with the provider, or add another route; more replicas do not help",
     ),

@@ -118,8 +118,11 @@ LINES: dict[str, Line] = {
         "per s",
         _rate("provider_requests_total", ',outcome!="ok"') + " or vector(0)",
     ),
+    # Where as many wait as may, calls are turned away at once, and between two of them nobody may be waiting.
     "provider_waiting": Line(
-        "waiting for the provider's limit", "requests", "sum(dub5_provider_waiting_requests{$pods})"
+        "waiting for the provider's limit, or turned away by it each second",
+        "requests",
+        f"sum(dub5_provider_waiting_requests{{$pods}}) + ({_rate('provider_rejected_total')} or vector(0))",
     ),
     "hits": Line(
         "hit ratio",

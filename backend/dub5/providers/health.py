@@ -12,6 +12,7 @@ A failure is booked on the narrowest account that it is about, so that one model
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from itertools import islice
 from typing import Literal
 
@@ -34,10 +35,14 @@ MOST_MODELS = 1000
 
 
 class ProviderHealth:
-    """One provider's, shared by all its models. `most`: calls at once over all of them."""
+    """One provider's, shared by all its models. `most`: calls at once over all of them.
 
-    def __init__(self, most: int = UNLIMITED) -> None:
+    `rejected` is called for each call that found no place and was not let wait for one.
+    """
+
+    def __init__(self, most: int = UNLIMITED, rejected: Callable[[], object] = lambda: None) -> None:
         self.breaker = Breaker()
+        self.rejected = rejected
         self.pool = Pool(most)
         self.models: dict[str, ModelHealth] = {}
         self._succeeded = float("-inf")
@@ -115,6 +120,7 @@ class ModelHealth:
         self.first_tokens, self.wholes = Pace(), Pace()
         self.rate_limited = False
         """Whether the latest failure was a 429: if it is left alone, then for that."""
+        self.rejected = provider.rejected
         self._provider = provider
         self._name = name
 

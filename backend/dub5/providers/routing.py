@@ -246,6 +246,7 @@ class _Tries(Generic[_T]):
         """
         health = route.health
         if health.concurrency.waiting >= health.concurrency.limit:
+            health.rejected()
             raise Overloaded(
                 f"The provider {route.provider.name} takes only {health.concurrency.limit} calls at once for now. "
                 "Try again later.",

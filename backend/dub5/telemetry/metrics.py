@@ -149,6 +149,9 @@ class Metrics:
         self.provider_waiting_requests = self._gauges(
             "provider_waiting_requests", "Calls that wait for a place at the provider.", ("provider",)
         )
+        self.provider_rejected = self._counters(
+            "provider_rejected", "Calls that were not made, since as many waited as may.", ("provider",)
+        )
         self.provider_concurrency_limit = self._gauges(
             "provider_concurrency_limit",
             "Calls at once that the model is given at the provider at most.",

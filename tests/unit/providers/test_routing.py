@@ -359,8 +359,8 @@ async def test_the_shares_of_first_tries_are_the_weights() -> None:
     assert 0.72 < len(providers[0].asked) / 4000 < 0.78
 
 
-def full(most: int = 1) -> ModelHealth:
-    health = well(most)
+def full(most: int = 1, rejected: Callable[[], object] = lambda: None) -> ModelHealth:
+    health = ProviderHealth(most, rejected).of("x")
     assert all(health.concurrency.try_enter() for _ in range(most))
     return health
 
@@ -405,13 +405,16 @@ async def test_who_waits_in_vain_at_one_provider_is_given_another_that_has_room_
 
 
 async def test_only_as_many_wait_for_a_provider_as_it_is_given_calls() -> None:
-    health = full(2)
+    rejected: list[bool] = []
+    health = full(2, lambda: rejected.append(True))
     asked = of_routes(Route(Scripted("a", "hello"), "x", health))
     waiting = [asyncio.create_task(asked.complete(CALL, Observed())) for _ in range(2)]
     await asyncio.sleep(0)
+    assert not rejected
     with pytest.raises(Overloaded) as caught:
         await asked.complete(CALL, Observed())
     assert caught.value.retry_after
+    assert rejected == [True]
     health.concurrency.give_back()
     await asyncio.gather(*waiting)
 

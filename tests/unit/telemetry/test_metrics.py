@@ -42,6 +42,7 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
     "dub5_provider_time_to_first_token_seconds": ("histogram", CALL),
     "dub5_provider_breaker_state": ("gauge", {"provider", "model"}),
     "dub5_provider_waiting_requests": ("gauge", {"provider"}),
+    "dub5_provider_rejected_total": ("counter", {"provider"}),
     "dub5_provider_concurrency_limit": ("gauge", {"provider", "model"}),
     "dub5_provider_retries_total": ("counter", {"provider", "reason"}),
     "dub5_tokens_total": ("counter", {"model", "direction"}),
