@@ -9,7 +9,7 @@ minutes has missed nothing. What a release does not know, or cannot decode, is c
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -32,19 +32,31 @@ FRESH = 1.0
 """Seconds for which what was read is not read again."""
 READ_EVERY = 60.0
 """Seconds until it is read though no policy is due: Redis keeps five minutes at least, replicas write for five."""
+SPAN = 10.0
+"""Seconds: what came within them is learnt from at once."""
 MOST_HELD = 50_000
-"""Samples of one class that wait for its next look; above, the oldest half goes."""
+"""Samples of one class that wait for its next look; above, the oldest go."""
 
 _batch = msgspec.msgpack.Decoder(SampleBatch)
 _announcement = msgspec.json.Decoder(Announcement)
 
 
-class Held(msgspec.Struct):
-    """Of one class, since it was last taken. `looked_up` None: some replica did not count."""
+class Part(msgspec.Struct):
+    """Of one class, what came within SPAN seconds. `began` and `at`: when the first and the last batch of it came, in
+    seconds since the epoch by Redis's clock. `looked_up` None: some replica did not count."""
 
+    began: float
+    at: float
     accesses: list[Access] = []
     verdicts: list[Verdict] = []
     looked_up: float | None = 0.0
+
+
+class Held(msgspec.Struct):
+    """Of one class, in the order in which it came; `count` samples in all."""
+
+    parts: deque[Part] = msgspec.field(default_factory=deque)
+    count: int = 0
 
 
 class Samples:
@@ -72,9 +84,9 @@ class Samples:
                 more = await self._read_page(wanted)
             self._read_at = self._clock()
 
-    def take(self, class_name: str) -> Held:
-        """What came for a class since this was last called."""
-        return self._held.pop(class_name, None) or Held()
+    def take(self, class_name: str) -> Collection[Part]:
+        """What came for a class since this was last called, in the order in which it came."""
+        return self._held.pop(class_name, Held()).parts
 
     async def _read_classes(self) -> None:
         told = await self._redis.get(CLASSES_KEY)
@@ -96,25 +108,28 @@ class Samples:
             except (KeyError, msgspec.MsgspecError):
                 self.undecodable += 1
                 continue
-            self._sort(batch, wanted)
+            self._sort(batch, wanted, int(identity.split(b"-")[0]) / 1000)
         return len(found) == PAGE
 
-    def _sort(self, batch: SampleBatch, wanted: Collection[str]) -> None:
-        touched = set()
-        for access in batch.accesses:
-            if access.class_name in wanted:
-                self._held[access.class_name].accesses.append(access)
-                touched.add(access.class_name)
-        for verdict in batch.verdicts:
-            if verdict.class_name in wanted:
-                self._held[verdict.class_name].verdicts.append(verdict)
-        for name in touched | (set(batch.looked_up) & set(wanted)):
+    def _sort(self, batch: SampleBatch, wanted: Collection[str], at: float) -> None:
+        for name in {
+            *(access.class_name for access in batch.accesses),
+            *(verdict.class_name for verdict in batch.verdicts),
+            *batch.looked_up,
+        } & set(wanted):
             held = self._held[name]
+            if not held.parts or not held.parts[-1].began <= at < held.parts[-1].began + SPAN:
+                held.parts.append(Part(at, at))
+            part = held.parts[-1]
+            part.at = at
+            before = len(part.accesses) + len(part.verdicts)
+            part.accesses += [access for access in batch.accesses if access.class_name == name]
+            part.verdicts += [verdict for verdict in batch.verdicts if verdict.class_name == name]
+            held.count += len(part.accesses) + len(part.verdicts) - before
             if not batch.looked_up:
-                held.looked_up = None
-            elif held.looked_up is not None:
-                held.looked_up += batch.looked_up.get(name, 0)
-            if len(held.accesses) > MOST_HELD:
-                del held.accesses[: MOST_HELD // 2]
-                held.looked_up = None  # what is left does not belong to that count
-            del held.verdicts[: max(0, len(held.verdicts) - MOST_HELD)]
+                part.looked_up = None
+            elif part.looked_up is not None:
+                part.looked_up += batch.looked_up.get(name, 0)
+            while held.count > MOST_HELD and len(held.parts) > 1:
+                oldest = held.parts.popleft()
+                held.count -= len(oldest.accesses) + len(oldest.verdicts)

@@ -255,8 +255,7 @@ def quiet(policy: Release, asking: Asking) -> float:
 
 
 def is_same(ttl: float, quiet: float) -> bool:
-    """By less than the factor from which a change is an event. An operator that has just begun reads all samples at
-    once, and not as they came: it may see the drift a little differently."""
+    """By less than the factor from which a change is an event: an operator that begins has what Redis has kept."""
     return quiet / 1.25 < ttl < quiet * 1.25
 
 

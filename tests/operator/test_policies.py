@@ -27,7 +27,7 @@ from dub5.contract import (
     SampleBatch,
     Verdict,
 )
-from dub5_operator.handlers.policy import Look, Policies, apply
+from dub5_operator.handlers.policy import Event, Look, Policies, apply
 from dub5_operator.metrics import Metrics
 from dub5_operator.publish import Publisher
 from dub5_operator.samples import PAGE, READ_EVERY, Samples
@@ -74,10 +74,12 @@ class Bench:
     async def announce(self, **classes: AnnouncedClass) -> None:
         await self.redis.set(CLASSES_KEY, msgspec.json.encode(Announcement(NOW, classes)))
 
-    async def sample(self, *, changed: float = 0.0, age: float = 300.0, minutes: int = 60) -> None:
+    async def sample(
+        self, *, changed: float = 0.0, age: float = 300.0, minutes: int = 60, came: bool = False
+    ) -> None:
         """Each minute twenty answers, each asked for twice and fetched again after `age`: then so many have `changed`.
 
-        Two are re-asked at once, and are the same: there is no noise."""
+        Two are re-asked at once, and are the same: there is no noise. `came`: Redis had them when they were taken."""
         for minute in range(minutes):
             at = self.clock.now + (minute - minutes) * 60
             accesses = [
@@ -98,10 +100,12 @@ class Bench:
                 for key in range(20)
             ]
             verdicts += [Verdict(key, "banter", at - 1, at, False, 1, "re-ask") for key in range(2)]
-            await self.send(SampleBatch("a", at, accesses, verdicts, looked_up={"banter": 40}))
+            await self.send(SampleBatch("a", at, accesses, verdicts, looked_up={"banter": 40}), came=came)
 
-    async def send(self, batch: SampleBatch) -> None:
-        await self.redis.xadd(SAMPLES, {b"b": msgspec.msgpack.encode(batch)})
+    async def send(self, batch: SampleBatch, *, came: bool = False) -> None:
+        """`came`: when it says; else now, by the machine's clock."""
+        when = f"{int(batch.at * 1000)}-*" if came else "*"
+        await self.redis.xadd(SAMPLES, {b"b": msgspec.msgpack.encode(batch)}, id=when)
 
     async def published(self) -> dict[str, ClassPolicy]:
         told = await self.redis.get(POLICY_KEY)
@@ -136,7 +140,7 @@ async def test_a_look_tells_replicas_that_somebody_reads_and_so_does_what_lies_b
     await bench.sample(minutes=1)
     await bench.policies.keep_reading({"banter"})
     assert 0 < await bench.redis.ttl(SAMPLES_READER) <= READER_FOR
-    assert len(bench.samples.take("banter").accesses) == 40  # Redis may forget them now
+    assert [len(part.accesses) for part in bench.samples.take("banter")] == [40]  # Redis may forget them now
     await bench.redis.delete(SAMPLES_READER)
     await bench.policies.keep_reading({"banter"})  # too soon
     assert await bench.redis.exists(SAMPLES_READER) == 0
@@ -259,12 +263,25 @@ async def test_an_operator_that_was_away_reads_what_it_missed(bench: Bench) -> N
     assert bench.body["status"]["comparisons"] == pytest.approx((PAGE + 50) * 22, rel=0.01)
 
 
+async def test_an_operator_that_begins_learns_what_one_that_was_there_has_learnt(bench: Bench) -> None:
+    """Also where answers began to change faster meanwhile, which is a jump only for who sees it come."""
+    other, events = Bench(bench.redis), list[Event]()
+    for minute in range(60):
+        await bench.sample(changed=0.05 if minute < 45 else 0.6, minutes=1, came=True)
+        events += (await bench.look()).events
+    other.clock.now = bench.clock.now - 60
+    await other.look()
+    seen, told = bench.body["status"], other.body["status"]
+    assert any(event.reason == "DriftChanged" for event in events), seen
+    assert (told["driftPerHour"], told["noise"]) == (seen["driftPerHour"], seen["noise"])
+
+
 async def test_samples_of_a_release_that_did_not_count(bench: Bench) -> None:
     at = bench.clock.now
     await bench.send(SampleBatch("old", at, [Access(1, "banter", at, True, 1, 0.0, 1.0)]))
     await bench.send(SampleBatch("new", at, looked_up={"banter": 7}))
     await bench.samples.refresh({"banter"})
-    held = bench.samples.take("banter")
+    [held] = bench.samples.take("banter")
     assert (len(held.accesses), held.looked_up) == (1, None)
 
 

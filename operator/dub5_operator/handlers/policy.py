@@ -188,10 +188,17 @@ class Policies:
         return min(max(seconds(wanted.ttl.initial), limits.shortest), limits.longest)
 
     def _learn(self, memory: _Memory, class_name: str, current: float, now: float) -> None:
-        held = self._samples.take(class_name)
-        memory.learning.fold(
-            held.accesses, held.verdicts, looked_up=held.looked_up, ttl_in_force=current, now=now
-        )
+        """As it came, part by part: after a start the stream holds minutes, and taken for one moment they would show
+        other rates and other jumps than those who saw them pass."""
+        for part in self._samples.take(class_name):
+            memory.learning.fold(
+                part.accesses,
+                part.verdicts,
+                looked_up=part.looked_up,
+                ttl_in_force=current,
+                now=min(part.at, now),
+            )
+        memory.learning.fold([], [], looked_up=0.0, ttl_in_force=current, now=now)
 
     async def _put_in_force(
         self, memory: _Memory, wanted: CachePolicySpec, configured: AnnouncedClass, decision: Decision
