@@ -102,7 +102,8 @@ FIELDS: dict[str, tuple[Json, str]] = {
     "cache_class": (_TEXT, "The class whose TTL it is about."),
     "ttl_seconds": (_NUMBER, "The TTL that is in force now."),
     "bound_by": (_TEXT, "What kept it from being another."),
-    "names": (_TEXTS, "What was purged."),
+    "names": (_TEXTS, "What was purged; which tasks did not stop."),
+    "task": (_TEXT, "What runs in the background, as in `dub5_background_failures_total`."),
     "object": (_TEXT, "Kind and name of the object a library's line is about."),
 }
 
@@ -199,6 +200,28 @@ EVENTS = (
         _BACKEND,
         "Fewer connections are taken than configured.",
         ("limit", "max_connections", "wanted"),
+    ),
+    Event(
+        "background task failed",
+        ("error",),
+        _BACKEND,
+        "A defect of ours. What goes on for ever is started again. Logged for the first of each kind of error,"
+        " until there was none for half a minute.",
+        ("task", "exception"),
+    ),
+    Event(
+        "background task recovered",
+        ("info",),
+        _BACKEND,
+        "It has run for half a minute without a failure.",
+        ("task",),
+    ),
+    Event(
+        "background tasks did not stop",
+        ("error",),
+        _BACKEND,
+        "They did not end when they were cancelled, and were left behind.",
+        ("names",),
     ),
     Event("sweep failed", ("error",), _BACKEND, "A defect in the limits on connections.", ("exception",)),
     Event(

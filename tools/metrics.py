@@ -86,6 +86,7 @@ LABELS = {
     "role": "`leader` asks the provider, `follower` waits for its answer",
     "route": "the path's template; a path that is none of ours is `other`",
     "source": "`refetch`: the answer was needed anyway; `re-ask`: asked only to compare",
+    "task": "what runs in the background; a fixed list",
     "tier": "`local`: this replica's memory",
     "verdict": "`same`, `changed`, `error`",
     "version": "of DUB5",

@@ -207,6 +207,16 @@ class Metrics:
             "1; 0 where the file of API keys has changed and was refused: the old keys stay in force.",
         )
         self.keys_last_reload_successful.set(1)  # a replica whose first file is refused does not start
+        self.background_failures = self._counters(
+            "background_failures",
+            "Failures in the background. A task that goes on for ever is started again each time.",
+            ("task",),
+        )
+        self.background_failing = self._gauges(
+            "background_failing",
+            "1 from a background task's failure until it has run for half a minute without another.",
+            ("task",),
+        )
         self.event_loop_lag = self._histogram(
             "event_loop_lag_seconds", "How late the event loop ran a timer.", LAG
         )

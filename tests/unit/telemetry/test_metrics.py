@@ -61,6 +61,8 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
     "dub5_redis_duration_seconds": ("histogram", {"operation"}),
     "dub5_redis_up": ("gauge", set()),
     "dub5_keys_last_reload_successful": ("gauge", set()),
+    "dub5_background_failures_total": ("counter", {"task"}),
+    "dub5_background_failing": ("gauge", {"task"}),
     "dub5_build_info": ("info", {"version", "python"}),
     "dub5_config_info": ("info", {"hash"}),
     "dub5_log_lines_dropped_total": ("counter", set()),
