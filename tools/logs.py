@@ -223,7 +223,6 @@ EVENTS = (
         "They did not end when they were cancelled, and were left behind.",
         ("names",),
     ),
-    Event("sweep failed", ("error",), _BACKEND, "A defect in the limits on connections.", ("exception",)),
     Event(
         "draining",
         ("info",),

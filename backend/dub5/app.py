@@ -49,6 +49,7 @@ from dub5.providers.routing import Model
 from dub5.redis_link import RedisLink
 from dub5.settings import HttpProviderSettings, Settings, read_secret
 from dub5.telemetry import tracing
+from dub5.telemetry.background import Background
 from dub5.telemetry.container import memory
 from dub5.telemetry.metrics import BREAKER_STATES, Metrics
 from dub5.telemetry.middleware import TelemetryMiddleware
@@ -66,20 +67,21 @@ class Application:
         self.settings = settings
         self.drain = Drain()
         self.metrics = Metrics(config_hash=_config_hash(settings))
+        self.background = Background(self.metrics)
         limit = settings.server.max_arriving
         self.arrivals = Arrivals(limit if limit is not None else budget_of(memory()))
         self.metrics.arriving_bytes.set_function(lambda: self.arrivals.used)
         self.metrics.arriving_limit.set(self.arrivals.budget)
         self._tracer = tracing.build(settings.telemetry)
-        self._keys = KeyRing(settings.auth, dict(environment), self.metrics)
+        self._keys = KeyRing(settings.auth, dict(environment), self.metrics, self.background)
         self._providers = providers.build(settings, environment)
         self._health = self._build_health()
-        self._redis = _redis_link(settings, environment, self.metrics)
+        self._redis = _redis_link(settings, environment, self.metrics, self.background)
         self._purges = Purges(self._redis)
         self._answers = self._answer_cache()
         self._catalog = self._build_catalog()
-        self._policies = Policies(self._catalog.classes, self._redis, self.metrics)
-        self._leases = Leases(self._redis) if self._redis is not None else None
+        self._policies = Policies(self._catalog.classes, self._redis, self.metrics, self.background)
+        self._leases = Leases(self._redis, self.background) if self._redis is not None else None
         self._sampler = self._build_sampler()
         self._flights = Flights(self._leases, self.metrics)
         self._pipeline = Pipeline(
@@ -95,8 +97,9 @@ class Application:
             self._redis,
             self.metrics,
             replica=self._leases.replica if self._leases is not None else "",
+            background=self.background,
         )
-        self._lag = LoopLagProbe(self.metrics)
+        self._lag = LoopLagProbe(self.metrics, self.background)
         chat = ChatRoute(self._pipeline, self._keys, self._limiter, settings.server, self.arrivals)
         leaving = DrainMiddleware(ChatFirst(chat, self._public(chat)), self.drain)
         self.public: ASGIApp = TelemetryMiddleware(leaving, self.metrics, self._tracer)
@@ -176,8 +179,10 @@ class Application:
         self.metrics.cache_bytes.labels("local").set_function(local.bytes)
         shared = None
         if self._redis is not None:
-            shared = SharedCache(self._redis, self._purges, self.metrics)
-        answers = AnswerCache(local, shared, self._purges, max_entry=settings.max_entry)
+            shared = SharedCache(self._redis, self._purges, self.metrics, self.background)
+        answers = AnswerCache(
+            local, shared, self._purges, max_entry=settings.max_entry, background=self.background
+        )
         if self._redis is not None:
             self._redis.subscribe(PURGE_CHANNEL, answers.on_purged)
         return answers
@@ -192,6 +197,7 @@ class Application:
             replica=self._leases.replica,
             budget=settings.sample_bytes,
             re_ask_share=settings.re_ask_share,
+            background=self.background,
         )
 
     def _build_catalog(self) -> Catalog:
@@ -286,14 +292,16 @@ def _constant(part: object) -> Provide:
     return Provide(provide, sync_to_thread=False)
 
 
-def _redis_link(settings: Settings, environment: Mapping[str, str], metrics: Metrics) -> RedisLink | None:
+def _redis_link(
+    settings: Settings, environment: Mapping[str, str], metrics: Metrics, background: Background
+) -> RedisLink | None:
     redis = settings.redis
     if redis is None:
         return None
     password = None
     if redis.password is not None:
         password = read_secret("redis.password", redis.password, environment)
-    return RedisLink(redis, password=password, metrics=metrics)
+    return RedisLink(redis, password=password, metrics=metrics, background=background)
 
 
 def _config_hash(settings: Settings) -> str:

@@ -22,6 +22,7 @@ from typing import Any
 
 from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
+from dub5.telemetry.background import Background, BackgroundTask
 from dub5.telemetry.logging import get_logger
 
 TROUBLE = (RedisError, RedisClusterException, OSError, TimeoutError)  # the second is not one of the first
@@ -116,6 +117,7 @@ class Batches:
         send: Send,
         probe: Callable[[], Awaitable[object]],
         changed: Callable[[], None],
+        background: Background,
         *,
         timeout: float,
     ) -> None:
@@ -127,8 +129,9 @@ class Batches:
         self._lanes = asyncio.Semaphore(LANES)
         self._next: _Batch | None = None
         self._failures = 0
-        self._probe: asyncio.Task[None] | None = None
-        self._running: set[asyncio.Task[None]] = set()
+        self._background = background
+        self._probe: BackgroundTask | None = None
+        self._running = background.jobs("redis-batch")
 
     @property
     def available(self) -> bool:
@@ -136,10 +139,9 @@ class Batches:
         return self._probe is None
 
     async def stop(self) -> None:
-        tasks = [*self._running, *([self._probe] if self._probe is not None else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._probe is not None:
+            await self._probe.stop()
+        await self._running.stop()
 
     def ask(self, commands: list[Command]) -> asyncio.Future[list[Any]]:
         """The answers to these commands, in order, refusals among them; RedisUnavailable within one timeout."""
@@ -147,14 +149,9 @@ class Batches:
             raise RedisUnavailable
         if self._next is None or len(self._next.commands) >= _MOST:
             self._next = batch = _Batch()
-            task = asyncio.create_task(self._run(batch))
-            self._running.add(task)
-            task.add_done_callback(lambda done: self._ended(done, batch))
+            # Stopped, or a defect of ours: nobody must wait for ever.
+            self._running.start(self._run(batch)).add_done_callback(lambda _: batch.fail(RedisFailed))
         return self._next.join(commands)
-
-    def _ended(self, task: asyncio.Task[None], batch: _Batch) -> None:
-        self._running.discard(task)
-        batch.fail(RedisFailed)  # stopped, or a mistake of ours: nobody must wait for ever
 
     async def _run(self, batch: _Batch) -> None:
         try:
@@ -178,7 +175,7 @@ class Batches:
         self._failures = max(self._failures + 1, _FAILURES_TO_OPEN if hung else 0)
         if self._failures >= _FAILURES_TO_OPEN and self.available:
             _log.warning("redis unavailable", server=self._name, error=type(error).__name__)
-            self._probe = asyncio.create_task(self._ask_until_it_answers())
+            self._probe = self._background.start("redis-probe", self._ask_until_it_answers, forever=False)
             if self._next is not None:  # it waits for a lane, in vain
                 self._next.fail(RedisUnavailable)
                 self._next = None

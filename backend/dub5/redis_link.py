@@ -50,6 +50,7 @@ from dub5.redis_batches import (
     refusal,
 )
 from dub5.settings import RedisSettings
+from dub5.telemetry.background import Background, BackgroundTask
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.metrics import Metrics
 
@@ -72,19 +73,27 @@ _log = get_logger()
 class RedisLink:
     """Runs commands against one Redis. `available` tells whether any of it is there, as far as is known."""
 
-    def __init__(self, settings: RedisSettings, *, password: str | None, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        settings: RedisSettings,
+        *,
+        password: str | None,
+        metrics: Metrics,
+        background: Background | None = None,
+    ) -> None:
         self._timeout = float(settings.timeout)
         self._metrics = metrics
         self._handlers: dict[bytes, Handler] = {}
-        self._listener: asyncio.Task[None] | None = None
+        self._background = background or Background(metrics)
+        self._subscriber: BackgroundTask | None = None
         self._client: Client = connect(settings, password)
         # What listens must not take a connection from those who ask. Of a Cluster it needs the layout that they keep.
         clustered = isinstance(self._client, RedisCluster)
         self._ear: Client = self._client if clustered else connect(settings, password)
         self._servers: Servers = (
-            Nodes(self._client, self._changed, self._timeout)
+            Nodes(self._client, self._changed, self._timeout, self._background)
             if clustered
-            else OneServer(self._client, self._changed, self._timeout)
+            else OneServer(self._client, self._changed, self._timeout, self._background)
         )
         self._recorder = recorder()
 
@@ -106,13 +115,11 @@ class RedisLink:
         with contextlib.suppress(RedisUnavailable):
             await self.run("ping", lambda pipeline: pipeline.ping())
         if self._handlers:
-            self._listener = asyncio.create_task(self._listen())
+            self._subscriber = self._background.start("redis-subscriber", self._listen)
 
     async def stop(self) -> None:
-        if self._listener is not None:
-            self._listener.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._listener
+        if self._subscriber is not None:
+            await self._subscriber.stop()
         await self._servers.stop()
         for client in {self._client, self._ear}:
             await client.aclose()
@@ -197,10 +204,12 @@ def recorder() -> Pipeline:
 class OneServer:
     """Standalone, or the master that Sentinels name."""
 
-    def __init__(self, client: Redis, changed: Callable[[], None], timeout: float) -> None:
+    def __init__(
+        self, client: Redis, changed: Callable[[], None], timeout: float, background: Background
+    ) -> None:
         self._client = client
         self._timeout = timeout
-        self._batches = Batches("redis", self._send, self._probe, changed, timeout=timeout)
+        self._batches = Batches("redis", self._send, self._probe, changed, background, timeout=timeout)
 
     @property
     def available(self) -> bool:
@@ -243,11 +252,15 @@ class OneServer:
 class Nodes:
     """The masters of a Cluster, each with batches of its own. They go by name, since they change."""
 
-    def __init__(self, client: RedisCluster, changed: Callable[[], None], timeout: float) -> None:
+    def __init__(
+        self, client: RedisCluster, changed: Callable[[], None], timeout: float, background: Background
+    ) -> None:
         self._client = client
         self._changed = changed
         self._timeout = timeout
         self._nodes: dict[str, Batches] = {}
+        self._background = background
+        self._layouts = background.jobs("cluster-layout")
         self._refreshing: asyncio.Task[None] | None = None
 
     @property
@@ -287,11 +300,8 @@ class Nodes:
         await _together(one, max(LANES + 1, len(node._free)))  # noqa: SLF001
 
     async def stop(self) -> None:
-        for node in self._nodes.values():
-            await node.stop()
-        if self._refreshing is not None:
-            self._refreshing.cancel()
-            await asyncio.gather(self._refreshing, return_exceptions=True)
+        nodes = [node.stop() for node in self._nodes.values()]
+        await asyncio.gather(*nodes, self._layouts.stop())
 
     def _name_of(self, command: Command) -> str:
         """Of the node that has the command's key; empty while nobody knows."""
@@ -306,7 +316,9 @@ class Nodes:
     def _node(self, name: str) -> Batches:
         if name not in self._nodes:
             send, probe = functools.partial(self._send, name), functools.partial(self._probe, name)
-            self._nodes[name] = Batches(name, send, probe, self._changed, timeout=self._timeout)
+            self._nodes[name] = Batches(
+                name, send, probe, self._changed, self._background, timeout=self._timeout
+            )
         return self._nodes[name]
 
     async def _send(self, name: str, commands: list[Command]) -> list[Any]:
@@ -314,7 +326,7 @@ class Nodes:
             return await self._sent(name, commands)
         except BaseException:
             if self._refreshing is None or self._refreshing.done():
-                self._refreshing = asyncio.create_task(self._refresh(name))
+                self._refreshing = self._layouts.start(self._refresh(name))
             raise
 
     async def _sent(self, name: str, commands: list[Command]) -> list[Any]:

@@ -28,6 +28,7 @@ from dub5.app import Application
 from dub5.errors import ConfigError
 from dub5.http_protocol import Connections, GuardedProtocol, Limits
 from dub5.settings import Settings
+from dub5.telemetry.background import Background
 from dub5.telemetry.logging import get_logger
 
 _BACKLOG = 2048
@@ -51,6 +52,7 @@ class _Listener(uvicorn.Server):
         app: ASGIApp,
         bound: socket.socket,
         connections: Connections,
+        background: Background,
         on_close: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(
@@ -68,6 +70,7 @@ class _Listener(uvicorn.Server):
         )
         self.server_state: Connections = connections
         self._bound = bound
+        self._background = background
         self._on_close = on_close
 
     @contextlib.contextmanager
@@ -79,11 +82,11 @@ class _Listener(uvicorn.Server):
         return len(self.server_state.connections)
 
     async def serve_until_told(self) -> None:
-        watching = asyncio.create_task(self.server_state.watch())
+        watching = self._background.start("connection-limits", self.server_state.watch)
         try:
             await self.serve(sockets=[self._bound])
         finally:
-            watching.cancel()
+            await watching.stop()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._on_close()
@@ -120,6 +123,7 @@ class Replica:
     def __init__(self, settings: Settings, environment: Mapping[str, str]) -> None:
         server = settings.server
         self.application = Application(settings, environment)
+        background = self.application.background
         with contextlib.ExitStack() as undo:
             public = undo.enter_context(bind(server.host, server.port))
             operations = undo.enter_context(
@@ -132,10 +136,11 @@ class Replica:
             self.application.public,
             public,
             self._connections(_room(server.max_connections)),
+            background,
             on_close=self.application.drain.close,
         )
         self._operations = _Listener(
-            self.application.operations, operations, self._connections(_OPERATIONS_CONNECTIONS)
+            self.application.operations, operations, self._connections(_OPERATIONS_CONNECTIONS), background
         )
         self._leaving = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -192,6 +197,7 @@ async def serve(replica: Replica, *, announce: Callable[[str], None]) -> None:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, lambda: replica.leave(linger=True))
     loop.add_signal_handler(signal.SIGINT, lambda: replica.leave(linger=False))
+    loop.set_exception_handler(replica.application.background.unhandled)
     announce(f"Chat on {replica.url}/v1, operations on {replica.operations_url}")
     _log.info("started", version=__version__, url=replica.url, operations_url=replica.operations_url)
     await replica.run()

@@ -11,7 +11,6 @@ nothing about the digests; the digest itself is then compared by `hmac.compare_d
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import hmac
 import re
@@ -24,6 +23,7 @@ import msgspec
 from dub5.errors import ConfigError, Forbidden, InvalidKey
 from dub5.settings import AuthSettings, Source, read_secret
 from dub5.settings_loader import parse_yaml
+from dub5.telemetry.background import Background, BackgroundTask
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.metrics import Metrics
 
@@ -59,13 +59,20 @@ ANONYMOUS = Caller("anonymous", "anonymous", frozenset(get_args(Role)))
 class KeyRing:
     """All keys in force. With no keys configured everybody is ANONYMOUS."""
 
-    def __init__(self, settings: AuthSettings, environment: dict[str, str], metrics: Metrics) -> None:
+    def __init__(
+        self,
+        settings: AuthSettings,
+        environment: dict[str, str],
+        metrics: Metrics,
+        background: Background | None = None,
+    ) -> None:
         self._source = settings.keys
         self._metrics = metrics
         self._secret = secrets.token_bytes(32)
         self._callers: dict[bytes, tuple[bytes, Caller]] = {}
         self._seen: tuple[int, int, int] | None = None
-        self._watcher: asyncio.Task[None] | None = None
+        self._background = background or Background(metrics)
+        self._watcher: BackgroundTask | None = None
         if self._source is not None:
             self._seen = self._stamp()
             self._callers = self._read(self._source, environment)
@@ -85,13 +92,11 @@ class KeyRing:
 
     async def start(self) -> None:
         if self._source is not None and self._source.file is not None:
-            self._watcher = asyncio.create_task(self._watch())
+            self._watcher = self._background.start("keys-watcher", self._watch)
 
     async def stop(self) -> None:
         if self._watcher is not None:
-            self._watcher.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._watcher
+            await self._watcher.stop()
 
     async def reload_if_changed(self) -> None:
         """Read the file again where it changed; an invalid one is told and changes nothing."""

@@ -26,6 +26,7 @@ from dub5.contract import REPLICAS, limit_key, reservation_key
 from dub5.errors import RateLimited
 from dub5.redis_link import RedisLink, RedisUnavailable
 from dub5.settings import Limit
+from dub5.telemetry.background import STOP_TIMEOUT, Background, BackgroundTask
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.metrics import Metrics
 
@@ -129,6 +130,7 @@ class RateLimiter:
         metrics: Metrics,
         *,
         replica: str,
+        background: Background | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limits = limits
@@ -139,20 +141,19 @@ class RateLimiter:
         self._replicas = 1
         self._known: dict[str, tuple[Left, float]] = {}
         self._buckets: dict[str, Bucket] = {}
-        self._settling: set[asyncio.Task[None]] = set()
-        self._heart: asyncio.Task[None] | None = None
+        self._background = background or Background(metrics)
+        self._settlements = self._background.jobs("token-settlement")
+        self._heartbeat: BackgroundTask | None = None
 
     async def start(self) -> None:
         if self._link is not None and self._limits:
             await self._beat()
-            self._heart = asyncio.create_task(self._keep_beating())
+            self._heartbeat = self._background.start("replica-heartbeat", self._keep_beating)
 
     async def stop(self) -> None:
-        if self._heart is not None:
-            self._heart.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._heart
-        await asyncio.gather(*self._settling)
+        if self._heartbeat is not None:
+            await self._heartbeat.stop()
+        await self._settlements.stop(wait=STOP_TIMEOUT)
 
     @property
     def limited(self) -> bool:
@@ -184,9 +185,7 @@ class RateLimiter:
         if grant.local is not None:
             grant.local.give_back(grant.reserved - used)
             return
-        task = asyncio.create_task(self._settle(grant, used))
-        self._settling.add(task)
-        task.add_done_callback(self._settling.discard)
+        self._settlements.start(self._settle(grant, used))
 
     async def _acquire_shared(
         self, tenant: str, limit: Limit, reservation: str, reserve: int
@@ -236,7 +235,7 @@ class RateLimiter:
 
     async def _beat(self) -> None:
         """Say that we are here, and count who else is."""
-        assert self._link is not None  # noqa: S101  # only then there is a heart
+        assert self._link is not None  # noqa: S101  # only then there is a heartbeat
         now = time.time()
 
         def fill(pipeline: Any) -> None:

@@ -212,7 +212,7 @@ async def while_client_stays(receive: Receive) -> AsyncIterator[None]:
         left = True
         task.cancel()
 
-    watcher = asyncio.create_task(watch())
+    watcher = asyncio.create_task(watch())  # noqa: TID251  # ended below
     try:
         yield
     except asyncio.CancelledError:

@@ -20,6 +20,7 @@ from dub5.cache.local import LocalCache
 from dub5.cache.purges import IN_FORCE, Purges
 from dub5.cache.shared import SharedCache
 from dub5.redis_link import RedisUnavailable
+from dub5.telemetry.background import Background, BackgroundTask
 
 _SYNCHRONISE_INTERVAL = 0.5
 """Seconds between two readings of the purges: half of what is promised."""
@@ -52,6 +53,7 @@ class AnswerCache:
         purges: Purges,
         *,
         max_entry: int,
+        background: Background | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._local = local
@@ -60,7 +62,9 @@ class AnswerCache:
         self.max_entry = max_entry
         self._clock = clock
         self._reading: dict[Identity, tuple[float, asyncio.Task[Entry | None]]] = {}
-        self._synchroniser: asyncio.Task[None] | None = None
+        self._background = background or Background()
+        self._lookups = self._background.jobs("lookup")
+        self._synchroniser: BackgroundTask | None = None
         self._nudged = asyncio.Event()
 
     async def start(self) -> None:
@@ -69,13 +73,12 @@ class AnswerCache:
                 await (
                     self._purges.synchronise()
                 )  # so that the first request asks under the installation's name
-            self._synchroniser = asyncio.create_task(self._keep_synchronised())
+            self._synchroniser = self._background.start("purge-reader", self._keep_synchronised)
 
     async def stop(self) -> None:
         if self._synchroniser is not None:
-            self._synchroniser.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._synchroniser
+            await self._synchroniser.stop()
+        await self._lookups.stop()
 
     async def purge(self, names: Sequence[str]) -> bool:
         """Forget every answer that belongs to one of `names`; whether all replicas will know within a second."""
@@ -142,7 +145,7 @@ class AnswerCache:
         """
         began, reading = self._reading.get(identity, (0.0, None))
         if reading is None or began < time.monotonic() - IN_FORCE:
-            reading = asyncio.create_task(shared.get(identity))
+            reading = self._lookups.start(shared.get(identity))
             self._reading[identity] = (time.monotonic(), reading)
             reading.add_done_callback(lambda done: self._read_to_the_end(identity, done))
         return await asyncio.shield(reading)

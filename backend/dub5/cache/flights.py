@@ -128,7 +128,8 @@ class Flights:
         self, flight: Flight, work: Callable[[], Awaitable[None]], identity: Identity | None = None
     ) -> None:
         """Start the flight's task. Cleaning up is a callback: a task cancelled before it began runs nothing."""
-        task = flight.task = asyncio.create_task(self._run(flight, work))
+        # What it raises is its followers'; `settle` and `abandon` end it.
+        task = flight.task = asyncio.create_task(self._run(flight, work))  # noqa: TID251
         self._aloft[task] = flight
         if identity is not None:
             self._flying[identity] = flight

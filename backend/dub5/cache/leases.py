@@ -34,6 +34,7 @@ from dub5.cache.flight import Asker, Flight, Frame, Identity
 from dub5.contract import cooldown_key, entry_key, epoch_key, flight_stream, lease_key, replica_channel
 from dub5.errors import CallerError, from_wire, to_wire
 from dub5.redis_link import RedisLink, RedisUnavailable
+from dub5.telemetry.background import Background, BackgroundTask
 
 LEASE = 4.0
 HEARTBEAT = 1.0
@@ -181,24 +182,27 @@ class _Tail:
 class Leases:
     """This replica's side of the leases. `start` after the link, `stop` before it."""
 
-    def __init__(self, link: RedisLink) -> None:
+    def __init__(self, link: RedisLink, background: Background | None = None) -> None:
         self.replica = secrets.token_hex(6)
         self._link = link
         self._led: dict[Identity, _Led] = {}
         self._tails: dict[Identity, _Tail] = {}
         self._woken = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
-        self._giving_up: set[asyncio.Task[None]] = set()
+        self._background = background or Background()
+        self._tasks: list[BackgroundTask] = []
+        self._releases = self._background.jobs("lease-release")
+        self._publishers = self._background.jobs("flight-publisher")
 
     async def start(self) -> None:
         self._link.subscribe(replica_channel(self.replica), self._on_message)
-        self._tasks = [asyncio.create_task(self._keep_reading()), asyncio.create_task(self._keep_renewing())]
+        self._tasks = [
+            self._background.start("flight-reader", self._keep_reading),
+            self._background.start("lease-renewer", self._keep_renewing),
+        ]
 
     async def stop(self) -> None:
-        ending = [*self._tasks, *self._giving_up]
-        for task in ending:
-            task.cancel()
-        await asyncio.gather(*ending, return_exceptions=True)
+        tasks = [task.stop() for task in self._tasks]
+        await asyncio.gather(*tasks, self._releases.stop(), self._publishers.stop())
 
     async def claim(self, identity: Identity, flight: Flight, *, seen: int, background: bool) -> Claim:
         """Take the lease or learn who has it. RedisUnavailable where Redis is away."""
@@ -247,9 +251,7 @@ class Leases:
 
     def _give_up(self, identity: Identity, mine: str) -> None:
         """Have no lease that ends with `mine` stand in anybody's way; tried for as long as one would live."""
-        task = asyncio.create_task(self._keep_giving_up(lease_key(identity.key, identity.version), mine))
-        self._giving_up.add(task)
-        task.add_done_callback(self._giving_up.discard)
+        self._releases.start(self._keep_giving_up(lease_key(identity.key, identity.version), mine))
 
     async def _keep_giving_up(self, lease: str, mine: str) -> None:
         until = time.monotonic() + LEASE
@@ -367,7 +369,7 @@ class Leases:
             led.flight.board()
         led.heard[follower] = time.monotonic()
         if led.publisher is None:
-            led.publisher = asyncio.create_task(self._publish(led))
+            led.publisher = self._publishers.start(self._publish(led))
 
     async def _publish(self, led: _Led) -> None:
         """Append what has arrived, again and again, until the end is appended or the lease is lost.

@@ -20,6 +20,7 @@ from dub5.cache.freshness import Lifetimes
 from dub5.contract import CLASSES_KEY, POLICY_KEY, AnnouncedClass, Announcement, PolicyDocument
 from dub5.redis_link import RedisLink, RedisUnavailable
 from dub5.settings import CacheClass
+from dub5.telemetry.background import Background, BackgroundTask
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.metrics import Metrics
 
@@ -35,25 +36,30 @@ _decoder = msgspec.json.Decoder(PolicyDocument)
 class Policies:
     """Lifetimes by class. `link` is None without Redis: then the configuration's hold."""
 
-    def __init__(self, classes: Mapping[str, CacheClass], link: RedisLink | None, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        classes: Mapping[str, CacheClass],
+        link: RedisLink | None,
+        metrics: Metrics,
+        background: Background | None = None,
+    ) -> None:
         self._classes = classes
         self._link = link
         self._metrics = metrics
         self._document = PolicyDocument()
         self._in_force: dict[str, Lifetimes] = {}
-        self._reader: asyncio.Task[None] | None = None
+        self._background = background or Background(metrics)
+        self._reader: BackgroundTask | None = None
         self._nudged = asyncio.Event()
         self._apply()
 
     async def start(self) -> None:
         if self._link is not None:
-            self._reader = asyncio.create_task(self._keep_reading())
+            self._reader = self._background.start("policy-reader", self._keep_reading)
 
     async def stop(self) -> None:
         if self._reader is not None:
-            self._reader.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._reader
+            await self._reader.stop()
 
     async def on_published(self, _: bytes) -> None:
         self._nudged.set()

@@ -48,6 +48,7 @@ from dub5.contract import (
     fingerprint_key,
 )
 from dub5.redis_link import RedisLink, RedisUnavailable
+from dub5.telemetry.background import STOP_TIMEOUT, Background, BackgroundTask
 from dub5.telemetry.metrics import Metrics
 
 INTERVAL = 5.0
@@ -104,6 +105,7 @@ class Sampler:
         replica: str,
         budget: int,
         re_ask_share: float,
+        background: Background | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._link = link
@@ -127,23 +129,22 @@ class Sampler:
         self._weights: Counter[int] = Counter()
         self._heavy: frozenset[int] = frozenset()
         self._hits: Counter[tuple[str, int]] = Counter()
-        self._comparing: set[asyncio.Task[None]] = set()
+        self._background = background or Background(metrics)
+        self._comparisons = self._background.jobs("comparison")
         self._re_ask_share = re_ask_share
         self._re_asks = 0.0
-        self._flusher: asyncio.Task[None] | None = None
+        self._flusher: BackgroundTask | None = None
 
     async def start(self) -> None:
         with contextlib.suppress(RedisUnavailable):
             await self._link.pipeline("samples", _bound)
         await self.look_around()
-        self._flusher = asyncio.create_task(self._keep_flushing())
+        self._flusher = self._background.start("sample-writer", self._keep_flushing)
 
     async def stop(self) -> None:
         if self._flusher is not None:
-            self._flusher.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._flusher
-        await asyncio.gather(*self._comparing)
+            await self._flusher.stop()
+        await self._comparisons.stop(wait=STOP_TIMEOUT)
         await self.flush()
 
     def accessed(self, key: str, class_name: str, entry: Entry | None, *, dollars: float, hit: bool) -> None:
@@ -179,11 +180,9 @@ class Sampler:
         is compared with.
         """
         if self._rate:
-            task = asyncio.create_task(
+            self._comparisons.start(
                 self._compare(identity, class_name, entry, digest, ttl=ttl, asked_again=asked_again)
             )
-            self._comparing.add(task)
-            task.add_done_callback(self._comparing.discard)
 
     async def _compare(
         self, identity: Identity, class_name: str, entry: Entry, digest: str, *, ttl: float, asked_again: bool

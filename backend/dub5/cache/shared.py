@@ -14,6 +14,7 @@ from dub5.cache.flight import Identity
 from dub5.cache.purges import Purges
 from dub5.contract import entry_key
 from dub5.redis_link import RedisLink, RedisUnavailable
+from dub5.telemetry.background import Background
 from dub5.telemetry.metrics import Metrics
 
 # An answer born later is never replaced by one born earlier, whichever of two replicas writes last; one that says
@@ -32,10 +33,13 @@ return 1
 class SharedCache:
     """Entries by identity."""
 
-    def __init__(self, link: RedisLink, purges: Purges, metrics: Metrics) -> None:
+    def __init__(
+        self, link: RedisLink, purges: Purges, metrics: Metrics, background: Background | None = None
+    ) -> None:
         self._link = link
         self._purges = purges
         self._metrics = metrics
+        self._readings = (background or Background(metrics)).jobs("purge-lookup")
         self._learning: asyncio.Task[bool] | None = None
 
     async def get(self, identity: Identity) -> Entry | None:
@@ -62,7 +66,7 @@ class SharedCache:
 
     def _learn_soon(self) -> asyncio.Task[bool]:
         """The purges are read once for all who look up in this turn of the event loop, in their batch."""
-        self._learning = asyncio.create_task(self._learn())
+        self._learning = self._readings.start(self._learn())
         asyncio.get_running_loop().call_soon(self._begun)
         return self._learning
 

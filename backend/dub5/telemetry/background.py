@@ -95,7 +95,7 @@ class BackgroundTask:
 
     def _begin(self) -> asyncio.Task[None]:
         self.state = "running"
-        self.task = asyncio.create_task(self._work(), name=self.name)
+        self.task = asyncio.create_task(self._work(), name=self.name)  # noqa: TID251  # here is where
         self.task.add_done_callback(self._done)
         if self.failing:
             self._timer = asyncio.get_running_loop().call_later(QUIET, self._is_well)
@@ -109,16 +109,16 @@ class BackgroundTask:
             error = None
         elif error is None and self._forever:
             error = Ended()
-        if error is not None:
-            self._background.failures(self.name).note(error)
         if error is None or self._stopping:
             self._end()
-            return
-        self.state = "waiting"
-        self._set_failing(True)
-        self._failed_in_a_row += 1
-        wait = delay(self._failed_in_a_row, self._background.rng())
-        self._timer = asyncio.get_running_loop().call_later(wait, self._begin)
+        else:
+            self.state = "waiting"
+            self._set_failing(True)
+            self._failed_in_a_row += 1
+            wait = delay(self._failed_in_a_row, self._background.rng())
+            self._timer = asyncio.get_running_loop().call_later(wait, self._begin)
+        if error is not None:  # last: where it cannot be logged it is started again all the same
+            self._background.failures(self.name).note(error)
 
     def _is_well(self) -> None:
         self._failed_in_a_row = 0
@@ -145,30 +145,30 @@ class BackgroundTask:
 
 
 class Jobs:
-    """Short tasks of one kind, as many at a time as there are."""
+    """Short tasks of one kind; `running` are those under way."""
 
     def __init__(self, name: str, background: Background) -> None:
         self._name = name
         self._background = background
-        self._running: set[asyncio.Task[Any]] = set()
+        self.running: set[asyncio.Task[Any]] = set()
 
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Begin one. The task may be awaited; what it raises is noted in any case."""
-        task = asyncio.create_task(work)
-        self._running.add(task)
+        task = asyncio.create_task(work)  # noqa: TID251  # here is where
+        self.running.add(task)
         task.add_done_callback(self._done)
         return task
 
     def _done(self, task: asyncio.Task[Any]) -> None:
-        self._running.discard(task)
+        self.running.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._background.failures(self._name).note(error)
 
     async def stop(self, *, wait: float = 0.0) -> None:
         """Let those that run end by themselves for `wait` seconds, then cancel them. Never raises."""
-        if wait and self._running:
-            await asyncio.wait(self._running, timeout=wait)
-        await _cancelled(self._running)
+        if wait and self.running:
+            await asyncio.wait(self.running, timeout=wait)
+        await _cancelled(self.running)
 
 
 class Background:
@@ -205,6 +205,13 @@ class Background:
         tasks = [each.stop() for each in self.tasks]
         jobs = [each.stop() for each in self._jobs.values()]
         await asyncio.gather(*tasks, *jobs)
+
+    def unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """For `loop.set_exception_handler`: what a callback raised, or a task that nobody awaited."""
+        if isinstance(error := context.get("exception"), Exception):
+            self.failures("other").note(error)
+        else:
+            loop.default_exception_handler(context)
 
     def failures(self, name: str) -> _Failures:
         if name not in self._failures:

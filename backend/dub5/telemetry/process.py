@@ -7,8 +7,8 @@ descriptors are read from /proc when somebody asks for /metrics, see `metrics`.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 
+from dub5.telemetry.background import Background, BackgroundTask
 from dub5.telemetry.metrics import Metrics
 
 INTERVAL = 0.1
@@ -18,22 +18,21 @@ INTERVAL = 0.1
 class LoopLagProbe:
     """Observes `event_loop_lag` from `start` to `stop`."""
 
-    def __init__(self, metrics: Metrics, *, interval: float = INTERVAL) -> None:
+    def __init__(
+        self, metrics: Metrics, background: Background | None = None, *, interval: float = INTERVAL
+    ) -> None:
         self._lag = metrics.event_loop_lag
         self._interval = interval
-        self._task: asyncio.Task[None] | None = None
+        self._background = background or Background(metrics)
+        self._task: BackgroundTask | None = None
 
     async def start(self) -> None:
-        self._task = asyncio.create_task(self._look(), name="event-loop-lag")
+        self._task = self._background.start("event-loop-lag", self._look)
 
     async def stop(self) -> None:
         """May be called without `start`."""
-        if self._task is None:
-            return
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
-        self._task = None
+        if self._task is not None:
+            await self._task.stop()
 
     async def _look(self) -> None:
         loop = asyncio.get_running_loop()

@@ -88,7 +88,7 @@ async def test_tokens_are_reserved_settled_once_and_never_spent_twice(redis: str
             await other.acquire("acme", reserve=600)
         for _ in range(3):  # said again, it changes nothing
             one.settle(first, used=100)
-        await asyncio.gather(*one._settling)
+        await asyncio.gather(*one._settlements.running)
         second = await other.acquire("acme", reserve=800)
         assert second is not None
         left = int(second.headers["x-ratelimit-remaining-tokens"])

@@ -49,7 +49,7 @@ def sampler_of(server: Running) -> Sampler:
 
 async def batches(server: Running, client: Redis) -> list[SampleBatch]:
     sampler = sampler_of(server)
-    await asyncio.gather(*sampler._comparing)
+    await asyncio.gather(*sampler._comparisons.running)
     await sampler.flush()
     entries: Any = await client.xrange(SAMPLES)
     return [msgspec.msgpack.decode(fields[b"b"], type=SampleBatch) for _, fields in entries]
@@ -88,7 +88,7 @@ async def test_a_refetch_is_compared_with_the_answer_before_it(
         await server.chat()  # another one, which is not added yet
         for _ in range(2):
             await server.chat(headers={"cache-control": "no-cache"})
-            await asyncio.gather(*sampler_of(server)._comparing)
+            await asyncio.gather(*sampler_of(server)._comparisons.running)
         verdicts = [verdict for batch in await batches(server, client) for verdict in batch.verdicts]
         assert [(verdict.changed, verdict.hits, verdict.source) for verdict in verdicts] == [
             (False, 2, "refetch"),
@@ -208,7 +208,7 @@ async def test_what_counts_as_a_change_is_the_classs_choice(
         fake.replies = [say(told.format(6)), say("Well: " + told.format(6)), say(told.format(7))]
         for _ in range(3):
             await server.chat(headers={"cache-control": "no-cache"})
-            await asyncio.gather(*sampler_of(server)._comparing)
+            await asyncio.gather(*sampler_of(server)._comparisons.running)
         verdicts = [verdict for batch in await batches(server, client) for verdict in batch.verdicts]
     assert [verdict.changed for verdict in verdicts] == [False, True]
 
@@ -230,7 +230,7 @@ async def test_an_answer_that_is_not_cached_is_compared_all_the_same(
         fake.replies = [say("Hello"), say("Changed")]
         for _ in range(2):
             await server.chat()
-            await asyncio.gather(*sampler_of(server)._comparing)
+            await asyncio.gather(*sampler_of(server)._comparisons.running)
         [verdict] = [verdict for batch in await batches(server, client) for verdict in batch.verdicts]
     assert (verdict.changed, verdict.hits) == (True, 0)
 
