@@ -103,6 +103,7 @@ FIELDS: dict[str, tuple[Json, str]] = {
     "ttl_seconds": (_NUMBER, "The TTL that is in force now."),
     "bound_by": (_TEXT, "What kept it from being another."),
     "names": (_TEXTS, "What was purged; which tasks did not stop."),
+    "part": (_TEXT, "Of the service."),
     "task": (_TEXT, "What runs in the background, as in `dub5_background_failures_total`."),
     "object": (_TEXT, "Kind and name of the object a library's line is about."),
 }
@@ -143,6 +144,13 @@ EVENTS = (
         ("url", "operations_url", "namespace"),
     ),
     Event("stopped", ("info",), _BOTH, "All is done; the process ends."),
+    Event(
+        "part did not stop",
+        ("error",),
+        _BACKEND,
+        "It raised something, or took too long; the others were stopped all the same.",
+        ("part", "exception"),
+    ),
     Event(
         "request",
         ("info",),

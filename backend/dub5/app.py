@@ -1,15 +1,17 @@
 """The composition root: the only module that knows every part.
 
-It builds the parts from Settings, starts them in order and stops them in reverse. Nothing is global, so a
-test runs as many whole applications as it likes in one process.
+It builds the parts from Settings, starts them in order and stops them in reverse: all of them, whatever one raises.
+Nothing is global, so a test runs as many whole applications as it likes in one process.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -51,10 +53,16 @@ from dub5.settings import HttpProviderSettings, Settings, read_secret
 from dub5.telemetry import tracing
 from dub5.telemetry.background import Background
 from dub5.telemetry.container import memory
+from dub5.telemetry.logging import get_logger
 from dub5.telemetry.metrics import BREAKER_STATES, Metrics
 from dub5.telemetry.middleware import TelemetryMiddleware
 from dub5.telemetry.process import LoopLagProbe
 from dub5.telemetry.record import record_of
+
+STOP_TIMEOUT = 35.0
+"""Seconds for one part to stop; the SDK that sends traces takes up to 30."""
+
+_log = get_logger()
 
 
 class Application:
@@ -106,36 +114,48 @@ class Application:
         self.operations: ASGIApp = self._operations()
 
     async def __aenter__(self) -> Application:
+        async with contextlib.AsyncExitStack() as stack:
+            await self._start(stack)
+            self._running = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._running.aclose()
+
+    async def _start(self, stack: contextlib.AsyncExitStack) -> None:
+        """Start the parts; `stack` ends them in reverse, also where one of them cannot be started.
+
+        What ends a part is pushed before it is started: it may have begun something when it fails.
+        """
+
+        def ends(part: str, stop: Callable[[], Awaitable[object]]) -> None:
+            stack.push_async_callback(_stopped, part, stop)
+
+        ends("traces", self._tracer.stop)
+        ends("background", self.background.stop)  # the last, for whatever the others have left
         if self._redis is not None and self._leases is not None:
+            ends("redis", self._redis.stop)
+            ends("leases", self._leases.stop)
             self._redis.subscribe(POLICY_CHANNEL, self._policies.on_published)
             await self._leases.start()
             await self._redis.start()
         if self._answers is not None:
+            ends("answers", self._answers.stop)
             await self._answers.start()
+        ends("policies", self._policies.stop)
         await self._policies.start()
         if self._sampler is not None:
+            ends("samples", self._sampler.stop)
             await self._sampler.start()
-        await self._limiter.start()
-        await self._keys.start()
-        await self._lag.start()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._flights.settle()
-        await self._lag.stop()
-        await self._keys.stop()
-        await self._limiter.stop()
         for provider in self._providers.values():
-            await provider.aclose()
-        if self._sampler is not None:
-            await self._sampler.stop()
-        await self._policies.stop()
-        if self._answers is not None:
-            await self._answers.stop()
-        if self._redis is not None and self._leases is not None:
-            await self._leases.stop()
-            await self._redis.stop()
-        await self._tracer.stop()
+            ends(f"provider {provider.name}", provider.aclose)
+        ends("limits", self._limiter.stop)
+        await self._limiter.start()
+        ends("keys", self._keys.stop)
+        await self._keys.start()
+        ends("event loop lag", self._lag.stop)
+        await self._lag.start()
+        stack.push_async_callback(self._flights.settle)  # in no hurry: streams run to their end
 
     def _build_health(self) -> dict[str, ProviderHealth]:
         """One for each provider; each keeps apart what it knows of the models there."""
@@ -270,6 +290,15 @@ def _authorized_by(keys: KeyRing) -> Guard:
         connection.state.caller = caller
 
     return authorized
+
+
+async def _stopped(part: str, stop: Callable[[], Awaitable[object]]) -> None:
+    """Stop a part. Whatever it raises, and however long it takes, the others have to be stopped as well."""
+    try:
+        async with asyncio.timeout(STOP_TIMEOUT):
+            await stop()
+    except Exception:  # noqa: BLE001
+        _log.exception("part did not stop", part=part)
 
 
 def _worst_state(healths: list[ModelHealth]) -> float:

@@ -121,11 +121,12 @@ class RedisLink:
         if self._subscriber is not None:
             await self._subscriber.stop()
         await self._servers.stop()
-        for client in {self._client, self._ear}:
-            await client.aclose()
-            pool = getattr(client, "connection_pool", None)
-            if isinstance(pool, SentinelConnectionPool):  # redis-py closes the master's connections only
-                await pool.sentinel_manager.aclose()
+        async with contextlib.AsyncExitStack() as stack:  # one that cannot be closed leaves no other open
+            for client in {self._client, self._ear}:
+                pool = getattr(client, "connection_pool", None)
+                if isinstance(pool, SentinelConnectionPool):  # redis-py closes the master's connections only
+                    stack.push_async_callback(pool.sentinel_manager.aclose)
+                stack.push_async_callback(client.aclose)
 
     async def run(self, operation: str, command: Callable[[Pipeline], object]) -> Any:
         """The answer to the one command that `command` queues, or RedisUnavailable within one timeout."""

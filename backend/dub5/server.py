@@ -92,6 +92,10 @@ class _Listener(uvicorn.Server):
         self._on_close()
         await super().shutdown(sockets)
 
+    def close(self) -> None:
+        """The socket; where it served, uvicorn has closed it."""
+        self._bound.close()
+
     def tell(self) -> None:
         """Close the listener and idle connections; let the rest finish."""
         self.should_exit = True
@@ -162,14 +166,18 @@ class Replica:
         gc.collect()
         gc.freeze()
         gc.set_threshold(*_GC)
-        async with self.application, asyncio.TaskGroup() as listeners:
-            public = listeners.create_task(self._public.serve_until_told())
-            listeners.create_task(self._operations.serve_until_told())
-            await self._leaving.wait()
-            await self._linger()
-            self._public.tell()
-            await public
-            self._operations.tell()
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(self._public.close)
+            stack.callback(self._operations.close)
+            await stack.enter_async_context(self.application)
+            async with asyncio.TaskGroup() as listeners:
+                public = listeners.create_task(self._public.serve_until_told())
+                listeners.create_task(self._operations.serve_until_told())
+                await self._leaving.wait()
+                await self._linger()
+                self._public.tell()
+                await public
+                self._operations.tell()
 
     def leave(self, *, linger: bool) -> None:
         """Begin to drain; called again, end it now."""

@@ -51,6 +51,7 @@ class Flights:
         self._metrics = metrics
         self._flying: dict[Identity, Flight] = {}
         self._aloft: dict[asyncio.Task[None], Flight] = {}
+        self._abandoned = False
         self._cooling: Moka[Identity, bool] = Moka(10_000)
         metrics.flight_followers.set_function(self.followers)
 
@@ -115,13 +116,16 @@ class Flights:
         return sum(flight.followers for flight in list(self._aloft.values()))
 
     def abandon(self) -> None:
-        """Cancel every flight, whoever follows: the process has to end now."""
+        """Cancel every flight, whoever follows: the process has to end now. `settle` waits for no new one then."""
+        self._abandoned = True
         for task in self._aloft:
             task.cancel()
 
     async def settle(self) -> None:
         """Wait until every flight has ended: the last step of a drain."""
         while self._aloft:
+            if self._abandoned:
+                self.abandon()
             await asyncio.wait(list(self._aloft))
 
     def _begin(

@@ -258,3 +258,15 @@ async def test_settle_waits_for_every_flight(flights: Flights) -> None:
     provider.pass_on()
     await settled
     assert provider.running == 0
+
+
+async def test_once_all_is_abandoned_settle_waits_for_no_flight_that_begins_after(flights: Flights) -> None:
+    never = Provider("a")
+    refresh(flights, never)
+    settled = asyncio.create_task(flights.settle())
+    await turns()
+    flights.abandon()
+    flights.background(never.lead)  # by a request that is still being answered
+    async with asyncio.timeout(60):
+        await settled
+    assert never.running == 0
