@@ -124,7 +124,7 @@ DASHBOARD = Dashboard(
             across=4,
         ),
         Row(
-            "Configuration and logs",
+            "Configuration, logs and background tasks",
             [
                 Panel(
                     "Replicas, by configuration",
@@ -149,7 +149,15 @@ DASHBOARD = Dashboard(
                     Document.METRICS,
                     {"{{pod}}": promql.rate("log_lines_dropped_total", by="pod")},
                 ),
+                Panel(
+                    "Background failures, by task",
+                    Unit.COUNTS_PER_SECOND,
+                    "Each is started again, ever later while it fails; a short one is done once.",
+                    "Dub5BackgroundTaskFailing",
+                    {"{{task}}": promql.rate("background_failures_total", by="task")},
+                ),
             ],
+            across=4,
         ),
         Row(
             "The operator",

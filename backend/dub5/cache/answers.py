@@ -63,7 +63,7 @@ class AnswerCache:
         self._clock = clock
         self._reading: dict[Identity, tuple[float, asyncio.Task[Entry | None]]] = {}
         self._background = background or Background()
-        self._lookups = self._background.jobs("lookup")
+        self._lookups = self._background.jobs("cache-lookup")
         self._synchroniser: BackgroundTask | None = None
         self._nudged = asyncio.Event()
 

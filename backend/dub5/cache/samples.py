@@ -130,7 +130,7 @@ class Sampler:
         self._heavy: frozenset[int] = frozenset()
         self._hits: Counter[tuple[str, int]] = Counter()
         self._background = background or Background(metrics)
-        self._comparisons = self._background.jobs("comparison")
+        self._comparisons = self._background.jobs("answer-comparison")
         self._re_ask_share = re_ask_share
         self._re_asks = 0.0
         self._flusher: BackgroundTask | None = None

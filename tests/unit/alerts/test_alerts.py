@@ -158,6 +158,8 @@ FAILED_LOOKS = pod("dub5_operator_errors_total", 'policy="p"')
 NAME = "dub5-7c9f8b6d5-x2x4z"
 INACTIVE = autoscaler("dub5")
 KEYS = pod("dub5_keys_last_reload_successful")
+FAILING = pod("dub5_background_failing", 'task="policy-reader"')
+FAILURES = pod("dub5_background_failures_total", 'task="policy-reader"')
 CRASHING = "_x90 1 stale _x2 1x2 stale _ 1x4 stale _ 1x4 stale _ 1x4 stale _"
 CONFIG_A, CONFIG_B = (pod("dub5_config_info", f'hash="{name}"') for name in "ab")
 
@@ -229,6 +231,10 @@ CASES: dict[str, Case] = {
     "Dub5KeysNotReloaded": Case(
         {KEYS: "1x100 0x20", on("b", KEYS): "1x120"}, {KEYS: "1x80 0x30 1x10", on("b", KEYS): "1x117 0x3"}
     ),
+    "Dub5BackgroundTaskFailing": Case(  # for minutes; once, and well again
+        {FAILING: "0x100 1x20", FAILURES: "0x100 1+6x20"},
+        {FAILING: "0x100 1 0x20", FAILURES: "0x100 1x20"},
+    ),
     "Dub5ConfigurationsDiffer": Case({CONFIG_A: "1x120", CONFIG_B: "1x120"}, {CONFIG_A: "1x120"}),
 }
 MORE: list[tuple[str, Case]] = [
@@ -275,6 +281,10 @@ MORE: list[tuple[str, Case]] = [
     (
         "Dub5StalenessOverBudget",
         Case(policy(stale=0.02, budget=0.01), policy(stale=0.02, budget=0.01, bound_by="Data")),
+    ),
+    (
+        "Dub5BackgroundTaskFailing",  # a short task fails each minute; now and then
+        Case({FAILURES: "0x60 0+1x60"}, {FAILURES: "0x60 1x20 2x20 3x20"}),
     ),
     (
         "Dub5RolloutStuck",  # no Secret that it names; it crashed for a minute, and came up
@@ -463,6 +473,14 @@ def test_it_says_how_bad_it_is_what_it_is_and_what_to_do(name: str) -> None:
 
 def test_every_runbook_has_its_alert() -> None:
     assert {path.stem for path in (ROOT / "docs/runbooks").glob("*.md")} == ALERTS.keys()
+
+
+def test_the_runbook_says_what_each_background_task_does() -> None:
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "backend/dub5").glob("**/*.py")]
+    started = {name for text in sources for name in re.findall(r'\.(?:start|jobs)\(\s*"([a-z-]+)"', text)}
+    runbook = (ROOT / "docs/runbooks/Dub5BackgroundTaskFailing.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.*`) \|", runbook, flags=re.MULTILINE)[1:]  # the first is the head
+    assert {name for row in rows for name in re.findall("`(.*?)`", row)} == started | {"other"}
 
 
 def test_rules_and_runbooks_name_metrics_that_there_are() -> None:
