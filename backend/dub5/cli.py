@@ -9,6 +9,7 @@ import argparse
 import functools
 import json
 import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -48,6 +49,8 @@ def _complain(message: str) -> int:
 
 
 def _serve(chosen: argparse.Namespace) -> int:
+    # Until the event loop listens to signals itself there is nothing to leave.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     from dub5 import server  # noqa: PLC0415  # what only this command needs, and the operator has no room for
 
     settings = load(chosen.config, os.environ)

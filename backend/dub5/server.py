@@ -209,6 +209,9 @@ async def serve(replica: Replica, *, announce: Callable[[str], None]) -> None:
     announce(f"Chat on {replica.url}/v1, operations on {replica.operations_url}")
     _log.info("started", version=__version__, url=replica.url, operations_url=replica.operations_url)
     await replica.run()
+    # The loop takes its handlers away when it closes, and the process is still there for a moment.
+    loop.remove_signal_handler(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _log.info("stopped")
 
 
