@@ -151,7 +151,7 @@ class RedisLink:
             self._metrics.cache_errors.labels(operation).inc()
             _log.debug("redis refused", operation=operation, error=str(refused)[:200])
             raise RedisUnavailable
-        self._metrics.redis_up.set(1)
+        self._metrics.redis_up.set(self.available)  # the breaker may have opened for another batch meanwhile
         return answers
 
     def _recorded(self, fill: Callable[[Pipeline], object]) -> list[Command]:

@@ -332,3 +332,43 @@ async def test_a_document_of_somebody_else_is_put_right(bench: Bench) -> None:
     await bench.redis.set(POLICY_KEY, b"nonsense")
     await bench.look()
     assert (await bench.published())["banter"].ttl == 60
+
+
+@pytest.mark.parametrize("call", ["refresh", "in_force", "publish"])
+async def test_a_policy_that_goes_while_it_is_looked_at_stays_gone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    part = bench.samples if call == "refresh" else bench.publisher
+    usual, waiting, go = getattr(part, call), asyncio.Event(), asyncio.Event()
+
+    async def slowly(*given: Any) -> Any:
+        waiting.set()
+        await go.wait()
+        return await usual(*given)
+
+    monkeypatch.setattr(part, call, slowly)
+    looking = asyncio.create_task(bench.look({"mode": "Auto"}))
+    await waiting.wait()
+    monkeypatch.setattr(part, call, usual)
+    if call == "publish":  # in the order in which they came to it
+        go.set()
+        await asyncio.sleep(0)
+    await bench.policies.gone(name="banter", uid="1", class_name="banter", claims=[])
+    go.set()
+    await looking
+    assert bench.condition("Ready") == ("False", "Gone")
+    assert await bench.published() == {}
+    assert await bench.metric("dub5_operator_ttl_seconds") is None
+    assert bench.policies._memories == {}
+
+
+async def test_a_look_that_fails_for_a_defect_is_counted_too(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: Any) -> None:
+        raise KeyError("nobody foresaw this")
+
+    monkeypatch.setattr(bench.samples, "refresh", fail)
+    with pytest.raises(KeyError):
+        await bench.look()
+    assert await bench.metric("dub5_operator_errors_total") == 1

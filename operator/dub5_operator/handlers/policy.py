@@ -64,6 +64,10 @@ class _Memory(msgspec.Struct):
     within_budget: bool = True
 
 
+class _Gone(Exception):
+    """The policy was deleted while it was looked at."""
+
+
 class Policies:
     """Looks at policies. `clock` gives seconds since the epoch."""
 
@@ -75,6 +79,7 @@ class Policies:
         self._metrics = metrics
         self._clock = clock
         self._memories: dict[str, _Memory] = {}
+        self._looking: set[str] = set()  # policies that are being looked at, and have not gone meanwhile
 
     def is_due(self, uid: str, spec: Mapping[str, Any]) -> bool:
         """Whether it is time to look, or the spec is another one."""
@@ -102,15 +107,24 @@ class Policies:
             oldest = min(claims, default=None)
             if oldest is not None and oldest[2] != uid:
                 return self._superseded(wanted, uid, oldest[1])
+            self._looking.add(uid)
             try:
                 await self._samples.refresh(classes)
                 return await self._looked(name, uid, wanted, status)
+            except _Gone:
+                return _unknown("Gone", "It was deleted while it was looked at.", "False")
             except TROUBLE as error:
                 self._metrics.errors.labels(name).inc()
                 return _away(error)
+            except Exception:  # a defect: kopf logs it and tries again, and the alert goes by the count
+                self._metrics.errors.labels(name).inc()
+                raise
+            finally:
+                self._looking.discard(uid)
 
     async def gone(self, *, name: str, uid: str, class_name: str, claims: Iterable[Claim]) -> None:
         """The policy is deleted: its class has the TTL of its configuration again, or the next policy's."""
+        self._looking.discard(uid)
         self._memories.pop(uid, None)
         self._metrics.forget(name)
         if not any(claim[2] != uid for claim in claims):
@@ -129,6 +143,7 @@ class Policies:
         )
 
     async def _looked(self, name: str, uid: str, wanted: CachePolicySpec, status: Mapping[str, Any]) -> Look:
+        self._check_there(uid)
         announced = self._samples.announcement
         if announced is None:
             return _unknown("NoReplicas", "No replica has said yet which cache classes there are.", "Unknown")
@@ -140,7 +155,9 @@ class Policies:
         current = await self._current(memory, wanted, configured, status)
         self._learn(memory, wanted.cache_class, current, now)
         decision = memory.learning.decide(_limits(wanted, configured), current, now)
+        self._check_there(uid)  # what is published from here on is published before what `gone` publishes
         ttl = await self._put_in_force(memory, wanted, configured, decision)
+        self._check_there(uid)
         told = decision if wanted.mode == "Auto" else memory.learning.kept(decision, ttl, now)
         self._metrics.tell(
             name,
@@ -155,6 +172,12 @@ class Policies:
             conditions=_conditions(wanted, told, ttl),
             events=_events(memory, wanted, told),
         )
+
+    def _check_there(self, uid: str) -> None:
+        """After each wait: `gone` may have been called meanwhile, and must not be undone."""
+        if uid not in self._looking:
+            self._memories.pop(uid, None)
+            raise _Gone
 
     def _memory(self, uid: str, wanted: CachePolicySpec, configured: AnnouncedClass) -> _Memory:
         limits = _limits(wanted, configured)

@@ -551,3 +551,21 @@ async def test_a_cluster_that_is_away_at_the_start_is_found_when_it_comes() -> N
 async def fail_to_get(link: RedisLink) -> None:
     with pytest.raises(RedisUnavailable):
         await get(link, "a")
+
+
+async def test_an_answer_that_comes_after_the_breaker_opened_does_not_look_like_redis_is_back(
+    redis: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with linked(redis) as link:
+        servers: Any = link._servers
+        usual, batches = servers.ask, servers._batches
+
+        async def late(commands: list[Any]) -> Any:
+            answers = await usual(commands)
+            batches._failed(TimeoutError(), hung=True)  # as another batch would
+            return answers
+
+        monkeypatch.setattr(batches, "_ask_probe", asyncio.Event().wait)  # nobody learns that it is back
+        monkeypatch.setattr(servers, "ask", late)
+        await ping(link)
+        assert link._metrics.registry.get_sample_value("dub5_redis_up") == 0
