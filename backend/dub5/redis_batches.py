@@ -139,9 +139,9 @@ class Batches:
         return self._probe is None
 
     async def stop(self) -> None:
-        if self._probe is not None:
-            await self._probe.stop()
         await self._running.stop()
+        if self._probe is not None:  # perhaps begun by a batch that failed as it was stopped
+            await self._probe.stop()
 
     def ask(self, commands: list[Command]) -> asyncio.Future[list[Any]]:
         """The answers to these commands, in order, refusals among them; RedisUnavailable within one timeout."""

@@ -12,11 +12,17 @@ import structlog
 from structlog.typing import EventDict
 
 from dub5 import app
+from dub5.admission import limits
+from dub5.admission.limits import RateLimiter
 from dub5.app import Application
+from dub5.cache import samples
+from dub5.cache.purges import Purges
+from dub5.cache.samples import Sampler
 from dub5.server import Replica
 from dub5.settings_loader import convert
 from dub5.telemetry.process import LoopLagProbe
 from tests.harness import LOOPBACK, later
+from tests.integration.cache.support import until
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +78,29 @@ async def test_a_replica_that_cannot_start_gives_its_ports_back(
     for url in (replica.url, replica.operations_url):
         with socket.socket() as again:
             again.bind(("127.0.0.1", urlsplit(url).port))
+
+
+@pytest.mark.parametrize(
+    ("kind", "call"), [(Purges, "synchronise"), (Sampler, "look_around"), (RateLimiter, "_beat")]
+)
+async def test_what_is_done_again_later_does_not_keep_it_from_starting(
+    redis: str, monkeypatch: pytest.MonkeyPatch, kind: type[object], call: str
+) -> None:
+    usual = getattr(kind, call)
+    calls = 0
+
+    async def fail_once(self: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise KeyError("nobody foresaw this")
+        await usual(self)
+
+    monkeypatch.setattr(kind, call, fail_once)
+    monkeypatch.setattr(samples, "INTERVAL", 0.01)
+    monkeypatch.setattr(limits, "HEARTBEAT", 0.01)
+    async with await built(redis):
+        await until(lambda: calls > 2)
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,8 @@ class RateLimiter:
 
     async def start(self) -> None:
         if self._link is not None and self._limits:
-            await self._beat()
+            with self._background.noting("replica-heartbeat"):
+                await self._beat()
             self._heartbeat = self._background.start("replica-heartbeat", self._keep_beating)
 
     async def stop(self) -> None:

@@ -69,10 +69,9 @@ class AnswerCache:
 
     async def start(self) -> None:
         if self._shared is not None:
-            with contextlib.suppress(RedisUnavailable):
-                await (
-                    self._purges.synchronise()
-                )  # so that the first request asks under the installation's name
+            # So that the first request asks under the installation's name.
+            with self._background.noting("purge-reader"), contextlib.suppress(RedisUnavailable):
+                await self._purges.synchronise()
             self._synchroniser = self._background.start("purge-reader", self._keep_synchronised)
 
     async def stop(self) -> None:

@@ -136,9 +136,10 @@ class Sampler:
         self._flusher: BackgroundTask | None = None
 
     async def start(self) -> None:
-        with contextlib.suppress(RedisUnavailable):
-            await self._link.pipeline("samples", _bound)
-        await self.look_around()
+        with self._background.noting("sample-writer"):
+            with contextlib.suppress(RedisUnavailable):
+                await self._link.pipeline("samples", _bound)
+            await self.look_around()
         self._flusher = self._background.start("sample-writer", self._keep_flushing)
 
     async def stop(self) -> None:

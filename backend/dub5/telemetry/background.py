@@ -17,8 +17,9 @@ sees to that.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from typing import Any, Literal, TypeVar
 
 from dub5.telemetry.logging import get_logger
@@ -205,6 +206,14 @@ class Background:
         tasks = [each.stop() for each in self.tasks]
         jobs = [each.stop() for each in self._jobs.values()]
         await asyncio.gather(*tasks, *jobs)
+
+    @contextlib.contextmanager
+    def noting(self, name: str) -> Iterator[None]:
+        """For what a background task will do again anyway, done once before it starts: a failure is only noted."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001
+            self.failures(name).note(error)
 
     def unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """For `loop.set_exception_handler`: what a callback raised, or a task that nobody awaited."""

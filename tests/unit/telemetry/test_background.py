@@ -281,6 +281,27 @@ async def test_a_job_may_be_awaited_and_raises_there_too(scene: Scene) -> None:
     assert scene.figure("failures_total") == 1
 
 
+async def test_what_a_callback_raises_is_noted_and_what_is_no_error_goes_where_it_went(scene: Scene) -> None:
+    def fail() -> None:
+        raise failed()
+
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(scene.background.unhandled)
+    loop.call_soon(fail)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    loop.call_exception_handler({"message": "something odd"})
+    assert [(line["event"], line["task"]) for line in scene.logs] == [("background task failed", "other")]
+    count = scene.metrics.registry.get_sample_value("dub5_background_failures_total", {"task": "other"})
+    assert count == 1
+
+
+async def test_a_failure_before_the_start_is_noted(scene: Scene) -> None:
+    with scene.background.noting("reader"):
+        raise failed()
+    assert (scene.figure("failures_total"), scene.said()) == (1, ["background task failed"])
+
+
 async def test_without_metrics_nothing_is_counted_but_all_is_done() -> None:
     background, work = Background(rng=lambda: 0.0), Work()
     with structlog.testing.capture_logs() as logs:
