@@ -28,11 +28,13 @@ from dub5.admission.gate import Gate
 from dub5.admission.keys import KeyRing
 from dub5.admission.limits import RateLimiter
 from dub5.api import cache, models, operations
+from dub5.api.browsers import BrowserMiddleware
 from dub5.api.chat import ChatFirst, ChatRoute
 from dub5.api.draining import DrainMiddleware
 from dub5.api.errors import HANDLERS
 from dub5.api.page import Page
 from dub5.arrivals import Arrivals, budget_of
+from dub5.browsers import Origins
 from dub5.cache.answers import AnswerCache
 from dub5.cache.flights import Flights
 from dub5.cache.leases import Leases
@@ -110,8 +112,10 @@ class Application:
         self._lag = LoopLagProbe(self.metrics, self.background)
         chat = ChatRoute(self._pipeline, self._keys, self._limiter, settings.server, self.arrivals)
         leaving = DrainMiddleware(ChatFirst(chat, self._public(chat)), self.drain)
-        self.public: ASGIApp = TelemetryMiddleware(leaving, self.metrics, self._tracer)
-        self.operations: ASGIApp = self._operations()
+        self.origins = Origins(settings.server.allowed_origins)
+        guarded = BrowserMiddleware(leaving, self.origins, self._keys)
+        self.public: ASGIApp = TelemetryMiddleware(guarded, self.metrics, self._tracer)
+        self.operations: ASGIApp = BrowserMiddleware(self._operations(), Origins())
 
     async def __aenter__(self) -> Application:
         async with contextlib.AsyncExitStack() as stack:

@@ -12,11 +12,13 @@ class's words in one error: `as_said`.
     │   │   └── Unsupported             400  this route cannot do it, another one might
     │   ├── InvalidKey                  401
     │   ├── Forbidden                   403
+    │   ├── ForeignOrigin               403  a web page that is not allowed, without a key
     │   ├── UnknownModel                404
     │   ├── UnknownPath                 404
     │   ├── WrongMethod                 405
     │   ├── RequestTimeout              408
     │   ├── RequestTooLarge             413
+    │   ├── UnknownHost                 421
     │   └── HeadTooLarge                431
     ├── RateLimited                     429  the tenant's requests or tokens are used up
     ├── Overloaded                      503  no room, or draining
@@ -127,6 +129,21 @@ class Forbidden(CallerError):
     code = "forbidden"
 
 
+class ForeignOrigin(CallerError):
+    """A page of another origin calls without a valid key. `origin` is None where the browser does not tell it."""
+
+    status = 403
+    type = "permission_error"
+    code = "origin_not_allowed"
+
+    def __init__(self, origin: str | None) -> None:
+        page = "A web page" if origin is None else f"A page of {origin[:100]}"
+        super().__init__(
+            f"{page} may not call this service without a valid key. `server.allowed_origins` lists those that may.",
+            param="Origin",
+        )
+
+
 class UnknownModel(CallerError):
     """`model` names neither a personality nor a model."""
 
@@ -163,6 +180,19 @@ class RequestTooLarge(CallerError):
 
     status = 413
     code = "request_too_large"
+
+
+class UnknownHost(CallerError):
+    """No keys, and a `Host` that somebody else may have pointed here: RFC 9110 section 15.5.20."""
+
+    status = 421
+    code = "host_not_allowed"
+
+    def __init__(self, host: str) -> None:
+        super().__init__(
+            f"Without keys this service does not answer as {host[:100]}. `server.allowed_hosts` lists its names.",
+            param="Host",
+        )
 
 
 class RequestTimeout(CallerError):

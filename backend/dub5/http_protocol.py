@@ -26,7 +26,7 @@ import random
 import termios
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -38,7 +38,16 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from dub5.arrivals import JOINED, SMALL_REQUEST, Arrivals, no_room
-from dub5.errors import Dub5Error, HeadTooLarge, InvalidRequest, Overloaded, RequestTimeout, whole_seconds
+from dub5.browsers import Hosts, Origins, Verdict
+from dub5.errors import (
+    Dub5Error,
+    HeadTooLarge,
+    InvalidRequest,
+    Overloaded,
+    RequestTimeout,
+    UnknownHost,
+    whole_seconds,
+)
 from dub5.telemetry.logging import get_logger
 
 MAX_HEAD = 64 * 2**10
@@ -81,12 +90,23 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Connections(ServerState):
-    """All connections of one listener. `on_refused` is told why each one was closed that misbehaved."""
+    """All connections of one listener. `on_refused` is told why each one was closed that misbehaved.
+
+    `hosts` are the names that it is called by, `origins` the web pages that may read why they are refused.
+    """
 
     def __init__(
-        self, limits: Limits, on_refused: Callable[[str], None], arrivals: Arrivals | None = None
+        self,
+        limits: Limits,
+        on_refused: Callable[[str], None],
+        arrivals: Arrivals | None = None,
+        *,
+        hosts: Hosts | None = None,
+        origins: Origins | None = None,
     ) -> None:
         super().__init__()
+        self.hosts = hosts if hosts is not None else Hosts()
+        self.origins = origins if origins is not None else Origins()
         self.arrivals = arrivals if arrivals is not None else Arrivals(_NO_LIMIT)
         self.limits = limits
         self.on_refused = on_refused
@@ -191,7 +211,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._over = False  # nothing that comes is parsed any more
         self._last_word: bytes | None = None  # to be said when the requests before it are answered
         self._begun = self._headed = False  # the message now arriving: its first byte, its head
-        self._hosts = 0
+        self._hosts, self._host = 0, b""
+        self._good_host: bytes | None = None  # what the requests before this one named
         self._advanced = False
         self._overhead = 0
         self._thrown_away = 0
@@ -315,6 +336,7 @@ class GuardedProtocol(HttpToolsProtocol):
         name = name.lower()
         if name == b"host":
             self._hosts += 1
+            self._host = value
         elif name == b"transfer-encoding" and value.lower() != b"chunked":
             raise _malformed("has a Transfer-Encoding other than chunked")
         elif name == b"expect" and value.lower() == b"100-continue":
@@ -338,6 +360,22 @@ class GuardedProtocol(HttpToolsProtocol):
             raise _malformed("has a Transfer-Encoding, which HTTP/1.0 does not know")
         if self.parser.get_method() == b"CONNECT":
             raise _malformed("asks for a tunnel")
+        if self._hosts and (self._host != self._good_host or self.url[:1] != b"/"):
+            self._check_host()
+
+    def _check_host(self) -> None:
+        if b"://" in self.url and self.url[:1] != b"/" and self._authority() != self._host.lower():
+            raise _malformed("names one host in its target and another one in its Host header")
+        verdict = self._all.hosts.judge(self._host, self.server[0] if self.server is not None else None)
+        if verdict is Verdict.MALFORMED:
+            raise _malformed("has an invalid Host header")
+        if verdict is Verdict.UNKNOWN:
+            raise UnknownHost(self._host.decode())
+        self._good_host = self._host
+
+    def _authority(self) -> bytes:
+        """Of a target that is a whole URL, as for a proxy."""
+        return self.url.partition(b"://")[2].partition(b"/")[0].partition(b"?")[0].lower()
 
     def on_body(self, body: bytes) -> None:
         self._advanced = True
@@ -388,6 +426,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._all.forget(self)
         if isinstance(error, HeadTooLarge):
             reason = "head_too_large"
+        elif isinstance(error, UnknownHost):
+            reason = "host"
         if reason != "too_many":
             self._all.on_refused(reason)
         before = self._running is not None and not self._running.response_complete
@@ -400,8 +440,8 @@ class GuardedProtocol(HttpToolsProtocol):
             else:
                 self._disconnect()
                 before = False
-        self._let_go()
         word = self._rendered(error, reason)
+        self._let_go()
         if before:
             self._last_word = word
         else:
@@ -497,11 +537,19 @@ class GuardedProtocol(HttpToolsProtocol):
             (b"content-length", str(len(body)).encode()),
             (b"x-request-id", request_id.encode()),
             (b"connection", b"close"),
+            *self._permission(),
         ]
         if error.retry_after is not None:
             headers.append((b"retry-after", b"%d" % whole_seconds(error.retry_after)))
         lines = [b"%b: %b\r\n" % header for header in headers]
         return b"".join([STATUS_LINE[error.status], *lines, b"\r\n", body])
+
+    def _permission(self) -> Iterable[tuple[bytes, bytes]]:
+        """What lets the page read it that has sent this request; of half a head maybe nothing."""
+        if not self._all.origins or not self._begun:
+            return ()
+        origin = next((value for name, value in self.headers if name == b"origin"), None)
+        return self._all.origins.headers(origin.decode("latin-1") if origin is not None else None) or ()
 
 
 def _refusal_of(error: httptools.HttpParserError) -> Dub5Error:

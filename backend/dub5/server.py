@@ -25,6 +25,7 @@ from litestar.types import ASGIApp
 
 from dub5 import __version__
 from dub5.app import Application
+from dub5.browsers import Hosts, Origins
 from dub5.errors import ConfigError
 from dub5.http_protocol import Connections, GuardedProtocol, Limits
 from dub5.settings import Settings
@@ -58,6 +59,7 @@ class _Listener(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
+                interface="asgi3",  # it would take a middleware that is no coroutine function for the old one
                 http=GuardedProtocol,
                 loop="none",
                 lifespan="off",
@@ -139,7 +141,7 @@ class Replica:
         self._public = _Listener(
             self.application.public,
             public,
-            self._connections(_room(server.max_connections)),
+            self._connections(_room(server.max_connections), self.application.origins),
             background,
             on_close=self.application.drain.close,
         )
@@ -150,15 +152,22 @@ class Replica:
         self._hurry = asyncio.Event()
         self.application.metrics.open_connections.set_function(lambda: self._public.connections)
 
-    def _connections(self, max_connections: int) -> Connections:
-        server, refused = self.application.settings.server, self.application.metrics.connections_refused
+    def _connections(self, max_connections: int, origins: Origins | None = None) -> Connections:
+        settings, refused = self.application.settings, self.application.metrics.connections_refused
+        server = settings.server
         limits = Limits(
             read_timeout=server.read_timeout,
             write_timeout=server.write_timeout,
             idle=server.keep_alive,
             max_connections=max_connections,
         )
-        return Connections(limits, lambda reason: refused.labels(reason).inc(), self.application.arrivals)
+        return Connections(
+            limits,
+            lambda reason: refused.labels(reason).inc(),
+            self.application.arrivals,
+            hosts=Hosts(server.allowed_hosts if settings.auth.keys is None else None),
+            origins=origins,
+        )
 
     async def run(self) -> None:
         # What was made until now lives as long as the process: a full garbage collection that looked at all of it

@@ -115,6 +115,21 @@ class ServerSettings(Section, frozen=True):
     ] = None
     operations_port: Annotated[Port, Meta(description="Port of /livez, /readyz and /metrics.")] = 9000
     page: Annotated[bool, Meta(description="Serve the chat page at `/`.")] = True
+    allowed_origins: Annotated[
+        list[str],
+        Meta(
+            description="Origins of other sites whose pages may call this service and read its answers (CORS), such as "
+            "`https://chat.example.com` or `app://obsidian.md`; `*`: all. Pages of any other origin need a valid key."
+        ),
+    ] = []
+    allowed_hosts: Annotated[
+        list[str],
+        Meta(
+            description="Where there are no keys: names and addresses, without a port, by which clients call it "
+            "besides loopback's own and the address that they reach; `*.example.com`: all names below that one, "
+            "`*`: any. Others get 421, since a web page can point a name of its own here."
+        ),
+    ] = []
     max_body: Annotated[Size, Meta(description="Largest request body, counted while it arrives.")] = (
         _constant(Size(20 * 2**20))
     )
@@ -649,6 +664,15 @@ def _validate_auth(settings: Settings) -> None:
             f"server.host: refusing to listen on {server.host} without keys. "
             "Set auth.keys, or auth.anonymous: true to serve everybody who can reach it."
         )
+    if auth.keys is None and not auth.anonymous and "*" in server.allowed_origins:
+        raise ConfigError(
+            "server.allowed_origins: refusing `*` without keys: every web page that is looked at on this machine could "
+            "use the service. Name the origins, set auth.keys, or auth.anonymous: true to serve everybody."
+        )
+
+
+_ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
+_HOST_NAME = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
 
 
 def _validate_server(server: ServerSettings) -> None:
@@ -657,6 +681,34 @@ def _validate_server(server: ServerSettings) -> None:
     same_host = server.operations_host in {None, server.host}
     if same_host and server.port == server.operations_port != 0:
         raise ConfigError(f"server.operations_port: {server.port} is server.port already; take another one")
+    for index, origin in enumerate(server.allowed_origins):
+        _validate_origin(f"server.allowed_origins[{index}]", origin)
+    for index, host in enumerate(server.allowed_hosts):
+        if not _is_host(host):
+            raise ConfigError(
+                f"server.allowed_hosts[{index}]: {_quoted(host)} is not a host; write for example chat.example.com, "
+                "*.example.com or 10.0.0.5, without scheme and port"
+            )
+
+
+def _validate_origin(where: str, origin: str) -> None:
+    if origin == "null":
+        raise ConfigError(
+            f"{where}: `null` is what any page can make of its origin; name one, or serve the page"
+        )
+    if origin != "*" and not _ORIGIN.fullmatch(origin):
+        raise ConfigError(
+            f"{where}: {_quoted(origin)} is not an origin; write for example https://chat.example.com or "
+            "http://localhost:3000, without a path"
+        )
+
+
+def _is_host(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return host == "*" or _HOST_NAME.fullmatch(host) is not None
+    return True
 
 
 def _validate_redis(redis: RedisSettings) -> None:

@@ -3,7 +3,8 @@
     python -m benchmarks.bounds          # every row
     python -m benchmarks.bounds redis    # some rows
 
-Prints a Markdown table as the rows come. Exits with 1 where a bar is missed. Needs `redis-server`.
+Prints a Markdown table as the rows come. Exits with 1 where a bar is missed. Needs `redis-server`; `browsers` needs
+what `tools/setup.sh browser` and `tools/setup.sh openai-node` set up.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 
 from benchmarks.runner import run
 
-ROWS = ["redis", "bodies", "arrival"]
+ROWS = ["redis", "bodies", "arrival", "browsers"]
 
 if __name__ == "__main__":
     sys.exit(run("benchmarks.bounds", ROWS, __doc__, longest=1200))

@@ -37,7 +37,7 @@ PAUSE = 10.0
 """Seconds after which those that were refused come again."""
 
 LIMIT, SHARE = 512 * 2**20, 0.85
-_HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+_HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
 _HALF_HEAD = _HEAD + b"".join(b"x-%d: %b\r\n" % (number, b"y" * 600) for number in range(95))
 _BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x" * 2**20}]}).encode()
 _HALF_BODY = _HEAD + b"content-length: %d\r\n\r\n" % len(_BODY) + _BODY[: len(_BODY) * 9 // 10]

@@ -373,6 +373,65 @@ class TestWayToAProvider:
         assert "hidden" not in message
 
     @pytest.mark.parametrize(
+        "origin",
+        [
+            "chat.example.com",
+            "https://",
+            "https://a b",
+            "https://*.example.com",
+            "https://a.example/",
+            "x@a",
+            "NULL",
+        ],
+    )
+    def test_what_is_no_origin_is_refused(self, origin: str) -> None:
+        told = refusal({"server": {"allowed_origins": ["https://a.example", origin]}})
+        assert told.startswith(f"server.allowed_origins[1]: `{origin}` is not an origin")
+
+    def test_origins_that_any_page_has_are_refused(self) -> None:
+        for origin, why in (("null", "what any page can make"), ("*", "without keys")):
+            told = refusal({"server": {"allowed_origins": [origin]}})
+            assert told.startswith("server.allowed_origins")
+            assert why in told
+
+    @pytest.mark.parametrize(
+        "host", ["", "a b", "http://a", "a/b", "*.", "a.*", "*a", "[::1]:80", "me@a", "a:1"]
+    )
+    def test_what_is_no_host_is_refused(self, host: str) -> None:
+        assert refusal({"server": {"allowed_hosts": [host]}}).startswith("server.allowed_hosts[0]: ")
+
+    @pytest.mark.parametrize(
+        "server",
+        [
+            {
+                "allowed_origins": [
+                    "https://a.example",
+                    "http://[::1]:3000",
+                    "app://obsidian.md",
+                    "tauri://localhost",
+                ]
+            },
+            {
+                "allowed_hosts": [
+                    "a.example",
+                    "*.a.example",
+                    "*",
+                    "10.0.0.5",
+                    "fd00::5",
+                    "[fd00::5]",
+                    "my_service",
+                ]
+            },
+        ],
+    )
+    def test_hosts_and_origins_have_many_forms(self, server: Json) -> None:
+        convert({"server": server})
+
+    @pytest.mark.parametrize("auth", [{"anonymous": True}, {"keys": {"file": "keys.yaml"}}])
+    def test_all_origins_may_be_allowed_where_that_is_meant(self, auth: Json) -> None:
+        convert({"server": {"allowed_origins": ["*"]}, "auth": auth})
+
+    @pytest.mark.parametrize(
         "written",
         [
             {"proxy": "none"},

@@ -77,6 +77,10 @@ class KeyRing:
             self._seen = self._stamp()
             self._callers = self._read(self._source, environment)
 
+    @property
+    def configured(self) -> bool:
+        return self._source is not None
+
     def authenticate(self, authorization: str) -> Caller:
         """The caller behind an `Authorization` header; InvalidKey otherwise."""
         if self._source is None:

@@ -93,14 +93,16 @@ def too_large(limit: int) -> RequestTooLarge:
 
 
 def require_json(headers: dict[str, str]) -> None:
-    """InvalidRequest where the body is declared to be something else, or compressed.
+    """InvalidRequest where the body is not declared to be JSON, or is compressed.
 
-    A form or plain text is what a foreign web page may send without asking: on a loopback listener without
-    keys this check is what keeps it out. Compressed bodies are refused, for a small one can hide a huge one.
+    A form, plain text and bytes of no declared type are what a foreign web page may send without asking; this keeps
+    it out also where a browser tells nothing of the page. Compressed bodies are refused, for a small one can hide a
+    huge one.
     """
-    kind = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
-        raise InvalidRequest(f"The body must be application/json, not {kind[:100]}.", param="Content-Type")
+        declared = f"is declared as {kind[:100]}" if kind else "has no Content-Type"
+        raise InvalidRequest(f"The body must be application/json, and {declared}.", param="Content-Type")
     if headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise InvalidRequest("Compressed bodies are not accepted.", param="Content-Encoding")
 

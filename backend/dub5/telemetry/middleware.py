@@ -246,6 +246,7 @@ def _head(record: RequestRecord) -> list[tuple[bytes, bytes]]:
     headers = [(b"x-request-id", record.request_id.encode())]
     if record.timings:
         headers.append((b"server-timing", server_timing(record.timings).encode()))
+    headers += record.answer_headers
     return headers
 
 

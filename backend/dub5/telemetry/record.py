@@ -8,6 +8,7 @@ prompt, a key or a query string.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 import msgspec
@@ -36,7 +37,7 @@ class RequestRecord(msgspec.Struct, kw_only=True):
     had which came after the head: then only an event can tell it. `cache` is the Cache-Status header.
     `timings` are seconds by phase: auth, queue, cache, provider; those there when the response head is sent
     become Server-Timing. `leader_request_id` and `leader_trace_id` are of the request whose provider call this
-    one waited for, where that was another.
+    one waited for, where that was another. `answer_headers` go with whatever is answered.
     """
 
     request_id: str
@@ -61,6 +62,7 @@ class RequestRecord(msgspec.Struct, kw_only=True):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     timings: dict[str, float] = {}
+    answer_headers: Sequence[tuple[bytes, bytes]] = ()
 
 
 def keep(scope: Scope, record: RequestRecord) -> None:

@@ -18,8 +18,8 @@ from tests.harness import Running, openai_provider, running
 
 BODY = b'{"model":"small","messages":[{"role":"user","content":"hi"}]}'
 STREAM = BODY[:-1] + b',"stream":true}'
-HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-GET = b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n"
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+GET = b"GET /v1/models HTTP/1.1\r\nhost: localhost\r\n\r\n"
 CHUNKED = b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
 IMPATIENT = {"read_timeout": "300ms", "write_timeout": "300ms"}
 PATIENCE = 60
@@ -163,13 +163,19 @@ AMBIGUOUS = {
     "a chunk longer than it says": chunked(body=CHUNKED.replace(b"\r\n0\r\n", b"0\r\n")),
     "a line feed in a chunk extension": chunked(body=CHUNKED.replace(b"\r\n", b";a=b\n", 1)),
     "a length in the trailer": chunked(body=CHUNKED[:-2] + b"content-length: 9\r\n\r\n"),
-    "no host": GET.replace(b"host: x\r\n", b""),
-    "two hosts": GET.replace(b"host: x\r\n", b"host: x\r\nhost: y\r\n"),
+    "no host": GET.replace(b"host: localhost\r\n", b""),
+    "two hosts": GET.replace(b"host: localhost\r\n", b"host: localhost\r\nhost: y\r\n"),
+    "no name of a host": GET.replace(b"localhost", b""),
+    "a host that is none": GET.replace(b"localhost", b"a b/c@d"),
+    "a host with a user": GET.replace(b"localhost", b"me@localhost"),
+    "two hosts in one": GET.replace(b"localhost", b"localhost, evil.example"),
+    "a port that is none": GET.replace(b"localhost", b"localhost:x"),
+    "another host in the target": GET.replace(b"/v1", b"http://evil.example/v1"),
     "HTTP/0.9": b"GET /v1/models\r\n\r\n",
     "HTTP/2 by assertion": GET.replace(b"HTTP/1.1", b"HTTP/2.0"),
     "HTTP/2's preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "TLS": bytes.fromhex("160301020001000001fc0303"),
-    "a tunnel": b"CONNECT x:443 HTTP/1.1\r\nhost: x\r\n\r\n",
+    "a tunnel": b"CONNECT x:443 HTTP/1.1\r\nhost: localhost\r\n\r\n",
     "a space in the path": GET.replace(b"models", b"mod els"),
     "a target that is no URL": GET.replace(b"/v1/models", b"http://[::1"),
 }
@@ -204,6 +210,7 @@ FINE = {
         BODY, b"connection: upgrade, http2-settings", b"upgrade: h2c", b"http2-settings: x"
     ),
     "a wish for HTTP/2, in chunks": chunked(b"connection: upgrade", b"upgrade: h2c"),
+    "a whole URL": post().replace(b"/v1", b"http://localhost/v1"),
     "line ends first": b"\r\n" * 100 + post(),
 }
 
@@ -227,6 +234,13 @@ async def test_what_is_odd_but_clear_is_answered_however_it_arrives(
         assert b'"object":"list"' in second.body
 
 
+async def test_each_request_of_a_connection_has_to_name_its_host(server: Running) -> None:
+    async with connected(server) as client:
+        client.send(GET + GET.replace(b"localhost", b"evil.example") + GET)
+        statuses = [answer.status for answer in await client.answers()]
+    assert statuses == [200, 421]
+
+
 async def test_a_trailer_does_not_pass_for_a_header(server: Running, fake: FakeOpenAI) -> None:
     fake.reply = say("Hello")
     async with connected(server) as client:
@@ -240,7 +254,7 @@ async def test_a_trailer_does_not_pass_for_a_header(server: Running, fake: FakeO
 LARGE = {
     "one large header": GET[:-2] + b"x-a: " + b"a" * 2**20 + b"\r\n\r\n",
     "a header that never ends": GET[:-2] + b"x-a: " + b"a" * 2**17,
-    "a large target": b"GET /" + b"a" * 2**20 + b" HTTP/1.1\r\nhost: x\r\n\r\n",
+    "a large target": b"GET /" + b"a" * 2**20 + b" HTTP/1.1\r\nhost: localhost\r\n\r\n",
     "many headers": GET[:-2] + b"a: b\r\n" * 101 + b"\r\n",
     "line ends without end": b"\r\n" * 2**16,
     "a chunk extension without end": chunked(body=b"1;" + b"a" * 2**17),
@@ -307,7 +321,7 @@ async def test_a_byte_now_and_then_does_not_keep_a_request_alive(fake: FakeOpenA
 async def test_on_another_route_a_body_that_does_not_arrive_is_told_too(fake: FakeOpenAI) -> None:
     async with running({**openai_provider(fake.base_url), "server": IMPATIENT}) as server:
         async with connected(server) as client:
-            client.send(b"POST /v1/cache/invalidations HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{")
+            client.send(post(b"{}").replace(b"/v1/chat/completions", b"/v1/cache/invalidations")[:-1])
             [answer] = await client.answers()
         assert answer.code == "request_timeout"
         assert defects(server) == []
@@ -324,7 +338,7 @@ async def test_a_body_whose_answer_is_out_is_not_waited_for_either(fake: FakeOpe
 
 async def test_a_body_whose_answer_is_out_is_thrown_away_up_to_a_limit(server: Running) -> None:
     async with connected(server) as client:
-        client.send(b"GET /v1/models HTTP/1.1\r\nhost: x\r\ncontent-length: 999999999999\r\n\r\n")
+        client.send(b"GET /v1/models HTTP/1.1\r\nhost: localhost\r\ncontent-length: 999999999999\r\n\r\n")
         answer = await client.answer()
         assert answer is not None
         assert answer.status == 200
@@ -456,7 +470,7 @@ async def test_a_client_that_does_not_read_a_whole_answer_is_cut_off(fake: FakeO
         running({**openai_provider(fake.base_url), "server": IMPATIENT}) as server,
         connected(server, limit=1024) as client,
     ):
-        client.send(post().replace(b"host: x\r\n", b"host: x\r\n" + last))
+        client.send(post().replace(b"host: localhost\r\n", b"host: localhost\r\n" + last))
         await eventually(server, "dub5_connections_refused_total", 1, reason="slow_reader")
         await eventually(server, "dub5_open_connections", 0)
 

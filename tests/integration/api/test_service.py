@@ -378,7 +378,8 @@ async def test_a_client_that_does_not_read_is_cut_off_at_max_stream(fake: FakeOp
         _, writer = await asyncio.open_connection(host, int(port), limit=1024)
         body = b'{"model":"small","stream":true,"messages":[{"role":"user","content":"hi"}]}'
         head = (
-            f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n"
+            b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
         )
         writer.write(head + body)
         await eventually(server, "dub5_http_requests_total", 1, outcome="provider_error")

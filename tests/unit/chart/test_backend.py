@@ -34,6 +34,28 @@ def test_the_program_accepts_its_configuration(values: Json) -> None:
     assert settings.auth.anonymous != (settings.auth.keys is not None)
 
 
+def test_without_keys_pods_know_the_names_that_they_are_called_by() -> None:
+    names = {
+        f"{service}{end}"
+        for service in ("dub5", "dub5-operations")
+        for end in ("", ".chat", ".chat.svc", ".chat.svc.cluster.local")
+    }
+    assert set(configuration({"auth": {"anonymous": True}})["server"]["allowed_hosts"]) == names
+    values: Json = {
+        "auth": {"anonymous": True},
+        "config": {"server": {"allowed_hosts": ["10.0.0.80", "dub5"]}},
+        "ingress": {"enabled": True, "hosts": ["chat.example.com"]},
+        "httpRoute": {"enabled": True, "parentRefs": [{"name": "gateway"}], "hostnames": ["*.example.org"]},
+    }
+    hosts = convert(configuration(values)).server.allowed_hosts
+    assert len(hosts) == len(set(hosts))
+    assert set(hosts) == names | {"10.0.0.80", "chat.example.com", "*.example.org"}
+
+
+def test_with_keys_the_names_do_not_matter() -> None:
+    assert "allowed_hosts" not in configuration({})["server"]
+
+
 def test_numbers_arrive_as_they_were_written() -> None:
     limits = {"requests_per_minute": 1_000_000, "tokens_per_minute": 123_456_789}
     values = {

@@ -4,6 +4,7 @@
 {{- $config := mustMergeOverwrite (deepCopy .Values.config) (dict "server" $server) }}
 {{- if .Values.auth.anonymous }}
 {{- $_ := set $config "auth" (dict "anonymous" true) }}
+{{- $_ := set $config.server "allowed_hosts" (include "dub5.config.hosts" . | fromYamlArray) }}
 {{- else }}
 {{- $_ := set $config "auth" (dict "keys" (dict "file" "/etc/dub5/keys/keys.yaml")) }}
 {{- end }}
@@ -11,6 +12,19 @@
 {{- $_ := set $config "redis" (include "dub5.config.redis" . | fromYaml) }}
 {{- end }}
 {{- toYaml $config }}
+{{- end }}
+
+{{/* By which names pods are called: those of the Services and routes, and those of `config`. Scrapes and probes call them
+by their address, which pods know themselves. */}}
+{{- define "dub5.config.hosts" -}}
+{{- $hosts := list }}
+{{- range $name := list (include "dub5.fullname" .) (include "dub5.operations.fullname" .) }}
+{{- $inside := printf "%s.%s" $name $.Release.Namespace }}
+{{- $hosts = concat $hosts (list $name $inside (printf "%s.svc" $inside) (printf "%s.svc.cluster.local" $inside)) }}
+{{- end }}
+{{- if .Values.ingress.enabled }}{{ $hosts = concat $hosts .Values.ingress.hosts }}{{ end }}
+{{- if .Values.httpRoute.enabled }}{{ $hosts = concat $hosts .Values.httpRoute.hostnames }}{{ end }}
+{{- concat $hosts (dig "server" "allowed_hosts" list .Values.config) | uniq | toYaml }}
 {{- end }}
 
 {{- define "dub5.config.redis" -}}

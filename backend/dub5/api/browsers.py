@@ -1,0 +1,65 @@
+"""Requests that browsers send: pages of other origins stay out, those that are allowed may read what comes.
+
+What `dub5.browsers` looks at no page can leave out or change, and no program sends it, but for desktop programs that
+are browsers inside and have an odd origin: their key lets them in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+
+from litestar.types import ASGIApp, Receive, Scope, Send
+
+from dub5.admission.keys import KeyRing
+from dub5.api.http import headers_of, send_error
+from dub5.browsers import MARKS, VARY, Origins, is_foreign, is_preflight, permission
+from dub5.errors import Dub5Error, ForeignOrigin
+from dub5.telemetry.record import record_of
+
+
+class BrowserMiddleware:
+    """`keys` are None where none opens anything. Costs other callers a look at the names of their headers."""
+
+    def __init__(self, app: ASGIApp, origins: Origins, keys: KeyRing | None = None) -> None:
+        self._app = app
+        self._origins = origins
+        self._keys = keys
+        self._varies = bool(origins)
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        # No coroutine of its own: each chunk of a stream would wake that one too.
+        for name, _ in scope["headers"]:
+            if name in MARKS:
+                return self._from_browser(scope, receive, send)
+        if self._varies:
+            record_of(scope).answer_headers = [VARY]
+        return self._app(scope, receive, send)
+
+    def _from_browser(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        headers, method = headers_of(scope), scope["method"]  # type: ignore[typeddict-item]
+        record = record_of(scope)
+        allowed = self._origins.headers(headers.get("origin"))
+        if allowed is not None:
+            record.answer_headers = allowed
+            if is_preflight(method, headers):
+                return _permit(send, headers)
+        elif is_foreign(method, headers) and not self._has_key(headers):
+            record.error_code = ForeignOrigin.code
+            return send_error(send, ForeignOrigin(headers.get("origin")))
+        elif self._varies:
+            record.answer_headers = [VARY]
+        return self._app(scope, receive, send)
+
+    def _has_key(self, headers: dict[str, str]) -> bool:
+        if self._keys is None or not self._keys.configured:
+            return False
+        try:
+            self._keys.authenticate(headers.get("authorization", ""))
+        except Dub5Error:
+            return False
+        return True
+
+
+async def _permit(send: Send, headers: dict[str, str]) -> None:
+    await send({"type": "http.response.start", "status": 204, "headers": permission(headers)})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
