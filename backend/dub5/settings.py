@@ -394,6 +394,25 @@ Sampling = Literal[
     "frequency_penalty",
     "seed",
     "stop",
+    "n",
+    "reasoning_effort",
+    "verbosity",
+    "service_tier",
+]
+"""Fields that may have a default."""
+
+Lockable = Literal[
+    Sampling,
+    "best_of",
+    "logit_bias",
+    "logprobs",
+    "top_logprobs",
+    "prediction",
+    "modalities",
+    "audio",
+    "web_search_options",
+    "tools",
+    "response_format",
 ]
 
 
@@ -406,7 +425,15 @@ class PersonalitySettings(Section, frozen=True):
     ] = []
     model: Annotated[str | None, Meta(description="One of `models`; the first where absent.")] = None
     cache_class: Annotated[str, Meta(description="One of `cache.classes`, or `default`.")] = "default"
-    locked: Annotated[list[Sampling], Meta(description="Sampling fields that a caller may not set.")] = []
+    locked: Annotated[
+        list[Lockable],
+        Meta(
+            description="Fields that a caller may not set, under any of their names. `max_tokens` also locks what else "
+            "makes an answer longer or dearer: `n`, `best_of`, `reasoning_effort`, `service_tier`, `prediction`, "
+            "`modalities`, `web_search_options`, `logprobs`. Where one of all these is locked, fields that are unknown "
+            "here are refused too."
+        ),
+    ] = []
     temperature: Annotated[
         Annotated[float, Meta(ge=0, le=2)] | None, Meta(description="Default of this field.")
     ] = None
@@ -427,6 +454,10 @@ class PersonalitySettings(Section, frozen=True):
     ] = None
     seed: Annotated[int | None, Meta(description="Default of this field.")] = None
     stop: Annotated[str | list[str] | None, Meta(description="Default of this field.")] = None
+    n: Annotated[Annotated[int, Meta(ge=1, le=128)] | None, Meta(description="Default of this field.")] = None
+    reasoning_effort: Annotated[str | None, Meta(description="Default of this field.")] = None
+    verbosity: Annotated[str | None, Meta(description="Default of this field.")] = None
+    service_tier: Annotated[str | None, Meta(description="Default of this field.")] = None
 
     def sampling(self) -> dict[str, Any]:
         """The sampling defaults that are set."""

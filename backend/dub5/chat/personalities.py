@@ -3,11 +3,16 @@
 What a personality puts before the caller's messages is composed once per revision and shared by all
 requests; the caller's own system message comes after it. The revision is a hash of everything that shapes
 the answer, and part of each cache key.
+
+What is locked the caller cannot set under another name either. A limit on an answer is none where the caller may have
+a hundred of them, so a locked limit locks what multiplies cost or length. And since providers know more fields than we
+do, some of which do the same by other names, whoever locks any of these lets callers set known fields only.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -18,11 +23,60 @@ from dub5.settings import PersonalitySettings
 
 Json = dict[str, Any]
 
+_LONGEST_NAME = 100
+
 _LIMITS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 """Two names of one limit: a caller who sets either means to replace a default of the other."""
 
 _EITHER = {**_LIMITS, "temperature": "top_p", "top_p": "temperature"}
 """What replaces a default beside its own name. Providers ask for one of the last two, and some refuse both."""
+
+_TOOLS = ("tools", "tool_choice", "parallel_tool_calls", "functions", "function_call")
+
+_TOGETHER = (
+    ("max_tokens", "max_completion_tokens"),
+    ("n", "best_of"),
+    ("reasoning_effort", "thinking"),
+    ("modalities", "audio"),
+    ("logprobs", "top_logprobs"),
+    _TOOLS,
+)
+"""Fields that are locked together: names of one thing, or nothing without each other."""
+
+_MULTIPLIERS = frozenset(
+    {"n", "best_of", "reasoning_effort", "thinking", "service_tier", "prediction", "modalities", "audio"}
+    | {"web_search_options", "logprobs", "top_logprobs"}
+)
+"""What makes answers longer or dearer than their limit says."""
+
+_COSTLY = _MULTIPLIERS | _LIMITS.keys()
+
+_KNOWN = _COSTLY.union(
+    _TOOLS,
+    ("model", "messages", "stream", "stream_options", "response_format", "stop", "verbosity", "logit_bias"),
+    ("temperature", "top_p", "top_k", "min_p", "seed"),
+    ("presence_penalty", "frequency_penalty", "repetition_penalty"),
+    ("user", "metadata", "store", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"),
+)
+"""Those, and what costs nothing more."""
+
+_AS_IF_UNSET: Json = {
+    "n": (1,),
+    "best_of": (1,),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "modalities": (["text"],),
+    "service_tier": ("auto", "default"),
+    "parallel_tool_calls": (True,),
+    "tool_choice": ("auto", "none"),
+    "tools": ([],),
+    "response_format": ({"type": "text"},),
+    "logit_bias": ({},),
+}
+"""What clients may write into a locked field that has no default, since it means the same as leaving it out."""
+
+_OWN_TOOLS = ("function", "custom")
+"""Kinds of tools that the caller runs; the provider runs and charges for any other."""
 
 
 class Personality:
@@ -33,9 +87,8 @@ class Personality:
         self.description = settings.description
         self.model = model
         self.cache_class = settings.cache_class
-        self._locked = frozenset(settings.locked) | {
-            _LIMITS[name] for name in settings.locked if name in _LIMITS
-        }
+        self._locked = _locked(settings.locked)
+        self._only_known = not self._locked.isdisjoint(_COSTLY)
         self._sampling = settings.sampling()
         system: list[Json] = [{"role": "system", "content": settings.system}] if settings.system else []
         self._opening = system + settings.messages
@@ -54,17 +107,38 @@ class Personality:
         A default gives way to the other word for the same choice, unless it is locked.
         """
         asked = request.body
-        for name in self._locked:
-            if asked.get(name) is not None and asked[name] != self._sampling.get(name):
-                raise InvalidRequest(
-                    f"The personality `{self.name}` does not let callers set `{name}`.", param=name
-                )
+        if self._locked:
+            self._refuse_locked(asked)
         defaults = {
             name: value
             for name, value in self._sampling.items()
             if asked.get(name) is None and (name in self._locked or asked.get(_EITHER.get(name, "")) is None)
         }
         return {**asked, **defaults}
+
+    def _refuse_locked(self, asked: Json) -> None:
+        for name in self._locked:
+            value = asked.get(name)
+            if value is not None and not self._is_as_set(name, value):
+                raise self._refusal(name)
+        if self._only_known:
+            for name, value in asked.items():
+                if value is not None and name not in _KNOWN:
+                    raise self._refusal(name)
+        if "web_search_options" in self._locked:
+            for tool in asked.get("tools") or ():
+                if tool.get("type", "function") not in _OWN_TOOLS:
+                    raise self._refusal("tools")
+
+    def _is_as_set(self, name: str, value: Any) -> bool:
+        default = self._sampling.get(name)
+        return value == default if default is not None else value in _AS_IF_UNSET.get(name, ())
+
+    def _refusal(self, name: str) -> InvalidRequest:
+        shown = name if len(name) <= _LONGEST_NAME else name[:_LONGEST_NAME] + "…"
+        return InvalidRequest(
+            f"The personality `{self.name}` does not let callers set `{shown}`.", param=shown
+        )
 
     def defaults(self, request: ChatRequest) -> frozenset[str]:
         """The fields that the caller left to this personality."""
@@ -73,6 +147,17 @@ class Personality:
     def messages(self, request: ChatRequest) -> list[Json]:
         """What the provider gets: the personality first, then all that the caller wrote."""
         return self._opening + request.messages
+
+
+def _locked(names: Iterable[str]) -> frozenset[str]:
+    """What these names lock in all."""
+    locked = set(names)
+    if not locked.isdisjoint(_LIMITS):
+        locked |= _MULTIPLIERS
+    for together in _TOGETHER:
+        if not locked.isdisjoint(together):
+            locked.update(together)
+    return frozenset(locked)
 
 
 def compile_all(settings: dict[str, PersonalitySettings], default_model: str) -> dict[str, Personality]:

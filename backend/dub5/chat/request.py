@@ -221,13 +221,13 @@ def _check_messages(body: Json) -> Steps[None]:
 
 
 def most_tokens(request: ChatRequest, fields: Json) -> int:
-    """About how many tokens a request may take: its prompt, and the longest answer that it allows."""
+    """About how many tokens a request may take: its prompt, and the longest answers that it allows."""
     if request.size > SMALL:
         prompt = sum(map(_tokens_of, fields["messages"]))
     else:
         prompt = len(msgspec.json.encode(fields["messages"])) // _CHARACTERS_PER_TOKEN
     answer: int = fields.get("max_completion_tokens") or fields.get("max_tokens") or _USUAL_ANSWER
-    return prompt + answer
+    return prompt + answer * (fields.get("n") or 1)
 
 
 def _tokens_of(message: Json) -> int:

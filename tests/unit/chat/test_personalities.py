@@ -79,6 +79,126 @@ def test_a_locked_field_is_refused_under_each_of_its_names(field: str, value: fl
     assert caught.value.param == field
 
 
+LIMITED = [
+    PersonalitySettings(max_tokens=50, locked=["max_tokens"]),
+    PersonalitySettings(max_completion_tokens=50, locked=["max_completion_tokens"]),
+    PersonalitySettings(max_tokens=50, n=2, locked=["max_tokens"]),
+]
+
+
+@pytest.mark.parametrize("settings", LIMITED)
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("max_tokens", 51),
+        ("max_completion_tokens", 51),
+        ("n", 100),
+        ("n", 3),
+        ("best_of", 100),
+        ("reasoning_effort", "high"),
+        ("thinking", {"type": "enabled", "budget_tokens": 30_000}),
+        ("service_tier", "priority"),
+        ("prediction", {"type": "content", "content": "x" * 10_000}),
+        ("modalities", ["text", "audio"]),
+        ("audio", {"voice": "alloy", "format": "wav"}),
+        ("web_search_options", {}),
+        ("logprobs", True),
+        ("top_logprobs", 20),
+        ("tools", [{"type": "function", "function": {"name": "f"}}, {"type": "web_search"}]),
+        # What other servers have, and what there may be tomorrow.
+        ("min_tokens", 10_000),
+        ("max_new_tokens", 10_000),
+        ("reasoning", {"effort": "high"}),
+        ("chat_template_kwargs", {"enable_thinking": True}),
+        ("models", ["openai/o9-pro"]),
+        ("MAX_TOKENS", 10_000),
+        ("x" * 5000, 1),
+    ],
+)
+def test_no_field_gets_round_a_locked_limit(settings: PersonalitySettings, field: str, value: Any) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        personality(settings).fields(request(**{field: value}))
+    assert caught.value.param is not None
+    assert field.startswith(caught.value.param.removesuffix("…"))
+    assert len(caught.value.message) < 200
+
+
+def test_what_costs_nothing_more_is_the_callers_own_where_the_limit_is_locked() -> None:
+    own = {
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "temperature": 1,
+        "top_p": 0.5,
+        "top_k": 5,
+        "seed": 1,
+        "stop": ["x"],
+        "presence_penalty": 1,
+        "logit_bias": {"50256": -100},
+        "response_format": {"type": "json_object"},
+        "user": "u",
+        "metadata": {"a": "b"},
+        "tools": [
+            {"type": "function", "function": {"name": "f"}},
+            {"type": "custom", "custom": {"name": "g"}},
+        ],
+        "tool_choice": "required",
+        "parallel_tool_calls": False,
+        "verbosity": "low",
+    }
+    fields = personality(LIMITED[0]).fields(request(**own))
+    assert own.items() <= fields.items()
+    assert fields["max_tokens"] == 50
+
+
+def test_what_clients_send_without_being_asked_is_as_good_as_nothing() -> None:
+    usual = {
+        "n": 1,
+        "best_of": 1,
+        "logprobs": False,
+        "modalities": ["text"],
+        "service_tier": "auto",
+        "audio": None,
+    }
+    personality(LIMITED[0]).fields(request(**usual, min_tokens=None))
+    with pytest.raises(InvalidRequest):  # here it is not
+        personality(PersonalitySettings(n=2, locked=["n"])).fields(request(n=1))
+
+
+@pytest.mark.parametrize(
+    ("locked", "field", "value"),
+    [
+        ("n", "best_of", 2),
+        ("best_of", "n", 2),
+        ("reasoning_effort", "thinking", {"type": "adaptive"}),
+        ("reasoning_effort", "reasoning", {"effort": "high"}),
+        ("modalities", "audio", {"voice": "alloy"}),
+        ("logprobs", "top_logprobs", 5),
+        ("tools", "functions", [{"name": "f"}]),
+        ("tools", "tools", [{"type": "function", "function": {"name": "f"}}]),
+        ("service_tier", "speed", "fast"),
+        ("response_format", "response_format", {"type": "json_object"}),
+        ("verbosity", "verbosity", "high"),
+    ],
+)
+def test_a_lock_covers_the_other_names_of_the_field(locked: Any, field: str, value: Any) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        personality(PersonalitySettings(locked=[locked])).fields(request(**{field: value}))
+    assert caught.value.param == field
+
+
+def test_a_lock_on_something_else_leaves_limits_and_unknown_fields_alone() -> None:
+    mild = personality(PersonalitySettings(temperature=0.7, locked=["temperature"]))
+    assert mild.fields(request(n=2, max_tokens=9, odd=5))["odd"] == 5
+    assert personality(PersonalitySettings(locked=["n"])).fields(request(max_tokens=9))["max_tokens"] == 9
+
+
+@pytest.mark.parametrize(("name", "value"), [("n", 2), ("reasoning_effort", "low"), ("service_tier", "flex")])
+def test_what_is_locked_is_what_the_personality_says(name: str, value: Any) -> None:
+    settings = PersonalitySettings(max_tokens=50, locked=["max_tokens"], **{name: value})
+    assert personality(settings).fields(request())[name] == value
+    assert personality(settings).fields(request(**{name: value}))[name] == value
+
+
 def test_saying_what_is_locked_anyway_is_no_error() -> None:
     assert personality().fields(request(temperature=0.7))["temperature"] == 0.7
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dub5.chat.request import parse
+from dub5.chat.request import most_tokens, parse
 from dub5.errors import InvalidRequest
 from dub5.json_steps import MAX_DEPTH
 
@@ -100,3 +100,10 @@ def test_what_we_act_on_is_read_out() -> None:
     assert (request.model, request.stream, request.include_usage, request.user) == ("m", True, True, "u")
     plain = parse(json.dumps({**GOOD, "stream": None, "temperature": None}).encode())
     assert (plain.stream, plain.include_usage, plain.user) == (False, False, None)
+
+
+@pytest.mark.parametrize("limit", ["max_tokens", "max_completion_tokens"])
+def test_each_of_several_answers_may_be_as_long_as_the_limit(limit: str) -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": "x"}], limit: 50}
+    one, many = (parse(json.dumps({**body, **n}).encode()) for n in ({}, {"n": 100}))
+    assert most_tokens(many, many.body) - most_tokens(one, one.body) == 99 * 50
