@@ -188,7 +188,13 @@ class Application:
         def waiting_elsewhere() -> int:
             return sum(health.waiting() for health in self._health.values())
 
-        return Gate(self.settings.admission, self.drain, self.metrics, waiting_elsewhere=waiting_elsewhere)
+        return Gate(
+            self.settings.admission,
+            self.drain,
+            self.metrics,
+            waiting_elsewhere=waiting_elsewhere,
+            one_model=len(self.settings.models) == 1,
+        )
 
     def abandon(self) -> None:
         """Give up what is under way: `__aexit__` will wait for nothing."""

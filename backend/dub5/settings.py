@@ -540,7 +540,11 @@ class AdmissionSettings(Section, frozen=True):
     """How much work one replica takes on."""
 
     max_inflight: Annotated[
-        int, Meta(ge=1, description="Provider calls at once: the replica's capacity.")
+        int,
+        Meta(
+            ge=1,
+            description="Provider calls at once: the replica's capacity. One model of several holds at most 80 %.",
+        ),
     ] = 200
     max_queued: Annotated[int, Meta(ge=0, description="Requests that may wait for a provider call.")] = 400
     queue_timeout: Annotated[

@@ -82,7 +82,11 @@ class Asking:
         request = self._keeping.identity if self._keeping is not None else record.request_id
         deadline = self._question.deadline
         async with self._gate.admitted(
-            tenant, request, deadline=deadline, background=self._background
+            tenant,
+            self._question.target.model.name,
+            request,
+            deadline=deadline,
+            background=self._background,
         ) as waited:
             record.timings["queue"] = waited
             await self._ask(tell)

@@ -6,8 +6,9 @@ Additive increase, multiplicative decrease (Chiu and Jain, 1989), as TCP does it
 - A 429 or a time-out lowers it to DECREASE of what was running. One for each round: calls that began before the
   last decrease tell nothing about it.
 
-All models of a provider share its pool of connections. Each replica learns for itself, so together they come to what
-the provider gives all of them. A call that finds no place waits in line. Time is an argument, in monotonic seconds.
+All models of a provider share its pool of connections, of which each leaves something to the others (`shares`). Each
+replica learns for itself, so together they come to what the provider gives all of them. A call that finds no place
+waits in line. Time is an argument, in monotonic seconds.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import asyncio
 import contextlib
 from collections import deque
 from typing import Literal
+
+from dub5.shares import may_take_one
 
 DECREASE = 0.7
 
@@ -27,12 +30,17 @@ class Pool:
 
     def __init__(self, most: int) -> None:
         self.most = most
+        self.models = 0
         self.running = 0
         self.waiting: dict[ConcurrencyLimit, None] = {}
 
     @property
     def full(self) -> bool:
         return self.running >= self.most
+
+    def has_place(self, held: int) -> bool:
+        """For a model that holds `held`."""
+        return not self.full and (self.models == 1 or may_take_one(held, self.most - self.running))
 
     def admit(self) -> None:
         """Give free places to waiting calls: one to each model in turn, so that none takes all."""
@@ -53,6 +61,7 @@ class ConcurrencyLimit:
     """One model's. `enter` or `try_enter` before each call, and `left` after it, once."""
 
     def __init__(self, pool: Pool) -> None:
+        pool.models += 1
         self._pool = pool
         self._limit = float(pool.most)
         self._running = 0
@@ -74,7 +83,11 @@ class ConcurrencyLimit:
     @property
     def free(self) -> bool:
         """Whether there is a place and nobody waits for it."""
-        return self._running < self.limit and not self._line and not self._pool.full
+        return not self._line and self._has_place
+
+    @property
+    def _has_place(self) -> bool:
+        return self._running < self.limit and self._pool.has_place(self._running)
 
     def try_enter(self) -> bool:
         """Take a place where one is free."""
@@ -126,7 +139,7 @@ class ConcurrencyLimit:
 
     def admit(self) -> bool:
         """Let the first in line in, where this model has a place; whether one was let in."""
-        while self._line and self._running < self.limit:
+        while self._line and self._has_place:
             turn = self._line.popleft()
             if not turn.done():  # else it was cancelled
                 self.enter_anyway()

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from email.utils import formatdate
 from typing import Any
 
+import httpx
 import pytest
 
 from dub5.providers.breaker import FEWEST_CALLS
@@ -67,6 +68,39 @@ async def test_the_neighbour_on_the_same_provider_is_always_answered(
             assert (fine.status_code, "Hello" in fine.text) == (200, True)
         assert all("error" in answer.text for answer in await asyncio.gather(*bad))
     assert await server.metric("dub5_provider_breaker_state", model="small") == 0
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(("max_inflight", "max_connections"), [(50, 1000), (1000, 50)])
+async def test_a_model_that_hangs_under_hundreds_of_callers_leaves_places_to_its_neighbour(
+    fake: FakeOpenAI, max_inflight: int, max_connections: int, streamed: bool
+) -> None:
+    async def by_model(call: Call, wire: Wire) -> None:
+        await (hang() if call.body["model"] == "bad" else say("Hello"))(call, wire)
+
+    fake.reply = by_model
+    provider = {"kind": "openai", "base_url": fake.base_url, "max_connections": max_connections}
+    config: dict[str, Any] = {
+        "providers": {"fake": provider},
+        "models": {"bad": {"routes": ["fake/bad"]}, "small": {"routes": ["fake/fine"]}},
+        "admission": {"max_inflight": max_inflight, "max_queued": 1000, "queue_timeout": "600s"},
+        "cache": {"enabled": False},
+    }
+    anyone = httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=None))
+    async with running(config) as server, anyone as client:
+        body = {"model": "bad", "messages": [{"role": "user", "content": "Hi"}], "stream": streamed}
+        bad = [
+            asyncio.create_task(client.post(f"{server.url}/v1/chat/completions", json=body))
+            for _ in range(200)
+        ]
+        await server.becomes("dub5_inflight_requests", 40)
+        for number in range(30):
+            fine = await server.chat(str(number), stream=streamed)
+            assert (fine.status_code, "Hello" in fine.text) == (200, True)
+        assert len([call for call in fake.calls if call.body["model"] == "bad"]) == 40
+        for task in bad:
+            task.cancel()
+        await asyncio.gather(*bad, return_exceptions=True)
 
 
 async def test_a_model_that_nobody_has_is_no_reason_to_leave_it_alone(

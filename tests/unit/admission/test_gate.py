@@ -26,25 +26,27 @@ class Clock:
 class Scene:
     """A gate, and calls that hold their places until they are told to leave."""
 
-    def __init__(self, *, inflight: int = 1, queued: int = 10, timeout: float = 10.0) -> None:
+    def __init__(
+        self, *, inflight: int = 1, queued: int = 10, timeout: float = 10.0, one_model: bool = False
+    ) -> None:
         self.clock, self.drain, self.metrics = Clock(), Drain(), Metrics()
         settings = AdmissionSettings(
             max_inflight=inflight, max_queued=queued, queue_timeout=Duration(timeout)
         )
-        self.gate = Gate(settings, self.drain, self.metrics, self.clock)
+        self.gate = Gate(settings, self.drain, self.metrics, self.clock, one_model=one_model)
         self.inside: list[str] = []
         self.order: list[str] = []
         self._leave: dict[str, asyncio.Event] = {}
         self.tasks: dict[str, asyncio.Task[None]] = {}
 
-    async def come(self, name: str, tenant: str = "t") -> None:
+    async def come(self, name: str, tenant: str = "t", model: str = "m") -> None:
         """A call arrives; returns when it is inside, waits or was refused."""
         self._leave[name] = asyncio.Event()
-        self.tasks[name] = asyncio.create_task(self._hold(name, tenant))
+        self.tasks[name] = asyncio.create_task(self._hold(name, tenant, model))
         await asyncio.sleep(0)
 
-    async def _hold(self, name: str, tenant: str) -> None:
-        async with self.gate.admitted(tenant, name):
+    async def _hold(self, name: str, tenant: str, model: str) -> None:
+        async with self.gate.admitted(tenant, model, name):
             self.inside.append(name)
             self.order.append(name)
             try:
@@ -93,7 +95,7 @@ async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back() -> None
     scene.clock.now += 4.0
     await scene.come("b")
     with pytest.raises(Overloaded) as caught:
-        async with scene.gate.admitted("t", "c"):
+        async with scene.gate.admitted("t", "m", "c"):
             pass
     assert caught.value.retry_after == pytest.approx(2 * 4.0)  # one waits before it, each takes 4 s
     assert scene.metrics.registry.get_sample_value("dub5_shed_total", {"reason": "queue_full"}) == 1
@@ -123,7 +125,7 @@ async def test_a_full_queue_of_lines_as_long_as_ones_own_is_full() -> None:
     await scene.come("b", "b")
     for tenant in ("a", "b", "c"):
         with pytest.raises(Overloaded):
-            async with scene.gate.admitted(tenant, "more"):
+            async with scene.gate.admitted(tenant, "m", "more"):
                 pass
     for _ in range(3):
         await scene.go(scene.inside[0])
@@ -138,7 +140,7 @@ async def test_a_tenant_waits_for_its_own_line_and_the_turns_of_others() -> None
         await scene.come(f"noisy-{number}", "noisy")
         scene.clock.now += 0.01
     with pytest.raises(Overloaded):
-        async with scene.gate.admitted("noisy", "more"):
+        async with scene.gate.admitted("noisy", "m", "more"):
             pass
     await scene.come("quiet", "quiet")
     assert scene.figure("queued_requests") == 5
@@ -152,7 +154,7 @@ async def test_who_would_wait_too_long_is_not_queued() -> None:
     scene.clock.now += 6.0
     await scene.come("b")
     with pytest.raises(Overloaded):
-        async with scene.gate.admitted("t", "c"):
+        async with scene.gate.admitted("t", "m", "c"):
             pass
     reason = {"reason": "would_wait_too_long"}
     assert scene.metrics.registry.get_sample_value("dub5_shed_total", reason) == 1
@@ -175,10 +177,10 @@ async def test_background_work_never_waits() -> None:
     scene = Scene()
     await scene.come("a")
     with pytest.raises(Overloaded):
-        async with scene.gate.admitted("t", "refresh", background=True):
+        async with scene.gate.admitted("t", "m", "refresh", background=True):
             pass
     await scene.go("a")
-    async with scene.gate.admitted("t", "refresh", background=True):
+    async with scene.gate.admitted("t", "m", "refresh", background=True):
         assert scene.gate.demand() == 1
 
 
@@ -200,15 +202,15 @@ async def test_a_place_that_comes_free_as_its_next_holder_leaves_goes_to_the_one
     await asyncio.sleep(0)
     assert scene.inside == ["c"]
     await scene.go("c")
-    assert scene.gate._taken == 0
+    assert scene.gate._all.taken == 0
 
 
 @pytest.mark.parametrize("seed", range(50))
 async def test_no_place_is_lost_whoever_leaves_when(seed: int) -> None:
     chance = random.Random(seed)
-    scene = Scene(inflight=3, queued=50, timeout=100.0)
+    scene = Scene(inflight=7, queued=50, timeout=100.0)
     for number in range(60):
-        await scene.come(str(number), tenant=str(chance.randrange(4)))
+        await scene.come(str(number), tenant=str(chance.randrange(4)), model=str(chance.randrange(3)))
         if chance.random() < 0.5:
             victim = chance.choice(list(scene.tasks))
             if chance.random() < 0.5:
@@ -217,14 +219,103 @@ async def test_no_place_is_lost_whoever_leaves_when(seed: int) -> None:
                 scene._leave[chance.choice(list(scene.tasks))].set()
         for _ in range(chance.randrange(3)):
             await asyncio.sleep(0)
-        assert len(scene.inside) <= 3
+        assert len(scene.inside) <= 7
     for name in scene.tasks:
         scene._leave[name].set()
     for task in scene.tasks.values():
         with contextlib.suppress(asyncio.CancelledError, Overloaded):
             await task
-    assert (scene.figure("inflight_requests"), scene.figure("queued_requests"), scene.gate._taken) == (
+    assert (scene.figure("inflight_requests"), scene.figure("queued_requests"), scene.gate._all.taken) == (
         0,
         0,
         0,
     )
+
+
+# --- Several models ---
+
+
+async def test_a_model_that_hangs_leaves_places_to_the_others() -> None:
+    scene = Scene(inflight=20, queued=100, timeout=1000.0)
+    for number in range(50):
+        await scene.come(f"hung-{number}", model="hung")
+    assert (len(scene.inside), scene.figure("queued_requests")) == (16, 34)
+    scene.clock.now += 500.0
+    for number in range(100):
+        await scene.come(f"well-{number}", model="well")
+        assert f"well-{number}" in scene.inside
+        await scene.go(f"well-{number}")
+    for number in range(50):
+        await scene.go(f"hung-{number}")
+    assert scene.gate._all.taken == 0
+
+
+async def test_two_models_that_hang_leave_places_to_a_third() -> None:
+    scene = Scene(inflight=200, queued=1000)
+    for number in range(400):
+        await scene.come(str(number), model=f"hung-{number % 2}")
+    assert len(scene.inside) < 200
+    await scene.come("well", model="well")
+    assert "well" in scene.inside
+    for name in scene.tasks:
+        await scene.go(name)
+
+
+async def test_where_there_is_one_model_it_has_all_places() -> None:
+    scene = Scene(inflight=20, one_model=True)
+    for number in range(20):
+        await scene.come(str(number))
+    assert len(scene.inside) == 20
+    for name in scene.tasks:
+        await scene.go(name)
+
+
+async def test_whose_model_has_its_share_lets_others_of_the_same_tenant_pass() -> None:
+    scene = Scene(inflight=10, queued=100, timeout=1000.0)
+    for number in range(12):
+        await scene.come(f"hung-{number}", model="hung")
+    for number in range(4):
+        await scene.come(f"well-{number}", model="well")
+    inside = [name for name in scene.inside if name.startswith("well")]
+    assert inside == ["well-0", "well-1"]
+    await scene.go("well-0")
+    assert "well-2" in scene.inside
+    await scene.go("well-1")
+    assert "well-3" in scene.inside
+    for name in scene.tasks:
+        await scene.go(name)
+
+
+async def test_a_flood_for_one_model_keeps_no_other_out_of_the_queue() -> None:
+    scene = Scene(inflight=5, queued=3)
+    for number in range(4 + 3):
+        await scene.come(f"hung-{number}", model="hung")
+    await scene.come("well-0", model="well")
+    await scene.come("well-1", model="well")
+    with pytest.raises(Overloaded):
+        await scene.tasks["hung-6"]
+    await scene.go("well-0")
+    assert "well-1" in scene.inside
+    for name in scene.tasks:
+        await scene.go(name)
+
+
+async def test_who_waits_for_a_fast_model_is_not_told_the_pace_of_a_slow_one() -> None:
+    scene = Scene(inflight=25, queued=100, timeout=10.0)
+    for number in range(20):
+        await scene.come(f"hung-{number}", model="hung")
+    for _ in range(20):  # the fast model's pace: a second
+        for number in range(4):
+            await scene.come(f"well-{number}", model="well")
+        scene.clock.now += 1.0
+        for number in range(4):
+            await scene.go(f"well-{number}")
+    for number in range(6):
+        await scene.come(f"well-{number}", model="well")
+    assert "well-5" not in scene.inside
+    assert not scene.tasks["well-5"].done()
+    with pytest.raises(Overloaded):
+        async with scene.gate.admitted("t", "hung", "more"):
+            pass
+    for name in scene.tasks:
+        await scene.go(name)

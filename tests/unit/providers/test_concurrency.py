@@ -164,3 +164,20 @@ async def test_a_model_that_is_full_itself_keeps_no_other_from_the_pools_places(
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert pool.waiting == {}
+
+
+async def test_no_model_takes_the_whole_pool_from_the_others() -> None:
+    pool = Pool(100)
+    hung, fine = ConcurrencyLimit(pool), ConcurrencyLimit(pool)
+    while hung.try_enter():
+        pass
+    assert (hung.running, hung.free, fine.free) == (80, False, True)
+    waiting = asyncio.create_task(hung.enter(60))
+    await asyncio.sleep(0)
+    for _ in range(200):
+        entered(fine, 1)
+        fine.left("well", began=0, now=0)
+    assert (hung.waiting, hung.running) == (1, 80)
+    hung.left("otherwise", began=0, now=0)
+    await waiting
+    assert hung.running == 80
