@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from dub5.errors import CallerError, FailureScope, Overloaded, ProviderError, ProviderTimeout, Unsupported
-from dub5.providers.health import ModelHealth, Outcome
+from dub5.providers.health import NOTHING, ModelHealth, Outcome, Told
 from dub5.providers.protocol import Heard, Provider
 
 Reason = Literal["fallback", "retry", "hedge"]
@@ -100,7 +100,7 @@ class Attempt:
             self._never_made()
         elif isinstance(error, ProviderError):
             pause = error.retry_after if error.scope != "request" else None
-            self.over(_outcome(error), error.scope, pause=pause, trouble=error.plain)
+            self.over(_outcome(error), error.scope, pause=pause, told=Told.by(error), trouble=error.plain)
         else:
             self.over(_outcome(error))
 
@@ -116,6 +116,7 @@ class Attempt:
         scope: FailureScope | None = None,
         *,
         pause: float | None = None,
+        told: Told = NOTHING,
         trouble: str | None = None,
     ) -> None:
         """The call ended so; what is said after the first time does not count."""
@@ -127,7 +128,9 @@ class Attempt:
             # At least so long, where it was cancelled: left out, p95 would sink.
             self.pace.note(now - self._start)
         worked = self._first_token is not None
-        self.route.health.ended(outcome, scope, began=self._start, now=now, worked=worked, pause=pause)
+        self.route.health.ended(
+            outcome, scope, began=self._start, now=now, worked=worked, pause=pause, told=told
+        )
         observe(
             Ended(
                 self.route.provider.name,

@@ -16,7 +16,9 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Literal
 
-from dub5.errors import FailureScope
+import msgspec
+
+from dub5.errors import FailureScope, ProviderError
 from dub5.providers.breaker import FEWEST_CALLS, WINDOW, Breaker, State
 from dub5.providers.concurrency import ConcurrencyLimit, Ending, Pool
 from dub5.providers.hedging import Pace
@@ -26,6 +28,25 @@ Outcome = Literal["ok", "error", "timeout", "limited", "refused", "cancelled", "
 this replica had no descriptors or memory for it."""
 
 _ENDINGS: dict[Outcome, Ending] = {"ok": "well", "timeout": "pushed back", "limited": "pushed back"}
+
+
+class Told(msgspec.Struct, frozen=True):
+    """Of a failure what callers are told again while a model is left alone for it; the class's own where absent."""
+
+    status: int | None = None
+    type: str | None = None
+    code: str | None = None
+    should_retry: bool | None = None
+
+    @classmethod
+    def by(cls, error: ProviderError) -> Told:
+        """A rate or a quota has its status and code; of anything else only whether to ask again."""
+        if error.status == 429:
+            return cls(error.status, error.type, error.code, error.should_retry)
+        return cls(should_retry=error.should_retry)
+
+
+NOTHING = Told()
 
 UNLIMITED = 1_000_000
 """Calls at once to a provider that has no connection pool."""
@@ -44,6 +65,7 @@ class ProviderHealth:
         self.breaker = Breaker()
         self.rejected = rejected
         self.pool = Pool(most)
+        self.told = NOTHING
         self.models: dict[str, ModelHealth] = {}
         self._succeeded = float("-inf")
         self._failures: deque[float] = deque(maxlen=FEWEST_CALLS)
@@ -72,9 +94,10 @@ class ProviderHealth:
         own = self._failing.get(model, float("-inf")) > self.breaker.opened - WINDOW
         return "closed" if state == "half-open" and self._tripped and not own else state
 
-    def failed(self, began: float, now: float, pause: float | None) -> None:
+    def failed(self, began: float, now: float, pause: float | None, told: Told) -> None:
         """What is about all of it: no connection, or refused credentials."""
         self.breaker.failed(began, now, pause=pause)
+        self.told = told
         self._tripped = False
 
     def succeeded(self, began: float, now: float) -> None:
@@ -100,6 +123,7 @@ class ProviderHealth:
         enough = len(self._failures) == FEWEST_CALLS and self._failures[0] > since
         if (state == "half-open" or (state == "closed" and enough)) and not self._others_running(since):
             self.breaker.trip(now)
+            self.told = NOTHING
             self._tripped = True
 
     def _others_running(self, since: float) -> bool:
@@ -118,9 +142,8 @@ class ModelHealth:
         self.breaker = Breaker()
         self.concurrency = ConcurrencyLimit(provider.pool)
         self.first_tokens, self.wholes = Pace(), Pace()
-        self.rate_limited = False
-        """Whether the latest failure was a 429: if it is left alone, then for that."""
         self.rejected = provider.rejected
+        self._told = NOTHING
         self._provider = provider
         self._name = name
 
@@ -132,6 +155,12 @@ class ModelHealth:
     def retry_after(self, now: float) -> float:
         """Seconds until the next call may try; 0 where one may now."""
         return max(self._provider.breaker.retry_after(now), self.breaker.retry_after(now))
+
+    def told(self, now: float) -> Told:
+        """What to say of why it is left alone: its own latest failure, or the provider's, whichever lasts longer."""
+        provider = self._provider
+        own = self.breaker.retry_after(now) >= provider.breaker.retry_after(now)
+        return self._told if own else provider.told
 
     def try_enter(self, now: float) -> bool:
         """Take a place for a call, where one may begin now.
@@ -169,23 +198,23 @@ class ModelHealth:
         now: float,
         worked: bool,
         pause: float | None,
+        told: Told = NOTHING,
     ) -> None:
         """`scope`: what a failure is about, None where it is nobody's. `worked`: that was reported before.
 
-        `pause`: seconds for which the provider asked to be left alone.
+        `pause`: seconds for which the provider asked to be left alone. `told`: what callers are told meanwhile.
         """
         self.concurrency.left(_ENDINGS.get(outcome, "otherwise"), began=began, now=now)
         if scope == "model" or scope == "server":
-            self.rate_limited = outcome == "limited"
+            self._told = told
             self.breaker.failed(began, now, pause=pause)
             if scope == "server":
                 self._provider.model_failed(self._name, began, now)
             else:  # it answers: whatever it is, the other models need not have it
                 self._provider.breaker.abandoned(began)
         elif scope == "provider":
-            self.rate_limited = False
             self.breaker.abandoned(began)
-            self._provider.failed(began, now, pause)
+            self._provider.failed(began, now, pause, told)
         elif outcome in {"ok", "refused"} or scope == "request":
             if not worked:
                 self.worked(began=began, now=now)

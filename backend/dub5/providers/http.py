@@ -54,7 +54,7 @@ MAX_ANSWER = 32 * 2**20
 LINGER = 0.1
 """Seconds for the end of a body whose last event is here: then the connection can be used again."""
 
-_OK, _PROXY_AUTHENTICATION, _TOO_LARGE = 200, 407, 413
+_OK, _PROXY_AUTHENTICATION, _TOO_LARGE, _TOO_MANY = 200, 407, 413, 429
 
 _NO_CREDENTIALS = "asks for credentials, or for other ones (status 407)"
 
@@ -78,8 +78,11 @@ _PASSING = {500, 502, 503, 529}
 _LEAST_OF_SERVERS = 500
 """From here on statuses are the server's own trouble."""
 
-_NEVER_AGAIN = {403, 404, 409}
-"""Statuses of a request that fails each time; the SDKs would send a 409 again."""
+_NEVER_AGAIN = {403, 404, 409, 413, 429}
+"""Statuses of a request that fails each time, though perhaps only here; the SDKs would send some again."""
+
+_CODES = {413: "request_too_large", 429: "rate_limit_exceeded"}
+"""Of a refusal of a request, where the provider has none."""
 
 _SHORTAGES = {
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL),
@@ -320,9 +323,9 @@ class HttpClient:
     ) -> ProviderError:
         """A sentence that begins with the provider's name and goes on with `what`, and with what it `said` itself.
 
-        `code` is the provider's, for the log.
+        That is shown as it is: nothing of the operator's may be in it. `code` is the provider's, for the log.
         """
-        words = f": {self._redact(said).rstrip('.')}" if said else ""
+        words = f": {said.rstrip('.')}" if said else ""
         known = f" ({code})" if code else ""
         return ProviderError(
             f"The provider {self.name} {what}{words}.",
@@ -355,10 +358,13 @@ class HttpClient:
             return error.as_said(
                 status=status, code=self._kept(refusals.code_of(refusal)), type=self._kept(refusal.type)
             )
-        wait = refusals.retry_after(response.headers, time.time())
-        return self._refused(
-            status, refusal, f"answered with status {status}", refusal.retry_after if wait is None else wait
-        )
+        now = time.time()
+        wait = refusals.retry_after(response.headers, now)
+        if wait is None:
+            wait = refusal.retry_after
+        if wait is None and status == _TOO_MANY:
+            wait = refusals.reset_after(response.headers, now)
+        return self._refused(status, refusal, f"answered with status {status}", wait)
 
     def failure(self, odd: Unusable | Reported) -> ProviderError:
         """What is wrong with an answer that began with status 200, as an error of ours."""
@@ -406,7 +412,10 @@ class HttpClient:
                 error = self._in_its_words(what, shown, refusal, code)
                 vain = verdict == "caller" or status in _NEVER_AGAIN
                 return error.as_said(
-                    status=status, code=code, type=kind, should_retry=False if vain else None
+                    status=status,
+                    code=code or _CODES.get(status),
+                    type=kind,
+                    should_retry=False if vain else None,
                 )
 
     def _in_its_words(

@@ -5,8 +5,9 @@ and agree, more or less, on the status. `read` finds words, code, type and param
 matter it is:
 
 - *caller*: 400, 413, 422. Whoever is asked would refuse it.
-- *request*: 403, 404, 409, 424. About this request, but perhaps only here: the next route is asked.
-- *rate*: 429. *quota*: the same, but waiting does not help.
+- *request*: 403, 404, 409, 424. About this request, but perhaps only here: the next route is asked. So are a 413 and a
+  429 of a request that is larger than all that an account may send in a minute.
+- *rate*: 429. *quota*: the same, but the money or the allowance of a day or a month is used up: a retry does not help.
 - *credentials*, *account*: ours to mend: a key, a permission, a bill, a model that the provider does not know.
 - *trouble*: the provider's own.
 
@@ -15,6 +16,7 @@ An error that is reported inside an answer with status 200 is judged by the stat
 
 from __future__ import annotations
 
+import datetime as dt
 import email.utils
 import json
 import re
@@ -37,6 +39,9 @@ _SENTENCE = 300
 _WORDS = 10_000
 """Characters of a message that are kept; far fewer are shown."""
 
+_LOOKED_AT = 2000
+"""Characters of them that are looked at."""
+
 _PARAM = 200
 """Characters of a field's path that are kept."""
 
@@ -47,24 +52,26 @@ _CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """`words` are the provider's own, for people; `code` and `type` short identifiers.
+    """`words` are the provider's own, for people; `code` and `type` short identifiers, `number` a code in digits.
 
-    `status` is one that the body names, `retry_after` seconds that it names. `page`: it was HTML, so it comes from
-    something between us and the provider, or from something that is no provider.
+    `status` is one that the body names, `retry_after` seconds that it names. `used_up`: what it may do in a day is.
+    `page`: it was HTML, so it comes from something between us and the provider, or from something that is no provider.
     """
 
     words: str = ""
     code: str | None = None
     type: str | None = None
+    number: str | None = None
     param: str | None = None
     status: int | None = None
     retry_after: float | None = None
+    used_up: bool = False
     page: bool = False
 
     @property
     def kinds(self) -> set[str]:
-        """Code and type as one writes them: `InsufficientQuota` is `insufficient_quota`."""
-        return {_snake(word) for word in (self.code, self.type) if word}
+        """Code, number and type as one writes them: `InsufficientQuota` is `insufficient_quota`."""
+        return {_snake(word) for word in (self.code, self.number, self.type) if word}
 
 
 def read(body: bytes) -> Refusal:
@@ -120,9 +127,13 @@ def _fields(error: dict[str, Any]) -> Refusal:
         _plain(words),
         code=_identifier(code),
         type=_identifier(error.get("type")) or _identifier(status) or _identifier(error.get("__type")),
+        number=_digits(code) or _digits(error.get("type")),
         param=_param(error.get("param")),
         status=next((number for number in numbers if number is not None), None),
-        retry_after=_told_delay(error, details),
+        retry_after=_told_delay(error, details, words),
+        used_up=any(
+            "PerDay" in str(each.get("violations"))[:_WORDS] for each in details if isinstance(each, dict)
+        ),
     )
     if raw is not None:  # OpenRouter's own words say only that somebody refused
         given = {name: value for name in ("words", "code", "param") if (value := getattr(raw, name))}
@@ -159,6 +170,12 @@ def _place(location: object) -> str | None:
     return path[:_PARAM] or None
 
 
+def _digits(written: object) -> str | None:
+    """A code such as Zhipu's `1113`; a status is none."""
+    found = re.fullmatch(r"[0-9]{4,6}", str(written)) if isinstance(written, (int, str)) else None
+    return found[0] if found else None
+
+
 def _param(written: object) -> str | None:
     return written[:_PARAM] if isinstance(written, str) and written else None
 
@@ -193,37 +210,54 @@ _TITLE = re.compile(r"<title[^<>]*>([^<]+)|<h1[^<>]*>([^<]+)", re.IGNORECASE)
 
 # --- What it means ---
 
-_LOOKED_AT = 2000
-"""Characters of the words that are looked at."""
-
 _QUOTA = {
     *("insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "access_terminated"),
     *("exceeded_current_quota_error", "insufficient_balance", "insufficient_credits", "account_deactivated"),
+    *("budget_exceeded", "billing_error", "credit_limit", "quota_exceeded", "quota_exhausted"),
+    *("1113", "1304", "1308", "1310"),  # Zhipu: no balance; the calls of a day, of five hours, of a week
+    *("3036", "4006"),  # Cloudflare: the allowance of the day
 }
-_QUOTA_WORDS = re.compile(
-    r"check your plan and billing|insufficient (?:quota|balance|credits?|funds)|(?:run|ran) out of credits?|"
-    r"account is (?:not active|suspended|deactivated|disabled)",
+
+_MONEY_WORDS = re.compile(
+    r"\binsufficient (?:\w{1,20} )?(?:quota|balance|credits?|funds)\b|"
+    r"\b(?:balance|credits?|allowance) (?:is|are|has been|have been) "
+    r"(?:insufficient|depleted|exhausted|too low|used up)\b|"
+    r"\b(?:run|ran|are|is) out of (?:\w{1,20} )?credits?\b|"
+    r"\b(?:used|exceeded|depleted|exhausted|used up) (?:all|your|its|the)\b[\w ]{0,40}?"
+    r"\b(?:credits?|balance|budget|free allocation)\b|"
+    r"\b(?:spend|spending|credit|billing|billing hard) (?:limit|cap)\b|\bbudget has been exceeded\b|"
+    r"\bfree (?:tier|quota|allocation|trial)\b[\w ]{0,40}\b(?:exhausted|used up|ended|expired)\b|"
+    r"\baccount (?:\S{1,80} )?is (?:not active|suspended|deactivated|disabled)\b|"
+    r"余额不足|欠费|额度(?:不足|已用)|请充值",
     re.IGNORECASE,
 )
+"""Whoever says so means money, also in Chinese: balance too low, arrears, allowance used up, please pay in."""
+
+_QUOTA_WORDS = re.compile(
+    r"\bplans? and billing\b|(?:\bper|/)[ -]?(?:day|week|month)\b|\bwill reset at\b|"
+    r"\b(?:daily|weekly|monthly) (?:\w{1,20} ){0,3}(?:limit|quota|allowance)\b",
+    re.IGNORECASE,
+)
+"""Said of what is used up for long, unless it is said, too, when to come again."""
 
 _ACCOUNT = {
     *_QUOTA,
-    *("billing_error", "organization_disabled", "unsupported_country_region_territory"),
+    *("organization_disabled", "unsupported_country_region_territory"),
     *("deployment_not_found", "operation_not_supported", "unknown_url"),
     *("model_not_found", "model_not_available", "invalid_model", "model_not_exist", "model_not_supported"),
     *("model_not_found_error", "unknown_model", "invalid_model_error", "model_decommissioned"),
-    *("organization_restricted", "arrearage", "budget_exceeded"),
+    *("organization_restricted", "arrearage"),
 }
 """Codes and types with which, whatever the status, no caller can do anything: the key, the bill, or a name of ours."""
+
+_RATE = {"rate_limit_exceeded", "rate_limit_error", "tokens", "requests", "too_many_requests"}
 
 _KEY = {"invalid_api_key", "authentication_error", "unauthenticated", "api_key_invalid", "incorrect_api_key"}
 
 _ACCOUNT_WORDS = re.compile(
     r"\bcredit balance\b|\bplans? (?:&|and) billing\b|\bbilling (?:details|account|hard limit|issue|is)\b|"
-    r"\benable billing\b|\binsufficient (?:balance|credits?|funds)\b|"
-    r"\borgani[sz]ation (?:has been (?:disabled|restricted)|must be verified)\b|"
-    r"\breached your specified API usage limits\b|"
-    r"\baccount (?:\d+ )?is not authorized to invoke\b|\baccount is (?:not active|suspended|deactivated|disabled)\b|"
+    r"\benable billing\b|\borgani[sz]ation (?:has been (?:disabled|restricted)|must be verified)\b|"
+    r"\breached your specified API usage limits\b|\baccount (?:\d+ )?is not authorized to invoke\b|"
     r"\b(?:user location|country, region,? or territory)(?: is)? not supported\b",
     re.IGNORECASE,
 )
@@ -297,6 +331,12 @@ _STATUSES = {
     **dict.fromkeys(("rate_limit_error", "rate_limit_exceeded", "rate_limit", "rate_limited"), 429),
     **dict.fromkeys(("too_many_requests", "resource_exhausted", "throttling", "requests", "tokens"), 429),
     **dict.fromkeys(("insufficient_quota", "exceeded_current_quota_error", "throttling_exception"), 429),
+    **dict.fromkeys(("service_tier_capacity_exceeded", "rate_limit_reached_error", "quota_exceeded"), 429),
+    **dict.fromkeys(
+        ("rate_limit_reached", "quota_exhausted", "request_limit_exceeded", "budget_exceeded"), 429
+    ),
+    **dict.fromkeys(("1113", "1302", "1303", "1304", "1305", "1308", "1310"), 429),  # Zhipu
+    **dict.fromkeys(("3505", "3036", "3040", "4006"), 429),  # Mistral, Cloudflare
     **dict.fromkeys(
         ("api_error", "server_error", "internal_server_error", "internal_error", "internal"), 500
     ),
@@ -313,8 +353,26 @@ def implied_status(refusal: Refusal) -> int | None:
     """The status that an error would have had which came with 200; None where it does not say."""
     if refusal.status is not None:
         return refusal.status
-    known = (_STATUSES.get(_snake(word)) for word in (refusal.code, refusal.type) if word)
+    known = (_STATUSES.get(_snake(word)) for word in (refusal.code, refusal.number, refusal.type) if word)
     return next((status for status in known if status is not None), None)
+
+
+_FITS = re.compile(r"\blimit:? ?([\d,]{1,20})[^\n]{0,80}?\brequested:? ?([\d,]{1,20})", re.IGNORECASE)
+"""`Limit 6000, Requested 12328`: Groq, OpenAI."""
+
+_TOO_LARGE_FOR_A_MINUTE = re.compile(
+    r"\brequest too large\b[^\n]{0,300}\b(?:tokens|requests) per (?:min|minute|hour|day)\b|"
+    r"\btokens must be reduced in order to run\b|\bfor long context requests?\b",
+    re.IGNORECASE,
+)
+
+
+def _never_fits(refusal: Refusal) -> bool:
+    """Whether a request is larger than all that the account may send in a minute: another account may do."""
+    words = refusal.words[:_LOOKED_AT]
+    told = _FITS.search(words)
+    limit, requested = (told[each].replace(",", "") or "0" for each in (1, 2)) if told else ("0", "0")
+    return int(requested) > int(limit) or bool(_TOO_LARGE_FOR_A_MINUTE.search(words))
 
 
 def verdict(status: int, refusal: Refusal, *, names_us: bool = False) -> Verdict:
@@ -323,9 +381,16 @@ def verdict(status: int, refusal: Refusal, *, names_us: bool = False) -> Verdict
     if status in {401, 407} or (status in {400, 403} and (kinds & _KEY or _KEY_WORDS.search(words))):
         return "credentials"
     if status == 429:
-        return "quota" if _is_out_of_quota(refusal) else "rate"
+        return "quota" if _is_out_of_quota(refusal) else "request" if _never_fits(refusal) else "rate"
+    if status == 413 and (kinds & _RATE or _never_fits(refusal)):
+        return "request"
     if status in {400, 413, 422}:
-        ours = kinds & _ACCOUNT or _ACCOUNT_WORDS.search(words) or (status == 400 and _names_model(refusal))
+        ours = (
+            kinds & _ACCOUNT
+            or _MONEY_WORDS.search(words)
+            or _ACCOUNT_WORDS.search(words)
+            or (status == 400 and _names_model(refusal))
+        )
         return "account" if ours else "caller"
     if status == 403:
         return _of_403(refusal, names_us)
@@ -341,7 +406,8 @@ def _of_403(refusal: Refusal, names_us: bool) -> Verdict:
     kinds, words = " ".join(refusal.kinds), refusal.words[:_LOOKED_AT]
     if _FLAGGED.search(words) or _FLAGGED.search(kinds):
         return "request"
-    denied = names_us or refusal.page or not words or refusal.kinds & _ACCOUNT or "permission" in kinds
+    ours = refusal.kinds & _ACCOUNT or "permission" in kinds or _MONEY_WORDS.search(words)
+    denied = names_us or refusal.page or not words or ours
     return "credentials" if denied or _NO_PERMISSION.search(words) else "request"
 
 
@@ -351,11 +417,12 @@ def _names_model(refusal: Refusal) -> bool:
 
 
 def _is_out_of_quota(refusal: Refusal) -> bool:
-    if refusal.kinds & _QUOTA:
+    words = refusal.words[:_LOOKED_AT]
+    if refusal.used_up or refusal.kinds & _QUOTA or _MONEY_WORDS.search(words):
         return True
     # Google says so of each minute's quota too, but then when to come again.
     known = refusal.kinds & {"rate_limit_exceeded", "resource_exhausted"} or refusal.retry_after is not None
-    return not known and bool(_QUOTA_WORDS.search(refusal.words[:_LOOKED_AT]))
+    return not known and bool(_QUOTA_WORDS.search(words))
 
 
 def code_of(refusal: Refusal) -> str | None:
@@ -368,47 +435,114 @@ def code_of(refusal: Refusal) -> str | None:
 
 # --- When to come again ---
 
+_AMOUNT = r"[0-9]{1,30}(?:\.[0-9]{1,30})?"
+_UNIT = r"(?:ms|msecs?|milliseconds?|s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?)(?![a-z])"
+_DURATION = rf"(?:{_AMOUNT} ?{_UNIT}(?:, | and | )?){{1,4}}"
+_IN_WORDS = re.compile(
+    rf"\b(?:try again|retry|retrying|wait)(?: (?:in|after|for|at least)){{0,2}}:? ({_DURATION})",
+    re.IGNORECASE,
+)
+_SECONDS = {"ms": 0.001, "mil": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+
+_EPOCH = 10.0**9
+"""From here on a number is a moment, in seconds of Unix time, and from a thousand times that on in milliseconds."""
+
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds, of `retry-after-ms` or of `Retry-After` as a number or a date; None where neither can be understood.
+    """Seconds, of `retry-after-ms` or of `Retry-After` in any form; None where neither can be understood.
 
     `now` is in seconds of Unix time; where the response has its own `Date`, a clock that is wrong does not matter.
     """
     written = _number(headers.get("retry-after-ms", ""))
     if written is not None:
         return min(written / 1000, MOST_WAIT)
-    text = headers.get("retry-after", "").strip()
+    return _wait(headers.get("retry-after", ""), _sent(headers, now))
+
+
+def reset_after(headers: Mapping[str, str], now: float) -> float | None:
+    """Seconds until the limits are reset of which nothing remains, by headers such as `x-ratelimit-reset-tokens`.
+
+    Of a 429 that does not say when to come again. Where it does not say what remains of any, until all are reset.
+    """
+    sent = _sent(headers, now)
+    waits: dict[float, float] = {}  # by what remains
+    for name in headers:
+        written = name.lower()
+        if "ratelimit" in written and "reset" in written:
+            remaining = _number(headers.get(written.replace("reset", "remaining"), "0"))
+            wait = _wait(headers[name], sent)
+            if wait is not None and remaining is not None:
+                waits[remaining] = max(wait, waits.get(remaining, 0.0))
+    return waits.get(0.0)
+
+
+def _sent(headers: Mapping[str, str], now: float) -> float:
+    sent = _date(headers.get("date", ""))
+    return now if sent is None else sent
+
+
+def _wait(written: str, sent: float) -> float | None:
+    """Seconds after `sent`: of a number, a duration such as `1m5s`, a date, a moment, or several of them in a list."""
+    text = written[:200].strip()
     seconds = _number(text)
+    if seconds is not None and seconds >= _EPOCH:
+        seconds = (seconds / 1000 if seconds >= 1000 * _EPOCH else seconds) - sent
     if seconds is None:
-        at, sent = _date(text), _date(headers.get("date", ""))
-        seconds = None if at is None else at - (now if sent is None else sent)
+        seconds = _duration(text)
+    if seconds is None:
+        at = _date(text)
+        seconds = None if at is None else at - sent
+    if seconds is None and "," in text:  # a proxy joined what was said twice
+        waits = [_wait(each, sent) for each in text.split(",") if each.strip()]
+        known = [each for each in waits if each is not None]
+        return max(known) if known and len(known) == len(waits) else None
     return None if seconds is None else min(max(0.0, seconds), MOST_WAIT)
 
 
 def _number(written: object) -> float | None:
-    """Of `7`, `0.5` or `7s`."""
+    """Of `7` or `0.5`."""
     if isinstance(written, (int, float)) and not isinstance(written, bool):
         written = str(written)
-    found = (
-        re.fullmatch(r"\s*([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*s?\s*", written)
-        if isinstance(written, str)
-        else None
-    )
+    found = re.fullmatch(rf"\s*({_AMOUNT})\s*", written) if isinstance(written, str) else None
     return float(found[1]) if found else None
 
 
+def _duration(written: object) -> float | None:
+    """Seconds of `7s`, `3000ms`, `1m5s`, `2 minutes`, or of a number alone."""
+    number = _number(written)
+    if number is not None or not isinstance(written, str):
+        return number
+    text = written[:200].strip().lower()
+    if not re.fullmatch(_DURATION, text):
+        return None
+    return sum(
+        float(many) * _SECONDS[_unit(unit)] for many, unit in re.findall(rf"({_AMOUNT}) ?({_UNIT})", text)
+    )
+
+
+def _unit(written: str) -> str:
+    return written if written == "ms" else "mil" if written.startswith(("mil", "mse")) else written[0]
+
+
 def _date(written: str) -> float | None:
+    """Unix time of an HTTP date or of one as ISO 8601 has it."""
+    text = written[:100].strip()
     try:
-        parsed = email.utils.parsedate_tz(written[:100])
+        if re.match(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ]", text):
+            at = dt.datetime.fromisoformat(text)
+            return (at if at.tzinfo is not None else at.replace(tzinfo=dt.UTC)).timestamp()
+        parsed = email.utils.parsedate_tz(text)
         return None if parsed is None else float(email.utils.mktime_tz(parsed))
     except (TypeError, ValueError, OverflowError, IndexError):
         return None
 
 
-def _told_delay(error: dict[str, Any], details: list[Any]) -> float | None:
-    """Of google.rpc.RetryInfo, or of a field `retry_after`."""
+def _told_delay(error: dict[str, Any], details: list[Any], words: str) -> float | None:
+    """Of google.rpc.RetryInfo, of a field `retry_after`, or of `Please try again in 7m12s`."""
     delays = [each.get("retryDelay") for each in details if isinstance(each, dict)]
-    seconds = next((n for n in map(_number, [*delays, error.get("retry_after")]) if n is not None), None)
+    said = _IN_WORDS.search(words[:_LOOKED_AT])
+    delays += [error.get("retry_after"), said[1] if said else None]
+    seconds = next((n for n in map(_duration, delays) if n is not None), None)
     return None if seconds is None else min(seconds, MOST_WAIT)
 
 

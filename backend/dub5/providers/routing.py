@@ -132,8 +132,13 @@ class Model:
             provider=routes[-1].provider.name,
             retry_after=min(route.health.retry_after(now) for route in routes),
         )
-        if all(route.health.rate_limited for route in routes):
-            error.as_said(status=429, type="rate_limit_error", code="rate_limit_exceeded")
+        told = [route.health.told(now) for route in routes]
+        if all(each.should_retry is False for each in told):
+            error.as_said(should_retry=False)
+        if all(each.status is not None for each in told):
+            error.as_said(status=told[-1].status, type=told[-1].type, code=told[-1].code)
+            if error.should_retry is False:  # of a quota nobody knows when there is more
+                error.retry_after = None
         return error
 
 

@@ -120,6 +120,50 @@ async def test_the_official_client_raises_its_own_class_and_asks_again_only_wher
     assert received == asked
 
 
+LARGE = refusal(
+    413, "tokens per minute (TPM): Limit 6000, Requested 12328", type="tokens", code="rate_limit_exceeded"
+)
+
+
+async def test_what_is_too_large_for_one_account_is_for_the_next(
+    server: Running, one: FakeOpenAI, two: FakeOpenAI
+) -> None:
+    one.reply, two.reply = LARGE, say("Hello")
+    answer = await server.chat(model="both")
+    assert (answer.status_code, "Hello" in answer.text) == (200, True)
+    two.reply = LARGE
+    answer = await server.chat("Again", model="both")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "rate_limit_exceeded")
+    assert answer.headers["x-should-retry"] == "false"
+
+
+@pytest.mark.parametrize(
+    ("script", "expected", "hint"),
+    [
+        (refusal(429, **QUOTA), (429, "insufficient_quota"), "false"),
+        (refusal(429, code="1113", type="1113"), (429, "insufficient_quota"), "false"),
+        (refusal(429, code="too_fast", headers={"retry-after": "29"}), (429, "too_fast"), None),
+        (refusal(402, "Insufficient Balance"), (502, "provider_error"), "false"),
+        (refusal(401), (502, "provider_error"), "false"),
+        (refusal(500), (502, "provider_error"), None),
+    ],
+)
+async def test_while_a_model_is_left_alone_callers_are_told_why(
+    server: Running, one: FakeOpenAI, script: Script, expected: tuple[int, str], hint: str | None
+) -> None:
+    one.reply = script
+    answer, asked = await server.chat("0"), 0
+    for number in range(1, 20):
+        if len(one.calls) == asked:
+            break
+        asked = len(one.calls)
+        answer = await server.chat(str(number))
+    assert "left alone" in answer.json()["error"]["message"]
+    assert (answer.status_code, answer.json()["error"]["code"]) == expected
+    assert answer.headers.get("x-should-retry") == hint
+    assert ("retry-after" in answer.headers) == (expected[1] != "insufficient_quota")
+
+
 async def test_what_passes_is_asked_again_by_the_official_client(server: Running, one: FakeOpenAI) -> None:
     one.replies = [refusal(500), refusal(500)]  # the second one is our own retry
     one.reply = say("Hello")

@@ -86,12 +86,7 @@ async def test_a_refusal_of_the_request_keeps_all_that_was_said(fake: FakeOpenAI
             InvalidRequest,
             (400, "invalid_request_error", None),
         ),
-        (
-            413,
-            openai_error("Too large", code="rate_limit_exceeded"),
-            RequestTooLarge,
-            (413, "rate_limit_exceeded", None),
-        ),
+        (413, openai_error("Too large", code="too_large"), RequestTooLarge, (413, "too_large", None)),
         (413, {}, RequestTooLarge, (413, "request_too_large", None)),
         (400, {"error": "no tools"}, InvalidRequest, (400, "invalid_request_error", None)),
     ],
@@ -157,6 +152,21 @@ ROWS: dict[str, Row] = {
         "Slow",
         {"status": 429, "code": "rate_limit_exceeded", "type": "rate_limit_error", "busy": True},
     ),
+    "larger than a minute's tokens": (
+        413,
+        openai_error("Limit 6000, Requested 9000", type="tokens", code="rate_limit_exceeded"),
+        {"status": 413, "code": "rate_limit_exceeded", "should_retry": False, "busy": False, "scope": "request"},
+    ),
+    "larger than a minute's tokens, 429": (
+        429,
+        {"error": {"message": "Limit 6000, Requested 9000"}},
+        {"status": 429, "code": "rate_limit_exceeded", "should_retry": False, "busy": False, "scope": "request"},
+    ),
+    "no money": (
+        429,
+        {"error": {"code": "1113", "message": "Insufficient balance or no resource package."}},
+        {"status": 429, "code": "insufficient_quota", "should_retry": False, "retry_after": None, "scope": "model"},
+    ),
     "quota": (
         429,
         openai_error("You exceeded your current quota", type="insufficient_quota", code="insufficient_quota"),
@@ -195,7 +205,11 @@ async def test_the_log_names_the_code_but_not_the_words(fake: FakeOpenAI) -> Non
         ({"retry_after_ms": "1500", "retry_after": "2"}, {}, 1.5),
         ({"retry_after": "Thu, 26 Nov 2026 00:00:07 GMT", "date": "Thu, 26 Nov 2026 00:00:00 GMT"}, {}, 7.0),
         ({}, [{"error": {"message": "m", "details": [{"retryDelay": "7s"}]}}], 7.0),
-        ({"x_ratelimit_reset_requests": "7s"}, {}, None),
+        ({"retry_after": "1m5s"}, {}, 65.0),
+        ({}, openai_error("Please try again in 1m5s."), 65.0),
+        ({"retry_after": "7"}, openai_error("Please try again in 1m5s."), 7.0),
+        ({"x_ratelimit_reset_requests": "7s", "x_ratelimit_remaining_requests": "0"}, {}, 7.0),
+        ({"x_ratelimit_reset_requests": "7s", "x_ratelimit_remaining_requests": "9"}, {}, None),
         ({}, {}, None),
     ],
 )
@@ -280,6 +294,14 @@ REPORTS: dict[str, tuple[Any, dict[str, Any]]] = {
         {"status": 429, "code": "rate_limit_exceeded", "scope": "model", "busy": True},
     ),
     "rate, by number": ({"message": "m", "code": 429}, {"status": 429, "code": "rate_limit_exceeded", "busy": True}),
+    "no place at Mistral": (
+        {"message": "m", "type": "service_tier_capacity_exceeded", "code": "3505"},
+        {"status": 429, "type": "service_tier_capacity_exceeded", "busy": True},
+    ),
+    "no money at Zhipu": (
+        {"message": "m", "code": "1113"},
+        {"status": 429, "code": "insufficient_quota", "should_retry": False},
+    ),
     "quota": (
         {"message": "m", "code": "insufficient_quota"},
         {"status": 429, "code": "insufficient_quota", "should_retry": False, "busy": False},

@@ -104,6 +104,28 @@ SHAPES: list[tuple[Any, dict[str, Any]]] = [
         {"words": "Too long.", "code": "context_length_exceeded", "status": 400},
     ),
     ({"error": {"message": "Provider returned error", "metadata": {"raw": "Oops"}}}, {"words": "Oops"}),
+    ({"error": {"code": "1113", "message": "m"}}, {"code": None, "number": "1113", "status": None}),
+    ({"errors": [{"message": "m", "code": 4006}], "success": False}, {"words": "m", "number": "4006"}),
+    (
+        {
+            "error": {
+                "message": "m",
+                "details": [{"violations": [{"quotaId": "GenerateRequestsPerDayPerModel"}]}],
+            }
+        },
+        {"used_up": True},
+    ),
+    (
+        {"error": {"message": "Rate limit reached. Please try again in 7m12.5s. Need more?"}},
+        {"retry_after": 432.5},
+    ),
+    ({"error": {"message": "Please retry after 26 seconds."}}, {"retry_after": 26.0}),
+    ({"error": {"message": "Please wait 12345 seconds before retrying."}}, {"retry_after": 12345.0}),
+    ({"error": {"message": "please try again after 1 seconds"}}, {"retry_after": 1.0}),
+    ({"error": {"message": "Try again in 500ms"}}, {"retry_after": 0.5}),
+    ({"error": {"message": "Try again in 3 parts", "retry_after": "1m5s"}}, {"retry_after": 65.0}),
+    ({"error": {"message": "Try again in 99999999 hours"}}, {"retry_after": MOST_WAIT}),
+    ({"error": {"message": "Try again later"}}, {"retry_after": None}),
     (
         {"error": {"message": "m", "type": None, "param": 7, "code": None}},
         {"words": "m", "type": None, "param": None, "code": None},
@@ -279,6 +301,42 @@ VERDICTS: list[tuple[int, Refusal, Verdict]] = [
     (429, said("Suspended", kind="exceeded_current_quota_error"), "quota"),
     (429, said("Your account is not active", "billing_not_active"), "quota"),
     (405, said("Method Not Allowed"), "account"),
+    # Money, or the allowance of a day or a month.
+    (429, said("Your team 1f has either used all available credits or reached its monthly spending limit."), "quota"),
+    (429, said("You have exceeded your credits. Please add more."), "quota"),
+    (429, said("Insufficient balance or no resource package. Please recharge.", number="1113"), "quota"),
+    (429, said("余额不足或无可用资源包,请充值。"), "quota"),
+    (429, said("您的账户已欠费"), "quota"),
+    (429, said("No more today.", number="4006"), "quota"),
+    (429, said("you have used up your daily free allocation of 10,000 neurons, please upgrade"), "quota"),
+    (429, said("Insufficient credits. Add more using https://x"), "quota"),
+    (429, said("Rate limit exceeded: free-models-per-day. Add 10 credits to unlock more"), "quota"),
+    (429, said("Your project has exceeded its monthly spending cap.", kind="RESOURCE_EXHAUSTED"), "quota"),
+    (429, said("Your prepayment credits are depleted.", kind="RESOURCE_EXHAUSTED", retry_after=7.0), "quota"),
+    (429, said(QUOTA, kind="RESOURCE_EXHAUSTED", retry_after=7.0, used_up=True), "quota"),
+    (429, said("Monthly token limit exceeded"), "quota"),
+    (429, said("Number of request tokens has exceeded your daily rate limit", kind="rate_limit_error"), "quota"),
+    (429, said("A Trial key is limited to 1000 API calls / month."), "quota"),
+    (429, said("You have exceeded the monthly usage quota. It will reset at 2026-08-29", "QuotaExceeded"), "quota"),
+    (429, said("Budget has been exceeded!", kind="budget_exceeded"), "quota"),
+    (403, said("Your team has either used all available credits or reached its spending limit."), "credentials"),
+    (403, said("Your paid balance is insufficient. Please top up and try again."), "credentials"),
+    (403, said("The free tier of the model has been exhausted."), "credentials"),
+    (402, said("Insufficient Balance", "invalid_request_error"), "account"),
+    # Not so: it is more again in a moment.
+    (429, said("Rate limit of 50 per day exceeded. Please wait 12 seconds before retrying.", retry_after=12.0), "rate"),
+    (429, said("Service tier capacity exceeded for this model.", kind="service_tier_capacity_exceeded"), "rate"),
+    (429, said("High concurrency usage of this API", number="1302"), "rate"),
+    (429, said("A Trial key is limited to 20 API calls / minute."), "rate"),
+    (429, said("request reached organization max RPM: 3", kind="rate_limit_reached_error"), "rate"),
+    (429, said("on tokens per minute (TPM): Limit 6000, Used 5034, Requested 1443."), "rate"),
+    # Larger than all of a minute: another account may do it.
+    (413, said("on tokens per minute (TPM): Limit 6000, Requested 12328", "rate_limit_exceeded"), "request"),
+    (413, said("Request too large for model `x` on tokens per minute (TPM)"), "request"),
+    (413, said("Too large", "rate_limit_exceeded", "tokens"), "request"),
+    (429, said("on tokens per min (TPM): Limit 30,000, Requested 342,389.", "rate_limit_exceeded"), "request"),
+    (429, said("The input or output tokens must be reduced in order to run successfully."), "request"),
+    (429, said("Extra usage is required for long context requests.", kind="rate_limit_error"), "request"),
     (410, said("The model is retired"), "account"),
     (408, said(), "trouble"),
     (302, said(), "trouble"),
@@ -305,6 +363,8 @@ def test_a_403_that_names_us_is_about_us() -> None:
         (said("m", status=502), 502),
         (said("m", kind="overloaded_error"), 529),
         (said("m", kind="rate_limit_error"), 429),
+        (said("m", kind="service_tier_capacity_exceeded", number="3505"), 429),
+        (said("m", number="1113"), 429),
         (said("m", "insufficient_quota"), 429),
         (said("m", kind="RESOURCE_EXHAUSTED"), 429),
         (said("m", "context_length_exceeded", "invalid_request_error"), 400),
@@ -393,6 +453,27 @@ def after(value: str) -> dict[str, str]:
         (after("Wed, 21 Oct 99999999999 07:28:00 GMT"), None),
         (after("x" * 10_000), None),
         ({**after(formatdate(NOW + 30, usegmt=True)), "date": formatdate(NOW + 20, usegmt=True)}, 10.0),
+        (after("3000ms"), 3.0),
+        (after("1m5s"), 65.0),
+        (after("6m0s"), 360.0),
+        (after("1h 2m 3.5s"), 3723.5),
+        (after("2 minutes"), 120.0),
+        (after("30 sec"), 30.0),
+        (after("400d"), MOST_WAIT),
+        (after("4, 4"), 4.0),
+        (after("4,7s"), 7.0),
+        (after(", 4"), 4.0),
+        (after("4, soon"), None),
+        (after("4 4"), None),
+        (after("5 parsecs"), None),
+        (after("m5s"), None),
+        (after(f"{NOW + 30:.0f}"), 30.0),
+        (after(f"{1000 * NOW + 30_500:.0f}"), 30.5),
+        (after(f"{NOW - 30:.0f}"), 0.0),
+        (after("2026-09-21T14:13:50Z"), 30.0),
+        (after("2026-09-21T16:13:50.5+02:00"), 30.5),
+        (after("2026-09-21 14:13:50"), 30.0),
+        (after("2026-99-21T14:13:50Z"), None),
         ({"x-ratelimit-reset-requests": "7"}, None),
     ],
 )
@@ -400,15 +481,49 @@ def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
     assert refusals.retry_after(headers, NOW) == seconds
 
 
+LEFT = "x-ratelimit-remaining-"
+RESET = "x-ratelimit-reset-"
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({RESET + "requests": "1m5s"}, 65.0),
+        ({RESET + "requests": "7", RESET + "tokens": "120ms"}, 7.0),
+        ({RESET + "requests": "7", LEFT + "requests": "3"}, None),
+        ({RESET + "requests": "7", LEFT + "requests": "3", RESET + "tokens": "2s", LEFT + "tokens": "0"}, 2.0),
+        ({RESET + "requests": "soon"}, None),
+        ({RESET + "requests": "7", LEFT + "requests": "some"}, None),
+        ({RESET + "requests": "999d"}, MOST_WAIT),
+        ({"x-ratelimit-reset": f"{1000 * NOW + 9000:.0f}", "x-ratelimit-remaining": "0"}, 9.0),
+        ({"a-ratelimit-tokens-reset": "2026-09-21T14:13:50Z", "a-ratelimit-tokens-remaining": "0"}, 30.0),
+        ({"ratelimit-reset": "50"}, 50.0),
+        ({"ratelimit-reset-requests-day": "33011.38", "ratelimit-remaining-requests-day": "14000"}, None),
+    ],
+)  # fmt: skip
+def test_when_what_remains_is_nothing(headers: dict[str, str], seconds: float | None) -> None:
+    assert refusals.reset_after(headers, NOW) == seconds
+
+
 @pytest.mark.parametrize("written", ["Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"])
 def test_the_obsolete_forms_of_a_date(written: str) -> None:
     assert refusals.retry_after({**after(written), "date": "Sun, 06 Nov 1994 08:49:30 GMT"}, NOW) == 7.0
 
 
-@given(st.text(max_size=60))
+TIMES = st.lists(
+    st.sampled_from(["1", "9" * 30, ".5", "ms", "s", "m", "h", " ", ",", "-", "T", ":", "2026-09-21"])
+)
+
+
+@given(st.text(max_size=60) | TIMES.map("".join))
 def test_whatever_the_header_says_it_is_bounded(written: str) -> None:
-    seconds = refusals.retry_after(after(written), NOW)
-    assert seconds is None or 0 <= seconds <= MOST_WAIT
+    for seconds in (
+        refusals.retry_after(after(written), NOW),
+        refusals.reset_after({"ratelimit-reset": written}, NOW),
+        read_json({"message": f"try again in {written}"}).retry_after,
+    ):
+        assert seconds is None or 0 <= seconds <= MOST_WAIT
 
 
 @pytest.mark.parametrize("delay", ["x", None, {}, "-1s", True])
