@@ -20,7 +20,7 @@ from dub5.providers.anthropic_answer import StreamTranslator, completion, event_
 from dub5.providers.anthropic_request import request
 from dub5.providers.chunks import Assembler, split
 from dub5.providers.http import DIRECTLY, Access, HttpClient
-from dub5.providers.odd_answers import CUT, Reported, Unusable, events_in, is_done, unlisted
+from dub5.providers.odd_answers import CUT, Reported, Unusable, events_in, is_done, is_sign_of_life, unlisted
 from dub5.providers.protocol import Call, Json, Payload
 from dub5.providers.quirks import Quirks
 from dub5.providers.sse import begins_events
@@ -66,8 +66,8 @@ class AnthropicProvider:
         try:
             async with aclosing(events):
                 async for together in events:
-                    for _, data in together:
-                        for chunk in self._chunks(translator, data):
+                    for event, data in together:
+                        for chunk in self._chunks(translator, event, data):
                             yield Payload.of(chunk)
         except (Unusable, Reported) as odd:
             raise self._http.failure(odd) from None
@@ -99,14 +99,14 @@ class AnthropicProvider:
     def _joined(self, body: bytes) -> Json:
         """A whole answer that came as the events of a stream."""
         translator, assembler = StreamTranslator(created=int(time.time())), Assembler()
-        for _, data in events_in(body):
-            for chunk in self._chunks(translator, data):
+        for event, data in events_in(body):
+            for chunk in self._chunks(translator, event, data):
                 assembler.add(chunk)
         if not translator.complete:
             raise Unusable(CUT, "model")
         return assembler.completion()
 
-    def _chunks(self, translator: StreamTranslator, data: bytes) -> Iterable[Json]:
+    def _chunks(self, translator: StreamTranslator, name: bytes, data: bytes) -> Iterable[Json]:
         try:
             event = event_of(data, self.name)
             if event.type != "message":
@@ -114,7 +114,7 @@ class AnthropicProvider:
         except Reported:
             raise
         except (ValueError, RecursionError, ProviderError):
-            if translator.complete or data.isspace() or is_done(b"", data):
+            if translator.complete or is_sign_of_life(name, data) or is_done(name, data):
                 return ()  # nothing that matters: some end a stream as OpenAI does
             raise Unusable("sent a malformed event") from None
         translator.complete = True

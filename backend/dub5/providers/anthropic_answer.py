@@ -172,6 +172,9 @@ def _tidied(value: Any) -> Any:
         tidy["usage"] = {name: count for name, count in counts.items() if type(count) is int}
     if isinstance(tidy.get("message"), dict):
         tidy["message"].setdefault("content", [])
+    if value.get("type") == "message":
+        content = tidy.get("content", [])
+        tidy["content"] = [{"type": "text", "text": content}] if isinstance(content, str) else content
     return tidy
 
 

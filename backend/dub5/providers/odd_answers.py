@@ -53,6 +53,17 @@ def is_done(_event: bytes, data: bytes) -> bool:
     return data == b"[DONE]" or (len(data) < 12 and data.strip(b' "\t') == b"[DONE]")
 
 
+_LIFE = {b"null", b"ping", b"pong", b"keep-alive", b"keepalive", b"heartbeat"}
+
+
+def is_sign_of_life(event: bytes, data: bytes) -> bool:
+    """Whether an event is one of those with which servers keep a connection open, and says nothing else."""
+    if event in _LIFE or data.isspace():
+        return True
+    word = data.strip(b' "\t').lower() if len(data) < 20 else data
+    return not word or word in _LIFE
+
+
 def look_for_error(data: Json, event: bytes = b"") -> None:
     """Compatible servers put it where a completion or chunk belongs, with status 200."""
     error = data.get("error")

@@ -21,7 +21,16 @@ from dub5.providers.chunks import (
     is_label,
     split,
 )
-from dub5.providers.odd_answers import CUT, Reported, Unusable, events_in, is_done, look_for_error, unlisted
+from dub5.providers.odd_answers import (
+    CUT,
+    Reported,
+    Unusable,
+    events_in,
+    is_done,
+    is_sign_of_life,
+    look_for_error,
+    unlisted,
+)
 from dub5.providers.protocol import Json, Payload
 from dub5.providers.sse import BODY, begins_events
 
@@ -72,8 +81,12 @@ class Frames:
 
         Unusable or Reported where it is none.
         """
-        data = chunk.data
-        look_for_error(data, event)
+        look_for_error(chunk.data, event)
+        if is_sign_of_life(event, b"{}"):
+            return
+        data = _with_choices(chunk.data)
+        if data is not chunk.data:
+            chunk = Payload.of(data)
         given = data.get("choices")
         if not isinstance(given, list) and given is not None:
             raise Unusable
@@ -163,7 +176,7 @@ def _joined(raw: bytes, provider: str) -> Json:
             if is_done(event, data):
                 frames.done()
                 break
-            if not data.isspace():
+            if not is_sign_of_life(event, data):
                 for chunk in frames.chunks(event, Payload.parse(data, provider)):
                     assembler.add(chunk.data)
     except ProviderError:
@@ -176,6 +189,7 @@ def _joined(raw: bytes, provider: str) -> Json:
 def whole(data: Json) -> Json:
     """The completion itself, where it is as it should be. Unusable or Reported where it is none."""
     look_for_error(data)
+    data = _with_choices(data)
     choices = data.get("choices")
     if not isinstance(choices, list) or not choices:
         raise Unusable
@@ -186,6 +200,18 @@ def whole(data: Json) -> Json:
         return assembler.completion()
     proper = [_whole_choice(choice, position) for position, choice in enumerate(choices)]
     return data if all(map(_is, proper, choices)) else {**data, "choices": proper}
+
+
+def _with_choices(data: Json) -> Json:
+    """A bare `message`, as Ollama's own API has it, as a choice; all else as it is."""
+    message = data.get("message")
+    if data.get("choices") or not isinstance(message, dict) or not message.keys() & {"role", "content"}:
+        return data
+    reason = (
+        data.get("finish_reason") or data.get("done_reason") or ("stop" if data.get("done") is True else None)
+    )
+    kept = {name: value for name, value in data.items() if name != "message"}
+    return {**kept, "choices": [{"index": 0, "message": message, "finish_reason": reason}]}
 
 
 def _whole_choice(choice: Any, position: int) -> Json:

@@ -30,20 +30,29 @@ class EventTooLarge(ValueError):
 
 
 def begins_events(body: bytes) -> bool:
-    """Whether a body is a stream of events, whatever its content type says."""
-    return body[:200].lstrip(_AROUND).startswith(_FIELDS)
+    """Whether a body is a stream of events, or of lines of JSON, whatever its content type says."""
+    return body[:200].lstrip(_AROUND).startswith(_FIELDS) or _is_lines(body.lstrip(_AROUND))
+
+
+def _is_lines(body: bytes) -> bool:
+    """Whether a body that begins with JSON has more after the first line, which is whole by itself."""
+    first, _, others = body.partition(b"\n")
+    return first[:1] == b"{" and bool(others) and not others.isspace() and _is_whole(first)
 
 
 class EventParser:
     """`feed(bytes)` yields `(event, data)` pairs; comments and events without data are left out.
 
-    More than the grammar allows is taken: marks of byte order and blanks before a field, and instead of events a body
-    of JSON, which `rest` gives as one.
+    More than the grammar allows is taken: marks of byte order and blanks before a field, and instead of events lines of
+    JSON, or a body of JSON, which `rest` gives as one.
     """
 
     def __init__(self) -> None:
         self._begun = False
         self._json: list[bytes] | None = None  # parts of a body that is no stream of events
+        self._by_line: bool | None = (
+            None  # whether they are lines, each of them an event; None while nobody knows
+        )
         self._line: list[bytes] = []  # parts of the line that has no end yet
         self._line_size = 0
         self._after_cr = False
@@ -56,7 +65,7 @@ class EventParser:
         if not self._begun:
             received = self._begin(received)
         if self._json is not None:
-            self._json.append(received)
+            yield from self._feed_json(self._json, received)
             return
         first, *others = self._split(received)
         self._hold(first)
@@ -74,9 +83,27 @@ class EventParser:
     def rest(self) -> list[tuple[bytes, bytes]]:
         """At the end of the body, what it had besides finished events: JSON, or a last event without its empty line."""
         if self._json is not None:
-            return [(BODY, b"".join(self._json))]
+            body = b"".join(self._json)
+            return [(b"" if self._by_line else BODY, body)] if body.strip() else []
         events = list(self.feed(b"\n\n"))
         return [(event, data) for event, data in events if _is_whole(data)]
+
+    def _feed_json(self, parts: list[bytes], received: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """What is no stream of events: the lines that `received` finishes, where they stand for them."""
+        parts.append(received)
+        if self._by_line is False or (b"\n" not in received and self._by_line):
+            return
+        body = b"".join(parts)
+        first, end, others = body.partition(b"\n")
+        if self._by_line is None and end:
+            if _is_lines(body):
+                self._by_line = True
+            elif others.strip() or not _is_whole(first):
+                self._by_line = False
+        if self._by_line:
+            *lines, rest = body.split(b"\n")
+            parts[:] = [rest]
+            yield from ((b"", line.strip()) for line in lines if line.strip())
 
     def _begin(self, received: bytes) -> bytes:
         """What is left of the first bytes without what stands before the first event."""

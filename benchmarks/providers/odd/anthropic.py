@@ -86,6 +86,8 @@ def anthropic() -> Iterable[Odd]:
         START + block(0, A_TOOL, json_delta(""), json_delta('{"a"'), json_delta(":1}")) + a_end("tool_use")
     )
     yield _claude("plain", A_PLAIN, A_WHOLE)
+    yield _claude("content a text", None, written(message("hello")))
+    yield _claude("null between events", A_PLAIN.replace(b"\n\n", b"\n\ndata: null\n\n", 2), None)
     yield _claude("CRLF, byte by byte", byte_by_byte(A_PLAIN.replace(b"\n", b"\r\n")), None)
     yield _claude("byte order mark", b"\xef\xbb\xbf" + A_PLAIN, b"\xef\xbb\xbf" + written(A_WHOLE))
     yield _claude(

@@ -85,6 +85,15 @@ def framing() -> Iterable[Odd]:
         None,
         HELLO,
     )
+    yield Odd("null between events", (PLAIN.replace(b"\n\n", b"\n\ndata: null\n\n", 2),), None, HELLO)
+    yield Odd(
+        "pings between events",
+        (PLAIN.replace(b"\n\n", b"\n\nevent: ping\ndata: ping\n\n", 2) + b"data: keep-alive\n\n",),
+        None,
+        HELLO,
+    )
+    lines = PLAIN.removesuffix(DONE).replace(b"data: ", b"").replace(b"\n\n", b"\n")
+    yield Odd("lines of JSON", (lines,), lines, HELLO, stream_type="application/x-ndjson")
     yield Odd("no [DONE]", (PLAIN.removesuffix(DONE),), None, HELLO)
     yield Odd(
         "no [DONE], no blank line at the end",

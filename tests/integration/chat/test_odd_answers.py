@@ -164,6 +164,11 @@ STREAMS: dict[str, tuple[list[Part], Json]] = {
     "index null": (calls([call(None, arguments=FIRST)], [call(None, id=None, name=None, arguments=REST)], [call(None, id="b", name="g")]), TWO),
     "index as a text": (calls([call("0", arguments=FIRST)], [call("0", id=None, name=None, arguments=REST)], [call("1", id="b", name="g")]), TWO),
     "index from 1": (calls([call(1, arguments='{"a":1}')], [call(2, id="b", name="g")]), TWO),
+    "null between events": ([ROLE, data("null"), HELLO, data("null"), STOP, data("null"), DONE], text("Hello")),
+    "pings between events": ([b"event: ping\ndata: ping\n\n", ROLE, data("ping"), HELLO, b'event: ping\ndata: {"type":"ping"}\n\n', data('""'), STOP, DONE], text("Hello")),
+    "keep-alives as data": ([data("keep-alive"), ROLE, data('"heartbeat"'), HELLO, STOP, DONE], text("Hello")),
+    "a bare message in parts": ([data('{"model":"m","message":{"role":"assistant","content":"Hel"},"done":false}'), data('{"message":{"role":"assistant","content":"lo"},"done":false}'), data('{"message":{"role":"assistant","content":""},"done":true,"done_reason":"stop"}')], text("Hello")),
+    "a bare message": ([data('{"message":{"role":"assistant","content":"Hello"},"finish_reason":"stop"}'), DONE], text("Hello")),
     "a call that is no list": ([ROLE, frame(chunk({"tool_calls": call(arguments='{"a":1}')})), CALLS_END, DONE], ONE),
 }  # fmt: skip
 
@@ -202,6 +207,7 @@ def delta_of(text: str) -> Json:
 
 
 CLAUDE_TEXT = claude_block(0, {"type": "text", "text": ""}, delta_of("Hel"), delta_of("lo"))
+CLAUDE_TEXT_ANSWER = claude_answer(*CLAUDE_TEXT)
 TOOL: Json = {"type": "tool_use", "id": "a", "name": "f", "input": {}}
 ARGUMENTS: Json = {"type": "input_json_delta", "partial_json": '{"a":1}'}
 
@@ -220,6 +226,7 @@ CLAUDE: dict[str, tuple[list[Part], Json]] = {
         TWO,
     ),
     "a mark of byte order": ([b"\xef\xbb\xbf", *claude_answer(*CLAUDE_TEXT)], text("Hello")),
+    "null and pings between events": ([data("null"), *CLAUDE_TEXT_ANSWER[:2], b"event: ping\ndata: ping\n\n", data("null"), *CLAUDE_TEXT_ANSWER[2:]], text("Hello")),
     "usage that is none": ([one.replace(b'"usage": {', b'"usage": null, "x": {') if isinstance(one, bytes) else one for one in claude_answer(*CLAUDE_TEXT)], text("Hello")),
     "usage of texts": ([one.replace(b'"output_tokens": 3', b'"output_tokens": "x"') if isinstance(one, bytes) else one for one in claude_answer(*CLAUDE_TEXT)], text("Hello")),
     "an emoji cut in two": (claude_answer(claude_event("content_block_start", index=0, content_block={"type": "text", "text": ""}), rb'data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"a\ud83d"}}' + b"\n\n", rb'data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"\ude00"}}' + b"\n\n"), text("a😀")),
@@ -311,6 +318,77 @@ async def test_half_of_a_turn_is_not_kept(server: Running, claude: FakeAnthropic
     both = await live_and_joined(server, claude, parts, model="claude", max_tokens=50)
     assert both == [text("Hello")] * 2
     assert await kept(server, model="claude", max_tokens=50) == []
+
+
+# --- Lines of JSON ---
+
+
+def lines(parts: list[Part], end: bytes = b"\n") -> list[Part]:
+    """The data of events alone, each on a line."""
+    written = [one for one in parts if isinstance(one, bytes) and b"[DONE]" not in one]
+    return [one[one.index(b"data: ") + 6 :].strip() + end for one in written]
+
+
+async def test_lines_of_json_where_events_were_asked(
+    server: Running, fake: FakeOpenAI, claude: FakeAnthropic
+) -> None:
+    cases: dict[str, tuple[str, list[Part]]] = {
+        "openai": ("small", lines([ROLE, HELLO, STOP])),
+        "CRLF, blank lines": ("small", lines([ROLE, HELLO, STOP], b"\r\n\n")),
+        "no end of the last line": ("small", [*lines([ROLE, HELLO]), *lines([STOP], b"")]),
+        "cut anywhere": ("small", [bytes([one]) for one in b"".join(lines([ROLE, HELLO, STOP]))]),  # type: ignore[arg-type]
+        "a message in parts": (
+            "small",
+            [
+                b'{"message":{"role":"assistant","content":"Hello"},"done":false}\n',
+                b'{"message":{"role":"assistant","content":""},"done":true}\n',
+            ],
+        ),
+        "anthropic": ("claude", lines(CLAUDE_TEXT_ANSWER)),
+    }
+    for name, (model, parts) in cases.items():
+        kind = {"content-type": "application/x-ndjson"}
+        fake.reply = claude.reply = stream(parts, headers=kind)
+        live = await server.chat(name, model=model, stream=True)
+        assert seen(read_events(live.content)) == text("Hello"), name
+        for again in await kept(server, text=name, model=model):
+            assert again == text("Hello"), name
+        joined = await server.chat(f"{name}, whole", model=model)
+        assert seen(read_whole(joined.json())) == text("Hello"), name
+
+
+async def test_each_line_is_given_on_as_it_comes(server: Running, fake: FakeOpenAI) -> None:
+    go = asyncio.Event()
+    fake.reply = stream([*lines([ROLE, HELLO, frame(chunk({"content": "!"}))]), go, *lines([STOP])])
+    async with server.client.stream(
+        "POST",
+        "/v1/chat/completions",
+        json={"model": "small", "stream": True, "messages": [{"role": "user", "content": "Hi"}]},
+    ) as answer:
+        async for line in answer.aiter_lines():
+            if "!" in line:
+                go.set()
+    assert go.is_set()
+
+
+@pytest.mark.parametrize("content", ["Hello", [{"type": "text", "text": "Hello"}]])
+async def test_a_message_whose_content_is_a_text(
+    server: Running, claude: FakeAnthropic, content: Any
+) -> None:
+    claude.reply = whole({**message([]), "content": content})
+    for streamed in (False, True):
+        answer = await server.chat(f"{streamed}", model="claude", stream=streamed)
+        read = read_events(answer.content) if streamed else read_whole(answer.json())
+        assert seen(read) == text("Hello")
+
+
+async def test_a_message_without_content_is_empty_and_not_kept(
+    server: Running, claude: FakeAnthropic
+) -> None:
+    claude.reply = whole({**message([]), "content": None})
+    answer = await server.chat(model="claude")
+    assert (answer.status_code, seen(read_whole(answer.json()))) == (200, text(""))
+    assert await kept(server, model="claude") == []
 
 
 # --- One shape where the other was asked for ---
