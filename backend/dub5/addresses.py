@@ -36,6 +36,47 @@ _SECRET_VALUE = re.compile(
 )
 
 
+_NATIVE = (
+    (
+        "Gemini's",
+        r"generativelanguage\.googleapis\.com(?!/[^/?]+/openai(?:[/?]|$))|:(?:stream)?generatecontent\b",
+        "https://generativelanguage.googleapis.com/v1beta/openai",
+    ),
+    (
+        "Vertex AI's",
+        r"aiplatform\.googleapis\.com(?!/[^?]*/endpoints/[^/?:]+(?:/chat/completions)?/?(?:[?]|$))|:\w*rawpredict\b",
+        "https://aiplatform.googleapis.com/v1/projects/PROJECT/locations/REGION/endpoints/openapi",
+    ),
+    (
+        "Bedrock's",
+        r"bedrock[\w.-]*\.amazonaws\.com(?!(?::\d+)?/openai(?:[/?]|$))|/model/[^/]+/(?:invoke|converse)\b",
+        "https://bedrock-runtime.REGION.amazonaws.com/openai/v1",
+    ),
+    (
+        "Ollama's",
+        r"/api/(?:generate|chat|tags|embed)/?(?:[?]|$)|(?:localhost|127\.0\.0\.1|ollama[\w.-]*):11434/api\b",
+        "http://HOST:11434/v1",
+    ),
+    (
+        "Cohere's",
+        r"api\.cohere\.(?:com|ai)(?!/compatibility(?:[/?]|$))",
+        "https://api.cohere.ai/compatibility/v1",
+    ),
+    ("one Databricks model's", r"/serving-endpoints/[^/?]+/invocations\b", "https://HOST/serving-endpoints"),
+)
+"""Whose own APIs are known by their addresses, and where the same service is to be asked as OpenAI is."""
+
+
+def _refuse_native(written: str) -> None:
+    """ValueError where an address belongs to an API that is neither OpenAI's nor Anthropic's."""
+    address = written.partition("://")[2].lower()
+    for whose, pattern, like_openai in _NATIVE:
+        if re.search(pattern, address):
+            raise ValueError(
+                f"this is {whose} own API; the one like OpenAI's is at {like_openai}, with kind: openai"
+            )
+
+
 class Root(msgspec.Struct, frozen=True):
     """Where an API begins: an address up to and with its version, and the query that goes with each call."""
 
@@ -79,6 +120,7 @@ def openai_root(base_url: str) -> Root:
         )
     if "/openai/deployments/" in path and host.endswith(_AZURE) and "api-version" not in url.query:
         raise ValueError("Azure's classic deployments need ?api-version=DATE behind the path")
+    _refuse_native(base_url)
     if any(is_secret(name, value) for name, value in url.query.items()):
         raise ValueError(
             "secrets are never inline; write api_key, and api_key_header: NAME where it is no Bearer"
@@ -96,6 +138,7 @@ def anthropic_root(base_url: str) -> Root:
     path = url.raw_path.rstrip("/")
     if path.endswith(("/chat/completions", "/completions", "/responses")):
         raise ValueError("this is an address of OpenAI's API; write kind: openai")
+    _refuse_native(base_url)
     if "?" in base_url:
         raise ValueError("takes no query (what follows `?`)")
     root = base_url.rstrip("/")
@@ -207,7 +250,7 @@ def _proxy(written: str) -> Proxy:
 
 
 def _url(base_url: str) -> URL:
-    if not re.match(r"https?://[^/]", base_url):
+    if not re.match(r"https?://[^/]", base_url, re.IGNORECASE):
         raise ValueError("must start with http:// or https://")
     if "@" in re.split(r"[/?#]", base_url.partition("://")[2], maxsplit=1)[0]:
         raise ValueError("secrets are never inline; write api_key: {env: NAME} or {file: PATH}")

@@ -101,7 +101,7 @@ Port = Annotated[int, Meta(ge=0, le=65535)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$", max_length=100)]
 
 
-BaseUrl = Annotated[str, Meta(extra_json_schema={"pattern": "^https?://[^/]"})]
+BaseUrl = Annotated[str, Meta(extra_json_schema={"pattern": "^[Hh][Tt][Tt][Pp][Ss]?://[^/]"})]
 """The pattern is for the schema alone: `validate` says it in a sentence."""
 
 
@@ -797,9 +797,32 @@ def _validate_provider(where: str, provider: AnyHttpProvider) -> None:
     for name in ("connect", "first_token", "between_tokens", "total"):
         if not getattr(provider.timeouts, name):
             raise ConfigError(f"{where}.timeouts.{name}: must be more than 0")
+    _validate_timeouts(f"{where}.timeouts", provider.timeouts)
+    for pattern, quirk in provider.quirks.items():
+        _validate_quirk(f"{where}.quirks.{pattern}", quirk)
     _validate_source(f"{where}.api_key", provider.api_key)
     _validate_headers(where, provider)
     _validate_proxy(where, provider)
+
+
+def _validate_timeouts(where: str, timeouts: Timeouts) -> None:
+    """A limit that can never pass is a mistake; a default, with a short `total`, is none."""
+    usual = Timeouts()
+    for name in ("connect", "first_token", "between_tokens"):
+        limit = getattr(timeouts, name)
+        if limit > timeouts.total and limit != getattr(usual, name):
+            raise ConfigError(f"{where}.{name}: longer than `total`, and would never pass")
+
+
+_NEEDED = frozenset({"messages", "model", "stream"})
+"""Fields of a request without which it is none."""
+
+
+def _validate_quirk(where: str, quirk: Quirk) -> None:
+    for section, names in (("drop", quirk.drop), ("refuse", quirk.refuse), ("rename", quirk.rename)):
+        for name in names:
+            if name in _NEEDED:
+                raise ConfigError(f"{where}.{section}: no request can do without `{name}`")
 
 
 def _validate_headers(where: str, provider: AnyHttpProvider) -> None:

@@ -17,6 +17,28 @@ from dub5.addresses import (
 )
 
 API = URL("https://api.example.com/v1")
+GEMINI = "https://generativelanguage.googleapis.com"
+VERTEX = "https://us-central1-aiplatform.googleapis.com/v1/projects/p/locations/us-central1"
+BEDROCK = "https://bedrock-runtime.us-west-2.amazonaws.com"
+
+NATIVE = [
+    (GEMINI, "/v1beta/openai"),
+    (f"{GEMINI}/v1beta", "/v1beta/openai"),
+    (f"{GEMINI}/v1beta/models/gemini-3:generateContent", "/v1beta/openai"),
+    ("https://gemini.example.com/v1beta/models/gemini-3:streamGenerateContent", "/v1beta/openai"),
+    (VERTEX, "/endpoints/openapi"),
+    ("https://aiplatform.googleapis.com", "/endpoints/openapi"),
+    (f"{VERTEX}/publishers/anthropic/models/claude:rawPredict", "/endpoints/openapi"),
+    (BEDROCK, "/openai/v1"),
+    (f"{BEDROCK}/model/m/invoke", "/openai/v1"),
+    (f"{BEDROCK.upper()}/model/m/converse", "/openai/v1"),
+    ("http://localhost:11434/api", ":11434/v1"),
+    ("http://ollama:11434/api/generate", ":11434/v1"),
+    ("http://host/api/chat/", ":11434/v1"),
+    ("https://api.cohere.com/v2", "/compatibility/v1"),
+    ("https://w.example.com/serving-endpoints/m/invocations", "/serving-endpoints"),
+]
+"""Addresses of APIs that are neither OpenAI's nor Anthropic's, and a part of what is to be written instead."""
 
 
 @pytest.mark.parametrize(
@@ -45,6 +67,23 @@ API = URL("https://api.example.com/v1")
         (
             "https://r.openai.azure.com/openai/deployments/d/chat/completions?api-version=2024-10-21",
             "https://r.openai.azure.com/openai/deployments/d/chat/completions?api-version=2024-10-21",
+        ),
+        ("HTTPS://API.OpenAI.com", "https://api.openai.com/v1/chat/completions"),
+        ("Http://vllm:8000/v1", "http://vllm:8000/v1/chat/completions"),
+        ("http://chat.example.com:3000/api", "http://chat.example.com:3000/api/chat/completions"),
+        ("https://openrouter.ai/api/v1", "https://openrouter.ai/api/v1/chat/completions"),
+        ("http://localhost:11434/v1", "http://localhost:11434/v1/chat/completions"),
+        ("http://localhost:11434", "http://localhost:11434/v1/chat/completions"),
+        (f"{GEMINI}/v1beta/openai", f"{GEMINI}/v1beta/openai/chat/completions"),
+        (f"{GEMINI}/v1beta/openai/chat/completions", f"{GEMINI}/v1beta/openai/chat/completions"),
+        (f"{VERTEX}/endpoints/openapi", f"{VERTEX}/endpoints/openapi/chat/completions"),
+        (f"{VERTEX}/endpoints/openapi/chat/completions", f"{VERTEX}/endpoints/openapi/chat/completions"),
+        (f"{VERTEX}/endpoints/1234/", f"{VERTEX}/endpoints/1234/chat/completions"),
+        (f"{BEDROCK}/openai/v1", f"{BEDROCK}/openai/v1/chat/completions"),
+        ("https://api.cohere.ai/compatibility/v1", "https://api.cohere.ai/compatibility/v1/chat/completions"),
+        (
+            "https://w.example.com/serving-endpoints",
+            "https://w.example.com/serving-endpoints/chat/completions",
         ),
         ("https://host?api-version=1&x=a%2Fb", "https://host/v1/chat/completions?api-version=1&x=a/b"),
         ("https://host/models?api-version=1", "https://host/models/chat/completions?api-version=1"),
@@ -99,6 +138,7 @@ UNUSABLE = [
     ("base_url", "words"),
     [
         *UNUSABLE,
+        *NATIVE,
         ("https://host/v1/messages", "kind: anthropic"),
         ("https://host/v1/responses", "leave /responses out"),
         ("https://host/v1/embeddings", "leave /embeddings out"),
@@ -121,6 +161,7 @@ def test_what_cannot_be_openais(base_url: str, words: str) -> None:
     ("base_url", "words"),
     [
         *UNUSABLE,
+        *NATIVE,
         ("https://host/v1/chat/completions", "kind: openai"),
         ("https://host/v1/responses", "kind: openai"),
         ("https://host?beta=true", "query"),

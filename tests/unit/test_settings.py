@@ -258,6 +258,15 @@ def openai(**written: Any) -> Json:
     return {"providers": {"demo": {"kind": "openai", **written}}}
 
 
+def test_a_short_total_goes_with_the_other_defaults() -> None:
+    convert(openai(timeouts={"total": "2s"}))
+    convert(openai(timeouts={"first_token": "1m", "total": "1m"}))
+
+
+def test_a_scheme_may_be_written_in_capitals() -> None:
+    convert(openai(base_url="HTTPS://API.OpenAI.com/v1"))
+
+
 class TestWayToAProvider:
     @pytest.mark.parametrize(
         ("written", "message"),
@@ -273,6 +282,33 @@ class TestWayToAProvider:
                     }
                 },
                 "providers.demo.base_url: this is an address of OpenAI's API; write kind: openai",
+            ),
+            (
+                openai(base_url="https://generativelanguage.googleapis.com/v1beta"),
+                (
+                    "providers.demo.base_url: this is Gemini's own API; the one like OpenAI's is at "
+                    "https://generativelanguage.googleapis.com/v1beta/openai, with kind: openai"
+                ),
+            ),
+            (
+                openai(quirks={"m": {"drop": ["top_p", "messages"]}}),
+                "providers.demo.quirks.m.drop: no request can do without `messages`",
+            ),
+            (
+                openai(quirks={"m": {"refuse": ["stream"]}}),
+                "providers.demo.quirks.m.refuse: no request can do without `stream`",
+            ),
+            (
+                openai(quirks={"m": {"rename": {"model": "deployment"}}}),
+                "providers.demo.quirks.m.rename: no request can do without `model`",
+            ),
+            (
+                openai(timeouts={"first_token": "61s", "total": "1m"}),
+                "providers.demo.timeouts.first_token: longer than `total`, and would never pass",
+            ),
+            (
+                openai(timeouts={"between_tokens": "20m"}),
+                "providers.demo.timeouts.between_tokens: longer than `total`, and would never pass",
             ),
             (
                 openai(headers={"Authorization": "Bearer hidden"}),

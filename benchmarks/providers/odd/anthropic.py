@@ -371,4 +371,4 @@ def anthropic() -> Iterable[Odd]:
     yield _claude(
         "content null", START.replace(b'"content": []', b'"content": null') + A_HELLO + a_end(), None
     )
-    yield _claude("content null in a whole answer", None, message(None), (), False)
+    yield _claude("content null in a whole answer", None, message(None), (Said(),), False)
