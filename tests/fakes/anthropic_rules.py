@@ -386,7 +386,21 @@ def _complaint_about_schema(written: str) -> str | None:
         jsonschema.Draft202012Validator.check_schema(json.loads(written))
     except jsonschema.SchemaError as error:
         return error.message[:200]
+    for pattern in _patterns(json.loads(written)):
+        try:
+            re.compile(pattern)
+        except re.error:
+            return f"{pattern!r} is not a 'regex'"
     return None
+
+
+def _patterns(schema: Any) -> Iterator[str]:
+    """Of a schema as the generator of requests writes them: in properties and items."""
+    if isinstance(schema, dict):
+        if isinstance(schema.get("pattern"), str):
+            yield schema["pattern"]
+        for each in [*dict(schema.get("properties") or {}).values(), schema.get("items")]:
+            yield from _patterns(each)
 
 
 _STRICT = {

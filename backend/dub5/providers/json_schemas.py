@@ -1,9 +1,10 @@
 """JSON Schemas as callers write them, in the dialects that Anthropic takes. Pure functions on decoded JSON.
 
 `valid` makes what draft 2020-12 takes of what older drafts and hasty hands write: a keyword with a value that it
-cannot have is left out, since it says nothing. `parameters` is that for a tool's input, where the root has to be a
-plain object. `strict` is the subset in which the answer is enforced; what goes beyond it is told in the description,
-as Anthropic's own client does, and what cannot be said there at all is None.
+cannot have is left out, since it says nothing; so is a `pattern` that is no regular expression. `parameters` is that
+for a tool's input, where the root has to be a plain object. `strict` is the subset in which the answer is enforced;
+what goes beyond it is told in the description, as Anthropic's own client does, and what cannot be said there at all is
+None.
 
 Sources: https://json-schema.org/draft/2020-12/schema, and
 https://platform.claude.com/docs/en/build-with-claude/structured-outputs#json-schema-limitations
@@ -35,6 +36,9 @@ _MOST_MERGED = 10_000
 _DEEPEST = 64
 """References that lead from one to the next there."""
 
+_MOST_PATTERNS, _LONGEST_PATTERN = 200, 500
+"""Regular expressions of one schema that are looked at, and characters of one: others are left out, unseen."""
+
 _NOTHING = object()
 
 
@@ -42,7 +46,76 @@ _NOTHING = object()
 
 
 def valid(schema: Any) -> Any:
-    """A schema that the meta-schema of draft 2020-12 takes."""
+    """A schema that the meta-schema of draft 2020-12 takes, its patterns too."""
+    result = _valid(schema)
+    _leave_out_patterns(result)
+    return result
+
+
+def _leave_out_patterns(schema: Any) -> None:
+    """Those that are no regular expressions, of `schema` and all that is within it."""
+    known: dict[str, bool] = {}
+
+    def is_good(pattern: str) -> bool:
+        if pattern not in known:
+            known[pattern] = len(known) < _MOST_PATTERNS and _is_pattern(pattern)
+        return known[pattern]
+
+    waiting = [schema]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, list):
+            waiting.extend(each)
+        elif isinstance(each, dict):
+            if isinstance(each.get("pattern"), str) and not is_good(each["pattern"]):
+                del each["pattern"]
+            if "patternProperties" in each:
+                named = each["patternProperties"]
+                each["patternProperties"] = {name: named[name] for name in named if is_good(name)}
+            waiting.extend(each[name] for name in _WITHIN & each.keys())
+            waiting.extend(one for name in _NAMED & each.keys() for one in each[name].values())
+
+
+_WITHIN = frozenset(
+    (
+        *("additionalProperties", "propertyNames", "contains", "not", "if", "then", "else", "items"),
+        *(
+            "unevaluatedItems",
+            "unevaluatedProperties",
+            "contentSchema",
+            "allOf",
+            "anyOf",
+            "oneOf",
+            "prefixItems",
+        ),
+    )
+)
+_NAMED = frozenset(("properties", "patternProperties", "$defs", "definitions", "dependentSchemas"))
+"""Keywords with schemas in them, which are ours; with the values of others the caller's own request may go on."""
+
+_OTHERWISE = re.compile(
+    r"(?P<a>\\[pP]\{\w{1,40}(?:=\w{1,40})?\}|\\u\{[0-9A-Fa-f]{1,6}\}|\\k<\w{1,40}>)|"
+    r"(?P<name>\(\?<(?=[A-Za-z_]))|(?P<set>\[\[)|(?P<one>[-&~|])(?P=one)+"
+)
+"""What JavaScript's expressions have and Python's write otherwise, and what Python warns of."""
+
+
+def _is_pattern(written: str) -> bool:
+    """Whether it is a regular expression, of JavaScript's kind or Python's."""
+    if len(written) > _LONGEST_PATTERN:
+        return False
+    try:
+        re.compile(_OTHERWISE.sub(_as_python, written))
+    except (re.error, OverflowError, RecursionError):
+        return False
+    return True
+
+
+def _as_python(found: re.Match[str]) -> str:
+    return {"a": "a", "name": "(?P<", "set": "[a"}.get(found.lastgroup or "", found["one"] or "")
+
+
+def _valid(schema: Any) -> Any:
     if isinstance(schema, bool):
         return schema
     if isinstance(schema, str):  # {"x": "number"} for {"x": {"type": "number"}}
@@ -93,15 +166,15 @@ def _names(value: Any) -> Any:
 
 
 def _schemas(value: Any) -> Any:
-    return [valid(each) for each in value] if isinstance(value, list) and value else _NOTHING
+    return [_valid(each) for each in value] if isinstance(value, list) and value else _NOTHING
 
 
 def _named_schemas(value: Any) -> Any:
-    return {name: valid(each) for name, each in value.items()} if isinstance(value, dict) else _NOTHING
+    return {name: _valid(each) for name, each in value.items()} if isinstance(value, dict) else _NOTHING
 
 
 def _items(value: Any) -> Any:
-    return (_schemas if isinstance(value, list) else valid)(value)
+    return (_schemas if isinstance(value, list) else _valid)(value)
 
 
 def _dependent(value: Any) -> Any:
@@ -127,8 +200,8 @@ _KEYWORDS: dict[str, Callable[[Any], Any]] = {
     **_each("uniqueItems deprecated readOnly writeOnly", _if(lambda value: isinstance(value, bool))),
     **_each("title description format pattern $ref $comment", _if(lambda value: isinstance(value, str))),
     **_each("contentEncoding contentMediaType", _if(lambda value: isinstance(value, str))),
-    **_each("additionalProperties propertyNames contains not if then else", valid),
-    **_each("unevaluatedItems unevaluatedProperties contentSchema", valid),
+    **_each("additionalProperties propertyNames contains not if then else", _valid),
+    **_each("unevaluatedItems unevaluatedProperties contentSchema", _valid),
     **_each("allOf anyOf oneOf prefixItems", _schemas),
     **_each("properties patternProperties $defs definitions dependentSchemas", _named_schemas),
     # which draft, and names for references from elsewhere

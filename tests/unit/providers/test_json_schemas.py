@@ -54,6 +54,55 @@ def test_what_a_draft_cannot_say_is_left_out(written: Any, taken: Any) -> None:
     assert valid(written) == taken
 
 
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "^[a-z]+$",
+        r"^\d{3}-\d{4}$",
+        r"^\p{L}+$",
+        r"\u{1F600}",
+        "(?<year>[0-9]{4})",
+        "(?i:a)",
+        "[[a]",
+        "[a--b]",
+        "a||b",
+        "",
+    ],
+)
+def test_a_pattern_is_kept(pattern: str) -> None:
+    assert valid({"type": "string", "pattern": pattern}) == {"type": "string", "pattern": pattern}
+
+
+@pytest.mark.parametrize(
+    "pattern", ["[", "(", "*a", "a**", "(?P<x", "\\", "a{99999999999}", "(" * 400, "a" * 501]
+)
+def test_a_pattern_that_is_no_expression_is_left_out_wherever_it_is(pattern: str) -> None:
+    bad: Json = {"type": "string", "pattern": pattern}
+    good: Json = {"type": "string"}
+
+    def placed(one: Json) -> Json:
+        return {
+            "properties": {"a": one, "default": one, "pattern": one},
+            "items": one,
+            "anyOf": [one, {"not": one}],
+            "$defs": {"d": {"additionalProperties": one}},
+        }
+
+    data = {"enum": [bad], "const": bad, "default": bad, "x-own": bad}
+    given: Json = {**placed(bad), **data}
+    assert valid(given) == {**placed(good), **data}
+    assert given == {**placed(bad), **data}, "other routes read it too"
+    assert valid({"patternProperties": {pattern: {}, "^a": {}}}) == {"patternProperties": {"^a": {}}}
+    kept = parameters(open_object(a=bad), "parameters")
+    assert kept == open_object(a=good)
+
+
+def test_so_many_patterns_are_looked_at_and_no_more() -> None:
+    properties = {f"a{number}": {"pattern": f"^{number}$"} for number in range(10_000)}
+    kept = valid({"properties": properties})["properties"]
+    assert 100 < sum("pattern" in each for each in kept.values()) < 1000
+
+
 _KEYWORDS = """
 type enum items required properties anyOf allOf oneOf minimum minLength pattern $ref $defs not uniqueItems if then
 additionalProperties dependentRequired dependencies definitions prefixItems $id $schema multipleOf const
