@@ -81,8 +81,12 @@ _LEAST_OF_SERVERS = 500
 _NEVER_AGAIN = {403, 404, 409, 413, 429}
 """Statuses of a request that fails each time, though perhaps only here; the SDKs would send some again."""
 
-_CODES = {413: "request_too_large", 429: "rate_limit_exceeded"}
-"""Of a refusal of a request, where the provider has none."""
+_CODES = {
+    **dict.fromkeys((400, 422), ("invalid_request_error", "invalid_request_error")),
+    413: ("request_too_large", "invalid_request_error"),
+    429: ("rate_limit_exceeded", "rate_limit_error"),
+}
+"""Code and type of a refusal of a request, where the provider has none."""
 
 _SHORTAGES = {
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL),
@@ -411,10 +415,11 @@ class HttpClient:
             case "request" | "caller" as verdict:
                 error = self._in_its_words(what, shown, refusal, code)
                 vain = verdict == "caller" or status in _NEVER_AGAIN
+                usual_code, usual_type = _CODES.get(status, (None, None))
                 return error.as_said(
                     status=status,
-                    code=code or _CODES.get(status),
-                    type=kind,
+                    code=code or usual_code,
+                    type=kind or usual_type,
                     should_retry=False if vain else None,
                 )
 

@@ -6,7 +6,7 @@ matter it is:
 
 - *caller*: 400, 413, 422. Whoever is asked would refuse it.
 - *request*: 403, 404, 409, 424. About this request, but perhaps only here: the next route is asked. So are a 413 and a
-  429 of a request that is larger than all that an account may send in a minute.
+  429 of a request that is larger than all that an account may send in a minute, and a proxy's page with 400 or 413.
 - *rate*: 429. *quota*: the same, but the money or the allowance of a day or a month is used up: a retry does not help.
 - *credentials*, *account*: ours to mend: a key, a permission, a bill, a model that the provider does not know.
 - *trouble*: the provider's own.
@@ -125,7 +125,7 @@ def _fields(error: dict[str, Any]) -> Refusal:
     numbers = (_status(each) for each in (code, status, error.get("status_code")))
     said = msgspec.structs.replace(
         _plain(words),
-        code=_identifier(code),
+        code=_identifier(code) or _identifier(error.get("error_code")),
         type=_identifier(error.get("type")) or _identifier(status) or _identifier(error.get("__type")),
         number=_digits(code) or _digits(error.get("type")),
         param=_param(error.get("param")),
@@ -246,7 +246,7 @@ _ACCOUNT = {
     *("deployment_not_found", "operation_not_supported", "unknown_url"),
     *("model_not_found", "model_not_available", "invalid_model", "model_not_exist", "model_not_supported"),
     *("model_not_found_error", "unknown_model", "invalid_model_error", "model_decommissioned"),
-    *("organization_restricted", "arrearage"),
+    *("organization_restricted", "arrearage", "endpoint_not_found", "resource_does_not_exist"),
 }
 """Codes and types with which, whatever the status, no caller can do anything: the key, the bill, or a name of ours."""
 
@@ -273,6 +273,7 @@ _UNKNOWN_MODEL = re.compile(
     r"^\W*model:\W|"  # Anthropic's 404 is `model: NAME`
     r"\bmodels?\b[^;\n]{0,150}?\b(?:not found|not exist|doesn't exist|not available|is not supported)\b|"
     r"\b(?:unknown|invalid|no such|not a valid) model\b|\bapi deployment\b|"
+    r"\bendpoint\b[^;\n]{0,100}\bdoes not exist\b|\bfunction\b[^;\n]{0,120}: not found\b|"  # Databricks, NVIDIA
     r"\bno endpoints found (?:for|matching your data policy)\b",
     re.IGNORECASE,
 )
@@ -287,10 +288,14 @@ _UNKNOWN_MODEL_400 = re.compile(
 
 _WRONG_PLACE = re.compile(
     r"^\W*(?:404\b\W*)?(?:page |route |path |resource |url |endpoint )?not found\W*$|^\W*no (?:route|endpoint)\b(?!s)|"
+    r"^\W*path [\"'`]?/[^\s\"'`]{0,200}[\"'`]? not found\W*$|"
     r"\b(?:unknown|invalid|unrecognized) (?:request )?url\b|\b404 (?:page )?not found\b|\bcannot post\b",
     re.IGNORECASE,
 )
 """The whole of what is said where nothing is at our `base_url`."""
+
+_WRONG_DOOR = re.compile(r"\bplain HTTP request\b|\bSSL certificate\b", re.IGNORECASE)
+"""Of nginx, where it wants TLS, or a certificate of ours."""
 
 _FLAGGED = re.compile(
     r"\bflagged\b|\bmoderat|content.?(?:polic|filter|violation)|\bpolicy violation|\bsafety\b|\bharmful\b|"
@@ -390,8 +395,9 @@ def verdict(status: int, refusal: Refusal, *, names_us: bool = False) -> Verdict
             or _MONEY_WORDS.search(words)
             or _ACCOUNT_WORDS.search(words)
             or (status == 400 and _names_model(refusal))
+            or (refusal.page and _WRONG_DOOR.search(words))
         )
-        return "account" if ours else "caller"
+        return "account" if ours else "request" if refusal.page else "caller"
     if status == 403:
         return _of_403(refusal, names_us)
     if status == 404:

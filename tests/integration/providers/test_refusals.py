@@ -162,6 +162,22 @@ ROWS: dict[str, Row] = {
         {"error": {"message": "Limit 6000, Requested 9000"}},
         {"status": 429, "code": "rate_limit_exceeded", "should_retry": False, "busy": False, "scope": "request"},
     ),
+    "a page of nginx": (
+        400,
+        "<html><head><title>400 Bad Request</title></head></html>",
+        {"message": "400 Bad Request", "status": 400, "code": "invalid_request_error", "type": "invalid_request_error"},
+    ),
+    "too large for nginx": (
+        413,
+        "<html><head><title>413 Request Entity Too Large</title></head></html>",
+        {"status": 413, "code": "request_too_large", "should_retry": False, "scope": "request"},
+    ),
+    "a gateway's page": (
+        502,
+        "<html><head><title>502 Bad Gateway</title></head></html>",
+        {**AGAIN, "message": "The provider acme answered with status 502: 502 Bad Gateway.", "transient": True},
+    ),
+    "no such function": (404, {"title": "Not Found", "detail": "Function 'a': Not found for account 'b'"}, OURS),
     "no money": (
         429,
         {"error": {"code": "1113", "message": "Insufficient balance or no resource package."}},
@@ -336,7 +352,7 @@ async def test_an_error_within_an_answer(
     [
         ("overloaded_error", (502, "provider_error", "server")),
         ("rate_limit_error", (429, "rate_limit_exceeded", "model")),
-        ("invalid_request_error", (400, "provider_error", "request")),
+        ("invalid_request_error", (400, "invalid_request_error", "request")),
         ("api_error", (502, "provider_error", "server")),
         ("something_else", (502, "provider_error", "request")),
     ],

@@ -104,6 +104,11 @@ SHAPES: list[tuple[Any, dict[str, Any]]] = [
         {"words": "Too long.", "code": "context_length_exceeded", "status": 400},
     ),
     ({"error": {"message": "Provider returned error", "metadata": {"raw": "Oops"}}}, {"words": "Oops"}),
+    ({"error_code": "ENDPOINT_NOT_FOUND", "message": "m"}, {"code": "ENDPOINT_NOT_FOUND"}),
+    (
+        {"type": "urn:x:not-found", "title": "Not Found", "status": 404, "detail": "Function 'a'"},
+        {"words": "Function 'a'"},
+    ),
     ({"error": {"code": "1113", "message": "m"}}, {"code": None, "number": "1113", "status": None}),
     ({"errors": [{"message": "m", "code": 4006}], "success": False}, {"words": "m", "number": "4006"}),
     (
@@ -301,6 +306,21 @@ VERDICTS: list[tuple[int, Refusal, Verdict]] = [
     (429, said("Suspended", kind="exceeded_current_quota_error"), "quota"),
     (429, said("Your account is not active", "billing_not_active"), "quota"),
     (405, said("Method Not Allowed"), "account"),
+    # Proxies' pages, and what clouds answer.
+    (400, said("400 Bad Request", page=True), "request"),
+    (400, said("400 Request Header Or Cookie Too Large", page=True), "request"),
+    (413, said("413 Request Entity Too Large", page=True), "request"),
+    (422, said("Unprocessable", page=True), "request"),
+    (400, said("400 The plain HTTP request was sent to HTTPS port", page=True), "account"),
+    (400, said("400 No required SSL certificate was sent", page=True), "account"),
+    (404, said("404 Not Found", page=True), "account"),
+    (429, said("429 Too Many Requests", page=True), "rate"),
+    (502, said("502 Bad Gateway", page=True), "trouble"),
+    (404, said("The given endpoint does not exist, please retry after checking", "ENDPOINT_NOT_FOUND"), "account"),
+    (404, said("Endpoint with name 'x' does not exist."), "account"),
+    (404, said("x", "RESOURCE_DOES_NOT_EXIST"), "account"),
+    (404, said("Function id 'a' version 'b': Not found for account 'c'"), "account"),
+    (404, said('path "/v1/chat/completions" not found'), "account"),
     # Money, or the allowance of a day or a month.
     (429, said("Your team 1f has either used all available credits or reached its monthly spending limit."), "quota"),
     (429, said("You have exceeded your credits. Please add more."), "quota"),
