@@ -8,6 +8,7 @@ Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import msgspec
@@ -15,6 +16,8 @@ import msgspec
 _MARK = b"\xef\xbb\xbf"
 _AROUND = _MARK + b" \t\r\n"
 _FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
+
+_BLANKS = re.compile(rb"\s*\Z")
 
 _BEFORE = {b" ", b"\t", _MARK[:1]}
 
@@ -36,8 +39,8 @@ def begins_events(body: bytes) -> bool:
 
 def _is_lines(body: bytes) -> bool:
     """Whether a body that begins with JSON has more after the first line, which is whole by itself."""
-    first, _, others = body.partition(b"\n")
-    return first[:1] == b"{" and bool(others) and not others.isspace() and _is_whole(first)
+    end = body.find(b"\n")
+    return end > 0 and body[:1] == b"{" and not _BLANKS.match(body, end) and _is_whole(body[:end])
 
 
 class EventParser:
@@ -94,11 +97,11 @@ class EventParser:
         if self._by_line is False or (b"\n" not in received and self._by_line):
             return
         body = b"".join(parts)
-        first, end, others = body.partition(b"\n")
-        if self._by_line is None and end:
+        end = body.find(b"\n")
+        if self._by_line is None and end >= 0:
             if _is_lines(body):
                 self._by_line = True
-            elif others.strip() or not _is_whole(first):
+            elif body[:1] != b"{" or not _is_whole(body[:end]):
                 self._by_line = False
         if self._by_line:
             *lines, rest = body.split(b"\n")
