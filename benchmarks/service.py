@@ -6,7 +6,7 @@ import asyncio
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -27,14 +27,14 @@ class Service(msgspec.Struct, frozen=True):
 
 @asynccontextmanager
 async def serving(
-    config: Path, *, linger: str = "0s", python: str = sys.executable
+    config: Path, *, linger: str = "0s", python: str = sys.executable, module: Sequence[str] = ("dub5",)
 ) -> AsyncIterator[Service]:
     """Start, wait until it says where it listens, and stop by SIGTERM at the end, if it has not left by then.
 
-    `python` is the interpreter of the environment whose dub5 it is.
+    `python` is the interpreter of the environment whose dub5 it is; `module` stands in for the command `dub5`.
     """
     process = await asyncio.create_subprocess_exec(
-        *(python, "-m", "dub5", "serve", "--config", str(config)),
+        *(python, "-m", *module, "serve", "--config", str(config)),
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
         env={

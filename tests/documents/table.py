@@ -268,6 +268,7 @@ NOT_RUN = {
     ".ci/run": "is what runs all of these",
     ".venv/bin/python -m benchmarks.providers.claude": "takes a minute; a unit test runs it on a tenth of the requests",
     ".venv/bin/python -m benchmarks.cost": "takes ten minutes, and all of two cores",
+    ".venv/bin/python -m benchmarks.spine": "is looked at by people; a unit test says what it counts",
     "tools/slow.sh busy 3": "runs `make test`, three times",
     "make bench": "takes half an hour, and other gateways from their registries",
     ".venv/bin/python -m tools.kubernetes_schemas": (
