@@ -194,6 +194,7 @@ INSTEAD_THERE = {
 HELD = {
     "make test": "ci:test",
     "make check": "ci:check",
+    "make check test": "ci:test",
     "make test-cluster": "ci:test-cluster",
     "make test-cluster CLUSTER_TESTS=tests/cluster/test_scaling.py": "ci:test-cluster",
     "tools/setup.sh k6-types": "ci:check",
@@ -268,6 +269,7 @@ NOT_RUN = {
     ".ci/run": "is what runs all of these",
     ".venv/bin/python -m benchmarks.providers.claude": "takes a minute; a unit test runs it on a tenth of the requests",
     ".venv/bin/python -m benchmarks.cost": "takes ten minutes, and all of two cores",
+    "tools/commits.sh origin/main..HEAD": "is about commits; a unit test says what it finds",
     ".venv/bin/python -m benchmarks.spine": "is looked at by people; a unit test says what it counts",
     "tools/slow.sh busy 3": "runs `make test`, three times",
     "make bench": "takes half an hour, and other gateways from their registries",
