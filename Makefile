@@ -9,7 +9,7 @@ CLUSTER_TESTS ?= tests/cluster
 CLUSTER_OPTIONS := -q -o timeout_func_only=true --timeout 600 --durations 10
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-cluster test-keda cluster check format generate bench loadtest image clean
+.PHONY: help run test test-cluster test-keda test-kind cluster check format generate bench loadtest image clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do printf '  %-14s %s\n' "$$name" "$$what"; done
@@ -17,7 +17,8 @@ help: ## List the targets
 run: $(READY) ## Serve on http://127.0.0.1:8000: dub5.yaml or CONFIG=FILE, else a simulated provider
 	@exec $(BIN)/dub5 serve $(if $(CONFIG),--config $(CONFIG))
 
-test: $(READY) ## Run every test that needs no cluster, against a real Redis; coverage at least 95 %
+test: $(READY) ## Run every test that needs no cluster, against a real Redis; coverage at least 95 %; RESOLUTION=lowest-direct or highest: with other dependencies
+	@$(if $(RESOLUTION),tools/setup.sh resolution $(RESOLUTION))
 	@tools/setup.sh redis
 	@tools/setup.sh helm
 	@tools/setup.sh promtool
@@ -42,8 +43,12 @@ test-keda: $(READY) ## The same with KEDA as the autoscaler; a further quarter o
 	@tools/cluster/cluster build keda
 	@$(BIN)/python -m pytest $(CLUSTER_OPTIONS) tests/cluster/keda
 
+test-kind: $(READY) ## The life of a release on a cluster of kind; needs docker, kind, kubectl and Go
+	@tools/kind.sh tests/cluster/test_life_of_a_release.py
+
 check: $(READY) ## Format, lint, types, import contracts, generated files in step
 	@tools/setup.sh k6-types
+	@tools/setup.sh actionlint
 	@tools/check.sh $(BIN)
 
 format: $(READY) ## Rewrite the sources in the one format

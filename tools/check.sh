@@ -27,5 +27,11 @@ if [ -x "$bin/../k6-types/node_modules/.bin/tsc" ]; then
 else
     printf '%-18s left out: needs node, npm and a registry, see CONTRIBUTING.md\n' "scripts of k6"
 fi
+# Without shellcheck and pyflakes, which it would call where they happen to be there.
+if [ -x "$bin/actionlint" ]; then
+    check workflows "$bin/actionlint" -shellcheck= -pyflakes=
+else
+    printf '%-18s left out: needs Go 1.26 and its proxy, see CONTRIBUTING.md\n' workflows
+fi
 check "generated files" "$bin/python" -m tools.generate --check
 exit $status

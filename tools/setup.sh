@@ -6,6 +6,8 @@
 #   tools/setup.sh promtool Prometheus and its promtool for the tests of queries and of remote write, unpacked into .venv
 #   tools/setup.sh alertmanager  Prometheus's Alertmanager for the test of alerts, unpacked there too
 #   tools/setup.sh k6       k6 for the load tests, built from source with Go and linked into .venv
+#   tools/setup.sh resolution lowest-direct|highest  .venv with the lowest or the newest versions that pyproject.toml allows
+#   tools/setup.sh actionlint  the linter of the workflows, built and linked as k6 is
 #   tools/setup.sh k6-types TypeScript and the types of k6, to check its scripts with; where there is node and npm
 #   tools/setup.sh openai-node  OpenAI's client for Node.js, one of the readers of benchmarks.providers; where there is node and npm
 #   tools/setup.sh browser  Chromium for the tests of the page, and the library that drives it, in .venv
@@ -125,6 +127,17 @@ setup_python() {
     install_locked
 }
 
+# Instead of what uv.lock names; `tools/setup.sh python` puts that back.
+setup_resolution() {
+    export UV_PYTHON="$PWD/.venv/bin/python"
+    trust_the_system
+    index=$(other_registry)
+    [ -z "$index" ] || export UV_DEFAULT_INDEX="$index"
+    .venv/bin/uv pip compile --quiet --resolution "$1" --all-extras --group dev --output-file .venv/resolved.txt pyproject.toml
+    .venv/bin/uv pip sync --quiet .venv/resolved.txt tools/uv.txt
+    .venv/bin/uv pip install --quiet --no-deps --editable .
+}
+
 # $1 is a dependency group of pyproject.toml, $2 the module that is there afterwards, $3 what is said.
 setup_group() {
     .venv/bin/python -c 'import importlib.util as u, sys; sys.exit(u.find_spec(sys.argv[1]) is None)' "$2" && return
@@ -173,16 +186,16 @@ setup_unpacked() {
     unpack "$package" "$@" >/dev/null 2>&1 || say "Could not; those tests are skipped. Install the programs to run them."
 }
 
-# There is no package of it: it is built as for the cluster, which takes minutes, once for all work trees.
-setup_k6() {
-    if found=$(command -v k6); then
-        [ "$found" -ef .venv/bin/k6 ] || ln -sf "$found" .venv/bin/k6
+# There is no package of it: it is built as for the cluster, once for all work trees. $1 is the program, $2 what is said.
+setup_built() {
+    if found=$(command -v "$1"); then
+        [ "$found" -ef ".venv/bin/$1" ] || ln -sf "$found" ".venv/bin/$1"
         return
     fi
-    if command -v go >/dev/null && tools/cluster/cluster build k6 >&2; then
-        ln -sf "$(.venv/bin/python -c 'from tools.cluster.programs import program; print(program("k6"))')" .venv/bin/k6
+    if command -v go >/dev/null && tools/cluster/cluster build "$1" >&2; then
+        ln -sf "$(.venv/bin/python -c 'import sys; from tools.cluster.programs import program; print(program(sys.argv[1]))' "$1")" ".venv/bin/$1"
     else
-        say "Could not build k6, which takes Go 1.26 or newer; the tests of the load test are skipped. Install k6 to run them."
+        say "Could not build $1, which takes Go 1.26 or newer; $2"
     fi
 }
 
@@ -216,8 +229,10 @@ case ${1:-} in
     helm) setup_group chart helm_python "The chart's tests use a real Helm" ;;
     promtool) setup_unpacked "The tests ask Prometheus and its promtool what queries mean" prometheus promtool prometheus ;;
     alertmanager) setup_unpacked "The test of alerts uses a real Alertmanager" prometheus-alertmanager prometheus-alertmanager ;;
-    k6) setup_k6 ;;
+    resolution) setup_resolution "${2:?lowest-direct or highest}" ;;
+    k6) setup_built k6 "the tests of the load test are skipped. Install k6 to run them." ;;
+    actionlint) setup_built actionlint "the workflows are not checked." ;;
     k6-types) setup_npm tools/k6-types k6-types "k6's scripts are checked with TypeScript" "that check is left out." ;;
     openai-node) setup_npm benchmarks/providers/node openai-node "Answers are read with openai-node" "that reader is left out." ;;
-    *) stop "usage: tools/setup.sh python|redis|wrk|browser|helm|promtool|alertmanager|k6|k6-types|openai-node" ;;
+    *) stop "usage: tools/setup.sh python|resolution|redis|wrk|browser|helm|promtool|alertmanager|k6|actionlint|k6-types|openai-node" ;;
 esac

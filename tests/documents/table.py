@@ -198,6 +198,7 @@ HELD = {
     "make test-cluster": "ci:test-cluster",
     "make test-cluster CLUSTER_TESTS=tests/cluster/test_scaling.py": "ci:test-cluster",
     "tools/setup.sh k6-types": "ci:check",
+    "tools/setup.sh python": "ci:check",
     # `make` sets up by uv sync.
     "uv sync && uv run dub5 serve": "ci:check",
     # Images are built from the Dockerfile, by buildah, and brought to the nodes by tools/cluster.
@@ -269,6 +270,8 @@ NOT_RUN = {
     ".ci/run": "is what runs all of these",
     ".venv/bin/python -m benchmarks.providers.claude": "takes a minute; a unit test runs it on a tenth of the requests",
     ".venv/bin/python -m benchmarks.cost": "takes ten minutes, and all of two cores",
+    "make test RESOLUTION=lowest-direct": "changes .venv; a workflow runs it",
+    "make test-kind": "takes docker and kind; a workflow runs it",
     "tools/commits.sh origin/main..HEAD": "is about commits; a unit test says what it finds",
     ".venv/bin/python -m benchmarks.spine": "is looked at by people; a unit test says what it counts",
     "tools/slow.sh busy 3": "runs `make test`, three times",

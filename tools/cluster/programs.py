@@ -66,6 +66,11 @@ class Tool:
 
 TOOLS = [
     Tool(
+        "actionlint",
+        "github.com/rhysd/actionlint",
+        {"actionlint": "github.com/rhysd/actionlint/cmd/actionlint"},
+    ),
+    Tool(
         "kubernetes",
         KUBERNETES,
         {
