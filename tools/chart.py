@@ -19,6 +19,7 @@ import yaml
 
 from dub5.settings_schema import schema as program_schema
 from tools import loadtest
+from tools.release import version
 
 CHART = Path(__file__).resolve().parent.parent / "deploy/helm/dub5"
 
@@ -71,7 +72,8 @@ def values_schema() -> str:
 
 def readme() -> str:
     rows = "".join(value.row() for value in values() if value.leaf)
-    return f"{_README}\n| value | default | what |\n|---|---|---|\n{rows}"
+    head = _README.replace("{version}", version())
+    return f"{head}\n| value | default | what |\n|---|---|---|\n{rows}"
 
 
 def _annotated(text: str, defaults: Json) -> Iterator[Value]:
@@ -229,8 +231,8 @@ DUB5 on Kubernetes 1.29 or newer, with Helm 4 or 3: replicas that are added when
 there is room for, and taken away without cutting a stream.
 
 ```sh
-docker build --tag localhost/dub5:0.1.0 .        # at the top of the sources
-kind load docker-image localhost/dub5:0.1.0      # or push it, and set image.repository
+docker build --tag localhost/dub5:{version} .        # at the top of the sources
+kind load docker-image localhost/dub5:{version}      # or push it, and set image.repository
 helm install dub5 deploy/helm/dub5 --namespace chat --create-namespace --wait
 helm test dub5 --namespace chat --filter name=dub5-test-health --filter name=dub5-test-chat
 ```

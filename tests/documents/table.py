@@ -5,6 +5,8 @@ Commands are written as in the document, on one line and without the comment beh
 
 from __future__ import annotations
 
+from tools.release import version
+
 # Run as written by tests/integration/documents, block by block and in order, in a copy of the sources.
 HERE = {
     "make help",
@@ -22,6 +24,7 @@ HERE = {
     ".venv/bin/k6 run -e DUB5_URL=https://chat.example -e DUB5_KEY=$KEY deploy/k6/scenarios/smoke.js",
     ".venv/bin/pytest tests/unit/cache -k key",
     "tools/cluster/cluster --help",
+    ".venv/bin/python -m tools.release --help",
     (
         "curl http://127.0.0.1:8000/v1/chat/completions --header 'Content-Type: application/json' --data "
         """'{"model": "tutor", "messages": [{"role": "user", "content": "Why is the sky blue?"}]}' --include"""
@@ -204,8 +207,8 @@ HELD = {
     # Images are built from the Dockerfile, by buildah, and brought to the nodes by tools/cluster.
     "make image": "ci:cluster",
     "docker build --tag dub5 .": "ci:cluster",
-    "docker build --tag localhost/dub5:0.1.0 .": "ci:cluster",
-    "kind load docker-image localhost/dub5:0.1.0": "tests/cluster/ground.py::load_images",
+    f"docker build --tag localhost/dub5:{version()} .": "ci:cluster",
+    f"kind load docker-image localhost/dub5:{version()}": "tests/cluster/ground.py::load_images",
     # Its image and its environment in a pod with a read-only file system.
     "docker run --rm --read-only --publish 127.0.0.1:8000:8000 --env DUB5_SERVER__HOST=0.0.0.0 "
     "--env DUB5_AUTH__ANONYMOUS=true dub5": "tests/integration/documents/test_commands.py::test_the_container_listens",
@@ -273,6 +276,7 @@ NOT_RUN = {
     "make test RESOLUTION=lowest-direct": "changes .venv; a workflow runs it",
     "make test-kind": "takes docker and kind; a workflow runs it",
     "tools/commits.sh origin/main..HEAD": "is about commits; a unit test says what it finds",
+    ".venv/bin/python -m tools.release set X.Y.Z": "changes the sources; a unit test does it in a copy of them",
     ".venv/bin/python -m benchmarks.spine": "is looked at by people; a unit test says what it counts",
     "tools/slow.sh busy 3": "runs `make test`, three times",
     "make bench": "takes half an hour, and other gateways from their registries",
