@@ -8,14 +8,26 @@ import resource
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dub5 import json_steps
-from dub5.json_steps import MAX_DEPTH, Steps, TooCostly, at_once, decode_within, fed, in_steps, pieces, survey
+from dub5.json_steps import (
+    MAX_DEPTH,
+    NotReadable,
+    Steps,
+    TooCostly,
+    at_once,
+    decode_within,
+    fed,
+    in_steps,
+    pieces,
+    survey,
+)
 
 MIB = 2**20
 
@@ -33,10 +45,7 @@ values = st.recursive(
 
 def read_in_steps(raw: bytes) -> Any:
     """The way of a large body, whatever its size."""
-    found = at_once(survey(raw, lift=True))
-    lifted = at_once(json_steps.decode_texts(raw, found.texts))
-    skeleton, stamp = json_steps.skeleton_of(raw, found.texts)
-    return json_steps.decode_skeleton(skeleton, stamp, lifted)
+    return at_once(json_steps.decode_in_steps(raw, at_once(survey(raw, cut=True))))
 
 
 @given(values, st.booleans(), st.sampled_from([None, 1]))
@@ -55,6 +64,59 @@ def test_no_escape_and_no_quote_is_lost_where_two_slices_meet(around: int, text:
     }
     raw = json.dumps(value, ensure_ascii=False).encode()
     assert read_in_steps(raw) == value
+
+
+@pytest.fixture
+def small_pieces() -> Iterator[None]:
+    """A piece ends wherever it may."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, size in (("_SLICE", 12), ("_PIECE", 14), ("_LONG", 30)):
+            patch.setattr(json_steps, name, size)
+        yield
+
+
+@pytest.mark.usefixtures("small_pieces")
+@given(values, st.booleans(), st.sampled_from([None, 1]))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_pieces_are_put_together_to_what_was_sent(value: Any, ascii_only: bool, indent: int | None) -> None:
+    raw = json.dumps(value, ensure_ascii=ascii_only, indent=indent).encode()
+    assert read_in_steps(raw) == value
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"b":[1,2],"a":[[2]],"b":[3,[4,5,6,7,8,9],10,11,12,13,14],"c":0,"b":{"x":[1,2,3,4,5,6,7,8,9,10]}}',
+        b'[{"a":{"a":{"a":[1,2,3,4,5,6,7,8],"a":[1,2,3,4,5,6,7,8,9,10,11,12,13]}},"a":[{},{},{},{},{}]}]',
+        b'{"":[0,0,0,0,0,0,0,0,0,0,0,0,0],"":{"":0,"x":[[],[],[],[],[],[],[],[]]},"y":[{"":[{"":[[[[]]]]}]}]}',
+        b'["aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\\ud83d\\ude00\\ud83d\\ude00\\\\ud83d\\u00e9","\\\\",1]',
+    ],
+)
+def test_repeated_names_and_whatever_else_is_odd_read_as_in_one_step(raw: bytes) -> None:
+    assert json.dumps(read_in_steps(raw)) == json.dumps(json_steps.decode(raw))
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"[1,2,3,4,5,6,7,8,9,10,11,12,13,14,,15,16,17]",
+        b"[1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,]",
+        b'{"a":1,"b":2,"c":3,"d":4,"e":5,"f":6,"g","h":7}',
+        b'{"a":[1,2,3,4,5,6,7,8,9,10,11,12,13},"b":[1,2,3,4,5,6,7]]',
+        b"[1,2,3,4,5,6,7,8,9,10,11,12],[1,2,3,4,5,6,7,8,9,10]",
+        b"[1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19",
+        b"[1,2,3,4,5,6,7,8,9,10,11,12]]]],[[[[1,2,3,4,5,6,7,8,9,10]",
+        b'{"a":1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18}',
+        b'["' + b"\\ud83d" * 12 + b'"]',
+        b'["' + b"a" * 60 + b"\xf0\x9f\x98" + b'"]',
+        b'["' + b"a" * 60 + b"\\",
+    ],
+)
+def test_what_is_no_json_is_none_in_pieces(raw: bytes) -> None:
+    with pytest.raises(NotReadable):
+        read_in_steps(raw)
 
 
 @given(values)
@@ -112,13 +174,13 @@ async def test_others_run_between_steps() -> None:
         (b"[" + b"0.5," * 40_000 + b"1]", "30,000 numbers with a fraction or an exponent"),
         (b"[" + b"9" * 2000 + b"]", "1,000 digits"),
         (b"[" * 100 + b"]" * 100, "64 levels"),
-        (b'["' + b"\\n" * 3_000_000 + b'"]', "2,000,000 escaped"),
+        ('["{}😀"]'.format("a" * 13 * MIB).encode(), "48 MiB"),
         (b'{"' + b"k" * 5000 + b'":1}', "4,096 bytes"),
     ],
 )
 def test_what_would_cost_too_much_is_refused_by_the_name_of_the_limit(raw: bytes, limit: str) -> None:
     with pytest.raises(TooCostly, match=limit):
-        at_once(survey(raw, lift=True))
+        at_once(survey(raw, cut=True))
 
 
 @pytest.mark.parametrize(
@@ -134,7 +196,7 @@ def test_what_would_cost_too_much_is_refused_by_the_name_of_the_limit(raw: bytes
 )
 def test_what_people_send_is_not(value: Any) -> None:
     raw = json.dumps(value).encode()
-    assert at_once(survey(raw, lift=True)).cost <= 7 * len(raw) + MIB
+    assert at_once(survey(raw, cut=True)).cost <= 7 * len(raw) + MIB
 
 
 @pytest.mark.parametrize("depth", [MAX_DEPTH, MAX_DEPTH + 1])

@@ -21,8 +21,8 @@ MAX_PATH = 200
 
 _MAX_NAME = 60
 _MAX_INTEGER = 4300
-_STEP = 2000
-"""Tokens."""
+_STEP, _PER_TOKEN = 2**17, 64
+"""Bytes of work between two pauses; what each token is, besides its own."""
 
 # Whatever comes is a token, and each possessive: nothing is looked at twice.
 _TOKEN = re.compile(
@@ -47,8 +47,11 @@ def first_fault(
     """
     last = len(text) if end is None else end
     path = _Path()
-    for count, match in enumerate(_TOKEN.finditer(text)):
-        if count % _STEP == _STEP - 1:
+    work = 0
+    for match in _TOKEN.finditer(text):
+        work += match.end() - match.start() + _PER_TOKEN
+        if work > _STEP:
+            work = 0
             yield
         if match.start() > last:
             return None

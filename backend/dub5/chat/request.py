@@ -20,7 +20,7 @@ from msgspec import Meta
 from dub5 import json_steps
 from dub5.chat.faults import MAX_PATH, Fault, fault_of, first_fault
 from dub5.errors import InvalidRequest
-from dub5.json_steps import LARGE, MAX_DEPTH, SMALL, NotReadable, Steps, TooCostly, at_once, in_steps
+from dub5.json_steps import LARGE, MAX_DEPTH, SMALL, NotReadable, Steps, Survey, TooCostly, at_once, in_steps
 
 Json = dict[str, Any]
 
@@ -139,11 +139,11 @@ async def read(raw: bytes, *, room: Callable[[int], None] = lambda _: None) -> C
 def _steps(raw: bytes, room: Callable[[int], None] = lambda _: None) -> Steps[ChatRequest]:
     size = len(raw)
     try:
-        found = yield from json_steps.survey(raw, lift=True)
+        found = yield from json_steps.survey(raw, cut=True)
         room(found.cost)
         digest = hashlib.blake2b(digest_size=16)
         yield from json_steps.fed(iter((raw,)), digest.update)
-        decoding = _decoded(raw, found.texts)
+        decoding = _decoded(raw, found)
         del raw
         body = yield from decoding
     except TooCostly as error:
@@ -156,27 +156,25 @@ def _steps(raw: bytes, room: Callable[[int], None] = lambda _: None) -> Steps[Ch
     return _request(body, known, size=size, cost=found.cost, digest=digest.digest())
 
 
-def _decoded(raw: bytes, where: list[tuple[int, int]]) -> Steps[Any]:
-    """`raw` is freed as soon as it may be."""
-    skeleton, stamp = json_steps.skeleton_of(raw, where)
-    yield
-    decoding = json_steps.decode_texts(raw, where)
-    del raw
+def _decoded(raw: bytes, found: Survey) -> Steps[Any]:
     try:
-        texts = yield from decoding
+        body = yield from json_steps.decode_in_steps(raw, found)
     except NotReadable as error:
-        kind = fault_of(error.text) or "escape"
-        fault = yield from first_fault(skeleton, stamp=stamp.encode(), bad=error.number, kind=kind)
-        raise _told(fault) from None
-    del decoding
-    yield
-    try:
-        body = json_steps.decode_skeleton(skeleton, stamp, texts)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        texts.clear()
-        raise (yield from _diagnosis(skeleton, error, stamp)) from None
+        raise (yield from _faults_name(raw, found, error)) from None
     yield
     return body
+
+
+def _faults_name(raw: bytes, found: Survey, error: NotReadable) -> Steps[InvalidRequest]:
+    """Name the field of a value that JSON or UTF-8 cannot say, in a large body."""
+    stamp = json_steps.new_stamp()
+    skeleton = json_steps.skeleton_of(raw, found.texts, stamp, error.end)
+    yield
+    kind = (fault_of(error.text) or "escape") if error.text else "encoding"
+    fault = yield from first_fault(skeleton, stamp=stamp, bad=error.number, kind=kind)
+    if fault is not None:
+        return _told(fault)
+    return _malformed(error.cause, exact=False)
 
 
 def _request(body: Json, known: _Known, *, size: int, cost: int, digest: bytes | None = None) -> ChatRequest:
@@ -248,19 +246,25 @@ def _tokens_of(message: Json) -> int:
     return tokens
 
 
-def _diagnosis(text: bytes, error: Exception, stamp: str = "") -> Steps[InvalidRequest]:
+def _diagnosis(text: bytes, error: Exception) -> Steps[InvalidRequest]:
     """Name the field of a value that JSON or UTF-8 cannot say."""
+    if not isinstance(error, RecursionError):
+        at = _OFFSET.search(str(error)[-100:])
+        fault = yield from first_fault(text, end=int(at[1]) if at else None)
+        if fault is not None:
+            return _told(fault)
+    return _malformed(error)
+
+
+def _malformed(error: Exception, *, exact: bool = True) -> InvalidRequest:
+    """`exact`: the byte that the decoder names is one of the body."""
     if isinstance(error, RecursionError):
         return InvalidRequest(f"The body is nested deeper than {MAX_DEPTH} levels.", param="body")
-    at = _OFFSET.search(str(error)[-100:])
-    fault = yield from first_fault(text, end=int(at[1]) if at else None, stamp=stamp.encode())
-    if fault is not None:
-        return _told(fault)
     if isinstance(error, UnicodeDecodeError):
         return _told(None)
     words = str(error)[:_MOST_SHOWN]
     return InvalidRequest(
-        f"The body is not valid JSON: {words if not stamp else _OFFSET.sub('', words)}.", param="body"
+        f"The body is not valid JSON: {words if exact else _OFFSET.sub('', words)}.", param="body"
     )
 
 
