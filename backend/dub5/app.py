@@ -265,6 +265,7 @@ class Application:
                 policies=self._policies,
                 pipeline=self._pipeline,
                 metrics=self.metrics,
+                arrivals=self.arrivals,
             ),
             request_max_body_size=self.settings.server.max_body,
             state=State({"max_body": self.settings.server.max_body}),

@@ -10,6 +10,7 @@ Incomplete requests stand in queues by the logarithm of their size, so finding t
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -47,11 +48,15 @@ def budget_of(memory: int) -> int:
 
 
 class Arrivals:
-    """`budget` is in bytes of memory, `used` how many of them are taken."""
+    """`budget` is in bytes of memory, `used` how many of them are taken.
+
+    `reader` is held while a large body is read, one at a time: what that takes on top is taken once.
+    """
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self.used = 0
+        self.reader = asyncio.Lock()
         self._large = 0  # of `used`, what requests of more than SMALL_REQUEST take
         self._most_large = int(budget * _LARGE_SHARE)
         self._queues: list[OrderedDict[Arriving, None]] = [OrderedDict() for _ in range(_QUEUES)]

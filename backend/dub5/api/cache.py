@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from typing import Annotated, Any, Literal, TypeVar
@@ -12,7 +13,8 @@ from litestar.di import NamedDependency
 from msgspec import Meta
 
 from dub5.admission.keys import Caller
-from dub5.api.http import parse_tags, require_json
+from dub5.api.http import parse_tags, read_body, require_json
+from dub5.arrivals import Arrivals
 from dub5.cache.answers import AnswerCache
 from dub5.cache.freshness import NO_DIRECTIVES
 from dub5.cache.policies import Policies
@@ -21,7 +23,7 @@ from dub5.chat.pipeline import Pipeline, answer_too_large
 from dub5.chat.request import invalid, read
 from dub5.contract import scoped_name
 from dub5.errors import Forbidden, InvalidRequest, PurgedHereOnly
-from dub5.json_steps import SMALL, TooCostly, decode, in_steps, survey
+from dub5.json_steps import LARGE, SMALL, TooCostly, decode, in_steps, survey
 from dub5.telemetry.metrics import Metrics
 from dub5.telemetry.record import record_of
 
@@ -86,10 +88,8 @@ class WrittenAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     answer: msgspec.Raw
     tags: Annotated[list[Annotated[str, Meta(max_length=_TAG)]], Meta(max_length=100)] = []
 
-    def completion(self, model: str, *, most: int) -> bytes:
-        """`most` bytes; InvalidRequest where it cannot be so small, or is neither text nor a completion."""
-        if len(self.answer) > _LONGEST_ESCAPE * most:  # before it is decoded
-            raise answer_too_large()
+    def completion(self, model: str) -> bytes:
+        """InvalidRequest where it is neither text nor a completion."""
         answer = _decoded(bytes(self.answer))
         if isinstance(answer, dict):
             try:
@@ -152,7 +152,7 @@ class CacheController(Controller):
     ) -> dict[str, Any]:
         """Forget answers, at once here and within a second everywhere; PurgedHereOnly where Redis is away."""
         require_json(dict(request.headers))
-        body = await request.body()
+        body = await _arrived(request)
         if len(body) > _LONGEST_PURGE:
             raise InvalidRequest(f"A purge is at most {_LONGEST_PURGE} bytes.", param="body")
         wanted = _parse(body, Invalidation)
@@ -163,36 +163,55 @@ class CacheController(Controller):
 
     @post("/answers", opt={"role": "tenant_admin"}, status_code=200)
     async def put(
-        self, request: Request[Any, Any, Any], pipeline: NamedDependency[Pipeline]
+        self,
+        request: Request[Any, Any, Any],
+        pipeline: NamedDependency[Pipeline],
+        arrivals: NamedDependency[Arrivals],
     ) -> dict[str, Any]:
         """Store an answer for those whom the class lets share the caller's; for all tenants only as admin."""
         require_json(dict(request.headers))
-        written = await _written(await request.body())
-        asked, caller = await read(bytes(written.request)), request.state.caller
-        tags = parse_tags(",".join(written.tags))
-        key = await pipeline.key_of(asked, caller=caller, tags=tags) if asked.large else None
-        question = pipeline.prepare(
-            asked,
-            caller=caller,
-            asked=NO_DIRECTIVES,
-            tags=tags,
-            record=record_of(request.scope),
-            key=key,
-        )
-        if question.target.cache_class.share == "public":
-            request.state.caller.require("admin")  # it would answer other tenants, too
-        await pipeline.put(question, written.completion(asked.model, most=pipeline.max_entry))
+        body, caller = await _arrived(request), request.state.caller
+        key = None
+        async with arrivals.reader if len(body) >= LARGE else contextlib.nullcontext():
+            written = await _written(body, most=pipeline.max_entry)
+            reading = read(bytes(written.request), room=arrivals.room)
+            written = msgspec.structs.replace(written, request=msgspec.Raw())
+            del body  # of which both have copies
+            asked = await reading
+            tags = parse_tags(",".join(written.tags))
+            if asked.large:
+                key = await pipeline.key_of(asked, caller=caller, tags=tags)
+        with arrivals.reading(asked.size, max(0, asked.cost - asked.size)):
+            question = pipeline.prepare(
+                asked,
+                caller=caller,
+                asked=NO_DIRECTIVES,
+                tags=tags,
+                record=record_of(request.scope),
+                key=key,
+            )
+            if question.target.cache_class.share == "public":
+                request.state.caller.require("admin")  # it would answer other tenants, too
+            await pipeline.put(question, written.completion(asked.model))
         return {"stored": True}
 
 
-async def _written(body: bytes) -> WrittenAnswer:
-    """Only its outside is decoded."""
+async def _arrived(request: Request[Any, Any, Any]) -> bytes:
+    """The body, which Litestar would keep until it is answered."""
+    return await read_body(dict(request.headers), request.receive, request.app.state.max_body)
+
+
+async def _written(body: bytes, *, most: int) -> WrittenAnswer:
+    """Only its outside is decoded. InvalidRequest where the answer cannot be of `most` bytes."""
     if len(body) > SMALL:
         try:
             await in_steps(survey(body))
         except TooCostly as error:
             raise InvalidRequest(str(error), param="body") from None
-    return _parse(body, WrittenAnswer)
+    written = _parse(body, WrittenAnswer)
+    if len(written.answer) > _LONGEST_ESCAPE * most:  # before it is decoded
+        raise answer_too_large()
+    return msgspec.structs.replace(written, answer=written.answer.copy())
 
 
 def _decoded(text: bytes) -> Any:

@@ -79,7 +79,6 @@ class ChatRoute:
         self._limiter = limiter
         self._settings = settings
         self._arrivals = arrivals
-        self._reading = asyncio.Lock()  # one large body at a time: what reading takes on top is taken once
 
     def route(self) -> ASGIRouteHandler:
         """For Litestar."""
@@ -122,7 +121,7 @@ class ChatRoute:
         if len(raw) < LARGE:
             request = parse(raw)
         else:
-            async with self._reading:
+            async with self._arrivals.reader:
                 reading = read(raw, room=self._arrivals.room)
                 del raw  # it is gone as soon as it is decoded
                 request = await reading

@@ -8,7 +8,7 @@ from typing import Any
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
-from dub5.api.http import error_headers, too_large
+from dub5.api.http import ClientLeft, error_headers, too_large
 from dub5.errors import Dub5Error, InternalError, InvalidRequest, UnknownPath, WrongMethod
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.record import record_of
@@ -53,4 +53,15 @@ def _on_defect(request: Request[Any, Any, Any], error: Exception) -> Response[di
     return _render(request, InternalError())
 
 
-HANDLERS: Any = {Dub5Error: _render, HTTPException: _on_http, Exception: _on_defect}
+def _on_leaving(request: Request[Any, Any, Any], _: ClientLeft) -> Response[dict[str, Any]]:
+    """Nobody reads it."""
+    record_of(request.scope).outcome = "client_disconnect"
+    return _render(request, InvalidRequest("The body broke off.", param="body"))
+
+
+HANDLERS: Any = {
+    Dub5Error: _render,
+    ClientLeft: _on_leaving,
+    HTTPException: _on_http,
+    Exception: _on_defect,
+}

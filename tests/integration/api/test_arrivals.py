@@ -88,6 +88,29 @@ async def test_a_large_request_waits_for_no_room_a_small_one_is_answered() -> No
         await server.becomes("dub5_arriving_bytes", 0)
 
 
+async def test_a_written_answer_is_charged_what_its_request_takes_too() -> None:
+    async with small_budget("3MiB") as server:
+        written = b'{"answer":"x","request":' + dense(MIB) + b"}"
+        refused = await server.client.post("/v1/cache/answers", content=written, headers=_JSON)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
+        stored = await server.client.post(
+            "/v1/cache/answers", content=b'{"answer":"x","request":' + question(KIB) + b"}", headers=_JSON
+        )
+        assert stored.json() == {"stored": True}
+        await server.becomes("dub5_arriving_bytes", 0)
+
+
+async def test_whoever_leaves_in_the_middle_of_a_written_answer_has_met_no_error_of_ours(
+    server: Running,
+) -> None:
+    async with connected(server) as client:
+        head = HEAD.replace(b"/v1/chat/completions", b"/v1/cache/answers")
+        half = head + b"content-length: 1000\r\n\r\n" + b"x" * 500
+        client.send(half)
+        await server.becomes("dub5_arriving_bytes", 2 * len(half))
+    await server.becomes("dub5_http_requests_total", 1, outcome="client_disconnect")
+
+
 _JSON = {"content-type": "application/json"}
 
 
