@@ -44,8 +44,8 @@ MAX_FRACTIONS = 30_000
 """Numbers with a fraction or an exponent, each of which is read by a function of ours."""
 
 MAX_TEXT = 48 * 2**20
-"""Bytes of memory that the characters of one text may take: each as many as the widest of them. They are joined in
-one step."""
+"""Bytes of memory that the characters of one text may take: each as many as the widest of them. They are copied in one
+step when the first such comes."""
 
 MAX_DIGITS = 1000
 """Of one number: to read and write more takes quadratic time."""
@@ -72,6 +72,7 @@ _PER_PART, _PER_COMMA = 32, 16
 
 # Bytes that CPython 3.11 takes, with the slot in what holds it; upper bounds.
 _OBJECT, _EMPTY_OBJECT, _LIST, _TEXT, _NUMBER, _SLOT = 240, 64, 96, 64, 32, 9
+_NOT_ASCII = 40  # what a text takes besides where it is not ASCII
 
 _NOT_BRACKETS = bytes(each for each in range(256) if each not in b"[]{}")
 _LEVELS = [1 if each in b"[{" else -1 for each in range(256)]
@@ -112,6 +113,13 @@ def at_once(steps: Steps[T]) -> T:
             return result
 
 
+async def joined(parts: Iterator[bytes]) -> bytes:
+    """All of them, taken in steps."""
+    written: list[bytes] = []
+    await in_steps(fed(parts, written.append))
+    return b"".join(written)
+
+
 async def in_steps(steps: Steps[T]) -> T:
     """All steps, and whoever else wants to run between them."""
     while True:
@@ -138,12 +146,15 @@ class Survey(msgspec.Struct, frozen=True):
     cuts: list[Cut]
 
 
-def survey(raw: bytes, *, cut: bool = False) -> Steps[Survey]:
+def survey(raw: bytes, *, cut: bool = False, answer: bool = False) -> Steps[Survey]:
     """What a body will cost. TooCostly past a limit; of what is no JSON the part before its first fault counts.
 
-    With `cut` also where its long texts are, and where it may be cut.
+    With `cut` also where its long texts are, and where it may be cut. A provider's `answer` may take four times as many
+    values, whatever its size, and any fractions: so much are the logarithms of all tokens' chances.
     """
     counting = _Counting(raw, cut=cut)
+    if answer:
+        counting.allow(4 * MAX_VALUES)
     at = work = 0
     while at < len(raw):
         at = counting.slice(at)
@@ -165,12 +176,17 @@ class _Counting:
         self._fractions = 0
         self._raw, self._cut = raw, cut
         self._most = times * len(raw) + spare
+        self._most_values, self._most_fractions = MAX_VALUES, MAX_FRACTIONS
         self._inside = False  # a string, which began at byte `_began`, holds
         self._began = 0
         self._open = b""  # brackets
         self._makes_sense = True  # so far: no bracket closes another kind, or nothing
         # Of the string that has been open since an earlier slice: characters, bytes for each, what was counted.
         self._characters, self._width, self._counted = 0, 1, 0
+
+    def allow(self, values: int) -> None:
+        """So many bytes for values, whatever the size and whatever they are."""
+        self._most_values, self._most, self._most_fractions = values, values + MAX_TEXT, values
 
     def slice(self, at: int) -> int:
         """Count from byte `at`; where the next slice begins."""
@@ -190,6 +206,8 @@ class _Counting:
         opened = self._open
         self._look_outside(parts[self._inside :: 2], len(parts) - 1)
         within = parts[2 if self._inside else 1 :: 2]
+        if width > 1:
+            self.values += _NOT_ASCII * len(within)
         self.texts += int((width * share + copy) * sum(map(len, within)))
         if self._cut:
             if max(map(len, parts)) + (at - self._began if self._inside else 0) > MAX_NAME:
@@ -240,7 +258,7 @@ class _Counting:
         signs = between.count(b".") + between.count(b"e") + between.count(b"E")
         if signs:
             self._fractions += signs - between.count(b"true") - between.count(b"false")
-        if self._fractions > MAX_FRACTIONS:
+        if self._fractions > self._most_fractions:
             raise TooCostly(
                 f"The body holds more than {MAX_FRACTIONS:,} numbers with a fraction or an exponent."
             )
@@ -267,9 +285,9 @@ class _Counting:
             self._open = self._open.translate(None, b"]}")[:MAX_DEPTH]
 
     def _check(self) -> None:
-        if self.values > MAX_VALUES:
+        if self.values > self._most_values:
             raise TooCostly(
-                f"The body holds too many values: they would take more than {MAX_VALUES // 2**20} MiB of memory."
+                f"The body holds too many values: they would take more than {self._most_values // 2**20} MiB of memory."
             )
         if self.values + self.texts > self._most:
             raise TooCostly(
@@ -403,7 +421,7 @@ def _decode_texts(raw: bytes, texts: list[tuple[int, int]]) -> Steps[list[str]]:
     """The long texts. NotReadable where one is not valid."""
     found: list[str] = []
     for begin, end in texts:
-        parts: list[str] = []
+        read = ""
         at, last = begin + 1, end - 1
         while at < last:
             written = raw[at : min(at + _PIECE, last)]
@@ -412,12 +430,13 @@ def _decode_texts(raw: bytes, texts: list[tuple[int, int]]) -> Steps[list[str]]:
             at += len(written)
             text = b'"%b"' % written
             try:
-                parts.append(_decode_text(text))
+                read += _decode_text(
+                    text
+                )  # in place: to join parts would take twice the memory where all are wide
             except (msgspec.MsgspecError, UnicodeDecodeError) as error:
                 raise NotReadable(end, error, number=len(found), text=text) from None
             yield
-        found.append("".join(parts))
-        yield
+        found.append(read)
     return found
 
 
