@@ -2,6 +2,7 @@
 
     python -m benchmarks.bounds          # every row
     python -m benchmarks.bounds redis    # some rows
+    python -m benchmarks.bounds bodies --long
 
 Prints a Markdown table as the rows come. Exits with 1 where a bar is missed. Needs `redis-server`; `browsers` needs
 what `tools/setup.sh browser` and `tools/setup.sh openai-node` set up.
@@ -16,4 +17,4 @@ from benchmarks.runner import run
 ROWS = ["redis", "bodies", "arrival", "browsers"]
 
 if __name__ == "__main__":
-    sys.exit(run("benchmarks.bounds", ROWS, __doc__, longest=1200))
+    sys.exit(run("benchmarks.bounds", ROWS, __doc__, longest=1200, lengthened=["bodies"]))

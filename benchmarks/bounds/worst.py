@@ -34,6 +34,7 @@ UNITS = (
         '"\\ud83d\\ude00"',
     ),
     *('"é"', '"中"', '"😀"', '"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa😀"', '"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaé"'),
+    *('"' + "😀" * 14 + '"', '"' + "\\n" * 120 + '"', '"' + "\\u00e9" * 40 + '"', '"' + "中" * 30000 + '"'),
     *('"' + "a" * 300 + '"', '"' + "a" * 300 + '😀"', '"' + "\\n" * 200 + '"', '"' + "[{,:" * 80 + '"'),
     *('{"type":"text","text":"x"}', '{"type":"x"}', '{"role":"user","content":"x"}', '{"role":"tool"}'),
     *(
@@ -69,8 +70,9 @@ PLACES = (
     "model",
     "role",
     "arguments",
+    "space",
 )
-FAULTS = ("", "", "", ",NaN", ',"\\ud800"', ",1e999", "!", ',"\x01"')
+FAULTS = ("", "", "", "😀", ",NaN", ',"\\ud800"', ",1e999", "!", ',"\x01"')
 _HEAD = '{"model":"m","messages":[{"role":"user","content":"x"}]'
 _TOKENS = (
     "[",
@@ -117,7 +119,7 @@ class Genes(msgspec.Struct, frozen=True):
 def body(genes: Genes, size: int) -> bytes:
     """About `size` bytes, never more."""
     opening, closing = _around(genes)
-    inside = genes.place in {"content", "key", "model", "role", "arguments"}
+    inside = genes.place in {"content", "key", "model", "role", "arguments", "space"}
     between = "" if inside else ","
     one, other = (_fitting(unit, inside=inside) for unit in genes.units)
     turn = [one] * genes.every + [other]
@@ -146,6 +148,7 @@ def _around(genes: Genes) -> tuple[str, str]:
         "parts": ('{"model":"m","messages":[{"role":"user","content":[', "]}]}"),
         "messages": ('{"model":"m","messages":[', "]}"),
         "tools": (f'{_HEAD},"tools":[', "]}"),
+        "space": (f'{_HEAD},"foo":[1,', "1]}"),
         "object": (f'{_HEAD},"foo":{{', "}}"),
         "schema": (f'{_HEAD},"response_format":{{"json_schema":{{"schema":{{"properties":{{', "}}}}}"),
         "key": (f'{_HEAD},"', '":1}'),
@@ -180,10 +183,12 @@ def thought_of() -> list[Genes]:
     found += [first(place, unit) for place in ("object", "schema") for unit in members]
     found += [first("content", unit) for unit in inner]
     found += [first(place, unit) for place in ("key", "model", "role") for unit in ("a", "\\n", "😀")]
+    found += [Genes((unit, unit), 1, "content", 0, "😀") for unit in ("a", "\\n")]
+    found += [first("space", " ")]
     found += [first("arguments", unit) for unit in ("[],", "1,", "1e308,", "{},")]
     found += [
         Genes((unit, unit), 1, "list", 0, fault)
-        for fault in FAULTS[3:]
+        for fault in FAULTS[4:]
         for unit in ("1", '"a"', '"' + "a" * 300 + '"')
     ]
     return found
