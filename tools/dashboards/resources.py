@@ -64,6 +64,17 @@ DASHBOARD = Dashboard(
                     {"{{pod}}": promql.gauge("open_connections", by="pod")},
                 ),
                 Panel(
+                    "Memory for arriving requests, by replica",
+                    Unit.BYTES,
+                    "What requests take that arrive or wait for their answer. Large ones are refused from 75 % of the "
+                    "limit on.",
+                    "Dub5ArrivingFull",
+                    {
+                        "{{pod}}": promql.gauge("arriving_bytes", by="pod"),
+                        "limit": promql.gauge("arriving_limit_bytes", how="min"),
+                    },
+                ),
+                Panel(
                     "Connections closed, by reason",
                     Unit.COUNTS_PER_SECOND,
                     "For what their client did or did not do.",
@@ -84,7 +95,6 @@ DASHBOARD = Dashboard(
                     limit=0.8,
                 ),
             ],
-            across=4,
         ),
         Row(
             "Redis",

@@ -144,6 +144,7 @@ LAG = ("dub5_event_loop_lag_seconds", "")
 CAPACITY = {pod("dub5_capacity_requests"): "200x120"}
 BUILD = {pod("dub5_build_info", 'version="1"'): "1x120"}
 CPU, MEMORY = pod("process_cpu_seconds_total"), pod("process_resident_memory_bytes")
+ARRIVING, ARRIVING_LIMIT = pod("dub5_arriving_bytes"), {pod("dub5_arriving_limit_bytes"): "161061273x120"}
 MEMORY_LIMIT = {pod("dub5_memory_limit_bytes"): "536870912x120"}
 JOB = 'job="chat/dub5"'
 DEMAND, STARTED = pod("dub5_demand_requests", JOB), pod("process_start_time_seconds")
@@ -181,6 +182,9 @@ CASES: dict[str, Case] = {
     "Dub5BreakerOpen": Case({BREAKER: "2x120", **PROBED}, {BREAKER: "2x110 0x10", **PROBED}),
     "Dub5Cpu": Case({**CAPACITY, CPU: "0+57x120"}, {**CAPACITY, CPU: "0+40x120"}),
     "Dub5Memory": Case({**MEMORY_LIMIT, MEMORY: "480000000x120"}, {**MEMORY_LIMIT, MEMORY: "450000000x120"}),
+    "Dub5ArrivingFull": Case(
+        {**ARRIVING_LIMIT, ARRIVING: "120000000x120"}, {**ARRIVING_LIMIT, ARRIVING: "100000000x120"}
+    ),
     "Dub5EventLoopLag": Case(
         distribution(*LAG, below="0.1", above="0.25", share_above=0.05),
         distribution(*LAG, below="0.1", above="0.25", share_above=0.005),
