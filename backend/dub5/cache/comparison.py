@@ -32,6 +32,8 @@ SIMILAR = 0.5
 """Two answers to one question, worded anew, share more than half of their shingles; two different ones hardly any."""
 
 _WORDS = 3
+_LONGEST_WORD = 256
+"""Characters."""
 _PUNCTUATION = ".,;:!?…\"'`´“”‘’()[]{}*_#"  # noqa: RUF001  # quotation marks of all kinds, and Markdown; no signs of numbers
 _NUMBER = re.compile(r"\d+(?:[.,:/-]\d+)*")
 
@@ -73,8 +75,17 @@ def _content(message: dict[str, Any]) -> str:
 
 
 def _plain(text: str) -> str:
-    words = unicodedata.normalize("NFKC", text).casefold().split()
+    words = _normal(text).casefold().split()
     return " ".join(filter(None, (word.strip(_PUNCTUATION) for word in words)))
+
+
+def _normal(text: str) -> str:
+    """NFKC; of a text with long words a part at a time: a row of accents on one letter is sorted in quadratic time."""
+    longest = max(map(len, text.split()), default=0)
+    if longest <= _LONGEST_WORD:
+        return unicodedata.normalize("NFKC", text)
+    parts = (text[at : at + _LONGEST_WORD] for at in range(0, len(text), _LONGEST_WORD))
+    return "".join(unicodedata.normalize("NFKC", part) for part in parts)
 
 
 def _value(text: str) -> Any:

@@ -23,7 +23,7 @@ from dub5.chat.cacheable import is_whole_answer
 from dub5.chat.question import Question
 from dub5.errors import Dub5Error
 from dub5.providers.attempt import Ended
-from dub5.providers.protocol import Payload
+from dub5.providers.protocol import Json, Payload
 from dub5.telemetry.logging import get_logger, milliseconds
 from dub5.telemetry.metrics import Metrics
 from dub5.telemetry.tracing import Tracer, chat_span
@@ -110,7 +110,9 @@ class Asking:
     async def _complete(self, tell: Tell) -> None:
         model, call = self._question.target.model, self._question.call(self._trace)
         answer = await model.complete(call, self._observe)
-        await self._keep(answer)
+        self._count(answer.data)
+        if self._fits(len(answer.raw)):
+            await self._keep(answer)
         tell(Frame("whole", answer.raw))
 
     async def _stream(self, tell: Tell) -> None:
@@ -120,7 +122,18 @@ class Asking:
             async for chunk in stream:
                 assembler.add(chunk.data)
                 tell(Frame("usage" if shapes.is_usage_only(chunk.data) else "chunk", chunk.raw))
-        await self._keep(Payload.of_whole(assembler.completion()))
+        self._count({"usage": assembler.usage})
+        if self._fits(assembler.characters()):
+            await self._keep(Payload.of_whole(assembler.completion()))
+
+    def _count(self, answer: Json) -> None:
+        self._usage = shapes.usage_of(answer)
+        accounts.count_asked(self._question, self._metrics, self._usage)
+
+    def _fits(self, size: int) -> bool:
+        """Whether an answer of at least so many bytes may be kept: others are not looked at."""
+        keeping = self._keeping
+        return keeping is not None and size <= keeping.cache.max_entry
 
     def _observe(self, ended: Ended) -> None:
         record = self._question.record
@@ -182,10 +195,8 @@ class Asking:
             self._tracer.export(span)
 
     async def _keep(self, answer: Payload) -> None:
-        """Count what the answer cost, and store it where that is allowed."""
-        question, keeping = self._question, self._keeping
-        usage = self._usage = shapes.usage_of(answer.data)
-        accounts.count_asked(question, self._metrics, usage)
+        """Store the answer where that is allowed."""
+        question, keeping, usage = self._question, self._keeping, self._usage
         if keeping is None or question.wanted is None:
             return
         if not is_whole_answer(answer.data, question.fields):

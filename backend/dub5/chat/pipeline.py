@@ -275,9 +275,9 @@ class Pipeline:
         if streamed:
             return Answer(Relay(question, follower, frames[0], saved), status)
         follower.leave()
-        body = whole_of([frame for frame in frames if frame is not None])
+        body = await whole_of([frame for frame in frames if frame is not None])
         if saved is not None:
-            saved(shapes.usage_of(msgspec.json.decode(body)))
+            saved(shapes.usage_in(body))
         return Answer(body, status)
 
     def _hit(self, question: Question, found: Found) -> Answer:

@@ -6,6 +6,7 @@ closed, and the flight would keep a follower that is gone.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Self
 
@@ -19,6 +20,9 @@ from dub5.errors import CallerError, Dub5Error, FlightLost, InternalError, Overl
 from dub5.providers.protocol import Payload, decode
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.record import Outcome
+
+_STEP = 1000
+"""Chunks that are read without a pause."""
 
 _log = get_logger()
 
@@ -119,8 +123,13 @@ def outcome_of(error: Dub5Error) -> Outcome:
     return "provider_error"
 
 
-def whole_of(frames: list[Frame]) -> bytes:
-    """The completion that complete frames stand for: as it came, or assembled from its chunks."""
+async def whole_of(frames: list[Frame]) -> bytes:
+    """The completion that complete frames stand for: as it came, or assembled from its chunks, with pauses."""
     if frames and frames[0].kind == "whole":
         return frames[0].raw
-    return Payload.of_whole(shapes.assemble(decode(frame.raw) for frame in frames)).raw
+    assembler = shapes.Assembler()
+    for number, frame in enumerate(frames, 1):
+        assembler.add(decode(frame.raw))
+        if number % _STEP == 0:
+            await asyncio.sleep(0)
+    return Payload.of_whole(assembler.completion()).raw

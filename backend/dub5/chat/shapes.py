@@ -53,6 +53,18 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     cached: int = 0
 
 
+def usage_in(body: bytes) -> Usage:
+    """`usage_of` a whole completion, nothing else of which is decoded."""
+    return usage_of({"usage": msgspec.json.decode(_outside(body).usage)})
+
+
+class _Outside(msgspec.Struct):
+    usage: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_outside = msgspec.json.Decoder(_Outside).decode
+
+
 def usage_of(data: Json) -> Usage:
     """What a completion or chunk tells of its tokens; 0 where it does not, or tells what cannot be."""
     usage = data.get("usage")

@@ -21,7 +21,7 @@ from dub5.providers.anthropic_request import request
 from dub5.providers.chunks import Assembler, split
 from dub5.providers.http import DIRECTLY, Access, HttpClient
 from dub5.providers.odd_answers import CUT, Reported, Unusable, events_in, is_done, is_sign_of_life, unlisted
-from dub5.providers.protocol import Call, Json, Payload
+from dub5.providers.protocol import Call, Json, Payload, parsed
 from dub5.providers.quirks import Quirks
 from dub5.providers.sse import begins_events
 from dub5.settings import AnthropicSettings
@@ -56,7 +56,9 @@ class AnthropicProvider:
     async def complete(self, call: Call) -> Payload:
         body = await self._http.post(await self._body(call), call)
         try:
-            return Payload.of_whole(self._joined(body) if begins_events(body) else self._completion(body))
+            if begins_events(body):
+                return Payload.of_whole(self._joined(body))
+            return Payload.of_whole(self._completion(await self._parsed(body)))
         except (Unusable, Reported) as odd:
             raise self._http.failure(odd) from None
 
@@ -87,9 +89,14 @@ class AnthropicProvider:
         # Python in a thread lets the event loop run every few milliseconds.
         return await asyncio.to_thread(translate) if call.large else translate()
 
-    def _completion(self, body: bytes) -> Json:
+    async def _parsed(self, body: bytes) -> Json:
         try:
-            data = Payload.parse_whole(unlisted(body), self.name).data
+            return (await parsed(unlisted(body), self.name)).data
+        except (ValueError, RecursionError):  # also msgspec's
+            raise Unusable("answered with what is not a message") from None
+
+    def _completion(self, data: Json) -> Json:
+        try:
             return completion(data, created=int(time.time()))
         except Reported:
             raise
@@ -118,7 +125,7 @@ class AnthropicProvider:
                 return ()  # nothing that matters: some end a stream as OpenAI does
             raise Unusable("sent a malformed event") from None
         translator.complete = True
-        return split(self._completion(data), include_usage=True)
+        return split(self._completion(Payload.parse_whole(data, self.name).data), include_usage=True)
 
 
 def _is_stop(event: bytes, data: bytes) -> bool:

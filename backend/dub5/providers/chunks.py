@@ -21,6 +21,8 @@ from dub5.providers.protocol import Json
 
 _PIECE = re.compile(r"\S*\s*", re.DOTALL)
 _PIECE_LENGTH = 24
+_MOST_PIECES = 2000
+"""About so many of one text: each is an event to write."""
 _LABELS = frozenset({"id", "role", "type", "name", "format", "signature", "status", "object", "model"})
 _LABEL_ENDS = ("_id", "_type", "_name", "_format", "_signature")
 _TEXTS = ("reasoning_content", "reasoning", "content", "refusal")
@@ -183,6 +185,15 @@ class Assembler:
                     choice = self._choices[index] = _Choice()
                 choice.add(part)
 
+    @property
+    def usage(self) -> Json | None:
+        """As the provider said it last."""
+        return self._usage
+
+    def characters(self) -> int:
+        """Of the texts, tool calls left out."""
+        return sum(choice.characters() for choice in self._choices.values())
+
     def completion(self) -> Json:
         """The whole; `index` is taken out of tool calls, where only chunks have it."""
         choices = [{"index": index, **self._choices[index].whole()} for index in sorted(self._choices)]
@@ -218,6 +229,9 @@ class _Choice:
                 self._fields[name] = _join(held if isinstance(held, dict) else {}, value)
             else:
                 self._fields[name] = value
+
+    def characters(self) -> int:
+        return sum(sum(map(len, parts)) for parts in self._texts.values())
 
     def whole(self) -> Json:
         message = {**self._message}
@@ -352,7 +366,7 @@ def _split_choice(choice: Json, index: int) -> Iterator[Json]:
     first["role"] = first.get("role") or "assistant"  # without it OpenAI's client for Node takes no stream
     yield {"index": index, "delta": first, "finish_reason": None}
     for name, text in texts.items():
-        for piece in _pieces(text):
+        for piece in _pieces(text, max(_PIECE_LENGTH, len(text) // _MOST_PIECES)):
             yield {"index": index, "delta": {name: piece}, "finish_reason": None}
     for position, call in enumerate(calls or ()):
         yield {
@@ -363,12 +377,12 @@ def _split_choice(choice: Json, index: int) -> Iterator[Json]:
     yield {**_without(choice, "message"), "index": index, "delta": {}}
 
 
-def _pieces(text: str) -> Iterator[str]:
-    """Whole words, a few at a time, as a provider would send them."""
+def _pieces(text: str, length: int) -> Iterator[str]:
+    """Whole words, a few at a time, as a provider would send them; of a long text more."""
     piece = ""
     for word in _PIECE.findall(text):
         piece += word
-        if len(piece) >= _PIECE_LENGTH:
+        if len(piece) >= length:
             yield piece
             piece = ""
     if piece:

@@ -39,7 +39,7 @@ class OpenAIProvider:
     async def complete(self, call: Call) -> Payload:
         body = await self._http.post(self._body(call), call)
         try:
-            return answer(body, self.name)
+            return await answer(body, self.name)
         except (Unusable, Reported) as odd:
             raise self._http.failure(odd) from None
 

@@ -31,7 +31,7 @@ from dub5.providers.odd_answers import (
     look_for_error,
     unlisted,
 )
-from dub5.providers.protocol import Json, Payload
+from dub5.providers.protocol import Json, Payload, parsed
 from dub5.providers.sse import BODY, begins_events
 
 
@@ -159,11 +159,11 @@ class Frames:
         return delta if same else {**delta, "tool_calls": placed}
 
 
-def answer(raw: bytes, provider: str) -> Payload:
+async def answer(raw: bytes, provider: str) -> Payload:
     """The completion in the body of a whole answer, also where it came as the events of a stream."""
     if begins_events(raw):
         return Payload.of_whole(_joined(raw, provider))
-    given = Payload.parse_whole(unlisted(raw), provider)
+    given = await parsed(unlisted(raw), provider)
     completion = whole(given.data)
     return given if completion is given.data else Payload.of_whole(completion)
 

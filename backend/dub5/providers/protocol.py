@@ -14,6 +14,16 @@ from typing import Any, Protocol
 import msgspec
 
 from dub5.errors import ProviderError
+from dub5.json_steps import (
+    LARGE,
+    NotReadable,
+    TooCostly,
+    decode_in_steps,
+    in_steps,
+    joined,
+    pieces,
+    survey,
+)
 from dub5.providers import lenient_json
 
 Json = dict[str, Any]
@@ -111,6 +121,27 @@ class Payload(msgspec.Struct, frozen=True):
     def _on_one_line(cls, raw: bytes, data: Json) -> Payload:
         """Line ends are legal between JSON tokens, but would end an SSE line."""
         return cls.of(data) if b"\n" in raw or b"\r" in raw else cls(raw, data)
+
+
+async def parsed(raw: bytes, provider: str) -> Payload:
+    """`Payload.parse_whole` of an answer that may be large: in steps then, and not if it would take all memory.
+
+    What is no JSON, however large, is read leniently in one.
+    """
+    if len(raw) < LARGE:
+        return Payload.parse_whole(raw, provider)
+    try:
+        found = await in_steps(survey(raw, cut=True, answer=True))
+        data = await in_steps(decode_in_steps(raw, found))
+    except TooCostly:
+        raise ProviderError(
+            f"The provider {provider} sent an answer that is too large.", provider=provider, scope="request"
+        ) from None
+    except NotReadable:
+        data = None
+    if not isinstance(data, dict):
+        return Payload.parse_whole(raw, provider)
+    return Payload(await joined(pieces(data)) if b"\n" in raw or b"\r" in raw else raw, data)
 
 
 def decode(raw: bytes) -> Json:

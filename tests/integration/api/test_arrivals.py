@@ -164,6 +164,21 @@ async def test_a_large_picture_reaches_the_provider_to_the_letter_and_is_cached(
     await server.becomes("dub5_arriving_bytes", 0)
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("size", [200 * KIB, 300 * KIB])
+async def test_an_answer_too_large_to_be_stored_is_given_and_counted(
+    streamed: bool, size: int, server: Running, fake: FakeOpenAI
+) -> None:
+    fake.reply = say(*["word " * 100] * (size // 500)) if streamed else say("y" * size)
+    body = {"model": "small", "messages": [{"role": "user", "content": "much"}], "stream": streamed}
+    first = await server.client.post("/v1/chat/completions", json=body)
+    assert first.status_code == 200
+    assert (b"word " if streamed else b"y" * size) in first.content
+    second = await server.client.post("/v1/chat/completions", json=body)
+    assert second.headers["cache-status"].startswith("dub5; hit") == (size < 256 * KIB)
+    assert await server.metric("dub5_tokens_total") > 0
+
+
 async def test_a_large_question_may_be_answered_by_people(server: Running) -> None:
     asked = {"model": "small", "messages": [{"role": "user", "content": "y" * MIB}]}
     stored = await server.client.post("/v1/cache/answers", json={"request": asked, "answer": "As it is."})

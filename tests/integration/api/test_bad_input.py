@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
@@ -183,3 +183,106 @@ async def test_invalidations_in_error_name_the_field(server: Running) -> None:
     for body, param in [({}, "body"), ({"tags": []}, "tags"), ({"tagz": ["a"]}, "body"), ({"all": 1}, "all")]:
         response = await server.client.post("/v1/cache/invalidations", json=body)
         assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+
+
+RICH: dict[str, Any] = {
+    "model": "demo",
+    "messages": [
+        {"role": "system", "content": "Be brief.", "name": "operator"},
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "What is this?"},
+                {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA", "detail": "low"}},
+                {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}},
+                {
+                    "type": "file",
+                    "file": {"file_data": "data:application/pdf;base64,AAAA", "filename": "a.pdf"},
+                },
+            ],
+        },
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [
+                {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+            ],
+        },
+        {"role": "tool", "tool_call_id": "1", "content": "2"},
+    ],
+    "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}],
+    "tool_choice": {"type": "function", "function": {"name": "f"}},
+    "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}},
+    "reasoning_effort": "low",
+    "service_tier": "auto",
+    "user": "somebody",
+    "stop": ["."],
+}
+LONG = "k" * 8000
+
+
+def with_one_long(value: Any) -> Iterator[Any]:
+    """`value` with each text, each name and each value of it in turn made long."""
+    if isinstance(value, dict):
+        for name in value:
+            yield {LONG if each == name else each: inner for each, inner in value.items()}
+            for changed in with_one_long(value[name]):
+                yield {**value, name: changed}
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            for changed in with_one_long(item):
+                yield [*value[:index], changed, *value[index + 1 :]]
+    yield LONG
+
+
+@pytest.mark.parametrize("model", ["demo", "claude", "guide"])
+async def test_errors_are_short_whatever_is_long_in_a_body(model: str) -> None:
+    claude = {"kind": "anthropic", "base_url": "http://127.0.0.1:9/v1"}
+    settings: dict[str, Any] = {
+        "providers": {**DEMO["providers"], "claude": claude},
+        "models": {"demo": {"routes": ["demo/sim"]}, "claude": {"routes": ["claude/claude-sonnet-4-5"]}},
+        "personalities": {"guide": {"model": "claude", "system": "You are a guide."}},
+    }
+    async with running(settings) as replica:
+        for body in with_one_long({**RICH, "model": model}):
+            for path, sent in (
+                ("/v1/chat/completions", body),
+                ("/v1/cache/answers", {"request": body, "answer": body}),
+            ):
+                response = await replica.client.post(path, json=sent)
+                if response.status_code != 200:
+                    assert len(response.content) < 1000, response.text
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"tags": [LONG]},
+        {"tags": ["a" * 60 + str(number) for number in range(101)]},
+        {"model": LONG},
+        {"personality": LONG},
+        {"tenant": LONG},
+        {LONG: 1},
+        LONG,
+    ],
+)
+async def test_errors_are_short_whatever_is_long_in_a_purge(body: Any, server: Running) -> None:
+    response = await server.client.post("/v1/cache/invalidations", json=body)
+    assert response.status_code == 400
+    assert len(response.content) < 1000
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("x-dub5-cache-tags", "x-dub5-timeout", "cache-control", "authorization", "content-type"),
+        *("content-encoding", "traceparent", "x-request-id", "x-stainless-read-timeout", "accept", "expect"),
+    ],
+)
+@pytest.mark.parametrize("value", [LONG, "9" * 8000, ",".join("abcdef" for _ in range(1100)), "1h" * 4000])
+async def test_errors_are_short_whatever_is_long_in_a_header(name: str, value: str, server: Running) -> None:
+    headers = {"content-type": "application/json", name: value}
+    response = await server.client.post("/v1/chat/completions", content=json.dumps(GOOD), headers=headers)
+    assert response.status_code < 500
+    assert len(response.content) < 1000
+    assert sum(len(field) + len(said) for field, said in response.headers.items()) < 1000

@@ -70,3 +70,14 @@ def test_fingerprints_that_were_made_differently_tell_nothing() -> None:
 @given(st.text(max_size=200), st.sampled_from(["exact", "text", "json", "sketch"]))
 def test_an_answer_is_the_same_as_itself(text: str, how: Comparison) -> None:
     assert alike(text, text, how) is True
+
+
+def test_accents_in_long_rows_are_compared_in_little_time() -> None:
+    """Sorted in quadratic time they would take minutes."""
+    text = "e" + "\u0323\u0301" * 60_000
+    assert same(_fingerprint(text), _fingerprint(text))
+    assert not same(_fingerprint(text), _fingerprint(text + "x"))
+
+
+def _fingerprint(text: str) -> str:
+    return fingerprint({"choices": [{"message": {"content": text}}]}, "text")

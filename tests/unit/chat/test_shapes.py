@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from openai.lib.streaming.chat._completions import ChatCompletionStreamState
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from dub5.chat.shapes import assemble, events_of, is_usage_only, split
+from dub5.chat.shapes import Usage, assemble, events_of, is_usage_only, split, usage_in
 
 text = st.text(max_size=60)
 unknown_name = st.text("abcdefgxyz_", min_size=3, max_size=12).map(lambda name: "x_" + name)
@@ -210,3 +210,32 @@ def test_events_hold_one_json_line_each() -> None:
 )
 def test_usage_only_chunks_are_recognised(chunk: dict[str, Any], expected: bool) -> None:
     assert is_usage_only(chunk) is expected
+
+
+def test_a_long_text_comes_in_no_more_than_some_thousand_events() -> None:
+    completion = {
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "word " * 200_000},
+                "finish_reason": "stop",
+            }
+        ]
+    }
+    chunks = list(split(completion, include_usage=False))
+    assert 1000 < len(chunks) < 3000
+    assert assemble(chunks)["choices"] == completion["choices"]
+
+
+@pytest.mark.parametrize(
+    ("usage", "read"),
+    [
+        ({"prompt_tokens": 3, "completion_tokens": 5}, Usage(3, 5)),
+        (None, Usage()),
+        ("many", Usage()),
+        ({"prompt_tokens": -1, "completion_tokens": 1e30}, Usage()),
+    ],
+)
+def test_tokens_of_a_whole_answer_are_read_without_the_rest(usage: Any, read: Usage) -> None:
+    assert usage_in(json.dumps({"choices": [{"index": 0}], "usage": usage}).encode()) == read
+    assert usage_in(b'{"choices":[]}') == Usage()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from dub5.errors import ProviderError
 from dub5.providers.lenient_json import mended
-from dub5.providers.protocol import Payload, decode, has_answer
+from dub5.providers.protocol import Payload, decode, has_answer, parsed
 
 
 def chunk(delta: Any, **choice: Any) -> dict[str, Any]:
@@ -189,3 +190,41 @@ def test_halves_of_a_character_have_no_place_in_a_whole_answer() -> None:
 def test_mending_leaves_what_is_whole(value: Any) -> None:
     written = json.dumps(value)
     assert json.dumps(mended(json.loads(written))) == written
+
+
+def completion(content: str, **fields: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "message": {"role": "assistant", "content": content}}], **fields}
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+async def test_a_large_answer_is_read_while_others_run(indent: int | None) -> None:
+    data = completion("said \n 😀" * 400_000, logprobs=[-0.5] * 100_000)
+    raw = json.dumps(data, indent=indent).encode()
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    other = asyncio.create_task(take_turns())
+    payload = await parsed(raw, "openai")
+    other.cancel()
+    assert turns > 10
+    assert payload.data == data == json.loads(payload.raw)
+    assert b"\n" not in payload.raw
+
+
+@pytest.mark.parametrize("text", [b'"\\ud800"', b"NaN", b'"\xff"'])
+async def test_a_large_answer_is_read_as_leniently_as_any(text: bytes) -> None:
+    raw = json.dumps(completion("x" * 200_000))[:-1].encode() + b',"odd":' + text + b"}"
+    assert await parsed(raw, "openai") == Payload.parse_whole(raw, "openai")
+
+
+@pytest.mark.parametrize(
+    "raw", [b"[" + b"[]," * 2_000_000 + b"1]", b"[" + b"1," * 100_000 + b"1]", b"x" * 200_000]
+)
+async def test_what_would_take_all_memory_or_is_no_object_is_no_answer(raw: bytes) -> None:
+    with pytest.raises(ProviderError):
+        await parsed(raw, "openai")
