@@ -8,7 +8,8 @@ three replicas: the two, and one that has just started and knows only what Redis
 
 A replica waits a tenth of a second for Redis, at most, and on a busy machine that may be too short for a Redis that is
 well. A purge that gets 503 is sent again after a second, as callers should: what counts is that each is answered with
-200 in the end, and nothing else than 503 before. How many were sent again is in the table.
+200 in the end, and nothing else than 503 before. How many were sent again is in the table. For the same reason an
+answer that is not found is looked for again: one that was forgotten is not found then either.
 
 So that purges are counted and not evictions, the thousand are kept hot in Redis, as answers are that are asked for.
 """
@@ -37,6 +38,7 @@ STABLE = 600.0
 """Seconds, of the samplers' clock, without growth."""
 PURGED, AT_ONCE, CALLERS = 1_000_000, 100, 2
 UNPURGED = 1_000
+_LOOKS = 3
 ALLOWED = 16 * 2**20
 MIB = 2**20
 
@@ -87,8 +89,10 @@ async def measure() -> list[Figure]:
         Figure(
             f"hits of {UNPURGED:,} answers that nobody purged: the replica that purged, another, a new one",
             ">= 99 %",
-            ", ".join(f"{share:.1%}" for share in hits),
-            min(hits) >= 0.99,
+            ", ".join(
+                f"{share:.1%}" + f" ({late} of them at a second look)" * (late > 0) for share, late in hits
+            ),
+            min(share for share, _ in hits) >= 0.99,
         ),
     ]
 
@@ -220,9 +224,17 @@ async def _not_evictable(redis: Redis) -> dict[str, int]:
     return held
 
 
-async def _hits(asking: Client, url: str) -> float:
-    found = 0
-    for number in range(UNPURGED):
-        headers = {**_tags(number), "cache-control": "only-if-cached"}
-        found += (await asking.ask(url, f"unpurged {number}", headers=headers)).hit
-    return found / UNPURGED
+async def _hits(asking: Client, url: str) -> tuple[float, int]:
+    """The share that is found, and how many only when they were looked for once more."""
+    missing, again = list(range(UNPURGED)), 0
+    for _ in range(_LOOKS):
+        looked_for, missing = missing, []
+        for number in looked_for:
+            headers = {**_tags(number), "cache-control": "only-if-cached"}
+            if not (await asking.ask(url, f"unpurged {number}", headers=headers)).hit:
+                missing.append(number)
+        again = again or len(missing)
+        if not missing:
+            break
+        await asyncio.sleep(2)
+    return 1 - len(missing) / UNPURGED, again - len(missing)
