@@ -17,4 +17,4 @@ from benchmarks.runner import run
 ROWS = ["redis", "bodies", "arrival", "browsers"]
 
 if __name__ == "__main__":
-    sys.exit(run("benchmarks.bounds", ROWS, __doc__, longest=1200, lengthened=["bodies"]))
+    sys.exit(run("benchmarks.bounds", ROWS, __doc__, longest=3600, lengthened=["bodies"]))

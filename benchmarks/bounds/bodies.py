@@ -1,9 +1,9 @@
 """The worst bodies that a search finds, at each size up to `server.max_body`, and ordinary large ones beside them.
 
-What is tried and how it is measured: `search`, in a process of its own whose address space is limited. First the
-bodies that were thought of at each size, then mutations of the worst four of that size: with the same seed the same
-number, and as far as the worst ones are the same, the same bodies. Takes some five minutes of one core, with `long`
-ten times as many mutations.
+What is tried and how it is measured: `search`, for each size in a process of its own whose address space is limited.
+First the bodies that were thought of, then mutations of the worst four: with the same seed the same number, and as far
+as the worst ones are the same, the same bodies. Takes some five minutes of one core, with `long` ten times as many
+mutations.
 """
 
 from __future__ import annotations
@@ -18,14 +18,40 @@ from benchmarks.bounds.sink import sink
 from benchmarks.figures import Figure, progress
 
 SEED = 7
+AT_ONCE = 2
+"""Sizes that are searched at once, each in a process of its own."""
 MIB = 2**20
 
 
 async def measure(long: bool = False) -> list[Figure]:
     tried: list[dict[str, Any]] = []
+    turns = asyncio.Semaphore(AT_ONCE)
     async with sink() as url:
+        codes = await asyncio.gather(*(_search(url, size, long, tried, turns) for size in (0, *SIZES)))
+    figures = [_ordinary(each) for each in tried if each["ordinary"]]
+    searched = [each for each in tried if not each["ordinary"]]
+    for size in SIZES:
+        figures += _worst(size, [each for each in searched if each["size"] == size])
+    faults = sum(each["status"] >= 500 or each["status"] == 0 for each in tried)
+    figures.append(
+        Figure(
+            "all of them: status 5xx, or none",
+            "0",
+            f"{faults} of {len(tried):,}",
+            faults == 0 and not any(codes),
+        )
+    )
+    return figures
+
+
+async def _search(
+    url: str, size: int, long: bool, tried: list[dict[str, Any]], turns: asyncio.Semaphore
+) -> int:
+    """Adds what was tried of a size to `tried`; the exit code."""
+    async with turns:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "benchmarks.bounds.search", url, str(SEED), str(10 if long else 1)),
+            *(sys.executable, "-m", "benchmarks.bounds.search"),
+            *(url, str(SEED), str(10 if long else 1), str(size)),
             stdout=asyncio.subprocess.PIPE,
         )
         assert process.stdout is not None
@@ -34,22 +60,11 @@ async def measure(long: bool = False) -> list[Figure]:
                 if line.startswith(b'{"size"'):
                     tried.append(json.loads(line))
                     progress(f"{len(tried)} bodies, now of {tried[-1]['size']:,} bytes")
-            code = await process.wait()
+            return await process.wait()
         finally:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
-    figures = [_ordinary(each) for each in tried if each["ordinary"]]
-    searched = [each for each in tried if not each["ordinary"]]
-    for size in SIZES:
-        figures += _worst(size, [each for each in searched if each["size"] == size])
-    faults = sum(each["status"] >= 500 or each["status"] == 0 for each in tried)
-    figures.append(
-        Figure(
-            "all of them: status 5xx, or none", "0", f"{faults} of {len(tried):,}", faults == 0 and code == 0
-        )
-    )
-    return figures
 
 
 def _ordinary(each: dict[str, Any]) -> Figure:

@@ -1,4 +1,4 @@
-"""One process that looks for the worst body: `python -m benchmarks.bounds.search BASE_URL SEED MUTATIONS`.
+"""One process that looks for the worst body: `python -m benchmarks.bounds.search BASE_URL SEED TIMES SIZE`.
 
 Each body is asked of the whole application by ASGI, in parts of 64 KiB, with a provider that is a process of its own.
 The stall is the longest CPU time of the loop's thread between two turns of a task that does nothing else than take its
@@ -169,28 +169,29 @@ def _resident(field: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 2**10
 
 
-async def search(base_url: str, seed: int, times: float) -> None:
-    """`times` as many mutations as usual."""
+async def search(base_url: str, seed: int, times: float, size: int) -> None:
+    """`times` as many mutations as usual, of one size; 0 for the ordinary bodies."""
     chance = random.Random(seed)  # a search that can be repeated
     async with application(base_url) as built:
         await measured(built, body(thought_of()[0], SIZES[0]))
-        for name, raw in ordinary.bodies():
+        for name, raw in ordinary.bodies() if size == 0 else ():
             found = await _surely(built, raw)
             found.memory = await counted(built, raw)
             _tell(found, len(raw), name, ordinary=True)
-        for size in SIZES:
-            tried = [(await _tried(built, genes, size), genes) for genes in thought_of()]
-            pool = tried
-            for _ in range(int(MUTATIONS[size] * times)):
-                pool = sorted(pool, key=lambda each: -each[0].badness)[:_POOL]
-                genes = mutated(chance.choice(pool)[1], chance)
-                tried.append((await _tried(built, genes, size), genes))
-                pool.append(tried[-1])
-            if size > _COUNTED:
-                for found, genes in sorted(tried, key=lambda each: -each[0].memory)[:_MOST_COUNTED]:
-                    found.memory = await counted(built, body(genes, size))
-            for found, genes in tried:
-                _tell(found, size, str(genes))
+        if size == 0:
+            return
+        tried = [(await _tried(built, genes, size), genes) for genes in thought_of()]
+        pool = tried
+        for _ in range(int(MUTATIONS[size] * times)):
+            pool = sorted(pool, key=lambda each: -each[0].badness)[:_POOL]
+            genes = mutated(chance.choice(pool)[1], chance)
+            tried.append((await _tried(built, genes, size), genes))
+            pool.append(tried[-1])
+        if size > _COUNTED:
+            for found, genes in sorted(tried, key=lambda each: -each[0].memory)[:_MOST_COUNTED]:
+                found.memory = await counted(built, body(genes, size))
+        for found, genes in tried:
+            _tell(found, size, str(genes))
 
 
 async def _tried(built: Application, genes: Genes, size: int) -> Measured:
@@ -224,4 +225,4 @@ def _tell(found: Measured, size: int, genes: str, *, ordinary: bool = False) -> 
 
 if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, ADDRESSES))
-    asyncio.run(search(sys.argv[1], int(sys.argv[2]), float(sys.argv[3])))
+    asyncio.run(search(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])))
