@@ -6,8 +6,10 @@ that whoever asks next finds it.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from contextlib import aclosing
+from functools import partial
 
 import msgspec
 
@@ -27,6 +29,9 @@ from dub5.providers.protocol import Json, Payload
 from dub5.telemetry.logging import get_logger, milliseconds
 from dub5.telemetry.metrics import Metrics
 from dub5.telemetry.tracing import Tracer, chat_span
+
+_LONG = 64 * 2**10
+"""Bytes of an answer from which on comparing it takes more than some milliseconds."""
 
 _FAILED = {"error", "timeout", "limited", "overloaded"}
 
@@ -206,7 +211,12 @@ class Asking:
         entry = Entry(answer.raw, int(born * 1e6), recompute, usage.prompt, usage.completion)
         lifetimes = question.wanted.lifetimes
         how = question.target.cache_class.compare
-        digest = fingerprint(answer.data, how) if keeping.sampler is not None else ""
+        digest = ""
+        if keeping.sampler is not None:
+            # Python in a thread lets the event loop run every few milliseconds.
+            apart = len(answer.raw) > _LONG
+            compared = partial(fingerprint, answer.data, how)
+            digest = await asyncio.to_thread(compared) if apart else compared()
         last = keeping.compared_with
         if last is None or not same(digest, fingerprint(msgspec.json.decode(last.body), how)):
             self.stored = await keeping.cache.store(keeping.identity, entry, lifetimes)
