@@ -149,9 +149,14 @@ class Batches:
             raise RedisUnavailable
         if self._next is None or len(self._next.commands) >= _MOST:
             self._next = batch = _Batch()
-            # Stopped, or a defect of ours: nobody must wait for ever.
-            self._running.start(self._run(batch)).add_done_callback(lambda _: batch.fail(RedisFailed))
+            self._running.start(self._run(batch)).add_done_callback(lambda _: self._over(batch))
         return self._next.join(commands)
+
+    def _over(self, batch: _Batch) -> None:
+        """However it ended, also before it began: nobody must wait for it for ever, or join it now."""
+        if self._next is batch:
+            self._next = None
+        batch.fail(RedisFailed)
 
     async def _run(self, batch: _Batch) -> None:
         try:
@@ -167,9 +172,6 @@ class Batches:
         else:
             self._failures = 0
             batch.answer(answers)
-        finally:
-            if self._next is batch:
-                self._next = None
 
     def _failed(self, error: Exception, *, hung: bool) -> None:
         self._failures = max(self._failures + 1, _FAILURES_TO_OPEN if hung else 0)

@@ -6,13 +6,14 @@ Two whole replicas, a real Redis, and callers who ask all the time. What a task 
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import functools
 import hashlib
 import itertools
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -24,7 +25,7 @@ from dub5.admission import keys, limits
 from dub5.cache import policies, samples
 from dub5.cache.flight import Flight
 from dub5.contract import POLICY_CHANNEL, POLICY_KEY, REPLICAS, SAMPLES_READER
-from dub5.telemetry.background import BackgroundTask
+from dub5.telemetry.background import BackgroundTask, Jobs
 from tests.fakes.openai_server import Call, FakeOpenAI, Wire, say
 from tests.fakes.redis_server import RedisServer
 from tests.harness import Running, openai_provider, running
@@ -334,6 +335,50 @@ async def test_each_task_is_killed_and_does_its_work_again(
     assert killed == 2 * len(tasks)
     assert background.tasks == set()
     assert [line for line in logs if line["event"] in {"part did not stop", "request failed"}] == []
+
+
+async def test_jobs_are_killed_all_the_time_and_every_answer_is_whole(
+    redis: str, fake: FakeOpenAI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed, usual, order = collections.Counter[str](), Jobs.start, itertools.count()
+
+    async def raising(work: Coroutine[Any, Any, Any]) -> Any:
+        work.close()
+        raise Killed
+
+    def start(jobs: Jobs, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        # Of Redis's few, or nothing else would begin.
+        way = next(order) % (20 if jobs._name == "redis-batch" else 3)
+        if way not in {1, 2}:
+            return usual(jobs, work)
+        killed[jobs._name] += 1
+        task = usual(jobs, raising(work) if way == 1 else work)
+        if way == 2:
+            asyncio.get_running_loop().call_soon(task.cancel)
+        return task
+
+    async with replicas(redis, fake, tmp_path) as scene:
+        monkeypatch.setattr(Jobs, "start", start)
+        async with callers(scene):
+            expected = {
+                "redis-batch",
+                "cache-lookup",
+                "purge-lookup",
+                "answer-comparison",
+                "flight-publisher",
+            }
+            while not expected <= {name for name, count in killed.items() if count > 5}:
+                question = f"wait {next(numbers)}"
+                scene.gate.clear()
+                asked = [asyncio.create_task(ask(each, question)) for each in (scene.a, scene.b)]
+                await until(lambda question=question: calls(scene, question) > 0)  # type: ignore[misc]
+                asyncio.get_running_loop().call_later(0.3, scene.gate.set)
+                assert await asyncio.gather(*asked) == [f"answer to {question}"] * 2
+        monkeypatch.setattr(Jobs, "start", usual)
+        for replica in (scene.a, scene.b):
+            await replica.becomes("dub5_redis_up", 1)
+            served = replica.replica.application.metrics.http_requests._series
+            assert {outcome for _, _, outcome in served} == {"ok"}
 
 
 @pytest.mark.parametrize("way", WAYS)

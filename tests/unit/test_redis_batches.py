@@ -71,3 +71,15 @@ async def test_nobody_waits_for_a_batch_that_raised_something_unforeseen() -> No
     assert await server.ask() == [b"PONG"]
     assert server.failures("redis-batch") == 1
     await server.batches.stop()
+
+
+async def test_nobody_joins_a_batch_that_was_cancelled_before_it_began() -> None:
+    server = Server()
+    lost = server.batches.ask([(("PING",), {})])
+    [task] = server.batches._running.running
+    task.cancel()
+    with pytest.raises(RedisFailed):
+        await lost
+    async with asyncio.timeout(60):
+        assert await server.ask() == [b"PONG"]
+    await server.batches.stop()

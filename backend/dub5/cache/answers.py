@@ -147,7 +147,7 @@ class AnswerCache:
             reading = self._lookups.start(shared.get(identity))
             self._reading[identity] = (time.monotonic(), reading)
             reading.add_done_callback(lambda done: self._read_to_the_end(identity, done))
-        return await asyncio.shield(reading)
+        return await self._lookups.result(reading)
 
     def _read_to_the_end(self, identity: Identity, reading: asyncio.Task[Entry | None]) -> None:
         if self._reading[identity][1] is reading:

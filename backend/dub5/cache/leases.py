@@ -140,6 +140,7 @@ class _Led:
         self.claim = claim
         self.heard: dict[str, float] = {}
         self.publisher: asyncio.Task[None] | None = None
+        self.ending = False
 
 
 class _Tail:
@@ -266,11 +267,15 @@ class Leases:
         """The flight has ended: let followers read the end, then give the lease back."""
         led = self._led.get(claim.identity)
         if led is not None and led.claim is claim:  # else the lease was lost, and taken here again
+            led.ending = True
             if led.publisher is not None:
                 if not led.flight.ended:  # cancelled: no more frames will come, and there is no end to tell
                     led.publisher.cancel()
                 await asyncio.wait([led.publisher])
-            del self._led[claim.identity]
+            if (
+                self._led.get(claim.identity) is led
+            ):  # else it was given up meanwhile, and perhaps taken again
+                del self._led[claim.identity]
         with contextlib.suppress(RedisUnavailable):
             await self._link.run("release", lambda client: client.eval(_RELEASE, 1, claim.lease, claim.token))
 
@@ -370,6 +375,7 @@ class Leases:
         led.heard[follower] = time.monotonic()
         if led.publisher is None:
             led.publisher = self._publishers.start(self._publish(led))
+            led.publisher.add_done_callback(lambda publisher: self._published(led, publisher))
 
     async def _publish(self, led: _Led) -> None:
         """Append what has arrived, again and again, until the end is appended or the lease is lost.
@@ -393,6 +399,11 @@ class Leases:
                 return
             else:
                 await flight.changed()
+
+    def _published(self, led: _Led, publisher: asyncio.Task[None]) -> None:
+        """A publisher that failed appends nothing more: its followers have to look for another leader."""
+        if not led.ending and (publisher.cancelled() or publisher.exception() is not None):
+            self._abdicate(led)
 
     def _abdicate(self, led: _Led) -> None:
         if self._led.get(led.claim.identity) is led:

@@ -51,7 +51,7 @@ class SharedCache:
         except RedisUnavailable:
             return None
         # Where there is more to learn than that, a request does not wait for it, and nothing can be trusted.
-        return self._unpacked(stored) if await asyncio.shield(learning) else None
+        return self._unpacked(stored) if await self._readings.result(learning) else None
 
     async def put(self, identity: Identity, entry: Entry, *, seconds: float) -> bool:
         """Keep for `seconds`; lost silently where Redis is away. False where a younger answer is there already."""

@@ -160,6 +160,19 @@ class Jobs:
         task.add_done_callback(self._done)
         return task
 
+    async def result(self, task: asyncio.Task[T]) -> T | None:
+        """What a job gives to all who wait for it, whoever of them leaves. None where it failed, or somebody else
+        cancelled it."""
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            waiting = asyncio.current_task()
+            if task.cancelled() and waiting is not None and not waiting.cancelling():
+                return None
+            raise
+        except Exception:  # noqa: BLE001  # noted when the job ended
+            return None
+
     def _done(self, task: asyncio.Task[Any]) -> None:
         self.running.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:

@@ -281,6 +281,36 @@ async def test_a_job_may_be_awaited_and_raises_there_too(scene: Scene) -> None:
     assert scene.figure("failures_total") == 1
 
 
+async def test_a_job_that_was_killed_gives_nothing_to_who_waits_for_it(scene: Scene) -> None:
+    jobs = scene.background.jobs("reader")
+
+    async def fail() -> str:
+        raise failed()
+
+    assert await jobs.result(jobs.start(fail())) is None
+    cancelled = jobs.start(asyncio.sleep(3600, "never"))
+    asyncio.get_running_loop().call_soon(cancelled.cancel)
+    assert await jobs.result(cancelled) is None
+    assert await jobs.result(jobs.start(asyncio.sleep(0, "done"))) == "done"
+
+
+async def test_one_who_waits_for_a_job_may_leave_and_the_others_get_its_result(scene: Scene) -> None:
+    jobs, go = scene.background.jobs("reader"), asyncio.Event()
+
+    async def finish() -> str:
+        await go.wait()
+        return "done"
+
+    job = jobs.start(finish())
+    leaving, staying = (asyncio.create_task(jobs.result(job)) for _ in range(2))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    go.set()
+    assert await staying == "done"
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+
+
 async def test_what_a_callback_raises_is_noted_and_what_is_no_error_goes_where_it_went(scene: Scene) -> None:
     def fail() -> None:
         raise failed()
