@@ -248,17 +248,35 @@ EVENTS = (
     Event("redis available again", ("info",), _BACKEND, "And with it again.", ("server",)),
     Event("redis refused", ("debug",), _BACKEND, "Redis answered with an error.", ("operation", "error")),
     Event(
+        "redis value undecodable",
+        ("warning",),
+        _BOTH,
+        "A value or message is not what we write there, and is taken for none; once a minute for each kind.",
+        ("kind", "reason"),
+    ),
+    Event(
+        "redis clock differs",
+        ("warning",),
+        _BACKEND,
+        "Our clock and Redis's lie apart. Ages of answers go by Redis's; what else has a time goes by ours.",
+        ("seconds",),
+    ),
+    Event(
+        "purges begun anew",
+        ("warning",),
+        _BACKEND,
+        "What Redis had of purges could not be read: it is deleted, and with it every stored answer forgotten.",
+        ("reason",),
+    ),
+    Event(
         "message not understood",
         ("error",),
         _BACKEND,
-        "Another release's, perhaps.",
+        "A defect in what takes messages from Redis.",
         ("channel", "exception"),
     ),
     Event(
         "policy in force", ("info",), _BACKEND, "The operator's TTLs are taken over.", ("issued", "classes")
-    ),
-    Event(
-        "policy ignored", ("error",), _BACKEND, "They cannot be read; the last good ones stay.", ("reason",)
     ),
     Event("keys reloaded", ("info",), _BACKEND, "The file of API keys has changed.", ("keys",)),
     Event(

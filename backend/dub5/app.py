@@ -36,6 +36,8 @@ from dub5.api.page import Page
 from dub5.arrivals import Arrivals, budget_of
 from dub5.browsers import Origins
 from dub5.cache.answers import AnswerCache
+from dub5.cache.clock import RedisClock
+from dub5.cache.entry import most_stored
 from dub5.cache.flights import Flights
 from dub5.cache.leases import Leases
 from dub5.cache.local import LocalCache
@@ -50,7 +52,7 @@ from dub5.chat.pipeline import Pipeline
 from dub5.contract import POLICY_CHANNEL, PURGE_CHANNEL
 from dub5.providers.health import UNLIMITED, ModelHealth, ProviderHealth
 from dub5.providers.routing import Model
-from dub5.redis_link import RedisLink
+from dub5.redis_link import LARGEST_ANSWER, RedisLink
 from dub5.settings import HttpProviderSettings, Settings, read_secret
 from dub5.telemetry import tracing
 from dub5.telemetry.background import Background
@@ -87,11 +89,12 @@ class Application:
         self._providers = providers.build(settings, environment)
         self._health = self._build_health()
         self._redis = _redis_link(settings, environment, self.metrics, self.background)
-        self._purges = Purges(self._redis)
+        self._clock = RedisClock(self.metrics)
+        self._purges = Purges(self._redis, redis_clock=self._clock)
         self._answers = self._answer_cache()
         self._catalog = self._build_catalog()
         self._policies = Policies(self._catalog.classes, self._redis, self.metrics, self.background)
-        self._leases = Leases(self._redis, self.background) if self._redis is not None else None
+        self._leases = Leases(self._redis, self.background, self._clock) if self._redis is not None else None
         self._sampler = self._build_sampler()
         self._flights = Flights(self._leases, self.metrics)
         self._pipeline = Pipeline(
@@ -209,9 +212,21 @@ class Application:
         self.metrics.cache_bytes.labels("local").set_function(local.bytes)
         shared = None
         if self._redis is not None:
-            shared = SharedCache(self._redis, self._purges, self.metrics, self.background)
+            shared = SharedCache(
+                self._redis,
+                self._purges,
+                self.metrics,
+                self.background,
+                max_entry=settings.max_entry,
+                clock=self._clock,
+            )
         answers = AnswerCache(
-            local, shared, self._purges, max_entry=settings.max_entry, background=self.background
+            local,
+            shared,
+            self._purges,
+            max_entry=settings.max_entry,
+            background=self.background,
+            clock=self._clock,
         )
         if self._redis is not None:
             self._redis.subscribe(PURGE_CHANNEL, answers.on_purged)
@@ -228,6 +243,7 @@ class Application:
             budget=settings.sample_bytes,
             re_ask_share=settings.re_ask_share,
             background=self.background,
+            now=self._clock,
         )
 
     def _build_catalog(self) -> Catalog:
@@ -341,7 +357,8 @@ def _redis_link(
     password = None
     if redis.password is not None:
         password = read_secret("redis.password", redis.password, environment)
-    return RedisLink(redis, password=password, metrics=metrics, background=background)
+    largest = max(LARGEST_ANSWER, 2 * most_stored(settings.cache.max_entry))
+    return RedisLink(redis, password=password, metrics=metrics, background=background, largest=largest)
 
 
 def _config_hash(settings: Settings) -> str:

@@ -8,12 +8,53 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol, TypeVar
 
 import msgspec
 from msgspec import Meta
 
 PREFIX = "dub5"
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Undecodable(ValueError):
+    """What was read from Redis is not what we write there. The text says why, and quotes nothing of it."""
+
+
+def clock_offset(held: float, told: float, *, asked: float, now: float) -> float:
+    """How far Redis's clock is ahead of ours, in seconds: what we `held`, or as little else as can be.
+
+    It said `told` between `asked` and `now`, both ours, so it is known to within a round trip only: clocks that agree
+    so far are left alone.
+    """
+    return min(max(held, told - now), told - asked) if now >= asked else held
+
+
+REDIS_TIME = "return redis.call('TIME')"
+"""Redis's clock, seconds and microseconds. A script with a key, so that of a Cluster it is always the same node's."""
+
+
+class Decoder(Protocol[T_co]):
+    """As msgspec's, of JSON or of MessagePack."""
+
+    def decode(self, encoded: bytes, /) -> T_co: ...
+
+
+def decode(decoder: Decoder[T_co], stored: bytes, *, most: int) -> T_co:
+    """A value from Redis, whoever wrote it there; Undecodable where it has more than `most` bytes, or for any reason
+    cannot be read.
+
+    msgspec says what is wrong in four ways: its own error, Unicode's, RecursionError for what is nested too deeply (it
+    has a bound of its own, long before the stack ends), OverflowError.
+    """
+    if len(stored) > most:
+        raise Undecodable(f"more than {most} bytes")
+    try:
+        return decoder.decode(stored)
+    except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError) as error:
+        raise Undecodable(f"{type(error).__name__}: {str(error)[:200]}") from None
+
 
 PURGES = f"{PREFIX}:{{purges}}"
 PURGE_JOURNAL = f"{PURGES}:journal"
@@ -38,17 +79,58 @@ PURGE_CHANNEL = f"{PREFIX}:purged"
 """Told the stamp of each purge."""
 PURGE_UNIT = 1024
 """Microseconds between two stamps at least; stamps are multiples of it."""
+LAST_STAMP = 2**53 - 2**45
+"""A greater one is damage: no clock comes there before 2254, and scripts count to 2**53."""
+NONCE_LENGTH = 32
+"""Letters and digits of a nonce, at most; ours have 8."""
 PURGED_AT_ONCE = 100
 """Names that one run of the script may be given, at most."""
 RECENT_NAMES, RECENT_SURPLUS = 4096, 512
+MOST_RECENT = 2 * RECENT_NAMES
+"""More than the script ever leaves there."""
 LOG_SEGMENTS, SEGMENT_RECORDS = 32, 32_759
 SEGMENT_BYTES = 8 * (SEGMENT_RECORDS + 1)
 """All segments together stay below 8 MiB, the next larger piece that Redis's allocator gives being 10."""
 _JOURNAL_EVENTS = 2048
 _EVENT_NAMES = 200
 """Bytes of names that stand in the journal as they are."""
+EVENT_BYTES = 64 * 1024
+"""Of all names in one event, at most: a release before this one wrote a hundred as they are."""
 _PURGE_SCRIPT = """
 local journal, recent, log, state, former = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local function outside(value, greatest)
+  local number = tonumber(value or 0)
+  return not (number and number >= 0 and number <= greatest)
+end
+local function scores_outside(key)
+  local ends = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
+  local last = redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')
+  return outside(ends[2], LAST) or outside(last[2], LAST)
+end
+local function damaged()
+  for index, kind in ipairs({'stream', 'zset', 'string', 'hash', 'zset', 'string'}) do
+    local found = redis.call('TYPE', KEYS[index]).ok
+    if found ~= kind and found ~= 'none' then return true end
+  end
+  local nonce = redis.call('GETRANGE', KEYS[6], 0, NONCE)
+  if #nonce > NONCE or string.find(nonce, '%W') then return true end
+  if nonce == '' and redis.call('EXISTS', KEYS[6]) == 1 then return true end
+  local last = redis.call('XREVRANGE', journal, '+', '-', 'COUNT', 1)[1]
+  if last then
+    local size = 0
+    for _, text in ipairs(last[2]) do size = size + #text end
+    if size > EVENT or outside(string.match(last[1], '^%d+'), LAST) then return true end
+  end
+  local held = redis.call('HMGET', state, 'first', 'next', 'count', 'base', 'floor', 'end', 'mark')
+  for index, greatest in ipairs({LAST, LAST, RECORDS, LAST / UNIT, LAST, LAST / UNIT, LAST}) do
+    if outside(held[index], greatest) then return true end
+  end
+  local segments = tonumber(held[2] or 0) - tonumber(held[1] or 0)
+  if outside(segments, SEGMENTS) then return true end
+  if redis.call('GETRANGE', log, SEGMENTS * SEGMENT_BYTES, SEGMENTS * SEGMENT_BYTES) ~= '' then return true end
+  return redis.call('ZCARD', recent) > MOST_RECENT or scores_outside(recent) or scores_outside(former)
+end
+if damaged() then redis.call('DEL', unpack(KEYS)) end
 local nonce = redis.call('GET', KEYS[6])
 if not nonce then
   nonce = ARGV[2]
@@ -123,7 +205,7 @@ if surplus >= RECENT_SURPLUS then
       redis.call('SETRANGE', log, (following - 1) % SEGMENTS * SEGMENT_BYTES, empty)
     end
     count, greatest = count + 1, math.max(at, greatest)
-    records[#records + 1] = struct.pack('<I4I4', math.max(at - base, 1), tonumber(oldest[index], 16))
+    records[#records + 1] = struct.pack('<I4I4', math.max(at - base, 1), tonumber(oldest[index], 16) or 0)
   end
   write()
   redis.call('HSET', state, 'first', first, 'next', following, 'count', count,
@@ -132,8 +214,12 @@ end
 return {id, redis.call('ZCARD', former) - 1}
 """
 _CONSTANTS = {
+    "EVENT": EVENT_BYTES,
     "EVENT_NAMES": _EVENT_NAMES,
     "JOURNAL_EVENTS": _JOURNAL_EVENTS,
+    "LAST": LAST_STAMP,
+    "MOST_RECENT": MOST_RECENT,
+    "NONCE": NONCE_LENGTH,
     "RECENT_NAMES": RECENT_NAMES,
     "RECENT_SURPLUS": RECENT_SURPLUS,
     "RECORDS": SEGMENT_RECORDS,
@@ -193,6 +279,8 @@ def replica_channel(replica: str) -> str:
     return f"{PREFIX}:replica:{replica}"
 
 
+MOST_DOCUMENT = 2**20
+"""Bytes of a policy document or an announcement, at most: some 15,000 classes."""
 POLICY_KEY = f"{PREFIX}:policy"
 """JSON of the PolicyDocument in force."""
 POLICY_CHANNEL = f"{PREFIX}:policy"
@@ -202,7 +290,19 @@ CLASSES_KEY = f"{PREFIX}:classes"
 
 
 REPLICAS = f"{PREFIX}:replicas"
-"""Sorted set: replica -> when it was last heard from, in seconds since the epoch."""
+"""Sorted set: replica -> when it was last heard from, in seconds since the epoch, by Redis's clock."""
+REGISTER_SCRIPT = """
+local now = tonumber(redis.call('TIME')[1])
+if type(redis.pcall('ZADD', KEYS[1], now, ARGV[1])) == 'table' then
+  redis.call('DEL', KEYS[1])
+  redis.call('ZADD', KEYS[1], now, ARGV[1])
+end
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], now + ARGV[2], '+inf')
+return redis.call('ZCARD', KEYS[1])
+""".strip()
+"""Says that a replica is there. Key: REPLICAS. Arguments: its name, and for how many seconds one is counted that is not
+heard from any more. Gives how many there are."""
 
 
 def limit_key(tenant: str) -> str:
@@ -215,19 +315,26 @@ def reservation_key(tenant: str, reservation: str) -> str:
     return f"{PREFIX}:{{limit:{tenant}}}:{reservation}"
 
 
+LONGEST_TTL = 400 * 86400
+"""Seconds that may be published."""
+
+
 class ClassPolicy(msgspec.Struct, frozen=True):
     """Lifetimes of one class, in seconds. `stale_while_revalidate` absent: the configuration's."""
 
-    ttl: Annotated[float, Meta(ge=0, le=400 * 86400)]
-    stale_while_revalidate: Annotated[float, Meta(ge=0, le=400 * 86400)] | None = None
+    ttl: Annotated[float, Meta(ge=0, le=LONGEST_TTL)]
+    stale_while_revalidate: Annotated[float, Meta(ge=0, le=LONGEST_TTL)] | None = None
+
+
+_Seconds = Annotated[float, Meta(ge=0, le=1e12)]
 
 
 class AnnouncedClass(msgspec.Struct, frozen=True):
     """A cache class as a replica is configured, in seconds."""
 
-    ttl: float
-    max_ttl: float
-    stale_while_revalidate: float = 0.0
+    ttl: _Seconds
+    max_ttl: _Seconds
+    stale_while_revalidate: _Seconds = 0.0
 
 
 class Announcement(msgspec.Struct, frozen=True):
@@ -251,6 +358,8 @@ SAMPLES = f"{PREFIX}:samples"
 """Capped stream of SampleBatch, MessagePack in the field `b`: what the operator learns from."""
 SAMPLES_READER = f"{PREFIX}:samples:reader"
 """There for as long as somebody reads the samples: nothing is written to the stream without it. Expires."""
+MOST_BATCH = 2**20
+"""Bytes of a batch, at most, whichever release wrote it."""
 READER_FOR = 300
 """Seconds that an announcement of a reader holds."""
 

@@ -20,7 +20,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
-from redis.exceptions import RedisClusterException, RedisError, ResponseError
+from redis.exceptions import InvalidResponse, RedisClusterException, RedisError, ResponseError
 
 from dub5.telemetry.background import Background, BackgroundTask
 from dub5.telemetry.logging import get_logger
@@ -51,6 +51,15 @@ class RedisUnavailable(Exception):
 
 class RedisFailed(RedisUnavailable):
     """Redis was asked in vain; it may have done it all the same."""
+
+
+class RedisUndecodable(RedisUnavailable):
+    """Redis is there, but has something else than ours under that name: of another type, or larger than it can be."""
+
+
+class AnswerTooLarge(InvalidResponse):
+    """An answer to one command has more bytes than any of ours: it was not read to its end, so the connection cannot
+    be used any more."""
 
 
 @contextlib.asynccontextmanager
@@ -143,14 +152,23 @@ class Batches:
         if self._probe is not None:  # perhaps begun by a batch that failed as it was stopped
             await self._probe.stop()
 
-    def ask(self, commands: list[Command]) -> asyncio.Future[list[Any]]:
-        """The answers to these commands, in order, refusals among them; RedisUnavailable within one timeout."""
+    def ask(self, commands: list[Command], *, alone: bool = False) -> asyncio.Future[list[Any]]:
+        """The answers to these commands, in order, refusals among them; RedisUnavailable within one timeout.
+
+        RedisUndecodable where an answer in the batch is too large: whose it is only those know who are `alone` in one.
+        """
         if not self.available:
             raise RedisUnavailable
+        if alone:
+            return self._begun().join(commands)
         if self._next is None or len(self._next.commands) >= _MOST:
-            self._next = batch = _Batch()
-            self._running.start(self._run(batch)).add_done_callback(lambda _: self._over(batch))
+            self._next = self._begun()
         return self._next.join(commands)
+
+    def _begun(self) -> _Batch:
+        batch = _Batch()
+        self._running.start(self._run(batch)).add_done_callback(lambda _: self._over(batch))
+        return batch
 
     def _over(self, batch: _Batch) -> None:
         """However it ended, also before it began: nobody must wait for it for ever, or join it now."""
@@ -166,6 +184,8 @@ class Batches:
                 if not batch.wanted:
                     return
                 answers = await self._send(batch.commands)
+        except AnswerTooLarge:  # the server is well
+            batch.fail(RedisUndecodable)
         except TROUBLE as error:
             self._failed(error, hung=limit.expired())
             batch.fail(RedisFailed)

@@ -28,6 +28,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 import redis
 from hiredis import pack_command
+from redis._parsers import _AsyncHiredisParser
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.client import Pipeline, PubSub
 from redis.asyncio.cluster import ClusterNode, PipelineCommand
@@ -39,13 +40,16 @@ from redis.driver_info import DriverInfo
 from redis.exceptions import AskError, MovedError, ResponseError, SlotNotCoveredError, TryAgainError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from dub5.contract import Undecodable
 from dub5.redis_batches import (
     LANES,
     TROUBLE,
+    AnswerTooLarge,
     Batches,
     Command,
     RedisFailed,
     RedisUnavailable,
+    RedisUndecodable,
     patience,
     refusal,
 )
@@ -54,7 +58,7 @@ from dub5.telemetry.background import Background, BackgroundTask
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.metrics import Metrics
 
-__all__ = ["RedisLink", "RedisUnavailable", "connect"]
+__all__ = ["LARGEST_ANSWER", "RedisLink", "RedisUnavailable", "RedisUndecodable", "connect"]
 
 _SILENCES = 3
 _LISTEN_INTERVAL = 1.0
@@ -62,6 +66,23 @@ _LISTEN_AGAIN = 0.25
 _CONNECT_TIMEOUT = 1.0
 _INITIALIZE_TIMEOUT = 2.0
 _KEYLESS = {"PING", "PUBLISH"}
+LARGEST_ANSWER = 16 * 2**20
+"""Bytes of an answer to one command, unless stored answers may be larger: what a stream or a hash holds of ours is much
+smaller, and of a string only as much is read as may be ours."""
+_READING = frozenset({"get", "purges", "policy", "tail", "fingerprint", "samples"})
+"""Operations that may be done twice."""
+_KINDS = {
+    "get": "entry",
+    "set": "entry",
+    "purge": "purges",
+    "claim": "lease",
+    "release": "lease",
+    "renew": "lease",
+}
+_KINDS |= {"tail": "flight", "append": "flight", "settle": "limit"}
+"""What an operation reads, where that has another name."""
+_LOG_INTERVAL = 60.0
+"""Seconds between two lines about undecodable values of one kind, at least."""
 
 Client = Any
 """`Redis` or `RedisCluster`."""
@@ -80,26 +101,36 @@ class RedisLink:
         password: str | None,
         metrics: Metrics,
         background: Background | None = None,
+        largest: int = LARGEST_ANSWER,
     ) -> None:
         self._timeout = float(settings.timeout)
         self._metrics = metrics
         self._handlers: dict[bytes, Handler] = {}
         self._background = background or Background(metrics)
         self._subscriber: BackgroundTask | None = None
-        self._client: Client = connect(settings, password)
+        self._client: Client = connect(settings, password, largest=largest)
         # What listens must not take a connection from those who ask. Of a Cluster it needs the layout that they keep.
         clustered = isinstance(self._client, RedisCluster)
-        self._ear: Client = self._client if clustered else connect(settings, password)
+        self._ear: Client = self._client if clustered else connect(settings, password, largest=largest)
         self._servers: Servers = (
             Nodes(self._client, self._changed, self._timeout, self._background)
             if clustered
             else OneServer(self._client, self._changed, self._timeout, self._background)
         )
         self._recorder = recorder()
+        self._undecodable_logged: dict[str, float] = {}
 
     @property
     def available(self) -> bool:
         return self._servers.available
+
+    def undecodable(self, kind: str, reason: object) -> None:
+        """Count a value or message that is not what we write there; it is logged once a minute for each kind."""
+        self._metrics.redis_undecodable.labels(kind).inc()
+        now = time.monotonic()
+        if now >= self._undecodable_logged.get(kind, -_LOG_INTERVAL) + _LOG_INTERVAL:
+            self._undecodable_logged[kind] = now
+            _log.warning("redis value undecodable", kind=kind, reason=str(reason))
 
     def subscribe(self, channel: str, handler: Handler) -> None:
         """Have `handler` called with each message on `channel`. Before `start`; messages may get lost."""
@@ -134,14 +165,17 @@ class RedisLink:
         return answer
 
     async def pipeline(self, operation: str, fill: Callable[[Pipeline], object]) -> list[Any]:
-        """The answers to all commands that `fill` queues, sent in one go and in order; no transaction."""
+        """The answers to all commands that `fill` queues, sent in one go and in order; no transaction.
+
+        RedisUnavailable where Redis did not do them all, RedisUndecodable where what it has cannot be ours.
+        """
         if not self.available:
             raise RedisUnavailable
         commands = self._recorded(fill)
         started = time.perf_counter()
         try:
-            answers = await self._servers.ask(commands)
-        except RedisFailed:
+            answers = await self._asked(operation, commands)
+        except (RedisFailed, RedisUndecodable):
             self._metrics.cache_errors.labels(operation).inc()
             raise
         finally:
@@ -150,9 +184,24 @@ class RedisLink:
         if refused is not None:
             self._metrics.cache_errors.labels(operation).inc()
             _log.debug("redis refused", operation=operation, error=str(refused)[:200])
+            if is_wrong_type(refused):
+                self.undecodable(_KINDS.get(operation, operation), "of another type")
+                raise RedisUndecodable
             raise RedisUnavailable
         self._metrics.redis_up.set(self.available)  # the breaker may have opened for another batch meanwhile
         return answers
+
+    async def _asked(self, operation: str, commands: list[Command]) -> list[Any]:
+        try:
+            return await self._servers.ask(commands)
+        except RedisUndecodable:
+            if operation not in _READING:
+                raise
+        try:
+            return await self._servers.ask(commands, alone=True)  # the answer was perhaps somebody else's
+        except RedisUndecodable:
+            self.undecodable(_KINDS.get(operation, operation), "too large")
+            raise
 
     def _recorded(self, fill: Callable[[Pipeline], object]) -> list[Command]:
         try:
@@ -191,6 +240,8 @@ class RedisLink:
         """One message, of whatever release: what cannot be handled must not end the listening."""
         try:
             await self._handlers[channel](data)
+        except Undecodable as error:
+            self.undecodable("message", error)
         except Exception:  # noqa: BLE001
             self._metrics.cache_errors.labels("message").inc()
             _log.exception("message not understood", channel=channel.decode(errors="replace"))
@@ -216,8 +267,8 @@ class OneServer:
     def available(self) -> bool:
         return self._batches.available
 
-    def ask(self, commands: list[Command]) -> Awaitable[list[Any]]:
-        return self._batches.ask(commands)
+    def ask(self, commands: list[Command], *, alone: bool = False) -> Awaitable[list[Any]]:
+        return self._batches.ask(commands, alone=alone)
 
     async def connect(self) -> None:
         """Have a connection for each batch that may be under way."""
@@ -268,7 +319,7 @@ class Nodes:
     def available(self) -> bool:
         return any(node.available for node in self._nodes.values()) or not self._nodes
 
-    async def ask(self, commands: list[Command]) -> list[Any]:
+    async def ask(self, commands: list[Command], *, alone: bool = False) -> list[Any]:
         """Those of one node stay together and in order."""
         parts: dict[Batches, list[int]] = {}
         for position, command in enumerate(commands):
@@ -276,7 +327,8 @@ class Nodes:
         if not all(node.available for node in parts):
             raise RedisUnavailable
         asked = [
-            node.ask([commands[position] for position in positions]) for node, positions in parts.items()
+            node.ask([commands[position] for position in positions], alone=alone)
+            for node, positions in parts.items()
         ]
         answers: list[Any] = [None] * len(commands)
         for positions, part in zip(parts.values(), await asyncio.gather(*asked), strict=True):
@@ -387,8 +439,16 @@ async def _together(connect: Callable[[], Awaitable[None]], times: int) -> None:
         raise failed
 
 
-def connect(settings: RedisSettings, password: str | None) -> Client:
-    """A client for the kind of Redis that the URL names; no connection is made yet."""
+def is_wrong_type(error: BaseException) -> bool:
+    """Whether Redis refused a command for the type of what it has, itself or in a script."""
+    return isinstance(error, ResponseError) and "WRONGTYPE" in str(error)
+
+
+def connect(settings: RedisSettings, password: str | None, *, largest: int = LARGEST_ANSWER) -> Client:
+    """A client for the kind of Redis that the URL names; no connection is made yet.
+
+    An answer of more than `largest` bytes to one command raises AnswerTooLarge, and is not read to its end.
+    """
     url = urlsplit(settings.url)
     transport, _, kind = url.scheme.partition("+")
     options: dict[str, Any] = {
@@ -409,7 +469,8 @@ def connect(settings: RedisSettings, password: str | None) -> Client:
     if kind == "cluster":
         # With `reinitialize_steps` a redirected command would close all connections, whoever is using them.
         nodes = [ClusterNode(*host) for host in hosts]
-        return RedisCluster(startup_nodes=nodes, reinitialize_steps=0, **options)
+        cluster = RedisCluster(startup_nodes=nodes, reinitialize_steps=0, **options)
+        return _bounded_nodes(cluster, largest)
     *service, database = [part for part in url.path.split("/") if part] or ["0"]
     if kind == "sentinel":
         service, database = ([database], "0") if not service else (service, database)
@@ -417,10 +478,10 @@ def connect(settings: RedisSettings, password: str | None) -> Client:
             name: value for name, value in options.items() if name not in {"retry", "max_connections"}
         }
         sentinel = Sentinel(hosts, sentinel_kwargs=watching, **options)  # type: ignore[no-untyped-call]
-        return _packing_in_c(sentinel.master_for(service[0], db=int(database)))
+        return _packing_in_c(sentinel.master_for(service[0], db=int(database)), largest)
     host, port = hosts[0]
     options["socket_connect_timeout"] = _CONNECT_TIMEOUT  # there is no other address to try
-    return _packing_in_c(Redis(host=host, port=port, db=int(database), **options))
+    return _packing_in_c(Redis(host=host, port=port, db=int(database), **options), largest)
 
 
 class _PacksInC:
@@ -433,11 +494,44 @@ class _PacksInC:
         return [b"".join(pack_command((*words[0].split(), *words[1:])) for words in commands)]
 
 
-def _packing_in_c(client: Redis) -> Redis:
+def _packing_in_c(client: Redis, largest: int) -> Redis:
     pool = client.connection_pool
     usual = pool.connection_class
     pool.connection_class = type(usual.__name__, (_PacksInC, usual), {})
+    pool.connection_kwargs["parser_class"] = _bounded_parser(largest)
     return client
+
+
+def _bounded_nodes(cluster: RedisCluster, largest: int) -> RedisCluster:
+    """Also of the nodes that are still to be found."""
+    for options in (
+        cluster.get_connection_kwargs(),
+        *(node.connection_kwargs for node in cluster.nodes_manager.startup_nodes.values()),
+    ):
+        options["parser_class"] = _bounded_parser(largest)
+    return cluster
+
+
+def _bounded_parser(largest: int) -> type[_AsyncHiredisParser]:
+    """Reads answers of up to `largest` bytes: redis-py knows no limit, and a name that is ours may hold 512 MiB."""
+
+    class Bounded(_AsyncHiredisParser):
+        __slots__ = ("_taken",)
+
+        async def read_response(self, disable_decoding: bool = False, push_request: bool = False) -> Any:
+            self._taken = 0
+            return await super().read_response(disable_decoding, push_request)
+
+        async def read_from_socket(self) -> bool:
+            reader: Any = self._reader
+            before = reader.len()
+            more: bool = await super().read_from_socket()  # type: ignore[no-untyped-call]
+            self._taken += reader.len() - before
+            if self._taken > largest:
+                raise AnswerTooLarge(f"an answer of more than {largest} bytes")
+            return more
+
+    return Bounded
 
 
 def _hosts(url: SplitResult) -> list[tuple[str, int]]:

@@ -22,7 +22,7 @@ from typing import Any
 
 import msgspec
 
-from dub5.contract import REPLICAS, limit_key, reservation_key
+from dub5.contract import REGISTER_SCRIPT, REPLICAS, limit_key, reservation_key
 from dub5.errors import RateLimited
 from dub5.redis_link import RedisLink, RedisUnavailable
 from dub5.settings import Limit
@@ -35,14 +35,23 @@ GONE_AFTER = 3 * HEARTBEAT
 RESERVATION_LIFE = 1800.0
 """Seconds for which a reservation can be settled; longer than any answer takes."""
 
+_LONGEST_DEBT = 24 * 60
+"""Minutes after which whoever has taken too much, or is said to, has paid it off."""
+
+# What cannot be ours in a bucket is a full bucket.
 _ACQUIRE = """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-local held = redis.call('HMGET', KEYS[1], 'requests', 'tokens', 'at')
+local held = redis.pcall('HMGET', KEYS[1], 'requests', 'tokens', 'at')
+if held.err then
+  redis.call('DEL', KEYS[1])
+  held = {}
+end
 local elapsed = math.max(0, now - (tonumber(held[3]) or now))
 local function refilled(left, limit)
-  if not left then return limit end
-  return math.min(limit, tonumber(left) + elapsed * limit / 60000000)
+  local number = tonumber(left or nil)
+  if not number or number ~= number then return limit end
+  return math.min(limit, math.max(number, -limit * DEBT) + elapsed * limit / 60000000)
 end
 local request_limit, token_limit = tonumber(ARGV[1]), tonumber(ARGV[2])
 local reserve = tonumber(ARGV[3])
@@ -63,13 +72,13 @@ end
 redis.call('HSET', KEYS[1], 'requests', requests, 'tokens', tokens, 'at', string.format('%.0f', now))
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 return {tostring(wait), tostring(requests), tostring(tokens)}
-"""
+""".replace("DEBT", str(_LONGEST_DEBT))
 _SETTLE = """
-local reserved = redis.call('GET', KEYS[2])
-if not reserved then return 0 end
-redis.call('DEL', KEYS[2])
-local tokens = redis.call('HGET', KEYS[1], 'tokens')
-if tokens then redis.call('HSET', KEYS[1], 'tokens', tonumber(tokens) + reserved - ARGV[1]) end
+if redis.call('DEL', KEYS[2]) == 0 then return 0 end
+local tokens = redis.pcall('HGET', KEYS[1], 'tokens')
+if type(tokens) == 'string' and tonumber(tokens) then
+  redis.call('HSET', KEYS[1], 'tokens', tonumber(tokens) + ARGV[2] - ARGV[1])
+end
 return 1
 """
 
@@ -227,7 +236,9 @@ class RateLimiter:
         keys = [limit_key(grant.tenant), reservation_key(grant.tenant, grant.reservation)]
         if self._link is not None:
             with contextlib.suppress(RedisUnavailable):
-                await self._link.run("settle", lambda client: client.eval(_SETTLE, 2, *keys, used))
+                await self._link.run(
+                    "settle", lambda client: client.eval(_SETTLE, 2, *keys, used, grant.reserved)
+                )
 
     async def _keep_beating(self) -> None:
         while True:
@@ -237,16 +248,12 @@ class RateLimiter:
     async def _beat(self) -> None:
         """Say that we are here, and count who else is."""
         assert self._link is not None  # noqa: S101  # only then there is a heartbeat
-        now = time.time()
 
-        def fill(pipeline: Any) -> None:
-            pipeline.zadd(REPLICAS, {self._replica: now})
-            pipeline.zremrangebyscore(REPLICAS, "-inf", now - GONE_AFTER)
-            pipeline.zcard(REPLICAS)
+        def register(pipeline: Any) -> None:
+            pipeline.eval(REGISTER_SCRIPT, 1, REPLICAS, self._replica, GONE_AFTER)
 
         with contextlib.suppress(RedisUnavailable):
-            *_, count = await self._link.pipeline("replicas", fill)
-            self._replicas = max(1, count)
+            self._replicas = max(1, await self._link.run("replicas", register))
 
 
 def rate_headers(limit: Limit, left: Left) -> dict[str, str]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from dub5.cache.clock import TOLERANCE
 from dub5.cache.entry import Entry
 from dub5.cache.flight import Identity
 from dub5.cache.freshness import Directives, Freshness, Lifetimes, judge
@@ -44,7 +45,7 @@ class Found(msgspec.Struct, frozen=True, gc=False):
 
 
 class AnswerCache:
-    """Both tiers. `clock` gives seconds since the epoch. `shared` is None without Redis."""
+    """Both tiers. `clock` gives seconds since the epoch: births and ages are by it. `shared` is None without Redis."""
 
     def __init__(
         self,
@@ -87,6 +88,10 @@ class AnswerCache:
         """Another replica purged something: look at once."""
         self._nudged.set()
 
+    def now(self) -> float:
+        """What births are told by, in seconds since the epoch."""
+        return self._clock()
+
     def identity(self, wanted: Wanted) -> Identity:
         """Under which name the answer is kept now; another one after each purge that concerns it."""
         return Identity(wanted.key, self._purges.version(wanted.names))
@@ -112,13 +117,15 @@ class AnswerCache:
         if entry is None:
             return self.recall(wanted)
         found = self._judged(entry, "shared", wanted)
+        if found is None:
+            return self.recall(wanted)
         self._keep_locally(identity, entry, wanted.lifetimes)
         return found
 
     async def stored(self, identity: Identity, lifetimes: Lifetimes) -> bytes | None:
         """The whole answer that another replica has just stored."""
         entry = await self._shared.get(identity) if self._shared is not None else None
-        if entry is None:
+        if entry is None or self._is_unborn(entry):
             return None
         self._keep_locally(identity, entry, lifetimes)
         return entry.body
@@ -126,7 +133,7 @@ class AnswerCache:
     async def store(self, identity: Identity, entry: Entry, lifetimes: Lifetimes) -> bool:
         """Keep a complete answer in both tiers; whether it was fit to be kept."""
         left = lifetimes.kept - entry.age(self._clock())
-        if len(entry.body) > self.max_entry or left <= 0:
+        if len(entry.body) > self.max_entry or left <= 0 or self._is_unborn(entry):
             return False
         if self._shared is None or await self._shared.put(identity, entry, seconds=left):
             self._keep_locally(identity, entry, lifetimes)
@@ -150,7 +157,8 @@ class AnswerCache:
         return await self._lookups.result(reading)
 
     def _read_to_the_end(self, identity: Identity, reading: asyncio.Task[Entry | None]) -> None:
-        if self._reading[identity][1] is reading:
+        _, latest = self._reading.get(identity, (0.0, None))
+        if latest is reading:  # else it was replaced by a later one, which may have ended before it
             del self._reading[identity]
 
     def _keep_locally(self, identity: Identity, entry: Entry, lifetimes: Lifetimes) -> None:
@@ -158,7 +166,14 @@ class AnswerCache:
         if left > 0:
             self._local.put(identity, entry, seconds=left)
 
-    def _judged(self, entry: Entry, tier: str, wanted: Wanted) -> Found:
+    def _is_unborn(self, entry: Entry) -> bool:
+        """Whether it says that it is born later than now: then nobody knows how old it is."""
+        return entry.born > (self._clock() + TOLERANCE) * 1e6
+
+    def _judged(self, entry: Entry, tier: str, wanted: Wanted) -> Found | None:
+        """None where its age is not known."""
+        if self._is_unborn(entry):
+            return None
         age = entry.age(self._clock())
         return Found(entry, tier, judge(age=age, lifetimes=wanted.lifetimes, asked=wanted.asked))
 

@@ -56,6 +56,14 @@ def fingerprint(completion: dict[str, Any], how: Comparison) -> str:
     return f"{how}:{_digest(messages)}"
 
 
+_FINGERPRINT = re.compile(r"sketch:[0-9a-f]{1,64}:([0-9a-f]{8}){1,256}|(?!sketch:)[a-z-]{1,20}:[^\n]{1,2000}")
+
+
+def is_fingerprint(text: str) -> bool:
+    """Whether `fingerprint` can have made it, of this release or another."""
+    return _FINGERPRINT.fullmatch(text) is not None
+
+
 def same(one: str, other: str) -> bool | None:
     """Whether two fingerprints are of answers that say the same; None where they cannot be compared."""
     if one.partition(":")[0] != other.partition(":")[0]:

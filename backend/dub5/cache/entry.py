@@ -10,8 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
+
+from dub5.contract import Undecodable, decode
 
 _MAGIC = b"D5E"
 _VERSION = 1
@@ -19,7 +23,8 @@ _CHECKSUM = 8
 _PLAIN, _ZLIB = b"p", b"z"
 _WORTH_SQUEEZING = 512
 _LARGEST = 64 * 2**20
-"""Bytes to which a stored value may expand; more is damage or malice."""
+"""Bytes to which a stored value may expand, where nothing smaller is asked for; more is damage or malice."""
+_Count = Annotated[int, Meta(ge=0, le=2**53)]
 
 HEADER = _MAGIC + bytes([_VERSION])
 """What the stored form begins with."""
@@ -37,13 +42,13 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """
 
     body: bytes
-    born: int
-    recompute: float
-    prompt_tokens: int
-    completion_tokens: int
+    born: _Count
+    recompute: Annotated[float, Meta(ge=0, le=1e9)]
+    prompt_tokens: _Count
+    completion_tokens: _Count
 
     def age(self, now: float) -> float:
-        """Seconds since birth; never negative, whatever the clocks of two replicas say."""
+        """Seconds since birth; never negative. How far ahead a birth may lie is for `clock` to say."""
         return max(0.0, now - self.born / 1e6)
 
     def size(self) -> int:
@@ -60,11 +65,18 @@ class ForeignVersion(ValueError):
 
 
 _decoder = msgspec.msgpack.Decoder(Entry)
+_ENVELOPE = 100
+"""Bytes that an entry has beside its body, at most."""
 
 
 def born_digits(born: int) -> bytes:
     """A birth as it stands in the stored form; the order of the text is the order of the times."""
     return b"%016x" % born
+
+
+def most_stored(most: int) -> int:
+    """Bytes that the stored form of an entry has at most, of whose body there are at most `most`."""
+    return _PAYLOAD_AT + 1 + most + _ENVELOPE
 
 
 def pack(entry: Entry) -> bytes:
@@ -74,8 +86,8 @@ def pack(entry: Entry) -> bytes:
     return HEADER + born + checksum(born + payload) + payload
 
 
-def unpack(stored: bytes) -> Entry:
-    """The inverse of `pack`; raises CorruptEntry or ForeignVersion."""
+def unpack(stored: bytes, most: int = _LARGEST) -> Entry:
+    """The inverse of `pack`; raises CorruptEntry or ForeignVersion. The body has at most `most` bytes."""
     if stored[: len(_MAGIC)] != _MAGIC or len(stored) <= _PAYLOAD_AT:
         raise CorruptEntry
     if stored[len(_MAGIC)] != _VERSION:
@@ -84,9 +96,12 @@ def unpack(stored: bytes) -> Entry:
     if stored[_SUM_AT:_PAYLOAD_AT] != checksum(stored[BORN_AT:_SUM_AT] + payload):
         raise CorruptEntry
     try:
-        return _decoder.decode(_restored(payload))
-    except (msgspec.MsgspecError, zlib.error):
+        entry = decode(_decoder, _restored(payload, most + _ENVELOPE), most=most + _ENVELOPE)
+    except (Undecodable, zlib.error):
         raise CorruptEntry from None
+    if stored[BORN_AT:_SUM_AT] != born_digits(entry.born):
+        raise CorruptEntry
+    return entry
 
 
 def _squeezed(plain: bytes) -> bytes:
@@ -98,13 +113,13 @@ def _squeezed(plain: bytes) -> bytes:
     return _PLAIN + plain
 
 
-def _restored(payload: bytes) -> bytes:
+def _restored(payload: bytes, most: int) -> bytes:
     if payload[:1] == _PLAIN:
         return payload[1:]
     if payload[:1] != _ZLIB:
         raise CorruptEntry
     inflater = zlib.decompressobj()
-    plain = inflater.decompress(payload[1:], _LARGEST)
+    plain = inflater.decompress(payload[1:], most)
     if not inflater.eof:
         raise CorruptEntry
     return plain

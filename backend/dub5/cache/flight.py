@@ -7,7 +7,6 @@ provider's own bytes; this module does not know what is in them.
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Literal
 
 import msgspec
@@ -37,14 +36,17 @@ class Frame(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Flight:
-    """The frames so far. `led_here` is None until it is decided which replica asks the provider.
+    """The frames so far. `began` is in monotonic seconds. `led_here` is None until it is decided which replica asks the
+    provider.
 
     `followers` counts the requests of this replica, the other replicas that follow, and a background refresh
     itself; when the last one leaves, the flight is `abandoned`: its task is cancelled, and nobody may join it.
     `asker` is the request that began it, here; `leader` the one whose call answers it, perhaps another replica's.
     """
 
-    def __init__(self, origin: bytes | None = None, asker: Asker | None = None) -> None:
+    def __init__(
+        self, origin: bytes | None = None, asker: Asker | None = None, *, began: float = 0.0
+    ) -> None:
         self.frames: list[Frame] = []
         self.generation = 0
         self.ended = False
@@ -52,7 +54,7 @@ class Flight:
         self.led_here: bool | None = None
         self.followers = 0
         self.abandoned = False
-        self.began = time.time()
+        self.began = began
         self.origin = origin
         self.asker = self.leader = asker
         self.task: asyncio.Task[None] | None = None

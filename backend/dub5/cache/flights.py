@@ -44,10 +44,13 @@ Stored = Callable[[], Awaitable[bytes | None]]
 
 
 class Flights:
-    """`leases` is None without Redis."""
+    """`leases` is None without Redis. `clock` is monotonic, in seconds."""
 
-    def __init__(self, leases: Leases | None, metrics: Metrics) -> None:
+    def __init__(
+        self, leases: Leases | None, metrics: Metrics, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._leases = leases
+        self._clock = clock
         self._metrics = metrics
         self._flying: dict[Identity, Flight] = {}
         self._aloft: dict[asyncio.Task[None], Flight] = {}
@@ -73,10 +76,10 @@ class Flights:
         """
         flight = self._flying.get(identity)
         if flight is None or flight.ended or flight.abandoned:
-            flight = Flight(origin, asker)
+            flight = Flight(origin, asker, began=self._clock())
             self._begin(flight, lambda: self._fly(identity, flight, lead, stored, seen), identity)
             return Follower(flight), False
-        if max_age is not None and time.time() - flight.began > max_age:
+        if max_age is not None and self._clock() - flight.began > max_age:
             return self.alone(lead), False
         return Follower(flight), True
 
@@ -105,7 +108,7 @@ class Flights:
         """Ask again in the background, once across all replicas; a failure stops further tries for `cooldown` s."""
         flying = self._flying.get(identity)
         if (flying is None or flying.ended) and not self._cooling.get(identity):
-            flight = Flight(asker=asker)
+            flight = Flight(asker=asker, began=self._clock())
             flight.board()
             self._begin(
                 flight, lambda: self._refresh(identity, flight, lead, stored, seen, cooldown), identity

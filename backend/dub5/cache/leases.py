@@ -14,6 +14,9 @@
    end is a lost leader; so is a Redis that does not answer.
 
 The lease lives `LEASE` seconds and is renewed each second.
+
+What is found under these names and cannot be ours stands in nobody's way: what is no lease is taken, a leader whose
+frames cannot be read is lost, a message that cannot be read was none.
 """
 
 from __future__ import annotations
@@ -24,16 +27,28 @@ import enum
 import functools
 import secrets
 import time
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 from redis.asyncio.client import Pipeline
 
+from dub5.cache.clock import TOLERANCE
 from dub5.cache.entry import BORN_AT, BORN_DIGITS, HEADER, born_digits
 from dub5.cache.flight import Asker, Flight, Frame, Identity
-from dub5.contract import cooldown_key, entry_key, epoch_key, flight_stream, lease_key, replica_channel
+from dub5.contract import (
+    Undecodable,
+    cooldown_key,
+    decode,
+    entry_key,
+    epoch_key,
+    flight_stream,
+    lease_key,
+    replica_channel,
+)
 from dub5.errors import CallerError, from_wire, to_wire
-from dub5.redis_link import RedisLink, RedisUnavailable
+from dub5.redis_link import RedisLink, RedisUnavailable, RedisUndecodable
 from dub5.telemetry.background import Background, BackgroundTask
 
 LEASE = 4.0
@@ -43,30 +58,52 @@ READ_INTERVAL = 0.25
 STREAM_LIFE = 120.0
 """Seconds that frames are kept after the last one; longer than a provider may pause between two."""
 
+_MOST_TOKEN = 512
+"""Bytes of a lease, at most."""
+_PAGE = 500
+"""Entries of a stream that are read at a time."""
+_MOST_FRAMES = 64 * 2**20
+"""Bytes of what is appended at once, at most; the link has a bound for what is read at once."""
+_MOST_END = 2**20
+_MOST_MESSAGE = 4096
+_MOST_REPLICAS = 1000
+"""Replicas that may follow one flight."""
+
+# A lease that is no string of the right form, or that does not expire soon, is nobody's; nor is an epoch that nobody
+# counted to.
 _CLAIM = """
-if redis.call('GETRANGE', KEYS[3], 0, #ARGV[5] - 1) == ARGV[5] then
-  local born = redis.call('GETRANGE', KEYS[3], ARGV[6], ARGV[7])
-  local soon = string.format('%016x', (redis.call('TIME')[1] + 300) * 1000000)
-  if born > ARGV[3] and born < soon then return {'stored', ''} end
+local entry = redis.pcall('GETRANGE', KEYS[3], 0, ARGV[7])
+if type(entry) == 'string' and string.sub(entry, 1, #ARGV[5]) == ARGV[5] then
+  local born = string.sub(entry, ARGV[6] + 1)
+  if born > ARGV[3] and born <= ARGV[8] then return {'stored', ''} end
 end
-local lease = redis.call('GET', KEYS[1])
-if lease and string.sub(lease, -#ARGV[1]) == ARGV[1] then return {'lead', lease} end
-if lease then return {'follow', lease} end
+local lease = redis.pcall('GETRANGE', KEYS[1], 0, MOST)
+if type(lease) == 'string' and #lease <= MOST and string.find(lease, '^%d+:[%w_:.-]+$') then
+  local left = redis.call('PTTL', KEYS[1])
+  if left > 0 and left <= 15 * ARGV[2] then
+    return {string.sub(lease, -#ARGV[1]) == ARGV[1] and 'lead' or 'follow', lease}
+  end
+end
 if ARGV[4] == '1' and redis.call('EXISTS', KEYS[4]) == 1 then return {'cooling', ''} end
-local token = redis.call('INCR', KEYS[2]) .. ':' .. ARGV[1]
+local epoch = redis.pcall('INCR', KEYS[2])
+if type(epoch) ~= 'number' or epoch < 1 or epoch > 1e13 then
+  epoch = redis.call('TIME')[1] * 1000
+  redis.call('SET', KEYS[2], string.format('%.0f', epoch))
+end
+local token = string.format('%.0f', epoch) .. ':' .. ARGV[1]
 redis.call('EXPIRE', KEYS[2], 86400)
 redis.call('SET', KEYS[1], token, 'PX', ARGV[2])
 return {'lead', token}
-"""
-_RENEW = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0"
-_RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+""".replace("MOST", str(_MOST_TOKEN))
+_RENEW = "if redis.pcall('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0"
+_RELEASE = "if redis.pcall('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 _RELEASE_MINE = """
-local lease = redis.call('GET', KEYS[1])
-if lease and string.sub(lease, -#ARGV[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+local lease = redis.pcall('GET', KEYS[1])
+if type(lease) == 'string' and string.sub(lease, -#ARGV[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
 return 0
 """
 _APPEND = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+if redis.pcall('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('XADD', KEYS[2], '*', ARGV[3], ARGV[4])
 redis.call('PEXPIRE', KEYS[2], ARGV[2])
 for index = 6, #ARGV do redis.call('PUBLISH', ARGV[index], ARGV[5]) end
@@ -75,7 +112,33 @@ return 1
 _PUBLISH = "return redis.call('PUBLISH', ARGV[1], ARGV[2])"
 """In a script, since the client refuses the command itself in a pipeline to a Cluster."""
 
+_Word = Annotated[str, Meta(min_length=1, max_length=200)]
+
+
+class _Own(msgspec.Struct, frozen=True):
+    status: Annotated[int, Meta(ge=400, le=599)] | None = None
+    type: _Word | None = None
+    code: _Word | None = None
+    should_retry: bool | None = None
+
+
+class _End(msgspec.Struct, frozen=True):
+    """What `to_wire` gives, and whose request it was."""
+
+    message: Annotated[str, Meta(max_length=100_000)]
+    code: _Word
+    param: Annotated[str, Meta(max_length=10_000)] | None = None
+    retry_after: Annotated[float, Meta(ge=0, le=1e9)] | None = None
+    own: _Own = _Own()
+    origin: bytes | None = None
+
+    def wire(self) -> dict[str, Any]:
+        own = {name: value for name, value in msgspec.structs.asdict(self.own).items() if value is not None}
+        return {**msgspec.structs.asdict(self), "own": own}
+
+
 _frames_decoder = msgspec.msgpack.Decoder(list[Frame])
+_end_decoder = msgspec.msgpack.Decoder(_End)
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -98,6 +161,7 @@ class Claim(msgspec.Struct, frozen=True):
 
     @property
     def leader(self) -> str:
+        """Which replica; the script gives no token without one."""
         return self.token.split(":")[1]
 
     @property
@@ -129,7 +193,10 @@ class Message(msgspec.Struct, frozen=True, array_like=True):
 
     kind: Literal["follow", "leave", "wake"]
     identity: Identity
-    sender: str
+    sender: Annotated[str, Meta(max_length=100)]
+
+
+_message_decoder = msgspec.msgpack.Decoder(Message)
 
 
 class _Led:
@@ -159,21 +226,20 @@ class _Tail:
             self.outcome.set_result(outcome)
 
     def take(self, fields: dict[bytes, bytes]) -> None:
-        """One entry of the stream: frames, or the end. A leader whose entries we cannot read is lost to us."""
+        """One entry of the stream: frames, or the end. Undecodable where it is neither."""
         if self.outcome.done():
             return
-        try:
-            if b"frames" in fields:
-                self.flight.add(*_frames_decoder.decode(fields[b"frames"]))
-            else:
-                end = fields[b"end"]
-                self._ended(msgspec.msgpack.decode(end, type=dict[str, Any]) if end else None)
-        except (msgspec.MsgspecError, LookupError, TypeError):
-            self.finish(Tailed.LOST)
+        if b"frames" in fields:
+            self.flight.add(*decode(_frames_decoder, fields[b"frames"], most=_MOST_FRAMES))
+        elif b"end" in fields:
+            end = fields[b"end"]
+            self._ended(decode(_end_decoder, end, most=_MOST_END) if end else None)
+        else:
+            raise Undecodable("neither frames nor an end")
 
-    def _ended(self, told: dict[str, Any] | None) -> None:
-        error = from_wire(told) if told is not None else None
-        if told is not None and isinstance(error, CallerError) and told["origin"] != self.flight.origin:
+    def _ended(self, told: _End | None) -> None:
+        error = from_wire(told.wire()) if told is not None else None
+        if told is not None and isinstance(error, CallerError) and told.origin != self.flight.origin:
             self.finish(Tailed.REFUSED)
         else:
             self.flight.end(error)
@@ -181,11 +247,17 @@ class _Tail:
 
 
 class Leases:
-    """This replica's side of the leases. `start` after the link, `stop` before it."""
+    """This replica's side of the leases. `start` after the link, `stop` before it. `clock` as that of `AnswerCache`."""
 
-    def __init__(self, link: RedisLink, background: Background | None = None) -> None:
+    def __init__(
+        self,
+        link: RedisLink,
+        background: Background | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self.replica = secrets.token_hex(6)
         self._link = link
+        self._clock = clock
         self._led: dict[Identity, _Led] = {}
         self._tails: dict[Identity, _Tail] = {}
         self._woken = asyncio.Event()
@@ -220,6 +292,7 @@ class Leases:
             HEADER,
             BORN_AT,
             BORN_AT + BORN_DIGITS - 1,
+            born_digits(int((self._clock() + TOLERANCE) * 1e6)),
         ]
         try:
             outcome, token = await self._claimed(keys, arguments)
@@ -272,9 +345,7 @@ class Leases:
                 if not led.flight.ended:  # cancelled: no more frames will come, and there is no end to tell
                     led.publisher.cancel()
                 await asyncio.wait([led.publisher])
-            if (
-                self._led.get(claim.identity) is led
-            ):  # else it was given up meanwhile, and perhaps taken again
+            if self._led.get(claim.identity) is led:  # the publisher gives up a lease that is lost
                 del self._led[claim.identity]
         with contextlib.suppress(RedisUnavailable):
             await self._link.run("release", lambda client: client.eval(_RELEASE, 1, claim.lease, claim.token))
@@ -320,11 +391,18 @@ class Leases:
                     message = self._message("follow", tail.claim.identity)
                     pipeline.eval(_PUBLISH, 1, tail.claim.lease, leader, message)
             for tail in tails:
-                pipeline.get(tail.claim.lease)
-                pipeline.xrange(tail.claim.stream, min=tail.last)
+                pipeline.getrange(tail.claim.lease, 0, _MOST_TOKEN)
+                pipeline.xrange(tail.claim.stream, min=tail.last, count=_PAGE)
 
         try:
             answers = (await self._link.pipeline("tail", fill))[-2 * len(tails) :]
+        except RedisUndecodable:
+            if len(tails) == 1:
+                tails[0].finish(Tailed.LOST)
+            else:  # one of them: the others have nothing to do with it
+                for tail in tails:
+                    await self._read([tail])
+            return
         except RedisUnavailable:
             for tail in tails:
                 if not self._link.available or time.monotonic() - tail.read > LEASE:
@@ -332,12 +410,22 @@ class Leases:
             return
         for tail, lease, entries in zip(tails, answers[::2], answers[1::2], strict=True):
             tail.read = time.monotonic()
+            self._take(tail, entries)
+            if len(entries) == _PAGE:
+                self._woken.set()
+            # The lease was read before the stream: if it was gone by then, nothing more will come.
+            elif lease != tail.claim.token.encode():
+                tail.finish(Tailed.LOST)
+
+    def _take(self, tail: _Tail, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> None:
+        """A leader whose entries we cannot read is lost to us."""
+        try:
             for identifier, fields in entries:
                 tail.last = f"({identifier.decode()}"
                 tail.take(fields)
-            # The lease was read before the stream: if it was gone by then, nothing more will come.
-            if lease is None or lease.decode() != tail.claim.token:
-                tail.finish(Tailed.LOST)
+        except Undecodable as error:
+            self._link.undecodable("flight", error)
+            tail.finish(Tailed.LOST)
 
     async def _keep_renewing(self) -> None:
         while True:
@@ -357,7 +445,7 @@ class Leases:
             led.flight.leave()
 
     async def _on_message(self, data: bytes) -> None:
-        message = msgspec.msgpack.decode(data, type=Message)
+        message = decode(_message_decoder, data, most=_MOST_MESSAGE)
         led = self._led.get(message.identity)
         if message.kind == "wake":
             self._woken.set()
@@ -371,6 +459,8 @@ class Leases:
 
     def _followed(self, led: _Led, follower: str) -> None:
         if follower not in led.heard:
+            if len(led.heard) >= _MOST_REPLICAS:
+                return
             led.flight.board()
         led.heard[follower] = time.monotonic()
         if led.publisher is None:

@@ -3,7 +3,8 @@
 Which classes there are is told to the operator in the same place, each minute.
 
 A policy document in Redis names a TTL per class. A replica reads it when told and every few seconds, keeps the
-last good one through every outage, and never goes beyond the class's own `max_ttl`, whatever is published.
+last good one through every outage and whatever else it finds there, and never goes beyond the class's own `max_ttl`,
+whatever is published.
 """
 
 from __future__ import annotations
@@ -17,7 +18,16 @@ from typing import Literal
 import msgspec
 
 from dub5.cache.freshness import Lifetimes
-from dub5.contract import CLASSES_KEY, POLICY_KEY, AnnouncedClass, Announcement, PolicyDocument
+from dub5.contract import (
+    CLASSES_KEY,
+    MOST_DOCUMENT,
+    POLICY_KEY,
+    AnnouncedClass,
+    Announcement,
+    PolicyDocument,
+    Undecodable,
+    decode,
+)
 from dub5.redis_link import RedisLink, RedisUnavailable
 from dub5.settings import CacheClass
 from dub5.telemetry.background import Background, BackgroundTask
@@ -75,18 +85,21 @@ class Policies:
     async def read(self) -> None:
         """Take in what is published now; a document that cannot be used changes nothing."""
         assert self._link is not None  # noqa: S101  # nobody publishes without Redis
-        published = await self._link.run("policy", lambda client: client.get(POLICY_KEY))
-        if published is None:
+        published = await self._link.run(
+            "policy", lambda client: client.getrange(POLICY_KEY, 0, MOST_DOCUMENT)
+        )
+        if not published:
             return  # never published, or lost with Redis's memory: the last good one holds
         try:
-            document = _decoder.decode(published)
-        except msgspec.MsgspecError as error:
-            _log.error("policy ignored", reason=str(error)[:200])
+            document = decode(_decoder, published, most=MOST_DOCUMENT)
+        except Undecodable as error:
+            self._link.undecodable("policy", error)
             return
         if document != self._document:
             self._document = document
             self._apply()
-            _log.info("policy in force", issued=document.issued, classes=sorted(document.classes))
+            known = sorted(document.classes.keys() & self._classes.keys())
+            _log.info("policy in force", issued=document.issued, classes=known)
 
     async def announce(self) -> None:
         """Tell the operator which classes there are, and their bounds."""
@@ -110,6 +123,7 @@ class Policies:
         while True:
             with contextlib.suppress(RedisUnavailable):
                 await self.read()
+            with contextlib.suppress(RedisUnavailable):
                 if time.monotonic() >= announced + ANNOUNCE_INTERVAL:
                     await self.announce()
                     announced = time.monotonic()

@@ -17,7 +17,16 @@ from typing import Any
 
 import msgspec
 
-from dub5.contract import LOG_SEGMENTS, PURGE_LOG, PURGE_STATE, PURGE_UNIT, SEGMENT_BYTES, SEGMENT_RECORDS
+from dub5.contract import (
+    LAST_STAMP,
+    LOG_SEGMENTS,
+    PURGE_LOG,
+    PURGE_STATE,
+    PURGE_UNIT,
+    SEGMENT_BYTES,
+    SEGMENT_RECORDS,
+    Undecodable,
+)
 
 Run = Callable[[Callable[[Any], Any]], Awaitable[Any]]
 """Gives the answer to the one command that is queued on what it is given."""
@@ -83,7 +92,8 @@ class PurgeLog:
         return self.copy() if int.from_bytes(told, "little") == last.last else PurgeLog()
 
     async def read(self, run: Run) -> None:
-        """Take in what is new, a segment at a time. What `run` raises is passed on, and may be tried again."""
+        """Take in what is new, a segment at a time. What `run` raises is passed on, and may be tried again; Undecodable
+        where it is no log."""
         first, following, count, floor = await _state(run)
         for number in range(first, following):
             known = self._segments.get(number)
@@ -108,7 +118,16 @@ class PurgeLog:
 
 async def _state(run: Run) -> tuple[int, int, int, int]:
     told = await run(lambda client: client.hmget(PURGE_STATE, "first", "next", "count", "floor"))
-    first, following, count, floor = (int(each or 0) for each in told)
+    try:
+        first, following, count, floor = (int(each or 0) for each in told)
+    except ValueError:
+        raise Undecodable("no state of a log") from None
+    if not (
+        0 <= first <= following <= first + LOG_SEGMENTS
+        and 0 <= count <= SEGMENT_RECORDS
+        and 0 <= floor <= LAST_STAMP
+    ):
+        raise Undecodable("no state of a log")
     return first, following, count, floor
 
 
@@ -120,7 +139,11 @@ async def _read(run: Run, number: int, known: Segment | None, count: int) -> Seg
     words = array("Q", told[: len(told) // 8 * 8])
     if sys.byteorder == "big":
         words.byteswap()
+    if known is None and not words:
+        raise Undecodable("a log that ends before its state does")
     before, base = (array("Q"), words.pop(0)) if known is None else (known.records, known.base)
+    if base > LAST_STAMP // PURGE_UNIT:
+        raise Undecodable("a stamp that is nobody's")
     if 0 in words:
         del words[words.index(0) :]
     last = words[-1] if words or known is None else known.last

@@ -25,6 +25,9 @@ What may happen to Redis, and why no purged answer comes back:
 
 A replica that was itself away (stopped, starved) cannot know: whatever it has not heard confirmed within
 `IN_FORCE` seconds it asks Redis about first.
+
+What Redis has of purges may also be damaged, or overwritten by somebody. Then it is deleted, nonce and all, by the
+script or by whoever reads it: that is a flush as far as purges go, and forgets too much.
 """
 
 from __future__ import annotations
@@ -32,7 +35,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import hashlib
 import itertools
 import secrets
 import struct
@@ -43,8 +45,13 @@ from typing import Any
 import msgspec
 from redis.asyncio.client import Pipeline
 
+from dub5.cache.clock import RedisClock
 from dub5.cache.purge_log import PurgeLog
 from dub5.contract import (
+    EVENT_BYTES,
+    LAST_STAMP,
+    MOST_RECENT,
+    NONCE_LENGTH,
     PURGE_CHANNEL,
     PURGE_JOURNAL,
     PURGE_KEYS,
@@ -55,10 +62,13 @@ from dub5.contract import (
     PURGE_STATE,
     PURGED_AT_ONCE,
     RECENT_NAMES,
+    REDIS_TIME,
+    Undecodable,
     purge_hash,
     scoped_name,
 )
-from dub5.redis_link import RedisLink, RedisUnavailable
+from dub5.redis_link import RedisLink, RedisUnavailable, RedisUndecodable
+from dub5.telemetry.logging import get_logger
 
 IN_FORCE = 1.0
 """Seconds within which a purge anywhere is in force here, as long as Redis answers."""
@@ -75,10 +85,12 @@ _MOST_UNTOLD = 20_000
 """Names that wait to be told to Redis; more become one purge of all."""
 _MOST_HERE = 65_536
 """Names that are remembered where there is no Redis to ask; more become one purge of all."""
-_LAST_STAMP = 2**53
-"""What a script in Redis can count to; a greater id in the journal is damage."""
+_NEAR_THE_LAST = LAST_STAMP - 2**44
+"""Fewer purges than anybody makes before stamps end."""
 _MOST_KNOWN = 4096
 """Sets of names whose hashes are kept."""
+
+_log = get_logger()
 
 
 @functools.lru_cache(4096)
@@ -117,11 +129,17 @@ class _Stamps(msgspec.Struct, frozen=True):
 
 
 class Purges:
-    """The stamps this replica knows. `clock` is monotonic, in seconds."""
+    """The stamps this replica knows. `clock` is monotonic, in seconds; `redis_clock` is told the time with readings."""
 
-    def __init__(self, link: RedisLink | None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        link: RedisLink | None,
+        clock: Callable[[], float] = time.monotonic,
+        redis_clock: RedisClock | None = None,
+    ) -> None:
         self._link = link
         self._clock = clock
+        self._redis_clock = redis_clock
         self._recent: dict[int, int] = {}  # hash of a name -> stamp; of others the log may know
         self._log = PurgeLog()
         self._floor = 0  # what every name was purged at, for all we know
@@ -208,29 +226,64 @@ class Purges:
 
     def read(self, pipeline: Pipeline, asked: Asked) -> None:
         """Queue what `learn` needs, two commands, on a pipeline that somebody else runs."""
-        pipeline.get(PURGE_NONCE)
+        pipeline.getrange(PURGE_NONCE, 0, NONCE_LENGTH)  # one byte more than it may have
         pipeline.xrange(PURGE_JOURNAL, min=f"{asked.head}-0", count=_PAGE)
 
     async def synchronise(self) -> None:
         """Learn what others purged, tell what they do not know. RedisUnavailable where Redis is away."""
-        asked = self.asked()
+        began = self._clock()
         try:
-            nonce, journal = await self._run_pipeline(lambda pipeline: self.read(pipeline, asked))
-            if not self.learn(asked, nonce, journal):
-                await self._catch_up(asked, nonce, journal)
-            async with self._telling:  # what others purge meanwhile goes with the next telling, once
-                while self._untold:
-                    await self._tell()
-            if len(self._recent) > _CROWDED and not self._tidying:
-                await self._tidy()
-        except RedisUnavailable:
-            self._failed = asked.at
+            try:
+                await self._synchronise()
+            except (Undecodable, RedisUndecodable) as error:
+                await self._delete_all(error)
+                await self._synchronise()
+        except (RedisUnavailable, Undecodable) as error:
+            self._failed = began
+            if isinstance(error, Undecodable):  # it is being damaged again and again
+                raise RedisUnavailable("not what we wrote") from error
             raise
 
-    def learn(self, asked: Asked, nonce: bytes | None, journal: list[Event]) -> bool:
+    async def _synchronise(self) -> None:
+        """Undecodable where what Redis has of purges cannot be read."""
+        asked = self.asked()
+        nonce, journal = await self._read_now(asked)
+        if not self.learn(asked, nonce, journal):
+            await self._catch_up(asked, nonce, journal)
+        async with self._telling:  # what others purge meanwhile goes with the next telling, once
+            while self._untold:
+                await self._tell()
+        if len(self._recent) > _CROWDED and not self._tidying:
+            await self._tidy()
+
+    async def _read_now(self, asked: Asked) -> tuple[bytes, list[Event]]:
+        """As `read`, and Redis's time with it."""
+        clock = self._redis_clock
+        if clock is None:
+            nonce, journal = await self._run_pipeline(lambda pipeline: self.read(pipeline, asked))
+            return nonce, journal
+
+        def fill(pipeline: Pipeline) -> None:
+            pipeline.eval(REDIS_TIME, 1, PURGE_NONCE)
+            self.read(pipeline, asked)
+
+        before = clock.wall()
+        told, nonce, journal = await self._run_pipeline(fill)
+        clock.learn(int(told[0]) + int(told[1]) / 1e6, asked=before)
+        return nonce, journal
+
+    async def _delete_all(self, error: Exception) -> None:
+        """Whatever it was: with the nonce every answer is forgotten, so no purged one can come back."""
+        assert self._link is not None  # noqa: S101  # it was read there
+        if isinstance(error, Undecodable):  # else it is counted already
+            self._link.undecodable("purges", error)
+        _log.warning("purges begun anew", reason=str(error) or "of another type, or too large")
+        await self._run_purges(lambda client: client.delete(*PURGE_KEYS))
+
+    def learn(self, asked: Asked, nonce: bytes, journal: list[Event]) -> bool:
         """Take in what `read` brought; whether that was all, and `synchronise` has nothing more to do."""
         self.behind = True
-        if nonce != self._nonce or _is_broken(asked, journal):
+        if nonce != self._nonce or _is_broken(asked, journal) or not all(map(_is_sound, journal)):
             return False
         self._take_in(journal)
         if asked.given or self._given:
@@ -247,7 +300,7 @@ class Purges:
     def _take_in(self, journal: list[Event]) -> None:
         for event in journal:
             stamp = _stamp_of(event)
-            if self.head < stamp <= _LAST_STAMP:  # else it is known, or nobody's
+            if stamp > self.head:  # else it is known
                 self._raise(self._named_by(event[1]), stamp)
                 self.head = stamp
 
@@ -261,36 +314,45 @@ class Purges:
                 hashes.append(purge_hash(self._nonce, name))
         return hashes
 
-    async def _catch_up(self, asked: Asked, nonce: bytes | None, journal: list[Event]) -> None:
+    async def _catch_up(self, asked: Asked, nonce: bytes, journal: list[Event]) -> None:
         """What took more than reading the end of the journal."""
-        if nonce is None or nonce != self._nonce:
+        if nonce and not _is_nonce(nonce):
+            raise Undecodable("no nonce")
+        if not all(map(_is_sound, journal)):
+            raise Undecodable("no purge")
+        if nonce != self._nonce:
             await self._begin_anew(nonce)
         elif _is_broken(asked, journal) or len(journal) < _PAGE:
             await self._mend()
         else:
-            await self.synchronise()
+            await self._synchronise()
         self._heard = max(self._heard, asked.at)
         self.behind = False
 
-    async def _begin_anew(self, nonce: bytes | None) -> None:
+    async def _begin_anew(self, nonce: bytes) -> None:
         """Other contents than we knew: what memory holds is of another installation, or of an earlier life."""
-        if nonce is None:
+        if not nonce:
             proposal = secrets.token_hex(4)
-            await self._run("purges", lambda client: client.set(PURGE_NONCE, proposal, nx=True))
-            nonce = await self._run("purges", lambda client: client.get(PURGE_NONCE))
+            await self._run_purges(lambda client: client.set(PURGE_NONCE, proposal, nx=True))
+            nonce = await self._run_purges(lambda client: client.getrange(PURGE_NONCE, 0, NONCE_LENGTH))
+            if not _is_nonce(nonce):
+                raise Undecodable("no nonce")
         theirs = await self._read_all(PurgeLog())
         if nonce != self._nonce:
-            self._nonce = nonce or b""
+            self._nonce = nonce
             self._prefix = _prefix(self._nonce)
             self._unpurged = f"{self._prefix}0"
             # Hashes were made with the other nonce; whatever they stood for is forgotten with it.
             self._recent, self._floor = {}, 0
+            if self._highest > _NEAR_THE_LAST:  # it was damage, and stamps after it would be, too
+                self._highest = 0
             self._untold = {name: stamp for name, stamp in self._untold.items() if not name.startswith("#")}
         self._adopt(theirs)
         self.head, self._given = theirs.head, frozenset()
         asked = self.asked()  # what was purged while the stamps were read
-        _, journal = await self._run_pipeline(lambda pipeline: self.read(pipeline, asked))
-        self._take_in(journal)
+        told, journal = await self._run_pipeline(lambda pipeline: self.read(pipeline, asked))
+        if told == self._nonce and all(map(_is_sound, journal)):  # else the next reading sees to it
+            self._take_in(journal)
 
     async def _mend(self) -> None:
         """The journal does not have our last stamp any more: purge anew what Redis has forgotten."""
@@ -327,20 +389,20 @@ class Purges:
         """What Redis has: the end of the journal first, since later purges are read again, the log last, since names
         move there. `log` is a copy of the log to go on from."""
         last, former, mark = await self._run_pipeline(_look_around)
+        if not all(map(_is_sound, last)):
+            raise Undecodable("no purge")
         # Names in the set of a release before the log are taken over first, some with each run; `all` is our own there.
-        while former and former != [(b"all", float(mark or 0))]:
+        while former and former != [(b"all", _number(mark))]:
             _, left = await self._run_script()
             former = former if left > 0 else []
-        recent = await self._run_purges(lambda client: client.zrange(PURGE_RECENT, 0, -1, withscores=True))
-        try:
-            await log.read(self._run_purges)
-            stamps = {int(name, 16): int(stamp) for name, stamp in recent}
-        except (ValueError, OverflowError, LookupError) as error:
-            raise RedisUnavailable("not what we wrote") from error
-        head = _stamp_of(last[0]) if last else 0
-        if head > _LAST_STAMP:
-            raise RedisUnavailable("a stamp that is nobody's")
-        return _Stamps(head, stamps, log)
+        recent = await self._run_purges(
+            lambda client: client.zrange(PURGE_RECENT, 0, MOST_RECENT, withscores=True)
+        )
+        if len(recent) > MOST_RECENT:
+            raise Undecodable("more names than are kept")
+        await log.read(self._run_purges)
+        stamps = {_hash_of(name): _stamp(stamp) for name, stamp in recent}
+        return _Stamps(_stamp_of(last[0]) if last else 0, stamps, log)
 
     def _adopt(self, theirs: _Stamps) -> None:
         """Take over what Redis has. What came after its journal was read, and what was purged here, stays."""
@@ -393,10 +455,42 @@ class Purges:
             self._known.clear()
 
 
+def _is_nonce(nonce: bytes) -> bool:
+    return nonce.isalnum() and len(nonce) <= NONCE_LENGTH
+
+
 def _prefix(nonce: bytes) -> str:
-    """As it begins versions, which are parts of names of keys; whatever somebody wrote there."""
-    told = nonce if nonce.isalnum() and len(nonce) <= 32 else hashlib.sha256(nonce).hexdigest()[:8].encode()
-    return f"{told.decode()}."
+    """As it begins versions, which are parts of names of keys."""
+    return f"{nonce.decode()}."
+
+
+def _is_sound(event: Event) -> bool:
+    """Whether an event of the journal can be of a purge."""
+    return _stamp_of(event) <= LAST_STAMP and sum(map(len, itertools.chain(*event[1].items()))) <= EVENT_BYTES
+
+
+def _hash_of(name: bytes) -> int:
+    try:
+        number = int(name, 16)
+    except ValueError:
+        number = -1
+    if not 0 <= number < 2**32:
+        raise Undecodable("no hash of a name")
+    return number
+
+
+def _stamp(score: float) -> int:
+    if not 0 <= score <= LAST_STAMP:
+        raise Undecodable("a stamp that is nobody's")
+    return int(score)
+
+
+def _number(text: bytes | None) -> float:
+    """What the script left; anything else is for the script to judge."""
+    try:
+        return float(text or 0)
+    except ValueError:
+        return -1.0
 
 
 def _look_around(pipeline: Pipeline) -> None:

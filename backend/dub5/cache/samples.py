@@ -35,19 +35,21 @@ from typing import Any, Literal
 import msgspec
 from redis.asyncio.client import Pipeline
 
-from dub5.cache.comparison import same
+from dub5.cache.comparison import is_fingerprint, same
 from dub5.cache.entry import Entry
 from dub5.cache.flight import Identity
 from dub5.contract import (
+    REGISTER_SCRIPT,
     REPLICAS,
     SAMPLES,
     SAMPLES_READER,
     Access,
     SampleBatch,
+    Undecodable,
     Verdict,
     fingerprint_key,
 )
-from dub5.redis_link import RedisLink, RedisUnavailable
+from dub5.redis_link import RedisLink, RedisUnavailable, RedisUndecodable
 from dub5.telemetry.background import STOP_TIMEOUT, Background, BackgroundTask
 from dub5.telemetry.metrics import Metrics
 
@@ -82,8 +84,32 @@ _HITS_AT_ONCE = 256
 """Keys in one pipeline: more would hold the event loop for tens of milliseconds."""
 
 _ADD_HITS = """
-if redis.call('HGET', KEYS[1], 'born') == ARGV[1] then redis.call('HINCRBY', KEYS[1], 'hits', ARGV[2]) end
+if redis.pcall('HGET', KEYS[1], 'born') == ARGV[1] then redis.pcall('HINCRBY', KEYS[1], 'hits', ARGV[2]) end
 """
+
+
+_FIELDS = ("born", "digest", "version", "hits")
+_MOST_HITS = 2**40
+
+
+class _Last(msgspec.Struct, frozen=True):
+    """A fingerprint as it stands in Redis, with what belongs to it. `born` in microseconds since the epoch."""
+
+    born: int
+    digest: str
+    version: str
+    hits: int
+
+    @classmethod
+    def read(cls, born: bytes, digest: bytes, version: bytes, hits: bytes) -> _Last:
+        """Undecodable where it is none of ours."""
+        try:
+            last = cls(int(born), digest.decode(), version.decode(), int(hits))
+        except ValueError:
+            raise Undecodable("no fingerprint") from None
+        if not (0 < last.born < 2**53 and 0 <= last.hits <= _MOST_HITS and is_fingerprint(last.digest)):
+            raise Undecodable("no fingerprint")
+        return last
 
 
 def short_key(key: str) -> int:
@@ -94,7 +120,7 @@ def short_key(key: str) -> int:
 class Sampler:
     """Collects and flushes. `budget` is in bytes per second and replica; 0 records nothing.
 
-    `clock` is monotonic, in seconds.
+    `clock` is monotonic, in seconds; `now` gives seconds since the epoch, as births are told by.
     """
 
     def __init__(
@@ -107,12 +133,14 @@ class Sampler:
         re_ask_share: float,
         background: Background | None = None,
         clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._link = link
         self._metrics = metrics
         self._replica = replica
         self._rate = budget  # of one replica alone; several share what the stream takes
         self._clock = clock
+        self._now = now
         self._read = False  # whether somebody reads what we write
         self._interval = INTERVAL
         self._sent = clock()
@@ -170,7 +198,7 @@ class Sampler:
         self._classes.add(class_name)
         size = len(entry.body) if entry is not None else 0
         threshold = 1.0 if heavy else self._threshold
-        self._accesses.append(Access(short, class_name, time.time(), hit, size, dollars, threshold))
+        self._accesses.append(Access(short, class_name, self._now(), hit, size, dollars, threshold))
 
     def fetched(
         self, identity: Identity, class_name: str, entry: Entry, digest: str, *, ttl: float, asked_again: bool
@@ -197,12 +225,26 @@ class Sampler:
             pipeline.pexpire(name, int(max(KEPT_FOR_TTLS * ttl, KEPT_AT_LEAST) * 1000))
 
         with contextlib.suppress(RedisUnavailable):
-            last = await self._link.run("fingerprint", lambda client: client.hgetall(name))
-            found = same(last[b"digest"].decode(), digest) if b"digest" in last else None
+            last = await self._last(name)
+            found = same(last.digest, digest) if last is not None else None
             if not asked_again or found is not True:
                 await self._link.pipeline("fingerprint", replace)
-            if found is not None:
+            if last is not None and found is not None:
                 self._judge(identity, class_name, entry, last, changed=not found, asked_again=asked_again)
+
+    async def _last(self, name: str) -> _Last | None:
+        """What the newer answer is compared with; None where there is nothing, or nothing of ours: that is replaced."""
+        try:
+            told = await self._link.run("fingerprint", lambda client: client.hmget(name, *_FIELDS))
+        except RedisUndecodable:
+            return None
+        if None in told:
+            return None
+        try:
+            return _Last.read(*told)
+        except Undecodable as error:
+            self._link.undecodable("fingerprint", error)
+            return None
 
     def failed(self, class_name: str) -> None:
         """A re-ask brought no answer."""
@@ -224,23 +266,22 @@ class Sampler:
         identity: Identity,
         class_name: str,
         entry: Entry,
-        last: dict[bytes, bytes],
+        last: _Last,
         *,
         changed: bool,
         asked_again: bool,
     ) -> None:
         # After a purge a change is what somebody announced, not what time did.
-        if last.get(b"version") != identity.version.encode():
+        if last.version != identity.version:
             return
         source: Literal["refetch", "re-ask"] = "re-ask" if asked_again else "refetch"
-        born = int(last[b"born"])
         verdict = Verdict(
             key=short_key(identity.key),
             class_name=class_name,
-            fetched=born / 1e6,
+            fetched=last.born / 1e6,
             again=entry.born / 1e6,
             changed=changed,
-            hits=int(last[b"hits"]) + self._hits[identity.key, born],  # with those not flushed yet
+            hits=last.hits + self._hits[identity.key, last.born],  # with those not flushed yet
             source=source,
         )
         if self._read:
@@ -261,17 +302,13 @@ class Sampler:
         """See whether anybody reads; then say that we write, and count who else does."""
         if not self._rate:
             return
-        now = time.time()
 
         def register(pipeline: Pipeline) -> None:
-            pipeline.zadd(REPLICAS, {self._replica: now})
-            pipeline.zremrangebyscore(REPLICAS, "-inf", now - GONE_AFTER)
-            pipeline.zcard(REPLICAS)
+            pipeline.eval(REGISTER_SCRIPT, 1, REPLICAS, self._replica, GONE_AFTER)
 
         with contextlib.suppress(RedisUnavailable):
             if await self._link.run("samples", lambda client: client.exists(SAMPLES_READER)):
-                *_, replicas = await self._link.pipeline("samples", register)
-                self._write_as_one_of(max(1, replicas))
+                self._write_as_one_of(max(1, await self._link.run("samples", register)))
             else:
                 self._write_nothing()
 
@@ -291,7 +328,7 @@ class Sampler:
         """What was collected; collecting begins anew."""
         batch = SampleBatch(
             self._replica,
-            time.time(),
+            self._now(),
             self._accesses,
             self._verdicts,
             self._dropped,
@@ -335,7 +372,10 @@ class Sampler:
 
         if self._read and (batch.accesses or batch.verdicts) and len(told) <= BATCH_BYTES:
             with contextlib.suppress(RedisUnavailable):
-                await self._link.pipeline("samples", write)
+                try:
+                    await self._link.pipeline("samples", write)
+                except RedisUndecodable:  # it is somebody else's, under our name: the next batch finds room
+                    await self._link.run("samples", lambda client: client.delete(SAMPLES))
 
     def _make_room(self) -> None:
         """Keep a fair sample of the comparisons that fit beside the accesses; the next time they are left more room."""

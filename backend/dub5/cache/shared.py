@@ -1,53 +1,79 @@
 """L2: answers in Redis, shared by all replicas.
 
 Trouble with Redis is never trouble for a request: a failed read is a miss, a failed write is a lost copy,
-both counted. Names of keys are made by `contract`.
+both counted. So is what cannot be an answer of ours, whoever wrote it; the next answer takes its place. Names of keys
+are made by `contract`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 from typing import Any
 
-from dub5.cache.entry import HEADER, CorruptEntry, Entry, ForeignVersion, pack, unpack
+import msgspec
+
+from dub5.cache.entry import (
+    HEADER,
+    CorruptEntry,
+    Entry,
+    ForeignVersion,
+    born_digits,
+    most_stored,
+    pack,
+    unpack,
+)
 from dub5.cache.flight import Identity
 from dub5.cache.purges import Purges
-from dub5.contract import entry_key
+from dub5.contract import Undecodable, decode, entry_key
 from dub5.redis_link import RedisLink, RedisUnavailable
 from dub5.telemetry.background import Background
 from dub5.telemetry.metrics import Metrics
 
-# An answer born later is never replaced by one born earlier, whichever of two replicas writes last; one that says
-# that it was born in five minutes or later, damaged or of a clock gone wrong, is.
+# An answer born later is never replaced by one born earlier, whichever of two replicas writes last. One that says that
+# it is yet to be born, damaged or of a clock gone wrong, is, and so is what is no string.
 _PUT = """
-if redis.call('GETRANGE', KEYS[1], 0, #ARGV[3] - 1) == ARGV[3] then
-  local born = redis.call('GETRANGE', KEYS[1], #ARGV[3], #ARGV[3] + 15)
-  local soon = string.format('%016x', (redis.call('TIME')[1] + 300) * 1000000)
-  if born > string.sub(ARGV[1], #ARGV[3] + 1, #ARGV[3] + 16) and born < soon then return 0 end
+local held = redis.pcall('GETRANGE', KEYS[1], 0, #ARGV[3] + 15)
+if type(held) == 'string' and string.sub(held, 1, #ARGV[3]) == ARGV[3] then
+  local born = string.sub(held, #ARGV[3] + 1)
+  if born > string.sub(ARGV[1], #ARGV[3] + 1, #ARGV[3] + 16) and born <= ARGV[4] then return 0 end
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 """
 
 
+_completion = msgspec.json.Decoder(dict[str, Any])
+
+
 class SharedCache:
-    """Entries by identity."""
+    """Entries by identity, whose bodies have at most `max_entry` bytes. `clock` as that of `AnswerCache`."""
 
     def __init__(
-        self, link: RedisLink, purges: Purges, metrics: Metrics, background: Background | None = None
+        self,
+        link: RedisLink,
+        purges: Purges,
+        metrics: Metrics,
+        background: Background | None = None,
+        *,
+        max_entry: int = 2**20,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._link = link
         self._purges = purges
-        self._metrics = metrics
         self._readings = (background or Background(metrics)).jobs("purge-lookup")
+        self._max_entry = max_entry
+        self._clock = clock
         self._learning: asyncio.Task[bool] | None = None
 
     async def get(self, identity: Identity) -> Entry | None:
         """None where there is none, or none that we can read. What was purged elsewhere is learnt on the way."""
         learning = self._learning or self._learn_soon()
-        name = entry_key(identity.key, identity.version)
+        name, most = entry_key(identity.key, identity.version), most_stored(self._max_entry)
         try:
-            stored = await self._link.run("get", lambda pipeline: pipeline.get(name))
+            # One byte more than it can be, whatever there is.
+            stored = await self._link.run("get", lambda pipeline: pipeline.getrange(name, 0, most))
         except RedisUnavailable:
             return None
         # Where there is more to learn than that, a request does not wait for it, and nothing can be trusted.
@@ -56,9 +82,10 @@ class SharedCache:
     async def put(self, identity: Identity, entry: Entry, *, seconds: float) -> bool:
         """Keep for `seconds`; lost silently where Redis is away. False where a younger answer is there already."""
         name, milliseconds = entry_key(identity.key, identity.version), max(1, int(seconds * 1000))
+        now = born_digits(int(self._clock() * 1e6))
         try:
             kept = await self._link.run(
-                "set", lambda client: client.eval(_PUT, 1, name, pack(entry), milliseconds, HEADER)
+                "set", lambda client: client.eval(_PUT, 1, name, pack(entry), milliseconds, HEADER, now)
             )
         except RedisUnavailable:
             return True
@@ -83,11 +110,29 @@ class SharedCache:
             return False
         return self._purges.learn(asked, nonce, journal)
 
-    def _unpacked(self, stored: Any) -> Entry | None:
+    def _unpacked(self, stored: bytes) -> Entry | None:
+        if not stored:
+            return None
         try:
-            return None if stored is None else unpack(stored)
-        except CorruptEntry:
-            self._metrics.cache_errors.labels("decode").inc()
+            if len(stored) > most_stored(self._max_entry):
+                raise CorruptEntry("larger than cache.max_entry")
+            entry = unpack(stored, self._max_entry)
+            _check(entry.body)
+        except (CorruptEntry, Undecodable) as error:
+            self._link.undecodable("entry", str(error) or "damaged")
             return None
         except ForeignVersion:
             return None
+        return entry
+
+
+def _check(body: bytes) -> None:
+    """Undecodable where it is no completion that could be served, whole or streamed. Memory has it from then on, so
+    this is seldom done."""
+    choices = decode(_completion, body, most=len(body)).get("choices") or []
+    if not isinstance(choices, list) or not all(map(_is_choice, choices)):
+        raise Undecodable("no completion")
+
+
+def _is_choice(choice: object) -> bool:
+    return isinstance(choice, dict) and isinstance(choice.get("message"), dict)

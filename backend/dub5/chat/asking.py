@@ -75,6 +75,7 @@ class Asking:
         self._gate, self._metrics, self._tracer = means.gate, means.metrics, means.tracer
         self._background = background
         self._trace = question.record.trace.child()
+        self._began = 0.0
         self._born = 0.0
         self._age = 0.0
         self._started = 0.0
@@ -97,8 +98,9 @@ class Asking:
             await self._ask(tell)
 
     async def _ask(self, tell: Tell) -> None:
-        self._born, self._started = time.time(), time.perf_counter()
         keeping = self._keeping
+        self._began, self._started = time.time(), time.perf_counter()
+        self._born = self._began if keeping is None else keeping.cache.now()
         if keeping is not None and keeping.sampler is not None and keeping.compared_with is None:
             keeping.sampler.earn_re_ask()
         error = None
@@ -194,7 +196,7 @@ class Asking:
                 input_tokens=self._usage.prompt,
                 output_tokens=self._usage.completion,
                 error=error,
-                started=int(self._born * 1e9),
+                started=int(self._began * 1e9),
                 ended=time.time_ns(),
             )
             self._tracer.export(span)

@@ -15,7 +15,7 @@ import functools
 import hashlib
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -24,7 +24,7 @@ from moka_py import Moka
 from dub5.admission.keys import Caller
 from dub5.cache.answers import AnswerCache, Found, Wanted
 from dub5.cache.entry import Entry
-from dub5.cache.flight import Follower
+from dub5.cache.flight import Follower, Frame
 from dub5.cache.flights import Flights
 from dub5.cache.freshness import Directives, State
 from dub5.cache.key import answer_key, answer_key_in_steps, scope_of
@@ -38,7 +38,7 @@ from dub5.chat.cacheable import why_not_cached
 from dub5.chat.catalog import Catalog, Target
 from dub5.chat.question import Question
 from dub5.chat.refreshing import Refreshing
-from dub5.chat.relay import Relay, whole_of
+from dub5.chat.relay import Relay, is_object, whole_of
 from dub5.chat.request import ChatRequest
 from dub5.errors import CallerError, InvalidRequest, NotCached, Overloaded, ProviderError
 from dub5.json_steps import in_steps
@@ -262,6 +262,11 @@ class Pipeline:
             _name_leader(question, follower)
             follower.leave()
             raise
+        if not follower.led_here and not await _is_answer(frames, streamed=streamed):
+            # Another replica's frames came through Redis, and are not what a leader sends: as if it were lost.
+            self._metrics.redis_undecodable.labels("flight").inc()
+            follower.leave()
+            return await self._follow(question, self._flights.alone(asking.lead), asking, status)
         timings = question.record.timings
         timings["provider"] = time.perf_counter() - started - timings.get("queue", 0.0)  # parts add up
         collapsed = joined or not follower.led_here
@@ -308,7 +313,7 @@ class Pipeline:
             raise InvalidRequest(
                 f"Answers to this request are not cached: {question.bypass}.", param="request"
             )
-        entry = Entry(completion, int(time.time() * 1e6), 0.0, 0, 0)
+        entry = Entry(completion, int(cache.now() * 1e6), 0.0, 0, 0)
         if not await cache.store(cache.identity(wanted), entry, wanted.lifetimes):
             raise answer_too_large()
 
@@ -324,6 +329,21 @@ class Pipeline:
     def _count_lookup(self, question: Question, result: str) -> None:
         question.record.cache_result = result
         self._metrics.cache_lookups.labels(question.target.class_name, result).inc()
+
+
+async def _is_answer(frames: Sequence[Frame | None], *, streamed: bool) -> bool:
+    """Whether they can be served, as far as they are here: the first one of a stream, all of what is whole."""
+    arrived = [frame for frame in frames if frame is not None]
+    if not all(is_object(frame.raw) for frame in arrived):
+        return False
+    try:
+        if not streamed:
+            shapes.usage_of(msgspec.json.decode(await whole_of(arrived)))
+        elif arrived and arrived[0].kind == "whole":
+            shapes.events_of(arrived[0].raw, include_usage=True)
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return False
+    return True
 
 
 def answer_too_large() -> InvalidRequest:

@@ -198,6 +198,15 @@ class Metrics:
         self.redis_duration = self._histograms(
             "redis_duration_seconds", "Commands to Redis, failed ones too.", ("operation",), REDIS
         )
+        self.redis_clock_offset = self._gauge(
+            "redis_clock_offset_seconds",
+            "How far Redis's clock is ahead of ours. Ages of answers go by Redis's.",
+        )
+        self.redis_undecodable = self._counters(
+            "redis_undecodable",
+            "Values and messages in Redis that are not what we write there, by what they should have been.",
+            ("kind",),
+        )
         self.redis_up = self._gauge(
             "redis_up", "1 while Redis answers, 0 while not, NaN where there is none."
         )

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
+
+import pytest
 
 from dub5.cache.answers import AnswerCache, Found, Wanted
 from dub5.cache.entry import Entry
+from dub5.cache.flight import Identity
 from dub5.cache.freshness import NO_DIRECTIVES, Lifetimes
 from dub5.cache.local import LocalCache
 from dub5.cache.purges import IN_FORCE, Purges
@@ -22,7 +26,7 @@ BORN = 1_700_000_000_000_000
 def cache_of(link: RedisLink, clock: Clock) -> tuple[AnswerCache, Purges]:
     """Both tiers of one replica; nothing reads the purges in the background."""
     purges = Purges(link, clock)
-    shared = SharedCache(link, purges, Metrics(config_hash="test"))
+    shared = SharedCache(link, purges, Metrics(), max_entry=2**20, clock=lambda: BORN / 1e6)
     local = LocalCache(2**20)
     return AnswerCache(local, shared, purges, max_entry=2**20, clock=lambda: BORN / 1e6), purges
 
@@ -57,6 +61,33 @@ async def test_a_reader_that_leaves_takes_nothing_from_the_others(redis: str) ->
         await asyncio.sleep(0)
         leaving.cancel()
         assert await staying is not None
+
+
+async def test_a_reading_that_was_replaced_may_end_after_its_successor(
+    redis: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dub5.cache.answers.IN_FORCE", -1.0)  # each reading is too old for the next request
+    gates, troubles = [asyncio.Event(), asyncio.Event()], list[dict[str, Any]]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, trouble: troubles.append(trouble))
+    async with linked(redis) as link:
+        cache, _ = cache_of(link, Clock())
+        waiting = iter(gates)
+
+        async def slow(_: Identity) -> Entry | None:
+            await next(waiting).wait()
+            return None
+
+        monkeypatch.setattr(cache._shared, "get", slow)
+        finding = []
+        for _ in gates:
+            finding.append(asyncio.create_task(cache.find(WANTED)))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        for gate, found in zip(reversed(gates), reversed(finding), strict=True):
+            gate.set()
+            assert await found is None
+        await asyncio.sleep(0)
+        assert (troubles, cache._reading) == ([], {})
 
 
 async def test_a_replica_that_was_stopped_asks_before_it_answers_from_memory(redis: str) -> None:

@@ -15,7 +15,8 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from dub5.cache.answers import _SYNCHRONISE_INTERVAL, AnswerCache
+from dub5.cache.answers import _SYNCHRONISE_INTERVAL
+from dub5.cache.clock import RedisClock
 from tests.fakes.openai_server import Call, FakeOpenAI, Script, Wire, frames, refuse, say, stream
 from tests.fakes.redis_server import RedisServer
 from tests.harness import Running, openai_provider, running
@@ -410,9 +411,7 @@ def later(monkeypatch: pytest.MonkeyPatch) -> Later:
     """The time for everybody, from before the replicas start."""
     later = Later()
     monkeypatch.setattr("time.time", later)
-    defaults = AnswerCache.__init__.__kwdefaults__
-    assert defaults is not None
-    monkeypatch.setitem(defaults, "clock", later)
+    monkeypatch.setattr(RedisClock, "__call__", lambda _: later())
     return later
 
 

@@ -32,8 +32,8 @@ IDENTITY = Identity("key", "n.0")
 ACL_RULE = (
     "resetkeys ~dub5:* resetchannels &dub5:* -@all "
     "+ping +hello +auth +select +client "
-    "+get +set +del +exists +incr +expire +pexpire +getrange +setrange "
-    "+hget +hset +hgetall +hincrby +hmget "
+    "+get +set +del +exists +type +incr +expire +pexpire +pttl +getrange +setrange "
+    "+hget +hset +hincrby +hmget "
     "+xadd +xrange +xrevrange +xtrim +zadd +zrange +zscore +zcard +zpopmin +zremrangebyscore +time "
     "+eval +publish +subscribe +unsubscribe"
 )
@@ -79,7 +79,7 @@ async def test_each_lease_of_a_key_has_an_epoch_of_its_own(redis: str) -> None:
 
 async def test_an_answer_stored_meanwhile_is_not_asked_for_again(redis: str) -> None:
     async with leasing(redis) as leases, linked(redis, timeout=PATIENT) as link:
-        shared = SharedCache(link, Purges(link), Metrics(config_hash="test"))
+        shared = SharedCache(link, Purges(link), Metrics(), max_entry=2**20)
         await shared.put(IDENTITY, Entry(b"{}", 1000, 1.0, 1, 1), seconds=60)
         assert (await claim(leases, Flight(), seen=0)).stored
         assert (await claim(leases, Flight(), seen=999)).stored
@@ -157,6 +157,31 @@ async def test_a_cancelled_flight_gives_its_lease_back_though_somebody_followed(
         assert (await claim(b, Flight())).leads
 
 
+async def test_a_leader_whose_lease_is_flushed_while_others_follow_ends_as_any_other(redis: str) -> None:
+    """Its publisher gives the lease up while the leader waits for it."""
+    metrics, gate = Metrics(config_hash="test"), asyncio.Event()
+
+    async def lead(tell: Tell) -> None:
+        await gate.wait()
+        tell(chunk("a"))
+
+    async with leasing(redis) as a, leasing(redis) as b, plain(redis) as client:
+        flights = Flights(a, metrics)
+        follower, _ = flights.follow(IDENTITY, lead, nothing_stored, seen=0)
+        await until(lambda: IDENTITY in a._led)
+        tailing = asyncio.create_task(b.tail(tailed := Flight(), await claim(b, tailed)))
+        await until(lambda: a._led[IDENTITY].publisher is not None)
+        await client.flushall()
+        gate.set()
+        assert await rest(follower) == [chunk("a")]
+        follower.leave()
+        async with asyncio.timeout(PATIENCE):
+            await flights.settle()
+            assert await tailing is Tailed.LOST
+        ended = {"role": "leader", "outcome": "ok"}
+        assert metrics.registry.get_sample_value("dub5_flights_total", ended) == 1
+
+
 # Messages
 
 
@@ -180,7 +205,7 @@ async def heard(url: str, channel: str) -> bool:
 
 async def test_frames_of_another_release_are_a_lost_leader(redis: str) -> None:
     async with leasing(redis) as b, plain(redis) as client:
-        await client.set(lease_key("key", "n.0"), "7:another")
+        await client.set(lease_key("key", "n.0"), "7:another", px=3_000)
         claimed = await claim(b, Flight())
         await client.xadd(claimed.stream, {"frames": b"\xc1 not ours"})
         followed = Flight()
@@ -249,7 +274,7 @@ async def use_everything(link: RedisLink, a: Leases, b: Leases, identity: Identi
     before = purges.version(["tag:prices"])
     assert await purges.purge(["tag:prices"])
     assert purges.version(["tag:prices"]) != before
-    shared = SharedCache(link, purges, Metrics(config_hash="test"))
+    shared = SharedCache(link, purges, Metrics(), max_entry=2**20)
     entry = Entry(b"{}", 1000, 1.0, 1, 1)
     await follow_across(a, b, identity)
     await shared.put(identity, entry, seconds=60)

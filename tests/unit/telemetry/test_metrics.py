@@ -59,6 +59,8 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
     "dub5_flights_total": ("counter", {"role", "outcome"}),
     "dub5_flight_followers": ("gauge", set()),
     "dub5_redis_duration_seconds": ("histogram", {"operation"}),
+    "dub5_redis_clock_offset_seconds": ("gauge", set()),
+    "dub5_redis_undecodable_total": ("counter", {"kind"}),
     "dub5_redis_up": ("gauge", set()),
     "dub5_keys_last_reload_successful": ("gauge", set()),
     "dub5_background_failures_total": ("counter", {"task"}),
