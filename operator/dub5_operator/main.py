@@ -54,8 +54,9 @@ class Operator:
 
     def __init__(self, redis: Any, clock: Callable[[], float] = time.time) -> None:
         self.metrics = Metrics()
-        self.publisher = Publisher(redis, clock)
-        self.policies = Policies(Samples(redis, clock), self.publisher, self.metrics, clock)
+        samples = Samples(redis, clock, self.metrics.undecodable)
+        self.publisher = Publisher(redis, samples.now, self.metrics.undecodable)
+        self.policies = Policies(samples, self.publisher, self.metrics, samples.now, measure=True)
         self._hindered: dict[str, str] = {}
 
     def forget(self, policy: str) -> None:

@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable
 from typing import get_args
 
+import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from structlog.typing import FilteringBoundLogger
 
 from dub5_operator.planner.decision import BoundBy, Decision
 from dub5_operator.planner.drift import DriftEstimate
+
+LOG_INTERVAL = 60.0
+"""Seconds between two lines about undecodable values of one kind, at least."""
+
+Noted = Callable[[str, object], None]
+"""Is told of a value in Redis that cannot be read: of which kind, and why."""
+
+_log: FilteringBoundLogger = structlog.get_logger()
+
+
+def ignored(_kind: str, _reason: object) -> None:
+    """Nobody wants to know."""
 
 
 class Metrics:
@@ -46,6 +62,21 @@ class Metrics:
         self.errors = Counter(
             "dub5_operator_errors", "Looks at a policy that failed.", ["policy"], registry=self.registry
         )
+        self._undecodable = Counter(
+            "dub5_operator_redis_undecodable",
+            "Values in Redis that are not what is written there, by what they should have been.",
+            ["kind"],
+            registry=self.registry,
+        )
+        self._logged: dict[str, float] = {}
+
+    def undecodable(self, kind: str, reason: object) -> None:
+        """Count a value that cannot be read; it is logged once a minute for each kind."""
+        self._undecodable.labels(kind).inc()
+        now = time.monotonic()
+        if now >= self._logged.get(kind, -LOG_INTERVAL) + LOG_INTERVAL:
+            self._logged[kind] = now
+            _log.warning("redis value undecodable", kind=kind, reason=str(reason))
 
     def tell(
         self, policy: str, decision: Decision, drift: DriftEstimate, *, class_name: str, budget: float

@@ -13,8 +13,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
+from redis.exceptions import InvalidResponse, ResponseError
 
 from dub5.contract import (
+    MOST_DOCUMENT,
     POLICY_CHANNEL,
     POLICY_KEY,
     PURGE_CHANNEL,
@@ -23,7 +25,10 @@ from dub5.contract import (
     PURGED_AT_ONCE,
     ClassPolicy,
     PolicyDocument,
+    Undecodable,
+    decode,
 )
+from dub5_operator.metrics import Noted, ignored
 
 _decoder = msgspec.json.Decoder(PolicyDocument)
 
@@ -31,9 +36,10 @@ _decoder = msgspec.json.Decoder(PolicyDocument)
 class Publisher:
     """`redis` is an asyncio client; its errors are passed on. `clock` gives seconds since the epoch."""
 
-    def __init__(self, redis: Any, clock: Callable[[], float]) -> None:
+    def __init__(self, redis: Any, clock: Callable[[], float], undecodable: Noted = ignored) -> None:
         self._redis = redis
         self._clock = clock
+        self._undecodable = undecodable
         self._classes: dict[str, ClassPolicy] | None = None  # not known before the first reading
         self._lock = asyncio.Lock()
 
@@ -41,15 +47,15 @@ class Publisher:
         """What is published for a class."""
         async with self._lock:
             if self._classes is None:
-                self._classes = dict((await self._read()).classes)
+                self._classes = dict(await self._read() or {})
         return self._classes.get(class_name)
 
     async def publish(self, class_name: str, policy: ClassPolicy | None) -> None:
         """Put a class's lifetimes in force; None: those of its configuration."""
         async with self._lock:
-            found = (await self._read()).classes
+            found = await self._read()
             if self._classes is None:
-                self._classes = dict(found)
+                self._classes = dict(found or {})
             if policy is None:
                 self._classes.pop(class_name, None)
             else:
@@ -69,11 +75,15 @@ class Publisher:
         await self._redis.publish(PURGE_CHANNEL, str(stamp))
         return stamp
 
-    async def _read(self) -> PolicyDocument:
-        told = await self._redis.get(POLICY_KEY)
-        if told is None:
-            return PolicyDocument()
+    async def _read(self) -> dict[str, ClassPolicy] | None:
+        """What is published. None where that cannot be read: replicas ignore it as well, and it is written anew."""
         try:
-            return _decoder.decode(told)
-        except msgspec.MsgspecError:
-            return PolicyDocument()  # replicas ignore it as well; it is written anew
+            told = await self._redis.getrange(POLICY_KEY, 0, MOST_DOCUMENT)
+            return decode(_decoder, told, most=MOST_DOCUMENT).classes if told else {}
+        except (Undecodable, InvalidResponse) as error:
+            self._undecodable("policy", error)
+        except ResponseError as error:
+            if "WRONGTYPE" not in str(error):
+                raise
+            self._undecodable("policy", "of another type")
+        return None

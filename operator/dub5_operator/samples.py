@@ -3,7 +3,10 @@
 Replicas write for as long as the key `SAMPLES_READER` says that somebody reads; it is written anew with each reading.
 
 The stream is read once for all policies, from its beginning after a start, so that an operator that was away for some
-minutes has missed nothing. What a release does not know, or cannot decode, is counted and left.
+minutes has missed nothing. What a release does not know, or cannot decode, is counted and left; a stream that cannot be
+read at all is deleted, since replicas write another.
+
+Replicas tell times by Redis's clock. How far ours is from it is measured here.
 """
 
 from __future__ import annotations
@@ -14,17 +17,25 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import msgspec
+from redis.exceptions import InvalidResponse, ResponseError
 
 from dub5.contract import (
     CLASSES_KEY,
+    MOST_BATCH,
+    MOST_DOCUMENT,
     READER_FOR,
+    REDIS_TIME,
     SAMPLES,
     SAMPLES_READER,
     Access,
     Announcement,
     SampleBatch,
+    Undecodable,
     Verdict,
+    clock_offset,
+    decode,
 )
+from dub5_operator.metrics import Noted, ignored
 
 PAGE = 200
 """Batches at a time: some 2 MB."""
@@ -36,6 +47,9 @@ SPAN = 10.0
 """Seconds: what came within them is learnt from at once."""
 MOST_HELD = 50_000
 """Samples of one class that wait for its next look; above, the oldest go."""
+
+_MOST_LOOK_UPS = 10**12
+"""That one batch stands for."""
 
 _batch = msgspec.msgpack.Decoder(SampleBatch)
 _announcement = msgspec.json.Decoder(Announcement)
@@ -60,17 +74,34 @@ class Held(msgspec.Struct):
 
 
 class Samples:
-    """`redis` is an asyncio client; its errors are passed on. `clock` gives seconds."""
+    """`redis` is an asyncio client; its errors are passed on. `clock` gives seconds since the epoch."""
 
-    def __init__(self, redis: Any, clock: Callable[[], float]) -> None:
+    def __init__(self, redis: Any, clock: Callable[[], float], undecodable: Noted = ignored) -> None:
         self._redis = redis
         self._clock = clock
+        self._offset = 0.0
+        self._note = undecodable
         self._last = b"0-0"
         self._read_at = float("-inf")
         self._lock = asyncio.Lock()
         self._held: defaultdict[str, Held] = defaultdict(Held)
         self.announcement: Announcement | None = None
         self.undecodable = 0
+
+    def now(self) -> float:
+        """By Redis's clock, in seconds since the epoch."""
+        return self._clock() + self._offset
+
+    async def measure(self) -> None:
+        """See how far our clock is from Redis's."""
+        asked = self._clock()
+        seconds, micros = await self._redis.eval(REDIS_TIME, 1, SAMPLES)
+        told = int(seconds) + int(micros) / 1e6
+        self._offset = clock_offset(self._offset, told, asked=asked, now=self._clock())
+
+    def _count(self, kind: str, reason: object) -> None:
+        self.undecodable += 1
+        self._note(kind, reason)
 
     async def refresh(self, wanted: Collection[str], *, every: float = FRESH) -> None:
         """Read what is new, keeping what concerns the classes that are wanted; not more often than `every` seconds."""
@@ -89,24 +120,33 @@ class Samples:
         return self._held.pop(class_name, Held()).parts
 
     async def _read_classes(self) -> None:
-        told = await self._redis.get(CLASSES_KEY)
-        if told is None:
-            self.announcement = None
-            return
         try:
-            self.announcement = _announcement.decode(told)
-        except msgspec.MsgspecError:
-            self.undecodable += 1
+            told = await self._redis.getrange(CLASSES_KEY, 0, MOST_DOCUMENT)
+            self.announcement = decode(_announcement, told, most=MOST_DOCUMENT) if told else None
+        except (Undecodable, InvalidResponse) as error:  # what was announced before may still be so
+            self._count("classes", error)
+        except ResponseError as error:
+            if "WRONGTYPE" not in str(error):
+                raise
+            self._count("classes", "of another type")
 
     async def _read_page(self, wanted: Collection[str]) -> bool:
         """Whether there may be more."""
-        found = await self._redis.xrange(SAMPLES, min=b"(" + self._last, max="+", count=PAGE)
+        try:
+            found = await self._redis.xrange(SAMPLES, min=b"(" + self._last, max="+", count=PAGE)
+        except (ResponseError, InvalidResponse) as error:
+            if isinstance(error, ResponseError) and not _is_damage(error):
+                raise
+            self._count("samples", type(error).__name__)
+            await self._redis.delete(SAMPLES)
+            self._last = b"0-0"
+            return False
         for identity, fields in found:
             self._last = identity
             try:
-                batch = _batch.decode(fields[b"b"])
-            except (KeyError, msgspec.MsgspecError):
-                self.undecodable += 1
+                batch = decode(_batch, fields.get(b"b", b""), most=MOST_BATCH)
+            except Undecodable as error:
+                self._count("samples", error)
                 continue
             self._sort(batch, wanted, int(identity.split(b"-")[0]) / 1000)
         return len(found) == PAGE
@@ -126,10 +166,15 @@ class Samples:
             part.accesses += [access for access in batch.accesses if access.class_name == name]
             part.verdicts += [verdict for verdict in batch.verdicts if verdict.class_name == name]
             held.count += len(part.accesses) + len(part.verdicts) - before
-            if not batch.looked_up:
+            if not batch.looked_up or not 0 <= batch.looked_up.get(name, 0) <= _MOST_LOOK_UPS:
                 part.looked_up = None
             elif part.looked_up is not None:
                 part.looked_up += batch.looked_up.get(name, 0)
             while held.count > MOST_HELD and len(held.parts) > 1:
                 oldest = held.parts.popleft()
                 held.count -= len(oldest.accesses) + len(oldest.verdicts)
+
+
+def _is_damage(error: ResponseError) -> bool:
+    """Of another type; or its last entry has the greatest id, after which there is none."""
+    return "WRONGTYPE" in str(error) or "invalid start ID" in str(error)

@@ -231,7 +231,7 @@ async def test_a_redis_that_is_away_changes_nothing_and_is_told(bench: Bench, mo
     async def away(*_: Any, **__: Any) -> None:
         raise RedisConnectionError
 
-    monkeypatch.setattr(bench.redis, "get", away)
+    monkeypatch.setattr(bench.redis, "getrange", away)
     await bench.look()
     bench.clock.now += READ_EVERY
     await bench.policies.keep_reading({"banter"})

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 from redis.exceptions import RedisError
 
-from dub5.contract import AnnouncedClass, Announcement, ClassPolicy
+from dub5.contract import LONGEST_TTL, AnnouncedClass, Announcement, ClassPolicy
 from dub5_operator.conditions import Condition, merged
 from dub5_operator.crd import CachePolicySpec, seconds, share, size, written
 from dub5_operator.metrics import Metrics
@@ -31,6 +31,12 @@ Claim = tuple[str, str, str]
 """Creation time, name and uid of a policy: the least is the oldest."""
 
 TROUBLE = (RedisError, OSError, TimeoutError)
+
+_SHORTEST_MAX = 0.001
+"""Seconds: what is planned with is never 0, whatever is announced. Replicas keep to their own maximum."""
+
+_NAMED, _NAME = 20, 100
+"""Classes that are listed, and characters of each."""
 
 _TOLD_CHANGE = 1.25
 """A TTL that has moved by this much since it was last told is an event."""
@@ -69,11 +75,18 @@ class _Gone(Exception):
 
 
 class Policies:
-    """Looks at policies. `clock` gives seconds since the epoch."""
+    """Looks at policies. `clock` gives seconds since the epoch; where it is that of `samples`, `measure` it."""
 
     def __init__(
-        self, samples: Samples, publisher: Publisher, metrics: Metrics, clock: Callable[[], float]
+        self,
+        samples: Samples,
+        publisher: Publisher,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        *,
+        measure: bool = False,
     ) -> None:
+        self._measure = measure
         self._samples = samples
         self._publisher = publisher
         self._metrics = metrics
@@ -109,6 +122,8 @@ class Policies:
                 return self._superseded(wanted, uid, oldest[1])
             self._looking.add(uid)
             try:
+                if self._measure:
+                    await self._samples.measure()
                 await self._samples.refresh(classes)
                 return await self._looked(name, uid, wanted, status)
             except _Gone:
@@ -232,6 +247,7 @@ class Policies:
             return configured.ttl
         memory.ttl = decision.ttl
         stale = configured.stale_while_revalidate * decision.ttl / max(configured.ttl, 1.0)
+        stale = min(stale, LONGEST_TTL)
         await self._publisher.publish(wanted.cache_class, ClassPolicy(decision.ttl, stale))
         return decision.ttl
 
@@ -241,7 +257,7 @@ def _read(spec: Mapping[str, Any]) -> CachePolicySpec:
 
 
 def _limits(wanted: CachePolicySpec, configured: AnnouncedClass) -> Limits:
-    longest = min(seconds(wanted.ttl.max), configured.max_ttl)
+    longest = max(min(seconds(wanted.ttl.max), configured.max_ttl, LONGEST_TTL), _SHORTEST_MAX)
     return Limits(
         shortest=min(seconds(wanted.ttl.min), longest),
         longest=longest,
@@ -364,7 +380,8 @@ def _unknown(reason: str, message: str, ready: Any) -> Look:
 
 
 def _no_such_class(name: str, announced: Announcement) -> str:
-    return f"The service has no cache class {name}; it has {', '.join(sorted(announced.classes)) or 'none'}."
+    known = [each[:_NAME] for each in sorted(announced.classes)[:_NAMED]]
+    return f"The service has no cache class {name}; it has {', '.join(known) or 'none'}."
 
 
 def _away(error: Exception) -> Look:

@@ -18,6 +18,8 @@ from dub5_operator.planner.reuse import Curve, Reuse
 
 SKEW = 60.0
 """Seconds by which a replica's clock may be ahead of ours."""
+LONGEST_AGO = 2 * 86400.0
+"""Seconds since a sample was taken, at most: none is kept for so long, not by a release before this one either."""
 LONGEST_AGE = 400 * 86400.0
 
 
@@ -91,7 +93,7 @@ class Learning:
 def is_sane_access(access: Access, now: float) -> bool:
     """Whether it can be true. Comparisons with NaN are false."""
     return (
-        0 < access.at < now + SKEW
+        now - LONGEST_AGO < access.at < now + SKEW
         and 0 <= access.size < 2**40
         and 0 <= access.dollars < 1e6
         and 1e-9 < access.threshold <= 1
@@ -101,6 +103,8 @@ def is_sane_access(access: Access, now: float) -> bool:
 
 def is_sane_verdict(verdict: Verdict, now: float) -> bool:
     """Whether it can be true: an answer is not fetched again before it was fetched, and not in the future."""
-    return 0 < verdict.fetched < verdict.again < now + SKEW and (
-        verdict.again - verdict.fetched < LONGEST_AGE and 0 <= verdict.hits < 1e12
+    return 0 < verdict.fetched < verdict.again and (
+        now - LONGEST_AGO < verdict.again < now + SKEW
+        and verdict.again - verdict.fetched < LONGEST_AGE
+        and 0 <= verdict.hits < 1e12
     )
