@@ -1,8 +1,9 @@
 """Who is asking: keys are known by their SHA-256 only, and looked up in constant time.
 
 The file maps each digest to a tenant and roles; it is read again when it changes, so that a rotated Secret
-needs no restart, and a file that has become unreadable or invalid leaves the last good keys in force, as log and
-metric tell: the next replica would not start with it.
+needs no restart, and a file that has become unreadable or invalid, or whose reading hangs, leaves the last good keys in
+force, as log and metric tell: the next replica would not start with it. A reading that hangs is left behind in its
+thread, and later ones go on.
 
 The look-up table is keyed by a hash under a secret of this process, so what an attacker can time says
 nothing about the digests; the digest itself is then compared by `hmac.compare_digest`.
@@ -11,10 +12,14 @@ nothing about the digests; the digest itself is then compared by `hmac.compare_d
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import hashlib
 import hmac
+import os
 import re
 import secrets
+import stat
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -26,8 +31,15 @@ from dub5.settings_loader import parse_yaml
 from dub5.telemetry.background import Background, BackgroundTask
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.metrics import Metrics
+from dub5.threads import Reader
 
 _RELOAD_INTERVAL = 2.0
+_LONGEST_INTERVAL = 300.0
+"""Seconds between two looks at the file; between them where more and more readings hang."""
+
+_PATIENCE = 5.0
+"""Seconds in which the file is read, or its reading counts as one that hangs."""
+
 _SHOWN = 8
 """Characters of a digest that are shown: enough to find a key by, too few to be one."""
 _log = get_logger()
@@ -71,10 +83,15 @@ class KeyRing:
         self._secret = secrets.token_bytes(32)
         self._callers: dict[bytes, tuple[bytes, Caller]] = {}
         self._seen: tuple[int, int, int] | None = None
+        self._refused: str | None = None  # why what was seen is not in force
+        self._told: str | None = None
+        self._reader = Reader()
         self._background = background or Background(metrics)
         self._watcher: BackgroundTask | None = None
         if self._source is not None:
-            self._seen = self._stamp()
+            if self._source.file is not None:
+                with contextlib.suppress(OSError):
+                    self._seen = _stamp(Path(self._source.file).stat())
             self._callers = self._read(self._source, environment)
 
     @property
@@ -103,41 +120,75 @@ class KeyRing:
             await self._watcher.stop()
 
     async def reload_if_changed(self) -> None:
-        """Read the file again where it changed; an invalid one is told and changes nothing."""
-        stamp = await asyncio.to_thread(self._stamp)
-        if stamp == self._seen or self._source is None:
+        """Read the file again where it changed; one that is invalid, or hangs, is told and changes nothing."""
+        if self._source is None or self._source.file is None:
             return
-        self._seen = stamp
+        where = f"auth.keys: cannot read {self._source.file!r}"
         try:
-            self._callers = await asyncio.to_thread(self._read, self._source, {})
-        except ConfigError as error:
-            _log.error("keys not reloaded", reason=error.message)
-            self._metrics.keys_last_reload_successful.set(0)
+            found = await self._reader.read(self._read_changed, _PATIENCE)
+        except TimeoutError:
+            self._tell(f"{where}: it takes longer than {_PATIENCE:g} s")
+        except (OSError, RuntimeError) as error:  # no such file, or no descriptor or thread to read it
+            self._tell(f"{where}: {getattr(error, 'strerror', None) or error}")
         else:
-            _log.info("keys reloaded", keys=len(self._callers))
-            self._metrics.keys_last_reload_successful.set(1)
+            if found is not None:
+                self._seen, read = found
+                self._refused = read.message if isinstance(read, ConfigError) else None
+                if not isinstance(read, ConfigError):
+                    self._callers = read
+                    _log.info("keys reloaded", keys=len(read))
+            self._tell(self._refused)
+
+    def _tell(self, refused: str | None) -> None:
+        if refused is not None and refused != self._told:
+            _log.error("keys not reloaded", reason=refused)
+        self._told = refused
+        self._metrics.keys_last_reload_successful.set(refused is None)
 
     async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(_RELOAD_INTERVAL)
+            await asyncio.sleep(min(_RELOAD_INTERVAL * 2**self._reader.running, _LONGEST_INTERVAL))
             await self.reload_if_changed()
 
-    def _stamp(self) -> tuple[int, int, int] | None:
-        """Changes when the file does; Kubernetes swaps the symlink behind a mounted Secret, hence the inode."""
-        if self._source is None or self._source.file is None:
+    def _read_changed(
+        self,
+    ) -> tuple[tuple[int, int, int], dict[bytes, tuple[bytes, Caller]] | ConfigError] | None:
+        """What the file looks like and what is in it, where it is not the one that was seen. OSError where it is none.
+
+        A FIFO or device is no file: reading it may hang.
+        """
+        path = Path(self._source.file or "") if self._source is not None else Path()
+        status = path.stat()
+        if _stamp(status) == self._seen:
             return None
-        try:
-            status = Path(self._source.file).stat()
-        except OSError:
-            return None
-        return status.st_ino, status.st_mtime_ns, status.st_size
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        with open(path, encoding="utf-8", opener=_without_waiting) as file:  # has no opener
+            stamp = _stamp(os.fstat(file.fileno()))
+            try:
+                return stamp, self._looked_up(file.read().strip())
+            except ConfigError as error:
+                return stamp, error
+            except ValueError as error:
+                return stamp, ConfigError(f"auth.keys: {path}: {type(error).__name__}")
 
     def _read(self, source: Source, environment: dict[str, str]) -> dict[bytes, tuple[bytes, Caller]]:
-        entries = parse_keys(read_secret("auth.keys", source, environment))
-        return {self._blind(digest): (digest, caller) for digest, caller in entries}
+        return self._looked_up(read_secret("auth.keys", source, environment))
+
+    def _looked_up(self, text: str) -> dict[bytes, tuple[bytes, Caller]]:
+        return {self._blind(digest): (digest, caller) for digest, caller in parse_keys(text)}
 
     def _blind(self, digest: bytes) -> bytes:
         return hashlib.blake2b(digest, key=self._secret, digest_size=16).digest()
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int, int]:
+    """Changes when the file does; Kubernetes swaps the symlink behind a mounted Secret, hence the inode."""
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def parse_keys(text: str) -> list[tuple[bytes, Caller]]:

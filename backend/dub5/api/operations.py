@@ -12,6 +12,7 @@ from litestar import MediaType, Request, Response, get
 from litestar.di import NamedDependency
 
 from dub5.admission.drain import Drain
+from dub5.errors import Overloaded
 from dub5.telemetry.metrics import Metrics
 
 
@@ -31,5 +32,8 @@ async def readyz(drain: NamedDependency[Drain]) -> Response[str]:
 @get("/metrics")
 async def exposition(request: Request[Any, Any, Any], metrics: NamedDependency[Metrics]) -> Response[bytes]:
     """Prometheus text, or OpenMetrics where asked for."""
-    body, content_type = await metrics.exposition(request.headers.get("accept", ""))
+    try:
+        body, content_type = await metrics.exposition(request.headers.get("accept", ""))
+    except TimeoutError:
+        raise Overloaded("The metrics could not be read in time.", retry_after=1) from None
     return Response(body, headers={"content-type": content_type})

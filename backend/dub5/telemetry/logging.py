@@ -109,12 +109,18 @@ def _write_all(descriptor: int, block: bytes) -> bool:
     left = memoryview(block)
     while left:
         try:
-            left = left[os.write(descriptor, left) :]
-        except BlockingIOError:  # somebody who shares our terminal or pipe made it non-blocking
-            select.select((), (descriptor,), ())
+            left = left[_write_some(descriptor, left) :]
         except OSError:
             return False
     return True
+
+
+def _write_some(descriptor: int, block: memoryview) -> int:
+    try:
+        return os.write(descriptor, block)
+    except BlockingIOError:  # somebody who shares our terminal or pipe made it non-blocking
+        select.select((), (descriptor,), ())
+        return 0
 
 
 class _Lines:

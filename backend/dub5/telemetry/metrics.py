@@ -10,7 +10,6 @@ on a second registry for the same reason: reading the first one never touches a 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import math
 import platform
@@ -27,6 +26,12 @@ from dub5 import __version__
 from dub5.telemetry.container import memory_limit
 from dub5.telemetry.counting import Count, Counters, Distribution, Histograms
 from dub5.telemetry.logging import LogWriter
+from dub5.threads import Reader
+
+_PATIENCE = 10.0
+"""Seconds for one exposition."""
+_SCRAPES = 32
+"""Expositions at once."""
 
 _SCHEDSTAT = Path("/proc/self/schedstat")
 
@@ -86,6 +91,7 @@ class Metrics:
     """One attribute for each metric, named without prefix and unit. `config_hash` tells configurations apart."""
 
     def __init__(self, *, config_hash: str = "") -> None:
+        self._reader = Reader(_SCRAPES)
         self.registry = CollectorRegistry()
         self._exposed = CollectorRegistry()
         self._exposed.register(self.registry)
@@ -213,7 +219,7 @@ class Metrics:
         self.redis_up.set(math.nan)  # `== 0` is an alert: it must not fire where no Redis is configured
         self.keys_last_reload_successful = self._gauge(
             "keys_last_reload_successful",
-            "1; 0 where the file of API keys has changed and was refused: the old keys stay in force.",
+            "1; 0 where the file of API keys has changed and is refused or not readable: the old keys stay in force.",
         )
         self.keys_last_reload_successful.set(1)  # a replica whose first file is refused does not start
         self.background_failures = self._counters(
@@ -316,8 +322,8 @@ class Metrics:
         return prometheus_client.generate_latest(self._exposed), prometheus_client.CONTENT_TYPE_PLAIN_0_0_4
 
     async def exposition(self, accept: str) -> tuple[bytes, str]:
-        """`render`, in a thread."""
-        return await asyncio.to_thread(self.render, accept)
+        """`render`, in a thread. TimeoutError where the files that it reads do not answer."""
+        return await self._reader.read(lambda: self.render(accept), _PATIENCE)
 
     def _counters(self, name: str, meaning: str, labels: Sequence[str]) -> Counters:
         return Counters(f"dub5_{name}", meaning, labels, self.registry)

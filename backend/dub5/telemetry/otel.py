@@ -9,7 +9,7 @@ generator that repeats them. Nothing is registered globally, and no context is p
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 
 from opentelemetry import trace as api
 from opentelemetry.context import Context
@@ -29,6 +29,10 @@ from opentelemetry.sdk.trace.sampling import Decision
 
 from dub5 import __version__
 from dub5.telemetry.tracing import Span
+from dub5.threads import Reader
+
+_LAST_BATCH = 5.0
+"""Seconds that a collector has for it."""
 
 _KINDS = {"server": api.SpanKind.SERVER, "client": api.SpanKind.CLIENT}
 
@@ -79,8 +83,9 @@ class OpenTelemetry:
         exported.end(span.ended)
 
     async def stop(self) -> None:
-        """Waits for the last batch, in a thread since the SDK's own wait blocks."""
-        await asyncio.to_thread(self._provider.shutdown)
+        """Waits for the last batch, but not long; in a thread since the SDK's own wait blocks."""
+        with contextlib.suppress(TimeoutError):
+            await Reader().read(self._provider.shutdown, _LAST_BATCH)
 
 
 def _parent(span: Span) -> Context:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
+import os
+import threading
 from pathlib import Path
 
 import pytest
+import structlog
 
+from dub5.admission import keys as keys_module
 from dub5.admission.keys import ANONYMOUS, KeyRing, parse_keys
 from dub5.errors import ConfigError, Forbidden, InvalidKey
 from dub5.settings import AuthSettings, Source
@@ -103,6 +108,71 @@ def test_whether_the_last_change_was_taken_is_told(tmp_path: Path) -> None:
     assert told() == 0
     path.write_text(good)
     assert told() == 1
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    path, metrics = tmp_path / "keys", Metrics()
+    good = f"{digest('good')}: {{tenant: acme}}"
+    keys = ring(path, good, metrics)
+    path.unlink()
+    os.mkfifo(path)
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(2):
+            asyncio.run(keys.reload_if_changed())
+    assert [line["reason"] for line in logs] == [
+        f"auth.keys: cannot read {str(path)!r}: it is no regular file"
+    ]
+    assert metrics.registry.get_sample_value("dub5_keys_last_reload_successful") == 0
+    path.unlink()
+    path.write_text(f"{digest('new')}: {{tenant: acme}}")
+    asyncio.run(keys.reload_if_changed())
+    assert keys.authenticate("Bearer new").tenant == "acme"
+    assert metrics.registry.get_sample_value("dub5_keys_last_reload_successful") == 1
+
+
+def test_a_reading_that_hangs_is_told_and_holds_up_no_later_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, metrics, over = tmp_path / "keys", Metrics(), threading.Event()
+    keys = ring(path, f"{digest('old')}: {{tenant: acme}}", metrics)
+    path.write_text(f"{digest('late')}:  {{tenant: acme}}")
+
+    def hang(path: str, flags: int) -> int:
+        over.wait()
+        return os.open(path, flags)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(keys_module, "_PATIENCE", 0.01)
+        patched.setattr(keys_module, "_without_waiting", hang)
+        with structlog.testing.capture_logs() as logs:
+            asyncio.run(keys.reload_if_changed())
+    assert [line["event"] for line in logs] == ["keys not reloaded"]
+    assert metrics.registry.get_sample_value("dub5_keys_last_reload_successful") == 0
+    assert keys.authenticate("Bearer old").tenant == "acme"
+    path.write_text(f"{digest('new')}: {{tenant: acme}}")
+    asyncio.run(keys.reload_if_changed())
+    over.set()
+    assert keys.authenticate("Bearer new").tenant == "acme"
+    assert metrics.registry.get_sample_value("dub5_keys_last_reload_successful") == 1
+
+
+def test_a_file_that_could_not_be_read_for_a_while_is_well_again_unchanged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, metrics = tmp_path / "keys", Metrics()
+    keys = ring(path, f"{digest('old')}: {{tenant: acme}}", metrics)
+    path.write_text(f"{digest('new')}: {{tenant: acme}}")
+
+    def short(path: str, flags: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(keys_module, "_without_waiting", short)
+        asyncio.run(keys.reload_if_changed())
+    assert metrics.registry.get_sample_value("dub5_keys_last_reload_successful") == 0
+    asyncio.run(keys.reload_if_changed())
+    assert keys.authenticate("Bearer new").tenant == "acme"
+    assert metrics.registry.get_sample_value("dub5_keys_last_reload_successful") == 1
 
 
 @pytest.mark.parametrize(
