@@ -50,9 +50,10 @@ from dub5.chat.catalog import Catalog
 from dub5.chat.personalities import compile_all
 from dub5.chat.pipeline import Pipeline
 from dub5.contract import POLICY_CHANNEL, PURGE_CHANNEL
+from dub5.descriptors import Room, Sockets, divide, limit
 from dub5.providers.health import UNLIMITED, ModelHealth, ProviderHealth
 from dub5.providers.routing import Model
-from dub5.redis_link import LARGEST_ANSWER, RedisLink
+from dub5.redis_link import LARGEST_ANSWER, RedisLink, most_connections
 from dub5.settings import HttpProviderSettings, Settings, read_secret
 from dub5.telemetry import tracing
 from dub5.telemetry.background import Background
@@ -80,13 +81,14 @@ class Application:
         self.drain = Drain()
         self.metrics = Metrics(config_hash=_config_hash(settings))
         self.background = Background(self.metrics)
-        limit = settings.server.max_arriving
-        self.arrivals = Arrivals(limit if limit is not None else budget_of(memory()))
+        arriving = settings.server.max_arriving
+        self.arrivals = Arrivals(arriving if arriving is not None else budget_of(memory()))
         self.metrics.arriving_bytes.set_function(lambda: self.arrivals.used)
         self.metrics.arriving_limit.set(self.arrivals.budget)
         self._tracer = tracing.build(settings.telemetry)
         self._keys = KeyRing(settings.auth, dict(environment), self.metrics, self.background)
-        self._providers = providers.build(settings, environment)
+        self.room = self._divided()
+        self._providers = providers.build(settings, environment, sockets=self._provider_sockets())
         self._health = self._build_health()
         self._redis = _redis_link(settings, environment, self.metrics, self.background)
         self._clock = RedisClock(self.metrics)
@@ -164,11 +166,43 @@ class Application:
         await self._lag.start()
         stack.push_async_callback(self._flights.settle)  # in no hurry: streams run to their end
 
+    def _divided(self) -> Room:
+        """What there are file descriptors for; a line where that is less than the settings want."""
+        settings, files = self.settings, limit()
+        server, calls = settings.server.max_connections, settings.admission.max_inflight
+        room = divide(
+            files,
+            max_connections=server,
+            max_inflight=calls,
+            pools=[
+                each.max_connections
+                for each in settings.providers.values()
+                if isinstance(each, HttpProviderSettings)
+            ],
+            redis=0 if settings.redis is None else most_connections(settings.redis),
+        )
+        if room.clients < server or room.calls < calls or room.provider_connections is not None:
+            _log.warning(
+                "few file descriptors",
+                limit=files,
+                max_connections=room.clients,
+                max_inflight=room.calls,
+                provider_connections=room.provider_connections,
+                wanted=server,
+            )
+        return room
+
+    def _provider_sockets(self) -> Sockets | None:
+        most = self.room.provider_connections
+        return None if most is None else Sockets(most)
+
     def _build_health(self) -> dict[str, ProviderHealth]:
         """One for each provider; each keeps apart what it knows of the models there."""
         built = {}
         for name, settings in self.settings.providers.items():
             most = settings.max_connections if isinstance(settings, HttpProviderSettings) else UNLIMITED
+            if self.room.provider_connections is not None:
+                most = min(most, self.room.provider_connections)
             health = built[name] = ProviderHealth(most, self.metrics.provider_rejected.labels(name).inc)
             self.metrics.provider_waiting_requests.labels(name).set_function(health.waiting)
         return built
@@ -192,7 +226,7 @@ class Application:
             return sum(health.waiting() for health in self._health.values())
 
         return Gate(
-            self.settings.admission,
+            msgspec.structs.replace(self.settings.admission, max_inflight=self.room.calls),
             self.drain,
             self.metrics,
             waiting_elsewhere=waiting_elsewhere,

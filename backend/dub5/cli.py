@@ -1,6 +1,7 @@
 """The command line: parses, calls, prints; no logic.
 
-Exit codes: 0 done, 1 refused (a configuration in error), 2 wrong usage.
+Exit codes: 0 done, 1 refused (a configuration in error) or the output cannot be written, 2 wrong usage, 141 whoever
+read the output has gone.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from typing import TYPE_CHECKING, TypeVar
 
 import uvloop
 
-from dub5 import __version__, smoke
+from dub5 import __version__, smoke, standard_streams
 from dub5.errors import ConfigError
 from dub5.loadtest.runs import Unreadable
 from dub5.remote import Refused, Remote, Warmed, read_questions
 from dub5.settings import Duration
 from dub5.settings_loader import load, schema
+from dub5.standard_streams import OutputFailed, complain, write
 from dub5.telemetry.logging import configure
+from dub5.threads import then_end
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001  # argparse has no public name
@@ -33,7 +36,25 @@ T = TypeVar("T")
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    chosen = _parser().parse_args(arguments)
+    standard_streams.open_closed()
+    try:
+        return _run(arguments)
+    except OutputFailed as error:
+        return _complain(str(error)) if error.code == 1 else error.code
+
+
+def _run(arguments: list[str] | None) -> int:
+    try:
+        chosen = _parser().parse_args(arguments)
+    except SystemExit:
+        standard_streams.flush()
+        raise
+    if chosen.run in {_serve, _operator}:
+        return standard_streams.unhindered(lambda: _outcome(chosen))
+    return _outcome(chosen)
+
+
+def _outcome(chosen: argparse.Namespace) -> int:
     try:
         result: int = chosen.run(chosen)
     except ConfigError as error:
@@ -44,29 +65,29 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _complain(message: str) -> int:
-    print(f"dub5: {message}", file=sys.stderr)
+    complain(f"dub5: {message}")
     return 1
 
 
 def _serve(chosen: argparse.Namespace) -> int:
     # Until the event loop listens to signals itself there is nothing to leave.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    from dub5 import server  # noqa: PLC0415  # what only this command needs, and the operator has no room for
+    from dub5 import descriptors, server  # noqa: PLC0415  # what only this command needs, and the operator has no room for
 
     settings = load(chosen.config, os.environ)
     terminal = sys.stdout.isatty()
     writer = configure(settings.telemetry, stream=sys.stdout, terminal=terminal)
     try:
-        server.raise_file_limit()
+        descriptors.raise_limit()
         replica = server.Replica(settings, os.environ)
-        uvloop.run(server.serve(replica, announce=_announce))
+        uvloop.run(then_end(server.serve(replica, announce=_announce)))
     finally:
         writer.stop()
     return 0
 
 
 def _announce(text: str) -> None:
-    print(f"DUB5 {__version__}. {text}", file=sys.stderr, flush=True)
+    complain(f"DUB5 {__version__}. {text}")
 
 
 def _operator(chosen: argparse.Namespace) -> int:
@@ -95,7 +116,7 @@ def _config_check(chosen: argparse.Namespace) -> int:
             _count(len(settings.personalities), "personality", "personalities"),
         )
     )
-    print(f"{chosen.file}: good. {counted}.")
+    write(f"{chosen.file}: good. {counted}.")
     return 0
 
 
@@ -104,12 +125,12 @@ def _count(number: int, one: str, many: str) -> str:
 
 
 def _config_schema(_: argparse.Namespace) -> int:
-    print(json.dumps(schema(), indent=2))
+    write(json.dumps(schema(), indent=2))
     return 0
 
 
 def _cache_stats(chosen: argparse.Namespace) -> int:
-    print(json.dumps(_with_remote(chosen, lambda remote: remote.stats()), indent=2))
+    write(json.dumps(_with_remote(chosen, lambda remote: remote.stats()), indent=2))
     return 0
 
 
@@ -119,7 +140,7 @@ def _cache_invalidate(chosen: argparse.Namespace) -> int:
     }
     what = {name: value for name, value in given.items() if value}
     purged = _with_remote(chosen, lambda remote: remote.invalidate(what))["purged"]
-    print(f"Purged: {', '.join(purged)}")
+    write(f"Purged: {', '.join(purged)}")
     return 0
 
 
@@ -130,9 +151,7 @@ def _cache_warm(chosen: argparse.Namespace) -> int:
     def tell(warmed: Warmed) -> None:
         if terminal or warmed.done == len(lines):
             text = f"{warmed.done} of {len(lines)}, {warmed.hits} were there already, {warmed.failed} failed"
-            print(
-                text, end="\r" if terminal and warmed.done < len(lines) else "\n", file=sys.stderr, flush=True
-            )
+            complain(text, end="\r" if terminal and warmed.done < len(lines) else "\n")
 
     warmed = _with_remote(chosen, lambda remote: remote.warm(lines, rate=chosen.rate, tell=tell))
     return 1 if warmed.failed else 0
@@ -171,7 +190,7 @@ def _smoke_autoscaling(chosen: argparse.Namespace) -> int:
 
 
 def _smoke(chosen: argparse.Namespace, check: Callable[[], Awaitable[str]]) -> int:
-    print(uvloop.run(smoke.patiently(check, patience=chosen.patience)))
+    write(uvloop.run(smoke.patiently(check, patience=chosen.patience)))
     return 0
 
 
@@ -187,7 +206,7 @@ def _loadtest_report(chosen: argparse.Namespace) -> int:
         window=chosen.window,
         earlier=chosen.compare,
     )
-    print(f"{document.title}: {document.verdict}\nSee {chosen.out / 'report.html'}")
+    write(f"{document.title}: {document.verdict}\nSee {chosen.out / 'report.html'}")
     return 0
 
 

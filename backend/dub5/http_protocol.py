@@ -13,8 +13,9 @@ is under no limit here: an answer may be silent for as long as the provider may.
 Memory: what all connections hold of requests that are not answered has one budget, `dub5.arrivals`.
 
 Room: requests sent ahead of their turn are parsed a slice at a time, none while one waits. When there
-are too many connections the one that has waited longest without a request is closed for the new one; if
-every connection has a request under way, the new one is told so.
+are too many connections the one that has waited longest without a request is closed for the new one, and told so if it
+came a moment ago; if every connection has a request under way, the new one is told so. A few may be told at the same
+time, and while those have not left, further ones wait in the backlog (`accepting`).
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from uvicorn.server import ServerState
 
 from dub5.arrivals import JOINED, SMALL_REQUEST, Arrivals, no_room
 from dub5.browsers import Hosts, Origins, Verdict
+from dub5.descriptors import refused_at_once
 from dub5.errors import (
     Dub5Error,
     HeadTooLarge,
@@ -68,6 +70,12 @@ _POLITENESS = 1.0
 _POLITE_BYTES = 16 * 2**20
 """How long, and how much, is read after the last word: a client that still sends would not see it otherwise."""
 
+_TOLD = 0.2
+"""The same, where others wait for the place."""
+
+_FRESH = 2.0
+"""Seconds for which a connection is not closed for another one without a word: its request may be on the way."""
+
 _SWEEP = 1.0
 _LOOKED_AT = 50
 """Idle connections of which one is chosen to go."""
@@ -81,12 +89,16 @@ Queue = OrderedDict["GuardedProtocol", float]
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Seconds; `idle` is without a request. `max_connections` may be passed by those that are being closed."""
+    """Seconds; `idle` is without a request. `max_connections` may be passed by `refused_at_once` that are seen off."""
 
     read_timeout: float
     write_timeout: float
     idle: float
     max_connections: int
+
+    @property
+    def most(self) -> int:
+        return self.max_connections + refused_at_once(self.max_connections)
 
 
 class Connections(ServerState):
@@ -114,24 +126,51 @@ class Connections(ServerState):
         self.sending: Queue = OrderedDict()
         self.unread: Queue = OrderedDict()
         self.leaving: Queue = OrderedDict()
+        self.on_room: Callable[[], None] | None = None
+        """Called when a connection has ended."""
         self._closed_for_room = 0
+
+    def has_room(self, opening: int, now: float) -> bool:
+        """Whether one more may be accepted; `opening` were accepted, and are yet to be admitted.
+
+        Where not, whoever can be spared is closed: a connection ends in one of the next turns of the loop.
+        """
+        if len(self.connections) + opening < self.limits.most:
+            return True
+        if not self.close_idle(now):
+            for connection in _due(self.leaving, now - _TOLD):
+                connection.cut()
+        return False
 
     def admit(self, newcomer: GuardedProtocol, now: float) -> None:
         """Take it in, and close one where there are too many."""
         self.idle[newcomer] = now
-        if len(self.connections) > self.limits.max_connections:
-            self._closed_for_room += 1
-            self.on_refused("too_many")
-            self._first_to_go().make_room()
+        if len(self.connections) - len(self.leaving) <= self.limits.max_connections or self.close_idle(now):
+            return
+        self._count_closed()
+        fresh = self._longest_idle()
+        if fresh is None or fresh is newcomer:
+            fresh = next(iter(self.sending), newcomer)
+        fresh.make_room()
 
-    def _first_to_go(self) -> GuardedProtocol:
-        """Whoever is being seen off, has no request, has half of one; else the newcomer."""
-        if self.leaving:
-            return next(iter(self.leaving))
-        for idle in islice(self.idle, min(_LOOKED_AT, len(self.idle) - 1)):
-            if not idle.has_sent():
+    def close_idle(self, now: float) -> bool:
+        """Close the connection that has waited longest without a request; whether there was one to close."""
+        idle = self._longest_idle()
+        if idle is None or self.idle[idle] > now - _FRESH:
+            return False
+        self._count_closed()
+        idle.close()
+        return True
+
+    def _longest_idle(self) -> GuardedProtocol | None:
+        for idle in islice(self.idle, _LOOKED_AT):
+            if idle not in self.unread and not idle.has_sent():
                 return idle
-        return next(iter(self.sending)) if self.sending else next(reversed(self.idle))
+        return None
+
+    def _count_closed(self) -> None:
+        self._closed_for_room += 1
+        self.on_refused("too_many")
 
     def forget(self, connection: GuardedProtocol) -> None:
         if connection.charge:
@@ -233,6 +272,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self.pipeline.clear()
         self._disconnect()
         super().connection_lost(exc)
+        if self._all.on_room is not None:
+            self._all.on_room()
 
     def data_received(self, data: bytes) -> None:
         self._all.idle.pop(self, None)
@@ -470,13 +511,14 @@ class GuardedProtocol(HttpToolsProtocol):
         self.refuse(no_room(), "memory")
 
     def make_room(self) -> None:
-        """Go, for a newer connection; one that has sent nothing yet is not told why, unless it is the newest."""
-        if self in self._all.leaving:
-            self.cut()
-        elif self in self._all.sending or self is next(reversed(self._all.idle)):
-            self.refuse(Overloaded("Too many connections.", retry_after=1), "too_many")
-        else:
+        """Go: there is no room for this connection's request. One that had an answer before is closed without a word.
+
+        Clients expect that of a connection that they keep.
+        """
+        if self._running is not None and self._running.response_complete and not self._begun:
             self.close()
+            return
+        self.refuse(Overloaded("Too many connections.", retry_after=1), "too_many")
 
     def close(self) -> None:
         """Once what was written is taken, and without waiting long for that."""

@@ -19,6 +19,7 @@ from dub5.redis_link import connect
 from dub5.settings import read_secret
 from dub5.settings_loader import load
 from dub5.telemetry.logging import configure, get_logger
+from dub5.threads import then_end
 
 TIMEOUT = 2.0
 """Seconds for one answer of Redis: nobody waits for the operator, and a page of samples is large."""
@@ -51,6 +52,6 @@ def run(config: Path | None, environment: Mapping[str, str], namespace: str, **o
 
     writer = configure(whole.telemetry, stream=sys.stdout, terminal=sys.stdout.isatty())
     try:
-        asyncio.run(serve())
+        asyncio.run(then_end(serve()))
     finally:
         writer.stop()

@@ -22,6 +22,7 @@ from typing import Any
 
 from redis.exceptions import InvalidResponse, RedisClusterException, RedisError, ResponseError
 
+from dub5.descriptors import is_shortage
 from dub5.telemetry.background import Background, BackgroundTask
 from dub5.telemetry.logging import get_logger
 
@@ -187,7 +188,8 @@ class Batches:
         except AnswerTooLarge:  # the server is well
             batch.fail(RedisUndecodable)
         except TROUBLE as error:
-            self._failed(error, hung=limit.expired())
+            if not is_shortage(error):  # of ours: it says nothing of Redis
+                self._failed(error, hung=limit.expired())
             batch.fail(RedisFailed)
         else:
             self._failures = 0

@@ -23,6 +23,7 @@ import contextlib
 import functools
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -41,6 +42,7 @@ from redis.exceptions import AskError, MovedError, ResponseError, SlotNotCovered
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from dub5.contract import Undecodable
+from dub5.errors import ConfigError
 from dub5.redis_batches import (
     LANES,
     TROUBLE,
@@ -444,10 +446,18 @@ def is_wrong_type(error: BaseException) -> bool:
     return isinstance(error, ResponseError) and "WRONGTYPE" in str(error)
 
 
-def connect(settings: RedisSettings, password: str | None, *, largest: int = LARGEST_ANSWER) -> Client:
-    """A client for the kind of Redis that the URL names; no connection is made yet.
+def most_connections(settings: RedisSettings) -> int:
+    """How many connections to Redis there may be at once; of a Cluster with up to six masters."""
+    each = 2 * LANES + 2  # while it is asked whether it is back, those that are in use are there still
+    kind = urlsplit(settings.url).scheme.partition("+")[2]
+    return 6 * each if kind == "cluster" else each + len(_hosts(urlsplit(settings.url)))
 
-    An answer of more than `largest` bytes to one command raises AnswerTooLarge, and is not read to its end.
+
+def connect(settings: RedisSettings, password: str | None, *, largest: int = LARGEST_ANSWER) -> Client:
+    """A client for the kind of Redis that the URL names; no connection is made yet. Reads `ca_file`.
+
+    ConfigError where that cannot be. An answer of more than `largest` bytes to one command raises AnswerTooLarge,
+    and is not read to its end.
     """
     url = urlsplit(settings.url)
     transport, _, kind = url.scheme.partition("+")
@@ -464,7 +474,7 @@ def connect(settings: RedisSettings, password: str | None, *, largest: int = LAR
         "driver_info": DriverInfo(lib_version=redis.__version__),
     }
     if transport == "rediss":
-        options |= {"ssl": True, "ssl_ca_certs": settings.ca_file}
+        options |= {"ssl": True, "ssl_ca_data": _authorities(settings)}
     hosts = _hosts(url)
     if kind == "cluster":
         # With `reinitialize_steps` a redirected command would close all connections, whoever is using them.
@@ -482,6 +492,18 @@ def connect(settings: RedisSettings, password: str | None, *, largest: int = LAR
     host, port = hosts[0]
     options["socket_connect_timeout"] = _CONNECT_TIMEOUT  # there is no other address to try
     return _packing_in_c(Redis(host=host, port=port, db=int(database), **options), largest)
+
+
+def _authorities(settings: RedisSettings) -> str | None:
+    """Read once: redis-py would read the file for each connection, in the event loop, and it may hang."""
+    if settings.ca_file is None:
+        return None
+    try:
+        return Path(settings.ca_file).read_text(encoding="ascii")
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"redis.ca_file: cannot read {settings.ca_file!r}: {type(error).__name__}"
+        ) from None
 
 
 class _PacksInC:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import resource
 import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +23,7 @@ import uvicorn
 from litestar.types import ASGIApp
 
 from dub5 import __version__
+from dub5.accepting import Acceptor
 from dub5.app import Application
 from dub5.browsers import Hosts, Origins
 from dub5.errors import ConfigError
@@ -33,10 +33,6 @@ from dub5.telemetry.background import Background
 from dub5.telemetry.logging import get_logger
 
 _BACKLOG = 2048
-_OPERATIONS_CONNECTIONS = 100
-
-_SHARE_OF_FILES = 0.75
-"""Of the file descriptors, for clients; the rest is for providers, Redis and files."""
 
 _GC = 20_000, 20, 50
 """What is left over here is freed by counting references, cycles are rare: by default a tenth of all time goes into
@@ -90,6 +86,18 @@ class _Listener(uvicorn.Server):
         finally:
             await watching.stop()
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002  # uvicorn's
+        """As uvicorn's, but for who accepts."""
+        await self.lifespan.startup()
+
+        def protocol() -> GuardedProtocol:
+            return GuardedProtocol(self.config, self.server_state, self.lifespan.state)
+
+        accepting = Acceptor(self._bound, self.server_state, protocol)
+        accepting.start()
+        self.servers = [accepting]  # type: ignore[list-item]  # an asyncio server, as far as uvicorn needs it
+        self.started = True
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._on_close()
         await super().shutdown(sockets)
@@ -141,12 +149,15 @@ class Replica:
         self._public = _Listener(
             self.application.public,
             public,
-            self._connections(_room(server.max_connections), self.application.origins),
+            self._connections(self.application.room.clients, self.application.origins),
             background,
             on_close=self.application.drain.close,
         )
         self._operations = _Listener(
-            self.application.operations, operations, self._connections(_OPERATIONS_CONNECTIONS), background
+            self.application.operations,
+            operations,
+            self._connections(self.application.room.operations),
+            background,
         )
         self._leaving = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -222,23 +233,6 @@ async def serve(replica: Replica, *, announce: Callable[[str], None]) -> None:
     loop.remove_signal_handler(signal.SIGTERM)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _log.info("stopped")
-
-
-def raise_file_limit() -> None:
-    """Take as many file descriptors as this process may have: each connection is one."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):  # macOS refuses what it calls unlimited
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-def _room(wanted: int) -> int:
-    """How many client connections there are file descriptors for, `wanted` at most."""
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if files == resource.RLIM_INFINITY or wanted <= files * _SHARE_OF_FILES:
-        return wanted
-    room = int(files * _SHARE_OF_FILES)
-    _log.warning("few file descriptors", limit=files, max_connections=room, wanted=wanted)
-    return room
 
 
 def _url(bound: socket.socket) -> str:

@@ -154,7 +154,8 @@ class ServerSettings(Section, frozen=True):
         int,
         Meta(
             ge=1,
-            description="Connections to the public listener; past that the longest idle one is closed for a new one.",
+            description="Connections to the public listener; past that the longest idle one is closed for a new one. "
+            "Fewer where there are fewer file descriptors.",
         ),
     ] = 10_000
     read_timeout: Annotated[
@@ -295,7 +296,8 @@ class HttpProviderSettings(ProviderSettings, frozen=True):
         int,
         Meta(
             ge=1,
-            description="Most calls at once from each replica. Fewer while the provider answers 429 or is late.",
+            description="Most calls at once from each replica. Fewer while the provider answers 429 or is late, and "
+            "where there are few file descriptors.",
         ),
     ] = 1000
     quirks: Annotated[
@@ -543,7 +545,8 @@ class AdmissionSettings(Section, frozen=True):
         int,
         Meta(
             ge=1,
-            description="Provider calls at once: the replica's capacity. One model of several holds at most 80 %.",
+            description="Provider calls at once: the replica's capacity. One model of several holds at most 80 %. "
+            "Fewer where there are few file descriptors.",
         ),
     ] = 200
     max_queued: Annotated[int, Meta(ge=0, description="Requests that may wait for a provider call.")] = 400

@@ -72,41 +72,65 @@ def test_those_that_have_waited_for_the_limit_are_ended_and_no_others(
 
 
 @pytest.mark.parametrize(
-    ("leaving", "idle", "sending", "first"),
-    [
-        ([0], [1, 2], [3], 0),
-        ([], [1, 2], [3], 1),
-        ([], [], [3, 1], 3),
-        ([], [], [], 4),
-    ],
-    ids=["seen off", "idle", "sending", "nobody but the newcomer"],
+    ("idle", "sending", "first"),
+    [([1, 2], [3], {1: ["close"]}), ([], [3, 1], {3: ["make room"]}), ([], [], {4: ["make room"]})],
+    ids=["idle", "sending", "nobody but the newcomer"],
 )
 def test_who_has_least_to_lose_makes_room(
-    leaving: list[int], idle: list[int], sending: list[int], first: int
+    idle: list[int], sending: list[int], first: dict[int, list[str]]
 ) -> None:
-    connections, all_of_them = made(max_connections=2), stubs(5)
+    connections, all_of_them = made(max_connections=4), stubs(5)
     connections.connections = set(all_of_them)
-    for queue, numbers in (
-        (connections.leaving, leaving),
-        (connections.idle, idle),
-        (connections.sending, sending),
-    ):
+    for queue, numbers in ((connections.idle, idle), (connections.sending, sending)):
         queue.update({all_of_them[number]: 0.0 for number in numbers})
-    connections.admit(all_of_them[4], 1.0)
-    assert [number for number, each in enumerate(all_of_them) if each.told] == [first]
+    connections.admit(all_of_them[4], 5.0)
+    assert {number: each.told for number, each in enumerate(all_of_them) if each.told} == first
+
+
+def test_who_came_a_moment_ago_is_told_why_he_has_to_go() -> None:
+    connections, [fresh, newcomer] = made(max_connections=1), stubs(2)
+    connections.connections = {fresh, newcomer}
+    connections.idle[fresh] = 4.5
+    connections.admit(newcomer, 5.0)
+    assert [each.told for each in (fresh, newcomer)] == [["make room"], []]
 
 
 def test_whoever_has_sent_something_that_we_have_not_read_is_not_idle() -> None:
-    connections, [honest, idle, stranger, newcomer] = made(max_connections=3), stubs(4)
-    connections.connections = {honest, idle, stranger, newcomer}
+    connections, [honest, reader, idle, stranger, newcomer] = made(max_connections=4), stubs(5)
+    connections.connections = {honest, reader, idle, stranger, newcomer}
     honest.sent = newcomer.sent = True
-    connections.idle.update({honest: 0.0, idle: 0.0})
+    connections.idle.update({honest: 0.0, reader: 0.0, idle: 0.0})
+    connections.unread[reader] = 0.0
     connections.sending[stranger] = 0.0
-    connections.admit(newcomer, 1.0)
-    assert [each.told for each in (honest, idle, stranger, newcomer)] == [[], ["make room"], [], []]
+    connections.admit(newcomer, 5.0)
+    assert [each.told for each in (honest, reader, idle, stranger, newcomer)] == [[], [], ["close"], [], []]
     del connections.idle[idle]
-    connections.admit(newcomer, 1.0)
-    assert [each.told for each in (honest, stranger, newcomer)] == [[], ["make room"], []]
+    connections.admit(newcomer, 5.0)
+    assert [each.told for each in (honest, reader, stranger, newcomer)] == [[], [], ["make room"], []]
+
+
+def test_those_that_are_seen_off_take_no_room_of_others() -> None:
+    connections, [idle, leaving, newcomer] = made(max_connections=2), stubs(3)
+    connections.connections = {idle, leaving, newcomer}
+    connections.idle[idle] = connections.leaving[leaving] = 0.0
+    connections.admit(newcomer, 5.0)
+    assert [each.told for each in (idle, leaving, newcomer)] == [[], [], []]
+
+
+def test_nothing_more_is_accepted_until_somebody_has_gone() -> None:
+    connections, [idle, fresh, told, busy] = made(max_connections=2), stubs(4)
+    connections.connections = {idle, fresh, told, busy}
+    connections.idle.update({idle: 0.0, fresh: 9.0})
+    connections.leaving[told] = 0.0
+    assert connections.limits.most == 4
+    assert not connections.has_room(0, 10.0)
+    assert [each.told for each in (idle, fresh, told, busy)] == [["close"], [], [], []]
+    del connections.idle[idle]
+    assert not connections.has_room(0, 10.0)
+    assert [each.told for each in (fresh, told, busy)] == [[], ["cut"], []]
+    connections.connections.remove(told)
+    assert connections.has_room(0, 10.0)
+    assert not connections.has_room(1, 10.0)
 
 
 def test_nobody_makes_room_where_there_is_some() -> None:

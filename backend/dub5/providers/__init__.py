@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from dub5.addresses import Proxy, basic, named_proxy, proxy_from
+from dub5.descriptors import Sockets
 from dub5.errors import ConfigError
 from dub5.providers.anthropic import AnthropicProvider
 from dub5.providers.http import Access
@@ -30,34 +31,47 @@ Read = Callable[[str, Source], str]
 
 
 def build(
-    settings: Settings, environment: Mapping[str, str], read: Read | None = None
+    settings: Settings,
+    environment: Mapping[str, str],
+    read: Read | None = None,
+    sockets: Sockets | None = None,
 ) -> dict[str, Provider]:
     """All configured providers by name. ConfigError where one could not be asked in this environment.
 
-    `read` gets their secrets, from where `settings` say by default. Build them before the event loop serves: each HTTP
-    provider reads its secrets and the CA bundle from disk.
+    `read` gets their secrets, from where `settings` say by default; `sockets` bounds their connections.
+    Build them before the event loop serves: each HTTP provider reads its secrets and the CA bundle from disk.
     """
     read = read or reader(environment)
-    return {name: _provider(name, each, read, environment) for name, each in settings.providers.items()}
+    return {
+        name: _provider(name, each, read, environment, sockets) for name, each in settings.providers.items()
+    }
 
 
-def _provider(name: str, settings: AnyProvider, read: Read, environment: Mapping[str, str]) -> Provider:
+def _provider(
+    name: str, settings: AnyProvider, read: Read, environment: Mapping[str, str], sockets: Sockets | None
+) -> Provider:
     if isinstance(settings, SimulatedSettings):
         return SimulatedProvider(name, settings)
     where = f"providers.{name}"
     key = "" if settings.api_key is None else read(f"{where}.api_key", settings.api_key)
-    access = _access(where, settings, read, environment)
+    access = _access(where, settings, read, environment, sockets)
     if isinstance(settings, AnthropicSettings):
         return AnthropicProvider(name, settings, key=key, access=access)
     return OpenAIProvider(name, settings, key=key, access=access)
 
 
-def _access(where: str, settings: AnyHttpProvider, read: Read, environment: Mapping[str, str]) -> Access:
+def _access(
+    where: str,
+    settings: AnyHttpProvider,
+    read: Read,
+    environment: Mapping[str, str],
+    sockets: Sockets | None,
+) -> Access:
     headers = {
         header: read(f"{where}.secret_headers.{header}", source)
         for header, source in settings.secret_headers.items()
     }
-    return Access(headers, _proxy(where, settings, read, environment))
+    return Access(headers, _proxy(where, settings, read, environment), sockets)
 
 
 def _proxy(where: str, settings: AnyHttpProvider, read: Read, environment: Mapping[str, str]) -> Proxy | None:

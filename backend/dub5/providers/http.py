@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import io
 import os
 import re
@@ -27,6 +28,7 @@ import msgspec
 from aiohttp.http_exceptions import ContentEncodingError
 
 from dub5.addresses import Proxy
+from dub5.descriptors import SHORTAGES, Sockets
 from dub5.errors import (
     CallerError,
     ConfigError,
@@ -88,12 +90,6 @@ _CODES = {
 }
 """Code and type of a refusal of a request, where the provider has none."""
 
-_SHORTAGES = {
-    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL),
-    socket.EAI_MEMORY,
-}
-"""What the operating system says where this machine has no descriptor, memory or port left."""
-
 
 class Access(msgspec.Struct, frozen=True):
     """What it takes to reach a provider besides its address and key. Found out once, at the start."""
@@ -102,6 +98,9 @@ class Access(msgspec.Struct, frozen=True):
     """With secrets in them."""
 
     proxy: Proxy | None = None
+
+    sockets: Sockets | None = None
+    """Shared by all providers, where there are few descriptors."""
 
     def __repr__(self) -> str:
         return f"Access({', '.join(self.headers)}; {self.proxy})"
@@ -148,6 +147,7 @@ class HttpClient:
             self._url = root_of(settings).at(path)
         except ValueError as error:
             raise ConfigError(f"providers.{name}.base_url: {error}") from None
+        self._sockets = access.sockets
         self._proxy = access.proxy
         self._through = self._told_of(access.proxy)
         if not all(value.isascii() and value.isprintable() for value in self._headers.values()):
@@ -294,16 +294,16 @@ class HttpClient:
         """Made with the first call, since it belongs to the event loop that runs then."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    # How many there are at once is for `health` to say: a wait here would be the provider's fault.
-                    limit=0,
-                    keepalive_timeout=_KEEP_ALIVE,
-                    ssl=self._tls,
-                ),
+                connector=self._connector(),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(connect=self._timeouts.connect),
             )
         return self._session
+
+    def _connector(self) -> aiohttp.TCPConnector:
+        # How many there are at once is for `health` to say: a wait here would be the provider's fault.
+        usual: Any = {"limit": 0, "keepalive_timeout": _KEEP_ALIVE, "ssl": self._tls}
+        return aiohttp.TCPConnector(**usual) if self._sockets is None else _FewSockets(self._sockets, **usual)
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         parts, size = [], 0
@@ -467,13 +467,9 @@ def _out_of(what: str) -> Overloaded:
 
 def _is_shortage(error: aiohttp.ClientOSError) -> bool:
     """Whether this machine, not the provider, is why there is no connection."""
-    if (
-        error.errno == errno.EADDRNOTAVAIL
-        and isinstance(error, aiohttp.ClientConnectorError)
-        and ":" in error.host
-    ):
-        return False  # there is no IPv6 here
-    if error.errno in _SHORTAGES:
+    if error.errno == errno.EADDRNOTAVAIL:  # no port is left; but with an IPv6 address: there is no IPv6 here
+        return not (isinstance(error, aiohttp.ClientConnectorError) and ":" in error.host)
+    if error.errno in SHORTAGES:
         return True
     return isinstance(error, aiohttp.ClientConnectorDNSError) and not _has_descriptors()
 
@@ -485,6 +481,22 @@ def _has_descriptors() -> bool:
     except OSError:
         return False
     return True
+
+
+class _FewSockets(aiohttp.TCPConnector):
+    """A pool whose sockets are bounded together with those of other pools."""
+
+    def __init__(self, sockets: Sockets, **options: Any) -> None:
+        super().__init__(socket_factory=sockets.make, **options)
+        self._sockets = sockets
+
+    async def connect(self, *asked: Any, **options: Any) -> aiohttp.connector.Connection:
+        connection = await super().connect(*asked, **options)
+        transport = connection.transport
+        if transport is not None:
+            self._sockets.used(transport)
+            connection.add_callback(functools.partial(self._sockets.unused, transport))
+        return connection
 
 
 async def _in_pieces(body: Json) -> io.BytesIO:

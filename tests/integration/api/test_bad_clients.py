@@ -7,14 +7,16 @@ import contextlib
 import json
 import random
 import re
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
+from dub5 import http_protocol
 from tests.fakes.http_server import HANG
 from tests.fakes.openai_server import FakeOpenAI, chunk, frame, frames, say, stream
-from tests.harness import Running, openai_provider, running
+from tests.harness import Running, later, openai_provider, running
 
 BODY = b'{"model":"small","messages":[{"role":"user","content":"hi"}]}'
 STREAM = BODY[:-1] + b',"stream":true}'
@@ -501,15 +503,38 @@ async def test_a_slow_reader_slows_nobody_else(server: Running, fake: FakeOpenAI
 async def test_idle_connections_make_room_for_new_ones(fake: FakeOpenAI) -> None:
     async with running({**openai_provider(fake.base_url), "server": {"max_connections": 50}}) as server:
         async with contextlib.AsyncExitStack() as stack:
-            idle = [await stack.enter_async_context(connected(server)) for _ in range(200)]
+            idle = []
+            for _ in range(4):
+                idle += [await stack.enter_async_context(connected(server)) for _ in range(50)]
+                await server.becomes("dub5_open_connections", 50)
+                await later(3)
             assert (await server.client.get("/v1/models")).status_code == 200
-            assert await server.metric("dub5_open_connections") <= 51
             assert await idle[0].closed() == b""
             idle[-1].send(GET)
             answer = await idle[-1].answer()
             assert answer is not None
             assert answer.status == 200
         assert await refused(server, "too_many") >= 150
+
+
+async def test_a_crowd_that_comes_at_once_is_served_or_told(
+    fake: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody who has just come is closed for the next one before he has read why."""
+    for name in ("_FRESH", "_TOLD", "_POLITENESS"):
+        monkeypatch.setattr(http_protocol, name, PATIENCE)
+    async with running({**openai_provider(fake.base_url), "server": {"max_connections": 8}}) as server:
+
+        async def visit() -> int | None:
+            async with connected(server) as client:
+                client.send(GET)
+                answer = await client.answer()
+                return answer.status if answer is not None else None
+
+        statuses = Counter(await asyncio.gather(*(visit() for _ in range(100))))
+        assert set(statuses) <= {200, 503}
+        assert statuses[200] >= 8
+        assert (await server.client.get("/v1/models")).status_code == 200
 
 
 async def test_a_connection_without_a_request_is_kept_as_long_as_the_settings_say(fake: FakeOpenAI) -> None:

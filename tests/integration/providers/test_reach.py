@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import socket
@@ -14,11 +15,13 @@ import pytest
 import trustme
 
 from dub5 import providers
-from dub5.errors import ConfigError, ProviderError
+from dub5.descriptors import Sockets
+from dub5.errors import ConfigError, Overloaded, ProviderError
 from dub5.providers.protocol import Call, Provider
 from dub5.settings_loader import convert
 from tests.fakes.anthropic_server import FakeAnthropic
-from tests.fakes.openai_server import FakeOpenAI, hang, refuse
+from tests.fakes.http_server import HANG
+from tests.fakes.openai_server import FakeOpenAI, frames, hang, refuse, say, stream
 from tests.fakes.proxy_server import FakeProxy
 from tests.harness import openai_provider, running
 
@@ -51,13 +54,18 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-def made(base_url: str, environment: Mapping[str, str] | None = None, **settings: Any) -> Provider:
+def made(
+    base_url: str,
+    environment: Mapping[str, str] | None = None,
+    sockets: Sockets | None = None,
+    **settings: Any,
+) -> Provider:
     """As `serve` would make it, in this environment."""
     written = {"kind": "openai", "base_url": base_url, "api_key": {"env": "KEY"}, **settings}
     routes = {"m": {"routes": ["acme/x"]}}
     environment = {"KEY": KEY, "PROXY_PASSWORD": PASSWORD, **(environment or {})}
     config = convert({"providers": {"acme": written}, "models": routes})
-    return providers.build(config, environment)["acme"]
+    return providers.build(config, environment, sockets=sockets)["acme"]
 
 
 @contextlib.asynccontextmanager
@@ -91,6 +99,37 @@ async def trouble(
 
 
 both_ways = pytest.mark.parametrize("whole", [True, False], ids=["whole", "streamed"])
+
+
+# --- Few descriptors ---
+
+
+async def test_idle_connections_to_one_provider_make_room_for_another() -> None:
+    async with FakeOpenAI() as one, FakeOpenAI() as other:
+        sockets = Sockets(2)
+        first, second = (made(each.base_url, sockets=sockets) for each in (one, other))
+        await asyncio.gather(*(answered(first, whole=True) for _ in range(2)))
+        assert (one.connections, other.connections) == (2, 0)
+        await answered(second, whole=True)
+        await answered(first, whole=False)
+        assert (one.connections, other.connections) == (2, 1)
+        assert len([each for each in sockets._open if each.fileno() >= 0]) == 2
+        one.reply = other.reply = stream([*frames("a"), HANG])
+        held = [
+            provider.stream(Call(model="x", body=QUESTION, stream=True, headers={}))
+            for provider in (first, second)
+        ]
+        for each in held:
+            await anext(each)
+        for provider in (first, second):
+            with pytest.raises(Overloaded, match="run out of"):
+                await answered(provider, whole=True)
+        for each in held:
+            await each.aclose()
+        other.reply = say("again")
+        assert await answered(second, whole=True) == "again"
+        for provider in (first, second):
+            await provider.aclose()
 
 
 # --- Proxies ---
