@@ -164,7 +164,7 @@ async def _ask(url: str, number: int) -> str:
     body = json.dumps(
         {"model": "small", "messages": [{"role": "user", "content": content}], "stream": True}
     ).encode()
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
     said = await _exchange(url, head + b"connection: close\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
     if said.startswith(b"HTTP/1.1 200 ") and b"data: [DONE]" in said:
         return "answered"
@@ -182,7 +182,7 @@ async def _ask_until_answered(url: str, number: int) -> str:
 
 
 async def _get(url: str, path: str) -> str:
-    said = await _exchange(url, b"GET %b HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n" % path.encode())
+    said = await _exchange(url, b"GET %b HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n" % path.encode())
     return "answered" if said.startswith(b"HTTP/1.1 200 ") else said[:12].decode() or "cut off"
 
 
@@ -208,7 +208,7 @@ async def _connect(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter
 
 async def _breakers(service: Service) -> tuple[int, int]:
     """How many breakers are not closed now, and how many calls were counted against the provider."""
-    request = b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    request = b"GET /metrics HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n"
     told = (await _exchange(service.operations_url, request)).decode()
     states = re.findall(r"^dub5_provider_breaker_state\{.*\} (\S+)$", told, re.MULTILINE)
     calls = re.findall(r'^dub5_provider_requests_total\{.*outcome="(\w+)".*\} (\S+)$', told, re.MULTILINE)
