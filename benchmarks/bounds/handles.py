@@ -182,7 +182,9 @@ async def _ask_until_answered(url: str, number: int) -> str:
 
 
 async def _get(url: str, path: str) -> str:
-    said = await _exchange(url, b"GET %b HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n" % path.encode())
+    said = await _exchange(
+        url, b"GET %b HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n" % path.encode()
+    )
     return "answered" if said.startswith(b"HTTP/1.1 200 ") else said[:12].decode() or "cut off"
 
 
