@@ -72,6 +72,7 @@ LABELS = {
     "direction": "`in`, `out` of the network; `input`, `cached_input`, `output` of tokens and money. Cached "
     "input is part of input, as a provider counts it",
     "hash": "of the configuration",
+    "kind": "of what is read from Redis; a fixed list",
     "method": "of HTTP; any that is not a usual one is `other`",
     "model": "a model of the configuration",
     "operation": "a command, or group of commands, of ours to Redis; a fixed list",

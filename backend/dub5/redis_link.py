@@ -120,6 +120,7 @@ class RedisLink:
             else OneServer(self._client, self._changed, self._timeout, self._background)
         )
         self._recorder = recorder()
+        self._up = False  # as the metric has it
         self._undecodable_logged: dict[str, float] = {}
 
     @property
@@ -176,7 +177,10 @@ class RedisLink:
         commands = self._recorded(fill)
         started = time.perf_counter()
         try:
-            answers = await self._asked(operation, commands)
+            try:
+                answers = await self._servers.ask(commands)
+            except RedisUndecodable:
+                answers = await self._ask_alone(operation, commands)
         except (RedisFailed, RedisUndecodable):
             self._metrics.cache_errors.labels(operation).inc()
             raise
@@ -190,20 +194,17 @@ class RedisLink:
                 self.undecodable(_KINDS.get(operation, operation), "of another type")
                 raise RedisUndecodable
             raise RedisUnavailable
-        self._metrics.redis_up.set(self.available)  # the breaker may have opened for another batch meanwhile
+        if not self._up:
+            self._changed()
         return answers
 
-    async def _asked(self, operation: str, commands: list[Command]) -> list[Any]:
-        try:
-            return await self._servers.ask(commands)
-        except RedisUndecodable:
-            if operation not in _READING:
-                raise
-        try:
-            return await self._servers.ask(commands, alone=True)  # the answer was perhaps somebody else's
-        except RedisUndecodable:
-            self.undecodable(_KINDS.get(operation, operation), "too large")
-            raise
+    async def _ask_alone(self, operation: str, commands: list[Command]) -> list[Any]:
+        """After an answer in their batch was too large: it was perhaps somebody else's. What writes is not repeated."""
+        if operation in _READING:
+            with contextlib.suppress(RedisUndecodable):
+                return await self._servers.ask(commands, alone=True)
+        self.undecodable(_KINDS.get(operation, operation), "too large")
+        raise RedisUndecodable
 
     def _recorded(self, fill: Callable[[Pipeline], object]) -> list[Command]:
         try:
@@ -213,7 +214,8 @@ class RedisLink:
         return commands
 
     def _changed(self) -> None:
-        self._metrics.redis_up.set(self.available)
+        self._up = self.available
+        self._metrics.redis_up.set(self._up)
 
     async def _listen(self) -> None:
         """One connection for all channels, made anew whenever it is lost."""
@@ -536,13 +538,17 @@ def _bounded_nodes(cluster: RedisCluster, largest: int) -> RedisCluster:
 
 def _bounded_parser(largest: int) -> type[_AsyncHiredisParser]:
     """Reads answers of up to `largest` bytes: redis-py knows no limit, and a name that is ours may hold 512 MiB."""
+    read = _AsyncHiredisParser.read_response
 
     class Bounded(_AsyncHiredisParser):
         __slots__ = ("_taken",)
 
-        async def read_response(self, disable_decoding: bool = False, push_request: bool = False) -> Any:
+        # No coroutine of its own: it is called for each answer.
+        def read_response(  # type: ignore[override]
+            self, disable_decoding: bool = False, push_request: bool = False
+        ) -> Awaitable[Any]:
             self._taken = 0
-            return await super().read_response(disable_decoding, push_request)
+            return read(self, disable_decoding, push_request)
 
         async def read_from_socket(self) -> bool:
             reader: Any = self._reader
