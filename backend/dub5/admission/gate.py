@@ -167,7 +167,9 @@ class Gate:
         again from another one. `model` is one of those that are configured.
         """
         arrived = entered = self._clock()
-        held = self._held.setdefault(model, _Held())
+        held = self._held.get(model)
+        if held is None:
+            held = self._held[model] = _Held()
         if self._has_place(model):
             self._take(model)
         elif background:
@@ -285,7 +287,9 @@ class Gate:
         """To those whose turn it is: one place that comes free may let several models have more of what is."""
         self._all.taken -= 1
         self._held[model].taken -= 1
-        while any(each.waiting and self._has_place(name) for name, each in self._held.items()):
+        while self._all.waiting and any(
+            each.waiting and self._has_place(name) for name, each in self._held.items()
+        ):
             turn = self._next()
             if not turn.come.done():  # else it was cancelled in this very moment, and has yet to notice
                 self._take(turn.model)

@@ -83,12 +83,14 @@ def _content(message: dict[str, Any]) -> str:
 
 
 def _plain(text: str) -> str:
-    words = _normal(text).casefold().split()
-    return " ".join(filter(None, (word.strip(_PUNCTUATION) for word in words)))
+    words = [word.strip(_PUNCTUATION) for word in _normal(text).casefold().split()]
+    return " ".join(filter(None, words))
 
 
 def _normal(text: str) -> str:
     """NFKC; of a text with long words a part at a time: a row of accents on one letter is sorted in quadratic time."""
+    if text.isascii():  # as most are
+        return text
     longest = max(map(len, text.split()), default=0)
     if longest <= _LONGEST_WORD:
         return unicodedata.normalize("NFKC", text)
