@@ -270,7 +270,7 @@ EVENTS = (
         "redis clock differs",
         ("warning",),
         _BACKEND,
-        "Our clock and Redis's lie apart. Ages of answers go by Redis's; what else has a time goes by ours.",
+        "Our clock and Redis's lie apart by more than 2 s. Ages of answers, samples and registrations go by Redis's.",
         ("seconds",),
     ),
     Event(
@@ -295,7 +295,7 @@ EVENTS = (
         "keys not reloaded",
         ("error",),
         _BACKEND,
-        "It has, and cannot be used; the old keys stay.",
+        "It has changed and is refused, or cannot be read; the old keys stay.",
         ("reason",),
     ),
     Event(

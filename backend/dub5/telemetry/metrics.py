@@ -229,7 +229,8 @@ class Metrics:
         )
         self.background_failing = self._gauges(
             "background_failing",
-            "1 from a background task's failure until it has run for half a minute without another.",
+            "How many background tasks of this name are failing: each from its failure until it has run for half a "
+            "minute without another.",
             ("task",),
         )
         self.event_loop_lag = self._histogram(
