@@ -64,8 +64,9 @@ from dub5.telemetry.middleware import TelemetryMiddleware
 from dub5.telemetry.process import LoopLagProbe
 from dub5.telemetry.record import record_of
 
-STOP_TIMEOUT = 35.0
-"""Seconds for one part to stop; the SDK that sends traces takes up to 30."""
+PART_STOP_TIMEOUT = 20.0
+"""Seconds for one part to stop: longer than any part takes by itself. Limits and samples take up to 15: five each to
+end their task, to wait for what is under way, and to cancel what is left."""
 
 _log = get_logger()
 
@@ -356,7 +357,7 @@ def _authorized_by(keys: KeyRing) -> Guard:
 async def _stopped(part: str, stop: Callable[[], Awaitable[object]]) -> None:
     """Stop a part. Whatever it raises, and however long it takes, the others have to be stopped as well."""
     try:
-        async with asyncio.timeout(STOP_TIMEOUT):
+        async with asyncio.timeout(PART_STOP_TIMEOUT):
             await stop()
     except Exception:  # noqa: BLE001
         _log.exception("part did not stop", part=part)

@@ -130,7 +130,7 @@ async def test_a_part_that_hangs_does_not_hold_the_others_up(
     application = await built(redis)
 
     async def hang() -> None:
-        await later(app.STOP_TIMEOUT)
+        await later(app.PART_STOP_TIMEOUT)
         await asyncio.Event().wait()
 
     monkeypatch.setattr(application._policies, "stop", hang)
