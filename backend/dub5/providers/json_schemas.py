@@ -41,6 +41,15 @@ _MOST_PATTERNS, _LONGEST_PATTERN = 200, 500
 
 _NOTHING = object()
 
+_OF_ONE = (
+    *("additionalProperties", "propertyNames", "contains", "not", "if", "then", "else"),
+    *("unevaluatedItems", "unevaluatedProperties", "contentSchema"),
+)
+_OF_SEVERAL = (*_COMPOSED, "prefixItems")
+_OF_NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+"""Keywords with one schema, several or named ones in them; `items` has one or several."""
+_UNNAMED, _NAMED = frozenset((*_OF_ONE, *_OF_SEVERAL, "items")), frozenset(_OF_NAMED)
+
 
 # --- What the draft takes ---
 
@@ -72,26 +81,10 @@ def _leave_out_patterns(schema: Any) -> None:
             if "patternProperties" in each:
                 named = each["patternProperties"]
                 each["patternProperties"] = {name: named[name] for name in named if is_good(name)}
-            waiting.extend(each[name] for name in _WITHIN & each.keys())
+            # Of these keywords only: the values of others may be the caller's own request.
+            waiting.extend(each[name] for name in _UNNAMED & each.keys())
             waiting.extend(one for name in _NAMED & each.keys() for one in each[name].values())
 
-
-_WITHIN = frozenset(
-    (
-        *("additionalProperties", "propertyNames", "contains", "not", "if", "then", "else", "items"),
-        *(
-            "unevaluatedItems",
-            "unevaluatedProperties",
-            "contentSchema",
-            "allOf",
-            "anyOf",
-            "oneOf",
-            "prefixItems",
-        ),
-    )
-)
-_NAMED = frozenset(("properties", "patternProperties", "$defs", "definitions", "dependentSchemas"))
-"""Keywords with schemas in them, which are ours; with the values of others the caller's own request may go on."""
 
 _OTHERWISE = re.compile(
     r"(?P<a>\\[pP]\{\w{1,40}(?:=\w{1,40})?\}|\\u\{[0-9A-Fa-f]{1,6}\}|\\k<\w{1,40}>)|"
@@ -200,10 +193,9 @@ _KEYWORDS: dict[str, Callable[[Any], Any]] = {
     **_each("uniqueItems deprecated readOnly writeOnly", _if(lambda value: isinstance(value, bool))),
     **_each("title description format pattern $ref $comment", _if(lambda value: isinstance(value, str))),
     **_each("contentEncoding contentMediaType", _if(lambda value: isinstance(value, str))),
-    **_each("additionalProperties propertyNames contains not if then else", _valid),
-    **_each("unevaluatedItems unevaluatedProperties contentSchema", _valid),
-    **_each("allOf anyOf oneOf prefixItems", _schemas),
-    **_each("properties patternProperties $defs definitions dependentSchemas", _named_schemas),
+    **dict.fromkeys(_OF_ONE, _valid),
+    **dict.fromkeys(_OF_SEVERAL, _schemas),
+    **dict.fromkeys(_OF_NAMED, _named_schemas),
     # which draft, and names for references from elsewhere
     **_each("$schema $id $anchor $dynamicRef $dynamicAnchor $vocabulary", _left_out),
     **_each("$recursiveRef $recursiveAnchor dependencies", _left_out),
