@@ -5,7 +5,7 @@ both have a part of their own, and what is left is for the operations listener, 
 part is a bound on connections, not on calls: a provider's idle connections are in it, and the one that has been idle
 for longest is closed where a new one is needed.
 
-What the system refuses all the same, for want of descriptors, ports or memory, is nobody's failure but ours.
+What the system refuses all the same, for want of descriptors or memory, is nobody's failure but ours.
 """
 
 from __future__ import annotations
@@ -144,8 +144,7 @@ class Sockets:
             if not transport.is_closing():
                 transport.abort()
                 return True
-            if (
-                len(self._open) < self._most + _CLOSING
-            ):  # it may have been closed in this very turn of the loop
+            # It may have been closed in this very turn of the loop.
+            if len(self._open) < self._most + _CLOSING:
                 return True
         return False

@@ -1,5 +1,5 @@
-"""JSON of callers in bounded work and memory: what it will cost is counted before any of it is decoded, and what is
-large is read and written in steps, between which the event loop runs.
+"""JSON of callers and providers in bounded work and memory: what it will cost is counted before any of it is decoded,
+and what is large is read and written in steps, between which the event loop runs.
 
 A step is what a generator does up to its next `yield`. `at_once` runs all of them; `in_steps` lets others run in
 between. A thread would not help: decoding holds the interpreter.
@@ -430,9 +430,8 @@ def _decode_texts(raw: bytes, texts: list[tuple[int, int]]) -> Steps[list[str]]:
             at += len(written)
             text = b'"%b"' % written
             try:
-                read += _decode_text(
-                    text
-                )  # in place: to join parts would take twice the memory where all are wide
+                # In place: to join parts would take twice the memory where all are wide.
+                read += _decode_text(text)
             except (msgspec.MsgspecError, UnicodeDecodeError) as error:
                 raise NotReadable(end, error, number=len(found), text=text) from None
             yield

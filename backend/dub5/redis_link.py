@@ -80,8 +80,10 @@ _KINDS = {
     "claim": "lease",
     "release": "lease",
     "renew": "lease",
+    "tail": "flight",
+    "append": "flight",
+    "settle": "limit",
 }
-_KINDS |= {"tail": "flight", "append": "flight", "settle": "limit"}
 """What an operation reads, where that has another name."""
 _LOG_INTERVAL = 60.0
 """Seconds between two lines about undecodable values of one kind, at least."""

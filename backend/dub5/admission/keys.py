@@ -163,7 +163,7 @@ class KeyRing:
             return None
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "it is no regular file")
-        with open(path, encoding="utf-8", opener=_without_waiting) as file:  # has no opener
+        with open(path, encoding="utf-8", opener=_without_waiting) as file:  # Path.open takes none
             stamp = _stamp(os.fstat(file.fileno()))
             try:
                 return stamp, self._looked_up(file.read().strip())

@@ -53,9 +53,8 @@ class EventParser:
     def __init__(self) -> None:
         self._begun = False
         self._json: list[bytes] | None = None  # parts of a body that is no stream of events
-        self._by_line: bool | None = (
-            None  # whether they are lines, each of them an event; None while nobody knows
-        )
+        # Whether they are lines, each of them an event; None while nobody knows.
+        self._by_line: bool | None = None
         self._line: list[bytes] = []  # parts of the line that has no end yet
         self._line_size = 0
         self._after_cr = False

@@ -7,11 +7,12 @@ comparison. What it raises is noted, and jobs that still run are cancelled when 
 
 All failures are counted in `dub5_background_failures_total`. The log has the first of each kind of error, with its
 traceback, and is silent about that kind until there was none for `QUIET` seconds: a task that fails all day is one
-entry. While a background task fails again and again `dub5_background_failing` is 1, and there is an alert.
+entry. `dub5_background_failing` counts those of one name that fail again and again, and there is an alert.
 
 No task watches the others: asyncio calls us back when one ends, and a timer starts it again, so nothing could fail in
 their place. Elsewhere `asyncio.create_task` is left to functions that begin and end a task themselves; a lint rule
-sees to that.
+sees to that. The rule does not see `loop.create_task`, which is used where a callback of a connection begins a task
+that ends with it.
 """
 
 from __future__ import annotations
@@ -62,9 +63,8 @@ class _Failures:
     def __init__(self, name: str, metrics: Metrics | None) -> None:
         self._name = name
         self._count = metrics.background_failures.labels(name) if metrics is not None else None
-        self._last: dict[
-            type[BaseException], float
-        ] = {}  # kind of error -> when it last came (the loop's clock)
+        # kind of error -> when it last came (the loop's clock)
+        self._last: dict[type[BaseException], float] = {}
 
     def note(self, error: BaseException) -> None:
         if self._count is not None:
@@ -92,15 +92,15 @@ class BackgroundTask:
         self._failed_in_a_row = 0
         self._stopping = False
         self._timer: asyncio.TimerHandle | None = None  # for the next start, or for being well again
-        self.task = self._begin()
+        self.task: asyncio.Task[None]
+        self._begin()
 
-    def _begin(self) -> asyncio.Task[None]:
+    def _begin(self) -> None:
         self.state = "running"
         self.task = asyncio.create_task(self._work(), name=self.name)  # noqa: TID251  # here is where
         self.task.add_done_callback(self._done)
         if self.failing:
             self._timer = asyncio.get_running_loop().call_later(QUIET, self._is_well)
-        return self.task
 
     def _done(self, task: asyncio.Task[None]) -> None:
         if self._timer is not None:
