@@ -70,6 +70,7 @@ class Acceptor:
             except OSError as error:
                 self._refused(error)
                 return
+            # Not one of `telemetry.background`: it ends with the listener, and handles what the system refuses.
             task = self._loop.create_task(self._open(accepted))
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)

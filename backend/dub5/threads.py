@@ -1,7 +1,8 @@
-"""Threads for what may hang: a file on a mount that does not answer, a name look-up.
+"""Threads for what may hang: a file on a mount that does not answer, a collector of traces.
 
 `asyncio.to_thread` is for what ends for certain: the event loop and the interpreter wait for its threads when the
-process ends, and a few that hang leave none for others.
+process ends, and a few that hang leave none for others. Name look-ups are left to the event loop, which has threads for
+them: libuv's with uvloop, else the default executor's. `then_end` bounds what those that hang cost at the end.
 """
 
 from __future__ import annotations

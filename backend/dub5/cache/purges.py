@@ -86,7 +86,7 @@ _MOST_UNTOLD = 20_000
 _MOST_HERE = 65_536
 """Names that are remembered where there is no Redis to ask; more become one purge of all."""
 _NEAR_THE_LAST = LAST_STAMP - 2**44
-"""Fewer purges than anybody makes before stamps end."""
+"""A stamp above this is damage: it lies within 2**44 µs, half a year, of the last one."""
 _MOST_KNOWN = 4096
 """Sets of names whose hashes are kept."""
 
