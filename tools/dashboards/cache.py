@@ -175,8 +175,14 @@ DASHBOARD = Dashboard(
                     "Dub5RedisDown",
                     {"{{operation}}": promql.rate("cache_errors_total", by="operation")},
                 ),
+                Panel(
+                    "Undecodable values in Redis, by kind",
+                    Unit.COUNTS_PER_SECOND,
+                    "Values and messages that are not what we write there: each is taken for none.",
+                    Document.CACHING,
+                    {"{{kind}}": promql.rate("redis_undecodable_total", by="kind")},
+                ),
             ],
-            across=4,
         ),
     ],
 )

@@ -36,7 +36,7 @@ from benchmarks.machinery import (
     replicas,
 )
 from benchmarks.service import Service
-from dub5.contract import SAMPLES, Access, SampleBatch, Verdict
+from dub5.contract import SAMPLES, Access, SampleBatch, Verdict, replica_channel
 from dub5_operator.main import Operator
 from tests.fakes.monitoring import Prometheus
 from tools.which import which
@@ -198,9 +198,13 @@ async def _play(seconds: float, cast: Cast) -> None:
     act = seconds / 4
     await cast.failing.set(changes_every=3.0)
     async with asyncio.TaskGroup() as group:
-        always = [group.create_task(each) for each in (_callers(cast), _looks(cast, max(1.0, act / 12)))]
+        always = [
+            group.create_task(each)
+            for each in (_callers(cast), _looks(cast, max(1.0, act / 12)), _foreign_messages(cast))
+        ]
         load = group.create_task(_k6(cast, max(8.0, seconds)))
         await _seen(cast, 'rate(dub5_cache_revalidations_total{verdict="changed"}[10s]) > 0', act)
+        await _seen(cast, "rate(dub5_redis_undecodable_total[10s]) > 0")
         await cast.failing.set(fault="refuse", status=500, share=0.8)
         await _seen(cast, "dub5_provider_breaker_state == 2", act)
         for failed in (
@@ -266,6 +270,14 @@ async def _misbehave(cast: Cast) -> None:
         await reader.read()
         writer.close()
         await writer.wait_closed()
+
+
+async def _foreign_messages(cast: Cast) -> None:
+    """Again and again, to each replica, one that cannot be decoded."""
+    while True:
+        for channel in await cast.redis.admin.pubsub_channels(replica_channel("*")):
+            await cast.redis.admin.publish(channel, b"\xc1")
+        await asyncio.sleep(1)
 
 
 async def _hangs(cast: Cast) -> None:
