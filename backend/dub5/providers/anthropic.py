@@ -20,7 +20,7 @@ from dub5.providers.anthropic_answer import StreamTranslator, completion, event_
 from dub5.providers.anthropic_request import request
 from dub5.providers.chunks import Assembler, split
 from dub5.providers.http import DIRECTLY, Access, HttpClient
-from dub5.providers.odd_answers import CUT, Reported, Unusable, events_in, is_done, is_sign_of_life, unlisted
+from dub5.providers.odd_answers import CUT, Reported, Unusable, events_in, is_done, is_keep_alive, unlisted
 from dub5.providers.protocol import Call, Json, Payload, parsed
 from dub5.providers.quirks import Quirks
 from dub5.providers.sse import begins_events
@@ -121,7 +121,7 @@ class AnthropicProvider:
         except Reported:
             raise
         except (ValueError, RecursionError, ProviderError):
-            if translator.complete or is_sign_of_life(name, data) or is_done(name, data):
+            if translator.complete or is_keep_alive(name, data) or is_done(name, data):
                 return ()  # nothing that matters: some end a stream as OpenAI does
             raise Unusable("sent a malformed event") from None
         translator.complete = True

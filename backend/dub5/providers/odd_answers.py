@@ -53,15 +53,16 @@ def is_done(_event: bytes, data: bytes) -> bool:
     return data == b"[DONE]" or (len(data) < 12 and data.strip(b' "\t') == b"[DONE]")
 
 
-_LIFE = {b"null", b"ping", b"pong", b"keep-alive", b"keepalive", b"heartbeat"}
+KEEP_ALIVES = {b"null", b"ping", b"pong", b"keep-alive", b"keepalive", b"heartbeat"}
+"""Names of events, or their data."""
 
 
-def is_sign_of_life(event: bytes, data: bytes) -> bool:
-    """Whether an event is one of those with which servers keep a connection open, and says nothing else."""
-    if event in _LIFE or data.isspace():
+def is_keep_alive(event: bytes, data: bytes) -> bool:
+    """Whether all that an event does is to keep its connection open."""
+    if event in KEEP_ALIVES or data.isspace():
         return True
     word = data.strip(b' "\t').lower() if len(data) < 20 else data
-    return not word or word in _LIFE
+    return not word or word in KEEP_ALIVES
 
 
 def look_for_error(data: Json, event: bytes = b"") -> None:

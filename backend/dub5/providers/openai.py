@@ -12,7 +12,7 @@ from contextlib import aclosing
 
 from dub5.errors import ProviderError
 from dub5.providers.http import DIRECTLY, Access, HttpClient
-from dub5.providers.odd_answers import Reported, Unusable, is_done, is_sign_of_life, unlisted
+from dub5.providers.odd_answers import Reported, Unusable, is_done, is_keep_alive, unlisted
 from dub5.providers.openai_frames import Frames, answer
 from dub5.providers.protocol import Call, Json, Payload
 from dub5.providers.quirks import Quirks
@@ -54,7 +54,7 @@ class OpenAIProvider:
                             if is_done(event, data):
                                 frames.done()
                                 continue
-                            if is_sign_of_life(event, data):
+                            if is_keep_alive(event, data):
                                 continue
                             data = unlisted(data)  # noqa: PLW2901
                         chunk = Payload.parse(data, self.name)

@@ -23,11 +23,12 @@ from dub5.providers.chunks import (
 )
 from dub5.providers.odd_answers import (
     CUT,
+    KEEP_ALIVES,
     Reported,
     Unusable,
     events_in,
     is_done,
-    is_sign_of_life,
+    is_keep_alive,
     look_for_error,
     unlisted,
 )
@@ -82,7 +83,7 @@ class Frames:
         Unusable or Reported where it is none.
         """
         look_for_error(chunk.data, event)
-        if is_sign_of_life(event, b"{}"):
+        if event in KEEP_ALIVES:
             return
         data = _with_choices(chunk.data)
         if data is not chunk.data:
@@ -176,7 +177,7 @@ def _joined(raw: bytes, provider: str) -> Json:
             if is_done(event, data):
                 frames.done()
                 break
-            if not is_sign_of_life(event, data):
+            if not is_keep_alive(event, data):
                 for chunk in frames.chunks(event, Payload.parse(data, provider)):
                     assembler.add(chunk.data)
     except ProviderError:
