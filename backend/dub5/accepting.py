@@ -84,6 +84,9 @@ class Acceptor:
         except OSError as error:
             accepted.close()
             self._refused(error)
+        except BaseException:  # a defect, or cancelled: nobody else knows the socket
+            accepted.close()
+            raise
 
     def _refused(self, error: OSError) -> None:
         """By the system: it may be short of descriptors, of which an idle client can give one."""
