@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import aclosing
-from functools import partial
 
 import msgspec
 
 from dub5.admission.gate import Gate
 from dub5.cache.answers import AnswerCache
-from dub5.cache.comparison import fingerprint, same
+from dub5.cache.comparison import Comparison, fingerprint, same
 from dub5.cache.entry import Entry
 from dub5.cache.flight import Frame, Identity
 from dub5.cache.flights import Tell
@@ -213,14 +212,11 @@ class Asking:
         entry = Entry(answer.raw, int(born * 1e6), recompute, usage.prompt, usage.completion)
         lifetimes = question.wanted.lifetimes
         how = question.target.cache_class.compare
-        digest = ""
-        if keeping.sampler is not None:
-            # Python in a thread lets the event loop run every few milliseconds.
-            apart = len(answer.raw) > _LONG
-            compared = partial(fingerprint, answer.data, how)
-            digest = await asyncio.to_thread(compared) if apart else compared()
+        digest = await _fingerprint(answer.raw, answer.data, how) if keeping.sampler is not None else ""
         last = keeping.compared_with
-        if last is None or not same(digest, fingerprint(msgspec.json.decode(last.body), how)):
+        if last is None or not same(
+            digest, await _fingerprint(last.body, msgspec.json.decode(last.body), how)
+        ):
             self.stored = await keeping.cache.store(keeping.identity, entry, lifetimes)
         if keeping.sampler is not None:
             keeping.sampler.fetched(
@@ -231,3 +227,10 @@ class Asking:
                 ttl=lifetimes.ttl,
                 asked_again=keeping.compared_with is not None,
             )
+
+
+async def _fingerprint(raw: bytes, data: Json, how: Comparison) -> str:
+    """Of an answer. In a thread where it is long: Python there lets the event loop run every few milliseconds."""
+    if len(raw) <= _LONG:
+        return fingerprint(data, how)
+    return await asyncio.to_thread(fingerprint, data, how)

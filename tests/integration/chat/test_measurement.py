@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 from redis.asyncio import Redis
 from redis.driver_info import DriverInfo
 
+from dub5.cache.comparison import fingerprint
 from dub5.cache.samples import HEAVY_KEYS, Sampler
+from dub5.chat import asking
 from dub5.contract import (
     CLASSES_KEY,
     POLICY_CHANNEL,
@@ -129,6 +132,26 @@ async def test_a_re_ask_compares_and_replaces_only_what_changed(
             (False, "re-ask"),
             (True, "re-ask"),
         ]
+
+
+async def test_long_answers_are_compared_apart_from_the_event_loop(
+    fake: FakeOpenAI, redis: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+
+    def noting(*arguments: Any) -> str:
+        threads.append(threading.current_thread())
+        return fingerprint(*arguments)
+
+    monkeypatch.setattr(asking, "fingerprint", noting)
+    async with running(config(fake, redis, re_ask_share=0.01)) as server:
+        fake.replies = [say("\ufdfa" * 85_000)] * 2  # 250 KiB, and each stands for eighteen characters
+        await server.chat()
+        sampler_of(server)._re_asks = 1.0
+        assert (await server.chat()).headers["cache-status"].startswith("dub5; hit")
+        await server.replica.application._flights.settle()
+    assert len(threads) == 3  # the first, then the second and the first once more
+    assert threading.current_thread() not in threads
 
 
 async def test_answers_of_one_user_are_never_asked_again(fake: FakeOpenAI, redis: str) -> None:
