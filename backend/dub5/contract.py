@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from typing import Annotated, Literal, Protocol, TypeVar
 
 import msgspec
@@ -33,6 +34,12 @@ def clock_offset(held: float, told: float, *, asked: float, now: float) -> float
 
 REDIS_TIME = "return redis.call('TIME')"
 """Redis's clock, seconds and microseconds. A script with a key, so that of a Cluster it is always the same node's."""
+
+
+def seconds_of(time: Sequence[bytes]) -> float:
+    """What REDIS_TIME gave, in seconds since the epoch."""
+    seconds, micros = time
+    return int(seconds) + int(micros) / 1e6
 
 
 class Decoder(Protocol[T_co]):

@@ -34,6 +34,7 @@ from dub5.contract import (
     Verdict,
     clock_offset,
     decode,
+    seconds_of,
 )
 from dub5_operator.metrics import Noted, ignored
 
@@ -95,8 +96,7 @@ class Samples:
     async def measure(self) -> None:
         """See how far our clock is from Redis's."""
         asked = self._clock()
-        seconds, micros = await self._redis.eval(REDIS_TIME, 1, SAMPLES)
-        told = int(seconds) + int(micros) / 1e6
+        told = seconds_of(await self._redis.eval(REDIS_TIME, 1, SAMPLES))
         self._offset = clock_offset(self._offset, told, asked=asked, now=self._clock())
 
     def _count(self, kind: str, reason: object) -> None:

@@ -66,6 +66,7 @@ from dub5.contract import (
     Undecodable,
     purge_hash,
     scoped_name,
+    seconds_of,
 )
 from dub5.redis_link import RedisLink, RedisUnavailable, RedisUndecodable
 from dub5.telemetry.logging import get_logger
@@ -269,7 +270,7 @@ class Purges:
 
         before = clock.wall()
         told, nonce, journal = await self._run_pipeline(fill)
-        clock.learn(int(told[0]) + int(told[1]) / 1e6, asked=before)
+        clock.learn(seconds_of(told), asked=before)
         return nonce, journal
 
     async def _delete_all(self, error: Exception) -> None:
