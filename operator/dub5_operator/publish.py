@@ -13,10 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
-from redis.exceptions import InvalidResponse, ResponseError
 
 from dub5.contract import (
-    MOST_DOCUMENT,
     POLICY_CHANNEL,
     POLICY_KEY,
     PURGE_CHANNEL,
@@ -26,8 +24,8 @@ from dub5.contract import (
     ClassPolicy,
     PolicyDocument,
     Undecodable,
-    decode,
 )
+from dub5_operator.documents import read_document
 from dub5_operator.metrics import Noted, ignored
 
 _decoder = msgspec.json.Decoder(PolicyDocument)
@@ -78,12 +76,7 @@ class Publisher:
     async def _read(self) -> dict[str, ClassPolicy] | None:
         """What is published. None where that cannot be read: replicas ignore it as well, and it is written anew."""
         try:
-            told = await self._redis.getrange(POLICY_KEY, 0, MOST_DOCUMENT)
-            return decode(_decoder, told, most=MOST_DOCUMENT).classes if told else {}
-        except (Undecodable, InvalidResponse) as error:
-            self._undecodable("policy", error)
-        except ResponseError as error:
-            if "WRONGTYPE" not in str(error):
-                raise
-            self._undecodable("policy", "of another type")
-        return None
+            found = await read_document(self._redis, POLICY_KEY, _decoder, self._undecodable, "policy")
+        except Undecodable:
+            return None
+        return found.classes if found is not None else {}

@@ -12,6 +12,7 @@ Replicas tell times by Redis's clock. How far ours is from it is measured here.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection
 from typing import Any
@@ -22,7 +23,6 @@ from redis.exceptions import InvalidResponse, ResponseError
 from dub5.contract import (
     CLASSES_KEY,
     MOST_BATCH,
-    MOST_DOCUMENT,
     READER_FOR,
     REDIS_TIME,
     SAMPLES,
@@ -36,6 +36,7 @@ from dub5.contract import (
     decode,
     seconds_of,
 )
+from dub5_operator.documents import read_document
 from dub5_operator.metrics import Noted, ignored
 
 PAGE = 200
@@ -81,13 +82,12 @@ class Samples:
         self._redis = redis
         self._clock = clock
         self._offset = 0.0
-        self._note = undecodable
+        self._undecodable = undecodable
         self._last = b"0-0"
         self._read_at = float("-inf")
         self._lock = asyncio.Lock()
         self._held: defaultdict[str, Held] = defaultdict(Held)
         self.announcement: Announcement | None = None
-        self.undecodable = 0
 
     def now(self) -> float:
         """By Redis's clock, in seconds since the epoch."""
@@ -98,10 +98,6 @@ class Samples:
         asked = self._clock()
         told = seconds_of(await self._redis.eval(REDIS_TIME, 1, SAMPLES))
         self._offset = clock_offset(self._offset, told, asked=asked, now=self._clock())
-
-    def _count(self, kind: str, reason: object) -> None:
-        self.undecodable += 1
-        self._note(kind, reason)
 
     async def refresh(self, wanted: Collection[str], *, every: float = FRESH) -> None:
         """Read what is new, keeping what concerns the classes that are wanted; not more often than `every` seconds."""
@@ -120,15 +116,10 @@ class Samples:
         return self._held.pop(class_name, Held()).parts
 
     async def _read_classes(self) -> None:
-        try:
-            told = await self._redis.getrange(CLASSES_KEY, 0, MOST_DOCUMENT)
-            self.announcement = decode(_announcement, told, most=MOST_DOCUMENT) if told else None
-        except (Undecodable, InvalidResponse) as error:  # what was announced before may still be so
-            self._count("classes", error)
-        except ResponseError as error:
-            if "WRONGTYPE" not in str(error):
-                raise
-            self._count("classes", "of another type")
+        with contextlib.suppress(Undecodable):  # what was announced before may still be so
+            self.announcement = await read_document(
+                self._redis, CLASSES_KEY, _announcement, self._undecodable, "classes"
+            )
 
     async def _read_page(self, wanted: Collection[str]) -> bool:
         """Whether there may be more."""
@@ -137,7 +128,7 @@ class Samples:
         except (ResponseError, InvalidResponse) as error:
             if isinstance(error, ResponseError) and not _is_damage(error):
                 raise
-            self._count("samples", type(error).__name__)
+            self._undecodable("samples", type(error).__name__)
             await self._redis.delete(SAMPLES)
             self._last = b"0-0"
             return False
@@ -146,7 +137,7 @@ class Samples:
             try:
                 batch = decode(_batch, fields.get(b"b", b""), most=MOST_BATCH)
             except Undecodable as error:
-                self._count("samples", error)
+                self._undecodable("samples", error)
                 continue
             self._sort(batch, wanted, int(identity.split(b"-")[0]) / 1000)
         return len(found) == PAGE

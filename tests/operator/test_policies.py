@@ -49,8 +49,8 @@ class Bench:
     def __init__(self, redis: Any) -> None:
         self.clock = Clock()
         self.metrics = Metrics()
-        self.samples = Samples(redis, self.clock)
-        self.publisher = Publisher(redis, self.clock)
+        self.samples = Samples(redis, self.clock, self.metrics.undecodable)
+        self.publisher = Publisher(redis, self.clock, self.metrics.undecodable)
         self.policies = Policies(self.samples, self.publisher, self.metrics, self.clock)
         self.redis = redis
         self.body: dict[str, Any] = {"metadata": {"generation": 3}}
@@ -254,7 +254,12 @@ async def test_poisoned_samples_change_nothing(bench: Bench) -> None:
     await bench.redis.xadd(SAMPLES, {b"other": b""})
     await bench.look()
     assert bench.body["status"]["ttl"] == "1m"
-    assert bench.samples.undecodable == 2
+    counted = await asyncio.to_thread(
+        bench.metrics.registry.get_sample_value,
+        "dub5_operator_redis_undecodable_total",
+        {"kind": "samples"},
+    )
+    assert counted == 2
 
 
 async def test_an_operator_that_was_away_reads_what_it_missed(bench: Bench) -> None:
