@@ -106,6 +106,7 @@ class Application:
             self._flights,
             Means(self._build_gate(), self.metrics, self._tracer),
             policies=self._policies,
+            undecodable=self._redis.undecodable if self._redis is not None else lambda *_: None,
             sampler=self._sampler,
         )
         self._limiter = RateLimiter(

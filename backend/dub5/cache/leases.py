@@ -25,6 +25,7 @@ import asyncio
 import contextlib
 import enum
 import functools
+import json
 import secrets
 import time
 from collections.abc import Callable
@@ -37,6 +38,7 @@ from redis.asyncio.client import Pipeline
 from dub5.cache.clock import TOLERANCE
 from dub5.cache.entry import BORN_AT, BORN_DIGITS, HEADER, born_digits
 from dub5.cache.flight import Asker, Flight, Frame, Identity
+from dub5.cache.shared import check_completion
 from dub5.contract import (
     Undecodable,
     cooldown_key,
@@ -230,7 +232,12 @@ class _Tail:
         if self.outcome.done():
             return
         if b"frames" in fields:
-            self.flight.add(*decode(_frames_decoder, fields[b"frames"], most=_MOST_FRAMES))
+            frames = decode(_frames_decoder, fields[b"frames"], most=_MOST_FRAMES)
+            for frame in frames:
+                _check(frame)
+            if len(self.flight.frames) + len(frames) > 1 and any(frame.kind == "whole" for frame in frames):
+                raise Undecodable("a whole answer among others")
+            self.flight.add(*frames)
         elif b"end" in fields:
             end = fields[b"end"]
             self._ended(decode(_end_decoder, end, most=_MOST_END) if end else None)
@@ -244,6 +251,26 @@ class _Tail:
         else:
             self.flight.end(error)
             self.finish(Tailed.ENDED)
+
+
+def _check(frame: Frame) -> None:
+    """Undecodable where it is no JSON object on one line, as every frame is that we send, or no whole answer."""
+    if b"\n" in frame.raw or b"\r" in frame.raw:
+        raise Undecodable("a frame of several lines")
+    if frame.kind == "whole":
+        check_completion(frame.raw)
+    elif not _is_object(frame.raw):
+        raise Undecodable("a chunk that is no object")
+
+
+def _is_object(raw: bytes) -> bool:
+    try:
+        return isinstance(msgspec.json.decode(raw), dict)
+    except (ValueError, RecursionError):
+        try:  # a chunk may have half of a character as an escape, which only Python reads
+            return isinstance(json.loads(raw), dict)
+        except (ValueError, RecursionError):
+            return False
 
 
 class Leases:

@@ -117,7 +117,7 @@ class SharedCache:
             if len(stored) > most_stored(self._max_entry):
                 raise CorruptEntry("larger than cache.max_entry")
             entry = unpack(stored, self._max_entry)
-            _check(entry.body)
+            check_completion(entry.body)
         except (CorruptEntry, Undecodable) as error:
             self._link.undecodable("entry", str(error) or "damaged")
             return None
@@ -126,7 +126,7 @@ class SharedCache:
         return entry
 
 
-def _check(body: bytes) -> None:
+def check_completion(body: bytes) -> None:
     """Undecodable where it is no completion that could be served, whole or streamed. Memory has it from then on, so
     this is seldom done."""
     choices = decode(_completion, body, most=len(body)).get("choices") or []

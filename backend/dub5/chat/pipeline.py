@@ -38,7 +38,7 @@ from dub5.chat.cacheable import why_not_cached
 from dub5.chat.catalog import Catalog, Target
 from dub5.chat.question import Question
 from dub5.chat.refreshing import Refreshing
-from dub5.chat.relay import Relay, is_object, whole_of
+from dub5.chat.relay import Relay, whole_of
 from dub5.chat.request import ChatRequest
 from dub5.errors import CallerError, InvalidRequest, NotCached, Overloaded, ProviderError
 from dub5.json_steps import in_steps
@@ -64,7 +64,10 @@ def _ignore(_status: CacheStatus) -> None:
 
 
 class Pipeline:
-    """Answers questions. `chance` is uniform in [0, 1)."""
+    """Answers questions. `undecodable` is told of what came through Redis and cannot be used: its kind, and why.
+
+    `chance` is uniform in [0, 1).
+    """
 
     def __init__(
         self,
@@ -74,6 +77,7 @@ class Pipeline:
         means: Means,
         *,
         policies: Policies,
+        undecodable: Callable[[str, object], None],
         sampler: Sampler | None = None,
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -84,6 +88,7 @@ class Pipeline:
         self._metrics = means.metrics
         self._policies = policies
         self._sampler = sampler
+        self._undecodable = undecodable
         self._refreshing = Refreshing(cache, flights, means, sampler, chance) if cache is not None else None
         self._refused: Moka[bytes, CallerError] = Moka(10_000, ttl=_REFUSAL_TTL)
 
@@ -262,9 +267,9 @@ class Pipeline:
             _name_leader(question, follower)
             follower.leave()
             raise
-        if not follower.led_here and not await _is_answer(frames, streamed=streamed):
+        if not (streamed or follower.led_here or await _is_answer(frames)):
             # Another replica's frames came through Redis, and are not what a leader sends: as if it were lost.
-            self._metrics.redis_undecodable.labels("flight").inc()
+            self._undecodable("flight", "no answer")
             follower.leave()
             return await self._follow(question, self._flights.alone(asking.lead), asking, status)
         timings = question.record.timings
@@ -331,19 +336,13 @@ class Pipeline:
         self._metrics.cache_lookups.labels(question.target.class_name, result).inc()
 
 
-async def _is_answer(frames: Sequence[Frame | None], *, streamed: bool) -> bool:
-    """Whether they can be served, as far as they are here: the first one of a stream, all of what is whole."""
-    arrived = [frame for frame in frames if frame is not None]
-    if not all(is_object(frame.raw) for frame in arrived):
-        return False
+async def _is_answer(frames: Sequence[Frame | None]) -> bool:
+    """Whether complete frames have an answer in them."""
     try:
-        if not streamed:
-            shapes.usage_of(msgspec.json.decode(await whole_of(arrived)))
-        elif arrived and arrived[0].kind == "whole":
-            shapes.events_of(arrived[0].raw, include_usage=True)
+        body = await whole_of([frame for frame in frames if frame is not None])
+        return bool(msgspec.json.decode(body)["choices"])
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return False
-    return True
 
 
 def answer_too_large() -> InvalidRequest:

@@ -381,6 +381,59 @@ async def test_a_leader_whose_stream_is_garbage_is_lost_and_its_followers_are_an
         await check(scene, f"{field}: {value[:50]!r}")
 
 
+@pytest.mark.parametrize(
+    "frame",
+    [
+        Frame("chunk", b"[1]"),
+        Frame("chunk", b"{"),
+        Frame("chunk", b"[" * 100_000),
+        Frame("chunk", b'{"a":1}\r\rdata: {}'),
+        Frame("usage", b'{"a":1}\n\ndata: {}'),
+        Frame("whole", b'{"choices":5}'),
+    ],
+)
+async def test_a_stream_that_turns_to_garbage_is_that_of_a_lost_leader(scene: Scene, frame: Frame) -> None:
+    await scene.begin()
+    replica = scene.replicas[0]
+    before = await replica.metric("dub5_redis_undecodable_total", kind="flight")
+    stream = flight_stream(scene.key, scene.version, "7")
+    good = Frame("chunk", b'{"choices":[{"index":0,"delta":{"content":"\\ud83d"},"finish_reason":null}]}')
+    await scene.redis.set(lease_key(scene.key, scene.version), "7:elsewhere:1", px=60_000)
+    await scene.redis.xadd(stream, {"frames": msgspec.msgpack.encode([good])})
+    body = {"model": "small", "messages": [{"role": "user", "content": QUESTION}], "stream": True}
+    async with (
+        asyncio.timeout(PATIENCE),
+        replica.client.stream(
+            "POST", "/v1/chat/completions", json=body, headers={"cache-control": "max-age=0"}
+        ) as answer,
+    ):
+        events = answer.aiter_lines()
+        assert good.raw.decode() in await anext(events)
+        await scene.redis.xadd(stream, {"frames": msgspec.msgpack.encode([frame])})
+        [told] = [event async for event in events if event]
+    assert msgspec.json.decode(told.removeprefix("data: "))["error"]["code"] == "answer_lost"
+    assert await replica.metric("dub5_redis_undecodable_total", kind="flight") == before + 1
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [Frame("whole", b"[]"), Frame("whole", b'{"choices":5}'), Frame("chunk", b'{"choices":[5]}')],
+)
+async def test_frames_that_make_no_answer_are_counted_and_logged(scene: Scene, frame: Frame) -> None:
+    await scene.begin()
+    replica, stream = scene.replicas[0], flight_stream(scene.key, scene.version, "7")
+    await scene.redis.set(lease_key(scene.key, scene.version), "7:elsewhere:1", px=60_000)
+    await scene.redis.xadd(stream, {"frames": msgspec.msgpack.encode([frame])})
+    await scene.redis.xadd(stream, {"end": b""})
+    answer = await replica.chat(QUESTION, headers={"cache-control": "max-age=0"})
+    assert answer.status_code == 200
+    assert answer.json()["choices"][0]["message"]
+    assert await replica.metric("dub5_redis_undecodable_total", kind="flight") > 0
+    logs = [each for replica in scene.replicas for each in replica.logs]
+    lines = [each["kind"] for each in logs if each["event"] == "redis value undecodable"]
+    assert lines.count("flight") == 1
+
+
 async def test_what_is_said_in_our_channels_ends_nothing(scene: Scene) -> None:
     await scene.begin()
     channels = [PURGE_CHANNEL, POLICY_CHANNEL]

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 from redis.exceptions import NoPermissionError
@@ -41,7 +42,7 @@ ACL_RULE = (
 
 
 def chunk(text: str) -> Frame:
-    return Frame("chunk", text.encode())
+    return Frame("chunk", msgspec.json.encode({"text": text}))
 
 
 async def claim(leases: Leases, flight: Flight, *, seen: int = 0, background: bool = False) -> Claim:
