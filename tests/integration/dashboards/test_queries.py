@@ -23,6 +23,7 @@ MISSING = [name for name in ("prometheus", "k6") if which(name) is None]
 ALL_IS_WELL = {
     "Restarts, by replica",
     "Log lines lost",
+    "Background failures, by task",
     "How fast late streams burn the budget",
     "Waiting for a place, and places",
     "Input that the provider had cached",
