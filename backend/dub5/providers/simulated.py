@@ -145,7 +145,7 @@ async def _answer_to(call: Call) -> Answer:
 
 
 def answer_to(call: Call) -> Answer:
-    """InvalidRequest where more than one choice is asked for."""
+    """InvalidRequest where more than one choice is asked for, Unsupported where a schema asks for too much."""
     body = {name: value for name, value in call.body.items() if value is not None}
     if body.get("n", 1) != 1:
         raise InvalidRequest("`n`: the simulated provider gives one choice; leave it out.", param="n")
@@ -178,7 +178,7 @@ def _content(body: Json, seed: int) -> str:
     if kind == "json_schema":
         wrapper = asked.get("json_schema") if isinstance(asked, dict) else None
         schema = wrapper.get("schema") if isinstance(wrapper, dict) else None
-        return _json(example(schema, seed))
+        return _json(example(schema, seed, "response_format.json_schema.schema"))
     if kind == "json_object":
         return _json({"answer": _prose(body, seed)})
     return _prose(body, seed)
@@ -254,7 +254,7 @@ def _user_spoke_last(body: Json) -> bool:
 
 
 def _arguments(function: Json, seed: int) -> str:
-    return _json(example(function.get("parameters") or {"type": "object"}, seed))
+    return _json(example(function.get("parameters") or {"type": "object"}, seed, "tools"))
 
 
 def _json(value: Any) -> str:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dub5.chat.shapes import assemble
-from dub5.errors import InvalidRequest
+from dub5.errors import InvalidRequest, Unsupported
 from dub5.providers.protocol import Call, Json
 from dub5.providers.simulated import FEWEST_WORDS, SimulatedProvider, answer_to
-from dub5.providers.simulated_values import example
+from dub5.providers.simulated_values import LARGEST_BYTES, example
 from dub5.settings import Duration, SimulatedSettings
 
 QUESTION = "What is the weather in Oslo today?"
@@ -238,6 +240,8 @@ NODE: Json = {
         ({"type": "string"}, "value 13"),
         ({"type": "string", "maxLength": 3}, "val"),
         ({"type": "string", "minLength": 10}, "value 13xx"),
+        ({"type": "string", "minLength": True, "format": ["date"]}, "value 13"),
+        ({"type": "string", "minLength": -(10**900), "maxLength": 10**900}, "value 13"),
         ({"type": "string", "format": "date"}, "2025-01-01"),
         ({"type": "integer"}, 4),
         ({"type": "integer", "minimum": 50}, 53),
@@ -250,7 +254,9 @@ NODE: Json = {
         ({"type": "boolean"}, False),
         ({"type": "null"}, None),
         ({"type": ["null", "boolean"]}, False),
+        ({"type": [["string"]]}, "value 13"),
         ({"const": 7}, 7),
+        ({"const": 10**900}, 10**900),
         ({"enum": ["a", "b"]}, "b"),
         ({"type": "array", "items": {"type": "integer"}, "minItems": 2}, [4, 4]),
         ({"type": "array", "items": {"type": "boolean"}}, [False]),
@@ -259,6 +265,7 @@ NODE: Json = {
         ({"anyOf": [{"type": "null"}, {"const": 1}]}, 1),
         ({"anyOf": []}, "value 13"),
         ({"$ref": "#/nowhere"}, "value 13"),
+        ({"$ref": ["#"]}, "value 13"),
         ({"$ref": "#"}, "value 13"),
         ({"type": "object"}, {}),
         ("no schema", {}),
@@ -288,3 +295,67 @@ def test_a_schema_that_refers_to_itself_comes_to_an_end() -> None:
 )
 def test_a_schema_that_asks_for_too_much_gets_what_is_possible(schema: Json) -> None:
     assert len(json.dumps(example(schema, 1))) < 100_000
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        pytest.param({"minLength": 10**900}, id="a text"),
+        pytest.param(
+            {"properties": {f"p{n}": {"minLength": 10_000} for n in range(20)}}, id="texts of an object"
+        ),
+        pytest.param({"items": {"minLength": 10_000}, "minItems": 20}, id="texts of a list"),
+        pytest.param({"items": {"const": "x" * 10_000}, "minItems": 20}, id="constants"),
+        pytest.param({"items": {"enum": [["x" * 10_000]]}, "minItems": 20}, id="enumerated"),
+        pytest.param({"items": {"properties": {"x" * 10_000: {}}}, "minItems": 20}, id="names"),
+        pytest.param(
+            {"properties": {"x" * 10_000: {"items": {}, "minItems": 20}}}, id="named after their list"
+        ),
+        pytest.param({"properties": {f"p{n}": {"type": "null"} for n in range(10_000)}}, id="scalars"),
+    ],
+)
+def test_an_example_that_would_be_too_large_is_refused(schema: Json) -> None:
+    with pytest.raises(Unsupported) as caught:
+        example(schema, 1, "tools")
+    assert caught.value.param == "tools"
+    assert str(LARGEST_BYTES) in caught.value.message
+
+
+@pytest.mark.parametrize("bound", ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"])
+@pytest.mark.parametrize("kind", ["number", "integer"])
+@pytest.mark.parametrize("limit", [10**900, -(10**900), 1.7e308, -1.7e308])
+def test_a_bound_beyond_all_arithmetic_is_refused(bound: str, kind: str, limit: float) -> None:
+    with pytest.raises(Unsupported):
+        example({"type": kind, bound: limit}, 1)
+
+
+_values = st.none() | st.booleans() | st.integers() | st.integers(10**18, 10**999) | st.floats() | st.text()
+_BOUNDS = (
+    *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
+    *("minLength", "maxLength", "minItems", "maxItems", "minProperties"),
+)
+_schemas = st.recursive(
+    st.dictionaries(
+        st.sampled_from([*_BOUNDS, "type", "const", "pattern", "format", "required", "$ref"]),
+        _values | st.sampled_from(["object", "array", "integer", "number", "string", "null", "#"]),
+        max_size=4,
+    ),
+    lambda inner: st.fixed_dictionaries(
+        {},
+        optional={
+            "type": _values | st.sampled_from(["object", "array"]) | st.lists(_values, max_size=2),
+            "properties": st.dictionaries(st.text(max_size=3), inner, max_size=3),
+            "items": inner | _values,
+            "minItems": st.integers(0, 200),
+            "anyOf": st.lists(inner | st.just({"type": "null"}), max_size=2),
+            "required": _values | st.lists(st.text(max_size=3) | inner, max_size=2),
+        },
+    ),
+    max_leaves=6,
+)
+
+
+@given(schema=_schemas, seed=st.integers(0, 99))
+def test_no_schema_makes_it_stumble(schema: Json, seed: int) -> None:
+    with contextlib.suppress(Unsupported):
+        assert len(msgspec.json.encode(example(schema, seed))) <= LARGEST_BYTES
