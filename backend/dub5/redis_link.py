@@ -23,7 +23,6 @@ import contextlib
 import functools
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -55,7 +54,7 @@ from dub5.redis_batches import (
     patience,
     refusal,
 )
-from dub5.settings import RedisSettings
+from dub5.settings import RedisSettings, read_file
 from dub5.telemetry.background import Background, BackgroundTask
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.metrics import Metrics
@@ -503,7 +502,7 @@ def _authorities(settings: RedisSettings) -> str | None:
     if settings.ca_file is None:
         return None
     try:
-        return Path(settings.ca_file).read_text(encoding="ascii")
+        return read_file("redis.ca_file", settings.ca_file).decode("ascii")
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"redis.ca_file: cannot read {settings.ca_file!r}: {type(error).__name__}"

@@ -19,6 +19,10 @@ from msgspec import Meta
 from dub5 import addresses
 from dub5.errors import ConfigError
 
+MAX_FILE = 8 * 2**20
+"""Bytes of a file that an operator writes: configuration, keys, a secret, certificates."""
+
+_READ_AT_ONCE = 2**18
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE_UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -912,6 +916,18 @@ def _known_class(where: str, name: str, settings: Settings) -> None:
         _known(where, name, settings.cache.classes, "cache.classes")
 
 
+def read_file(where: str, path: str | Path, opener: Callable[[str, int], int] | None = None) -> bytes:
+    """A file of an operator's, whole. ConfigError, naming `where`, for one of more than MAX_FILE bytes; OSError."""
+    with open(path, "rb", buffering=0, opener=opener) as file:
+        content = bytearray()
+        # Part by part: one read of so many bytes would take that much memory for the smallest file.
+        while part := file.read(_READ_AT_ONCE):
+            content += part
+            if len(content) > MAX_FILE:
+                raise ConfigError(f"{where}: {str(path)!r} is larger than {MAX_FILE // 2**20} MiB")
+    return bytes(content)
+
+
 def read_secret(where: str, source: Source, environment: Mapping[str, str]) -> str:
     """The value behind `source`, without surrounding white space; ConfigError where there is none."""
     if source.env is not None:
@@ -920,7 +936,7 @@ def read_secret(where: str, source: Source, environment: Mapping[str, str]) -> s
             raise ConfigError(f"{where}: the environment variable {source.env} is not set")
         return value
     try:
-        value = Path(source.file or "").read_text(encoding="utf-8").strip()
+        value = read_file(where, source.file or "").decode().strip()
     except (OSError, ValueError) as error:
         raise ConfigError(f"{where}: cannot read {source.file!r}: {type(error).__name__}") from None
     if not value:

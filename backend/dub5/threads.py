@@ -30,7 +30,7 @@ class Reader:
         self.running = 0
         self._most = most
 
-    async def read(self, read: Callable[[], T], timeout: float) -> T:
+    async def read(self, read: Callable[[], T], timeout: float | None) -> T:
         """What `read` gives or raises. TimeoutError after so many seconds: its thread is left to itself.
 
         TimeoutError also where as many hang already as may.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dub5.errors import ConfigError
-from dub5.settings import Settings, SimulatedSettings
+from dub5.providers.http import trusted
+from dub5.settings import MAX_FILE, Settings, SimulatedSettings
 from dub5.settings_loader import convert, load, parse_yaml
 from tests.settings_strategies import configurations, junk
 
@@ -200,6 +203,33 @@ class TestYaml:
         with pytest.raises(ConfigError, match=r"^not valid YAML: unacceptable character #x0000"):
             parse_yaml("a: \0")
 
+    @pytest.mark.parametrize("depth", [200, 100_000])
+    @pytest.mark.parametrize("opening", ["[", "{", "- "])
+    def test_nested_too_deep(self, opening: str, depth: int) -> None:
+        with pytest.raises(ConfigError, match=r"^not valid YAML"):
+            parse_yaml(opening * depth)
+
+    @pytest.mark.parametrize("padding", [0, 100_000], ids=["small", "large"])
+    def test_aliases_that_stand_for_too_much(self, padding: int) -> None:
+        bomb = ["a: &a [x, x]", *(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in pairwise("abcdefgh"))]
+        with pytest.raises(ConfigError, match="more than 1000000 values"):
+            parse_yaml("\n".join([*bomb, "#" * padding]))
+
+    def test_aliases_that_stand_for_little(self) -> None:
+        assert parse_yaml("a: &a [1]\nb: [*a, *a]") == {"a": [1], "b": [[1], [1]]}
+
+    def test_too_many_values(self) -> None:
+        with pytest.raises(ConfigError, match="more than 1000000 values"):
+            parse_yaml("[" + "1," * 1_000_001 + "]")
+
+    def test_a_large_text_is_read_as_a_small_one_is(self) -> None:
+        text = "a: {b: 1e-07, c: [yes, 2, '3', null]}\nd: &d {x: 1}\ne: {<<: *d, y: 2026-01-02}\n"
+        assert parse_yaml(text + "#" * 100_000) == parse_yaml(text)
+        with pytest.raises(ConfigError, match=r"^line 2: this key is written twice$"):
+            parse_yaml("a: 1\na: 2\n" + "#" * 100_000)
+        with pytest.raises(ConfigError, match=r"^line 2: not valid YAML"):
+            parse_yaml("a: [1\nb: 2]: 3\n" + "#" * 100_000)
+
     def test_a_merged_mapping_may_be_overridden(self) -> None:
         assert parse_yaml("x: &x {a: 1, b: 2}\ny: {<<: *x, b: 3}")["y"] == {"a": 1, "b": 3}
 
@@ -247,6 +277,14 @@ class TestTheFile:
     def test_missing(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"^cannot read .*absent.yaml: No such file or directory$"):
             load(tmp_path / "absent.yaml", {})
+
+    def test_too_large(self, write: Write) -> None:
+        path = write("")
+        os.truncate(path, MAX_FILE + 1)
+        with pytest.raises(ConfigError, match=r"dub5.yaml' is larger than 8 MiB$"):
+            load(path, {})
+        with pytest.raises(ConfigError, match=r"^here: .* is larger than 8 MiB$"):
+            trusted("here", str(path))
 
     def test_not_text(self, tmp_path: Path) -> None:
         path = tmp_path / "dub5.yaml"

@@ -26,7 +26,7 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from dub5.errors import ConfigError, Forbidden, InvalidKey
-from dub5.settings import AuthSettings, Source, read_secret
+from dub5.settings import AuthSettings, Source, read_file, read_secret
 from dub5.settings_loader import parse_yaml
 from dub5.telemetry.background import Background, BackgroundTask
 from dub5.telemetry.logging import get_logger
@@ -126,13 +126,17 @@ class KeyRing:
         where = f"auth.keys: cannot read {self._source.file!r}"
         try:
             found = await self._reader.read(self._read_changed, _PATIENCE)
+            if found is not None:
+                stamp, content = found
+                # That takes as long as the file is large, but it ends.
+                read = await self._reader.read(lambda: self._parsed(content), None)
         except TimeoutError:
             self._tell(f"{where}: it takes longer than {_PATIENCE:g} s")
         except (OSError, RuntimeError) as error:  # no such file, or no descriptor or thread to read it
             self._tell(f"{where}: {getattr(error, 'strerror', None) or error}")
         else:
             if found is not None:
-                self._seen, read = found
+                self._seen = stamp
                 self._refused = read.message if isinstance(read, ConfigError) else None
                 if not isinstance(read, ConfigError):
                     self._callers = read
@@ -150,10 +154,8 @@ class KeyRing:
             await asyncio.sleep(min(_RELOAD_INTERVAL * 2**self._reader.running, _LONGEST_INTERVAL))
             await self.reload_if_changed()
 
-    def _read_changed(
-        self,
-    ) -> tuple[tuple[int, int, int], dict[bytes, tuple[bytes, Caller]] | ConfigError] | None:
-        """What the file looks like and what is in it, where it is not the one that was seen. OSError where it is none.
+    def _read_changed(self) -> tuple[tuple[int, int, int], bytes | ConfigError] | None:
+        """What the file looks like and its bytes, where it is not the one that was seen. OSError where it is none.
 
         A FIFO or device is no file: reading it may hang.
         """
@@ -163,14 +165,20 @@ class KeyRing:
             return None
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "it is no regular file")
-        with open(path, encoding="utf-8", opener=_without_waiting) as file:  # Path.open takes none
-            stamp = _stamp(os.fstat(file.fileno()))
-            try:
-                return stamp, self._looked_up(file.read().strip())
-            except ConfigError as error:
-                return stamp, error
-            except ValueError as error:
-                return stamp, ConfigError(f"auth.keys: {path}: {type(error).__name__}")
+        try:
+            return _stamp(status), read_file("auth.keys", path, _without_waiting)
+        except ConfigError as error:
+            return _stamp(status), error
+
+    def _parsed(self, content: bytes | ConfigError) -> dict[bytes, tuple[bytes, Caller]] | ConfigError:
+        if isinstance(content, ConfigError):
+            return content
+        try:
+            return self._looked_up(content.decode().strip())
+        except ConfigError as error:
+            return error
+        except ValueError as error:
+            return ConfigError(f"auth.keys: {self._source and self._source.file}: {type(error).__name__}")
 
     def _read(self, source: Source, environment: dict[str, str]) -> dict[bytes, tuple[bytes, Caller]]:
         return self._looked_up(read_secret("auth.keys", source, environment))
@@ -211,6 +219,6 @@ def _parse_entry(digest: str, entry: Any) -> tuple[bytes, Caller]:
             f"auth.keys: {shown}…: needs `tenant` (letters, digits, . _ -) and `roles`, nothing else"
         )
     roles = entry.get("roles", ["chat"])
-    if not isinstance(roles, list) or not roles or not set(map(str, roles)) <= set(get_args(Role)):
+    if not isinstance(roles, list) or not roles or not all(role in get_args(Role) for role in roles):
         raise ConfigError(f"auth.keys: {shown}…: roles must be of {', '.join(get_args(Role))}")
     return bytes.fromhex(digest), Caller(tenant, digest.lower(), frozenset(roles))

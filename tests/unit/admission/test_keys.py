@@ -7,16 +7,26 @@ import errno
 import hashlib
 import os
 import threading
+import tracemalloc
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import structlog
 
 from dub5.admission import keys as keys_module
-from dub5.admission.keys import ANONYMOUS, KeyRing, parse_keys
+from dub5.admission.keys import ANONYMOUS, Caller, KeyRing, parse_keys
 from dub5.errors import ConfigError, Forbidden, InvalidKey
-from dub5.settings import AuthSettings, Source
+from dub5.settings import MAX_FILE, AuthSettings, Source
 from dub5.telemetry.metrics import Metrics
+from dub5.threads import Reader
+
+T = TypeVar("T")
+
+NESTED = "[&a [x, x], " + ", ".join(f"&{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in pairwise("abcdef")) + "]"
+"""A list that takes megabytes when it is written out."""
 
 
 def digest(key: str) -> str:
@@ -175,6 +185,53 @@ def test_a_file_that_could_not_be_read_for_a_while_is_well_again_unchanged(
     assert metrics.registry.get_sample_value("dub5_keys_last_reload_successful") == 1
 
 
+def test_a_file_that_is_too_large_is_told_once_and_changes_nothing(tmp_path: Path) -> None:
+    path, metrics = tmp_path / "keys", Metrics()
+    good = f"{digest('good')}: {{tenant: acme}}"
+    keys = ring(path, good, metrics)
+    os.truncate(path, 400 * 2**20)
+    tracemalloc.start()
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(2):
+            asyncio.run(keys.reload_if_changed())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * MAX_FILE
+    assert [line["reason"] for line in logs] == [f"auth.keys: {str(path)!r} is larger than 8 MiB"]
+    assert keys.authenticate("Bearer good").tenant == "acme"
+    with pytest.raises(ConfigError, match="is larger than 8 MiB"):
+        KeyRing(AuthSettings(keys=Source(file=str(path))), {}, Metrics())
+    path.write_text(f"{digest('new')}: {{tenant: acme}}")
+    asyncio.run(keys.reload_if_changed())
+    assert keys.authenticate("Bearer new").tenant == "acme"
+
+
+def test_only_the_reading_has_a_time_limit_and_not_what_is_made_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[float | None] = []
+    limits_while_parsing: list[float | None] = []
+
+    class Recording(Reader):
+        async def read(self, read: Callable[[], T], timeout: float | None) -> T:
+            limits.append(timeout)
+            return await super().read(read, timeout)
+
+    def parse(text: str) -> list[tuple[bytes, Caller]]:
+        limits_while_parsing.append(limits[-1] if limits else None)
+        return parse_keys(text)
+
+    monkeypatch.setattr(keys_module, "Reader", Recording)
+    monkeypatch.setattr(keys_module, "parse_keys", parse)
+    path = tmp_path / "keys"
+    keys = ring(path, f"{digest('old')}: {{tenant: acme}}")
+    path.write_text(f"{digest('new')}:  {{tenant: acme}}")
+    asyncio.run(keys.reload_if_changed())
+    assert keys.authenticate("Bearer new").tenant == "acme"
+    assert limits[0] is not None
+    assert limits_while_parsing == [None, None]  # at the start, and now
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -187,6 +244,7 @@ def test_a_file_that_could_not_be_read_for_a_while_is_well_again_unchanged(
         f"{'a' * 64}: {{tenant: acme, roles: [root]}}",
         f"{'a' * 64}: {{tenant: acme, roles: []}}",
         f"{'a' * 64}: {{tenant: acme, rolls: [chat]}}",
+        f"{'a' * 64}: {{tenant: acme, roles: {NESTED}}}",
     ],
 )
 def test_a_keys_file_in_error_says_where_and_repeats_no_key(text: str) -> None:
