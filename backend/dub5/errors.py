@@ -130,14 +130,14 @@ class Forbidden(CallerError):
 
 
 class ForeignOrigin(CallerError):
-    """A page of another origin calls without a valid key. `origin` is None where the browser does not tell it."""
+    """A page of another origin calls without a valid key. `origin` is None or empty where the browser does not tell it."""
 
     status = 403
     type = "permission_error"
     code = "origin_not_allowed"
 
     def __init__(self, origin: str | None) -> None:
-        page = "A web page" if origin is None else f"A page of {origin[:100]}"
+        page = "A web page" if not origin else f"A page of {origin[:100]}"
         super().__init__(
             f"{page} may not call this service without a valid key. `server.allowed_origins` lists those that may.",
             param="Origin",

@@ -39,7 +39,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from dub5.arrivals import JOINED, SMALL_REQUEST, Arrivals, no_room
-from dub5.browsers import Hosts, Origins, Verdict
+from dub5.browsers import VARY, Hosts, Origins, Verdict
 from dub5.descriptors import refused_at_once
 from dub5.errors import (
     Dub5Error,
@@ -588,10 +588,11 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _permission(self) -> Iterable[tuple[bytes, bytes]]:
         """What lets the page read it that has sent this request; of half a head maybe nothing."""
-        if not self._all.origins or not self._begun:
+        if not self._all.origins:
             return ()
-        origin = next((value for name, value in self.headers if name == b"origin"), None)
-        return self._all.origins.headers(origin.decode("latin-1") if origin is not None else None) or ()
+        headers = self.headers if self._begun else []
+        origin = next((value for name, value in headers if name == b"origin"), None)
+        return self._all.origins.headers(origin.decode("latin-1") if origin is not None else None) or (VARY,)
 
 
 def _refusal_of(error: httptools.HttpParserError) -> Dub5Error:

@@ -38,6 +38,8 @@ class BrowserMiddleware:
     def _from_browser(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         headers, method = headers_of(scope), scope["method"]  # type: ignore[typeddict-item]
         record = record_of(scope)
+        if self._varies:
+            record.answer_headers = [VARY]
         allowed = self._origins.headers(headers.get("origin"))
         if allowed is not None:
             record.answer_headers = allowed
@@ -46,8 +48,6 @@ class BrowserMiddleware:
         elif is_foreign(method, headers) and not self._has_key(headers):
             record.error_code = ForeignOrigin.code
             return send_error(send, ForeignOrigin(headers.get("origin")))
-        elif self._varies:
-            record.answer_headers = [VARY]
         return self._app(scope, receive, send)
 
     def _has_key(self, headers: dict[str, str]) -> bool:

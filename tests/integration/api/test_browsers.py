@@ -20,6 +20,7 @@ GOOD = {"model": "small", "messages": [{"role": "user", "content": "hi"}]}
 OWN_PAGE, CHAT, EVIL = "https://own.example", "https://chat.example.com", "https://evil.example"
 KEY = "sk-dub5-test"
 FOREIGN = [
+    {"origin": ""},
     {"origin": EVIL},
     {"origin": "null"},
     {"origin": EVIL, "sec-fetch-site": "cross-site"},
@@ -165,6 +166,28 @@ async def test_what_differs_by_origin_says_so(server: Running, fake: FakeOpenAI)
     assert (await server.client.get("/v1/models", headers={"origin": server.url})).headers["vary"] == "Origin"
     async with running(openai_provider(fake.base_url)) as plain:
         assert "vary" not in (await plain.chat()).headers
+
+
+@pytest.mark.parametrize("origin", [EVIL, "", None])
+async def test_so_do_refusals(server: Running, origin: str | None) -> None:
+    headers = {} if origin is None else {"origin": origin}
+    answers = [
+        await server.chat(headers={**headers, "sec-fetch-site": "cross-site"}),
+        await server.chat(headers={**headers, "x-long": "x" * 100_000}),
+        await server.chat(headers={**headers, "host": "no host"}),
+        await server.chat(headers={**headers, "host": "evil.example"}),
+    ]
+    assert [answer.status_code for answer in answers] == [403, 431, 400, 421]
+    assert [answer.headers.get_list("vary") for answer in answers] == [["Origin"]] * 4
+
+
+async def test_before_there_are_headers_refusals_do_as_well(server: Running) -> None:
+    reader, writer = await asyncio.open_connection(*server.url.removeprefix("http://").split(":"))
+    writer.write(b"nonsense\r\n\r\n")
+    answer = await reader.read()
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"\r\nvary: Origin\r\n" in answer
 
 
 async def test_errors_can_be_read_wherever_they_arise(fake: FakeOpenAI) -> None:
