@@ -50,6 +50,8 @@ def _run(arguments: list[str] | None) -> int:
         standard_streams.flush()
         raise
     if chosen.run in {_serve, _operator}:
+        # Until the event loop listens to signals itself there is nothing to leave.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         return standard_streams.unhindered(lambda: _outcome(chosen))
     return _outcome(chosen)
 
@@ -70,8 +72,6 @@ def _complain(message: str) -> int:
 
 
 def _serve(chosen: argparse.Namespace) -> int:
-    # Until the event loop listens to signals itself there is nothing to leave.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     from dub5 import descriptors, server  # noqa: PLC0415  # what only this command needs, and the operator has no room for
 
     settings = load(chosen.config, os.environ)

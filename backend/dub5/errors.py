@@ -130,7 +130,7 @@ class Forbidden(CallerError):
 
 
 class ForeignOrigin(CallerError):
-    """A page of another origin calls without a valid key. `origin` is None or empty where the browser does not tell it."""
+    """A page of another origin calls without a valid key. `origin` is None or empty where nobody tells it."""
 
     status = 403
     type = "permission_error"

@@ -73,9 +73,23 @@ def listens_to_sigterm(process: asyncio.subprocess.Process) -> bool:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-async def test_before_it_has_an_event_loop() -> None:
-    process = await dub5("serve", environment=ENVIRONMENT)
+@pytest.mark.parametrize("command", ["serve", "operator"])
+async def test_before_it_has_an_event_loop(command: str) -> None:
+    process = await dub5(command, environment=ENVIRONMENT)
     await until(lambda: asyncio.to_thread(listens_to_sigterm, process))
+    process.send_signal(signal.SIGTERM)
+    assert "Traceback" not in await ended(process)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("command", ["serve", "operator"])
+async def test_while_the_program_is_loaded(command: str, tmp_path: Path) -> None:
+    endless = "import time\nprint('loading', flush=True)\ntime.sleep(3600)\n"
+    await asyncio.to_thread((tmp_path / "uvloop.py").write_text, endless)
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(tmp_path)}
+    process = await dub5(command, environment=environment)
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"loading\n"
     process.send_signal(signal.SIGTERM)
     assert "Traceback" not in await ended(process)
 
