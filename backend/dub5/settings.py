@@ -32,6 +32,10 @@ def _quoted(written: object) -> str:
     return f"`{text if len(text) <= 60 else text[:60] + '…'}`"
 
 
+MOST_TOKENS = 2**31 - 1
+"""The highest number of tokens that a request or a setting may name."""
+
+
 class Duration(float):
     """Seconds. Written `300ms`, `10s`, `1m`, `1h`, `1d`, or a plain number of seconds."""
 
@@ -338,7 +342,12 @@ class AnthropicSettings(HttpProviderSettings, frozen=True, tag="anthropic"):
         "https://api.anthropic.com"
     )
     max_tokens: Annotated[
-        int, Meta(ge=1, description="Sent where the request has no limit, since this API demands one.")
+        int,
+        Meta(
+            ge=1,
+            le=MOST_TOKENS,
+            description="Sent where the request has no limit, since this API demands one.",
+        ),
     ] = 4096
 
 
@@ -446,11 +455,11 @@ class PersonalitySettings(Section, frozen=True):
     top_p: Annotated[
         Annotated[float, Meta(ge=0, le=1)] | None, Meta(description="Default of this field.")
     ] = None
-    max_tokens: Annotated[Annotated[int, Meta(ge=1)] | None, Meta(description="Default of this field.")] = (
-        None
-    )
+    max_tokens: Annotated[
+        Annotated[int, Meta(ge=1, le=MOST_TOKENS)] | None, Meta(description="Default of this field.")
+    ] = None
     max_completion_tokens: Annotated[
-        Annotated[int, Meta(ge=1)] | None, Meta(description="Default of this field.")
+        Annotated[int, Meta(ge=1, le=MOST_TOKENS)] | None, Meta(description="Default of this field.")
     ] = None
     presence_penalty: Annotated[
         Annotated[float, Meta(ge=-2, le=2)] | None, Meta(description="Default of this field.")
@@ -559,15 +568,23 @@ class AdmissionSettings(Section, frozen=True):
     ] = _constant(Duration(10))
 
 
+_MOST_A_MINUTE = 10**12
+"""Exact in a double, and so in Redis, with its fractions."""
+
+
 class Limit(Section, frozen=True):
     """Rates of one tenant, over all replicas."""
 
     requests_per_minute: Annotated[
-        Annotated[int, Meta(ge=1)] | None, Meta(description="Requests, hits included; absent: no limit.")
+        Annotated[int, Meta(ge=1, le=_MOST_A_MINUTE)] | None,
+        Meta(description="Requests, hits included; absent: no limit."),
     ] = None
     tokens_per_minute: Annotated[
-        Annotated[int, Meta(ge=1)] | None,
-        Meta(description="Tokens of prompts and answers that providers made; absent: no limit."),
+        Annotated[int, Meta(ge=1, le=_MOST_A_MINUTE)] | None,
+        Meta(
+            description="Tokens of prompts and answers that providers made; absent: no limit. A request reserves what "
+            "it may take, but at most 10 minutes' worth, and counts for what it took, but at most an hour's worth."
+        ),
     ] = None
 
 

@@ -2,8 +2,9 @@
 
 Every request costs one round trip and one from the bucket of requests. Tokens are *reserved* before a provider is
 asked, prompt and the longest answer it may give, and *settled* afterwards at what was really used: off the
-request's way, once however often it is said. A reservation that nobody settles stays spent. Hits and followers of
-a flight reserve nothing that they keep.
+request's way, once however often it is said. A reservation that nobody settles stays spent, so there is a bound to what
+one request may reserve. Hits and followers of a flight reserve nothing that they keep. A request that is refused
+changes nothing.
 
 Without Redis, or while it is away, each replica keeps buckets of its own with its share of the limit: the limit
 over the number of replicas that were last seen, beginning with its share of what was left.
@@ -35,27 +36,51 @@ GONE_AFTER = 3 * HEARTBEAT
 RESERVATION_LIFE = 1800.0
 """Seconds for which a reservation can be settled; longer than any answer takes."""
 
-_LONGEST_DEBT = 24 * 60
-"""Minutes after which whoever has taken too much, or is said to, has paid it off."""
+_MOST_RESERVED = 10
+"""Minutes' worth of a tenant's limit that one request may reserve, whatever it may take: so long an answer that broke
+off, of which nobody knows what it took, keeps the others waiting."""
 
-# What cannot be ours in a bucket is a full bucket.
-_ACQUIRE = """
+_MOST_COUNTED = 60
+"""Minutes' worth for which one request counts, whatever its provider says that it took."""
+
+_LONGEST_DEBT = 24 * 60
+"""Minutes after which whoever has taken too much, or is said to, has paid it off. Far more than all reservations that
+can be under way: what those give back never makes up for what is remitted here."""
+
+# What cannot be ours in a bucket is a full bucket, and what cannot be its time is now.
+# KEYS: the bucket, the reservation. ARGV: both limits, milliseconds of a reservation's life.
+_BUCKET = """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
+local request_limit, token_limit, life = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local held = redis.pcall('HMGET', KEYS[1], 'requests', 'tokens', 'at')
 if held.err then
   redis.call('DEL', KEYS[1])
   held = {}
 end
-local elapsed = math.max(0, now - (tonumber(held[3]) or now))
-local function refilled(left, limit)
-  local number = tonumber(left or nil)
-  if not number or number ~= number then return limit end
-  return math.min(limit, math.max(number, -limit * DEBT) + elapsed * limit / 60000000)
+local at = tonumber(held[3])
+if not at or at ~= at or at < 0 or at > now then
+  if held[1] or held[2] then redis.call('HSET', KEYS[1], 'at', string.format('%.0f', now)) end
+  at = now
 end
-local request_limit, token_limit = tonumber(ARGV[1]), tonumber(ARGV[2])
-local reserve = tonumber(ARGV[3])
-local requests, tokens = refilled(held[1], request_limit), refilled(held[2], token_limit)
+local function refilled(left, limit, least)
+  local number = tonumber(left)
+  if not number or number ~= number or number == -math.huge then return limit end
+  return math.min(limit, math.max(number, least) + (now - at) * limit / 60000000)
+end
+local requests = refilled(held[1], request_limit, 0)
+local tokens = refilled(held[2], token_limit, -token_limit * DEBT)
+local function keep()
+  local until_full = 0
+  if token_limit > 0 then until_full = math.ceil((token_limit - tokens) * 60000 / token_limit) end
+  redis.call('HSET', KEYS[1], 'requests', requests, 'tokens', tokens, 'at', string.format('%.0f', now))
+  redis.call('PEXPIRE', KEYS[1], math.max(life, until_full))
+end
+""".replace("DEBT", str(_LONGEST_DEBT))
+_ACQUIRE = (
+    _BUCKET
+    + """
+local reserve = tonumber(ARGV[4])
 local wait = 0
 if request_limit > 0 and requests < 1 then
   wait = (1 - requests) * 60 / request_limit
@@ -67,20 +92,22 @@ end
 if wait == 0 then
   requests = requests - 1
   tokens = tokens - reserve
-  if token_limit > 0 and reserve > 0 then redis.call('SET', KEYS[2], reserve, 'PX', ARGV[4]) end
+  if reserve > 0 then redis.call('SET', KEYS[2], reserve, 'PX', life) end
+  keep()
 end
-redis.call('HSET', KEYS[1], 'requests', requests, 'tokens', tokens, 'at', string.format('%.0f', now))
-redis.call('PEXPIRE', KEYS[1], ARGV[4])
 return {tostring(wait), tostring(requests), tostring(tokens)}
-""".replace("DEBT", str(_LONGEST_DEBT))
-_SETTLE = """
+"""
+)
+_SETTLE = (
+    _BUCKET
+    + """
+local reserved = redis.pcall('GET', KEYS[2])
 if redis.call('DEL', KEYS[2]) == 0 then return 0 end
-local tokens = redis.pcall('HGET', KEYS[1], 'tokens')
-if type(tokens) == 'string' and tonumber(tokens) then
-  redis.call('HSET', KEYS[1], 'tokens', tonumber(tokens) + ARGV[2] - ARGV[1])
-end
+tokens = math.min(token_limit, tokens + (tonumber(reserved) or 0) - ARGV[4])
+keep()
 return 1
 """
+)
 
 _log = get_logger()
 
@@ -101,31 +128,49 @@ class Bucket:
         self._left = left
         self._at = now
 
+    def most_reserved(self, reserve: float) -> float:
+        """What of it a request may reserve here."""
+        return min(reserve, self._tokens * _MOST_RESERVED)
+
     def acquire(self, reserve: float, now: float) -> tuple[float, Left]:
-        """Seconds to wait, 0 where it was granted, and what is left."""
-        elapsed, self._at = now - self._at, now
-        requests = min(self._requests, self._left.requests + elapsed * self._requests / 60)
-        tokens = min(self._tokens, self._left.tokens + elapsed * self._tokens / 60)
+        """Seconds to wait, 0 where it was granted, and what is left. One that has to wait changes nothing."""
+        left = self._refilled(now)
         wait = 0.0
-        if self._requests and requests < 1:
-            wait = (1 - requests) * 60 / self._requests
+        if self._requests and left.requests < 1:
+            wait = (1 - left.requests) * 60 / self._requests
         needed = min(reserve, self._tokens)
-        if self._tokens and tokens < needed:
-            wait = max(wait, (needed - tokens) * 60 / self._tokens)
-        self._left = Left(requests, tokens) if wait else Left(requests - 1, tokens - reserve)
-        return wait, self._left
+        if self._tokens and left.tokens < needed:
+            wait = max(wait, (needed - left.tokens) * 60 / self._tokens)
+        if not wait:
+            left = Left(left.requests - 1, left.tokens - reserve)
+            self._left, self._at = left, now
+        return wait, left
 
-    def give_back(self, tokens: float) -> None:
-        self._left = Left(self._left.requests, self._left.tokens + tokens)
+    def settle(self, reserved: float, used: float, now: float) -> None:
+        """Give back what was reserved, for what was used."""
+        left = self._refilled(now)
+        used = min(used, self._tokens * _MOST_COUNTED)
+        self._left, self._at = Left(left.requests, min(self._tokens, left.tokens + reserved - used)), now
+
+    def _refilled(self, now: float) -> Left:
+        elapsed = max(0.0, now - self._at)
+        return Left(
+            min(self._requests, self._left.requests + elapsed * self._requests / 60),
+            min(
+                self._tokens,
+                max(self._left.tokens, -self._tokens * _LONGEST_DEBT) + elapsed * self._tokens / 60,
+            ),
+        )
 
 
-class Grant(msgspec.Struct, frozen=True):
-    """A request that may go on: headers for its answer, and its reservation of tokens."""
+class Grant(msgspec.Struct):
+    """A request that may go on: headers for its answer, and its reservation of tokens, until it is settled."""
 
     headers: dict[str, str]
     tenant: str
+    limit: Limit
     reservation: str
-    reserved: int
+    reserved: float
     local: Bucket | None
 
 
@@ -171,44 +216,45 @@ class RateLimiter:
         return bool(self._limits)
 
     async def acquire(self, tenant: str, *, reserve: int) -> Grant | None:
-        """A grant, None where the tenant has no limit; RateLimited with the time to wait. `reserve` is in tokens."""
+        """A grant, None where the tenant has no limit; RateLimited with the time to wait.
+
+        `reserve` is in tokens. What is reserved is at most _MOST_RESERVED minutes' worth.
+        """
         limit = self._limits.get(tenant) or self._limits.get("default")
         if limit is None:
             return None
         reservation, bucket = secrets.token_hex(8), None
+        reserved: float = min(reserve, (limit.tokens_per_minute or 0) * _MOST_RESERVED)
         try:
-            wait, left = await self._acquire_shared(tenant, limit, reservation, reserve)
+            wait, left = await self._acquire_shared(tenant, limit, reservation, reserved)
         except RedisUnavailable:
             bucket = self._bucket(tenant, limit)
-            wait, left = bucket.acquire(reserve, self._clock())
+            reserved = bucket.most_reserved(reserved)
+            wait, left = bucket.acquire(reserved, self._clock())
             if self._link is not None:
                 self._metrics.limits_unshared.inc()
         headers = rate_headers(limit, left)
         if wait > 0:
             raise RateLimited(retry_after=wait, headers=headers)
-        return Grant(headers, tenant, reservation, reserve, bucket)
+        return Grant(headers, tenant, limit, reservation, reserved, bucket)
 
     def settle(self, grant: Grant, *, used: int) -> None:
         """What the request really used, in tokens; the rest of its reservation is given back, in the background."""
-        if grant.reserved == 0:
+        reserved, grant.reserved = grant.reserved, 0
+        if reserved == 0:
             return
         if grant.local is not None:
-            grant.local.give_back(grant.reserved - used)
+            grant.local.settle(reserved, used, self._clock())
             return
         self._settlements.start(self._settle(grant, used))
 
     async def _acquire_shared(
-        self, tenant: str, limit: Limit, reservation: str, reserve: int
+        self, tenant: str, limit: Limit, reservation: str, reserve: float
     ) -> tuple[float, Left]:
         if self._link is None:
             raise RedisUnavailable
         keys = [limit_key(tenant), reservation_key(tenant, reservation)]
-        arguments = [
-            limit.requests_per_minute or 0,
-            limit.tokens_per_minute or 0,
-            reserve,
-            int(RESERVATION_LIFE * 1000),
-        ]
+        arguments = [*_limits_and_life(limit), reserve]
         answer: Any = await self._link.run(
             "limit", lambda client: client.eval(_ACQUIRE, 2, *keys, *arguments)
         )
@@ -234,11 +280,11 @@ class RateLimiter:
 
     async def _settle(self, grant: Grant, used: int) -> None:
         keys = [limit_key(grant.tenant), reservation_key(grant.tenant, grant.reservation)]
+        used = min(used, (grant.limit.tokens_per_minute or 0) * _MOST_COUNTED)
+        arguments = [*_limits_and_life(grant.limit), used]
         if self._link is not None:
             with contextlib.suppress(RedisUnavailable):
-                await self._link.run(
-                    "settle", lambda client: client.eval(_SETTLE, 2, *keys, used, grant.reserved)
-                )
+                await self._link.run("settle", lambda client: client.eval(_SETTLE, 2, *keys, *arguments))
 
     async def _keep_beating(self) -> None:
         while True:
@@ -254,6 +300,11 @@ class RateLimiter:
 
         with contextlib.suppress(RedisUnavailable):
             self._replicas = max(1, await self._link.run("replicas", register))
+
+
+def _limits_and_life(limit: Limit) -> list[int]:
+    """What both scripts begin with."""
+    return [limit.requests_per_minute or 0, limit.tokens_per_minute or 0, int(RESERVATION_LIFE * 1000)]
 
 
 def rate_headers(limit: Limit, left: Left) -> dict[str, str]:

@@ -21,6 +21,7 @@ from dub5 import json_steps
 from dub5.chat.faults import MAX_PATH, Fault, fault_of, first_fault
 from dub5.errors import InvalidRequest
 from dub5.json_steps import LARGE, MAX_DEPTH, SMALL, NotReadable, Steps, Survey, TooCostly, at_once, in_steps
+from dub5.settings import MOST_TOKENS
 
 Json = dict[str, Any]
 
@@ -43,6 +44,10 @@ class _StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 
 
+class _Thinking(msgspec.Struct):
+    budget_tokens: Annotated[int, Meta(ge=-1, le=MOST_TOKENS)] | None = None
+
+
 class _Known(msgspec.Struct):
     """The fields whose type and range we vouch for."""
 
@@ -53,8 +58,11 @@ class _Known(msgspec.Struct):
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     n: Annotated[int, Meta(ge=1, le=128)] | None = None
-    max_tokens: Annotated[int, Meta(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
+    best_of: Annotated[int, Meta(ge=1, le=128)] | None = None
+    max_tokens: Annotated[int, Meta(ge=1, le=MOST_TOKENS)] | None = None
+    max_completion_tokens: Annotated[int, Meta(ge=1, le=MOST_TOKENS)] | None = None
+    min_tokens: Annotated[int, Meta(ge=0, le=MOST_TOKENS)] | None = None
+    thinking: _Thinking | bool | float | str | list[Any] | None = None
     presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     stop: str | list[str] | None = None
@@ -224,8 +232,12 @@ def most_tokens(request: ChatRequest, fields: Json) -> int:
         prompt = sum(map(_tokens_of, fields["messages"]))
     else:
         prompt = len(msgspec.json.encode(fields["messages"])) // _CHARACTERS_PER_TOKEN
-    answer: int = fields.get("max_completion_tokens") or fields.get("max_tokens") or _USUAL_ANSWER
-    return prompt + answer * (fields.get("n") or 1)
+    answer: int = fields.get("max_completion_tokens") or fields.get("max_tokens") or 0
+    if not answer:
+        thinking = fields.get("thinking")
+        budget = thinking.get("budget_tokens") if isinstance(thinking, dict) else None
+        answer = _USUAL_ANSWER + max(0, budget or 0)
+    return prompt + answer * max(fields.get("n") or 1, fields.get("best_of") or 1)
 
 
 def _tokens_of(message: Json) -> int:

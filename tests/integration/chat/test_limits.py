@@ -172,6 +172,23 @@ async def test_hits_and_followers_cost_a_request_and_no_tokens(fake: FakeOpenAI)
         assert tokens >= after_miss
 
 
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+async def test_a_number_that_cannot_be_reserved_is_refused_and_costs_the_tenant_nothing(
+    fake: FakeOpenAI, redis: str, field: str
+) -> None:
+    fake.reply = say("Hello")
+    settings = limited(fake, tokens_per_minute=10_000)
+    async with running({**settings, "redis": {"url": redis}}) as server:
+        for number in (10**400, 10**300, int("9" * 19)):
+            fields: dict[str, Any] = {field: number}
+            refused = await server.chat("one", **fields)
+            assert (refused.status_code, refused.json()["error"]["param"]) == (400, field)
+        fields = {field: 9000}
+        answer = await server.chat("one", **fields)
+        assert answer.status_code == 200
+        assert 0 <= int(answer.headers["x-ratelimit-remaining-tokens"]) < 1000
+
+
 @pytest.mark.parametrize("fault", ["refused", "left"])
 async def test_a_reservation_is_given_back_where_nothing_was_made_and_kept_where_nobody_knows(
     fake: FakeOpenAI, fault: str

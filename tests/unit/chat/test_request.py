@@ -46,7 +46,19 @@ def nested(levels: int) -> Any:
         ({"temperature": True}, "temperature"),
         ({"top_p": -0.1}, "top_p"),
         ({"n": 0}, "n"),
+        ({"n": True}, "n"),
+        ({"n": 10**400}, "n"),
+        ({"best_of": True}, "best_of"),
+        ({"best_of": 129}, "best_of"),
         ({"max_tokens": 1.5}, "max_tokens"),
+        ({"max_tokens": 2**31}, "max_tokens"),
+        ({"max_tokens": int("9" * 19)}, "max_tokens"),
+        ({"max_tokens": 10**400}, "max_tokens"),
+        ({"max_tokens": 1e300}, "max_tokens"),
+        ({"max_completion_tokens": 10**25}, "max_completion_tokens"),
+        ({"min_tokens": 10**400}, "min_tokens"),
+        ({"thinking": {"type": "enabled", "budget_tokens": 10**400}}, "thinking.budget_tokens"),
+        ({"thinking": {"type": "enabled", "budget_tokens": True}}, "thinking.budget_tokens"),
         ({"stop": [1]}, "stop[0]"),
         ({"tools": {}}, "tools"),
         ({"response_format": "json"}, "response_format"),
@@ -102,8 +114,30 @@ def test_what_we_act_on_is_read_out() -> None:
     assert (plain.stream, plain.include_usage, plain.user) == (False, False, None)
 
 
+def test_the_highest_numbers_of_tokens_are_taken_and_other_forms_of_thinking_kept() -> None:
+    for fields in (
+        {"max_tokens": 2**31 - 1, "n": 128},
+        {"thinking": {"type": "enabled", "budget_tokens": 2**31 - 1}},
+        {"thinking": {"type": "adaptive", "display": "omitted"}},
+        {"thinking": True},
+        {"thinking": "high"},
+    ):
+        request = parse(json.dumps({**GOOD, **fields}).encode())
+        assert request.body == {**GOOD, **fields}
+        assert 0 < most_tokens(request, request.body) < 2**53
+
+
+def test_where_nothing_limits_the_answer_the_budget_of_thinking_counts() -> None:
+    plain, thinks = (
+        parse(json.dumps({**GOOD, **fields}).encode())
+        for fields in ({}, {"thinking": {"type": "enabled", "budget_tokens": 5000}})
+    )
+    assert most_tokens(thinks, thinks.body) - most_tokens(plain, plain.body) == 5000
+
+
+@pytest.mark.parametrize("several", ["n", "best_of"])
 @pytest.mark.parametrize("limit", ["max_tokens", "max_completion_tokens"])
-def test_each_of_several_answers_may_be_as_long_as_the_limit(limit: str) -> None:
+def test_each_of_several_answers_may_be_as_long_as_the_limit(limit: str, several: str) -> None:
     body = {"model": "m", "messages": [{"role": "user", "content": "x"}], limit: 50}
-    one, many = (parse(json.dumps({**body, **n}).encode()) for n in ({}, {"n": 100}))
+    one, many = (parse(json.dumps({**body, **n}).encode()) for n in ({}, {several: 100}))
     assert most_tokens(many, many.body) - most_tokens(one, one.body) == 99 * 50
