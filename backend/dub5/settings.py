@@ -445,8 +445,8 @@ class PersonalitySettings(Section, frozen=True):
         Meta(
             description="Fields that a caller may not set, under any of their names. `max_tokens` also locks what else "
             "makes an answer longer or dearer: `n`, `best_of`, `reasoning_effort`, `service_tier`, `prediction`, "
-            "`modalities`, `web_search_options`, `logprobs`. Where one of all these is locked, fields that are unknown "
-            "here are refused too."
+            "`modalities`, `web_search_options`, `logprobs`. `tools` also locks `web_search_options`. Where one of all "
+            "these is locked, fields that are unknown here are refused too."
         ),
     ] = []
     temperature: Annotated[

@@ -132,7 +132,8 @@ class Personality:
 
     def _is_as_set(self, name: str, value: Any) -> bool:
         default = self._sampling.get(name)
-        return value == default if default is not None else value in _AS_IF_UNSET.get(name, ())
+        same = (default,) if default is not None else _AS_IF_UNSET.get(name, ())
+        return any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in same)
 
     def _refusal(self, name: str) -> InvalidRequest:
         shown = name if len(name) <= _LONGEST_NAME else name[:_LONGEST_NAME] + "…"
@@ -154,6 +155,8 @@ def _locked(names: Iterable[str]) -> frozenset[str]:
     locked = set(names)
     if not locked.isdisjoint(_LIMITS):
         locked |= _MULTIPLIERS
+    if "tools" in locked:
+        locked.add("web_search_options")  # a tool of the provider's by another name
     for together in _TOGETHER:
         if not locked.isdisjoint(together):
             locked.update(together)

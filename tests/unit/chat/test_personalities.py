@@ -165,6 +165,15 @@ def test_what_clients_send_without_being_asked_is_as_good_as_nothing() -> None:
 
 
 @pytest.mark.parametrize(
+    ("field", "value"), [("logprobs", 0), ("top_logprobs", False), ("parallel_tool_calls", 1)]
+)
+def test_a_boolean_is_not_a_number_that_means_the_same(field: str, value: Any) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        personality(PersonalitySettings(locked=["max_tokens", "tools"])).fields(request(**{field: value}))
+    assert caught.value.param == field
+
+
+@pytest.mark.parametrize(
     ("locked", "field", "value"),
     [
         ("n", "best_of", 2),
@@ -175,6 +184,10 @@ def test_what_clients_send_without_being_asked_is_as_good_as_nothing() -> None:
         ("logprobs", "top_logprobs", 5),
         ("tools", "functions", [{"name": "f"}]),
         ("tools", "tools", [{"type": "function", "function": {"name": "f"}}]),
+        ("tools", "web_search_options", {}),
+        ("tools", "plugins", [{"id": "web"}]),
+        ("tools", "mcp_servers", [{"url": "https://example.com"}]),
+        ("tools", "Tools", [{"type": "web_search"}]),
         ("service_tier", "speed", "fast"),
         ("response_format", "response_format", {"type": "json_object"}),
         ("verbosity", "verbosity", "high"),
@@ -190,6 +203,10 @@ def test_a_lock_on_something_else_leaves_limits_and_unknown_fields_alone() -> No
     mild = personality(PersonalitySettings(temperature=0.7, locked=["temperature"]))
     assert mild.fields(request(n=2, max_tokens=9, odd=5))["odd"] == 5
     assert personality(PersonalitySettings(locked=["n"])).fields(request(max_tokens=9))["max_tokens"] == 9
+    searching = personality(PersonalitySettings(locked=["web_search_options"]))
+    assert searching.fields(request(tools=[{"type": "function", "function": {"name": "f"}}]))["tools"]
+    toolless = personality(PersonalitySettings(locked=["tools"]))
+    assert toolless.fields(request(n=2, max_tokens=9, tools=[], tool_choice="none"))["max_tokens"] == 9
 
 
 @pytest.mark.parametrize(("name", "value"), [("n", 2), ("reasoning_effort", "low"), ("service_tier", "flex")])
