@@ -45,7 +45,8 @@ class _StreamOptions(msgspec.Struct):
 
 
 class _Thinking(msgspec.Struct):
-    budget_tokens: Annotated[int, Meta(ge=-1, le=MOST_TOKENS)] | None = None
+    # Text is left to the route: it is a number for some clients.
+    budget_tokens: Annotated[int, Meta(ge=-1, le=MOST_TOKENS)] | str | None = None
 
 
 class _Known(msgspec.Struct):
@@ -236,7 +237,7 @@ def most_tokens(request: ChatRequest, fields: Json) -> int:
     if not answer:
         thinking = fields.get("thinking")
         budget = thinking.get("budget_tokens") if isinstance(thinking, dict) else None
-        answer = _USUAL_ANSWER + max(0, budget or 0)
+        answer = _USUAL_ANSWER + (max(0, budget) if isinstance(budget, int) else 0)
     return prompt + answer * max(fields.get("n") or 1, fields.get("best_of") or 1)
 
 

@@ -635,7 +635,7 @@ def settings(**changes: Any) -> Settings:
 
 
 async def built(configured: Settings, secret: str = "s3cret") -> Model:
-    providers = build(configured, {"KEY": secret})
+    providers = await asyncio.to_thread(build, configured, {"KEY": secret})  # it reads files
     made = Model.build(
         "m",
         configured.models["m"],
