@@ -175,11 +175,15 @@ def _output_format(given: Json, takes: Claude) -> tuple[Json | None, str]:
 
 def _schema(wrapper: Json, where: str, takes: Claude) -> tuple[Json | None, str]:
     written = typed(wrapper.get("schema"), dict, where, "an object")
-    exact = json_schemas.strict(written) if takes.schemas else None
+    exact = json_schemas.strict(written, json_schemas.Budget()) if takes.schemas else None
     if exact is not None and _fits([exact]):
         return exact, ""
     if wrapper.get("strict") is True:
         raise cannot(where, "the provider of this model cannot enforce this schema")
+    try:
+        json_schemas.Budget().tell(written)
+    except json_schemas.SpentError:
+        raise cannot(where, "too large to be told to the provider of this model") from None
     schema = msgspec.json.encode(written).decode()
     return None, f"{_JSON_ONLY} It must match this JSON Schema: {schema}"
 

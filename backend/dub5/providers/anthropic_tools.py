@@ -56,13 +56,17 @@ def is_forced(choice: Json | None) -> bool:
 def _listed(given: Json, model: Claude) -> dict[str, Json]:
     """The tools by name: of several with the same one the first, since the API refuses them."""
     result: dict[str, Json] = {}
+    budgets = json_schemas.Budget(), json_schemas.Budget()
     for where, written in each(given, "tools"):
-        tool = _tool(written, where, model)
+        tool = _tool(written, where, model, *budgets)
         result.setdefault(tool["name"], tool)
     return result
 
 
-def _tool(tool: Json, where: str, model: Claude) -> Json:
+def _tool(
+    tool: Json, where: str, model: Claude, budget: json_schemas.Budget, strictly: json_schemas.Budget
+) -> Json:
+    """`strictly` is spent on what is enforced; without it a tool goes through as one that is not strict."""
     kind = tool.get("type")
     if isinstance(kind, str) and _OF_THEIR_OWN.fullmatch(kind) and isinstance(tool.get("name"), str):
         return {name: value for name, value in tool.items() if name != "cache_control"} | mark(tool)
@@ -81,8 +85,9 @@ def _tool(tool: Json, where: str, model: Claude) -> Json:
     if isinstance(description, str) and description.strip():
         result["description"] = description
     schema = function.get("parameters") or _ANYTHING
-    exact = json_schemas.strict(schema) if function.get("strict") is True and model.schemas else None
-    result["input_schema"] = json_schemas.parameters(exact or schema, f"{at}.parameters")
+    enforced = function.get("strict") is True and model.schemas
+    exact = json_schemas.strict(schema, strictly) if enforced else None
+    result["input_schema"] = json_schemas.parameters(exact or schema, f"{at}.parameters", budget)
     if exact is not None:
         result["strict"] = True
     return result | mark(tool)

@@ -650,3 +650,17 @@ def test_what_is_left_to_another_route(fields: Json, param: str) -> None:
         request(given, model=given.pop("model"), max_tokens=1, stream=False)
     assert caught.value.param == param
     assert f"`{param}`" in caught.value.message
+
+
+def test_schemas_that_would_take_too_much_are_refused_by_name() -> None:
+    many: Json = {"type": "object", "properties": {f"p{number}": "str" for number in range(3000)}}
+    listed = [
+        {"type": "function", "function": {"name": f"f{number}", "parameters": many}} for number in range(3)
+    ]
+    with pytest.raises(Unsupported) as refused:
+        translated(said("x"), tools=listed)
+    assert refused.value.param == "tools[1].function.parameters"
+    shape = {"type": "json_schema", "json_schema": {"schema": {"description": "d" * 200_000 + "😀"}}}
+    with pytest.raises(Unsupported) as refused:
+        translated(said("x"), response_format=shape)
+    assert refused.value.param == "response_format.json_schema.schema"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import tracemalloc
 from typing import Any
 
 import jsonschema
@@ -10,10 +12,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dub5.errors import Unsupported
-from dub5.providers.json_schemas import complexity, parameters, strict, valid
+from dub5.providers import json_schemas
+from dub5.providers.json_schemas import Budget, complexity
 from dub5.providers.protocol import Json
 
 NULLABLE: Json = {"anyOf": [{"type": "string"}, {"type": "null"}]}
+
+
+def valid(schema: Any) -> Any:
+    return json_schemas.valid(schema, Budget())
+
+
+def parameters(schema: Any, where: str) -> Json:
+    return json_schemas.parameters(schema, where, Budget())
+
+
+def strict(schema: Any) -> Json | None:
+    return json_schemas.strict(schema, Budget())
 
 
 def closed(**properties: Any) -> Json:
@@ -63,10 +78,10 @@ def test_what_a_draft_cannot_say_is_left_out(written: Any, taken: Any) -> None:
         r"\u{1F600}",
         "(?<year>[0-9]{4})",
         "(?i:a)",
-        "[[a]",
-        "[a--b]",
         "a||b",
         "",
+        r"^[a-zA-Z0-9._%+-]+@[\w.-]+\.[a-z]{2,}$",
+        r"^(?!-)[^\s/\]]{1,63}?(?:\.(?P<x>[\u4e00-\u9fa5]+))*$",
     ],
 )
 def test_a_pattern_is_kept(pattern: str) -> None:
@@ -74,11 +89,16 @@ def test_a_pattern_is_kept(pattern: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "pattern", ["[", "(", "*a", "a**", "(?P<x", "\\", "a{99999999999}", "(" * 400, "a" * 501]
+    "pattern",
+    [
+        *("[", "(", ")", "*a", "a**", "a*+", "(?P<x", "\\", "a{99999999999}", "a{3,1}", "(" * 400, "a" * 501),
+        *("[z-a]", r"\[[z-a]", "[^]", "[]", "[[a]", "[a--b]", r"[\w-.]", "(?<a>b)(?<a>b)", "(?<=a+)b"),
+        *(r"(a)\1", "(?i)a", "^*", "(*)", "(?#", "\\q", ")(", "(" * 65 + ")" * 65),
+    ],
 )
 def test_a_pattern_that_is_no_expression_is_left_out_wherever_it_is(pattern: str) -> None:
     bad: Json = {"type": "string", "pattern": pattern}
-    good: Json = {"type": "string"}
+    good: Json = {"type": "string", "description": f"{{pattern: {pattern}}}"}
 
     def placed(one: Json) -> Json:
         return {
@@ -97,10 +117,38 @@ def test_a_pattern_that_is_no_expression_is_left_out_wherever_it_is(pattern: str
     assert kept == open_object(a=good)
 
 
-def test_so_many_patterns_are_looked_at_and_no_more() -> None:
-    properties = {f"a{number}": {"pattern": f"^{number}$"} for number in range(10_000)}
+def test_so_many_patterns_are_looked_at_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[str] = []
+
+    def is_pattern(written: str) -> bool:
+        looked_at.append(written)
+        return True
+
+    monkeypatch.setattr(json_schemas, "_is_pattern", is_pattern)
+    properties = {f"a{number}": {"pattern": f"^{number:040}$"} for number in range(3000)}
     kept = valid({"properties": properties})["properties"]
-    assert 100 < sum("pattern" in each for each in kept.values()) < 1000
+    assert 100 < sum("pattern" in each for each in kept.values()) <= len(looked_at)
+    assert sum(map(len, looked_at)) <= json_schemas.MOST_MATCHED
+
+
+def test_no_expression_of_a_caller_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a range in a class that ignores case, CPython walks over 65,536 characters."""
+
+    def compiled(*_: Any) -> Any:
+        raise AssertionError
+
+    slow = "(?i)" + "[a-\uffff]" * 98
+    schema = open_object(a={"pattern": slow}, b={"pattern": slow[4:]}, c={"patternProperties": {slow: {}}})
+    enforced = open_object(a={"type": "string", "pattern": slow})
+    with monkeypatch.context() as patched:
+        patched.setattr(re, "compile", compiled)
+        patched.setattr(re, "_compile", compiled)
+        kept = parameters(schema, "p")["properties"]
+        exact = strict(enforced)
+    assert kept["b"] == {"pattern": slow[4:]}
+    assert kept["c"] == {"patternProperties": {}}
+    assert "pattern" not in kept["a"]
+    assert exact == closed(a={"type": "string", "description": f"{{pattern: {slow}}}"})
 
 
 _KEYWORDS = """
@@ -163,6 +211,7 @@ def test_whatever_is_written_becomes_valid(schema: Json) -> None:
         ),
         ({"allOf": [{"$ref": "#"}], **open_object(a={})}, open_object(a={})),
         ({"$ref": "https://example.com/x"}, {"type": "object"}),
+        (True, {"type": "object"}),
     ],
 )
 def test_a_tools_input_is_a_plain_object(written: Json, taken: Json) -> None:
@@ -257,16 +306,92 @@ def test_a_long_way_of_references_ends_somewhere() -> None:
     )
 
 
-def test_many_references_to_many_properties_are_cut_off() -> None:
-    many = open_object(**{f"p{n}": {} for n in range(3000)})
-    users = {f"u{n}": {"$ref": "#/$defs/many"} for n in range(3000)}
-    schema = {"allOf": [{"$ref": f"#/$defs/u{n}"} for n in range(3000)], "$defs": {"many": many, **users}}
-    assert len(parameters(schema, "p")["properties"]) == 3000
+_MANY = [f"n{number}" for number in range(3000)]
+
+
+def _nested(levels: int, inner: Any) -> Any:
+    """Each level refers to the one within it, so that the root has what is innermost once for each level."""
+    for level in reversed(range(levels)):
+        path = "/".join(f"properties/p{above}" for above in range(level + 1))
+        inner = {"allOf": [{"$ref": f"#/{path}"}], "properties": {f"p{level}": inner}}
+    return inner
+
+
+_COSTLY: dict[str, Json] = {
+    "required": {"a": {"type": "object", "required": _MANY}, "anyOf": [{"$ref": "#/a"}] * 3000},
+    "keywords": {"a": dict.fromkeys(_MANY, 1), "oneOf": [{"$ref": "#/a"}] * 3000},
+    "properties": {
+        "allOf": [{"$ref": f"#/$defs/{name}"} for name in _MANY],
+        "$defs": {
+            "many": open_object(**{name: {} for name in _MANY}),
+            **{name: {"$ref": "#/$defs/many"} for name in _MANY},
+        },
+    },
+    "doubling": {
+        "$ref": "#/$defs/0",
+        "$defs": {
+            **{str(n): {"allOf": [{"$ref": f"#/$defs/{n + 1}"}] * 2, f"k{n}": 1} for n in range(25)},
+            "25": open_object(**{name: {} for name in _MANY[:1000]}),
+        },
+    },
+    "written again in each": _nested(25, {"properties": {"a": {"description": "d" * 50_000}}}),
+    "rewritten": open_object(**{f"m{n}": "str" for n in range(9000)}),
+}
+
+
+@pytest.mark.parametrize("schema", _COSTLY.values(), ids=_COSTLY)
+def test_what_a_small_body_says_at_length_is_refused_before_it_takes_much(schema: Json) -> None:
+    tracemalloc.start(1)
+    try:
+        with pytest.raises(Unsupported) as refused:
+            parameters(schema, "tools[1].function.parameters")
+        assert strict(schema) is None
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert refused.value.param == "tools[1].function.parameters"
+    assert peak < 3 * 2**20
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"enum": [{"a": "é" * 300_000}]},
+        {"description": "d" * 300_000, "maxLength": 3},
+        {"not": {"enum": list(range(300_000))}},
+    ],
+)
+def test_limits_that_are_long_are_not_told(told: Json) -> None:
+    """Then nothing is enforced; else one text that is not ASCII would make all others as wide."""
+    assert strict(open_object(a={"type": "string", **told})) is None
+
+
+def test_wrapped_schemas_are_copied_so_often_and_no_more() -> None:
+    inner: Json = {"type": "string"}
+    for _ in range(30):
+        inner = {"allOf": [inner]}
+    assert strict(open_object(a=inner)) is not None
+    assert strict(open_object(a=inner | dict.fromkeys(_MANY, 1))) is None
+
+
+def test_a_valid_schema_is_not_copied() -> None:
+    schema = open_object(**{name: {"type": ["string", "null"], "pattern": "^a"} for name in _MANY * 2})
+    assert valid(schema) is schema
+    assert parameters(schema, "p") is schema
+
+
+def test_all_tools_of_a_request_share_what_they_may_take() -> None:
+    budget = Budget()
+    schema: Json = {"properties": dict.fromkeys(_MANY, "str")}
+    json_schemas.parameters(schema, "p", budget)
+    json_schemas.parameters(schema, "p", Budget())
+    with pytest.raises(Unsupported):
+        json_schemas.parameters(schema, "p", budget)
 
 
 def test_a_long_chain_of_definitions_is_no_circle() -> None:
-    chain = {f"d{n}": open_object(a={"$ref": f"#/$defs/d{n + 1}"}) for n in range(5000)}
-    chain["d5000"] = open_object(a={"type": "null"})
+    chain = {f"d{n}": open_object(a={"$ref": f"#/$defs/d{n + 1}"}) for n in range(1000)}
+    chain["d1000"] = open_object(a={"type": "null"})
     assert strict({**open_object(a={"$ref": "#/$defs/d0"}), "$defs": chain}) is not None
 
 
