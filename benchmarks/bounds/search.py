@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bounds import ordinary
-from benchmarks.bounds.worst import Genes, body, mutated, thought_of
+from benchmarks.bounds.worst import Genes, body, mutated, schemas, thought_of
 from dub5.app import Application
 from dub5.settings_loader import convert
 
@@ -68,8 +68,11 @@ async def application(base_url: str) -> AsyncIterator[Application]:
     settings = convert(
         {
             "server": {"port": 0, "operations_port": 0, "max_arriving": "8GiB"},
-            "providers": {"sink": {"kind": "openai", "base_url": base_url}},
-            "models": {"m": {"routes": ["sink/m"]}},
+            "providers": {
+                "sink": {"kind": "openai", "base_url": base_url},
+                "claude": {"kind": "anthropic", "base_url": base_url},
+            },
+            "models": {"m": {"routes": ["sink/m"]}, "claude": {"routes": ["claude/claude-haiku-4-5"]}},
             "limits": {"default": {"tokens_per_minute": 10**9}},
         }
     )
@@ -180,6 +183,10 @@ async def search(base_url: str, seed: int, times: float, size: int) -> None:
             _tell(found, len(raw), name, ordinary=True)
         if size == 0:
             return
+        for name, raw in schemas(size):
+            found = await _surely(built, raw)
+            found.memory = await counted(built, raw)
+            _tell(found, size, name)
         tried = [(await _tried(built, genes, size), genes) for genes in thought_of()]
         pool = tried
         for _ in range(int(MUTATIONS[size] * times)):

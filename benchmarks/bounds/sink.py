@@ -20,7 +20,18 @@ _COMPLETION = json.dumps(
         "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
     }
 ).encode()
-_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(_COMPLETION)
+_MESSAGE = json.dumps(
+    {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": "m",
+        "content": [{"type": "text", "text": "Read."}],
+        "stop_reason": "end_turn",
+        "usage": {"input_tokens": 1, "output_tokens": 1},
+    }
+).encode()
+_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
 
 
 async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -31,7 +42,8 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
             left = int(next(value for name, _, value in lines if name == b"content-length"))
             while left:
                 left -= len(await reader.read(min(left, 2**20)))
-            writer.write(_HEAD + _COMPLETION)
+            answer = _MESSAGE if b"/messages" in lines[0][0] else _COMPLETION
+            writer.write(_HEAD % len(answer) + answer)
             await writer.drain()
     writer.close()
 

@@ -7,6 +7,7 @@ lists, and may end with a fault. `UNITS` are what was once thought of; `mutated`
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 
 import msgspec
 
@@ -74,6 +75,7 @@ PLACES = (
 )
 FAULTS = ("", "", "", "😀", ",NaN", ',"\\ud800"', ",1e999", "!", ',"\x01"')
 _HEAD = '{"model":"m","messages":[{"role":"user","content":"x"}]'
+_MODEL, _CLAUDE = '"m"', '"claude"'
 _TOKENS = (
     "[",
     "]",
@@ -192,6 +194,39 @@ def thought_of() -> list[Genes]:
         for unit in ("1", '"a"', '"' + "a" * 300 + '"')
     ]
     return found
+
+
+def schemas(size: int) -> Iterator[tuple[str, bytes]]:
+    """Tools for a route to Claude, which translates their schemas; at most `size` bytes, the rest of it one text."""
+    slow = "(?i)" + "[a-\\uffff]" * 50
+    for name, keyword, unit, branch in (
+        ("a keyword, and references to it", "%s", '"n%d":1', '{"$ref":"#/$defs/a"}'),
+        ("names, and references to them", '"required":[%s]', '"n%d"', '{"$ref":"#/$defs/a"}'),
+        ("slow patterns", '"properties":{%s}', f'"n%d":{{"pattern":"{slow}%d"}}', "{}"),
+        (
+            "patterns",
+            '"properties":{%s}',
+            '"n%d":{"pattern":"^(?:[a-f%d]{1,9}|x)+$","description":"d"}',
+            "{}",
+        ),
+        ("types of another dialect", '"properties":{%s}', '"n%d":{"type":"STRING"}', "{}"),
+    ):
+        inner = keyword % _repeated(unit, size // 4)
+        defined = f'"a":{{"type":"object",{inner}}}'
+        composed = f'"anyOf":[{_repeated(branch, size // 4)}]'
+        for strict in ("false", "true"):
+            start = f'{_HEAD.replace(_MODEL, _CLAUDE)},"tools":[{{"type":"function","function":{{"name":"f"'
+            start += f',"strict":{strict},"parameters":{{"properties":{{{defined}}},"$defs":{{{defined}}},{composed}'
+            start += ',"description":"'
+            yield (
+                f"tools: {name}, strict: {strict}",
+                f'{start}{"d" * (size - len(start) - 8)}"}}}}}}]}}'.encode(),
+            )
+
+
+def _repeated(unit: str, size: int) -> str:
+    """At most so many that a body with them is not refused for its values alone."""
+    return _numbered(",".join([unit] * min(size // (2 * len(unit) + 40), 15_000)))
 
 
 def _is_value(unit: str) -> bool:
