@@ -76,7 +76,8 @@ class Release:
             "config": {
                 "providers": {"standin": {"kind": "openai", "base_url": f"http://provider.{STAGE}:8080/v1"}},
                 "models": {"standin": {"routes": ["standin/any"]}},
-                "admission": {"max_inflight": CAPACITY, "max_queued": 200},
+                # Patient: on a busy machine an answer takes longer, and who then waits is not refused for it.
+                "admission": {"max_inflight": CAPACITY, "max_queued": 200, "queue_timeout": "30s"},
                 "server": {"max_stream": "60s"},
             },
             "resources": {"requests": {"cpu": "20m", "memory": "128Mi"}},
