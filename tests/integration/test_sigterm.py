@@ -65,8 +65,10 @@ async def silent() -> AsyncIterator[str]:
         over.set()
 
 
-def listens_to_sigterm(process: asyncio.subprocess.Process) -> bool:
-    """Whether it has a handler, as the kernel knows."""
+def listens_to_sigterm(process: asyncio.subprocess.Process, command: str) -> bool:
+    """Whether it has a handler, as the kernel knows. Until it runs `command` its handlers are its parent's."""
+    if command.encode() not in Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0"):
+        return False
     status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
     caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
     return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
@@ -76,7 +78,7 @@ def listens_to_sigterm(process: asyncio.subprocess.Process) -> bool:
 @pytest.mark.parametrize("command", ["serve", "operator"])
 async def test_before_it_has_an_event_loop(command: str) -> None:
     process = await dub5(command, environment=ENVIRONMENT)
-    await until(lambda: asyncio.to_thread(listens_to_sigterm, process))
+    await until(lambda: asyncio.to_thread(listens_to_sigterm, process, command))
     process.send_signal(signal.SIGTERM)
     assert "Traceback" not in await ended(process)
 

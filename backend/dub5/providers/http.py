@@ -19,7 +19,6 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -47,7 +46,7 @@ from dub5.providers.protocol import Call, Json
 from dub5.providers.redaction import REDACTED, Redactor
 from dub5.providers.refusals import Refusal
 from dub5.providers.sse import EventParser, EventTooLarge
-from dub5.settings import MAX_FILE, AnyHttpProvider, Timeouts, key_header, root_of
+from dub5.settings import AnyHttpProvider, Timeouts, key_header, root_of
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
@@ -553,8 +552,6 @@ class _Patience:
 def trusted(where: str, ca_file: str | None) -> ssl.SSLContext:
     """TLS with the authorities of `ca_file`, else of what the environment names, else certifi's."""
     try:
-        if ca_file is not None and Path(ca_file).stat().st_size > MAX_FILE:
-            raise ConfigError(f"{where}: {ca_file!r} is larger than {MAX_FILE // 2**20} MiB")
         return httpx.create_ssl_context() if ca_file is None else ssl.create_default_context(cafile=ca_file)
     except (OSError, ValueError) as error:  # ssl's errors are OSErrors
         if ca_file is None:
