@@ -24,6 +24,7 @@ ALL_IS_WELL = {
     "Restarts, by replica",
     "Log lines lost",
     "Background failures, by task",
+    "Memory for arriving requests, by replica",
     "How fast late streams burn the budget",
     "Waiting for a place, and places",
     "Input that the provider had cached",
