@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dub5.errors import ConfigError
-from dub5.providers.http import trusted
 from dub5.settings import MAX_FILE, Settings, SimulatedSettings
 from dub5.settings_loader import convert, load, parse_yaml
 from tests.settings_strategies import configurations, junk
@@ -283,8 +282,6 @@ class TestTheFile:
         os.truncate(path, MAX_FILE + 1)
         with pytest.raises(ConfigError, match=r"dub5.yaml' is larger than 8 MiB$"):
             load(path, {})
-        with pytest.raises(ConfigError, match=r"^here: .* is larger than 8 MiB$"):
-            trusted("here", str(path))
 
     def test_not_text(self, tmp_path: Path) -> None:
         path = tmp_path / "dub5.yaml"
