@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
@@ -96,14 +96,6 @@ class Budget:
 # --- What the draft takes ---
 
 
-def valid(schema: Any, budget: Budget) -> Any:
-    """A schema that the meta-schema of draft 2020-12 takes, its patterns too: `schema` itself where it is one.
-
-    SpentError where too much of it has to be written anew.
-    """
-    return _valid(schema, budget)
-
-
 # Never `re.compile`: CPython walks over 65,536 characters for a range in a class that ignores case.
 _ESCAPED = (
     r"\\(?:[dDwWsStnrfv]|[!-/:-@\[-`{-~]|x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|u\{[0-9A-Fa-f]{1,6}\}|"
@@ -151,7 +143,11 @@ def _goes_up(first: str, last: str) -> bool:
     return len(first) == len(last) == 1 and first <= last
 
 
-def _valid(schema: Any, budget: Budget) -> Any:
+def valid(schema: Any, budget: Budget) -> Any:
+    """A schema that the meta-schema of draft 2020-12 takes, its patterns too: `schema` itself where it is one.
+
+    SpentError where too much of it has to be written anew.
+    """
     if isinstance(schema, bool):
         return schema
     if isinstance(schema, str):  # {"x": "number"} for {"x": {"type": "number"}}
@@ -236,29 +232,22 @@ def _names(value: Any, budget: Budget) -> Any:
 
 
 def _schemas(value: Any, budget: Budget) -> Any:
-    if not isinstance(value, list) or not value:
-        return _NOTHING
-    result = value
-    for index, each in enumerate(value):
-        kept = _valid(each, budget)
-        if kept is not each:
-            if result is value:
-                budget.copy(value)
-                result = list(value)
-            result[index] = kept
-    return result
+    return _each_valid(value, enumerate(value), budget) if isinstance(value, list) and value else _NOTHING
 
 
 def _named_schemas(value: Any, budget: Budget) -> Any:
-    if not isinstance(value, dict):
-        return _NOTHING
+    return _each_valid(value, value.items(), budget) if isinstance(value, dict) else _NOTHING
+
+
+def _each_valid(value: Any, members: Iterable[tuple[Any, Any]], budget: Budget) -> Any:
+    """A list or object of schemas, each `valid`: `value` itself where they are."""
     result = value
-    for name, each in value.items():
-        kept = _valid(each, budget)
+    for name, each in members:
+        kept = valid(each, budget)
         if kept is not each:
             if result is value:
                 budget.copy(value)
-                result = dict(value)
+                result = value.copy()
             result[name] = kept
     return result
 
@@ -276,7 +265,7 @@ def _pattern(value: Any, budget: Budget) -> Any:
 
 
 def _items(value: Any, budget: Budget) -> Any:
-    return (_schemas if isinstance(value, list) else _valid)(value, budget)
+    return (_schemas if isinstance(value, list) else valid)(value, budget)
 
 
 def _dependent(value: Any, budget: Budget) -> Any:
@@ -305,8 +294,8 @@ _KEYWORDS: dict[str, _Kept] = {
     **_each("uniqueItems deprecated readOnly writeOnly", _if(lambda value: isinstance(value, bool))),
     **_each("title description format $ref $comment", _if(lambda value: isinstance(value, str))),
     **_each("contentEncoding contentMediaType", _if(lambda value: isinstance(value, str))),
-    **_each("additionalProperties propertyNames contains not if then else", _valid),
-    **_each("unevaluatedItems unevaluatedProperties contentSchema", _valid),
+    **_each("additionalProperties propertyNames contains not if then else", valid),
+    **_each("unevaluatedItems unevaluatedProperties contentSchema", valid),
     **_each("allOf anyOf oneOf prefixItems", _schemas),
     **_each("properties $defs definitions dependentSchemas", _named_schemas),
     # which draft, and names for references from elsewhere
