@@ -267,11 +267,14 @@ class Pipeline:
             _name_leader(question, follower)
             follower.leave()
             raise
-        if not (streamed or follower.led_here or await _is_answer(frames)):
-            # Another replica's frames came through Redis, and are not what a leader sends: as if it were lost.
-            self._undecodable("flight", "no answer")
-            follower.leave()
-            return await self._follow(question, self._flights.alone(asking.lead), asking, status)
+        body: bytes | None = None
+        if not (streamed or follower.led_here):
+            body = await _answer_in(frames)
+            if body is None:
+                # Another replica's frames came through Redis, and are not what a leader sends: as if it were lost.
+                self._undecodable("flight", "no answer")
+                follower.leave()
+                return await self._follow(question, self._flights.alone(asking.lead), asking, status)
         timings = question.record.timings
         timings["provider"] = time.perf_counter() - started - timings.get("queue", 0.0)  # parts add up
         collapsed = joined or not follower.led_here
@@ -285,7 +288,8 @@ class Pipeline:
         if streamed:
             return Answer(Relay(question, follower, frames[0], saved), status)
         follower.leave()
-        body = await whole_of([frame for frame in frames if frame is not None])
+        if body is None:
+            body = await whole_of([frame for frame in frames if frame is not None])
         if saved is not None:
             saved(shapes.usage_in(body))
         return Answer(body, status)
@@ -336,13 +340,13 @@ class Pipeline:
         self._metrics.cache_lookups.labels(question.target.class_name, result).inc()
 
 
-async def _is_answer(frames: Sequence[Frame | None]) -> bool:
-    """Whether complete frames have an answer in them."""
+async def _answer_in(frames: Sequence[Frame | None]) -> bytes | None:
+    """The completion that complete frames stand for; None where there is no answer in them."""
     try:
         body = await whole_of([frame for frame in frames if frame is not None])
-        return bool(msgspec.json.decode(body)["choices"])
+        return body if msgspec.json.decode(body)["choices"] else None
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-        return False
+        return None
 
 
 def answer_too_large() -> InvalidRequest:
