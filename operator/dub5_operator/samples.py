@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -143,20 +143,17 @@ class Samples:
         return len(found) == PAGE
 
     def _sort(self, batch: SampleBatch, wanted: Collection[str], at: float) -> None:
-        for name in {
-            *(access.class_name for access in batch.accesses),
-            *(verdict.class_name for verdict in batch.verdicts),
-            *batch.looked_up,
-        } & set(wanted):
-            held = self._held[name]
-            if not held.parts or not held.parts[-1].began <= at < held.parts[-1].began + SPAN:
-                held.parts.append(Part(at, at))
-            part = held.parts[-1]
-            part.at = at
-            before = len(part.accesses) + len(part.verdicts)
-            part.accesses += [access for access in batch.accesses if access.class_name == name]
-            part.verdicts += [verdict for verdict in batch.verdicts if verdict.class_name == name]
-            held.count += len(part.accesses) + len(part.verdicts) - before
+        for access in batch.accesses:
+            if access.class_name in wanted:
+                self._part(access.class_name, at).accesses.append(access)
+        for verdict in batch.verdicts:
+            if verdict.class_name in wanted:
+                self._part(verdict.class_name, at).verdicts.append(verdict)
+        touched = Counter(access.class_name for access in batch.accesses)
+        touched.update(verdict.class_name for verdict in batch.verdicts)
+        for name in (touched.keys() | batch.looked_up.keys()) & set(wanted):
+            held, part = self._held[name], self._part(name, at)
+            held.count += touched[name]
             if not batch.looked_up or not 0 <= batch.looked_up.get(name, 0) <= _MOST_LOOK_UPS:
                 part.looked_up = None
             elif part.looked_up is not None:
@@ -164,6 +161,14 @@ class Samples:
             while held.count > MOST_HELD and len(held.parts) > 1:
                 oldest = held.parts.popleft()
                 held.count -= len(oldest.accesses) + len(oldest.verdicts)
+
+    def _part(self, class_name: str, at: float) -> Part:
+        """Into which what came at that time goes."""
+        parts = self._held[class_name].parts
+        if not parts or not parts[-1].began <= at < parts[-1].began + SPAN:
+            parts.append(Part(at, at))
+        parts[-1].at = at
+        return parts[-1]
 
 
 def _is_damage(error: ResponseError) -> bool:
