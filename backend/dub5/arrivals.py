@@ -56,7 +56,7 @@ class Arrivals:
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self.used = 0
-        self.reader = asyncio.Lock()
+        self.reading_lock = asyncio.Lock()
         self._large = 0  # of `used`, what requests of more than SMALL_REQUEST take
         self._most_large = int(budget * _LARGE_SHARE)
         self._queues: list[OrderedDict[Arriving, None]] = [OrderedDict() for _ in range(_QUEUES)]

@@ -172,7 +172,7 @@ class CacheController(Controller):
         require_json(dict(request.headers))
         body, caller = await _arrived(request), request.state.caller
         key = None
-        async with arrivals.reader if len(body) >= LARGE else contextlib.nullcontext():
+        async with arrivals.reading_lock if len(body) >= LARGE else contextlib.nullcontext():
             written = await _written(body, most=pipeline.max_entry)
             reading = read(bytes(written.request), room=arrivals.room)
             written = msgspec.structs.replace(written, request=msgspec.Raw())

@@ -121,7 +121,7 @@ class ChatRoute:
         if len(raw) < LARGE:
             request = parse(raw)
         else:
-            async with self._arrivals.reader:
+            async with self._arrivals.reading_lock:
                 reading = read(raw, room=self._arrivals.room)
                 del raw  # it is gone as soon as it is decoded
                 request = await reading
