@@ -63,6 +63,8 @@ def store(kube: Kube, images: Images) -> Iterator[Store]:
 def test_a_request_is_found_by_its_id_across_two_pods(release: Release, stage: Stage, store: Store) -> None:
     release.install({"autoscaling": {"mode": "none"}, "replicas": 2})
     first, second = release.pods()
+    # They are ready before that, and would each ask the provider.
+    eventually(lambda: all(map(release.has_redis, release.names())), "both reach Redis")
     stage.pace(first_token=20.0, between=0.0, tokens=4)
     leader, follower = f"leader-{uuid.uuid4()}", f"follower-{uuid.uuid4()}"
     question = f"what nobody else asks {uuid.uuid4()}"
