@@ -26,7 +26,7 @@ test: $(READY) ## Run every test that needs no cluster, against a real Redis; co
 	@tools/setup.sh k6
 	@tools/setup.sh browser
 	@rm -f .coverage .coverage.*
-	@$(BIN)/coverage run -m pytest -q -n auto --maxprocesses 4 --dist worksteal $(TESTS)
+	@$(BIN)/coverage run -m pytest -q -n auto --dist worksteal $(TESTS)
 	@$(BIN)/coverage combine -q
 	@$(BIN)/coverage report
 

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import certifi
 import pytest
 import redis as redis_py
 from blockbuster import BlockBuster, blockbuster_ctx
@@ -21,7 +22,15 @@ settings.load_profile("busy machine")
 for _name in ("NO_PROXY", "no_proxy"):  # the servers of tests are on this machine, whatever proxy it may have
     os.environ[_name] = ",".join(filter(None, [os.environ.get(_name, ""), "localhost,127.0.0.1,::1"]))
 
+# Thousands of clients are made, and each would read a hundred and forty certificates first. None leaves this machine.
+certifi.where = lambda: str(Path(__file__).parent / "fakes/ca.pem")
+
 _ATTEMPTS = 5  # another process may take a free port before Redis does
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:  # pytest's
+    """Two for each core that is ours: half of the time tests wait for something else."""
+    return min(8, 2 * len(os.sched_getaffinity(0)))
 
 
 @pytest.fixture(autouse=True)
