@@ -13,8 +13,8 @@ import structlog
 from openai import AsyncOpenAI
 from structlog.typing import EventDict
 
-from dub5.server import Replica
-from dub5.settings_loader import convert
+from dub5.server.replica import Replica
+from dub5.settings.loader import convert
 
 LOOPBACK = {"port": 0, "operations_port": 0}
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from dub5.settings_schema import schema
+from dub5.settings.schema import schema
 
 Json = dict[str, Any]
 

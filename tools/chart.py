@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from dub5.settings_schema import schema as program_schema
+from dub5.settings.schema import schema as program_schema
 from tools import loadtest
 from tools.release import version
 

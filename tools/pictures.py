@@ -11,8 +11,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from dub5.server import Replica
-from dub5.settings_loader import convert
+from dub5.server.replica import Replica
+from dub5.settings.loader import convert
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs/images"
 CONFIG = {

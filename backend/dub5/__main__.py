@@ -13,7 +13,7 @@ if sys.argv[1:2] in (["serve"], ["operator"]):
     # Not an exception: it would arise in the middle of an import, and there is nothing to leave yet.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 
-from dub5.cli import main
+from dub5.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

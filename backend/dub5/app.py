@@ -23,6 +23,7 @@ from litestar.handlers import BaseRouteHandler
 from litestar.types import ASGIApp, Guard
 
 from dub5 import providers
+from dub5.admission.arrivals import Arrivals, budget_of
 from dub5.admission.drain import Drain
 from dub5.admission.gate import Gate
 from dub5.admission.keys import KeyRing
@@ -32,9 +33,8 @@ from dub5.api.browsers import BrowserMiddleware
 from dub5.api.chat import ChatFirst, ChatRoute
 from dub5.api.draining import DrainMiddleware
 from dub5.api.errors import HANDLERS
+from dub5.api.origins import Origins
 from dub5.api.page import Page
-from dub5.arrivals import Arrivals, budget_of
-from dub5.browsers import Origins
 from dub5.cache.answers import AnswerCache
 from dub5.cache.clock import RedisClock
 from dub5.cache.entry import most_stored
@@ -50,11 +50,11 @@ from dub5.chat.catalog import Catalog
 from dub5.chat.personalities import compile_all
 from dub5.chat.pipeline import Pipeline
 from dub5.contract import POLICY_CHANNEL, PURGE_CHANNEL
-from dub5.descriptors import Room, Sockets, divide, limit
+from dub5.process.descriptors import Room, Sockets, divide, limit
 from dub5.providers.health import UNLIMITED, ModelHealth, ProviderHealth
 from dub5.providers.routing import Model
-from dub5.redis_link import LARGEST_ANSWER, RedisLink, most_connections
-from dub5.settings import HttpProviderSettings, Settings, read_secret
+from dub5.redis.link import LARGEST_ANSWER, RedisLink, most_connections
+from dub5.settings.model import HttpProviderSettings, Settings, read_secret
 from dub5.telemetry import tracing
 from dub5.telemetry.background import Background
 from dub5.telemetry.container import memory

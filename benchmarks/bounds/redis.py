@@ -29,8 +29,8 @@ from benchmarks.figures import Figure, progress
 from benchmarks.machinery import RedisServer, configuration, provider, redis_server, replicas
 from dub5.cache.samples import INTERVAL, Sampler
 from dub5.contract import PURGE_KEYS, SAMPLES, SAMPLES_READER, Verdict
-from dub5.redis_link import RedisLink
-from dub5.settings import Duration, RedisSettings
+from dub5.redis.link import RedisLink
+from dub5.settings.model import Duration, RedisSettings
 from dub5.telemetry.metrics import Metrics
 
 REPLICAS, LOOK_UPS, REFETCHED = 10, 500, 0.3

@@ -31,7 +31,7 @@ from typing import Any
 from benchmarks.bounds import ordinary
 from benchmarks.bounds.worst import Genes, body, mutated, schemas, thought_of
 from dub5.app import Application
-from dub5.settings_loader import convert
+from dub5.settings.loader import convert
 
 MIB = 2**20
 SIZES = (12 * 2**10, 60 * 2**10, 250 * 2**10, MIB, 4 * MIB, 20 * MIB)

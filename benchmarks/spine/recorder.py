@@ -15,7 +15,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
-from dub5.cli import main
+from dub5.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 OURS = {f"{ROOT}/backend/dub5/": "", f"{ROOT}/operator/dub5_operator/": "operator/"}

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from dub5.cli.remote import read_questions
 from dub5.errors import ConfigError
-from dub5.remote import read_questions
 from tests.fakes.openai_server import FakeOpenAI
 from tests.harness import Running
 

@@ -17,13 +17,14 @@ import httpx
 import pytest
 
 from benchmarks.bounds import handles
-from dub5.accepting import Acceptor
+from dub5.server.accepting import Acceptor
 from tests.fakes.openai_server import FakeOpenAI
 from tests.harness import openai_provider, running
 
 HANGING = """
 import asyncio, os, sys, time
-from dub5 import cli, server
+from dub5.cli import main as cli
+from dub5.server import replica as server
 from dub5.admission import keys
 
 def open_or_hang(path, flags, usual=keys._without_waiting):

@@ -23,7 +23,7 @@ NEVER = "3600s"
 BROKEN_READER = """
 import sys
 from dub5.cache.policies import Policies
-from dub5.cli import main
+from dub5.cli.main import main
 
 async def read(self):
     raise ValueError("planted by the test")

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from dub5 import smoke
+from dub5.cli import smoke
 from tests.fakes.http_server import Call, FakeServer, Script, Wire, raw, refuse, stream, whole
 from tests.fakes.openai_server import FakeOpenAI, chunk, frame, frames
 from tests.harness import Running, running

@@ -18,8 +18,8 @@ from dub5.app import Application
 from dub5.cache import samples
 from dub5.cache.purges import Purges
 from dub5.cache.samples import Sampler
-from dub5.server import Replica
-from dub5.settings_loader import convert
+from dub5.server.replica import Replica
+from dub5.settings.loader import convert
 from dub5.telemetry.process import LoopLagProbe
 from tests.harness import LOOPBACK, later
 from tests.integration.cache.support import until

@@ -30,8 +30,8 @@ from dub5.contract import (
     SampleBatch,
     Verdict,
 )
-from dub5.redis_link import LARGEST_ANSWER, connect
-from dub5.settings import RedisSettings
+from dub5.redis.link import LARGEST_ANSWER, connect
+from dub5.settings.model import RedisSettings
 from dub5_operator.main import Operator
 from dub5_operator.metrics import Metrics
 from dub5_operator.publish import Publisher

@@ -8,8 +8,8 @@ import socket
 
 import pytest
 
-from dub5.accepting import Acceptor
-from dub5.http_protocol import Connections, GuardedProtocol, Limits
+from dub5.server.accepting import Acceptor
+from dub5.server.protocol import Connections, GuardedProtocol, Limits
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from yarl import URL
 
-from dub5.addresses import (
+from dub5.settings.addresses import (
     Proxy,
     anthropic_root,
     basic,

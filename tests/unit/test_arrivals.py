@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dub5.arrivals import SMALL_REQUEST, Arrivals, budget_of
+from dub5.admission.arrivals import SMALL_REQUEST, Arrivals, budget_of
 from dub5.errors import Overloaded
 
 KIB, MIB = 2**10, 2**20

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dub5.browsers import Hosts, Origins, Verdict, is_foreign, is_preflight, permission
+from dub5.api.origins import Hosts, Origins, Verdict, is_foreign, is_preflight, permission
 
 GOOD, MALFORMED, UNKNOWN = Verdict.GOOD, Verdict.MALFORMED, Verdict.UNKNOWN
 OWN = "10.244.0.5"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dub5.descriptors import (
+from dub5.process.descriptors import (
     OPERATIONS,
     Room,
     Sockets,

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import structlog
 
-from dub5 import http_protocol
 from dub5.errors import Dub5Error
-from dub5.http_protocol import Connections, Limits
+from dub5.server import protocol as http_protocol
+from dub5.server.protocol import Connections, Limits
 from dub5.telemetry.background import Background
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import certifi
 import pytest
 
-from dub5 import preflight
-from dub5.cli import main
+from dub5.cli import preflight
+from dub5.cli.main import main
 from dub5.errors import ConfigError
-from dub5.settings_loader import convert
+from dub5.settings.loader import convert
 
 Json = dict[str, Any]
 

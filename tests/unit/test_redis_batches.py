@@ -10,7 +10,7 @@ import pytest
 import structlog
 from structlog.typing import EventDict
 
-from dub5.redis_batches import Batches, RedisFailed
+from dub5.redis.batches import Batches, RedisFailed
 from dub5.telemetry.background import Background
 from dub5.telemetry.metrics import Metrics
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dub5.errors import ConfigError
-from dub5.settings import (
+from dub5.settings.loader import convert
+from dub5.settings.model import (
     Duration,
     RedisSettings,
     Settings,
@@ -20,7 +21,6 @@ from dub5.settings import (
     read_secret,
     validate,
 )
-from dub5.settings_loader import convert
 
 Json = dict[str, Any]
 

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dub5.errors import ConfigError
-from dub5.settings import MAX_FILE, Settings, SimulatedSettings
-from dub5.settings_loader import convert, load, parse_yaml
+from dub5.settings.loader import convert, load, parse_yaml
+from dub5.settings.model import MAX_FILE, Settings, SimulatedSettings
 from tests.settings_strategies import configurations, junk
 
 Json = dict[str, Any]

@@ -12,9 +12,9 @@ from hypothesis import given
 from jsonschema import Draft202012Validator
 
 from dub5.errors import ConfigError
-from dub5.settings import Settings
-from dub5.settings_loader import convert, parse_yaml
-from dub5.settings_schema import as_written, schema
+from dub5.settings.loader import convert, parse_yaml
+from dub5.settings.model import Settings
+from dub5.settings.schema import as_written, schema
 from tests.settings_strategies import configurations
 
 Json = dict[str, Any]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dub5 import standard_streams
+from dub5.cli import standard_streams
 
 DUB5 = [sys.executable, "-m", "dub5"]
 

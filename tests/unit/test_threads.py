@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from dub5.threads import Reader
+from dub5.process.threads import Reader
 
 
 async def test_it_gives_what_was_read_and_raises_what_was_raised() -> None:

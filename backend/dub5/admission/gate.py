@@ -29,7 +29,7 @@ import msgspec
 from dub5.admission.demand import ServiceTime, ShedRate, demand
 from dub5.admission.drain import Drain
 from dub5.errors import Overloaded
-from dub5.settings import AdmissionSettings
+from dub5.settings.model import AdmissionSettings
 from dub5.shares import SHARE, may_take_one
 from dub5.telemetry.metrics import Metrics
 

@@ -26,12 +26,12 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from dub5.errors import ConfigError, Forbidden, InvalidKey
-from dub5.settings import AuthSettings, Source, read_file, read_secret
-from dub5.settings_loader import parse_yaml
+from dub5.process.threads import Reader
+from dub5.settings.loader import parse_yaml
+from dub5.settings.model import AuthSettings, Source, read_file, read_secret
 from dub5.telemetry.background import Background, BackgroundTask
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.metrics import Metrics
-from dub5.threads import Reader
 
 _RELOAD_INTERVAL = 2.0
 _LONGEST_INTERVAL = 300.0

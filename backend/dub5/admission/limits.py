@@ -25,8 +25,8 @@ import msgspec
 
 from dub5.contract import REGISTER_SCRIPT, REPLICAS, limit_key, reservation_key
 from dub5.errors import RateLimited
-from dub5.redis_link import RedisLink, RedisUnavailable
-from dub5.settings import Limit
+from dub5.redis.link import RedisLink, RedisUnavailable
+from dub5.settings.model import Limit
 from dub5.telemetry.background import STOP_TIMEOUT, Background, BackgroundTask
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.metrics import Metrics

@@ -1,6 +1,6 @@
 """Requests that browsers send: pages of other origins stay out, those that are allowed may read what comes.
 
-What `dub5.browsers` looks at no page can leave out or change, and no program sends it, but for desktop programs that
+What `dub5.api.origins` looks at no page can leave out or change, and no program sends it, but for desktop programs that
 are browsers inside and have an odd origin: their key lets them in.
 """
 
@@ -12,7 +12,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from dub5.admission.keys import KeyRing
 from dub5.api.http import headers_of, send_error
-from dub5.browsers import MARKS, VARY, Origins, is_foreign, is_preflight, permission
+from dub5.api.origins import MARKS, VARY, Origins, is_foreign, is_preflight, permission
 from dub5.errors import Dub5Error, ForeignOrigin
 from dub5.telemetry.record import record_of
 

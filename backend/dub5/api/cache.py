@@ -12,9 +12,9 @@ from litestar import Controller, Request, get, post
 from litestar.di import NamedDependency
 from msgspec import Meta
 
+from dub5.admission.arrivals import Arrivals
 from dub5.admission.keys import Caller
 from dub5.api.http import parse_tags, read_body, require_json
-from dub5.arrivals import Arrivals
 from dub5.cache.answers import AnswerCache
 from dub5.cache.freshness import NO_DIRECTIVES
 from dub5.cache.policies import Policies

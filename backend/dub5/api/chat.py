@@ -17,6 +17,7 @@ from litestar import asgi
 from litestar.handlers import ASGIRouteHandler
 from litestar.types import ASGIApp, Receive, Scope, Send
 
+from dub5.admission.arrivals import SMALL_REQUEST, Arrivals
 from dub5.admission.keys import KeyRing
 from dub5.admission.limits import Grant, RateLimiter
 from dub5.api.event_stream import EventStream
@@ -34,7 +35,6 @@ from dub5.api.http import (
     send_whole,
     while_client_stays,
 )
-from dub5.arrivals import SMALL_REQUEST, Arrivals
 from dub5.cache.freshness import Directives
 from dub5.cache.status import CacheStatus
 from dub5.chat.pipeline import Answer, Pipeline
@@ -43,7 +43,7 @@ from dub5.chat.relay import Relay, error_event
 from dub5.chat.request import most_tokens, parse, read
 from dub5.errors import DeadlinePassed, Dub5Error, InternalError, ProviderError, ProviderTimeout, WrongMethod
 from dub5.json_steps import LARGE
-from dub5.settings import ServerSettings
+from dub5.settings.model import ServerSettings
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.record import RequestRecord, record_of
 

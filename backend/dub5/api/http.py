@@ -20,7 +20,7 @@ from dub5.errors import (
     WrongMethod,
     whole_seconds,
 )
-from dub5.settings import Duration
+from dub5.settings.model import Duration
 
 Headers = list[tuple[bytes, bytes]]
 

@@ -20,7 +20,7 @@ from dub5.cache.freshness import Directives, Freshness, Lifetimes, judge
 from dub5.cache.local import LocalCache
 from dub5.cache.purges import IN_FORCE, Purges
 from dub5.cache.shared import SharedCache
-from dub5.redis_link import RedisUnavailable
+from dub5.redis.link import RedisUnavailable
 from dub5.telemetry.background import Background, BackgroundTask
 
 _SYNCHRONISE_INTERVAL = 0.5

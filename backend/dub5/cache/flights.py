@@ -21,7 +21,7 @@ from moka_py import Moka
 from dub5.cache.flight import Asker, Flight, Follower, Frame, Identity
 from dub5.cache.leases import Claim, Leases, Tailed
 from dub5.errors import Dub5Error, InternalError, Overloaded
-from dub5.redis_link import RedisUnavailable
+from dub5.redis.link import RedisUnavailable
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.metrics import Metrics
 

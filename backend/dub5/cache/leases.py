@@ -50,7 +50,7 @@ from dub5.contract import (
     replica_channel,
 )
 from dub5.errors import CallerError, from_wire, to_wire
-from dub5.redis_link import RedisLink, RedisUnavailable, RedisUndecodable
+from dub5.redis.link import RedisLink, RedisUnavailable, RedisUndecodable
 from dub5.telemetry.background import Background, BackgroundTask
 
 LEASE = 4.0

@@ -28,8 +28,8 @@ from dub5.contract import (
     Undecodable,
     decode,
 )
-from dub5.redis_link import RedisLink, RedisUnavailable
-from dub5.settings import CacheClass
+from dub5.redis.link import RedisLink, RedisUnavailable
+from dub5.settings.model import CacheClass
 from dub5.telemetry.background import Background, BackgroundTask
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.metrics import Metrics

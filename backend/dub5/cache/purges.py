@@ -68,7 +68,7 @@ from dub5.contract import (
     scoped_name,
     seconds_of,
 )
-from dub5.redis_link import RedisLink, RedisUnavailable, RedisUndecodable
+from dub5.redis.link import RedisLink, RedisUnavailable, RedisUndecodable
 from dub5.telemetry.logging import get_logger
 
 IN_FORCE = 1.0

@@ -49,7 +49,7 @@ from dub5.contract import (
     Verdict,
     fingerprint_key,
 )
-from dub5.redis_link import RedisLink, RedisUnavailable, RedisUndecodable
+from dub5.redis.link import RedisLink, RedisUnavailable, RedisUndecodable
 from dub5.telemetry.background import STOP_TIMEOUT, Background, BackgroundTask
 from dub5.telemetry.metrics import Metrics
 

@@ -27,7 +27,7 @@ from dub5.cache.entry import (
 from dub5.cache.flight import Identity
 from dub5.cache.purges import Purges
 from dub5.contract import Undecodable, decode, entry_key
-from dub5.redis_link import RedisLink, RedisUnavailable
+from dub5.redis.link import RedisLink, RedisUnavailable
 from dub5.telemetry.background import Background
 from dub5.telemetry.metrics import Metrics
 

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from dub5.cache.freshness import Directives
-from dub5.settings import CacheClass
+from dub5.settings.model import CacheClass
 
 Json = dict[str, Any]
 

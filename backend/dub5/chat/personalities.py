@@ -19,7 +19,7 @@ import msgspec
 
 from dub5.chat.request import ChatRequest
 from dub5.errors import InvalidRequest
-from dub5.settings import PersonalitySettings
+from dub5.settings.model import PersonalitySettings
 
 Json = dict[str, Any]
 

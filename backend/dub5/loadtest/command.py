@@ -16,7 +16,7 @@ from dub5.loadtest.report import Document, compose
 from dub5.loadtest.rules import Limits
 from dub5.loadtest.runs import Run, Unreadable, read_run
 from dub5.loadtest.series import Lines, Series, ask_prometheus, read_series
-from dub5.settings import Duration
+from dub5.settings.model import Duration
 
 
 def write_report(

@@ -18,7 +18,7 @@ import httpx
 import msgspec
 
 from dub5.loadtest.runs import Unreadable, read_text
-from dub5.settings import Duration
+from dub5.settings.model import Duration
 
 _POINTS = 240
 _TIMEOUT = 30.0

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from dub5.addresses import Proxy, basic, named_proxy, proxy_from
-from dub5.descriptors import Sockets
 from dub5.errors import ConfigError
+from dub5.process.descriptors import Sockets
 from dub5.providers.anthropic import AnthropicProvider
 from dub5.providers.http import Access
 from dub5.providers.openai import OpenAIProvider
 from dub5.providers.protocol import Call, Payload, Provider
 from dub5.providers.simulated import SimulatedProvider
-from dub5.settings import (
+from dub5.settings.addresses import Proxy, basic, named_proxy, proxy_from
+from dub5.settings.model import (
     AnthropicSettings,
     AnyHttpProvider,
     AnyProvider,

@@ -24,7 +24,7 @@ from dub5.providers.odd_answers import CUT, Reported, Unusable, events_in, is_do
 from dub5.providers.protocol import Call, Json, Payload, parsed
 from dub5.providers.quirks import Quirks
 from dub5.providers.sse import begins_events
-from dub5.settings import AnthropicSettings
+from dub5.settings.model import AnthropicSettings
 
 VERSION = "2023-06-01"
 """Of the API: https://platform.claude.com/docs/en/api/versioning"""

@@ -27,8 +27,6 @@ import httpx
 import msgspec
 from aiohttp.http_exceptions import ContentEncodingError
 
-from dub5.addresses import Proxy
-from dub5.descriptors import SHORTAGES, Sockets
 from dub5.errors import (
     CallerError,
     ConfigError,
@@ -40,13 +38,15 @@ from dub5.errors import (
     RequestTooLarge,
 )
 from dub5.json_steps import fed, in_steps, pieces
+from dub5.process.descriptors import SHORTAGES, Sockets
 from dub5.providers import refusals
 from dub5.providers.odd_answers import Reported, Unusable
 from dub5.providers.protocol import Call, Json
 from dub5.providers.redaction import REDACTED, Redactor
 from dub5.providers.refusals import Refusal
 from dub5.providers.sse import EventParser, EventTooLarge
-from dub5.settings import AnyHttpProvider, Timeouts, key_header, root_of
+from dub5.settings.addresses import Proxy
+from dub5.settings.model import AnyHttpProvider, Timeouts, key_header, root_of
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 

@@ -16,7 +16,7 @@ from dub5.providers.odd_answers import Reported, Unusable, is_done, is_keep_aliv
 from dub5.providers.openai_frames import Frames, answer
 from dub5.providers.protocol import Call, Json, Payload
 from dub5.providers.quirks import Quirks
-from dub5.settings import OpenAISettings
+from dub5.settings.model import OpenAISettings
 
 _BRACE = ord("{")
 

@@ -24,7 +24,7 @@ import msgspec
 
 from dub5.errors import Unsupported
 from dub5.providers.protocol import Call, Json
-from dub5.settings import Quirk
+from dub5.settings.model import Quirk
 
 _HINTS = ["temperature", "top_p", "presence_penalty", "frequency_penalty", "logit_bias"]
 _reasoning = Quirk(

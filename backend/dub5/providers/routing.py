@@ -29,7 +29,7 @@ from dub5.providers.health import ProviderHealth
 from dub5.providers.hedging import hedged
 from dub5.providers.protocol import Call, Payload, Provider, has_answer
 from dub5.providers.retry_budget import RetryBudget
-from dub5.settings import (
+from dub5.settings.model import (
     AnthropicSettings,
     AnyProvider,
     HttpProviderSettings,

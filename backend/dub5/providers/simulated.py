@@ -27,7 +27,7 @@ from dub5.errors import InvalidRequest
 from dub5.json_steps import pieces
 from dub5.providers.protocol import Call, Json, Payload
 from dub5.providers.simulated_values import example
-from dub5.settings import SimulatedSettings
+from dub5.settings.model import SimulatedSettings
 
 CREATED = 1_735_689_600
 """2025-01-01 in seconds since the epoch: a date, but never the time."""

@@ -24,7 +24,7 @@ import msgspec
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor
 
-from dub5.settings import TelemetrySettings
+from dub5.settings.model import TelemetrySettings
 
 CAPACITY = 4 * 2**20
 """Bytes of lines that may wait to be written."""

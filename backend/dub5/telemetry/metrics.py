@@ -23,10 +23,10 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from dub5 import __version__
+from dub5.process.threads import Reader
 from dub5.telemetry.container import memory_limit
 from dub5.telemetry.counting import Count, Counters, Distribution, Histograms
 from dub5.telemetry.logging import LogWriter
-from dub5.threads import Reader
 
 _PATIENCE = 10.0
 """Seconds for one exposition."""

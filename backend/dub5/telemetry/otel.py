@@ -28,8 +28,8 @@ from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import Decision
 
 from dub5 import __version__
+from dub5.process.threads import Reader
 from dub5.telemetry.tracing import Span
-from dub5.threads import Reader
 
 _LAST_BATCH = 5.0
 """Seconds that a collector has for it."""

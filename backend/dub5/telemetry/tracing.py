@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from dub5.errors import ConfigError
-from dub5.settings import TelemetrySettings
+from dub5.settings.model import TelemetrySettings
 
 RandomBytes = Callable[[int], bytes]
 """Gives as many random bytes as it is asked for; random.randbytes but in tests."""

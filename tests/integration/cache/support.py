@@ -13,8 +13,8 @@ from redis.driver_info import DriverInfo
 
 from dub5.cache.leases import Leases
 from dub5.cache.purges import Purges
-from dub5.redis_link import RedisLink, RedisUnavailable
-from dub5.settings import Duration, RedisSettings
+from dub5.redis.link import RedisLink, RedisUnavailable
+from dub5.settings.model import Duration, RedisSettings
 from dub5.telemetry.metrics import Metrics
 
 PATIENT = Duration(1)

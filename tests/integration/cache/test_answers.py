@@ -14,7 +14,7 @@ from dub5.cache.freshness import NO_DIRECTIVES, Lifetimes
 from dub5.cache.local import LocalCache
 from dub5.cache.purges import IN_FORCE, Purges
 from dub5.cache.shared import SharedCache
-from dub5.redis_link import RedisLink
+from dub5.redis.link import RedisLink
 from dub5.telemetry.metrics import Metrics
 from tests.integration.cache.support import Clock, linked, plain
 

@@ -18,7 +18,7 @@ from dub5.cache.local import LocalCache
 from dub5.cache.purges import Purges
 from dub5.cache.shared import SharedCache
 from dub5.contract import REPLICAS, entry_key, lease_key
-from dub5.settings import Limit
+from dub5.settings.model import Limit
 from dub5.telemetry.metrics import Metrics
 from tests.integration.cache.support import PATIENT, leasing, linked, plain
 

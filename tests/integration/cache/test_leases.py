@@ -21,7 +21,7 @@ from dub5.cache.leases import Claim, Leases, Tailed
 from dub5.cache.purges import Purges
 from dub5.cache.shared import SharedCache
 from dub5.contract import SAMPLES, SAMPLES_READER, lease_key, replica_channel
-from dub5.redis_link import RedisLink
+from dub5.redis.link import RedisLink
 from dub5.telemetry.metrics import Metrics
 from tests.fakes.openai_server import FakeOpenAI
 from tests.fakes.redis_server import RedisServer

@@ -21,7 +21,7 @@ from dub5.contract import (
     purge_hash,
     scoped_name,
 )
-from dub5.redis_link import RedisUnavailable
+from dub5.redis.link import RedisUnavailable
 from tests.fakes.redis_server import RedisServer
 from tests.integration.cache.support import PATIENT, Clock, linked, plain, purging, synchronised, until
 

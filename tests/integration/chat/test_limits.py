@@ -14,8 +14,8 @@ from dub5.admission.limits import Left as LeftOver
 from dub5.admission.limits import RateLimiter, rate_headers
 from dub5.contract import limit_key
 from dub5.errors import RateLimited
-from dub5.redis_link import RedisLink
-from dub5.settings import Duration, Limit, RedisSettings
+from dub5.redis.link import RedisLink
+from dub5.settings.model import Duration, Limit, RedisSettings
 from dub5.telemetry.metrics import Metrics
 from tests.fakes.openai_server import FakeOpenAI, hang, refuse, say
 from tests.harness import openai_provider, running

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from dub5.admission.limits import Grant, RateLimiter
 from dub5.contract import limit_key
 from dub5.errors import RateLimited
-from dub5.redis_link import RedisLink
-from dub5.settings import Duration, Limit, RedisSettings
+from dub5.redis.link import RedisLink
+from dub5.settings.model import Duration, Limit, RedisSettings
 from dub5.telemetry.metrics import Metrics
 
 A_MINUTE = 1000

@@ -17,7 +17,7 @@ from dub5.chat.shapes import assemble
 from dub5.errors import Dub5Error, InvalidRequest, ProviderError, ProviderTimeout, Unsupported
 from dub5.providers.anthropic import AnthropicProvider
 from dub5.providers.protocol import Call, Json
-from dub5.settings import AnthropicSettings, Duration, Timeouts
+from dub5.settings.model import AnthropicSettings, Duration, Timeouts
 from tests.fakes.anthropic_server import (
     CLOSE,
     DIE,

@@ -15,10 +15,10 @@ import pytest
 import trustme
 
 from dub5 import providers
-from dub5.descriptors import Sockets
 from dub5.errors import ConfigError, Overloaded, ProviderError
+from dub5.process.descriptors import Sockets
 from dub5.providers.protocol import Call, Provider
-from dub5.settings_loader import convert
+from dub5.settings.loader import convert
 from tests.fakes.anthropic_server import FakeAnthropic
 from tests.fakes.http_server import HANG
 from tests.fakes.openai_server import FakeOpenAI, frames, hang, refuse, say, stream

@@ -24,7 +24,7 @@ from dub5.providers import http
 from dub5.providers.anthropic import AnthropicProvider
 from dub5.providers.openai import OpenAIProvider
 from dub5.providers.protocol import Call, Json, Payload
-from dub5.settings import AnthropicSettings, Duration, OpenAISettings, Timeouts
+from dub5.settings.model import AnthropicSettings, Duration, OpenAISettings, Timeouts
 from tests.fakes.anthropic_server import FakeAnthropic, event
 from tests.fakes.http_server import DIE, HANG, Script, Wire, stream, whole
 from tests.fakes.http_server import Call as Received

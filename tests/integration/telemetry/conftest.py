@@ -15,7 +15,7 @@ import pytest
 import structlog
 import uvicorn
 
-from dub5.settings import TelemetrySettings
+from dub5.settings.model import TelemetrySettings
 from dub5.telemetry.logging import LogWriter, configure
 
 Serve = Callable[[Any], contextlib.AbstractAsyncContextManager[int]]

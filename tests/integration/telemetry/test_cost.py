@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from dub5.app import Application
-from dub5.settings_loader import convert
+from dub5.settings.loader import convert
 
 HIT, MISS, CHUNK = 340, 2800, 75
 """Calls for a hit from memory, for a miss that is stored in memory, and for each chunk of a stream."""

@@ -237,7 +237,7 @@ async def test_room_is_given_back_when_lines_are_written() -> None:
 
 _FLOOD = """
 import sys
-from dub5.settings import TelemetrySettings
+from dub5.settings.model import TelemetrySettings
 from dub5.telemetry.logging import configure, get_logger
 
 writer = configure(TelemetrySettings(), stream=sys.stdout, terminal=False)

@@ -11,7 +11,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as ReceivedSpan
 
-from dub5.settings import TelemetrySettings
+from dub5.settings.model import TelemetrySettings
 from dub5.telemetry import tracing
 from dub5.telemetry.metrics import Metrics
 from dub5.telemetry.middleware import TelemetryMiddleware

@@ -11,7 +11,7 @@ import pytest
 from dub5.admission.drain import Drain
 from dub5.admission.gate import Gate
 from dub5.errors import Overloaded
-from dub5.settings import AdmissionSettings, Duration
+from dub5.settings.model import AdmissionSettings, Duration
 from dub5.telemetry.metrics import Metrics
 
 

@@ -19,9 +19,9 @@ import structlog
 from dub5.admission import keys as keys_module
 from dub5.admission.keys import ANONYMOUS, Caller, KeyRing, parse_keys
 from dub5.errors import ConfigError, Forbidden, InvalidKey
-from dub5.settings import MAX_FILE, AuthSettings, Source
+from dub5.process.threads import Reader
+from dub5.settings.model import MAX_FILE, AuthSettings, Source
 from dub5.telemetry.metrics import Metrics
-from dub5.threads import Reader
 
 T = TypeVar("T")
 

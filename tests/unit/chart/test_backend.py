@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dub5.settings import Duration
-from dub5.settings_loader import convert, parse_yaml
+from dub5.settings.loader import convert, parse_yaml
+from dub5.settings.model import Duration
 from tests.unit.chart.support import Json, merged, nested, render
 from tests.unit.chart.test_objects import EXTERNAL, KEDA, everywhere
 

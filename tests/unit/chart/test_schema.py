@@ -7,7 +7,7 @@ import json
 import jsonschema
 import pytest
 
-from dub5.settings_schema import schema as program_schema
+from dub5.settings.schema import schema as program_schema
 from tests.unit.chart.support import CHART, Json, nested, refusal, render
 from tools import chart
 

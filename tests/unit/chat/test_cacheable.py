@@ -8,7 +8,7 @@ import pytest
 
 from dub5.cache.freshness import Directives
 from dub5.chat.cacheable import is_whole_answer, why_not_cached
-from dub5.settings import CacheClass
+from dub5.settings.model import CacheClass
 
 USER = {"role": "user", "content": "x"}
 TOOL = {"role": "tool", "tool_call_id": "t", "content": "42"}

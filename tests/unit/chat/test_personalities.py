@@ -10,7 +10,7 @@ import pytest
 from dub5.chat.personalities import Personality
 from dub5.chat.request import ChatRequest, parse
 from dub5.errors import InvalidRequest
-from dub5.settings import PersonalitySettings
+from dub5.settings.model import PersonalitySettings
 
 PIRATE = PersonalitySettings(
     system="Talk like a pirate.",

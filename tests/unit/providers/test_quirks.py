@@ -10,7 +10,7 @@ from benchmarks.providers.generate import requests
 from dub5.errors import Unsupported
 from dub5.providers.protocol import Call, Json
 from dub5.providers.quirks import Quirks
-from dub5.settings import Quirk
+from dub5.settings.model import Quirk
 
 MESSAGES: list[Json] = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
 

@@ -19,8 +19,8 @@ from dub5.providers.hedging import FEWEST
 from dub5.providers.protocol import Call, Payload, Provider
 from dub5.providers.retry_budget import RetryBudget
 from dub5.providers.routing import Model, OpenStream
-from dub5.settings import Price, Settings
-from dub5.settings_loader import convert
+from dub5.settings.loader import convert
+from dub5.settings.model import Price, Settings
 
 CALL = Call(model="", body={"messages": []}, stream=True, headers={"x-request-id": "r1"})
 

@@ -18,7 +18,7 @@ from dub5.errors import InvalidRequest, Unsupported
 from dub5.providers.protocol import Call, Json
 from dub5.providers.simulated import FEWEST_WORDS, SimulatedProvider, answer_to
 from dub5.providers.simulated_values import LARGEST_BYTES, example
-from dub5.settings import Duration, SimulatedSettings
+from dub5.settings.model import Duration, SimulatedSettings
 
 QUESTION = "What is the weather in Oslo today?"
 SETTINGS = SimulatedSettings(first_token=Duration(0.5), tokens_per_second=10)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dub5.errors import ConfigError
-from dub5.settings import TelemetrySettings
+from dub5.settings.model import TelemetrySettings
 from dub5.telemetry import tracing
 from dub5.telemetry.tracing import Disabled, TraceContext
 

@@ -15,11 +15,11 @@ import msgspec
 
 from dub5 import __version__
 from dub5.errors import ConfigError
-from dub5.redis_link import connect
-from dub5.settings import read_secret
-from dub5.settings_loader import load
+from dub5.process.threads import then_end
+from dub5.redis.link import connect
+from dub5.settings.loader import load
+from dub5.settings.model import read_secret
 from dub5.telemetry.logging import configure, get_logger
-from dub5.threads import then_end
 
 TIMEOUT = 2.0
 """Seconds for one answer of Redis: nobody waits for the operator, and a page of samples is large."""

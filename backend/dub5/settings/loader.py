@@ -22,8 +22,8 @@ import msgspec
 import yaml
 
 from dub5.errors import ConfigError
-from dub5.settings import Duration, Settings, Size, Source, read_file, validate
-from dub5.settings_schema import as_written, schema
+from dub5.settings.model import Duration, Settings, Size, Source, read_file, validate
+from dub5.settings.schema import as_written, schema
 
 __all__ = ["convert", "load", "parse_yaml", "schema"]
 

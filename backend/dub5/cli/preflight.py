@@ -14,8 +14,8 @@ from pathlib import Path
 from dub5 import providers
 from dub5.admission.keys import parse_keys
 from dub5.providers.http import trusted
-from dub5.redis_link import connect
-from dub5.settings import Settings, Source, read_secret
+from dub5.redis.link import connect
+from dub5.settings.model import Settings, Source, read_secret
 from dub5.telemetry import tracing
 
 _STAND_IN = "absent"

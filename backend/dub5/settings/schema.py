@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
-from dub5 import settings
-from dub5.settings import Duration, Section, Settings, Size
+from dub5.settings import model as settings
+from dub5.settings.model import Duration, Section, Settings, Size
 
 
 def schema() -> dict[str, Any]:

@@ -10,7 +10,7 @@ Connections stand in queues by what they wait for, in the order in which they be
 second, looks only at the first of each; a request that arrives in one piece is in none. A request that has arrived
 is under no limit here: an answer may be silent for as long as the provider may.
 
-Memory: what all connections hold of requests that are not answered has one budget, `dub5.arrivals`.
+Memory: what all connections hold of requests that are not answered has one budget, `dub5.admission.arrivals`.
 
 Room: requests sent ahead of their turn are parsed a slice at a time, none while one waits. When there
 are too many connections the one that has waited longest without a request is closed for the new one, and told so if it
@@ -38,9 +38,8 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from dub5.arrivals import JOINED, SMALL_REQUEST, Arrivals, no_room
-from dub5.browsers import VARY, Hosts, Origins, Verdict
-from dub5.descriptors import refused_at_once
+from dub5.admission.arrivals import JOINED, SMALL_REQUEST, Arrivals, no_room
+from dub5.api.origins import VARY, Hosts, Origins, Verdict
 from dub5.errors import (
     Dub5Error,
     HeadTooLarge,
@@ -50,6 +49,7 @@ from dub5.errors import (
     UnknownHost,
     whole_seconds,
 )
+from dub5.process.descriptors import refused_at_once
 from dub5.telemetry.logging import get_logger
 
 MAX_HEAD = 64 * 2**10

@@ -1,6 +1,6 @@
 """The one way to Redis: short waits, no retries, and a breaker, so that Redis can never hold up an answer.
 
-What is asked in one turn of the event loop goes to Redis as one pipeline (`redis_batches`). A command that fails or
+What is asked in one turn of the event loop goes to Redis as one pipeline (`batches`). A command that fails or
 passes the timeout raises RedisUnavailable. After one timeout, or a few other failures in a row, the breaker opens:
 commands then fail at once, without a wait, and a background task asks Redis each quarter of a second whether it is
 back. So a lost Redis costs a request at most one timeout. A Redis that answers but refuses (read-only, out of
@@ -42,7 +42,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from dub5.contract import Undecodable
 from dub5.errors import ConfigError
-from dub5.redis_batches import (
+from dub5.redis.batches import (
     LANES,
     TROUBLE,
     AnswerTooLarge,
@@ -54,7 +54,7 @@ from dub5.redis_batches import (
     patience,
     refusal,
 )
-from dub5.settings import RedisSettings, read_file
+from dub5.settings.model import RedisSettings, read_file
 from dub5.telemetry.background import Background, BackgroundTask
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.metrics import Metrics

@@ -2,7 +2,7 @@
 
 The tree is closed (an unknown key is an error) and every field carries the description from which
 `dub5 config schema` and docs/configuration.md are generated. Reading it from a file and the environment is
-`settings_loader`'s work; this module only says what is valid.
+`loader`'s work; this module only says what is valid.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 import msgspec
 from msgspec import Meta
 
-from dub5 import addresses
 from dub5.errors import ConfigError
+from dub5.settings import addresses
 
 MAX_FILE = 8 * 2**20
 """Bytes of a file that an operator writes: configuration, keys, a secret, certificates."""
@@ -88,7 +88,7 @@ class Size(int):
 
 
 def _constant(value: Any) -> Any:
-    """A default that msgspec's schema generator cannot write down itself; `settings_schema` does."""
+    """A default that msgspec's schema generator cannot write down itself; `schema` does."""
     return msgspec.field(default_factory=lambda: value)
 
 

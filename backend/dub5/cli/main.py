@@ -18,15 +18,16 @@ from typing import TYPE_CHECKING, TypeVar
 
 import uvloop
 
-from dub5 import __version__, smoke, standard_streams
+from dub5 import __version__
+from dub5.cli import smoke, standard_streams
+from dub5.cli.remote import Refused, Remote, Warmed, read_questions
+from dub5.cli.standard_streams import OutputFailed, complain, write
 from dub5.errors import ConfigError
 from dub5.loadtest.runs import Unreadable
-from dub5.remote import Refused, Remote, Warmed, read_questions
-from dub5.settings import Duration
-from dub5.settings_loader import load, schema
-from dub5.standard_streams import OutputFailed, complain, write
+from dub5.process.threads import then_end
+from dub5.settings.loader import load, schema
+from dub5.settings.model import Duration
 from dub5.telemetry.logging import configure
-from dub5.threads import then_end
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001  # argparse has no public name
@@ -72,15 +73,17 @@ def _complain(message: str) -> int:
 
 
 def _serve(chosen: argparse.Namespace) -> int:
-    from dub5 import descriptors, server  # noqa: PLC0415  # what only this command needs, and the operator has no room for
+    # What only this command needs, and the operator has no room for.
+    from dub5.process import descriptors  # noqa: PLC0415
+    from dub5.server.replica import Replica, serve  # noqa: PLC0415
 
     settings = load(chosen.config, os.environ)
     terminal = sys.stdout.isatty()
     writer = configure(settings.telemetry, stream=sys.stdout, terminal=terminal)
     try:
         descriptors.raise_limit()
-        replica = server.Replica(settings, os.environ)
-        uvloop.run(then_end(server.serve(replica, announce=_announce)))
+        replica = Replica(settings, os.environ)
+        uvloop.run(then_end(serve(replica, announce=_announce)))
     finally:
         writer.stop()
     return 0
@@ -91,7 +94,7 @@ def _announce(text: str) -> None:
 
 
 def _operator(chosen: argparse.Namespace) -> int:
-    from dub5 import operator  # noqa: PLC0415  # an extra
+    from dub5.cli import operator  # noqa: PLC0415  # an extra
 
     operator.run(
         chosen.config,
@@ -104,7 +107,7 @@ def _operator(chosen: argparse.Namespace) -> int:
 
 
 def _config_check(chosen: argparse.Namespace) -> int:
-    from dub5 import preflight  # noqa: PLC0415  # what only this command needs, and the operator has no room for
+    from dub5.cli import preflight  # noqa: PLC0415  # what only this command needs, and the operator has no room for
 
     settings = load(chosen.file, os.environ)
     for warning in preflight.check(settings, os.environ):

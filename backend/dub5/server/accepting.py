@@ -12,7 +12,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 
-from dub5.http_protocol import Connections, GuardedProtocol
+from dub5.server.protocol import Connections, GuardedProtocol
 from dub5.telemetry.logging import get_logger
 
 _AT_ONCE = 64

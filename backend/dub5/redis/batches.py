@@ -22,7 +22,7 @@ from typing import Any
 
 from redis.exceptions import InvalidResponse, RedisClusterException, RedisError, ResponseError
 
-from dub5.descriptors import is_shortage
+from dub5.process.descriptors import is_shortage
 from dub5.telemetry.background import Background, BackgroundTask
 from dub5.telemetry.logging import get_logger
 

@@ -23,16 +23,19 @@ import uvicorn
 from litestar.types import ASGIApp
 
 from dub5 import __version__
-from dub5.accepting import Acceptor
+from dub5.api.origins import Hosts, Origins
 from dub5.app import Application
-from dub5.browsers import Hosts, Origins
 from dub5.errors import ConfigError
-from dub5.http_protocol import Connections, GuardedProtocol, Limits
-from dub5.settings import Settings
+from dub5.server.accepting import Acceptor
+from dub5.server.protocol import Connections, GuardedProtocol, Limits
+from dub5.settings.model import Settings
 from dub5.telemetry.background import Background
 from dub5.telemetry.logging import get_logger
 
 _BACKLOG = 2048
+
+_LOOK = 0.02
+"""Seconds between two looks at whether the last connection has ended."""
 
 _GC = 20_000, 20, 50
 """What is left over here is freed by counting references, cycles are rare: by default a tenth of all time goes into
@@ -70,6 +73,7 @@ class _Listener(uvicorn.Server):
         self._bound = bound
         self._background = background
         self._on_close = on_close
+        self._told = asyncio.Event()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -98,9 +102,24 @@ class _Listener(uvicorn.Server):
         self.servers = [accepting]  # type: ignore[list-item]  # an asyncio server, as far as uvicorn needs it
         self.started = True
 
+    async def main_loop(self) -> None:
+        """As uvicorn's, which looks ten times a second whether it is to end."""
+        while not await self.on_tick(0):  # renews the Date header
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await self._told.wait()
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, without its pauses."""
         self._on_close()
-        await super().shutdown(sockets)
+        for each in (*self.servers, *(sockets or ())):
+            each.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        for server in self.servers:
+            await server.wait_closed()
+        while (self.server_state.connections or self.server_state.tasks) and not self.force_exit:  # noqa: ASYNC110  # uvicorn's connections give no sign
+            await asyncio.sleep(_LOOK)
 
     def close(self) -> None:
         """The socket; where it served, uvicorn has closed it."""
@@ -109,9 +128,11 @@ class _Listener(uvicorn.Server):
     def tell(self) -> None:
         """Close the listener and idle connections; let the rest finish."""
         self.should_exit = True
+        self._told.set()
 
     def tell_now(self) -> None:
-        self.should_exit = self.force_exit = True
+        self.force_exit = True
+        self.tell()
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -217,7 +238,7 @@ class Replica:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.application.settings.drain.linger):
                     await self._hurry.wait()
-        drain.linger()  # until the listener looks up, which it does ten times a second: who asks then is answered
+        drain.linger()
 
 
 async def serve(replica: Replica, *, announce: Callable[[str], None]) -> None:
