@@ -1,6 +1,7 @@
 #!/bin/sh
 # Sets a fresh machine up for development. `make` calls it:
 #   tools/setup.sh python   a virtual environment in .venv with exactly what uv.lock names
+#   tools/setup.sh tests    all that the tests use: redis, helm, promtool, alertmanager, k6, browser
 #   tools/setup.sh redis    redis-server for the tests, from the system's package manager
 #   tools/setup.sh wrk      wrk, the load generator of the benchmarks, from there too
 #   tools/setup.sh promtool Prometheus and its promtool for the tests of queries and of remote write, unpacked into .venv
@@ -224,6 +225,7 @@ setup_npm() {
 case ${1:-} in
     python) setup_python ;;
     redis) setup_program redis-server redis "The tests use a real Redis" ;;
+    tests) for each in redis helm promtool alertmanager k6 browser; do tools/setup.sh "$each"; done ;;
     wrk) setup_program wrk wrk "The benchmarks load servers with wrk" ;;
     browser) setup_browser ;;
     helm) setup_group chart helm_python "The chart's tests use a real Helm" ;;

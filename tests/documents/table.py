@@ -274,6 +274,7 @@ NOT_RUN = {
     ".venv/bin/python -m benchmarks.providers.claude": "takes a minute; a unit test runs it on a tenth of the requests",
     ".venv/bin/python -m benchmarks.cost": "takes ten minutes, and all of two cores",
     "make test RESOLUTION=lowest-direct": "changes .venv; a workflow runs it",
+    "make coverage": "the tests of `make test` once more; a workflow runs it",
     "make test-kind": "takes docker and kind; a workflow runs it",
     "tools/commits.sh origin/main..HEAD": "is about commits; a unit test says what it finds",
     ".venv/bin/python -m tools.release set X.Y.Z": "changes the sources; a unit test does it in a copy of them",
