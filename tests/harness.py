@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from typing import Any, TypeVar
 
 import httpx
 import structlog
@@ -15,6 +15,9 @@ from structlog.typing import EventDict
 
 from dub5.server.replica import Replica
 from dub5.settings.loader import convert
+from tests.fakes.http_server import FakeServer
+
+T = TypeVar("T")
 
 LOOPBACK = {"port": 0, "operations_port": 0}
 
@@ -86,6 +89,15 @@ async def later(seconds: float) -> None:
     clock = loop.time
     loop.time = lambda: clock() + seconds  # type: ignore[method-assign]
     await asyncio.sleep(0)
+
+
+async def out_of_time(asking: Coroutine[Any, Any, T], provider: FakeServer) -> T:
+    """What comes of it when its time is up, a minute after the provider has the call: on a slow machine a short time
+    is over before there is one."""
+    task = asyncio.create_task(asking)
+    await provider.wait_called()
+    await later(60)
+    return await task
 
 
 @contextlib.contextmanager

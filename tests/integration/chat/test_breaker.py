@@ -70,13 +70,15 @@ async def test_no_request_fails_and_the_bad_provider_is_soon_left_alone(
     for number in range(FEWEST_CALLS + 3):
         response = await server.chat(str(number), stream=streamed)
         assert (response.status_code, "Hello" in response.text) == (200, True)
-    assert len(bad.calls) == FEWEST_CALLS
+    # Not what it has seen: on a slow machine the time of a call is up before it arrives.
+    assert await server.metric("dub5_provider_requests_total", provider="bad") == FEWEST_CALLS
     assert await server.metric("dub5_provider_breaker_state", provider="bad", model="small") == 2
     assert await server.metric("dub5_provider_breaker_state", provider="good", model="small") == 0
     alone = await server.chat(model="lonely")
     assert (alone.status_code, alone.json()["error"]["code"]) == (502, "provider_error")
     assert alone.headers["retry-after"]
-    assert len(bad.calls) == FEWEST_CALLS
+    # Not what it has seen: on a slow machine the time of a call is up before it arrives.
+    assert await server.metric("dub5_provider_requests_total", provider="bad") == FEWEST_CALLS
 
 
 @pytest.mark.parametrize("streamed", [False, True])

@@ -33,6 +33,7 @@ from tests.fakes.anthropic_server import (
     use_tool,
     whole,
 )
+from tests.harness import out_of_time
 
 KEY = "sk-ant-planted-4Zx9Qw7"
 QUESTION: Json = {"messages": [{"role": "user", "content": "Hi"}]}
@@ -234,9 +235,8 @@ async def test_what_cannot_be_translated_is_not_sent(fake: FakeAnthropic, ask: A
 @pytest.mark.parametrize(
     ("script", "timeouts", "message"),
     [
-        (hang(), {"first_token": Duration(0.05)}, "send its first token"),
-        (stream([START, BLOCK, HEL, HANG]), {"between_tokens": Duration(0.05)}, "send its next token"),
-        (stream([START, BLOCK, HEL, HANG]), {"total": Duration(0.2)}, "finish its answer"),
+        (hang(), {"first_token": Duration(30)}, "send its first token"),
+        (stream([START, BLOCK, HEL, HANG]), {"total": Duration(30)}, "finish its answer"),
     ],
 )
 async def test_a_stream_that_takes_too_long(
@@ -244,7 +244,14 @@ async def test_a_stream_that_takes_too_long(
 ) -> None:
     fake.reply = script
     with pytest.raises(ProviderTimeout, match=message):
-        await streamed(fake, timeouts=Timeouts(**timeouts))
+        await out_of_time(streamed(fake, timeouts=Timeouts(**timeouts)), fake)
+    await fake.wait_cancelled()
+
+
+async def test_a_stream_that_stops_for_too_long(fake: FakeAnthropic) -> None:
+    fake.reply = stream([START, BLOCK, HEL, HANG])
+    with pytest.raises(ProviderTimeout, match="send its next token"):
+        await streamed(fake, timeouts=Timeouts(between_tokens=Duration(0.05)))
     await fake.wait_cancelled()
 
 

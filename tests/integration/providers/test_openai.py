@@ -44,11 +44,13 @@ from tests.fakes.openai_server import (
     stream,
     whole,
 )
+from tests.harness import out_of_time
 
 KEY = "planted4Zx9Qw7"  # unlike any known kind of key: only the exact text gives it away
 QUESTION: Json = {"messages": [{"role": "user", "content": "Hi"}]}
 ROLE, HEL, LO, FINISH, USAGE = frames("Hel", "lo", done=False)
 AT_ONCE = Duration(0.05)
+SOON = Duration(30)
 
 
 @contextlib.asynccontextmanager
@@ -425,12 +427,11 @@ async def test_a_connection_that_is_not_accepted(whole_answer: bool) -> None:
 @pytest.mark.parametrize(
     ("script", "timeouts", "message"),
     [
-        (hang(), {"first_token": AT_ONCE}, "send its first token"),
-        (stream([HANG]), {"first_token": AT_ONCE}, "send its first token"),
-        (stream([b": soon\n\n"] * 3, end=False), {"first_token": AT_ONCE}, "send its first token"),
-        (stream([ROLE, HEL, HANG]), {"between_tokens": AT_ONCE}, "send its next token"),
-        (stream([ROLE, HEL, HANG]), {"total": Duration(0.2)}, "finish its answer"),
-        (hang(), {"total": AT_ONCE}, "finish its answer"),
+        (hang(), {"first_token": SOON}, "send its first token"),
+        (stream([HANG]), {"first_token": SOON}, "send its first token"),
+        (stream([b": soon\n\n"] * 3, end=False), {"first_token": SOON}, "send its first token"),
+        (stream([ROLE, HEL, HANG]), {"total": SOON}, "finish its answer"),
+        (hang(), {"total": SOON}, "finish its answer"),
     ],
 )
 async def test_a_stream_that_takes_too_long(
@@ -438,7 +439,14 @@ async def test_a_stream_that_takes_too_long(
 ) -> None:
     fake.reply = script
     with pytest.raises(ProviderTimeout, match=f"The provider acme took too long to {message}"):
-        await streamed(fake, timeouts=Timeouts(**timeouts))
+        await out_of_time(streamed(fake, timeouts=Timeouts(**timeouts)), fake)
+    await fake.wait_cancelled()
+
+
+async def test_a_stream_that_stops_for_too_long(fake: FakeOpenAI) -> None:
+    fake.reply = stream([ROLE, HEL, HANG])
+    with pytest.raises(ProviderTimeout, match="The provider acme took too long to send its next token"):
+        await streamed(fake, timeouts=Timeouts(between_tokens=AT_ONCE))
     await fake.wait_cancelled()
 
 
@@ -457,7 +465,7 @@ async def test_comments_are_a_sign_of_life_and_put_off_no_more_than_the_first_to
 async def test_a_whole_answer_that_takes_too_long(fake: FakeOpenAI) -> None:
     fake.reply = hang()
     with pytest.raises(ProviderTimeout, match="finish its answer"):
-        await completed(fake, timeouts=Timeouts(total=AT_ONCE))
+        await out_of_time(completed(fake, timeouts=Timeouts(total=SOON)), fake)
     await fake.wait_cancelled()
 
 
