@@ -10,14 +10,19 @@ from typing import Any, TypeVar
 
 import httpx
 import structlog
+from msgspec.structs import replace
 from openai import AsyncOpenAI
 from structlog.typing import EventDict
 
 from dub5.server.replica import Replica
 from dub5.settings.loader import convert
+from dub5.settings.model import Duration
 from tests.fakes.http_server import FakeServer
 
 T = TypeVar("T")
+
+PATIENT = Duration(5)
+"""Where a test is not about waiting, a busy machine must not look like a lost Redis. Longer than any setting may be."""
 
 LOOPBACK = {"port": 0, "operations_port": 0}
 
@@ -132,7 +137,10 @@ def no_slow_callbacks() -> Iterator[None]:
 async def _serving(
     written: dict[str, Any], environment: Mapping[str, str], logs: list[EventDict]
 ) -> AsyncIterator[Running]:
-    replica = await asyncio.to_thread(Replica, convert(written), environment)
+    settings = convert(written)
+    if settings.redis is not None and "timeout" not in written["redis"]:
+        settings = replace(settings, redis=replace(settings.redis, timeout=PATIENT))
+    replica = await asyncio.to_thread(Replica, settings, environment)
     serving = asyncio.create_task(replica.run())
     try:
         async with httpx.AsyncClient(base_url=replica.url, timeout=60) as client:

@@ -56,7 +56,7 @@ async def test_a_followers_id_leads_to_the_call_that_another_replica_made(
         await script(call, wire)
 
     fake.reply = slow
-    shared = {**openai_provider(fake.base_url), "redis": {"url": redis, "timeout": "100ms"}}
+    shared = {**openai_provider(fake.base_url), "redis": {"url": redis}}
     async with running(shared) as a, running(shared) as b:  # in one process, so `b` hears the lines of both
         leads = asyncio.create_task(a.chat(headers=named("request-A", TRACE_A), stream=streamed))
         await fake.wait_called()
@@ -89,7 +89,7 @@ async def test_a_follower_of_a_call_that_fails_finds_it_too(fake: FakeOpenAI, re
         await refuse(401, "No such key")(call, wire)
 
     fake.reply = fails
-    shared = {**openai_provider(fake.base_url), "redis": {"url": redis, "timeout": "100ms"}}
+    shared = {**openai_provider(fake.base_url), "redis": {"url": redis}}
     async with running(shared) as a, running(shared) as b:
         leads = asyncio.create_task(a.chat(headers=named("request-A", TRACE_A)))
         await fake.wait_called()
@@ -106,9 +106,7 @@ async def test_a_follower_of_a_call_that_fails_finds_it_too(fake: FakeOpenAI, re
 
 
 async def test_a_lone_leader_and_a_hit_name_no_other(fake: FakeOpenAI, redis: str) -> None:
-    async with running(
-        {**openai_provider(fake.base_url), "redis": {"url": redis, "timeout": "100ms"}}
-    ) as server:
+    async with running({**openai_provider(fake.base_url), "redis": {"url": redis}}) as server:
         await server.chat()
         await server.chat()
         await until(lambda: len(lines(server, "request")) == 2)
@@ -124,7 +122,7 @@ async def test_who_takes_over_from_a_lost_leader_leads_itself(fake: FakeOpenAI, 
             await whole(completion({"content": "taken over"}))(call, wire)
 
     fake.reply = first_never
-    shared = {**openai_provider(fake.base_url), "redis": {"url": redis, "timeout": "100ms"}}
+    shared = {**openai_provider(fake.base_url), "redis": {"url": redis}}
     async with running(shared) as a, running(shared) as b:
         asking = asyncio.create_task(a.chat(headers=named("request-A", TRACE_A)))
         await fake.wait_called()

@@ -34,7 +34,7 @@ def logs() -> Iterator[list[EventDict]]:
 def config(redis: str) -> dict[str, object]:
     """With every part that there is."""
     return {
-        "redis": {"url": redis, "timeout": "100ms"},
+        "redis": {"url": redis},
         "limits": {"default": {"requests_per_minute": 1000}},
         "server": LOOPBACK,
     }

@@ -16,9 +16,7 @@ from dub5.cache.purges import Purges
 from dub5.redis.link import RedisLink, RedisUnavailable
 from dub5.settings.model import Duration, RedisSettings
 from dub5.telemetry.metrics import Metrics
-
-PATIENT = Duration(1)
-"""Where a test is not about waiting, a busy machine must not look like a lost Redis."""
+from tests.harness import PATIENT
 
 PATIENCE = 60.0
 """Seconds after which a test that waits for something has failed."""
