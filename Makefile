@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CONFIG ?= $(wildcard dub5.yaml)
-TESTS ?= tests/unit tests/integration tests/operator tests/page
+TESTS ?= tests/unit tests/integration tests/operator tests/page tests/tools tests/benchmarks
 TEST_OPTIONS := -q -n auto --dist worksteal
 CLUSTER_TESTS ?= tests/cluster
 CLUSTER_OPTIONS := -q -o timeout_func_only=true --timeout 600 --durations 10

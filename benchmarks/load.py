@@ -17,10 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.cluster import ground
-from tests.cluster.release import NAME, Release, merged
-from tests.cluster.stage import Stage
-from tools import loadjob
+from testkit.cluster import ground, loadjob
+from testkit.cluster.release import NAME, Release, merged
+from testkit.cluster.stage import Stage
 
 PACE = ground.Pace(scrape="5s", relist="15s", autoscaler="15s")
 ANSWER = {"first_token": 0.3, "between": 0.05, "tokens": 40}

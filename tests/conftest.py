@@ -23,7 +23,7 @@ for _name in ("NO_PROXY", "no_proxy"):  # the servers of tests are on this machi
     os.environ[_name] = ",".join(filter(None, [os.environ.get(_name, ""), "localhost,127.0.0.1,::1"]))
 
 # Thousands of clients are made, and each would read a hundred and forty certificates first. None leaves this machine.
-certifi.where = lambda: str(Path(__file__).parent / "fakes/ca.pem")
+certifi.where = lambda: str(Path(__file__).parent / "ca.pem")
 
 _ATTEMPTS = 5  # another process may take a free port before Redis does
 

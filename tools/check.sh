@@ -19,7 +19,7 @@ check() {
 check format "$bin/ruff" format --check .
 check lint "$bin/ruff" check .
 check types "$bin/mypy"
-check "types of tests" "$bin/mypy" --explicit-package-bases tests tools benchmarks
+check "types of tests" "$bin/mypy" --explicit-package-bases testkit tests tools benchmarks
 check imports "$bin/lint-imports" --no-cache
 if [ -x "$bin/../k6-types/node_modules/.bin/tsc" ]; then
     check "scripts, k6 2" "$bin/../k6-types/node_modules/.bin/tsc" --project tools/k6-types/tsconfig.json

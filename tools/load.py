@@ -21,13 +21,13 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.service import serving
 from dub5.loadtest.command import write_report
 from dub5.loadtest.report import Document
-from tests.cluster import ground
-from tools import loadjob, loadtest
+from testkit.cluster import ground, loadjob
+from testkit.programs import which
+from testkit.service import serving
+from tools import loadtest
 from tools.scrapes import Recorder
-from tools.which import which
 
 ROOT = Path(__file__).resolve().parent.parent
 SCENARIOS = ROOT / "deploy/k6/scenarios"

@@ -1,6 +1,6 @@
 """docs/logs.schema.json and the tables in docs/logs.md: every event that is logged, and every field.
 
-A new event, or a new field of one, is written down here; tests/unit/test_logs.py finds those that are not.
+A new event, or a new field of one, is written down here; tests/tools/test_logs.py finds those that are not.
 """
 
 from __future__ import annotations

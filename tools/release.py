@@ -23,7 +23,7 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-from tools.which import which
+from testkit.programs import which
 
 ROOT = Path(__file__).parents[1]
 CHART = Path("deploy/helm/dub5")

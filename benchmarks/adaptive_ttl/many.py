@@ -16,7 +16,6 @@ from pathlib import Path
 import msgspec
 from redis.asyncio import Redis
 
-from benchmarks.machinery import redis_server
 from dub5.contract import (
     CLASSES_KEY,
     SAMPLES,
@@ -30,6 +29,7 @@ from dub5_operator.handlers.policy import Policies
 from dub5_operator.metrics import Metrics
 from dub5_operator.publish import Publisher
 from dub5_operator.samples import Samples
+from testkit.machinery import redis_server
 
 POLICIES, REPLICAS, HOURS, ROUNDS = 1000, 3, 2.0, 3
 A_BATCH = 200

@@ -29,8 +29,8 @@ from typing import Any
 
 from benchmarks.bounds.sink import sink
 from benchmarks.figures import Figure, progress
-from benchmarks.machinery import configuration, resident
-from benchmarks.service import Service
+from testkit.machinery import configuration, resident
+from testkit.service import Service
 
 STRANGERS, CALLERS, LENGTH = 10_000, 1_000, 45.0
 PAUSE = 10.0

@@ -7,11 +7,11 @@ count of requests that arrived shows that it tried. Last, a page of an allowed o
 
 from __future__ import annotations
 
-from benchmarks.bounds.foreign import CLIENT, STREAM, Foreign, attack, foreign, has_openai_client
-from benchmarks.client import Client, client
 from benchmarks.figures import Figure, progress
-from benchmarks.machinery import Provider, configuration, provider, replicas, scraped
-from benchmarks.service import Service
+from testkit.client import Client, client
+from testkit.foreign_page import CLIENT, STREAM, Foreign, attack, foreign, has_openai_client
+from testkit.machinery import Provider, configuration, provider, replicas, scraped
+from testkit.service import Service
 
 _KEPT = "Is this kept?"
 

@@ -23,8 +23,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from benchmarks.figures import Figure, progress
-from benchmarks.machinery import configuration, free_port
-from benchmarks.service import Service
+from testkit.machinery import configuration, free_port
+from testkit.service import Service
 
 DESCRIPTORS, CALLERS, STRANGERS, HOLD = 256, 400, 600, 0.5
 _NEEDED = 4 * (CALLERS + STRANGERS)

@@ -24,14 +24,14 @@ from contextlib import AsyncExitStack
 
 from redis.asyncio import Redis
 
-from benchmarks.client import Client, client
 from benchmarks.figures import Figure, progress
-from benchmarks.machinery import RedisServer, configuration, provider, redis_server, replicas
 from dub5.cache.samples import INTERVAL, Sampler
 from dub5.contract import PURGE_KEYS, SAMPLES, SAMPLES_READER, Verdict
 from dub5.redis.link import RedisLink
 from dub5.settings.model import Duration, RedisSettings
 from dub5.telemetry.metrics import Metrics
+from testkit.client import Client, client
+from testkit.machinery import RedisServer, configuration, provider, redis_server, replicas
 
 REPLICAS, LOOK_UPS, REFETCHED = 10, 500, 0.3
 STABLE = 600.0

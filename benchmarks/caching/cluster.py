@@ -12,10 +12,10 @@ import asyncio
 import time
 
 from benchmarks.caching.redis_faults import END, FAULT_AT, Fault, Round, figure
-from benchmarks.client import Client, client, until
 from benchmarks.figures import Figure, progress
-from benchmarks.machinery import RedisServer, configuration, provider, redis_cluster, replicas, slots
 from dub5.contract import PURGE_JOURNAL
+from testkit.client import Client, client, until
+from testkit.machinery import RedisServer, configuration, provider, redis_cluster, replicas, slots
 
 EACH = 0.1
 FAILOVER = 3.0

@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 
 from benchmarks.figures import Figure, percentile
-from benchmarks.machinery import redis_server
 from dub5.cache.entry import Entry, pack, unpack
 from dub5.contract import entry_key
+from testkit.machinery import redis_server
 
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/async-io.md", "docs/adr/*.md")
 BODY = 2048

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from benchmarks.client import Client, client
 from benchmarks.figures import Figure, milliseconds, percentile, progress
-from benchmarks.machinery import configuration, provider, redis_server, replicas
+from testkit.client import Client, client
+from testkit.machinery import configuration, provider, redis_server, replicas
 
 FLIGHTS, LEAD = 300, 0.05
 """The follower asks LEAD seconds after the leader's client, well before the first token."""

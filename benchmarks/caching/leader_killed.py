@@ -6,9 +6,9 @@ import asyncio
 import signal
 import time
 
-from benchmarks.client import client
 from benchmarks.figures import Figure, milliseconds, progress
-from benchmarks.machinery import configuration, provider, redis_server, replicas, signalled
+from testkit.client import client
+from testkit.machinery import configuration, provider, redis_server, replicas, signalled
 
 ROUNDS, FOLLOWERS = 5, 200
 

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.client import Client, Outcome, client
 from benchmarks.figures import Figure, progress
-from benchmarks.machinery import configuration, provider, redis_server, replicas
+from testkit.client import Client, Outcome, client
+from testkit.machinery import configuration, provider, redis_server, replicas
 
 PAIRS, REPLICAS, AT_ONCE, QUESTIONS, SEED = 10_000, 2, 24, 400, 1
 TENANTS = ("acme", "acme.eu", "umbrella", "user")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from benchmarks.client import client
 from benchmarks.figures import Figure, milliseconds, percentile, progress
-from benchmarks.machinery import configuration, provider, redis_server, replicas
+from testkit.client import client
+from testkit.machinery import configuration, provider, redis_server, replicas
 
 REQUESTS, REPLICAS, ROUNDS = 1000, 4, 5
 

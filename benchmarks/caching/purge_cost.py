@@ -15,11 +15,11 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from benchmarks.client import Client, client
 from benchmarks.figures import Figure, milliseconds, percentile, progress
-from benchmarks.machinery import RedisServer, configuration, provider, redis_server, replicas
-from benchmarks.service import Service
 from dub5.contract import PURGE_NONCE, entry_key
+from testkit.client import Client, client
+from testkit.machinery import RedisServer, configuration, provider, redis_server, replicas
+from testkit.service import Service
 
 FEW, MANY, PURGES = 1_000, 1_000_000, 300
 BATCH, VALUE = 5_000, b"D5E" + bytes(297)

@@ -13,10 +13,10 @@ import signal
 import time
 from collections import Counter, defaultdict
 
-from benchmarks.client import Client, Outcome, client, until
 from benchmarks.figures import Figure, progress
-from benchmarks.machinery import Provider, configuration, provider, redis_server, replicas, signalled
-from benchmarks.service import Service
+from testkit.client import Client, Outcome, client, until
+from testkit.machinery import Provider, configuration, provider, redis_server, replicas, signalled
+from testkit.service import Service
 
 SEEDS, SECONDS, RATE, REPLICAS = (1, 2, 3), 40.0, 60.0, 3
 TAGS, QUESTIONS = 5, 20

@@ -19,16 +19,9 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.client import Client, Outcome, client, until
 from benchmarks.figures import Figure, milliseconds, percentile, progress
-from benchmarks.machinery import (
-    Provider,
-    RedisServer,
-    configuration,
-    provider,
-    redis_server,
-    replicas,
-)
+from testkit.client import Client, Outcome, client, until
+from testkit.machinery import Provider, RedisServer, configuration, provider, redis_server, replicas
 
 FAULT_AT, PURGE_AT, HEAL_AT, END = 4.0, 6.0, 10.0, 15.0
 PROBES, PAIRS = 50, 15

@@ -17,8 +17,8 @@ from benchmarks.cost.load import PACE, ROWS, Row, load
 from benchmarks.cost.verdict import Ratio, ratio
 from benchmarks.figures import progress
 from benchmarks.gateways.load import stand_in
-from benchmarks.machinery import configuration, redis_server
-from benchmarks.service import Service, serving
+from testkit.machinery import configuration, redis_server
+from testkit.service import Service, serving
 
 BAR = 1.03
 ROUNDS = 12

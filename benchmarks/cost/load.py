@@ -16,10 +16,10 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
-from benchmarks.client import until
 from benchmarks.gateways.cores import tree
-from benchmarks.service import Service
-from benchmarks.wire import Wire, request
+from testkit.client import until
+from testkit.service import Service
+from testkit.wire import Wire, request
 
 _AFTERWARDS = 0.05
 """Seconds in which the last wave is stored."""

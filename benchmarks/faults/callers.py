@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 import uvloop
 
-from benchmarks.wire import Reply, Wire, request
+from testkit.wire import Reply, Wire, request
 
 LAG_EVERY = 0.01
 POOL = range(1, 1001)

@@ -24,9 +24,9 @@ from pathlib import Path
 
 from benchmarks.faults.balancer import Balancer
 from benchmarks.figures import Figure, progress
-from benchmarks.machinery import configuration, provider, redis_server, signalled
-from benchmarks.service import Service, serving
-from benchmarks.wire import Reply, Wire, request
+from testkit.machinery import configuration, provider, redis_server, signalled
+from testkit.service import Service, serving
+from testkit.wire import Reply, Wire, request
 
 REPLICAS, STREAMS, ASKERS = 4, 200, 50
 LINGER, PERIOD, DELAY = 5.0, 0.5, 1.0

@@ -16,19 +16,11 @@ import asyncio
 import time
 from collections import Counter
 
-from benchmarks.client import until
 from benchmarks.faults.callers import Load, calling
 from benchmarks.figures import Figure, milliseconds, percentile, progress
-from benchmarks.machinery import (
-    configuration,
-    cpu_seconds,
-    provider,
-    redis_server,
-    replicas,
-    resident,
-    scraped,
-)
-from benchmarks.service import Service
+from testkit.client import until
+from testkit.machinery import configuration, cpu_seconds, provider, redis_server, replicas, resident, scraped
+from testkit.service import Service
 
 PLACES, CALLERS, SHARE, POPULAR = 200, 400, 0.7, 0.5
 CALIBRATION, WARM_UP, SECONDS, MINUTE = 20.0, 120.0, 600.0, 60.0

@@ -17,7 +17,7 @@ import asyncio
 from benchmarks.faults.callers import Asked, Load, calling
 from benchmarks.faults.tenants import of, tenants
 from benchmarks.figures import Figure, milliseconds, percentile, progress
-from benchmarks.machinery import configuration, provider, redis_server, replicas
+from testkit.machinery import configuration, provider, redis_server, replicas
 
 PLACES, SERVICE, LOAD, NOISE, SECONDS = 8, 0.5, 0.8, 50, 120.0
 QUIET = LOAD * (PLACES / 2) / SERVICE

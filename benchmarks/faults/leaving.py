@@ -18,9 +18,9 @@ import time
 from collections import Counter
 from typing import Any
 
-from benchmarks.client import Client, client
 from benchmarks.figures import Figure, progress
-from benchmarks.machinery import (
+from testkit.client import Client, client
+from testkit.machinery import (
     Provider,
     RedisServer,
     configuration,
@@ -30,8 +30,8 @@ from benchmarks.machinery import (
     replicas,
     scraped,
 )
-from benchmarks.service import Service
-from benchmarks.wire import Wire, request
+from testkit.service import Service
+from testkit.wire import Wire, request
 
 CLIENTS, AT_ONCE, PLACES, SHARED, REPLICAS = 10_000, 200, 40, 20, 2
 FIRST_TOKEN, BETWEEN, TOKENS = 0.15, 0.02, 10

@@ -25,12 +25,12 @@ import msgspec
 
 from benchmarks.faults.tenants import of, tenants
 from benchmarks.figures import Figure, progress
-from benchmarks.machinery import RedisServer, configuration, provider, redis_server, replicas, scraped
-from benchmarks.service import Service
-from benchmarks.wire import Reply, Wire, request
 from dub5.admission.limits import HEARTBEAT
 from dub5.contract import REPLICAS as REPLICAS_KEY
 from dub5.contract import limit_key
+from testkit.machinery import RedisServer, configuration, provider, redis_server, replicas, scraped
+from testkit.service import Service
+from testkit.wire import Reply, Wire, request
 
 REPLICAS, CALLERS = 8, 2
 """Processes; callers of each."""

@@ -16,11 +16,11 @@ import asyncio
 import itertools
 import time
 
-from benchmarks.client import Client, Outcome, client, until
 from benchmarks.faults.callers import Asked, Load, calling
 from benchmarks.figures import Figure, milliseconds, percentile, progress
-from benchmarks.machinery import configuration, provider, redis_server, replicas, resident
-from benchmarks.service import Service
+from testkit.client import Client, Outcome, client, until
+from testkit.machinery import configuration, provider, redis_server, replicas, resident
+from testkit.service import Service
 
 PLACES, QUEUED, CALLERS, PAUSE = 50, 100, 500, 0.39
 CALIBRATION, WARM_UP, OVERLOAD, AFTERWARDS = 20.0, 40.0, 60.0, 10.0

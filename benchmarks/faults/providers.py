@@ -20,10 +20,10 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.client import Client, Outcome, client, until
 from benchmarks.figures import Figure, milliseconds, percentile, progress
-from benchmarks.machinery import Provider, configuration, killed, provider, redis_server, replicas, scraped
-from benchmarks.service import Service
+from testkit.client import Client, Outcome, client, until
+from testkit.machinery import Provider, configuration, killed, provider, redis_server, replicas, scraped
+from testkit.service import Service
 
 RATE, LOOK, WARM_UP = 40, 0.1, 100
 """Questions a second; seconds; requests."""

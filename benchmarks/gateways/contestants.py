@@ -25,7 +25,7 @@ import msgspec
 
 from benchmarks.figures import progress
 from benchmarks.gateways.cores import SERVER, pinned
-from benchmarks.machinery import configuration, free_port
+from testkit.machinery import configuration, free_port
 
 LITELLM, PORTKEY = "1.106.2", "1.15.2"
 _HONO = "1.13.8"

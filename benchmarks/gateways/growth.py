@@ -19,7 +19,7 @@ from benchmarks.gateways.contestants import Running, dub5
 from benchmarks.gateways.cores import OTHERS, pinned
 from benchmarks.gateways.load import Ask, stand_in, wrk
 from benchmarks.gateways.rounds import Bench, whole
-from benchmarks.machinery import redis_server
+from testkit.machinery import redis_server
 
 CONNECTIONS = 64
 _FLAT, _EVEN = 1.3, 1.3

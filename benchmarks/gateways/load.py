@@ -20,7 +20,7 @@ import msgspec
 
 from benchmarks.gateways.cores import OTHERS, pinned
 from benchmarks.gateways.streamer import PATH, Seen
-from benchmarks.machinery import RedisServer, redis_server
+from testkit.machinery import RedisServer, redis_server
 
 _SCRIPT = """
 local before, middle, after = %(parts)s

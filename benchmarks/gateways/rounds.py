@@ -16,13 +16,13 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.client import Client, client
 from benchmarks.figures import progress
 from benchmarks.gateways import cores
 from benchmarks.gateways.contestants import Running
 from benchmarks.gateways.cores import Use
 from benchmarks.gateways.load import ID, Ask, Load, question, streams, wrk
 from benchmarks.gateways.provider import TEXT
+from testkit.client import Client, client
 
 MOST_LOAD, MOST_FOREIGN = 0.85, 0.05
 _TRIES = 3

@@ -22,7 +22,7 @@ from benchmarks.providers.generate import Json, Request, requests
 from dub5.chat.request import parse
 from dub5.errors import InvalidRequest, Unsupported
 from dub5.providers.anthropic_request import request
-from tests.fakes.anthropic_rules import refusal
+from testkit.anthropic_rules import refusal
 
 SEED, COUNT = 1, 10_000
 MOST_DECLINED = 0.05

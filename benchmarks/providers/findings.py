@@ -17,9 +17,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from benchmarks.client import client
 from benchmarks.figures import Figure, progress
-from benchmarks.machinery import configuration, replicas
 from benchmarks.providers.fake import Fake, Json, Reply, Step, events, fake, whole
 from benchmarks.providers.odd import ODD
 from benchmarks.providers.odd.answer import Said, Tool
@@ -39,6 +37,8 @@ from benchmarks.providers.odd.openai import (
     say,
 )
 from benchmarks.providers.readers import Answer, Read, tolerant
+from testkit.client import client
+from testkit.machinery import configuration, replicas
 
 _SAY = ROLE + say("hello") + STOP
 _CLAUDE = message([{"type": "text", "text": "hello"}])

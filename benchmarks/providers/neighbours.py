@@ -18,12 +18,12 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.client import Client, Outcome, client, until
 from benchmarks.figures import Figure, progress
-from benchmarks.machinery import configuration, redis_server, replicas
 from benchmarks.providers.fake import Json, Reply, Step, events, fake, whole
 from benchmarks.providers.odd.openai import DONE, ROLE, STOP, hello, say
-from benchmarks.service import Service
+from testkit.client import Client, Outcome, client, until
+from testkit.machinery import configuration, redis_server, replicas
+from testkit.service import Service
 
 LENGTH, BEAT = 18.0, 0.75
 """Seconds: longer than the breaker's window and than its first pauses; between two questions for the good model."""

@@ -25,13 +25,13 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from benchmarks.client import client
 from benchmarks.figures import Figure, progress
-from benchmarks.machinery import configuration, redis_server, replicas
 from benchmarks.providers.fake import Json, Reply, fake, whole
 from benchmarks.providers.odd import ODD
 from benchmarks.providers.odd.answer import Odd
 from benchmarks.providers.readers import Answer, Read, by_official_clients, tolerant
+from testkit.client import client
+from testkit.machinery import configuration, redis_server, replicas
 
 AT_ONCE = 6
 JOINING = 0.15

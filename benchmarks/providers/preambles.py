@@ -12,13 +12,13 @@ import asyncio
 import itertools
 from collections import Counter
 
-from benchmarks.client import Outcome, client
 from benchmarks.figures import Figure, progress
-from benchmarks.machinery import configuration, redis_server, replicas
 from benchmarks.providers.fake import Json, Reply, Step, events, fake
 from benchmarks.providers.odd.answer import Part
 from benchmarks.providers.odd.anthropic import A_TEXT, START, a_event
 from benchmarks.providers.odd.openai import DONE, ROLE, STOP, USAGE, bare, chunk, event, say
+from testkit.client import Outcome, client
+from testkit.machinery import configuration, redis_server, replicas
 
 STREAMS, CALLS, AT_ONCE = 1000, 4, 10
 PING = b": keep-alive\n\n"

@@ -34,7 +34,7 @@ import msgspec
 from openai import AsyncOpenAI, OpenAIError
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.service import Service, serving
+from testkit.service import Service, serving
 
 TRACE = Path(__file__).with_name("azure_llm_2023_conv_10min.csv")
 CHARACTERS_PER_TOKEN = 4

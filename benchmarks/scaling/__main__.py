@@ -22,10 +22,10 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 from benchmarks.scaling.plot import draw
-from tests.cluster import ground
-from tests.cluster.kube import Kube
-from tests.cluster.release import TARGET, Release
-from tests.cluster.stage import Load, Stage
+from testkit.cluster import ground
+from testkit.cluster.kube import Kube
+from testkit.cluster.release import TARGET, Release
+from testkit.cluster.stage import Load, Stage
 
 QUICK = ground.Pace()
 DEFAULTS = ground.Pace(scrape="15s", relist="30s", autoscaler="15s")

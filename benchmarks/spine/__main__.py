@@ -35,12 +35,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.client import Client, client
-from benchmarks.machinery import RedisServer, configuration, provider, redis_server
-from benchmarks.service import serving
 from benchmarks.spine.recorder import Call, Named, Recorder
 from dub5.contract import CLASSES_KEY, SAMPLES
 from dub5_operator.main import Operator
+from testkit.client import Client, client
+from testkit.machinery import RedisServer, configuration, provider, redis_server
+from testkit.service import serving
 
 CHUNKS = 10
 SAMPLING = {"cache/samples.py", "cache/policies.py"}

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster import ground
-from tests.cluster.ground import Images, Pace
-from tests.cluster.kube import Kube
-from tests.cluster.release import Release
-from tests.cluster.stage import Stage
+from testkit.cluster import ground
+from testkit.cluster.ground import Images, Pace
+from testkit.cluster.kube import Kube
+from testkit.cluster.release import Release
+from testkit.cluster.stage import Stage
 
 PACE = Pace()
 

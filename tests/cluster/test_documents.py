@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.ground import CHART, Images, load_images
-from tests.cluster.kube import Kube
-from tests.cluster.release import QUICKLY, remove_definitions
+from testkit.cluster.ground import CHART, Images, load_images
+from testkit.cluster.kube import Kube
+from testkit.cluster.release import QUICKLY, remove_definitions
 from tests.documents.reading import first_block
 from tests.documents.table import CLUSTER, INSTEAD_THERE, SHOWN
 

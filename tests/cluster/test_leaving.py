@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.ground import Images, load_images
-from tests.cluster.kube import Kube, eventually, manifest
-from tests.cluster.release import NAME, Release
-from tests.cluster.stage import NAMESPACE as STAGE
-from tests.cluster.stage import Load, Stage
+from testkit.cluster.ground import Images, load_images
+from testkit.cluster.kube import Kube, eventually, manifest
+from testkit.cluster.release import NAME, Release
+from testkit.cluster.stage import NAMESPACE as STAGE
+from testkit.cluster.stage import Load, Stage
 
 pytestmark = pytest.mark.usefixtures("monitoring")
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.kube import CommandFailed, eventually
-from tests.cluster.release import NAME, Release
-from tests.cluster.stage import Stage
+from testkit.cluster.kube import CommandFailed, eventually
+from testkit.cluster.release import NAME, Release
+from testkit.cluster.stage import Stage
 
 pytestmark = pytest.mark.usefixtures("monitoring")
 

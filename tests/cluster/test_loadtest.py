@@ -13,11 +13,11 @@ import yaml
 
 from dub5.loadtest.command import write_report
 from dub5.loadtest.runs import read_run
-from tests.cluster.ground import CHART, Images, load_images, on
-from tests.cluster.kube import Kube, eventually, manifest
-from tests.cluster.release import NAME, Release, merged
-from tests.cluster.stage import ROOT, Stage
-from tools import loadjob
+from testkit.cluster import loadjob
+from testkit.cluster.ground import CHART, Images, load_images, on
+from testkit.cluster.kube import Kube, eventually, manifest
+from testkit.cluster.release import NAME, Release, merged
+from testkit.cluster.stage import ROOT, Stage
 
 pytestmark = pytest.mark.usefixtures("monitoring")
 

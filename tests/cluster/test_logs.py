@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster.ground import Images, load_images
-from tests.cluster.kube import Kube, eventually
-from tests.cluster.release import Release
-from tests.cluster.stage import ROOT, Stage
+from testkit.cluster.ground import Images, load_images
+from testkit.cluster.kube import Kube, eventually
+from testkit.cluster.release import Release
+from testkit.cluster.stage import ROOT, Stage
 from tests.log_lines import trouble
 
 EXAMPLE = ROOT / "examples/logs/rsyslog"

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.kube import CommandFailed, eventually
-from tests.cluster.release import Release
+from testkit.cluster.kube import CommandFailed, eventually
+from testkit.cluster.release import Release
 
 pytestmark = pytest.mark.usefixtures("monitoring")
 

@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.kube import Kube, eventually
-from tests.cluster.release import Release, remove_definitions
-from tests.cluster.stage import NAMESPACE as STAGE
-from tests.cluster.stage import Stage
+from testkit.cluster.kube import Kube, eventually
+from testkit.cluster.release import Release, remove_definitions
+from testkit.cluster.stage import NAMESPACE as STAGE
+from testkit.cluster.stage import Stage
 
 CHANGES_EVERY = 100.0
 BUDGET = 0.05

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.kube import Kube, eventually, stays
-from tests.cluster.release import CAPACITY, NAME, TARGET, Release
-from tests.cluster.stage import Load, Stage
+from testkit.cluster.kube import Kube, eventually, stays
+from testkit.cluster.release import CAPACITY, NAME, TARGET, Release
+from testkit.cluster.stage import Load, Stage
 
 pytestmark = pytest.mark.usefixtures("monitoring")
 

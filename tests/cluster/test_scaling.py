@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.kube import eventually
-from tests.cluster.release import TARGET, Release
-from tests.cluster.stage import Load, Stage
+from testkit.cluster.kube import eventually
+from testkit.cluster.release import TARGET, Release
+from testkit.cluster.stage import Load, Stage
 
 pytestmark = pytest.mark.usefixtures("monitoring")
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.kube import eventually
-from tests.cluster.release import Release
-from tests.cluster.stage import Load, Stage
+from testkit.cluster.kube import eventually
+from testkit.cluster.release import Release
+from testkit.cluster.stage import Load, Stage
 
 ASK_TOGETHER = """
 import asyncio, json, sys

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.kube import eventually
+from testkit.cluster.kube import eventually
+from testkit.places import ROOT
 from tools.cluster import holder, node
-from tools.cluster.places import ROOT, State
+from tools.cluster.places import State
 
 pytestmark = pytest.mark.skipif("KUBECONFIG" in os.environ, reason="the cluster is not ours")
 

@@ -208,7 +208,7 @@ HELD = {
     "make image": "ci:cluster",
     "docker build --tag dub5 .": "ci:cluster",
     f"docker build --tag localhost/dub5:{version()} .": "ci:cluster",
-    f"kind load docker-image localhost/dub5:{version()}": "tests/cluster/ground.py::load_images",
+    f"kind load docker-image localhost/dub5:{version()}": "testkit/cluster/ground.py::load_images",
     # Its image and its environment in a pod with a read-only file system.
     "docker run --rm --read-only --publish 127.0.0.1:8000:8000 --env DUB5_SERVER__HOST=0.0.0.0 "
     "--env DUB5_AUTH__ANONYMOUS=true dub5": "tests/integration/documents/test_commands.py::test_the_container_listens",
@@ -248,7 +248,7 @@ HELD = {
     # With the same rules, from the same file; there is no chart of others in a package registry.
     "helm install prometheus-adapter prometheus-community/prometheus-adapter --namespace monitoring --values "
     "deploy/helm/dub5/files/prometheus-adapter.yaml --set prometheus.url=http://prometheus-operated.monitoring "
-    "--set prometheus.port=9090": "tests/cluster/ground.py::monitored",
+    "--set prometheus.port=9090": "testkit/cluster/ground.py::monitored",
 }
 
 # For a release beside the one that the cluster's test has.

@@ -12,7 +12,7 @@ import pytest
 
 from dub5.cli.remote import read_questions
 from dub5.errors import ConfigError
-from tests.fakes.openai_server import FakeOpenAI
+from testkit.openai_server import FakeOpenAI
 from tests.harness import Running
 
 

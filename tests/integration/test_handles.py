@@ -18,7 +18,7 @@ import pytest
 
 from benchmarks.bounds import handles
 from dub5.server.accepting import Acceptor
-from tests.fakes.openai_server import FakeOpenAI
+from testkit.openai_server import FakeOpenAI
 from tests.harness import openai_provider, running
 
 HANGING = """

@@ -26,8 +26,8 @@ from dub5.cache import policies, samples
 from dub5.cache.flight import Flight
 from dub5.contract import POLICY_CHANNEL, POLICY_KEY, REPLICAS, SAMPLES_READER
 from dub5.telemetry.background import BackgroundTask, Jobs
-from tests.fakes.openai_server import Call, FakeOpenAI, Wire, say
-from tests.fakes.redis_server import RedisServer
+from testkit.openai_server import Call, FakeOpenAI, Wire, say
+from testkit.redis_server import RedisServer
 from tests.harness import Running, openai_provider, running
 from tests.integration.cache.support import plain, until
 

@@ -13,9 +13,9 @@ import httpx
 import pytest
 
 from dub5.telemetry.tracing import TraceContext
-from tests.fakes.anthropic_server import FakeAnthropic
-from tests.fakes.http_server import Script, hang
-from tests.fakes.openai_server import CLOSE, Call, FakeOpenAI, Wire, completion, frames, refuse, stream, whole
+from testkit.anthropic_server import FakeAnthropic
+from testkit.http_server import Script, hang
+from testkit.openai_server import CLOSE, Call, FakeOpenAI, Wire, completion, frames, refuse, stream, whole
 from tests.harness import Running, openai_provider, running
 from tests.integration.cache.support import until
 from tests.integration.test_process import serving

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.fakes.redis_server import RedisServer, free_port
+from testkit.redis_server import RedisServer, free_port
 from tests.integration.cache.support import until
 from tests.integration.test_process import ENVIRONMENT, SLOW, Serving, dub5, read_stream, serving
 

@@ -13,8 +13,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from dub5.cli import smoke
-from tests.fakes.http_server import Call, FakeServer, Script, Wire, raw, refuse, stream, whole
-from tests.fakes.openai_server import FakeOpenAI, chunk, frame, frames
+from testkit.http_server import Call, FakeServer, Script, Wire, raw, refuse, stream, whole
+from testkit.openai_server import FakeOpenAI, chunk, frame, frames
 from tests.harness import Running, running
 
 METRIC = "dub5_demand_requests"

@@ -26,7 +26,7 @@ from redis.asyncio import Redis
 from redis.driver_info import DriverInfo
 
 from dub5_operator.crd import GROUP, VERSION, invalidations_definition, policies_definition
-from tools.which import which
+from testkit.programs import which
 
 NAMESPACE = "chat"
 _PATIENCE = 60.0

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.fakes.openai_server import FakeOpenAI
+from testkit.openai_server import FakeOpenAI
 
 playwright = pytest.importorskip("playwright.async_api", reason="`make test` installs Playwright")
 

@@ -1,4 +1,4 @@
-"""Pages of other sites in a browser on the machine of a service without keys; see benchmarks/bounds/foreign.py."""
+"""Pages of other sites in a browser on the machine of a service without keys; see testkit/foreign_page.py."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from benchmarks.bounds.foreign import STREAM, Foreign, attack, foreign
-from tests.fakes.openai_server import FakeOpenAI
+from testkit.foreign_page import STREAM, Foreign, attack, foreign
+from testkit.openai_server import FakeOpenAI
 from tests.harness import Running, openai_provider, running
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

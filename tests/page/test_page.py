@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.openai_server import CLOSE, HANG, FakeOpenAI, frames, refuse, say, stream
+from testkit.openai_server import CLOSE, HANG, FakeOpenAI, frames, refuse, say, stream
 from tests.harness import openai_provider, running
 from tests.page.conftest import Open, playwright
 

@@ -19,8 +19,9 @@ import sys
 import time
 from pathlib import Path
 
+from testkit.places import ROOT
 from tools.cluster.node import hierarchies
-from tools.cluster.places import ROOT, State
+from tools.cluster.places import State
 from tools.cluster.report import Stop
 
 NAMESPACES = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]

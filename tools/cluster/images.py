@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.cluster.places import CACHE, ROOT
+from testkit.places import CACHE, ROOT
 from tools.cluster.programs import BY_NAME, program
 from tools.cluster.programs import build as build_programs
 from tools.cluster.report import Stop, say

@@ -9,9 +9,10 @@ import sys
 import time
 from pathlib import Path
 
+from testkit.places import CACHE
 from tools.cluster import holder, host, images, programs
 from tools.cluster.layout import nodes
-from tools.cluster.places import CACHE, State
+from tools.cluster.places import State
 from tools.cluster.report import Stop, say
 
 ABOUT = """\

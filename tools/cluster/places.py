@@ -1,17 +1,14 @@
 """Where the cluster keeps what it makes: nothing of it in the work tree.
 
-CACHE   programs, base images: costly to make, named for what they are made from; may be deleted at any time
 State   one cluster that runs: keys, logs, data. `down` deletes it
 """
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dub5"
+from testkit.places import CACHE
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.cluster.places import CACHE, ROOT
+from testkit.places import CACHE, ROOT
 from tools.cluster.report import Stop, say
 
 GO = ["go"]

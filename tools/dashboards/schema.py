@@ -2,7 +2,7 @@
 
 Grafana publishes it as TypeScript, in @grafana/schema on npm (Apache License 2.0); ts-json-schema-generator (MIT)
 makes a JSON Schema of it, with no room for unknown keys. This needs npm, but only whoever moves to a newer Grafana: the
-result is kept in tests/unit/dashboards. Queries are not in it: to Grafana they are the data source's own business.
+result is kept in tests/tools/dashboards. Queries are not in it: to Grafana they are the data source's own business.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-OUT = Path(__file__).parents[2] / "tests/unit/dashboards/schema.json"
+OUT = Path(__file__).parents[2] / "tests/tools/dashboards/schema.json"
 GRAFANA = "@grafana/schema@11.6.0"
 GENERATOR = "ts-json-schema-generator@2.4.0"
 

@@ -27,19 +27,12 @@ from prometheus_client import start_http_server
 from redis.asyncio import Redis
 from redis.driver_info import DriverInfo
 
-from benchmarks.machinery import (
-    Provider,
-    RedisServer,
-    configuration,
-    provider,
-    redis_server,
-    replicas,
-)
-from benchmarks.service import Service
 from dub5.contract import SAMPLES, Access, SampleBatch, Verdict, replica_channel
 from dub5_operator.main import Operator
-from tests.fakes.monitoring import Prometheus
-from tools.which import which
+from testkit.machinery import Provider, RedisServer, configuration, provider, redis_server, replicas
+from testkit.monitoring import Prometheus
+from testkit.programs import which
+from testkit.service import Service
 
 K6_SCRIPT = Path(__file__).parents[2] / "deploy/k6/scenarios/cache.js"
 NAMESPACE, JOB = "chat", "dub5"

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster.ground import load_images
-from tests.cluster.kube import Kube, eventually, stays
-from tests.cluster.release import NAME, TARGET, Release
-from tests.cluster.stage import Load, Stage
+from testkit.cluster.ground import load_images
+from testkit.cluster.kube import Kube, eventually, stays
+from testkit.cluster.release import NAME, TARGET, Release
+from testkit.cluster.stage import Load, Stage
 from tools.cluster.programs import BY_NAME
 
 pytestmark = pytest.mark.usefixtures("monitoring", "keda")

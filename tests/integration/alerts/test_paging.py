@@ -20,11 +20,11 @@ import httpx
 import pytest
 import yaml
 
-from benchmarks.service import serving
-from tests.fakes.http_server import FakeServer
-from tests.fakes.monitoring import ALERTMANAGER, PATIENCE, PROMETHEUS, Alertmanager, Prometheus
-from tests.fakes.openai_server import FakeOpenAI, refuse, say
-from tests.fakes.redis_server import RedisServer
+from testkit.http_server import FakeServer
+from testkit.monitoring import ALERTMANAGER, PATIENCE, PROMETHEUS, Alertmanager, Prometheus
+from testkit.openai_server import FakeOpenAI, refuse, say
+from testkit.redis_server import RedisServer
+from testkit.service import serving
 from tests.harness import openai_provider
 
 pytestmark = [

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.openai_server import FakeOpenAI, say
+from testkit.openai_server import FakeOpenAI, say
 from tests.harness import Running, running
 from tests.integration.api.test_bad_clients import HEAD, connected, post
 

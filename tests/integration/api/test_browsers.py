@@ -12,7 +12,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from tests.fakes.openai_server import CLOSE, FakeOpenAI, frames, refuse, stream
+from testkit.openai_server import CLOSE, FakeOpenAI, frames, refuse, stream
 from tests.harness import Running, openai_provider, running
 
 PATH = "/v1/chat/completions"

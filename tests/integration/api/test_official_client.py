@@ -10,17 +10,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
-from tests.fakes.openai_server import (
-    FakeOpenAI,
-    call_tool,
-    chunk,
-    completion,
-    frame,
-    refuse,
-    say,
-    stream,
-    whole,
-)
+from testkit.openai_server import FakeOpenAI, call_tool, chunk, completion, frame, refuse, say, stream, whole
 from tests.harness import Running, openai_provider, running
 
 ASK: Any = [{"role": "user", "content": "Say hello"}]

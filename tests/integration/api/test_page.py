@@ -7,7 +7,7 @@ import re
 import pytest
 
 from dub5.api import page
-from tests.fakes.openai_server import FakeOpenAI
+from testkit.openai_server import FakeOpenAI
 from tests.harness import Running, openai_provider, running
 
 FILES = {

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.fakes.openai_server import (
+from testkit.openai_server import (
     HANG,
     Call,
     FakeOpenAI,

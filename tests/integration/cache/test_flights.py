@@ -17,8 +17,8 @@ import pytest_asyncio
 
 from dub5.cache.answers import _SYNCHRONISE_INTERVAL
 from dub5.cache.clock import RedisClock
-from tests.fakes.openai_server import Call, FakeOpenAI, Script, Wire, frames, refuse, say, stream
-from tests.fakes.redis_server import RedisServer
+from testkit.openai_server import Call, FakeOpenAI, Script, Wire, frames, refuse, say, stream
+from testkit.redis_server import RedisServer
 from tests.harness import Running, openai_provider, running
 from tests.integration.cache.support import PATIENCE, plain, until
 

@@ -43,7 +43,7 @@ from dub5.contract import (
     limit_key,
     replica_channel,
 )
-from tests.fakes.openai_server import FakeOpenAI
+from testkit.openai_server import FakeOpenAI
 from tests.harness import Running, openai_provider, running
 from tests.integration.cache.support import PATIENCE, plain, until
 

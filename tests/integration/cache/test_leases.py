@@ -23,8 +23,8 @@ from dub5.cache.shared import SharedCache
 from dub5.contract import SAMPLES, SAMPLES_READER, lease_key, replica_channel
 from dub5.redis.link import RedisLink
 from dub5.telemetry.metrics import Metrics
-from tests.fakes.openai_server import FakeOpenAI
-from tests.fakes.redis_server import RedisServer
+from testkit.openai_server import FakeOpenAI
+from testkit.redis_server import RedisServer
 from tests.harness import Running, openai_provider, running
 from tests.integration.cache.support import PATIENCE, PATIENT, leasing, linked, plain, until
 

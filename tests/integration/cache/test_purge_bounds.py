@@ -29,7 +29,7 @@ from dub5.contract import (
     SEGMENT_RECORDS,
     purge_hash,
 )
-from tests.fakes.redis_server import RedisServer
+from testkit.redis_server import RedisServer
 from tests.integration.cache.support import plain, purging, synchronised, until
 
 PURGE_BYTES = 10 * 2**20

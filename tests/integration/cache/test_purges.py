@@ -22,7 +22,7 @@ from dub5.contract import (
     scoped_name,
 )
 from dub5.redis.link import RedisUnavailable
-from tests.fakes.redis_server import RedisServer
+from testkit.redis_server import RedisServer
 from tests.integration.cache.support import PATIENT, Clock, linked, plain, purging, synchronised, until
 
 NAMES = names_of(

@@ -16,7 +16,7 @@ from dub5.contract import (
     ClassPolicy,
     PolicyDocument,
 )
-from tests.fakes.openai_server import FakeOpenAI
+from testkit.openai_server import FakeOpenAI
 from tests.harness import openai_provider, running
 from tests.integration.cache.support import plain, until
 

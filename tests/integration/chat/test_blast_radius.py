@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from dub5.providers.breaker import FEWEST_CALLS
-from tests.fakes.anthropic_server import FakeAnthropic
-from tests.fakes.http_server import CLOSE, DIE, Call, Part, Script, Wire
-from tests.fakes.openai_server import FakeOpenAI, chunk, frame, frames, hang, refuse, say, stream, whole
+from testkit.anthropic_server import FakeAnthropic
+from testkit.http_server import CLOSE, DIE, Call, Part, Script, Wire
+from testkit.openai_server import FakeOpenAI, chunk, frame, frames, hang, refuse, say, stream, whole
 from tests.harness import Running, running
 
 SOON = formatdate(4_000_000_000, usegmt=True)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from dub5.providers.breaker import FEWEST_CALLS
-from tests.fakes.http_server import Script
-from tests.fakes.openai_server import FakeOpenAI, hang, raw, refuse, say, stream, whole
+from testkit.http_server import Script
+from testkit.openai_server import FakeOpenAI, hang, raw, refuse, say, stream, whole
 from tests.harness import Running, running
 
 ODD: dict[str, Script] = {

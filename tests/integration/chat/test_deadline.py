@@ -11,7 +11,7 @@ import httpx
 import openai
 import pytest
 
-from tests.fakes.openai_server import DONE, HANG, FakeOpenAI, frames, hang, say, stream
+from testkit.openai_server import DONE, HANG, FakeOpenAI, frames, hang, say, stream
 from tests.harness import Running, later, openai_provider, running
 
 

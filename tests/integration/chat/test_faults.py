@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks.faults.leaving import Crowd, shared
-from tests.fakes.openai_server import (
+from testkit.openai_server import (
     DIE,
     Call,
     FakeOpenAI,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.openai_server import FakeOpenAI, say, stream
+from testkit.openai_server import FakeOpenAI, say, stream
 from tests.harness import Running, openai_provider, running
 
 

@@ -17,7 +17,7 @@ from dub5.errors import RateLimited
 from dub5.redis.link import RedisLink
 from dub5.settings.model import Duration, Limit, RedisSettings
 from dub5.telemetry.metrics import Metrics
-from tests.fakes.openai_server import FakeOpenAI, hang, refuse, say
+from testkit.openai_server import FakeOpenAI, hang, refuse, say
 from tests.harness import openai_provider, running
 
 NOWHERE = "redis://127.0.0.1:1/0"

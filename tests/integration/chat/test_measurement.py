@@ -27,8 +27,8 @@ from dub5.contract import (
     PolicyDocument,
     SampleBatch,
 )
-from tests.fakes.http_server import refuse
-from tests.fakes.openai_server import FakeOpenAI, say
+from testkit.http_server import refuse
+from testkit.openai_server import FakeOpenAI, say
 from tests.harness import Running, openai_provider, running
 
 

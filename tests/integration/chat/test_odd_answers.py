@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.anthropic_server import FakeAnthropic, block_frames, message
-from tests.fakes.anthropic_server import answer as claude_answer
-from tests.fakes.anthropic_server import event as claude_event
-from tests.fakes.http_server import DIE, HANG, Part, Script, stream, whole
-from tests.fakes.openai_server import DONE, FakeOpenAI, chunk, completion, frame, frames, say
+from testkit.anthropic_server import FakeAnthropic, block_frames, message
+from testkit.anthropic_server import answer as claude_answer
+from testkit.anthropic_server import event as claude_event
+from testkit.http_server import DIE, HANG, Part, Script, stream, whole
+from testkit.openai_server import DONE, FakeOpenAI, chunk, completion, frame, frames, say
 from tests.harness import Running, running
 from tests.tolerant_reader import read_events, read_whole
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dub5.providers.hedging import FEWEST
-from tests.fakes.openai_server import DIE, FakeOpenAI, frames, hang, refuse, say, stream
+from testkit.openai_server import DIE, FakeOpenAI, frames, hang, refuse, say, stream
 from tests.harness import Running, running
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.anthropic_server import FakeAnthropic
-from tests.fakes.openai_server import FakeOpenAI
+from testkit.anthropic_server import FakeAnthropic
+from testkit.openai_server import FakeOpenAI
 from tests.harness import Running, running
 
 

@@ -7,8 +7,8 @@ import contextlib
 
 import pytest
 
-from tests.fakes.openai_server import FakeOpenAI
-from tests.fakes.redis_server import RedisServer
+from testkit.openai_server import FakeOpenAI
+from testkit.redis_server import RedisServer
 from tests.harness import Running, running
 from tests.integration.loadtest.test_scenarios import FAST, K6, MISSED, PASSED, k6, missed, outcomes
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.monitoring import PROMETHEUS, Prometheus
+from testkit.monitoring import PROMETHEUS, Prometheus
+from testkit.programs import which
 from tests.harness import running
 from tests.unit.chart.support import Json, render
-from tools.which import which
 
 ROOT = Path(__file__).parents[3]
 DOCUMENT = ROOT / "docs/load-testing.md"

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from dub5.loadtest.series import LINES, Lines
-from tests.fakes.http_server import Call, FakeServer, Script, Wire, refuse, whole
+from testkit.http_server import Call, FakeServer, Script, Wire, refuse, whole
 from tests.unit.loadtest.scenes import BEGAN, LENGTH, line, planted
 
 

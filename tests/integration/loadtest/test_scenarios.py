@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.http_server import Call, FakeServer, Script, Wire, raw, refuse, stream, whole
-from tests.fakes.openai_server import CLOSE, DONE, chunk, frame, frames
+from testkit.http_server import Call, FakeServer, Script, Wire, raw, refuse, stream, whole
+from testkit.openai_server import CLOSE, DONE, chunk, frame, frames
+from testkit.programs import which
 from tests.harness import Running, running
 from tests.log_lines import decoded
-from tools.which import which
 
 SCENARIOS = Path(__file__).parents[3] / "deploy/k6/scenarios"
 K6 = which("k6")

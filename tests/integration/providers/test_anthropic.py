@@ -18,7 +18,7 @@ from dub5.errors import Dub5Error, InvalidRequest, ProviderError, ProviderTimeou
 from dub5.providers.anthropic import AnthropicProvider
 from dub5.providers.protocol import Call, Json
 from dub5.settings.model import AnthropicSettings, Duration, Timeouts
-from tests.fakes.anthropic_server import (
+from testkit.anthropic_server import (
     CLOSE,
     DIE,
     HANG,

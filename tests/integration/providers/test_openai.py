@@ -24,7 +24,7 @@ from dub5.providers import http
 from dub5.providers.openai import OpenAIProvider
 from dub5.providers.protocol import Call, Json
 from dub5.settings.model import Duration, OpenAISettings, Timeouts
-from tests.fakes.openai_server import (
+from testkit.openai_server import (
     CLOSE,
     DIE,
     DONE,

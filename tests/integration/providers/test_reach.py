@@ -19,10 +19,10 @@ from dub5.errors import ConfigError, Overloaded, ProviderError
 from dub5.process.descriptors import Sockets
 from dub5.providers.protocol import Call, Provider
 from dub5.settings.loader import convert
-from tests.fakes.anthropic_server import FakeAnthropic
-from tests.fakes.http_server import HANG
-from tests.fakes.openai_server import FakeOpenAI, frames, hang, refuse, say, stream
-from tests.fakes.proxy_server import FakeProxy
+from testkit.anthropic_server import FakeAnthropic
+from testkit.http_server import HANG
+from testkit.openai_server import FakeOpenAI, frames, hang, refuse, say, stream
+from testkit.proxy_server import FakeProxy
 from tests.harness import openai_provider, running
 
 KEY = "planted4Zx9Qw7"  # unlike any known kind of key: only the exact text gives it away

@@ -25,10 +25,10 @@ from dub5.providers.anthropic import AnthropicProvider
 from dub5.providers.openai import OpenAIProvider
 from dub5.providers.protocol import Call, Json, Payload
 from dub5.settings.model import AnthropicSettings, Duration, OpenAISettings, Timeouts
-from tests.fakes.anthropic_server import FakeAnthropic, event
-from tests.fakes.http_server import DIE, HANG, Script, Wire, stream, whole
-from tests.fakes.http_server import Call as Received
-from tests.fakes.openai_server import FakeOpenAI, chunk, frame, refuse
+from testkit.anthropic_server import FakeAnthropic, event
+from testkit.http_server import DIE, HANG, Script, Wire, stream, whole
+from testkit.http_server import Call as Received
+from testkit.openai_server import FakeOpenAI, chunk, frame, refuse
 
 KEY = "planted4Zx9Qw7"
 QUESTION: Json = {"messages": [{"role": "user", "content": "Hi"}]}

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
+from testkit.programs import which
 from tools import metrics
-from tools.which import which
 
 ROOT = Path(__file__).parents[3]
 RULES = ROOT / "deploy/helm/dub5/alerts/dub5.yaml"

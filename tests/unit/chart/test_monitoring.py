@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from testkit.programs import which
 from tests.unit.chart.support import CHART, ApiSchemas, Json, merged, nested, refusal, render
-from tools.which import which
 
 PROMTOOL = which("promtool")
 WRITTEN: Json = yaml.safe_load((CHART / "alerts/dub5.yaml").read_text(encoding="utf-8"))

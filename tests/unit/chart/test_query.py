@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from testkit.programs import which
 from tests.unit.chart.support import Json, render
 from tests.unit.chart.test_objects import KEDA
-from tools.which import which
 
 PROMTOOL = which("promtool")
 pytestmark = pytest.mark.skipif(PROMTOOL is None, reason="needs promtool")

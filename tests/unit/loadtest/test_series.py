@@ -13,7 +13,7 @@ import pytest
 from dub5.loadtest.runs import Unreadable
 from dub5.loadtest.series import LINES, interval, points, read_series
 from dub5.telemetry.metrics import Metrics
-from tools.which import which
+from testkit.programs import which
 
 PROMTOOL = which("promtool")
 ELSEWHERE = {

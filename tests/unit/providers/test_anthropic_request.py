@@ -14,7 +14,7 @@ from benchmarks.providers.claude import MOST_DECLINED, outcomes
 from dub5.errors import Unsupported
 from dub5.providers.anthropic_request import request
 from dub5.providers.protocol import Json
-from tests.fakes.anthropic_rules import refusal
+from testkit.anthropic_rules import refusal
 
 QUESTION: Json = {"role": "user", "content": "Hi"}
 TOOL: Json = {

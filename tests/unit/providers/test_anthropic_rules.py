@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.anthropic_rules import MAX_IMAGE, refusal
+from testkit.anthropic_rules import MAX_IMAGE, refusal
 
 Json = dict[str, Any]
 

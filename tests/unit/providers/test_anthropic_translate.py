@@ -15,8 +15,8 @@ from dub5.errors import InvalidRequest, Unsupported
 from dub5.providers.anthropic_answer import Event, StreamTranslator, completion
 from dub5.providers.anthropic_request import request
 from dub5.providers.protocol import Json
-from tests.fakes import anthropic_server as fake
-from tests.fakes.anthropic_rules import refusal
+from testkit import anthropic_server as fake
+from testkit.anthropic_rules import refusal
 
 PIXEL = "iVBORw0KGgo="
 QUESTION: Json = {"role": "user", "content": "Hi"}

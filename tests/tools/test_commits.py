@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-COMMITS = Path(__file__).parents[3] / "tools/commits.sh"
+COMMITS = Path(__file__).parents[2] / "tools/commits.sh"
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.client import client
 from benchmarks.providers import findings
 from benchmarks.providers.fake import fake
+from testkit.client import client
 from tests.harness import running
 
 

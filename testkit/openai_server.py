@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.fakes.http_server import (
+from testkit.http_server import (
     CLOSE,
     DIE,
     HANG,

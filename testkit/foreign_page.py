@@ -23,7 +23,7 @@ PATIENCE = 60_000
 """Milliseconds."""
 
 _PAGE = b"<!doctype html><title>A page</title><body>"
-_NODE = Path(__file__).parents[2] / ".venv/openai-node/node_modules/openai"
+_NODE = Path(__file__).parents[1] / ".venv/openai-node/node_modules/openai"
 
 
 class Foreign:

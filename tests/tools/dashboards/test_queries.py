@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from blockbuster import BlockBuster
 
+from testkit.programs import which
 from tools.dashboards.build import FOLDER
 from tools.dashboards.stage import Recorded, played
-from tools.which import which
 
 ROOT = Path(__file__).parents[3]
 DASHBOARDS = {

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
+from testkit.cluster.loadjob import replicas
 from tests.unit.chart.support import Json, render
-from tools.loadjob import replicas
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.fakes.anthropic_rules import refusal
-from tests.fakes.http_server import (
+from testkit.anthropic_rules import refusal
+from testkit.http_server import (
     CLOSE,
     DIE,
     HANG,

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from benchmarks.service import Service, serving
 from dub5.loadtest.command import write_report
 from dub5.telemetry.container import memory_limit
-from tests.fakes.http_server import Call, Wire
-from tests.fakes.openai_server import FakeOpenAI, say
-from tests.fakes.redis_server import RedisServer, far_away
+from testkit.http_server import Call, Wire
+from testkit.openai_server import FakeOpenAI, say
+from testkit.redis_server import RedisServer, far_away
+from testkit.service import Service, serving
 from tests.harness import Running, openai_provider, running
 from tests.integration.loadtest.test_scenarios import K6
 from tools.load import run

@@ -6,7 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from tools.cluster.places import CACHE
+from testkit.places import CACHE
 
 
 def which(*names: str) -> str | None:

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 import httpx
 
-from tools.which import which
+from testkit.programs import which
 
 PATIENCE = 60.0
 """Seconds after which a test that waits for something has failed."""

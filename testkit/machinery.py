@@ -24,7 +24,7 @@ import aiohttp
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from benchmarks.service import Service, serving
+from testkit.service import Service, serving
 
 _GRACE = 10.0
 """Seconds that a process is given to end before it is killed."""
@@ -141,7 +141,7 @@ class Provider:
         self._session = session
 
     async def set(self, **fields: Any) -> None:
-        """Change any of the fields of `benchmarks.provider.Settings`."""
+        """Change any of the fields of `testkit.provider.Settings`."""
         async with self._session.post(f"{self._root}/settings", json=fields) as response:
             response.raise_for_status()
 
@@ -161,7 +161,7 @@ class Provider:
 async def provider() -> AsyncIterator[Provider]:
     """The process is `Provider.pid`; a row may kill it."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "benchmarks.provider", stdout=asyncio.subprocess.PIPE
+        sys.executable, "-m", "testkit.provider", stdout=asyncio.subprocess.PIPE
     )
     try:
         assert process.stdout is not None

@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.ground import Images
-from tests.cluster.kube import Kube, eventually, manifest
+from testkit.cluster.ground import Images
+from testkit.cluster.kube import Kube, eventually, manifest
 
 NAMESPACE = "dub5-stage"
 CODE = {
-    "provider.py": Path("benchmarks/provider.py"),
-    "load.py": Path("tests/cluster/pods/load.py"),
-    "asking.py": Path("tests/cluster/pods/asking.py"),
-    "leaving.js": Path("tests/cluster/pods/leaving.js"),
+    "provider.py": Path("testkit/provider.py"),
+    "load.py": Path("testkit/cluster/pods/load.py"),
+    "asking.py": Path("testkit/cluster/pods/asking.py"),
+    "leaving.js": Path("testkit/cluster/pods/leaving.js"),
 }
 ROOT = Path(__file__).parents[2]
 REACH = "import httpx, sys; print(httpx.get(sys.argv[1] + '/v1/models', timeout=5))"
@@ -57,7 +57,7 @@ class Stage:
         kube.kubectl("delete", "namespace", NAMESPACE)  # the next run makes it anew
 
     def pace(self, **fields: float) -> None:
-        """How the provider answers from now on: see benchmarks/provider.py."""
+        """How the provider answers from now on: see testkit/provider.py."""
         self._provider("/settings", fields)
 
     def calls(self) -> Counter[str]:

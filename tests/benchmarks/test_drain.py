@@ -10,8 +10,8 @@ from pathlib import Path
 
 from benchmarks.faults.balancer import Balancer
 from benchmarks.faults.drain import Load
-from benchmarks.service import Service, serving
-from tests.fakes.openai_server import Call, FakeOpenAI, Wire, frames, say
+from testkit.openai_server import Call, FakeOpenAI, Wire, frames, say
+from testkit.service import Service, serving
 from tests.harness import openai_provider
 
 STREAMS = 8

@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from tests.cluster.ground import CHART, Images
-from tests.cluster.kube import Kube, eventually
-from tests.cluster.stage import NAMESPACE as STAGE
+from testkit.cluster.ground import CHART, Images
+from testkit.cluster.kube import Kube, eventually
+from testkit.cluster.stage import NAMESPACE as STAGE
 
 NAME = "dub5"
 BACKEND = f"app.kubernetes.io/component=backend,app.kubernetes.io/instance={NAME}"

@@ -25,9 +25,9 @@ from dub5.loadtest.command import write_report
 from dub5.loadtest.report import Document
 from dub5.loadtest.runs import Run, Unreadable, read_run
 from dub5.loadtest.series import Series, ask_prometheus
-from tests.cluster.ground import CHART
-from tests.cluster.kube import Kube, eventually
-from tests.cluster.release import merged
+from testkit.cluster.ground import CHART
+from testkit.cluster.kube import Kube, eventually
+from testkit.cluster.release import merged
 
 
 @dataclass(frozen=True)

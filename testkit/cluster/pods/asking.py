@@ -1,7 +1,7 @@
 """Clients that ask the same questions again and again: `python asking.py URL MODEL`, with a KEY in the environment.
 
 Each has one connection and asks some questions a second, drawn from a list that all share. Answers say until when
-they are true (`changes_every` in benchmarks/provider.py), so each hit is known to be stale or not. Each second writes
+they are true (`changes_every` in testkit/provider.py), so each hit is known to be stale or not. Each second writes
 what was seen since the beginning; ends when standard input closes:
 
     {"hits": 310, "stale": 12, "misses": 90, "failed": 0, "trouble": ""}

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from testkit.places import ROOT
 from tools.cluster import host, images, main, programs
 from tools.cluster.layout import nodes
-from tools.cluster.places import ROOT
 from tools.cluster.programs import TOOLS, Tool
 from tools.cluster.report import Stop
 
-GO = Path(__file__).parents[3] / "tools/go"
+GO = Path(__file__).parents[2] / "tools/go"
 
 
 def test_every_module_is_a_tool_and_every_tool_a_module() -> None:

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import yaml
 
-from tests.cluster.kube import Kube, eventually, manifest
+from testkit.cluster.kube import Kube, eventually, manifest
+from testkit.places import ROOT
 from tools.cluster import holder, programs
-from tools.cluster.places import ROOT, State
+from tools.cluster.places import State
 
 OURS = State(os.environ.get("DUB5_TEST_CLUSTER", "test"))
 CHART = ROOT / "deploy/helm/dub5"

@@ -1,4 +1,4 @@
-"""A stand-in for an OpenAI-compatible provider, as a process of its own: `python -m benchmarks.provider`.
+"""A stand-in for an OpenAI-compatible provider, as a process of its own: `python -m testkit.provider`.
 
 It prints its base URL and then answers
 

@@ -1,0 +1,13 @@
+"""Where things are: the top of the repository, and what is built once for all work trees.
+
+CACHE   programs, base images: costly to make, named for what they are made from; may be deleted at any time
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+CHART = ROOT / "deploy/helm/dub5"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dub5"
