@@ -1,13 +1,10 @@
-"""For every test: no blocking call in an event loop. And a real Redis for those that ask for one."""
+"""For every test: no blocking call in an event loop. For those that ask: a real Redis, a fake provider."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import socket
-import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import certifi
@@ -15,6 +12,9 @@ import pytest
 import redis as redis_py
 from blockbuster import BlockBuster, blockbuster_ctx
 from hypothesis import settings
+
+from testkit.openai_server import FakeOpenAI
+from testkit.redis_server import RedisServer
 
 settings.register_profile("busy machine", deadline=None)  # tests judge no timings
 settings.load_profile("busy machine")
@@ -24,8 +24,6 @@ for _name in ("NO_PROXY", "no_proxy"):  # the servers of tests are on this machi
 
 # Thousands of clients are made, and each would read a hundred and forty certificates first. None leaves this machine.
 certifi.where = lambda: str(Path(__file__).parent / "ca.pem")
-
-_ATTEMPTS = 5  # another process may take a free port before Redis does
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:  # pytest's
@@ -49,17 +47,12 @@ def no_blocking_calls() -> Iterator[BlockBuster]:
 
 
 @pytest.fixture(scope="session")
-def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def redis_url() -> Iterator[str]:
     """A real Redis on a free port, without persistence, for the whole session."""
-    binary = shutil.which("redis-server")
-    assert binary, "these tests need redis-server; `make test` installs it"
-    with contextlib.ExitStack() as stack:
-        for _ in range(_ATTEMPTS):
-            port = _free_port()
-            if _started(stack, binary, port, tmp_path_factory.mktemp("redis")):
-                yield f"redis://127.0.0.1:{port}/0"
-                return
-    pytest.fail("redis-server did not start")
+    server = RedisServer()
+    server.open()
+    yield server.url
+    server.close()
 
 
 @pytest.fixture
@@ -70,19 +63,8 @@ def redis(redis_url: str) -> str:
     return redis_url
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _started(stack: contextlib.ExitStack, binary: str, port: int, directory: Path) -> bool:
-    """Whether it says that it accepts connections; it is terminated when `stack` closes."""
-    options = ["--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--dir", str(directory)]
-    process = stack.enter_context(
-        subprocess.Popen([binary, "--port", str(port), *options], stdout=subprocess.PIPE, text=True)
-    )
-    stack.callback(process.terminate)
-    assert process.stdout is not None
-    return any("eady to accept connections" in line for line in process.stdout)
+@pytest.fixture
+async def fake() -> AsyncIterator[FakeOpenAI]:
+    """A fake OpenAI."""
+    async with FakeOpenAI() as server:
+        yield server

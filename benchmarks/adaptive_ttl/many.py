@@ -29,7 +29,7 @@ from dub5_operator.handlers.policy import Policies
 from dub5_operator.metrics import Metrics
 from dub5_operator.publish import Publisher
 from dub5_operator.samples import Samples
-from testkit.machinery import redis_server
+from testkit.redis_server import RedisServer
 
 POLICIES, REPLICAS, HOURS, ROUNDS = 1000, 3, 2.0, 3
 A_BATCH = 200
@@ -64,7 +64,7 @@ async def fill(redis: Redis, names: list[str], began: float, hours: float) -> No
 async def measure() -> None:
     names = [f"class-{number}" for number in range(POLICIES)]
     now = time.time()
-    async with redis_server() as server:
+    async with RedisServer() as server:
         redis = Redis(port=server.port)
         classes = {name: AnnouncedClass(300, 86400) for name in names}
         await redis.set(CLASSES_KEY, msgspec.json.encode(Announcement(now, classes)))

@@ -15,7 +15,6 @@ import contextlib
 import itertools
 import json
 import os
-import re
 import resource
 import socket
 import sys
@@ -29,8 +28,8 @@ from typing import Any
 
 from benchmarks.bounds.sink import sink
 from benchmarks.figures import Figure, progress
-from testkit.machinery import configuration, resident
-from testkit.service import Service
+from testkit.processes import resident
+from testkit.service import Service, announced, configuration
 
 STRANGERS, CALLERS, LENGTH = 10_000, 1_000, 45.0
 PAUSE = 10.0
@@ -73,13 +72,8 @@ async def _serving(settings: dict[str, Any], group: Path | None) -> AsyncIterato
             env={"DUB5_SERVER__PORT": "0", "DUB5_SERVER__OPERATIONS_PORT": "0", "DUB5_DRAIN__LINGER": "0s"},
             preexec_fn=join,  # there are no threads here
         )
-        assert process.stderr is not None
-        said = (await process.stderr.readline()).decode()
-        addresses = re.search(r"Chat on (\S+)/v1, operations on (\S+)", said)
         try:
-            if addresses is None:
-                raise RuntimeError(f"the service did not start: {said}")
-            yield Service(addresses[1], addresses[2], process)
+            yield await announced(process)
         finally:
             if process.returncode is None:
                 process.kill()
@@ -93,7 +87,7 @@ async def _flooded(service: Service, group: Path | None) -> list[Figure]:
         asyncio.create_task(_hold(host, int(port), half, ends))
         for half in itertools.chain([_HALF_HEAD] * STRANGERS, [_HALF_BODY] * CALLERS)
     ]
-    peak = resident(service)
+    peak = resident(service.pid)
     answered, asked, slowest, troubles = 0, 0, 0.0, Counter[str]()
     for number in itertools.count():
         if time.monotonic() > ends:
@@ -106,7 +100,7 @@ async def _flooded(service: Service, group: Path | None) -> list[Figure]:
         else:
             troubles[f"{said} ({number})"] += 1
         slowest = max(slowest, time.monotonic() - began)
-        peak = max(peak, resident(service))
+        peak = max(peak, resident(service.pid))
         progress(f"{answered} of {asked} answered, {peak / 2**20:.0f} MiB")
         await asyncio.sleep(0.05)
     alive = service.process.returncode is None

@@ -10,8 +10,8 @@ from __future__ import annotations
 from benchmarks.figures import Figure, progress
 from testkit.client import Client, client
 from testkit.foreign_page import CLIENT, STREAM, Foreign, attack, foreign, has_openai_client
-from testkit.machinery import Provider, configuration, provider, replicas, scraped
-from testkit.service import Service
+from testkit.service import Service, configuration, replicas, scraped
+from testkit.stand_in import Provider, provider
 
 _KEPT = "Is this kept?"
 

@@ -23,8 +23,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from benchmarks.figures import Figure, progress
-from testkit.machinery import configuration, free_port
-from testkit.service import Service
+from testkit.processes import free_port
+from testkit.service import Service, announced, configuration
 
 DESCRIPTORS, CALLERS, STRANGERS, HOLD = 256, 400, 600, 0.5
 _NEEDED = 4 * (CALLERS + STRANGERS)
@@ -88,13 +88,8 @@ async def serving(url: str, descriptors: int) -> AsyncIterator[Service]:
             stderr=asyncio.subprocess.PIPE,
             env=_ENVIRONMENT,
         )
-        assert process.stderr is not None
-        said = (await process.stderr.readline()).decode()
-        addresses = re.search(r"Chat on (\S+)/v1, operations on (\S+)", said)
         try:
-            if addresses is None:
-                raise RuntimeError(f"the service did not start: {said}")
-            yield Service(addresses[1], addresses[2], process)
+            yield await announced(process)
         finally:
             if process.returncode is None:
                 process.kill()

@@ -31,7 +31,9 @@ from dub5.redis.link import RedisLink
 from dub5.settings.model import Duration, RedisSettings
 from dub5.telemetry.metrics import Metrics
 from testkit.client import Client, client
-from testkit.machinery import RedisServer, configuration, provider, redis_server, replicas
+from testkit.redis_server import RedisServer
+from testkit.service import configuration, replicas
+from testkit.stand_in import provider
 
 REPLICAS, LOOK_UPS, REFETCHED = 10, 500, 0.3
 STABLE = 600.0
@@ -45,22 +47,22 @@ MIB = 2**20
 
 async def measure() -> list[Figure]:
     options = ("--maxmemory", "256mb", "--maxmemory-policy", "volatile-lfu")
-    async with provider() as asked, redis_server(*options) as redis, client() as asking:
+    async with provider() as asked, RedisServer(*options) as redis, client() as asking:
         await asked.set(first_token=0.0, tokens=1)
         settings = configuration(asked.base_url, f"redis://127.0.0.1:{redis.port}")
-        await redis.admin.set(SAMPLES_READER, b"1", ex=3600)
+        await redis.client.set(SAMPLES_READER, b"1", ex=3600)
         async with replicas(2, settings) as [one, other]:
-            hot = await _answers(asking, one.url, redis.admin)
-            await _keep_hot(redis.admin, hot)
-            await _fill(redis.admin)
-            answers = await _count(redis.admin)
+            hot = await _answers(asking, one.url, redis.client)
+            await _keep_hot(redis.client, hot)
+            await _fill(redis.client)
+            answers = await _count(redis.client)
             simulated, samples = await _sample(redis)
-            refused, seconds = await _purge(asking, one.url, redis.admin, hot)
-            pinned = await _not_evictable(redis.admin)
-            left = await _count(redis.admin)
+            refused, seconds = await _purge(asking, one.url, redis.client, hot)
+            pinned = await _not_evictable(redis.client)
+            left = await _count(redis.client)
             async with replicas(1, settings) as [newcomer]:
                 hits = [await _hits(asking, each.url) for each in (one, other, newcomer)]
-        evicted = (await redis.admin.info("stats"))["evicted_keys"]
+        evicted = (await redis.client.info("stats"))["evicted_keys"]
     purges = sum(pinned.get(key, 0) for key in PURGE_KEYS)
     # The replicas have gone on writing: what the stream had at its largest counts.
     rest = sum(pinned.values()) - purges - pinned.get(SAMPLES, 0)
@@ -185,7 +187,7 @@ async def _sample(redis: RedisServer) -> tuple[float, int]:
                     sampler._keep(verdict)  # noqa: SLF001  # as a comparison would, without its fingerprint in Redis
             clock.now += INTERVAL
             await asyncio.gather(*(sampler.turn() for sampler in samplers))
-            size = await redis.admin.memory_usage(SAMPLES, samples=0) or 0
+            size = await redis.client.memory_usage(SAMPLES, samples=0) or 0
             if size > largest:
                 largest, grown_at = size, clock.now
             progress(f"{clock.now / 60:.0f} minutes of samples, {size / MIB:.2f} MiB")

@@ -15,7 +15,9 @@ from benchmarks.caching.redis_faults import END, FAULT_AT, Fault, Round, figure
 from benchmarks.figures import Figure, progress
 from dub5.contract import PURGE_JOURNAL
 from testkit.client import Client, client, until
-from testkit.machinery import RedisServer, configuration, provider, redis_cluster, replicas, slots
+from testkit.redis_server import RedisServer, redis_cluster, slots
+from testkit.service import configuration, replicas
+from testkit.stand_in import provider
 
 EACH = 0.1
 FAILOVER = 3.0
@@ -36,7 +38,7 @@ async def _round(*, keeps_purges: bool) -> Figure:
             replicas(1, configuration(asked.base_url, None)) as [control],
         ):
             victim = await _master(nodes, keeps_purges=keeps_purges)
-            fault = Fault(name, lambda _: victim.kill(), _nothing)
+            fault = Fault(name, lambda _: victim.stop(), _nothing)
             load = Round(asking, asked, [service.url for service in fleet], control.url)
             await load.prepare(victim, dump=False)
             _, missed = await asyncio.gather(

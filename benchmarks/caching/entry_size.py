@@ -15,7 +15,7 @@ import msgspec
 from benchmarks.figures import Figure, percentile
 from dub5.cache.entry import Entry, pack, unpack
 from dub5.contract import entry_key
-from testkit.machinery import redis_server
+from testkit.redis_server import RedisServer
 
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/async-io.md", "docs/adr/*.md")
 BODY = 2048
@@ -58,7 +58,7 @@ async def measure() -> list[Figure]:
     theirs: list[int] = []
     used: list[int] = []
     used_plain: list[int] = []
-    async with redis_server() as redis:
+    async with RedisServer() as redis:
         for index, body in enumerate(bodies()):
             entry = Entry(body, 1_760_000_000_000_000 + index, 1.234, 214, 431)
             stored, json = pack(entry), plain(entry)
@@ -66,7 +66,7 @@ async def measure() -> list[Figure]:
                 raise RuntimeError("what is stored is not what was packed")
             key = entry_key(f"{index:048x}", "0a1b2c3d.0")
             for value, lengths, memory in ((stored, ours, used), (json, theirs, used_plain)):
-                await redis.admin.set(key, value, ex=3600)
+                await redis.client.set(key, value, ex=3600)
                 lengths.append(len(value))
                 memory.append(await redis.command("MEMORY", "USAGE", key))
     saved = 1 - statistics.mean(ours) / statistics.mean(theirs)

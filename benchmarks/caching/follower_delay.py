@@ -6,7 +6,9 @@ import asyncio
 
 from benchmarks.figures import Figure, milliseconds, percentile, progress
 from testkit.client import Client, client
-from testkit.machinery import configuration, provider, redis_server, replicas
+from testkit.redis_server import RedisServer
+from testkit.service import configuration, replicas
+from testkit.stand_in import provider
 
 FLIGHTS, LEAD = 300, 0.05
 """The follower asks LEAD seconds after the leader's client, well before the first token."""
@@ -15,7 +17,7 @@ BAR = 0.050
 
 async def measure() -> list[Figure]:
     delays, shared = [], 0
-    async with provider() as asked, redis_server() as redis, client() as asking:
+    async with provider() as asked, RedisServer() as redis, client() as asking:
         await asked.set(first_token=0.15, between=0.02, tokens=5)
         settings = configuration(asked.base_url, f"redis://127.0.0.1:{redis.port}")
         async with replicas(2, settings) as fleet:

@@ -8,7 +8,9 @@ import time
 
 from benchmarks.figures import Figure, milliseconds, progress
 from testkit.client import client
-from testkit.machinery import configuration, provider, redis_server, replicas, signalled
+from testkit.redis_server import RedisServer
+from testkit.service import configuration, replicas, signalled
+from testkit.stand_in import provider
 
 ROUNDS, FOLLOWERS = 5, 200
 
@@ -37,7 +39,7 @@ async def measure() -> list[Figure]:
 
 async def _round(question: str) -> tuple[int, int, float]:
     """Errors among the followers, calls of the provider, seconds from the kill to the last answer."""
-    async with provider() as asked, redis_server() as redis, client() as asking:
+    async with provider() as asked, RedisServer() as redis, client() as asking:
         await asked.set(first_token=0.5, between=0.05, tokens=11)
         settings = configuration(asked.base_url, f"redis://127.0.0.1:{redis.port}")
         async with replicas(4, settings) as fleet:

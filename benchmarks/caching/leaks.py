@@ -19,7 +19,9 @@ import msgspec
 
 from benchmarks.figures import Figure, progress
 from testkit.client import Client, Outcome, client
-from testkit.machinery import configuration, provider, redis_server, replicas
+from testkit.redis_server import RedisServer
+from testkit.service import configuration, replicas
+from testkit.stand_in import provider
 
 PAIRS, REPLICAS, AT_ONCE, QUESTIONS, SEED = 10_000, 2, 24, 400, 1
 TENANTS = ("acme", "acme.eu", "umbrella", "user")
@@ -122,7 +124,7 @@ class Pairs:
 
 
 async def measure() -> list[Figure]:
-    async with provider() as asked, redis_server() as redis, client() as asking:
+    async with provider() as asked, RedisServer() as redis, client() as asking:
         await asked.set(first_token=0.01, between=0.0, tokens=3)
         with tempfile.TemporaryDirectory() as folder:
             settings = configuration(

@@ -6,14 +6,16 @@ import asyncio
 
 from benchmarks.figures import Figure, milliseconds, percentile, progress
 from testkit.client import client
-from testkit.machinery import configuration, provider, redis_server, replicas
+from testkit.redis_server import RedisServer
+from testkit.service import configuration, replicas
+from testkit.stand_in import provider
 
 REQUESTS, REPLICAS, ROUNDS = 1000, 4, 5
 
 
 async def measure() -> list[Figure]:
     calls, failed, took = [], 0, []
-    async with provider() as asked, redis_server() as redis, client() as asking:
+    async with provider() as asked, RedisServer() as redis, client() as asking:
         await asked.set(first_token=0.3, between=0.05, tokens=20)
         settings = configuration(asked.base_url, f"redis://127.0.0.1:{redis.port}")
         async with replicas(REPLICAS, settings) as fleet:

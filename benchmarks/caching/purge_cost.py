@@ -18,8 +18,9 @@ from redis.exceptions import RedisError
 from benchmarks.figures import Figure, milliseconds, percentile, progress
 from dub5.contract import PURGE_NONCE, entry_key
 from testkit.client import Client, client
-from testkit.machinery import RedisServer, configuration, provider, redis_server, replicas
-from testkit.service import Service
+from testkit.redis_server import RedisServer
+from testkit.service import Service, configuration, replicas
+from testkit.stand_in import provider
 
 FEW, MANY, PURGES = 1_000, 1_000_000, 300
 BATCH, VALUE = 5_000, b"D5E" + bytes(297)
@@ -33,8 +34,8 @@ async def measure() -> list[Figure]:
 async def _cost() -> Figure:
     async with (
         provider() as asked,
-        redis_server() as small,
-        redis_server() as large,
+        RedisServer() as small,
+        RedisServer() as large,
         client() as asking,
         replicas(1, configuration(asked.base_url, f"redis://127.0.0.1:{small.port}")) as [at_small],
         replicas(1, configuration(asked.base_url, f"redis://127.0.0.1:{large.port}")) as [at_large],
@@ -69,7 +70,7 @@ async def _fill(redis: RedisServer, entries: int) -> None:
     nonce = (await redis.command("GET", PURGE_NONCE)).decode()
     for begin in range(0, entries, BATCH):
         progress(f"{begin} of {entries} entries")
-        async with redis.admin.pipeline(transaction=False) as pipeline:
+        async with redis.client.pipeline(transaction=False) as pipeline:
             for index in range(begin, min(begin + BATCH, entries)):
                 pipeline.set(entry_key(f"{index:048x}", f"{nonce}.0"), VALUE, ex=3600)
             await pipeline.execute()
@@ -84,12 +85,12 @@ async def _forever(step: Callable[[], Awaitable[Any]]) -> None:
 
 async def _delay(name: str, block: str) -> Figure:
     """From a purge's 200 on one replica until no other one serves an answer from before it from memory or Redis."""
-    async with provider() as asked, redis_server() as redis, client() as asking:
+    async with provider() as asked, RedisServer() as redis, client() as asking:
         await asked.set(first_token=0.0, tokens=1)
         link: dict[str, Any] = {"url": f"redis://127.0.0.1:{redis.port}"}
         if block == "acl":
             await redis.command("ACL", "SETUSER", "hidden", "on", ">hidden", "~*", "+@all", "resetchannels")
-            password = redis.folder / "password"
+            password = redis.directory / "password"
             password.write_text("hidden", encoding="utf-8")
             link |= {"username": "hidden", "password": {"file": str(password)}}
         killer = None

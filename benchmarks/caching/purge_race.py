@@ -15,8 +15,9 @@ from collections import Counter, defaultdict
 
 from benchmarks.figures import Figure, progress
 from testkit.client import Client, Outcome, client, until
-from testkit.machinery import Provider, configuration, provider, redis_server, replicas, signalled
-from testkit.service import Service
+from testkit.redis_server import RedisServer
+from testkit.service import Service, configuration, replicas, signalled
+from testkit.stand_in import Provider, provider
 
 SEEDS, SECONDS, RATE, REPLICAS = (1, 2, 3), 40.0, 60.0, 3
 TAGS, QUESTIONS = 5, 20
@@ -107,7 +108,7 @@ async def measure() -> list[Figure]:
     stale = calls = purges = refused = pauses = requests = unsent = midway = 0
     for seed in SEEDS:
         progress(f"purge race, seed {seed}")
-        async with provider() as asked, redis_server() as redis, client() as asking:
+        async with provider() as asked, RedisServer() as redis, client() as asking:
             await asked.set(first_token=0.1, between=0.03, tokens=6)
             async with replicas(
                 REPLICAS, configuration(asked.base_url, f"redis://127.0.0.1:{redis.port}")

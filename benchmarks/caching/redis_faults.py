@@ -21,7 +21,9 @@ import msgspec
 
 from benchmarks.figures import Figure, milliseconds, percentile, progress
 from testkit.client import Client, Outcome, client, until
-from testkit.machinery import Provider, RedisServer, configuration, provider, redis_server, replicas
+from testkit.redis_server import RedisServer
+from testkit.service import configuration, replicas
+from testkit.stand_in import Provider, provider
 
 FAULT_AT, PURGE_AT, HEAL_AT, END = 4.0, 6.0, 10.0, 15.0
 PROBES, PAIRS = 50, 15
@@ -60,24 +62,24 @@ async def _resume(redis: RedisServer) -> None:
 
 
 async def _read_only(redis: RedisServer) -> None:
-    await redis.admin.replicaof("127.0.0.1", "9")
+    await redis.client.replicaof("127.0.0.1", "9")
 
 
 async def _writable(redis: RedisServer) -> None:
-    await redis.admin.replicaof("NO", "ONE")
+    await redis.client.replicaof("NO", "ONE")
 
 
 FAULTS = [
-    Fault("killed, back empty", RedisServer.kill, RedisServer.start),
+    Fault("killed, back empty", RedisServer.stop, RedisServer.start),
     Fault(
-        "killed, back with a dump from before the purge", RedisServer.kill, RedisServer.start, from_dump=True
+        "killed, back with a dump from before the purge", RedisServer.stop, RedisServer.start, from_dump=True
     ),
     Fault("stopped (SIGSTOP)", _pause, _resume),
-    Fault("flushed", lambda redis: redis.admin.flushall(), _nothing),
+    Fault("flushed", lambda redis: redis.client.flushall(), _nothing),
     Fault(
         "out of memory",
-        lambda redis: redis.admin.config_set("maxmemory", "1mb"),
-        lambda redis: redis.admin.config_set("maxmemory", "0"),
+        lambda redis: redis.client.config_set("maxmemory", "1mb"),
+        lambda redis: redis.client.config_set("maxmemory", "0"),
     ),
     Fault("read-only", _read_only, _writable),
 ]
@@ -125,7 +127,7 @@ class Round:
                 for url in self._urls:
                     await self._ask_purged(url, name, index)
         if dump:
-            await redis.admin.save()
+            await redis.client.save()
         await self._asked.set(first_token=0.1, between=0.01, tokens=6, generation=2)
         if await self._asking.purge(self._urls[0], tags=["before"]) != 200:
             raise RuntimeError("the purge was refused")
@@ -194,7 +196,7 @@ async def _round(fault: Fault) -> Figure:
     progress(f"Redis {fault.name}")
     async with (
         provider() as asked,
-        redis_server() as redis,
+        RedisServer() as redis,
         client() as asking,
         replicas(2, configuration(asked.base_url, f"redis://127.0.0.1:{redis.port}")) as fleet,
         replicas(1, configuration(asked.base_url, None)) as [control],

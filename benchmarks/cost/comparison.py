@@ -17,8 +17,8 @@ from benchmarks.cost.load import PACE, ROWS, Row, load
 from benchmarks.cost.verdict import Ratio, ratio
 from benchmarks.figures import progress
 from benchmarks.gateways.load import stand_in
-from testkit.machinery import configuration, redis_server
-from testkit.service import Service, serving
+from testkit.redis_server import RedisServer
+from testkit.service import Service, configuration, serving
 
 BAR = 1.03
 ROUNDS = 12
@@ -88,7 +88,7 @@ async def _server(python: str, provider: str) -> AsyncIterator[Service]:
     """With a Redis of its own: what one stored would be a hit of the next."""
     live = {"kind": "openai", "base_url": f"{provider}{PACE}/v1"}
     with tempfile.TemporaryDirectory() as folder:
-        async with redis_server() as redis:
+        async with RedisServer() as redis:
             settings = configuration(f"{provider}/v1", f"redis://127.0.0.1:{redis.port}")
             settings["providers"]["live"] = live
             settings["models"]["live"] = {"routes": ["live/benchmark"]}

@@ -24,8 +24,9 @@ from pathlib import Path
 
 from benchmarks.faults.balancer import Balancer
 from benchmarks.figures import Figure, progress
-from testkit.machinery import configuration, provider, redis_server, signalled
-from testkit.service import Service, serving
+from testkit.redis_server import RedisServer
+from testkit.service import Service, configuration, serving, signalled
+from testkit.stand_in import provider
 from testkit.wire import Reply, Wire, request
 
 REPLICAS, STREAMS, ASKERS = 4, 200, 50
@@ -142,7 +143,7 @@ class Load:
 
 async def measure(length: float = 1.0) -> list[Figure]:
     """`length` shortens the answers."""
-    async with provider() as asked, redis_server() as redis, AsyncExitStack() as stack:
+    async with provider() as asked, RedisServer() as redis, AsyncExitStack() as stack:
         await asked.set(first_token=0.2, spread=0.5, between=0.2 * length, tokens=30)
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         config = Path(folder) / "dub5.yaml"

@@ -19,8 +19,10 @@ from collections import Counter
 from benchmarks.faults.callers import Load, calling
 from benchmarks.figures import Figure, milliseconds, percentile, progress
 from testkit.client import until
-from testkit.machinery import configuration, cpu_seconds, provider, redis_server, replicas, resident, scraped
-from testkit.service import Service
+from testkit.processes import cpu_seconds, resident
+from testkit.redis_server import RedisServer
+from testkit.service import Service, configuration, replicas, scraped
+from testkit.stand_in import provider
 
 PLACES, CALLERS, SHARE, POPULAR = 200, 400, 0.7, 0.5
 CALIBRATION, WARM_UP, SECONDS, MINUTE = 20.0, 120.0, 600.0, 60.0
@@ -31,7 +33,7 @@ LAG_BUCKETS = "dub5_event_loop_lag_seconds_bucket"
 async def measure(length: float = 1.0) -> list[Figure]:
     async with (
         provider() as asked,
-        redis_server("--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru") as redis,
+        RedisServer("--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru") as redis,
     ):
         await asked.set(first_token=0.3, spread=0.5, between=0.02, tokens=20)
         settings = configuration(
@@ -111,7 +113,7 @@ async def _memory(service: Service, begins: float, seconds: float) -> list[int]:
     sizes = []
     for second in range(int(seconds)):
         await until(begins + second)
-        sizes.append(resident(service))
+        sizes.append(resident(service.pid))
     return sizes
 
 

@@ -17,7 +17,9 @@ import asyncio
 from benchmarks.faults.callers import Asked, Load, calling
 from benchmarks.faults.tenants import of, tenants
 from benchmarks.figures import Figure, milliseconds, percentile, progress
-from testkit.machinery import configuration, provider, redis_server, replicas
+from testkit.redis_server import RedisServer
+from testkit.service import configuration, replicas
+from testkit.stand_in import provider
 
 PLACES, SERVICE, LOAD, NOISE, SECONDS = 8, 0.5, 0.8, 50, 120.0
 QUIET = LOAD * (PLACES / 2) / SERVICE
@@ -30,7 +32,7 @@ BAR = 2.0
 async def measure(length: float = 1.0) -> list[Figure]:
     progress("a noisy and a quiet tenant")
     seconds = BEGINNING + SECONDS * length
-    async with provider() as asked, redis_server() as redis:
+    async with provider() as asked, RedisServer() as redis:
         await asked.set(first_token=SERVICE, spread=0.5, between=0.0, tokens=1)
         with tenants("quiet", "noisy") as auth:
 

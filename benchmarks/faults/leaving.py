@@ -20,17 +20,10 @@ from typing import Any
 
 from benchmarks.figures import Figure, progress
 from testkit.client import Client, client
-from testkit.machinery import (
-    Provider,
-    RedisServer,
-    configuration,
-    open_files,
-    provider,
-    redis_server,
-    replicas,
-    scraped,
-)
-from testkit.service import Service
+from testkit.processes import open_files
+from testkit.redis_server import RedisServer
+from testkit.service import Service, configuration, replicas, scraped
+from testkit.stand_in import Provider, provider
 from testkit.wire import Wire, request
 
 CLIENTS, AT_ONCE, PLACES, SHARED, REPLICAS = 10_000, 200, 40, 20, 2
@@ -99,7 +92,7 @@ def shared(number: int) -> str:
 
 async def measure(length: float = 1.0) -> list[Figure]:
     clients = int(CLIENTS * length)
-    async with provider() as asked, redis_server() as redis:
+    async with provider() as asked, RedisServer() as redis:
         await asked.set(first_token=FIRST_TOKEN, spread=0.5, between=BETWEEN, tokens=TOKENS)
         settings = configuration(
             asked.base_url, f"redis://127.0.0.1:{redis.port}", admission={"max_inflight": PLACES}
@@ -138,8 +131,8 @@ async def measure(length: float = 1.0) -> list[Figure]:
 
 async def _open(fleet: list[Service], redis: RedisServer) -> int:
     """Descriptors of all replicas, those of their connections to Redis left out."""
-    to_redis = len(await redis.admin.client_list()) - 1
-    return sum(open_files(service) for service in fleet) - to_redis
+    to_redis = len(await redis.client.client_list()) - 1
+    return sum(open_files(service.pid) for service in fleet) - to_redis
 
 
 async def _settled(fleet: list[Service], asked: Provider) -> dict[str, float]:

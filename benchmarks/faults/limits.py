@@ -28,8 +28,9 @@ from benchmarks.figures import Figure, progress
 from dub5.admission.limits import HEARTBEAT
 from dub5.contract import REPLICAS as REPLICAS_KEY
 from dub5.contract import limit_key
-from testkit.machinery import RedisServer, configuration, provider, redis_server, replicas, scraped
-from testkit.service import Service
+from testkit.redis_server import RedisServer
+from testkit.service import Service, configuration, replicas, scraped
+from testkit.stand_in import provider
 from testkit.wire import Reply, Wire, request
 
 REPLICAS, CALLERS = 8, 2
@@ -131,7 +132,7 @@ async def _away(seconds: float, *, after: float) -> Figure:
         hammering = asyncio.create_task(_hammer(fleet, seconds))
         await asyncio.sleep(after)
         killed = time.monotonic()
-        await redis.kill()
+        await redis.stop()
         seen = await hammering
     away = time.monotonic() - killed
     since = seen.accepted(killed) if after else seen.accepted()
@@ -152,7 +153,7 @@ async def _away(seconds: float, *, after: float) -> Figure:
 @asynccontextmanager
 async def _limited(pace: dict[str, float], **limit: int) -> AsyncIterator[tuple[RedisServer, list[Service]]]:
     """Replicas whose tenants have this limit, with a provider of this pace, and their Redis."""
-    async with provider() as asked, redis_server() as redis:
+    async with provider() as asked, RedisServer() as redis:
         await asked.set(**pace)
         settings = configuration(asked.base_url, f"redis://127.0.0.1:{redis.port}", limits={"default": limit})
         with tenants(TENANT) as auth:
@@ -163,7 +164,7 @@ async def _limited(pace: dict[str, float], **limit: int) -> AsyncIterator[tuple[
 async def _all_known(redis: RedisServer) -> None:
     """Wait until each replica has counted all of them, by two heartbeats after the last has come."""
     async with asyncio.timeout(60):
-        while await redis.admin.zcard(REPLICAS_KEY) < REPLICAS:  # noqa: ASYNC110  # another process: no event
+        while await redis.client.zcard(REPLICAS_KEY) < REPLICAS:  # noqa: ASYNC110  # another process: no event
             await asyncio.sleep(0.1)
     await asyncio.sleep(2 * HEARTBEAT)
 

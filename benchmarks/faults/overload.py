@@ -19,8 +19,10 @@ import time
 from benchmarks.faults.callers import Asked, Load, calling
 from benchmarks.figures import Figure, milliseconds, percentile, progress
 from testkit.client import Client, Outcome, client, until
-from testkit.machinery import configuration, provider, redis_server, replicas, resident
-from testkit.service import Service
+from testkit.processes import resident
+from testkit.redis_server import RedisServer
+from testkit.service import Service, configuration, replicas
+from testkit.stand_in import provider
 
 PLACES, QUEUED, CALLERS, PAUSE = 50, 100, 500, 0.39
 CALIBRATION, WARM_UP, OVERLOAD, AFTERWARDS = 20.0, 40.0, 60.0, 10.0
@@ -31,7 +33,7 @@ SINGLES = 40
 
 
 async def measure(length: float = 1.0) -> list[Figure]:
-    async with provider() as asked, redis_server() as redis, client() as asking:
+    async with provider() as asked, RedisServer() as redis, client() as asking:
         await asked.set(first_token=0.4, spread=0.5, between=0.025, tokens=5)
         settings = configuration(
             asked.base_url,
@@ -82,7 +84,7 @@ async def _memory(service: Service, begins: float, seconds: float) -> list[int]:
     sizes = []
     for second in range(int(seconds) + 1):
         await until(begins + second)
-        sizes.append(resident(service))
+        sizes.append(resident(service.pid))
     return sizes
 
 

@@ -22,8 +22,9 @@ import msgspec
 
 from benchmarks.figures import Figure, milliseconds, percentile, progress
 from testkit.client import Client, Outcome, client, until
-from testkit.machinery import Provider, configuration, killed, provider, redis_server, replicas, scraped
-from testkit.service import Service
+from testkit.redis_server import RedisServer
+from testkit.service import Service, configuration, replicas, scraped
+from testkit.stand_in import Provider, killed, provider
 
 RATE, LOOK, WARM_UP = 40, 0.1, 100
 """Questions a second; seconds; requests."""
@@ -107,7 +108,7 @@ async def measure(length: float = 1.0) -> list[Figure]:
 
 async def _round(fault: Fault, length: float) -> Figure:
     progress(f"first provider {fault.name}")
-    async with provider() as first, provider() as second, redis_server() as redis, client() as asking:
+    async with provider() as first, provider() as second, RedisServer() as redis, client() as asking:
         for each in (first, second):
             await each.set(first_token=0.05, between=0.01, tokens=10)
         settings = configuration(

@@ -25,7 +25,8 @@ import msgspec
 
 from benchmarks.figures import progress
 from benchmarks.gateways.cores import SERVER, pinned
-from testkit.machinery import configuration, free_port
+from testkit.processes import free_port
+from testkit.service import configuration
 
 LITELLM, PORTKEY = "1.106.2", "1.15.2"
 _HONO = "1.13.8"

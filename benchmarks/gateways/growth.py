@@ -19,7 +19,7 @@ from benchmarks.gateways.contestants import Running, dub5
 from benchmarks.gateways.cores import OTHERS, pinned
 from benchmarks.gateways.load import Ask, stand_in, wrk
 from benchmarks.gateways.rounds import Bench, whole
-from testkit.machinery import redis_server
+from testkit.redis_server import RedisServer
 
 CONNECTIONS = 64
 _FLAT, _EVEN = 1.3, 1.3
@@ -58,13 +58,13 @@ async def _entries_in_redis(bench: Bench, folder: Path, provider: str) -> Figure
     """A thousand questions, and ever more other keys in Redis."""
     costs: dict[int, float] = {}
     with pinned(OTHERS):
-        redis = redis_server("--enable-debug-command", "local")
+        redis = RedisServer("--enable-debug-command", "local")
     async with (
         redis as held,
         dub5("Redis", provider, redis=held.port, cache=_NO_MEMORY).running(folder) as server,
     ):
         for count in (10**power for power in range(3, 7)):
-            await held.admin.execute_command("DEBUG", "POPULATE", str(count), "other", "700")  # type: ignore[no-untyped-call]
+            await held.client.execute_command("DEBUG", "POPULATE", str(count), "other", "700")  # type: ignore[no-untyped-call]
             asked = Ask(order="turn", count=1000)
             costs[count] = await _cost(bench, f"keys in Redis {count}", server, asked)
     return _flat("keys in Redis, hits from there", costs)

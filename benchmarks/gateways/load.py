@@ -20,7 +20,7 @@ import msgspec
 
 from benchmarks.gateways.cores import OTHERS, pinned
 from benchmarks.gateways.streamer import PATH, Seen
-from testkit.machinery import RedisServer, redis_server
+from testkit.redis_server import RedisServer
 
 _SCRIPT = """
 local before, middle, after = %(parts)s
@@ -171,7 +171,7 @@ async def surroundings(stack: AsyncExitStack) -> tuple[Path, str, RedisServer]:
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     provider = await stack.enter_async_context(stand_in())
     with pinned(OTHERS):
-        redis = await stack.enter_async_context(redis_server())
+        redis = await stack.enter_async_context(RedisServer())
     return folder, provider, redis
 
 

@@ -38,7 +38,7 @@ from benchmarks.providers.odd.openai import (
 )
 from benchmarks.providers.readers import Answer, Read, tolerant
 from testkit.client import client
-from testkit.machinery import configuration, replicas
+from testkit.service import configuration, replicas
 
 _SAY = ROLE + say("hello") + STOP
 _CLAUDE = message([{"type": "text", "text": "hello"}])

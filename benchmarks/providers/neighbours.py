@@ -22,8 +22,8 @@ from benchmarks.figures import Figure, progress
 from benchmarks.providers.fake import Json, Reply, Step, events, fake, whole
 from benchmarks.providers.odd.openai import DONE, ROLE, STOP, hello, say
 from testkit.client import Client, Outcome, client, until
-from testkit.machinery import configuration, redis_server, replicas
-from testkit.service import Service
+from testkit.redis_server import RedisServer
+from testkit.service import Service, configuration, replicas
 
 LENGTH, BEAT = 18.0, 0.75
 """Seconds: longer than the breaker's window and than its first pauses; between two questions for the good model."""
@@ -149,7 +149,7 @@ def _words(outcome: Outcome) -> str:
 async def measure() -> list[Figure]:
     rounds = [Round(fault, times) for fault in FAULTS for times in TIMES]
     names = [name_of(each.fault, each.times) for each in rounds]
-    async with redis_server() as redis, client(timeout=30) as asking, fake(answer) as provider:
+    async with RedisServer() as redis, client(timeout=30) as asking, fake(answer) as provider:
         settings = configuration(
             provider.url,
             f"redis://127.0.0.1:{redis.port}",

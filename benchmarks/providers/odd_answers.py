@@ -31,7 +31,8 @@ from benchmarks.providers.odd import ODD
 from benchmarks.providers.odd.answer import Odd
 from benchmarks.providers.readers import Answer, Read, by_official_clients, tolerant
 from testkit.client import client
-from testkit.machinery import configuration, redis_server, replicas
+from testkit.redis_server import RedisServer
+from testkit.service import configuration, replicas
 
 AT_ONCE = 6
 JOINING = 0.15
@@ -168,7 +169,7 @@ def _providers(url: str) -> dict[str, Any]:
 async def gather() -> list[Got]:
     """Every answer in every way."""
     found: list[Got] = []
-    async with redis_server() as redis, client(timeout=30) as asking:
+    async with RedisServer() as redis, client(timeout=30) as asking:
         made = Asking(asking.session)
         async with fake(made.answer) as provider:
             settings = configuration(

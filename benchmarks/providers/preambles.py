@@ -18,7 +18,8 @@ from benchmarks.providers.odd.answer import Part
 from benchmarks.providers.odd.anthropic import A_TEXT, START, a_event
 from benchmarks.providers.odd.openai import DONE, ROLE, STOP, USAGE, bare, chunk, event, say
 from testkit.client import Outcome, client
-from testkit.machinery import configuration, redis_server, replicas
+from testkit.redis_server import RedisServer
+from testkit.service import configuration, replicas
 
 STREAMS, CALLS, AT_ONCE = 1000, 4, 10
 PING = b": keep-alive\n\n"
@@ -87,7 +88,7 @@ async def measure() -> list[Figure]:
     each = -(-STREAMS // len(pairs))
     asked = [(at, number) for number in range(each) for at in range(len(pairs))]
     names = {f"p{at}-{number // CALLS}": pairs[at][0] for at, number in asked}
-    async with redis_server() as redis, client(timeout=60) as asking, fake(answer) as provider:
+    async with RedisServer() as redis, client(timeout=60) as asking, fake(answer) as provider:
         providers = {
             name: {
                 "kind": kind,

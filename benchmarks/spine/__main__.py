@@ -39,8 +39,9 @@ from benchmarks.spine.recorder import Call, Named, Recorder
 from dub5.contract import CLASSES_KEY, SAMPLES
 from dub5_operator.main import Operator
 from testkit.client import Client, client
-from testkit.machinery import RedisServer, configuration, provider, redis_server
-from testkit.service import serving
+from testkit.redis_server import RedisServer
+from testkit.service import configuration, serving
+from testkit.stand_in import provider
 
 CHUNKS = 10
 SAMPLING = {"cache/samples.py", "cache/policies.py"}
@@ -133,7 +134,7 @@ async def replicas(count: int, settings: dict[str, Any]) -> AsyncIterator[list[R
 
 async def request() -> list[Trace]:
     """A streamed miss; another replica is asked the same before the first chunk has come."""
-    async with provider() as asked, redis_server() as redis, client() as asking:
+    async with provider() as asked, RedisServer() as redis, client() as asking:
         await asked.set(first_token=0.5, between=0.05, tokens=CHUNKS)
         settings = configuration(asked.base_url, f"redis://127.0.0.1:{redis.port}")
         async with replicas(2, settings) as (leading, joining):
@@ -161,14 +162,14 @@ async def request() -> list[Trace]:
 
 async def sample() -> list[Trace]:
     """Answers are fetched anew and compared, and one reconciliation shortens the TTL."""
-    async with provider() as asked, redis_server() as redis, client() as asking:
+    async with provider() as asked, RedisServer() as redis, client() as asking:
         await asked.set(first_token=0.0, between=0.0)
         classes = {"default": {"ttl": "1s", "max_ttl": "1h"}}
         settings = configuration(
             asked.base_url, f"redis://127.0.0.1:{redis.port}", cache={"classes": classes}
         )
         async with replicas(1, settings) as [replica]:
-            operator = Operator(redis.admin)
+            operator = Operator(redis.client)
 
             async def reconcile(longest: str) -> None:
                 spec = {"cacheClass": "default", "ttl": {"min": "1s", "initial": "30s", "max": longest}}
@@ -183,7 +184,7 @@ async def sample() -> list[Trace]:
                 while await _ttl(asking, replica.url) != ttl:  # noqa: ASYNC110  # the same
                     await asyncio.sleep(0.05)
 
-            while not await redis.admin.exists(CLASSES_KEY):  # noqa: ASYNC110  # another process: no event to await
+            while not await redis.client.exists(CLASSES_KEY):  # noqa: ASYNC110  # another process: no event to await
                 await asyncio.sleep(0.02)
             await reconcile("1h")  # says that somebody reads samples
             await in_force(30)
@@ -211,7 +212,7 @@ async def _sampled(redis: RedisServer, asking: Client, url: str) -> None:
 
 async def _last_batch(redis: RedisServer) -> bytes | None:
     """Its id in the stream."""
-    batches: Any = await redis.admin.xrevrange(SAMPLES, count=1)
+    batches: Any = await redis.client.xrevrange(SAMPLES, count=1)
     return bytes(batches[0][0]) if batches else None
 
 

@@ -1,4 +1,4 @@
-"""What most integration tests begin with: a fake provider, and a replica in front of it."""
+"""What most integration tests begin with: a replica in front of a fake provider."""
 
 from __future__ import annotations
 
@@ -8,13 +8,6 @@ import pytest
 
 from testkit.openai_server import FakeOpenAI
 from tests.harness import Running, openai_provider, running
-
-
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeOpenAI]:
-    """A fake OpenAI."""
-    async with FakeOpenAI() as server:
-        yield server
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import asyncio
 import errno
 import hashlib
 import json
-import re
 import signal
 import socket
 import sys
@@ -19,6 +18,7 @@ import pytest
 from benchmarks.bounds import handles
 from dub5.server.accepting import Acceptor
 from testkit.openai_server import FakeOpenAI
+from testkit.service import announced
 from tests.harness import openai_provider, running
 
 HANGING = """
@@ -118,18 +118,15 @@ async def test_a_keys_file_that_hangs_is_told_later_ones_hold_and_the_process_en
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        assert process.stderr is not None
-        said = (await process.stderr.readline()).decode()
-        addresses = re.search(r"Chat on (\S+)/v1, operations on (\S+)", said)
-        assert addresses is not None, said
+        service = await announced(process)
         async with httpx.AsyncClient(timeout=60) as client, asyncio.timeout(120):
 
             async def status(key: str) -> int:
                 headers = {"authorization": f"Bearer {key}"}
-                return (await client.get(f"{addresses[1]}/v1/models", headers=headers)).status_code
+                return (await client.get(f"{service.url}/v1/models", headers=headers)).status_code
 
             async def not_reloaded() -> bool:
-                told = (await client.get(f"{addresses[2]}/metrics")).text
+                told = (await client.get(f"{service.operations_url}/metrics")).text
                 return "\ndub5_keys_last_reload_successful 0.0\n" in told
 
             assert await status("old") == 200

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import os
-import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -14,6 +13,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+
+from testkit.service import Service, announced
 
 BODY = {
     "model": "assistant",
@@ -33,22 +34,11 @@ async def dub5(*arguments: str, environment: dict[str, str] | None = None) -> as
     )
 
 
-class Serving:
-    """A running `dub5 serve`."""
-
-    def __init__(self, process: asyncio.subprocess.Process, said: str) -> None:
-        found = re.search(r"Chat on (\S+)/v1, operations on (\S+)", said)
-        assert found, said
-        self.process = process
-        self.url, self.operations_url = found[1], found[2]
-
-
 @contextlib.asynccontextmanager
-async def serving(*options: str, environment: dict[str, str] | None = None) -> AsyncIterator[Serving]:
+async def serving(*options: str, environment: dict[str, str] | None = None) -> AsyncIterator[Service]:
     process = await dub5("serve", *options, environment={**ENVIRONMENT, **(environment or {})})
-    assert process.stderr is not None
     try:
-        yield Serving(process, (await process.stderr.readline()).decode())
+        yield await announced(process)
     finally:
         if process.returncode is None:
             process.kill()

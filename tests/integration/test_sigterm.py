@@ -13,9 +13,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from testkit.redis_server import RedisServer, free_port
+from testkit.processes import free_port
+from testkit.redis_server import RedisServer
+from testkit.service import Service, announced
 from tests.integration.cache.support import until
-from tests.integration.test_process import ENVIRONMENT, SLOW, Serving, dub5, read_stream, serving
+from tests.integration.test_process import ENVIRONMENT, SLOW, dub5, read_stream, serving
 
 ENDLESS = {**SLOW, "DUB5_PROVIDERS__DEMO__TOKENS_PER_SECOND": "0.01"}
 NEVER = "3600s"
@@ -42,7 +44,7 @@ async def ended(process: asyncio.subprocess.Process) -> str:
     return said
 
 
-async def left(server: Serving, *, signals: int = 1) -> None:
+async def left(server: Service, *, signals: int = 1) -> None:
     for _ in range(signals):
         server.process.send_signal(signal.SIGTERM)
     said = await ended(server.process)
@@ -156,8 +158,7 @@ async def test_while_a_background_task_waits_for_its_next_start(redis: str, tmp_
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, **ENVIRONMENT, "DUB5_REDIS__URL": redis},
     )
-    assert process.stderr is not None
-    server = Serving(process, (await process.stderr.readline()).decode())
+    server = await announced(process)
     async with httpx.AsyncClient(base_url=server.operations_url, timeout=60) as operations:
         failing = 'dub5_background_failing{task="policy-reader"} 1.0'
         await until(lambda: shows(operations, failing))

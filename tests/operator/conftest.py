@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 import secrets
-import socket
 import ssl
 import subprocess
 import time
@@ -26,6 +25,7 @@ from redis.asyncio import Redis
 from redis.driver_info import DriverInfo
 
 from dub5_operator.crd import GROUP, VERSION, invalidations_definition, policies_definition
+from testkit.processes import free_port
 from testkit.programs import which
 
 NAMESPACE = "chat"
@@ -51,8 +51,8 @@ def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
         pytest.skip("needs etcd and kube-apiserver: on PATH, or as `make test-cluster` builds them")
     directory = tmp_path_factory.mktemp("kubernetes")
     with contextlib.ExitStack() as stack:
-        store = f"http://127.0.0.1:{_free_port()}"
-        peer = f"http://127.0.0.1:{_free_port()}"
+        store = f"http://127.0.0.1:{free_port()}"
+        peer = f"http://127.0.0.1:{free_port()}"
         _start(
             stack,
             directory / "etcd.log",
@@ -61,7 +61,7 @@ def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
             f"--advertise-client-urls={store} --listen-peer-urls={peer} --initial-advertise-peer-urls={peer} "
             f"--initial-cluster=default={peer}",
         )
-        port = _free_port()
+        port = free_port()
         server = ApiServer(f"https://127.0.0.1:{port}", *_write_secrets(directory))
         _start(
             stack,
@@ -76,12 +76,6 @@ def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
         _wait_ready(server)
         _install(server)
         yield server
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _start(stack: contextlib.ExitStack, log: Path, program: str, options: str) -> None:

@@ -33,8 +33,9 @@ from dub5.contract import (
 )
 from dub5_operator.crd import GROUP, VERSION
 from dub5_operator.main import Operator, register
+from testkit.processes import free_port
 from tests.log_lines import decoded
-from tests.operator.conftest import NAMESPACE, ApiServer, _free_port
+from tests.operator.conftest import NAMESPACE, ApiServer
 
 Json = dict[str, Any]
 BASE = f"/apis/{GROUP}/{VERSION}/namespaces/{NAMESPACE}"
@@ -233,7 +234,7 @@ async def test_the_program(
     api_server: ApiServer, kubernetes: httpx.AsyncClient, client: Redis, redis: str, tmp_path: Path
 ) -> None:
     """`dub5 operator` with a configuration and a kubeconfig, as people run it outside a cluster."""
-    health, metrics = _free_port(), _free_port()
+    health, metrics = free_port(), free_port()
     await announce(client, "banter")
     await create(kubernetes, "cachepolicies", "banter", {"cacheClass": "banter"})
     await create(kubernetes, "cachepolicies", "strange", {"cacheClass": "nobody"})

@@ -29,10 +29,11 @@ from redis.driver_info import DriverInfo
 
 from dub5.contract import SAMPLES, Access, SampleBatch, Verdict, replica_channel
 from dub5_operator.main import Operator
-from testkit.machinery import Provider, RedisServer, configuration, provider, redis_server, replicas
 from testkit.monitoring import Prometheus
 from testkit.programs import which
-from testkit.service import Service
+from testkit.redis_server import RedisServer
+from testkit.service import Service, configuration, replicas
+from testkit.stand_in import Provider, provider
 
 K6_SCRIPT = Path(__file__).parents[2] / "deploy/k6/scenarios/cache.js"
 NAMESPACE, JOB = "chat", "dub5"
@@ -122,7 +123,7 @@ class Cast(NamedTuple):
 async def played(seconds: float) -> AsyncIterator[Recorded]:
     """Play it, then let it be looked at."""
     async with contextlib.AsyncExitStack() as stack:
-        redis = await stack.enter_async_context(redis_server())
+        redis = await stack.enter_async_context(RedisServer())
         steady, failing = [await stack.enter_async_context(provider()) for _ in range(2)]
         services = await stack.enter_async_context(replicas(2, _settings(redis, steady, failing)))
         operator = await stack.enter_async_context(_operator(redis))
@@ -268,8 +269,8 @@ async def _misbehave(cast: Cast) -> None:
 async def _foreign_messages(cast: Cast) -> None:
     """Again and again, to each replica, one that cannot be decoded."""
     while True:
-        for channel in await cast.redis.admin.pubsub_channels(replica_channel("*")):
-            await cast.redis.admin.publish(channel, b"\xc1")
+        for channel in await cast.redis.client.pubsub_channels(replica_channel("*")):
+            await cast.redis.client.publish(channel, b"\xc1")
         await asyncio.sleep(1)
 
 

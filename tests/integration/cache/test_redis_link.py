@@ -19,7 +19,8 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 from dub5.redis.batches import LANES
 from dub5.redis.link import RedisLink, RedisUnavailable, connect
 from dub5.settings.model import Duration, RedisSettings
-from testkit.redis_server import RedisServer, far_away, free_port
+from testkit.processes import free_port
+from testkit.redis_server import RedisServer, far_away
 from tests.integration.cache.support import PATIENCE, PATIENT, linked, made, until
 
 
