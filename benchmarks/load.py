@@ -17,8 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from testkit.chart import merged
 from testkit.cluster import ground, loadjob
-from testkit.cluster.release import NAME, Release, merged
+from testkit.cluster.release import NAME, Release
 from testkit.cluster.stage import Stage
 
 PACE = ground.Pace(scrape="5s", relist="15s", autoscaler="15s")

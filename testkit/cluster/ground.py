@@ -1,11 +1,12 @@
 """What the tests of a cluster stand on: the cluster itself, and the monitoring that the autoscaler reads.
 
-Used by conftest, and by `python -m benchmarks.scaling`.
+A cluster of our own is made, and asked for the way in, by the command tools/cluster/cluster, as by a person.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -15,13 +16,12 @@ from pathlib import Path
 
 import yaml
 
+from testkit.chart import CHART
 from testkit.cluster.kube import Kube, eventually, manifest
 from testkit.places import ROOT
-from tools.cluster import holder, programs
-from tools.cluster.places import State
 
-OURS = State(os.environ.get("DUB5_TEST_CLUSTER", "test"))
-CHART = ROOT / "deploy/helm/dub5"
+CLUSTER = ROOT / "tools/cluster/cluster"
+OURS = os.environ.get("DUB5_TEST_CLUSTER", "test")
 
 
 @dataclass(frozen=True)
@@ -56,17 +56,24 @@ def a_cluster(folder: Path, pace: Pace) -> Iterator[Kube]:
         with theirs(os.environ["KUBECONFIG"]).connected(folder) as connected:
             yield connected
         return
-    already_up = holder.running(OURS) is not None
+    tool("build", "helm")
+    already_up = ours()
     if not already_up:
-        tool("build", "helm")
         tool("up", "--nodes", "2", "--hpa-sync", pace.autoscaler, "--while", str(os.getpid()))
     try:
-        helm, kubectl = str(programs.program("helm")), str(programs.program("kubectl"))
-        with Kube(str(OURS.kubeconfig), kubectl, helm, holder.entrance(OURS)).connected(folder) as connected:
+        cluster = already_up or ours()
+        assert cluster is not None
+        with cluster.connected(folder) as connected:
             yield connected
     finally:
         if not already_up:
             tool("down")
+
+
+def ours() -> Kube | None:
+    """The cluster of our own; None where it does not run."""
+    done = subprocess.run([CLUSTER, "--name", OURS, "access"], stdout=subprocess.PIPE, text=True, check=False)
+    return Kube(**json.loads(done.stdout)) if done.returncode == 0 else None
 
 
 def theirs(kubeconfig: str) -> Kube:
@@ -77,7 +84,7 @@ def theirs(kubeconfig: str) -> Kube:
 
 
 def tool(*arguments: str) -> None:
-    subprocess.run([ROOT / "tools/cluster/cluster", "--name", OURS.name, *arguments], check=True)
+    subprocess.run([CLUSTER, "--name", OURS, *arguments], check=True)
 
 
 def load_images(*names: str) -> None:

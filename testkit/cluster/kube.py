@@ -15,17 +15,20 @@ from string import Template
 from typing import Any, TypeVar
 
 import httpx
-import pytest
 import yaml
 
 Found = TypeVar("Found")
 
 MANIFESTS = Path(__file__).parent / "manifests"
-PATIENCE = 120.0  # seconds: what has not happened by then will not
+TIMEOUT = 120.0  # seconds: what has not happened by then will not
 
 
 class CommandFailed(AssertionError):
     """A command ended with another code than 0; what it said is the message."""
+
+
+class Overdue(AssertionError):
+    """What was waited for has not happened in time."""
 
 
 class Kube:
@@ -68,7 +71,7 @@ class Kube:
         in the background too."""
         whole = f"trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{script}"
         bash = [*self._entrance, "bash", "-euxo", "pipefail", "-c", whole]
-        return run(bash, folder=folder, environment=environment, patience=2 * PATIENCE)
+        return run(bash, folder=folder, environment=environment, timeout=2 * TIMEOUT)
 
     def apply(self, manifest: str | dict[str, Any]) -> None:
         text = manifest if isinstance(manifest, str) else yaml.safe_dump(manifest)
@@ -101,7 +104,7 @@ def run(
     *,
     folder: Path | None = None,
     environment: dict[str, str] | None = None,
-    patience: float | None = None,
+    timeout: float | None = None,
 ) -> str:
     done = subprocess.run(
         command,
@@ -111,7 +114,7 @@ def run(
         check=False,
         cwd=folder,
         env=environment,
-        timeout=patience,
+        timeout=timeout,
     )
     if done.returncode:
         shown = " ".join(word for word in command if not word.startswith(("--kubeconfig", "/")))
@@ -119,9 +122,9 @@ def run(
     return done.stdout
 
 
-def eventually(condition: Callable[[], Found], what: str, patience: float = PATIENCE) -> Found:
+def eventually(condition: Callable[[], Found], what: str, timeout: float = TIMEOUT) -> Found:
     """What `condition` returns as soon as it is true. What it raises while a server is away counts as not yet."""
-    give_up = time.monotonic() + patience
+    deadline = time.monotonic() + timeout
     last: object = None
     while True:
         try:
@@ -131,8 +134,8 @@ def eventually(condition: Callable[[], Found], what: str, patience: float = PATI
         else:
             if found:
                 return found
-        if time.monotonic() > give_up:
-            pytest.fail(f"not within {patience:.0f} s: {what}; last seen: {last}")
+        if time.monotonic() > deadline:
+            raise Overdue(f"not within {timeout:.0f} s: {what}; last seen: {last}")
         time.sleep(0.25)
 
 

@@ -25,9 +25,8 @@ from dub5.loadtest.command import write_report
 from dub5.loadtest.report import Document
 from dub5.loadtest.runs import Run, Unreadable, read_run
 from dub5.loadtest.series import Series, ask_prometheus
-from testkit.cluster.ground import CHART
+from testkit.chart import CHART, merged
 from testkit.cluster.kube import Kube, eventually
-from testkit.cluster.release import merged
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import copy
 import json
 import re
 from collections.abc import Iterator
 from typing import Any
 
-from testkit.cluster.ground import CHART, Images
+from testkit.chart import CHART, merged
+from testkit.cluster.ground import Images
 from testkit.cluster.kube import Kube, eventually
 from testkit.cluster.stage import NAMESPACE as STAGE
 
@@ -188,12 +188,3 @@ def remove_definitions(kube: Kube, namespace: str) -> None:
                 where = ("--namespace", namespace, "--type=merge", f"--patch={held}")
                 kube.kubectl("patch", definition, each["metadata"]["name"], *where)
             kube.kubectl("delete", "customresourcedefinition", definition)
-
-
-def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """As Helm does it: maps are joined, everything else is replaced."""
-    result = copy.deepcopy(values)
-    for key, value in changes.items():
-        both_maps = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = merged(result[key], value) if both_maps else value
-    return result

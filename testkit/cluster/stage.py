@@ -14,6 +14,7 @@ from typing import Any
 
 from testkit.cluster.ground import Images
 from testkit.cluster.kube import Kube, eventually, manifest
+from testkit.places import ROOT
 
 NAMESPACE = "dub5-stage"
 CODE = {
@@ -22,7 +23,6 @@ CODE = {
     "asking.py": Path("testkit/cluster/pods/asking.py"),
     "leaving.js": Path("testkit/cluster/pods/leaving.js"),
 }
-ROOT = Path(__file__).parents[2]
 REACH = "import httpx, sys; print(httpx.get(sys.argv[1] + '/v1/models', timeout=5))"
 
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from testkit.cluster.ground import CHART, Images, load_images
+from testkit.chart import CHART
+from testkit.cluster.ground import Images, load_images
 from testkit.cluster.kube import Kube
 from testkit.cluster.release import QUICKLY, remove_definitions
 from tests.documents.reading import first_block

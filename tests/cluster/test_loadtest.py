@@ -13,11 +13,13 @@ import yaml
 
 from dub5.loadtest.command import write_report
 from dub5.loadtest.runs import read_run
+from testkit.chart import CHART, merged
 from testkit.cluster import loadjob
-from testkit.cluster.ground import CHART, Images, load_images, on
+from testkit.cluster.ground import Images, load_images, on
 from testkit.cluster.kube import Kube, eventually, manifest
-from testkit.cluster.release import NAME, Release, merged
-from testkit.cluster.stage import ROOT, Stage
+from testkit.cluster.release import NAME, Release
+from testkit.cluster.stage import Stage
+from testkit.places import ROOT
 
 pytestmark = pytest.mark.usefixtures("monitoring")
 
@@ -86,7 +88,7 @@ class LoadTests:
             conditions = self.release.kube.get(path)["status"].get("conditions", [])
             return next((each for each in conditions if each["type"] in ("Complete", "Failed")), None)
 
-        found = eventually(final, f"{name} ends", patience=240)
+        found = eventually(final, f"{name} ends", timeout=240)
         assert found is not None
         return found
 

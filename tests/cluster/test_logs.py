@@ -14,7 +14,8 @@ import yaml
 from testkit.cluster.ground import Images, load_images
 from testkit.cluster.kube import Kube, eventually
 from testkit.cluster.release import Release
-from testkit.cluster.stage import ROOT, Stage
+from testkit.cluster.stage import Stage
+from testkit.places import ROOT
 from tests.log_lines import trouble
 
 EXAMPLE = ROOT / "examples/logs/rsyslog"

@@ -125,7 +125,7 @@ def policy(installed: Release, asking: Asking) -> Release:
     """The release with a policy that has found its TTL."""
     installed.kubectl("apply", "-f", "-", stdin=json.dumps(POLICY))
     # A minute or so, of which most passes until the bound on drift is narrow enough.
-    eventually(lambda: has_settled(status(installed)), f"a TTL near {IDEAL:.1f} s", patience=240)
+    eventually(lambda: has_settled(status(installed)), f"a TTL near {IDEAL:.1f} s", timeout=240)
     return installed
 
 

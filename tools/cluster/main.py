@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -62,6 +63,11 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("status", help="say what runs; exit code 1 if nothing does")
     command.set_defaults(call=status)
+
+    command = commands.add_parser(
+        "access", help="print as JSON what a program needs to use it; exit code 1 if nothing runs"
+    )
+    command.set_defaults(call=access)
 
     command = commands.add_parser("load-image", help="load images into every node")
     command.add_argument(
@@ -125,6 +131,17 @@ def status(arguments: argparse.Namespace) -> int:
     if ended.exists():
         say(f"Not all is well:\n{ended.read_text()}")
     return int(ended.exists())
+
+
+def access(arguments: argparse.Namespace) -> int:
+    """Paths, and what goes before each command: the cluster has a network of its own."""
+    state = State(arguments.name)
+    if not holder.running(state):
+        say(f"No cluster {state.name} is running.")
+        return 1
+    paths = {name: str(programs.program(name)) for name in ("kubectl", "helm")}
+    print(json.dumps({"kubeconfig": str(state.kubeconfig), **paths, "entrance": holder.entrance(state)}))
+    return 0
 
 
 def load_image(arguments: argparse.Namespace) -> None:

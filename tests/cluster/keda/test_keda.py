@@ -15,7 +15,7 @@ from testkit.cluster.ground import load_images
 from testkit.cluster.kube import Kube, eventually, stays
 from testkit.cluster.release import NAME, TARGET, Release
 from testkit.cluster.stage import Load, Stage
-from tools.cluster.programs import BY_NAME
+from testkit.places import ROOT
 
 pytestmark = pytest.mark.usefixtures("monitoring", "keda")
 
@@ -33,8 +33,8 @@ VALUES = {
 def keda(kube: Kube) -> Iterator[None]:
     """From the manifests of its own module, with images made here."""
     load_images("keda", "keda-adapter")
-    where = ["go", "list", "-m", "-f", "{{.Dir}}", BY_NAME["keda"].module]
-    folder = subprocess.run(where, cwd=BY_NAME["keda"].folder, capture_output=True, text=True, check=True)
+    where = ["go", "list", "-m", "-f", "{{.Dir}}", "github.com/kedacore/keda/v2"]
+    folder = subprocess.run(where, cwd=ROOT / "tools/go/keda", capture_output=True, text=True, check=True)
     objects = [
         placed(one)
         for one in yaml.safe_load_all(kube.kubectl("kustomize", f"{folder.stdout.strip()}/config/minimal"))

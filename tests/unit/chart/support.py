@@ -14,7 +14,8 @@ import helm_python as helm
 import jsonschema
 import yaml
 
-CHART = Path(__file__).parents[3] / "deploy/helm/dub5"
+from testkit.chart import CHART
+
 SCHEMAS = Path(__file__).parent / "schemas"
 
 Json = dict[str, Any]
@@ -108,16 +109,6 @@ def nested(path: str, value: Any) -> Json:
         value = {key: value}
     made: Json = value
     return made
-
-
-def merged(*values: Json) -> Json:
-    """Later ones win, key by key."""
-    result: Json = {}
-    for each in values:
-        for key, value in each.items():
-            both = isinstance(value, dict) and isinstance(result.get(key), dict)
-            result[key] = merged(result[key], value) if both else value
-    return result
 
 
 class ApiSchemas:
