@@ -5,7 +5,7 @@ Commands are written as in the document, on one line and without the comment beh
 
 from __future__ import annotations
 
-from tools.release import version
+from dub5 import __version__
 
 # Run as written by tests/integration/documents, block by block and in order, in a copy of the sources.
 HERE = {
@@ -207,8 +207,8 @@ HELD = {
     # Images are built from the Dockerfile, by buildah, and brought to the nodes by tools/cluster.
     "make image": "ci:cluster",
     "docker build --tag dub5 .": "ci:cluster",
-    f"docker build --tag localhost/dub5:{version()} .": "ci:cluster",
-    f"kind load docker-image localhost/dub5:{version()}": "testkit/cluster/ground.py::load_images",
+    f"docker build --tag localhost/dub5:{__version__} .": "ci:cluster",
+    f"kind load docker-image localhost/dub5:{__version__}": "testkit/cluster/ground.py::load_images",
     # Its image and its environment in a pod with a read-only file system.
     "docker run --rm --read-only --publish 127.0.0.1:8000:8000 --env DUB5_SERVER__HOST=0.0.0.0 "
     "--env DUB5_AUTH__ANONYMOUS=true dub5": "tests/integration/documents/test_commands.py::test_the_container_listens",

@@ -15,7 +15,6 @@ from typing import Any
 import httpx
 import pytest
 
-from benchmarks.bounds import handles
 from dub5.server.accepting import Acceptor
 from testkit.openai_server import FakeOpenAI
 from testkit.service import announced
@@ -75,27 +74,6 @@ async def test_a_connection_that_the_system_refuses_waits_and_nothing_spins(
         pauses = [later - at for at, later in zip(refusing.at, refusing.at[1:], strict=False)]
         assert min(pauses[:3]) > 0.09
         assert [line["error"] for line in server.logs if line["event"] == "connection not accepted"] == ["no"]
-
-
-async def test_with_256_descriptors_and_400_callers_each_is_answered_or_told() -> None:
-    async with handles.provider() as url, handles.serving(url, handles.DESCRIPTORS) as service:
-        figures = await handles.crowded(service)
-    assert [figure.line() for figure in figures if not figure.good] == []
-
-
-@pytest.mark.parametrize(
-    ("out", "error", "no_input"),
-    [
-        ("full", "full", False),
-        ("closed", "closed", True),
-        ("unread", "unread", False),
-        ("gone", "gone", False),
-    ],
-)
-async def test_nothing_about_the_standard_streams_ends_or_stalls_the_service(
-    out: str, error: str, no_input: bool
-) -> None:
-    assert await handles.with_streams(out, error, no_input) == "whole"
 
 
 async def test_a_keys_file_that_hangs_is_told_later_ones_hold_and_the_process_ends(tmp_path: Path) -> None:

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tools.generate import GENERATED
-
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
     [
@@ -50,12 +48,3 @@ def test_every_module_is_on_the_map() -> None:
     modules = [path for path in sources if path.name != "__init__.py"]
     assert modules
     assert [str(path) for path in modules if f"{path.name}`" not in document] == []
-
-
-def test_contributors_know_what_is_generated() -> None:
-    """Each file by its path, or a folder that it is in; those of the chart from there on."""
-    document = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (.*`.*) \| ", document, re.MULTILINE)
-    named = [name for row in rows for name in re.findall(r"`([^`]+)`", row)]
-    paths = [path.removeprefix("deploy/helm/dub5/") for path in GENERATED]
-    assert [path for path in paths if not any(f"{path}/".startswith(f"{name}/") for name in named)] == []

@@ -15,7 +15,8 @@ from tests.integration.documents.test_commands import BIN, Session
 
 pytest.importorskip("helm_python", reason="`make test` installs Helm")
 
-from tests.unit.chart.support import CHART, parsed, render
+from testkit.chart import CHART
+from tests.unit.chart.support import parsed, render
 
 VALUES = (CHART / "examples/rehearsal.yaml").read_text(encoding="utf-8")
 ASKED = 3

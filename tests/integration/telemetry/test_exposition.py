@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 
 import httpx
@@ -21,17 +20,14 @@ from prometheus_client.samples import Sample
 
 from dub5_operator.metrics import Metrics as OperatorMetrics
 from testkit.openai_server import FakeOpenAI
+from tests.documents.reading import read
+from tests.documents.reference import METRICS, labels, metrics, opentelemetry
 from tests.harness import Running, openai_provider, running
-from tools import metrics
 
-DOCUMENT = Path(__file__).parents[3] / "docs/metrics.md"
-
-KNOWN = {each.name: each for each in (*metrics.backend(), *metrics.operator(), *metrics.process())}
-BACKEND, OPERATOR, PROCESS = (
-    {each.name: each.type for each in part}
-    for part in (metrics.backend(), metrics.operator(), metrics.process())
-)
-"""Types by name, read before an event loop runs: it takes a look at /proc."""
+PARTS = [metrics(heading) for heading in ("The backend", "The operator", "The process, of both")]
+KNOWN = {each.name: each for part in PARTS for each in part}
+BACKEND, OPERATOR, PROCESS = ({each.name: each.type for each in part} for part in PARTS)
+"""Types by name."""
 KEY = "a-key-that-is-known"
 JUNK = "junk"
 UNUSUAL = ("PROPFIND", "MKCOL", "LOCK", "SEARCH")  # any others never get past the parser
@@ -128,23 +124,22 @@ def test_the_operator_exposes_what_is_documented() -> None:
 
 
 def test_the_document_names_every_metric_and_label_and_nothing_else() -> None:
-    text = DOCUMENT.read_text(encoding="utf-8")
-    rows = [line for line in text.splitlines() if line.startswith("| `dub5_")]
+    rows = [line for line in read(METRICS) if line.startswith("| `dub5_")]
     assert len(rows) == len(BACKEND) + len(OPERATOR)
-    assert set(metrics.LABELS) == {label for each in KNOWN.values() for label in each.labels}
+    assert set(labels()) == {label for each in KNOWN.values() for label in each.labels}
 
 
 def test_what_is_mapped_to_opentelemetry_is_there() -> None:
-    assert {here for _, here, _ in metrics.OPENTELEMETRY} <= KNOWN.keys()
-    assert {here for _, here, _ in metrics.ATTRIBUTES} <= metrics.LABELS.keys()
+    assert {here for _, here in opentelemetry("there")} <= KNOWN.keys()
+    assert {here for _, here in opentelemetry("attribute there")} <= labels().keys()
 
 
 def test_what_opentelemetry_calls_it_is_what_it_calls_it() -> None:
     """By the constants of its own package, which still has what has moved out of the conventions."""
     known = names_in(gen_ai_metrics, http_metrics, http_stable_metrics, process_metrics)
-    assert {there for there, _, _ in metrics.OPENTELEMETRY} <= known
+    assert {there for there, _ in opentelemetry("there")} <= known
     known = names_in(gen_ai_attributes, http_attributes, error_attributes)
-    assert {there for there, _, _ in metrics.ATTRIBUTES} <= known
+    assert {there for there, _ in opentelemetry("attribute there")} <= known
 
 
 def names_in(*modules: ModuleType) -> set[str]:

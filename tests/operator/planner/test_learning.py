@@ -10,14 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.adaptive_ttl.cache import Cache
-from benchmarks.adaptive_ttl.controls import Planned
-from benchmarks.adaptive_ttl.rows import planned
-from benchmarks.adaptive_ttl.world import World, draw
 from dub5.contract import Access, Verdict
+from dub5_operator.planner.decision import Limits
 from dub5_operator.planner.learning import Learning, Shape, is_sane_access, is_sane_verdict
 
 NOW = 1_000_000.0
+LIMITS = Limits(shortest=5, longest=86400, budget=0.01, initial=60)
 ACCESS = Access(1, "c", NOW, True, 100, 0.001, 1.0)
 VERDICT = Verdict(1, "c", NOW - 60, NOW, False, 3, "refetch")
 
@@ -90,47 +88,9 @@ def test_nothing_that_is_sent_breaks_the_planner(
     learning = Learning(Shape(5, 3600, 0.0))
     learning.fold(accesses, verdicts, looked_up=looked_up, ttl_in_force=60, now=NOW)
     learning.fold([ACCESS], [VERDICT], looked_up=1, ttl_in_force=60, now=NOW + 60)
-    decision = learning.decide(planned().limits, 60, NOW + 60)
+    decision = learning.decide(LIMITS, 60, NOW + 60)
     assert decision.ttl == 60
     assert learning.poisoned <= len(accesses) + len(verdicts)
-
-
-def day(world: World, seed: int = 1, **options: Any) -> tuple[Cache, Planned]:
-    ours = planned(**options)
-    cache = Cache(draw(world, seed), ours)
-    cache.run()
-    return cache, ours
-
-
-def test_the_same_samples_give_the_same_ttl() -> None:
-    world = World("1/h", hours=0.5)
-    assert day(world)[0].outcome.ttls == day(world)[0].outcome.ttls
-
-
-def test_in_a_few_hours_the_ttl_finds_its_budget() -> None:
-    """A short form of the report's table."""
-    cache, ours = day(World("1/h", hours=5))
-    last = ours.decisions[-1]
-    assert 35 < cache.outcome.ttls[-1] < 80  # one that knows would take 62 s
-    assert last.bound_by == "Staleness"
-    assert cache.outcome.stale_share_from(120) < 0.0125
-    assert abs(last.hit_ratio - last.measured_hit_ratio) < 0.05
-    assert cache.outcome.re_asks <= 0.0101 * cache.outcome.calls
-
-
-def test_noise_alone_keeps_the_ttl_and_says_so() -> None:
-    _, ours = day(World("none", noise=1.0, hours=2))
-    last = ours.decisions[-1]
-    assert last.ttl == 60
-    assert not last.sufficient
-    assert "cannot be told from chance" in last.reason
-
-
-@pytest.mark.parametrize(("bypass", "ttl"), [(False, 60.0), (True, 0.0)])
-def test_an_infeasible_budget_is_said(bypass: bool, ttl: float) -> None:
-    cache, ours = day(World("1/10min", hours=3), shortest=60.0, bypass=bypass)
-    assert not ours.decisions[-1].within_budget
-    assert cache.outcome.ttls[-1] == ttl
 
 
 def test_other_bounds_keep_what_is_known_of_drift() -> None:

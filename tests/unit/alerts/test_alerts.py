@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from testkit.programs import which
-from tools import metrics
+from tests.documents.reference import metrics
 
 ROOT = Path(__file__).parents[3]
 RULES = ROOT / "deploy/helm/dub5/alerts/dub5.yaml"
@@ -494,7 +494,7 @@ def test_the_runbook_says_what_each_background_task_does() -> None:
 
 
 def test_rules_and_runbooks_name_metrics_that_there_are() -> None:
-    known = {each.name for each in (*metrics.backend(), *metrics.operator())}
+    known = {each.name for each in (*metrics("The backend"), *metrics("The operator"))}
     texts = [RULES, *(ROOT / "docs/runbooks").glob("*.md")]
     for path in texts:
         for name in re.findall(r"\bdub5_[a-z_]+[a-z]", path.read_text(encoding="utf-8")):

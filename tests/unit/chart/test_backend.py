@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from dub5.settings.loader import convert, parse_yaml
 from dub5.settings.model import Duration
-from tests.unit.chart.support import Json, merged, nested, render
+from testkit.chart import merged
+from tests.unit.chart.support import Json, nested, render
 from tests.unit.chart.test_objects import EXTERNAL, KEDA, everywhere
 
 

@@ -7,7 +7,8 @@ import re
 import helm_python as helm
 import yaml
 
-from tests.unit.chart.support import CHART, merged, nested, render
+from testkit.chart import CHART, merged
+from tests.unit.chart.support import nested, render
 
 KEDA = {
     "autoscaling": {"mode": "keda", "keda": {"serverAddress": "http://prometheus-operated.monitoring:9090"}}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from tests.unit.chart.support import CHART, Json, Rendered, merged, nested, refusal, render
+from testkit.chart import CHART, merged
+from tests.documents.reference import OF_THE_CHART, settings_of_load_tests
+from tests.unit.chart.support import Json, Rendered, nested, refusal, render
 from tests.unit.chart.test_network import PEER, component, policy, ports
-from tools import chart
-from tools.loadtest import OF_THE_CHART, names_of_settings
 
 SCRIPTS = Path(__file__).parents[3] / "deploy/k6"
 ON: Json = {"loadtest": {"enabled": True}}
@@ -90,8 +91,9 @@ def test_the_copy_has_no_file_that_is_gone() -> None:
 
 
 def test_every_scenario_can_be_named() -> None:
-    [value] = [each for each in chart.values() if each.path == ("loadtest", "scenario")]
-    assert sorted(value.extra["enum"]) == sorted(path.stem for path in SCRIPTS.glob("scenarios/*.js"))
+    schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+    names = schema["properties"]["loadtest"]["properties"]["scenario"]["enum"]
+    assert sorted(names) == sorted(path.stem for path in SCRIPTS.glob("scenarios/*.js"))
 
 
 def test_it_asks_its_own_release_with_the_key_that_was_made() -> None:
@@ -106,7 +108,7 @@ def test_it_asks_its_own_release_with_the_key_that_was_made() -> None:
 
 
 def test_settings_are_those_that_the_scripts_know() -> None:
-    known = names_of_settings()
+    known = settings_of_load_tests() | OF_THE_CHART
     assert environment(container(on())).keys() - known == {"HOME", "NO_COLOR"}
     assert {"RATE", "PATIENCE", "DRIFT", "PAUSE"} <= known  # read in several ways, and places
     container(on(settings=dict.fromkeys(known - OF_THE_CHART, 1)))

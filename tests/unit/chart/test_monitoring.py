@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
+from testkit.chart import CHART, merged
 from testkit.programs import which
-from tests.unit.chart.support import CHART, ApiSchemas, Json, merged, nested, refusal, render
+from tests.unit.chart.support import ApiSchemas, Json, nested, refusal, render
 
 PROMTOOL = which("promtool")
 WRITTEN: Json = yaml.safe_load((CHART / "alerts/dub5.yaml").read_text(encoding="utf-8"))

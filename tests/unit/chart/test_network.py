@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.chart.support import Json, merged, nested, render
+from testkit.chart import merged
+from tests.unit.chart.support import Json, nested, render
 
 EVERYWHERE = None
 PEER = {"namespaceSelector": {"matchLabels": {"team": "web"}}}

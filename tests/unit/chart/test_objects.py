@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.unit.chart.support import CHART, ApiSchemas, Json, Rendered, merged, nested, render, rendered_anew
+from testkit.chart import CHART, merged
+from tests.unit.chart.support import ApiSchemas, Json, Rendered, nested, render, rendered_anew
 
 KEDA: Json = {"autoscaling": {"mode": "keda", "keda": {"serverAddress": "http://prometheus:9090"}}}
 FIXED: Json = {"autoscaling": {"mode": "none"}}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from testkit.chart import merged
 from tests.operator.conftest import RULES
-from tests.unit.chart.support import Json, merged, nested, refusal, render
+from tests.unit.chart.support import Json, nested, refusal, render
 
 ON = nested("operator.enabled", True)
 

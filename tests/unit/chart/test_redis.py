@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import redis as redis_py
 
-from tests.unit.chart.support import merged, nested, render
+from testkit.chart import merged
+from tests.unit.chart.support import nested, render
 
 OWN = {"mode": "external", "external": {"url": "redis://a"}}
 NAMED = nested("redis.bundled.image.digest", f"sha256:{'a' * 64}")

@@ -8,8 +8,8 @@ import jsonschema
 import pytest
 
 from dub5.settings.schema import schema as program_schema
-from tests.unit.chart.support import CHART, Json, nested, refusal, render
-from tools import chart
+from testkit.chart import CHART
+from tests.unit.chart.support import Json, nested, refusal, render
 
 SCHEMA: Json = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
 REDIS = "redis.external.url"
@@ -159,10 +159,6 @@ def _objects(node: object) -> list[Json]:
         own = [node] if node.get("type") == "object" else []
         return own + [found for each in node.values() for found in _objects(each)]
     return []
-
-
-def test_every_value_says_what_it_is_for() -> None:
-    assert [value.path for value in chart.values() if value.leaf and len(value.description) < 4] == []
 
 
 def test_the_programs_schema_is_all_there_but_for_what_the_chart_writes() -> None:

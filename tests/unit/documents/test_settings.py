@@ -14,8 +14,7 @@ import pytest
 import yaml
 
 from tests.documents.reading import ROOT, documents, read
-from tools.logs import FIELDS
-from tools.metrics import LABELS
+from tests.documents.reference import labels, log_fields
 
 Json = dict[str, Any]
 
@@ -29,7 +28,13 @@ RESOURCES: list[Json] = [
 _INLINE = re.compile(r"`([^`]+)`")
 _PATH = re.compile(r"(?!.*\.(?:yaml|md)$)[A-Za-z]\w*(?:\.(?:\w+|\*))+")
 _WORD = re.compile(r"[a-z][a-z_]*")
-WORDS = {"up", *FIELDS, *LABELS, *(word for meaning in LABELS.values() for word in _INLINE.findall(meaning))}
+LABELS = labels()
+WORDS = {
+    "up",
+    *log_fields(),
+    *LABELS,
+    *(word for meaning in LABELS.values() for word in _INLINE.findall(meaning)),
+}
 """What a word without dots may be: a series of Prometheus, a field of a log line, a label or its value. No setting."""
 
 RUNBOOKS = [each for each in documents() if each.startswith("docs/runbooks/")]

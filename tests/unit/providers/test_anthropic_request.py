@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from benchmarks.providers.claude import MOST_DECLINED, outcomes
 from dub5.errors import Unsupported
 from dub5.providers.anthropic_request import request
 from dub5.providers.protocol import Json
@@ -64,18 +63,6 @@ def call(id: Any, arguments: Any = "{}", name: str = "weather") -> Json:  # noqa
 
 def result(id: Any, content: Any = "rain") -> Json:  # noqa: A002  # OpenAI's name
     return {"role": "tool", "tool_call_id": id, "content": content}
-
-
-# --- The law ---
-
-
-def test_of_generated_requests_none_is_refused_and_few_are_declined() -> None:
-    """The same over 10,000: benchmarks.providers.claude."""
-    found = list(outcomes(seed=1, count=1000))
-    assert [(each.why, each.request.kinds) for each in found if each.result == "refused"] == []
-    declined = [each.why for each in found if each.result == "declined"]
-    assert "?" not in declined
-    assert len(declined) <= 1.5 * MOST_DECLINED * len(found)  # of so few; the bar is for 10,000
 
 
 # --- Sampling, limits, thinking ---

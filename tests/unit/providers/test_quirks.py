@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from benchmarks.providers.generate import requests
 from dub5.errors import Unsupported
 from dub5.providers.protocol import Call, Json
 from dub5.providers.quirks import Quirks
@@ -60,31 +59,6 @@ def test_what_would_be_missing_is_for_another_route(model: str, name: str, value
     with pytest.raises(Unsupported) as caught:
         sent(model, {name: value})
     assert caught.value.param == name
-
-
-def complaint(model: str, body: Json) -> str | None:
-    """What OpenAI's reasoning models refuse: https://platform.openai.com/docs/guides/reasoning"""
-    plain = {"temperature": 1, "top_p": 1, "presence_penalty": 0, "frequency_penalty": 0, "logprobs": False}
-    refused = {"top_logprobs", "logit_bias", "stop", "max_tokens"}
-    if model.startswith("o"):
-        refused.add("parallel_tool_calls")
-    odd = {name for name in plain if body.get(name, plain[name]) not in (plain[name], None)}
-    return next(iter(odd | {name for name in refused if body.get(name) is not None}), None)
-
-
-@pytest.mark.parametrize("model", ["o3", "o4-mini", "gpt-5", "gpt-5.2"])
-def test_of_generated_requests_none_is_refused(model: str) -> None:
-    mended = 0
-    for asked in requests(seed=3, count=400):
-        if asked.body.get("reasoning_effort") == "none":  # then gpt-5.2 takes them all
-            continue
-        try:
-            body = Quirks({}).applied(Call(model=model, body=asked.body, stream=False))
-        except Unsupported:
-            continue
-        assert complaint(model, body) is None
-        mended += complaint(model, asked.body) is not None
-    assert mended > 50
 
 
 def test_a_default_of_a_personality_gives_way() -> None:

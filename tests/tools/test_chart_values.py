@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.unit.chart.support import Json, Rendered, merged, nested, render, rendered_anew
+from testkit.chart import merged
+from tests.unit.chart.support import Json, Rendered, nested, render, rendered_anew
 from tools import chart
 
 KEDA = nested(
@@ -155,3 +156,7 @@ def test_two_renderings_of_the_same_compare_as_the_same() -> None:
     one, other = rendered_anew({}), rendered_anew({})
     assert one.objects != other.objects
     assert _comparable(one) == _comparable(other)
+
+
+def test_every_value_says_what_it_is_for() -> None:
+    assert [value.path for value in chart.values() if value.leaf and len(value.description) < 4] == []
