@@ -17,7 +17,7 @@ from structlog.typing import EventDict
 from dub5.server.replica import Replica
 from dub5.settings.loader import convert
 from dub5.settings.model import Duration
-from tests.fakes.http_server import FakeServer
+from testkit.http_server import FakeServer
 
 T = TypeVar("T")
 
