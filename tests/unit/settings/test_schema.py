@@ -19,7 +19,7 @@ from tests.settings_strategies import configurations
 
 Json = dict[str, Any]
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 VALIDATOR = Draft202012Validator(schema())
 
 

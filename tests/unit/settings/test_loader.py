@@ -297,7 +297,7 @@ class TestTheFile:
         assert settings.cache.named("quick").ttl == 30
 
     def test_the_example_is_valid(self) -> None:
-        example = Path(__file__).parents[2] / "examples" / "dub5.yaml"
+        example = Path(__file__).parents[3] / "examples" / "dub5.yaml"
         settings = load(example, {})
         assert {type(each).__name__ for each in settings.providers.values()} == {
             "OpenAISettings",
