@@ -23,9 +23,9 @@ for content delivery", SIGMETRICS 2017) overshoots where its step is large and c
 from __future__ import annotations
 
 import math
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -47,7 +47,8 @@ _BETWEEN = 24
 _GIB = 2.0**30
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
     """What the policy and the class allow. Seconds, bytes, dollars per GiB and hour; `budget` a share of hits.
 
     `initial` is the TTL for as long as nothing is known."""
@@ -63,7 +64,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     on_infeasible: OnInfeasible = "Min"
 
 
-class Decision(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
     """`ttl` is to be in force now, `recommended` where it is going. Shares are of hits, as predicted for `ttl`.
 
     `stale` is the best estimate, `stale_upper` the bound. `saving` is in dollars per hour, of `recommended`.
@@ -114,7 +116,7 @@ def kept(decision: Decision, curve: Curve | None, drift: DriftEstimate, ttl: flo
     what is recommended."""
     told = _told(curve, drift, ttl, decision.recommended)
     told.pop("saving", None)
-    return msgspec.structs.replace(decision, ttl=ttl, **told)
+    return replace(decision, ttl=ttl, **told)
 
 
 def _lacking(curve: Curve | None, drift: DriftEstimate) -> str | None:
@@ -256,7 +258,7 @@ def _decision(
 
 def _told(
     curve: Curve | None, drift: DriftEstimate, ttl: float, recommended: float, sight: _Sight | None = None
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """What a TTL is predicted to do. Nothing is hit, and nothing stale, where nothing is cached."""
     if curve is None:
         return {}

@@ -40,8 +40,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -85,7 +85,8 @@ _REFIT = 0.02
 _PSI = np.geomspace(1 / 32, 64, 23)
 
 
-class DriftEstimate(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class DriftEstimate:
     """Rates are per second and of hits. `noise` is e0. `events` are the changes seen, faded.
 
     `significant`: noise alone cannot explain the data (one-sided 95 %), or there is too little of it to matter.
@@ -108,7 +109,8 @@ class DriftEstimate(msgspec.Struct, frozen=True):
 NOTHING = DriftEstimate(0.0, math.inf, 0.0, 0.0, 0.0, 0.0, significant=False)
 
 
-class _Recent(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class _Recent:
     """Comparisons of the longest window, one array a column."""
 
     fetched: Floats
@@ -145,13 +147,13 @@ class Drift:
         """As of the last fold."""
         return self._estimate
 
-    def fold(self, verdicts: Sequence[Verdict], now: float) -> DriftEstimate:
-        """Take comparisons in, and say what all of them tell."""
+    def fold(self, verdicts: Sequence[Verdict], now: float, *, unserved: int = 0) -> DriftEstimate:
+        """Take comparisons in, and say what all of them tell. `unserved` hits count with those of each."""
         self._fade(now)
         if verdicts:
-            recent = _columns(verdicts)
+            hits = np.array([max(verdict.hits + unserved, 0) for verdict in verdicts], dtype=float)
+            recent = _columns(verdicts, hits)
             self._started = self._started if self._started is not None else float(recent.fetched.min())
-            hits = np.array([max(verdict.hits, 0) for verdict in verdicts], dtype=float)
             refetched = np.array([verdict.source == "refetch" for verdict in verdicts])
             np.add.at(self._hits, recent.stratum, np.where(refetched, hits, 0.0))
             self._re_asked += (np.sum(~refetched), np.sum(recent.changed[~refetched]))
@@ -318,10 +320,9 @@ class Drift:
         self._fit()
 
 
-def _columns(verdicts: Sequence[Verdict]) -> _Recent:
+def _columns(verdicts: Sequence[Verdict], hits: Floats) -> _Recent:
     fetched = np.array([verdict.fetched for verdict in verdicts])
     again = np.array([verdict.again for verdict in verdicts])
-    hits = np.array([verdict.hits for verdict in verdicts], dtype=float)
     per_hour = hits / np.maximum(again - fetched, 1.0) * 3600
     return _Recent(
         fetched=fetched,
@@ -358,7 +359,8 @@ def _shifted(counts: Floats, shift: int) -> Floats:
     return moved
 
 
-class _Counts(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class _Counts:
     """What the likelihood needs; strata and ages without comparisons are left out."""
 
     same: Floats
@@ -424,7 +426,7 @@ class _Counts(msgspec.Struct, frozen=True):
         lent = np.clip(LEANING / np.maximum(drift, 1e-9), LEANING, self.seen / len(self.typical))
         expected = -np.expm1(-np.maximum(pooled.q + pooled.rate * self.typical, 0.0))
         changed, same = lent * expected, lent * (1 - expected)
-        return msgspec.structs.replace(
+        return replace(
             self,
             same=np.hstack([self.same, same[:, None]]),
             changed=np.hstack([self.changed, changed[:, None]]),
@@ -432,7 +434,8 @@ class _Counts(msgspec.Struct, frozen=True):
         )
 
 
-class _Point(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class _Point:
     """One maximum. `penalised` has the prior in it, not the tilt."""
 
     q: float

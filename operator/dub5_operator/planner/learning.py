@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-
-import msgspec
+from dataclasses import dataclass
 
 from dub5.contract import Access, Verdict
 from dub5_operator.planner.decision import Decision, Limits, decide, kept
@@ -23,7 +22,8 @@ LONGEST_AGO = 2 * 86400.0
 LONGEST_AGE = 400 * 86400.0
 
 
-class Shape(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Shape:
     """What the replay depends on: bounds of the TTL in seconds, and stale-while-revalidate as a part of it."""
 
     shortest: float
@@ -64,11 +64,7 @@ class Learning:
         self._reuse.fold(good_accesses, looked_up, ttl_in_force, now)
         self._reuse.forget()
         # Where nothing is cached, each comparison stands for one hit that might have been.
-        if not ttl_in_force:
-            good_verdicts = [
-                msgspec.structs.replace(verdict, hits=verdict.hits + 1) for verdict in good_verdicts
-            ]
-        self._drift.fold(good_verdicts, now)
+        self._drift.fold(good_verdicts, now, unserved=0 if ttl_in_force else 1)
 
     @property
     def drift(self) -> DriftEstimate:

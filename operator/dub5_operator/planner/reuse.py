@@ -22,8 +22,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -43,7 +43,8 @@ _CALLS, _HITS, _AGE, _SPENT, _BYTES = range(5)
 _PLAIN, _BEGINS, _JOINED, _UNEXPLAINED = range(4)
 
 
-class Curve(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Curve:
     """By candidate TTL, rates per second: `dollars` spent on calls, of `dollars_uncached`; `bytes` held on average.
 
     `mean_age` is of a hit, in seconds. `measured` is the hit ratio that the cache really had. `seen` is how many

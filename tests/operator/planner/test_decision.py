@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -81,7 +81,7 @@ def settled(
 def test_the_longest_ttl_that_everything_allows(
     estimate: DriftEstimate, limits: dict[str, Any], seen: dict[str, Any], ttl: float | None, bound_by: str
 ) -> None:
-    decision = settled(60.0, estimate, msgspec.structs.replace(LIMITS, **limits), curve(**seen))
+    decision = settled(60.0, estimate, dataclasses.replace(LIMITS, **limits), curve(**seen))
     assert decision.bound_by == bound_by
     assert decision.sufficient
     assert decision.within_budget
@@ -154,7 +154,7 @@ def test_having_begun_anew_takes_nothing_back() -> None:
 
 @pytest.mark.parametrize(("then", "ttl"), [("Min", 300.0), ("Bypass", 0.0)])
 def test_a_budget_that_the_minimum_breaks(then: Any, ttl: float) -> None:
-    limits = msgspec.structs.replace(LIMITS, shortest=300.0, on_infeasible=then)
+    limits = dataclasses.replace(LIMITS, shortest=300.0, on_infeasible=then)
     decision = settled(1200.0, drift(1 / HOUR), limits)
     assert (decision.ttl, decision.within_budget, decision.bound_by) == (ttl, False, "Bounds")
     assert "4.1% of hits would be stale" in decision.reason
@@ -164,7 +164,7 @@ def test_a_budget_that_the_minimum_breaks(then: Any, ttl: float) -> None:
 
 
 def test_memory_that_not_even_the_minimum_fits() -> None:
-    decision = settled(60.0, drift(1e-9), msgspec.structs.replace(LIMITS, memory=1.0))
+    decision = settled(60.0, drift(1e-9), dataclasses.replace(LIMITS, memory=1.0))
     assert (decision.ttl, decision.bound_by) == (5.0, "Bounds")
 
 
