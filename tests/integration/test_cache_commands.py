@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dub5.cli.remote import read_questions
+from dub5.cli.cache import read_questions
 from dub5.errors import ConfigError
 from testkit.openai_server import FakeOpenAI
 from tests.harness import Running

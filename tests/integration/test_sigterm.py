@@ -90,7 +90,7 @@ async def test_before_it_has_an_event_loop(command: str) -> None:
 @pytest.mark.parametrize("command", ["serve", "operator"])
 async def test_while_the_program_is_loaded(command: str, tmp_path: Path) -> None:
     endless = "import time\nprint('loading', flush=True)\ntime.sleep(3600)\n"
-    await asyncio.to_thread((tmp_path / "uvloop.py").write_text, endless)
+    await asyncio.to_thread((tmp_path / "structlog.py").write_text, endless)
     environment = {**ENVIRONMENT, "PYTHONPATH": str(tmp_path)}
     process = await dub5(command, environment=environment)
     assert process.stdout is not None

@@ -241,10 +241,10 @@ def test_inside_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found == ("https://[fd00::1]:443", "a-token", str(tmp_path / "ca.crt"))
 
 
-async def test_patience_waits_for_what_is_not_there_yet(fake: FakeOpenAI) -> None:
+async def test_a_timeout_waits_for_what_is_not_there_yet(fake: FakeOpenAI) -> None:
     fake.replies = [refuse(503, "not yet"), refuse(503, "not yet")]
     fake.reply = stream(frames("Hello"))
-    said = await smoke.patiently(lambda: smoke.chat(fake.url, "", "small"), patience=20)
+    said = await smoke.retried(lambda: smoke.chat(fake.url, "", "small"), timeout=20)
     assert said == "small answered in 1 pieces, to the end"
     assert len(fake.calls) == 3
 
@@ -262,15 +262,15 @@ async def command(*arguments: str) -> tuple[int | None, str]:
 
 async def test_the_commands(server: Running, cluster: FakeKubernetes) -> None:
     operations = ("--operations", server.operations_url)
-    scaling = ("autoscaling", *operations, "--namespace", "chat", "--api", cluster.url, "--patience", "5s")
+    scaling = ("autoscaling", *operations, "--namespace", "chat", "--api", cluster.url, "--timeout", "5s")
     assert await command("health", *operations) == (0, "replicas that are alive and ready: 1\n")
     code, said = await command("chat", "--url", server.url, "--model", "small")
     assert (code, said[:14]) == (0, "small answered")
     assert (await command(*scaling, "--hpa", "dub5"))[0] == 0
     cluster.objects = {}
-    code, said = await command(*scaling, "--hpa", "other", "--patience", "0s")
+    code, said = await command(*scaling, "--hpa", "other", "--timeout", "0s")
     assert (code, said) == (1, "dub5: there is no HorizontalPodAutoscaler other in chat\n")
-    assert (await command("health", "--patience", "soon"))[0] == 2
+    assert (await command("health", "--timeout", "soon"))[0] == 2
     assert await command("autoscaling", "--namespace", "a", "--hpa", "b") == (
         1,
         "dub5: not in a cluster: say where its API is with --api, such as the address of `kubectl proxy`\n",

@@ -6,7 +6,9 @@ is handed a client. What only the service needs is not imported, so that the ope
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,8 +27,28 @@ TIMEOUT = 2.0
 """Seconds for one answer of Redis: nobody waits for the operator, and a page of samples is large."""
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="the service's configuration, for its Redis"
+    )
+    parser.add_argument("--namespace", default="default", help="whose objects to watch (default: default)")
+    parser.add_argument(
+        "--health-port", type=int, default=8080, help="of /healthz; 0 for none (default 8080)"
+    )
+    parser.add_argument(
+        "--metrics-port", type=int, default=9001, help="of /metrics; 0 for none (default 9001)"
+    )
+    parser.set_defaults(run=_operator)
+
+
+def _operator(args: argparse.Namespace) -> int:
+    options = {"health_port": args.health_port, "metrics_port": args.metrics_port}
+    run(args.config, os.environ, args.namespace, **options)
+    return 0
+
+
 def run(config: Path | None, environment: Mapping[str, str], namespace: str, **options: object) -> None:
-    """Run until told to stop. ConfigError where the configuration names no Redis, or the extra is not installed."""
+    """Run until a signal ends it. ConfigError where the configuration names no Redis, or the extra is not installed."""
     try:
         from dub5_operator.main import Options  # noqa: PLC0415  # an extra, and large
         from dub5_operator.main import run as run_operator  # noqa: PLC0415
@@ -39,10 +61,10 @@ def run(config: Path | None, environment: Mapping[str, str], namespace: str, **o
     password = None
     if settings.password is not None:
         password = read_secret("redis.password", settings.password, dict(environment))
-    patient = msgspec.structs.replace(settings, timeout=type(settings.timeout)(TIMEOUT))
+    unhurried = msgspec.structs.replace(settings, timeout=type(settings.timeout)(TIMEOUT))
 
     async def serve() -> None:
-        redis = connect(patient, password)
+        redis = connect(unhurried, password)
         get_logger().info("started", version=__version__, namespace=namespace)
         try:
             await run_operator(redis, msgspec.convert({"namespace": namespace, **options}, Options))

@@ -1,12 +1,15 @@
-"""Is an installation well? `dub5 smoke health | chat | autoscaling`: what `helm test` runs in the product's own image.
+"""`dub5 smoke health | chat | autoscaling`: checks an installation; `helm test` runs it in the product's own image.
 
-Each check is asked again every second until it succeeds or its patience ends: pods start, Prometheus has yet to
-scrape, an autoscaler has yet to look. A check that fails says what is missing and where to mend it.
+Each check is made again every second until it succeeds or `--timeout` has passed: pods start, Prometheus has yet to
+scrape, an autoscaler has yet to reconcile. A check that fails says what is missing and where to mend it.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import functools
+import os
 import re
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
@@ -16,6 +19,12 @@ from urllib.parse import urlsplit
 
 import httpx
 import msgspec
+import uvloop
+
+from dub5.cli import command
+from dub5.cli.command import Failed
+from dub5.cli.standard_streams import write
+from dub5.settings.model import Duration
 
 _INTERVAL = 1.0
 _TIMEOUT = 10.0
@@ -29,10 +38,6 @@ _GROUPS = {
     "Pods": ("custom.metrics.k8s.io", "prometheus-adapter, with the chart's files/prometheus-adapter.yaml"),
     "External": ("external.metrics.k8s.io", "KEDA"),
 }
-
-
-class Failed(Exception):
-    """What is not well, in a sentence for people."""
 
 
 class Cluster(NamedTuple):
@@ -58,10 +63,77 @@ def in_cluster(environment: Mapping[str, str]) -> Cluster:
     return Cluster(f"https://{_bracketed(host)}:{port}", token, context)
 
 
-async def patiently(check: Callable[[], Awaitable[str]], *, patience: float) -> str:
-    """What `check` says once it succeeds; its last Failed after `patience` seconds of trying."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    checks = parser.add_subparsers(required=True, metavar="CHECK")
+    health = command.add(
+        checks, "health", "Every replica is alive and ready.", "dub5 smoke health --timeout 30s"
+    )
+    health.set_defaults(run=_run_health)
+    chat = command.add(
+        checks, "chat", "One streamed answer reaches its end.", "dub5 smoke chat --model tutor"
+    )
+    command.add_url(chat)
+    chat.add_argument(
+        "--model", metavar="NAME", help="model or personality; the first that is listed by default"
+    )
+    chat.set_defaults(run=_run_chat)
+    scaling = command.add(
+        checks,
+        "autoscaling",
+        "The autoscaling metric is served for every replica, used, and can pass its target.",
+        "dub5 smoke autoscaling --hpa dub5 --namespace chat --selector app.kubernetes.io/instance=dub5",
+    )
+    scaling.add_argument("--hpa", required=True, metavar="NAME", help="the HorizontalPodAutoscaler")
+    scaling.add_argument("--namespace", required=True, metavar="NAME")
+    scaling.add_argument("--selector", default="", help="labels of the replicas' pods")
+    scaling.add_argument(
+        "--api", metavar="URL", help="Kubernetes API; by default that of the cluster it runs in"
+    )
+    scaling.set_defaults(run=_run_autoscaling)
+    operations = (
+        "operations listener; its host has one address for each replica (default http://127.0.0.1:9000)"
+    )
+    for each in (health, scaling):
+        each.add_argument("--operations", default="http://127.0.0.1:9000", metavar="URL", help=operations)
+    for each in (health, chat, scaling):
+        each.add_argument(
+            "--timeout",
+            type=command.read_by(Duration.parse),
+            default=Duration(0),
+            help="how long to try again, such as 30s (default 0)",
+        )
+
+
+def _run_health(args: argparse.Namespace) -> int:
+    return _run(args, lambda: health(args.operations))
+
+
+def _run_chat(args: argparse.Namespace) -> int:
+    key = os.environ.get("DUB5_KEY", "")
+    return _run(args, lambda: chat(args.url, key, args.model))
+
+
+def _run_autoscaling(args: argparse.Namespace) -> int:
+    check = functools.partial(
+        autoscaling,
+        Cluster(args.api) if args.api else in_cluster(os.environ),
+        namespace=args.namespace,
+        hpa=args.hpa,
+        selector=args.selector,
+        operations=args.operations,
+    )
+    return _run(args, check)
+
+
+def _run(args: argparse.Namespace, check: Callable[[], Awaitable[str]]) -> int:
+    write(uvloop.run(retried(check, timeout=args.timeout)))
+    return 0
+
+
+async def retried(check: Callable[[], Awaitable[str]], *, timeout: float) -> str:
+    """What `check` says once it succeeds; its last Failed after `timeout` seconds of trying."""
     loop = asyncio.get_running_loop()
-    end = loop.time() + patience
+    end = loop.time() + timeout
     while True:
         try:
             return await check()

@@ -1,4 +1,4 @@
-"""Standard input, output and error, whatever whoever started the process has made of them.
+"""Standard input, output and error, whatever the parent process has made of them.
 
 They may be closed, on a full disk, a pipe whose reader has gone, or one that nobody reads. A service goes on: it writes
 to them from threads of their own only (`telemetry.logging.LogWriter`), and loses what cannot be written. A command
@@ -21,7 +21,7 @@ from dub5.telemetry.logging import LogWriter
 READER_GONE = 141
 """The exit code of a Unix program that SIGPIPE has ended, as a shell shows it."""
 
-_LAST_WORDS = 0.5
+_FLUSH_TIMEOUT = 0.5
 """Seconds in which what is left for standard error is written at the end."""
 
 
@@ -86,14 +86,14 @@ def _give_up(stream: TextIO) -> None:
         os.close(nowhere)
 
 
-class _Quiet(LogWriter):
+class _StderrWriter(LogWriter):
     """What it loses is no log line."""
 
     def _count_dropped(self, lines: int) -> None:
         self.dropped += lines
 
 
-class _Unhindered(io.TextIOBase):
+class _UnblockedStream(io.TextIOBase):
     """Standard error for a service: never waits, never fails."""
 
     encoding = "utf-8"
@@ -114,10 +114,10 @@ class _Unhindered(io.TextIOBase):
         return len(text)
 
 
-def unhindered(run: Callable[[], int]) -> int:
-    """The exit code of `run`, a service, for which standard error is written by a thread: announcements, warnings,
-    tracebacks, whoever prints them."""
-    with _unhindered_error():
+def with_unblocked_stderr(run: Callable[[], int]) -> int:
+    """The exit code of `run`, a service. Meanwhile a thread writes standard error: announcements, warnings and
+    tracebacks, whatever prints them."""
+    with _unblocked_stderr():
         try:
             return run()
         except Exception:  # noqa: BLE001  # as the interpreter would, which may wait for ever
@@ -126,13 +126,13 @@ def unhindered(run: Callable[[], int]) -> int:
 
 
 @contextlib.contextmanager
-def _unhindered_error() -> Iterator[None]:
+def _unblocked_stderr() -> Iterator[None]:
     usual = sys.stderr
-    writer = _Quiet(usual.fileno())
+    writer = _StderrWriter(usual.fileno())
     writer.start()
-    sys.stderr = _Unhindered(writer, usual.fileno())
+    sys.stderr = _UnblockedStream(writer, usual.fileno())
     try:
         yield
     finally:
         sys.stderr = usual
-        writer.stop(_LAST_WORDS)
+        writer.stop(_FLUSH_TIMEOUT)

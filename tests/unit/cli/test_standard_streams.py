@@ -77,8 +77,8 @@ def test_what_a_service_prints_to_standard_error_waits_for_nobody(monkeypatch: p
             sys.stderr.flush()
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr(standard_streams, "_LAST_WORDS", 0.01)
-    assert standard_streams.unhindered(run) == 1
+    monkeypatch.setattr(standard_streams, "_FLUSH_TIMEOUT", 0.01)
+    assert standard_streams.with_unblocked_stderr(run) == 1
     assert isinstance(sys.stderr, Stuck)
     os.close(reading)
     os.close(writing)
@@ -95,7 +95,7 @@ def test_what_a_service_prints_is_written_where_that_can_be(
             sys.excepthook(Warning, Warning("two"), None)
             raise RuntimeError("a defect")
 
-        assert standard_streams.unhindered(run) == 1
+        assert standard_streams.with_unblocked_stderr(run) == 1
     said = (tmp_path / "said").read_text()
     assert said.startswith("one\nWarning: two\nTraceback ")
     assert said.endswith("RuntimeError: a defect\n")

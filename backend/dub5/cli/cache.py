@@ -1,4 +1,4 @@
-"""A running service as the command line sees it: `dub5 cache stats | invalidate | warm`.
+"""`dub5 cache stats | invalidate | warm`, of a service that runs.
 
 Speaks HTTP to the public listener like any other client; the key comes from the environment (`DUB5_KEY`), so
 that it is in no shell history.
@@ -6,20 +6,103 @@ that it is in no shell history.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import json
+import os
 import ssl
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import msgspec
+import uvloop
 
+from dub5.cli import command
+from dub5.cli.command import Failed
+from dub5.cli.standard_streams import complain, write
 from dub5.errors import ConfigError
 
+T = TypeVar("T")
 
-class Refused(Exception):
-    """The service said no, or was not there; the message is for people."""
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    stats = command.add(
+        commands, "stats", "Print what the cache holds and does, as JSON.", "dub5 cache stats"
+    )
+    stats.set_defaults(run=_stats)
+    purge = command.add(
+        commands,
+        "invalidate",
+        "Purge answers everywhere within a second; exit code 1 where that failed.",
+        "dub5 cache invalidate --tag prices --tag doc-17",
+    )
+    purge.add_argument("--tag", action="append", dest="tags", help="may be given more than once")
+    for name in ("personality", "model", "class", "tenant"):
+        purge.add_argument(f"--{name}", metavar="NAME")
+    purge.add_argument("--all", action="store_true", help="everything")
+    purge.set_defaults(run=_invalidate)
+    warm = command.add(
+        commands,
+        "warm",
+        "Fill the cache with common questions and written answers, one JSON object a line.",
+        "dub5 cache warm questions.jsonl --rate 5",
+    )
+    warm.add_argument("file", type=Path, metavar="QUESTIONS.jsonl")
+    warm.add_argument("--rate", type=_rate, default=2.0, help="questions per second at most (default 2)")
+    warm.set_defaults(run=_warm)
+    for each in (stats, purge, warm):
+        command.add_url(each)
+
+
+def _rate(written: str) -> float:
+    rate = float(written)
+    if not 0 < rate <= 1000:
+        raise argparse.ArgumentTypeError("must be more than 0 and at most 1000")
+    return rate
+
+
+def _stats(args: argparse.Namespace) -> int:
+    write(json.dumps(_with_remote(args, lambda remote: remote.stats()), indent=2))
+    return 0
+
+
+def _invalidate(args: argparse.Namespace) -> int:
+    fields = {
+        name: getattr(args, name) for name in ("tags", "personality", "model", "class", "tenant", "all")
+    }
+    what = {name: value for name, value in fields.items() if value}
+    purged = _with_remote(args, lambda remote: remote.invalidate(what))["purged"]
+    write(f"Purged: {', '.join(purged)}")
+    return 0
+
+
+def _warm(args: argparse.Namespace) -> int:
+    lines = read_questions(args.file)
+    terminal = sys.stderr.isatty()
+
+    def report_progress(warmed: Warmed) -> None:
+        if terminal or warmed.done == len(lines):
+            text = f"{warmed.done} of {len(lines)}, {warmed.hits} were there already, {warmed.failed} failed"
+            complain(text, end="\r" if terminal and warmed.done < len(lines) else "\n")
+
+    warmed = _with_remote(
+        args, lambda remote: remote.warm(lines, rate=args.rate, report_progress=report_progress)
+    )
+    return 1 if warmed.failed else 0
+
+
+def _with_remote(args: argparse.Namespace, ask: Callable[[Remote], Awaitable[T]]) -> T:
+    remote = Remote(args.url, os.environ.get("DUB5_KEY", ""))
+
+    async def run() -> T:
+        async with remote:
+            return await ask(remote)
+
+    return uvloop.run(run())
 
 
 class Warmed(msgspec.Struct):
@@ -49,11 +132,11 @@ class Remote:
         return await self._ask("GET", "/v1/cache")
 
     async def invalidate(self, what: dict[str, Any]) -> dict[str, Any]:
-        """Purge; Refused where it did not take effect everywhere."""
+        """Purge; Failed where it did not take effect everywhere."""
         return await self._ask("POST", "/v1/cache/invalidations", what)
 
     async def warm(
-        self, lines: list[dict[str, Any]], *, rate: float, tell: Callable[[Warmed], None]
+        self, lines: list[dict[str, Any]], *, rate: float, report_progress: Callable[[Warmed], None]
     ) -> Warmed:
         """Ask or store each line, at most `rate` a second, and no faster than answers come."""
         warmed = Warmed()
@@ -64,10 +147,10 @@ class Remote:
             due = max(due, loop.time()) + 1 / rate
             try:
                 warmed.hits += await self._warm_one(line)
-            except Refused:
+            except Failed:
                 warmed.failed += 1
             warmed.done += 1
-            tell(warmed)
+            report_progress(warmed)
         return warmed
 
     async def _warm_one(self, line: dict[str, Any]) -> bool:
@@ -91,7 +174,7 @@ class Remote:
         try:
             response = await self._client.request(method, path, json=body, headers=headers)
         except httpx.TransportError as error:
-            raise Refused(
+            raise Failed(
                 f"cannot reach {self._client.base_url}: {str(error) or type(error).__name__}"
             ) from None
         if response.is_error:
@@ -99,7 +182,7 @@ class Remote:
                 message = response.json()["error"]["message"]
             except (ValueError, KeyError, TypeError):
                 message = "no reason given"
-            raise Refused(f"{response.status_code}: {message}")
+            raise Failed(f"{response.status_code}: {message}")
         return response
 
 

@@ -1,0 +1,48 @@
+"""What the commands share: how one is described, how it fails, and how options are read."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001  # argparse has no public name
+
+T = TypeVar("T")
+
+
+class Failed(Exception):
+    """The command could not do what it is for; the message is for people, the exit code 1."""
+
+
+def add(commands: Commands, name: str, summary: str, example: str) -> argparse.ArgumentParser:
+    """A subcommand whose help ends with an example."""
+    return commands.add_parser(
+        name,
+        help=summary,
+        description=summary,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_url(parser: argparse.ArgumentParser) -> None:
+    """`--url`: where the service is."""
+    parser.add_argument(
+        "--url",
+        default="http://127.0.0.1:8000",
+        help="public listener of the service (default http://127.0.0.1:8000); the key is taken from DUB5_KEY",
+    )
+
+
+def read_by(parse: Callable[[str], T]) -> Callable[[str], T]:
+    """For argparse, which keeps the words of no other error."""
+
+    def read(written: str) -> T:
+        try:
+            return parse(written)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return read
