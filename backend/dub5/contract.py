@@ -256,6 +256,25 @@ def scoped_name(kind: str, value: str, tenant: str | None) -> str:
     return f"{kind}:{value}" if tenant is None else f"{kind}:{value}@{tenant}"
 
 
+def purge_names(
+    *,
+    tags: Sequence[str] = (),
+    personality: str | None = None,
+    model: str | None = None,
+    class_name: str | None = None,
+    tenant: str | None = None,
+) -> list[str]:
+    """The names of a purge, whether a client or an object in the cluster asks for it.
+
+    With `tenant`, only answers of that tenant. Without any of the others, all of them.
+    """
+    kinds = [("personality", personality), ("model", model), ("class", class_name)]
+    named = [(kind, value) for kind, value in kinds if value is not None] + [("tag", tag) for tag in tags]
+    if not named:
+        return ["all"] if tenant is None else [scoped_name("tenant", tenant, None)]
+    return [scoped_name(kind, value, tenant) for kind, value in named]
+
+
 def entry_key(key: str, version: str) -> str:
     """Where the answer with this cache key is stored, as of the purges that `version` stands for."""
     return f"{PREFIX}:{{{key}}}:entry:{version}"

@@ -21,7 +21,7 @@ from dub5.cache.policies import Policies
 from dub5.chat.catalog import Catalog
 from dub5.chat.pipeline import Pipeline, answer_too_large
 from dub5.chat.request import invalid, read
-from dub5.contract import scoped_name
+from dub5.contract import purge_names
 from dub5.errors import Forbidden, InvalidRequest, PurgedHereOnly
 from dub5.json_steps import LARGE, SMALL, TooCostly, decode, in_steps, survey
 from dub5.telemetry.metrics import Metrics
@@ -48,15 +48,18 @@ class Invalidation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def names(self, owner: str | None) -> list[str]:
         """The names to purge: for the whole installation, or inside the tenant `owner`."""
-        kinds = [("personality", self.personality), ("model", self.model), ("class", self.class_)]
-        named = [(kind, value) for kind, value in kinds if value is not None]
-        named += [("tag", tag) for tag in self.tags or ()]
-        wide = self.all or (self.tenant is not None and not named)
-        if len({kind for kind, _ in named}) + wide != 1:
+        narrow = [self.tags, self.personality, self.model, self.class_]
+        given = sum(value is not None for value in narrow)
+        wide = self.all or (self.tenant is not None and not given)
+        if given + wide != 1:
             raise InvalidRequest("Say one of tags, personality, model, class, tenant, all.", param="body")
-        if wide:
-            return ["all"] if owner is None else [scoped_name("tenant", owner, None)]
-        return [scoped_name(kind, value, owner) for kind, value in named]
+        return purge_names(
+            tags=self.tags or (),
+            personality=self.personality,
+            model=self.model,
+            class_name=self.class_,
+            tenant=owner,
+        )
 
 
 class _Message(msgspec.Struct):

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from dub5.contract import scoped_name
+from dub5.contract import purge_names
 from dub5_operator.conditions import Condition, merged
 from dub5_operator.crd import CacheInvalidationSpec
 
@@ -18,12 +18,13 @@ Json = dict[str, Any]
 def names(spec: Mapping[str, Any]) -> list[str]:
     """What is to be purged, by the names that answers are known by."""
     wanted = msgspec.convert(dict(spec), CacheInvalidationSpec, strict=False)
-    kinds = [("personality", wanted.personality), ("model", wanted.model), ("class", wanted.class_)]
-    named = [(kind, value) for kind, value in kinds if value is not None]
-    named += [("tag", tag) for tag in wanted.tags or ()]
-    if not named:
-        return ["all"] if wanted.tenant is None else [scoped_name("tenant", wanted.tenant, None)]
-    return [scoped_name(kind, value, wanted.tenant) for kind, value in named]
+    return purge_names(
+        tags=wanted.tags or (),
+        personality=wanted.personality,
+        model=wanted.model,
+        class_name=wanted.class_,
+        tenant=wanted.tenant,
+    )
 
 
 def is_done(status: Mapping[str, Any]) -> bool:
