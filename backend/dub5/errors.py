@@ -1,13 +1,13 @@
 """Every way in which a request can fail, as one tree.
 
 The contract promises OpenAI's error shape everywhere, so that the official clients raise their own
-exception classes. Each class here therefore knows its HTTP status, its `type` and its `code`; the API
-layer renders any of them without knowing which it has in hand. What a provider said may take the place of the
-class's words in one error: `as_said`.
+exception classes. Each class here therefore knows its HTTP status, its `type` and its `code`. `render` makes an HTTP
+response of any of them, `render_event` the last event of a stream; nothing else does, so that callers are told the same
+wherever a request fails. What a provider said may take the place of the class's words in one error: `as_said`.
 
     Dub5Error
     ├── ConfigError                     (never leaves the process: start-up and `dub5 config check`)
-    ├── CallerError                     4xx: the request itself, or who sent it
+    ├── CallerError                     4xx: the request itself, or its sender
     │   ├── InvalidRequest              400  names the field in `param`
     │   │   └── Unsupported             400  this route cannot do it, another one might
     │   ├── InvalidKey                  401
@@ -26,8 +26,8 @@ class's words in one error: `as_said`.
     ├── PurgedHereOnly                  503  Redis is away: other replicas do not know of the purge yet
     ├── ProviderError                   502  a provider failed
     │   └── ProviderTimeout             504
-    ├── DeadlinePassed              504  the caller's own deadline
-    ├── FlightLost                      502  the replica that asked for all was lost in mid-answer
+    ├── DeadlinePassed                  504  the caller's own deadline
+    ├── FlightLost                      502  the replica that called the provider was lost in mid-answer
     └── InternalError                   500  a defect of ours
 """
 
@@ -35,7 +35,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, NamedTuple, Self, TypeVar
+
+import msgspec
 
 FailureScope = Literal["provider", "server", "model", "request"]
 """What a provider's failure is about: all of it (connection, DNS, TLS, credentials), what serves one of its models and
@@ -87,8 +89,43 @@ class Dub5Error(Exception):
 
 
 def whole_seconds(seconds: float) -> int:
-    """For `Retry-After`: rounded up, and at least 1, so that who waits for so long does not come too early."""
+    """For `Retry-After`: rounded up, and at least 1, so that a client that waits does not come too early."""
     return max(1, math.ceil(seconds))
+
+
+class Rendered(NamedTuple):
+    """An error as an HTTP response. `headers` have the body's type, and not its length."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+
+def render(error: Dub5Error) -> Rendered:
+    """What a caller is sent whose request has failed before anything of an answer was sent."""
+    headers = [(b"content-type", b"application/json")]
+    wait = error.retry_after
+    if wait is None and error.status == 429 and error.should_retry is not False:
+        wait = 1  # a provider need not say when; each 429 of ours does
+    if wait is not None:
+        headers.append((b"retry-after", b"%d" % whole_seconds(wait)))
+    if error.should_retry is not None:
+        headers.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
+    # The rest of a body is not worth reading; and where one replica is full, another one may have room.
+    if isinstance(error, (RequestTooLarge, Overloaded)):
+        headers.append((b"connection", b"close"))
+    if isinstance(error, WrongMethod):
+        headers.append((b"allow", error.allow.encode()))
+    if isinstance(error, RateLimited):
+        headers += [(name.encode(), value.encode()) for name, value in error.headers.items()]
+    if error.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    return Rendered(error.status, headers, msgspec.json.encode(error.body()))
+
+
+def render_event(error: Dub5Error) -> bytes:
+    """The last server-sent event of a stream that fails after its head was sent."""
+    return b"data: %b\n\n" % msgspec.json.encode(error.event())
 
 
 class ConfigError(Dub5Error):
@@ -130,7 +167,7 @@ class Forbidden(CallerError):
 
 
 class ForeignOrigin(CallerError):
-    """A page of another origin calls without a valid key. `origin` is None or empty where nobody tells it."""
+    """A page of another origin calls without a valid key. `origin` is None or empty where it is not known."""
 
     status = 403
     type = "permission_error"
@@ -213,7 +250,7 @@ class HeadTooLarge(CallerError):
 
 
 class RateLimited(Dub5Error):
-    """The tenant's rate is used up; `headers` tell how much of it there is, and when."""
+    """The tenant's rate is used up; `headers` say how much of it there is, and when."""
 
     status = 429
     type = "rate_limit_error"
@@ -324,7 +361,7 @@ class FlightLost(Dub5Error):
 
 
 class InternalError(Dub5Error):
-    """A defect of ours. The message tells nothing about it; the log does."""
+    """A defect of ours. The message says nothing about it; the log does."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -336,16 +373,16 @@ _Error = TypeVar("_Error", bound=Dub5Error)
 
 
 def all_failed(model: str, failures: Sequence[ProviderError]) -> ProviderError:
-    """What the caller is told after every route of `model` failed: the last failure, with its status, code and hints.
+    """What the caller gets after every route of `model` failed: the last failure, with its status, code and hints.
 
     Where several failed the words say so.
     """
     last = failures[-1]
     if len(failures) == 1:
         return last
-    told = _blank(type(last), f"Every provider of the model {model} failed; the last: {last.message}")
-    told.__dict__.update({**last.__dict__, "message": told.message})
-    return told
+    summed = _blank(type(last), f"Every provider of the model {model} failed; the last: {last.message}")
+    summed.__dict__.update({**last.__dict__, "message": summed.message})
+    return summed
 
 
 def _blank(kind: type[_Error], message: str) -> _Error:

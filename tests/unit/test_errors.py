@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgspec
 import pytest
 
 from dub5 import errors
-from dub5.api.http import error_headers
 from dub5.errors import (
     Dub5Error,
     FlightLost,
@@ -20,6 +20,8 @@ from dub5.errors import (
     RequestTooLarge,
     all_failed,
     from_wire,
+    render,
+    render_event,
     to_wire,
     whole_seconds,
 )
@@ -34,7 +36,7 @@ def failure(message: str = "Slow down.", **more: Any) -> ProviderError:
 @pytest.mark.parametrize(
     ("seconds", "whole"), [(0, 1), (0.2, 1), (1, 1), (1.001, 2), (2.4, 3), (2.5, 3), (59.999, 60), (7.0, 7)]
 )
-def test_who_waits_for_so_long_does_not_come_too_early(seconds: float, whole: int) -> None:
+def test_a_client_that_waits_for_so_long_does_not_come_too_early(seconds: float, whole: int) -> None:
     assert whole_seconds(seconds) == whole
     assert whole >= seconds
 
@@ -45,12 +47,28 @@ def test_our_own_limit_says_the_same_in_words_and_header() -> None:
 
 
 def test_what_goes_with_an_error_besides_its_body() -> None:
-    assert error_headers(errors.RateLimited(retry_after=2.4, headers={"x-a": "1"})) == [
-        (b"retry-after", b"3"),
-        (b"x-a", b"1"),
-    ]
-    assert error_headers(failure().as_said(should_retry=False)) == [(b"x-should-retry", b"false")]
-    assert error_headers(failure()) == []
+    kind = (b"content-type", b"application/json")
+    limited = render(errors.RateLimited(retry_after=2.4, headers={"x-a": "1"}))
+    assert limited.headers == [kind, (b"retry-after", b"3"), (b"x-a", b"1")]
+    refused = render(failure().as_said(should_retry=False))
+    assert refused.headers == [kind, (b"x-should-retry", b"false")]
+    assert render(failure()).headers == [kind]
+    # A provider may say 429 and not when to come again, unless that is never.
+    assert render(failure().as_said(status=429)).headers == [kind, (b"retry-after", b"1")]
+    spent = render(failure().as_said(status=429, should_retry=False))
+    assert spent.headers == [kind, (b"x-should-retry", b"false")]
+    full = render(Overloaded("Full.", retry_after=1))
+    assert full.headers == [kind, (b"retry-after", b"1"), (b"connection", b"close")]
+
+
+def test_it_is_the_same_as_a_response_and_as_the_last_event() -> None:
+    error = Overloaded("Full.", retry_after=1.2)
+    rendered = render(error)
+    body = json.loads(rendered.body)
+    assert (rendered.status, body["error"]["code"]) == (503, "overloaded")
+    event = render_event(error)
+    assert (event[:6], event[-2:]) == (b"data: ", b"\n\n")
+    assert json.loads(event[6:])["error"] == {**body["error"], "retry_after": 2}
 
 
 def test_what_a_provider_said_is_told_in_place_of_the_classs_words() -> None:

@@ -8,22 +8,25 @@ from typing import Any
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
-from dub5.api.http import ClientLeft, error_headers, too_large
-from dub5.errors import Dub5Error, InternalError, InvalidRequest, UnknownPath, WrongMethod
+from dub5.api.http import ClientLeft, too_large
+from dub5.errors import Dub5Error, InternalError, InvalidRequest, UnknownPath, WrongMethod, render
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.record import record_of
 
 _log = get_logger()
 
 
-def _render(request: Request[Any, Any, Any], error: Dub5Error) -> Response[dict[str, Any]]:
+def _respond(request: Request[Any, Any, Any], error: Dub5Error) -> Response[bytes]:
     record_of(request.scope).error_code = error.code
-    headers = {name.decode(): value.decode() for name, value in error_headers(error)}
-    return Response(error.body(), status_code=error.status, headers=headers)
+    rendered = render(error)
+    headers = {name.decode(): value.decode() for name, value in rendered.headers}
+    return Response(
+        rendered.body, status_code=rendered.status, headers=headers, media_type="application/json"
+    )
 
 
-def _on_http(request: Request[Any, Any, Any], error: HTTPException) -> Response[dict[str, Any]]:
-    return _render(request, _as_ours(request, error))
+def _on_http(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+    return _respond(request, _as_ours(request, error))
 
 
 def _as_ours(request: Request[Any, Any, Any], error: HTTPException) -> Dub5Error:
@@ -47,20 +50,20 @@ def _allowed(request: Request[Any, Any, Any]) -> str:
     return ""
 
 
-def _on_defect(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:
+def _on_defect(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     record = record_of(request.scope)
     _log.error("request failed", request_id=record.request_id, trace_id=record.trace.trace_id, exc_info=error)
-    return _render(request, InternalError())
+    return _respond(request, InternalError())
 
 
-def _on_leaving(request: Request[Any, Any, Any], _: ClientLeft) -> Response[dict[str, Any]]:
-    """Nobody reads it."""
+def _on_leaving(request: Request[Any, Any, Any], _: ClientLeft) -> Response[bytes]:
+    """No client is left to read it."""
     record_of(request.scope).outcome = "client_disconnect"
-    return _render(request, InvalidRequest("The body broke off.", param="body"))
+    return _respond(request, InvalidRequest("The body broke off.", param="body"))
 
 
 HANDLERS: Any = {
-    Dub5Error: _render,
+    Dub5Error: _respond,
     ClientLeft: _on_leaving,
     HTTPException: _on_http,
     Exception: _on_defect,

@@ -11,15 +11,7 @@ from typing import Any
 import msgspec
 from litestar.types import Message, Receive, Scope, Send
 
-from dub5.errors import (
-    Dub5Error,
-    InvalidRequest,
-    Overloaded,
-    RateLimited,
-    RequestTooLarge,
-    WrongMethod,
-    whole_seconds,
-)
+from dub5.errors import Dub5Error, InvalidRequest, RequestTooLarge, render
 from dub5.settings.model import Duration
 
 Headers = list[tuple[bytes, bytes]]
@@ -158,28 +150,6 @@ def _seconds(written: str) -> float | None:
         return None
 
 
-def error_headers(error: Dub5Error) -> Headers:
-    """What goes with an error besides its body."""
-    headers: Headers = []
-    wait = error.retry_after
-    if wait is None and error.status == 429 and error.should_retry is not False:
-        wait = 1  # a provider need not say when; each 429 of ours does
-    if wait is not None:
-        headers.append((b"retry-after", b"%d" % whole_seconds(wait)))
-    if error.should_retry is not None:
-        headers.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
-    # The rest of a body is not worth reading; and where one replica is full, another one may have room.
-    if isinstance(error, (RequestTooLarge, Overloaded)):
-        headers.append(CLOSE)
-    if isinstance(error, WrongMethod):
-        headers.append((b"allow", error.allow.encode()))
-    if isinstance(error, RateLimited):
-        headers += [(name.encode(), value.encode()) for name, value in error.headers.items()]
-    if error.status == 401:
-        headers.append((b"www-authenticate", b"Bearer"))
-    return headers
-
-
 async def send_whole(send: Send, status: int, headers: Headers, body: bytes) -> None:
     """Head and body in one go."""
     start: Message = {
@@ -192,8 +162,9 @@ async def send_whole(send: Send, status: int, headers: Headers, body: bytes) -> 
 
 
 async def send_error(send: Send, error: Dub5Error, headers: Headers | None = None) -> None:
-    headers = [JSON, *error_headers(error), *(headers or ())]
-    await send_whole(send, error.status, headers, msgspec.json.encode(error.body()))
+    """An error in the contract's shape, with further headers."""
+    rendered = render(error)
+    await send_whole(send, rendered.status, [*rendered.headers, *(headers or ())], rendered.body)
 
 
 @contextlib.asynccontextmanager

@@ -47,7 +47,7 @@ from dub5.errors import (
     Overloaded,
     RequestTimeout,
     UnknownHost,
-    whole_seconds,
+    render,
 )
 from dub5.process.descriptors import refused_at_once
 from dub5.telemetry.logging import get_logger
@@ -81,6 +81,7 @@ _LOOKED_AT = 50
 """Idle connections of which one is chosen to go."""
 
 _NO_LIMIT = 2**60
+_CLOSE = (b"connection", b"close")
 
 _log = get_logger()
 
@@ -572,21 +573,19 @@ class GuardedProtocol(HttpToolsProtocol):
         """As the application would answer."""
         request_id = random.randbytes(16).hex()  # noqa: S311  # an id, no secret
         _log.info("connection refused", request_id=request_id, status=error.status, reason=reason)
-        body = msgspec.json.encode(error.body())
+        rendered = render(error)
         headers = [
             *self._all.default_headers,
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(body)).encode()),
+            *(header for header in rendered.headers if header != _CLOSE),
+            (b"content-length", str(len(rendered.body)).encode()),
             (b"x-request-id", request_id.encode()),
-            (b"connection", b"close"),
-            *self._permission(),
+            _CLOSE,
+            *self._cors_headers(),
         ]
-        if error.retry_after is not None:
-            headers.append((b"retry-after", b"%d" % whole_seconds(error.retry_after)))
         lines = [b"%b: %b\r\n" % header for header in headers]
-        return b"".join([STATUS_LINE[error.status], *lines, b"\r\n", body])
+        return b"".join([STATUS_LINE[rendered.status], *lines, b"\r\n", rendered.body])
 
-    def _permission(self) -> Iterable[tuple[bytes, bytes]]:
+    def _cors_headers(self) -> Iterable[tuple[bytes, bytes]]:
         """What lets the page read it that has sent this request; of half a head maybe nothing."""
         if not self._all.origins:
             return ()

@@ -18,7 +18,7 @@ from typing import Any, cast
 import msgspec
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
-from dub5.errors import InternalError, NotCached
+from dub5.errors import InternalError, NotCached, render
 from dub5.telemetry.logging import get_logger, milliseconds
 from dub5.telemetry.metrics import Metrics
 from dub5.telemetry.record import HEARTBEAT, OTHER, Outcome, RequestRecord, keep
@@ -38,7 +38,7 @@ _OPTIONAL = (
 )
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
-_DEFECT = InternalError()
+_DEFECT = render(InternalError())
 
 
 class TelemetryMiddleware:
@@ -235,10 +235,9 @@ async def _answer_for_defect(exchange: _Exchange) -> None:
     if exchange.status is not None:
         return
     exchange.record.error_code = InternalError.code
-    body = msgspec.json.encode(_DEFECT.body())
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    headers = [*_DEFECT.headers, (b"content-length", str(len(_DEFECT.body)).encode())]
     await exchange.send({"type": "http.response.start", "status": _DEFECT.status, "headers": headers})
-    await exchange.send({"type": "http.response.body", "body": body, "more_body": False})
+    await exchange.send({"type": "http.response.body", "body": _DEFECT.body, "more_body": False})
 
 
 def _head(record: RequestRecord) -> list[tuple[bytes, bytes]]:
