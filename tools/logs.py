@@ -307,7 +307,7 @@ EVENTS = (
     ),
     Event("limits shared again", ("info",), _BACKEND, "They are exact again.", ("tenant",)),
     Event(
-        "policy looked at",
+        "policy reconciled",
         ("info",),
         _OPERATOR,
         "What a CachePolicy comes to, each `step.every`.",

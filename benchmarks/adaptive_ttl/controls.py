@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.adaptive_ttl.cache import MEMORY_PRICE, Seen
-from dub5_operator.planner.decision import Decision, Limits
-from dub5_operator.planner.learning import Learning, Shape
+from dub5_operator.planner.decision import Decision, Learning, Limits, Shape
 
 
 class Planned:

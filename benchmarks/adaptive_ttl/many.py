@@ -25,10 +25,9 @@ from dub5.contract import (
     SampleBatch,
     Verdict,
 )
-from dub5_operator.handlers.policy import Policies
-from dub5_operator.metrics import Metrics
-from dub5_operator.publish import Publisher
-from dub5_operator.samples import Samples
+from dub5_operator.handlers.policy import PolicyReconciler
+from dub5_operator.redis import Publisher, Samples
+from dub5_operator.report import Metrics
 from testkit.redis_server import RedisServer
 
 POLICIES, REPLICAS, HOURS, ROUNDS = 1000, 3, 2.0, 3
@@ -71,7 +70,7 @@ async def measure() -> None:
         await fill(redis, names, now - HOURS * 3600, HOURS)
         clock = [now]
         metrics = Metrics()
-        policies = Policies(
+        policies = PolicyReconciler(
             Samples(redis, lambda: clock[0]), Publisher(redis, lambda: clock[0]), metrics, lambda: clock[0]
         )
         print("| 1,000 policies | seconds | resident, MiB |\n|---|---|---|")
@@ -82,7 +81,7 @@ async def measure() -> None:
                 clock[0] += 60
             started = time.perf_counter()
             for name in names:
-                await policies.look(
+                await policies.reconcile(
                     name=name,
                     uid=name,
                     spec={"cacheClass": name},

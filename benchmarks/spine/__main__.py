@@ -174,11 +174,11 @@ async def sample() -> list[Trace]:
             async def reconcile(longest: str) -> None:
                 spec = {"cacheClass": "default", "ttl": {"min": "1s", "initial": "30s", "max": longest}}
                 claims = [("2026-01-01T00:00:00Z", "default", "uid")]
-                look = await operator.policies.look(
+                report = await operator.policies.reconcile(
                     name="default", uid="uid", spec=spec, status={}, claims=claims, classes={"default"}
                 )
-                if look.conditions[0].status != "True":
-                    raise RuntimeError(f"the policy is not in force: {look.conditions[0].message}")
+                if report.conditions[0].status != "True":
+                    raise RuntimeError(f"the policy is not in force: {report.conditions[0].message}")
 
             async def in_force(ttl: float) -> None:
                 while await _ttl(asking, replica.url) != ttl:  # noqa: ASYNC110  # the same

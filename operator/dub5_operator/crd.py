@@ -7,7 +7,6 @@ list a greatest number: the API server reckons a rule's cost by them.
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -66,7 +65,7 @@ class PricesSpec(_Spec, frozen=True):
 
 
 class StepSpec(_Spec, frozen=True):
-    every: Annotated[Duration, Meta(description="How often the TTL is looked at.")] = "1m"
+    every: Annotated[Duration, Meta(description="How often the policy is reconciled.")] = "1m"
     max_factor: Annotated[
         float, Meta(ge=1, le=10, description="By how much it may change at once, up or down.")
     ] = 2.0
@@ -108,33 +107,6 @@ class CacheInvalidationSpec(_Spec, frozen=True):
         Meta(description="Answers of this tenant; with another field: those of its that it names."),
     ] = None
     all: Annotated[bool, Meta(description="Everything.")] = False
-
-
-def seconds(written: str) -> float:
-    """`1h30m` in seconds. ValueError where it is no duration."""
-    if not re.fullmatch(r"([0-9]+(\.[0-9]+)?(ms|s|m|h))+", written):
-        raise ValueError(f"{written!r} is not a duration such as 30s, 5m or 1h30m")
-    units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-    return sum(float(number) * units[unit] for number, unit in re.findall(r"([0-9.]+)(ms|s|m|h)", written))
-
-
-def written(duration: float) -> str:
-    """Seconds as people write them, to three digits: `1m2s`, `4.5s`, `2h30m`; a printer column has to be read."""
-    if duration < 60:
-        return f"{float(f'{duration:.3g}'):g}s"
-    whole = round(duration) if duration < 3600 else 60 * round(duration / 60)
-    parts = ((whole // 3600, "h"), (whole % 3600 // 60, "m"), (whole % 60, "s"))
-    return "".join(f"{count}{unit}" for count, unit in parts if count)
-
-
-def size(text: str) -> int:
-    """`256Mi` in bytes."""
-    return int(text[:-2]) * {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}[text[-2:]]
-
-
-def share(percentage: str) -> float:
-    """`1%` as 0.01."""
-    return float(percentage.rstrip("%")) / 100
 
 
 def policies_definition() -> str:

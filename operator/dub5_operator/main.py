@@ -1,8 +1,8 @@
 """The operator's program: settings and registration; what handlers do is in `handlers/`.
 
-kopf runs it, standalone and for one namespace: one replica, so there is nobody to share with, and a gap between two of
+kopf runs it, standalone and for one namespace: one replica, so none shares its work, and a gap between two of
 them is harmless, since replicas keep the last good document. Handlers that run on a change only would miss what
-happened meanwhile; a policy is looked at by a timer, which sees the object as it is. The timer ticks more often than
+happened meanwhile; a policy is reconciled by a timer, which sees the object as it is. The timer ticks more often than
 `step.every`, so that a new spec does not wait, and returns at once where nothing is due.
 
 A finalizer holds a deleted policy until its class has the configuration's TTL again, also where it was deleted while
@@ -27,10 +27,9 @@ from structlog.typing import FilteringBoundLogger
 
 from dub5_operator.crd import GROUP, INVALIDATIONS, POLICIES, VERSION
 from dub5_operator.handlers import invalidation
-from dub5_operator.handlers.policy import TROUBLE, Look, Policies, apply
-from dub5_operator.metrics import Metrics
-from dub5_operator.publish import Publisher
-from dub5_operator.samples import Samples
+from dub5_operator.handlers.policy import PolicyReconciler
+from dub5_operator.redis import REDIS_ERRORS, Publisher, Samples
+from dub5_operator.report import Metrics, Report, apply
 
 TICK = 5.0
 """Seconds between two ticks of a policy's timer."""
@@ -56,28 +55,28 @@ class Operator:
         self.metrics = Metrics()
         samples = Samples(redis, clock, self.metrics.undecodable)
         self.publisher = Publisher(redis, samples.now, self.metrics.undecodable)
-        self.policies = Policies(samples, self.publisher, self.metrics, samples.now, measure=True)
-        self._hindered: dict[str, str] = {}
+        self.policies = PolicyReconciler(samples, self.publisher, self.metrics, samples.now, measure=True)
+        self._not_in_force: dict[str, str] = {}
 
     def forget(self, policy: str) -> None:
-        """One made again under that name is told anew."""
-        self._hindered.pop(policy, None)
+        """One made again under that name is logged anew."""
+        self._not_in_force.pop(policy, None)
 
-    def tell(self, policy: str, cache_class: str, look: Look) -> None:
-        """Log a look; what hinders one is looked at with each tick, and told when it begins."""
-        ready = look.conditions[0]
-        before = self._hindered.pop(policy, None)
+    def log(self, policy: str, cache_class: str, report: Report) -> None:
+        """One that is not in force is reconciled with each tick, and logged when the reason is another one."""
+        ready = report.conditions[0]
+        before = self._not_in_force.pop(policy, None)
         if ready.status == "True":
             _log.info(
-                "policy looked at",
+                "policy reconciled",
                 policy=policy,
                 cache_class=cache_class,
-                ttl_seconds=look.status["ttlSeconds"],
-                bound_by=look.status["boundBy"],
-                reason=look.status["reason"],
+                ttl_seconds=report.status["ttlSeconds"],
+                bound_by=report.status["boundBy"],
+                reason=report.status["reason"],
             )
             return
-        self._hindered[policy] = ready.reason
+        self._not_in_force[policy] = ready.reason
         if ready.reason != before:
             _log.warning(
                 "policy not in force",
@@ -88,15 +87,15 @@ class Operator:
             )
 
 
-async def run(redis: Any, options: Options, **given: Any) -> None:
-    """Run until told to stop by a signal; `given` goes to kopf as it is."""
+async def run(redis: Any, options: Options, **kwargs: Any) -> None:
+    """Run until a signal ends it; `kwargs` go to kopf as they are."""
     operator, registry = Operator(redis), kopf.OperatorRegistry()
     register(registry, operator)
 
     @kopf.on.login(registry=registry, id="login")
-    async def login(**given: Any) -> kopf.ConnectionInfo | None:
+    async def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
         """In its pod by the token that is mounted there; elsewhere as kubectl does."""
-        return await asyncio.to_thread(_credentials, **given)
+        return await asyncio.to_thread(_credentials, **kwargs)
 
     if options.metrics_port:
         await asyncio.to_thread(
@@ -111,12 +110,12 @@ async def run(redis: Any, options: Options, **given: Any) -> None:
         namespaces=[options.namespace],
         liveness_endpoint=health,
         identity=identity,
-        **given,
+        **kwargs,
     )
 
 
-def _credentials(**given: Any) -> kopf.ConnectionInfo | None:
-    return kopf.login_with_service_account(**given) or kopf.login_with_kubeconfig(**given)
+def _credentials(**kwargs: Any) -> kopf.ConnectionInfo | None:
+    return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
 
 
 def configure(settings: kopf.OperatorSettings) -> None:
@@ -135,7 +134,7 @@ def configure(settings: kopf.OperatorSettings) -> None:
 
 
 def register(registry: kopf.OperatorRegistry, operator: Operator) -> None:
-    """All handlers; each says what, the modules of `handlers` do it."""
+    """All handlers; the modules of `handlers` do the work."""
     policies: Any = {"group": GROUP, "version": VERSION, "plural": POLICIES, "registry": registry}
     invalidations: Any = {"group": GROUP, "version": VERSION, "plural": INVALIDATIONS, "registry": registry}
 
@@ -149,7 +148,7 @@ def register(registry: kopf.OperatorRegistry, operator: Operator) -> None:
         """Which policies want to set a class's TTL."""
         return {spec.get("cacheClass"): (meta.get("creationTimestamp") or "", name, uid)}
 
-    @kopf.timer(**policies, id="look", interval=TICK, initial_delay=_spread)
+    @kopf.timer(**policies, id="reconcile", interval=TICK, initial_delay=_spread)
     async def tick(
         body: Any,
         name: str,
@@ -157,33 +156,34 @@ def register(registry: kopf.OperatorRegistry, operator: Operator) -> None:
         spec: Any,
         status: Any,
         patch: Any,
-        **given: Any,
+        **kwargs: Any,
     ) -> None:
-        """Look at a policy where that is due."""
+        """Reconcile a policy where that is due."""
+        claims = kwargs["claims"]
         if not operator.policies.is_due(uid, spec):
-            await operator.policies.keep_reading(set(given["claims"]))
+            await operator.policies.keep_reading(set(claims))
             return
-        look = await operator.policies.look(
+        report = await operator.policies.reconcile(
             name=name,
             uid=uid,
             spec=spec,
             status=status,
-            claims=list(given["claims"].get(spec["cacheClass"], [])),
-            classes=set(given["claims"]),
+            claims=list(claims.get(spec["cacheClass"], [])),
+            classes=set(claims),
         )
-        operator.tell(name, spec["cacheClass"], look)
+        operator.log(name, spec["cacheClass"], report)
         # In place and on the newest version of the object: a merge would replace the list of conditions.
-        patch.fns.append(lambda newest: apply(newest, look))
-        for event in look.events:
+        patch.fns.append(lambda newest: apply(newest, report))
+        for event in report.events:
             kopf.event(body, type=event.kind, reason=event.reason, message=event.message)
 
     @kopf.on.delete(**policies, id="gone")
-    async def gone(name: str, uid: str, spec: Any, **given: Any) -> None:
+    async def gone(name: str, uid: str, spec: Any, **kwargs: Any) -> None:
         """Give the class back its own TTL."""
-        claimed = list(given["claims"].get(spec["cacheClass"], []))
+        claimed = list(kwargs["claims"].get(spec["cacheClass"], []))
         try:
             await operator.policies.gone(name=name, uid=uid, class_name=spec["cacheClass"], claims=claimed)
-        except TROUBLE as error:
+        except REDIS_ERRORS as error:
             raise kopf.TemporaryError(f"Redis does not answer: {error}", delay=5) from None
         operator.forget(name)
         _log.info("policy gone", policy=name, cache_class=spec["cacheClass"])
@@ -197,11 +197,11 @@ def register(registry: kopf.OperatorRegistry, operator: Operator) -> None:
         purged = invalidation.names(spec)
         try:
             await operator.publisher.purge(purged)
-        except TROUBLE as error:
-            why = type(error).__name__
-            _log.warning("purge waits", invalidation=name, error=why)
-            patch.fns.append(lambda newest: invalidation.waiting(newest, why))
-            raise kopf.TemporaryError(f"Redis does not answer: {why}", delay=5) from None
+        except REDIS_ERRORS as error:
+            reason = type(error).__name__
+            _log.warning("purge waits", invalidation=name, error=reason)
+            patch.fns.append(lambda newest: invalidation.waiting(newest, reason))
+            raise kopf.TemporaryError(f"Redis does not answer: {reason}", delay=5) from None
         _log.info("purged", invalidation=name, names=purged)
         patch.fns.append(lambda newest: invalidation.done(newest, purged))
         kopf.event(
@@ -210,5 +210,5 @@ def register(registry: kopf.OperatorRegistry, operator: Operator) -> None:
 
 
 def _spread(**_: Any) -> float:
-    """After a restart, policies are not looked at all at once."""
+    """So that not all policies are reconciled at the same time after a restart."""
     return random.uniform(0, TICK)  # noqa: S311  # no secret hangs on it

@@ -281,7 +281,7 @@ async def test_the_program(
     assert (found[0]["event"], found[-1]["event"]) == ("started", "stopped")
     lines = {line["event"]: line for line in found}
     assert lines["policy not in force"]["reason"] == "UnknownClass"
-    assert (lines["policy looked at"]["policy"], lines["policy looked at"]["ttl_seconds"]) == ("banter", 60)
+    assert (lines["policy reconciled"]["policy"], lines["policy reconciled"]["ttl_seconds"]) == ("banter", 60)
     assert lines["purged"]["names"] == ["all"]
     assert lines["policy gone"]["policy"] == "gone"
     assert (await published(client)).classes["banter"].ttl == 60  # what was decided stays

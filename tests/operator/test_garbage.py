@@ -1,5 +1,5 @@
-"""Whatever stands in Redis under a name that the operator reads: a look never fails for it, it is counted, and after
-FLUSHALL all is as new."""
+"""Whatever stands in Redis under a name that the operator reads: no reconciliation fails for it, it is counted, and
+after FLUSHALL all is as new."""
 
 from __future__ import annotations
 
@@ -33,9 +33,8 @@ from dub5.contract import (
 from dub5.redis.link import LARGEST_ANSWER, connect
 from dub5.settings.model import RedisSettings
 from dub5_operator.main import Operator
-from dub5_operator.metrics import Metrics
-from dub5_operator.publish import Publisher
-from dub5_operator.samples import Samples
+from dub5_operator.redis import Publisher, Samples
+from dub5_operator.report import Metrics
 
 HUGE = LARGEST_ANSWER + 2**20
 SPEC = {"cacheClass": "banter"}
@@ -72,12 +71,12 @@ async def announce(client: Redis) -> None:
     await client.set(CLASSES_KEY, msgspec.json.encode(Announcement(time.time(), classes)))
 
 
-async def look(operator: Operator) -> str:
+async def reconcile(operator: Operator) -> str:
     """Of a policy that is new: nothing is remembered. Gives the condition Ready."""
-    operator.policies._memories.clear()
+    operator.policies._states.clear()
     samples = operator.policies._samples
     samples._read_at = float("-inf")
-    found = await operator.policies.look(
+    found = await operator.policies.reconcile(
         name="banter", uid="1", spec=SPEC, status={}, claims=[("2026", "banter", "1")], classes={"banter"}
     )
     return found.conditions[0].reason
@@ -109,21 +108,21 @@ async def plant(client: Redis, key: str) -> Any:
 
 
 @pytest.mark.parametrize("key", [POLICY_KEY, CLASSES_KEY, SAMPLES])
-async def test_a_look_goes_on_and_what_is_published_is_put_right(
+async def test_it_goes_on_and_what_is_published_is_put_right(
     operator: Operator, client: Redis, key: str
 ) -> None:
     await announce(client)
-    assert await look(operator) == "Looked"
+    assert await reconcile(operator) == "Reconciled"
     async for kind in plant(client, key):
         for _ in range(2):
-            assert await look(operator) in {"Looked", "NoReplicas", "UnknownClass"}, kind
+            assert await reconcile(operator) in {"Reconciled", "NoReplicas", "UnknownClass"}, kind
         if key != CLASSES_KEY:
             published = msgspec.json.decode(await client.get(POLICY_KEY) or b"{}", type=PolicyDocument)
             assert 0 < published.classes["banter"].ttl <= 86400, kind
         await client.flushall()
-        assert await look(operator) == "NoReplicas", kind
+        assert await reconcile(operator) == "NoReplicas", kind
         await announce(client)
-        assert await look(operator) == "Looked", kind
+        assert await reconcile(operator) == "Reconciled", kind
     assert await asyncio.to_thread(  # figures of the process are read from files
         operator.metrics.registry.get_sample_value,
         "dub5_operator_redis_undecodable_total",
@@ -168,8 +167,8 @@ async def test_samples_that_cannot_be_true_are_not_learnt_from(client: Redis) ->
     assert part.looked_up is None
     operator = Operator(client, lambda: now)
     await announce(client)
-    assert await look(operator) == "Looked"
-    [memory] = operator.policies._memories.values()
+    assert await reconcile(operator) == "Reconciled"
+    [memory] = operator.policies._states.values()
     assert memory.learning.poisoned == len(accesses) + len(verdicts)
 
 
@@ -183,8 +182,8 @@ async def test_times_go_by_the_clock_of_redis(client: Redis, wrong: float) -> No
     verdicts = [Verdict(key, "banter", now - 300 - key, now - key, False, 1, "refetch") for key in range(100)]
     batch = SampleBatch("a", now, accesses, verdicts, looked_up={"banter": 100})
     await client.xadd(SAMPLES, {b"b": msgspec.msgpack.encode(batch)})
-    assert await look(operator) == "Looked"
-    [memory] = operator.policies._memories.values()
+    assert await reconcile(operator) == "Reconciled"
+    [memory] = operator.policies._states.values()
     assert memory.learning.poisoned == 0
     published = msgspec.json.decode(await client.get(POLICY_KEY) or b"", type=PolicyDocument)
     assert abs(published.issued - time.time()) < 120

@@ -1,4 +1,4 @@
-"""Looks at a policy, against a real Redis: modes, faults, and what the status says."""
+"""Reconciles a policy, against a real Redis: modes, faults, and what the status says."""
 
 from __future__ import annotations
 
@@ -27,10 +27,9 @@ from dub5.contract import (
     SampleBatch,
     Verdict,
 )
-from dub5_operator.handlers.policy import Event, Look, Policies, apply
-from dub5_operator.metrics import Metrics
-from dub5_operator.publish import Publisher
-from dub5_operator.samples import PAGE, READ_EVERY, Samples
+from dub5_operator.handlers.policy import PolicyReconciler
+from dub5_operator.redis import PAGE, READ_EVERY, Publisher, Samples
+from dub5_operator.report import Event, Metrics, Report, apply
 
 NOW = 1_700_000_000.0
 
@@ -51,12 +50,12 @@ class Bench:
         self.metrics = Metrics()
         self.samples = Samples(redis, self.clock, self.metrics.undecodable)
         self.publisher = Publisher(redis, self.clock, self.metrics.undecodable)
-        self.policies = Policies(self.samples, self.publisher, self.metrics, self.clock)
+        self.policies = PolicyReconciler(self.samples, self.publisher, self.metrics, self.clock)
         self.redis = redis
         self.body: dict[str, Any] = {"metadata": {"generation": 3}}
 
-    async def look(self, spec: dict[str, Any] | None = None, **given: Any) -> Look:
-        look = await self.policies.look(
+    async def reconcile(self, spec: dict[str, Any] | None = None, **changes: Any) -> Report:
+        report = await self.policies.reconcile(
             **{
                 "name": "banter",
                 "uid": "1",
@@ -64,12 +63,12 @@ class Bench:
                 "status": self.body.get("status", {}),
                 "claims": [("2026-01-01", "banter", "1")],
                 "classes": {"banter"},
-                **given,
+                **changes,
             }
         )
-        apply(self.body, look, now=datetime.fromtimestamp(self.clock.now, UTC))
+        apply(self.body, report, now=datetime.fromtimestamp(self.clock.now, UTC))
         self.clock.now += 60
-        return look
+        return report
 
     async def announce(self, **classes: AnnouncedClass) -> None:
         await self.redis.set(CLASSES_KEY, msgspec.json.encode(Announcement(NOW, classes)))
@@ -108,8 +107,8 @@ class Bench:
         await self.redis.xadd(SAMPLES, {b"b": msgspec.msgpack.encode(batch)}, id=when)
 
     async def published(self) -> dict[str, ClassPolicy]:
-        told = await self.redis.get(POLICY_KEY)
-        return msgspec.json.decode(told, type=PolicyDocument).classes if told else {}
+        stored = await self.redis.get(POLICY_KEY)
+        return msgspec.json.decode(stored, type=PolicyDocument).classes if stored else {}
 
     async def metric(self, name: str, **labels: str) -> float | None:
         """In a thread: figures of the process are read from files."""
@@ -129,10 +128,10 @@ async def bench(client: Redis) -> Bench:
     return found
 
 
-async def test_a_look_tells_replicas_that_somebody_reads_and_so_does_what_lies_between_two(
+async def test_replicas_know_that_samples_are_read_also_between_two_reconciliations(
     bench: Bench,
 ) -> None:
-    await bench.look({"step": {"every": "1h"}})
+    await bench.reconcile({"step": {"every": "1h"}})
     assert 0 < await bench.redis.ttl(SAMPLES_READER) <= READER_FOR
     await bench.redis.delete(SAMPLES_READER)
     bench.clock.now += READ_EVERY
@@ -147,18 +146,18 @@ async def test_a_look_tells_replicas_that_somebody_reads_and_so_does_what_lies_b
 
 
 async def test_without_samples_the_initial_ttl_holds_and_the_status_says_so(bench: Bench) -> None:
-    await bench.look({"ttl": {"initial": "2m"}})
+    await bench.reconcile({"ttl": {"initial": "2m"}})
     assert await bench.published() == {"banter": ClassPolicy(120, 24)}  # the second window goes with it
     assert bench.condition("DataSufficient") == ("False", "TooLittle")
-    assert bench.condition("Ready") == ("True", "Looked")
+    assert bench.condition("Ready") == ("True", "Reconciled")
     assert bench.body["status"]["ttl"] == "2m"
 
 
 async def test_samples_move_it_step_by_step_and_the_status_says_why(bench: Bench) -> None:
     await bench.sample()
-    look = await bench.look()
+    report = await bench.reconcile()
     assert bench.body["status"]["ttl"] == "2m"
-    assert look.events == []  # the first TTL is no change
+    assert report.events == []  # the first TTL is no change
     assert bench.condition("DataSufficient") == ("True", "Measured")
     assert bench.condition("WithinBudget") == ("True", "Feasible")
     assert bench.body["status"]["hitRatio"].endswith("%")
@@ -172,14 +171,14 @@ async def test_samples_move_it_step_by_step_and_the_status_says_why(bench: Bench
     assert sum(each or 0 for each in bound) == 1
 
 
-async def test_much_drift_shortens_it_and_an_infeasible_budget_is_told(bench: Bench) -> None:
+async def test_much_drift_shortens_it_and_an_infeasible_budget_is_reported(bench: Bench) -> None:
     await bench.sample(changed=0.6)
     spec = {"ttl": {"min": "1m", "initial": "5m"}, "onInfeasible": "Bypass"}
-    first = await bench.look(spec)
+    first = await bench.reconcile(spec)
     assert bench.body["status"]["ttlSeconds"] == 150
     assert "BudgetChanged" in [event.reason for event in first.events]
-    second = await bench.look(spec)
-    third = await bench.look(spec)
+    second = await bench.reconcile(spec)
+    third = await bench.reconcile(spec)
     assert "TTLChanged" in [event.reason for event in [*second.events, *third.events]]
     assert bench.body["status"]["ttl"] == "0s"
     assert bench.condition("WithinBudget") == ("False", "Infeasible")
@@ -188,10 +187,10 @@ async def test_much_drift_shortens_it_and_an_infeasible_budget_is_told(bench: Be
 
 async def test_observe_only_recommends_and_off_gives_the_class_back(bench: Bench) -> None:
     await bench.sample()
-    await bench.look()
+    await bench.reconcile()
     assert (await bench.published())["banter"].ttl == 120
     for mode in ("Observe", "Off"):
-        await bench.look({"mode": mode})
+        await bench.reconcile({"mode": mode})
         assert await bench.published() == {}
         assert bench.body["status"]["ttl"] == "5m"
         assert bench.condition("Published") == ("False", mode)
@@ -202,20 +201,20 @@ async def test_never_above_the_maximum_of_the_class(bench: Bench) -> None:
     await bench.announce(banter=AnnouncedClass(ttl=60, max_ttl=90))
     await bench.sample()
     for _ in range(4):
-        await bench.look()
+        await bench.reconcile()
     assert (await bench.published())["banter"].ttl <= 90
 
 
 async def test_a_flushed_redis_is_given_the_last_good_ttl_again(bench: Bench) -> None:
     await bench.sample()
-    await bench.look()
+    await bench.reconcile()
     before = bench.body["status"]["ttlSeconds"]
     await bench.redis.flushall()
-    await bench.look()
+    await bench.reconcile()
     assert bench.condition("Ready") == ("Unknown", "NoReplicas")
     assert bench.body["status"]["ttlSeconds"] == before
     await bench.announce(banter=AnnouncedClass(ttl=300, max_ttl=86400))
-    await bench.look()
+    await bench.reconcile()
     assert (await bench.published())["banter"].ttl >= before
 
 
@@ -225,20 +224,20 @@ async def test_more_names_than_go_at_once_are_purged(bench: Bench) -> None:
     assert (len(stamps), max(score for _, score in stamps)) == (250, stamp)
 
 
-async def test_a_redis_that_is_away_changes_nothing_and_is_told(bench: Bench, monkeypatch: Any) -> None:
-    await bench.look()
+async def test_a_redis_that_is_away_changes_nothing_and_is_reported(bench: Bench, monkeypatch: Any) -> None:
+    await bench.reconcile()
 
     async def away(*_: Any, **__: Any) -> None:
         raise RedisConnectionError
 
     monkeypatch.setattr(bench.redis, "getrange", away)
-    await bench.look()
+    await bench.reconcile()
     bench.clock.now += READ_EVERY
     await bench.policies.keep_reading({"banter"})
     assert bench.condition("Published") == ("Unknown", "RedisUnavailable")
     assert await bench.metric("dub5_operator_errors_total") == 1
     monkeypatch.undo()
-    await bench.look()
+    await bench.reconcile()
     assert bench.condition("Published") == ("True", "Auto")
 
 
@@ -252,7 +251,7 @@ async def test_poisoned_samples_change_nothing(bench: Bench) -> None:
     await bench.send(SampleBatch("a", at, accesses, verdicts, looked_up={"banter": -5}))
     await bench.redis.xadd(SAMPLES, {b"b": b"nonsense"})
     await bench.redis.xadd(SAMPLES, {b"other": b""})
-    await bench.look()
+    await bench.reconcile()
     assert bench.body["status"]["ttl"] == "1m"
     counted = await asyncio.to_thread(
         bench.metrics.registry.get_sample_value,
@@ -264,7 +263,7 @@ async def test_poisoned_samples_change_nothing(bench: Bench) -> None:
 
 async def test_an_operator_that_was_away_reads_what_it_missed(bench: Bench) -> None:
     await bench.sample(minutes=PAGE + 50)
-    await bench.look()
+    await bench.reconcile()
     assert bench.body["status"]["comparisons"] == pytest.approx((PAGE + 50) * 22, rel=0.01)
 
 
@@ -273,12 +272,12 @@ async def test_an_operator_that_begins_learns_what_one_that_was_there_has_learnt
     other, events = Bench(bench.redis), list[Event]()
     for minute in range(60):
         await bench.sample(changed=0.05 if minute < 45 else 0.6, minutes=1, came=True)
-        events += (await bench.look()).events
+        events += (await bench.reconcile()).events
     other.clock.now = bench.clock.now - 60
-    await other.look()
-    seen, told = bench.body["status"], other.body["status"]
+    await other.reconcile()
+    seen, learnt = bench.body["status"], other.body["status"]
     assert any(event.reason == "DriftChanged" for event in events), seen
-    assert (told["driftPerHour"], told["noise"]) == (seen["driftPerHour"], seen["noise"])
+    assert (learnt["driftPerHour"], learnt["noise"]) == (seen["driftPerHour"], seen["noise"])
 
 
 async def test_samples_of_a_release_that_did_not_count(bench: Bench) -> None:
@@ -292,12 +291,12 @@ async def test_samples_of_a_release_that_did_not_count(bench: Bench) -> None:
 
 async def test_the_younger_of_two_policies_gives_way(bench: Bench) -> None:
     claims = [("2026-01-02", "banter", "1"), ("2026-01-01", "elder", "2")]
-    look = await bench.look(claims=claims)
+    report = await bench.reconcile(claims=claims)
     assert bench.condition("Ready") == ("False", "Superseded")
-    assert "elder" in look.events[0].message
+    assert "elder" in report.events[0].message
     assert await bench.published() == {}
     await bench.policies.gone(name="banter", uid="2", class_name="banter", claims=claims)
-    await bench.look(claims=claims[:1])
+    await bench.reconcile(claims=claims[:1])
     assert (await bench.published())["banter"].ttl == 60
     await bench.policies.gone(name="banter", uid="1", class_name="banter", claims=claims[:1])
     assert await bench.published() == {}
@@ -306,15 +305,15 @@ async def test_the_younger_of_two_policies_gives_way(bench: Bench) -> None:
 
 async def test_an_unknown_class_is_said(bench: Bench) -> None:
     await bench.announce(facts=AnnouncedClass(300, 300))
-    look = await bench.look()
+    report = await bench.reconcile()
     assert bench.condition("Ready") == ("False", "UnknownClass")
-    assert look.events[0].message == "The service has no cache class banter; it has facts."
+    assert report.events[0].message == "The service has no cache class banter; it has facts."
 
 
 async def test_a_policy_is_due_each_step_and_when_its_spec_changes(bench: Bench) -> None:
     spec = {"cacheClass": "banter", "step": {"every": "2m"}}
     assert bench.policies.is_due("1", spec)
-    await bench.look(spec)
+    await bench.reconcile(spec)
     assert not bench.policies.is_due("1", spec)
     assert bench.policies.is_due("1", {**spec, "mode": "Off"})
     bench.clock.now += 61
@@ -322,37 +321,37 @@ async def test_a_policy_is_due_each_step_and_when_its_spec_changes(bench: Bench)
 
 
 async def test_conditions_keep_the_time_of_their_last_change(bench: Bench) -> None:
-    await bench.look()
+    await bench.reconcile()
     first = {each["type"]: each["lastTransitionTime"] for each in bench.body["status"]["conditions"]}
-    await bench.look()
+    await bench.reconcile()
     assert {each["type"]: each["lastTransitionTime"] for each in bench.body["status"]["conditions"]} == first
-    await bench.look({"mode": "Off"})
+    await bench.reconcile({"mode": "Off"})
     [changed] = [each for each in bench.body["status"]["conditions"] if each["type"] == "Published"]
     assert changed["lastTransitionTime"] > first["Published"]
     assert changed["observedGeneration"] == 3
 
 
 async def test_a_document_of_somebody_else_is_put_right(bench: Bench) -> None:
-    await bench.look()
+    await bench.reconcile()
     await bench.redis.set(POLICY_KEY, b"nonsense")
-    await bench.look()
+    await bench.reconcile()
     assert (await bench.published())["banter"].ttl == 60
 
 
 @pytest.mark.parametrize("call", ["refresh", "in_force", "publish"])
-async def test_a_policy_that_goes_while_it_is_looked_at_stays_gone(
+async def test_a_policy_that_goes_while_it_is_reconciled_stays_gone(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     part = bench.samples if call == "refresh" else bench.publisher
     usual, waiting, go = getattr(part, call), asyncio.Event(), asyncio.Event()
 
-    async def slowly(*given: Any) -> Any:
+    async def slowly(*args: Any) -> Any:
         waiting.set()
         await go.wait()
-        return await usual(*given)
+        return await usual(*args)
 
     monkeypatch.setattr(part, call, slowly)
-    looking = asyncio.create_task(bench.look({"mode": "Auto"}))
+    reconciling = asyncio.create_task(bench.reconcile({"mode": "Auto"}))
     await waiting.wait()
     monkeypatch.setattr(part, call, usual)
     if call == "publish":  # in the order in which they came to it
@@ -360,14 +359,14 @@ async def test_a_policy_that_goes_while_it_is_looked_at_stays_gone(
         await asyncio.sleep(0)
     await bench.policies.gone(name="banter", uid="1", class_name="banter", claims=[])
     go.set()
-    await looking
+    await reconciling
     assert bench.condition("Ready") == ("False", "Gone")
     assert await bench.published() == {}
     assert await bench.metric("dub5_operator_ttl_seconds") is None
-    assert bench.policies._memories == {}
+    assert bench.policies._states == {}
 
 
-async def test_a_look_that_fails_for_a_defect_is_counted_too(
+async def test_a_reconciliation_that_fails_for_a_defect_is_counted_too(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(*_: Any) -> None:
@@ -375,5 +374,5 @@ async def test_a_look_that_fails_for_a_defect_is_counted_too(
 
     monkeypatch.setattr(bench.samples, "refresh", fail)
     with pytest.raises(KeyError):
-        await bench.look()
+        await bench.reconcile()
     assert await bench.metric("dub5_operator_errors_total") == 1

@@ -59,7 +59,7 @@ CALLS = list(logged())
 
 
 def test_the_sources_do_log() -> None:
-    assert {"request", "provider call", "redis unavailable", "policy looked at"} <= {
+    assert {"request", "provider call", "redis unavailable", "policy reconciled"} <= {
         each.event for each in CALLS
     }
 

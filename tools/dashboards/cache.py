@@ -133,7 +133,7 @@ DASHBOARD = Dashboard(
                 Panel(
                     "Looks at policies",
                     Unit.REQUESTS_PER_SECOND,
-                    "Each policy is looked at once in each `step.every` of its own. Failed: Redis or the Kubernetes "
+                    "Each policy is reconciled once in each `step.every` of its own. Failed: Redis or the Kubernetes "
                     "API does not answer.",
                     "Dub5OperatorNotReconciling",
                     {

@@ -4,8 +4,8 @@ Two replicas of `dub5 serve`, a Redis, two providers of which one comes to fail,
 callers of many kinds, and k6 with remote write. Each act brings what some panels need: failures, fallbacks, an open
 breaker, a Redis that hangs, more questions at once than there is room for, clients that misbehave.
 
-The operator looks at its one policy without a Kubernetes API, which only hands it the policy, and with a clock on which
-a look's minute takes seconds; it has read a made-up hour of samples, since it takes that long to learn.
+The operator reconciles its one policy without a Kubernetes API, which only hands it the policy, and with a clock on
+which a reconciliation's minute takes seconds; it has read a made-up hour of samples, since it takes that long to learn.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ async def _play(seconds: float, cast: Cast) -> None:
     async with asyncio.TaskGroup() as group:
         always = [
             group.create_task(each)
-            for each in (_callers(cast), _looks(cast, max(1.0, act / 12)), _foreign_messages(cast))
+            for each in (_callers(cast), _reconciliations(cast, max(1.0, act / 12)), _foreign_messages(cast))
         ]
         load = group.create_task(_k6(cast, max(8.0, seconds)))
         await _seen(cast, 'rate(dub5_cache_revalidations_total{verdict="changed"}[10s]) > 0', act)
@@ -338,8 +338,8 @@ class _Operator:
         self.registry = self._inner.metrics.registry
         self.url = ""
 
-    async def look(self) -> None:
-        look = await self._inner.policies.look(
+    async def reconcile(self) -> None:
+        report = await self._inner.policies.reconcile(
             name=CLASS,
             uid="1",
             spec={"cacheClass": CLASS, "ttl": {"initial": "5s"}},
@@ -347,7 +347,7 @@ class _Operator:
             claims=[("2026-01-01", CLASS, "1")],
             classes={CLASS},
         )
-        self._status |= look.status
+        self._status |= report.status
         self._now += 60
 
     async def remember(self) -> None:
@@ -367,10 +367,10 @@ class _Operator:
             await self._redis.xadd(SAMPLES, {b"b": msgspec.msgpack.encode(batch)})
 
 
-async def _looks(cast: Cast, pause: float) -> None:
+async def _reconciliations(cast: Cast, pause: float) -> None:
     """Until it is cancelled, also where redis-py loses that: on Python 3.11 its wait_for can."""
     while (task := asyncio.current_task()) is None or not task.cancelling():
-        await cast.operator.look()
+        await cast.operator.reconcile()
         await asyncio.sleep(pause)
 
 

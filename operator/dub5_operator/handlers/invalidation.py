@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from dub5.contract import purge_names
-from dub5_operator.conditions import Condition, merged
 from dub5_operator.crd import CacheInvalidationSpec
+from dub5_operator.report import Condition, write_conditions
 
 Json = dict[str, Any]
 
@@ -34,29 +34,12 @@ def is_done(status: Mapping[str, Any]) -> bool:
 
 def done(body: Json, purged: list[str], *, now: datetime | None = None) -> None:
     """Write it into the object's status."""
-    stamp = (now or datetime.now(UTC)).strftime("%Y-%m-%dT%H:%M:%SZ")
-    status = body.setdefault("status", {})
-    status["done"], status["purged"] = stamp, purged
-    told = f"Forgotten on every replica within a second: {', '.join(purged)}."
-    status["conditions"] = merged(
-        status.get("conditions", []),
-        [Condition("Done", "True", "Purged", told)],
-        now=stamp,
-        generation=int(body.get("metadata", {}).get("generation", 0)),
-    )
+    message = f"Forgotten on every replica within a second: {', '.join(purged)}."
+    stamp = write_conditions(body, [Condition("Done", "True", "Purged", message)], now=now)
+    body["status"].update(done=stamp, purged=purged)
 
 
-def waiting(body: Json, why: str, *, now: datetime | None = None) -> None:
+def waiting(body: Json, reason: str, *, now: datetime | None = None) -> None:
     """It could not be done yet."""
-    stamp = (now or datetime.now(UTC)).strftime("%Y-%m-%dT%H:%M:%SZ")
-    status = body.setdefault("status", {})
-    status["conditions"] = merged(
-        status.get("conditions", []),
-        [
-            Condition(
-                "Done", "False", "RedisUnavailable", f"Redis does not answer ({why}); it will be tried again."
-            )
-        ],
-        now=stamp,
-        generation=int(body.get("metadata", {}).get("generation", 0)),
-    )
+    message = f"Redis does not answer ({reason}); it will be tried again."
+    write_conditions(body, [Condition("Done", "False", "RedisUnavailable", message)], now=now)

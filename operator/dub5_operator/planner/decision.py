@@ -1,10 +1,14 @@
 """Which TTL, and why.
 
+`Learning` is one class: what was learnt of it so far, and what follows. All of it is a fold: the same samples in the
+same order, with the same times, give the same decision. That is what lets the operator begin anew from the stream in
+Redis, and the simulator drive the code that runs in production. `decide` goes in these steps:
+
 1. Candidates lie a fiftieth apart, inside `[min, longest]`.
 2. Of a candidate: stale share of hits `1 - exp(-rate_upper * mean age of a hit)`, an upper bound twice over, as the
    rate is one and, the function being concave, the mean age is another; saving, dollars of calls avoided less those of
    memory; bytes.
-3. The stale share must be under `AIM` of the budget: whoever aims at the budget passes it half the time by chance.
+3. The stale share must be under `AIM` of the budget: an aim at the budget itself misses it half the time by chance.
    Where all that changed may be noise, the best estimate is enough up to `initial`: the bound alone would make the TTL
    shorter, a shorter TTL shows less of drift, and the bound would widen.
    Bytes must be within the share of memory, and the TTL at most a quarter of the time that was watched.
@@ -23,14 +27,16 @@ for content delivery", SIGMETRICS 2017) overshoots where its step is large and c
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dub5_operator.planner.drift import DriftEstimate
-from dub5_operator.planner.reuse import Curve, Floats
+from dub5.contract import Access, Verdict
+from dub5_operator.planner.drift import Drift, DriftEstimate
+from dub5_operator.planner.reuse import Curve, Floats, Reuse
 
 AIM = 0.85
 PAIN = 0.92
@@ -39,6 +45,11 @@ ENOUGH_LOOKUPS = 200
 ENOUGH_COMPARISONS = 100
 WATCHED = 4.0
 """A TTL needs to be watched for this many of it."""
+SKEW = 60.0
+"""Seconds by which a replica's clock may be ahead of ours."""
+LONGEST_AGO = 2 * 86400.0
+"""Seconds since a sample was taken, at most: none is kept for so long, not by a release before this one either."""
+LONGEST_AGE = 400 * 86400.0
 
 BoundBy = Literal["Staleness", "Memory", "Cost", "Bounds", "Data"]
 OnInfeasible = Literal["Min", "Bypass"]
@@ -85,12 +96,96 @@ class Decision:
     bytes: float = math.nan
 
 
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the replay depends on: bounds of the TTL in seconds, and stale-while-revalidate as a part of it."""
+
+    shortest: float
+    longest: float
+    swr_share: float
+
+
+class Learning:
+    """Samples are checked here: what cannot be true is counted in `poisoned` and changes nothing."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.shape = shape
+        self.poisoned = 0
+        self._reuse = Reuse(shape.shortest, shape.longest, shape.swr_share)
+        self._drift = Drift()
+
+    def reshape(self, shape: Shape) -> None:
+        """Other bounds: the replay begins anew, what is known of drift stays."""
+        if shape != self.shape:
+            self.shape = shape
+            self._reuse = Reuse(shape.shortest, shape.longest, shape.swr_share)
+
+    def fold(
+        self,
+        accesses: Sequence[Access],
+        verdicts: Sequence[Verdict],
+        *,
+        looked_up: float | None,
+        ttl_in_force: float,
+        now: float,
+    ) -> None:
+        """Take in samples; `looked_up` is how many look-ups they stand for, None where nobody counted."""
+        good_accesses = [access for access in accesses if is_sane_access(access, now)]
+        good_verdicts = [verdict for verdict in verdicts if is_sane_verdict(verdict, now)]
+        self.poisoned += len(accesses) + len(verdicts) - len(good_accesses) - len(good_verdicts)
+        if looked_up is not None and not (math.isfinite(looked_up) and looked_up >= 0):
+            looked_up = None
+        self._reuse.fold(good_accesses, looked_up, ttl_in_force, now)
+        self._reuse.forget()
+        # Where nothing is cached, each comparison stands for one hit that might have been.
+        self._drift.fold(good_verdicts, now, unserved=0 if ttl_in_force else 1)
+
+    @property
+    def drift(self) -> DriftEstimate:
+        return self._drift.estimate
+
+    @property
+    def jumps(self) -> Sequence[tuple[float, float]]:
+        """The latest changes of drift: when they were noticed, and the factor."""
+        return self._drift.jumps
+
+    def curve(self, now: float) -> Curve | None:
+        return self._reuse.curve(now)
+
+    def decide(self, limits: Limits, current: float, now: float) -> Decision:
+        return decide(self.curve(now), self.drift, limits, current)
+
+    def kept(self, decision: Decision, ttl: float, now: float) -> Decision:
+        """The decision where `ttl` stays in force."""
+        return kept(decision, self.curve(now), self.drift, ttl)
+
+
+def is_sane_access(access: Access, now: float) -> bool:
+    """Whether it can be true. Comparisons with NaN are false."""
+    return (
+        now - LONGEST_AGO < access.at < now + SKEW
+        and 0 <= access.size < 2**40
+        and 0 <= access.dollars < 1e6
+        and 1e-9 < access.threshold <= 1
+        and 0 <= access.key < 2**48
+    )
+
+
+def is_sane_verdict(verdict: Verdict, now: float) -> bool:
+    """Whether it can be true: an answer is not fetched again before it was fetched, and not in the future."""
+    return 0 < verdict.fetched < verdict.again and (
+        now - LONGEST_AGO < verdict.again < now + SKEW
+        and verdict.again - verdict.fetched < LONGEST_AGE
+        and 0 <= verdict.hits < 1e12
+    )
+
+
 def decide(curve: Curve | None, drift: DriftEstimate, limits: Limits, current: float) -> Decision:
     """Pure; `current` is the TTL in force, in seconds; 0 where answers are not cached."""
     inside = min(max(current, limits.shortest), max(limits.longest, limits.shortest))
     lacking = _lacking(curve, drift)
     if curve is None or lacking is not None:
-        kept = _told(curve, drift, current or inside, inside) if current else {}
+        kept = _predicted(curve, drift, current or inside, inside) if current else {}
         return Decision(
             ttl=inside if current else 0.0,
             recommended=inside,
@@ -100,23 +195,23 @@ def decide(curve: Curve | None, drift: DriftEstimate, limits: Limits, current: f
             reason=lacking or "no look-ups yet",
             **kept,
         )
-    sight = _Sight(curve, drift, limits)
-    if sight.stale(limits.shortest) > limits.budget and drift.significant:
-        return _infeasible(sight, inside)
-    best, bound_by = _best(sight, inside)
-    moved, why = _step(sight, inside, best)
-    if not drift.significant and sight.stale(best) > limits.budget:
+    forecast = _Forecast(curve, drift, limits)
+    if forecast.stale(limits.shortest) > limits.budget and drift.significant:
+        return _infeasible(forecast, inside)
+    best, bound_by = _best(forecast, inside)
+    moved, why = _step(forecast, inside, best)
+    if not drift.significant and forecast.stale(best) > limits.budget:
         why = "what changed may be noise; not enough to tell"
-        return _decision(sight, moved, best, "Data", why, sufficient=False)
-    return _decision(sight, moved, best, bound_by, why, sufficient=True)
+        return _decision(forecast, moved, best, "Data", why, sufficient=False)
+    return _decision(forecast, moved, best, bound_by, why, sufficient=True)
 
 
 def kept(decision: Decision, curve: Curve | None, drift: DriftEstimate, ttl: float) -> Decision:
-    """The decision where nobody follows it: all shares are of `ttl`, which stays in force; the saving is still that of
-    what is recommended."""
-    told = _told(curve, drift, ttl, decision.recommended)
-    told.pop("saving", None)
-    return replace(decision, ttl=ttl, **told)
+    """The decision where it is not put in force: all shares are of `ttl`, which stays in force; the saving is still
+    that of what is recommended."""
+    predicted = _predicted(curve, drift, ttl, decision.recommended)
+    predicted.pop("saving", None)
+    return replace(decision, ttl=ttl, **predicted)
 
 
 def _lacking(curve: Curve | None, drift: DriftEstimate) -> str | None:
@@ -132,8 +227,8 @@ def _lacking(curve: Curve | None, drift: DriftEstimate) -> str | None:
     return None
 
 
-class _Sight:
-    """What is known of a TTL."""
+class _Forecast:
+    """What a TTL is predicted to do, by what was measured."""
 
     def __init__(self, curve: Curve, drift: DriftEstimate, limits: Limits) -> None:
         self.curve, self.drift, self.limits = curve, drift, limits
@@ -165,26 +260,26 @@ class _Sight:
         return float(self.curve.at(column, np.array([ttl]))[0])
 
 
-def _best(sight: _Sight, current: float) -> tuple[float, BoundBy]:
+def _best(forecast: _Forecast, current: float) -> tuple[float, BoundBy]:
     """Steps 1 to 5."""
-    limits, curve = sight.limits, sight.curve
+    limits, curve = forecast.limits, forecast.curve
     # What is in force already is not taken back for want of watching: the operator may have begun anew.
     watched = max(curve.window / WATCHED, current, limits.shortest)
     tried = _tried(limits.shortest, max(limits.longest, limits.shortest))
-    fresh = sight.stales(tried) <= AIM * limits.budget
-    if not sight.drift.significant:
-        likely_fresh = sight.stales(tried, sight.drift.rate) <= AIM * limits.budget
+    fresh = forecast.stales(tried) <= AIM * limits.budget
+    if not forecast.drift.significant:
+        likely_fresh = forecast.stales(tried, forecast.drift.rate) <= AIM * limits.budget
         fresh |= likely_fresh & (tried <= limits.initial)
     allowed: dict[BoundBy, NDArray[np.bool_]] = {
         "Staleness": fresh,
-        "Memory": sight.bytes(tried) <= (math.inf if limits.memory is None else limits.memory),
+        "Memory": forecast.bytes(tried) <= (math.inf if limits.memory is None else limits.memory),
         "Data": tried <= watched * (1 + 1e-9),
     }
     ends = {name: _last(fine) for name, fine in allowed.items()}
     end = min(ends.values())
     if end < 0:
         return float(tried[0]), "Bounds"  # not even the shortest: nothing shorter may be chosen
-    saving = sight.savings(tried[: end + 1])
+    saving = forecast.savings(tried[: end + 1])
     enough = saving.max() - CLOSE * abs(saving.max())
     best = int(np.argmax(saving >= enough))
     if tried[best] < tried[end] / 1.25:
@@ -206,37 +301,41 @@ def _last(fine: NDArray[np.bool_]) -> int:
     return int(len(fine) if fine.all() else np.argmin(fine)) - 1
 
 
-def _step(sight: _Sight, current: float, best: float) -> tuple[float, str]:
+def _step(forecast: _Forecast, current: float, best: float) -> tuple[float, str]:
     """Step 6."""
-    limits = sight.limits
-    if best < current and sight.stale(current) <= PAIN * limits.budget and _within_memory(sight, current):
+    limits = forecast.limits
+    if (
+        best < current
+        and forecast.stale(current) <= PAIN * limits.budget
+        and _within_memory(forecast, current)
+    ):
         return current, "what a shorter TTL would gain is not worth a move"
-    gain = sight.saving(best) - sight.saving(current)
-    if best > current and gain <= limits.hysteresis * abs(sight.saving(current)) and best < current * 1.25:
+    gain = forecast.saving(best) - forecast.saving(current)
+    if best > current and gain <= limits.hysteresis * abs(forecast.saving(current)) and best < current * 1.25:
         return current, "what a longer TTL would gain is not worth a move"
     moved = min(max(best, current / limits.max_factor), current * limits.max_factor)
     return moved, "on its way" if moved != best else "there"
 
 
-def _within_memory(sight: _Sight, ttl: float) -> bool:
-    memory = sight.limits.memory
-    return memory is None or sight.one(sight.curve.bytes, ttl) <= memory
+def _within_memory(forecast: _Forecast, ttl: float) -> bool:
+    memory = forecast.limits.memory
+    return memory is None or forecast.one(forecast.curve.bytes, ttl) <= memory
 
 
-def _infeasible(sight: _Sight, current: float) -> Decision:
+def _infeasible(forecast: _Forecast, current: float) -> Decision:
     """Step 7."""
-    limits = sight.limits
+    limits = forecast.limits
     bypass = limits.on_infeasible == "Bypass"
     target = 0.0 if bypass else limits.shortest
     moved = max(limits.shortest, current / limits.max_factor)
     ttl = 0.0 if bypass and moved <= limits.shortest else moved
-    share = sight.stale(limits.shortest, sight.drift.rate)
+    share = forecast.stale(limits.shortest, forecast.drift.rate)
     reason = f"at ttl.min {share:.1%} of hits would be stale"
-    return _decision(sight, ttl, target, "Bounds", reason, sufficient=True, within_budget=False)
+    return _decision(forecast, ttl, target, "Bounds", reason, sufficient=True, within_budget=False)
 
 
 def _decision(
-    sight: _Sight,
+    forecast: _Forecast,
     ttl: float,
     recommended: float,
     bound_by: BoundBy,
@@ -252,24 +351,28 @@ def _decision(
         sufficient=sufficient,
         within_budget=within_budget,
         reason=reason,
-        **_told(sight.curve, sight.drift, ttl, recommended, sight),
+        **_predicted(forecast.curve, forecast.drift, ttl, recommended, forecast),
     )
 
 
-def _told(
-    curve: Curve | None, drift: DriftEstimate, ttl: float, recommended: float, sight: _Sight | None = None
+def _predicted(
+    curve: Curve | None,
+    drift: DriftEstimate,
+    ttl: float,
+    recommended: float,
+    forecast: _Forecast | None = None,
 ) -> dict[str, Any]:
     """What a TTL is predicted to do. Nothing is hit, and nothing stale, where nothing is cached."""
     if curve is None:
         return {}
-    sight = sight or _Sight(curve, drift, Limits(shortest=1.0, longest=1.0, budget=1.0, initial=1.0))
+    forecast = forecast or _Forecast(curve, drift, Limits(shortest=1.0, longest=1.0, budget=1.0, initial=1.0))
     if not ttl:
         return {"hit_ratio": 0.0, "stale": 0.0, "stale_upper": 0.0, "saving": 0.0, "bytes": 0.0}
     return {
-        "hit_ratio": sight.one(curve.hit_ratio, ttl),
-        "measured_hit_ratio": sight.one(curve.measured, ttl),
-        "stale": sight.stale(ttl, drift.rate),
-        "stale_upper": sight.stale(ttl),
-        "saving": sight.saving(recommended) if recommended else 0.0,
-        "bytes": sight.one(curve.bytes, ttl),
+        "hit_ratio": forecast.one(curve.hit_ratio, ttl),
+        "measured_hit_ratio": forecast.one(curve.measured, ttl),
+        "stale": forecast.stale(ttl, drift.rate),
+        "stale_upper": forecast.stale(ttl),
+        "saving": forecast.saving(recommended) if recommended else 0.0,
+        "bytes": forecast.one(curve.bytes, ttl),
     }

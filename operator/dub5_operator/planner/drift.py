@@ -1,4 +1,4 @@
-"""How fast answers change, from comparisons that tell only whether, not when.
+"""How fast answers change, from comparisons that say only whether, not when.
 
 A comparison of an answer with the one fetched `x` seconds before says that it changed somewhere in between, or not.
 With a hazard `r` per second and noise, the chance `e0` that two fresh answers differ although nothing changed,
@@ -10,7 +10,7 @@ This is the likelihood of current status data (Sun, "The Statistical Analysis of
 TOIT 2003) have it without noise. It is concave in `(q, r)`, since `ln(1 - e^-S)` is concave and `S` is linear.
 
 Popular answers are fetched again young, rare ones old, and both may change at different rates. A single `r` would take
-that difference for noise or miss it. So answers are told apart by how often they were served per hour, the *strata*:
+that difference for noise or miss it. So answers are divided by how often they were served per hour, the *strata*:
 each has its own hazard, all share the noise, and what counts is `rate = sum(weight_s * r_s)` with `weight_s` the share
 of hits that answers of stratum `s` served: the hazard of a hit, not of a key.
 
@@ -70,7 +70,7 @@ NOISE_SHOWN = 3.0
 NOISIEST = 16.0
 """Of `q`: not one in ten million answers the same."""
 FASTEST = 1 / 30
-"""Changes per second; what changes faster cannot be told from noise, and is nothing to cache."""
+"""Changes per second; what changes faster looks like noise, and is nothing to cache."""
 
 _QUANTILE = 2.7055
 """Of the chi-square law with one degree of freedom at 90 %: 95 % one-sided."""
@@ -157,14 +157,14 @@ class Drift:
             refetched = np.array([verdict.source == "refetch" for verdict in verdicts])
             np.add.at(self._hits, recent.stratum, np.where(refetched, hits, 0.0))
             self._re_asked += (np.sum(~refetched), np.sum(recent.changed[~refetched]))
-            self._be_surprised(recent, now)
+            self._disperse(recent, now)
             self._count(recent)
             self._recent.append(recent)
         self._recent = [each for each in self._recent if each.again.max() > now - WINDOWS[-1]]
         total = float(self._counts.sum())
         if total > self._fitted_at * (1 + _REFIT) or total < self._fitted_at * (1 - _REFIT):
             self._fit()
-        self._look_for_a_jump(now)
+        self._detect_jump(now)
         return self._estimate
 
     def _fade(self, now: float) -> None:
@@ -192,7 +192,7 @@ class Drift:
             total += speed * np.maximum(0.0, np.minimum(end, upto) - np.maximum(start, since))
         return total
 
-    def _be_surprised(self, recent: _Recent, now: float) -> None:
+    def _disperse(self, recent: _Recent, now: float) -> None:
         """Step 5: how far the outcomes of one block, as a sum, are from what the fit expected of them."""
         if self._counts.sum() < _ENOUGH_TO_COMPARE:
             return
@@ -265,7 +265,7 @@ class Drift:
             significant=False,
         )
 
-    def _look_for_a_jump(self, now: float) -> None:
+    def _detect_jump(self, now: float) -> None:
         settled = max(self._jumped, self._started if self._started is not None else now) + WINDOWS[-1]
         if now < settled or not self._recent or self._counts.sum() < _ENOUGH_TO_COMPARE:
             return
@@ -284,7 +284,7 @@ class Drift:
         expected = -np.expm1(-exposure)
         surplus = float((changed - expected).sum())
         if surplus**2 < 9.0 * float((expected * (1 - expected)).sum()):
-            return None  # a cheap look first
+            return None  # a cheap test first
         start = np.maximum(recent.fetched[inside], since)
         part = self._rates[recent.stratum[inside]] * self._elapsed(start, recent.again[inside])
         raised = np.maximum(exposure + (_PSI[:, None] - 1) * part, 1e-12)

@@ -7,7 +7,7 @@ simulations", USENIX ATC 2017) of sampled keys (spatial hash sampling, "Efficien
 1. Candidates lie on a logarithmic grid, a factor `STEP` apart.
 2. For each sampled key and each candidate one number is kept: when the answer that this TTL would hold was fetched. A
    look-up finds its age; past the TTL a provider is called, past TTL and stale-while-revalidate it is a miss as well.
-3. A look-up counts `1 / threshold`, the inverse of its chance to be recorded; those of the heavy stratum count 1.
+3. A look-up counts `1 / threshold`, the inverse of its probability to be recorded; those of the heavy stratum count 1.
 4. The others are weighted once more, by how many they should stand for, all counted less the heavy ones, over how many
    they do: a ratio estimate (Cochran, "Sampling Techniques", 1977, ch. 6). SHARDS takes what is lacking for hits of
    popular keys; those are counted exactly here, and with a short TTL what is lacking is mostly misses.
@@ -91,7 +91,7 @@ class Reuse:
         self._asked_at: list[float] = []
         self._missed_at: list[float] = []
         self._fetched = np.full((256, count), -np.inf)
-        self._known = np.zeros((256, 2))  # bytes and dollars of each key's answer, once a hit has told
+        self._known = np.zeros((256, 2))  # bytes and dollars of each key's answer, as of its last hit
         self._typical = np.zeros(3)  # known answers, faded: count, bytes, dollars
         self._seen = 0.0
         self._began: float | None = None
@@ -100,7 +100,7 @@ class Reuse:
     def fold(
         self, accesses: Sequence[Access], looked_up: float | None, ttl_in_force: float, now: float
     ) -> None:
-        """Replay look-ups; `looked_up` of them were counted in all, recorded or not (None: nobody counted)."""
+        """Replay look-ups; `looked_up` of them were counted in all, recorded or not (None: not counted)."""
         self._fade(now)
         if not accesses:
             return
@@ -239,11 +239,11 @@ class Reuse:
         known = self._known[rows]
         count, size, dollars = self._typical
         usual = (size / count, dollars / count) if count > 0 else (0.0, 0.0)
-        told = known[:, 0] > 0
-        return np.where(told, known[:, 0], usual[0]), np.where(told, known[:, 1], usual[1])
+        is_known = known[:, 0] > 0
+        return np.where(is_known, known[:, 0], usual[0]), np.where(is_known, known[:, 1], usual[1])
 
     def curve(self, now: float) -> Curve | None:
-        """None before there is anything to tell."""
+        """None before there is anything to say."""
         if self._began is None or not self._weight.any():
             return None
         elapsed = np.maximum(self._elapsed, 1.0)

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dub5.contract import Access, Verdict
-from dub5_operator.planner.decision import Limits
-from dub5_operator.planner.learning import Learning, Shape, is_sane_access, is_sane_verdict
+from dub5_operator.planner.decision import Learning, Limits, Shape, is_sane_access, is_sane_verdict
 
 NOW = 1_000_000.0
 LIMITS = Limits(shortest=5, longest=86400, budget=0.01, initial=60)
