@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from dub5.cli import smoke
+from dub5.cli.command import Failed
 from testkit.http_server import Call, FakeServer, Script, Wire, raw, refuse, stream, whole
 from testkit.openai_server import FakeOpenAI, chunk, frame, frames
 from tests.harness import Running, running
@@ -70,7 +71,7 @@ async def check(cluster: FakeKubernetes, server: Running) -> str:
 
 
 async def reason(check: Any) -> str:
-    with pytest.raises(smoke.Failed) as failed:
+    with pytest.raises(Failed) as failed:
         await check
     return str(failed.value)
 
@@ -221,19 +222,19 @@ async def test_an_api_that_refuses_or_is_away(cluster: FakeKubernetes, server: R
 
 
 def test_a_strange_quantity() -> None:
-    with pytest.raises(smoke.Failed, match="`1Gi` is not a quantity"):
+    with pytest.raises(Failed, match="`1Gi` is not a quantity"):
         smoke.quantity("1Gi")
 
 
 def test_outside_of_a_cluster() -> None:
-    with pytest.raises(smoke.Failed, match="not in a cluster"):
+    with pytest.raises(Failed, match="not in a cluster"):
         smoke.in_cluster({})
 
 
 def test_inside_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inside = {"KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "443"}
     monkeypatch.setattr(smoke, "_ACCOUNT", tmp_path)
-    with pytest.raises(smoke.Failed, match="no token"):
+    with pytest.raises(Failed, match="no token"):
         smoke.in_cluster(inside)
     (tmp_path / "token").write_text("a-token\n")
     monkeypatch.setattr("ssl.create_default_context", lambda cafile: cafile)
