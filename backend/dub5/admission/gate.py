@@ -17,11 +17,10 @@ docs/adr/0011-first-in-first-out.md.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Hashable
+from collections.abc import Callable, Hashable
 from typing import Literal
 
 import msgspec
@@ -149,8 +148,7 @@ class Gate:
         metrics.queued_requests.set_function(lambda: self._all.waiting)
         metrics.demand_requests.set_function(self.demand)
 
-    @contextlib.asynccontextmanager
-    async def admitted(
+    def admitted(
         self,
         tenant: str,
         model: str,
@@ -158,14 +156,20 @@ class Gate:
         *,
         deadline: float | None = None,
         background: bool = False,
-    ) -> AsyncIterator[float]:
-        """Hold a place while the block runs; gives the seconds that were waited for it, 0.0 where one was free.
+    ) -> Admission:
+        """Hold a slot while the block runs; gives the seconds that were waited for it, 0.0 where one was free.
 
-        Overloaded where there is no place, or none in time: within `queue_timeout`, or where none is expected
-        before the caller's `deadline` by our clock. Who is let in waits on, since others may have joined the
-        question; a question that nobody waits for any more is cancelled. `request` tells a request that is tried
-        again from another one. `model` is one of those that are configured.
+        Overloaded where there is no slot, or none in time: within `queue_timeout`, or where none is expected before
+        the caller's `deadline` by our clock. Once queued, a call waits past that deadline, since others may have joined
+        its question; a question that nobody waits for any more is cancelled. `request` is the same for a request that
+        is tried again. `model` is one of those that are configured.
         """
+        return Admission(self, tenant, model, request, deadline, background)
+
+    async def enter(
+        self, tenant: str, model: str, request: Hashable, deadline: float | None, background: bool
+    ) -> tuple[float, float]:
+        """When the slot was taken, and for how long it was waited for. See `admitted`."""
         arrived = entered = self._clock()
         held = self._held.get(model)
         if held is None:
@@ -180,13 +184,14 @@ class Gate:
         self._all.enter(entered)
         held.enter(entered)
         self._metrics.queue_wait.observe(entered - arrived)
-        try:
-            yield entered - arrived
-        finally:
-            left = self._clock()
-            self._all.leave(entered, left)
-            held.leave(entered, left)
-            self._give_back(model)
+        return entered, entered - arrived
+
+    def leave(self, model: str, entered: float) -> None:
+        """Give back the slot that was taken at `entered`."""
+        now = self._clock()
+        self._all.leave(entered, now)
+        self._held[model].leave(entered, now)
+        self._give_back(model)
 
     def demand(self) -> float:
         """The autoscaling metric; 0 while draining, since this replica's load goes elsewhere."""
@@ -316,3 +321,30 @@ class Gate:
             self._count_waiting(turn.model, -1)
             if not line.length:
                 del self._lines[tenant]
+
+
+class Admission:
+    """One call's slot: see `Gate.admitted`. A class, since a generator would cost each call twice as much."""
+
+    __slots__ = ("_asked", "_entered", "_gate", "_model")
+
+    def __init__(
+        self,
+        gate: Gate,
+        tenant: str,
+        model: str,
+        request: Hashable,
+        deadline: float | None,
+        background: bool,
+    ) -> None:
+        self._gate = gate
+        self._model = model
+        self._asked = (tenant, model, request, deadline, background)
+        self._entered = 0.0
+
+    async def __aenter__(self) -> float:
+        self._entered, waited = await self._gate.enter(*self._asked)
+        return waited
+
+    async def __aexit__(self, *_: object) -> None:
+        self._gate.leave(self._model, self._entered)
