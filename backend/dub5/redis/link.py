@@ -295,7 +295,7 @@ class OneServer:
     async def _send(self, commands: list[Command]) -> list[Any]:
         # Not by `Pipeline.execute`: its retries and metrics, none of which are used, cost more than the commands do.
         pool = self._client.connection_pool
-        connection = await pool.get_connection()
+        connection = await pool.get_connection()  # type: ignore[no-untyped-call]
         try:
             await connection.send_packed_command(_packed(commands))
             answers: list[Any] = []
