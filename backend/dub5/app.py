@@ -51,8 +51,8 @@ from dub5.chat.personalities import compile_all
 from dub5.chat.pipeline import Pipeline
 from dub5.contract import POLICY_CHANNEL, PURGE_CHANNEL
 from dub5.process.descriptors import Room, Sockets, divide, limit
+from dub5.providers.call import Model
 from dub5.providers.health import UNLIMITED, ModelHealth, ProviderHealth
-from dub5.providers.routing import Model
 from dub5.redis.link import LARGEST_ANSWER, RedisLink, most_connections
 from dub5.settings.model import HttpProviderSettings, Settings, read_secret
 from dub5.telemetry import tracing
@@ -291,7 +291,7 @@ class Application:
                 self._providers,
                 settings.providers,
                 self._health,
-                patience=settings.admission.queue_timeout,
+                queue_timeout=settings.admission.queue_timeout,
             )
             for name, each in settings.models.items()
         }

@@ -23,7 +23,7 @@ from dub5.chat import accounts, shapes
 from dub5.chat.cacheable import is_whole_answer
 from dub5.chat.question import Question
 from dub5.errors import Dub5Error
-from dub5.providers.attempt import Ended
+from dub5.providers.call import CallResult
 from dub5.providers.protocol import Json, Payload
 from dub5.telemetry.logging import get_logger, milliseconds
 from dub5.telemetry.metrics import Metrics
@@ -141,10 +141,10 @@ class Asking:
         keeping = self._keeping
         return keeping is not None and size <= keeping.cache.max_entry
 
-    def _observe(self, ended: Ended) -> None:
+    def _observe(self, ended: CallResult) -> None:
         record = self._question.record
         if ended.outcome == "ok":
-            self._age = max(self._age, ended.heard.age)
+            self._age = max(self._age, ended.response.age)
         # The slower of two calls is cancelled, and says nothing about the answer.
         if ended.outcome != "cancelled" or record.provider is None:
             record.provider = ended.provider
@@ -159,7 +159,7 @@ class Asking:
         )
         self._tell(ended)
 
-    def _tell(self, ended: Ended) -> None:
+    def _tell(self, ended: CallResult) -> None:
         """One line for each call, with both sides' ids of it."""
         duration = {"total": milliseconds(ended.duration)}
         if ended.first_token is not None:
@@ -177,9 +177,9 @@ class Asking:
         }
         known = {
             "attempt_reason": ended.reason,
-            "status": ended.heard.status,
-            "provider_request_id": ended.heard.request_id,
-            "trouble": ended.trouble,
+            "status": ended.response.status,
+            "provider_request_id": ended.response.request_id,
+            "trouble": ended.error,
             "background": self._background or None,
         }
         fields.update((name, value) for name, value in known.items() if value is not None)

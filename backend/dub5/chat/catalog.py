@@ -8,7 +8,7 @@ import msgspec
 
 from dub5.chat.personalities import Personality
 from dub5.errors import UnknownModel
-from dub5.providers.routing import Model
+from dub5.providers.call import Model
 from dub5.settings.model import CacheClass
 
 

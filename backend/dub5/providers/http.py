@@ -226,7 +226,7 @@ class HttpClient:
                             yield rest
                         return
                     # Whatever comes is a sign of life, also comments and pings while a model thinks.
-                    if call.heard.begun:
+                    if call.response.begun:
                         pause = _Limit(now() + self._timeouts.between_tokens, "send its next token")
                     else:
                         pause = _Limit(now() + self._timeouts.first_token, "send its first token")
@@ -279,8 +279,8 @@ class HttpClient:
             if "start new thread" in str(error):
                 raise _out_of("threads") from None
             raise
-        call.heard.status, call.heard.request_id = response.status, self._request_id(response)
-        call.heard.age = _age(response)
+        call.response.status, call.response.request_id = response.status, self._request_id(response)
+        call.response.age = _age(response)
         if response.status == _OK:
             return response
         try:

@@ -39,7 +39,7 @@ _decoder = msgspec.json.Decoder(Json)
 _encoder = msgspec.json.Encoder()
 
 
-class Heard(msgspec.Struct):
+class ResponseHead(msgspec.Struct):
     """What is known of a provider's response so far.
 
     Its status and its own id of the call, from its head; `begun`, once a chunk had something of the answer: until
@@ -57,9 +57,9 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
     The first `stable` messages are the same in every call of a personality: worth a place in the provider's own
     prompt cache. `body` is a Chat Completions body without `model`, `stream` and `stream_options`. `headers` those
-    that follow the request through: `traceparent`, `x-request-id`. `heard` is filled in by the provider. `defaults` are
-    the fields that the caller did not set. `stream_options` are the caller's; whether there is usage is for us to say.
-    What is `large` is worked on in steps.
+    that follow the request through: `traceparent`, `x-request-id`. `response` is filled in by the provider.
+    `defaults` are the fields that the caller did not set. `stream_options` are the caller's; whether there is usage is
+    for us to say. What is `large` is worked on in steps.
     """
 
     model: str
@@ -70,7 +70,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     large: bool = False
     headers: dict[str, str] = {}
     defaults: frozenset[str] = frozenset()
-    heard: Heard = msgspec.field(default_factory=Heard)
+    response: ResponseHead = msgspec.field(default_factory=ResponseHead)
 
 
 class Payload(msgspec.Struct, frozen=True):

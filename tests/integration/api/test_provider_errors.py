@@ -158,7 +158,7 @@ async def test_while_a_model_is_left_alone_callers_are_told_why(
             break
         asked = len(one.calls)
         answer = await server.chat(str(number))
-    assert "left alone" in answer.json()["error"]["message"]
+    assert "circuit breaker is open" in answer.json()["error"]["message"]
     assert (answer.status_code, answer.json()["error"]["code"]) == expected
     assert answer.headers.get("x-should-retry") == hint
     assert ("retry-after" in answer.headers) == (expected[1] != "insufficient_quota")

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from dub5.providers.breaker import FEWEST_CALLS
+from dub5.providers.health import FEWEST_CALLS
 from testkit.anthropic_server import FakeAnthropic
 from testkit.http_server import CLOSE, DIE, Call, Part, Script, Wire
 from testkit.openai_server import FakeOpenAI, chunk, frame, frames, hang, refuse, say, stream, whole
@@ -122,7 +122,7 @@ async def test_a_provider_that_cannot_be_reached_is_left_alone_for_all_its_model
         for number in range(FEWEST_CALLS):
             await server.chat(str(number))
         assert await server.metric("dub5_provider_breaker_state", model="other") == 2
-        assert "left alone" in (await server.chat(model="other")).text
+        assert "circuit breaker is open" in (await server.chat(model="other")).text
 
 
 # --- The commit point ---

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dub5.providers.breaker import FEWEST_CALLS
+from dub5.providers.health import FEWEST_CALLS
 from testkit.http_server import Script
 from testkit.openai_server import FakeOpenAI, hang, raw, refuse, say, stream, whole
 from tests.harness import Running, running
@@ -29,8 +29,8 @@ FAULTS: dict[str, Script] = {
 @pytest.fixture(autouse=True)
 def time_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     """For a machine that is busy with something else: what counts is what happened, not how long ago."""
-    monkeypatch.setattr("dub5.providers.breaker.WINDOW", 600.0)
-    monkeypatch.setattr("dub5.providers.breaker.FIRST_PAUSE", 30.0)
+    monkeypatch.setattr("dub5.providers.health.WINDOW", 600.0)
+    monkeypatch.setattr("dub5.providers.health.FIRST_PAUSE", 30.0)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dub5.providers.hedging import FEWEST
+from dub5.providers.health import FEWEST_LATENCIES
 from testkit.openai_server import DIE, FakeOpenAI, frames, hang, refuse, say, stream
 from tests.harness import Running, running
 
@@ -62,7 +62,7 @@ async def test_weights_share_the_calls(server: Running, one: FakeOpenAI, two: Fa
 async def test_a_slow_call_is_hedged_and_ended(
     server: Running, one: FakeOpenAI, two: FakeOpenAI, streamed: bool
 ) -> None:
-    for number in range(FEWEST):
+    for number in range(FEWEST_LATENCIES):
         await server.chat(str(number), model="hedged", stream=streamed)
     before = len(one.calls)
     assert await retries(server, "hedge") == len(

@@ -76,7 +76,7 @@ async def streamed(fake: FakeOpenAI, body: Json = QUESTION, **settings: Any) -> 
         asked, chunks = call(body, streamed=True), []
         async for chunk in provider.stream(asked):
             chunks.append(chunk.data)
-            asked.heard.begun = True  # as `routing` says of the first that has something of the answer
+            asked.response.begun = True  # as `call` says of the first that has something of the answer
         return chunks
 
 

@@ -293,7 +293,7 @@ async def test_the_id_of_a_call_in_the_log_holds_no_key(
     with pytest.raises(ProviderError):
         await provider.complete(call)
     await provider.aclose()
-    assert call.heard.request_id == kept
+    assert call.response.request_id == kept
 
 
 # --- Within an answer ---

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dub5.providers.breaker import FEWEST_CALLS, FIRST_PAUSE, LONGEST_PAUSE, PROBE_PATIENCE, WINDOW, Breaker
+from dub5.providers.health import FEWEST_CALLS, FIRST_PAUSE, LONGEST_PAUSE, PROBE_TIMEOUT, WINDOW, Breaker
 
 
 def opened(at: float = 0.0) -> Breaker:
@@ -76,7 +76,7 @@ def test_a_try_that_was_given_up_or_lost_makes_room_for_another() -> None:
     breaker.abandoned(FIRST_PAUSE)
     assert breaker.allows(FIRST_PAUSE)
     assert not breaker.allows(FIRST_PAUSE + 1)
-    assert breaker.allows(FIRST_PAUSE + PROBE_PATIENCE)
+    assert breaker.allows(FIRST_PAUSE + PROBE_TIMEOUT)
 
 
 def test_calls_from_before_it_opened_tell_nothing_about_now() -> None:
@@ -111,4 +111,4 @@ def test_it_always_lets_a_call_through_in_the_end(history: list[tuple[float, str
                     breaker.failed(now, now)
                 case _:
                     breaker.abandoned(now)
-    assert breaker.allows(now + LONGEST_PAUSE + PROBE_PATIENCE)
+    assert breaker.allows(now + LONGEST_PAUSE + PROBE_TIMEOUT)

@@ -13,12 +13,9 @@ import pytest
 
 from dub5.errors import InvalidRequest, Overloaded, ProviderError, ProviderTimeout, Unsupported
 from dub5.providers import build
-from dub5.providers.attempt import Ended, Route
-from dub5.providers.health import UNLIMITED, ModelHealth, ProviderHealth
-from dub5.providers.hedging import FEWEST
+from dub5.providers.call import CallResult, Model, OpenStream, RetryBudget, Route
+from dub5.providers.health import FEWEST_LATENCIES, UNLIMITED, ModelHealth, ProviderHealth
 from dub5.providers.protocol import Call, Payload, Provider
-from dub5.providers.retry_budget import RetryBudget
-from dub5.providers.routing import Model, OpenStream
 from dub5.settings.loader import convert
 from dub5.settings.model import Price, Settings
 
@@ -78,7 +75,7 @@ class Observed:
         self.calls: list[tuple[str, str, str, float, float | None]] = []
         self.reasons: list[str | None] = []
 
-    def __call__(self, ended: Ended) -> None:
+    def __call__(self, ended: CallResult) -> None:
         call = (ended.provider, ended.model, ended.outcome, ended.duration, ended.first_token)
         self.calls.append(call)
         self.reasons.append(ended.reason)
@@ -249,7 +246,7 @@ async def test_a_failure_after_a_mere_preamble_is_a_failed_try() -> None:
 async def test_the_first_token_is_the_first_of_the_answer() -> None:
     provider, observed = Preamble("a", "hello"), Observed()
     stream = await model(provider).open(CALL, observed)
-    assert provider.asked[0].heard.begun
+    assert provider.asked[0].response.begun
     await texts(stream)
     assert observed.calls[0][4] is not None
 
@@ -294,7 +291,7 @@ async def test_that_those_that_can_are_left_alone_is_an_outage_too(ask: Ask) -> 
     broken = well()
     broken.ended("limited", "model", began=0.0, now=0.0, worked=False, pause=20.0)
     asked = of_routes(Route(Scripted("a", "no"), "x", broken), Route(Scripted("b", cannot()), "x", well()))
-    with pytest.raises(ProviderError, match="left alone") as caught:
+    with pytest.raises(ProviderError, match="circuit breaker is open") as caught:
         await ask(asked, Observed())
     assert caught.value.retry_after == pytest.approx(20.0, abs=10)
 
@@ -331,7 +328,7 @@ async def asked_first(weights: list[float | None], chances: list[float]) -> list
         Route(Scripted(name, failure()), "x", well(), weight)
         for name, weight in zip("abcd", weights, strict=False)
     ]
-    asked = of_routes(*routes, chance=lambda: left.pop(0))
+    asked = of_routes(*routes, rng=lambda: left.pop(0))
     with pytest.raises(ProviderError):
         await asked.complete(CALL, observed)
     return [provider for provider, _ in observed.outcomes]
@@ -352,7 +349,7 @@ async def test_the_shares_of_first_tries_are_the_weights() -> None:
     asked = of_routes(
         Route(providers[0], "x", well(), 3.0),
         Route(providers[1], "x", well(), 1.0),
-        chance=chance.random,
+        rng=chance.random,
     )
     for _ in range(4000):
         await asked.complete(CALL, Observed())
@@ -386,7 +383,7 @@ async def test_where_none_has_room_a_place_is_waited_for(ask: Ask) -> None:
 
 
 async def test_the_wait_for_a_place_ends() -> None:
-    asked = of_routes(Route(Scripted("a", "no"), "x", full()), patience=0.001)
+    asked = of_routes(Route(Scripted("a", "no"), "x", full()), queue_timeout=0.001)
     with pytest.raises(ProviderTimeout, match="too long to take the call"):
         await asked.complete(CALL, Observed())
 
@@ -396,7 +393,7 @@ async def test_who_waits_in_vain_at_one_provider_is_given_another_that_has_room_
     asked = of_routes(
         Route(Scripted("a", "no"), "x", healths[0]),
         Route(Scripted("b", "hello"), "x", healths[1]),
-        patience=0.01,
+        queue_timeout=0.01,
     )
     answer = asyncio.create_task(asked.complete(CALL, Observed()))
     await asyncio.sleep(0)
@@ -434,7 +431,7 @@ async def test_a_provider_that_broke_while_its_place_was_waited_for_is_not_asked
     await asyncio.sleep(0)
     health.breaker.failed(1.0, 1.0, pause=30)
     health.concurrency.left("otherwise", began=0, now=0)
-    with pytest.raises(ProviderError, match="left alone"):
+    with pytest.raises(ProviderError, match="circuit breaker is open"):
         await answer
     assert (provider.asked, health.concurrency.running) == ([], 0)
 
@@ -488,7 +485,7 @@ def earned() -> RetryBudget:
     """A budget with one retry."""
     budget = RetryBudget()
     for _ in range(10):
-        budget.called()
+        budget.earn()
     return budget
 
 
@@ -537,9 +534,9 @@ async def test_fallbacks_come_before_the_retry() -> None:
 def quick(provider: Provider, health: ModelHealth) -> Route:
     """A route whose answers have always come at once."""
     route = Route(provider, "x", health)
-    for pace in (health.first_tokens, health.wholes):
-        for _ in range(FEWEST):
-            pace.note(0.0)
+    for latencies in (health.first_tokens, health.wholes):
+        for _ in range(FEWEST_LATENCIES):
+            latencies.add(0.0)
     return route
 
 

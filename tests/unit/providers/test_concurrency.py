@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from dub5.providers.concurrency import DECREASE, ConcurrencyLimit, Pool
+from dub5.providers.health import DECREASE, ConcurrencyLimit, Pool
 
 
 def entered(limit: ConcurrencyLimit, count: int) -> None:

@@ -5,8 +5,15 @@ from __future__ import annotations
 import pytest
 
 from dub5.errors import FailureScope
-from dub5.providers.breaker import FEWEST_CALLS, FIRST_PAUSE, WINDOW
-from dub5.providers.health import MOST_MODELS, ModelHealth, Outcome, ProviderHealth
+from dub5.providers.health import (
+    FEWEST_CALLS,
+    FIRST_PAUSE,
+    MOST_MODELS,
+    WINDOW,
+    ModelHealth,
+    Outcome,
+    ProviderHealth,
+)
 
 
 def call(

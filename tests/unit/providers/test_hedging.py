@@ -8,28 +8,29 @@ from collections.abc import Awaitable
 import pytest
 
 from dub5.errors import InvalidRequest, ProviderError
-from dub5.providers.hedging import FEWEST, REMEMBERED, Pace, hedged
+from dub5.providers.call import first_of
+from dub5.providers.health import FEWEST_LATENCIES, MOST_LATENCIES, Latencies
 
 
 def test_pace_is_unknown_at_first() -> None:
-    pace = Pace()
-    for _ in range(FEWEST - 1):
-        pace.note(1.0)
-    assert pace.slow() is None
+    latencies = Latencies()
+    for _ in range(FEWEST_LATENCIES - 1):
+        latencies.add(1.0)
+    assert latencies.p95() is None
 
 
 def test_slow_is_what_nineteen_of_twenty_stay_under() -> None:
-    pace = Pace()
+    latencies = Latencies()
     for wait in range(1, 101):
-        pace.note(float(wait))
-    assert pace.slow() == 95.0
+        latencies.add(float(wait))
+    assert latencies.p95() == 95.0
 
 
 def test_only_the_latest_count() -> None:
-    pace = Pace()
-    for wait in [100.0] * REMEMBERED + [1.0] * REMEMBERED:
-        pace.note(wait)
-    assert pace.slow() == 1.0
+    latencies = Latencies()
+    for wait in [100.0] * MOST_LATENCIES + [1.0] * MOST_LATENCIES:
+        latencies.add(wait)
+    assert latencies.p95() == 1.0
 
 
 class Calls:
@@ -41,7 +42,7 @@ class Calls:
         self.second_began = asyncio.Event()
         self.discarded: list[str] = []
         self.tasks = [asyncio.ensure_future(self._await(self.first))]
-        self.result = asyncio.create_task(hedged(self.tasks[0], 0.001, self._begin_second, self._discard))
+        self.result = asyncio.create_task(first_of(self.tasks[0], 0.001, self._begin_second, self._discard))
 
     async def _await(self, answer: Awaitable[str]) -> str:
         return await answer

@@ -5,15 +5,15 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dub5.providers.retry_budget import SAVED, SHARE, RetryBudget
+from dub5.providers.call import RETRIES_SAVED, RETRY_SHARE, RetryBudget
 
 
 def test_ten_calls_earn_one() -> None:
     budget = RetryBudget()
     for _ in range(9):
-        budget.called()
+        budget.earn()
         assert not budget.spend()
-    budget.called()
+    budget.earn()
     assert budget.spend()
     assert not budget.spend()
 
@@ -21,8 +21,8 @@ def test_ten_calls_earn_one() -> None:
 def test_few_are_saved_up() -> None:
     budget = RetryBudget()
     for _ in range(10_000):
-        budget.called()
-    assert [budget.spend() for _ in range(int(SAVED) + 1)] == [True] * int(SAVED) + [False]
+        budget.earn()
+    assert [budget.spend() for _ in range(int(RETRIES_SAVED) + 1)] == [True] * int(RETRIES_SAVED) + [False]
 
 
 @given(st.lists(st.booleans(), max_size=500))
@@ -33,5 +33,5 @@ def test_the_share_holds_whatever_comes_when(events: list[bool]) -> None:
             retries += budget.spend()
         else:
             calls += 1
-            budget.called()
-        assert retries <= SHARE * calls + 1e-6
+            budget.earn()
+        assert retries <= RETRY_SHARE * calls + 1e-6

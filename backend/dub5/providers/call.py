@@ -1,0 +1,590 @@
+"""How one question gets its answer from a provider: a model's routes, one after the other until one begins to answer.
+
+    in order, or by weight -> a route that is healthy and has a slot -> call it -> the first of the answer
+         |                       (none has one: wait in its queue)        |-> it cannot, or failed: the next route
+         |                                                                |-> slow: a second call beside it (hedge)
+         '-> every route failed: once more, where the error is a transient one and the retry budget has one left
+
+`Model` is what callers name; `ProviderCall` is one question's way through its routes, and tells the whole story;
+`Attempt` is one call to one provider, which holds a slot there, is timed, and is reported exactly once, however it
+ends. Whether a route is healthy and has a slot is for `health`.
+
+A stream is committed by the first chunk that has something of the answer: what comes before it (a role, an empty
+content, filter results) is held back, since a provider that is overloaded often says so just after it. After that the
+client has begun to read and there is no way back. What the caller has to mend (CallerError) is not sent twice; where
+one route cannot do what was asked (Unsupported), another may. Why so: docs/adr/0016-retries.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+import random
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from functools import partial
+from typing import Any, Generic, Literal, TypeVar
+
+import msgspec
+
+from dub5.errors import (
+    CallerError,
+    FailureScope,
+    Overloaded,
+    ProviderError,
+    ProviderTimeout,
+    Unsupported,
+    all_failed,
+)
+from dub5.providers.health import NOTHING, LastFailure, ModelHealth, Outcome, ProviderHealth
+from dub5.providers.protocol import Call, Payload, Provider, ResponseHead, has_answer
+from dub5.settings.model import (
+    AnthropicSettings,
+    AnyProvider,
+    HttpProviderSettings,
+    ModelSettings,
+    OpenAISettings,
+    Price,
+)
+
+_T = TypeVar("_T")
+
+RETRY_SHARE = 0.1
+"""Retries and hedges that each call earns."""
+RETRIES_SAVED = 10.0
+"""Retries that can be saved up."""
+
+Reason = Literal["fallback", "retry", "hedge"]
+"""Why a second call was made for the same question; a fallback goes to another route, after a failure."""
+
+
+class CallResult(msgspec.Struct, frozen=True):
+    """A call to a provider that is over.
+
+    `model` is our name of it, `upstream` the provider's. `duration` and `first_token` are seconds since the call began,
+    the latter None where no chunk came or the answer was asked for whole. `number` counts a question's calls from 1;
+    `reason` is None for the first. `error` says what went wrong, in words of ours.
+    """
+
+    provider: str
+    model: str
+    outcome: Outcome
+    duration: float
+    first_token: float | None
+    reason: Reason | None
+    number: int
+    upstream: str
+    response: ResponseHead
+    error: str | None
+
+
+Report = Callable[[CallResult], None]
+"""Called for each call to a provider, once, when it is over."""
+
+
+class Route(msgspec.Struct, frozen=True):
+    """A provider, what it calls the model, and its health there. `weight` is None for a mere fallback."""
+
+    provider: Provider
+    upstream: str
+    health: ModelHealth
+    weight: float | None = None
+
+
+class RetryBudget:
+    """One model's retries and hedges: at most a tenth of all calls, so that they do not keep a provider down.
+
+    A few can be saved up, so the share holds over any stretch of time but for those. Calling *another* provider after a
+    failure is no retry: it adds nothing to what failed.
+    """
+
+    def __init__(self) -> None:
+        self._balance = 0.0
+
+    def earn(self) -> None:
+        """A call was made."""
+        self._balance = min(self._balance + RETRY_SHARE, RETRIES_SAVED)
+
+    def spend(self) -> bool:
+        """Whether there is one more; then it is spent."""
+        if self._balance < 1.0 - 1e-9:  # ten times a tenth is a little less than one
+            return False
+        self._balance -= 1.0
+        return True
+
+
+class Model:
+    """A model that callers may name.
+
+    `weights` are shares of the first calls by route; without any the routes are called in their order. `queue_timeout`
+    is the longest wait for a slot at a provider, in seconds. `clock` gives seconds that never go back, `rng` is uniform
+    in [0, 1).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        routes: tuple[Route, ...],
+        *,
+        price: Price,
+        cache_class: str,
+        revision: str,
+        hedge: bool = False,
+        queue_timeout: float = 10.0,
+        budget: RetryBudget | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        rng: Callable[[], float] = random.random,
+    ) -> None:
+        self.name = name
+        self.routes = routes
+        self.price = price
+        self.cache_class = cache_class
+        self.revision = revision
+        self.hedge = hedge
+        self.queue_timeout = queue_timeout
+        self.clock = clock
+        self.budget = budget or RetryBudget()
+        self._rng = rng
+        self._weighted = any(route.weight for route in routes)
+
+    @classmethod
+    def build(
+        cls,
+        name: str,
+        settings: ModelSettings,
+        providers: Mapping[str, Provider],
+        provider_settings: Mapping[str, AnyProvider],
+        health: Mapping[str, ProviderHealth],
+        queue_timeout: float,
+    ) -> Model:
+        """Of validated settings: each route names one of `providers`."""
+        written = [route.partition("/")[::2] for route in settings.routes]
+        return cls(
+            name,
+            tuple(
+                Route(
+                    providers[provider],
+                    upstream,
+                    health[provider].of(upstream),
+                    settings.weights.get(f"{provider}/{upstream}"),
+                )
+                for provider, upstream in written
+            ),
+            price=settings.price,
+            cache_class=settings.cache_class,
+            revision=revision((provider_settings[provider], upstream) for provider, upstream in written),
+            hedge=settings.hedge,
+            queue_timeout=queue_timeout,
+        )
+
+    async def complete(self, call: Call, report: Report) -> Payload:
+        """The whole answer of the first route that gives one. `call.model` is filled in by the route."""
+        return await ProviderCall(self, call, report, Attempt.complete, _nothing_to_close).answer()
+
+    async def open(self, call: Call, report: Report) -> OpenStream:
+        """The stream of the first route that begins to answer. Close it: it holds the provider's call."""
+        return await ProviderCall(self, call, report, Attempt.open, OpenStream.aclose).answer()
+
+    def routes_in_order(self) -> list[Route]:
+        """As they are written; those with weights before the others, at random in proportion to them.
+
+        The key is that of P. Efraimidis and P. Spirakis, "Weighted random sampling with a reservoir", 2006.
+        """
+        if not self._weighted:
+            return list(self.routes)
+        weighted = [route for route in self.routes if route.weight]
+        keys = {id(route): -math.log(1.0 - self._rng()) / (route.weight or 1.0) for route in weighted}
+        weighted.sort(key=lambda route: keys[id(route)])
+        return [*weighted, *(route for route in self.routes if not route.weight)]
+
+    def unavailable(self, routes: list[Route]) -> ProviderError:
+        """Why none of `routes` is called now: each one's circuit breaker is open."""
+        now = self.clock()
+        error = ProviderError(
+            f"Every provider of the model {self.name} is failing; its circuit breaker is open.",
+            provider=routes[-1].provider.name,
+            retry_after=min(route.health.retry_after(now) for route in routes),
+        )
+        failures = [route.health.last_failure(now) for route in routes]
+        if all(each.should_retry is False for each in failures):
+            error.as_said(should_retry=False)
+        if all(each.status is not None for each in failures):
+            last = failures[-1]
+            error.as_said(status=last.status, type=last.type, code=last.code)
+            if error.should_retry is False:  # of a quota nobody knows when there is more
+                error.retry_after = None
+        return error
+
+
+class ProviderCall(Generic[_T]):
+    """One question's calls. `make` makes one, `discard` gives up an answer that came too late."""
+
+    def __init__(
+        self,
+        model: Model,
+        call: Call,
+        report: Report,
+        make: Callable[[Attempt, Call], Coroutine[Any, Any, _T]],
+        discard: Callable[[_T], Awaitable[None]],
+    ) -> None:
+        self._model = model
+        self._call = call
+        self._report = report
+        self._make = make
+        self._discard = discard
+        self._untried = model.routes_in_order()
+        self._calls = 0
+        self._failures: list[tuple[Route, ProviderError]] = []
+
+    async def answer(self) -> _T:
+        model, failures = self._model, self._failures
+        unsupported: dict[int, Unsupported] = {}  # by id of the route
+        # Each route once. A route comes with a slot, which the attempt gives back.
+        while (route := await self._next_route()) is not None:
+            model.budget.earn()
+            attempt = self._attempt(route, "fallback" if failures else None)
+            try:
+                slow = attempt.latencies.p95() if model.hedge else None
+                if slow is None:
+                    return await self._make(attempt, self._call)
+                return await first_of(
+                    self._in_task(attempt), slow, partial(self._hedge, route), self._discard
+                )
+            except Unsupported as error:
+                unsupported[id(route)] = error
+            except ProviderError as error:
+                failures.append((route, error))
+        # None is left. One of those that may work in a moment is called again, if the budget allows it. Where the
+        # provider said for how long to wait, that is longer than a client waits here.
+        transient = [route for route, error in failures if error.transient and error.retry_after is None]
+        again = self._spare(transient)
+        if again is not None:
+            try:
+                return await self._make(self._attempt(again, "retry"), self._call)
+            except ProviderError as error:
+                failures.append((again, error))
+        # An outage is reported as an outage; that nobody can do what was asked, only where that holds for all routes.
+        if failures:
+            raise all_failed(model.name, [error for _, error in failures])
+        able = [route for route in model.routes if id(route) not in unsupported]
+        raise model.unavailable(able) if able else next(iter(unsupported.values()))
+
+    async def _next_route(self) -> Route | None:
+        """The next route that is healthy and has a free slot, with that slot taken.
+
+        Where all that are healthy are full, a slot at the first of them is waited for. None where none is healthy, or
+        no slot came free in time.
+        """
+        while self._untried:
+            now = self._model.clock()
+            for route in self._untried:
+                if route.health.try_enter(now):
+                    self._untried.remove(route)
+                    return route
+            healthy = [route for route in self._untried if route.health.state(now) == "closed"]
+            if not healthy:
+                return None
+            if await self._queue_at(healthy[0]):
+                self._untried.remove(healthy[0])
+                return healthy[0]
+        return None
+
+    async def _queue_at(self, route: Route) -> bool:
+        """Wait for a slot there; False where that was in vain.
+
+        Overloaded where as many wait as are let in: one slow model must not take all slots of this replica.
+        """
+        health, name = route.health, route.provider.name
+        if health.concurrency.waiting >= health.concurrency.limit:
+            health.rejected()
+            raise Overloaded(
+                f"The provider {name} takes only {health.concurrency.limit} calls at once for now. "
+                "Try again later.",
+                retry_after=1,
+            )
+        try:
+            await health.concurrency.enter(self._model.queue_timeout)
+        except TimeoutError:
+            self._untried.remove(route)
+            error = ProviderTimeout(f"The provider {name} took too long to take the call.", provider=name)
+            self._failures.append((route, error))
+            return False
+        if health.allows(self._model.clock()):
+            return True
+        health.concurrency.give_back()  # it broke meanwhile
+        return False
+
+    def _spare(self, routes: list[Route]) -> Route | None:
+        """For a retry or hedge: the first that is healthy and has a slot, which is taken, if the budget has one."""
+        now = self._model.clock()
+        for route in routes:
+            if route.health.state(now) == "closed" and route.health.concurrency.free:
+                spent = self._model.budget.spend()
+                return route if spent and route.health.try_enter(now) else None
+        return None
+
+    def _attempt(self, route: Route, reason: Reason | None) -> Attempt:
+        self._calls += 1
+        return Attempt(
+            route, self._model, self._report, stream=self._call.stream, reason=reason, number=self._calls
+        )
+
+    def _in_task(self, attempt: Attempt) -> asyncio.Task[_T]:
+        task = asyncio.create_task(self._make(attempt, self._call))  # noqa: TID251  # `first_of` ends it
+        # One that is cancelled before it began has run nothing of its own.
+        task.add_done_callback(lambda ended: attempt.end("cancelled") if ended.cancelled() else None)
+        return task
+
+    def _hedge(self, beside: Route) -> asyncio.Task[_T] | None:
+        """A second call beside one at `beside`, to another route if possible; None where there is no slot for it."""
+        route = self._spare([*self._untried, beside])
+        if route is None:
+            return None
+        if route in self._untried:
+            self._untried.remove(route)
+        return self._in_task(self._attempt(route, "hedge"))
+
+
+class Attempt:
+    """One call to one provider. `route.health` has given it a slot, which it gives back at its end."""
+
+    def __init__(
+        self,
+        route: Route,
+        model: Model,
+        report: Report,
+        *,
+        stream: bool,
+        reason: Reason | None = None,
+        number: int = 1,
+    ) -> None:
+        self.route = route
+        self.latencies = route.health.first_tokens if stream else route.health.wholes
+        self._response = ResponseHead()
+        self._model = model.name
+        self._report: Report | None = report  # None once that was done
+        self._clock = model.clock
+        self._reason: Reason | None = reason
+        self._number = number
+        self._stream = stream
+        self._began = model.clock()
+        self._first_token: float | None = None
+
+    async def complete(self, call: Call) -> Payload:
+        """The whole answer."""
+        try:
+            answer = await self.route.provider.complete(self._addressed(call))
+        except BaseException as error:
+            self.fail(error)
+            raise
+        self.end("ok")
+        return answer
+
+    async def open(self, call: Call) -> OpenStream:
+        """The answer as a stream, once it has something of the answer."""
+        name = self.route.provider.name
+        chunks = self.route.provider.stream(self._addressed(call))
+        held: list[Payload] = []
+        try:
+            async for chunk in chunks:
+                held.append(chunk)
+                if has_answer(chunk.data):
+                    break
+            if not held:
+                raise ProviderError(
+                    f"The provider {name} sent an empty stream.", provider=name, scope="request"
+                )
+        except BaseException as error:
+            self.fail(error)
+            raise
+        # From here on no other route can be called.
+        self._response.begun = True
+        now = self._clock()
+        self._first_token = now - self._began
+        self.latencies.add(self._first_token)
+        self.route.health.worked(began=self._began, now=now)
+        return OpenStream(held, chunks, self)
+
+    def _addressed(self, call: Call) -> Call:
+        return msgspec.structs.replace(call, model=self.route.upstream, response=self._response)
+
+    def fail(self, error: BaseException) -> None:
+        """The call ended with `error`."""
+        if isinstance(error, Unsupported):  # this route cannot do what was asked: there was no call to report
+            if self._report is not None:
+                self._report = None
+                self.route.health.unused(self._began)
+        elif isinstance(error, ProviderError):
+            pause = error.retry_after if error.scope != "request" else None
+            failure = LastFailure.of(error)
+            self.end(_outcome(error), error.scope, pause=pause, failure=failure, error=error.plain)
+        else:
+            self.end(_outcome(error))
+
+    def end(
+        self,
+        outcome: Outcome,
+        scope: FailureScope | None = None,
+        *,
+        pause: float | None = None,
+        failure: LastFailure = NOTHING,
+        error: str | None = None,
+    ) -> None:
+        """The call ended so; only the first time counts."""
+        report, self._report = self._report, None
+        if report is None:
+            return
+        now = self._clock()
+        duration = now - self._began
+        if (outcome == "ok" and not self._stream) or (outcome == "cancelled" and self._first_token is None):
+            # At least so long, where it was cancelled: left out, p95 would sink.
+            self.latencies.add(duration)
+        self.route.health.ended(
+            outcome,
+            scope,
+            began=self._began,
+            now=now,
+            worked=self._first_token is not None,
+            pause=pause,
+            failure=failure,
+        )
+        report(
+            CallResult(
+                self.route.provider.name,
+                self._model,
+                outcome,
+                duration,
+                self._first_token,
+                self._reason,
+                self._number,
+                self.route.upstream,
+                self._response,
+                error,
+            )
+        )
+
+
+class OpenStream:
+    """A stream that has begun to answer. Iterating gives what was held back, then the rest; `aclose` ends the call.
+
+    Where the provider dies on the way, the iteration raises ProviderError. Not to be used by two tasks at once.
+    """
+
+    def __init__(self, held: list[Payload], chunks: AsyncGenerator[Payload, None], attempt: Attempt) -> None:
+        self.provider = attempt.route.provider.name
+        self.upstream = attempt.route.upstream
+        self._held = held[::-1]
+        self._chunks = chunks
+        self._attempt = attempt
+
+    def __aiter__(self) -> OpenStream:
+        return self
+
+    async def __anext__(self) -> Payload:
+        if self._held:
+            return self._held.pop()
+        try:
+            return await anext(self._chunks)
+        except StopAsyncIteration:
+            self._attempt.end("ok")
+            raise
+        except BaseException as error:
+            self._attempt.fail(error)
+            raise
+
+    async def aclose(self) -> None:
+        """Cancel the provider's call where it still runs. May be called again."""
+        try:
+            await self._chunks.aclose()
+        finally:
+            self._attempt.end("cancelled")
+
+
+async def first_of(
+    first: asyncio.Task[_T],
+    after: float,
+    second: Callable[[], asyncio.Task[_T] | None],
+    discard: Callable[[_T], Awaitable[None]],
+) -> _T:
+    """The first success of `first` and, where it takes longer than `after` seconds, of `second()`: a hedged call.
+
+    The other one is cancelled; what it had already is given to `discard`. Where both fail, the error is that of
+    `first`; an error of the caller is raised at once. From J. Dean and L. A. Barroso, "The Tail at Scale", CACM 56(2),
+    2013: waiting for the 95th percentile before the second call costs some 5 % more calls and cuts most of the tail.
+    """
+    calls = [first]
+    try:
+        _, running = await asyncio.wait(calls, timeout=after)
+        if running and (other := second()) is not None:
+            calls.append(other)
+            running.add(other)
+        winner = next((call for call in calls if _decides(call)), None)
+        while running and winner is None:
+            _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            winner = next((call for call in calls if _decides(call)), None)
+        winner = winner or first
+        await _give_up([call for call in calls if call is not winner], discard)
+    except BaseException:  # cancelled, perhaps while the loser was
+        await _give_up(calls, discard)
+        raise
+    return winner.result()
+
+
+async def _give_up(calls: list[asyncio.Task[_T]], discard: Callable[[_T], Awaitable[None]]) -> None:
+    for call in calls:
+        call.cancel()
+    for answer in await asyncio.gather(*calls, return_exceptions=True):
+        if not isinstance(answer, BaseException):
+            await discard(answer)
+
+
+def _decides(call: asyncio.Task[Any]) -> bool:
+    """Whether a call has an answer, or an error that any other call would have, too."""
+    if not call.done() or call.cancelled():
+        return False
+    error = call.exception()
+    return error is None or (isinstance(error, CallerError) and not isinstance(error, Unsupported))
+
+
+async def _nothing_to_close(_: Payload) -> None:
+    """A whole answer holds nothing."""
+
+
+def _outcome(error: BaseException) -> Outcome:
+    match error:
+        case ProviderTimeout():
+            return "timeout"
+        case ProviderError(busy=True):
+            return "limited"
+        case CallerError():
+            return "refused"
+        case Overloaded() | MemoryError():
+            return "overloaded"
+        case asyncio.CancelledError() | GeneratorExit():
+            return "cancelled"
+    return "error"
+
+
+def revision(routes: Iterator[tuple[AnyProvider, str]]) -> str:
+    """A short digest of what shapes the answers of these routes; two models that answer alike share it.
+
+    Keys are not part of it, nor are names of providers, limits and paces.
+    """
+    shapes = [[*_shape(provider), upstream] for provider, upstream in routes]
+    return hashlib.blake2b(msgspec.json.encode(shapes, order="sorted"), digest_size=8).hexdigest()
+
+
+def _shape(settings: AnyProvider) -> list[object]:
+    kind = type(settings).__struct_config__.tag
+    match settings:
+        case AnthropicSettings():
+            return [kind, settings.base_url, settings.headers, settings.max_tokens, *_quirks(settings)]
+        case OpenAISettings():
+            return [kind, settings.base_url, settings.headers, *_quirks(settings)]
+    return [kind]
+
+
+def _quirks(settings: HttpProviderSettings) -> list[object]:
+    """Nothing where there are none: what was stored before there were any is still found."""
+    return [settings.quirks] if settings.quirks else []
