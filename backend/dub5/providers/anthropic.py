@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterable
-from contextlib import aclosing
 from functools import partial
 
 import msgspec
@@ -64,13 +63,17 @@ class AnthropicProvider:
 
     async def stream(self, call: Call) -> AsyncGenerator[Payload, None]:
         translator = StreamTranslator(created=int(time.time()))
-        events = self._http.events(await self._body(call), call, is_last=_is_stop)
+        last = False
         try:
-            async with aclosing(events):
-                async for together in events:
-                    for event, data in together:
+            with await self._http.events(await self._body(call), call) as reader:
+                while not last and (events := await reader.next()):
+                    for event, data in events:
                         for chunk in self._chunks(translator, event, data):
                             yield Payload.of(chunk)
+                        if last := _is_stop(event, data):
+                            break
+                if last:
+                    await reader.finish()
         except (Unusable, Reported) as odd:
             raise self._http.failure(odd) from None
         if not translator.complete:

@@ -18,7 +18,7 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -78,7 +78,7 @@ _PASSING = {500, 502, 503, 529}
 """Statuses that say that the same call may succeed in a moment; 529 is Anthropic's `overloaded_error`."""
 
 _LEAST_OF_SERVERS = 500
-"""From here on statuses are the server's own trouble."""
+"""From here on statuses are the server's own failure."""
 
 _NEVER_AGAIN = {403, 404, 409, 413, 429}
 """Statuses of a request that fails each time, though perhaps only here; the SDKs would send some again."""
@@ -149,7 +149,7 @@ class HttpClient:
             raise ConfigError(f"providers.{name}.base_url: {error}") from None
         self._sockets = access.sockets
         self._proxy = access.proxy
-        self._through = self._told_of(access.proxy)
+        self._proxy_options = self._options_of(access.proxy)
         if not all(value.isascii() and value.isprintable() for value in self._headers.values()):
             raise ConfigError(f"providers.{name}: the key and the headers must be printable ASCII")
         hosts = (self._url.host, access.proxy.url.host if access.proxy is not None else None)
@@ -158,8 +158,8 @@ class HttpClient:
         self._tls = trusted(f"providers.{name}.ca_file", settings.ca_file)
         self._session: aiohttp.ClientSession | None = None
 
-    def _told_of(self, proxy: Proxy | None) -> dict[str, Any]:
-        """What aiohttp is told with each call. Credentials go with CONNECT, or with a request in the clear."""
+    def _options_of(self, proxy: Proxy | None) -> dict[str, Any]:
+        """aiohttp's options for each call. Credentials go with CONNECT, or with a request in the clear."""
         if proxy is None:
             return {}
         if proxy.authorization is None:
@@ -175,75 +175,42 @@ class HttpClient:
 
     async def post(self, body: Json, call: Call) -> bytes:
         """The body of a whole answer."""
-        limit = _Limit(_now() + self._timeouts.total, "finish its answer")
+        deadline = _Deadline(_now() + self._timeouts.total, "finish its answer")
         try:
-            async with asyncio.timeout_at(limit.at):
-                response = await self._asked(body, call)
+            async with asyncio.timeout_at(deadline.at):
+                response = await self._send(body, call)
                 try:
-                    return await self._read(response)
+                    parts, size = [], 0
+                    while part := await response.content.readany():
+                        parts.append(part)
+                        size += len(part)
+                        if size > MAX_ANSWER:
+                            raise self.error("sent an answer that is too large")
+                    return b"".join(parts)
                 finally:
                     response.release()
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise self._trouble(error, limit) from None
+            raise self._error_of(error, deadline) from None
 
-    async def events(
-        self, body: Json, call: Call, *, is_last: Callable[[bytes, bytes], bool]
-    ) -> AsyncGenerator[list[tuple[bytes, bytes]], None]:
-        """The `(event, data)` pairs of a stream, until the one for which `is_last(event, data)` is true.
-
-        Those that came together are given together, since at a busy hour they are many.
-        It also ends where the provider closes the body: whether the answer is complete is for the caller to say.
-        """
-        total = _Limit(_now() + self._timeouts.total, "finish its answer")
-        first = min(total, _Limit(_now() + self._timeouts.first_token, "send its first token"))
+    async def events(self, body: Json, call: Call) -> EventReader:
+        """The server-sent events of a streamed answer, once its head is here. Use it in `with`."""
+        total = _Deadline(_now() + self._timeouts.total, "finish its answer")
+        first = min(total, _Deadline(_now() + self._timeouts.first_token, "send its first token"))
         try:
             async with asyncio.timeout_at(first.at):
-                response = await self._asked(body, call)
+                response = await self._send(body, call)
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise self._trouble(error, first) from None
-        parser, size, now = EventParser(), 0, asyncio.get_running_loop().time
-        try:
-            with _Patience(response, first) as patience:
-                while True:
-                    try:
-                        chunk = await response.content.readany()
-                    except aiohttp.ClientError as error:
-                        over = patience.over
-                        raise (self._trouble(error, None) if over is None else self._timeout(over)) from None
-                    size += len(chunk)
-                    if size > MAX_ANSWER:
-                        raise self.error("sent an answer that is too large")
-                    events = self._parsed(parser, chunk)
-                    for number, event in enumerate(events, 1):
-                        if is_last(*event):
-                            yield events[:number]
-                            await _until_closed(response)
-                            return
-                    if events:
-                        yield events
-                    if response.content.at_eof():
-                        if rest := parser.rest():
-                            yield rest
-                        return
-                    # Whatever comes is a sign of life, also comments and pings while a model thinks.
-                    if call.response.begun:
-                        pause = _Limit(now() + self._timeouts.between_tokens, "send its next token")
-                    else:
-                        pause = _Limit(now() + self._timeouts.first_token, "send its first token")
-                    patience.ends(min(total, pause))
-        finally:
-            response.release()
+            raise self._error_of(error, first) from None
+        return EventReader(self, response, call, total, first, self._timeouts)
 
-    def _parsed(self, parser: EventParser, chunk: bytes) -> list[tuple[bytes, bytes]]:
-        try:
-            return list(parser.feed(chunk))
-        except EventTooLarge:
-            raise self.error("sent an event that is too large") from None
+    def cut_off(self, error: aiohttp.ClientError, passed: _Deadline | None) -> ProviderError | Overloaded:
+        """Why a stream ended before its time: `passed` is the deadline at which we closed it, if we did."""
+        return self._error_of(error, None) if passed is None else self._timeout(passed)
 
-    def _trouble(
-        self, error: aiohttp.ClientError | TimeoutError, limit: _Limit | None
+    def _error_of(
+        self, error: aiohttp.ClientError | TimeoutError, deadline: _Deadline | None
     ) -> ProviderError | Overloaded:
-        """What aiohttp raised, or that `limit` had passed, in our words."""
+        """What aiohttp raised, or that `deadline` had passed, in our words."""
         if isinstance(error, aiohttp.ClientOSError) and _is_shortage(error):
             return _out_of("file descriptors, ports or memory")
         if self._proxy is not None and (what := _done_by(self._proxy, error)) is not None:
@@ -251,27 +218,34 @@ class HttpClient:
         match error:
             case aiohttp.ServerTimeoutError():
                 through = "" if self._proxy is None else " through its proxy"
-                return self._timeout(_Limit(0, f"accept a connection{through}"), scope="provider")
+                return self._timeout(_Deadline(0, f"accept a connection{through}"), scope="provider")
             case aiohttp.ClientConnectorCertificateError():
                 return self.error("has a certificate that is not trusted here", scope="provider")
             case aiohttp.ClientConnectorError() | aiohttp.ClientSSLError():
                 return self.error("cannot be reached", transient=True, scope="provider")
             case aiohttp.ClientResponseError() | aiohttp.ClientPayloadError(__cause__=ContentEncodingError()):
                 return self.error("sent what is not HTTP")
-            case TimeoutError() if limit is not None:
-                return self._timeout(limit)
+            case TimeoutError() if deadline is not None:
+                return self._timeout(deadline)
         cut = isinstance(error, aiohttp.ClientPayloadError)  # in the middle of an answer
         return self.error("broke off", transient=True, scope="model" if cut else "server")
 
-    async def _asked(self, body: Json, call: Call) -> aiohttp.ClientResponse:
+    async def _send(self, body: Json, call: Call) -> aiohttp.ClientResponse:
         """The response, to be released: that puts its connection back where all was read, and else closes it."""
+        if self._session is None:  # it belongs to the event loop that runs now
+            self._session = aiohttp.ClientSession(
+                connector=self._connector(),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(connect=self._timeouts.connect),
+            )
         try:
-            response = await self._pool().post(
+            response = await self._session.post(
                 self._url,
                 data=await _in_pieces(body) if call.large else msgspec.json.encode(body),
+                # Not as the session's: aiohttp would send those to a proxy, too.
                 headers={**self._headers, **call.headers},
                 allow_redirects=False,
-                **self._through,
+                **self._proxy_options,
             )
         except MemoryError:
             raise _out_of("memory") from None
@@ -279,40 +253,23 @@ class HttpClient:
             if "start new thread" in str(error):
                 raise _out_of("threads") from None
             raise
-        call.response.status, call.response.request_id = response.status, self._request_id(response)
-        call.response.age = _age(response)
+        head = call.response
+        head.status, head.request_id, head.age = response.status, self._request_id(response), _age(response)
         if response.status == _OK:
             return response
         try:
             if response.status == _PROXY_AUTHENTICATION and self._proxy is not None:
                 raise self._proxy_error(_NO_CREDENTIALS)
-            raise self._refusal(response, await _said(response))
+            raise self._refusal(response, await _refusal_body(response))
         finally:
             response.release()
-
-    def _pool(self) -> aiohttp.ClientSession:
-        """Made with the first call, since it belongs to the event loop that runs then."""
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=self._connector(),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(connect=self._timeouts.connect),
-            )
-        return self._session
 
     def _connector(self) -> aiohttp.TCPConnector:
         # How many there are at once is for `health` to say: a wait here would be the provider's fault.
         usual: Any = {"limit": 0, "keepalive_timeout": _KEEP_ALIVE, "ssl": self._tls}
-        return aiohttp.TCPConnector(**usual) if self._sockets is None else _FewSockets(self._sockets, **usual)
-
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
-        parts, size = [], 0
-        while part := await response.content.readany():
-            parts.append(part)
-            size += len(part)
-            if size > MAX_ANSWER:
-                raise self.error("sent an answer that is too large")
-        return b"".join(parts)
+        return (
+            aiohttp.TCPConnector(**usual) if self._sockets is None else _SharedSockets(self._sockets, **usual)
+        )
 
     def error(
         self,
@@ -346,8 +303,8 @@ class HttpClient:
         error = ProviderError(words, provider=self.name, transient=transient, scope="provider")
         return error.as_said(should_retry=None if transient else False)
 
-    def _timeout(self, limit: _Limit, scope: FailureScope = "server") -> ProviderTimeout:
-        words = f"The provider {self.name} took too long to {limit.doing}."
+    def _timeout(self, deadline: _Deadline, scope: FailureScope = "server") -> ProviderTimeout:
+        words = f"The provider {self.name} took too long to {deadline.action}."
         return ProviderTimeout(words, provider=self.name, scope=scope)
 
     def _refusal(self, response: aiohttp.ClientResponse, body: bytes) -> CallerError | ProviderError:
@@ -452,10 +409,15 @@ class HttpClient:
 
     def _request_id(self, response: aiohttp.ClientResponse) -> str | None:
         """What the provider calls this call; None where it does not say, or nothing that may be in a log line."""
-        written = next((response.headers[name] for name in _REQUEST_IDS if name in response.headers), "")
-        if written and any(secret in written for secret in self._secrets):
-            return None
-        return written if _REQUEST_ID.fullmatch(written) else None
+        headers = response.headers
+        for name in _REQUEST_IDS:
+            if name in headers:
+                written = headers[name]
+                for secret in self._secrets:
+                    if secret in written:
+                        return None
+                return written if _REQUEST_ID.fullmatch(written) else None
+        return None
 
 
 _WITHOUT_WORDS = {_TOO_LARGE: "The request is too large for the provider."}
@@ -483,7 +445,7 @@ def _has_descriptors() -> bool:
     return True
 
 
-class _FewSockets(aiohttp.TCPConnector):
+class _SharedSockets(aiohttp.TCPConnector):
     """A pool whose sockets are bounded together with those of other pools."""
 
     def __init__(self, sockets: Sockets, **options: Any) -> None:
@@ -507,45 +469,98 @@ async def _in_pieces(body: Json) -> io.BytesIO:
     return written
 
 
-class _Limit(msgspec.Struct, frozen=True, order=True):
-    """Until when, by the loop's clock, a provider may keep us waiting, and for what."""
+class _Deadline(msgspec.Struct, frozen=True, order=True):
+    """Until when, by the loop's clock, a provider has time, and for what."""
 
     at: float
-    doing: str
+    action: str
 
 
-class _Patience:
-    """Closes a response that keeps us waiting past a limit, which then is in `over`.
+class EventReader:
+    """The `(event, data)` pairs of one streamed answer, as they come. Leaving `with` ends the call.
 
-    One timer for a whole stream: moving the limit to a later time, as each chunk does, costs no more than noting it.
+    A timer closes a response that passes its deadline. It is one timer for the whole stream: to move the deadline to a
+    later time, as each chunk does, is only to note it.
     """
 
-    def __init__(self, response: aiohttp.ClientResponse, limit: _Limit) -> None:
-        self.over: _Limit | None = None
+    def __init__(
+        self,
+        client: HttpClient,
+        response: aiohttp.ClientResponse,
+        call: Call,
+        total: _Deadline,
+        first: _Deadline,
+        timeouts: Timeouts,
+    ) -> None:
+        self._client = client
         self._response = response
-        self._limit = limit
-        self._timer = self._set()
+        self._head = call.response
+        self._total = total
+        self._deadline = first
+        self._passed: _Deadline | None = None
+        self._first_token, self._between_tokens = timeouts.first_token, timeouts.between_tokens
+        self._parser = EventParser()
+        self._size = 0
+        self._ended = False
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_at(first.at, self._on_timer)
 
-    def __enter__(self) -> _Patience:
+    def __enter__(self) -> EventReader:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._timer.cancel()
+        self._response.release()
 
-    def ends(self, limit: _Limit) -> None:
-        self._limit = limit
-        if limit.at < self._timer.when():
-            self._timer.cancel()
-            self._timer = self._set()
+    async def next(self) -> list[tuple[bytes, bytes]]:
+        """Those that came together, since at a busy hour they are many; none where the provider closed the body.
 
-    def _set(self) -> asyncio.TimerHandle:
-        return asyncio.get_running_loop().call_at(self._limit.at, self._rang)
+        Whether the answer is complete then is for the caller to say.
+        """
+        content = self._response.content
+        while not content.at_eof():
+            if self._size:  # whatever came is a sign of life, also comments and pings while a model thinks
+                self._postpone()
+            try:
+                received = await content.readany()
+            except aiohttp.ClientError as error:
+                raise self._client.cut_off(error, self._passed) from None
+            self._size += len(received)
+            if self._size > MAX_ANSWER:
+                raise self._client.error("sent an answer that is too large")
+            try:
+                events = self._parser.feed(received)
+            except EventTooLarge:
+                raise self._client.error("sent an event that is too large") from None
+            if events:
+                return events
+        if self._ended:
+            return []
+        self._ended = True
+        return self._parser.rest()
 
-    def _rang(self) -> None:
-        if _now() < self._limit.at:
-            self._timer = self._set()
+    async def finish(self) -> None:
+        """The last event is here: a moment for the end of the body, so that the connection can be used again."""
+        with contextlib.suppress(TimeoutError, aiohttp.ClientError):
+            async with asyncio.timeout(LINGER):
+                while await self._response.content.readany():
+                    pass
+
+    def _postpone(self) -> None:
+        if self._head.begun:
+            deadline = _Deadline(self._loop.time() + self._between_tokens, "send its next token")
         else:
-            self.over = self._limit
+            deadline = _Deadline(self._loop.time() + self._first_token, "send its first token")
+        self._deadline = deadline = min(self._total, deadline)
+        if deadline.at < self._timer.when():
+            self._timer.cancel()
+            self._timer = self._loop.call_at(deadline.at, self._on_timer)
+
+    def _on_timer(self) -> None:
+        if self._loop.time() < self._deadline.at:  # it was moved meanwhile
+            self._timer = self._loop.call_at(self._deadline.at, self._on_timer)
+        else:
+            self._passed = self._deadline
             self._response.close()
 
 
@@ -580,14 +595,7 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def _until_closed(response: aiohttp.ClientResponse) -> None:
-    with contextlib.suppress(TimeoutError, aiohttp.ClientError):
-        async with asyncio.timeout(LINGER):
-            while await response.content.readany():
-                pass
-
-
-async def _said(response: aiohttp.ClientResponse) -> bytes:
+async def _refusal_body(response: aiohttp.ClientResponse) -> bytes:
     """The body of a refusal, or what comes of it in good time; the status counts without it."""
     parts, left = [], refusals.MOST_READ
     with contextlib.suppress(TimeoutError, aiohttp.ClientError):
@@ -603,5 +611,7 @@ def _age(response: aiohttp.ClientResponse) -> float:
 
     RFC 9111, sections 1.2.2 and 5.1: of several the first counts, and what is too large counts as very large.
     """
-    written = response.headers.get("age", "").partition(",")[0].strip()
+    if "age" not in response.headers:
+        return 0.0
+    written = response.headers["age"].partition(",")[0].strip()
     return min(float(written), _MOST_AGE) if re.fullmatch(r"[0-9]{1,300}", written) else 0.0

@@ -8,7 +8,6 @@ put right by `openai_frames`: a provider must not be able to trip up the rest of
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 
 from dub5.errors import ProviderError
 from dub5.providers.http import DIRECTLY, Access, HttpClient
@@ -44,25 +43,27 @@ class OpenAIProvider:
             raise self._http.failure(odd) from None
 
     async def stream(self, call: Call) -> AsyncGenerator[Payload, None]:
-        frames = Frames(call.body.get("n") or 1)
-        events = self._http.events(self._body(call), call, is_last=is_done)
+        frames, last = Frames(call.body.get("n") or 1), False
         try:
-            async with aclosing(events):
-                async for together in events:
-                    for event, data in together:
+            with await self._http.events(self._body(call), call) as reader:
+                while not last and (events := await reader.next()):
+                    for event, data in events:
                         if data[0] != _BRACE:
                             if is_done(event, data):
                                 frames.done()
-                                continue
+                                last = True
+                                break
                             if is_keep_alive(event, data):
                                 continue
                             data = unlisted(data)  # noqa: PLW2901
-                        chunk = Payload.parse(data, self.name)
+                        chunk = Payload.parse(data, self._http.name)
                         if frames.is_ordinary(chunk.data):
                             yield chunk
                         else:
                             for each in frames.chunks(event, chunk):
                                 yield each
+                if last:
+                    await reader.finish()
             frames.close()
         except (Unusable, Reported) as odd:
             raise self._http.failure(odd) from None

@@ -106,7 +106,8 @@ class Payload(msgspec.Struct, frozen=True):
             data, legal = _read_leniently(raw, provider)
             if not legal:
                 return cls.of(data)
-        return cls._on_one_line(raw, data)
+        # Line ends are legal between JSON tokens, but would end an SSE line.
+        return cls.of(data) if b"\n" in raw or b"\r" in raw else cls(raw, data)
 
     @classmethod
     def parse_whole(cls, raw: bytes, provider: str) -> Payload:
@@ -115,11 +116,6 @@ class Payload(msgspec.Struct, frozen=True):
             data = _decoder.decode(raw)
         except (ValueError, RecursionError):
             return cls.of_whole(_read_leniently(raw, provider)[0])
-        return cls._on_one_line(raw, data)
-
-    @classmethod
-    def _on_one_line(cls, raw: bytes, data: Json) -> Payload:
-        """Line ends are legal between JSON tokens, but would end an SSE line."""
         return cls.of(data) if b"\n" in raw or b"\r" in raw else cls(raw, data)
 
 

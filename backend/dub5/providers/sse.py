@@ -1,6 +1,6 @@
 """Server-sent events from bytes: the part of the WHATWG grammar that LLM providers use.
 
-Fed with whatever the socket gave (half a line, half a UTF-8 character, CRLF split in two), it yields the
+Fed with whatever the socket gave (half a line, half a UTF-8 character, CRLF split in two), it gives the
 event name and data of each finished event. It splits bytes, not text, so a relay need not decode; and it
 joins the parts of a line only once the line is whole, so a long event costs no more than its length.
 Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
@@ -9,7 +9,6 @@ Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import msgspec
 
@@ -44,7 +43,7 @@ def _is_lines(body: bytes) -> bool:
 
 
 class EventParser:
-    """`feed(bytes)` yields `(event, data)` pairs; comments and events without data are left out.
+    """`feed(bytes)` gives `(event, data)` pairs; comments and events without data are left out.
 
     More than the grammar allows is taken: marks of byte order and blanks before a field, and instead of events lines of
     JSON, or a body of JSON, which `rest` gives as one.
@@ -58,17 +57,27 @@ class EventParser:
         self._line: list[bytes] = []  # parts of the line that has no end yet
         self._line_size = 0
         self._after_cr = False
+        self._between_events = False  # whether the last event is whole and nothing has come after it
         self._event = b""
         self._data: list[bytes] = []
         self._data_size = 0
 
-    def feed(self, received: bytes) -> Iterator[tuple[bytes, bytes]]:
+    def feed(self, received: bytes) -> list[tuple[bytes, bytes]]:
         """The events that `received` finishes. EventTooLarge where one outgrows MAX_EVENT."""
+        if self._between_events and received[-2:] == b"\n\n" and len(received) <= MAX_EVENT:
+            # Nearly always: one or more whole events of one line of data each.
+            events = []
+            for block in received[:-2].split(b"\n\n"):
+                if block[:6] != b"data: " or len(block) == 6 or b"\n" in block or b"\r" in block:
+                    break
+                events.append((b"", block[6:]))
+            else:
+                return events
         if not self._begun:
             received = self._begin(received)
         if self._json is not None:
-            yield from self._feed_json(self._json, received)
-            return
+            return self._feed_json(self._json, received)
+        events = []
         first, *others = self._split(received)
         self._hold(first)
         for part in others:
@@ -78,23 +87,24 @@ class EventParser:
                 self._field(line)
             else:
                 if any(self._data):
-                    yield self._event, b"\n".join(self._data)
+                    events.append((self._event, b"\n".join(self._data)))
                 self._event, self._data, self._data_size = b"", [], 0
             self._hold(part)
+        self._between_events = not (self._line or self._data or self._event or self._after_cr)
+        return events
 
     def rest(self) -> list[tuple[bytes, bytes]]:
         """At the end of the body, what it had besides finished events: JSON, or a last event without its empty line."""
         if self._json is not None:
             body = b"".join(self._json)
             return [(b"" if self._by_line else BODY, body)] if body.strip() else []
-        events = list(self.feed(b"\n\n"))
-        return [(event, data) for event, data in events if _is_whole(data)]
+        return [(event, data) for event, data in self.feed(b"\n\n") if _is_whole(data)]
 
-    def _feed_json(self, parts: list[bytes], received: bytes) -> Iterator[tuple[bytes, bytes]]:
+    def _feed_json(self, parts: list[bytes], received: bytes) -> list[tuple[bytes, bytes]]:
         """What is no stream of events: the lines that `received` finishes, where they stand for them."""
         parts.append(received)
         if self._by_line is False or (b"\n" not in received and self._by_line):
-            return
+            return []
         body = b"".join(parts)
         end = body.find(b"\n")
         if self._by_line is None and end >= 0:
@@ -102,10 +112,11 @@ class EventParser:
                 self._by_line = True
             elif body[:1] != b"{" or not _is_whole(body[:end]):
                 self._by_line = False
-        if self._by_line:
-            *lines, rest = body.split(b"\n")
-            parts[:] = [rest]
-            yield from ((b"", line.strip()) for line in lines if line.strip())
+        if not self._by_line:
+            return []
+        *lines, rest = body.split(b"\n")
+        parts[:] = [rest]
+        return [(b"", line.strip()) for line in lines if line.strip()]
 
     def _begin(self, received: bytes) -> bytes:
         """What is left of the first bytes without what stands before the first event."""
