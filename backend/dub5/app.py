@@ -53,7 +53,8 @@ from dub5.contract import POLICY_CHANNEL, PURGE_CHANNEL
 from dub5.process.descriptors import Room, Sockets, divide, limit
 from dub5.providers.call import Model
 from dub5.providers.health import UNLIMITED, ModelHealth, ProviderHealth
-from dub5.redis.link import LARGEST_ANSWER, RedisLink, most_connections
+from dub5.redis.client import LARGEST_ANSWER, most_connections
+from dub5.redis.link import RedisLink
 from dub5.settings.model import HttpProviderSettings, Settings, read_secret
 from dub5.telemetry import tracing
 from dub5.telemetry.background import Background

@@ -30,7 +30,7 @@ from dub5.contract import (
     SampleBatch,
     Verdict,
 )
-from dub5.redis.link import LARGEST_ANSWER, connect
+from dub5.redis.client import LARGEST_ANSWER, connect
 from dub5.settings.model import RedisSettings
 from dub5_operator.main import Operator
 from dub5_operator.redis import Publisher, Samples

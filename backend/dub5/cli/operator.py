@@ -18,7 +18,7 @@ import msgspec
 from dub5 import __version__
 from dub5.errors import ConfigError
 from dub5.process.threads import then_end
-from dub5.redis.link import connect
+from dub5.redis.client import connect
 from dub5.settings.loader import load
 from dub5.settings.model import read_secret
 from dub5.telemetry.logging import configure, get_logger

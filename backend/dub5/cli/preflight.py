@@ -14,7 +14,7 @@ from pathlib import Path
 from dub5 import providers
 from dub5.admission.keys import parse_keys
 from dub5.providers.http import trusted
-from dub5.redis.link import connect
+from dub5.redis.client import connect
 from dub5.settings.model import Settings, Source, read_secret
 from dub5.telemetry import tracing
 

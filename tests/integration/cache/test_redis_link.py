@@ -16,8 +16,8 @@ from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.client import Pipeline
 from redis.asyncio.sentinel import SentinelConnectionPool
 
-from dub5.redis.batches import LANES
-from dub5.redis.link import RedisLink, RedisUnavailable, connect
+from dub5.redis.client import CONNECTIONS, connect
+from dub5.redis.link import RedisLink, RedisUnavailable
 from dub5.settings.model import Duration, RedisSettings
 from testkit.processes import free_port
 from testkit.redis_server import RedisServer, far_away
@@ -129,11 +129,11 @@ async def test_a_redis_that_is_far_away_is_used(server: RedisServer) -> None:
         try:
             await until(lambda: said(server, b"0"))
             asked = []
-            for _ in range(LANES):  # each turn is a batch, and takes a connection
+            for _ in range(CONNECTIONS):  # each turn is a batch, and takes a connection
                 asked.append(asyncio.create_task(ping(link)))
                 await asyncio.sleep(0)
                 await asyncio.sleep(0)
-            assert await asyncio.gather(*asked) == [True] * LANES
+            assert await asyncio.gather(*asked) == [True] * CONNECTIONS
             assert link.available
             await server.stop()
             await fail(link, 3)
@@ -558,15 +558,15 @@ async def test_an_answer_that_comes_after_the_breaker_opened_does_not_look_like_
     redis: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with linked(redis) as link:
-        servers: Any = link._servers
-        usual, batches = servers.ask, servers._batches
+        [batches] = link._batches.values()
+        usual = batches.ask
 
         async def late(commands: list[Any]) -> Any:
             answers = await usual(commands)
             batches._failed(TimeoutError(), hung=True)  # as another batch would
             return answers
 
-        monkeypatch.setattr(batches, "_ask_probe", asyncio.Event().wait)  # nobody learns that it is back
-        monkeypatch.setattr(servers, "ask", late)
+        monkeypatch.setattr(batches._server, "probe", asyncio.Event().wait)  # nobody learns that it is back
+        monkeypatch.setattr(link, "_ask", late)
         await ping(link)
         assert link._metrics.registry.get_sample_value("dub5_redis_up") == 0

@@ -10,7 +10,7 @@ import pytest
 import structlog
 from structlog.typing import EventDict
 
-from dub5.redis.batches import Batches, RedisFailed
+from dub5.redis.link import Batches, RedisFailed
 from dub5.telemetry.background import Background
 from dub5.telemetry.metrics import Metrics
 
@@ -18,12 +18,14 @@ from dub5.telemetry.metrics import Metrics
 class Server:
     """A Redis that does as it is told: `errors` are raised one after the other, by a command or a probe."""
 
+    name = "redis"
+
     def __init__(self) -> None:
         self.errors: list[Exception] = []
         self.changes: asyncio.Queue[bool] = asyncio.Queue()
         self.metrics = Metrics()
         self.background = Background(self.metrics, rng=lambda: 0.0)
-        self.batches = Batches("redis", self.send, self.probe, self.changed, self.background, timeout=60.0)
+        self.batches = Batches(self, self.changed, self.background, timeout=60.0)
 
     async def send(self, commands: list[Any]) -> list[Any]:
         if self.errors:
