@@ -1,23 +1,23 @@
-"""How many provider calls this replica makes at once, who waits, and who is told at once to come back later.
+"""How many provider calls this replica makes at once, which requests wait, and which are refused at once.
 
-A call enters where there is room. Otherwise it waits, first in first out inside its tenant, tenants taking turns,
-so that one tenant's flood does not starve the others: what a newcomer has to wait for is its own tenant's line and the
-turns of the others meanwhile, and in a full queue it takes the place of the newest in the longest line. Nobody waits in
-vain: whoever is in that longest line, or would by the present pace wait longer than `queue_timeout` or past the
-caller's deadline, is turned away at once with an honest `Retry-After`.
+A call enters where there is a slot. Otherwise it waits in a queue, first in first out inside its tenant, tenants taking
+turns, so that one tenant's flood does not starve the others: a newcomer waits for its own tenant's queue and for the
+turns of the others meanwhile, and in a full queue it evicts the newest of the longest one. Nobody waits in vain: a
+request of that longest queue, or one that would by the present pace wait longer than `queue_timeout` or past its
+deadline, is refused at once with an honest `Retry-After`.
 
-No model takes all places: each leaves some to the others (`shares`), since a model that hangs gives none back for
-minutes. Whose model has its share waits for a place of that model, and lets others in the same line pass.
+No model takes all slots: each leaves some to the others (`shares`), since a model that hangs gives none back for
+minutes. A request whose model has its share waits for a slot of that model, and lets others of the same queue pass.
 
-Hits and followers of a flight do not come here: they hold no provider call. Work for which nobody waits
-(background refreshes) enters only where there is room. Why first in, first out:
-docs/adr/0011-first-in-first-out.md.
+Hits and followers of a flight do not come here: they hold no provider call. Work that no request waits for (background
+refreshes) enters only where there is a slot. Why first in, first out: docs/adr/0011-first-in-first-out.md.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Hashable
@@ -25,32 +25,35 @@ from typing import Literal
 
 import msgspec
 
-from dub5.admission.demand import ServiceTime, ShedRate, demand
+from dub5.admission.demand import ShedRate, demand
 from dub5.admission.drain import Drain
 from dub5.errors import Overloaded
 from dub5.settings.model import AdmissionSettings
 from dub5.shares import SHARE, may_take_one
 from dub5.telemetry.metrics import Metrics
 
+SERVICE_WINDOW = 300.0
+"""Time constant of the moving average of service times, in seconds."""
 
-class _Turn(msgspec.Struct, frozen=True, eq=False):
-    """Somebody in line: `come` has a result when a place is there, or the error with which they are sent away.
+
+class _Waiter(msgspec.Struct, frozen=True, eq=False):
+    """A queued request: `slot` has a result when one is there, or the error with which it was evicted.
 
     `number` grows with each that comes.
     """
 
-    come: asyncio.Future[None]
+    slot: asyncio.Future[None]
     number: int
     model: str
     request: Hashable
 
 
-class _Line:
+class _Queue:
     """One tenant's, oldest first; kept by model, since where one model has its share the others go on."""
 
     def __init__(self) -> None:
         self.length = 0
-        self._by_model: dict[str, deque[_Turn]] = {}
+        self._by_model: dict[str, deque[_Waiter]] = {}
 
     def of(self, model: str) -> int:
         """How many wait for it."""
@@ -60,45 +63,51 @@ class _Line:
         """The model that most wait for."""
         return max(self._by_model, key=self.of)
 
-    def join(self, turn: _Turn) -> None:
-        self._by_model.setdefault(turn.model, deque()).append(turn)
+    def add(self, waiter: _Waiter) -> None:
+        self._by_model.setdefault(waiter.model, deque()).append(waiter)
         self.length += 1
 
-    def take_first(self, has_place: Callable[[str], bool]) -> _Turn | None:
-        """The oldest whose model has a place; None where none has."""
-        heads = (turns[0] for model, turns in self._by_model.items() if has_place(model))
-        turn = min(heads, key=lambda each: each.number, default=None)
-        if turn is not None:
-            self.leave(turn)
-        return turn
+    def take_first(self, has_slot: Callable[[str], bool]) -> _Waiter | None:
+        """The oldest whose model has a slot; None where none has."""
+        heads = (waiters[0] for model, waiters in self._by_model.items() if has_slot(model))
+        waiter = min(heads, key=lambda each: each.number, default=None)
+        if waiter is not None:
+            self.remove(waiter)
+        return waiter
 
-    def take_newest(self, model: str) -> _Turn:
-        turn = self._by_model[model][-1]
-        self.leave(turn)
-        return turn
+    def take_newest(self, model: str) -> _Waiter:
+        waiter = self._by_model[model][-1]
+        self.remove(waiter)
+        return waiter
 
-    def leave(self, turn: _Turn) -> bool:
-        """Whether it still stood in line."""
-        turns = self._by_model.get(turn.model, deque())
+    def remove(self, waiter: _Waiter) -> bool:
+        """Whether it was still queued."""
+        waiters = self._by_model.get(waiter.model, deque())
         try:
-            turns.remove(turn)
+            waiters.remove(waiter)
         except ValueError:
             return False
         self.length -= 1
-        if not turns:
-            del self._by_model[turn.model]
+        if not waiters:
+            del self._by_model[waiter.model]
         return True
 
 
-class _Held:
-    """Places, for how long they are held, and who waits. `taken` are also those whose holders have yet to notice."""
+class Slots:
+    """Of one model, or of all: how many, for how long, and how many requests wait for one. Pure; `now` is in seconds.
+
+    `taken` are also those whose holders have yet to notice, `entered` those that are held.
+    """
 
     def __init__(self) -> None:
         self.waiting = 0
         self.taken = 0
         self.entered = 0
-        self._since = 0.0  # sum over those inside
-        self._service = ServiceTime()
+        self._since = 0.0  # sum over those that are held
+        # Of those that ended: sum and number, each weighted down by SERVICE_WINDOW since it was `_at`.
+        self._seconds = 0.0
+        self._weight = 0.0
+        self._at = 0.0
 
     def enter(self, now: float) -> None:
         self.entered += 1
@@ -107,16 +116,25 @@ class _Held:
     def leave(self, entered: float, now: float) -> None:
         self.entered -= 1
         self._since = self._since - entered if self.entered else 0.0
-        self._service.ended(now - entered, now)
+        older = math.exp((self._at - now) / SERVICE_WINDOW)
+        self._seconds = self._seconds * older + now - entered
+        self._weight = self._weight * older + 1.0
+        self._at = now
 
     def mean_service(self, now: float) -> float:
-        return self._service.mean(self.entered * now - self._since, self.entered, now)
+        """Seconds that a slot is held: exponentially weighted by when calls ended; 0 before the first.
+
+        Those that are held yet are in it with their ages: left out, long ones would be missing.
+        """
+        older = math.exp((self._at - now) / SERVICE_WINDOW)
+        weight = self._weight * older + self.entered
+        return (self._seconds * older + self.entered * now - self._since) / weight if weight else 0.0
 
 
 class Gate:
-    """`clock` gives monotonic seconds. `one_model`: there are no others to leave places to.
+    """`clock` gives monotonic seconds. `one_model`: there are no others to leave slots to.
 
-    `waiting_elsewhere` counts calls that have a place here but wait for one at their provider: they are not in
+    `waiting_elsewhere` counts calls that have a slot here but wait for one at their provider: they are not in
     flight, and no part of the demand, since more replicas would not help them.
     """
 
@@ -138,9 +156,9 @@ class Gate:
         self._metrics = metrics
         self._clock = clock
         self._one_model = one_model
-        self._all = _Held()
-        self._held: dict[str, _Held] = {}  # by model
-        self._lines: dict[str, _Line] = {}  # by tenant
+        self._all = Slots()
+        self._models: dict[str, Slots] = {}
+        self._queues: dict[str, _Queue] = {}  # by tenant
         self._numbers = itertools.count()
         self._shed = ShedRate()
         metrics.capacity_requests.set(self._capacity)
@@ -171,18 +189,18 @@ class Gate:
     ) -> tuple[float, float]:
         """When the slot was taken, and for how long it was waited for. See `admitted`."""
         arrived = entered = self._clock()
-        held = self._held.get(model)
-        if held is None:
-            held = self._held[model] = _Held()
-        if self._has_place(model):
+        slots = self._models.get(model)
+        if slots is None:
+            slots = self._models[model] = Slots()
+        if self._has_slot(model):
             self._take(model)
         elif background:
             raise Overloaded("No room for background work.")
         else:
-            await self._wait_for_turn(tenant, model, request, deadline)
+            await self._wait(tenant, model, request, deadline)
             entered = self._clock()
         self._all.enter(entered)
-        held.enter(entered)
+        slots.enter(entered)
         self._metrics.queue_wait.observe(entered - arrived)
         return entered, entered - arrived
 
@@ -190,7 +208,7 @@ class Gate:
         """Give back the slot that was taken at `entered`."""
         now = self._clock()
         self._all.leave(entered, now)
-        self._held[model].leave(entered, now)
+        self._models[model].leave(entered, now)
         self._give_back(model)
 
     def demand(self) -> float:
@@ -209,78 +227,77 @@ class Gate:
     def _inflight(self) -> int:
         return self._all.entered - self._waiting_elsewhere()
 
-    def _has_place(self, model: str) -> bool:
+    def _has_slot(self, model: str) -> bool:
         free = self._capacity - self._all.taken
-        return free > 0 and (self._one_model or may_take_one(self._held[model].taken, free))
+        return free > 0 and (self._one_model or may_take_one(self._models[model].taken, free))
 
     def _take(self, model: str) -> None:
         self._all.taken += 1
-        self._held[model].taken += 1
+        self._models[model].taken += 1
 
-    async def _wait_for_turn(
-        self, tenant: str, model: str, request: Hashable, deadline: float | None
-    ) -> None:
-        """Returns when a place is ours."""
-        self._refuse_what_would_wait_in_vain(tenant, model, request, deadline)
-        turn = _Turn(asyncio.get_running_loop().create_future(), next(self._numbers), model, request)
-        self._lines.setdefault(tenant, _Line()).join(turn)
+    async def _wait(self, tenant: str, model: str, request: Hashable, deadline: float | None) -> None:
+        """Returns when a slot is ours."""
+        self._refuse_or_make_room(tenant, model, request, deadline)
+        waiter = _Waiter(asyncio.get_running_loop().create_future(), next(self._numbers), model, request)
+        self._queues.setdefault(tenant, _Queue()).add(waiter)
         self._count_waiting(model, 1)
         try:
             async with asyncio.timeout(self._queue_timeout):
-                await turn.come
+                await waiter.slot
         except BaseException as error:
-            if not turn.come.done() or turn.come.cancelled():
-                self._leave_line(tenant, turn)
-            elif turn.come.exception() is None:  # the place came in the same moment
+            if not waiter.slot.done() or waiter.slot.cancelled():
+                self._leave_queue(tenant, waiter)
+            elif waiter.slot.exception() is None:  # the slot came in the same moment
                 self._give_back(model)
             if isinstance(error, TimeoutError):
                 # Not part of the shed rate: it was counted while it was queued.
                 raise self._overloaded("queue_timeout", self._expected_wait(tenant, model)) from None
             raise
 
-    def _refuse_what_would_wait_in_vain(
+    def _refuse_or_make_room(
         self, tenant: str, model: str, request: Hashable, deadline: float | None
     ) -> None:
+        """Overloaded where a newcomer would wait in vain; where the queue is full, another one may have to go."""
         now, wait = self._clock(), self._expected_wait(tenant, model)
         if wait > self._queue_timeout or (deadline is not None and now + wait > deadline):
             self._shed.count(request, now)
             raise self._overloaded("would_wait_too_long", wait)
         if self._all.waiting < self._max_queued:
             return
-        own = self._lines.get(tenant, _Line())
-        longest = max(self._lines, key=lambda each: self._lines[each].length, default=tenant)
-        if longest in self._lines and self._lines[longest].length > own.length + 1:
-            self._send_away(longest)
+        own = self._queues.get(tenant, _Queue())
+        longest = max(self._queues, key=lambda each: self._queues[each].length, default=tenant)
+        if longest in self._queues and self._queues[longest].length > own.length + 1:
+            self._evict_newest(longest)
         elif own.length and own.of(own.longest()) > own.of(model) + 1:
-            self._send_away(tenant)
+            self._evict_newest(tenant)
         else:
             self._shed.count(request, now)
             raise self._overloaded("queue_full", wait)
 
-    def _send_away(self, tenant: str) -> None:
-        """The newest of the model of which most wait in its line."""
-        line = self._lines[tenant]
-        turn = line.take_newest(line.longest())
-        self._count_waiting(turn.model, -1)
-        if not turn.come.done():  # else it was cancelled in this very moment, and has yet to notice
-            self._shed.count(turn.request, self._clock())
-            wait = self._expected_wait(tenant, turn.model)
-            turn.come.set_exception(self._overloaded("queue_full", wait))
+    def _evict_newest(self, tenant: str) -> None:
+        """Of the model of which most wait in its queue."""
+        queue = self._queues[tenant]
+        waiter = queue.take_newest(queue.longest())
+        self._count_waiting(waiter.model, -1)
+        if not waiter.slot.done():  # else it was cancelled in this very moment, and has yet to notice
+            self._shed.count(waiter.request, self._clock())
+            wait = self._expected_wait(tenant, waiter.model)
+            waiter.slot.set_exception(self._overloaded("queue_full", wait))
 
     def _expected_wait(self, tenant: str, model: str) -> float:
-        """Seconds until a newcomer's turn, at the present pace: places come free every `service / capacity`.
+        """Seconds until a newcomer has a slot, at the present pace: they come free every `service / capacity`.
 
-        Who waits since the model has its share waits for places, and after those, of that model alone.
+        A request whose model has its share waits for slots, and after those, of that model alone.
         """
-        held = self._held[model]
-        if self._one_model or held.taken < SHARE:
-            lengths = {name: line.length for name, line in self._lines.items()}
-            places, service = self._capacity, self._all.mean_service(self._clock())
+        slots = self._models[model]
+        if self._one_model or slots.taken < SHARE:
+            lengths = {name: queue.length for name, queue in self._queues.items()}
+            capacity, service = self._capacity, self._all.mean_service(self._clock())
         else:
-            lengths = {name: line.of(model) for name, line in self._lines.items()}
-            places, service = held.taken, held.mean_service(self._clock())
+            lengths = {name: queue.of(model) for name, queue in self._queues.items()}
+            capacity, service = slots.taken, slots.mean_service(self._clock())
         own = lengths.pop(tenant, 0)
-        return (own + sum(min(each, own + 1) for each in lengths.values()) + 1) * service / places
+        return (own + sum(min(each, own + 1) for each in lengths.values()) + 1) * service / capacity
 
     def _overloaded(
         self, reason: Literal["queue_full", "would_wait_too_long", "queue_timeout"], wait: float
@@ -289,38 +306,38 @@ class Gate:
         return Overloaded("The service is at capacity. Try again later.", retry_after=wait)
 
     def _give_back(self, model: str) -> None:
-        """To those whose turn it is: one place that comes free may let several models have more of what is."""
+        """To those who wait: one slot that comes free may let several models have more of what is."""
         self._all.taken -= 1
-        self._held[model].taken -= 1
+        self._models[model].taken -= 1
         while self._all.waiting and any(
-            each.waiting and self._has_place(name) for name, each in self._held.items()
+            each.waiting and self._has_slot(name) for name, each in self._models.items()
         ):
-            turn = self._next()
-            if not turn.come.done():  # else it was cancelled in this very moment, and has yet to notice
-                self._take(turn.model)
-                turn.come.set_result(None)
+            waiter = self._next_waiter()
+            if not waiter.slot.done():  # else it was cancelled in this very moment, and has yet to notice
+                self._take(waiter.model)
+                waiter.slot.set_result(None)
 
-    def _next(self) -> _Turn:
-        """Of the first tenant that has one whose model has a place; it goes to the end of the line with its others."""
-        found = ((name, line.take_first(self._has_place)) for name, line in self._lines.items())
-        tenant, turn = next((name, turn) for name, turn in found if turn is not None)
-        self._count_waiting(turn.model, -1)
-        line = self._lines.pop(tenant)
-        if line.length:
-            self._lines[tenant] = line
-        return turn
+    def _next_waiter(self) -> _Waiter:
+        """Of the first tenant that has one whose model has a slot; the tenant's others then wait behind all tenants."""
+        found = ((name, queue.take_first(self._has_slot)) for name, queue in self._queues.items())
+        tenant, waiter = next((name, waiter) for name, waiter in found if waiter is not None)
+        self._count_waiting(waiter.model, -1)
+        queue = self._queues.pop(tenant)
+        if queue.length:
+            self._queues[tenant] = queue
+        return waiter
 
     def _count_waiting(self, model: str, more: int) -> None:
         self._all.waiting += more
-        self._held[model].waiting += more
+        self._models[model].waiting += more
 
-    def _leave_line(self, tenant: str, turn: _Turn) -> None:
-        """Where it still stands in it."""
-        line = self._lines.get(tenant, _Line())
-        if line.leave(turn):
-            self._count_waiting(turn.model, -1)
-            if not line.length:
-                del self._lines[tenant]
+    def _leave_queue(self, tenant: str, waiter: _Waiter) -> None:
+        """Where it is still in it."""
+        queue = self._queues.get(tenant, _Queue())
+        if queue.remove(waiter):
+            self._count_waiting(waiter.model, -1)
+            if not queue.length:
+                del self._queues[tenant]
 
 
 class Admission:

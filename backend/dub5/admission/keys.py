@@ -1,11 +1,11 @@
-"""Who is asking: keys are known by their SHA-256 only, and looked up in constant time.
+"""API keys: they are known by their SHA-256 only, and looked up in constant time.
 
 The file maps each digest to a tenant and roles; it is read again when it changes, so that a rotated Secret
 needs no restart, and a file that has become unreadable or invalid, or whose reading hangs, leaves the last good keys in
-force, as log and metric tell: the next replica would not start with it. A reading that hangs is left behind in its
+force, as log and metric show: the next replica would not start with it. A reading that hangs is left behind in its
 thread, and later ones go on.
 
-The look-up table is keyed by a hash under a secret of this process, so what an attacker can time says
+The lookup table is keyed by a hash under a secret of this process, so what an attacker can time says
 nothing about the digests; the digest itself is then compared by `hmac.compare_digest`.
 """
 
@@ -35,9 +35,9 @@ from dub5.telemetry.metrics import Metrics
 
 _RELOAD_INTERVAL = 2.0
 _LONGEST_INTERVAL = 300.0
-"""Seconds between two looks at the file; between them where more and more readings hang."""
+"""Seconds between two checks of the file; between them where more and more readings hang."""
 
-_PATIENCE = 5.0
+_READ_TIMEOUT = 5.0
 """Seconds in which the file is read, or its reading counts as one that hangs."""
 
 _SHOWN = 8
@@ -84,7 +84,7 @@ class KeyRing:
         self._callers: dict[bytes, tuple[bytes, Caller]] = {}
         self._seen: tuple[int, int, int] | None = None
         self._refused: str | None = None  # why what was seen is not in force
-        self._told: str | None = None
+        self._logged: str | None = None
         self._reader = Reader()
         self._background = background or Background(metrics)
         self._watcher: BackgroundTask | None = None
@@ -120,20 +120,20 @@ class KeyRing:
             await self._watcher.stop()
 
     async def reload_if_changed(self) -> None:
-        """Read the file again where it changed; one that is invalid, or hangs, is told and changes nothing."""
+        """Read the file again where it changed; one that is invalid, or hangs, is logged and changes nothing."""
         if self._source is None or self._source.file is None:
             return
         where = f"auth.keys: cannot read {self._source.file!r}"
         try:
-            found = await self._reader.read(self._read_changed, _PATIENCE)
+            found = await self._reader.read(self._read_changed, _READ_TIMEOUT)
             if found is not None:
                 stamp, content = found
                 # That takes as long as the file is large, but it ends.
                 read = await self._reader.read(lambda: self._parsed(content), None)
         except TimeoutError:
-            self._tell(f"{where}: it takes longer than {_PATIENCE:g} s")
+            self._record(f"{where}: it takes longer than {_READ_TIMEOUT:g} s")
         except (OSError, RuntimeError) as error:  # no such file, or no descriptor or thread to read it
-            self._tell(f"{where}: {getattr(error, 'strerror', None) or error}")
+            self._record(f"{where}: {getattr(error, 'strerror', None) or error}")
         else:
             if found is not None:
                 self._seen = stamp
@@ -141,12 +141,12 @@ class KeyRing:
                 if not isinstance(read, ConfigError):
                     self._callers = read
                     _log.info("keys reloaded", keys=len(read))
-            self._tell(self._refused)
+            self._record(self._refused)
 
-    def _tell(self, refused: str | None) -> None:
-        if refused is not None and refused != self._told:
+    def _record(self, refused: str | None) -> None:
+        if refused is not None and refused != self._logged:
             _log.error("keys not reloaded", reason=refused)
-        self._told = refused
+        self._logged = refused
         self._metrics.keys_last_reload_successful.set(refused is None)
 
     async def _watch(self) -> None:
@@ -174,16 +174,16 @@ class KeyRing:
         if isinstance(content, ConfigError):
             return content
         try:
-            return self._looked_up(content.decode().strip())
+            return self._lookup_table(content.decode().strip())
         except ConfigError as error:
             return error
         except ValueError as error:
             return ConfigError(f"auth.keys: {self._source and self._source.file}: {type(error).__name__}")
 
     def _read(self, source: Source, environment: dict[str, str]) -> dict[bytes, tuple[bytes, Caller]]:
-        return self._looked_up(read_secret("auth.keys", source, environment))
+        return self._lookup_table(read_secret("auth.keys", source, environment))
 
-    def _looked_up(self, text: str) -> dict[bytes, tuple[bytes, Caller]]:
+    def _lookup_table(self, text: str) -> dict[bytes, tuple[bytes, Caller]]:
         return {self._blind(digest): (digest, caller) for digest, caller in parse_keys(text)}
 
     def _blind(self, digest: bytes) -> bytes:

@@ -1,10 +1,10 @@
 """Rate limits per tenant, exact across replicas: token buckets in Redis, on Redis's clock.
 
 Every request costs one round trip and one from the bucket of requests. Tokens are *reserved* before a provider is
-asked, prompt and the longest answer it may give, and *settled* afterwards at what was really used: off the
-request's way, once however often it is said. A reservation that nobody settles stays spent, so there is a bound to what
-one request may reserve. Hits and followers of a flight reserve nothing that they keep. A request that is refused
-changes nothing.
+called, prompt and the longest answer it may give, and *settled* afterwards at what was really used: in the background,
+once however often it is reported. A reservation that is never settled stays spent, so there is a bound to what one
+request may reserve. Hits and followers of a flight reserve nothing that they keep. A request that is refused changes
+nothing.
 
 Without Redis, or while it is away, each replica keeps buckets of its own with its share of the limit: the limit
 over the number of replicas that were last seen, beginning with its share of what was left.
@@ -38,14 +38,14 @@ RESERVATION_LIFE = 1800.0
 
 _MOST_RESERVED = 10
 """Minutes' worth of a tenant's limit that one request may reserve, whatever it may take: so long an answer that broke
-off, of which nobody knows what it took, keeps the others waiting."""
+off, of which nobody knows what it cost, keeps the others waiting."""
 
 _MOST_COUNTED = 60
 """Minutes' worth for which one request counts, whatever its provider says that it took."""
 
 _LONGEST_DEBT = 24 * 60
-"""Minutes after which whoever has taken too much, or is said to, has paid it off. Far more than all reservations that
-can be under way: what those give back never makes up for what is remitted here."""
+"""Minutes after which a tenant that has taken too much, or is said to, has paid it off. Far more than all reservations
+that can be under way: what those give back never makes up for what is remitted here."""
 
 # What cannot be ours in a bucket is a full bucket, and what cannot be its time is now.
 # KEYS: the bucket, the reservation. ARGV: both limits, milliseconds of a reservation's life.
@@ -112,7 +112,7 @@ return 1
 _log = get_logger()
 
 
-class Left(msgspec.Struct, frozen=True):
+class Remaining(msgspec.Struct, frozen=True):
     """What is left of a tenant's minute; negative tokens are a debt."""
 
     requests: float
@@ -122,7 +122,7 @@ class Left(msgspec.Struct, frozen=True):
 class Bucket:
     """Both buckets of one tenant in this replica's memory. `now` is in monotonic seconds."""
 
-    def __init__(self, limit: Limit, share: int, left: Left, now: float) -> None:
+    def __init__(self, limit: Limit, share: int, left: Remaining, now: float) -> None:
         self._requests = (limit.requests_per_minute or 0) / share
         self._tokens = (limit.tokens_per_minute or 0) / share
         self._left = left
@@ -132,7 +132,7 @@ class Bucket:
         """What of it a request may reserve here."""
         return min(reserve, self._tokens * _MOST_RESERVED)
 
-    def acquire(self, reserve: float, now: float) -> tuple[float, Left]:
+    def acquire(self, reserve: float, now: float) -> tuple[float, Remaining]:
         """Seconds to wait, 0 where it was granted, and what is left. One that has to wait changes nothing."""
         left = self._refilled(now)
         wait = 0.0
@@ -142,7 +142,7 @@ class Bucket:
         if self._tokens and left.tokens < needed:
             wait = max(wait, (needed - left.tokens) * 60 / self._tokens)
         if not wait:
-            left = Left(left.requests - 1, left.tokens - reserve)
+            left = Remaining(left.requests - 1, left.tokens - reserve)
             self._left, self._at = left, now
         return wait, left
 
@@ -150,11 +150,11 @@ class Bucket:
         """Give back what was reserved, for what was used."""
         left = self._refilled(now)
         used = min(used, self._tokens * _MOST_COUNTED)
-        self._left, self._at = Left(left.requests, min(self._tokens, left.tokens + reserved - used)), now
+        self._left, self._at = Remaining(left.requests, min(self._tokens, left.tokens + reserved - used)), now
 
-    def _refilled(self, now: float) -> Left:
+    def _refilled(self, now: float) -> Remaining:
         elapsed = max(0.0, now - self._at)
-        return Left(
+        return Remaining(
             min(self._requests, self._left.requests + elapsed * self._requests / 60),
             min(
                 self._tokens,
@@ -175,7 +175,10 @@ class Grant(msgspec.Struct):
 
 
 class RateLimiter:
-    """`limits` by tenant, `default` for those not named. `replica` names this one among the others."""
+    """`limits` by tenant, `default` for those not named. `replica` names this one among the others.
+
+    `limited`: whether any tenant has a limit.
+    """
 
     def __init__(
         self,
@@ -187,13 +190,14 @@ class RateLimiter:
         background: Background | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.limited = bool(limits)
         self._limits = limits
         self._link = link
         self._metrics = metrics
         self._replica = replica
         self._clock = clock
         self._replicas = 1
-        self._known: dict[str, tuple[Left, float]] = {}
+        self._known: dict[str, tuple[Remaining, float]] = {}
         self._buckets: dict[str, Bucket] = {}
         self._background = background or Background(metrics)
         self._settlements = self._background.jobs("token-settlement")
@@ -209,11 +213,6 @@ class RateLimiter:
         if self._heartbeat is not None:
             await self._heartbeat.stop()
         await self._settlements.stop(wait=STOP_TIMEOUT)
-
-    @property
-    def limited(self) -> bool:
-        """Whether anybody has a limit."""
-        return bool(self._limits)
 
     async def acquire(self, tenant: str, *, reserve: int) -> Grant | None:
         """A grant, None where the tenant has no limit; RateLimited with the time to wait.
@@ -250,7 +249,7 @@ class RateLimiter:
 
     async def _acquire_shared(
         self, tenant: str, limit: Limit, reservation: str, reserve: float
-    ) -> tuple[float, Left]:
+    ) -> tuple[float, Remaining]:
         if self._link is None:
             raise RedisUnavailable
         keys = [limit_key(tenant), reservation_key(tenant, reservation)]
@@ -259,7 +258,7 @@ class RateLimiter:
             "limit", lambda client: client.eval(_ACQUIRE, 2, *keys, *arguments)
         )
         wait, requests, tokens = map(float, answer)
-        left = Left(requests, tokens)
+        left = Remaining(requests, tokens)
         self._known[tenant] = (left, self._clock())
         if self._buckets.pop(tenant, None) is not None:
             _log.info("limits shared again", tenant=tenant)
@@ -269,10 +268,10 @@ class RateLimiter:
         """This replica's share, beginning with its share of what was left when Redis was last asked."""
         bucket = self._buckets.get(tenant)
         if bucket is None:
-            full = Left(float(limit.requests_per_minute or 0), float(limit.tokens_per_minute or 0))
+            full = Remaining(float(limit.requests_per_minute or 0), float(limit.tokens_per_minute or 0))
             left, at = self._known.get(tenant, (full, self._clock()))
             share = self._replicas
-            bucket = Bucket(limit, share, Left(left.requests / share, left.tokens / share), at)
+            bucket = Bucket(limit, share, Remaining(left.requests / share, left.tokens / share), at)
             self._buckets[tenant] = bucket
             if self._link is not None:
                 _log.warning("limits not shared", tenant=tenant, replicas=share)
@@ -307,7 +306,7 @@ def _limits_and_life(limit: Limit) -> list[int]:
     return [limit.requests_per_minute or 0, limit.tokens_per_minute or 0, int(RESERVATION_LIFE * 1000)]
 
 
-def rate_headers(limit: Limit, left: Left) -> dict[str, str]:
+def rate_headers(limit: Limit, left: Remaining) -> dict[str, str]:
     """`x-ratelimit-*` as OpenAI's clients know them; `reset` is when the bucket is full again."""
     headers: dict[str, str] = {}
     for name, allowed, remaining in (

@@ -181,9 +181,9 @@ def _schema(wrapper: Json, where: str, takes: Claude) -> tuple[Json | None, str]
     if wrapper.get("strict") is True:
         raise cannot(where, "the provider of this model cannot enforce this schema")
     try:
-        json_schemas.Budget().tell(written)
+        json_schemas.Budget().describe(written)
     except json_schemas.SpentError:
-        raise cannot(where, "too large to be told to the provider of this model") from None
+        raise cannot(where, "too large to be described to the provider of this model") from None
     schema = msgspec.json.encode(written).decode()
     return None, f"{_JSON_ONLY} It must match this JSON Schema: {schema}"
 

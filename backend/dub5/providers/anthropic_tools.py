@@ -23,7 +23,7 @@ def tools(given: Json, model: Claude, used: list[str]) -> Json:
     """`tools` and `tool_choice`; `used` are the names of tools that the conversation calls.
 
     The API refuses such a conversation without tools: where the request brings none, those are named so that the
-    model can read what was, and told not to be called.
+    model can read what was, and it is kept from calling them.
     """
     if "functions" in given:  # their answers have another shape, which ours lack
         raise cannot("functions", "the provider of this model knows `tools`")

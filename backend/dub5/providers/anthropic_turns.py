@@ -3,8 +3,8 @@
 The API wants the user first, roles in turns, and right after each use of a tool one result for it, before anything
 else. Histories that other providers take are brought into that order so that a conversation can go on:
 
-- A result goes to its call, wherever it stood. A call without a result is told that there is none; a result without
-  a call, or a second one, becomes words of the user.
+- A result goes to its call, wherever it stood. A call without a result gets one that says that there is none; a
+  result without a call, or a second one, becomes words of the user.
 - Ids of calls that are odd (`call:1`, empty, used twice) get another one, always the same for the same conversation.
 - Arguments that are no object (cut short, null, a list) are kept under a name of ours.
 - Blank messages are left out. Where nothing is left but the assistant's words, a word of the user goes before.

@@ -352,7 +352,7 @@ class HttpClient:
             case "account":
                 scope = "request" if status in _NEVER_AGAIN else "model"
                 return self.error(what, said=shown, code=code, scope=scope).as_said(should_retry=False)
-            case "trouble":
+            case "fault":
                 passing = status in _PASSING
                 scope = "server" if status >= _LEAST_OF_SERVERS else "model"
                 return self.error(
@@ -391,7 +391,7 @@ class HttpClient:
         busy: bool = False,
         scope: FailureScope = "request",
     ) -> ProviderError:
-        """What is about the request or its rate is told as the provider `shown` it; `what` is for the log."""
+        """What is about the request or its rate is answered as the provider `shown` it; `what` is for the log."""
         ours = self.error(what, code=code)
         return ProviderError(
             shown or ours.message,
@@ -437,7 +437,7 @@ def _is_shortage(error: aiohttp.ClientOSError) -> bool:
 
 
 def _has_descriptors() -> bool:
-    """The resolver says of each trouble that the name is not known."""
+    """The resolver says of each failure that the name is not known."""
     try:
         socket.socket().close()
     except OSError:

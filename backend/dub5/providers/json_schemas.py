@@ -3,7 +3,7 @@
 `valid` makes what draft 2020-12 takes of what older drafts and hasty hands write: a keyword with a value that it
 cannot have is left out, since it says nothing; a `pattern` that may be no regular expression goes into the description.
 `parameters` is that for a tool's input, where the root has to be a plain object. `strict` is the subset in which the
-answer is enforced; what goes beyond it is told in the description, as Anthropic's own client does, and what cannot be
+answer is enforced; what goes beyond it is said in the description, as Anthropic's own client does, and what cannot be
 said there at all is None. What all of it takes is bounded by a `Budget`.
 
 Sources: https://json-schema.org/draft/2020-12/schema, and
@@ -37,7 +37,7 @@ _DEEPEST = 64
 """Schemas within or behind another that are merged into the root of a tool's parameters."""
 _LONGEST_REFERENCE = 1000
 
-MOST_COPIED, MOST_TOLD, MOST_MATCHED = 24_000, 100_000, 20_000
+MOST_COPIED, MOST_DESCRIBED, MOST_MATCHED = 24_000, 100_000, 20_000
 """What one request may take: see `Budget`."""
 
 _LONGEST_PATTERN = 500
@@ -54,13 +54,13 @@ class SpentError(Exception):
 class Budget:
     """What all schemas of one request may take together, past which they are refused: a small one may say a large one.
 
-    `copied` counts entries of objects and lists that are made anew, or visited more than once; what is only looked at,
-    once, is bounded by the body. `told` counts characters that go into a description or a sentence, `matched` those of
-    patterns that are looked at.
+    `copied` counts entries of objects and lists that are made anew, or visited more than once; what is only read,
+    once, is bounded by the body. `described` counts characters that go into a description or a sentence, `matched`
+    those of patterns that are matched.
     """
 
     def __init__(self) -> None:
-        self.copied, self.told, self.matched = MOST_COPIED, MOST_TOLD, MOST_MATCHED
+        self.copied, self.described, self.matched = MOST_COPIED, MOST_DESCRIBED, MOST_MATCHED
         self._known: dict[str, bool] = {}
 
     def copy(self, *parts: Sized) -> None:
@@ -69,13 +69,13 @@ class Budget:
         if self.copied < 0:
             raise SpentError
 
-    def tell(self, *values: Any) -> None:
+    def describe(self, *values: Any) -> None:
         """Before `values` are written out. SpentError if that is too much."""
         waiting = list(values)
         while waiting:
             each = waiting.pop()
-            self.told -= len(each) if isinstance(each, (str, list, dict)) else 1
-            if self.told < 0:
+            self.described -= len(each) if isinstance(each, (str, list, dict)) else 1
+            if self.described < 0:
                 raise SpentError
             if isinstance(each, dict):
                 waiting.extend(each.keys())
@@ -175,14 +175,14 @@ def valid(schema: Any, budget: Budget) -> Any:
             result = dict(schema)
         result.setdefault("prefixItems", result.pop("items"))
     if isinstance(schema.get("pattern"), str) and "pattern" not in result:
-        _tell_pattern(schema["pattern"], result, budget)
+        _describe_pattern(schema["pattern"], result, budget)
     return result
 
 
-def _tell_pattern(pattern: str, result: Json, budget: Budget) -> None:
+def _describe_pattern(pattern: str, result: Json, budget: Budget) -> None:
     description = result.get("description", "")
     with contextlib.suppress(SpentError):
-        budget.tell(description, pattern)
+        budget.describe(description, pattern)
         result["description"] = f"{description}\n\n{{pattern: {pattern}}}".strip()
 
 
@@ -351,15 +351,15 @@ class _Merger:
         result = self.merged(self._root)
         if result is not self._root:
             # What a reference names may be within what another names: it is then written once for each.
-            self._tell_new(result, self._root)
-            self._tell_new(result.get("properties", {}), self._root.get("properties", {}))
+            self._describe_new(result, self._root)
+            self._describe_new(result.get("properties", {}), self._root.get("properties", {}))
         if "type" not in result or result["type"] != "object":
             self._budget.copy(result, result)
             result = {"type": "object", **result}
         return result
 
-    def _tell_new(self, result: Json, own: Json) -> None:
-        self._budget.tell(
+    def _describe_new(self, result: Json, own: Json) -> None:
+        self._budget.describe(
             *(each for name, each in result.items() if name != "properties" and each is not own.get(name))
         )
 
@@ -447,7 +447,7 @@ class _BeyondError(Exception):
 
 
 def strict(schema: Any, budget: Budget) -> Json | None:
-    """`schema` in the subset, its further limits told in its descriptions.
+    """`schema` in the subset, its further limits said in its descriptions.
 
     None where that changes what it means, or would take more than `budget`.
     """
@@ -533,58 +533,58 @@ class _Subset:
         if schema.keys() & _BEYOND or "allOf" in schema:
             raise _BeyondError
         result: Json = {}
-        told = {name: each for name, each in schema.items() if name not in _NO_CONSTRAINT}
+        further = {name: each for name, each in schema.items() if name not in _NO_CONSTRAINT}
         for name in ("title", "description"):
-            if name in told:
-                result[name] = told.pop(name)
+            if name in further:
+                result[name] = further.pop(name)
         kinds = _kinds(schema)
-        self._take_choices(result, told, kinds)
-        self._take_members(result, told, kinds)
+        self._take_choices(result, further, kinds)
+        self._take_members(result, further, kinds)
         if not result.keys() & {"type", "anyOf", "enum", "const"}:
             raise _BeyondError
-        if told:
+        if further:
             description = result.get("description", "")
-            self._budget.tell(description, told)
-            limits = ", ".join(f"{name}: {each}" for name, each in told.items())
+            self._budget.describe(description, further)
+            limits = ", ".join(f"{name}: {each}" for name, each in further.items())
             result["description"] = f"{description}\n\n{{{limits}}}".strip()
         return result
 
-    def _take_choices(self, result: Json, told: Json, kinds: list[str]) -> None:
-        """Move what lists alternatives from `told` to `result`."""
-        told.pop("type", None)
-        choices = told.get("enum")
+    def _take_choices(self, result: Json, further: Json, kinds: list[str]) -> None:
+        """Move what lists alternatives from `further` to `result`."""
+        further.pop("type", None)
+        choices = further.get("enum")
         if choices and all(_is_plain(each) for each in choices):
-            result["enum"] = told.pop("enum")
-        if "const" in told and _is_plain(told["const"]):
-            result["const"] = told.pop("const")
+            result["enum"] = further.pop("enum")
+        if "const" in further and _is_plain(further["const"]):
+            result["const"] = further.pop("const")
         if kinds:
             result["type"] = kinds[0] if len(kinds) == 1 else kinds
             return  # alternatives beside a type only narrow it
         for name in ("anyOf", "oneOf"):
-            if name in told and "anyOf" not in result:
-                result["anyOf"] = [self.of(each) for each in told.pop(name)]
+            if name in further and "anyOf" not in result:
+                result["anyOf"] = [self.of(each) for each in further.pop(name)]
 
-    def _take_members(self, result: Json, told: Json, kinds: list[str]) -> None:
-        """Move what is said of members, items and formats from `told` to `result`."""
+    def _take_members(self, result: Json, further: Json, kinds: list[str]) -> None:
+        """Move what is said of members, items and formats from `further` to `result`."""
         if "object" in kinds:
-            open_to = told.pop("additionalProperties", None)
-            properties = told.pop("properties", {})
+            open_to = further.pop("additionalProperties", None)
+            properties = further.pop("properties", {})
             # Open, it is an object of any members; closed, it can only be empty.
             if not properties and open_to is not False:
                 raise _BeyondError
             result["properties"] = {name: self.of(each) for name, each in properties.items()}
             result["additionalProperties"] = False
-            result["required"] = [name for name in told.pop("required", ()) if name in properties]
+            result["required"] = [name for name in further.pop("required", ()) if name in properties]
         if "array" in kinds:
-            items = told.pop("items", True)
+            items = further.pop("items", True)
             if isinstance(items, dict) and items:
                 result["items"] = self.of(items)
             elif items is False:
                 raise _BeyondError
-            if told.get("minItems") in {0, 1}:
-                result["minItems"] = told.pop("minItems")
-        if "string" in kinds and told.get("format") in _FORMATS:
-            result["format"] = told.pop("format")
+            if further.get("minItems") in {0, 1}:
+                result["minItems"] = further.pop("minItems")
+        if "string" in kinds and further.get("format") in _FORMATS:
+            result["format"] = further.pop("format")
 
 
 def _kinds(schema: Json) -> list[str]:

@@ -69,8 +69,8 @@ def look_for_error(data: Json, event: bytes = b"") -> None:
     """Compatible servers put it where a completion or chunk belongs, with status 200."""
     error = data.get("error")
     if not error and not data.get("choices"):
-        told = event == b"error" or "error" in (data.get("object"), data.get("type"))
-        if told or any(isinstance(data.get(name), (str, list)) for name in ("message", "detail", "msg")):
+        reported = event == b"error" or "error" in (data.get("object"), data.get("type"))
+        if reported or any(isinstance(data.get(name), (str, list)) for name in ("message", "detail", "msg")):
             error = data
     if error:
         raise Reported(error)

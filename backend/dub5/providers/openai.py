@@ -14,7 +14,7 @@ from dub5.providers.http import DIRECTLY, Access, HttpClient
 from dub5.providers.odd_answers import Reported, Unusable, is_done, is_keep_alive, unlisted
 from dub5.providers.openai_frames import Frames, answer
 from dub5.providers.protocol import Call, Json, Payload
-from dub5.providers.quirks import Quirks
+from dub5.providers.quirks import Quirks, applied
 from dub5.settings.model import OpenAISettings
 
 _BRACE = ord("{")
@@ -49,7 +49,7 @@ class OpenAIProvider:
                 while not last and (events := await reader.next()):
                     for event, data in events:
                         if data[0] != _BRACE:
-                            if is_done(event, data):
+                            if data == b"[DONE]" or is_done(event, data):
                                 frames.done()
                                 last = True
                                 break
@@ -72,7 +72,9 @@ class OpenAIProvider:
                 raise
 
     def _body(self, call: Call) -> Json:
-        body: Json = {**self._quirks.applied(call), "model": call.model}
+        quirk = self._quirks.of(call.model)
+        given = call.body if quirk is None else applied(quirk, call.body, call.defaults)
+        body: Json = {**given, "model": call.model}
         if call.stream:
             body["stream"] = True
             options = {name: value for name, value in call.stream_options.items() if name != "include_usage"}

@@ -82,7 +82,8 @@ class Frames:
 
         Unusable or Reported where it is none.
         """
-        look_for_error(chunk.data, event)
+        if chunk.data.get("error") or not chunk.data.get("choices"):
+            look_for_error(chunk.data, event)
         if event in KEEP_ALIVES:
             return
         data = _with_choices(chunk.data)

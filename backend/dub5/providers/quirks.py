@@ -68,11 +68,11 @@ class Quirks:
 
     def __init__(self, own: Mapping[str, Quirk], built_in: Mapping[str, Quirk] = BUILT_IN) -> None:
         self._tables = (own, built_in)
-        self._of = lru_cache(maxsize=256)(self._find)
+        self.of = lru_cache(maxsize=256)(self._find)  # the quirk of a model, None where it has none
 
     def applied(self, call: Call) -> Json:
         """The body of `call` as its model takes it; Unsupported where the caller asks for what it cannot do."""
-        quirk = self._of(call.model)
+        quirk = self.of(call.model)
         return call.body if quirk is None else applied(quirk, call.body, call.defaults)
 
     def _find(self, model: str) -> Quirk | None:

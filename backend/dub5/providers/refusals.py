@@ -9,7 +9,7 @@ matter it is:
   429 of a request that is larger than all that an account may send in a minute, and a proxy's page with 400 or 413.
 - *rate*: 429. *quota*: the same, but the money or the allowance of a day or a month is used up: a retry does not help.
 - *credentials*, *account*: ours to mend: a key, a permission, a bill, a model that the provider does not know.
-- *trouble*: the provider's own.
+- *fault*: the provider's own.
 
 An error that is reported inside an answer with status 200 is judged by the status that it would have had.
 """
@@ -31,7 +31,7 @@ MOST_READ = 2**18
 MOST_WAIT = 86_400.0
 """Seconds: a provider's longer `Retry-After` is cut to this."""
 
-Verdict = Literal["caller", "request", "rate", "quota", "credentials", "account", "trouble"]
+Verdict = Literal["caller", "request", "rate", "quota", "credentials", "account", "fault"]
 
 _SENTENCE = 300
 """Characters of a text or page that stand for it."""
@@ -77,7 +77,7 @@ class Refusal(msgspec.Struct, frozen=True):
 def read(body: bytes) -> Refusal:
     """What the body of an error says, in whatever shape."""
     text = body.decode("utf-8-sig", "replace").strip()
-    if text.startswith(("data:", "event:")):  # an error told as the one event of a stream
+    if text.startswith(("data:", "event:")):  # an error sent as the one event of a stream
         text = "".join(re.findall(r"^data:[ ]?(.*)$", text, re.MULTILINE)[:1])
     try:
         data = json.loads(text)  # takes what msgspec refuses, such as half of a surrogate pair
@@ -130,7 +130,7 @@ def _fields(error: dict[str, Any]) -> Refusal:
         number=_digits(code) or _digits(error.get("type")),
         param=_param(error.get("param")),
         status=next((number for number in numbers if number is not None), None),
-        retry_after=_told_delay(error, details, words),
+        retry_after=_stated_delay(error, details, words),
         used_up=any(
             "PerDay" in str(each.get("violations"))[:_WORDS] for each in details if isinstance(each, dict)
         ),
@@ -375,8 +375,8 @@ _TOO_LARGE_FOR_A_MINUTE = re.compile(
 def _never_fits(refusal: Refusal) -> bool:
     """Whether a request is larger than all that the account may send in a minute: another account may do."""
     words = refusal.words[:_LOOKED_AT]
-    told = _FITS.search(words)
-    limit, requested = (told[each].replace(",", "") or "0" for each in (1, 2)) if told else ("0", "0")
+    match = _FITS.search(words)
+    limit, requested = (match[each].replace(",", "") or "0" for each in (1, 2)) if match else ("0", "0")
     return int(requested) > int(limit) or bool(_TOO_LARGE_FOR_A_MINUTE.search(words))
 
 
@@ -405,7 +405,7 @@ def verdict(status: int, refusal: Refusal, *, names_us: bool = False) -> Verdict
         return "account" if nowhere or kinds & _ACCOUNT or _UNKNOWN_MODEL.search(words) else "request"
     if status in {409, 424}:
         return "request"
-    return "account" if 400 <= status < 500 and status not in {408, 425, 499} else "trouble"
+    return "account" if 400 <= status < 500 and status not in {408, 425, 499} else "fault"
 
 
 def _of_403(refusal: Refusal, names_us: bool) -> Verdict:
@@ -543,7 +543,7 @@ def _date(written: str) -> float | None:
         return None
 
 
-def _told_delay(error: dict[str, Any], details: list[Any], words: str) -> float | None:
+def _stated_delay(error: dict[str, Any], details: list[Any], words: str) -> float | None:
     """Of google.rpc.RetryInfo, of a field `retry_after`, or of `Please try again in 7m12s`."""
     delays = [each.get("retryDelay") for each in details if isinstance(each, dict)]
     said = _IN_WORDS.search(words[:_LOOKED_AT])

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dub5.admission.demand import SERVICE_WINDOW, SHED_WINDOW, ServiceTime, ShedRate, demand
+from dub5.admission.demand import SHED_WINDOW, ShedRate, demand
+from dub5.admission.gate import SERVICE_WINDOW, Slots
 
 
 def test_a_worked_example() -> None:
@@ -36,12 +37,17 @@ def test_the_same_request_is_shed_once_however_often_it_is_tried() -> None:
 
 
 def test_service_time_is_0_before_the_first_and_then_the_mean_of_late() -> None:
-    service = ServiceTime()
-    assert service.mean(0.0, 0, 0.0) == 0.0
-    service.ended(2.0, 10.0)
-    service.ended(4.0, 10.0)
-    assert service.mean(0.0, 0, 10.0) == pytest.approx(3.0)
-    assert service.mean(9.0, 1, 10.0) == pytest.approx(5.0)
+    slots = Slots()
+    assert slots.mean_service(0.0) == 0.0
+    for entered in (8.0, 6.0):
+        slots.enter(entered)
+        slots.leave(entered, 10.0)
+    assert slots.mean_service(10.0) == pytest.approx(3.0)
+    slots.enter(1.0)
+    assert slots.mean_service(10.0) == pytest.approx(5.0)
+    slots.leave(1.0, 10.0)
+    later = 10.0 + 5 * SERVICE_WINDOW
     for _ in range(10):
-        service.ended(1.0, 10.0 + 5 * SERVICE_WINDOW)
-    assert service.mean(0.0, 0, 10.0 + 5 * SERVICE_WINDOW) == pytest.approx(1.0, abs=0.01)
+        slots.enter(later - 1.0)
+        slots.leave(later - 1.0, later)
+    assert slots.mean_service(later) == pytest.approx(1.0, abs=0.01)

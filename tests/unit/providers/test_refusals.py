@@ -315,7 +315,7 @@ VERDICTS: list[tuple[int, Refusal, Verdict]] = [
     (400, said("400 No required SSL certificate was sent", page=True), "account"),
     (404, said("404 Not Found", page=True), "account"),
     (429, said("429 Too Many Requests", page=True), "rate"),
-    (502, said("502 Bad Gateway", page=True), "trouble"),
+    (502, said("502 Bad Gateway", page=True), "fault"),
     (404, said("The given endpoint does not exist, please retry after checking", "ENDPOINT_NOT_FOUND"), "account"),
     (404, said("Endpoint with name 'x' does not exist."), "account"),
     (404, said("x", "RESOURCE_DOES_NOT_EXIST"), "account"),
@@ -358,10 +358,10 @@ VERDICTS: list[tuple[int, Refusal, Verdict]] = [
     (429, said("The input or output tokens must be reduced in order to run successfully."), "request"),
     (429, said("Extra usage is required for long context requests.", kind="rate_limit_error"), "request"),
     (410, said("The model is retired"), "account"),
-    (408, said(), "trouble"),
-    (302, said(), "trouble"),
-    (500, said("Oops"), "trouble"),
-    (529, said("Overloaded"), "trouble"),
+    (408, said(), "fault"),
+    (302, said(), "fault"),
+    (500, said("Oops"), "fault"),
+    (529, said("Overloaded"), "fault"),
 ]  # fmt: skip
 
 
