@@ -20,7 +20,8 @@ from dub5.cache.shared import SharedCache
 from dub5.contract import REPLICAS, entry_key, lease_key
 from dub5.settings.model import Limit
 from dub5.telemetry.metrics import Metrics
-from tests.integration.cache.support import PATIENT, leasing, linked, plain
+from tests.harness import PATIENT
+from tests.integration.cache.support import leasing, linked, plain
 
 HOUR, YEAR = 3600.0, 365 * 86400.0
 OFFSETS = [2 * HOUR, -2 * HOUR, 10 * YEAR, -30 * YEAR]

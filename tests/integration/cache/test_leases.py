@@ -25,8 +25,8 @@ from dub5.redis.link import RedisLink
 from dub5.telemetry.metrics import Metrics
 from testkit.openai_server import FakeOpenAI
 from testkit.redis_server import RedisServer
-from tests.harness import Running, openai_provider, running
-from tests.integration.cache.support import PATIENCE, PATIENT, leasing, linked, plain, until
+from tests.harness import PATIENT, Running, openai_provider, running
+from tests.integration.cache.support import PATIENCE, leasing, linked, plain, until
 
 IDENTITY = Identity("key", "n.0")
 

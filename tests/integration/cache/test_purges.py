@@ -23,7 +23,8 @@ from dub5.contract import (
 )
 from dub5.redis.link import RedisUnavailable
 from testkit.redis_server import RedisServer
-from tests.integration.cache.support import PATIENT, Clock, linked, plain, purging, synchronised, until
+from tests.harness import PATIENT
+from tests.integration.cache.support import Clock, linked, plain, purging, synchronised, until
 
 NAMES = names_of(
     tenant="acme", class_name="banter", model="small", personality="pirate", tags=("prices", "doc-17")

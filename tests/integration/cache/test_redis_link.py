@@ -21,7 +21,8 @@ from dub5.redis.link import RedisLink, RedisUnavailable
 from dub5.settings.model import Duration, RedisSettings
 from testkit.processes import free_port
 from testkit.redis_server import RedisServer, far_away
-from tests.integration.cache.support import PATIENCE, PATIENT, linked, made, until
+from tests.harness import PATIENT
+from tests.integration.cache.support import PATIENCE, linked, made, until
 
 
 @pytest_asyncio.fixture

@@ -26,7 +26,8 @@ from dub5.cache.samples import (
 )
 from dub5.contract import REPLICAS, SAMPLES, SAMPLES_READER, Access, SampleBatch, Verdict, fingerprint_key
 from dub5.telemetry.metrics import Metrics
-from tests.integration.cache.support import PATIENT, Clock, linked, plain
+from tests.harness import PATIENT
+from tests.integration.cache.support import Clock, linked, plain
 
 SAMPLE_BYTES = 6 * 2**20
 """What the stream may take of Redis: docs/caching.md."""
