@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 
-from dub5.admission.limits import Left as LeftOver
+from dub5.admission.limits import Remaining
 from dub5.admission.limits import RateLimiter, rate_headers
 from dub5.contract import limit_key
 from dub5.errors import RateLimited
@@ -125,7 +125,7 @@ async def test_without_redis_one_replica_has_the_whole_limit() -> None:
 
 
 def test_headers_are_those_that_openai_clients_know() -> None:
-    headers = rate_headers(Limit(requests_per_minute=60, tokens_per_minute=1000), LeftOver(30.5, -10.0))
+    headers = rate_headers(Limit(requests_per_minute=60, tokens_per_minute=1000), Remaining(30.5, -10.0))
     assert headers == {
         "x-ratelimit-limit-requests": "60",
         "x-ratelimit-remaining-requests": "30",
