@@ -44,10 +44,6 @@ LARGEST_ANSWER = 16 * 2**20
 """Bytes of an answer to one command, unless stored answers may be larger: what a stream or a hash holds of ours is much
 smaller, and of a string only as much is read as may be ours."""
 
-_STEPS, _STEPS_IN_TIME = 10, 8
-_LATE = 0.002
-"""Seconds by which a timer may be late on a machine that is not busy."""
-
 Client = Any
 """`Redis` or `RedisCluster`."""
 Command = tuple[tuple[Any, ...], Mapping[str, Any]]
@@ -69,43 +65,12 @@ class Server(Protocol):
         """One answer or ResponseError for each command; raises one of REDIS_ERRORS where the server did not do it."""
         ...
 
-    async def probe(self) -> None:
-        """Returns if the server answers, else raises one of REDIS_ERRORS, in bounded time."""
+    async def reconnect(self) -> bool:
+        """Have new connections; raises one of REDIS_ERRORS where that cannot be in time.
+
+        False where nothing will be asked of this server any more.
+        """
         ...
-
-
-class Countdown:
-    """Has `limit` expire after `seconds`; after up to twice that where our own timers come late.
-
-    It counts in steps, most of which must have ended in time: so a busy event loop, which leaves answers unread for a
-    while, or a busy machine, is not taken for a Redis that does not answer.
-    """
-
-    __slots__ = ("_due", "_in_time", "_limit", "_loop", "_step", "_steps", "_timer")
-
-    def __init__(self, limit: asyncio.Timeout, seconds: float) -> None:
-        self._limit = limit
-        self._loop = asyncio.get_running_loop()
-        self._step = seconds / _STEPS
-        self._steps = self._in_time = 0
-        self._due = self._loop.time() + self._step
-        self._timer = self._loop.call_at(self._due, self._on_step)
-
-    def __enter__(self) -> None:
-        """It runs already."""
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-
-    def _on_step(self) -> None:
-        now = self._loop.time()
-        self._steps += 1
-        self._in_time += now < self._due + _LATE
-        if (self._steps >= _STEPS and self._in_time >= _STEPS_IN_TIME) or self._steps >= 2 * _STEPS:
-            self._limit.reschedule(now)
-        else:
-            self._due = now + self._step
-            self._timer = self._loop.call_at(self._due, self._on_step)
 
 
 class OneServer:
@@ -113,9 +78,8 @@ class OneServer:
 
     name = "redis"
 
-    def __init__(self, client: Redis, timeout: float) -> None:
+    def __init__(self, client: Redis) -> None:
         self._client = client
-        self._timeout = timeout
 
     async def send(self, commands: list[Command]) -> list[Any]:
         # Not by `Pipeline.execute`: its retries and metrics, none of which are used, cost more than the commands do.
@@ -139,13 +103,11 @@ class OneServer:
         finally:
             await pool.release(connection)
 
-    async def probe(self) -> None:
+    async def reconnect(self) -> bool:
         # Whatever befell the server befell the connections to it, and some such ends are never reported.
         await self._client.connection_pool.disconnect(inuse_connections=False)
         await self.connect()
-        async with asyncio.timeout(None) as limit:
-            with Countdown(limit, self._timeout):
-                await self._client.ping()
+        return True
 
     async def connect(self) -> None:
         """Have a connection for each batch that may be under way."""
@@ -194,7 +156,7 @@ def connect(settings: RedisSettings, password: str | None, *, largest: int = LAR
     options: dict[str, Any] = {
         "username": settings.username or (unquote(url.username) if url.username else None),
         "password": password or (unquote(url.password) if url.password else None),
-        # Each batch has a `Countdown`. With a timeout of its own redis-py sends through wait_for, which
+        # Each batch has a limit of its own. With a timeout of its own redis-py sends through wait_for, which
         # on Python 3.11 can lose a cancellation: a task that is told to stop would go on for ever.
         "socket_timeout": None,
         "socket_connect_timeout": 2 * float(settings.timeout),  # for what nobody else waits for

@@ -11,7 +11,7 @@ from redis.asyncio.cluster import ClusterNode, PipelineCommand
 from redis.exceptions import AskError, MovedError, ResponseError, SlotNotCoveredError, TryAgainError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from dub5.redis.client import CONNECTIONS, INITIALIZE_TIMEOUT, REDIS_ERRORS, Command, Countdown, at_once
+from dub5.redis.client import CONNECTIONS, INITIALIZE_TIMEOUT, REDIS_ERRORS, Command, at_once
 from dub5.telemetry.background import Background
 
 _KEYLESS = {"PING", "PUBLISH"}
@@ -20,9 +20,8 @@ _KEYLESS = {"PING", "PUBLISH"}
 class Cluster:
     """The masters of a Cluster. They go by name, since they change: a failed command has the layout read again."""
 
-    def __init__(self, client: RedisCluster, timeout: float, background: Background) -> None:
+    def __init__(self, client: RedisCluster, background: Background) -> None:
         self.client = client
-        self.timeout = timeout
         self._jobs = background.jobs("cluster-layout")
         self._refreshing: asyncio.Task[None] | None = None
         self._nodes: dict[str, Node] = {}
@@ -102,19 +101,18 @@ class Node:
         except ResponseError as error:
             return error
 
-    async def probe(self) -> None:
+    async def reconnect(self) -> bool:
         """A node that is no master any more is as good as well: no commands will go to it."""
         cluster = self._cluster
         await cluster.refresh(self.name)
         if cluster.client.get_default_node() is None:
             raise RedisConnectionError("no node answers")
         node = cluster.find(self.name)
-        if node is not None and node in cluster.client.get_primaries():
-            await node.disconnect_free_connections()
-            await connect(node)
-            async with asyncio.timeout(None) as limit:
-                with Countdown(limit, cluster.timeout):
-                    await node.execute_command("PING")
+        if node is None or node not in cluster.client.get_primaries():
+            return False
+        await node.disconnect_free_connections()
+        await connect(node)
+        return True
 
 
 async def connect(node: ClusterNode) -> None:

@@ -45,7 +45,6 @@ from dub5.redis.client import (
     AnswerTooLarge,
     Client,
     Command,
-    Countdown,
     OneServer,
     Server,
     connect,
@@ -63,6 +62,7 @@ MAX_BATCH = 256
 FAILURES_TO_OPEN = 3
 PROBE_INTERVAL = 0.25
 
+_PING: Command = (("PING",), {})
 _SILENCES = 3
 _LISTEN_INTERVAL = 1.0
 _LISTEN_AGAIN = 0.25
@@ -83,6 +83,10 @@ _KINDS = {
 """What an operation reads, where that has another name."""
 _LOG_INTERVAL = 60.0
 """Seconds between two lines about undecodable values of one kind, at least."""
+
+_STEPS, _STEPS_IN_TIME = 10, 8
+_LATE = 0.002
+"""Seconds by which a timer may be late on a machine that is not busy."""
 
 Handler = Callable[[bytes], Awaitable[None]]
 
@@ -124,12 +128,12 @@ class RedisLink:
         self._server: OneServer | Cluster
         self._ask: Callable[..., Awaitable[list[Any]]]
         if isinstance(self._client, RedisCluster):
-            self._server = Cluster(self._client, self._timeout, self._background)
+            self._server = Cluster(self._client, self._background)
             self._ask = functools.partial(self._ask_nodes, self._server)
             # It listens by the layout that the commands keep up to date.
             self._subscriptions: Client = self._client
         else:
-            self._server = OneServer(self._client, self._timeout)
+            self._server = OneServer(self._client)
             self._ask = self._batches_of(self._server).ask
             # The subscriber must not take a connection from commands.
             self._subscriptions = connect(settings, password, largest=largest)
@@ -299,6 +303,40 @@ class RedisLink:
             _log.exception("message not understood", channel=channel.decode(errors="replace"))
 
 
+class _Countdown:
+    """Has `limit` expire after `seconds`; after up to twice that where our own timers come late.
+
+    It counts in steps, most of which must have ended in time: so a busy event loop, which leaves answers unread for a
+    while, or a busy machine, is not taken for a Redis that does not answer.
+    """
+
+    __slots__ = ("_due", "_in_time", "_limit", "_loop", "_step", "_steps", "_timer")
+
+    def __init__(self, limit: asyncio.Timeout, seconds: float) -> None:
+        self._limit = limit
+        self._loop = asyncio.get_running_loop()
+        self._step = seconds / _STEPS
+        self._steps = self._in_time = 0
+        self._due = self._loop.time() + self._step
+        self._timer = self._loop.call_at(self._due, self._on_step)
+
+    def __enter__(self) -> None:
+        """It runs already."""
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def _on_step(self) -> None:
+        now = self._loop.time()
+        self._steps += 1
+        self._in_time += now < self._due + _LATE
+        if (self._steps >= _STEPS and self._in_time >= _STEPS_IN_TIME) or self._steps >= 2 * _STEPS:
+            self._limit.reschedule(now)
+        else:
+            self._due = now + self._step
+            self._timer = self._loop.call_at(self._due, self._on_step)
+
+
 class _Batch:
     """Commands, and the callers that wait for the answers from `start` to `end` of them."""
 
@@ -362,7 +400,7 @@ class Batches:
         try:
             async with asyncio.timeout(None) as limit:
                 # Waiting for a connection counts: all of them are with a server that answers late.
-                with Countdown(limit, self._timeout):
+                with _Countdown(limit, self._timeout):
                     async with self._connections:
                         if self._next is batch:
                             self._next = None
@@ -401,7 +439,12 @@ class Batches:
     async def _probe_until_it_answers(self) -> None:
         while True:
             with contextlib.suppress(*REDIS_ERRORS):
-                await self._server.probe()
+                if await self._server.reconnect():
+                    async with asyncio.timeout(None) as limit:
+                        with _Countdown(limit, self._timeout):
+                            [answer] = await self._server.send([_PING])
+                    if isinstance(answer, Exception):
+                        raise answer
                 break
             await asyncio.sleep(PROBE_INTERVAL)
         self._failures = 0

@@ -10,8 +10,7 @@ from typing import Any
 import openai
 import pytest
 
-from dub5.admission.limits import Remaining
-from dub5.admission.limits import RateLimiter, rate_headers
+from dub5.admission.limits import RateLimiter, Remaining, rate_headers
 from dub5.contract import limit_key
 from dub5.errors import RateLimited
 from dub5.redis.link import RedisLink
