@@ -53,7 +53,8 @@ async def linked(url: str, *, password: str | None = None, **settings: Any) -> A
 
 def plain(url: str) -> Redis:
     """A client of the test's own. Without its version, redis-py would read it from disk."""
-    return Redis.from_url(url, driver_info=DriverInfo(lib_version=redis.__version__))
+    version = DriverInfo(lib_version=redis.__version__)
+    return Redis.from_url(url, driver_info=version, socket_timeout=PATIENCE)
 
 
 class Clock:

@@ -567,7 +567,9 @@ async def test_an_answer_that_comes_after_the_breaker_opened_does_not_look_like_
             batches._failed(TimeoutError(), hung=True)  # as another batch would
             return answers
 
-        monkeypatch.setattr(batches._server, "reconnect", asyncio.Event().wait)  # nobody learns that it is back
+        monkeypatch.setattr(
+            batches._server, "reconnect", asyncio.Event().wait
+        )  # nobody learns that it is back
         monkeypatch.setattr(link, "_ask", late)
         await ping(link)
         assert link._metrics.registry.get_sample_value("dub5_redis_up") == 0

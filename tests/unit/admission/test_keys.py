@@ -152,7 +152,7 @@ def test_a_reading_that_hangs_is_told_and_holds_up_no_later_one(
         return os.open(path, flags)
 
     with monkeypatch.context() as patched:
-        patched.setattr(keys_module, "_PATIENCE", 0.01)
+        patched.setattr(keys_module, "_READ_TIMEOUT", 0.01)
         patched.setattr(keys_module, "_without_waiting", hang)
         with structlog.testing.capture_logs() as logs:
             asyncio.run(keys.reload_if_changed())
