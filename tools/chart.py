@@ -245,10 +245,12 @@ prints says how to ask the first question and what is missing for autoscaling.
 | try it | [examples/small.yaml](examples/small.yaml) |
 | run it | [examples/production.yaml](examples/production.yaml) |
 | run it with Argo CD or Flux | [examples/gitops.yaml](examples/gitops.yaml) |
-| rehearse an outage | [examples/rehearsal.yaml](examples/rehearsal.yaml), by docs/operations.md |
-| install, upgrade, roll back, rotate keys, size | [docs/operations.md](../../../docs/operations.md) |
+| rehearse an outage | [examples/rehearsal.yaml](examples/rehearsal.yaml), by docs/rehearsal.md |
+| install, upgrade, roll back | [docs/install.md](../../../docs/install.md) |
+| rotate keys, bring secrets | [docs/secrets.md](../../../docs/secrets.md) |
+| size it | [docs/sizing.md](../../../docs/sizing.md) |
 | set up and tune autoscaling | [docs/autoscaling.md](../../../docs/autoscaling.md) |
-| be told when it is ill | [docs/operations.md](../../../docs/operations.md#alerts) |
+| be told when it is ill | [docs/alerts.md](../../../docs/alerts.md) |
 | see it on Grafana | [docs/dashboards.md](../../../docs/dashboards.md) |
 | put load on it | [docs/load-testing.md](../../../docs/load-testing.md) |
 

@@ -37,7 +37,7 @@ PLACES = [
     (f"{CHART}/Chart.yaml", r'(?m)^appVersion: "([^"]+)"$'),
     (f"{CHART}/README.md", LOCAL_IMAGE),
     ("README.md", LOCAL_IMAGE),
-    ("docs/operations.md", LOCAL_IMAGE),
+    ("docs/install.md", LOCAL_IMAGE),
 ]
 """Files, and what finds the version in them: everywhere but in CHANGELOG.md."""
 _UNRELEASED = "## [Unreleased]\n"

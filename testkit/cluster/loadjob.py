@@ -161,7 +161,7 @@ def run(
 def replicas(manifests: list[dict[str, Any]], namespace: str) -> str:
     """What selects the replicas of a release in Prometheus: others in its namespace have other pods' names.
 
-    The labels are those of the chart's PodMonitor and ServiceMonitor, and of docs/operations.md.
+    The labels are those of the chart's PodMonitor and ServiceMonitor, and of docs/alerts.md.
     """
     name = next(
         each["metadata"]["name"]

@@ -1,6 +1,6 @@
 """From a fault to a page and back: a real service, Prometheus, Alertmanager and a receiver of webhooks.
 
-The routes are those of docs/operations.md. The rules are those that are committed, with every duration divided by 60,
+The routes are those of docs/alerts.md. The rules are those that are committed, with every duration divided by 60,
 since nobody waits two minutes for a test; all else is as in deploy/helm/dub5/alerts.
 """
 
@@ -35,9 +35,9 @@ pytestmark = [
 RULES = Path(__file__).parents[3] / "deploy/helm/dub5/alerts/dub5.yaml"
 TEXT = RULES.read_text(encoding="utf-8")
 RULE_COUNT = sum(len(group["rules"]) for group in yaml.safe_load(TEXT)["groups"])
-OPERATIONS = (Path(__file__).parents[3] / "docs/operations.md").read_text(encoding="utf-8")
+DOCUMENT = (Path(__file__).parents[3] / "docs/alerts.md").read_text(encoding="utf-8")
 ROUTES: dict[str, Any] = yaml.safe_load(
-    OPERATIONS.partition("Alertmanager:\n\n```yaml\n")[2].partition("```")[0]
+    DOCUMENT.partition("Alertmanager:\n\n```yaml\n")[2].partition("```")[0]
 )
 OF_THE_MACHINE = {
     *("Dub5Cpu", "Dub5EventLoopLag", "Dub5RedisDown"),

@@ -1,4 +1,4 @@
-"""The outage that docs/operations.md rehearses: what its release runs, asked by its callers, until it is mended."""
+"""The outage that docs/rehearsal.md rehearses: what its release runs, asked by its callers, until it is mended."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def rehearsed(values: str, folder: Path) -> tuple[list[str], list[dict[str, Any]
     with contextlib.ExitStack() as stack:
         session = Session(folder, stack)
         session.serve(".venv/bin/dub5 serve --config config.yaml > log.jsonl", DUB5_SERVER__HOST="127.0.0.1")
-        statuses = session.run(callers(), "docs/operations.md").split()
-        session.run(f"{one_request()} || true", "docs/operations.md")  # sessions take 502 for a failure
+        statuses = session.run(callers(), "docs/rehearsal.md").split()
+        session.run(f"{one_request()} || true", "docs/rehearsal.md")  # sessions take 502 for a failure
     return statuses, [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
 def test_an_outage_is_rehearsed(tmp_path: Path) -> None:
     (tmp_path / ".venv").symlink_to(BIN.parent)
-    [remedy] = re.findall(r"^`(\[.*\])`, and$", "\n".join(read("docs/operations.md")), re.MULTILINE)
+    [remedy] = re.findall(r"make the routes `(.*?)`", "\n".join(read("docs/rehearsal.md")))
 
     statuses, log = rehearsed(VALUES, tmp_path)
     assert statuses == ["502"] * ASKED
