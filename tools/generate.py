@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from dub5.settings.schema import schema
 from dub5_operator import crd
-from tools import chart, loadtest, logs, metrics, tables
+from tools import chart, loadtest, logs, metrics, openapi, tables
 from tools.dashboards import build
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -174,6 +174,8 @@ GENERATED: dict[str, Callable[[], str]] = {
     "docs/metrics.md": metrics.document,
     "README.md": tables.readme,
     "docs/incidents.md": tables.incidents,
+    "docs/openapi.yaml": openapi.specification,
+    "docs/api.md": openapi.page,
     logs.SCHEMA: logs.schema,
     logs.DOCUMENT: logs.document,
     "deploy/helm/dub5/values.schema.json": chart.values_schema,
