@@ -10,7 +10,7 @@ CLUSTER_TESTS ?= tests/cluster
 CLUSTER_OPTIONS := -q -o timeout_func_only=true --timeout 600 --durations 10
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-cluster test-keda test-kind cluster coverage check format generate bench loadtest image clean
+.PHONY: help run test test-cluster test-keda test-kind cluster coverage check format generate docs bench loadtest image clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do printf '  %-14s %s\n' "$$name" "$$what"; done
@@ -59,6 +59,11 @@ format: $(READY) ## Rewrite the sources in the one format
 generate: $(READY) ## Rewrite the generated files
 	@$(BIN)/python -m tools.generate
 
+docs: $(READY) ## Build the site of the documents into .site, without a network; a dead link, or a page that nothing leads to, fails
+	@tools/setup.sh docs
+	@$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --jobs auto --conf-dir tools/docs . .site
+	@echo "$(CURDIR)/.site/index.html"
+
 bench: $(READY) ## Figures beside LiteLLM, Portkey and floors; ROWS="hits live", ROUNDS=9, QUICK=1, OUT=PATH
 	@tools/setup.sh redis
 	@tools/setup.sh wrk
@@ -78,7 +83,7 @@ image: ## Build the container image localhost/dub5 with podman, docker or builda
 	@$(firstword $(shell command -v podman docker buildah) docker) build $(if $(BASE),--build-arg BASE=$(BASE)) --tag localhost/dub5 .
 
 clean: ## Remove what the other targets made
-	@rm -rf $(VENV) .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache .bench .import_linter_cache
+	@rm -rf $(VENV) .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache .bench .import_linter_cache .site
 
 $(READY): pyproject.toml uv.lock tools/setup.sh tools/uv.txt
 	@tools/setup.sh python

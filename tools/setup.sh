@@ -12,6 +12,7 @@
 #   tools/setup.sh k6-types TypeScript and the types of k6, to check its scripts with; where there is node and npm
 #   tools/setup.sh openai-node  OpenAI's client for Node.js, one of the readers of benchmarks.providers; where there is node and npm
 #   tools/setup.sh browser  Chromium for the tests of the page, and the library that drives it, in .venv
+#   tools/setup.sh docs     what makes the site of the documents, in .venv
 #   tools/setup.sh helm     Helm for the tests of the chart, as a library in .venv; large, so only where tests are run
 # Packages come from PyPI, or from the registry that UV_DEFAULT_INDEX, PIP_INDEX_URL or pip.conf names.
 set -eu
@@ -228,6 +229,7 @@ case ${1:-} in
     tests) for each in redis helm promtool alertmanager k6 browser; do tools/setup.sh "$each"; done ;;
     wrk) setup_program wrk wrk "The benchmarks load servers with wrk" ;;
     browser) setup_browser ;;
+    docs) setup_group docs sphinx "The documents become a site" ;;
     helm) setup_group chart helm_python "The chart's tests use a real Helm" ;;
     promtool) setup_unpacked "The tests ask Prometheus and its promtool what queries mean" prometheus promtool prometheus ;;
     alertmanager) setup_unpacked "The test of alerts uses a real Alertmanager" prometheus-alertmanager prometheus-alertmanager ;;
@@ -236,5 +238,5 @@ case ${1:-} in
     actionlint) setup_built actionlint "the workflows are not checked." ;;
     k6-types) setup_npm tools/k6-types k6-types "k6's scripts are checked with TypeScript" "that check is left out." ;;
     openai-node) setup_npm benchmarks/providers/node openai-node "Answers are read with openai-node" "that reader is left out." ;;
-    *) stop "usage: tools/setup.sh python|resolution|redis|wrk|browser|helm|promtool|alertmanager|k6|actionlint|k6-types|openai-node" ;;
+    *) stop "usage: tools/setup.sh python|resolution|redis|wrk|browser|docs|helm|promtool|alertmanager|k6|actionlint|k6-types|openai-node" ;;
 esac

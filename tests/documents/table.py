@@ -275,6 +275,7 @@ NOT_RUN = {
     ".venv/bin/python -m benchmarks.cost": "takes ten minutes, and all of two cores",
     "make test RESOLUTION=lowest-direct": "changes .venv; a workflow runs it",
     "make coverage": "the tests of `make test` once more; a workflow runs it",
+    "make docs": "takes packages of its own; a workflow runs it",
     "make test-kind": "takes docker and kind; a workflow runs it",
     "tools/commits.sh origin/main..HEAD": "is about commits; a unit test says what it finds",
     ".venv/bin/python -m tools.release set X.Y.Z": "changes the sources; a unit test does it in a copy of them",
