@@ -265,7 +265,7 @@ NAMED = {
         "kubectl exec",
         "kubectl logs",
     ),
-    *("dub5 cache …", "dub5 smoke …", "dub5 operator", "dub5 loadtest report", "dub5 cache invalidate"),
+    *("dub5 loadtest report", "dub5 cache invalidate"),
     *("make loadtest", ".venv/bin/uv add …", "kubectl create job --from=cronjob/…"),
 }
 
