@@ -12,14 +12,17 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def readme() -> str:
-    """README.md, with the table beside other gateways: each cell links to its source, and says when it was read."""
+    """README.md, with the table beside other gateways: each cell names its source, and when it was read."""
     data = _yaml("docs/peers.yaml")
     lines = [_row("", "DUB5", *data["peers"]), "|---" * (len(data["peers"]) + 2) + "|"]
+    references = {}
     for row in data["rows"]:
         words, page = row["dub5"]
-        cells = [f'[{said}]({data["sources"][source]} "read {date}")' for said, source, date in row["cells"]]
+        cells = [f"[{said}][{source}, {date}]" for said, source, date in row["cells"]]
         lines.append(_row(row["feature"], f"[{words}]({page})", *cells))
-    return _with_table("README.md", "peers", lines)
+        for _, source, date in row["cells"]:
+            references[f"{source}, {date}"] = f'[{source}, {date}]: {data["sources"][source]} "read {date}"'
+    return _with_table("README.md", "peers", [*lines, "", *(references[name] for name in sorted(references))])
 
 
 def incidents() -> str:

@@ -45,7 +45,14 @@ suppress_warnings = ["misc.highlighting_failure"]  # examples in JSON leave thin
 
 NAVIGATION = {
     "docs/index": {
-        "Install": ["Begin here </README>", "install", "secrets", "sizing", "connections", "/deploy/helm/dub5/README"],
+        "Install": [
+            "Begin here </README>",
+            "install",
+            "secrets",
+            "sizing",
+            "connections",
+            "/deploy/helm/dub5/README",
+        ],
         "Tune": ["configuration", "caching", "adaptive-ttl", "autoscaling", "scalability", "load-testing"],
         "Operate": [
             *("alerts", "incidents", "rehearsal", "dashboards", "metrics", "logs", "known-limits"),
