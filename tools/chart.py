@@ -245,7 +245,7 @@ prints says how to ask the first question and what is missing for autoscaling.
 | try it | [examples/small.yaml](examples/small.yaml) |
 | run it | [examples/production.yaml](examples/production.yaml) |
 | run it with Argo CD or Flux | [examples/gitops.yaml](examples/gitops.yaml) |
-| rehearse an outage | [examples/rehearsal.yaml](examples/rehearsal.yaml), by docs/rehearsal.md |
+| rehearse an outage | [examples/rehearsal.yaml](examples/rehearsal.yaml), by [docs/rehearsal.md](../../../docs/rehearsal.md) |
 | install, upgrade, roll back | [docs/install.md](../../../docs/install.md) |
 | rotate keys, bring secrets | [docs/secrets.md](../../../docs/secrets.md) |
 | size it | [docs/sizing.md](../../../docs/sizing.md) |
