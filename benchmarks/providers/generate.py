@@ -6,50 +6,34 @@
         request.body     # what our own `chat.request.parse` lets through
 
 The same seed makes the same requests. What most providers cannot do at all (spoken answers, several choices, …) is as
-rare as it is among real requests: its kinds have a small weight.
+rare as it is among real requests. Most kinds are data, in generate.yaml, and this is what carries them out; those that
+need more than that are functions below.
 """
 
 from __future__ import annotations
 
 import base64
+import copy
 import json
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 Json = dict[str, Any]
 
-MODELS = (
-    *("claude-3-haiku-20240307", "claude-3-7-sonnet-20250219"),
-    *("claude-sonnet-4-20250514", "claude-opus-4-1-20250805", "claude-opus-4-5", "claude-sonnet-4-5"),
-    *(
-        "claude-haiku-4-5-20251001",
-        "claude-sonnet-4-6",
-        "claude-opus-4-6",
-        "claude-opus-4-7",
-        "claude-opus-4-8",
-    ),
-    *("claude-sonnet-5", "claude-opus-5", "claude-fable-5", "claude-haiku-5-5", "claude-sonnet-5-5"),
-    *("claude-opus-5-5", "claude-fable-5-2", "my-own-deployment"),
-)
-
-_BLANKS = ("", " ", "\n", "\t\n ", "\u2003")
-_WORDS = (
-    "rain",
-    "Oslo",
-    "the tide",
-    "ahoy",
-    "Ähre",
-    "日本",
-    "🎈",
-    "42",
-    "`code`",
-    "why?",
-    "  spaced  ",
-    "\n",
-)
-_TEXTS = ("What is the weather?", "Go on.", "Sum it up.", "Write a haiku.", "x", "Ünïcode 🎈", "line\nline\n")
+DATA: Json = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+PNG = b"\x89PNG\r\n\x1a\n"
+PICTURES = {
+    "image/png": PNG,
+    "image/jpeg": b"\xff\xd8\xff\xe0",
+    "image/gif": b"GIF89a",
+    "image/webp": b"RIFF\x00\x00\x00\x00WEBP",
+}
+"""How each begins."""
 
 
 @dataclass
@@ -70,10 +54,14 @@ class Draft:
         self.messages: list[Json] = self.body["messages"]
 
     def text(self) -> str:
-        return self.rng.choice(_TEXTS) + " " + " ".join(self.rng.choices(_WORDS, k=self.rng.randrange(6)))
+        text = str(self.rng.choice(DATA["texts"]))
+        return f"{text} {' '.join(self.rng.choices(DATA['words'], k=self.rng.randrange(6)))}"
 
     def blank(self) -> str:
-        return self.rng.choice(_BLANKS)
+        return str(self.rng.choice(DATA["blanks"]))
+
+    def say(self, role: str, content: Any, **more: Any) -> None:
+        self.messages.append({"role": role, "content": content, **more})
 
     def insert(self, message: Json) -> None:
         """Anywhere among the messages."""
@@ -83,58 +71,133 @@ class Draft:
         """The tools of the request, with at least one in them."""
         listed: list[Json] = self.body.setdefault("tools", [])
         if not listed:
-            listed.append(function("weather", schema(self.rng)))
+            listed.append(function("weather", self.schema()))
         return listed
 
     def part(self, part: Json) -> None:
         """A part in one of the user's messages."""
         if all(message["role"] != "user" for message in self.messages):
-            self.messages.append({"role": "user", "content": self.text()})
-        users = [message for message in self.messages if message["role"] == "user"]
-        message = self.rng.choice(users)
+            self.say("user", self.text())
+        message = self.rng.choice([message for message in self.messages if message["role"] == "user"])
         content = message["content"]
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else (content or [])
         parts.insert(self.rng.randrange(len(parts) + 1), part)
         message["content"] = parts
 
+    def picture(self, length: int = 64) -> Json:
+        media_type = self.rng.choice(list(PICTURES))
+        return _picture(f"{media_type};base64,{_base64(PICTURES[media_type] + bytes(length))}", detail="low")
+
+    def schema(self, depth: int = 2) -> Json:
+        """Parameters as people write them."""
+        rng, properties = self.rng, {}
+        for name in rng.sample(("city", "days", "units", "where", "tags", "deep"), rng.randint(0, 4)):
+            simple = self.made(DATA["properties"])
+            properties[name] = (
+                self.schema(depth - 1) if depth and rng.random() < 0.2 else dict(rng.choice(simple))
+            )
+        result: Json = {"type": "object", "properties": properties}
+        if properties and rng.random() < 0.6:
+            result["required"] = rng.sample(list(properties), rng.randint(1, len(properties)))
+        if rng.random() < 0.4:
+            result["additionalProperties"] = False
+        return result
+
+    def made(self, of: Any) -> Any:
+        """What the data says, with its `$…` drawn. A list is made as a whole before one is chosen of it."""
+        match of:
+            case {"$one": options}:
+                return self.rng.choice([self.made(each) for each in options])
+            case {"$text": _}:
+                return self.text()
+            case {"$blank": _}:
+                return self.blank()
+            case {"$schema_of": _}:
+                return self.schema()
+            case {"$picture": length}:
+                return self.picture(length)
+            case {"$many": [count, schema]}:
+                return {f"p{number}": copy.deepcopy(schema) for number in range(count)}
+            case {"$times": [count, text]}:
+                return text * count
+            case {"$join": parts}:
+                return "".join(map(self.made, parts))
+            case dict():
+                return {name: self.made(value) for name, value in of.items()}
+            case list():
+                return [self.made(value) for value in of]
+        return of
+
+    def take(self, step: Json) -> None:
+        """One step of the data."""
+        if "chance" in step and self.rng.random() >= step["chance"]:
+            return
+        if "some" in step:
+            fields = self.made(step["some"]["of"])
+            count = step["some"]["count"]
+            names = self.rng.sample(list(fields), count if isinstance(count, int) else self.rng.randint(*count))
+            self.body.update((name, fields[name]) for name in names)
+            return
+        [(verb, given)] = ((name, value) for name, value in step.items() if name != "chance")
+        if verb in {"tool", "function"}:
+            tools = self.tools()
+        what = self.made(given)
+        match verb:
+            case "set":
+                self.body |= what
+            case "unset":
+                self.body.pop(what, None)
+            case "part":
+                self.part(what)
+            case "insert":
+                self.insert(what)
+            case "append":
+                self.messages.append(what)
+            case "prepend":
+                self.messages.insert(0, what)
+            case "replace":
+                self.messages[:] = [what]
+            case "each":
+                for message in self.messages:
+                    message |= what
+            case "first":
+                self.messages[0] |= what
+            case "tool" if what is not None:
+                tools.append(what)
+            case "function":
+                tools.append(function(**what))
+
 
 Change = Callable[[Draft], None]
-KINDS: dict[str, tuple[float, Change]] = {}
+FUNCTIONS: dict[str, Change] = {}
 
 
-def kind(name: str, weight: float = 1.0) -> Callable[[Change], Change]:
-    """A way to be odd; `weight` is how common it is beside the others."""
-
-    def add(change: Change) -> Change:
-        KINDS[name] = (weight, change)
-        return change
-
-    return add
+def kind(name: str) -> Callable[[Change], Change]:
+    """A way to be odd that generate.yaml names without steps."""
+    return lambda change: FUNCTIONS.setdefault(name, change)
 
 
 def requests(*, seed: int, count: int) -> Iterator[Request]:
     rng = random.Random(seed)
-    names = list(KINDS)
-    weights = [KINDS[name][0] for name in names]
+    kinds: dict[str, Json] = DATA["kinds"]
+    weights = [each.get("weight", 1.0) for each in kinds.values()]
     for _ in range(count):
         draft = Draft(rng)
-        _converse(draft)
-        chosen = list(dict.fromkeys(rng.choices(names, weights, k=rng.randint(1, 4))))
+        if rng.random() < 0.6:
+            draft.say("system", "You are a helpful assistant.")
+        for _ in range(rng.randrange(3)):
+            draft.say("user", draft.text())
+            draft.say("assistant", draft.text())
+        draft.say("user", draft.text())
+        chosen = list(dict.fromkeys(rng.choices(list(kinds), weights, k=rng.randint(1, 4))))
         for name in chosen:
-            KINDS[name][1](draft)
+            if name in FUNCTIONS:
+                FUNCTIONS[name](draft)
+            for step in kinds[name].get("steps", ()):
+                draft.take(step)
         if rng.random() < 0.3:
             draft.body["stream"] = True
-        yield Request(chosen, rng.choice(MODELS), json.loads(json.dumps(draft.body)))
-
-
-def _converse(draft: Draft) -> None:
-    rng = draft.rng
-    if rng.random() < 0.6:
-        draft.messages.append({"role": "system", "content": "You are a helpful assistant."})
-    for _ in range(rng.randrange(3)):
-        draft.messages.append({"role": "user", "content": draft.text()})
-        draft.messages.append({"role": "assistant", "content": draft.text()})
-    draft.messages.append({"role": "user", "content": draft.text()})
+        yield Request(chosen, rng.choice(DATA["models"]), json.loads(json.dumps(draft.body)))
 
 
 def function(name: str, parameters: Any, **more: Any) -> Json:
@@ -144,15 +207,19 @@ def function(name: str, parameters: Any, **more: Any) -> Json:
     }
 
 
-def call(name: str, arguments: Any, id: Any) -> Json:  # noqa: A002  # OpenAI's name
-    return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _picture(data: str, **more: Any) -> Json:
+    return {"type": "image_url", "image_url": {"url": f"data:{data}", **more}}
 
 
 # --- Histories of agents ---
 
 
 def _rounds(
-    draft: Draft, ids: Callable[[int], str], arguments: Callable[[], Any] = lambda: "{}"
+    draft: Draft, ids: Callable[[int], str] = "call_{}".format, arguments: Callable[[], Any] = lambda: "{}"
 ) -> list[list[Json]]:
     """Some rounds of calls and their results, at the end of the conversation; returns the messages of each."""
     rounds = []
@@ -160,7 +227,8 @@ def _rounds(
     for _ in range(draft.rng.randint(1, 3)):
         calls = []
         for _ in range(draft.rng.randint(1, 3)):
-            calls.append(call(draft.rng.choice(("weather", "search")), arguments(), ids(number)))
+            called = {"name": draft.rng.choice(("weather", "search")), "arguments": arguments()}
+            calls.append({"id": ids(number), "type": "function", "function": called})
             number += 1
         said: Any = draft.rng.choice((None, "", "\n", "Let me look.", [{"type": "text", "text": "Hm."}]))
         results = [{"role": "tool", "tool_call_id": each["id"], "content": draft.text()} for each in calls]
@@ -170,144 +238,100 @@ def _rounds(
     return rounds
 
 
-@kind("history: calls and results in order", 3)
+@kind("history: calls and results in order")
 def _in_order(draft: Draft) -> None:
-    for messages in _rounds(draft, lambda n: f"call_{n}"):
-        draft.messages.extend(messages)
+    draft.messages += sum(_rounds(draft), [])
     if draft.rng.random() < 0.5:
-        draft.messages.append({"role": "user", "content": draft.text()})
+        draft.say("user", draft.text())
 
 
 @kind("history: results out of order")
 def _shuffled(draft: Draft) -> None:
-    for head, *results in _rounds(draft, lambda n: f"call_{n}"):
+    for head, *results in _rounds(draft):
         draft.rng.shuffle(results)
-        draft.messages.extend([head, *results])
+        draft.messages += [head, *results]
 
 
 @kind("history: a user's message between call and result")
 def _interrupted(draft: Draft) -> None:
-    for head, *results in _rounds(draft, lambda n: f"call_{n}"):
-        draft.messages.extend([head, {"role": "user", "content": "Hurry."}, *results])
+    for head, *results in _rounds(draft):
+        draft.messages += [head, {"role": "user", "content": "Hurry."}, *results]
 
 
 @kind("history: results missing")
 def _unanswered(draft: Draft) -> None:
-    for head, *results in _rounds(draft, lambda n: f"call_{n}"):
-        kept = [each for each in results if draft.rng.random() < 0.4]
-        draft.messages.extend([head, *kept])
+    for head, *results in _rounds(draft):
+        draft.messages += [head, *(each for each in results if draft.rng.random() < 0.4)]
     if draft.rng.random() < 0.5:
-        draft.messages.append({"role": "user", "content": draft.text()})
+        draft.say("user", draft.text())
 
 
 @kind("history: results twice or without a call")
 def _orphans(draft: Draft) -> None:
-    for head, *results in _rounds(draft, lambda n: f"call_{n}"):
-        draft.messages.extend([head, *results, draft.rng.choice(results)])
-    draft.insert(
-        {"role": "tool", "tool_call_id": "call_lost", "content": draft.rng.choice(("lost", "", " "))}
-    )
+    for head, *results in _rounds(draft):
+        draft.messages += [head, *results, draft.rng.choice(results)]
+    draft.take({"insert": {"role": "tool", "tool_call_id": "call_lost", "content": {"$one": ["lost", "", " "]}}})
 
 
 @kind("history: odd ids")
 def _odd_ids(draft: Draft) -> None:
-    odd = ("call:%d", "fc.%d|x", "a b %d", "", "ü%d", "call_%d" + "x" * 80, "chatcmpl-tool-%d", "/%d/")
-    pattern = draft.rng.choice(odd)
-    for messages in _rounds(draft, lambda n: pattern % n if "%d" in pattern else pattern):
-        draft.messages.extend(messages)
+    odd = ("call:{}", "fc.{}|x", "a b {}", "", "ü{}", "call_{}" + "x" * 80, "chatcmpl-tool-{}", "/{}/")
+    draft.messages += sum(_rounds(draft, draft.rng.choice(odd).format), [])
 
 
-@kind("history: ids missing", 0.5)
+@kind("history: ids missing")
 def _no_ids(draft: Draft) -> None:
-    for head, *results in _rounds(draft, lambda n: f"call_{n}"):
+    for head, *results in _rounds(draft):
         for each in head["tool_calls"]:
             del each["id"]
         for each in results:
             each["tool_call_id"] = draft.rng.choice((None, "", "call_0"))
-        draft.messages.extend([head, *results])
+        draft.messages += [head, *results]
 
 
 @kind("history: ids used again")
 def _same_ids(draft: Draft) -> None:
-    for messages in _rounds(draft, lambda n: f"call_{n % 2}"):
-        draft.messages.extend(messages)
+    draft.messages += sum(_rounds(draft, lambda number: f"call_{number % 2}"), [])
 
 
 @kind("history: arguments that are no object")
 def _odd_arguments(draft: Draft) -> None:
     odd = ("null", "[1]", '"x"', '{"a": 1', "", " ", "not json", '{"a":1}{"b":2}', None, "7", {"a": 1})
-    for messages in _rounds(draft, lambda n: f"call_{n}", lambda: draft.rng.choice(odd)):
-        draft.messages.extend(messages)
+    draft.messages += sum(_rounds(draft, arguments=lambda: draft.rng.choice(odd)), [])
 
 
 @kind("history: parallel calls as messages of their own")
 def _split(draft: Draft) -> None:
-    for head, *results in _rounds(draft, lambda n: f"call_{n}"):
-        draft.messages.extend({**head, "tool_calls": [each]} for each in head["tool_calls"])
-        draft.messages.extend(results)
-
-
-@kind("history: old functions")
-def _old_functions(draft: Draft) -> None:
-    draft.messages.append(
-        {"role": "assistant", "content": None, "function_call": {"name": "weather", "arguments": "{}"}}
-    )
-    if draft.rng.random() < 0.8:
-        draft.messages.append({"role": "function", "name": "weather", "content": "rain"})
-
-
-@kind("history: calls of custom tools", 0.5)
-def _custom_calls(draft: Draft) -> None:
-    custom = {"id": "call_1", "type": "custom", "custom": {"name": "sql", "input": "SELECT 1"}}
-    draft.messages.append({"role": "assistant", "content": None, "tool_calls": [custom]})
-    draft.messages.append({"role": "tool", "tool_call_id": "call_1", "content": "1"})
-
-
-@kind("history: odd names of tools")
-def _odd_names(draft: Draft) -> None:
-    name = draft.rng.choice(("mcp.server/tool", "a b", "", "ü", "x" * 200))
-    draft.messages.append({"role": "assistant", "content": "", "tool_calls": [call(name, "{}", "c1")]})
-    draft.messages.append({"role": "tool", "tool_call_id": "c1", "content": "done"})
+    for head, *results in _rounds(draft):
+        draft.messages += ({**head, "tool_calls": [each]} for each in head["tool_calls"])
+        draft.messages += results
 
 
 @kind("history: results with pictures, or empty")
 def _rich_results(draft: Draft) -> None:
-    for head, *results in _rounds(draft, lambda n: f"call_{n}"):
+    pictures = [{"type": "text", "text": "see"}, {"$picture": 64}], [{"$picture": 64}]
+    for head, *results in _rounds(draft):
         for each in results:
-            each["content"] = draft.rng.choice(
-                (
-                    "",
-                    " ",
-                    [],
-                    None,
-                    [{"type": "text", "text": "see"}, picture(draft.rng)],
-                    [picture(draft.rng)],
-                )
-            )
-        draft.messages.extend([head, *results])
+            each["content"] = draft.made({"$one": ["", " ", [], None, *pictures]})
+        draft.messages += [head, *results]
 
 
 @kind("history: thinking, kept or not")
 def _thoughts(draft: Draft) -> None:
     signed = {"type": "thinking", "thinking": "Hm.", "signature": "c2ln"}
-    odd = [
-        signed,
-        {"type": "redacted_thinking", "data": "eHl6"},
-        {"type": "thinking", "thinking": "unsigned"},
-        "x",
-    ]
-    for head, *results in _rounds(draft, lambda n: f"call_{n}"):
+    odd = (signed, {"type": "redacted_thinking", "data": "eHl6"}, {"type": "thinking", "thinking": "unsigned"}, "x")
+    for head, *results in _rounds(draft):
         head["thinking_blocks"] = draft.rng.sample(odd, draft.rng.randint(1, 3))
         head["reasoning_content"] = "Hm."
-        draft.messages.extend([head, *results])
+        draft.messages += [head, *results]
     if draft.rng.random() < 0.3:
-        draft.messages.append({"role": "assistant", "content": "", "thinking_blocks": [signed]})
+        draft.say("assistant", "", thinking_blocks=[signed])
 
 
-# --- Messages ---
+# --- Messages and their parts ---
 
 
-@kind("messages: blank texts", 2)
+@kind("messages: blank texts")
 def _blank_texts(draft: Draft) -> None:
     for _ in range(draft.rng.randint(1, 3)):
         role = draft.rng.choice(("user", "assistant", "system", "developer"))
@@ -315,35 +339,11 @@ def _blank_texts(draft: Draft) -> None:
         draft.insert({"role": role, "content": draft.rng.choice((draft.blank(), parts, None))})
 
 
-@kind("messages: nothing but blanks", 0.05)
-def _all_blank(draft: Draft) -> None:
-    draft.messages[:] = [{"role": "user", "content": draft.blank()}]
-
-
 @kind("messages: instructions anywhere")
 def _instructions(draft: Draft) -> None:
     for _ in range(draft.rng.randint(1, 3)):
-        role = draft.rng.choice(("system", "developer"))
-        content = draft.rng.choice((draft.text(), [{"type": "text", "text": draft.text()}]))
-        draft.insert({"role": role, "content": content})
-
-
-@kind("messages: instructions alone", 0.5)
-def _only_system(draft: Draft) -> None:
-    draft.messages[:] = [{"role": "system", "content": draft.text()}]
-
-
-@kind("messages: the assistant first", 0.7)
-def _assistant_first(draft: Draft) -> None:
-    draft.messages.insert(0, {"role": "assistant", "content": "How can I help?"})
-
-
-@kind("messages: the assistant last")
-def _prefill(draft: Draft) -> None:
-    content = draft.rng.choice(
-        ("{", "The answer is ", "Sure:\n", "x\u2003", [{"type": "text", "text": "So \n"}])
-    )
-    draft.messages.append({"role": "assistant", "content": content})
+        content = {"$one": [{"$text": None}, [{"type": "text", "text": {"$text": None}}]]}
+        draft.take({"insert": {"role": {"$one": ["system", "developer"]}, "content": content}})
 
 
 @kind("messages: the same role several times")
@@ -352,436 +352,66 @@ def _repeated(draft: Draft) -> None:
         draft.insert({"role": role, "content": draft.text()})
 
 
-@kind("messages: names, refusals and other members")
-def _members(draft: Draft) -> None:
-    for message in draft.messages:
-        message["name"] = "ann"
-    draft.insert(
-        {
-            "role": "assistant",
-            "content": None,
-            "refusal": draft.rng.choice(("No.", "", None)),
-            "annotations": [],
-        }
-    )
-    draft.insert(
-        {"role": "assistant", "content": [{"type": "refusal", "refusal": "Not that."}], "audio": None}
-    )
-
-
-@kind("messages: parts with members of others")
-def _odd_parts(draft: Draft) -> None:
-    draft.part({"type": "text", "text": "x", "annotations": [], "prompt_cache": True})
-    draft.part({"type": draft.rng.choice(("input_text", "output_text")), "text": "y"})
-
-
-@kind("messages: parts of another form", 0.7)
-def _other_form(draft: Draft) -> None:
-    odd: tuple[Json, ...] = (
-        {"type": "text", "text": None},
-        {"type": "image_url", "image_url": "https://example.com/a.png"},
-        {"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}},
-    )
-    draft.part(draft.rng.choice(odd))
-    draft.messages[0]["cache_control"] = {"type": "ephemeral"}
-
-
-@kind("messages: malformed parts", 0.05)
-def _malformed(draft: Draft) -> None:
-    odd: tuple[Json, ...] = (
-        {"type": "text"},
-        {"type": "text", "text": {"value": "x"}},
-        {"type": "image_url"},
-        {"type": "image_url", "image_url": {}},
-        {"type": "image", "source": "x"},
-        {"type": "document"},
-        {"type": "file"},
-    )
-    draft.part(draft.rng.choice(odd))
-
-
-# --- Pictures, sounds, files ---
-
-_MAGIC = {
-    "image/png": b"\x89PNG\r\n\x1a\n",
-    "image/jpeg": b"\xff\xd8\xff\xe0",
-    "image/gif": b"GIF89a",
-    "image/webp": b"RIFF\x00\x00\x00\x00WEBP",
-}
-
-
-def picture(rng: random.Random, length: int = 64) -> Json:
-    media_type = rng.choice(list(_MAGIC))
-    data = base64.b64encode(_MAGIC[media_type] + bytes(length)).decode()
-    return {"type": "image_url", "image_url": {"url": f"data:{media_type};base64,{data}", "detail": "low"}}
-
-
-@kind("pictures", 2)
+@kind("pictures")
 def _pictures(draft: Draft) -> None:
     for _ in range(draft.rng.randint(1, 3)):
-        draft.part(picture(draft.rng, draft.rng.choice((1, 64, 30_000))))
+        draft.take({"part": {"$picture": draft.rng.choice((1, 64, 30_000))}})
     draft.part({"type": "image_url", "image_url": {"url": "https://example.com/a.png"}})
 
 
 @kind("pictures: of another type than they say")
 def _mislabelled(draft: Draft) -> None:
-    real = draft.rng.choice(list(_MAGIC))
+    real = draft.rng.choice(list(PICTURES))
     said = draft.rng.choice(("image/png", "image/jpg", "IMAGE/JPEG", "image/heic", ""))
-    data = base64.b64encode(_MAGIC[real] + bytes(30)).decode()
-    draft.part({"type": "image_url", "image_url": {"url": f"data:{said};name=a;base64,{data}"}})
+    draft.part(_picture(f"{said};name=a;base64,{_base64(PICTURES[real] + bytes(30))}"))
 
 
-@kind("pictures: base64 in other spellings", 0.7)
+@kind("pictures: base64 in other spellings")
 def _spelled(draft: Draft) -> None:
-    raw = _MAGIC["image/png"] + bytes(draft.rng.randrange(256) for _ in range(50))
-    plain = base64.b64encode(raw).decode()
-    data = draft.rng.choice(
-        (
-            "\n".join(plain[at : at + 20] for at in range(0, len(plain), 20)),
-            plain.rstrip("="),
-            base64.urlsafe_b64encode(raw).decode(),
-            plain.replace("+", "%2B").replace("=", "%3D"),
-        )
+    raw = PNG + bytes(draft.rng.randrange(256) for _ in range(50))
+    plain = _base64(raw)
+    spellings = (
+        "\n".join(plain[at : at + 20] for at in range(0, len(plain), 20)),
+        plain.rstrip("="),
+        base64.urlsafe_b64encode(raw).decode(),
+        plain.replace("+", "%2B").replace("=", "%3D"),
     )
-    draft.part({"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}})
+    draft.part(_picture(f"image/png;base64,{draft.rng.choice(spellings)}"))
 
 
-@kind("pictures: of types that it cannot read", 0.05)
-def _unreadable(draft: Draft) -> None:
-    said = draft.rng.choice(("image/svg+xml", "image/bmp", "image/tiff", "application/pdf"))
-    data = base64.b64encode(b"<svg/> or whatever it is").decode()
-    draft.part({"type": "image_url", "image_url": {"url": f"data:{said};base64,{data}"}})
-
-
-@kind("pictures: urls that it cannot read", 0.05)
-def _odd_urls(draft: Draft) -> None:
-    odd = (
-        "http://example.com/a.png",
-        "ftp://x/a.png",
-        "a.png",
-        "data:image/png,raw",
-        "data:image/png;base64,!!",
-    )
-    draft.part({"type": "image_url", "image_url": {"url": draft.rng.choice(odd)}})
-
-
-@kind("pictures: too large", 0.02)
-def _large(draft: Draft) -> None:
-    draft.part(picture(draft.rng, 4 * 2**20))
-
-
-@kind("pictures: very many", 0.03)
+@kind("pictures: very many")
 def _many_pictures(draft: Draft) -> None:
     for _ in range(draft.rng.choice((90, 120, 700))):
-        draft.part(picture(draft.rng, 1))
+        draft.part(draft.picture(1))
 
 
-@kind("files: PDF")
-def _pdf(draft: Draft) -> None:
-    data = base64.b64encode(b"%PDF-1.4 x").decode()
-    file = {
-        "filename": draft.rng.choice(("a.pdf", "", "x" * 600)),
-        "file_data": f"data:application/pdf;base64,{data}",
-    }
-    draft.part({"type": "file", "file": file})
+# --- Tools, and the rest ---
 
 
-@kind("files: text, or PDF as a picture", 0.5)
-def _other_files(draft: Draft) -> None:
-    draft.part({"type": "file", "file": {"file_data": "data:text/csv;base64,YQ=="}})
-    draft.part({"type": "image_url", "image_url": {"url": "data:application/pdf;base64,JVBERg=="}})
-
-
-@kind("files: of others", 0.05)
-def _files(draft: Draft) -> None:
-    file = draft.rng.choice(({"file_id": "file-1"}, {"file_data": "data:application/zip;base64,YQ=="}, {}))
-    draft.part({"type": "file", "file": file})
-
-
-@kind("sounds", 0.05)
-def _sounds(draft: Draft) -> None:
-    draft.part({"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}})
-
-
-@kind("blocks of Anthropic's own", 0.7)
-def _own_blocks(draft: Draft) -> None:
-    draft.part(
-        draft.rng.choice(
-            (
-                {"type": "document", "source": {"type": "text", "data": "…"}, "citations": {"enabled": True}},
-                {"type": "image", "source": {"type": "url", "url": "https://example.com/a.png"}},
-                {
-                    "type": "search_result",
-                    "source": "s",
-                    "title": "t",
-                    "content": [{"type": "text", "text": "x"}],
-                },
-            )
-        )
-    )
-
-
-@kind("parts that nobody knows", 0.05)
-def _unknown_parts(draft: Draft) -> None:
-    draft.part({"type": draft.rng.choice(("video_url", "hologram", "tool_use"))})
-
-
-# --- Tools ---
-
-
-def schema(rng: random.Random, depth: int = 2) -> Json:
-    """Parameters as people write them."""
-    properties: Json = {}
-    for name in rng.sample(("city", "days", "units", "where", "tags", "deep"), rng.randint(0, 4)):
-        properties[name] = _property(rng, depth)
-    result: Json = {"type": "object", "properties": properties}
-    if properties and rng.random() < 0.6:
-        result["required"] = rng.sample(list(properties), rng.randint(1, len(properties)))
-    if rng.random() < 0.4:
-        result["additionalProperties"] = False
-    return result
-
-
-def _property(rng: random.Random, depth: int) -> Json:
-    simple: tuple[Json, ...] = (
-        {"type": "string", "description": "d"},
-        {"type": "string", "minLength": 1, "maxLength": 5, "pattern": "^a"},
-        {"type": "string", "format": rng.choice(("date", "email", "uri", "color"))},
-        {"type": "integer", "minimum": 1, "maximum": 9},
-        {"type": "number", "exclusiveMinimum": 0, "multipleOf": 0.5},
-        {"type": ["string", "null"], "default": None},
-        {"enum": ["a", "b"]},
-        {"const": "a"},
-        {"anyOf": [{"type": "string"}, {"type": "null"}]},
-        {"oneOf": [{"type": "integer"}, {"type": "string"}]},
-        {"type": "array", "items": {"type": "string"}, "minItems": rng.randrange(3), "uniqueItems": True},
-        {"type": "boolean", "title": "t"},
-    )
-    return schema(rng, depth - 1) if depth and rng.random() < 0.2 else dict(rng.choice(simple))
-
-
-@kind("tools", 3)
+@kind("tools")
 def _tools(draft: Draft) -> None:
     for name in draft.rng.sample(("search", "now", "read-file", "x_1"), draft.rng.randint(1, 3)):
-        draft.tools().append(function(name, schema(draft.rng)))
+        draft.tools().append(function(name, draft.schema()))
 
 
-@kind("tools: strict", 2)
+@kind("tools: strict")
 def _strict_tools(draft: Draft) -> None:
     for index in range(draft.rng.choice((1, 2, 3, 25))):
-        draft.tools().append(function(f"strict_{index}", schema(draft.rng), strict=True))
+        draft.tools().append(function(f"strict_{index}", draft.schema(), strict=True))
 
 
-@kind("tools: bare or odd parameters", 2)
-def _odd_parameters(draft: Draft) -> None:
-    odd: tuple[Any, ...] = (
-        None,
-        {},
-        {"properties": {"a": {"type": "string"}}},
-        {"type": ["object", "null"], "properties": {}},
-        {"type": "object", "properties": {"x": "number"}},
-        {"type": "OBJECT", "properties": {"x": {"type": "STRING"}}},
-        {"type": "object", "properties": {"x": {"type": "any"}, "y": {"type": "str"}}},
-        {"type": "object", "properties": {"x": {"type": "string", "required": True}}, "required": True},
-        {"type": "object", "properties": {"x": {"minimum": "1", "exclusiveMinimum": True}}},
-        {"type": "object", "properties": {"x": {"type": "array", "items": [{"type": "string"}]}}},
-        {"type": "object", "properties": None, "required": ["a", "a"]},
-        {"$schema": "http://json-schema.org/draft-07/schema#", "type": "object", "properties": {}},
-        {
-            "type": "object",
-            "definitions": {"A": {"type": "string"}},
-            "properties": {"x": {"$ref": "#/definitions/A"}},
-        },
-        {"type": "object", "properties": {"x": {"enum": "a"}, "y": {"anyOf": []}, "z": True}},
-    )
-    draft.tools().append(function("odd", draft.rng.choice(odd)))
-    draft.tools().append({"type": "function", "function": {"name": "bare"}})
-
-
-@kind("tools: compositions at the root")
-def _composed(draft: Draft) -> None:
-    branch = {"type": "object", "properties": {"b": {"type": "string"}}, "required": ["b"]}
-    odd: tuple[Json, ...] = (
-        {"anyOf": [branch, {"type": "object", "properties": {"c": {"type": "integer"}}}]},
-        {"type": "object", "properties": {"a": {}}, "oneOf": [{"required": ["a"]}, {"required": ["b"]}]},
-        {"allOf": [branch, {"$ref": "#/$defs/more"}], "$defs": {"more": branch}},
-        {"$ref": "#/$defs/more", "$defs": {"more": branch}},
-        {"allOf": [{"$ref": "#"}], "properties": {"a": {}}},
-    )
-    draft.tools().append(
-        function("composed", draft.rng.choice(odd), strict=draft.rng.choice((True, False, None)))
-    )
-
-
-@kind("tools: a name twice", 0.5)
+@kind("tools: a name twice")
 def _twice(draft: Draft) -> None:
     first = draft.tools()[0]
-    draft.tools().append(
-        draft.rng.choice((json.loads(json.dumps(first)), function("weather", schema(draft.rng))))
-    )
+    draft.tools().append(draft.rng.choice((copy.deepcopy(first), function("weather", draft.schema()))))
 
 
-@kind("tools: no parameters that it takes", 0.05)
-def _no_object(draft: Draft) -> None:
-    odd: tuple[Json, ...] = (
-        {"type": "string"},
-        {"type": "object", "properties": {"$top": {"type": "integer"}}},
-    )
-    draft.tools().append(function("wrong", draft.rng.choice(odd)))
-
-
-@kind("tools: names that it does not take", 0.05)
-def _tool_names(draft: Draft) -> None:
-    draft.tools().append(function(draft.rng.choice(("a.b", "a b", "", "x" * 129, "ü")), {}))
-
-
-@kind("tools: custom", 0.05)
-def _custom_tools(draft: Draft) -> None:
-    draft.tools().append({"type": "custom", "custom": {"name": "sql"}})
-
-
-@kind("tools: old functions", 0.05)
-def _functions(draft: Draft) -> None:
-    draft.body["functions"] = [{"name": "weather", "parameters": {"type": "object", "properties": {}}}]
-
-
-@kind("tools: Anthropic's own", 0.4)
-def _server_tools(draft: Draft) -> None:
-    draft.tools().append({"type": "web_search_20250305", "name": "web_search", "max_uses": 2})
-    draft.tools().append({"name": "own", "input_schema": {"type": "object", "properties": {}}})
-
-
-@kind("tools: a choice of them", 1.5)
-def _choices(draft: Draft) -> None:
-    allowed = {"mode": "auto", "tools": [{"type": "function", "function": {"name": "weather"}}]}
-    draft.tools()
-    draft.body["tool_choice"] = draft.rng.choice(
-        ("auto", "none", {"type": "auto"}, None, {"type": "allowed_tools", "allowed_tools": allowed})
-    )
-    draft.body["parallel_tool_calls"] = draft.rng.choice((True, False, None))
-
-
-@kind("tools: one must be called", 0.5)
+@kind("tools: one must be called")
 def _forced(draft: Draft) -> None:
-    draft.tools()
     name = draft.tools()[0]["function"]["name"]
-    draft.body["tool_choice"] = draft.rng.choice(
-        (
-            "required",
-            "any",
-            {"type": "function", "function": {"name": name}},
-            {"type": "function", "name": name},
-            {"type": "tool", "name": name},
-        )
-    )
+    forms = ({"type": "function", "function": {"name": name}}, *({"type": each, "name": name} for each in ("function", "tool")))
+    draft.body["tool_choice"] = draft.rng.choice(("required", "any", *forms))
     draft.body["parallel_tool_calls"] = draft.rng.choice((True, False, None))
-
-
-@kind("tools: a choice without any", 0.5)
-def _choice_alone(draft: Draft) -> None:
-    draft.body.pop("tools", None)
-    draft.body["tool_choice"] = draft.rng.choice(("auto", "none"))
-    draft.body["parallel_tool_calls"] = False
-
-
-# --- The shape of the answer ---
-
-
-@kind("response_format: words")
-def _format_words(draft: Draft) -> None:
-    draft.body["response_format"] = {"type": draft.rng.choice(("text", "json_object"))}
-
-
-@kind("response_format: schemas", 2)
-def _format_schema(draft: Draft) -> None:
-    wrapper: Json = {"name": "x", "schema": schema(draft.rng)}
-    draft.body["response_format"] = {"type": "json_schema", "json_schema": wrapper}
-
-
-@kind("response_format: schemas beyond what can be enforced")
-def _format_odd(draft: Draft) -> None:
-    tree = {"type": "object", "properties": {"next": {"$ref": "#/$defs/n"}}}
-    odd: tuple[Json, ...] = (
-        {"type": "object", "properties": {"n": {"$ref": "#/$defs/n"}}, "$defs": {"n": tree}},
-        {
-            "type": "object",
-            "properties": {"map": {"type": "object", "additionalProperties": {"type": "string"}}},
-        },
-        {"type": "object"},
-        {"type": "array", "items": {"type": "string"}},
-        {},
-        {"anyOf": [{"type": "object", "properties": {}}, {"type": "null"}]},
-        {"type": "object", "properties": {f"p{number}": {"type": "string"} for number in range(30)}},
-        {
-            "type": "object",
-            "properties": {f"p{number}": {"type": ["string", "null"]} for number in range(20)},
-            "required": [f"p{number}" for number in range(20)],
-        },
-        {"type": "object", "properties": {"x": {"$ref": "https://example.com/x"}}},
-        {"type": "object", "properties": {"x": {"enum": [{"a": 1}, 2]}, "y": {"not": {}}}},
-        {"type": "object", "properties": {"t": {"prefixItems": [{"type": "string"}]}}},
-    )
-    draft.body["response_format"] = {
-        "type": "json_schema",
-        "json_schema": {"name": "x", "schema": draft.rng.choice(odd)},
-    }
-
-
-@kind("response_format: strict schemas", 0.7)
-def _format_strict(draft: Draft) -> None:
-    city: Json = {
-        "type": "object",
-        "properties": {"city": {"type": "string", "minLength": 1}},
-        "required": ["city"],
-    }
-    draft.body["response_format"] = {
-        "type": "json_schema",
-        "json_schema": {"name": "x", "strict": True, "schema": {**city, "additionalProperties": False}},
-    }
-
-
-@kind("response_format: of others", 0.05)
-def _format_other(draft: Draft) -> None:
-    draft.body["response_format"] = {"type": "grammar", "grammar": "root ::= x"}
-
-
-# --- Sampling, limits, thinking ---
-
-
-@kind("sampling", 3)
-def _sampling(draft: Draft) -> None:
-    rng = draft.rng
-    for name, values in (
-        ("temperature", (0, 0.0, 0.2, 1, 1.3, 2, None)),
-        ("top_p", (0, 0.1, 0.95, 1, None)),
-        ("top_k", (-1, 0, 1, 40, 2.5, "40", None)),
-    ):
-        if rng.random() < 0.6:
-            draft.body[name] = rng.choice(values)
-
-
-@kind("limits", 2)
-def _limits(draft: Draft) -> None:
-    for name in ("max_tokens", "max_completion_tokens"):
-        if draft.rng.random() < 0.6:
-            draft.body[name] = draft.rng.choice((1, 16, 1024, 1025, 4096, 200_000, 10**9, None))
-
-
-@kind("thinking", 3)
-def _thinking(draft: Draft) -> None:
-    kinds: tuple[Any, ...] = (
-        {"type": "enabled", "budget_tokens": draft.rng.choice((0, 1, 1023, 1024, 8000, 10**6))},
-        {"type": "enabled"},
-        {"type": "enabled", "budget_tokens": "many", "display": "summarized"},
-        {"type": "adaptive", "display": draft.rng.choice(("omitted", "neon"))},
-        {"type": "adaptive", "budget_tokens": 2000},
-        {"type": "disabled"},
-        {"type": "between_tools"},
-        {"type": "auto"},
-        True,
-        {},
-    )
-    draft.body["thinking"] = draft.rng.choice(kinds)
 
 
 @kind("effort")
@@ -792,34 +422,17 @@ def _effort(draft: Draft) -> None:
         draft.body["output_config"] = {"effort": effort, "whatever": 1}
 
 
-@kind("stop", 1.5)
-def _stop(draft: Draft) -> None:
-    odd: tuple[Any, ...] = ("END", "\n", "", ["a", "b"], ["\n", " ", "x"], ["a"] * 8, [], None, ["\n\n"])
-    draft.body["stop"] = draft.rng.choice(odd)
-
-
-# --- Who asks, marks, and what else comes along ---
-
-
-@kind("users", 1.5)
+@kind("users")
 def _users(draft: Draft) -> None:
     odd = ("ann", "ann@example.com", "+49 30 123456", "x" * 300, "", " ", "4f1c", "12345678", "mail to: a@b")
     draft.body[draft.rng.choice(("user", "safety_identifier"))] = draft.rng.choice(odd)
 
 
-@kind("marks", 2)
+@kind("marks")
 def _marks(draft: Draft) -> None:
-    odd: tuple[Any, ...] = (
-        {"type": "ephemeral"},
-        {"type": "ephemeral"},
-        {"type": "ephemeral", "ttl": "1h"},
-        {"type": "ephemeral", "ttl": "5m"},
-        {"type": "ephemeral", "ttl": "2d"},
-        {"type": "ephemeral", "scope": "global"},
-        {},
-        None,
-        "yes",
-    )
+    common: Json = {"type": "ephemeral"}
+    rare = ({"ttl": "1h"}, {"ttl": "5m"}, {"ttl": "2d"}, {"scope": "global"})
+    odd: tuple[Any, ...] = (common, common, *({**common, **each} for each in rare), {}, None, "yes")
     for _ in range(draft.rng.randint(1, 7)):
         part = {"type": "text", "text": draft.rng.choice((draft.text(), draft.blank()))}
         part["cache_control"] = draft.rng.choice(odd)
@@ -830,66 +443,6 @@ def _marks(draft: Draft) -> None:
         draft.body["cache_control"] = draft.rng.choice(odd)
 
 
-@kind("hints that have no word there", 2)
-def _hints(draft: Draft) -> None:
-    hints: Json = {
-        "presence_penalty": 0.5,
-        "frequency_penalty": -1,
-        "seed": 7,
-        "logit_bias": {"50256": -100},
-        "metadata": {"a": "b"},
-        "store": True,
-        "service_tier": draft.rng.choice(("auto", "default", "flex", "priority")),
-        "prediction": {"type": "content", "content": "x"},
-        "verbosity": "low",
-        "prompt_cache_key": "k",
-        "n": 1,
-        "logprobs": False,
-        "top_logprobs": 0,
-        "modalities": ["text"],
-        "stream_options": {"include_usage": True},
-        "user": None,
-    }
-    for name in draft.rng.sample(list(hints), draft.rng.randint(1, 6)):
-        draft.body[name] = hints[name]
-
-
-@kind("fields of other servers")
-def _unknown_fields(draft: Draft) -> None:
-    others: Json = {
-        "repetition_penalty": 1.1,
-        "min_p": 0.1,
-        "chat_template_kwargs": {"enable_thinking": True},
-        "guided_json": {},
-        "extra_body": {},
-        "transforms": ["middle-out"],
-        "stop_token_ids": [1],
-        "betas": ["x"],
-        "system": "top",
-        "stop_sequences": [" "],
-        "mcp_servers": [],
-    }
-    for name in draft.rng.sample(list(others), 3):
-        draft.body[name] = others[name]
-
-
-@kind("several choices", 0.05)
-def _choices_n(draft: Draft) -> None:
+@kind("several choices")
+def _choices(draft: Draft) -> None:
     draft.body["n"] = draft.rng.randint(2, 5)
-
-
-@kind("logprobs", 0.07)
-def _logprobs(draft: Draft) -> None:
-    draft.body["logprobs"] = True
-    draft.body["top_logprobs"] = 3
-
-
-@kind("spoken answers", 0.05)
-def _spoken(draft: Draft) -> None:
-    draft.body["modalities"] = ["text", "audio"]
-    draft.body["audio"] = {"voice": "alloy", "format": "wav"}
-
-
-@kind("search on the web", 0.05)
-def _web(draft: Draft) -> None:
-    draft.body["web_search_options"] = {}

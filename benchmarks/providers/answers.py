@@ -1,0 +1,172 @@
+"""Odd answers that real providers give, as bytes, each with what a tolerant reader reads in it: `answers.yaml`.
+
+Where they come from: public reports about gateways and chat backends, and what those leave open. An answer whose `says`
+is empty cannot be used; of one that breaks off, `says` is empty, too. `stored` is None where an answer may be kept or
+not, as long as what comes out of the cache says the same.
+
+A text of the file stands for its bytes: `<<name>>` for what `parts` has under that name, `<<x*9>>` for nine times x.
+A stream is a text or a list of texts and frames: {delta, finish, …} is a chunk of OpenAI's, {bare} one without choices,
+{data} any JSON, {event, …} an event of Anthropic's. Its parts are written at once unless it is `apart` or `bytewise`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import yaml
+
+from benchmarks.providers.fake import Step
+
+Json = dict[str, Any]
+Part = bytes | Step
+
+DATA: Json = yaml.load((Path(__file__).parent / "answers.yaml").read_bytes(), yaml.CSafeLoader)  # noqa: S506
+HEAD: Json = json.loads(f"{{{DATA['parts']['head']}}}")
+USAGE: Json = json.loads(DATA["parts"]["usage"])
+
+
+class Tool(msgspec.Struct, frozen=True, array_like=True):
+    """A call of a tool: `arguments` as text; `input` of a custom tool is in its place."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class Said(msgspec.Struct, frozen=True):
+    """One choice, as a tolerant reader reads it. `finish` is None where it does not matter."""
+
+    content: str = ""
+    refusal: str = ""
+    reasoning: str = ""
+    calls: tuple[Tool, ...] = ()
+    finish: str | None = "stop"
+
+
+class Odd(msgspec.Struct, frozen=True):
+    """`stream` is the body of a streamed answer, `whole` of a whole one; None where this oddity has no such shape.
+
+    `asks` are fields of the request. `kind` says whose API it is. With `optional` an error is right as well: clients
+    differ about whether there is an answer in it. `unread` are readers to whom no stream can say this message.
+    """
+
+    name: str
+    stream: tuple[Part, ...] | None = None
+    whole: bytes | None = None
+    says: tuple[Said, ...] = ()
+    stored: bool | None = True
+    kind: Literal["openai", "anthropic"] = "openai"
+    asks: Mapping[str, Any] = {}
+    headers: Mapping[str, str] = {}
+    optional: bool = False
+    unread: tuple[str, ...] = ()
+    stream_type: str = "text/event-stream"
+    whole_type: str = "application/json"
+
+
+def written(data: Any) -> bytes:
+    return json.dumps(data, ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
+def expanded(text: str) -> str:
+    """With what its `<<name>>` and `<<x*9>>` stand for."""
+    text = re.sub(r"<<(.)\*(\d+)>>", lambda found: found[1] * int(found[2]), text)
+    return re.sub(r"<<([^>]+)>>", lambda found: expanded(DATA["parts"][found[1]]), text)
+
+
+def frame(of: str | bytes | Json) -> bytes:
+    """One member of a stream."""
+    match of:
+        case bytes():
+            return of
+        case str():
+            return expanded(of).encode()
+        case {"event": kind, **fields}:
+            return f"event: {kind}\n".encode() + frame({"data": {"type": kind, **fields}})
+        case {"delta": delta, **more}:
+            choice = {"index": 0, "delta": delta, "finish_reason": more.pop("finish", None)}
+            return frame({"bare": {"choices": [choice], **more}})
+        case {"bare": fields}:
+            return frame({"data": {**HEAD, **fields}})
+        case {"data": data}:
+            return b"data: " + written(data) + b"\n\n"
+    raise ValueError(f"this is no frame: {of}")
+
+
+def part(name: str) -> bytes:
+    return frame(f"<<{name}>>")
+
+
+def completion(message: Any, finish: Any = "stop") -> Json:
+    choice = {"index": 0, "message": message, "finish_reason": finish}
+    return {**HEAD, "object": "chat.completion", "choices": [choice], "usage": USAGE}
+
+
+def stream(of: str | bytes | list[Any]) -> tuple[bytes, ...]:
+    return tuple(frame(each) for each in (of if isinstance(of, list) else [of]))
+
+
+def said(of: Any) -> tuple[Said, ...]:
+    """A text is the content of the one choice."""
+    listed = of if isinstance(of, list) else [of]
+    choices = msgspec.convert([{"content": each} if isinstance(each, str) else each for each in listed], list[Said])
+    return tuple(msgspec.structs.replace(each, content=expanded(each.content)) for each in choices)
+
+
+def _parts(of: Any, *, apart: bool, bytewise: bool, then: str | None) -> tuple[Part, ...]:
+    parts = stream(of)
+    if not apart:
+        parts = (b"".join(parts),)
+    if bytewise:
+        parts = tuple(bytes([byte]) for byte in parts[0])
+    return (*parts, Step[then.upper()]) if then else parts
+
+
+def _whole(of: Any) -> bytes:
+    match of:
+        case {"message": message, **more}:
+            return written(completion(message, **more))
+        case {"content": content, **more}:
+            known = json.loads(part("a whole"))
+            return written({**known, "content": content, **more})
+    return frame(of)
+
+
+def _odd(
+    kind: Literal["openai", "anthropic"],
+    name: str,
+    says: Any = (),
+    *,
+    apart: bool = False,
+    bytewise: bool = False,
+    then: str | None = None,
+    zipped: bool = False,
+    **fields: Any,
+) -> Odd:
+    if "stream" in fields:
+        fields["stream"] = _parts(fields["stream"], apart=apart, bytewise=bytewise, then=then)
+    if "whole" in fields:
+        fields["whole"] = _whole(fields["whole"])
+    if zipped:
+        fields["headers"] = {"content-encoding": "gzip"}
+        fields["stream"] = tuple(map(gzip.compress, fields["stream"]))
+        fields["whole"] = gzip.compress(fields["whole"])
+    if says == ():
+        fields.setdefault("stored", False)
+    return Odd(name, kind=kind, says=said(says) if says != () else (), **fields)
+
+
+ODD = {
+    odd.name: odd
+    for odd in (
+        *(_odd("openai", **each) for each in DATA["openai"]),
+        *(_odd("anthropic", **{**each, "name": f"Claude: {each['name']}"}) for each in DATA["anthropic"]),
+    )
+}
+"""By name."""
