@@ -1,4 +1,7 @@
-"""The tables as JSON that Grafana reads, by Grafana's own grafana-foundation-sdk."""
+"""dashboards.yaml as JSON that Grafana reads, by Grafana's own grafana-foundation-sdk.
+
+`$namespace` and `$job` are variables of the dashboards, `$__rate_interval` and `$__range` are Grafana's own.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,11 @@ import functools
 import re
 import string
 from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
 
+import msgspec
+import yaml
 from grafana_foundation_sdk.builders import common as look
 from grafana_foundation_sdk.builders import dashboard as build
 from grafana_foundation_sdk.builders import prometheus, stat, statetimeline, timeseries
@@ -14,15 +21,61 @@ from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import common, dashboard
 
-from tools.dashboards import autoscaling, cache, loadtest, overview, providers, resources
-from tools.dashboards.table import Dashboard, Kind, Panel
+Kind = Literal["lines", "number", "states"]
+
+
+class Panel(msgspec.Struct, frozen=True):
+    """One panel, as dashboards.yaml explains it."""
+
+    title: str
+    unit: str
+    description: str
+    guide: str
+    queries: dict[str, str]
+    kind: Kind = "lines"
+    limit: int | float | None = None
+    states: tuple[str, ...] = ()
+
+
+class Row(msgspec.Struct, frozen=True):
+    """Panels under a heading."""
+
+    row: str
+    panels: list[Panel]
+    across: int = 3
+
+
+class Dashboard(msgspec.Struct, frozen=True):
+    """`name` is the file's and part of the address."""
+
+    name: str
+    title: str
+    description: str
+    rows: list[Row]
+
+    def panels(self) -> list[Panel]:
+        return [panel for row in self.rows for panel in row.panels]
+
 
 FOLDER = "deploy/helm/dub5/dashboards"
 
 DOCUMENTS = "https://example.com/dub5/docs"
 """Where docs is to be read. It is not published: the chart puts `monitoring.dashboards.documents` in its place."""
 
-DASHBOARDS = [each.DASHBOARD for each in (overview, providers, cache, autoscaling, resources, loadtest)]
+_WORDS = (
+    (re.compile(r"<<(.+?) // (.+?)>>", re.DOTALL), r"((\1) or 0 * (\2)) / ((\2) > 0)"),
+    (re.compile(r"\$ours"), 'namespace=~"$namespace",job=~"$job"'),
+    (re.compile(r"\$operator"), 'namespace=~"$namespace"'),
+)
+"""What queries of dashboards.yaml are written with, and what it stands for."""
+
+
+def _read() -> list[Dashboard]:
+    text = Path(__file__).with_name("dashboards.yaml").read_text(encoding="utf-8")
+    return [msgspec.convert({"name": name, **table}, Dashboard) for name, table in yaml.safe_load(text).items()]
+
+
+DASHBOARDS = _read()
 
 _TRACED = re.compile(
     r"histogram_quantile\(.*\bdub5_"
@@ -69,7 +122,7 @@ def _dashboard(table: Dashboard) -> dashboard.Dashboard:
     number = 0
     for row in table.rows:
         number += 1
-        made.with_row(build.Row(row.title).id(number))
+        made.with_row(build.Row(row.row).id(number))
         for panel in row.panels:
             number += 1
             made.with_panel(_panel(panel).id(number).span(_COLUMNS // row.across))
@@ -124,6 +177,8 @@ def _panel(panel: Panel) -> _AnyPanel:
         .links([_link(panel)])
     )
     for letter, (legend, query) in zip(string.ascii_uppercase, panel.queries.items(), strict=False):
+        for word, meaning in _WORDS:
+            query = word.sub(meaning, query)
         target = prometheus.Dataquery().ref_id(letter).expr(query).legend_format(legend).range()
         if _TRACED.match(query):
             target.exemplar(True)

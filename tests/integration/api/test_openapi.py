@@ -18,7 +18,7 @@ import pytest
 import yaml
 from litestar import Litestar
 
-from tests.fakes.openai_server import FakeOpenAI, call_tool, refuse, say
+from testkit.openai_server import FakeOpenAI, call_tool, refuse, say
 from tests.harness import Running, openai_provider, running
 
 Json = dict[str, Any]
