@@ -77,6 +77,7 @@ LOAD_SERVER := $(if $(URL),--url $(URL)) $(if $(OPERATIONS),--operations $(OPERA
 
 loadtest: $(READY) ## Load with k6 and report: SCENARIO=steady RATE=50 URL=http://… OPERATIONS=http://…; else KUBECONFIG's, else a server of its own
 	@$(if $(LOAD_IN_CLUSTER),echo "In the cluster of $(KUBECONFIG) beside a release: $(LOAD_CLUSTER)",tools/setup.sh k6)
+	@$(if $(LOAD_IN_CLUSTER),,tools/setup.sh promtool)
 	@$(BIN)/python -m tools.load $(or $(SCENARIO),smoke) $(if $(LOAD_IN_CLUSTER),$(LOAD_CLUSTER) $(if $(SELECTOR),--selector '$(SELECTOR)'),$(LOAD_SERVER)) $(if $(OUT),--out $(OUT)) $(if $(COMPARE),--compare $(COMPARE))
 
 image: ## Build the container image localhost/dub5 with podman, docker or buildah; BASE=IMAGE for another base

@@ -23,16 +23,19 @@ import msgspec
 
 from dub5.loadtest.command import write_report
 from dub5.loadtest.report import Document
+from dub5.loadtest.runs import Unreadable, read_run
+from dub5.loadtest.series import ask_prometheus
 from testkit.cluster import ground, loadjob
+from testkit.monitoring import PROMETHEUS, Prometheus
 from testkit.programs import which
 from testkit.service import serving
 from tools import loadtest
-from tools.scrapes import Recorder
 
 ROOT = Path(__file__).resolve().parent.parent
 SCENARIOS = ROOT / "deploy/k6/scenarios"
 NAMES = sorted(path.stem for path in SCENARIOS.glob("*.js"))
 K6 = which("k6")
+JOB = "dub5"
 CONFIG = "providers: {demo: {kind: simulated}}\nmodels: {demo: {routes: [demo/simulated]}}\n"
 
 
@@ -50,24 +53,35 @@ async def target(url: str | None, operations: str | None) -> AsyncIterator[tuple
 
 
 async def run(scenario: str, url: str, operations: str | None, out: Path) -> int:
-    """k6's exit code; the summary and the lines of figures are in `out`."""
+    """k6's exit code; the summary, and what Prometheus saw of the service meanwhile, are in `out`."""
     if K6 is None:
         sys.exit("There is no k6: tools/setup.sh k6 builds it with Go, or install it.")
     summary = out / "summary.json"
     settings = {"DUB5_URL": url, "SUMMARY_FILE": str(summary), "SUMMARY_TEXT": "true"}
-    recorder = Recorder(operations) if operations is not None else None
-    recording = asyncio.create_task(recorder.run()) if recorder is not None else None
-    process = await asyncio.create_subprocess_exec(
-        *(K6, "run", "--no-usage-report", "--address", "", str(SCENARIOS / f"{scenario}.js")),
-        env={**os.environ, **settings},
-    )
-    code = await process.wait()
-    if recorder is not None and recording is not None:
-        recording.cancel()
-        (result,) = await asyncio.gather(recording, return_exceptions=True)
-        if not isinstance(result, asyncio.CancelledError):
-            print(f"The figures of the service end early: {result}", file=sys.stderr)
-        await asyncio.to_thread((out / "series.json").write_bytes, msgspec.json.encode(recorder.series()))
+    async with contextlib.AsyncExitStack() as stack:
+        prometheus = None
+        if operations is not None and PROMETHEUS is None:
+            print(
+                "There is no Prometheus (tools/setup.sh promtool), so no figures of the service.",
+                file=sys.stderr,
+            )
+        elif operations is not None:
+            folder = await asyncio.to_thread(tempfile.TemporaryDirectory)
+            stack.push_async_callback(asyncio.to_thread, folder.cleanup)
+            watching = Prometheus(Path(folder.name), {JOB: {operations.rstrip("/"): {}}})
+            prometheus = await stack.enter_async_context(watching)
+        process = await asyncio.create_subprocess_exec(
+            *(K6, "run", "--no-usage-report", "--address", "", str(SCENARIOS / f"{scenario}.js")),
+            env={**os.environ, **settings},
+        )
+        code = await process.wait()
+        if prometheus is not None:
+            with contextlib.suppress(Unreadable):  # the run did not reach its end
+                ran = await asyncio.to_thread(read_run, summary)
+                seen = await ask_prometheus(
+                    prometheus.url, began=ran.began, ended=ran.ended, pods=f'job="{JOB}"'
+                )
+                await asyncio.to_thread((out / "series.json").write_bytes, msgspec.json.encode(seen))
     return code
 
 

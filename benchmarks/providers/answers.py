@@ -115,7 +115,9 @@ def stream(of: str | bytes | list[Any]) -> tuple[bytes, ...]:
 def said(of: Any) -> tuple[Said, ...]:
     """A text is the content of the one choice."""
     listed = of if isinstance(of, list) else [of]
-    choices = msgspec.convert([{"content": each} if isinstance(each, str) else each for each in listed], list[Said])
+    choices = msgspec.convert(
+        [{"content": each} if isinstance(each, str) else each for each in listed], list[Said]
+    )
     return tuple(msgspec.structs.replace(each, content=expanded(each.content)) for each in choices)
 
 

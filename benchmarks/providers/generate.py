@@ -135,7 +135,9 @@ class Draft:
         if "some" in step:
             fields = self.made(step["some"]["of"])
             count = step["some"]["count"]
-            names = self.rng.sample(list(fields), count if isinstance(count, int) else self.rng.randint(*count))
+            names = self.rng.sample(
+                list(fields), count if isinstance(count, int) else self.rng.randint(*count)
+            )
             self.body.update((name, fields[name]) for name in names)
             return
         [(verb, given)] = ((name, value) for name, value in step.items() if name != "chance")
@@ -270,7 +272,9 @@ def _unanswered(draft: Draft) -> None:
 def _orphans(draft: Draft) -> None:
     for head, *results in _rounds(draft):
         draft.messages += [head, *results, draft.rng.choice(results)]
-    draft.take({"insert": {"role": "tool", "tool_call_id": "call_lost", "content": {"$one": ["lost", "", " "]}}})
+    draft.take(
+        {"insert": {"role": "tool", "tool_call_id": "call_lost", "content": {"$one": ["lost", "", " "]}}}
+    )
 
 
 @kind("history: odd ids")
@@ -319,7 +323,12 @@ def _rich_results(draft: Draft) -> None:
 @kind("history: thinking, kept or not")
 def _thoughts(draft: Draft) -> None:
     signed = {"type": "thinking", "thinking": "Hm.", "signature": "c2ln"}
-    odd = (signed, {"type": "redacted_thinking", "data": "eHl6"}, {"type": "thinking", "thinking": "unsigned"}, "x")
+    odd = (
+        signed,
+        {"type": "redacted_thinking", "data": "eHl6"},
+        {"type": "thinking", "thinking": "unsigned"},
+        "x",
+    )
     for head, *results in _rounds(draft):
         head["thinking_blocks"] = draft.rng.sample(odd, draft.rng.randint(1, 3))
         head["reasoning_content"] = "Hm."
@@ -409,7 +418,10 @@ def _twice(draft: Draft) -> None:
 @kind("tools: one must be called")
 def _forced(draft: Draft) -> None:
     name = draft.tools()[0]["function"]["name"]
-    forms = ({"type": "function", "function": {"name": name}}, *({"type": each, "name": name} for each in ("function", "tool")))
+    forms = (
+        {"type": "function", "function": {"name": name}},
+        *({"type": each, "name": name} for each in ("function", "tool")),
+    )
     draft.body["tool_choice"] = draft.rng.choice(("required", "any", *forms))
     draft.body["parallel_tool_calls"] = draft.rng.choice((True, False, None))
 

@@ -72,7 +72,9 @@ _WORDS = (
 
 def _read() -> list[Dashboard]:
     text = Path(__file__).with_name("dashboards.yaml").read_text(encoding="utf-8")
-    return [msgspec.convert({"name": name, **table}, Dashboard) for name, table in yaml.safe_load(text).items()]
+    return [
+        msgspec.convert({"name": name, **table}, Dashboard) for name, table in yaml.safe_load(text).items()
+    ]
 
 
 DASHBOARDS = _read()

@@ -8,7 +8,6 @@ from pathlib import Path
 from dub5.cli import command
 from dub5.cli.command import Failed
 from dub5.cli.standard_streams import write
-from dub5.loadtest.command import write_report
 from dub5.loadtest.runs import Unreadable
 from dub5.settings.model import Duration
 
@@ -54,6 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _report(args: argparse.Namespace) -> int:
+    try:
+        from dub5.loadtest.command import write_report  # noqa: PLC0415  # an extra, and large
+    except ImportError as error:
+        raise Failed(f"The report needs the extra: pip install 'dub5[loadtest]' ({error}).") from None
     try:
         document = write_report(
             args.summary,

@@ -7,5 +7,5 @@
     pages       that document as Markdown and as HTML; plots
     command     `dub5 loadtest report`
 
-Nothing here is needed to serve, and nothing of the service is needed here.
+Nothing here is needed to serve: what it needs besides is the extra `dub5[loadtest]`.
 """

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from html import escape
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from dub5.loadtest.report import Document, Plot, Table
 
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 460, 150, 62, 20
-"""Pixels of a plot, and what its axes take."""
+_LINE, _GREY = "#3b82f6", "#888888"
+"""Colours of a plot that can be read on a white page and on a black one."""
 
 
 def markdown(document: Document) -> str:
@@ -57,36 +62,23 @@ def _mark(cell: str) -> str:
 
 def plot(drawn: Plot) -> str:
     """One line over time as SVG, from zero or the least value, whichever is lower."""
-    moments = [moment for moment, _ in drawn.points]
-    values = [value for _, value in drawn.points]
-    low, high = min(0.0, *values), max(values)
-    span, height = (moments[-1] - moments[0]) or 1.0, (high - low) or 1.0
-    across, up = _WIDTH - _LEFT - 6, _HEIGHT - _BOTTOM - 8
-
-    def place(moment: float, value: float) -> str:
-        x = _LEFT + across * (moment - moments[0]) / span
-        return f"{x:.1f},{8 + up * (1 - (value - low) / height):.1f}"
-
-    line = " ".join(place(moment, value) for moment, value in drawn.points)
-    caption = f"{drawn.title}, {drawn.unit}" if drawn.unit else drawn.title
-    floor = _HEIGHT - _BOTTOM
-    return (
-        f"<figure><figcaption>{escape(caption)}</figcaption>"
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(caption)}">'
-        f'<path class="axis" d="M{_LEFT},8V{floor}H{_WIDTH - 6}"/>'
-        f'<text x="{_LEFT - 4}" y="14" class="y">{_tick(high)}</text>'
-        f'<text x="{_LEFT - 4}" y="{floor}" class="y">{_tick(low)}</text>'
-        f'<text x="{_LEFT}" y="{_HEIGHT - 6}">{moments[0]:.0f} s</text>'
-        f'<text x="{_WIDTH - 6}" y="{_HEIGHT - 6}" class="y">{moments[-1]:.0f} s</text>'
-        f'<polyline points="{line}"/></svg></figure>'
-    )
-
-
-def _tick(value: float) -> str:
-    for factor, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= factor:
-            return f"{value / factor:.3g} {letter}"
-    return f"{value:.3g}"
+    moments, values = zip(*drawn.points, strict=True)
+    caption = escape(f"{drawn.title}, {drawn.unit}" if drawn.unit else drawn.title)
+    figure = Figure(figsize=(4.6, 1.5), layout="constrained", facecolor="none")  # inches, each of 72 points
+    axes = figure.add_subplot(facecolor="none")
+    axes.plot(moments, values, color=_LINE, linewidth=1.2, clip_on=False)  # all of it is inside
+    axes.set_xmargin(0)
+    axes.set_ylim(min(0.0, *values))
+    axes.xaxis.set_major_formatter(EngFormatter(unit="s"))
+    axes.yaxis.set_major_formatter(EngFormatter(places=None))
+    axes.locator_params(nbins=4)
+    axes.tick_params(colors=_GREY, labelsize=7)
+    axes.spines[:].set_color(_GREY)
+    svg = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": drawn.title}):  # the same plot is the same text
+        figure.savefig(svg, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    text = svg.getvalue()
+    return f"<figure><figcaption>{caption}</figcaption>{text[text.index('<svg') :]}</figure>"
 
 
 _PAGE = """<!doctype html>
@@ -103,11 +95,7 @@ table { border-collapse: collapse; margin: 1rem 0; }
 th, td { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid #8884; vertical-align: top; }
 .bad { color: var(--bad); font-weight: 600; }
 figure { display: inline-block; width: 460px; max-width: 100%; margin: .5rem 1rem .5rem 0; }
-svg { width: 100%; }
-polyline { fill: none; stroke: var(--line); stroke-width: 1.5; }
-.axis { fill: none; stroke: #888; }
-text { font-size: 11px; fill: currentColor; }
-.y { text-anchor: end; }
+svg { width: 100%; height: auto; }
 </style>
 BODY
 </html>

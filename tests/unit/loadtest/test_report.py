@@ -184,12 +184,17 @@ def test_markdown_says_the_same_in_words() -> None:
 
 def test_a_plot_stays_inside_its_frame() -> None:
     drawn = plot(Plot("demand", "requests", [(0.0, 0.0), (10.0, 1500.0), (20.0, 750.0)]))
-    [line] = re.findall(r'points="([^"]+)"', drawn)
-    places = [tuple(map(float, pair.split(","))) for pair in line.split()]
-    assert places == [(62.0, 130.0), (258.0, 8.0), (454.0, 69.0)]
+    width, height = (float(each) for each in re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', drawn)[0])
+    [line] = re.findall(r'd="([^"]+)"[^>]*stroke: #3b82f6', drawn)
+    places = [tuple(map(float, pair.split())) for pair in re.split("[ML]", line)[1:]]
+    (_, floor), (middle, top), (end, half) = places
+    assert 0 < middle < end < width
+    assert 0 < top < half < floor < height
+    assert half - top == pytest.approx(floor - half, abs=0.1)
+    assert "demand, requests" in drawn
     assert "1.5 k" in drawn
     assert "20 s" in drawn
-    assert "polyline" in plot(Plot("flat", "", [(0.0, 0.0)]))
+    assert "stroke: #3b82f6" in plot(Plot("flat", "", [(0.0, 0.0)]))
 
 
 def test_a_summary_is_found_in_a_log(tmp_path: Path) -> None:
