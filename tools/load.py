@@ -25,6 +25,7 @@ from dub5.loadtest.command import write_report
 from dub5.loadtest.report import Document
 from dub5.loadtest.runs import Unreadable, read_run
 from dub5.loadtest.series import ask_prometheus
+from dub5.settings.model import Duration
 from testkit.cluster import ground, loadjob
 from testkit.monitoring import PROMETHEUS, Prometheus
 from testkit.programs import which
@@ -36,6 +37,8 @@ SCENARIOS = ROOT / "deploy/k6/scenarios"
 NAMES = sorted(path.stem for path in SCENARIOS.glob("*.js"))
 K6 = which("k6")
 JOB = "dub5"
+WINDOW = Duration(2)
+"""Of rates: two scrapes of a Prometheus beside the server, which loses none."""
 CONFIG = "providers: {demo: {kind: simulated}}\nmodels: {demo: {routes: [demo/simulated]}}\n"
 
 
@@ -70,6 +73,7 @@ async def run(scenario: str, url: str, operations: str | None, out: Path) -> int
             stack.push_async_callback(asyncio.to_thread, folder.cleanup)
             watching = Prometheus(Path(folder.name), {JOB: {operations.rstrip("/"): {}}})
             prometheus = await stack.enter_async_context(watching)
+            await prometheus.until("up == 1")  # it takes up its targets only some seconds after it has started
         process = await asyncio.create_subprocess_exec(
             *(K6, "run", "--no-usage-report", "--address", "", str(SCENARIOS / f"{scenario}.js")),
             env={**os.environ, **settings},
@@ -79,7 +83,7 @@ async def run(scenario: str, url: str, operations: str | None, out: Path) -> int
             with contextlib.suppress(Unreadable):  # the run did not reach its end
                 ran = await asyncio.to_thread(read_run, summary)
                 seen = await ask_prometheus(
-                    prometheus.url, began=ran.began, ended=ran.ended, pods=f'job="{JOB}"'
+                    prometheus.url, began=ran.began, ended=ran.ended, pods=f'job="{JOB}"', window=WINDOW
                 )
                 await asyncio.to_thread((out / "series.json").write_bytes, msgspec.json.encode(seen))
     return code

@@ -26,7 +26,7 @@ from benchmarks.providers.fake import Step
 Json = dict[str, Any]
 Part = bytes | Step
 
-DATA: Json = yaml.load((Path(__file__).parent / "answers.yaml").read_bytes(), yaml.CSafeLoader)  # noqa: S506
+DATA: Json = yaml.load((Path(__file__).parent / "answers.yaml").read_bytes(), yaml.CSafeLoader)
 HEAD: Json = json.loads(f"{{{DATA['parts']['head']}}}")
 USAGE: Json = json.loads(DATA["parts"]["usage"])
 
@@ -68,6 +68,9 @@ class Odd(msgspec.Struct, frozen=True):
     unread: tuple[str, ...] = ()
     stream_type: str = "text/event-stream"
     whole_type: str = "application/json"
+
+
+HELLO = (Said("hello"),)
 
 
 def written(data: Any) -> bytes:
@@ -121,7 +124,10 @@ def said(of: Any) -> tuple[Said, ...]:
     return tuple(msgspec.structs.replace(each, content=expanded(each.content)) for each in choices)
 
 
-def _parts(of: Any, *, apart: bool, bytewise: bool, then: str | None) -> tuple[Part, ...]:
+def parts_of(
+    of: Any, *, apart: bool = False, bytewise: bool = False, then: str | None = None
+) -> tuple[Part, ...]:
+    """What is written, one after the other, and what the provider does then."""
     parts = stream(of)
     if not apart:
         parts = (b"".join(parts),)
@@ -152,7 +158,7 @@ def _odd(
     **fields: Any,
 ) -> Odd:
     if "stream" in fields:
-        fields["stream"] = _parts(fields["stream"], apart=apart, bytewise=bytewise, then=then)
+        fields["stream"] = parts_of(fields["stream"], apart=apart, bytewise=bytewise, then=then)
     if "whole" in fields:
         fields["whole"] = _whole(fields["whole"])
     if zipped:

@@ -161,7 +161,7 @@ class Draft:
                 self.messages[:] = [what]
             case "each":
                 for message in self.messages:
-                    message |= what
+                    message.update(what)
             case "first":
                 self.messages[0] |= what
             case "tool" if what is not None:
@@ -240,9 +240,14 @@ def _rounds(
     return rounds
 
 
+def _say(draft: Draft, rounds: list[list[Json]]) -> None:
+    for messages in rounds:
+        draft.messages += messages
+
+
 @kind("history: calls and results in order")
 def _in_order(draft: Draft) -> None:
-    draft.messages += sum(_rounds(draft), [])
+    _say(draft, _rounds(draft))
     if draft.rng.random() < 0.5:
         draft.say("user", draft.text())
 
@@ -280,7 +285,7 @@ def _orphans(draft: Draft) -> None:
 @kind("history: odd ids")
 def _odd_ids(draft: Draft) -> None:
     odd = ("call:{}", "fc.{}|x", "a b {}", "", "ü{}", "call_{}" + "x" * 80, "chatcmpl-tool-{}", "/{}/")
-    draft.messages += sum(_rounds(draft, draft.rng.choice(odd).format), [])
+    _say(draft, _rounds(draft, draft.rng.choice(odd).format))
 
 
 @kind("history: ids missing")
@@ -295,13 +300,13 @@ def _no_ids(draft: Draft) -> None:
 
 @kind("history: ids used again")
 def _same_ids(draft: Draft) -> None:
-    draft.messages += sum(_rounds(draft, lambda number: f"call_{number % 2}"), [])
+    _say(draft, _rounds(draft, lambda number: f"call_{number % 2}"))
 
 
 @kind("history: arguments that are no object")
 def _odd_arguments(draft: Draft) -> None:
     odd = ("null", "[1]", '"x"', '{"a": 1', "", " ", "not json", '{"a":1}{"b":2}', None, "7", {"a": 1})
-    draft.messages += sum(_rounds(draft, arguments=lambda: draft.rng.choice(odd)), [])
+    _say(draft, _rounds(draft, arguments=lambda: draft.rng.choice(odd)))
 
 
 @kind("history: parallel calls as messages of their own")

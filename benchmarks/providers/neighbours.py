@@ -19,8 +19,8 @@ from typing import Any
 import msgspec
 
 from benchmarks.figures import Figure, progress
+from benchmarks.providers.answers import completion, part
 from benchmarks.providers.fake import Json, Reply, Step, events, fake, whole
-from benchmarks.providers.odd.openai import DONE, ROLE, STOP, hello, say
 from testkit.client import Client, Outcome, client, until
 from testkit.redis_server import RedisServer
 from testkit.service import Service, configuration, replicas
@@ -49,7 +49,8 @@ def _status(name: str, status: int, *, after: str = "", **error: Any) -> Fault:
 
 
 _HANGS = Reply((Step.HANG,))
-_TEXT = ROLE + say("hel")
+_TEXT = part("role") + part("hel")
+_WHOLE = completion({"role": "assistant", "content": "hello"})
 FAULTS = [
     _status("429 without Retry-After", 429),
     _status("429, Retry-After in seconds", 429, after="seconds"),
@@ -95,7 +96,7 @@ def name_of(fault: Fault, times: int) -> str:
 async def answer(name: str, body: Json) -> Reply:
     """The provider's side."""
     if body["model"] == "good":
-        return events(_TEXT, say("lo") + STOP + DONE) if body.get("stream") else whole(hello())
+        return events(part("plain")) if body.get("stream") else whole(_WHOLE)
     fault = FAULTS[int(name[1:].partition("x")[0])]
     reply = fault.streamed if body.get("stream") else fault.whole
     return msgspec.structs.replace(reply, headers=_after(fault.after))

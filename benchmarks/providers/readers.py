@@ -17,8 +17,8 @@ import msgspec
 import openai
 from openai.lib.streaming.chat import ChatCompletionStreamState
 
+from benchmarks.providers.answers import Said, Tool
 from benchmarks.providers.fake import Fake, Json, Reply, fake
-from benchmarks.providers.odd.answer import Said, Tool
 
 NODE = Path(__file__).parents[2] / ".venv" / "openai-node"
 """Where `tools/setup.sh openai-node` put it."""

@@ -1,6 +1,6 @@
 """Odd answers, each asked for live, by callers who join, whole, and once more from the cache: the same message?
 
-Two replicas with one Redis; each answer of `odd` is a provider of its own. One caller streams, and while the provider
+Two replicas with one Redis; each answer of answers.yaml is a provider of its own. One caller streams, and while the provider
 is held back a second one joins on the other replica, streamed, and a third one, whole. Then the same question is asked
 again, streamed and whole; then another one, whole, and that again, both ways. What came is read by openai-python,
 openai-node and a tolerant reader, and has to be what the answer says.
@@ -26,9 +26,8 @@ import aiohttp
 import msgspec
 
 from benchmarks.figures import Figure, progress
+from benchmarks.providers.answers import ODD, Odd
 from benchmarks.providers.fake import Json, Reply, fake, whole
-from benchmarks.providers.odd import ODD
-from benchmarks.providers.odd.answer import Odd
 from benchmarks.providers.readers import Answer, Read, by_official_clients, tolerant
 from testkit.client import client
 from testkit.redis_server import RedisServer
