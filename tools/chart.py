@@ -1,8 +1,8 @@
 """The chart's README and values.schema.json, made from its values.yaml and the program's own schema.
 
 Above each value stands what it is for, in a comment that begins with `-- `; a line `@schema {…}` adds to what its
-default tells: JSON Schema in YAML's flow form, in which `$ref` names one of templates/definitions.yaml or `config`. A value whose
-default or schema is no closed mapping is a leaf and becomes one row of the README's table.
+default tells: JSON Schema in YAML's flow form, in which `$ref` names one of templates/definitions.yaml or `config`. A
+value whose default or schema is no closed mapping is a leaf and becomes one row of the README's table.
 
 The schema is draft-07 and closed: Helm 3 knows no newer draft, and a typo must fail with the name of the key.
 """

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import yaml
@@ -26,7 +28,7 @@ class Event(NamedTuple):
     what: str
     always: tuple[str, ...] = ()
     perhaps: tuple[str, ...] = ()
-    narrowed: Json = {}
+    narrowed: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def key(self) -> str:
@@ -72,7 +74,7 @@ def _of_event(event: Event) -> Json:
     return {
         "type": "object",
         "description": event.what,
-        "properties": properties | event.narrowed,
+        "properties": {**properties, **event.narrowed},
         "required": [*_FIRST, *event.always],
         "additionalProperties": False,
     }

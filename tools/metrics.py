@@ -72,6 +72,8 @@ def _labels_of(collector: Any) -> tuple[str, ...]:
 _HERE = Path(__file__).resolve().parent
 _DATA = yaml.safe_load((_HERE / "metrics.yaml").read_text(encoding="utf-8"))
 LABELS: dict[str, str] = _DATA["labels"]
+OPENTELEMETRY: list[tuple[str, str, str]] = _DATA["opentelemetry"]
+ATTRIBUTES: list[tuple[str, str, str]] = _DATA["attributes"]
 
 _TABLE = "\n| metric | type | unit | labels | what |\n|---|---|---|---|---|\n"
 
@@ -90,8 +92,8 @@ def document() -> str:
     parts.append("\n| label | values |\n|---|---|\n")
     parts.extend(f"| `{name}` | {values} |\n" for name, values in LABELS.items())
     for before, columns, rows in (
-        (tail, "there | here", _DATA["opentelemetry"]),
-        ("", "attribute there | label here", _DATA["attributes"]),
+        (tail, "there | here", OPENTELEMETRY),
+        ("", "attribute there | label here", ATTRIBUTES),
     ):
         parts.append(f"{before}\n| {columns} | differs |\n|---|---|---|\n")
         parts.extend(f"| `{there}` | `{here}` | {differs} |\n" for there, here, differs in rows)

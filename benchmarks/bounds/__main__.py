@@ -14,7 +14,7 @@ import sys
 
 from benchmarks.runner import run
 
-ROWS = ["redis", "bodies", "arrival", "browsers", "handles"]
+ROWS = {name: name for name in ("redis", "bodies", "arrival", "browsers", "handles")}
 
 if __name__ == "__main__":
     sys.exit(run("benchmarks.bounds", ROWS, __doc__, longest=3600, lengthened=["bodies"]))

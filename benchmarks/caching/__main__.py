@@ -13,18 +13,21 @@ import sys
 
 from benchmarks.runner import run
 
-ROWS = [
-    "one_call",
-    "follower_delay",
-    "leader_killed",
-    "purge_cost",
-    "redis_faults",
-    "cluster",
-    "purge_race",
-    "hit_ratio",
-    "entry_size",
-    "leaks",
-]
+ROWS = {
+    name: name
+    for name in (
+        "one_call",
+        "follower_delay",
+        "leader_killed",
+        "purge_cost",
+        "redis_faults",
+        "cluster",
+        "purge_race",
+        "hit_ratio",
+        "entry_size",
+        "leaks",
+    )
+}
 
 if __name__ == "__main__":
     sys.exit(run("benchmarks.caching", ROWS, __doc__, longest=600))

@@ -13,7 +13,9 @@ import sys
 
 from benchmarks.runner import run
 
-ROWS = ["overload", "providers", "limits", "fairness", "leaving", "endurance", "drain"]
+ROWS = {
+    name: name for name in ("overload", "providers", "limits", "fairness", "leaving", "endurance", "drain")
+}
 
 if __name__ == "__main__":
     sys.exit(run("benchmarks.faults", ROWS, __doc__, longest=900, shortened=True))

@@ -85,21 +85,19 @@ def expanded(text: str) -> str:
 
 def frame(of: str | bytes | Json) -> bytes:
     """One member of a stream."""
-    match of:
-        case bytes():
-            return of
-        case str():
-            return expanded(of).encode()
-        case {"event": kind, **fields}:
-            return f"event: {kind}\n".encode() + frame({"data": {"type": kind, **fields}})
-        case {"delta": delta, **more}:
-            choice = {"index": 0, "delta": delta, "finish_reason": more.pop("finish", None)}
-            return frame({"bare": {"choices": [choice], **more}})
-        case {"bare": fields}:
-            return frame({"data": {**HEAD, **fields}})
-        case {"data": data}:
-            return b"data: " + written(data) + b"\n\n"
-    raise ValueError(f"this is no frame: {of}")
+    if isinstance(of, bytes):
+        return of
+    if isinstance(of, str):
+        return expanded(of).encode()
+    if "event" in of:
+        fields = {"type": of["event"], **{name: value for name, value in of.items() if name != "event"}}
+        return f"event: {of['event']}\n".encode() + frame({"data": fields})
+    if "delta" in of:
+        choice = {"index": 0, "delta": of["delta"], "finish_reason": of.get("finish")}
+        more = {name: value for name, value in of.items() if name not in {"delta", "finish"}}
+        return frame({"bare": {"choices": [choice], **more}})
+    data = {**HEAD, **of["bare"]} if "bare" in of else of["data"]
+    return b"data: " + written(data) + b"\n\n"
 
 
 def part(name: str) -> bytes:
@@ -137,13 +135,9 @@ def parts_of(
 
 
 def _whole(of: Any) -> bytes:
-    match of:
-        case {"message": message, **more}:
-            return written(completion(message, **more))
-        case {"content": content, **more}:
-            known = json.loads(part("a whole"))
-            return written({**known, "content": content, **more})
-    return frame(of)
+    if isinstance(of, dict) and "message" in of:
+        return written(completion(**of))
+    return written(json.loads(part("a whole")) | of) if isinstance(of, dict) else frame(of)
 
 
 def _odd(

@@ -1,9 +1,9 @@
 """Odd answers, each asked for live, by callers who join, whole, and once more from the cache: the same message?
 
-Two replicas with one Redis; each answer of answers.yaml is a provider of its own. One caller streams, and while the provider
-is held back a second one joins on the other replica, streamed, and a third one, whole. Then the same question is asked
-again, streamed and whole; then another one, whole, and that again, both ways. What came is read by openai-python,
-openai-node and a tolerant reader, and has to be what the answer says.
+Two replicas with one Redis; each answer of answers.yaml is a provider of its own. One caller streams, and while the
+provider is held back a second one joins on the other replica, streamed, and a third one, whole. Then the same question
+is asked again, streamed and whole; then another one, whole, and that again, both ways. What came is read by openai-
+python, openai-node and a tolerant reader, and has to be what the answer says.
 
 What is live goes through as the provider sent it, so an official client that cannot read an answer of the provider
 itself cannot read it here either: then a stream that is no hit is not compared, and the row says how many these are.

@@ -70,6 +70,13 @@ _WORDS = (
 """What queries of dashboards.yaml are written with, and what it stands for."""
 
 
+def expression(query: str) -> str:
+    """A query of dashboards.yaml in PromQL."""
+    for word, meaning in _WORDS:
+        query = word.sub(meaning, query)
+    return query
+
+
 def _read() -> list[Dashboard]:
     text = Path(__file__).with_name("dashboards.yaml").read_text(encoding="utf-8")
     return [
@@ -179,10 +186,8 @@ def _panel(panel: Panel) -> _AnyPanel:
         .links([_link(panel)])
     )
     for letter, (legend, query) in zip(string.ascii_uppercase, panel.queries.items(), strict=False):
-        for word, meaning in _WORDS:
-            query = word.sub(meaning, query)
-        target = prometheus.Dataquery().ref_id(letter).expr(query).legend_format(legend).range()
-        if _TRACED.match(query):
+        target = prometheus.Dataquery().ref_id(letter).expr(expression(query)).legend_format(legend).range()
+        if _TRACED.match(expression(query)):
             target.exemplar(True)
         made.with_target(target)
     return made

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import re
 import time
@@ -126,7 +127,7 @@ def _states(axes: Axes, style: Json, lines: Answer, began: float) -> None:
     """One bar for each line, of stretches in the colours of its states."""
     [mapping] = style["mappings"]
     for number, (_, points) in enumerate(lines):
-        for (at, value), (end, _) in zip(points, points[1:], strict=False):
+        for (at, value), (end, _) in itertools.pairwise(points):
             axes.broken_barh(
                 [(at - began, end - at)], (number - 0.4, 0.8), color=mapping["options"][f"{value:g}"]["color"]
             )

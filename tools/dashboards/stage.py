@@ -268,7 +268,7 @@ async def _misbehave(cast: Cast) -> None:
 
 async def _foreign_messages(cast: Cast) -> None:
     """Again and again, to each replica, one that cannot be decoded."""
-    while True:
+    while not _cancelled():
         for channel in await cast.redis.client.pubsub_channels(replica_channel("*")):
             await cast.redis.client.publish(channel, b"\xc1")
         await asyncio.sleep(1)
@@ -367,9 +367,14 @@ class _Operator:
             await self._redis.xadd(SAMPLES, {b"b": msgspec.msgpack.encode(batch)})
 
 
+def _cancelled() -> bool:
+    """Also where redis-py has lost that: on Python 3.11 its wait_for can."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 async def _reconciliations(cast: Cast, pause: float) -> None:
-    """Until it is cancelled, also where redis-py loses that: on Python 3.11 its wait_for can."""
-    while (task := asyncio.current_task()) is None or not task.cancelling():
+    while not _cancelled():
         await cast.operator.reconcile()
         await asyncio.sleep(pause)
 

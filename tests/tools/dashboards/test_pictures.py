@@ -45,7 +45,7 @@ def test_a_dashboard_is_drawn_whole(name: str) -> None:
 
 def test_without_data_it_says_so() -> None:
     said = io.StringIO()
-    empty = {
+    empty: dict[str, list[Series]] = {
         target["expr"]: []
         for panel in DASHBOARDS["overview"]["panels"]
         for target in panel.get("targets", [])
