@@ -1,101 +1,27 @@
 """Bodies that might be costly, made of a few genes, and the search for the worst of them. Pure, and seeded.
 
 A body repeats one or two units at some place of a request until it is as large as wanted, inside some levels of
-lists, and may end with a fault. `UNITS` are what was once thought of; `mutated` and `crossed` find others.
+lists, and may end with a fault. worst.yaml has what was once thought of; `mutated` finds others.
 """
 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
+import yaml
 
-UNITS = (
-    *("[]", "{}", '""', "1", "257", "null", "true", "0.5", "1e308", "5e-324", "1e22", "-0.0", "12345.678"),
-    *(
-        "1234567890123456789",
-        "9" * 40,
-        "1" * 310,
-        "1" * 990,
-        '{"a":1}',
-        '{"a":{}}',
-        "[[[[]]]]",
-        '{"a":[{"b":[]}]}',
-    ),
-    *(
-        '"a"',
-        '"aaaaaaaaaaaaaaaa"',
-        '"\\n"',
-        '"\\\\"',
-        '"\\""',
-        '"\\/"',
-        '"\\u0001"',
-        '"\\u00e9"',
-        '"\\ud83d\\ude00"',
-    ),
-    *('"é"', '"中"', '"😀"', '"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa😀"', '"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaé"'),
-    *('"' + "😀" * 14 + '"', '"' + "\\n" * 120 + '"', '"' + "\\u00e9" * 40 + '"', '"' + "中" * 30000 + '"'),
-    *('"' + "a" * 300 + '"', '"' + "a" * 300 + '😀"', '"' + "\\n" * 200 + '"', '"' + "[{,:" * 80 + '"'),
-    *('{"type":"text","text":"x"}', '{"type":"x"}', '{"role":"user","content":"x"}', '{"role":"tool"}'),
-    *(
-        '{"type":"function","function":{"name":"f","parameters":{"type":"object"}}}',
-        '{"a":{"type":"string"}}',
-    ),
-    *(
-        "a",
-        "\\n",
-        "\\/",
-        '\\"',
-        "\\\\",
-        "\\u0001",
-        "\\u00e9",
-        "\\u4e00",
-        "\\ud83d\\ude00",
-        "é",
-        "中",
-        "😀",
-        "a😀",
-    ),
-    *("a\\n😀", ",", "[{,:}]", " ", '"k%d":1', '"k%d":{}', '"%d":"a"', '"' + "k" * 60 + '%d":[]', '"a":1'),
-)
-PLACES = (
-    "list",
-    "content",
-    "parts",
-    "messages",
-    "tools",
-    "object",
-    "schema",
-    "key",
-    "model",
-    "role",
-    "arguments",
-    "space",
-)
-FAULTS = ("", "", "", "😀", ",NaN", ',"\\ud800"', ",1e999", "!", ',"\x01"')
-_HEAD = '{"model":"m","messages":[{"role":"user","content":"x"}]'
+_DATA = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+_HEAD: str = _DATA["head"]
+UNITS = [re.sub(r"<<(.+?)\*(\d+)>>", lambda found: found[1] * int(found[2]), unit) for unit in _DATA["units"]]
+AROUND: dict[str, list[str]] = {
+    place: [text.replace("<<head>>", _HEAD) for text in around] for place, around in _DATA["places"].items()
+}
+FAULTS: list[str] = _DATA["faults"]
 _MODEL, _CLAUDE = '"m"', '"claude"'
-_TOKENS = (
-    "[",
-    "]",
-    "{",
-    "}",
-    '"',
-    ",",
-    ":",
-    "1",
-    "a",
-    "\\n",
-    "\\u00e9",
-    "😀",
-    "é",
-    "e9",
-    ".5",
-    " ",
-    "null",
-    "%d",
-)
 
 
 class Genes(msgspec.Struct, frozen=True):
@@ -120,7 +46,9 @@ class Genes(msgspec.Struct, frozen=True):
 
 def body(genes: Genes, size: int) -> bytes:
     """About `size` bytes, never more."""
-    opening, closing = _around(genes)
+    opening, closing = AROUND[genes.place]
+    if genes.place in {"list", "parts", "tools"}:
+        opening, closing = opening + "[" * genes.depth, "]" * genes.depth + closing
     inside = genes.place in {"content", "key", "model", "role", "arguments", "space"}
     between = "" if inside else ","
     one, other = (_fitting(unit, inside=inside) for unit in genes.units)
@@ -141,29 +69,6 @@ def _fitting(unit: str, *, inside: bool) -> str:
 def _numbered(text: str) -> str:
     parts = text.split("%d")
     return "".join(f"{part}{number}" for number, part in enumerate(parts[:-1])) + parts[-1]
-
-
-def _around(genes: Genes) -> tuple[str, str]:
-    opening, closing = {
-        "list": (f'{_HEAD},"foo":[', "]}"),
-        "content": ('{"model":"m","messages":[{"role":"user","content":"', '"}]}'),
-        "parts": ('{"model":"m","messages":[{"role":"user","content":[', "]}]}"),
-        "messages": ('{"model":"m","messages":[', "]}"),
-        "tools": (f'{_HEAD},"tools":[', "]}"),
-        "space": (f'{_HEAD},"foo":[1,', "1]}"),
-        "object": (f'{_HEAD},"foo":{{', "}}"),
-        "schema": (f'{_HEAD},"response_format":{{"json_schema":{{"schema":{{"properties":{{', "}}}}}"),
-        "key": (f'{_HEAD},"', '":1}'),
-        "model": ('{"messages":[{"role":"user","content":"x"}],"model":"', '"}'),
-        "role": ('{"model":"m","messages":[{"content":"x","role":"', '"}]}'),
-        "arguments": (
-            '{"model":"m","messages":[{"role":"assistant","tool_calls":[{"function":{"name":"f","arguments":"[',
-            ']"},"id":"1","type":"function"}]}]}',
-        ),
-    }[genes.place]
-    if genes.place in {"list", "parts", "tools"}:
-        return opening + "[" * genes.depth, "]" * genes.depth + closing
-    return opening, closing
 
 
 def first(place: str, unit: str) -> Genes:
@@ -237,24 +142,24 @@ def _is_value(unit: str) -> bool:
     return True
 
 
-def mutated(genes: Genes, chance: random.Random) -> Genes:
+def mutated(genes: Genes, rng: random.Random) -> Genes:
     one, other = genes.units
-    match chance.randrange(7):
+    match rng.randrange(7):
         case 0:
-            one = chance.choice(UNITS)
+            one = rng.choice(UNITS)
         case 1:
-            other = chance.choice(UNITS)
+            other = rng.choice(UNITS)
         case 2:
-            at = chance.randrange(len(one) + 1)
-            one = one[:at] + chance.choice(_TOKENS) + one[at:]
+            at = rng.randrange(len(one) + 1)
+            one = one[:at] + rng.choice(_DATA["tokens"]) + one[at:]
         case 3:
-            one, other = other, f"{one},{other}" if chance.random() < 0.5 else one
+            one, other = other, f"{one},{other}" if rng.random() < 0.5 else one
         case 4:
-            return msgspec.structs.replace(genes, place=chance.choice(PLACES))
+            return msgspec.structs.replace(genes, place=rng.choice(list(AROUND)))
         case 5:
             return msgspec.structs.replace(
-                genes, depth=chance.choice((0, 1, 8, 40)), every=chance.choice((1, 3, 30, 1000))
+                genes, depth=rng.choice((0, 1, 8, 40)), every=rng.choice((1, 3, 30, 1000))
             )
         case _:
-            return msgspec.structs.replace(genes, fault=chance.choice(FAULTS))
+            return msgspec.structs.replace(genes, fault=rng.choice(FAULTS))
     return msgspec.structs.replace(genes, units=(one or "1", other or "1"))

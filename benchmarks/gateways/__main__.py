@@ -13,28 +13,24 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib
 import os
+import shutil
 import sys
 from pathlib import Path
 
 from benchmarks.figures import Figure, progress
-from benchmarks.gateways import cores, load
+from benchmarks.gateways import cores, rows
 from benchmarks.gateways.record import keep, versions
 from benchmarks.gateways.rounds import Bench
 
-ROWS = ["hits", "passthrough", "streams", "live", "footprint", "growth"]
-"""Each is a module of this package with one coroutine function, `measure`."""
-LONGEST = 1800.0
-"""Seconds that one row may take."""
-
-
-async def measured(row: str, bench: Bench) -> list[Figure]:
-    module = importlib.import_module(f"benchmarks.gateways.{row}")
-    async with asyncio.timeout(LONGEST):
-        figures: list[Figure] = await module.measure(bench)
-    progress("")
-    return figures
+ROWS = {
+    "hits": rows.hits,
+    "passthrough": rows.passthrough,
+    "streams": rows.streaming,
+    "live": rows.live,
+    "footprint": rows.footprint,
+    "growth": rows.growth,
+}
 
 
 def main() -> int:
@@ -48,19 +44,19 @@ def main() -> int:
         "--out", type=Path, default=Path(".bench/result"), help="path of the JSON and the plot"
     )
     asked = parser.parse_args()
-    missing = load.missing()
-    if missing is not None:
-        parser.error(missing)
+    if not shutil.which("wrk"):
+        parser.error("wrk is not installed: sudo apt-get install wrk")
     os.sched_setaffinity(0, {cores.OTHERS})
     bench = Bench(
         rounds=asked.rounds or (3 if asked.quick else 5), seconds=2 if asked.quick else 5, quick=asked.quick
     )
-    about = asyncio.run(versions())
+    about = versions()
     print(", ".join(f"{name} {value}" for name, value in about.items()), end="\n\n", flush=True)
     print("| what | bar | measured |\n|---|---|---|", flush=True)
     figures: list[Figure] = []
     for row in asked.rows or ROWS:
-        for figure in asyncio.run(measured(row, bench)):
+        for figure in asyncio.run(asyncio.wait_for(ROWS[row](bench), 1800)):
+            progress("")
             print(figure.line(), flush=True)
             figures.append(figure)
     keep(asked.out, about, figures, bench)

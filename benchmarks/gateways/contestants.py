@@ -137,7 +137,7 @@ def uvicorn() -> Contestant:
     )
 
 
-def nginx(provider: str) -> Contestant:
+async def nginx(provider: str, _: str) -> Contestant:
     """The floor of passing through: one worker, connections to the provider kept."""
     program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if program is None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping
@@ -88,11 +87,6 @@ def question(number: int, filler: int = 0) -> str:
     return "x" * filler + f"question {number:012d}"
 
 
-def missing() -> str | None:
-    """What has to be installed first."""
-    return None if shutil.which("wrk") else "wrk is not installed: sudo apt-get install wrk"
-
-
 async def wrk(url: str, ask: Ask, *, connections: int, seconds: float) -> Load:
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "ask.lua"
@@ -166,13 +160,14 @@ async def stand_in() -> AsyncIterator[str]:
         await process.wait()
 
 
-async def surroundings(stack: AsyncExitStack) -> tuple[Path, str, RedisServer]:
+async def surroundings(
+    stack: AsyncExitStack, redis: RedisServer | None = None
+) -> tuple[Path, str, RedisServer]:
     """A folder, the provider's URL and a Redis, on the core of the load, for as long as `stack` lasts."""
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     provider = await stack.enter_async_context(stand_in())
     with pinned(OTHERS):
-        redis = await stack.enter_async_context(RedisServer())
-    return folder, provider, redis
+        return folder, provider, await stack.enter_async_context(redis or RedisServer())
 
 
 def shown(value: Any) -> str:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import html
 import platform
 import re
 import shutil
 import statistics
+import subprocess
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
+from matplotlib import rc_context
+from matplotlib.figure import Figure as Picture
 
 from benchmarks.figures import Figure
 from benchmarks.gateways import cores
@@ -32,10 +33,15 @@ _LIBRARIES = (
     "redis",
     "moka-py",
 )
-_WIDTH, _BAR, _NAMES, _FIGURES = 760, 22, 190, 150
+_PROGRAMS = (
+    ("redis-server", "--version"),
+    ("wrk", "--version"),
+    ("/usr/sbin/nginx", "-v"),
+    ("node", "--version"),
+)
 
 
-async def versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     """Of the machine and of everything that takes part, as far as it is there."""
     found = {
         "cpu": _cpu(),
@@ -46,15 +52,11 @@ async def versions() -> dict[str, str]:
         "litellm": LITELLM,
         "portkey": PORTKEY,
     }
-    for name, command in {
-        "redis-server": ["redis-server", "--version"],
-        "wrk": ["wrk", "--version"],
-        "nginx": ["/usr/sbin/nginx", "-v"],
-        "node": ["node", "--version"],
-    }.items():
-        said = await _said(command)
-        if said:
-            found[name] = said
+    for program, option in _PROGRAMS:
+        if shutil.which(program):
+            done = subprocess.run([program, option], capture_output=True, text=True, check=False)
+            number = re.search(r"\d+\.\d+(\.\d+)?", done.stdout + done.stderr)
+            found[Path(program).name] = number[0] if number else "?"
     return found
 
 
@@ -64,18 +66,6 @@ def _cpu() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor()
-
-
-async def _said(command: Sequence[str]) -> str:
-    """The first number with a dot that a program says of itself."""
-    if shutil.which(command[0]) is None:
-        return ""
-    process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
-    said, _ = await process.communicate()
-    number = re.search(r"\d+\.\d+(\.\d+)?", said.decode(errors="replace"))
-    return number[0] if number else ""
 
 
 def keep(path: Path, about: dict[str, str], figures: Sequence[Figure], bench: Bench) -> None:
@@ -90,50 +80,35 @@ def keep(path: Path, about: dict[str, str], figures: Sequence[Figure], bench: Be
     }
     encoded = msgspec.json.format(msgspec.json.encode(everything), indent=1)
     path.with_suffix(".json").write_bytes(encoded + b"\n")
-    compared = [each for each in bench.rounds if each.work and not each.workload.startswith("growth")]
-    path.with_suffix(".svg").write_text(_plot(compared, about), encoding="utf-8")
+    rounds = [each for each in bench.rounds if each.work and not each.workload.startswith("growth")]
+    if rounds:
+        with rc_context({"svg.fonttype": "none"}):
+            _plot(rounds, about).savefig(path.with_suffix(".svg"))
 
 
 def _rates(rounds: Sequence[Round]) -> list[dict[str, object]]:
     return [{**msgspec.to_builtins(each), "rate": each.rate} for each in rounds if each.work]
 
 
-def _plot(rounds: Sequence[Round], about: dict[str, str]) -> str:
+def _plot(rounds: Sequence[Round], about: dict[str, str]) -> Picture:
     """One group of bars for each workload: medians, with a line from least to most."""
-    parts: list[str] = []
-    top = 40
-    for workload in dict.fromkeys(each.workload for each in rounds):
-        rates: dict[str, list[float]] = {}
-        for each in rounds:
-            if each.workload == workload:
-                rates.setdefault(each.contestant, []).append(each.rate)
-        parts.append(_text(8, top + 14, f"{workload}: per second of the server's CPU", bold=True))
-        top += _BAR
-        most = max(max(values) for values in rates.values())
-        for name, values in sorted(rates.items(), key=lambda item: -statistics.median(item[1])):
-            parts += _bar(top, name, values, (_WIDTH - _NAMES - _FIGURES) / most)
-            top += _BAR
-        top += 16
-    title = _text(8, 20, f"{about['cpu']}, one core for the server; Python {about['python']}")
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{top}" font-family="sans-serif" '
-        f'font-size="13"><rect width="100%" height="100%" fill="white"/>{title}{"".join(parts)}</svg>\n'
-    )
-
-
-def _bar(top: int, name: str, values: Sequence[float], scale: float) -> list[str]:
-    middle = statistics.median(values)
-    colour = "#9aa5b1" if name in {"Portkey", "LiteLLM", "nginx", "bare uvicorn"} else "#2f6fde"
-    least, most = (f"{_NAMES + value * scale:.1f}" for value in (min(values), max(values)))
-    y = top + 9
-    return [
-        _text(8, top + 14, name),
-        f'<rect x="{_NAMES}" y="{top + 2}" width="{max(1.0, middle * scale):.1f}" height="15" fill="{colour}"/>',
-        f'<line x1="{least}" y1="{y}" x2="{most}" y2="{y}" stroke="black"/>',
-        _text(_NAMES + max(values) * scale + 8, top + 14, f"{middle:,.0f}"),
-    ]
-
-
-def _text(x: float, y: float, words: str, *, bold: bool = False) -> str:
-    weight = ' font-weight="bold"' if bold else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}"{weight}>{html.escape(words)}</text>'
+    workloads: dict[str, dict[str, list[float]]] = {}
+    for each in rounds:
+        workloads.setdefault(each.workload, {}).setdefault(each.contestant, []).append(each.rate)
+    heights = [len(rates) + 1 for rates in workloads.values()]
+    picture = Picture(figsize=(8, 0.3 * sum(heights) + 0.5), layout="constrained")
+    picture.suptitle(f"{about['cpu']}, one core for the server; Python {about['python']}", fontsize=9)
+    grid = picture.subplots(len(workloads), 1, squeeze=False, height_ratios=heights)
+    for (workload, rates), [axes] in zip(workloads.items(), grid, strict=True):
+        ranked = sorted(rates.items(), key=lambda item: statistics.median(item[1]))
+        middles = [statistics.median(values) for _, values in ranked]
+        ends = [[middle - min(values) for middle, (_, values) in zip(middles, ranked, strict=True)]]
+        ends.append([max(values) - middle for middle, (_, values) in zip(middles, ranked, strict=True)])
+        others = {"Portkey", "LiteLLM", "nginx", "bare uvicorn"}
+        colours = ["#9aa5b1" if name in others else "#2f6fde" for name, _ in ranked]
+        bars = axes.barh([name for name, _ in ranked], middles, xerr=ends, color=colours)
+        axes.bar_label(bars, fmt="{:,.0f}", padding=4, fontsize=8)
+        axes.set_title(f"{workload}: per second of the server's CPU", fontsize=9, loc="left")
+        axes.tick_params(labelsize=8)
+        axes.margins(x=0.15)
+    return picture

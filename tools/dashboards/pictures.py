@@ -120,7 +120,7 @@ def _number(axes: Axes, style: Json, lines: Answer, _: float) -> None:
         if values
         else "No data"
     )
-    axes.text(0.5, 0.3, text, fontsize=18, ha="center", color=steps[-1]["color"] if steps else "black")
+    axes.text(0.5, 0.0, text, fontsize=18, ha="center", color=steps[-1]["color"] if steps else "black")
 
 
 def _states(axes: Axes, style: Json, lines: Answer, began: float) -> None:
@@ -131,7 +131,8 @@ def _states(axes: Axes, style: Json, lines: Answer, began: float) -> None:
             axes.broken_barh(
                 [(at - began, end - at)], (number - 0.4, 0.8), color=mapping["options"][f"{value:g}"]["color"]
             )
-    axes.set_yticks(range(len(lines)), [name for name, _ in lines])
+    axes.set_yticks(range(len(lines)), [name for name, _ in lines], ha="left", color="white")
+    axes.tick_params(axis="y", pad=-4, length=0)  # the names are on the bars
     axes.xaxis.set_major_formatter(EngFormatter("s"))
     words = ", ".join(f"{each['color']}: {each['text']}" for each in mapping["options"].values())
     axes.set_xlabel(words, fontsize=6)
