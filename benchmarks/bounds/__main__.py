@@ -4,8 +4,7 @@
     python -m benchmarks.bounds redis    # some rows
     python -m benchmarks.bounds bodies --long
 
-Prints a Markdown table as the rows come. Exits with 1 where a bar is missed. Needs `redis-server`; `browsers` needs
-what `tools/setup.sh browser` and `tools/setup.sh openai-node` set up.
+Prints a Markdown table as the rows come. Exits with 1 where a bar is missed. Needs `redis-server`.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import sys
 
 from benchmarks.runner import run
 
-ROWS = {name: name for name in ("redis", "bodies", "arrival", "browsers", "handles")}
+ROWS = {name: name for name in ("redis", "bodies", "arrival", "handles")}
 
 if __name__ == "__main__":
     sys.exit(run("benchmarks.bounds", ROWS, __doc__, longest=3600, lengthened=["bodies"]))

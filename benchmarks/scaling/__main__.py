@@ -21,7 +21,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
-from benchmarks.scaling.plot import draw
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
 from testkit.cluster import ground
 from testkit.cluster.kube import Kube
 from testkit.cluster.release import TARGET, Release
@@ -29,17 +31,8 @@ from testkit.cluster.stage import Load, Stage
 
 QUICK = ground.Pace()
 DEFAULTS = ground.Pace(scrape="15s", relist="30s", autoscaler="15s")
-STEPS = (
-    4,
-    8,
-    16,
-    28,
-    40,
-    40,
-    20,
-    8,
-    0,
-)  # clients, each with one stream at a time: never more than there is room for
+STEPS = (4, 8, 16, 28, 40, 40, 20, 8, 0)
+"""Clients, each with one stream at a time: never more than there is room for."""
 HOLD = 20.0  # seconds that a step lasts at least, once its replicas are there
 PATIENCE = 1200.0
 
@@ -138,6 +131,47 @@ def installed(kube: Kube, defaults: bool) -> Iterator[tuple[Release, Stage, int]
         yield release, stage, minimum
 
 
+def draw(samples: list[Sample], output: Path) -> None:
+    """Two charts over the same seconds."""
+    seconds = [sample.second for sample in samples]
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
+    for axes, title, lines in (
+        (
+            above,
+            "Requests",
+            {
+                "clients": [sample.clients for sample in samples],
+                "live streams": [sample.live for sample in samples],
+                "demand": [sample.demand for sample in samples],
+                f"target of the ready replicas ({TARGET} each)": [
+                    sample.ready * TARGET for sample in samples
+                ],
+            },
+        ),
+        (
+            below,
+            "Replicas",
+            {
+                "wanted": [sample.wanted for sample in samples],
+                "ready": [sample.ready for sample in samples],
+                "streams cut or refused": [sample.cut + sample.refused for sample in samples],
+            },
+        ),
+    ):
+        for name, values in lines.items():
+            steps = "default" if name in {"live streams", "demand"} else "steps-post"
+            wide = 4 if name == "live streams" else 1.5  # demand is drawn over it, and mostly the same
+            axes.plot(seconds, values, label=name, drawstyle=steps, linewidth=wide)
+        axes.set_title(title, loc="left")
+        axes.set_ylim(bottom=0)
+        axes.grid(visible=True, color="#dddddd")
+        axes.legend(fontsize=8, ncols=4)
+    below.set_xlabel("seconds")
+    with rc_context({"svg.fonttype": "none"}):
+        figure.savefig(output)
+
+
 def table(steps: list[Step], samples: list[Sample]) -> str:
     lines = [
         "| clients | replicas | wanted after | ready after |",
@@ -169,7 +203,7 @@ def main() -> None:
             steps = [run.step(clients) for clients in STEPS]
             load.finish()
             run.sample()
-    asked.output.write_text(draw(run.samples, TARGET), encoding="utf-8")
+    draw(run.samples, asked.output)
     with asked.output.with_suffix(".csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(field.name for field in fields(Sample))

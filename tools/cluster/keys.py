@@ -5,15 +5,18 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from tools.cluster.layout import API_SERVICE, NODE_IP, Node
+from tools.cluster.layout import API_SERVICE, NODE_IP, Node, filled
 
 SERVICE = "kubernetes.default.svc"
 API_NAMES = [
     *(
-        f"DNS:{name}"
-        for name in ("localhost", "kubernetes", "kubernetes.default", SERVICE, f"{SERVICE}.cluster.local")
+        "DNS:localhost",
+        "DNS:kubernetes",
+        "DNS:kubernetes.default",
+        f"DNS:{SERVICE}",
+        f"DNS:{SERVICE}.cluster.local",
     ),
-    *(f"IP:{address}" for address in ("127.0.0.1", NODE_IP, API_SERVICE)),
+    *("IP:127.0.0.1", f"IP:{NODE_IP}", f"IP:{API_SERVICE}"),
 ]
 CLIENTS = {  # who may call the API server, and as whom
     "admin": "/O=system:masters/CN=admin",
@@ -47,7 +50,7 @@ def make(folder: Path, nodes: list[Node]) -> None:
         names = [f"DNS:{node.name}", f"IP:{node.ip}"]
         certificate(pki, node.name, f"/O=system:nodes/CN=system:node:{node.name}", names)
     for name in [*CLIENTS, *(node.name for node in nodes)]:
-        (folder / f"{name}.kubeconfig").write_text(kubeconfig(pki, name))
+        (folder / f"{name}.kubeconfig").write_text(filled("kubeconfig", folder=folder, name=name))
 
 
 def authority(pki: Path) -> None:
@@ -73,19 +76,6 @@ def certificate(pki: Path, name: str, subject: str, names: list[str] | None = No
         extensions.name,
     ]
     openssl(pki, "x509", "-req", "-in", request, "-out", f"{name}.crt", *signer)
-
-
-def kubeconfig(pki: Path, name: str) -> str:
-    """All by node 0's address: it is the same from each node."""
-
-    return f"""\
-apiVersion: v1
-kind: Config
-clusters: [{{name: dub5, cluster: {{certificate-authority: {pki}/ca.crt, server: "https://{NODE_IP}:6443"}}}}]
-users: [{{name: {name}, user: {{client-certificate: {pki}/{name}.crt, client-key: {pki}/{name}.key}}}}]
-contexts: [{{name: dub5, context: {{cluster: dub5, user: {name}}}}}]
-current-context: dub5
-"""
 
 
 def openssl(folder: Path, *arguments: str) -> None:

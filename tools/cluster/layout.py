@@ -7,13 +7,33 @@
 
 from __future__ import annotations
 
+import string
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
 
 NODE_IP = "10.250.0.10"
 POD_RANGE = "10.244.0.0/16"
 SERVICE_RANGE = "10.96.0.0/16"
 API_SERVICE = "10.96.0.1"
 DNS_SERVICE = "10.96.0.10"
+_HERE = Path(__file__).parent
+_ALWAYS = {"ip": NODE_IP, "pod_range": POD_RANGE, "service_range": SERVICE_RANGE, "dns": DNS_SERVICE}
+_COMMANDS = yaml.safe_load((_HERE / "services.yaml").read_text(encoding="utf-8"))
+
+
+def filled(file: str, **values: Any) -> str:
+    """A file of `files`, with its `$…` filled in."""
+    text = (_HERE / "files" / file).read_text(encoding="utf-8")
+    return string.Template(text).substitute(_ALWAYS | values)
+
+
+def command(program: str, **values: Any) -> list[str]:
+    """How a program is called."""
+    words = (string.Template(word).substitute(_ALWAYS | values) for word in _COMMANDS[program])
+    return [program, *words]
 
 
 @dataclass(frozen=True)

@@ -18,24 +18,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from testkit.places import CACHE, ROOT
 from tools.cluster.report import Stop, say
 
 GO = ["go"]
-CONTAINERD = "github.com/containerd/containerd/v2"
-KUBERNETES = "k8s.io/kubernetes"
-KUBERNETES_FLAGS = (
-    "-X k8s.io/component-base/version.gitVersion=v{version}"
-    " -X k8s.io/component-base/version.gitMajor={major}"
-    " -X k8s.io/component-base/version.gitMinor={minor}"
-    " -X k8s.io/client-go/pkg/version.gitVersion=v{version}"
-)
-PROMETHEUS = "github.com/prometheus/prometheus"
 
 
 @dataclass(frozen=True)
 class Tool:
-    """A folder of tools/go. `flags` are for the linker and may name {version}, {major} and {minor} of `module`."""
+    """A folder of tools/go, as programs.yaml says."""
 
     name: str
     module: str
@@ -65,51 +58,8 @@ class Tool:
 
 
 TOOLS = [
-    Tool(
-        "actionlint",
-        "github.com/rhysd/actionlint",
-        {"actionlint": "github.com/rhysd/actionlint/cmd/actionlint"},
-    ),
-    Tool(
-        "kubernetes",
-        KUBERNETES,
-        {
-            name: f"{KUBERNETES}/cmd/{name}"
-            for name in (
-                "kube-apiserver",
-                "kube-controller-manager",
-                "kube-scheduler",
-                "kubelet",
-                "kube-proxy",
-                "kubectl",
-            )
-        },
-        KUBERNETES_FLAGS,
-    ),
-    Tool("etcd", "go.etcd.io/etcd/server/v3", {"etcd": "go.etcd.io/etcd/server/v3"}),
-    Tool(
-        "containerd",
-        CONTAINERD,
-        {name: f"{CONTAINERD}/cmd/{name}" for name in ("containerd", "containerd-shim-runc-v2", "ctr")},
-        f"-X {CONTAINERD}/version.Version={{version}}",
-    ),
-    Tool("coredns", "github.com/coredns/coredns", {"coredns": "github.com/coredns/coredns"}),
-    Tool("helm", "helm.sh/helm/v4", {"helm": "helm.sh/helm/v4/cmd/helm"}),
-    Tool("k6", "go.k6.io/k6/v2", {"k6": "go.k6.io/k6/v2"}),
-    Tool("prometheus", PROMETHEUS, {name: f"{PROMETHEUS}/cmd/{name}" for name in ("prometheus", "promtool")}),
-    Tool(
-        "prometheus-adapter",
-        "sigs.k8s.io/prometheus-adapter",
-        {"prometheus-adapter": "sigs.k8s.io/prometheus-adapter/cmd/adapter"},
-    ),
-    Tool(
-        "keda",
-        "github.com/kedacore/keda/v2",
-        {
-            "keda": "github.com/kedacore/keda/v2/cmd/operator",
-            "keda-adapter": "github.com/kedacore/keda/v2/cmd/adapter",
-        },
-    ),
+    Tool(name, **each)
+    for name, each in yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")).items()
 ]
 BY_NAME = {tool.name: tool for tool in TOOLS}
 CLUSTER = ["kubernetes", "etcd", "containerd", "coredns"]
