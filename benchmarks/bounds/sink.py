@@ -3,46 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-_COMPLETION = json.dumps(
-    {
-        "id": "chatcmpl-1",
-        "object": "chat.completion",
-        "created": 1,
-        "model": "m",
-        "choices": [
-            {"index": 0, "message": {"role": "assistant", "content": "Read."}, "finish_reason": "stop"}
-        ],
-        "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
-    }
-).encode()
-_MESSAGE = json.dumps(
-    {
-        "id": "msg_1",
-        "type": "message",
-        "role": "assistant",
-        "model": "m",
-        "content": [{"type": "text", "text": "Read."}],
-        "stop_reason": "end_turn",
-        "usage": {"input_tokens": 1, "output_tokens": 1},
-    }
-).encode()
+_COMPLETION = (
+    b'{"id":"chatcmpl-1","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"message":'
+    b'{"role":"assistant","content":"Read."},"finish_reason":"stop"}],'
+    b'"usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2}}'
+)
+_MESSAGE = (
+    b'{"id":"msg_1","type":"message","role":"assistant","model":"m","content":[{"type":"text","text":"Read."}],'
+    b'"stop_reason":"end_turn","usage":{"input_tokens":1,"output_tokens":1}}'
+)
 _HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
 
 
 async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with suppress(asyncio.IncompleteReadError, ConnectionError):
         while True:
-            head = await reader.readuntil(b"\r\n\r\n")
-            lines = [line.partition(b":") for line in head.lower().split(b"\r\n")]
-            left = int(next(value for name, _, value in lines if name == b"content-length"))
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            left = int(head.partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0])
             while left:
                 left -= len(await reader.read(min(left, 2**20)))
-            answer = _MESSAGE if b"/messages" in lines[0][0] else _COMPLETION
+            answer = _MESSAGE if b"/messages" in head.partition(b"\r\n")[0] else _COMPLETION
             writer.write(_HEAD % len(answer) + answer)
             await writer.drain()
     writer.close()
