@@ -14,19 +14,16 @@ import sys
 from benchmarks.runner import run
 
 ROWS = {
-    name: name
-    for name in (
-        "one_call",
-        "follower_delay",
-        "leader_killed",
-        "purge_cost",
-        "redis_faults",
-        "cluster",
-        "purge_race",
-        "hit_ratio",
-        "entry_size",
-        "leaks",
-    )
+    "one_call": "flights:one_call",
+    "follower_delay": "flights:follower_delay",
+    "leader_killed": "flights:leader_killed",
+    "purge_cost": "purge_cost",
+    "redis_faults": "redis_faults",
+    "cluster": "cluster",
+    "purge_race": "purge_race",
+    "hit_ratio": "memory:hit_ratio",
+    "entry_size": "memory:entry_size",
+    "leaks": "leaks",
 }
 
 if __name__ == "__main__":

@@ -9,19 +9,16 @@ forwarded but cannot shape an answer, so the prompts of a pair are equal to the 
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import itertools
 import json
 import random
-import tempfile
-from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from benchmarks.figures import Figure, progress
-from testkit.client import Client, Outcome, client
-from testkit.redis_server import RedisServer
-from testkit.service import configuration, replicas
-from testkit.stand_in import provider
+from benchmarks.stage import Stage, stage
+from benchmarks.tenants import of, tenants
 
 PAIRS, REPLICAS, AT_ONCE, QUESTIONS, SEED = 10_000, 2, 24, 400, 1
 TENANTS = ("acme", "acme.eu", "umbrella", "user")
@@ -29,7 +26,7 @@ KEYS = ("one", "two")
 USERS = (None, "alice", "bob", "tenant", "acme", "Alice", "alice ", '["user","acme"]')
 
 
-class Asker(msgspec.Struct, frozen=True):
+class Asker(NamedTuple):
     """Who asks; `name` is what the provider is told."""
 
     tenant: str
@@ -40,25 +37,10 @@ class Asker(msgspec.Struct, frozen=True):
     def name(self) -> str:
         return json.dumps([self.tenant, self.key, self.user])
 
-    @property
-    def secret(self) -> str:
-        return f"{self.tenant}-{self.key}"
-
 
 def may_share(model: str, asker: Asker, maker: str) -> bool:
     tenant, *_ = json.loads(maker)
     return bool(tenant == asker.tenant) if model == "tenants" else maker == asker.name
-
-
-def keys_file(folder: Path) -> Path:
-    lines = [
-        f"{hashlib.sha256(f'{tenant}-{key}'.encode()).hexdigest()}: {{tenant: {tenant}, roles: [chat]}}\n"
-        for tenant in TENANTS
-        for key in KEYS
-    ]
-    path = folder / "keys.yaml"
-    path.write_text("".join(lines), encoding="utf-8")
-    return path
 
 
 class Tried(msgspec.Struct):
@@ -70,78 +52,45 @@ class Tried(msgspec.Struct):
     hits: int = 0
 
 
-class Pairs:
-    def __init__(self, asking: Client, urls: list[str]) -> None:
-        self.tried = Tried()
-        self._chance = random.Random(SEED)
-        self._asking = asking
-        self._urls = urls
-        self._left = PAIRS
-
-    async def work(self) -> None:
-        while self._left:
-            self._left -= 1
-            if self._left % 100 == 0:
-                progress(f"{PAIRS - self._left} of {PAIRS} pairs")
-            await self._pair()
-
-    async def _pair(self) -> None:
-        model = self._chance.choice(("tenants", "users"))
-        question = f"question {self._chance.randrange(QUESTIONS)}"
-        first, second = self._asker(), self._asker()
-        if self._chance.random() < 0.5:
-            await asyncio.gather(self._ask(model, question, first), self._ask(model, question, second))
-        else:
-            await self._ask(model, question, first)
-            await self._ask(model, question, second)
-
-    def _asker(self) -> Asker:
-        choice = self._chance.choice
-        return Asker(choice(TENANTS), choice(KEYS), choice(USERS))
-
-    async def _ask(self, model: str, question: str, asker: Asker) -> None:
-        self._note(
-            model,
-            asker,
-            await self._asking.ask(
-                self._chance.choice(self._urls),
-                question,
-                model=model,
-                stream=self._chance.random() < 0.5,
-                headers={"authorization": f"Bearer {asker.secret}"},
-                metadata={"asker": asker.name},
-                **({"user": asker.user} if asker.user is not None else {}),
-            ),
-        )
-
-    def _note(self, model: str, asker: Asker, outcome: Outcome) -> None:
-        if outcome.error is not None:
-            self.tried.failed += 1
-            return
-        self.tried.leaks += not may_share(model, asker, outcome.asker)
-        self.tried.shared += outcome.asker != asker.name
-        self.tried.hits += outcome.hit
-
-
 async def measure() -> list[Figure]:
-    async with provider() as asked, RedisServer() as redis, client() as asking:
-        await asked.set(first_token=0.01, between=0.0, tokens=3)
-        with tempfile.TemporaryDirectory() as folder:
-            settings = configuration(
-                asked.base_url,
-                f"redis://127.0.0.1:{redis.port}",
-                auth={"keys": {"file": str(keys_file(Path(folder)))}},
-                cache={"classes": {"tenants": {"share": "tenant"}, "users": {"share": "user"}}},
-                models={
-                    name: {"routes": ["stand-in/benchmark"], "cache_class": name}
-                    for name in ("tenants", "users")
-                },
-            )
-            async with replicas(REPLICAS, settings) as fleet:
-                pairs = Pairs(asking, [service.url for service in fleet])
-                await asyncio.gather(*(pairs.work() for _ in range(AT_ONCE)))
-        calls = await asked.calls()
-    tried = pairs.tried
+    tried, rng, numbers = Tried(), random.Random(SEED), iter(range(PAIRS))
+
+    async def ask(on: Stage, model: str, question: str) -> None:
+        asker = Asker(rng.choice(TENANTS), rng.choice(KEYS), rng.choice(USERS))
+        outcome = await on.asking.ask(
+            rng.choice(on.urls),
+            question,
+            model=model,
+            stream=rng.random() < 0.5,
+            headers=of(f"{asker.tenant}-{asker.key}"),
+            metadata={"asker": asker.name},
+            **({"user": asker.user} if asker.user is not None else {}),
+        )
+        tried.failed += outcome.error is not None
+        if outcome.error is None:
+            tried.leaks += not may_share(model, asker, outcome.asker)
+            tried.shared += outcome.asker != asker.name
+            tried.hits += outcome.hit
+
+    async def work(on: Stage) -> None:
+        for number in numbers:
+            if number % 100 == 0:
+                progress(f"{number} of {PAIRS} pairs")
+            model, question = rng.choice(("tenants", "users")), f"question {rng.randrange(QUESTIONS)}"
+            if rng.random() < 0.5:
+                await asyncio.gather(ask(on, model, question), ask(on, model, question))
+            else:
+                await ask(on, model, question)
+                await ask(on, model, question)
+
+    names = {f"{tenant}-{key}": tenant for tenant, key in itertools.product(TENANTS, KEYS)}
+    models = {name: {"routes": ["stand-in/benchmark"], "cache_class": name} for name in ("tenants", "users")}
+    classes = {"tenants": {"share": "tenant"}, "users": {"share": "user"}}
+    pace = {"first_token": 0.01, "between": 0.0, "tokens": 3}
+    with tenants(**names) as auth:
+        async with stage(REPLICAS, pace=pace, auth=auth, cache={"classes": classes}, models=models) as on:
+            await asyncio.gather(*(work(on) for _ in range(AT_ONCE)))
+            calls = await on.asked.calls()
     measured = (
         f"{tried.leaks} leaks in {PAIRS:,} pairs ({tried.failed} failed requests); {tried.hits:,} hits, {calls:,} "
         f"provider calls, {tried.shared:,} answers shared as their class allows"

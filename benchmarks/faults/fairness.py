@@ -15,8 +15,8 @@ from __future__ import annotations
 import asyncio
 
 from benchmarks.faults.callers import Asked, Load, calling
-from benchmarks.faults.tenants import of, tenants
 from benchmarks.figures import Figure, milliseconds, percentile, progress
+from benchmarks.tenants import of, tenants
 from testkit.redis_server import RedisServer
 from testkit.service import configuration, replicas
 from testkit.stand_in import provider
@@ -34,7 +34,7 @@ async def measure(length: float = 1.0) -> list[Figure]:
     seconds = BEGINNING + SECONDS * length
     async with provider() as asked, RedisServer() as redis:
         await asked.set(first_token=SERVICE, spread=0.5, between=0.0, tokens=1)
-        with tenants("quiet", "noisy") as auth:
+        with tenants(quiet="quiet", noisy="noisy") as auth:
 
             def places(count: int) -> dict[str, object]:
                 settings = configuration(asked.base_url, f"redis://127.0.0.1:{redis.port}", auth=auth)

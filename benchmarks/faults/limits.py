@@ -23,8 +23,8 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.faults.tenants import of, tenants
 from benchmarks.figures import Figure, progress
+from benchmarks.tenants import of, tenants
 from dub5.admission.limits import HEARTBEAT
 from dub5.contract import REPLICAS as REPLICAS_KEY
 from dub5.contract import limit_key
@@ -156,7 +156,7 @@ async def _limited(pace: dict[str, float], **limit: int) -> AsyncIterator[tuple[
     async with provider() as asked, RedisServer() as redis:
         await asked.set(**pace)
         settings = configuration(asked.base_url, f"redis://127.0.0.1:{redis.port}", limits={"default": limit})
-        with tenants(TENANT) as auth:
+        with tenants(**{TENANT: TENANT}) as auth:
             async with replicas(REPLICAS, settings | {"auth": auth}) as fleet:
                 yield redis, fleet
 
