@@ -23,13 +23,13 @@ class Undecodable(ValueError):
     """What was read from Redis is not what we write there. The text says why, and quotes nothing of it."""
 
 
-def clock_offset(held: float, told: float, *, asked: float, now: float) -> float:
+def clock_offset(held: float, theirs: float, *, asked: float, now: float) -> float:
     """How far Redis's clock is ahead of ours, in seconds: what we `held`, or as little else as can be.
 
-    It said `told` between `asked` and `now`, both ours, so it is known to within a round trip only: clocks that agree
-    so far are left alone.
+    It was `theirs` at some moment between `asked` and `now`, both ours, so it is known to within a round trip only:
+    clocks that agree so far are left alone.
     """
-    return min(max(held, told - now), told - asked) if now >= asked else held
+    return min(max(held, theirs - now), theirs - asked) if now >= asked else held
 
 
 REDIS_TIME = "return redis.call('TIME')"
@@ -49,7 +49,7 @@ class Decoder(Protocol[T_co]):
 
 
 def decode(decoder: Decoder[T_co], stored: bytes, *, most: int) -> T_co:
-    """A value from Redis, whoever wrote it there; Undecodable where it has more than `most` bytes, or for any reason
+    """A value from Redis, whatever wrote it there; Undecodable where it has more than `most` bytes, or for any reason
     cannot be read.
 
     msgspec says what is wrong in four ways: its own error, Unicode's, RecursionError for what is nested too deeply (it
@@ -79,11 +79,11 @@ the script's own."""
 PURGE_STAMPS = f"{PURGES}:stamps"
 """Sorted set of releases before the log: names -> stamps. They find `all` in it, with the last stamp."""
 PURGE_NONCE = f"{PURGES}:nonce"
-"""Random name of this installation's Redis contents; gone when they are. Names are hashed with it, so that nobody can
-choose one that has the hash of somebody else's."""
+"""Random name of this installation's Redis contents; gone when they are. Names are hashed with it, so that no client
+can choose one that has the hash of another's."""
 PURGE_KEYS = (PURGE_JOURNAL, PURGE_RECENT, PURGE_LOG, PURGE_STATE, PURGE_STAMPS, PURGE_NONCE)
 PURGE_CHANNEL = f"{PREFIX}:purged"
-"""Told the stamp of each purge."""
+"""Carries the stamp of each purge."""
 PURGE_UNIT = 1024
 """Microseconds between two stamps at least; stamps are multiples of it."""
 LAST_STAMP = 2**53 - 2**45
@@ -180,9 +180,9 @@ for index = 1, #moved, 2 do
   stamp = math.max(stamp, tonumber(moved[index + 1]))
 end
 if #moved > 0 or #ARGV > 2 then
-  local told = string.format('%.0f', stamp)
-  redis.call('ZADD', former, told, 'all')
-  redis.call('HSET', state, 'mark', told)
+  local mark = string.format('%.0f', stamp)
+  redis.call('ZADD', former, mark, 'all')
+  redis.call('HSET', state, 'mark', mark)
 end
 
 local surplus = redis.call('ZCARD', recent) - RECENT_NAMES
@@ -310,7 +310,7 @@ MOST_DOCUMENT = 2**20
 POLICY_KEY = f"{PREFIX}:policy"
 """JSON of the PolicyDocument in force."""
 POLICY_CHANNEL = f"{PREFIX}:policy"
-"""Told whenever a document was published."""
+"""Carries a message whenever a document was published."""
 CLASSES_KEY = f"{PREFIX}:classes"
 """JSON of the Announcement, for the operator: which classes there are, and their bounds."""
 
@@ -364,7 +364,7 @@ class AnnouncedClass(msgspec.Struct, frozen=True):
 
 
 class Announcement(msgspec.Struct, frozen=True):
-    """The classes that replicas know, as the last one to tell has them. `at` is in seconds since the epoch."""
+    """The classes that replicas know, as one announced them last. `at` is in seconds since the epoch."""
 
     at: float
     classes: dict[str, AnnouncedClass]
@@ -383,7 +383,7 @@ class PolicyDocument(msgspec.Struct, frozen=True):
 SAMPLES = f"{PREFIX}:samples"
 """Capped stream of SampleBatch, MessagePack in the field `b`: what the operator learns from."""
 SAMPLES_READER = f"{PREFIX}:samples:reader"
-"""There for as long as somebody reads the samples: nothing is written to the stream without it. Expires."""
+"""There for as long as an operator reads the samples: nothing is written to the stream without it. Expires."""
 MOST_BATCH = 2**20
 """Bytes of a batch, at most, whichever release wrote it."""
 READER_FOR = 300
@@ -416,7 +416,7 @@ class Access(msgspec.Struct, frozen=True, array_like=True):
 class Verdict(msgspec.Struct, frozen=True, array_like=True):
     """One comparison of an answer with the one before it: it changed, or not, somewhere in `(fetched, again]`.
 
-    Times are births, in seconds since the epoch. `hits` is how often the older answer was served. `source` tells
+    Times are births, in seconds since the epoch. `hits` is how often the older answer was served. `source` says
     whether the newer one had to be fetched anyway (`refetch`) or was asked for to compare (`re-ask`).
     """
 

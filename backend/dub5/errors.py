@@ -2,7 +2,7 @@
 
 The contract promises OpenAI's error shape everywhere, so that the official clients raise their own
 exception classes. Each class here therefore knows its HTTP status, its `type` and its `code`. `render` makes an HTTP
-response of any of them, `render_event` the last event of a stream; nothing else does, so that callers are told the same
+response of any of them, `render_event` the last event of a stream; nothing else does, so that callers get the same
 wherever a request fails. What a provider said may take the place of the class's words in one error: `as_said`.
 
     Dub5Error
@@ -220,7 +220,7 @@ class RequestTooLarge(CallerError):
 
 
 class UnknownHost(CallerError):
-    """No keys, and a `Host` that somebody else may have pointed here: RFC 9110 section 15.5.20."""
+    """No keys, and a `Host` name that a stranger may have pointed here: RFC 9110 section 15.5.20."""
 
     status = 421
     code = "host_not_allowed"

@@ -26,7 +26,7 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from dub5.errors import ConfigError, Forbidden, InvalidKey
-from dub5.process.threads import Reader
+from dub5.process.threads import DaemonThreads
 from dub5.settings.loader import parse_yaml
 from dub5.settings.model import AuthSettings, Source, read_file, read_secret
 from dub5.telemetry.background import Background, BackgroundTask
@@ -85,7 +85,7 @@ class KeyRing:
         self._seen: tuple[int, int, int] | None = None
         self._refused: str | None = None  # why what was seen is not in force
         self._logged: str | None = None
-        self._reader = Reader()
+        self._reader = DaemonThreads()
         self._background = background or Background(metrics)
         self._watcher: BackgroundTask | None = None
         if self._source is not None:

@@ -12,7 +12,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from dub5.admission.keys import KeyRing
 from dub5.api.http import headers_of, send_error
-from dub5.api.origins import MARKS, VARY, Origins, is_foreign, is_preflight, permission
+from dub5.api.origins import BROWSER_HEADERS, VARY, Origins, is_foreign, is_preflight, preflight_headers
 from dub5.errors import Dub5Error, ForeignOrigin
 from dub5.telemetry.record import record_of
 
@@ -29,7 +29,7 @@ class BrowserMiddleware:
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         # No coroutine of its own: each chunk of a stream would wake that one too.
         for name, _ in scope["headers"]:
-            if name in MARKS:
+            if name in BROWSER_HEADERS:
                 return self._from_browser(scope, receive, send)
         if self._varies:
             record_of(scope).answer_headers = [VARY]
@@ -61,5 +61,5 @@ class BrowserMiddleware:
 
 
 async def _permit(send: Send, headers: dict[str, str]) -> None:
-    await send({"type": "http.response.start", "status": 204, "headers": permission(headers)})
+    await send({"type": "http.response.start", "status": 204, "headers": preflight_headers(headers)})
     await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -1,4 +1,4 @@
-"""What a browser tells of the page that sends a request, and who may be let in by it.
+"""What a browser says of the page that sends a request, and what may be let in by it.
 
 A browser sends requests for whatever page it shows, also to addresses that only its own machine or network can reach.
 What it says of them no page can change: the host that was asked for, the origin of the page, and how the two are
@@ -20,7 +20,7 @@ from enum import Enum, auto
 
 Headers = list[tuple[bytes, bytes]]
 
-MARKS = frozenset({b"origin", b"sec-fetch-site"})
+BROWSER_HEADERS = frozenset({b"origin", b"sec-fetch-site"})
 """Names of the headers that browsers send; what has none of them is a program, or a page's harmless GET of long ago."""
 
 _HOST = re.compile(rb"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
@@ -137,7 +137,7 @@ def _usual(origin: str) -> str:
 def is_foreign(method: str, headers: Mapping[str, str]) -> bool:
     """Whether a page of another origin sends this, or one that hides its own.
 
-    A link to us that somebody follows is not: it only reads, and the page that it was on sees nothing of the answer.
+    A link to us that a person follows is not: it only reads, and the page that it was on sees nothing of the answer.
     """
     origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
     if origin is None and method in {"GET", "HEAD"} and headers.get("sec-fetch-mode") == "navigate":
@@ -159,19 +159,19 @@ def is_preflight(method: str, headers: Mapping[str, str]) -> bool:
     return method == "OPTIONS" and "access-control-request-method" in headers
 
 
-def permission(headers: Mapping[str, str]) -> Headers:
-    """The answer to that for an origin that may, beside what `Origins.headers` gives it.
+def preflight_headers(headers: Mapping[str, str]) -> Headers:
+    """The answer to a preflight of an allowed origin, beside what `Origins.headers` gives it.
 
     Any header may be sent, since which ones clients send changes with each release of theirs.
     """
-    given: Headers = [
+    allowed: Headers = [
         (b"access-control-allow-methods", _METHODS),
         (b"access-control-max-age", _PREFLIGHT_LIFE),
         (b"vary", b"Access-Control-Request-Method, Access-Control-Request-Headers"),
     ]
     asked = headers.get("access-control-request-headers", "")
     if _NAMES.fullmatch(asked):
-        given.append((b"access-control-allow-headers", asked.encode()))
+        allowed.append((b"access-control-allow-headers", asked.encode()))
     if headers.get("access-control-request-private-network") == "true":
-        given.append((b"access-control-allow-private-network", b"true"))
-    return given
+        allowed.append((b"access-control-allow-private-network", b"true"))
+    return allowed

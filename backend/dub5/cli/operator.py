@@ -24,7 +24,7 @@ from dub5.settings.model import read_secret
 from dub5.telemetry.logging import configure, get_logger
 
 TIMEOUT = 2.0
-"""Seconds for one answer of Redis: nobody waits for the operator, and a page of samples is large."""
+"""Seconds for one answer of Redis: no request waits for the operator, and a page of samples is large."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""What `dub5 config check` looks at beyond the file: all that `dub5 serve` would make of it, without serving.
+"""What `dub5 config check` tries beyond the file: all that `dub5 serve` would make of it, without serving.
 
 The file may be checked elsewhere than where it will be used. So a secret that is not there is a warning; one that is
 there and cannot be used is an error, as is everything else that would stop `serve`.

@@ -1,8 +1,8 @@
 """Standard input, output and error, whatever the parent process has made of them.
 
-They may be closed, on a full disk, a pipe whose reader has gone, or one that nobody reads. A service goes on: it writes
+They may be closed, on a full disk, a pipe whose reader has gone, or one that is not read. A service goes on: it writes
 to them from threads of their own only (`telemetry.logging.LogWriter`), and loses what cannot be written. A command
-that cannot write its result fails, as Unix programs do: without a word where the reader has gone (`| head -1`), else
+that cannot write its result fails, as Unix programs do: silently where the reader has gone (`| head -1`), else
 with one on standard error.
 """
 

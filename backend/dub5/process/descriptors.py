@@ -1,6 +1,6 @@
 """The file descriptors that this process may have, and how they are divided.
 
-Each connection takes one, to a client as to a provider, and whoever takes the last ones stops everybody else. So
+Each connection takes one, to a client as to a provider, and what takes the last ones stops all the rest. So
 both have a part of their own, and what is left is for the operations listener, Redis, files and name look-ups. A
 part is a bound on connections, not on calls: a provider's idle connections are in it, and the one that has been idle
 for longest is closed where a new one is needed.
@@ -45,7 +45,7 @@ SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, 
 
 def is_shortage(error: BaseException | None) -> bool:
     """Whether the system said so, to this error or to one that it was made from."""
-    for _ in range(10):  # nobody wraps so often; but a circle would hold the event loop for ever
+    for _ in range(10):  # nothing wraps so often; but a circle would hold the event loop for ever
         if error is None:
             break
         if isinstance(error, OSError) and error.errno in SHORTAGES:
@@ -68,7 +68,7 @@ def limit() -> int | None:
 
 
 def refused_at_once(max_connections: int) -> int:
-    """Connections, above those that are served, of clients that are being told that there is no room."""
+    """Connections, above those that are served, of clients that are being refused for want of room."""
     return max(2, min(64, max_connections // 4))
 
 

@@ -23,8 +23,8 @@ LONGEST_EXIT = 5.0
 _HANGING = 16
 
 
-class Reader:
-    """Reads in threads that nobody waits for at the end; at most `most` at once, those that hang among them."""
+class DaemonThreads:
+    """Reads in threads for which the process does not wait at its end; at most `most` at once, with those that hang."""
 
     def __init__(self, most: int = _HANGING) -> None:
         self.running = 0

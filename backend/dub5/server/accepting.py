@@ -1,8 +1,8 @@
 """Takes connections from a listening socket: as many as there is room for, and none where that fails.
 
-Event loops accept whatever has come. uvloop takes all of the backlog before the first of them is looked at, which takes
+Event loops accept all that has come. uvloop takes the whole backlog before the first of them is handled, which takes
 every descriptor there is; and where the system refuses one (ENFILE, ENOBUFS, ENOMEM, at times EMFILE) it closes the
-listening socket without a word, for good. Here newcomers wait in the backlog while there is no room, or after a refusal
+listening socket silently, for good. Here new connections wait in the backlog while there is no room, or after a refusal
 until the next try, so that nothing spins.
 """
 
@@ -46,7 +46,7 @@ class Acceptor:
         self._loop.add_reader(self._bound, self._accept)
 
     def close(self) -> None:
-        """The socket stays open: it is for whoever made it to close it."""
+        """The socket stays open: the caller, which made it, closes it."""
         self._closed = True
         self._loop.remove_reader(self._bound)
         self._connections.on_room = None
@@ -84,7 +84,7 @@ class Acceptor:
         except OSError as error:
             accepted.close()
             self._refused(error)
-        except BaseException:  # a defect, or cancelled: nobody else knows the socket
+        except BaseException:  # a defect, or cancelled: the socket is known here alone
             accepted.close()
             raise
 

@@ -2,7 +2,7 @@
 
 llhttp, the parser below, refuses nearly all that two readers could understand differently: two lengths, folded
 headers, line feeds alone, odd chunks. What it lets through is refused here (see `on_header` and `_check_head`).
-Whatever is refused is told in the contract's shape, after the answers to the requests before it, and ends the
+A refusal has the contract's shape, comes after the answers to the requests before it, and ends the
 connection: nothing that follows is read as a request.
 
 Time: a connection waits for a request, sends one, or leaves our bytes unread, and each of these has a limit.
@@ -13,9 +13,9 @@ is under no limit here: an answer may be silent for as long as the provider may.
 Memory: what all connections hold of requests that are not answered has one budget, `dub5.admission.arrivals`.
 
 Room: requests sent ahead of their turn are parsed a slice at a time, none while one waits. When there
-are too many connections the one that has waited longest without a request is closed for the new one, and told so if it
-came a moment ago; if every connection has a request under way, the new one is told so. A few may be told at the same
-time, and while those have not left, further ones wait in the backlog (`accepting`).
+are too many connections the one that has waited longest without a request is closed for the new one, with a 503 if it
+came a moment ago; if every connection has a request under way, the new one gets the 503. A few may be refused at the
+same time, and while those have not left, further ones wait in the backlog (`accepting`).
 """
 
 from __future__ import annotations
@@ -66,18 +66,18 @@ _AHEAD = 64 * 2**10
 _ENOUGH = 64 * 2**10
 """Bytes that a client has to take within `write_timeout` where that many wait for it."""
 
-_POLITENESS = 1.0
-_POLITE_BYTES = 16 * 2**20
-"""How long, and how much, is read after the last word: a client that still sends would not see it otherwise."""
+_LINGER = 1.0
+_LINGER_BYTES = 16 * 2**20
+"""Seconds, and bytes, that are read after a refusal: a client that still sends would not see it otherwise."""
 
-_TOLD = 0.2
-"""The same, where others wait for the place."""
+_SHORT_LINGER = 0.2
+"""Seconds, where others wait to connect."""
 
 _FRESH = 2.0
-"""Seconds for which a connection is not closed for another one without a word: its request may be on the way."""
+"""Seconds for which a connection is not closed silently for another one: its request may be on the way."""
 
 _SWEEP = 1.0
-_LOOKED_AT = 50
+_EXAMINED = 50
 """Idle connections of which one is chosen to go."""
 
 _NO_LIMIT = 2**60
@@ -90,7 +90,7 @@ Queue = OrderedDict["GuardedProtocol", float]
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Seconds; `idle` is without a request. `max_connections` may be passed by `refused_at_once` that are seen off."""
+    """Seconds; `idle` is without a request. `max_connections` may be passed by `refused_at_once` that are refused."""
 
     read_timeout: float
     write_timeout: float
@@ -103,7 +103,7 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Connections(ServerState):
-    """All connections of one listener. `on_refused` is told why each one was closed that misbehaved.
+    """All connections of one listener. `on_refused` is called with the reason for each one that is refused.
 
     `hosts` are the names that it is called by, `origins` the web pages that may read why they are refused.
     """
@@ -134,12 +134,12 @@ class Connections(ServerState):
     def has_room(self, opening: int, now: float) -> bool:
         """Whether one more may be accepted; `opening` were accepted, and are yet to be admitted.
 
-        Where not, whoever can be spared is closed: a connection ends in one of the next turns of the loop.
+        Where not, a connection that can be spared is closed, which takes effect in one of the next turns of the loop.
         """
         if len(self.connections) + opening < self.limits.most:
             return True
         if not self.close_idle(now):
-            for connection in _due(self.leaving, now - _TOLD):
+            for connection in _due(self.leaving, now - _SHORT_LINGER):
                 connection.cut()
         return False
 
@@ -152,7 +152,7 @@ class Connections(ServerState):
         fresh = self._longest_idle()
         if fresh is None or fresh is newcomer:
             fresh = next(iter(self.sending), newcomer)
-        fresh.make_room()
+        fresh.evict()
 
     def close_idle(self, now: float) -> bool:
         """Close the connection that has waited longest without a request; whether there was one to close."""
@@ -164,7 +164,7 @@ class Connections(ServerState):
         return True
 
     def _longest_idle(self) -> GuardedProtocol | None:
-        for idle in islice(self.idle, _LOOKED_AT):
+        for idle in islice(self.idle, _EXAMINED):
             if idle not in self.unread and not idle.has_sent():
                 return idle
         return None
@@ -194,8 +194,8 @@ class Connections(ServerState):
         for connection in _due(self.sending, now - limits.read_timeout):
             connection.refuse(RequestTimeout(limits.read_timeout), "slow_request")
         for connection in _due(self.unread, now - limits.write_timeout):
-            connection.look_at_unread(now)
-        for connection in _due(self.leaving, now - _POLITENESS):
+            connection.check_unread(now)
+        for connection in _due(self.leaving, now - _LINGER):
             connection.cut()
         if self._closed_for_room:
             _log.warning(
@@ -215,7 +215,7 @@ def _due(queue: Queue, before: float) -> Iterator[GuardedProtocol]:
 
 
 class _Flow(FlowControl):
-    """Reading that stays paused while it is held, whoever wants to go on."""
+    """Reading that stays paused while it is held, though uvicorn resumes it."""
 
     held = False
 
@@ -249,13 +249,13 @@ class GuardedProtocol(HttpToolsProtocol):
         self._running: RequestResponseCycle | None = None  # the newest one, which may still wait, is `cycle`
         self._unparsed = b""
         self._over = False  # nothing that comes is parsed any more
-        self._last_word: bytes | None = None  # to be said when the requests before it are answered
+        self._pending_refusal: bytes | None = None  # sent when the requests before it are answered
         self._begun = self._headed = False  # the message now arriving: its first byte, its head
         self._hosts, self._host = 0, b""
         self._good_host: bytes | None = None  # what the requests before this one named
         self._advanced = False
         self._overhead = 0
-        self._thrown_away = 0
+        self._discarded = 0
         self._unread_before = 0
         self.charge = 0
         self._arrived = self._waiting = 0  # bytes: of what is incomplete; of large requests that wait
@@ -279,7 +279,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._all.idle.pop(self, None)
         if self._over:
-            self._throw_away(data)
+            self._discard(data)
         else:
             self._unparsed = self._unparsed + data if self._unparsed else data
             self._parse()
@@ -303,7 +303,7 @@ class GuardedProtocol(HttpToolsProtocol):
         while done < len(data) and not self.pipeline and not self._over:
             done += self._feed(data[done : done + _SLICE])
         self._unparsed = b"" if self._over else data[done:]
-        self._stand_in_line()
+        self._enter_queue()
 
     def _feed(self, part: bytes) -> int:
         """How much of `part` was parsed."""
@@ -336,15 +336,15 @@ class GuardedProtocol(HttpToolsProtocol):
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self._feed(b"".join([start, *lines, b"\r\n"]))
 
-    def _stand_in_line(self) -> None:
+    def _enter_queue(self) -> None:
         """In the queue for what this connection waits for now."""
         if self._over:
             return
-        if self.pipeline:  # its turn to send, or to be silent, comes when they are answered
+        if self.pipeline:  # it is in no queue until they are answered
             self._all.sending.pop(self, None)
             if len(self._unparsed) > _AHEAD:
                 self.flow.hold()
-            else:  # a client that leaves is noticed by those who read
+            else:  # only a connection that is read notices that its client leaves
                 self.flow.resume_reading()
         elif self._begun:
             self._all.sending.setdefault(self, self.loop.time())
@@ -422,7 +422,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         self._advanced = True
         if self.cycle.response_complete:
-            self._throw_away(body)
+            self._discard(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -448,8 +448,8 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
-        elif self._last_word is not None:
-            self._say(self._last_word)
+        elif self._pending_refusal is not None:
+            self._send_refusal(self._pending_refusal)
             return
         if not self.pipeline and not self._over:
             self.flow.release()
@@ -482,12 +482,12 @@ class GuardedProtocol(HttpToolsProtocol):
             else:
                 self._disconnect()
                 before = False
-        word = self._rendered(error, reason)
+        refusal = self._rendered(error, reason)
         self._let_go()
         if before:
-            self._last_word = word
+            self._pending_refusal = refusal
         else:
-            self._say(word)
+            self._send_refusal(refusal)
 
     def _let_go(self) -> None:
         """Of what has arrived of a request that will not be answered: the connection may live for a while yet."""
@@ -500,19 +500,19 @@ class GuardedProtocol(HttpToolsProtocol):
             self.cycle.body = bytearray()
 
     def has_sent(self) -> bool:
-        """Whether there is something to read: in a busy hour a whole request may wait for us to look."""
+        """Whether there is something to read: in a busy hour a whole request may wait to be read."""
         waiting = array("i", [0])
         with contextlib.suppress(OSError, AttributeError):
             fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.FIONREAD, waiting)
         return waiting[0] > 0
 
     def give_way(self) -> None:
-        """Go: there is no memory for what this connection sends."""
+        """Refuse: there is no memory for what this connection sends."""
         self._arrived = self._waiting = 0
         self.refuse(no_room(), "memory")
 
-    def make_room(self) -> None:
-        """Go: there is no room for this connection's request. One that had an answer before is closed without a word.
+    def evict(self) -> None:
+        """Refuse: there is no room for this connection's request. One that had an answer before is closed silently.
 
         Clients expect that of a connection that they keep.
         """
@@ -533,7 +533,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._disconnect()
         self.transport.abort()
 
-    def look_at_unread(self, now: float) -> None:
+    def check_unread(self, now: float) -> None:
         """`write_timeout` has passed: has the client taken enough meanwhile?"""
         unread = self.transport.get_write_buffer_size()
         if self._unread_before - unread >= _ENOUGH:
@@ -550,23 +550,23 @@ class GuardedProtocol(HttpToolsProtocol):
             self._all.unread[self] = self.loop.time()
 
     def _disconnect(self) -> None:
-        """Tell the application, also where a later request has come: uvicorn would tell only that one."""
+        """Notify the application, also where a later request has come: uvicorn would notify only that one's."""
         if self._running is not None and not self._running.response_complete:
             self._running.disconnected = True
             self._running.message_event.set()
 
-    def _say(self, word: bytes) -> None:
-        """The last word. The connection closes when the client does, or a moment later."""
+    def _send_refusal(self, refusal: bytes) -> None:
+        """The connection closes when the client does, or a moment later."""
         if self.transport.is_closing():
             return
-        self.transport.write(word)
+        self.transport.write(refusal)
         self.transport.write_eof()
         self.flow.release()
         self._all.leaving[self] = self.loop.time()
 
-    def _throw_away(self, data: bytes) -> None:
-        self._thrown_away += len(data)
-        if self._thrown_away > _POLITE_BYTES:
+    def _discard(self, data: bytes) -> None:
+        self._discarded += len(data)
+        if self._discarded > _LINGER_BYTES:
             self.cut()
 
     def _rendered(self, error: Dub5Error, reason: str) -> bytes:

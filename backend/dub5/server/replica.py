@@ -6,7 +6,7 @@ uvicorn runs each ASGI application; signals are ours, since leaving takes more t
 2. The public listener and idle connections close; streams run to their end.
 3. The operations listener closes, then the parts stop, and the process exits with 0.
 
-A second signal ends it at once. SIGINT (Ctrl-C) leaves the lingering out: a person waits.
+A second signal ends it at once. SIGINT (Ctrl-C) leaves the lingering out: a person waits for it.
 No `timeout_graceful_shutdown`: with it uvicorn would stop the application under live streams.
 """
 
@@ -34,8 +34,8 @@ from dub5.telemetry.logging import get_logger
 
 _BACKLOG = 2048
 
-_LOOK = 0.02
-"""Seconds between two looks at whether the last connection has ended."""
+_POLL = 0.02
+"""Seconds after which it is asked again whether the last connection has ended."""
 
 _GC = 20_000, 20, 50
 """What is left over here is freed by counting references, cycles are rare: by default a tenth of all time goes into
@@ -73,7 +73,7 @@ class _Listener(uvicorn.Server):
         self._bound = bound
         self._background = background
         self._on_close = on_close
-        self._told = asyncio.Event()
+        self._shutdown_requested = asyncio.Event()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -83,7 +83,7 @@ class _Listener(uvicorn.Server):
     def connections(self) -> int:
         return len(self.server_state.connections)
 
-    async def serve_until_told(self) -> None:
+    async def serve_until_shutdown(self) -> None:
         watching = self._background.start("connection-limits", self.server_state.watch)
         try:
             await self.serve(sockets=[self._bound])
@@ -103,11 +103,11 @@ class _Listener(uvicorn.Server):
         self.started = True
 
     async def main_loop(self) -> None:
-        """As uvicorn's, which looks ten times a second whether it is to end."""
+        """As uvicorn's, which polls ten times a second."""
         while not await self.on_tick(0):  # renews the Date header
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1):
-                    await self._told.wait()
+                    await self._shutdown_requested.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's, without its pauses."""
@@ -119,20 +119,17 @@ class _Listener(uvicorn.Server):
         for server in self.servers:
             await server.wait_closed()
         while (self.server_state.connections or self.server_state.tasks) and not self.force_exit:  # noqa: ASYNC110  # uvicorn's connections give no sign
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(_POLL)
 
     def close(self) -> None:
         """The socket; where it served, uvicorn has closed it."""
         self._bound.close()
 
-    def tell(self) -> None:
-        """Close the listener and idle connections; let the rest finish."""
+    def request_shutdown(self, *, force: bool = False) -> None:
+        """Close the listener and idle connections; let the rest finish, unless it is by force."""
         self.should_exit = True
-        self._told.set()
-
-    def tell_now(self) -> None:
-        self.force_exit = True
-        self.tell()
+        self.force_exit |= force
+        self._shutdown_requested.set()
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -150,7 +147,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class Replica:
-    """One running service. `run` serves until `leave` is called, as the module's docstring tells.
+    """One running service. `run` serves until `leave` is called; the module's docstring says how.
 
     Made before the event loop runs, since files are read. ConfigError where it cannot start.
     """
@@ -181,7 +178,7 @@ class Replica:
             background,
         )
         self._leaving = asyncio.Event()
-        self._hurry = asyncio.Event()
+        self._forced = asyncio.Event()
         self.application.metrics.open_connections.set_function(lambda: self._public.connections)
 
     def _connections(self, max_connections: int, origins: Origins | None = None) -> Connections:
@@ -202,7 +199,7 @@ class Replica:
         )
 
     async def run(self) -> None:
-        # What was made until now lives as long as the process: a full garbage collection that looked at all of it
+        # What was made until now lives as long as the process: a full garbage collection that went through it
         # would hold every stream for some 25 ms.
         gc.collect()
         gc.freeze()
@@ -212,21 +209,21 @@ class Replica:
             stack.callback(self._operations.close)
             await stack.enter_async_context(self.application)
             async with asyncio.TaskGroup() as listeners:
-                public = listeners.create_task(self._public.serve_until_told())
-                listeners.create_task(self._operations.serve_until_told())
+                public = listeners.create_task(self._public.serve_until_shutdown())
+                listeners.create_task(self._operations.serve_until_shutdown())
                 await self._leaving.wait()
                 await self._linger()
-                self._public.tell()
+                self._public.request_shutdown()
                 await public
-                self._operations.tell()
+                self._operations.request_shutdown()
 
     def leave(self, *, linger: bool) -> None:
         """Begin to drain; called again, end it now."""
         if self._leaving.is_set():
-            self._hurry.set()
+            self._forced.set()
             self.application.abandon()
-            self._public.tell_now()
-            self._operations.tell_now()
+            self._public.request_shutdown(force=True)
+            self._operations.request_shutdown(force=True)
         elif linger:
             self.application.drain.linger()
         self._leaving.set()
@@ -237,7 +234,7 @@ class Replica:
         if drain.state == "lingering":
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.application.settings.drain.linger):
-                    await self._hurry.wait()
+                    await self._forced.wait()
         drain.linger()
 
 

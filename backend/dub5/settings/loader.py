@@ -117,7 +117,7 @@ def _check_size(text: str) -> None:
                 if len(opened) > _DEEPEST:
                     raise ConfigError("not valid YAML: nested too deep")
     except (yaml.YAMLError, UnicodeError):
-        return  # whoever reads it will say it better
+        return  # what reads it will say it better
 
 
 def load(path: Path | None, environment: Mapping[str, str]) -> Settings:
@@ -219,7 +219,7 @@ def _value_of(variable: str, text: str) -> Any:
 
 
 def _from_environment(message: str, origins: Mapping[str, str]) -> str:
-    """Which variable is to blame, where one is: a reader of the file would look in vain."""
+    """Which variable is to blame, where one is: a reader of the file would search in vain."""
     key = f"{message.partition(': ')[0]}.".replace("[", ".")
     names = [name for path, name in origins.items() if _related(f"{path}.", key)]
     return f" (set by {', '.join(names)})" if names else ""

@@ -23,7 +23,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from dub5 import __version__
-from dub5.process.threads import Reader
+from dub5.process.threads import DaemonThreads
 from dub5.telemetry.container import memory_limit
 from dub5.telemetry.counting import Count, Counters, Distribution, Histograms
 from dub5.telemetry.logging import LogWriter
@@ -91,7 +91,7 @@ class Metrics:
     """One attribute for each metric, named without prefix and unit. `config_hash` tells configurations apart."""
 
     def __init__(self, *, config_hash: str = "") -> None:
-        self._reader = Reader(_SCRAPES)
+        self._reader = DaemonThreads(_SCRAPES)
         self.registry = CollectorRegistry()
         self._exposed = CollectorRegistry()
         self._exposed.register(self.registry)

@@ -28,7 +28,7 @@ from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import Decision
 
 from dub5 import __version__
-from dub5.process.threads import Reader
+from dub5.process.threads import DaemonThreads
 from dub5.telemetry.tracing import Span
 
 _LAST_BATCH = 5.0
@@ -85,7 +85,7 @@ class OpenTelemetry:
     async def stop(self) -> None:
         """Waits for the last batch, but not long; in a thread since the SDK's own wait blocks."""
         with contextlib.suppress(TimeoutError):
-            await Reader().read(self._provider.shutdown, _LAST_BATCH)
+            await DaemonThreads().read(self._provider.shutdown, _LAST_BATCH)
 
 
 def _parent(span: Span) -> Context:

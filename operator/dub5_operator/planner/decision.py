@@ -129,7 +129,7 @@ class Learning:
         ttl_in_force: float,
         now: float,
     ) -> None:
-        """Take in samples; `looked_up` is how many look-ups they stand for, None where nobody counted."""
+        """Take in samples; `looked_up` is how many look-ups they stand for, None where a replica did not count."""
         good_accesses = [access for access in accesses if is_sane_access(access, now)]
         good_verdicts = [verdict for verdict in verdicts if is_sane_verdict(verdict, now)]
         self.poisoned += len(accesses) + len(verdicts) - len(good_accesses) - len(good_verdicts)

@@ -54,7 +54,7 @@ HALF_LIFE = 24 * 3600.0
 WINDOWS = (180.0, 420.0, 900.0)
 """Seconds; where a jump is looked for."""
 THRESHOLD = 12.0
-"""Deviance that makes a jump. With a chi-square law of one degree: 3 in 10,000 looks at a window, and looks overlap."""
+"""Deviance that makes a jump. With a chi-square law of one degree: 3 in 10,000 tests of a window, and tests overlap."""
 LEAST_RISE, LEAST_FALL = 2.0, 0.25
 """What lies between is left to the estimate, which follows it."""
 PRIOR = 0.5
@@ -148,7 +148,7 @@ class Drift:
         return self._estimate
 
     def fold(self, verdicts: Sequence[Verdict], now: float, *, unserved: int = 0) -> DriftEstimate:
-        """Take comparisons in, and say what all of them tell. `unserved` hits count with those of each."""
+        """Take comparisons in, and say what all of them come to. `unserved` hits count with those of each."""
         self._fade(now)
         if verdicts:
             hits = np.array([max(verdict.hits + unserved, 0) for verdict in verdicts], dtype=float)

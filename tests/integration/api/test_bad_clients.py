@@ -521,7 +521,7 @@ async def test_a_crowd_that_comes_at_once_is_served_or_told(
     fake: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody who has just come is closed for the next one before he has read why."""
-    for name in ("_FRESH", "_TOLD", "_POLITENESS"):
+    for name in ("_FRESH", "_SHORT_LINGER", "_LINGER"):
         monkeypatch.setattr(http_protocol, name, PATIENCE)
     async with running({**openai_provider(fake.base_url), "server": {"max_connections": 8}}) as server:
 

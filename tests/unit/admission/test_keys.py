@@ -19,7 +19,7 @@ import structlog
 from dub5.admission import keys as keys_module
 from dub5.admission.keys import ANONYMOUS, Caller, KeyRing, parse_keys
 from dub5.errors import ConfigError, Forbidden, InvalidKey
-from dub5.process.threads import Reader
+from dub5.process.threads import DaemonThreads
 from dub5.settings.model import MAX_FILE, AuthSettings, Source
 from dub5.telemetry.metrics import Metrics
 
@@ -212,7 +212,7 @@ def test_only_the_reading_has_a_time_limit_and_not_what_is_made_of_it(
     limits: list[float | None] = []
     limits_while_parsing: list[float | None] = []
 
-    class Recording(Reader):
+    class Recording(DaemonThreads):
         async def read(self, read: Callable[[], T], timeout: float | None) -> T:
             limits.append(timeout)
             return await super().read(read, timeout)
@@ -221,7 +221,7 @@ def test_only_the_reading_has_a_time_limit_and_not_what_is_made_of_it(
         limits_while_parsing.append(limits[-1] if limits else None)
         return parse_keys(text)
 
-    monkeypatch.setattr(keys_module, "Reader", Recording)
+    monkeypatch.setattr(keys_module, "DaemonThreads", Recording)
     monkeypatch.setattr(keys_module, "parse_keys", parse)
     path = tmp_path / "keys"
     keys = ring(path, f"{digest('old')}: {{tenant: acme}}")

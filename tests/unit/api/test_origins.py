@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dub5.api.origins import Hosts, Origins, Verdict, is_foreign, is_preflight, permission
+from dub5.api.origins import Hosts, Origins, Verdict, is_foreign, is_preflight, preflight_headers
 
 GOOD, MALFORMED, UNKNOWN = Verdict.GOOD, Verdict.MALFORMED, Verdict.UNKNOWN
 OWN = "10.244.0.5"
@@ -218,14 +218,16 @@ def test_a_preflight_may_ask_for_any_header_and_for_a_private_network() -> None:
     assert is_preflight("OPTIONS", asked)
     assert not is_preflight("OPTIONS", {})
     assert not is_preflight("POST", asked)
-    given_ = dict(permission(asked))
+    given_ = dict(preflight_headers(asked))
     assert given_[b"access-control-allow-headers"] == names.encode()
     assert b"POST" in given_[b"access-control-allow-methods"]
     assert b"access-control-allow-private-network" not in given_
-    private = dict(permission({**asked, "access-control-request-private-network": "true"}))
+    private = dict(preflight_headers({**asked, "access-control-request-private-network": "true"}))
     assert private[b"access-control-allow-private-network"] == b"true"
 
 
 @pytest.mark.parametrize("names", ["", "a\r\nset-cookie: b", "a" * 5000, "\xe4"])
 def test_names_that_are_none_are_not_repeated(names: str) -> None:
-    assert b"access-control-allow-headers" not in dict(permission({"access-control-request-headers": names}))
+    assert b"access-control-allow-headers" not in dict(
+        preflight_headers({"access-control-request-headers": names})
+    )

@@ -7,11 +7,11 @@ import threading
 
 import pytest
 
-from dub5.process.threads import Reader
+from dub5.process.threads import DaemonThreads
 
 
 async def test_it_gives_what_was_read_and_raises_what_was_raised() -> None:
-    reader = Reader()
+    reader = DaemonThreads()
     assert await reader.read(lambda: 5, 60) == 5
     with pytest.raises(ZeroDivisionError):
         await reader.read(lambda: 1 // 0, 60)
@@ -19,7 +19,7 @@ async def test_it_gives_what_was_read_and_raises_what_was_raised() -> None:
 
 
 async def test_what_hangs_is_left_behind_and_counted_until_it_returns() -> None:
-    reader, over = Reader(most=2), threading.Event()
+    reader, over = DaemonThreads(most=2), threading.Event()
     for _ in range(2):
         with pytest.raises(TimeoutError):
             await reader.read(over.wait, 0.01)
@@ -38,7 +38,7 @@ def test_what_returns_after_the_loop_has_ended_harms_nobody() -> None:
 
     async def leave() -> None:
         with pytest.raises(TimeoutError):
-            await Reader().read(over.wait, 0.01)
+            await DaemonThreads().read(over.wait, 0.01)
 
     asyncio.run(leave())
     left = [each for each in threading.enumerate() if each.name == "reader"]

@@ -18,7 +18,7 @@ class Stub:
     """What the queues ask of a connection, written down."""
 
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.calls: list[str] = []
         self.charge = 0
         self.sent = False
 
@@ -26,19 +26,19 @@ class Stub:
         return self.sent
 
     def close(self) -> None:
-        self.told.append("close")
+        self.calls.append("close")
 
     def cut(self) -> None:
-        self.told.append("cut")
+        self.calls.append("cut")
 
-    def make_room(self) -> None:
-        self.told.append("make room")
+    def evict(self) -> None:
+        self.calls.append("make room")
 
-    def look_at_unread(self, now: float) -> None:
-        self.told.append(f"look {now:g}")
+    def check_unread(self, now: float) -> None:
+        self.calls.append(f"look {now:g}")
 
     def refuse(self, error: Dub5Error, reason: str) -> None:
-        self.told.append(f"{error.status} {reason}")
+        self.calls.append(f"{error.status} {reason}")
 
 
 def made(max_connections: int = 10) -> Connections:
@@ -51,7 +51,7 @@ def stubs(count: int) -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    ("queue", "limit", "told"),
+    ("queue", "limit", "refused"),
     [
         ("idle", 75, "close"),
         ("sending", 30, "408 slow_request"),
@@ -60,14 +60,14 @@ def stubs(count: int) -> list[Any]:
     ],
 )
 def test_those_that_have_waited_for_the_limit_are_ended_and_no_others(
-    queue: str, limit: float, told: str
+    queue: str, limit: float, refused: str
 ) -> None:
     connections, now = made(), 120.0
     longer, just, not_yet = stubs(3)
     waiting = getattr(connections, queue)
     waiting.update({longer: now - limit - 5, just: now - limit, not_yet: now - limit + 0.1})
     connections.sweep(now)
-    assert [each.told for each in (longer, just, not_yet)] == [[told], [told], []]
+    assert [each.calls for each in (longer, just, not_yet)] == [[refused], [refused], []]
     assert list(waiting) == [not_yet]
 
 
@@ -84,7 +84,7 @@ def test_who_has_least_to_lose_makes_room(
     for queue, numbers in ((connections.idle, idle), (connections.sending, sending)):
         queue.update({all_of_them[number]: 0.0 for number in numbers})
     connections.admit(all_of_them[4], 5.0)
-    assert {number: each.told for number, each in enumerate(all_of_them) if each.told} == first
+    assert {number: each.calls for number, each in enumerate(all_of_them) if each.calls} == first
 
 
 def test_who_came_a_moment_ago_is_told_why_he_has_to_go() -> None:
@@ -92,7 +92,7 @@ def test_who_came_a_moment_ago_is_told_why_he_has_to_go() -> None:
     connections.connections = {fresh, newcomer}
     connections.idle[fresh] = 4.5
     connections.admit(newcomer, 5.0)
-    assert [each.told for each in (fresh, newcomer)] == [["make room"], []]
+    assert [each.calls for each in (fresh, newcomer)] == [["make room"], []]
 
 
 def test_whoever_has_sent_something_that_we_have_not_read_is_not_idle() -> None:
@@ -103,10 +103,10 @@ def test_whoever_has_sent_something_that_we_have_not_read_is_not_idle() -> None:
     connections.unread[reader] = 0.0
     connections.sending[stranger] = 0.0
     connections.admit(newcomer, 5.0)
-    assert [each.told for each in (honest, reader, idle, stranger, newcomer)] == [[], [], ["close"], [], []]
+    assert [each.calls for each in (honest, reader, idle, stranger, newcomer)] == [[], [], ["close"], [], []]
     del connections.idle[idle]
     connections.admit(newcomer, 5.0)
-    assert [each.told for each in (honest, reader, stranger, newcomer)] == [[], [], ["make room"], []]
+    assert [each.calls for each in (honest, reader, stranger, newcomer)] == [[], [], ["make room"], []]
 
 
 def test_those_that_are_seen_off_take_no_room_of_others() -> None:
@@ -114,21 +114,21 @@ def test_those_that_are_seen_off_take_no_room_of_others() -> None:
     connections.connections = {idle, leaving, newcomer}
     connections.idle[idle] = connections.leaving[leaving] = 0.0
     connections.admit(newcomer, 5.0)
-    assert [each.told for each in (idle, leaving, newcomer)] == [[], [], []]
+    assert [each.calls for each in (idle, leaving, newcomer)] == [[], [], []]
 
 
 def test_nothing_more_is_accepted_until_somebody_has_gone() -> None:
-    connections, [idle, fresh, told, busy] = made(max_connections=2), stubs(4)
-    connections.connections = {idle, fresh, told, busy}
+    connections, [idle, fresh, refused, busy] = made(max_connections=2), stubs(4)
+    connections.connections = {idle, fresh, refused, busy}
     connections.idle.update({idle: 0.0, fresh: 9.0})
-    connections.leaving[told] = 0.0
+    connections.leaving[refused] = 0.0
     assert connections.limits.most == 4
     assert not connections.has_room(0, 10.0)
-    assert [each.told for each in (idle, fresh, told, busy)] == [["close"], [], [], []]
+    assert [each.calls for each in (idle, fresh, refused, busy)] == [["close"], [], [], []]
     del connections.idle[idle]
     assert not connections.has_room(0, 10.0)
-    assert [each.told for each in (fresh, told, busy)] == [[], ["cut"], []]
-    connections.connections.remove(told)
+    assert [each.calls for each in (fresh, refused, busy)] == [[], ["cut"], []]
+    connections.connections.remove(refused)
     assert connections.has_room(0, 10.0)
     assert not connections.has_room(1, 10.0)
 
@@ -138,7 +138,7 @@ def test_nobody_makes_room_where_there_is_some() -> None:
     connections.connections = set(all_of_them)
     for each in all_of_them:
         connections.admit(each, 1.0)
-    assert [each.told for each in all_of_them] == [[], []]
+    assert [each.calls for each in all_of_them] == [[], []]
 
 
 def test_many_closed_for_room_are_one_warning_a_sweep() -> None:
