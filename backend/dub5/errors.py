@@ -93,7 +93,7 @@ def whole_seconds(seconds: float) -> int:
     return max(1, math.ceil(seconds))
 
 
-class Rendered(NamedTuple):
+class ErrorResponse(NamedTuple):
     """An error as an HTTP response. `headers` have the body's type, and not its length."""
 
     status: int
@@ -101,7 +101,7 @@ class Rendered(NamedTuple):
     body: bytes
 
 
-def render(error: Dub5Error) -> Rendered:
+def render(error: Dub5Error) -> ErrorResponse:
     """What a caller is sent whose request has failed before anything of an answer was sent."""
     headers = [(b"content-type", b"application/json")]
     wait = error.retry_after
@@ -120,7 +120,7 @@ def render(error: Dub5Error) -> Rendered:
         headers += [(name.encode(), value.encode()) for name, value in error.headers.items()]
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
-    return Rendered(error.status, headers, msgspec.json.encode(error.body()))
+    return ErrorResponse(error.status, headers, msgspec.json.encode(error.body()))
 
 
 def render_event(error: Dub5Error) -> bytes:

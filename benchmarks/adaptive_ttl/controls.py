@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.adaptive_ttl.cache import MEMORY_PRICE, Seen
-from dub5_operator.planner.decision import Decision, Learning, Limits, Shape
+from dub5_operator.planner.decision import Decision, Learning, PolicyLimits, Shape
 
 
 class Planned:
@@ -15,7 +15,7 @@ class Planned:
         self, *, budget: float, shortest: float, longest: float, initial: float, bypass: bool = False
     ) -> None:
         self.ttl = initial
-        self.limits = Limits(
+        self.limits = PolicyLimits(
             shortest=shortest,
             longest=longest,
             budget=budget,

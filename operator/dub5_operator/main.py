@@ -25,7 +25,7 @@ import structlog
 from prometheus_client import start_http_server
 from structlog.typing import FilteringBoundLogger
 
-from dub5_operator.crd import GROUP, INVALIDATIONS, POLICIES, VERSION
+from dub5_operator.crd import GROUP, INVALIDATIONS, POLICIES, VERSION, Json
 from dub5_operator.handlers import invalidation
 from dub5_operator.handlers.policy import PolicyReconciler
 from dub5_operator.redis import REDIS_ERRORS, Publisher, Samples
@@ -33,8 +33,6 @@ from dub5_operator.report import Metrics, Report, apply
 
 TICK = 5.0
 """Seconds between two ticks of a policy's timer."""
-
-Json = dict[str, Any]
 
 _log: FilteringBoundLogger = structlog.get_logger()
 

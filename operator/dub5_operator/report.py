@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from structlog.typing import FilteringBoundLogger
 
 from dub5.contract import Announcement
-from dub5_operator.crd import CachePolicySpec
+from dub5_operator.crd import CachePolicySpec, Json
 from dub5_operator.planner.decision import BoundBy, Decision, Learning
 from dub5_operator.planner.drift import DriftEstimate
 
@@ -31,8 +31,7 @@ _NAMED, _NAME = 20, 100
 _REPORTED_CHANGE = 1.25
 """A TTL that has moved by this much since it was last reported is an event."""
 
-Json = dict[str, Any]
-Status = Literal["True", "False", "Unknown"]
+ConditionStatus = Literal["True", "False", "Unknown"]
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
@@ -41,7 +40,7 @@ class Condition(msgspec.Struct, frozen=True):
     """What is true of an object, why, and what to do about it."""
 
     type: str
-    status: Status
+    status: ConditionStatus
     reason: str
     message: str
 
@@ -62,7 +61,7 @@ class Report(msgspec.Struct, frozen=True):
     events: list[Event] = []
 
 
-class Reported(msgspec.Struct):
+class LastReport(msgspec.Struct):
     """What was last reported of a policy."""
 
     ttl: float | None = None
@@ -71,13 +70,13 @@ class Reported(msgspec.Struct):
 
 
 def in_force(
-    spec: CachePolicySpec, decision: Decision, learning: Learning, reported: Reported, ttl: float
+    spec: CachePolicySpec, decision: Decision, learning: Learning, last: LastReport, ttl: float
 ) -> Report:
     """Of a policy that was reconciled: the class's TTL is `ttl`, the operator's or its own."""
     return Report(
         status=_status(decision, learning),
         conditions=_conditions(spec, decision, ttl),
-        events=_events(reported, spec, decision, learning),
+        events=_events(last, spec, decision, learning),
     )
 
 
@@ -112,7 +111,7 @@ def unknown_class(name: str, announced: Announcement) -> Report:
     return _not_ready("UnknownClass", message, "False")
 
 
-def _not_ready(reason: str, message: str, ready: Status) -> Report:
+def _not_ready(reason: str, message: str, ready: ConditionStatus) -> Report:
     return Report(
         status={},
         conditions=[Condition("Ready", ready, reason, message)],
@@ -238,32 +237,32 @@ def _conditions(spec: CachePolicySpec, decision: Decision, ttl: float) -> list[C
     ]
 
 
-def _events(reported: Reported, spec: CachePolicySpec, decision: Decision, learning: Learning) -> list[Event]:
+def _events(last: LastReport, spec: CachePolicySpec, decision: Decision, learning: Learning) -> list[Event]:
     """What has changed since it was last reported, which is noted."""
     events = []
-    jumps = [jump for jump in learning.jumps if jump[0] > reported.jump]
+    jumps = [jump for jump in learning.jumps if jump[0] > last.jump]
     if jumps:
-        reported.jump = jumps[-1][0]
+        last.jump = jumps[-1][0]
         factor = jumps[-1][1]
         how = f"{factor:.2g} times as fast as" if factor >= 1 else f"{1 / factor:.2g} times more slowly than"
         message = f"Answers of class {spec.cache_class} change {how} before."
         events.append(Event("Warning" if factor > 1 else "Normal", "DriftChanged", message))
-    if decision.within_budget != reported.within_budget:
-        reported.within_budget = decision.within_budget
+    if decision.within_budget != last.within_budget:
+        last.within_budget = decision.within_budget
         message = f"The staleness budget of class {spec.cache_class} can be kept again."
         if not decision.within_budget:
             message = f"The staleness budget of class {spec.cache_class} cannot be kept: {decision.reason}."
         events.append(Event("Normal" if decision.within_budget else "Warning", "BudgetChanged", message))
-    last = reported.ttl
-    if spec.mode == "Auto" and last is not None and _has_moved(last, decision.ttl):
+    before = last.ttl
+    if spec.mode == "Auto" and before is not None and _has_moved(before, decision.ttl):
         message = (
-            f"TTL of class {spec.cache_class}: {written(last) if last else '0s'} -> "
+            f"TTL of class {spec.cache_class}: {written(before) if before else '0s'} -> "
             f"{written(decision.ttl) if decision.ttl else '0s'}, bound by {decision.bound_by}; {decision.reason}."
         )
         events.append(Event("Normal", "TTLChanged", message))
-        reported.ttl = decision.ttl
-    elif last is None:
-        reported.ttl = decision.ttl
+        last.ttl = decision.ttl
+    elif before is None:
+        last.ttl = decision.ttl
     return events
 
 

@@ -89,7 +89,7 @@ Queue = OrderedDict["GuardedProtocol", float]
 """Connections, and since when they wait (the loop's clock), the longest first."""
 
 
-class Limits(msgspec.Struct, frozen=True):
+class ConnectionLimits(msgspec.Struct, frozen=True):
     """Seconds; `idle` is without a request. `max_connections` may be passed by `refused_at_once` that are refused."""
 
     read_timeout: float
@@ -110,7 +110,7 @@ class Connections(ServerState):
 
     def __init__(
         self,
-        limits: Limits,
+        limits: ConnectionLimits,
         on_refused: Callable[[str], None],
         arrivals: Arrivals | None = None,
         *,

@@ -27,7 +27,7 @@ from dub5.api.origins import Hosts, Origins
 from dub5.app import Application
 from dub5.errors import ConfigError
 from dub5.server.accepting import Acceptor
-from dub5.server.protocol import Connections, GuardedProtocol, Limits
+from dub5.server.protocol import ConnectionLimits, Connections, GuardedProtocol
 from dub5.settings.model import Settings
 from dub5.telemetry.background import Background
 from dub5.telemetry.logging import get_logger
@@ -184,7 +184,7 @@ class Replica:
     def _connections(self, max_connections: int, origins: Origins | None = None) -> Connections:
         settings, refused = self.application.settings, self.application.metrics.connections_refused
         server = settings.server
-        limits = Limits(
+        limits = ConnectionLimits(
             read_timeout=server.read_timeout,
             write_timeout=server.write_timeout,
             idle=server.keep_alive,

@@ -9,10 +9,8 @@ from typing import Any
 import msgspec
 
 from dub5.contract import purge_names
-from dub5_operator.crd import CacheInvalidationSpec
+from dub5_operator.crd import CacheInvalidationSpec, Json
 from dub5_operator.report import Condition, write_conditions
-
-Json = dict[str, Any]
 
 
 def names(spec: Mapping[str, Any]) -> list[str]:

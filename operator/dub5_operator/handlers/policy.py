@@ -18,9 +18,9 @@ import msgspec
 from dub5.contract import LONGEST_TTL, AnnouncedClass, ClassPolicy
 from dub5_operator import report
 from dub5_operator.crd import CachePolicySpec
-from dub5_operator.planner.decision import Decision, Learning, Limits, Shape
+from dub5_operator.planner.decision import Decision, Learning, PolicyLimits, Shape
 from dub5_operator.redis import READ_EVERY, REDIS_ERRORS, Publisher, Samples
-from dub5_operator.report import Metrics, Report, Reported
+from dub5_operator.report import LastReport, Metrics, Report
 
 Claim = tuple[str, str, str]
 """Creation time, name and uid of a policy: the least is the oldest."""
@@ -33,7 +33,7 @@ class _State(msgspec.Struct):
     """Of one policy, between reconciliations. `ttl` is what we had put in force."""
 
     learning: Learning
-    reported: Reported
+    last_report: LastReport
     ttl: float | None = None
     due_at: float = 0.0
     spec: CachePolicySpec | None = None
@@ -144,7 +144,7 @@ class PolicyReconciler:
             budget=share(policy.staleness.budget),
         )
         state.due_at, state.spec = now + seconds(policy.step.every), policy
-        return report.in_force(policy, decision, state.learning, state.reported, ttl)
+        return report.in_force(policy, decision, state.learning, state.last_report, ttl)
 
     def _check_there(self, uid: str) -> None:
         """After each wait: `gone` may have been called meanwhile, and must not be undone."""
@@ -152,12 +152,12 @@ class PolicyReconciler:
             self._states.pop(uid, None)
             raise _Gone
 
-    def _state(self, uid: str, limits: Limits, configured: AnnouncedClass) -> _State:
+    def _state(self, uid: str, limits: PolicyLimits, configured: AnnouncedClass) -> _State:
         swr_share = configured.stale_while_revalidate / max(configured.ttl, 1.0)
         shape = Shape(limits.shortest, limits.longest, min(swr_share, 10.0))
         state = self._states.get(uid)
         if state is None:
-            state = self._states[uid] = _State(Learning(shape), Reported())
+            state = self._states[uid] = _State(Learning(shape), LastReport())
         state.learning.reshape(shape)
         return state
 
@@ -166,7 +166,7 @@ class PolicyReconciler:
         state: _State,
         policy: CachePolicySpec,
         configured: AnnouncedClass,
-        limits: Limits,
+        limits: PolicyLimits,
         status: Mapping[str, Any],
     ) -> float:
         """The TTL in force, from the surest source to the last resort."""
@@ -213,9 +213,9 @@ def _read(spec: Mapping[str, Any]) -> CachePolicySpec:
     return msgspec.convert(dict(spec), CachePolicySpec, strict=False)
 
 
-def _limits(policy: CachePolicySpec, configured: AnnouncedClass) -> Limits:
+def _limits(policy: CachePolicySpec, configured: AnnouncedClass) -> PolicyLimits:
     longest = max(min(seconds(policy.ttl.max), configured.max_ttl, LONGEST_TTL), _SHORTEST_MAX)
-    return Limits(
+    return PolicyLimits(
         shortest=min(seconds(policy.ttl.min), longest),
         longest=longest,
         budget=share(policy.staleness.budget),

@@ -59,7 +59,7 @@ _GIB = 2.0**30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class PolicyLimits:
     """What the policy and the class allow. Seconds, bytes, dollars per GiB and hour; `budget` a share of hits.
 
     `initial` is the TTL for as long as nothing is known."""
@@ -152,7 +152,7 @@ class Learning:
     def curve(self, now: float) -> Curve | None:
         return self._reuse.curve(now)
 
-    def decide(self, limits: Limits, current: float, now: float) -> Decision:
+    def decide(self, limits: PolicyLimits, current: float, now: float) -> Decision:
         return decide(self.curve(now), self.drift, limits, current)
 
     def kept(self, decision: Decision, ttl: float, now: float) -> Decision:
@@ -180,7 +180,7 @@ def is_sane_verdict(verdict: Verdict, now: float) -> bool:
     )
 
 
-def decide(curve: Curve | None, drift: DriftEstimate, limits: Limits, current: float) -> Decision:
+def decide(curve: Curve | None, drift: DriftEstimate, limits: PolicyLimits, current: float) -> Decision:
     """Pure; `current` is the TTL in force, in seconds; 0 where answers are not cached."""
     inside = min(max(current, limits.shortest), max(limits.longest, limits.shortest))
     lacking = _lacking(curve, drift)
@@ -230,7 +230,7 @@ def _lacking(curve: Curve | None, drift: DriftEstimate) -> str | None:
 class _Forecast:
     """What a TTL is predicted to do, by what was measured."""
 
-    def __init__(self, curve: Curve, drift: DriftEstimate, limits: Limits) -> None:
+    def __init__(self, curve: Curve, drift: DriftEstimate, limits: PolicyLimits) -> None:
         self.curve, self.drift, self.limits = curve, drift, limits
         self._relative_age = curve.mean_age / curve.ttls
 
@@ -365,7 +365,9 @@ def _predicted(
     """What a TTL is predicted to do. Nothing is hit, and nothing stale, where nothing is cached."""
     if curve is None:
         return {}
-    forecast = forecast or _Forecast(curve, drift, Limits(shortest=1.0, longest=1.0, budget=1.0, initial=1.0))
+    forecast = forecast or _Forecast(
+        curve, drift, PolicyLimits(shortest=1.0, longest=1.0, budget=1.0, initial=1.0)
+    )
     if not ttl:
         return {"hit_ratio": 0.0, "stale": 0.0, "stale_upper": 0.0, "saving": 0.0, "bytes": 0.0}
     return {

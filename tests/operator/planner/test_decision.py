@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dub5_operator.planner.decision import AIM, Decision, Limits, decide, kept
+from dub5_operator.planner.decision import AIM, Decision, PolicyLimits, decide, kept
 from dub5_operator.planner.drift import NOTHING, DriftEstimate
 from dub5_operator.planner.reuse import Curve, candidates
 
 HOUR = 3600.0
-LIMITS = Limits(shortest=5, longest=86400, budget=0.01, initial=60)
+LIMITS = PolicyLimits(shortest=5, longest=86400, budget=0.01, initial=60)
 
 
 def curve(
@@ -55,7 +55,7 @@ def drift(
 
 
 def settled(
-    current: float, estimate: DriftEstimate, limits: Limits = LIMITS, seen: Curve | None = None
+    current: float, estimate: DriftEstimate, limits: PolicyLimits = LIMITS, seen: Curve | None = None
 ) -> Decision:
     """Where the steps lead."""
     for _ in range(40):
@@ -201,7 +201,7 @@ def test_a_ttl_is_inside_its_bounds_and_a_step_away(
     memory: float | None,
     price: float,
 ) -> None:
-    limits = Limits(
+    limits = PolicyLimits(
         shortest=min(ends),
         longest=max(ends),
         budget=budget,

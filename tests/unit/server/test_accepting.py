@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from dub5.server.accepting import Acceptor
-from dub5.server.protocol import Connections, GuardedProtocol, Limits
+from dub5.server.protocol import ConnectionLimits, Connections, GuardedProtocol
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ async def test_it_is_closed_whatever_went_wrong(error: BaseException) -> None:
     def failing() -> GuardedProtocol:
         raise error
 
-    limits = Limits(read_timeout=30, write_timeout=20, idle=75, max_connections=10)
+    limits = ConnectionLimits(read_timeout=30, write_timeout=20, idle=75, max_connections=10)
     listener, (ours, theirs) = socket.create_server(("127.0.0.1", 0)), socket.socketpair()
     with listener, theirs:
         acceptor = Acceptor(listener, Connections(limits, lambda _: None), failing)

@@ -10,7 +10,7 @@ import structlog
 
 from dub5.errors import Dub5Error
 from dub5.server import protocol as http_protocol
-from dub5.server.protocol import Connections, Limits
+from dub5.server.protocol import ConnectionLimits, Connections
 from dub5.telemetry.background import Background
 
 
@@ -42,7 +42,7 @@ class Stub:
 
 
 def made(max_connections: int = 10) -> Connections:
-    limits = Limits(read_timeout=30, write_timeout=20, idle=75, max_connections=max_connections)
+    limits = ConnectionLimits(read_timeout=30, write_timeout=20, idle=75, max_connections=max_connections)
     return Connections(limits, lambda _: None)
 
 
