@@ -31,10 +31,11 @@ _MORE_THAN_CALLS = 1.25
 """Provider connections for each call at once: those that are being made, hedges, background refreshes."""
 
 _PROVIDERS_SHARE = 0.4
-"""Of what clients and providers have together. A call takes one of each; clients wait in line, too."""
+"""Of what clients and providers have together. A call takes one of each; clients wait in the queue, too."""
 
-_LEAST_SHARE = 0.5
-"""Of all descriptors, which clients and providers have together however few there are."""
+_LEAST_SHARE, _LEAST = 0.5, 64
+"""Of all descriptors, which clients and providers have together however few there are, and at most how many: with more
+than that, what all else needs stays free."""
 
 _CLOSING = 8
 """Of `_FILES`, for connections that are being closed while others take their place."""
@@ -92,7 +93,7 @@ def divide(
         return Room(max_connections, OPERATIONS, max_inflight, None)
     operations = min(OPERATIONS, max(8, files // 16))
     reserve = _FILES + redis + operations + refused_at_once(operations)
-    left = max(files - reserve, int(files * _LEAST_SHARE))
+    left = max(files - reserve, min(int(files * _LEAST_SHARE), _LEAST))
     calls = int(max_inflight * _MORE_THAN_CALLS)
     wanted = sum(min(pool, calls) for pool in pools)
     clients = max_connections + refused_at_once(max_connections)

@@ -8,7 +8,7 @@ import socket
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dub5.process.descriptors import (
@@ -59,6 +59,7 @@ def test_the_simulated_provider_needs_no_descriptors() -> None:
     pools=st.lists(st.integers(1, 5_000), max_size=6),
     redis=st.integers(0, 60),
 )
+@example(files=171, max_connections=1, max_inflight=66, pools=[82], redis=43)
 def test_all_parts_together_are_not_more_than_there_are(
     files: int, max_connections: int, max_inflight: int, pools: list[int], redis: int
 ) -> None:
