@@ -340,28 +340,23 @@ class Gate:
                 del self._queues[tenant]
 
 
-class Admission:
+class Admission(msgspec.Struct):
     """One call's slot: see `Gate.admitted`. A class, since a generator would cost each call twice as much."""
 
-    __slots__ = ("_asked", "_entered", "_gate", "_model")
-
-    def __init__(
-        self,
-        gate: Gate,
-        tenant: str,
-        model: str,
-        request: Hashable,
-        deadline: float | None,
-        background: bool,
-    ) -> None:
-        self._gate = gate
-        self._model = model
-        self._asked = (tenant, model, request, deadline, background)
-        self._entered = 0.0
+    gate: Gate
+    tenant: str
+    model: str
+    request: Hashable
+    deadline: float | None
+    background: bool
+    entered: float = 0.0
 
     async def __aenter__(self) -> float:
-        self._entered, waited = await self._gate.enter(*self._asked)
+        gate = self.gate
+        self.entered, waited = await gate.enter(
+            self.tenant, self.model, self.request, self.deadline, self.background
+        )
         return waited
 
     async def __aexit__(self, *_: object) -> None:
-        self._gate.leave(self._model, self._entered)
+        self.gate.leave(self.model, self.entered)

@@ -156,7 +156,7 @@ class Assembler:
         self._head: Json = {}
         self._settled: set[str] = set()
         self._choices: dict[int, _Choice] = {}
-        self._usage: Json | None = None
+        self.usage: Json | None = None  # as the provider said it last
 
     def add(self, chunk: Json) -> None:
         for name, value in chunk.items():
@@ -167,7 +167,7 @@ class Assembler:
                     self._add_choices(value)
             elif name == "usage":
                 if value and isinstance(value, dict):
-                    self._usage = value
+                    self.usage = value
             elif value:
                 self._head[name] = value
                 self._settled.add(name)
@@ -185,21 +185,21 @@ class Assembler:
                     choice = self._choices[index] = _Choice()
                 choice.add(part)
 
-    @property
-    def usage(self) -> Json | None:
-        """As the provider said it last."""
-        return self._usage
-
     def characters(self) -> int:
         """Of the texts, tool calls left out."""
-        return sum(choice.characters() for choice in self._choices.values())
+        return sum(
+            len(part)
+            for choice in self._choices.values()
+            for parts in choice.texts.values()
+            for part in parts
+        )
 
     def completion(self) -> Json:
         """The whole; `index` is taken out of tool calls, where only chunks have it."""
         choices = [{"index": index, **self._choices[index].whole()} for index in sorted(self._choices)]
         whole = {**self._head, "object": "chat.completion", "choices": choices}
-        if self._usage is not None:
-            whole["usage"] = self._usage
+        if self.usage is not None:
+            whole["usage"] = self.usage
         return whole
 
 
@@ -209,8 +209,8 @@ class _Choice:
     def __init__(self) -> None:
         self._fields: Json = {"finish_reason": None}
         self._message: Json = {}
-        self._texts: dict[str, list[str]] = {}
-        self._placing = Calls()
+        self.texts: dict[str, list[str]] = {}
+        self._placing: Calls | None = None  # few choices have tool calls
         self._calls: dict[int, Json] = {}
 
     def add(self, part: Json) -> None:
@@ -230,12 +230,9 @@ class _Choice:
             else:
                 self._fields[name] = value
 
-    def characters(self) -> int:
-        return sum(sum(map(len, parts)) for parts in self._texts.values())
-
     def whole(self) -> Json:
         message = {**self._message}
-        for name, parts in self._texts.items():
+        for name, parts in self.texts.items():
             text = "".join(parts)
             message[name] = text if text.isascii() else mended(text)
         if self._calls:
@@ -245,7 +242,7 @@ class _Choice:
     def _grow(self, delta: Json) -> None:
         for name, value in delta.items():
             if type(value) is str:
-                parts = self._texts.get(name)
+                parts = self.texts.get(name)
                 if parts is not None:
                     parts.append(value)
                 else:
@@ -264,7 +261,7 @@ class _Choice:
             if value:
                 held.append({"type": "text", "text": value})
         else:
-            self._texts[name] = [_written(held), value] if name in _TEXTS and _is_number(held) else [value]
+            self.texts[name] = [_written(held), value] if name in _TEXTS and _is_number(held) else [value]
             self._message[name] = ""
 
     def _add_value(self, name: str, value: Any) -> None:
@@ -273,27 +270,28 @@ class _Choice:
         if name == "tool_calls":
             self._add_calls(value)
         elif isinstance(value, list):
-            parts = self._texts.pop(name, None)
+            parts = self.texts.pop(name, None)
             if parts is not None:  # content as a text, and now in parts
                 said = "".join(parts)
                 held = [{"type": "text", "text": said}] if said else []
             self._message[name] = _join_list(held if isinstance(held, list) else [], value)
-        elif name in _TEXTS and _is_number(value) and (name in self._texts or _is_number(held)):
+        elif name in _TEXTS and _is_number(value) and (name in self.texts or _is_number(held)):
             self._add_number(name, value)
         else:
-            self._texts.pop(name, None)
+            self.texts.pop(name, None)
             known = held if isinstance(held, dict) else {}
             self._message[name] = _join(known, value) if isinstance(value, dict) else value
 
     def _add_number(self, name: str, value: float) -> None:
-        if name not in self._texts:
+        if name not in self.texts:
             self._add_text(name, "")
-        self._texts[name].append(_written(value))
+        self.texts[name].append(_written(value))
 
     def _add_calls(self, value: Any) -> None:
         parts = value if isinstance(value, list) else [value]
         parts = [_sane(part) for part in parts if isinstance(part, dict)]
         self._message.setdefault("tool_calls", [])
+        self._placing = self._placing or Calls()
         for part, place in zip(parts, self._placing.places(parts), strict=True):
             _join(self._calls.setdefault(place.index, {}), _without(part, "index"))
 

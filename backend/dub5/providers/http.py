@@ -175,7 +175,8 @@ class HttpClient:
 
     async def post(self, body: Json, call: Call) -> bytes:
         """The body of a whole answer."""
-        deadline = _Deadline(_now() + self._timeouts.total, "finish its answer")
+        now = asyncio.get_running_loop().time()
+        deadline = _Deadline(now + self._timeouts.total, "finish its answer")
         try:
             async with asyncio.timeout_at(deadline.at):
                 response = await self._send(body, call)
@@ -194,8 +195,9 @@ class HttpClient:
 
     async def events(self, body: Json, call: Call) -> EventReader:
         """The server-sent events of a streamed answer, once its head is here. Use it in `with`."""
-        total = _Deadline(_now() + self._timeouts.total, "finish its answer")
-        first = min(total, _Deadline(_now() + self._timeouts.first_token, "send its first token"))
+        now = asyncio.get_running_loop().time()
+        total = _Deadline(now + self._timeouts.total, "finish its answer")
+        first = min(total, _Deadline(now + self._timeouts.first_token, "send its first token"))
         try:
             async with asyncio.timeout_at(first.at):
                 response = await self._send(body, call)
@@ -254,7 +256,8 @@ class HttpClient:
                 raise _out_of("threads") from None
             raise
         head = call.response
-        head.status, head.request_id, head.age = response.status, self._request_id(response), _age(response)
+        head.status, head.request_id = response.status, self._request_id(response)
+        head.age = _age(response.headers["age"]) if "age" in response.headers else 0.0
         if response.status == _OK:
             return response
         try:
@@ -591,10 +594,6 @@ def _done_by(proxy: Proxy, error: aiohttp.ClientError | TimeoutError) -> tuple[s
     return None
 
 
-def _now() -> float:
-    return asyncio.get_running_loop().time()
-
-
 async def _refusal_body(response: aiohttp.ClientResponse) -> bytes:
     """The body of a refusal, or what comes of it in good time; the status counts without it."""
     parts, left = [], refusals.MOST_READ
@@ -606,12 +605,10 @@ async def _refusal_body(response: aiohttp.ClientResponse) -> bytes:
     return b"".join(parts)
 
 
-def _age(response: aiohttp.ClientResponse) -> float:
-    """Seconds of `Age`, which a cache between us and the provider sets; 0 where there is none, or none that can be.
+def _age(header: str) -> float:
+    """Seconds of `Age`, which a cache between us and the provider sets; 0 where it is none that can be.
 
     RFC 9111, sections 1.2.2 and 5.1: of several the first counts, and what is too large counts as very large.
     """
-    if "age" not in response.headers:
-        return 0.0
-    written = response.headers["age"].partition(",")[0].strip()
+    written = header.partition(",")[0].strip()
     return min(float(written), _MOST_AGE) if re.fullmatch(r"[0-9]{1,300}", written) else 0.0

@@ -24,13 +24,10 @@ class OpenAIProvider:
     """See `Provider`."""
 
     def __init__(self, name: str, settings: OpenAISettings, *, key: str, access: Access = DIRECTLY) -> None:
+        self.name = name
         self._http = HttpClient(name, settings, "/chat/completions", key=key, access=access)
         self._stream_usage = settings.stream_usage
         self._quirks = Quirks(settings.quirks)
-
-    @property
-    def name(self) -> str:
-        return self._http.name
 
     async def aclose(self) -> None:
         await self._http.aclose()
@@ -56,8 +53,8 @@ class OpenAIProvider:
                             if is_keep_alive(event, data):
                                 continue
                             data = unlisted(data)  # noqa: PLW2901
-                        chunk = Payload.parse(data, self._http.name)
-                        if frames.is_ordinary(chunk.data):
+                        chunk = Payload.parse(data, self.name)
+                        if frames.passes(event, chunk.data):
                             yield chunk
                         else:
                             for each in frames.chunks(event, chunk):

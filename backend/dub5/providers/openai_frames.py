@@ -32,8 +32,12 @@ from dub5.providers.odd_answers import (
     look_for_error,
     unlisted,
 )
-from dub5.providers.protocol import Json, Payload, parsed
+from dub5.providers.protocol import FINISH_REASONS, Json, Payload, parsed
 from dub5.providers.sse import BODY, begins_events
+
+_USAGE_CHUNK = frozenset(
+    {"id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier"}
+)
 
 
 class Frames:
@@ -52,7 +56,7 @@ class Frames:
     @property
     def all_here(self) -> bool:
         """Whether nothing of the answer can be missing: what breaks now does not matter."""
-        return self._finished_all() and len(self._finished) >= self._expected
+        return not self._unfinished and len(self._finished) >= max(1, self._expected)
 
     def done(self) -> None:
         """The provider said that it was."""
@@ -60,22 +64,35 @@ class Frames:
 
     def close(self) -> None:
         """The stream is at its end. Unusable where the answer is not: some servers never say that they are done."""
-        if not (self._finished_all() or (self._done and self._unfinished)):
+        all_finished = bool(self._finished) and not self._unfinished
+        if not (all_finished or (self._done and self._unfinished)):
             # One that never began is an odd answer rather than one that broke off.
             raise Unusable(CUT, "model" if self._finished or self._unfinished else "request")
 
-    def is_ordinary(self, data: Json) -> bool:
-        """Whether a chunk is one of the many in the middle of a stream, which need no further look."""
+    def passes(self, event: bytes, data: Json) -> bool:
+        """Whether a chunk is as OpenAI would have written it: then it counts here, and needs no closer look (`chunks`).
+
+        `event` is its name among server-sent events.
+        """
         choices = data.get("choices")
-        if type(choices) is not list or len(choices) != 1 or "error" in data:
+        if type(choices) is not list or "error" in data:
             return False
+        if not choices:  # the usage, at the end
+            return not event and data.get("object") == "chat.completion.chunk" and data.keys() <= _USAGE_CHUNK
         choice = choices[0]
-        if type(choice) is not dict or choice.get("finish_reason") is not None:
+        if type(choice) is not dict or len(choices) != 1:
             return False
-        index, delta = choice.get("index"), choice.get("delta")
-        if type(index) is not int or type(delta) is not dict:
+        index, delta, reason = choice.get("index"), choice.get("delta"), choice.get("finish_reason")
+        if type(index) is not int or type(delta) is not dict or delta.get("tool_calls"):
             return False
-        return index in self._flowing and not delta.get("tool_calls")
+        if reason is None and index in self._flowing:  # one of the many in the middle
+            return True
+        known = reason is None or (type(reason) is str and reason in FINISH_REASONS)
+        if event or not known or choice.get("message") is not None or choice.get("error"):
+            return False
+        self._by_deltas = True
+        self._note(choices)
+        return True
 
     def chunks(self, event: bytes, chunk: Payload) -> Iterator[Payload]:
         """What any chunk stands for: mostly itself. `event` is its name among server-sent events.
@@ -106,9 +123,6 @@ class Frames:
         self._note(proper)
         same = choices is given and all(map(_is, proper, choices))
         yield chunk if same else Payload.of({**data, "choices": proper})
-
-    def _finished_all(self) -> bool:
-        return bool(self._finished) and not self._unfinished
 
     def _note(self, choices: list[Json]) -> None:
         """Which choices have ended; one that goes on after its end has not."""

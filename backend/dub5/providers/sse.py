@@ -57,7 +57,7 @@ class EventParser:
         self._line: list[bytes] = []  # parts of the line that has no end yet
         self._line_size = 0
         self._after_cr = False
-        self._between_events = False  # whether the last event is whole and nothing has come after it
+        self._between_events = True  # whether the last event is whole, and nothing has come after it
         self._event = b""
         self._data: list[bytes] = []
         self._data_size = 0
@@ -72,6 +72,7 @@ class EventParser:
                     break
                 events.append((b"", block[6:]))
             else:
+                self._begun = True
                 return events
         if not self._begun:
             received = self._begin(received)
@@ -124,7 +125,7 @@ class EventParser:
         if received:
             self._begun = True
             if received[:1] in {b"{", b"["}:
-                self._json = []
+                self._json, self._between_events = [], False
         return received
 
     def _split(self, received: bytes) -> list[bytes]:

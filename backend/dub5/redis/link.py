@@ -29,6 +29,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
 from redis.asyncio import RedisCluster
 from redis.asyncio.client import Pipeline, PubSub
 from redis.asyncio.sentinel import SentinelConnectionPool
@@ -320,10 +321,7 @@ class _Countdown:
         self._due = self._loop.time() + self._step
         self._timer = self._loop.call_at(self._due, self._on_step)
 
-    def __enter__(self) -> None:
-        """It runs already."""
-
-    def __exit__(self, *_: object) -> None:
+    def cancel(self) -> None:
         self._timer.cancel()
 
     def _on_step(self) -> None:
@@ -337,14 +335,11 @@ class _Countdown:
             self._timer = self._loop.call_at(self._due, self._on_step)
 
 
-class _Batch:
-    """Commands, and the callers that wait for the answers from `start` to `end` of them."""
+class _Batch(msgspec.Struct, eq=False):
+    """Commands, and the callers that wait for the answers from one to another of them."""
 
-    __slots__ = ("commands", "waiters")
-
-    def __init__(self) -> None:
-        self.commands: list[Command] = []
-        self.waiters: list[tuple[asyncio.Future[list[Any]], int, int]] = []
+    commands: list[Command] = []
+    waiters: list[tuple[asyncio.Future[list[Any]], int, int]] = []
 
     def fail(self, error: type[RedisUnavailable]) -> None:
         for waiter, _, _ in self.waiters:
@@ -400,13 +395,16 @@ class Batches:
         try:
             async with asyncio.timeout(None) as limit:
                 # Waiting for a connection counts: all of them are with a server that answers late.
-                with _Countdown(limit, self._timeout):
+                countdown = _Countdown(limit, self._timeout)
+                try:
                     async with self._connections:
                         if self._next is batch:
                             self._next = None
                         if all(waiter.done() for waiter, _, _ in batch.waiters):  # cancelled
                             return
                         answers = await self._server.send(batch.commands)
+                finally:
+                    countdown.cancel()
         except AnswerTooLarge:  # the server is well
             batch.fail(RedisUndecodable)
         except REDIS_ERRORS as error:
@@ -441,8 +439,11 @@ class Batches:
             with contextlib.suppress(*REDIS_ERRORS):
                 if await self._server.reconnect():
                     async with asyncio.timeout(None) as limit:
-                        with _Countdown(limit, self._timeout):
+                        countdown = _Countdown(limit, self._timeout)
+                        try:
                             [answer] = await self._server.send([_PING])
+                        finally:
+                            countdown.cancel()
                     if isinstance(answer, Exception):
                         raise answer
                 break
