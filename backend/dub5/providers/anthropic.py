@@ -39,15 +39,12 @@ class AnthropicProvider:
     def __init__(
         self, name: str, settings: AnthropicSettings, *, key: str, access: Access = DIRECTLY
     ) -> None:
+        self.name = name
         version = {"anthropic-version": VERSION}
         self._http = HttpClient(name, settings, "/messages", key=key, access=access, headers=version)
         self._max_tokens = settings.max_tokens
         self._beta = any(name.lower() == "anthropic-beta" for name in settings.headers)
         self._quirks = Quirks(settings.quirks, built_in={})
-
-    @property
-    def name(self) -> str:
-        return self._http.name
 
     async def aclose(self) -> None:
         await self._http.aclose()
