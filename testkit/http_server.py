@@ -21,7 +21,7 @@ instead of HTTP. A script is an async function of the call and the wire:
         await fake.wait_cancelled()                     # a client closed before its answer was complete
         assert fake.connections == 1                    # sockets accepted so far
 
-With `FakeServer(tls=…)` it speaks HTTPS.
+With `FakeServer(tls=…)` it speaks HTTPS. `shared_loop=False` is for a server whose clients are in other processes.
 """
 
 from __future__ import annotations
@@ -83,8 +83,11 @@ class Call:
 class Wire:
     """The answering end of one connection."""
 
-    def __init__(self, writer: asyncio.StreamWriter, left: asyncio.Event) -> None:
+    def __init__(
+        self, writer: asyncio.StreamWriter, left: asyncio.Event, *, shared_loop: bool = True
+    ) -> None:
         self._writer = writer
+        self._shared_loop = shared_loop
         self.left = left
         self.chunked = False
         self.reusable = False
@@ -110,11 +113,12 @@ class Wire:
         self.reusable = True
 
     async def raw(self, data: bytes) -> None:
-        """Bytes as they are. Two turns of the loop let a client in the same loop read them on their own."""
+        """Bytes as they are."""
         self._writer.write(data)
         await self._writer.drain()
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        if self._shared_loop:  # two turns let a client in the same loop read them on their own
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
 
     def die(self) -> None:
         """Reset the connection."""
@@ -194,8 +198,17 @@ def hang() -> Script:
 class FakeServer:
     """See the module. A script that raises fails the test when the server is closed."""
 
-    def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        tls: ssl.SSLContext | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        shared_loop: bool = True,
+    ) -> None:
         self._tls = tls
+        self._host, self._port = host, port
+        self._shared_loop = shared_loop
         self.calls: list[Call] = []
         self.connections = 0
         self.open_calls = 0
@@ -215,7 +228,12 @@ class FakeServer:
     def url(self) -> str:
         assert self._server is not None, "the server is used as a context manager"
         scheme = "http" if self._tls is None else "https"
-        return f"{scheme}://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return f"{scheme}://{self._host}:{self._server.sockets[0].getsockname()[1]}"
+
+    @property
+    def open_connections(self) -> int:
+        """Those that no side has closed."""
+        return len(self._connections)
 
     async def wait_called(self) -> Call:
         """The next call, as soon as its request is here."""
@@ -230,7 +248,7 @@ class FakeServer:
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: _Protocol(self._accept), "127.0.0.1", 0, ssl=self._tls
+            lambda: _Protocol(self._accept), self._host, self._port, ssl=self._tls, backlog=2048
         )
         return self
 
@@ -260,7 +278,7 @@ class FakeServer:
             reusable = True
             while reusable:
                 call = await _read_call(reader)
-                wire = Wire(writer, left)
+                wire = Wire(writer, left, shared_loop=self._shared_loop)
                 await self._answer(call, wire)
                 reusable = wire.reusable
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -273,9 +291,23 @@ class FakeServer:
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()
 
-    async def _answer(self, call: Call, wire: Wire) -> None:
+    def begun(self, call: Call) -> None:
+        """Its request is here."""
         self.calls.append(call)
         self._came.put_nowait(call)
+
+    def ended(self, call: Call, error: BaseException | None, *, left: bool) -> None:
+        """`error` is what the script raised; the client has `left` before its answer was complete, or it has it."""
+        if left:
+            call.cancelled.set()
+            self._cancelled.put_nowait(call)
+        elif error is not None:
+            self._errors.append(error)
+        else:
+            call.finished.set()
+
+    async def _answer(self, call: Call, wire: Wire) -> None:
+        self.begun(call)
         self.open_calls += 1
         script = self.replies.pop(0) if self.replies else self.reply
         running = asyncio.ensure_future(script(call, wire))
@@ -283,13 +315,8 @@ class FakeServer:
         try:
             await asyncio.wait({running, leaving}, return_when=asyncio.FIRST_COMPLETED)
             error = running.exception() if running.done() else None
-            if isinstance(error, ConnectionError) or (leaving.done() and not wire.reusable and not wire.dead):
-                call.cancelled.set()
-                self._cancelled.put_nowait(call)
-            elif error is not None:
-                self._errors.append(error)
-            else:
-                call.finished.set()
+            gone = leaving.done() and not wire.reusable and not wire.dead
+            self.ended(call, error, left=gone or isinstance(error, ConnectionError))
         finally:
             running.cancel()
             leaving.cancel()

@@ -1,5 +1,7 @@
 """A stand-in for an OpenAI-compatible provider, as a process of its own: `python -m testkit.provider`.
 
+The tests of a cluster run it in a pod, with the two modules that it imports and the product's own dependencies.
+
 It prints its base URL and then answers
 
 * `POST /v1/chat/completions`, whole or streamed, at the pace that is set, or with the fault that is set;
@@ -20,18 +22,21 @@ import asyncio
 import contextlib
 import math
 import random
+import sys
 import time
+import traceback
 import zlib
 from collections import Counter
-from collections.abc import AsyncIterator
 from typing import Any, Literal
 
 import msgspec
 import uvloop
 
-_HEAD = {"id": "chatcmpl-benchmark", "created": 1_700_000_000, "model": "benchmark"}
-_END_OF_HEAD = b"\r\n\r\n"
-_EVENTS = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+from testkit.http_server import Call, Script, Wire, hang, raw, stream, whole
+from testkit.openai_server import DONE, FakeOpenAI, chunk, completion
+
+_FLUSH = 0.01
+"""Seconds in which what was written reaches the client before its connection is reset."""
 
 Fault = Literal["", "hang", "slow", "refuse", "break", "derail", "not-http", "not-json", "bad-events"]
 """hang: takes the call and never answers. slow: the first token comes after `slow_first_token`. refuse: `status`,
@@ -60,57 +65,44 @@ class Settings(msgspec.Struct, frozen=True):
     changes_every: float = 0.0
 
 
-class Broken(Exception):
-    """The connection is reset."""
+class Provider(FakeOpenAI):
+    """The state of the process. Unlike a test's server it keeps no call: a row may make a million."""
 
-
-class Provider:
-    """The state of the process."""
-
-    def __init__(self) -> None:
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(host=host, port=port, shared_loop=False)
         self.settings = Settings()
-        self.calls: Counter[str] = Counter()
-        self.live = 0
-        self.connections = 0
-        self._chance = random.Random(1)
+        self.questions: Counter[str] = Counter()
+        self._rng = random.Random(1)
 
-    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer one request after the other until the client leaves; then this task is cancelled."""
-        self.connections += 1
-        try:
-            while True:
-                path, body = await _request(reader)
-                await self._answer(path, body, writer)
-        except Broken:
-            writer.transport.abort()
-        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass
-        finally:
-            self.connections -= 1
-            writer.close()
+    def begun(self, call: Call) -> None:
+        """Nothing is kept."""
 
-    async def _answer(self, path: str, body: bytes, writer: asyncio.StreamWriter) -> None:
-        if path == "/calls":
-            counted = {"total": self.calls.total(), "questions": self.calls, "live": self.live}
-            await _whole(writer, {**counted, "connections": self.connections - 1})  # the asker's own left out
-        elif path == "/settings":
-            fields = {**msgspec.to_builtins(self.settings), **msgspec.json.decode(body)}
+    def ended(self, call: Call, error: BaseException | None, *, left: bool) -> None:
+        if error is not None and not left:
+            traceback.print_exception(error, file=sys.stderr)
+
+    async def default(self, call: Call, wire: Wire) -> None:
+        if call.path == "/calls":
+            others = {
+                "live": self.open_calls - 1,
+                "connections": self.open_connections - 1,
+            }  # but for this one
+            await whole({"total": self.questions.total(), "questions": self.questions, **others})(call, wire)
+        elif call.path == "/settings":
+            fields = {**msgspec.to_builtins(self.settings), **msgspec.json.decode(call.raw)}
             self.settings = msgspec.convert(fields, Settings)
-            await _whole(writer, fields)
+            await whole(fields)(call, wire)
         else:
-            self.live += 1
-            try:
-                await self._complete(msgspec.json.decode(body), writer)
-            finally:
-                self.live -= 1
+            await self._complete(call, wire, msgspec.json.decode(call.raw))
 
-    async def _complete(self, asked: dict[str, Any], writer: asyncio.StreamWriter) -> None:
-        settings = self.settings
+    async def _complete(self, call: Call, wire: Wire, asked: dict[str, Any]) -> None:
+        settings, streamed = self.settings, bool(asked.get("stream"))
         question = asked["messages"][-1]["content"]
-        self.calls[question] += 1
-        fault = settings.fault if settings.fault and self._chance.random() < settings.share else ""
-        if fault in {"hang", "refuse", "not-http", "not-json", "bad-events"}:
-            await _fail(fault, settings, writer, streamed=bool(asked.get("stream")))
+        self.questions[question] += 1
+        fault = settings.fault if settings.fault and self._rng.random() < settings.share else ""
+        failing = _failing(fault, settings, streamed=streamed)
+        if failing is not None:
+            await failing(call, wire)
             return
         asker = (asked.get("metadata") or {}).get("asker", "")
         texts = [
@@ -123,23 +115,13 @@ class Provider:
             "total_tokens": 9 + settings.tokens,
         }
         first_token = settings.slow_first_token if fault == "slow" else settings.first_token
-        await asyncio.sleep(first_token * self._chance.uniform(1 - settings.spread, 1 + settings.spread))
-        if not asked.get("stream"):
+        await asyncio.sleep(first_token * self._rng.uniform(1 - settings.spread, 1 + settings.spread))
+        if streamed:
+            await _stream(wire, texts, settings.between, usage, fault)
+        else:
             await asyncio.sleep(settings.between * (settings.tokens - 1))
-            message = {"role": "assistant", "content": "".join(texts)}
-            choice = {"index": 0, "message": message, "finish_reason": "stop"}
-            answer = {**_HEAD, "object": "chat.completion", "choices": [choice], "usage": usage}
-            await _whole(writer, answer, half=fault in {"break", "derail"})
-            return
-        writer.write(_EVENTS)
-        async for number, event in _events(texts, settings.between, usage):
-            if fault in {"break", "derail"} and number >= len(texts) // 2:
-                await _spoil(fault, writer)
-                return
-            writer.write(b"%x\r\n%b\r\n" % (len(event), event))
-            await writer.drain()
-        writer.write(b"0\r\n\r\n")
-        await writer.drain()
+            answer = {**completion({"content": "".join(texts)}), "usage": usage}
+            await _whole(wire, msgspec.json.encode(answer), broken=fault in {"break", "derail"})
 
 
 def _end(question: str, every: float) -> str:
@@ -150,103 +132,55 @@ def _end(question: str, every: float) -> str:
     return f"{every * (math.floor(time.time() / every + phase) + 1 - phase):.3f}|"
 
 
-async def _request(reader: asyncio.StreamReader) -> tuple[str, bytes]:
-    """Path and body."""
-    head = (await reader.readuntil(_END_OF_HEAD)).decode("latin-1")
-    lengths = [line[15:] for line in head.split("\r\n") if line.lower().startswith("content-length:")]
-    return head.split(" ", 2)[1], await reader.readexactly(int(lengths[0]) if lengths else 0)
-
-
-async def _fail(fault: str, settings: Settings, writer: asyncio.StreamWriter, *, streamed: bool) -> None:
+def _failing(fault: str, settings: Settings, *, streamed: bool) -> Script | None:
     """A fault that leaves nothing of an answer."""
     if fault == "hang":
-        await asyncio.Event().wait()
-    elif fault == "refuse":
+        return hang()
+    if fault == "refuse":
         pause = {} if settings.retry_after is None else {"retry-after": str(settings.retry_after)}
-        await _whole(writer, {"error": {"message": "Slow down."}}, status=settings.status, headers=pause)
-    elif fault == "not-http":
-        writer.write(b"SSH-2.0-nonsense\r\n\r\n")
-        await writer.drain()
-        raise ConnectionError
-    elif fault == "bad-events" and streamed:
-        garbage = b'data: {"choices": [{"del\n\n'
-        writer.write(_EVENTS + b"%x\r\n%b\r\n0\r\n\r\n" % (len(garbage), garbage))
-        await writer.drain()
-    else:
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 13\r\n\r\n<html></html>")
-        await writer.drain()
+        return whole({"error": {"message": "Slow down."}}, status=settings.status, headers=pause)
+    if fault == "not-http":
+        return raw(b"SSH-2.0-nonsense\r\n\r\n")
+    if fault == "bad-events" and streamed:
+        return stream([b'data: {"choices": [{"del\n\n'])
+    if fault in {"not-json", "bad-events"}:
+        return whole(None, raw=b"<html></html>", headers={"content-type": "text/html"})
+    return None
 
 
-async def _spoil(fault: str, writer: asyncio.StreamWriter) -> None:
-    """The end of a stream that goes wrong half-way. What was written goes out first."""
-    await writer.drain()
-    await asyncio.sleep(0.01)
-    if fault == "break":
-        raise Broken
-    garbage = b"data: \xff\xfe nonsense\n\n"
-    writer.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(garbage), garbage))
-    await writer.drain()
-
-
-async def _events(
-    texts: list[str], between: float, usage: dict[str, int]
-) -> AsyncIterator[tuple[int, bytes]]:
-    """Each event with its number."""
+async def _stream(wire: Wire, texts: list[str], between: float, usage: dict[str, int], fault: str) -> None:
+    """With `break` or `derail` it goes wrong half-way."""
+    await wire.head(200, {"content-type": "text/event-stream"})
     for index, text in enumerate(texts):
         if index:
             await asyncio.sleep(between)
-        delta = {"role": "assistant", "content": text}
-        yield index, _chunk([{"index": 0, "delta": delta, "finish_reason": None}])
-    yield len(texts), _chunk([{"index": 0, "delta": {}, "finish_reason": "stop"}])
-    yield len(texts) + 1, _chunk([], usage=usage) + b"data: [DONE]\n\n"
+        if fault in {"break", "derail"} and index >= len(texts) // 2:
+            await asyncio.sleep(_FLUSH)
+            if fault == "break":
+                wire.die()
+                return
+            await wire.send(b"data: \xff\xfe nonsense\n\n")
+            await wire.end()
+            return
+        await wire.send(_frame(chunk({"role": "assistant", "content": text})))
+    await wire.send(_frame(chunk({}, "stop")))
+    await wire.send(_frame({**chunk({}), "choices": [], "usage": usage}) + DONE)
+    await wire.end()
 
 
-def _chunk(choices: list[dict[str, Any]], **more: Any) -> bytes:
-    data = {**_HEAD, "object": "chat.completion.chunk", "choices": choices, **more}
+def _frame(data: dict[str, Any]) -> bytes:
     return b"data: " + msgspec.json.encode(data) + b"\n\n"
 
 
-async def _whole(
-    writer: asyncio.StreamWriter,
-    data: Any,
-    *,
-    status: int = 200,
-    headers: dict[str, str] | None = None,
-    half: bool = False,
-) -> None:
-    """With `half` the connection is reset in the middle of the body."""
-    body = msgspec.json.encode(data)
-    fields = {"content-type": "application/json", "content-length": str(len(body)), **(headers or {})}
-    lines = [f"HTTP/1.1 {status} Whatever", *(f"{name}: {value}" for name, value in fields.items())]
-    writer.write("\r\n".join([*lines, "", ""]).encode() + (body[: len(body) // 2] if half else body))
-    await writer.drain()
-    if half:
-        await asyncio.sleep(0.01)
-        raise Broken
-
-
-class _Connection(asyncio.StreamReaderProtocol):
-    """One client; what is being done for it ends when it leaves."""
-
-    def __init__(self, provider: Provider) -> None:
-        self._provider = provider
-        self._serving: asyncio.Task[None] | None = None
-        super().__init__(asyncio.StreamReader(limit=2**20), self._accepted)
-
-    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._serving = asyncio.create_task(self._provider.connected(reader, writer))
-
-    def eof_received(self) -> bool:
-        self._left()
-        return False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._left()
-        super().connection_lost(exc)
-
-    def _left(self) -> None:
-        if self._serving is not None:
-            self._serving.cancel()
+async def _whole(wire: Wire, body: bytes, *, broken: bool) -> None:
+    """Where it is `broken` the connection is reset in the middle of the body."""
+    await wire.head(200, {"content-length": str(len(body))})
+    await wire.send(body[: len(body) // 2] if broken else body)
+    if broken:
+        await asyncio.sleep(_FLUSH)
+        wire.die()
+    else:
+        await wire.end()
 
 
 async def main() -> None:
@@ -254,12 +188,9 @@ async def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0: a free one")
     asked = parser.parse_args()
-    provider = Provider()
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: _Connection(provider), asked.host, asked.port, backlog=2048)
-    print(f"http://{asked.host}:{server.sockets[0].getsockname()[1]}/v1", flush=True)
-    async with server:
-        await server.serve_forever()
+    async with Provider(asked.host, asked.port) as provider:
+        print(provider.base_url, flush=True)
+        await asyncio.Event().wait()
 
 
 if __name__ == "__main__":

@@ -7,15 +7,15 @@ each with a health of its own, and knows neither OpenAI's nor Anthropic's API.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import enum
-import json
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
+
+from testkit.http_server import Call, FakeServer, Wire
 
 Json = dict[str, Any]
 
@@ -56,77 +56,45 @@ class Fake:
     def __init__(self, answer: Answer) -> None:
         self.calls: Counter[str] = Counter()
         self.paths: list[str] = []
-        self.url = ""
+        self.server = FakeServer()
+        self.server.reply = self._play
         self._answer = answer
-        self._open: set[asyncio.Task[Any]] = set()
 
-    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._open.add(task)
-        try:
-            while await self._one(reader, writer):
-                pass
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            self._open.discard(task)
-            writer.close()
+    @property
+    def url(self) -> str:
+        return self.server.url
 
-    def leave(self) -> None:
-        for task in self._open:
-            task.cancel()
-
-    async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """Whether the connection can be used again."""
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        lengths = [line[15:] for line in head.split("\r\n") if line.lower().startswith("content-length:")]
-        body = json.loads(await reader.readexactly(int(lengths[0]))) if lengths else {}
-        path = head.split(" ", 2)[1]
-        name = path.split("/")[1]
-        self.paths.append(path)
+    async def _play(self, call: Call, wire: Wire) -> None:
+        name = call.path.split("/")[1]
+        self.paths.append(call.path)
         self.calls[name] += 1
-        reply = await self._answer(name, body)
+        reply = await self._answer(name, call.body if call.raw else {})
+        fields = {"content-type": reply.kind, "transfer-encoding": "chunked", **reply.headers}
         lines = [
             f"HTTP/1.1 {reply.status} Whatever",
-            f"content-type: {reply.kind}",
-            "transfer-encoding: chunked",
+            *(f"{field}: {value}" for field, value in fields.items()),
         ]
-        lines += [f"{field}: {value}" for field, value in reply.headers.items()]
-        writer.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
+        wire.chunked = True  # whatever the headers say: some of these answers contradict themselves
+        await wire.raw("\r\n".join([*lines, "", ""]).encode("latin-1"))
         for part in reply.parts:
             if part is Step.HANG:
-                await writer.drain()
-                await reader.read(1)  # the client has nothing to say: only its leaving ends this
-                return False
+                await wire.left.wait()
+                return
             if part is Step.RESET:
                 await asyncio.sleep(0.02)  # what was written before is not to be lost with the connection
-                writer.transport.abort()
-                return False
+                wire.die()
+                return
             if part is Step.CLOSE:
-                return False
+                return
             assert isinstance(part, bytes)
             if part:
-                writer.write(b"%x\r\n%b\r\n" % (len(part), part))
-            await writer.drain()
-            if len(reply.parts) > 1:
-                await asyncio.sleep(0)
-        writer.write(b"0\r\n\r\n")
-        await writer.drain()
-        return True
+                await wire.send(part)
+        await wire.end()
 
 
 @asynccontextmanager
 async def fake(answer: Answer) -> AsyncIterator[Fake]:
     """On a free port of the loopback."""
     playing = Fake(answer)
-    server = await asyncio.start_server(playing.connected, "127.0.0.1", 0, backlog=1024, limit=2**24)
-    playing.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    try:
+    async with playing.server:
         yield playing
-    finally:
-        server.close()
-        playing.leave()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(5):
-                await server.wait_closed()

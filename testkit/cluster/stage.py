@@ -18,7 +18,7 @@ from testkit.places import ROOT
 
 NAMESPACE = "dub5-stage"
 CODE = {
-    "provider.py": Path("testkit/provider.py"),
+    **{name: Path("testkit", name) for name in ("provider.py", "http_server.py", "openai_server.py")},
     "load.py": Path("testkit/cluster/pods/load.py"),
     "asking.py": Path("testkit/cluster/pods/asking.py"),
     "leaving.js": Path("testkit/cluster/pods/leaving.js"),
