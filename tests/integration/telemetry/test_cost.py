@@ -21,6 +21,7 @@ import pytest
 
 from dub5.app import Application
 from dub5.settings.loader import convert
+from testkit.openai_server import Call, FakeOpenAI, Wire, completion, frames, whole
 
 HIT, MISS, CHUNK = 340, 2800, 75
 """Calls for a hit from memory, for a miss that is stored in memory, and for each chunk of a stream."""
@@ -39,52 +40,24 @@ def provider(log_to: Callable[..., object]) -> Iterator[str]:
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    starting = asyncio.start_server(_answer, "127.0.0.1", 0)
-    server = asyncio.run_coroutine_threadsafe(starting, loop).result(10)
-    yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-    asyncio.run_coroutine_threadsafe(_stop(server), loop).result(10)
+    fake = FakeOpenAI(shared_loop=False)
+    fake.reply = _answer
+    asyncio.run_coroutine_threadsafe(fake.__aenter__(), loop).result(10)
+    yield fake.base_url
+    asyncio.run_coroutine_threadsafe(fake.__aexit__(), loop).result(10)
     loop.call_soon_threadsafe(loop.stop)
     thread.join(10)
     loop.close()
 
 
-async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-        while True:
-            head = (await reader.readuntil(b"\r\n\r\n")).lower()
-            length = int(head.partition(b"content-length:")[2].partition(b"\r")[0])
-            asked = json.loads(await reader.readexactly(length))
-            question = asked["messages"][-1]["content"]
-            body, kind = _whole(), "application/json"
-            if asked.get("stream"):
-                body, kind = _events(int(question.removeprefix(CHUNKS))), "text/event-stream"
-            lines = f"HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\n\r\n"
-            writer.write(lines.encode() + body)
-            await writer.drain()
-    writer.close()
-
-
-def _whole() -> bytes:
-    choice = {"index": 0, "message": {"role": "assistant", "content": "x" * 800}, "finish_reason": "stop"}
-    usage = {"prompt_tokens": 9, "completion_tokens": 9, "total_tokens": 18}
-    return json.dumps({"id": "1", "object": "chat.completion", "choices": [choice], "usage": usage}).encode()
-
-
-def _events(count: int) -> bytes:
-    chunks: list[dict[str, Any]] = [{"delta": {"content": "word "}, "finish_reason": None}] * count
-    chunks.append({"delta": {}, "finish_reason": "stop"})
-    head = {"id": "1", "object": "chat.completion.chunk"}
-    events = [json.dumps({**head, "choices": [{"index": 0, **chunk}]}) for chunk in chunks]
-    return "".join(f"data: {event}\n\n" for event in [*events, "[DONE]"]).encode()
-
-
-async def _stop(server: asyncio.Server) -> None:
-    server.close()
-    await asyncio.sleep(0)
-    rest = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-    for task in rest:
-        task.cancel()
-    await asyncio.gather(*rest, return_exceptions=True)
+async def _answer(call: Call, wire: Wire) -> None:
+    """In one piece, a stream too: how often the client reads must not be left to chance."""
+    if call.body.get("stream"):
+        count = int(call.body["messages"][-1]["content"].removeprefix(CHUNKS))
+        events = b"".join(part for part in frames(*["word "] * count) if isinstance(part, bytes))
+        await whole(None, raw=events, headers={"content-type": "text/event-stream"})(call, wire)
+    else:
+        await whole(completion({"content": "x" * 800}))(call, wire)
 
 
 async def asked(application: Application, question: str, *, stream: bool = False) -> bytes:
