@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dub5.contract import Access, Verdict
-from dub5_operator.planner.decision import Learning, Limits, Shape, is_sane_access, is_sane_verdict
+from dub5_operator.planner.decision import Learning, PolicyLimits, Shape, is_sane_access, is_sane_verdict
 
 NOW = 1_000_000.0
-LIMITS = Limits(shortest=5, longest=86400, budget=0.01, initial=60)
+LIMITS = PolicyLimits(shortest=5, longest=86400, budget=0.01, initial=60)
 ACCESS = Access(1, "c", NOW, True, 100, 0.001, 1.0)
 VERDICT = Verdict(1, "c", NOW - 60, NOW, False, 3, "refetch")
 
