@@ -35,20 +35,16 @@ from dub5.api.draining import DrainMiddleware
 from dub5.api.errors import HANDLERS
 from dub5.api.origins import Origins
 from dub5.api.page import Page
-from dub5.cache.answers import AnswerCache
-from dub5.cache.clock import RedisClock
-from dub5.cache.entry import most_stored
-from dub5.cache.flights import Flights
+from dub5.cache.entry import RedisClock, most_stored
+from dub5.cache.flights import Flights, OneReplica
 from dub5.cache.leases import Leases
-from dub5.cache.local import LocalCache
 from dub5.cache.policies import Policies
 from dub5.cache.purges import Purges
 from dub5.cache.samples import Sampler
-from dub5.cache.shared import SharedCache
-from dub5.chat.asking import Means
+from dub5.cache.store import AnswerStore, LocalCache
 from dub5.chat.catalog import Catalog
 from dub5.chat.personalities import compile_all
-from dub5.chat.pipeline import Pipeline
+from dub5.chat.pipeline import Pipeline, Services
 from dub5.contract import POLICY_CHANNEL, PURGE_CHANNEL
 from dub5.process.descriptors import Room, Sockets, divide, limit
 from dub5.providers.call import Model
@@ -95,20 +91,18 @@ class Application:
         self._redis = _redis_link(settings, environment, self.metrics, self.background)
         self._clock = RedisClock(self.metrics)
         self._purges = Purges(self._redis, redis_clock=self._clock)
-        self._answers = self._answer_cache()
         self._catalog = self._build_catalog()
         self._policies = Policies(self._catalog.classes, self._redis, self.metrics, self.background)
         self._leases = Leases(self._redis, self.background, self._clock) if self._redis is not None else None
         self._sampler = self._build_sampler()
-        self._flights = Flights(self._leases, self.metrics)
+        self._store = self._build_store()
+        self._flights = Flights(self._store, self._leases or OneReplica(), self.metrics)
         self._pipeline = Pipeline(
             self._catalog,
-            self._answers,
             self._flights,
-            Means(self._build_gate(), self.metrics, self._tracer),
+            Services(self._build_gate(), self._store, self.metrics, self._tracer),
             policies=self._policies,
             undecodable=self._redis.undecodable if self._redis is not None else lambda *_: None,
-            sampler=self._sampler,
         )
         self._limiter = RateLimiter(
             settings.limits,
@@ -151,9 +145,8 @@ class Application:
             self._redis.subscribe(POLICY_CHANNEL, self._policies.on_published)
             await self._leases.start()
             await self._redis.start()
-        if self._answers is not None:
-            ends("answers", self._answers.stop)
-            await self._answers.start()
+        ends("answers", self._store.stop)
+        await self._store.start()
         ends("policies", self._policies.stop)
         await self._policies.start()
         if self._sampler is not None:
@@ -240,38 +233,29 @@ class Application:
         """Give up what is under way: `__aexit__` will wait for nothing."""
         self._flights.abandon()
 
-    def _answer_cache(self) -> AnswerCache | None:
+    def _build_store(self) -> AnswerStore:
         settings = self.settings.cache
-        if not settings.enabled:
-            return None
         local = LocalCache(settings.local_bytes)
-        self.metrics.cache_entries.labels("local").set_function(local.count)
-        self.metrics.cache_bytes.labels("local").set_function(local.bytes)
-        shared = None
-        if self._redis is not None:
-            shared = SharedCache(
-                self._redis,
-                self._purges,
-                self.metrics,
-                self.background,
-                max_entry=settings.max_entry,
-                clock=self._clock,
-            )
-        answers = AnswerCache(
+        if settings.enabled:
+            self.metrics.cache_entries.labels("local").set_function(local.count)
+            self.metrics.cache_bytes.labels("local").set_function(local.bytes)
+        store = AnswerStore(
             local,
-            shared,
+            self._redis,
             self._purges,
             max_entry=settings.max_entry,
+            sampler=self._sampler,
             background=self.background,
             clock=self._clock,
+            enabled=settings.enabled,
         )
-        if self._redis is not None:
-            self._redis.subscribe(PURGE_CHANNEL, answers.on_purged)
-        return answers
+        if self._redis is not None and settings.enabled:
+            self._redis.subscribe(PURGE_CHANNEL, store.on_purged)
+        return store
 
     def _build_sampler(self) -> Sampler | None:
         settings = self.settings.cache
-        if self._redis is None or self._leases is None or self._answers is None:
+        if self._redis is None or self._leases is None or not settings.enabled:
             return None
         return Sampler(
             self._redis,
@@ -314,7 +298,7 @@ class Application:
             ],
             dependencies=_provide(
                 catalog=self._catalog,
-                answers=self._answers,
+                store=self._store,
                 policies=self._policies,
                 pipeline=self._pipeline,
                 metrics=self.metrics,

@@ -17,9 +17,8 @@ from typing import Any
 import msgspec
 
 from benchmarks.figures import Figure, percentile, progress
-from dub5.cache.entry import Entry, pack, unpack
-from dub5.cache.flight import Identity
-from dub5.cache.local import LocalCache
+from dub5.cache.entry import Entry, Identity, pack, unpack
+from dub5.cache.store import LocalCache
 from dub5.contract import entry_key
 from testkit.redis_server import RedisServer
 

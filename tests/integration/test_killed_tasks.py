@@ -23,7 +23,7 @@ from redis.asyncio import Redis
 
 from dub5.admission import keys, limits
 from dub5.cache import policies, samples
-from dub5.cache.flight import Flight
+from dub5.cache.flights import Flight
 from dub5.contract import POLICY_CHANNEL, POLICY_KEY, REPLICAS, SAMPLES_READER
 from dub5.telemetry.background import BackgroundTask, Jobs
 from testkit.openai_server import Call, FakeOpenAI, Wire, say
@@ -364,8 +364,6 @@ async def test_jobs_are_killed_all_the_time_and_every_answer_is_whole(
         async with callers(scene):
             expected = {
                 "redis-batch",
-                "cache-lookup",
-                "purge-lookup",
                 "answer-comparison",
                 "flight-publisher",
             }

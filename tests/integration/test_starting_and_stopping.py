@@ -105,7 +105,7 @@ async def test_what_is_done_again_later_does_not_keep_it_from_starting(
 
 @pytest.mark.parametrize(
     "part",
-    ["_tracer", "background", "_redis", "_leases", "_answers", "_policies", "_sampler", "_limiter", "_lag"],
+    ["_tracer", "background", "_redis", "_leases", "_store", "_policies", "_sampler", "_limiter", "_lag"],
 )
 async def test_whichever_part_cannot_stop_the_others_do(
     redis: str, monkeypatch: pytest.MonkeyPatch, logs: list[EventDict], part: str

@@ -15,9 +15,9 @@ from msgspec import Meta
 from dub5.admission.arrivals import Arrivals
 from dub5.admission.keys import Caller
 from dub5.api.http import parse_tags, read_body, require_json
-from dub5.cache.answers import AnswerCache
 from dub5.cache.freshness import NO_DIRECTIVES
 from dub5.cache.policies import Policies
+from dub5.cache.store import AnswerStore
 from dub5.chat.catalog import Catalog
 from dub5.chat.pipeline import Pipeline, answer_too_large
 from dub5.chat.request import invalid, read
@@ -125,7 +125,7 @@ class CacheController(Controller):
     async def cache(
         self,
         catalog: NamedDependency[Catalog],
-        answers: NamedDependency[AnswerCache | None],
+        store: NamedDependency[AnswerStore],
         policies: NamedDependency[Policies],
         metrics: NamedDependency[Metrics],
     ) -> dict[str, Any]:
@@ -133,7 +133,7 @@ class CacheController(Controller):
         lookups = metrics.lookups_by_class()
         classes = {}
         for name, each in catalog.classes.items():
-            lifetimes = policies.lifetimes(name)
+            lifetimes = policies.in_force[name]
             counts = lookups.get(name, {})
             classes[name] = {
                 **msgspec.to_builtins(lifetimes),
@@ -145,13 +145,13 @@ class CacheController(Controller):
                 "lookups": counts,
                 "hit_ratio": _hit_ratio(counts),
             }
-        entries, size = answers.occupancy() if answers is not None else (0, 0)
+        entries, size = store.occupancy()
         local = {"entries": entries, "bytes": size}
-        return {"enabled": answers is not None, "local": local, "classes": classes}
+        return {"enabled": store.enabled, "local": local, "classes": classes}
 
     @post("/invalidations", opt={"role": "tenant_admin"}, status_code=200)
     async def invalidate(
-        self, request: Request[Any, Any, Any], answers: NamedDependency[AnswerCache | None]
+        self, request: Request[Any, Any, Any], store: NamedDependency[AnswerStore]
     ) -> dict[str, Any]:
         """Forget answers, at once here and within a second everywhere; PurgedHereOnly where Redis is away."""
         require_json(dict(request.headers))
@@ -160,7 +160,7 @@ class CacheController(Controller):
             raise InvalidRequest(f"A purge is at most {_LONGEST_PURGE} bytes.", param="body")
         wanted = _parse(body, Invalidation)
         names = wanted.names(_owner(wanted, request.state.caller))
-        if answers is not None and not await answers.purge(names):
+        if store.enabled and not await store.purge(names):
             raise PurgedHereOnly
         return {"purged": names}
 
@@ -188,7 +188,7 @@ class CacheController(Controller):
             question = pipeline.prepare(
                 asked,
                 caller=caller,
-                asked=NO_DIRECTIVES,
+                directives=NO_DIRECTIVES,
                 tags=tags,
                 record=record_of(request.scope),
                 key=key,

@@ -36,10 +36,9 @@ from dub5.api.http import (
     while_client_stays,
 )
 from dub5.cache.freshness import Directives
-from dub5.cache.status import CacheStatus
-from dub5.chat.pipeline import Answer, Pipeline
+from dub5.chat.answer import Answer, CacheStatus, Relay, error_event
+from dub5.chat.pipeline import Pipeline
 from dub5.chat.question import Question
-from dub5.chat.relay import Relay, error_event
 from dub5.chat.request import most_tokens, parse, read
 from dub5.errors import DeadlinePassed, Dub5Error, InternalError, ProviderError, ProviderTimeout, WrongMethod
 from dub5.json_steps import LARGE
@@ -114,7 +113,7 @@ class ChatRoute:
         record.tenant, record.key_id = caller.tenant, caller.key_id
         caller.require("chat")
         require_json(headers)
-        asked = Directives.parse(headers.get("cache-control", ""))
+        directives = Directives.parse(headers.get("cache-control", ""))
         tags = parse_tags(headers.get("x-dub5-cache-tags", ""))
         raw = await read_body(headers, receive, self._settings.max_body)
         key = None
@@ -127,7 +126,13 @@ class ChatRoute:
                 request = await reading
                 key = await self._pipeline.key_of(request, caller=caller, tags=tags)
         return self._pipeline.prepare(
-            request, caller=caller, asked=asked, tags=tags, record=record, deadline=deadline, key=key
+            request,
+            caller=caller,
+            directives=directives,
+            tags=tags,
+            record=record,
+            deadline=deadline,
+            key=key,
         )
 
     def _room_for(self, question: Question) -> contextlib.AbstractContextManager[None]:

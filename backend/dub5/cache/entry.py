@@ -1,21 +1,36 @@
-"""A stored answer and its form in Redis.
+"""A stored answer: what it is kept under, by which clock it ages, and its form in Redis.
 
 An entry is the assembled completion: one entry serves both shapes, streamed and whole. The stored form says
 its version, so that a replica of another release reads or ignores it but never misreads it, and carries a
 checksum, so that a corrupt value is a miss. Values are compressed where that saves at least a fifth; what it
 saves and costs is measured in docs/reports/caching.md.
+
+Births and ages go by Redis's clock, so that replicas need not agree about theirs. How far ours is from it is measured
+with the readings of purges, which are made anyway. An answer of Redis's clock lies somewhere between our question and
+its arrival, so the offset is known to within a round trip, and is left alone as long as it lies within that: replicas
+whose clocks agree go by their own. Without Redis, and before it has answered, so do all.
+
+A birth that lies ahead by more than TOLERANCE is nobody's: of a replica whose clock was wrong, of a Redis that was
+replaced by one with another clock, or damage. How old such an answer is cannot be known, so it is good for nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
+import time
 import zlib
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
-from dub5.contract import Undecodable, decode
+from dub5.contract import Undecodable, clock_offset, decode
+from dub5.telemetry.logging import get_logger
+from dub5.telemetry.metrics import Metrics
+
+TOLERANCE = 2.0
+"""Seconds by which a birth may lie ahead: much more than a round trip, and what two readings lie apart."""
 
 _MAGIC = b"D5E"
 _VERSION = 1
@@ -33,6 +48,39 @@ BORN_AT, BORN_DIGITS = len(HEADER), 16
 _SUM_AT = BORN_AT + BORN_DIGITS
 _PAYLOAD_AT = _SUM_AT + _CHECKSUM
 
+_log = get_logger()
+
+
+class Identity(msgspec.Struct, frozen=True, gc=False):
+    """What is asked, as of which purges. A request after a purge has another version, so it never joins."""
+
+    key: str
+    version: str
+
+
+class RedisClock:
+    """Redis's time, in seconds since the epoch, as far as it is known here. `wall` is our own clock."""
+
+    def __init__(self, metrics: Metrics, wall: Callable[[], float] = time.time) -> None:
+        self.wall = wall
+        self.offset = 0.0
+        self._metrics = metrics
+        self._differs = False
+
+    def __call__(self) -> float:
+        return self.wall() + self.offset
+
+    def learn(self, read: float, *, asked: float) -> None:
+        """Redis's clock read `read` after `asked`, of our own."""
+        offset = clock_offset(self.offset, read, asked=asked, now=self.wall())
+        if offset != self.offset:
+            self.offset = offset
+            self._metrics.redis_clock_offset.set(offset)
+        if (abs(offset) > TOLERANCE) != self._differs:
+            self._differs = not self._differs
+            if self._differs:
+                _log.warning("redis clock differs", seconds=round(offset, 3))
+
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One complete answer.
@@ -48,7 +96,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     completion_tokens: _Count
 
     def age(self, now: float) -> float:
-        """Seconds since birth; never negative. How far ahead a birth may lie is for `clock` to say."""
+        """Seconds since birth; never negative. How far ahead a birth may lie: TOLERANCE."""
         return max(0.0, now - self.born / 1e6)
 
     def size(self) -> int:
@@ -65,6 +113,7 @@ class ForeignVersion(ValueError):
 
 
 _decoder = msgspec.msgpack.Decoder(Entry)
+_completion = msgspec.json.Decoder(dict[str, Any])
 _ENVELOPE = 100
 """Bytes that an entry has beside its body, at most."""
 
@@ -128,3 +177,13 @@ def _restored(payload: bytes, most: int) -> bytes:
 def checksum(content: bytes) -> bytes:
     """Of birth and payload."""
     return hashlib.blake2b(content, digest_size=_CHECKSUM).digest()
+
+
+def check_completion(body: bytes) -> None:
+    """Undecodable where it is no completion that could be served, whole or streamed. Memory has it from then on, so
+    this is seldom done."""
+    choices = decode(_completion, body, most=len(body)).get("choices") or []
+    if not isinstance(choices, list) or not all(
+        isinstance(choice, dict) and isinstance(choice.get("message"), dict) for choice in choices
+    ):
+        raise Undecodable("no completion")

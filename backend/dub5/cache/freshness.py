@@ -91,7 +91,7 @@ class Lifetimes(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return self.ttl + max(self.stale_while_revalidate, self.stale_if_error)
 
 
-class State(enum.Enum):
+class FreshnessState(enum.Enum):
     """What a stored answer is good for.
 
     REVALIDATE: served stale while a new one is fetched. ACCEPTED: served stale, because the request accepts
@@ -106,13 +106,13 @@ class State(enum.Enum):
     GONE = enum.auto()
 
 
-_USABLE = (State.FRESH, State.REVALIDATE, State.ACCEPTED)
+_USABLE = (FreshnessState.FRESH, FreshnessState.REVALIDATE, FreshnessState.ACCEPTED)
 
 
 class Freshness(msgspec.Struct, frozen=True, gc=False):
     """What was decided; the entry's `age` and remaining `ttl` in seconds, negative when stale."""
 
-    state: State
+    state: FreshnessState
     age: float
     ttl: float
 
@@ -127,18 +127,18 @@ def judge(*, age: float, lifetimes: Lifetimes, asked: Directives) -> Freshness:
     return Freshness(_state(age, ttl, lifetimes, asked), age, ttl)
 
 
-def _state(age: float, ttl: float, lifetimes: Lifetimes, asked: Directives) -> State:
+def _state(age: float, ttl: float, lifetimes: Lifetimes, asked: Directives) -> FreshnessState:
     if asked.no_cache or (asked.max_age is not None and age > asked.max_age):
-        return State.REFUSED
+        return FreshnessState.REFUSED
     if ttl > 0:
-        return State.FRESH if ttl > asked.min_fresh else State.REFUSED
+        return FreshnessState.FRESH if ttl > asked.min_fresh else FreshnessState.REFUSED
     staleness = -ttl
     if staleness <= lifetimes.stale_while_revalidate and not asked.min_fresh:
-        return State.REVALIDATE
+        return FreshnessState.REVALIDATE
     if asked.max_stale is not None and staleness <= asked.max_stale:
-        return State.ACCEPTED
+        return FreshnessState.ACCEPTED
     on_error = lifetimes.stale_if_error if asked.stale_if_error is None else asked.stale_if_error
-    return State.IF_ERROR if staleness <= on_error else State.GONE
+    return FreshnessState.IF_ERROR if staleness <= on_error else FreshnessState.GONE
 
 
 def refresh_early(*, ttl: float, recompute: float, lifetimes: Lifetimes, chance: float) -> bool:

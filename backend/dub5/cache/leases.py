@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import enum
 import functools
 import json
 import secrets
@@ -35,17 +34,22 @@ import msgspec
 from msgspec import Meta
 from redis.asyncio.client import Pipeline
 
-from dub5.cache.clock import TOLERANCE
-from dub5.cache.entry import BORN_AT, BORN_DIGITS, HEADER, born_digits
-from dub5.cache.flight import Asker, Flight, Frame, Identity
-from dub5.cache.shared import check_completion
+from dub5.cache.entry import (
+    BORN_AT,
+    BORN_DIGITS,
+    HEADER,
+    TOLERANCE,
+    Identity,
+    born_digits,
+    check_completion,
+)
+from dub5.cache.flights import Claim, Flight, Frame, Tailed
 from dub5.contract import (
     Undecodable,
     cooldown_key,
     decode,
     entry_key,
     epoch_key,
-    flight_stream,
     lease_key,
     replica_channel,
 )
@@ -143,55 +147,8 @@ _frames_decoder = msgspec.msgpack.Decoder(list[Frame])
 _end_decoder = msgspec.msgpack.Decoder(_End)
 
 
-class Claim(msgspec.Struct, frozen=True):
-    """What the claim script said. `token` is `epoch:replica:claim:request:trace` of whoever leads.
-
-    The last two are missing where nobody's request is known.
-    """
-
-    identity: Identity
-    outcome: Literal["lead", "follow", "stored", "cooling"]
-    token: str
-
-    @property
-    def leads(self) -> bool:
-        return self.outcome == "lead"
-
-    @property
-    def stored(self) -> bool:
-        return self.outcome == "stored"
-
-    @property
-    def leader(self) -> str:
-        """Which replica; the script gives no token without one."""
-        return self.token.split(":")[1]
-
-    @property
-    def asker(self) -> Asker | None:
-        """The request for which the leader asks."""
-        parts = self.token.split(":")
-        return Asker(parts[3], parts[4]) if len(parts) == 5 else None
-
-    @property
-    def lease(self) -> str:
-        return lease_key(self.identity.key, self.identity.version)
-
-    @property
-    def stream(self) -> str:
-        return flight_stream(self.identity.key, self.identity.version, self.token.partition(":")[0])
-
-
-class Tailed(enum.Enum):
-    """How following a leader came out."""
-
-    ENDED = enum.auto()
-    LOST = enum.auto()
-    REFUSED = enum.auto()
-    """The provider refused the leader's request; ours may differ from it in what is not part of the key."""
-
-
 class Message(msgspec.Struct, frozen=True, array_like=True):
-    """What replicas tell each other about a flight."""
+    """What replicas send each other about a flight."""
 
     kind: Literal["follow", "leave", "wake"]
     identity: Identity
@@ -274,7 +231,7 @@ def _is_object(raw: bytes) -> bool:
 
 
 class Leases:
-    """This replica's side of the leases. `start` after the link, `stop` before it. `clock` as that of `AnswerCache`."""
+    """This replica's side of the leases. `start` after the link, `stop` before it. `clock` as that of `AnswerStore`."""
 
     def __init__(
         self,
@@ -327,7 +284,7 @@ class Leases:
             self._give_up(identity, mine)  # the lease may be ours all the same: only the answer did not come
             raise
         claim = Claim(identity, outcome.decode(), token.decode())
-        if claim.leads:
+        if claim.outcome == "lead":
             replaced = self._led.get(identity)
             self._led[identity] = _Led(flight, claim)
             if replaced is not None:  # its lease was lost
@@ -488,7 +445,7 @@ class Leases:
         if follower not in led.heard:
             if len(led.heard) >= _MOST_REPLICAS:
                 return
-            led.flight.board()
+            led.flight.join()
         led.heard[follower] = time.monotonic()
         if led.publisher is None:
             led.publisher = self._publishers.start(self._publish(led))

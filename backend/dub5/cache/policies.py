@@ -44,7 +44,7 @@ _decoder = msgspec.json.Decoder(PolicyDocument)
 
 
 class Policies:
-    """Lifetimes by class. `link` is None without Redis: then the configuration's hold."""
+    """`in_force` are the lifetimes by class. `link` is None without Redis: then the configuration's hold."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Policies:
         self._link = link
         self._metrics = metrics
         self._document = PolicyDocument()
-        self._in_force: dict[str, Lifetimes] = {}
+        self.in_force: dict[str, Lifetimes] = {}
         self._background = background or Background(metrics)
         self._reader: BackgroundTask | None = None
         self._nudged = asyncio.Event()
@@ -73,10 +73,6 @@ class Policies:
 
     async def on_published(self, _: bytes) -> None:
         self._nudged.set()
-
-    def lifetimes(self, name: str) -> Lifetimes:
-        """Those in force of a class."""
-        return self._in_force[name]
 
     def source(self, name: str) -> Literal["policy", "configuration"]:
         """Where they come from."""
@@ -114,8 +110,8 @@ class Policies:
 
     def _apply(self) -> None:
         for name, each in self._classes.items():
-            self._in_force[name] = in_force(each, self._document, name)
-            self._metrics.cache_ttl.labels(name).set(self._in_force[name].ttl)
+            self.in_force[name] = in_force(each, self._document, name)
+            self._metrics.cache_ttl.labels(name).set(self.in_force[name].ttl)
             self._metrics.cache_ttl_published.labels(name).set(self.source(name) == "policy")
 
     async def _keep_reading(self) -> None:

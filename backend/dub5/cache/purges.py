@@ -45,7 +45,7 @@ from typing import Any
 import msgspec
 from redis.asyncio.client import Pipeline
 
-from dub5.cache.clock import RedisClock
+from dub5.cache.entry import RedisClock
 from dub5.cache.purge_log import PurgeLog
 from dub5.contract import (
     EVENT_BYTES,

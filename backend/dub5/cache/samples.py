@@ -30,14 +30,13 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import msgspec
 from redis.asyncio.client import Pipeline
 
-from dub5.cache.comparison import is_fingerprint, same
-from dub5.cache.entry import Entry
-from dub5.cache.flight import Identity
+from dub5.cache.comparison import Comparison, fingerprint, is_fingerprint, same
+from dub5.cache.entry import Entry, Identity
 from dub5.contract import (
     REGISTER_SCRIPT,
     REPLICAS,
@@ -78,6 +77,8 @@ KEPT_FOR_TTLS = 4.0
 KEPT_AT_LEAST = 60.0
 """Seconds: an answer that is not cached at all still tells how fast such answers change."""
 
+_LONG = 64 * 2**10
+"""Bytes of an answer from which on comparing it takes more than some milliseconds."""
 _ENVELOPE = 150
 """Bytes of a batch that has nothing in it, at most."""
 _HITS_AT_ONCE = 256
@@ -115,6 +116,58 @@ class _Last(msgspec.Struct, frozen=True):
 def short_key(key: str) -> int:
     """48 bits of a cache key: enough to tell keys apart, too little to find one by."""
     return int(key[:12], 16)
+
+
+class Samples(Protocol):
+    """What is noted of the cache's work: by a Sampler, or by nobody."""
+
+    def accessed(
+        self, key: str, class_name: str, entry: Entry | None, *, dollars: float, hit: bool
+    ) -> None: ...
+
+    async def fingerprint(self, body: bytes, completion: dict[str, Any], how: Comparison) -> str: ...
+
+    def fetched(
+        self, identity: Identity, class_name: str, entry: Entry, digest: str, *, ttl: float, asked_again: bool
+    ) -> None: ...
+
+    def failed(self, class_name: str) -> None: ...
+
+    def earn_re_ask(self) -> None: ...
+
+    def spend_re_ask(self) -> bool: ...
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+class NoSampler:
+    """Where there is no Redis, or no cache: nobody would read the samples."""
+
+    def accessed(self, *_: object, **__: object) -> None:
+        """Nothing."""
+
+    async def fingerprint(self, *_: object) -> str:
+        return ""
+
+    def fetched(self, *_: object, **__: object) -> None:
+        """Nothing."""
+
+    def failed(self, class_name: str) -> None:
+        """Nothing."""
+
+    def earn_re_ask(self) -> None:
+        """Nothing."""
+
+    def spend_re_ask(self) -> bool:
+        return False
+
+    async def start(self) -> None:
+        """Nothing."""
+
+    async def stop(self) -> None:
+        """Nothing."""
 
 
 class Sampler:
@@ -199,6 +252,12 @@ class Sampler:
         size = len(entry.body) if entry is not None else 0
         threshold = 1.0 if heavy else self._threshold
         self._accesses.append(Access(short, class_name, self._now(), hit, size, dollars, threshold))
+
+    async def fingerprint(self, body: bytes, completion: dict[str, Any], how: Comparison) -> str:
+        """Of an answer. In a thread where it is long: Python there lets the event loop run every few milliseconds."""
+        if len(body) <= _LONG:
+            return fingerprint(completion, how)
+        return await asyncio.to_thread(fingerprint, completion, how)
 
     def fetched(
         self, identity: Identity, class_name: str, entry: Entry, digest: str, *, ttl: float, asked_again: bool

@@ -19,9 +19,8 @@ import msgspec
 
 from dub5.chat.request import ChatRequest
 from dub5.errors import InvalidRequest
+from dub5.providers.protocol import Json
 from dub5.settings.model import PersonalitySettings
-
-Json = dict[str, Any]
 
 _LONGEST_NAME = 100
 

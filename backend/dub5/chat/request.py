@@ -21,9 +21,8 @@ from dub5 import json_steps
 from dub5.chat.faults import MAX_PATH, Fault, fault_of, first_fault
 from dub5.errors import InvalidRequest
 from dub5.json_steps import LARGE, MAX_DEPTH, SMALL, NotReadable, Steps, Survey, TooCostly, at_once, in_steps
+from dub5.providers.protocol import Json
 from dub5.settings.model import MOST_TOKENS
-
-Json = dict[str, Any]
 
 _Role = Literal["developer", "system", "user", "assistant", "tool", "function"]
 

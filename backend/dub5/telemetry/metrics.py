@@ -291,16 +291,21 @@ class Metrics:
         if first_token is not None:
             self.provider_time_to_first_token.labels(provider, model, outcome).observe(first_token, trace_id)
 
-    def count_tokens(self, model: str, prompt: int, cached: int, completion: int) -> None:
-        """Tokens of an answer that a provider made; `cached` are part of `prompt`."""
+    def count_answer(
+        self,
+        model: str,
+        prompt: int,
+        cached: int,
+        completion: int,
+        prompt_dollars: float,
+        completion_dollars: float,
+    ) -> None:
+        """Tokens and price of an answer that a provider made; `cached` tokens are part of `prompt`."""
         self.tokens.labels(model, "input").inc(prompt)
         self.tokens.labels(model, "cached_input").inc(cached)
         self.tokens.labels(model, "output").inc(completion)
-
-    def count_cost(self, model: str, prompt: float, completion: float) -> None:
-        """Dollars that an answer cost."""
-        self.cost_dollars.labels(model, "input").inc(prompt)
-        self.cost_dollars.labels(model, "output").inc(completion)
+        self.cost_dollars.labels(model, "input").inc(prompt_dollars)
+        self.cost_dollars.labels(model, "output").inc(completion_dollars)
 
     def count_saved(self, model: str, prompt: float, completion: float) -> None:
         """Dollars that an answer would have cost."""

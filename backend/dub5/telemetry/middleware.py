@@ -21,7 +21,7 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 from dub5.errors import InternalError, NotCached, render
 from dub5.telemetry.logging import get_logger, milliseconds
 from dub5.telemetry.metrics import Metrics
-from dub5.telemetry.record import HEARTBEAT, OTHER, Outcome, RequestRecord, keep
+from dub5.telemetry.record import HEARTBEAT, OTHER, RequestOutcome, RequestRecord, keep
 from dub5.telemetry.tracing import Disabled, RandomBytes, TraceContext, Tracer, request_span
 
 PHASES = ("auth", "queue", "cache", "provider")
@@ -195,7 +195,9 @@ class _Exchange:
         self.sent += len(body)
 
 
-def outcome_of(record: RequestRecord, status: int | None, *, complete: bool, client_left: bool) -> Outcome:
+def outcome_of(
+    record: RequestRecord, status: int | None, *, complete: bool, client_left: bool
+) -> RequestOutcome:
     """How the request ended.
 
     `status` is None where no head was sent, `complete` says that the last byte was, and `client_left` that
@@ -214,7 +216,7 @@ def outcome_of(record: RequestRecord, status: int | None, *, complete: bool, cli
     return _outcome_of_status(status, record.error_code)
 
 
-def _outcome_of_status(status: int, error_code: str | None) -> Outcome:
+def _outcome_of_status(status: int, error_code: str | None) -> RequestOutcome:
     if status < 400:
         return "ok"
     if status == 429:

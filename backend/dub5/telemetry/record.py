@@ -22,7 +22,7 @@ OTHER = "other"
 HEARTBEAT = b": waiting\n\n"
 """A server-sent comment, for a client that waits in silence: nothing of an answer, so not its first byte either."""
 
-Outcome = Literal[
+RequestOutcome = Literal[
     "ok", "client_error", "shed", "limited", "provider_error", "server_error", "client_disconnect"
 ]
 
@@ -50,7 +50,7 @@ class RequestRecord(msgspec.Struct, kw_only=True):
     model: str = OTHER
     personality: str | None = None
     stream: bool = False
-    outcome: Outcome | None = None
+    outcome: RequestOutcome | None = None
     error_code: str | None = None
     refused_by_provider: bool = False
     late_status: int | None = None

@@ -64,7 +64,7 @@ async def test_a_foreign_page_gets_in_nowhere(
         assert "access-control-allow-origin" not in answer.headers
         assert answer.headers["x-request-id"]
     assert fake.calls == []
-    assert server.replica.application._answers.occupancy() == (0, 0)  # type: ignore[union-attr]
+    assert server.replica.application._store.occupancy() == (0, 0)
 
 
 @pytest.mark.parametrize("path", [PATH, "/v1/cache/invalidations", "/v1/cache/answers"])

@@ -7,31 +7,25 @@ from typing import Any
 
 import pytest
 
-from dub5.cache.answers import AnswerCache, Found, Wanted
 from dub5.cache.entry import Entry
-from dub5.cache.flight import Identity
 from dub5.cache.freshness import NO_DIRECTIVES, Lifetimes
-from dub5.cache.local import LocalCache
 from dub5.cache.purges import IN_FORCE, Purges
-from dub5.cache.shared import SharedCache
+from dub5.cache.store import AnswerStore, CacheHit, CacheLookup, LocalCache
 from dub5.redis.link import RedisLink
-from dub5.telemetry.metrics import Metrics
 from tests.integration.cache.support import Clock, linked, plain
 
 LIFETIMES = Lifetimes(ttl=300.0)
-WANTED = Wanted(key="key", names=("all", "tag:prices"), lifetimes=LIFETIMES, asked=NO_DIRECTIVES)
+WANTED = CacheLookup(key="key", names=("all", "tag:prices"), lifetimes=LIFETIMES, directives=NO_DIRECTIVES)
 BORN = 1_700_000_000_000_000
 
 
-def cache_of(link: RedisLink, clock: Clock) -> tuple[AnswerCache, Purges]:
+def cache_of(link: RedisLink, clock: Clock) -> tuple[AnswerStore, Purges]:
     """Both tiers of one replica; nothing reads the purges in the background."""
     purges = Purges(link, clock)
-    shared = SharedCache(link, purges, Metrics(), max_entry=2**20, clock=lambda: BORN / 1e6)
-    local = LocalCache(2**20)
-    return AnswerCache(local, shared, purges, max_entry=2**20, clock=lambda: BORN / 1e6), purges
+    return AnswerStore(LocalCache(2**20), link, purges, clock=lambda: BORN / 1e6), purges
 
 
-async def stored(cache: AnswerCache) -> None:
+async def stored(cache: AnswerStore) -> None:
     assert await cache.store(cache.identity(WANTED), Entry(b"{}", BORN, 1.0, 1, 1), LIFETIMES)
 
 
@@ -49,7 +43,7 @@ async def test_a_crowd_with_one_question_reads_redis_once(redis: str) -> None:
         before = await reads(redis)
         found = await asyncio.gather(*(cache.find(WANTED) for _ in range(200)))
         assert await reads(redis) == before + 1
-        assert all(isinstance(each, Found) and each.tier == "shared" for each in found)
+        assert all(isinstance(each, CacheHit) and each.tier == "shared" for each in found)
 
 
 async def test_a_reader_that_leaves_takes_nothing_from_the_others(redis: str) -> None:
@@ -66,18 +60,18 @@ async def test_a_reader_that_leaves_takes_nothing_from_the_others(redis: str) ->
 async def test_a_reading_that_was_replaced_may_end_after_its_successor(
     redis: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dub5.cache.answers.IN_FORCE", -1.0)  # each reading is too old for the next request
+    monkeypatch.setattr("dub5.cache.store.IN_FORCE", -1.0)  # each reading is too old for the next request
     gates, troubles = [asyncio.Event(), asyncio.Event()], list[dict[str, Any]]()
     asyncio.get_running_loop().set_exception_handler(lambda _, trouble: troubles.append(trouble))
     async with linked(redis) as link:
         cache, _ = cache_of(link, Clock())
         waiting = iter(gates)
 
-        async def slow(_: Identity) -> Entry | None:
+        async def slow(*_: object) -> Entry | None:
             await next(waiting).wait()
             return None
 
-        monkeypatch.setattr(cache._shared, "get", slow)
+        monkeypatch.setattr(cache, "_read_alone", slow)
         finding = []
         for _ in gates:
             finding.append(asyncio.create_task(cache.find(WANTED)))
@@ -87,7 +81,7 @@ async def test_a_reading_that_was_replaced_may_end_after_its_successor(
             gate.set()
             assert await found is None
         await asyncio.sleep(0)
-        assert (troubles, cache._reading) == ([], {})
+        assert (troubles, cache._readings) == ([], {})
 
 
 async def test_a_replica_that_was_stopped_asks_before_it_answers_from_memory(redis: str) -> None:

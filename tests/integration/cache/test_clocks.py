@@ -9,14 +9,11 @@ from collections.abc import AsyncIterator
 import pytest
 
 from dub5.admission.limits import RateLimiter
-from dub5.cache.answers import AnswerCache, Wanted
-from dub5.cache.clock import TOLERANCE, RedisClock
-from dub5.cache.entry import Entry, pack
-from dub5.cache.flight import Flight, Identity
-from dub5.cache.freshness import NO_DIRECTIVES, Directives, Lifetimes, State
-from dub5.cache.local import LocalCache
+from dub5.cache.entry import TOLERANCE, Entry, Identity, RedisClock, pack
+from dub5.cache.flights import Flight
+from dub5.cache.freshness import NO_DIRECTIVES, Directives, FreshnessState, Lifetimes
 from dub5.cache.purges import Purges
-from dub5.cache.shared import SharedCache
+from dub5.cache.store import AnswerStore, CacheLookup, LocalCache
 from dub5.contract import REPLICAS, entry_key, lease_key
 from dub5.settings.model import Limit
 from dub5.telemetry.metrics import Metrics
@@ -26,7 +23,7 @@ from tests.integration.cache.support import leasing, linked, plain
 HOUR, YEAR = 3600.0, 365 * 86400.0
 OFFSETS = [2 * HOUR, -2 * HOUR, 10 * YEAR, -30 * YEAR]
 LIFETIMES = Lifetimes(ttl=600.0, stale_while_revalidate=600.0, stale_if_error=10 * HOUR)
-WANTED = Wanted(key="key", names=("all",), lifetimes=LIFETIMES, asked=NO_DIRECTIVES)
+WANTED = CacheLookup(key="key", names=("all",), lifetimes=LIFETIMES, directives=NO_DIRECTIVES)
 NEAR = 120.0
 """Seconds that a busy machine may lose between two lines; no test goes by less."""
 
@@ -34,7 +31,7 @@ NEAR = 120.0
 class Replica:
     """Both tiers of one whose clock is `wrong` by so many seconds, and has been compared with Redis's."""
 
-    def __init__(self, cache: AnswerCache, clock: RedisClock, purges: Purges) -> None:
+    def __init__(self, cache: AnswerStore, clock: RedisClock, purges: Purges) -> None:
         self.cache, self.clock, self.purges = cache, clock, purges
         self.wrong = 0.0
 
@@ -51,10 +48,7 @@ async def replica(url: str, wrong: float = 0.0) -> AsyncIterator[Replica]:
     async with linked(url, timeout=PATIENT) as link:
         clock = RedisClock(Metrics())
         purges = Purges(link, redis_clock=clock)
-        shared = SharedCache(link, purges, Metrics(), max_entry=2**20, clock=clock)
-        made = Replica(
-            AnswerCache(LocalCache(2**20), shared, purges, max_entry=2**20, clock=clock), clock, purges
-        )
+        made = Replica(AnswerStore(LocalCache(2**20), link, purges, clock=clock), clock, purges)
         made.wrong, clock.wall = wrong, made.wall
         await purges.synchronise()
         yield made
@@ -73,7 +67,7 @@ async def test_ages_are_the_same_on_all_replicas_whatever_their_clocks_say(redis
                 assert found is not None
                 assert age <= found.freshness.age + TOLERANCE
                 assert found.freshness.age < age + NEAR
-                assert found.freshness.state is not State.FRESH or age == 0.0
+                assert found.freshness.state is not FreshnessState.FRESH or age == 0.0
 
 
 def ahead(seconds: float) -> Entry:
@@ -86,15 +80,15 @@ async def test_an_answer_of_the_future_is_good_for_nothing_and_gives_way(
     redis: str, seconds: float, asked: Directives
 ) -> None:
     """As one that a replica of a release before this one stored whose clock was wrong."""
-    wanted = Wanted(key="key", names=("all",), lifetimes=LIFETIMES, asked=asked)
+    wanted = CacheLookup(key="key", names=("all",), lifetimes=LIFETIMES, directives=asked)
     async with replica(redis) as sane, plain(redis) as client, leasing(redis) as leases:
         identity = sane.cache.identity(wanted)
         await client.set(entry_key(identity.key, identity.version), pack(ahead(seconds)), ex=3600)
         assert await sane.cache.find(wanted) is None
-        assert await sane.cache.stored(identity, LIFETIMES) is None
+        assert await sane.cache.take_over(identity, LIFETIMES) is None
         assert sane.cache.recall(wanted) is None
         claim = await leases.claim(identity, Flight(), seen=0, background=False)
-        assert claim.leads  # so that it is asked for
+        assert claim.outcome == "lead"  # so that it is asked for
         assert await sane.store(0.0, b'{"new":1}')
         await leases.release(claim)
         async with replica(redis) as another:
@@ -124,14 +118,16 @@ async def test_a_clock_that_jumps_makes_nothing_fresh_again(redis: str, jump: fl
         assert await one.store(900.0)
         found = one.cache.recall(WANTED)
         assert found is not None
-        assert found.freshness.state is State.REVALIDATE
+        assert found.freshness.state is FreshnessState.REVALIDATE
         one.wrong = jump
         found = one.cache.recall(WANTED)
-        assert found is None or (jump > 0 and found.freshness.state in {State.IF_ERROR, State.GONE})
+        assert found is None or (
+            jump > 0 and found.freshness.state in {FreshnessState.IF_ERROR, FreshnessState.GONE}
+        )
         await one.purges.synchronise()
         found = one.cache.recall(WANTED)
         assert found is not None
-        assert found.freshness.state is State.REVALIDATE
+        assert found.freshness.state is FreshnessState.REVALIDATE
 
 
 def test_clocks_that_agree_but_for_a_round_trip_are_left_alone() -> None:
@@ -166,5 +162,5 @@ async def test_a_lease_that_does_not_end_is_nobodys(redis: str) -> None:
         for expiry in (None, 86400):
             await client.set(lease_key("key", "n.0"), "7:elsewhere:1", ex=expiry)
             claim = await leases.claim(identity, Flight(), seen=0, background=False)
-            assert claim.leads
+            assert claim.outcome == "lead"
             await leases.release(claim)

@@ -17,7 +17,7 @@ import pytest
 from redis.asyncio import Redis
 
 from dub5.cache.entry import Entry, checksum, pack
-from dub5.cache.flight import Frame
+from dub5.cache.flights import Frame
 from dub5.contract import (
     CLASSES_KEY,
     POLICY_CHANNEL,
@@ -459,7 +459,7 @@ async def test_it_is_counted_and_told_once_and_the_good_policy_stays(scene: Scen
         await policies.read()
         counted = await replica.metric("dub5_redis_undecodable_total", kind="policy") - before
         assert counted >= number + 1
-        assert policies.lifetimes("default").ttl == 60.0
+        assert policies.in_force["default"].ttl == 60.0
     logs = [each for replica in scene.replicas for each in replica.logs]
     lines = [each for each in logs if each["event"] == "redis value undecodable" and each["kind"] == "policy"]
     assert 1 <= len(lines) <= len(scene.replicas)
@@ -467,4 +467,4 @@ async def test_it_is_counted_and_told_once_and_the_good_policy_stays(scene: Scen
         POLICY_KEY, msgspec.json.encode(PolicyDocument(classes={"default": ClassPolicy(11.0)}))
     )
     await scene.redis.publish(POLICY_CHANNEL, b"")
-    await until(lambda: policies.lifetimes("default").ttl == 11.0)
+    await until(lambda: policies.in_force["default"].ttl == 11.0)

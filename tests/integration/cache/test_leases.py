@@ -14,12 +14,12 @@ import pytest
 import pytest_asyncio
 from redis.exceptions import NoPermissionError
 
-from dub5.cache.entry import Entry
-from dub5.cache.flight import Flight, Follower, Frame, Identity
-from dub5.cache.flights import Flights, Tell
-from dub5.cache.leases import Claim, Leases, Tailed
+from dub5.cache.entry import Entry, Identity
+from dub5.cache.flights import Claim, Flight, Flights, Follower, Frame, Tailed
+from dub5.cache.freshness import Lifetimes
+from dub5.cache.leases import Leases
 from dub5.cache.purges import Purges
-from dub5.cache.shared import SharedCache
+from dub5.cache.store import AnswerStore, LocalCache
 from dub5.contract import SAMPLES, SAMPLES_READER, lease_key, replica_channel
 from dub5.redis.link import RedisLink
 from dub5.telemetry.metrics import Metrics
@@ -41,6 +41,29 @@ ACL_RULE = (
 """The least that a replica's ACL user needs; docs/caching.md quotes it."""
 
 
+FOR_EVER = Lifetimes(ttl=1e10)
+"""Also for an answer of 1970."""
+
+
+def store_of(link: RedisLink | None) -> AnswerStore:
+    return AnswerStore(LocalCache(2**20), link, Purges(link))
+
+
+class Call:
+    """What a flight does where it leads: two parts, the second once `gate` is open."""
+
+    def __init__(self, *parts: Frame, gate: asyncio.Event) -> None:
+        self.calls = 0
+        self._parts = parts
+        self._gate = gate
+
+    async def run(self, flight: Flight) -> None:
+        self.calls += 1
+        flight.add(*self._parts[:-1])
+        await self._gate.wait()
+        flight.add(self._parts[-1])
+
+
 def chunk(text: str) -> Frame:
     return Frame("chunk", msgspec.json.encode({"text": text}))
 
@@ -52,8 +75,8 @@ async def claim(leases: Leases, flight: Flight, *, seen: int = 0, background: bo
 async def rest(follower: Follower) -> list[Frame]:
     async with asyncio.timeout(PATIENCE):
         frames = []
-        while (frame := await follower.next()) is not None:
-            frames.append(frame)
+        while arrived := await follower.next():
+            frames += arrived
         return frames
 
 
@@ -80,18 +103,18 @@ async def test_each_lease_of_a_key_has_an_epoch_of_its_own(redis: str) -> None:
 
 async def test_an_answer_stored_meanwhile_is_not_asked_for_again(redis: str) -> None:
     async with leasing(redis) as leases, linked(redis, timeout=PATIENT) as link:
-        shared = SharedCache(link, Purges(link), Metrics(), max_entry=2**20)
-        await shared.put(IDENTITY, Entry(b"{}", 1000, 1.0, 1, 1), seconds=60)
-        assert (await claim(leases, Flight(), seen=0)).stored
-        assert (await claim(leases, Flight(), seen=999)).stored
-        assert (await claim(leases, Flight(), seen=1000)).leads  # it is the one that would not do
+        store = store_of(link)
+        await store.store(IDENTITY, Entry(b"{}", 1000, 1.0, 1, 1), FOR_EVER)
+        assert (await claim(leases, Flight(), seen=0)).outcome == "stored"
+        assert (await claim(leases, Flight(), seen=999)).outcome == "stored"
+        assert (await claim(leases, Flight(), seen=1000)).outcome == "lead"  # it is the one that would not do
 
 
 async def test_a_cooldown_stops_refreshes_but_no_request(redis: str) -> None:
     async with leasing(redis) as a, leasing(redis) as b:
         await a.cool_down(IDENTITY, 60)
         assert (await claim(b, Flight(), background=True)).outcome == "cooling"
-        assert (await claim(b, Flight())).leads
+        assert (await claim(b, Flight())).outcome == "lead"
 
 
 # Fencing
@@ -103,7 +126,7 @@ async def test_a_leader_that_lost_its_lease_cannot_write(redis: str) -> None:
         former = await claim(paused, one)
         await client.delete(former.lease)  # it slept for longer than its lease lives
         latter = await claim(successor, other)
-        assert latter.leads
+        assert latter.outcome == "lead"
         assert not await paused._append(paused._led[IDENTITY], b"frames", b"anything")
         assert await successor._append(successor._led[IDENTITY], b"end", b"")
         assert not await client.exists(former.stream)
@@ -148,27 +171,23 @@ async def test_a_cancelled_flight_gives_its_lease_back_though_somebody_followed(
     """The publisher waits for frames that will never come."""
     async with leasing(redis) as a, leasing(redis) as b:
         lead = await claim(a, flight := Flight())
-        flight.board()
+        flight.join()
         tailing = asyncio.create_task(b.tail(tailed := Flight(), await claim(b, tailed)))
         await until(lambda: flight.followers == 2)
         tailing.cancel()
         await until(lambda: flight.followers == 1)  # told, not found out by its silence
         async with asyncio.timeout(PATIENCE):
             await a.release(lead)
-        assert (await claim(b, Flight())).leads
+        assert (await claim(b, Flight())).outcome == "lead"
 
 
 async def test_a_leader_whose_lease_is_flushed_while_others_follow_ends_as_any_other(redis: str) -> None:
     """Its publisher gives the lease up while the leader waits for it."""
     metrics, gate = Metrics(config_hash="test"), asyncio.Event()
-
-    async def lead(tell: Tell) -> None:
-        await gate.wait()
-        tell(chunk("a"))
-
+    call = Call(chunk("a"), gate=gate)
     async with leasing(redis) as a, leasing(redis) as b, plain(redis) as client:
-        flights = Flights(a, metrics)
-        follower, _ = flights.follow(IDENTITY, lead, nothing_stored, seen=0)
+        flights = Flights(store_of(None), a, metrics)
+        follower, _ = flights.follow(IDENTITY, call, FOR_EVER, seen=0)
         await until(lambda: IDENTITY in a._led)
         tailing = asyncio.create_task(b.tail(tailed := Flight(), await claim(b, tailed)))
         await until(lambda: a._led[IDENTITY].publisher is not None)
@@ -214,7 +233,7 @@ async def test_frames_of_another_release_are_a_lost_leader(redis: str) -> None:
             assert await b.tail(followed, claimed) is Tailed.LOST
         await client.delete(claimed.lease)
         again = await claim(b, Flight())  # and the reader still reads
-        assert again.leads
+        assert again.outcome == "lead"
         await b.release(again)
 
 
@@ -238,34 +257,22 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dub5.cache.samples.INTERVAL", 0.1)
 
 
-async def nothing_stored() -> bytes | None:
-    return None
-
-
 async def follow_across(a: Leases, b: Leases, identity: Identity) -> None:
     """A flight over two replicas whose answer comes in two parts."""
     gate = asyncio.Event()
-    calls = 0
-
-    async def lead(tell: Tell) -> None:
-        nonlocal calls
-        calls += 1
-        tell(chunk("a"))
-        await gate.wait()
-        tell(chunk("b"))
-
-    flights = [Flights(leases, Metrics(config_hash="test")) for leases in (a, b)]
-    followers = [each.follow(identity, lead, nothing_stored, seen=0)[0] for each in flights]
+    call = Call(chunk("a"), chunk("b"), gate=gate)
+    flights = [Flights(store_of(None), leases, Metrics(config_hash="test")) for leases in (a, b)]
+    followers = [each.follow(identity, call, FOR_EVER, seen=0)[0] for each in flights]
     async with asyncio.timeout(PATIENCE):
-        assert [await follower.next() for follower in followers] == [chunk("a")] * 2
+        assert [await follower.next() for follower in followers] == [[chunk("a")]] * 2
         gate.set()
-        assert [await follower.next() for follower in followers] == [chunk("b")] * 2
-        assert [await follower.next() for follower in followers] == [None] * 2
+        assert [await follower.next() for follower in followers] == [[chunk("b")]] * 2
+        assert [await follower.next() for follower in followers] == [[]] * 2
         for follower in followers:
             follower.leave()
         for each in flights:
             await each.settle()
-    assert calls == 1
+    assert call.calls == 1
 
 
 async def use_everything(link: RedisLink, a: Leases, b: Leases, identity: Identity) -> None:
@@ -275,12 +282,12 @@ async def use_everything(link: RedisLink, a: Leases, b: Leases, identity: Identi
     before = purges.version(["tag:prices"])
     assert await purges.purge(["tag:prices"])
     assert purges.version(["tag:prices"]) != before
-    shared = SharedCache(link, purges, Metrics(), max_entry=2**20)
+    store = AnswerStore(LocalCache(2**20), link, purges)
     entry = Entry(b"{}", 1000, 1.0, 1, 1)
     await follow_across(a, b, identity)
-    await shared.put(identity, entry, seconds=60)
-    await shared.put(identity, Entry(b"older", 999, 1.0, 1, 1), seconds=60)
-    assert await shared.get(identity) == entry
+    await store.store(identity, entry, FOR_EVER)
+    await store.store(identity, Entry(b"older", 999, 1.0, 1, 1), FOR_EVER)
+    assert await store.take_over(identity, FOR_EVER) == entry.body
     await a.cool_down(identity, 1)
 
 
@@ -386,7 +393,7 @@ async def test_a_claim_whose_answer_was_lost_stands_in_nobodys_way(redis: str) -
 
         async def free() -> bool:
             claim = await other.claim(IDENTITY, Flight(), seen=0, background=False)
-            return claim.leads
+            return claim.outcome == "lead"
 
         await until(free)
 

@@ -11,8 +11,7 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from dub5.cache.entry import Entry
-from dub5.cache.flight import Identity
+from dub5.cache.entry import Entry, Identity
 from dub5.cache.samples import (
     BATCH_BYTES,
     INTERVAL,

@@ -12,9 +12,9 @@ import pytest
 from redis.asyncio import Redis
 from redis.driver_info import DriverInfo
 
+from dub5.cache import samples
 from dub5.cache.comparison import fingerprint
 from dub5.cache.samples import HEAVY_KEYS, Sampler
-from dub5.chat import asking
 from dub5.contract import (
     CLASSES_KEY,
     POLICY_CHANNEL,
@@ -143,7 +143,7 @@ async def test_long_answers_are_compared_apart_from_the_event_loop(
         threads.append(threading.current_thread())
         return fingerprint(*arguments)
 
-    monkeypatch.setattr(asking, "fingerprint", noting)
+    monkeypatch.setattr(samples, "fingerprint", noting)
     async with running(config(fake, redis, re_ask_share=0.01)) as server:
         fake.replies = [say("\ufdfa" * 85_000)] * 2  # 250 KiB, and each stands for eighteen characters
         await server.chat()

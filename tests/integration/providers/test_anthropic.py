@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from dub5.chat.shapes import assemble
 from dub5.errors import Dub5Error, InvalidRequest, ProviderError, ProviderTimeout, Unsupported
 from dub5.providers.anthropic import AnthropicProvider
+from dub5.providers.chunks import assemble
 from dub5.providers.protocol import Call, Json
 from dub5.settings.model import AnthropicSettings, Duration, Timeouts
 from testkit.anthropic_server import (

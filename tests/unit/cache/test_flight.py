@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from dub5.cache.flight import Flight, Follower, Frame
+from dub5.cache.flights import Flight, Follower, Frame
 from dub5.errors import FlightLost, ProviderError
 
 
@@ -16,8 +16,8 @@ def chunk(text: str) -> Frame:
 
 async def rest(follower: Follower) -> list[Frame]:
     frames = []
-    while (frame := await follower.next()) is not None:
-        frames.append(frame)
+    while arrived := await follower.next():
+        frames += arrived
     return frames
 
 
@@ -32,11 +32,11 @@ async def test_each_follower_reads_everything_at_its_own_pace() -> None:
     flight = Flight()
     quick, slow = Follower(flight), Follower(flight)
     flight.add(chunk("a"))
-    assert await quick.next() == chunk("a")
+    assert await quick.next() == [chunk("a")]
     flight.add(chunk("b"), chunk("c"))
-    assert [await quick.next(), await quick.next()] == [chunk("b"), chunk("c")]
+    assert await quick.next() == [chunk("b"), chunk("c")]
     flight.end()
-    assert await quick.next() is None
+    assert await quick.next() == []
     assert await rest(slow) == [chunk("a"), chunk("b"), chunk("c")]
 
 
@@ -63,7 +63,7 @@ async def test_a_follower_that_gives_up_waiting_does_not_disturb_the_others() ->
     await until_waiting(gone)
     gone.cancel()
     flight.add(chunk("a"))
-    assert await stays == chunk("a")
+    assert await stays == [chunk("a")]
 
 
 async def test_an_error_reaches_all_after_the_frames_before_it() -> None:
@@ -73,7 +73,7 @@ async def test_an_error_reaches_all_after_the_frames_before_it() -> None:
     flight.add(chunk("a"))
     flight.end(error)
     for follower in (one, other):
-        assert await follower.next() == chunk("a")
+        assert await follower.next() == [chunk("a")]
         with pytest.raises(ProviderError) as caught:
             await follower.next()
         assert caught.value is error
@@ -136,7 +136,7 @@ async def test_a_restart_before_the_first_frame_loses_nobody() -> None:
     follower = Follower(flight)
     flight.restart()
     flight.add(chunk("a"))
-    assert await follower.next() == chunk("a")
+    assert await follower.next() == [chunk("a")]
     assert flight.generation == 0
 
 

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from dub5.cache.flight import Follower, Frame, Identity
-from dub5.cache.flights import Flights, Tell
+from dub5.cache.entry import Identity
+from dub5.cache.flights import Flight, Flights, Follower, Frame, OneReplica
+from dub5.cache.freshness import Lifetimes
+from dub5.cache.purges import Purges
+from dub5.cache.store import AnswerStore, LocalCache
 from dub5.errors import Dub5Error, ProviderError
 from dub5.telemetry.metrics import Metrics
 
 IDENTITY = Identity("key", "v")
+LIFETIMES = Lifetimes(ttl=300.0)
 
 
 class Provider:
-    """A lead whose frames the test lets through one by one, and that counts its calls."""
+    """A leader whose frames the test lets through one by one, and that counts its calls."""
 
     def __init__(self, *texts: str, error: Exception | None = None) -> None:
         self.calls = 0
@@ -32,13 +37,13 @@ class Provider:
         for _ in range(count):
             self.gate.release()
 
-    async def lead(self, tell: Tell) -> None:
+    async def run(self, flight: Flight) -> None:
         self.calls += 1
         self.running += 1
         try:
             for text in self._texts:
                 await self.gate.acquire()
-                tell(Frame("chunk", text.encode()))
+                flight.add(Frame("chunk", text.encode()))
             await self.gate.acquire()
             if self._error is not None:
                 raise self._error
@@ -47,27 +52,29 @@ class Provider:
             self.closed.set()
 
 
-async def nothing_stored() -> bytes | None:
-    return None
+def flights_of(clock: Callable[[], float] = time.monotonic) -> Flights:
+    """Those of the only replica, with nothing stored."""
+    store = AnswerStore(LocalCache(2**20), None, Purges(None))
+    return Flights(store, OneReplica(), Metrics(config_hash="test"), clock)
 
 
 @pytest_asyncio.fixture
 async def flights() -> AsyncIterator[Flights]:
-    made = Flights(None, Metrics(config_hash="test"))
+    made = flights_of()
     yield made
     async with asyncio.timeout(60):
         await made.settle()
 
 
 def join(flights: Flights, provider: Provider, **options: Any) -> tuple[Follower, bool]:
-    return flights.follow(IDENTITY, provider.lead, nothing_stored, seen=0, **options)
+    return flights.follow(IDENTITY, provider, LIFETIMES, seen=0, **options)
 
 
 async def read(follower: Follower) -> list[bytes]:
     try:
         frames = []
-        while (frame := await follower.next()) is not None:
-            frames.append(frame.raw)
+        while arrived := await follower.next():
+            frames += [frame.raw for frame in arrived]
         return frames
     finally:
         follower.leave()
@@ -99,7 +106,7 @@ async def test_concurrent_followers_share_one_call(flights: Flights) -> None:
 async def test_another_version_never_joins(flights: Flights) -> None:
     provider = Provider("a")
     before, _ = join(flights, provider)
-    after, joined = flights.follow(Identity("key", "v2"), provider.lead, nothing_stored, seen=0)
+    after, joined = flights.follow(Identity("key", "v2"), provider, LIFETIMES, seen=0)
     provider.pass_on()
     await asyncio.gather(read(before), read(after))
     assert not joined
@@ -185,7 +192,7 @@ async def test_a_defect_ends_the_wait_without_its_details(flights: Flights) -> N
 
 async def test_a_flight_that_began_too_long_ago_is_not_joined() -> None:
     now = 1000.0
-    flights = Flights(None, Metrics(config_hash="test"), lambda: now)
+    flights = flights_of(lambda: now)
     provider = Provider("a")
     first, _ = join(flights, provider)
     now = 1005.0
@@ -199,7 +206,7 @@ async def test_a_flight_that_began_too_long_ago_is_not_joined() -> None:
 
 async def test_nobody_joins_a_flight_alone(flights: Flights) -> None:
     provider = Provider("a")
-    alone = flights.alone(provider.lead)
+    alone = flights.alone(provider)
     other, joined = join(flights, provider)
     provider.pass_on()
     assert [await read(alone), await read(other)] == [[b"a"], [b"a"]]
@@ -208,7 +215,7 @@ async def test_nobody_joins_a_flight_alone(flights: Flights) -> None:
 
 
 def refresh(flights: Flights, provider: Provider, cooldown: float = 60) -> None:
-    flights.refresh(IDENTITY, provider.lead, nothing_stored, seen=1, cooldown=cooldown)
+    flights.refresh(IDENTITY, provider, LIFETIMES, seen=1, cooldown=cooldown)
 
 
 async def test_a_refresh_runs_once_and_needs_no_follower(flights: Flights) -> None:
@@ -264,7 +271,7 @@ async def test_once_all_is_abandoned_settle_waits_for_no_flight_that_begins_afte
     settled = asyncio.create_task(flights.settle())
     await turns()
     flights.abandon()
-    flights.background(never.lead)  # by a request that is still being answered
+    flights.background(never)  # by a request that is still being answered
     async with asyncio.timeout(60):
         await settled
     assert never.running == 0

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dub5.cache.freshness import Directives, Lifetimes, State, judge, refresh_early
+from dub5.cache.freshness import Directives, FreshnessState, Lifetimes, judge, refresh_early
 from dub5.errors import InvalidRequest
 
 LIVES = Lifetimes(ttl=60, stale_while_revalidate=10, stale_if_error=100)
@@ -65,60 +65,68 @@ def test_any_header_is_read_or_refused(header: str) -> None:
 @pytest.mark.parametrize(
     ("age", "header", "expected"),
     [
-        (0.0, "", State.FRESH),
-        (59.9, "", State.FRESH),
-        (60.0, "", State.REVALIDATE),
-        (70.0, "", State.REVALIDATE),
-        (70.1, "", State.IF_ERROR),
-        (160.0, "", State.IF_ERROR),
-        (160.1, "", State.GONE),
+        (0.0, "", FreshnessState.FRESH),
+        (59.9, "", FreshnessState.FRESH),
+        (60.0, "", FreshnessState.REVALIDATE),
+        (70.0, "", FreshnessState.REVALIDATE),
+        (70.1, "", FreshnessState.IF_ERROR),
+        (160.0, "", FreshnessState.IF_ERROR),
+        (160.1, "", FreshnessState.GONE),
         # max-age is about age, whatever the TTL
-        (30.0, "max-age=30", State.FRESH),
-        (30.1, "max-age=30", State.REFUSED),
-        (65.0, "max-age=30", State.REFUSED),
-        (65.0, "max-age=65", State.REVALIDATE),
+        (30.0, "max-age=30", FreshnessState.FRESH),
+        (30.1, "max-age=30", FreshnessState.REFUSED),
+        (65.0, "max-age=30", FreshnessState.REFUSED),
+        (65.0, "max-age=65", FreshnessState.REVALIDATE),
         # min-fresh asks for what is left; a stale answer never has it
-        (9.0, "min-fresh=50", State.FRESH),
-        (10.0, "min-fresh=50", State.REFUSED),
-        (65.0, "min-fresh=50", State.IF_ERROR),
+        (9.0, "min-fresh=50", FreshnessState.FRESH),
+        (10.0, "min-fresh=50", FreshnessState.REFUSED),
+        (65.0, "min-fresh=50", FreshnessState.IF_ERROR),
         # no-cache refuses everything that is stored
-        (0.0, "no-cache", State.REFUSED),
-        (500.0, "no-cache", State.REFUSED),
+        (0.0, "no-cache", FreshnessState.REFUSED),
+        (500.0, "no-cache", FreshnessState.REFUSED),
         # max-stale accepts so much staleness, or any
-        (75.0, "max-stale=15", State.ACCEPTED),
-        (75.1, "max-stale=15", State.IF_ERROR),
-        (500.0, "max-stale", State.ACCEPTED),
-        (65.0, "max-stale=3", State.REVALIDATE),
-        (500.0, "max-stale, max-age=400", State.REFUSED),
+        (75.0, "max-stale=15", FreshnessState.ACCEPTED),
+        (75.1, "max-stale=15", FreshnessState.IF_ERROR),
+        (500.0, "max-stale", FreshnessState.ACCEPTED),
+        (65.0, "max-stale=3", FreshnessState.REVALIDATE),
+        (500.0, "max-stale, max-age=400", FreshnessState.REFUSED),
         # the request's stale-if-error replaces the class's
-        (80.0, "stale-if-error=20", State.IF_ERROR),
-        (80.1, "stale-if-error=20", State.GONE),
-        (71.0, "stale-if-error=0", State.GONE),
-        (200.0, "stale-if-error=140", State.IF_ERROR),
+        (80.0, "stale-if-error=20", FreshnessState.IF_ERROR),
+        (80.1, "stale-if-error=20", FreshnessState.GONE),
+        (71.0, "stale-if-error=0", FreshnessState.GONE),
+        (200.0, "stale-if-error=140", FreshnessState.IF_ERROR),
     ],
 )
-def test_what_an_answer_of_this_age_is_good_for(age: float, header: str, expected: State) -> None:
+def test_what_an_answer_of_this_age_is_good_for(age: float, header: str, expected: FreshnessState) -> None:
     assert judge(age=age, lifetimes=LIVES, asked=Directives.parse(header)).state is expected
 
 
 def test_without_staleness_an_expired_answer_is_gone() -> None:
-    assert judge(age=60.1, lifetimes=PLAIN, asked=Directives()).state is State.GONE
+    assert judge(age=60.1, lifetimes=PLAIN, asked=Directives()).state is FreshnessState.GONE
 
 
 @pytest.mark.parametrize(
     ("state", "usable"),
     [
-        (State.FRESH, True),
-        (State.REVALIDATE, True),
-        (State.ACCEPTED, True),
-        (State.REFUSED, False),
-        (State.IF_ERROR, False),
-        (State.GONE, False),
+        (FreshnessState.FRESH, True),
+        (FreshnessState.REVALIDATE, True),
+        (FreshnessState.ACCEPTED, True),
+        (FreshnessState.REFUSED, False),
+        (FreshnessState.IF_ERROR, False),
+        (FreshnessState.GONE, False),
     ],
 )
-def test_which_states_are_served(state: State, usable: bool) -> None:
-    ages = {State.FRESH: (1, ""), State.REVALIDATE: (61, ""), State.ACCEPTED: (75, "max-stale")}
-    ages |= {State.REFUSED: (1, "no-cache"), State.IF_ERROR: (75, ""), State.GONE: (500, "")}
+def test_which_states_are_served(state: FreshnessState, usable: bool) -> None:
+    ages = {
+        FreshnessState.FRESH: (1, ""),
+        FreshnessState.REVALIDATE: (61, ""),
+        FreshnessState.ACCEPTED: (75, "max-stale"),
+    }
+    ages |= {
+        FreshnessState.REFUSED: (1, "no-cache"),
+        FreshnessState.IF_ERROR: (75, ""),
+        FreshnessState.GONE: (500, ""),
+    }
     age, header = ages[state]
     fresh = judge(age=age, lifetimes=LIVES, asked=Directives.parse(header))
     assert (fresh.state, fresh.usable) == (state, usable)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 
-from dub5.cache.entry import Entry
-from dub5.cache.flight import Identity
-from dub5.cache.local import LocalCache
+from dub5.cache.entry import Entry, Identity
+from dub5.cache.store import LocalCache
 
 
 def entry(size: int) -> Entry:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from dub5.cache.freshness import Directives
-from dub5.chat.cacheable import is_whole_answer, why_not_cached
+from dub5.chat.answer import is_whole_answer
+from dub5.chat.question import why_not_cached
 from dub5.settings.model import CacheClass
 
 USER = {"role": "user", "content": "x"}

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from openai.lib.streaming.chat._completions import ChatCompletionStreamState
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from dub5.chat.shapes import Usage, assemble, events_of, is_usage_only, split, usage_in
+from dub5.chat.answer import Usage, events_of, is_usage_only, usage_in
+from dub5.providers.chunks import assemble, split
 
 text = st.text(max_size=60)
 unknown_name = st.text("abcdefgxyz_", min_size=3, max_size=12).map(lambda name: "x_" + name)

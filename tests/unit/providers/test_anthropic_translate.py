@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dub5.chat.shapes import assemble
 from dub5.errors import InvalidRequest, Unsupported
 from dub5.providers.anthropic_answer import Event, StreamTranslator, completion
 from dub5.providers.anthropic_request import request
+from dub5.providers.chunks import assemble
 from dub5.providers.protocol import Json
 from testkit import anthropic_server as fake
 from testkit.anthropic_rules import refusal

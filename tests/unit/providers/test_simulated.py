@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dub5.chat.shapes import assemble
 from dub5.errors import InvalidRequest, Unsupported
+from dub5.providers.chunks import assemble
 from dub5.providers.protocol import Call, Json
 from dub5.providers.simulated import FEWEST_WORDS, SimulatedProvider, answer_to
 from dub5.providers.simulated_values import LARGEST_BYTES, example

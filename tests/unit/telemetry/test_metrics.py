@@ -212,8 +212,7 @@ def test_a_call_without_a_first_token_has_no_time_to_it() -> None:
 
 def test_tokens_and_money_are_counted_by_direction() -> None:
     metrics = Metrics()
-    metrics.count_tokens("small", prompt=3, cached=2, completion=5)
-    metrics.count_cost("small", prompt=0.25, completion=0.5)
+    metrics.count_answer("small", 3, 2, 5, prompt_dollars=0.25, completion_dollars=0.5)
     metrics.count_saved("small", prompt=1.0, completion=2.0)
     expected: dict[str, dict[str, float]] = {
         "tokens": {"input": 3, "cached_input": 2, "output": 5},

@@ -9,11 +9,11 @@ import pytest
 
 from dub5.telemetry.metrics import Metrics
 from dub5.telemetry.middleware import TelemetryMiddleware, outcome_of, server_timing
-from dub5.telemetry.record import Outcome, RequestRecord, record_of
+from dub5.telemetry.record import RequestOutcome, RequestRecord, record_of
 from dub5.telemetry.tracing import TraceContext
 
 
-def record(outcome: Outcome | None = None, error_code: str | None = None) -> RequestRecord:
+def record(outcome: RequestOutcome | None = None, error_code: str | None = None) -> RequestRecord:
     return RequestRecord(
         request_id="r", trace=TraceContext.begin(), started=0.0, outcome=outcome, error_code=error_code
     )
@@ -44,7 +44,7 @@ def test_the_outcome_of_a_complete_answer(status: int, error_code: str | None, e
 
 @pytest.mark.parametrize("status", [None, 200, 404, 503])
 @pytest.mark.parametrize("claimed", [None, "ok"])
-def test_an_answer_that_never_ended_is_not_ok(status: int | None, claimed: Outcome | None) -> None:
+def test_an_answer_that_never_ended_is_not_ok(status: int | None, claimed: RequestOutcome | None) -> None:
     assert outcome_of(record(claimed), status, complete=False, client_left=False) == "server_error"
     assert outcome_of(record(claimed), status, complete=False, client_left=True) == "client_disconnect"
 

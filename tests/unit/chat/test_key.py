@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dub5.cache.key import CANNOT_SHAPE_THE_ANSWER, answer_key, answer_key_in_steps, scope_of
+from dub5.chat.question import CANNOT_SHAPE_THE_ANSWER, answer_key, answer_key_in_steps, scope_of
 from dub5.json_steps import at_once
 
 TENANT = ("tenant", "acme")
@@ -117,7 +117,7 @@ def test_minus_zero_is_zero_but_true_is_not_one() -> None:
 
 def test_another_process_computes_the_same_key() -> None:
     program = (
-        "import sys, json; from dub5.cache.key import answer_key; parts = json.load(sys.stdin); "
+        "import sys, json; from dub5.chat.question import answer_key; parts = json.load(sys.stdin); "
         "print(answer_key(parts, scope=('tenant', 'acme'), personality_revision='p', model_revision='m'))"
     )
     fields = {"zeta": 1, "alpha": [{"b": 2.0, "a": "é"}], "messages": [{"role": "user", "content": "hi"}]}

@@ -1,0 +1,331 @@
+"""What a client gets, from what a flight brings: the whole answer or server-sent events, its tokens, and its status.
+
+An answer is stored only where it is whole. Never stored are answers that were cut short, in error, filtered, refused,
+empty, malformed, or ended by a limit that the caller did not set.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Literal, Self
+
+import msgspec
+
+from dub5.cache.flights import Follower, Frame
+from dub5.errors import CallerError, Dub5Error, FlightLost, InternalError, Overloaded, ProviderError
+from dub5.providers.chunks import Assembler, split
+from dub5.providers.protocol import Json, Payload, decode
+from dub5.settings.model import Price
+from dub5.telemetry.logging import get_logger
+from dub5.telemetry.record import RequestOutcome, RequestRecord
+
+DONE = b"data: [DONE]\n\n"
+
+_MOST_TOKENS = 2**40
+"""More than any answer has: a greater number is nonsense, and would not fit where numbers are kept."""
+_STEP = 1000
+"""Chunks that are read without a pause."""
+_LIMITS = ("max_tokens", "max_completion_tokens")
+_CALLING = frozenset({"tool_calls", "function_call"})
+_GOOD_ENDS = _CALLING | {"stop"}
+
+_log = get_logger()
+
+Forward = Literal["bypass", "uri-miss", "stale", "request"]
+"""Section 2.2: not consulted, nothing there, too old, or the request asked for a new one."""
+
+Result = Literal["local", "shared", "stale", "collapsed", "miss", "bypass"]
+"""The `result` label of `dub5_cache_lookups_total`."""
+
+
+class CacheStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One member of the header's list; `hit` and `fwd` exclude each other."""
+
+    hit: bool = False
+    fwd: Forward | None = None
+    ttl: float | None = None
+    stored: bool = False
+    collapsed: bool = False
+    detail: str | None = None
+
+    def __str__(self) -> str:
+        parts = ["dub5"]
+        if self.hit:
+            parts.append("hit")
+        if self.fwd is not None:
+            parts.append(f"fwd={self.fwd}")
+        if self.ttl is not None:
+            parts.append(f"ttl={int(self.ttl // 1)}")
+        if self.stored:
+            parts.append("stored")
+        if self.collapsed:
+            parts.append("collapsed")
+        if self.detail is not None:
+            parts.append(f"detail={self.detail}")
+        return "; ".join(parts)
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """`content` is the whole body, or the server-sent events still to come. `age` is in seconds."""
+
+    content: bytes | Relay
+    status: CacheStatus
+    age: float | None = None
+
+
+class Usage(msgspec.Struct, frozen=True, gc=False):
+    """Tokens of one answer; `cached` are those of the prompt that the provider's own cache had."""
+
+    prompt: int = 0
+    completion: int = 0
+    cached: int = 0
+
+    def dollars(self, price: Price) -> tuple[float, float]:
+        """What a provider charges for prompt and answer; prices are per million tokens."""
+        cached_input = price.input if price.cached_input is None else price.cached_input
+        prompt = (self.prompt - self.cached) * price.input + self.cached * cached_input
+        return prompt / 1e6, self.completion * price.output / 1e6
+
+
+def usage_of(data: Json) -> Usage:
+    """What a completion or chunk says of its tokens; 0 where it says nothing, or what cannot be."""
+    usage = data.get("usage")
+    if not isinstance(usage, dict):
+        return Usage()
+    details = usage.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else None
+    counts = [
+        count if type(count) is int and 0 <= count <= _MOST_TOKENS else 0
+        for count in (usage.get("prompt_tokens"), usage.get("completion_tokens"), cached)
+    ]
+    return Usage(counts[0], counts[1], min(counts[0], counts[2]))
+
+
+class _Outside(msgspec.Struct):
+    usage: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_outside = msgspec.json.Decoder(_Outside).decode
+
+
+def usage_in(body: bytes) -> Usage:
+    """`usage_of` a whole completion, nothing else of which is decoded."""
+    return usage_of({"usage": msgspec.json.decode(_outside(body).usage)})
+
+
+def is_usage_only(chunk: Json) -> bool:
+    """The last chunk that OpenAI sends with `include_usage`: no choices, only token counts."""
+    return not chunk.get("choices") and chunk.get("usage") is not None
+
+
+def event(data: bytes) -> bytes:
+    """One server-sent event; `data` is JSON on one line."""
+    return b"data: " + data + b"\n\n"
+
+
+def events_of(body: bytes, *, include_usage: bool) -> bytes:
+    """A whole completion as the bytes of its event stream, all but the `[DONE]` at its end."""
+    chunks = split(msgspec.json.decode(body), include_usage=include_usage)
+    return b"".join(event(Payload.of(chunk).raw) for chunk in chunks)
+
+
+def error_event(error: Dub5Error) -> bytes:
+    """The error as the last event of a stream."""
+    return event(msgspec.json.encode(error.event()))
+
+
+class Relay:
+    """The events of one streamed answer; raises nothing: an error is an event of the stream, without a `[DONE]`.
+
+    What has arrived together goes on together: for a replica or a client that falls behind, one write per chunk would
+    be most of the work.
+
+    `first` are frames that are here already. `on_whole`, where given, is called with the tokens of a complete answer.
+
+    An iterator object rather than a generator: a generator that was never begun runs no `finally` when it is
+    closed, and the flight would keep a follower that is gone.
+    """
+
+    def __init__(
+        self,
+        follower: Follower,
+        first: list[Frame],
+        record: RequestRecord,
+        *,
+        include_usage: bool,
+        on_whole: Callable[[Usage], object] | None,
+    ) -> None:
+        self._follower = follower
+        self._first: list[Frame] | None = first
+        self._record = record
+        self._include_usage = include_usage
+        self._on_whole = on_whole
+        self._usage = Usage()
+        self._over = False
+        self._left = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """The events of all frames that are here."""
+        while not self._over:
+            try:
+                frames, self._first = self._first, None
+                if frames is None:
+                    frames = await self._follower.next()
+                if not frames:
+                    self._over = True
+                    if self._on_whole is not None:
+                        self._on_whole(self._usage)
+                    return DONE
+                events = []
+                for frame in frames:
+                    if frame.kind != "chunk":
+                        self._usage = usage_of(decode(frame.raw))
+                    if frame.kind == "whole":
+                        events.append(events_of(frame.raw, include_usage=self._include_usage))
+                    elif frame.kind == "chunk" or self._include_usage:
+                        events += (b"data: ", frame.raw, b"\n\n")
+                if events:
+                    return b"".join(events)
+            except Dub5Error as error:
+                return self._failed(error)
+            except Exception:  # noqa: BLE001  # the head is sent: only the stream can still tell
+                record = self._record
+                _log.exception("stream failed", request_id=record.request_id, trace_id=record.trace.trace_id)
+                return self._failed(InternalError())
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """Leave the flight. May be called again."""
+        if not self._left:
+            self._left = True
+            self._follower.leave()
+
+    def _failed(self, error: Dub5Error) -> bytes:
+        """After the head a status cannot be changed: the error is the last event."""
+        self._over = True
+        self._record.outcome = outcome_of(error)
+        self._record.error_code = error.code
+        return error_event(error)
+
+
+def outcome_of(error: Dub5Error) -> RequestOutcome:
+    """Of a request that ended with `error`, where the status cannot say: it is sent, or a provider has chosen it."""
+    match error:
+        case CallerError():
+            return "client_error"
+        case Overloaded():
+            return "shed"
+        case InternalError() | FlightLost():
+            return "server_error"
+        case ProviderError(is_outage=False):
+            return "client_error"
+    return "provider_error"
+
+
+async def whole_of(frames: list[Frame]) -> bytes:
+    """The completion that complete frames stand for: as it came, or assembled from its chunks, with pauses."""
+    if frames and frames[0].kind == "whole":
+        return frames[0].raw
+    assembler = Assembler()
+    for number, frame in enumerate(frames, 1):
+        assembler.add(decode(frame.raw))
+        if number % _STEP == 0:
+            await asyncio.sleep(0)
+    return Payload.of_whole(assembler.completion()).raw
+
+
+def is_whole_answer(completion: Json, fields: Json) -> bool:
+    """Whether every choice says something, is well formed, and came to an end that asking again would not better.
+
+    `length` is such an end only where the request itself set the limit, and the answer came up to it. Takes whatever a
+    provider may have sent.
+    """
+    choices = completion.get("choices")
+    if not isinstance(choices, list) or not choices:
+        return False
+    limited = _reached_own_limit(completion, fields)
+    return all(isinstance(choice, dict) and _is_whole(choice, limited) for choice in choices)
+
+
+def _is_whole(choice: Json, limited: bool) -> bool:
+    reason, message = choice.get("finish_reason"), choice.get("message")
+    if not isinstance(reason, str) or not isinstance(message, dict):
+        return False
+    cut = reason == "length"
+    if not (reason in _GOOD_ENDS or (cut and limited)) or message.get("refusal"):
+        return False
+    calls, call = message.get("tool_calls"), message.get("function_call")
+    if not (_are_proper_calls(calls, cut) and _is_proper_function(call, cut)):
+        return False
+    if reason in _CALLING and not (calls or call):
+        return False
+    content = message.get("content")
+    return _is_content(content) and bool(calls or call or _says(content) or _other_media(message))
+
+
+def _reached_own_limit(completion: Json, fields: Json) -> bool:
+    """Whether the request set a limit, and nothing says that the answer is shorter than that."""
+    limits = [limit for limit in map(fields.get, _LIMITS) if isinstance(limit, int)]
+    usage = completion.get("usage")
+    used = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    return bool(limits) and not (type(used) is int and used < min(limits))
+
+
+def _is_content(content: object) -> bool:
+    """A text, none, or a list of parts."""
+    if isinstance(content, list):
+        return all(isinstance(part, dict) for part in content)
+    return content is None or isinstance(content, str)
+
+
+def _says(content: object) -> bool:
+    if isinstance(content, list):
+        return any(_says(part.get("text", "x")) for part in content)
+    return isinstance(content, str) and bool(content.strip())
+
+
+def _other_media(message: Json) -> bool:
+    """What may stand in the place of a text."""
+    return any(isinstance(message.get(name), (dict, list)) and message[name] for name in ("audio", "images"))
+
+
+def _are_proper_calls(calls: object, cut: bool) -> bool:
+    if calls is None:
+        return True
+    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+        return False
+    ids = {call["id"] for call in calls if isinstance(call.get("id"), str) and call["id"]}
+    return len(ids) == len(calls) and all(_is_proper_call(call, cut) for call in calls)
+
+
+def _is_proper_call(call: Json, cut: bool) -> bool:
+    custom = call.get("custom")
+    if isinstance(custom, dict):
+        return _is_name(custom.get("name")) and isinstance(custom.get("input"), str)
+    return call.get("function") is not None and _is_proper_function(call["function"], cut)
+
+
+def _is_proper_function(function: object, cut: bool) -> bool:
+    """None is as good as one that has a name and arguments in JSON; where the answer was cut, they may be as well."""
+    if function is None:
+        return True
+    if not isinstance(function, dict) or not _is_name(function.get("name")):
+        return False
+    arguments = function.get("arguments")
+    return isinstance(arguments, str) and (cut or _is_json(arguments))
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and bool(name.strip())
+
+
+def _is_json(text: str) -> bool:
+    try:
+        msgspec.json.decode(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
