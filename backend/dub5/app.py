@@ -57,9 +57,8 @@ from dub5.telemetry.background import Background
 from dub5.telemetry.container import memory
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.metrics import BREAKER_STATES, Metrics
-from dub5.telemetry.middleware import TelemetryMiddleware
 from dub5.telemetry.process import LoopLagProbe
-from dub5.telemetry.record import record_of
+from dub5.telemetry.record import TelemetryMiddleware, record_of
 
 PART_STOP_TIMEOUT = 20.0
 """Seconds for one part to stop: longer than any part takes by itself. Limits and samples take up to 15: five each to

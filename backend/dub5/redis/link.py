@@ -54,9 +54,8 @@ from dub5.redis.client import (
 from dub5.redis.cluster import Cluster
 from dub5.settings.model import RedisSettings
 from dub5.telemetry.background import Background, BackgroundTask
-from dub5.telemetry.counting import Distribution
 from dub5.telemetry.logging import get_logger
-from dub5.telemetry.metrics import Metrics
+from dub5.telemetry.metrics import Distribution, Metrics
 
 MAX_BATCH = 256
 """Commands of a batch beyond which nobody joins it: their answers are read in one go."""

@@ -2,7 +2,12 @@
 
 The names and labels are a contract with dashboards, alerts and the autoscaler (docs/metrics.md). Labels are
 bounded: classes, models and providers come from the configuration, everything else from fixed lists, so no
-caller can make a series. Counters and histograms are those of `telemetry.counting`, which cost less.
+caller can make a series.
+
+Counters and histograms are our own, with prometheus_client's names and exposition, but without its locks. It takes a
+lock and walks through all buckets for each observation, a dozen times for an answer from memory. Here all counting is
+done on the event loop, by one thread, so an addition is an addition; the exposition, in whatever thread, only reads.
+A bucket may have an exemplar: the trace of the last observation in it. OpenMetrics shows it, the plain text cannot.
 
 Exposition reads /proc and formats hundreds of lines, so it runs in a thread. Figures about the process are
 on a second registry for the same reason: reading the first one never touches a file.
@@ -13,22 +18,32 @@ from __future__ import annotations
 import contextlib
 import math
 import platform
-from collections.abc import Iterable, Sequence
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Gauge, Info, ProcessCollector
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
+from prometheus_client.utils import floatToGoString
 
 from dub5 import __version__
 from dub5.process.threads import DaemonThreads
 from dub5.telemetry.container import memory_limit
-from dub5.telemetry.counting import Count, Counters, Distribution, Histograms
 from dub5.telemetry.logging import LogWriter
 
-_PATIENCE = 10.0
+_TIMEOUT = 10.0
 """Seconds for one exposition."""
 _SCRAPES = 32
 """Expositions at once."""
@@ -50,6 +65,121 @@ _CALL = ("provider", "model", "outcome")
 
 # Creation times of series: three lines more for each histogram, and nobody reads them.
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+class Count:
+    """One series of a counter."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+    def inc(self, amount: float = 1.0) -> None:
+        self.value += amount
+
+
+class Distribution:
+    """One series of a histogram: how many observations in each bucket alone, and their sum.
+
+    `traced` is trace id, value and seconds since the epoch of the last observation with a trace, by bucket.
+    """
+
+    __slots__ = ("_bounds", "counts", "sum", "traced")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+        self.traced: dict[int, tuple[str, float, float]] = {}
+
+    def observe(self, value: float, trace_id: str | None = None) -> None:
+        bucket = bisect_left(self._bounds, value)
+        self.counts[bucket] += 1
+        self.sum += value
+        if trace_id is not None:
+            self.traced[bucket] = (trace_id, value, time.time())
+
+    def exemplar(self, bucket: int) -> Exemplar | None:
+        traced = self.traced.get(bucket)
+        return None if traced is None else Exemplar({"trace_id": traced[0]}, traced[1], traced[2])
+
+
+S = TypeVar("S", Count, Distribution)
+
+
+class _Labelled(Collector, Generic[S]):
+    """Series by labels, each made by `new` when it is first asked for."""
+
+    def __init__(
+        self,
+        name: str,
+        meaning: str,
+        label_names: Sequence[str],
+        registry: CollectorRegistry,
+        new: Callable[[], S],
+    ) -> None:
+        self.label_names = label_names
+        self._name = name
+        self._meaning = meaning
+        self._new: Callable[[], S] = new
+        self._series: dict[tuple[str, ...], S] = {}
+        registry.register(self)
+
+    def labels(self, *values: str) -> S:
+        """The series of these values, in the order of the names."""
+        series = self._series.get(values)
+        if series is None:
+            series = self._series[values] = self._new()
+        return series
+
+
+class Counters(_Labelled[Count]):
+    """A counter by labels."""
+
+    def __init__(
+        self, name: str, meaning: str, label_names: Sequence[str], registry: CollectorRegistry
+    ) -> None:
+        super().__init__(name, meaning, label_names, registry, Count)
+
+    def describe(self) -> Iterable[CounterMetricFamily]:
+        yield CounterMetricFamily(self._name, self._meaning, labels=self.label_names)
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        [family] = self.describe()
+        for values, series in self._series.copy().items():
+            family.add_metric(values, series.value)
+        yield family
+
+
+class Histograms(_Labelled[Distribution]):
+    """A histogram by labels; `bounds` are the upper bounds of its buckets, rising."""
+
+    def __init__(
+        self,
+        name: str,
+        meaning: str,
+        label_names: Sequence[str],
+        registry: CollectorRegistry,
+        bounds: Sequence[float],
+    ) -> None:
+        self._shown = [floatToGoString(bound) for bound in (*bounds, math.inf)]  # type: ignore[no-untyped-call]
+        super().__init__(name, meaning, label_names, registry, lambda: Distribution(bounds))
+
+    def describe(self) -> Iterable[HistogramMetricFamily]:
+        yield HistogramMetricFamily(self._name, self._meaning, labels=self.label_names)
+
+    def collect(self) -> Iterable[HistogramMetricFamily]:
+        [family] = self.describe()
+        for values, series in self._series.copy().items():
+            family.add_metric(values, list(self._buckets(series)), series.sum)
+        yield family
+
+    def _buckets(self, series: Distribution) -> Iterator[tuple[str, float] | tuple[str, float, Exemplar]]:
+        for bucket, count in enumerate(accumulate(series.counts)):
+            exemplar = series.exemplar(bucket)
+            shown = (self._shown[bucket], float(count))
+            yield shown if exemplar is None else (*shown, exemplar)
 
 
 class _LinesDropped(Collector):
@@ -329,7 +459,7 @@ class Metrics:
 
     async def exposition(self, accept: str) -> tuple[bytes, str]:
         """`render`, in a thread. TimeoutError where the files that it reads do not answer."""
-        return await self._reader.read(lambda: self.render(accept), _PATIENCE)
+        return await self._reader.read(lambda: self.render(accept), _TIMEOUT)
 
     def _counters(self, name: str, meaning: str, labels: Sequence[str]) -> Counters:
         return Counters(f"dub5_{name}", meaning, labels, self.registry)

@@ -14,8 +14,7 @@ from litestar import Litestar, get
 from litestar.params import FromPath
 
 from dub5.telemetry.metrics import Metrics
-from dub5.telemetry.middleware import TelemetryMiddleware
-from dub5.telemetry.record import record_of
+from dub5.telemetry.record import TelemetryMiddleware, record_of
 
 from .conftest import Log, Serve, until
 

@@ -14,8 +14,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span as ReceivedSpan
 from dub5.settings.model import TelemetrySettings
 from dub5.telemetry import tracing
 from dub5.telemetry.metrics import Metrics
-from dub5.telemetry.middleware import TelemetryMiddleware
-from dub5.telemetry.record import record_of
+from dub5.telemetry.record import TelemetryMiddleware, record_of
 from dub5.telemetry.tracing import TraceContext, Tracer, chat_span
 
 from .conftest import Serve

@@ -11,9 +11,8 @@ from prometheus_client import Gauge, Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from dub5.telemetry.counting import Counters, Histograms
 from dub5.telemetry.logging import LogWriter
-from dub5.telemetry.metrics import MemoryLimit, Metrics
+from dub5.telemetry.metrics import Counters, Histograms, MemoryLimit, Metrics
 
 REQUEST = {"route", "method", "outcome"}
 CALL = {"provider", "model", "outcome"}

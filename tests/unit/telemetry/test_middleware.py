@@ -8,8 +8,14 @@ from typing import Any
 import pytest
 
 from dub5.telemetry.metrics import Metrics
-from dub5.telemetry.middleware import TelemetryMiddleware, outcome_of, server_timing
-from dub5.telemetry.record import RequestOutcome, RequestRecord, record_of
+from dub5.telemetry.record import (
+    RequestOutcome,
+    RequestRecord,
+    TelemetryMiddleware,
+    outcome_of,
+    record_of,
+    server_timing,
+)
 from dub5.telemetry.tracing import TraceContext
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from dub5.telemetry.record import OTHER, RequestRecord, keep, record_of
+from dub5.telemetry.record import OTHER, RequestRecord, record_of
 from dub5.telemetry.tracing import TraceContext
 
 
 def test_the_record_that_was_kept_is_found() -> None:
-    scope: Any = {"type": "http"}
     record = RequestRecord(request_id="r-1", trace=TraceContext.begin(), started=0.0)
-    keep(scope, record)
+    scope: Any = {"type": "http", "dub5.record": record}
     assert record_of(scope) is record
 
 
