@@ -29,9 +29,8 @@ from dub5.admission.gate import Gate
 from dub5.admission.keys import KeyRing
 from dub5.admission.limits import RateLimiter
 from dub5.api import cache, models, operations
-from dub5.api.browsers import BrowserMiddleware
-from dub5.api.chat import ChatFirst, ChatRoute
-from dub5.api.draining import DrainMiddleware
+from dub5.api.chat import ChatRoute
+from dub5.api.entrance import BrowserMiddleware, ChatFirst, DrainMiddleware
 from dub5.api.errors import HANDLERS
 from dub5.api.origins import Origins
 from dub5.api.page import Page

@@ -1,18 +1,25 @@
-"""Small things that every raw ASGI route needs: headers, a bounded body, JSON out, and a client that leaves."""
+"""HTTP in and HTTP out, for raw ASGI routes: headers, a bounded body, JSON or events, and a client that leaves.
+
+A streamed answer has silences: proxies cut a connection on which nothing comes for a minute or so, and models think for
+longer. So after each interval without a byte the client gets a comment, which readers of server-sent events pass over;
+the first one brings the head with it, if that has not gone. Until then a failure can have its true status.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import re
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Self
 
 import msgspec
 from litestar.types import Message, Receive, Scope, Send
 
 from dub5.errors import Dub5Error, InvalidRequest, RequestTooLarge, render
 from dub5.settings.model import Duration
+from dub5.telemetry.record import HEARTBEAT
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -25,6 +32,9 @@ _CLIENT_TIMEOUTS = ("x-stainless-read-timeout", "x-stainless-timeout")
 
 _DISCARDED = 16 * 2**20
 """Bytes of a body that is refused, which we are ready to read for politeness."""
+
+_SENDING = math.inf
+"""Silent since then: not yet."""
 
 JSON = (b"content-type", b"application/json")
 CLOSE = (b"connection", b"close")
@@ -118,15 +128,18 @@ def parse_tags(header: str) -> tuple[str, ...]:
     return tags
 
 
-class Patience(msgspec.Struct, frozen=True):
-    """Seconds that a caller waits: for the first byte, and for the whole answer. None: as long as it takes."""
+class Deadlines(msgspec.Struct, frozen=True):
+    """Until when a caller waits for the first byte and for the whole answer, in seconds of time.monotonic.
+
+    None: as long as it takes.
+    """
 
     first_byte: float | None = None
     whole: float | None = None
 
 
-def patience_of(headers: dict[str, str]) -> Patience:
-    """What `X-Dub5-Timeout` says, and what the official clients tell of their own time-outs without being asked.
+def deadlines_of(headers: dict[str, str], now: float) -> Deadlines:
+    """What `X-Dub5-Timeout` says, and what the official clients tell of their own timeouts without being asked.
 
     Theirs are for the next byte; a value that we do not understand is theirs to change, so it is passed over.
     InvalidRequest where ours is not a number of seconds or a duration such as `500ms`.
@@ -138,8 +151,11 @@ def patience_of(headers: dict[str, str]) -> Patience:
             "The time-out must be a number of seconds above 0, or a duration such as 500ms.",
             param="X-Dub5-Timeout",
         )
-    theirs = (_seconds(headers[name]) for name in _CLIENT_TIMEOUTS if name in headers)
-    return Patience(min((each for each in (whole, *theirs) if each), default=None), whole)
+    timeouts = [whole, *(_seconds(headers[name]) for name in _CLIENT_TIMEOUTS if name in headers)]
+    first_byte = min((each for each in timeouts if each), default=None)
+    return Deadlines(
+        now + first_byte if first_byte is not None else None, now + whole if whole is not None else None
+    )
 
 
 def _seconds(written: str) -> float | None:
@@ -194,3 +210,113 @@ async def while_client_stays(receive: Receive) -> AsyncIterator[None]:
         raise
     finally:
         watcher.cancel()
+
+
+class EventStream:
+    """One streamed answer on its way to one client, with heartbeats in its silences: head and SSE comments.
+
+    `interval` is in seconds, 0 for no heartbeat. `on_begin` is called when the head has gone.
+
+    One timer for a whole stream, which what is sent moves only by noting when. Where it fires in a silence a task
+    sends the comment. Everything else waits for that task before it sends, and the timer for what is being sent:
+    so nothing gets in between, and no comments pile up for a client that does not read.
+    """
+
+    __slots__ = (
+        "_head",
+        "_heartbeat",
+        "_interval",
+        "_loop",
+        "_on_begin",
+        "_over",
+        "_send",
+        "_silent_since",
+        "_timer",
+        "begun",
+    )
+
+    def __init__(self, send: Send, interval: float, on_begin: Callable[[], None]) -> None:
+        self.begun = self._over = False
+        self._send = send
+        self._interval = interval
+        self._on_begin = on_begin
+        self._loop = asyncio.get_running_loop()
+        self._silent_since = _SENDING
+        self._head: Callable[[], Headers] = list
+        self._timer: asyncio.TimerHandle | None = None
+        self._heartbeat: asyncio.Task[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """No comment after this."""
+        self._over = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._heartbeat is not None:
+            self._heartbeat.cancel()
+
+    def expect(self, head: Callable[[], Headers]) -> None:
+        """The answer has to be waited for: from now on there are heartbeats, the first with this head."""
+        if self._interval:
+            self._head = head
+            self._silent_since = self._loop.time()
+            self._set_timer(self._silent_since)
+
+    async def begin(self, head: Callable[[], Headers]) -> None:
+        """Send the head, unless a heartbeat has."""
+        if self._heartbeat is not None:
+            await self._heartbeat
+        if not self.begun:
+            await self._put_head(head())
+
+    async def relay(self, events: AsyncIterator[bytes]) -> None:
+        """Send each as it comes, then the end."""
+        send, now = self._send, self._loop.time
+        async for event in events:
+            if self._heartbeat is not None:
+                await self._heartbeat
+            self._silent_since = _SENDING
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+            self._silent_since = now()
+        await self.end()
+
+    async def end(self, last: bytes = b"") -> None:
+        """Send the `last` event, if any, and the end."""
+        if self._heartbeat is not None:
+            await self._heartbeat
+        self._silent_since = _SENDING
+        await self._send({"type": "http.response.body", "body": last, "more_body": False})
+
+    async def _put_head(self, headers: Headers) -> None:
+        self._silent_since = _SENDING
+        start: Message = {"type": "http.response.start", "status": 200, "headers": headers}
+        await self._send(start)
+        self._silent_since = self._loop.time()
+        self.begun = True
+        self._on_begin()
+
+    def _set_timer(self, since: float) -> None:
+        self._timer = self._loop.call_at(since + self._interval, self._on_timer)
+
+    def _on_timer(self) -> None:
+        now = self._loop.time()
+        since = min(self._silent_since, now)
+        if now < since + self._interval:
+            self._set_timer(since)
+        else:
+            self._heartbeat = self._loop.create_task(self._send_heartbeat())
+            # A callback, for a task that is cancelled before it began runs nothing; and before whoever awaits it.
+            self._heartbeat.add_done_callback(self._on_heartbeat_sent)
+
+    async def _send_heartbeat(self) -> None:
+        if not self.begun:
+            await self._put_head(self._head())
+        await self._send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
+
+    def _on_heartbeat_sent(self, beat: asyncio.Task[None]) -> None:
+        self._heartbeat = None
+        if not (self._over or beat.cancelled()):
+            self._silent_since = self._loop.time()
+            self._set_timer(self._silent_since)

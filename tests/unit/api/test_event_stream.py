@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dub5.api.event_stream import EventStream
+from dub5.api.http import EventStream
 from dub5.telemetry.record import HEARTBEAT
 
 INTERVAL = 30.0
