@@ -26,7 +26,6 @@ from moka_py import Moka
 from dub5.cache.entry import Identity
 from dub5.cache.freshness import Lifetimes
 from dub5.cache.store import AnswerStore, CacheWrite
-from dub5.contract import flight_stream, lease_key
 from dub5.errors import Dub5Error, FlightLost, InternalError, Overloaded
 from dub5.redis.link import RedisUnavailable
 from dub5.telemetry.logging import get_logger
@@ -173,33 +172,19 @@ class Follower:
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """Who leads, as the replicas' common memory has it. `token` is `epoch:replica:claim:request:trace` of the leader.
+    """Who leads, as the replicas' common memory has it.
 
-    The last two are missing where nobody's request is known.
+    `token` stands in the key `lease`, and says which replica leads, the `leader`, and for which request, the `asker`,
+    as far as that is known. The leader's frames are in the `stream`.
     """
 
     identity: Identity
     outcome: Literal["lead", "follow", "stored", "cooling"]
     token: str
-
-    @property
-    def leader(self) -> str:
-        """Which replica; there is no token without one."""
-        return self.token.split(":")[1]
-
-    @property
-    def asker(self) -> Asker | None:
-        """The request for which the leader asks."""
-        parts = self.token.split(":")
-        return Asker(parts[3], parts[4]) if len(parts) == 5 else None
-
-    @property
-    def lease(self) -> str:
-        return lease_key(self.identity.key, self.identity.version)
-
-    @property
-    def stream(self) -> str:
-        return flight_stream(self.identity.key, self.identity.version, self.token.partition(":")[0])
+    lease: str
+    stream: str
+    leader: str
+    asker: Asker | None
 
 
 class Tailed(enum.Enum):
@@ -353,7 +338,8 @@ class Flights:
             """A callback, since a task that was cancelled before it began runs no `finally`."""
             work.close()
             del self._in_flight[task]
-            flight.end(InternalError())  # where it was cancelled; nobody follows it then
+            if not flight.ended:  # it was cancelled, and nobody follows it
+                flight.end(InternalError())
             if identity is not None and self._by_identity.get(identity) is flight:
                 del self._by_identity[identity]
 

@@ -1,8 +1,8 @@
 """Which replica asks the provider, and how the others get the answer as it arrives.
 
 1. *Claim.* One script says who leads: whoever finds no lease takes it, with a new epoch; the others learn the
-   leader's name. It also looks for an answer stored since the caller looked, so none is asked for twice.
-2. *Follow.* A follower tells the leader's replica so, over pub/sub, and again each second as a heartbeat.
+   leader's name. It also finds an answer that was stored since the caller's look-up, so none is asked for twice.
+2. *Follow.* A follower says so to the leader's replica, over pub/sub, and again each second as a heartbeat.
    Only then does the leader publish its frames, from the first one on: an answer that nobody elsewhere waits
    for costs Redis nothing.
 3. *Publish.* Frames are appended to the stream of this epoch by a script that checks the lease first (fencing):
@@ -43,13 +43,14 @@ from dub5.cache.entry import (
     born_digits,
     check_completion,
 )
-from dub5.cache.flights import Claim, Flight, Frame, Tailed
+from dub5.cache.flights import Asker, Claim, Flight, Frame, Tailed
 from dub5.contract import (
     Undecodable,
     cooldown_key,
     decode,
     entry_key,
     epoch_key,
+    flight_stream,
     lease_key,
     replica_channel,
 )
@@ -176,7 +177,7 @@ class _Tail:
         self.flight = flight
         self.claim = claim
         self.last = "-"
-        self.told = 0.0
+        self.published = 0.0
         self.read = time.monotonic()
         self.outcome: asyncio.Future[Tailed] = asyncio.get_running_loop().create_future()
 
@@ -201,9 +202,9 @@ class _Tail:
         else:
             raise Undecodable("neither frames nor an end")
 
-    def _ended(self, told: _End | None) -> None:
-        error = from_wire(told.wire()) if told is not None else None
-        if told is not None and isinstance(error, CallerError) and told.origin != self.flight.origin:
+    def _ended(self, end: _End | None) -> None:
+        error = from_wire(end.wire()) if end is not None else None
+        if end is not None and isinstance(error, CallerError) and end.origin != self.flight.origin:
             self.finish(Tailed.REFUSED)
         else:
             self.flight.end(error)
@@ -268,7 +269,7 @@ class Leases:
         mine = f"{self.replica}:{secrets.token_hex(4)}"
         if flight.asker is not None:
             mine += f":{flight.asker.request_id}:{flight.asker.trace_id}"
-        arguments = [
+        arguments: list[Any] = [
             mine,
             int(LEASE * 1000),
             born_digits(seen),
@@ -278,34 +279,29 @@ class Leases:
             BORN_AT + BORN_DIGITS - 1,
             born_digits(int((self._clock() + TOLERANCE) * 1e6)),
         ]
+
+        def ask(pipeline: Pipeline) -> None:
+            pipeline.eval(_CLAIM, 4, *keys, *arguments)
+
         try:
-            outcome, token = await self._claimed(keys, arguments)
+            try:
+                outcome, token = await self._link.run("claim", ask)
+            except RedisUnavailable:
+                # Where Redis is there, only the answer was lost. The script knows a claim that it has granted already;
+                # not to ask again would mean a second provider call.
+                if not self._link.available:
+                    raise
+                outcome, token = await self._link.run("claim", ask)
         except (RedisUnavailable, asyncio.CancelledError):
             self._give_up(identity, mine)  # the lease may be ours all the same: only the answer did not come
             raise
-        claim = Claim(identity, outcome.decode(), token.decode())
+        claim = _claim_of(identity, outcome, token.decode())
         if claim.outcome == "lead":
             replaced = self._led.get(identity)
             self._led[identity] = _Led(flight, claim)
             if replaced is not None:  # its lease was lost
                 _dismiss_followers(replaced)
         return claim
-
-    async def _claimed(self, keys: list[str], arguments: list[Any]) -> Any:
-        """What the script says; asked twice where Redis is there and only the answer was lost.
-
-        The script knows a claim that it has granted already. Not to ask again would mean a second provider call.
-        """
-
-        def claim(pipeline: Pipeline) -> None:
-            pipeline.eval(_CLAIM, 4, *keys, *arguments)
-
-        try:
-            return await self._link.run("claim", claim)
-        except RedisUnavailable:
-            if not self._link.available:
-                raise
-            return await self._link.run("claim", claim)
 
     def _give_up(self, identity: Identity, mine: str) -> None:
         """Have no lease that ends with `mine` stand in anybody's way; tried for as long as one would live."""
@@ -326,7 +322,7 @@ class Leases:
         if led is not None and led.claim is claim:  # else the lease was lost, and taken here again
             led.ending = True
             if led.publisher is not None:
-                if not led.flight.ended:  # cancelled: no more frames will come, and there is no end to tell
+                if not led.flight.ended:  # cancelled: no more frames will come, and there is no end to append
                     led.publisher.cancel()
                 await asyncio.wait([led.publisher])
             if self._led.get(claim.identity) is led:  # the publisher gives up a lease that is lost
@@ -352,7 +348,7 @@ class Leases:
             if self._tails.get(claim.identity) is tail:
                 del self._tails[claim.identity]
             if tail.outcome.cancelled():  # with the flight: nobody here follows any more
-                await self._tell(claim.leader, "leave", claim.identity)
+                await self._send(claim.leader, "leave", claim.identity)
 
     async def _keep_reading(self) -> None:
         while True:
@@ -369,8 +365,8 @@ class Leases:
 
         def fill(pipeline: Pipeline) -> None:
             for tail in tails:
-                if time.monotonic() - tail.told > HEARTBEAT:
-                    tail.told = time.monotonic()
+                if time.monotonic() - tail.published > HEARTBEAT:
+                    tail.published = time.monotonic()
                     leader = replica_channel(tail.claim.leader)
                     message = self._message("follow", tail.claim.identity)
                     pipeline.eval(_PUBLISH, 1, tail.claim.lease, leader, message)
@@ -434,7 +430,7 @@ class Leases:
         if message.kind == "wake":
             self._woken.set()
         elif led is None:  # it has ended meanwhile: let the follower see for itself
-            await self._tell(message.sender, "wake", message.identity)
+            await self._send(message.sender, "wake", message.identity)
         elif message.kind == "follow":
             self._followed(led, message.sender)
         elif message.sender in led.heard:
@@ -455,7 +451,7 @@ class Leases:
         """Append what has arrived, again and again, until the end is appended or the lease is lost.
 
         Where an append fails nobody knows whether it was written, so it cannot be tried again: the lease is
-        given up, and followers see at once that they have to look for another leader.
+        given up, and followers see at once that they need another leader.
         """
         flight, sent = led.flight, 0
         while True:
@@ -475,7 +471,7 @@ class Leases:
                 await flight.changed()
 
     def _published(self, led: _Led, publisher: asyncio.Task[None]) -> None:
-        """A publisher that failed appends nothing more: its followers have to look for another leader."""
+        """A publisher that failed appends nothing more: its followers need another leader."""
         if not led.ending and (publisher.cancelled() or publisher.exception() is not None):
             self._abdicate(led)
 
@@ -504,13 +500,28 @@ class Leases:
             return False
         return bool(written)
 
-    async def _tell(self, replica: str, kind: Literal["follow", "leave", "wake"], identity: Identity) -> None:
+    async def _send(self, replica: str, kind: Literal["follow", "leave", "wake"], identity: Identity) -> None:
         with contextlib.suppress(RedisUnavailable):
             message = self._message(kind, identity)
             await self._link.run("publish", lambda client: client.publish(replica_channel(replica), message))
 
     def _message(self, kind: Literal["follow", "leave", "wake"], identity: Identity) -> bytes:
         return msgspec.msgpack.encode(Message(kind, identity, self.replica))
+
+
+def _claim_of(identity: Identity, outcome: bytes, token: str) -> Claim:
+    """`token` is `epoch:replica:claim:request:trace`, without the last two where nobody's request is known."""
+    key, version = identity.key, identity.version
+    parts = token.split(":")
+    return Claim(
+        identity,
+        outcome.decode(),  # type: ignore[arg-type]  # of the script's four
+        token,
+        lease_key(key, version),
+        flight_stream(key, version, parts[0]),
+        parts[1] if len(parts) > 1 else "",
+        Asker(parts[3], parts[4]) if len(parts) == 5 else None,
+    )
 
 
 def _renew(led: list[_Led], pipeline: Pipeline) -> None:

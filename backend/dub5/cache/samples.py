@@ -133,8 +133,6 @@ class Samples(Protocol):
 
     def failed(self, class_name: str) -> None: ...
 
-    def earn_re_ask(self) -> None: ...
-
     def spend_re_ask(self) -> bool: ...
 
     async def start(self) -> None: ...
@@ -155,9 +153,6 @@ class NoSampler:
         """Nothing."""
 
     def failed(self, class_name: str) -> None:
-        """Nothing."""
-
-    def earn_re_ask(self) -> None:
         """Nothing."""
 
     def spend_re_ask(self) -> bool:
@@ -265,8 +260,10 @@ class Sampler:
         """A new answer is here: compare it with the last one of its key, in the background.
 
         `asked_again`: it was asked for only to compare; unless it differs, the last one stays what the next
-        is compared with.
+        is compared with. Each other answer earns a share of such a re-ask.
         """
+        if not asked_again:
+            self._re_asks = min(1.0, self._re_asks + self._re_ask_share)
         if self._rate:
             self._comparisons.start(
                 self._compare(identity, class_name, entry, digest, ttl=ttl, asked_again=asked_again)
@@ -308,10 +305,6 @@ class Sampler:
     def failed(self, class_name: str) -> None:
         """A re-ask brought no answer."""
         self._metrics.cache_revalidations.labels(class_name, "re-ask", "error").inc()
-
-    def earn_re_ask(self) -> None:
-        """A provider is being asked: a share of a re-ask is earned."""
-        self._re_asks = min(1.0, self._re_asks + self._re_ask_share)
 
     def spend_re_ask(self) -> bool:
         """Whether this hit should be asked again for comparison."""

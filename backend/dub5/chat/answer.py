@@ -247,7 +247,11 @@ def is_whole_answer(completion: Json, fields: Json) -> bool:
     choices = completion.get("choices")
     if not isinstance(choices, list) or not choices:
         return False
-    limited = _reached_own_limit(completion, fields)
+    # Whether the request set a limit, and nothing says that the answer is shorter than that.
+    limits = [limit for limit in map(fields.get, _LIMITS) if isinstance(limit, int)]
+    usage = completion.get("usage")
+    used = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    limited = bool(limits) and not (type(used) is int and used < min(limits))
     return all(isinstance(choice, dict) and _is_whole(choice, limited) for choice in choices)
 
 
@@ -259,27 +263,19 @@ def _is_whole(choice: Json, limited: bool) -> bool:
     if not (reason in _GOOD_ENDS or (cut and limited)) or message.get("refusal"):
         return False
     calls, call = message.get("tool_calls"), message.get("function_call")
-    if not (_are_proper_calls(calls, cut) and _is_proper_function(call, cut)):
+    if calls is not None and not _are_proper_calls(calls, cut):
+        return False
+    if call is not None and not _is_proper_function(call, cut):
         return False
     if reason in _CALLING and not (calls or call):
         return False
     content = message.get("content")
-    return _is_content(content) and bool(calls or call or _says(content) or _other_media(message))
-
-
-def _reached_own_limit(completion: Json, fields: Json) -> bool:
-    """Whether the request set a limit, and nothing says that the answer is shorter than that."""
-    limits = [limit for limit in map(fields.get, _LIMITS) if isinstance(limit, int)]
-    usage = completion.get("usage")
-    used = usage.get("completion_tokens") if isinstance(usage, dict) else None
-    return bool(limits) and not (type(used) is int and used < min(limits))
-
-
-def _is_content(content: object) -> bool:
-    """A text, none, or a list of parts."""
     if isinstance(content, list):
-        return all(isinstance(part, dict) for part in content)
-    return content is None or isinstance(content, str)
+        if not all(isinstance(part, dict) for part in content):
+            return False
+    elif not (content is None or isinstance(content, str)):
+        return False
+    return bool(calls or call or _says(content) or _other_media(message))
 
 
 def _says(content: object) -> bool:
@@ -294,8 +290,6 @@ def _other_media(message: Json) -> bool:
 
 
 def _are_proper_calls(calls: object, cut: bool) -> bool:
-    if calls is None:
-        return True
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
         return False
     ids = {call["id"] for call in calls if isinstance(call.get("id"), str) and call["id"]}
@@ -310,9 +304,7 @@ def _is_proper_call(call: Json, cut: bool) -> bool:
 
 
 def _is_proper_function(function: object, cut: bool) -> bool:
-    """None is as good as one that has a name and arguments in JSON; where the answer was cut, they may be as well."""
-    if function is None:
-        return True
+    """Whether it has a name and arguments in JSON; where the answer was cut, they may be as well."""
     if not isinstance(function, dict) or not _is_name(function.get("name")):
         return False
     arguments = function.get("arguments")

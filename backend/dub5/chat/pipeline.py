@@ -422,8 +422,6 @@ class ProviderCall:
             record.timings["queue"] = waited
             began, started = time.time(), time.perf_counter()
             born = store.now() if identity is not None else began
-            if identity is not None and self._compared_with is None:
-                store.sampler.earn_re_ask()
             error = None
             try:
                 answer = await (self._stream(flight) if question.request.stream else self._complete(flight))
