@@ -148,7 +148,7 @@ async def test_what_is_too_large_for_one_account_is_for_the_next(
         (refusal(500), (502, "provider_error"), None),
     ],
 )
-async def test_while_a_model_is_left_alone_callers_are_told_why(
+async def test_while_a_breaker_is_open_callers_read_why(
     server: Running, one: FakeOpenAI, script: Script, expected: tuple[int, str], hint: str | None
 ) -> None:
     one.reply = script

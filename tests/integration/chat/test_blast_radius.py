@@ -112,7 +112,9 @@ async def test_a_model_that_nobody_has_is_no_reason_to_leave_it_alone(
     assert len(fake.calls) == 3 * FEWEST_CALLS
 
 
-async def test_a_provider_that_cannot_be_reached_is_left_alone_for_all_its_models(fake: FakeOpenAI) -> None:
+async def test_a_provider_that_cannot_be_reached_is_not_called_for_any_of_its_models(
+    fake: FakeOpenAI,
+) -> None:
     config: dict[str, Any] = {
         "providers": {"fake": {"kind": "openai", "base_url": "http://127.0.0.1:9/v1"}},
         "models": {name: {"routes": [f"fake/{name}"]} for name in ("small", "other")},

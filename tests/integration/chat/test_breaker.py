@@ -63,7 +63,7 @@ async def server(bad: FakeOpenAI, good: FakeOpenAI) -> AsyncIterator[Running]:
 
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_no_request_fails_and_the_bad_provider_is_soon_left_alone(
+async def test_no_request_fails_and_the_bad_provider_is_soon_not_called(
     server: Running, bad: FakeOpenAI, fault: str, streamed: bool
 ) -> None:
     bad.reply = FAULTS[fault]

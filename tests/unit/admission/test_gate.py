@@ -1,4 +1,4 @@
-"""Places, turns and refusals; the clock is the test's."""
+"""Slots, queues and refusals; the clock is the test's."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Clock:
 
 
 class Scene:
-    """A gate, and calls that hold their places until they are told to leave."""
+    """A gate, and calls that hold their slots until they have to leave."""
 
     def __init__(
         self, *, inflight: int = 1, queued: int = 10, timeout: float = 10.0, one_model: bool = False
@@ -207,17 +207,17 @@ async def test_a_place_that_comes_free_as_its_next_holder_leaves_goes_to_the_one
 
 @pytest.mark.parametrize("seed", range(50))
 async def test_no_place_is_lost_whoever_leaves_when(seed: int) -> None:
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     scene = Scene(inflight=7, queued=50, timeout=100.0)
     for number in range(60):
-        await scene.come(str(number), tenant=str(chance.randrange(4)), model=str(chance.randrange(3)))
-        if chance.random() < 0.5:
-            victim = chance.choice(list(scene.tasks))
-            if chance.random() < 0.5:
+        await scene.come(str(number), tenant=str(rng.randrange(4)), model=str(rng.randrange(3)))
+        if rng.random() < 0.5:
+            victim = rng.choice(list(scene.tasks))
+            if rng.random() < 0.5:
                 scene.tasks[victim].cancel()
-            if chance.random() < 0.5:  # in the same moment
-                scene._leave[chance.choice(list(scene.tasks))].set()
-        for _ in range(chance.randrange(3)):
+            if rng.random() < 0.5:  # in the same moment
+                scene._leave[rng.choice(list(scene.tasks))].set()
+        for _ in range(rng.randrange(3)):
             await asyncio.sleep(0)
         assert len(scene.inside) <= 7
     for name in scene.tasks:
@@ -300,7 +300,7 @@ async def test_a_flood_for_one_model_keeps_no_other_out_of_the_queue() -> None:
         await scene.go(name)
 
 
-async def test_who_waits_for_a_fast_model_is_not_told_the_pace_of_a_slow_one() -> None:
+async def test_a_wait_for_a_fast_model_is_not_expected_at_the_pace_of_a_slow_one() -> None:
     scene = Scene(inflight=25, queued=100, timeout=10.0)
     for number in range(20):
         await scene.come(f"hung-{number}", model="hung")

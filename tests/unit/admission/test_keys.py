@@ -1,4 +1,4 @@
-"""Keys are known by digest, reloaded when the file changes, and never told."""
+"""Keys are known by digest, reloaded when the file changes, and never shown."""
 
 from __future__ import annotations
 
@@ -100,24 +100,24 @@ def test_a_changed_file_takes_effect_and_a_broken_one_changes_nothing(tmp_path: 
     assert keys.authenticate("Bearer new").tenant == "acme"
 
 
-def test_whether_the_last_change_was_taken_is_told(tmp_path: Path) -> None:
+def test_whether_the_last_change_was_taken_is_a_metric(tmp_path: Path) -> None:
     path, metrics = tmp_path / "keys", Metrics()
     good = f"{digest('good')}: {{tenant: acme}}"
     keys = ring(path, good, metrics)
 
-    def told() -> float | None:
+    def loaded() -> float | None:
         asyncio.run(keys.reload_if_changed())
         return metrics.registry.get_sample_value("dub5_keys_last_reload_successful")
 
-    assert told() == 1
+    assert loaded() == 1
     path.write_text("not: [a keys file")
-    assert [told(), told()] == [0, 0]  # though it is not read a second time
+    assert [loaded(), loaded()] == [0, 0]  # though it is not read a second time
     path.write_text(good + " ")
-    assert told() == 1
+    assert loaded() == 1
     path.unlink()
-    assert told() == 0
+    assert loaded() == 0
     path.write_text(good)
-    assert told() == 1
+    assert loaded() == 1
 
 
 def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     assert metrics.registry.get_sample_value("dub5_keys_last_reload_successful") == 1
 
 
-def test_a_reading_that_hangs_is_told_and_holds_up_no_later_one(
+def test_a_reading_that_hangs_is_logged_and_holds_up_no_later_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, metrics, over = tmp_path / "keys", Metrics(), threading.Event()
@@ -185,7 +185,7 @@ def test_a_file_that_could_not_be_read_for_a_while_is_well_again_unchanged(
     assert metrics.registry.get_sample_value("dub5_keys_last_reload_successful") == 1
 
 
-def test_a_file_that_is_too_large_is_told_once_and_changes_nothing(tmp_path: Path) -> None:
+def test_a_file_that_is_too_large_is_logged_once_and_changes_nothing(tmp_path: Path) -> None:
     path, metrics = tmp_path / "keys", Metrics()
     good = f"{digest('good')}: {{tenant: acme}}"
     keys = ring(path, good, metrics)

@@ -352,7 +352,7 @@ def test_calls_and_results_without_ids_belong_together_in_their_order() -> None:
     assert pairs(*history) == [(1, "one"), (2, "two")]
 
 
-def test_a_call_without_a_result_is_told_so() -> None:
+def test_a_call_without_a_result_gets_one_that_says_so() -> None:
     answer = turns(QUESTION, numbered(1), {"role": "user", "content": "Well?"}, tools=[TOOL])[2]["content"]
     assert answer[0]["is_error"] is True
     assert answer[1] == text("Well?")

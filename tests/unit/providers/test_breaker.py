@@ -79,7 +79,7 @@ def test_a_try_that_was_given_up_or_lost_makes_room_for_another() -> None:
     assert breaker.allows(FIRST_PAUSE + PROBE_TIMEOUT)
 
 
-def test_calls_from_before_it_opened_tell_nothing_about_now() -> None:
+def test_calls_from_before_it_opened_say_nothing_about_now() -> None:
     breaker = opened(at=1.0)
     now = 1.0 + FIRST_PAUSE
     assert breaker.allows(now)

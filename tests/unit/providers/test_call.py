@@ -153,7 +153,7 @@ async def test_the_callers_error_is_not_asked_twice(ask: Ask) -> None:
 
 
 @both_ways
-async def test_a_single_routes_error_is_told_as_it_is(ask: Ask) -> None:
+async def test_a_single_routes_error_is_raised_as_it_is(ask: Ask) -> None:
     error = failure("It broke.", retry_after=7)
     with pytest.raises(ProviderError) as caught:
         await ask(model(Scripted("a", error)), Observed())
@@ -161,7 +161,7 @@ async def test_a_single_routes_error_is_told_as_it_is(ask: Ask) -> None:
 
 
 @both_ways
-async def test_where_all_fail_the_last_error_is_told(ask: Ask) -> None:
+async def test_where_all_fail_the_last_error_is_raised(ask: Ask) -> None:
     with pytest.raises(ProviderError) as caught:
         await ask(model(Scripted("a", timeout()), Scripted("b", failure("It broke.", 7))), Observed())
     assert caught.value.message == "Every provider of the model m failed; the last: It broke."
@@ -176,7 +176,7 @@ async def test_where_all_fail_and_the_last_was_late_it_is_a_timeout(ask: Ask) ->
 
 
 @both_ways
-async def test_a_defect_of_ours_is_reported_and_told(ask: Ask) -> None:
+async def test_a_defect_of_ours_is_reported_and_raised(ask: Ask) -> None:
     observed = Observed()
     with pytest.raises(ZeroDivisionError):
         await ask(model(Scripted("a", ZeroDivisionError()), Scripted("b", "no")), observed)
@@ -272,7 +272,7 @@ async def test_a_route_that_cannot_is_passed_over_and_was_not_called(ask: Ask) -
 
 
 @both_ways
-async def test_where_no_route_can_the_caller_is_told(ask: Ask) -> None:
+async def test_where_no_route_can_the_callers_error_is_raised(ask: Ask) -> None:
     with pytest.raises(Unsupported) as caught:
         await ask(model(Scripted("a", cannot("n")), Scripted("b", cannot("audio"))), Observed())
     assert caught.value.param == "n"
@@ -280,14 +280,14 @@ async def test_where_no_route_can_the_caller_is_told(ask: Ask) -> None:
 
 @both_ways
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-async def test_an_outage_of_those_that_can_is_told_as_an_outage(ask: Ask, order: tuple[int, int]) -> None:
+async def test_an_outage_of_those_that_can_is_raised_as_an_outage(ask: Ask, order: tuple[int, int]) -> None:
     providers = [Scripted("a", failure("It broke.")), Scripted("b", cannot())]
     with pytest.raises(ProviderError, match="It broke"):
         await ask(model(*(providers[index] for index in order)), Observed())
 
 
 @both_ways
-async def test_that_those_that_can_are_left_alone_is_an_outage_too(ask: Ask) -> None:
+async def test_open_breakers_of_those_that_can_are_an_outage_too(ask: Ask) -> None:
     broken = well()
     broken.ended("limited", "model", began=0.0, now=0.0, worked=False, pause=20.0)
     asked = of_routes(Route(Scripted("a", "no"), "x", broken), Route(Scripted("b", cannot()), "x", well()))
@@ -321,9 +321,9 @@ async def test_closing_after_the_end_changes_nothing() -> None:
 # --- By weight, full, once more, and twice at a time ---
 
 
-async def asked_first(weights: list[float | None], chances: list[float]) -> list[str]:
+async def asked_first(weights: list[float | None], draws: list[float]) -> list[str]:
     """Names of the routes in the order in which they are asked, where all fail."""
-    observed, left = Observed(), list(chances)
+    observed, left = Observed(), list(draws)
     routes = [
         Route(Scripted(name, failure()), "x", well(), weight)
         for name, weight in zip("abcd", weights, strict=False)
@@ -344,12 +344,12 @@ async def test_chance_decides_between_weights_and_mere_fallbacks_come_last() -> 
 
 
 async def test_the_shares_of_first_tries_are_the_weights() -> None:
-    chance = random.Random(5)
+    rng = random.Random(5)
     providers = [Scripted(name, "hello") for name in "ab"]
     asked = of_routes(
         Route(providers[0], "x", well(), 3.0),
         Route(providers[1], "x", well(), 1.0),
-        rng=chance.random,
+        rng=rng.random,
     )
     for _ in range(4000):
         await asked.complete(CALL, Observed())
@@ -541,7 +541,7 @@ def quick(provider: Provider, health: ModelHealth) -> Route:
 
 
 class Silent(Scripted):
-    """Never answers; tells when its call was ended."""
+    """Never answers; counts how its call was ended."""
 
     async def stream(self, call: Call) -> AsyncGenerator[Payload, None]:
         self.asked.append(call)

@@ -103,7 +103,7 @@ async def test_who_finds_no_place_waits_in_line() -> None:
     assert (limit.waiting, limit.running) == (0, 1)
 
 
-async def test_patience_ends() -> None:
+async def test_the_wait_for_a_slot_ends() -> None:
     limit = ConcurrencyLimit(Pool(1))
     entered(limit, 1)
     with pytest.raises(TimeoutError):

@@ -124,7 +124,7 @@ def test_429s_of_several_models_are_not_the_providers(provider: ProviderHealth) 
 def test_the_probe_of_one_model_decides_for_that_model(provider: ProviderHealth) -> None:
     a, b, c = (provider.of(name) for name in "abc")
     calls(FEWEST_CALLS, a, "error", "provider")
-    assert call(b, "error", "model", at=FIRST_PAUSE)  # b is reached, and in trouble of its own
+    assert call(b, "error", "model", at=FIRST_PAUSE)  # b is reached, and fails by itself
     assert call(c, "ok", at=FIRST_PAUSE + 0.1)
     assert [each.state(FIRST_PAUSE + 0.1) for each in (a, b, c)] == ["closed"] * 3
 

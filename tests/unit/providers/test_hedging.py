@@ -34,7 +34,7 @@ def test_only_the_latest_count() -> None:
 
 
 class Calls:
-    """Two calls that end when they are told how."""
+    """Two calls that end as the test says."""
 
     def __init__(self) -> None:
         self.first: asyncio.Future[str] = asyncio.Future()

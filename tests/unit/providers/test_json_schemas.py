@@ -354,16 +354,16 @@ def test_what_a_small_body_says_at_length_is_refused_before_it_takes_much(schema
 
 
 @pytest.mark.parametrize(
-    "told",
+    "limits",
     [
         {"enum": [{"a": "é" * 300_000}]},
         {"description": "d" * 300_000, "maxLength": 3},
         {"not": {"enum": list(range(300_000))}},
     ],
 )
-def test_limits_that_are_long_are_not_told(told: Json) -> None:
+def test_limits_that_are_long_are_not_described(limits: Json) -> None:
     """Then nothing is enforced; else one text that is not ASCII would make all others as wide."""
-    assert strict(open_object(a={"type": "string", **told})) is None
+    assert strict(open_object(a={"type": "string", **limits})) is None
 
 
 def test_wrapped_schemas_are_copied_so_often_and_no_more() -> None:
