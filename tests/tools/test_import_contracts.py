@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 PLANNER = "dub5_operator/planner/decision.py"
 PURE = "The planner is pure"
 OPERATOR = "Of the backend, the operator"
