@@ -25,15 +25,15 @@ from contextlib import AsyncExitStack
 from redis.asyncio import Redis
 
 from benchmarks.figures import Figure, progress
+from benchmarks.stage import stage
 from dub5.cache.samples import INTERVAL, Sampler
 from dub5.contract import PURGE_KEYS, SAMPLES, SAMPLES_READER, Verdict
 from dub5.redis.link import RedisLink
 from dub5.settings.model import Duration, RedisSettings
 from dub5.telemetry.metrics import Metrics
-from testkit.client import Client, client
+from testkit.client import Client
 from testkit.redis_server import RedisServer
 from testkit.service import configuration, replicas
-from testkit.stand_in import provider
 
 REPLICAS, LOOK_UPS, REFETCHED = 10, 500, 0.3
 STABLE = 600.0
@@ -47,21 +47,19 @@ MIB = 2**20
 
 async def measure() -> list[Figure]:
     options = ("--maxmemory", "256mb", "--maxmemory-policy", "volatile-lfu")
-    async with provider() as asked, RedisServer(*options) as redis, client() as asking:
-        await asked.set(first_token=0.0, tokens=1)
-        settings = configuration(asked.base_url, f"redis://127.0.0.1:{redis.port}")
+    async with stage(2, *options, pace={"first_token": 0.0, "tokens": 1}) as on:
+        redis, asking, [one, other] = on.redis, on.asking, on.urls
         await redis.client.set(SAMPLES_READER, b"1", ex=3600)
-        async with replicas(2, settings) as [one, other]:
-            hot = await _answers(asking, one.url, redis.client)
-            await _keep_hot(redis.client, hot)
-            await _fill(redis.client)
-            answers = await _count(redis.client)
-            simulated, samples = await _sample(redis)
-            refused, seconds = await _purge(asking, one.url, redis.client, hot)
-            pinned = await _not_evictable(redis.client)
-            left = await _count(redis.client)
-            async with replicas(1, settings) as [newcomer]:
-                hits = [await _hits(asking, each.url) for each in (one, other, newcomer)]
+        hot = await _answers(asking, one, redis.client)
+        await _keep_hot(redis.client, hot)
+        await _fill(redis.client)
+        answers = await _count(redis.client)
+        simulated, samples = await _sample(redis)
+        refused, seconds = await _purge(asking, one, redis.client, hot)
+        pinned = await _not_evictable(redis.client)
+        left = await _count(redis.client)
+        async with replicas(1, configuration(on.asked.base_url, redis.url)) as [newcomer]:
+            hits = [await _hits(asking, each) for each in (one, other, newcomer.url)]
         evicted = (await redis.client.info("stats"))["evicted_keys"]
     purges = sum(pinned.get(key, 0) for key in PURGE_KEYS)
     # The replicas have gone on writing: what the stream had at its largest counts.

@@ -21,6 +21,9 @@ from typing import Any
 import msgspec
 import uvloop
 
+from testkit.client import until
+from testkit.processes import resident
+from testkit.service import Service
 from testkit.wire import Reply, Wire, request
 
 LAG_EVERY = 0.01
@@ -183,6 +186,15 @@ async def calling(load: Load) -> Report:
             process.kill()
             await process.wait()
     return msgspec.json.decode(said, type=Report)
+
+
+async def memory_of(service: Service, begins: float, seconds: float) -> list[int]:
+    """Bytes that it holds, once a second from a moment on."""
+    sizes = []
+    for second in range(int(seconds)):
+        await until(begins + second)
+        sizes.append(resident(service.pid))
+    return sizes
 
 
 def main() -> None:

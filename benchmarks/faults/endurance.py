@@ -16,13 +16,12 @@ import asyncio
 import time
 from collections import Counter
 
-from benchmarks.faults.callers import Load, calling
+from benchmarks.faults.callers import Load, calling, memory_of
 from benchmarks.figures import Figure, milliseconds, percentile, progress
+from benchmarks.stage import stage
 from testkit.client import until
-from testkit.processes import cpu_seconds, resident
-from testkit.redis_server import RedisServer
-from testkit.service import Service, configuration, replicas, scraped
-from testkit.stand_in import provider
+from testkit.processes import cpu_seconds
+from testkit.service import Service, scraped
 
 PLACES, CALLERS, SHARE, POPULAR = 200, 400, 0.7, 0.5
 CALIBRATION, WARM_UP, SECONDS, MINUTE = 20.0, 120.0, 600.0, 60.0
@@ -31,27 +30,20 @@ LAG_BUCKETS = "dub5_event_loop_lag_seconds_bucket"
 
 
 async def measure(length: float = 1.0) -> list[Figure]:
-    async with (
-        provider() as asked,
-        RedisServer("--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru") as redis,
-    ):
-        await asked.set(first_token=0.3, spread=0.5, between=0.02, tokens=20)
-        settings = configuration(
-            asked.base_url,
-            f"redis://127.0.0.1:{redis.port}",
-            admission={"max_inflight": PLACES},
-            cache={"local_bytes": "2MiB"},
+    limits = ("--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru")
+    pace = {"first_token": 0.3, "spread": 0.5, "between": 0.02, "tokens": 20}
+    sections = {"admission": {"max_inflight": PLACES}, "cache": {"local_bytes": "2MiB"}}
+    async with stage(1, *limits, pace=pace, **sections) as on:
+        [service] = on.fleet
+        progress("capacity")
+        capacity, limit = await _capacity(service)
+        rate, warm_up, seconds = SHARE * capacity, WARM_UP * length, SECONDS * length
+        progress(f"{rate:.0f} questions a second for {(warm_up + seconds) / 60:.1f} minutes")
+        begins = time.monotonic() + warm_up
+        load = Load(service.url, "endurance", warm_up + seconds, rate=rate, popular=POPULAR)
+        report, memory, lag = await asyncio.gather(
+            calling(load), memory_of(service, begins, seconds), _lag(service, begins, seconds)
         )
-        async with replicas(1, settings) as [service]:
-            progress("capacity")
-            capacity, limit = await _capacity(service)
-            rate, warm_up, seconds = SHARE * capacity, WARM_UP * length, SECONDS * length
-            progress(f"{rate:.0f} questions a second for {(warm_up + seconds) / 60:.1f} minutes")
-            begins = time.monotonic() + warm_up
-            load = Load(service.url, "endurance", warm_up + seconds, rate=rate, popular=POPULAR)
-            report, memory, lag = await asyncio.gather(
-                calling(load), _memory(service, begins, seconds), _lag(service, begins, seconds)
-            )
     inside = [each for each in report.asked if each.began >= begins]
     ends = Counter(str(each.status) for each in inside if not each.complete)
     failed = ends.total()
@@ -63,22 +55,12 @@ async def measure(length: float = 1.0) -> list[Figure]:
         f"{len(inside) / seconds:.0f} requests a second of {capacity:.0f} ({limit}), {failed} of {len(inside):,} "
         f"failed{_told(ends)}, timers of the client late by p99 {milliseconds(percentile(report.late, 99))}"
     )
-    memory_said = (
-        f"{start / 2**20:.1f} MiB at the start, {end / 2**20:.1f} MiB at the end ({end / start - 1:+.2%})"
-    )
+    grown = f"{start / 2**20:.1f} MiB at the start, {end / 2**20:.1f} MiB at the end ({end / start - 1:+.2%})"
+    flat = end < start * (1 + GROWTH) and not failed
+    late = f"p99 at most {milliseconds(p99)}; {under:.2%} of the looks were late by 50 ms or less"
     return [
-        Figure(
-            f"{what}: memory",
-            "growth < 2 %",
-            f"{memory_said}; {load_said}",
-            end < start * (1 + GROWTH) and not failed,
-        ),
-        Figure(
-            f"{what}: event loop",
-            "lag p99 < 50 ms",
-            f"p99 at most {milliseconds(p99)}; {under:.2%} of the looks were late by 50 ms or less",
-            under >= 0.99,
-        ),
+        Figure(f"{what}: memory", "growth < 2 %", f"{grown}; {load_said}", flat),
+        Figure(f"{what}: event loop", "lag p99 < 50 ms", late, under >= 0.99),
     ]
 
 
@@ -106,15 +88,6 @@ async def _capacity(service: Service) -> tuple[float, str]:
     return (len(whole) - 1) / (max(whole) - min(whole)), (
         f"what ran out was the {ran_out}: {places:.0f} of {PLACES} places taken, {busy:.0%} of a core"
     )
-
-
-async def _memory(service: Service, begins: float, seconds: float) -> list[int]:
-    """Bytes, once a second."""
-    sizes = []
-    for second in range(int(seconds)):
-        await until(begins + second)
-        sizes.append(resident(service.pid))
-    return sizes
 
 
 async def _lag(service: Service, begins: float, seconds: float) -> tuple[float, float]:

@@ -19,11 +19,10 @@ from collections import Counter
 from typing import Any
 
 from benchmarks.figures import Figure, progress
+from benchmarks.stage import Stage, stage
 from testkit.client import Client, client
 from testkit.processes import open_files
-from testkit.redis_server import RedisServer
-from testkit.service import Service, configuration, replicas, scraped
-from testkit.stand_in import Provider, provider
+from testkit.service import Service, scraped
 from testkit.wire import Wire, request
 
 CLIENTS, AT_ONCE, PLACES, SHARED, REPLICAS = 10_000, 200, 40, 20, 2
@@ -92,27 +91,23 @@ def shared(number: int) -> str:
 
 async def measure(length: float = 1.0) -> list[Figure]:
     clients = int(CLIENTS * length)
-    async with provider() as asked, RedisServer() as redis:
-        await asked.set(first_token=FIRST_TOKEN, spread=0.5, between=BETWEEN, tokens=TOKENS)
-        settings = configuration(
-            asked.base_url, f"redis://127.0.0.1:{redis.port}", admission={"max_inflight": PLACES}
-        )
-        async with replicas(REPLICAS, settings) as fleet:
-            await asyncio.sleep(1)  # by then all have their connections to Redis
-            before = await _open(fleet, redis)
-            crowd = Crowd([service.url for service in fleet], clients)
-            await crowd.run()
-            progress("everybody has left")
-            behind = await _settled(fleet, asked)
-            questions = [shared(number) for number in range(0, clients, SHARED)]
-            async with client() as asking:
-                served, half = await _cached(asking, fleet, questions)
-            behind |= await _nothing(lambda: _connections(fleet), PATIENCE)  # those of this client, too
+    pace = {"first_token": FIRST_TOKEN, "spread": 0.5, "between": BETWEEN, "tokens": TOKENS}
+    async with stage(REPLICAS, pace=pace, admission={"max_inflight": PLACES}) as on:
+        await asyncio.sleep(1)  # by then all have their connections to Redis
+        before = await _open(on)
+        crowd = Crowd(on.urls, clients)
+        await crowd.run()
+        progress("everybody has left")
+        behind = await _settled(on)
+        questions = [shared(number) for number in range(0, clients, SHARED)]
+        async with client() as asking:
+            served, half = await _cached(asking, on.fleet, questions)
+        behind |= await _nothing(lambda: _connections(on.fleet), PATIENCE)  # those of this client, too
 
-            async def descriptors() -> dict[str, float]:
-                return {"descriptors": await _open(fleet, redis) - before}
+        async def descriptors() -> dict[str, float]:
+            return {"descriptors": await _open(on) - before}
 
-            behind |= await _nothing(descriptors, PATIENCE)
+        behind |= await _nothing(descriptors, PATIENCE)
     gone = ", ".join(f"{count:,} {point}" for point, count in crowd.left.most_common())
     measured = (
         f"{gone}; afterwards {', '.join(f'{name} {value:.0f}' for name, value in behind.items())}; {half} half answers "
@@ -129,24 +124,24 @@ async def measure(length: float = 1.0) -> list[Figure]:
     ]
 
 
-async def _open(fleet: list[Service], redis: RedisServer) -> int:
+async def _open(on: Stage) -> int:
     """Descriptors of all replicas, those of their connections to Redis left out."""
-    to_redis = len(await redis.client.client_list()) - 1
-    return sum(open_files(service.pid) for service in fleet) - to_redis
+    to_redis = len(await on.redis.client.client_list()) - 1
+    return sum(open_files(service.pid) for service in on.fleet) - to_redis
 
 
-async def _settled(fleet: list[Service], asked: Provider) -> dict[str, float]:
+async def _settled(on: Stage) -> dict[str, float]:
     """What is still there when patience is over; as soon as it is nothing."""
 
     async def seen() -> dict[str, float]:
-        metrics = [await scraped(service) for service in fleet]
+        metrics = [await scraped(service) for service in on.fleet]
         return {
             **{name.removeprefix("dub5_"): sum(each.get(name, 0) for each in metrics) for name in GAUGES},
-            "provider calls": (await asked.counted())["live"],
+            "provider calls": (await on.asked.counted())["live"],
         }
 
     async def connections() -> dict[str, float]:
-        return {"provider connections": (await asked.counted())["connections"]}
+        return {"provider connections": (await on.asked.counted())["connections"]}
 
     return {**await _nothing(seen, PATIENCE), **await _nothing(connections, KEPT)}
 

@@ -13,16 +13,13 @@ so small that it is full before anything is measured; it is not what grows.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 
-from benchmarks.faults.callers import Asked, Load, calling
+from benchmarks.faults.callers import Asked, Load, calling, memory_of
 from benchmarks.figures import Figure, milliseconds, percentile, progress
-from testkit.client import Client, Outcome, client, until
-from testkit.processes import resident
-from testkit.redis_server import RedisServer
-from testkit.service import Service, configuration, replicas
-from testkit.stand_in import provider
+from benchmarks.stage import Stage, stage
+from testkit.client import Outcome
+from testkit.service import Service
 
 PLACES, QUEUED, CALLERS, PAUSE = 50, 100, 500, 0.39
 CALIBRATION, WARM_UP, OVERLOAD, AFTERWARDS = 20.0, 40.0, 60.0, 10.0
@@ -33,31 +30,25 @@ SINGLES = 40
 
 
 async def measure(length: float = 1.0) -> list[Figure]:
-    async with provider() as asked, RedisServer() as redis, client() as asking:
-        await asked.set(first_token=0.4, spread=0.5, between=0.025, tokens=5)
-        settings = configuration(
-            asked.base_url,
-            f"redis://127.0.0.1:{redis.port}",
-            admission={"max_inflight": PLACES, "max_queued": QUEUED},
-            cache={"local_bytes": "1MiB"},
+    pace = {"first_token": 0.4, "spread": 0.5, "between": 0.025, "tokens": 5}
+    admission = {"max_inflight": PLACES, "max_queued": QUEUED}
+    async with stage(1, pace=pace, admission=admission, cache={"local_bytes": "1MiB"}) as on:
+        progress("capacity, and what single requests take")
+        [service] = on.fleet
+        before = await _capacity(service, "before", CALIBRATION * length)
+        unloaded = [await _single(on, number) for number in range(SINGLES)]
+        progress("overload")
+        seconds = OVERLOAD * length
+        begins = time.monotonic() + 1 + WARM_UP * length
+        whole = begins + seconds - time.monotonic()
+        memory, report = await asyncio.gather(
+            memory_of(service, begins, seconds + 1),
+            calling(Load(service.url, "overload", whole, CALLERS, pause=PAUSE)),
         )
-        async with replicas(1, settings) as [service]:
-            progress("capacity, and what single requests take")
-            before = await _capacity(service, "before", CALIBRATION * length)
-            unloaded = [await _single(asking, service, number) for number in range(SINGLES)]
-            progress("overload")
-            seconds = OVERLOAD * length
-            begins = time.monotonic() + 1 + WARM_UP * length
-            memory, report = await asyncio.gather(
-                _memory(service, begins, seconds),
-                calling(
-                    Load(service.url, "overload", begins + seconds - time.monotonic(), CALLERS, pause=PAUSE)
-                ),
-            )
-            over = time.monotonic()
-            afterwards = await _afterwards(asking, service, AFTERWARDS)
-            progress("capacity again")
-            after = await _capacity(service, "after", CALIBRATION * length)
+        over = time.monotonic()
+        afterwards = await _afterwards(on, AFTERWARDS)
+        progress("capacity again")
+        after = await _capacity(service, "after", CALIBRATION * length)
     inside = [each for each in report.asked if begins <= each.ended < begins + seconds]
     return [
         _goodput(inside, seconds, before, after),
@@ -75,27 +66,16 @@ async def _capacity(service: Service, name: str, seconds: float) -> float:
     return (len(whole) - 1) / (max(whole) - min(whole))
 
 
-async def _single(asking: Client, service: Service, number: int) -> Outcome:
-    return await asking.ask(service.url, f"single {number} {time.monotonic()}")
+async def _single(on: Stage, number: int) -> Outcome:
+    return await on.asking.ask(on.urls[0], f"single {number} {time.monotonic()}")
 
 
-async def _memory(service: Service, begins: float, seconds: float) -> list[int]:
-    """Bytes, once a second."""
-    sizes = []
-    for second in range(int(seconds) + 1):
-        await until(begins + second)
-        sizes.append(resident(service.pid))
-    return sizes
-
-
-async def _afterwards(asking: Client, service: Service, seconds: float) -> list[Outcome]:
+async def _afterwards(on: Stage, seconds: float) -> list[Outcome]:
     """Single requests ten times a second, each on its own."""
     end = time.monotonic() + seconds
-    tasks = []
-    for number in itertools.count():
-        if time.monotonic() >= end:
-            break
-        tasks.append(asyncio.create_task(_single(asking, service, number)))
+    tasks: list[asyncio.Task[Outcome]] = []
+    while time.monotonic() < end:
+        tasks.append(asyncio.create_task(_single(on, len(tasks))))
         await asyncio.sleep(0.1)
     return await asyncio.gather(*tasks)
 
