@@ -13,9 +13,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+import yaml
 
 from testkit.chart import merged
 from testkit.cluster import ground, loadjob
@@ -25,20 +26,8 @@ from testkit.cluster.stage import Stage
 PACE = ground.Pace(scrape="5s", relist="15s", autoscaler="15s")
 ANSWER = {"first_token": 0.3, "between": 0.05, "tokens": 40}
 """2.3 s: 40 tokens at 20 a second."""
-TWO: dict[str, Any] = {"autoscaling": {"mode": "none"}, "replicas": 2}
 SETTLING = 30.0  # seconds: more than the window of rates, in which the run before still shows
-QUICKER: dict[str, Any] = {"maxReplicas": 6, "behavior": {"scaleDown": {"stabilizationWindowSeconds": 60}}}
 GATES = {"TTFT_P95": 1000}
-
-
-class Kind(NamedTuple):
-    """`share` is the rate as a part of the capacity; `meanwhile` runs beside the load."""
-
-    scenario: str
-    settings: dict[str, Any]
-    share: float | None = None
-    changes: dict[str, Any] = TWO
-    meanwhile: Callable[[Release], None] | None = None
 
 
 def replicas_leave(release: Release) -> None:
@@ -51,33 +40,11 @@ def replicas_leave(release: Release) -> None:
     release.kubectl("rollout", "restart", f"deployment/{NAME}")
 
 
-RAMP: dict[str, Any] = {
-    "RATE": 40,
-    "PEAK": 240,
-    "STEPS": 11,
-    "STEP": "30s",
-    "MAX_VUS": 2000,
-    "ANSWER": "4s",
-}
-RUNS = {
-    "ramp-to-break": Kind("ramp-to-break", RAMP),
-    "ramp-to-break-400": Kind(
-        "ramp-to-break", RAMP, changes={**TWO, "config": {"admission": {"max_inflight": 400}}}
-    ),
-    "steady-50": Kind("steady", {"DURATION": "3m"}, share=0.5),
-    "steady-90": Kind("steady", {"DURATION": "3m", "MAX_VUS": 1000}, share=0.9),
-    "spike": Kind("spike", {"RATE": 20, "PEAK": 200, "DURATION": "3m", "MAX_VUS": 2500, "ANSWER": "8s"}),
-    "stampede": Kind("stampede", {"CLIENTS": 200, "ROUNDS": 5}),
-    "drain": Kind(
-        "drain", {"CLIENTS": 60, "DURATION": "4m"}, changes={**TWO, "replicas": 3}, meanwhile=replicas_leave
-    ),
-    "scale": Kind(
-        "scale",
-        {"RATE": 5, "PEAK": 70, "DURATION": "10m", "ANSWER": "4s"},
-        changes={"autoscaling": QUICKER, "config": {"admission": {"max_inflight": 50}}},
-    ),
-    "soak": Kind("soak", {"DURATION": "15m", "MAX_VUS": 1000}, share=0.5),
-}
+RUNS: dict[str, dict[str, Any]] = yaml.safe_load(
+    Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")
+)["runs"]
+MEANWHILE = {"drain": replicas_leave}
+"""What runs beside a load."""
 
 
 class Campaign:
@@ -86,13 +53,13 @@ class Campaign:
     def __init__(self, release: Release, stage: Stage, out: Path, capacity: float | None) -> None:
         self.release, self.stage, self.out, self.capacity = release, stage, out, capacity
 
-    def run(self, name: str, kind: Kind) -> str:
+    def run(self, name: str, scenario: str, settings: dict[str, Any], values: Any, share: float = 0.0) -> str:
         """The verdict."""
-        settings = {**GATES, **kind.settings}
-        if kind.share is not None:
+        settings = {**GATES, **settings}
+        if share:
             if self.capacity is None:
                 raise SystemExit(f"{name} needs the capacity: run ramp-to-break before it, or say --capacity")
-            settings["RATE"] = round(kind.share * self.capacity)
+            settings["RATE"] = round(share * self.capacity)
         self.release.uninstall()
         time.sleep(SETTLING)
         repository, tag = self.release.images.k6.rsplit(":", 1)
@@ -106,10 +73,10 @@ class Campaign:
             }
         }
         roomy = {"config": {"admission": {"max_inflight": 200, "max_queued": 400}}}
-        self.release.install(merged(merged(roomy, image), kind.changes), pace={})
+        self.release.install(merged(merged(roomy, image), values), pace={})
         self.stage.pace(**ANSWER)
         beside = threading.Thread(
-            target=kind.meanwhile or (lambda _: None), args=(self.release,), daemon=True
+            target=MEANWHILE.get(name, lambda _: None), args=(self.release,), daemon=True
         )
         beside.start()
         service = loadjob.Service(
@@ -118,7 +85,7 @@ class Campaign:
         folder = self.out / name
         folder.mkdir(parents=True, exist_ok=True)
         given = {key: str(value) for key, value in settings.items()}
-        _, document = loadjob.run(service, kind.scenario, given, folder)
+        _, document = loadjob.run(service, scenario, given, folder)
         beside.join(120)
         if document is None:
             raise SystemExit(f"{name} did not reach its end: {folder / 'run.log'}")
@@ -147,7 +114,7 @@ def main() -> int:
         ):
             campaign = Campaign(release, stage, asked.out, asked.capacity)
             for name in asked.names or RUNS:
-                print(f"{name}: {campaign.run(name, RUNS[name])}", flush=True)
+                print(f"{name}: {campaign.run(name, **RUNS[name])}", flush=True)
     return 0
 
 

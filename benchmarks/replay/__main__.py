@@ -19,7 +19,6 @@ import asyncio
 import csv
 import itertools
 import random
-import statistics
 import sys
 import tempfile
 import time
@@ -29,12 +28,11 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 
-import httpx
 import msgspec
 from openai import AsyncOpenAI, OpenAIError
-from prometheus_client.parser import text_string_to_metric_families
 
-from testkit.service import Service, serving
+from benchmarks.figures import percentile
+from testkit.service import Service, scraped, serving
 
 TRACE = Path(__file__).with_name("azure_llm_2023_conv_10min.csv")
 CHARACTERS_PER_TOKEN = 4
@@ -58,26 +56,12 @@ class Result(msgspec.Struct, frozen=True):
     answer_tokens: int
 
 
-class Spent(msgspec.Struct, frozen=True):
-    """What the service has spent so far: seconds of CPU, and $ for providers, spent and saved."""
-
-    cpu: float
-    cost: float
-    saved: float
-
-    @classmethod
-    async def of(cls, service: Service) -> Spent:
-        async with httpx.AsyncClient() as client:
-            answer = await client.get(f"{service.operations_url}/metrics")
-        total: defaultdict[str, float] = defaultdict(float)
-        for family in text_string_to_metric_families(answer.text):
-            for sample in family.samples:
-                total[sample.name] += sample.value
-        return cls(
-            total["process_cpu_seconds_total"],
-            total["dub5_cost_dollars_total"],
-            total["dub5_saved_dollars_total"],
-        )
+async def spent(service: Service) -> dict[str, float]:
+    """What the service has spent so far, by the names of its metrics, labels summed up."""
+    total: defaultdict[str, float] = defaultdict(float)
+    for name, value in (await scraped(service)).items():
+        total[name.partition("{")[0]] += value
+    return total
 
 
 def read_trace(path: Path) -> list[Row]:
@@ -138,19 +122,19 @@ async def replay(url: str, rows: list[Row], questions: list[int], speed: float) 
         return await asyncio.gather(*asking)
 
 
-def milliseconds(values: list[float]) -> str:
-    if len(values) < 2:
-        return "none"
-    cuts = statistics.quantiles(values, n=100)
-    return " / ".join(f"{cuts[percent - 1] * 1000:.1f}" for percent in (50, 95, 99))
+def _times(results: list[Result]) -> str:
+    values = [result.first_token for result in results]
+    return " / ".join(f"{percentile(values, percent) * 1000:.1f}" for percent in (50, 95, 99)) + " ms"
 
 
 def share(part: list[Result], whole: list[Result]) -> str:
     return f"{len(part) / max(1, len(whole)):.1%}"
 
 
-def report(results: list[Result], repeats: int, before: Spent, after: Spent) -> str:
-    each = 1000 / max(1, len(results))
+def report(results: list[Result], repeats: int, before: dict[str, float], after: dict[str, float]) -> str:
+    def for_1000(name: str) -> float:
+        return (after[name] - before[name]) * 1000 / max(1, len(results))
+
     good = [result for result in results if result.error is None]
     by_cache = {
         kind: [result for result in good if result.cache == kind] for kind in ("hit", "collapsed", "asked")
@@ -166,16 +150,16 @@ def report(results: list[Result], repeats: int, before: Spent, after: Spent) -> 
         ("repeated questions (the most that any cache could hit)", f"{repeats / len(results):.1%}"),
         ("hit ratio", share(by_cache["hit"], good)),
         ("joined a call under way", share(by_cache["collapsed"], good)),
-        ("time to first token, all, p50 / p95 / p99", milliseconds([r.first_token for r in good]) + " ms"),
-        ("time to first token, hits", milliseconds([r.first_token for r in by_cache["hit"]]) + " ms"),
-        ("time to first token, misses", milliseconds([r.first_token for r in by_cache["asked"]]) + " ms"),
+        ("time to first token, all, p50 / p95 / p99", _times(good)),
+        ("time to first token, hits", _times(by_cache["hit"])),
+        ("time to first token, misses", _times(by_cache["asked"])),
         ("answer tokens delivered", f"{tokens:,}"),
         ("answer tokens saved", f"{saved:,} ({saved / max(1, tokens):.1%})"),
-        ("provider, for 1,000 requests", f"${(after.cost - before.cost) * each:.4f}"),
-        ("saved by the cache, for 1,000 requests", f"${(after.saved - before.saved) * each:.4f}"),
+        ("provider, for 1,000 requests", f"${for_1000('dub5_cost_dollars_total'):.4f}"),
+        ("saved by the cache, for 1,000 requests", f"${for_1000('dub5_saved_dollars_total'):.4f}"),
         (
             "CPU of the service, simulated provider included, for 1,000 requests",
-            f"{(after.cpu - before.cpu) * each:.2f} s",
+            f"{for_1000('process_cpu_seconds_total'):.2f} s",
         ),
     ]
     return "\n".join(["| what | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in lines)])
@@ -213,9 +197,9 @@ async def main() -> int:
         rows, questions=min(chosen.questions, len(rows)), zipf=chosen.zipf, seed=chosen.seed
     )
     async with configured(f"{{input: {chosen.price_input}, output: {chosen.price_output}}}") as service:
-        before = await Spent.of(service)
+        before = await spent(service)
         results = await replay(service.url, rows, questions, chosen.speed)
-        after = await Spent.of(service)
+        after = await spent(service)
     print(report(results, len(questions) - len(set(questions)), before, after))
     return 1 if any(result.error for result in results) else 0
 

@@ -15,14 +15,16 @@ import contextlib
 import itertools
 import os
 import random
+import string
 import tempfile
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 import msgspec
+import yaml
 from prometheus_client import start_http_server
 from redis.asyncio import Redis
 from redis.driver_info import DriverInfo
@@ -32,7 +34,7 @@ from dub5_operator.main import Operator
 from testkit.monitoring import Prometheus
 from testkit.programs import which
 from testkit.redis_server import RedisServer
-from testkit.service import Service, configuration, replicas
+from testkit.service import Service, replicas
 from testkit.stand_in import Provider, provider
 
 K6_SCRIPT = Path(__file__).parents[2] / "deploy/k6/scenarios/cache.js"
@@ -148,40 +150,11 @@ async def played(seconds: float) -> AsyncIterator[Recorded]:
         yield recorded
 
 
-def _settings(redis: RedisServer, steady: Provider, failing: Provider) -> dict[str, object]:
-    price = {"input": 3.0, "output": 15.0}
-    providers = {
-        name: {"kind": "openai", "base_url": each.base_url}
-        for name, each in (("steady", steady), ("failing", failing))
-    }
-    return configuration(
-        steady.base_url,
-        f"redis://127.0.0.1:{redis.port}",
-        providers=providers,
-        models={
-            "small": {"routes": ["failing/one", "steady/two"], "price": price},
-            "large": {"routes": ["steady/two"], "price": price},
-            "brittle": {"routes": ["failing/one"], "price": price},
-        },
-        personalities={
-            "tutor": {
-                "description": "Explains.",
-                "system": "Explain.",
-                "model": "small",
-                "cache_class": "faq",
-            },
-            "pirate": {"description": "Talks.", "system": "Arr.", "model": "large", "cache_class": CLASS},
-        },
-        cache={
-            "classes": {
-                "faq": {"ttl": "1s", "stale_while_revalidate": "1s"},
-                CLASS: {"ttl": "5s"},
-                "default": {"ttl": "2s"},
-            }
-        },
-        admission={"max_inflight": _ROOM, "max_queued": _ROOM, "queue_timeout": "2s"},
-        limits={"default": {"requests_per_minute": 1_000_000}},
-    )
+def _settings(redis: RedisServer, steady: Provider, failing: Provider) -> dict[str, Any]:
+    text = string.Template(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+    filled = text.substitute(steady=steady.base_url, failing=failing.base_url, redis=redis.url)
+    settings: dict[str, Any] = yaml.safe_load(filled)
+    return settings
 
 
 async def _play(seconds: float, cast: Cast) -> None:
