@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import signal
+import string
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -144,24 +145,9 @@ async def nginx(provider: str, _: str) -> Contestant:
         raise Missing("nginx is not installed (sudo apt-get install nginx-light)")
 
     def command(folder: Path, port: int) -> list[str]:
-        (folder / "nginx.conf").write_text(
-            f"""daemon off; pid {folder}/pid; error_log {folder}/error.log; worker_processes 1;
-            events {{ worker_connections 4096; }}
-            http {{
-              access_log off; client_body_temp_path {folder}; proxy_temp_path {folder};
-              fastcgi_temp_path {folder}; uwsgi_temp_path {folder}; scgi_temp_path {folder};
-              keepalive_requests 100000000;
-              upstream provider {{ server {provider.partition("//")[2]}; keepalive 512;
-                                   keepalive_requests 100000000; }}
-              server {{
-                listen 127.0.0.1:{port};
-                location = / {{ return 200; }}
-                location /v1/ {{ proxy_pass http://provider; proxy_http_version 1.1;
-                                 proxy_set_header Connection ""; proxy_buffering off; }}
-              }}
-            }}""",
-            encoding="utf-8",
-        )
+        text = string.Template(Path(__file__).with_name("nginx.conf").read_text(encoding="utf-8"))
+        filled = text.substitute(folder=folder, port=port, provider=provider.partition("//")[2])
+        (folder / "nginx.conf").write_text(filled, encoding="utf-8")
         return [program, "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
 
     return Contestant("nginx", command, "/")
@@ -169,7 +155,7 @@ async def nginx(provider: str, _: str) -> Contestant:
 
 async def litellm(provider: str, pace: str = "") -> Contestant:
     """One worker, no database, no cache, quiet."""
-    program = await _litellm()
+    program = await python_package(f"litellm-{LITELLM}", [f"litellm[proxy]=={LITELLM}"], "litellm")
 
     def command(folder: Path, port: int) -> list[str]:
         model = {"model": "openai/benchmark", "api_base": f"{provider}{pace}/v1", "api_key": "none"}
@@ -212,14 +198,8 @@ async def portkey(provider: str, pace: str = "") -> Contestant:
 
 def cache_folder() -> Path:
     """Where what is downloaded is kept."""
-    named = os.environ.get("DUB5_BENCH_CACHE")
-    if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dub5-bench"
-
-
-async def _litellm() -> Path:
-    return await python_package(f"litellm-{LITELLM}", [f"litellm[proxy]=={LITELLM}"], "litellm")
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("DUB5_BENCH_CACHE") or Path(caches) / "dub5-bench")
 
 
 async def python_package(folder: str, requirements: list[str], program: str) -> Path:
@@ -230,9 +210,8 @@ async def python_package(folder: str, requirements: list[str], program: str) -> 
         progress(f"installing {', '.join(requirements)} into {home}")
         uv = str(Path(sys.executable).with_name("uv"))
         await _install(uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(home))
-        await _install(
-            *(uv, "pip", "install", "--quiet", "--python", str(home / "bin" / "python"), *requirements)
-        )
+        python = str(home / "bin" / "python")
+        await _install(uv, "pip", "install", "--quiet", "--python", python, *requirements)
         (home / "complete").touch()
     return installed
 
@@ -248,18 +227,8 @@ async def _portkey() -> tuple[str, Path]:
         needs = {"@portkey-ai/gateway": PORTKEY, "@hono/node-server": _HONO}
         package = {"private": True, "dependencies": needs, "overrides": {"@hono/node-server": _HONO}}
         (home / "package.json").write_text(json.dumps(package), encoding="utf-8")
-        await _install(
-            *(
-                npm,
-                "install",
-                "--prefix",
-                str(home),
-                "--ignore-scripts",
-                "--no-audit",
-                "--no-fund",
-                "--silent",
-            )
-        )
+        quiet = ("--ignore-scripts", "--no-audit", "--no-fund", "--silent")
+        await _install(npm, "install", "--prefix", str(home), *quiet)
         (home / "complete").touch()
     return node, home / "node_modules" / "@portkey-ai" / "gateway" / "build" / "start-server.js"
 

@@ -122,11 +122,11 @@ def folder() -> Iterator[Path]:
 def make_pause(name: str) -> None:
     with folder() as work:
         subprocess.run(["cc", "-static", "-Os", "-o", work / "pause", PAUSE], check=True)
-        from_containerfile(
-            name,
-            'FROM scratch\nCOPY pause /pause\nUSER 65532:65532\nENTRYPOINT ["/pause"]\n',
-            {"pause": work / "pause"},
-        )
+        from_containerfile(name, nothing_but("pause"), {"pause": work / "pause"})
+
+
+def nothing_but(program: str) -> str:
+    return f'FROM scratch\nCOPY {program} /{program}\nUSER 65532:65532\nENTRYPOINT ["/{program}"]\n'
 
 
 def make_base(name: str) -> None:
@@ -161,18 +161,8 @@ def make_product(name: str) -> None:
 
 def product_sources() -> bytes:
     """What the Dockerfile copies: see .dockerignore."""
-    files = [
-        ROOT / name
-        for name in (
-            "Dockerfile",
-            "pyproject.toml",
-            "uv.lock",
-            "README.md",
-            "LICENSE",
-            "NOTICE",
-            "tools/uv.txt",
-        )
-    ]
+    named = "Dockerfile pyproject.toml uv.lock README.md LICENSE NOTICE tools/uv.txt"
+    files = [ROOT / name for name in named.split()]
     for folder in ("backend", "operator"):
         found = sorted((ROOT / folder).rglob("*"))
         files += [path for path in found if path.is_file() and "__pycache__" not in path.parts]
@@ -209,7 +199,7 @@ def rsyslog_sources() -> bytes:
 
 
 def of_program(tool: str, name: str) -> Image:
-    text = f'FROM scratch\nCOPY {name} /{name}\nUSER 65532:65532\nENTRYPOINT ["/{name}"]\n'
+    text = nothing_but(name)
 
     def make(image: str) -> None:
         build_programs([tool])
