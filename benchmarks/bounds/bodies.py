@@ -33,15 +33,8 @@ async def measure(long: bool = False) -> list[Figure]:
     for size in SIZES:
         figures += _worst(size, [each for each in searched if each["size"] == size])
     faults = sum(each["status"] >= 500 or each["status"] == 0 for each in tried)
-    figures.append(
-        Figure(
-            "all of them: status 5xx, or none",
-            "0",
-            f"{faults} of {len(tried):,}",
-            faults == 0 and not any(codes),
-        )
-    )
-    return figures
+    measured, good = f"{faults} of {len(tried):,}", faults == 0 and not any(codes)
+    return [*figures, Figure("all of them: status 5xx, or none", "0", measured, good)]
 
 
 async def _search(
@@ -67,34 +60,30 @@ async def _search(
                 await process.wait()
 
 
+def _share(each: dict[str, Any]) -> float:
+    """Of the bar of memory."""
+    return float(each["memory"] / (8 * each["bytes"] + MIB))
+
+
 def _ordinary(each: dict[str, Any]) -> Figure:
-    stall, share = each["stall"], each["memory"] / (8 * each["bytes"] + MIB)
-    return Figure(
-        f"{each['genes']}, {each['bytes'] / MIB:.1f} MiB",
-        "200; <= 50 ms; <= 8x + 1 MiB",
-        f"{each['status']}; {stall * 1e3:.1f} ms; {share:.0%} of the bar, {each['memory'] / each['bytes']:.1f}x",
-        each["status"] == 200 and stall <= STALL and share <= 1,
-    )
+    used = f"{_share(each):.0%} of the bar, {each['memory'] / each['bytes']:.1f}x"
+    measured = f"{each['status']}; {each['stall'] * 1e3:.1f} ms; {used}"
+    good = each["status"] == 200 and each["stall"] <= STALL and _share(each) <= 1
+    what = f"{each['genes']}, {each['bytes'] / MIB:.1f} MiB"
+    return Figure(what, "200; <= 50 ms; <= 8x + 1 MiB", measured, good)
 
 
 def _worst(size: int, tried: list[dict[str, Any]]) -> list[Figure]:
     if not tried:
         return [Figure(f"{size:,} bytes", "tried", "none", False)]
-    slowest = max(tried, key=lambda each: each["stall"])
-    largest = max(tried, key=lambda each: each["memory"] / (8 * each["bytes"] + MIB))
-    share = largest["memory"] / (8 * largest["bytes"] + MIB)
-    name = f"{size / 2**10:,.0f} KiB" if size < MIB else f"{size / MIB:.0f} MiB"
+    slowest, largest = max(tried, key=lambda each: each["stall"]), max(tried, key=_share)
+    of = f"worst of {len(tried)} bodies of {size / 2**10:,.0f} KiB"
+    if size >= MIB:
+        of = f"worst of {len(tried)} bodies of {size / MIB:.0f} MiB"
+    stall = f"{slowest['stall'] * 1e3:.1f} ms, {slowest['status']}: {slowest['genes']}"
+    times = f"{largest['memory'] / largest['bytes']:.1f}x"
+    memory = f"{_share(largest):.0%} of it, {times}, {largest['status']}: {largest['genes']}"
     return [
-        Figure(
-            f"worst of {len(tried)} bodies of {name}: stall",
-            "<= 50 ms",
-            f"{slowest['stall'] * 1e3:.1f} ms, {slowest['status']}: {slowest['genes']}",
-            slowest["stall"] <= STALL,
-        ),
-        Figure(
-            f"worst of {len(tried)} bodies of {name}: memory",
-            "<= 8x + 1 MiB",
-            f"{share:.0%} of it, {largest['memory'] / largest['bytes']:.1f}x, {largest['status']}: {largest['genes']}",
-            share <= 1,
-        ),
+        Figure(f"{of}: stall", "<= 50 ms", stall, slowest["stall"] <= STALL),
+        Figure(f"{of}: memory", "<= 8x + 1 MiB", memory, _share(largest) <= 1),
     ]

@@ -107,16 +107,15 @@ async def ask(built: Application, raw: bytes) -> int:
     headers = [(b"content-type", b"application/json"), (b"x-dub5-cache-tags", tag)]
     scope: Any = {
         "type": "http",
-        "method": "POST",
-        "path": "/v1/chat/completions",
-        "raw_path": b"/v1/chat/completions",
-        "query_string": b"",
-        "headers": headers,
         "http_version": "1.1",
         "scheme": "http",
-        "client": ("127.0.0.1", 1),
-        "server": ("127.0.0.1", 1),
+        "method": "POST",
         "root_path": "",
+        "query_string": b"",
+        "path": "/v1/chat/completions",
+        "raw_path": b"/v1/chat/completions",
+        "headers": headers,
+        **dict.fromkeys(("client", "server"), ("127.0.0.1", 1)),
         "state": {},
         "asgi": {"version": "3.0", "spec_version": "2.3"},
     }

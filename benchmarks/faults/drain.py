@@ -147,9 +147,7 @@ async def measure(length: float = 1.0) -> list[Figure]:
         await asked.set(first_token=0.2, spread=0.5, between=0.2 * length, tokens=30)
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         config = Path(folder) / "dub5.yaml"
-        config.write_text(
-            json.dumps(configuration(asked.base_url, f"redis://127.0.0.1:{redis.port}")), "utf-8"
-        )
+        config.write_text(json.dumps(configuration(asked.base_url, redis.url)), "utf-8")
         balancer = await stack.enter_async_context(Balancer(period=PERIOD, delay=DELAY).listening())
         fleet = [await _started(stack, config, balancer) for _ in range(REPLICAS)]
         load = Load(balancer.url)
@@ -177,14 +175,9 @@ async def measure(length: float = 1.0) -> list[Figure]:
         f"{balancer.refused} connections not taken; left after {' / '.join(f'{each:.1f}' for each in took)} s, "
         f"exit codes {codes}"
     )
-    return [
-        Figure(
-            f"SIGTERM under {STREAMS} live streams, {REPLICAS} replicas in turn behind a balancer",
-            "0 cut streams, 0 refused requests",
-            measured,
-            cut == 0 and refused == 0 and not any(codes) and min(live) > STREAMS / 2,
-        )
-    ]
+    what = f"SIGTERM under {STREAMS} live streams, {REPLICAS} replicas in turn behind a balancer"
+    good = cut == 0 and refused == 0 and not any(codes) and min(live) > STREAMS / 2
+    return [Figure(what, "0 cut streams, 0 refused requests", measured, good)]
 
 
 async def _started(stack: AsyncExitStack, config: Path, balancer: Balancer) -> Service:

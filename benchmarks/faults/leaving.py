@@ -114,14 +114,8 @@ async def measure(length: float = 1.0) -> list[Figure]:
         f"of {served:,} that the caches served ({len(questions)} shared questions, two shapes, {REPLICAS} replicas)"
     )
     good = not any(behind.values()) and half == 0 and served > 0
-    return [
-        Figure(
-            f"{clients:,} clients leaving at random points",
-            "in-flight, descriptors, provider connections back to 0; 0 half answers cached",
-            measured,
-            good,
-        )
-    ]
+    bar = "in-flight, descriptors, provider connections back to 0; 0 half answers cached"
+    return [Figure(f"{clients:,} clients leaving at random points", bar, measured, good)]
 
 
 async def _open(on: Stage) -> int:

@@ -24,13 +24,13 @@ from typing import Any
 import msgspec
 
 from benchmarks.figures import Figure, progress
+from benchmarks.stage import Stage, stage
 from benchmarks.tenants import of, tenants
 from dub5.admission.limits import HEARTBEAT
 from dub5.contract import REPLICAS as REPLICAS_KEY
 from dub5.contract import limit_key
 from testkit.redis_server import RedisServer
-from testkit.service import Service, configuration, replicas, scraped
-from testkit.stand_in import provider
+from testkit.service import Service, scraped
 from testkit.wire import Reply, Wire, request
 
 REPLICAS, CALLERS = 8, 2
@@ -70,7 +70,7 @@ async def measure(length: float = 1.0) -> list[Figure]:
 
 async def _requests(seconds: float) -> Figure:
     progress("limit of requests")
-    async with _limited(_AT_ONCE, requests_per_minute=REQUESTS) as (redis, fleet):
+    async with _limited(_AT_ONCE, requests_per_minute=REQUESTS) as (_, redis, _, fleet):
         first = await _ask_once(fleet[0])
         began, _ = await _bucket(redis, "requests")
         seen = await _hammer(fleet, seconds)
@@ -85,25 +85,21 @@ async def _requests(seconds: float) -> Figure:
         f"which {held:.2f} are left, so {exact:.2f}; {seen.others()} answers other than 200 and 429; "
         f"{unshared:.0f} requests for which Redis was too late"
     )
-    return Figure(
-        f"{REQUESTS} requests a minute, {REPLICAS} replicas hammered",
-        "accepted = what the limit allows, exactly",
-        measured,
-        accepted == exact and held < 1 and seen.others() == 0,
-    )
+    what = f"{REQUESTS} requests a minute, {REPLICAS} replicas hammered"
+    good = accepted == exact and held < 1 and seen.others() == 0
+    return Figure(what, "accepted = what the limit allows, exactly", measured, good)
 
 
 async def _tokens(seconds: float) -> Figure:
     progress("limit of tokens")
     pace = {"first_token": 0.2, "spread": 0.9, "between": 0.0, "tokens": ANSWER}
-    async with _limited(pace, tokens_per_minute=TOKENS) as (_, fleet):
+    async with _limited(pace, tokens_per_minute=TOKENS) as (*_, fleet):
         began = time.monotonic()
         seen = await _hammer(fleet, seconds, max_tokens=MOST_TOKENS, unique=True)
     reservation = MOST_TOKENS + 50  # of the prompt there are fewer tokens than that
     received, most = 0, 0.0
-    for reply in sorted(
-        (reply for reply in seen.replies if reply.status == 200), key=lambda each: each.ended
-    ):
+    answered = [reply for reply in seen.replies if reply.status == 200]
+    for reply in sorted(answered, key=lambda each: each.ended):
         received += int(msgspec.json.decode(reply.body)["usage"]["total_tokens"])
         most = max(most, received - TOKENS - (reply.ended - began) * TOKENS / 60)
     allowed = TOKENS + seconds * TOKENS / 60
@@ -112,18 +108,15 @@ async def _tokens(seconds: float) -> Figure:
         f"{most:+,.0f} over it at any moment (one reservation: {MOST_TOKENS}); {seen.accepted()} accepted of "
         f"{len(seen.replies):,}, {seen.others()} answers other than 200 and 429"
     )
-    return Figure(
-        f"{TOKENS:,} tokens a minute, {REPLICAS} replicas hammered",
-        "never over limit + one reservation",
-        measured,
-        most <= reservation and seen.others() == 0,
-    )
+    what = f"{TOKENS:,} tokens a minute, {REPLICAS} replicas hammered"
+    good = most <= reservation and seen.others() == 0
+    return Figure(what, "never over limit + one reservation", measured, good)
 
 
 async def _away(seconds: float, *, after: float) -> Figure:
     """Redis is killed `after` seconds of hammering; with 0, before anybody asks."""
     progress("limit of requests, Redis away")
-    async with _limited(_AT_ONCE, requests_per_minute=REQUESTS) as (redis, fleet):
+    async with _limited(_AT_ONCE, requests_per_minute=REQUESTS) as (_, redis, _, fleet):
         await _all_known(redis)
         # Each has the answer in memory, so that no request waits for Redis twice.
         for service in fleet:
@@ -142,23 +135,17 @@ async def _away(seconds: float, *, after: float) -> Figure:
         f"{time.monotonic() - began:.1f} s; {seen.others()} answers other than 200 and 429"
     )
     when = f"{after:.0f} s into the run" if after else "while the bucket was full"
-    return Figure(
-        f"{REQUESTS} requests a minute, {REPLICAS} replicas hammered, Redis killed {when}",
-        "at most N and its refill in all",
-        measured,
-        since <= allowed and seen.others() == 0,
-    )
+    what = f"{REQUESTS} requests a minute, {REPLICAS} replicas hammered, Redis killed {when}"
+    good = since <= allowed and seen.others() == 0
+    return Figure(what, "at most N and its refill in all", measured, good)
 
 
 @asynccontextmanager
-async def _limited(pace: dict[str, float], **limit: int) -> AsyncIterator[tuple[RedisServer, list[Service]]]:
-    """Replicas whose tenants have this limit, with a provider of this pace, and their Redis."""
-    async with provider() as asked, RedisServer() as redis:
-        await asked.set(**pace)
-        settings = configuration(asked.base_url, f"redis://127.0.0.1:{redis.port}", limits={"default": limit})
-        with tenants(**{TENANT: TENANT}) as auth:
-            async with replicas(REPLICAS, settings | {"auth": auth}) as fleet:
-                yield redis, fleet
+async def _limited(pace: dict[str, float], **limit: int) -> AsyncIterator[Stage]:
+    """Replicas whose tenants have this limit, with a provider of this pace."""
+    with tenants(**{TENANT: TENANT}) as auth:
+        async with stage(REPLICAS, pace=pace, limits={"default": limit}, auth=auth) as on:
+            yield on
 
 
 async def _all_known(redis: RedisServer) -> None:
