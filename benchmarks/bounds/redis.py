@@ -65,35 +65,23 @@ async def measure() -> list[Figure]:
     # The replicas have gone on writing: what the stream had at its largest counts.
     rest = sum(pinned.values()) - purges - pinned.get(SAMPLES, 0)
     total = purges + samples + rest
+    held = (
+        f"{total / MIB:.2f} MiB: samples {samples / MIB:.2f} (unchanged for ten minutes after {simulated / 60:.0f} "
+        f"simulated ones), purges {purges / MIB:.2f}, all else {rest / 2**10:.1f} KiB"
+    )
+    where = f"default chart's Redis, {REPLICAS} replicas of {LOOK_UPS} look-ups/s, {PURGED:,} tags purged"
+    kept = f"{left:,} of {answers:,}; {evicted:,} evicted in all, the filling included"
+    sent = f"{PURGED // AT_ONCE:,}; sent again {refused} times, after 503; in {seconds:.0f} s"
+    bar = "all; where Redis took more than 100 ms, when sent again"
+    found = ", ".join(
+        f"{share:.1%}" + f" ({late} of them at a second look)" * (late > 0) for share, late in hits
+    )
+    whose = f"hits of {UNPURGED:,} answers that nobody purged: the replica that purged, another, a new one"
     return [
-        Figure(
-            f"default chart's Redis, {REPLICAS} replicas of {LOOK_UPS} look-ups/s, {PURGED:,} tags purged: "
-            "not evictable",
-            "<= 16 MiB",
-            f"{total / MIB:.2f} MiB: samples {samples / MIB:.2f} (unchanged for ten minutes after {simulated / 60:.0f} "
-            f"simulated ones), purges {purges / MIB:.2f}, all else {rest / 2**10:.1f} KiB",
-            total <= ALLOWED,
-        ),
-        Figure(
-            "answers still cached in it",
-            "most",
-            f"{left:,} of {answers:,}; {evicted:,} evicted in all, the filling included",
-            left > 0.9 * answers,
-        ),
-        Figure(
-            f"purges answered 200, of {AT_ONCE} tags each",
-            "all; where Redis took more than 100 ms, when sent again",
-            f"{PURGED // AT_ONCE:,}; sent again {refused} times, after 503; in {seconds:.0f} s",
-            True,
-        ),
-        Figure(
-            f"hits of {UNPURGED:,} answers that nobody purged: the replica that purged, another, a new one",
-            ">= 99 %",
-            ", ".join(
-                f"{share:.1%}" + f" ({late} of them at a second look)" * (late > 0) for share, late in hits
-            ),
-            min(share for share, _ in hits) >= 0.99,
-        ),
+        Figure(f"{where}: not evictable", "<= 16 MiB", held, total <= ALLOWED),
+        Figure("answers still cached in it", "most", kept, left > 0.9 * answers),
+        Figure(f"purges answered 200, of {AT_ONCE} tags each", bar, sent, True),
+        Figure(whose, ">= 99 %", found, min(share for share, _ in hits) >= 0.99),
     ]
 
 

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from testkit.places import CACHE
@@ -46,46 +47,33 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--name", default="local", help="several clusters can run at a time (default: local)")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
-    command = commands.add_parser("build", help="build programs without starting anything")
-    command.add_argument("tools", nargs="*", metavar="TOOL", help=f"of {', '.join(programs.BY_NAME)}")
-    command.set_defaults(call=build)
+    def add(call: Callable[[argparse.Namespace], int | None], what: str) -> argparse.ArgumentParser:
+        added: argparse.ArgumentParser = commands.add_parser(call.__name__.replace("_", "-"), help=what)
+        added.set_defaults(call=call)
+        return added
 
-    command = commands.add_parser("up", help="start the cluster")
-    command.add_argument(
+    tools, made = ", ".join(programs.BY_NAME), ", ".join(images.IMAGES)
+    add(build, "build programs without starting anything").add_argument(
+        "tools", nargs="*", metavar="TOOL", help=f"of {tools}"
+    )
+    start = add(up, "start the cluster")
+    start.add_argument(
         "--nodes", type=int, default=1, choices=range(1, 4), metavar="N", help="1 to 3 (default: 1)"
     )
-    command.add_argument("--hpa-sync", default="15s", help="how often autoscalers look (default: 15s)")
-    command.add_argument("--while", dest="owner", type=int, metavar="PID", help="end when this process ends")
-    command.set_defaults(call=up)
-
-    command = commands.add_parser("down", help="stop it and leave nothing behind")
-    command.set_defaults(call=down)
-
-    command = commands.add_parser("status", help="say what runs; exit code 1 if nothing does")
-    command.set_defaults(call=status)
-
-    command = commands.add_parser(
-        "access", help="print as JSON what a program needs to use it; exit code 1 if nothing runs"
+    start.add_argument("--hpa-sync", default="15s", help="how often autoscalers look (default: 15s)")
+    start.add_argument("--while", dest="owner", type=int, metavar="PID", help="end when this process ends")
+    add(down, "stop it and leave nothing behind")
+    add(status, "say what runs; exit code 1 if nothing does")
+    add(access, "print as JSON what a program needs to use it; exit code 1 if nothing runs")
+    add(load_image, "load images into every node").add_argument(
+        "images", nargs="+", metavar="IMAGE", help=f"an archive, or of {made}"
     )
-    command.set_defaults(call=access)
-
-    command = commands.add_parser("load-image", help="load images into every node")
-    command.add_argument(
-        "images", nargs="+", metavar="IMAGE", help=f"an archive, or of {', '.join(images.IMAGES)}"
+    add(image, "make images and print where their archives are").add_argument(
+        "images", nargs="+", choices=images.IMAGES, metavar="IMAGE", help=f"of {made}"
     )
-    command.set_defaults(call=load_image)
-
-    command = commands.add_parser("image", help="make images and print where their archives are")
-    command.add_argument(
-        "images", nargs="+", choices=images.IMAGES, metavar="IMAGE", help=f"of {', '.join(images.IMAGES)}"
+    add(run, "run a command in the cluster's network, with its KUBECONFIG and programs").add_argument(
+        "words", nargs=argparse.REMAINDER, metavar="COMMAND …"
     )
-    command.set_defaults(call=image)
-
-    command = commands.add_parser(
-        "run", help="run a command in the cluster's network, with its KUBECONFIG and programs"
-    )
-    command.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND …")
-    command.set_defaults(call=run)
     return top
 
 
