@@ -98,7 +98,7 @@ def require_json(headers: dict[str, str]) -> None:
     """InvalidRequest where the body is not declared to be JSON, or is compressed.
 
     A form, plain text and bytes of no declared type are what a foreign web page may send without asking; this keeps
-    it out also where a browser tells nothing of the page. Compressed bodies are refused, for a small one can hide a
+    it out also where a browser says nothing of the page. Compressed bodies are refused, for a small one can hide a
     huge one.
     """
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -139,7 +139,7 @@ class Deadlines(msgspec.Struct, frozen=True):
 
 
 def deadlines_of(headers: dict[str, str], now: float) -> Deadlines:
-    """What `X-Dub5-Timeout` says, and what the official clients tell of their own timeouts without being asked.
+    """What `X-Dub5-Timeout` says, and what the official clients send of their own timeouts without being asked.
 
     Theirs are for the next byte; a value that we do not understand is theirs to change, so it is passed over.
     InvalidRequest where ours is not a number of seconds or a duration such as `500ms`.
@@ -187,7 +187,7 @@ async def send_error(send: Send, error: Dub5Error, headers: Headers | None = Non
 async def while_client_stays(receive: Receive) -> AsyncIterator[None]:
     """Cancel what runs inside as soon as the client closes its connection, and raise ClientLeft.
 
-    ASGI tells of a client that left only to those who ask, and sending to it succeeds silently. Works like
+    An ASGI application learns of a client that left only by asking, and sending to it succeeds silently. Works like
     asyncio.timeout: the cancellation of the current task is taken back at the edge of this block.
     """
     task = asyncio.current_task()
@@ -307,7 +307,7 @@ class EventStream:
             self._set_timer(since)
         else:
             self._heartbeat = self._loop.create_task(self._send_heartbeat())
-            # A callback, for a task that is cancelled before it began runs nothing; and before whoever awaits it.
+            # A callback, for a task that is cancelled before it began runs nothing; and before the code that awaits it.
             self._heartbeat.add_done_callback(self._on_heartbeat_sent)
 
     async def _send_heartbeat(self) -> None:

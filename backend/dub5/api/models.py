@@ -52,7 +52,7 @@ def _model(name: str, catalog: Catalog) -> dict[str, Any]:
 
 @get("/")
 async def index() -> dict[str, Any]:
-    """What there is where the page is switched off: open to all, and tells nothing about the installation."""
+    """What there is where the page is switched off: open to all, and says nothing about the installation."""
     return {
         "service": "dub5",
         "chat": "POST /v1/chat/completions",

@@ -230,7 +230,7 @@ class OneReplica:
         """Nothing was taken."""
 
     async def cool_down(self, identity: Identity, seconds: float) -> None:
-        """There is nobody to be told."""
+        """There is no other replica."""
 
 
 class Flights:

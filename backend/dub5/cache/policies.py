@@ -1,10 +1,10 @@
 """The lifetimes in force: those of the configuration, or those that the operator has published.
 
-Which classes there are is told to the operator in the same place, each minute.
+Which classes there are is announced to the operator in the same place, each minute.
 
-A policy document in Redis names a TTL per class. A replica reads it when told and every few seconds, keeps the
-last good one through every outage and whatever else it finds there, and never goes beyond the class's own `max_ttl`,
-whatever is published.
+A policy document in Redis names a TTL per class. A replica reads it when it is published and every few seconds, keeps
+the last good one through every outage and whatever else it finds there, and never goes beyond the class's own
+`max_ttl`, whatever is published.
 """
 
 from __future__ import annotations
@@ -99,14 +99,14 @@ class Policies:
 
     async def announce(self) -> None:
         """Tell the operator which classes there are, and their bounds."""
-        assert self._link is not None  # noqa: S101  # nobody to tell without Redis
+        assert self._link is not None  # noqa: S101  # there is no operator without Redis
         classes = {
             name: AnnouncedClass(float(each.ttl), float(each.max_ttl), float(each.stale_while_revalidate))
             for name, each in self._classes.items()
             if each.cacheable != "never"
         }
-        told = msgspec.json.encode(Announcement(time.time(), classes))
-        await self._link.run("announce", lambda client: client.set(CLASSES_KEY, told, ex=ANNOUNCED_FOR))
+        announced = msgspec.json.encode(Announcement(time.time(), classes))
+        await self._link.run("announce", lambda client: client.set(CLASSES_KEY, announced, ex=ANNOUNCED_FOR))
 
     def _apply(self) -> None:
         for name, each in self._classes.items():

@@ -88,8 +88,8 @@ class PurgeLog:
             return PurgeLog()
         number, last = max(self._segments.items())
         at = number % LOG_SEGMENTS * SEGMENT_BYTES + 8 * len(last.records)
-        told = await run(lambda client: client.getrange(PURGE_LOG, at, at + 7))
-        return self.copy() if int.from_bytes(told, "little") == last.last else PurgeLog()
+        read = await run(lambda client: client.getrange(PURGE_LOG, at, at + 7))
+        return self.copy() if int.from_bytes(read, "little") == last.last else PurgeLog()
 
     async def read(self, run: Run) -> None:
         """Take in what is new, a segment at a time. What `run` raises is passed on, and may be tried again; Undecodable
@@ -117,9 +117,9 @@ class PurgeLog:
 
 
 async def _state(run: Run) -> tuple[int, int, int, int]:
-    told = await run(lambda client: client.hmget(PURGE_STATE, "first", "next", "count", "floor"))
+    read = await run(lambda client: client.hmget(PURGE_STATE, "first", "next", "count", "floor"))
     try:
-        first, following, count, floor = (int(each or 0) for each in told)
+        first, following, count, floor = (int(each or 0) for each in read)
     except ValueError:
         raise Undecodable("no state of a log") from None
     if not (
@@ -135,8 +135,8 @@ async def _read(run: Run, number: int, known: Segment | None, count: int) -> Seg
     """A segment with what has come since it was `known`."""
     begin = number % LOG_SEGMENTS * SEGMENT_BYTES
     start = begin if known is None else begin + 8 * (1 + len(known.records))
-    told = await run(lambda client: client.getrange(PURGE_LOG, start, begin + 8 * (1 + count) - 1))
-    words = array("Q", told[: len(told) // 8 * 8])
+    read = await run(lambda client: client.getrange(PURGE_LOG, start, begin + 8 * (1 + count) - 1))
+    words = array("Q", read[: len(read) // 8 * 8])
     if sys.byteorder == "big":
         words.byteswap()
     if known is None and not words:

@@ -7,7 +7,7 @@ compared, listed or deleted, whatever the cache holds. See docs/adr/0005-purge-b
 
 Redis keeps a journal, a stream in which the id of each entry is its stamp: Redis's time in µs, rounded up to
 `PURGE_UNIT`, and later than the last one.
-A replica reads it from the last stamp that it knows, inclusive, each second, whenever another replica tells of
+A replica reads it from the last stamp that it knows, inclusive, each second, whenever another replica publishes
 a purge, and in the same breath as each look-up in Redis. So a purge takes effect everywhere within a second
 even if every message about it is lost.
 
@@ -20,7 +20,7 @@ What may happen to Redis, and why no purged answer comes back:
 * flushed, or failed over to an empty node: the nonce is gone, and with it every version made of it;
 * failed over to a node that lags: the last stamp that we read or were given is missing from the journal, so
   every stamp we know that Redis does not is purged anew, with a greater one than any we know;
-* away: a purge takes effect here at once, is remembered, and is told to Redis when it is back. Memory is
+* away: a purge takes effect here at once, is remembered, and is published when Redis is back. Memory is
   trusted for `MAX_UNCONFIRMED` seconds while Redis does not answer.
 
 A replica that was itself away (stopped, starved) cannot know: whatever it has not heard confirmed within
@@ -75,15 +75,15 @@ IN_FORCE = 1.0
 """Seconds within which a purge anywhere is in force here, as long as Redis answers."""
 
 MAX_UNCONFIRMED = 30.0
-"""Seconds that answers in memory are used while Redis cannot tell whether they were purged."""
+"""Seconds that answers in memory are used while Redis cannot say whether they were purged."""
 
 Event = tuple[bytes, dict[bytes, bytes]]
 
 _PAGE = 1000
 _CROWDED = 4 * RECENT_NAMES
 """Recent names here at which those that Redis has moved to the log are left to our copy of it."""
-_MOST_UNTOLD = 20_000
-"""Names that wait to be told to Redis; more become one purge of all."""
+_MOST_UNPUBLISHED = 20_000
+"""Names that wait to be published; more become one purge of all."""
 _MOST_HERE = 65_536
 """Names that are remembered where there is no Redis to ask; more become one purge of all."""
 _NEAR_THE_LAST = LAST_STAMP - 2**44
@@ -130,7 +130,7 @@ class _Stamps(msgspec.Struct, frozen=True):
 
 
 class Purges:
-    """The stamps this replica knows. `clock` is monotonic, in seconds; `redis_clock` is told the time with readings."""
+    """The stamps this replica knows. `clock` is monotonic, in seconds; `redis_clock` learns the time with readings."""
 
     def __init__(
         self,
@@ -150,15 +150,15 @@ class Purges:
         self.behind = False  # there is more to learn than a request may wait for
         # Stamps that Redis gave to purges of ours; the journal must come to show them.
         self._given: frozenset[int] = frozenset()
-        # Until Redis tells the installation's; for good without Redis.
+        # Until the installation's is read from Redis; for good without Redis.
         self._nonce = secrets.token_hex(4).encode()
         self._prefix = _prefix(self._nonce)
         self._unpurged = f"{self._prefix}0"
         self._heard = clock()
         self._failed = float("-inf")
         self._tidying = False
-        self._telling = asyncio.Lock()
-        self._untold: dict[str, int] = {}  # name -> its stamp here until Redis gives one
+        self._publishing = asyncio.Lock()
+        self._unpublished: dict[str, int] = {}  # name -> its stamp here until Redis gives one
 
     def version(self, names: Iterable[str]) -> str:
         """The part of an answer's identity that a purge of any of `names` changes."""
@@ -202,24 +202,24 @@ class Purges:
         return self._failed > now - IN_FORCE and max(self._heard, since) > now - MAX_UNCONFIRMED
 
     async def purge(self, names: Sequence[str]) -> bool:
-        """Take effect here at once; tells whether Redis, and so every other replica, knows."""
+        """Take effect here at once; whether Redis, and so every other replica, knows."""
         stamp = self._highest + 1
         self._raise(map(self._hash, names), stamp)
         if self._link is None:
             return True
-        self._remember_untold(dict.fromkeys(names, stamp))
+        self._remember_unpublished(dict.fromkeys(names, stamp))
         try:
             await self.synchronise()
         except RedisUnavailable:
             return False
         return True
 
-    def _remember_untold(self, purged: dict[str, int]) -> None:
-        self._untold.update(purged)
-        if len(self._untold) > _MOST_UNTOLD:
+    def _remember_unpublished(self, purged: dict[str, int]) -> None:
+        self._unpublished.update(purged)
+        if len(self._unpublished) > _MOST_UNPUBLISHED:
             stamp = self._highest + 1
             self._raise([self._hash("all")], stamp)
-            self._untold = {"all": stamp}
+            self._unpublished = {"all": stamp}
 
     def asked(self) -> Asked:
         """What is to be asked for now."""
@@ -231,7 +231,7 @@ class Purges:
         pipeline.xrange(PURGE_JOURNAL, min=f"{asked.head}-0", count=_PAGE)
 
     async def synchronise(self) -> None:
-        """Learn what others purged, tell what they do not know. RedisUnavailable where Redis is away."""
+        """Learn what others purged, publish what they do not know. RedisUnavailable where Redis is away."""
         began = self._clock()
         try:
             try:
@@ -251,9 +251,9 @@ class Purges:
         nonce, journal = await self._read_now(asked)
         if not self.learn(asked, nonce, journal):
             await self._catch_up(asked, nonce, journal)
-        async with self._telling:  # what others purge meanwhile goes with the next telling, once
-            while self._untold:
-                await self._tell()
+        async with self._publishing:  # what others purge meanwhile is published with the next, once
+            while self._unpublished:
+                await self._publish()
         if len(self._recent) > _CROWDED and not self._tidying:
             await self._tidy()
 
@@ -269,8 +269,8 @@ class Purges:
             self.read(pipeline, asked)
 
         before = clock.wall()
-        told, nonce, journal = await self._run_pipeline(fill)
-        clock.learn(seconds_of(told), asked=before)
+        now, nonce, journal = await self._run_pipeline(fill)
+        clock.learn(seconds_of(now), asked=before)
         return nonce, journal
 
     async def _delete_all(self, error: Exception) -> None:
@@ -347,19 +347,21 @@ class Purges:
             self._recent, self._floor = {}, 0
             if self._highest > _NEAR_THE_LAST:  # it was damage, and stamps after it would be, too
                 self._highest = 0
-            self._untold = {name: stamp for name, stamp in self._untold.items() if not name.startswith("#")}
+            self._unpublished = {
+                name: stamp for name, stamp in self._unpublished.items() if not name.startswith("#")
+            }
         self._adopt(theirs)
         self.head, self._given = theirs.head, frozenset()
         asked = self.asked()  # what was purged while the stamps were read
-        told, journal = await self._run_pipeline(lambda pipeline: self.read(pipeline, asked))
-        if told == self._nonce and all(map(_is_sound, journal)):  # else the next reading sees to it
+        found, journal = await self._run_pipeline(lambda pipeline: self.read(pipeline, asked))
+        if found == self._nonce and all(map(_is_sound, journal)):  # else the next reading sees to it
             self._take_in(journal)
 
     async def _mend(self) -> None:
         """The journal does not have our last stamp any more: purge anew what Redis has forgotten."""
         ours, log = self._recent.copy(), self._log
         theirs = await self._read_all(await log.verified(self._run_purges))
-        known = set(map(self._hash, self._untold))
+        known = set(map(self._hash, self._unpublished))
         lost = {
             f"#{name:08x}": stamp
             for name, stamp in itertools.chain(ours.items(), log.lost_by(theirs.log))
@@ -372,7 +374,7 @@ class Purges:
         self.head, self._given = theirs.head, frozenset()
         for name, stamp in lost.items():
             self._raise([self._hash(name)], stamp)
-        self._remember_untold(lost)
+        self._remember_unpublished(lost)
 
     async def _tidy(self) -> None:
         """Leave to our copy of the log what Redis has moved there."""
@@ -412,19 +414,19 @@ class Purges:
         self._floor = max(self._floor, theirs.log.floor)
         self._highest = max(self._highest, theirs.head, self._floor, *theirs.recent.values(), 0)
         self._known.clear()
-        if self._untold:
-            self._raise(map(self._hash, self._untold), self._highest + 1)
+        if self._unpublished:
+            self._raise(map(self._hash, self._unpublished), self._highest + 1)
 
-    async def _tell(self) -> None:
-        """Have Redis stamp what was purged here, and tell the other replicas to look."""
-        telling = dict(itertools.islice(self._untold.items(), PURGED_AT_ONCE))
-        stamp, _ = await self._run_script(*telling)
-        for name, ours in telling.items():
-            if self._untold.get(name) == ours:  # else it was purged again meanwhile
-                del self._untold[name]
+    async def _publish(self) -> None:
+        """Have Redis stamp what was purged here, and have the other replicas read it."""
+        publishing = dict(itertools.islice(self._unpublished.items(), PURGED_AT_ONCE))
+        stamp, _ = await self._run_script(*publishing)
+        for name, ours in publishing.items():
+            if self._unpublished.get(name) == ours:  # else it was purged again meanwhile
+                del self._unpublished[name]
         if stamp > self.head:  # else it was read before the answer came
             self._given |= {stamp}
-        self._raise(map(self._hash, telling), stamp)
+        self._raise(map(self._hash, publishing), stamp)
         with contextlib.suppress(RedisUnavailable):  # they would learn of it without the message too
             await self._run("publish", lambda client: client.publish(PURGE_CHANNEL, str(stamp)))
 

@@ -56,7 +56,7 @@ INTERVAL = 5.0
 """Seconds between two looks at who reads and how many write, and between two batches at least."""
 REACH, LEAST_REACH = 1800.0, 300.0
 """Seconds that the stream reaches back: as a rule, and however many replicas write."""
-PATIENCE = 60.0
+LONGEST_WAIT = 60.0
 """Seconds for which a batch may wait for the sake of REACH."""
 BATCH_BYTES = 10_000
 """A batch in MessagePack, at most; with what a stream adds to it just below what the allocator of Redis gives."""
@@ -75,7 +75,7 @@ COUNTED_KEYS = 4096
 """Keys whose hits are counted at a time; the lightest are forgotten first."""
 KEPT_FOR_TTLS = 4.0
 KEPT_AT_LEAST = 60.0
-"""Seconds: an answer that is not cached at all still tells how fast such answers change."""
+"""Seconds: an answer that is not cached at all still shows how fast such answers change."""
 
 _LONG = 64 * 2**10
 """Bytes of an answer from which on comparing it takes more than some milliseconds."""
@@ -168,7 +168,7 @@ class NoSampler:
 class Sampler:
     """Collects and flushes. `budget` is in bytes per second and replica; 0 records nothing.
 
-    `clock` is monotonic, in seconds; `now` gives seconds since the epoch, as births are told by.
+    `clock` is monotonic, in seconds; `now` gives seconds since the epoch, by which births go.
     """
 
     def __init__(
@@ -291,13 +291,13 @@ class Sampler:
     async def _last(self, name: str) -> _Last | None:
         """What the newer answer is compared with; None where there is nothing, or nothing of ours: that is replaced."""
         try:
-            told = await self._link.run("fingerprint", lambda client: client.hmget(name, *_FIELDS))
+            values = await self._link.run("fingerprint", lambda client: client.hmget(name, *_FIELDS))
         except RedisUndecodable:
             return None
-        if None in told:
+        if None in values:
             return None
         try:
-            return _Last.read(*told)
+            return _Last.read(*values)
         except Undecodable as error:
             self._link.undecodable("fingerprint", error)
             return None
@@ -391,15 +391,15 @@ class Sampler:
         return batch
 
     def _counts(self) -> dict[str, int]:
-        """Look-ups by class, as many classes as there is room for; the others are told later."""
+        """Look-ups by class, as many classes as there is room for; the others go with a later batch."""
         left = self._batch_bytes - self._used - sum(map(_size, self._verdicts))
-        told: dict[str, int] = {}
+        counts: dict[str, int] = {}
         for name, count in self._looked_up.most_common():
             left -= 0 if name in self._classes else BYTES_PER_CLASS + len(name)
             if name in self._classes or left > 0:
-                told[name] = count
-        self._looked_up -= Counter(told)
-        return told
+                counts[name] = count
+        self._looked_up -= Counter(counts)
+        return counts
 
     async def flush(self) -> None:
         """Write all that was collected."""
@@ -413,16 +413,16 @@ class Sampler:
         batch = self._take()
         self._room = self._batch_bytes - min(self._batch_bytes // 2, wanted)
         self._adapt(used, batch.dropped)
-        told = msgspec.msgpack.encode(batch)
+        encoded = msgspec.msgpack.encode(batch)
 
         def write(pipeline: Pipeline) -> None:
-            fields: Any = {b"b": told}
+            fields: Any = {b"b": encoded}
             oldest = int((batch.at - STREAM_AGE) * 1000)
             pipeline.xadd(SAMPLES, fields, maxlen=STREAM_BATCHES, approximate=False)
             pipeline.xtrim(SAMPLES, minid=f"{oldest}-0")
             pipeline.pexpire(SAMPLES, int(STREAM_AGE * 1000))
 
-        if self._read and (batch.accesses or batch.verdicts) and len(told) <= BATCH_BYTES:
+        if self._read and (batch.accesses or batch.verdicts) and len(encoded) <= BATCH_BYTES:
             with contextlib.suppress(RedisUnavailable):
                 try:
                     await self._link.pipeline("samples", write)
@@ -471,7 +471,7 @@ class Sampler:
 
 def interval(replicas: int) -> float:
     """Seconds between two batches of one of so many replicas."""
-    reach = min(replicas * REACH / STREAM_BATCHES, PATIENCE)
+    reach = min(replicas * REACH / STREAM_BATCHES, LONGEST_WAIT)
     return max(INTERVAL, reach, replicas * LEAST_REACH / STREAM_BATCHES)
 
 

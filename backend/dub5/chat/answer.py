@@ -192,7 +192,7 @@ class Relay:
                     return b"".join(events)
             except Dub5Error as error:
                 return self._failed(error)
-            except Exception:  # noqa: BLE001  # the head is sent: only the stream can still tell
+            except Exception:  # noqa: BLE001  # the head is sent: only the stream can still say so
                 record = self._record
                 _log.exception("stream failed", request_id=record.request_id, trace_id=record.trace.trace_id)
                 return self._failed(InternalError())

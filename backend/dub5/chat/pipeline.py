@@ -87,7 +87,7 @@ class Services(msgspec.Struct, frozen=True):
 
 
 def _ignore(_status: CacheStatus) -> None:
-    """Nobody wants to know."""
+    """For callers that render nothing before the answer is there."""
 
 
 class Pipeline:

@@ -136,7 +136,7 @@ def parse(raw: bytes) -> ChatRequest:
 
 
 async def read(raw: bytes, *, room: Callable[[int], None] = lambda _: None) -> ChatRequest:
-    """As `parse`, with pauses where the body is large; then `room` is told what it will cost, and may raise."""
+    """As `parse`, with pauses where the body is large; then `room` is called with what it will cost, and may raise."""
     if len(raw) < LARGE:
         return parse(raw)
     steps = _steps(raw, room)
@@ -207,7 +207,7 @@ def _judged(body: Json) -> _Known:
 
 
 def _check_messages(body: Json) -> Steps[None]:
-    """Some at a time. A role that is no role is told without quoting it, however long it is."""
+    """Some at a time. A role that is no role is named without quoting it, however long it is."""
     messages = body.get("messages")
     if not isinstance(messages, list):
         return

@@ -1,12 +1,12 @@
 """One event, one line: JSON for machines, columns for a terminal.
 
-Writing to standard output may block: when whoever reads the pipe stops reading, the pipe fills, and a write
+Writing to standard output may block: when the reader of the pipe stops, the pipe fills, and a write
 from the event loop would stop every stream in the process. Lines therefore go into a bounded buffer, and a
 thread writes them. When the buffer is full a line is dropped and counted: losing a line is better than
 losing the service. The thread lets lines gather for a moment, so that a busy service pays for one write and
 one change of threads per batch, not per line.
 
-What libraries tell the standard library's `logging` (uvicorn, redis, aiohttp) comes out in the same form,
+What libraries send to the standard library's `logging` (uvicorn, redis, aiohttp) comes out in the same form,
 from WARNING upwards: below that some of them print URLs and headers, and with them keys.
 """
 
@@ -170,10 +170,11 @@ def configure(settings: TelemetrySettings, *, stream: TextIO, terminal: bool) ->
     writer = LogWriter(stream.fileno())
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     readable = settings.log_format == "console" or (settings.log_format == "auto" and terminal)
+    lines = _Lines(writer)
     structlog.configure(
         processors=_console(colors=terminal) if readable else [_json_line],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=lambda *_: _Lines(writer),
+        logger_factory=lambda *_: lines,
         cache_logger_on_first_use=False,
     )
     _route_standard_library(max(level, logging.WARNING))

@@ -1,10 +1,10 @@
-"""What one request tells about itself: filled in on its way down, read once at its end, and what is made of it.
+"""What is known of one request: filled in on its way down, read once at its end, and what is made of it.
 
 The outermost middleware makes the record and puts it into the ASGI scope; each layer writes what it alone
 knows. Metrics, the log line and the span are all made from it, so they cannot disagree. Nothing in it is a
 prompt, a key or a query string.
 
-A status code does not tell how a streamed answer ended: the head is sent long before. A response counts as
+A status code does not say how a streamed answer ended: the head is sent long before. A response counts as
 ok only when its last byte went out to a client that was still there; whatever breaks off before is never ok.
 
 Plain ASGI, and frugal: this runs for every request, also for the answer from memory that takes less than a
@@ -59,8 +59,8 @@ class RequestRecord(msgspec.Struct, kw_only=True):
     """One request.
 
     `started` is of time.perf_counter. `route` and `model` are labels: `other` until a known one is found.
-    `outcome` is set by whoever knows better than the status tells. `late_status` is the one that an error would have
-    had which came after the head: then only an event can tell it. `cache` is the Cache-Status header.
+    `outcome` is set by code that knows better than the status says. `late_status` is the one that an error would have
+    had which came after the head: then only an event can carry it. `cache` is the Cache-Status header.
     `timings` are seconds by phase: auth, queue, cache, provider; those there when the response head is sent
     become Server-Timing. `leader_request_id` and `leader_trace_id` are of the request whose provider call this
     one waited for, where that was another. `answer_headers` go with whatever is answered.
@@ -250,7 +250,7 @@ class _Exchange:
         message: Any = await self._receive()
         if message["type"] == "http.request":
             self.received += len(message.get("body", b""))
-        elif message["type"] == "http.disconnect" and not self.complete:  # servers tell it after the end, too
+        elif message["type"] == "http.disconnect" and not self.complete:  # servers send it after the end, too
             self.client_left = True
         return message
 

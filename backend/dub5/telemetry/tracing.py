@@ -93,7 +93,7 @@ class Tracer(Protocol):
 
     @property
     def enabled(self) -> bool:
-        """Whether making a Span is worth the trouble."""
+        """Whether making a Span is worth the work."""
         ...
 
     def samples(self, trace_id: str) -> bool:

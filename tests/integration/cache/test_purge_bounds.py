@@ -187,7 +187,7 @@ async def test_more_purges_than_can_be_remembered_without_redis_become_one_of_al
         nonce = await server.client.get(PURGE_NONCE)
         await server.stop()
         assert not await here.purge(many(30_000))
-        assert set(here._untold) == {"all"}
+        assert set(here._unpublished) == {"all"}
         await server.start()
         await server.client.set(PURGE_NONCE, nonce or b"")
         for each in (here, there):
