@@ -160,7 +160,8 @@ _message_decoder = msgspec.msgpack.Decoder(Message)
 
 
 class _Led:
-    """A flight that this replica leads: who follows elsewhere (and when they were last heard), and the publisher."""
+    """A flight that this replica leads: the channels of replicas that follow, each with when it was last heard, and the
+    publisher."""
 
     def __init__(self, flight: Flight, claim: Claim) -> None:
         self.flight = flight
@@ -432,9 +433,8 @@ class Leases:
         elif led is None:  # it has ended meanwhile: let the follower see for itself
             await self._send(message.sender, "wake", message.identity)
         elif message.kind == "follow":
-            self._followed(led, message.sender)
-        elif message.sender in led.heard:
-            del led.heard[message.sender]
+            self._followed(led, replica_channel(message.sender))
+        elif led.heard.pop(replica_channel(message.sender), None) is not None:
             led.flight.leave()
 
     def _followed(self, led: _Led, follower: str) -> None:
@@ -483,7 +483,7 @@ class Leases:
 
     async def _append(self, led: _Led, field: bytes, value: bytes) -> bool:
         """Whether it was written; not so where the lease is lost, or Redis is."""
-        claim, followers = led.claim, [replica_channel(follower) for follower in led.heard]
+        claim = led.claim
         arguments: list[Any] = [
             claim.token,
             int(STREAM_LIFE * 1000),
@@ -494,7 +494,7 @@ class Leases:
         try:
             written = await self._link.run(
                 "append",
-                lambda client: client.eval(_APPEND, 2, claim.lease, claim.stream, *arguments, *followers),
+                lambda client: client.eval(_APPEND, 2, claim.lease, claim.stream, *arguments, *led.heard),
             )
         except RedisUnavailable:
             return False

@@ -154,6 +154,7 @@ class AnswerStore:
     ) -> None:
         self.enabled = enabled
         self.max_entry = max_entry
+        self._most_stored = most_stored(max_entry)
         self.now = clock
         self._local = local
         self._link = link
@@ -292,7 +293,7 @@ class AnswerStore:
         one, for all look-ups of that turn. So what was purged elsewhere is known before an answer is trusted.
         """
         purges, name = self._purges, entry_key(identity.key, identity.version)
-        most = most_stored(self.max_entry)
+        most = self._most_stored
         while True:
             learnt, asked = self._purge_reading, None
             if learnt is None:
