@@ -178,6 +178,7 @@ async def calling(load: Load) -> Report:
         *(sys.executable, "-m", "benchmarks.faults.callers"),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
+        limit=2**28,  # never paused: where it is, and the process ends meanwhile, the rest can get lost
     )
     try:
         said, _ = await process.communicate(msgspec.json.encode(load))
