@@ -47,8 +47,8 @@ def logged() -> Iterator[Logged]:
 
 
 def _level(function: ast.expr) -> str:
-    """`_log.info`, `self._log.info`, `get_logger().info`, or `tell`, which is one of two levels."""
-    if isinstance(function, ast.Name) and function.id == "tell":
+    """`_log.info`, `self._log.info`, `get_logger().info`, or `log`, which is one of two levels."""
+    if isinstance(function, ast.Name) and function.id == "log":
         return "info"
     if not isinstance(function, ast.Attribute) or function.attr not in LEVELS:
         return ""
