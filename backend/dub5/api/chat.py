@@ -36,11 +36,19 @@ from dub5.api.http import (
     while_client_stays,
 )
 from dub5.cache.freshness import NO_DIRECTIVES, Directives
-from dub5.chat.answer import Answer, CacheStatus, Relay, error_event
+from dub5.chat.answer import Answer, CacheStatus, Relay
 from dub5.chat.pipeline import Pipeline
 from dub5.chat.question import Question
 from dub5.chat.request import most_tokens, parse, read
-from dub5.errors import DeadlinePassed, Dub5Error, InternalError, ProviderError, ProviderTimeout, WrongMethod
+from dub5.errors import (
+    DeadlinePassed,
+    Dub5Error,
+    InternalError,
+    ProviderError,
+    ProviderTimeout,
+    WrongMethod,
+    render_event,
+)
 from dub5.json_steps import LARGE
 from dub5.settings.model import ServerSettings
 from dub5.telemetry.logging import get_logger
@@ -192,7 +200,7 @@ class ChatRoute:
                 question.record.late_status = error.status
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_END_TIMEOUT):
-                        await stream.end(error_event(error))
+                        await stream.end(render_event(error))
 
     def _settle(self, record: RequestRecord, grant: Grant) -> None:
         """Give back what was not used; of an answer that broke off nobody knows how much that is."""

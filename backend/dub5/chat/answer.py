@@ -13,7 +13,15 @@ from typing import Literal, Self
 import msgspec
 
 from dub5.cache.flights import Follower, Frame
-from dub5.errors import CallerError, Dub5Error, FlightLost, InternalError, Overloaded, ProviderError
+from dub5.errors import (
+    CallerError,
+    Dub5Error,
+    FlightLost,
+    InternalError,
+    Overloaded,
+    ProviderError,
+    render_event,
+)
 from dub5.providers.chunks import Assembler, split
 from dub5.providers.protocol import Json, Payload, decode
 from dub5.settings.model import Price
@@ -130,11 +138,6 @@ def events_of(body: bytes, *, include_usage: bool) -> bytes:
     return b"".join(event(Payload.of(chunk).raw) for chunk in chunks)
 
 
-def error_event(error: Dub5Error) -> bytes:
-    """The error as the last event of a stream."""
-    return event(msgspec.json.encode(error.event()))
-
-
 class Relay:
     """The events of one streamed answer; raises nothing: an error is an event of the stream, without a `[DONE]`.
 
@@ -209,7 +212,7 @@ class Relay:
         self._over = True
         self._record.outcome = outcome_of(error)
         self._record.error_code = error.code
-        return error_event(error)
+        return render_event(error)
 
 
 def outcome_of(error: Dub5Error) -> RequestOutcome:
