@@ -204,7 +204,7 @@ class _Counting:
         if self._inside:
             self._go_on(parts[0], width, share, copy)
         opened = self._open
-        self._look_outside(parts[self._inside :: 2], len(parts) - 1)
+        self._count_outside(parts[self._inside :: 2], len(parts) - 1)
         within = parts[2 if self._inside else 1 :: 2]
         if width > 1:
             self.values += _NOT_ASCII * len(within)
@@ -233,7 +233,7 @@ class _Counting:
         self.texts += takes - self._counted + int(copy * len(part))
         self._counted = takes
 
-    def _look_outside(self, outside: list[bytes], quotes: int) -> None:
+    def _count_outside(self, outside: list[bytes], quotes: int) -> None:
         between = b" ".join(outside)
         commas, colons = between.count(b","), between.count(b":")
         self.commas = commas
@@ -251,8 +251,8 @@ class _Counting:
         if numbers:
             self._count_fractions(between)
         if len(between) > MAX_DIGITS // 2:
-            self._look_at_numbers(between)
-        self._look_at_depth(between, lists + objects)
+            self._count_digits(between)
+        self._check_depth(between, lists + objects)
 
     def _count_fractions(self, between: bytes) -> None:
         signs = between.count(b".") + between.count(b"e") + between.count(b"E")
@@ -263,14 +263,14 @@ class _Counting:
                 f"The body holds more than {MAX_FRACTIONS:,} numbers with a fraction or an exponent."
             )
 
-    def _look_at_numbers(self, between: bytes) -> None:
+    def _count_digits(self, between: bytes) -> None:
         longest = max(map(len, between.translate(_DIGITS).split()), default=0)
         if longest > MAX_DIGITS:
             raise TooCostly(f"A number in the body has more than {MAX_DIGITS:,} digits.")
         if longest > _NUMBER:
             self.values += 8 * len(between)
 
-    def _look_at_depth(self, between: bytes, opened: int) -> None:
+    def _check_depth(self, between: bytes, opened: int) -> None:
         brackets = between.translate(None, _NOT_BRACKETS)
         depth = len(self._open)
         if depth + opened > MAX_DEPTH:

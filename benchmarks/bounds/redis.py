@@ -159,7 +159,7 @@ async def _sample(redis: RedisServer) -> tuple[float, int]:
                 )
             )
         for sampler in samplers * 2:  # the second time each has seen all others
-            await sampler.look_around()
+            await sampler.register()
         now = time.time()
         verdict = Verdict(2**47, "default", now - 60, now, changed=False, hits=3, source="refetch")
         keys = [f"{chance.getrandbits(48):012x}".ljust(48, "0") for _ in range(20_000)]

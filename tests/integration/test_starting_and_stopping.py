@@ -81,7 +81,7 @@ async def test_a_replica_that_cannot_start_gives_its_ports_back(
 
 
 @pytest.mark.parametrize(
-    ("kind", "call"), [(Purges, "synchronise"), (Sampler, "look_around"), (RateLimiter, "_beat")]
+    ("kind", "call"), [(Purges, "synchronise"), (Sampler, "register"), (RateLimiter, "_beat")]
 )
 async def test_what_is_done_again_later_does_not_keep_it_from_starting(
     redis: str, monkeypatch: pytest.MonkeyPatch, kind: type[object], call: str

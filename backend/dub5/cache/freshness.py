@@ -141,14 +141,14 @@ def _state(age: float, ttl: float, lifetimes: Lifetimes, asked: Directives) -> F
     return FreshnessState.IF_ERROR if staleness <= on_error else FreshnessState.GONE
 
 
-def refresh_early(*, ttl: float, recompute: float, lifetimes: Lifetimes, chance: float) -> bool:
-    """Whether this hit should have the answer fetched anew before it expires. `chance` is uniform in (0, 1].
+def refresh_early(*, ttl: float, recompute: float, lifetimes: Lifetimes, draw: float) -> bool:
+    """Whether this hit should have the answer fetched anew before it expires. `draw` is uniform in (0, 1].
 
     Vattani, Chierichetti and Lowenstein, "Optimal probabilistic cache stampede prevention", VLDB 2015, with
-    beta = 1: refresh when `-recompute * ln(chance)` reaches the time that is left. Only for classes without
+    beta = 1: refresh when `-recompute * ln(draw)` reaches the time that is left. Only for classes without
     stale-while-revalidate, which does the same better, and where asking takes less than a tenth of the TTL:
     else most hits would refresh.
     """
     if lifetimes.stale_while_revalidate > 0 or recompute >= lifetimes.ttl / 10:
         return False
-    return -recompute * math.log(chance) >= ttl
+    return -recompute * math.log(draw) >= ttl

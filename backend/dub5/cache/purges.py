@@ -168,7 +168,7 @@ class Purges:
         asked = tuple(names)  # a tuple is not copied
         known = self._known.get(asked)
         if known is None:
-            known = self._look_up(asked)
+            known = self._lookup(asked)
         hashes, greatest = known
         for name in hashes:
             stamp = recent.get(name)
@@ -176,7 +176,7 @@ class Purges:
                 greatest = stamp
         return f"{self._prefix}{greatest:x}"
 
-    def _look_up(self, names: tuple[str, ...]) -> tuple[tuple[int, ...], int]:
+    def _lookup(self, names: tuple[str, ...]) -> tuple[tuple[int, ...], int]:
         """Hashes of names, and the greatest stamp that the log has of them: it changes when the log is read."""
         hashes = tuple(map(self._hash, names))
         greatest = max(self._floor, max(map(self._log.stamp, hashes), default=0))
@@ -391,7 +391,7 @@ class Purges:
     async def _read_all(self, log: PurgeLog) -> _Stamps:
         """What Redis has: the end of the journal first, since later purges are read again, the log last, since names
         move there. `log` is a copy of the log to go on from."""
-        last, former, mark = await self._run_pipeline(_look_around)
+        last, former, mark = await self._run_pipeline(_read_ends)
         if not all(map(_is_sound, last)):
             raise Undecodable("no purge")
         # Names in the set of a release before the log are taken over first, some with each run; `all` is our own there.
@@ -496,7 +496,7 @@ def _number(text: bytes | None) -> float:
         return -1.0
 
 
-def _look_around(pipeline: Pipeline) -> None:
+def _read_ends(pipeline: Pipeline) -> None:
     pipeline.xrevrange(PURGE_JOURNAL, count=1)
     pipeline.zrange(PURGE_STAMPS, 0, 1, withscores=True)
     pipeline.hget(PURGE_STATE, "mark")

@@ -215,7 +215,7 @@ class Sampler:
         with self._background.noting("sample-writer"):
             with contextlib.suppress(RedisUnavailable):
                 await self._link.pipeline("samples", _bound)
-            await self.look_around()
+            await self.register()
         self._flusher = self._background.start("sample-writer", self._keep_flushing)
 
     async def stop(self) -> None:
@@ -350,17 +350,17 @@ class Sampler:
         if place < len(self._verdicts):
             self._verdicts[place] = verdict
 
-    async def look_around(self) -> None:
+    async def register(self) -> None:
         """See whether anybody reads; then say that we write, and count who else does."""
         if not self._rate:
             return
 
-        def register(pipeline: Pipeline) -> None:
+        def script(pipeline: Pipeline) -> None:
             pipeline.eval(REGISTER_SCRIPT, 1, REPLICAS, self._replica, GONE_AFTER)
 
         with contextlib.suppress(RedisUnavailable):
             if await self._link.run("samples", lambda client: client.exists(SAMPLES_READER)):
-                self._write_as_one_of(max(1, await self._link.run("samples", register)))
+                self._write_as_one_of(max(1, await self._link.run("samples", script)))
             else:
                 self._write_nothing()
 
@@ -463,7 +463,7 @@ class Sampler:
 
     async def turn(self) -> None:
         """What is done each `INTERVAL`."""
-        await self.look_around()
+        await self.register()
         if self._read and self._clock() > self._sent + self._interval - INTERVAL / 2:
             await self._send()
         await self._add_hits()

@@ -338,7 +338,7 @@ class Pipeline:
                 ttl=fresh.ttl,
                 recompute=entry.recompute,
                 lifetimes=lookup.lifetimes,
-                chance=1.0 - self._rng(),  # in (0, 1], as its logarithm is taken
+                draw=1.0 - self._rng(),  # in (0, 1], as its logarithm is taken
             )
             if not due:
                 # Only to compare; never an answer that belongs to one user.

@@ -181,7 +181,7 @@ def _faults_name(raw: bytes, found: Survey, error: NotReadable) -> Steps[Invalid
     kind = (fault_of(error.text) or "escape") if error.text else "encoding"
     fault = yield from first_fault(skeleton, stamp=stamp, bad=error.number, kind=kind)
     if fault is not None:
-        return _told(fault)
+        return _error_about(fault)
     return _malformed(error.cause, exact=False)
 
 
@@ -264,7 +264,7 @@ def _diagnosis(text: bytes, error: Exception) -> Steps[InvalidRequest]:
         at = _OFFSET.search(str(error)[-100:])
         fault = yield from first_fault(text, end=int(at[1]) if at else None)
         if fault is not None:
-            return _told(fault)
+            return _error_about(fault)
     return _malformed(error)
 
 
@@ -273,7 +273,7 @@ def _malformed(error: Exception, *, exact: bool = True) -> InvalidRequest:
     if isinstance(error, RecursionError):
         return InvalidRequest(f"The body is nested deeper than {MAX_DEPTH} levels.", param="body")
     if isinstance(error, UnicodeDecodeError):
-        return _told(None)
+        return _error_about(None)
     words = str(error)[:_MOST_SHOWN]
     return InvalidRequest(
         f"The body is not valid JSON: {words if exact else _OFFSET.sub('', words)}.", param="body"
@@ -283,7 +283,7 @@ def _malformed(error: Exception, *, exact: bool = True) -> InvalidRequest:
 _OFFSET = re.compile(r" ?\(byte (\d+)\)")
 
 
-def _told(fault: Fault | None) -> InvalidRequest:
+def _error_about(fault: Fault | None) -> InvalidRequest:
     if fault is None or fault.kind == "encoding":
         return InvalidRequest("The body is not valid UTF-8.", param="body")
     if fault.kind == "number":

@@ -92,8 +92,8 @@ def _gates(run: Run) -> Section:
 
 def _callers(run: Run) -> Section:
     whole = run.metrics.get("chat_whole", {}).get("passes", 0)
-    told = {name: values["count"] for name, values in run.by("chat_requests", "outcome").items()}
-    ended = {name: told.get(name, 0) for name in OUTCOMES} | {"whole": whole}
+    counts = {name: values["count"] for name, values in run.by("chat_requests", "outcome").items()}
+    ended = {name: counts.get(name, 0) for name in OUTCOMES} | {"whole": whole}
     ended["of which nothing is known"] = (run.value("chat_requests", "count") or 0) - sum(ended.values())
     rows = [
         ["requests", f"{_of(run, 'chat_requests', 'count')}, {_of(run, 'chat_requests', 'rate', 1)} per s"],

@@ -161,16 +161,18 @@ def _held(lines: Lines) -> Points:
 
 def _used(resource: Resource, lines: Lines, began: float, limits: Limits) -> Used:
     points = lines.get(resource.line, [])
-    told = resource.full(_less(points, lines.get(resource.turns, [])), limits) if points else None
+    full_at = resource.full(_less(points, lines.get(resource.turns, [])), limits) if points else None
     full_from = None
-    if told and (start := lasting(told)) is not None:
-        full_from = max(0.0, start - began) if start > told[0][0] else 0.0  # full as long as anybody looked
+    if full_at and (start := lasting(full_at)) is not None:
+        full_from = (
+            max(0.0, start - began) if start > full_at[0][0] else 0.0
+        )  # full as long as anybody looked
     return Used(
         name=resource.name,
-        judged=told is not None,
+        judged=full_at is not None,
         full_from=full_from,
         peak=resource.shown(max(value for _, value in points)) if points else "not measured",
-        touched=any(full for _, full in told or ()),
+        touched=any(full for _, full in full_at or ()),
         errors=max((value for _, value in lines.get(resource.errors, [])), default=None),
         said=resource.said,
         advice=resource.advice,
@@ -183,10 +185,10 @@ def _less(points: Points, lag: Points) -> Points:
     return [(moment, value - 2 * late.get(moment, 0.0)) for moment, value in points]
 
 
-def lasting(told: list[tuple[float, bool]]) -> float | None:
+def lasting(full_at: list[tuple[float, bool]]) -> float | None:
     """The first moment from which it is so for `LASTING` seconds on end."""
     since: float | None = None
-    for moment, full in told:
+    for moment, full in full_at:
         if not full:
             since = None
         elif since is None:
@@ -231,9 +233,9 @@ def _words(first: Used, used: list[Used], rate: float | None) -> str:
 
 def _others(used: list[Used], first: Used | None) -> str:
     """What the others were at, those that were full after it first."""
-    told = [each for each in used if each.judged and each is not first]
-    later = [each for each in told if each.full_from is not None]
-    calm = [each for each in told if each.full_from is None]
+    judged = [each for each in used if each.judged and each is not first]
+    later = [each for each in judged if each.full_from is not None]
+    calm = [each for each in judged if each.full_from is None]
     said = [f"{each.name} was full too, {each.since}" for each in later]
     return ", ".join([*said, *map(_unfilled, calm)])
 

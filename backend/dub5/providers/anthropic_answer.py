@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from dub5.providers.odd_answers import Reported, look_for_error
+from dub5.providers.odd_answers import Reported, raise_reported_error
 from dub5.providers.protocol import Json, Payload
 
 _FINISH_REASONS = {
@@ -122,7 +122,7 @@ def event_of(raw: bytes, provider: str) -> Event:
         event = _event_decoder.decode(raw)
     except (ValueError, RecursionError):
         data = Payload.parse(raw, provider).data
-        look_for_error(data)
+        raise_reported_error(data)
         event = msgspec.convert(_tidied(data), Event, strict=False)
     if event.error is not None:
         raise Reported(msgspec.structs.asdict(event.error))
@@ -137,7 +137,7 @@ def completion(data: Json, *, created: int) -> Json:
     try:
         answer = msgspec.convert(data, Message)
     except msgspec.ValidationError:
-        look_for_error(data)
+        raise_reported_error(data)
         answer = msgspec.convert(_tidied(data), Message, strict=False)
     calls = [_tool_call(block) for block in answer.content if block.type == "tool_use"]
     texts = [block.text for block in answer.content if block.type == "text"]

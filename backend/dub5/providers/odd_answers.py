@@ -65,7 +65,7 @@ def is_keep_alive(event: bytes, data: bytes) -> bool:
     return not word or word in KEEP_ALIVES
 
 
-def look_for_error(data: Json, event: bytes = b"") -> None:
+def raise_reported_error(data: Json, event: bytes = b"") -> None:
     """Compatible servers put it where a completion or chunk belongs, with status 200."""
     error = data.get("error")
     if not error and not data.get("choices"):

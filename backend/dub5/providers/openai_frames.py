@@ -29,7 +29,7 @@ from dub5.providers.odd_answers import (
     events_in,
     is_done,
     is_keep_alive,
-    look_for_error,
+    raise_reported_error,
     unlisted,
 )
 from dub5.providers.protocol import FINISH_REASONS, Json, Payload, parsed
@@ -100,7 +100,7 @@ class Frames:
         Unusable or Reported where it is none.
         """
         if chunk.data.get("error") or not chunk.data.get("choices"):
-            look_for_error(chunk.data, event)
+            raise_reported_error(chunk.data, event)
         if event in KEEP_ALIVES:
             return
         data = _with_choices(chunk.data)
@@ -144,7 +144,7 @@ class Frames:
         """The choice itself, where it is as it should be."""
         if not isinstance(choice, dict):
             raise Unusable
-        _look_for_error_of(choice)
+        _raise_reported_error_of(choice)
         index, reason = _index(choice, position), choice.get("finish_reason")
         delta = choice.get("delta")
         if delta is None:
@@ -204,7 +204,7 @@ def _joined(raw: bytes, provider: str) -> Json:
 
 def whole(data: Json) -> Json:
     """The completion itself, where it is as it should be. Unusable or Reported where it is none."""
-    look_for_error(data)
+    raise_reported_error(data)
     data = _with_choices(data)
     choices = data.get("choices")
     if not isinstance(choices, list) or not choices:
@@ -233,7 +233,7 @@ def _with_choices(data: Json) -> Json:
 def _whole_choice(choice: Any, position: int) -> Json:
     if not isinstance(choice, dict):
         raise Unusable
-    _look_for_error_of(choice)
+    _raise_reported_error_of(choice)
     message = choice.get("message")
     if message is None and end_of(choice) == "content_filter":  # which left nothing of it
         message = {"role": "assistant", "content": None}
@@ -247,7 +247,7 @@ def _whole_choice(choice: Any, position: int) -> Json:
     return choice if same else {**choice, "index": index, "message": message}
 
 
-def _look_for_error_of(choice: Json) -> None:
+def _raise_reported_error_of(choice: Json) -> None:
     """OpenRouter puts the error of an upstream into the choice, which then ends with the word for it."""
     error = choice.get("error")
     if error or end_of(choice) == "error":

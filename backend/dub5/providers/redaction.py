@@ -54,7 +54,7 @@ _CONTEXTS = (
 )
 """The words before it, which are kept, say what the next one is."""
 
-_LOOKS = (
+_PATTERNS = (
     # Keys, masked or not.
     r"\b(?:[spr]k|(?:x[-_ ])?(?:api[-_ ]?)?key|token|bearer|basic)[-_ :=\"'`(]++(?=[a-z._/-]*+[0-9*=])[\w*.+/=-]{6,}+",
     r"\b(?:AIza|ya29\.|gsk_|xai-|hf_|nvapi-|pplx-|gh[a-z]_|eyJ|AKIA|ASIA)[\w.-]{8,}+",
@@ -80,7 +80,7 @@ _LOOKS = (
 """What shows by itself what it is."""
 
 _CONTEXT = re.compile(rf"\b({'|'.join(_CONTEXTS)})[^\s\"'`,;()\[\]]++", re.IGNORECASE)
-_LOOK = re.compile("|".join(_LOOKS), re.IGNORECASE)
+_PATTERN = re.compile("|".join(_PATTERNS), re.IGNORECASE)
 _MAYBE_IPV6 = re.compile(
     r"(?<![\w:.])\[?+([0-9A-Fa-f]{0,4}+(?::[0-9A-Fa-f]{0,4}+){2,8})(?![\w:])\]?+(?::\d++)?"
 )
@@ -106,7 +106,7 @@ class Redactor:
         words = _URL.sub(self._address, words)
         if self._own is not None:
             words = self._own.sub(REDACTED, words)
-        words = _LOOK.sub(REDACTED, _CONTEXT.sub(rf"\1{REDACTED}", words))
+        words = _PATTERN.sub(REDACTED, _CONTEXT.sub(rf"\1{REDACTED}", words))
         words = _MAYBE_IPV6.sub(_ipv6, words)
         return words[:MOST_SHOWN].strip()
 

@@ -39,7 +39,7 @@ _SENTENCE = 300
 _WORDS = 10_000
 """Characters of a message that are kept; far fewer are shown."""
 
-_LOOKED_AT = 2000
+_SEARCHED = 2000
 """Characters of them that are looked at."""
 
 _PARAM = 200
@@ -374,7 +374,7 @@ _TOO_LARGE_FOR_A_MINUTE = re.compile(
 
 def _never_fits(refusal: Refusal) -> bool:
     """Whether a request is larger than all that the account may send in a minute: another account may do."""
-    words = refusal.words[:_LOOKED_AT]
+    words = refusal.words[:_SEARCHED]
     match = _FITS.search(words)
     limit, requested = (match[each].replace(",", "") or "0" for each in (1, 2)) if match else ("0", "0")
     return int(requested) > int(limit) or bool(_TOO_LARGE_FOR_A_MINUTE.search(words))
@@ -382,7 +382,7 @@ def _never_fits(refusal: Refusal) -> bool:
 
 def verdict(status: int, refusal: Refusal, *, names_us: bool = False) -> Verdict:
     """Whose matter a refusal with `status` is. `names_us`: its words name a key, an account or a server of ours."""
-    kinds, words = refusal.kinds, refusal.words[:_LOOKED_AT]
+    kinds, words = refusal.kinds, refusal.words[:_SEARCHED]
     if status in {401, 407} or (status in {400, 403} and (kinds & _KEY or _KEY_WORDS.search(words))):
         return "credentials"
     if status == 429:
@@ -409,7 +409,7 @@ def verdict(status: int, refusal: Refusal, *, names_us: bool = False) -> Verdict
 
 
 def _of_403(refusal: Refusal, names_us: bool) -> Verdict:
-    kinds, words = " ".join(refusal.kinds), refusal.words[:_LOOKED_AT]
+    kinds, words = " ".join(refusal.kinds), refusal.words[:_SEARCHED]
     if _FLAGGED.search(words) or _FLAGGED.search(kinds):
         return "request"
     ours = refusal.kinds & _ACCOUNT or "permission" in kinds or _MONEY_WORDS.search(words)
@@ -419,11 +419,11 @@ def _of_403(refusal: Refusal, names_us: bool) -> Verdict:
 
 def _names_model(refusal: Refusal) -> bool:
     """Whether a 400 is about the name of the model, which callers do not choose."""
-    return refusal.param in {None, "model"} and bool(_UNKNOWN_MODEL_400.search(refusal.words[:_LOOKED_AT]))
+    return refusal.param in {None, "model"} and bool(_UNKNOWN_MODEL_400.search(refusal.words[:_SEARCHED]))
 
 
 def _is_out_of_quota(refusal: Refusal) -> bool:
-    words = refusal.words[:_LOOKED_AT]
+    words = refusal.words[:_SEARCHED]
     if refusal.used_up or refusal.kinds & _QUOTA or _MONEY_WORDS.search(words):
         return True
     # Google says so of each minute's quota too, but then when to come again.
@@ -434,7 +434,7 @@ def _is_out_of_quota(refusal: Refusal) -> bool:
 def code_of(refusal: Refusal) -> str | None:
     """The provider's; where that says nothing, the one by which agents know that a history is too long."""
     vague = refusal.code is None or _snake(refusal.code) in _VAGUE
-    if vague and _TOO_LONG.search(refusal.words[:_LOOKED_AT]):
+    if vague and _TOO_LONG.search(refusal.words[:_SEARCHED]):
         return "context_length_exceeded"
     return refusal.code
 
@@ -546,7 +546,7 @@ def _date(written: str) -> float | None:
 def _stated_delay(error: dict[str, Any], details: list[Any], words: str) -> float | None:
     """Of google.rpc.RetryInfo, of a field `retry_after`, or of `Please try again in 7m12s`."""
     delays = [each.get("retryDelay") for each in details if isinstance(each, dict)]
-    said = _IN_WORDS.search(words[:_LOOKED_AT])
+    said = _IN_WORDS.search(words[:_SEARCHED])
     delays += [error.get("retry_after"), said[1] if said else None]
     seconds = next((n for n in map(_duration, delays) if n is not None), None)
     return None if seconds is None else min(seconds, MOST_WAIT)

@@ -48,13 +48,13 @@ class Cancelled(Exception):
     """A background task was cancelled, though nobody stopped it."""
 
 
-def delay(failures: int, chance: float) -> float:
-    """Seconds until the next start, after so many failures in a row; `chance` is uniform in [0, 1).
+def delay(failures: int, draw: float) -> float:
+    """Seconds until the next start, after so many failures in a row; `draw` is uniform in [0, 1).
 
     Between half and all of what doubles each time: replicas that fail for one reason do not come back all at once.
     """
     longest: float = min(MAX_DELAY, FIRST_DELAY * 2 ** min(failures - 1, 16))
-    return longest * (0.5 + chance / 2)
+    return longest * (0.5 + draw / 2)
 
 
 class _Failures:

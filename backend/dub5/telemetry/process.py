@@ -27,14 +27,14 @@ class LoopLagProbe:
         self._task: BackgroundTask | None = None
 
     async def start(self) -> None:
-        self._task = self._background.start("event-loop-lag", self._look)
+        self._task = self._background.start("event-loop-lag", self._measure)
 
     async def stop(self) -> None:
         """May be called without `start`."""
         if self._task is not None:
             await self._task.stop()
 
-    async def _look(self) -> None:
+    async def _measure(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             due = loop.time() + self._interval

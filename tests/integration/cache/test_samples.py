@@ -46,7 +46,7 @@ async def sampling(
             re_ask_share=0.0,
             clock=clock or Clock(),
         )
-        await sampler.look_around()
+        await sampler.register()
         yield sampler
 
 
@@ -187,7 +187,7 @@ async def test_replicas_share_the_rate(redis: str, client: Redis) -> None:
             for number in range(count)
         ]
         for sampler in samplers:  # each has seen the others
-            await sampler.look_around()
+            await sampler.register()
         for _ in range(int(seconds / INTERVAL)):
             clock.now += INTERVAL
             for sampler in samplers:

@@ -151,7 +151,7 @@ def test_early_refresh_follows_its_law() -> None:
     for ttl, recompute in [(1.0, 1.0), (2.0, 1.0), (1.0, 2.5)]:
         drawn = 20_000
         refreshed = sum(
-            refresh_early(ttl=ttl, recompute=recompute, lifetimes=PLAIN, chance=1.0 - chances.random())
+            refresh_early(ttl=ttl, recompute=recompute, lifetimes=PLAIN, draw=1.0 - chances.random())
             for _ in range(drawn)
         )
         expected = math.exp(-ttl / recompute)
@@ -160,14 +160,14 @@ def test_early_refresh_follows_its_law() -> None:
 
 @given(st.floats(0.001, 6), st.floats(1e-300, 1))
 def test_early_refresh_is_off_where_stale_while_revalidate_does_it_better(ttl: float, chance: float) -> None:
-    assert not refresh_early(ttl=ttl, recompute=5.9, lifetimes=LIVES, chance=chance)
+    assert not refresh_early(ttl=ttl, recompute=5.9, lifetimes=LIVES, draw=chance)
 
 
 @pytest.mark.parametrize(("recompute", "refreshes"), [(5.99, True), (6.0, False), (60.0, False)])
 def test_early_refresh_is_off_where_asking_takes_a_tenth_of_the_ttl(
     recompute: float, refreshes: bool
 ) -> None:
-    assert refresh_early(ttl=0.001, recompute=recompute, lifetimes=PLAIN, chance=1e-9) is refreshes
+    assert refresh_early(ttl=0.001, recompute=recompute, lifetimes=PLAIN, draw=1e-9) is refreshes
 
 
 @given(st.floats(0.001, 60), st.floats(0.001, 60), st.floats(0, 5.9), st.floats(1e-300, 1))
@@ -175,5 +175,5 @@ def test_more_time_left_never_makes_an_early_refresh_likelier(
     one: float, other: float, recompute: float, chance: float
 ) -> None:
     less, more = sorted([one, other])
-    if refresh_early(ttl=more, recompute=recompute, lifetimes=PLAIN, chance=chance):
-        assert refresh_early(ttl=less, recompute=recompute, lifetimes=PLAIN, chance=chance)
+    if refresh_early(ttl=more, recompute=recompute, lifetimes=PLAIN, draw=chance):
+        assert refresh_early(ttl=less, recompute=recompute, lifetimes=PLAIN, draw=chance)
