@@ -58,7 +58,7 @@ def test_replicas_stay_while_the_metric_is_away(
     eventually(lambda: scaled.condition("ScalingActive").get("status") == "False", "the autoscaler is blind")
     load.set(0)
     eventually(lambda: sum(map(scaled.demand, scaled.names())) == 0, "the load is gone")
-    assert stays(scaled.replicas, SYNCS, "a metric that is away shrank the deployment") == 4
+    assert stays(scaled.replicas, SYNCS, "a metric that is away shrank the deployment") >= 4
     scale(kube, stopped, 1)
     scaled.await_replicas(1)
 
@@ -75,7 +75,8 @@ def test_replicas_stay_while_one_pod_is_unscraped(scaled: Release, load: Load) -
     )
     scaled.kubectl("label", "pod", unseen, "dub5_test_unscraped=true")
     eventually(lambda: unseen not in measured(scaled), "the metric of one pod has aged out")
-    assert stays(scaled.replicas, SYNCS, "a pod out of sight shrank the deployment") == 4
+    # Not just as many: where the machine is busy, answers take longer and there may be a fifth for a while.
+    assert stays(lambda: scaled.replicas() >= 4, SYNCS, "a pod out of sight shrank the deployment")
     load.set(0)
     eventually(lambda: scaled.replicas() < 4, "the control: without load the count falls")
     scaled.kubectl("delete", "pod", unseen, "--ignore-not-found")
