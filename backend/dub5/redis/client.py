@@ -91,17 +91,22 @@ class OneServer:
             for words, _ in commands
         )
         connection = await pool.get_connection()  # type: ignore[no-untyped-call]
+        answers: list[Any] = []
         try:
             await connection.send_packed_command(packed)
-            answers: list[Any] = []
             for words, options in commands:
                 try:
                     answers.append(await parse_response(connection, words[0], **options))
                 except ResponseError as refused:
                     answers.append(refused)
-            return answers
+        except BaseException:
+            # Also where redis-py cannot make sense of an answer: those after it are still to come, and would be taken
+            # for the answers to the next batch. A cluster's nodes read them all.
+            await connection.disconnect(nowait=True)
+            raise
         finally:
             await pool.release(connection)
+        return answers
 
     async def reconnect(self) -> bool:
         # Whatever befell the server befell the connections to it, and some such ends are never reported.

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import hiredis
 import pytest
 import pytest_asyncio
 import trustme
@@ -213,6 +214,48 @@ async def test_what_was_mistaken_goes_nowhere(server: RedisServer) -> None:
         with pytest.raises(ValueError):  # noqa: PT011  # there is nothing more to it
             await link.pipeline("set", mistaken)
         assert await get(link, "key") is None
+
+
+class Nonsense(asyncio.Protocol):
+    """One connection of a server that is no Redis: it knows of no streams, and gives the value of `late` only once that
+    of `mine` is asked for."""
+
+    held: list[Nonsense]
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self.reader = hiredis.Reader()
+
+    def data_received(self, data: bytes) -> None:
+        self.reader.feed(data)
+        while (command := self.reader.gets()) is not False:
+            if command[:2] == [b"GET", b"late"]:
+                self.held.append(self)
+            elif command[:2] == [b"GET", b"mine"]:
+                for each in self.held:
+                    each.transport.write(b"$4\r\nlate\r\n")
+                self.transport.write(b"$4\r\nmine\r\n")
+            else:
+                self.transport.write(b"+OK\r\n")
+
+
+async def test_an_answer_that_makes_no_sense_costs_no_other_caller_its_own() -> None:
+    """What was still to come on that connection must not be read as the answer to a later command."""
+
+    def fill(pipeline: Pipeline) -> None:
+        pipeline.xrange("stream")
+        pipeline.get("late")
+
+    protocol = type("Connection", (Nonsense,), {"held": []})
+    server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0)
+    async with server:
+        url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+        async with linked(url, timeout=PATIENT) as link:
+            for _ in range(CONNECTIONS + 1):
+                with pytest.raises(RedisUnavailable):
+                    await link.pipeline("purges", fill)
+            assert await get(link, "mine") == b"mine"
 
 
 async def test_who_still_waits_when_the_link_is_stopped_is_told(server: RedisServer) -> None:
