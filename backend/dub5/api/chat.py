@@ -35,7 +35,7 @@ from dub5.api.http import (
     send_whole,
     while_client_stays,
 )
-from dub5.cache.freshness import NO_DIRECTIVES, Directives
+from dub5.cache.freshness import Directives
 from dub5.chat.answer import Answer, CacheStatus, Relay
 from dub5.chat.pipeline import Pipeline
 from dub5.chat.question import Question
@@ -135,9 +135,8 @@ class ChatRoute:
         record.tenant, record.key_id = caller.tenant, caller.key_id
         caller.require("chat")
         require_json(headers)
-        written, tagged = headers.get("cache-control"), headers.get("x-dub5-cache-tags")
-        directives = Directives.parse(written) if written else NO_DIRECTIVES
-        tags = parse_tags(tagged) if tagged else ()
+        directives = Directives.parse(headers.get("cache-control", ""))
+        tags = parse_tags(headers.get("x-dub5-cache-tags", ""))
         raw = await read_body(headers, receive, self._settings.max_body)
         key = None
         if len(raw) < LARGE:

@@ -133,7 +133,7 @@ class Follower:
     """One request that waits for the answer of a flight. Leave it, always."""
 
     def __init__(self, flight: Flight) -> None:
-        flight.followers += 1
+        flight.join()
         self.flight = flight
         self._position = 0
         self._generation = flight.generation

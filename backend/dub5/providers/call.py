@@ -5,7 +5,7 @@
          |                                                                |-> slow: a second call beside it (hedge)
          '-> every route failed: once more, where the error is a transient one and the retry budget has one left
 
-`Model` is what callers name; `ProviderCall` is one question's way through its routes, and tells the whole story;
+`Model` is what callers name; `RoutedCall` is one question's way through its routes, and tells the whole story;
 `Attempt` is one call to one provider, which holds a slot there, is timed, and is reported exactly once, however it
 ends. Whether a route is healthy and has a slot is for `health`.
 
@@ -180,11 +180,11 @@ class Model:
 
     async def complete(self, call: Call, report: Report) -> Payload:
         """The whole answer of the first route that gives one. `call.model` is filled in by the route."""
-        return await ProviderCall(self, call, report, Attempt.complete, _nothing_to_close).answer()
+        return await RoutedCall(self, call, report, Attempt.complete, _nothing_to_close).answer()
 
     async def open(self, call: Call, report: Report) -> OpenStream:
         """The stream of the first route that begins to answer. Close it: it holds the provider's call."""
-        return await ProviderCall(self, call, report, Attempt.open, OpenStream.aclose).answer()
+        return await RoutedCall(self, call, report, Attempt.open, OpenStream.aclose).answer()
 
     def routes_in_order(self) -> list[Route]:
         """As they are written; those with weights before the others, at random in proportion to them.
@@ -217,7 +217,7 @@ class Model:
         return error
 
 
-class ProviderCall(Generic[_T]):
+class RoutedCall(Generic[_T]):
     """One question's calls. `make` makes one, `discard` gives up an answer that came too late."""
 
     def __init__(
