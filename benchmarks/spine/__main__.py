@@ -7,8 +7,9 @@
 
 Replicas of `dub5 serve`, a Redis and a provider, each a process on loopback. The replicas run under the profiler of
 recorder.py, which notes each call of a function of ours: those in backend/dub5 and operator/dub5_operator. All is done
-once before it counts, so that connections are open and what is made once is made; what runs in the background meanwhile
-counts too, and is a line of its own.
+once before it counts, so that connections are open and what is made once is made. What a replica does anyway does not
+count: the tasks that a replica which nobody asks runs in as long a time, with all that they begin, have a line of their
+own.
 
 On the path of a sample the operator reconciles a policy once, in this process and without kopf. Of the replica only
 that counts which is in the files of SAMPLING or called from there: the rest of a request is the first path.
@@ -70,6 +71,11 @@ class Trace(NamedTuple):
     def into_another_file(self) -> Counter[tuple[str, str]]:
         pairs = ((call.caller[0], call.called[0]) for call in self.calls if call.caller is not None)
         return Counter(pair for pair in pairs if pair[0] != pair[1])
+
+    def without(self, idle: Trace) -> Trace:
+        """What did not begin where something begins in `idle`."""
+        anyway = {call.origin for call in idle.calls}
+        return Trace(self.name, [call for call in self.calls if call.origin not in anyway])
 
     def steps(self, one: str, other: str) -> int:
         """How often `functions` goes from one package to the other."""
@@ -157,7 +163,8 @@ async def request() -> list[Trace]:
             took = asyncio.get_running_loop().time() - began
             leading.begin()
             await asyncio.sleep(took)
-            return [*traces, await leading.end("of that, a replica that nobody asks, as long")]
+            idle = await leading.end("a replica that nobody asks, as long")
+            return [*(trace.without(idle) for trace in traces), idle]
 
 
 async def sample() -> list[Trace]:

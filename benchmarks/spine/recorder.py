@@ -11,6 +11,7 @@ import json
 import signal
 import sys
 import threading
+from contextvars import ContextVar
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
@@ -32,12 +33,19 @@ Named = tuple[str, str]
 class Call(NamedTuple):
     """`caller` is the nearest function of ours on the stack, also through a library; None where the event loop called.
 
-    `files` are those of ours on the stack, with that of `called`.
+    `files` are those of ours on the stack, with that of `called`. `origin` is the function of ours at the bottom of the
+    stack, or at that of the task which began this one: what a request starts has the request's origin, and what a
+    background task starts that task's.
     """
 
     caller: Named | None
     called: Named
     files: frozenset[str]
+    origin: Named
+
+
+_origin: ContextVar[Named] = ContextVar("origin")
+"""A task begins with a copy of the context of the one that made it."""
 
 
 @functools.cache
@@ -76,9 +84,11 @@ class Recorder:
             if (function := _named(above.f_code)) is not None:
                 stack.append(function)
             above = above.f_back
-        self.calls.append(
-            Call(stack[0] if stack else None, called, frozenset({called[0], *(file for file, _ in stack)}))
-        )
+        origin = _origin.get(None)
+        if origin is None:
+            _origin.set(origin := stack[-1] if stack else called)
+        files = frozenset({called[0], *(file for file, _ in stack)})
+        self.calls.append(Call(stack[0] if stack else None, called, files, origin))
 
     def __enter__(self) -> None:
         self.begin()
@@ -95,7 +105,7 @@ class Recorder:
     def write(self, path: Path) -> None:
         """End, and write; the file is there when it is whole."""
         self._on = False
-        calls = [(call.caller, call.called, sorted(call.files)) for call in self.calls]
+        calls = [(call.caller, call.called, sorted(call.files), call.origin) for call in self.calls]
         part = path.with_suffix(".part")
         part.write_text(json.dumps(calls), encoding="utf-8")
         part.rename(path)
@@ -103,8 +113,13 @@ class Recorder:
     @staticmethod
     def read(path: Path) -> list[Call]:
         return [
-            Call(caller and (caller[0], caller[1]), (called[0], called[1]), frozenset(files))
-            for caller, called, files in json.loads(path.read_text(encoding="utf-8"))
+            Call(
+                caller and (caller[0], caller[1]),
+                (called[0], called[1]),
+                frozenset(files),
+                (origin[0], origin[1]),
+            )
+            for caller, called, files, origin in json.loads(path.read_text(encoding="utf-8"))
         ]
 
 

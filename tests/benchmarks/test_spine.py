@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from contextvars import Context
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks.spine import recorder
+from benchmarks.spine.__main__ import Trace
 from benchmarks.spine.recorder import Recorder
 
 
@@ -40,6 +43,33 @@ async def test_a_coroutine_is_called_once_and_a_task_by_nobody() -> None:
     with recorded:
         await outer()
     assert calls(recorded)[1:] == [("outer", "resumed"), (None, "resumed")]
+
+
+async def begins_another() -> None:
+    await asyncio.gather(outer())
+
+
+async def together(*tasks: Coroutine[Any, Any, None]) -> Recorder:
+    """Each with a context of its own, as where a server begins them."""
+    recorded = Recorder()
+    with recorded:
+        await asyncio.gather(*(asyncio.create_task(task, context=Context()) for task in tasks))
+    return recorded
+
+
+async def test_what_a_task_begins_has_its_origin() -> None:
+    recorded = await together(begins_another(), resumed())
+    by_origin: dict[str, list[str]] = {}
+    for call in recorded.calls:
+        by_origin.setdefault(call.origin[1], []).append(call.called[1])
+    assert by_origin["begins_another"] == ["begins_another", "outer", "resumed", "resumed"]
+    assert by_origin["resumed"] == ["resumed"]
+
+
+async def test_what_begins_in_an_idle_replica_does_not_count() -> None:
+    recorded, idle = await together(begins_another(), resumed()), await together(resumed())
+    left = Trace("", recorded.calls).without(Trace("", idle.calls))
+    assert {call.origin[1] for call in left.calls} == {"begins_another"}
 
 
 def key(number: int) -> int:
