@@ -226,7 +226,7 @@ setup_npm() {
 case ${1:-} in
     python) setup_python ;;
     redis) setup_program redis-server redis "The tests use a real Redis" ;;
-    tests) for each in redis helm promtool alertmanager k6 browser; do tools/setup.sh "$each"; done ;;
+    tests) for each in redis helm promtool alertmanager k6 k6-types browser; do tools/setup.sh "$each"; done ;;
     wrk) setup_program wrk wrk "The benchmarks load servers with wrk" ;;
     browser) setup_browser ;;
     docs) setup_group docs sphinx "The documents become a site" ;;

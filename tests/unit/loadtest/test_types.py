@@ -1,4 +1,4 @@
-"""`make check` finds a wrong type in k6's scripts. Skipped where it did not set TypeScript up."""
+"""`make check` finds a wrong type in k6's scripts. Skipped where there is no npm to set TypeScript up."""
 
 from __future__ import annotations
 
