@@ -29,8 +29,8 @@ from dub5.admission.gate import Gate
 from dub5.admission.keys import KeyRing
 from dub5.admission.limits import RateLimiter
 from dub5.api import cache, models, operations
-from dub5.api.chat import ChatRoute
-from dub5.api.entrance import BrowserMiddleware, ChatFirst, DrainMiddleware
+from dub5.api.chat import Chat, QuestionRoute, Spelling
+from dub5.api.entrance import BrowserMiddleware, DrainMiddleware, QuestionsFirst
 from dub5.api.errors import HANDLERS
 from dub5.api.origins import Origins
 from dub5.api.page import Page
@@ -110,8 +110,12 @@ class Application:
             background=self.background,
         )
         self._lag = LoopLagProbe(self.metrics, self.background)
-        chat = ChatRoute(self._pipeline, self._keys, self._limiter, settings.server, self.arrivals)
-        leaving = DrainMiddleware(ChatFirst(chat, self._public(chat)), self.drain)
+        spellings: list[Spelling] = [Chat()]
+        questions = [
+            QuestionRoute(each, self._pipeline, self._keys, self._limiter, settings.server, self.arrivals)
+            for each in spellings
+        ]
+        leaving = DrainMiddleware(QuestionsFirst(questions, self._public(questions)), self.drain)
         self.origins = Origins(settings.server.allowed_origins)
         guarded = BrowserMiddleware(leaving, self.origins, self._keys)
         self.public: ASGIApp = TelemetryMiddleware(guarded, self.metrics, self._tracer)
@@ -283,10 +287,10 @@ class Application:
         personalities = compile_all(settings.personalities, next(iter(settings.models)))
         return Catalog(built, personalities, settings.cache.classes, created=int(time.time()))
 
-    def _public(self, chat: ChatRoute) -> Litestar:
+    def _public(self, questions: list[QuestionRoute]) -> Litestar:
         return Litestar(
             route_handlers=[
-                chat.route(),
+                *(each.route() for each in questions),
                 Page().route() if self.settings.server.page else models.index,
                 Router(
                     "/",

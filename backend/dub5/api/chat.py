@@ -1,7 +1,11 @@
-"""`POST /v1/chat/completions`: parse, call the pipeline, render.
+"""`POST /v1/chat/completions`, and what every protocol goes through in which a question may be asked.
 
-A raw ASGI handler: on this path a framework's conversion of requests and responses would cost as much as
-all our own work, and streams need the socket's own back pressure.
+A protocol is a `Spelling` of one question: it reads a request into the body of a Chat Completions request, and writes
+what comes of that. Chat itself is the one that needs no translation. `QuestionRoute` has all the rest: parse, call the
+pipeline, render.
+
+Raw ASGI handlers: on this path a framework's conversion of requests and responses would cost as much as all our own
+work, and streams need the socket's own back pressure.
 """
 
 from __future__ import annotations
@@ -11,8 +15,9 @@ import contextlib
 import time
 from collections.abc import Awaitable, Coroutine
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
+import msgspec
 from litestar import asgi
 from litestar.handlers import ASGIRouteHandler
 from litestar.types import Receive, Scope, Send
@@ -35,32 +40,36 @@ from dub5.api.http import (
     send_whole,
     while_client_stays,
 )
+from dub5.cache.flights import Frame
 from dub5.cache.freshness import Directives
-from dub5.chat.answer import Answer, CacheStatus, Relay
+from dub5.chat.answer import Answer, CacheStatus, Relay, Writer
 from dub5.chat.pipeline import Pipeline
 from dub5.chat.question import Question
-from dub5.chat.request import most_tokens, parse, read
+from dub5.chat.request import ChatRequest, Translation, most_tokens, parse, read
 from dub5.errors import (
     DeadlinePassed,
     Dub5Error,
+    ErrorResponse,
     InternalError,
     ProviderError,
     ProviderTimeout,
     WrongMethod,
+    render,
     render_event,
 )
 from dub5.json_steps import LARGE
+from dub5.providers.chunks import split
+from dub5.providers.protocol import Json, Payload
 from dub5.settings.model import ServerSettings
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.record import RequestRecord, record_of
-
-PATH = "/v1/chat/completions"
 
 _EVENT_STREAM = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 )
+_DONE = b"data: [DONE]\n\n"
 T = TypeVar("T")
 
 _NOTHING: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
@@ -70,17 +79,108 @@ _END_TIMEOUT = 1.0
 _log = get_logger()
 
 
-class ChatRoute:
-    """One request in, one response out; whatever happens, the client gets an answer in the contract's shape."""
+class Spelling(Protocol):
+    """A protocol in which a question may be asked. One object for all requests, without state.
+
+    `name` is the protocol's, for providers that speak it themselves (`Call.spelled`); `path` is where it is spoken;
+    `subject` begins the sentence "… are asked for by POST."
+    """
+
+    name: str
+    path: str
+    subject: str
+
+    def authorization(self, headers: dict[str, str]) -> str:
+        """The key, as `Authorization` would have it: `Bearer KEY`; empty where there is none."""
+        ...
+
+    def question(self, body: Json, headers: dict[str, str]) -> Json:
+        """The body of a Chat Completions request that asks the same, the plainest there is.
+
+        `body` may be any JSON object. InvalidRequest where it cannot be asked; `param` is the field's path in this
+        protocol. May be called in a thread.
+        """
+        ...
+
+    def writer(self, body: Json, request: ChatRequest, record: RequestRecord) -> Writer:
+        """For the answer to one request; `body` is the request in this protocol."""
+        ...
+
+    def error(self, error: Dub5Error) -> ErrorResponse:
+        """As it is sent where nothing of an answer was sent."""
+        ...
+
+
+class Chat:
+    """The Spelling that is no translation."""
+
+    name = "chat"
+    path = "/v1/chat/completions"
+    subject = "Chat completions"
+
+    def authorization(self, headers: dict[str, str]) -> str:
+        return headers.get("authorization", "")
+
+    def question(self, body: Json, headers: dict[str, str]) -> Json:  # noqa: ARG002  # all of it is in the body
+        return body
+
+    def writer(self, body: Json, request: ChatRequest, record: RequestRecord) -> Writer:  # noqa: ARG002  # the same
+        return ChatWriter(request.include_usage)
+
+    def error(self, error: Dub5Error) -> ErrorResponse:
+        return render(error)
+
+
+class ChatWriter:
+    """Completions as they are, and chunks as server-sent events, token counts among them where they are asked for."""
+
+    __slots__ = ("_include_usage",)
+
+    def __init__(self, include_usage: bool) -> None:
+        self._include_usage = include_usage
+
+    def whole(self, completion: bytes) -> bytes:
+        return completion
+
+    def replay(self, completion: bytes) -> bytes:
+        return events_of(completion, include_usage=self._include_usage) + _DONE
+
+    def events(self, frames: list[Frame]) -> bytes:
+        events: list[bytes] = []
+        for frame in frames:
+            if frame.kind == "whole":
+                events.append(events_of(frame.raw, include_usage=self._include_usage))
+            elif frame.kind == "chunk" or self._include_usage:
+                events += (b"data: ", frame.raw, b"\n\n")
+        return b"".join(events)
+
+    def end(self) -> bytes:
+        return _DONE
+
+    def failed(self, error: Dub5Error) -> bytes:
+        """Without a `[DONE]`."""
+        return render_event(error)
+
+
+def events_of(completion: bytes, *, include_usage: bool) -> bytes:
+    """A whole completion as the bytes of its event stream, all but the `[DONE]` at its end."""
+    chunks = split(msgspec.json.decode(completion), include_usage=include_usage)
+    return b"".join(b"data: " + Payload.of(chunk).raw + b"\n\n" for chunk in chunks)
+
+
+class QuestionRoute:
+    """One request in, one response out; whatever happens, the client gets an answer in its protocol's shape."""
 
     def __init__(
         self,
+        spelling: Spelling,
         pipeline: Pipeline,
         keys: KeyRing,
         limiter: RateLimiter,
         settings: ServerSettings,
         arrivals: Arrivals,
     ) -> None:
+        self.spelling = spelling
         self._pipeline = pipeline
         self._keys = keys
         self._limiter = limiter
@@ -89,19 +189,21 @@ class ChatRoute:
 
     def route(self) -> ASGIRouteHandler:
         """For Litestar."""
-        return asgi(PATH, copy_scope=False)(self.handle)
+        return asgi(self.spelling.path, copy_scope=False)(self.handle)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        record = record_of(scope)
-        record.route = PATH
+        record, spelling = record_of(scope), self.spelling
+        record.route = spelling.path
         grant: Grant | None = None
         try:
             if scope["method"] != "POST":  # type: ignore[typeddict-item]
-                raise WrongMethod("Chat completions are asked for by POST.", allow="POST")
+                raise WrongMethod(f"{spelling.subject} are asked for by POST.", allow="POST")
             headers = headers_of(scope)
             deadlines = deadlines_of(headers, time.monotonic())
             question = await self._question(headers, receive, record, deadlines.first_byte)
             request, room = question.request, _NOTHING
+            body = request.body if request.spelled is None else request.spelled[1]
+            writer = spelling.writer(body, request, record)
             if request.size > SMALL_REQUEST:
                 # Until it is answered. What has arrived counts already, and is gone; its values are here, and its copy.
                 room = self._arrivals.reading(request.size, max(0, request.cost - request.size))
@@ -110,18 +212,19 @@ class ChatRoute:
                     grant = await self._granted(question)
                 answer = self._pipeline.recall(question)
                 if answer is not None:
-                    await _send_whole(question, answer, grant, send)
+                    await _send_whole(question, writer, answer, grant, send)
                     return
                 async with while_client_stays(receive):
                     if request.stream:
-                        await self._stream(question, grant, deadlines.whole, send)
+                        await self._stream(question, writer, grant, deadlines.whole, send)
                     else:
                         answer = await _in_time(question.deadline, self._pipeline.answer(question))
-                        await _send_whole(question, answer, grant, send)
+                        await _send_whole(question, writer, answer, grant, send)
         except ClientLeft:
             record.outcome = "client_disconnect"
-        except Exception as error:  # noqa: BLE001  # the last line of defence: whatever it is, the client gets an answer
-            await send_error(send, _record_error(error, record), _rate_headers(grant))
+        except Exception as failure:  # noqa: BLE001  # the last line of defence: whatever it is, the client gets an answer
+            error = _record_error(failure, record, "request failed")
+            await send_error(send, error, _rate_headers(grant), spelling.error(error))
         finally:
             if grant is not None:
                 self._settle(record, grant)
@@ -129,8 +232,8 @@ class ChatRoute:
     async def _question(
         self, headers: dict[str, str], receive: Receive, record: RequestRecord, deadline: float | None
     ) -> Question:
-        started = time.perf_counter()
-        caller = self._keys.authenticate(headers.get("authorization", ""))
+        started, spelling = time.perf_counter(), self.spelling
+        caller = self._keys.authenticate(spelling.authorization(headers))
         record.timings["auth"] = time.perf_counter() - started
         record.tenant, record.key_id = caller.tenant, caller.key_id
         caller.require("chat")
@@ -138,12 +241,14 @@ class ChatRoute:
         directives = Directives.parse(headers.get("cache-control", ""))
         tags = parse_tags(headers.get("x-dub5-cache-tags", ""))
         raw = await read_body(headers, receive, self._settings.max_body)
-        key = None
+        key = translation = None
+        if spelling.name != Chat.name:
+            translation = Translation(spelling.name, lambda body: spelling.question(body, headers))
         if len(raw) < LARGE:
-            request = parse(raw)
+            request = parse(raw, translation)
         else:
             async with self._arrivals.reading_lock:
-                reading = read(raw, room=self._arrivals.room)
+                reading = read(raw, translation, room=self._arrivals.room)
                 del raw  # it is gone as soon as it is decoded
                 request = await reading
                 key = await self._pipeline.key_of(request, caller=caller, tags=tags)
@@ -164,12 +269,14 @@ class ChatRoute:
         reserve = 0 if self._pipeline.remembers(question) else most_tokens(question.request, question.fields)
         return await self._limiter.acquire(question.record.tenant or "", reserve=reserve)
 
-    async def _stream(self, question: Question, grant: Grant | None, end: float | None, send: Send) -> None:
+    async def _stream(
+        self, question: Question, writer: Writer, grant: Grant | None, end: float | None, send: Send
+    ) -> None:
         """The answer as it comes; until then, and in its pauses, a heartbeat.
 
         `end` is when the caller wants the whole answer, in seconds of time.monotonic.
         """
-        life = asyncio.timeout(None)
+        life, event = asyncio.timeout(None), "request failed"
 
         def begin_life() -> None:
             life.reschedule(asyncio.get_running_loop().time() + self._settings.max_stream)
@@ -182,24 +289,24 @@ class ChatRoute:
                 async with life:
                     answer = await _in_time(question.deadline, self._pipeline.answer(question, expect))
                     if isinstance(answer.content, Relay):
-                        async with aclosing(answer.content) as events:
+                        event = "stream failed"
+                        async with aclosing(answer.content) as frames:
                             await stream.begin(lambda: _head(question, grant, answer.status))
-                            await _in_time(end, stream.relay(events))
+                            await _in_time(end, stream.relay(frames, writer))
                     elif stream.begun:
-                        await stream.end(answer.content)
+                        await stream.end(writer.replay(answer.content))
                     else:
-                        await _send_whole(question, answer, grant, send)
+                        await _send_whole(question, writer, answer, grant, send)
             except Exception as failure:
                 if not stream.begun:
                     raise
                 # After the head: a client that reads gets the error as an event; one that does not is cut off.
-                error = _record_error(
-                    _too_long(question.record) if life.expired() else failure, question.record
-                )
-                question.record.late_status = error.status
+                record = question.record
+                error = _record_error(_too_long(record) if life.expired() else failure, record, event)
+                record.late_status = error.status
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_END_TIMEOUT):
-                        await stream.end(render_event(error))
+                        await stream.end(writer.failed(error))
 
     def _settle(self, record: RequestRecord, grant: Grant) -> None:
         """Give back what was not used; of an answer that broke off nobody knows how much that is."""
@@ -222,10 +329,10 @@ async def _until(end: float, work: Coroutine[Any, Any, T]) -> T:
         raise DeadlinePassed from None
 
 
-def _record_error(error: Exception, record: RequestRecord) -> Dub5Error:
-    """As the client gets it: an InternalError for a defect, which only the log describes."""
+def _record_error(error: Exception, record: RequestRecord, event: str) -> Dub5Error:
+    """As the client gets it: an InternalError for a defect, which only the log describes, as `event`."""
     if not isinstance(error, Dub5Error):
-        _log.exception("request failed", request_id=record.request_id, trace_id=record.trace.trace_id)
+        _log.exception(event, request_id=record.request_id, trace_id=record.trace.trace_id)
         error = InternalError()
     record.error_code = error.code
     record.refused_by_provider = isinstance(error, ProviderError)
@@ -239,10 +346,14 @@ def _too_long(record: RequestRecord) -> ProviderTimeout:
     return ProviderTimeout("The answer took longer than server.max_stream allows.", provider="")
 
 
-async def _send_whole(question: Question, answer: Answer, grant: Grant | None, send: Send) -> None:
+async def _send_whole(
+    question: Question, writer: Writer, answer: Answer, grant: Grant | None, send: Send
+) -> None:
     """What is here already."""
     assert isinstance(answer.content, bytes)  # noqa: S101  # only a streamed question has a Relay for an answer
-    await send_whole(send, 200, _head(question, grant, answer.status, answer.age), answer.content)
+    write = writer.replay if question.request.stream else writer.whole
+    body = write(answer.content)
+    await send_whole(send, 200, _head(question, grant, answer.status, answer.age), body)
 
 
 def _head(question: Question, grant: Grant | None, status: CacheStatus, age: float | None = None) -> Headers:

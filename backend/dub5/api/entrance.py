@@ -11,13 +11,13 @@ For the usual request none of this has a coroutine of its own: each chunk of a s
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from dub5.admission.drain import Drain
 from dub5.admission.keys import KeyRing
-from dub5.api.chat import PATH, ChatRoute
+from dub5.api.chat import QuestionRoute
 from dub5.api.http import CLOSE, headers_of, send_error
 from dub5.api.origins import BROWSER_HEADERS, VARY, Origins, is_foreign, is_preflight, preflight_headers
 from dub5.errors import Dub5Error, ForeignOrigin, Overloaded
@@ -93,15 +93,15 @@ class DrainMiddleware:
             await send_error(closing, Overloaded("This replica is shutting down.", retry_after=1))
 
 
-class ChatFirst:
-    """Takes the chat route's requests straight to it, and all others, also to other spellings of its path, to `app`.
+class QuestionsFirst:
+    """Takes requests for one of the `routes` straight to it, and all others, also to a path written otherwise, on.
 
     What the router, the exception handling and the copies of a framework cost per request is a tenth of a hit.
     """
 
-    def __init__(self, chat: ChatRoute, app: ASGIApp) -> None:
-        self._chat = chat
+    def __init__(self, routes: Iterable[QuestionRoute], app: ASGIApp) -> None:
+        self._by_path: dict[str, ASGIApp] = {route.spelling.path: route.handle for route in routes}
         self._app = app
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        return (self._chat.handle if scope["path"] == PATH else self._app)(scope, receive, send)
+        return self._by_path.get(scope["path"], self._app)(scope, receive, send)

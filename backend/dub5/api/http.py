@@ -17,7 +17,9 @@ from typing import Any, Self
 import msgspec
 from litestar.types import Message, Receive, Scope, Send
 
-from dub5.errors import Dub5Error, InvalidRequest, RequestTooLarge, render
+from dub5.cache.flights import Frame
+from dub5.chat.answer import Writer
+from dub5.errors import Dub5Error, ErrorResponse, InvalidRequest, RequestTooLarge, render
 from dub5.settings.model import Duration
 from dub5.telemetry.record import HEARTBEAT
 
@@ -177,9 +179,11 @@ async def send_whole(send: Send, status: int, headers: Headers, body: bytes) -> 
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-async def send_error(send: Send, error: Dub5Error, headers: Headers | None = None) -> None:
-    """An error in the contract's shape, with further headers."""
-    rendered = render(error)
+async def send_error(
+    send: Send, error: Dub5Error, headers: Headers | None = None, rendered: ErrorResponse | None = None
+) -> None:
+    """An error with further headers; as it is `rendered`, else in OpenAI's shape."""
+    rendered = rendered or render(error)
     await send_whole(send, rendered.status, [*rendered.headers, *(headers or ())], rendered.body)
 
 
@@ -271,16 +275,19 @@ class EventStream:
         if not self.begun:
             await self._put_head(head())
 
-    async def relay(self, events: AsyncIterator[bytes]) -> None:
-        """Send each as it comes, then the end."""
-        send, now = self._send, self._loop.time
-        async for event in events:
+    async def relay(self, answer: AsyncIterator[list[Frame]], writer: Writer) -> None:
+        """Send the events of frames as they come, then the end."""
+        send, now, write = self._send, self._loop.time, writer.events
+        async for frames in answer:
+            events = write(frames)
+            if not events:  # an empty body would count as a byte of the answer
+                continue
             if self._heartbeat is not None:
                 await self._heartbeat
             self._silent_since = _SENDING
-            await send({"type": "http.response.body", "body": event, "more_body": True})
+            await send({"type": "http.response.body", "body": events, "more_body": True})
             self._silent_since = now()
-        await self.end()
+        await self.end(writer.end())
 
     async def end(self, last: bytes = b"") -> None:
         """Send the `last` event, if any, and the end."""

@@ -1,4 +1,6 @@
-"""What a client gets, from what a flight brings: the whole answer or server-sent events, its tokens, and its status.
+"""What a client gets, from what a flight brings: the whole answer or its frames as they come, its tokens, its status.
+
+All that is a `chat.completion` or its chunks, whatever protocol the client speaks: a `Writer` writes it in that one.
 
 An answer is stored only where it is whole. Never stored are answers that were cut short, in error, filtered, refused,
 empty, malformed, or ended by a limit that the caller did not set.
@@ -8,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Literal, Self
+from typing import Literal, Protocol, Self
 
 import msgspec
 
@@ -20,15 +22,11 @@ from dub5.errors import (
     InternalError,
     Overloaded,
     ProviderError,
-    render_event,
 )
-from dub5.providers.chunks import Assembler, split
+from dub5.providers.chunks import Assembler
 from dub5.providers.protocol import Json, Payload, decode
 from dub5.settings.model import Price
-from dub5.telemetry.logging import get_logger
 from dub5.telemetry.record import RequestOutcome, RequestRecord
-
-DONE = b"data: [DONE]\n\n"
 
 _MOST_TOKENS = 2**40
 """More than any answer has: a greater number is nonsense, and would not fit where numbers are kept."""
@@ -37,8 +35,6 @@ _STEP = 1000
 _LIMITS = ("max_tokens", "max_completion_tokens")
 _CALLING = frozenset({"tool_calls", "function_call"})
 _GOOD_ENDS = _CALLING | {"stop"}
-
-_log = get_logger()
 
 Forward = Literal["bypass", "uri-miss", "stale", "request"]
 """Section 2.2: not consulted, nothing there, too old, or the request asked for a new one."""
@@ -75,11 +71,35 @@ class CacheStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """`content` is the whole body, or the server-sent events still to come. `age` is in seconds."""
+    """`content` is a whole completion, or the frames of one that is still to come. `age` is in seconds."""
 
     content: bytes | Relay
     status: CacheStatus
     age: float | None = None
+
+
+class Writer(Protocol):
+    """Writes one answer in the protocol in which its question was asked. One for each request."""
+
+    def whole(self, completion: bytes) -> bytes:
+        """The body for a whole completion."""
+        ...
+
+    def replay(self, completion: bytes) -> bytes:
+        """Every event of a stream for a whole completion, to the very end."""
+        ...
+
+    def events(self, frames: list[Frame]) -> bytes:
+        """Events for frames that have arrived; may be empty."""
+        ...
+
+    def end(self) -> bytes:
+        """The last events of a complete answer."""
+        ...
+
+    def failed(self, error: Dub5Error) -> bytes:
+        """The last event where the answer breaks off."""
+        ...
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
@@ -127,19 +147,8 @@ def is_usage_only(chunk: Json) -> bool:
     return not chunk.get("choices") and chunk.get("usage") is not None
 
 
-def event(data: bytes) -> bytes:
-    """One server-sent event; `data` is JSON on one line."""
-    return b"data: " + data + b"\n\n"
-
-
-def events_of(body: bytes, *, include_usage: bool) -> bytes:
-    """A whole completion as the bytes of its event stream, all but the `[DONE]` at its end."""
-    chunks = split(msgspec.json.decode(body), include_usage=include_usage)
-    return b"".join(event(Payload.of(chunk).raw) for chunk in chunks)
-
-
 class Relay:
-    """The events of one streamed answer; raises nothing: an error is an event of the stream, without a `[DONE]`.
+    """The frames of one streamed answer, as they come. An error is noted in the record before it is raised.
 
     What has arrived together goes on together: for a replica or a client that falls behind, one write per chunk would
     be most of the work.
@@ -156,63 +165,41 @@ class Relay:
         first: list[Frame],
         record: RequestRecord,
         *,
-        include_usage: bool,
         on_whole: Callable[[Usage], object] | None,
     ) -> None:
         self._follower = follower
         self._first: list[Frame] | None = first
         self._record = record
-        self._include_usage = include_usage
         self._on_whole = on_whole
         self._usage = Usage()
-        self._over = False
         self._left = False
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> bytes:
-        """The events of all frames that are here."""
-        while not self._over:
-            try:
-                frames, self._first = self._first, None
-                if frames is None:
-                    frames = await self._follower.next()
-                if not frames:
-                    self._over = True
-                    if self._on_whole is not None:
-                        self._on_whole(self._usage)
-                    return DONE
-                events = []
-                for frame in frames:
-                    if frame.kind != "chunk":
-                        self._usage = usage_of(decode(frame.raw))
-                    if frame.kind == "whole":
-                        events.append(events_of(frame.raw, include_usage=self._include_usage))
-                    elif frame.kind == "chunk" or self._include_usage:
-                        events += (b"data: ", frame.raw, b"\n\n")
-                if events:
-                    return b"".join(events)
-            except Dub5Error as error:
-                return self._failed(error)
-            except Exception:  # noqa: BLE001  # the head is sent: only the stream can still say so
-                record = self._record
-                _log.exception("stream failed", request_id=record.request_id, trace_id=record.trace.trace_id)
-                return self._failed(InternalError())
-        raise StopAsyncIteration
+    async def __anext__(self) -> list[Frame]:
+        """All frames that are here."""
+        frames, self._first = self._first, None
+        try:
+            if frames is None:
+                frames = await self._follower.next()
+            for frame in frames:
+                if frame.kind != "chunk":
+                    self._usage = usage_of(decode(frame.raw))
+            if not frames and self._on_whole is not None:
+                self._on_whole(self._usage)
+        except Exception as error:
+            self._record.outcome = outcome_of(error if isinstance(error, Dub5Error) else InternalError())
+            raise
+        if not frames:
+            raise StopAsyncIteration
+        return frames
 
     async def aclose(self) -> None:
         """Leave the flight. May be called again."""
         if not self._left:
             self._left = True
             self._follower.leave()
-
-    def _failed(self, error: Dub5Error) -> bytes:
-        """After the head a status cannot be changed: the error is the last event."""
-        self._over = True
-        self._record.outcome = outcome_of(error)
-        self._record.error_code = error.code
-        return render_event(error)
 
 
 def outcome_of(error: Dub5Error) -> RequestOutcome:

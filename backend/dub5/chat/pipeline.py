@@ -1,4 +1,4 @@
-"""The one way a request takes: resolve, look in the cache, ask a provider once for everybody, render.
+"""The one way a request takes: resolve, look in the cache, ask a provider once for everybody.
 
     parse -> prepare -> recall (memory, no await)    -> hit
                      -> answer -> find (Redis)       -> hit
@@ -33,12 +33,10 @@ from dub5.cache.policies import Policies
 from dub5.cache.purges import names_of
 from dub5.cache.store import AnswerStore, CacheHit, CacheLookup, CacheWrite
 from dub5.chat.answer import (
-    DONE,
     Answer,
     CacheStatus,
     Relay,
     Usage,
-    events_of,
     is_usage_only,
     is_whole_answer,
     usage_in,
@@ -310,8 +308,7 @@ class Pipeline:
             if saved is not None:
                 saved(usage_in(body))
             return Answer(body, status)
-        include_usage = question.request.include_usage
-        return Answer(Relay(follower, frames, record, include_usage=include_usage, on_whole=saved), status)
+        return Answer(Relay(follower, frames, record, on_whole=saved), status)
 
     def _hit(self, question: Question, lookup: CacheLookup, hit: CacheHit) -> Answer:
         """Serve what is stored, and have it fetched anew where that is due."""
@@ -321,11 +318,8 @@ class Pipeline:
         dollars = self._count_saved(question, Usage(entry.prompt_tokens, entry.completion_tokens))
         self._store.sampler.accessed(lookup.key, class_name, entry, dollars=dollars, hit=True)
         self._refresh_if_due(question, lookup, hit)
-        content = entry.body
-        if question.request.stream:
-            content = events_of(entry.body, include_usage=question.request.include_usage) + DONE
         status = CacheStatus(hit=True, ttl=fresh.ttl, detail=_DETAILS.get(fresh.state, hit.tier))
-        return Answer(content, status, fresh.age)
+        return Answer(entry.body, status, fresh.age)
 
     def _refresh_if_due(self, question: Question, lookup: CacheLookup, hit: CacheHit) -> None:
         """Ask again behind a hit: because the answer is stale, soon will be, or to measure whether it still holds.

@@ -95,13 +95,15 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
             stream_options=options,
             large=self.request.large,
             headers=headers,
+            spelled=self.request.spelled,
         )
         personality = self.target.personality
         if personality is None:
             return call
         body["messages"] = personality.messages(self.request)
         defaults = personality.defaults(self.request)
-        return msgspec.structs.replace(call, stable=personality.stable, defaults=defaults)
+        # What the caller wrote to the letter is no longer all that is asked.
+        return msgspec.structs.replace(call, stable=personality.stable, defaults=defaults, spelled=None)
 
 
 def why_not_cached(fields: Json, cache_class: CacheClass, asked: Directives) -> str | None:

@@ -3,16 +3,19 @@
 Checked are the fields that we act on or that a provider would refuse later and less clearly; an error names
 the field by its path, `messages[2].role`. Everything reaches the provider, known or not.
 
+A request in another protocol is translated first, and read as the Chat Completions request that asks the same.
+
 No body may hold the event loop, or take memory out of proportion: what costs more than `dub5.json_steps` allows is
 refused before it is decoded, and what is large is read in steps (docs/adr/0023).
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -77,6 +80,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
     """`body` is the request as it came, decoded; the rest is what we read out of it.
 
     `size` is its bytes, and `cost` about how many bytes of memory it takes. A large one has the `digest` of its bytes.
+    `spelled` is another protocol's name and the body as it came in that one: then `body` is its translation.
     """
 
     body: Json
@@ -87,6 +91,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
     size: int = 0
     cost: int = 0
     digest: bytes | None = None
+    spelled: tuple[str, Json] | None = None
 
     @property
     def large(self) -> bool:
@@ -115,10 +120,20 @@ _BATCH = 500
 _LONGEST_ROLE = 20
 
 
-def parse(raw: bytes) -> ChatRequest:
+class Translation(NamedTuple):
+    """From another protocol: `to_chat` makes the Chat Completions body that asks the same of a decoded body, in time
+    linear in its size; InvalidRequest where it cannot, with the path of the field in that `protocol`."""
+
+    protocol: str
+    to_chat: Callable[[Json], Json]
+
+
+def parse(raw: bytes, translation: Translation | None = None) -> ChatRequest:
     """In one step, without a pause. InvalidRequest names what is wrong and where."""
     if len(raw) >= LARGE:
-        return at_once(_steps(raw))
+        decoded = at_once(_decoded_in_steps(raw))
+        translated = _translated(decoded.body, translation)
+        return at_once(_judged_in_steps(decoded, translated, translation))
     cost = 0
     try:
         if len(raw) > SMALL or raw.count(b"[") + raw.count(b"{") > MAX_DEPTH:
@@ -130,21 +145,41 @@ def parse(raw: bytes) -> ChatRequest:
         raise at_once(_diagnosis(raw, error)) from None
     if not isinstance(body, dict):
         raise InvalidRequest("The body must be a JSON object.", param="body")
+    spelled = None
+    if translation is not None:
+        spelled = (translation.protocol, body)
+        body = translation.to_chat(body)
     if len(raw) > SMALL:
         at_once(_check_messages(body))
-    return _request(body, _judged(body), size=len(raw), cost=cost)
+    return _request(body, _judged(body), size=len(raw), cost=cost, spelled=spelled)
 
 
-async def read(raw: bytes, *, room: Callable[[int], None] = lambda _: None) -> ChatRequest:
+async def read(
+    raw: bytes, translation: Translation | None = None, *, room: Callable[[int], None] = lambda _: None
+) -> ChatRequest:
     """As `parse`, with pauses where the body is large; then `room` is called with what it will cost, and may raise."""
     if len(raw) < LARGE:
-        return parse(raw)
-    steps = _steps(raw, room)
+        return parse(raw, translation)
+    steps = _decoded_in_steps(raw, room)
     del raw  # what is left of it is the steps' to free
-    return await in_steps(steps)
+    decoded = await in_steps(steps)
+    translated = decoded.body
+    if translation is not None:
+        # All of it is new objects, made in one step: long, but a thread's, so that others run meanwhile.
+        translated = await asyncio.to_thread(_translated, decoded.body, translation)
+    return await in_steps(_judged_in_steps(decoded, translated, translation))
 
 
-def _steps(raw: bytes, room: Callable[[int], None] = lambda _: None) -> Steps[ChatRequest]:
+class _Decoded(NamedTuple):
+    """A large body, as `ChatRequest` has it."""
+
+    body: Json
+    size: int
+    cost: int
+    digest: bytes
+
+
+def _decoded_in_steps(raw: bytes, room: Callable[[int], None] = lambda _: None) -> Steps[_Decoded]:
     size = len(raw)
     try:
         found = yield from json_steps.survey(raw, cut=True)
@@ -158,10 +193,19 @@ def _steps(raw: bytes, room: Callable[[int], None] = lambda _: None) -> Steps[Ch
         raise InvalidRequest(str(error), param="body") from None
     if not isinstance(body, dict):
         raise InvalidRequest("The body must be a JSON object.", param="body")
+    return _Decoded(body, size, found.cost, digest.digest())
+
+
+def _translated(body: Json, translation: Translation | None) -> Json:
+    return body if translation is None else translation.to_chat(body)
+
+
+def _judged_in_steps(decoded: _Decoded, body: Json, translation: Translation | None) -> Steps[ChatRequest]:
     yield from _check_messages(body)
     messages = body.get("messages")
     known = _judged({**body, "messages": messages[:1]} if isinstance(messages, list) else body)
-    return _request(body, known, size=size, cost=found.cost, digest=digest.digest())
+    spelled = None if translation is None else (translation.protocol, decoded.body)
+    return _request(body, known, size=decoded.size, cost=decoded.cost, digest=decoded.digest, spelled=spelled)
 
 
 def _decoded(raw: bytes, found: Survey) -> Steps[Any]:
@@ -185,7 +229,15 @@ def _faults_name(raw: bytes, found: Survey, error: NotReadable) -> Steps[Invalid
     return _malformed(error.cause, exact=False)
 
 
-def _request(body: Json, known: _Known, *, size: int, cost: int, digest: bytes | None = None) -> ChatRequest:
+def _request(
+    body: Json,
+    known: _Known,
+    *,
+    size: int,
+    cost: int,
+    digest: bytes | None = None,
+    spelled: tuple[str, Json] | None = None,
+) -> ChatRequest:
     options = known.stream_options
     return ChatRequest(
         body=body,
@@ -196,6 +248,7 @@ def _request(body: Json, known: _Known, *, size: int, cost: int, digest: bytes |
         size=size,
         cost=max(cost, size),
         digest=digest,
+        spelled=spelled,
     )
 
 

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dub5.api.chat import ChatWriter
 from dub5.api.http import EventStream
+from dub5.cache.flights import Frame
 from dub5.telemetry.record import HEARTBEAT
 
 INTERVAL = 30.0
@@ -79,11 +81,21 @@ def head() -> list[tuple[bytes, bytes]]:
     return [(b"a", b"b")]
 
 
-async def events(*pauses: float) -> AsyncIterator[bytes]:
-    """One event after each pause, named by its number."""
+class Plain(ChatWriter):
+    """A frame's bytes are its event."""
+
+    def events(self, frames: list[Frame]) -> bytes:
+        return b"".join(frame.raw for frame in frames)
+
+    def end(self) -> bytes:
+        return b""
+
+
+async def answer(*pauses: float) -> AsyncIterator[list[Frame]]:
+    """One frame after each pause, named by its number."""
     for number, pause in enumerate(pauses):
         await asyncio.sleep(pause)
-        yield str(number).encode()
+        yield [Frame("chunk", str(number).encode())]
 
 
 async def answered(*pauses: float, thinking: float, interval: float = INTERVAL) -> list[Step]:
@@ -92,7 +104,7 @@ async def answered(*pauses: float, thinking: float, interval: float = INTERVAL) 
         stream.expect(head)
         await asyncio.sleep(thinking)
         await stream.begin(head)
-        await stream.relay(events(*pauses))
+        await stream.relay(answer(*pauses), Plain(False))
     await asyncio.sleep(1000)  # nothing comes after the end
     assert client.begun == 1
     return client.got
@@ -159,7 +171,7 @@ def test_a_comment_that_is_not_taken_is_the_only_one_and_goes_before_what_comes(
             asyncio.get_running_loop().call_later(100, client.reading.set)
             await asyncio.sleep(95)
             await stream.begin(head)
-            await stream.relay(events(0))
+            await stream.relay(answer(0), Plain(False))
         first = [(0, HEAD), (100, COMMENT)] if begun else [(100, HEAD), (100, COMMENT)]
         assert client.got == [*first, (100, "0"), (100, END)]
 
@@ -174,7 +186,7 @@ def test_what_is_sent_and_not_taken_is_followed_by_no_comment() -> None:
             await stream.begin(head)
             client.reading.clear()
             asyncio.get_running_loop().call_later(100, client.reading.set)
-            await stream.relay(events(1, 20, 31))
+            await stream.relay(answer(1, 20, 31), Plain(False))
         assert client.got == [(0, HEAD), (100, "0"), (120, "1"), (150, COMMENT), (151, "2"), (151, END)]
 
     run(work())
@@ -209,7 +221,7 @@ def test_an_end_that_is_given_up_leaves_room_for_the_last_word() -> None:
             client.reading.clear()
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(40):
-                    await stream.relay(events(35))
+                    await stream.relay(answer(35), Plain(False))
             client.reading.set()
             await stream.end()
         assert client.got == [(0, HEAD), (40, END)]
@@ -229,7 +241,7 @@ def test_a_defect_in_the_head_is_no_silent_end() -> None:
             stream.expect(broken)
             await asyncio.sleep(50)
             await stream.begin(head)
-            await stream.relay(events(0))
+            await stream.relay(answer(0), Plain(False))
         assert client.got == [(50, HEAD), (50, "0"), (50, END)]
         assert len(unhandled) == 1
 
@@ -254,7 +266,7 @@ def test_whatever_the_pace(thinking: float, pauses: list[float], stalls: list[tu
             stream.expect(head)
             await asyncio.sleep(thinking)
             await stream.begin(head)
-            await stream.relay(events(*pauses))
+            await stream.relay(answer(*pauses), Plain(False))
         names = [name for _, name in client.got]
         assert names[0] == HEAD
         assert names.count(HEAD) == client.begun == 1

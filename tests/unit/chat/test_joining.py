@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from openai.lib.streaming.chat._completions import ChatCompletionStreamState
 from openai.types.chat import ChatCompletionChunk
 
-from dub5.chat.answer import events_of, is_whole_answer
+from dub5.api.chat import events_of
+from dub5.chat.answer import is_whole_answer
 from dub5.providers.chunks import assemble, split
 from dub5.providers.odd_answers import Reported, Unusable
 from dub5.providers.openai_frames import Frames

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from dub5.chat.request import most_tokens, parse
+from dub5.chat.request import Translation, most_tokens, parse, read
 from dub5.errors import InvalidRequest
-from dub5.json_steps import MAX_DEPTH
+from dub5.json_steps import LARGE, MAX_DEPTH
+from dub5.providers.protocol import Json
 
 GOOD: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
@@ -141,3 +142,31 @@ def test_each_of_several_answers_may_be_as_long_as_the_limit(limit: str, several
     body = {"model": "m", "messages": [{"role": "user", "content": "x"}], limit: 50}
     one, many = (parse(json.dumps({**body, **n}).encode()) for n in ({}, {several: 100}))
     assert most_tokens(many, many.body) - most_tokens(one, one.body) == 99 * 50
+
+
+def to_chat(body: Json) -> Json:
+    """Of a protocol that calls all that is said `text`."""
+    if not isinstance(body.get("text"), str):
+        raise InvalidRequest("It needs a text.", param="text")
+    return {"model": body["model"], "messages": [{"role": "user", "content": body["text"]}]}
+
+
+@pytest.mark.parametrize("size", [10, 2 * LARGE])
+async def test_another_protocols_request_is_read_as_its_translation(size: int) -> None:
+    asked = {"model": "m", "text": "x" * size}
+    raw = json.dumps(asked).encode()
+    for request in (
+        parse(raw, Translation("texts", to_chat)),
+        await read(raw, Translation("texts", to_chat)),
+    ):
+        assert request.body == to_chat(asked)
+        assert request.spelled == ("texts", asked)
+        assert (request.model, request.size, request.large) == ("m", len(raw), size > LARGE)
+
+
+@pytest.mark.parametrize("size", [10, 2 * LARGE])
+async def test_what_is_wrong_is_named_in_the_callers_protocol(size: int) -> None:
+    raw = json.dumps({"model": "m", "texts": "x" * size}).encode()
+    with pytest.raises(InvalidRequest) as caught:
+        await read(raw, Translation("texts", to_chat))
+    assert caught.value.param == "text"

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from openai.lib.streaming.chat._completions import ChatCompletionStreamState
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from dub5.chat.answer import Usage, events_of, is_usage_only, usage_in
+from dub5.api.chat import events_of
+from dub5.chat.answer import Usage, is_usage_only, usage_in
 from dub5.providers.chunks import assemble, split
 
 text = st.text(max_size=60)
