@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from typing import Any, TypeVar
@@ -83,6 +84,11 @@ async def running(
     with structlog.testing.capture_logs() as logs, no_slow_callbacks():
         async with _serving(written, environment or {}, logs) as server:
             yield server
+
+
+def size(usual: int) -> int:
+    """So many, or what SIZE says: `SIZE=10000 make test TESTS=…` is the size of a report."""
+    return int(os.environ.get("SIZE", usual))
 
 
 async def later(seconds: float) -> None:

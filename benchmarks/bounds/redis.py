@@ -25,7 +25,6 @@ from contextlib import AsyncExitStack
 from redis.asyncio import Redis
 
 from benchmarks.figures import Figure, progress
-from benchmarks.stage import stage
 from dub5.cache.samples import INTERVAL, Sampler
 from dub5.contract import PURGE_KEYS, SAMPLES, SAMPLES_READER, Verdict
 from dub5.redis.link import RedisLink
@@ -34,6 +33,7 @@ from dub5.telemetry.metrics import Metrics
 from testkit.client import Client
 from testkit.redis_server import RedisServer
 from testkit.service import configuration, replicas
+from testkit.stage import stage
 
 REPLICAS, LOOK_UPS, REFETCHED = 10, 500, 0.3
 STABLE = 600.0

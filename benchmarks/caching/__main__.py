@@ -1,7 +1,7 @@
 """The figures of docs/reports/caching.md: real replicas, a real Redis, a provider of its own, all on loopback.
 
     python -m benchmarks.caching                 # every row, about ten minutes
-    python -m benchmarks.caching one_call leaks  # some rows
+    python -m benchmarks.caching one_call cluster # some rows
 
 Prints a Markdown table as the rows come. Exits with 1 where a bar is missed. Needs `redis-server` and, for the
 row `cluster`, `redis-cli`.
@@ -20,10 +20,8 @@ ROWS = {
     "purge_cost": "purge_cost",
     "redis_faults": "redis_faults",
     "cluster": "cluster",
-    "purge_race": "purge_race",
     "hit_ratio": "memory:hit_ratio",
     "entry_size": "memory:entry_size",
-    "leaks": "leaks",
 }
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ import signal
 import time
 
 from benchmarks.figures import Figure, milliseconds, percentile, progress
-from benchmarks.stage import Stage, stage
 from testkit.service import signalled
+from testkit.stage import Stage, stage
 
 REQUESTS, REPLICAS, ROUNDS = 1000, 4, 5
 FLIGHTS, LEAD = 300, 0.05

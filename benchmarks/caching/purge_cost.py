@@ -15,11 +15,11 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from benchmarks.figures import Figure, milliseconds, percentile, progress
-from benchmarks.stage import Stage, stage
 from dub5.contract import PURGE_NONCE, entry_key
 from testkit.client import client
 from testkit.redis_server import RedisServer
 from testkit.service import configuration, replicas
+from testkit.stage import Stage, stage
 from testkit.stand_in import provider
 
 FEW, MANY, PURGES = 1_000, 1_000_000, 300

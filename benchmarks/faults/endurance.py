@@ -18,10 +18,10 @@ from collections import Counter
 
 from benchmarks.faults.callers import Load, calling, memory_of
 from benchmarks.figures import Figure, milliseconds, percentile, progress
-from benchmarks.stage import stage
 from testkit.client import until
 from testkit.processes import cpu_seconds
 from testkit.service import Service, scraped
+from testkit.stage import stage
 
 PLACES, CALLERS, SHARE, POPULAR = 200, 400, 0.7, 0.5
 CALIBRATION, WARM_UP, SECONDS, MINUTE = 20.0, 120.0, 600.0, 60.0

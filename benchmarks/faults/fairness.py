@@ -13,10 +13,12 @@ The quiet one's wait alone on a replica with all the places is told besides, wit
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
+import tempfile
 
 from benchmarks.faults.callers import Asked, Load, calling
 from benchmarks.figures import Figure, milliseconds, percentile, progress
-from benchmarks.tenants import of, tenants
 from testkit.redis_server import RedisServer
 from testkit.service import configuration, replicas
 from testkit.stand_in import provider
@@ -34,10 +36,16 @@ async def measure(length: float = 1.0) -> list[Figure]:
     seconds = BEGINNING + SECONDS * length
     async with provider() as asked, RedisServer() as redis:
         await asked.set(first_token=SERVICE, spread=0.5, between=0.0, tokens=1)
-        with tenants(quiet="quiet", noisy="noisy") as auth:
+        with tempfile.NamedTemporaryFile("w") as file:
+            names = {
+                hashlib.sha256(name.encode()).hexdigest(): {"tenant": name} for name in ("quiet", "noisy")
+            }
+            json.dump(names, file)
+            file.flush()
 
             def places(count: int) -> dict[str, object]:
-                settings = configuration(asked.base_url, f"redis://127.0.0.1:{redis.port}", auth=auth)
+                auth = {"keys": {"file": file.name}}
+                settings = configuration(asked.base_url, redis.url, auth=auth)
                 return settings | {"admission": {"max_inflight": count}}
 
             async with (
@@ -75,5 +83,13 @@ class Waits:
 
 
 async def _waits(tenant: str, rate: float, seconds: float, url: str, name: str) -> Waits:
-    load = Load(url, name, seconds, rate=rate, streamed=0.0, headers=of(tenant), seed=int(rate))
+    load = Load(
+        url,
+        name,
+        seconds,
+        rate=rate,
+        streamed=0.0,
+        headers={"authorization": f"Bearer {tenant}"},
+        seed=int(rate),
+    )
     return Waits((await calling(load)).asked)

@@ -17,9 +17,9 @@ import time
 
 from benchmarks.faults.callers import Asked, Load, calling, memory_of
 from benchmarks.figures import Figure, milliseconds, percentile, progress
-from benchmarks.stage import Stage, stage
 from testkit.client import Outcome
 from testkit.service import Service
+from testkit.stage import Stage, stage
 
 PLACES, QUEUED, CALLERS, PAUSE = 50, 100, 500, 0.39
 CALIBRATION, WARM_UP, OVERLOAD, AFTERWARDS = 20.0, 40.0, 60.0, 10.0

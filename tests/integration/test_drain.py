@@ -8,13 +8,13 @@ import signal
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from benchmarks.faults.balancer import Balancer
-from benchmarks.faults.drain import Load
 from testkit.openai_server import Call, FakeOpenAI, Wire, frames, say
 from testkit.service import Service, serving
-from tests.harness import openai_provider
+from tests.harness import openai_provider, size
+from tests.integration.balancer import Balancer
+from tests.integration.clients import Load
 
-STREAMS = 8
+STREAMS = size(8)
 
 
 async def slowly(call: Call, wire: Wire) -> None:
