@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 from collections import Counter
@@ -10,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from redis.asyncio import Redis
+from redis import Redis
 
 from testkit.openai_server import (
     DIE,
@@ -216,14 +217,14 @@ async def test_nothing_stays_behind_of_clients_that_leave_at_random_points(
         assert served > 0
 
 
-async def _descriptors(fake: FakeOpenAI, redis: str) -> int:
+async def _descriptors(fake: FakeOpenAI, url: str) -> int:
     """Of this process, without those of pools: to the provider, of which both ends are here, and to Redis."""
-    async with Redis.from_url(redis) as client:
-        return (
-            await asyncio.to_thread(open_files, os.getpid())
-            - 2 * fake.open_connections
-            - len(await client.client_list())
-        )
+
+    def counted() -> int:
+        with contextlib.closing(Redis.from_url(url)) as client:
+            return open_files(os.getpid()) - 2 * fake.open_connections - len(client.client_list())
+
+    return await asyncio.to_thread(counted)
 
 
 def _tasks() -> Counter[str]:
