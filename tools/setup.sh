@@ -10,7 +10,7 @@
 #   tools/setup.sh resolution lowest-direct|highest  .venv with the lowest or the newest versions that pyproject.toml allows
 #   tools/setup.sh actionlint  the linter of the workflows, built and linked as k6 is
 #   tools/setup.sh k6-types TypeScript and the types of k6, to check its scripts with; where there is node and npm
-#   tools/setup.sh openai-node  OpenAI's client for Node.js, one of the readers of benchmarks.providers; where there is node and npm
+#   tools/setup.sh openai-node  OpenAI's client for Node.js, one of the readers of tests/integration/providers; where there is node and npm
 #   tools/setup.sh browser  Chromium for the tests of the page, and the library that drives it, in .venv
 #   tools/setup.sh docs     what makes the site of the documents, in .venv
 #   tools/setup.sh helm     Helm for the tests of the chart, as a library in .venv; large, so only where tests are run
@@ -237,6 +237,6 @@ case ${1:-} in
     k6) setup_built k6 "the tests of the load test are skipped. Install k6 to run them." ;;
     actionlint) setup_built actionlint "the workflows are not checked." ;;
     k6-types) setup_npm tools/k6-types k6-types "k6's scripts are checked with TypeScript" "that check is left out." ;;
-    openai-node) setup_npm benchmarks/providers/node openai-node "Answers are read with openai-node" "that reader is left out." ;;
+    openai-node) setup_npm tests/providers/node openai-node "Answers are read with openai-node" "that reader is left out." ;;
     *) stop "usage: tools/setup.sh python|resolution|redis|wrk|browser|docs|helm|promtool|alertmanager|k6|actionlint|k6-types|openai-node" ;;
 esac

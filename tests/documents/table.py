@@ -271,7 +271,6 @@ NAMED = {
 
 NOT_RUN = {
     ".ci/run": "is what runs all of these",
-    ".venv/bin/python -m benchmarks.providers.claude": "takes a minute; a unit test runs it on a tenth of the requests",
     ".venv/bin/python -m benchmarks.cost": "takes ten minutes, and all of two cores",
     "make test RESOLUTION=lowest-direct": "changes .venv; a workflow runs it",
     "make coverage": "the tests of `make test` once more; a workflow runs it",

@@ -11,15 +11,24 @@ import httpx
 import pytest
 
 from dub5.providers.health import FEWEST_CALLS
-from testkit.anthropic_server import FakeAnthropic
-from testkit.http_server import CLOSE, DIE, Call, Part, Script, Wire
+from testkit.http_server import DIE, HANG, Call, Script, Wire
 from testkit.openai_server import FakeOpenAI, chunk, frame, frames, hang, refuse, say, stream, whole
 from tests.harness import Running, running
 
 SOON = formatdate(4_000_000_000, usegmt=True)
 
+BROKEN: dict[str, Script] = {
+    "hang in mid-answer": stream([*frames("Hel", "lo")[:2], HANG]),
+    "cut before the head": stream([DIE]),
+    "garbage in mid-answer": stream([*frames("Hel", "lo")[:2], b"data: {nonsense\n\n"]),
+    "an error with status 200": whole({"error": {"message": "No."}}),
+}
 FAULTS: dict[str, Script] = {
     "429": refuse(429, "Slow down"),
+    "429, no quota": whole({"error": {"message": "No.", "code": "insufficient_quota"}}, status=429),
+    "400": refuse(400, "Bad image"),
+    "422": refuse(422, "Bad image"),
+    "503 for seconds": refuse(503, "Slow down", headers={"retry-after": "20"}),
     "429 for seconds": refuse(429, "Slow down", headers={"retry-after": "20"}),
     "429 until a date": refuse(429, "Slow down", headers={"retry-after": SOON}),
     "429 for milliseconds": refuse(429, "Slow down", headers={"retry-after-ms": "20000"}),
@@ -34,6 +43,7 @@ FAULTS: dict[str, Script] = {
     "cut": stream([*frames("Hel", "lo")[:2], DIE]),
     "garbage": whole(None, raw=b"<html>"),
     "empty": stream([], end=True),
+    **BROKEN,
 }
 
 
@@ -129,53 +139,15 @@ async def test_a_provider_that_cannot_be_reached_is_not_called_for_any_of_its_mo
 
 # --- The commit point ---
 
-ROLE = frame(chunk({"role": "assistant", "content": ""}))
-AZURE = frame({"choices": [], "prompt_filter_results": [{"prompt_index": 0, "content_filter_results": {}}]})
-OVERLOADED = frame({"error": {"message": "Overloaded", "type": "overloaded_error"}})
 
-
-def event(kind: str, **data: Any) -> bytes:
-    return b"event: " + kind.encode() + b"\n" + frame({"type": kind, **data})
-
-
-START = event("message_start", message={"id": "m", "role": "assistant", "model": "c", "content": []})
-PING = event("ping")
-ANTHROPIC_OVERLOADED = event("error", error={"type": "overloaded_error", "message": "Overloaded"})
-
-PREAMBLES: dict[str, tuple[str, list[Part]]] = {
-    "role, error": ("openai", [ROLE, OVERLOADED]),
-    "role, cut": ("openai", [ROLE, DIE]),
-    "role, end": ("openai", [ROLE, CLOSE]),
-    "role, silence": ("openai", [ROLE]),
-    "comments, role, error": ("openai", [b": keep-alive\n\n", ROLE, b": keep-alive\n\n", OVERLOADED]),
-    "filter results, role, error": ("openai", [AZURE, ROLE, OVERLOADED]),
-    "empty reasoning, error": ("openai", [frame(chunk({"reasoning_content": ""})), OVERLOADED]),
-    "start, error": ("anthropic", [START, ANTHROPIC_OVERLOADED]),
-    "start, ping, error": ("anthropic", [START, PING, PING, ANTHROPIC_OVERLOADED]),
-    "start, ping, cut": ("anthropic", [START, PING, DIE]),
-    "start, empty block, error": (
-        "anthropic",
-        [
-            START,
-            event("content_block_start", index=0, content_block={"type": "text", "text": ""}),
-            ANTHROPIC_OVERLOADED,
-        ],
-    ),
-}
-
-
-@pytest.mark.parametrize("case", PREAMBLES)
-async def test_what_fails_before_its_answer_falls_back(fake: FakeOpenAI, case: str) -> None:
-    kind, parts = PREAMBLES[case]
-    silent = case.endswith("silence")
+async def test_a_stream_that_is_silent_behind_its_role_falls_back(fake: FakeOpenAI) -> None:
+    """What fails there otherwise: tests/integration/providers/test_answers.py."""
     fake.reply = say("Hello")
-    async with FakeOpenAI() as openai, FakeAnthropic() as anthropic:
-        first = openai if kind == "openai" else anthropic
-        first.reply = stream(parts, end=False)
-        limits = {"timeouts": {"first_token": "100ms"}} if silent else {}
+    async with FakeOpenAI() as first:
+        first.reply = stream([frame(chunk({"role": "assistant", "content": ""}))], end=False)
         config: dict[str, Any] = {
             "providers": {
-                "first": {"kind": kind, "base_url": first.base_url, **limits},
+                "first": {"kind": "openai", "base_url": first.base_url, "timeouts": {"first_token": "100ms"}},
                 "second": {"kind": "openai", "base_url": fake.base_url},
             },
             "models": {"small": {"routes": ["first/x", "second/x"]}},

@@ -419,3 +419,10 @@ async def test_openai_with_and_without_its_version(fake: FakeOpenAI, path: str) 
         assert await answered(provider, whole=True) == "You said: Hi"
     assert fake.calls[0].path == "/v1/chat/completions"
     assert json.loads(fake.calls[0].raw)["model"] == "gpt-x"
+
+
+async def test_what_else_stream_options_say_goes_on(fake: FakeOpenAI) -> None:
+    options = {"include_usage": True, "include_obfuscation": False}
+    async with running(openai_provider(fake.base_url)) as server:
+        assert (await server.chat(stream=True, stream_options=options)).status_code == 200
+    assert fake.calls[0].body["stream_options"] == options

@@ -6,7 +6,7 @@
         request.body     # what our own `chat.request.parse` lets through
 
 The same seed makes the same requests. What most providers cannot do at all (spoken answers, several choices, …) is as
-rare as it is among real requests. Most kinds are data, in generate.yaml, and this is what carries them out; those that
+rare as it is among real requests. Most kinds are data, in requests.yaml, and this is what carries them out; those that
 need more than that are functions below.
 """
 
@@ -175,7 +175,7 @@ FUNCTIONS: dict[str, Change] = {}
 
 
 def kind(name: str) -> Callable[[Change], Change]:
-    """A way to be odd that generate.yaml names without steps."""
+    """A way to be odd that requests.yaml names without steps."""
     return lambda change: FUNCTIONS.setdefault(name, change)
 
 

@@ -21,10 +21,10 @@ from typing import Any, Literal
 import msgspec
 import yaml
 
-from benchmarks.providers.fake import Step
+from testkit.http_server import CLOSE, DIE, HANG, Part, Step
 
 Json = dict[str, Any]
-Part = bytes | Step
+ENDS: dict[str, Step] = {"hang": HANG, "reset": DIE, "close": CLOSE}
 
 DATA: Json = yaml.load((Path(__file__).parent / "answers.yaml").read_bytes(), yaml.CSafeLoader)
 HEAD: Json = json.loads(f"{{{DATA['parts']['head']}}}")
@@ -49,6 +49,35 @@ class Said(msgspec.Struct, frozen=True):
     finish: str | None = "stop"
 
 
+def read(answer: dict[int, Json]) -> tuple[Said, ...]:
+    """What `tests.tolerant_reader` has read, choice by choice."""
+    return tuple(
+        Said(
+            each["content"],
+            each["refusal"],
+            each["reasoning_content"] or each["reasoning"],
+            tuple(Tool(call["id"], call["name"], call["said"]) for call in each["calls"]),
+            each["end"],
+        )
+        for _, each in sorted(answer.items())
+    )
+
+
+def means(found: object, expected: tuple[Said, ...], *, reasoning: bool) -> bool:
+    """Whether `found` is that message; `reasoning` counts only for readers that keep fields of others."""
+    if not isinstance(found, tuple) or len(found) != len(expected):
+        return False
+    return all(
+        msgspec.structs.replace(
+            mine,
+            reasoning=mine.reasoning if reasoning else right.reasoning,
+            finish=mine.finish if right.finish else None,
+        )
+        == right
+        for mine, right in zip(found, expected, strict=True)
+    )
+
+
 class Odd(msgspec.Struct, frozen=True):
     """`stream` is the body of a streamed answer, `whole` of a whole one; None where this oddity has no such shape.
 
@@ -68,9 +97,6 @@ class Odd(msgspec.Struct, frozen=True):
     unread: tuple[str, ...] = ()
     stream_type: str = "text/event-stream"
     whole_type: str = "application/json"
-
-
-HELLO = (Said("hello"),)
 
 
 def written(data: Any) -> bytes:
@@ -100,10 +126,6 @@ def frame(of: str | bytes | Json) -> bytes:
     return b"data: " + written(data) + b"\n\n"
 
 
-def part(name: str) -> bytes:
-    return frame(f"<<{name}>>")
-
-
 def completion(message: Any, finish: Any = "stop") -> Json:
     choice = {"index": 0, "message": message, "finish_reason": finish}
     return {**HEAD, "object": "chat.completion", "choices": [choice], "usage": USAGE}
@@ -131,13 +153,13 @@ def parts_of(
         parts = (b"".join(parts),)
     if bytewise:
         parts = tuple(bytes([byte]) for byte in parts[0])
-    return (*parts, Step[then.upper()]) if then else parts
+    return (*parts, ENDS[then]) if then else parts
 
 
 def _whole(of: Any) -> bytes:
     if isinstance(of, dict) and "message" in of:
         return written(completion(**of))
-    return written(json.loads(part("a whole")) | of) if isinstance(of, dict) else frame(of)
+    return written(json.loads(expanded("<<a whole>>")) | of) if isinstance(of, dict) else frame(of)
 
 
 def _odd(
