@@ -45,7 +45,7 @@ def _allowed(request: Request[Any, Any, Any]) -> str:
     """The methods that the path takes; Litestar knows them but does not say."""
     path = request.url.path.rstrip("/") or "/"
     for route in request.app.routes:
-        if re.fullmatch(re.sub(r"\{[^}]+\}", "[^/]+", route.path_format), path):
+        if re.fullmatch(re.sub(r"\{[^}]+\}", ".+", route.path_format), path):
             return ", ".join(sorted(getattr(route, "methods", ())))
     return ""
 

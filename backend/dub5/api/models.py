@@ -21,9 +21,10 @@ class ModelsController(Controller):
     async def models(self, catalog: NamedDependency[Catalog]) -> dict[str, Any]:
         return {"object": "list", "data": [_model(name, catalog) for name in catalog.names()]}
 
-    @get("/models/{name:str}")
+    @get("/models/{name:path}")
     async def model(self, catalog: NamedDependency[Catalog], name: FromPath[str]) -> dict[str, Any]:
-        return _model(catalog[name].name, catalog)
+        """Names may have slashes; Litestar gives the rest of a path with the one before it."""
+        return _model(catalog[name.removeprefix("/")].name, catalog)
 
     @get("/personalities")
     async def personalities(self, catalog: NamedDependency[Catalog]) -> dict[str, Any]:

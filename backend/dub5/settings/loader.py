@@ -203,7 +203,7 @@ def _spelling(part: str, node: Mapping[Any, Any]) -> str:
 
 
 def _as_variable(key: str) -> str:
-    return key.lower().replace("-", "_").replace(".", "_").replace(":", "_")
+    return re.sub(r"[-.:/+~=*]", "_", key.lower())
 
 
 def _value_of(variable: str, text: str) -> Any:
@@ -273,9 +273,9 @@ def _examine_name(key: Any, kind: Any, where: str) -> None:
     try:
         msgspec.convert(key, kind)
     except msgspec.ValidationError:
+        allowed = get_args(kind)[1].description
         raise ConfigError(
-            f"{where}: `{key}` cannot be a name; use at most 100 letters, digits and . _ : - "
-            "and begin with a letter or digit"
+            f"{where}: `{key}` cannot be a name; use at most 100 {allowed}, and begin with a letter or digit"
         ) from None
 
 

@@ -106,7 +106,22 @@ class Source(Section, frozen=True):
 
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$", max_length=100)]
+Name = Annotated[
+    str,
+    Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$", max_length=100, description="letters, digits and . _ : -"),
+]
+PublicName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._:+~=-]*(/[A-Za-z0-9][A-Za-z0-9._:+~=-]*)*$",
+        max_length=100,
+        description="letters, digits and . _ : + ~ = -, in parts joined by /",
+    ),
+]
+"""What callers write as `model`, in the forms that model servers have: `meta-llama/Llama-3.1-8B-Instruct`, `llama3:8b`.
+
+No `@`: in the names of purges it stands before a tenant.
+"""
 
 
 BaseUrl = Annotated[str, Meta(extra_json_schema={"pattern": "^[Hh][Tt][Tt][Pp][Ss]?://[^/]"})]
@@ -649,11 +664,11 @@ class Settings(Section, frozen=True):
         msgspec.field(default_factory=lambda: {"demo": SimulatedSettings()})
     )
     models: Annotated[
-        dict[Name, ModelSettings],
+        dict[PublicName, ModelSettings],
         Meta(description="What callers may ask for, by name.", extra_json_schema={"minProperties": 1}),
     ] = msgspec.field(default_factory=lambda: {"demo": ModelSettings(routes=["demo/simulated"])})
     personalities: Annotated[
-        dict[Name, PersonalitySettings],
+        dict[PublicName, PersonalitySettings],
         Meta(description="Ways of answering, used like models. Naming any replaces the built-in ones."),
     ] = msgspec.field(default_factory=builtin_personalities)
     cache: Annotated[CacheSettings, Meta(description="Which answers are kept, and for how long.")] = (
