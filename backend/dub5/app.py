@@ -285,7 +285,7 @@ class Application:
         for model in built.values():
             self._expose(model)
         personalities = compile_all(settings.personalities, next(iter(settings.models)))
-        return Catalog(built, personalities, settings.cache.classes, created=int(time.time()))
+        return Catalog(built, personalities, settings.cache.classes, settings.models)
 
     def _public(self, questions: list[QuestionRoute]) -> Litestar:
         return Litestar(

@@ -10,6 +10,10 @@ from litestar.params import FromPath
 
 from dub5.chat.catalog import Catalog
 
+CREATED = 1_767_225_600
+"""2026-01-01 in seconds since the epoch, of every model: OpenAI's shape asks for a time, and when a name of ours was
+made is not known. This one is the same on each replica and after each start."""
+
 
 class ModelsController(Controller):
     """Models and personalities in OpenAI's shape, so that every client's model picker shows both."""
@@ -42,9 +46,15 @@ class ModelsController(Controller):
 
 
 def _model(name: str, catalog: Catalog) -> dict[str, Any]:
-    """`price` is ours: $ per million tokens, left out where none is configured."""
-    described = {"id": name, "object": "model", "created": catalog.created, "owned_by": "dub5"}
-    price = catalog[name].model.price
+    """`kind`, `context_window` and `price`, $ per million tokens, are ours: left out where they are not known."""
+    target = catalog[name]
+    described = {"id": name, "object": "model", "created": CREATED, "owned_by": "dub5"}
+    kind = "personality" if target.personality is not None else target.kind
+    if kind is not None:
+        described["kind"] = kind
+    if target.context_window is not None:
+        described["context_window"] = target.context_window
+    price = target.model.price
     if not price.input and not price.output:
         return described
     cached = price.input if price.cached_input is None else price.cached_input

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import msgspec
 
 from dub5.chat.personalities import Personality
 from dub5.errors import UnknownModel
 from dub5.providers.call import Model
-from dub5.settings.model import CacheClass
+from dub5.settings.model import CacheClass, ModelSettings
 
 
 class Target(msgspec.Struct, frozen=True):
-    """What answers a request, and how the answer is kept."""
+    """What answers a request, and how the answer is kept.
+
+    `kind` is what `model` makes, `context_window` its tokens of prompt and answer: None where that is not known.
+    """
 
     name: str
     model: Model
     personality: Personality | None
     class_name: str
     cache_class: CacheClass
+    kind: Literal["chat", "embedding"] | None = "chat"
+    context_window: int | None = None
 
 
 class Catalog:
@@ -30,12 +36,12 @@ class Catalog:
         models: Mapping[str, Model],
         personalities: Mapping[str, Personality],
         classes: Mapping[str, CacheClass],
-        *,
-        created: int,
+        settings: Mapping[str, ModelSettings],
     ) -> None:
-        self.created = created
+        """`settings` are those of `models`."""
         self.models = models
         self.personalities = personalities
+        self._settings = settings
         self.classes = {"default": CacheClass(), **classes}
         self._targets = {name: self._target(name, model, None) for name, model in models.items()}
         for name, personality in personalities.items():
@@ -54,4 +60,7 @@ class Catalog:
 
     def _target(self, name: str, model: Model, personality: Personality | None) -> Target:
         class_name = personality.cache_class if personality is not None else model.cache_class
-        return Target(name, model, personality, class_name, self.classes[class_name])
+        told = self._settings[model.name]
+        return Target(
+            name, model, personality, class_name, self.classes[class_name], told.kind, told.context_window
+        )

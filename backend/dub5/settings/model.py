@@ -413,6 +413,13 @@ class ModelSettings(Section, frozen=True):
     cache_class: Annotated[str, Meta(description="Class of answers asked for by the model's own name.")] = (
         "default"
     )
+    kind: Annotated[
+        Literal["chat", "embedding"], Meta(description="What it makes, as GET /v1/models tells.")
+    ] = "chat"
+    context_window: Annotated[
+        Annotated[int, Meta(ge=1, le=MOST_TOKENS)] | None,
+        Meta(description="Tokens of a prompt and its answer together, as GET /v1/models tells."),
+    ] = None
 
 
 Sampling = Literal[

@@ -35,3 +35,23 @@ async def test_a_model_is_found_however_its_path_is_written(path: str) -> None:
         assert answer.json()["id"] in NAMED["models"]
         labels = {"route": "/v1/models/{name}", "outcome": "ok"}
         assert await server.metric("dub5_http_requests_total", **labels) == 1
+
+
+async def test_what_is_known_of_each_is_told_and_is_the_same_everywhere() -> None:
+    config = {
+        "models": {
+            "small": {"routes": ["demo/x"], "context_window": 128_000, "price": {"input": 1.0}},
+            "vectors": {"routes": ["demo/y"], "kind": "embedding"},
+        },
+        "personalities": {"pirate": {"model": "small"}},
+    }
+    async with running(config) as one, running(config) as other:
+        told = (await one.client.get("/v1/models")).json()["data"]
+        assert told == (await other.client.get("/v1/models")).json()["data"]
+    assert [(each["id"], each["kind"], each.get("context_window")) for each in told] == [
+        ("pirate", "personality", 128_000),
+        ("small", "chat", 128_000),
+        ("vectors", "embedding", None),
+    ]
+    assert len({each["created"] for each in told}) == 1
+    assert told[1]["price"] == {"input": 1.0, "cached_input": 1.0, "output": 0.0}
