@@ -3,7 +3,8 @@
 The key says which requests ask the same question. Everything in a request may shape its answer, unknown fields too
 (they reach the provider), except for a short list of fields that cannot. Two requests that mean the same give the same
 key in every process; the order of keys, `1` against `1.0`, an absent field against `null` and the spelling of JSON
-escapes do not matter. Whose answer it may be, the scope, is part of what is hashed, so two tenants never share a key.
+escapes do not matter, nor does the protocol in which it was asked (`canonical`). Whose answer it may be, the scope, is
+part of what is hashed, so two tenants never share a key.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import msgspec
 from dub5.cache.flights import Asker
 from dub5.cache.freshness import Directives
 from dub5.cache.store import CacheLookup
+from dub5.chat.canonical import canonical, canonical_in_steps
 from dub5.chat.catalog import Target
 from dub5.chat.request import ChatRequest
 from dub5.json_steps import Steps, fed, pieces
@@ -25,7 +27,7 @@ from dub5.settings.model import CacheClass
 from dub5.telemetry.record import RequestRecord
 from dub5.telemetry.tracing import TraceContext
 
-KEY_VERSION = 1
+KEY_VERSION = 2
 """Part of each key: raised when the meaning of a key changes, so that old answers are never found again."""
 
 CANNOT_SHAPE_THE_ANSWER = frozenset(
@@ -146,7 +148,8 @@ def answer_key(
     says is covered by its revision.
     """
     parts = _head(scope, personality_revision, model_revision, tags)
-    parts.append({name: _canonical(fields[name]) for name in _shaping(fields)})
+    shaping = canonical(fields, CANNOT_SHAPE_THE_ANSWER, _canonical)
+    parts.append({name: _canonical(value) for name, value in shaping.items()})
     return hashlib.blake2b(_canonical_json.encode(parts), digest_size=_DIGEST).hexdigest()
 
 
@@ -162,7 +165,7 @@ def answer_key_in_steps(
     digest = hashlib.blake2b(digest_size=_DIGEST)
     head = _head(scope, personality_revision, model_revision, tags)
     digest.update(_canonical_json.encode(head)[:-1] + b",")
-    shaping = {name: fields[name] for name in _shaping(fields)}
+    shaping = yield from canonical_in_steps(fields, CANNOT_SHAPE_THE_ANSWER, _canonical)
     yield from fed(pieces(shaping, names=sorted, scalar=_whole), digest.update)
     digest.update(b"]")
     return digest.hexdigest()
@@ -172,12 +175,6 @@ def _head(
     scope: tuple[str, ...], personality_revision: str, model_revision: str, tags: Iterable[str]
 ) -> list[Any]:
     return [KEY_VERSION, scope, personality_revision, model_revision, sorted(set(tags))]
-
-
-def _shaping(fields: Mapping[str, Any]) -> list[str]:
-    return [
-        name for name, value in fields.items() if value is not None and name not in CANNOT_SHAPE_THE_ANSWER
-    ]
 
 
 def _canonical(value: Any) -> Any:
