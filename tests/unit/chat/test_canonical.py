@@ -33,7 +33,7 @@ def calling(arguments: str) -> dict[str, Any]:
 
 TEXT = {"type": "text", "text": "hi"}
 PICTURE = {"type": "image_url", "image_url": {"url": "https://a.example/b.png"}}
-TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+TOOL: dict[str, Any] = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 MARK = {"cache_control": {"type": "ephemeral"}}
 
 SAME = [
@@ -56,7 +56,7 @@ SAME = [
         said(
             user("hi"),
             tools=[{**TOOL, "function": {**TOOL["function"], "strict": False, "description": None}}],
-        ),  # type: ignore[dict-item]
+        ),
     ),
     (
         said(user([TEXT, PICTURE])),
