@@ -216,7 +216,8 @@ class FakeServer:
         self.replies: list[Script] = []
         self._came: asyncio.Queue[Call] = asyncio.Queue()
         self._cancelled: asyncio.Queue[Call] = asyncio.Queue()
-        self._connections: set[asyncio.Task[None]] = set()
+        self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        self._closing = False
         self._errors: list[BaseException] = []
         self._server: asyncio.Server | None = None
 
@@ -254,8 +255,10 @@ class FakeServer:
 
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
+        self._closing = True
         self._server.close()
-        for connection in self._connections:
+        for connection, writer in self._connections.items():
+            writer.transport.abort()  # a task that is cancelled before it began would leave it open
             connection.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
         await self._server.wait_closed()
@@ -265,10 +268,13 @@ class FakeServer:
     def _accept(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, left: asyncio.Event
     ) -> None:
+        if self._closing:  # it was accepted just before, and would wait for ever
+            writer.transport.abort()
+            return
         self.connections += 1
         connection = asyncio.create_task(self._converse(reader, writer, left))
-        self._connections.add(connection)
-        connection.add_done_callback(self._connections.discard)
+        self._connections[connection] = writer
+        connection.add_done_callback(self._connections.pop)
 
     async def _converse(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, left: asyncio.Event

@@ -43,7 +43,8 @@ class FakeProxy:
         self._answers = answers
         self._goes_to = goes_to
         self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        self._closing = False
 
     @property
     def port(self) -> int:
@@ -61,17 +62,22 @@ class FakeProxy:
 
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
+        self._closing = True
         self._server.close()
-        for task in self._tasks:
+        for task, writer in self._tasks.items():
+            writer.transport.abort()  # a task that is cancelled before it began would leave it open
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._server.wait_closed()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._closing:  # it was accepted just before, and would wait for ever
+            writer.transport.abort()
+            return
         self.connections += 1
         task = asyncio.create_task(self._serve(reader, writer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = writer
+        task.add_done_callback(self._tasks.pop)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.closing(writer), contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
