@@ -223,7 +223,7 @@ class QuestionRoute:
         except ClientLeft:
             record.outcome = "client_disconnect"
         except Exception as failure:  # noqa: BLE001  # the last line of defence: whatever it is, the client gets an answer
-            error = _record_error(failure, record, "request failed")
+            error = _record_error(failure, record)
             await send_error(send, error, _rate_headers(grant), spelling.error(error))
         finally:
             if grant is not None:
@@ -276,7 +276,7 @@ class QuestionRoute:
 
         `end` is when the caller wants the whole answer, in seconds of time.monotonic.
         """
-        life, event = asyncio.timeout(None), "request failed"
+        life, streaming = asyncio.timeout(None), False
 
         def begin_life() -> None:
             life.reschedule(asyncio.get_running_loop().time() + self._settings.max_stream)
@@ -289,7 +289,7 @@ class QuestionRoute:
                 async with life:
                     answer = await _in_time(question.deadline, self._pipeline.answer(question, expect))
                     if isinstance(answer.content, Relay):
-                        event = "stream failed"
+                        streaming = True
                         async with aclosing(answer.content) as frames:
                             await stream.begin(lambda: _head(question, grant, answer.status))
                             await _in_time(end, stream.relay(frames, writer))
@@ -302,7 +302,9 @@ class QuestionRoute:
                     raise
                 # After the head: a client that reads gets the error as an event; one that does not is cut off.
                 record = question.record
-                error = _record_error(_too_long(record) if life.expired() else failure, record, event)
+                error = _record_error(
+                    _too_long(record) if life.expired() else failure, record, streaming=streaming
+                )
                 record.late_status = error.status
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_END_TIMEOUT):
@@ -329,10 +331,13 @@ async def _until(end: float, work: Coroutine[Any, Any, T]) -> T:
         raise DeadlinePassed from None
 
 
-def _record_error(error: Exception, record: RequestRecord, event: str) -> Dub5Error:
-    """As the client gets it: an InternalError for a defect, which only the log describes, as `event`."""
+def _record_error(error: Exception, record: RequestRecord, *, streaming: bool = False) -> Dub5Error:
+    """As the client gets it: an InternalError for a defect, which only the log describes."""
     if not isinstance(error, Dub5Error):
-        _log.exception(event, request_id=record.request_id, trace_id=record.trace.trace_id)
+        if streaming:
+            _log.exception("stream failed", request_id=record.request_id, trace_id=record.trace.trace_id)
+        else:
+            _log.exception("request failed", request_id=record.request_id, trace_id=record.trace.trace_id)
         error = InternalError()
     record.error_code = error.code
     record.refused_by_provider = isinstance(error, ProviderError)
