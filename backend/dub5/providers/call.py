@@ -312,16 +312,18 @@ class RoutedCall(Generic[_T]):
             return False
         if health.allows(self._model.clock()):
             return True
-        health.concurrency.give_back()  # it broke meanwhile
+        health.concurrency.left()  # it broke meanwhile
         return False
 
     def _spare(self, routes: list[Route]) -> Route | None:
         """For a retry or hedge: the first that is healthy and has a slot, which is taken, if the budget has one."""
         now = self._model.clock()
         for route in routes:
-            if route.health.state(now) == "closed" and route.health.concurrency.free:
-                spent = self._model.budget.spend()
-                return route if spent and route.health.try_enter(now) else None
+            if route.health.state(now) == "closed" and route.health.try_enter(now):
+                if self._model.budget.spend():
+                    return route
+                route.health.concurrency.left()
+                return None
         return None
 
     def _attempt(self, route: Route, reason: Reason | None) -> Attempt:
@@ -402,7 +404,7 @@ class Attempt:
         self._response.begun = True
         now = self._clock()
         self._first_token = now - self._began
-        self.latencies.add(self._first_token)
+        self.latencies.waits.append(self._first_token)
         self.route.health.worked(began=self._began, now=now)
         return OpenStream(held, chunks, self)
 
@@ -439,7 +441,7 @@ class Attempt:
         duration = now - self._began
         if (outcome == "ok" and not self._stream) or (outcome == "cancelled" and self._first_token is None):
             # At least so long, where it was cancelled: left out, p95 would sink.
-            self.latencies.add(duration)
+            self.latencies.waits.append(duration)
         self.route.health.ended(
             outcome,
             scope,

@@ -110,7 +110,10 @@ class Breaker:
             self.open_until, self._probing_since, self._pause = None, None, FIRST_PAUSE
             self._calls.clear()
             self._failures = 0
-        self._count(now, failed=False)
+        calls = self._calls
+        calls.append((now, False))
+        while calls[0][0] <= now - WINDOW:
+            self._failures -= calls.popleft()[1]
 
     def failed(self, began: float, now: float, *, pause: float | None = None) -> None:
         """`pause` is what the provider itself asked for (`Retry-After`): it is not called for that long."""
@@ -120,9 +123,12 @@ class Breaker:
             elif pause is not None:
                 self._stay_open(now, pause)
             return
-        self._count(now, failed=True)
-        calls = len(self._calls)
-        if pause is not None or (calls >= FEWEST_CALLS and self._failures >= THRESHOLD * calls):
+        calls = self._calls
+        calls.append((now, True))
+        self._failures += 1
+        while calls[0][0] <= now - WINDOW:
+            self._failures -= calls.popleft()[1]
+        if pause is not None or (len(calls) >= FEWEST_CALLS and self._failures >= THRESHOLD * len(calls)):
             self.trip(now, pause)
 
     def trip(self, now: float, pause: float | None = None) -> None:
@@ -141,12 +147,6 @@ class Breaker:
     def _stay_open(self, now: float, pause: float) -> None:
         until = now + min(max(pause, 0.0), LONGEST_PAUSE)
         self.open_until = max(self.open_until or 0.0, until)
-
-    def _count(self, now: float, *, failed: bool) -> None:
-        self._calls.append((now, failed))
-        self._failures += failed
-        while self._calls[0][0] <= now - WINDOW:
-            self._failures -= self._calls.popleft()[1]
 
 
 class Pool:
@@ -184,7 +184,7 @@ class ConcurrencyLimit:
 
     All models of a provider share its pool of connections, of which each leaves something to the others (`shares`).
     Each replica learns for itself, so together they come to what the provider gives all of them. A call that finds no
-    slot waits in a queue. `enter` or `try_enter` before each call, and `left` after it, once.
+    slot waits in a queue. `enter`, `try_enter` or `enter_anyway` before each call, and `left` after it, once.
     """
 
     def __init__(self, pool: Pool) -> None:
@@ -203,25 +203,16 @@ class ConcurrencyLimit:
     def waiting(self) -> int:
         return len(self._queue)
 
-    @property
-    def free(self) -> bool:
-        """Whether there is a slot and no call waits for it."""
-        return not self._queue and self._has_slot()
-
-    def _has_slot(self) -> bool:
-        pool = self._pool
+    def try_enter(self, *, from_queue: bool = False) -> bool:
+        """Take a slot where one is free: for the first of the queue, or where there is no queue."""
+        pool, running = self._pool, self.running
         left = pool.size - pool.running
-        return (
-            left > 0
-            and self.running < int(self._limit)
-            and (pool.models == 1 or may_take_one(self.running, left))
-        )
-
-    def try_enter(self) -> bool:
-        """Take a slot where one is free."""
-        if self._queue or not self._has_slot():
+        if left <= 0 or running >= int(self._limit) or (self._queue and not from_queue):
             return False
-        self.enter_anyway()
+        if pool.models > 1 and not may_take_one(running, left):
+            return False
+        self.running = running + 1
+        pool.running += 1
         return True
 
     def enter_anyway(self) -> None:
@@ -241,7 +232,7 @@ class ConcurrencyLimit:
                 await waiter
         except BaseException:
             if waiter.done() and not waiter.cancelled():  # the slot came in the same moment
-                self.give_back()
+                self.left()
             else:
                 with contextlib.suppress(ValueError):
                     self._queue.remove(waiter)
@@ -249,17 +240,13 @@ class ConcurrencyLimit:
                     self._pool.waiting.pop(self, None)
             raise
 
-    def left(self, ending: Ending, *, began: float, now: float) -> None:
-        """A call that began at `began` gives its slot back."""
+    def left(self, ending: Ending = "otherwise", *, began: float = 0.0, now: float = 0.0) -> None:
+        """A slot comes back: of a call that began at `began`, or without more of one that was never made."""
         if ending == "well" and self.running >= int(self._limit):
             self._limit = min(self._limit + 1 / self._limit, float(self._pool.size))
         elif ending == "pushed back" and began >= self._decreased:
             self._limit = max(1.0, min(self._limit, self.running) * DECREASE)
             self._decreased = now
-        self.give_back()
-
-    def give_back(self) -> None:
-        """A slot that no call was made with, or none that says anything."""
         self.running -= 1
         self._pool.running -= 1
         if self._pool.waiting:
@@ -267,29 +254,26 @@ class ConcurrencyLimit:
 
     def admit(self) -> bool:
         """Let the first of the queue in, where this model has a slot; whether one was let in."""
-        while self._queue and self._has_slot():
-            waiter = self._queue.popleft()
-            if not waiter.done():  # else it was cancelled
-                self.enter_anyway()
-                waiter.set_result(None)
-                return True
-        return False
+        queue = self._queue
+        while queue and queue[0].done():  # it was cancelled
+            queue.popleft()
+        if not queue or not self.try_enter(from_queue=True):
+            return False
+        queue.popleft().set_result(None)
+        return True
 
 
 class Latencies:
     """The latest waits for answers of one model at one provider, in seconds: what a hedge takes for slow."""
 
     def __init__(self) -> None:
-        self._waits: deque[float] = deque(maxlen=MOST_LATENCIES)
-
-    def add(self, wait: float) -> None:
-        self._waits.append(wait)
+        self.waits: deque[float] = deque(maxlen=MOST_LATENCIES)
 
     def p95(self) -> float | None:
         """The wait that 95 % stay under; None while too few are known."""
-        if len(self._waits) < FEWEST_LATENCIES:
+        if len(self.waits) < FEWEST_LATENCIES:
             return None
-        return sorted(self._waits)[math.ceil(0.95 * len(self._waits)) - 1]
+        return sorted(self.waits)[math.ceil(0.95 * len(self.waits)) - 1]
 
 
 class LastFailure(msgspec.Struct, frozen=True):
@@ -323,7 +307,7 @@ class ProviderHealth:
         self.pool = Pool(size)
         self.last_failure = NOTHING
         self.models: dict[str, ModelHealth] = {}
-        self._succeeded = float("-inf")
+        self.succeeded = float("-inf")  # when a call last had an answer, of whatever model
         self._failures: deque[float] = deque(maxlen=FEWEST_CALLS)
         self._failing: dict[str, float] = {}  # time of the latest failure by model, oldest first
         self._tripped = False  # whether it was opened for what several models had
@@ -356,10 +340,6 @@ class ProviderHealth:
         self.last_failure = failure
         self._tripped = False
 
-    def succeeded(self, began: float, now: float) -> None:
-        self._succeeded = now
-        self.breaker.succeeded(began, now)
-
     def model_failed(self, model: str, began: float, now: float) -> None:
         """A 5xx or a time-out of one model; it is the provider's where another one fails too.
 
@@ -373,7 +353,7 @@ class ProviderHealth:
         since = now - WINDOW if state == "closed" else self.breaker.opened
         if (
             sum(each > since for each in islice(reversed(self._failing.values()), 2)) < 2
-            or self._succeeded > since
+            or self.succeeded > since
         ):
             return
         enough = len(self._failures) == FEWEST_CALLS and self._failures[0] > since
@@ -426,7 +406,9 @@ class ModelHealth:
         The call that tries whether the model is back needs no free slot: those that still run since before it broke
         may hold more than there are now.
         """
-        if self.state(now) == "closed":
+        # Nearly always neither breaker is open, and there is nothing to weigh.
+        both_closed = self.breaker.open_until is None and self._provider.breaker.open_until is None
+        if both_closed or self.state(now) == "closed":
             return self.concurrency.try_enter()
         if not self.allows(now):
             return False
@@ -444,7 +426,8 @@ class ModelHealth:
 
     def worked(self, *, began: float, now: float) -> None:
         """A stream has begun to answer; should it break off later, that is a failure of its own."""
-        self._provider.succeeded(began, now)
+        self._provider.succeeded = now
+        self._provider.breaker.succeeded(began, now)
         self.breaker.succeeded(began, now)
 
     def ended(
@@ -481,7 +464,7 @@ class ModelHealth:
 
     def unused(self, began: float) -> None:
         """The slot was taken for a call that was not made."""
-        self.concurrency.give_back()
+        self.concurrency.left()
         self._abandoned(began)
 
     def _abandoned(self, began: float) -> None:

@@ -397,7 +397,7 @@ async def test_who_waits_in_vain_at_one_provider_is_given_another_that_has_room_
     )
     answer = asyncio.create_task(asked.complete(CALL, Observed()))
     await asyncio.sleep(0)
-    healths[1].concurrency.give_back()
+    healths[1].concurrency.left()
     assert (await answer).data["said"] == "hello"
 
 
@@ -412,7 +412,7 @@ async def test_only_as_many_wait_for_a_provider_as_it_is_given_calls() -> None:
         await asked.complete(CALL, Observed())
     assert caught.value.retry_after
     assert rejected == [True]
-    health.concurrency.give_back()
+    health.concurrency.left()
     await asyncio.gather(*waiting)
 
 
@@ -536,7 +536,7 @@ def quick(provider: Provider, health: ModelHealth) -> Route:
     route = Route(provider, "x", health)
     for latencies in (health.first_tokens, health.wholes):
         for _ in range(FEWEST_LATENCIES):
-            latencies.add(0.0)
+            latencies.waits.append(0.0)
     return route
 
 

@@ -15,21 +15,21 @@ from dub5.providers.health import FEWEST_LATENCIES, MOST_LATENCIES, Latencies
 def test_pace_is_unknown_at_first() -> None:
     latencies = Latencies()
     for _ in range(FEWEST_LATENCIES - 1):
-        latencies.add(1.0)
+        latencies.waits.append(1.0)
     assert latencies.p95() is None
 
 
 def test_slow_is_what_nineteen_of_twenty_stay_under() -> None:
     latencies = Latencies()
     for wait in range(1, 101):
-        latencies.add(float(wait))
+        latencies.waits.append(float(wait))
     assert latencies.p95() == 95.0
 
 
 def test_only_the_latest_count() -> None:
     latencies = Latencies()
     for wait in [100.0] * MOST_LATENCIES + [1.0] * MOST_LATENCIES:
-        latencies.add(wait)
+        latencies.waits.append(wait)
     assert latencies.p95() == 1.0
 
 
