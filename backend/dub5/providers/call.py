@@ -24,6 +24,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from functools import partial
+from itertools import count
 from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
@@ -38,7 +39,7 @@ from dub5.errors import (
     all_failed,
 )
 from dub5.providers.health import NOTHING, LastFailure, ModelHealth, Outcome, ProviderHealth
-from dub5.providers.protocol import Call, Payload, Provider, ResponseHead, has_answer
+from dub5.providers.protocol import FINISH_REASONS, Call, Json, Payload, Provider, ResponseHead
 from dub5.settings.model import (
     AnthropicSettings,
     AnyProvider,
@@ -54,6 +55,10 @@ RETRY_SHARE = 0.1
 """Retries and hedges that each call earns."""
 RETRIES_SAVED = 10.0
 """Retries that can be saved up."""
+
+_CALLS = frozenset({"tool_calls", "function_call"})
+_LABELS = frozenset({"type", "format", "status", "obfuscation"})
+_NAMES = _LABELS | {"role", "id", "name"}
 
 Reason = Literal["fallback", "retry", "hedge"]
 """Why a second call was made for the same question; a fallback goes to another route, after a failure."""
@@ -100,14 +105,14 @@ class RetryBudget:
     """
 
     def __init__(self) -> None:
+        self.calls = 0
+        """Those that were made since one was last asked for: whoever makes one counts it here."""
         self._balance = 0.0
-
-    def earn(self) -> None:
-        """A call was made."""
-        self._balance = min(self._balance + RETRY_SHARE, RETRIES_SAVED)
 
     def spend(self) -> bool:
         """Whether there is one more; then it is spent."""
+        self._balance = min(self._balance + RETRY_SHARE * self.calls, RETRIES_SAVED)
+        self.calls = 0
         if self._balance < 1.0 - 1e-9:  # ten times a tenth is a little less than one
             return False
         self._balance -= 1.0
@@ -146,7 +151,7 @@ class Model:
         self.clock = clock
         self.budget = budget or RetryBudget()
         self._rng = rng
-        self._weighted = any(route.weight for route in routes)
+        self.weighted = any(route.weight for route in routes)
 
     @classmethod
     def build(
@@ -186,13 +191,11 @@ class Model:
         """The stream of the first route that begins to answer. Close it: it holds the provider's call."""
         return await RoutedCall(self, call, report, Attempt.open, OpenStream.aclose).answer()
 
-    def routes_in_order(self) -> list[Route]:
-        """As they are written; those with weights before the others, at random in proportion to them.
+    def shuffled(self) -> list[Route]:
+        """The routes that have weights, at random in proportion to them, before the others as they are written.
 
         The key is that of P. Efraimidis and P. Spirakis, "Weighted random sampling with a reservoir", 2006.
         """
-        if not self._weighted:
-            return list(self.routes)
         weighted = [route for route in self.routes if route.weight]
         keys = {id(route): -math.log(1.0 - self._rng()) / (route.weight or 1.0) for route in weighted}
         weighted.sort(key=lambda route: keys[id(route)])
@@ -217,40 +220,48 @@ class Model:
         return error
 
 
-class RoutedCall(Generic[_T]):
+class RoutedCall(msgspec.Struct, Generic[_T]):
     """One question's calls. `make` makes one, `discard` gives up an answer that came too late."""
 
-    def __init__(
-        self,
-        model: Model,
-        call: Call,
-        report: Report,
-        make: Callable[[Attempt, Call], Coroutine[Any, Any, _T]],
-        discard: Callable[[_T], Awaitable[None]],
-    ) -> None:
-        self._model = model
-        self._call = call
-        self._report = report
-        self._make = make
-        self._discard = discard
-        self._untried = model.routes_in_order()
-        self._calls = 0
-        self._failures: list[tuple[Route, ProviderError]] = []
+    model: Model
+    call: Call
+    report: Report
+    make: Callable[[Attempt, Call], Coroutine[Any, Any, _T]]
+    discard: Callable[[_T], Awaitable[None]]
+    untried: list[Route] = []
+    failures: list[tuple[Route, ProviderError]] = []
+    numbers: Iterator[int] = msgspec.field(default_factory=partial(count, 1))
 
     async def answer(self) -> _T:
-        model, failures = self._model, self._failures
+        model, failures = self.model, self.failures
+        untried = self.untried = model.shuffled() if model.weighted else list(model.routes)
         unsupported: dict[int, Unsupported] = {}  # by id of the route
-        # Each route once. A route comes with a slot, which the attempt gives back.
-        while (route := await self._next_route()) is not None:
-            model.budget.earn()
-            attempt = self._attempt(route, "fallback" if failures else None)
+        while untried:  # each route once
+            # The first that is healthy and has a free slot, which is taken: the attempt gives it back. Where all that
+            # are healthy are full, a slot at the first of them is waited for.
+            now = model.clock()
+            for route in untried:
+                if route.health.try_enter(now):
+                    break
+            else:
+                healthy = [route for route in untried if route.health.state(now) == "closed"]
+                if not healthy:
+                    break
+                route = healthy[0]
+                if not await self._queue_at(route):
+                    continue
+            untried.remove(route)
+            model.budget.calls += 1
+            attempt = Attempt(
+                self, route, next(self.numbers), model.clock(), "fallback" if failures else None
+            )
+            slow = None
+            if model.hedge:
+                slow = (route.health.first_tokens if self.call.stream else route.health.wholes).p95()
             try:
-                slow = attempt.latencies.p95() if model.hedge else None
                 if slow is None:
-                    return await self._make(attempt, self._call)
-                return await first_of(
-                    self._in_task(attempt), slow, partial(self._hedge, route), self._discard
-                )
+                    return await self.make(attempt, self.call)
+                return await first_of(self._in_task(attempt), slow, partial(self._hedge, route), self.discard)
             except Unsupported as error:
                 unsupported[id(route)] = error
             except ProviderError as error:
@@ -260,8 +271,9 @@ class RoutedCall(Generic[_T]):
         transient = [route for route, error in failures if error.transient and error.retry_after is None]
         again = self._spare(transient)
         if again is not None:
+            attempt = Attempt(self, again, next(self.numbers), model.clock(), "retry")
             try:
-                return await self._make(self._attempt(again, "retry"), self._call)
+                return await self.make(attempt, self.call)
             except ProviderError as error:
                 failures.append((again, error))
         # An outage is reported as an outage; that nobody can do what was asked, only where that holds for all routes.
@@ -269,26 +281,6 @@ class RoutedCall(Generic[_T]):
             raise all_failed(model.name, [error for _, error in failures])
         able = [route for route in model.routes if id(route) not in unsupported]
         raise model.unavailable(able) if able else next(iter(unsupported.values()))
-
-    async def _next_route(self) -> Route | None:
-        """The next route that is healthy and has a free slot, with that slot taken.
-
-        Where all that are healthy are full, a slot at the first of them is waited for. None where none is healthy, or
-        no slot came free in time.
-        """
-        while self._untried:
-            now = self._model.clock()
-            for route in self._untried:
-                if route.health.try_enter(now):
-                    self._untried.remove(route)
-                    return route
-            healthy = [route for route in self._untried if route.health.state(now) == "closed"]
-            if not healthy:
-                return None
-            if await self._queue_at(healthy[0]):
-                self._untried.remove(healthy[0])
-                return healthy[0]
-        return None
 
     async def _queue_at(self, route: Route) -> bool:
         """Wait for a slot there; False where that was in vain.
@@ -304,79 +296,65 @@ class RoutedCall(Generic[_T]):
                 retry_after=1,
             )
         try:
-            await health.concurrency.enter(self._model.queue_timeout)
+            await health.concurrency.enter(self.model.queue_timeout)
         except TimeoutError:
-            self._untried.remove(route)
+            self.untried.remove(route)
             error = ProviderTimeout(f"The provider {name} took too long to take the call.", provider=name)
-            self._failures.append((route, error))
+            self.failures.append((route, error))
             return False
-        if health.allows(self._model.clock()):
+        if health.allows(self.model.clock()):
             return True
         health.concurrency.left()  # it broke meanwhile
         return False
 
     def _spare(self, routes: list[Route]) -> Route | None:
         """For a retry or hedge: the first that is healthy and has a slot, which is taken, if the budget has one."""
-        now = self._model.clock()
+        now = self.model.clock()
         for route in routes:
             if route.health.state(now) == "closed" and route.health.try_enter(now):
-                if self._model.budget.spend():
+                if self.model.budget.spend():
                     return route
                 route.health.concurrency.left()
                 return None
         return None
 
-    def _attempt(self, route: Route, reason: Reason | None) -> Attempt:
-        self._calls += 1
-        return Attempt(
-            route, self._model, self._report, stream=self._call.stream, reason=reason, number=self._calls
-        )
-
     def _in_task(self, attempt: Attempt) -> asyncio.Task[_T]:
-        task = asyncio.create_task(self._make(attempt, self._call))  # noqa: TID251  # `first_of` ends it
+        task = asyncio.create_task(self.make(attempt, self.call))  # noqa: TID251  # `first_of` ends it
         # One that is cancelled before it began has run nothing of its own.
         task.add_done_callback(lambda ended: attempt.end("cancelled") if ended.cancelled() else None)
         return task
 
     def _hedge(self, beside: Route) -> asyncio.Task[_T] | None:
         """A second call beside one at `beside`, to another route if possible; None where there is no slot for it."""
-        route = self._spare([*self._untried, beside])
+        route = self._spare([*self.untried, beside])
         if route is None:
             return None
-        if route in self._untried:
-            self._untried.remove(route)
-        return self._in_task(self._attempt(route, "hedge"))
+        if route in self.untried:
+            self.untried.remove(route)
+        return self._in_task(Attempt(self, route, next(self.numbers), self.model.clock(), "hedge"))
 
 
-class Attempt:
-    """One call to one provider. `route.health` has given it a slot, which it gives back at its end."""
+class Attempt(msgspec.Struct):
+    """One call to one provider. `route.health` has given it a slot, which it gives back at its end.
 
-    def __init__(
-        self,
-        route: Route,
-        model: Model,
-        report: Report,
-        *,
-        stream: bool,
-        reason: Reason | None = None,
-        number: int = 1,
-    ) -> None:
-        self.route = route
-        self.latencies = route.health.first_tokens if stream else route.health.wholes
-        self._response = ResponseHead()
-        self._model = model.name
-        self._report: Report | None = report  # None once that was done
-        self._clock = model.clock
-        self._reason: Reason | None = reason
-        self._number = number
-        self._stream = stream
-        self._began = model.clock()
-        self._first_token: float | None = None
+    `number` counts the calls of one question, from 1; `began` is by the model's clock.
+    """
+
+    routed: RoutedCall[Any]
+    route: Route
+    number: int
+    began: float
+    reason: Reason | None = None
+    response: ResponseHead = msgspec.field(default_factory=ResponseHead)
+    first_token: float | None = None
+    reported: bool = False
 
     async def complete(self, call: Call) -> Payload:
         """The whole answer."""
+        route = self.route
+        addressed = msgspec.structs.replace(call, model=route.upstream, response=self.response)
         try:
-            answer = await self.route.provider.complete(self._addressed(call))
+            answer = await route.provider.complete(addressed)
         except BaseException as error:
             self.fail(error)
             raise
@@ -385,8 +363,9 @@ class Attempt:
 
     async def open(self, call: Call) -> OpenStream:
         """The answer as a stream, once it has something of the answer."""
-        name = self.route.provider.name
-        chunks = self.route.provider.stream(self._addressed(call))
+        route = self.route
+        addressed = msgspec.structs.replace(call, model=route.upstream, response=self.response)
+        chunks = route.provider.stream(addressed)
         held: list[Payload] = []
         try:
             async for chunk in chunks:
@@ -394,6 +373,7 @@ class Attempt:
                 if has_answer(chunk.data):
                     break
             if not held:
+                name = route.provider.name
                 raise ProviderError(
                     f"The provider {name} sent an empty stream.", provider=name, scope="request"
                 )
@@ -401,22 +381,19 @@ class Attempt:
             self.fail(error)
             raise
         # From here on no other route can be called.
-        self._response.begun = True
-        now = self._clock()
-        self._first_token = now - self._began
-        self.latencies.waits.append(self._first_token)
-        self.route.health.worked(began=self._began, now=now)
-        return OpenStream(held, chunks, self)
-
-    def _addressed(self, call: Call) -> Call:
-        return msgspec.structs.replace(call, model=self.route.upstream, response=self._response)
+        self.response.begun = True
+        now = self.routed.model.clock()
+        self.first_token = now - self.began
+        route.health.first_tokens.waits.append(self.first_token)
+        route.health.worked(began=self.began, now=now)
+        return OpenStream(self, held, chunks)
 
     def fail(self, error: BaseException) -> None:
         """The call ended with `error`."""
         if isinstance(error, Unsupported):  # this route cannot do what was asked: there was no call to report
-            if self._report is not None:
-                self._report = None
-                self.route.health.unused(self._began)
+            if not self.reported:
+                self.reported = True
+                self.route.health.unused(self.began)
         elif isinstance(error, ProviderError):
             pause = error.retry_after if error.scope != "request" else None
             failure = LastFailure.of(error)
@@ -434,73 +411,100 @@ class Attempt:
         error: str | None = None,
     ) -> None:
         """The call ended so; only the first time counts."""
-        report, self._report = self._report, None
-        if report is None:
+        if self.reported:
             return
-        now = self._clock()
-        duration = now - self._began
-        if (outcome == "ok" and not self._stream) or (outcome == "cancelled" and self._first_token is None):
+        self.reported = True
+        routed, route, first_token = self.routed, self.route, self.first_token
+        health, streamed = route.health, routed.call.stream
+        now = routed.model.clock()
+        duration = now - self.began
+        if (outcome == "ok" and not streamed) or (outcome == "cancelled" and first_token is None):
             # At least so long, where it was cancelled: left out, p95 would sink.
-            self.latencies.waits.append(duration)
-        self.route.health.ended(
+            (health.first_tokens if streamed else health.wholes).waits.append(duration)
+        health.ended(
             outcome,
             scope,
-            began=self._began,
+            began=self.began,
             now=now,
-            worked=self._first_token is not None,
+            worked=first_token is not None,
             pause=pause,
             failure=failure,
         )
-        report(
+        routed.report(
             CallResult(
-                self.route.provider.name,
-                self._model,
+                route.provider.name,
+                routed.model.name,
                 outcome,
                 duration,
-                self._first_token,
-                self._reason,
-                self._number,
-                self.route.upstream,
-                self._response,
+                first_token,
+                self.reason,
+                self.number,
+                route.upstream,
+                self.response,
                 error,
             )
         )
 
 
-class OpenStream:
-    """A stream that has begun to answer. Iterating gives what was held back, then the rest; `aclose` ends the call.
+class OpenStream(msgspec.Struct):
+    """A stream that has begun to answer: what was `held` back until it had, then the rest. To be iterated once.
 
-    Where the provider dies on the way, the iteration raises ProviderError. Not to be used by two tasks at once.
+    Where the provider dies on the way, the iteration raises ProviderError. `aclose` ends the call.
     """
 
-    def __init__(self, held: list[Payload], chunks: AsyncGenerator[Payload, None], attempt: Attempt) -> None:
-        self.provider = attempt.route.provider.name
-        self.upstream = attempt.route.upstream
-        self._held = held[::-1]
-        self._chunks = chunks
-        self._attempt = attempt
+    attempt: Attempt
+    held: list[Payload]
+    chunks: AsyncGenerator[Payload, None]
 
-    def __aiter__(self) -> OpenStream:
-        return self
-
-    async def __anext__(self) -> Payload:
-        if self._held:
-            return self._held.pop()
+    async def __aiter__(self) -> AsyncGenerator[Payload, None]:
         try:
-            return await anext(self._chunks)
-        except StopAsyncIteration:
-            self._attempt.end("ok")
-            raise
+            for chunk in self.held:
+                yield chunk
+            async for chunk in self.chunks:
+                yield chunk
         except BaseException as error:
-            self._attempt.fail(error)
+            self.attempt.fail(error)
             raise
+        self.attempt.end("ok")
 
     async def aclose(self) -> None:
         """Cancel the provider's call where it still runs. May be called again."""
         try:
-            await self._chunks.aclose()
+            await self.chunks.aclose()
         finally:
-            self._attempt.end("cancelled")
+            self.attempt.end("cancelled")
+
+
+def has_answer(chunk: Json) -> bool:
+    """Whether a chunk has anything of the answer: text, reasoning, a tool call, audio, or the answer's end.
+
+    A chunk with only a role, empty texts, token counts or a filter's verdict on the prompt has nothing. Never raises,
+    whatever the provider made of the chunk.
+    """
+    choices = chunk.get("choices")
+    for choice in choices if isinstance(choices, list) else ():
+        if not isinstance(choice, dict):
+            continue
+        reason = choice.get("finish_reason")
+        if isinstance(reason, str) and reason in FINISH_REASONS:
+            return True
+        parts = [part for part in (choice.get("delta"), choice.get("message")) if isinstance(part, dict)]
+        # The id or name of a call is its first part; that of a message, an audio or a block says nothing yet.
+        waiting = [
+            (said, _LABELS if name in _CALLS else _NAMES)
+            for part in parts
+            for name, said in part.items()
+            if name not in _NAMES
+        ]
+        while waiting:
+            one, silent = waiting.pop()
+            if isinstance(one, str) and one:
+                return True
+            if isinstance(one, dict):
+                waiting.extend((inner, silent) for name, inner in one.items() if name not in silent)
+            elif isinstance(one, list):
+                waiting.extend((inner, silent) for inner in one)
+    return False
 
 
 async def first_of(

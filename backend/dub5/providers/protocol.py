@@ -31,10 +31,6 @@ Json = dict[str, Any]
 FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "function_call", "content_filter"})
 """The words with which a choice ends, of OpenAI's reference. Others end one, too, but nobody knows how well."""
 
-_CALLS = frozenset({"tool_calls", "function_call"})
-_LABELS = frozenset({"type", "format", "status", "obfuscation"})
-_NAMES = _LABELS | {"role", "id", "name"}
-
 _decoder = msgspec.json.Decoder(Json)
 _encoder = msgspec.json.Encoder()
 
@@ -179,42 +175,3 @@ class Provider(Protocol):
         ...
 
     async def aclose(self) -> None: ...
-
-
-def has_answer(chunk: Json) -> bool:
-    """Whether a chunk has anything of the answer: text, reasoning, a tool call, audio, or the answer's end.
-
-    A chunk with only a role, empty texts, token counts or a filter's verdict on the prompt has nothing. Never raises,
-    whatever the provider made of the chunk.
-    """
-    choices = chunk.get("choices")
-    return isinstance(choices, list) and any(
-        isinstance(choice, dict) and _begins(choice) for choice in choices
-    )
-
-
-def _begins(choice: Json) -> bool:
-    reason = choice.get("finish_reason")
-    if isinstance(reason, str) and reason in FINISH_REASONS:
-        return True
-    for part in (choice.get("delta"), choice.get("message")):
-        if isinstance(part, dict):
-            for name, value in part.items():
-                # The id or name of a call is its first part; that of a message, an audio or a block says nothing yet.
-                if name not in _NAMES and _says(value, _LABELS if name in _CALLS else _NAMES):
-                    return True
-    return False
-
-
-def _says(value: Any, names: frozenset[str]) -> bool:
-    """Whether a text that is not empty is anywhere in `value`, apart from members called one of `names`."""
-    waiting = [value]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, str) and one:
-            return True
-        if isinstance(one, dict):
-            waiting.extend(inner for name, inner in one.items() if name not in names)
-        elif isinstance(one, list):
-            waiting.extend(one)
-    return False

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dub5.errors import ProviderError
+from dub5.providers.call import has_answer
 from dub5.providers.lenient_json import mended
-from dub5.providers.protocol import Payload, decode, has_answer, parsed
+from dub5.providers.protocol import Payload, decode, parsed
 
 
 def chunk(delta: Any, **choice: Any) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from dub5.providers.call import RETRIES_SAVED, RETRY_SHARE, RetryBudget
 def test_ten_calls_earn_one() -> None:
     budget = RetryBudget()
     for _ in range(9):
-        budget.earn()
+        budget.calls += 1
         assert not budget.spend()
-    budget.earn()
+    budget.calls += 1
     assert budget.spend()
     assert not budget.spend()
 
@@ -21,7 +21,7 @@ def test_ten_calls_earn_one() -> None:
 def test_few_are_saved_up() -> None:
     budget = RetryBudget()
     for _ in range(10_000):
-        budget.earn()
+        budget.calls += 1
     assert [budget.spend() for _ in range(int(RETRIES_SAVED) + 1)] == [True] * int(RETRIES_SAVED) + [False]
 
 
@@ -33,5 +33,5 @@ def test_the_share_holds_whatever_comes_when(events: list[bool]) -> None:
             retries += budget.spend()
         else:
             calls += 1
-            budget.earn()
+            budget.calls += 1
         assert retries <= RETRY_SHARE * calls + 1e-6
