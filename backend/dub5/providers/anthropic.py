@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
 from functools import partial
 
 import msgspec
@@ -18,11 +19,10 @@ from dub5.errors import ProviderError
 from dub5.providers.anthropic_answer import StreamTranslator, completion, event_of
 from dub5.providers.anthropic_request import request
 from dub5.providers.chunks import Assembler, split
-from dub5.providers.http import DIRECTLY, Access, HttpClient
-from dub5.providers.odd_answers import CUT, Reported, Unusable, events_in, is_done, is_keep_alive, unlisted
+from dub5.providers.http import DIRECTLY, Access, HttpClient, begins_events, events_in
+from dub5.providers.odd_answers import CUT, Reported, Unusable, is_done, is_keep_alive, unlisted
 from dub5.providers.protocol import Call, Json, Payload, parsed
 from dub5.providers.quirks import Quirks
-from dub5.providers.sse import begins_events
 from dub5.settings.model import AnthropicSettings
 
 VERSION = "2023-06-01"
@@ -60,17 +60,15 @@ class AnthropicProvider:
 
     async def stream(self, call: Call) -> AsyncGenerator[Payload, None]:
         translator = StreamTranslator(created=int(time.time()))
-        last = False
         try:
-            with await self._http.events(await self._body(call), call) as reader:
-                while not last and (events := await reader.next()):
+            async with aclosing(self._http.events(await self._body(call), call)) as received:
+                async for events in received:
                     for event, data in events:
                         for chunk in self._chunks(translator, event, data):
                             yield Payload.of(chunk)
-                        if last := _is_stop(event, data):
+                        if _is_stop(event, data):
+                            call.response.ended = True
                             break
-                if last:
-                    await reader.finish()
         except (Unusable, Reported) as odd:
             raise self._http.failure(odd) from None
         if not translator.complete:

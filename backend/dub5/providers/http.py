@@ -1,4 +1,4 @@
-"""What every provider behind HTTP shares: the pool, the time limits, and errors in our words.
+"""What every provider behind HTTP shares: the pool, the time limits, server-sent events, and errors in our words.
 
 aiohttp is used as it is: a layer above it would cost three times what it costs itself (docs/adr/0001). A provider's
 refusal of the *request* (400, 413, 422) is the caller's error; anything else is the provider's fault, or where this
@@ -13,12 +13,13 @@ import contextlib
 import errno
 import functools
 import io
+import math
 import os
 import re
 import socket
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -44,7 +45,6 @@ from dub5.providers.odd_answers import Reported, Unusable
 from dub5.providers.protocol import Call, Json
 from dub5.providers.redaction import REDACTED, Redactor
 from dub5.providers.refusals import Refusal
-from dub5.providers.sse import EventParser, EventTooLarge
 from dub5.settings.addresses import Proxy
 from dub5.settings.model import AnyHttpProvider, Timeouts, key_header, root_of
 
@@ -55,6 +55,12 @@ MAX_ANSWER = 32 * 2**20
 
 LINGER = 0.1
 """Seconds for the end of a body whose last event is here: then the connection can be used again."""
+
+MAX_EVENT = 8 * 2**20
+"""Bytes of one event that we are ready to hold for a provider."""
+
+BODY = b"\n"
+"""The name of what was no event, but the whole body: no event can have it."""
 
 _OK, _PROXY_AUTHENTICATION, _TOO_LARGE, _TOO_MANY = 200, 407, 413, 429
 
@@ -68,9 +74,6 @@ _KEEP_ALIVE = 30.0
 
 _MOST_AGE = 365 * 86400.0
 """Seconds: what is older than a year is as old as that to every cache."""
-
-_REQUEST_IDS = ("x-request-id", "request-id")
-"""Headers in which OpenAI and Anthropic, and those who follow them, give their own id of a call."""
 
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 
@@ -89,6 +92,13 @@ _CODES = {
     429: ("rate_limit_exceeded", "rate_limit_error"),
 }
 """Code and type of a refusal of a request, where the provider has none."""
+
+
+_MARK = b"\xef\xbb\xbf"
+_AROUND = _MARK + b" \t\r\n"
+_BEFORE = {b" ", b"\t", _MARK[:1]}
+_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
+_BLANKS = re.compile(rb"\s*\Z")
 
 
 class Access(msgspec.Struct, frozen=True):
@@ -175,10 +185,8 @@ class HttpClient:
 
     async def post(self, body: Json, call: Call) -> bytes:
         """The body of a whole answer."""
-        now = asyncio.get_running_loop().time()
-        deadline = _Deadline(now + self._timeouts.total, "finish its answer")
         try:
-            async with asyncio.timeout_at(deadline.at):
+            async with asyncio.timeout(self._timeouts.total):
                 response = await self._send(body, call)
                 try:
                     parts, size = [], 0
@@ -191,28 +199,71 @@ class HttpClient:
                 finally:
                     response.release()
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise self._error_of(error, deadline) from None
+            raise self._error_of(error, "finish its answer") from None
 
-    async def events(self, body: Json, call: Call) -> EventReader:
-        """The server-sent events of a streamed answer, once its head is here. Use it in `with`."""
-        now = asyncio.get_running_loop().time()
-        total = _Deadline(now + self._timeouts.total, "finish its answer")
-        first = min(total, _Deadline(now + self._timeouts.first_token, "send its first token"))
+    async def events(self, body: Json, call: Call) -> AsyncGenerator[list[tuple[bytes, bytes]], None]:
+        """The `(event, data)` pairs of a streamed answer; together those that came together, at a busy hour many.
+
+        It ends where the provider closes the body, or a moment after `call.response.ended`; whether the answer is
+        complete then is for the caller to say. Close it (`aclosing`): that ends the call.
+        """
+        loop, timeouts, head = asyncio.get_running_loop(), self._timeouts, call.response
+        now = loop.time()
+        total = now + timeouts.total
+        deadline = min(now + timeouts.first_token, total)
         try:
-            async with asyncio.timeout_at(first.at):
+            async with asyncio.timeout_at(deadline):
                 response = await self._send(body, call)
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise self._error_of(error, first) from None
-        return EventReader(self, response, call, total, first, self._timeouts)
-
-    def cut_off(self, error: aiohttp.ClientError, passed: _Deadline | None) -> ProviderError | Overloaded:
-        """Why a stream ended before its time: `passed` is the deadline at which we closed it, if we did."""
-        return self._error_of(error, None) if passed is None else self._timeout(passed)
+            action = "finish its answer" if deadline == total else "send its first token"
+            raise self._error_of(error, action) from None
+        content, watch = response.content, _Watch(response)
+        parser, size = EventParser(), 0
+        try:
+            while not content.at_eof():
+                if size:  # whatever came is a sign of life, also comments and pings while a model thinks
+                    pause = timeouts.between_tokens if head.begun else timeouts.first_token
+                    deadline = min(loop.time() + pause, total)
+                watch.deadline = deadline
+                if deadline < watch.due:  # else the timer sees that it was moved
+                    if watch.timer is not None:
+                        watch.timer.cancel()
+                    watch.due, watch.timer = deadline, loop.call_at(deadline, watch.on_timer)
+                try:
+                    received = await content.readany()
+                except aiohttp.ClientError as error:
+                    if not watch.passed:
+                        raise self._error_of(error, None) from None
+                    token = "next" if head.begun else "first"
+                    raise self._timeout(
+                        "finish its answer" if deadline == total else f"send its {token} token"
+                    ) from None
+                size += len(received)
+                if size > MAX_ANSWER:
+                    raise self.error("sent an answer that is too large")
+                try:
+                    events = parser.feed(received)
+                except EventTooLarge:
+                    raise self.error("sent an event that is too large") from None
+                if events:
+                    yield events
+                if head.ended:  # a moment for the end of the body: then the connection can be used again
+                    with contextlib.suppress(TimeoutError, aiohttp.ClientError):
+                        async with asyncio.timeout(LINGER):
+                            while await content.readany():
+                                pass
+                    return
+            if events := parser.rest():
+                yield events
+        finally:
+            if watch.timer is not None:
+                watch.timer.cancel()
+            response.release()
 
     def _error_of(
-        self, error: aiohttp.ClientError | TimeoutError, deadline: _Deadline | None
+        self, error: aiohttp.ClientError | TimeoutError, action: str | None
     ) -> ProviderError | Overloaded:
-        """What aiohttp raised, or that `deadline` had passed, in our words."""
+        """What aiohttp raised, or for what the provider took too long, in our words."""
         if isinstance(error, aiohttp.ClientOSError) and _is_shortage(error):
             return _out_of("file descriptors, ports or memory")
         if self._proxy is not None and (what := _done_by(self._proxy, error)) is not None:
@@ -220,15 +271,15 @@ class HttpClient:
         match error:
             case aiohttp.ServerTimeoutError():
                 through = "" if self._proxy is None else " through its proxy"
-                return self._timeout(_Deadline(0, f"accept a connection{through}"), scope="provider")
+                return self._timeout(f"accept a connection{through}", scope="provider")
             case aiohttp.ClientConnectorCertificateError():
                 return self.error("has a certificate that is not trusted here", scope="provider")
             case aiohttp.ClientConnectorError() | aiohttp.ClientSSLError():
                 return self.error("cannot be reached", transient=True, scope="provider")
             case aiohttp.ClientResponseError() | aiohttp.ClientPayloadError(__cause__=ContentEncodingError()):
                 return self.error("sent what is not HTTP")
-            case TimeoutError() if deadline is not None:
-                return self._timeout(deadline)
+            case TimeoutError() if action is not None:
+                return self._timeout(action)
         cut = isinstance(error, aiohttp.ClientPayloadError)  # in the middle of an answer
         return self.error("broke off", transient=True, scope="model" if cut else "server")
 
@@ -255,9 +306,16 @@ class HttpClient:
             if "start new thread" in str(error):
                 raise _out_of("threads") from None
             raise
-        head = call.response
-        head.status, head.request_id = response.status, self._request_id(response)
-        head.age = _age(response.headers["age"]) if "age" in response.headers else 0.0
+        head, headers = call.response, response.headers
+        head.status, head.ended = response.status, False
+        # OpenAI's and Anthropic's headers for their own id of a call; only what may be in a log line.
+        head.request_id = headers.get("x-request-id", headers.get("request-id"))
+        if head.request_id is not None and (
+            not _REQUEST_ID.fullmatch(head.request_id)
+            or any(secret in head.request_id for secret in self._secrets)
+        ):
+            head.request_id = None
+        head.age = _age(headers["age"]) if "age" in headers else 0.0
         if response.status == _OK:
             return response
         try:
@@ -306,8 +364,8 @@ class HttpClient:
         error = ProviderError(words, provider=self.name, transient=transient, scope="provider")
         return error.as_said(should_retry=None if transient else False)
 
-    def _timeout(self, deadline: _Deadline, scope: FailureScope = "server") -> ProviderTimeout:
-        words = f"The provider {self.name} took too long to {deadline.action}."
+    def _timeout(self, action: str, scope: FailureScope = "server") -> ProviderTimeout:
+        words = f"The provider {self.name} took too long to {action}."
         return ProviderTimeout(words, provider=self.name, scope=scope)
 
     def _refusal(self, response: aiohttp.ClientResponse, body: bytes) -> CallerError | ProviderError:
@@ -410,18 +468,6 @@ class HttpClient:
         """A code, type or param, unless something of the operator's is in it."""
         return word if word is None else self._redact.identifier(word)
 
-    def _request_id(self, response: aiohttp.ClientResponse) -> str | None:
-        """What the provider calls this call; None where it does not say, or nothing that may be in a log line."""
-        headers = response.headers
-        for name in _REQUEST_IDS:
-            if name in headers:
-                written = headers[name]
-                for secret in self._secrets:
-                    if secret in written:
-                        return None
-                return written if _REQUEST_ID.fullmatch(written) else None
-        return None
-
 
 _WITHOUT_WORDS = {_TOO_LARGE: "The request is too large for the provider."}
 
@@ -472,99 +518,26 @@ async def _in_pieces(body: Json) -> io.BytesIO:
     return written
 
 
-class _Deadline(msgspec.Struct, frozen=True, order=True):
-    """Until when, by the loop's clock, a provider has time, and for what."""
+class _Watch(msgspec.Struct):
+    """Closes a response that passes its deadline, by the loop's clock.
 
-    at: float
-    action: str
-
-
-class EventReader:
-    """The `(event, data)` pairs of one streamed answer, as they come. Leaving `with` ends the call.
-
-    A timer closes a response that passes its deadline. It is one timer for the whole stream: to move the deadline to a
-    later time, as each chunk does, is only to note it.
+    It is one timer for the whole stream: to move the deadline to a later time, as each chunk does, is only to note it.
     """
 
-    def __init__(
-        self,
-        client: HttpClient,
-        response: aiohttp.ClientResponse,
-        call: Call,
-        total: _Deadline,
-        first: _Deadline,
-        timeouts: Timeouts,
-    ) -> None:
-        self._client = client
-        self._response = response
-        self._head = call.response
-        self._total = total
-        self._deadline = first
-        self._passed: _Deadline | None = None
-        self._first_token, self._between_tokens = timeouts.first_token, timeouts.between_tokens
-        self._parser = EventParser()
-        self._size = 0
-        self._ended = False
-        self._loop = asyncio.get_running_loop()
-        self._timer = self._loop.call_at(first.at, self._on_timer)
+    response: aiohttp.ClientResponse
+    deadline: float = math.inf
+    due: float = math.inf
+    """When the timer goes off."""
+    timer: asyncio.TimerHandle | None = None
+    passed: bool = False
 
-    def __enter__(self) -> EventReader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-        self._response.release()
-
-    async def next(self) -> list[tuple[bytes, bytes]]:
-        """Those that came together, since at a busy hour they are many; none where the provider closed the body.
-
-        Whether the answer is complete then is for the caller to say.
-        """
-        content = self._response.content
-        while not content.at_eof():
-            if self._size:  # whatever came is a sign of life, also comments and pings while a model thinks
-                self._postpone()
-            try:
-                received = await content.readany()
-            except aiohttp.ClientError as error:
-                raise self._client.cut_off(error, self._passed) from None
-            self._size += len(received)
-            if self._size > MAX_ANSWER:
-                raise self._client.error("sent an answer that is too large")
-            try:
-                events = self._parser.feed(received)
-            except EventTooLarge:
-                raise self._client.error("sent an event that is too large") from None
-            if events:
-                return events
-        if self._ended:
-            return []
-        self._ended = True
-        return self._parser.rest()
-
-    async def finish(self) -> None:
-        """The last event is here: a moment for the end of the body, so that the connection can be used again."""
-        with contextlib.suppress(TimeoutError, aiohttp.ClientError):
-            async with asyncio.timeout(LINGER):
-                while await self._response.content.readany():
-                    pass
-
-    def _postpone(self) -> None:
-        if self._head.begun:
-            deadline = _Deadline(self._loop.time() + self._between_tokens, "send its next token")
+    def on_timer(self) -> None:
+        loop = asyncio.get_running_loop()
+        if loop.time() < self.deadline:  # it was moved meanwhile
+            self.due, self.timer = self.deadline, loop.call_at(self.deadline, self.on_timer)
         else:
-            deadline = _Deadline(self._loop.time() + self._first_token, "send its first token")
-        self._deadline = deadline = min(self._total, deadline)
-        if deadline.at < self._timer.when():
-            self._timer.cancel()
-            self._timer = self._loop.call_at(deadline.at, self._on_timer)
-
-    def _on_timer(self) -> None:
-        if self._loop.time() < self._deadline.at:  # it was moved meanwhile
-            self._timer = self._loop.call_at(self._deadline.at, self._on_timer)
-        else:
-            self._passed = self._deadline
-            self._response.close()
+            self.passed = True
+            self.response.close()
 
 
 def trusted(where: str, ca_file: str | None) -> ssl.SSLContext:
@@ -612,3 +585,157 @@ def _age(header: str) -> float:
     """
     written = header.partition(",")[0].strip()
     return min(float(written), _MOST_AGE) if re.fullmatch(r"[0-9]{1,300}", written) else 0.0
+
+
+class EventTooLarge(ValueError):
+    """One event passed MAX_EVENT."""
+
+
+def begins_events(body: bytes) -> bool:
+    """Whether a body is a stream of events, or of lines of JSON, whatever its content type says."""
+    return body[:200].lstrip(_AROUND).startswith(_FIELDS) or _is_lines(body.lstrip(_AROUND))
+
+
+def _is_lines(body: bytes) -> bool:
+    """Whether a body that begins with JSON has more after the first line, which is whole by itself."""
+    end = body.find(b"\n")
+    return end > 0 and body[:1] == b"{" and not _BLANKS.match(body, end) and _is_whole(body[:end])
+
+
+class EventParser(msgspec.Struct):
+    """Server-sent events from bytes: the part of the WHATWG grammar that LLM providers use.
+
+    Fed with whatever the socket gave (half a line, half a UTF-8 character, CRLF split in two), it gives the event name
+    and data of each finished event; comments and events without data are left out. It splits bytes, not text, so a
+    relay need not decode; and it joins the parts of a line only once the line is whole, so a long event costs no more
+    than its length. Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
+
+    More than the grammar allows is taken: marks of byte order and blanks before a field, and instead of events lines of
+    JSON, or a body of JSON, which `rest` gives as one.
+    """
+
+    begun: bool = False
+    json: list[bytes] | None = None  # parts of a body that is no stream of events
+    by_line: bool | None = None  # whether they are lines, each of them an event; None while nobody knows
+    line: list[bytes] = []  # parts of the line that has no end yet
+    line_size: int = 0
+    after_cr: bool = False
+    between_events: bool = True  # whether the last event is whole, and nothing has come after it
+    event: bytes = b""
+    data: list[bytes] = []
+    data_size: int = 0
+
+    def feed(self, received: bytes) -> list[tuple[bytes, bytes]]:
+        """The events that `received` finishes. EventTooLarge where one outgrows MAX_EVENT."""
+        if self.between_events and received[-2:] == b"\n\n" and len(received) <= MAX_EVENT:
+            # Nearly always: one or more whole events of one line of data each.
+            events = []
+            for block in received[:-2].split(b"\n\n"):
+                if block[:6] != b"data: " or len(block) == 6 or b"\n" in block or b"\r" in block:
+                    break
+                events.append((b"", block[6:]))
+            else:
+                self.begun = True
+                return events
+        if not self.begun:
+            received = self._begin(received)
+        if self.json is not None:
+            return self._feed_json(self.json, received)
+        events = []
+        first, *others = self._split(received)
+        self._hold(first)
+        for part in others:
+            line = b"".join(self.line)
+            self.line, self.line_size = [], 0
+            if line and not line.isspace():
+                self._field(line)
+            else:
+                if any(self.data):
+                    events.append((self.event, b"\n".join(self.data)))
+                self.event, self.data, self.data_size = b"", [], 0
+            self._hold(part)
+        self.between_events = not (self.line or self.data or self.event or self.after_cr)
+        return events
+
+    def rest(self) -> list[tuple[bytes, bytes]]:
+        """At the end of the body, what it had besides finished events: JSON, or a last event without its empty line."""
+        if self.json is not None:
+            body = b"".join(self.json)
+            return [(b"" if self.by_line else BODY, body)] if body.strip() else []
+        return [(event, data) for event, data in self.feed(b"\n\n") if _is_whole(data)]
+
+    def _feed_json(self, parts: list[bytes], received: bytes) -> list[tuple[bytes, bytes]]:
+        """What is no stream of events: the lines that `received` finishes, where they stand for them."""
+        parts.append(received)
+        if self.by_line is False or (b"\n" not in received and self.by_line):
+            return []
+        body = b"".join(parts)
+        end = body.find(b"\n")
+        if self.by_line is None and end >= 0:
+            if _is_lines(body):
+                self.by_line = True
+            elif body[:1] != b"{" or not _is_whole(body[:end]):
+                self.by_line = False
+        if not self.by_line:
+            return []
+        *lines, rest = body.split(b"\n")
+        parts[:] = [rest]
+        return [(b"", line.strip()) for line in lines if line.strip()]
+
+    def _begin(self, received: bytes) -> bytes:
+        """What is left of the first bytes without what stands before the first event."""
+        received = received.lstrip(_AROUND)
+        if received:
+            self.begun = True
+            if received[:1] in {b"{", b"["}:
+                self.json, self.between_events = [], False
+        return received
+
+    def _split(self, received: bytes) -> list[bytes]:
+        """At each line end. A CR ends its line at once; an LF that then comes first belongs to it."""
+        if self.after_cr and received:
+            received = received.removeprefix(b"\n")
+            self.after_cr = False
+        if b"\r" in received:
+            self.after_cr = received.endswith(b"\r")
+            received = received.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        return received.split(b"\n")
+
+    def _hold(self, part: bytes) -> None:
+        if part:
+            self.line.append(part)
+            self.line_size += len(part)
+        if self.data_size + self.line_size > MAX_EVENT:
+            raise EventTooLarge
+
+    def _field(self, line: bytes) -> None:
+        name, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if name == b"data":
+            self.data.append(value)
+            self.data_size += len(value) + 1  # even an empty line of data costs memory
+        elif name == b"event":
+            self.event = value
+        elif name[:1] in _BEFORE:
+            self._field(line.lstrip(_AROUND))
+        elif name[:1] == b"{":  # so some end a stream with an error
+            self.data.append(line)
+            self.data_size += len(line) + 1
+
+
+def _is_whole(data: bytes) -> bool:
+    """Whether the data of an event that has no end was not cut short."""
+    try:
+        msgspec.json.decode(data)
+    except (ValueError, RecursionError):
+        return data.strip() == b"[DONE]"
+    return True
+
+
+def events_in(body: bytes) -> list[tuple[bytes, bytes]]:
+    """The `(event, data)` pairs of a whole answer that came as a stream. Unusable where one is too large."""
+    parser = EventParser()
+    try:
+        return [*parser.feed(body), *parser.rest()]
+    except EventTooLarge:
+        raise Unusable("sent an event that is too large") from None

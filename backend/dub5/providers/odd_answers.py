@@ -11,7 +11,6 @@ import msgspec
 
 from dub5.errors import FailureScope
 from dub5.providers.protocol import Json
-from dub5.providers.sse import EventParser, EventTooLarge
 
 _NOT_PROPER = "answered without proper `choices`"
 CUT = "ended its stream before the answer was complete"
@@ -74,12 +73,3 @@ def raise_reported_error(data: Json, event: bytes = b"") -> None:
             error = data
     if error:
         raise Reported(error)
-
-
-def events_in(body: bytes) -> list[tuple[bytes, bytes]]:
-    """The `(event, data)` pairs of a whole answer that came as a stream. Unusable where one is too large."""
-    parser = EventParser()
-    try:
-        return [*parser.feed(body), *parser.rest()]
-    except EventTooLarge:
-        raise Unusable("sent an event that is too large") from None

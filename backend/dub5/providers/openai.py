@@ -8,6 +8,7 @@ put right by `openai_frames`: a provider must not be able to trip up the rest of
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from dub5.errors import ProviderError
 from dub5.providers.http import DIRECTLY, Access, HttpClient
@@ -40,15 +41,15 @@ class OpenAIProvider:
             raise self._http.failure(odd) from None
 
     async def stream(self, call: Call) -> AsyncGenerator[Payload, None]:
-        frames, last = Frames(call.body.get("n") or 1), False
+        frames = Frames(call.body.get("n") or 1)
         try:
-            with await self._http.events(self._body(call), call) as reader:
-                while not last and (events := await reader.next()):
+            async with aclosing(self._http.events(self._body(call), call)) as received:
+                async for events in received:
                     for event, data in events:
                         if data[0] != _BRACE:
                             if data == b"[DONE]" or is_done(event, data):
                                 frames.done()
-                                last = True
+                                call.response.ended = True
                                 break
                             if is_keep_alive(event, data):
                                 continue
@@ -59,8 +60,6 @@ class OpenAIProvider:
                         else:
                             for each in frames.chunks(event, chunk):
                                 yield each
-                if last:
-                    await reader.finish()
             frames.close()
         except (Unusable, Reported) as odd:
             raise self._http.failure(odd) from None

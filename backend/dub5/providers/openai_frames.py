@@ -21,19 +21,18 @@ from dub5.providers.chunks import (
     is_label,
     split,
 )
+from dub5.providers.http import BODY, begins_events, events_in
 from dub5.providers.odd_answers import (
     CUT,
     KEEP_ALIVES,
     Reported,
     Unusable,
-    events_in,
     is_done,
     is_keep_alive,
     raise_reported_error,
     unlisted,
 )
 from dub5.providers.protocol import FINISH_REASONS, Json, Payload, parsed
-from dub5.providers.sse import BODY, begins_events
 
 _USAGE_CHUNK = frozenset(
     {"id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier"}

@@ -39,12 +39,14 @@ class ResponseHead(msgspec.Struct):
     """What is known of a provider's response so far.
 
     Its status and its own id of the call, from its head; `begun`, once a chunk had something of the answer: until
-    then another route may still be asked. `age` is for how many seconds a cache had held the answer.
+    then another route may still be asked; `ended`, once a stream said that it was done: more is not waited for. `age`
+    is for how many seconds a cache had held the answer.
     """
 
     status: int | None = None
     request_id: str | None = None
     begun: bool = False
+    ended: bool = False
     age: float = 0.0
 
 

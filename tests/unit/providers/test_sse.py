@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dub5.providers import sse
-from dub5.providers.sse import EventParser, EventTooLarge, begins_events
+from dub5.providers import http
+from dub5.providers.http import EventParser, EventTooLarge, begins_events
 
 Events = list[tuple[bytes, bytes]]
 
@@ -84,13 +84,13 @@ def test_a_megabyte_in_one_event_is_read() -> None:
     "piece", [b"x" * 1000, b"data: " + b"x" * 1000 + b"\n", b"data:\n" * 1000], ids=["line", "lines", "empty"]
 )
 def test_an_event_without_end_is_refused(piece: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sse, "MAX_EVENT", 10_000)
+    monkeypatch.setattr(http, "MAX_EVENT", 10_000)
     with pytest.raises(EventTooLarge):
         parsed(*[piece] * 11)
 
 
 def test_comments_without_end_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sse, "MAX_EVENT", 10_000)
+    monkeypatch.setattr(http, "MAX_EVENT", 10_000)
     comments = [b":" + b"x" * 1000 + b"\n"] * 11
     assert parsed(*comments, b"data: a\n\n") == [(b"", b"a")]
 
@@ -114,7 +114,7 @@ def test_what_is_left_at_the_end_of_the_body(received: bytes, rest: bytes | None
     for parts in ([received], [bytes([byte]) for byte in received]):
         parser = EventParser()
         assert not [event for part in parts for event in parser.feed(part) if event != (b"", b"a")]
-        name = sse.BODY if rest == received.lstrip(b"\xef\xbb\xbf\n ") else b""
+        name = http.BODY if rest == received.lstrip(b"\xef\xbb\xbf\n ") else b""
         assert parser.rest() == ([] if rest is None else [(name, rest)])
 
 
