@@ -149,7 +149,7 @@ def _name_of(call: Json) -> str:
 class Assembler:
     """Joins chunks, in the order of their arrival, to the completion that they stand for.
 
-    It takes whatever `openai_frames` lets through; what makes no sense at its place is left out.
+    It takes whatever `openai` lets through; what makes no sense at its place is left out.
     """
 
     def __init__(self) -> None:

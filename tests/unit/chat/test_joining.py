@@ -18,7 +18,7 @@ from dub5.api.chat import events_of
 from dub5.chat.answer import is_whole_answer
 from dub5.providers.chunks import assemble, split
 from dub5.providers.odd_answers import Reported, Unusable
-from dub5.providers.openai_frames import Frames
+from dub5.providers.openai import Frames
 from dub5.providers.protocol import Payload, decode
 from tests.tolerant_reader import read_events, read_stream, read_whole
 
@@ -191,8 +191,7 @@ def live(chunks: list[Json]) -> list[Payload]:
     frames = Frames()
     given: list[Payload] = []
     for chunk in chunks:
-        payload = Payload.parse(json.dumps(chunk).encode(), "acme")
-        given += [payload] if frames.passes(b"", payload.data) else frames.chunks(b"", payload)
+        given += frames.read(b"", json.dumps(chunk).encode())
     frames.close()
     return given
 
@@ -271,8 +270,7 @@ def test_no_chunk_makes_us_stumble(chunks: list[Json]) -> None:
     frames = Frames()
     for chunk in chunks:
         try:
-            payload = Payload.parse(json.dumps(chunk).encode(), "acme")
-            given += [payload] if frames.passes(b"", payload.data) else list(frames.chunks(b"", payload))
+            given += list(frames.read(b"", json.dumps(chunk).encode()))
         except (Unusable, Reported):
             continue
     whole = Payload.of_whole(assemble(decode(each.raw) for each in given))
