@@ -10,28 +10,129 @@ also those that we do not know. Which tool call a part belongs to is decided by 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
 
-from dub5.providers.lenient_json import mended
-from dub5.providers.protocol import Json
+from dub5.errors import ProviderError
+from dub5.json_steps import (
+    LARGE,
+    NotReadable,
+    TooCostly,
+    decode_in_steps,
+    in_steps,
+    joined,
+    pieces,
+    survey,
+)
+from dub5.providers import lenient_json
+
+Json = dict[str, Any]
+
+_decoder = msgspec.json.Decoder(Json)
+_encoder = msgspec.json.Encoder()
 
 _PIECE = re.compile(r"\S*\s*", re.DOTALL)
 _PIECE_LENGTH = 24
 _MOST_PIECES = 2000
 """About so many of one text: each is an event to write."""
-_LABELS = frozenset({"id", "role", "type", "name", "format", "signature", "status", "object", "model"})
-_LABEL_ENDS = ("_id", "_type", "_name", "_format", "_signature")
 _TEXTS = ("reasoning_content", "reasoning", "content", "refusal")
+_NUMBERS = frozenset({int, float})
 _NO_WORDS = frozenset({"", "null", "none"})
+_NO_FIELDS = frozenset({"index", "delta", "message"})
+"""What of a chunk's choice is not a field of the whole choice."""
+
+is_label = re.compile(r"role|object|model|status|(.*_)?(id|type|name|format|signature)", re.DOTALL).fullmatch
+"""Whether texts of this name are said once, rather than in parts; some servers repeat them in each chunk."""
 
 
-def is_label(name: str) -> bool:
-    """Whether texts of this name are said once, rather than in parts; some servers repeat them in each chunk."""
-    return name in _LABELS or name.endswith(_LABEL_ENDS)
+class Payload(msgspec.Struct, frozen=True):
+    """One completion or one chunk: `raw` is JSON on one line, `data` the same decoded.
+
+    A chunk's texts may have half of a character (a lone surrogate), where the provider cut it in two.
+    """
+
+    raw: bytes
+    data: Json
+
+    @classmethod
+    def of(cls, data: Json) -> Payload:
+        try:
+            return cls(_encoder.encode(data), data)
+        except UnicodeEncodeError:  # half of a character can only be written as an escape
+            return cls(json.dumps(data, separators=(",", ":")).encode(), data)
+
+    @classmethod
+    def of_whole(cls, data: Json) -> Payload:
+        """What is left of halves of characters has no other half to come, and is replaced."""
+        try:
+            return cls(_encoder.encode(data), data)
+        except UnicodeEncodeError:
+            return cls.of(lenient_json.mended(data))
+
+    @classmethod
+    def parse(cls, raw: bytes, provider: str) -> Payload:
+        """Of a chunk. ProviderError where `raw` is not a JSON object, however leniently read."""
+        try:
+            data = _decoder.decode(raw)
+        except (ValueError, RecursionError):  # msgspec's and Unicode's errors are ValueErrors
+            data, legal = _read_leniently(raw, provider)
+            if not legal:
+                return cls.of(data)
+        # Line ends are legal between JSON tokens, but would end an SSE line.
+        return cls.of(data) if b"\n" in raw or b"\r" in raw else cls(raw, data)
+
+    @classmethod
+    def parse_whole(cls, raw: bytes, provider: str) -> Payload:
+        """Of a completion; as `parse`."""
+        try:
+            data = _decoder.decode(raw)
+        except (ValueError, RecursionError):
+            return cls.of_whole(_read_leniently(raw, provider)[0])
+        return cls.of(data) if b"\n" in raw or b"\r" in raw else cls(raw, data)
+
+
+async def parsed(raw: bytes, provider: str) -> Payload:
+    """`Payload.parse_whole` of an answer that may be large: in steps then, and not if it would take all memory.
+
+    What is no JSON, however large, is read leniently in one.
+    """
+    if len(raw) < LARGE:
+        return Payload.parse_whole(raw, provider)
+    try:
+        found = await in_steps(survey(raw, cut=True, answer=True))
+        data = await in_steps(decode_in_steps(raw, found))
+    except TooCostly:
+        raise ProviderError(
+            f"The provider {provider} sent an answer that is too large.", provider=provider, scope="request"
+        ) from None
+    except NotReadable:
+        data = None
+    if not isinstance(data, dict):
+        return Payload.parse_whole(raw, provider)
+    return Payload(await joined(pieces(data)) if b"\n" in raw or b"\r" in raw else raw, data)
+
+
+def decode(raw: bytes) -> Json:
+    """The inverse of `Payload.raw`."""
+    try:
+        return _decoder.decode(raw)
+    except ValueError:
+        data: Json = lenient_json.loads(raw.decode())
+        return data
+
+
+def _read_leniently(raw: bytes, provider: str) -> tuple[Json, bool]:
+    """As `lenient_json.read`; ProviderError where that is no object."""
+    data, legal = lenient_json.read(raw)
+    if not isinstance(data, dict):
+        raise ProviderError(
+            f"The provider {provider} answered with malformed JSON.", provider=provider, scope="request"
+        )
+    return data, legal
 
 
 def index_of(part: Json) -> int | None:
@@ -56,7 +157,7 @@ def end_of(choice: Json) -> str | None:
     A number is a word that nobody knows.
     """
     reason = choice.get("finish_reason")
-    if _is_number(reason):
+    if type(reason) in _NUMBERS:
         return str(reason)
     return reason if isinstance(reason, str) and reason.strip().lower() not in _NO_WORDS else None
 
@@ -146,127 +247,118 @@ def _name_of(call: Json) -> str:
     return ""
 
 
-class Assembler:
+class Assembler(msgspec.Struct):
     """Joins chunks, in the order of their arrival, to the completion that they stand for.
 
     It takes whatever `openai` lets through; what makes no sense at its place is left out.
     """
 
-    def __init__(self) -> None:
-        self._head: Json = {}
-        self._settled: set[str] = set()
-        self._choices: dict[int, _Choice] = {}
-        self.usage: Json | None = None  # as the provider said it last
+    head: Json = {}
+    settled: set[str] = set()
+    choices: dict[int, _Choice] = {}
+    usage: Json | None = None
+    """As the provider said it last."""
 
     def add(self, chunk: Json) -> None:
         for name, value in chunk.items():
-            if name in self._settled:
+            if name in self.settled:
                 continue
             if name == "choices":
-                if isinstance(value, list):
-                    self._add_choices(value)
+                for position, part in enumerate(value if isinstance(value, list) else ()):
+                    if type(part) is dict:
+                        index = part.get("index")
+                        if type(index) is not int:
+                            index = _index_or(part, position)
+                        choice = self.choices.get(index)
+                        if choice is None:
+                            choice = self.choices[index] = _Choice()
+                        choice.add(part)
             elif name == "usage":
                 if value and isinstance(value, dict):
                     self.usage = value
             elif value:
-                self._head[name] = value
-                self._settled.add(name)
-            elif self._head.get(name) is None:
-                self._head[name] = value
-
-    def _add_choices(self, choices: list[Any]) -> None:
-        for position, part in enumerate(choices):
-            if type(part) is dict:
-                index = part.get("index")
-                if type(index) is not int:
-                    index = _index_or(part, position)
-                choice = self._choices.get(index)
-                if choice is None:
-                    choice = self._choices[index] = _Choice()
-                choice.add(part)
+                self.head[name] = value
+                self.settled.add(name)
+            elif self.head.get(name) is None:
+                self.head[name] = value
 
     def characters(self) -> int:
         """Of the texts, tool calls left out."""
         return sum(
-            len(part)
-            for choice in self._choices.values()
-            for parts in choice.texts.values()
-            for part in parts
+            len(part) for choice in self.choices.values() for parts in choice.texts.values() for part in parts
         )
 
     def completion(self) -> Json:
         """The whole; `index` is taken out of tool calls, where only chunks have it."""
-        choices = [{"index": index, **self._choices[index].whole()} for index in sorted(self._choices)]
-        whole = {**self._head, "object": "chat.completion", "choices": choices}
+        choices = []
+        for index in sorted(self.choices):
+            choice = self.choices[index]
+            message = {**choice.message}
+            for name, parts in choice.texts.items():
+                text = "".join(parts)
+                message[name] = text if text.isascii() else lenient_json.mended(text)
+            if choice.calls:
+                message["tool_calls"] = [choice.calls[call] for call in sorted(choice.calls)]
+            choices.append({"index": index, "message": message, "finish_reason": None, **choice.fields})
+        whole = {**self.head, "object": "chat.completion", "choices": choices}
         if self.usage is not None:
             whole["usage"] = self.usage
         return whole
 
 
-class _Choice:
+class _Choice(msgspec.Struct):
     """One choice so far. Texts of its message are held in parts, and joined at the end."""
 
-    def __init__(self) -> None:
-        self._fields: Json = {"finish_reason": None}
-        self._message: Json = {}
-        self.texts: dict[str, list[str]] = {}
-        self._placing: Calls | None = None  # few choices have tool calls
-        self._calls: dict[int, Json] = {}
+    fields: Json = {}
+    message: Json = {}
+    texts: dict[str, list[str]] = {}
+    placing: Calls | None = None
+    """Few choices have tool calls."""
+    calls: dict[int, Json] = {}
 
     def add(self, part: Json) -> None:
-        for name, value in part.items():
-            if name == "delta":
-                if type(value) is dict:
-                    self._grow(value)
-            elif name == "index" or name == "message":
+        message, delta = self.message, part.get("delta")
+        for name, said in delta.items() if type(delta) is dict else ():
+            parts = self.texts.get(name)
+            if parts is not None and type(said) is str:  # nearly always
+                parts.append(said)
                 continue
-            elif value is None:
-                self._fields.setdefault(name, None)
-            elif name == "finish_reason":
-                self._fields[name] = end_of(part) or self._fields[name]
-            elif name == "logprobs" and isinstance(value, dict):
-                held = self._fields.get(name)
-                self._fields[name] = _join(held if isinstance(held, dict) else {}, value)
+            held = message.get(name)
+            # Where a text is all digits, some servers write a number for it.
+            digits = name in _TEXTS and type(said) in _NUMBERS and (parts or type(held) in _NUMBERS)
+            text = _written(said) if digits else said
+            if parts is not None and digits:
+                parts.append(text)
+            elif said is None:
+                message.setdefault(name, None)
+            elif type(text) is not str:
+                self._add_value(name, said)
+            elif is_label(name):
+                message[name] = held or text
+            elif isinstance(held, list) and name in _TEXTS:  # content in parts, and now a text
+                if text:
+                    held.append({"type": "text", "text": text})
             else:
-                self._fields[name] = value
-
-    def whole(self) -> Json:
-        message = {**self._message}
-        for name, parts in self.texts.items():
-            text = "".join(parts)
-            message[name] = text if text.isascii() else mended(text)
-        if self._calls:
-            message["tool_calls"] = [self._calls[index] for index in sorted(self._calls)]
-        return {"message": message, **self._fields}
-
-    def _grow(self, delta: Json) -> None:
-        for name, value in delta.items():
-            if type(value) is str:
-                parts = self.texts.get(name)
-                if parts is not None:
-                    parts.append(value)
-                else:
-                    self._add_text(name, value)
-            elif value is not None:
-                self._add_value(name, value)
-            elif name not in self._message:
-                self._message[name] = None
-
-    def _add_text(self, name: str, value: str) -> None:
-        """One that has no parts yet."""
-        held = self._message.get(name)
-        if is_label(name):
-            self._message[name] = held or value
-        elif isinstance(held, list) and name in _TEXTS:  # content in parts, and now a text
-            if value:
-                held.append({"type": "text", "text": value})
-        else:
-            self.texts[name] = [_written(held), value] if name in _TEXTS and _is_number(held) else [value]
-            self._message[name] = ""
+                begun = name in _TEXTS and type(held) in _NUMBERS
+                self.texts[name] = [_written(held), text] if begun else [text]
+                message[name] = ""
+        fields = self.fields
+        for name, value in part.items():
+            if name in _NO_FIELDS:
+                continue
+            if value is None:
+                fields.setdefault(name, None)
+            elif name == "finish_reason":
+                fields[name] = end_of(part) or fields.get(name)
+            elif name == "logprobs" and isinstance(value, dict):
+                known = fields.get(name)
+                fields[name] = _join(known if isinstance(known, dict) else {}, value)
+            else:
+                fields[name] = value
 
     def _add_value(self, name: str, value: Any) -> None:
         """A value that is neither a text nor null."""
-        held = self._message.get(name)
+        held = self.message.get(name)
         if name == "tool_calls":
             self._add_calls(value)
         elif isinstance(value, list):
@@ -274,26 +366,19 @@ class _Choice:
             if parts is not None:  # content as a text, and now in parts
                 said = "".join(parts)
                 held = [{"type": "text", "text": said}] if said else []
-            self._message[name] = _join_list(held if isinstance(held, list) else [], value)
-        elif name in _TEXTS and _is_number(value) and (name in self.texts or _is_number(held)):
-            self._add_number(name, value)
+            self.message[name] = _join_list(held if isinstance(held, list) else [], value)
         else:
             self.texts.pop(name, None)
             known = held if isinstance(held, dict) else {}
-            self._message[name] = _join(known, value) if isinstance(value, dict) else value
-
-    def _add_number(self, name: str, value: float) -> None:
-        if name not in self.texts:
-            self._add_text(name, "")
-        self.texts[name].append(_written(value))
+            self.message[name] = _join(known, value) if isinstance(value, dict) else value
 
     def _add_calls(self, value: Any) -> None:
         parts = value if isinstance(value, list) else [value]
         parts = [_sane(part) for part in parts if isinstance(part, dict)]
-        self._message.setdefault("tool_calls", [])
-        self._placing = self._placing or Calls()
-        for part, place in zip(parts, self._placing.places(parts), strict=True):
-            _join(self._calls.setdefault(place.index, {}), _without(part, "index"))
+        self.message.setdefault("tool_calls", [])
+        self.placing = self.placing or Calls()
+        for part, place in zip(parts, self.placing.places(parts), strict=True):
+            _join(self.calls.setdefault(place.index, {}), _without(part, "index"))
 
 
 def _index_or(part: Json, position: int) -> int:
@@ -316,10 +401,6 @@ def _typed(call: Json) -> Json:
     """Some servers leave the type out, and OpenAI's client for Node takes no call of a stream without one."""
     kind = next((kind for kind in ("function", "custom") if isinstance(call.get(kind), dict)), None)
     return call if kind is None or call.get("type") else {**call, "type": kind}
-
-
-def _is_number(value: object) -> bool:
-    return type(value) in {int, float}
 
 
 def _written(value: object) -> str:

@@ -136,7 +136,7 @@ class Frames(msgspec.Struct):
         try:
             data = _decode(raw)
         except (ValueError, RecursionError):  # msgspec's and Unicode's errors are ValueErrors
-            if is_done(event, raw):
+            if raw == b"[DONE]" or is_done(event, raw):
                 self.done = True
                 return ()
             if is_keep_alive(event, raw):
