@@ -13,7 +13,7 @@ import sys
 
 from benchmarks.runner import run
 
-ROWS = {name: name for name in ("redis", "bodies", "arrival", "handles")}
+ROWS = {name: name for name in ("redis", "bodies", "arrival")}
 
 if __name__ == "__main__":
     sys.exit(run("benchmarks.bounds", ROWS, __doc__, longest=3600, lengthened=["bodies"]))

@@ -21,9 +21,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.bounds.limited import connect, limited, may_open
 from benchmarks.bounds.sink import sink
 from benchmarks.figures import Figure, progress
+from testkit.limited import connect, limited, may_open
 from testkit.processes import resident
 from testkit.service import Service, configuration
 

@@ -1,4 +1,4 @@
-"""File descriptors and standard streams: 256 of the former and 400 callers, 600 strangers; the latter full or closed.
+"""256 file descriptors with 400 callers and 600 strangers; standard streams that are full, closed, unread or gone.
 
 The 400 callers connect at once and stream answers that take HOLD seconds each. First each calls once; then all call at
 once again, and whoever is told to come back does. Then 600 strangers connect and send nothing, and beside them one
@@ -20,10 +20,12 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from benchmarks.bounds.limited import ENVIRONMENT, connect, exchange, limited, may_open
-from benchmarks.figures import Figure, progress
+import pytest
+
+from testkit.limited import ENVIRONMENT, connect, exchange, limited
 from testkit.processes import free_port
 from testkit.service import Service, configuration
+from tests.harness import size
 
 DESCRIPTORS, CALLERS, STRANGERS, HOLD, REQUESTS = 256, 400, 600, 0.5, 50
 _ANSWER = (
@@ -40,22 +42,6 @@ STREAMS = [
     ("usual", "usual", True),
 ]
 """What standard output and error are, and whether standard input is closed."""
-
-
-async def measure() -> list[Figure]:
-    may_open(4 * (CALLERS + STRANGERS))
-    async with provider() as url, serving(url, DESCRIPTORS) as service:
-        figures = await crowded(service)
-    endings = [await with_streams(*each) for each in STREAMS]
-    well = endings.count("whole")
-    pairs = zip(STREAMS, endings, strict=True)
-    others = "".join(f"; {' '.join(map(str, each))}: {ending}" for each, ending in pairs if ending != "whole")
-    what = f"standard output and error full, closed, unread or without a reader: {REQUESTS} requests, exit code 0"
-    all_of_them = f"{len(STREAMS)} of {len(STREAMS)}"
-    return [
-        *figures,
-        Figure(what, all_of_them, f"{well} of {len(STREAMS)}{others}", well == len(STREAMS)),
-    ]
 
 
 @asynccontextmanager
@@ -75,46 +61,56 @@ async def provider() -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
 
 
-def serving(url: str, descriptors: int) -> contextlib.AbstractAsyncContextManager[Service]:
-    """Which may have so many `descriptors`."""
-    return limited(configuration(url, None), f"ulimit -n {descriptors}")
-
-
-async def crowded(service: Service) -> list[Figure]:
+async def test_with_few_descriptors_each_is_answered_or_told_to_come_back() -> None:
     numbers = itertools.count()
-    once = Counter(await asyncio.gather(*(_ask(service.url, next(numbers)) for _ in range(CALLERS))))
-    progress(str(once))
-    again = Counter(
-        await asyncio.gather(*(_ask_until_answered(service.url, next(numbers)) for _ in range(CALLERS)))
-    )
-    progress(str(again))
-    strangers = await asyncio.gather(*(connect(service.url) for _ in range(STRANGERS)))
-    among, probed = await asyncio.gather(
-        _ask(service.url, next(numbers)), _get(service.operations_url, "/livez")
-    )
-    for _, writer in strangers:
-        writer.close()
-    opened, failed = await _breakers(service)
-    come = f"{DESCRIPTORS} descriptors, {CALLERS} callers at once: a stream, or 503 with Retry-After"
-    answered = once["answered"] + once["503, Retry-After"] == CALLERS and once["answered"] > 0
-    everyone = f"{CALLERS} of {CALLERS} answered"
-    silent = f"then {STRANGERS} connections that send nothing: a new request, /livez"
-    breakers = "breakers that are open then; calls counted against the provider"
-    return [
-        Figure(come, f"{CALLERS} of {CALLERS}", _counted(once), answered),
-        Figure(
-            "the same, where whoever is told to come back does",
-            everyone,
-            _counted(again),
-            again["answered"] == CALLERS,
-        ),
-        Figure(silent, "answered", f"{among}, {probed}", among == probed == "answered"),
-        Figure(breakers, "0; 0", f"{opened}; {failed}", (opened, failed) == (0, 0)),
-    ]
+    async with (
+        provider() as url,
+        limited(configuration(url, None), f"ulimit -n {DESCRIPTORS}") as service,
+    ):
+        once = Counter(await asyncio.gather(*(_ask(service.url, next(numbers)) for _ in range(CALLERS))))
+        assert once.keys() <= {"answered", "503, Retry-After"}
+        assert once["answered"] > 0
+        asked = (_ask_until_answered(service.url, next(numbers)) for _ in range(CALLERS))
+        assert set(await asyncio.gather(*asked)) == {"answered"}
+        strangers = await asyncio.gather(*(connect(service.url) for _ in range(STRANGERS)))
+        among = await asyncio.gather(_ask(service.url, next(numbers)), _get(service.operations_url, "/livez"))
+        assert among == ["answered", "answered"]
+        for _, writer in strangers:
+            writer.close()
+        assert await _breakers(service) == (0, 0)
 
 
-def _counted(endings: Counter[str]) -> str:
-    return ", ".join(f"{count} {ending}" for ending, count in endings.most_common())
+@pytest.mark.parametrize(("out", "error", "no_input"), STREAMS[: size(5)])
+async def test_nothing_about_the_standard_streams_ends_or_stalls_the_service(
+    out: str, error: str, no_input: bool
+) -> None:
+    """It is started with these, serves REQUESTS and is told to stop."""
+    port, operations = free_port(), free_port()
+    ports = {"DUB5_SERVER__PORT": str(port), "DUB5_SERVER__OPERATIONS_PORT": str(operations)}
+    closing = " >&-" * (out == "closed") + " 2>&-" * (error == "closed") + " <&-" * no_input
+    with contextlib.ExitStack() as stack:
+        given = [stack.enter_context(_stream(kind)) for kind in (out, error)]
+        process = await asyncio.create_subprocess_exec(
+            *("sh", "-c", f'exec "$@"{closing}', "sh", sys.executable, "-m", "dub5", "serve"),
+            stdout=given[0],
+            stderr=given[1],
+            stdin=asyncio.subprocess.DEVNULL,
+            env=ENVIRONMENT | ports,
+        )
+        try:
+            async with asyncio.timeout(60):
+                while await _get(f"http://127.0.0.1:{operations}", "/readyz") != "answered":
+                    assert process.returncode is None
+                    await asyncio.sleep(0.1)
+            asked = [_get(f"http://127.0.0.1:{port}", "/v1/models") for _ in range(REQUESTS)]
+            assert set(await asyncio.gather(*asked)) == {"answered"}
+            process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(60):
+                assert await process.wait() == 0
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
 
 
 async def _ask(url: str, number: int) -> str:
@@ -177,42 +173,3 @@ def _stream(kind: str) -> Iterator[int]:
         os.close(writing)
         if kind == "unread":
             os.close(reading)
-
-
-async def with_streams(out: str, error: str, no_input: bool) -> str:
-    """What becomes of a service that is started with these, serves REQUESTS and is told to stop."""
-    port, operations = free_port(), free_port()
-    ports = {"DUB5_SERVER__PORT": str(port), "DUB5_SERVER__OPERATIONS_PORT": str(operations)}
-    closing = " >&-" * (out == "closed") + " 2>&-" * (error == "closed") + " <&-" * no_input
-    with contextlib.ExitStack() as stack:
-        given = [stack.enter_context(_stream(kind)) for kind in (out, error)]
-        process = await asyncio.create_subprocess_exec(
-            *("sh", "-c", f'exec "$@"{closing}', "sh", sys.executable, "-m", "dub5", "serve"),
-            stdout=given[0],
-            stderr=given[1],
-            stdin=asyncio.subprocess.DEVNULL,
-            env=ENVIRONMENT | ports,
-        )
-        try:
-            if not await _comes_up(process, f"http://127.0.0.1:{operations}"):
-                return f"did not start, exit code {process.returncode}"
-            asked = [_get(f"http://127.0.0.1:{port}", "/v1/models") for _ in range(REQUESTS)]
-            answered = (await asyncio.gather(*asked)).count("answered")
-            process.send_signal(signal.SIGTERM)
-            async with asyncio.timeout(60):
-                code = await process.wait()
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-    return "whole" if (answered, code) == (REQUESTS, 0) else f"{answered} answered, exit code {code}"
-
-
-async def _comes_up(process: asyncio.subprocess.Process, operations: str) -> bool:
-    for _ in range(600):
-        if process.returncode is not None:
-            return False
-        if await _get(operations, "/readyz") == "answered":
-            return True
-        await asyncio.sleep(0.1)
-    return False
