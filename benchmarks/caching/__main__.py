@@ -1,7 +1,7 @@
 """The figures of docs/reports/caching.md: real replicas, a real Redis, a provider of its own, all on loopback.
 
     python -m benchmarks.caching                 # every row, about ten minutes
-    python -m benchmarks.caching one_call cluster # some rows
+    python -m benchmarks.caching hit_ratio cluster# some rows
 
 Prints a Markdown table as the rows come. Exits with 1 where a bar is missed. Needs `redis-server` and, for the
 row `cluster`, `redis-cli`.
@@ -14,9 +14,7 @@ import sys
 from benchmarks.runner import run
 
 ROWS = {
-    "one_call": "flights:one_call",
-    "follower_delay": "flights:follower_delay",
-    "leader_killed": "flights:leader_killed",
+    "follower_delay": "flights",
     "purge_cost": "purge_cost",
     "redis_faults": "redis_faults",
     "cluster": "cluster",

@@ -23,8 +23,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
+from testkit.dashboards import Recorded, Series, played
 from tools.dashboards.build import FOLDER
-from tools.dashboards.stage import Recorded, Series, played
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "docs/images"

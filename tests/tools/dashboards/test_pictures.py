@@ -10,9 +10,9 @@ from xml.etree import ElementTree as ET
 import pytest
 from matplotlib import rc_context
 
+from testkit.dashboards import Series
 from tools.dashboards.build import FOLDER
 from tools.dashboards.pictures import draw
-from tools.dashboards.stage import Series
 
 ROOT = Path(__file__).parents[3]
 DASHBOARDS = {

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from blockbuster import BlockBuster
 
+from testkit.dashboards import Recorded, played
 from testkit.programs import which
 from tools.dashboards.build import FOLDER
-from tools.dashboards.stage import Recorded, played
 
 ROOT = Path(__file__).parents[3]
 DASHBOARDS = {

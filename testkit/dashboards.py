@@ -37,7 +37,7 @@ from testkit.redis_server import RedisServer
 from testkit.service import Service, replicas
 from testkit.stand_in import Provider, provider
 
-K6_SCRIPT = Path(__file__).parents[2] / "deploy/k6/scenarios/cache.js"
+K6_SCRIPT = Path(__file__).parents[1] / "deploy/k6/scenarios/cache.js"
 NAMESPACE, JOB = "chat", "dub5"
 WINDOW = "10s"
 """What `$__rate_interval` stands for, at a scrape a second."""
@@ -207,7 +207,7 @@ async def _seen(cast: Cast, query: str, at_least: float = 0.0) -> None:
 
 async def _callers(cast: Cast) -> None:
     """A question every few moments, asked again and again by a law of Zipf; every now and then many ask the same."""
-    chance = random.Random(1)  # noqa: S311  # no secret
+    chance = random.Random(1)  # no secret
     async with asyncio.TaskGroup() as group:
         for number in itertools.count():
             client = cast.clients[number % len(cast.clients)]
