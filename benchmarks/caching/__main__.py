@@ -1,10 +1,10 @@
 """The figures of docs/reports/caching.md: real replicas, a real Redis, a provider of its own, all on loopback.
 
-    python -m benchmarks.caching                 # every row, about ten minutes
-    python -m benchmarks.caching hit_ratio cluster# some rows
+    python -m benchmarks.caching                       # every row, some minutes
+    python -m benchmarks.caching hit_ratio entry_size  # some rows
 
 Prints a Markdown table as the rows come. Exits with 1 where a bar is missed. Needs `redis-server` and, for the
-row `cluster`, `redis-cli`.
+row `redis_faults`, `redis-cli`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ ROWS = {
     "follower_delay": "flights",
     "purge_cost": "purge_cost",
     "redis_faults": "redis_faults",
-    "cluster": "cluster",
     "hit_ratio": "memory:hit_ratio",
     "entry_size": "memory:entry_size",
 }
