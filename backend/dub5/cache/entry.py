@@ -1,6 +1,7 @@
 """A stored answer: what it is kept under, by which clock it ages, and its form in Redis.
 
-An entry is the assembled completion: one entry serves both shapes, streamed and whole. The stored form says
+An entry is the assembled completion: one entry serves both shapes, streamed and whole. Or it is the vector of one text
+(`dub5.vectors`); its key tells which of the two, so that neither is ever served for the other. The stored form says
 its version, so that a replica of another release reads or ignores it but never misreads it, and carries a
 checksum, so that a corrupt value is a miss. Values are compressed where that saves at least a fifth; what it
 saves and costs is measured in docs/reports/caching.md.
@@ -28,6 +29,10 @@ from msgspec import Meta
 from dub5.contract import Undecodable, clock_offset, decode
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.metrics import Metrics
+from dub5.vectors import NoVector, Vector, is_vector
+
+VECTOR_KEY = "vector-"
+"""What the key of a vector begins with; those of completions are hexadecimal digits."""
 
 TOLERANCE = 2.0
 """Seconds by which a birth may lie ahead: much more than a round trip, and what two readings lie apart."""
@@ -130,7 +135,8 @@ def most_stored(most: int) -> int:
 
 def pack(entry: Entry) -> bytes:
     """Magic, version, birth, checksum, codec, MessagePack."""
-    payload = _squeezed(msgspec.msgpack.encode(entry))
+    encoded = msgspec.msgpack.encode(entry)
+    payload = _PLAIN + encoded if is_vector(entry.body) else _squeezed(encoded)  # those are as good as random
     born = born_digits(entry.born)
     return HEADER + born + checksum(born + payload) + payload
 
@@ -177,6 +183,17 @@ def _restored(payload: bytes, most: int) -> bytes:
 def checksum(content: bytes) -> bytes:
     """Of birth and payload."""
     return hashlib.blake2b(content, digest_size=_CHECKSUM).digest()
+
+
+def check_answer(key: str, body: bytes) -> None:
+    """Undecodable where it is not what is kept under such a key, or could not be served."""
+    if not key.startswith(VECTOR_KEY):
+        check_completion(body)
+        return
+    try:
+        Vector.stored(body)
+    except NoVector as error:
+        raise Undecodable(str(error)) from None
 
 
 def check_completion(body: bytes) -> None:

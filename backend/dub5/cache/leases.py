@@ -39,9 +39,10 @@ from dub5.cache.entry import (
     BORN_DIGITS,
     HEADER,
     TOLERANCE,
+    VECTOR_KEY,
     Identity,
     born_digits,
-    check_completion,
+    check_answer,
 )
 from dub5.cache.flights import Asker, Claim, Flight, Frame, Tailed
 from dub5.contract import (
@@ -73,6 +74,8 @@ _MOST_FRAMES = 64 * 2**20
 """Bytes of what is appended at once, at most; the link has a bound for what is read at once."""
 _MOST_END = 2**20
 _MOST_MESSAGE = 4096
+_RENEWED = 256
+"""Leases that are renewed at a time."""
 _MOST_REPLICAS = 1000
 """Replicas that may follow one flight."""
 
@@ -193,7 +196,7 @@ class _Tail:
         if b"frames" in fields:
             frames = decode(_frames_decoder, fields[b"frames"], most=_MOST_FRAMES)
             for frame in frames:
-                _check(frame)
+                _check(frame, self.claim.identity.key)
             if len(self.flight.frames) + len(frames) > 1 and any(frame.kind == "whole" for frame in frames):
                 raise Undecodable("a whole answer among others")
             self.flight.add(*frames)
@@ -212,12 +215,13 @@ class _Tail:
             self.finish(Tailed.ENDED)
 
 
-def _check(frame: Frame) -> None:
-    """Undecodable where it is no JSON object on one line, as every frame is that we send, or no whole answer."""
-    if b"\n" in frame.raw or b"\r" in frame.raw:
+def _check(frame: Frame, key: str) -> None:
+    """Undecodable where it is no whole answer to that key's question, and no JSON object on one line, as every other
+    frame is that we send."""
+    if not key.startswith(VECTOR_KEY) and (b"\n" in frame.raw or b"\r" in frame.raw):
         raise Undecodable("a frame of several lines")
     if frame.kind == "whole":
-        check_completion(frame.raw)
+        check_answer(key, frame.raw)
     elif not _is_object(frame.raw):
         raise Undecodable("a chunk that is no object")
 
@@ -414,9 +418,11 @@ class Leases:
             led = list(self._led.values())
             for one in led:
                 self._forget_silent(one)
-            if led:
+            # The items of a few large batches of texts are thousands of flights: more than can be renewed in one go.
+            for start in range(0, len(led), _RENEWED):
                 with contextlib.suppress(RedisUnavailable):
-                    await self._link.pipeline("renew", functools.partial(_renew, led))
+                    some = led[start : start + _RENEWED]
+                    await self._link.pipeline("renew", functools.partial(_renew, some))
 
     @staticmethod
     def _forget_silent(led: _Led) -> None:

@@ -33,7 +33,7 @@ from dub5.cache.entry import (
     ForeignVersion,
     Identity,
     born_digits,
-    check_completion,
+    check_answer,
     most_stored,
     pack,
     unpack,
@@ -328,7 +328,7 @@ class AnswerStore:
             if len(stored) > most:
                 raise CorruptEntry("larger than cache.max_entry")
             entry = unpack(stored, self.max_entry)
-            check_completion(entry.body)
+            check_answer(identity.key, entry.body)
         except (CorruptEntry, Undecodable) as error:
             link.undecodable("entry", str(error) or "damaged")
             return None
