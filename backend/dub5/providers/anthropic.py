@@ -15,13 +15,13 @@ from functools import partial
 
 import msgspec
 
-from dub5.errors import ProviderError
+from dub5.errors import ProviderError, Unsupported
 from dub5.providers.anthropic_answer import StreamTranslator, completion, event_of
 from dub5.providers.anthropic_request import request
 from dub5.providers.chunks import Assembler, split
 from dub5.providers.http import DIRECTLY, Access, HttpClient, begins_events, events_in
 from dub5.providers.odd_answers import CUT, Reported, Unusable, is_done, is_keep_alive, unlisted
-from dub5.providers.protocol import Call, Json, Payload, parsed
+from dub5.providers.protocol import ANY_BATCH, BatchLimit, Call, Embedded, Json, Payload, parsed
 from dub5.providers.quirks import Quirks
 from dub5.settings.model import AnthropicSettings
 
@@ -48,6 +48,13 @@ class AnthropicProvider:
 
     async def aclose(self) -> None:
         await self._http.aclose()
+
+    @property
+    def batch_limit(self) -> BatchLimit:
+        return ANY_BATCH
+
+    async def embed(self, call: Call) -> Embedded:  # noqa: ARG002  # the protocol's
+        raise Unsupported(f"The provider {self.name} makes no embeddings.", param="model")
 
     async def complete(self, call: Call) -> Payload:
         body = await self._http.post(await self._body(call), call)

@@ -39,7 +39,16 @@ from dub5.errors import (
     all_failed,
 )
 from dub5.providers.health import NOTHING, LastFailure, ModelHealth, Outcome, ProviderHealth
-from dub5.providers.protocol import FINISH_REASONS, Call, Json, Payload, Provider, ResponseHead
+from dub5.providers.protocol import (
+    FINISH_REASONS,
+    BatchLimit,
+    Call,
+    Embedded,
+    Json,
+    Payload,
+    Provider,
+    ResponseHead,
+)
 from dub5.settings.model import (
     AnthropicSettings,
     AnyProvider,
@@ -186,6 +195,16 @@ class Model:
     async def complete(self, call: Call, report: Report) -> Payload:
         """The whole answer of the first route that gives one. `call.model` is filled in by the route."""
         return await RoutedCall(self, call, report, Attempt.complete, _nothing_to_close).answer()
+
+    @property
+    def batch_limit(self) -> BatchLimit:
+        """What any of the routes takes in one call for vectors."""
+        limits = [route.provider.batch_limit for route in self.routes]
+        return BatchLimit(min(each.items for each in limits), min(each.bytes for each in limits))
+
+    async def embed(self, call: Call, report: Report) -> Embedded:
+        """The vectors of the first route that makes them, as `complete`."""
+        return await RoutedCall(self, call, report, Attempt.embed, _nothing_to_close).answer()
 
     async def open(self, call: Call, report: Report) -> OpenStream:
         """The stream of the first route that begins to answer. Close it: it holds the provider's call."""
@@ -351,10 +370,17 @@ class Attempt(msgspec.Struct):
 
     async def complete(self, call: Call) -> Payload:
         """The whole answer."""
-        route = self.route
-        addressed = msgspec.structs.replace(call, model=route.upstream, response=self.response)
+        return await self._whole(self.route.provider.complete, call)
+
+    async def embed(self, call: Call) -> Embedded:
+        """The vectors of its texts."""
+        return await self._whole(self.route.provider.embed, call)
+
+    async def _whole(self, ask: Callable[[Call], Awaitable[_T]], call: Call) -> _T:
         try:
-            answer = await route.provider.complete(addressed)
+            answer = await ask(
+                msgspec.structs.replace(call, model=self.route.upstream, response=self.response)
+            )
         except BaseException as error:
             self.fail(error)
             raise
@@ -553,7 +579,7 @@ def _decides(call: asyncio.Task[Any]) -> bool:
     return error is None or (isinstance(error, CallerError) and not isinstance(error, Unsupported))
 
 
-async def _nothing_to_close(_: Payload) -> None:
+async def _nothing_to_close(_: object) -> None:
     """A whole answer holds nothing."""
 
 

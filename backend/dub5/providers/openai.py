@@ -1,4 +1,4 @@
-"""Anything that speaks OpenAI Chat Completions: what it says goes through as it is.
+"""Anything that speaks OpenAI Chat Completions and Embeddings: what it says goes through as it is.
 
 A stream is complete when the provider said `[DONE]`, or closed after each choice had its finish reason
 (some compatible servers leave the marker out). Anything else is an answer cut short.
@@ -38,7 +38,8 @@ from dub5.providers.odd_answers import (
     raise_reported_error,
     unlisted,
 )
-from dub5.providers.protocol import FINISH_REASONS, Call, Json, Payload, parsed
+from dub5.providers.openai_embeddings import embedded
+from dub5.providers.protocol import FINISH_REASONS, BatchLimit, Call, Embedded, Json, Payload, parsed
 from dub5.providers.quirks import Quirks, applied
 from dub5.settings.model import OpenAISettings
 
@@ -55,11 +56,23 @@ class OpenAIProvider:
     def __init__(self, name: str, settings: OpenAISettings, *, key: str, access: Access = DIRECTLY) -> None:
         self.name = name
         self._http = HttpClient(name, settings, "/chat/completions", key=key, access=access)
+        self._embeddings = HttpClient(name, settings, "/embeddings", key=key, access=access)
+        self._encoding_format = settings.embeddings.encoding_format
+        self.batch_limit = BatchLimit(settings.embeddings.max_items, settings.embeddings.max_bytes)
         self._stream_usage = settings.stream_usage
         self._quirks = Quirks(settings.quirks)
 
     async def aclose(self) -> None:
         await self._http.aclose()
+        await self._embeddings.aclose()
+
+    async def embed(self, call: Call) -> Embedded:
+        body = {**call.body, "model": call.model, "encoding_format": self._encoding_format}
+        answered = await self._embeddings.post(body, call)
+        try:
+            return await embedded(answered, len(call.body["input"]))
+        except (Unusable, Reported) as odd:
+            raise self._embeddings.failure(odd) from None
 
     async def complete(self, call: Call) -> Payload:
         body = await self._http.post(self._body(call), call)

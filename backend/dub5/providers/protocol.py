@@ -13,8 +13,21 @@ from typing import Protocol
 import msgspec
 
 from dub5.providers.chunks import Json, Payload, decode, parsed
+from dub5.vectors import Vector
 
-__all__ = ["FINISH_REASONS", "Call", "Json", "Payload", "Provider", "ResponseHead", "decode", "parsed"]
+__all__ = [
+    "ANY_BATCH",
+    "FINISH_REASONS",
+    "BatchLimit",
+    "Call",
+    "Embedded",
+    "Json",
+    "Payload",
+    "Provider",
+    "ResponseHead",
+    "decode",
+    "parsed",
+]
 
 FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "function_call", "content_filter"})
 """The words with which a choice ends, of OpenAI's reference. Others end one, too, but nobody knows how well."""
@@ -58,6 +71,24 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     response: ResponseHead = msgspec.field(default_factory=ResponseHead)
 
 
+class BatchLimit(msgspec.Struct, frozen=True):
+    """What a provider takes in one call for vectors: so many texts, of so many bytes as JSON. One may be longer."""
+
+    items: int
+    bytes: int
+
+
+ANY_BATCH = BatchLimit(2**31, 2**31)
+"""Of a provider to which it does not matter."""
+
+
+class Embedded(msgspec.Struct, frozen=True):
+    """A vector for each text, in the order of asking, and the tokens of all; 0 where the provider does not say."""
+
+    vectors: list[Vector]
+    tokens: int
+
+
 class Provider(Protocol):
     """A named upstream. Every method raises ProviderError, ProviderTimeout or CallerError."""
 
@@ -73,6 +104,15 @@ class Provider(Protocol):
 
         Closing the generator cancels the provider's call.
         """
+        ...
+
+    @property
+    def batch_limit(self) -> BatchLimit:
+        """What it takes in one call for vectors."""
+        ...
+
+    async def embed(self, call: Call) -> Embedded:
+        """Vectors of the texts in `call.body["input"]`, a list; Unsupported where it makes none."""
         ...
 
     async def aclose(self) -> None: ...

@@ -10,13 +10,18 @@ nothing but its headers. Its parts are made like this:
 - A digest of the whole request is in the `id`.
 - A tool is called where `tool_choice` says so, or where the user's last message names it.
 - `response_format` is obeyed: `simulated_values` makes an example of the schema.
+- A text has the same unit vector each time: numbers from a digest of the text and the model's name. With fewer
+  `dimensions` it is the beginning of the longer vector, made a unit one again, as with OpenAI's models.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import re
+import sys
+from array import array
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from itertools import islice
 from typing import Any
@@ -25,9 +30,10 @@ import msgspec
 
 from dub5.errors import InvalidRequest
 from dub5.json_steps import pieces
-from dub5.providers.protocol import Call, Json, Payload
+from dub5.providers.protocol import ANY_BATCH, BatchLimit, Call, Embedded, Json, Payload
 from dub5.providers.simulated_values import example
 from dub5.settings.model import SimulatedSettings
+from dub5.vectors import Vector
 
 CREATED = 1_735_689_600
 """2025-01-01 in seconds since the epoch: a date, but never the time."""
@@ -37,6 +43,12 @@ FEWEST_WORDS, MOST_WORDS = 15, 55
 
 LONGEST = 20_000
 """Words, whatever the caller asks for."""
+
+DIMENSIONS, MOST_DIMENSIONS = 1536, 4096
+"""Of a vector, where the caller says nothing, and at most."""
+
+_TEXTS = 32
+"""Texts whose vectors are made without a pause."""
 
 _CHARACTERS_PER_TOKEN = 4
 _TOKEN = re.compile(r"\s*\S{1,6}|\s+\Z")
@@ -122,6 +134,25 @@ class SimulatedProvider:
     async def aclose(self) -> None:
         """Nothing is held."""
 
+    @property
+    def batch_limit(self) -> BatchLimit:
+        return ANY_BATCH
+
+    async def embed(self, call: Call) -> Embedded:
+        """Takes as long as the first token of an answer, however many texts there are."""
+        await self._sleep(self._first_token)
+        dimensions, texts = call.body.get("dimensions") or DIMENSIONS, call.body["input"]
+        if dimensions > MOST_DIMENSIONS:
+            raise InvalidRequest(
+                f"`dimensions`: the simulated provider gives at most {MOST_DIMENSIONS}.", param="dimensions"
+            )
+        vectors = []
+        for number, text in enumerate(texts):
+            if number % _TEXTS == _TEXTS - 1:
+                await asyncio.sleep(0)
+            vectors.append(vector_of(text, call.model, dimensions))
+        return Embedded(vectors, sum(map(_tokens_of, texts)))
+
     async def complete(self, call: Call) -> Payload:
         """Takes as long as the stream of the same answer would."""
         answer = await _answer_to(call)
@@ -138,6 +169,20 @@ class SimulatedProvider:
             yield Payload.of(answer.token(token))
         for chunk in answer.end():
             yield Payload.of(chunk)
+
+
+def vector_of(text: str | list[int], model: str, dimensions: int = DIMENSIONS) -> Vector:
+    """A unit vector of 32-bit floats. `text` may be its tokens."""
+    seed = msgspec.json.encode([model, text])
+    numbers = array("h", hashlib.shake_128(seed).digest(2 * dimensions))
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    length = math.hypot(*numbers) or 1.0
+    return Vector.of_floats(array("f", [number / length for number in numbers]).tolist())
+
+
+def _tokens_of(text: str | list[int]) -> int:
+    return len(text) if isinstance(text, list) else max(1, round(len(text) / _CHARACTERS_PER_TOKEN))
 
 
 async def _answer_to(call: Call) -> Answer:

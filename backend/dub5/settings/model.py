@@ -332,6 +332,26 @@ class HttpProviderSettings(ProviderSettings, frozen=True):
     ] = {}
 
 
+class EmbeddingsSettings(Section, frozen=True):
+    """How a provider takes calls for vectors."""
+
+    max_items: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=2048,
+            description="Texts in one call; larger batches are split. OpenAI takes 2048; some servers 32 or fewer.",
+        ),
+    ] = 256
+    max_bytes: Annotated[
+        Size, Meta(description="Bytes of the texts in one call, as JSON. One text alone may be longer.")
+    ] = _constant(Size(512 * 2**10))
+    encoding_format: Annotated[
+        Literal["base64", "float"],
+        Meta(description="In which vectors are asked for. `float` only for servers that refuse `base64`."),
+    ] = "base64"
+
+
 class OpenAISettings(HttpProviderSettings, frozen=True, tag="openai"):
     """Anything that speaks OpenAI Chat Completions: OpenAI, Azure, vLLM, Ollama, …"""
 
@@ -348,6 +368,9 @@ class OpenAISettings(HttpProviderSettings, frozen=True, tag="openai"):
             description="Ask for token counts in streams. Off only for servers that refuse `stream_options`."
         ),
     ] = True
+    embeddings: Annotated[EmbeddingsSettings, Meta(description="How its vectors are asked for.")] = _constant(
+        EmbeddingsSettings()
+    )
 
 
 class AnthropicSettings(HttpProviderSettings, frozen=True, tag="anthropic"):
