@@ -48,9 +48,11 @@ from dub5.contract import POLICY_CHANNEL, PURGE_CHANNEL
 from dub5.process.descriptors import Room, Sockets, divide, limit
 from dub5.providers.call import Model
 from dub5.providers.health import UNLIMITED, ModelHealth, ProviderHealth
+from dub5.providers.listing import ListsModels, ModelLists
+from dub5.providers.patterns import ModelPattern
 from dub5.redis.client import LARGEST_ANSWER, most_connections
 from dub5.redis.link import RedisLink
-from dub5.settings.model import HttpProviderSettings, Settings, read_secret
+from dub5.settings.model import HttpProviderSettings, ModelSettings, Settings, read_secret
 from dub5.telemetry import tracing
 from dub5.telemetry.background import Background
 from dub5.telemetry.container import memory
@@ -89,6 +91,7 @@ class Application:
         self._redis = _redis_link(settings, environment, self.metrics, self.background)
         self._clock = RedisClock(self.metrics)
         self._purges = Purges(self._redis, redis_clock=self._clock)
+        self._lists = ModelLists(self._listing_providers(), self.background)
         self._catalog = self._build_catalog()
         self._policies = Policies(self._catalog.classes, self._redis, self.metrics, self.background)
         self._leases = Leases(self._redis, self.background, self._clock) if self._redis is not None else None
@@ -156,6 +159,8 @@ class Application:
             await self._sampler.start()
         for provider in self._providers.values():
             ends(f"provider {provider.name}", provider.aclose)
+        ends("model lists", self._lists.stop)
+        await self._lists.start()
         ends("limits", self._limiter.stop)
         await self._limiter.start()
         ends("keys", self._keys.stop)
@@ -219,6 +224,20 @@ class Application:
                 functools.partial(_calls_at_once, healths)
             )
 
+    def _expose_pattern(self, pattern: ModelPattern) -> None:
+        """The worst of what is known of its models, by provider: which they are is for the log to say."""
+
+        def worst(provider: str) -> float:
+            return _worst_state(
+                [route.health for route in pattern.routes() if route.provider.name == provider]
+            )
+
+        for provider in {route.partition("/")[0] for route in pattern.settings.routes}:
+            labels = (provider, pattern.name)
+            self.metrics.provider_breaker_state.labels(*labels).set_function(
+                functools.partial(worst, provider)
+            )
+
     def _build_gate(self) -> Gate:
         def waiting_elsewhere() -> int:
             return sum(health.waiting() for health in self._health.values())
@@ -228,7 +247,7 @@ class Application:
             self.drain,
             self.metrics,
             waiting_elsewhere=waiting_elsewhere,
-            one_model=len(self.settings.models) == 1,
+            one_model=[*self.settings.models] == [self.settings.default_model],
         )
 
     def abandon(self) -> None:
@@ -271,21 +290,36 @@ class Application:
 
     def _build_catalog(self) -> Catalog:
         settings = self.settings
-        built = {
-            name: Model.build(
-                name,
-                each,
-                self._providers,
-                settings.providers,
-                self._health,
-                queue_timeout=settings.admission.queue_timeout,
-            )
-            for name, each in settings.models.items()
-        }
-        for model in built.values():
+        models, patterns = {}, []
+        for name, each in settings.models.items():
+            build = self._model_of(name)
+            if "*" in name:
+                patterns.append(ModelPattern(name, each, self._lists, settings.providers, build))
+            else:
+                models[name] = build(each)
+        for model in models.values():
             self._expose(model)
-        personalities = compile_all(settings.personalities, next(iter(settings.models)))
-        return Catalog(built, personalities, settings.cache.classes, settings.models)
+        for pattern in patterns:
+            self._expose_pattern(pattern)
+        personalities = compile_all(settings.personalities, settings.default_model)
+        return Catalog(models, personalities, settings.cache.classes, settings.models, patterns)
+
+    def _model_of(self, name: str) -> Callable[[ModelSettings], Model]:
+        return functools.partial(
+            Model.build,
+            name,
+            providers=self._providers,
+            provider_settings=self.settings.providers,
+            health=self._health,
+            queue_timeout=self.settings.admission.queue_timeout,
+        )
+
+    def _listing_providers(self) -> dict[str, ListsModels]:
+        """Those that are asked for their models."""
+        routes = (route for each in self.settings.models.values() for route in each.routes if "*" in route)
+        named = {route.partition("/")[0]: None for route in routes}
+        found = {name: self._providers[name] for name in named}
+        return {name: each for name, each in found.items() if isinstance(each, ListsModels)}
 
     def _public(self, questions: list[QuestionRoute]) -> Litestar:
         return Litestar(
@@ -353,7 +387,7 @@ async def _stopped(part: str, stop: Callable[[], Awaitable[object]]) -> None:
 
 def _worst_state(healths: list[ModelHealth]) -> float:
     now = time.monotonic()
-    return max(BREAKER_STATES[health.state(now)] for health in healths)
+    return max((BREAKER_STATES[health.state(now)] for health in healths), default=BREAKER_STATES["closed"])
 
 
 def _calls_at_once(healths: list[ModelHealth]) -> float:

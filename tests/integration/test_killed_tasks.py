@@ -25,8 +25,9 @@ from dub5.admission import keys, limits
 from dub5.cache import policies, samples
 from dub5.cache.flights import Flight
 from dub5.contract import POLICY_CHANNEL, POLICY_KEY, REPLICAS, SAMPLES_READER
+from dub5.providers import listing
 from dub5.telemetry.background import BackgroundTask, Jobs
-from testkit.openai_server import Call, FakeOpenAI, Wire, say
+from testkit.openai_server import Call, FakeOpenAI, Wire, say, whole
 from testkit.redis_server import RedisServer
 from tests.harness import Running, openai_provider, running
 from tests.integration.cache.support import plain, until
@@ -75,6 +76,8 @@ class Scene(NamedTuple):
     gate: asyncio.Event
     """Questions that begin with "wait" are answered once it is set."""
     keys_file: Path
+    has: list[dict[str, str]]
+    """The models that the provider lists."""
 
 
 async def ask(replica: Running, text: str, *, request_id: str | None = None) -> str:
@@ -86,7 +89,7 @@ async def ask(replica: Running, text: str, *, request_id: str | None = None) -> 
 
 def calls(scene: Scene, question: str) -> int:
     """How often the provider was asked it."""
-    return sum(question in json.dumps(call.body) for call in scene.provider.calls)
+    return sum(question in json.dumps(call.body) for call in scene.provider.calls if call.raw)
 
 
 # What each task does, seen to be done. Each gets what kills it.
@@ -207,6 +210,17 @@ async def a_new_key_is_taken(scene: Scene, kill: Kill) -> None:
     await until(taken)
 
 
+async def a_new_model_is_listed(scene: Scene, kill: Kill) -> None:
+    await kill()
+    name = f"model-{next(numbers)}"
+    scene.has.append({"id": name})
+
+    async def listed() -> bool:
+        return (await scene.a.client.get(f"/v1/models/all/{name}", headers=KEY)).status_code == 200
+
+    await until(listed)
+
+
 async def the_lag_is_measured(scene: Scene, kill: Kill) -> None:
     await kill()
     before = await scene.a.metric("dub5_event_loop_lag_seconds_count")
@@ -249,6 +263,7 @@ DOES = {
     "lease-renewer": a_lease_is_renewed,
     "replica-heartbeat": other_replicas_are_counted,
     "keys-watcher": a_new_key_is_taken,
+    "model-lists": a_new_model_is_listed,
     "event-loop-lag": the_lag_is_measured,
     "connection-limits": half_a_request_is_ended,
 }
@@ -261,22 +276,29 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samples, "INTERVAL", 0.05)
     monkeypatch.setattr(limits, "HEARTBEAT", 0.05)
     monkeypatch.setattr(keys, "_RELOAD_INTERVAL", 0.05)
+    monkeypatch.setattr(listing, "REFRESH", 0.05)
 
 
 @contextlib.asynccontextmanager
 async def replicas(url: str, provider: FakeOpenAI, tmp_path: Path) -> AsyncIterator[Scene]:
     gate, keys_file = asyncio.Event(), tmp_path / "keys.yaml"
+    has: list[dict[str, str]] = []
     await asyncio.to_thread(keys_file.write_text, f"{hashlib.sha256(b'first').hexdigest()}: {ROLES}\n")
 
     async def reply(call: Call, wire: Wire) -> None:
+        if call.path == "/v1/models":
+            await whole({"data": has})(call, wire)
+            return
         asked = call.body["messages"][-1]["content"]
         if asked.startswith("wait"):
             await gate.wait()
         await say(f"answer to {asked}")(call, wire)
 
     provider.reply = reply
+    config = openai_provider(provider.base_url)
     config = {
-        **openai_provider(provider.base_url),
+        **config,
+        "models": {**config["models"], "all/*": {"routes": ["fake/*"]}},
         "redis": {"url": url},
         "auth": {"keys": {"file": str(keys_file)}},
         "limits": {"default": {"requests_per_minute": 1_000_000}},
@@ -287,7 +309,7 @@ async def replicas(url: str, provider: FakeOpenAI, tmp_path: Path) -> AsyncItera
         a, b = [await stack.enter_async_context(running(config)) for _ in range(2)]
         tasks = a.replica.application.background.tasks  # the listeners' are the last to start
         await until(lambda: len([task for task in tasks if task.name == "connection-limits"]) == 2)
-        yield Scene(a, b, provider, redis, gate, keys_file)
+        yield Scene(a, b, provider, redis, gate, keys_file, has)
         gate.set()
 
 

@@ -20,6 +20,7 @@ from dub5.providers.anthropic_answer import StreamTranslator, completion, event_
 from dub5.providers.anthropic_request import request
 from dub5.providers.chunks import Assembler, split
 from dub5.providers.http import DIRECTLY, Access, HttpClient, begins_events, events_in
+from dub5.providers.listing import LIST_TIMEOUT, MOST_BYTES
 from dub5.providers.odd_answers import CUT, Reported, Unusable, is_done, is_keep_alive, unlisted
 from dub5.providers.protocol import ANY_BATCH, BatchLimit, Call, Embedded, Json, Payload, parsed
 from dub5.providers.quirks import Quirks
@@ -55,6 +56,10 @@ class AnthropicProvider:
 
     async def embed(self, call: Call) -> Embedded:  # noqa: ARG002  # the protocol's
         raise Unsupported(f"The provider {self.name} makes no embeddings.", param="model")
+
+    async def listed(self) -> bytes:
+        """See `ListsModels`."""
+        return await self._http.get("/models?limit=1000", most=MOST_BYTES, timeout=LIST_TIMEOUT)
 
     async def complete(self, call: Call) -> Payload:
         body = await self._http.post(await self._body(call), call)

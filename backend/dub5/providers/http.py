@@ -154,9 +154,10 @@ class HttpClient:
             header = key_header(settings)
             self._headers[header] = f"Bearer {key}" if header == "authorization" else key
         try:
-            self._url = root_of(settings).at(path)
+            self._root = root_of(settings)
         except ValueError as error:
             raise ConfigError(f"providers.{name}.base_url: {error}") from None
+        self._url = self._root.at(path)
         self._sockets = access.sockets
         self._proxy = access.proxy
         self._proxy_options = self._options_of(access.proxy)
@@ -200,6 +201,27 @@ class HttpClient:
                     response.release()
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self._error_of(error, "finish its answer") from None
+
+    async def get(self, path: str, *, most: int, timeout: float) -> bytes:
+        """What is at another path of the same API, whole, within so many bytes and seconds."""
+        try:
+            async with (
+                asyncio.timeout(timeout),
+                self._opened().get(
+                    self._root.at(path), headers=self._headers, allow_redirects=False, **self._proxy_options
+                ) as response,
+            ):
+                if response.status != _OK:
+                    raise self.error(f"answered with status {response.status}")
+                parts, size = [], 0
+                while part := await response.content.readany():
+                    parts.append(part)
+                    size += len(part)
+                    if size > most:
+                        raise self.error("sent an answer that is too large")
+                return b"".join(parts)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise self._error_of(error, "list its models") from None
 
     async def events(self, body: Json, call: Call) -> AsyncGenerator[list[tuple[bytes, bytes]], None]:
         """The `(event, data)` pairs of a streamed answer; together those that came together, at a busy hour many.
@@ -285,14 +307,8 @@ class HttpClient:
 
     async def _send(self, body: Json, call: Call) -> aiohttp.ClientResponse:
         """The response, to be released: that puts its connection back where all was read, and else closes it."""
-        if self._session is None:  # it belongs to the event loop that runs now
-            self._session = aiohttp.ClientSession(
-                connector=self._connector(),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(connect=self._timeouts.connect),
-            )
         try:
-            response = await self._session.post(
+            response = await self._opened().post(
                 self._url,
                 data=await _in_pieces(body) if call.large else msgspec.json.encode(body),
                 # Not as the session's: aiohttp would send those to a proxy, too.
@@ -324,6 +340,15 @@ class HttpClient:
             raise self._refusal(response, await _refusal_body(response))
         finally:
             response.release()
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:  # it belongs to the event loop that runs now
+            self._session = aiohttp.ClientSession(
+                connector=self._connector(),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(connect=self._timeouts.connect),
+            )
+        return self._session
 
     def _connector(self) -> aiohttp.TCPConnector:
         # How many there are at once is for `health` to say: a wait here would be the provider's fault.

@@ -28,6 +28,7 @@ from dub5.providers.chunks import (
     split,
 )
 from dub5.providers.http import BODY, DIRECTLY, Access, HttpClient, begins_events, events_in
+from dub5.providers.listing import LIST_TIMEOUT, MOST_BYTES
 from dub5.providers.odd_answers import (
     CUT,
     KEEP_ALIVES,
@@ -73,6 +74,10 @@ class OpenAIProvider:
             return await embedded(answered, len(call.body["input"]))
         except (Unusable, Reported) as odd:
             raise self._embeddings.failure(odd) from None
+
+    async def listed(self) -> bytes:
+        """See `ListsModels`."""
+        return await self._http.get("/models", most=MOST_BYTES, timeout=LIST_TIMEOUT)
 
     async def complete(self, call: Call) -> Payload:
         body = await self._http.post(self._body(call), call)

@@ -131,6 +131,10 @@ class SimulatedProvider:
         self._pause = 1 / settings.tokens_per_second
         self._sleep = sleep
 
+    async def listed(self) -> bytes:
+        """It answers to any name, and lists one: see `ListsModels`."""
+        return b'{"data": [{"id": "simulated", "kind": "chat"}]}'
+
     async def aclose(self) -> None:
         """Nothing is held."""
 

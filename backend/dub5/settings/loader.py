@@ -142,6 +142,8 @@ def convert(written: dict[str, Any]) -> Settings:
         raise ConfigError(
             "models: missing; say what the providers have, as {NAME: {routes: [provider/model]}}"
         )
+    if "personalities" not in written and not settings.default_model:  # the built-in ones need a model
+        settings = msgspec.structs.replace(settings, personalities={})
     validate(settings)
     return settings
 

@@ -123,6 +123,16 @@ PublicName = Annotated[
 No `@`: in the names of purges it stands before a tenant.
 """
 
+ModelName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9*][A-Za-z0-9._:+~=*-]*(/[A-Za-z0-9*][A-Za-z0-9._:+~=*-]*)*$",
+        max_length=100,
+        description="letters, digits and . _ : + ~ = -, in parts joined by /, and one `*`",
+    ),
+]
+"""The same, or a pattern."""
+
 
 BaseUrl = Annotated[str, Meta(extra_json_schema={"pattern": "^[Hh][Tt][Tt][Pp][Ss]?://[^/]"})]
 """The pattern is for the schema alone: `validate` says it in a sentence."""
@@ -415,7 +425,9 @@ class ModelSettings(Section, frozen=True):
     routes: Annotated[
         list[str],
         Meta(
-            min_length=1, description="`provider/model` in the order of trying; the next one where one fails."
+            min_length=1,
+            description="`provider/model` in the order of trying; the next one where one fails. Under a name with a "
+            "`*`, such as `*` or `router/*`, `provider/*` stands for each model that the provider lists.",
         ),
     ]
     weights: Annotated[
@@ -694,8 +706,11 @@ class Settings(Section, frozen=True):
         msgspec.field(default_factory=lambda: {"demo": SimulatedSettings()})
     )
     models: Annotated[
-        dict[PublicName, ModelSettings],
-        Meta(description="What callers may ask for, by name.", extra_json_schema={"minProperties": 1}),
+        dict[ModelName, ModelSettings],
+        Meta(
+            description="What callers may ask for, by name, or by a pattern with one `*`.",
+            extra_json_schema={"minProperties": 1},
+        ),
     ] = msgspec.field(default_factory=lambda: {"demo": ModelSettings(routes=["demo/simulated"])})
     personalities: Annotated[
         dict[PublicName, PersonalitySettings],
@@ -717,7 +732,12 @@ class Settings(Section, frozen=True):
     )
 
     def model_of(self, personality: PersonalitySettings) -> str:
-        return personality.model or next(iter(self.models))
+        return personality.model or self.default_model
+
+    @property
+    def default_model(self) -> str:
+        """The first that is one, and no pattern; empty where there is none."""
+        return next((name for name in self.models if "*" not in name), "")
 
 
 def is_loopback(host: str) -> bool:
@@ -745,17 +765,33 @@ def validate(settings: Settings) -> None:
             if not upstream:
                 raise ConfigError(f"models.{name}.routes: `{route}` must be written provider/model")
             _known(f"models.{name}.routes", provider_name, settings.providers, "providers")
+        _validate_pattern(f"models.{name}", name, model)
         for route in model.weights:
             _known(f"models.{name}.weights", route, dict.fromkeys(model.routes), f"models.{name}.routes")
         _known_class(f"models.{name}.cache_class", model.cache_class, settings)
     for name, personality in settings.personalities.items():
         if name in settings.models:
             raise ConfigError(f"personalities.{name}: a model has the same name; rename one of them")
-        _known(f"personalities.{name}.model", settings.model_of(personality), settings.models, "models")
+        ones = {model: each for model, each in settings.models.items() if "*" not in model}
+        _known(f"personalities.{name}.model", settings.model_of(personality), ones, "models")
         _known_class(f"personalities.{name}.cache_class", personality.cache_class, settings)
         for index, message in enumerate(personality.messages):
             if not isinstance(message.get("role"), str):
                 raise ConfigError(f"personalities.{name}.messages[{index}].role: missing")
+
+
+def _validate_pattern(where: str, name: str, model: ModelSettings) -> None:
+    stars = [route for route in model.routes if "*" in route]
+    if "*" not in name:
+        if stars:
+            raise ConfigError(
+                f"{where}.routes: `{stars[0]}` stands for many; the name needs a `*` as well, such as `*`"
+            )
+        return
+    if name.count("*") > 1 or any(route.count("*") > 1 for route in stars):
+        raise ConfigError(f"{where}: one `*` in the name and one in a route, not more")
+    if not stars:
+        raise ConfigError(f"{where}.routes: a name with a `*` needs a route with one, such as provider/*")
 
 
 def _validate_auth(settings: Settings) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
-from tests.harness import running
+from dub5.providers import listing
+from dub5.telemetry.metrics import BREAKER_STATES
+from testkit.openai_server import Call, FakeOpenAI, Script, Wire, hang, refuse, say, whole
+from tests.harness import Running, openai_provider, running
 
 LLAMA = "meta-llama/Llama-3.1-8B-Instruct"
 NAMED: dict[str, Any] = {
@@ -55,3 +59,150 @@ async def test_what_is_known_of_each_is_told_and_is_the_same_everywhere() -> Non
     ]
     assert len({each["created"] for each in told}) == 1
     assert told[1]["price"] == {"input": 1.0, "cached_input": 1.0, "output": 0.0}
+
+
+def lists(*models: dict[str, Any], answer: Script | None = None) -> Script:
+    """A provider that has these models, and answers each chat."""
+
+    async def script(call: Call, wire: Wire) -> None:
+        if call.path.partition("?")[0] == "/v1/models":
+            await whole({"object": "list", "data": models})(call, wire)
+        else:
+            await (answer or say("Hello"))(call, wire)
+
+    return script
+
+
+def passing(fake: FakeOpenAI, **models: list[str]) -> dict[str, Any]:
+    config = openai_provider(fake.base_url)
+    named = {name: {"routes": routes} for name, routes in models.items()}
+    return {**config, "models": named, "personalities": {}}
+
+
+async def listed(server: Running) -> list[str]:
+    return [each["id"] for each in (await server.client.get("/v1/models")).json()["data"]]
+
+
+async def test_a_file_with_nothing_but_a_pattern_needs_no_more(fake: FakeOpenAI) -> None:
+    fake.reply = lists({"id": "one"})
+    config = {**openai_provider(fake.base_url), "models": {"*": {"routes": ["fake/*"]}}}
+    async with running(config) as server:
+        await until_listed(server, ["one"])  # and no personality, which would need a model by name
+
+
+async def until_listed(server: Running, names: list[str]) -> None:
+    async with asyncio.timeout(60):
+        while await listed(server) != names:  # noqa: ASYNC110  # a list has no event
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "REFRESH", 0.02)
+
+
+async def test_a_pattern_lets_through_what_the_provider_lists(fake: FakeOpenAI) -> None:
+    fake.reply = lists({"id": LLAMA, "max_model_len": 8192}, {"id": "e5", "type": "embedding"}, {"id": 7})
+    async with running(passing(fake, **{"*": ["fake/*"]})) as server, await server.openai() as client:
+        await until_listed(server, [LLAMA, "e5"])
+        told = (await server.client.get(f"/v1/models/{LLAMA}")).json()
+        assert (told["id"], told["context_window"], "kind" in told) == (LLAMA, 8192, False)
+        assert (await server.client.get("/v1/models/e5")).json()["kind"] == "embedding"
+        for _ in range(2):  # the second from the cache
+            await client.chat.completions.create(model=LLAMA, messages=[{"role": "user", "content": "hi"}])
+        assert [call.body["model"] for call in fake.calls if call.raw] == [LLAMA]
+        unknown = await server.chat(model="gpt-9")
+        assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
+
+
+async def test_the_label_is_the_pattern_and_never_the_callers_word(fake: FakeOpenAI) -> None:
+    fake.reply = lists(*({"id": f"m{number}"} for number in range(5)))
+    async with running(passing(fake, **{"all/*": ["fake/*"]})) as server:
+        await until_listed(server, [f"all/m{number}" for number in range(5)])
+        for number in range(7):  # two that nobody has
+            await server.chat(str(number), model=f"all/m{number}")
+        await server.chat(model="m0")
+        samples = [
+            sample
+            for family in server.replica.application.metrics.registry.collect()
+            for sample in family.samples
+            if "model" in sample.labels
+        ]
+        assert {sample.labels["model"] for sample in samples} == {"all/*"}
+        assert await server.metric("dub5_provider_requests_total", model="all/*", outcome="ok") == 5
+
+
+async def test_each_model_of_a_pattern_has_its_own_health(fake: FakeOpenAI) -> None:
+    async def answer(call: Call, wire: Wire) -> None:
+        limited = refuse(429, "Slow down", headers={"retry-after": "20"})
+        await (limited if call.body["model"] == "busy" else say("Hello"))(call, wire)
+
+    fake.reply = lists({"id": "busy"}, {"id": "idle"}, answer=answer)
+    async with running(passing(fake, **{"*": ["fake/*"]})) as server:
+        await until_listed(server, ["busy", "idle"])
+        assert (await server.chat(model="busy")).status_code == 429
+        assert (await server.chat(model="idle")).status_code == 200
+        state = await server.metric("dub5_provider_breaker_state", provider="fake", model="*")
+        assert state == BREAKER_STATES["open"]
+
+
+@pytest.mark.usefixtures("often")
+async def test_the_last_good_list_is_kept_while_the_provider_is_away(fake: FakeOpenAI) -> None:
+    fake.reply = lists({"id": "one"})
+    async with running(passing(fake, **{"*": ["fake/*"]})) as server:
+        await until_listed(server, ["one"])
+        fake.reply = refuse(500, "Oops")
+        before = len(fake.calls)
+        async with asyncio.timeout(60):
+            while len(fake.calls) < before + 3:
+                await fake.wait_called()
+        assert await listed(server) == ["one"]
+        assert len([line for line in server.logs if line["event"] == "models not listed"]) == 1
+        fake.reply = lists({"id": "two"})
+        await until_listed(server, ["two"])
+        gone = await server.chat(model="one")
+        assert (gone.status_code, gone.json()["error"]["code"]) == (404, "model_not_found")
+
+
+async def test_before_there_is_a_list_nobody_is_told_that_a_model_does_not_exist(fake: FakeOpenAI) -> None:
+    fake.reply = hang()
+    async with running(passing(fake, **{"own": ["fake/x"], "all/*": ["fake/*"]})) as server:
+        early = await server.chat(model="all/one")
+        assert (early.status_code, early.headers["retry-after"]) == (502, "1")
+        assert (await server.client.get("/v1/models/all/one")).status_code == 502
+        assert (await server.chat(model="other")).status_code == 404  # no pattern stands for it
+        assert await listed(server) == ["own"]
+
+
+async def test_a_name_of_its_own_comes_before_a_pattern_and_an_earlier_pattern_before_a_later_one(
+    fake: FakeOpenAI,
+) -> None:
+    fake.reply = lists({"id": "gpt-a"}, {"id": "gpt-b"}, {"id": "other"})
+    patterns = {"gpt-a": ["demo/x"], "gpt-*": ["demo/absent-*", "fake/gpt-*", "demo/spare"], "*": ["fake/*"]}
+    config = passing(fake, **patterns)
+    config["providers"]["demo"] = {"kind": "simulated"}
+    async with running(config) as server:
+        await until_listed(server, ["gpt-a", "gpt-b", "other"])
+        for name in ("gpt-a", "gpt-b", "other"):
+            assert (await server.chat(model=name)).status_code == 200
+        calls = [await server.metric("dub5_provider_requests_total", model=each) for each in patterns]
+        assert calls == [1, 1, 1]
+        fake.reply = lists(answer=refuse(500, "Oops"))
+        assert (await server.chat("again", model="gpt-b")).status_code == 200  # from the spare
+
+
+async def test_two_replicas_find_each_others_answers_though_one_has_heard_of_fewer_routes(
+    redis: str, fake: FakeOpenAI
+) -> None:
+    async with FakeOpenAI() as other:
+        fake.reply = lists({"id": "m"})
+        other.reply = refuse(500, "Oops")
+        config = passing(fake, **{"*": ["fake/*", "other/*"]}) | {"redis": {"url": redis}}
+        config["providers"]["other"] = {"kind": "openai", "base_url": other.base_url}
+        async with running(config) as one:
+            await until_listed(one, ["m"])
+            await one.chat(model="m")
+            other.reply = lists({"id": "m"}, {"id": "n"})
+            async with running(config) as two:
+                await until_listed(two, ["m", "n"])
+                assert "; hit" in (await two.chat(model="m")).headers["cache-status"]

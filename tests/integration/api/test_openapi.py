@@ -113,6 +113,7 @@ CASES = [
     Case("keys", "POST", CHAT, 429, "rate_limit_exceeded", headers=key("few")),
     *everywhere("open", 431, "headers_too_large", headers={f"x-{number}": "a" for number in range(150)}),
     Case("open", "POST", CHAT, 502, "provider_error", {**QUESTION, "model": "broken"}),
+    Case("open", "GET", MODEL, 502, "provider_error", name="all/unlisted"),
     *everywhere("drained", 503, "overloaded"),
     Case("drained", "GET", "/readyz", 503),
     Case("without Redis", "POST", PURGE, 503, "purged_here_only"),
@@ -154,6 +155,9 @@ def configured(fake: FakeOpenAI) -> Json:
     config = openai_provider(fake.base_url)
 
     async def reply(call: Any, wire: Any) -> None:
+        if not call.raw:  # which models there are, it never says
+            await refuse(500, "Oops")(call, wire)
+            return
         scripts = {"tools": call_tool("find", "{}"), "broken": refuse(500, "Oops")}
         if call.body["model"] == "slow":
             await asyncio.sleep(60)
@@ -161,6 +165,7 @@ def configured(fake: FakeOpenAI) -> Json:
 
     fake.reply = reply
     more = {name: {"routes": [f"fake/{name}"]} for name in ("tools", "broken", "slow")}
+    more["all/*"] = {"routes": ["fake/*"]}
     return {**config, "models": {**config["models"], **more}, "server": {"max_body": "8KiB"}}
 
 

@@ -162,6 +162,33 @@ class TestAcrossSections:
             ),
             ({"models": {}}, "models: name at least one"),
             (
+                {"models": {"m": {"routes": ["demo/*"]}}},
+                "models.m.routes: `demo/*` stands for many; the name needs a `*` as well, such as `*`",
+            ),
+            (
+                {"models": {"*": {"routes": ["demo/x"]}}},
+                "models.*.routes: a name with a `*` needs a route with one, such as provider/*",
+            ),
+            (
+                {"models": {"*": {"routes": ["demo/*x*"]}}},
+                "models.*: one `*` in the name and one in a route, not more",
+            ),
+            (
+                {"models": {"*/*": {"routes": ["demo/*"]}}},
+                "models.*/*: one `*` in the name and one in a route, not more",
+            ),
+            (
+                {"models": {"*": {"routes": ["*/x"]}}},
+                "models.*.routes: `*` is not one of providers: demo",
+            ),
+            (
+                {
+                    "models": {"m": {"routes": ["demo/x"]}, "*": {"routes": ["demo/*"]}},
+                    "personalities": {"p": {"model": "*"}},
+                },
+                "personalities.p.model: `*` is not one of models: m",
+            ),
+            (
                 {"providers": {"own": {"kind": "openai"}}},
                 "models: missing; say what the providers have, as {NAME: {routes: [provider/model]}}",
             ),
