@@ -326,6 +326,7 @@ class Application:
             route_handlers=[
                 *(each.route() for each in questions),
                 Page().route() if self.settings.server.page else models.index,
+                operations.health,
                 Router(
                     "/",
                     route_handlers=[models.ModelsController, cache.CacheController],
@@ -334,6 +335,7 @@ class Application:
             ],
             dependencies=_provide(
                 catalog=self._catalog,
+                drain=self.drain,
                 store=self._store,
                 policies=self._policies,
                 pipeline=self._pipeline,

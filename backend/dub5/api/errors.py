@@ -9,6 +9,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
 from dub5.api.http import ClientLeft, too_large
+from dub5.api.paths import nothing_at
 from dub5.errors import Dub5Error, InternalError, InvalidRequest, UnknownPath, WrongMethod, render
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.record import record_of
@@ -31,7 +32,9 @@ def _on_http(request: Request[Any, Any, Any], error: HTTPException) -> Response[
 
 def _as_ours(request: Request[Any, Any, Any], error: HTTPException) -> Dub5Error:
     if error.status_code == 404:
-        return UnknownPath(f"There is nothing at {request.url.path[:200]}.")
+        return UnknownPath(
+            nothing_at(request.scope["path"], (route.path_format for route in request.app.routes))
+        )
     if error.status_code == 405:
         return WrongMethod(f"This path does not take {request.method[:20]}.", allow=_allowed(request))
     if error.status_code == 413:
@@ -46,7 +49,8 @@ def _allowed(request: Request[Any, Any, Any]) -> str:
     path = request.url.path.rstrip("/") or "/"
     for route in request.app.routes:
         if re.fullmatch(re.sub(r"\{[^}]+\}", ".+", route.path_format), path):
-            return ", ".join(sorted(getattr(route, "methods", ())))
+            methods = set(getattr(route, "methods", ()))
+            return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
     return ""
 
 

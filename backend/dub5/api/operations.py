@@ -1,4 +1,4 @@
-"""The operations listener: `/livez`, `/readyz`, `/metrics`. Never on the public port.
+"""The operations listener: `/livez`, `/readyz`, `/metrics`. Never on the public port, which has `/health`.
 
 Trouble with Redis or a provider does not make a replica unready: it degrades, and taking every replica out
 of the load balancer at once would turn a slow cache into an outage.
@@ -27,6 +27,14 @@ async def readyz(drain: NamedDependency[Drain]) -> Response[str]:
     """Traffic may come; 503 from the moment that draining begins."""
     text, status = ("ready\n", 200) if drain.ready else ("draining\n", 503)
     return Response(text, status_code=status, media_type=MediaType.TEXT)
+
+
+@get("/health", media_type=MediaType.TEXT)
+async def health(drain: NamedDependency[Drain]) -> str:
+    """For load balancers and load tools, which ask the port that they use: as `/readyz`, and says no more."""
+    if not drain.ready:
+        raise Overloaded("This replica is shutting down.", retry_after=1)
+    return "ok\n"
 
 
 @get("/metrics")

@@ -29,7 +29,7 @@ _REMEMBERED = 256
 _USUAL_PORTS = {"http": ":80", "https": ":443"}
 
 _EXPOSED = (
-    *("age", "allow", "cache-status", "date", "retry-after", "server-timing"),
+    *("age", "allow", "cache-status", "date", "openai-processing-ms", "retry-after", "server-timing"),
     *("www-authenticate", "x-request-id", "x-should-retry"),
     *(
         f"x-ratelimit-{what}-{unit}"

@@ -137,10 +137,12 @@ class TelemetryMiddleware:
     def _begin(self, scope: HTTPScope) -> RequestRecord:
         """A record with the caller's request id and trace where they are usable, else with new ones."""
         started = time.perf_counter()
-        request_id = traceparent = None
+        request_id = client_request_id = traceparent = None
         for name, value in scope["headers"]:
             if name == b"x-request-id":
                 request_id = value
+            elif name == b"x-client-request-id":  # as OpenAI calls what its clients may send
+                client_request_id = value
             elif name == b"traceparent":
                 # Two of them are none: whose trace would it be?
                 traceparent = value if traceparent is None else b""
@@ -149,6 +151,8 @@ class TelemetryMiddleware:
             trace = TraceContext.begin(self._random_bytes)
             if self._tracer.enabled and not self._tracer.samples(trace.trace_id):
                 trace = msgspec.structs.replace(trace, sampled=False)
+        if request_id is None:
+            request_id = client_request_id
         usable = request_id is not None and _REQUEST_ID.fullmatch(request_id)
         method = scope["method"]
         record = RequestRecord(
@@ -257,7 +261,12 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             record, self.status = self.record, message["status"]
-            headers = [*message.get("headers", ()), (b"x-request-id", record.request_id.encode())]
+            took = int((time.perf_counter() - record.started) * 1000)
+            headers = [
+                *message.get("headers", ()),
+                (b"x-request-id", record.request_id.encode()),
+                (b"openai-processing-ms", b"%d" % took),
+            ]
             if record.timings:
                 headers.append((b"server-timing", server_timing(record.timings).encode()))
             headers += record.answer_headers
