@@ -1,0 +1,401 @@
+"""A chat completion as the Response object of OpenAI's Responses API. Pure functions, no I/O.
+
+The answer's output is what the model thought (a reasoning item), what it says (a message) and the functions that it
+calls, in this order. What was asked goes back with it, written once (`Asked`), since a stream repeats it three times.
+
+Reasoning is in `summary` where the request asked for a summary, which is where its client looks for it, and else in
+`content`. What a provider signed of it is in `encrypted_content`, where the request includes that.
+
+Source: https://platform.openai.com/docs/api-reference/responses/object
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from typing import Any, Literal
+
+import msgspec
+
+from dub5.api.responses_request import ENCRYPTED, LOGPROBS, ResponsesRequest, judged, sealed
+from dub5.providers.protocol import Json, Payload
+
+Status = Literal["in_progress", "completed", "incomplete", "failed"]
+
+_INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
+"""How a choice ended, and why the answer is then not complete."""
+
+_TIERS = frozenset({"auto", "default", "flex", "scale", "priority", "fast", "ultrafast"})
+_MOST_TOKENS = 2**40
+
+_PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc"}
+
+
+class Asked:
+    """What the answer to one request takes from the request: where things go, and what is said back.
+
+    `ident` is the part that the ids of the answer and its items have in common: an item's id leads to its answer.
+    `stored` is whether the answer can be asked for later.
+    """
+
+    def __init__(self, body: Json, *, stored: bool = False, ident: str | None = None) -> None:
+        request = judged(body)
+        self.ident = secrets.token_hex(16) if ident is None else ident
+        self.model = request.model
+        self.summary = request.reasoning is not None and bool(
+            request.reasoning.summary or request.reasoning.generate_summary
+        )
+        self.encrypted = request.includes(ENCRYPTED)
+        self.logprobs = request.includes(LOGPROBS) or bool(request.top_logprobs)
+        self.echo = msgspec.json.encode(_echo(body, request, stored=stored))
+
+    @property
+    def id(self) -> str:
+        return f"resp_{self.ident}"
+
+    def item_id(self, kind: str, position: int) -> str:
+        return f"{_PREFIXES[kind]}_{self.ident}{position:04x}"
+
+
+def place_of(item_id: str) -> tuple[str, int] | None:
+    """The inverse of `Asked.item_id`: the answer's id, and the item's position in its output."""
+    prefix, _, rest = item_id.partition("_")
+    if prefix not in _PREFIXES.values() or len(rest) < 36 or not rest.isalnum():
+        return None
+    try:
+        return f"resp_{rest[:32]}", int(rest[32:], 16)
+    except ValueError:
+        return None
+
+
+def _echo(body: Json, request: ResponsesRequest, *, stored: bool) -> Json:
+    reasoning, text = body.get("reasoning") or {}, body.get("text") or {}
+    return {
+        "background": False,
+        "instructions": request.instructions,
+        "max_output_tokens": request.max_output_tokens,
+        "max_tool_calls": request.max_tool_calls,
+        "metadata": request.metadata or {},
+        "parallel_tool_calls": request.parallel_tool_calls is not False,
+        "previous_response_id": request.previous_response_id,
+        "prompt_cache_key": request.prompt_cache_key,
+        "reasoning": {"effort": reasoning.get("effort"), "summary": _summary(reasoning)},
+        "safety_identifier": request.safety_identifier,
+        "store": stored,
+        "temperature": request.temperature,
+        "text": _text(text),
+        "tool_choice": request.tool_choice or "auto",
+        "tools": [_tool(tool) for tool in body.get("tools") or ()],
+        "top_logprobs": request.top_logprobs or 0,
+        "top_p": request.top_p,
+        "truncation": "disabled",
+        "user": request.user,
+    }
+
+
+def _summary(reasoning: Json) -> Any:
+    return reasoning.get("summary") or reasoning.get("generate_summary")
+
+
+def _text(text: Json) -> Json:
+    form = text.get("format") or {"type": "text"}
+    return {"format": form, "verbosity": text.get("verbosity")}
+
+
+def _tool(tool: Json) -> Json:
+    return {"parameters": None, **tool, "strict": bool(tool.get("strict"))}
+
+
+def whole(asked: Asked, completion: Json, *, created: int, now: int) -> bytes:
+    """The Response for a whole completion. `created` and `now` are seconds since the epoch: when the request came, and
+    when it is answered."""
+    choice = choice_of(completion)
+    message = choice.get("message")
+    output = _output(asked, message if isinstance(message, dict) else {}, completion, choice)
+    reason = incomplete(choice.get("finish_reason"))
+    if reason is not None:
+        output[-1]["status"] = "incomplete"
+    return response(
+        asked,
+        status="completed" if reason is None else "incomplete",
+        created=created,
+        completed=now,
+        model=model_of(completion),
+        output=output,
+        usage=usage_of(completion),
+        reason=reason,
+        tier=tier_of(completion),
+    )
+
+
+def response(
+    asked: Asked,
+    *,
+    status: Status,
+    created: int,
+    completed: int = 0,
+    model: str | None = None,
+    output: list[Json] | None = None,
+    usage: Json | None = None,
+    reason: str | None = None,
+    error: Json | None = None,
+    tier: str | None = None,
+) -> bytes:
+    """The Response object. `reason` is why it is incomplete."""
+    told = {
+        "id": asked.id,
+        "object": "response",
+        "created_at": created,
+        "completed_at": completed if status == "completed" else None,
+        "status": status,
+        "error": error,
+        "incomplete_details": None if reason is None else {"reason": reason},
+        "model": model or asked.model,
+        "service_tier": tier,
+        "output": output or [],
+        "usage": usage,
+    }
+    return written(told)[:-1] + b"," + asked.echo[1:]
+
+
+def written(data: Json) -> bytes:
+    """JSON. What is left of halves of characters is replaced."""
+    return Payload.of_whole(data).raw
+
+
+# --- What is in a completion ---
+
+
+def choice_of(completion: Json) -> Json:
+    """The one choice of a completion."""
+    choices = completion.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    return choice if isinstance(choice, dict) else {}
+
+
+def _output(asked: Asked, message: Json, completion: Json, choice: Json) -> list[Json]:
+    output: list[Json] = []
+    thought, blocks = thought_of(message), message.get("thinking_blocks")
+    blocks = blocks if asked.encrypted and isinstance(blocks, list) else []
+    if thought or blocks:
+        output.append(reasoning(asked, 0, thought, blocks))
+    parts = _parts(asked, message, choice)
+    calls = [call for call in map(call_of, _objects(message.get("tool_calls"))) if call is not None]
+    if parts or not (output or calls):
+        position = len(output)
+        output.append(says(asked, position, parts or [_text_part(asked, "", message, choice)]))
+    seed = completion.get("id")
+    for index, call in enumerate(calls):
+        output.append(calls_function(asked, len(output), call, call_id(call, seed, index)))
+    return output
+
+
+def _parts(asked: Asked, message: Json, choice: Json) -> list[Json]:
+    parts = []
+    text = text_of(message.get("content"))
+    if text:
+        parts.append(_text_part(asked, text, message, choice))
+    refusal = message.get("refusal")
+    if isinstance(refusal, str) and refusal:
+        parts.append({"type": "refusal", "refusal": refusal})
+    return parts
+
+
+def _text_part(asked: Asked, text: str, message: Json, choice: Json) -> Json:
+    return output_text(text, annotations_of(message), logprobs_of(choice) if asked.logprobs else [])
+
+
+def reasoning(
+    asked: Asked, position: int, thought: str, blocks: list[Any], status: Status = "completed"
+) -> Json:
+    """A reasoning item."""
+    item: Json = {
+        "id": asked.item_id("reasoning", position),
+        "type": "reasoning",
+        "summary": [{"type": "summary_text", "text": thought}] if thought and asked.summary else [],
+    }
+    if thought and not asked.summary:
+        item["content"] = [{"type": "reasoning_text", "text": thought}]
+    if blocks:
+        item["encrypted_content"] = sealed(blocks)
+    item["status"] = status
+    return item
+
+
+def says(asked: Asked, position: int, parts: list[Json], status: Status = "completed") -> Json:
+    """A message item."""
+    return {
+        "id": asked.item_id("message", position),
+        "type": "message",
+        "role": "assistant",
+        "status": status,
+        "content": parts,
+    }
+
+
+def output_text(text: str, annotations: list[Json], logprobs: list[Json]) -> Json:
+    """The part of a message that is text."""
+    return {
+        "type": "output_text",
+        "text": text,
+        "annotations": annotations,
+        "logprobs": [_exact(one) for one in logprobs],
+    }
+
+
+def calls_function(
+    asked: Asked, position: int, call: Json, call_id: str, status: Status = "completed"
+) -> Json:
+    """An item that calls a function."""
+    return {
+        "id": asked.item_id("function_call", position),
+        "type": "function_call",
+        "status": status,
+        "call_id": call_id,
+        "name": call["name"],
+        "arguments": call["arguments"],
+    }
+
+
+def call_of(call: Json) -> Json | None:
+    """Id, name and arguments; None where it calls no function."""
+    function = call.get("function")
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        return None
+    arguments = function.get("arguments")
+    return {
+        "id": call.get("id"),
+        "name": function["name"],
+        "arguments": arguments if isinstance(arguments, str) else "",
+    }
+
+
+def call_id(call: Json, seed: object, index: int) -> str:
+    """The provider's own, or one that is the same each time the answer is given."""
+    known = call.get("id")
+    if isinstance(known, str) and known:
+        return known
+    digest = hashlib.blake2b(f"{seed}:{index}".encode("utf-8", "replace"), digest_size=12)
+    return f"call_{digest.hexdigest()}"
+
+
+def thought_of(message: Json) -> str:
+    """What the model thought; two names are in use, and some servers say the same under both."""
+    for name in ("reasoning_content", "reasoning"):
+        value = message.get(name)
+        if isinstance(value, str) and value:
+            return value
+    return thought_in(message.get("content"))
+
+
+def text_of(content: object) -> str:
+    """The text of a message, of its parts where it has several."""
+    if isinstance(content, str):
+        return content
+    return "".join(part["text"] for part in _objects(content) if isinstance(part.get("text"), str))
+
+
+def thought_in(content: object) -> str:
+    """Parts of a content may be thoughts, with parts of their own."""
+    return "".join(
+        text_of(part.get("thinking")) for part in _objects(content) if part.get("type") == "thinking"
+    )
+
+
+def annotations_of(message: Json) -> list[Json]:
+    """Citations of pages, which have their members one level deeper in a chat."""
+    made = []
+    for annotation in _objects(message.get("annotations")):
+        cited = annotation.get("url_citation")
+        if annotation.get("type") == "url_citation" and isinstance(cited, dict):
+            try:
+                made.append(
+                    {"type": "url_citation", **msgspec.to_builtins(msgspec.convert(cited, _Citation))}
+                )
+            except msgspec.ValidationError:
+                continue
+    return made
+
+
+class _Citation(msgspec.Struct):
+    start_index: int
+    end_index: int
+    url: str
+    title: str = ""
+
+
+class _Likely(msgspec.Struct):
+    token: str
+    logprob: float
+    bytes: list[int] | None = None
+
+
+class _Logprob(_Likely):
+    top_logprobs: list[_Likely] = []
+
+
+def logprobs_of(choice: Json) -> list[Json]:
+    """Of a choice, or of a chunk's; none where they are not what they should be."""
+    held = choice.get("logprobs")
+    content = held.get("content") if isinstance(held, dict) else None
+    try:
+        made: list[Json] = msgspec.to_builtins(msgspec.convert(content or [], list[_Logprob]))
+    except msgspec.ValidationError:
+        return []
+    return made
+
+
+def plain(logprob: Json) -> Json:
+    """As it is in events."""
+    tops = [{"token": top["token"], "logprob": top["logprob"]} for top in logprob["top_logprobs"]]
+    return {"token": logprob["token"], "logprob": logprob["logprob"], "top_logprobs": tops}
+
+
+def _exact(logprob: Json) -> Json:
+    """In the final text bytes are always there."""
+    tops = [{**top, "bytes": top["bytes"] or []} for top in logprob["top_logprobs"]]
+    return {**logprob, "bytes": logprob["bytes"] or [], "top_logprobs": tops}
+
+
+def _objects(value: object) -> list[Json]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def incomplete(finish_reason: object) -> str | None:
+    """Why an answer is not complete that ended so; None where it is."""
+    return _INCOMPLETE.get(finish_reason) if isinstance(finish_reason, str) else None
+
+
+def model_of(data: Json) -> str | None:
+    model = data.get("model")
+    return model if isinstance(model, str) and model else None
+
+
+def tier_of(data: Json) -> str | None:
+    tier = data.get("service_tier")
+    return tier if isinstance(tier, str) and tier in _TIERS else None
+
+
+def usage_of(data: Json) -> Json | None:
+    """The tokens of a completion or chunk in the words of Responses; None where nothing is said of them."""
+    usage = data.get("usage")
+    if not isinstance(usage, dict) or not usage:
+        return None
+    prompt, answer = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    of_prompt, of_answer = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
+    return {
+        "input_tokens": prompt,
+        "input_tokens_details": {
+            "cached_tokens": _count(of_prompt, "cached_tokens"),
+            "cache_write_tokens": _count(of_prompt, "cache_write_tokens"),
+        },
+        "output_tokens": answer,
+        "output_tokens_details": {"reasoning_tokens": _count(of_answer, "reasoning_tokens")},
+        "total_tokens": _count(usage, "total_tokens") or prompt + answer,
+    }
+
+
+def _count(holder: object, name: str) -> int:
+    """0 where it is not said, or is what cannot be."""
+    value = holder.get(name) if isinstance(holder, dict) else None
+    return value if type(value) is int and 0 <= value <= _MOST_TOKENS else 0

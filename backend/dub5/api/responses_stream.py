@@ -1,0 +1,470 @@
+"""Chunks of a chat completion as the events of a streamed Response. No I/O.
+
+    response.created, response.in_progress
+    for each item:  response.output_item.added
+                    what grows in it: response.content_part.added, …output_text.delta, …done, response.content_part.done
+                    response.output_item.done
+    response.completed, or response.incomplete, or response.failed
+
+Items follow each other, as they do at OpenAI: one ends where another begins, and what comes late begins a further one.
+Of several calls each ends where the next begins, if its arguments are whole by then: so a server that mixes the parts
+of calls is read as well. There is no `[DONE]`; the last event is one of the three.
+
+Source: https://platform.openai.com/docs/api-reference/responses-streaming
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import msgspec
+
+from dub5.api import responses_answer as answers
+from dub5.api.responses_answer import Asked, Status
+from dub5.errors import Dub5Error, whole_seconds
+from dub5.providers.chunks import end_of, split
+from dub5.providers.lenient_json import mended
+from dub5.providers.protocol import Json
+
+_FIRST_HALVES = ("\ud800", "\udbff")
+"""Of characters that UTF-16 writes in two; a provider may cut between them."""
+
+_THOUGHTS = ("reasoning_content", "reasoning")
+
+
+class Tell(Protocol):
+    """Makes one event."""
+
+    def __call__(self, kind: str, **members: Any) -> None: ...
+
+
+class Events:
+    """The events of one answer, in the order in which they are due. `created` is in seconds since the epoch."""
+
+    def __init__(self, asked: Asked, *, created: int) -> None:
+        self._asked = asked
+        self._created = created
+        self._number = 0
+        self._due: list[bytes] = []
+        self._model: str | None = None
+        self._tier: str | None = None
+        self._seed: object = None
+        self._usage: Json | None = None
+        self._reason: object = None
+        self._thoughts: str | None = None  # which of the two names this server uses
+        self._signed: list[Any] = []
+        self._annotations: list[Json] = []  # of the next text, these and its logprobs
+        self._logprobs: list[Json] = []
+        self._items: list[_Item] = []
+        self._last: _Thought | _Message | None = None  # while it may grow
+        self._calls: dict[int, _Call] = {}
+
+    def take(self) -> bytes:
+        """What has become due since this was asked last."""
+        due, self._due = b"".join(self._due), []
+        return due
+
+    def add(self, chunk: Json) -> None:
+        """One chunk of a chat."""
+        self._model = self._model or answers.model_of(chunk)
+        self._tier = self._tier or answers.tier_of(chunk)
+        self._seed = self._seed or chunk.get("id")
+        self._usage = answers.usage_of(chunk) or self._usage
+        self._begin()
+        choices = chunk.get("choices")
+        for choice in choices if isinstance(choices, list) else ():
+            if isinstance(choice, dict) and not choice.get("index"):
+                delta = choice.get("delta")
+                if isinstance(delta, dict):
+                    self._grow(delta, choice)
+                self._reason = end_of(choice) or self._reason
+
+    def add_whole(self, completion: Json) -> None:
+        """A whole completion, in pieces as a provider would have made them."""
+        parts = answers.choice_of(completion)
+        if self._asked.logprobs:
+            self._logprobs += answers.logprobs_of(parts)
+        for chunk in split({**completion, "choices": [_without_logprobs(parts)]}, include_usage=True):
+            self.add(chunk)
+
+    def end(self, *, now: int) -> None:
+        """The answer is complete; `now` is in seconds since the epoch."""
+        self._begin()
+        reason = answers.incomplete(self._reason)
+        if self._signed and not isinstance(self._last, _Thought):
+            self._thought()
+        calls = [call for call in self._calls.values() if call.item is not None]
+        if self._last is None and not self._items:
+            self._message().write("", self._logprobs)
+        status: Status = "completed" if reason is None else "incomplete"
+        last = self._items[-1]
+        for item in (self._last, *calls):
+            if item is not None:
+                self._finish(item, status if item is last else "completed")
+        self._tell(f"response.{status}", response=self._response(status, now=now, reason=reason))
+
+    def fail(self, error: Dub5Error) -> None:
+        """The answer breaks off."""
+        self._begin()
+        self._tell("response.failed", response=self._response("failed", error=failure(error)))
+
+    # --- What is told ---
+
+    def _tell(self, kind: str, **members: Any) -> None:
+        data = {"type": kind, "sequence_number": self._number, **members}
+        self._number += 1
+        try:
+            raw = msgspec.json.encode(data)
+        except UnicodeEncodeError:
+            raw = answers.written(data)
+        self._due += (b"event: ", kind.encode(), b"\ndata: ", raw, b"\n\n")
+
+    def _begin(self) -> None:
+        if self._number == 0:
+            response = self._response("in_progress")
+            self._tell("response.created", response=response)
+            self._tell("response.in_progress", response=response)
+
+    def _response(
+        self, status: Status, *, now: int = 0, reason: str | None = None, error: Json | None = None
+    ) -> msgspec.Raw:
+        return msgspec.Raw(
+            answers.response(
+                self._asked,
+                status=status,
+                created=self._created,
+                completed=now,
+                model=self._model,
+                output=[item.done for item in self._items if item.done is not None],
+                usage=None if status == "in_progress" else self._usage,
+                reason=reason,
+                error=error,
+                tier=self._tier,
+            )
+        )
+
+    # --- What grows ---
+
+    def _grow(self, delta: Json, choice: Json) -> None:
+        content = delta.get("content")
+        blocks, thought = delta.get("thinking_blocks"), self._thought_in(delta, content)
+        if self._asked.encrypted and isinstance(blocks, list):
+            self._signed += blocks
+        if thought:
+            self._thought().write(thought)
+        if delta.get("annotations"):
+            self._annotations += answers.annotations_of(delta)
+        if self._asked.logprobs:
+            self._logprobs += answers.logprobs_of(choice)
+        text = content if isinstance(content, str) else answers.text_of(content)
+        if text:
+            logprobs, self._logprobs = self._logprobs, []
+            self._message().write(text, logprobs)
+        refusal = delta.get("refusal")
+        if isinstance(refusal, str) and refusal:
+            self._message().refuse(refusal)
+        calls = delta.get("tool_calls")
+        for part in calls if isinstance(calls, list) else ():
+            if isinstance(part, dict):
+                self._call(part)
+
+    def _thought_in(self, delta: Json, content: object) -> str:
+        for name in _THOUGHTS:
+            value = delta.get(name)
+            if value and isinstance(value, str):
+                self._thoughts = self._thoughts or name
+                if name == self._thoughts:
+                    return value
+        return answers.thought_in(content)
+
+    def _thought(self) -> _Thought:
+        if not isinstance(self._last, _Thought):
+            self._next()
+            self._last = _Thought(self._asked, len(self._items), self._tell)
+            self._items.append(self._last)
+        return self._last
+
+    def _message(self) -> _Message:
+        if not isinstance(self._last, _Message):
+            if self._signed:
+                self._thought()  # what was signed goes before what is said, also where there are no words of it
+            self._next()
+            self._last = _Message(self._asked, len(self._items), self._tell, self._annotations)
+            self._items.append(self._last)
+        return self._last
+
+    def _call(self, part: Json) -> None:
+        index = part.get("index")
+        index = index if isinstance(index, int) else max(0, len(self._calls) - 1)
+        call = self._calls.get(index)
+        if call is None:
+            call = self._calls[index] = _Call(index)
+        call.take(part)
+        if call.item is None and call.name:
+            if self._signed:
+                self._thought()
+            self._next()
+            known = {"id": call.id, "name": call.name, "arguments": ""}
+            identity = answers.call_id(known, self._seed, index)
+            call.begin(self._asked, len(self._items), self._tell, identity)
+            self._items.append(call)
+        call.write()
+
+    def _next(self) -> None:
+        """Another item begins: end those that can have no more."""
+        if self._last is not None:
+            self._finish(self._last, "completed")
+            self._last = None
+        for call in self._calls.values():
+            if call.is_whole():
+                self._finish(call, "completed")
+
+    def _finish(self, item: _Item, status: Status) -> None:
+        if item.done is None:
+            if isinstance(item, _Thought):
+                item.signed, self._signed = self._signed, []
+            item.done = item.finish(status)
+            self._tell("response.output_item.done", output_index=item.position, item=item.done)
+
+
+def _without_logprobs(choice: Json) -> Json:
+    return {name: value for name, value in choice.items() if name != "logprobs"}
+
+
+class _Item:
+    """One item of the output. `done` is as it is in the answer, as soon as nothing more can come."""
+
+    position: int
+    done: Json | None = None
+
+    def finish(self, status: Status) -> Json:
+        """Tell the end of what grew; gives the item."""
+        raise NotImplementedError
+
+
+class _Text:
+    """A text that grows; the first half of a character waits for the other one."""
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+        self._half = ""
+
+    def add(self, text: str) -> str:
+        """What may be told of it now."""
+        if not text.isascii() or self._half:
+            text, self._half = self._half + text, ""
+            if _FIRST_HALVES[0] <= text[-1] <= _FIRST_HALVES[1]:
+                text, self._half = text[:-1], text[-1]
+            text = mended(text)
+        self._parts.append(text)
+        return text
+
+    def rest(self) -> str:
+        """What is left to be told at the end."""
+        half, self._half = self._half, ""
+        if half:
+            self._parts.append("\ufffd")
+        return "\ufffd" if half else ""
+
+    def whole(self) -> str:
+        return "".join(self._parts)
+
+
+class _Thought(_Item):
+    """A reasoning item."""
+
+    def __init__(self, asked: Asked, position: int, tell: Tell) -> None:
+        self.position = position
+        self.signed: list[Any] = []
+        self._asked, self._tell = asked, tell
+        self._text: _Text | None = None
+        begun = answers.reasoning(asked, position, "", [], "in_progress")
+        self._at = {"item_id": begun["id"], "output_index": position}
+        tell("response.output_item.added", output_index=position, item=begun)
+
+    def write(self, text: str) -> None:
+        if self._text is None:
+            self._text = _Text()
+            self._part("added", "")
+        self._told(self._text.add(text))
+
+    def _told(self, delta: str) -> None:
+        if delta:
+            self._grown("delta", delta=delta)
+
+    def _grown(self, what: str, **members: Any) -> None:
+        if self._asked.summary:
+            self._tell(f"response.reasoning_summary_text.{what}", **self._at, summary_index=0, **members)
+        else:
+            self._tell(f"response.reasoning_text.{what}", **self._at, content_index=0, **members)
+
+    def _part(self, what: str, text: str) -> None:
+        if self._asked.summary:
+            part = {"type": "summary_text", "text": text}
+            self._tell(f"response.reasoning_summary_part.{what}", **self._at, summary_index=0, part=part)
+        else:
+            part = {"type": "reasoning_text", "text": text}
+            self._tell(f"response.content_part.{what}", **self._at, content_index=0, part=part)
+
+    def finish(self, status: Status) -> Json:
+        text = ""
+        if self._text is not None:
+            self._told(self._text.rest())
+            text = self._text.whole()
+            self._grown("done", text=text)
+            self._part("done", text)
+        return answers.reasoning(self._asked, self.position, text, self.signed, status)
+
+
+class _Message(_Item):
+    """A message, with a part for its text, and one for a refusal. Its text takes the `annotations` that are here."""
+
+    def __init__(self, asked: Asked, position: int, tell: Tell, annotations: list[Json]) -> None:
+        self.position = position
+        self._annotations = annotations
+        self._asked, self._tell = asked, tell
+        self._parts: list[Json] = []
+        self._text: _Text | None = None
+        self._refusal: _Text | None = None
+        self._logprobs: list[Json] = []
+        begun = answers.says(asked, position, [], "in_progress")
+        self._at: Json = {"item_id": begun["id"], "output_index": position, "content_index": 0}
+        tell("response.output_item.added", output_index=position, item=begun)
+
+    def write(self, text: str, logprobs: list[Json]) -> None:
+        if self._text is None:
+            self._end_part()
+            self._text = _Text()
+            self._tell("response.content_part.added", **self._at, part=answers.output_text("", [], []))
+        self._logprobs += logprobs
+        delta = self._text.add(text) if text else ""
+        if delta or logprobs:
+            self._told(delta, logprobs)
+
+    def _told(self, delta: str, logprobs: list[Json]) -> None:
+        plain = [answers.plain(one) for one in logprobs]
+        self._tell("response.output_text.delta", **self._at, delta=delta, logprobs=plain)
+
+    def refuse(self, text: str) -> None:
+        if self._refusal is None:
+            self._end_part()
+            self._refusal = _Text()
+            self._tell("response.content_part.added", **self._at, part={"type": "refusal", "refusal": ""})
+        delta = self._refusal.add(text)
+        if delta:
+            self._tell("response.refusal.delta", **self._at, delta=delta)
+
+    def finish(self, status: Status) -> Json:
+        self._end_part()
+        return answers.says(self._asked, self.position, self._parts, status)
+
+    def _end_part(self) -> None:
+        if self._text is not None:
+            part = self._end_text(self._text)
+        elif self._refusal is not None:
+            part = self._end_refusal(self._refusal)
+        else:
+            return
+        self._tell("response.content_part.done", **self._at, part=part)
+        self._parts.append(part)
+        self._at = {**self._at, "content_index": len(self._parts)}
+        self._text = self._refusal = None
+
+    def _end_text(self, text: _Text) -> Json:
+        rest = text.rest()
+        if rest:
+            self._told(rest, [])
+        annotations = self._annotations.copy()
+        self._annotations.clear()
+        for index, annotation in enumerate(annotations):
+            self._tell(
+                "response.output_text.annotation.added",
+                **self._at,
+                annotation_index=index,
+                annotation=annotation,
+            )
+        whole, logprobs = text.whole(), self._logprobs
+        plain = [answers.plain(one) for one in logprobs]
+        self._tell("response.output_text.done", **self._at, text=whole, logprobs=plain)
+        self._logprobs = []
+        return answers.output_text(whole, annotations, logprobs)
+
+    def _end_refusal(self, refusal: _Text) -> Json:
+        rest = refusal.rest()
+        if rest:
+            self._tell("response.refusal.delta", **self._at, delta=rest)
+        whole = refusal.whole()
+        self._tell("response.refusal.done", **self._at, refusal=whole)
+        return {"type": "refusal", "refusal": whole}
+
+
+class _Call(_Item):
+    """A call of a function. It begins when its name is known; what has come before waits."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.id: object = None
+        self.name = ""
+        self.item: Json | None = None
+        self._waiting: list[str] = []
+        self._arguments = _Text()
+
+    def take(self, part: Json) -> None:
+        """One part of it as it came."""
+        function = part.get("function")
+        self.id = self.id or part.get("id")
+        if isinstance(function, dict):
+            name, arguments = function.get("name"), function.get("arguments")
+            if isinstance(name, str) and not self.name:
+                self.name = name
+            if isinstance(arguments, str) and arguments:
+                self._waiting.append(arguments)
+
+    def begin(self, asked: Asked, position: int, tell: Tell, call_id: str) -> None:
+        self.position, self._asked, self._tell, self._call_id = position, asked, tell, call_id
+        self.item = self._item("", "in_progress")
+        self._at = {"item_id": self.item["id"], "output_index": position}
+        tell("response.output_item.added", output_index=position, item=self.item)
+
+    def write(self) -> None:
+        """Tell what has come of its arguments."""
+        if self.item is None or self.done is not None:
+            return
+        for arguments in self._waiting:
+            self._told(self._arguments.add(arguments))
+        self._waiting.clear()
+
+    def _told(self, delta: str) -> None:
+        if delta:
+            self._tell("response.function_call_arguments.delta", **self._at, delta=delta)
+
+    def is_whole(self) -> bool:
+        """Whether its arguments are an object that is complete."""
+        if self.item is None or self.done is not None:
+            return False
+        arguments = self._arguments.whole()
+        try:
+            return arguments.rstrip().endswith("}") and isinstance(msgspec.json.decode(arguments), dict)
+        except (ValueError, RecursionError):
+            return False
+
+    def finish(self, status: Status) -> Json:
+        self._told(self._arguments.rest())
+        arguments = self._arguments.whole()
+        self._tell("response.function_call_arguments.done", **self._at, name=self.name, arguments=arguments)
+        return self._item(arguments, status)
+
+    def _item(self, arguments: str, status: Status) -> Json:
+        known = {"name": self.name, "arguments": arguments}
+        return answers.calls_function(self._asked, self.position, known, self._call_id, status)
+
+
+def failure(error: Dub5Error) -> Json:
+    """`error` of a Response that failed. Its `code` is one of OpenAI's few, `reason` what the code is elsewhere."""
+    limited, refused = error.status == 429, error.status < 500
+    code = "rate_limit_exceeded" if limited else "invalid_prompt" if refused else "server_error"
+    said: Json = {"code": code, "message": error.message, "type": error.type, "param": error.param}
+    said["reason"] = error.code
+    if error.retry_after is not None:
+        said["retry_after"] = whole_seconds(error.retry_after)
+    return said
