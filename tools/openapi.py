@@ -15,13 +15,13 @@ import msgspec
 import yaml
 
 from dub5 import errors
-from dub5.api import cache
+from dub5.api import cache, responses_request
 from dub5.chat import request
 from tools.release import version
 
 Json = dict[str, Any]
 
-_BODIES = [request._Known, cache.Invalidation, cache.WrittenAnswer]  # noqa: SLF001  # public by this document alone
+_BODIES = [request._Known, responses_request.ResponsesRequest, cache.Invalidation, cache.WrittenAnswer]  # noqa: SLF001  # public by this document alone
 _NAMES = {"_Known": "ChatRequest"}
 
 
@@ -139,6 +139,7 @@ _PAGE = """\
 
 [openapi.yaml](openapi.yaml) describes every route in OpenAPI 3.1: parameters, bodies, answers and errors. A test holds
 it to a running server. Clients of OpenAI's API need none of it: change `base_url`.
+[Responses](responses.md) tells what of that API is served.
 
 * A key is sent as `Authorization: Bearer KEY`. Where no keys are configured none is needed.
 * Every error has OpenAI's form, `{"error": {"message", "type", "param", "code"}}`. A path or method that is not in the

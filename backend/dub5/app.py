@@ -34,6 +34,7 @@ from dub5.api.entrance import BrowserMiddleware, DrainMiddleware, QuestionsFirst
 from dub5.api.errors import HANDLERS
 from dub5.api.origins import Origins
 from dub5.api.page import Page
+from dub5.api.responses import Responses
 from dub5.cache.entry import RedisClock, most_stored
 from dub5.cache.flights import Flights, OneReplica
 from dub5.cache.leases import Leases
@@ -113,7 +114,7 @@ class Application:
             background=self.background,
         )
         self._lag = LoopLagProbe(self.metrics, self.background)
-        spellings: list[Spelling] = [Chat()]
+        spellings: list[Spelling] = [Chat(), Responses()]
         questions = [
             QuestionRoute(each, self._pipeline, self._keys, self._limiter, settings.server, self.arrivals)
             for each in spellings

@@ -1,4 +1,4 @@
-"""OpenAI's Responses, a spelling of the question that Chat Completions asks as well.
+"""`POST /v1/responses`: OpenAI's Responses, a spelling of the question that Chat Completions asks as well.
 
 What a request means is in `responses_request`, what an answer is in `responses_answer`, its events in
 `responses_stream`.
@@ -6,15 +6,72 @@ What a request means is in `responses_request`, what an answer is in `responses_
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 
+import msgspec
+
 from dub5.api import responses_answer as answers
 from dub5.api.responses_answer import Asked
+from dub5.api.responses_request import cannot, chat_request
 from dub5.api.responses_stream import Events
 from dub5.cache.flights import Frame
-from dub5.errors import Dub5Error
-from dub5.providers.protocol import decode
+from dub5.chat.answer import Writer
+from dub5.chat.request import ChatRequest
+from dub5.errors import Dub5Error, ErrorResponse, render
+from dub5.providers.protocol import Json, decode
+from dub5.telemetry.record import RequestRecord
+
+_NAMES = (
+    ("max_tokens", "max_output_tokens"),
+    ("max_completion_tokens", "max_output_tokens"),
+    ("response_format", "text.format"),
+    ("reasoning_effort", "reasoning.effort"),
+    ("verbosity", "text.verbosity"),
+    ("logprobs", "top_logprobs"),
+    ("messages", "input"),
+)
+"""Fields as a provider names them that was asked by Chat Completions, and as the request named them."""
+
+
+class Responses:
+    """The Spelling. Answers are not kept, and so none can be referred to."""
+
+    name = "responses"
+    path = "/v1/responses"
+    subject = "Responses"
+
+    def authorization(self, headers: dict[str, str]) -> str:
+        return headers.get("authorization", "")
+
+    def question(self, body: Json, headers: dict[str, str]) -> Json:  # noqa: ARG002  # all of it is in the body
+        if body.get("previous_response_id") is not None:
+            raise cannot("previous_response_id", "answers are not kept; send the items before it as well")
+        return chat_request(body)
+
+    def writer(self, body: Json, request: ChatRequest, record: RequestRecord) -> Writer:  # noqa: ARG002  # the same
+        return ResponsesWriter(Asked(body))
+
+    def error(self, error: Dub5Error) -> ErrorResponse:
+        rendered, name = render(error), field_of(error.param)
+        if name == error.param:
+            return rendered
+        said = error.body()
+        said["error"]["param"] = name
+        said["error"]["message"] = error.message.replace(f"`{error.param}`", f"`{name}`")
+        return rendered._replace(body=msgspec.json.encode(said))
+
+
+def field_of(param: str | None) -> str | None:
+    """A field as the request named it, of its name in a chat. Of a message only that it is in `input`: which item it
+    came from is not known any more."""
+    chat, ours = next(
+        (names for names in _NAMES if param and re.match(rf"{names[0]}(?!\w)", param)), ("", "")
+    )
+    if param is None or not chat:
+        return param
+    return ours if chat == "messages" else ours + param.removeprefix(chat).replace(".json_schema", "")
 
 
 class ResponsesWriter:

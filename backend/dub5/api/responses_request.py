@@ -95,7 +95,7 @@ _NAMES = {
 }
 
 
-class _Format(msgspec.Struct):
+class _TextFormat(msgspec.Struct):
     type: Literal["text", "json_object", "json_schema"]
     name: str | None = None
     schema: dict[str, Any] | None = None
@@ -103,19 +103,19 @@ class _Format(msgspec.Struct):
     strict: bool | None = None
 
 
-class _Text(msgspec.Struct):
-    format: _Format | None = None
+class _TextOptions(msgspec.Struct):
+    format: _TextFormat | None = None
     verbosity: str | None = None
 
 
-class _Reasoning(msgspec.Struct):
+class _ReasoningOptions(msgspec.Struct):
     effort: str | None = None
     summary: str | None = None
     generate_summary: str | None = None
     mode: str | None = None
 
 
-class _StreamOptions(msgspec.Struct):
+class _EventOptions(msgspec.Struct):
     include_obfuscation: bool | None = None
 
 
@@ -123,10 +123,10 @@ class ResponsesRequest(msgspec.Struct):
     """The fields whose type and range we vouch for. What is in `input` and `tools` is looked at one by one."""
 
     model: Annotated[str, Meta(min_length=1, max_length=256)]
-    input: str | list[Any]
+    input: str | Annotated[list[Any], Meta(min_length=1)]
     instructions: str | None = None
     stream: bool | None = None
-    stream_options: _StreamOptions | None = None
+    stream_options: _EventOptions | None = None
     store: bool | None = None
     previous_response_id: str | None = None
     background: bool | None = None
@@ -138,8 +138,8 @@ class ResponsesRequest(msgspec.Struct):
     max_output_tokens: Annotated[int, Meta(ge=1, le=MOST_TOKENS)] | None = None
     max_tool_calls: int | None = None
     parallel_tool_calls: bool | None = None
-    text: _Text | None = None
-    reasoning: _Reasoning | None = None
+    text: _TextOptions | None = None
+    reasoning: _ReasoningOptions | None = None
     tools: list[Any] | None = None
     tool_choice: str | dict[str, Any] | None = None
     truncation: Literal["auto", "disabled"] | None = None
@@ -184,8 +184,6 @@ def chat_request(body: Json, *, before: Iterable[Json] = ()) -> Json:
     if isinstance(asked.input, str):
         conversation.say("user", asked.input)
     else:
-        if not asked.input:
-            raise InvalidRequest("Expected `array` of length >= 1: `input`.", param="input")
         for at, item in each(asked.input, "input"):
             conversation.add(item, at)
     conversation.end_turn()

@@ -246,7 +246,7 @@ def grown(events: list[Json]) -> list[Json]:
             assert event["item"]["status"] == "in_progress"
             continue
         assert at not in ended
-        part = (at, int(event.get("content_index", event.get("summary_index", 0))))
+        part = (at, int(event.get("content_index") or event.get("summary_index") or 0))
         if kind == "output_item.done":
             ended.add(at)
             assert event["item"]["id"] == items[at]["id"]
