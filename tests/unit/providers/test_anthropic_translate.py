@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dub5.errors import InvalidRequest, Unsupported
-from dub5.providers.anthropic_answer import Event, StreamTranslator, completion
+from dub5.providers.anthropic_answer import StreamTranslator, completion, event_of
 from dub5.providers.anthropic_request import request
 from dub5.providers.chunks import assemble
 from dub5.providers.protocol import Json
@@ -408,7 +408,7 @@ USAGE = {
     "prompt_tokens": 9,
     "completion_tokens": 3,
     "total_tokens": 12,
-    "prompt_tokens_details": {"cached_tokens": 3},
+    "prompt_tokens_details": {"cached_tokens": 3, "cache_write_tokens": 1},
 }
 
 
@@ -419,9 +419,7 @@ def answered(*content: Json, stop_reason: str | None = "end_turn") -> Json:
 def streamed(parts: list[fake.Part]) -> list[Json]:
     """The chunks for these server-sent events."""
     translator = StreamTranslator(created=7)
-    events = [
-        msgspec.json.decode(part.split(b"data: ")[1], type=Event) for part in parts if isinstance(part, bytes)
-    ]
+    events = [event_of(part.split(b"data: ")[1], "claude") for part in parts if isinstance(part, bytes)]
     return [chunk for event in events for chunk in translator.chunks(event)]
 
 
@@ -431,7 +429,7 @@ def deltas(parts: list[fake.Part]) -> list[Json]:
 
 
 def test_a_whole_answer() -> None:
-    assert answered(text("Hel"), {"type": "never_heard_of", "text": "?"}, text("lo")) == {
+    assert answered(text("Hello")) == {
         **HEAD,
         "object": "chat.completion",
         "choices": [
@@ -541,13 +539,40 @@ def test_thinking_is_streamed_and_signed_at_its_end() -> None:
         {"thinking_blocks": [{"type": "thinking", "thinking": "Hm.", "signature": "sig"}]},
         {"thinking_blocks": [{"type": "redacted_thinking", "data": "xyz"}]},
         {"reasoning_content": "So."},
+        {
+            "message_blocks": [
+                {"index": 0, "type": "thinking"},
+                {"index": 1, "type": "redacted_thinking"},
+                {"index": 2, "type": "thinking", "length": 3},
+            ]
+        },
     ]
 
 
-def test_what_is_yet_to_be_invented_is_passed_over() -> None:
-    novelty = fake.block_frames(0, {"type": "hologram", "text": "?"}, {"type": "hologram_delta", "text": "?"})
-    citation = fake.block_frames(1, text(""), {"type": "citations_delta", "citation": {}})
-    assert deltas(fake.answer(*novelty, fake.event("fanfare", volume=11), *citation)) == [{"content": ""}]
+def test_events_and_deltas_that_are_yet_to_be_invented_are_passed_over() -> None:
+    novelty = fake.block_frames(0, text("Hm"), {"type": "hologram_delta", "text": "?"})
+    assert deltas(fake.answer(*novelty, fake.event("fanfare", volume=11))) == [{"content": "Hm"}]
+
+
+def test_what_chat_has_no_field_for_is_told_beside_it() -> None:
+    search = {"type": "server_tool_use", "id": "s1", "name": "web_search", "input": {}}
+    asked = fake.block_frames(0, search, {"type": "input_json_delta", "partial_json": '{"q":1}'})
+    found = {"type": "web_search_tool_result", "tool_use_id": "s1", "content": [{"title": None}]}
+    cited = fake.block_frames(
+        2,
+        text(""),
+        {"type": "citations_delta", "citation": {"url": "a"}},
+        {"type": "text_delta", "text": "Yes"},
+    )
+    assert deltas(fake.answer(*asked, *fake.block_frames(1, found), *cited)) == [
+        {"message_blocks": [{**search, "index": 0}]},
+        {"message_blocks": [{"partial_json": '{"q":1}', "index": 0}]},
+        {"message_blocks": [{**found, "index": 1}]},
+        {"content": ""},
+        {"message_blocks": [{"type": "text", "index": 2, "citations": [{"url": "a"}]}]},
+        {"content": "Yes"},
+        {"message_blocks": [{"index": 2, "type": "text", "length": 3}]},
+    ]
 
 
 def test_the_newest_counts_are_the_right_ones() -> None:
@@ -609,4 +634,6 @@ def test_the_stream_of_an_answer_adds_up_to_the_whole(blocks: list[tuple[str, An
             whole.append({"type": kind, kind: "".join(value), **signature})
             parts += fake.block_frames(index, {"type": kind, kind: ""}, *grown)
     joined = assemble(streamed(fake.answer(*parts)))
+    listed = joined["choices"][0]["message"].get("message_blocks", [])
+    listed.sort(key=lambda one: one["index"])
     assert joined == completion(fake.message(whole), created=7)
