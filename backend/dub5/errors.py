@@ -1,9 +1,10 @@
 """Every way in which a request can fail, as one tree.
 
-The contract promises OpenAI's error shape everywhere, so that the official clients raise their own
-exception classes. Each class here therefore knows its HTTP status, its `type` and its `code`. `render` makes an HTTP
-response of any of them, `render_event` the last event of a stream; nothing else does, so that callers get the same
-wherever a request fails. What a provider said may take the place of the class's words in one error: `as_said`.
+The contract promises OpenAI's error shape everywhere but for callers of Anthropic's Messages, so that the official
+clients raise their own exception classes. Each class here therefore knows its HTTP status, its `type` and its `code`.
+`render` makes an HTTP response of any of them, `render_event` the last event of a stream, `render_messages` and
+`render_messages_event` the same in Anthropic's shape; nothing else does, so that callers get the same wherever a
+request fails. What a provider said may take the place of the class's words in one error: `as_said`.
 
     Dub5Error
     ├── ConfigError                     (never leaves the process: start-up and `dub5 config check`)
@@ -126,6 +127,48 @@ def render(error: Dub5Error) -> ErrorResponse:
 def render_event(error: Dub5Error) -> bytes:
     """The last server-sent event of a stream that fails after its head was sent."""
     return b"data: %b\n\n" % msgspec.json.encode(error.event())
+
+
+def render_messages(error: Dub5Error, request_id: str) -> ErrorResponse:
+    """As `render`, for callers of Messages: Anthropic's error object, by which its clients know what happened."""
+    return render(error)._replace(body=msgspec.json.encode(_messages_body(error, request_id)))
+
+
+def render_messages_event(error: Dub5Error, request_id: str) -> bytes:
+    """As `render_event`, for callers of Messages."""
+    return b"event: error\ndata: %b\n\n" % msgspec.json.encode(_messages_body(error, request_id))
+
+
+_MESSAGES_TYPES = {
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+"""https://platform.claude.com/docs/en/api/errors; of other statuses `invalid_request_error` and `api_error`."""
+
+
+def _messages_body(error: Dub5Error, request_id: str) -> dict[str, Any]:
+    """`details.error_code` is the code that other protocols have; a field is named by the message alone."""
+    usual = "api_error" if error.status >= 500 else "invalid_request_error"
+    message = error.message
+    if error.param and error.param not in message:
+        message = f"{error.param}: {message}"
+    return {
+        "type": "error",
+        "error": {
+            "type": _MESSAGES_TYPES.get(error.status, usual),
+            "message": message,
+            "details": {"error_code": error.code},
+        },
+        "request_id": request_id,
+    }
 
 
 class ConfigError(Dub5Error):
