@@ -144,31 +144,55 @@ def _either(body: dict[str, Any], parts: list[Part]) -> Script:
 
 
 class FakeAnthropic(FakeServer):
-    """See the module. Paths other than /v1/messages get 404."""
+    """See the module. It counts a token for each letter of the last message; other paths get 404."""
 
     @property
     def base_url(self) -> str:
         return self.url
 
     async def default(self, call: Call, wire: Wire) -> None:
-        if call.path != "/v1/messages":
+        counting = call.path == "/v1/messages/count_tokens"
+        if call.path != "/v1/messages" and not counting:
             await refuse(404, "Not found")(call, wire)
             return
-        complaint = complaint_about(call)
+        complaint = complaint_about(call, counting=counting)
         if complaint is not None:
             await refuse(400, complaint)(call, wire)
+            return
+        if counting:
+            await whole({"input_tokens": len(_last_text(call.body))})(call, wire)
             return
         await say("You said: ", _last_text(call.body))(call, wire)
 
 
-def complaint_about(call: Call) -> str | None:
+_NOT_COUNTED = (
+    "max_tokens",
+    "stream",
+    "temperature",
+    "top_p",
+    "top_k",
+    "stop_sequences",
+    "metadata",
+    "service_tier",
+)
+
+
+def complaint_about(call: Call, *, counting: bool = False) -> str | None:
     """What the real API would refuse, None where it would not."""
+    body = call.body
+    if counting:
+        odd = next((name for name in _NOT_COUNTED if name in body), None)
+        if odd is not None:
+            return f"{odd}: Extra inputs are not permitted"
+        body = {**body, "max_tokens": 4096}
     if call.headers.get("anthropic-version") != "2023-06-01":
         return "anthropic-version: header is required"
     beta = _BETA if "anthropic-beta" in call.headers else ()
-    return refusal({name: value for name, value in call.body.items() if name not in beta})
+    return refusal({name: value for name, value in body.items() if name not in beta})
 
 
 def _last_text(body: dict[str, Any]) -> str:
     blocks = body["messages"][-1]["content"]
+    if isinstance(blocks, str):
+        return blocks
     return "".join(block.get("text", "") for block in blocks)

@@ -104,8 +104,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
             return call
         body["messages"] = personality.messages(self.request)
         defaults = personality.defaults(self.request)
-        # What the caller wrote to the letter is no longer all that is asked.
-        return msgspec.structs.replace(call, stable=personality.stable, defaults=defaults, spelled=None)
+        return msgspec.structs.replace(call, stable=personality.stable, defaults=defaults)
 
 
 def why_not_cached(fields: Json, cache_class: CacheClass, asked: Directives) -> str | None:

@@ -1,6 +1,7 @@
-"""Anthropic's Messages API, spoken for callers who speak Chat Completions.
+"""Anthropic's Messages API, spoken for callers of Chat Completions, and with callers of Messages to the letter.
 
-`anthropic_request` translates the question, `anthropic_answer` the answer.
+`anthropic_request` translates the question, `anthropic_answer` the answer. A question that was asked in Messages goes
+as it came (`anthropic_native`), but to a model with quirks, which are told in chat's words.
 
 A stream is complete only after `message_stop`; without it the answer was cut short.
 """
@@ -17,6 +18,7 @@ import msgspec
 
 from dub5.errors import ProviderError, Unsupported
 from dub5.providers.anthropic_answer import StreamTranslator, completion, event_of
+from dub5.providers.anthropic_native import betas, counted, native, speaks
 from dub5.providers.anthropic_request import request
 from dub5.providers.chunks import Assembler, split
 from dub5.providers.http import DIRECTLY, Access, HttpClient, begins_events, events_in
@@ -28,6 +30,13 @@ from dub5.settings.model import AnthropicSettings
 
 VERSION = "2023-06-01"
 """Of the API: https://platform.claude.com/docs/en/api/versioning"""
+
+
+_BETA_HEADER = "anthropic-beta"
+
+
+class _Counted(msgspec.Struct):
+    input_tokens: int
 
 
 class _Typed(msgspec.Struct):
@@ -43,12 +52,25 @@ class AnthropicProvider:
         self.name = name
         version = {"anthropic-version": VERSION}
         self._http = HttpClient(name, settings, "/messages", key=key, access=access, headers=version)
+        self._counting = HttpClient(
+            name, settings, "/messages/count_tokens", key=key, access=access, headers=version
+        )
         self._max_tokens = settings.max_tokens
-        self._beta = any(name.lower() == "anthropic-beta" for name in settings.headers)
+        beta = {name: value for name, value in settings.headers.items() if name.lower() == _BETA_HEADER}
+        self._beta_header, self._betas = next(iter(beta.items()), (_BETA_HEADER, ""))
         self._quirks = Quirks(settings.quirks, built_in={})
 
     async def aclose(self) -> None:
         await self._http.aclose()
+        await self._counting.aclose()
+
+    async def count_tokens(self, call: Call) -> int:
+        """Of the prompt of a call that was asked in Messages, as the provider counts them."""
+        body = await self._counting.post(counted(call), self._with_betas(call))
+        try:
+            return msgspec.json.decode(body, type=_Counted).input_tokens
+        except (ValueError, RecursionError):
+            raise self._counting.failure(Unusable("answered with what is not a count of tokens")) from None
 
     @property
     def batch_limit(self) -> BatchLimit:
@@ -62,6 +84,7 @@ class AnthropicProvider:
         return await self._http.get("/models?limit=1000", most=MOST_BYTES, timeout=LIST_TIMEOUT)
 
     async def complete(self, call: Call) -> Payload:
+        call = self._with_betas(call)
         body = await self._http.post(await self._body(call), call)
         try:
             if begins_events(body):
@@ -71,6 +94,7 @@ class AnthropicProvider:
             raise self._http.failure(odd) from None
 
     async def stream(self, call: Call) -> AsyncGenerator[Payload, None]:
+        call = self._with_betas(call)
         translator = StreamTranslator(created=int(time.time()))
         try:
             async with aclosing(self._http.events(await self._body(call), call)) as received:
@@ -86,7 +110,15 @@ class AnthropicProvider:
         if not translator.complete:
             raise self._http.failure(Unusable(CUT, "model" if translator.begun else "request"))
 
+    def _with_betas(self, call: Call) -> Call:
+        written = betas(call, self._betas)
+        if written == self._betas:
+            return call
+        return msgspec.structs.replace(call, headers={**call.headers, self._beta_header: written})
+
     async def _body(self, call: Call) -> Json:
+        if speaks(call) and self._quirks.of(call.model) is None:
+            return native(call, stream=call.stream)
         translate = partial(
             request,
             self._quirks.applied(call),
@@ -94,7 +126,7 @@ class AnthropicProvider:
             max_tokens=self._max_tokens,
             stream=call.stream,
             stable=call.stable,
-            beta=self._beta,
+            beta=bool(betas(call, self._betas)),
         )
         # Python in a thread lets the event loop run every few milliseconds.
         return await asyncio.to_thread(translate) if call.large else translate()

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from dub5.errors import ProviderError
+from dub5.providers.anthropic_only import for_others
 from dub5.providers.chunks import (
     Assembler,
     Calls,
@@ -106,7 +107,10 @@ class OpenAIProvider:
 
     def _body(self, call: Call) -> Json:
         quirk = self._quirks.of(call.model)
-        given = call.body if quirk is None else applied(quirk, call.body, call.defaults)
+        reasons = quirk is not None and "max_tokens" in quirk.rename
+        given = call.body if call.spelled is None else for_others(call, reasons=reasons)
+        if quirk is not None:
+            given = applied(quirk, given, call.defaults)
         body: Json = {**given, "model": call.model}
         if call.stream:
             body["stream"] = True
