@@ -32,6 +32,8 @@ from dub5.api import cache, models, operations
 from dub5.api.chat import Chat, QuestionRoute, Spelling
 from dub5.api.entrance import BrowserMiddleware, DrainMiddleware, QuestionsFirst
 from dub5.api.errors import HANDLERS
+from dub5.api.http import headers_of, key_of
+from dub5.api.messages import Messages, MessagesRoute, TokenCountRoute, TokenCounts
 from dub5.api.origins import Origins
 from dub5.api.page import Page
 from dub5.api.responses import Responses
@@ -114,10 +116,12 @@ class Application:
             background=self.background,
         )
         self._lag = LoopLagProbe(self.metrics, self.background)
+        asking = (self._pipeline, self._keys, self._limiter, settings.server, self.arrivals)
         spellings: list[Spelling] = [Chat(), Responses()]
         questions = [
-            QuestionRoute(each, self._pipeline, self._keys, self._limiter, settings.server, self.arrivals)
-            for each in spellings
+            *(QuestionRoute(each, *asking) for each in spellings),
+            MessagesRoute(Messages(), *asking),
+            TokenCountRoute(TokenCounts(), *asking),
         ]
         leaving = DrainMiddleware(QuestionsFirst(questions, self._public(questions)), self.drain)
         self.origins = Origins(settings.server.allowed_origins)
@@ -371,7 +375,7 @@ def _authorized_by(keys: KeyRing) -> Guard:
         if role is None:
             return
         record = record_of(connection.scope)
-        caller = keys.authenticate(connection.headers.get("authorization", ""))
+        caller = keys.authenticate(key_of(headers_of(connection.scope)))
         record.tenant, record.key_id = caller.tenant, caller.key_id
         caller.require(role)
         connection.state.caller = caller

@@ -129,9 +129,14 @@ def render_event(error: Dub5Error) -> bytes:
     return b"data: %b\n\n" % msgspec.json.encode(error.event())
 
 
-def render_messages(error: Dub5Error, request_id: str) -> ErrorResponse:
-    """As `render`, for callers of Messages: Anthropic's error object, by which its clients know what happened."""
-    return render(error)._replace(body=msgspec.json.encode(_messages_body(error, request_id)))
+def render_messages(
+    error: Dub5Error, request_id: str | None = None, *, field: str | None = None
+) -> ErrorResponse:
+    """As `render`, for callers of Messages: Anthropic's error object, by which its clients know what happened.
+
+    `field` is the name that `error.param` has there, where it has another.
+    """
+    return render(error)._replace(body=msgspec.json.encode(_messages_body(error, request_id, field)))
 
 
 def render_messages_event(error: Dub5Error, request_id: str) -> bytes:
@@ -154,12 +159,14 @@ _MESSAGES_TYPES = {
 """https://platform.claude.com/docs/en/api/errors; of other statuses `invalid_request_error` and `api_error`."""
 
 
-def _messages_body(error: Dub5Error, request_id: str) -> dict[str, Any]:
+def _messages_body(error: Dub5Error, request_id: str | None, field: str | None = None) -> dict[str, Any]:
     """`details.error_code` is the code that other protocols have; a field is named by the message alone."""
     usual = "api_error" if error.status >= 500 else "invalid_request_error"
-    message = error.message
-    if error.param and error.param not in message:
-        message = f"{error.param}: {message}"
+    message, named = error.message, field or error.param
+    if field and error.param:
+        message = message.replace(f"`{error.param}`", f"`{field}`")
+    if named and named not in message:
+        message = f"{named}: {message}"
     return {
         "type": "error",
         "error": {

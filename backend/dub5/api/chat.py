@@ -210,24 +210,39 @@ class QuestionRoute:
             with room:
                 if self._limiter.limited:
                     grant = await self._granted(question)
-                answer = self._pipeline.recall(question)
-                if answer is not None:
-                    await _send_whole(question, writer, answer, grant, send)
-                    return
-                async with while_client_stays(receive):
-                    if request.stream:
-                        await self._stream(question, writer, grant, deadlines.whole, send)
-                    else:
-                        answer = await _in_time(question.deadline, self._pipeline.answer(question))
-                        await _send_whole(question, writer, answer, grant, send)
+                await self._respond(question, writer, grant, deadlines.whole, receive, send)
         except ClientLeft:
             record.outcome = "client_disconnect"
         except Exception as failure:  # noqa: BLE001  # the last line of defence: whatever it is, the client gets an answer
             error = _record_error(failure, record)
-            await send_error(send, error, _rate_headers(grant), spelling.error(error))
+            await send_error(send, error, _rate_headers(grant), self._render(error, record))
         finally:
             if grant is not None:
                 self._settle(record, grant)
+
+    def _render(self, error: Dub5Error, record: RequestRecord) -> ErrorResponse:  # noqa: ARG002  # for those who show its id
+        return self.spelling.error(error)
+
+    async def _respond(
+        self,
+        question: Question,
+        writer: Writer,
+        grant: Grant | None,
+        end: float | None,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """`end` is when the caller wants the whole answer, in seconds of time.monotonic."""
+        answer = self._pipeline.recall(question)
+        if answer is not None:
+            await _send_whole(question, writer, answer, grant, send)
+            return
+        async with while_client_stays(receive):
+            if question.request.stream:
+                await self._stream(question, writer, grant, end, send)
+            else:
+                answer = await _in_time(question.deadline, self._pipeline.answer(question))
+                await _send_whole(question, writer, answer, grant, send)
 
     async def _question(
         self, headers: dict[str, str], receive: Receive, record: RequestRecord, deadline: float | None

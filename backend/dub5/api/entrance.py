@@ -19,7 +19,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from dub5.admission.drain import Drain
 from dub5.admission.keys import KeyRing
 from dub5.api.chat import QuestionRoute
-from dub5.api.http import CLOSE, headers_of, send_error
+from dub5.api.http import CLOSE, headers_of, key_of, send_error
 from dub5.api.origins import BROWSER_HEADERS, VARY, Origins, is_foreign, is_preflight, preflight_headers
 from dub5.api.paths import canonical
 from dub5.errors import Dub5Error, ForeignOrigin, Overloaded
@@ -62,7 +62,7 @@ class BrowserMiddleware:
         if self._keys is None or not self._keys.configured:
             return False
         try:
-            self._keys.authenticate(headers.get("authorization", ""))
+            self._keys.authenticate(key_of(headers))
         except Dub5Error:
             return False
         return True

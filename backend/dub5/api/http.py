@@ -179,6 +179,14 @@ async def send_whole(send: Send, status: int, headers: Headers, body: bytes) -> 
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
+def key_of(headers: dict[str, str]) -> str:
+    """The key as `Authorization` has it, also where it came as Anthropic's clients send theirs."""
+    given = headers.get("authorization", "")
+    if not given and "x-api-key" in headers:
+        return f"Bearer {headers['x-api-key']}"
+    return given
+
+
 async def send_error(
     send: Send, error: Dub5Error, headers: Headers | None = None, rendered: ErrorResponse | None = None
 ) -> None:

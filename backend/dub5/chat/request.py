@@ -281,16 +281,26 @@ def _check_messages(body: Json) -> Steps[None]:
 
 def most_tokens(request: ChatRequest, fields: Json) -> int:
     """About how many tokens a request may take: its prompt, and the longest answers that it allows."""
-    if request.size > SMALL:
-        prompt = sum(map(_tokens_of, fields["messages"]))
-    else:
-        prompt = len(msgspec.json.encode(fields["messages"])) // _CHARACTERS_PER_TOKEN
+    prompt = _prompt_tokens(request, fields)
     answer: int = fields.get("max_completion_tokens") or fields.get("max_tokens") or 0
     if not answer:
         thinking = fields.get("thinking")
         budget = thinking.get("budget_tokens") if isinstance(thinking, dict) else None
         answer = _USUAL_ANSWER + (max(0, budget) if isinstance(budget, int) else 0)
     return prompt + answer * max(fields.get("n") or 1, fields.get("best_of") or 1)
+
+
+def prompt_tokens(fields: Json) -> int:
+    """About how many tokens its messages and tools are: four characters each, fewer where they are not ASCII."""
+    tools = len(msgspec.json.encode(fields.get("tools") or [])) // _CHARACTERS_PER_TOKEN
+    return sum(map(_tokens_of, fields["messages"])) + tools
+
+
+def _prompt_tokens(request: ChatRequest, fields: Json) -> int:
+    """For limits, where a cheap answer will do."""
+    if request.size > SMALL:
+        return sum(map(_tokens_of, fields["messages"]))
+    return len(msgspec.json.encode(fields["messages"])) // _CHARACTERS_PER_TOKEN
 
 
 def _tokens_of(message: Json) -> int:
