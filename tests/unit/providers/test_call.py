@@ -15,7 +15,7 @@ from dub5.errors import InvalidRequest, Overloaded, ProviderError, ProviderTimeo
 from dub5.providers import build
 from dub5.providers.call import CallResult, Model, OpenStream, RetryBudget, Route
 from dub5.providers.health import FEWEST_LATENCIES, UNLIMITED, ModelHealth, ProviderHealth
-from dub5.providers.protocol import Call, Payload, Provider
+from dub5.providers.protocol import BatchLimit, Call, Embedded, Payload, Provider
 from dub5.settings.loader import convert
 from dub5.settings.model import Price, Settings
 
@@ -42,6 +42,13 @@ class Scripted:
             return Payload.of({"said": step})
         await asyncio.Event().wait()
         raise AssertionError("waiting without end has ended")
+
+    @property
+    def batch_limit(self) -> BatchLimit:
+        return BatchLimit(len(self.name), 100 // len(self.name))
+
+    async def embed(self, call: Call) -> Embedded:
+        return Embedded([], len((await self.complete(call)).data["said"]))
 
     async def stream(self, call: Call) -> AsyncGenerator[Payload, None]:
         self.asked.append(call)
@@ -123,6 +130,15 @@ async def ask_streamed(asked: Model, observed: Observed) -> Any:
 
 
 both_ways = pytest.mark.parametrize("ask", [ask_whole, ask_streamed])
+
+
+async def test_vectors_are_asked_for_as_whole_answers_are() -> None:
+    first, second, observed = Scripted("a", failure()), Scripted("bcd", "hello"), Observed()
+    asked = model(first, second)
+    assert (await asked.embed(CALL, observed)).tokens == 5
+    assert observed.outcomes == [("a", "error"), ("bcd", "ok")]
+    assert [call.model for call in first.asked + second.asked] == ["a-large", "bcd-large"]
+    assert asked.batch_limit == BatchLimit(1, 33)  # what each of them takes
 
 
 @both_ways
