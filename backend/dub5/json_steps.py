@@ -355,11 +355,6 @@ def _characters(masked: bytes) -> int:
     return count - 4 * masked.count(b"\\u") if b"\\u" in masked else count
 
 
-def decode(raw: bytes) -> Any:
-    """In one step; for bodies that are not large. msgspec's errors, UnicodeDecodeError or RecursionError."""
-    return _decoder.decode(raw)
-
-
 def decode_within(text: bytes) -> Any:
     """JSON that a caller has put into a text: it may take five times its size, besides what the body takes."""
     counting = _Counting(text, cut=False, times=5, spare=_FEW)
@@ -378,6 +373,8 @@ def _number(written: str) -> float:
 
 
 _decoder = msgspec.json.Decoder(float_hook=_number)
+decode = _decoder.decode
+"""In one step; for bodies that are not large. msgspec's errors, UnicodeDecodeError or RecursionError."""
 
 
 def decode_in_steps(raw: bytes, found: Survey) -> Steps[Any]:

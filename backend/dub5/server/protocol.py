@@ -1,7 +1,7 @@
 """What a client may cost before its request is one: uvicorn's HTTP protocol with limits, and strict.
 
 llhttp, the parser below, refuses nearly all that two readers could understand differently: two lengths, folded
-headers, line feeds alone, odd chunks. What it lets through is refused here (see `on_header` and `_check_head`).
+headers, line feeds alone, odd chunks. What it lets through is refused here (see `on_header` and `on_headers_complete`).
 A refusal has the contract's shape, comes after the answers to the requests before it, and ends the
 connection: nothing that follows is read as a request.
 
@@ -303,7 +303,19 @@ class GuardedProtocol(HttpToolsProtocol):
         while done < len(data) and not self.pipeline and not self._over:
             done += self._feed(data[done : done + _SLICE])
         self._unparsed = b"" if self._over else data[done:]
-        self._enter_queue()
+        if self._over:
+            return
+        # In the queue for what this connection waits for now.
+        if self.pipeline:  # it is in no queue until they are answered
+            self._all.sending.pop(self, None)
+            if len(self._unparsed) > _AHEAD:
+                self.flow.hold()
+            else:  # only a connection that is read notices that its client leaves
+                self.flow.resume_reading()
+        elif self._begun:
+            self._all.sending.setdefault(self, self.loop.time())
+        elif self._running is None or self._running.response_complete:
+            self._all.idle.setdefault(self, self.loop.time())
 
     def _feed(self, part: bytes) -> int:
         """How much of `part` was parsed."""
@@ -335,21 +347,6 @@ class GuardedProtocol(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self._feed(b"".join([start, *lines, b"\r\n"]))
-
-    def _enter_queue(self) -> None:
-        """In the queue for what this connection waits for now."""
-        if self._over:
-            return
-        if self.pipeline:  # it is in no queue until they are answered
-            self._all.sending.pop(self, None)
-            if len(self._unparsed) > _AHEAD:
-                self.flow.hold()
-            else:  # only a connection that is read notices that its client leaves
-                self.flow.resume_reading()
-        elif self._begun:
-            self._all.sending.setdefault(self, self.loop.time())
-        elif self._running is None or self._running.response_complete:
-            self._all.idle.setdefault(self, self.loop.time())
 
     def _account(self, size: int) -> None:
         """`size` more bytes are here."""
@@ -387,12 +384,6 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._advanced = True
-        self._check_head()
-        if not self.parser.should_upgrade():  # else it comes again
-            super().on_headers_complete()
-            self._headed = True
-
-    def _check_head(self) -> None:
         version = self.parser.get_http_version()
         if version not in {"1.1", "1.0"}:
             raise _malformed("is not HTTP/1.1")
@@ -404,6 +395,12 @@ class GuardedProtocol(HttpToolsProtocol):
             raise _malformed("asks for a tunnel")
         if self._hosts and (self._host != self._good_host or self.url[:1] != b"/"):
             self._check_host()
+        if self.parser.should_upgrade():  # it comes again
+            return
+        super().on_headers_complete()
+        self._headed = True
+        if not self.pipeline or self.pipeline[0][0] is not self.cycle:
+            self._running = self.cycle
 
     def _check_host(self) -> None:
         if b"://" in self.url and self.url[:1] != b"/" and self._authority() != self._host.lower():
@@ -434,10 +431,6 @@ class GuardedProtocol(HttpToolsProtocol):
 
     # Requests and their answers
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._running = cycle
-        super()._start_asgi_task(cycle, app)
-
     def on_response_complete(self) -> None:
         self._all.total_requests += 1
         if self._waiting:
@@ -447,12 +440,14 @@ class GuardedProtocol(HttpToolsProtocol):
             self._watch_unread()
             return
         if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
+            self._running, app = self.pipeline.pop()
+            self._start_asgi_task(self._running, app)
         elif self._pending_refusal is not None:
             self._send_refusal(self._pending_refusal)
             return
         if not self.pipeline and not self._over:
-            self.flow.release()
+            if self.flow.held or self.flow.read_paused:
+                self.flow.release()
             self._parse()
 
     def shutdown(self) -> None:
