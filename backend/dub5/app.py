@@ -56,13 +56,12 @@ from dub5.providers.patterns import ModelPattern
 from dub5.redis.client import LARGEST_ANSWER, most_connections
 from dub5.redis.link import RedisLink
 from dub5.settings.model import HttpProviderSettings, ModelSettings, Settings, read_secret
-from dub5.telemetry import tracing
 from dub5.telemetry.background import Background
 from dub5.telemetry.container import memory
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.metrics import BREAKER_STATES, Metrics
 from dub5.telemetry.process import LoopLagProbe
-from dub5.telemetry.record import TelemetryMiddleware, record_of
+from dub5.telemetry.record import TelemetryMiddleware, build_tracer, record_of
 
 PART_STOP_TIMEOUT = 20.0
 """Seconds for one part to stop: longer than any part takes by itself. Limits and samples take up to 15: five each to
@@ -86,7 +85,7 @@ class Application:
         self.arrivals = Arrivals(arriving if arriving is not None else budget_of(memory()))
         self.metrics.arriving_bytes.set_function(lambda: self.arrivals.used)
         self.metrics.arriving_limit.set(self.arrivals.budget)
-        self._tracer = tracing.build(settings.telemetry)
+        self._tracer = build_tracer(settings.telemetry)
         self._keys = KeyRing(settings.auth, dict(environment), self.metrics, self.background)
         self.room = self._divided()
         self._providers = providers.build(settings, environment, sockets=self._provider_sockets())

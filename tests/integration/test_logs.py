@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from dub5.telemetry.tracing import TraceContext
+from dub5.telemetry.record import TraceContext
 from testkit.anthropic_server import FakeAnthropic
 from testkit.http_server import Script, hang
 from testkit.openai_server import CLOSE, Call, FakeOpenAI, Wire, completion, frames, refuse, stream, whole

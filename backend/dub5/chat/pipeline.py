@@ -53,8 +53,7 @@ from dub5.providers.chunks import Assembler
 from dub5.providers.protocol import Payload
 from dub5.telemetry.logging import get_logger, milliseconds
 from dub5.telemetry.metrics import Metrics
-from dub5.telemetry.record import RequestRecord
-from dub5.telemetry.tracing import Tracer, chat_span
+from dub5.telemetry.record import RequestRecord, Tracer, chat_span
 
 COOLDOWN = 10.0
 """Seconds without another try after a refresh failed."""
@@ -495,7 +494,7 @@ class ProviderCall:
             ended.duration,
             ended.first_token,
             ended.reason,
-            self._trace.exemplar(),
+            self._trace.trace_id if self._trace.sampled else None,
         )
         duration = {"total": milliseconds(ended.duration)}
         if ended.first_token is not None:

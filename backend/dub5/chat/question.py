@@ -24,8 +24,7 @@ from dub5.chat.request import ChatRequest
 from dub5.json_steps import Steps, fed, pieces
 from dub5.providers.protocol import Call, Json
 from dub5.settings.model import CacheClass
-from dub5.telemetry.record import RequestRecord
-from dub5.telemetry.tracing import TraceContext
+from dub5.telemetry.record import RequestRecord, TraceContext
 
 KEY_VERSION = 2
 """Part of each key: raised when the meaning of a key changes, so that old answers are never found again."""

@@ -16,7 +16,7 @@ from dub5.admission.keys import parse_keys
 from dub5.providers.http import trusted
 from dub5.redis.client import connect
 from dub5.settings.model import Settings, Source, read_secret
-from dub5.telemetry import tracing
+from dub5.telemetry.record import build_tracer
 
 _STAND_IN = "absent"
 
@@ -43,7 +43,7 @@ def check(settings: Settings, environment: Mapping[str, str]) -> list[str]:
             "telemetry.tracing: the extra `otel` is not installed here, and serve does not start without it"
         )
     else:
-        asyncio.run(tracing.build(settings.telemetry).stop())
+        asyncio.run(build_tracer(settings.telemetry).stop())
     return warnings
 
 

@@ -29,7 +29,7 @@ from opentelemetry.sdk.trace.sampling import Decision
 
 from dub5 import __version__
 from dub5.process.threads import DaemonThreads
-from dub5.telemetry.tracing import Span
+from dub5.telemetry.record import Span
 
 _LAST_BATCH = 5.0
 """Seconds that a collector has for it."""

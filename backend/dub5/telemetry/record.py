@@ -7,6 +7,11 @@ prompt, a key or a query string.
 A status code does not say how a streamed answer ended: the head is sent long before. A response counts as
 ok only when its last byte went out to a client that was still there; whatever breaks off before is never ok.
 
+W3C trace context is taken and passed on by every request, which needs no library, so that a provider's logs can be
+matched with ours. Spans are optional: they are made after the fact, from what was measured anyway, and handed to a
+`Tracer`. `Disabled` throws them away; `telemetry.otel` exports them and needs the extra `otel`.
+Source: https://www.w3.org/TR/trace-context/#traceparent-header
+
 Plain ASGI, and frugal: this runs for every request, also for the answer from memory that takes less than a
 millisecond in all.
 """
@@ -16,16 +21,16 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Sequence
-from typing import Any, Literal, cast
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol, cast
 
 import msgspec
-from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from dub5.errors import InternalError, NotCached, render
-from dub5.telemetry.logging import get_logger, milliseconds
+from dub5.errors import ConfigError, InternalError, NotCached, render
+from dub5.settings.model import TelemetrySettings
+from dub5.telemetry.logging import get_logger
 from dub5.telemetry.metrics import Metrics
-from dub5.telemetry.tracing import Disabled, RandomBytes, TraceContext, Tracer, request_span
 
 OTHER = "other"
 """Label of a route, method or model that is none of ours: what callers send must not grow the metrics."""
@@ -40,7 +45,9 @@ RequestOutcome = Literal[
 PHASES = ("auth", "queue", "cache", "provider")
 """Timings in the order in which a request goes through them."""
 
-_KEY = "dub5.record"
+RECORD = "dub5.record"
+"""Where the record is in the scope."""
+
 _OPTIONAL = (
     "error_code",
     "tenant",
@@ -53,6 +60,58 @@ _OPTIONAL = (
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _DEFECT = render(InternalError())
+
+RandomBytes = Callable[[int], bytes]
+"""Gives as many random bytes as it is asked for; random.randbytes but in tests."""
+
+_TRACEPARENT = re.compile(
+    rb"(?P<version>[0-9a-f]{2})-(?P<trace>[0-9a-f]{32})-(?P<parent>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})"
+    rb"(?P<more>-.*)?"
+)
+_SAMPLED = 0x01
+
+
+class TraceContext(msgspec.Struct, frozen=True, gc=False):
+    """Where a piece of work stands in its trace. Ids are lower-case hex, 32 and 16 digits long.
+
+    `parent_id` is None where the trace begins here.
+    """
+
+    trace_id: str
+    span_id: str
+    parent_id: str | None
+    sampled: bool
+
+    @classmethod
+    def begin(cls, random_bytes: RandomBytes = random.randbytes) -> TraceContext:
+        """A new trace. It is marked sampled: whether to record is left to those further down."""
+        digits = random_bytes(24).hex()
+        return cls(digits[:32], digits[32:], None, True)
+
+    @classmethod
+    def parse(cls, traceparent: bytes, random_bytes: RandomBytes = random.randbytes) -> TraceContext | None:
+        """The caller's trace with a span of ours in it; None where the header has to be ignored.
+
+        Version 00 is exactly four fields. Of a later version the first four are read and more may follow;
+        version ff and ids of zeros are invalid.
+        """
+        match = _TRACEPARENT.fullmatch(traceparent)
+        if match is None or match["version"] == b"ff":
+            return None
+        if match["version"] == b"00" and match["more"] is not None:
+            return None
+        if not match["trace"].strip(b"0") or not match["parent"].strip(b"0"):
+            return None
+        sampled = bool(int(match["flags"], 16) & _SAMPLED)
+        return cls(match["trace"].decode(), random_bytes(8).hex(), match["parent"].decode(), sampled)
+
+    def child(self, random_bytes: RandomBytes = random.randbytes) -> TraceContext:
+        """A span below this one."""
+        return TraceContext(self.trace_id, random_bytes(8).hex(), self.span_id, self.sampled)
+
+    def traceparent(self) -> str:
+        """The header for whom we call: our span is its parent."""
+        return f"00-{self.trace_id}-{self.span_id}-{'01' if self.sampled else '00'}"
 
 
 class RequestRecord(msgspec.Struct, kw_only=True):
@@ -93,12 +152,109 @@ class RequestRecord(msgspec.Struct, kw_only=True):
 
 def record_of(scope: Scope) -> RequestRecord:
     """The request's record. Where no middleware made one (the operations listener) it is made here."""
-    record = cast("dict[str, Any]", scope).get(_KEY)
+    record = cast("dict[str, Any]", scope).get(RECORD)
     if not isinstance(record, RequestRecord):
         trace = TraceContext.begin()
         record = RequestRecord(request_id=trace.trace_id, trace=trace, started=time.perf_counter())
-        cast("dict[str, Any]", scope)[_KEY] = record
+        cast("dict[str, Any]", scope)[RECORD] = record
     return record
+
+
+class Span(msgspec.Struct, frozen=True, kw_only=True):
+    """A finished piece of work. `started` and `ended` are nanoseconds since the epoch, `error` its error.type."""
+
+    name: str
+    kind: Literal["server", "client"]
+    trace: TraceContext
+    started: int
+    ended: int
+    attributes: dict[str, str | int]
+    error: str | None = None
+
+
+class Tracer(Protocol):
+    """Where spans go."""
+
+    @property
+    def enabled(self) -> bool:
+        """Whether making a Span is worth the work."""
+        ...
+
+    def samples(self, trace_id: str) -> bool:
+        """Whether a trace that begins here is to be recorded."""
+        ...
+
+    def export(self, span: Span) -> None:
+        """Never waits and never fails; what cannot be kept is dropped. A span that is not sampled is ignored."""
+        ...
+
+    async def stop(self) -> None:
+        """Send what is left."""
+        ...
+
+
+class Disabled:
+    """No spans."""
+
+    enabled = False
+
+    def samples(self, trace_id: str) -> bool:  # noqa: ARG002  # see TraceContext.begin
+        return True
+
+    def export(self, span: Span) -> None:
+        """Nothing."""
+
+    async def stop(self) -> None:
+        """Nothing."""
+
+
+def build_tracer(settings: TelemetrySettings) -> Tracer:
+    """ConfigError where tracing is asked for and the extra is not installed, or an OTEL_* variable is wrong."""
+    if not settings.tracing:
+        return Disabled()
+    try:
+        from dub5.telemetry.otel import OpenTelemetry  # noqa: PLC0415  # an optional extra
+    except ImportError:
+        raise ConfigError("telemetry.tracing: needs the extra `otel`: pip install 'dub5[otel]'") from None
+    try:
+        return OpenTelemetry()
+    except ValueError as error:
+        raise ConfigError(f"telemetry.tracing: an OTEL_* variable cannot be used: {error}") from None
+
+
+def chat_span(
+    trace: TraceContext,
+    *,
+    provider: str,
+    model: str,
+    input_tokens: int | None,
+    output_tokens: int | None,
+    error: str | None,
+    started: int,
+    ended: int,
+) -> Span:
+    """The span of one call to a provider, by OpenTelemetry's GenAI conventions for clients.
+
+    `trace` is a `child` of the request's; its `traceparent` goes with the call.
+    """
+    attributes: dict[str, str | int] = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": provider,
+        "gen_ai.request.model": model,
+    }
+    if input_tokens is not None:
+        attributes["gen_ai.usage.input_tokens"] = input_tokens
+    if output_tokens is not None:
+        attributes["gen_ai.usage.output_tokens"] = output_tokens
+    return Span(
+        name=f"chat {model}",
+        kind="client",
+        trace=trace,
+        started=started,
+        ended=ended,
+        attributes=attributes,
+        error=error,
+    )
 
 
 class TelemetryMiddleware:
@@ -119,26 +275,14 @@ class TelemetryMiddleware:
         self._log = get_logger().bind()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if cast("str", scope["type"]) != "http":
+        """Begin a record, with the caller's request id and trace where they are usable, else with new ones."""
+        values = cast("dict[str, Any]", scope)
+        if values["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(self._begin(cast("HTTPScope", scope)), receive, send)
-        try:
-            await self._app(scope, exchange.receive, exchange.send)
-        except Exception:  # noqa: BLE001  # the outermost place: nobody else will
-            record = exchange.record
-            self._log.exception(
-                "request failed", request_id=record.request_id, trace_id=record.trace.trace_id
-            )
-            await _answer_for_defect(exchange)
-        finally:
-            self._finish(scope, exchange)
-
-    def _begin(self, scope: HTTPScope) -> RequestRecord:
-        """A record with the caller's request id and trace where they are usable, else with new ones."""
         started = time.perf_counter()
-        request_id = client_request_id = traceparent = None
-        for name, value in scope["headers"]:
+        request_id = client_request_id = traceparent = trace = None
+        for name, value in values["headers"]:
             if name == b"x-request-id":
                 request_id = value
             elif name == b"x-client-request-id":  # as OpenAI calls what its clients may send
@@ -146,7 +290,8 @@ class TelemetryMiddleware:
             elif name == b"traceparent":
                 # Two of them are none: whose trace would it be?
                 traceparent = value if traceparent is None else b""
-        trace = TraceContext.parse(traceparent, self._random_bytes) if traceparent else None
+        if traceparent:
+            trace = TraceContext.parse(traceparent, self._random_bytes)
         if trace is None:
             trace = TraceContext.begin(self._random_bytes)
             if self._tracer.enabled and not self._tracer.samples(trace.trace_id):
@@ -154,15 +299,23 @@ class TelemetryMiddleware:
         if request_id is None:
             request_id = client_request_id
         usable = request_id is not None and _REQUEST_ID.fullmatch(request_id)
-        method = scope["method"]
-        record = RequestRecord(
+        method = values["method"]
+        record = values[RECORD] = RequestRecord(
             request_id=request_id.decode() if request_id and usable else self._random_bytes(16).hex(),
             trace=trace,
             started=started,
             method=method if method in _METHODS else OTHER,
         )
-        cast("dict[str, Any]", scope)[_KEY] = record
-        return record
+        exchange = _Exchange(record, receive, send)
+        try:
+            await self._app(scope, exchange.pass_in, exchange.pass_out)
+        except Exception:  # noqa: BLE001  # the outermost place: nobody else will
+            self._log.exception(
+                "request failed", request_id=record.request_id, trace_id=record.trace.trace_id
+            )
+            await _answer_for_defect(exchange)
+        finally:
+            self._finish(scope, exchange)
 
     def _finish(self, scope: Scope, exchange: _Exchange) -> None:
         """Metrics, one log line and, where asked for, one span; what the record does not know is left out."""
@@ -183,13 +336,12 @@ class TelemetryMiddleware:
             received=exchange.received,
             sent=exchange.sent,
             stream=record.stream,
-            trace_id=trace.exemplar(),
+            trace_id=trace.trace_id if trace.sampled else None,  # as an example of these figures
         )
-        durations = {"total": milliseconds(duration)}
+        measured = {"total": duration}
         if first_byte is not None:
-            durations["first_byte"] = milliseconds(first_byte)
-        for phase, seconds in record.timings.items():
-            durations[phase] = milliseconds(seconds)
+            measured["first_byte"] = first_byte
+        measured.update(record.timings)
         fields: dict[str, Any] = {
             "request_id": record.request_id,
             "trace_id": trace.trace_id,
@@ -200,7 +352,8 @@ class TelemetryMiddleware:
             "outcome": outcome,
             "model": record.model,
             "stream": record.stream,
-            "duration_ms": durations,
+            # To the microsecond. Not by `round`, which takes twice as long.
+            "duration_ms": {phase: int(seconds * 1e6) / 1000 for phase, seconds in measured.items()},
         }
         for name in _OPTIONAL:
             value = getattr(record, name)
@@ -213,52 +366,51 @@ class TelemetryMiddleware:
         if self._tracer.enabled and trace.sampled:
             ended = time.time_ns()
             failed = outcome in {"provider_error", "server_error", "shed"}
-            span = request_span(
-                trace,
-                method=record.method,
-                route=record.route,
-                status=status,
-                request_id=record.request_id,
-                error=outcome if failed else None,
+            # Named as OpenTelemetry's HTTP conventions say.
+            attributes: dict[str, str | int] = {
+                "http.request.method": record.method,
+                "http.route": record.route,
+                "dub5.request.id": record.request_id,
+            }
+            if status is not None:
+                attributes["http.response.status_code"] = status
+            span = Span(
+                name=f"{record.method} {record.route}",
+                kind="server",
+                trace=trace,
                 started=ended - int(duration * 1e9),
                 ended=ended,
+                attributes=attributes,
+                error=outcome if failed else None,
             )
             self._tracer.export(span)
 
 
-class _Exchange:
-    """One request and its response on their way through; counts and looks, and changes only the head."""
+class _Exchange(msgspec.Struct):
+    """One request and its response on their way through; counts and looks, and changes only the head.
 
-    __slots__ = (
-        "_receive",
-        "_send",
-        "client_left",
-        "complete",
-        "first_byte",
-        "received",
-        "record",
-        "sent",
-        "status",
-    )
+    `first_byte` is in seconds since the request began, `received` and `sent` are bytes of the bodies.
+    """
 
-    def __init__(self, record: RequestRecord, receive: Receive, send: Send) -> None:
-        self.record = record
-        self.status: int | None = None
-        self.first_byte: float | None = None
-        self.received = self.sent = 0
-        self.complete = self.client_left = False
-        self._receive = receive
-        self._send = send
+    record: RequestRecord
+    receive: Receive
+    send: Send
+    status: int | None = None
+    first_byte: float | None = None
+    received: int = 0
+    sent: int = 0
+    complete: bool = False
+    client_left: bool = False
 
-    async def receive(self) -> Any:
-        message: Any = await self._receive()
+    async def pass_in(self) -> Any:
+        message: Any = await self.receive()
         if message["type"] == "http.request":
             self.received += len(message.get("body", b""))
         elif message["type"] == "http.disconnect" and not self.complete:  # servers send it after the end, too
             self.client_left = True
         return message
 
-    async def send(self, message: Message) -> None:
+    async def pass_out(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             record, self.status = self.record, message["status"]
             took = int((time.perf_counter() - record.started) * 1000)
@@ -267,13 +419,15 @@ class _Exchange:
                 (b"x-request-id", record.request_id.encode()),
                 (b"openai-processing-ms", b"%d" % took),
             ]
-            if record.timings:
-                headers.append((b"server-timing", server_timing(record.timings).encode()))
+            timings = record.timings
+            if timings:  # seconds here, milliseconds there. https://www.w3.org/TR/server-timing/
+                phases = [f"{phase};dur={timings[phase] * 1000:.3f}" for phase in PHASES if phase in timings]
+                headers.append((b"server-timing", ", ".join(phases).encode()))
             headers += record.answer_headers
             message["headers"] = headers
-            await self._send(message)
+            await self.send(message)
             return
-        await self._send(message)
+        await self.send(message)
         if message["type"] == "http.response.body":
             body = message.get("body", b"")
             if self.first_byte is None and body and body != HEARTBEAT:
@@ -319,10 +473,5 @@ async def _answer_for_defect(exchange: _Exchange) -> None:
         return
     exchange.record.error_code = InternalError.code
     headers = [*_DEFECT.headers, (b"content-length", str(len(_DEFECT.body)).encode())]
-    await exchange.send({"type": "http.response.start", "status": _DEFECT.status, "headers": headers})
-    await exchange.send({"type": "http.response.body", "body": _DEFECT.body, "more_body": False})
-
-
-def server_timing(timings: dict[str, float]) -> str:
-    """`auth;dur=0.100, cache;dur=1.250`: seconds in, milliseconds out. https://www.w3.org/TR/server-timing/"""
-    return ", ".join([f"{phase};dur={timings[phase] * 1000:.3f}" for phase in PHASES if phase in timings])
+    await exchange.pass_out({"type": "http.response.start", "status": _DEFECT.status, "headers": headers})
+    await exchange.pass_out({"type": "http.response.body", "body": _DEFECT.body, "more_body": False})

@@ -12,10 +12,15 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as ReceivedSpan
 
 from dub5.settings.model import TelemetrySettings
-from dub5.telemetry import tracing
 from dub5.telemetry.metrics import Metrics
-from dub5.telemetry.record import TelemetryMiddleware, record_of
-from dub5.telemetry.tracing import TraceContext, Tracer, chat_span
+from dub5.telemetry.record import (
+    TelemetryMiddleware,
+    TraceContext,
+    Tracer,
+    build_tracer,
+    chat_span,
+    record_of,
+)
 
 from .conftest import Serve
 
@@ -55,7 +60,7 @@ def attributes(span: ReceivedSpan) -> dict[str, str | int]:
 
 
 def built() -> Tracer:
-    return tracing.build(TelemetrySettings(tracing=True))
+    return build_tracer(TelemetrySettings(tracing=True))
 
 
 async def call(app: Any, traceparent: str | None = None) -> None:

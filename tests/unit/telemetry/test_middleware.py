@@ -12,11 +12,10 @@ from dub5.telemetry.record import (
     RequestOutcome,
     RequestRecord,
     TelemetryMiddleware,
+    TraceContext,
     outcome_of,
     record_of,
-    server_timing,
 )
-from dub5.telemetry.tracing import TraceContext
 
 
 def record(outcome: RequestOutcome | None = None, error_code: str | None = None) -> RequestRecord:
@@ -63,11 +62,6 @@ def test_who_knows_better_is_believed() -> None:
     told = record("provider_error")
     assert outcome_of(told, 200, complete=True, client_left=False) == "provider_error"
     assert outcome_of(told, 200, complete=False, client_left=True) == "provider_error"
-
-
-def test_server_timing_is_in_milliseconds_and_in_order() -> None:
-    timings = {"provider": 1.5, "auth": 0.0001, "cache": 0.00125, "private": 1.0}
-    assert server_timing(timings) == "auth;dur=0.100, cache;dur=1.250, provider;dur=1500.000"
 
 
 async def test_other_scopes_pass_untouched() -> None:

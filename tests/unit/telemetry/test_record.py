@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dub5.telemetry.record import OTHER, RequestRecord, record_of
-from dub5.telemetry.tracing import TraceContext
+from dub5.telemetry.record import OTHER, RequestRecord, TraceContext, record_of
 
 
 def test_the_record_that_was_kept_is_found() -> None:

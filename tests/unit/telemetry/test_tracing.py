@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,8 +11,16 @@ from hypothesis import strategies as st
 
 from dub5.errors import ConfigError
 from dub5.settings.model import TelemetrySettings
-from dub5.telemetry import tracing
-from dub5.telemetry.tracing import Disabled, TraceContext
+from dub5.telemetry.metrics import Metrics
+from dub5.telemetry.record import (
+    Disabled,
+    Span,
+    TelemetryMiddleware,
+    TraceContext,
+    build_tracer,
+    chat_span,
+    record_of,
+)
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
@@ -93,21 +102,44 @@ def test_ids_differ() -> None:
     assert len({TraceContext.begin().trace_id for _ in range(100)}) == 100
 
 
-def test_spans_follow_the_conventions() -> None:
-    context = TraceContext.begin()
-    served = tracing.request_span(
-        context,
-        method="POST",
-        route="/v1/chat/completions",
-        status=200,
-        request_id="r-1",
-        error=None,
-        started=1,
-        ended=2,
-    )
+class Kept(Disabled):
+    """A tracer that keeps what it is given."""
+
+    enabled = True
+
+    def __init__(self) -> None:
+        self.spans: list[Span] = []
+
+    def export(self, span: Span) -> None:
+        self.spans.append(span)
+
+
+async def test_the_span_of_a_request_follows_the_conventions() -> None:
+    async def app(scope: Any, _: Any, send: Any) -> None:
+        record_of(scope).route = "/v1/chat/completions"
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x", "more_body": False})
+
+    async def nothing(*_: Any) -> None:
+        return
+
+    tracer = Kept()
+    scope: Any = {"type": "http", "method": "POST", "headers": [(b"x-request-id", b"r-1")]}
+    await TelemetryMiddleware(app, Metrics(), tracer)(scope, nothing, nothing)
+    (served,) = tracer.spans
     assert (served.name, served.kind) == ("POST /v1/chat/completions", "server")
-    assert served.attributes["http.response.status_code"] == 200
-    asked = tracing.chat_span(
+    assert served.attributes == {
+        "http.request.method": "POST",
+        "http.route": "/v1/chat/completions",
+        "http.response.status_code": 200,
+        "dub5.request.id": "r-1",
+    }
+    assert served.error is None
+
+
+def test_the_span_of_a_call_follows_the_conventions() -> None:
+    context = TraceContext.begin()
+    asked = chat_span(
         context.child(),
         provider="openai",
         model="gpt-4o-mini",
@@ -127,7 +159,7 @@ def test_spans_follow_the_conventions() -> None:
 
 
 async def test_without_the_setting_nothing_is_exported() -> None:
-    tracer = tracing.build(TelemetrySettings())
+    tracer = build_tracer(TelemetrySettings())
     assert isinstance(tracer, Disabled)
     assert not tracer.enabled
     assert tracer.samples(TRACE)
@@ -138,10 +170,10 @@ def test_the_setting_without_the_extra_names_the_extra(monkeypatch: pytest.Monke
     monkeypatch.delitem(sys.modules, "dub5.telemetry.otel", raising=False)
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)  # as where it is not installed
     with pytest.raises(ConfigError, match=r"telemetry\.tracing.*dub5\[otel\]"):
-        tracing.build(TelemetrySettings(tracing=True))
+        build_tracer(TelemetrySettings(tracing=True))
 
 
 def test_a_bad_variable_of_the_sdk_is_a_configuration_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "0")
     with pytest.raises(ConfigError, match="OTEL_"):
-        tracing.build(TelemetrySettings(tracing=True))
+        build_tracer(TelemetrySettings(tracing=True))
