@@ -30,7 +30,7 @@ from dub5.admission.keys import KeyRing
 from dub5.admission.limits import RateLimiter
 from dub5.api import cache, models, operations
 from dub5.api.chat import Chat, QuestionRoute, Spelling
-from dub5.api.entrance import BrowserMiddleware, DrainMiddleware, QuestionsFirst
+from dub5.api.entrance import Entrance
 from dub5.api.errors import HANDLERS
 from dub5.api.http import headers_of, key_of
 from dub5.api.messages import Messages, MessagesRoute, TokenCountRoute, TokenCounts
@@ -122,11 +122,12 @@ class Application:
             MessagesRoute(Messages(), *asking),
             TokenCountRoute(TokenCounts(), *asking),
         ]
-        leaving = DrainMiddleware(QuestionsFirst(questions, self._public(questions)), self.drain)
         self.origins = Origins(settings.server.allowed_origins)
-        guarded = BrowserMiddleware(leaving, self.origins, self._keys)
-        self.public: ASGIApp = TelemetryMiddleware(guarded, self.metrics, self._tracer)
-        self.operations: ASGIApp = BrowserMiddleware(self._operations(), Origins())
+        entrance = Entrance(
+            self._public(questions), self.origins, keys=self._keys, drain=self.drain, routes=questions
+        )
+        self.public: ASGIApp = TelemetryMiddleware(entrance, self.metrics, self._tracer)
+        self.operations: ASGIApp = Entrance(self._operations(), Origins())
 
     async def __aenter__(self) -> Application:
         async with contextlib.AsyncExitStack() as stack:

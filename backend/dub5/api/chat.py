@@ -13,9 +13,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Coroutine
 from contextlib import aclosing
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import msgspec
 from litestar import asgi
@@ -28,7 +28,10 @@ from dub5.admission.limits import Grant, RateLimiter
 from dub5.api.http import (
     CLOSE,
     JSON,
+    NO_DEADLINES,
+    TIMEOUTS,
     ClientLeft,
+    ClientWatch,
     EventStream,
     Headers,
     deadlines_of,
@@ -38,11 +41,10 @@ from dub5.api.http import (
     require_json,
     send_error,
     send_whole,
-    while_client_stays,
 )
 from dub5.cache.flights import Frame
-from dub5.cache.freshness import Directives
-from dub5.chat.answer import Answer, CacheStatus, Relay, Writer
+from dub5.cache.freshness import NO_DIRECTIVES, Directives
+from dub5.chat.answer import CacheStatus, Writer
 from dub5.chat.pipeline import Pipeline
 from dub5.chat.question import Question
 from dub5.chat.request import ChatRequest, Translation, most_tokens, parse, read
@@ -62,7 +64,7 @@ from dub5.providers.chunks import split
 from dub5.providers.protocol import Json, Payload
 from dub5.settings.model import ServerSettings
 from dub5.telemetry.logging import get_logger
-from dub5.telemetry.record import RequestRecord, record_of
+from dub5.telemetry.record import RECORD, RequestRecord
 
 _EVENT_STREAM = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -131,26 +133,23 @@ class Chat:
         return render(error)
 
 
-class ChatWriter:
+class ChatWriter(msgspec.Struct):
     """Completions as they are, and chunks as server-sent events, token counts among them where they are asked for."""
 
-    __slots__ = ("_include_usage",)
-
-    def __init__(self, include_usage: bool) -> None:
-        self._include_usage = include_usage
+    include_usage: bool
 
     def whole(self, completion: bytes) -> bytes:
         return completion
 
     def replay(self, completion: bytes) -> bytes:
-        return events_of(completion, include_usage=self._include_usage) + _DONE
+        return events_of(completion, include_usage=self.include_usage) + _DONE
 
     def events(self, frames: list[Frame]) -> bytes:
         events: list[bytes] = []
         for frame in frames:
             if frame.kind == "whole":
-                events.append(events_of(frame.raw, include_usage=self._include_usage))
-            elif frame.kind == "chunk" or self._include_usage:
+                events.append(events_of(frame.raw, include_usage=self.include_usage))
+            elif frame.kind == "chunk" or self.include_usage:
                 events += (b"data: ", frame.raw, b"\n\n")
         return b"".join(events)
 
@@ -192,14 +191,17 @@ class QuestionRoute:
         return asgi(self.spelling.path, copy_scope=False)(self.handle)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        record, spelling = record_of(scope), self.spelling
+        record: RequestRecord = scope[RECORD]  # type: ignore[literal-required]
+        spelling = self.spelling
         record.route = spelling.path
         grant: Grant | None = None
         try:
             if scope["method"] != "POST":  # type: ignore[typeddict-item]
                 raise WrongMethod(f"{spelling.subject} are asked for by POST.", allow="POST")
             headers = headers_of(scope)
-            deadlines = deadlines_of(headers, time.monotonic())
+            deadlines = NO_DEADLINES
+            if not TIMEOUTS.isdisjoint(headers):
+                deadlines = deadlines_of(headers, time.monotonic())
             question = await self._question(headers, receive, record, deadlines.first_byte)
             request, room = question.request, _NOTHING
             body = request.body if request.spelled is None else request.spelled[1]
@@ -223,27 +225,6 @@ class QuestionRoute:
     def _render(self, error: Dub5Error, record: RequestRecord) -> ErrorResponse:  # noqa: ARG002  # for those who show its id
         return self.spelling.error(error)
 
-    async def _respond(
-        self,
-        question: Question,
-        writer: Writer,
-        grant: Grant | None,
-        end: float | None,
-        receive: Receive,
-        send: Send,
-    ) -> None:
-        """`end` is when the caller wants the whole answer, in seconds of time.monotonic."""
-        answer = self._pipeline.recall(question)
-        if answer is not None:
-            await _send_whole(question, writer, answer, grant, send)
-            return
-        async with while_client_stays(receive):
-            if question.request.stream:
-                await self._stream(question, writer, grant, end, send)
-            else:
-                answer = await _in_time(question.deadline, self._pipeline.answer(question))
-                await _send_whole(question, writer, answer, grant, send)
-
     async def _question(
         self, headers: dict[str, str], receive: Receive, record: RequestRecord, deadline: float | None
     ) -> Question:
@@ -252,9 +233,12 @@ class QuestionRoute:
         record.timings["auth"] = time.perf_counter() - started
         record.tenant, record.key_id = caller.tenant, caller.key_id
         caller.require("chat")
-        require_json(headers)
-        directives = Directives.parse(headers.get("cache-control", ""))
-        tags = parse_tags(headers.get("x-dub5-cache-tags", ""))
+        # What is not there, or is what most send, costs no call.
+        if headers.get("content-type") != "application/json" or "content-encoding" in headers:
+            require_json(headers)
+        control, named = headers.get("cache-control"), headers.get("x-dub5-cache-tags")
+        directives = Directives.parse(control) if control else NO_DIRECTIVES
+        tags = parse_tags(named) if named else ()
         raw = await read_body(headers, receive, self._settings.max_body)
         key = translation = None
         if spelling.name != Chat.name:
@@ -284,46 +268,74 @@ class QuestionRoute:
         reserve = 0 if self._pipeline.remembers(question) else most_tokens(question.request, question.fields)
         return await self._limiter.acquire(question.record.tenant or "", reserve=reserve)
 
-    async def _stream(
-        self, question: Question, writer: Writer, grant: Grant | None, end: float | None, send: Send
+    async def _respond(
+        self,
+        question: Question,
+        writer: Writer,
+        grant: Grant | None,
+        end: float | None,
+        receive: Receive,
+        send: Send,
     ) -> None:
-        """The answer as it comes; until then, and in its pauses, a heartbeat.
+        """Send the pipeline's answer: at once, or as it comes, with heartbeats until then and in its pauses.
 
         `end` is when the caller wants the whole answer, in seconds of time.monotonic.
         """
-        life, streaming = asyncio.timeout(None), False
+        record, streaming = question.record, False
+        failure: Exception | None = None
+        watch = ClientWatch(receive)
+        stream = cast("EventStream | None", None)
 
-        def begin_life() -> None:
-            life.reschedule(asyncio.get_running_loop().time() + self._settings.max_stream)
+        def forwarded(status: CacheStatus) -> None:
+            """It has to be waited for: only then a client can leave meanwhile, and wants heartbeats."""
+            nonlocal stream
+            watch.begin()
+            if question.request.stream:
+                stream = EventStream(send, self._settings.heartbeat, self._settings.max_stream)
+                stream.expect(lambda: _head(question, grant, status))
 
-        def expect(status: CacheStatus) -> None:
-            stream.expect(lambda: _head(question, grant, status))
-
-        with EventStream(send, self._settings.heartbeat, begin_life) as stream:
+        try:
             try:
-                async with life:
-                    answer = await _in_time(question.deadline, self._pipeline.answer(question, expect))
-                    if isinstance(answer.content, Relay):
-                        streaming = True
-                        async with aclosing(answer.content) as frames:
-                            await stream.begin(lambda: _head(question, grant, answer.status))
-                            await _in_time(end, stream.relay(frames, writer))
-                    elif stream.begun:
-                        await stream.end(writer.replay(answer.content))
-                    else:
-                        await _send_whole(question, writer, answer, grant, send)
-            except Exception as failure:
-                if not stream.begun:
+                work = self._pipeline.answer(question, forwarded)
+                answer = await (work if question.deadline is None else _until(question.deadline, work))
+                if not isinstance(answer.content, bytes):
+                    assert stream is not None  # noqa: S101  # it was forwarded, and only streams have frames
+                    streaming = True
+                    async with aclosing(answer.content) as frames:
+                        sending = stream.relay(frames, writer, lambda: _head(question, grant, answer.status))
+                        await (sending if end is None else _until(end, sending))
+                elif stream is not None and stream.begun:
+                    await stream.end(writer.replay(answer.content))
+                else:
+                    body = (writer.replay if question.request.stream else writer.whole)(answer.content)
+                    await send_whole(send, 200, _head(question, grant, answer.status, answer.age), body)
+            except asyncio.CancelledError:
+                if stream is None or not stream.expired or stream.task.uncancel():
                     raise
-                # After the head: a client that reads gets the error as an event; one that does not is cut off.
-                record = question.record
-                error = _record_error(
-                    _too_long(record) if life.expired() else failure, record, streaming=streaming
+                record.outcome = "provider_error"  # and so what it has used is not known
+                failure = ProviderTimeout(
+                    "The answer took longer than server.max_stream allows.", provider=""
                 )
-                record.late_status = error.status
+            except Exception as error:
+                if stream is None or not stream.begun:
+                    raise
+                failure = error
+            if failure is not None and stream is not None:
+                # After the head: a client that reads gets the error as an event; one that does not is cut off.
+                told = _record_error(failure, record, streaming=streaming)
+                record.late_status = told.status
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_END_TIMEOUT):
-                        await stream.end(writer.failed(error))
+                        await stream.end(writer.failed(told))
+        except asyncio.CancelledError:
+            if not watch.left or watch.task is None or watch.task.uncancel():
+                raise
+            raise ClientLeft from None
+        finally:
+            if watch.watcher is not None:
+                watch.watcher.cancel()
+            if stream is not None:
+                stream.close()
 
     def _settle(self, record: RequestRecord, grant: Grant) -> None:
         """Give back what was not used; of an answer that broke off nobody knows how much that is."""
@@ -333,12 +345,8 @@ class QuestionRoute:
             self._limiter.settle(grant, used=used)
 
 
-def _in_time(end: float | None, work: Coroutine[Any, Any, T]) -> Awaitable[T]:
-    """DeadlinePassed where it is not done by `end`, in seconds of time.monotonic."""
-    return work if end is None else _until(end, work)  # each chunk of a stream would wake one coroutine more
-
-
 async def _until(end: float, work: Coroutine[Any, Any, T]) -> T:
+    """DeadlinePassed where it is not done by `end`, in seconds of time.monotonic."""
     try:
         async with asyncio.timeout(end - time.monotonic()):
             return await work
@@ -361,21 +369,6 @@ def _record_error(error: Exception, record: RequestRecord, *, streaming: bool = 
     return error
 
 
-def _too_long(record: RequestRecord) -> ProviderTimeout:
-    record.outcome = "provider_error"  # and so what it has used is not known
-    return ProviderTimeout("The answer took longer than server.max_stream allows.", provider="")
-
-
-async def _send_whole(
-    question: Question, writer: Writer, answer: Answer, grant: Grant | None, send: Send
-) -> None:
-    """What is here already."""
-    assert isinstance(answer.content, bytes)  # noqa: S101  # only a streamed question has a Relay for an answer
-    write = writer.replay if question.request.stream else writer.whole
-    body = write(answer.content)
-    await send_whole(send, 200, _head(question, grant, answer.status, answer.age), body)
-
-
 def _head(question: Question, grant: Grant | None, status: CacheStatus, age: float | None = None) -> Headers:
     """For `status` 200; of a streamed answer that is not here yet, what is known of it so far."""
     record = question.record
@@ -384,7 +377,8 @@ def _head(question: Question, grant: Grant | None, status: CacheStatus, age: flo
     headers = [*kind, (b"cache-status", record.cache.encode())]
     if age is not None:
         headers.append((b"age", str(int(age)).encode()))
-    headers += _rate_headers(grant)
+    if grant is not None:
+        headers += _rate_headers(grant)
     if record.timings.get("queue"):
         headers.append(CLOSE)  # docs/adr/0019: a new connection may lead to a replica that has room
     return headers

@@ -6,15 +6,18 @@ are browsers inside and have an odd origin: their key lets them in.
 
 A replica that is leaving puts `Connection: close` on what it still answers, and refuses with 503 what comes too late.
 
+Questions go straight to their routes. What the router, the exception handling and the copies of a framework cost per
+request is a tenth of a hit.
+
 For the usual request none of this has a coroutine of its own: each chunk of a stream would wake that one, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Iterable
-from typing import Any
+from typing import Any, cast
 
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from dub5.admission.drain import Drain
 from dub5.admission.keys import KeyRing
@@ -26,37 +29,66 @@ from dub5.errors import Dub5Error, ForeignOrigin, Overloaded
 from dub5.telemetry.record import record_of
 
 
-class BrowserMiddleware:
-    """`keys` are None where none opens anything. Other callers are known by the names of their headers."""
+class Entrance:
+    """Takes a request for one of the `routes` there, and any other to `app`.
 
-    def __init__(self, app: ASGIApp, origins: Origins, keys: KeyRing | None = None) -> None:
+    A path without its version is as good as with it, and HEAD is answered wherever GET is.
+    `keys` are None where none opens anything. Callers that are no browsers are known by the names of their headers.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        origins: Origins,
+        *,
+        keys: KeyRing | None = None,
+        drain: Drain | None = None,
+        routes: Iterable[QuestionRoute] = (),
+    ) -> None:
         self._app = app
         self._origins = origins
         self._keys = keys
+        self._drain = drain or Drain()
+        self._routes = {route.spelling.path: route for route in routes}
+        self._by_path: dict[str, ASGIApp] = {path: route.handle for path, route in self._routes.items()}
         self._varies = bool(origins)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         for name, _ in scope["headers"]:
             if name in BROWSER_HEADERS:
-                return self._from_browser(scope, receive, send)
-        if self._varies:
-            record_of(scope).answer_headers = [VARY]
-        return self._app(scope, receive, send)
+                answered = self._for_browser(cast("HTTPScope", scope), send)
+                if answered is not None:
+                    return answered
+                break
+        else:
+            if self._varies:
+                record_of(scope).answer_headers = [VARY]
+        app = self._by_path.get(scope["path"], self._elsewhere)
+        if self._drain.state != "serving":
+            return self._leaving(app, scope, receive, send)
+        return app(scope, receive, send)
 
-    def _from_browser(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        headers, method = headers_of(scope), scope["method"]  # type: ignore[typeddict-item]
+    def _elsewhere(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        scope["path"] = canonical(scope["path"])
+        app = self._by_path.get(scope["path"], self._app)
+        if scope["method"] == "HEAD":  # type: ignore[typeddict-item]
+            return _head(app, scope, receive, send)
+        return app(scope, receive, send)
+
+    def _for_browser(self, scope: HTTPScope, send: Send) -> Awaitable[None] | None:
+        """The answer to a preflight, or to a page that may not call; None where the request goes on."""
+        headers, method = headers_of(scope), scope["method"]
         record = record_of(scope)
         if self._varies:
             record.answer_headers = [VARY]
         allowed = self._origins.headers(headers.get("origin"))
         if allowed is not None:
             record.answer_headers = allowed
-            if is_preflight(method, headers):
-                return _permit(send, headers)
-        elif is_foreign(method, headers) and not self._has_key(headers):
+            return _permit(send, headers) if is_preflight(method, headers) else None
+        if is_foreign(method, headers) and not self._has_key(headers):
             record.error_code = ForeignOrigin.code
-            return send_error(send, ForeignOrigin(headers.get("origin")))
-        return self._app(scope, receive, send)
+            return self._refuse(scope, send, ForeignOrigin(headers.get("origin")))
+        return None
 
     def _has_key(self, headers: dict[str, str]) -> bool:
         if self._keys is None or not self._keys.configured:
@@ -67,55 +99,28 @@ class BrowserMiddleware:
             return False
         return True
 
+    def _refuse(self, scope: Scope, send: Send, error: Dub5Error) -> Awaitable[None]:
+        """In the shape of the protocol that is spoken at that path."""
+        route = self._routes.get(canonical(scope["path"]))
+        return send_error(send, error, rendered=None if route is None else route.spelling.error(error))
 
-async def _permit(send: Send, headers: dict[str, str]) -> None:
-    await send({"type": "http.response.start", "status": 204, "headers": preflight_headers(headers)})
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
+    async def _leaving(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send clients elsewhere while the replica leaves."""
 
-
-class DrainMiddleware:
-    """Sends clients elsewhere while the replica leaves."""
-
-    def __init__(self, app: ASGIApp, drain: Drain) -> None:
-        self._app = app
-        self._drain = drain
-
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        return (self._app if self._drain.state == "serving" else self._drained)(scope, receive, send)
-
-    async def _drained(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def closing(message: Message) -> None:
             if message["type"] == "http.response.start" and CLOSE not in message["headers"]:
                 message["headers"] = [*message["headers"], CLOSE]
             await send(message)
 
         if self._drain.state == "lingering":
-            await self._app(scope, receive, closing)
+            await app(scope, receive, closing)
         else:
-            await send_error(closing, Overloaded("This replica is shutting down.", retry_after=1))
+            await self._refuse(scope, closing, Overloaded("This replica is shutting down.", retry_after=1))
 
 
-class QuestionsFirst:
-    """Takes requests for one of the `routes` straight to it, and all others, also to a path written otherwise, on.
-
-    What the router, the exception handling and the copies of a framework cost per request is a tenth of a hit. A path
-    without its version is as good as with it, and HEAD is answered wherever GET is.
-    """
-
-    def __init__(self, routes: Iterable[QuestionRoute], app: ASGIApp) -> None:
-        self._by_path: dict[str, ASGIApp] = {route.spelling.path: route.handle for route in routes}
-        self._app = app
-
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        route = self._by_path.get(scope["path"])
-        return self._elsewhere(scope, receive, send) if route is None else route(scope, receive, send)
-
-    def _elsewhere(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        scope["path"] = canonical(scope["path"])
-        app = self._by_path.get(scope["path"], self._app)
-        if scope["method"] == "HEAD":  # type: ignore[typeddict-item]
-            return _head(app, scope, receive, send)
-        return app(scope, receive, send)
+async def _permit(send: Send, headers: dict[str, str]) -> None:
+    await send({"type": "http.response.start", "status": 204, "headers": preflight_headers(headers)})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def _head(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:

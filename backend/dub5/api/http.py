@@ -12,7 +12,7 @@ import contextlib
 import math
 import re
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 from litestar.types import Message, Receive, Scope, Send
@@ -31,6 +31,9 @@ _LONGEST_TAGS = 4096
 _NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _CLIENT_TIMEOUTS = ("x-stainless-read-timeout", "x-stainless-timeout")
 """Seconds, sent by OpenAI's Python and JavaScript clients."""
+
+TIMEOUTS = frozenset({"x-dub5-timeout", *_CLIENT_TIMEOUTS})
+"""Headers of which `deadlines_of` makes something."""
 
 _DISCARDED = 16 * 2**20
 """Bytes of a body that is refused, which we are ready to read for politeness."""
@@ -140,6 +143,9 @@ class Deadlines(msgspec.Struct, frozen=True):
     whole: float | None = None
 
 
+NO_DEADLINES = Deadlines()
+
+
 def deadlines_of(headers: dict[str, str], now: float) -> Deadlines:
     """What `X-Dub5-Timeout` says, and what the official clients send of their own timeouts without being asked.
 
@@ -195,97 +201,100 @@ async def send_error(
     await send_whole(send, rendered.status, [*rendered.headers, *(headers or ())], rendered.body)
 
 
+class ClientWatch(msgspec.Struct):
+    """Once begun, cancels the task that began it as soon as the client closes its connection; then it has `left`.
+
+    An ASGI application learns of a client that left only by asking, and sending to it succeeds silently. Whoever meets
+    the cancellation has to take it back, as asyncio.timeout does, and cancel the `watcher` in any case.
+    """
+
+    receive: Receive
+    left: bool = False
+    task: asyncio.Task[Any] | None = None
+    watcher: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        self.task = asyncio.current_task()
+        self.watcher = asyncio.create_task(self._watch())  # noqa: TID251  # cancelled by whoever began it
+
+    async def _watch(self) -> None:
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+        self.left = True
+        if self.task is not None:
+            self.task.cancel()
+
+
 @contextlib.asynccontextmanager
 async def while_client_stays(receive: Receive) -> AsyncIterator[None]:
-    """Cancel what runs inside as soon as the client closes its connection, and raise ClientLeft.
-
-    An ASGI application learns of a client that left only by asking, and sending to it succeeds silently. Works like
-    asyncio.timeout: the cancellation of the current task is taken back at the edge of this block.
-    """
-    task = asyncio.current_task()
-    assert task is not None  # noqa: S101  # a coroutine always runs in a task
-    left = False
-
-    async def watch() -> None:
-        nonlocal left
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        left = True
-        task.cancel()
-
-    watcher = asyncio.create_task(watch())  # noqa: TID251  # ended below
+    """Cancel what runs inside as soon as the client closes its connection, and raise ClientLeft."""
+    watch = ClientWatch(receive)
+    watch.begin()
     try:
         yield
     except asyncio.CancelledError:
-        if left and task.uncancel() == 0:
-            raise ClientLeft from None
-        raise
+        if not watch.left or (watch.task is not None and watch.task.uncancel()):
+            raise
+        raise ClientLeft from None
     finally:
-        watcher.cancel()
+        if watch.watcher is not None:
+            watch.watcher.cancel()
 
 
-class EventStream:
+_current_task: Callable[[], asyncio.Task[Any]] = asyncio.current_task  # type: ignore[assignment]  # in a coroutine
+
+
+class EventStream(msgspec.Struct):
     """One streamed answer on its way to one client, with heartbeats in its silences: head and SSE comments.
 
-    `interval` is in seconds, 0 for no heartbeat. `on_begin` is called when the head has gone.
+    To be closed. `interval` is in seconds, 0 for no heartbeat. `longest`, in seconds since the head has gone, is how
+    long it may take: then it has `expired`, and the task that it was made in is cancelled.
 
     One timer for a whole stream, which what is sent moves only by noting when. Where it fires in a silence a task
     sends the comment. Everything else waits for that task before it sends, and the timer for what is being sent:
     so nothing gets in between, and no comments pile up for a client that does not read.
     """
 
-    __slots__ = (
-        "_head",
-        "_heartbeat",
-        "_interval",
-        "_loop",
-        "_on_begin",
-        "_over",
-        "_send",
-        "_silent_since",
-        "_timer",
-        "begun",
-    )
+    send: Send
+    interval: float
+    longest: float = math.inf
+    begun: bool = False
+    expired: bool = False
+    task: asyncio.Task[Any] = msgspec.field(default_factory=_current_task)
+    _over: bool = False
+    _loop: asyncio.AbstractEventLoop = msgspec.field(default_factory=asyncio.get_running_loop)
+    _silent_since: float = _SENDING
+    _head: Callable[[], Headers] = list
+    _timer: asyncio.TimerHandle | None = None
+    _life: asyncio.TimerHandle | None = None
+    _heartbeat: asyncio.Task[None] | None = None
 
-    def __init__(self, send: Send, interval: float, on_begin: Callable[[], None]) -> None:
-        self.begun = self._over = False
-        self._send = send
-        self._interval = interval
-        self._on_begin = on_begin
-        self._loop = asyncio.get_running_loop()
-        self._silent_since = _SENDING
-        self._head: Callable[[], Headers] = list
-        self._timer: asyncio.TimerHandle | None = None
-        self._heartbeat: asyncio.Task[None] | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         """No comment after this."""
         self._over = True
         if self._timer is not None:
             self._timer.cancel()
+        if self._life is not None:
+            self._life.cancel()
         if self._heartbeat is not None:
             self._heartbeat.cancel()
 
     def expect(self, head: Callable[[], Headers]) -> None:
         """The answer has to be waited for: from now on there are heartbeats, the first with this head."""
-        if self._interval:
+        if self.interval:
             self._head = head
             self._silent_since = self._loop.time()
-            self._set_timer(self._silent_since)
+            self._timer = self._loop.call_at(self._silent_since + self.interval, self._on_timer)
 
-    async def begin(self, head: Callable[[], Headers]) -> None:
-        """Send the head, unless a heartbeat has."""
+    async def relay(
+        self, answer: AsyncIterator[list[Frame]], writer: Writer, head: Callable[[], Headers]
+    ) -> None:
+        """Send the head, unless a heartbeat has, the events of frames as they come, and the end."""
         if self._heartbeat is not None:
             await self._heartbeat
         if not self.begun:
-            await self._put_head(head())
-
-    async def relay(self, answer: AsyncIterator[list[Frame]], writer: Writer) -> None:
-        """Send the events of frames as they come, then the end."""
-        send, now, write = self._send, self._loop.time, writer.events
+            await self.begin(head())
+        send, now, write = self.send, self._loop.time, writer.events
         async for frames in answer:
             events = write(frames)
             if not events:  # an empty body would count as a byte of the answer
@@ -302,24 +311,27 @@ class EventStream:
         if self._heartbeat is not None:
             await self._heartbeat
         self._silent_since = _SENDING
-        await self._send({"type": "http.response.body", "body": last, "more_body": False})
+        await self.send({"type": "http.response.body", "body": last, "more_body": False})
 
-    async def _put_head(self, headers: Headers) -> None:
+    async def begin(self, headers: Headers) -> None:
+        """Send the head."""
         self._silent_since = _SENDING
         start: Message = {"type": "http.response.start", "status": 200, "headers": headers}
-        await self._send(start)
+        await self.send(start)
         self._silent_since = self._loop.time()
         self.begun = True
-        self._on_begin()
+        if self.longest < math.inf:
+            self._life = self._loop.call_at(self._silent_since + self.longest, self._expire)
 
-    def _set_timer(self, since: float) -> None:
-        self._timer = self._loop.call_at(since + self._interval, self._on_timer)
+    def _expire(self) -> None:
+        self.expired = True
+        self.task.cancel()
 
     def _on_timer(self) -> None:
         now = self._loop.time()
         since = min(self._silent_since, now)
-        if now < since + self._interval:
-            self._set_timer(since)
+        if now < since + self.interval:
+            self._timer = self._loop.call_at(since + self.interval, self._on_timer)
         else:
             self._heartbeat = self._loop.create_task(self._send_heartbeat())
             # A callback, for a task that is cancelled before it began runs nothing; and before the code that awaits it.
@@ -327,11 +339,11 @@ class EventStream:
 
     async def _send_heartbeat(self) -> None:
         if not self.begun:
-            await self._put_head(self._head())
-        await self._send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
+            await self.begin(self._head())
+        await self.send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
 
     def _on_heartbeat_sent(self, beat: asyncio.Task[None]) -> None:
         self._heartbeat = None
         if not (self._over or beat.cancelled()):
             self._silent_since = self._loop.time()
-            self._set_timer(self._silent_since)
+            self._timer = self._loop.call_at(self._silent_since + self.interval, self._on_timer)

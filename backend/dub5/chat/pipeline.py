@@ -186,6 +186,9 @@ class Pipeline:
 
         `on_forward` is called with what is known as soon as the answer has to be waited for: nothing usable is stored.
         """
+        answer = self.recall(question)
+        if answer is not None:
+            return answer
         lookup = question.lookup
         if lookup is None:
             self._count_lookup(question, "bypass")

@@ -228,7 +228,7 @@ async def test_a_defect_can_be_read(server: Running, monkeypatch: pytest.MonkeyP
     async def broken(*_: Any) -> None:
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr(server.replica.application.public._app, "_app", broken)  # type: ignore[attr-defined]
+    monkeypatch.setitem(server.replica.application.public._app._by_path, PATH, broken)  # type: ignore[attr-defined]
     answer = await server.chat(headers={"origin": CHAT})
     assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (500, CHAT)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
+from contextlib import closing
 from itertools import pairwise
 from typing import Any
 
@@ -51,7 +52,6 @@ class Client:
         self.reading = asyncio.Event()
         self.reading.set()
         self.got: list[Step] = []
-        self.begun = 0
         self._sending = 0
 
     async def send(self, message: Any) -> None:
@@ -63,9 +63,6 @@ class Client:
             self.got.append((asyncio.get_running_loop().time(), _name(message)))
         finally:
             self._sending -= 1
-
-    def begin(self) -> None:
-        self.begun += 1
 
 
 def _name(message: Any) -> str:
@@ -100,13 +97,11 @@ async def answer(*pauses: float) -> AsyncIterator[list[Frame]]:
 
 async def answered(*pauses: float, thinking: float, interval: float = INTERVAL) -> list[Step]:
     client = Client()
-    with EventStream(client.send, interval, client.begin) as stream:
+    with closing(EventStream(client.send, interval)) as stream:
         stream.expect(head)
         await asyncio.sleep(thinking)
-        await stream.begin(head)
-        await stream.relay(answer(*pauses), Plain(False))
+        await stream.relay(answer(*pauses), Plain(False), head)
     await asyncio.sleep(1000)  # nothing comes after the end
-    assert client.begun == 1
     return client.got
 
 
@@ -163,15 +158,14 @@ def test_without_an_interval_there_is_silence() -> None:
 def test_a_comment_that_is_not_taken_is_the_only_one_and_goes_before_what_comes(begun: bool) -> None:
     async def work() -> None:
         client = Client()
-        with EventStream(client.send, INTERVAL, client.begin) as stream:
+        with closing(EventStream(client.send, INTERVAL)) as stream:
             stream.expect(head)
             if begun:
-                await stream.begin(head)
+                await stream.begin(head())
             client.reading.clear()
             asyncio.get_running_loop().call_later(100, client.reading.set)
             await asyncio.sleep(95)
-            await stream.begin(head)
-            await stream.relay(answer(0), Plain(False))
+            await stream.relay(answer(0), Plain(False), head)
         first = [(0, HEAD), (100, COMMENT)] if begun else [(100, HEAD), (100, COMMENT)]
         assert client.got == [*first, (100, "0"), (100, END)]
 
@@ -181,12 +175,12 @@ def test_a_comment_that_is_not_taken_is_the_only_one_and_goes_before_what_comes(
 def test_what_is_sent_and_not_taken_is_followed_by_no_comment() -> None:
     async def work() -> None:
         client = Client()
-        with EventStream(client.send, INTERVAL, client.begin) as stream:
+        with closing(EventStream(client.send, INTERVAL)) as stream:
             stream.expect(head)
-            await stream.begin(head)
+            await stream.begin(head())
             client.reading.clear()
             asyncio.get_running_loop().call_later(100, client.reading.set)
-            await stream.relay(answer(1, 20, 31), Plain(False))
+            await stream.relay(answer(1, 20, 31), Plain(False), head)
         assert client.got == [(0, HEAD), (100, "0"), (120, "1"), (150, COMMENT), (151, "2"), (151, END)]
 
     run(work())
@@ -199,7 +193,7 @@ def test_who_gives_up_sends_no_more(after: float) -> None:
     async def work() -> None:
         client = Client()
         client.reading.clear()
-        with EventStream(client.send, INTERVAL, client.begin) as stream:
+        with closing(EventStream(client.send, INTERVAL)) as stream:
             stream.expect(head)
             await asyncio.sleep(after)
         client.reading.set()
@@ -215,16 +209,30 @@ def test_an_end_that_is_given_up_leaves_room_for_the_last_word() -> None:
 
     async def work() -> None:
         client = Client()
-        with EventStream(client.send, INTERVAL, client.begin) as stream:
+        with closing(EventStream(client.send, INTERVAL)) as stream:
             stream.expect(head)
-            await stream.begin(head)
+            await stream.begin(head())
             client.reading.clear()
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(40):
-                    await stream.relay(answer(35), Plain(False))
+                    await stream.relay(answer(35), Plain(False), head)
             client.reading.set()
             await stream.end()
         assert client.got == [(0, HEAD), (40, END)]
+
+    run(work())
+
+
+def test_a_stream_that_takes_too_long_has_its_task_cancelled() -> None:
+    async def work() -> None:
+        client = Client()
+        with closing(EventStream(client.send, INTERVAL, 40)) as stream:
+            await asyncio.sleep(100)  # which does not count: nothing is sent
+            with pytest.raises(asyncio.CancelledError):
+                await stream.relay(answer(20, 15, 10), Plain(False), head)
+            assert stream.expired
+            assert stream.task.uncancel() == 0
+        assert client.got == [(100, HEAD), (120, "0"), (135, "1")]
 
     run(work())
 
@@ -237,11 +245,10 @@ def test_a_defect_in_the_head_is_no_silent_end() -> None:
         client = Client()
         unhandled: list[object] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
-        with EventStream(client.send, INTERVAL, client.begin) as stream:
+        with closing(EventStream(client.send, INTERVAL)) as stream:
             stream.expect(broken)
             await asyncio.sleep(50)
-            await stream.begin(head)
-            await stream.relay(answer(0), Plain(False))
+            await stream.relay(answer(0), Plain(False), head)
         assert client.got == [(50, HEAD), (50, "0"), (50, END)]
         assert len(unhandled) == 1
 
@@ -262,14 +269,13 @@ def test_whatever_the_pace(thinking: float, pauses: list[float], stalls: list[tu
         for start, length in stalls:
             loop.call_at(start, client.reading.clear)
             loop.call_at(start + length, client.reading.set)
-        with EventStream(client.send, INTERVAL, client.begin) as stream:
+        with closing(EventStream(client.send, INTERVAL)) as stream:
             stream.expect(head)
             await asyncio.sleep(thinking)
-            await stream.begin(head)
-            await stream.relay(answer(*pauses), Plain(False))
+            await stream.relay(answer(*pauses), Plain(False), head)
         names = [name for _, name in client.got]
         assert names[0] == HEAD
-        assert names.count(HEAD) == client.begun == 1
+        assert names.count(HEAD) == 1
         assert [name for name in names if name not in {HEAD, COMMENT}] == [*map(str, range(len(pauses))), END]
         if not stalls:
             times = [0.0, *(time for time, _ in client.got)]
