@@ -99,7 +99,9 @@ class Application:
         self._leases = Leases(self._redis, self.background, self._clock) if self._redis is not None else None
         self._sampler = self._build_sampler()
         self._store = self._build_store()
-        self._flights = Flights(self._store, self._leases or OneReplica(), self.metrics)
+        self._flights = Flights(
+            self._store, self._leases or OneReplica(), self.metrics, sampler=self._sampler
+        )
         self._pipeline = Pipeline(
             self._catalog,
             self._flights,
@@ -270,7 +272,6 @@ class Application:
             self._redis,
             self._purges,
             max_entry=settings.max_entry,
-            sampler=self._sampler,
             background=self.background,
             clock=self._clock,
             enabled=settings.enabled,

@@ -42,9 +42,9 @@ from dub5.api.http import (
     send_error,
     send_whole,
 )
-from dub5.cache.flights import Frame
+from dub5.cache.flights import CacheStatus, Frame
 from dub5.cache.freshness import NO_DIRECTIVES, Directives
-from dub5.chat.answer import CacheStatus, Writer
+from dub5.chat.answer import Writer
 from dub5.chat.pipeline import Pipeline
 from dub5.chat.question import Question
 from dub5.chat.request import ChatRequest, Translation, most_tokens, parse, read

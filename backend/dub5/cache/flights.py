@@ -1,4 +1,7 @@
-"""One question, one call: the flights of this replica, who follows them, and who leads.
+"""One question, one call: what the cache answers, the flights of this replica, who follows them, and who leads.
+
+`Flights.answer` is the whole way of a question through the cache: what memory has, what Redis has, else a flight, which
+is begun or joined; where every provider fails, an answer that is too old.
 
 A *flight* is the answer to one question on its way: the frames that have arrived so far. It belongs to the replica and
 not to the request that began it. Its task runs until the answer is complete, and is cancelled when nobody follows any
@@ -16,20 +19,44 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import functools
+import hashlib
+import random
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing
 from typing import Any, Literal, Protocol
 
 import msgspec
 from moka_py import Moka
 
-from dub5.cache.entry import Identity
-from dub5.cache.freshness import Lifetimes
-from dub5.cache.store import AnswerStore, CacheWrite
-from dub5.errors import Dub5Error, FlightLost, InternalError, Overloaded
+from dub5.cache.comparison import same
+from dub5.cache.entry import Entry, Identity
+from dub5.cache.freshness import FreshnessState, refresh_early
+from dub5.cache.samples import NoSampler, Samples
+from dub5.cache.store import AnswerStore, CacheHit, CacheLookup
+from dub5.errors import (
+    CallerError,
+    Dub5Error,
+    FlightLost,
+    InternalError,
+    NotCached,
+    Overloaded,
+    ProviderError,
+)
 from dub5.redis.link import RedisUnavailable
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.metrics import Metrics
+from dub5.telemetry.record import RequestRecord
+
+COOLDOWN = 10.0
+"""Seconds without another try after a refresh failed."""
+
+_TRIES = 3
+"""Flights that a request follows where the first were turned away."""
+
+_REFUSAL_TTL = 2.0
+"""Seconds for which a provider's refusal of a request answers the same request again, to the letter."""
 
 _MAX_TAKEOVERS = 3
 """After so many lost leaders a replica asks the provider itself, lease or not."""
@@ -37,7 +64,44 @@ _MAX_TAKEOVERS = 3
 _ASK_AGAIN = 1.0
 """Seconds for which another replica's cooldown is believed before Redis is asked again."""
 
+_DETAILS = {
+    FreshnessState.REVALIDATE: "stale-while-revalidate",
+    FreshnessState.ACCEPTED: "max-stale",
+    FreshnessState.IF_ERROR: "stale-if-error",
+}
+_canonical_json = msgspec.json.Encoder(order="deterministic")
 _log = get_logger()
+
+Forward = Literal["bypass", "uri-miss", "stale", "request"]
+"""RFC 9211, section 2.2: not consulted, nothing there, too old, or the request asked for a new one."""
+
+
+class CacheStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """How a lookup came out: one member of the list in a Cache-Status header (RFC 9211). `hit` and `fwd` exclude each
+    other."""
+
+    hit: bool = False
+    fwd: Forward | None = None
+    ttl: float | None = None
+    stored: bool = False
+    collapsed: bool = False
+    detail: str | None = None
+
+    def __str__(self) -> str:
+        parts = ["dub5"]
+        if self.hit:
+            parts.append("hit")
+        if self.fwd is not None:
+            parts.append(f"fwd={self.fwd}")
+        if self.ttl is not None:
+            parts.append(f"ttl={int(self.ttl // 1)}")
+        if self.stored:
+            parts.append("stored")
+        if self.collapsed:
+            parts.append("collapsed")
+        if self.detail is not None:
+            parts.append(f"detail={self.detail}")
+        return "; ".join(parts)
 
 
 class Frame(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -54,16 +118,63 @@ class Asker(msgspec.Struct, frozen=True, gc=False):
     trace_id: str
 
 
-class Leader(Protocol):
-    """The call that a flight makes where it leads."""
+class Made(msgspec.Struct, frozen=True):
+    """A complete answer of a provider that may be stored. `completion` is its body, decoded.
 
-    async def run(self, flight: Flight) -> CacheWrite | None:
-        """Ask the provider and add each frame to `flight` as it comes; gives what is to be stored, None where nothing
-        is. Raises a Dub5Error where no provider has an answer. Called at most once per lease."""
+    `age` is how long ago it was as it is: since its call began, and what another cache had held it for. `recompute` is
+    how long the call took. Both are in seconds.
+    """
+
+    body: bytes
+    completion: dict[str, Any]
+    age: float
+    recompute: float
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Question(Protocol):
+    """What is asked. `lookup` is None where the cache is not to be used; `bypass` says why."""
+
+    @property
+    def lookup(self) -> CacheLookup | None: ...
+    @property
+    def bypass(self) -> str | None: ...
+    @property
+    def record(self) -> RequestRecord: ...
+
+
+class Leader(Protocol):
+    """The call that a flight makes where it leads. `made` is what is to be stored of it, once it is over."""
+
+    @property
+    def made(self) -> Made | None: ...
+
+    def frames(self, identity: Identity | None) -> AsyncGenerator[Frame, None]:
+        """Ask the provider: each frame as it comes. Raises a Dub5Error where no provider has an answer. Called at most
+        once. `identity` is what the answer will be stored under."""
+        ...
+
+    def again(self) -> Leader:
+        """The same call once more, in the background: nobody waits for it."""
         ...
 
 
-class Flight:
+class CacheAnswer(msgspec.Struct, frozen=True):
+    """A stored answer, or one that has just been made.
+
+    Of a streamed one `frames` are the first, and `rest` gives what comes after them, as it comes: close it, always.
+    Otherwise they are all frames. `led_here`: the call was made by this replica.
+    """
+
+    status: CacheStatus
+    hit: CacheHit | None = None
+    frames: list[Frame] = []
+    rest: AsyncGenerator[list[Frame], None] | None = None
+    led_here: bool = True
+
+
+class Flight(msgspec.Struct, eq=False):
     """The frames so far. `began` is in monotonic seconds. `led_here` is None until it is decided which replica asks the
     provider; `stored` says that the answer of a call made here was fit to be kept.
 
@@ -73,25 +184,48 @@ class Flight:
     one whose call answers it, perhaps another replica's.
     """
 
-    def __init__(
-        self, origin: bytes | None = None, asker: Asker | None = None, *, began: float = 0.0
-    ) -> None:
-        self.frames: list[Frame] = []
-        self.generation = 0
-        self.ended = False
-        self.error: Dub5Error | None = None
-        self.led_here: bool | None = None
-        self.stored = False
-        self.followers = 0
-        self.abandoned = False
-        self.began = began
-        self.origin = origin
-        self.asker = self.leader = asker
-        self.task: asyncio.Task[None] | None = None
-        self._waiting: list[asyncio.Future[None]] = []
+    origin: bytes | None = None
+    asker: Asker | None = None
+    leader: Asker | None = None
+    began: float = 0.0
+    followers: int = 0
+    frames: list[Frame] = []
+    generation: int = 0
+    ended: bool = False
+    error: Dub5Error | None = None
+    led_here: bool | None = None
+    stored: bool = False
+    abandoned: bool = False
+    task: asyncio.Task[None] | None = None
+    waiting: list[asyncio.Future[None]] = []
 
-    def join(self) -> None:
-        self.followers += 1
+    async def follow(self) -> AsyncGenerator[list[Frame], None]:
+        """What has arrived since the last time, as soon as there is something, until the end. Raises the flight's
+        error, or FlightLost in the middle of an answer.
+
+        For one of `followers`, who has left when this has ended or was closed. Begin it at once: what was never begun
+        cannot be closed.
+        """
+        position, generation = 0, self.generation
+        try:
+            while True:
+                if generation != self.generation:
+                    if position:
+                        raise FlightLost
+                    generation = self.generation
+                if position < len(self.frames):
+                    frames = self.frames[position:]
+                    position += len(frames)
+                    yield frames
+                elif self.ended:
+                    if self.error is not None:
+                        # Shared by all followers: without this each would add its own traceback to it.
+                        raise self.error.with_traceback(None)
+                    return
+                else:
+                    await self.changed()
+        finally:
+            self.leave()
 
     def leave(self) -> None:
         self.followers -= 1
@@ -100,7 +234,7 @@ class Flight:
             self.task.cancel()
 
     def add(self, *frames: Frame) -> None:
-        self.frames.extend(frames)
+        self.frames += frames
         self._wake()
 
     def end(self, error: Dub5Error | None = None) -> None:
@@ -119,56 +253,14 @@ class Flight:
     def changed(self) -> asyncio.Future[None]:
         """To be awaited: done with the next frame, the end or a restart."""
         future = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
+        self.waiting.append(future)
         return future
 
     def _wake(self) -> None:
-        waiting, self._waiting = self._waiting, []
+        waiting, self.waiting = self.waiting, []
         for future in waiting:
             if not future.done():
                 future.set_result(None)
-
-
-class Follower:
-    """One request that waits for the answer of a flight. Leave it, always."""
-
-    def __init__(self, flight: Flight) -> None:
-        flight.join()
-        self.flight = flight
-        self._position = 0
-        self._generation = flight.generation
-
-    async def next(self) -> list[Frame]:
-        """What has arrived since the last time, as soon as there is something; nothing at the end. Raises the flight's
-        error, or FlightLost in the middle of an answer."""
-        flight = self.flight
-        while True:
-            if self._generation != flight.generation:
-                if self._position:
-                    raise FlightLost
-                self._generation = flight.generation
-            if self._position < len(flight.frames):
-                frames = flight.frames[self._position :]
-                self._position += len(frames)
-                return frames
-            if flight.ended:
-                if flight.error is not None:
-                    # Shared by all followers: without this each would add its own traceback to it.
-                    raise flight.error.with_traceback(None)
-                return []
-            await flight.changed()
-
-    async def all(self) -> list[Frame]:
-        """Every frame, once the answer is complete; a restart on the way goes unseen."""
-        flight = self.flight
-        while not flight.ended:
-            await flight.changed()
-        if flight.error is not None:
-            raise flight.error.with_traceback(None)
-        return flight.frames
-
-    def leave(self) -> None:
-        self.flight.leave()
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -234,7 +326,11 @@ class OneReplica:
 
 
 class Flights:
-    """All flights of this replica. `clock` is monotonic, in seconds."""
+    """The cache as a question meets it, and all flights of this replica.
+
+    `clock` is monotonic, in seconds. `rng` gives uniform numbers in [0, 1). `sampler` notes what is looked up and
+    fetched.
+    """
 
     def __init__(
         self,
@@ -242,70 +338,210 @@ class Flights:
         leadership: Leadership,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        sampler: Samples | None = None,
+        rng: Callable[[], float] = random.random,
     ) -> None:
         self._store = store
         self._leadership = leadership
         self._clock = clock
         self._metrics = metrics
+        self._sampler: Samples = sampler or NoSampler()
+        self._rng = rng
         self._by_identity: dict[Identity, Flight] = {}
         self._in_flight: dict[asyncio.Task[None], Flight] = {}
         self._abandoned = False
         self._cooling: Moka[Identity, bool] = Moka(10_000)
+        self._refused: Moka[bytes, CallerError] = Moka(10_000, ttl=_REFUSAL_TTL)
         metrics.flight_followers.set_function(self.followers)
 
-    def follow(
+    async def answer(
         self,
-        identity: Identity,
+        question: Question,
         leader: Leader,
-        lifetimes: Lifetimes,
+        on_forward: Callable[[CacheStatus], None] | None = None,
         *,
-        seen: int,
-        max_age: float | None = None,
-        origin: bytes | None = None,
-        asker: Asker | None = None,
-    ) -> tuple[Follower, bool]:
-        """Follow the flight of `identity`, and whether it was there already; where there is none, begin it.
+        alone: bool = False,
+    ) -> CacheAnswer:
+        """What is stored, or what a flight brings: of a stream as soon as its first frames are here. What memory has
+        comes without a wait.
 
-        `seen` is the birth of the stored answer that would not do, 0 without one. A flight that began more
-        than `max_age` seconds ago would answer too old: such a request asks for itself.
+        `on_forward` is called with what is known as soon as the answer has to be waited for: nothing usable is stored.
+        `alone`: nothing stored will do, nor what others ask for. Raises a Dub5Error with its true status.
         """
-        flight = self._by_identity.get(identity)
-        if flight is None or flight.ended or flight.abandoned:
-            flight = Flight(origin, asker, began=self._clock())
-            self._begin(flight, self._fly(flight, leader, identity, lifetimes, seen), identity)
-            return Follower(flight), False
-        if max_age is not None and self._clock() - flight.began > max_age:
-            return self.alone(leader), False
-        return Follower(flight), True
+        lookup, record, hit = question.lookup, question.record, None
+        if lookup is None:
+            status = CacheStatus(fwd="bypass", detail=question.bypass)
+        else:
+            asked = lookup.directives
+            if not alone and (answer := self.recall(question, leader)) is not None:
+                return answer
+            if not (alone or asked.no_cache):
+                hit = await self._find(lookup, record)
+                if hit is not None and hit.freshness.usable:
+                    return self._hit(question, lookup, leader, hit)
+            if asked.only_if_cached:
+                raise NotCached("Nothing usable is stored for this request.")
+            refused = hit is not None and hit.freshness.state is FreshnessState.REFUSED
+            if asked.no_cache or refused:
+                status = CacheStatus(fwd="request")
+            else:
+                status = CacheStatus(fwd="uri-miss" if hit is None else "stale")
+        if on_forward is not None:
+            on_forward(status)
+        try:
+            seen = hit.entry.born if hit is not None else 0
+            return await self._follow(question, lookup, leader, status, seen=seen, alone=alone)
+        except ProviderError as error:
+            if lookup is None or alone or not error.is_outage:
+                raise
+            hit = await self._find(lookup, record)  # what was purged meanwhile must not come back
+            if hit is None or not (hit.freshness.usable or hit.freshness.state is FreshnessState.IF_ERROR):
+                raise
+            return self._hit(question, lookup, leader, hit)
 
-    def alone(self, leader: Leader) -> Follower:
-        """A flight that nobody can join, for requests that must not share."""
-        flight = Flight()
-        self._begin(flight, self._lead(flight, leader, None))
-        return Follower(flight)
+    def recall(self, question: Question, leader: Leader) -> CacheAnswer | None:
+        """What memory has, where it may be used."""
+        lookup = question.lookup
+        hit = self._store.recall(lookup) if lookup is not None else None
+        if lookup is None or hit is None or not hit.freshness.usable:
+            return None
+        return self._hit(question, lookup, leader, hit)
 
-    def background(self, leader: Leader) -> None:
-        """Ask a provider although nobody waits."""
-        flight = Flight()
-        flight.join()
-        self._begin(flight, self._lead(flight, leader, None))
+    async def _find(self, lookup: CacheLookup, record: RequestRecord) -> CacheHit | None:
+        started = time.perf_counter()
+        hit = await self._store.find(lookup)
+        record.timings["cache"] = time.perf_counter() - started
+        return hit
 
-    def refresh(
+    async def _follow(
         self,
-        identity: Identity,
+        question: Question,
+        lookup: CacheLookup | None,
         leader: Leader,
-        lifetimes: Lifetimes,
+        status: CacheStatus,
         *,
         seen: int,
-        cooldown: float,
-        asker: Asker | None = None,
-    ) -> None:
-        """Ask again in the background, once across all replicas; a failure stops further tries for `cooldown` s."""
-        flying = self._by_identity.get(identity)
-        if (flying is None or flying.ended) and not self._cooling.get(identity):
-            flight = Flight(asker=asker, began=self._clock())
-            flight.join()
-            self._begin(flight, self._fly(flight, leader, identity, lifetimes, seen, cooldown), identity)
+        alone: bool,
+    ) -> CacheAnswer:
+        """Follow the flight for this question, or begin it, and wait for its first frames, or for a whole answer.
+
+        `seen` is the birth of what is stored and would not do, 0 without one.
+        """
+        record = question.record
+        asker = Asker(record.request_id, record.trace.trace_id)
+        identity = origin = None
+        if lookup is not None:
+            # Tells whether two requests are the same to the letter, but for the shape of the answer.
+            origin = hashlib.blake2b(_canonical_json.encode(lookup.words), digest_size=16).digest()
+            # A flight that began before it must not answer it.
+            alone = alone or lookup.directives.no_cache
+        for tries_left in reversed(range(_TRIES + 1)):
+            joined = False
+            if lookup is not None:
+                if not alone and origin is not None and (refused := self._refused.get(origin)) is not None:
+                    raise refused.with_traceback(None)
+                identity = self._store.identity(lookup)
+            if lookup is None or identity is None or alone:
+                flight = Flight()  # nobody can join it
+                self._begin(flight, self._fly(flight, leader, identity, lookup))
+            else:
+                found, max_age = self._by_identity.get(identity), lookup.directives.max_age
+                if found is None or found.ended or found.abandoned:
+                    flight = Flight(origin, asker, asker, self._clock())
+                    work = self._fly(flight, leader, identity, lookup, shared=True, seen=seen)
+                    self._begin(flight, work, identity)
+                elif max_age is not None and self._clock() - found.began > max_age:
+                    alone = True  # what it brings would be too old
+                    continue
+                else:
+                    flight, joined = found, True
+            flight.followers += 1
+            started, rest = time.perf_counter(), None
+            frames: list[Frame]
+            try:
+                if record.stream:
+                    rest = flight.follow()
+                    frames = await anext(rest, [])
+                else:
+                    try:
+                        while not flight.ended:  # a restart on the way goes unseen
+                            await flight.changed()
+                        if flight.error is not None:
+                            raise flight.error.with_traceback(None)
+                        frames = flight.frames
+                    finally:
+                        flight.leave()
+            except CallerError as error:
+                if alone or lookup is None or origin is None:
+                    raise
+                if flight.origin == origin:
+                    self._refused.set(origin, error)
+                    raise
+                alone = True  # it may be about what is not part of the key: ask for ourselves
+                continue
+            except Overloaded:
+                # Its leader was turned away: a refresh, which never waits, one with little time, or one on a replica
+                # that is full. That is no answer for those who joined it.
+                if alone or tries_left <= 1 or lookup is None or (flight.led_here and not joined):
+                    raise
+                continue
+            finally:
+                # In the log, whose call this request waited for, where that was not its own: also where it failed.
+                other = flight.leader if flight.leader != asker else None
+                record.leader_request_id = other.request_id if other is not None else None
+                record.leader_trace_id = other.trace_id if other is not None else None
+            # The parts of Server-Timing add up: what was waited at the gate is one of its own.
+            record.timings["provider"] = time.perf_counter() - started - record.timings.get("queue", 0.0)
+            collapsed = joined or not flight.led_here
+            stored = flight.stored and not (collapsed or record.stream)  # of a stream it is not known yet
+            if lookup is not None:
+                self._sampler.accessed(lookup.key, lookup.class_name, None, dollars=0.0, hit=False)
+            status = msgspec.structs.replace(status, collapsed=collapsed, stored=stored)
+            return CacheAnswer(status, None, frames, rest, bool(flight.led_here))
+        raise AssertionError  # the last try returns or raises
+
+    def _hit(self, question: Question, lookup: CacheLookup, leader: Leader, hit: CacheHit) -> CacheAnswer:
+        """Serve what is stored, and ask again behind it: because it is stale, soon will be, or to measure whether it
+        still holds. Nobody waits for that."""
+        entry, fresh, sampler = hit.entry, hit.freshness, self._sampler
+        self._metrics.cache_hit_age.labels(lookup.class_name).observe(fresh.age)
+        dollars = entry.prompt_tokens * lookup.prices[0] + entry.completion_tokens * lookup.prices[1]
+        sampler.accessed(lookup.key, lookup.class_name, entry, dollars=dollars, hit=True)
+        # In (0, 1], as its logarithm is taken.
+        due = fresh.state is FreshnessState.REVALIDATE or (
+            fresh.state is FreshnessState.FRESH
+            and refresh_early(
+                ttl=fresh.ttl,
+                recompute=entry.recompute,
+                lifetimes=lookup.lifetimes,
+                draw=1.0 - self._rng(),
+            )
+        )
+        if due:
+            identity = self._store.identity(lookup)
+            flying = self._by_identity.get(identity)
+            if (flying is None or flying.ended) and not self._cooling.get(identity):
+                record = question.record
+                asker = Asker(record.request_id, record.trace.trace_id)
+                flight = Flight(None, asker, asker, self._clock(), followers=1)
+                work = self._fly(
+                    flight,
+                    leader.again(),
+                    identity,
+                    lookup,
+                    shared=True,
+                    seen=entry.born,
+                    cooldown=COOLDOWN,
+                )
+                self._begin(flight, work, identity)
+        elif fresh.state is FreshnessState.FRESH and sampler.spend_re_ask() and not lookup.by_user:
+            # Only to compare; never an answer that belongs to one user.
+            flight = Flight(followers=1)
+            identity = self._store.identity(lookup)
+            self._begin(flight, self._fly(flight, leader.again(), identity, lookup, compared_with=entry))
+        status = CacheStatus(hit=True, ttl=fresh.ttl, detail=_DETAILS.get(fresh.state, hit.tier))
+        return CacheAnswer(status, hit)
 
     def followers(self) -> int:
         """Who waits for the answers of all flights: requests here, replicas elsewhere, refreshes."""
@@ -327,33 +563,96 @@ class Flights:
     def _begin(
         self, flight: Flight, work: Coroutine[Any, Any, None], identity: Identity | None = None
     ) -> None:
-        """Start the flight's task, its only one."""
+        """Start the flight's task, its only one; with an `identity`, others may join it."""
         # What it raises is its followers'; `settle` and `abandon` end it.
-        task = flight.task = asyncio.create_task(self._run(flight, work))  # noqa: TID251
+        task = flight.task = asyncio.create_task(work)  # noqa: TID251
         self._in_flight[task] = flight
         if identity is not None:
             self._by_identity[identity] = flight
+        task.add_done_callback(functools.partial(self._ended, flight, identity))
 
-        def ended(task: asyncio.Task[None]) -> None:
-            """A callback, since a task that was cancelled before it began runs no `finally`."""
-            work.close()
-            del self._in_flight[task]
-            if not flight.ended:  # it was cancelled, and nobody follows it
-                flight.end(InternalError())
-            if identity is not None and self._by_identity.get(identity) is flight:
-                del self._by_identity[identity]
+    def _ended(self, flight: Flight, identity: Identity | None, task: asyncio.Task[None]) -> None:
+        """A callback, since a task that was cancelled before it began runs no `finally`."""
+        del self._in_flight[task]
+        flight.end(InternalError())  # where it is not ended it was cancelled, and nobody follows it
+        if identity is not None and self._by_identity.get(identity) is flight:
+            del self._by_identity[identity]
 
-        task.add_done_callback(ended)
+    async def _fly(
+        self,
+        flight: Flight,
+        leader: Leader,
+        identity: Identity | None,
+        lookup: CacheLookup | None,
+        *,
+        shared: bool = False,
+        seen: int = 0,
+        cooldown: float | None = None,
+        compared_with: Entry | None = None,
+    ) -> None:
+        """Until the flight has its answer; whatever happens, it ends, and so do its followers' waits.
 
-    async def _run(self, flight: Flight, work: Coroutine[Any, Any, None]) -> None:
-        """Whatever happens to `work`, the flight ends, and so do its followers' waits."""
-        outcome = "ok"
+        A `shared` one leads, or follows whoever leads, again and again where a leader is lost. With a `cooldown` it is
+        a refresh, which nobody needs: where another replica leads, or one has failed of late, it is over, unless a
+        request has joined it meanwhile. That must not be left without an answer. With `compared_with` it is a re-ask:
+        its answer is compared with that entry, and kept only where it differs.
+        """
+        claim, outcome = None, "ok"
         try:
-            await work
-            flight.end()
+            for _ in range(_MAX_TAKEOVERS if shared and identity is not None and lookup is not None else 0):
+                assert identity is not None and lookup is not None  # noqa: S101, PT018  # for mypy
+                try:
+                    claim = await self._leadership.claim(
+                        identity, flight, seen=seen, background=cooldown is not None
+                    )
+                except RedisUnavailable:
+                    claim = None
+                if claim is None or claim.outcome == "lead":
+                    break
+                if claim.outcome == "cooling":
+                    self._cooling.set(identity, True, ttl=_ASK_AGAIN)
+                elif claim.outcome == "stored":
+                    whole = await self._store.take_over(identity, lookup.lifetimes)
+                    if whole is not None:
+                        flight.led_here, flight.leader = False, None
+                        flight.add(Frame("whole", whole))
+                        return
+                elif cooldown is None:
+                    flight.led_here, flight.leader = False, claim.asker
+                    tailed = await self._leadership.tail(flight, claim)
+                    if tailed is Tailed.ENDED:
+                        return
+                    if tailed is Tailed.LOST:
+                        self._metrics.flights.labels("follower", "lost").inc()
+                claim = None  # so none that leads, whatever comes
+                flight.restart()
+                if cooldown is not None:
+                    if flight.followers < 2:
+                        return
+                    cooldown = None
+            flight.led_here, flight.leader = True, flight.asker
+            try:
+                async with aclosing(leader.frames(identity)) as coming:
+                    async for frame in coming:
+                        flight.add(frame)
+                if leader.made is not None and identity is not None and lookup is not None:
+                    flight.stored = await self._keep(identity, lookup, leader.made, compared_with)
+                flight.end()  # only now do followers know that it is complete: whoever asks next finds it
+            except Dub5Error as error:
+                flight.end(error)
+                raise
+            finally:
+                if claim is not None:
+                    await self._leadership.release(claim)
         except Dub5Error as error:
             outcome = "error"
-            flight.end(error)
+            # That this replica has no room says nothing about the provider.
+            full = isinstance(error, Overloaded)
+            if compared_with is not None and lookup is not None and not full:
+                self._sampler.failed(lookup.class_name)
+            if cooldown is not None and identity is not None and not full:
+                self._cooling.set(identity, True, ttl=cooldown)
+                await self._leadership.cool_down(identity, cooldown)
         except asyncio.CancelledError:
             outcome = "unfollowed"
             raise
@@ -363,74 +662,34 @@ class Flights:
             _log.exception("flight failed", **asker)
             flight.end(InternalError())
         finally:
+            if outcome == "ok":
+                flight.end()
             self._metrics.flights.labels("leader" if flight.led_here else "follower", outcome).inc()
 
-    async def _fly(
-        self,
-        flight: Flight,
-        leader: Leader,
-        identity: Identity,
-        lifetimes: Lifetimes,
-        seen: int,
-        cooldown: float | None = None,
-    ) -> None:
-        """Until the flight has its answer: lead, or follow whoever leads, again and again where a leader is lost.
-
-        With a `cooldown` it is a refresh, which nobody needs: where another replica leads, or one has failed of late,
-        it is over, unless a request has joined it meanwhile. That must not be left without an answer.
-        """
-        claim = None
-        for _ in range(_MAX_TAKEOVERS):
-            try:
-                claim = await self._leadership.claim(
-                    identity, flight, seen=seen, background=cooldown is not None
-                )
-            except RedisUnavailable:
-                claim = None
-            if claim is None or claim.outcome == "lead":
-                break
-            if claim.outcome == "cooling":
-                self._cooling.set(identity, True, ttl=_ASK_AGAIN)
-            elif claim.outcome == "stored":
-                whole = await self._store.take_over(identity, lifetimes)
-                if whole is not None:
-                    flight.led_here, flight.leader = False, None
-                    flight.add(Frame("whole", whole))
-                    return
-            elif cooldown is None:
-                flight.led_here, flight.leader = False, claim.asker
-                tailed = await self._leadership.tail(flight, claim)
-                if tailed is Tailed.ENDED:
-                    return
-                if tailed is Tailed.LOST:
-                    self._metrics.flights.labels("follower", "lost").inc()
-            claim = None  # so none that leads, whatever comes
-            flight.restart()
-            if cooldown is not None:
-                if flight.followers < 2:
-                    return
-                cooldown = None
-        try:
-            await self._lead(flight, leader, claim)
-        except Overloaded:
-            raise  # this replica has no room; that says nothing about the provider
-        except Dub5Error:
-            if cooldown is not None:
-                self._cooling.set(identity, True, ttl=cooldown)
-                await self._leadership.cool_down(identity, cooldown)
-            raise
-
-    async def _lead(self, flight: Flight, leader: Leader, claim: Claim | None) -> None:
-        """Make the call, have its answer stored, and only then let followers know that it is complete."""
-        flight.led_here, flight.leader = True, flight.asker
-        try:
-            write = await leader.run(flight)
-            if write is not None:
-                flight.stored = await self._store.keep(write)
-            flight.end()
-        except Dub5Error as error:
-            flight.end(error)
-            raise
-        finally:
-            if claim is not None:
-                await self._leadership.release(claim)
+    async def _keep(
+        self, identity: Identity, lookup: CacheLookup, made: Made, compared_with: Entry | None
+    ) -> bool:
+        """Store a complete answer, and have it compared with the one before it; whether it was fit to be kept."""
+        sampler, compare = self._sampler, lookup.compare
+        entry = Entry(
+            made.body,
+            int((self._store.now() - made.age) * 1e6),
+            made.recompute,
+            made.prompt_tokens,
+            made.completion_tokens,
+        )
+        digest = await sampler.fingerprint(made.body, made.completion, compare)
+        # Begun before the answer is written, so that both go to Redis together.
+        sampler.fetched(
+            identity,
+            lookup.class_name,
+            entry,
+            digest,
+            ttl=lookup.lifetimes.ttl,
+            asked_again=compared_with is not None,
+        )
+        if compared_with is not None:
+            last = msgspec.json.decode(compared_with.body)
+            if same(digest, await sampler.fingerprint(compared_with.body, last, compare)):
+                return False
+        return await self._store.store(identity, entry, lookup.lifetimes)

@@ -447,7 +447,7 @@ class Leases:
         if follower not in led.heard:
             if len(led.heard) >= _MOST_REPLICAS:
                 return
-            led.flight.join()
+            led.flight.followers += 1
         led.heard[follower] = time.monotonic()
         if led.publisher is None:
             led.publisher = self._publishers.start(self._publish(led))

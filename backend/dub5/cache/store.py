@@ -24,7 +24,7 @@ import msgspec
 from moka_py import Moka
 from redis.asyncio.client import Pipeline
 
-from dub5.cache.comparison import Comparison, same
+from dub5.cache.comparison import Comparison
 from dub5.cache.entry import (
     HEADER,
     TOLERANCE,
@@ -40,7 +40,6 @@ from dub5.cache.entry import (
 )
 from dub5.cache.freshness import Directives, Freshness, Lifetimes, judge
 from dub5.cache.purges import IN_FORCE, Purges
-from dub5.cache.samples import NoSampler, Samples
 from dub5.contract import Undecodable, entry_key
 from dub5.redis.link import RedisLink, RedisUnavailable
 from dub5.telemetry.background import Background, BackgroundTask
@@ -62,12 +61,21 @@ return 1
 
 
 class CacheLookup(msgspec.Struct, frozen=True, gc=False):
-    """Which answer, and what the request and its class ask of it. `names` are those that a purge may name."""
+    """Which answer, and what the request and its class ask of it. `names` are those that a purge may name.
+
+    `words` is the request as it was worded, so that one may be told from another with the same key. `prices` are what a
+    token of the prompt and one of the answer cost, in dollars. `by_user`: the answer belongs to one user.
+    """
 
     key: str
     names: tuple[str, ...]
     lifetimes: Lifetimes
     directives: Directives
+    class_name: str = "default"
+    compare: Comparison = "text"
+    words: Any = None
+    prices: tuple[float, float] = (0.0, 0.0)
+    by_user: bool = False
 
 
 class CacheHit(msgspec.Struct, frozen=True, gc=False):
@@ -76,21 +84,6 @@ class CacheHit(msgspec.Struct, frozen=True, gc=False):
     entry: Entry
     tier: str
     freshness: Freshness
-
-
-class CacheWrite(msgspec.Struct, frozen=True):
-    """A complete answer that is to be stored; `completion` is its body, decoded.
-
-    `compared_with` is the answer that it was asked for to measure: then the new one is kept only where it differs.
-    """
-
-    identity: Identity
-    entry: Entry
-    completion: dict[str, Any]
-    class_name: str
-    compare: Comparison
-    lifetimes: Lifetimes
-    compared_with: Entry | None = None
 
 
 class LocalEntry(msgspec.Struct, frozen=True, gc=False):
@@ -137,7 +130,7 @@ class _Reading:
 class AnswerStore:
     """Both tiers. `clock` gives seconds since the epoch: births and ages are by it. `link` is None without Redis.
 
-    `enabled` is False where no answer is to be stored. `sampler` notes what is looked up and fetched.
+    `enabled` is False where no answer is to be stored.
     """
 
     def __init__(
@@ -147,7 +140,6 @@ class AnswerStore:
         purges: Purges,
         *,
         max_entry: int = 2**20,
-        sampler: Samples | None = None,
         background: Background | None = None,
         clock: Callable[[], float] = time.time,
         enabled: bool = True,
@@ -159,7 +151,6 @@ class AnswerStore:
         self._local = local
         self._link = link
         self._purges = purges
-        self.sampler: Samples = sampler or NoSampler()
         self._readings: dict[Identity, _Reading] = {}
         self._purge_reading: asyncio.Future[bool | None] | None = None
         self._background = background or Background()
@@ -226,25 +217,6 @@ class AnswerStore:
             return None
         self._keep_locally(identity, entry, lifetimes)
         return entry.body
-
-    async def keep(self, write: CacheWrite) -> bool:
-        """Store a complete answer, and have it compared with the one before it; whether it was fit to be kept."""
-        sampler, last = self.sampler, write.compared_with
-        digest = await sampler.fingerprint(write.entry.body, write.completion, write.compare)
-        # Begun before the answer is written, so that both go to Redis together.
-        sampler.fetched(
-            write.identity,
-            write.class_name,
-            write.entry,
-            digest,
-            ttl=write.lifetimes.ttl,
-            asked_again=last is not None,
-        )
-        if last is not None:
-            completion = msgspec.json.decode(last.body)
-            if same(digest, await sampler.fingerprint(last.body, completion, write.compare)):
-                return False
-        return await self.store(write.identity, write.entry, write.lifetimes)
 
     async def store(self, identity: Identity, entry: Entry, lifetimes: Lifetimes) -> bool:
         """Keep an answer in both tiers; whether it was fit to be kept."""

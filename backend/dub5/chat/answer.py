@@ -9,12 +9,12 @@ empty, malformed, or ended by a limit that the caller did not set.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Literal, Protocol, Self
 
 import msgspec
 
-from dub5.cache.flights import Follower, Frame
+from dub5.cache.flights import CacheStatus, Frame
 from dub5.errors import (
     CallerError,
     Dub5Error,
@@ -36,38 +36,9 @@ _LIMITS = ("max_tokens", "max_completion_tokens")
 _CALLING = frozenset({"tool_calls", "function_call"})
 _GOOD_ENDS = _CALLING | {"stop"}
 
-Forward = Literal["bypass", "uri-miss", "stale", "request"]
-"""Section 2.2: not consulted, nothing there, too old, or the request asked for a new one."""
 
 Result = Literal["local", "shared", "stale", "collapsed", "miss", "bypass"]
 """The `result` label of `dub5_cache_lookups_total`."""
-
-
-class CacheStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One member of the header's list; `hit` and `fwd` exclude each other."""
-
-    hit: bool = False
-    fwd: Forward | None = None
-    ttl: float | None = None
-    stored: bool = False
-    collapsed: bool = False
-    detail: str | None = None
-
-    def __str__(self) -> str:
-        parts = ["dub5"]
-        if self.hit:
-            parts.append("hit")
-        if self.fwd is not None:
-            parts.append(f"fwd={self.fwd}")
-        if self.ttl is not None:
-            parts.append(f"ttl={int(self.ttl // 1)}")
-        if self.stored:
-            parts.append("stored")
-        if self.collapsed:
-            parts.append("collapsed")
-        if self.detail is not None:
-            parts.append(f"detail={self.detail}")
-        return "; ".join(parts)
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -153,26 +124,23 @@ class Relay:
     What has arrived together goes on together: for a replica or a client that falls behind, one write per chunk would
     be most of the work.
 
-    `first` are frames that are here already. `on_whole`, where given, is called with the tokens of a complete answer.
-
-    An iterator object rather than a generator: a generator that was never begun runs no `finally` when it is
-    closed, and the flight would keep a follower that is gone.
+    `first` are frames that are here already, `rest` gives those after them. `on_whole`, where given, is called with the
+    tokens of a complete answer.
     """
 
     def __init__(
         self,
-        follower: Follower,
+        rest: AsyncGenerator[list[Frame], None],
         first: list[Frame],
         record: RequestRecord,
         *,
         on_whole: Callable[[Usage], object] | None,
     ) -> None:
-        self._follower = follower
+        self._rest = rest
         self._first: list[Frame] | None = first
         self._record = record
         self._on_whole = on_whole
         self._usage = Usage()
-        self._left = False
 
     def __aiter__(self) -> Self:
         return self
@@ -181,8 +149,7 @@ class Relay:
         """All frames that are here."""
         frames, self._first = self._first, None
         try:
-            if frames is None:
-                frames = await self._follower.next()
+            frames = frames if frames is not None else await anext(self._rest, [])
             for frame in frames:
                 if frame.kind != "chunk":
                     self._usage = usage_of(decode(frame.raw))
@@ -197,9 +164,7 @@ class Relay:
 
     async def aclose(self) -> None:
         """Leave the flight. May be called again."""
-        if not self._left:
-            self._left = True
-            self._follower.leave()
+        await self._rest.aclose()
 
 
 def outcome_of(error: Dub5Error) -> RequestOutcome:

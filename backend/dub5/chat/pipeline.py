@@ -1,11 +1,11 @@
 """The one way a request takes: resolve, look in the cache, ask a provider once for everybody.
 
     parse -> prepare -> recall (memory, no await)    -> hit
-                     -> answer -> find (Redis)       -> hit
-                               -> follow a flight    -> whole answer, or a stream whose first frame is here
+                     -> answer (Redis, a flight)     -> hit, whole answer, or a stream whose first frame is here
 
-A flight that leads runs the ProviderCall that it was given: gate, provider, frames to all who follow, and what is to be
-stored. Where another request leads, here or on another replica, the ProviderCall is never run.
+All in between is done by `cache.flights`. A flight that leads makes the ProviderCall that it was given: gate, provider,
+frames for all who follow, and what is to be stored. Where another request leads, here or on another replica, it is
+never made.
 
 The first frame of a stream is awaited before `answer` returns, so a failure still has its true status; after
 it, an error is an event of the stream. Cancelling `answer`, or closing the stream it returned, leaves the flight;
@@ -15,26 +15,23 @@ a flight that nobody follows any more cancels the provider's call.
 from __future__ import annotations
 
 import functools
-import random
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import Any
+from typing import Any, cast
 
 import msgspec
-from moka_py import Moka
 
 from dub5.admission.gate import Gate
 from dub5.admission.keys import Caller
 from dub5.cache.entry import Entry, Identity
-from dub5.cache.flights import Flight, Flights, Follower, Frame
-from dub5.cache.freshness import Directives, FreshnessState, refresh_early
+from dub5.cache.flights import CacheAnswer, CacheStatus, Flights, Frame, Made
+from dub5.cache.freshness import Directives
 from dub5.cache.policies import Policies
 from dub5.cache.purges import names_of
-from dub5.cache.store import AnswerStore, CacheHit, CacheLookup, CacheWrite
+from dub5.cache.store import AnswerStore, CacheLookup
 from dub5.chat.answer import (
     Answer,
-    CacheStatus,
     Relay,
     Usage,
     is_usage_only,
@@ -46,29 +43,15 @@ from dub5.chat.answer import (
 from dub5.chat.catalog import Catalog, Target
 from dub5.chat.question import Question, answer_key, answer_key_in_steps, scope_of, why_not_cached
 from dub5.chat.request import ChatRequest
-from dub5.errors import CallerError, Dub5Error, InvalidRequest, NotCached, Overloaded, ProviderError
+from dub5.errors import Dub5Error, InvalidRequest, NotCached
 from dub5.json_steps import in_steps
 from dub5.providers.call import CallResult
 from dub5.providers.chunks import Assembler
 from dub5.providers.protocol import Payload
 from dub5.telemetry.logging import get_logger, milliseconds
 from dub5.telemetry.metrics import Metrics
-from dub5.telemetry.record import RequestRecord, Tracer, chat_span
+from dub5.telemetry.record import RequestRecord, TraceContext, Tracer, chat_span
 
-COOLDOWN = 10.0
-"""Seconds without another try after a refresh failed."""
-
-_TRIES = 3
-"""Flights that a request follows where the first were turned away."""
-
-_REFUSAL_TTL = 2.0
-"""Seconds for which a provider's refusal of a request answers the same request again, to the letter."""
-
-_DETAILS = {
-    FreshnessState.REVALIDATE: "stale-while-revalidate",
-    FreshnessState.ACCEPTED: "max-stale",
-    FreshnessState.IF_ERROR: "stale-if-error",
-}
 _FAILED = {"error", "timeout", "limited", "overloaded"}
 
 _log = get_logger()
@@ -83,15 +66,8 @@ class Services(msgspec.Struct, frozen=True):
     tracer: Tracer
 
 
-def _ignore(_status: CacheStatus) -> None:
-    """For callers that render nothing before the answer is there."""
-
-
 class Pipeline:
-    """Answers questions. `undecodable` is called with the kind of what came through Redis and cannot be used, and why.
-
-    `rng` gives uniform numbers in [0, 1).
-    """
+    """Answers questions. `undecodable` is called with what came through Redis and cannot be used: its kind, and why."""
 
     def __init__(
         self,
@@ -101,7 +77,6 @@ class Pipeline:
         *,
         policies: Policies,
         undecodable: Callable[[str, object], None],
-        rng: Callable[[], float] = random.random,
     ) -> None:
         self._catalog = catalog
         self._flights = flights
@@ -110,8 +85,6 @@ class Pipeline:
         self._metrics = services.metrics
         self._policies = policies
         self._undecodable = undecodable
-        self._rng = rng
-        self._refused: Moka[bytes, CallerError] = Moka(10_000, ttl=_REFUSAL_TTL)
 
     @property
     def max_entry(self) -> int:
@@ -143,12 +116,17 @@ class Pipeline:
         if bypass is None:
             if key is None:
                 key = answer_key(fields, **_key_parts(target, caller, request, tags))
-            tenant, class_name = caller.tenant, target.class_name
+            tenant, class_name, price = caller.tenant, target.class_name, target.model.price
             lookup = CacheLookup(
                 key,
                 names_of(tenant=tenant, class_name=class_name, model=model, personality=name, tags=tags),
                 self._policies.in_force[class_name],
                 directives,
+                class_name,
+                target.cache_class.compare,
+                (tenant, request.digest or {**request.body, "stream": None, "stream_options": None}),
+                (price.input / 1e6, price.output / 1e6),
+                target.cache_class.share == "user",
             )
         return Question(
             request=request,
@@ -169,191 +147,57 @@ class Pipeline:
         return await in_steps(answer_key_in_steps(fields, **_key_parts(target, caller, request, tags)))
 
     def remembers(self, question: Question) -> bool:
-        """Whether `recall` would answer now; counts nothing."""
+        """Whether memory has the answer now; counts nothing."""
         hit = self._store.recall(question.lookup) if question.lookup is not None else None
         return hit is not None and hit.freshness.usable
 
-    def recall(self, question: Question) -> Answer | None:
-        """A hit from memory, or None. Never waits."""
-        lookup = question.lookup
-        hit = self._store.recall(lookup) if lookup is not None else None
-        if lookup is None or hit is None or not hit.freshness.usable:
-            return None
-        return self._hit(question, lookup, hit)
-
-    async def answer(self, question: Question, on_forward: Callable[[CacheStatus], None] = _ignore) -> Answer:
-        """From Redis or a provider. Raises a Dub5Error with its true status.
+    async def answer(
+        self, question: Question, on_forward: Callable[[CacheStatus], None] | None = None
+    ) -> Answer:
+        """From the cache or a provider. Raises a Dub5Error with its true status.
 
         `on_forward` is called with what is known as soon as the answer has to be waited for: nothing usable is stored.
         """
-        answer = self.recall(question)
-        if answer is not None:
-            return answer
-        lookup = question.lookup
-        if lookup is None:
+        if question.lookup is None:
             self._count_lookup(question, "bypass")
             if question.directives.only_if_cached:
                 raise NotCached(f"Answers to this request are not cached: {question.bypass}.")
-            status = CacheStatus(fwd="bypass", detail=question.bypass)
-            on_forward(status)
-            call = ProviderCall(question, self._services)
-            return await self._follow(question, self._flights.alone(call), call, status)
-        hit = None
-        if not lookup.directives.no_cache:
-            started = time.perf_counter()
-            hit = await self._store.find(lookup)
-            question.record.timings["cache"] = time.perf_counter() - started
-        if hit is not None and hit.freshness.usable:
-            return self._hit(question, lookup, hit)
-        if lookup.directives.only_if_cached:
-            self._count_lookup(question, "miss")
-            raise NotCached("Nothing usable is stored for this request.")
-        if lookup.directives.no_cache or (hit is not None and hit.freshness.state is FreshnessState.REFUSED):
-            status = CacheStatus(fwd="request")
-        else:
-            status = CacheStatus(fwd="uri-miss" if hit is None else "stale")
-        on_forward(status)
-        try:
-            return await self._fly(question, lookup, status, seen=hit.entry.born if hit is not None else 0)
-        except ProviderError as error:
-            if not error.is_outage:
-                raise
-            started = time.perf_counter()
-            hit = await self._store.find(lookup)  # what was purged meanwhile must not come back
-            question.record.timings["cache"] = time.perf_counter() - started
-            if hit is None or not (hit.freshness.usable or hit.freshness.state is FreshnessState.IF_ERROR):
-                raise
-            return self._hit(question, lookup, hit)
-
-    async def _fly(
-        self, question: Question, lookup: CacheLookup, status: CacheStatus, *, seen: int
-    ) -> Answer:
-        """Follow the flight for this question, or begin it. `seen` is the birth of what is stored and would not do."""
-        digest, asker = question.digest(), question.asker
-        for tries_left in reversed(range(_TRIES)):
-            refused = self._refused.get(digest)
-            if refused is not None:
-                raise refused.with_traceback(None)
-            identity = self._store.identity(lookup)
-            call = ProviderCall(question, self._services, identity)
-            if lookup.directives.no_cache:  # it must not be answered by a flight that began before it
-                return await self._follow(question, self._flights.alone(call), call, status)
-            follower, joined = self._flights.follow(
-                identity,
-                call,
-                lookup.lifetimes,
-                seen=seen,
-                max_age=lookup.directives.max_age,
-                origin=digest,
-                asker=asker,
-            )
+        call, alone = ProviderCall(question, self._services), False
+        while True:
             try:
-                return await self._follow(question, follower, call, status, joined=joined)
-            except CallerError as error:
-                if follower.flight.origin == digest:
-                    self._refused.set(digest, error)
-                    raise
-                # It may be about what is not part of the key: ask for ourselves.
-                return await self._follow(question, self._flights.alone(call), call, status)
-            except Overloaded:
-                # Its leader was turned away: a refresh, which never waits, one with little time, or one on a replica
-                # that is full. That is no answer for those who joined it.
-                if not tries_left or (follower.flight.led_here and not joined):
-                    raise
-        raise AssertionError  # the last try returns or raises
-
-    async def _follow(
-        self,
-        question: Question,
-        follower: Follower,
-        call: ProviderCall,
-        status: CacheStatus,
-        *,
-        joined: bool = False,
-    ) -> Answer:
-        """Wait for the first frames of a stream, or for a whole answer."""
-        record, streamed, flight = question.record, question.request.stream, follower.flight
-        started = time.perf_counter()
-        try:
-            frames = await (follower.next() if streamed else follower.all())
-        except BaseException:
-            _name_leader(question, flight)
-            follower.leave()
-            raise
-        body = None
-        if not streamed:
-            follower.leave()
+                found = await self._flights.answer(question, call, on_forward, alone=alone)
+            except NotCached:
+                self._count_lookup(question, "miss")
+                raise
+            if found.hit is not None or found.rest is not None:
+                return self._answered(question, found)
             try:
-                body = await whole_of(frames)
-                if not flight.led_here and not msgspec.json.decode(body)["choices"]:
-                    body = None
+                body = await whole_of(found.frames)
+                if found.led_here or msgspec.json.decode(body)["choices"]:
+                    return self._answered(question, found, body)
             except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-                if flight.led_here:
+                if found.led_here:
                     raise
-            if body is None:
-                # Another replica's frames came through Redis, and are not what a leader sends: as if it were lost.
-                self._undecodable("flight", "no answer")
-                return await self._follow(question, self._flights.alone(call), call, status)
-        # The parts of Server-Timing add up: what was waited at the gate is one of its own.
-        record.timings["provider"] = time.perf_counter() - started - record.timings.get("queue", 0.0)
-        collapsed = joined or not flight.led_here
-        _name_leader(question, flight)
-        stored = flight.stored and not (collapsed or streamed)  # of a stream it is not known yet
-        status = msgspec.structs.replace(status, collapsed=collapsed, stored=stored)
+            # Another replica's frames came through Redis, and are not what a leader sends: as if it were lost.
+            self._undecodable("flight", "no answer")
+            alone, on_forward = True, None
+
+    def _answered(self, question: Question, found: CacheAnswer, body: bytes = b"") -> Answer:
+        """Count what the cache gave, and what it saved; `body` is a whole answer that is not from what is stored."""
+        record, status, hit = question.record, found.status, found.hit
+        if hit is not None:
+            entry, fresh = hit.entry, hit.freshness
+            self._count_lookup(question, "stale" if fresh.ttl <= 0 else hit.tier)
+            self._count_saved(question, Usage(entry.prompt_tokens, entry.completion_tokens))
+            return Answer(entry.body, status, fresh.age)
         if question.lookup is not None:
-            self._count_lookup(question, "collapsed" if collapsed else "miss")
-            self._store.sampler.accessed(
-                question.lookup.key, question.target.class_name, None, dollars=0.0, hit=False
-            )
-        saved = functools.partial(self._count_saved, question) if collapsed else None
-        if body is not None:
+            self._count_lookup(question, "collapsed" if status.collapsed else "miss")
+        saved = functools.partial(self._count_saved, question) if status.collapsed else None
+        if found.rest is None:
             if saved is not None:
                 saved(usage_in(body))
             return Answer(body, status)
-        return Answer(Relay(follower, frames, record, on_whole=saved), status)
-
-    def _hit(self, question: Question, lookup: CacheLookup, hit: CacheHit) -> Answer:
-        """Serve what is stored, and have it fetched anew where that is due."""
-        entry, fresh, class_name = hit.entry, hit.freshness, question.target.class_name
-        self._count_lookup(question, "stale" if fresh.ttl <= 0 else hit.tier)
-        self._metrics.cache_hit_age.labels(class_name).observe(fresh.age)
-        dollars = self._count_saved(question, Usage(entry.prompt_tokens, entry.completion_tokens))
-        self._store.sampler.accessed(lookup.key, class_name, entry, dollars=dollars, hit=True)
-        self._refresh_if_due(question, lookup, hit)
-        status = CacheStatus(hit=True, ttl=fresh.ttl, detail=_DETAILS.get(fresh.state, hit.tier))
-        return Answer(entry.body, status, fresh.age)
-
-    def _refresh_if_due(self, question: Question, lookup: CacheLookup, hit: CacheHit) -> None:
-        """Ask again behind a hit: because the answer is stale, soon will be, or to measure whether it still holds.
-
-        Nobody waits for it, so it takes no place in the gate that a request wants.
-        """
-        fresh, entry, services = hit.freshness, hit.entry, self._services
-        if fresh.state is FreshnessState.FRESH:
-            due = refresh_early(
-                ttl=fresh.ttl,
-                recompute=entry.recompute,
-                lifetimes=lookup.lifetimes,
-                draw=1.0 - self._rng(),  # in (0, 1], as its logarithm is taken
-            )
-            if not due:
-                # Only to compare; never an answer that belongs to one user.
-                if self._store.sampler.spend_re_ask() and question.target.cache_class.share != "user":
-                    identity = self._store.identity(lookup)
-                    measured = ProviderCall(question.detached(), services, identity, compared_with=entry)
-                    self._flights.background(measured)
-                return
-        elif fresh.state is not FreshnessState.REVALIDATE:
-            return
-        identity = self._store.identity(lookup)
-        self._flights.refresh(
-            identity,
-            ProviderCall(question.detached(), services, identity, background=True),
-            lookup.lifetimes,
-            seen=entry.born,
-            cooldown=COOLDOWN,
-            asker=question.asker,
-        )
+        return Answer(Relay(found.rest, found.frames, record, on_whole=saved), status)
 
     async def put(self, question: Question, completion: bytes) -> None:
         """Store an answer that people have written. InvalidRequest where such a request is never cached."""
@@ -379,96 +223,69 @@ class Pipeline:
         return prompt + completion
 
 
-class ProviderCall:
-    """The call to a provider for one question, run by the flight that leads: what `cache.flights` calls a Leader.
+class ProviderCall(msgspec.Struct):
+    """The call to a provider for one question, made by the flight that leads: what `cache.flights` calls a Leader.
 
-    Its answer is stored under `identity`, if there is one. With `compared_with` it is a re-ask, whose answer is
-    compared with that entry. `background`: nobody waits.
+    `made` is its answer, where it is whole and small enough to be stored. `background`: nobody waits.
     """
 
-    def __init__(
-        self,
-        question: Question,
-        services: Services,
-        identity: Identity | None = None,
-        *,
-        compared_with: Entry | None = None,
-        background: bool = False,
-    ) -> None:
-        self._question = question
-        self._services = services
-        self._identity = identity
-        self._compared_with = compared_with
-        self._background = background or compared_with is not None
-        self._usage = Usage()
-        self._age = 0.0
+    _question: Question
+    _services: Services
+    _background: bool = False
+    made: Made | None = None
+    _usage: Usage = Usage()
+    _age: float = 0.0
+    _trace: TraceContext = cast("TraceContext", None)  # set when it begins
 
-    async def run(self, flight: Flight) -> CacheWrite | None:
-        """Add the answer's frames to `flight`; raises a Dub5Error where no provider gives one."""
-        question, services, identity = self._question, self._services, self._identity
-        record, target, store = question.record, question.target, services.store
+    def again(self) -> ProviderCall:
+        """The same in the background: nobody waits, so it takes no place in the gate that a request wants."""
+        return ProviderCall(self._question.detached(), self._services, True)
+
+    async def frames(self, identity: Identity | None) -> AsyncGenerator[Frame, None]:
+        """The answer's frames as they come; raises a Dub5Error where no provider gives one."""
+        question, services = self._question, self._services
+        record, target, streamed = question.record, question.target, question.request.stream
+        model, largest = target.model, services.store.max_entry
         self._trace = record.trace.child()
         async with services.gate.admitted(
             record.tenant or "",
-            target.model.name,
+            model.name,
             identity or record.request_id,
             deadline=question.deadline,
             background=self._background,
         ) as waited:
             record.timings["queue"] = waited
             began, started = time.time(), time.perf_counter()
-            born = store.now() if identity is not None else began
-            error = None
+            answer = error = None
             try:
-                answer = await (self._stream(flight) if question.request.stream else self._complete(flight))
+                if not streamed:
+                    answer = await model.complete(question.call(self._trace), self._observe)
+                    self._count(usage_of(answer.data))
+                    yield Frame("whole", answer.raw)
+                    if len(answer.raw) > largest:
+                        answer = None
+                else:
+                    assembler = Assembler()
+                    opened = await model.open(question.call(self._trace), self._observe)
+                    async with aclosing(opened) as stream:
+                        async for chunk in stream:
+                            data = chunk.data
+                            assembler.add(data)
+                            only_usage = "usage" in data and is_usage_only(data)
+                            yield Frame("usage" if only_usage else "chunk", chunk.raw)
+                    self._count(usage_of({"usage": assembler.usage}))
+                    if identity is not None and assembler.characters() <= largest:
+                        answer = Payload.of_whole(assembler.completion())
             except Dub5Error as failure:
                 error = failure.code
-                if self._compared_with is not None:
-                    store.sampler.failed(target.class_name)
                 raise
             finally:
                 if services.tracer.enabled:
                     self._export(began, error)
-        lookup = question.lookup
-        if answer is None or identity is None or lookup is None:
-            return None
-        if not is_whole_answer(answer.data, question.fields):
-            return None
-        recompute = time.perf_counter() - started
-        born -= self._age  # what a cache had held for a while is as old as that (RFC 9111, 4.2.3)
-        usage = self._usage
-        return CacheWrite(
-            identity,
-            Entry(answer.raw, int(born * 1e6), recompute, usage.prompt, usage.completion),
-            answer.data,
-            target.class_name,
-            target.cache_class.compare,
-            lookup.lifetimes,
-            self._compared_with,
-        )
-
-    async def _complete(self, flight: Flight) -> Payload | None:
-        """The whole answer; None where it is too large to be stored."""
-        question = self._question
-        answer = await question.target.model.complete(question.call(self._trace), self._observe)
-        self._count(usage_of(answer.data))
-        flight.add(Frame("whole", answer.raw))
-        return answer if len(answer.raw) <= self._services.store.max_entry else None
-
-    async def _stream(self, flight: Flight) -> Payload | None:
-        """The same of a streamed answer, assembled from its chunks."""
-        question, assembler = self._question, Assembler()
-        opened = await question.target.model.open(question.call(self._trace), self._observe)
-        async with aclosing(opened) as stream:
-            async for chunk in stream:
-                data = chunk.data
-                assembler.add(data)
-                only_usage = "usage" in data and is_usage_only(data)
-                flight.add(Frame("usage" if only_usage else "chunk", chunk.raw))
-        self._count(usage_of({"usage": assembler.usage}))
-        if self._identity is None or assembler.characters() > self._services.store.max_entry:
-            return None
-        return Payload.of_whole(assembler.completion())
+        if answer is not None and identity is not None and is_whole_answer(answer.data, question.fields):
+            took, usage = time.perf_counter() - started, self._usage
+            # What a cache had held for a while is as old as that (RFC 9111, 4.2.3).
+            self.made = Made(answer.raw, answer.data, took + self._age, took, usage.prompt, usage.completion)
 
     def _count(self, usage: Usage) -> None:
         """A provider made an answer. What its own prompt cache saved is counted as saved, too."""
@@ -552,12 +369,3 @@ def _key_parts(target: Target, caller: Caller, request: ChatRequest, tags: tuple
         "model_revision": target.model.revision,
         "tags": tags,
     }
-
-
-def _name_leader(question: Question, flight: Flight) -> None:
-    """In the log, whose call this request waited for, where that was not its own: also where the call failed."""
-    leader, record = flight.leader, question.record
-    if leader == question.asker:
-        leader = None
-    record.leader_request_id = leader.request_id if leader is not None else None
-    record.leader_trace_id = leader.trace_id if leader is not None else None

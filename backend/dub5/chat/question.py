@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import msgspec
 
-from dub5.cache.flights import Asker
 from dub5.cache.freshness import Directives
 from dub5.cache.store import CacheLookup
 from dub5.chat.canonical import canonical, canonical_in_steps
@@ -65,24 +64,10 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     record: RequestRecord
     deadline: float | None = None
 
-    @property
-    def asker(self) -> Asker:
-        """For followers of a flight that is begun for this question."""
-        return Asker(self.record.request_id, self.record.trace.trace_id)
-
     def detached(self) -> Question:
         """The same for work in the background: nobody waits, and what it notes goes into a record of its own."""
         record = msgspec.structs.replace(self.record, timings={})
         return msgspec.structs.replace(self, record=record, deadline=None)
-
-    def digest(self) -> bytes:
-        """Tells whether two requests are the same to the letter, but for the shape of the answer, and of one tenant."""
-        tenant, request = self.record.tenant, self.request
-        if request.digest is not None:  # of all its bytes; to encode them again would take long
-            parts: list[Any] = [tenant, request.digest]
-        else:
-            parts = [tenant, {**request.body, "stream": None, "stream_options": None}]
-        return hashlib.blake2b(_canonical_json.encode(parts), digest_size=16).digest()
 
     def call(self, trace: TraceContext) -> Call:
         """What a provider is asked, under the span `trace`; its `model` is filled in by the route."""

@@ -13,7 +13,7 @@ import httpx
 import openai
 import pytest
 
-from dub5.chat.answer import CacheStatus
+from dub5.cache.flights import CacheStatus
 from dub5.chat.pipeline import Pipeline
 from dub5.telemetry.record import HEARTBEAT
 from testkit.http_server import PATIENCE

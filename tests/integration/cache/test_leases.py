@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import secrets
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import msgspec
@@ -15,7 +15,7 @@ import pytest_asyncio
 from redis.exceptions import NoPermissionError
 
 from dub5.cache.entry import Entry, Identity
-from dub5.cache.flights import Claim, Flight, Flights, Follower, Frame, Tailed
+from dub5.cache.flights import CacheAnswer, Claim, Flight, Flights, Frame, Made, Tailed
 from dub5.cache.freshness import Lifetimes
 from dub5.cache.leases import Leases
 from dub5.cache.purges import Purges
@@ -25,6 +25,7 @@ from dub5.redis.link import RedisLink
 from dub5.telemetry.metrics import Metrics
 from testkit.openai_server import FakeOpenAI
 from testkit.redis_server import RedisServer
+from tests.following import Follower, question
 from tests.harness import PATIENT, Running, openai_provider, running
 from tests.integration.cache.support import PATIENCE, leasing, linked, plain, until
 
@@ -57,11 +58,17 @@ class Call:
         self._parts = parts
         self._gate = gate
 
-    async def run(self, flight: Flight) -> None:
+    made: Made | None = None
+
+    def again(self) -> Call:
+        raise NotImplementedError
+
+    async def frames(self, _: Identity | None) -> AsyncGenerator[Frame, None]:
         self.calls += 1
-        flight.add(*self._parts[:-1])
+        for part in self._parts[:-1]:
+            yield part
         await self._gate.wait()
-        flight.add(self._parts[-1])
+        yield self._parts[-1]
 
 
 def chunk(text: str) -> Frame:
@@ -72,12 +79,11 @@ async def claim(leases: Leases, flight: Flight, *, seen: int = 0, background: bo
     return await leases.claim(IDENTITY, flight, seen=seen, background=background)
 
 
-async def rest(follower: Follower) -> list[Frame]:
+async def rest(answer: CacheAnswer) -> list[Frame]:
+    """All frames of a streamed answer."""
+    assert answer.rest is not None
     async with asyncio.timeout(PATIENCE):
-        frames = []
-        while arrived := await follower.next():
-            frames += arrived
-        return frames
+        return [*answer.frames, *[frame async for frames in answer.rest for frame in frames]]
 
 
 # Who leads
@@ -149,7 +155,7 @@ async def test_a_lease_lost_and_taken_again_by_the_same_replica_is_the_new_one(r
         tail = asyncio.create_task(elsewhere.tail(followed, await claim(elsewhere, followed)))
         flight.add(chunk("a"))
         flight.end()
-        assert await rest(follower) == [chunk("a")]
+        assert await follower.rest() == [chunk("a")]
         assert await tail is Tailed.ENDED
         await leases.release(latter)
 
@@ -171,7 +177,7 @@ async def test_a_cancelled_flight_gives_its_lease_back_though_somebody_followed(
     """The publisher waits for frames that will never come."""
     async with leasing(redis) as a, leasing(redis) as b:
         lead = await claim(a, flight := Flight())
-        flight.join()
+        flight.followers += 1
         tailing = asyncio.create_task(b.tail(tailed := Flight(), await claim(b, tailed)))
         await until(lambda: flight.followers == 2)
         tailing.cancel()
@@ -187,14 +193,15 @@ async def test_a_leader_whose_lease_is_flushed_while_others_follow_ends_as_any_o
     call = Call(chunk("a"), gate=gate)
     async with leasing(redis) as a, leasing(redis) as b, plain(redis) as client:
         flights = Flights(store_of(None), a, metrics)
-        follower, _ = flights.follow(IDENTITY, call, FOR_EVER, seen=0)
-        await until(lambda: IDENTITY in a._led)
-        tailing = asyncio.create_task(b.tail(tailed := Flight(), await claim(b, tailed)))
-        await until(lambda: a._led[IDENTITY].publisher is not None)
+        asking = asyncio.create_task(flights.answer(question(lifetimes=FOR_EVER), call))
+        await until(lambda: bool(a._led))
+        [identity] = a._led
+        theirs = await b.claim(identity, tailed := Flight(), seen=0, background=False)
+        tailing = asyncio.create_task(b.tail(tailed, theirs))
+        await until(lambda: a._led[identity].publisher is not None)
         await client.flushall()
         gate.set()
-        assert await rest(follower) == [chunk("a")]
-        follower.leave()
+        assert await rest(await asking) == [chunk("a")]
         async with asyncio.timeout(PATIENCE):
             await flights.settle()
             assert await tailing is Tailed.LOST
@@ -213,7 +220,7 @@ async def test_garbage_from_another_release_does_not_deafen_a_replica(redis: str
         tail = asyncio.create_task(b.tail(followed := Flight(), await claim(b, followed)))
         flight.add(chunk("a"))
         flight.end()
-        assert await rest(Follower(followed)) == [chunk("a")]
+        assert await Follower(followed).rest() == [chunk("a")]
         assert await tail is Tailed.ENDED
         await a.release(lead)
 
@@ -261,15 +268,14 @@ async def follow_across(a: Leases, b: Leases, identity: Identity) -> None:
     """A flight over two replicas whose answer comes in two parts."""
     gate = asyncio.Event()
     call = Call(chunk("a"), chunk("b"), gate=gate)
-    flights = [Flights(store_of(None), leases, Metrics(config_hash="test")) for leases in (a, b)]
-    followers = [each.follow(identity, call, FOR_EVER, seen=0)[0] for each in flights]
+    store = store_of(None)  # of both: they have to agree about the version
+    flights = [Flights(store, leases, Metrics(config_hash="test")) for leases in (a, b)]
+    asked = question(identity.key, lifetimes=FOR_EVER)
     async with asyncio.timeout(PATIENCE):
-        assert [await follower.next() for follower in followers] == [[chunk("a")]] * 2
+        answers = await asyncio.gather(*(each.answer(asked, call) for each in flights))
+        assert [answer.frames for answer in answers] == [[chunk("a")]] * 2
         gate.set()
-        assert [await follower.next() for follower in followers] == [[chunk("b")]] * 2
-        assert [await follower.next() for follower in followers] == [[]] * 2
-        for follower in followers:
-            follower.leave()
+        assert [await rest(answer) for answer in answers] == [[chunk("a"), chunk("b")]] * 2
         for each in flights:
             await each.settle()
     assert call.calls == 1

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 
-from dub5.cache.entry import Identity
-from dub5.cache.flights import Flight, Flights, Follower, Frame, OneReplica
-from dub5.cache.freshness import Lifetimes
+from dub5.cache.entry import Entry, Identity
+from dub5.cache.flights import CacheAnswer, Flights, Frame, Made, OneReplica
+from dub5.cache.freshness import Directives, Lifetimes
 from dub5.cache.purges import Purges
 from dub5.cache.store import AnswerStore, LocalCache
 from dub5.errors import Dub5Error, ProviderError
 from dub5.telemetry.metrics import Metrics
+from tests.following import question
 
-IDENTITY = Identity("key", "v")
 LIFETIMES = Lifetimes(ttl=300.0)
+STALE = Lifetimes(ttl=0.0, stale_while_revalidate=1e10)
 
 
 class Provider:
     """A leader whose frames the test lets through one by one, and that counts its calls."""
+
+    made: Made | None = None
 
     def __init__(self, *texts: str, error: Exception | None = None) -> None:
         self.calls = 0
@@ -37,13 +41,16 @@ class Provider:
         for _ in range(count):
             self.gate.release()
 
-    async def run(self, flight: Flight) -> None:
+    def again(self) -> Provider:
+        return self
+
+    async def frames(self, _: Identity | None) -> AsyncGenerator[Frame, None]:
         self.calls += 1
         self.running += 1
         try:
             for text in self._texts:
                 await self.gate.acquire()
-                flight.add(Frame("chunk", text.encode()))
+                yield Frame("chunk", text.encode())
             await self.gate.acquire()
             if self._error is not None:
                 raise self._error
@@ -66,25 +73,28 @@ async def flights() -> AsyncIterator[Flights]:
         await made.settle()
 
 
-def join(flights: Flights, provider: Provider, **options: Any) -> tuple[Follower, bool]:
-    return flights.follow(IDENTITY, provider, LIFETIMES, seen=0, **options)
+class Asking:
+    """A client that asks; `begun` is done with the first frames."""
 
+    def __init__(self, flights: Flights, provider: Provider, **asked: Any) -> None:
+        self.asked = question(**{"lifetimes": LIFETIMES, "words": "the same", **asked})
+        self.begun: asyncio.Task[CacheAnswer] = asyncio.create_task(flights.answer(self.asked, provider))
 
-async def read(follower: Follower) -> list[bytes]:
-    try:
-        frames = []
-        while arrived := await follower.next():
-            frames += [frame.raw for frame in arrived]
-        return frames
-    finally:
-        follower.leave()
+    async def read(self) -> list[bytes]:
+        answer = await self.begun
+        frames = answer.frames
+        if answer.rest is not None:
+            frames = [*frames, *[frame async for some in answer.rest for frame in some]]
+        return [frame.raw for frame in frames]
 
+    async def joined(self) -> bool:
+        return (await self.begun).status.collapsed
 
-async def read_whole(follower: Follower) -> list[bytes]:
-    try:
-        return [frame.raw for frame in await follower.all()]
-    finally:
-        follower.leave()
+    async def leave(self) -> None:
+        self.begun.cancel()
+        await asyncio.wait([self.begun])
+        if not self.begun.cancelled() and (rest := self.begun.result().rest) is not None:
+            await rest.aclose()
 
 
 async def turns(count: int = 10) -> None:
@@ -94,22 +104,31 @@ async def turns(count: int = 10) -> None:
 
 async def test_concurrent_followers_share_one_call(flights: Flights) -> None:
     provider = Provider("a", "b")
-    joined = [join(flights, provider) for _ in range(100)]
-    readers = [(read if number % 2 else read_whole)(follower) for number, (follower, _) in enumerate(joined)]
-    answers = asyncio.gather(*readers)
+    clients = [Asking(flights, provider, stream=number % 2 == 0) for number in range(100)]
+    await turns()
     provider.pass_on()
-    assert await answers == [[b"a", b"b"]] * 100
+    assert await asyncio.gather(*(client.read() for client in clients)) == [[b"a", b"b"]] * 100
     assert provider.calls == 1
-    assert [already for _, already in joined] == [False, *[True] * 99]
+    assert [await client.joined() for client in clients] == [False, *[True] * 99]
 
 
-async def test_another_version_never_joins(flights: Flights) -> None:
+async def test_who_asks_after_a_purge_never_joins() -> None:
+    purges = Purges(None)
+    store = AnswerStore(LocalCache(2**20), None, purges)
+    flights = Flights(store, OneReplica(), Metrics(config_hash="test"))
     provider = Provider("a")
-    before, _ = join(flights, provider)
-    after, joined = flights.follow(Identity("key", "v2"), provider, LIFETIMES, seen=0)
+    before = Asking(flights, provider)
+    await turns()
+    await purges.purge(["all"])
+    for lookup in [before.asked.lookup]:
+        assert lookup is not None
+        before.asked.lookup = msgspec.structs.replace(lookup, names=("all",))
+    after = Asking(flights, provider)
+    after.asked.lookup = before.asked.lookup
+    await turns()
     provider.pass_on()
-    await asyncio.gather(read(before), read(after))
-    assert not joined
+    await asyncio.gather(before.read(), after.read())
+    assert not await after.joined()
     assert provider.calls == 2
 
 
@@ -117,7 +136,7 @@ async def test_the_next_question_after_a_flight_asks_anew(flights: Flights) -> N
     provider = Provider("a")
     provider.pass_on(4)
     for _ in range(2):
-        assert await read(join(flights, provider)[0]) == [b"a"]
+        assert await Asking(flights, provider).read() == [b"a"]
         await turns()
     assert provider.calls == 2
 
@@ -125,32 +144,30 @@ async def test_the_next_question_after_a_flight_asks_anew(flights: Flights) -> N
 async def test_a_slow_follower_delays_nobody(flights: Flights) -> None:
     provider = Provider(*[str(number) for number in range(1000)])
     provider.pass_on(1001)
-    slow, _ = join(flights, provider)
-    quick, _ = join(flights, provider)
-    assert len(await read(quick)) == 1000
-    assert len(await read(slow)) == 1000
+    slow, quick = Asking(flights, provider), Asking(flights, provider)
+    assert len(await quick.read()) == 1000
+    assert len(await slow.read()) == 1000
 
 
 async def test_the_flight_outlives_its_first_client_while_anyone_follows(flights: Flights) -> None:
     provider = Provider("a", "b")
-    first, _ = join(flights, provider)
-    second, _ = join(flights, provider)
+    first, second = Asking(flights, provider), Asking(flights, provider)
     provider.pass_on(1)
-    await first.next()
-    first.leave()
+    await first.begun
+    await first.leave()
     provider.pass_on()
-    assert await read(second) == [b"a", b"b"]
+    assert await second.read() == [b"a", b"b"]
     assert provider.calls == 1
 
 
 async def test_the_call_is_closed_when_nobody_follows(flights: Flights) -> None:
     provider = Provider("a", "b")
-    followers = [join(flights, provider)[0] for _ in range(3)]
+    followers = [Asking(flights, provider) for _ in range(3)]
     provider.pass_on(1)
-    await followers[0].next()
+    await asyncio.gather(*(follower.begun for follower in followers))
     for follower in followers:
         assert provider.running == 1
-        follower.leave()
+        await follower.leave()
     async with asyncio.timeout(60):
         await provider.closed.wait()
     assert provider.running == 0
@@ -160,24 +177,23 @@ async def test_who_asks_while_an_abandoned_flight_is_being_torn_down_gets_an_ans
     flights: Flights,
 ) -> None:
     provider = Provider("a")
-    first, _ = join(flights, provider)
+    first = Asking(flights, provider)
     await turns()
-    first.leave()
-    second, joined = join(flights, provider)
+    first.begun.cancel()
+    second = Asking(flights, provider)
+    await turns()
     provider.pass_on()
-    assert await read(second) == [b"a"]
-    assert not joined
+    assert await second.read() == [b"a"]
+    assert not await second.joined()
 
 
 async def test_an_error_before_the_first_frame_reaches_all(flights: Flights) -> None:
     provider = Provider(error=ProviderError("broken", provider="p"))
-    readers = asyncio.gather(
-        *(read(join(flights, provider)[0]) for _ in range(5)),
-        *(read_whole(join(flights, provider)[0]) for _ in range(5)),
-        return_exceptions=True,
-    )
+    clients = [Asking(flights, provider, stream=number % 2 == 0) for number in range(10)]
+    await turns()
     provider.pass_on()
-    assert [type(answer) for answer in await readers] == [ProviderError] * 10
+    answers = await asyncio.gather(*(client.read() for client in clients), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [ProviderError] * 10
     assert provider.calls == 1
 
 
@@ -185,7 +201,7 @@ async def test_a_defect_ends_the_wait_without_its_details(flights: Flights) -> N
     provider = Provider(error=ZeroDivisionError("secret"))
     provider.pass_on()
     with pytest.raises(Dub5Error) as caught:
-        await read(join(flights, provider)[0])
+        await Asking(flights, provider).read()
     assert caught.value.code == "internal_error"
     assert "secret" not in str(caught.value)
 
@@ -194,34 +210,49 @@ async def test_a_flight_that_began_too_long_ago_is_not_joined() -> None:
     now = 1000.0
     flights = flights_of(lambda: now)
     provider = Provider("a")
-    first, _ = join(flights, provider)
+    first = Asking(flights, provider)
+    await turns()
     now = 1005.0
-    recent, joined_recent = join(flights, provider, max_age=5)
-    picky, joined_picky = join(flights, provider, max_age=4.9)
+    recent = Asking(flights, provider, directives=Directives(max_age=5))
+    picky = Asking(flights, provider, directives=Directives(max_age=4.9))
+    await turns()
     provider.pass_on()
-    await asyncio.gather(read(first), read(recent), read(picky))
-    assert (joined_recent, joined_picky) == (True, False)
+    await asyncio.gather(first.read(), recent.read(), picky.read())
+    assert (await recent.joined(), await picky.joined()) == (True, False)
     assert provider.calls == 2
 
 
 async def test_nobody_joins_a_flight_alone(flights: Flights) -> None:
     provider = Provider("a")
-    alone = flights.alone(provider)
-    other, joined = join(flights, provider)
+    alone = Asking(flights, provider, directives=Directives(no_cache=True))
+    await turns()
+    other = Asking(flights, provider)
+    await turns()
     provider.pass_on()
-    assert [await read(alone), await read(other)] == [[b"a"], [b"a"]]
-    assert not joined
+    assert [await alone.read(), await other.read()] == [[b"a"], [b"a"]]
+    assert not await other.joined()
     assert provider.calls == 2
 
 
-def refresh(flights: Flights, provider: Provider, cooldown: float = 60) -> None:
-    flights.refresh(IDENTITY, provider, LIFETIMES, seen=1, cooldown=cooldown)
+async def put(flights: Flights) -> None:
+    """Have an answer in memory that `refresh` finds stale."""
+    lookup = question(lifetimes=STALE).lookup
+    assert lookup is not None
+    store = flights._store
+    assert await store.store(store.identity(lookup), Entry(b"{}", 1_000_000, 0.0, 0, 0), STALE)
+
+
+async def refresh(flights: Flights, provider: Provider) -> None:
+    """Ask for a stale answer, which is given at once and fetched anew behind it."""
+    answer = await flights.answer(question(lifetimes=STALE), provider)
+    assert answer.hit is not None
 
 
 async def test_a_refresh_runs_once_and_needs_no_follower(flights: Flights) -> None:
     provider = Provider("a")
+    await put(flights)
     for _ in range(5):
-        refresh(flights, provider)
+        await refresh(flights, provider)
         await turns()
     provider.pass_on()
     await flights.settle()
@@ -230,33 +261,36 @@ async def test_a_refresh_runs_once_and_needs_no_follower(flights: Flights) -> No
 
 async def test_a_request_joins_a_refresh_and_may_leave_it(flights: Flights) -> None:
     provider = Provider("a")
-    refresh(flights, provider)
-    leaves, joined = join(flights, provider)
-    stays, _ = join(flights, provider)
+    await put(flights)
+    await refresh(flights, provider)
+    leaves, stays = Asking(flights, provider), Asking(flights, provider)
     await turns()
-    leaves.leave()
+    await leaves.leave()
     provider.pass_on()
-    assert await read(stays) == [b"a"]
+    assert await stays.read() == [b"a"]
     await flights.settle()
-    assert joined
+    assert await stays.joined()
     assert provider.calls == 1
 
 
 async def test_a_failed_refresh_is_not_tried_again_for_a_while(flights: Flights) -> None:
     failing, well = Provider(error=ProviderError("broken", provider="p")), Provider("a")
     failing.pass_on()
-    refresh(flights, failing)
+    await put(flights)
+    await refresh(flights, failing)
     await flights.settle()
-    refresh(flights, well)
+    await refresh(flights, well)
     await flights.settle()
     assert (failing.calls, well.calls) == (1, 0)
     well.pass_on()
-    assert await read(join(flights, well)[0]) == [b"a"]  # a request that needs an answer asks all the same
+    # A request that needs an answer asks all the same.
+    assert await Asking(flights, well, directives=Directives(max_age=1)).read() == [b"a"]
 
 
 async def test_settle_waits_for_every_flight(flights: Flights) -> None:
     provider = Provider("a")
-    refresh(flights, provider)
+    await put(flights)
+    await refresh(flights, provider)
     settled = asyncio.create_task(flights.settle())
     await turns()
     assert not settled.done()
@@ -267,11 +301,13 @@ async def test_settle_waits_for_every_flight(flights: Flights) -> None:
 
 async def test_once_all_is_abandoned_settle_waits_for_no_flight_that_begins_after(flights: Flights) -> None:
     never = Provider("a")
-    refresh(flights, never)
+    await put(flights)
+    await refresh(flights, never)
     settled = asyncio.create_task(flights.settle())
     await turns()
     flights.abandon()
-    flights.background(never)  # by a request that is still being answered
+    late = Asking(flights, never, key="another")  # a request that is still being answered
     async with asyncio.timeout(60):
         await settled
+    await asyncio.gather(late.begun, return_exceptions=True)
     assert never.running == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dub5.chat.answer import CacheStatus
+from dub5.cache.flights import CacheStatus
 
 
 @pytest.mark.parametrize(
