@@ -131,6 +131,14 @@ class Slots:
         return (self._seconds * older + self.entered * now - self._since) / weight if weight else 0.0
 
 
+class Slot(msgspec.Struct, frozen=True, gc=False):
+    """Room for one call: when it was taken, by the gate's clock, and how many seconds were waited for it."""
+
+    model: str
+    entered: float
+    waited: float
+
+
 class Gate:
     """`clock` gives monotonic seconds. `one_model`: there are no others to leave slots to.
 
@@ -166,7 +174,7 @@ class Gate:
         metrics.queued_requests.set_function(lambda: self._all.waiting)
         metrics.demand_requests.set_function(self.demand)
 
-    def admitted(
+    async def enter(
         self,
         tenant: str,
         model: str,
@@ -174,26 +182,21 @@ class Gate:
         *,
         deadline: float | None = None,
         background: bool = False,
-    ) -> Admission:
-        """Hold a slot while the block runs; gives the seconds that were waited for it, 0.0 where one was free.
+    ) -> Slot:
+        """Take a slot, to be given back by `leave` whatever comes.
 
         Overloaded where there is no slot, or none in time: within `queue_timeout`, or where none is expected before
         the caller's `deadline` by our clock. Once queued, a call waits past that deadline, since others may have joined
         its question; a question that nobody waits for any more is cancelled. `request` is the same for a request that
-        is tried again. `model` is one of those that are configured.
+        is tried again. `model` is one of those that are configured. `background`: it does not wait.
         """
-        return Admission(self, tenant, model, request, deadline, background)
-
-    async def enter(
-        self, tenant: str, model: str, request: Hashable, deadline: float | None, background: bool
-    ) -> tuple[float, float]:
-        """When the slot was taken, and for how long it was waited for. See `admitted`."""
         arrived = entered = self._clock()
         slots = self._models.get(model)
         if slots is None:
             slots = self._models[model] = Slots()
         if self._has_slot(model):
-            self._take(model)
+            self._all.taken += 1
+            slots.taken += 1
         elif background:
             raise Overloaded("No room for background work.")
         else:
@@ -202,13 +205,13 @@ class Gate:
         self._all.enter(entered)
         slots.enter(entered)
         self._metrics.queue_wait.observe(entered - arrived)
-        return entered, entered - arrived
+        return Slot(model, entered, entered - arrived)
 
-    def leave(self, model: str, entered: float) -> None:
-        """Give back the slot that was taken at `entered`."""
-        now = self._clock()
-        self._all.leave(entered, now)
-        self._models[model].leave(entered, now)
+    def leave(self, slot: Slot) -> None:
+        """Give it back."""
+        now, model = self._clock(), slot.model
+        self._all.leave(slot.entered, now)
+        self._models[model].leave(slot.entered, now)
         self._give_back(model)
 
     def demand(self) -> float:
@@ -230,10 +233,6 @@ class Gate:
     def _has_slot(self, model: str) -> bool:
         free = self._capacity - self._all.taken
         return free > 0 and (self._one_model or may_take_one(self._models[model].taken, free))
-
-    def _take(self, model: str) -> None:
-        self._all.taken += 1
-        self._models[model].taken += 1
 
     async def _wait(self, tenant: str, model: str, request: Hashable, deadline: float | None) -> None:
         """Returns when a slot is ours."""
@@ -314,7 +313,8 @@ class Gate:
         ):
             waiter = self._next_waiter()
             if not waiter.slot.done():  # else it was cancelled in this very moment, and has yet to notice
-                self._take(waiter.model)
+                self._all.taken += 1
+                self._models[waiter.model].taken += 1
                 waiter.slot.set_result(None)
 
     def _next_waiter(self) -> _Waiter:
@@ -338,25 +338,3 @@ class Gate:
             self._count_waiting(waiter.model, -1)
             if not queue.length:
                 del self._queues[tenant]
-
-
-class Admission(msgspec.Struct):
-    """One call's slot: see `Gate.admitted`. A class, since a generator would cost each call twice as much."""
-
-    gate: Gate
-    tenant: str
-    model: str
-    request: Hashable
-    deadline: float | None
-    background: bool
-    entered: float = 0.0
-
-    async def __aenter__(self) -> float:
-        gate = self.gate
-        self.entered, waited = await gate.enter(
-            self.tenant, self.model, self.request, self.deadline, self.background
-        )
-        return waited
-
-    async def __aexit__(self, *_: object) -> None:
-        self.gate.leave(self.model, self.entered)

@@ -9,8 +9,8 @@ empty, malformed, or ended by a limit that the caller did not set.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from typing import Literal, Protocol, Self
+from collections.abc import AsyncGenerator
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -26,7 +26,7 @@ from dub5.errors import (
 from dub5.providers.chunks import Assembler
 from dub5.providers.protocol import Json, Payload, decode
 from dub5.settings.model import Price
-from dub5.telemetry.record import RequestOutcome, RequestRecord
+from dub5.telemetry.record import RequestOutcome
 
 _MOST_TOKENS = 2**40
 """More than any answer has: a greater number is nonsense, and would not fit where numbers are kept."""
@@ -44,7 +44,7 @@ Result = Literal["local", "shared", "stale", "collapsed", "miss", "bypass"]
 class Answer(msgspec.Struct, frozen=True):
     """`content` is a whole completion, or the frames of one that is still to come. `age` is in seconds."""
 
-    content: bytes | Relay
+    content: bytes | AsyncGenerator[list[Frame], None]
     status: CacheStatus
     age: float | None = None
 
@@ -118,55 +118,6 @@ def is_usage_only(chunk: Json) -> bool:
     return not chunk.get("choices") and chunk.get("usage") is not None
 
 
-class Relay:
-    """The frames of one streamed answer, as they come. An error is noted in the record before it is raised.
-
-    What has arrived together goes on together: for a replica or a client that falls behind, one write per chunk would
-    be most of the work.
-
-    `first` are frames that are here already, `rest` gives those after them. `on_whole`, where given, is called with the
-    tokens of a complete answer.
-    """
-
-    def __init__(
-        self,
-        rest: AsyncGenerator[list[Frame], None],
-        first: list[Frame],
-        record: RequestRecord,
-        *,
-        on_whole: Callable[[Usage], object] | None,
-    ) -> None:
-        self._rest = rest
-        self._first: list[Frame] | None = first
-        self._record = record
-        self._on_whole = on_whole
-        self._usage = Usage()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> list[Frame]:
-        """All frames that are here."""
-        frames, self._first = self._first, None
-        try:
-            frames = frames if frames is not None else await anext(self._rest, [])
-            for frame in frames:
-                if frame.kind != "chunk":
-                    self._usage = usage_of(decode(frame.raw))
-            if not frames and self._on_whole is not None:
-                self._on_whole(self._usage)
-        except Exception as error:
-            self._record.outcome = outcome_of(error if isinstance(error, Dub5Error) else InternalError())
-            raise
-        if not frames:
-            raise StopAsyncIteration
-        return frames
-
-    async def aclose(self) -> None:
-        """Leave the flight. May be called again."""
-        await self._rest.aclose()
-
-
 def outcome_of(error: Dub5Error) -> RequestOutcome:
     """Of a request that ended with `error`, where the status cannot say: it is sent, or a provider has chosen it."""
     match error:
@@ -207,30 +158,31 @@ def is_whole_answer(completion: Json, fields: Json) -> bool:
     usage = completion.get("usage")
     used = usage.get("completion_tokens") if isinstance(usage, dict) else None
     limited = bool(limits) and not (type(used) is int and used < min(limits))
-    return all(isinstance(choice, dict) and _is_whole(choice, limited) for choice in choices)
-
-
-def _is_whole(choice: Json, limited: bool) -> bool:
-    reason, message = choice.get("finish_reason"), choice.get("message")
-    if not isinstance(reason, str) or not isinstance(message, dict):
-        return False
-    cut = reason == "length"
-    if not (reason in _GOOD_ENDS or (cut and limited)) or message.get("refusal"):
-        return False
-    calls, call = message.get("tool_calls"), message.get("function_call")
-    if calls is not None and not _are_proper_calls(calls, cut):
-        return False
-    if call is not None and not _is_proper_function(call, cut):
-        return False
-    if reason in _CALLING and not (calls or call):
-        return False
-    content = message.get("content")
-    if isinstance(content, list):
-        if not all(isinstance(part, dict) for part in content):
+    for choice in choices:
+        if not isinstance(choice, dict):
             return False
-    elif not (content is None or isinstance(content, str)):
-        return False
-    return bool(calls or call or _says(content) or _other_media(message))
+        reason, message = choice.get("finish_reason"), choice.get("message")
+        if not isinstance(reason, str) or not isinstance(message, dict):
+            return False
+        cut = reason == "length"
+        if not (reason in _GOOD_ENDS or (cut and limited)) or message.get("refusal"):
+            return False
+        calls, call = message.get("tool_calls"), message.get("function_call")
+        if calls is not None and not _are_proper_calls(calls, cut):
+            return False
+        if call is not None and not _is_proper_function(call, cut):
+            return False
+        if reason in _CALLING and not (calls or call):
+            return False
+        content = message.get("content")
+        if isinstance(content, list):
+            if not all(isinstance(part, dict) for part in content):
+                return False
+        elif not (content is None or isinstance(content, str)):
+            return False
+        if not (calls or call or _says(content) or _other_media(message)):
+            return False
+    return True
 
 
 def _says(content: object) -> bool:

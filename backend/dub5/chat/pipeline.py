@@ -1,7 +1,7 @@
 """The one way a request takes: resolve, look in the cache, ask a provider once for everybody.
 
-    parse -> prepare -> recall (memory, no await)    -> hit
-                     -> answer (Redis, a flight)     -> hit, whole answer, or a stream whose first frame is here
+    parse -> prepare -> answer -> hit from memory (without a wait) or from Redis
+                               -> whole answer, or a stream whose first frame is here
 
 All in between is done by `cache.flights`. A flight that leads makes the ProviderCall that it was given: gate, provider,
 frames for all who follow, and what is to be stored. Where another request leads, here or on another replica, it is
@@ -14,11 +14,10 @@ a flight that nobody follows any more cancels the provider's call.
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import Any, cast
+from typing import cast
 
 import msgspec
 
@@ -32,23 +31,23 @@ from dub5.cache.purges import names_of
 from dub5.cache.store import AnswerStore, CacheLookup
 from dub5.chat.answer import (
     Answer,
-    Relay,
     Usage,
     is_usage_only,
     is_whole_answer,
+    outcome_of,
     usage_in,
     usage_of,
     whole_of,
 )
-from dub5.chat.catalog import Catalog, Target
+from dub5.chat.catalog import Catalog
 from dub5.chat.question import Question, answer_key, answer_key_in_steps, scope_of, why_not_cached
 from dub5.chat.request import ChatRequest
-from dub5.errors import Dub5Error, InvalidRequest, NotCached
+from dub5.errors import Dub5Error, InternalError, InvalidRequest, NotCached
 from dub5.json_steps import in_steps
 from dub5.providers.call import CallResult
 from dub5.providers.chunks import Assembler
-from dub5.providers.protocol import Payload
-from dub5.telemetry.logging import get_logger, milliseconds
+from dub5.providers.protocol import Payload, decode
+from dub5.telemetry.logging import get_logger
 from dub5.telemetry.metrics import Metrics
 from dub5.telemetry.record import RequestRecord, TraceContext, Tracer, chat_span
 
@@ -115,7 +114,18 @@ class Pipeline:
         lookup = None
         if bypass is None:
             if key is None:
-                key = answer_key(fields, **_key_parts(target, caller, request, tags))
+                key = answer_key(
+                    fields,
+                    scope=scope_of(
+                        target.cache_class.share,
+                        tenant=caller.tenant,
+                        key_id=caller.identity,
+                        user=request.user,
+                    ),
+                    personality_revision=personality.revision if personality is not None else "",
+                    model_revision=target.model.revision,
+                    tags=tags,
+                )
             tenant, class_name, price = caller.tenant, target.class_name, target.model.price
             lookup = CacheLookup(
                 key,
@@ -144,7 +154,15 @@ class Pipeline:
         target = self._catalog[request.model]
         personality = target.personality
         fields = personality.fields(request) if personality is not None else request.body
-        return await in_steps(answer_key_in_steps(fields, **_key_parts(target, caller, request, tags)))
+        share = target.cache_class.share
+        steps = answer_key_in_steps(
+            fields,
+            scope=scope_of(share, tenant=caller.tenant, key_id=caller.identity, user=request.user),
+            personality_revision=personality.revision if personality is not None else "",
+            model_revision=target.model.revision,
+            tags=tags,
+        )
+        return await in_steps(steps)
 
     def remembers(self, question: Question) -> bool:
         """Whether memory has the answer now; counts nothing."""
@@ -162,7 +180,7 @@ class Pipeline:
             self._count_lookup(question, "bypass")
             if question.directives.only_if_cached:
                 raise NotCached(f"Answers to this request are not cached: {question.bypass}.")
-        call, alone = ProviderCall(question, self._services), False
+        call, alone, body = ProviderCall(question, self._services), False, b""
         while True:
             try:
                 found = await self._flights.answer(question, call, on_forward, alone=alone)
@@ -170,21 +188,18 @@ class Pipeline:
                 self._count_lookup(question, "miss")
                 raise
             if found.hit is not None or found.rest is not None:
-                return self._answered(question, found)
+                break
             try:
                 body = await whole_of(found.frames)
                 if found.led_here or msgspec.json.decode(body)["choices"]:
-                    return self._answered(question, found, body)
+                    break
             except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
                 if found.led_here:
                     raise
             # Another replica's frames came through Redis, and are not what a leader sends: as if it were lost.
             self._undecodable("flight", "no answer")
             alone, on_forward = True, None
-
-    def _answered(self, question: Question, found: CacheAnswer, body: bytes = b"") -> Answer:
-        """Count what the cache gave, and what it saved; `body` is a whole answer that is not from what is stored."""
-        record, status, hit = question.record, found.status, found.hit
+        status, hit = found.status, found.hit
         if hit is not None:
             entry, fresh = hit.entry, hit.freshness
             self._count_lookup(question, "stale" if fresh.ttl <= 0 else hit.tier)
@@ -192,12 +207,39 @@ class Pipeline:
             return Answer(entry.body, status, fresh.age)
         if question.lookup is not None:
             self._count_lookup(question, "collapsed" if status.collapsed else "miss")
-        saved = functools.partial(self._count_saved, question) if status.collapsed else None
-        if found.rest is None:
-            if saved is not None:
-                saved(usage_in(body))
-            return Answer(body, status)
-        return Answer(Relay(found.rest, found.frames, record, on_whole=saved), status)
+        if found.rest is not None:
+            relayed = self._relayed(question, found, found.rest)
+            await anext(relayed)
+            return Answer(relayed, status)
+        if status.collapsed:
+            self._count_saved(question, usage_in(body))
+        return Answer(body, status)
+
+    async def _relayed(
+        self, question: Question, found: CacheAnswer, rest: AsyncGenerator[list[Frame], None]
+    ) -> AsyncGenerator[list[Frame], None]:
+        """The frames of a streamed answer, as they come. An error is noted in the record before it is raised.
+
+        What has arrived together goes on together: for a replica or a client that falls behind, one write per chunk
+        would be most of the work. The first item is empty, and taken at once: a generator that was never begun runs
+        no `finally` when it is closed, and the flight would keep a follower that is gone.
+        """
+        frames, usage = found.frames, b"{}"
+        try:
+            yield []
+            while frames:
+                for frame in frames:
+                    if frame.kind != "chunk":
+                        usage = frame.raw
+                yield frames
+                frames = await anext(rest, [])
+            if found.status.collapsed:
+                self._count_saved(question, usage_of(decode(usage)))
+        except Exception as error:
+            question.record.outcome = outcome_of(error if isinstance(error, Dub5Error) else InternalError())
+            raise
+        finally:
+            await rest.aclose()
 
     async def put(self, question: Question, completion: bytes) -> None:
         """Store an answer that people have written. InvalidRequest where such a request is never cached."""
@@ -247,41 +289,42 @@ class ProviderCall(msgspec.Struct):
         record, target, streamed = question.record, question.target, question.request.stream
         model, largest = target.model, services.store.max_entry
         self._trace = record.trace.child()
-        async with services.gate.admitted(
+        slot = await services.gate.enter(
             record.tenant or "",
             model.name,
             identity or record.request_id,
             deadline=question.deadline,
             background=self._background,
-        ) as waited:
-            record.timings["queue"] = waited
-            began, started = time.time(), time.perf_counter()
-            answer = error = None
-            try:
-                if not streamed:
-                    answer = await model.complete(question.call(self._trace), self._observe)
-                    self._count(usage_of(answer.data))
-                    yield Frame("whole", answer.raw)
-                    if len(answer.raw) > largest:
-                        answer = None
-                else:
-                    assembler = Assembler()
-                    opened = await model.open(question.call(self._trace), self._observe)
-                    async with aclosing(opened) as stream:
-                        async for chunk in stream:
-                            data = chunk.data
-                            assembler.add(data)
-                            only_usage = "usage" in data and is_usage_only(data)
-                            yield Frame("usage" if only_usage else "chunk", chunk.raw)
-                    self._count(usage_of({"usage": assembler.usage}))
-                    if identity is not None and assembler.characters() <= largest:
-                        answer = Payload.of_whole(assembler.completion())
-            except Dub5Error as failure:
-                error = failure.code
-                raise
-            finally:
-                if services.tracer.enabled:
-                    self._export(began, error)
+        )
+        record.timings["queue"] = slot.waited
+        began, started = time.time(), time.perf_counter()
+        answer = error = None
+        try:
+            if not streamed:
+                answer = await model.complete(question.call(self._trace), self._observe)
+                self._count(usage_of(answer.data))
+                yield Frame("whole", answer.raw)
+                if len(answer.raw) > largest:
+                    answer = None
+            else:
+                assembler = Assembler()
+                opened = await model.open(question.call(self._trace), self._observe)
+                async with aclosing(opened) as stream:
+                    async for chunk in stream:
+                        data = chunk.data
+                        assembler.add(data)
+                        only_usage = "usage" in data and is_usage_only(data)
+                        yield Frame("usage" if only_usage else "chunk", chunk.raw)
+                self._count(usage_of({"usage": assembler.usage}))
+                if identity is not None and assembler.characters() <= largest:
+                    answer = Payload.of_whole(assembler.completion())
+        except Dub5Error as failure:
+            error = failure.code
+            raise
+        finally:
+            services.gate.leave(slot)
+            if services.tracer.enabled:
+                self._export(began, error)
         if answer is not None and identity is not None and is_whole_answer(answer.data, question.fields):
             took, usage = time.perf_counter() - started, self._usage
             # What a cache had held for a while is as old as that (RFC 9111, 4.2.3).
@@ -316,9 +359,7 @@ class ProviderCall(msgspec.Struct):
             ended.reason,
             self._trace.trace_id if self._trace.sampled else None,
         )
-        duration = {"total": milliseconds(ended.duration)}
-        if ended.first_token is not None:
-            duration["first_token"] = milliseconds(ended.first_token)
+        measured = {"total": ended.duration, "first_token": ended.first_token}
         fields = {
             "request_id": record.request_id,
             "trace_id": self._trace.trace_id,
@@ -328,7 +369,9 @@ class ProviderCall(msgspec.Struct):
             "upstream_model": ended.upstream,
             "attempt": ended.number,
             "outcome": ended.outcome,
-            "duration_ms": duration,
+            "duration_ms": {
+                name: int(seconds * 1e6) / 1000 for name, seconds in measured.items() if seconds is not None
+            },
         }
         known = {
             "attempt_reason": ended.reason,
@@ -358,14 +401,3 @@ class ProviderCall(msgspec.Struct):
 
 def answer_too_large() -> InvalidRequest:
     return InvalidRequest("The answer is larger than cache.max_entry.", param="answer")
-
-
-def _key_parts(target: Target, caller: Caller, request: ChatRequest, tags: tuple[str, ...]) -> dict[str, Any]:
-    """What a key is made of besides the request's fields."""
-    share, personality = target.cache_class.share, target.personality
-    return {
-        "scope": scope_of(share, tenant=caller.tenant, key_id=caller.identity, user=request.user),
-        "personality_revision": personality.revision if personality is not None else "",
-        "model_revision": target.model.revision,
-        "tags": tags,
-    }

@@ -79,8 +79,9 @@ class _Known(msgspec.Struct):
 class ChatRequest(msgspec.Struct, frozen=True):
     """`body` is the request as it came, decoded; the rest is what we read out of it.
 
-    `size` is its bytes, and `cost` about how many bytes of memory it takes. A large one has the `digest` of its bytes.
-    `spelled` is another protocol's name and the body as it came in that one: then `body` is its translation.
+    `size` is its bytes, and `cost` about how many bytes of memory it takes. Work on a `large` one takes steps; it
+    has the `digest` of its bytes. `spelled` is another protocol's name and the body as it came in that one: then `body`
+    is its translation.
     """
 
     body: Json
@@ -91,12 +92,8 @@ class ChatRequest(msgspec.Struct, frozen=True):
     size: int = 0
     cost: int = 0
     digest: bytes | None = None
+    large: bool = False
     spelled: tuple[str, Json] | None = None
-
-    @property
-    def large(self) -> bool:
-        """Whether working on all of it takes steps."""
-        return self.digest is not None
 
     @property
     def messages(self) -> list[Json]:
@@ -151,7 +148,7 @@ def parse(raw: bytes, translation: Translation | None = None) -> ChatRequest:
         body = translation.to_chat(body)
     if len(raw) > SMALL:
         at_once(_check_messages(body))
-    return _request(body, _judged(body), size=len(raw), cost=cost, spelled=spelled)
+    return _request(body, body, size=len(raw), cost=cost, spelled=spelled)
 
 
 async def read(
@@ -203,9 +200,9 @@ def _translated(body: Json, translation: Translation | None) -> Json:
 def _judged_in_steps(decoded: _Decoded, body: Json, translation: Translation | None) -> Steps[ChatRequest]:
     yield from _check_messages(body)
     messages = body.get("messages")
-    known = _judged({**body, "messages": messages[:1]} if isinstance(messages, list) else body)
+    rest = {**body, "messages": messages[:1]} if isinstance(messages, list) else body
     spelled = None if translation is None else (translation.protocol, decoded.body)
-    return _request(body, known, size=decoded.size, cost=decoded.cost, digest=decoded.digest, spelled=spelled)
+    return _request(body, rest, size=decoded.size, cost=decoded.cost, digest=decoded.digest, spelled=spelled)
 
 
 def _decoded(raw: bytes, found: Survey) -> Steps[Any]:
@@ -231,13 +228,18 @@ def _faults_name(raw: bytes, found: Survey, error: NotReadable) -> Steps[Invalid
 
 def _request(
     body: Json,
-    known: _Known,
+    judged: Json,
     *,
     size: int,
     cost: int,
     digest: bytes | None = None,
     spelled: tuple[str, Json] | None = None,
 ) -> ChatRequest:
+    """Of `body`, whose fields are `judged`, but for messages that were already."""
+    try:
+        known = msgspec.convert(judged, _Known)
+    except msgspec.ValidationError as error:
+        raise invalid(str(error)) from None
     options = known.stream_options
     return ChatRequest(
         body=body,
@@ -248,15 +250,9 @@ def _request(
         size=size,
         cost=max(cost, size),
         digest=digest,
+        large=digest is not None,
         spelled=spelled,
     )
-
-
-def _judged(body: Json) -> _Known:
-    try:
-        return msgspec.convert(body, _Known)
-    except msgspec.ValidationError as error:
-        raise invalid(str(error)) from None
 
 
 def _check_messages(body: Json) -> Steps[None]:

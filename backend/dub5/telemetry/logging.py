@@ -150,11 +150,6 @@ def _fields_of(record: logging.LogRecord) -> dict[str, Any]:
     return fields
 
 
-def milliseconds(seconds: float) -> float:
-    """To the microsecond. Not by `round`, which takes twice as long, several times a request."""
-    return int(seconds * 1e6) / 1000
-
-
 def get_logger() -> FilteringBoundLogger:
     """A logger for a module; it may be made before `configure` is called."""
     logger: FilteringBoundLogger = structlog.get_logger()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -21,6 +22,17 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+@contextlib.asynccontextmanager
+async def admitted(
+    gate: Gate, tenant: str, model: str, request: str, *, background: bool = False
+) -> AsyncIterator[None]:
+    slot = await gate.enter(tenant, model, request, background=background)
+    try:
+        yield
+    finally:
+        gate.leave(slot)
 
 
 class Scene:
@@ -46,7 +58,7 @@ class Scene:
         await asyncio.sleep(0)
 
     async def _hold(self, name: str, tenant: str, model: str) -> None:
-        async with self.gate.admitted(tenant, model, name):
+        async with admitted(self.gate, tenant, model, name):
             self.inside.append(name)
             self.order.append(name)
             try:
@@ -95,7 +107,7 @@ async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back() -> None
     scene.clock.now += 4.0
     await scene.come("b")
     with pytest.raises(Overloaded) as caught:
-        async with scene.gate.admitted("t", "m", "c"):
+        async with admitted(scene.gate, "t", "m", "c"):
             pass
     assert caught.value.retry_after == pytest.approx(2 * 4.0)  # one waits before it, each takes 4 s
     assert scene.metrics.registry.get_sample_value("dub5_shed_total", {"reason": "queue_full"}) == 1
@@ -125,7 +137,7 @@ async def test_a_full_queue_of_lines_as_long_as_ones_own_is_full() -> None:
     await scene.come("b", "b")
     for tenant in ("a", "b", "c"):
         with pytest.raises(Overloaded):
-            async with scene.gate.admitted(tenant, "m", "more"):
+            async with admitted(scene.gate, tenant, "m", "more"):
                 pass
     for _ in range(3):
         await scene.go(scene.inside[0])
@@ -140,7 +152,7 @@ async def test_a_tenant_waits_for_its_own_line_and_the_turns_of_others() -> None
         await scene.come(f"noisy-{number}", "noisy")
         scene.clock.now += 0.01
     with pytest.raises(Overloaded):
-        async with scene.gate.admitted("noisy", "m", "more"):
+        async with admitted(scene.gate, "noisy", "m", "more"):
             pass
     await scene.come("quiet", "quiet")
     assert scene.figure("queued_requests") == 5
@@ -154,7 +166,7 @@ async def test_who_would_wait_too_long_is_not_queued() -> None:
     scene.clock.now += 6.0
     await scene.come("b")
     with pytest.raises(Overloaded):
-        async with scene.gate.admitted("t", "m", "c"):
+        async with admitted(scene.gate, "t", "m", "c"):
             pass
     reason = {"reason": "would_wait_too_long"}
     assert scene.metrics.registry.get_sample_value("dub5_shed_total", reason) == 1
@@ -177,10 +189,10 @@ async def test_background_work_never_waits() -> None:
     scene = Scene()
     await scene.come("a")
     with pytest.raises(Overloaded):
-        async with scene.gate.admitted("t", "m", "refresh", background=True):
+        async with admitted(scene.gate, "t", "m", "refresh", background=True):
             pass
     await scene.go("a")
-    async with scene.gate.admitted("t", "m", "refresh", background=True):
+    async with admitted(scene.gate, "t", "m", "refresh", background=True):
         assert scene.gate.demand() == 1
 
 
@@ -315,7 +327,7 @@ async def test_a_wait_for_a_fast_model_is_not_expected_at_the_pace_of_a_slow_one
     assert "well-5" not in scene.inside
     assert not scene.tasks["well-5"].done()
     with pytest.raises(Overloaded):
-        async with scene.gate.admitted("t", "hung", "more"):
+        async with admitted(scene.gate, "t", "hung", "more"):
             pass
     for name in scene.tasks:
         await scene.go(name)
