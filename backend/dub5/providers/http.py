@@ -1,24 +1,18 @@
-"""What every provider behind HTTP shares: the pool, the time limits, server-sent events, and errors in our words.
+"""What every provider behind HTTP shares: the pool, the time limits and server-sent events.
 
-aiohttp is used as it is: a layer above it would cost three times what it costs itself (docs/adr/0001). A provider's
-refusal of the *request* (400, 413, 422) is the caller's error; anything else is the provider's fault, or where this
-replica has run out of something, its own (`Overloaded`). What a refusal says is kept (`refusals`), without anything
-that is the operator's (`redaction`).
+aiohttp is used as it is: a layer above it would cost three times what it costs itself (docs/adr/0001).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import functools
 import io
 import math
 import os
 import re
-import socket
 import ssl
-import time
 from collections.abc import AsyncGenerator, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -26,25 +20,15 @@ from typing import Any
 import aiohttp
 import httpx
 import msgspec
-from aiohttp.http_exceptions import ContentEncodingError
 
-from dub5.errors import (
-    CallerError,
-    ConfigError,
-    FailureScope,
-    InvalidRequest,
-    Overloaded,
-    ProviderError,
-    ProviderTimeout,
-    RequestTooLarge,
-)
+from dub5.errors import ConfigError, ProviderError
 from dub5.json_steps import fed, in_steps, pieces
-from dub5.process.descriptors import SHORTAGES, Sockets
+from dub5.process.descriptors import Sockets
 from dub5.providers import refusals
+from dub5.providers.http_errors import NO_CREDENTIALS, HttpErrors, out_of
 from dub5.providers.odd_answers import Reported, Unusable
 from dub5.providers.protocol import Call, Json
-from dub5.providers.redaction import REDACTED, Redactor
-from dub5.providers.refusals import Refusal
+from dub5.providers.redaction import Redactor
 from dub5.settings.addresses import Proxy
 from dub5.settings.model import AnyHttpProvider, Timeouts, key_header, root_of
 
@@ -62,9 +46,7 @@ MAX_EVENT = 8 * 2**20
 BODY = b"\n"
 """The name of what was no event, but the whole body: no event can have it."""
 
-_OK, _PROXY_AUTHENTICATION, _TOO_LARGE, _TOO_MANY = 200, 407, 413, 429
-
-_NO_CREDENTIALS = "asks for credentials, or for other ones (status 407)"
+_OK, _PROXY_AUTHENTICATION = 200, 407
 
 _REFUSAL_TIME = 5.0
 """Seconds for the body of a refusal: its status is known, and the caller waits."""
@@ -76,23 +58,6 @@ _MOST_AGE = 365 * 86400.0
 """Seconds: what is older than a year is as old as that to every cache."""
 
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
-
-_PASSING = {500, 502, 503, 529}
-"""Statuses that say that the same call may succeed in a moment; 529 is Anthropic's `overloaded_error`."""
-
-_LEAST_OF_SERVERS = 500
-"""From here on statuses are the server's own failure."""
-
-_NEVER_AGAIN = {403, 404, 409, 413, 429}
-"""Statuses of a request that fails each time, though perhaps only here; the SDKs would send some again."""
-
-_CODES = {
-    **dict.fromkeys((400, 422), ("invalid_request_error", "invalid_request_error")),
-    413: ("request_too_large", "invalid_request_error"),
-    429: ("rate_limit_exceeded", "rate_limit_error"),
-}
-"""Code and type of a refusal of a request, where the provider has none."""
-
 
 _MARK = b"\xef\xbb\xbf"
 _AROUND = _MARK + b" \t\r\n"
@@ -164,7 +129,8 @@ class HttpClient:
         if not all(value.isascii() and value.isprintable() for value in self._headers.values()):
             raise ConfigError(f"providers.{name}: the key and the headers must be printable ASCII")
         hosts = (self._url.host, access.proxy.url.host if access.proxy is not None else None)
-        self._redact = Redactor(*self._secrets, hosts=[host for host in hosts if host])
+        redact = Redactor(*self._secrets, hosts=[host for host in hosts if host])
+        self._errors = HttpErrors(name, access.proxy, redact)
         # Reads files, which must not wait for the first call.
         self._tls = trusted(f"providers.{name}.ca_file", settings.ca_file)
         self._session: aiohttp.ClientSession | None = None
@@ -184,6 +150,10 @@ class HttpClient:
         if self._session is not None:
             await self._session.close()
 
+    def failure(self, odd: Unusable | Reported) -> ProviderError:
+        """What is wrong with an answer that began with status 200, as an error of ours."""
+        return self._errors.of_answer(odd)
+
     async def post(self, body: Json, call: Call) -> bytes:
         """The body of a whole answer."""
         try:
@@ -195,12 +165,12 @@ class HttpClient:
                         parts.append(part)
                         size += len(part)
                         if size > MAX_ANSWER:
-                            raise self.error("sent an answer that is too large")
+                            raise self._errors.error("sent an answer that is too large")
                     return b"".join(parts)
                 finally:
                     response.release()
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise self._error_of(error, "finish its answer") from None
+            raise self._errors.of_connection(error, "finish its answer") from None
 
     async def get(self, path: str, *, most: int, timeout: float) -> bytes:
         """What is at another path of the same API, whole, within so many bytes and seconds."""
@@ -238,7 +208,7 @@ class HttpClient:
                 response = await self._send(body, call)
         except (aiohttp.ClientError, TimeoutError) as error:
             action = "finish its answer" if deadline == total else "send its first token"
-            raise self._error_of(error, action) from None
+            raise self._errors.of_connection(error, action) from None
         content, watch = response.content, _Watch(response)
         parser, size = EventParser(), 0
         try:
@@ -255,18 +225,18 @@ class HttpClient:
                     received = await content.readany()
                 except aiohttp.ClientError as error:
                     if not watch.passed:
-                        raise self._error_of(error, None) from None
+                        raise self._errors.of_connection(error, None) from None
                     token = "next" if head.begun else "first"
-                    raise self._timeout(
+                    raise self._errors.timeout(
                         "finish its answer" if deadline == total else f"send its {token} token"
                     ) from None
                 size += len(received)
                 if size > MAX_ANSWER:
-                    raise self.error("sent an answer that is too large")
+                    raise self._errors.error("sent an answer that is too large")
                 try:
                     events = parser.feed(received)
                 except EventTooLarge:
-                    raise self.error("sent an event that is too large") from None
+                    raise self._errors.error("sent an event that is too large") from None
                 if events:
                     yield events
                 if head.ended:  # a moment for the end of the body: then the connection can be used again
@@ -282,29 +252,6 @@ class HttpClient:
                 watch.timer.cancel()
             response.release()
 
-    def _error_of(
-        self, error: aiohttp.ClientError | TimeoutError, action: str | None
-    ) -> ProviderError | Overloaded:
-        """What aiohttp raised, or for what the provider took too long, in our words."""
-        if isinstance(error, aiohttp.ClientOSError) and _is_shortage(error):
-            return _out_of("file descriptors, ports or memory")
-        if self._proxy is not None and (what := _done_by(self._proxy, error)) is not None:
-            return self._proxy_error(*what)
-        match error:
-            case aiohttp.ServerTimeoutError():
-                through = "" if self._proxy is None else " through its proxy"
-                return self._timeout(f"accept a connection{through}", scope="provider")
-            case aiohttp.ClientConnectorCertificateError():
-                return self.error("has a certificate that is not trusted here", scope="provider")
-            case aiohttp.ClientConnectorError() | aiohttp.ClientSSLError():
-                return self.error("cannot be reached", transient=True, scope="provider")
-            case aiohttp.ClientResponseError() | aiohttp.ClientPayloadError(__cause__=ContentEncodingError()):
-                return self.error("sent what is not HTTP")
-            case TimeoutError() if action is not None:
-                return self._timeout(action)
-        cut = isinstance(error, aiohttp.ClientPayloadError)  # in the middle of an answer
-        return self.error("broke off", transient=True, scope="model" if cut else "server")
-
     async def _send(self, body: Json, call: Call) -> aiohttp.ClientResponse:
         """The response, to be released: that puts its connection back where all was read, and else closes it."""
         try:
@@ -317,10 +264,10 @@ class HttpClient:
                 **self._proxy_options,
             )
         except MemoryError:
-            raise _out_of("memory") from None
+            raise out_of("memory") from None
         except RuntimeError as error:  # from the thread that would look up the host
             if "start new thread" in str(error):
-                raise _out_of("threads") from None
+                raise out_of("threads") from None
             raise
         head, headers = call.response, response.headers
         head.status, head.ended = response.status, False
@@ -336,8 +283,8 @@ class HttpClient:
             return response
         try:
             if response.status == _PROXY_AUTHENTICATION and self._proxy is not None:
-                raise self._proxy_error(_NO_CREDENTIALS)
-            raise self._refusal(response, await _refusal_body(response))
+                raise self._errors.of_proxy(NO_CREDENTIALS)
+            raise self._errors.of_status(response.status, headers, await _refusal_body(response))
         finally:
             response.release()
 
@@ -356,167 +303,6 @@ class HttpClient:
         return (
             aiohttp.TCPConnector(**usual) if self._sockets is None else _SharedSockets(self._sockets, **usual)
         )
-
-    def error(
-        self,
-        what: str,
-        *,
-        said: str = "",
-        code: str | None = None,
-        retry_after: float | None = None,
-        transient: bool = False,
-        busy: bool = False,
-        scope: FailureScope = "request",
-    ) -> ProviderError:
-        """A sentence that begins with the provider's name and goes on with `what`, and with what it `said` itself.
-
-        That is shown as it is: nothing of the operator's may be in it. `code` is the provider's, for the log.
-        """
-        words = f": {said.rstrip('.')}" if said else ""
-        known = f" ({code})" if code else ""
-        return ProviderError(
-            f"The provider {self.name} {what}{words}.",
-            plain=f"The provider {self.name} {what}{known}.",
-            provider=self.name,
-            retry_after=retry_after,
-            transient=transient,
-            busy=busy,
-            scope=scope,
-        )
-
-    def _proxy_error(self, what: str, transient: bool = False) -> ProviderError:  # see _done_by
-        words = f"The proxy of the provider {self.name} {what}."
-        error = ProviderError(words, provider=self.name, transient=transient, scope="provider")
-        return error.as_said(should_retry=None if transient else False)
-
-    def _timeout(self, action: str, scope: FailureScope = "server") -> ProviderTimeout:
-        words = f"The provider {self.name} took too long to {action}."
-        return ProviderTimeout(words, provider=self.name, scope=scope)
-
-    def _refusal(self, response: aiohttp.ClientResponse, body: bytes) -> CallerError | ProviderError:
-        """A status other than 200 as an error of ours, with the provider's words and none of its secrets."""
-        status, refusal = response.status, refusals.read(body)
-        if refusals.verdict(status, refusal) == "caller":
-            kind = RequestTooLarge if status == _TOO_LARGE else InvalidRequest
-            words = self._redact(refusal.words) or _WITHOUT_WORDS.get(
-                status, "The provider refused the request."
-            )
-            error = kind(words, param=self._kept(refusal.param))
-            return error.as_said(
-                status=status, code=self._kept(refusals.code_of(refusal)), type=self._kept(refusal.type)
-            )
-        now = time.time()
-        wait = refusals.retry_after(response.headers, now)
-        if wait is None:
-            wait = refusal.retry_after
-        if wait is None and status == _TOO_MANY:
-            wait = refusals.reset_after(response.headers, now)
-        return self._refused(status, refusal, f"answered with status {status}", wait)
-
-    def failure(self, odd: Unusable | Reported) -> ProviderError:
-        """What is wrong with an answer that began with status 200, as an error of ours."""
-        if isinstance(odd, Unusable):
-            return self.error(odd.what, scope=odd.scope)
-        refusal = refusals.read_json(odd.error)
-        status = refusals.implied_status(refusal)
-        refused = self._refused(status, refusal, "reported an error", refusal.retry_after)
-        if refused.should_retry is None:
-            refused.as_said(code=self._kept(refusal.code))
-        return refused
-
-    def _refused(self, status: int | None, refusal: Refusal, what: str, wait: float | None) -> ProviderError:
-        """`status` is None where the error came without one."""
-        shown = self._redact(refusal.words)
-        code, kind = self._kept(refusals.code_of(refusal)), self._kept(refusal.type)
-        if status is None:
-            return self.error(what, said=shown, code=code)
-        match refusals.verdict(status, refusal, names_us=REDACTED in shown):
-            case "credentials":  # its message quotes the key
-                scope: FailureScope = "request" if status in _NEVER_AGAIN else "provider"
-                refused = f"refused the service's credentials (status {status})"
-                return self.error(refused, code=code, scope=scope).as_said(should_retry=False)
-            case "account":
-                scope = "request" if status in _NEVER_AGAIN else "model"
-                return self.error(what, said=shown, code=code, scope=scope).as_said(should_retry=False)
-            case "fault":
-                passing = status in _PASSING
-                scope = "server" if status >= _LEAST_OF_SERVERS else "model"
-                return self.error(
-                    what, said=shown, code=code, retry_after=wait, transient=passing, scope=scope
-                )
-            case "rate":
-                error = self._in_its_words(
-                    what, shown, refusal, code, retry_after=wait, busy=True, scope="model"
-                )
-                return error.as_said(
-                    status=status, code=code or "rate_limit_exceeded", type=kind or "rate_limit_error"
-                )
-            case "quota":  # a time to wait would only mislead
-                error = self._in_its_words(what, shown, refusal, code, scope="model")
-                error.as_said(status=status, type=kind or "insufficient_quota", should_retry=False)
-                return error.as_said(code=code or "insufficient_quota")
-            case "request" | "caller" as verdict:
-                error = self._in_its_words(what, shown, refusal, code)
-                vain = verdict == "caller" or status in _NEVER_AGAIN
-                usual_code, usual_type = _CODES.get(status, (None, None))
-                return error.as_said(
-                    status=status,
-                    code=code or usual_code,
-                    type=kind or usual_type,
-                    should_retry=False if vain else None,
-                )
-
-    def _in_its_words(
-        self,
-        what: str,
-        shown: str,
-        refusal: Refusal,
-        code: str | None,
-        *,
-        retry_after: float | None = None,
-        busy: bool = False,
-        scope: FailureScope = "request",
-    ) -> ProviderError:
-        """What is about the request or its rate is answered as the provider `shown` it; `what` is for the log."""
-        ours = self.error(what, code=code)
-        return ProviderError(
-            shown or ours.message,
-            plain=ours.plain,
-            provider=self.name,
-            param=self._kept(refusal.param),
-            retry_after=retry_after,
-            busy=busy,
-            scope=scope,
-        )
-
-    def _kept(self, word: str | None) -> str | None:
-        """A code, type or param, unless something of the operator's is in it."""
-        return word if word is None else self._redact.identifier(word)
-
-
-_WITHOUT_WORDS = {_TOO_LARGE: "The request is too large for the provider."}
-
-
-def _out_of(what: str) -> Overloaded:
-    return Overloaded(f"This replica has run out of {what}. Try again later.", retry_after=1)
-
-
-def _is_shortage(error: aiohttp.ClientOSError) -> bool:
-    """Whether this machine, not the provider, is why there is no connection."""
-    if error.errno == errno.EADDRNOTAVAIL:  # no port is left; but with an IPv6 address: there is no IPv6 here
-        return not (isinstance(error, aiohttp.ClientConnectorError) and ":" in error.host)
-    if error.errno in SHORTAGES:
-        return True
-    return isinstance(error, aiohttp.ClientConnectorDNSError) and not _has_descriptors()
-
-
-def _has_descriptors() -> bool:
-    """The resolver says of each failure that the name is not known."""
-    try:
-        socket.socket().close()
-    except OSError:
-        return False
-    return True
 
 
 class _SharedSockets(aiohttp.TCPConnector):
@@ -574,22 +360,6 @@ def trusted(where: str, ca_file: str | None) -> ssl.SSLContext:
             where, ca_file = "SSL_CERT_FILE", os.environ.get("SSL_CERT_FILE", "")
         reason = "holds no certificates in PEM" if isinstance(error, ssl.SSLError) else type(error).__name__
         raise ConfigError(f"{where}: cannot read {ca_file!r}: {reason}") from None
-
-
-def _done_by(proxy: Proxy, error: aiohttp.ClientError | TimeoutError) -> tuple[str, bool] | None:
-    """What the proxy did, and whether it may pass; None where it was somebody else, or cannot be known."""
-    match error:
-        case aiohttp.ClientHttpProxyError(status=407):
-            return _NO_CREDENTIALS, False
-        case aiohttp.ClientHttpProxyError(status=status):
-            return f"refused the connection (status {status})", status in _PASSING
-        case aiohttp.ClientResponseError() if error.request_info.method == "CONNECT":
-            return "sent what is not HTTP", False
-        case aiohttp.ClientConnectorCertificateError(host=proxy.url.raw_host, port=proxy.url.port):
-            return "has a certificate that is not trusted here", False
-        case aiohttp.ClientConnectorError(host=proxy.url.raw_host, port=proxy.url.port):
-            return "cannot be reached", True
-    return None
 
 
 async def _refusal_body(response: aiohttp.ClientResponse) -> bytes:

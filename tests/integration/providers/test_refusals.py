@@ -471,5 +471,5 @@ async def test_a_resolver_without_descriptors_says_that_the_name_is_not_known(
     def none_left(*_: object) -> None:
         raise OSError(errno.EMFILE, "x")
 
-    monkeypatch.setattr("dub5.providers.http.socket.socket", none_left)
+    monkeypatch.setattr("dub5.providers.http_errors.socket.socket", none_left)
     assert type(await error_of("http://acme.example/v1")) is Overloaded
