@@ -3,6 +3,7 @@
     make bench                       # every row
     make bench ROWS="hits streams"   # some rows
     make bench ROUNDS=9              # more rounds; QUICK=1: few and short ones, and less growth
+    make bench PROFILE=1             # and where our own time goes, as flame graphs
 
 Prints what takes part and a Markdown table as the rows come, and keeps everything that was measured as JSON and the
 rates as a plot. Exits with 1 where a bar is missed. The server under test has one core for itself, everything else
@@ -43,12 +44,17 @@ def main() -> int:
     parser.add_argument(
         "--out", type=Path, default=Path(".bench/result"), help="path of the JSON and the plot"
     )
+    parser.add_argument("--profile", action="store_true", help="flame graphs of ours beside them, by py-spy")
     asked = parser.parse_args()
     if not shutil.which("wrk"):
         parser.error("wrk is not installed: sudo apt-get install wrk")
     os.sched_setaffinity(0, {cores.OTHERS})
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
     bench = Bench(
-        rounds=asked.rounds or (3 if asked.quick else 5), seconds=2 if asked.quick else 5, quick=asked.quick
+        rounds=asked.rounds or (3 if asked.quick else 5),
+        seconds=2 if asked.quick else 5,
+        quick=asked.quick,
+        profiles=asked.out.parent if asked.profile else None,
     )
     about = versions()
     print(", ".join(f"{name} {value}" for name, value in about.items()), end="\n\n", flush=True)

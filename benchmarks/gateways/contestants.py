@@ -29,6 +29,7 @@ from benchmarks.gateways.cores import SERVER, pinned
 from testkit.processes import free_port
 from testkit.service import configuration
 
+OTHERS = {"Portkey", "LiteLLM", "nginx", "bare uvicorn"}
 LITELLM, PORTKEY = "1.106.2", "1.15.2"
 _HONO = "1.13.8"
 """Of @hono/node-server: this Portkey takes any 1.x, but with newer ones it answers each stream with status 500."""

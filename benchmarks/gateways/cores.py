@@ -13,6 +13,8 @@ from pathlib import Path
 
 import msgspec
 
+from testkit.processes import cpu_seconds
+
 SERVER, OTHERS = sorted(os.sched_getaffinity(0))[:2] if len(os.sched_getaffinity(0)) > 1 else (0, 0)
 """The core of the server under test, and the one of all that loads it."""
 
@@ -42,7 +44,11 @@ class Use(msgspec.Struct, frozen=True):
 def read(pid: int) -> Reading:
     """For the process `pid` and its descendants."""
     server, others = _core(SERVER), _core(OTHERS)
-    return Reading(*server, *others, sum(_cpu_of(each) for each in tree(pid)))
+    used = 0.0
+    for each in tree(pid):
+        with contextlib.suppress(OSError):
+            used += cpu_seconds(each)
+    return Reading(*server, *others, used)
 
 
 def between(before: Reading, after: Reading) -> Use:
@@ -92,11 +98,3 @@ def _core(number: int) -> tuple[float, float]:
             ticks = [int(word) for word in line.split()[1:9]]
             return (sum(ticks) - ticks[3] - ticks[4]) / _TICK, sum(ticks) / _TICK
     raise RuntimeError(f"no core {number} in /proc/stat")
-
-
-def _cpu_of(pid: int) -> float:
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / _TICK

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import platform
 import re
 import shutil
@@ -18,10 +17,10 @@ from matplotlib.figure import Figure as Picture
 
 from benchmarks.figures import Figure
 from benchmarks.gateways import cores
-from benchmarks.gateways.contestants import LITELLM, PORTKEY
+from benchmarks.gateways.contestants import LITELLM, OTHERS, PORTKEY
 from benchmarks.gateways.rounds import Bench, Round
 
-_LIBRARIES = (
+_LIBRARIES = [
     "dub5",
     "uvicorn",
     "uvloop",
@@ -32,19 +31,14 @@ _LIBRARIES = (
     "httpx",
     "redis",
     "moka-py",
-)
-_PROGRAMS = (
-    ("redis-server", "--version"),
-    ("wrk", "--version"),
-    ("/usr/sbin/nginx", "-v"),
-    ("node", "--version"),
-)
+]
+_PROGRAMS = {"redis-server": "--version", "wrk": "--version", "/usr/sbin/nginx": "-v", "node": "--version"}
 
 
 def versions() -> dict[str, str]:
     """Of the machine and of everything that takes part, as far as it is there."""
     found = {
-        "cpu": _cpu(),
+        "cpu": re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[0],
         "cores": f"{cores.SERVER} for the server, {cores.OTHERS} for the load",
         platform.system(): ".".join(platform.release().split(".")[:2]),
         "python": platform.python_version(),
@@ -52,7 +46,7 @@ def versions() -> dict[str, str]:
         "litellm": LITELLM,
         "portkey": PORTKEY,
     }
-    for program, option in _PROGRAMS:
+    for program, option in _PROGRAMS.items():
         if shutil.which(program):
             done = subprocess.run([program, option], capture_output=True, text=True, check=False)
             number = re.search(r"\d+\.\d+(\.\d+)?", done.stdout + done.stderr)
@@ -60,17 +54,8 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _cpu() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
-
-
 def keep(path: Path, about: dict[str, str], figures: Sequence[Figure], bench: Bench) -> None:
     """`path`.json and `path`.svg."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     everything = {
         "about": about,
         "table": figures,
@@ -101,13 +86,11 @@ def _plot(rounds: Sequence[Round], about: dict[str, str]) -> Picture:
     grid = picture.subplots(len(workloads), 1, squeeze=False, height_ratios=heights)
     for (workload, rates), [axes] in zip(workloads.items(), grid, strict=True):
         ranked = sorted(rates.items(), key=lambda item: statistics.median(item[1]))
-        middles = [statistics.median(values) for _, values in ranked]
-        ends = [[middle - min(values) for middle, (_, values) in zip(middles, ranked, strict=True)]]
-        ends.append([max(values) - middle for middle, (_, values) in zip(middles, ranked, strict=True)])
-        others = {"Portkey", "LiteLLM", "nginx", "bare uvicorn"}
-        colours = ["#9aa5b1" if name in others else "#2f6fde" for name, _ in ranked]
-        bars = axes.barh([name for name, _ in ranked], middles, xerr=ends, color=colours)
-        axes.bar_label(bars, fmt="{:,.0f}", padding=4, fontsize=8)
+        for name, values in ranked:
+            middle = statistics.median(values)
+            ends = [[middle - min(values)], [max(values) - middle]]
+            bar = axes.barh([name], middle, xerr=ends, color="#9aa5b1" if name in OTHERS else "#2f6fde")
+            axes.bar_label(bar, fmt="{:,.0f}", padding=4, fontsize=8)
         axes.set_title(f"{workload}: per second of the server's CPU", fontsize=9, loc="left")
         axes.tick_params(labelsize=8)
         axes.margins(x=0.15)

@@ -10,21 +10,24 @@ throughput; and it stays right where the load cannot fill the core (nginx), or o
 
 from __future__ import annotations
 
+import asyncio
 import statistics
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from benchmarks.figures import progress
 from benchmarks.gateways import cores
-from benchmarks.gateways.contestants import Running
+from benchmarks.gateways.contestants import OTHERS, Running, python_package
 from benchmarks.gateways.cores import Use
-from benchmarks.gateways.load import ID, Ask, Load, question, streams, wrk
+from benchmarks.gateways.load import ID, Ask, Load, question, run, streams, wrk
 from benchmarks.gateways.provider import TEXT
 from testkit.client import Client, client
 
 MOST_LOAD, MOST_FOREIGN = 0.85, 0.05
+PY_SPY = "0.4.3"
 _TRIES = 3
 _SIZE_MAY_DIFFER = 0.1
 
@@ -60,9 +63,12 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Bench:
-    """All rounds of a run. `seconds` is how long one is."""
+    """All rounds of a run. `seconds` is how long one is; flame graphs of ours go to the folder `profiles`."""
 
-    def __init__(self, *, rounds: int, seconds: float, quick: bool = False) -> None:
+    def __init__(
+        self, *, rounds: int, seconds: float, quick: bool = False, profiles: Path | None = None
+    ) -> None:
+        self.profiles = profiles
         self.count = rounds
         self.seconds = seconds
         self.quick = quick
@@ -85,7 +91,8 @@ class Bench:
         for tried in range(_TRIES):
             await entry.prepare()
             before = cores.read(entry.server.pid)
-            work, seconds, p50, p99, failed = await entry.load(self.seconds)
+            seen, _ = await asyncio.gather(entry.load(self.seconds), self._profile(workload, entry.server))
+            work, seconds, p50, p99, failed = seen
             use = cores.between(before, cores.read(entry.server.pid))
             void = _void(use, failed, work)
             done = Round(workload, entry.server.name, work, seconds, use, p50, p99, failed, void)
@@ -94,6 +101,16 @@ class Bench:
             self.repeated.append(done)
         self.rounds.append(done)
         return done
+
+    async def _profile(self, workload: str, server: Running) -> None:
+        """Where a server of ours is in the middle of a round, by py-spy."""
+        if self.profiles is None or server.name in OTHERS:
+            return
+        picture = self.profiles / f"{workload}, {server.name}.svg"
+        py_spy = await python_package(f"py-spy-{PY_SPY}", [f"py-spy=={PY_SPY}"], "py-spy")
+        await asyncio.sleep(self.seconds / 4)
+        how = ["--duration", f"{max(1, self.seconds / 2):.0f}", "--rate", "500", "--nonblocking"]
+        await run(str(py_spy), "record", "--pid", str(server.pid), *how, "--output", str(picture))
 
 
 def _void(use: Use, failed: int, work: int) -> str | None:

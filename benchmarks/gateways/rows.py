@@ -16,7 +16,7 @@ import itertools
 import json
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from benchmarks.gateways.contestants import (
     uvicorn,
 )
 from benchmarks.gateways.load import Ask, shown, streams, surroundings, wrk
-from benchmarks.gateways.rounds import Bench, Round, ratio, spread, streamed, voids, whole
+from benchmarks.gateways.rounds import Bench, Entry, Round, ratio, spread, streamed, voids, whole
 from testkit.redis_server import RedisServer
 
 CONNECTIONS, LIVE, IDLE = 64, 2000, 2000
@@ -45,28 +45,44 @@ _BIG = {"local_bytes": 4 * 2**30, "classes": {"default": {"ttl": "4h"}}}
 _left_out: set[str] = set()
 
 
-async def hits(bench: Bench) -> list[Figure]:
-    bars = {"memory": 0.65, "memory, no Redis": 0.65, "Redis": 0.35}
+Makers = Callable[[str, int], Awaitable[list[Contestant]]]
+"""Of the provider's URL and the port of a Redis."""
+
+
+async def _race(
+    bench: Bench, workload: str, made: Makers, entry: Callable[[Running], Entry]
+) -> dict[str, list[Round]]:
+    """Rounds of contestants in turn, by their names; all are up meanwhile."""
     async with AsyncExitStack() as stack:
         folder, provider, redis = await surroundings(stack)
-        contestants: list[tuple[Contestant, str | None]] = [
-            (uvicorn(), None),
-            (dub5("memory", provider, redis=redis.port), "detail=local"),
-            (dub5("memory, no Redis", provider, redis=None), "detail=local"),
-            (dub5("Redis", provider, redis=redis.port, cache=_NO_MEMORY), "detail=shared"),
+        contestants = await made(provider, redis.port)
+        servers = [await stack.enter_async_context(each.running(folder)) for each in contestants]
+        return await bench.alternate(workload, [entry(server) for server in servers])
+
+
+async def hits(bench: Bench) -> list[Figure]:
+    ours = {
+        "memory": ("detail=local", 0.65),
+        "memory, no Redis": ("detail=local", 0.65),
+        "Redis": ("detail=shared", 0.35),
+    }
+
+    async def contestants(provider: str, redis: int) -> list[Contestant]:
+        return [
+            uvicorn(),
+            dub5("memory", provider, redis=redis),
+            dub5("memory, no Redis", provider, redis=None),
+            dub5("Redis", provider, redis=redis, cache=_NO_MEMORY),
         ]
-        entries = [
-            whole(
-                await stack.enter_async_context(contestant.running(folder)),
-                lambda: Ask(order="turn", count=1000),
-                connections=CONNECTIONS,
-                cache=cache,
-                prime=cache is not None,
-            )
-            for contestant, cache in contestants
-        ]
-        found = await bench.alternate("hit", entries)
+
+    def entry(server: Running) -> Entry:
+        cache, _ = ours.get(server.name, (None, 0))
+        turns = Ask(order="turn", count=1000)
+        return whole(server, lambda: turns, connections=CONNECTIONS, cache=cache, prime=cache is not None)
+
+    found = await _race(bench, "hit", contestants, entry)
     floor = found.pop("bare uvicorn")
+    bars = {name: bar for name, (_, bar) in ours.items()}
     return [
         compared(
             f"hit from {name}, 1 KB", rounds, floor, bars[name], f">= {bars[name]} of bare uvicorn", "of"
@@ -81,26 +97,20 @@ async def passthrough(bench: Bench) -> list[Figure]:
         "with caching": {"Portkey": 2.0, "LiteLLM": 35.0},
     }
     proves = {"not cached": "fwd=bypass; detail=class", "with caching": "fwd=uri-miss; stored"}
-    async with AsyncExitStack() as stack:
-        folder, provider, redis = await surroundings(stack)
-        contestants = [
-            dub5("not cached", provider, redis=redis.port, cache=_NEVER),
-            dub5("with caching", provider, redis=redis.port),
-            *await available(provider, floor=True),
-        ]
-        first = itertools.count(1, 10**8)
-        entries = [
-            whole(
-                await stack.enter_async_context(each.running(folder)),
-                lambda: Ask(first=next(first)),
-                connections=4
-                if each.name == "nginx"
-                else CONNECTIONS,  # more, and the load would fill its own core
-                cache=proves.get(each.name),
-            )
-            for each in contestants
-        ]
-        found = await bench.alternate("pass-through", entries)
+    first = itertools.count(1, 10**8)
+
+    async def contestants(provider: str, redis: int) -> list[Contestant]:
+        uncached = dub5("not cached", provider, redis=redis, cache=_NEVER)
+        return [uncached, dub5("with caching", provider, redis=redis), *await available(provider, floor=True)]
+
+    def entry(server: Running) -> Entry:
+        # More to nginx, and the load would fill its own core.
+        connections = 4 if server.name == "nginx" else CONNECTIONS
+        return whole(
+            server, lambda: Ask(first=next(first)), connections=connections, cache=proves.get(server.name)
+        )
+
+    found = await _race(bench, "pass-through", contestants, entry)
     figures = [
         compared(f"pass-through, {name}", found[name], found[peer], bar, f">= {bar:g}x {peer}")
         for name, peers in bars.items()
@@ -110,7 +120,7 @@ async def passthrough(bench: Bench) -> list[Figure]:
     if "nginx" in found:
         floor = [each.rate for each in found["nginx"]]
         ratios = ratio([each.rate for each in found["not cached"]], floor)
-        measured = f"{spread(ratios, lambda value: f'{value:.3f}')}: nginx {spread(floor, shown)} per second"
+        measured = f"{spread(ratios, '{:.3f}'.format)}: nginx {spread(floor, shown)} per second"
         figures.append(
             Figure("pass-through, not cached, against nginx as a reverse proxy", "floor", measured)
         )
@@ -120,17 +130,17 @@ async def passthrough(bench: Bench) -> list[Figure]:
 async def streaming(bench: Bench) -> list[Figure]:
     at_once, pace = {"dub5": 256, "Portkey": 256, "LiteLLM": 24}, "/paced/5/100"
     bars = {"Portkey": 3.0, "LiteLLM": 20.0}
-    async with AsyncExitStack() as stack:
-        folder, provider, redis = await surroundings(stack)
-        contestants = [dub5("dub5", provider, redis=redis.port, pace=pace), *await available(provider, pace)]
-        first = itertools.count(1, 10**7)
-        entries = [
-            streamed(
-                await stack.enter_async_context(each.running(folder)), at_once[each.name], lambda: next(first)
-            )
-            for each in contestants
-        ]
-        found = await bench.alternate("streams", entries)
+    first = itertools.count(1, 10**7)
+
+    async def contestants(provider: str, redis: int) -> list[Contestant]:
+        return [dub5("dub5", provider, redis=redis, pace=pace), *await available(provider, pace)]
+
+    found = await _race(
+        bench,
+        "streams",
+        contestants,
+        lambda server: streamed(server, at_once[server.name], lambda: next(first)),
+    )
     ours = found.pop("dub5")
     what = "streams of 100 chunks, relayed and stored"
     return [
@@ -214,43 +224,38 @@ def _by_name(values: Mapping[str, Sequence[float]], how: str) -> str:
 async def growth(bench: Bench) -> list[Figure]:
     async with AsyncExitStack() as stack:
         folder, provider, redis = await surroundings(stack, RedisServer("--enable-debug-command", "local"))
-        answers: dict[int, float] = {}
+        costs: dict[str, dict[int, float]] = {what: {} for what in ("answers", "keys", "tenants", "KB")}
+
+        async def cost(what: str, number: int, server: Running, **ask: Any) -> None:
+            costs[what][number] = await _cost(bench, f"{what} {number}", server, Ask(**ask))
+
         async with dub5("entries", provider, redis=None, cache=_BIG).running(folder) as server:
             held = 0
             for count in (10**power for power in range(3, 6 if bench.quick else 7)):
                 while held < count:  # each is made by a miss, and any of them may be asked for next
                     progress(f"growth: {held:,} of {count:,} answers stored")
                     held = (await wrk(server.url, Ask(first=held), connections=CONNECTIONS, seconds=3)).next
-                answers[count] = await _cost(
-                    bench, f"entries {count}", server, Ask(order="random", count=count)
-                )
-        keys: dict[int, float] = {}
+                await cost("answers", count, server, order="random", count=count)
         async with dub5("Redis", provider, redis=redis.port, cache=_NO_MEMORY).running(folder) as server:
-            for count in (
-                10**power for power in range(3, 7)
-            ):  # a thousand questions, and ever more other keys
+            for count in (10**power for power in range(3, 7)):  # a thousand questions, ever more other keys
                 await redis.command("DEBUG", "POPULATE", str(count), "other", "700")
-                keys[count] = await _cost(
-                    bench, f"keys in Redis {count}", server, Ask(order="turn", count=1000)
-                )
-        tenants: dict[int, float] = {}
+                await cost("keys", count, server, order="turn", count=1000)
         for count in (1, 100, 10_000):  # each with a key and a question of its own
             file = folder / f"keys-{count}.json"
             file.write_text(json.dumps(dict(map(_key, range(count)))), encoding="utf-8")
             async with dub5(f"tenants {count}", provider, redis=None, keys=file).running(folder) as server:
-                asked = Ask(order="random", count=count, headers={"authorization": f"Bearer key-{0:012d}"})
-                tenants[count] = await _cost(bench, f"tenants {count}", server, asked)
-        sizes: dict[int, float] = {}
+                headers = {"authorization": f"Bearer key-{0:012d}"}
+                await cost("tenants", count, server, order="random", count=count, headers=headers)
         async with dub5("bytes", provider, redis=None).running(folder) as server:
             for size in (1, 4, 16, 64, 256):
-                asked = Ask(order="turn", count=16, filler=size * 1024)
-                sizes[size] = await _cost(bench, f"KB {size}", server, asked)
+                await cost("KB", size, server, order="turn", count=16, filler=size * 1024)
+    sizes = costs["KB"]
     early, late = (sizes[16] - sizes[1]) / 15, (sizes[256] - sizes[16]) / 240
     each_kb = f"{_listed(sizes)}; each KB {early:.2f} µs from 1 to 16, {late:.2f} µs from 16 to 256"
     return [
-        _flat("answers in memory", answers),
-        _flat("keys in Redis, hits from there", keys),
-        _flat("tenants", tenants),
+        _flat("answers in memory", costs["answers"]),
+        _flat("keys in Redis, hits from there", costs["keys"]),
+        _flat("tenants", costs["tenants"]),
         Figure("cost of a hit over KB of messages", "linear", each_kb, late <= early * 1.3),
     ]
 
