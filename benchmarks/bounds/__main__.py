@@ -1,10 +1,9 @@
 """The figures of docs/reports/bounds.md: what is bounded, driven until nothing grows any more.
 
-    python -m benchmarks.bounds          # every row
-    python -m benchmarks.bounds arrival  # some rows
-    python -m benchmarks.bounds bodies --long
+    python -m benchmarks.bounds
+    python -m benchmarks.bounds --long    # ten times as many bodies
 
-Prints a Markdown table as the rows come. Exits with 1 where a bar is missed. Needs `redis-server`.
+Prints a Markdown table as the rows come. Exits with 1 where a bar is missed.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import sys
 
 from benchmarks.runner import run
 
-ROWS = {name: name for name in ("bodies", "arrival")}
+ROWS = {"bodies": "bodies"}
 
 if __name__ == "__main__":
     sys.exit(run("benchmarks.bounds", ROWS, __doc__, longest=3600, lengthened=["bodies"]))

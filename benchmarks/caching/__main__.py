@@ -15,7 +15,7 @@ from benchmarks.runner import run
 
 ROWS = {
     "follower_delay": "flights",
-    "purge_cost": "purge_cost",
+    "purge_delay": "purge_delay",
     "redis_faults": "redis_faults",
     "hit_ratio": "memory:hit_ratio",
     "entry_size": "memory:entry_size",

@@ -1,9 +1,4 @@
-"""What a purge of a tag costs where 1,000 and where 1,000,000 answers carry it, and when it is in force.
-
-Two installations at once, one replica each, so that a purge here and a purge there are timed in turns under
-the same conditions. The answers are written into Redis under the names and in the form that a replica
-would give them, all as of now: the first purge concerns every one of them.
-"""
+"""How long after the answer to a purge do other replicas still serve what it named, from memory or Redis?"""
 
 from __future__ import annotations
 
@@ -15,15 +10,12 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from benchmarks.figures import Figure, milliseconds, percentile, progress
-from dub5.contract import PURGE_NONCE, entry_key
 from testkit.client import client
 from testkit.redis_server import RedisServer
 from testkit.service import configuration, replicas
-from testkit.stage import Stage, stage
+from testkit.stage import Stage
 from testkit.stand_in import provider
 
-FEW, MANY, PURGES = 1_000, 1_000_000, 300
-BATCH, VALUE = 5_000, b"D5E" + bytes(297)
 EVENTS, REPLICAS = 40, 4
 BLOCKS = {
     "pub/sub working": "",
@@ -33,44 +25,7 @@ BLOCKS = {
 
 
 async def measure() -> list[Figure]:
-    return [await _cost(), *[await _delay(name, block) for name, block in BLOCKS.items()]]
-
-
-async def _cost() -> Figure:
-    async with stage() as small, stage() as large:
-        await _fill(small.redis, FEW)
-        await _fill(large.redis, MANY)
-        first = [await _timed(small), await _timed(large)]
-        times: tuple[list[float], list[float]] = ([], [])
-        for number in range(PURGES):
-            progress(f"purge {number} of {PURGES}")
-            times[0].append(await _timed(small))
-            times[1].append(await _timed(large))
-    few, many = (percentile(each, 50) for each in times)
-    measured = (
-        f"median {milliseconds(few)} and {milliseconds(many)}, ratio {many / few:.2f} (p99 "
-        f"{milliseconds(percentile(times[0], 99))} and {milliseconds(percentile(times[1], 99))}; the very first "
-        f"{milliseconds(first[0])} and {milliseconds(first[1])}); {PURGES} purges each"
-    )
-    what = "purge of a tag on 1,000 and on 1,000,000 entries"
-    return Figure(what, "ratio < 1.5", measured, many / few < 1.5)
-
-
-async def _timed(on: Stage) -> float:
-    began = time.monotonic()
-    if await on.asking.purge(on.urls[0], tags=["prices"]) != 200:
-        raise RuntimeError("the purge was refused")
-    return time.monotonic() - began
-
-
-async def _fill(redis: RedisServer, entries: int) -> None:
-    nonce = (await redis.command("GET", PURGE_NONCE)).decode()
-    for begin in range(0, entries, BATCH):
-        progress(f"{begin} of {entries} entries")
-        async with redis.client.pipeline(transaction=False) as pipeline:
-            for index in range(begin, min(begin + BATCH, entries)):
-                pipeline.set(entry_key(f"{index:048x}", f"{nonce}.0"), VALUE, ex=3600)
-            await pipeline.execute()
+    return [await _delay(name, block) for name, block in BLOCKS.items()]
 
 
 async def _delay(name: str, block: str) -> Figure:
