@@ -81,11 +81,17 @@ class ResponsesWriter:
         self._asked = asked
         self._clock = clock
         self._created = int(clock())
-        self._events = Events(asked, created=self._created)
+        self._stream: Events | None = None
 
     def whole(self, completion: bytes) -> bytes:
         """The Response."""
         return answers.whole(self._asked, decode(completion), created=self._created, now=int(self._clock()))
+
+    @property
+    def _events(self) -> Events:
+        if self._stream is None:
+            self._stream = Events(self._asked, created=self._created)
+        return self._stream
 
     def replay(self, completion: bytes) -> bytes:
         """The events of a whole completion, in pieces as a provider would have made them."""
@@ -94,12 +100,11 @@ class ResponsesWriter:
 
     def events(self, frames: list[Frame]) -> bytes:
         """Those of frames that have arrived."""
+        events = self._events
         for frame in frames:
-            if frame.kind == "whole":
-                self._events.add_whole(decode(frame.raw))
-            else:
-                self._events.add(decode(frame.raw))
-        return self._events.take()
+            add = events.add_whole if frame.kind == "whole" else events.add
+            add(decode(frame.raw))
+        return events.take()
 
     def end(self) -> bytes:
         """The last events of a complete answer."""

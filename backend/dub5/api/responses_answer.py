@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from dub5.api.responses_request import ENCRYPTED, LOGPROBS, ResponsesRequest, judged, sealed
+from dub5.api.responses_request import ENCRYPTED, LOGPROBS, sealed
 from dub5.providers.protocol import Json, Payload
 
 Status = Literal["in_progress", "completed", "incomplete", "failed"]
@@ -28,30 +28,26 @@ _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"
 _TIERS = frozenset({"auto", "default", "flex", "scale", "priority", "fast", "ultrafast"})
 _MOST_TOKENS = 2**40
 
+_encode = msgspec.json.Encoder().encode
 _PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc"}
 
 
 class Asked:
     """What the answer to one request takes from the request: where things go, and what is said back.
 
-    `ident` is the part that the ids of the answer and its items have in common: an item's id leads to its answer.
-    `stored` is whether the answer can be asked for later.
+    `body` is one that `responses_request` has read. `ident` is the part that the ids of the answer and its items have
+    in common: an item's id leads to its answer. `stored` is whether the answer can be asked for later.
     """
 
     def __init__(self, body: Json, *, stored: bool = False, ident: str | None = None) -> None:
-        request = judged(body)
         self.ident = secrets.token_hex(16) if ident is None else ident
-        self.model = request.model
-        self.summary = request.reasoning is not None and bool(
-            request.reasoning.summary or request.reasoning.generate_summary
-        )
-        self.encrypted = request.includes(ENCRYPTED)
-        self.logprobs = request.includes(LOGPROBS) or bool(request.top_logprobs)
-        self.echo = msgspec.json.encode(_echo(body, request, stored=stored))
-
-    @property
-    def id(self) -> str:
-        return f"resp_{self.ident}"
+        self.id = f"resp_{self.ident}"
+        self.model: str = body["model"]
+        reasoning, include = body.get("reasoning") or _NOTHING, body.get("include") or ()
+        self.summary = bool(_summary(reasoning))
+        self.encrypted = ENCRYPTED in include
+        self.logprobs = LOGPROBS in include or bool(body.get("top_logprobs"))
+        self.echo = _encode(_echo(body, reasoning, stored=stored))[1:]
 
     def item_id(self, kind: str, position: int) -> str:
         return f"{_PREFIXES[kind]}_{self.ident}{position:04x}"
@@ -68,29 +64,52 @@ def place_of(item_id: str) -> tuple[str, int] | None:
         return None
 
 
-def _echo(body: Json, request: ResponsesRequest, *, stored: bool) -> Json:
-    reasoning, text = body.get("reasoning") or {}, body.get("text") or {}
-    return {
-        "background": False,
-        "instructions": request.instructions,
-        "max_output_tokens": request.max_output_tokens,
-        "max_tool_calls": request.max_tool_calls,
-        "metadata": request.metadata or {},
-        "parallel_tool_calls": request.parallel_tool_calls is not False,
-        "previous_response_id": request.previous_response_id,
-        "prompt_cache_key": request.prompt_cache_key,
-        "reasoning": {"effort": reasoning.get("effort"), "summary": _summary(reasoning)},
-        "safety_identifier": request.safety_identifier,
-        "store": stored,
-        "temperature": request.temperature,
-        "text": _text(text),
-        "tool_choice": request.tool_choice or "auto",
-        "tools": [_tool(tool) for tool in body.get("tools") or ()],
-        "top_logprobs": request.top_logprobs or 0,
-        "top_p": request.top_p,
-        "truncation": "disabled",
-        "user": request.user,
-    }
+class _Echo(msgspec.Struct):
+    """What a Response says of its request, after what it says of the answer."""
+
+    instructions: Any
+    max_output_tokens: Any
+    max_tool_calls: Any
+    metadata: Any
+    parallel_tool_calls: bool
+    previous_response_id: Any
+    prompt_cache_key: Any
+    reasoning: Any
+    safety_identifier: Any
+    store: bool
+    temperature: Any
+    text: Any
+    tool_choice: Any
+    tools: Any
+    top_logprobs: Any
+    top_p: Any
+    user: Any
+    truncation: str = "disabled"
+    background: bool = False
+
+
+def _echo(body: Json, reasoning: Json, *, stored: bool) -> _Echo:
+    get = body.get
+    tools, text = get("tools"), get("text")
+    return _Echo(
+        get("instructions"),
+        get("max_output_tokens"),
+        get("max_tool_calls"),
+        get("metadata") or _NOTHING,
+        get("parallel_tool_calls") is not False,
+        get("previous_response_id"),
+        get("prompt_cache_key"),
+        {"effort": reasoning.get("effort"), "summary": _summary(reasoning)},
+        get("safety_identifier"),
+        stored,
+        get("temperature"),
+        _text(text) if text else _PLAIN,
+        get("tool_choice") or "auto",
+        [_tool(tool) for tool in tools] if tools else [],
+        get("top_logprobs") or 0,
+        get("top_p"),
+        get("user"),
+    )
 
 
 def _summary(reasoning: Json) -> Any:
@@ -102,6 +121,10 @@ def _text(text: Json) -> Json:
     return {"format": form, "verbosity": text.get("verbosity")}
 
 
+_NOTHING: Json = {}
+_PLAIN = _text(_NOTHING)
+
+
 def _tool(tool: Json) -> Json:
     return {"parameters": None, **tool, "strict": bool(tool.get("strict"))}
 
@@ -109,12 +132,7 @@ def _tool(tool: Json) -> Json:
 def whole(asked: Asked, completion: Json, *, created: int, now: int) -> bytes:
     """The Response for a whole completion. `created` and `now` are seconds since the epoch: when the request came, and
     when it is answered."""
-    choice = choice_of(completion)
-    message = choice.get("message")
-    output = _output(asked, message if isinstance(message, dict) else {}, completion, choice)
-    reason = incomplete(choice.get("finish_reason"))
-    if reason is not None:
-        output[-1]["status"] = "incomplete"
+    output, reason = output_of(asked, completion)
     return response(
         asked,
         status="completed" if reason is None else "incomplete",
@@ -126,6 +144,31 @@ def whole(asked: Asked, completion: Json, *, created: int, now: int) -> bytes:
         reason=reason,
         tier=tier_of(completion),
     )
+
+
+def output_of(asked: Asked, completion: Json) -> tuple[list[Json], str | None]:
+    """The items of a whole completion, and why it is not complete, None where it is."""
+    choice = choice_of(completion)
+    message = choice.get("message")
+    output = _output(asked, message if isinstance(message, dict) else _NOTHING, completion, choice)
+    reason = incomplete(choice.get("finish_reason"))
+    if reason is not None:
+        output[-1]["status"] = "incomplete"
+    return output, reason
+
+
+class _Answer(msgspec.Struct):
+    id: str
+    created_at: int
+    completed_at: int | None
+    status: Status
+    error: Json | None
+    incomplete_details: Json | None
+    model: str
+    service_tier: str | None
+    output: list[Json]
+    usage: Json | None
+    object: str = "response"
 
 
 def response(
@@ -142,20 +185,23 @@ def response(
     tier: str | None = None,
 ) -> bytes:
     """The Response object. `reason` is why it is incomplete."""
-    told = {
-        "id": asked.id,
-        "object": "response",
-        "created_at": created,
-        "completed_at": completed if status == "completed" else None,
-        "status": status,
-        "error": error,
-        "incomplete_details": None if reason is None else {"reason": reason},
-        "model": model or asked.model,
-        "service_tier": tier,
-        "output": output or [],
-        "usage": usage,
-    }
-    return written(told)[:-1] + b"," + asked.echo[1:]
+    told = _Answer(
+        asked.id,
+        created,
+        completed if status == "completed" else None,
+        status,
+        error,
+        None if reason is None else {"reason": reason},
+        model or asked.model,
+        tier,
+        output or [],
+        usage,
+    )
+    try:
+        raw = _encode(told)
+    except UnicodeEncodeError:
+        raw = written(msgspec.structs.asdict(told))
+    return b"%b,%b" % (raw[:-1], asked.echo)
 
 
 def written(data: Json) -> bytes:
@@ -297,6 +343,8 @@ def text_of(content: object) -> str:
 
 def thought_in(content: object) -> str:
     """Parts of a content may be thoughts, with parts of their own."""
+    if not isinstance(content, list):
+        return ""
     return "".join(
         text_of(part.get("thinking")) for part in _objects(content) if part.get("type") == "thinking"
     )

@@ -57,14 +57,14 @@ _IMPOSSIBLE = {
     "moderation": "answers are not moderated here",
 }
 
-_OURS = frozenset(
-    {"model", "input", "instructions", "previous_response_id", "store", "metadata", "include", "stream"}
+_OTHERWISE = frozenset(
+    {"model", "input", "instructions", "previous_response_id", "store", "metadata", "include"}
     | {"stream_options", "max_output_tokens", "max_tool_calls", "text", "reasoning", "tools", "tool_choice"}
-    | {"parallel_tool_calls", "top_logprobs", "truncation", "service_tier", "temperature", "top_p", "user"}
-    | {"background_options", "n"}
+    | {"parallel_tool_calls", "top_logprobs", "truncation", "service_tier", "background_options", "n"}
     | _MOVED.keys()
     | _IMPOSSIBLE.keys()
 )
+"""Fields that a chat request has in other words, or not at all."""
 
 ENCRYPTED, LOGPROBS = "reasoning.encrypted_content", "message.output_text.logprobs"
 """What `include` may ask for."""
@@ -152,8 +152,20 @@ class ResponsesRequest(msgspec.Struct):
         return self.include is not None and what in self.include
 
 
+_TELLING = _MOVED.keys() | _IMPOSSIBLE.keys() | {"n"}
+
+
 def judged(body: Json) -> ResponsesRequest:
     """InvalidRequest names what is wrong by its path, or cannot be done here."""
+    if not _TELLING.isdisjoint(body):
+        _refuse_impossible(body)
+    try:
+        return msgspec.convert(body, ResponsesRequest)
+    except msgspec.ValidationError as error:
+        raise invalid(str(error)) from None
+
+
+def _refuse_impossible(body: Json) -> None:
     for name, other in _MOVED.items():
         if body.get(name) is not None:
             raise InvalidRequest(
@@ -164,10 +176,6 @@ def judged(body: Json) -> ResponsesRequest:
             raise cannot(name, why)
     if body.get("n", 1) not in (1, None):
         raise cannot("n", "there is one answer; leave it out")
-    try:
-        return msgspec.convert(body, ResponsesRequest)
-    except msgspec.ValidationError as error:
-        raise invalid(str(error)) from None
 
 
 def chat_request(body: Json, *, before: Iterable[Json] = ()) -> Json:
@@ -191,14 +199,12 @@ def chat_request(body: Json, *, before: Iterable[Json] = ()) -> Json:
         raise InvalidRequest("Nothing is asked: `input`.", param="input")
     result: Json = {"model": asked.model, "messages": conversation.messages}
     for name, value in body.items():
-        if name not in _OURS and value is not None:
+        if value is not None and name not in _OTHERWISE:
             result[name] = value
-    for name in ("stream", "temperature", "top_p", "user"):
-        if body.get(name) is not None:
-            result[name] = body[name]
     _limit(asked, result)
     _shape(asked, result)
-    _tools(asked, result)
+    if asked.tools or asked.tool_choice is not None:
+        _tools(asked, result)
     return result
 
 

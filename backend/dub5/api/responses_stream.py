@@ -15,16 +15,19 @@ Source: https://platform.openai.com/docs/api-reference/responses-streaming
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
 from dub5.api import responses_answer as answers
 from dub5.api.responses_answer import Asked, Status
 from dub5.errors import Dub5Error, whole_seconds
-from dub5.providers.chunks import end_of, split
+from dub5.providers.chunks import end_of, pieces_of
 from dub5.providers.lenient_json import mended
 from dub5.providers.protocol import Json
+
+_encode = msgspec.json.Encoder().encode
 
 _FIRST_HALVES = ("\ud800", "\udbff")
 """Of characters that UTF-16 writes in two; a provider may cut between them."""
@@ -32,10 +35,42 @@ _FIRST_HALVES = ("\ud800", "\udbff")
 _THOUGHTS = ("reasoning_content", "reasoning")
 
 
-class Tell(Protocol):
-    """Makes one event."""
+class Teller:
+    """Makes events, numbered as they come."""
 
-    def __call__(self, kind: str, **members: Any) -> None: ...
+    def __init__(self) -> None:
+        self.number = 0
+        self._due: list[bytes] = []
+
+    def take(self) -> bytes:
+        """Those that have been made since this was asked last."""
+        due, self._due = b"".join(self._due), []
+        return due
+
+    def tell(self, kind: str, **members: Any) -> None:
+        """One event."""
+        data = {"type": kind, "sequence_number": self.number, **members}
+        self.number += 1
+        try:
+            raw = _encode(data)
+        except UnicodeEncodeError:
+            raw = answers.written(data)
+        self._due.append(b"event: %b\ndata: %b\n\n" % (kind.encode(), raw))
+
+    def growing(self, kind: str, members: Json, tail: bytes = b"") -> Callable[[str], None]:
+        """For the many events of this kind that have these members and a `delta`; `tail` is JSON of what follows it."""
+        head = b'event: %b\ndata: {"type":"%b","sequence_number":' % (kind.encode(), kind.encode())
+        middle = _encode(members)[1:-1]
+
+        def grow(delta: str) -> None:
+            try:
+                raw = _encode(delta)
+            except UnicodeEncodeError:
+                raw = _encode(mended(delta))
+            self._due.append(b'%b%d,%b,"delta":%b%b}\n\n' % (head, self.number, middle, raw, tail))
+            self.number += 1
+
+        return grow
 
 
 class Events:
@@ -44,8 +79,10 @@ class Events:
     def __init__(self, asked: Asked, *, created: int) -> None:
         self._asked = asked
         self._created = created
-        self._number = 0
-        self._due: list[bytes] = []
+        self._teller = Teller()
+        self.take = self._teller.take
+        self._tell = self._teller.tell
+        self._whole: list[Json] | None = None
         self._model: str | None = None
         self._tier: str | None = None
         self._seed: object = None
@@ -58,11 +95,6 @@ class Events:
         self._items: list[_Item] = []
         self._last: _Thought | _Message | None = None  # while it may grow
         self._calls: dict[int, _Call] = {}
-
-    def take(self) -> bytes:
-        """What has become due since this was asked last."""
-        due, self._due = b"".join(self._due), []
-        return due
 
     def add(self, chunk: Json) -> None:
         """One chunk of a chat."""
@@ -81,27 +113,33 @@ class Events:
 
     def add_whole(self, completion: Json) -> None:
         """A whole completion, in pieces as a provider would have made them."""
-        parts = answers.choice_of(completion)
-        if self._asked.logprobs:
-            self._logprobs += answers.logprobs_of(parts)
-        for chunk in split({**completion, "choices": [_without_logprobs(parts)]}, include_usage=True):
-            self.add(chunk)
+        self._model, self._tier = answers.model_of(completion), answers.tier_of(completion)
+        self._usage = answers.usage_of(completion)
+        self._reason = end_of(answers.choice_of(completion))
+        self._begin()
+        self._whole, _ = answers.output_of(self._asked, completion)
+        for position, item in enumerate(self._whole):
+            _replay(item, position, self._asked, self._teller)
 
     def end(self, *, now: int) -> None:
         """The answer is complete; `now` is in seconds since the epoch."""
         self._begin()
         reason = answers.incomplete(self._reason)
+        status: Status = "completed" if reason is None else "incomplete"
+        if self._whole is None:
+            self._end_items(status)
+        self._tell(f"response.{status}", response=self._response(status, now=now, reason=reason))
+
+    def _end_items(self, status: Status) -> None:
         if self._signed and not isinstance(self._last, _Thought):
             self._thought()
         calls = [call for call in self._calls.values() if call.item is not None]
         if self._last is None and not self._items:
             self._message().write("", self._logprobs)
-        status: Status = "completed" if reason is None else "incomplete"
         last = self._items[-1]
         for item in (self._last, *calls):
             if item is not None:
                 self._finish(item, status if item is last else "completed")
-        self._tell(f"response.{status}", response=self._response(status, now=now, reason=reason))
 
     def fail(self, error: Dub5Error) -> None:
         """The answer breaks off."""
@@ -110,17 +148,8 @@ class Events:
 
     # --- What is told ---
 
-    def _tell(self, kind: str, **members: Any) -> None:
-        data = {"type": kind, "sequence_number": self._number, **members}
-        self._number += 1
-        try:
-            raw = msgspec.json.encode(data)
-        except UnicodeEncodeError:
-            raw = answers.written(data)
-        self._due += (b"event: ", kind.encode(), b"\ndata: ", raw, b"\n\n")
-
     def _begin(self) -> None:
-        if self._number == 0:
+        if self._teller.number == 0:
             response = self._response("in_progress")
             self._tell("response.created", response=response)
             self._tell("response.in_progress", response=response)
@@ -135,13 +164,18 @@ class Events:
                 created=self._created,
                 completed=now,
                 model=self._model,
-                output=[item.done for item in self._items if item.done is not None],
+                output=self._output(),
                 usage=None if status == "in_progress" else self._usage,
                 reason=reason,
                 error=error,
                 tier=self._tier,
             )
         )
+
+    def _output(self) -> list[Json]:
+        if self._whole is not None:
+            return self._whole
+        return [item.done for item in self._items if item.done is not None]
 
     # --- What grows ---
 
@@ -180,7 +214,7 @@ class Events:
     def _thought(self) -> _Thought:
         if not isinstance(self._last, _Thought):
             self._next()
-            self._last = _Thought(self._asked, len(self._items), self._tell)
+            self._last = _Thought(self._asked, len(self._items), self._teller)
             self._items.append(self._last)
         return self._last
 
@@ -189,7 +223,7 @@ class Events:
             if self._signed:
                 self._thought()  # what was signed goes before what is said, also where there are no words of it
             self._next()
-            self._last = _Message(self._asked, len(self._items), self._tell, self._annotations)
+            self._last = _Message(self._asked, len(self._items), self._teller, self._annotations)
             self._items.append(self._last)
         return self._last
 
@@ -206,7 +240,7 @@ class Events:
             self._next()
             known = {"id": call.id, "name": call.name, "arguments": ""}
             identity = answers.call_id(known, self._seed, index)
-            call.begin(self._asked, len(self._items), self._tell, identity)
+            call.begin(self._asked, len(self._items), self._teller, identity)
             self._items.append(call)
         call.write()
 
@@ -225,10 +259,6 @@ class Events:
                 item.signed, self._signed = self._signed, []
             item.done = item.finish(status)
             self._tell("response.output_item.done", output_index=item.position, item=item.done)
-
-
-def _without_logprobs(choice: Json) -> Json:
-    return {name: value for name, value in choice.items() if name != "logprobs"}
 
 
 class _Item:
@@ -273,75 +303,73 @@ class _Text:
 class _Thought(_Item):
     """A reasoning item."""
 
-    def __init__(self, asked: Asked, position: int, tell: Tell) -> None:
+    def __init__(self, asked: Asked, position: int, teller: Teller) -> None:
         self.position = position
         self.signed: list[Any] = []
-        self._asked, self._tell = asked, tell
+        self._asked, self._teller, self._tell = asked, teller, teller.tell
         self._text: _Text | None = None
         begun = answers.reasoning(asked, position, "", [], "in_progress")
         self._at = {"item_id": begun["id"], "output_index": position}
-        tell("response.output_item.added", output_index=position, item=begun)
+        self._at["summary_index" if asked.summary else "content_index"] = 0
+        summary = ("response.reasoning_summary_text", "response.reasoning_summary_part")
+        plain = ("response.reasoning_text", "response.content_part")
+        self._kind, self._part = summary if asked.summary else plain
+        teller.tell("response.output_item.added", output_index=position, item=begun)
 
     def write(self, text: str) -> None:
         if self._text is None:
             self._text = _Text()
-            self._part("added", "")
+            self._tell(f"{self._part}.added", **self._at, part=self._part_of(""))
+            self._grow = self._teller.growing(f"{self._kind}.delta", self._at)
         self._told(self._text.add(text))
 
     def _told(self, delta: str) -> None:
         if delta:
-            self._grown("delta", delta=delta)
+            self._grow(delta)
 
-    def _grown(self, what: str, **members: Any) -> None:
-        if self._asked.summary:
-            self._tell(f"response.reasoning_summary_text.{what}", **self._at, summary_index=0, **members)
-        else:
-            self._tell(f"response.reasoning_text.{what}", **self._at, content_index=0, **members)
-
-    def _part(self, what: str, text: str) -> None:
-        if self._asked.summary:
-            part = {"type": "summary_text", "text": text}
-            self._tell(f"response.reasoning_summary_part.{what}", **self._at, summary_index=0, part=part)
-        else:
-            part = {"type": "reasoning_text", "text": text}
-            self._tell(f"response.content_part.{what}", **self._at, content_index=0, part=part)
+    def _part_of(self, text: str) -> Json:
+        return {"type": "summary_text" if self._asked.summary else "reasoning_text", "text": text}
 
     def finish(self, status: Status) -> Json:
         text = ""
         if self._text is not None:
             self._told(self._text.rest())
             text = self._text.whole()
-            self._grown("done", text=text)
-            self._part("done", text)
+            self._tell(f"{self._kind}.done", **self._at, text=text)
+            self._tell(f"{self._part}.done", **self._at, part=self._part_of(text))
         return answers.reasoning(self._asked, self.position, text, self.signed, status)
 
 
 class _Message(_Item):
     """A message, with a part for its text, and one for a refusal. Its text takes the `annotations` that are here."""
 
-    def __init__(self, asked: Asked, position: int, tell: Tell, annotations: list[Json]) -> None:
+    def __init__(self, asked: Asked, position: int, teller: Teller, annotations: list[Json]) -> None:
         self.position = position
         self._annotations = annotations
-        self._asked, self._tell = asked, tell
+        self._asked, self._teller, self._tell = asked, teller, teller.tell
         self._parts: list[Json] = []
         self._text: _Text | None = None
         self._refusal: _Text | None = None
         self._logprobs: list[Json] = []
         begun = answers.says(asked, position, [], "in_progress")
         self._at: Json = {"item_id": begun["id"], "output_index": position, "content_index": 0}
-        tell("response.output_item.added", output_index=position, item=begun)
+        teller.tell("response.output_item.added", output_index=position, item=begun)
 
     def write(self, text: str, logprobs: list[Json]) -> None:
         if self._text is None:
             self._end_part()
             self._text = _Text()
             self._tell("response.content_part.added", **self._at, part=answers.output_text("", [], []))
+            self._grow = self._teller.growing("response.output_text.delta", self._at, b',"logprobs":[]')
         self._logprobs += logprobs
         delta = self._text.add(text) if text else ""
         if delta or logprobs:
             self._told(delta, logprobs)
 
     def _told(self, delta: str, logprobs: list[Json]) -> None:
+        if not logprobs:
+            self._grow(delta)
+            return
         plain = [answers.plain(one) for one in logprobs]
         self._tell("response.output_text.delta", **self._at, delta=delta, logprobs=plain)
 
@@ -378,7 +406,7 @@ class _Message(_Item):
         self._annotations.clear()
         for index, annotation in enumerate(annotations):
             self._tell(
-                "response.output_text.annotation.added",
+                _ANNOTATION,
                 **self._at,
                 annotation_index=index,
                 annotation=annotation,
@@ -420,11 +448,12 @@ class _Call(_Item):
             if isinstance(arguments, str) and arguments:
                 self._waiting.append(arguments)
 
-    def begin(self, asked: Asked, position: int, tell: Tell, call_id: str) -> None:
-        self.position, self._asked, self._tell, self._call_id = position, asked, tell, call_id
+    def begin(self, asked: Asked, position: int, teller: Teller, call_id: str) -> None:
+        self.position, self._asked, self._tell, self._call_id = position, asked, teller.tell, call_id
         self.item = self._item("", "in_progress")
         self._at = {"item_id": self.item["id"], "output_index": position}
-        tell("response.output_item.added", output_index=position, item=self.item)
+        teller.tell("response.output_item.added", output_index=position, item=self.item)
+        self._grow = teller.growing("response.function_call_arguments.delta", self._at)
 
     def write(self) -> None:
         """Tell what has come of its arguments."""
@@ -436,7 +465,7 @@ class _Call(_Item):
 
     def _told(self, delta: str) -> None:
         if delta:
-            self._tell("response.function_call_arguments.delta", **self._at, delta=delta)
+            self._grow(delta)
 
     def is_whole(self) -> bool:
         """Whether its arguments are an object that is complete."""
@@ -457,6 +486,63 @@ class _Call(_Item):
     def _item(self, arguments: str, status: Status) -> Json:
         known = {"name": self.name, "arguments": arguments}
         return answers.calls_function(self._asked, self.position, known, self._call_id, status)
+
+
+# --- A whole answer ---
+
+
+def _replay(item: Json, position: int, asked: Asked, teller: Teller) -> None:
+    """The events of an item that is known to its end."""
+    at: Json = {"item_id": item["id"], "output_index": position}
+    begun = {**item, "status": "in_progress"}
+    if item["type"] == "message":
+        begun["content"] = []
+        teller.tell("response.output_item.added", output_index=position, item=begun)
+        for index, part in enumerate(item["content"]):
+            _replay_part(part, {**at, "content_index": index}, teller)
+    elif item["type"] == "reasoning":
+        _replay_thought(item, position, asked, teller)
+    else:
+        begun["arguments"] = ""
+        teller.tell("response.output_item.added", output_index=position, item=begun)
+        arguments = item["arguments"]
+        if arguments:
+            teller.tell("response.function_call_arguments.delta", **at, delta=arguments)
+        teller.tell("response.function_call_arguments.done", **at, name=item["name"], arguments=arguments)
+    teller.tell("response.output_item.done", output_index=position, item=item)
+
+
+def _replay_part(part: Json, at: Json, teller: Teller) -> None:
+    if part["type"] == "refusal":
+        said = part["refusal"]
+        teller.tell("response.content_part.added", **at, part={"type": "refusal", "refusal": ""})
+        _grow(said, teller.growing("response.refusal.delta", at))
+        teller.tell("response.refusal.done", **at, refusal=said)
+    else:
+        said = part["text"]
+        teller.tell("response.content_part.added", **at, part=answers.output_text("", [], []))
+        _grow(said, teller.growing("response.output_text.delta", at, b',"logprobs":[]'))
+        for index, annotation in enumerate(part["annotations"]):
+            teller.tell(_ANNOTATION, **at, annotation_index=index, annotation=annotation)
+        logprobs = [answers.plain(one) for one in part["logprobs"]]
+        teller.tell("response.output_text.done", **at, text=said, logprobs=logprobs)
+    teller.tell("response.content_part.done", **at, part=part)
+
+
+def _replay_thought(item: Json, position: int, asked: Asked, teller: Teller) -> None:
+    thought = _Thought(asked, position, teller)
+    for part in item["summary"] or item.get("content", ()):
+        for piece in pieces_of(part["text"]):
+            thought.write(piece)
+    thought.finish("completed")
+
+
+def _grow(text: str, grow: Callable[[str], None]) -> None:
+    for piece in pieces_of(text):
+        grow(piece)
+
+
+_ANNOTATION = "response.output_text.annotation.added"
 
 
 def failure(error: Dub5Error) -> Json:

@@ -445,7 +445,7 @@ def _split_choice(choice: Json, index: int) -> Iterator[Json]:
     first["role"] = first.get("role") or "assistant"  # without it OpenAI's client for Node takes no stream
     yield {"index": index, "delta": first, "finish_reason": None}
     for name, text in texts.items():
-        for piece in _pieces(text, max(_PIECE_LENGTH, len(text) // _MOST_PIECES)):
+        for piece in pieces_of(text):
             yield {"index": index, "delta": {name: piece}, "finish_reason": None}
     for position, call in enumerate(calls or ()):
         yield {
@@ -456,9 +456,9 @@ def _split_choice(choice: Json, index: int) -> Iterator[Json]:
     yield {**_without(choice, "message"), "index": index, "delta": {}}
 
 
-def _pieces(text: str, length: int) -> Iterator[str]:
+def pieces_of(text: str) -> Iterator[str]:
     """Whole words, a few at a time, as a provider would send them; of a long text more."""
-    piece = ""
+    length, piece = max(_PIECE_LENGTH, len(text) // _MOST_PIECES), ""
     for word in _PIECE.findall(text):
         piece += word
         if len(piece) >= length:
