@@ -13,6 +13,7 @@ request fails. What a provider said may take the place of the class's words in o
     │   │   └── Unsupported             400  this route cannot do it, another one might
     │   ├── InvalidKey                  401
     │   ├── Forbidden                   403
+    │   │   └── ModelNotAllowed         403
     │   ├── ForeignOrigin               403  a web page that is not allowed, without a key
     │   ├── UnknownModel                404
     │   ├── UnknownPath                 404
@@ -216,6 +217,18 @@ class Forbidden(CallerError):
     code = "forbidden"
 
 
+class ModelNotAllowed(Forbidden):
+    """A known key that may use other models: the same for one that does not exist, so that nobody finds out."""
+
+    code = "model_not_allowed"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"This key may not use the model `{_shown(name)}`. GET /v1/models lists those that it may.",
+            param="model",
+        )
+
+
 class ForeignOrigin(CallerError):
     """A page of another origin calls without a valid key. `origin` is None or empty where it is not known."""
 
@@ -238,10 +251,13 @@ class UnknownModel(CallerError):
     code = "model_not_found"
 
     def __init__(self, name: str) -> None:
-        shown = name if len(name) <= 100 else name[:100] + "…"
         super().__init__(
-            f"The model `{shown}` does not exist. GET /v1/models lists those that do.", param="model"
+            f"The model `{_shown(name)}` does not exist. GET /v1/models lists those that do.", param="model"
         )
+
+
+def _shown(name: str) -> str:
+    return name if len(name) <= 100 else name[:100] + "…"
 
 
 class UnknownPath(CallerError):

@@ -15,6 +15,9 @@ HERE = {
     ".venv/bin/dub5 config check dub5.yaml",
     ".venv/bin/dub5 config check FILE",
     ".venv/bin/dub5 config schema",
+    ".venv/bin/dub5 keys new --tenant acme",
+    ".venv/bin/dub5 keys new --tenant acme --model 'openrouter/*' --model tutor --expires 90d",
+    ".venv/bin/dub5 keys list",
     ".venv/bin/dub5 smoke chat --url https://chat.example.com",
     ".venv/bin/dub5 cache invalidate --tag prices",
     ".venv/bin/dub5 cache invalidate --all",
@@ -145,15 +148,7 @@ CLUSTER = {
         "kubectl create job --namespace chat --from=cronjob/dub5-loadtest NAME",
     ],
     "keys": [
-        "KEY=dub5-$(openssl rand -hex 20)",
-        (
-            r"""printf '%s: {tenant: acme, roles: [chat]}\n' "$(printf %s "$KEY" | sha256sum """
-            """| cut -d ' ' -f 1)" >> keys.yaml"""
-        ),
-        (
-            "kubectl create secret generic dub5-callers --namespace chat --from-file=keys.yaml "
-            "--dry-run=client --output yaml | kubectl apply --filename -"
-        ),
+        ".venv/bin/dub5 keys new --tenant acme --secret dub5-callers --namespace chat | kubectl apply --filename -",
         (
             ": helm upgrade dub5 deploy/helm/dub5 --reuse-values --set loadtest.enabled=false "
             "--set auth.existingSecret=dub5-callers --wait"

@@ -1,6 +1,7 @@
 """API keys: they are known by their SHA-256 only, and looked up in constant time.
 
-The file maps each digest to a tenant and roles; it is read again when it changes, so that a rotated Secret
+The file maps each digest to a tenant and roles, perhaps with the models that it may use and the time at which it
+expires; `dub5 keys` writes it. It is read again when it changes, so that a rotated Secret
 needs no restart, and a file that has become unreadable or invalid, or whose reading hangs, leaves the last good keys in
 force, as log and metric show: the next replica would not start with it. A reading that hangs is left behind in its
 thread, and later ones go on.
@@ -14,18 +15,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import hashlib
 import hmac
 import os
 import re
 import secrets
 import stat
+import time
+from collections.abc import Callable
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import msgspec
 
-from dub5.errors import ConfigError, Forbidden, InvalidKey
+from dub5.errors import ConfigError, Forbidden, InvalidKey, ModelNotAllowed
 from dub5.process.threads import DaemonThreads
 from dub5.settings.loader import parse_yaml
 from dub5.settings.model import AuthSettings, Source, read_file, read_secret
@@ -40,28 +45,49 @@ _LONGEST_INTERVAL = 300.0
 _READ_TIMEOUT = 5.0
 """Seconds in which the file is read, or its reading counts as one that hangs."""
 
-_SHOWN = 8
+SHOWN = 8
 """Characters of a digest that are shown: enough to find a key by, too few to be one."""
+TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _log = get_logger()
 
 Role = Literal["chat", "tenant_admin", "admin"]
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """An authenticated caller. `identity` is the digest of its key, `key_id` the beginning of it, fit for logs."""
+    """Who calls. `identity` tells one key from every other; `key_id` is the beginning of it, fit for logs.
+
+    `models` are names and patterns (`openrouter/*`) of those that it may use, None for all; `expires` is in seconds
+    since the epoch, None for never.
+    """
 
     tenant: str
     identity: str
     roles: frozenset[str]
+    models: tuple[str, ...] | None = None
+    expires: float | None = None
 
     @property
     def key_id(self) -> str:
-        return self.identity[:_SHOWN]
+        return self.identity[:SHOWN]
 
     def require(self, role: Role) -> None:
         """Forbidden where the key lacks `role`; `admin` may do everything."""
         if role not in self.roles and "admin" not in self.roles:
             raise Forbidden(f"This key lacks the role `{role}`.")
+
+    def may_use(self, model: str) -> bool:
+        """Whether `model`, as callers write it, is one that the key may name."""
+        return self.models is None or _any_of(self.models).fullmatch(model) is not None
+
+    def require_model(self, model: str) -> None:
+        """ModelNotAllowed where it may not; to be asked before anybody learns whether there is such a model."""
+        if self.models is not None and not self.may_use(model):
+            raise ModelNotAllowed(model)
+
+
+@functools.lru_cache(1024)
+def _any_of(patterns: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(re.escape(each).replace(r"\*", ".*") for each in patterns), re.DOTALL)
 
 
 ANONYMOUS = Caller("anonymous", "anonymous", frozenset(get_args(Role)))
@@ -77,9 +103,12 @@ class KeyRing:
         environment: dict[str, str],
         metrics: Metrics,
         background: Background | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        """`clock` gives seconds since the epoch, by which keys expire."""
         self._source = settings.keys
         self._metrics = metrics
+        self._clock = clock
         self._secret = secrets.token_bytes(32)
         self._callers: dict[bytes, tuple[bytes, Caller]] = {}
         self._seen: tuple[int, int, int] | None = None
@@ -109,6 +138,8 @@ class KeyRing:
         stored, caller = self._callers.get(self._blind(digest), (b"", ANONYMOUS))
         if not hmac.compare_digest(stored, digest):
             raise InvalidKey("The key is not known here.")
+        if caller.expires is not None and self._clock() >= caller.expires:
+            raise InvalidKey(f"The key expired at {written_time(caller.expires)}.")
         return caller
 
     async def start(self) -> None:
@@ -207,18 +238,68 @@ def parse_keys(text: str) -> list[tuple[bytes, Caller]]:
     return [_parse_entry(str(digest), entry) for digest, entry in entries.items()]
 
 
+_FIELDS = frozenset({"tenant", "roles", "models", "expires"})
+_MOST_MODELS, _LONGEST_MODEL = 100, 200
+
+
 def _parse_entry(digest: str, entry: Any) -> tuple[bytes, Caller]:
     if not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
         # The thing in its place may be a key in the clear: do not repeat it.
         raise ConfigError("auth.keys: each name must be the 64 hexadecimal digits of a SHA-256")
-    shown = digest[:_SHOWN].lower()
-    unknown = set(entry) - {"tenant", "roles"} if isinstance(entry, dict) else {"entry"}
+    where = f"auth.keys: {digest[:SHOWN].lower()}…"
+    unknown = set(entry) - _FIELDS if isinstance(entry, dict) else {"entry"}
     tenant = entry.get("tenant") if isinstance(entry, dict) else None
-    if unknown or not isinstance(tenant, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", tenant):
+    if unknown or not isinstance(tenant, str) or not TENANT.fullmatch(tenant):
         raise ConfigError(
-            f"auth.keys: {shown}…: needs `tenant` (letters, digits, . _ -) and `roles`, nothing else"
+            f"{where}: needs `tenant` (letters, digits, . _ -), and may have `roles`, `models` and `expires`"
         )
     roles = entry.get("roles", ["chat"])
     if not isinstance(roles, list) or not roles or not all(role in get_args(Role) for role in roles):
-        raise ConfigError(f"auth.keys: {shown}…: roles must be of {', '.join(get_args(Role))}")
-    return bytes.fromhex(digest), Caller(tenant, digest.lower(), frozenset(roles))
+        raise ConfigError(f"{where}: roles must be of {', '.join(get_args(Role))}")
+    models, expires = _models(where, entry.get("models")), _expiry(where, entry.get("expires"))
+    return bytes.fromhex(digest), Caller(tenant, digest.lower(), frozenset(roles), models, expires)
+
+
+def _models(where: str, written: Any) -> tuple[str, ...] | None:
+    if written is None:
+        return None
+    if not isinstance(written, list) or not 0 < len(written) <= _MOST_MODELS:
+        raise ConfigError(f"{where}: models must list 1 to {_MOST_MODELS} names; leave it out for all")
+    for name in written:
+        # With more than one `*` a name could be made on which a match takes long.
+        if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_MODEL or name.count("*") > 1:
+            raise ConfigError(
+                f"{where}: models: each is a name of at most {_LONGEST_MODEL} characters, with one `*` at most"
+            )
+    return tuple(written)
+
+
+def _expiry(where: str, written: Any) -> float | None:
+    if written is None:
+        return None
+    try:
+        return moment(written)
+    except ValueError as error:
+        raise ConfigError(f"{where}: expires: {error}") from None
+
+
+def moment(written: Any) -> float:
+    """Seconds since the epoch of a date or time, as YAML has read it or as text; ValueError where it is none.
+
+    Without an offset it is UTC; a date alone is its first moment.
+    """
+    if isinstance(written, str):
+        with contextlib.suppress(ValueError):
+            written = datetime.fromisoformat(written)
+    if isinstance(written, date) and not isinstance(written, datetime):
+        written = datetime(written.year, written.month, written.day)  # noqa: DTZ001  # gets one below
+    if not isinstance(written, datetime):
+        raise ValueError(  # noqa: TRY004  # text that is no date is one, too
+            "must be a date or a time, such as 2027-01-31 or 2027-01-31T12:00:00Z"
+        )
+    return (written if written.tzinfo is not None else written.replace(tzinfo=UTC)).timestamp()
+
+
+def written_time(seconds: float) -> str:
+    """As `moment` reads it: `2027-01-31T12:00:00Z`."""
+    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

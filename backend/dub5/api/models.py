@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from litestar import Controller, get
+from litestar import Controller, Request, get
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
+from dub5.admission.keys import Caller
 from dub5.chat.catalog import Catalog
 
 CREATED = 1_767_225_600
@@ -22,16 +23,28 @@ class ModelsController(Controller):
     opt = {"role": "chat"}  # noqa: RUF012  # Litestar's own class attribute
 
     @get("/models")
-    async def models(self, catalog: NamedDependency[Catalog]) -> dict[str, Any]:
-        return {"object": "list", "data": [_model(name, catalog) for name in catalog.names()]}
+    async def models(
+        self, request: Request[Any, Any, Any], catalog: NamedDependency[Catalog]
+    ) -> dict[str, Any]:
+        """Those that the caller's key may use."""
+        caller: Caller = request.state.caller
+        data = [_model(name, catalog) for name in catalog.names() if caller.may_use(name)]
+        return {"object": "list", "data": data}
 
     @get("/models/{name:path}")
-    async def model(self, catalog: NamedDependency[Catalog], name: FromPath[str]) -> dict[str, Any]:
+    async def model(
+        self, request: Request[Any, Any, Any], catalog: NamedDependency[Catalog], name: FromPath[str]
+    ) -> dict[str, Any]:
         """Names may have slashes; Litestar gives the rest of a path with the one before it."""
-        return _model(catalog[name.removeprefix("/")].name, catalog)
+        name = name.removeprefix("/")
+        request.state.caller.require_model(name)
+        return _model(catalog[name].name, catalog)
 
     @get("/personalities")
-    async def personalities(self, catalog: NamedDependency[Catalog]) -> dict[str, Any]:
+    async def personalities(
+        self, request: Request[Any, Any, Any], catalog: NamedDependency[Catalog]
+    ) -> dict[str, Any]:
+        caller: Caller = request.state.caller
         data = [
             {
                 "name": each.name,
@@ -41,6 +54,7 @@ class ModelsController(Controller):
                 "revision": each.revision,
             }
             for each in catalog.personalities.values()
+            if caller.may_use(each.name)
         ]
         return {"object": "list", "data": data}
 

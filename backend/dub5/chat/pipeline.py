@@ -105,6 +105,7 @@ class Pipeline:
 
         CallerError where the request cannot be answered.
         """
+        caller.require_model(request.model)
         target = self._catalog[request.model]
         model, personality = target.model.name, target.personality
         record.model, record.stream = model, request.stream
@@ -151,6 +152,7 @@ class Pipeline:
 
     async def key_of(self, request: ChatRequest, *, caller: Caller, tags: tuple[str, ...]) -> str:
         """What `prepare` would find the key to be, in steps: for a request that is large."""
+        caller.require_model(request.model)
         target = self._catalog[request.model]
         personality = target.personality
         fields = personality.fields(request) if personality is not None else request.body

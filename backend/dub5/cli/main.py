@@ -28,6 +28,7 @@ COMMANDS = {
         "dub5 operator --config dub5.yaml --namespace chat",
     ),
     "config": ("Check or describe the configuration.", "dub5 config check dub5.yaml"),
+    "keys": ("Make, list and revoke the keys of callers.", "dub5 keys new --tenant acme"),
     "cache": ("Show what a running service's cache holds, purge or fill it.", "dub5 cache stats"),
     "smoke": (
         "Say whether an installation is well, and if not, what is missing; `helm test` runs this.",

@@ -601,7 +601,11 @@ class CacheSettings(Section, frozen=True):
 
 class AuthSettings(Section, frozen=True):
     keys: Annotated[
-        Source | None, Meta(description="YAML of SHA-256 digests: `<hex>: {tenant: acme, roles: [chat]}`.")
+        Source | None,
+        Meta(
+            description="YAML of SHA-256 digests: `<hex>: {tenant: acme, roles: [chat]}`, perhaps with `models` and "
+            "`expires`: see secrets.md."
+        ),
     ] = None
     anonymous: Annotated[
         bool, Meta(description="Serve everybody, on any address. Refused together with keys.")

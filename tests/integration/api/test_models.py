@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from typing import Any
 
 import pytest
@@ -206,3 +207,40 @@ async def test_two_replicas_find_each_others_answers_though_one_has_heard_of_few
             async with running(config) as two:
                 await until_listed(two, ["m", "n"])
                 assert "; hit" in (await two.chat(model="m")).headers["cache-status"]
+
+
+async def test_a_key_sees_and_uses_only_the_models_that_it_may(fake: FakeOpenAI) -> None:
+    fake.reply = lists({"id": "one"})
+    config = passing(fake, small=["fake/x"], big=["fake/y"], **{"all/*": ["fake/*"]})
+    config["personalities"] = {"pirate": {"model": "big"}, "tutor": {"model": "big"}}
+    config["auth"] = {"keys": {"env": "KEYS"}}
+    digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("tied", "free")}
+    keys = (
+        f"{digests['tied']}: {{tenant: t, roles: [chat, tenant_admin], models: [small, pirate, 'all/*']}}\n"
+        f"{digests['free']}: {{tenant: t}}"
+    )
+    tied, free = ({"authorization": f"Bearer {name}"} for name in ("tied", "free"))
+    async with running(config, {"KEYS": keys}) as server:
+        server.client.headers.update(tied)
+        await until_listed(server, ["pirate", "small", "all/one"])
+        personalities = (await server.client.get("/v1/personalities")).json()["data"]
+        assert [each["name"] for each in personalities] == ["pirate"]
+        for name in ("small", "pirate", "all/one"):
+            assert (await server.chat(model=name)).status_code == 200
+            assert (await server.client.get(f"/v1/models/{name}")).status_code == 200
+        large = "x" * 200_000
+        await server.chat(large, model="big", headers=free)  # now it is in the cache
+        await server.chat(model="big", headers=free)
+        for name in ("big", "tutor", "nobody"):
+            request = {"model": name, "messages": [{"role": "user", "content": "hi"}]}
+            refused = [
+                await server.chat(model=name),
+                await server.chat(model=name, stream=True),
+                await server.chat(large, model=name),
+                await server.client.get(f"/v1/models/{name}"),
+                await server.client.post("/v1/cache/answers", json={"request": request, "answer": "No"}),
+            ]
+            errors = [each.json()["error"] for each in refused]
+            assert [(each.status_code) for each in refused] == [403] * 5
+            assert {(each["code"], each["param"]) for each in errors} == {("model_not_allowed", "model")}
+        assert len((await server.client.get("/v1/models", headers=free)).json()["data"]) == 5

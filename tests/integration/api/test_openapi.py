@@ -49,11 +49,12 @@ INVALID: dict[str, list[Any]] = {
     WRITE: [{}, {"request": QUESTION}, {**WRITTEN, "more": 1}],
 }
 UNKNOWN = {**QUESTION, "model": "nobody"}
-DIGESTS = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("boss", "nil", "few")}
+DIGESTS = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("boss", "nil", "few", "tied")}
 KEYS = "\n".join(
     f"{DIGESTS[name]}: {{tenant: {name}, roles: [{role}]}}"
     for name, role in (("boss", "admin"), ("nil", "tenant_admin"), ("few", "chat"))
 )
+KEYS += f"\n{DIGESTS['tied']}: {{tenant: tied, roles: [admin], models: [other]}}"
 
 
 class Case(NamedTuple):
@@ -108,6 +109,7 @@ CASES = [
     ),
     *everywhere("keys", 401, "invalid_api_key", headers=key("stranger")),
     *lacking(),
+    *everywhere("keys", 403, "model_not_allowed", headers=key("tied")),
     *everywhere("keys", 403, "origin_not_allowed", headers={"origin": "https://elsewhere.example"}),
     Case("open", "POST", CHAT, 404, "model_not_found", UNKNOWN),
     Case("open", "POST", RESPONSES, 404, "model_not_found", {**ASKED, "model": "nobody"}),

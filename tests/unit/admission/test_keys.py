@@ -17,8 +17,8 @@ import pytest
 import structlog
 
 from dub5.admission import keys as keys_module
-from dub5.admission.keys import ANONYMOUS, Caller, KeyRing, parse_keys
-from dub5.errors import ConfigError, Forbidden, InvalidKey
+from dub5.admission.keys import ANONYMOUS, Caller, KeyRing, moment, parse_keys
+from dub5.errors import ConfigError, Forbidden, InvalidKey, ModelNotAllowed
 from dub5.process.threads import DaemonThreads
 from dub5.settings.model import MAX_FILE, AuthSettings, Source
 from dub5.telemetry.metrics import Metrics
@@ -71,6 +71,76 @@ def test_roles_are_required_and_admin_may_do_everything(tmp_path: Path) -> None:
     keys.authenticate("Bearer a").require("chat")
     with pytest.raises(Forbidden, match="tenant_admin"):
         keys.authenticate("Bearer c").require("tenant_admin")
+
+
+@pytest.mark.parametrize(
+    ("written", "allowed", "refused"),
+    [
+        ("", ["a", "", "b/c"], []),
+        (", models: [small]", ["small"], ["smal", "smaller", "SMALL", "", "small\n"]),
+        (", models: [a, b/c]", ["a", "b/c"], ["b", "c", "a|b/c"]),
+        (
+            ", models: ['router/*']",
+            ["router/x", "router/x/y", "router/", "router/x\ny"],
+            ["router", "x/router/y"],
+        ),
+        (", models: ['*:free']", ["a:free", ":free"], ["a:freed", "a"]),
+        (", models: ['*']", ["a", ""], []),
+        (", models: ['a.b']", ["a.b"], ["aXb"]),
+    ],
+)
+def test_a_key_may_use_the_models_that_its_patterns_name(
+    tmp_path: Path, written: str, allowed: list[str], refused: list[str]
+) -> None:
+    keys = ring(tmp_path / "keys", f"{digest('k')}: {{tenant: x, roles: [admin]{written}}}")
+    caller = keys.authenticate("Bearer k")
+    for model in allowed:
+        caller.require_model(model)
+    for model in refused:
+        with pytest.raises(ModelNotAllowed) as caught:
+            caller.require_model(model)
+        assert (caught.value.status, caught.value.code) == (403, "model_not_allowed")
+
+
+@pytest.mark.parametrize(
+    ("written", "last"),
+    [
+        ("2027-01-31", "2027-01-30T23:59:59Z"),
+        ("'2027-01-31'", "2027-01-30T23:59:59Z"),
+        ("2027-01-31T12:00:00Z", "2027-01-31T11:59:59Z"),
+        ("'2027-01-31T12:00:00Z'", "2027-01-31T11:59:59Z"),
+        ("2027-01-31 12:00:00", "2027-01-31T11:59:59Z"),
+        ("2027-01-31T12:00:00+02:00", "2027-01-31T09:59:59Z"),
+    ],
+)
+def test_a_key_expires(tmp_path: Path, written: str, last: str) -> None:
+    now = moment(last)
+    (tmp_path / "keys").write_text(f"{digest('k')}: {{tenant: x, expires: {written}}}")
+    keys = KeyRing(AuthSettings(keys=Source(file=str(tmp_path / "keys"))), {}, Metrics(), clock=lambda: now)
+    assert keys.authenticate("Bearer k").tenant == "x"
+    now += 1
+    with pytest.raises(InvalidKey, match="expired at 2027-01-31T"):
+        keys.authenticate("Bearer k")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        *("models: []", "models: small", "models: [1]", "models: ['']", "models: ['a*b*c']"),
+        *(f"models: [{'x' * 201}]", f"models: [{', '.join(map(str, 'x' * 101))}]"),
+        *(
+            "expires: soon",
+            "expires: 7",
+            "expires: true",
+            "expires: []",
+            "expires: 90d",
+            "expire: 2027-01-31",
+        ),
+    ],
+)
+def test_what_no_key_can_have_is_refused(more: str) -> None:
+    with pytest.raises(ConfigError, match=r"^auth.keys: [0-9a-f]{8}…: "):
+        parse_keys(f"{digest('k')}: {{tenant: x, {more}}}")
 
 
 def test_without_keys_everybody_is_anonymous() -> None:

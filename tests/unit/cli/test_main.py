@@ -40,6 +40,10 @@ def loaded(*arguments: str) -> set[str]:
         ),
         ("config", {"aiohttp", "dub5.api", "httpx", "litestar", "redis", "uvicorn", "uvloop"}),
         ("cache", {"aiohttp", "dub5.api", "litestar", "redis", "uvicorn"}),
+        (
+            "keys",
+            {"aiohttp", "dub5.api", "dub5.cache", "dub5.chat", "httpx", "litestar", "uvicorn", "uvloop"},
+        ),
         ("serve", {"dub5.loadtest", "dub5_operator", "kopf"}),
     ],
 )

@@ -98,7 +98,10 @@ def test_each_secret_that_is_not_here_is_a_warning(tmp_path: Path) -> None:
         (
             {"auth": {"keys": {"env": "KEYS"}}},
             {"KEYS": f"{DIGEST}: {{roles: [chat]}}"},
-            "auth.keys: aaaaaaaa…: needs `tenant` (letters, digits, . _ -) and `roles`, nothing else",
+            (
+                "auth.keys: aaaaaaaa…: needs `tenant` (letters, digits, . _ -), and may have `roles`, `models` "
+                "and `expires`"
+            ),
         ),
         (
             {"redis": {"url": "rediss://cache", "ca_file": "NOWHERE"}},
