@@ -182,16 +182,16 @@ class HttpClient:
                 ) as response,
             ):
                 if response.status != _OK:
-                    raise self.error(f"answered with status {response.status}")
+                    raise self._errors.error(f"answered with status {response.status}")
                 parts, size = [], 0
                 while part := await response.content.readany():
                     parts.append(part)
                     size += len(part)
                     if size > most:
-                        raise self.error("sent an answer that is too large")
+                        raise self._errors.error("sent an answer that is too large")
                 return b"".join(parts)
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise self._error_of(error, "list its models") from None
+            raise self._errors.of_connection(error, "list its models") from None
 
     async def events(self, body: Json, call: Call) -> AsyncGenerator[list[tuple[bytes, bytes]], None]:
         """The `(event, data)` pairs of a streamed answer; together those that came together, at a busy hour many.

@@ -7,12 +7,12 @@ import contextlib
 import hashlib
 import json
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 import anthropic
 import pytest
 from anthropic import AsyncAnthropic
-from anthropic.types import Message
+from anthropic.types import Message, ToolUseBlock
 
 from testkit import anthropic_server as claude
 from testkit import openai_server as gpt
@@ -169,7 +169,7 @@ async def test_a_tool_is_called_and_its_result_understood(
         await streamed(client, messages=ASK, **fields),
         await client.messages.create(messages=ASK, **fields),
     ):
-        (use,) = message.content
+        (use,) = cast("list[ToolUseBlock]", message.content)
         assert use.type == "tool_use"
         assert (message.stop_reason, use.name, use.input) == ("tool_use", "weather", {"city": "Oslo"})
     replying(theirs, fake, say("3 °C"))
@@ -244,7 +244,7 @@ async def test_tokens_are_counted_by_the_provider_or_estimated(
     assert [call.path for call in theirs.calls] == ["/v1/messages/count_tokens"]
     estimated = (await client.messages.count_tokens(model="gpt", messages=ASK, tools=TOOLS)).to_dict()
     assert estimated["estimated"] is True
-    assert 5 < estimated["input_tokens"] < 100
+    assert 5 < cast("int", estimated["input_tokens"]) < 100
 
 
 FAILURES = [

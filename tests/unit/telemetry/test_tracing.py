@@ -120,8 +120,8 @@ async def test_the_span_of_a_request_follows_the_conventions() -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"x", "more_body": False})
 
-    async def nothing(*_: Any) -> None:
-        return
+    async def nothing(*_: Any) -> Any:
+        return None
 
     tracer = Kept()
     scope: Any = {"type": "http", "method": "POST", "headers": [(b"x-request-id", b"r-1")]}
