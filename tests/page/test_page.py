@@ -97,6 +97,27 @@ async def test_text_is_seen_before_the_answer_is_complete_and_can_be_stopped(
         assert roles[-3:] == ["user", "assistant", "user"]
 
 
+async def test_what_is_asked_twice_word_for_word_comes_from_the_cache(
+    fake: FakeOpenAI, opened: Open
+) -> None:
+    async with running(openai_provider(fake.base_url)) as server, opened(server.url) as page:
+        for count, (text, told) in enumerate(
+            [
+                ("Why?", "Nothing was kept"),
+                ("Why?", "From the cache"),
+                ("How?", "Nothing was kept"),  # a turn of the same conversation
+                ("How?", "From the cache"),
+                ("Why?", "Nothing was kept"),  # and so is this: by now it means something else
+            ],
+            start=1,
+        ):
+            await ask(page, text)
+            await expect(page.locator("article.answer")).to_have_count(count)
+            await expect((await answered(page)).locator(".cache")).to_contain_text(told)
+        asked = [[each["content"] for each in call.body["messages"][1::2]] for call in fake.calls]
+        assert asked == [["Why?"], ["Why?", "How?"], ["Why?", "How?", "Why?"]]
+
+
 async def test_a_new_answer_can_be_asked_for(opened: Open) -> None:
     async with running(SIMULATED) as server, opened(server.url) as page:
         await ask(page, "hi")
@@ -129,7 +150,10 @@ async def test_a_key_is_asked_for_and_kept_nowhere(fake: FakeOpenAI, opened: Ope
     async with running(config, keys) as server, opened(server.url, expected=("401",)) as page:
         await expect(page.locator("#about")).to_contain_text("wants a key")
         await expect(page.get_by_label("Key")).to_be_focused()
-        await page.keyboard.type("open-sesame")
+        await page.keyboard.type("open")
+        await page.keyboard.press("Enter")
+        await expect(page.locator("#about")).to_contain_text("not known")
+        await page.get_by_label("Key").fill("open-sesame")
         await page.keyboard.press("Enter")
         await expect(page.get_by_label("Talk to")).to_be_enabled()
         await ask(page, "hi")

@@ -37,13 +37,14 @@ async function loadCatalog() {
   try {
     const [models, personalities] = await Promise.all([read("/v1/models", key.value), read("/v1/personalities", key.value)]);
     const described = new Map(personalities.data.map((each) => [each.name, each]));
-    catalog = new Map(models.data.map((each) => [each.id, { price: each.price, description: described.get(each.id)?.description }]));
+    const chats = models.data.filter((each) => each.kind !== "embedding");
+    catalog = new Map(chats.map((each) => [each.id, { price: each.price, description: described.get(each.id)?.description }]));
     offer(described);
     $("about").textContent = introduction();
   } catch (problem) {
     model.disabled = true;
     model.replaceChildren(element("option", { text: "…" }));
-    $("about").textContent = problem.status === 401 ? "This service wants a key. Put yours in above." : problem.message;
+    $("about").textContent = problem.status === 401 && !key.value ? "This service wants a key. Put yours in above." : problem.message;
     if (problem.status === 401) key.focus();
   }
 }
@@ -61,7 +62,7 @@ function offer(personalities) {
 
 function introduction() {
   const about = catalog.get(model.value)?.description;
-  return [about, "Ask something. Ask it twice, and the second answer comes from the cache."].filter(Boolean).join(" ");
+  return [about, "Ask something. Ask it twice, word for word, and the second answer comes from the cache."].filter(Boolean).join(" ");
 }
 
 // -- a question and its answer
@@ -69,6 +70,9 @@ function introduction() {
 async function send(text) {
   if (!text.trim() || asking || model.disabled) return;
   $("welcome").hidden = true;
+  // Word for word what was asked just now: the same question again, as the page promises, and no further turn.
+  const before = messages.at(-2);
+  if (before?.role === "user" && before.content === text) messages = messages.slice(0, -2);
   messages.push({ role: "user", content: text });
   log.append(element("article", { className: "question", text }));
   await answer(model.value);
