@@ -15,6 +15,7 @@ HERE = {
     ".venv/bin/dub5 config check dub5.yaml",
     ".venv/bin/dub5 config check FILE",
     ".venv/bin/dub5 config schema",
+    "export OPENAI_API_KEY=sk-... ANTHROPIC_API_KEY=sk-ant-...",
     ".venv/bin/dub5 keys new --tenant acme",
     ".venv/bin/dub5 keys new --tenant acme --model 'openrouter/*' --model tutor --expires 90d",
     ".venv/bin/dub5 keys list",
