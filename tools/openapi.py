@@ -75,14 +75,15 @@ def _responses(described: Json, given: Json) -> Json:
     if "unready" in described:
         found["503"] = {"description": "It drains.", "content": content}
     names = [name for group in described.get("errors", []) for name in given["groups"].get(group, [group])]
-    return {**found, **dict(_failures([getattr(errors, name) for name in names]))}
+    kinds = [getattr(errors, name) for name in names]
+    return {**found, **dict(_failures(kinds, described.get("error", "Error")))}
 
 
-def _failures(kinds: list[type[errors.Dub5Error]]) -> Iterator[tuple[str, Json]]:
+def _failures(kinds: list[type[errors.Dub5Error]], schema: str) -> Iterator[tuple[str, Json]]:
     for status in sorted({kind.status for kind in kinds}):
         said = {kind.code: (kind.__doc__ or "").partition("\n")[0] for kind in kinds if kind.status == status}
         described = " ".join(f"`{code}`: {text}" for code, text in said.items())
-        content = {"application/json": {"schema": _of("Error")}}
+        content = {"application/json": {"schema": _of(schema)}}
         yield str(status), {"description": described, "content": content, "x-codes": list(said)}
 
 
@@ -141,10 +142,12 @@ _PAGE = """\
 it to a running server. Clients of OpenAI's API need none of it: change `base_url`.
 [Responses](responses.md) tells what of that API is served.
 
-* A key is sent as `Authorization: Bearer KEY`. Where no keys are configured none is needed.
-* Every error has OpenAI's form, `{"error": {"message", "type", "param", "code"}}`. A path or method that is not in the
-  table is answered 404 `not_found` or 405 `method_not_allowed`, a defect of ours 500 `internal_error`. What a provider
-  says of a request arrives with its own status and code: see [errors](errors.md).
+* A key is sent as `Authorization: Bearer KEY`, to all routes but chat also as `x-api-key: KEY`. Where no keys are
+  configured none is needed.
+* Every error has OpenAI's form, `{"error": {"message", "type", "param", "code"}}`. Those of [Messages](messages.md)
+  have Anthropic's. A path or method that is not in the table is answered 404 `not_found` or 405
+  `method_not_allowed`, a defect of ours 500 `internal_error`. What a provider says of a request arrives with its own
+  status and code: see [errors](errors.md).
 * What a request may ask of the cache, and what `Cache-Status` says, is in [caching](caching.md#reading-cache-status).
 * Port 9000 is for operations, and never public. Ports and addresses are [configured](configuration.md#server).
 

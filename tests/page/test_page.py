@@ -97,9 +97,7 @@ async def test_text_is_seen_before_the_answer_is_complete_and_can_be_stopped(
         assert roles[-3:] == ["user", "assistant", "user"]
 
 
-async def test_what_is_asked_twice_word_for_word_comes_from_the_cache(
-    fake: FakeOpenAI, opened: Open
-) -> None:
+async def test_what_is_asked_twice_word_for_word_comes_from_the_cache(fake: FakeOpenAI, opened: Open) -> None:
     async with running(openai_provider(fake.base_url)) as server, opened(server.url) as page:
         for count, (text, told) in enumerate(
             [

@@ -217,12 +217,12 @@ class QuestionRoute:
             record.outcome = "client_disconnect"
         except Exception as failure:  # noqa: BLE001  # the last line of defence: whatever it is, the client gets an answer
             error = _record_error(failure, record)
-            await send_error(send, error, _rate_headers(grant), self._render(error, record))
+            await send_error(send, error, _rate_headers(grant), self.render(error, record))
         finally:
             if grant is not None:
                 self._settle(record, grant)
 
-    def _render(self, error: Dub5Error, record: RequestRecord) -> ErrorResponse:  # noqa: ARG002  # for those who show its id
+    def render(self, error: Dub5Error, record: RequestRecord) -> ErrorResponse:  # noqa: ARG002  # for those who show its id
         return self.spelling.error(error)
 
     async def _question(
@@ -343,6 +343,11 @@ class QuestionRoute:
         if free or record.outcome is None:
             used = 0 if free else (record.prompt_tokens or 0) + (record.completion_tokens or 0)
             self._limiter.settle(grant, used=used)
+
+
+async def in_time(end: float | None, work: Coroutine[Any, Any, T]) -> T:
+    """DeadlinePassed where it is not done by `end`, in seconds of time.monotonic."""
+    return await (work if end is None else _until(end, work))
 
 
 async def _until(end: float, work: Coroutine[Any, Any, T]) -> T:

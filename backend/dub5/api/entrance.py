@@ -102,7 +102,9 @@ class Entrance:
     def _refuse(self, scope: Scope, send: Send, error: Dub5Error) -> Awaitable[None]:
         """In the shape of the protocol that is spoken at that path."""
         route = self._routes.get(canonical(scope["path"]))
-        return send_error(send, error, rendered=None if route is None else route.spelling.error(error))
+        return send_error(
+            send, error, rendered=None if route is None else route.render(error, record_of(scope))
+        )
 
     async def _leaving(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """Send clients elsewhere while the replica leaves."""

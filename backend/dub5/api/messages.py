@@ -10,7 +10,7 @@ import msgspec
 from litestar.types import Receive, Scope, Send
 
 from dub5.admission.limits import Grant
-from dub5.api.chat import QuestionRoute
+from dub5.api.chat import QuestionRoute, in_time
 from dub5.api.http import JSON, key_of, send_whole, while_client_stays
 from dub5.api.messages_answer import MessagesWriter
 from dub5.api.messages_request import question
@@ -71,7 +71,7 @@ class MessagesRoute(QuestionRoute):
         record.answer_headers = [*record.answer_headers, (b"request-id", record.request_id.encode())]
         await super().handle(scope, receive, send)
 
-    def _render(self, error: Dub5Error, record: RequestRecord) -> ErrorResponse:
+    def render(self, error: Dub5Error, record: RequestRecord) -> ErrorResponse:
         param = error.param or ""
         own = next(
             (name for name in _NAMES if param == name or param.startswith((f"{name}.", f"{name}["))), None
@@ -96,7 +96,7 @@ class TokenCountRoute(MessagesRoute):
         send: Send,
     ) -> None:
         async with while_client_stays(receive):
-            body = await _counted(question)
+            body = await in_time(question.deadline, _counted(question))
         rates = (
             []
             if grant is None

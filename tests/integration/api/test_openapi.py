@@ -30,21 +30,34 @@ OPERATIONS: dict[tuple[str, str], Json] = {
     for path, item in DOCUMENT["paths"].items()
     for method, operation in item.items()
 }
-CHAT, RESPONSES, PURGE, WRITE, MODEL = (
+CHAT, RESPONSES, MESSAGES, COUNT, PURGE, WRITE, MODEL = (
     "/v1/chat/completions",
     "/v1/responses",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
     "/v1/cache/invalidations",
     "/v1/cache/answers",
     "/v1/models/{name}",
 )
 QUESTION: Json = {"model": "small", "messages": [{"role": "user", "content": "hi"}]}
 ASKED: Json = {"model": "small", "input": "hi"}
+COUNTED: Json = {"model": "small", "messages": [{"role": "user", "content": "hi"}]}
+LIMITED: Json = {**COUNTED, "max_tokens": 9}
 STREAMED = {**QUESTION, "stream": True, "stream_options": {"include_usage": True}}
 WRITTEN = {"request": QUESTION, "answer": "Hello"}
-BODIES = {CHAT: QUESTION, RESPONSES: ASKED, PURGE: {"all": True}, WRITE: WRITTEN}
+BODIES = {
+    CHAT: QUESTION,
+    RESPONSES: ASKED,
+    MESSAGES: LIMITED,
+    COUNT: COUNTED,
+    PURGE: {"all": True},
+    WRITE: WRITTEN,
+}
 INVALID: dict[str, list[Any]] = {
     CHAT: [[], {"model": "small"}, {**QUESTION, "temperature": 3}, {**QUESTION, "messages": []}],
     RESPONSES: [[], {"model": "small"}, {**ASKED, "temperature": 3}, {**ASKED, "input": []}],
+    MESSAGES: [[], COUNTED, {**LIMITED, "temperature": 3}, {**LIMITED, "messages": []}],
+    COUNT: [[], {"model": "small"}, {**COUNTED, "messages": [{"role": "tool", "content": ""}]}],
     PURGE: [{"tags": []}, {"nothing": 1}, {"all": True, "more": 1}],
     WRITE: [{}, {"request": QUESTION}, {**WRITTEN, "more": 1}],
 }
@@ -99,6 +112,8 @@ CASES = [
     Case("open", "POST", CHAT, 200, body={**QUESTION, "model": "tools"}),
     Case("open", "POST", RESPONSES, 200, body={**ASKED, "stream": True}),
     Case("open", "POST", RESPONSES, 200, body={**ASKED, "model": "tools", "instructions": "Be brief."}),
+    Case("open", "POST", MESSAGES, 200, body={**LIMITED, "stream": True}),
+    Case("open", "POST", MESSAGES, 200, body={**LIMITED, "model": "tools", "system": "Be brief."}),
     Case("open", "POST", PURGE, 200, body={"tags": ["a"], "tenant": "acme"}),
     Case("without the page", "GET", "/", 200),
     *everywhere("open", 304),
@@ -113,6 +128,8 @@ CASES = [
     *everywhere("keys", 403, "origin_not_allowed", headers={"origin": "https://elsewhere.example"}),
     Case("open", "POST", CHAT, 404, "model_not_found", UNKNOWN),
     Case("open", "POST", RESPONSES, 404, "model_not_found", {**ASKED, "model": "nobody"}),
+    Case("open", "POST", MESSAGES, 404, "model_not_found", {**LIMITED, "model": "nobody"}),
+    Case("open", "POST", COUNT, 404, "model_not_found", {**COUNTED, "model": "nobody"}),
     Case("open", "POST", WRITE, 404, "model_not_found", {**WRITTEN, "request": UNKNOWN}),
     Case("open", "GET", MODEL, 404, "model_not_found", name="nobody"),
     *everywhere("impatient", 408, "request_timeout"),
@@ -123,10 +140,21 @@ CASES = [
     Case("open", "POST", CHAT, 502, "provider_error", {**QUESTION, "model": "broken"}),
     Case("open", "GET", MODEL, 502, "provider_error", name="all/unlisted"),
     Case("open", "POST", RESPONSES, 502, "provider_error", {**ASKED, "model": "broken"}),
+    Case("open", "POST", MESSAGES, 502, "provider_error", {**LIMITED, "model": "broken"}),
+    Case("open", "POST", COUNT, 502, "provider_error", {**COUNTED, "model": "counter-broken"}),
     *everywhere("drained", 503, "overloaded"),
     Case("drained", "GET", "/readyz", 503),
     Case("without Redis", "POST", PURGE, 503, "purged_here_only"),
     *everywhere("open", 504, "not_cached", headers={"cache-control": "only-if-cached, max-age=0"}),
+    Case(
+        "open",
+        "POST",
+        COUNT,
+        504,
+        "deadline_exceeded",
+        {**COUNTED, "model": "counter-slow"},
+        {"x-dub5-timeout": "50ms"},
+    ),
     Case(
         "open",
         "POST",
@@ -175,6 +203,8 @@ def configured(fake: FakeOpenAI) -> Json:
     fake.reply = reply
     more = {name: {"routes": [f"fake/{name}"]} for name in ("tools", "broken", "slow")}
     more["all/*"] = {"routes": ["fake/*"]}
+    more |= {f"counter-{name}": {"routes": [f"counter/{name}"]} for name in ("broken", "slow")}
+    config["providers"]["counter"] = {"kind": "anthropic", "base_url": fake.url}
     return {**config, "models": {**config["models"], **more}, "server": {"max_body": "8KiB"}}
 
 
@@ -220,7 +250,8 @@ async def test_it_is_answered_so(place: str) -> None:
             documented = OPERATIONS[case.method, case.path]["responses"][str(case.status)]
             check_answer(documented, response)
             if case.code is not None:
-                assert response.json()["error"]["code"] == case.code, case
+                error = response.json()["error"]
+                assert (error.get("code") or error["details"]["error_code"]) == case.code, case
                 assert case.code in documented["x-codes"]
 
 
