@@ -376,10 +376,7 @@ def _authorized_by(keys: KeyRing) -> Guard:
         if role is None:
             return
         record = record_of(connection.scope)
-        caller = keys.authenticate(key_of(headers_of(connection.scope)))
-        record.tenant, record.key_id = caller.tenant, caller.key_id
-        caller.require(role)
-        connection.state.caller = caller
+        connection.state.caller = keys.admit(key_of(headers_of(connection.scope)), role, record)
 
     return authorized
 

@@ -37,6 +37,7 @@ from dub5.settings.model import AuthSettings, Source, read_file, read_secret
 from dub5.telemetry.background import Background, BackgroundTask
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.metrics import Metrics
+from dub5.telemetry.record import RequestRecord
 
 _RELOAD_INTERVAL = 2.0
 _LONGEST_INTERVAL = 300.0
@@ -140,6 +141,14 @@ class KeyRing:
             raise InvalidKey("The key is not known here.")
         if caller.expires is not None and self._clock() >= caller.expires:
             raise InvalidKey(f"The key expired at {written_time(caller.expires)}.")
+        return caller
+
+    def admit(self, authorization: str, role: Role, record: RequestRecord) -> Caller:
+        """The same, noted in the record of its request; Forbidden where its key lacks `role`."""
+        caller = ANONYMOUS if self._source is None else self.authenticate(authorization)
+        record.tenant, record.key_id = caller.tenant, caller.identity[:SHOWN]
+        if role not in caller.roles:
+            caller.require(role)
         return caller
 
     async def start(self) -> None:

@@ -229,10 +229,8 @@ class QuestionRoute:
         self, headers: dict[str, str], receive: Receive, record: RequestRecord, deadline: float | None
     ) -> Question:
         started, spelling = time.perf_counter(), self.spelling
-        caller = self._keys.authenticate(spelling.authorization(headers))
+        caller = self._keys.admit(spelling.authorization(headers), "chat", record)
         record.timings["auth"] = time.perf_counter() - started
-        record.tenant, record.key_id = caller.tenant, caller.key_id
-        caller.require("chat")
         # What is not there, or is what most send, costs no call.
         if headers.get("content-type") != "application/json" or "content-encoding" in headers:
             require_json(headers)

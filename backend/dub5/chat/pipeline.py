@@ -105,7 +105,8 @@ class Pipeline:
 
         CallerError where the request cannot be answered.
         """
-        caller.require_model(request.model)
+        if caller.models is not None:
+            caller.require_model(request.model)
         target = self._catalog[request.model]
         model, personality = target.model.name, target.personality
         record.model, record.stream = model, request.stream
@@ -300,11 +301,11 @@ class ProviderCall(msgspec.Struct):
         )
         record.timings["queue"] = slot.waited
         began, started = time.time(), time.perf_counter()
-        answer = error = None
+        answer = error = assembler = None
         try:
             if not streamed:
                 answer = await model.complete(question.call(self._trace), self._observe)
-                self._count(usage_of(answer.data))
+                said = answer.data
                 yield Frame("whole", answer.raw)
                 if len(answer.raw) > largest:
                     answer = None
@@ -317,9 +318,18 @@ class ProviderCall(msgspec.Struct):
                         assembler.add(data)
                         only_usage = "usage" in data and is_usage_only(data)
                         yield Frame("usage" if only_usage else "chunk", chunk.raw)
-                self._count(usage_of({"usage": assembler.usage}))
-                if identity is not None and assembler.characters() <= largest:
-                    answer = Payload.of_whole(assembler.completion())
+                said = {"usage": assembler.usage}
+            usage = self._usage = usage_of(said)
+            record.prompt_tokens, record.completion_tokens = usage.prompt, usage.completion
+            services.metrics.count_answer(
+                model.name, usage.prompt, usage.cached, usage.completion, *usage.dollars(model.price)
+            )
+            if usage.cached and model.price.cached_input is not None:
+                # What a provider's own prompt cache saved is counted as saved, too.
+                saved = usage.cached * (model.price.input - model.price.cached_input) / 1e6
+                services.metrics.saved_dollars.labels(model.name, "cached_input").inc(saved)
+            if assembler is not None and identity is not None and assembler.characters() <= largest:
+                answer = Payload.of_whole(assembler.completion())
         except Dub5Error as failure:
             error = failure.code
             raise
@@ -328,21 +338,9 @@ class ProviderCall(msgspec.Struct):
             if services.tracer.enabled:
                 self._export(began, error)
         if answer is not None and identity is not None and is_whole_answer(answer.data, question.fields):
-            took, usage = time.perf_counter() - started, self._usage
+            took = time.perf_counter() - started
             # What a cache had held for a while is as old as that (RFC 9111, 4.2.3).
             self.made = Made(answer.raw, answer.data, took + self._age, took, usage.prompt, usage.completion)
-
-    def _count(self, usage: Usage) -> None:
-        """A provider made an answer. What its own prompt cache saved is counted as saved, too."""
-        self._usage = usage
-        record, model, metrics = self._question.record, self._question.target.model, self._services.metrics
-        record.prompt_tokens, record.completion_tokens = usage.prompt, usage.completion
-        metrics.count_answer(
-            model.name, usage.prompt, usage.cached, usage.completion, *usage.dollars(model.price)
-        )
-        if usage.cached and model.price.cached_input is not None:
-            saved = usage.cached * (model.price.input - model.price.cached_input) / 1e6
-            metrics.saved_dollars.labels(model.name, "cached_input").inc(saved)
 
     def _observe(self, ended: CallResult) -> None:
         """One attempt is over: its metrics, and one line in the log with both sides' ids of it."""

@@ -293,9 +293,9 @@ class TelemetryMiddleware:
         if traceparent:
             trace = TraceContext.parse(traceparent, self._random_bytes)
         if trace is None:
-            trace = TraceContext.begin(self._random_bytes)
-            if self._tracer.enabled and not self._tracer.samples(trace.trace_id):
-                trace = msgspec.structs.replace(trace, sampled=False)
+            # It begins here. Without a tracer it is marked sampled: whether to record is left to those further down.
+            ids, tracer = self._random_bytes(24).hex(), self._tracer
+            trace = TraceContext(ids[:32], ids[32:], None, not tracer.enabled or tracer.samples(ids[:32]))
         if request_id is None:
             request_id = client_request_id
         usable = request_id is not None and _REQUEST_ID.fullmatch(request_id)
