@@ -40,19 +40,22 @@ class Catalog:
         settings: Mapping[str, ModelSettings],
         patterns: Sequence[ModelPattern] = (),
     ) -> None:
-        """`settings` are those of `models`. Of several `patterns` for one name the first that has it counts."""
+        """`settings` are those of `models`. Of several `patterns` for one name the first that has it counts.
+
+        `targets` are the names that are known now: most requests need no more than to look there.
+        """
         self.models = models
         self.personalities = personalities
         self._settings = settings
         self._patterns = patterns
         self.classes = {"default": CacheClass(), **classes}
-        self._targets = {name: self._target(name, model, None) for name, model in models.items()}
+        self.targets = {name: self._target(name, model, None) for name, model in models.items()}
         for name, personality in personalities.items():
-            self._targets[name] = self._target(name, models[personality.model], personality)
+            self.targets[name] = self._target(name, models[personality.model], personality)
 
     def __getitem__(self, name: str) -> Target:
         """UnknownModel where there is no such name; ProviderError where a provider has yet to say whether there is."""
-        target = self._targets.get(name)
+        target = self.targets.get(name)
         return self._passed_through(name) if target is None else target
 
     def names(self) -> list[str]:

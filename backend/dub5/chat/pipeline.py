@@ -107,7 +107,7 @@ class Pipeline:
         """
         if caller.models is not None:
             caller.require_model(request.model)
-        target = self._catalog[request.model]
+        target = self._catalog.targets.get(request.model) or self._catalog[request.model]
         model, personality = target.model.name, target.personality
         record.model, record.stream = model, request.stream
         name = record.personality = personality.name if personality is not None else None
