@@ -29,7 +29,7 @@ from prometheus_client import start_http_server
 from redis.asyncio import Redis
 from redis.driver_info import DriverInfo
 
-from dub5.contract import SAMPLES, Access, SampleBatch, Verdict, replica_channel
+from dub5.contract import REPLICA_CHANNEL, SAMPLES, Access, SampleBatch, Verdict
 from dub5_operator.main import Operator
 from testkit.monitoring import Prometheus
 from testkit.programs import which
@@ -242,7 +242,7 @@ async def _misbehave(cast: Cast) -> None:
 async def _foreign_messages(cast: Cast) -> None:
     """Again and again, to each replica, one that cannot be decoded."""
     while not _cancelled():
-        for channel in await cast.redis.client.pubsub_channels(replica_channel("*")):
+        for channel in await cast.redis.client.pubsub_channels(REPLICA_CHANNEL % "*"):
             await cast.redis.client.publish(channel, b"\xc1")
         await asyncio.sleep(1)
 

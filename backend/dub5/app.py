@@ -37,13 +37,12 @@ from dub5.api.messages import Messages, MessagesRoute, TokenCountRoute, TokenCou
 from dub5.api.origins import Origins
 from dub5.api.page import Page
 from dub5.api.responses import Responses
-from dub5.cache.entry import RedisClock, most_stored
 from dub5.cache.flights import Flights, OneReplica
 from dub5.cache.leases import Leases
 from dub5.cache.policies import Policies
 from dub5.cache.purges import Purges
 from dub5.cache.samples import Sampler
-from dub5.cache.store import AnswerStore, LocalCache
+from dub5.cache.store import AnswerStore, LocalCache, most_stored
 from dub5.chat.catalog import Catalog
 from dub5.chat.personalities import compile_all
 from dub5.chat.pipeline import Pipeline, Services
@@ -54,7 +53,7 @@ from dub5.providers.health import UNLIMITED, ModelHealth, ProviderHealth
 from dub5.providers.listing import ListsModels, ModelLists
 from dub5.providers.patterns import ModelPattern
 from dub5.redis.client import LARGEST_ANSWER, most_connections
-from dub5.redis.link import RedisLink
+from dub5.redis.link import RedisClock, RedisLink
 from dub5.settings.model import HttpProviderSettings, ModelSettings, Settings, read_secret
 from dub5.telemetry.background import Background
 from dub5.telemetry.container import memory

@@ -23,23 +23,19 @@ class Undecodable(ValueError):
     """What was read from Redis is not what we write there. The text says why, and quotes nothing of it."""
 
 
-def clock_offset(held: float, theirs: float, *, asked: float, now: float) -> float:
+def clock_offset(held: float, read: Sequence[bytes], *, asked: float, now: float) -> float:
     """How far Redis's clock is ahead of ours, in seconds: what we `held`, or as little else as can be.
 
-    It was `theirs` at some moment between `asked` and `now`, both ours, so it is known to within a round trip only:
-    clocks that agree so far are left alone.
+    It was `read`, as REDIS_TIME gives it, at some moment between `asked` and `now`, both ours, so it is known to within
+    a round trip only: clocks that agree so far are left alone.
     """
+    seconds, micros = read
+    theirs = int(seconds) + int(micros) / 1e6
     return min(max(held, theirs - now), theirs - asked) if now >= asked else held
 
 
 REDIS_TIME = "return redis.call('TIME')"
 """Redis's clock, seconds and microseconds. A script with a key, so that of a Cluster it is always the same node's."""
-
-
-def seconds_of(time: Sequence[bytes]) -> float:
-    """What REDIS_TIME gave, in seconds since the epoch."""
-    seconds, micros = time
-    return int(seconds) + int(micros) / 1e6
 
 
 class Decoder(Protocol[T_co]):
@@ -275,35 +271,18 @@ def purge_names(
     return [scoped_name(kind, value, tenant) for kind, value in named]
 
 
-def entry_key(key: str, version: str) -> str:
-    """Where the answer with this cache key is stored, as of the purges that `version` stands for."""
-    return f"{PREFIX}:{{{key}}}:entry:{version}"
-
-
-def lease_key(key: str, version: str) -> str:
-    """Which replica is asking the provider now."""
-    return f"{PREFIX}:{{{key}}}:lease:{version}"
-
-
-def epoch_key(key: str) -> str:
-    """Counts the leases of a key, so that no two have the same number."""
-    return f"{PREFIX}:{{{key}}}:epoch"
-
-
-def cooldown_key(key: str) -> str:
-    """Present after a background refresh failed, for as long as none should be tried."""
-    return f"{PREFIX}:{{{key}}}:cooldown"
-
-
-def flight_stream(key: str, version: str, epoch: str) -> str:
-    """The frames of one lease, from its leader to followers on other replicas."""
-    return f"{PREFIX}:{{{key}}}:flight:{version}:{epoch}"
-
-
-def replica_channel(replica: str) -> str:
-    """Where one replica listens for what concerns its flights."""
-    return f"{PREFIX}:replica:{replica}"
-
+ENTRY_KEY = f"{PREFIX}:{{%s}}:entry:%s"
+"""Where the answer with a cache key is stored, as of the purges that a version stands for: `% (key, version)`."""
+LEASE_KEY = f"{PREFIX}:{{%s}}:lease:%s"
+"""Which replica is asking the provider now: `% (key, version)`."""
+EPOCH_KEY = f"{PREFIX}:{{%s}}:epoch"
+"""Counts the leases of a cache key, so that no two have the same number."""
+COOLDOWN_KEY = f"{PREFIX}:{{%s}}:cooldown"
+"""Present after a background refresh failed, for as long as none should be tried."""
+FLIGHT_STREAM = f"{PREFIX}:{{%s}}:flight:%s:%s"
+"""The frames of one lease, from its leader to followers on other replicas: `% (key, version, epoch)`."""
+REPLICA_CHANNEL = f"{PREFIX}:replica:%s"
+"""Where one replica, by its name, listens for what concerns its flights."""
 
 MOST_DOCUMENT = 2**20
 """Bytes of a policy document or an announcement, at most: some 15,000 classes."""
@@ -390,9 +369,8 @@ READER_FOR = 300
 """Seconds that an announcement of a reader holds."""
 
 
-def fingerprint_key(key: str) -> str:
-    """Hash of `born`, `digest`, `version` and `hits` of a key's last answer, to compare the next one with."""
-    return f"{PREFIX}:{{{key}}}:last"
+FINGERPRINT_KEY = f"{PREFIX}:{{%s}}:last"
+"""Hash of `born`, `digest`, `version` and `hits` of a key's last answer, to compare the next one with."""
 
 
 class Access(msgspec.Struct, frozen=True, array_like=True):

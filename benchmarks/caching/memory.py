@@ -17,9 +17,8 @@ from typing import Any
 import msgspec
 
 from benchmarks.figures import Figure, percentile, progress
-from dub5.cache.entry import Entry, Identity, pack, unpack
-from dub5.cache.store import LocalCache
-from dub5.contract import entry_key
+from dub5.cache.store import BESIDE_BODY, Entry, Identity, LocalCache, pack, unpack
+from dub5.contract import ENTRY_KEY
 from testkit.redis_server import RedisServer
 
 QUESTIONS, ACCESSES, SCAN, ZIPF, SEED = 50_000, 400_000, 20_000, 0.9, 1
@@ -86,7 +85,7 @@ def least_recently_used(capacity: int) -> Cache:
         if question in held:
             held.move_to_end(question)
             return True
-        held[question] = _entry(question).size()
+        held[question] = len(_entry(question).body) + BESIDE_BODY
         used += held[question]
         while used > capacity:
             used -= held.popitem(last=False)[1]
@@ -109,7 +108,7 @@ async def entry_size() -> list[Figure]:
             stored, json = pack(entry), msgspec.json.encode({"body": msgspec.Raw(entry.body), **fields})
             if unpack(stored).body != body:
                 raise RuntimeError("what is stored is not what was packed")
-            key = entry_key(f"{index:048x}", "0a1b2c3d.0")
+            key = ENTRY_KEY % (f"{index:048x}", "0a1b2c3d.0")
             for value, lengths, memory in ((stored, ours, used), (json, theirs, used_plain)):
                 await redis.client.set(key, value, ex=3600)
                 lengths.append(len(value))

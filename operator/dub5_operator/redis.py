@@ -48,7 +48,6 @@ from dub5.contract import (
     Verdict,
     clock_offset,
     decode,
-    seconds_of,
 )
 
 REDIS_ERRORS = (RedisError, OSError, TimeoutError)
@@ -123,8 +122,8 @@ class Samples:
     async def measure(self) -> None:
         """Measure how far our clock is from Redis's."""
         asked = self._clock()
-        theirs = seconds_of(await self._redis.eval(REDIS_TIME, 1, SAMPLES))
-        self._offset = clock_offset(self._offset, theirs, asked=asked, now=self._clock())
+        read = await self._redis.eval(REDIS_TIME, 1, SAMPLES)
+        self._offset = clock_offset(self._offset, read, asked=asked, now=self._clock())
 
     async def refresh(self, wanted: Collection[str], *, every: float = FRESH) -> None:
         """Read what is new, keeping what concerns the classes that are wanted; not more often than `every` seconds."""

@@ -26,8 +26,8 @@ CONTRACTS: dict[str, Options] = {each["name"]: each for each in CONFIGURATION["c
 
 WAYS = {
     "Data flows down": [
-        ("dub5.cache.entry", "dub5.api"),
-        ("dub5.cache.entry", "dub5.providers"),
+        ("dub5.cache.store", "dub5.api"),
+        ("dub5.cache.store", "dub5.providers"),
         ("dub5.settings.model", "dub5.redis"),
     ],
     "contract.py": [("dub5.contract", "dub5.errors"), ("dub5.contract", "redis")],

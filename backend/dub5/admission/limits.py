@@ -254,9 +254,7 @@ class RateLimiter:
             raise RedisUnavailable
         keys = [limit_key(tenant), reservation_key(tenant, reservation)]
         arguments = [*_limits_and_life(limit), reserve]
-        answer: Any = await self._link.run(
-            "limit", lambda client: client.eval(_ACQUIRE, 2, *keys, *arguments)
-        )
+        answer: Any = await self._link.run("limit", "EVAL", _ACQUIRE, 2, *keys, *arguments)
         wait, requests, tokens = map(float, answer)
         left = Remaining(requests, tokens)
         self._known[tenant] = (left, self._clock())
@@ -283,7 +281,7 @@ class RateLimiter:
         arguments = [*_limits_and_life(grant.limit), used]
         if self._link is not None:
             with contextlib.suppress(RedisUnavailable):
-                await self._link.run("settle", lambda client: client.eval(_SETTLE, 2, *keys, *arguments))
+                await self._link.run("settle", "EVAL", _SETTLE, 2, *keys, *arguments)
 
     async def _keep_beating(self) -> None:
         while True:
@@ -293,12 +291,11 @@ class RateLimiter:
     async def _beat(self) -> None:
         """Say that we are here, and count who else is."""
         assert self._link is not None  # noqa: S101  # only then there is a heartbeat
-
-        def register(pipeline: Any) -> None:
-            pipeline.eval(REGISTER_SCRIPT, 1, REPLICAS, self._replica, GONE_AFTER)
-
         with contextlib.suppress(RedisUnavailable):
-            self._replicas = max(1, await self._link.run("replicas", register))
+            replicas = await self._link.run(
+                "replicas", "EVAL", REGISTER_SCRIPT, 1, REPLICAS, self._replica, GONE_AFTER
+            )
+            self._replicas = max(1, replicas)
 
 
 def _limits_and_life(limit: Limit) -> list[int]:

@@ -30,11 +30,9 @@ from typing import Any, Literal, Protocol
 import msgspec
 from moka_py import Moka
 
-from dub5.cache.comparison import same
-from dub5.cache.entry import Entry, Identity
 from dub5.cache.freshness import FreshnessState, refresh_early
 from dub5.cache.samples import NoSampler, Samples
-from dub5.cache.store import AnswerStore, CacheHit, CacheLookup
+from dub5.cache.store import AnswerStore, CacheHit, CacheLookup, Entry, Identity
 from dub5.errors import (
     CallerError,
     Dub5Error,
@@ -670,7 +668,6 @@ class Flights:
         self, identity: Identity, lookup: CacheLookup, made: Made, compared_with: Entry | None
     ) -> bool:
         """Store a complete answer, and have it compared with the one before it; whether it was fit to be kept."""
-        sampler, compare = self._sampler, lookup.compare
         entry = Entry(
             made.body,
             int((self._store.now() - made.age) * 1e6),
@@ -678,18 +675,14 @@ class Flights:
             made.prompt_tokens,
             made.completion_tokens,
         )
-        digest = await sampler.fingerprint(made.body, made.completion, compare)
-        # Begun before the answer is written, so that both go to Redis together.
-        sampler.fetched(
+        # Its comparison is begun before the answer is written, so that both go to Redis together.
+        differs = await self._sampler.fetched(
             identity,
             lookup.class_name,
             entry,
-            digest,
+            made.completion,
+            lookup.compare,
             ttl=lookup.lifetimes.ttl,
-            asked_again=compared_with is not None,
+            compared_with=compared_with,
         )
-        if compared_with is not None:
-            last = msgspec.json.decode(compared_with.body)
-            if same(digest, await sampler.fingerprint(compared_with.body, last, compare)):
-                return False
-        return await self._store.store(identity, entry, lookup.lifetimes)
+        return differs and await self._store.store(identity, entry, lookup.lifetimes)

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import json
 import secrets
 import time
@@ -32,31 +31,30 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
-from redis.asyncio.client import Pipeline
 
-from dub5.cache.entry import (
+from dub5.cache.flights import Asker, Claim, Flight, Frame, Tailed
+from dub5.cache.store import (
+    BORN,
     BORN_AT,
     BORN_DIGITS,
     HEADER,
     TOLERANCE,
     VECTOR_KEY,
     Identity,
-    born_digits,
     check_answer,
 )
-from dub5.cache.flights import Asker, Claim, Flight, Frame, Tailed
 from dub5.contract import (
+    COOLDOWN_KEY,
+    ENTRY_KEY,
+    EPOCH_KEY,
+    FLIGHT_STREAM,
+    LEASE_KEY,
+    REPLICA_CHANNEL,
     Undecodable,
-    cooldown_key,
     decode,
-    entry_key,
-    epoch_key,
-    flight_stream,
-    lease_key,
-    replica_channel,
 )
 from dub5.errors import CallerError, from_wire, to_wire
-from dub5.redis.link import RedisLink, RedisUnavailable, RedisUndecodable
+from dub5.redis.link import RedisLink, RedisUnavailable, RedisUndecodable, Words
 from dub5.telemetry.background import Background, BackgroundTask
 
 LEASE = 4.0
@@ -162,28 +160,27 @@ class Message(msgspec.Struct, frozen=True, array_like=True):
 _message_decoder = msgspec.msgpack.Decoder(Message)
 
 
-class _Led:
+class _Led(msgspec.Struct, eq=False):
     """A flight that this replica leads: the channels of replicas that follow, each with when it was last heard, and the
     publisher."""
 
-    def __init__(self, flight: Flight, claim: Claim) -> None:
-        self.flight = flight
-        self.claim = claim
-        self.heard: dict[str, float] = {}
-        self.publisher: asyncio.Task[None] | None = None
-        self.ending = False
+    flight: Flight
+    claim: Claim
+    heard: dict[str, float] = {}
+    publisher: asyncio.Task[None] | None = None
+    ending: bool = False
 
 
-class _Tail:
-    """A flight that another replica leads: how far we have read, and how it came out."""
+class _Tail(msgspec.Struct, eq=False):
+    """A flight that another replica leads: how far we have read, when (monotonic), and how it came out. `published` is
+    when the leader was last sent a heartbeat."""
 
-    def __init__(self, flight: Flight, claim: Claim) -> None:
-        self.flight = flight
-        self.claim = claim
-        self.last = "-"
-        self.published = 0.0
-        self.read = time.monotonic()
-        self.outcome: asyncio.Future[Tailed] = asyncio.get_running_loop().create_future()
+    flight: Flight
+    claim: Claim
+    outcome: asyncio.Future[Tailed]
+    read: float
+    last: str = "-"
+    published: float = 0.0
 
     def finish(self, outcome: Tailed) -> None:
         if not self.outcome.done():
@@ -193,47 +190,40 @@ class _Tail:
         """One entry of the stream: frames, or the end. Undecodable where it is neither."""
         if self.outcome.done():
             return
+        flight, key = self.flight, self.claim.identity.key
         if b"frames" in fields:
             frames = decode(_frames_decoder, fields[b"frames"], most=_MOST_FRAMES)
             for frame in frames:
-                _check(frame, self.claim.identity.key)
-            if len(self.flight.frames) + len(frames) > 1 and any(frame.kind == "whole" for frame in frames):
+                # A frame of a completion is a JSON object on one line, and a whole answer one to its key's question.
+                if not key.startswith(VECTOR_KEY) and (b"\n" in frame.raw or b"\r" in frame.raw):
+                    raise Undecodable("a frame of several lines")
+                if frame.kind == "whole":
+                    check_answer(key, frame.raw)
+                    continue
+                try:
+                    chunk = msgspec.json.decode(frame.raw)
+                except (ValueError, RecursionError):
+                    try:  # a chunk may have half of a character as an escape, which only Python reads
+                        chunk = json.loads(frame.raw)
+                    except (ValueError, RecursionError):
+                        chunk = None
+                if not isinstance(chunk, dict):
+                    raise Undecodable("a chunk that is no object")
+            if len(flight.frames) + len(frames) > 1 and any(frame.kind == "whole" for frame in frames):
                 raise Undecodable("a whole answer among others")
-            self.flight.add(*frames)
+            flight.add(*frames)
         elif b"end" in fields:
-            end = fields[b"end"]
-            self._ended(decode(_end_decoder, end, most=_MOST_END) if end else None)
+            end, error = None, None
+            if fields[b"end"]:
+                end = decode(_end_decoder, fields[b"end"], most=_MOST_END)
+                error = from_wire(end.wire())
+            if end is not None and isinstance(error, CallerError) and end.origin != flight.origin:
+                self.finish(Tailed.REFUSED)
+            else:
+                flight.end(error)
+                self.finish(Tailed.ENDED)
         else:
             raise Undecodable("neither frames nor an end")
-
-    def _ended(self, end: _End | None) -> None:
-        error = from_wire(end.wire()) if end is not None else None
-        if end is not None and isinstance(error, CallerError) and end.origin != self.flight.origin:
-            self.finish(Tailed.REFUSED)
-        else:
-            self.flight.end(error)
-            self.finish(Tailed.ENDED)
-
-
-def _check(frame: Frame, key: str) -> None:
-    """Undecodable where it is no whole answer to that key's question, and no JSON object on one line, as every other
-    frame is that we send."""
-    if not key.startswith(VECTOR_KEY) and (b"\n" in frame.raw or b"\r" in frame.raw):
-        raise Undecodable("a frame of several lines")
-    if frame.kind == "whole":
-        check_answer(key, frame.raw)
-    elif not _is_object(frame.raw):
-        raise Undecodable("a chunk that is no object")
-
-
-def _is_object(raw: bytes) -> bool:
-    try:
-        return isinstance(msgspec.json.decode(raw), dict)
-    except (ValueError, RecursionError):
-        try:  # a chunk may have half of a character as an escape, which only Python reads
-            return isinstance(json.loads(raw), dict)
-        except (ValueError, RecursionError):
-            return False
 
 
 class Leases:
@@ -257,7 +247,7 @@ class Leases:
         self._publishers = self._background.jobs("flight-publisher")
 
     async def start(self) -> None:
-        self._link.subscribe(replica_channel(self.replica), self._on_message)
+        self._link.subscribe(REPLICA_CHANNEL % self.replica, self._on_message)
         self._tasks = [
             self._background.start("flight-reader", self._keep_reading),
             self._background.start("lease-renewer", self._keep_renewing),
@@ -270,37 +260,37 @@ class Leases:
     async def claim(self, identity: Identity, flight: Flight, *, seen: int, background: bool) -> Claim:
         """Take the lease or learn who has it. RedisUnavailable where Redis is away."""
         key, version = identity.key, identity.version
-        keys = [lease_key(key, version), epoch_key(key), entry_key(key, version), cooldown_key(key)]
+        keys = [LEASE_KEY % (key, version), EPOCH_KEY % key, ENTRY_KEY % (key, version), COOLDOWN_KEY % key]
         mine = f"{self.replica}:{secrets.token_hex(4)}"
         if flight.asker is not None:
             mine += f":{flight.asker.request_id}:{flight.asker.trace_id}"
-        arguments: list[Any] = [
-            mine,
-            int(LEASE * 1000),
-            born_digits(seen),
-            int(background),
-            HEADER,
-            BORN_AT,
-            BORN_AT + BORN_DIGITS - 1,
-            born_digits(int((self._clock() + TOLERANCE) * 1e6)),
-        ]
-
-        def ask(pipeline: Pipeline) -> None:
-            pipeline.eval(_CLAIM, 4, *keys, *arguments)
-
+        asked = (
+            *("EVAL", _CLAIM, 4, *keys, mine, int(LEASE * 1000), BORN % seen, int(background)),
+            *(HEADER, BORN_AT, BORN_AT + BORN_DIGITS - 1, BORN % int((self._clock() + TOLERANCE) * 1e6)),
+        )
         try:
             try:
-                outcome, token = await self._link.run("claim", ask)
+                [(outcome, token)] = await self._link.pipeline("claim", [asked])
             except RedisUnavailable:
                 # Where Redis is there, only the answer was lost. The script knows a claim that it has granted already;
                 # not to ask again would mean a second provider call.
                 if not self._link.available:
                     raise
-                outcome, token = await self._link.run("claim", ask)
+                [(outcome, token)] = await self._link.pipeline("claim", [asked])
         except (RedisUnavailable, asyncio.CancelledError):
             self._give_up(identity, mine)  # the lease may be ours all the same: only the answer did not come
             raise
-        claim = _claim_of(identity, outcome, token.decode())
+        # `epoch:replica:claim:request:trace`, without the last two where nobody's request is known.
+        parts = token.decode().split(":")
+        claim = Claim(
+            identity,
+            outcome.decode(),
+            token.decode(),
+            keys[0],
+            FLIGHT_STREAM % (key, version, parts[0]),
+            parts[1] if len(parts) > 1 else "",
+            Asker(parts[3], parts[4]) if len(parts) == 5 else None,
+        )
         if claim.outcome == "lead":
             replaced = self._led.get(identity)
             self._led[identity] = _Led(flight, claim)
@@ -310,7 +300,7 @@ class Leases:
 
     def _give_up(self, identity: Identity, mine: str) -> None:
         """Have no lease that ends with `mine` stand in anybody's way; tried for as long as one would live."""
-        self._releases.start(self._keep_giving_up(lease_key(identity.key, identity.version), mine))
+        self._releases.start(self._keep_giving_up(LEASE_KEY % (identity.key, identity.version), mine))
 
     async def _keep_giving_up(self, lease: str, mine: str) -> None:
         until = time.monotonic() + LEASE
@@ -318,7 +308,7 @@ class Leases:
             # A script that is still under way must not take the lease after we gave it up.
             await asyncio.sleep(READ_INTERVAL)
             with contextlib.suppress(RedisUnavailable):
-                await self._link.run("release", lambda client: client.eval(_RELEASE_MINE, 1, lease, mine))
+                await self._link.run("release", "EVAL", _RELEASE_MINE, 1, lease, mine)
                 return
 
     async def release(self, claim: Claim) -> None:
@@ -333,18 +323,16 @@ class Leases:
             if self._led.get(claim.identity) is led:  # the publisher gives up a lease that is lost
                 del self._led[claim.identity]
         with contextlib.suppress(RedisUnavailable):
-            await self._link.run("release", lambda client: client.eval(_RELEASE, 1, claim.lease, claim.token))
+            await self._link.pipeline("release", [("EVAL", _RELEASE, 1, claim.lease, claim.token)])
 
     async def cool_down(self, identity: Identity, seconds: float) -> None:
         with contextlib.suppress(RedisUnavailable):
-            await self._link.run(
-                "cooldown",
-                lambda client: client.set(cooldown_key(identity.key), b"", px=max(1, int(seconds * 1000))),
-            )
+            lasting = max(1, int(seconds * 1000))
+            await self._link.run("cooldown", "SET", COOLDOWN_KEY % identity.key, b"", "PX", lasting)
 
     async def tail(self, flight: Flight, claim: Claim) -> Tailed:
         """Give `flight` the leader's frames until its end, or until the leader is lost."""
-        tail = _Tail(flight, claim)
+        tail = _Tail(flight, claim, asyncio.get_running_loop().create_future(), time.monotonic())
         self._tails[claim.identity] = tail
         self._woken.set()
         try:
@@ -367,20 +355,20 @@ class Leases:
 
     async def _read(self, tails: list[_Tail]) -> None:
         """One round: heartbeats where due, then new entries and the lease of each followed stream."""
-
-        def fill(pipeline: Pipeline) -> None:
-            for tail in tails:
-                if time.monotonic() - tail.published > HEARTBEAT:
-                    tail.published = time.monotonic()
-                    leader = replica_channel(tail.claim.leader)
-                    message = self._message("follow", tail.claim.identity)
-                    pipeline.eval(_PUBLISH, 1, tail.claim.lease, leader, message)
-            for tail in tails:
-                pipeline.getrange(tail.claim.lease, 0, _MOST_TOKEN)
-                pipeline.xrange(tail.claim.stream, min=tail.last, count=_PAGE)
-
+        commands: list[Words] = []
+        for tail in tails:
+            if time.monotonic() - tail.published > HEARTBEAT:
+                tail.published = time.monotonic()
+                leader, follow = (
+                    REPLICA_CHANNEL % tail.claim.leader,
+                    self._message("follow", tail.claim.identity),
+                )
+                commands.append(("EVAL", _PUBLISH, 1, tail.claim.lease, leader, follow))
+        for tail in tails:
+            commands.append(("GETRANGE", tail.claim.lease, 0, _MOST_TOKEN))
+            commands.append(("XRANGE", tail.claim.stream, tail.last, "+", "COUNT", _PAGE))
         try:
-            answers = (await self._link.pipeline("tail", fill))[-2 * len(tails) :]
+            answers = (await self._link.pipeline("tail", commands))[-2 * len(tails) :]
         except RedisUndecodable:
             if len(tails) == 1:
                 tails[0].finish(Tailed.LOST)
@@ -395,63 +383,52 @@ class Leases:
             return
         for tail, lease, entries in zip(tails, answers[::2], answers[1::2], strict=True):
             tail.read = time.monotonic()
-            self._take(tail, entries)
+            try:
+                for identifier, fields in entries:
+                    tail.last = f"({identifier.decode()}"
+                    tail.take(fields)
+            except Undecodable as error:  # a leader whose entries we cannot read is lost to us
+                self._link.undecodable("flight", error)
+                tail.finish(Tailed.LOST)
             if len(entries) == _PAGE:
                 self._woken.set()
             # The lease was read before the stream: if it was gone by then, nothing more will come.
             elif lease != tail.claim.token.encode():
                 tail.finish(Tailed.LOST)
 
-    def _take(self, tail: _Tail, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> None:
-        """A leader whose entries we cannot read is lost to us."""
-        try:
-            for identifier, fields in entries:
-                tail.last = f"({identifier.decode()}"
-                tail.take(fields)
-        except Undecodable as error:
-            self._link.undecodable("flight", error)
-            tail.finish(Tailed.LOST)
-
     async def _keep_renewing(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT)
-            led = list(self._led.values())
-            for one in led:
-                self._forget_silent(one)
+            renewals: list[Words] = []
+            for led in list(self._led.values()):
+                silent = [
+                    name for name, heard in led.heard.items() if time.monotonic() - heard > FOLLOWER_TIMEOUT
+                ]
+                for name in silent:
+                    del led.heard[name]
+                    led.flight.leave()
+                renewals.append(("EVAL", _RENEW, 1, led.claim.lease, led.claim.token, int(LEASE * 1000)))
             # The items of a few large batches of texts are thousands of flights: more than can be renewed in one go.
-            for start in range(0, len(led), _RENEWED):
+            for start in range(0, len(renewals), _RENEWED):
                 with contextlib.suppress(RedisUnavailable):
-                    some = led[start : start + _RENEWED]
-                    await self._link.pipeline("renew", functools.partial(_renew, some))
-
-    @staticmethod
-    def _forget_silent(led: _Led) -> None:
-        silent = [name for name, heard in led.heard.items() if time.monotonic() - heard > FOLLOWER_TIMEOUT]
-        for name in silent:
-            del led.heard[name]
-            led.flight.leave()
+                    await self._link.pipeline("renew", renewals[start : start + _RENEWED])
 
     async def _on_message(self, data: bytes) -> None:
         message = decode(_message_decoder, data, most=_MOST_MESSAGE)
-        led = self._led.get(message.identity)
+        led, sender = self._led.get(message.identity), REPLICA_CHANNEL % message.sender
         if message.kind == "wake":
             self._woken.set()
         elif led is None:  # it has ended meanwhile: let the follower see for itself
             await self._send(message.sender, "wake", message.identity)
-        elif message.kind == "follow":
-            self._followed(led, replica_channel(message.sender))
-        elif led.heard.pop(replica_channel(message.sender), None) is not None:
-            led.flight.leave()
-
-    def _followed(self, led: _Led, follower: str) -> None:
-        if follower not in led.heard:
-            if len(led.heard) >= _MOST_REPLICAS:
-                return
-            led.flight.followers += 1
-        led.heard[follower] = time.monotonic()
-        if led.publisher is None:
-            led.publisher = self._publishers.start(self._publish(led))
-            led.publisher.add_done_callback(lambda publisher: self._published(led, publisher))
+        elif message.kind == "leave":
+            if led.heard.pop(sender, None) is not None:
+                led.flight.leave()
+        elif sender in led.heard or len(led.heard) < _MOST_REPLICAS:
+            if sender not in led.heard:
+                led.flight.followers += 1
+            led.heard[sender] = time.monotonic()
+            if led.publisher is None:
+                led.publisher = self._publishers.start(self._publish(led))
 
     async def _publish(self, led: _Led) -> None:
         """Append what has arrived, again and again, until the end is appended or the lease is lost.
@@ -460,26 +437,34 @@ class Leases:
         given up, and followers see at once that they need another leader.
         """
         flight, sent = led.flight, 0
-        while True:
-            frames = flight.frames[sent:]
-            if frames:
-                if not await self._append(led, b"frames", msgspec.msgpack.encode(frames)):
+        try:
+            while not (flight.ended and sent == len(flight.frames)):
+                frames = flight.frames[sent:]
+                if not frames:
+                    await flight.changed()
+                elif await self._append(led, b"frames", msgspec.msgpack.encode(frames)):
+                    sent += len(frames)
+                else:
                     self._abdicate(led)
                     return
-                sent += len(frames)
-            elif flight.ended:
-                error = (
-                    {**to_wire(flight.error), "origin": flight.origin} if flight.error is not None else None
-                )
-                await self._append(led, b"end", msgspec.msgpack.encode(error) if error is not None else b"")
-                return
-            else:
-                await flight.changed()
+            end = b""
+            if flight.error is not None:
+                end = msgspec.msgpack.encode({**to_wire(flight.error), "origin": flight.origin})
+            await self._append(led, b"end", end)
+        except BaseException:
+            if not led.ending:  # one that failed appends nothing more: its followers need another leader
+                self._abdicate(led)
+            raise
 
-    def _published(self, led: _Led, publisher: asyncio.Task[None]) -> None:
-        """A publisher that failed appends nothing more: its followers need another leader."""
-        if not led.ending and (publisher.cancelled() or publisher.exception() is not None):
-            self._abdicate(led)
+    async def _append(self, led: _Led, field: bytes, value: bytes) -> bool:
+        """Whether it was written; not so where the lease is lost, or Redis is."""
+        claim, wake = led.claim, self._message("wake", led.claim.identity)
+        append = ("EVAL", _APPEND, 2, claim.lease, claim.stream, claim.token, int(STREAM_LIFE * 1000))
+        try:
+            [written] = await self._link.pipeline("append", [(*append, field, value, wake, *led.heard)])
+        except RedisUnavailable:
+            return False
+        return bool(written)
 
     def _abdicate(self, led: _Led) -> None:
         if self._led.get(led.claim.identity) is led:
@@ -487,52 +472,13 @@ class Leases:
         self._give_up(led.claim.identity, led.claim.token)
         _dismiss_followers(led)
 
-    async def _append(self, led: _Led, field: bytes, value: bytes) -> bool:
-        """Whether it was written; not so where the lease is lost, or Redis is."""
-        claim = led.claim
-        arguments: list[Any] = [
-            claim.token,
-            int(STREAM_LIFE * 1000),
-            field,
-            value,
-            self._message("wake", claim.identity),
-        ]
-        try:
-            written = await self._link.run(
-                "append",
-                lambda client: client.eval(_APPEND, 2, claim.lease, claim.stream, *arguments, *led.heard),
-            )
-        except RedisUnavailable:
-            return False
-        return bool(written)
-
     async def _send(self, replica: str, kind: Literal["follow", "leave", "wake"], identity: Identity) -> None:
         with contextlib.suppress(RedisUnavailable):
             message = self._message(kind, identity)
-            await self._link.run("publish", lambda client: client.publish(replica_channel(replica), message))
+            await self._link.run("publish", "PUBLISH", REPLICA_CHANNEL % replica, message)
 
     def _message(self, kind: Literal["follow", "leave", "wake"], identity: Identity) -> bytes:
         return msgspec.msgpack.encode(Message(kind, identity, self.replica))
-
-
-def _claim_of(identity: Identity, outcome: bytes, token: str) -> Claim:
-    """`token` is `epoch:replica:claim:request:trace`, without the last two where nobody's request is known."""
-    key, version = identity.key, identity.version
-    parts = token.split(":")
-    return Claim(
-        identity,
-        outcome.decode(),  # type: ignore[arg-type]  # of the script's four
-        token,
-        lease_key(key, version),
-        flight_stream(key, version, parts[0]),
-        parts[1] if len(parts) > 1 else "",
-        Asker(parts[3], parts[4]) if len(parts) == 5 else None,
-    )
-
-
-def _renew(led: list[_Led], pipeline: Pipeline) -> None:
-    for one in led:
-        pipeline.eval(_RENEW, 1, one.claim.lease, one.claim.token, int(LEASE * 1000))
 
 
 def _dismiss_followers(led: _Led) -> None:

@@ -81,9 +81,7 @@ class Policies:
     async def read(self) -> None:
         """Take in what is published now; a document that cannot be used changes nothing."""
         assert self._link is not None  # noqa: S101  # nobody publishes without Redis
-        published = await self._link.run(
-            "policy", lambda client: client.getrange(POLICY_KEY, 0, MOST_DOCUMENT)
-        )
+        published = await self._link.run("policy", "GETRANGE", POLICY_KEY, 0, MOST_DOCUMENT)
         if not published:
             return  # never published, or lost with Redis's memory: the last good one holds
         try:
@@ -106,7 +104,7 @@ class Policies:
             if each.cacheable != "never"
         }
         announced = msgspec.json.encode(Announcement(time.time(), classes))
-        await self._link.run("announce", lambda client: client.set(CLASSES_KEY, announced, ex=ANNOUNCED_FOR))
+        await self._link.run("announce", "SET", CLASSES_KEY, announced, "EX", ANNOUNCED_FOR)
 
     def _apply(self) -> None:
         for name, each in self._classes.items():

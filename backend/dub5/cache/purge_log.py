@@ -28,8 +28,8 @@ from dub5.contract import (
     Undecodable,
 )
 
-Run = Callable[[Callable[[Any], Any]], Awaitable[Any]]
-"""Gives the answer to the one command that is queued on what it is given."""
+Run = Callable[..., Awaitable[Any]]
+"""Gives the answer to the one command whose words it is given."""
 
 _DELTA = 2**32 - 1
 
@@ -88,7 +88,7 @@ class PurgeLog:
             return PurgeLog()
         number, last = max(self._segments.items())
         at = number % LOG_SEGMENTS * SEGMENT_BYTES + 8 * len(last.records)
-        read = await run(lambda client: client.getrange(PURGE_LOG, at, at + 7))
+        read = await run("GETRANGE", PURGE_LOG, at, at + 7)
         return self.copy() if int.from_bytes(read, "little") == last.last else PurgeLog()
 
     async def read(self, run: Run) -> None:
@@ -117,7 +117,7 @@ class PurgeLog:
 
 
 async def _state(run: Run) -> tuple[int, int, int, int]:
-    read = await run(lambda client: client.hmget(PURGE_STATE, "first", "next", "count", "floor"))
+    read = await run("HMGET", PURGE_STATE, "first", "next", "count", "floor")
     try:
         first, following, count, floor = (int(each or 0) for each in read)
     except ValueError:
@@ -135,7 +135,7 @@ async def _read(run: Run, number: int, known: Segment | None, count: int) -> Seg
     """A segment with what has come since it was `known`."""
     begin = number % LOG_SEGMENTS * SEGMENT_BYTES
     start = begin if known is None else begin + 8 * (1 + len(known.records))
-    read = await run(lambda client: client.getrange(PURGE_LOG, start, begin + 8 * (1 + count) - 1))
+    read = await run("GETRANGE", PURGE_LOG, start, begin + 8 * (1 + count) - 1)
     words = array("Q", read[: len(read) // 8 * 8])
     if sys.byteorder == "big":
         words.byteswap()

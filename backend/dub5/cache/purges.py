@@ -39,13 +39,11 @@ import itertools
 import secrets
 import struct
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
-from redis.asyncio.client import Pipeline
 
-from dub5.cache.entry import RedisClock
 from dub5.cache.purge_log import PurgeLog
 from dub5.contract import (
     EVENT_BYTES,
@@ -66,9 +64,8 @@ from dub5.contract import (
     Undecodable,
     purge_hash,
     scoped_name,
-    seconds_of,
 )
-from dub5.redis.link import RedisLink, RedisUnavailable, RedisUndecodable
+from dub5.redis.link import RedisClock, RedisLink, RedisUnavailable, RedisUndecodable, Words
 from dub5.telemetry.logging import get_logger
 
 IN_FORCE = 1.0
@@ -78,6 +75,8 @@ MAX_UNCONFIRMED = 30.0
 """Seconds that answers in memory are used while Redis cannot say whether they were purged."""
 
 Event = tuple[bytes, dict[bytes, bytes]]
+
+_TIME: Words = ("EVAL", REDIS_TIME, 1, PURGE_NONCE)
 
 _PAGE = 1000
 _CROWDED = 4 * RECENT_NAMES
@@ -90,6 +89,12 @@ _NEAR_THE_LAST = LAST_STAMP - 2**44
 """A stamp above this is damage: it lies within 2**44 µs, half a year, of the last one."""
 _MOST_KNOWN = 4096
 """Sets of names whose hashes are kept."""
+
+_ENDS: list[Words] = [
+    ("XREVRANGE", PURGE_JOURNAL, "+", "-", "COUNT", 1),
+    ("ZRANGE", PURGE_STAMPS, 0, 1, "WITHSCORES"),
+    ("HGET", PURGE_STATE, "mark"),
+]
 
 _log = get_logger()
 
@@ -113,12 +118,14 @@ def names_of(
 class Asked(msgspec.Struct, frozen=True):
     """A reading of the journal: from which stamp on, and when (our clock) it was asked for.
 
-    `given` are stamps that Redis gave us before, and that we have not read: they must be there.
+    `given` are stamps that Redis gave us before, and that we have not read: they must be there. What the two
+    `commands` bring, the nonce and the journal, is for `learn`; whoever asks runs them with its own.
     """
 
     head: int
     at: float
-    given: frozenset[int] = frozenset()
+    given: frozenset[int]
+    commands: tuple[Words, Words]
 
 
 class _Stamps(msgspec.Struct, frozen=True):
@@ -223,12 +230,10 @@ class Purges:
 
     def asked(self) -> Asked:
         """What is to be asked for now."""
-        return Asked(self.head, self._clock(), self._given)
-
-    def read(self, pipeline: Pipeline, asked: Asked) -> None:
-        """Queue what `learn` needs, two commands, on a pipeline that somebody else runs."""
-        pipeline.getrange(PURGE_NONCE, 0, NONCE_LENGTH)  # one byte more than it may have
-        pipeline.xrange(PURGE_JOURNAL, min=f"{asked.head}-0", count=_PAGE)
+        # Of the nonce one byte more than it may have.
+        nonce = ("GETRANGE", PURGE_NONCE, 0, NONCE_LENGTH)
+        journal = ("XRANGE", PURGE_JOURNAL, f"{self.head}-0", "+", "COUNT", _PAGE)
+        return Asked(self.head, self._clock(), self._given, (nonce, journal))
 
     async def synchronise(self) -> None:
         """Learn what others purged, publish what they do not know. RedisUnavailable where Redis is away."""
@@ -247,8 +252,13 @@ class Purges:
 
     async def _synchronise(self) -> None:
         """Undecodable where what Redis has of purges cannot be read."""
-        asked = self.asked()
-        nonce, journal = await self._read_now(asked)
+        asked, clock = self.asked(), self._redis_clock
+        if clock is None:
+            nonce, journal = await self._run_pipeline(asked.commands)
+        else:  # with it, what Redis's clock says
+            before = clock.wall()
+            now, nonce, journal = await self._run_pipeline([_TIME, *asked.commands])
+            clock.learn(now, asked=before)
         if not self.learn(asked, nonce, journal):
             await self._catch_up(asked, nonce, journal)
         async with self._publishing:  # what others purge meanwhile is published with the next, once
@@ -257,29 +267,13 @@ class Purges:
         if len(self._recent) > _CROWDED and not self._tidying:
             await self._tidy()
 
-    async def _read_now(self, asked: Asked) -> tuple[bytes, list[Event]]:
-        """As `read`, and Redis's time with it."""
-        clock = self._redis_clock
-        if clock is None:
-            nonce, journal = await self._run_pipeline(lambda pipeline: self.read(pipeline, asked))
-            return nonce, journal
-
-        def fill(pipeline: Pipeline) -> None:
-            pipeline.eval(REDIS_TIME, 1, PURGE_NONCE)
-            self.read(pipeline, asked)
-
-        before = clock.wall()
-        now, nonce, journal = await self._run_pipeline(fill)
-        clock.learn(seconds_of(now), asked=before)
-        return nonce, journal
-
     async def _delete_all(self, error: Exception) -> None:
         """Whatever it was: with the nonce every answer is forgotten, so no purged one can come back."""
         assert self._link is not None  # noqa: S101  # it was read there
         if isinstance(error, Undecodable):  # else it is counted already
             self._link.undecodable("purges", error)
         _log.warning("purges begun anew", reason=str(error) or "of another type, or too large")
-        await self._run_purges(lambda client: client.delete(*PURGE_KEYS))
+        await self._run_purges("DEL", *PURGE_KEYS)
 
     def learn(self, asked: Asked, nonce: bytes, journal: list[Event]) -> bool:
         """Take in what `read` brought; whether that was all, and `synchronise` has nothing more to do."""
@@ -334,8 +328,8 @@ class Purges:
         """Other contents than we knew: what memory holds is of another installation, or of an earlier life."""
         if not nonce:
             proposal = secrets.token_hex(4)
-            await self._run_purges(lambda client: client.set(PURGE_NONCE, proposal, nx=True))
-            nonce = await self._run_purges(lambda client: client.getrange(PURGE_NONCE, 0, NONCE_LENGTH))
+            await self._run_purges("SET", PURGE_NONCE, proposal, "NX")
+            nonce = await self._run_purges("GETRANGE", PURGE_NONCE, 0, NONCE_LENGTH)
             if not _is_nonce(nonce):
                 raise Undecodable("no nonce")
         theirs = await self._read_all(PurgeLog())
@@ -353,7 +347,7 @@ class Purges:
         self._adopt(theirs)
         self.head, self._given = theirs.head, frozenset()
         asked = self.asked()  # what was purged while the stamps were read
-        found, journal = await self._run_pipeline(lambda pipeline: self.read(pipeline, asked))
+        found, journal = await self._run_pipeline(asked.commands)
         if found == self._nonce and all(map(_is_sound, journal)):  # else the next reading sees to it
             self._take_in(journal)
 
@@ -382,7 +376,7 @@ class Purges:
         try:
             asked = self.asked()
             theirs = await self._read_all(self._log.copy())
-            nonce, journal = await self._run_pipeline(lambda pipeline: self.read(pipeline, asked))
+            nonce, journal = await self._run_pipeline(asked.commands)
             if self.learn(asked, nonce, journal):  # else what was read may lack what we know
                 self._adopt(theirs)
         finally:
@@ -391,16 +385,14 @@ class Purges:
     async def _read_all(self, log: PurgeLog) -> _Stamps:
         """What Redis has: the end of the journal first, since later purges are read again, the log last, since names
         move there. `log` is a copy of the log to go on from."""
-        last, former, mark = await self._run_pipeline(_read_ends)
+        last, former, mark = await self._run_pipeline(_ENDS)
         if not all(map(_is_sound, last)):
             raise Undecodable("no purge")
         # Names in the set of a release before the log are taken over first, some with each run; `all` is our own there.
         while former and former != [(b"all", _number(mark))]:
             _, left = await self._run_script()
             former = former if left > 0 else []
-        recent = await self._run_purges(
-            lambda client: client.zrange(PURGE_RECENT, 0, MOST_RECENT, withscores=True)
-        )
+        recent = await self._run_purges("ZRANGE", PURGE_RECENT, 0, MOST_RECENT, "WITHSCORES")
         if len(recent) > MOST_RECENT:
             raise Undecodable("more names than are kept")
         await log.read(self._run_purges)
@@ -428,25 +420,23 @@ class Purges:
             self._given |= {stamp}
         self._raise(map(self._hash, publishing), stamp)
         with contextlib.suppress(RedisUnavailable):  # they would learn of it without the message too
-            await self._run("publish", lambda client: client.publish(PURGE_CHANNEL, str(stamp)))
+            await self._run("publish", "PUBLISH", PURGE_CHANNEL, str(stamp))
 
-    async def _run_pipeline(self, fill: Callable[[Pipeline], object]) -> list[Any]:
+    async def _run_pipeline(self, commands: Sequence[Words]) -> list[Any]:
         assert self._link is not None  # noqa: S101
-        return await self._link.pipeline("purges", fill)
+        return await self._link.pipeline("purges", commands)
 
-    async def _run_purges(self, command: Callable[[Any], Any]) -> Any:
-        return await self._run("purges", command)
+    async def _run_purges(self, *words: Any) -> Any:
+        return await self._run("purges", *words)
 
-    async def _run(self, operation: str, command: Callable[[Any], Awaitable[Any]]) -> Any:
+    async def _run(self, operation: str, *words: Any) -> Any:
         assert self._link is not None  # noqa: S101
-        return await self._link.run(operation, command)
+        return await self._link.run(operation, *words)
 
     async def _run_script(self, *names: str) -> tuple[int, int]:
         """The stamp, and how many names of an older release are still to be taken over."""
         arguments = (self._highest, secrets.token_hex(4), *names)
-        stamp, left = await self._run(
-            "purge", lambda client: client.eval(PURGE_SCRIPT, len(PURGE_KEYS), *PURGE_KEYS, *arguments)
-        )
+        stamp, left = await self._run("purge", "EVAL", PURGE_SCRIPT, len(PURGE_KEYS), *PURGE_KEYS, *arguments)
         return int(stamp), left
 
     def _raise(self, names: Iterable[int], stamp: int) -> None:
@@ -494,12 +484,6 @@ def _number(text: bytes | None) -> float:
         return float(text or 0)
     except ValueError:
         return -1.0
-
-
-def _read_ends(pipeline: Pipeline) -> None:
-    pipeline.xrevrange(PURGE_JOURNAL, count=1)
-    pipeline.zrange(PURGE_STAMPS, 0, 1, withscores=True)
-    pipeline.hget(PURGE_STATE, "mark")
 
 
 def _is_broken(asked: Asked, journal: list[Event]) -> bool:

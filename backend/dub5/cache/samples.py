@@ -18,6 +18,21 @@ written: two of them 1,400 bytes a second each, ten 280. With more than seventee
 and it reaches back less far; with more than a hundred they wait again, so that it always reaches back five minutes: an
 operator reads once a minute.
 
+A provider seldom gives the same words twice unless it is told to. What counts as a change is the class's choice:
+
+* `exact`: the messages to the letter. For `temperature: 0` and written answers.
+* `text` (default): apart from case, punctuation at the ends of words, white space and Unicode forms.
+* `json`: where the answer is JSON, its value: order of keys and layout do not matter. Else as `text`.
+* `sketch`: mostly the same words in the same order, and the same numbers. Two answers worded anew are the same where
+  their three-word shingles overlap by `SIMILAR` (Jaccard, estimated from the least `SKETCH` hashes: Broder, "On the
+  resemblance and containment of documents", 1997). Numbers are compared exactly: prices, dates and counts are what
+  goes stale, and one digit does not change a sketch.
+
+Tool calls always count to the letter, apart from their ids. Embeddings would see a paraphrase that shares no words;
+they would also cost a call of their own for each answer.
+
+A fingerprint says how it was made. Two that were made differently cannot be compared.
+
 Nothing of this is on a request's way: recording appends to a list, a task flushes it. Lost samples are lost.
 """
 
@@ -25,19 +40,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
+import hashlib
 import random
+import re
 import time
+import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 import msgspec
-from redis.asyncio.client import Pipeline
 
-from dub5.cache.comparison import Comparison, fingerprint, is_fingerprint, same
-from dub5.cache.entry import Entry, Identity
+from dub5.cache.store import Comparison, Entry, Identity
 from dub5.contract import (
+    FINGERPRINT_KEY,
     REGISTER_SCRIPT,
     REPLICAS,
     SAMPLES,
@@ -46,9 +62,8 @@ from dub5.contract import (
     SampleBatch,
     Undecodable,
     Verdict,
-    fingerprint_key,
 )
-from dub5.redis.link import RedisLink, RedisUnavailable, RedisUndecodable
+from dub5.redis.link import RedisLink, RedisUnavailable, RedisUndecodable, Words
 from dub5.telemetry.background import STOP_TIMEOUT, Background, BackgroundTask
 from dub5.telemetry.metrics import Metrics
 
@@ -84,10 +99,27 @@ _ENVELOPE = 150
 _HITS_AT_ONCE = 256
 """Keys in one pipeline: more would hold the event loop for tens of milliseconds."""
 
+_BOUND: list[Words] = [
+    ("XTRIM", SAMPLES, "MAXLEN", STREAM_BATCHES),
+    ("PEXPIRE", SAMPLES, int(STREAM_AGE * 1000)),
+]
+"""A release before this one wrote more, and for ever."""
+
 _ADD_HITS = """
 if redis.pcall('HGET', KEYS[1], 'born') == ARGV[1] then redis.pcall('HINCRBY', KEYS[1], 'hits', ARGV[2]) end
 """
 
+SKETCH = 64
+SIMILAR = 0.5
+"""Two answers to one question, worded anew, share more than half of their shingles; two different ones hardly any."""
+
+_WORDS = 3
+_LONGEST_WORD = 256
+"""Characters."""
+_PUNCTUATION = ".,;:!?…\"'`´“”‘’()[]{}*_#"  # noqa: RUF001  # quotation marks of all kinds, and Markdown; no signs of numbers
+_NUMBER = re.compile(r"\d+(?:[.,:/-]\d+)*")
+_FINGERPRINT = re.compile(r"sketch:[0-9a-f]{1,64}:([0-9a-f]{8}){1,256}|(?!sketch:)[a-z-]{1,20}:[^\n]{1,2000}")
+_canonical = msgspec.json.Encoder(order="deterministic").encode
 
 _FIELDS = ("born", "digest", "version", "hits")
 _MOST_HITS = 2**40
@@ -125,11 +157,17 @@ class Samples(Protocol):
         self, key: str, class_name: str, entry: Entry | None, *, dollars: float, hit: bool
     ) -> None: ...
 
-    async def fingerprint(self, body: bytes, completion: dict[str, Any], how: Comparison) -> str: ...
-
-    def fetched(
-        self, identity: Identity, class_name: str, entry: Entry, digest: str, *, ttl: float, asked_again: bool
-    ) -> None: ...
+    async def fetched(
+        self,
+        identity: Identity,
+        class_name: str,
+        entry: Entry,
+        completion: dict[str, Any],
+        how: Comparison,
+        *,
+        ttl: float,
+        compared_with: Entry | None,
+    ) -> bool: ...
 
     def failed(self, class_name: str) -> None: ...
 
@@ -146,11 +184,8 @@ class NoSampler:
     def accessed(self, *_: object, **__: object) -> None:
         """Nothing."""
 
-    async def fingerprint(self, *_: object) -> str:
-        return ""
-
-    def fetched(self, *_: object, **__: object) -> None:
-        """Nothing."""
+    async def fetched(self, *_: object, **__: object) -> bool:
+        return True
 
     def failed(self, class_name: str) -> None:
         """Nothing."""
@@ -214,7 +249,7 @@ class Sampler:
     async def start(self) -> None:
         with self._background.noting("sample-writer"):
             with contextlib.suppress(RedisUnavailable):
-                await self._link.pipeline("samples", _bound)
+                await self._link.pipeline("samples", _BOUND)
             await self.register()
         self._flusher = self._background.start("sample-writer", self._keep_flushing)
 
@@ -248,59 +283,62 @@ class Sampler:
         threshold = 1.0 if heavy else self._threshold
         self._accesses.append(Access(short, class_name, self._now(), hit, size, dollars, threshold))
 
-    async def fingerprint(self, body: bytes, completion: dict[str, Any], how: Comparison) -> str:
-        """Of an answer. In a thread where it is long: Python there lets the event loop run every few milliseconds."""
-        if len(body) <= _LONG:
-            return fingerprint(completion, how)
-        return await asyncio.to_thread(fingerprint, completion, how)
+    async def fetched(
+        self,
+        identity: Identity,
+        class_name: str,
+        entry: Entry,
+        completion: dict[str, Any],
+        how: Comparison,
+        *,
+        ttl: float,
+        compared_with: Entry | None,
+    ) -> bool:
+        """A new answer is here, with its body decoded: compare it with the last one of its key, in the background.
 
-    def fetched(
-        self, identity: Identity, class_name: str, entry: Entry, digest: str, *, ttl: float, asked_again: bool
-    ) -> None:
-        """A new answer is here: compare it with the last one of its key, in the background.
-
-        `asked_again`: it was asked for only to compare; unless it differs, the last one stays what the next
-        is compared with. Each other answer earns a share of such a re-ask.
+        `compared_with` is the answer that it was asked for to measure: unless the new one differs, which is what this
+        gives, the last one stays what the next is compared with. Each other answer earns a share of such a re-ask.
         """
+        # In a thread where it is long: Python there lets the event loop run every few milliseconds.
+        if len(entry.body) <= _LONG:
+            digest = fingerprint(completion, how)
+        else:
+            digest = await asyncio.to_thread(fingerprint, completion, how)
+        asked_again = compared_with is not None
         if not asked_again:
             self._re_asks = min(1.0, self._re_asks + self._re_ask_share)
         if self._rate:
             self._comparisons.start(
                 self._compare(identity, class_name, entry, digest, ttl=ttl, asked_again=asked_again)
             )
+        if compared_with is None:
+            return True
+        last = msgspec.json.decode(compared_with.body)
+        if len(compared_with.body) <= _LONG:
+            return not same(digest, fingerprint(last, how))
+        return not same(digest, await asyncio.to_thread(fingerprint, last, how))
 
     async def _compare(
         self, identity: Identity, class_name: str, entry: Entry, digest: str, *, ttl: float, asked_again: bool
     ) -> None:
-        name = fingerprint_key(identity.key)
-        fields: Any = {"born": entry.born, "digest": digest, "version": identity.version, "hits": 0}
-
-        def replace(pipeline: Pipeline) -> None:
-            pipeline.delete(name)
-            pipeline.hset(name, mapping=fields)
-            pipeline.pexpire(name, int(max(KEPT_FOR_TTLS * ttl, KEPT_AT_LEAST) * 1000))
-
+        name, last = FINGERPRINT_KEY % identity.key, None
         with contextlib.suppress(RedisUnavailable):
-            last = await self._last(name)
+            # Where there is nothing, or nothing of ours, there is nothing to compare with: it is replaced.
+            try:
+                [values] = await self._link.pipeline("fingerprint", [("HMGET", name, *_FIELDS)])
+                last = _Last.read(*values) if None not in values else None
+            except RedisUndecodable:
+                pass
+            except Undecodable as error:
+                self._link.undecodable("fingerprint", error)
             found = same(last.digest, digest) if last is not None else None
             if not asked_again or found is not True:
+                fields = ("born", entry.born, "digest", digest, "version", identity.version, "hits", 0)
+                kept = int(max(KEPT_FOR_TTLS * ttl, KEPT_AT_LEAST) * 1000)
+                replace = [("DEL", name), ("HSET", name, *fields), ("PEXPIRE", name, kept)]
                 await self._link.pipeline("fingerprint", replace)
             if last is not None and found is not None:
                 self._judge(identity, class_name, entry, last, changed=not found, asked_again=asked_again)
-
-    async def _last(self, name: str) -> _Last | None:
-        """What the newer answer is compared with; None where there is nothing, or nothing of ours: that is replaced."""
-        try:
-            values = await self._link.run("fingerprint", lambda client: client.hmget(name, *_FIELDS))
-        except RedisUndecodable:
-            return None
-        if None in values:
-            return None
-        try:
-            return _Last.read(*values)
-        except Undecodable as error:
-            self._link.undecodable("fingerprint", error)
-            return None
 
     def failed(self, class_name: str) -> None:
         """A re-ask brought no answer."""
@@ -354,44 +392,25 @@ class Sampler:
         """See whether anybody reads; then say that we write, and count who else does."""
         if not self._rate:
             return
-
-        def script(pipeline: Pipeline) -> None:
-            pipeline.eval(REGISTER_SCRIPT, 1, REPLICAS, self._replica, GONE_AFTER)
-
         with contextlib.suppress(RedisUnavailable):
-            if await self._link.run("samples", lambda client: client.exists(SAMPLES_READER)):
-                self._write_as_one_of(max(1, await self._link.run("samples", script)))
-            else:
-                self._write_nothing()
-
-    def _write_as_one_of(self, replicas: int) -> None:
-        self._interval = interval(replicas)
-        self._batch_bytes = max(0, int(min(self._rate * self._interval, BATCH_BYTES)) - _ENVELOPE)
-        if not self._read:
-            self._read, self._room = True, self._batch_bytes
-
-    def _write_nothing(self) -> None:
-        self._read = False
-        self._take()
-        self._looked_up.clear()
-        self._hits.clear()
+            [read] = await self._link.pipeline("samples", [("EXISTS", SAMPLES_READER)])
+            if not read:
+                if self._read:
+                    self._take()
+                    self._looked_up.clear()
+                self._read = False
+                self._hits.clear()
+                return
+            say = ("EVAL", REGISTER_SCRIPT, 1, REPLICAS, self._replica, GONE_AFTER)
+            [replicas] = await self._link.pipeline("samples", [say])
+            self._interval = interval(max(1, replicas))
+            self._batch_bytes = max(0, int(min(self._rate * self._interval, BATCH_BYTES)) - _ENVELOPE)
+            if not self._read:
+                self._read, self._room = True, self._batch_bytes
 
     def _take(self) -> SampleBatch:
         """What was collected; collecting begins anew."""
-        batch = SampleBatch(
-            self._replica,
-            self._now(),
-            self._accesses,
-            self._verdicts,
-            self._dropped,
-            looked_up=self._counts(),
-        )
-        self._accesses, self._verdicts, self._dropped = [], [], 0
-        self._used, self._judged, self._classes = 0, 0, set()
-        return batch
-
-    def _counts(self) -> dict[str, int]:
-        """Look-ups by class, as many classes as there is room for; the others go with a later batch."""
+        # Look-ups by class, as many classes as there is room for; the others go with a later batch.
         left = self._batch_bytes - self._used - sum(map(_size, self._verdicts))
         counts: dict[str, int] = {}
         for name, count in self._looked_up.most_common():
@@ -399,7 +418,12 @@ class Sampler:
             if name in self._classes or left > 0:
                 counts[name] = count
         self._looked_up -= Counter(counts)
-        return counts
+        batch = SampleBatch(
+            self._replica, self._now(), self._accesses, self._verdicts, self._dropped, looked_up=counts
+        )
+        self._accesses, self._verdicts, self._dropped = [], [], 0
+        self._used, self._judged, self._classes = 0, 0, set()
+        return batch
 
     async def flush(self) -> None:
         """Write all that was collected."""
@@ -415,19 +439,17 @@ class Sampler:
         self._adapt(used, batch.dropped)
         encoded = msgspec.msgpack.encode(batch)
 
-        def write(pipeline: Pipeline) -> None:
-            fields: Any = {b"b": encoded}
-            oldest = int((batch.at - STREAM_AGE) * 1000)
-            pipeline.xadd(SAMPLES, fields, maxlen=STREAM_BATCHES, approximate=False)
-            pipeline.xtrim(SAMPLES, minid=f"{oldest}-0")
-            pipeline.pexpire(SAMPLES, int(STREAM_AGE * 1000))
-
+        write = [
+            ("XADD", SAMPLES, "MAXLEN", STREAM_BATCHES, "*", b"b", encoded),
+            ("XTRIM", SAMPLES, "MINID", f"{int((batch.at - STREAM_AGE) * 1000)}-0"),
+            ("PEXPIRE", SAMPLES, int(STREAM_AGE * 1000)),
+        ]
         if self._read and (batch.accesses or batch.verdicts) and len(encoded) <= BATCH_BYTES:
             with contextlib.suppress(RedisUnavailable):
                 try:
                     await self._link.pipeline("samples", write)
                 except RedisUndecodable:  # it is somebody else's, under our name: the next batch finds room
-                    await self._link.run("samples", lambda client: client.delete(SAMPLES))
+                    await self._link.run("samples", "DEL", SAMPLES)
 
     def _make_room(self) -> None:
         """Keep a fair sample of the comparisons that fit beside the accesses; the next time they are left more room."""
@@ -443,7 +465,10 @@ class Sampler:
         counted = hits.most_common(COUNTED_KEYS)
         with contextlib.suppress(RedisUnavailable):
             for start in range(0, len(counted), _HITS_AT_ONCE):
-                add = functools.partial(_increment, counted[start : start + _HITS_AT_ONCE])
+                add: list[Words] = [
+                    ("EVAL", _ADD_HITS, 1, FINGERPRINT_KEY % key, born, count)
+                    for (key, born), count in counted[start : start + _HITS_AT_ONCE]
+                ]
                 await self._link.pipeline("samples", add)
 
     def _adapt(self, used: int, dropped: int) -> None:
@@ -475,16 +500,81 @@ def interval(replicas: int) -> float:
     return max(INTERVAL, reach, replicas * LEAST_REACH / STREAM_BATCHES)
 
 
-def _bound(pipeline: Pipeline) -> None:
-    """A release before this one wrote more, and for ever."""
-    pipeline.xtrim(SAMPLES, maxlen=STREAM_BATCHES, approximate=False)
-    pipeline.pexpire(SAMPLES, int(STREAM_AGE * 1000))
-
-
 def _size(verdict: Verdict) -> int:
     return BYTES_PER_RECORD + len(verdict.class_name)
 
 
-def _increment(counted: list[tuple[tuple[str, int], int]], pipeline: Pipeline) -> None:
-    for (key, born), count in counted:
-        pipeline.eval(_ADD_HITS, 1, fingerprint_key(key), born, count)
+def fingerprint(completion: dict[str, Any], how: Comparison) -> str:
+    """Of an answer's messages, without ids, dates and token counts."""
+    messages, texts = [], []
+    for choice in completion.get("choices", []):
+        message = choice.get("message") or {}
+        calls, content = message.get("tool_calls") or (), message.get("content")
+        messages.append({**message, "tool_calls": [{**call, "id": None} for call in calls]})
+        if content is not None and not isinstance(content, str):
+            content = _canonical(content).decode()
+        texts.append(content or "")
+    compared: list[Any] = messages
+    sketch = ""
+    if how == "sketch":
+        text = " ".join(texts)
+        compared = [sorted(set(_NUMBER.findall(text))), [message["tool_calls"] for message in messages]]
+        sketch = f":{_sketch(text)}"
+    elif how != "exact":
+        reading = _value if how == "json" else _plain
+        for message, text in zip(messages, texts, strict=True):
+            message["content"] = reading(text)
+    return f"{how}:{hashlib.blake2b(_canonical(compared), digest_size=16).hexdigest()}{sketch}"
+
+
+def is_fingerprint(text: str) -> bool:
+    """Whether `fingerprint` can have made it, of this release or another."""
+    return _FINGERPRINT.fullmatch(text) is not None
+
+
+def same(one: str, other: str) -> bool | None:
+    """Whether two fingerprints are of answers that say the same; None where they cannot be compared."""
+    if one.partition(":")[0] != other.partition(":")[0]:
+        return None
+    if not one.startswith("sketch:"):
+        return one == other
+    _, exact, sketch = one.split(":")
+    _, other_exact, other_sketch = other.split(":")
+    return exact == other_exact and _resemblance(sketch, other_sketch) >= SIMILAR
+
+
+def _plain(text: str) -> str:
+    """NFKC; of a text with long words a part at a time: a row of accents on one letter is sorted in quadratic time."""
+    if not text.isascii():  # as most are
+        longest = max(map(len, text.split()), default=0)
+        step = _LONGEST_WORD if longest > _LONGEST_WORD else max(len(text), 1)
+        parts = (text[at : at + step] for at in range(0, len(text), step))
+        text = "".join(unicodedata.normalize("NFKC", part) for part in parts)
+    words = [word.strip(_PUNCTUATION) for word in text.casefold().split()]
+    return " ".join(filter(None, words))
+
+
+def _value(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return _plain(text)
+
+
+def _sketch(text: str) -> str:
+    """The least hashes of its shingles, eight hexadecimal digits each."""
+    words = _plain(text).split()
+    shingles = {" ".join(words[at : at + _WORDS]) for at in range(max(1, len(words) - _WORDS + 1))}
+    hashes = sorted(hashlib.blake2b(shingle.encode(), digest_size=4).hexdigest() for shingle in shingles)
+    return "".join(hashes[:SKETCH])
+
+
+def _resemblance(one: str, other: str) -> float:
+    """Of the least hashes of both together, the share that both have."""
+    mine, theirs = _hashes(one), _hashes(other)
+    least = sorted(mine | theirs)[:SKETCH]
+    return sum(each in mine and each in theirs for each in least) / len(least)
+
+
+def _hashes(sketch: str) -> set[str]:
+    return {sketch[at : at + 8] for at in range(0, len(sketch), 8)}

@@ -1,12 +1,22 @@
 """The answers that are stored: in this replica's memory, and in Redis, where all replicas share them.
 
 `recall` looks in memory only and never awaits, so that the commonest hit costs no task switch. `find` asks Redis, and
-learns in the same breath what was purged. `keep` stores in both. What an entry is good for is `freshness`'s decision;
-which answers belong to which purges is `purges`'.
+learns in the same breath what was purged. `store` keeps an answer in both. What an entry is good for is decided by
+`freshness`; which answers belong to which purges, by `purges`.
 
 Memory is bounded in bytes. Moka's W-TinyLFU admits an answer only where it is likelier to be asked for again than what
 it would push out, so that a scan of questions asked once does not evict the hot ones. Calls into it take well under a
 microsecond and hold no lock across an await.
+
+An entry is the assembled completion: one entry serves both shapes, streamed and whole. Or it is the vector of one text
+(`dub5.vectors`); its key tells which of the two, so that neither is ever served for the other. The stored form says its
+version, so that a replica of another release reads or ignores it but never misreads it, and carries a checksum, so that
+a corrupt value is a miss. Values are compressed where that saves at least a fifth; what it saves and costs is measured
+in docs/reports/caching.md.
+
+Births and ages go by Redis's clock, so that replicas need not agree about theirs. A birth that lies ahead by more than
+TOLERANCE is nobody's: of a replica whose clock was wrong, of a Redis that was replaced by one with another clock, or
+damage. How old such an answer is cannot be known, so it is good for nothing.
 
 An error of Redis is never one of a request: a failed read is a miss, a failed write is a lost copy, both counted. So is
 what cannot be an answer of ours, whoever wrote it; the next answer takes its place.
@@ -16,34 +26,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import time
+import zlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from moka_py import Moka
-from redis.asyncio.client import Pipeline
+from msgspec import Meta
 
-from dub5.cache.comparison import Comparison
-from dub5.cache.entry import (
-    HEADER,
-    TOLERANCE,
-    CorruptEntry,
-    Entry,
-    ForeignVersion,
-    Identity,
-    born_digits,
-    check_answer,
-    most_stored,
-    pack,
-    unpack,
-)
 from dub5.cache.freshness import Directives, Freshness, Lifetimes, judge
 from dub5.cache.purges import IN_FORCE, Purges
-from dub5.contract import Undecodable, entry_key
-from dub5.redis.link import RedisLink, RedisUnavailable
+from dub5.contract import ENTRY_KEY, Undecodable, decode
+from dub5.redis.link import CLOCK_TOLERANCE, RedisLink, RedisUnavailable
 from dub5.telemetry.background import Background, BackgroundTask
+from dub5.vectors import NoVector, Vector
 
+TOLERANCE = CLOCK_TOLERANCE
+"""Seconds by which a birth may lie ahead."""
 _SYNCHRONISE_INTERVAL = 0.5
 """Seconds between two readings of the purges: half of what is promised."""
 
@@ -58,6 +59,144 @@ end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 """
+
+VECTOR_KEY = "vector-"
+"""What the key of a vector begins with; those of completions are hexadecimal digits."""
+
+_MAGIC = b"D5E"
+_VERSION = 1
+_CHECKSUM = 8
+BESIDE_BODY = 200
+"""Bytes that an entry takes in memory beside its body, near enough to bound a cache by."""
+_PLAIN, _ZLIB = b"p", b"z"
+_WORTH_SQUEEZING = 512
+_LARGEST = 64 * 2**20
+"""Bytes to which a stored value may expand, where nothing smaller is asked for; more is damage or malice."""
+_Count = Annotated[int, Meta(ge=0, le=2**53)]
+
+HEADER = _MAGIC + bytes([_VERSION])
+"""What the stored form begins with."""
+BORN_AT, BORN_DIGITS = len(HEADER), 16
+"""Where the birth stands, in hexadecimal digits: scripts inside Redis compare births as text."""
+BORN = b"%016x"
+"""A birth as it stands in the stored form; the order of the text is the order of the times."""
+_SUM_AT = BORN_AT + BORN_DIGITS
+_PAYLOAD_AT = _SUM_AT + _CHECKSUM
+
+Comparison = Literal["exact", "text", "json", "sketch"]
+"""What of an answer counts as a change, see `samples`."""
+
+
+class Identity(msgspec.Struct, frozen=True, gc=False):
+    """What is asked, as of which purges. A request after a purge has another version, so it never joins."""
+
+    key: str
+    version: str
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One complete answer.
+
+    `born` is when the provider's call began, in microseconds since the epoch: an answer is as old as the
+    knowledge it was made from. `recompute` is how long that call took, in seconds.
+    """
+
+    body: bytes
+    born: _Count
+    recompute: Annotated[float, Meta(ge=0, le=1e9)]
+    prompt_tokens: _Count
+    completion_tokens: _Count
+
+    def age(self, now: float) -> float:
+        """Seconds since birth; never negative. How far ahead a birth may lie: TOLERANCE."""
+        return max(0.0, now - self.born / 1e6)
+
+
+class CorruptEntry(ValueError):
+    """The stored bytes are not an entry: damaged, or not ours."""
+
+
+class ForeignVersion(ValueError):
+    """An entry of another release, whole but not ours to read."""
+
+
+_decoder = msgspec.msgpack.Decoder(Entry)
+_completion = msgspec.json.Decoder(dict[str, Any])
+_ENVELOPE = 100
+"""Bytes that an entry has beside its body, at most."""
+
+
+def most_stored(most: int) -> int:
+    """Bytes that the stored form of an entry has at most, of whose body there are at most `most`."""
+    return _PAYLOAD_AT + 1 + most + _ENVELOPE
+
+
+def pack(entry: Entry) -> bytes:
+    """Magic, version, birth, checksum, codec, MessagePack."""
+    plain, born = msgspec.msgpack.encode(entry), BORN % entry.born
+    payload = _PLAIN + plain
+    # What is no JSON is a vector, and as good as random.
+    if len(plain) >= _WORTH_SQUEEZING and entry.body.startswith(b"{"):
+        squeezed = zlib.compress(plain, level=1)
+        if len(squeezed) <= 0.8 * len(plain):
+            payload = _ZLIB + squeezed
+    return HEADER + born + checksum(born + payload) + payload
+
+
+def unpack(stored: bytes, most: int = _LARGEST) -> Entry:
+    """The inverse of `pack`; raises CorruptEntry or ForeignVersion. The body has at most `most` bytes."""
+    if stored[: len(_MAGIC)] != _MAGIC or len(stored) <= _PAYLOAD_AT:
+        raise CorruptEntry
+    if stored[len(_MAGIC)] != _VERSION:
+        raise ForeignVersion
+    payload = stored[_PAYLOAD_AT:]
+    if stored[_SUM_AT:_PAYLOAD_AT] != checksum(stored[BORN_AT:_SUM_AT] + payload):
+        raise CorruptEntry
+    try:
+        entry = decode(_decoder, _restored(payload, most + _ENVELOPE), most=most + _ENVELOPE)
+    except (Undecodable, zlib.error):
+        raise CorruptEntry from None
+    if stored[BORN_AT:_SUM_AT] != BORN % entry.born:
+        raise CorruptEntry
+    return entry
+
+
+def _restored(payload: bytes, most: int) -> bytes:
+    if payload[:1] == _PLAIN:
+        return payload[1:]
+    if payload[:1] != _ZLIB:
+        raise CorruptEntry
+    inflater = zlib.decompressobj()
+    plain = inflater.decompress(payload[1:], most)
+    if not inflater.eof:
+        raise CorruptEntry
+    return plain
+
+
+def checksum(content: bytes) -> bytes:
+    """Of birth and payload."""
+    return hashlib.blake2b(content, digest_size=_CHECKSUM).digest()
+
+
+def check_answer(key: str, body: bytes) -> None:
+    """Undecodable where it is not what is kept under such a key, or could not be served."""
+    if not key.startswith(VECTOR_KEY):
+        check_completion(body)
+        return
+    try:
+        Vector.stored(body)
+    except NoVector as error:
+        raise Undecodable(str(error)) from None
+
+
+def check_completion(body: bytes) -> None:
+    """Undecodable where it is no completion that could be served, whole or streamed. Memory has it from then on, so
+    this is seldom done."""
+    choices = decode(_completion, body, most=len(body)).get("choices") or []
+    if not isinstance(choices, list) or not all(
+        isinstance(choice, dict) and isinstance(choice.get("message"), dict) for choice in choices
+    ):
+        raise Undecodable("no completion")
 
 
 class CacheLookup(msgspec.Struct, frozen=True, gc=False):
@@ -97,7 +236,9 @@ class LocalCache:
     """Entries in memory by identity; `capacity` in bytes."""
 
     def __init__(self, capacity: int) -> None:
-        self._entries: Moka[tuple[str, str], LocalEntry] = Moka(max(capacity, 1), weigher=_weight)
+        self._entries: Moka[tuple[str, str], LocalEntry] = Moka(
+            max(capacity, 1), weigher=lambda _, held: len(held.entry.body) + BESIDE_BODY
+        )
 
     def get(self, identity: Identity) -> LocalEntry | None:
         return self._entries.get((identity.key, identity.version))
@@ -115,16 +256,13 @@ class LocalCache:
         return self._entries.weighted_size()
 
 
-class _Reading:
+class _Reading(msgspec.Struct, eq=False):
     """A look-up in Redis that is under way, for all who want the same: `done` has a result when it is over, False where
     it was given up, since its request was cancelled."""
 
-    __slots__ = ("began", "done", "entry")
-
-    def __init__(self) -> None:
-        self.began = time.monotonic()
-        self.done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self.entry: Entry | None = None
+    began: float
+    done: asyncio.Future[bool]
+    entry: Entry | None = None
 
 
 class AnswerStore:
@@ -193,14 +331,41 @@ class AnswerStore:
         return self._judged(held.entry, "local", lookup)
 
     async def find(self, lookup: CacheLookup) -> CacheHit | None:
-        """What Redis has, else what memory has."""
+        """What Redis has, else what memory has.
+
+        Redis is read once for all who ask meanwhile: a thousand clients with one question must not mean a thousand
+        reads. The first of them reads, the others wait for it; if it leaves before that is done, the next one reads.
+        """
         if self._link is None:
             return self.recall(lookup)
-        identity = self.identity(lookup)
-        entry = await self._read(identity, self._link)
-        if identity != self.identity(lookup):  # a purge came to our knowledge with the reading
+        entry, tries_left = None, 2
+        while tries_left:
+            tries_left -= 1
             identity = self.identity(lookup)
-            entry = await self._read(identity, self._link)
+            reading = self._readings.get(identity)
+            # One that was begun long ago, before this process was stopped for a while, may not know of purges.
+            if reading is not None and reading.began >= time.monotonic() - IN_FORCE:
+                if not await asyncio.shield(reading.done):
+                    tries_left += 1
+                    continue
+            else:
+                loop = asyncio.get_running_loop()
+                reading = self._readings[identity] = _Reading(time.monotonic(), loop.create_future())
+                try:
+                    try:
+                        reading.entry = await self._read(identity)
+                    except Exception as error:  # noqa: BLE001  # a defect there must not cost an answer: it is a miss
+                        self._failures.note(error)
+                    reading.done.set_result(True)
+                finally:
+                    if not reading.done.done():
+                        reading.done.set_result(False)
+                    if self._readings.get(identity) is reading:  # else it was replaced by a later one
+                        del self._readings[identity]
+            entry = reading.entry
+            if identity == self.identity(lookup):
+                break
+            # A purge came to our knowledge with the reading.
         if self._purges.behind:
             self._nudged.set()
         hit = self._judged(entry, "shared", lookup) if entry is not None else None
@@ -212,7 +377,7 @@ class AnswerStore:
     async def take_over(self, identity: Identity, lifetimes: Lifetimes) -> bytes | None:
         """The whole answer that another replica has just stored."""
         # Never what another look-up reads: that may have begun before the answer was stored.
-        entry = await self._read_alone(identity, self._link) if self._link is not None else None
+        entry = await self._read(identity) if self._link is not None else None
         if entry is None or self._is_unborn(entry):
             return None
         self._keep_locally(identity, entry, lifetimes)
@@ -222,65 +387,35 @@ class AnswerStore:
         """Keep an answer in both tiers; whether it was fit to be kept."""
         now = self.now()
         left = lifetimes.kept - entry.age(now)
-        if len(entry.body) > self.max_entry or left <= 0 or self._is_unborn(entry):
+        if len(entry.body) > self.max_entry or left <= 0 or entry.born > (now + TOLERANCE) * 1e6:
             return False
         if self._link is not None:
-            name, packed = entry_key(identity.key, identity.version), pack(entry)
-            arguments = (packed, max(1, int(left * 1000)), HEADER, born_digits(int(now * 1e6)))
+            name, packed = ENTRY_KEY % (identity.key, identity.version), pack(entry)
+            put = ("EVAL", _PUT, 1, name, packed, max(1, int(left * 1000)), HEADER, BORN % int(now * 1e6))
             # Where Redis is away the copy there is lost, and the one here is kept all the same.
             with contextlib.suppress(RedisUnavailable):
-                if not await self._link.run("set", lambda client: client.eval(_PUT, 1, name, *arguments)):
+                if (await self._link.pipeline("set", [put])) == [0]:
                     return True  # a younger answer is there already, and the better one to find
-        self._keep_locally(identity, entry, lifetimes)
+        self._local.put(identity, entry, seconds=left)
         return True
 
-    async def _read(self, identity: Identity, link: RedisLink) -> Entry | None:
-        """What Redis has, read once for all who ask meanwhile: a thousand clients with one question must not mean a
-        thousand reads. None where there is nothing, or nothing that can be trusted.
-
-        The first of them reads, the others wait for it; if it leaves before that is done, the next one reads.
-        """
-        while (reading := self._readings.get(identity)) is not None:
-            # One that was begun long ago, before this process was stopped for a while, may not know of purges.
-            if reading.began < time.monotonic() - IN_FORCE:
-                break
-            if await asyncio.shield(reading.done):
-                return reading.entry
-        reading = self._readings[identity] = _Reading()
-        try:
-            try:
-                reading.entry = await self._read_alone(identity, link)
-            except Exception as error:  # noqa: BLE001  # a defect there must not cost an answer: it is a miss
-                self._failures.note(error)
-            reading.done.set_result(True)
-            return reading.entry
-        finally:
-            if not reading.done.done():
-                reading.done.set_result(False)
-            if self._readings.get(identity) is reading:  # else it was replaced by a later one
-                del self._readings[identity]
-
-    async def _read_alone(self, identity: Identity, link: RedisLink) -> Entry | None:
+    async def _read(self, identity: Identity) -> Entry | None:
         """One pipeline: the entry, and with the first look-up of each turn of the event loop the purges since the last
         one, for all look-ups of that turn. So what was purged elsewhere is known before an answer is trusted.
         """
-        purges, name = self._purges, entry_key(identity.key, identity.version)
-        most = self._most_stored
+        link, purges, most = self._link, self._purges, self._most_stored
+        assert link is not None  # noqa: S101  # who calls has seen to it
+        # One byte more than it can be, whatever there is.
+        get = ("GETRANGE", ENTRY_KEY % (identity.key, identity.version), 0, most)
         while True:
             learnt, asked = self._purge_reading, None
             if learnt is None:
                 loop = asyncio.get_running_loop()
                 learnt, asked = loop.create_future(), purges.asked()
                 self._purge_reading = learnt
-                loop.call_soon(self._end_turn)
-
-            def fill(pipeline: Pipeline, asked: Any = asked) -> None:
-                pipeline.getrange(name, 0, most)  # one byte more than it can be, whatever there is
-                if asked is not None:
-                    purges.read(pipeline, asked)
-
+                loop.call_soon(setattr, self, "_purge_reading", None)  # with the turn
             try:
-                stored, *read = await link.pipeline("get", fill)
+                stored, *read = await link.pipeline("get", [get] if asked is None else [get, *asked.commands])
                 if asked is not None:
                     learnt.set_result(purges.learn(asked, *read))
                 # As a rule it is there by now: all of a turn is answered together, in the order of asking.
@@ -308,9 +443,6 @@ class AnswerStore:
             return None
         return entry
 
-    def _end_turn(self) -> None:
-        self._purge_reading = None
-
     def _keep_locally(self, identity: Identity, entry: Entry, lifetimes: Lifetimes) -> None:
         left = lifetimes.kept - entry.age(self.now())
         if left > 0:
@@ -336,7 +468,3 @@ class AnswerStore:
                 async with asyncio.timeout(_SYNCHRONISE_INTERVAL):
                     await self._nudged.wait()
             self._nudged.clear()
-
-
-def _weight(_: tuple[str, str], held: LocalEntry) -> int:
-    return held.entry.size()

@@ -23,12 +23,11 @@ import msgspec
 
 from dub5.admission.gate import Gate
 from dub5.admission.keys import Caller
-from dub5.cache.entry import Entry, Identity
 from dub5.cache.flights import CacheAnswer, CacheStatus, Flights, Frame, Made
 from dub5.cache.freshness import Directives
 from dub5.cache.policies import Policies
 from dub5.cache.purges import names_of
-from dub5.cache.store import AnswerStore, CacheLookup
+from dub5.cache.store import AnswerStore, CacheLookup, Entry, Identity
 from dub5.chat.answer import (
     Answer,
     Usage,

@@ -17,7 +17,6 @@ import redis
 from hiredis import pack_command
 from redis._parsers import _AsyncHiredisParser
 from redis.asyncio import Redis, RedisCluster
-from redis.asyncio.client import Pipeline
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
@@ -47,7 +46,7 @@ smaller, and of a string only as much is read as may be ours."""
 Client = Any
 """`Redis` or `RedisCluster`."""
 Command = tuple[tuple[Any, ...], Mapping[str, Any]]
-"""Words, and redis-py's options for reading the answer: as in `Pipeline.command_stack`."""
+"""Words, and redis-py's options for reading the answer."""
 
 
 class AnswerTooLarge(InvalidResponse):
@@ -135,12 +134,6 @@ async def at_once(connect: Callable[[], Awaitable[None]], times: int) -> None:
         done = await asyncio.gather(*(connect() for _ in range(times)), return_exceptions=True)
     for failed in filter(None, done):
         raise failed
-
-
-def recorder() -> Pipeline:
-    """redis-py's commands as methods, for any kind of Redis: what is called on it is only written down."""
-    driver = DriverInfo(lib_version=redis.__version__)
-    return Redis(driver_info=driver).pipeline(transaction=False)
 
 
 def most_connections(settings: RedisSettings) -> int:

@@ -26,16 +26,16 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
 from redis.asyncio import RedisCluster
-from redis.asyncio.client import Pipeline, PubSub
+from redis.asyncio.client import PubSub
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.exceptions import ResponseError
 
-from dub5.contract import Undecodable
+from dub5.contract import Undecodable, clock_offset
 from dub5.process.descriptors import is_shortage
 from dub5.redis.client import (
     CONNECT_TIMEOUT,
@@ -49,7 +49,6 @@ from dub5.redis.client import (
     OneServer,
     Server,
     connect,
-    recorder,
 )
 from dub5.redis.cluster import Cluster
 from dub5.settings.model import RedisSettings
@@ -84,11 +83,19 @@ _KINDS = {
 _LOG_INTERVAL = 60.0
 """Seconds between two lines about undecodable values of one kind, at least."""
 
+CLOCK_TOLERANCE = 2.0
+"""Seconds by which clocks may differ: much more than a round trip, and what two readings lie apart."""
+
 _STEPS, _STEPS_IN_TIME = 10, 8
 _LATE = 0.002
 """Seconds by which a timer may be late on a machine that is not busy."""
 
 Handler = Callable[[bytes], Awaitable[None]]
+Words = tuple[Any, ...]
+"""One command: its name, then texts, bytes and numbers."""
+_OPTIONS: dict[str, dict[str, Any]] = {"ZRANGE": {"withscores": True, "score_cast_func": float}}
+"""What redis-py has to know to read an answer, where that depends on the question: all of ours ask WITHSCORES."""
+_NO_OPTIONS: dict[str, Any] = {}
 
 _log = get_logger()
 
@@ -105,8 +112,38 @@ class RedisUndecodable(RedisUnavailable):
     """Redis is there, but has something else than ours under that name: of another type, or larger than it can be."""
 
 
+class RedisClock:
+    """Redis's time, in seconds since the epoch, as far as it is known here. `wall` is our own clock.
+
+    An answer of Redis's clock lies somewhere between our question and its arrival, so the offset is known to within a
+    round trip, and is left alone as long as it lies within that: replicas whose clocks agree go by their own. Without
+    Redis, and before it has answered, so do all.
+    """
+
+    def __init__(self, metrics: Metrics, wall: Callable[[], float] = time.time) -> None:
+        self.wall = wall
+        self.offset = 0.0
+        self._metrics = metrics
+        self._differs = False
+
+    def __call__(self) -> float:
+        return self.wall() + self.offset
+
+    def learn(self, read: Sequence[bytes], *, asked: float) -> None:
+        """REDIS_TIME gave `read` after `asked`, of our own clock."""
+        offset = clock_offset(self.offset, read, asked=asked, now=self.wall())
+        if offset != self.offset:
+            self.offset = offset
+            self._metrics.redis_clock_offset.set(offset)
+        if (abs(offset) > CLOCK_TOLERANCE) != self._differs:
+            self._differs = not self._differs
+            if self._differs:
+                _log.warning("redis clock differs", seconds=round(offset, 3))
+
+
 class RedisLink:
-    """Runs commands against one Redis. `available` tells whether any of it is there, as far as is known."""
+    """Runs commands against one Redis. `available` tells whether any of it is there, as far as is known: of a Cluster,
+    any node."""
 
     def __init__(
         self,
@@ -137,17 +174,9 @@ class RedisLink:
             self._ask = self._batches_of(self._server).ask
             # The subscriber must not take a connection from commands.
             self._subscriptions = connect(settings, password, largest=largest)
-        self._recorder = recorder()
+        self.available = True  # before anybody asked, it may be
         self._up = False  # as the metric has it
         self._undecodable_logged: dict[str, float] = {}
-
-    @property
-    def available(self) -> bool:
-        """Of a Cluster whether any node is; before anybody asked, it may be."""
-        for batches in self._batches.values():
-            if batches.available:
-                return True
-        return not self._batches
 
     def undecodable(self, kind: str, reason: object) -> None:
         """Count a value or message that is not what we write there; it is logged once a minute for each kind."""
@@ -169,7 +198,7 @@ class RedisLink:
         with contextlib.suppress(*REDIS_ERRORS):
             await self._server.connect()
         with contextlib.suppress(RedisUnavailable):
-            await self.run("ping", lambda pipeline: pipeline.ping())
+            await self.run("ping", "PING")
         if self._handlers:
             self._subscriber = self._background.start("redis-subscriber", self._listen)
 
@@ -186,31 +215,28 @@ class RedisLink:
                     stack.push_async_callback(pool.sentinel_manager.aclose)
                 stack.push_async_callback(client.aclose)
 
-    async def run(self, operation: str, command: Callable[[Pipeline], object]) -> Any:
-        """The answer to the one command that `command` queues, or RedisUnavailable within one timeout."""
-        [answer] = await self.pipeline(operation, command)
+    async def run(self, operation: str, *words: Any) -> Any:
+        """The answer to one command, or RedisUnavailable within one timeout."""
+        [answer] = await self.pipeline(operation, [words])
         return answer
 
-    async def pipeline(self, operation: str, fill: Callable[[Pipeline], object]) -> list[Any]:
-        """The answers to all commands that `fill` queues, sent in one go and in order; no transaction.
+    async def pipeline(self, operation: str, commands: Sequence[Words]) -> list[Any]:
+        """The answers to these commands, sent in one go and in order; no transaction.
 
         RedisUnavailable where Redis did not do them all, RedisUndecodable where what it has cannot be ours.
         """
         if not self.available:
             raise RedisUnavailable
-        try:
-            fill(self._recorder)
-        finally:
-            commands, self._recorder.command_stack = self._recorder.command_stack, []
+        asked: list[Command] = [(words, _OPTIONS.get(words[0], _NO_OPTIONS)) for words in commands]
         duration = self._durations.get(operation)
         if duration is None:
             duration = self._durations[operation] = self._metrics.redis_duration.labels(operation)
         started = time.perf_counter()
         try:
             try:
-                answers = await self._ask(commands)
+                answers = await self._ask(asked)
             except RedisUndecodable:
-                answers = await self._ask_alone(operation, commands)
+                answers = await self._ask_alone(operation, asked)
         except (RedisFailed, RedisUndecodable):
             self._metrics.cache_errors.labels(operation).inc()
             raise
@@ -261,12 +287,13 @@ class RedisLink:
     def _batches_of(self, server: Server) -> Batches:
         batches = self._batches.get(server.name)
         if batches is None:
+            self.available = True  # of that server nothing is known yet
             batches = Batches(server, self._show_whether_up, self._background, timeout=self._timeout)
             self._batches[server.name] = batches
         return batches
 
     def _show_whether_up(self) -> None:
-        self._up = self.available
+        self._up = self.available = any(each.available for each in self._batches.values())
         self._metrics.redis_up.set(self._up)
 
     async def _listen(self) -> None:
@@ -289,28 +316,27 @@ class RedisLink:
                 await pubsub.ping()
                 continue
             silent = 0
-            if message["type"] == "message":
-                await self._handle(message["channel"], message["data"])
-
-    async def _handle(self, channel: bytes, data: bytes) -> None:
-        """One message, of whatever release: what cannot be handled must not end the subscription."""
-        try:
-            await self._handlers[channel](data)
-        except Undecodable as error:
-            self.undecodable("message", error)
-        except Exception:  # noqa: BLE001
-            self._metrics.cache_errors.labels("message").inc()
-            _log.exception("message not understood", channel=channel.decode(errors="replace"))
+            if message["type"] != "message":
+                continue
+            channel = message["channel"]
+            try:
+                await self._handlers[channel](message["data"])
+            except Undecodable as error:
+                self.undecodable("message", error)
+            except Exception:  # noqa: BLE001  # of whatever release it is, it must not end the subscription
+                self._metrics.cache_errors.labels("message").inc()
+                _log.exception("message not understood", channel=channel.decode(errors="replace"))
 
 
 class _Countdown:
-    """Has `limit` expire after `seconds`; after up to twice that where our own timers come late.
+    """Has `limit` expire after `seconds`, unless `timer` is cancelled; after up to twice that where our own timers come
+    late.
 
     It counts in steps, most of which must have ended in time: so a busy event loop, which leaves answers unread for a
     while, or a busy machine, is not taken for a Redis that does not answer.
     """
 
-    __slots__ = ("_due", "_in_time", "_limit", "_loop", "_step", "_steps", "_timer")
+    __slots__ = ("_due", "_in_time", "_limit", "_loop", "_step", "_steps", "timer")
 
     def __init__(self, limit: asyncio.Timeout, seconds: float) -> None:
         self._limit = limit
@@ -318,10 +344,7 @@ class _Countdown:
         self._step = seconds / _STEPS
         self._steps = self._in_time = 0
         self._due = self._loop.time() + self._step
-        self._timer = self._loop.call_at(self._due, self._on_step)
-
-    def cancel(self) -> None:
-        self._timer.cancel()
+        self.timer = self._loop.call_at(self._due, self._on_step)
 
     def _on_step(self) -> None:
         now = self._loop.time()
@@ -331,7 +354,7 @@ class _Countdown:
             self._limit.reschedule(now)
         else:
             self._due = now + self._step
-            self._timer = self._loop.call_at(self._due, self._on_step)
+            self.timer = self._loop.call_at(self._due, self._on_step)
 
 
 class _Batch(msgspec.Struct, eq=False):
@@ -403,7 +426,7 @@ class Batches:
                             return
                         answers = await self._server.send(batch.commands)
                 finally:
-                    countdown.cancel()
+                    countdown.timer.cancel()
         except AnswerTooLarge:  # the server is well
             batch.fail(RedisUndecodable)
         except REDIS_ERRORS as error:
@@ -420,7 +443,8 @@ class Batches:
         """However it ended, also before it began: nobody must wait for it for ever, or join it now."""
         if self._next is batch:
             self._next = None
-        batch.fail(RedisFailed)
+        if not all(waiter.done() for waiter, _, _ in batch.waiters):
+            batch.fail(RedisFailed)
 
     def _failed(self, error: Exception, *, hung: bool) -> None:
         self._failures = max(self._failures + 1, FAILURES_TO_OPEN if hung else 0)
@@ -442,7 +466,7 @@ class Batches:
                         try:
                             [answer] = await self._server.send([_PING])
                         finally:
-                            countdown.cancel()
+                            countdown.timer.cancel()
                     if isinstance(answer, Exception):
                         raise answer
                 break

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from dub5.cache.entry import Entry
 from dub5.cache.freshness import NO_DIRECTIVES, Lifetimes
 from dub5.cache.purges import IN_FORCE, Purges
-from dub5.cache.store import AnswerStore, CacheHit, CacheLookup, LocalCache
+from dub5.cache.store import AnswerStore, CacheHit, CacheLookup, Entry, LocalCache
 from dub5.redis.link import RedisLink
 from tests.integration.cache.support import Clock, linked, plain
 
@@ -71,7 +70,7 @@ async def test_a_reading_that_was_replaced_may_end_after_its_successor(
             await next(waiting).wait()
             return None
 
-        monkeypatch.setattr(cache, "_read_alone", slow)
+        monkeypatch.setattr(cache, "_read", slow)
         finding = []
         for _ in gates:
             finding.append(asyncio.create_task(cache.find(WANTED)))

@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator
 import pytest
 
 from dub5.admission.limits import RateLimiter
-from dub5.cache.entry import TOLERANCE, Entry, Identity, RedisClock, pack
 from dub5.cache.flights import Flight
 from dub5.cache.freshness import NO_DIRECTIVES, Directives, FreshnessState, Lifetimes
 from dub5.cache.purges import Purges
-from dub5.cache.store import AnswerStore, CacheLookup, LocalCache
-from dub5.contract import REPLICAS, entry_key, lease_key
+from dub5.cache.store import TOLERANCE, AnswerStore, CacheLookup, Entry, Identity, LocalCache, pack
+from dub5.contract import ENTRY_KEY, LEASE_KEY, REPLICAS
+from dub5.redis.link import RedisClock
 from dub5.settings.model import Limit
 from dub5.telemetry.metrics import Metrics
 from tests.harness import PATIENT
@@ -83,7 +83,7 @@ async def test_an_answer_of_the_future_is_good_for_nothing_and_gives_way(
     wanted = CacheLookup(key="key", names=("all",), lifetimes=LIFETIMES, directives=asked)
     async with replica(redis) as sane, plain(redis) as client, leasing(redis) as leases:
         identity = sane.cache.identity(wanted)
-        await client.set(entry_key(identity.key, identity.version), pack(ahead(seconds)), ex=3600)
+        await client.set(ENTRY_KEY % (identity.key, identity.version), pack(ahead(seconds)), ex=3600)
         assert await sane.cache.find(wanted) is None
         assert await sane.cache.take_over(identity, LIFETIMES) is None
         assert sane.cache.recall(wanted) is None
@@ -130,16 +130,21 @@ async def test_a_clock_that_jumps_makes_nothing_fresh_again(redis: str, jump: fl
         assert found.freshness.state is FreshnessState.REVALIDATE
 
 
+def read(time: float) -> tuple[bytes, bytes]:
+    """A time as Redis gives it."""
+    return b"%d" % int(time), b"%d" % round(time % 1 * 1e6)
+
+
 def test_clocks_that_agree_but_for_a_round_trip_are_left_alone() -> None:
     now = 1000.0
     clock = RedisClock(Metrics(), lambda: now)
-    clock.learn(999.95, asked=999.9)
+    clock.learn(read(999.95), asked=999.9)
     assert clock.offset == 0.0
-    clock.learn(1007.0, asked=999.9)
+    clock.learn(read(1007.0), asked=999.9)
     assert clock.offset == pytest.approx(7.0)
-    clock.learn(1007.05, asked=999.9)  # 7.05 to 7.15
+    clock.learn(read(1007.05), asked=999.9)  # 7.05 to 7.15
     assert clock.offset == pytest.approx(7.05)
-    clock.learn(5.0, asked=1000.1)  # ours was set back meanwhile
+    clock.learn(read(5.0), asked=1000.1)  # ours was set back meanwhile
     assert clock.offset == pytest.approx(7.05)
     assert clock() == pytest.approx(1007.05)
 
@@ -160,7 +165,7 @@ async def test_a_lease_that_does_not_end_is_nobodys(redis: str) -> None:
     identity = Identity("key", "n.0")
     async with leasing(redis) as leases, plain(redis) as client:
         for expiry in (None, 86400):
-            await client.set(lease_key("key", "n.0"), "7:elsewhere:1", ex=expiry)
+            await client.set(LEASE_KEY % ("key", "n.0"), "7:elsewhere:1", ex=expiry)
             claim = await leases.claim(identity, Flight(), seen=0, background=False)
             assert claim.outcome == "lead"
             await leases.release(claim)

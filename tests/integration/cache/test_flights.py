@@ -15,8 +15,8 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from dub5.cache.entry import RedisClock
 from dub5.cache.store import _SYNCHRONISE_INTERVAL
+from dub5.redis.link import RedisClock
 from testkit.openai_server import Call, FakeOpenAI, Script, Wire, frames, refuse, say, stream
 from testkit.redis_server import RedisServer
 from tests.harness import Running, openai_provider, running

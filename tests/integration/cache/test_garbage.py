@@ -16,10 +16,16 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from dub5.cache.entry import Entry, checksum, pack
 from dub5.cache.flights import Frame
+from dub5.cache.store import Entry, checksum, pack
 from dub5.contract import (
     CLASSES_KEY,
+    COOLDOWN_KEY,
+    ENTRY_KEY,
+    EPOCH_KEY,
+    FINGERPRINT_KEY,
+    FLIGHT_STREAM,
+    LEASE_KEY,
     POLICY_CHANNEL,
     POLICY_KEY,
     PURGE_CHANNEL,
@@ -29,19 +35,13 @@ from dub5.contract import (
     PURGE_RECENT,
     PURGE_STAMPS,
     PURGE_STATE,
+    REPLICA_CHANNEL,
     REPLICAS,
     SAMPLES,
     SAMPLES_READER,
     ClassPolicy,
     PolicyDocument,
-    cooldown_key,
-    entry_key,
-    epoch_key,
-    fingerprint_key,
-    flight_stream,
-    lease_key,
     limit_key,
-    replica_channel,
 )
 from testkit.openai_server import FakeOpenAI
 from tests.harness import Running, openai_provider, running
@@ -314,15 +314,15 @@ ENDS = [
     )
 ]
 CELLS: dict[str, tuple[Callable[[Scene], str], dict[str, Damage]]] = {
-    "entry": (lambda scene: entry_key(scene.key, scene.version), strings(*ENTRIES)),
+    "entry": (lambda scene: ENTRY_KEY % (scene.key, scene.version), strings(*ENTRIES)),
     "lease": (
-        lambda scene: lease_key(scene.key, scene.version),
+        lambda scene: LEASE_KEY % (scene.key, scene.version),
         expiring(strings(b"7", b"7:a\xff", b":", b"7:another")),
     ),
-    "epoch": (lambda scene: epoch_key(scene.key), strings(b"9223372036854775807")),
-    "cooldown": (lambda scene: cooldown_key(scene.key), strings(read=False)),
+    "epoch": (lambda scene: EPOCH_KEY % scene.key, strings(b"9223372036854775807")),
+    "cooldown": (lambda scene: COOLDOWN_KEY % scene.key, strings(read=False)),
     "fingerprint": (
-        lambda scene: fingerprint_key(scene.key),
+        lambda scene: FINGERPRINT_KEY % scene.key,
         hashes("born", "digest", "hits") | hashes("hits"),
     ),
     "nonce": (lambda scene: PURGE_NONCE, strings(b"n" * 33)),
@@ -376,7 +376,10 @@ async def test_a_leader_whose_stream_is_garbage_is_lost_and_its_followers_are_an
         values.remove(b"")  # that is the end of an answer
     for value in values:
         await scene.begin()
-        lease, stream = lease_key(scene.key, scene.version), flight_stream(scene.key, scene.version, "7")
+        lease, stream = (
+            LEASE_KEY % (scene.key, scene.version),
+            FLIGHT_STREAM % (scene.key, scene.version, "7"),
+        )
         await scene.redis.set(lease, "7:elsewhere:1", px=3_000)
         await scene.redis.xadd(stream, {field: value})
         await scene.redis.xadd(stream, {"end": b""})  # there is no more to wait for
@@ -398,9 +401,9 @@ async def test_a_stream_that_turns_to_garbage_is_that_of_a_lost_leader(scene: Sc
     await scene.begin()
     replica = scene.replicas[0]
     before = await replica.metric("dub5_redis_undecodable_total", kind="flight")
-    stream = flight_stream(scene.key, scene.version, "7")
+    stream = FLIGHT_STREAM % (scene.key, scene.version, "7")
     good = Frame("chunk", b'{"choices":[{"index":0,"delta":{"content":"\\ud83d"},"finish_reason":null}]}')
-    await scene.redis.set(lease_key(scene.key, scene.version), "7:elsewhere:1", px=60_000)
+    await scene.redis.set(LEASE_KEY % (scene.key, scene.version), "7:elsewhere:1", px=60_000)
     await scene.redis.xadd(stream, {"frames": msgspec.msgpack.encode([good])})
     body = {"model": "small", "messages": [{"role": "user", "content": QUESTION}], "stream": True}
     async with (
@@ -423,8 +426,8 @@ async def test_a_stream_that_turns_to_garbage_is_that_of_a_lost_leader(scene: Sc
 )
 async def test_frames_that_make_no_answer_are_counted_and_logged(scene: Scene, frame: Frame) -> None:
     await scene.begin()
-    replica, stream = scene.replicas[0], flight_stream(scene.key, scene.version, "7")
-    await scene.redis.set(lease_key(scene.key, scene.version), "7:elsewhere:1", px=60_000)
+    replica, stream = scene.replicas[0], FLIGHT_STREAM % (scene.key, scene.version, "7")
+    await scene.redis.set(LEASE_KEY % (scene.key, scene.version), "7:elsewhere:1", px=60_000)
     await scene.redis.xadd(stream, {"frames": msgspec.msgpack.encode([frame])})
     await scene.redis.xadd(stream, {"end": b""})
     answer = await replica.chat(QUESTION, headers={"cache-control": "max-age=0"})
@@ -439,7 +442,7 @@ async def test_frames_that_make_no_answer_are_counted_and_logged(scene: Scene, f
 async def test_what_is_said_in_our_channels_ends_nothing(scene: Scene) -> None:
     await scene.begin()
     channels = [PURGE_CHANNEL, POLICY_CHANNEL]
-    channels += [replica_channel(each.replica.application._leases.replica) for each in scene.replicas]  # type: ignore[union-attr]
+    channels += [REPLICA_CHANNEL % each.replica.application._leases.replica for each in scene.replicas]  # type: ignore[union-attr]
     for value in (*VALUES.values(), b"x" * HUGE):
         for channel in channels:
             await scene.redis.publish(channel, value)

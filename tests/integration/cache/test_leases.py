@@ -14,13 +14,12 @@ import pytest
 import pytest_asyncio
 from redis.exceptions import NoPermissionError
 
-from dub5.cache.entry import Entry, Identity
 from dub5.cache.flights import CacheAnswer, Claim, Flight, Flights, Frame, Made, Tailed
 from dub5.cache.freshness import Lifetimes
 from dub5.cache.leases import Leases
 from dub5.cache.purges import Purges
-from dub5.cache.store import AnswerStore, LocalCache
-from dub5.contract import SAMPLES, SAMPLES_READER, lease_key, replica_channel
+from dub5.cache.store import AnswerStore, Entry, Identity, LocalCache
+from dub5.contract import LEASE_KEY, REPLICA_CHANNEL, SAMPLES, SAMPLES_READER
 from dub5.redis.link import RedisLink
 from dub5.telemetry.metrics import Metrics
 from testkit.openai_server import FakeOpenAI
@@ -214,8 +213,8 @@ async def test_a_leader_whose_lease_is_flushed_while_others_follow_ends_as_any_o
 
 async def test_garbage_from_another_release_does_not_deafen_a_replica(redis: str) -> None:
     async with leasing(redis) as a, leasing(redis) as b, plain(redis) as client:
-        await until(lambda: heard(redis, replica_channel(a.replica)))
-        await client.publish(replica_channel(a.replica), b"\xc1 not ours")
+        await until(lambda: heard(redis, REPLICA_CHANNEL % a.replica))
+        await client.publish(REPLICA_CHANNEL % a.replica, b"\xc1 not ours")
         lead = await claim(a, flight := Flight())
         tail = asyncio.create_task(b.tail(followed := Flight(), await claim(b, followed)))
         flight.add(chunk("a"))
@@ -232,7 +231,7 @@ async def heard(url: str, channel: str) -> bool:
 
 async def test_frames_of_another_release_are_a_lost_leader(redis: str) -> None:
     async with leasing(redis) as b, plain(redis) as client:
-        await client.set(lease_key("key", "n.0"), "7:another", px=3_000)
+        await client.set(LEASE_KEY % ("key", "n.0"), "7:another", px=3_000)
         claimed = await claim(b, Flight())
         await client.xadd(claimed.stream, {"frames": b"\xc1 not ours"})
         followed = Flight()

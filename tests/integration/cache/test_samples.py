@@ -11,7 +11,6 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from dub5.cache.entry import Entry, Identity
 from dub5.cache.samples import (
     BATCH_BYTES,
     INTERVAL,
@@ -23,7 +22,8 @@ from dub5.cache.samples import (
     Sampler,
     interval,
 )
-from dub5.contract import REPLICAS, SAMPLES, SAMPLES_READER, Access, SampleBatch, Verdict, fingerprint_key
+from dub5.cache.store import Entry, Identity
+from dub5.contract import FINGERPRINT_KEY, REPLICAS, SAMPLES, SAMPLES_READER, Access, SampleBatch, Verdict
 from dub5.telemetry.metrics import Metrics
 from tests.harness import PATIENT
 from tests.integration.cache.support import Clock, linked, plain
@@ -221,11 +221,13 @@ async def test_what_a_release_before_left_expires(redis: str, client: Redis) -> 
 async def test_comparisons_go_on_being_counted_while_nobody_reads(redis: str, client: Redis) -> None:
     entry = Entry(b"{}", 1_700_000_000_000_000, 0.1, 1, 1)
     async with sampling(redis) as sampler:
-        for digest in ("text:a", "text:b"):
-            sampler.fetched(Identity("a" * 48, "v"), "default", entry, digest, ttl=60.0, asked_again=False)
+        for text in ("a", "b"):
+            said: dict[str, Any] = {"choices": [{"message": {"content": text}}]}
+            identity = Identity("a" * 48, "v")
+            await sampler.fetched(identity, "default", entry, said, "text", ttl=60.0, compared_with=None)
             await sampler.stop()
         assert not sampler._verdicts
         labels = {"class": "default", "source": "refetch", "verdict": "changed"}
         told = sampler._metrics.registry.get_sample_value("dub5_cache_revalidations_total", labels)
         assert told == 1
-        assert await client.pttl(fingerprint_key("a" * 48)) > 0
+        assert await client.pttl(FINGERPRINT_KEY % ("a" * 48)) > 0

@@ -58,9 +58,7 @@ async def test_eight_replicas_accept_exactly_what_the_limit_allows(redis: str) -
 
         async def bucket() -> tuple[float, float]:
             """When it was last asked, in seconds of Redis' clock, and what it held then."""
-            read: Any = await link.run(
-                "test", lambda client: client.hmget(limit_key("acme"), ["at", "requests"])
-            )
+            read: Any = await link.run("test", "HMGET", limit_key("acme"), "at", "requests")
             return float(read[0]) / 1e6, float(read[1])
 
         assert await accepted(made[:1], tries=1) == 1

@@ -13,8 +13,7 @@ from redis.asyncio import Redis
 from redis.driver_info import DriverInfo
 
 from dub5.cache import samples
-from dub5.cache.comparison import fingerprint
-from dub5.cache.samples import HEAVY_KEYS, Sampler
+from dub5.cache.samples import HEAVY_KEYS, Sampler, fingerprint
 from dub5.contract import (
     CLASSES_KEY,
     POLICY_CHANNEL,

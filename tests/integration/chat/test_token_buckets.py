@@ -96,7 +96,7 @@ class InRedis(Stage):
         self._turned = 0.0
 
     async def run(self, command: str, *arguments: object) -> Any:
-        return await self._link.run("test", lambda client: client.execute_command(command, *arguments))
+        return await self._link.run("test", command, *arguments)
 
     async def held(self) -> float:
         return float(await self.run("HGET", limit_key(self.tenant), "tokens"))

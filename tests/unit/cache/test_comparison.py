@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dub5.cache.comparison import Comparison, fingerprint, same
+from dub5.cache.samples import fingerprint, same
+from dub5.cache.store import Comparison
 
 LONG = "The museum in the old town is open daily from 9 to 17 except on Mondays and costs 12 euros for adults"
 REWORDED = "Well, the museum in the old town is open daily from 9 to 17 except on Mondays and costs 12 euros."

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dub5.cache.entry import HEADER, CorruptEntry, Entry, ForeignVersion, born_digits, checksum, pack, unpack
+from dub5.cache.store import BORN, HEADER, CorruptEntry, Entry, ForeignVersion, checksum, pack, unpack
 
 entries = st.builds(
     Entry,
@@ -73,7 +73,7 @@ def test_what_squeezing_would_not_shorten_is_stored_as_it_is() -> None:
 
 @pytest.mark.parametrize("codec", [b"z", b"x", b"p"])
 def test_a_payload_that_its_codec_cannot_read_is_refused(codec: bytes) -> None:
-    born, payload = born_digits(1), codec + b"not what it says"
+    born, payload = BORN % 1, codec + b"not what it says"
     with pytest.raises(CorruptEntry):
         unpack(HEADER + born + checksum(born + payload) + payload)
 
@@ -81,6 +81,6 @@ def test_a_payload_that_its_codec_cannot_read_is_refused(codec: bytes) -> None:
 def test_a_value_that_expands_beyond_reason_is_refused() -> None:
     squeezed = zlib.compressobj(9)
     bomb = b"z" + b"".join(squeezed.compress(bytes(2**20)) for _ in range(65)) + squeezed.flush()
-    born = born_digits(1)
+    born = BORN % 1
     with pytest.raises(CorruptEntry):
         unpack(HEADER + born + checksum(born + bomb) + bomb)

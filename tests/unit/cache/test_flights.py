@@ -11,11 +11,10 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from dub5.cache.entry import Entry, Identity
 from dub5.cache.flights import CacheAnswer, Flights, Frame, Made, OneReplica
 from dub5.cache.freshness import Directives, Lifetimes
 from dub5.cache.purges import Purges
-from dub5.cache.store import AnswerStore, LocalCache
+from dub5.cache.store import AnswerStore, Entry, Identity, LocalCache
 from dub5.errors import Dub5Error, ProviderError
 from dub5.telemetry.metrics import Metrics
 from tests.following import question

@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from dub5.cache.entry import VECTOR_KEY, Entry, check_answer, most_stored, pack, unpack
+from dub5.cache.store import VECTOR_KEY, Entry, check_answer, most_stored, pack, unpack
 from dub5.contract import Undecodable
 from dub5.vectors import Vector
 
