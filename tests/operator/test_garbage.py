@@ -31,6 +31,7 @@ from dub5.contract import (
     Verdict,
 )
 from dub5.redis.client import LARGEST_ANSWER, connect
+from dub5.redis.link import bounded
 from dub5.settings.model import RedisSettings
 from dub5_operator.main import Operator
 from dub5_operator.redis import Publisher, Samples
@@ -61,7 +62,7 @@ TYPES = [
 
 @pytest.fixture
 async def operator(redis: str) -> Any:
-    client = connect(RedisSettings(url=redis), None)
+    client = bounded(connect(RedisSettings(url=redis), None))
     yield Operator(client)
     await client.aclose()
 

@@ -19,6 +19,7 @@ from dub5 import __version__
 from dub5.errors import ConfigError
 from dub5.process.threads import then_end
 from dub5.redis.client import connect
+from dub5.redis.link import bounded
 from dub5.settings.loader import load
 from dub5.settings.model import read_secret
 from dub5.telemetry.logging import configure, get_logger
@@ -64,7 +65,7 @@ def run(config: Path | None, environment: Mapping[str, str], namespace: str, **o
     unhurried = msgspec.structs.replace(settings, timeout=type(settings.timeout)(TIMEOUT))
 
     async def serve() -> None:
-        redis = connect(unhurried, password)
+        redis = bounded(connect(unhurried, password))
         get_logger().info("started", version=__version__, namespace=namespace)
         try:
             await run_operator(redis, msgspec.convert({"namespace": namespace, **options}, Options))

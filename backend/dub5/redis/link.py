@@ -1,7 +1,7 @@
 """The one way to Redis: short waits, no retries, and a breaker, so that Redis can never hold up an answer.
 
 `RedisLink` is what everybody else uses: commands in, answers out, and messages of a channel. It hands commands to
-`Batches`, of which there is one for each server; these hand them to a server of `client` or `cluster`, where redis-py
+`Batches`, of which there is one for each server; these hand them to OneServer, or to a node of `cluster`. redis-py
 makes the connections.
 
 Commands to one server go as one pipeline for all callers in the same turn of the event loop: the first caller opens a
@@ -27,13 +27,16 @@ import contextlib
 import functools
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
-from redis.asyncio import RedisCluster
+from hiredis import pack_command
+from redis._parsers import _AsyncHiredisParser
+from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.client import PubSub
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.sentinel import SentinelConnectionPool
-from redis.exceptions import ResponseError
+from redis.exceptions import InvalidResponse, ResponseError
 
 from dub5.contract import Undecodable, clock_offset
 from dub5.process.descriptors import is_shortage
@@ -43,11 +46,9 @@ from dub5.redis.client import (
     INITIALIZE_TIMEOUT,
     LARGEST_ANSWER,
     REDIS_ERRORS,
-    AnswerTooLarge,
     Client,
     Command,
-    OneServer,
-    Server,
+    at_once,
     connect,
 )
 from dub5.redis.cluster import Cluster
@@ -98,6 +99,11 @@ _OPTIONS: dict[str, dict[str, Any]] = {"ZRANGE": {"withscores": True, "score_cas
 _NO_OPTIONS: dict[str, Any] = {}
 
 _log = get_logger()
+
+
+class AnswerTooLarge(InvalidResponse):
+    """An answer to one command has more bytes than any of ours: it was not read to its end, so the connection cannot
+    be used any more."""
 
 
 class RedisUnavailable(Exception):
@@ -160,7 +166,7 @@ class RedisLink:
         self._background = background or Background(metrics)
         self._handlers: dict[bytes, Handler] = {}
         self._subscriber: BackgroundTask | None = None
-        self._client: Client = connect(settings, password, largest=largest)
+        self._client: Client = bounded(connect(settings, password), largest)
         self._batches: dict[str, Batches] = {}  # by name of the server
         self._server: OneServer | Cluster
         self._ask: Callable[..., Awaitable[list[Any]]]
@@ -173,7 +179,7 @@ class RedisLink:
             self._server = OneServer(self._client)
             self._ask = self._batches_of(self._server).ask
             # The subscriber must not take a connection from commands.
-            self._subscriptions = connect(settings, password, largest=largest)
+            self._subscriptions = bounded(connect(settings, password), largest)
         self.available = True  # before anybody asked, it may be
         self._up = False  # as the metric has it
         self._undecodable_logged: dict[str, float] = {}
@@ -328,6 +334,24 @@ class RedisLink:
                 _log.exception("message not understood", channel=channel.decode(errors="replace"))
 
 
+class Server(Protocol):
+    """One server, to which commands go. `name` is for the log."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def send(self, commands: list[Command]) -> list[Any]:
+        """One answer or ResponseError for each command; raises one of REDIS_ERRORS where the server did not do it."""
+        ...
+
+    async def reconnect(self) -> bool:
+        """Have new connections; raises one of REDIS_ERRORS where that cannot be in time.
+
+        False where nothing will be asked of this server any more.
+        """
+        ...
+
+
 class _Countdown:
     """Has `limit` expire after `seconds`, unless `timer` is cancelled; after up to twice that where our own timers come
     late.
@@ -475,3 +499,97 @@ class Batches:
         self.available, self._probe = True, None
         _log.info("redis available again", server=self._server.name)
         self._changed()
+
+
+class OneServer:
+    """Standalone, or the master that Sentinels name."""
+
+    name = "redis"
+
+    def __init__(self, client: Redis) -> None:
+        self._client = client
+
+    async def send(self, commands: list[Command]) -> list[Any]:
+        # Not by `Pipeline.execute`: its retries and metrics, none of which are used, cost more than the commands do.
+        pool, parse_response = self._client.connection_pool, self._client.parse_response
+        # Written by hiredis: redis-py reads with it, but writes in Python, a tenth of all time of a stored answer.
+        packed = b"".join(
+            # "XINFO STREAM" is one name for redis-py and two words for Redis.
+            pack_command((*words[0].split(), *words[1:]) if " " in words[0] else words)
+            for words, _ in commands
+        )
+        connection = await pool.get_connection()  # type: ignore[no-untyped-call]
+        answers: list[Any] = []
+        try:
+            await connection.send_packed_command(packed)
+            for words, options in commands:
+                try:
+                    answers.append(await parse_response(connection, words[0], **options))
+                except ResponseError as refused:
+                    answers.append(refused)
+        except BaseException:
+            # Also where redis-py cannot make sense of an answer: those after it are still to come, and would be taken
+            # for the answers to the next batch. A cluster's nodes read them all.
+            await connection.disconnect(nowait=True)
+            raise
+        finally:
+            await pool.release(connection)
+        return answers
+
+    async def reconnect(self) -> bool:
+        # Whatever befell the server befell the connections to it, and some such ends are never reported.
+        await self._client.connection_pool.disconnect(inuse_connections=False)
+        await self.connect()
+        return True
+
+    async def connect(self) -> None:
+        """Have a connection for each batch that may be under way."""
+        pool = self._client.connection_pool
+
+        async def one() -> None:
+            made.append(await pool.get_connection())  # type: ignore[no-untyped-call]
+
+        made: list[AbstractConnection] = []
+        try:
+            await at_once(one, CONNECTIONS)
+        finally:
+            for connection in made:
+                await pool.release(connection)
+
+
+def bounded(client: Client, largest: int = LARGEST_ANSWER) -> Client:
+    """With answers of up to `largest` bytes to one command: a longer one raises AnswerTooLarge, and is not read to its
+    end. redis-py knows no limit, and a name that is ours may hold 512 MiB."""
+    parser = _bounded_parser(largest)
+    if isinstance(client, RedisCluster):  # also of the nodes that are still to be found
+        client.get_connection_kwargs()["parser_class"] = parser
+        for node in client.nodes_manager.startup_nodes.values():
+            node.connection_kwargs["parser_class"] = parser
+    else:
+        client.connection_pool.connection_kwargs["parser_class"] = parser
+    return client
+
+
+def _bounded_parser(largest: int) -> type[_AsyncHiredisParser]:
+    read = _AsyncHiredisParser.read_response
+
+    class Bounded(_AsyncHiredisParser):
+        __slots__ = ("_taken",)
+
+        # No coroutine of its own: it is called for each answer.
+        def read_response(  # type: ignore[override]
+            self, disable_decoding: bool = False, push_request: bool = False
+        ) -> Awaitable[Any]:
+            self._taken = 0
+            return read(self, disable_decoding, push_request)
+
+        async def read_from_socket(self) -> bool:
+            reader: Any = self._reader
+            before = reader.len()
+            more: bool = await super().read_from_socket()  # type: ignore[no-untyped-call]
+            self._taken += reader.len() - before
+            if self._taken > largest:
+                raise AnswerTooLarge(f"an answer of more than {largest} bytes")
+            return more
+
+    return Bounded
