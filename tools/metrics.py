@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from dub5.telemetry.metrics import CpuWait, MemoryLimit
 from dub5.telemetry.metrics import Metrics as Backend
-from dub5_operator.report import Metrics as Operator
+from dub5_operator.handlers.policy import Metrics as Operator
 
 _SUFFIX = {"counter": "_total", "info": "_info"}
 _UNITS = ("seconds", "bytes", "dollars", "requests", "tokens", "connections", "ratio", "entries")

@@ -25,9 +25,8 @@ from dub5.contract import (
     SampleBatch,
     Verdict,
 )
-from dub5_operator.handlers.policy import PolicyReconciler
+from dub5_operator.handlers.policy import Metrics, PolicyReconciler
 from dub5_operator.redis import Publisher, Samples
-from dub5_operator.report import Metrics
 from testkit.redis_server import RedisServer
 
 POLICIES, REPLICAS, HOURS, ROUNDS = 1000, 3, 2.0, 3

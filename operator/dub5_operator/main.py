@@ -27,9 +27,8 @@ from structlog.typing import FilteringBoundLogger
 
 from dub5_operator.crd import GROUP, INVALIDATIONS, POLICIES, VERSION, Json
 from dub5_operator.handlers import invalidation
-from dub5_operator.handlers.policy import PolicyReconciler
+from dub5_operator.handlers.policy import Metrics, PolicyReconciler, Report, apply
 from dub5_operator.redis import REDIS_ERRORS, Publisher, Samples
-from dub5_operator.report import Metrics, Report, apply
 
 TICK = 5.0
 """Seconds between two ticks of a policy's timer."""

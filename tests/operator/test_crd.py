@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from dub5_operator.crd import invalidations_definition, policies_definition
 from dub5_operator.handlers.invalidation import names
-from dub5_operator.handlers.policy import seconds, share, size
-from dub5_operator.report import written
+from dub5_operator.handlers.policy import seconds, share, size, written
 
 
 @pytest.mark.parametrize(

@@ -33,9 +33,9 @@ from dub5.contract import (
 from dub5.redis.client import LARGEST_ANSWER, connect
 from dub5.redis.link import bounded
 from dub5.settings.model import RedisSettings
+from dub5_operator.handlers.policy import Metrics
 from dub5_operator.main import Operator
 from dub5_operator.redis import Publisher, Samples
-from dub5_operator.report import Metrics
 
 HUGE = LARGEST_ANSWER + 2**20
 SPEC = {"cacheClass": "banter"}

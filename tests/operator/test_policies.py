@@ -27,9 +27,8 @@ from dub5.contract import (
     SampleBatch,
     Verdict,
 )
-from dub5_operator.handlers.policy import PolicyReconciler
+from dub5_operator.handlers.policy import Event, Metrics, PolicyReconciler, Report, apply
 from dub5_operator.redis import PAGE, READ_EVERY, Publisher, Samples
-from dub5_operator.report import Event, Metrics, Report, apply
 
 NOW = 1_700_000_000.0
 

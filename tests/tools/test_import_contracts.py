@@ -39,7 +39,7 @@ WAYS = {
         ("dub5_operator.planner.decision", "httpx"),
         ("dub5_operator.planner.decision", "msgspec"),
         ("dub5_operator.planner.decision", "redis"),
-        ("dub5_operator.planner.decision", "dub5_operator.report"),
+        ("dub5_operator.planner.decision", "dub5_operator.handlers.policy"),
     ],
     "Tests, benchmarks and tools": [
         ("tests.harness", "tools.generate"),
@@ -54,7 +54,7 @@ WAYS = {
         ("testkit.processes", "benchmarks.figures"),
         ("testkit.processes", "tools.generate"),
         ("dub5.errors", "testkit.processes"),
-        ("dub5_operator.report", "testkit.processes"),
+        ("dub5_operator.handlers.policy", "testkit.processes"),
     ],
 }
 """Imports that must not be, by the beginning of the contract's name: the module, and what it would import."""

@@ -10,7 +10,7 @@ import msgspec
 
 from dub5.contract import purge_names
 from dub5_operator.crd import CacheInvalidationSpec, Json
-from dub5_operator.report import Condition, write_conditions
+from dub5_operator.handlers.policy import Condition, write_conditions
 
 
 def names(spec: Mapping[str, Any]) -> list[str]:

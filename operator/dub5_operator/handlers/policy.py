@@ -3,6 +3,10 @@
 It is level-triggered: it begins with the object as it is and with what is in force, and may be repeated. It happens
 each `step.every`, and at once where the spec has changed. Whatever fails, the TTL in force stays in force: replicas
 keep the last good document, and the next reconciliation begins anew.
+
+What came of it is reported on the object, as fields of the status, conditions and events, and to Prometheus. Conditions
+are a list in which each type is once, and whose times say when a status last changed. Metrics have the names of the
+contract, one series a policy.
 """
 
 from __future__ import annotations
@@ -10,23 +14,154 @@ from __future__ import annotations
 import contextlib
 import math
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Literal, get_args
 
 import msgspec
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from structlog.typing import FilteringBoundLogger
 
-from dub5.contract import LONGEST_TTL, AnnouncedClass, ClassPolicy
-from dub5_operator import report
-from dub5_operator.crd import CachePolicySpec
-from dub5_operator.planner.decision import Decision, Learning, PolicyLimits, Shape
+from dub5.contract import LONGEST_TTL, AnnouncedClass, Announcement, ClassPolicy
+from dub5_operator.crd import CachePolicySpec, Json
+from dub5_operator.planner.decision import BoundBy, Decision, Learning, PolicyLimits, Shape
+from dub5_operator.planner.drift import DriftEstimate
 from dub5_operator.redis import READ_EVERY, REDIS_ERRORS, Publisher, Samples
-from dub5_operator.report import LastReport, Metrics, Report
 
 Claim = tuple[str, str, str]
 """Creation time, name and uid of a policy: the least is the oldest."""
 
 _SHORTEST_MAX = 0.001
 """Seconds: what is planned with is never 0, whatever is announced. Replicas keep to their own maximum."""
+
+LOG_INTERVAL = 60.0
+"""Seconds between two lines about undecodable values of one kind, at least."""
+
+_NAMED, _NAME = 20, 100
+"""Classes that are listed, and characters of each."""
+
+_REPORTED_CHANGE = 1.25
+"""A TTL that has moved by this much since it was last reported is an event."""
+
+ConditionStatus = Literal["True", "False", "Unknown"]
+
+_log: FilteringBoundLogger = structlog.get_logger()
+
+
+class Condition(msgspec.Struct, frozen=True):
+    """What is true of an object, why, and what to do about it."""
+
+    type: str
+    status: ConditionStatus
+    reason: str
+    message: str
+
+
+class Event(msgspec.Struct, frozen=True):
+    """What happened to an object, for people who describe it."""
+
+    kind: str
+    reason: str
+    message: str
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What came of one reconciliation: fields of the status (None takes one away), conditions, events."""
+
+    status: Json
+    conditions: list[Condition]
+    events: list[Event] = []
+
+
+class LastReport(msgspec.Struct):
+    """What was last reported of a policy."""
+
+    ttl: float | None = None
+    jump: float = 0.0
+    within_budget: bool = True
+
+
+class Metrics:
+    """A registry of its own; each series has the policy's name for a label."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self._gauges = {
+            name: Gauge(f"dub5_operator_{name}", text, ["policy"], registry=self.registry)
+            for name, text in {
+                "ttl_seconds": "TTL in force.",
+                "recommended_ttl_seconds": "TTL that the measurements recommend.",
+                "drift_per_hour": "Changes per hour of the answer to a hit.",
+                "predicted_hit_ratio": "Hit ratio that the TTL in force is predicted to have.",
+                "measured_hit_ratio": "Hit ratio of late.",
+                "predicted_stale_ratio": "Share of hits that are out of date, best estimate.",
+            }.items()
+        }
+        self._budget = Gauge(
+            "dub5_operator_stale_budget_ratio",
+            "Share of hits that may be out of date.",
+            ["policy", "class"],
+            registry=self.registry,
+        )
+        self._bound_by = Gauge(
+            "dub5_operator_bound_by",
+            "1 for what keeps the TTL from being longer.",
+            ["policy", "reason"],
+            registry=self.registry,
+        )
+        self.reconcile = Histogram(
+            "dub5_operator_reconcile_seconds", "Time to reconcile one policy.", registry=self.registry
+        )
+        self.errors = Counter(
+            "dub5_operator_errors",
+            "Reconciliations of a policy that failed.",
+            ["policy"],
+            registry=self.registry,
+        )
+        self._undecodable = Counter(
+            "dub5_operator_redis_undecodable",
+            "Values in Redis that are not what is written there, by what they should have been.",
+            ["kind"],
+            registry=self.registry,
+        )
+        self._logged: dict[str, float] = {}
+
+    def undecodable(self, kind: str, reason: object) -> None:
+        """Count a value that cannot be read; it is logged once a minute for each kind."""
+        self._undecodable.labels(kind).inc()
+        now = time.monotonic()
+        if now >= self._logged.get(kind, -LOG_INTERVAL) + LOG_INTERVAL:
+            self._logged[kind] = now
+            _log.warning("redis value undecodable", kind=kind, reason=str(reason))
+
+    def set(
+        self, policy: str, decision: Decision, drift: DriftEstimate, *, class_name: str, budget: float
+    ) -> None:
+        """After a reconciliation. `class_name` is the policy's, `budget` the share of hits that may be out of date."""
+        figures = {
+            "ttl_seconds": decision.ttl,
+            "recommended_ttl_seconds": decision.recommended,
+            "drift_per_hour": drift.rate * 3600,
+            "predicted_hit_ratio": decision.hit_ratio,
+            "measured_hit_ratio": decision.measured_hit_ratio,
+            "predicted_stale_ratio": decision.stale,
+        }
+        for name, value in figures.items():
+            if not math.isnan(value):
+                self._gauges[name].labels(policy).set(value)
+        self._budget.labels(policy, class_name).set(budget)
+        for reason in get_args(BoundBy):
+            self._bound_by.labels(policy, reason).set(decision.bound_by == reason)
+
+    def forget(self, policy: str) -> None:
+        """The policy is gone, and so are its series."""
+        for gauge in self._gauges.values():
+            gauge.remove_by_labels({"policy": policy})
+        self._budget.remove_by_labels({"policy": policy})
+        self._bound_by.remove_by_labels({"policy": policy})
 
 
 class _State(msgspec.Struct):
@@ -89,7 +224,7 @@ class PolicyReconciler:
             oldest = min(claims, default=None)
             if oldest is not None and oldest[2] != uid:
                 self._states.pop(uid, None)
-                return report.superseded(policy, by=oldest[1])
+                return superseded(policy, by=oldest[1])
             self._reconciling.add(uid)
             try:
                 if self._measure:
@@ -97,10 +232,10 @@ class PolicyReconciler:
                 await self._samples.refresh(classes)
                 return await self._decide(name, uid, policy, status)
             except _Gone:
-                return report.gone()
+                return gone()
             except REDIS_ERRORS as error:
                 self._metrics.errors.labels(name).inc()
-                return report.redis_unavailable(error)
+                return redis_unavailable(error)
             except Exception:  # a defect: kopf logs it and tries again, and the alert goes by the count
                 self._metrics.errors.labels(name).inc()
                 raise
@@ -121,10 +256,10 @@ class PolicyReconciler:
         self._check_there(uid)
         announced = self._samples.announcement
         if announced is None:
-            return report.no_replicas()
+            return no_replicas()
         configured = announced.classes.get(policy.cache_class)
         if configured is None:
-            return report.unknown_class(policy.cache_class, announced)
+            return unknown_class(policy.cache_class, announced)
         limits = _limits(policy, configured)
         state = self._state(uid, limits, configured)
         now = self._clock()
@@ -144,7 +279,7 @@ class PolicyReconciler:
             budget=share(policy.staleness.budget),
         )
         state.due_at, state.spec = now + seconds(policy.step.every), policy
-        return report.in_force(policy, decision, state.learning, state.last_report, ttl)
+        return in_force(policy, decision, state.learning, state.last_report, ttl)
 
     def _check_there(self, uid: str) -> None:
         """After each wait: `gone` may have been called meanwhile, and must not be undone."""
@@ -243,3 +378,206 @@ def size(text: str) -> int:
 def share(percentage: str) -> float:
     """`1%` as 0.01."""
     return float(percentage.rstrip("%")) / 100
+
+
+def in_force(
+    spec: CachePolicySpec, decision: Decision, learning: Learning, last: LastReport, ttl: float
+) -> Report:
+    """Of a policy that was reconciled: the class's TTL is `ttl`, the operator's or its own."""
+    return Report(
+        status=_status(decision, learning),
+        conditions=_conditions(spec, decision, ttl),
+        events=_events(last, spec, decision, learning),
+    )
+
+
+def superseded(spec: CachePolicySpec, by: str) -> Report:
+    """Another policy sets the TTL of its class."""
+    message = f"CachePolicy {by}, which is older, sets the TTL of class {spec.cache_class}."
+    names = ("recommended", "boundBy", "reason", "hitRatio", "measuredHitRatio", "stale", "staleBound")
+    return Report(
+        status=dict.fromkeys(("ttl", "ttlSeconds", *names, "driftPerHour", "noise", "saving", "memory")),
+        conditions=[
+            Condition("Ready", "False", "Superseded", message),
+            Condition("Published", "False", "Superseded", message),
+        ],
+        events=[Event("Warning", "Superseded", message)],
+    )
+
+
+def gone() -> Report:
+    """It was deleted meanwhile."""
+    return _not_ready("Gone", "It was deleted while it was reconciled.", "False")
+
+
+def no_replicas() -> Report:
+    """It is not known which classes there are."""
+    return _not_ready("NoReplicas", "No replica has said yet which cache classes there are.", "Unknown")
+
+
+def unknown_class(name: str, announced: Announcement) -> Report:
+    """The service has no such class."""
+    known = [each[:_NAME] for each in sorted(announced.classes)[:_NAMED]]
+    message = f"The service has no cache class {name}; it has {', '.join(known) or 'none'}."
+    return _not_ready("UnknownClass", message, "False")
+
+
+def _not_ready(reason: str, message: str, ready: ConditionStatus) -> Report:
+    return Report(
+        status={},
+        conditions=[Condition("Ready", ready, reason, message)],
+        events=[Event("Warning", reason, message)] if ready == "False" else [],
+    )
+
+
+def redis_unavailable(error: Exception) -> Report:
+    """Nothing could be read or published."""
+    message = f"Redis does not answer ({type(error).__name__}); what is in force stays in force."
+    return Report(
+        status={},
+        conditions=[
+            Condition("Ready", "Unknown", "RedisUnavailable", message),
+            Condition("Published", "Unknown", "RedisUnavailable", message),
+        ],
+    )
+
+
+def apply(body: Json, report: Report, *, now: datetime | None = None) -> None:
+    """Write a report into an object's status; may be done again on a newer version of it."""
+    status = body.setdefault("status", {})
+    for name, value in report.status.items():
+        if value is None:
+            status.pop(name, None)
+        else:
+            status[name] = value
+    write_conditions(body, report.conditions, now=now)
+
+
+def write_conditions(body: Json, conditions: list[Condition], *, now: datetime | None = None) -> str:
+    """In place of those that are there; gives the time, as RFC 3339. Times of those that stay as they are stay."""
+    stamp = (now or datetime.now(UTC)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    status = body.setdefault("status", {})
+    before = {str(each.get("type")): each for each in status.get("conditions", [])}
+    status["conditions"] = [
+        {
+            "type": each.type,
+            "status": each.status,
+            "reason": each.reason,
+            "message": each.message,
+            "lastTransitionTime": _since(before.get(each.type), each, stamp),
+            "observedGeneration": int(body.get("metadata", {}).get("generation", 0)),
+        }
+        for each in conditions
+    ]
+    return stamp
+
+
+def _since(before: Mapping[str, Any] | None, condition: Condition, now: str) -> str:
+    if before is not None and before.get("status") == condition.status:
+        return str(before.get("lastTransitionTime") or now)
+    return now
+
+
+def written(duration: float) -> str:
+    """Seconds as people write them, to three digits: `1m2s`, `4.5s`, `2h30m`; a printer column has to be read."""
+    if duration < 60:
+        return f"{float(f'{duration:.3g}'):g}s"
+    whole = round(duration) if duration < 3600 else 60 * round(duration / 60)
+    parts = ((whole // 3600, "h"), (whole % 3600 // 60, "m"), (whole % 60, "s"))
+    return "".join(f"{count}{unit}" for count, unit in parts if count)
+
+
+def _status(decision: Decision, learning: Learning) -> Json:
+    drift, curve = learning.drift, learning.curve(0.0)
+    return {
+        "ttl": written(decision.ttl) if decision.ttl else "0s",
+        "ttlSeconds": float(f"{decision.ttl:.6g}"),
+        "recommended": written(decision.recommended) if decision.recommended else "0s",
+        "boundBy": decision.bound_by,
+        "reason": decision.reason,
+        "hitRatio": _percent(decision.hit_ratio),
+        "measuredHitRatio": _percent(decision.measured_hit_ratio),
+        "stale": _percent(decision.stale),
+        "staleBound": _percent(decision.stale_upper),
+        "driftPerHour": _drift(drift),
+        "noise": _percent(drift.noise) if drift.observations else None,
+        "saving": None if math.isnan(decision.saving) else f"${decision.saving:.3g}/h",
+        "memory": None if math.isnan(decision.bytes) else f"{decision.bytes / 2**20:.3g}Mi",
+        "lookUps": int(curve.seen) if curve is not None else 0,
+        "comparisons": int(drift.observations),
+    }
+
+
+def _percent(ratio: float) -> str | None:
+    return None if math.isnan(ratio) else f"{100 * ratio:.3g}%"
+
+
+def _drift(drift: DriftEstimate) -> str | None:
+    if not math.isfinite(drift.upper):
+        return None
+    rate, lower, upper = (f"{each * 3600:.3g}" for each in (drift.rate, drift.lower, drift.upper))
+    return f"{rate} ({lower} to {upper})"
+
+
+def _conditions(spec: CachePolicySpec, decision: Decision, ttl: float) -> list[Condition]:
+    published = spec.mode == "Auto"
+    message = f"Class {spec.cache_class} has a TTL of {written(ttl) if ttl else '0s, it is not cached'}."
+    if not published:
+        message += f" Mode {spec.mode}: it is the configuration's."
+    budget = spec.staleness.budget
+    within = (
+        Condition("WithinBudget", "True", "Feasible", f"At most {budget} of hits are stale.")
+        if decision.within_budget
+        else Condition(
+            "WithinBudget",
+            "False",
+            "Infeasible",
+            f"The budget of {budget} cannot be kept: {decision.reason}. onInfeasible: {spec.on_infeasible}.",
+        )
+    )
+    sufficient = (
+        Condition("DataSufficient", "True", "Measured", "Enough was seen to decide.")
+        if decision.sufficient
+        else Condition("DataSufficient", "False", "TooLittle", f"The TTL stays: {decision.reason}.")
+    )
+    return [
+        Condition("Ready", "True", "Reconciled", message),
+        sufficient,
+        within,
+        Condition("Published", "True" if published else "False", spec.mode, message),
+    ]
+
+
+def _events(last: LastReport, spec: CachePolicySpec, decision: Decision, learning: Learning) -> list[Event]:
+    """What has changed since it was last reported, which is noted."""
+    events = []
+    jumps = [jump for jump in learning.jumps if jump[0] > last.jump]
+    if jumps:
+        last.jump = jumps[-1][0]
+        factor = jumps[-1][1]
+        how = f"{factor:.2g} times as fast as" if factor >= 1 else f"{1 / factor:.2g} times more slowly than"
+        message = f"Answers of class {spec.cache_class} change {how} before."
+        events.append(Event("Warning" if factor > 1 else "Normal", "DriftChanged", message))
+    if decision.within_budget != last.within_budget:
+        last.within_budget = decision.within_budget
+        message = f"The staleness budget of class {spec.cache_class} can be kept again."
+        if not decision.within_budget:
+            message = f"The staleness budget of class {spec.cache_class} cannot be kept: {decision.reason}."
+        events.append(Event("Normal" if decision.within_budget else "Warning", "BudgetChanged", message))
+    before = last.ttl
+    if spec.mode == "Auto" and before is not None and _has_moved(before, decision.ttl):
+        message = (
+            f"TTL of class {spec.cache_class}: {written(before) if before else '0s'} -> "
+            f"{written(decision.ttl) if decision.ttl else '0s'}, bound by {decision.bound_by}; {decision.reason}."
+        )
+        events.append(Event("Normal", "TTLChanged", message))
+        last.ttl = decision.ttl
+    elif before is None:
+        last.ttl = decision.ttl
+    return events
+
+
+def _has_moved(last: float, ttl: float) -> bool:
+    if not last or not ttl:
+        return last != ttl
+    return not 1 / _REPORTED_CHANGE < ttl / last < _REPORTED_CHANGE

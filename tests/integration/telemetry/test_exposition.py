@@ -18,7 +18,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from dub5_operator.report import Metrics as OperatorMetrics
+from dub5_operator.handlers.policy import Metrics as OperatorMetrics
 from testkit.openai_server import FakeOpenAI
 from tests.documents.reading import read
 from tests.documents.reference import METRICS, labels, metrics, opentelemetry

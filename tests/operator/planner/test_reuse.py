@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dub5.contract import Access
-from dub5_operator.planner.reuse import MOST_KEYS, STEP, Reuse, candidates
+from dub5_operator.planner.decision import MOST_KEYS, STEP, Reuse, candidates
 
 START = 1_000_000.0
 
