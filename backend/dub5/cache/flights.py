@@ -372,10 +372,10 @@ class Flights:
             status = CacheStatus(fwd="bypass", detail=question.bypass)
         else:
             asked = lookup.directives
-            if not alone and (answer := self.recall(question, leader)) is not None:
-                return answer
             if not (alone or asked.no_cache):
-                hit = await self._find(lookup, record)
+                hit = self._store.recall(lookup)
+                if hit is None or not hit.freshness.usable:
+                    hit = await self._find(lookup, record)
                 if hit is not None and hit.freshness.usable:
                     return self._hit(question, lookup, leader, hit)
             if asked.only_if_cached:
@@ -397,14 +397,6 @@ class Flights:
             if hit is None or not (hit.freshness.usable or hit.freshness.state is FreshnessState.IF_ERROR):
                 raise
             return self._hit(question, lookup, leader, hit)
-
-    def recall(self, question: Question, leader: Leader) -> CacheAnswer | None:
-        """What memory has, where it may be used."""
-        lookup = question.lookup
-        hit = self._store.recall(lookup) if lookup is not None else None
-        if lookup is None or hit is None or not hit.freshness.usable:
-            return None
-        return self._hit(question, lookup, leader, hit)
 
     async def _find(self, lookup: CacheLookup, record: RequestRecord) -> CacheHit | None:
         started = time.perf_counter()

@@ -79,16 +79,11 @@ def _seconds(found: dict[str, str], name: str) -> float | None:
 
 class Lifetimes(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """How long answers of a class live, in seconds: fresh; then stale, but served while a new one is fetched,
-    or where every provider fails. `kept` is how long after its birth an answer may be of use at all."""
+    or where every provider fails."""
 
     ttl: float
     stale_while_revalidate: float = 0.0
     stale_if_error: float = 0.0
-    kept: float = 0.0
-
-    def __post_init__(self) -> None:
-        kept = self.ttl + max(self.stale_while_revalidate, self.stale_if_error)
-        msgspec.structs.force_setattr(self, "kept", kept)
 
 
 class FreshnessState(enum.Enum):

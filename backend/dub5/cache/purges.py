@@ -276,11 +276,14 @@ class Purges:
         await self._run_purges("DEL", *PURGE_KEYS)
 
     def learn(self, asked: Asked, nonce: bytes, journal: list[Event]) -> bool:
-        """Take in what `read` brought; whether that was all, and `synchronise` has nothing more to do."""
+        """Take in what `asked` brought; whether that was all, and `synchronise` has nothing more to do."""
         self.behind = True
-        if nonce != self._nonce or _is_broken(asked, journal) or not all(map(_is_sound, journal)):
+        if nonce != self._nonce or not all(map(_is_sound, journal)):
             return False
-        self._take_in(journal)
+        if asked.head and (not journal or _stamp_of(journal[0]) != asked.head):
+            return False  # the stamp from which it was read is not in it any more: Redis lost it
+        if len(journal) > bool(asked.head):  # as a rule there is only the last one that we know
+            self._take_in(journal)
         if asked.given or self._given:
             read = set(map(_stamp_of, journal))
             self._given -= read
@@ -317,7 +320,7 @@ class Purges:
             raise Undecodable("no purge")
         if nonce != self._nonce:
             await self._begin_anew(nonce)
-        elif _is_broken(asked, journal) or len(journal) < _PAGE:
+        elif len(journal) < _PAGE or (asked.head and _stamp_of(journal[0]) != asked.head):
             await self._mend()
         else:
             await self._synchronise()
@@ -484,11 +487,6 @@ def _number(text: bytes | None) -> float:
         return float(text or 0)
     except ValueError:
         return -1.0
-
-
-def _is_broken(asked: Asked, journal: list[Event]) -> bool:
-    """The stamp from which the journal was read is not in it any more: Redis lost it."""
-    return bool(asked.head) and (not journal or _stamp_of(journal[0]) != asked.head)
 
 
 def _stamp_of(event: Event) -> int:

@@ -225,6 +225,11 @@ class CacheHit(msgspec.Struct, frozen=True, gc=False):
     freshness: Freshness
 
 
+def kept(lifetimes: Lifetimes) -> float:
+    """For how many seconds after its birth an answer may be of use at all."""
+    return lifetimes.ttl + max(lifetimes.stale_while_revalidate, lifetimes.stale_if_error)
+
+
 class LocalEntry(msgspec.Struct, frozen=True, gc=False):
     """An entry in memory, and since when it is there (monotonic seconds)."""
 
@@ -386,7 +391,7 @@ class AnswerStore:
     async def store(self, identity: Identity, entry: Entry, lifetimes: Lifetimes) -> bool:
         """Keep an answer in both tiers; whether it was fit to be kept."""
         now = self.now()
-        left = lifetimes.kept - entry.age(now)
+        left = kept(lifetimes) - entry.age(now)
         if len(entry.body) > self.max_entry or left <= 0 or entry.born > (now + TOLERANCE) * 1e6:
             return False
         if self._link is not None:
@@ -444,7 +449,7 @@ class AnswerStore:
         return entry
 
     def _keep_locally(self, identity: Identity, entry: Entry, lifetimes: Lifetimes) -> None:
-        left = lifetimes.kept - entry.age(self.now())
+        left = kept(lifetimes) - entry.age(self.now())
         if left > 0:
             self._local.put(identity, entry, seconds=left)
 

@@ -93,34 +93,20 @@ class LogWriter:
         with self._lock:
             lines, self._lines = self._lines, []
         block = b"".join(lines)
-        written = _write_all(self._descriptor, block)
+        # To the descriptor directly: a thread that hangs inside a buffered file at exit would abort the interpreter.
+        left = memoryview(block)
+        try:
+            while left:
+                try:
+                    left = left[os.write(self._descriptor, left) :]
+                except BlockingIOError:  # somebody who shares our terminal or pipe made it non-blocking
+                    select.select((), (self._descriptor,), ())
+        except OSError:  # the reader is gone
+            pass
         with self._lock:
             self._size -= len(block)  # only now: what is being written still takes room
-            if not written:
+            if left:
                 self._count_dropped(len(lines))
-
-
-def _write_all(descriptor: int, block: bytes) -> bool:
-    """Whether the whole block went out; it does not where the reader is gone.
-
-    The descriptor is written to directly: a thread that hangs inside a buffered file at exit would abort the
-    interpreter.
-    """
-    left = memoryview(block)
-    while left:
-        try:
-            left = left[_write_some(descriptor, left) :]
-        except OSError:
-            return False
-    return True
-
-
-def _write_some(descriptor: int, block: memoryview) -> int:
-    try:
-        return os.write(descriptor, block)
-    except BlockingIOError:  # somebody who shares our terminal or pipe made it non-blocking
-        select.select((), (descriptor,), ())
-        return 0
 
 
 class _Lines:
