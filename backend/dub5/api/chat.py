@@ -60,7 +60,7 @@ from dub5.errors import (
     render_event,
 )
 from dub5.json_steps import LARGE
-from dub5.providers.chunks import split
+from dub5.providers.chunks import split, text_of, tokens
 from dub5.providers.protocol import Json, Payload
 from dub5.settings.model import ServerSettings
 from dub5.telemetry.logging import get_logger
@@ -162,9 +162,25 @@ class ChatWriter(msgspec.Struct):
 
 
 def events_of(completion: bytes, *, include_usage: bool) -> bytes:
-    """A whole completion as the bytes of its event stream, all but the `[DONE]` at its end."""
-    chunks = split(msgspec.json.decode(completion), include_usage=include_usage)
-    return b"".join(b"data: " + Payload.of(chunk).raw + b"\n\n" for chunk in chunks)
+    """A whole completion as the bytes of its event stream, all but the `[DONE]` at its end.
+
+    Its texts come in parts about as long as tokens, as their provider would have sent them.
+    """
+    chunks = split(msgspec.json.decode(completion), include_usage=include_usage, whole_texts=True)
+    return b"".join(map(_events_of_chunk, chunks))
+
+
+def _events_of_chunk(chunk: Json) -> bytes:
+    """One event, but of a text one for each of its tokens: they differ in it alone, so all else is encoded once."""
+    raw = Payload.of(chunk).raw
+    name, text = text_of(chunk)
+    parts = tokens(text)
+    if len(parts) > 1:
+        delta = b'{"%b":' % name.encode()
+        before, _, after = raw.rpartition(b"%b%b}" % (delta, msgspec.json.encode(text)))
+        between = b"}%b\n\ndata: %b%b" % (after, before, delta)
+        raw = b"%b%b%b}%b" % (before, delta, between.join(map(msgspec.json.encode, parts)), after)
+    return b"data: %b\n\n" % raw
 
 
 class QuestionRoute:

@@ -36,6 +36,7 @@ _decoder = msgspec.json.Decoder(Json)
 _encoder = msgspec.json.Encoder()
 
 _PIECE = re.compile(r"\S*\s*", re.DOTALL)
+_TOKEN = re.compile(r"\s*\S{1,6}|\s+\Z", re.DOTALL)
 _PIECE_LENGTH = 24
 _MOST_PIECES = 2000
 """About so many of one text: each is an event to write."""
@@ -415,22 +416,41 @@ def assemble(chunks: Iterable[Json]) -> Json:
     return assembler.completion()
 
 
-def split(completion: Json, *, include_usage: bool) -> Iterator[Json]:
+def split(completion: Json, *, include_usage: bool, whole_texts: bool = False) -> Iterator[Json]:
     """A completion as the chunks of a stream: role, reasoning, content, tool calls, finish, usage.
 
-    Usage comes last in a chunk without choices, and only where the caller asked for it.
+    Usage comes last in a chunk without choices, and only where the caller asked for it. A text comes a few words at a
+    time, or with `whole_texts` in one chunk, for whoever cuts it up by `tokens`.
     """
     head = {**_without(completion, "choices", "usage"), "object": "chat.completion.chunk"}
     small: Json = {name: head[name] for name in ("id", "object", "created", "model") if name in head}
     for position, choice in enumerate(completion.get("choices") or ()):
-        for part in _split_choice(choice, _index_or(choice, position)):
+        for part in _split_choice(choice, _index_or(choice, position), whole_texts):
             yield {**head, "choices": [part]}
             head = small  # what else the provider said about the answer is said once
     if include_usage and completion.get("usage") is not None:
         yield {**head, "choices": [], "usage": completion["usage"]}
 
 
-def _split_choice(choice: Json, index: int) -> Iterator[Json]:
+def text_of(chunk: Json) -> tuple[str, str]:
+    """The name and the text of a chunk of `split` that has nothing else in its delta; both empty of any other."""
+    for choice in chunk["choices"]:
+        for name, text in choice["delta"].items():
+            if name in _TEXTS and len(choice["delta"]) == 1:
+                return name, text
+    return "", ""
+
+
+def tokens(text: str) -> list[str]:
+    """`text` in parts about as long as a model's tokens; in _MOST_PIECES longer ones, where those would be more."""
+    parts = _TOKEN.findall(text)
+    size = -(-len(parts) // _MOST_PIECES)
+    if size <= 1:
+        return parts
+    return ["".join(parts[start : start + size]) for start in range(0, len(parts), size)]
+
+
+def _split_choice(choice: Json, index: int, whole_texts: bool) -> Iterator[Json]:
     message = choice.get("message") or {}
     texts = {name: message[name] for name in _TEXTS if isinstance(message.get(name), str)}
     calls = message.get("tool_calls")
@@ -445,7 +465,7 @@ def _split_choice(choice: Json, index: int) -> Iterator[Json]:
     first["role"] = first.get("role") or "assistant"  # without it OpenAI's client for Node takes no stream
     yield {"index": index, "delta": first, "finish_reason": None}
     for name, text in texts.items():
-        for piece in pieces_of(text):
+        for piece in [text] * bool(text) if whole_texts else pieces_of(text):
             yield {"index": index, "delta": {name: piece}, "finish_reason": None}
     for position, call in enumerate(calls or ()):
         yield {

@@ -241,3 +241,46 @@ def test_a_long_text_comes_in_no_more_than_some_thousand_events() -> None:
 def test_tokens_of_a_whole_answer_are_read_without_the_rest(usage: Any, read: Usage) -> None:
     assert usage_in(json.dumps({"choices": [{"index": 0}], "usage": usage}).encode()) == read
     assert usage_in(b'{"choices":[]}') == Usage()
+
+
+def said_by(events: bytes, field: str) -> list[str]:
+    chunks = [json.loads(event.removeprefix(b"data: ")) for event in events.split(b"\n\n") if event]
+    deltas = [each["choices"][0]["delta"].get(field) for each in chunks if each["choices"]]
+    return [delta for delta in deltas if delta]
+
+
+@pytest.mark.parametrize("field", ["content", "reasoning_content", "refusal"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The sky is blue, since air scatters what is of short wavelength more than the rest.",
+        "finish_reason",  # a name that stands in each chunk
+        '{"content":"finish_reason"}, "delta": {"content": "x"}}]}\n\ndata: [DONE]\n\n',
+        "\n \t",
+        ' a\u2028b\x85c\\"d ',
+        "空は青い。" * 20,
+        "👩‍👩‍👧 " * 20,
+        "x",
+    ],
+)
+def test_a_stored_answer_is_replayed_in_parts_like_tokens(text: str, field: str) -> None:
+    completion = {
+        "id": "x",
+        "model": text,
+        "choices": [
+            {"index": 0, "message": {"role": "assistant", field: text}, "finish_reason": "stop"},
+        ],
+    }
+    parts = said_by(events_of(json.dumps(completion).encode(), include_usage=False), field)
+    assert "".join(parts) == text
+    assert len(parts) >= len(text.split()) or not text.strip()
+    assert all(len(part.strip()) <= 6 for part in parts)
+
+
+def test_a_long_answer_is_replayed_in_some_thousand_events_at_most() -> None:
+    text = "word " * 200_000
+    message = {"role": "assistant", "content": text}
+    completion = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+    parts = said_by(events_of(json.dumps(completion).encode(), include_usage=False), "content")
+    assert "".join(parts) == text
+    assert 1000 <= len(parts) <= 2000
