@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.figures import Figure, progress
@@ -24,12 +24,11 @@ def run(
     *,
     longest: float,
     shortened: bool = False,
-    lengthened: Sequence[str] = (),
 ) -> int:
     """The exit code: 1 where a bar was missed.
 
     `longest` is how many seconds one row may take. With `shortened` there is an option `--length`, whose number is
-    passed to each row. With `lengthened`, rows that take whether they have more time, there is `--long`.
+    passed to each row.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -38,15 +37,12 @@ def run(
     if shortened:
         how = "0.1 runs each row for a tenth of its time, to try it; such figures do not count"
         parser.add_argument("--length", type=float, default=1.0, metavar="SHARE", help=how)
-    if lengthened:
-        parser.add_argument("--long", action="store_true", help=f"ten times as long: {', '.join(lengthened)}")
     given = parser.parse_args()
     arguments = (given.length,) if shortened else ()
     missed = False
     print(_HEAD, flush=True)
     for row in given.rows or rows:
-        more, most = ((given.long,), longest * (1 + 9 * given.long)) if row in lengthened else ((), longest)
-        figures = asyncio.run(_measured(f"{package}.{rows[row]}", most, arguments + more))
+        figures = asyncio.run(_measured(f"{package}.{rows[row]}", longest, arguments))
         print("\n".join(figure.line() for figure in figures), flush=True)
         missed |= any(figure.good is False for figure in figures)
     return 1 if missed else 0

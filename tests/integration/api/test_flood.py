@@ -31,7 +31,7 @@ _HALF_BODY = _HEAD + b"content-length: 1000000\r\n\r\n" + b"x" * 900_000
 async def test_half_requests_take_no_more_than_their_share_and_complete_ones_are_answered(
     fake: FakeOpenAI,
 ) -> None:
-    may_open(2 * (STRANGERS + CALLERS) + 500)
+    may_open(STRANGERS + CALLERS + 500)
     settings = configuration(fake.base_url, None, server={"max_arriving": f"{BUDGET}B"})
     async with limited(settings, "true") as service:
         floods = [asyncio.create_task(_hold(service, half)) for half in _halves()]
