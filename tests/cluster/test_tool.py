@@ -15,7 +15,7 @@ import pytest
 from testkit.cluster.kube import eventually
 from testkit.places import ROOT
 from tools.cluster import holder, node
-from tools.cluster.places import State
+from tools.cluster.layout import State
 
 pytestmark = pytest.mark.skipif("KUBECONFIG" in os.environ, reason="the cluster is not ours")
 

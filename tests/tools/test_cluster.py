@@ -12,9 +12,8 @@ import pytest
 
 from testkit.places import ROOT
 from tools.cluster import host, images, main, programs
-from tools.cluster.layout import nodes
+from tools.cluster.layout import Stop, nodes
 from tools.cluster.programs import TOOLS, Tool
-from tools.cluster.report import Stop
 
 GO = Path(__file__).parents[2] / "tools/go"
 

@@ -20,9 +20,8 @@ import time
 from pathlib import Path
 
 from testkit.places import ROOT
+from tools.cluster.layout import State, Stop
 from tools.cluster.node import hierarchies
-from tools.cluster.places import State
-from tools.cluster.report import Stop
 
 NAMESPACES = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
 DIE_WITH_PARENT = ["setpriv", "--pdeathsig", "KILL"]

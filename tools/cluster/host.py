@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tools.cluster.report import Stop, say
+from tools.cluster.layout import Stop, say
 
 # A program of each package; CNI plugins are on no PATH.
 PACKAGES = {

@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from testkit.places import CACHE, ROOT
+from tools.cluster.layout import Stop, say
 from tools.cluster.programs import BY_NAME, program
 from tools.cluster.programs import build as build_programs
-from tools.cluster.report import Stop, say
 
 ARCHIVES = CACHE / "images"
 SUITE = "trixie"

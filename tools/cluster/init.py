@@ -12,10 +12,8 @@ import os
 import sys
 import time
 
-from tools.cluster import control_plane, keys, mounts, network, node
-from tools.cluster.layout import nodes
-from tools.cluster.places import State
-from tools.cluster.report import Stop
+from tools.cluster import keys, node
+from tools.cluster.layout import State, Stop, command, filled, nodes
 from tools.cluster.services import Services
 
 
@@ -33,22 +31,39 @@ def main() -> None:
 
 
 def come_up(state: State, count: int, hpa_sync: str) -> Services:
-    mounts.of_the_cluster()
+    node.own_mounts()
     state.logs.mkdir()
     members = nodes(count)
     keys.make(state.folder, members)
-    network.first_node()
+    node.first_network()
     for member in members[1:]:
-        network.further_node(member)
+        node.further_network(member)
     services = Services(state)
-    control_plane.start(services, hpa_sync)
+    start_control_plane(services, hpa_sync)
     for member in members:
         node.start(services, member)
-    control_plane.start_dns(services)
+    start_dns(services)
     names = [f"node/{member.name}" for member in members]
     ready = ["wait", "--for=condition=Ready", "--timeout=1s", *names]
     services.wait_until(lambda: services.kubectl(*ready).returncode == 0, "the nodes are ready")
     return services
+
+
+def start_control_plane(services: Services, hpa_sync: str) -> None:
+    services.start("etcd", command("etcd"))
+    services.start("kube-apiserver", command("kube-apiserver"))
+    services.wait_until(
+        lambda: services.kubectl("get", "--raw", "/readyz").returncode == 0, "the API server is ready"
+    )
+    services.start("kube-controller-manager", command("kube-controller-manager", hpa_sync=hpa_sync))
+    services.start("kube-scheduler", command("kube-scheduler"))
+
+
+def start_dns(services: Services) -> None:
+    folder = services.state.folder
+    (folder / "Corefile").write_text(filled("Corefile", folder=folder))
+    services.start("coredns", command("coredns"))
+    services.apply(filled("dns.yaml"))
 
 
 def bury(services: Services) -> None:

@@ -1,18 +1,25 @@
-"""Addresses and names in the cluster's own network, which nothing leads out of.
+"""Addresses, names and places of a cluster, and how it speaks to people.
+
+Its own network, which nothing leads out of:
 
 10.250.0.1x     node x, on a bridge in the network namespace of node 0
 10.244.x.0/24   pods of node x
 10.96.0.0/16    services
+
+What it makes is kept in the cache, nothing of it in the work tree; `down` deletes a cluster's keys, logs and data.
 """
 
 from __future__ import annotations
 
 import string
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from testkit.places import CACHE
 
 NODE_IP = "10.250.0.10"
 POD_RANGE = "10.244.0.0/16"
@@ -67,3 +74,39 @@ class Node:
 
 def nodes(count: int) -> list[Node]:
     return [Node(index) for index in range(count)]
+
+
+@dataclass(frozen=True)
+class State:
+    """The folder of the cluster called `name`, and the control group that its pods are in."""
+
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        return CACHE / "clusters" / self.name
+
+    @property
+    def lock(self) -> Path:
+        """Held as long as the cluster lives; beside the folder, so that it outlives it."""
+        return self.folder.with_suffix(".lock")
+
+    @property
+    def logs(self) -> Path:
+        return self.folder / "log"
+
+    @property
+    def kubeconfig(self) -> Path:
+        return self.folder / "admin.kubeconfig"
+
+    @property
+    def control_group(self) -> str:
+        return f"dub5-{self.name}"
+
+
+class Stop(Exception):
+    """Ends the command with a sentence and exit code 1."""
+
+
+def say(message: str, end: str = "\n") -> None:
+    print(message, end=end, flush=True, file=sys.stderr)

@@ -13,9 +13,7 @@ from pathlib import Path
 
 from testkit.places import CACHE
 from tools.cluster import holder, host, images, programs
-from tools.cluster.layout import nodes
-from tools.cluster.places import State
-from tools.cluster.report import Stop, say
+from tools.cluster.layout import State, Stop, nodes, say
 
 ABOUT = """\
 A real Kubernetes on this machine, from source, in network namespaces that nothing leads out of.

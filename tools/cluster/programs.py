@@ -21,7 +21,7 @@ from pathlib import Path
 import yaml
 
 from testkit.places import CACHE, ROOT
-from tools.cluster.report import Stop, say
+from tools.cluster.layout import Stop, say
 
 GO = ["go"]
 

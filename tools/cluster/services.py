@@ -8,9 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tools.cluster.places import State
+from tools.cluster.layout import State, Stop
 from tools.cluster.programs import program
-from tools.cluster.report import Stop
 
 PATIENCE = 120.0  # seconds, for a step of coming up; it takes one or two
 
