@@ -61,6 +61,8 @@ LEASE = 4.0
 HEARTBEAT = 1.0
 FOLLOWER_TIMEOUT = 3.5
 READ_INTERVAL = 0.25
+RENEWED = 256
+"""Leases that are renewed at a time."""
 STREAM_LIFE = 120.0
 """Seconds that frames are kept after the last one; longer than a provider may pause between two."""
 
@@ -72,8 +74,6 @@ _MOST_FRAMES = 64 * 2**20
 """Bytes of what is appended at once, at most; the link has a bound for what is read at once."""
 _MOST_END = 2**20
 _MOST_MESSAGE = 4096
-_RENEWED = 256
-"""Leases that are renewed at a time."""
 _MOST_REPLICAS = 1000
 """Replicas that may follow one flight."""
 
@@ -409,9 +409,9 @@ class Leases:
                     led.flight.leave()
                 renewals.append(("EVAL", _RENEW, 1, led.claim.lease, led.claim.token, int(LEASE * 1000)))
             # The items of a few large batches of texts are thousands of flights: more than can be renewed in one go.
-            for start in range(0, len(renewals), _RENEWED):
+            for start in range(0, len(renewals), RENEWED):
                 with contextlib.suppress(RedisUnavailable):
-                    await self._link.pipeline("renew", renewals[start : start + _RENEWED])
+                    await self._link.pipeline("renew", renewals[start : start + RENEWED])
 
     async def _on_message(self, data: bytes) -> None:
         message = decode(_message_decoder, data, most=_MOST_MESSAGE)

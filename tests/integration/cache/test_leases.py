@@ -16,7 +16,7 @@ from redis.exceptions import NoPermissionError
 
 from dub5.cache.flights import CacheAnswer, Claim, Flight, Flights, Frame, Made, Tailed
 from dub5.cache.freshness import Lifetimes
-from dub5.cache.leases import Leases
+from dub5.cache.leases import RENEWED, Leases
 from dub5.cache.purges import Purges
 from dub5.cache.store import AnswerStore, Entry, Identity, LocalCache
 from dub5.contract import LEASE_KEY, REPLICA_CHANNEL, SAMPLES, SAMPLES_READER
@@ -165,6 +165,18 @@ async def test_a_lease_is_renewed_for_as_long_as_the_flight_takes(redis: str) ->
         await client.pexpire(lead.lease, 2_000)
         await until(lambda: lives_longer(redis, lead.lease, 2_000))
         await leases.release(lead)
+
+
+async def test_leases_are_renewed_also_where_they_are_more_than_go_at_once(redis: str) -> None:
+    async with leasing(redis) as leases, plain(redis) as client:
+        claims = [
+            await leases.claim(Identity(f"key {number}", "n.0"), Flight(), seen=0, background=False)
+            for number in range(RENEWED + 2)
+        ]
+        for lead in claims:
+            await client.pexpire(lead.lease, 2_000)
+        for lead in (claims[0], claims[-1]):
+            await until(lambda lead=lead: lives_longer(redis, lead.lease, 2_000))  # type: ignore[misc]
 
 
 async def lives_longer(url: str, key: str, milliseconds: int) -> bool:
