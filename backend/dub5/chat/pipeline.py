@@ -38,21 +38,16 @@ from dub5.chat.answer import (
     usage_of,
     whole_of,
 )
+from dub5.chat.calls import CallNotes
 from dub5.chat.catalog import Catalog
 from dub5.chat.question import Question, answer_key, answer_key_in_steps, scope_of, why_not_cached
 from dub5.chat.request import ChatRequest
 from dub5.errors import Dub5Error, InternalError, InvalidRequest, NotCached
 from dub5.json_steps import in_steps
-from dub5.providers.call import CallResult
 from dub5.providers.chunks import Assembler
 from dub5.providers.protocol import Payload, decode
-from dub5.telemetry.logging import get_logger
 from dub5.telemetry.metrics import Metrics
-from dub5.telemetry.record import RequestRecord, TraceContext, Tracer, chat_span
-
-_FAILED = {"error", "timeout", "limited", "overloaded"}
-
-_log = get_logger()
+from dub5.telemetry.record import RequestRecord, Tracer
 
 
 class Services(msgspec.Struct, frozen=True):
@@ -277,9 +272,7 @@ class ProviderCall(msgspec.Struct):
     _services: Services
     _background: bool = False
     made: Made | None = None
-    _usage: Usage = Usage()
-    _age: float = 0.0
-    _trace: TraceContext = cast("TraceContext", None)  # set when it begins
+    _notes: CallNotes = cast("CallNotes", None)  # set when it begins
 
     def again(self) -> ProviderCall:
         """The same in the background: nobody waits, so it takes no place in the gate that a request wants."""
@@ -290,7 +283,9 @@ class ProviderCall(msgspec.Struct):
         question, services = self._question, self._services
         record, target, streamed = question.record, question.target, question.request.stream
         model, largest = target.model, services.store.max_entry
-        self._trace = record.trace.child()
+        self._notes = notes = CallNotes(
+            record, model, services.metrics, services.tracer, background=self._background
+        )
         slot = await services.gate.enter(
             record.tenant or "",
             model.name,
@@ -303,14 +298,14 @@ class ProviderCall(msgspec.Struct):
         answer = error = assembler = None
         try:
             if not streamed:
-                answer = await model.complete(question.call(self._trace), self._observe)
+                answer = await model.complete(question.call(notes.trace), notes.observe)
                 said = answer.data
                 yield Frame("whole", answer.raw)
                 if len(answer.raw) > largest:
                     answer = None
             else:
                 assembler = Assembler()
-                opened = await model.open(question.call(self._trace), self._observe)
+                opened = await model.open(question.call(notes.trace), notes.observe)
                 async with aclosing(opened) as stream:
                     async for chunk in stream:
                         data = chunk.data
@@ -318,15 +313,9 @@ class ProviderCall(msgspec.Struct):
                         only_usage = "usage" in data and is_usage_only(data)
                         yield Frame("usage" if only_usage else "chunk", chunk.raw)
                 said = {"usage": assembler.usage}
-            usage = self._usage = usage_of(said)
+            usage = usage_of(said)
             record.prompt_tokens, record.completion_tokens = usage.prompt, usage.completion
-            services.metrics.count_answer(
-                model.name, usage.prompt, usage.cached, usage.completion, *usage.dollars(model.price)
-            )
-            if usage.cached and model.price.cached_input is not None:
-                # What a provider's own prompt cache saved is counted as saved, too.
-                saved = usage.cached * (model.price.input - model.price.cached_input) / 1e6
-                services.metrics.saved_dollars.labels(model.name, "cached_input").inc(saved)
+            notes.count(usage)
             if assembler is not None and identity is not None and assembler.characters() <= largest:
                 answer = Payload.of_whole(assembler.completion())
         except Dub5Error as failure:
@@ -334,68 +323,11 @@ class ProviderCall(msgspec.Struct):
             raise
         finally:
             services.gate.leave(slot)
-            if services.tracer.enabled:
-                self._export(began, error)
+            notes.export(began, error)
         if answer is not None and identity is not None and is_whole_answer(answer.data, question.fields):
             took = time.perf_counter() - started
             # What a cache had held for a while is as old as that (RFC 9111, 4.2.3).
-            self.made = Made(answer.raw, answer.data, took + self._age, took, usage.prompt, usage.completion)
-
-    def _observe(self, ended: CallResult) -> None:
-        """One attempt is over: its metrics, and one line in the log with both sides' ids of it."""
-        record, response = self._question.record, ended.response
-        if ended.outcome == "ok":
-            self._age = max(self._age, response.age)
-        # The slower of two calls is cancelled, and says nothing about the answer.
-        if ended.outcome != "cancelled" or record.provider is None:
-            record.provider = ended.provider
-        self._services.metrics.observe_provider(
-            ended.provider,
-            ended.model,
-            ended.outcome,
-            ended.duration,
-            ended.first_token,
-            ended.reason,
-            self._trace.trace_id if self._trace.sampled else None,
-        )
-        measured = {"total": ended.duration, "first_token": ended.first_token}
-        fields = {
-            "request_id": record.request_id,
-            "trace_id": self._trace.trace_id,
-            "span_id": self._trace.span_id,
-            "provider": ended.provider,
-            "model": ended.model,
-            "upstream_model": ended.upstream,
-            "attempt": ended.number,
-            "outcome": ended.outcome,
-            "duration_ms": {
-                name: int(seconds * 1e6) / 1000 for name, seconds in measured.items() if seconds is not None
-            },
-        }
-        known = {
-            "attempt_reason": ended.reason,
-            "status": response.status,
-            "provider_request_id": response.request_id,
-            "trouble": ended.error,
-            "background": self._background or None,
-        }
-        fields.update((name, value) for name, value in known.items() if value is not None)
-        log = _log.warning if ended.outcome in _FAILED else _log.info
-        log("provider call", **fields)
-
-    def _export(self, began: float, error: str | None) -> None:
-        """The span of this call; `error` is its code."""
-        span = chat_span(
-            self._trace,
-            provider=self._question.record.provider or "unknown",
-            model=self._question.target.model.name,
-            input_tokens=self._usage.prompt,
-            output_tokens=self._usage.completion,
-            error=error,
-            started=int(began * 1e9),
-            ended=time.time_ns(),
-        )
-        self._services.tracer.export(span)
+            self.made = Made(answer.raw, answer.data, took + notes.age, took, usage.prompt, usage.completion)
 
 
 def answer_too_large() -> InvalidRequest:

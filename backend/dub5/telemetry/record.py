@@ -222,6 +222,10 @@ def build_tracer(settings: TelemetrySettings) -> Tracer:
         raise ConfigError(f"telemetry.tracing: an OTEL_* variable cannot be used: {error}") from None
 
 
+Operation = Literal["chat", "embeddings", "text_completion"]
+"""What a provider is asked for, in the words of OpenTelemetry's GenAI conventions."""
+
+
 def chat_span(
     trace: TraceContext,
     *,
@@ -232,13 +236,14 @@ def chat_span(
     error: str | None,
     started: int,
     ended: int,
+    operation: Operation = "chat",
 ) -> Span:
     """The span of one call to a provider, by OpenTelemetry's GenAI conventions for clients.
 
     `trace` is a `child` of the request's; its `traceparent` goes with the call.
     """
     attributes: dict[str, str | int] = {
-        "gen_ai.operation.name": "chat",
+        "gen_ai.operation.name": operation,
         "gen_ai.provider.name": provider,
         "gen_ai.request.model": model,
     }
@@ -247,7 +252,7 @@ def chat_span(
     if output_tokens is not None:
         attributes["gen_ai.usage.output_tokens"] = output_tokens
     return Span(
-        name=f"chat {model}",
+        name=f"{operation} {model}",
         kind="client",
         trace=trace,
         started=started,
