@@ -167,8 +167,15 @@ async def read(
     return await in_steps(_judged_in_steps(decoded, translated, translation))
 
 
-class _Decoded(NamedTuple):
-    """A large body, as `ChatRequest` has it."""
+async def decode_body(raw: bytes, *, room: Callable[[int], None] = lambda _: None) -> Decoded:
+    """Of any route, with pauses; `room` as for `read`. InvalidRequest names what is wrong and where."""
+    steps = _decoded_in_steps(raw, room if len(raw) >= LARGE else lambda _: None)
+    del raw
+    return await in_steps(steps)
+
+
+class Decoded(NamedTuple):
+    """A body; the rest as `ChatRequest` has it."""
 
     body: Json
     size: int
@@ -176,7 +183,7 @@ class _Decoded(NamedTuple):
     digest: bytes
 
 
-def _decoded_in_steps(raw: bytes, room: Callable[[int], None] = lambda _: None) -> Steps[_Decoded]:
+def _decoded_in_steps(raw: bytes, room: Callable[[int], None] = lambda _: None) -> Steps[Decoded]:
     size = len(raw)
     try:
         found = yield from json_steps.survey(raw, cut=True)
@@ -190,14 +197,14 @@ def _decoded_in_steps(raw: bytes, room: Callable[[int], None] = lambda _: None) 
         raise InvalidRequest(str(error), param="body") from None
     if not isinstance(body, dict):
         raise InvalidRequest("The body must be a JSON object.", param="body")
-    return _Decoded(body, size, found.cost, digest.digest())
+    return Decoded(body, size, found.cost, digest.digest())
 
 
 def _translated(body: Json, translation: Translation | None) -> Json:
     return body if translation is None else translation.to_chat(body)
 
 
-def _judged_in_steps(decoded: _Decoded, body: Json, translation: Translation | None) -> Steps[ChatRequest]:
+def _judged_in_steps(decoded: Decoded, body: Json, translation: Translation | None) -> Steps[ChatRequest]:
     yield from _check_messages(body)
     messages = body.get("messages")
     rest = {**body, "messages": messages[:1]} if isinstance(messages, list) else body
