@@ -1,8 +1,10 @@
-"""A fake of OpenAI's Chat Completions API; `http_server` says how its scripts are written.
+"""A fake of OpenAI's Chat Completions and Embeddings APIs; `http_server` says how its scripts are written.
 
 async with FakeOpenAI() as fake:
     provider = {"kind": "openai", "base_url": fake.base_url}
-    # Unless told otherwise it answers "You said: <the user's last message>", streamed where asked so.
+    # Unless told otherwise it answers "You said: <the user's last message>", streamed where asked so, and each text
+    # that is to be embedded with `vector_of` it.
+    fake.reply = embed(index=False)                # as some compatible servers write it
     fake.reply = say("Hello", "world")             # streamed or whole, as the call asks
     fake.reply = call_tool("weather", '{"city": "Oslo"}')
     fake.reply = stream([*frames("Hel", "lo")[:2], DIE])   # any part of a proper stream, and then a fault
@@ -11,7 +13,10 @@ async with FakeOpenAI() as fake:
 
 from __future__ import annotations
 
+import base64
 import json
+import struct
+import zlib
 from typing import Any
 
 from testkit.http_server import (
@@ -43,6 +48,7 @@ __all__ = [
     "call_tool",
     "chunk",
     "completion",
+    "embed",
     "frame",
     "frames",
     "hang",
@@ -50,6 +56,7 @@ __all__ = [
     "refuse",
     "say",
     "stream",
+    "vector_of",
     "whole",
 ]
 
@@ -127,14 +134,41 @@ def call_tool(name: str, arguments: str, *, id: str = "call_fake") -> Script:  #
     return script
 
 
+def vector_of(text: str | list[int], dimensions: int = 4) -> list[float]:
+    """32-bit floats that tell texts apart."""
+    seed = zlib.crc32(json.dumps(text).encode())
+    return [struct.unpack("f", struct.pack("f", (seed % (7 + each)) / 3))[0] for each in range(dimensions)]
+
+
+def embed(*, floats: bool = False, index: bool = True, tokens: int = 3) -> Script:
+    """Vectors of the texts, each of which counts as so many tokens; `floats` even where base64 is asked for."""
+
+    async def script(call: Call, wire: Wire) -> None:
+        data = []
+        for number, text in enumerate(call.body["input"]):
+            vector: Any = vector_of(text, call.body.get("dimensions") or 4)
+            if call.body.get("encoding_format") == "base64" and not floats:
+                vector = base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+            data.append({"object": "embedding", "embedding": vector, **({"index": number} if index else {})})
+        used = tokens * len(data)
+        usage = {"prompt_tokens": used, "total_tokens": used}
+        body = {"object": "list", "data": data, "model": call.body["model"], "usage": usage}
+        await whole(body)(call, wire)
+
+    return script
+
+
 class FakeOpenAI(FakeServer):
-    """See the module. Paths other than /v1/chat/completions get 404."""
+    """See the module. Paths other than /v1/chat/completions and /v1/embeddings get 404."""
 
     @property
     def base_url(self) -> str:
         return f"{self.url}/v1"
 
     async def default(self, call: Call, wire: Wire) -> None:
+        if call.path == "/v1/embeddings":
+            await embed()(call, wire)
+            return
         if call.path != "/v1/chat/completions":
             await refuse(404, f"Unknown request URL: {call.method} {call.path}")(call, wire)
             return

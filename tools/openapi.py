@@ -16,13 +16,19 @@ import yaml
 
 from dub5 import errors
 from dub5.api import cache, responses_request
-from dub5.chat import request
+from dub5.chat import embeddings_request, request
 from tools.release import version
 
 Json = dict[str, Any]
 
-_BODIES = [request._Known, responses_request.ResponsesRequest, cache.Invalidation, cache.WrittenAnswer]  # noqa: SLF001  # public by this document alone
-_NAMES = {"_Known": "ChatRequest"}
+_BODIES = [
+    request._Known,  # noqa: SLF001  # public by this document alone
+    responses_request.ResponsesRequest,
+    embeddings_request._Embeddings,  # noqa: SLF001  # the same
+    cache.Invalidation,
+    cache.WrittenAnswer,
+]
+_NAMES = {"_Known": "ChatRequest", "_Embeddings": "EmbeddingsRequest"}
 
 
 def document() -> Json:

@@ -30,6 +30,7 @@ from dub5.admission.keys import KeyRing
 from dub5.admission.limits import RateLimiter
 from dub5.api import cache, models, operations
 from dub5.api.chat import Chat, QuestionRoute, Spelling
+from dub5.api.embeddings import EmbeddingsRoute
 from dub5.api.entrance import Entrance
 from dub5.api.errors import HANDLERS
 from dub5.api.http import headers_of, key_of
@@ -44,6 +45,7 @@ from dub5.cache.purges import Purges
 from dub5.cache.samples import Sampler
 from dub5.cache.store import AnswerStore, LocalCache, most_stored
 from dub5.chat.catalog import Catalog
+from dub5.chat.embeddings import Embedder
 from dub5.chat.personalities import compile_all
 from dub5.chat.pipeline import Pipeline, Services
 from dub5.contract import POLICY_CHANNEL, PURGE_CHANNEL
@@ -101,12 +103,18 @@ class Application:
         self._flights = Flights(
             self._store, self._leases or OneReplica(), self.metrics, sampler=self._sampler
         )
+        services = Services(self._build_gate(), self._store, self.metrics, self._tracer)
+        undecodable = self._redis.undecodable if self._redis is not None else _uncounted
         self._pipeline = Pipeline(
+            self._catalog, self._flights, services, policies=self._policies, undecodable=undecodable
+        )
+        embedder = Embedder(
             self._catalog,
             self._flights,
-            Services(self._build_gate(), self._store, self.metrics, self._tracer),
+            services,
             policies=self._policies,
-            undecodable=self._redis.undecodable if self._redis is not None else lambda *_: None,
+            undecodable=undecodable,
+            background=self.background,
         )
         self._limiter = RateLimiter(
             settings.limits,
@@ -123,9 +131,14 @@ class Application:
             MessagesRoute(Messages(), *asking),
             TokenCountRoute(TokenCounts(), *asking),
         ]
+        embeddings = EmbeddingsRoute(embedder, *asking[1:])
         self.origins = Origins(settings.server.allowed_origins)
         entrance = Entrance(
-            self._public(questions), self.origins, keys=self._keys, drain=self.drain, routes=questions
+            self._public(questions, embeddings),
+            self.origins,
+            keys=self._keys,
+            drain=self.drain,
+            routes=questions,
         )
         self.public: ASGIApp = TelemetryMiddleware(entrance, self.metrics, self._tracer)
         self.operations: ASGIApp = Entrance(self._operations(), Origins())
@@ -326,10 +339,11 @@ class Application:
         found = {name: self._providers[name] for name in named}
         return {name: each for name, each in found.items() if isinstance(each, ListsModels)}
 
-    def _public(self, questions: list[QuestionRoute]) -> Litestar:
+    def _public(self, questions: list[QuestionRoute], embeddings: EmbeddingsRoute) -> Litestar:
         return Litestar(
             route_handlers=[
                 *(each.route() for each in questions),
+                embeddings.route(),
                 Page().route() if self.settings.server.page else models.index,
                 operations.health,
                 Router(
@@ -396,6 +410,10 @@ def _worst_state(healths: list[ModelHealth]) -> float:
 
 def _calls_at_once(healths: list[ModelHealth]) -> float:
     return sum(health.concurrency.limit for health in healths)
+
+
+def _uncounted(*_: object) -> None:
+    """Without Redis nothing comes through it."""
 
 
 def _provide(**parts: object) -> dict[str, Provide]:

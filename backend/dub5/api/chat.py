@@ -232,8 +232,8 @@ class QuestionRoute:
         except ClientLeft:
             record.outcome = "client_disconnect"
         except Exception as failure:  # noqa: BLE001  # the last line of defence: whatever it is, the client gets an answer
-            error = _record_error(failure, record)
-            await send_error(send, error, _rate_headers(grant), self.render(error, record))
+            error = record_error(failure, record)
+            await send_error(send, error, rate_headers(grant), self.render(error, record))
         finally:
             if grant is not None:
                 self._settle(record, grant)
@@ -311,13 +311,13 @@ class QuestionRoute:
         try:
             try:
                 work = self._pipeline.answer(question, forwarded)
-                answer = await (work if question.deadline is None else _until(question.deadline, work))
+                answer = await (work if question.deadline is None else until(question.deadline, work))
                 if not isinstance(answer.content, bytes):
                     assert stream is not None  # noqa: S101  # it was forwarded, and only streams have frames
                     streaming = True
                     async with aclosing(answer.content) as frames:
                         sending = stream.relay(frames, writer, lambda: _head(question, grant, answer.status))
-                        await (sending if end is None else _until(end, sending))
+                        await (sending if end is None else until(end, sending))
                 elif stream is not None and stream.begun:
                     await stream.end(writer.replay(answer.content))
                 else:
@@ -336,7 +336,7 @@ class QuestionRoute:
                 failure = error
             if failure is not None and stream is not None:
                 # After the head: a client that reads gets the error as an event; one that does not is cut off.
-                told = _record_error(failure, record, streaming=streaming)
+                told = record_error(failure, record, streaming=streaming)
                 record.late_status = told.status
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_END_TIMEOUT):
@@ -361,10 +361,10 @@ class QuestionRoute:
 
 async def in_time(end: float | None, work: Coroutine[Any, Any, T]) -> T:
     """DeadlinePassed where it is not done by `end`, in seconds of time.monotonic."""
-    return await (work if end is None else _until(end, work))
+    return await (work if end is None else until(end, work))
 
 
-async def _until(end: float, work: Coroutine[Any, Any, T]) -> T:
+async def until(end: float, work: Coroutine[Any, Any, T]) -> T:
     """DeadlinePassed where it is not done by `end`, in seconds of time.monotonic."""
     try:
         async with asyncio.timeout(end - time.monotonic()):
@@ -373,7 +373,7 @@ async def _until(end: float, work: Coroutine[Any, Any, T]) -> T:
         raise DeadlinePassed from None
 
 
-def _record_error(error: Exception, record: RequestRecord, *, streaming: bool = False) -> Dub5Error:
+def record_error(error: Exception, record: RequestRecord, *, streaming: bool = False) -> Dub5Error:
     """As the client gets it: an InternalError for a defect, which only the log describes."""
     if not isinstance(error, Dub5Error):
         if streaming:
@@ -397,11 +397,11 @@ def _head(question: Question, grant: Grant | None, status: CacheStatus, age: flo
     if age is not None:
         headers.append((b"age", str(int(age)).encode()))
     if grant is not None:
-        headers += _rate_headers(grant)
+        headers += rate_headers(grant)
     if record.timings.get("queue"):
         headers.append(CLOSE)  # docs/adr/0019: a new connection may lead to a replica that has room
     return headers
 
 
-def _rate_headers(grant: Grant | None) -> Headers:
+def rate_headers(grant: Grant | None) -> Headers:
     return [] if grant is None else [(name.encode(), value.encode()) for name, value in grant.headers.items()]

@@ -70,8 +70,8 @@ _DETAILS = {
 _canonical_json = msgspec.json.Encoder(order="deterministic")
 _log = get_logger()
 
-Forward = Literal["bypass", "uri-miss", "stale", "request"]
-"""RFC 9211, section 2.2: not consulted, nothing there, too old, or the request asked for a new one."""
+Forward = Literal["bypass", "uri-miss", "stale", "request", "partial"]
+"""RFC 9211, section 2.2: not consulted, nothing there, too old, the request asked for a new one, or a part is there."""
 
 
 class CacheStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -397,6 +397,14 @@ class Flights:
             if hit is None or not (hit.freshness.usable or hit.freshness.state is FreshnessState.IF_ERROR):
                 raise
             return self._hit(question, lookup, leader, hit)
+
+    def recall(self, question: Question, leader: Leader) -> CacheAnswer | None:
+        """What memory has, where it may be used: for those who look for many answers before they wait for any."""
+        lookup = question.lookup
+        hit = self._store.recall(lookup) if lookup is not None else None
+        if lookup is None or hit is None or not hit.freshness.usable:
+            return None
+        return self._hit(question, lookup, leader, hit)
 
     async def _find(self, lookup: CacheLookup, record: RequestRecord) -> CacheHit | None:
         started = time.perf_counter()

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from litestar import Litestar
 
-from testkit.openai_server import FakeOpenAI, call_tool, refuse, say
+from testkit.openai_server import FakeOpenAI, call_tool, embed, refuse, say
 from tests.harness import Running, openai_provider, running
 
 Json = dict[str, Any]
@@ -30,11 +30,12 @@ OPERATIONS: dict[tuple[str, str], Json] = {
     for path, item in DOCUMENT["paths"].items()
     for method, operation in item.items()
 }
-CHAT, RESPONSES, MESSAGES, COUNT, PURGE, WRITE, MODEL = (
+CHAT, RESPONSES, MESSAGES, COUNT, EMBED, PURGE, WRITE, MODEL = (
     "/v1/chat/completions",
     "/v1/responses",
     "/v1/messages",
     "/v1/messages/count_tokens",
+    "/v1/embeddings",
     "/v1/cache/invalidations",
     "/v1/cache/answers",
     "/v1/models/{name}",
@@ -45,11 +46,13 @@ COUNTED: Json = {"model": "small", "messages": [{"role": "user", "content": "hi"
 LIMITED: Json = {**COUNTED, "max_tokens": 9}
 STREAMED = {**QUESTION, "stream": True, "stream_options": {"include_usage": True}}
 WRITTEN = {"request": QUESTION, "answer": "Hello"}
+TEXTS: Json = {"model": "small", "input": ["a", "b"]}
 BODIES = {
     CHAT: QUESTION,
     RESPONSES: ASKED,
     MESSAGES: LIMITED,
     COUNT: COUNTED,
+    EMBED: TEXTS,
     PURGE: {"all": True},
     WRITE: WRITTEN,
 }
@@ -58,6 +61,7 @@ INVALID: dict[str, list[Any]] = {
     RESPONSES: [[], {"model": "small"}, {**ASKED, "temperature": 3}, {**ASKED, "input": []}],
     MESSAGES: [[], COUNTED, {**LIMITED, "temperature": 3}, {**LIMITED, "messages": []}],
     COUNT: [[], {"model": "small"}, {**COUNTED, "messages": [{"role": "tool", "content": ""}]}],
+    EMBED: [{"model": "small"}, {**TEXTS, "input": []}, {**TEXTS, "input": ""}, {**TEXTS, "dimensions": 0}],
     PURGE: [{"tags": []}, {"nothing": 1}, {"all": True, "more": 1}],
     WRITE: [{}, {"request": QUESTION}, {**WRITTEN, "more": 1}],
 }
@@ -114,6 +118,10 @@ CASES = [
     Case("open", "POST", RESPONSES, 200, body={**ASKED, "model": "tools", "instructions": "Be brief."}),
     Case("open", "POST", MESSAGES, 200, body={**LIMITED, "stream": True}),
     Case("open", "POST", MESSAGES, 200, body={**LIMITED, "model": "tools", "system": "Be brief."}),
+    Case(
+        "open", "POST", EMBED, 200, body={**TEXTS, "input": "a", "encoding_format": "base64", "dimensions": 2}
+    ),
+    Case("open", "POST", EMBED, 200, body={**TEXTS, "input": [[1, 2], [3]], "user": "me"}),
     Case("open", "POST", PURGE, 200, body={"tags": ["a"], "tenant": "acme"}),
     Case("without the page", "GET", "/", 200),
     *everywhere("open", 304),
@@ -130,6 +138,7 @@ CASES = [
     Case("open", "POST", RESPONSES, 404, "model_not_found", {**ASKED, "model": "nobody"}),
     Case("open", "POST", MESSAGES, 404, "model_not_found", {**LIMITED, "model": "nobody"}),
     Case("open", "POST", COUNT, 404, "model_not_found", {**COUNTED, "model": "nobody"}),
+    Case("open", "POST", EMBED, 404, "model_not_found", {**TEXTS, "model": "nobody"}),
     Case("open", "POST", WRITE, 404, "model_not_found", {**WRITTEN, "request": UNKNOWN}),
     Case("open", "GET", MODEL, 404, "model_not_found", name="nobody"),
     *everywhere("impatient", 408, "request_timeout"),
@@ -142,6 +151,7 @@ CASES = [
     Case("open", "POST", RESPONSES, 502, "provider_error", {**ASKED, "model": "broken"}),
     Case("open", "POST", MESSAGES, 502, "provider_error", {**LIMITED, "model": "broken"}),
     Case("open", "POST", COUNT, 502, "provider_error", {**COUNTED, "model": "counter-broken"}),
+    Case("open", "POST", EMBED, 502, "provider_error", {**TEXTS, "model": "broken"}),
     *everywhere("drained", 503, "overloaded"),
     Case("drained", "GET", "/readyz", 503),
     Case("without Redis", "POST", PURGE, 503, "purged_here_only"),
@@ -198,7 +208,8 @@ def configured(fake: FakeOpenAI) -> Json:
         scripts = {"tools": call_tool("find", "{}"), "broken": refuse(500, "Oops")}
         if call.body["model"] == "slow":
             await asyncio.sleep(60)
-        await scripts.get(call.body["model"], say("Hello"))(call, wire)
+        usual = embed() if "input" in call.body else say("Hello")
+        await scripts.get(call.body["model"], usual)(call, wire)
 
     fake.reply = reply
     more = {name: {"routes": [f"fake/{name}"]} for name in ("tools", "broken", "slow")}
