@@ -28,8 +28,7 @@ from dub5.cache.freshness import Directives
 from dub5.cache.policies import Policies
 from dub5.cache.purges import names_of
 from dub5.cache.store import VECTOR_KEY, CacheHit, CacheLookup, Entry, Identity
-from dub5.chat.answer import Usage
-from dub5.chat.calls import CallNotes
+from dub5.chat.answer import CallNotes, Usage
 from dub5.chat.catalog import Catalog, Target
 from dub5.chat.embeddings_request import EmbeddingsRequest, Text, tokens_of
 from dub5.chat.pipeline import Services

@@ -30,15 +30,14 @@ from dub5.cache.purges import names_of
 from dub5.cache.store import AnswerStore, CacheLookup, Entry, Identity
 from dub5.chat.answer import (
     Answer,
+    CallNotes,
     Usage,
-    is_usage_only,
     is_whole_answer,
     outcome_of,
     usage_in,
     usage_of,
     whole_of,
 )
-from dub5.chat.calls import CallNotes
 from dub5.chat.catalog import Catalog
 from dub5.chat.question import Question, answer_key, answer_key_in_steps, scope_of, why_not_cached
 from dub5.chat.request import ChatRequest
@@ -310,7 +309,8 @@ class ProviderCall(msgspec.Struct):
                     async for chunk in stream:
                         data = chunk.data
                         assembler.add(data)
-                        only_usage = "usage" in data and is_usage_only(data)
+                        # The last chunk that OpenAI sends with `include_usage`: no choices, only token counts.
+                        only_usage = data.get("usage") is not None and not data.get("choices")
                         yield Frame("usage" if only_usage else "chunk", chunk.raw)
                 said = {"usage": assembler.usage}
             usage = usage_of(said)

@@ -3,8 +3,22 @@
 The key says which requests ask the same question. Everything in a request may shape its answer, unknown fields too
 (they reach the provider), except for a short list of fields that cannot. Two requests that mean the same give the same
 key in every process; the order of keys, `1` against `1.0`, an absent field against `null` and the spelling of JSON
-escapes do not matter, nor does the protocol in which it was asked (`canonical`). Whose answer it may be, the scope, is
+escapes do not matter, nor does the protocol in which it was asked. Whose answer it may be, the scope, is
 part of what is hashed, so two tenants never share a key.
+
+Chat Completions, Responses and Messages have several words for one thing, and clients write down defaults or leave them
+out. Of what means the same one spelling is kept, so that such questions have one answer:
+
+- A content of one plain text part is that text.
+- `developer` in the messages at the beginning is `system`.
+- `max_completion_tokens` is `max_tokens`; a single stop sequence is a list of one.
+- A field that asks for nothing (`n: 1`, `tools: []`, `tool_choice: "auto"`, …), and a null member of a message, is
+  absent.
+- A tool's arguments, which are JSON in a text, are what that JSON says.
+- Marks for a provider's prompt cache are about cost.
+
+What a provider might understand in another way stays as it is: `temperature: 1` is not the default everywhere.
+Only the key is made of this: a provider is asked what the caller wrote.
 """
 
 from __future__ import annotations
@@ -17,10 +31,9 @@ import msgspec
 
 from dub5.cache.freshness import Directives
 from dub5.cache.store import CacheLookup
-from dub5.chat.canonical import canonical, canonical_in_steps
 from dub5.chat.catalog import Target
 from dub5.chat.request import ChatRequest
-from dub5.json_steps import Steps, fed, pieces
+from dub5.json_steps import Steps, TooCostly, decode_within, fed, pieces
 from dub5.providers.protocol import Call, Json
 from dub5.settings.model import CacheClass
 from dub5.telemetry.record import RequestRecord, TraceContext
@@ -47,6 +60,26 @@ _canonical_json = msgspec.json.Encoder(order="deterministic")
 _DIGEST = 24
 _MOST = 2**63
 _OURS = frozenset({"model", "stream", "stream_options"})
+_ASKS_FOR_NOTHING: Json = {
+    "n": 1,
+    "stop": [],
+    "tools": [],
+    "functions": [],
+    "tool_choice": "auto",
+    "parallel_tool_calls": True,
+    "logprobs": False,
+    "top_logprobs": 0,
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+    "logit_bias": {},
+    "modalities": ["text"],
+    "response_format": {"type": "text"},
+    "service_tier": "auto",
+}
+_NO_PART = frozenset({"messages", "max_completion_tokens", "cache_control"})
+_PLAIN = frozenset({"user", "assistant", "system"})
+_BATCH = 200
+"""Messages, or tools, that are looked at in one step."""
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,8 +164,8 @@ def answer_key(
     says is covered by its revision.
     """
     parts = _head(scope, personality_revision, model_revision, tags)
-    shaping = canonical(fields, CANNOT_SHAPE_THE_ANSWER, _canonical)
-    parts.append({name: _canonical(value) for name, value in shaping.items()})
+    shaping = canonical(fields, CANNOT_SHAPE_THE_ANSWER)
+    parts.append({name: _same_numbers(value) for name, value in shaping.items()})
     return hashlib.blake2b(_canonical_json.encode(parts), digest_size=_DIGEST).hexdigest()
 
 
@@ -148,7 +181,7 @@ def answer_key_in_steps(
     digest = hashlib.blake2b(digest_size=_DIGEST)
     head = _head(scope, personality_revision, model_revision, tags)
     digest.update(_canonical_json.encode(head)[:-1] + b",")
-    shaping = yield from canonical_in_steps(fields, CANNOT_SHAPE_THE_ANSWER, _canonical)
+    shaping = yield from canonical_in_steps(fields, CANNOT_SHAPE_THE_ANSWER)
     yield from fed(pieces(shaping, names=sorted, scalar=_whole), digest.update)
     digest.update(b"]")
     return digest.hexdigest()
@@ -160,7 +193,137 @@ def _head(
     return [KEY_VERSION, scope, personality_revision, model_revision, sorted(set(tags))]
 
 
-def _canonical(value: Any) -> Any:
+def canonical(fields: Mapping[str, Any], ignored: frozenset[str]) -> Json:
+    """The fields that shape an answer, none of `ignored`."""
+    result = _outside(fields, ignored)
+    messages = fields.get("messages")
+    if type(messages) is list:
+        result["messages"] = [_message(each) for each in messages]
+        _name_instructions(result["messages"])
+    elif messages is not None:
+        result["messages"] = messages
+    return result
+
+
+def canonical_in_steps(fields: Mapping[str, Any], ignored: frozenset[str]) -> Steps[Json]:
+    """The same of a request that is large."""
+    result = _outside({**fields, "tools": None}, ignored)
+    messages, tools = fields.get("messages"), fields.get("tools")
+    if type(messages) is list:
+        said = result["messages"] = []
+        for start in range(0, len(messages), _BATCH):
+            said += [_message(each) for each in messages[start : start + _BATCH]]
+            yield
+        _name_instructions(said)
+    elif messages is not None:
+        result["messages"] = messages
+    if type(tools) is list and tools:
+        listed = result["tools"] = []
+        for start in range(0, len(tools), _BATCH):
+            listed += map(_tool, tools[start : start + _BATCH])
+            yield
+    elif tools is not None and tools != []:
+        result["tools"] = tools
+    return result
+
+
+def _outside(fields: Mapping[str, Any], ignored: frozenset[str]) -> Json:
+    """All but the messages."""
+    result: Json = {}
+    for name, value in fields.items():
+        if value is None or name in ignored or name in _NO_PART:
+            continue
+        if name in _ASKS_FOR_NOTHING and _same(value, _ASKS_FOR_NOTHING[name]):
+            continue
+        result[name] = value
+    limit = fields.get("max_completion_tokens")
+    if limit is not None:
+        other = result.setdefault("max_tokens", limit)
+        if other != limit:  # who knows which of them holds
+            result["max_completion_tokens"] = limit
+    if type(result.get("stop")) is str:
+        result["stop"] = [result["stop"]]
+    tools = result.get("tools")
+    if type(tools) is list:
+        result["tools"] = [_tool(each) for each in tools]
+    return result
+
+
+def _same(value: Any, other: Any) -> bool:
+    return bool(value == other) and isinstance(value, bool) == isinstance(other, bool)
+
+
+def _name_instructions(messages: list[Any]) -> None:
+    for index, message in enumerate(messages):
+        role = message.get("role") if type(message) is dict else None
+        if role == "developer":
+            messages[index] = {**message, "role": "system"}
+        elif role != "system":
+            return
+
+
+def _message(message: Any) -> Any:
+    if type(message) is not dict:
+        return message
+    if len(message) == 2 and type(message.get("content")) is str and message.get("role") in _PLAIN:
+        return message
+    result = {name: value for name, value in message.items() if value is not None}
+    content, calls = result.get("content"), result.get("tool_calls")
+    if type(content) is list:
+        result["content"] = _content(content)
+    if calls == []:
+        del result["tool_calls"]
+    elif type(calls) is list:
+        result["tool_calls"] = [_call(each) for each in calls]
+    return result
+
+
+def _content(parts: list[Any]) -> Any:
+    result = [_part(part) if type(part) is dict else part for part in parts]
+    if len(result) == 1 and type(result[0]) is dict:
+        only = result[0]
+        if len(only) == 2 and only.get("type") == "text" and type(only.get("text")) is str:
+            return only["text"]
+    return result
+
+
+def _part(part: Json) -> Json:
+    result = _unmarked(part)
+    image = result.get("image_url")
+    if type(image) is dict and image.get("detail") in ("auto", None):
+        result["image_url"] = {name: value for name, value in image.items() if name != "detail"}
+    return result
+
+
+def _unmarked(value: Json) -> Json:
+    return {name: item for name, item in value.items() if item is not None and name != "cache_control"}
+
+
+def _tool(tool: Any) -> Any:
+    if type(tool) is not dict:
+        return tool
+    result = _unmarked(tool)
+    function = result.get("function")
+    if type(function) is dict:
+        function = result["function"] = _unmarked(function)
+        if function.get("strict") is False:
+            del function["strict"]
+    return result
+
+
+def _call(call: Any) -> Any:
+    function = call.get("function") if type(call) is dict else None
+    if type(function) is not dict or type(function.get("arguments")) is not str:
+        return call
+    written = function["arguments"]
+    try:
+        meant = _canonical_json.encode(_same_numbers(decode_within(written.encode()))).decode()
+    except (TooCostly, ValueError, RecursionError):  # msgspec's and Unicode's errors are ValueErrors
+        return call
+    return {**call, "function": {**function, "arguments": meant}}
+
+
+def _same_numbers(value: Any) -> Any:
     """`value` with equal numbers written the same; itself where they are."""
     kind = type(value)
     if kind is str:
@@ -168,7 +331,7 @@ def _canonical(value: Any) -> Any:
     if kind is dict or kind is list:
         changed: Any = None
         for name, item in value.items() if kind is dict else enumerate(value):
-            new = _canonical(item)
+            new = _same_numbers(item)
             if new is not item:
                 if changed is None:
                     changed = value.copy()

@@ -12,7 +12,7 @@ from openai.lib.streaming.chat._completions import ChatCompletionStreamState
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from dub5.api.chat import events_of
-from dub5.chat.answer import Usage, is_usage_only, usage_in
+from dub5.chat.answer import Usage, usage_in
 from dub5.providers.chunks import assemble, split
 
 text = st.text(max_size=60)
@@ -200,18 +200,6 @@ def test_events_hold_one_json_line_each() -> None:
     events = events_of(body.encode(), include_usage=True).split(b"\n\n")
     assert events.pop() == b""
     assert all(json.loads(event.removeprefix(b"data: ")) for event in events)
-
-
-@pytest.mark.parametrize(
-    ("chunk", "expected"),
-    [
-        ({"choices": [], "usage": {"total_tokens": 1}}, True),
-        ({"choices": [], "usage": None}, False),
-        ({"choices": [{"index": 0}], "usage": {"total_tokens": 1}}, False),
-    ],
-)
-def test_usage_only_chunks_are_recognised(chunk: dict[str, Any], expected: bool) -> None:
-    assert is_usage_only(chunk) is expected
 
 
 def test_a_long_text_comes_in_no_more_than_some_thousand_events() -> None:
