@@ -31,9 +31,8 @@ from dub5.admission.limits import RateLimiter
 from dub5.api import cache, models, operations
 from dub5.api.chat import Chat, QuestionRoute, Spelling
 from dub5.api.embeddings import EmbeddingsRoute
-from dub5.api.entrance import Entrance
 from dub5.api.errors import HANDLERS
-from dub5.api.http import headers_of, key_of
+from dub5.api.http import Entrance, headers_of, key_of
 from dub5.api.messages import Messages, MessagesRoute, TokenCountRoute, TokenCounts
 from dub5.api.origins import Origins
 from dub5.api.page import Page

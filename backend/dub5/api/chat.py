@@ -196,6 +196,7 @@ class QuestionRoute:
         arrivals: Arrivals,
     ) -> None:
         self.spelling = spelling
+        self.path = spelling.path
         self._pipeline = pipeline
         self._keys = keys
         self._limiter = limiter
