@@ -9,7 +9,7 @@ Replicas of `dub5 serve`, a Redis and a provider, each a process on loopback. Th
 recorder.py, which notes each call of a function of ours: those in backend/dub5 and operator/dub5_operator. All is done
 once before it counts, so that connections are open and what is made once is made. What a replica does anyway does not
 count: the tasks that a replica which nobody asks runs in as long a time, with all that they begin, have a line of their
-own.
+own. Rows from the application on leave the server's own files out, as they would be those of uvicorn.
 
 On the path of a sample the operator reconciles a policy once, in this process and without kopf. Of the replica only
 that counts which is in the files of SAMPLING or called from there: the rest of a request is the first path.
@@ -76,6 +76,11 @@ class Trace(NamedTuple):
         """What did not begin where something begins in `idle`."""
         anyway = {call.origin for call in idle.calls}
         return Trace(self.name, [call for call in self.calls if call.origin not in anyway])
+
+    def behind_the_server(self) -> Trace:
+        """Without what is done below the ASGI application: reading HTTP from a socket."""
+        calls = [call for call in self.calls if _package(call.called) != "server"]
+        return Trace(f"{self.name}, from the application on", calls)
 
     def steps(self, one: str, other: str) -> int:
         """How often `functions` goes from one package to the other."""
@@ -164,7 +169,8 @@ async def request() -> list[Trace]:
             leading.begin()
             await asyncio.sleep(took)
             idle = await leading.end("a replica that nobody asks, as long")
-            return [*(trace.without(idle) for trace in traces), idle]
+            counted = [trace.without(idle) for trace in traces]
+            return [*counted, *(trace.behind_the_server() for trace in counted), idle]
 
 
 async def sample() -> list[Trace]:

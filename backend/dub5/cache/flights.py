@@ -572,7 +572,8 @@ class Flights:
     def _ended(self, flight: Flight, identity: Identity | None, task: asyncio.Task[None]) -> None:
         """A callback, since a task that was cancelled before it began runs no `finally`."""
         del self._in_flight[task]
-        flight.end(InternalError())  # where it is not ended it was cancelled, and nobody follows it
+        if not flight.ended:  # it was cancelled, and nobody follows it
+            flight.end(InternalError())
         if identity is not None and self._by_identity.get(identity) is flight:
             del self._by_identity[identity]
 

@@ -255,7 +255,7 @@ class HttpClient:
     async def _send(self, body: Json, call: Call) -> aiohttp.ClientResponse:
         """The response, to be released: that puts its connection back where all was read, and else closes it."""
         try:
-            response = await self._opened().post(
+            response = await (self._session or self._opened()).post(
                 self._url,
                 data=await _in_pieces(body) if call.large else msgspec.json.encode(body),
                 # Not as the session's: aiohttp would send those to a proxy, too.
