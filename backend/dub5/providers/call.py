@@ -415,11 +415,12 @@ class Attempt(msgspec.Struct):
         return OpenStream(self, held, chunks)
 
     def fail(self, error: BaseException) -> None:
-        """The call ended with `error`."""
+        """The call ended with `error`; only the first end counts."""
+        if self.reported:
+            return
         if isinstance(error, Unsupported):  # this route cannot do what was asked: there was no call to report
-            if not self.reported:
-                self.reported = True
-                self.route.health.unused(self.began)
+            self.reported = True
+            self.route.health.unused(self.began)
         elif isinstance(error, ProviderError):
             pause = error.retry_after if error.scope != "request" else None
             failure = LastFailure.of(error)
