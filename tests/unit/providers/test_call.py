@@ -14,7 +14,7 @@ import pytest
 from dub5.errors import InvalidRequest, Overloaded, ProviderError, ProviderTimeout, Unsupported
 from dub5.providers import build
 from dub5.providers.call import CallResult, Model, OpenStream, RetryBudget, Route
-from dub5.providers.health import FEWEST_LATENCIES, UNLIMITED, ModelHealth, ProviderHealth
+from dub5.providers.health import FEWEST_LATENCIES, UNLIMITED, LastFailure, ModelHealth, ProviderHealth
 from dub5.providers.protocol import BatchLimit, Call, Embedded, Payload, Provider
 from dub5.settings.loader import convert
 from dub5.settings.model import Price, Settings
@@ -308,6 +308,40 @@ async def test_open_breakers_of_those_that_can_are_an_outage_too(ask: Ask) -> No
     assert caught.value.retry_after == pytest.approx(20.0, abs=10)
 
 
+def said(*, status: int, **rest: Any) -> LastFailure:
+    return LastFailure.of(failure().as_said(status=status, **rest))
+
+
+@pytest.mark.parametrize(
+    ("failures", "status", "code", "should_retry", "waits"),
+    [
+        pytest.param([said(status=429, code="rate_limit_exceeded")], 429, "rate_limit_exceeded", None, True, id="rate"),
+        pytest.param(
+            [said(status=429, code="insufficient_quota", should_retry=False)],
+            429, "insufficient_quota", False, False, id="quota",
+        ),
+        pytest.param([said(status=401, should_retry=False)], 502, "provider_error", False, True, id="credentials"),
+        pytest.param(
+            [said(status=429, code="insufficient_quota", should_retry=False), said(status=503)],
+            502, "provider_error", None, True, id="a quota, and an outage elsewhere",
+        ),
+    ],
+)  # fmt: skip
+async def test_while_no_route_is_called_callers_are_told_what_they_can_do(
+    failures: list[LastFailure], status: int, code: str, should_retry: bool | None, waits: bool
+) -> None:
+    """Whether to ask again, and when: what opened the breakers says."""
+    routes = [Route(Scripted(str(number), "no"), "x", well()) for number in range(len(failures))]
+    for route, known in zip(routes, failures, strict=True):
+        assert route.health.try_enter(0.0)
+        route.health.ended("limited", "model", began=0.0, now=0.0, worked=False, pause=20.0, failure=known)
+    with pytest.raises(ProviderError, match="circuit breaker is open") as caught:
+        await of_routes(*routes).complete(CALL, Observed())
+    error = caught.value
+    assert (error.status, error.code, error.should_retry) == (status, code, should_retry)
+    assert (error.retry_after is not None) is waits
+
+
 @pytest.mark.parametrize("read", [0, 1, 2])
 async def test_closing_ends_the_providers_call_wherever_it_stands(read: int) -> None:
     provider, observed = Scripted("a", "x", "y", "z"), Observed()
@@ -578,6 +612,26 @@ async def test_a_slow_stream_is_hedged_with_the_next_route() -> None:
         (("b", "ok"), "hedge"),
     ]
     assert [health.concurrency.running for health in healths] == [0, 0]
+
+
+class SlowOnce(Silent):
+    """Answers from its second call on."""
+
+    async def stream(self, call: Call) -> AsyncGenerator[Payload, None]:
+        play = Scripted.stream if self.asked else Silent.stream
+        async for chunk in play(self, call):
+            yield chunk
+
+
+async def test_where_no_other_route_is_well_a_slow_call_is_made_again_at_the_same() -> None:
+    slow, broken, observed = SlowOnce("a", "hello"), well(), Observed()
+    broken.breaker.trip(0.0, 20.0)
+    routes = [quick(slow, well()), quick(Scripted("b", "no"), broken)]
+    stream = await of_routes(*routes, hedge=True, budget=earned()).open(CALL, observed)
+    assert await texts(stream) == ["hello"]
+    await stream.aclose()
+    assert observed.outcomes == [("a", "cancelled"), ("a", "ok")]
+    assert observed.reasons == [None, "hedge"]
 
 
 @pytest.mark.parametrize("reason", ["no budget", "not wanted", "pace unknown"])

@@ -129,6 +129,33 @@ async def test_who_is_cancelled_keeps_no_place(given: bool) -> None:
     assert (limit.waiting, limit.running, limit.try_enter()) == (0, 0, True)
 
 
+async def test_one_who_leaves_the_line_lets_the_others_stand() -> None:
+    limit = ConcurrencyLimit(Pool(1))
+    entered(limit, 1)
+    first, second = (asyncio.create_task(limit.enter(60)) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert limit.waiting == 1
+    limit.left("well", began=0, now=0)
+    await second
+    assert (limit.waiting, limit.running) == (0, 1)
+
+
+async def test_a_place_that_comes_back_as_the_first_in_line_is_cancelled_goes_to_the_next() -> None:
+    limit = ConcurrencyLimit(Pool(1))
+    entered(limit, 1)
+    first, second = (asyncio.create_task(limit.enter(60)) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()  # and before it has run again:
+    limit.left("well", began=0, now=0)
+    await second
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert (limit.waiting, limit.running) == (0, 1)
+
+
 async def test_a_full_pool_gives_its_places_to_each_model_in_turn() -> None:
     pool = Pool(2)
     hot, cold = ConcurrencyLimit(pool), ConcurrencyLimit(pool)

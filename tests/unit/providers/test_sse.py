@@ -52,6 +52,17 @@ def test_understands(received: bytes, events: Events) -> None:
     assert parsed(*(bytes([byte]) for byte in received)) == events
 
 
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_lines_of_json_are_events_each(size: int) -> None:
+    """Ollama's own API and those that follow it write no server-sent events."""
+    body = b'{"a": 1}\n\n{"b": 2}\r\n{"c": 3}'
+    parser = EventParser()
+    events = [
+        event for start in range(0, len(body), size) for event in parser.feed(body[start : start + size])
+    ]
+    assert events + parser.rest() == [(b"", b'{"a": 1}'), (b"", b'{"b": 2}'), (b"", b'{"c": 3}')]
+
+
 _lines = st.sampled_from(
     [b"data: a", "data: ü🎈".encode(), b"data:", b"event: e", b": c", b"", b"id: 1", b"data: x:y", b"\xff"]
 )
