@@ -16,44 +16,7 @@ import json
 from typing import Any
 
 from testkit.anthropic_rules import refusal
-from testkit.http_server import (
-    CLOSE,
-    DIE,
-    HANG,
-    Call,
-    FakeServer,
-    Part,
-    Script,
-    Wire,
-    hang,
-    raw,
-    refuse,
-    stream,
-    whole,
-)
-
-__all__ = [
-    "CLOSE",
-    "DIE",
-    "HANG",
-    "Call",
-    "FakeAnthropic",
-    "Part",
-    "Script",
-    "Wire",
-    "answer",
-    "block_frames",
-    "event",
-    "frames",
-    "hang",
-    "message",
-    "raw",
-    "refuse",
-    "say",
-    "stream",
-    "use_tool",
-    "whole",
-]
+from testkit.http_server import Call, FakeServer, Part, Script, Wire, refuse, stream, whole
 
 USAGE = {
     "input_tokens": 5,

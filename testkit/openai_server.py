@@ -19,46 +19,7 @@ import struct
 import zlib
 from typing import Any
 
-from testkit.http_server import (
-    CLOSE,
-    DIE,
-    HANG,
-    Call,
-    FakeServer,
-    Part,
-    Script,
-    Wire,
-    hang,
-    raw,
-    refuse,
-    stream,
-    whole,
-)
-
-__all__ = [
-    "CLOSE",
-    "DIE",
-    "DONE",
-    "HANG",
-    "Call",
-    "FakeOpenAI",
-    "Part",
-    "Script",
-    "Wire",
-    "call_tool",
-    "chunk",
-    "completion",
-    "embed",
-    "frame",
-    "frames",
-    "hang",
-    "raw",
-    "refuse",
-    "say",
-    "stream",
-    "vector_of",
-    "whole",
-]
+from testkit.http_server import Call, FakeServer, Part, Script, Wire, refuse, stream, whole
 
 DONE = b"data: [DONE]\n\n"
 

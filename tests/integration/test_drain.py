@@ -8,7 +8,8 @@ import signal
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from testkit.openai_server import Call, FakeOpenAI, Wire, frames, say
+from testkit.http_server import Call, Wire
+from testkit.openai_server import FakeOpenAI, frames, say
 from testkit.service import Service, serving
 from tests.harness import openai_provider, size
 from tests.integration.balancer import Balancer

@@ -13,18 +13,8 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from testkit.openai_server import (
-    DIE,
-    Call,
-    FakeOpenAI,
-    Wire,
-    chunk,
-    frame,
-    frames,
-    last_question,
-    say,
-    stream,
-)
+from testkit.http_server import DIE, Call, Wire, stream
+from testkit.openai_server import FakeOpenAI, chunk, frame, frames, last_question, say
 from testkit.processes import open_files
 from tests.harness import Running, openai_provider, running, size
 from tests.integration.clients import Crowd, shared

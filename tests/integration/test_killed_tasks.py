@@ -27,7 +27,8 @@ from dub5.cache.flights import Flight
 from dub5.contract import POLICY_CHANNEL, POLICY_KEY, REPLICAS, SAMPLES_READER
 from dub5.providers import listing
 from dub5.telemetry.background import BackgroundTask, Jobs
-from testkit.openai_server import Call, FakeOpenAI, Wire, say, whole
+from testkit.http_server import Call, Wire, whole
+from testkit.openai_server import FakeOpenAI, say
 from testkit.redis_server import RedisServer
 from tests.harness import Running, openai_provider, running
 from tests.integration.cache.support import plain, until

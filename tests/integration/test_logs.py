@@ -14,8 +14,8 @@ import pytest
 
 from dub5.telemetry.record import TraceContext
 from testkit.anthropic_server import FakeAnthropic
-from testkit.http_server import Script, hang
-from testkit.openai_server import CLOSE, Call, FakeOpenAI, Wire, completion, frames, refuse, stream, whole
+from testkit.http_server import CLOSE, Call, Script, Wire, hang, refuse, stream, whole
+from testkit.openai_server import FakeOpenAI, completion, frames
 from tests.harness import Running, openai_provider, running
 from tests.integration.cache.support import until
 from tests.integration.test_process import serving

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from testkit.openai_server import CLOSE, HANG, FakeOpenAI, frames, refuse, say, stream
+from testkit.http_server import CLOSE, HANG, refuse, stream
+from testkit.openai_server import FakeOpenAI, frames, say
 from tests.harness import openai_provider, running
 from tests.page.conftest import Open, playwright
 

@@ -20,9 +20,9 @@ import httpx
 import pytest
 import yaml
 
-from testkit.http_server import FakeServer
+from testkit.http_server import FakeServer, refuse
 from testkit.monitoring import ALERTMANAGER, PATIENCE, PROMETHEUS, Alertmanager, Prometheus
-from testkit.openai_server import FakeOpenAI, refuse, say
+from testkit.openai_server import FakeOpenAI, say
 from testkit.redis_server import RedisServer
 from testkit.service import serving
 from tests.harness import openai_provider

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from dub5.server import protocol as http_protocol
-from testkit.http_server import HANG
-from testkit.openai_server import FakeOpenAI, chunk, frame, frames, say, stream
+from testkit.http_server import HANG, stream
+from testkit.openai_server import FakeOpenAI, chunk, frame, frames, say
 from tests.harness import Running, later, openai_provider, running
 
 BODY = b'{"model":"small","messages":[{"role":"user","content":"hi"}]}'

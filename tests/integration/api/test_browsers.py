@@ -12,7 +12,8 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from testkit.openai_server import CLOSE, FakeOpenAI, frames, refuse, stream
+from testkit.http_server import CLOSE, refuse, stream
+from testkit.openai_server import FakeOpenAI, frames
 from tests.harness import Running, openai_provider, running
 
 PATH = "/v1/chat/completions"

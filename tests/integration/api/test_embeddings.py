@@ -20,7 +20,8 @@ from openai import AsyncOpenAI
 
 from dub5.cache.store import pack, unpack
 from testkit.anthropic_server import FakeAnthropic
-from testkit.openai_server import Call, FakeOpenAI, Wire, embed, refuse, vector_of, whole
+from testkit.http_server import Call, Wire, refuse, whole
+from testkit.openai_server import FakeOpenAI, embed, vector_of
 from tests.harness import Running, later, openai_provider, running
 from tests.integration.cache.support import plain
 

@@ -11,6 +11,8 @@ import asyncio
 import contextlib
 import json
 
+import pytest
+
 from testkit.limited import connect, exchange, limited, may_open
 from testkit.openai_server import FakeOpenAI
 from testkit.processes import resident
@@ -18,7 +20,7 @@ from testkit.service import Service, configuration
 from tests.harness import size
 
 STRANGERS = size(200)
-CALLERS, ASKED, PAUSE = STRANGERS // 10, 10 + STRANGERS // 250, 10.0
+CALLERS, ASKED, PAUSE = STRANGERS // 10, 10 + STRANGERS // 1000, 10.0
 """Seconds after which those that were refused come again."""
 LIMIT, SHARE = 512 * 2**20, 0.85
 BUDGET = LIMIT * 3 // 10 * STRANGERS // 10_000
@@ -28,6 +30,7 @@ _HALF_HEAD = _HEAD + b"".join(b"x-%d: %b\r\n" % (number, b"y" * 600) for number 
 _HALF_BODY = _HEAD + b"content-length: 1000000\r\n\r\n" + b"x" * 900_000
 
 
+@pytest.mark.timeout(900)  # of 10,000 it takes minutes
 async def test_half_requests_take_no_more_than_their_share_and_complete_ones_are_answered(
     fake: FakeOpenAI,
 ) -> None:

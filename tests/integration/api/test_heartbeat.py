@@ -16,8 +16,8 @@ import pytest
 from dub5.cache.flights import CacheStatus
 from dub5.chat.pipeline import Pipeline
 from dub5.telemetry.record import HEARTBEAT
-from testkit.http_server import PATIENCE
-from testkit.openai_server import Call, FakeOpenAI, Script, Wire, frames, hang, refuse, say, stream
+from testkit.http_server import PATIENCE, Call, Script, Wire, hang, refuse, stream
+from testkit.openai_server import FakeOpenAI, frames, say
 from tests.harness import Running, openai_provider, running
 
 COMMENT = HEARTBEAT.decode().strip()

@@ -16,8 +16,8 @@ from anthropic.types import Message, ToolUseBlock
 
 from testkit import anthropic_server as claude
 from testkit import openai_server as gpt
-from testkit.anthropic_server import DIE, FakeAnthropic
-from testkit.http_server import Call, Script, Wire
+from testkit.anthropic_server import FakeAnthropic
+from testkit.http_server import DIE, Call, Script, Wire, refuse, stream, whole
 from testkit.openai_server import FakeOpenAI
 from tests.harness import Running, running
 
@@ -204,7 +204,7 @@ async def test_anthropic_is_asked_to_the_letter_and_answers_so(
     }
     search = {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {"query": "q"}}
     content = [thought, search, found, {"type": "text", "text": "Yes", "citations": [cited]}]
-    theirs.reply = claude.whole(claude.message(content))
+    theirs.reply = whole(claude.message(content))
     fields: Any = {
         "model": "claude",
         "max_tokens": 2000,
@@ -268,7 +268,7 @@ async def test_a_failure_has_the_class_that_callers_look_for(
     kind: str,
     stream: bool,
 ) -> None:
-    replying(theirs, fake, (claude.refuse(status, "No such thing"), gpt.refuse(status, "No such thing")))
+    replying(theirs, fake, (refuse(status, "No such thing"), refuse(status, "No such thing")))
     ask = streamed(client, model=model, max_tokens=9, messages=ASK)
     with pytest.raises(raised) as caught:
         await (ask if stream else client.messages.create(model=model, max_tokens=9, messages=ASK))
@@ -296,8 +296,8 @@ async def test_what_fails_in_mid_stream_is_an_error_event(
         theirs,
         fake,
         (
-            claude.stream([*claude.frames("Hel", "lo")[:5], DIE]),
-            gpt.stream([*gpt.frames("Hel", "lo")[:2], DIE]),
+            stream([*claude.frames("Hel", "lo")[:5], DIE]),
+            stream([*gpt.frames("Hel", "lo")[:2], DIE]),
         ),
     )
     seen = []

@@ -10,7 +10,8 @@ import pytest
 
 from dub5.providers import listing
 from dub5.telemetry.metrics import BREAKER_STATES
-from testkit.openai_server import Call, FakeOpenAI, Script, Wire, hang, refuse, say, whole
+from testkit.http_server import Call, Script, Wire, hang, refuse, whole
+from testkit.openai_server import FakeOpenAI, say
 from tests.harness import Running, openai_provider, running
 
 LLAMA = "meta-llama/Llama-3.1-8B-Instruct"

@@ -10,7 +10,8 @@ import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
-from testkit.openai_server import FakeOpenAI, call_tool, chunk, completion, frame, refuse, say, stream, whole
+from testkit.http_server import refuse, stream, whole
+from testkit.openai_server import FakeOpenAI, call_tool, chunk, completion, frame, say
 from tests.harness import Running, openai_provider, running
 
 ASK: Any = [{"role": "user", "content": "Say hello"}]

@@ -18,7 +18,8 @@ import pytest
 import yaml
 from litestar import Litestar
 
-from testkit.openai_server import FakeOpenAI, call_tool, embed, refuse, say
+from testkit.http_server import refuse
+from testkit.openai_server import FakeOpenAI, call_tool, embed, say
 from tests.harness import Running, openai_provider, running
 
 Json = dict[str, Any]

@@ -13,8 +13,8 @@ import pytest
 import pytest_asyncio
 from openai import AsyncOpenAI
 
-from testkit.http_server import Call, Script, Wire, whole
-from testkit.openai_server import FakeOpenAI, chunk, frame, hang, say, stream
+from testkit.http_server import Call, Script, Wire, hang, stream, whole
+from testkit.openai_server import FakeOpenAI, chunk, frame, say
 from tests.harness import Running, openai_provider, running
 
 ASK: Any = [{"role": "user", "content": "Hi"}]

@@ -19,8 +19,8 @@ from pydantic import BaseModel, TypeAdapter
 
 from testkit import anthropic_server
 from testkit.anthropic_server import FakeAnthropic
-from testkit.http_server import Call, FakeServer, Wire
-from testkit.openai_server import FakeOpenAI, call_tool, chunk, completion, frame, refuse, say, stream, whole
+from testkit.http_server import Call, FakeServer, Wire, refuse, stream, whole
+from testkit.openai_server import FakeOpenAI, call_tool, chunk, completion, frame, say
 from tests.harness import Running, running
 
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
@@ -201,7 +201,7 @@ async def test_thinking_goes_to_and_fro(client: AsyncOpenAI, anthropic: FakeAnth
     thinking = {"type": "thinking", "thinking": "Let me look", "signature": "signed"}
     use = {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {"city": "Oslo"}}
     anthropic.replies = [
-        anthropic_server.whole(anthropic_server.message([thinking, use], "tool_use")),
+        whole(anthropic_server.message([thinking, use], "tool_use")),
         anthropic_server.say("It rains."),
     ]
     request: dict[str, Any] = {

@@ -21,8 +21,8 @@ from redis.driver_info import DriverInfo
 from dub5.admission.keys import parse_keys
 from dub5.errors import ConfigError
 from dub5.settings.loader import load
-from testkit.http_server import FakeServer, raw
-from testkit.openai_server import FakeOpenAI, chunk, frame, refuse, say, stream
+from testkit.http_server import FakeServer, raw, refuse, stream
+from testkit.openai_server import FakeOpenAI, chunk, frame, say
 from tests.harness import openai_provider, running
 
 PROVIDER_KEY = "sk-planted-4f9a8b7c6d5e"

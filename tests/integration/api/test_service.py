@@ -12,21 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from testkit.openai_server import (
-    HANG,
-    Call,
-    FakeOpenAI,
-    Wire,
-    chunk,
-    completion,
-    frame,
-    frames,
-    hang,
-    refuse,
-    say,
-    stream,
-    whole,
-)
+from testkit.http_server import HANG, Call, Wire, hang, refuse, stream, whole
+from testkit.openai_server import FakeOpenAI, chunk, completion, frame, frames, say
 from tests.harness import Running, openai_provider, running
 
 

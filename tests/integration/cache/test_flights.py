@@ -17,7 +17,8 @@ import pytest_asyncio
 
 from dub5.cache.store import _SYNCHRONISE_INTERVAL
 from dub5.redis.link import RedisClock
-from testkit.openai_server import Call, FakeOpenAI, Script, Wire, frames, refuse, say, stream
+from testkit.http_server import Call, Script, Wire, refuse, stream
+from testkit.openai_server import FakeOpenAI, frames, say
 from testkit.redis_server import RedisServer
 from tests.harness import Running, openai_provider, running
 from tests.integration.cache.support import PATIENCE, plain, until

@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from dub5.providers.health import FEWEST_CALLS
-from testkit.http_server import DIE, HANG, Call, Script, Wire
-from testkit.openai_server import FakeOpenAI, chunk, frame, frames, hang, refuse, say, stream, whole
+from testkit.http_server import DIE, HANG, Call, Script, Wire, hang, refuse, stream, whole
+from testkit.openai_server import FakeOpenAI, chunk, frame, frames, say
 from tests.harness import Running, running
 
 SOON = formatdate(4_000_000_000, usegmt=True)

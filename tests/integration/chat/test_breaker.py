@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from dub5.providers.health import FEWEST_CALLS
-from testkit.http_server import Script
-from testkit.openai_server import FakeOpenAI, hang, raw, refuse, say, stream, whole
+from testkit.http_server import Script, hang, raw, refuse, stream, whole
+from testkit.openai_server import FakeOpenAI, say
 from tests.harness import Running, running
 
 ODD: dict[str, Script] = {

@@ -11,7 +11,8 @@ import httpx
 import openai
 import pytest
 
-from testkit.openai_server import DONE, HANG, FakeOpenAI, frames, hang, say, stream
+from testkit.http_server import HANG, hang, stream
+from testkit.openai_server import DONE, FakeOpenAI, frames, say
 from tests.harness import Running, later, openai_provider, running
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from testkit.openai_server import FakeOpenAI, say, stream
+from testkit.http_server import stream
+from testkit.openai_server import FakeOpenAI, say
 from tests.harness import Running, openai_provider, running
 
 

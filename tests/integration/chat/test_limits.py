@@ -16,7 +16,8 @@ from dub5.errors import RateLimited
 from dub5.redis.link import RedisLink
 from dub5.settings.model import Duration, Limit, RedisSettings
 from dub5.telemetry.metrics import Metrics
-from testkit.openai_server import FakeOpenAI, hang, refuse, say
+from testkit.http_server import hang, refuse
+from testkit.openai_server import FakeOpenAI, say
 from tests.harness import openai_provider, running
 
 NOWHERE = "redis://127.0.0.1:1/0"

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from dub5.providers.health import FEWEST_LATENCIES
-from testkit.openai_server import DIE, FakeOpenAI, frames, hang, refuse, say, stream
+from testkit.http_server import DIE, hang, refuse, stream
+from testkit.openai_server import FakeOpenAI, frames, say
 from tests.harness import Running, running
 
 

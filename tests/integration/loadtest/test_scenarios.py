@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from testkit.http_server import Call, FakeServer, Script, Wire, raw, refuse, stream, whole
-from testkit.openai_server import CLOSE, DONE, chunk, frame, frames
+from testkit.http_server import CLOSE, Call, FakeServer, Script, Wire, raw, refuse, stream, whole
+from testkit.openai_server import DONE, chunk, frame, frames
 from testkit.programs import which
 from tests.harness import Running, running
 from tests.log_lines import decoded

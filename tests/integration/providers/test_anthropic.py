@@ -18,21 +18,8 @@ from dub5.providers.anthropic import AnthropicProvider
 from dub5.providers.chunks import assemble
 from dub5.providers.protocol import Call, Json
 from dub5.settings.model import AnthropicSettings, Duration, Timeouts
-from testkit.anthropic_server import (
-    CLOSE,
-    DIE,
-    HANG,
-    FakeAnthropic,
-    Part,
-    Script,
-    event,
-    frames,
-    hang,
-    refuse,
-    stream,
-    use_tool,
-    whole,
-)
+from testkit.anthropic_server import FakeAnthropic, event, frames, use_tool
+from testkit.http_server import CLOSE, DIE, HANG, Part, Script, hang, refuse, stream, whole
 from tests.harness import out_of_time
 
 KEY = "sk-ant-planted-4Zx9Qw7"

@@ -24,26 +24,8 @@ from dub5.providers import http
 from dub5.providers.openai import OpenAIProvider
 from dub5.providers.protocol import Call, Json
 from dub5.settings.model import Duration, OpenAISettings, Timeouts
-from testkit.openai_server import (
-    CLOSE,
-    DIE,
-    DONE,
-    HANG,
-    FakeOpenAI,
-    Part,
-    Script,
-    call_tool,
-    chunk,
-    completion,
-    frame,
-    frames,
-    hang,
-    raw,
-    refuse,
-    say,
-    stream,
-    whole,
-)
+from testkit.http_server import CLOSE, DIE, HANG, Part, Script, hang, raw, refuse, stream, whole
+from testkit.openai_server import DONE, FakeOpenAI, call_tool, chunk, completion, frame, frames, say
 from tests.harness import out_of_time
 
 KEY = "planted4Zx9Qw7"  # unlike any known kind of key: only the exact text gives it away

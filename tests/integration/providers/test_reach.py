@@ -20,8 +20,8 @@ from dub5.process.descriptors import Sockets
 from dub5.providers.protocol import Call, Provider
 from dub5.settings.loader import convert
 from testkit.anthropic_server import FakeAnthropic
-from testkit.http_server import HANG
-from testkit.openai_server import FakeOpenAI, frames, hang, refuse, say, stream
+from testkit.http_server import HANG, hang, refuse, stream
+from testkit.openai_server import FakeOpenAI, frames, say
 from testkit.proxy_server import FakeProxy
 from tests.harness import openai_provider, running
 

@@ -26,9 +26,9 @@ from dub5.providers.openai import OpenAIProvider
 from dub5.providers.protocol import Call, Json, Payload
 from dub5.settings.model import AnthropicSettings, Duration, OpenAISettings, Timeouts
 from testkit.anthropic_server import FakeAnthropic, event
-from testkit.http_server import DIE, HANG, Script, Wire, stream, whole
+from testkit.http_server import DIE, HANG, Script, Wire, refuse, stream, whole
 from testkit.http_server import Call as Received
-from testkit.openai_server import FakeOpenAI, chunk, frame, refuse
+from testkit.openai_server import FakeOpenAI, chunk, frame
 
 KEY = "planted4Zx9Qw7"
 QUESTION: Json = {"messages": [{"role": "user", "content": "Hi"}]}

@@ -21,7 +21,8 @@ import pytest
 
 from dub5.app import Application
 from dub5.settings.loader import convert
-from testkit.openai_server import Call, FakeOpenAI, Wire, completion, frames, whole
+from testkit.http_server import Call, Wire, whole
+from testkit.openai_server import FakeOpenAI, completion, frames
 
 HIT, MISS, CHUNK = 340, 2800, 75
 """Calls for a hit from memory, for a miss that is stored in memory, and for each chunk of a stream."""

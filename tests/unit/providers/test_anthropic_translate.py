@@ -17,6 +17,7 @@ from dub5.providers.chunks import assemble
 from dub5.providers.protocol import Json
 from testkit import anthropic_server as fake
 from testkit.anthropic_rules import refusal
+from testkit.http_server import Part
 
 PIXEL = "iVBORw0KGgo="
 QUESTION: Json = {"role": "user", "content": "Hi"}
@@ -416,14 +417,14 @@ def answered(*content: Json, stop_reason: str | None = "end_turn") -> Json:
     return completion(fake.message(list(content), stop_reason), created=7)
 
 
-def streamed(parts: list[fake.Part]) -> list[Json]:
+def streamed(parts: list[Part]) -> list[Json]:
     """The chunks for these server-sent events."""
     translator = StreamTranslator(created=7)
     events = [event_of(part.split(b"data: ")[1], "claude") for part in parts if isinstance(part, bytes)]
     return [chunk for event in events for chunk in translator.chunks(event)]
 
 
-def deltas(parts: list[fake.Part]) -> list[Json]:
+def deltas(parts: list[Part]) -> list[Json]:
     """What the chunks between the first and the last two say."""
     return [chunk["choices"][0]["delta"] for chunk in streamed(parts)[1:-2]]
 
@@ -504,7 +505,7 @@ def test_a_stream_begins_with_the_role_and_ends_with_reason_and_usage() -> None:
 
 
 def test_arguments_are_streamed_by_tool_call() -> None:
-    def use(index: int, id: str, *parts: str, **start: Any) -> list[fake.Part]:  # noqa: A002  # their name
+    def use(index: int, id: str, *parts: str, **start: Any) -> list[Part]:  # noqa: A002  # their name
         block = {"type": "tool_use", "id": id, "name": "weather", "input": {}, **start}
         grown = [{"type": "input_json_delta", "partial_json": part} for part in parts]
         return fake.block_frames(index, block, *grown)
@@ -619,7 +620,7 @@ def _cut(written: str) -> list[str]:
 @given(blocks=st.lists(_texts | _thoughts | _uses, max_size=6))
 def test_the_stream_of_an_answer_adds_up_to_the_whole(blocks: list[tuple[str, Any]]) -> None:
     whole: list[Json] = []
-    parts: list[fake.Part] = []
+    parts: list[Part] = []
     for index, (kind, value) in enumerate(blocks):
         if kind == "tool_use":
             block = {"type": kind, "id": f"t{index}", "name": "f"}
