@@ -9,6 +9,7 @@ are under the Apache License 2.0. The API server prunes unknown fields in silenc
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -84,23 +85,17 @@ def _built_in(documents: Path) -> Json:
 def _needed(nodes: list[Any], schemas: Json) -> Iterator[tuple[str, Json]]:
     """Every schema that is referred to, directly or not."""
     seen: set[str] = set()
-    queue = [name for node in nodes for name in _references(node)]
+    queue = _references(nodes)
     while queue:
         name = queue.pop()
         if name not in seen:
             seen.add(name)
-            queue.extend(_references(schemas[name]))
+            queue += _references(schemas[name])
             yield name, schemas[name]
 
 
-def _references(node: Any) -> Iterator[str]:
-    if isinstance(node, dict):
-        if isinstance(node.get("$ref"), str):
-            yield node["$ref"].rpartition("/")[2]
-        node = list(node.values())
-    if isinstance(node, list):
-        for each in node:
-            yield from _references(each)
+def _references(node: Any) -> list[str]:
+    return re.findall(r'"\$ref": "[^"]*/([^"/]+)"', json.dumps(node))
 
 
 def _custom(path: Path) -> Json:
