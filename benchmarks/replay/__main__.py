@@ -4,10 +4,10 @@
     python -m benchmarks.replay --requests 200       # a short look
 
 What is real: when requests arrive, how long prompts and answers are (see DATA.md). What is made up: the trace
-does not tell which questions repeat, so each request draws one of `--questions` questions by a Zipf law with
-exponent `--zipf` (the k-th most popular has weight 1/k^s); a question keeps the lengths of one row of the trace.
-The provider is the simulated one, in the same process, so the figures are the service's own and its cache's. What
-requests cost is the service's own word: its metrics, with the prices of `--price-input` and `--price-output`.
+does not tell which questions repeat, so each request draws one of QUESTIONS by a Zipf law with exponent ZIPF (the
+k-th most popular has weight 1/k^s); a question keeps the lengths of one row of the trace. The provider is the simulated
+one, in the same process, so the figures are the service's own and its cache's. What requests cost is the service's own
+word: its metrics, with the prices of CONFIG.
 
 Prints a Markdown table. Exits with 1 where any request failed.
 """
@@ -23,8 +23,6 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -36,6 +34,13 @@ from testkit.service import Service, scraped, serving
 
 TRACE = Path(__file__).with_name("azure_llm_2023_conv_10min.csv")
 CHARACTERS_PER_TOKEN = 4
+QUESTIONS, ZIPF, SEED = 1000, 0.9, 1
+CONFIG = """\
+providers: {demo: {kind: simulated, first_token: 300ms, tokens_per_second: 60}}
+models: {demo: {routes: [demo/simulated], price: {input: 0.15, output: 0.60}}}
+cache: {local_bytes: 256MiB, classes: {default: {ttl: 1h}}}
+"""
+"""By default, but pace, memory and price said aloud."""
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -74,11 +79,10 @@ def read_trace(path: Path) -> list[Row]:
     ]
 
 
-def draw_questions(rows: list[Row], *, questions: int, zipf: float, seed: int) -> list[int]:
-    """For each request the index of its question, by popularity."""
-    chance = random.Random(seed)
-    weights = list(itertools.accumulate(1 / rank**zipf for rank in range(1, questions + 1)))
-    return chance.choices(range(questions), cum_weights=weights, k=len(rows))
+def draw_questions(count: int) -> list[int]:
+    """For each of so many requests the index of its question, by popularity."""
+    weights = list(itertools.accumulate(1 / rank**ZIPF for rank in range(1, min(QUESTIONS, count) + 1)))
+    return random.Random(SEED).choices(range(len(weights)), cum_weights=weights, k=count)
 
 
 def prompt(question: int, tokens: int) -> str:
@@ -165,41 +169,22 @@ def report(results: list[Result], repeats: int, before: dict[str, float], after:
     return "\n".join(["| what | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in lines)])
 
 
-@asynccontextmanager
-async def configured(price: str) -> AsyncIterator[Service]:
-    """The service with its default configuration, but pace, memory and price said aloud."""
-    with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "dub5.yaml"
-        config.write_text(
-            "providers: {demo: {kind: simulated, first_token: 300ms, tokens_per_second: 60}}\n"
-            f"models: {{demo: {{routes: [demo/simulated], price: {price}}}}}\n"
-            "cache: {local_bytes: 256MiB, classes: {default: {ttl: 1h}}}\n",
-            encoding="utf-8",
-        )
-        async with serving(config) as service:
-            yield service
-
-
 async def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--requests", type=int, default=None, help="only so many of the trace's requests")
     parser.add_argument("--speed", type=float, default=4.0, help="how much faster than the trace (default 4)")
-    parser.add_argument("--questions", type=int, default=1000, help="distinct questions (default 1000)")
-    parser.add_argument("--zipf", type=float, default=0.9, help="exponent of their popularity (default 0.9)")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--price-input", type=float, default=0.15, help="$ per million prompt tokens")
-    parser.add_argument("--price-output", type=float, default=0.60, help="$ per million answer tokens")
     chosen = parser.parse_args()
     rows = read_trace(TRACE)[: chosen.requests]
-    questions = draw_questions(
-        rows, questions=min(chosen.questions, len(rows)), zipf=chosen.zipf, seed=chosen.seed
-    )
-    async with configured(f"{{input: {chosen.price_input}, output: {chosen.price_output}}}") as service:
-        before = await spent(service)
-        results = await replay(service.url, rows, questions, chosen.speed)
-        after = await spent(service)
+    questions = draw_questions(len(rows))
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "dub5.yaml"
+        config.write_text(CONFIG, encoding="utf-8")
+        async with serving(config) as service:
+            before = await spent(service)
+            results = await replay(service.url, rows, questions, chosen.speed)
+            after = await spent(service)
     print(report(results, len(questions) - len(set(questions)), before, after))
     return 1 if any(result.error for result in results) else 0
 
