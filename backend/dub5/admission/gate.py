@@ -188,7 +188,7 @@ class Gate:
         Overloaded where there is no slot, or none in time: within `queue_timeout`, or where none is expected before
         the caller's `deadline` by our clock. Once queued, a call waits past that deadline, since others may have joined
         its question; a question that nobody waits for any more is cancelled. `request` is the same for a request that
-        is tried again. `model` is one of those that are configured. `background`: it does not wait.
+        is tried again. `model` is a configured or a listed one. `background`: it does not wait.
         """
         arrived = entered = self._clock()
         slots = self._models.get(model)

@@ -17,7 +17,9 @@ from dub5.settings.model import CacheClass, ModelSettings
 class Target(msgspec.Struct, frozen=True):
     """What answers a request, and how the answer is kept.
 
-    `kind` is what `model` makes, `context_window` its tokens of prompt and answer: None where that is not known.
+    `kind` is what `model` makes, `context_window` its tokens of prompt and answer: None where that is not known. At the
+    gate its calls take slots of `slots_of`: the model, or where that is a pattern the one that was named, or one model
+    that hangs would take those of all.
     """
 
     name: str
@@ -25,6 +27,7 @@ class Target(msgspec.Struct, frozen=True):
     personality: Personality | None
     class_name: str
     cache_class: CacheClass
+    slots_of: str
     kind: Literal["chat", "embedding"] | None = "chat"
     context_window: int | None = None
 
@@ -71,7 +74,7 @@ class Catalog:
                 window = settings.context_window or told.context_window
                 kind = told.kind if settings.kind == "chat" else settings.kind
                 class_name = model.cache_class
-                return Target(name, model, None, class_name, self.classes[class_name], kind, window)
+                return Target(name, model, None, class_name, self.classes[class_name], name, kind, window)
         for pattern in self._patterns:
             provider = pattern.waits_for(name)
             if provider is not None:
@@ -86,6 +89,5 @@ class Catalog:
     def _target(self, name: str, model: Model, personality: Personality | None) -> Target:
         class_name = personality.cache_class if personality is not None else model.cache_class
         told = self._settings[model.name]
-        return Target(
-            name, model, personality, class_name, self.classes[class_name], told.kind, told.context_window
-        )
+        kept = self.classes[class_name]
+        return Target(name, model, personality, class_name, kept, model.name, told.kind, told.context_window)

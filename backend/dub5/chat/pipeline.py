@@ -287,7 +287,7 @@ class ProviderCall(msgspec.Struct):
         )
         slot = await services.gate.enter(
             record.tenant or "",
-            model.name,
+            target.slots_of,
             identity or record.request_id,
             deadline=question.deadline,
             background=self._background,

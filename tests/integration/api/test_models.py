@@ -148,6 +148,21 @@ async def test_each_model_of_a_pattern_has_its_own_health(fake: FakeOpenAI) -> N
         assert state == BREAKER_STATES["open"]
 
 
+async def test_one_model_of_a_pattern_that_hangs_leaves_room_for_the_others(fake: FakeOpenAI) -> None:
+    async def answer(call: Call, wire: Wire) -> None:
+        await (hang() if call.body["model"] == "stuck" else say("Hello"))(call, wire)
+
+    fake.reply = lists({"id": "stuck"}, {"id": "idle"}, answer=answer)
+    config = passing(fake, **{"*": ["fake/*"]}) | {"admission": {"max_inflight": 5}}
+    async with running(config) as server:
+        await until_listed(server, ["stuck", "idle"])
+        hanging = [asyncio.create_task(server.chat(str(number), model="stuck")) for number in range(6)]
+        await server.becomes("dub5_queued_requests", 2)  # four hold what one model may
+        assert (await server.chat(model="idle")).status_code == 200
+        for each in hanging:
+            each.cancel()
+
+
 @pytest.mark.usefixtures("often")
 async def test_the_last_good_list_is_kept_while_the_provider_is_away(fake: FakeOpenAI) -> None:
     fake.reply = lists({"id": "one"})
