@@ -40,6 +40,7 @@ _PIECES = re.compile(r".{1,200}", re.DOTALL)
 """Of one text in a replay."""
 
 _OURS = ("text", "thinking", "redacted_thinking", "tool_use")
+_OF_THEIR_OWN = frozenset(USAGE_OF_THEIR_OWN)
 _OF_TIER = ("standard", "priority", "batch")
 _OF_SPEED = ("standard", "fast")
 _PING = b'event: ping\ndata: {"type":"ping"}\n\n'
@@ -69,9 +70,10 @@ def usage(counted: Any) -> Json:
     given = counted if isinstance(counted, dict) else {}
     prompt, answer = _count(given.get("prompt_tokens")), _count(given.get("completion_tokens"))
     details = given.get("prompt_tokens_details")
-    details = details if isinstance(details, dict) else {}
-    newly = min(prompt, _count(details.get("cache_write_tokens")))
-    cached = min(prompt - newly, _count(details.get("cached_tokens")))
+    newly = cached = 0
+    if isinstance(details, dict):
+        newly = min(prompt, _count(details.get("cache_write_tokens")))
+        cached = min(prompt - newly, _count(details.get("cached_tokens")))
     result: Json = {
         "input_tokens": prompt - cached - newly,
         "cache_creation_input_tokens": newly,
@@ -82,7 +84,9 @@ def usage(counted: Any) -> Json:
     thought = details.get("reasoning_tokens") if isinstance(details, dict) else None
     if thought is not None and _count(thought):
         result["output_tokens_details"] = {"thinking_tokens": _count(thought)}
-    return result | {name: given[name] for name in USAGE_OF_THEIR_OWN if _is_theirs(name, given.get(name))}
+    if not _OF_THEIR_OWN.isdisjoint(given):
+        result |= {name: given[name] for name in USAGE_OF_THEIR_OWN if _is_theirs(name, given.get(name))}
+    return result
 
 
 def _count(value: Any) -> int:
@@ -120,7 +124,6 @@ def _head(completion: Json) -> Json:
 def _ending(choice: Json, stops: frozenset[str], *, calls: bool, refused: bool) -> Json:
     """`stop_reason` and what belongs to it."""
     own = choice.get(STOP)
-    own = own if isinstance(own, dict) else {}
     reason = choice.get("finish_reason")
     said = STOP_REASONS.get(reason, "end_turn") if isinstance(reason, str) else "end_turn"
     ending: Json = {"stop_reason": said, "stop_sequence": None}
@@ -131,7 +134,7 @@ def _ending(choice: Json, stops: frozenset[str], *, calls: bool, refused: bool) 
         ending["stop_reason"] = "tool_use" if calls else "end_turn"
         if not calls and isinstance(matched, str) and matched in stops:
             ending |= {"stop_reason": "stop_sequence", "stop_sequence": matched}
-    return ending | own
+    return ending | own if isinstance(own, dict) else ending
 
 
 # --- A stream ---

@@ -33,6 +33,8 @@ _TRANSLATED = frozenset(
     {"system", "messages", "stop_sequences", "metadata", "tools", "tool_choice", "output_config"}
     | {"output_format", "service_tier"}
 )
+_RARE = _TRANSLATED - {"system", "messages"}
+
 _NOT_OF_MESSAGES = frozenset(
     {"n", "best_of", "stop", "user", "functions", "function_call", "parallel_tool_calls", "response_format"}
     | {"stream_options", "max_completion_tokens", "logprobs", "top_logprobs", "modalities", "audio"}
@@ -53,8 +55,8 @@ def question(body: Json, headers: Mapping[str, str], *, limited: bool = True) ->
     `limited`: whether `max_tokens` is required.
     """
     given = {name: value for name, value in body.items() if value is not None}
-    for name in given.keys() & _NOT_OF_MESSAGES:
-        raise wrong(name, "Messages has no such field")
+    if not _NOT_OF_MESSAGES.isdisjoint(given):
+        raise wrong(min(_NOT_OF_MESSAGES.intersection(given)), "Messages has no such field")
     if limited and "max_tokens" not in given:
         raise wrong("max_tokens", "a field that is required")
     result = {name: value for name, value in given.items() if name not in _TRANSLATED}
@@ -63,9 +65,24 @@ def question(body: Json, headers: Mapping[str, str], *, limited: bool = True) ->
     if not listed:
         raise wrong("messages", "at least one message is required")
     for index, message in enumerate(listed):
+        role, content = (
+            (message.get("role"), message.get("content")) if type(message) is dict else (None, None)
+        )
+        if type(content) is str and type(role) is str and role in _ROLES:  # most are
+            messages.append({"role": role, "content": content})
+            continue
         messages += _message(_typed(message, dict, f"messages[{index}]", "an object"), f"messages[{index}]")
     result["messages"] = messages
-    result |= _tools(given) | _tool_choice(given) | _output(given)
+    if not _RARE.isdisjoint(given):
+        result |= _tools(given) | _tool_choice(given) | _output(given) | _others(given)
+    betas = _betas(headers.get("anthropic-beta", ""))
+    if betas:
+        result[BETA] = betas
+    return result
+
+
+def _others(given: Json) -> Json:
+    result: Json = {}
     if given.get("stop_sequences"):
         stops = _typed(given["stop_sequences"], list, "stop_sequences", "a list of strings")
         result["stop"] = [
@@ -79,9 +96,6 @@ def question(body: Json, headers: Mapping[str, str], *, limited: bool = True) ->
         raise wrong("service_tier", "must be `auto` or `standard_only`")
     if tier is not None and _TIERS[tier]:
         result["service_tier"] = _TIERS[tier]
-    betas = _betas(headers.get("anthropic-beta", ""))
-    if betas:
-        result[BETA] = betas
     return result
 
 

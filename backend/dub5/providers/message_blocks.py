@@ -77,6 +77,9 @@ def needs_layout(entries: list[Json]) -> bool:
 
 def blocks_of(message: Json) -> list[Json]:
     """The blocks of a whole answer's message, whichever provider gave it."""
+    content = message.get("content")
+    if len(message) == 2 and type(content) is str and content and "role" in message:  # most are a text alone
+        return [{"type": "text", "text": content}]
     listed = message.get(BLOCKS)
     if isinstance(listed, list) and listed:
         try:
