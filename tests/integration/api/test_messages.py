@@ -342,3 +342,39 @@ async def test_a_large_request_is_read_in_steps_and_has_the_same_key(
     second = await server.client.post("/v1/chat/completions", json=chat)
     assert second.headers["cache-status"].startswith("dub5; hit")
     assert text_of(first) == second.json()["choices"][0]["message"]["content"]
+
+
+@pytest.mark.parametrize("model", BOTH)
+async def test_one_question_in_three_protocols_is_one_call(
+    server: Running, client: AsyncAnthropic, theirs: FakeAnthropic, fake: FakeOpenAI, model: str
+) -> None:
+    go = asyncio.Event()
+    for_claude, for_gpt = say("Hel", "lo")
+
+    def held(script: Script) -> Script:
+        async def reply(call: Call, wire: Wire) -> None:
+            await go.wait()
+            await script(call, wire)
+
+        return reply
+
+    replying(theirs, fake, (held(for_claude), held(for_gpt)))
+    chat = {"model": model, "messages": [{"role": "system", "content": "s"}, *ASK], "max_tokens": 9}
+    response = {"model": model, "instructions": "s", "input": "Say hello", "max_output_tokens": 9}
+
+    async def ask() -> tuple[str, ...]:
+        message, first, second = await asyncio.gather(
+            client.messages.create(model=model, max_tokens=9, messages=ASK, system="s"),
+            server.client.post("/v1/chat/completions", json=chat),
+            server.client.post("/v1/responses", json=response),
+        )
+        chosen = first.json()["choices"][0]["message"]["content"]
+        put = second.json()["output"][-1]["content"][0]["text"]
+        return text_of(message), chosen, put
+
+    asking = asyncio.create_task(ask())
+    await server.followed(3)
+    go.set()
+    assert await asking == ("Hello",) * 3
+    assert await ask() == ("Hello",) * 3
+    assert len(theirs.calls) + len(fake.calls) == 1
