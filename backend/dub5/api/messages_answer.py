@@ -43,6 +43,10 @@ _OURS = ("text", "thinking", "redacted_thinking", "tool_use")
 _OF_THEIR_OWN = frozenset(USAGE_OF_THEIR_OWN)
 _OF_TIER = ("standard", "priority", "batch")
 _OF_SPEED = ("standard", "fast")
+_TEXT_DELTA = (
+    b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,'
+    b'"delta":{"type":"text_delta","text":%b}}\n\n'
+)
 _PING = b'event: ping\ndata: {"type":"ping"}\n\n'
 _MESSAGE_STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 
@@ -155,6 +159,14 @@ def _start(index: int, block: Json) -> bytes:
 
 def _delta(index: int, kind: str, name: str, value: Any) -> bytes:
     return _event("content_block_delta", index=index, delta={"type": kind, name: value})
+
+
+def _text_delta(index: int, words: str) -> bytes:
+    """The event of which there are most."""
+    try:
+        return _TEXT_DELTA % (index, _encode(words))
+    except UnicodeEncodeError:
+        return _delta(index, "text_delta", "text", words)
 
 
 def _stop(index: int) -> bytes:
@@ -287,6 +299,11 @@ class MessagesWriter:
         parts += (_event("message_start", message=head), _PING)
 
     def _grow(self, delta: Json, parts: list[bytes]) -> None:
+        words = delta.get("content")
+        if len(delta) == 1 and type(words) is str and words and self._open == "text":  # most are
+            self._said = True
+            parts.append(_text_delta(self._index, words))
+            return
         thought = reasoning_of(delta)
         if thought:
             self._think(thought, parts)
