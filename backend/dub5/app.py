@@ -37,6 +37,8 @@ from dub5.api.messages import Messages, MessagesRoute, TokenCountRoute, TokenCou
 from dub5.api.origins import Origins
 from dub5.api.page import Page
 from dub5.api.responses import Responses
+from dub5.api.responses_items import ResponsesController
+from dub5.api.responses_store import ResponseStore
 from dub5.cache.flights import Flights, OneReplica
 from dub5.cache.leases import Leases
 from dub5.cache.policies import Policies
@@ -124,7 +126,8 @@ class Application:
         )
         self._lag = LoopLagProbe(self.metrics, self.background)
         asking = (self._pipeline, self._keys, self._limiter, settings.server, self.arrivals)
-        spellings: list[Spelling] = [Chat(), Responses()]
+        self._responses = ResponseStore(settings.responses, self._redis)
+        spellings: list[Spelling] = [Chat(), Responses(self._responses)]
         questions = [
             *(QuestionRoute(each, *asking) for each in spellings),
             MessagesRoute(Messages(), *asking),
@@ -347,7 +350,7 @@ class Application:
                 operations.health,
                 Router(
                     "/",
-                    route_handlers=[models.ModelsController, cache.CacheController],
+                    route_handlers=[models.ModelsController, cache.CacheController, ResponsesController],
                     guards=[_authorized_by(self._keys)],
                 ),
             ],
@@ -359,6 +362,7 @@ class Application:
                 pipeline=self._pipeline,
                 metrics=self.metrics,
                 arrivals=self.arrivals,
+                responses=self._responses,
             ),
             request_max_body_size=self.settings.server.max_body,
             state=State({"max_body": self.settings.server.max_body}),

@@ -320,6 +320,13 @@ def reservation_key(tenant: str, reservation: str) -> str:
     return f"{PREFIX}:{{limit:{tenant}}}:{reservation}"
 
 
+def response_keys(tenant: str) -> tuple[str, str]:
+    """Of a tenant's kept Responses: a hash of their records by id, with their `bytes` in all, and a sorted set of ids
+    by the milliseconds at which each was last used."""
+    name = f"{PREFIX}:{{responses:{tenant}}}"
+    return name, f"{name}:order"
+
+
 LONGEST_TTL = 400 * 86400
 """Seconds that may be published."""
 

@@ -17,6 +17,7 @@ request fails. What a provider said may take the place of the class's words in o
     │   ├── ForeignOrigin               403  a web page that is not allowed, without a key
     │   ├── UnknownModel                404
     │   ├── UnknownPath                 404
+    │   ├── UnknownResponse             404  never kept, or not any more
     │   ├── WrongMethod                 405
     │   ├── RequestTimeout              408
     │   ├── RequestTooLarge             413
@@ -26,6 +27,7 @@ request fails. What a provider said may take the place of the class's words in o
     ├── Overloaded                      503  no room, or draining
     ├── NotCached                       504  `only-if-cached` and there is nothing
     ├── PurgedHereOnly                  503  Redis is away: other replicas do not know of the purge yet
+    ├── ResponsesAway                   503  Redis is away, where Responses are kept
     ├── ProviderError                   502  a provider failed
     │   └── ProviderTimeout             504
     ├── DeadlinePassed                  504  the caller's own deadline
@@ -267,6 +269,19 @@ class UnknownPath(CallerError):
     code = "not_found"
 
 
+class UnknownResponse(CallerError):
+    """A Response that was never kept, or is not any more."""
+
+    status = 404
+    code = "response_not_found"
+
+    def __init__(self, name: str, *, param: str) -> None:
+        super().__init__(
+            f"Nothing is kept under {name[:100]}: it may have expired, or was answered with `store: false`.",
+            param=param,
+        )
+
+
 class WrongMethod(CallerError):
     """The path exists, with another method; `allow` lists which."""
 
@@ -357,6 +372,16 @@ class PurgedHereOnly(Dub5Error):
             "Purged on this replica only, since Redis is away. The other replicas follow when it is back.",
             retry_after=1,
         )
+
+
+class ResponsesAway(Dub5Error):
+    """Redis is away, where Responses are kept: nobody can tell whether this one is."""
+
+    status = 503
+    code = "responses_away"
+
+    def __init__(self) -> None:
+        super().__init__("What Responses are kept cannot be read now.", retry_after=1)
 
 
 class ProviderError(Dub5Error):

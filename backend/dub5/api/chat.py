@@ -15,7 +15,7 @@ import contextlib
 import time
 from collections.abc import Coroutine
 from contextlib import aclosing
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import msgspec
 from litestar import asgi
@@ -36,6 +36,7 @@ from dub5.api.http import (
     Headers,
     deadlines_of,
     headers_of,
+    kept,
     parse_tags,
     read_body,
     require_json,
@@ -110,6 +111,15 @@ class Spelling(Protocol):
 
     def error(self, error: Dub5Error) -> ErrorResponse:
         """As it is sent where nothing of an answer was sent."""
+        ...
+
+
+@runtime_checkable
+class Recalling(Protocol):
+    """A Spelling whose requests may refer to what is kept elsewhere, and whose Writers may keep answers."""
+
+    async def recall(self, raw: bytes, tenant: str) -> Spelling:
+        """One for a request, with what its body refers to; the body may be anything."""
         ...
 
 
@@ -197,6 +207,7 @@ class QuestionRoute:
     ) -> None:
         self.spelling = spelling
         self.path = spelling.path
+        self._recalling = spelling if isinstance(spelling, Recalling) else None
         self._pipeline = pipeline
         self._keys = keys
         self._limiter = limiter
@@ -219,7 +230,7 @@ class QuestionRoute:
             deadlines = NO_DEADLINES
             if not TIMEOUTS.isdisjoint(headers):
                 deadlines = deadlines_of(headers, time.monotonic())
-            question = await self._question(headers, receive, record, deadlines.first_byte)
+            question, spelling = await self._question(headers, receive, record, deadlines.first_byte)
             request, room = question.request, _NOTHING
             body = request.body if request.spelled is None else request.spelled[1]
             writer = spelling.writer(body, request, record)
@@ -244,7 +255,7 @@ class QuestionRoute:
 
     async def _question(
         self, headers: dict[str, str], receive: Receive, record: RequestRecord, deadline: float | None
-    ) -> Question:
+    ) -> tuple[Question, Spelling]:
         started, spelling = time.perf_counter(), self.spelling
         caller = self._keys.admit(spelling.authorization(headers), "chat", record)
         record.timings["auth"] = time.perf_counter() - started
@@ -256,6 +267,8 @@ class QuestionRoute:
         tags = parse_tags(named) if named else ()
         raw = await read_body(headers, receive, self._settings.max_body)
         key = translation = None
+        if self._recalling is not None:
+            spelling = await self._recalling.recall(raw, caller.tenant)
         if spelling.name != Chat.name:
             translation = Translation(spelling.name, lambda body: spelling.question(body, headers))
         if len(raw) < LARGE:
@@ -266,7 +279,7 @@ class QuestionRoute:
                 del raw  # it is gone as soon as it is decoded
                 request = await reading
                 key = await self._pipeline.key_of(request, caller=caller, tags=tags)
-        return self._pipeline.prepare(
+        question = self._pipeline.prepare(
             request,
             caller=caller,
             directives=directives,
@@ -275,6 +288,7 @@ class QuestionRoute:
             deadline=deadline,
             key=key,
         )
+        return question, spelling
 
     async def _granted(self, question: Question) -> Grant | None:
         """One of the tenant's requests, and the tokens that its answer may take; RateLimited otherwise."""
@@ -320,8 +334,12 @@ class QuestionRoute:
                         sending = stream.relay(frames, writer, lambda: _head(question, grant, answer.status))
                         await (sending if end is None else until(end, sending))
                 elif stream is not None and stream.begun:
+                    if self._recalling is not None:
+                        await kept(writer, answer.content)
                     await stream.end(writer.replay(answer.content))
                 else:
+                    if self._recalling is not None:
+                        await kept(writer, answer.content)
                     body = (writer.replay if question.request.stream else writer.whole)(answer.content)
                     await send_whole(send, 200, _head(question, grant, answer.status, answer.age), body)
             except asyncio.CancelledError:

@@ -383,6 +383,16 @@ async def while_client_stays(receive: Receive) -> AsyncIterator[None]:
             watch.watcher.cancel()
 
 
+async def kept(writer: Writer, completion: bytes | None) -> None:
+    """Before the last of an answer is written: some writers keep answers, for clients that refer to them later.
+
+    `completion` is None where its frames have been written.
+    """
+    keep = getattr(writer, "keep", None)
+    if keep is not None:
+        await keep(completion)
+
+
 _current_task: Callable[[], asyncio.Task[Any]] = asyncio.current_task  # type: ignore[assignment]  # in a coroutine
 
 
@@ -446,6 +456,7 @@ class EventStream(msgspec.Struct):
             self._silent_since = _SENDING
             await send({"type": "http.response.body", "body": events, "more_body": True})
             self._silent_since = now()
+        await kept(writer, None)
         await self.end(writer.end())
 
     async def end(self, last: bytes = b"") -> None:

@@ -6,22 +6,38 @@ What a request means is in `responses_request`, what an answer is in `responses_
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import msgspec
 
 from dub5.api import responses_answer as answers
-from dub5.api.responses_answer import Asked
+from dub5.api.chat import Spelling
+from dub5.api.responses_answer import Asked, place_of
+from dub5.api.responses_items import items_of
 from dub5.api.responses_request import cannot, chat_request
+from dub5.api.responses_store import LARGEST, Record, ResponseStore
 from dub5.api.responses_stream import Events
 from dub5.cache.flights import Frame
 from dub5.chat.answer import Writer
 from dub5.chat.request import ChatRequest
-from dub5.errors import Dub5Error, ErrorResponse, render
+from dub5.errors import Dub5Error, ErrorResponse, InvalidRequest, UnknownResponse, render
 from dub5.providers.protocol import Json, decode
 from dub5.telemetry.record import RequestRecord
+
+_PREVIOUS_NAME, _REFERENCE_NAME = b'"previous_response_id"', b'"item_reference"'
+_PREVIOUS = re.compile(rb'"previous_response_id"\s*:\s*"(resp_[0-9a-f]{32})"')
+_ITEM = re.compile(rb'"id"\s*:\s*"((?:msg|rs|fc)_[0-9a-f]{36})"')
+_NEAR = 200
+"""Bytes within which a reference has its id. In a text quotes have a backslash before them: what is found here are
+members and their values."""
+_MOST_REFERRED = 1000
+"""Answers that one request may refer to."""
+_MOST_BYTES = 4 * 2**20
+"""Of all that one request refers to."""
 
 _NAMES = (
     ("max_tokens", "max_output_tokens"),
@@ -36,22 +52,57 @@ _NAMES = (
 
 
 class Responses:
-    """The Spelling. Answers are not kept, and so none can be referred to."""
+    """The Spelling. `store` has the answers that may be referred to."""
 
     name = "responses"
     path = "/v1/responses"
     subject = "Responses"
 
+    def __init__(self, store: ResponseStore) -> None:
+        self._store = store
+
     def authorization(self, headers: dict[str, str]) -> str:
         return headers.get("authorization", "")
 
-    def question(self, body: Json, headers: dict[str, str]) -> Json:  # noqa: ARG002  # all of it is in the body
-        if body.get("previous_response_id") is not None:
-            raise cannot("previous_response_id", "answers are not kept; send the items before it as well")
-        return chat_request(body)
+    async def recall(self, raw: bytes, tenant: str) -> Spelling:
+        """With what a body refers to by ids; itself where that is nothing."""
+        if not self._store.enabled:
+            return self
+        previous = next((found[1].decode() for found in _matches(raw, _PREVIOUS_NAME, _PREVIOUS, 0)), "")
+        wanted = {previous} if previous else set()
+        for found in _matches(raw, _REFERENCE_NAME, _ITEM, _NEAR):
+            place = place_of(found[1].decode())
+            if place is not None:
+                wanted.add(place[0])
+        if not wanted:
+            return self
+        return _Recalled(self._store, await _recollected(self._store, tenant, previous, wanted))
 
-    def writer(self, body: Json, request: ChatRequest, record: RequestRecord) -> Writer:  # noqa: ARG002  # the same
-        return ResponsesWriter(Asked(body))
+    def question(self, body: Json, headers: dict[str, str]) -> Json:  # noqa: ARG002  # all of it is in the body
+        if body.get("previous_response_id") is not None and not self._store.enabled:
+            raise cannot(
+                "previous_response_id", "Responses are not kept here; send the items before it as well"
+            )
+        return self._question(body, Recollection())
+
+    def _question(self, body: Json, recalled: Recollection) -> Json:
+        previous = body.get("previous_response_id")
+        if isinstance(previous, str) and previous != recalled.previous:
+            raise UnknownResponse(previous, param="previous_response_id").as_said(
+                code="previous_response_not_found"
+            )
+        return chat_request(body, before=recalled.before, known=recalled.items)
+
+    def writer(self, body: Json, request: ChatRequest, record: RequestRecord) -> Writer:
+        return self._writer(body, request, record, [])
+
+    def _writer(
+        self, body: Json, request: ChatRequest, record: RequestRecord, before: list[str]
+    ) -> ResponsesWriter:
+        if not self._store.enabled or body.get("store") is False or request.size > LARGEST:
+            return ResponsesWriter(Asked(body))
+        keeping = Keeping(self._store, record.tenant or "", body["input"], before)
+        return ResponsesWriter(Asked(body, stored=True), keeping=keeping)
 
     def error(self, error: Dub5Error) -> ErrorResponse:
         rendered, name = render(error), field_of(error.param)
@@ -61,6 +112,88 @@ class Responses:
         said["error"]["param"] = name
         said["error"]["message"] = error.message.replace(f"`{error.param}`", f"`{name}`")
         return rendered._replace(body=msgspec.json.encode(said))
+
+
+def _matches(raw: bytes, name: bytes, pattern: re.Pattern[bytes], before: int) -> Iterator[re.Match[bytes]]:
+    """Where a body may say what it refers to: near each `name`, without a look at all the rest of it."""
+    at = raw.find(name)
+    for _ in range(_MOST_REFERRED):
+        if at < 0:
+            return
+        found = pattern.search(raw, max(0, at - before), at + _NEAR)
+        if found is not None:
+            yield found
+        at = raw.find(name, at + 1)
+
+
+class _Recalled(Responses):
+    """The Spelling of one request, with what it refers to."""
+
+    def __init__(self, store: ResponseStore, recalled: Recollection) -> None:
+        super().__init__(store)
+        self._recalled = recalled
+
+    def question(self, body: Json, headers: dict[str, str]) -> Json:  # noqa: ARG002  # all of it is in the body
+        return self._question(body, self._recalled)
+
+    def writer(self, body: Json, request: ChatRequest, record: RequestRecord) -> Writer:
+        before = self._recalled.chain if body.get("previous_response_id") else []
+        return self._writer(body, request, record, before)
+
+
+class Recollection(msgspec.Struct, frozen=True):
+    """What a request refers to: the items `before` its own, the ids of the answers that those are of, and single items
+    by their ids."""
+
+    previous: str = ""
+    before: list[Json] = []
+    chain: list[str] = []
+    items: dict[str, Json] = {}
+
+
+async def _recollected(store: ResponseStore, tenant: str, previous: str, wanted: set[str]) -> Recollection:
+    """UnknownResponse where any answer of the conversation is lost, InvalidRequest where there are too many of them."""
+    ids = sorted(wanted)
+    records = {
+        id_: record
+        for id_, record in zip(ids, await store.find(tenant, ids), strict=True)
+        if record is not None
+    }
+    chain: list[str] = []
+    if previous in records:
+        chain = [*records[previous].before, previous]
+        others = [id_ for id_ in chain if id_ not in records]
+        for id_, record in zip(others, await store.find(tenant, others) if others else [], strict=True):
+            if record is None:
+                raise UnknownResponse(id_, param="previous_response_id").as_said(
+                    code="previous_response_not_found"
+                )
+            records[id_] = record
+    if len(chain) > _MOST_REFERRED or sum(record.size() for record in records.values()) > _MOST_BYTES:
+        raise InvalidRequest(
+            "The conversation is too long to be read again: `previous_response_id`. Send what counts of it.",
+            param="previous_response_id",
+        )
+    return await asyncio.to_thread(_read, records, previous if chain else "", chain)
+
+
+def _read(records: dict[str, Record], previous: str, chain: list[str]) -> Recollection:
+    items = {item["id"]: item for record in records.values() for item in items_of(record)}
+    before = [item for id_ in chain for item in items_of(records[id_])]
+    return Recollection(previous, before, chain, items)
+
+
+class Keeping(msgspec.Struct, frozen=True):
+    """Where the answer to one request is kept, with its input, and the ids of the answers before it."""
+
+    store: ResponseStore
+    tenant: str
+    input: Any
+    before: list[str]
+
+    async def keep(self, asked: Asked, response: bytes) -> bool:
+        record = Record(msgspec.json.encode(self.input), response, asked.signed, self.before)
+        return await self.store.keep(self.tenant, asked.id, record)
 
 
 def field_of(param: str | None) -> str | None:
@@ -77,15 +210,38 @@ def field_of(param: str | None) -> str | None:
 class ResponsesWriter:
     """Writes one answer. `clock` gives seconds since the epoch."""
 
-    def __init__(self, asked: Asked, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, asked: Asked, clock: Callable[[], float] = time.time, *, keeping: Keeping | None = None
+    ) -> None:
         self._asked = asked
         self._clock = clock
         self._created = int(clock())
+        self._now: int | None = None
+        self._keeping = keeping
+        self._kept: bytes | None = None
         self._stream: Events | None = None
+
+    async def keep(self, completion: bytes | None) -> None:
+        """Before the last of the answer is written: keep it, where it is asked to be. `completion` where it is whole,
+        None where its frames have been written."""
+        if self._keeping is None:
+            return
+        self._now = int(self._clock())
+        response = self._whole(completion) if completion is not None else self._events.close(now=self._now)
+        if await self._keeping.keep(self._asked, response):
+            self._kept = response
+        else:
+            self._asked.not_stored()
 
     def whole(self, completion: bytes) -> bytes:
         """The Response."""
-        return answers.whole(self._asked, decode(completion), created=self._created, now=int(self._clock()))
+        return self._whole(completion) if self._kept is None else self._kept
+
+    def _whole(self, completion: bytes) -> bytes:
+        return answers.whole(self._asked, decode(completion), created=self._created, now=self._ended())
+
+    def _ended(self) -> int:
+        return int(self._clock()) if self._now is None else self._now
 
     @property
     def _events(self) -> Events:
@@ -108,7 +264,7 @@ class ResponsesWriter:
 
     def end(self) -> bytes:
         """The last events of a complete answer."""
-        self._events.end(now=int(self._clock()))
+        self._events.end(now=self._ended())
         return self._events.take()
 
     def failed(self, error: Dub5Error) -> bytes:

@@ -47,7 +47,19 @@ class Asked:
         self.summary = bool(_summary(reasoning))
         self.encrypted = ENCRYPTED in include
         self.logprobs = LOGPROBS in include or bool(body.get("top_logprobs"))
+        self.stored = stored
+        self.signed: dict[int, str] = {}
+        self._body = body
         self.echo = _encode(_echo(body, reasoning, stored=stored))[1:]
+
+    @property
+    def keeps_signed(self) -> bool:
+        return self.encrypted or self.stored
+
+    def not_stored(self) -> None:
+        """It could not be kept."""
+        self.stored = False
+        self.echo = _encode(_echo(self._body, self._body.get("reasoning") or _NOTHING, stored=False))[1:]
 
     def item_id(self, kind: str, position: int) -> str:
         return f"{_PREFIXES[kind]}_{self.ident}{position:04x}"
@@ -222,7 +234,7 @@ def choice_of(completion: Json) -> Json:
 def _output(asked: Asked, message: Json, completion: Json, choice: Json) -> list[Json]:
     output: list[Json] = []
     thought, blocks = thought_of(message), message.get("thinking_blocks")
-    blocks = blocks if asked.encrypted and isinstance(blocks, list) else []
+    blocks = blocks if asked.keeps_signed and isinstance(blocks, list) else []
     if thought or blocks:
         output.append(reasoning(asked, 0, thought, blocks))
     parts = _parts(asked, message, choice)
@@ -262,8 +274,10 @@ def reasoning(
     }
     if thought and not asked.summary:
         item["content"] = [{"type": "reasoning_text", "text": thought}]
-    if blocks:
+    if blocks and asked.encrypted:
         item["encrypted_content"] = sealed(blocks)
+    elif blocks:
+        asked.signed[position] = sealed(blocks)
     item["status"] = status
     return item
 

@@ -23,15 +23,15 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterable, Iterator
-from types import NoneType
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType, NoneType
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from dub5.chat.request import invalid
-from dub5.errors import InvalidRequest
+from dub5.errors import InvalidRequest, UnknownResponse
 from dub5.json_steps import TooCostly, decode_within
 from dub5.providers.protocol import Json
 from dub5.settings.model import MOST_TOKENS
@@ -80,6 +80,7 @@ _Includable = Literal[
     "code_interpreter_call.outputs",
 ]
 
+_NONE: Mapping[str, Json] = MappingProxyType({})
 _MOST_SHOWN = 60
 _SIGNED = "dub5-1."
 """Before what `sealed` makes."""
@@ -178,13 +179,14 @@ def _refuse_impossible(body: Json) -> None:
         raise cannot("n", "there is one answer; leave it out")
 
 
-def chat_request(body: Json, *, before: Iterable[Json] = ()) -> Json:
-    """The body of a chat request for one of Responses; `before` are the items of the conversation so far.
+def chat_request(body: Json, *, before: Iterable[Json] = (), known: Mapping[str, Json] = _NONE) -> Json:
+    """The body of a chat request for one of Responses; `before` are the items of the conversation so far, `known` by
+    their ids those that it refers to.
 
     In time and memory in proportion to the body; texts are not copied.
     """
     asked = judged(body)
-    conversation = _Conversation()
+    conversation = _Conversation(known)
     if asked.instructions:
         conversation.say("system", asked.instructions)
     for item in before:
@@ -314,8 +316,9 @@ def _allowed(tool: Json, at: str, names: set[str]) -> str:
 class _Conversation:
     """The messages so far. `_open` is the assistant's turn that has not been answered."""
 
-    def __init__(self) -> None:
+    def __init__(self, known: Mapping[str, Json]) -> None:
         self.messages: list[Json] = []
+        self._known = known
         self._open: Json | None = None
         self._signed: list[Json] = []
         self._thought: list[str] = []
@@ -338,10 +341,16 @@ class _Conversation:
         elif kind == "reasoning":
             self._reasoning(item, at)
         elif kind == "item_reference":
-            raise cannot(at, "items are not kept under their ids; send the item itself")
+            self._referred(item, at)
         else:
             shown = typed(kind, str, f"{at}.type")[:_MOST_SHOWN]
             raise cannot(f"{at}.type", f"no provider here knows items of the type {shown}")
+
+    def _referred(self, item: Json, at: str) -> None:
+        name = typed(item.get("id"), str, f"{at}.id")
+        if name not in self._known:
+            raise UnknownResponse(name, param=f"{at}.id")
+        self.add(self._known[name], at)
 
     def _message(self, item: Json, at: str) -> None:
         role = item.get("role")

@@ -83,6 +83,7 @@ class Events:
         self.take = self._teller.take
         self._tell = self._teller.tell
         self._whole: list[Json] | None = None
+        self._closed = False
         self._model: str | None = None
         self._tier: str | None = None
         self._seed: object = None
@@ -121,14 +122,21 @@ class Events:
         for position, item in enumerate(self._whole):
             _replay(item, position, self._asked, self._teller)
 
-    def end(self, *, now: int) -> None:
-        """The answer is complete; `now` is in seconds since the epoch."""
+    def close(self, *, now: int) -> bytes:
+        """The answer is complete: the end of its items, and the Response; `now` is in seconds since the epoch."""
         self._begin()
         reason = answers.incomplete(self._reason)
         status: Status = "completed" if reason is None else "incomplete"
-        if self._whole is None:
+        if self._whole is None and not self._closed:
             self._end_items(status)
-        self._tell(f"response.{status}", response=self._response(status, now=now, reason=reason))
+        self._closed = True
+        return self._response(status, now=now, reason=reason)
+
+    def end(self, *, now: int) -> None:
+        """The last event."""
+        response = msgspec.Raw(self.close(now=now))
+        status = "completed" if answers.incomplete(self._reason) is None else "incomplete"
+        self._tell(f"response.{status}", response=response)
 
     def _end_items(self, status: Status) -> None:
         if self._signed and not isinstance(self._last, _Thought):
@@ -144,32 +152,31 @@ class Events:
     def fail(self, error: Dub5Error) -> None:
         """The answer breaks off."""
         self._begin()
-        self._tell("response.failed", response=self._response("failed", error=failure(error)))
+        response = self._response("failed", error=failure(error))
+        self._tell("response.failed", response=msgspec.Raw(response))
 
     # --- What is told ---
 
     def _begin(self) -> None:
         if self._teller.number == 0:
-            response = self._response("in_progress")
+            response = msgspec.Raw(self._response("in_progress"))
             self._tell("response.created", response=response)
             self._tell("response.in_progress", response=response)
 
     def _response(
         self, status: Status, *, now: int = 0, reason: str | None = None, error: Json | None = None
-    ) -> msgspec.Raw:
-        return msgspec.Raw(
-            answers.response(
-                self._asked,
-                status=status,
-                created=self._created,
-                completed=now,
-                model=self._model,
-                output=self._output(),
-                usage=None if status == "in_progress" else self._usage,
-                reason=reason,
-                error=error,
-                tier=self._tier,
-            )
+    ) -> bytes:
+        return answers.response(
+            self._asked,
+            status=status,
+            created=self._created,
+            completed=now,
+            model=self._model,
+            output=self._output(),
+            usage=None if status == "in_progress" else self._usage,
+            reason=reason,
+            error=error,
+            tier=self._tier,
         )
 
     def _output(self) -> list[Json]:
@@ -182,7 +189,7 @@ class Events:
     def _grow(self, delta: Json, choice: Json) -> None:
         content = delta.get("content")
         blocks, thought = delta.get("thinking_blocks"), self._thought_in(delta, content)
-        if self._asked.encrypted and isinstance(blocks, list):
+        if self._asked.keeps_signed and isinstance(blocks, list):
             self._signed += blocks
         if thought:
             self._thought().write(thought)

@@ -599,6 +599,23 @@ class CacheSettings(Section, frozen=True):
         return self.classes.get(name) or CacheClass()
 
 
+class ResponsesSettings(Section, frozen=True):
+    """What is kept of `POST /v1/responses`, for clients that refer to an answer by its id. Needs Redis."""
+
+    store: Annotated[
+        bool,
+        Meta(
+            description="`false`: nothing is kept, whatever a request says, and nothing can be referred to."
+        ),
+    ] = True
+    ttl: Annotated[Duration, Meta(description="How long a Response is kept after it was last used.")] = (
+        _constant(Duration(3600))
+    )
+    max_bytes_per_tenant: Annotated[
+        Size, Meta(description="Bytes of one tenant's Responses in Redis; the oldest go first.")
+    ] = _constant(Size(8 * 2**20))
+
+
 class AuthSettings(Section, frozen=True):
     keys: Annotated[
         Source | None,
@@ -722,6 +739,9 @@ class Settings(Section, frozen=True):
     ] = msgspec.field(default_factory=builtin_personalities)
     cache: Annotated[CacheSettings, Meta(description="Which answers are kept, and for how long.")] = (
         _constant(CacheSettings())
+    )
+    responses: Annotated[ResponsesSettings, Meta(description="Which Responses can be referred to.")] = (
+        _constant(ResponsesSettings())
     )
     auth: Annotated[AuthSettings, Meta(description="Who may call.")] = _constant(AuthSettings())
     admission: Annotated[AdmissionSettings, Meta(description="How much work a replica takes on.")] = (

@@ -31,9 +31,11 @@ OPERATIONS: dict[tuple[str, str], Json] = {
     for path, item in DOCUMENT["paths"].items()
     for method, operation in item.items()
 }
-CHAT, RESPONSES, MESSAGES, COUNT, EMBED, PURGE, WRITE, MODEL = (
+CHAT, RESPONSES, KEPT, ITEMS, MESSAGES, COUNT, EMBED, PURGE, WRITE, MODEL = (
     "/v1/chat/completions",
     "/v1/responses",
+    "/v1/responses/{name}",
+    "/v1/responses/{name}/input_items",
     "/v1/messages",
     "/v1/messages/count_tokens",
     "/v1/embeddings",
@@ -45,6 +47,8 @@ QUESTION: Json = {"model": "small", "messages": [{"role": "user", "content": "hi
 ASKED: Json = {"model": "small", "input": "hi"}
 COUNTED: Json = {"model": "small", "messages": [{"role": "user", "content": "hi"}]}
 LIMITED: Json = {**COUNTED, "max_tokens": 9}
+UNKNOWN_ID = "resp_" + "0" * 32
+REFERRING: Json = {"model": "small", "input": [{"type": "item_reference", "id": "msg_" + "0" * 36}]}
 STREAMED = {**QUESTION, "stream": True, "stream_options": {"include_usage": True}}
 WRITTEN = {"request": QUESTION, "answer": "Hello"}
 TEXTS: Json = {"model": "small", "input": ["a", "b"]}
@@ -111,7 +115,7 @@ def lacking() -> list[Case]:
 
 
 CASES = [
-    *everywhere("open", 200),
+    *(case._replace(place="kept" if case.path in (KEPT, ITEMS) else "open") for case in everywhere("", 200)),
     Case("open", "POST", CHAT, 200, body=STREAMED),
     Case("open", "POST", CHAT, 200, body={**QUESTION, "n": 2}, headers={"x-dub5-cache-tags": "a, b"}),
     Case("open", "POST", CHAT, 200, body={**QUESTION, "model": "tools"}),
@@ -140,6 +144,8 @@ CASES = [
     Case("open", "POST", MESSAGES, 404, "model_not_found", {**LIMITED, "model": "nobody"}),
     Case("open", "POST", COUNT, 404, "model_not_found", {**COUNTED, "model": "nobody"}),
     Case("open", "POST", EMBED, 404, "model_not_found", {**TEXTS, "model": "nobody"}),
+    *everywhere("open", 404, "response_not_found", body=REFERRING),
+    Case("kept", "GET", ITEMS, 400, "invalid_request_error", name="resp_1/input_items?limit=0#"),
     Case("open", "POST", WRITE, 404, "model_not_found", {**WRITTEN, "request": UNKNOWN}),
     Case("open", "GET", MODEL, 404, "model_not_found", name="nobody"),
     *everywhere("impatient", 408, "request_timeout"),
@@ -155,6 +161,7 @@ CASES = [
     Case("open", "POST", EMBED, 502, "provider_error", {**TEXTS, "model": "broken"}),
     *everywhere("drained", 503, "overloaded"),
     Case("drained", "GET", "/readyz", 503),
+    *everywhere("without Redis", 503, "responses_away", body={**ASKED, "previous_response_id": UNKNOWN_ID}),
     Case("without Redis", "POST", PURGE, 503, "purged_here_only"),
     *everywhere("open", 504, "not_cached", headers={"cache-control": "only-if-cached, max-age=0"}),
     Case(
@@ -179,7 +186,7 @@ CASES = [
 
 
 @contextlib.asynccontextmanager
-async def serving(place: str) -> AsyncIterator[Running]:
+async def serving(place: str, redis: str = "") -> AsyncIterator[Running]:
     async with FakeOpenAI() as fake:
         config = configured(fake)
         if place == "keys":
@@ -189,6 +196,8 @@ async def serving(place: str) -> AsyncIterator[Running]:
             config["server"]["read_timeout"] = "300ms"
         elif place == "without the page":
             config["server"]["page"] = False
+        elif place == "kept":
+            config["redis"] = {"url": redis}
         elif place == "without Redis":
             config["redis"] = {"url": "redis://127.0.0.1:9/0"}
         async with running(config, {"KEYS": KEYS}) as server:
@@ -221,7 +230,10 @@ def configured(fake: FakeOpenAI) -> Json:
 
 
 async def ask(server: Running, case: Case) -> httpx.Response:
-    path = case.path.replace("{name}", case.name).replace("{file}", "page.js")
+    name = case.name
+    if case.place == "kept" and case.status == 200:
+        name = (await server.client.post(RESPONSES, json=ASKED)).json()["id"]
+    path = case.path.replace("{name}", name).replace("{file}", "page.js")
     url = server.operations_url if "servers" in OPERATIONS[case.method, case.path] else server.url
     body = BODIES.get(case.path) if case.body is None else case.body
     content = json.dumps(body).encode() if body is not None else None
@@ -254,8 +266,8 @@ PLACES = sorted({case.place for case in CASES})
 
 
 @pytest.mark.parametrize("place", PLACES)
-async def test_it_is_answered_so(place: str) -> None:
-    async with serving(place) as server:
+async def test_it_is_answered_so(place: str, redis: str) -> None:
+    async with serving(place, redis) as server:
         for case in (each for each in CASES if each.place == place):
             response = await ask(server, case)
             assert response.status_code == case.status, (case, response.text)

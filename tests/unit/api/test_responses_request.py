@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dub5.api.responses_request import chat_request, sealed
-from dub5.errors import InvalidRequest
+from dub5.errors import InvalidRequest, UnknownResponse
 
 Json = dict[str, Any]
 
@@ -274,7 +274,7 @@ def items(*parts: Any) -> Json:
         ({"input": [{}]}, "input[0].type"),
         ({"input": [USER, {"type": 3}]}, "input[1].type"),
         ({"input": [USER, {"type": "local_shell_call"}]}, "input[1].type"),
-        ({"input": [USER, {"type": "item_reference", "id": "msg_1"}]}, "input[1]"),
+        ({"input": [USER, {"type": "item_reference"}]}, "input[1].id"),
         ({"input": [{"role": "tool", "content": "x"}]}, "input[0].role"),
         ({"input": [{"role": "user"}]}, "input[0].content"),
         ({"input": [{"role": "user", "content": 3}]}, "input[0].content"),
@@ -346,6 +346,15 @@ def test_a_missing_field_is_named() -> None:
         with pytest.raises(InvalidRequest) as caught:
             chat_request({name: "x" for name in ("model", "input") if name != missing})
         assert caught.value.param == missing
+
+
+def test_an_item_is_referred_to_by_its_id() -> None:
+    body: Json = {"model": "m", "input": [USER, {"type": "item_reference", "id": "fc_1"}, RESULT]}
+    called: Json = {"role": "assistant", "content": None, "tool_calls": [CALLED]}
+    assert chat_request(body, known={"fc_1": CALL})["messages"] == [USER, called, FOUND]
+    with pytest.raises(UnknownResponse) as caught:
+        chat_request(body)
+    assert caught.value.param == "input[1].id"
 
 
 def test_what_was_said_before_comes_first() -> None:
