@@ -34,8 +34,9 @@ ACL_RULE = (
     "resetkeys ~dub5:* resetchannels &dub5:* -@all "
     "+ping +hello +auth +select +client "
     "+get +set +del +exists +type +incr +expire +pexpire +pttl +getrange +setrange "
-    "+hget +hset +hincrby +hmget "
-    "+xadd +xrange +xrevrange +xtrim +zadd +zrange +zscore +zcard +zpopmin +zremrangebyscore +time "
+    "+hget +hset +hdel +hincrby +hmget +hstrlen "
+    "+xadd +xrange +xrevrange +xtrim "
+    "+zadd +zrange +zrangebyscore +zscore +zcard +zpopmin +zrem +zremrangebyscore +time "
     "+eval +publish +subscribe +unsubscribe"
 )
 """The least that a replica's ACL user needs; docs/caching.md quotes it."""
@@ -309,13 +310,14 @@ async def use_everything(link: RedisLink, a: Leases, b: Leases, identity: Identi
 
 
 async def use_as_people_do(access: dict[str, Any], environment: dict[str, str]) -> None:
-    """Two whole replicas: misses, hits, a streamed answer, refreshes, a purge, `GET /v1/cache`."""
+    """Two whole replicas: misses, hits, a streamed answer, refreshes, a purge, `GET /v1/cache`, kept Responses."""
     async with FakeOpenAI() as fake:
         classes = {"default": {"ttl": "500ms", "stale_while_revalidate": "1h"}}
         written = {
             **openai_provider(fake.base_url),
             "redis": access,
             "cache": {"classes": classes, "re_ask_share": 0.01},
+            "responses": {"max_bytes_per_tenant": "4KiB"},
         }
         async with running(written, environment) as a, running(written, environment) as b:
             for number in range(8):
@@ -326,9 +328,20 @@ async def use_as_people_do(access: dict[str, Any], environment: dict[str, str]) 
             purged = await a.client.post("/v1/cache/invalidations", json={"tags": ["prices"]})
             assert purged.status_code == 200
             assert (await a.client.get("/v1/cache")).status_code == 200
+            await keep_responses(a, b)
             await until(lambda: samples_written(a))
             refused = [event for event in [*a.logs, *b.logs] if event["event"].startswith("redis")]
             assert refused == []
+
+
+async def keep_responses(a: Running, b: Running) -> None:
+    """More than there is room for, so that some go again."""
+    for _ in range(6):
+        answer = (await a.client.post("/v1/responses", json={"model": "small", "input": "hi"})).json()
+        assert answer["store"] is True
+    asked = {"model": "small", "input": "And?", "previous_response_id": answer["id"]}
+    assert (await b.client.post("/v1/responses", json=asked)).status_code == 200
+    assert (await b.client.delete(f"/v1/responses/{answer['id']}")).status_code == 200
 
 
 async def stale(replica: Running) -> bool:
