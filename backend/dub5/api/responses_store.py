@@ -158,9 +158,7 @@ class ResponseStore:
         if self._link is None:
             raise RedisUnavailable
         keys = response_keys(tenant)
-        return await self._link.run(
-            "response", lambda client: client.eval(script, len(keys), *keys, self._ttl, *arguments)
-        )
+        return await self._link.run("response", "EVAL", script, len(keys), *keys, self._ttl, *arguments)
 
     def _read(self, stored: bytes | None) -> Record | None:
         if stored is None:

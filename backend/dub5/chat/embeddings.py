@@ -167,6 +167,7 @@ class Embedder:
         deadline: float | None = None,
     ) -> Batch:
         """Resolve the model and the key of each text, and look into memory. CallerError where it cannot be answered."""
+        caller.require_model(request.model)
         target = self._catalog[request.model]
         if target.personality is not None:
             raise InvalidRequest(

@@ -434,12 +434,14 @@ async def test_limits_count_what_was_asked_for(fake: FakeOpenAI) -> None:
         assert left[0] == 5000  # a thousand are reserved until it is answered, and three were used
         assert left[1] > 5990
         assert left[2] > 5990
-        fake.reply = gated = Gated()
-        asking = asyncio.create_task(
-            ask(server, ["c" * 40_000])
-        )  # as long as it is not answered, it may take so much
-        while len(fake.calls) < 3:
-            await fake.wait_called()
+
+
+async def test_a_batch_may_take_what_it_is_long_until_it_is_answered(fake: FakeOpenAI) -> None:
+    config = {**openai_provider(fake.base_url), "limits": {"default": {"tokens_per_minute": 6000}}}
+    fake.reply = gated = Gated()
+    async with running(config) as server:
+        asking = asyncio.create_task(ask(server, ["c" * 40_000]))  # more than there is, but nothing was used yet
+        await fake.wait_called()
         assert (await ask(server, ["d" * 40_000])).status_code == 429
         gated.gate.set()
         assert vectors(await asking) == [vector_of("c" * 40_000)]

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from redis.driver_info import DriverInfo
 
 from dub5.contract import response_keys
-from testkit import anthropic_server
+from testkit import anthropic_server, http_server
 from testkit.anthropic_server import FakeAnthropic
 from testkit.openai_server import FakeOpenAI, call_tool, say
 from tests.harness import Running, openai_provider, running
@@ -158,7 +158,7 @@ async def test_what_was_signed_is_kept_for_the_next_turn(redis: str, streamed: b
     thinking = {"type": "thinking", "thinking": "Let me look", "signature": "signed"}
     use = {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {}}
     async with FakeAnthropic() as claude:
-        whole = anthropic_server.whole(anthropic_server.message([thinking, use], "tool_use"))
+        whole = http_server.whole(anthropic_server.message([thinking, use], "tool_use"))
         deltas = [
             {"type": "thinking_delta", "thinking": "Let me look"},
             {"type": "signature_delta", "signature": "signed"},
@@ -167,7 +167,7 @@ async def test_what_was_signed_is_kept_for_the_next_turn(redis: str, streamed: b
             *anthropic_server.block_frames(0, {"type": "thinking", "thinking": ""}, *deltas),
             *anthropic_server.block_frames(1, use),
         ]
-        live = anthropic_server.stream(anthropic_server.answer(*parts, stop_reason="tool_use"))
+        live = http_server.stream(anthropic_server.answer(*parts, stop_reason="tool_use"))
         claude.replies = [live if streamed else whole, anthropic_server.say("Rain")]
         config = {
             "providers": {"claude": {"kind": "anthropic", "base_url": claude.base_url}},
