@@ -440,7 +440,9 @@ async def test_a_batch_may_take_what_it_is_long_until_it_is_answered(fake: FakeO
     config = {**openai_provider(fake.base_url), "limits": {"default": {"tokens_per_minute": 6000}}}
     fake.reply = gated = Gated()
     async with running(config) as server:
-        asking = asyncio.create_task(ask(server, ["c" * 40_000]))  # more than there is, but nothing was used yet
+        asking = asyncio.create_task(
+            ask(server, ["c" * 40_000])
+        )  # more than there is, but nothing was used yet
         await fake.wait_called()
         assert (await ask(server, ["d" * 40_000])).status_code == 429
         gated.gate.set()
