@@ -282,7 +282,8 @@ def is_whole_answer(completion: Json, fields: Json) -> bool:
                 return False
         elif not (content is None or isinstance(content, str)):
             return False
-        if not (calls or call or _says(content) or _other_media(message)):
+        says = bool(content.strip()) if isinstance(content, str) else _says(content)
+        if not (calls or call or says or _other_media(message)):
             return False
     return True
 

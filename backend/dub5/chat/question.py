@@ -163,7 +163,7 @@ def answer_key(
     `fields` is the caller's request with the personality's sampling defaults filled in; what the personality
     says is covered by its revision.
     """
-    parts = _head(scope, personality_revision, model_revision, tags)
+    parts = [KEY_VERSION, scope, personality_revision, model_revision, sorted(set(tags))]
     shaping = canonical(fields, CANNOT_SHAPE_THE_ANSWER)
     parts.append({name: _same_numbers(value) for name, value in shaping.items()})
     return hashlib.blake2b(_canonical_json.encode(parts), digest_size=_DIGEST).hexdigest()
@@ -179,18 +179,12 @@ def answer_key_in_steps(
 ) -> Steps[str]:
     """The same key of a request that is large."""
     digest = hashlib.blake2b(digest_size=_DIGEST)
-    head = _head(scope, personality_revision, model_revision, tags)
+    head = [KEY_VERSION, scope, personality_revision, model_revision, sorted(set(tags))]
     digest.update(_canonical_json.encode(head)[:-1] + b",")
     shaping = yield from canonical_in_steps(fields, CANNOT_SHAPE_THE_ANSWER)
     yield from fed(pieces(shaping, names=sorted, scalar=_whole), digest.update)
     digest.update(b"]")
     return digest.hexdigest()
-
-
-def _head(
-    scope: tuple[str, ...], personality_revision: str, model_revision: str, tags: Iterable[str]
-) -> list[Any]:
-    return [KEY_VERSION, scope, personality_revision, model_revision, sorted(set(tags))]
 
 
 def canonical(fields: Mapping[str, Any], ignored: frozenset[str]) -> Json:
