@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import msgspec
 
@@ -37,7 +37,9 @@ from dub5.settings.model import AuthSettings, Source, read_file, read_secret
 from dub5.telemetry.background import Background, BackgroundTask
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.metrics import Metrics
-from dub5.telemetry.record import RequestRecord
+
+if TYPE_CHECKING:  # it needs the framework, and a command that makes keys does not
+    from dub5.telemetry.record import RequestRecord
 
 _RELOAD_INTERVAL = 2.0
 _LONGEST_INTERVAL = 300.0
