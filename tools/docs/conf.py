@@ -60,6 +60,8 @@ NAVIGATION = {
         ],
         "Extend": [
             "api",
+            "responses",
+            "messages",
             "errors",
             "architecture",
             "async-io",
