@@ -89,9 +89,9 @@ return found
 _FORGET = (
     _BEGIN
     + """
+if redis.call('ZREM', KEYS[2], ARGV[2]) == 0 then return 0 end
 local size = redis.call('HSTRLEN', KEYS[1], ARGV[2])
-redis.call('ZREM', KEYS[2], ARGV[2])
-if redis.call('HDEL', KEYS[1], ARGV[2]) == 0 then return 0 end
+redis.call('HDEL', KEYS[1], ARGV[2])
 redis.call('HINCRBY', KEYS[1], 'bytes', -size - 256)
 return 1
 """

@@ -123,6 +123,14 @@ async def test_a_deleted_answer_is_gone(client: AsyncOpenAI) -> None:
         assert caught.value.param in {"id", "previous_response_id"}
 
 
+async def test_what_holds_no_answer_cannot_be_deleted(client: AsyncOpenAI) -> None:
+    answer = await ask(client, input="hi")
+    with pytest.raises(openai.NotFoundError):
+        await client.responses.delete("bytes")
+    await ask(client, input="again")
+    assert (await client.responses.retrieve(answer.id)).id == answer.id
+
+
 async def test_an_answer_in_the_middle_of_a_conversation_may_be_lost(client: AsyncOpenAI) -> None:
     first = await ask(client, input="one")
     second = await ask(client, input="two", previous_response_id=first.id)
