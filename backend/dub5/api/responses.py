@@ -94,14 +94,15 @@ class Responses:
         return chat_request(body, before=recalled.before, known=recalled.items)
 
     def writer(self, body: Json, request: ChatRequest, record: RequestRecord) -> Writer:
-        return self._writer(body, request, record, [])
+        return self._writer(body, request, record, Recollection())
 
     def _writer(
-        self, body: Json, request: ChatRequest, record: RequestRecord, before: list[str]
+        self, body: Json, request: ChatRequest, record: RequestRecord, recalled: Recollection
     ) -> ResponsesWriter:
         if not self._store.enabled or body.get("store") is False or request.size > LARGEST:
             return ResponsesWriter(Asked(body))
-        keeping = Keeping(self._store, record.tenant or "", body["input"], before)
+        before = recalled.chain if body.get("previous_response_id") else []
+        keeping = Keeping(self._store, record.tenant or "", recalled.resolved(body["input"]), before)
         return ResponsesWriter(Asked(body, stored=True), keeping=keeping)
 
     def error(self, error: Dub5Error) -> ErrorResponse:
@@ -137,8 +138,7 @@ class _Recalled(Responses):
         return self._question(body, self._recalled)
 
     def writer(self, body: Json, request: ChatRequest, record: RequestRecord) -> Writer:
-        before = self._recalled.chain if body.get("previous_response_id") else []
-        return self._writer(body, request, record, before)
+        return self._writer(body, request, record, self._recalled)
 
 
 class Recollection(msgspec.Struct, frozen=True):
@@ -149,6 +149,12 @@ class Recollection(msgspec.Struct, frozen=True):
     before: list[Json] = []
     chain: list[str] = []
     items: dict[str, Json] = {}
+
+    def resolved(self, given: Any) -> Any:
+        """The `input` of a request with the items that it refers to: what they were of may be lost by the next turn."""
+        if not self.items or not isinstance(given, list):
+            return given
+        return [self.items[item["id"]] if item.get("type") == "item_reference" else item for item in given]
 
 
 async def _recollected(store: ResponseStore, tenant: str, previous: str, wanted: set[str]) -> Recollection:

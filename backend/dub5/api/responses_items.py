@@ -48,8 +48,8 @@ def _input(record: Record, ident: str) -> list[Json]:
         if kind == "item_reference":
             made.append(item)
             continue
-        name = f"{_PREFIXES.get(kind, 'msg')}_{ident}{_INPUT + position:04x}"
-        made.append({"id": item.get("id") or name, **item, "type": kind})
+        written, name = item.get("id"), f"{_PREFIXES.get(kind, 'msg')}_{ident}{_INPUT + position:04x}"
+        made.append({**item, "id": written if written and isinstance(written, str) else name, "type": kind})
     return made
 
 

@@ -161,6 +161,24 @@ async def test_items_are_referred_to_by_their_ids(
     assert caught.value.param == "input[1].id"
 
 
+async def test_a_conversation_goes_on_from_items_that_were_referred_to(
+    client: AsyncOpenAI, fake: FakeOpenAI
+) -> None:
+    first = await ask(client, input="one")
+    history: Any = [
+        {"role": "user", "content": "one", "id": ["of no use"]},
+        {"type": "item_reference", "id": first.output[0].id},
+        {"role": "user", "content": "two", "id": None},
+    ]
+    second = await ask(client, input=history)
+    await client.responses.delete(first.id)
+    await ask(client, input="three", previous_response_id=second.id)
+    said = ["one", "You said: one", "two", "You said: two", "three"]
+    assert [content for _, content in asked(fake)] == said
+    shown = [item async for item in client.responses.input_items.list(second.id, order="asc")]
+    assert len({item.id for item in shown}) == 3
+
+
 @STREAMED
 async def test_what_was_signed_is_kept_for_the_next_turn(redis: str, streamed: bool) -> None:
     thinking = {"type": "thinking", "thinking": "Let me look", "signature": "signed"}
