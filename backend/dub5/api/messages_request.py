@@ -329,8 +329,10 @@ def _output(given: Json) -> Json:
     config = _typed(given.get("output_config", {}), dict, "output_config", "an object")
     result: Json = {}
     if config.get("effort") is not None:
-        effort = _typed(config["effort"], str, "output_config.effort", "a string")
-        result["output_config"] = {"effort": effort}
+        _typed(config["effort"], str, "output_config.effort", "a string")
+    others = {name: value for name, value in config.items() if name != "format" and value is not None}
+    if others:
+        result["output_config"] = others
     where = "output_config.format" if config.get("format") is not None else "output_format"
     shape = config.get("format") or given.get("output_format")
     if shape is None:

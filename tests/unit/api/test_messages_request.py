@@ -70,6 +70,10 @@ FIELDS = [
     ({"temperature": 0.5, "top_p": 0.9, "top_k": 4}, {"temperature": 0.5, "top_p": 0.9, "top_k": 4}),
     ({"thinking": {"type": "adaptive"}}, {"thinking": {"type": "adaptive"}}),
     ({"output_config": {"effort": "low"}}, {"output_config": {"effort": "low"}}),
+    (
+        {"output_config": {"task_budget": {"total": 20000}}},
+        {"output_config": {"task_budget": {"total": 20000}}},
+    ),
     ({"stream": True}, {"stream": True}),
     ({"tools": [TOOL]}, {"tools": [FUNCTION]}),
     ({"tools": [TOOL | MARK | {"type": "custom"}]}, {"tools": [FUNCTION | MARK]}),
