@@ -119,7 +119,7 @@ def _defaults(call: Call, given: Json) -> Json:
     result: Json = {}
     for name in call.defaults & _DEFAULTS.keys():
         value = call.body.get(name)
-        if value is not None and given.get(_DEFAULTS[name]) is None:
+        if value is not None and given.get(_DEFAULTS[name]) in (None, []):
             result[_DEFAULTS[name]] = [value] if name == "stop" and isinstance(value, str) else value
     thinking = given.get("thinking")
     thinks = isinstance(thinking, dict) and thinking.get("type") in ("enabled", "adaptive")

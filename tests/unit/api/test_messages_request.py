@@ -390,6 +390,12 @@ def test_a_personality_speaks_first_and_fills_in_what_is_open() -> None:
     }
 
 
+def test_no_stop_sequences_leave_those_of_the_personality() -> None:
+    spoken = call(asked(HI, stop_sequences=[]), defaults=frozenset({"stop"}))
+    spoken.body["stop"] = "END"
+    assert native(spoken, stream=False)["stop_sequences"] == ["END"]
+
+
 def test_a_default_gives_way_where_the_model_would_refuse_it() -> None:
     def sent(model: str, **fields: Any) -> Json:
         spoken = call(asked(HI, **fields), defaults=frozenset({"temperature", "top_p"}))
