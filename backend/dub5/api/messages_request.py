@@ -356,7 +356,8 @@ def _is_closed(schema: Json) -> bool:
             properties = one.get("properties")
             if isinstance(properties, dict):
                 required = one.get("required")
-                all_there = isinstance(required, list) and all(name in required for name in properties)
+                named = {name for name in required if type(name) is str} if type(required) is list else set()
+                all_there = properties.keys() <= named
                 if one.get("additionalProperties") is not False or not all_there:
                     return False
             waiting.extend(one.values())
