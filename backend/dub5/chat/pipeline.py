@@ -39,7 +39,14 @@ from dub5.chat.answer import (
     whole_of,
 )
 from dub5.chat.catalog import Catalog
-from dub5.chat.question import Question, answer_key, answer_key_in_steps, scope_of, why_not_cached
+from dub5.chat.question import (
+    Question,
+    answer_key,
+    answer_key_in_steps,
+    protocol_of,
+    scope_of,
+    why_not_cached,
+)
 from dub5.chat.request import ChatRequest
 from dub5.errors import Dub5Error, InternalError, InvalidRequest, NotCached
 from dub5.json_steps import in_steps
@@ -120,6 +127,7 @@ class Pipeline:
                     personality_revision=personality.revision if personality is not None else "",
                     model_revision=target.model.revision,
                     tags=tags,
+                    protocol=protocol_of(request),
                 )
             tenant, class_name, price = caller.tenant, target.class_name, target.model.price
             lookup = CacheLookup(
@@ -157,6 +165,7 @@ class Pipeline:
             personality_revision=personality.revision if personality is not None else "",
             model_revision=target.model.revision,
             tags=tags,
+            protocol=protocol_of(request),
         )
         return await in_steps(steps)
 

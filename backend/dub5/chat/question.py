@@ -3,7 +3,8 @@
 The key says which requests ask the same question. Everything in a request may shape its answer, unknown fields too
 (they reach the provider), except for a short list of fields that cannot. Two requests that mean the same give the same
 key in every process; the order of keys, `1` against `1.0`, an absent field against `null` and the spelling of JSON
-escapes do not matter, nor does the protocol in which it was asked. Whose answer it may be, the scope, is
+escapes do not matter, nor does the protocol in which it was asked, but for fields of Messages that a chat may hold and
+that do not go to every provider then as they do in the other (`thinking`). Whose answer it may be, the scope, is
 part of what is hashed, so two tenants never share a key.
 
 Chat Completions, Responses and Messages have several words for one thing, and clients write down defaults or leave them
@@ -34,6 +35,7 @@ from dub5.cache.store import CacheLookup
 from dub5.chat.catalog import Target
 from dub5.chat.request import ChatRequest
 from dub5.json_steps import Steps, TooCostly, decode_within, fed, pieces
+from dub5.providers.anthropic_only import MEANT_OTHERWISE, PROTOCOL
 from dub5.providers.protocol import Call, Json
 from dub5.settings.model import CacheClass
 from dub5.telemetry.record import RequestRecord, TraceContext
@@ -150,6 +152,12 @@ def scope_of(share: Share, *, tenant: str, key_id: str, user: str | None) -> tup
     return ("user", tenant, key_id) if user is None else ("user", tenant, key_id, user)
 
 
+def protocol_of(request: ChatRequest) -> tuple[str, ...]:
+    """The `protocol` of a key: that in which a request was asked, where it may mean another thing in a chat."""
+    told = request.spelled is not None and request.spelled[0] == PROTOCOL
+    return (PROTOCOL,) if told and not MEANT_OTHERWISE.isdisjoint(request.body) else ()
+
+
 def answer_key(
     fields: Mapping[str, Any],
     *,
@@ -157,13 +165,14 @@ def answer_key(
     personality_revision: str,
     model_revision: str,
     tags: Iterable[str] = (),
+    protocol: tuple[str, ...] = (),
 ) -> str:
     """48 hexadecimal digits: BLAKE2b-192 over canonical JSON.
 
     `fields` is the caller's request with the personality's sampling defaults filled in; what the personality
     says is covered by its revision.
     """
-    parts = [KEY_VERSION, scope, personality_revision, model_revision, sorted(set(tags))]
+    parts = [KEY_VERSION, scope, personality_revision, model_revision, sorted(set(tags)), *protocol]
     shaping = canonical(fields, CANNOT_SHAPE_THE_ANSWER)
     parts.append({name: _same_numbers(value) for name, value in shaping.items()})
     return hashlib.blake2b(_canonical_json.encode(parts), digest_size=_DIGEST).hexdigest()
@@ -176,10 +185,11 @@ def answer_key_in_steps(
     personality_revision: str,
     model_revision: str,
     tags: Iterable[str] = (),
+    protocol: tuple[str, ...] = (),
 ) -> Steps[str]:
     """The same key of a request that is large."""
     digest = hashlib.blake2b(digest_size=_DIGEST)
-    head = [KEY_VERSION, scope, personality_revision, model_revision, sorted(set(tags))]
+    head = [KEY_VERSION, scope, personality_revision, model_revision, sorted(set(tags)), *protocol]
     digest.update(_canonical_json.encode(head)[:-1] + b",")
     shaping = yield from canonical_in_steps(fields, CANNOT_SHAPE_THE_ANSWER)
     yield from fed(pieces(shaping, names=sorted, scalar=_whole), digest.update)

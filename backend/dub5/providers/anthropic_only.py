@@ -31,6 +31,9 @@ _HINTS = frozenset(
     {"thinking", "output_config", "cache_control", "context_management", "speed", "fallbacks", "diagnostics"}
     | {"user_profile_id", "workspace_id", BETA}
 )
+MEANT_OTHERWISE = _HINTS.union(_REFUSED) - {"cache_control"}
+"""Fields that shape an answer, and that other providers get as they are in a chat, but not so in Messages."""
+
 _BLOCKS = frozenset(
     {"text", "image", "document", "search_result", "tool_use", "tool_result", "thinking", "redacted_thinking"}
 )

@@ -126,6 +126,21 @@ async def test_one_question_in_two_protocols_is_one_call_from_the_cache(
     assert len(theirs.calls) + len(fake.calls) == 1
 
 
+@pytest.mark.parametrize("long", ["", "word " * 50_000])
+async def test_what_a_provider_gets_in_one_protocol_alone_makes_two_questions(
+    server: Running, client: AsyncAnthropic, fake: FakeOpenAI, long: str
+) -> None:
+    """Compatible servers may know `thinking`; asked in Messages it is a hint that they do not get."""
+    messages: Any = [{"role": "user", "content": f"hi {long}"}]
+    fields: Any = {"model": "gpt", "max_tokens": 9, "messages": messages, "thinking": {"type": "disabled"}}
+    for status in ("fwd", "hit"):
+        by_chat = await server.client.post("/v1/chat/completions", json=fields)
+        raw = await client.messages.with_raw_response.create(**fields)
+        for answer in (by_chat, raw):
+            assert answer.headers["cache-status"].startswith(f"dub5; {status}")
+    assert ["thinking" in call.body for call in fake.calls] == [True, False]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("model", BOTH)
 async def test_one_question_in_two_protocols_is_one_call_while_it_is_made(
