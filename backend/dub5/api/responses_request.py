@@ -319,6 +319,7 @@ class _Conversation:
     def __init__(self, known: Mapping[str, Json]) -> None:
         self.messages: list[Json] = []
         self._known = known
+        self._taken: set[str] = set()
         self._open: Json | None = None
         self._signed: list[Json] = []
         self._thought: list[str] = []
@@ -348,8 +349,11 @@ class _Conversation:
 
     def _referred(self, item: Json, at: str) -> None:
         name = typed(item.get("id"), str, f"{at}.id")
+        if name in self._taken:  # each may have a megabyte
+            raise InvalidRequest(f"The item is there twice: `{at}.id`.", param=f"{at}.id")
         if name not in self._known:
             raise UnknownResponse(name, param=f"{at}.id")
+        self._taken.add(name)
         self.add(self._known[name], at)
 
     def _message(self, item: Json, at: str) -> None:

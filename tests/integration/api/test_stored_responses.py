@@ -159,6 +159,9 @@ async def test_items_are_referred_to_by_their_ids(
     with pytest.raises(openai.NotFoundError) as caught:
         await ask(client, input=[question, {"type": "item_reference", "id": "msg_" + "0" * 36}])
     assert caught.value.param == "input[1].id"
+    with pytest.raises(openai.BadRequestError) as twice:
+        await ask(client, input=[{"type": "item_reference", "id": call.id}] * 2)
+    assert twice.value.param == "input[1].id"
 
 
 async def test_a_conversation_goes_on_from_items_that_were_referred_to(
