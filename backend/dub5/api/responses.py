@@ -16,6 +16,7 @@ import msgspec
 
 from dub5.api import responses_answer as answers
 from dub5.api.chat import Spelling
+from dub5.api.http import key_of
 from dub5.api.responses_answer import Asked, place_of
 from dub5.api.responses_items import items_of
 from dub5.api.responses_request import cannot, chat_request
@@ -62,7 +63,7 @@ class Responses:
         self._store = store
 
     def authorization(self, headers: dict[str, str]) -> str:
-        return headers.get("authorization", "")
+        return key_of(headers)
 
     async def recall(self, raw: bytes, tenant: str) -> Spelling:
         """With what a body refers to by ids; itself where that is nothing."""

@@ -287,6 +287,8 @@ async def test_tenants_do_not_see_each_other_s(redis: str, fake: FakeOpenAI) -> 
                 await asking()
         with pytest.raises(openai.AuthenticationError):
             await eve.responses.retrieve(answer.id)
+        asked = {"json": {"model": "small", "input": "hi"}, "headers": {"x-api-key": "ann"}}
+        assert (await server.client.post("/v1/responses", **asked)).status_code == 200  # type: ignore[arg-type]
 
 
 async def test_a_tenant_s_oldest_go_first_where_there_is_no_room(redis: str, fake: FakeOpenAI) -> None:
