@@ -51,7 +51,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from dub5.cache.store import Comparison, Entry, Identity
+from dub5.cache.store import VECTOR_KEY, Comparison, Entry, Identity
 from dub5.contract import (
     FINGERPRINT_KEY,
     REGISTER_SCRIPT,
@@ -146,8 +146,8 @@ class _Last(msgspec.Struct, frozen=True):
 
 
 def short_key(key: str) -> int:
-    """48 bits of a cache key: enough to tell keys apart, too little to find one by."""
-    return int(key[:12], 16)
+    """48 bits of a cache key, a vector's too: enough to tell keys apart, too little to find one by."""
+    return int(key.removeprefix(VECTOR_KEY)[:12], 16)
 
 
 class Samples(Protocol):

@@ -22,7 +22,7 @@ from dub5.cache.samples import (
     Sampler,
     interval,
 )
-from dub5.cache.store import Entry, Identity
+from dub5.cache.store import VECTOR_KEY, Entry, Identity
 from dub5.contract import FINGERPRINT_KEY, REPLICAS, SAMPLES, SAMPLES_READER, Access, SampleBatch, Verdict
 from dub5.telemetry.metrics import Metrics
 from tests.harness import PATIENT
@@ -107,6 +107,21 @@ async def test_nothing_is_written_unless_somebody_reads_and_no_longer_than_that(
         assert len(await written(client)) == 1
         assert not sampler._accesses
         assert not sampler._hits
+
+
+async def test_look_ups_of_vectors_are_told_like_others(redis: str, client: Redis) -> None:
+    await client.set(SAMPLES_READER, b"1")
+    async with sampling(redis) as sampler:
+        vector = Entry(b"v", 1, 0.1, 1, 0)
+        sampler.accessed(VECTOR_KEY + "0123456789ab" + "0" * 28, "texts", vector, dollars=0.01, hit=True)
+        sampler.accessed(VECTOR_KEY + "0123456789ac" + "0" * 28, "texts", None, dollars=0.0, hit=False)
+        await sampler.flush()
+        [batch] = await written(client)
+        assert [(each.key, each.hit) for each in batch.accesses] == [
+            (0x0123456789AB, True),
+            (0x0123456789AC, False),
+        ]
+        assert batch.looked_up == {"texts": 2}
 
 
 async def test_a_budget_of_nothing_writes_nothing_though_somebody_reads(redis: str, client: Redis) -> None:
