@@ -538,7 +538,7 @@ class _EmbeddingCall:
         )
         slot = await services.gate.enter(
             record.tenant or "",
-            model.name,
+            batch.target.slots_of,
             record.request_id if first.lookup is None else first.lookup.key,
             deadline=None if self._background else batch.deadline,
             background=self._background,

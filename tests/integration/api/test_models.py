@@ -11,7 +11,7 @@ import pytest
 from dub5.providers import listing
 from dub5.telemetry.metrics import BREAKER_STATES
 from testkit.http_server import Call, Script, Wire, hang, refuse, whole
-from testkit.openai_server import FakeOpenAI, say
+from testkit.openai_server import FakeOpenAI, embed, say
 from tests.harness import Running, openai_provider, running
 
 LLAMA = "meta-llama/Llama-3.1-8B-Instruct"
@@ -159,6 +159,26 @@ async def test_one_model_of_a_pattern_that_hangs_leaves_room_for_the_others(fake
         hanging = [asyncio.create_task(server.chat(str(number), model="stuck")) for number in range(6)]
         await server.becomes("dub5_queued_requests", 2)  # four hold what one model may
         assert (await server.chat(model="idle")).status_code == 200
+        for each in hanging:
+            each.cancel()
+
+
+async def test_so_does_one_that_makes_vectors(fake: FakeOpenAI) -> None:
+    async def answer(call: Call, wire: Wire) -> None:
+        await (hang() if call.body["model"] == "stuck" else embed())(call, wire)
+
+    fake.reply = lists({"id": "stuck"}, {"id": "idle"}, answer=answer)
+    config = passing(fake, **{"*": ["fake/*"]}) | {"admission": {"max_inflight": 5}}
+    async with running(config) as server:
+        await until_listed(server, ["stuck", "idle"])
+
+        async def ask(model: str, text: str) -> int:
+            asked = {"model": model, "input": text}
+            return (await server.client.post("/v1/embeddings", json=asked)).status_code
+
+        hanging = [asyncio.create_task(ask("stuck", str(number))) for number in range(6)]
+        await server.becomes("dub5_queued_requests", 2)
+        assert await ask("idle", "a") == 200
         for each in hanging:
             each.cancel()
 
