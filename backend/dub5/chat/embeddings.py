@@ -223,8 +223,9 @@ class Embedder:
         )
         lifetimes = self._policies.in_force[target.class_name]
         prices = (price.input / 1e6, price.output / 1e6)
-        # What a provider refuses is a call for several texts: no other batch is refused for it.
-        words = (tenant, batch.record.request_id)
+        # What a provider refuses is a call for several texts: no other batch is refused for it. Callers may give
+        # several requests one id; the span is ours.
+        words = (tenant, batch.record.trace.span_id)
 
         def lookup_of(text: bytes) -> CacheLookup:
             hashed = hashing.copy()

@@ -245,6 +245,18 @@ async def test_who_joined_a_batch_that_is_refused_asks_for_its_own_texts(
     assert asked(fake) == [["a", "long"], ["b"], ["a"]]
 
 
+async def test_what_is_refused_of_one_request_says_nothing_of_others_with_its_id(
+    server: Running, fake: FakeOpenAI
+) -> None:
+    async def reply(call: Call, wire: Wire) -> None:
+        await (refuse(400, "too long") if "long" in call.body["input"] else embed())(call, wire)
+
+    fake.reply = reply
+    one_id = {"x-request-id": "one-task-in-several-requests"}
+    assert (await ask(server, ["long"], one_id)).status_code == 400
+    assert vectors(await ask(server, ["a"], one_id)) == [vector_of("a")]
+
+
 async def test_other_fields_and_models_are_other_questions(server: Running, fake: FakeOpenAI) -> None:
     await ask(server, "a")
     await ask(server, "a", user="me", encoding_format="base64")  # the same
