@@ -333,15 +333,15 @@ class QuestionRoute:
                     async with aclosing(answer.content) as frames:
                         sending = stream.relay(frames, writer, lambda: _head(question, grant, answer.status))
                         await (sending if end is None else until(end, sending))
-                elif stream is not None and stream.begun:
-                    if self._recalling is not None:
-                        await kept(writer, answer.content)
-                    await stream.end(writer.replay(answer.content))
                 else:
                     if self._recalling is not None:
                         await kept(writer, answer.content)
-                    body = (writer.replay if question.request.stream else writer.whole)(answer.content)
-                    await send_whole(send, 200, _head(question, grant, answer.status, answer.age), body)
+                    if stream is not None and stream.begun:  # perhaps by a heartbeat meanwhile
+                        await stream.end(writer.replay(answer.content))
+                    else:
+                        body = (writer.replay if question.request.stream else writer.whole)(answer.content)
+                        head = _head(question, grant, answer.status, answer.age)
+                        await send_whole(send, 200, head, body)
             except asyncio.CancelledError:
                 if stream is None or not stream.expired or stream.task.uncancel():
                     raise
