@@ -111,10 +111,8 @@ class EmbeddingsRoute:
         self, headers: dict[str, str], receive: Receive, record: RequestRecord, deadline: float | None
     ) -> Batch:
         started = time.perf_counter()
-        caller = self._keys.authenticate(key_of(headers))
+        caller = self._keys.admit(key_of(headers), "chat", record)
         record.timings["auth"] = time.perf_counter() - started
-        record.tenant, record.key_id = caller.tenant, caller.key_id
-        caller.require("chat")
         require_json(headers)
         directives = Directives.parse(headers.get("cache-control", ""))
         tags = parse_tags(headers.get("x-dub5-cache-tags", ""))

@@ -10,7 +10,7 @@ import msgspec
 from litestar.types import Receive, Scope, Send
 
 from dub5.admission.limits import Grant
-from dub5.api.chat import QuestionRoute, in_time
+from dub5.api.chat import QuestionRoute, in_time, rate_headers
 from dub5.api.http import JSON, key_of, send_whole, while_client_stays
 from dub5.api.messages_answer import MessagesWriter
 from dub5.api.messages_request import question
@@ -97,12 +97,7 @@ class TokenCountRoute(MessagesRoute):
     ) -> None:
         async with while_client_stays(receive):
             body = await in_time(question.deadline, _counted(question))
-        rates = (
-            []
-            if grant is None
-            else [(name.encode(), value.encode()) for name, value in grant.headers.items()]
-        )
-        await send_whole(send, 200, [JSON, *rates], msgspec.json.encode(body))
+        await send_whole(send, 200, [JSON, *rate_headers(grant)], msgspec.json.encode(body))
 
 
 async def _counted(question: Question) -> Json:

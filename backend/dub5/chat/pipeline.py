@@ -17,7 +17,6 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import cast
 
 import msgspec
 
@@ -261,13 +260,11 @@ class Pipeline:
         question.record.cache_result = result
         self._metrics.cache_lookups.labels(question.target.class_name, result).inc()
 
-    def _count_saved(self, question: Question, usage: Usage) -> float:
-        """A request was answered without a call of its own; gives the dollars that one would have cost."""
+    def _count_saved(self, question: Question, usage: Usage) -> None:
+        """A request was answered without a call of its own."""
         record, model = question.record, question.target.model
         record.prompt_tokens, record.completion_tokens = usage.prompt, usage.completion
-        prompt, completion = usage.dollars(model.price)
-        self._metrics.count_saved(model.name, prompt, completion)
-        return prompt + completion
+        self._metrics.count_saved(model.name, *usage.dollars(model.price))
 
 
 class ProviderCall(msgspec.Struct):
@@ -280,7 +277,6 @@ class ProviderCall(msgspec.Struct):
     _services: Services
     _background: bool = False
     made: Made | None = None
-    _notes: CallNotes = cast("CallNotes", None)  # set when it begins
 
     def again(self) -> ProviderCall:
         """The same in the background: nobody waits, so it takes no place in the gate that a request wants."""
@@ -291,9 +287,7 @@ class ProviderCall(msgspec.Struct):
         question, services = self._question, self._services
         record, target, streamed = question.record, question.target, question.request.stream
         model, largest = target.model, services.store.max_entry
-        self._notes = notes = CallNotes(
-            record, model, services.metrics, services.tracer, background=self._background
-        )
+        notes = CallNotes(record, model, services.metrics, services.tracer, background=self._background)
         slot = await services.gate.enter(
             record.tenant or "",
             target.slots_of,

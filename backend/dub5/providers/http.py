@@ -160,13 +160,7 @@ class HttpClient:
             async with asyncio.timeout(self._timeouts.total):
                 response = await self._send(body, call)
                 try:
-                    parts, size = [], 0
-                    while part := await response.content.readany():
-                        parts.append(part)
-                        size += len(part)
-                        if size > MAX_ANSWER:
-                            raise self._errors.error("sent an answer that is too large")
-                    return b"".join(parts)
+                    return await self._whole(response, MAX_ANSWER)
                 finally:
                     response.release()
         except (aiohttp.ClientError, TimeoutError) as error:
@@ -183,15 +177,19 @@ class HttpClient:
             ):
                 if response.status != _OK:
                     raise self._errors.error(f"answered with status {response.status}")
-                parts, size = [], 0
-                while part := await response.content.readany():
-                    parts.append(part)
-                    size += len(part)
-                    if size > most:
-                        raise self._errors.error("sent an answer that is too large")
-                return b"".join(parts)
+                return await self._whole(response, most)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self._errors.of_connection(error, "list its models") from None
+
+    async def _whole(self, response: aiohttp.ClientResponse, most: int) -> bytes:
+        """Its body, of at most so many bytes."""
+        parts, size = [], 0
+        while part := await response.content.readany():
+            parts.append(part)
+            size += len(part)
+            if size > most:
+                raise self._errors.error("sent an answer that is too large")
+        return b"".join(parts)
 
     async def events(self, body: Json, call: Call) -> AsyncGenerator[list[tuple[bytes, bytes]], None]:
         """The `(event, data)` pairs of a streamed answer; together those that came together, at a busy hour many.
