@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import re
@@ -75,6 +76,39 @@ async def test_an_answer_streams_and_says_what_it_cost_and_what_the_cache_did(op
         await expect(page.locator('[data-plot="latency"] b')).to_contain_text("ms")
         await expect(page.locator('[data-plot="inflight"] b')).to_have_text("0")
         assert (await page.locator('[data-plot="inflight"] path.drawn').get_attribute("d")).startswith("M")
+
+
+@pytest.mark.parametrize("by", ["Enter", "suggestion"])
+async def test_a_question_that_is_sent_before_the_models_are_known_is_asked(opened: Open, by: str) -> None:
+    async with running(SIMULATED) as server, opened(server.url) as page:
+        known = asyncio.Event()
+
+        async def hold(route: Any) -> None:
+            await known.wait()
+            await route.continue_()
+
+        await page.route("**/v1/models", hold)
+        async with page.expect_request("**/v1/models"):
+            await page.reload()
+        if by == "Enter":
+            await ask(page, "Why is the sky blue?")
+        else:
+            await page.get_by_role("button", name="Why is the sky blue?").click()
+        assert await page.locator("article").count() == 0
+        known.set()
+        await answered(page)
+        await expect(page.locator("article.question")).to_have_text(["Why is the sky blue?"])
+        assert await page.get_by_label("Your question").input_value() == ""
+
+
+async def test_a_question_to_a_service_that_names_no_model_stays_where_it_was_written(opened: Open) -> None:
+    refused = "Failed to load resource"
+    async with running(SIMULATED) as server, opened(server.url, expected=(refused,)) as page:
+        await page.route("**/v1/models", lambda route: route.fulfill(status=503, json={}))
+        await page.reload()
+        await ask(page, "Why is the sky blue?")
+        await expect(page.locator("#about")).not_to_contain_text("Ask it twice")
+        assert await page.get_by_label("Your question").input_value() == "Why is the sky blue?"
 
 
 async def test_text_is_seen_before_the_answer_is_complete_and_can_be_stopped(

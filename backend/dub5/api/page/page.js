@@ -16,6 +16,7 @@ const plots = {
 };
 
 let catalog = new Map();   // name -> {description, price}
+let loading = null;        // Promise: the catalog is there, or the page says why it is not
 let messages = [];         // the conversation, as the API wants it
 let asking = null;         // AbortController of the question under way
 let outcomes = [];         // of this page's latest answers: was the provider spared?
@@ -67,8 +68,11 @@ function introduction() {
 
 // -- a question and its answer
 
+function canSend(text) {
+  return text.trim() && !asking && !model.disabled;
+}
+
 async function send(text) {
-  if (!text.trim() || asking || model.disabled) return;
   $("welcome").hidden = true;
   // Word for word what was asked just now: the same question again, as the page promises, and no further turn.
   const before = messages.at(-2);
@@ -254,10 +258,11 @@ function noteAnswer(cache, first) {
 
 // -- hands and keys
 
-$("composer").addEventListener("submit", (event) => {
+$("composer").addEventListener("submit", async (event) => {
   event.preventDefault();
-  if (asking) return;
+  await loading;  // who types faster than the names come is not ignored
   const text = question.value;
+  if (!canSend(text)) return;
   question.value = "";
   send(text);
 });
@@ -285,14 +290,15 @@ $("new").addEventListener("click", () => {
   question.focus();
 });
 
-document.querySelectorAll(".suggestion").forEach((button) => button.addEventListener("click", () => {
+document.querySelectorAll(".suggestion").forEach((button) => button.addEventListener("click", async () => {
   question.focus();
-  send(button.textContent);
+  await loading;
+  if (canSend(button.textContent)) send(button.textContent);
 }));
 
 model.addEventListener("change", () => { $("about").textContent = introduction(); });
-key.addEventListener("change", loadCatalog);
+key.addEventListener("change", () => { loading = loadCatalog(); });
 addEventListener("pagehide", () => { key.value = ""; });  // a browser may keep a whole page to go back to
 
 question.focus();
-loadCatalog();
+loading = loadCatalog();
