@@ -149,7 +149,8 @@ async def _serving(
     replica = await asyncio.to_thread(Replica, settings, environment)
     serving = asyncio.create_task(replica.run())
     try:
-        async with httpx.AsyncClient(base_url=replica.url, timeout=60) as client:
+        # Without TLS, and so without reading certificates for each of thousands of clients.
+        async with httpx.AsyncClient(base_url=replica.url, timeout=60, verify=False) as client:  # noqa: S501
             yield Running(replica, client, logs)
     finally:
         replica.leave(linger=False)

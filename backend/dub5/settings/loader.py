@@ -11,6 +11,7 @@ that is none of the allowed ones, and the name of the entry where something is w
 from __future__ import annotations
 
 import difflib
+import functools
 import math
 import re
 import types
@@ -291,14 +292,20 @@ def _examine_section(written: Any, kind: type[msgspec.Struct], where: str) -> No
         raise ConfigError(f"{where}: secrets are never inline; write {{env: NAME}} or {{file: PATH}}")
     if not isinstance(written, dict):
         return
-    hints = get_type_hints(kind, include_extras=True)
-    known = [field.name for field in msgspec.structs.fields(kind)]
+    fields = _fields(kind)
     tag_field = kind.__struct_config__.tag_field
     for key, value in written.items():
-        if key in known:
-            _examine(value, hints[key], _joined(where, key))
+        if key in fields:
+            _examine(value, fields[key], _joined(where, key))
         elif key != tag_field:
-            raise ConfigError(f"{_joined(where, key)}: unknown key{_nearest(str(key), known)}")
+            raise ConfigError(f"{_joined(where, key)}: unknown key{_nearest(str(key), fields)}")
+
+
+@functools.cache  # finding out is most of what reading a configuration costs
+def _fields(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """Their types by their names, in their order."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {field.name: hints[field.name] for field in msgspec.structs.fields(kind)}
 
 
 def _meant(written: Any, kind: Any, where: str) -> Any:
