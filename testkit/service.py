@@ -10,7 +10,7 @@ import re
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -45,30 +45,48 @@ async def announced(process: asyncio.subprocess.Process) -> Service:
 
 
 @asynccontextmanager
+async def _written(settings: Mapping[str, Any]) -> AsyncIterator[Path]:
+    """A configuration file, made and removed without a blocking call."""
+    folder = await asyncio.to_thread(tempfile.TemporaryDirectory)
+    try:
+        config = Path(folder.name) / "dub5.yaml"
+        await asyncio.to_thread(config.write_text, json.dumps(settings), encoding="utf-8")
+        yield config
+    finally:
+        await asyncio.to_thread(folder.cleanup)
+
+
+@asynccontextmanager
 async def serving(
-    config: Path, *, linger: str = "0s", python: str = sys.executable, module: Sequence[str] = ("dub5",)
+    settings: Mapping[str, Any],
+    *,
+    linger: str = "0s",
+    python: str = sys.executable,
+    module: Sequence[str] = ("dub5",),
 ) -> AsyncIterator[Service]:
     """Start, wait until it says where it listens, and stop by SIGTERM at the end, if it has not left by then.
 
-    `python` is the interpreter of the environment whose dub5 it is; `module` stands in for the command `dub5`.
+    `settings` are written as JSON, which YAML includes. `python` is the interpreter of the environment whose dub5 it
+    is; `module` stands in for the command `dub5`.
     """
-    process = await asyncio.create_subprocess_exec(
-        *(python, "-m", *module, "serve", "--config", str(config)),
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-        env={
-            "DUB5_SERVER__PORT": "0",
-            "DUB5_SERVER__OPERATIONS_PORT": "0",
-            "DUB5_DRAIN__LINGER": linger,
-            "PYTHONHASHSEED": "0",  # the layout of dicts, by chance, is worth some percent of CPU
-        },
-    )
-    try:
-        yield await announced(process)
-    finally:
-        if process.returncode is None:
-            process.send_signal(signal.SIGTERM)
-            await process.wait()
+    async with _written(settings) as config:
+        process = await asyncio.create_subprocess_exec(
+            *(python, "-m", *module, "serve", "--config", str(config)),
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            env={
+                "DUB5_SERVER__PORT": "0",
+                "DUB5_SERVER__OPERATIONS_PORT": "0",
+                "DUB5_DRAIN__LINGER": linger,
+                "PYTHONHASHSEED": "0",  # the layout of dicts, by chance, is worth some percent of CPU
+            },
+        )
+        try:
+            yield await announced(process)
+        finally:
+            if process.returncode is None:
+                process.send_signal(signal.SIGTERM)
+                await process.wait()
 
 
 def configuration(provider_url: str, redis_url: str | None, **sections: Any) -> dict[str, Any]:
@@ -85,24 +103,21 @@ def configuration(provider_url: str, redis_url: str | None, **sections: Any) -> 
 
 @asynccontextmanager
 async def replicas(count: int, settings: dict[str, Any]) -> AsyncIterator[list[Service]]:
-    """`count` processes of `dub5 serve` with one configuration (YAML is a superset of JSON)."""
-    with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "dub5.yaml"
-        config.write_text(json.dumps(settings), encoding="utf-8")
-        async with AsyncExitStack() as stack:
-            started: list[Service] = []
-            entered = [stack.enter_async_context(_bounded(config)) for _ in range(count)]
-            for service in await asyncio.gather(*entered):
-                started.append(service)
-                stack.callback(signalled, service, signal.SIGCONT)
-            yield started
+    """`count` processes of `dub5 serve` with one configuration."""
+    async with AsyncExitStack() as stack:
+        started: list[Service] = []
+        entered = [stack.enter_async_context(_bounded(settings)) for _ in range(count)]
+        for service in await asyncio.gather(*entered):
+            started.append(service)
+            stack.callback(signalled, service, signal.SIGCONT)
+        yield started
 
 
 @asynccontextmanager
-async def _bounded(config: Path) -> AsyncIterator[Service]:
+async def _bounded(settings: Mapping[str, Any]) -> AsyncIterator[Service]:
     """A replica that is killed where it does not leave in time."""
     async with AsyncExitStack() as stack:
-        service = await stack.enter_async_context(serving(config))
+        service = await stack.enter_async_context(serving(settings))
         loop = asyncio.get_running_loop()
         try:
             yield service

@@ -35,5 +35,5 @@ async def stage(
         redis = await stack.enter_async_context(RedisServer(*options))
         asking = await stack.enter_async_context(client())
         await asked.set(**(pace or {}))
-        settings = configuration(asked.base_url, f"redis://127.0.0.1:{redis.port}", **sections)
+        settings = configuration(asked.base_url, redis.url, **sections)
         yield Stage(asked, redis, asking, await stack.enter_async_context(replicas(count, settings)))

@@ -39,7 +39,10 @@ K6 = which("k6")
 JOB = "dub5"
 WINDOW = Duration(2)
 """Of rates: two scrapes of a Prometheus beside the server, which loses none."""
-CONFIG = "providers: {demo: {kind: simulated}}\nmodels: {demo: {routes: [demo/simulated]}}\n"
+SETTINGS = {
+    "providers": {"demo": {"kind": "simulated"}},
+    "models": {"demo": {"routes": ["demo/simulated"]}},
+}
 
 
 @contextlib.asynccontextmanager
@@ -48,11 +51,8 @@ async def target(url: str | None, operations: str | None) -> AsyncIterator[tuple
     if url is not None:
         yield url, operations
         return
-    with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "dub5.yaml"
-        config.write_text(CONFIG, encoding="utf-8")
-        async with serving(config) as service:
-            yield service.url, service.operations_url
+    async with serving(SETTINGS) as service:
+        yield service.url, service.operations_url
 
 
 async def run(scenario: str, url: str, operations: str | None, out: Path) -> int:

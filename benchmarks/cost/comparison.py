@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 
 import msgspec
 
@@ -47,7 +44,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
 async def compared(against: str, rows: list[str], rounds: int) -> AsyncIterator[Verdict]:
     """One row after the other. RuntimeError where a server answers wrongly: then nothing is compared."""
-    tell(f"setting up {against[:10]}")
+    progress(f"setting up {against[:10]}")
     other = str(await commits.python(against))
     async with AsyncExitStack() as stack:
         provider = await stack.enter_async_context(stand_in())
@@ -79,7 +76,7 @@ async def _rounds(row: Row, servers: list[Service], rounds: int) -> list[list[fl
             for mine, seconds in zip(found, costs, strict=True):
                 mine.append(seconds)
             now = " / ".join(f"{seconds * 1e6:,.1f}" for seconds in costs)
-            tell(f"{row.name}: round {number + 1} of {rounds}: {now} µs (before / now / before / now)")
+            progress(f"{row.name}: round {number + 1} of {rounds}: {now} µs (before / now / before / now)")
     return found
 
 
@@ -87,20 +84,9 @@ async def _rounds(row: Row, servers: list[Service], rounds: int) -> list[list[fl
 async def _server(python: str, provider: str) -> AsyncIterator[Service]:
     """With a Redis of its own: what one stored would be a hit of the next."""
     live = {"kind": "openai", "base_url": f"{provider}{PACE}/v1"}
-    with tempfile.TemporaryDirectory() as folder:
-        async with RedisServer() as redis:
-            settings = configuration(f"{provider}/v1", f"redis://127.0.0.1:{redis.port}")
-            settings["providers"]["live"] = live
-            settings["models"]["live"] = {"routes": ["live/benchmark"]}
-            config = Path(folder) / "dub5.yaml"
-            config.write_text(json.dumps(settings), encoding="utf-8")
-            async with serving(config, python=python) as service:
-                yield service
-
-
-def tell(text: str) -> None:
-    """A line that overwrites itself on a terminal, and an own one elsewhere."""
-    if sys.stderr.isatty():
-        progress(text)
-    else:
-        print(text, file=sys.stderr, flush=True)
+    async with RedisServer() as redis:
+        settings = configuration(f"{provider}/v1", redis.url)
+        settings["providers"]["live"] = live
+        settings["models"]["live"] = {"routes": ["live/benchmark"]}
+        async with serving(settings, python=python) as service:
+            yield service

@@ -7,7 +7,7 @@ What is real: when requests arrive, how long prompts and answers are (see DATA.m
 does not tell which questions repeat, so each request draws one of QUESTIONS by a Zipf law with exponent ZIPF (the
 k-th most popular has weight 1/k^s); a question keeps the lengths of one row of the trace. The provider is the simulated
 one, in the same process, so the figures are the service's own and its cache's. What requests cost is the service's own
-word: its metrics, with the prices of CONFIG.
+word: its metrics, with the prices of SETTINGS.
 
 Prints a Markdown table. Exits with 1 where any request failed.
 """
@@ -20,7 +20,6 @@ import csv
 import itertools
 import random
 import sys
-import tempfile
 import time
 from collections import Counter, defaultdict
 from datetime import datetime
@@ -35,11 +34,11 @@ from testkit.service import Service, scraped, serving
 TRACE = Path(__file__).with_name("azure_llm_2023_conv_10min.csv")
 CHARACTERS_PER_TOKEN = 4
 QUESTIONS, ZIPF, SEED = 1000, 0.9, 1
-CONFIG = """\
-providers: {demo: {kind: simulated, first_token: 300ms, tokens_per_second: 60}}
-models: {demo: {routes: [demo/simulated], price: {input: 0.15, output: 0.60}}}
-cache: {local_bytes: 256MiB, classes: {default: {ttl: 1h}}}
-"""
+SETTINGS = {
+    "providers": {"demo": {"kind": "simulated", "first_token": "300ms", "tokens_per_second": 60}},
+    "models": {"demo": {"routes": ["demo/simulated"], "price": {"input": 0.15, "output": 0.60}}},
+    "cache": {"local_bytes": "256MiB", "classes": {"default": {"ttl": "1h"}}},
+}
 """By default, but pace, memory and price said aloud."""
 
 
@@ -178,13 +177,10 @@ async def main() -> int:
     chosen = parser.parse_args()
     rows = read_trace(TRACE)[: chosen.requests]
     questions = draw_questions(len(rows))
-    with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "dub5.yaml"
-        config.write_text(CONFIG, encoding="utf-8")
-        async with serving(config) as service:
-            before = await spent(service)
-            results = await replay(service.url, rows, questions, chosen.speed)
-            after = await spent(service)
+    async with serving(SETTINGS) as service:
+        before = await spent(service)
+        results = await replay(service.url, rows, questions, chosen.speed)
+        after = await spent(service)
     print(report(results, len(questions) - len(set(questions)), before, after))
     return 1 if any(result.error for result in results) else 0
 

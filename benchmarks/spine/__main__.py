@@ -25,7 +25,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
-import json
 import os
 import signal
 import sys
@@ -132,13 +131,11 @@ class Replica(NamedTuple):
 async def replicas(count: int, settings: dict[str, Any]) -> AsyncIterator[list[Replica]]:
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        config = folder / "dub5.yaml"
-        config.write_text(json.dumps(settings), encoding="utf-8")
         started = []
         for number in range(count):
             path = folder / f"{number}.json"
             module = ("benchmarks.spine.recorder", str(path))
-            service = await stack.enter_async_context(serving(config, module=module))
+            service = await stack.enter_async_context(serving(settings, module=module))
             started.append(Replica(service.url, service.pid, path))
         yield started
 
@@ -147,7 +144,7 @@ async def request() -> list[Trace]:
     """A streamed miss; another replica is asked the same before the first chunk has come."""
     async with provider() as asked, RedisServer() as redis, client() as asking:
         await asked.set(first_token=0.5, between=0.05, tokens=CHUNKS)
-        settings = configuration(asked.base_url, f"redis://127.0.0.1:{redis.port}")
+        settings = configuration(asked.base_url, redis.url)
         async with replicas(2, settings) as (leading, joining):
 
             async def both(question: str) -> None:
@@ -178,9 +175,7 @@ async def sample() -> list[Trace]:
     async with provider() as asked, RedisServer() as redis, client() as asking:
         await asked.set(first_token=0.0, between=0.0)
         classes = {"default": {"ttl": "1s", "max_ttl": "1h"}}
-        settings = configuration(
-            asked.base_url, f"redis://127.0.0.1:{redis.port}", cache={"classes": classes}
-        )
+        settings = configuration(asked.base_url, redis.url, cache={"classes": classes})
         async with replicas(1, settings) as [replica]:
             operator = Operator(redis.client)
 

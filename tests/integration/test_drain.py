@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 from testkit.http_server import Call, Wire
 from testkit.openai_server import FakeOpenAI, frames, say
@@ -30,18 +28,14 @@ async def slowly(call: Call, wire: Wire) -> None:
     await wire.end()
 
 
-async def test_replicas_leave_in_turn_and_no_client_notices(
-    fake: FakeOpenAI, redis: str, tmp_path: Path
-) -> None:
+async def test_replicas_leave_in_turn_and_no_client_notices(fake: FakeOpenAI, redis: str) -> None:
     fake.reply = slowly
-    config = tmp_path / "dub5.yaml"
     settings = {**openai_provider(fake.base_url), "redis": {"url": redis}}
-    await asyncio.to_thread(config.write_text, json.dumps(settings))
     balancer = Balancer(period=0.02, delay=0.05)
     async with AsyncExitStack() as stack:
 
         async def started() -> Service:
-            service = await stack.enter_async_context(serving(config, linger="1500ms"))
+            service = await stack.enter_async_context(serving(settings, linger="1500ms"))
             await balancer.add(service)
             return service
 

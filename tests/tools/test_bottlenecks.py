@@ -48,9 +48,7 @@ async def half_a_second(call: Call, wire: Wire) -> None:
 async def planted(config: dict[str, Any], folder: Path) -> str:
     """The verdict on a replica in a process of its own, which is as fast as it can be."""
     await asyncio.to_thread(folder.mkdir)
-    file = folder / "dub5.yaml"
-    await asyncio.to_thread(file.write_text, json.dumps(config), encoding="utf-8")
-    async with serving(file) as server:
+    async with serving(config) as server:
         return await verdict(server, folder)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import json
 import re
 import time
 from collections.abc import AsyncIterator
@@ -106,7 +105,7 @@ async def callers(url: str) -> AsyncIterator[None]:
 
 
 async def test_a_fault_is_paged_and_taken_back_once_it_is_mended(tmp_path: Path) -> None:
-    rules, config = tmp_path / "rules.yaml", tmp_path / "dub5.yaml"
+    rules = tmp_path / "rules.yaml"
     await asyncio.to_thread(rules.write_text, shortened(TEXT))
     async with (
         FakeOpenAI() as provider,
@@ -117,9 +116,8 @@ async def test_a_fault_is_paged_and_taken_back_once_it_is_mended(tmp_path: Path)
         provider.reply = say("Hello")
         settings = {**openai_provider(provider.base_url), "redis": {"url": redis.url}}
         settings["cache"] = {"classes": {"default": {"cacheable": "always"}}}
-        await asyncio.to_thread(config.write_text, json.dumps(settings))
         async with contextlib.AsyncExitStack() as running:
-            service = await running.enter_async_context(serving(config))
+            service = await running.enter_async_context(serving(settings))
             await running.enter_async_context(callers(service.url))
             targets = {"dub5": {service.operations_url: {"namespace": "chat", "pod": "dub5-a"}}}
             told = {"alertmanagers": [{"static_configs": [{"targets": [alertmanager.address]}]}]}
