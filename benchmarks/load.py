@@ -1,4 +1,4 @@
-"""Load tests at the size of a report, on a cluster: `python -m benchmarks.load [NAME …] --out .bench/load`.
+"""Load tests at the size of a report, on a cluster: `python -m benchmarks.load [ROW …] --out .bench/load`.
 
 Installs the chart on a cluster (KUBECONFIG's, else one from source) with a stand-in for the provider, runs each
 scenario beside it as `make loadtest` does, and leaves a folder for each. What is asked of each is in RUNS; rates that
@@ -7,7 +7,6 @@ are shares of the capacity need `ramp-to-break` to have run before, or --capacit
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from testkit.chart import merged
 from testkit.cluster import ground, loadjob
 from testkit.cluster.release import NAME, Release
 from testkit.cluster.stage import Stage
+from testkit.commands import parser
 
 PACE = ground.Pace(scrape="5s", relist="15s", autoscaler="15s")
 ANSWER = {"first_token": 0.3, "between": 0.05, "tokens": 40}
@@ -96,13 +96,10 @@ class Campaign:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Load tests at the size of a report, on a cluster.")
-    parser.add_argument(
-        "names", nargs="*", choices=[[], *RUNS], metavar="NAME", help=f"of {', '.join(RUNS)}; all"
-    )
-    parser.add_argument("--capacity", type=float, help="requests per second that two replicas hold")
-    parser.add_argument("--out", type=Path, default=Path(".bench/load"), help="folder of the reports")
-    asked = parser.parse_args()
+    options = parser(__doc__, RUNS)
+    options.add_argument("--capacity", type=float, help="requests per second that two replicas hold")
+    options.add_argument("--out", type=Path, default=Path(".bench/load"), help="folder of the reports")
+    asked = options.parse_args()
     images = ground.Images()
     with tempfile.TemporaryDirectory() as folder, ground.a_cluster(Path(folder), PACE) as kube:
         placement = ground.on(ground.names_of_nodes(kube)[0])
@@ -113,7 +110,7 @@ def main() -> int:
             Release.namespace_for(kube, images, "dub5-load") as release,
         ):
             campaign = Campaign(release, stage, asked.out, asked.capacity)
-            for name in asked.names or RUNS:
+            for name in asked.rows or RUNS:
                 print(f"{name}: {campaign.run(name, **RUNS[name])}", flush=True)
     return 0
 

@@ -6,13 +6,13 @@ they are in, and where that has several, by the function: `redis:cluster`.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import importlib
 from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.figures import Figure, progress
+from testkit.commands import parser
 
 _HEAD = "| what | bar | measured |\n|---|---|---|"
 
@@ -30,14 +30,11 @@ def run(
     `longest` is how many seconds one row may take. With `shortened` there is an option `--length`, whose number is
     passed to each row.
     """
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("rows", nargs="*", choices=[[], *rows], metavar="ROW", help=", ".join(rows))
+    options = parser(description, rows)
     if shortened:
         how = "0.1 runs each row for a tenth of its time, to try it; such figures do not count"
-        parser.add_argument("--length", type=float, default=1.0, metavar="SHARE", help=how)
-    given = parser.parse_args()
+        options.add_argument("--length", type=float, default=1.0, metavar="SHARE", help=how)
+    given = options.parse_args()
     arguments = (given.length,) if shortened else ()
     missed = False
     print(_HEAD, flush=True)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import socket
-from contextlib import suppress
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 _PORTS = range(16000, 22000)
 """Below the ephemeral range: no connection of anybody takes one of them meanwhile."""
@@ -21,6 +25,26 @@ def free_port() -> int:
         with suppress(OSError), socket.create_server(("127.0.0.1", port)), socket.create_server(bus):
             return port
     raise RuntimeError("no free port")
+
+
+@asynccontextmanager
+async def running(module: str, *arguments: str, **pipes: Any) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A module of ours as a process, whose output is read; killed where it has not ended with the block."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", module, *arguments), stdout=asyncio.subprocess.PIPE, **pipes
+    )
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+async def first_line(process: asyncio.subprocess.Process) -> str:
+    """What a process says first, such as where it listens."""
+    assert process.stdout is not None
+    return (await process.stdout.readline()).decode().strip()
 
 
 def resident(pid: int) -> int:

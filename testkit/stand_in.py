@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
+
+from testkit.processes import first_line, running
 
 
 class Provider:
@@ -43,18 +43,10 @@ class Provider:
 @asynccontextmanager
 async def provider() -> AsyncIterator[Provider]:
     """The process is `Provider.pid`; a row may kill it."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "testkit.provider", stdout=asyncio.subprocess.PIPE
-    )
-    try:
-        assert process.stdout is not None
-        base_url = (await process.stdout.readline()).decode().strip()
+    async with running("testkit.provider") as process:
+        base_url = await first_line(process)
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as session:
             yield Provider(base_url, session, process.pid)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
 
 
 def killed(provider: Provider) -> None:

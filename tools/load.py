@@ -26,13 +26,14 @@ from dub5.loadtest.report import Document
 from dub5.loadtest.runs import Unreadable, read_run
 from dub5.loadtest.series import ask_prometheus
 from dub5.settings.model import Duration
+from testkit import commands
 from testkit.cluster import ground, loadjob
 from testkit.monitoring import PROMETHEUS, Prometheus
+from testkit.places import ROOT
 from testkit.programs import which
 from testkit.service import serving
 from tools import loadtest
 
-ROOT = Path(__file__).resolve().parent.parent
 SCENARIOS = ROOT / "deploy/k6/scenarios"
 NAMES = sorted(path.stem for path in SCENARIOS.glob("*.js"))
 K6 = which("k6")
@@ -92,9 +93,7 @@ async def run(scenario: str, url: str, operations: str | None, out: Path) -> int
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = commands.parser(__doc__)
     parser.add_argument("scenario", choices=NAMES)
     parser.add_argument("--url", help="public listener; without it a server is started")
     parser.add_argument(
@@ -122,7 +121,7 @@ def main() -> int:
         (out / left).unlink(missing_ok=True)
     if asked.release is not None:
         code, document = in_cluster(asked, out)
-        tell(out, document)
+        _report(out, document)
         return code
     return asyncio.run(on_this_machine(asked, out))
 
@@ -143,11 +142,11 @@ async def on_this_machine(asked: argparse.Namespace, out: Path) -> int:
     async with target(asked.url, asked.operations) as (url, operations):
         code = await run(asked.scenario, url, operations, out)
     if (out / "summary.json").exists():
-        tell(out, await asyncio.to_thread(write_report, out, out, earlier=asked.compare))
+        _report(out, await asyncio.to_thread(write_report, out, out, earlier=asked.compare))
     return code
 
 
-def tell(out: Path, document: Document | None) -> None:
+def _report(out: Path, document: Document | None) -> None:
     if document is not None:
         print(f"{document.verdict}\nSee {out / 'report.html'}")
 

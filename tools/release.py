@@ -12,7 +12,6 @@ The source of the version is pyproject.toml. The last two print `digest=sha256:â
 
 from __future__ import annotations
 
-import argparse
 import datetime as dt
 import json
 import re
@@ -23,6 +22,7 @@ import tempfile
 import tomllib
 from pathlib import Path
 
+from testkit.commands import parser
 from testkit.programs import which
 
 ROOT = Path(__file__).parents[1]
@@ -153,10 +153,8 @@ def _read(file: str) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
+    options = parser(__doc__)
+    commands = options.add_subparsers(dest="command", required=True)
     arguments = {
         "set": "VERSION",
         "check": "TAG",
@@ -167,7 +165,7 @@ def main() -> int:
     for command, argument in arguments.items():
         commands.add_parser(command).add_argument("given", metavar=argument)
     commands.add_parser("notes")
-    chosen = parser.parse_args()
+    chosen = options.parse_args()
     try:
         match chosen.command:
             case "set":

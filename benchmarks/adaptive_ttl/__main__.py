@@ -8,16 +8,16 @@ Everything follows from the seeds: the same command prints the same table. `--jo
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import os
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from statistics import mean, median_high
 from typing import Any
 
 from benchmarks.adaptive_ttl.rows import BUDGET, ROWS, Infeasible, Jumped, Run, one
+from benchmarks.figures import progress
+from testkit.commands import parser
 
 Columns = dict[str, Callable[[list[Any]], str]]
 """What stands above a column, and what the runs of a row say in it."""
@@ -112,21 +112,18 @@ def report(results: dict[str, list[Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("rows", nargs="*", choices=[[], *ROWS], metavar="ROW", help=", ".join(ROWS))
-    parser.add_argument("--seeds", type=int, default=20, help="of each row, at most")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    chosen = parser.parse_args()
+    options = parser(__doc__, ROWS)
+    options.add_argument("--seeds", type=int, default=20, help="of each row, at most")
+    options.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    chosen = options.parse_args()
     names = chosen.rows or list(ROWS)
     jobs = [(name, seed) for name in names for seed in range(min(chosen.seeds, ROWS[name].seeds))]
     found: dict[str, list[Any]] = defaultdict(list)
     with multiprocessing.get_context("spawn").Pool(chosen.jobs) as pool:
         for done, (name, result) in enumerate(pool.imap(one, jobs), 1):
             found[name].append(result)
-            print(f"\r{done} of {len(jobs)} days", end="", file=sys.stderr)
-    print(file=sys.stderr)
+            progress(f"{done} of {len(jobs)} days")
+    progress("")
     print(report({name: found[name] for name in ROWS if name in found}))
 
 

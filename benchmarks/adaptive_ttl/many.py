@@ -11,7 +11,7 @@ import asyncio
 import os
 import random
 import time
-from pathlib import Path
+from collections import Counter
 
 import msgspec
 from redis.asyncio import Redis
@@ -27,6 +27,7 @@ from dub5.contract import (
 )
 from dub5_operator.handlers.policy import Metrics, PolicyReconciler
 from dub5_operator.redis import Publisher, Samples
+from testkit.processes import resident
 from testkit.redis_server import RedisServer
 
 POLICIES, REPLICAS, HOURS, ROUNDS = 1000, 3, 2.0, 3
@@ -34,23 +35,17 @@ A_BATCH = 200
 """Look-ups of one replica in five seconds: what its byte budget allows."""
 
 
-def resident() -> float:
-    """MiB."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
 async def fill(redis: Redis, names: list[str], began: float, hours: float) -> None:
     chance = random.Random(1)
     for second in range(0, int(hours * 3600), 5):
         for replica in range(REPLICAS):
             at = began + second
-            accesses, looked_up = [], dict.fromkeys(names[:0], 0)
+            accesses, looked_up = [], Counter[str]()
             for _ in range(A_BATCH):
                 name = names[int(len(names) * chance.random() ** 2)]
                 key = chance.randrange(50) * 2**40 + replica
                 accesses.append(Access(key, name, at, chance.random() < 0.6, 2000, 0.0005, 1.0))
-                looked_up[name] = looked_up.get(name, 0) + 1
+                looked_up[name] += 1
             verdicts = [
                 Verdict(each.key, each.class_name, at - 300, at, chance.random() < 0.02, 3, "refetch")
                 for each in accesses[:40]
@@ -72,8 +67,9 @@ async def measure() -> None:
         policies = PolicyReconciler(
             Samples(redis, lambda: clock[0]), Publisher(redis, lambda: clock[0]), metrics, lambda: clock[0]
         )
+        own, mib = os.getpid(), 2**20
         print("| 1,000 policies | seconds | resident, MiB |\n|---|---|---|")
-        print(f"| at rest, everything imported | | {resident():.0f} |")
+        print(f"| at rest, everything imported | | {resident(own) / mib:.0f} |")
         for number in range(ROUNDS):
             if number:
                 await fill(redis, names, clock[0], 1 / 60)
@@ -89,7 +85,9 @@ async def measure() -> None:
                     classes=set(names),
                 )
             title = "first round, two hours of samples" if not number else f"round {number + 1}, a minute's"
-            print(f"| {title} | {time.perf_counter() - started:.1f} | {resident():.0f} |", flush=True)
+            print(
+                f"| {title} | {time.perf_counter() - started:.1f} | {resident(own) / mib:.0f} |", flush=True
+            )
         await redis.aclose()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from statistics import mean
 from typing import Any
 
@@ -21,13 +22,10 @@ SHORTEST, LONGEST, INITIAL = 5.0, DAY, 60.0
 class Run(msgspec.Struct):
     """One day of ours beside those it is compared with. Shares are of hits; `others` has (stale, hit ratio, saved)."""
 
-    seed: int
     stale: float
-    settled_stale: float
     hit_ratio: float
     saved: float
     of_oracle: float
-    oracle_stale: float
     oracle_ttl: float
     last_ttl: float
     re_ask_share: float
@@ -35,9 +33,6 @@ class Run(msgspec.Struct):
     error: float
     jumps: list[tuple[float, float]]
     others: dict[str, tuple[float, float, float]] = {}
-    noise: float = 0.0
-    reason: str = ""
-    rate: float = 0.0
 
 
 def planned(**options: Any) -> Planned:
@@ -46,7 +41,7 @@ def planned(**options: Any) -> Planned:
     )
 
 
-def compared(world: World, seed: int, *, others: bool = True) -> Run:
+def compared(world: World, seed: int) -> Run:
     """Ours, the oracle, and what people do without: on the same day."""
     drawn = draw(world, seed)
     ours = planned()
@@ -54,34 +49,25 @@ def compared(world: World, seed: int, *, others: bool = True) -> Run:
     ttl = oracle_ttl(drawn, AIM * BUDGET, SHORTEST, LONGEST)
     oracle = Cache(drawn, Fixed(ttl)).run()
     run = Run(
-        seed=seed,
         stale=outcome.stale_share,
-        settled_stale=outcome.stale_share_from(60),
         hit_ratio=outcome.hit_ratio,
         saved=outcome.saved,
         of_oracle=outcome.saved / oracle.saved,
-        oracle_stale=oracle.stale_share,
         oracle_ttl=ttl,
         last_ttl=outcome.ttls[-1],
         re_ask_share=outcome.re_asks / max(outcome.calls, 1),
         sample_bytes=outcome.sample_bytes / (world.hours * HOUR),
         error=prediction_error(ours, outcome),
         jumps=[((at - START) / 60, factor) for at, factor in ours.learning.jumps],
-        noise=ours.learning.drift.noise,
-        reason=ours.decisions[-1].reason,
-        rate=ours.learning.drift.rate,
     )
-    if others:
-        controls: dict[str, Control] = {
-            "static 5 min": Fixed(300.0),
-            "static 1 h": Fixed(3600.0),
-            "d-TTL 0.7": DynamicTTL(
-                target=0.7, step=0.5, shortest=SHORTEST, longest=LONGEST, initial=INITIAL
-            ),
-        }
-        for name, control in controls.items():
-            other = Cache(drawn, control).run()
-            run.others[name] = (other.stale_share, other.hit_ratio, other.saved)
+    controls: dict[str, Control] = {
+        "static 5 min": Fixed(300.0),
+        "static 1 h": Fixed(3600.0),
+        "d-TTL 0.7": DynamicTTL(target=0.7, step=0.5, shortest=SHORTEST, longest=LONGEST, initial=INITIAL),
+    }
+    for name, control in controls.items():
+        other = Cache(drawn, control).run()
+        run.others[name] = (other.stale_share, other.hit_ratio, other.saved)
     return run
 
 
@@ -92,21 +78,18 @@ def prediction_error(ours: Planned, outcome: Outcome) -> float:
         minutes = range(hour * 60, hour * 60 + 60)
         asked = sum(outcome.looked_up_by_minute[minute] for minute in minutes)
         real = sum(outcome.hits_by_minute[minute] for minute in minutes) / max(asked, 1)
-        told = [ours.decisions[minute - 1].hit_ratio for minute in minutes]
-        if not any(math.isnan(each) for each in told):
-            errors.append(abs(mean(told) - real))
+        predicted = [ours.decisions[minute - 1].hit_ratio for minute in minutes]
+        if not any(math.isnan(each) for each in predicted):
+            errors.append(abs(mean(predicted) - real))
     return mean(errors) if errors else math.nan
 
 
 class Jumped(msgspec.Struct):
     """After a jump: minutes until the TTL was at most 1.25 of the new oracle's, and the stale share meanwhile."""
 
-    seed: int
     minutes: int
     false_alarms: int
     stale_meanwhile: float
-    oracle_ttl: float
-    ttls: list[float]
 
 
 def jumped(world: World, seed: int) -> Jumped:
@@ -120,11 +103,10 @@ def jumped(world: World, seed: int) -> Jumped:
     end = at + max(minutes, 1)
     stale = sum(outcome.stale_by_minute[at:end]) / max(sum(outcome.hits_by_minute[at:end]), 1)
     early = [when for when, _ in ours.learning.jumps if (when - START) / 60 < at]
-    return Jumped(seed, minutes, len(early), stale, ttl, after[:30])
+    return Jumped(minutes, len(early), stale)
 
 
 class Infeasible(msgspec.Struct):
-    seed: int
     said: bool
     stale: float
     hit_ratio: float
@@ -137,19 +119,14 @@ def infeasible(world: World, seed: int, *, bypass: bool) -> Infeasible:
     ours = planned(shortest=60.0, bypass=bypass)
     outcome = Cache(drawn, ours).run()
     last = ours.decisions[-1]
-    return Infeasible(seed, not last.within_budget, outcome.stale_share, outcome.hit_ratio, outcome.ttls[-1])
+    return Infeasible(not last.within_budget, outcome.stale_share, outcome.hit_ratio, outcome.ttls[-1])
 
 
 class Row(msgspec.Struct, frozen=True):
     """`of` does one seed."""
 
-    name: str
     of: Callable[[int], Any]
     seeds: int = 20
-
-
-def _compared(name: str, world: World, seeds: int = 20) -> Row:
-    return Row(name, lambda seed: compared(world, seed), seeds)
 
 
 DRIFTS = {
@@ -173,13 +150,11 @@ NOISES = {"none, e0 0.5": World("none", noise=0.5), "none, e0 1": World("none", 
 INFEASIBLE = World("1/10min", hours=6)
 
 ROWS: dict[str, Row] = {
-    **{name: _compared(name, world) for name, world in DRIFTS.items()},
-    **{name: _compared(name, world, 10) for name, world in NOISES.items()},
-    **{name: Row(name, lambda seed, world=world: jumped(world, seed)) for name, world in JUMPS.items()},  # type: ignore[misc]
-    "infeasible, Min": Row("infeasible, Min", lambda seed: infeasible(INFEASIBLE, seed, bypass=False), 5),
-    "infeasible, Bypass": Row(
-        "infeasible, Bypass", lambda seed: infeasible(INFEASIBLE, seed, bypass=True), 5
-    ),
+    **{name: Row(partial(compared, world)) for name, world in DRIFTS.items()},
+    **{name: Row(partial(compared, world), 10) for name, world in NOISES.items()},
+    **{name: Row(partial(jumped, world)) for name, world in JUMPS.items()},
+    "infeasible, Min": Row(partial(infeasible, INFEASIBLE, bypass=False), 5),
+    "infeasible, Bypass": Row(partial(infeasible, INFEASIBLE, bypass=True), 5),
 }
 
 

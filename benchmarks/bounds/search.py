@@ -18,7 +18,6 @@ import contextlib
 import ctypes
 import gc
 import itertools
-import json
 import random
 import resource
 import sys
@@ -27,6 +26,8 @@ import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from benchmarks.bounds import ordinary
 from benchmarks.bounds.worst import Genes, body, mutated, schemas, thought_of
@@ -51,16 +52,26 @@ _POOL = 4
 _tags = itertools.count(1)
 
 
-class Measured:
-    """Of one body."""
+class Measured(msgspec.Struct):
+    """Of one body of `bytes`, about `size`."""
 
-    def __init__(self, size: int, status: int, stall: float, memory: int) -> None:
-        self.size, self.status, self.stall, self.memory = size, status, stall, memory
+    bytes: int
+    status: int
+    stall: float
+    memory: int
+    size: int = 0
+    genes: str = ""
+    ordinary: bool = False
+
+    @property
+    def share(self) -> float:
+        """Of the bar of memory."""
+        return self.memory / (8 * self.bytes + MIB)
 
     @property
     def badness(self) -> float:
         """Above 1 where a bar is missed."""
-        return max(self.stall / STALL, self.memory / (8 * self.size + MIB), float(self.status >= 500))
+        return max(self.stall / STALL, self.share, float(self.status >= 500))
 
 
 @contextlib.asynccontextmanager
@@ -179,13 +190,13 @@ async def search(base_url: str, seed: int, times: float, size: int) -> None:
         for name, raw in ordinary.bodies() if size == 0 else ():
             found = await _surely(built, raw)
             found.memory = await counted(built, raw)
-            _tell(found, len(raw), name, ordinary=True)
+            _report(found, len(raw), name, ordinary=True)
         if size == 0:
             return
         for name, raw in schemas(size):
             found = await _surely(built, raw)
             found.memory = await counted(built, raw)
-            _tell(found, size, name)
+            _report(found, size, name)
         tried = [(await _tried(built, genes, size), genes) for genes in thought_of()]
         pool = tried
         for _ in range(int(MUTATIONS[size] * times)):
@@ -197,10 +208,10 @@ async def search(base_url: str, seed: int, times: float, size: int) -> None:
             largest = sorted(tried, key=lambda each: -each[0].memory)
             for number, (found, genes) in enumerate(largest):
                 # What the allocator keeps for itself is in the resident set too: that alone misses no bar.
-                if number < _MOST_COUNTED or found.memory > 8 * found.size + MIB:
+                if number < _MOST_COUNTED or found.share > 1:
                     found.memory = await counted(built, body(genes, size))
         for found, genes in tried:
-            _tell(found, size, str(genes))
+            _report(found, size, str(genes))
 
 
 async def _tried(built: Application, genes: Genes, size: int) -> Measured:
@@ -219,17 +230,9 @@ async def _surely(built: Application, raw: bytes) -> Measured:
     return found
 
 
-def _tell(found: Measured, size: int, genes: str, *, ordinary: bool = False) -> None:
-    told = {
-        "size": size,
-        "bytes": found.size,
-        "status": found.status,
-        "stall": found.stall,
-        "memory": found.memory,
-        "genes": genes,
-        "ordinary": ordinary,
-    }
-    print(json.dumps(told), flush=True)
+def _report(found: Measured, size: int, genes: str, *, ordinary: bool = False) -> None:
+    found.size, found.genes, found.ordinary = size, genes, ordinary
+    print(msgspec.json.encode(found).decode(), flush=True)
 
 
 if __name__ == "__main__":

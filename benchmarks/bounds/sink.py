@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+
+from testkit.processes import first_line, running
 
 _COMPLETION = (
     b'{"id":"chatcmpl-1","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"message":'
@@ -41,15 +42,8 @@ async def _serve() -> None:
 @asynccontextmanager
 async def sink() -> AsyncIterator[str]:
     """The `base_url` of one, in a process of its own."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "benchmarks.bounds.sink", stdout=asyncio.subprocess.PIPE
-    )
-    assert process.stdout is not None
-    try:
-        yield f"http://127.0.0.1:{int(await process.stdout.readline())}/v1"
-    finally:
-        process.terminate()
-        await process.wait()
+    async with running("benchmarks.bounds.sink") as process:
+        yield f"http://127.0.0.1:{await first_line(process)}/v1"
 
 
 if __name__ == "__main__":

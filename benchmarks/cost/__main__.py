@@ -13,7 +13,6 @@ upper end of the 95 % interval of the rounds' ratios. Exits with 1 where one is 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from benchmarks.cost.comparison import ROUNDS, compared
 from benchmarks.cost.load import ROWS
 from benchmarks.cost.verdict import FEWEST
 from benchmarks.figures import progress
+from testkit.commands import parser
 
 
 async def main(against: str | None, rows: list[str], rounds: int, out: Path | None) -> int:
@@ -48,16 +48,13 @@ async def main(against: str | None, rows: list[str], rounds: int, out: Path | No
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("rows", nargs="*", choices=[[], *ROWS], metavar="ROW", help=", ".join(ROWS))
-    parser.add_argument("--against", metavar="COMMIT", help="the commit before; where this branch left main")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"{FEWEST} or more ({ROUNDS})")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="add the table to it")
-    given = parser.parse_args()
+    options = parser(__doc__, ROWS)
+    options.add_argument("--against", metavar="COMMIT", help="the commit before; where this branch left main")
+    options.add_argument("--rounds", type=int, default=ROUNDS, help=f"{FEWEST} or more ({ROUNDS})")
+    options.add_argument("--out", type=Path, metavar="FILE", help="add the table to it")
+    given = options.parse_args()
     if given.rounds < FEWEST:
-        parser.error(f"--rounds is at least {FEWEST}: with fewer there is no interval of 95 %")
+        options.error(f"--rounds is at least {FEWEST}: with fewer there is no interval of 95 %")
     try:
         sys.exit(uvloop.run(main(given.against, given.rows or list(ROWS), given.rounds, given.out)))
     except RuntimeError as error:

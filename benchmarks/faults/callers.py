@@ -22,7 +22,7 @@ import msgspec
 import uvloop
 
 from testkit.client import until
-from testkit.processes import resident
+from testkit.processes import resident, running
 from testkit.service import Service
 from testkit.wire import Reply, Wire, request
 
@@ -174,18 +174,10 @@ def _asked(reply: Reply) -> Asked:
 
 async def calling(load: Load) -> Report:
     """Run a load in a process of its own, to its end."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "benchmarks.faults.callers"),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        limit=2**28,  # never paused: where it is, and the process ends meanwhile, the rest can get lost
-    )
-    try:
+    # Its output is never paused: where it is, and the process ends meanwhile, the rest can get lost.
+    pipes = {"stdin": asyncio.subprocess.PIPE, "limit": 2**28}
+    async with running("benchmarks.faults.callers", **pipes) as process:
         said, _ = await process.communicate(msgspec.json.encode(load))
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
     return msgspec.json.decode(said, type=Report)
 
 

@@ -14,7 +14,6 @@ Prints a Markdown table. Exits with 1 where any request failed.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import csv
 import itertools
@@ -28,7 +27,8 @@ from pathlib import Path
 import msgspec
 from openai import AsyncOpenAI, OpenAIError
 
-from benchmarks.figures import percentile
+from benchmarks.figures import percentile, progress
+from testkit.commands import parser
 from testkit.service import Service, scraped, serving
 
 TRACE = Path(__file__).with_name("azure_llm_2023_conv_10min.csv")
@@ -120,8 +120,7 @@ async def replay(url: str, rows: list[Row], questions: list[int], speed: float) 
         for row, question in zip(rows, questions, strict=True):
             await asyncio.sleep(max(0.0, began + row.at / speed - time.perf_counter()))
             asking.append(asyncio.create_task(ask(client, question, rows[question])))
-            if len(asking) % 100 == 0 and sys.stderr.isatty():
-                print(f"\r{len(asking)} of {len(rows)}", end="", file=sys.stderr)
+            progress(f"{len(asking)} of {len(rows)}")
         return await asyncio.gather(*asking)
 
 
@@ -169,12 +168,12 @@ def report(results: list[Result], repeats: int, before: dict[str, float], after:
 
 
 async def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    options = parser(__doc__)
+    options.add_argument("--requests", type=int, default=None, help="only so many of the trace's requests")
+    options.add_argument(
+        "--speed", type=float, default=4.0, help="how much faster than the trace (default 4)"
     )
-    parser.add_argument("--requests", type=int, default=None, help="only so many of the trace's requests")
-    parser.add_argument("--speed", type=float, default=4.0, help="how much faster than the trace (default 4)")
-    chosen = parser.parse_args()
+    chosen = options.parse_args()
     rows = read_trace(TRACE)[: chosen.requests]
     questions = draw_questions(len(rows))
     async with serving(SETTINGS) as service:

@@ -22,7 +22,6 @@ them, then those calls.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import itertools
 import os
@@ -39,6 +38,7 @@ from benchmarks.spine.recorder import Call, Named, Recorder
 from dub5.contract import CLASSES_KEY, SAMPLES
 from dub5_operator.main import Operator
 from testkit.client import Client, client
+from testkit.commands import parser
 from testkit.redis_server import RedisServer
 from testkit.service import configuration, serving
 from testkit.stand_in import provider
@@ -265,10 +265,7 @@ async def main(paths: list[str], *, listed: bool) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("paths", nargs="*", choices=[[], *PATHS], metavar="PATH", help=", ".join(PATHS))
-    parser.add_argument("--list", action="store_true", help="the functions, in order")
-    given = parser.parse_args()
-    sys.exit(asyncio.run(main(given.paths or list(PATHS), listed=given.list)))
+    options = parser(__doc__, PATHS)
+    options.add_argument("--list", action="store_true", help="the functions, in order")
+    given = options.parse_args()
+    sys.exit(asyncio.run(main(given.rows or list(PATHS), listed=given.list)))
