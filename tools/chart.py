@@ -20,6 +20,7 @@ import yaml
 from dub5.settings.schema import schema as program_schema
 from tools import loadtest
 from tools.release import version
+from tools.tables import table
 
 TOOLS = Path(__file__).resolve().parent
 CHART = TOOLS.parent / "deploy/helm/dub5"
@@ -41,10 +42,9 @@ class Value(NamedTuple):
     def leaf(self) -> bool:
         return bool(self.extra) or not (isinstance(self.default, dict) and self.default)
 
-    def row(self) -> str:
+    def row(self) -> tuple[str, ...]:
         shown = _shortened(json.dumps(self.default, ensure_ascii=False))
-        cells = (f"`{'.'.join(self.path)}`", f"`{shown}`", self.description)
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+        return f"`{'.'.join(self.path)}`", f"`{shown}`", self.description
 
 
 def values() -> list[Value]:
@@ -74,9 +74,9 @@ def values_schema() -> str:
 
 
 def readme() -> str:
-    rows = "".join(value.row() for value in values() if value.leaf)
+    rows = table("value | default | what", (value.row() for value in values() if value.leaf))
     head = (TEMPLATES / "chart.md").read_text(encoding="utf-8").replace("{version}", version())
-    return f"{head}\n| value | default | what |\n|---|---|---|\n{rows}"
+    return f"{head}\n{rows}"
 
 
 def _annotated(text: str, defaults: Json) -> Iterator[Value]:

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 from dub5.settings.schema import schema
 from dub5_operator import crd
+from testkit.places import ROOT
 from tools import chart, loadtest, logs, metrics, openapi, tables
 from tools.dashboards import build
 
-ROOT = Path(__file__).resolve().parent.parent
 TEMPLATES = ROOT / "tools/templates"
 """How generated documents begin."""
 
@@ -37,9 +37,8 @@ class Key(NamedTuple):
         name = self.path.upper().replace(".", "__").replace("-", "_")
         return f"DUB5_{name}"
 
-    def row(self) -> str:
-        cells = (f"`{self.path}`", self.type, self.default, f"`{self.variable}`", self.description)
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    def row(self) -> tuple[str, ...]:
+        return f"`{self.path}`", self.type, self.default, f"`{self.variable}`", self.description
 
 
 def json_schema() -> str:
@@ -53,8 +52,8 @@ def configuration_reference() -> str:
         parts.append(f"\n## {name}\n\n{section['description']}\n")
         for title, keys in _tables(name, section, definitions):
             parts.append(f"\n{title}\n" if title else "")
-            parts.append("\n| key | value | default | environment variable | what |\n|---|---|---|---|---|\n")
-            parts.extend(key.row() + "\n" for key in keys)
+            columns = "key | value | default | environment variable | what"
+            parts.append("\n" + tables.table(columns, (key.row() for key in keys)))
     return "".join(parts)
 
 

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from tools.tables import table, within
+
 Json = dict[str, Any]
 
-ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = "docs/logs.md"
 SCHEMA = "docs/logs.schema.json"
 
@@ -34,9 +35,9 @@ class Event(NamedTuple):
     def key(self) -> str:
         return self.name.replace(" ", "_")
 
-    def row(self) -> str:
+    def row(self) -> tuple[str, ...]:
         fields = ", ".join([*(f"`{name}`" for name in self.always), *(f"`{name}`?" for name in self.perhaps)])
-        return f"| `{self.name}` | {', '.join(self.levels)} | {self.of} | {self.what} | {fields} |\n"
+        return f"`{self.name}`", ", ".join(self.levels), self.of, self.what, fields
 
 
 FIELDS: dict[str, tuple[Json, str]] = {
@@ -82,20 +83,6 @@ def _of_event(event: Event) -> Json:
 
 def document() -> str:
     """docs/logs.md, with its tables written anew."""
-    text = (ROOT / DOCUMENT).read_text(encoding="utf-8")
-    events = "".join(event.row() for event in EVENTS)
-    text = _between(
-        text,
-        "events",
-        f"| event | level | of | what | fields; `?`: perhaps |\n|---|---|---|---|---|\n{events}",
-    )
-    fields = "".join(f"| `{name}` | {what} |\n" for name, (_, what) in FIELDS.items())
-    return _between(text, "fields", f"| field | what |\n|---|---|\n{fields}")
-
-
-def _between(text: str, name: str, table: str) -> str:
-    """`text` with `table` between the two comments of that name."""
-    begin, end = f"<!-- {name}, by `make generate` from tools/logs.yaml -->\n", f"<!-- end of {name} -->"
-    before, _, rest = text.partition(begin)
-    _, _, after = rest.partition(end)
-    return f"{before}{begin}\n{table}\n{end}{after}"
+    events = table("event | level | of | what | fields; `?`: perhaps", (event.row() for event in EVENTS))
+    fields = table("field | what", ((f"`{name}`", what) for name, (_, what) in FIELDS.items()))
+    return within(DOCUMENT, events=events, fields=fields)

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from dub5.telemetry.metrics import CpuWait, MemoryLimit
 from dub5.telemetry.metrics import Metrics as Backend
 from dub5_operator.handlers.policy import Metrics as Operator
+from tools.tables import table
 
 _SUFFIX = {"counter": "_total", "info": "_info"}
 _UNITS = ("seconds", "bytes", "dollars", "requests", "tokens", "connections", "ratio", "entries")
@@ -32,9 +33,9 @@ class Described(NamedTuple):
         parts = re.split("_", self.name.removesuffix("_total"))
         return next((part for part in reversed(parts) if part in _UNITS), "")
 
-    def row(self) -> str:
+    def row(self) -> tuple[str, ...]:
         labels = ", ".join(f"`{label}`" for label in self.labels)
-        return f"| `{self.name}` | {self.type} | {self.unit} | {labels} | {self.meaning} |\n"
+        return f"`{self.name}`", self.type, self.unit, labels, self.meaning
 
 
 def backend() -> list[Described]:
@@ -75,8 +76,6 @@ LABELS: dict[str, str] = _DATA["labels"]
 OPENTELEMETRY: list[tuple[str, str, str]] = _DATA["opentelemetry"]
 ATTRIBUTES: list[tuple[str, str, str]] = _DATA["attributes"]
 
-_TABLE = "\n| metric | type | unit | labels | what |\n|---|---|---|---|---|\n"
-
 
 def document() -> str:
     """The whole page."""
@@ -87,14 +86,14 @@ def document() -> str:
         ("The operator", operator()),
         ("The process, of both", process()),
     ):
-        parts += [f"\n## {title}\n", _TABLE, *(each.row() for each in metrics)]
-    parts.append("\n## Labels\n\nAll are bounded: no caller can make a series.\n")
-    parts.append("\n| label | values |\n|---|---|\n")
-    parts.extend(f"| `{name}` | {values} |\n" for name, values in LABELS.items())
+        made = table("metric | type | unit | labels | what", (each.row() for each in metrics))
+        parts.append(f"\n## {title}\n\n{made}")
+    labels = table("label | values", ((f"`{name}`", values) for name, values in LABELS.items()))
+    parts.append(f"\n## Labels\n\nAll are bounded: no caller can make a series.\n\n{labels}")
     for before, columns, rows in (
         (tail, "there | here", OPENTELEMETRY),
         ("", "attribute there | label here", ATTRIBUTES),
     ):
-        parts.append(f"{before}\n| {columns} | differs |\n|---|---|---|\n")
-        parts.extend(f"| `{there}` | `{here}` | {differs} |\n" for there, here, differs in rows)
+        cells = ((f"`{there}`", f"`{here}`", differs) for there, here, differs in rows)
+        parts.append(f"{before}\n{table(f'{columns} | differs', cells)}")
     return "".join(parts)
