@@ -42,6 +42,9 @@ _NOT_OF_MESSAGES = frozenset(
 )
 """Fields of Chat Completions that would mean there what nobody asked for here."""
 
+UNTHREADED = "thread_unsupported_request"
+"""Told this, Anthropic's clients send the conversation whole instead of its last turn: `toolRunner`, by default."""
+
 _TOOL = frozenset({"type", "name", "description", "input_schema", "strict"})
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 _TIERS = {"auto": None, "standard_only": "default"}
@@ -57,6 +60,8 @@ def question(body: Json, headers: Mapping[str, str], *, limited: bool = True) ->
     given = {name: value for name, value in body.items() if value is not None}
     if not _NOT_OF_MESSAGES.isdisjoint(given):
         raise wrong(min(_NOT_OF_MESSAGES.intersection(given)), "Messages has no such field")
+    if "thread" in given:
+        raise wrong("thread", "conversations are not kept here; send all messages").as_said(code=UNTHREADED)
     if limited and "max_tokens" not in given:
         raise wrong("max_tokens", "a field that is required")
     result = {name: value for name, value in given.items() if name not in _TRANSLATED}

@@ -293,6 +293,19 @@ async def test_a_failure_has_the_class_that_callers_look_for(
     assert caught.value.body["request_id"] == caught.value.request_id  # type: ignore[index,call-overload]
 
 
+@pytest.mark.parametrize("model", BOTH)
+async def test_who_wants_a_conversation_kept_is_told_to_send_it_whole(
+    client: AsyncAnthropic, theirs: FakeAnthropic, fake: FakeOpenAI, model: str
+) -> None:
+    """By what Anthropic's `toolRunner` for JavaScript goes by; else its next request is the last turn alone."""
+    thread: Any = {"thread": {"type": "create"}}
+    with pytest.raises(anthropic.BadRequestError, match="thread") as caught:
+        await client.messages.create(model=model, max_tokens=9, messages=ASK, extra_body=thread)
+    assert cast("Any", caught.value.body)["error"]["details"]["error_code"] == "thread_unsupported_request"
+    assert not theirs.calls
+    assert not fake.calls
+
+
 async def test_an_unknown_model_and_a_wrong_field(client: AsyncAnthropic) -> None:
     with pytest.raises(anthropic.NotFoundError):
         await client.messages.create(model="nobody", max_tokens=9, messages=ASK)
