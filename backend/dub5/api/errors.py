@@ -9,7 +9,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
 from dub5.api.http import ClientLeft, too_large
-from dub5.api.paths import nothing_at
+from dub5.api.paths import not_served, nothing_at
 from dub5.errors import Dub5Error, InternalError, InvalidRequest, UnknownPath, WrongMethod, render
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.record import record_of
@@ -31,10 +31,10 @@ def _on_http(request: Request[Any, Any, Any], error: HTTPException) -> Response[
 
 
 def _as_ours(request: Request[Any, Any, Any], error: HTTPException) -> Dub5Error:
-    if error.status_code == 404:
-        return UnknownPath(
-            nothing_at(request.scope["path"], (route.path_format for route in request.app.routes))
-        )
+    path = request.scope["path"]
+    # Where an API that is not here has the path of one of ours, as `responses/compact`, its method does not matter.
+    if error.status_code == 404 or (error.status_code == 405 and not_served(path) is not None):
+        return UnknownPath(nothing_at(path, (route.path_format for route in request.app.routes)))
     if error.status_code == 405:
         return WrongMethod(f"This path does not take {request.method[:20]}.", allow=_allowed(request))
     if error.status_code == 413:

@@ -6,6 +6,7 @@ told so in words, and what is served instead.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 _VERSION = "/v1"
@@ -16,26 +17,34 @@ _UNVERSIONED = frozenset(
 """First parts of paths that mean the same without `/v1`."""
 
 _NOT_SERVED = (
-    ("/v1/images", "Images are"),
-    ("/v1/videos", "Videos are"),
-    ("/v1/audio", "Speech and transcriptions are"),
-    ("/v1/moderations", "Moderations are"),
-    ("/v1/files", "Files are"),
-    ("/v1/uploads", "Uploads are"),
-    ("/v1/batches", "Batches are"),
-    ("/v1/rerank", "Reranking is"),
-    ("/rerank", "Reranking is"),
-    ("/v2/rerank", "Reranking is"),
-    ("/v1/realtime", "The realtime API is"),
-    ("/v1/fine_tuning", "Fine-tuning is"),
-    ("/v1/vector_stores", "Vector stores are"),
-    ("/v1/conversations", "Conversations are"),
-    ("/v1/assistants", "Assistants are"),
-    ("/v1/threads", "Assistants are"),
-    ("/openai/deployments", "Azure's classic deployments are"),
-    ("/api", "Ollama's own API is"),
+    ("images", "Images are"),
+    ("videos", "Videos are"),
+    ("audio", "Speech and transcriptions are"),
+    ("moderations", "Moderations are"),
+    ("files", "Files are"),
+    ("uploads", "Uploads are"),
+    ("batches", "Batches are"),
+    ("messages/batches", "Batches are"),
+    ("rerank", "Reranking is"),
+    ("realtime", "The realtime API is"),
+    ("fine_tuning", "Fine-tuning is"),
+    ("evals", "Evaluations are"),
+    ("vector_stores", "Vector stores are"),
+    ("containers", "Containers are"),
+    ("conversations", "Conversations are"),
+    ("responses/[^/]+/cancel", "Responses in the background are"),
+    ("responses/input_tokens", "Counts of a Response's tokens are"),
+    ("responses/compact", "Shortened conversations are"),
+    ("assistants", "Assistants are"),
+    ("threads", "Assistants are"),
+    ("skills", "Skills are"),
+    ("complete", "Anthropic's older text completions are"),
+    ("openai/deployments", "Azure's classic deployments are"),
+    ("api", "Ollama's own API is"),
 )
-"""Where APIs begin that are not here, and the beginning of a sentence about each."""
+"""Patterns of where APIs begin that are not here, behind any version, and the beginning of a sentence about each."""
+
+_ANY_VERSION = r"(?:/v[0-9])*/"
 
 
 def canonical(path: str) -> str:
@@ -45,11 +54,19 @@ def canonical(path: str) -> str:
     return _VERSION + path if path[1:].partition("/")[0] in _UNVERSIONED else path
 
 
+def not_served(path: str) -> str | None:
+    """The beginning of a sentence about the API that has `path`, where that is one that is not here."""
+    for beginning, subject in _NOT_SERVED:
+        if re.match(f"{_ANY_VERSION}{beginning}(?:/|$)", path):
+            return subject
+    return None
+
+
 def nothing_at(path: str, served: Iterable[str]) -> str:
     """What a caller is told where there is no route at `path`; `served` are the paths of the routes."""
     versioned = sorted({each for each in served if each.startswith("/v1/") and "{" not in each})
     instead = f"Served are {', '.join(versioned)}."
-    for beginning, subject in _NOT_SERVED:
-        if path == beginning or path.startswith(f"{beginning}/"):
-            return f"{subject} not served here. {instead}"
+    subject = not_served(path)
+    if subject is not None:
+        return f"{subject} not served here. {instead}"
     return f"There is nothing at {path[:200]}. {instead}"

@@ -76,6 +76,17 @@ async def test_health_is_open_to_all_until_the_replica_leaves(server: Running) -
     [
         *("/v1/images/generations", "/v1/audio/speech", "/v1/moderations", "/v1/files", "/v1/batches"),
         *("/v1/rerank", "/v1/realtime", "/api/chat", "/openai/deployments/x/chat/completions", "/nope"),
+        *(
+            "/v1/images/edits",
+            "/v1/audio/transcriptions",
+            "/v2/rerank",
+            "/rerank",
+            "/realtime",
+            "/audio/speech",
+        ),
+        *("/v1/assistants", "/v1/threads/x/runs", "/v1/vector_stores", "/v1/fine_tuning/jobs", "/v1/uploads"),
+        *("/v1/containers", "/v1/conversations", "/v1/responses/resp_1/cancel", "/v1/messages/batches"),
+        *("/v1/responses/input_tokens", "/v1/responses/compact", "/v1/evals", "/v1/skills", "/v1/videos"),
     ],
 )
 async def test_whoever_asks_for_what_is_not_served_is_told_what_is(server: Running, path: str) -> None:
