@@ -7,15 +7,10 @@ the repository changes, and a folder that is deleted is made again.
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-HERE = Path(__file__).parents[2]
-"""The work tree."""
+from testkit.places import CACHE, ROOT, alone
 
 
 async def before() -> str:
@@ -49,11 +44,11 @@ async def described() -> str:
 
 async def python(of: str) -> Path:
     """The interpreter of a commit's environment, made where it is not there yet: a minute. RuntimeError if it fails."""
-    place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dub5-cost"
+    place = CACHE.with_name("dub5-cost")
     place.mkdir(parents=True, exist_ok=True)
     tree = place / of
     interpreter, complete = tree / ".venv" / "bin" / "python", tree / ".venv" / "complete"
-    with _alone(place / f"{of}.lock"):
+    with alone(place / f"{of}.lock"):
         if not complete.exists():
             shutil.rmtree(tree, ignore_errors=True)
             tree.mkdir()
@@ -66,16 +61,8 @@ async def python(of: str) -> Path:
     return interpreter
 
 
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Two runs at once do not make the same one; the second waits."""
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 async def _git(*words: str) -> bytes:
-    return await _run("git", "-C", str(HERE), *words)
+    return await _run("git", "-C", str(ROOT), *words)
 
 
 async def _run(*command: str) -> bytes:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
-from tools.cluster.layout import Stop, say
+from tools.cluster.layout import Stop, output, say
 
 # A program of each package; CNI plugins are on no PATH.
 PACKAGES = {
@@ -53,6 +52,4 @@ def install(packages: list[str]) -> None:
     say(f"The cluster needs {names}: installing with apt-get.")
     quietly = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for command in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *packages]):
-        done = subprocess.run(["apt-get", *command], env=quietly, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise Stop(f"Could not install {names}:\n{done.stdout}{done.stderr}")
+        output("apt-get", *command, fails=f"Could not install {names}", env=quietly)

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from testkit.places import CACHE, ROOT
-from tools.cluster.layout import Stop, say
+from tools.cluster.layout import output, say
 from tools.cluster.programs import BY_NAME, program
 from tools.cluster.programs import build as build_programs
 
@@ -33,7 +33,8 @@ SUITE = "trixie"
 BASE_PACKAGES = "python3,python3-venv,ca-certificates"
 BASE = f"localhost/python-base:{SUITE}"
 AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
-PAUSE = Path(__file__).parent / "images" / "pause.c"
+HERE = Path(__file__).parent / "images"
+PAUSE = HERE / "pause.c"
 KEPT = 3  # archives of one image, the newest
 
 
@@ -87,12 +88,7 @@ def forget_old(path: Path) -> None:
 def buildah(command: str, *arguments: str) -> str:
     """A store of our own: what is made here is not among the images of whoever uses this machine."""
     store = ["--root", str(CACHE / "buildah"), "--runroot", "/run/dub5-buildah"]
-    done = subprocess.run(
-        ["buildah", *store, command, *arguments], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise Stop(f"buildah {command} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
-    return done.stdout.strip()
+    return output("buildah", *store, command, *arguments, fails=f"buildah {command} failed")
 
 
 def build(name: str, context: Path, *options: str) -> None:
@@ -131,16 +127,8 @@ def nothing_but(program: str) -> str:
 
 def make_base(name: str) -> None:
     with folder() as work:
-        command = [
-            "debootstrap",
-            "--variant=minbase",
-            f"--include={BASE_PACKAGES}",
-            SUITE,
-            str(work / "root"),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise Stop(f"debootstrap failed:\n{done.stdout[-4000:]}{done.stderr[-2000:]}")
+        how = ("--variant=minbase", f"--include={BASE_PACKAGES}")
+        output("debootstrap", *how, SUITE, str(work / "root"), fails="debootstrap failed")
         container = buildah("from", "scratch")
         buildah("add", "--quiet", container, str(work / "root"), "/")
         buildah("config", "--cmd", "/bin/bash", container)
@@ -171,31 +159,16 @@ def product_sources() -> bytes:
     )
 
 
-REDIS = f"""\
-FROM {BASE}
-RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-server && rm -rf /var/lib/apt/lists
-USER 65532:65532
-WORKDIR /tmp
-CMD ["redis-server", "--save", "", "--appendonly", "no"]
-"""
+def on_base(name: str, dockerfile: Path) -> Image:
+    """By a Dockerfile that takes BASE, and no file besides."""
 
+    def make(image: str) -> None:
+        with_base()
+        with folder() as context:
+            build(image, context, "--build-arg", f"BASE={BASE}", "--file", str(dockerfile))
 
-def make_redis(name: str) -> None:
-    with_base()
-    from_containerfile(name, REDIS, {})
-
-
-RSYSLOG = ROOT / "examples" / "logs" / "rsyslog" / "Dockerfile"
-
-
-def make_rsyslog(name: str) -> None:
-    with_base()
-    with folder() as context:
-        build(name, context, "--build-arg", f"BASE={BASE}", "--file", str(RSYSLOG))
-
-
-def rsyslog_sources() -> bytes:
-    return f"{SUITE} {BASE_PACKAGES}".encode() + RSYSLOG.read_bytes()
+    base = f"{SUITE} {BASE_PACKAGES}".encode()
+    return Image(f"localhost/{name}:test", lambda: base + dockerfile.read_bytes(), make)
 
 
 def of_program(tool: str, name: str) -> Image:
@@ -212,8 +185,8 @@ IMAGES = {
     "pause": Image("localhost/pause:1", PAUSE.read_bytes, make_pause),
     "base": Image(BASE, f"{SUITE} {BASE_PACKAGES}".encode, make_base),
     "dub5": Image("localhost/dub5:test", product_sources, make_product),
-    "redis": Image("localhost/redis:test", f"{SUITE} {BASE_PACKAGES} {REDIS}".encode, make_redis),
-    "rsyslog": Image("localhost/rsyslog:test", rsyslog_sources, make_rsyslog),
+    "redis": on_base("redis", HERE / "redis.Dockerfile"),
+    "rsyslog": on_base("rsyslog", ROOT / "examples/logs/rsyslog/Dockerfile"),
     "k6": of_program("k6", "k6"),
     "prometheus": of_program("prometheus", "prometheus"),
     "prometheus-adapter": of_program("prometheus-adapter", "prometheus-adapter"),

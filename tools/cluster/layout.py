@@ -12,6 +12,7 @@ What it makes is kept in the cache, nothing of it in the work tree; `down` delet
 from __future__ import annotations
 
 import string
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +107,15 @@ class State:
 
 class Stop(Exception):
     """Ends the command with a sentence and exit code 1."""
+
+
+def output(*command: str, fails: str, **options: Any) -> str:
+    """What a program says; Stop with `fails` and the end of it where it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    if done.returncode:
+        raise Stop(f"{fails}:\n{done.stdout[-4000:]}{done.stderr[-4000:]}")
+    said: str = done.stdout
+    return said.strip()
 
 
 def say(message: str, end: str = "\n") -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from testkit.commands import parser as new_parser
 from testkit.places import CACHE
 from tools.cluster import holder, host, images, programs
-from tools.cluster.layout import State, Stop, nodes, say
+from tools.cluster.layout import State, Stop, nodes, output, say
 
 ABOUT = """\
 A real Kubernetes on this machine, from source, in network namespaces that nothing leads out of.
@@ -31,21 +31,19 @@ a quarter of an hour; the next takes seconds. Programs and images are kept in {c
 def main() -> None:
     arguments = parser().parse_args()
     try:
-        sys.exit(arguments.call(arguments))
+        sys.exit(arguments.call(arguments.name, arguments))
     except Stop as reason:
         sys.exit(str(reason))
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
-        prog="cluster",
-        description=ABOUT.format(cache=CACHE),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    top = new_parser(ABOUT.format(cache=CACHE), prog="cluster")
+    top.add_argument(
+        "--name", type=State, default="local", help="several clusters can run at a time (default: local)"
     )
-    top.add_argument("--name", default="local", help="several clusters can run at a time (default: local)")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(call: Callable[[argparse.Namespace], int | None], what: str) -> argparse.ArgumentParser:
+    def add(call: Callable[[State, argparse.Namespace], int | None], what: str) -> argparse.ArgumentParser:
         added: argparse.ArgumentParser = commands.add_parser(call.__name__.replace("_", "-"), help=what)
         added.set_defaults(call=call)
         return added
@@ -75,15 +73,14 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def build(arguments: argparse.Namespace) -> None:
+def build(_: State, arguments: argparse.Namespace) -> None:
     unknown = set(arguments.tools) - set(programs.BY_NAME)
     if unknown:
         raise Stop(f"No tool is called {', '.join(unknown)}. There are {', '.join(programs.BY_NAME)}.")
     programs.build(arguments.tools or programs.CLUSTER)
 
 
-def up(arguments: argparse.Namespace) -> None:
-    state = State(arguments.name)
+def up(state: State, arguments: argparse.Namespace) -> None:
     if holder.running(state):
         raise Stop(f"The cluster {state.name} is running already. Stop it with: tools/cluster/cluster down")
     host.check()
@@ -96,8 +93,7 @@ def up(arguments: argparse.Namespace) -> None:
     say("Try: tools/cluster/cluster run kubectl get nodes")
 
 
-def down(arguments: argparse.Namespace) -> None:
-    state = State(arguments.name)
+def down(state: State, _arguments: argparse.Namespace) -> None:
     say(
         f"The cluster {state.name} is down."
         if holder.stop(state)
@@ -105,8 +101,7 @@ def down(arguments: argparse.Namespace) -> None:
     )
 
 
-def status(arguments: argparse.Namespace) -> int:
-    state = State(arguments.name)
+def status(state: State, _arguments: argparse.Namespace) -> int:
     if not holder.running(state):
         say(f"No cluster {state.name} is running.")
         return 1
@@ -119,9 +114,8 @@ def status(arguments: argparse.Namespace) -> int:
     return int(ended.exists())
 
 
-def access(arguments: argparse.Namespace) -> int:
+def access(state: State, _arguments: argparse.Namespace) -> int:
     """Paths, and what goes before each command: the cluster has a network of its own."""
-    state = State(arguments.name)
     if not holder.running(state):
         say(f"No cluster {state.name} is running.")
         return 1
@@ -130,12 +124,12 @@ def access(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def load_image(arguments: argparse.Namespace) -> None:
+def load_image(state: State, arguments: argparse.Namespace) -> None:
     for name in arguments.images:
-        load(State(arguments.name), images.archive(name) if name in images.IMAGES else Path(name))
+        load(state, images.archive(name) if name in images.IMAGES else Path(name))
 
 
-def image(arguments: argparse.Namespace) -> None:
+def image(_: State, arguments: argparse.Namespace) -> None:
     host.check()
     for name in arguments.images:
         print(images.archive(name))
@@ -152,14 +146,11 @@ def load(state: State, archive: Path) -> None:
             f"--address={node.containerd}",
         ]
         command = [*inside, "--namespace=k8s.io", "images", "import", str(archive.resolve())]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise Stop(f"{archive} could not be loaded into {node.name}: {done.stderr}")
+        output(*command, fails=f"{archive} could not be loaded into {node.name}")
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(state: State, arguments: argparse.Namespace) -> None:
     """Becomes the command: its exit code is ours."""
-    state = State(arguments.name)
     words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
     if not words:
         raise Stop("Which command? For example: tools/cluster/cluster run kubectl get nodes")

@@ -7,20 +7,17 @@ builds anew, and going back finds the old ones.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from testkit.places import CACHE, ROOT
+from testkit.places import CACHE, ROOT, alone
 from tools.cluster.layout import Stop, say
 
 GO = ["go"]
@@ -81,18 +78,10 @@ def build(names: list[str]) -> None:
     for tool in (BY_NAME[name] for name in names):
         if tool.missing():
             check_go(tool)
-            with alone(tool):
+            tool.place.mkdir(parents=True, exist_ok=True)
+            with alone(tool.place / ".lock"):
                 for name in tool.missing():
                     build_one(tool, name)
-
-
-@contextmanager
-def alone(tool: Tool) -> Iterator[None]:
-    """Whoever else wants to build the same waits, and then finds it built."""
-    tool.place.mkdir(parents=True, exist_ok=True)
-    with (tool.place / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def check_go(tool: Tool) -> None:
