@@ -5,16 +5,15 @@ Both are generated: the scripts' own place is deploy/k6.
 
 from __future__ import annotations
 
-import csv
 import functools
 import re
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from testkit import trace
+from testkit.places import ROOT
+
 SCRIPTS = ROOT / "deploy/k6"
-TRACE = ROOT / "benchmarks/replay/azure_llm_2023_conv_10min.csv"
 ARRIVALS = "deploy/k6/data/arrivals.json"
 COPY = "deploy/helm/dub5/files/k6"
 
@@ -33,13 +32,7 @@ def names_of_settings() -> set[str]:
 
 def arrivals() -> str:
     """`[milliseconds since the first, tokens of the prompt, tokens of the answer]` for each request of the trace."""
-    with TRACE.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    moments = [datetime.fromisoformat(row["TIMESTAMP"][:26]) for row in rows]
-    lines = [
-        f"[{round((moment - moments[0]).total_seconds() * 1000)},{row['ContextTokens']},{row['GeneratedTokens']}]"
-        for moment, row in zip(moments, rows, strict=True)
-    ]
+    lines = [f"[{round(row.at * 1000)},{row.prompt},{row.answer}]" for row in trace.read()]
     return "[" + ",\n".join(lines) + "]\n"
 
 

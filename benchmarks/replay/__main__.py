@@ -15,23 +15,22 @@ Prints a Markdown table. Exits with 1 where any request failed.
 from __future__ import annotations
 
 import asyncio
-import csv
 import itertools
 import random
 import sys
 import time
 from collections import Counter, defaultdict
-from datetime import datetime
-from pathlib import Path
 
 import msgspec
 from openai import AsyncOpenAI, OpenAIError
 
 from benchmarks.figures import percentile, progress
+from testkit import trace
 from testkit.commands import parser
 from testkit.service import Service, scraped, serving
+from testkit.tables import table
+from testkit.trace import Row
 
-TRACE = Path(__file__).with_name("azure_llm_2023_conv_10min.csv")
 CHARACTERS_PER_TOKEN = 4
 QUESTIONS, ZIPF, SEED = 1000, 0.9, 1
 SETTINGS = {
@@ -40,14 +39,6 @@ SETTINGS = {
     "cache": {"local_bytes": "256MiB", "classes": {"default": {"ttl": "1h"}}},
 }
 """By default, but pace, memory and price said aloud."""
-
-
-class Row(msgspec.Struct, frozen=True):
-    """One request of the trace: seconds after the first, tokens of prompt and answer."""
-
-    at: float
-    prompt: int
-    answer: int
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -66,16 +57,6 @@ async def spent(service: Service) -> dict[str, float]:
     for name, value in (await scraped(service)).items():
         total[name.partition("{")[0]] += value
     return total
-
-
-def read_trace(path: Path) -> list[Row]:
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    moments = [datetime.fromisoformat(row["TIMESTAMP"][:26]).timestamp() for row in rows]
-    return [
-        Row(moment - moments[0], int(row["ContextTokens"]), int(row["GeneratedTokens"]))
-        for moment, row in zip(moments, rows, strict=True)
-    ]
 
 
 def draw_questions(count: int) -> list[int]:
@@ -164,7 +145,7 @@ def report(results: list[Result], repeats: int, before: dict[str, float], after:
             f"{for_1000('process_cpu_seconds_total'):.2f} s",
         ),
     ]
-    return "\n".join(["| what | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in lines)])
+    return table("what | value", lines)
 
 
 async def main() -> int:
@@ -174,13 +155,13 @@ async def main() -> int:
         "--speed", type=float, default=4.0, help="how much faster than the trace (default 4)"
     )
     chosen = options.parse_args()
-    rows = read_trace(TRACE)[: chosen.requests]
+    rows = trace.read()[: chosen.requests]
     questions = draw_questions(len(rows))
     async with serving(SETTINGS) as service:
         before = await spent(service)
         results = await replay(service.url, rows, questions, chosen.speed)
         after = await spent(service)
-    print(report(results, len(questions) - len(set(questions)), before, after))
+    print(report(results, len(questions) - len(set(questions)), before, after), end="")
     return 1 if any(result.error for result in results) else 0
 
 
