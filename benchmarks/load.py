@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -19,7 +18,7 @@ import yaml
 
 from testkit.chart import merged
 from testkit.cluster import ground, loadjob
-from testkit.cluster.release import NAME, Release
+from testkit.cluster.release import NAME, Release, staged
 from testkit.cluster.stage import Stage
 from testkit.commands import parser
 
@@ -66,10 +65,8 @@ class Campaign:
         image = {
             "loadtest": {
                 "image": {"repository": repository, "tag": tag},
-                "resources": {
-                    "requests": {"cpu": "20m"},
-                    "limits": {"memory": "3Gi"},
-                },  # some thousand callers
+                # Some thousand callers.
+                "resources": {"requests": {"cpu": "20m"}, "limits": {"memory": "3Gi"}},
             }
         }
         roomy = {"config": {"admission": {"max_inflight": 200, "max_queued": 400}}}
@@ -100,18 +97,10 @@ def main() -> int:
     options.add_argument("--capacity", type=float, help="requests per second that two replicas hold")
     options.add_argument("--out", type=Path, default=Path(".bench/load"), help="folder of the reports")
     asked = options.parse_args()
-    images = ground.Images()
-    with tempfile.TemporaryDirectory() as folder, ground.a_cluster(Path(folder), PACE) as kube:
-        placement = ground.on(ground.names_of_nodes(kube)[0])
-        ground.load_images("dub5", "redis", "k6")
-        with (
-            ground.monitored(kube, images, placement, PACE),
-            Stage.built(kube, images, placement) as stage,
-            Release.namespace_for(kube, images, "dub5-load") as release,
-        ):
-            campaign = Campaign(release, stage, asked.out, asked.capacity)
-            for name in asked.rows or RUNS:
-                print(f"{name}: {campaign.run(name, **RUNS[name])}", flush=True)
+    with staged(PACE, "dub5-load", "k6") as (stage, release):
+        campaign = Campaign(release, stage, asked.out, asked.capacity)
+        for name in asked.rows or RUNS:
+            print(f"{name}: {campaign.run(name, **RUNS[name])}", flush=True)
     return 0
 
 

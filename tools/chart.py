@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import yaml
 
 from dub5.settings.schema import schema as program_schema
+from testkit.tables import table
 from tools import loadtest
 from tools.release import version
-from tools.tables import table
 
 TOOLS = Path(__file__).resolve().parent
 CHART = TOOLS.parent / "deploy/helm/dub5"

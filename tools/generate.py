@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from dub5.settings.schema import schema
 from dub5_operator import crd
 from testkit.places import ROOT
+from testkit.tables import table
 from tools import chart, loadtest, logs, metrics, openapi, tables
 from tools.dashboards import build
 
@@ -53,7 +54,7 @@ def configuration_reference() -> str:
         for title, keys in _tables(name, section, definitions):
             parts.append(f"\n{title}\n" if title else "")
             columns = "key | value | default | environment variable | what"
-            parts.append("\n" + tables.table(columns, (key.row() for key in keys)))
+            parts.append("\n" + table(columns, (key.row() for key in keys)))
     return "".join(parts)
 
 

@@ -74,9 +74,7 @@ async def run(scenario: str, url: str, operations: str | None, out: Path) -> int
             stack.push_async_callback(asyncio.to_thread, folder.cleanup)
             watching = Prometheus(Path(folder.name), {JOB: {operations.rstrip("/"): {}}})
             prometheus = await stack.enter_async_context(watching)
-            await prometheus.until(
-                "up == 1"
-            )  # it takes up its targets only some seconds after it has started
+            await prometheus.until("up == 1")  # some seconds after it has started
         process = await asyncio.create_subprocess_exec(
             *(K6, "run", "--no-usage-report", "--address", "", str(SCENARIOS / f"{scenario}.js")),
             env={**os.environ, **settings},

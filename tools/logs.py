@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from tools.tables import table, within
+from testkit.tables import table
+from tools.tables import within
 
 Json = dict[str, Any]
 

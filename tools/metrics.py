@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from dub5.telemetry.metrics import CpuWait, MemoryLimit
 from dub5.telemetry.metrics import Metrics as Backend
 from dub5_operator.handlers.policy import Metrics as Operator
-from tools.tables import table
+from testkit.tables import table
 
 _SUFFIX = {"counter": "_total", "info": "_info"}
 _UNITS = ("seconds", "bytes", "dollars", "requests", "tokens", "connections", "ratio", "entries")

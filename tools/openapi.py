@@ -17,8 +17,8 @@ import yaml
 from dub5 import errors
 from dub5.api import cache, responses_request
 from dub5.chat import embeddings_request, request
+from testkit.tables import table
 from tools.release import version
-from tools.tables import table
 
 Json = dict[str, Any]
 

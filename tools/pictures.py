@@ -8,15 +8,13 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from pathlib import Path
 from typing import Any
 
-from dub5.server.replica import Replica
-from dub5.settings.loader import convert
+from testkit.places import ROOT
+from testkit.service import serving
 
-IMAGES = Path(__file__).resolve().parent.parent / "docs/images"
-CONFIG = {
-    "server": {"port": 0, "operations_port": 0},
+IMAGES = ROOT / "docs/images"
+SETTINGS = {
     "providers": {"demo": {"kind": "simulated"}},
     "models": {"small": {"routes": ["demo/simulated"], "price": {"input": 0.15, "output": 0.60}}},
 }
@@ -55,18 +53,14 @@ async def take(
 async def main() -> None:
     from playwright.async_api import async_playwright  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415
 
-    replica = await asyncio.to_thread(Replica, convert(CONFIG), {})
-    serving = asyncio.create_task(replica.run())
-    async with async_playwright() as driver:
+    async with serving(SETTINGS) as service, async_playwright() as driver:
         browser = await driver.chromium.launch(
             executable_path=shutil.which("chromium") or shutil.which("google-chrome"),
             chromium_sandbox=os.geteuid() != 0,
         )
-        await take(browser, replica.url, "page.png", QUESTIONS, DESK)
-        await take(browser, replica.url, "page-phone.png", QUESTIONS[:1], PHONE)
+        await take(browser, service.url, "page.png", QUESTIONS, DESK)
+        await take(browser, service.url, "page-phone.png", QUESTIONS[:1], PHONE)
         await browser.close()
-    replica.leave(linger=False)
-    await serving
 
 
 if __name__ == "__main__":

@@ -1,22 +1,14 @@
-"""Tables in Markdown, and those that stand in a document between `<!-- NAME: … -->` and `<!-- /NAME -->`."""
+"""Tables within documents that are made from data: between `<!-- NAME: … -->` and `<!-- /NAME -->`."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from typing import Any
 
 import yaml
 
 from testkit.places import ROOT
-
-
-def table(columns: str, rows: Iterable[Iterable[str]]) -> str:
-    """`columns` as they stand between the outer bars; bars in cells are escaped."""
-    lines = [f"| {columns} |", "|---" * (columns.count("|") + 1) + "|"]
-    escaped = ([cell.replace("|", "\\|") for cell in row] for row in rows)
-    lines += [f"| {' | '.join(row)} |" for row in escaped]
-    return "\n".join(lines) + "\n"
+from testkit.tables import table
 
 
 def within(file: str, **made: str) -> str:

@@ -15,9 +15,11 @@ from collections.abc import Callable, Iterable
 from statistics import mean, median_high
 from typing import Any
 
-from benchmarks.adaptive_ttl.rows import BUDGET, ROWS, Infeasible, Jumped, Run, one
+from benchmarks.adaptive_ttl.controls import BUDGET
+from benchmarks.adaptive_ttl.rows import ROWS, Infeasible, Jumped, Run, one
 from benchmarks.figures import progress
 from testkit.commands import parser
+from testkit.tables import table
 
 Columns = dict[str, Callable[[list[Any]], str]]
 """What stands above a column, and what the runs of a row say in it."""
@@ -105,10 +107,9 @@ def report(results: dict[str, list[Any]]) -> str:
     tables = []
     for kind, title, columns in TABLES:
         chosen = {name: runs for name, runs in results.items() if isinstance(runs[0], kind)}
-        rows = [[title, *columns], ["---"] * (1 + len(columns))]
-        rows += [[name, *(said(runs) for said in columns.values())] for name, runs in chosen.items()]
-        tables += ["\n".join(f"| {' | '.join(row)} |" for row in rows)] if chosen else []
-    return "\n\n".join(tables)
+        rows = [[name, *(said(runs) for said in columns.values())] for name, runs in chosen.items()]
+        tables += [table(" | ".join([title, *columns]), rows)] if chosen else []
+    return "\n".join(tables)
 
 
 def main() -> None:

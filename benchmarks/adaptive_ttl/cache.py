@@ -56,11 +56,8 @@ class Fixed:
 
 
 class Outcome(msgspec.Struct):
-    """Sums over the day, and by minute where a row needs to look closer."""
+    """Sums over the day, and by minute what a row needs more closely."""
 
-    looked_up: int = 0
-    hits: int = 0
-    stale: int = 0
     calls: int = 0
     re_asks: int = 0
     byte_seconds: float = 0.0
@@ -72,11 +69,15 @@ class Outcome(msgspec.Struct):
 
     @property
     def stale_share(self) -> float:
-        return self.stale / max(self.hits, 1)
+        return self.stale_share_from(0)
+
+    @property
+    def hits(self) -> int:
+        return sum(self.hits_by_minute)
 
     @property
     def hit_ratio(self) -> float:
-        return self.hits / max(self.looked_up, 1)
+        return self.hits / max(sum(self.looked_up_by_minute), 1)
 
     @property
     def saved(self) -> float:
@@ -137,9 +138,6 @@ class Cache:
                     self._ask_again(at, key, ttl)
             else:
                 self._fetch(at, key, ttl)
-        outcome.looked_up += len(times)
-        outcome.hits += sum(found)
-        outcome.stale += stale
         outcome.ttls.append(ttl)
         outcome.hits_by_minute.append(sum(found))
         outcome.stale_by_minute.append(stale)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from benchmarks.adaptive_ttl.cache import MEMORY_PRICE, Seen
+from benchmarks.adaptive_ttl.world import DAY
 from dub5_operator.planner.decision import Decision, Learning, PolicyLimits, Shape
+
+BUDGET = 0.01
+SHORTEST, LONGEST, INITIAL = 5.0, DAY, 60.0
 
 
 class Planned:
@@ -11,19 +15,17 @@ class Planned:
 
     samples = True
 
-    def __init__(
-        self, *, budget: float, shortest: float, longest: float, initial: float, bypass: bool = False
-    ) -> None:
-        self.ttl = initial
+    def __init__(self, *, shortest: float = SHORTEST, bypass: bool = False) -> None:
+        self.ttl = INITIAL
         self.limits = PolicyLimits(
             shortest=shortest,
-            longest=longest,
-            budget=budget,
-            initial=initial,
+            longest=LONGEST,
+            budget=BUDGET,
+            initial=INITIAL,
             memory_price=MEMORY_PRICE,
             on_infeasible="Bypass" if bypass else "Min",
         )
-        self.learning = Learning(Shape(shortest, longest, 0.0))
+        self.learning = Learning(Shape(shortest, LONGEST, 0.0))
         self.decisions: list[Decision] = []
 
     def each_minute(self, seen: Seen) -> None:
@@ -44,16 +46,13 @@ class DynamicTTL:
 
     samples = True
 
-    def __init__(
-        self, *, target: float, step: float, shortest: float, longest: float, initial: float
-    ) -> None:
-        self.ttl = initial
+    def __init__(self, *, target: float, step: float) -> None:
+        self.ttl = INITIAL
         self._target, self._step = target, step
-        self._shortest, self._longest = shortest, longest
 
     def each_minute(self, seen: Seen) -> None:
         weight = sum(1 / access.threshold for access in seen.accesses)
         hits = sum(1 / access.threshold for access in seen.accesses if access.hit)
         if weight:
             moved = self.ttl + self._step * seen.looked_up * (self._target - hits / weight)
-            self.ttl = min(max(moved, self._shortest), self._longest)
+            self.ttl = min(max(moved, SHORTEST), LONGEST)

@@ -11,12 +11,9 @@ from typing import Any
 import msgspec
 
 from benchmarks.adaptive_ttl.cache import Cache, Control, Fixed, Outcome
-from benchmarks.adaptive_ttl.controls import DynamicTTL, Planned
-from benchmarks.adaptive_ttl.world import DAY, HOUR, START, Drawn, World, draw, oracle_ttl
+from benchmarks.adaptive_ttl.controls import BUDGET, LONGEST, SHORTEST, DynamicTTL, Planned
+from benchmarks.adaptive_ttl.world import HOUR, START, Drawn, World, draw, oracle_ttl
 from dub5_operator.planner.decision import AIM
-
-BUDGET = 0.01
-SHORTEST, LONGEST, INITIAL = 5.0, DAY, 60.0
 
 
 class Run(msgspec.Struct):
@@ -35,16 +32,10 @@ class Run(msgspec.Struct):
     others: dict[str, tuple[float, float, float]] = {}
 
 
-def planned(**options: Any) -> Planned:
-    return Planned(
-        **{"budget": BUDGET, "shortest": SHORTEST, "longest": LONGEST, "initial": INITIAL, **options}
-    )
-
-
 def compared(world: World, seed: int) -> Run:
     """Ours, the oracle, and what people do without: on the same day."""
     drawn = draw(world, seed)
-    ours = planned()
+    ours = Planned()
     outcome = Cache(drawn, ours).run()
     ttl = oracle_ttl(drawn, AIM * BUDGET, SHORTEST, LONGEST)
     oracle = Cache(drawn, Fixed(ttl)).run()
@@ -63,7 +54,7 @@ def compared(world: World, seed: int) -> Run:
     controls: dict[str, Control] = {
         "static 5 min": Fixed(300.0),
         "static 1 h": Fixed(3600.0),
-        "d-TTL 0.7": DynamicTTL(target=0.7, step=0.5, shortest=SHORTEST, longest=LONGEST, initial=INITIAL),
+        "d-TTL 0.7": DynamicTTL(target=0.7, step=0.5),
     }
     for name, control in controls.items():
         other = Cache(drawn, control).run()
@@ -94,7 +85,7 @@ class Jumped(msgspec.Struct):
 
 def jumped(world: World, seed: int) -> Jumped:
     drawn: Drawn = draw(world, seed)
-    ours = planned()
+    ours = Planned()
     outcome = Cache(drawn, ours).run()
     at = int(world.jump_at / 60)
     ttl = oracle_ttl(drawn, AIM * BUDGET, SHORTEST, LONGEST, drawn.rates * world.jump)
@@ -116,7 +107,7 @@ class Infeasible(msgspec.Struct):
 def infeasible(world: World, seed: int, *, bypass: bool) -> Infeasible:
     """Answers change every ten minutes and `ttl.min` is one minute."""
     drawn = draw(world, seed)
-    ours = planned(shortest=60.0, bypass=bypass)
+    ours = Planned(shortest=60.0, bypass=bypass)
     outcome = Cache(drawn, ours).run()
     last = ours.decisions[-1]
     return Infeasible(not last.within_budget, outcome.stale_share, outcome.hit_ratio, outcome.ttls[-1])

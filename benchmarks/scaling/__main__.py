@@ -15,9 +15,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
@@ -25,16 +24,16 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from testkit.cluster import ground
-from testkit.cluster.kube import Kube
-from testkit.cluster.release import TARGET, Release
-from testkit.cluster.stage import Load, Stage
+from testkit.cluster.release import TARGET, Release, staged
+from testkit.cluster.stage import Load
+from testkit.tables import table
 
 QUICK = ground.Pace()
 DEFAULTS = ground.Pace(scrape="15s", relist="30s", autoscaler="15s")
 STEPS = (4, 8, 16, 28, 40, 40, 20, 8, 0)
 """Clients, each with one stream at a time: never more than there is room for."""
 HOLD = 20.0  # seconds that a step lasts at least, once its replicas are there
-PATIENCE = 1200.0
+TIMEOUT = 1200.0
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ class Run:
         """Samples each second until it is so; how many seconds that took."""
         began = time.monotonic()
         while not reached(self.sample()):
-            if time.monotonic() - began > PATIENCE:
+            if time.monotonic() - began > TIMEOUT:
                 raise SystemExit(f"gave up waiting: {what}; last: {self.samples[-1]}")
             time.sleep(1)
         return time.monotonic() - began
@@ -114,21 +113,6 @@ def demand_of(release: Release, pod: str) -> float:
     with contextlib.suppress(Exception):
         return release.demand(pod)
     return 0.0
-
-
-@contextlib.contextmanager
-def installed(kube: Kube, defaults: bool) -> Iterator[tuple[Release, Stage, int]]:
-    images = ground.Images()
-    placement = ground.on(ground.names_of_nodes(kube)[0])
-    ground.load_images("dub5", "redis")
-    with (
-        ground.monitored(kube, images, placement, DEFAULTS if defaults else QUICK),
-        Stage.built(kube, images, placement) as stage,
-        Release.namespace_for(kube, images, "dub5-scaling") as release,
-    ):
-        release.install(pace={} if defaults else None)
-        minimum: int = release.autoscaler["spec"]["minReplicas"]
-        yield release, stage, minimum
 
 
 def draw(samples: list[Sample], output: Path) -> None:
@@ -172,17 +156,13 @@ def draw(samples: list[Sample], output: Path) -> None:
         figure.savefig(output)
 
 
-def table(steps: list[Step], samples: list[Sample]) -> str:
-    lines = [
-        "| clients | replicas | wanted after | ready after |",
-        "|--:|--:|--:|--:|",
-        *(
-            f"| {step.clients} | {step.replicas} | {step.wanted_after:.0f} s | {step.ready_after:.0f} s |"
-            for step in steps
-        ),
-    ]
-    last = samples[-1]
-    return "\n".join([*lines, "", f"{last.whole} streams whole, {last.cut} cut, {last.refused} refused."])
+def report(steps: list[Step], samples: list[Sample]) -> str:
+    rows = (
+        (str(step.clients), str(step.replicas), f"{step.wanted_after:.0f} s", f"{step.ready_after:.0f} s")
+        for step in steps
+    )
+    made, last = table("clients | replicas | wanted after | ready after", rows), samples[-1]
+    return f"{made}\n{last.whole} streams whole, {last.cut} cut, {last.refused} refused."
 
 
 def main() -> None:
@@ -192,11 +172,9 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, default=Path("scaling.svg"), metavar="FILE.svg")
     asked = parser.parse_args()
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        ground.a_cluster(Path(folder), DEFAULTS if asked.defaults else QUICK) as kube,
-        installed(kube, asked.defaults) as (release, stage, minimum),
-    ):
+    with staged(DEFAULTS if asked.defaults else QUICK, "dub5-scaling") as (stage, release):
+        release.install(pace={} if asked.defaults else None)
+        minimum = release.autoscaler["spec"]["minReplicas"]
         stage.pace(first_token=0.5, between=0.25, tokens=20)
         with stage.load(release.url, release.key()) as load:
             run = Run(release, load, minimum)
@@ -208,7 +186,7 @@ def main() -> None:
         writer = csv.writer(file)
         writer.writerow(field.name for field in fields(Sample))
         writer.writerows(astuple(sample) for sample in run.samples)
-    print(table(steps, run.samples))
+    print(report(steps, run.samples))
     print("\n".join(load.troubles[:5]))
 
 

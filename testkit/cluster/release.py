@@ -6,13 +6,16 @@ import base64
 import contextlib
 import json
 import re
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from testkit.chart import CHART, merged
-from testkit.cluster.ground import Images
+from testkit.cluster import ground
 from testkit.cluster.kube import Kube, eventually
 from testkit.cluster.stage import NAMESPACE as STAGE
+from testkit.cluster.stage import Stage
 
 NAME = "dub5"
 BACKEND = f"app.kubernetes.io/component=backend,app.kubernetes.io/instance={NAME}"
@@ -33,14 +36,14 @@ TARGET = 7  # demand that the autoscaler aims for in each replica: 70 % of the c
 class Release:
     """One release called dub5 in `namespace`."""
 
-    def __init__(self, kube: Kube, images: Images, namespace: str) -> None:
+    def __init__(self, kube: Kube, images: ground.Images, namespace: str) -> None:
         self.kube = kube
         self.images = images
         self.namespace = namespace
 
     @classmethod
     @contextlib.contextmanager
-    def namespace_for(cls, kube: Kube, images: Images, namespace: str) -> Iterator[Release]:
+    def namespace_for(cls, kube: Kube, images: ground.Images, namespace: str) -> Iterator[Release]:
         kube.kubectl("delete", "namespace", namespace, "--ignore-not-found")  # an earlier run's
         kube.apply(
             {
@@ -188,3 +191,18 @@ def remove_definitions(kube: Kube, namespace: str) -> None:
                 where = ("--namespace", namespace, "--type=merge", f"--patch={held}")
                 kube.kubectl("patch", definition, each["metadata"]["name"], *where)
             kube.kubectl("delete", "customresourcedefinition", definition)
+
+
+@contextlib.contextmanager
+def staged(pace: ground.Pace, namespace: str, *further: str) -> Iterator[tuple[Stage, Release]]:
+    """A cluster with monitoring and a provider, and a release to be installed; `further` images are loaded too."""
+    images = ground.Images()
+    with tempfile.TemporaryDirectory() as folder, ground.a_cluster(Path(folder), pace) as kube:
+        placement = ground.on(ground.names_of_nodes(kube)[0])
+        ground.load_images("dub5", "redis", *further)
+        with (
+            ground.monitored(kube, images, placement, pace),
+            Stage.built(kube, images, placement) as stage,
+            Release.namespace_for(kube, images, namespace) as release,
+        ):
+            yield stage, release

@@ -8,12 +8,11 @@ import pytest
 
 from benchmarks.adaptive_ttl.cache import Cache
 from benchmarks.adaptive_ttl.controls import Planned
-from benchmarks.adaptive_ttl.rows import planned
 from benchmarks.adaptive_ttl.world import World, draw
 
 
 def day(world: World, seed: int = 1, **options: Any) -> tuple[Cache, Planned]:
-    ours = planned(**options)
+    ours = Planned(**options)
     cache = Cache(draw(world, seed), ours)
     cache.run()
     return cache, ours
