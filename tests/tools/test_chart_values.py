@@ -93,7 +93,7 @@ CHANGED: dict[str, Any] = {
     "topologySpreadConstraints": [{"topologyKey": "rack"}],
     "extraVolumes": [{"name": "a"}],
     "extraVolumeMounts": [{"name": "a"}],
-    "tests.patience": "1s",
+    "tests.timeout": "1s",
     "loadtest.enabled": False,
     "loadtest.kind": "cronjob",
     "loadtest.scenario": "soak",

@@ -68,7 +68,7 @@ export function apart(metric, tag, values, statistic = 'count') {
  * @param {string[]} values
  * @returns {Thresholds}
  */
-export function told(tag, values) {
+export function tabled(tag, values) {
   return { ...apart('chat_ttft', tag, values, 'p(95)'), ...apart('chat_whole', tag, values, 'rate') };
 }
 
@@ -84,12 +84,12 @@ export function options(scenarios, thresholds) {
     thresholds: {
       chat_requests: ['count>0'],
       ...apart('chat_requests', 'outcome', OUTCOMES),
-      ...told('personality', config.personalities),
-      ...told('complexity', config.complexities),
+      ...tabled('personality', config.personalities),
+      ...tabled('complexity', config.complexities),
       ...thresholds,
     },
     summaryTrendStats: STATS,
-    setupTimeout: `${config.patience + 30}s`,
+    setupTimeout: `${config.startupTimeout + 30}s`,
     systemTags: ['status', 'method', 'name', 'scenario', 'error_code', 'check'],
     userAgent: 'dub5-loadtest',
   };

@@ -38,7 +38,7 @@ const phases = Object.fromEntries(PHASES.map((phase) => [phase, new Trend(`chat_
 const headers = { 'Content-Type': 'application/json', ...(config.key ? { Authorization: `Bearer ${config.key}` } : {}) };
 
 /**
- * Throws where nobody answers within PATIENCE, or where a personality that is going to be asked is not there.
+ * Throws where nobody answers within STARTUP_TIMEOUT, or where a personality that is going to be asked is not there.
  * @returns {Run}
  */
 export function setup() {
@@ -50,7 +50,7 @@ export function setup() {
 
 /** @returns {{id: string}[]} */
 function listed() {
-  const end = Date.now() + config.patience * 1000;
+  const end = Date.now() + config.startupTimeout * 1000;
   for (;;) {
     const answer = http.get(`${config.url}/v1/models`, { headers, tags: { name: '/v1/models' }, timeout: '10s' });
     if (answer.status === 200) return /** @type {any} */ (answer.json('data'));
@@ -71,7 +71,7 @@ export function ask(personality, asked, tags = {}, lengths = { answer: config.ma
   const least = config.exactLengths ? { min_tokens: lengths.answer } : {};
   const body = { model: personality, stream: true, stream_options: { include_usage: true }, max_tokens: lengths.answer, ...least, ...asked };
   const answer = http.post(config.url + PATH, JSON.stringify(body), { headers, timeout: config.timeout, tags: { name: PATH, ...own } });
-  const seen = look(answer);
+  const seen = judge(answer);
   metrics.requests.add(1, { ...own, outcome: seen.outcome });
   metrics.whole.add(seen.outcome === 'whole', own);
   metrics.honest.add(seen.honest, own);
@@ -86,15 +86,15 @@ export function ask(personality, asked, tags = {}, lengths = { answer: config.ma
  * @param {Answer} answer
  * @returns {Seen}
  */
-export function look(answer) {
+export function judge(answer) {
   const text = typeof answer.body === 'string' ? answer.body : '';
   // Where an answer breaks off k6 gives no status, but what had come of the body.
   if (answer.status === 0) return { outcome: text === '' ? 'lost' : 'cut', honest: false, usage: null };
   if (answer.status !== 200) return { outcome: kind(answer.status), honest: explained(answer, text), usage: null };
   const [last = '', ...before] = latest(text, 4);
   if (last === '[DONE]' && !answer.error_code) return { outcome: 'whole', honest: true, usage: usage(before) };
-  const told = Boolean((parsed(last) || {}).error);
-  return { outcome: told ? 'broken' : 'cut', honest: told, usage: null };
+  const failed = Boolean((parsed(last) || {}).error);
+  return { outcome: failed ? 'broken' : 'cut', honest: failed, usage: null };
 }
 
 /** @param {number} status */

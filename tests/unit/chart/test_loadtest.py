@@ -101,16 +101,16 @@ def test_it_asks_its_own_release_with_the_key_that_was_made() -> None:
     told = environment(asked)
     assert told["DUB5_URL"] == "http://dub5:80"
     assert (told["RATE"], told["EXACT_LENGTHS"]) == ("5", "true")
-    assert told["PATIENCE"] == "3m"  # on a first install the replicas have yet to come up
+    assert told["STARTUP_TIMEOUT"] == "3m"  # on a first install the replicas have yet to come up
     key = next(each for each in asked["env"] if each["name"] == "DUB5_KEY")
     assert key["valueFrom"]["secretKeyRef"] == {"name": "dub5-keys", "key": "chat"}
-    assert environment(container(on(settings={"PATIENCE": "5s"})))["PATIENCE"] == "5s"
+    assert environment(container(on(settings={"STARTUP_TIMEOUT": "5s"})))["STARTUP_TIMEOUT"] == "5s"
 
 
 def test_settings_are_those_that_the_scripts_know() -> None:
     known = settings_of_load_tests() | OF_THE_CHART
     assert environment(container(on())).keys() - known == {"HOME", "NO_COLOR"}
-    assert {"RATE", "PATIENCE", "DRIFT", "PAUSE"} <= known  # read in several ways, and places
+    assert {"RATE", "STARTUP_TIMEOUT", "DRIFT", "PAUSE"} <= known  # read in several ways, and places
     container(on(settings=dict.fromkeys(known - OF_THE_CHART, 1)))
 
 

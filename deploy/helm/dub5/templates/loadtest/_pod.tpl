@@ -44,7 +44,7 @@ configMap:
   valueFrom: {fieldRef: {fieldPath: metadata.name}}
 - {name: SUMMARY_FILE, value: /results/$(POD_NAME).json}
 {{- end }}
-{{- range $name, $value := merge (deepCopy .settings) (dict "PATIENCE" "3m") }}
+{{- range $name, $value := merge (deepCopy .settings) (dict "STARTUP_TIMEOUT" "3m") }}
 - {name: {{ $name }}, value: {{ toString $value | quote }}}
 {{- end }}
 {{- end }}

@@ -13,7 +13,7 @@ annotations:
 name: smoke
 image: {{ include "dub5.image" .root | quote }}
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}
-args: {{ toJson (concat (list "smoke" .name "--timeout" .root.Values.tests.patience) .args) }}
+args: {{ toJson (concat (list "smoke" .name "--timeout" .root.Values.tests.timeout) .args) }}
 resources:
   requests: {cpu: 50m, memory: 64Mi}
   limits: {memory: 128Mi}

@@ -7,7 +7,7 @@ const DURATION = /^(\d+(\.\d+)?(ms|s|m|h))+$/;
  * @type {Record<string, string>}
  */
 export const settings = {};
-const BESIDE = ['PATIENCE', 'SUMMARY_TEXT']; // how it is started and told, not what is asked
+const BESIDE = ['STARTUP_TIMEOUT', 'SUMMARY_TEXT']; // how it is run, not what is asked
 
 /** @param {string} name */
 function said(name) {
@@ -106,7 +106,7 @@ export const config = Object.freeze({
   personalities: list('PERSONALITIES', 'assistant,coder,tutor'),
   complexities: list('COMPLEXITIES', 'short,long,turns,tool,code'),
   timeout: duration('TIMEOUT', '120s'),
-  patience: seconds(duration('PATIENCE', '0s')), // for the service to come up
+  startupTimeout: seconds(duration('STARTUP_TIMEOUT', '0s')), // for the service to come up
   seed: whole('SEED', 1),
   run: __ENV.RUN || '', // makes questions new; made up at the start where empty
   maxTokens: whole('MAX_TOKENS', 100),

@@ -1,7 +1,7 @@
 // RATE, then within a moment PEAK (ten times as much) for a third of DURATION, then RATE again.
 // In the spike requests may be refused, but none may be cut; after it everything is as before.
 import { elapsed, mixed } from '../lib/asking.js';
-import { NOBODY_CUT, apart, options as made, sent, told } from '../lib/checks.js';
+import { NOBODY_CUT, apart, options as made, sent, tabled } from '../lib/checks.js';
 import { setup } from '../lib/client.js';
 import { config, length, rate } from '../lib/config.js';
 import { due, through } from '../lib/profiles.js';
@@ -23,7 +23,7 @@ export const options = made(
   {
     ...NOBODY_CUT,
     ...apart('chat_requests', 'phase', PHASES),
-    ...told('phase', PHASES),
+    ...tabled('phase', PHASES),
     ...sent(due(usual, stages)),
     chat_honest: ['rate==1'],
     'chat_whole{phase:before}': [`rate>=${config.whole}`],
