@@ -48,7 +48,7 @@ _ROOM = 8
 
 _CROWD = 4 * _ROOM
 
-_PATIENCE = 60.0
+_TIMEOUT = 60.0
 """Seconds that anything may take: the machine may be busy with something else."""
 
 _MANY = httpx.Limits(max_connections=400)
@@ -76,7 +76,7 @@ class Recorded:
     ) -> None:
         self.began, self.ended = began, ended
         self._namespace, self._job, self._window = namespace, job, window
-        self._client = httpx.AsyncClient(base_url=url, timeout=_PATIENCE)
+        self._client = httpx.AsyncClient(base_url=url, timeout=_TIMEOUT)
 
     async def aclose(self) -> None:
         await self._client.aclose()
@@ -138,7 +138,7 @@ async def played(seconds: float) -> AsyncIterator[Recorded]:
         prometheus = (await stack.enter_async_context(Prometheus(folder, targets))).url
         clients = [
             await stack.enter_async_context(
-                httpx.AsyncClient(base_url=each.url, timeout=_PATIENCE, limits=_MANY)
+                httpx.AsyncClient(base_url=each.url, timeout=_TIMEOUT, limits=_MANY)
             )
             for each in services
         ]
@@ -197,7 +197,7 @@ async def _play(seconds: float, cast: Cast) -> None:
 
 async def _seen(cast: Cast, query: str, at_least: float = 0.0) -> None:
     """Until Prometheus has an answer to it."""
-    async with httpx.AsyncClient(base_url=cast.prometheus) as client, asyncio.timeout(at_least + _PATIENCE):
+    async with httpx.AsyncClient(base_url=cast.prometheus) as client, asyncio.timeout(at_least + _TIMEOUT):
         await asyncio.sleep(at_least)
         while not (  # noqa: ASYNC110  # another process
             await client.get("/api/v1/query", params={"query": query})
@@ -373,7 +373,7 @@ async def _operator(redis: RedisServer) -> AsyncIterator[_Operator]:
 
 async def _scraped_after(prometheus: str, moment: float) -> None:
     """Until everything has been scraped a few times after that."""
-    async with httpx.AsyncClient(base_url=prometheus) as client, asyncio.timeout(_PATIENCE):
+    async with httpx.AsyncClient(base_url=prometheus) as client, asyncio.timeout(_TIMEOUT):
         last = 0.0
         while last < moment + 3:
             answer = await client.get("/api/v1/query", params={"query": "min(timestamp(up))"})

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 SITE = "evil.example"
-PATIENCE = 60_000
+TIMEOUT = 60_000
 """Milliseconds."""
 
 _PAGE = b"<!doctype html><title>A page</title><body>"
@@ -38,7 +38,7 @@ class Foreign:
     async def page(self) -> AsyncIterator[Any]:
         """With a fresh profile. At the end all that it has sent is answered, or given up by the browser."""
         profile = await self.browser.new_context()
-        profile.set_default_timeout(PATIENCE)
+        profile.set_default_timeout(TIMEOUT)
         under_way = 0
         idle = asyncio.Event()
 
@@ -53,7 +53,7 @@ class Foreign:
         page = await profile.new_page()
         await page.goto(f"{self.origin}/page")
         yield page
-        async with asyncio.timeout(PATIENCE / 1000):
+        async with asyncio.timeout(TIMEOUT / 1000):
             await idle.wait()
         await profile.close()
 

@@ -34,7 +34,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
-PATIENCE = 60.0
+TIMEOUT = 60.0
 """Seconds after which a test that waits for something has failed."""
 
 
@@ -238,12 +238,12 @@ class FakeServer:
 
     async def wait_called(self) -> Call:
         """The next call, as soon as its request is here."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             return await self._came.get()
 
     async def wait_cancelled(self) -> Call:
         """The next call whose client closed before the answer was complete."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             return await self._cancelled.get()
 
     async def __aenter__(self) -> Self:

@@ -21,7 +21,7 @@ import httpx
 
 from testkit.programs import which
 
-PATIENCE = 60.0
+TIMEOUT = 60.0
 """Seconds after which a test that waits for something has failed."""
 
 Json = Any
@@ -50,9 +50,9 @@ class _Program:
         )
         self._reading = asyncio.create_task(self._read())
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 self.address = await self._address
-                self.client = httpx.AsyncClient(base_url=self.url, timeout=PATIENCE)
+                self.client = httpx.AsyncClient(base_url=self.url, timeout=TIMEOUT)
                 while (await self.client.get("/-/ready")).status_code != 200:  # noqa: ASYNC110  # in another process
                     await asyncio.sleep(0.05)
         except BaseException:
@@ -143,7 +143,7 @@ class Prometheus(_Program):
 
     async def until(self, query: str) -> Json:
         """Wait until the query gives something."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while not (found := await self.query(query)):  # noqa: ASYNC110  # in another process
                 await asyncio.sleep(0.1)
         return found

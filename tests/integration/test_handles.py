@@ -35,7 +35,7 @@ async def serve_beside_a_thread_that_hangs(*given, usual=server.serve, **options
     asyncio.get_running_loop().run_in_executor(None, time.sleep, 1e6)
     await usual(*given, **options)
 
-keys._without_waiting, keys._PATIENCE = open_or_hang, 0.1
+keys._without_waiting, keys._READ_TIMEOUT = open_or_hang, 0.1
 server.serve = serve_beside_a_thread_that_hangs
 sys.exit(cli.main(["serve", "--config", sys.argv[1]]))
 """

@@ -29,7 +29,7 @@ from testkit.processes import free_port
 from testkit.programs import which
 
 NAMESPACE = "chat"
-_PATIENCE = 60.0
+_TIMEOUT = 60.0
 
 
 class ApiServer:
@@ -99,7 +99,7 @@ def _write_secrets(directory: Path) -> tuple[Path, str, str]:
 
 def _wait_ready(server: ApiServer) -> None:
     """Before the event loop of any test; a test that waits for it inside would hold its loop."""
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _TIMEOUT
     while True:
         with contextlib.suppress(httpx.HTTPError, RuntimeError):
             _call(server, "GET", "/readyz")
@@ -129,7 +129,7 @@ def _install(server: ApiServer) -> None:
     base = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{NAMESPACE}"
     _call(server, "POST", f"{base}/roles", rights)
     _call(server, "POST", f"{base}/rolebindings", binding)
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _TIMEOUT
     for plural in ("cachepolicies", "cacheinvalidations"):
         while True:
             with contextlib.suppress(RuntimeError):

@@ -19,10 +19,10 @@ from testkit.openai_server import FakeOpenAI
 
 playwright = pytest.importorskip("playwright.async_api", reason="`make test` installs Playwright")
 
-_PATIENCE = 60_000
+_TIMEOUT = 60_000
 """Milliseconds in which what is waited for must come: the machine may be busy with something else."""
 
-playwright.expect.set_options(timeout=_PATIENCE)
+playwright.expect.set_options(timeout=_TIMEOUT)
 
 Open = Callable[..., AbstractAsyncContextManager[Any]]
 
@@ -61,7 +61,7 @@ def opened(browser: Any) -> Open:
     async def opening(url: str, *, expected: tuple[str, ...] = (), **context: Any) -> AsyncIterator[Any]:
         profile = await browser.new_context(**context)
         page = await profile.new_page()
-        page.set_default_timeout(_PATIENCE)
+        page.set_default_timeout(_TIMEOUT)
         wrong: list[str] = []
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on(

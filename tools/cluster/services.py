@@ -11,7 +11,7 @@ from pathlib import Path
 from tools.cluster.layout import State, Stop
 from tools.cluster.programs import program
 
-PATIENCE = 120.0  # seconds, for a step of coming up; it takes one or two
+TIMEOUT = 120.0  # seconds, for a step of coming up; it takes one or two
 
 
 class Services:
@@ -39,7 +39,7 @@ class Services:
 
     def wait_until(self, condition: Callable[[], bool], what: str) -> None:
         """Fails if a program ends meanwhile, with the last of what it said."""
-        give_up = time.monotonic() + PATIENCE
+        give_up = time.monotonic() + TIMEOUT
         while not condition():
             for name, process in self.processes.items():
                 if process.poll() is not None:
@@ -47,7 +47,7 @@ class Services:
                         f"{name} ended with {process.returncode} before {what}:\n{self.last_words(name)}"
                     )
             if time.monotonic() > give_up:
-                raise Stop(f"{what}: not within {PATIENCE:.0f} s. See {self.state.logs}.")
+                raise Stop(f"{what}: not within {TIMEOUT:.0f} s. See {self.state.logs}.")
             time.sleep(0.1)
 
     def last_words(self, name: str) -> str:

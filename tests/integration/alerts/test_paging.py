@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from testkit.http_server import FakeServer, refuse
-from testkit.monitoring import ALERTMANAGER, PATIENCE, PROMETHEUS, Alertmanager, Prometheus
+from testkit.monitoring import ALERTMANAGER, PROMETHEUS, TIMEOUT, Alertmanager, Prometheus
 from testkit.openai_server import FakeOpenAI, say
 from testkit.redis_server import RedisServer
 from testkit.service import serving
@@ -73,7 +73,7 @@ class Pager(FakeServer):
 
     async def page(self, name: str, status: str, since: int = 0) -> Json:
         """The alert of this name, once it has been sent with this status, not counting the first `since` calls."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while True:
                 for call in self.calls[since:]:
                     for alert in call.body["alerts"]:
@@ -87,7 +87,7 @@ async def callers(url: str) -> AsyncIterator[None]:
     """Somebody always asks something new, and somebody else the same again."""
 
     async def ask() -> None:
-        async with httpx.AsyncClient(base_url=url, timeout=PATIENCE) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT) as client:
             for number in itertools.count():
                 for text, stream in ((f"question {number}", True), ("the same", False)):
                     message = {"role": "user", "content": text}

@@ -24,7 +24,7 @@ HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: 
 GET = b"GET /v1/models HTTP/1.1\r\nhost: localhost\r\n\r\n"
 CHUNKED = b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
 IMPATIENT = {"read_timeout": "300ms", "write_timeout": "300ms"}
-PATIENCE = 60
+TIMEOUT = 60
 
 
 def post(body: bytes = BODY, *headers: bytes) -> bytes:
@@ -62,7 +62,7 @@ class Client:
 
     async def answer(self) -> Answer | None:
         """The next response, with its body; None where the connection closed before it."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             try:
                 head = await self.reader.readuntil(b"\r\n\r\n")
             except asyncio.IncompleteReadError as end:
@@ -89,7 +89,7 @@ class Client:
     async def until(self, wanted: bytes) -> None:
         """Read up to and with `wanted`, or somewhat more."""
         seen = b""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while wanted not in seen:
                 part = await self.reader.read(2**20)
                 assert part, seen
@@ -97,7 +97,7 @@ class Client:
 
     async def closed(self) -> bytes:
         """What else came before the connection was closed or reset."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             with contextlib.suppress(ConnectionResetError):
                 return await self.reader.read()
         return b""
@@ -114,7 +114,7 @@ async def connected(server: Running, *, limit: int = 2**20) -> AsyncIterator[Cli
 
 
 async def eventually(server: Running, metric: str, value: float, **labels: str) -> None:
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while await server.metric(metric, **labels) != value:  # noqa: ASYNC110  # a metric has no event
             await asyncio.sleep(0.01)
 
@@ -422,7 +422,7 @@ async def test_a_client_that_leaves_is_noticed_though_it_has_sent_more(
         client.send(post(STREAM))
         await fake.wait_called()
         client.send(GET * 1000)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while not queued(server):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
     await fake.wait_cancelled()
@@ -522,7 +522,7 @@ async def test_a_crowd_that_comes_at_once_is_served_or_told(
 ) -> None:
     """Nobody who has just come is closed for the next one before he has read why."""
     for name in ("_FRESH", "_SHORT_LINGER", "_LINGER"):
-        monkeypatch.setattr(http_protocol, name, PATIENCE)
+        monkeypatch.setattr(http_protocol, name, TIMEOUT)
     async with running({**openai_provider(fake.base_url), "server": {"max_connections": 8}}) as server:
 
         async def visit() -> int | None:
@@ -567,7 +567,7 @@ async def test_half_requests_make_room_where_nobody_is_idle(fake: FakeOpenAI) ->
 
 
 async def all_sending(server: Running, count: int) -> None:
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while len(server.replica._public.server_state.sending) != count:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 

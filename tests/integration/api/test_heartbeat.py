@@ -16,7 +16,7 @@ import pytest
 from dub5.cache.flights import CacheStatus
 from dub5.chat.pipeline import Pipeline
 from dub5.telemetry.record import HEARTBEAT
-from testkit.http_server import PATIENCE, Call, Script, Wire, hang, refuse, stream
+from testkit.http_server import TIMEOUT, Call, Script, Wire, hang, refuse, stream
 from testkit.openai_server import FakeOpenAI, frames, say
 from tests.harness import Running, openai_provider, running
 
@@ -32,7 +32,7 @@ class Listening:
         self._lines = response.aiter_lines()
 
     async def next(self) -> str | None:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             async for line in self._lines:
                 if line:
                     return line.removeprefix("data: ")

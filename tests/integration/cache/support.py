@@ -18,13 +18,13 @@ from dub5.settings.model import Duration, RedisSettings
 from dub5.telemetry.metrics import Metrics
 from tests.harness import PATIENT
 
-PATIENCE = 60.0
+TIMEOUT = 60.0
 """Seconds after which a test that waits for something has failed."""
 
 
 async def until(condition: Callable[[], bool | Awaitable[bool]]) -> None:
     """Wait for what another task or process brings about."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while True:
             met = condition()
             if met if isinstance(met, bool) else await met:
@@ -54,7 +54,7 @@ async def linked(url: str, *, password: str | None = None, **settings: Any) -> A
 def plain(url: str) -> Redis:
     """A client of the test's own. Without its version, redis-py would read it from disk."""
     version = DriverInfo(lib_version=redis.__version__)
-    return Redis.from_url(url, driver_info=version, socket_timeout=PATIENCE)
+    return Redis.from_url(url, driver_info=version, socket_timeout=TIMEOUT)
 
 
 class Clock:

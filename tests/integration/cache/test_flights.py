@@ -21,7 +21,7 @@ from testkit.http_server import Call, Script, Wire, refuse, stream
 from testkit.openai_server import FakeOpenAI, frames, say
 from testkit.redis_server import RedisServer
 from tests.harness import Running, openai_provider, running
-from tests.integration.cache.support import PATIENCE, plain, until
+from tests.integration.cache.support import TIMEOUT, plain, until
 
 MISS, STORED = "dub5; fwd=uri-miss", "dub5; fwd=uri-miss; stored"
 COLLAPSED = "dub5; fwd=uri-miss; collapsed"
@@ -61,7 +61,7 @@ class Reading:
         self._lines = response.aiter_lines()
 
     async def next(self) -> str | None:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             async for line in self._lines:
                 if line.startswith("data: "):
                     return line.removeprefix("data: ")
@@ -429,7 +429,7 @@ async def test_a_hit_never_lengthens_the_life_of_an_answer(
         for later.seconds in (1, 10, 25, 55):
             for replica in (a, b):
                 age, ttl = age_and_ttl(await replica.chat())
-                assert later.seconds <= age < later.seconds + PATIENCE
+                assert later.seconds <= age < later.seconds + TIMEOUT
                 assert age + ttl in {59, 60}  # both are rounded down
         later.seconds = 61
         assert status(await a.chat()) == "dub5; fwd=stale; stored"
@@ -456,7 +456,7 @@ async def test_a_stale_answer_is_served_and_refreshed_once_across_replicas(
         await until(lambda: answers(b, "new"))
         for replica in (a, b):
             age, ttl = age_and_ttl(await replica.chat())
-            assert age < PATIENCE
+            assert age < TIMEOUT
             assert ttl > 0
     assert len(fake.calls) == 2
 

@@ -45,7 +45,7 @@ from dub5.contract import (
 )
 from testkit.openai_server import FakeOpenAI
 from tests.harness import Running, openai_provider, running
-from tests.integration.cache.support import PATIENCE, plain, until
+from tests.integration.cache.support import TIMEOUT, plain, until
 
 HUGE = 20 * 2**20
 """Bytes; more than any answer of Redis to us."""
@@ -101,7 +101,7 @@ class Scene:
         )
         one, other = self.replicas
         await self.nudge()
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while len(found := await self.names()) != 1:
                 assert (await one.chat(QUESTION, headers={"cache-control": "no-cache"})).status_code == 200
             head, _, self.version = found.pop().decode().partition(":entry:")
@@ -153,7 +153,7 @@ class Scene:
             ]
             sampler = replica.replica.application._sampler
             assert sampler is not None
-            await sampler._comparisons.stop(wait=PATIENCE)
+            await sampler._comparisons.stop(wait=TIMEOUT)
         return answers
 
     async def purged(self) -> list[httpx.Response]:
@@ -407,7 +407,7 @@ async def test_a_stream_that_turns_to_garbage_is_that_of_a_lost_leader(scene: Sc
     await scene.redis.xadd(stream, {"frames": msgspec.msgpack.encode([good])})
     body = {"model": "small", "messages": [{"role": "user", "content": QUESTION}], "stream": True}
     async with (
-        asyncio.timeout(PATIENCE),
+        asyncio.timeout(TIMEOUT),
         replica.client.stream(
             "POST", "/v1/chat/completions", json=body, headers={"cache-control": "max-age=0"}
         ) as answer,

@@ -26,7 +26,7 @@ from testkit.openai_server import FakeOpenAI
 from testkit.redis_server import RedisServer
 from tests.following import Follower, question
 from tests.harness import PATIENT, Running, openai_provider, running
-from tests.integration.cache.support import PATIENCE, leasing, linked, plain, until
+from tests.integration.cache.support import TIMEOUT, leasing, linked, plain, until
 
 IDENTITY = Identity("key", "n.0")
 
@@ -82,7 +82,7 @@ async def claim(leases: Leases, flight: Flight, *, seen: int = 0, background: bo
 async def rest(answer: CacheAnswer) -> list[Frame]:
     """All frames of a streamed answer."""
     assert answer.rest is not None
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         return [*answer.frames, *[frame async for frames in answer.rest for frame in frames]]
 
 
@@ -194,7 +194,7 @@ async def test_a_cancelled_flight_gives_its_lease_back_though_somebody_followed(
         await until(lambda: flight.followers == 2)
         tailing.cancel()
         await until(lambda: flight.followers == 1)  # told, not found out by its silence
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             await a.release(lead)
         assert (await claim(b, Flight())).outcome == "lead"
 
@@ -214,7 +214,7 @@ async def test_a_leader_whose_lease_is_flushed_while_others_follow_ends_as_any_o
         await client.flushall()
         gate.set()
         assert await rest(await asking) == [chunk("a")]
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             await flights.settle()
             assert await tailing is Tailed.LOST
         ended = {"role": "leader", "outcome": "ok"}
@@ -248,7 +248,7 @@ async def test_frames_of_another_release_are_a_lost_leader(redis: str) -> None:
         claimed = await claim(b, Flight())
         await client.xadd(claimed.stream, {"frames": b"\xc1 not ours"})
         followed = Flight()
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             assert await b.tail(followed, claimed) is Tailed.LOST
         await client.delete(claimed.lease)
         again = await claim(b, Flight())  # and the reader still reads
@@ -262,7 +262,7 @@ async def test_who_may_not_read_the_frames_does_not_wait_for_ever() -> None:
         half = server.url.replace("//", "//half:pw@")
         async with leasing(server.url) as a, leasing(half) as b:
             lead = await claim(a, Flight())
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 assert await b.tail(followed := Flight(), await claim(b, followed)) is Tailed.LOST
             await a.release(lead)
 
@@ -283,7 +283,7 @@ async def follow_across(a: Leases, b: Leases, identity: Identity) -> None:
     store = store_of(None)  # of both: they have to agree about the version
     flights = [Flights(store, leases, Metrics(config_hash="test")) for leases in (a, b)]
     asked = question(identity.key, lifetimes=FOR_EVER)
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         answers = await asyncio.gather(*(each.answer(asked, call) for each in flights))
         assert [answer.frames for answer in answers] == [[chunk("a")]] * 2
         gate.set()

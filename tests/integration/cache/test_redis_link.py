@@ -22,7 +22,7 @@ from dub5.settings.model import Duration, RedisSettings
 from testkit.processes import free_port
 from testkit.redis_server import RedisServer, far_away
 from tests.harness import PATIENT
-from tests.integration.cache.support import PATIENCE, linked, made, until
+from tests.integration.cache.support import TIMEOUT, linked, made, until
 
 
 @pytest_asyncio.fixture
@@ -180,7 +180,7 @@ async def test_no_cancellation_is_lost(server: RedisServer) -> None:
         await link.start()
         for _ in range(delay):
             await asyncio.sleep(0)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             asking.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await asking
@@ -355,7 +355,7 @@ async def test_a_handler_that_fails_is_called_for_the_next_message(server: Redis
     try:
         await until(lambda: said(server, b"bad"))
         await until(lambda: said(server, b"good"))
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             assert await heard.get() == b"good"
     finally:
         await link.stop()
