@@ -1,9 +1,9 @@
-"""A fake of OpenAI's Chat Completions and Embeddings APIs; `http_server` says how its scripts are written.
+"""A fake of OpenAI's Chat Completions, Completions and Embeddings APIs; `http_server` says how its scripts are written.
 
 async with FakeOpenAI() as fake:
     provider = {"kind": "openai", "base_url": fake.base_url}
     # Unless told otherwise it answers "You said: <the user's last message>", streamed where asked so, and each text
-    # that is to be embedded with `vector_of` it.
+    # that is to be embedded with `vector_of` it; a text is continued as `continuation` says.
     fake.reply = embed(index=False)                # as some compatible servers write it
     fake.reply = say("Hello", "world")             # streamed or whole, as the call asks
     fake.reply = call_tool("weather", '{"city": "Oslo"}')
@@ -26,6 +26,8 @@ DONE = b"data: [DONE]\n\n"
 USAGE = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
 
 _HEAD = {"id": "chatcmpl-fake", "created": 1_700_000_000, "model": "fake-model"}
+
+_TEXT_HEAD = {"id": "cmpl-fake", "object": "text_completion", "created": 1_700_000_000, "model": "fake-model"}
 
 
 def completion(message: dict[str, Any], finish_reason: str = "stop") -> dict[str, Any]:
@@ -95,6 +97,58 @@ def call_tool(name: str, arguments: str, *, id: str = "call_fake") -> Script:  #
     return script
 
 
+def continuation(prompt: str | list[int]) -> list[str]:
+    """The tokens with which a text, or its tokens, go on."""
+    return [" after", f" {prompt}"]
+
+
+def go_on(finish_reason: str = "length") -> Script:
+    """Each text is continued, `n` times, in the shape that the call asks for: streamed in turns, with logprobs.
+
+    Its tokens are as many as may be, 16 where the call does not say.
+    """
+
+    async def script(call: Call, wire: Wire) -> None:
+        asked = call.body["prompt"]
+        prompts = asked if isinstance(asked, list) and not isinstance(asked[0], int) else [asked]
+        limit = call.body.get("max_tokens", 16)
+        usage = {"prompt_tokens": 9, "completion_tokens": limit, "total_tokens": 9 + limit}
+        said = []
+        for prompt in [each for each in prompts for _ in range(call.body.get("n") or 1)]:
+            tokens = continuation(prompt)
+            said.append([str(prompt), *tokens] if call.body.get("echo") else tokens)
+        if not call.body.get("stream"):
+            choices = [text_choice(call, index, tokens, finish_reason) for index, tokens in enumerate(said)]
+            await whole({**_TEXT_HEAD, "choices": choices, "usage": usage})(call, wire)
+            return
+        turns = [
+            text_choice(call, index, tokens[number : number + 1], None)
+            for number in range(max(map(len, said)))
+            for index, tokens in enumerate(said)
+            if number < len(tokens)
+        ]
+        turns += [text_choice(call, index, [], finish_reason) for index in range(len(said))]
+        parts: list[Part] = [frame({**_TEXT_HEAD, "choices": [choice]}) for choice in turns]
+        if (call.body.get("stream_options") or {}).get("include_usage"):
+            parts.append(frame({**_TEXT_HEAD, "choices": [], "usage": usage}))
+        await stream([*parts, DONE])(call, wire)
+
+    return script
+
+
+def text_choice(call: Call, index: int, tokens: list[str], finish_reason: str | None) -> dict[str, Any]:
+    """Of a text completion. One of the candidates for each token is a name that also fields have."""
+    logprobs = None
+    if call.body.get("logprobs") is not None and tokens:
+        logprobs = {
+            "tokens": tokens,
+            "token_logprobs": [-0.5] * len(tokens),
+            "top_logprobs": [{token: -0.5, "index": -0.25} for token in tokens],
+            "text_offset": [0] * len(tokens),
+        }
+    return {"text": "".join(tokens), "index": index, "logprobs": logprobs, "finish_reason": finish_reason}
+
+
 def vector_of(text: str | list[int], dimensions: int = 4) -> list[float]:
     """32-bit floats that tell texts apart."""
     seed = zlib.crc32(json.dumps(text).encode())
@@ -120,7 +174,7 @@ def embed(*, floats: bool = False, index: bool = True, tokens: int = 3) -> Scrip
 
 
 class FakeOpenAI(FakeServer):
-    """See the module. Paths other than /v1/chat/completions and /v1/embeddings get 404."""
+    """See the module. Paths other than /v1/chat/completions, /v1/completions and /v1/embeddings get 404."""
 
     @property
     def base_url(self) -> str:
@@ -129,6 +183,9 @@ class FakeOpenAI(FakeServer):
     async def default(self, call: Call, wire: Wire) -> None:
         if call.path == "/v1/embeddings":
             await embed()(call, wire)
+            return
+        if call.path == "/v1/completions":
+            await go_on()(call, wire)
             return
         if call.path != "/v1/chat/completions":
             await refuse(404, f"Unknown request URL: {call.method} {call.path}")(call, wire)

@@ -15,7 +15,7 @@ import msgspec
 import yaml
 
 from dub5 import errors
-from dub5.api import cache, responses_request
+from dub5.api import cache, completions, responses_request
 from dub5.chat import embeddings_request, request
 from testkit.tables import table
 from tools.release import version
@@ -25,6 +25,7 @@ Json = dict[str, Any]
 _BODIES = [
     request._Known,  # noqa: SLF001  # public by this document alone
     responses_request.ResponsesRequest,
+    completions.CompletionRequest,
     embeddings_request._Embeddings,  # noqa: SLF001  # the same
     cache.Invalidation,
     cache.WrittenAnswer,

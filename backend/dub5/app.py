@@ -30,6 +30,7 @@ from dub5.admission.keys import KeyRing
 from dub5.admission.limits import RateLimiter
 from dub5.api import cache, models, operations
 from dub5.api.chat import Chat, QuestionRoute, Spelling
+from dub5.api.completions import Completions, CompletionsRoute
 from dub5.api.embeddings import EmbeddingsRoute
 from dub5.api.errors import HANDLERS
 from dub5.api.http import Entrance, headers_of, key_of
@@ -130,6 +131,7 @@ class Application:
         spellings: list[Spelling] = [Chat(), Responses(self._responses)]
         questions = [
             *(QuestionRoute(each, *asking) for each in spellings),
+            CompletionsRoute(Completions(), *asking),
             MessagesRoute(Messages(), *asking),
             TokenCountRoute(TokenCounts(), *asking),
         ]

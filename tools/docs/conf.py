@@ -62,6 +62,7 @@ NAVIGATION = {
             "api",
             "responses",
             "messages",
+            "completions",
             "errors",
             "architecture",
             "async-io",

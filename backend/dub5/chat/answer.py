@@ -246,17 +246,19 @@ async def whole_of(frames: list[Frame]) -> bytes:
     return Payload.of_whole(assembler.completion()).raw
 
 
-def is_whole_answer(completion: Json, fields: Json) -> bool:
+def is_whole_answer(completion: Json, fields: Json, usual_limit: int | None = None) -> bool:
     """Whether every choice says something, is well formed, and came to an end that asking again would not better.
 
-    `length` is such an end only where the request itself set the limit, and the answer came up to it. Takes whatever a
-    provider may have sent.
+    `length` is such an end only where the request itself set the limit, and the answer came up to it; where it sets
+    none, `usual_limit` tokens are the protocol's. Takes whatever a provider may have sent.
     """
     choices = completion.get("choices")
     if not isinstance(choices, list) or not choices:
         return False
-    # Whether the request set a limit, and nothing says that the answer is shorter than that.
+    # Whether there is a limit, and nothing says that the answer is shorter than that.
     limits = [limit for limit in map(fields.get, _LIMITS) if isinstance(limit, int)]
+    if not limits and usual_limit is not None:
+        limits.append(usual_limit)
     usage = completion.get("usage")
     used = usage.get("completion_tokens") if isinstance(usage, dict) else None
     limited = bool(limits) and not (type(used) is int and used < min(limits))

@@ -42,6 +42,7 @@ from dub5.chat.question import (
     Question,
     answer_key,
     answer_key_in_steps,
+    is_text,
     protocol_of,
     scope_of,
     why_not_cached,
@@ -50,6 +51,7 @@ from dub5.chat.request import ChatRequest
 from dub5.errors import Dub5Error, InternalError, InvalidRequest, NotCached
 from dub5.json_steps import in_steps
 from dub5.providers.chunks import Assembler
+from dub5.providers.openai_completions import USUAL_LIMIT
 from dub5.providers.protocol import Payload, decode
 from dub5.telemetry.metrics import Metrics
 from dub5.telemetry.record import RequestRecord, Tracer
@@ -287,7 +289,15 @@ class ProviderCall(msgspec.Struct):
         question, services = self._question, self._services
         record, target, streamed = question.record, question.target, question.request.stream
         model, largest = target.model, services.store.max_entry
-        notes = CallNotes(record, model, services.metrics, services.tracer, background=self._background)
+        text = is_text(question.request)
+        notes = CallNotes(
+            record,
+            model,
+            services.metrics,
+            services.tracer,
+            background=self._background,
+            operation="text_completion" if text else "chat",
+        )
         slot = await services.gate.enter(
             record.tenant or "",
             target.slots_of,
@@ -327,7 +337,9 @@ class ProviderCall(msgspec.Struct):
         finally:
             services.gate.leave(slot)
             notes.export(began, error)
-        if answer is not None and identity is not None and is_whole_answer(answer.data, question.fields):
+        if answer is None or identity is None:
+            return
+        if is_whole_answer(answer.data, question.fields, USUAL_LIMIT if text else None):
             took = time.perf_counter() - started
             # What a cache had held for a while is as old as that (RFC 9111, 4.2.3).
             self.made = Made(answer.raw, answer.data, took + notes.age, took, usage.prompt, usage.completion)

@@ -4,7 +4,8 @@ The key says which requests ask the same question. Everything in a request may s
 (they reach the provider), except for a short list of fields that cannot. Two requests that mean the same give the same
 key in every process; the order of keys, `1` against `1.0`, an absent field against `null` and the spelling of JSON
 escapes do not matter, nor does the protocol in which it was asked, but for fields of Messages that a chat may hold and
-that do not go to every provider then as they do in the other (`thinking`). Whose answer it may be, the scope, is
+that do not go to every provider then as they do in the other (`thinking`). A text that is to be continued is another
+question than the same words in a chat. Whose answer it may be, the scope, is
 part of what is hashed, so two tenants never share a key.
 
 Chat Completions, Responses and Messages have several words for one thing, and clients write down defaults or leave them
@@ -36,6 +37,7 @@ from dub5.chat.catalog import Target
 from dub5.chat.request import ChatRequest
 from dub5.json_steps import Steps, TooCostly, decode_within, fed, pieces
 from dub5.providers.anthropic_only import MEANT_OTHERWISE, PROTOCOL
+from dub5.providers.openai_completions import PROTOCOL as TEXT
 from dub5.providers.protocol import Call, Json
 from dub5.settings.model import CacheClass
 from dub5.telemetry.record import RequestRecord, TraceContext
@@ -64,6 +66,8 @@ _MOST = 2**63
 _OURS = frozenset({"model", "stream", "stream_options"})
 _ASKS_FOR_NOTHING: Json = {
     "n": 1,
+    "best_of": 1,
+    "echo": False,
     "stop": [],
     "tools": [],
     "functions": [],
@@ -154,8 +158,15 @@ def scope_of(share: Share, *, tenant: str, key_id: str, user: str | None) -> tup
 
 def protocol_of(request: ChatRequest) -> tuple[str, ...]:
     """The `protocol` of a key: that in which a request was asked, where it may mean another thing in a chat."""
+    if is_text(request):
+        return (TEXT,)
     told = request.spelled is not None and request.spelled[0] == PROTOCOL
     return (PROTOCOL,) if told and not MEANT_OTHERWISE.isdisjoint(request.body) else ()
+
+
+def is_text(request: ChatRequest) -> bool:
+    """Whether a text is to be continued, rather than a chat."""
+    return request.spelled is not None and request.spelled[0] == TEXT
 
 
 def answer_key(

@@ -24,6 +24,7 @@ from dub5 import json_steps
 from dub5.chat.faults import MAX_PATH, Fault, fault_of, first_fault
 from dub5.errors import InvalidRequest
 from dub5.json_steps import LARGE, MAX_DEPTH, SMALL, NotReadable, Steps, Survey, TooCostly, at_once, in_steps
+from dub5.providers.openai_completions import PROTOCOL as TEXT
 from dub5.providers.protocol import Json
 from dub5.settings.model import MOST_TOKENS
 
@@ -42,7 +43,7 @@ class _Message(msgspec.Struct):
     name: str | None = None
 
 
-class _StreamOptions(msgspec.Struct):
+class StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 
 
@@ -57,7 +58,7 @@ class _Known(msgspec.Struct):
     model: Annotated[str, Meta(min_length=1, max_length=256)]
     messages: Annotated[list[_Message], Meta(min_length=1)]
     stream: bool | None = None
-    stream_options: _StreamOptions | None = None
+    stream_options: StreamOptions | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     n: Annotated[int, Meta(ge=1, le=128)] | None = None
@@ -74,6 +75,12 @@ class _Known(msgspec.Struct):
     tool_choice: str | dict[str, Any] | None = None
     response_format: dict[str, Any] | None = None
     user: str | None = None
+
+
+class _KnownOfText(_Known):
+    """Of a text completion: with no tokens wanted and `echo`, it is asked how likely the text itself is."""
+
+    max_tokens: Annotated[int, Meta(ge=0, le=MOST_TOKENS)] | None = None
 
 
 class ChatRequest(msgspec.Struct, frozen=True):
@@ -243,8 +250,9 @@ def _request(
     spelled: tuple[str, Json] | None = None,
 ) -> ChatRequest:
     """Of `body`, whose fields are `judged`, but for messages that were already."""
+    of_text = spelled is not None and spelled[0] == TEXT
     try:
-        known = msgspec.convert(judged, _Known)
+        known = msgspec.convert(judged, _KnownOfText if of_text else _Known)
     except msgspec.ValidationError as error:
         raise invalid(str(error)) from None
     options = known.stream_options

@@ -24,6 +24,7 @@ from dub5.providers.chunks import Assembler, split
 from dub5.providers.http import DIRECTLY, Access, HttpClient, begins_events, events_in
 from dub5.providers.listing import LIST_TIMEOUT, MOST_BYTES
 from dub5.providers.odd_answers import CUT, Reported, Unusable, is_done, is_keep_alive, unlisted
+from dub5.providers.openai_completions import is_text
 from dub5.providers.protocol import ANY_BATCH, BatchLimit, Call, Embedded, Json, Payload, parsed
 from dub5.providers.quirks import Quirks
 from dub5.settings.model import AnthropicSettings
@@ -117,6 +118,11 @@ class AnthropicProvider:
         return msgspec.structs.replace(call, headers={**call.headers, self._beta_header: written})
 
     async def _body(self, call: Call) -> Json:
+        if is_text(call):
+            raise Unsupported(
+                f"The provider {self.name} has no text completions of the model {call.model}, but chats.",
+                param="model",
+            )
         if speaks(call) and self._quirks.of(call.model) is None:
             return native(call, stream=call.stream)
         translate = partial(

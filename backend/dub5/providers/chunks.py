@@ -353,7 +353,7 @@ class _Choice(msgspec.Struct):
                 fields[name] = end_of(part) or fields.get(name)
             elif name == "logprobs" and isinstance(value, dict):
                 known = fields.get(name)
-                fields[name] = _join(known if isinstance(known, dict) else {}, value)
+                fields[name] = _with_logprobs(known if isinstance(known, dict) else {}, value)
             else:
                 fields[name] = value
 
@@ -504,6 +504,20 @@ def _join(held: Json, new: Json) -> Json:
             held[name] = _join({}, value)
         else:
             held[name] = value
+    return held
+
+
+def _with_logprobs(held: Json, new: Json) -> Json:
+    """Add those of one delta; returns `held`. A member is a token, never a part of one, whatever its names.
+
+    Of a text completion a member's names are the tokens that might have been there: `index` among them.
+    """
+    for name, value in new.items():
+        known = held.get(name)
+        if isinstance(value, list) and isinstance(known, list):
+            known.extend(value)
+        elif value is not None or known is None:
+            held[name] = [*value] if isinstance(value, list) else value
     return held
 
 

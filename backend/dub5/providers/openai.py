@@ -1,5 +1,7 @@
 """Anything that speaks OpenAI Chat Completions and Embeddings: what it says goes through as it is.
 
+Where a text is to be continued, /completions is asked (`openai_completions`).
+
 A stream is complete when the provider said `[DONE]`, or closed after each choice had its finish reason
 (some compatible servers leave the marker out). Anything else is an answer cut short.
 
@@ -11,13 +13,13 @@ provider must not be able to trip up the rest of the service.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import aclosing
 from typing import Any
 
 import msgspec
 
-from dub5.errors import ProviderError
+from dub5.errors import ProviderError, UnknownModel
 from dub5.providers.anthropic_only import for_others
 from dub5.providers.chunks import (
     Assembler,
@@ -40,6 +42,7 @@ from dub5.providers.odd_answers import (
     raise_reported_error,
     unlisted,
 )
+from dub5.providers.openai_completions import as_chunk, as_completion, choices, is_text, native
 from dub5.providers.openai_embeddings import embedded
 from dub5.providers.protocol import FINISH_REASONS, BatchLimit, Call, Embedded, Json, Payload, parsed
 from dub5.providers.quirks import Quirks, applied
@@ -49,6 +52,9 @@ _USAGE_CHUNK = frozenset(
     {"id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier"}
 )
 
+_TEXTS = "text completions"
+_NOWHERE = (404, 405, 501)
+_TOO_FEW = "answered with fewer texts than were asked for"
 _decode = msgspec.json.Decoder(Json).decode
 
 
@@ -58,6 +64,7 @@ class OpenAIProvider:
     def __init__(self, name: str, settings: OpenAISettings, *, key: str, access: Access = DIRECTLY) -> None:
         self.name = name
         self._http = HttpClient(name, settings, "/chat/completions", key=key, access=access)
+        self._texts = HttpClient(name, settings, "/completions", key=key, access=access)
         self._embeddings = HttpClient(name, settings, "/embeddings", key=key, access=access)
         self._encoding_format = settings.embeddings.encoding_format
         self.batch_limit = BatchLimit(settings.embeddings.max_items, settings.embeddings.max_bytes)
@@ -65,53 +72,77 @@ class OpenAIProvider:
         self._quirks = Quirks(settings.quirks)
 
     async def aclose(self) -> None:
-        await self._http.aclose()
-        await self._embeddings.aclose()
+        for http in (self._http, self._texts, self._embeddings):
+            await http.aclose()
 
     async def embed(self, call: Call) -> Embedded:
         body = {**call.body, "model": call.model, "encoding_format": self._encoding_format}
-        answered = await self._embeddings.post(body, call)
         try:
+            answered = await self._embeddings.post(body, call)
             return await embedded(answered, len(call.body["input"]))
         except (Unusable, Reported) as odd:
             raise self._embeddings.failure(odd) from None
+        except ProviderError as error:
+            raise self._lacking(error, call, "embeddings") from None
 
     async def listed(self) -> bytes:
         """See `ListsModels`."""
         return await self._http.get("/models", most=MOST_BYTES, timeout=LIST_TIMEOUT)
 
     async def complete(self, call: Call) -> Payload:
-        body = await self._http.post(self._body(call), call)
+        text = is_text(call)
+        http = self._texts if text else self._http
         try:
-            return await answer(body, self.name)
+            body = await http.post(self._body(call), call)
+            if not text:
+                return await answer(body, self.name)
+            completion = await answer(body, self.name, as_completion, as_chunk)
+            if len(completion.data["choices"]) < choices(call):
+                raise Unusable(_TOO_FEW)
         except (Unusable, Reported) as odd:
-            raise self._http.failure(odd) from None
+            raise http.failure(odd) from None
+        except ProviderError as error:
+            raise (self._lacking(error, call, _TEXTS) if text else error) from None
+        return completion
 
     async def stream(self, call: Call) -> AsyncGenerator[Payload, None]:
-        frames = Frames(call.body.get("n") or 1, self.name)
+        text, frames = is_text(call), Frames(choices(call), self.name)
+        http = self._texts if text else self._http
         try:
-            async with aclosing(self._http.events(self._body(call), call)) as received:
+            async with aclosing(http.events(self._body(call), call)) as received:
                 async for events in received:
                     for event, data in events:
-                        for chunk in frames.read(event, data):
+                        for chunk in frames.read(event, as_chunk(data) if text else data):
                             yield chunk
                         if frames.done:
                             call.response.ended = True
                             break
             frames.close()
+            if text and len(frames.finished | frames.unfinished) < frames.expected:
+                raise Unusable(_TOO_FEW)
         except (Unusable, Reported) as odd:
-            raise self._http.failure(odd) from None
-        except ProviderError:
+            raise http.failure(odd) from None
+        except ProviderError as error:
             if not frames.all_here:  # else only the end of the connection was not as it should be
-                raise
+                raise (self._lacking(error, call, _TEXTS) if text else error) from None
+
+    def _lacking(self, error: ProviderError, call: Call, what: str) -> ProviderError:
+        """`error`, but where there is nothing at this path, or no model for it: that says nothing about chats."""
+        if call.response.status not in _NOWHERE or error.status != ProviderError.status:
+            return error
+        found = ProviderError(
+            f"The provider {self.name} has no {what} of the model {call.model}.",
+            plain=error.plain,
+            provider=self.name,
+            param="model",
+            scope="request",
+        )
+        return found.as_said(
+            status=404, type="invalid_request_error", code=UnknownModel.code, should_retry=False
+        )
 
     def _body(self, call: Call) -> Json:
-        quirk = self._quirks.of(call.model)
-        reasons = quirk is not None and "max_tokens" in quirk.rename
-        given = call.body if call.spelled is None else for_others(call, reasons=reasons)
-        if quirk is not None:
-            given = applied(quirk, given, call.defaults)
-        body: Json = {**given, "model": call.model}
+        body: Json = {**(native(call) if is_text(call) else self._chat(call)), "model": call.model}
         if call.stream:
             body["stream"] = True
             options = {name: value for name, value in call.stream_options.items() if name != "include_usage"}
@@ -120,6 +151,12 @@ class OpenAIProvider:
             if options:
                 body["stream_options"] = options
         return body
+
+    def _chat(self, call: Call) -> Json:
+        quirk = self._quirks.of(call.model)
+        reasons = quirk is not None and "max_tokens" in quirk.rename
+        given = call.body if call.spelled is None else for_others(call, reasons=reasons)
+        return given if quirk is None else applied(quirk, given, call.defaults)
 
 
 class Frames(msgspec.Struct):
@@ -268,20 +305,28 @@ class Frames(msgspec.Struct):
         return delta if same else {**delta, "tool_calls": placed}
 
 
-async def answer(raw: bytes, provider: str) -> Payload:
-    """The completion in the body of a whole answer, also where it came as the events of a stream."""
+async def answer(
+    raw: bytes,
+    provider: str,
+    as_chats: Callable[[Json], Json] = lambda data: data,
+    as_chats_chunk: Callable[[bytes], bytes] = lambda data: data,
+) -> Payload:
+    """The completion in the body of a whole answer, also where it came as the events of a stream.
+
+    Where that is another protocol's, it is made chat's first.
+    """
     if begins_events(raw):
-        return Payload.of_whole(_joined(raw, provider))
+        return Payload.of_whole(_joined(raw, provider, as_chats_chunk))
     given = await parsed(unlisted(raw), provider)
-    completion = whole(given.data)
+    completion = whole(as_chats(given.data))
     return given if completion is given.data else Payload.of_whole(completion)
 
 
-def _joined(raw: bytes, provider: str) -> Json:
+def _joined(raw: bytes, provider: str, as_chats: Callable[[bytes], bytes]) -> Json:
     frames, assembler = Frames(provider=provider), Assembler()
     try:
         for event, data in events_in(raw):
-            for chunk in frames.read(event, data):
+            for chunk in frames.read(event, as_chats(data)):
                 assembler.add(chunk.data)
             if frames.done:
                 break

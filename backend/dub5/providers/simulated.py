@@ -10,6 +10,7 @@ nothing but its headers. Its parts are made like this:
 - A digest of the whole request is in the `id`.
 - A tool is called where `tool_choice` says so, or where the user's last message names it.
 - `response_format` is obeyed: `simulated_values` makes an example of the schema.
+- A text is continued with words that its digest seeds, up to OpenAI's usual limit where the caller sets none.
 - A text has the same unit vector each time: numbers from a digest of the text and the model's name. With fewer
   `dimensions` it is the beginning of the longer vector, made a unit one again, as with OpenAI's models.
 """
@@ -30,6 +31,7 @@ import msgspec
 
 from dub5.errors import InvalidRequest
 from dub5.json_steps import pieces
+from dub5.providers.openai_completions import USUAL_LIMIT, is_text, prompts
 from dub5.providers.protocol import ANY_BATCH, BatchLimit, Call, Embedded, Json, Payload
 from dub5.providers.simulated_values import example
 from dub5.settings.model import SimulatedSettings
@@ -116,6 +118,64 @@ class Answer(msgspec.Struct, frozen=True):
         return {**self.head("chat.completion.chunk"), "choices": [choice]}
 
 
+class Continued(msgspec.Struct, frozen=True):
+    """How each of several texts is going to be continued: the tokens of each, after its `echo`, and why it ends."""
+
+    id: str
+    model: str
+    echoes: list[str]
+    tokens: list[list[str]]
+    finish_reasons: list[str]
+    prompt_tokens: int
+
+    @property
+    def longest(self) -> int:
+        return max(map(len, self.tokens))
+
+    @property
+    def usage(self) -> Json:
+        answered = sum(map(len, self.tokens))
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": answered,
+            "total_tokens": self.prompt_tokens + answered,
+        }
+
+    def head(self, kind: str) -> Json:
+        return {"id": self.id, "object": kind, "created": CREATED, "model": self.model}
+
+    def completion(self) -> Json:
+        choices = [
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": self.echoes[index] + "".join(tokens)},
+                "finish_reason": self.finish_reasons[index],
+            }
+            for index, tokens in enumerate(self.tokens)
+        ]
+        return {**self.head("chat.completion"), "choices": choices, "usage": self.usage}
+
+    def begin(self) -> Iterator[Json]:
+        for index, echo in enumerate(self.echoes):
+            if echo:
+                yield self.chunk(index, echo)
+
+    def step(self, number: int) -> Iterator[Json]:
+        """The token of this number of each text that has one."""
+        for index, tokens in enumerate(self.tokens):
+            if number < len(tokens):
+                yield self.chunk(index, tokens[number])
+
+    def end(self) -> Iterator[Json]:
+        for index, reason in enumerate(self.finish_reasons):
+            yield self.chunk(index, "", reason)
+        yield {**self.head("chat.completion.chunk"), "choices": [], "usage": self.usage}
+
+    def chunk(self, index: int, text: str, finish_reason: str | None = None) -> Json:
+        choice = {"index": index, "delta": {"content": text}, "finish_reason": finish_reason}
+        return {**self.head("chat.completion.chunk"), "choices": [choice]}
+
+
 class SimulatedProvider:
     """See `Provider`. `sleep` takes seconds; tests give one that does not wait."""
 
@@ -159,11 +219,28 @@ class SimulatedProvider:
 
     async def complete(self, call: Call) -> Payload:
         """Takes as long as the stream of the same answer would."""
+        if is_text(call):
+            texts = continued(call)
+            await self._sleep(self._first_token + self._pause * max(texts.longest - 1, 0))
+            return Payload.of(texts.completion())
         answer = await _answer_to(call)
         await self._sleep(self._first_token + self._pause * max(len(answer.tokens) - 1, 0))
         return Payload.of(answer.completion())
 
     async def stream(self, call: Call) -> AsyncGenerator[Payload, None]:
+        if is_text(call):
+            texts = continued(call)
+            await self._sleep(self._first_token)
+            for chunk in texts.begin():
+                yield Payload.of(chunk)
+            for number in range(texts.longest):
+                if number:
+                    await self._sleep(self._pause)
+                for chunk in texts.step(number):
+                    yield Payload.of(chunk)
+            for chunk in texts.end():
+                yield Payload.of(chunk)
+            return
         answer = await _answer_to(call)
         await self._sleep(self._first_token)
         yield Payload.of(answer.begin())
@@ -213,6 +290,25 @@ def answer_to(call: Call) -> Answer:
     )
 
 
+def continued(call: Call) -> Continued:
+    """For a call that `is_text`. InvalidRequest where more than one choice for each text is asked for."""
+    assert call.spelled is not None  # noqa: S101  # see `is_text`
+    asked = {name: value for name, value in call.spelled[1].items() if value is not None}
+    if asked.get("n", 1) != 1:
+        raise InvalidRequest("`n`: the simulated provider gives one choice; leave it out.", param="n")
+    given, limit = prompts(asked), asked.get("max_tokens", USUAL_LIMIT)
+    whole = [_TOKEN.findall(" " + _drawn(asked, _digest(prompt))) for prompt in given]
+    written = [prompt if isinstance(prompt, str) else " ".join(map(str, prompt)) for prompt in given]
+    return Continued(
+        id=f"cmpl-sim-{_digest([call.model, asked]):016x}",
+        model=call.model,
+        echoes=written if asked.get("echo") else [""] * len(given),
+        tokens=[tokens[:limit] for tokens in whole],
+        finish_reasons=["length" if limit < len(tokens) else "stop" for tokens in whole],
+        prompt_tokens=sum(map(_tokens_of, given)),
+    )
+
+
 def _digest(value: Any) -> int:
     """64 bits that are the same in every process; the order of keys does not matter."""
     digest = hashlib.blake2b(digest_size=8)
@@ -236,10 +332,15 @@ def _content(body: Json, seed: int) -> str:
 def _prose(body: Json, seed: int) -> str:
     """Sentences, after the start of the question."""
     question = " ".join(_last_question(body).split(None, 8)[:8])[:40]
+    return f"You asked: “{question}” {_drawn(body, seed)}"
+
+
+def _drawn(body: Json, seed: int) -> str:
+    """Sentences: as long as `min_tokens` wants, and else as the seed says."""
     least = body.get("min_tokens")
     least = min(least, LONGEST) if isinstance(least, int) else 0
     count = max(least, FEWEST_WORDS + seed % (MOST_WORDS - FEWEST_WORDS + 1))
-    return f"You asked: “{question}” {_sentences(list(islice(_words(seed), count)))}"
+    return _sentences(list(islice(_words(seed), count)))
 
 
 def _words(seed: int) -> Iterator[str]:

@@ -19,7 +19,7 @@ import yaml
 from litestar import Litestar
 
 from testkit.http_server import refuse
-from testkit.openai_server import FakeOpenAI, call_tool, embed, say
+from testkit.openai_server import FakeOpenAI, call_tool, embed, go_on, say
 from tests.harness import Running, openai_provider, running
 
 Json = dict[str, Any]
@@ -31,8 +31,9 @@ OPERATIONS: dict[tuple[str, str], Json] = {
     for path, item in DOCUMENT["paths"].items()
     for method, operation in item.items()
 }
-CHAT, RESPONSES, KEPT, ITEMS, MESSAGES, COUNT, EMBED, PURGE, WRITE, MODEL = (
+CHAT, TEXT, RESPONSES, KEPT, ITEMS, MESSAGES, COUNT, EMBED, PURGE, WRITE, MODEL = (
     "/v1/chat/completions",
+    "/v1/completions",
     "/v1/responses",
     "/v1/responses/{name}",
     "/v1/responses/{name}/input_items",
@@ -44,6 +45,7 @@ CHAT, RESPONSES, KEPT, ITEMS, MESSAGES, COUNT, EMBED, PURGE, WRITE, MODEL = (
     "/v1/models/{name}",
 )
 QUESTION: Json = {"model": "small", "messages": [{"role": "user", "content": "hi"}]}
+BEGUN: Json = {"model": "small", "prompt": "Once"}
 ASKED: Json = {"model": "small", "input": "hi"}
 COUNTED: Json = {"model": "small", "messages": [{"role": "user", "content": "hi"}]}
 LIMITED: Json = {**COUNTED, "max_tokens": 9}
@@ -54,6 +56,7 @@ WRITTEN = {"request": QUESTION, "answer": "Hello"}
 TEXTS: Json = {"model": "small", "input": ["a", "b"]}
 BODIES = {
     CHAT: QUESTION,
+    TEXT: BEGUN,
     RESPONSES: ASKED,
     MESSAGES: LIMITED,
     COUNT: COUNTED,
@@ -63,6 +66,13 @@ BODIES = {
 }
 INVALID: dict[str, list[Any]] = {
     CHAT: [[], {"model": "small"}, {**QUESTION, "temperature": 3}, {**QUESTION, "messages": []}],
+    TEXT: [
+        [],
+        {"model": "small"},
+        {**BEGUN, "prompt": []},
+        {**BEGUN, "max_tokens": -1},
+        {**BEGUN, "best_of": 0},
+    ],
     RESPONSES: [[], {"model": "small"}, {**ASKED, "temperature": 3}, {**ASKED, "input": []}],
     MESSAGES: [[], COUNTED, {**LIMITED, "temperature": 3}, {**LIMITED, "messages": []}],
     COUNT: [[], {"model": "small"}, {**COUNTED, "messages": [{"role": "tool", "content": ""}]}],
@@ -119,6 +129,15 @@ CASES = [
     Case("open", "POST", CHAT, 200, body=STREAMED),
     Case("open", "POST", CHAT, 200, body={**QUESTION, "n": 2}, headers={"x-dub5-cache-tags": "a, b"}),
     Case("open", "POST", CHAT, 200, body={**QUESTION, "model": "tools"}),
+    Case(
+        "open", "POST", TEXT, 200, body={**BEGUN, "stream": True, "stream_options": {"include_usage": True}}
+    ),
+    Case(
+        "open", "POST", TEXT, 200, body={**BEGUN, "prompt": ["a", "b"], "echo": True, "logprobs": 2, "n": 2}
+    ),
+    Case(
+        "open", "POST", TEXT, 200, body={**BEGUN, "prompt": [[1, 2], [3]], "max_tokens": 0, "suffix": "end"}
+    ),
     Case("open", "POST", RESPONSES, 200, body={**ASKED, "stream": True}),
     Case("open", "POST", RESPONSES, 200, body={**ASKED, "model": "tools", "instructions": "Be brief."}),
     Case("open", "POST", MESSAGES, 200, body={**LIMITED, "stream": True}),
@@ -140,6 +159,7 @@ CASES = [
     *everywhere("keys", 403, "model_not_allowed", headers=key("tied")),
     *everywhere("keys", 403, "origin_not_allowed", headers={"origin": "https://elsewhere.example"}),
     Case("open", "POST", CHAT, 404, "model_not_found", UNKNOWN),
+    Case("open", "POST", TEXT, 404, "model_not_found", {**BEGUN, "model": "nobody"}),
     Case("open", "POST", RESPONSES, 404, "model_not_found", {**ASKED, "model": "nobody"}),
     Case("open", "POST", MESSAGES, 404, "model_not_found", {**LIMITED, "model": "nobody"}),
     Case("open", "POST", COUNT, 404, "model_not_found", {**COUNTED, "model": "nobody"}),
@@ -155,6 +175,7 @@ CASES = [
     *everywhere("open", 431, "headers_too_large", headers={f"x-{number}": "a" for number in range(150)}),
     Case("open", "POST", CHAT, 502, "provider_error", {**QUESTION, "model": "broken"}),
     Case("open", "GET", MODEL, 502, "provider_error", name="all/unlisted"),
+    Case("open", "POST", TEXT, 502, "provider_error", {**BEGUN, "model": "broken"}),
     Case("open", "POST", RESPONSES, 502, "provider_error", {**ASKED, "model": "broken"}),
     Case("open", "POST", MESSAGES, 502, "provider_error", {**LIMITED, "model": "broken"}),
     Case("open", "POST", COUNT, 502, "provider_error", {**COUNTED, "model": "counter-broken"}),
@@ -218,7 +239,7 @@ def configured(fake: FakeOpenAI) -> Json:
         scripts = {"tools": call_tool("find", "{}"), "broken": refuse(500, "Oops")}
         if call.body["model"] == "slow":
             await asyncio.sleep(60)
-        usual = embed() if "input" in call.body else say("Hello")
+        usual = embed() if "input" in call.body else go_on() if "prompt" in call.body else say("Hello")
         await scripts.get(call.body["model"], usual)(call, wire)
 
     fake.reply = reply

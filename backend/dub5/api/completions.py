@@ -1,0 +1,204 @@
+"""`POST /v1/completions`: OpenAI's older protocol, which continues a text, from providers that have it.
+
+It goes the way of a chat whose one message has the text, or each of several texts as a part, but is a question of its
+own: its key says so, and it is asked of a provider to the letter (`providers.openai_completions`). Nothing may stand
+before the text, so personalities are for chats only.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from litestar.types import Receive
+from msgspec import Meta
+
+from dub5.admission.limits import Grant
+from dub5.api.chat import QuestionRoute, Spelling
+from dub5.api.http import key_of
+from dub5.cache.flights import Frame
+from dub5.chat.answer import Writer
+from dub5.chat.embeddings_request import tokens_of
+from dub5.chat.question import Question
+from dub5.chat.request import ChatRequest, StreamOptions, invalid
+from dub5.errors import Dub5Error, ErrorResponse, InvalidRequest, render, render_event
+from dub5.providers.chunks import split, text_of, tokens
+from dub5.providers.openai_completions import MOST_PROMPTS, PROTOCOL, USUAL_LIMIT, prompts
+from dub5.providers.protocol import Json, Payload, decode
+from dub5.settings.model import MOST_TOKENS
+from dub5.telemetry.record import RequestRecord
+
+_DONE = b"data: [DONE]\n\n"
+_OF_CHATS = ("messages", "max_completion_tokens")
+
+_Token = Annotated[int, Meta(ge=0, le=2**31)]
+
+
+class CompletionRequest(msgspec.Struct):
+    """The fields whose type and range we vouch for."""
+
+    model: Annotated[str, Meta(min_length=1, max_length=256)]
+    prompt: (
+        Annotated[str, Meta(description="One text.")]
+        | Annotated[
+            list[str | _Token | Annotated[list[_Token], Meta(min_length=1)]],
+            Meta(
+                min_length=1,
+                description="Texts, up to 2048; or the tokens of one text; or lists of tokens, one for each text.",
+            ),
+        ]
+    )
+    suffix: str | None = None
+    echo: bool | None = None
+    logprobs: Annotated[int, Meta(ge=0)] | None = None
+    best_of: Annotated[int, Meta(ge=1, le=128)] | None = None
+    n: Annotated[int, Meta(ge=1, le=128)] | None = None
+    max_tokens: Annotated[int, Meta(ge=0, le=MOST_TOKENS)] | None = None
+    stop: str | list[str] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    seed: int | None = None
+    user: str | None = None
+
+
+class Completions:
+    """The Spelling."""
+
+    name = PROTOCOL
+    path = "/v1/completions"
+    subject = "Text completions"
+
+    def authorization(self, headers: dict[str, str]) -> str:
+        return key_of(headers)
+
+    def question(self, body: Json, headers: dict[str, str]) -> Json:  # noqa: ARG002  # all of it is in the body
+        for name in _OF_CHATS:
+            if body.get(name) is not None:
+                raise InvalidRequest(f"`{name}` is for POST /v1/chat/completions.", param=name)
+        try:
+            known = msgspec.convert(body, CompletionRequest)
+        except msgspec.ValidationError as error:
+            raise invalid(str(error)) from None
+        if isinstance(known.prompt, list):
+            _require_one_kind(known.prompt)
+        parts = [
+            {"type": "text", "text": each} if isinstance(each, str) else {"type": "tokens", "tokens": each}
+            for each in prompts(body)
+        ]
+        asked = {name: value for name, value in body.items() if name != "prompt"}
+        return {**asked, "messages": [{"role": "user", "content": parts}]}
+
+    def writer(self, body: Json, request: ChatRequest, record: RequestRecord) -> Writer:  # noqa: ARG002  # in `request`
+        return CompletionWriter(request.include_usage)
+
+    def error(self, error: Dub5Error) -> ErrorResponse:
+        return render(error)
+
+
+def _require_one_kind(given: list[str | int | list[int]]) -> None:
+    kind = type(given[0])
+    for index, each in enumerate(given):
+        if type(each) is not kind:
+            raise InvalidRequest(
+                f"`prompt[{index}]` is of another type than `prompt[0]`: a list has texts, tokens, or lists of tokens.",
+                param=f"prompt[{index}]",
+            )
+    if kind is not int and len(given) > MOST_PROMPTS:
+        raise InvalidRequest(f"`prompt` has more than {MOST_PROMPTS} texts.", param="prompt")
+
+
+class CompletionWriter(msgspec.Struct):
+    """See `Writer`."""
+
+    include_usage: bool
+
+    def whole(self, completion: bytes) -> bytes:
+        return Payload.of(_text(decode(completion), "message")).raw
+
+    def replay(self, completion: bytes) -> bytes:
+        return self._replayed(completion) + _DONE
+
+    def events(self, frames: list[Frame]) -> bytes:
+        events: list[bytes] = []
+        for frame in frames:
+            if frame.kind == "whole":
+                events.append(self._replayed(frame.raw))
+            elif frame.kind == "chunk" or self.include_usage:
+                events.append(_event(decode(frame.raw)))
+        return b"".join(events)
+
+    def end(self) -> bytes:
+        return _DONE
+
+    def failed(self, error: Dub5Error) -> bytes:
+        """Without a `[DONE]`."""
+        return render_event(error)
+
+    def _replayed(self, completion: bytes) -> bytes:
+        """In parts about as long as tokens, as its provider would have sent it: there is none that only opens."""
+        events: list[bytes] = []
+        opening: Json = {}
+        for chunk in split(decode(completion), include_usage=self.include_usage, whole_texts=True):
+            choices = chunk["choices"]
+            if choices and "role" in choices[0]["delta"]:
+                opening = {**opening, **chunk}
+                continue
+            name, text = text_of(chunk)
+            for part in tokens(text) or [""]:
+                delta = {name: part} if name else {}
+                said = [{**choice, "delta": delta} for choice in choices]
+                events.append(_event({**opening, **chunk, "choices": said}))
+                opening = {}
+        return b"".join(events)
+
+
+def _event(chunk: Json) -> bytes:
+    return b"data: %b\n\n" % Payload.of(_text(chunk, "delta")).raw
+
+
+def _text(data: Json, inside: str) -> Json:
+    """A `chat.completion` or its chunk as a `text_completion`."""
+    return {
+        **data,
+        "object": "text_completion",
+        "choices": [_choice(each, inside) for each in data["choices"]],
+    }
+
+
+def _choice(choice: Json, inside: str) -> Json:
+    said = (choice.get(inside) or {}).get("content")
+    kept = {name: value for name, value in choice.items() if name != inside}
+    named: Json = {"text": said if isinstance(said, str) else "", "logprobs": None, "finish_reason": None}
+    return {**named, **kept}
+
+
+class CompletionsRoute(QuestionRoute):
+    """A QuestionRoute for models only."""
+
+    async def _question(
+        self, headers: dict[str, str], receive: Receive, record: RequestRecord, deadline: float | None
+    ) -> tuple[Question, Spelling]:
+        question, spelling = await super()._question(headers, receive, record, deadline)
+        if question.target.personality is not None:
+            raise InvalidRequest(
+                f"`{question.target.name}` is a personality, which only chats have. Name a model.",
+                param="model",
+            )
+        return question, spelling
+
+    async def _granted(self, question: Question) -> Grant | None:
+        reserve = 0 if self._pipeline.remembers(question) else _most_tokens(question)
+        return await self._limiter.acquire(question.record.tenant or "", reserve=reserve)
+
+
+def _most_tokens(question: Question) -> int:
+    """About how many it may take: each prompt, and the longest texts that may follow."""
+    assert question.request.spelled is not None  # noqa: S101  # it was asked in this protocol
+    asked = question.request.spelled[1]
+    given, limit = prompts(asked), asked.get("max_tokens")
+    most = (USUAL_LIMIT if limit is None else limit) * max(asked.get("n") or 1, asked.get("best_of") or 1)
+    return sum(map(tokens_of, given)) + most * len(given)
