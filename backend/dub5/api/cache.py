@@ -103,14 +103,15 @@ class WrittenAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if not isinstance(answer, str):
             raise InvalidRequest("Expected `str | object`: `answer`.", param="answer")
         digest = hashlib.blake2b(answer.encode(), digest_size=12).hexdigest()
-        message = {"role": "assistant", "content": answer}
+        message = {"role": "assistant", "content": answer, "refusal": None}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
         return msgspec.json.encode(
             {
                 "id": f"chatcmpl-written-{digest}",
                 "object": "chat.completion",
                 "created": int(time.time()),
                 "model": model,
-                "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+                "choices": [choice],
                 "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
             }
         )

@@ -186,7 +186,7 @@ def completion(data: Json, *, created: int) -> Json:
         answer = msgspec.convert(data, Message, strict=False)
     calls = [_tool_call(block) for block in answer.content if block.type == "tool_use"]
     texts = [block.text for block in answer.content if block.type == "text"]
-    message: Json = {"role": "assistant", "content": "".join(texts) if texts else None}
+    message: Json = {"role": "assistant", "content": "".join(texts) if texts else None, "refusal": None}
     thought = "".join(block.thinking for block in answer.content if block.type == "thinking")
     if thought:
         message["reasoning_content"] = thought
@@ -198,7 +198,7 @@ def completion(data: Json, *, created: int) -> Json:
     layout = layout_of(data["content"])
     if layout is not None:
         message[BLOCKS] = layout
-    choice = {"index": 0, "message": message, **_ending(answer)}
+    choice = {"index": 0, "message": message, "logprobs": None, **_ending(answer)}
     return {
         **_head(answer, "chat.completion", created),
         "choices": [choice],

@@ -290,7 +290,10 @@ class Assembler(msgspec.Struct):
         )
 
     def completion(self) -> Json:
-        """The whole; `index` is taken out of tool calls, where only chunks have it."""
+        """The whole; `index` is taken out of tool calls, where only chunks have it.
+
+        What OpenAI's description wants of a choice is there: most chunks leave out what is null.
+        """
         choices = []
         for index in sorted(self.choices):
             choice = self.choices[index]
@@ -300,7 +303,11 @@ class Assembler(msgspec.Struct):
                 message[name] = text if text.isascii() else lenient_json.mended(text)
             if choice.calls:
                 message["tool_calls"] = [choice.calls[call] for call in sorted(choice.calls)]
-            choices.append({"index": index, "message": message, "finish_reason": None, **choice.fields})
+            said = {"role": None, "content": None, "refusal": None, **message}
+            said["role"] = said["role"] or "assistant"
+            choices.append(
+                {"index": index, "message": said, "logprobs": None, "finish_reason": None, **choice.fields}
+            )
         whole = {**self.head, "object": "chat.completion", "choices": choices}
         if self.usage is not None:
             whole["usage"] = self.usage

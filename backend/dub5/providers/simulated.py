@@ -92,10 +92,10 @@ class Answer(msgspec.Struct, frozen=True):
 
     def completion(self) -> Json:
         text = "".join(self.tokens)
-        message: Json = {"role": "assistant", "content": text}
+        message: Json = {"role": "assistant", "content": text, "refusal": None}
         if self.tool is not None:
-            message = {"role": "assistant", "content": None, "tool_calls": [self.call(text)]}
-        choice = {"index": 0, "message": message, "finish_reason": self.finish_reason}
+            message = {**message, "content": None, "tool_calls": [self.call(text)]}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": self.finish_reason}
         return {**self.head("chat.completion"), "choices": [choice], "usage": self.usage}
 
     def begin(self) -> Json:
@@ -149,6 +149,7 @@ class Continued(msgspec.Struct, frozen=True):
             {
                 "index": index,
                 "message": {"role": "assistant", "content": self.echoes[index] + "".join(tokens)},
+                "logprobs": None,
                 "finish_reason": self.finish_reasons[index],
             }
             for index, tokens in enumerate(self.tokens)

@@ -33,10 +33,13 @@ tool_call = st.fixed_dictionaries(
 
 @st.composite
 def messages(draw: st.DrawFn) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": draw(st.none() | text)}
-    for name in ("reasoning_content", "refusal"):
-        if draw(st.booleans()):
-            message[name] = draw(st.none() | text)
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": draw(st.none() | text),
+        "refusal": draw(st.none() | text),
+    }
+    if draw(st.booleans()):
+        message["reasoning_content"] = draw(st.none() | text)
     if draw(st.booleans()):
         message["tool_calls"] = draw(st.lists(tool_call, max_size=3))
     return {**message, **draw(extras)}
@@ -48,6 +51,7 @@ def completions(draw: st.DrawFn) -> dict[str, Any]:
         {
             "index": index,
             "message": draw(messages()),
+            "logprobs": None,
             "finish_reason": draw(st.sampled_from(["stop", "length", "tool_calls"])),
         }
         | draw(extras)
@@ -143,6 +147,7 @@ def test_servers_that_repeat_role_and_id_in_each_chunk_are_understood() -> None:
     assert whole["choices"][0]["message"] == {
         "role": "assistant",
         "content": None,
+        "refusal": None,
         "tool_calls": [{"id": "t", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}],
     }
     assert whole["choices"][0]["finish_reason"] == "tool_calls"
@@ -207,7 +212,8 @@ def test_a_long_text_comes_in_no_more_than_some_thousand_events() -> None:
         "choices": [
             {
                 "index": 0,
-                "message": {"role": "assistant", "content": "word " * 200_000},
+                "message": {"role": "assistant", "content": "word " * 200_000, "refusal": None},
+                "logprobs": None,
                 "finish_reason": "stop",
             }
         ]

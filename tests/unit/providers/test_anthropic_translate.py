@@ -447,6 +447,7 @@ def test_an_answer_that_calls_a_tool() -> None:
     assert choice["message"] == {
         "role": "assistant",
         "content": None,
+        "refusal": None,
         "tool_calls": [tool_call('{"city":"Zürich"}', id="t1")],
     }
 
@@ -457,6 +458,7 @@ def test_an_answer_that_was_thought_over() -> None:
     assert answered(thought, secret, text("Yes"))["choices"][0]["message"] == {
         "role": "assistant",
         "content": "Yes",
+        "refusal": None,
         "reasoning_content": "Hm.",
         "thinking_blocks": [thought, secret],
     }
