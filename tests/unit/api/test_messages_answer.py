@@ -36,6 +36,10 @@ from dub5.providers.anthropic_answer import StreamTranslator, completion, event_
 from dub5.providers.chunks import assemble, split
 from dub5.providers.protocol import Json, Payload
 from testkit import anthropic_server as fake
+from tests.harness import size
+
+law = settings(max_examples=size(40))
+"""`SIZE` is how many answers are generated for each."""
 
 _event: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
 
@@ -136,14 +140,14 @@ def completions(draw: st.DrawFn) -> Json:
     }
 
 
-@settings(max_examples=40)
+@law
 @given(completions())
 def test_a_stored_answer_is_the_same_message_whole_and_replayed(answer: Json) -> None:
     whole = valid(json.loads(writer().whole(encoded(answer))))
     assert accumulated(writer().replay(encoded(answer))) == whole
 
 
-@settings(max_examples=40)
+@law
 @given(completions(), st.integers(1, 5))
 def test_chunks_as_they_come_are_the_same_message(answer: Json, together: int) -> None:
     chunks = frames(list(split(answer, include_usage=True)))
@@ -153,7 +157,7 @@ def test_chunks_as_they_come_are_the_same_message(answer: Json, together: int) -
     assert accumulated(events) == valid(json.loads(writer().whole(encoded(answer))))
 
 
-@settings(max_examples=40)
+@law
 @given(completions())
 def test_a_whole_answer_in_the_place_of_chunks_is_the_same_message(answer: Json) -> None:
     live = writer()
@@ -170,7 +174,7 @@ odd_deltas = st.dictionaries(
 )
 
 
-@settings(max_examples=40)
+@law
 @given(st.lists(odd_deltas, max_size=4), st.dictionaries(st.text(max_size=8), odd_values))
 def test_whatever_a_provider_sent_there_is_a_message_of_it(deltas: list[Json], counted: Json) -> None:
     chunks: list[Json] = [{"choices": [{"index": 0, "delta": delta}]} for delta in deltas]
@@ -308,7 +312,7 @@ def translated(events: list[bytes]) -> list[Json]:
     ]
 
 
-@settings(max_examples=40)
+@law
 @given(messages())
 def test_a_message_of_anthropic_s_is_the_same_again(whole: Json) -> None:
     stored = completion(whole, created=7)
@@ -316,14 +320,14 @@ def test_a_message_of_anthropic_s_is_the_same_again(whole: Json) -> None:
     assert accumulated(writer().replay(encoded(stored))) == tidy(whole)
 
 
-@settings(max_examples=40)
+@law
 @given(messages())
 def test_a_stream_of_anthropic_s_is_the_same_again_once_it_is_stored(whole: Json) -> None:
     stored = assemble(translated(streamed(whole)))
     assert valid(message(stored)) == tidy(whole)
 
 
-@settings(max_examples=40)
+@law
 @given(messages(), st.integers(1, 4))
 def test_a_stream_of_anthropic_s_is_the_same_as_it_comes(whole: Json, together: int) -> None:
     chunks = frames(translated(streamed(whole)))

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai import NOT_GIVEN
 from openai.lib.streaming.responses._responses import ResponseStreamState
@@ -21,8 +21,13 @@ from dub5.cache.flights import Frame
 from dub5.errors import FlightLost, InvalidRequest, Overloaded, ProviderTimeout, RateLimited
 from dub5.providers.chunks import split
 from dub5.providers.protocol import Payload
+from tests.harness import size
+from tests.published import check, check_event
 
 Json = dict[str, Any]
+
+law = settings(max_examples=size(100))
+"""`SIZE` is how many answers are generated for each."""
 
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 IDENT = "0123456789abcdef" * 2
@@ -217,6 +222,7 @@ def whole(body: Json, completion: Json) -> Json:
     raw = writer(body).whole(Payload.of(completion).raw)
     Response.model_validate_json(raw, strict=True)
     made: Json = json.loads(raw)
+    check("Response", made)
     return made
 
 
@@ -227,6 +233,7 @@ def read(raw: bytes) -> list[Json]:
         name, data = event.split(b"\n")
         EVENT.validate_json(data.removeprefix(b"data: "), strict=True)
         made.append(json.loads(data.removeprefix(b"data: ")))
+        check_event(made[-1])
         assert name == f"event: {made[-1]['type']}".encode()
     assert [event["sequence_number"] for event in made] == list(range(len(made)))
     return made
@@ -268,6 +275,7 @@ def grown(events: list[Json]) -> list[Json]:
     return [items[at] for at in range(len(items))]
 
 
+@law
 @given(requests(), completions())
 def test_the_events_of_a_whole_answer_say_what_its_body_says(body: Json, completion: Json) -> None:
     expected = whole(body, completion)
@@ -277,6 +285,7 @@ def test_the_events_of_a_whole_answer_say_what_its_body_says(body: Json, complet
     assert grown(events) == expected["output"]
 
 
+@law
 @given(requests(), completions(), st.data())
 def test_the_events_of_a_provider_s_chunks_say_the_same(
     body: Json, completion: Json, data: st.DataObject
@@ -291,6 +300,7 @@ def test_the_events_of_a_provider_s_chunks_say_the_same(
     assert grown(events) == events[-1]["response"]["output"]
 
 
+@law
 @given(requests(), completions())
 def test_openai_s_own_client_gathers_the_same(body: Json, completion: Json) -> None:
     expected = whole(body, completion)
@@ -303,6 +313,7 @@ def test_openai_s_own_client_gathers_the_same(body: Json, completion: Json) -> N
         assert [item.type for item in gathered.output] == [item["type"] for item in expected["output"]]
 
 
+@law
 @given(requests(), completions(), st.data())
 def test_what_breaks_off_ends_with_a_failure(body: Json, completion: Json, data: st.DataObject) -> None:
     chunks = data.draw(chunks_of(completion))
