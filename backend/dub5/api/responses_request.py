@@ -59,6 +59,7 @@ _IMPOSSIBLE = {
 
 _OTHERWISE = frozenset(
     {"model", "input", "instructions", "previous_response_id", "store", "metadata", "include"}
+    | {"client_metadata"}  # Codex: its session's ids
     | {"stream_options", "max_output_tokens", "max_tool_calls", "text", "reasoning", "tools", "tool_choice"}
     | {"parallel_tool_calls", "top_logprobs", "truncation", "service_tier", "background_options", "n"}
     | _MOVED.keys()

@@ -116,7 +116,7 @@ async def test_a_provider_is_asked_the_plainest_chat(client: AsyncOpenAI, fake: 
         max_output_tokens=100,
         store=True,
         metadata={"a": "b"},
-        extra_body={"top_k": 3},
+        extra_body={"top_k": 3, "client_metadata": {"session_id": "s"}},
     )
     assert fake.calls[0].body == {
         "model": "gpt-small",
