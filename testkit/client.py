@@ -46,7 +46,7 @@ class Outcome(msgspec.Struct):
         return self.error is not None and bool(self.text)
 
     @property
-    def told(self) -> bool:
+    def reported(self) -> bool:
         """Failed mid-answer with an error event, after which the stream ended properly."""
         return self.error is not None and self.error.startswith("error event")
 

@@ -17,7 +17,7 @@ Draft202012Validator.check_schema(_SCHEMA)
 _VALIDATOR = Draft202012Validator(_SCHEMA)  # made here, since reading a file would block a test's event loop
 
 
-def trouble(line: dict[str, Any]) -> str:
+def fault(line: dict[str, Any]) -> str:
     """What is wrong with a line; empty where nothing is. Of the shapes that it is none of, the likeliest is told."""
     error = next(_VALIDATOR.iter_errors(line), None)
     if error is None:
@@ -32,5 +32,5 @@ def trouble(line: dict[str, Any]) -> str:
 def decoded(lines: Iterable[bytes]) -> list[dict[str, Any]]:
     """Each line, which must fit the schema."""
     found = [json.loads(line) for line in lines]
-    assert [each for each in map(trouble, found) if each] == []
+    assert [each for each in map(fault, found) if each] == []
     return found

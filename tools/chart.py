@@ -139,8 +139,8 @@ def _shortened(text: str) -> str:
 
 def _loadtest_settings() -> Json:
     names = sorted(loadtest.names_of_settings() - loadtest.OF_THE_CHART)
-    told = {name: {"type": ["string", "number", "boolean"]} for name in names}
-    return {"type": "object", "additionalProperties": False, "properties": told}
+    described = {name: {"type": ["string", "number", "boolean"]} for name in names}
+    return {"type": "object", "additionalProperties": False, "properties": described}
 
 
 def _program_definitions() -> Json:

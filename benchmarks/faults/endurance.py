@@ -53,7 +53,7 @@ async def measure(length: float = 1.0) -> list[Figure]:
     what = f"{seconds / 60:.1f} min at 70 % load after warm-up"
     load_said = (
         f"{len(inside) / seconds:.0f} requests a second of {capacity:.0f} ({limit}), {failed} of {len(inside):,} "
-        f"failed{_told(ends)}, timers of the client late by p99 {milliseconds(percentile(report.late, 99))}"
+        f"failed{_by_status(ends)}, timers of the client late by p99 {milliseconds(percentile(report.late, 99))}"
     )
     grown = f"{start / 2**20:.1f} MiB at the start, {end / 2**20:.1f} MiB at the end ({end / start - 1:+.2%})"
     flat = end < start * (1 + GROWTH) and not failed
@@ -64,7 +64,7 @@ async def measure(length: float = 1.0) -> list[Figure]:
     ]
 
 
-def _told(ends: Counter[str]) -> str:
+def _by_status(ends: Counter[str]) -> str:
     return f" ({', '.join(f'{count} with {status}' for status, count in ends.items())})" if ends else ""
 
 

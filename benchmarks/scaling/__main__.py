@@ -187,7 +187,7 @@ def main() -> None:
         writer.writerow(field.name for field in fields(Sample))
         writer.writerows(astuple(sample) for sample in run.samples)
     print(report(steps, run.samples))
-    print("\n".join(load.troubles[:5]))
+    print("\n".join(load.failures[:5]))
 
 
 if __name__ == "__main__":

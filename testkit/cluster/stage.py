@@ -110,7 +110,7 @@ class Load:
     process: subprocess.Popen[str]
     live: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
-    troubles: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
     hurt: Counter[int] = field(default_factory=Counter)
     """How many troubles each client has had."""
 
@@ -128,7 +128,7 @@ class Load:
                 self.outcomes[outcome] += 1
                 if outcome != "whole":
                     self.hurt[event["client"]] += 1
-                    self.troubles.append(f"{outcome}, {event['status']}: {event['reason']}")
+                    self.failures.append(f"{outcome}, {event['status']}: {event['reason']}")
 
     def set(self, clients: int) -> None:
         assert self.process.stdin is not None
@@ -149,5 +149,5 @@ class Load:
 
     def assert_whole(self, at_least: int = 1) -> None:
         """Every stream reached [DONE], and no request was refused."""
-        assert self.troubles == [], f"{self.outcomes}: {self.troubles[:5]}"
+        assert self.failures == [], f"{self.outcomes}: {self.failures[:5]}"
         assert self.outcomes["whole"] >= at_least

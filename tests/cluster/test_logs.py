@@ -16,7 +16,7 @@ from testkit.cluster.kube import Kube, eventually
 from testkit.cluster.release import Release
 from testkit.cluster.stage import Stage
 from testkit.places import ROOT
-from tests.log_lines import trouble
+from tests.log_lines import fault
 
 EXAMPLE = ROOT / "examples/logs/rsyslog"
 NAMESPACE = "dub5-logging"
@@ -100,11 +100,11 @@ def test_lines_arrive_as_they_were_written(release: Release, store: Store) -> No
     whole = store.find('"timestamp"')
     assert {"started", "request", "provider call"} <= {line["event"] for line in whole}
     written = [{name: value for name, value in line.items() if name != "kubernetes"} for line in whole]
-    assert [each for each in map(trouble, written) if each] == []
+    assert [each for each in map(fault, written) if each] == []
     pods = {line["kubernetes"]["pod"] for line in whole if line["event"] == "started"}
     assert set(release.names()) <= pods
-    told = {line["kubernetes"]["container"] for line in store.find('"message"')}
-    assert "redis" in told  # what is no JSON is kept too
+    reported = {line["kubernetes"]["container"] for line in store.find('"message"')}
+    assert "redis" in reported  # what is no JSON is kept too
 
 
 def place(line: Line) -> tuple[str, str, str, str]:

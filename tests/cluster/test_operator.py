@@ -129,10 +129,10 @@ def policy(installed: Release, asking: Asking) -> Release:
     return installed
 
 
-def has_settled(told: dict[str, Any]) -> bool:
+def has_settled(reported: dict[str, Any]) -> bool:
     """Wide: the bound on drift is above drift, and the more so the less was seen of it."""
-    near = 0.5 * IDEAL <= told.get("ttlSeconds", 0) <= 1.25 * IDEAL
-    return near and told.get("boundBy") == "Staleness" and told["reason"] != "on its way"
+    near = 0.5 * IDEAL <= reported.get("ttlSeconds", 0) <= 1.25 * IDEAL
+    return near and reported.get("boundBy") == "Staleness" and reported["reason"] != "on its way"
 
 
 def status(release: Release, kind: str = "cachepolicies", name: str = "ticker") -> dict[str, Any]:
@@ -141,8 +141,8 @@ def status(release: Release, kind: str = "cachepolicies", name: str = "ticker") 
     return found
 
 
-def conditions(told: dict[str, Any]) -> dict[str, str]:
-    return {each["type"]: each["status"] for each in told.get("conditions", [])}
+def conditions(reported: dict[str, Any]) -> dict[str, str]:
+    return {each["type"]: each["status"] for each in reported.get("conditions", [])}
 
 
 def ttls(release: Release) -> set[float]:
@@ -155,7 +155,7 @@ def ttls(release: Release) -> set[float]:
     return found
 
 
-def looks(release: Release) -> float:
+def reconciliations(release: Release) -> float:
     """How often the operator that is there now has looked at a policy."""
     texts = [
         release.kube.pod_text(release.namespace, name, 9001, "/metrics") for name in release.names("operator")
@@ -170,24 +170,26 @@ def number(metrics: str, series: str) -> float:
 
 
 def test_the_ttl_becomes_what_drift_and_budget_allow(policy: Release) -> None:
-    told = status(policy)
-    assert conditions(told) == dict.fromkeys(("Ready", "DataSufficient", "WithinBudget", "Published"), "True")
-    drift, lower, upper = (float(each) for each in re.findall(r"[\d.]+", told["driftPerHour"]))
+    reported = status(policy)
+    assert conditions(reported) == dict.fromkeys(
+        ("Ready", "DataSufficient", "WithinBudget", "Published"), "True"
+    )
+    drift, lower, upper = (float(each) for each in re.findall(r"[\d.]+", reported["driftPerHour"]))
     assert 0.6 < drift / (3600 / CHANGES_EVERY) < 1.6
     assert lower < drift < upper
-    assert float(told["staleBound"].rstrip("%")) <= 100 * BUDGET
+    assert float(reported["staleBound"].rstrip("%")) <= 100 * BUDGET
     eventually(lambda: ttls(policy) == {status(policy)["ttlSeconds"]}, "every replica has it in force")
 
 
 def test_kubectl_prints_the_story(policy: Release) -> None:
-    told = status(policy)
+    reported = status(policy)
     heads, row = (
         re.split(r"\s{2,}", line.strip()) for line in policy.kubectl("get", "cachepolicies").splitlines()
     )
     assert heads == ["NAME", "CLASS", "MODE", "TTL", "HIT", "STALE", "BOUND BY", "READY", "AGE"]
     assert row[:3] == ["ticker", "ticker", "Auto"]
     assert row[6:8] == ["Staleness", "True"]
-    assert re.fullmatch(r"[\d.]+s [\d.]+% [\d.]+%", " ".join(row[3:6])), told
+    assert re.fullmatch(r"[\d.]+s [\d.]+% [\d.]+%", " ".join(row[3:6])), reported
     events = policy.kubectl("get", "events", "--field-selector=involvedObject.kind=CachePolicy")
     assert "TTL of class ticker: 2s -> " in events
 
@@ -238,8 +240,8 @@ def purged(policy: Release, stage: Stage) -> Each:
 def test_an_invalidation_purges_every_replica_and_says_so(policy: Release, purged: Each) -> None:
     assert len(purged.questions) == 2
     eventually(lambda: status(policy, "cacheinvalidations", "new-edition"), "it tells")
-    told = status(policy, "cacheinvalidations", "new-edition")
-    assert (conditions(told), told["purged"]) == ({"Done": "True"}, ["class:default"])
+    reported = status(policy, "cacheinvalidations", "new-edition")
+    assert (conditions(reported), reported["purged"]) == ({"Done": "True"}, ["class:default"])
     heads, row = policy.kubectl("get", "cacheinvalidations").splitlines()
     assert heads.split() == ["NAME", "PURGED", "DONE", "AGE"]
     assert row.split()[:3] == ["new-edition", '["class:default"]', "True"]
@@ -249,8 +251,8 @@ def test_an_invalidation_purges_every_replica_and_says_so(policy: Release, purge
 def quiet(policy: Release, asking: Asking) -> float:
     """The TTL that is in force when nothing has been asked for two looks: nothing is left to be learnt."""
     asking.stop()
-    before = looks(policy)
-    eventually(lambda: looks(policy) >= before + 2, "all samples were seen")
+    before = reconciliations(policy)
+    eventually(lambda: reconciliations(policy) >= before + 2, "all samples were seen")
     return float(status(policy)["ttlSeconds"])
 
 
@@ -266,7 +268,7 @@ def test_another_operator_goes_on_where_the_last_one_was(policy: Release, purged
 
     def has_looked_twice() -> bool:
         seen.update(ttls(policy))
-        return looks(policy) >= 2
+        return reconciliations(policy) >= 2
 
     eventually(has_looked_twice, "another operator looks at the policy")
     assert policy.names("operator") != [name]
@@ -278,7 +280,7 @@ def test_an_upgrade_of_something_else_keeps_the_ttl(policy: Release, quiet: floa
     before = {*policy.names(), *policy.names("operator")}
     policy.install({**VALUES, "config": {**VALUES["config"], "admission": {"max_queued": 100}}})
     eventually(lambda: not before & {*policy.names(), *policy.names("operator")}, "all pods are other ones")
-    eventually(lambda: looks(policy) >= 1, "the operator looks at the policy")
+    eventually(lambda: reconciliations(policy) >= 1, "the operator looks at the policy")
     eventually(lambda: all(is_same(ttl, quiet) for ttl in ttls(policy)), "the new replicas have read it")
     assert is_same(status(policy)["ttlSeconds"], quiet)
 

@@ -33,8 +33,8 @@ def test_replicas_follow_demand_up_and_down_and_no_stream_is_cut(scaled: Release
         load.set(clients)
         expected = max(1, math.ceil(clients / TARGET))
         scaled.await_replicas(expected)
-        told = scaled.condition("ScalingActive")
-        assert (told["status"], told["reason"]) == ("True", "ValidMetricFound")
+        reported = scaled.condition("ScalingActive")
+        assert (reported["status"], reported["reason"]) == ("True", "ValidMetricFound")
     load.finish()
     load.assert_whole(at_least=28)
 

@@ -114,5 +114,5 @@ def test_a_killed_pod_takes_down_nothing_but_its_own_streams(pair: Release, load
     load.wait_for(2 * MANY)
     load.finish()
     assert survivor in pair.names()
-    assert set(load.hurt.values()) == {1}, load.troubles  # one stream for each client that it had
+    assert set(load.hurt.values()) == {1}, load.failures  # one stream for each client that it had
     assert len(load.hurt) < MANY

@@ -104,8 +104,8 @@ async def test_a_keys_file_that_hangs_is_told_later_ones_hold_and_the_process_en
                 return (await client.get(f"{service.url}/v1/models", headers=headers)).status_code
 
             async def not_reloaded() -> bool:
-                told = (await client.get(f"{service.operations_url}/metrics")).text
-                return "\ndub5_keys_last_reload_successful 0.0\n" in told
+                reported = (await client.get(f"{service.operations_url}/metrics")).text
+                return "\ndub5_keys_last_reload_successful 0.0\n" in reported
 
             assert await status("old") == 200
             await asyncio.to_thread(hangs.touch)

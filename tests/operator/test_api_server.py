@@ -269,9 +269,11 @@ async def test_the_program(
         await until(kubernetes, "cachepolicies", "gone", lambda body: body.get("code") == 404)
         async with httpx.AsyncClient() as plain:
             assert (await plain.get(f"http://127.0.0.1:{health}/healthz")).status_code == 200
-            told = (await plain.get(f"http://127.0.0.1:{metrics}/metrics")).text
-        assert 'dub5_operator_ttl_seconds{policy="banter"} 60.0' in told
-        [resident] = [line for line in told.splitlines() if line.startswith("process_resident_memory_bytes")]
+            reported = (await plain.get(f"http://127.0.0.1:{metrics}/metrics")).text
+        assert 'dub5_operator_ttl_seconds{policy="banter"} 60.0' in reported
+        [resident] = [
+            line for line in reported.splitlines() if line.startswith("process_resident_memory_bytes")
+        ]
         assert float(resident.split()[1]) < 100e6  # at rest
     finally:
         program.terminate()

@@ -134,7 +134,7 @@ async def test_text_is_seen_before_the_answer_is_complete_and_can_be_stopped(
 
 async def test_what_is_asked_twice_word_for_word_comes_from_the_cache(fake: FakeOpenAI, opened: Open) -> None:
     async with running(openai_provider(fake.base_url)) as server, opened(server.url) as page:
-        for count, (text, told) in enumerate(
+        for count, (text, reported) in enumerate(
             [
                 ("Why?", "Nothing was kept"),
                 ("Why?", "From the cache"),
@@ -146,7 +146,7 @@ async def test_what_is_asked_twice_word_for_word_comes_from_the_cache(fake: Fake
         ):
             await ask(page, text)
             await expect(page.locator("article.answer")).to_have_count(count)
-            await expect((await answered(page)).locator(".cache")).to_contain_text(told)
+            await expect((await answered(page)).locator(".cache")).to_contain_text(reported)
         asked = [[each["content"] for each in call.body["messages"][1::2]] for call in fake.calls]
         assert asked == [["Why?"], ["Why?", "How?"], ["Why?", "How?", "Why?"]]
 

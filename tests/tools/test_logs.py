@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.log_lines import trouble
+from tests.log_lines import fault
 from tools.logs import EVENTS, FIELDS
 
 ROOT = Path(__file__).parents[2]
@@ -82,7 +82,7 @@ def test_nothing_else_is_described() -> None:
 
 
 def test_a_line_that_fits() -> None:
-    assert trouble(LINE) == ""
+    assert fault(LINE) == ""
 
 
 @pytest.mark.parametrize(
@@ -99,9 +99,9 @@ def test_a_line_that_fits() -> None:
     ],
 )
 def test_a_line_that_does_not(change: dict[str, Any]) -> None:
-    assert trouble({**LINE, **change})
+    assert fault({**LINE, **change})
 
 
 @pytest.mark.parametrize("name", ["timestamp", "level", "event", "server"])
 def test_a_line_without_what_it_always_has(name: str) -> None:
-    assert trouble({field: value for field, value in LINE.items() if field != name})
+    assert fault({field: value for field, value in LINE.items() if field != name})

@@ -115,9 +115,9 @@ EVERY = [
     "error", EVERY, ids=lambda error: f"{type(error).__name__}-{error.status}-{error.code}"
 )
 def test_another_replica_tells_the_same(error: Dub5Error) -> None:
-    told = from_wire(msgspec.msgpack.decode(msgspec.msgpack.encode(to_wire(error))))
-    assert type(told) is type(error)
-    assert (told.body(), told.status, told.retry_after, told.should_retry, str(told)) == (
+    reported = from_wire(msgspec.msgpack.decode(msgspec.msgpack.encode(to_wire(error))))
+    assert type(reported) is type(error)
+    assert (reported.body(), reported.status, reported.retry_after, reported.should_retry, str(reported)) == (
         error.body(),
         error.status,
         error.retry_after,
@@ -127,10 +127,15 @@ def test_another_replica_tells_the_same(error: Dub5Error) -> None:
 
 
 def test_another_replica_has_all_that_a_providers_error_has() -> None:
-    told = from_wire(to_wire(failure("It quotes a prompt.", busy=True)))
-    assert isinstance(told, ProviderError)
-    assert (told.provider, told.scope, told.transient, told.busy) == ("", "request", False, False)
-    assert "prompt" not in told.plain
+    reported = from_wire(to_wire(failure("It quotes a prompt.", busy=True)))
+    assert isinstance(reported, ProviderError)
+    assert (reported.provider, reported.scope, reported.transient, reported.busy) == (
+        "",
+        "request",
+        False,
+        False,
+    )
+    assert "prompt" not in reported.plain
 
 
 def test_releases_on_both_sides_of_an_upgrade_understand_each_other() -> None:
@@ -164,9 +169,9 @@ def test_one_failure_is_told_as_it_is() -> None:
 def test_of_several_failures_the_last_one_counts(last: ProviderError) -> None:
     last.param = "n"
     words = last.message
-    told = all_failed("small", [failure("First.").as_said(status=404, code="gone"), last])
-    assert type(told) is type(last)
-    assert told is not last
-    assert told.message == str(told) == f"Every provider of the model small failed; the last: {words}"
+    reported = all_failed("small", [failure("First.").as_said(status=404, code="gone"), last])
+    assert type(reported) is type(last)
+    assert reported is not last
+    assert reported.message == str(reported) == f"Every provider of the model small failed; the last: {words}"
     assert last.message == words
-    assert {**told.__dict__, "message": words} == last.__dict__
+    assert {**reported.__dict__, "message": words} == last.__dict__

@@ -35,7 +35,7 @@ _FIRST_HALVES = ("\ud800", "\udbff")
 _THOUGHTS = ("reasoning_content", "reasoning")
 
 
-class Teller:
+class Emitter:
     """Makes events, numbered as they come."""
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class Teller:
         due, self._due = b"".join(self._due), []
         return due
 
-    def tell(self, kind: str, **members: Any) -> None:
+    def emit(self, kind: str, **members: Any) -> None:
         """One event."""
         data = {"type": kind, "sequence_number": self.number, **members}
         self.number += 1
@@ -79,9 +79,9 @@ class Events:
     def __init__(self, asked: Asked, *, created: int) -> None:
         self._asked = asked
         self._created = created
-        self._teller = Teller()
-        self.take = self._teller.take
-        self._tell = self._teller.tell
+        self._emitter = Emitter()
+        self.take = self._emitter.take
+        self._emit = self._emitter.emit
         self._whole: list[Json] | None = None
         self._closed = False
         self._model: str | None = None
@@ -120,7 +120,7 @@ class Events:
         self._begin()
         self._whole, _ = answers.output_of(self._asked, completion)
         for position, item in enumerate(self._whole):
-            _replay(item, position, self._asked, self._teller)
+            _replay(item, position, self._asked, self._emitter)
 
     def close(self, *, now: int) -> bytes:
         """The answer is complete: the end of its items, and the Response; `now` is in seconds since the epoch."""
@@ -136,7 +136,7 @@ class Events:
         """The last event."""
         response = msgspec.Raw(self.close(now=now))
         status = "completed" if answers.incomplete(self._reason) is None else "incomplete"
-        self._tell(f"response.{status}", response=response)
+        self._emit(f"response.{status}", response=response)
 
     def _end_items(self, status: Status) -> None:
         if self._signed and not isinstance(self._last, _Thought):
@@ -153,15 +153,15 @@ class Events:
         """The answer breaks off."""
         self._begin()
         response = self._response("failed", error=failure(error))
-        self._tell("response.failed", response=msgspec.Raw(response))
+        self._emit("response.failed", response=msgspec.Raw(response))
 
     # --- What is told ---
 
     def _begin(self) -> None:
-        if self._teller.number == 0:
+        if self._emitter.number == 0:
             response = msgspec.Raw(self._response("in_progress"))
-            self._tell("response.created", response=response)
-            self._tell("response.in_progress", response=response)
+            self._emit("response.created", response=response)
+            self._emit("response.in_progress", response=response)
 
     def _response(
         self, status: Status, *, now: int = 0, reason: str | None = None, error: Json | None = None
@@ -221,7 +221,7 @@ class Events:
     def _thought(self) -> _Thought:
         if not isinstance(self._last, _Thought):
             self._next()
-            self._last = _Thought(self._asked, len(self._items), self._teller)
+            self._last = _Thought(self._asked, len(self._items), self._emitter)
             self._items.append(self._last)
         return self._last
 
@@ -230,7 +230,7 @@ class Events:
             if self._signed:
                 self._thought()  # what was signed goes before what is said, also where there are no words of it
             self._next()
-            self._last = _Message(self._asked, len(self._items), self._teller, self._annotations)
+            self._last = _Message(self._asked, len(self._items), self._emitter, self._annotations)
             self._items.append(self._last)
         return self._last
 
@@ -247,7 +247,7 @@ class Events:
             self._next()
             known = {"id": call.id, "name": call.name, "arguments": ""}
             identity = answers.call_id(known, self._seed, index)
-            call.begin(self._asked, len(self._items), self._teller, identity)
+            call.begin(self._asked, len(self._items), self._emitter, identity)
             self._items.append(call)
         call.write()
 
@@ -265,7 +265,7 @@ class Events:
             if isinstance(item, _Thought):
                 item.signed, self._signed = self._signed, []
             item.done = item.finish(status)
-            self._tell("response.output_item.done", output_index=item.position, item=item.done)
+            self._emit("response.output_item.done", output_index=item.position, item=item.done)
 
 
 class _Item:
@@ -310,10 +310,10 @@ class _Text:
 class _Thought(_Item):
     """A reasoning item."""
 
-    def __init__(self, asked: Asked, position: int, teller: Teller) -> None:
+    def __init__(self, asked: Asked, position: int, emitter: Emitter) -> None:
         self.position = position
         self.signed: list[Any] = []
-        self._asked, self._teller, self._tell = asked, teller, teller.tell
+        self._asked, self._emitter, self._emit = asked, emitter, emitter.emit
         self._text: _Text | None = None
         begun = answers.reasoning(asked, position, "", [], "in_progress")
         self._at = {"item_id": begun["id"], "output_index": position}
@@ -321,16 +321,16 @@ class _Thought(_Item):
         summary = ("response.reasoning_summary_text", "response.reasoning_summary_part")
         plain = ("response.reasoning_text", "response.content_part")
         self._kind, self._part = summary if asked.summary else plain
-        teller.tell("response.output_item.added", output_index=position, item=begun)
+        emitter.emit("response.output_item.added", output_index=position, item=begun)
 
     def write(self, text: str) -> None:
         if self._text is None:
             self._text = _Text()
-            self._tell(f"{self._part}.added", **self._at, part=self._part_of(""))
-            self._grow = self._teller.growing(f"{self._kind}.delta", self._at)
-        self._told(self._text.add(text))
+            self._emit(f"{self._part}.added", **self._at, part=self._part_of(""))
+            self._grow = self._emitter.growing(f"{self._kind}.delta", self._at)
+        self._grow_by(self._text.add(text))
 
-    def _told(self, delta: str) -> None:
+    def _grow_by(self, delta: str) -> None:
         if delta:
             self._grow(delta)
 
@@ -340,54 +340,54 @@ class _Thought(_Item):
     def finish(self, status: Status) -> Json:
         text = ""
         if self._text is not None:
-            self._told(self._text.rest())
+            self._grow_by(self._text.rest())
             text = self._text.whole()
-            self._tell(f"{self._kind}.done", **self._at, text=text)
-            self._tell(f"{self._part}.done", **self._at, part=self._part_of(text))
+            self._emit(f"{self._kind}.done", **self._at, text=text)
+            self._emit(f"{self._part}.done", **self._at, part=self._part_of(text))
         return answers.reasoning(self._asked, self.position, text, self.signed, status)
 
 
 class _Message(_Item):
     """A message, with a part for its text, and one for a refusal. Its text takes the `annotations` that are here."""
 
-    def __init__(self, asked: Asked, position: int, teller: Teller, annotations: list[Json]) -> None:
+    def __init__(self, asked: Asked, position: int, emitter: Emitter, annotations: list[Json]) -> None:
         self.position = position
         self._annotations = annotations
-        self._asked, self._teller, self._tell = asked, teller, teller.tell
+        self._asked, self._emitter, self._emit = asked, emitter, emitter.emit
         self._parts: list[Json] = []
         self._text: _Text | None = None
         self._refusal: _Text | None = None
         self._logprobs: list[Json] = []
         begun = answers.says(asked, position, [], "in_progress")
         self._at: Json = {"item_id": begun["id"], "output_index": position, "content_index": 0}
-        teller.tell("response.output_item.added", output_index=position, item=begun)
+        emitter.emit("response.output_item.added", output_index=position, item=begun)
 
     def write(self, text: str, logprobs: list[Json]) -> None:
         if self._text is None:
             self._end_part()
             self._text = _Text()
-            self._tell("response.content_part.added", **self._at, part=answers.output_text("", [], []))
-            self._grow = self._teller.growing("response.output_text.delta", self._at, b',"logprobs":[]')
+            self._emit("response.content_part.added", **self._at, part=answers.output_text("", [], []))
+            self._grow = self._emitter.growing("response.output_text.delta", self._at, b',"logprobs":[]')
         self._logprobs += logprobs
         delta = self._text.add(text) if text else ""
         if delta or logprobs:
-            self._told(delta, logprobs)
+            self._grow_by(delta, logprobs)
 
-    def _told(self, delta: str, logprobs: list[Json]) -> None:
+    def _grow_by(self, delta: str, logprobs: list[Json]) -> None:
         if not logprobs:
             self._grow(delta)
             return
         plain = [answers.plain(one) for one in logprobs]
-        self._tell("response.output_text.delta", **self._at, delta=delta, logprobs=plain)
+        self._emit("response.output_text.delta", **self._at, delta=delta, logprobs=plain)
 
     def refuse(self, text: str) -> None:
         if self._refusal is None:
             self._end_part()
             self._refusal = _Text()
-            self._tell("response.content_part.added", **self._at, part={"type": "refusal", "refusal": ""})
+            self._emit("response.content_part.added", **self._at, part={"type": "refusal", "refusal": ""})
         delta = self._refusal.add(text)
         if delta:
-            self._tell("response.refusal.delta", **self._at, delta=delta)
+            self._emit("response.refusal.delta", **self._at, delta=delta)
 
     def finish(self, status: Status) -> Json:
         self._end_part()
@@ -400,7 +400,7 @@ class _Message(_Item):
             part = self._end_refusal(self._refusal)
         else:
             return
-        self._tell("response.content_part.done", **self._at, part=part)
+        self._emit("response.content_part.done", **self._at, part=part)
         self._parts.append(part)
         self._at = {**self._at, "content_index": len(self._parts)}
         self._text = self._refusal = None
@@ -408,11 +408,11 @@ class _Message(_Item):
     def _end_text(self, text: _Text) -> Json:
         rest = text.rest()
         if rest:
-            self._told(rest, [])
+            self._grow_by(rest, [])
         annotations = self._annotations.copy()
         self._annotations.clear()
         for index, annotation in enumerate(annotations):
-            self._tell(
+            self._emit(
                 _ANNOTATION,
                 **self._at,
                 annotation_index=index,
@@ -420,16 +420,16 @@ class _Message(_Item):
             )
         whole, logprobs = text.whole(), self._logprobs
         plain = [answers.plain(one) for one in logprobs]
-        self._tell("response.output_text.done", **self._at, text=whole, logprobs=plain)
+        self._emit("response.output_text.done", **self._at, text=whole, logprobs=plain)
         self._logprobs = []
         return answers.output_text(whole, annotations, logprobs)
 
     def _end_refusal(self, refusal: _Text) -> Json:
         rest = refusal.rest()
         if rest:
-            self._tell("response.refusal.delta", **self._at, delta=rest)
+            self._emit("response.refusal.delta", **self._at, delta=rest)
         whole = refusal.whole()
-        self._tell("response.refusal.done", **self._at, refusal=whole)
+        self._emit("response.refusal.done", **self._at, refusal=whole)
         return {"type": "refusal", "refusal": whole}
 
 
@@ -455,22 +455,22 @@ class _Call(_Item):
             if isinstance(arguments, str) and arguments:
                 self._waiting.append(arguments)
 
-    def begin(self, asked: Asked, position: int, teller: Teller, call_id: str) -> None:
-        self.position, self._asked, self._tell, self._call_id = position, asked, teller.tell, call_id
+    def begin(self, asked: Asked, position: int, emitter: Emitter, call_id: str) -> None:
+        self.position, self._asked, self._emit, self._call_id = position, asked, emitter.emit, call_id
         self.item = self._item("", "in_progress")
         self._at = {"item_id": self.item["id"], "output_index": position}
-        teller.tell("response.output_item.added", output_index=position, item=self.item)
-        self._grow = teller.growing("response.function_call_arguments.delta", self._at)
+        emitter.emit("response.output_item.added", output_index=position, item=self.item)
+        self._grow = emitter.growing("response.function_call_arguments.delta", self._at)
 
     def write(self) -> None:
         """Tell what has come of its arguments."""
         if self.item is None or self.done is not None:
             return
         for arguments in self._waiting:
-            self._told(self._arguments.add(arguments))
+            self._grow_by(self._arguments.add(arguments))
         self._waiting.clear()
 
-    def _told(self, delta: str) -> None:
+    def _grow_by(self, delta: str) -> None:
         if delta:
             self._grow(delta)
 
@@ -485,9 +485,9 @@ class _Call(_Item):
             return False
 
     def finish(self, status: Status) -> Json:
-        self._told(self._arguments.rest())
+        self._grow_by(self._arguments.rest())
         arguments = self._arguments.whole()
-        self._tell("response.function_call_arguments.done", **self._at, name=self.name, arguments=arguments)
+        self._emit("response.function_call_arguments.done", **self._at, name=self.name, arguments=arguments)
         return self._item(arguments, status)
 
     def _item(self, arguments: str, status: Status) -> Json:
@@ -498,46 +498,46 @@ class _Call(_Item):
 # --- A whole answer ---
 
 
-def _replay(item: Json, position: int, asked: Asked, teller: Teller) -> None:
+def _replay(item: Json, position: int, asked: Asked, emitter: Emitter) -> None:
     """The events of an item that is known to its end."""
     at: Json = {"item_id": item["id"], "output_index": position}
     begun = {**item, "status": "in_progress"}
     if item["type"] == "message":
         begun["content"] = []
-        teller.tell("response.output_item.added", output_index=position, item=begun)
+        emitter.emit("response.output_item.added", output_index=position, item=begun)
         for index, part in enumerate(item["content"]):
-            _replay_part(part, {**at, "content_index": index}, teller)
+            _replay_part(part, {**at, "content_index": index}, emitter)
     elif item["type"] == "reasoning":
-        _replay_thought(item, position, asked, teller)
+        _replay_thought(item, position, asked, emitter)
     else:
         begun["arguments"] = ""
-        teller.tell("response.output_item.added", output_index=position, item=begun)
+        emitter.emit("response.output_item.added", output_index=position, item=begun)
         arguments = item["arguments"]
         if arguments:
-            teller.tell("response.function_call_arguments.delta", **at, delta=arguments)
-        teller.tell("response.function_call_arguments.done", **at, name=item["name"], arguments=arguments)
-    teller.tell("response.output_item.done", output_index=position, item=item)
+            emitter.emit("response.function_call_arguments.delta", **at, delta=arguments)
+        emitter.emit("response.function_call_arguments.done", **at, name=item["name"], arguments=arguments)
+    emitter.emit("response.output_item.done", output_index=position, item=item)
 
 
-def _replay_part(part: Json, at: Json, teller: Teller) -> None:
+def _replay_part(part: Json, at: Json, emitter: Emitter) -> None:
     if part["type"] == "refusal":
         said = part["refusal"]
-        teller.tell("response.content_part.added", **at, part={"type": "refusal", "refusal": ""})
-        _grow(said, teller.growing("response.refusal.delta", at))
-        teller.tell("response.refusal.done", **at, refusal=said)
+        emitter.emit("response.content_part.added", **at, part={"type": "refusal", "refusal": ""})
+        _grow(said, emitter.growing("response.refusal.delta", at))
+        emitter.emit("response.refusal.done", **at, refusal=said)
     else:
         said = part["text"]
-        teller.tell("response.content_part.added", **at, part=answers.output_text("", [], []))
-        _grow(said, teller.growing("response.output_text.delta", at, b',"logprobs":[]'))
+        emitter.emit("response.content_part.added", **at, part=answers.output_text("", [], []))
+        _grow(said, emitter.growing("response.output_text.delta", at, b',"logprobs":[]'))
         for index, annotation in enumerate(part["annotations"]):
-            teller.tell(_ANNOTATION, **at, annotation_index=index, annotation=annotation)
+            emitter.emit(_ANNOTATION, **at, annotation_index=index, annotation=annotation)
         logprobs = [answers.plain(one) for one in part["logprobs"]]
-        teller.tell("response.output_text.done", **at, text=said, logprobs=logprobs)
-    teller.tell("response.content_part.done", **at, part=part)
+        emitter.emit("response.output_text.done", **at, text=said, logprobs=logprobs)
+    emitter.emit("response.content_part.done", **at, part=part)
 
 
-def _replay_thought(item: Json, position: int, asked: Asked, teller: Teller) -> None:
-    thought = _Thought(asked, position, teller)
+def _replay_thought(item: Json, position: int, asked: Asked, emitter: Emitter) -> None:
+    thought = _Thought(asked, position, emitter)
     for part in item["summary"] or item.get("content", ()):
         for piece in pieces_of(part["text"]):
             thought.write(piece)

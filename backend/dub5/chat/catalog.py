@@ -70,9 +70,9 @@ class Catalog:
         for pattern in self._patterns:
             model = pattern.model(name)
             if model is not None:
-                told, settings = pattern.described(name), pattern.settings
-                window = settings.context_window or told.context_window
-                kind = told.kind if settings.kind == "chat" else settings.kind
+                known, settings = pattern.described(name), pattern.settings
+                window = settings.context_window or known.context_window
+                kind = known.kind if settings.kind == "chat" else settings.kind
                 class_name = model.cache_class
                 return Target(name, model, None, class_name, self.classes[class_name], name, kind, window)
         for pattern in self._patterns:
@@ -88,6 +88,8 @@ class Catalog:
 
     def _target(self, name: str, model: Model, personality: Personality | None) -> Target:
         class_name = personality.cache_class if personality is not None else model.cache_class
-        told = self._settings[model.name]
+        known = self._settings[model.name]
         kept = self.classes[class_name]
-        return Target(name, model, personality, class_name, kept, model.name, told.kind, told.context_window)
+        return Target(
+            name, model, personality, class_name, kept, model.name, known.kind, known.context_window
+        )

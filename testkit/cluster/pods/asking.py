@@ -4,7 +4,7 @@ Each has one connection and asks some questions a second, drawn from a list that
 they are true (`changes_every` in testkit/provider.py), so each hit is known to be stale or not. Each second writes
 what was seen since the beginning; ends when standard input closes:
 
-    {"hits": 310, "stale": 12, "misses": 90, "failed": 0, "trouble": ""}
+    {"hits": 310, "stale": 12, "misses": 90, "failed": 0, "error": ""}
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Asking:
 
     def __init__(self) -> None:
         self.seen = {"hits": 0, "stale": 0, "misses": 0, "failed": 0}
-        self.trouble = ""
+        self.error = ""
 
     async def client(self) -> None:
         limits = httpx.Limits(max_connections=1)
@@ -42,7 +42,7 @@ class Asking:
                     await self.ask(client, f"question {random.randrange(QUESTIONS)}")
                 except (httpx.HTTPError, KeyError, ValueError) as error:
                     self.seen["failed"] += 1
-                    self.trouble = repr(error)
+                    self.error = repr(error)
 
     async def ask(self, client: httpx.AsyncClient, question: str) -> None:
         body = {"model": MODEL, "messages": [{"role": "user", "content": question}]}
@@ -55,10 +55,10 @@ class Asking:
         else:
             self.seen["misses"] += 1
 
-    async def tell(self) -> None:
+    async def report(self) -> None:
         while True:
             await asyncio.sleep(1)
-            sys.stdout.write(json.dumps({**self.seen, "trouble": self.trouble}) + "\n")
+            sys.stdout.write(json.dumps({**self.seen, "error": self.error}) + "\n")
             sys.stdout.flush()
 
 
@@ -66,7 +66,7 @@ async def main() -> None:
     asking = Asking()
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(asking.client()) for _ in range(CLIENTS)]
-        tasks.append(group.create_task(asking.tell()))
+        tasks.append(group.create_task(asking.report()))
         await asyncio.to_thread(sys.stdin.read)
         for task in tasks:
             task.cancel()

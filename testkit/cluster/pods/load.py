@@ -72,8 +72,8 @@ class Load:
         except httpx.HTTPError as error:
             reason = repr(error)
         self.live -= 1
-        told = {"outcome": outcome, "status": status, "reason": reason[:300]}
-        say({"live": self.live, "client": index, **told})
+        report = {"outcome": outcome, "status": status, "reason": reason[:300]}
+        say({"live": self.live, "client": index, **report})
         if outcome == "refused":
             await asyncio.sleep(0.2)  # a server that is gone must not make us spin
 

@@ -42,9 +42,13 @@ async def test_half_heads_give_way_to_those_that_come_after_them_and_whole_reque
         strangers = [await stack.enter_async_context(connected(server)) for _ in range(20)]
         for stranger in strangers:
             stranger.send(HALF_HEAD)
-        told = await strangers[0].answer()
-        assert told is not None
-        assert (told.status, told.code, told.headers["connection"]) == (503, "overloaded", "close")
+        reported = await strangers[0].answer()
+        assert reported is not None
+        assert (reported.status, reported.code, reported.headers["connection"]) == (
+            503,
+            "overloaded",
+            "close",
+        )
         assert await server.metric("dub5_connections_refused_total", reason="memory") >= 1
         assert await server.metric("dub5_arriving_bytes") <= MIB
         for size in (KIB, 60 * KIB):
@@ -64,8 +68,8 @@ async def test_half_bodies_count_too_and_all_of_it_comes_back() -> None:
                 caller.send(HEAD + b"content-length: 1000000\r\n\r\n" + b"x" * 600_000)
             answers = [each.answer() for each in callers[:3]]
             ended = asyncio.create_task(_first(answers))
-            told = await ended
-            assert (told.status, told.code) == (503, "overloaded")
+            reported = await ended
+            assert (reported.status, reported.code) == (503, "overloaded")
         await server.becomes("dub5_arriving_bytes", 0)
 
 

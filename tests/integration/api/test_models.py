@@ -52,15 +52,15 @@ async def test_what_is_known_of_each_is_told_and_is_the_same_everywhere() -> Non
         "personalities": {"pirate": {"model": "small"}},
     }
     async with running(config) as one, running(config) as other:
-        told = (await one.client.get("/v1/models")).json()["data"]
-        assert told == (await other.client.get("/v1/models")).json()["data"]
-    assert [(each["id"], each["kind"], each.get("context_window")) for each in told] == [
+        reported = (await one.client.get("/v1/models")).json()["data"]
+        assert reported == (await other.client.get("/v1/models")).json()["data"]
+    assert [(each["id"], each["kind"], each.get("context_window")) for each in reported] == [
         ("pirate", "personality", 128_000),
         ("small", "chat", 128_000),
         ("vectors", "embedding", None),
     ]
-    assert len({each["created"] for each in told}) == 1
-    assert told[1]["price"] == {"input": 1.0, "cached_input": 1.0, "output": 0.0}
+    assert len({each["created"] for each in reported}) == 1
+    assert reported[1]["price"] == {"input": 1.0, "cached_input": 1.0, "output": 0.0}
 
 
 def lists(*models: dict[str, Any], answer: Script | None = None) -> Script:
@@ -107,8 +107,8 @@ async def test_a_pattern_lets_through_what_the_provider_lists(fake: FakeOpenAI) 
     fake.reply = lists({"id": LLAMA, "max_model_len": 8192}, {"id": "e5", "type": "embedding"}, {"id": 7})
     async with running(passing(fake, **{"*": ["fake/*"]})) as server, await server.openai() as client:
         await until_listed(server, [LLAMA, "e5"])
-        told = (await server.client.get(f"/v1/models/{LLAMA}")).json()
-        assert (told["id"], told["context_window"], "kind" in told) == (LLAMA, 8192, False)
+        reported = (await server.client.get(f"/v1/models/{LLAMA}")).json()
+        assert (reported["id"], reported["context_window"], "kind" in reported) == (LLAMA, 8192, False)
         assert (await server.client.get("/v1/models/e5")).json()["kind"] == "embedding"
         for _ in range(2):  # the second from the cache
             await client.chat.completions.create(model=LLAMA, messages=[{"role": "user", "content": "hi"}])

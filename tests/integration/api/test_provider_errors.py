@@ -221,9 +221,9 @@ async def test_the_next_route_is_asked_first_and_the_last_ones_words_are_told(
     two.reply = refusal(
         429, "Slow down.", headers={"retry-after": "2.5"}, code="rate_limit_exceeded", type="tokens"
     )
-    told = await server.chat("b", model="both", stream=streamed)
-    assert (told.status_code, told.headers["retry-after"]) == (429, "3")
-    error = told.json()["error"]
+    reported = await server.chat("b", model="both", stream=streamed)
+    assert (reported.status_code, reported.headers["retry-after"]) == (429, "3")
+    error = reported.json()["error"]
     assert (error["type"], error["code"]) == ("tokens", "rate_limit_exceeded")
     assert "Slow down." in error["message"]
 

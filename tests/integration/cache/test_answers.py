@@ -60,8 +60,8 @@ async def test_a_reading_that_was_replaced_may_end_after_its_successor(
     redis: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dub5.cache.store.IN_FORCE", -1.0)  # each reading is too old for the next request
-    gates, troubles = [asyncio.Event(), asyncio.Event()], list[dict[str, Any]]()
-    asyncio.get_running_loop().set_exception_handler(lambda _, trouble: troubles.append(trouble))
+    gates, failures = [asyncio.Event(), asyncio.Event()], list[dict[str, Any]]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
     async with linked(redis) as link:
         cache, _ = cache_of(link, Clock())
         waiting = iter(gates)
@@ -80,7 +80,7 @@ async def test_a_reading_that_was_replaced_may_end_after_its_successor(
             gate.set()
             assert await found is None
         await asyncio.sleep(0)
-        assert (troubles, cache._readings) == ([], {})
+        assert (failures, cache._readings) == ([], {})
 
 
 async def test_a_replica_that_was_stopped_asks_before_it_answers_from_memory(redis: str) -> None:

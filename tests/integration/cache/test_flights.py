@@ -284,9 +284,9 @@ async def test_followers_in_mid_answer_are_told_that_it_is_lost(redis: str, fake
         early = [await leading.next(), await leading.next()]
         assert [await following.next(), await following.next()] == early
         await lose_lease(redis)
-        told = await following.rest()
-        assert len(told) == 1
-        assert json.loads(told[0])["error"]["code"] == "answer_lost"
+        reported = await following.rest()
+        assert len(reported) == 1
+        assert json.loads(reported[0])["error"]["code"] == "answer_lost"
         gate.set()
         ended = await leading.rest()
         assert ended[-1] == "[DONE]"

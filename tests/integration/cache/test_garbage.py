@@ -350,8 +350,8 @@ async def test_no_request_fails_for_what_stands_under_a_name_of_ours(scene: Scen
         await check(scene, f"{name}: {kind}")
     await scene.redis.flushall()
     await until(scene.well)
-    told = [event for replica in scene.replicas for event in replica.logs]
-    assert [event for event in told if "exception" in event or event.get("exc_info")] == []
+    reported = [event for replica in scene.replicas for event in replica.logs]
+    assert [event for event in reported if "exception" in event or event.get("exc_info")] == []
 
 
 async def check(scene: Scene, cell: str) -> None:
@@ -415,8 +415,8 @@ async def test_a_stream_that_turns_to_garbage_is_that_of_a_lost_leader(scene: Sc
         events = answer.aiter_lines()
         assert good.raw.decode() in await anext(events)
         await scene.redis.xadd(stream, {"frames": msgspec.msgpack.encode([frame])})
-        [told] = [event async for event in events if event]
-    assert msgspec.json.decode(told.removeprefix("data: "))["error"]["code"] == "answer_lost"
+        [reported] = [event async for event in events if event]
+    assert msgspec.json.decode(reported.removeprefix("data: "))["error"]["code"] == "answer_lost"
     assert await replica.metric("dub5_redis_undecodable_total", kind="flight") == before + 1
 
 

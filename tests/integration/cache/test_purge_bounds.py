@@ -128,8 +128,8 @@ async def test_stamps_that_a_release_before_wrote_are_taken_over(redis: str) -> 
             assert [stamp(here, f"tag:{number}") - 10**15 for number in (5998, 5999)] == [5998, 5999]
             assert 17 <= stamp(here, "all") - 10**15 <= 17 + 2 * PURGE_UNIT  # in the log: rounded up
             await here.purge(["tag:new"])
-            told: Any = await client.zrange(PURGE_STAMPS, 0, -1, withscores=True)
-            [(name, score)] = told
+            reported: Any = await client.zrange(PURGE_STAMPS, 0, -1, withscores=True)
+            [(name, score)] = reported
             assert (name, score) == (b"all", stamp(here, "tag:new"))  # what a replica of that release goes by
             # Such a replica purges, in its own way, and another one of ours begins.
             await client.xadd(PURGE_JOURNAL, {"tag:theirs": ""}, id=f"{int(score) + 1}-0")
@@ -198,10 +198,10 @@ async def test_more_purges_than_can_be_remembered_without_redis_become_one_of_al
 @pytest.mark.parametrize("records", [1, 7, 4096])
 def test_a_segment_gives_the_greatest_stamp_of_a_name(records: int) -> None:
     chance = random.Random(records)
-    told = sorted({chance.randrange(50) << 32 | delta for delta in range(1, records + 1)})
-    segment = Segment(1000, array("Q", told), told[-1])
+    reported = sorted({chance.randrange(50) << 32 | delta for delta in range(1, records + 1)})
+    segment = Segment(1000, array("Q", reported), reported[-1])
     for name in range(51):
-        deltas = [record & 0xFFFFFFFF for record in told if record >> 32 == name]
+        deltas = [record & 0xFFFFFFFF for record in reported if record >> 32 == name]
         assert segment.stamp(name) == ((1000 + max(deltas)) * PURGE_UNIT if deltas else 0)
     assert PurgeLog().stamp(3) == 0
 

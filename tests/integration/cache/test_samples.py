@@ -56,7 +56,7 @@ async def client(redis: str) -> AsyncIterator[Redis]:
         yield client
 
 
-def look_ups(sampler: Sampler, count: int, classes: int = 1, *, seed: int = 1) -> None:
+def lookups(sampler: Sampler, count: int, classes: int = 1, *, seed: int = 1) -> None:
     chance = random.Random(seed)
     for _ in range(count):
         key = f"{chance.getrandbits(48):012x}".ljust(48, "0")
@@ -85,13 +85,13 @@ async def test_nothing_is_written_unless_somebody_reads_and_no_longer_than_that(
 ) -> None:
     clock = Clock()
     async with sampling(redis, clock=clock) as sampler:
-        look_ups(sampler, 100)
+        lookups(sampler, 100)
         clock.now += INTERVAL
         await sampler.turn()
         assert await client.exists(SAMPLES, REPLICAS) == 0
         await client.set(SAMPLES_READER, b"1")
         await sampler.turn()
-        look_ups(sampler, 100)
+        lookups(sampler, 100)
         comparisons(sampler, 3)
         clock.now += INTERVAL
         await sampler.turn()
@@ -99,10 +99,10 @@ async def test_nothing_is_written_unless_somebody_reads_and_no_longer_than_that(
         assert (len(batch.accesses), len(batch.verdicts)) == (100, 3)
         assert 0 < await client.pttl(SAMPLES) <= STREAM_AGE * 1000
         await client.delete(SAMPLES_READER)
-        look_ups(sampler, 100)
+        lookups(sampler, 100)
         clock.now += INTERVAL
         await sampler.turn()
-        look_ups(sampler, 100)
+        lookups(sampler, 100)
         await sampler.flush()
         assert len(await written(client)) == 1
         assert not sampler._accesses
@@ -127,7 +127,7 @@ async def test_look_ups_of_vectors_are_told_like_others(redis: str, client: Redi
 async def test_a_budget_of_nothing_writes_nothing_though_somebody_reads(redis: str, client: Redis) -> None:
     await client.set(SAMPLES_READER, b"1")
     async with sampling(redis, budget=0) as sampler:
-        look_ups(sampler, 100)
+        lookups(sampler, 100)
         await sampler.turn()
         await sampler.flush()
         assert await client.exists(SAMPLES, REPLICAS) == 0
@@ -138,7 +138,7 @@ async def test_a_batch_is_bounded_whatever_is_in_it(redis: str, client: Redis, c
     await client.set(SAMPLES_READER, b"1")
     async with sampling(redis, budget=2**20) as sampler:
         for turn in range(4):
-            look_ups(sampler, 20_000, classes, seed=turn)
+            lookups(sampler, 20_000, classes, seed=turn)
             comparisons(sampler, 3000, "c" * 100)
             await sampler.flush()
         sizes = [*map(len, await encoded(client))]
@@ -154,13 +154,13 @@ async def test_look_ups_of_classes_that_found_no_room_are_told_later(redis: str,
     await client.set(SAMPLES_READER, b"1")
     async with sampling(redis) as sampler:
         sampler._threshold = 0.001  # hardly any is recorded
-        look_ups(sampler, 5000, 1000)
+        lookups(sampler, 5000, 1000)
         while sampler._looked_up:
             sampler._accesses.append(Access(1, "one", 0.0, True, 0, 0.0, 1.0))
             await sampler.flush()
-        told = [batch.looked_up for batch in await written(client)]
-        assert len(told) > 1
-        assert sum(sum(each.values()) for each in told) == 5000
+        reported = [batch.looked_up for batch in await written(client)]
+        assert len(reported) > 1
+        assert sum(sum(each.values()) for each in reported) == 5000
 
 
 async def test_of_too_many_comparisons_a_fair_sample_is_kept(redis: str, client: Redis) -> None:
@@ -182,7 +182,7 @@ async def test_the_stream_takes_no_more_than_its_share_however_many_write(redis:
     async with sampling(redis, budget=2**20) as sampler:
         for turn in range(STREAM_BATCHES + 100):
             comparisons(sampler, 100)
-            look_ups(sampler, 250, seed=turn)
+            lookups(sampler, 250, seed=turn)
             await sampler.flush()
         assert await client.xlen(SAMPLES) == STREAM_BATCHES
         assert 4 * 2**20 < (await client.memory_usage(SAMPLES, samples=0) or 0) <= SAMPLE_BYTES
@@ -206,7 +206,7 @@ async def test_replicas_share_the_rate(redis: str, client: Redis) -> None:
         for _ in range(int(seconds / INTERVAL)):
             clock.now += INTERVAL
             for sampler in samplers:
-                look_ups(sampler, 50)
+                lookups(sampler, 50)
                 await sampler.turn()
         batches = await client.xlen(SAMPLES)
     assert seconds / interval(count) - 1 <= batches / count <= seconds / interval(count) + 1
@@ -243,6 +243,6 @@ async def test_comparisons_go_on_being_counted_while_nobody_reads(redis: str, cl
             await sampler.stop()
         assert not sampler._verdicts
         labels = {"class": "default", "source": "refetch", "verdict": "changed"}
-        told = sampler._metrics.registry.get_sample_value("dub5_cache_revalidations_total", labels)
-        assert told == 1
+        reported = sampler._metrics.registry.get_sample_value("dub5_cache_revalidations_total", labels)
+        assert reported == 1
         assert await client.pttl(FINGERPRINT_KEY % ("a" * 48)) > 0

@@ -224,10 +224,10 @@ async def test_what_counts_as_a_change_is_the_classs_choice(
 ) -> None:
     classes = {"default": {"compare": "sketch"}}
     async with running(config(fake, redis, classes=classes)) as server:
-        told = (
+        reported = (
             "The shop at the old harbour opens at 9 in the morning and closes at {} in the evening, every day"
         )
-        fake.replies = [say(told.format(6)), say("Well: " + told.format(6)), say(told.format(7))]
+        fake.replies = [say(reported.format(6)), say("Well: " + reported.format(6)), say(reported.format(7))]
         for _ in range(3):
             await server.chat(headers={"cache-control": "no-cache"})
             await asyncio.gather(*sampler_of(server)._comparisons.running)
@@ -261,5 +261,5 @@ async def test_classes_are_announced(fake: FakeOpenAI, redis: str, client: Redis
     classes = {"facts": {"ttl": "5m", "max_ttl": "1h"}, "private": {"cacheable": "never"}}
     async with running(config(fake, redis, classes=classes)) as server:
         await server.replica.application._policies.announce()
-        told = msgspec.json.decode(await client.get(CLASSES_KEY) or b"", type=Announcement)
-    assert told.classes == {"facts": AnnouncedClass(300, 3600), "default": AnnouncedClass(300, 86400)}
+        reported = msgspec.json.decode(await client.get(CLASSES_KEY) or b"", type=Announcement)
+    assert reported.classes == {"facts": AnnouncedClass(300, 3600), "default": AnnouncedClass(300, 86400)}

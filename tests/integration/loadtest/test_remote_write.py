@@ -45,7 +45,7 @@ async def prometheus(tmp_path: Path) -> AsyncIterator[Prometheus]:
         yield started
 
 
-def told(kind: str = "job", **values: object) -> tuple[list[str], dict[str, str]]:
+def reported(kind: str = "job", **values: object) -> tuple[list[str], dict[str, str]]:
     """Arguments and environment of k6 in the chart's Job or TestRun, with the scripts' place here.
 
     To be called before a replica runs: Helm's library holds the interpreter for a second.
@@ -112,7 +112,7 @@ async def test_the_series_are_the_documented_ones_and_say_what_the_summary_says(
     prometheus: Prometheus,
 ) -> None:
     settings = {"RATE": 10, "DURATION": "2s", "QUESTIONS": 4, "MAX_TOKENS": 5, "HITS": 0.1}
-    command = told(scenario="cache", settings=settings, remoteWrite=f"{prometheus.url}/api/v1/write")
+    command = reported(scenario="cache", settings=settings, remoteWrite=f"{prometheus.url}/api/v1/write")
     async with running(FAST) as server:
         summary = await k6(server.url, command)
     table = await asyncio.to_thread(documented)
@@ -132,7 +132,7 @@ async def test_the_series_are_the_documented_ones_and_say_what_the_summary_says(
 
 async def test_outcomes_personalities_and_complexities_are_told_apart(prometheus: Prometheus) -> None:
     settings = {"RATE": 20, "DURATION": "2s", "COMPLEXITIES": "short,tool", "MAX_TOKENS": 5, "WHOLE": 0}
-    command = told(scenario="faults", settings=settings, remoteWrite=f"{prometheus.url}/api/v1/write")
+    command = reported(scenario="faults", settings=settings, remoteWrite=f"{prometheus.url}/api/v1/write")
     async with running({**simulated("400ms"), "admission": {"max_inflight": 1, "max_queued": 0}}) as server:
         summary = await k6(server.url, command)
     for label, values in {
@@ -148,7 +148,7 @@ async def test_outcomes_personalities_and_complexities_are_told_apart(prometheus
 
 async def test_a_testrun_sends_the_same(prometheus: Prometheus) -> None:
     settings = {"COMPLEXITIES": "short", "MAX_TOKENS": 5}
-    command = told("testrun", settings=settings, remoteWrite=f"{prometheus.url}/api/v1/write")
+    command = reported("testrun", settings=settings, remoteWrite=f"{prometheus.url}/api/v1/write")
     async with running(FAST) as server:
         await k6(server.url, command)
     [requests] = (await query(prometheus, "sum(k6_chat_requests_total)")).values()
@@ -156,5 +156,5 @@ async def test_a_testrun_sends_the_same(prometheus: Prometheus) -> None:
 
 
 def test_nothing_is_sent_where_nobody_asked_for_it() -> None:
-    arguments, environment = told()
+    arguments, environment = reported()
     assert not [each for each in (*arguments, *environment) if "prometheus" in each.lower()]

@@ -34,11 +34,11 @@ def test_kubectl_can_apply_them() -> None:
 def test_the_sidecar_finds_them() -> None:
     assert made()["metadata"]["labels"]["grafana_dashboard"] == "1"
     assert "annotations" not in made()["metadata"]
-    told = made(
+    reported = made(
         nested("monitoring.dashboards", {"labels": {"a": "b"}, "annotations": {"grafana_folder": "DUB5"}})
     )
-    assert told["metadata"]["labels"]["a"] == "b"
-    assert told["metadata"]["annotations"] == {"grafana_folder": "DUB5"}
+    assert reported["metadata"]["labels"]["a"] == "b"
+    assert reported["metadata"]["annotations"] == {"grafana_folder": "DUB5"}
 
 
 def documents(dashboard: str) -> str:

@@ -17,8 +17,8 @@ KEDA = {
 
 def test_helm_finds_nothing_to_complain_about() -> None:
     said = helm.lint(CHART)
-    told = [message["error"] for message in said["messages"]]
-    assert (said["errors"], told) == ([], ["icon is recommended"])
+    reported = [message["error"] for message in said["messages"]]
+    assert (said["errors"], reported) == ([], ["icon is recommended"])
 
 
 def test_the_scaled_object_for_elsewhere_is_the_one_that_the_chart_makes() -> None:

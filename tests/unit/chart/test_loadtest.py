@@ -98,10 +98,10 @@ def test_every_scenario_can_be_named() -> None:
 
 def test_it_asks_its_own_release_with_the_key_that_was_made() -> None:
     asked = container(on(settings={"RATE": 5, "EXACT_LENGTHS": True}))
-    told = environment(asked)
-    assert told["DUB5_URL"] == "http://dub5:80"
-    assert (told["RATE"], told["EXACT_LENGTHS"]) == ("5", "true")
-    assert told["STARTUP_TIMEOUT"] == "3m"  # on a first install the replicas have yet to come up
+    reported = environment(asked)
+    assert reported["DUB5_URL"] == "http://dub5:80"
+    assert (reported["RATE"], reported["EXACT_LENGTHS"]) == ("5", "true")
+    assert reported["STARTUP_TIMEOUT"] == "3m"  # on a first install the replicas have yet to come up
     key = next(each for each in asked["env"] if each["name"] == "DUB5_KEY")
     assert key["valueFrom"]["secretKeyRef"] == {"name": "dub5-keys", "key": "chat"}
     assert environment(container(on(settings={"STARTUP_TIMEOUT": "5s"})))["STARTUP_TIMEOUT"] == "5s"
@@ -123,9 +123,9 @@ def test_a_setting_that_no_script_knows_is_refused_by_its_name(name: str) -> Non
 
 def test_another_service_may_be_asked() -> None:
     values = {"auth": {"anonymous": True}, "loadtest": {"enabled": True, "url": "https://chat.example"}}
-    told = environment(container(render(values)))
-    assert told["DUB5_URL"] == "https://chat.example"
-    assert "DUB5_KEY" not in told
+    reported = environment(container(render(values)))
+    assert reported["DUB5_URL"] == "https://chat.example"
+    assert "DUB5_KEY" not in reported
 
 
 def test_results_are_kept_where_a_claim_is_named() -> None:

@@ -81,9 +81,9 @@ def selectors(rule: Json) -> list[str]:
     ("values", "name"), [({}, "dub5"), (nested("fullnameOverride", "tutor"), "tutor")], ids=str
 )
 def test_what_kubernetes_tells_is_of_the_releases_own_deployment(values: Json, name: str) -> None:
-    told = [each for rule in rules_of(installed(values)) for each in selectors(rule) if "kube_" in each]
-    assert told
-    for selector in told:
+    reported = [each for rule in rules_of(installed(values)) for each in selectors(rule) if "kube_" in each]
+    assert reported
+    for selector in reported:
         pods = re.search(r'pod=~"([^"]*)"', selector)
         if pods:
             assert re.fullmatch(pods[1], f"{name}-7c9f8b6d5-x2x4z")

@@ -106,10 +106,10 @@ def test_all_requests_are_told_even_where_an_outcome_was_not_kept() -> None:
 def test_rows_of_the_mix_stand_in_their_natural_order(tag: str, names: list[str]) -> None:
     metrics = {f"chat_ttft{{{tag}:{name}}}": {"count": 3, "med": 5.0} for name in reversed(names[1:])}
     metrics |= {f"chat_whole{{{tag}:{name}}}": {"rate": 0.5} for name in names}
-    told = rows(compose(run(metrics=metrics), {}, limits=LIMITS), f"By {tag}")
-    assert list(told) == names
-    assert told[names[0]] == ["0", "", "", "", "50 %"]  # none was answered
-    assert told[names[1]] == ["3", "5 ms", "", "", "50 %"]
+    reported = rows(compose(run(metrics=metrics), {}, limits=LIMITS), f"By {tag}")
+    assert list(reported) == names
+    assert reported[names[0]] == ["0", "", "", "", "50 %"]  # none was answered
+    assert reported[names[1]] == ["3", "5 ms", "", "", "50 %"]
 
 
 def test_a_run_without_an_answer() -> None:

@@ -141,8 +141,8 @@ def test_what_is_not_known_is_not_judged() -> None:
     assert judged.words == "No figures of the service: nothing can be said about its resources."
     lines = {"cpu": calm()["cpu"], "memory": MEMORY["memory"]}
     judged = judge(lines, began=BEGAN)  # no limit of memory
-    told = {each.name for each in judged.resources if each.judged}
-    assert (judged.first, told) == (None, {"CPU"})
+    reported = {each.name for each in judged.resources if each.judged}
+    assert (judged.first, reported) == (None, {"CPU"})
     assert next(each for each in judged.resources if each.name == "memory").peak == "480 MiB"
 
 
@@ -155,17 +155,17 @@ def test_errors_are_counted_beside() -> None:
 
 @given(st.lists(st.booleans(), max_size=40))
 def test_lasting_is_the_first_stretch_that_is_long_enough(fulls: list[bool]) -> None:
-    told = [(float(index * STEP), full) for index, full in enumerate(fulls)]
+    reported = [(float(index * STEP), full) for index, full in enumerate(fulls)]
     needed = int(LASTING / STEP) + 1
     expected = next(
         (
-            told[index][0]
-            for index in range(len(told))
+            reported[index][0]
+            for index in range(len(reported))
             if len(fulls[index : index + needed]) == needed and all(fulls[index : index + needed])
         ),
         None,
     )
-    assert lasting(told) == expected
+    assert lasting(reported) == expected
 
 
 @given(

@@ -448,14 +448,14 @@ class TestWayToAProvider:
         ],
     )
     def test_what_is_no_origin_is_refused(self, origin: str) -> None:
-        told = refusal({"server": {"allowed_origins": ["https://a.example", origin]}})
-        assert told.startswith(f"server.allowed_origins[1]: `{origin}` is not an origin")
+        reported = refusal({"server": {"allowed_origins": ["https://a.example", origin]}})
+        assert reported.startswith(f"server.allowed_origins[1]: `{origin}` is not an origin")
 
     def test_origins_that_any_page_has_are_refused(self) -> None:
         for origin, why in (("null", "what any page can make"), ("*", "without keys")):
-            told = refusal({"server": {"allowed_origins": [origin]}})
-            assert told.startswith("server.allowed_origins")
-            assert why in told
+            reported = refusal({"server": {"allowed_origins": [origin]}})
+            assert reported.startswith("server.allowed_origins")
+            assert why in reported
 
     @pytest.mark.parametrize(
         "host", ["", "a b", "http://a", "a/b", "*.", "a.*", "*a", "[::1]:80", "me@a", "a:1"]

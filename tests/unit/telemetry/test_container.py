@@ -34,10 +34,10 @@ def test_the_smallest_limit_holds(
     for name, content in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(content)
-    told = tmp_path / "self"
+    reported = tmp_path / "self"
     if groups is not None:
-        told.write_text(groups)
-    assert memory_limit(told, root) == limit
+        reported.write_text(groups)
+    assert memory_limit(reported, root) == limit
 
 
 def test_without_a_limit_it_is_what_the_machine_has() -> None:
