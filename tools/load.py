@@ -4,7 +4,7 @@
     RATE=50 DURATION=1m python -m tools.load steady --url http://127.0.0.1:8000 --operations http://127.0.0.1:9000
     python -m tools.load steady --release chat/dub5 --prometheus monitoring/prometheus:9090    # in KUBECONFIG's cluster
 
-What a scenario can be told is in docs/load-testing.md; it comes from the environment. Exit code: k6's, 99 where a gate
+The settings of a scenario, in docs/load-testing.md, come from the environment. Exit code: k6's, 99 where a gate
 was missed.
 """
 

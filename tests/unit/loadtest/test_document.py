@@ -23,5 +23,5 @@ def test_every_scenario_is_there() -> None:
 
 
 def test_every_setting_is_there() -> None:
-    named = {name for cell in rows("What it can be told") for name in re.findall(r"`([A-Z0-9_]+)`", cell)}
+    named = {name for cell in rows("Settings") for name in re.findall(r"`([A-Z0-9_]+)`", cell)}
     assert named == settings_of_load_tests() | OF_THE_CHART
