@@ -120,8 +120,10 @@ async def test_a_fault_is_paged_and_taken_back_once_it_is_mended(tmp_path: Path)
             service = await running.enter_async_context(serving(settings))
             await running.enter_async_context(callers(service.url))
             targets = {"dub5": {service.operations_url: {"namespace": "chat", "pod": "dub5-a"}}}
-            told = {"alertmanagers": [{"static_configs": [{"targets": [alertmanager.address]}]}]}
-            async with Prometheus(tmp_path, targets, rule_files=[str(rules)], alerting=told) as prometheus:
+            alerting = {"alertmanagers": [{"static_configs": [{"targets": [alertmanager.address]}]}]}
+            async with Prometheus(
+                tmp_path, targets, rule_files=[str(rules)], alerting=alerting
+            ) as prometheus:
                 await quiet(prometheus)
                 await exemplars(prometheus)
                 await evaluated(prometheus)
