@@ -196,7 +196,13 @@ async def test_the_same_text_is_asked_for_once(server: Running, fake: FakeOpenAI
 
 
 async def test_what_asks_for_nothing_makes_no_other_question(server: Running, fake: FakeOpenAI) -> None:
-    for fields in ({}, {"echo": False, "n": 1, "best_of": 1, "suffix": None}, {"stop": []}, {"user": "me"}):
+    same: list[Json] = [
+        {},
+        {"echo": False, "n": 1, "best_of": 1, "suffix": None},
+        {"stop": []},
+        {"user": "me"},
+    ]
+    for fields in same:
         await ask(server, ["Once"] if fields else "Once", **fields)
     assert len(fake.calls) == 1
     for other in ({"echo": True}, {"suffix": "x"}, {"logprobs": 0}, {"max_tokens": 16}, {"best_of": 2}):

@@ -194,6 +194,7 @@ def texts(draw: st.DrawFn) -> Json:
     return {**draw(heads("text_completion")), "choices": choices}
 
 
+@st.composite
 def text_chunks(draw: st.DrawFn, whole: Json) -> list[Json]:
     """As a provider sends them: texts are cut anywhere, the choices take turns."""
     head = {name: value for name, value in whole.items() if name not in ("usage", "choices")}
@@ -229,7 +230,7 @@ def said(chunks: list[Json]) -> dict[int, tuple[str, Json]]:
 @law
 @given(texts(), st.data(), st.integers(1, 4))
 def test_text_completions(given_by: Json, data: st.DataObject, together: int) -> None:
-    chunks = streamed(text_chunks(data.draw, given_by), as_chunk)
+    chunks = streamed(data.draw(text_chunks(given_by)), as_chunk)
     for stored in (
         Payload.of_whole(assemble(chunk.data for chunk in chunks)).raw,
         Payload.of(as_completion(given_by)).raw,
