@@ -1,7 +1,7 @@
 #!/bin/sh
 # Sets a fresh machine up for development. `make` calls it:
 #   tools/setup.sh python   a virtual environment in .venv with exactly what uv.lock names
-#   tools/setup.sh tests    all that the tests use: redis, helm, promtool, alertmanager, k6, browser
+#   tools/setup.sh tests    all that the tests use: redis, helm, promtool, alertmanager, k6, browser, clients
 #   tools/setup.sh redis    redis-server for the tests, from the system's package manager
 #   tools/setup.sh wrk      wrk, the load generator of the benchmarks, from there too
 #   tools/setup.sh promtool Prometheus and its promtool for the tests of queries and of remote write, unpacked into .venv
@@ -11,6 +11,7 @@
 #   tools/setup.sh actionlint  the linter of the workflows, built and linked as k6 is
 #   tools/setup.sh k6-types TypeScript and the types of k6, to check its scripts with; where there is node and npm
 #   tools/setup.sh openai-node  OpenAI's client for Node.js, one of the readers of tests/integration/providers; where there is node and npm
+#   tools/setup.sh python-clients  the clients in Python that are tried on us, in environments of their own
 #   tools/setup.sh browser  Chromium for the tests of the page, and the library that drives it, in .venv
 #   tools/setup.sh docs     what makes the site of the documents, in .venv
 #   tools/setup.sh helm     Helm for the tests of the chart, as a library in .venv; large, so only where tests are run
@@ -151,6 +152,30 @@ setup_group() {
     UV_PYTHON="$PWD/.venv/bin/python" .venv/bin/uv pip install --quiet --require-hashes --requirement ".venv/$1.txt"
 }
 
+# Outside of the work tree and named for what is in them, as with npm below: some hundred packages for each environment.
+setup_python_clients() {
+    version=$(.venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')-$(cksum <tests/clients/uv.lock | cut -d ' ' -f 1)
+    place=${XDG_CACHE_HOME:-$HOME/.cache}/dub5/python-clients-$version
+    if [ ! -d "$place" ]; then
+        say "Clients in Python are tried on us: installing them, once."
+        trust_the_system
+        index=$(other_registry)
+        [ -z "$index" ] || export UV_DEFAULT_INDEX="$index"
+        mkdir -p "${place%/*}"
+        made=$(mktemp -d "$place.XXXXXX")
+        for group in newest older; do
+            .venv/bin/uv export --quiet --frozen --project tests/clients --only-group "$group" --output-file "$made/$group.txt" &&
+                .venv/bin/uv venv --quiet --relocatable --python .venv/bin/python "$made/$group" &&
+                UV_PYTHON="$made/$group/bin/python" .venv/bin/uv pip install --quiet --no-deps --require-hashes --requirement "$made/$group.txt" &&
+                continue
+            rm -rf "$made"
+            stop "Could not install them."
+        done
+        mv -T "$made" "$place" || rm -rf "$made" # another work tree was first
+    fi
+    ln -sfn "$place" .venv/clients
+}
+
 # Debian's, or one that is there already: Playwright's own builds are in no package registry.
 setup_browser() {
     setup_group browser playwright "The page's tests drive a browser by Playwright"
@@ -226,7 +251,7 @@ setup_npm() {
 case ${1:-} in
     python) setup_python ;;
     redis) setup_program redis-server redis "The tests use a real Redis" ;;
-    tests) for each in redis helm promtool alertmanager k6 k6-types browser; do tools/setup.sh "$each"; done ;;
+    tests) for each in redis helm promtool alertmanager k6 k6-types browser python-clients; do tools/setup.sh "$each"; done ;;
     wrk) setup_program wrk wrk "The benchmarks load servers with wrk" ;;
     browser) setup_browser ;;
     docs) setup_group docs sphinx "The documents become a site" ;;
@@ -236,7 +261,8 @@ case ${1:-} in
     resolution) setup_resolution "${2:?lowest-direct or highest}" ;;
     k6) setup_built k6 "the tests of the load test are skipped. Install k6 to run them." ;;
     actionlint) setup_built actionlint "the workflows are not checked." ;;
+    python-clients) setup_python_clients ;;
     k6-types) setup_npm tools/k6-types k6-types "k6's scripts are checked with TypeScript" "that check is left out." ;;
     openai-node) setup_npm tests/providers/node openai-node "Answers are read with openai-node" "that reader is left out." ;;
-    *) stop "usage: tools/setup.sh python|resolution|redis|wrk|browser|docs|helm|promtool|alertmanager|k6|actionlint|k6-types|openai-node" ;;
+    *) stop "usage: tools/setup.sh python|resolution|redis|wrk|browser|docs|helm|promtool|alertmanager|k6|actionlint|k6-types|openai-node|python-clients" ;;
 esac
