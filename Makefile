@@ -21,6 +21,7 @@ run: $(READY) ## Serve on http://127.0.0.1:8000: dub5.yaml or CONFIG=FILE, else 
 test: $(READY) ## Run every test that needs no cluster, against a real Redis; RESOLUTION=lowest-direct or highest: with other dependencies
 	@$(if $(RESOLUTION),tools/setup.sh resolution $(RESOLUTION))
 	@tools/setup.sh tests
+	@$(if $(CI),tools/setup.sh agents)
 	@$(BIN)/python -m pytest $(TEST_OPTIONS) $(TESTS)
 
 # On its own, since under it Python takes two thirds more time.

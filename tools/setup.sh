@@ -12,6 +12,7 @@
 #   tools/setup.sh k6-types TypeScript and the types of k6, to check its scripts with; where there is node and npm
 #   tools/setup.sh openai-node  OpenAI's client for Node.js, one of the readers of tests/integration/providers; where there is node and npm
 #   tools/setup.sh python-clients  the clients in Python that are tried on us, in environments of their own
+#   tools/setup.sh agents   two coding agents' command lines, tried too; 800 MB, so `make test` asks for them in CI alone
 #   tools/setup.sh browser  Chromium for the tests of the page, and the library that drives it, in .venv
 #   tools/setup.sh docs     what makes the site of the documents, in .venv
 #   tools/setup.sh helm     Helm for the tests of the chart, as a library in .venv; large, so only where tests are run
@@ -248,6 +249,8 @@ setup_npm() {
     ln -sfn "$place" ".venv/$2"
 }
 
+old_node() { command -v node >/dev/null && node -e 'process.exit(process.versions.node.split(".")[0] < 20 ? 0 : 1)'; }
+
 case ${1:-} in
     python) setup_python ;;
     redis) setup_program redis-server redis "The tests use a real Redis" ;;
@@ -263,6 +266,7 @@ case ${1:-} in
     actionlint) setup_built actionlint "the workflows are not checked." ;;
     python-clients) setup_python_clients ;;
     k6-types) setup_npm tools/k6-types k6-types "k6's scripts are checked with TypeScript" "that check is left out." ;;
+    agents) old_node || setup_npm tests/clients/agents agents "Coding agents are tried on us" "those tests are skipped." ;;
     openai-node) setup_npm tests/providers/node openai-node "Answers are read with openai-node" "that reader is left out." ;;
-    *) stop "usage: tools/setup.sh python|resolution|redis|wrk|browser|docs|helm|promtool|alertmanager|k6|actionlint|k6-types|openai-node|python-clients" ;;
+    *) stop "usage: tools/setup.sh python|resolution|redis|wrk|browser|docs|helm|promtool|alertmanager|k6|actionlint|k6-types|openai-node|python-clients|agents" ;;
 esac
