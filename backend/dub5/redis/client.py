@@ -20,7 +20,7 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.driver_info import DriverInfo
-from redis.exceptions import RedisClusterException, RedisError
+from redis.exceptions import InvalidResponse, RedisClusterException, RedisError
 
 from dub5.errors import ConfigError
 from dub5.settings.model import RedisSettings, read_file
@@ -46,6 +46,11 @@ Command = tuple[tuple[Any, ...], Mapping[str, Any]]
 """Words, and redis-py's options for reading the answer."""
 
 
+class AnswerTooLarge(InvalidResponse):
+    """An answer to one command has more bytes than any of ours: it was not read to its end, so the connection cannot
+    be used any more."""
+
+
 async def at_once(connect: Callable[[], Awaitable[None]], times: int) -> None:
     """So many connections at once; raises one of REDIS_ERRORS where one of them is not made in time."""
     async with asyncio.timeout(CONNECT_TIMEOUT):
@@ -58,7 +63,8 @@ def most_connections(settings: RedisSettings) -> int:
     """How many connections to Redis there may be at once; of a Cluster with up to six masters."""
     each = 2 * CONNECTIONS + 2  # while it is asked whether it is back, those that are in use are there still
     kind = urlsplit(settings.url).scheme.partition("+")[2]
-    return 6 * each if kind == "cluster" else each + len(_hosts(urlsplit(settings.url)))
+    # Of look-ups there is one, and the one before it, which is being closed.
+    return 6 * each if kind == "cluster" else each + 2 + len(_hosts(urlsplit(settings.url)))
 
 
 def connect(settings: RedisSettings, password: str | None) -> Client:

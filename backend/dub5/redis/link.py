@@ -15,6 +15,9 @@ The breaker: one timeout opens it, or a few other failures in a row; commands th
 background task probes the server each quarter of a second. So a lost Redis costs a request at most one timeout. A Redis
 that answers but refuses (read-only, out of memory) is not lost: only that command fails.
 
+What requests wait for goes over one connection more, without tasks (`pipelined`), and by batches only while there is
+none, to a Cluster, and where it is large. It counts for the breaker as a batch does.
+
 Connections are made before anybody waits for them, at the start and when a lost Redis is probed: that takes several
 round trips, and so longer than a command may. Of a Cluster each node has batches and a breaker of its own, so one that
 is lost holds up nothing that the others keep; its loss has the layout read again.
@@ -46,12 +49,14 @@ from dub5.redis.client import (
     INITIALIZE_TIMEOUT,
     LARGEST_ANSWER,
     REDIS_ERRORS,
+    AnswerTooLarge,
     Client,
     Command,
     at_once,
     connect,
 )
 from dub5.redis.cluster import Cluster
+from dub5.redis.pipelined import LATE, STEPS, STEPS_IN_TIME, Pipelining
 from dub5.settings.model import RedisSettings
 from dub5.telemetry.background import Background, BackgroundTask
 from dub5.telemetry.logging import get_logger
@@ -87,23 +92,30 @@ _LOG_INTERVAL = 60.0
 CLOCK_TOLERANCE = 2.0
 """Seconds by which clocks may differ: much more than a round trip, and what two readings lie apart."""
 
-_STEPS, _STEPS_IN_TIME = 10, 8
-_LATE = 0.002
-"""Seconds by which a timer may be late on a machine that is not busy."""
-
 Handler = Callable[[bytes], Awaitable[None]]
 Words = tuple[Any, ...]
 """One command: its name, then texts, bytes and numbers."""
+Told = Callable[["list[Any] | RedisUnavailable"], None]
+"""Told the answers to commands, or that Redis did not do them all. It must not raise."""
 _OPTIONS: dict[str, dict[str, Any]] = {"ZRANGE": {"withscores": True, "score_cast_func": float}}
 """What redis-py has to know to read an answer, where that depends on the question: all of ours ask WITHSCORES."""
 _NO_OPTIONS: dict[str, Any] = {}
 
+
+_TYPES: dict[str, Any] = {
+    "GETRANGE": bytes,
+    "XRANGE": list,
+    "HMGET": list,
+    "DEL": int,
+    "HSET": int,
+    "PEXPIRE": int,
+    "EVAL": object,
+}
+"""What may be asked by `ask`, and what its answer is: anything else is none."""
+_AWAITED = frozenset({"claim", "set", "release", "fingerprint", "limit", "settle"})
+"""Operations that go by `ask`, too: requests wait for most of them, and their answers are small."""
+
 _log = get_logger()
-
-
-class AnswerTooLarge(InvalidResponse):
-    """An answer to one command has more bytes than any of ours: it was not read to its end, so the connection cannot
-    be used any more."""
 
 
 class RedisUnavailable(Exception):
@@ -116,6 +128,15 @@ class RedisFailed(RedisUnavailable):
 
 class RedisUndecodable(RedisUnavailable):
     """Redis is there, but has something else than ours under that name: of another type, or larger than it can be."""
+
+
+def _settle(waiter: asyncio.Future[list[Any]], answers: list[Any] | RedisUnavailable) -> None:
+    if waiter.done():  # whoever waited has left
+        return
+    if isinstance(answers, RedisUnavailable):
+        waiter.set_exception(answers)
+    else:
+        waiter.set_result(answers)
 
 
 class RedisClock:
@@ -169,6 +190,8 @@ class RedisLink:
         self._client: Client = bounded(connect(settings, password), largest)
         self._batches: dict[str, Batches] = {}  # by name of the server
         self._server: OneServer | Cluster
+        self._pipelining: Pipelining | None = None
+        self._pipeliner: BackgroundTask | None = None
         self._ask: Callable[..., Awaitable[list[Any]]]
         if isinstance(self._client, RedisCluster):
             self._server = Cluster(self._client, self._background)
@@ -177,7 +200,11 @@ class RedisLink:
             self._subscriptions: Client = self._client
         else:
             self._server = OneServer(self._client)
-            self._ask = self._batches_of(self._server).ask
+            batches = self._batches_of(self._server)
+            self._ask = batches.ask
+            pool = self._client.connection_pool
+            self._pipelining = Pipelining(pool, batches, timeout=self._timeout, largest=largest)
+            self._server.failed = self._pipelining.close
             # The subscriber must not take a connection from commands.
             self._subscriptions = bounded(connect(settings, password), largest)
         self.available = True  # before anybody asked, it may be
@@ -205,12 +232,16 @@ class RedisLink:
             await self._server.connect()
         with contextlib.suppress(RedisUnavailable):
             await self.run("ping", "PING")
+        if self._pipelining is not None:
+            self._pipeliner = self._background.start("redis-pipeline", self._pipelining.keep)
         if self._handlers:
             self._subscriber = self._background.start("redis-subscriber", self._listen)
 
     async def stop(self) -> None:
-        if self._subscriber is not None:
-            await self._subscriber.stop()
+        self.available = False  # nothing more is asked
+        for task in (self._subscriber, self._pipeliner):
+            if task is not None:
+                await task.stop()
         await asyncio.gather(*(batches.stop() for batches in self._batches.values()))
         if isinstance(self._server, Cluster):
             await self._server.stop()
@@ -220,6 +251,54 @@ class RedisLink:
                 if isinstance(pool, SentinelConnectionPool):  # redis-py closes the master's connections only
                     stack.push_async_callback(pool.sentinel_manager.aclose)
                 stack.push_async_callback(client.aclose)
+
+    def ask(self, operation: str, commands: Sequence[Words], told: Told) -> bool:
+        """`pipeline` for who cannot wait: `told` is called once with what it would have given or raised, later, in the
+        turn in which that is known.
+
+        False, and no call, where there is no connection for that, as there is none to a Cluster, or too much under way
+        on it: then `pipeline` may do.
+        """
+        pipelining = self._pipelining
+        if pipelining is None or pipelining.connection is None:
+            return False
+        done = functools.partial(self._tell, operation, commands, told, time.perf_counter())
+        return pipelining.connection.ask(b"".join(map(pack_command, commands)), len(commands), done)
+
+    def _tell(
+        self,
+        operation: str,
+        commands: Sequence[Words],
+        told: Told,
+        started: float,
+        answers: list[Any] | Exception,
+    ) -> None:
+        self._duration(operation).observe(time.perf_counter() - started)
+        if isinstance(answers, Exception):
+            self._metrics.cache_errors.labels(operation).inc()
+            if isinstance(answers, AnswerTooLarge):
+                self.undecodable(_KINDS.get(operation, operation), "too large")
+            told(RedisUndecodable() if isinstance(answers, AnswerTooLarge) else RedisFailed())
+            return
+        for at, (words, answer) in enumerate(zip(commands, answers, strict=True)):
+            if isinstance(answer, ResponseError):
+                told(self._refused(operation, answer))
+                return
+            sound = isinstance(answer, _TYPES[words[0]])
+            if sound and answer and words[0] == "XRANGE":
+                try:  # as redis-py gives them
+                    answers[at] = [
+                        (id_, dict(zip(read[::2], read[1::2], strict=True))) for id_, read in answer
+                    ]
+                except (TypeError, ValueError):
+                    sound = False
+            if not sound:
+                self._metrics.cache_errors.labels(operation).inc()
+                told(RedisFailed())
+                raise InvalidResponse("no answer to such a command")
+        if not self._up:
+            self._show_whether_up()
+        told(answers)
 
     async def run(self, operation: str, *words: Any) -> Any:
         """The answer to one command, or RedisUnavailable within one timeout."""
@@ -233,10 +312,11 @@ class RedisLink:
         """
         if not self.available:
             raise RedisUnavailable
+        if operation in _AWAITED:
+            waiter: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+            if self.ask(operation, commands, functools.partial(_settle, waiter)):
+                return await waiter
         asked: list[Command] = [(words, _OPTIONS.get(words[0], _NO_OPTIONS)) for words in commands]
-        duration = self._durations.get(operation)
-        if duration is None:
-            duration = self._durations[operation] = self._metrics.redis_duration.labels(operation)
         started = time.perf_counter()
         try:
             try:
@@ -247,13 +327,19 @@ class RedisLink:
             self._metrics.cache_errors.labels(operation).inc()
             raise
         finally:
-            duration.observe(time.perf_counter() - started)
+            self._duration(operation).observe(time.perf_counter() - started)
         for answer in answers:
             if isinstance(answer, ResponseError):
                 raise self._refused(operation, answer)
         if not self._up:
             self._show_whether_up()
         return answers
+
+    def _duration(self, operation: str) -> Distribution:
+        duration = self._durations.get(operation)
+        if duration is None:
+            duration = self._durations[operation] = self._metrics.redis_duration.labels(operation)
+        return duration
 
     def _refused(self, operation: str, refusal: ResponseError) -> RedisUnavailable:
         self._metrics.cache_errors.labels(operation).inc()
@@ -300,6 +386,8 @@ class RedisLink:
 
     def _show_whether_up(self) -> None:
         self._up = self.available = any(each.available for each in self._batches.values())
+        if self._pipelining is not None and not self.available:
+            self._pipelining.close()
         self._metrics.redis_up.set(self._up)
 
     async def _listen(self) -> None:
@@ -365,7 +453,7 @@ class _Countdown:
     def __init__(self, limit: asyncio.Timeout, seconds: float) -> None:
         self._limit = limit
         self._loop = asyncio.get_running_loop()
-        self._step = seconds / _STEPS
+        self._step = seconds / STEPS
         self._steps = self._in_time = 0
         self._due = self._loop.time() + self._step
         self.timer = self._loop.call_at(self._due, self._on_step)
@@ -373,8 +461,8 @@ class _Countdown:
     def _on_step(self) -> None:
         now = self._loop.time()
         self._steps += 1
-        self._in_time += now < self._due + _LATE
-        if (self._steps >= _STEPS and self._in_time >= _STEPS_IN_TIME) or self._steps >= 2 * _STEPS:
+        self._in_time += now < self._due + LATE
+        if (self._steps >= STEPS and self._in_time >= STEPS_IN_TIME) or self._steps >= 2 * STEPS:
             self._limit.reschedule(now)
         else:
             self._due = now + self._step
@@ -455,10 +543,10 @@ class Batches:
             batch.fail(RedisUndecodable)
         except REDIS_ERRORS as error:
             if not is_shortage(error):  # of ours: it says nothing of Redis
-                self._failed(error, hung=limit.expired())
+                self.failed(error, hung=limit.expired())
             batch.fail(RedisFailed)
         else:
-            self._failures = 0
+            self.works()
             for waiter, start, end in batch.waiters:
                 if not waiter.done():
                     waiter.set_result(answers[start:end])
@@ -470,7 +558,12 @@ class Batches:
         if not all(waiter.done() for waiter, _, _ in batch.waiters):
             batch.fail(RedisFailed)
 
-    def _failed(self, error: Exception, *, hung: bool) -> None:
+    def works(self) -> None:
+        """It answered."""
+        self._failures = 0
+
+    def failed(self, error: Exception, *, hung: bool) -> None:
+        """It did not; where it is `hung`, it did not in time."""
         self._failures = max(self._failures + 1, FAILURES_TO_OPEN if hung else 0)
         if self._failures >= FAILURES_TO_OPEN and self.available:
             _log.warning("redis unavailable", server=self._server.name, error=type(error).__name__)
@@ -508,6 +601,9 @@ class OneServer:
 
     def __init__(self, client: Redis) -> None:
         self._client = client
+        # Called where a command failed. The connection for look-ups has nothing to write, and would not see that its
+        # server is no master any more.
+        self.failed: Callable[[], None] = lambda: None
 
     async def send(self, commands: list[Command]) -> list[Any]:
         # Not by `Pipeline.execute`: its retries and metrics, none of which are used, cost more than the commands do.
@@ -531,6 +627,7 @@ class OneServer:
             # Also where redis-py cannot make sense of an answer: those after it are still to come, and would be taken
             # for the answers to the next batch. A cluster's nodes read them all.
             await connection.disconnect(nowait=True)
+            self.failed()
             raise
         finally:
             await pool.release(connection)
@@ -543,7 +640,7 @@ class OneServer:
         return True
 
     async def connect(self) -> None:
-        """Have a connection for each batch that may be under way."""
+        """Have a connection for each batch that may be under way, and one more."""
         pool = self._client.connection_pool
 
         async def one() -> None:
@@ -551,7 +648,7 @@ class OneServer:
 
         made: list[AbstractConnection] = []
         try:
-            await at_once(one, CONNECTIONS)
+            await at_once(one, CONNECTIONS + 1)  # one is taken over for look-ups
         finally:
             for connection in made:
                 await pool.release(connection)

@@ -12,7 +12,6 @@ from typing import Any
 import hiredis
 import pytest
 import pytest_asyncio
-import trustme
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.sentinel import SentinelConnectionPool
 
@@ -457,17 +456,6 @@ async def written(link: RedisLink, key: str, value: str) -> bool:
         return False
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """An authority of our own, and a file with a key and a certificate for 127.0.0.1 that it issued."""
-    directory = tmp_path_factory.mktemp("tls")
-    authority, server = directory / "ca.pem", directory / "server.pem"
-    issuer = trustme.CA()
-    issuer.cert_pem.write_to_path(str(authority))
-    issuer.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(server))
-    return authority, server
-
-
 async def test_tls_with_an_authority_of_our_own(certificate: tuple[Path, Path]) -> None:
     authority, server_pem = certificate
     files = ["--tls-cert-file", str(server_pem), "--tls-key-file", str(server_pem), "--tls-ca-cert-file"]
@@ -584,7 +572,7 @@ async def test_an_answer_that_comes_after_the_breaker_opened_does_not_look_like_
 
         async def late(commands: list[Any]) -> Any:
             answers = await usual(commands)
-            batches._failed(TimeoutError(), hung=True)  # as another batch would
+            batches.failed(TimeoutError(), hung=True)  # as another batch would
             return answers
 
         monkeypatch.setattr(
