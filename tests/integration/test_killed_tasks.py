@@ -255,9 +255,20 @@ async def half_a_request_is_ended(scene: Scene, kill: Kill) -> None:
         writer.close()
 
 
+async def a_look_up_finds_what_was_stored_elsewhere(scene: Scene, kill: Kill) -> None:
+    await kill()
+    link, text = scene.a.replica.application._redis, f"question {next(numbers)}"
+    assert link is not None
+    pipelining = link._pipelining
+    await until(lambda: pipelining is not None and pipelining.connection is not None)
+    assert await ask(scene.b, text) == await ask(scene.a, text)
+    assert calls(scene, text) == 1
+
+
 DOES = {
     "policy-reader": a_policy_comes_into_force,
     "redis-subscriber": a_policy_comes_into_force,  # by messages only: they are not read again for an hour
+    "redis-pipeline": a_look_up_finds_what_was_stored_elsewhere,
     "purge-reader": a_purge_elsewhere_is_learnt,
     "sample-writer": hits_are_counted_in_redis,
     "flight-reader": a_call_elsewhere_is_followed,

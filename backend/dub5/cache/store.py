@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import time
 import zlib
@@ -37,9 +38,9 @@ from moka_py import Moka
 from msgspec import Meta
 
 from dub5.cache.freshness import Directives, Freshness, Lifetimes, judge
-from dub5.cache.purges import IN_FORCE, Purges
+from dub5.cache.purges import IN_FORCE, Asked, Purges
 from dub5.contract import ENTRY_KEY, Undecodable, decode
-from dub5.redis.link import CLOCK_TOLERANCE, RedisLink, RedisUnavailable
+from dub5.redis.link import CLOCK_TOLERANCE, RedisFailed, RedisLink, RedisUnavailable, Words
 from dub5.telemetry.background import Background, BackgroundTask
 from dub5.vectors import NoVector, Vector
 
@@ -47,6 +48,9 @@ TOLERANCE = CLOCK_TOLERANCE
 """Seconds by which a birth may lie ahead."""
 _SYNCHRONISE_INTERVAL = 0.5
 """Seconds between two readings of the purges: half of what is promised."""
+_MOMENT = 0.02
+"""Seconds for which it is known that nothing was there, for who looks twice. What is stored meanwhile is found when a
+lease is asked for."""
 
 # An answer born later is never replaced by one born earlier, whichever of two replicas writes last. One that says that
 # it is yet to be born, damaged or of a clock gone wrong, is, and so is what is no string.
@@ -225,9 +229,22 @@ class CacheHit(msgspec.Struct, frozen=True, gc=False):
     freshness: Freshness
 
 
-def kept(lifetimes: Lifetimes) -> float:
+def _settle(future: asyncio.Future[Entry | None], entry: Entry | None) -> None:
+    if not future.done():  # else whoever waited has left
+        future.set_result(entry)
+
+
+def kept_for(lifetimes: Lifetimes) -> float:
     """For how many seconds after its birth an answer may be of use at all."""
     return lifetimes.ttl + max(lifetimes.stale_while_revalidate, lifetimes.stale_if_error)
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """An answer that is in memory, and the command that has Redis keep it, empty without Redis."""
+
+    identity: Identity
+    entry: Entry
+    put: Words
 
 
 class LocalEntry(msgspec.Struct, frozen=True, gc=False):
@@ -252,6 +269,12 @@ class LocalCache:
         """Keep for at most `seconds`; may be refused or evicted earlier."""
         self._entries.set((identity.key, identity.version), LocalEntry(entry, time.monotonic()), ttl=seconds)
 
+    def forget(self, identity: Identity, entry: Entry) -> None:
+        """Unless it was replaced."""
+        held = self.get(identity)
+        if held is not None and held.entry is entry:
+            self._entries.remove((identity.key, identity.version))
+
     def count(self) -> int:
         self._entries.run_pending_tasks()
         return self._entries.count()
@@ -262,12 +285,22 @@ class LocalCache:
 
 
 class _Reading(msgspec.Struct, eq=False):
-    """A look-up in Redis that is under way, for all who want the same: `done` has a result when it is over, False where
-    it was given up, since its request was cancelled."""
+    """A look-up in Redis, for all who want the same while it is under way; `waiting` are told what it found.
+
+    `kept`: who asked for it looks again, another way. Where it found nothing it is known for a moment after it is
+    `over`.
+    """
 
     began: float
-    done: asyncio.Future[bool]
-    entry: Entry | None = None
+    waiting: list[Callable[[Entry | None], None]]
+    kept: bool = False
+    over: bool = False
+
+
+class _Turn(msgspec.Struct, eq=False):
+    """The reading of the purges in one turn of the event loop. `known`: it is here, and there is no more to learn."""
+
+    known: bool = False
 
 
 class AnswerStore:
@@ -295,9 +328,11 @@ class AnswerStore:
         self._link = link
         self._purges = purges
         self._readings: dict[Identity, _Reading] = {}
-        self._purge_reading: asyncio.Future[bool | None] | None = None
+        self._turn: _Turn | None = None
+        self._learning: asyncio.Task[bool] | None = None  # the same, where it takes a task
         self._background = background or Background()
         self._failures = self._background.failures("cache-lookup")
+        self._lookups = self._background.jobs("cache-lookup")
         self._synchroniser: BackgroundTask | None = None
         self._nudged = asyncio.Event()
 
@@ -311,6 +346,7 @@ class AnswerStore:
     async def stop(self) -> None:
         if self._synchroniser is not None:
             await self._synchroniser.stop()
+        await self._lookups.stop()
 
     async def purge(self, names: Sequence[str]) -> bool:
         """Forget every answer that belongs to one of `names`; whether all replicas will know within a second."""
@@ -339,50 +375,80 @@ class AnswerStore:
         """What Redis has, else what memory has.
 
         Redis is read once for all who ask meanwhile: a thousand clients with one question must not mean a thousand
-        reads. The first of them reads, the others wait for it; if it leaves before that is done, the next one reads.
+        reads.
         """
-        if self._link is None:
+        if self._link is None or not self._link.available:
             return self.recall(lookup)
-        entry, tries_left = None, 2
-        while tries_left:
-            tries_left -= 1
+        identity, entry = self.identity(lookup), None
+        for _ in range(2):
+            found: asyncio.Future[Entry | None] = asyncio.get_running_loop().create_future()
+            self._read_for(identity, functools.partial(_settle, found))
+            entry, asked = await found, identity
             identity = self.identity(lookup)
-            reading = self._readings.get(identity)
-            # One that was begun long ago, before this process was stopped for a while, may not know of purges.
-            if reading is not None and reading.began >= time.monotonic() - IN_FORCE:
-                if not await asyncio.shield(reading.done):
-                    tries_left += 1
-                    continue
-            else:
-                loop = asyncio.get_running_loop()
-                reading = self._readings[identity] = _Reading(time.monotonic(), loop.create_future())
-                try:
-                    try:
-                        reading.entry = await self._read(identity)
-                    except Exception as error:  # noqa: BLE001  # a defect there must not cost an answer: it is a miss
-                        self._failures.note(error)
-                    reading.done.set_result(True)
-                finally:
-                    if not reading.done.done():
-                        reading.done.set_result(False)
-                    if self._readings.get(identity) is reading:  # else it was replaced by a later one
-                        del self._readings[identity]
-            entry = reading.entry
-            if identity == self.identity(lookup):
+            if identity == asked:
                 break
             # A purge came to our knowledge with the reading.
+        return self._found(lookup, asked, entry) or self.recall(lookup)
+
+    def ask(self, lookup: CacheLookup, done: Callable[[CacheHit | None], None]) -> bool:
+        """`find` for who cannot wait: `done` is called once, later, with what Redis has. None: there may be something
+        all the same, and `find`, called soon, knows without asking again what was not there.
+
+        False, and no call, where it cannot be asked that way now. `done` must not raise.
+        """
+        identity = self.identity(lookup)
+
+        def told(entry: Entry | None) -> None:
+            # Else a purge came to our knowledge with the reading, and there is another answer to look for.
+            done(self._found(lookup, identity, entry) if identity == self.identity(lookup) else None)
+
+        return self._read_for(identity, told, at_once=True)
+
+    def _found(self, lookup: CacheLookup, identity: Identity, entry: Entry | None) -> CacheHit | None:
         if self._purges.behind:
             self._nudged.set()
         hit = self._judged(entry, "shared", lookup) if entry is not None else None
-        if entry is None or hit is None:
-            return self.recall(lookup)
-        self._keep_locally(identity, entry, lookup.lifetimes)
+        if entry is not None and hit is not None:
+            self._keep_locally(identity, entry, lookup.lifetimes)
         return hit
+
+    def _read_for(
+        self, identity: Identity, told: Callable[[Entry | None], None], *, at_once: bool = False
+    ) -> bool:
+        """Have `told` what Redis has, by a reading that may be under way already. It is no request's, so that whoever
+        leaves takes nothing from the others. `at_once`: False where that would take a task."""
+        reading = self._readings.get(identity)
+        # One that was begun long ago, before this process was stopped for a while, may not know of purges.
+        if reading is not None and reading.began >= time.monotonic() - IN_FORCE:
+            reading.kept |= at_once
+            if reading.over:
+                asyncio.get_running_loop().call_soon(told, None)
+            else:
+                reading.waiting.append(told)
+            return True
+        reading = _Reading(time.monotonic(), [told], at_once)
+        if not self._ask_link(identity, reading):
+            if at_once:
+                return False
+            self._read_slowly(identity, reading)
+        self._readings[identity] = reading
+        return True
+
+    def _read_slowly(self, identity: Identity, reading: _Reading) -> None:
+        def done(task: asyncio.Task[Entry | None]) -> None:
+            failed = task.cancelled() or task.exception() is not None  # it is noted: a miss
+            self._tell(identity, reading, None if failed else task.result())
+
+        self._lookups.start(self._read(identity)).add_done_callback(done)
 
     async def take_over(self, identity: Identity, lifetimes: Lifetimes) -> bytes | None:
         """The whole answer that another replica has just stored."""
+        if self._link is None:
+            return None
         # Never what another look-up reads: that may have begun before the answer was stored.
-        entry = await self._read(identity) if self._link is not None else None
+        found: asyncio.Future[Entry | None] = asyncio.get_running_loop().create_future()
+        asked = self._ask_link(identity, _Reading(time.monotonic(), [functools.partial(_settle, found)]))
+        entry = await (found if asked else self._read(identity))
         if entry is None or self._is_unborn(entry):
             return None
         self._keep_locally(identity, entry, lifetimes)
@@ -390,52 +456,113 @@ class AnswerStore:
 
     async def store(self, identity: Identity, entry: Entry, lifetimes: Lifetimes) -> bool:
         """Keep an answer in both tiers; whether it was fit to be kept."""
+        kept = self.keep(identity, entry, lifetimes)
+        if kept is not None:
+            await self.write(kept)
+        return kept is not None
+
+    def keep(self, identity: Identity, entry: Entry, lifetimes: Lifetimes) -> Kept | None:
+        """Keep an answer in memory, and say what is to be written to Redis; None where it is not fit to be kept."""
         now = self.now()
-        left = kept(lifetimes) - entry.age(now)
+        left = kept_for(lifetimes) - entry.age(now)
         if len(entry.body) > self.max_entry or left <= 0 or entry.born > (now + TOLERANCE) * 1e6:
-            return False
-        if self._link is not None:
-            name, packed = ENTRY_KEY % (identity.key, identity.version), pack(entry)
-            put = ("EVAL", _PUT, 1, name, packed, max(1, int(left * 1000)), HEADER, BORN % int(now * 1e6))
-            # Where Redis is away the copy there is lost, and the one here is kept all the same.
-            with contextlib.suppress(RedisUnavailable):
-                if (await self._link.pipeline("set", [put])) == [0]:
-                    return True  # a younger answer is there already, and the better one to find
+            return None
         self._local.put(identity, entry, seconds=left)
-        return True
+        if self._link is None:
+            return Kept(identity, entry, ())
+        name, packed = ENTRY_KEY % (identity.key, identity.version), pack(entry)
+        put = ("EVAL", _PUT, 1, name, packed, max(1, int(left * 1000)), HEADER, BORN % int(now * 1e6))
+        return Kept(identity, entry, put)
+
+    async def write(self, kept: Kept) -> None:
+        """Keep it in Redis, too. Where that is away the copy there is lost, and the one in memory is kept all the
+        same."""
+        if self._link is not None and kept.put:
+            with contextlib.suppress(RedisUnavailable):
+                self.written(kept, *await self._link.pipeline("set", [kept.put]))
+
+    def written(self, kept: Kept, answer: int) -> None:
+        """What Redis said to `put`: where a younger answer is there already, that is the better one to find."""
+        if not answer:
+            self._local.forget(kept.identity, kept.entry)
+
+    def _ask_link(self, identity: Identity, reading: _Reading) -> bool:
+        """Ask for the entry, and with the first look-up of each turn of the event loop for the purges since the last
+        one, for all look-ups of that turn. So what was purged elsewhere is known before an answer is trusted: answers
+        come in the order of asking. False where the link cannot be asked without a wait."""
+        link, turn = self._link, self._turn
+        assert link is not None  # noqa: S101  # who calls has seen to it
+        if turn is None:
+            turn, asked = _Turn(), self._purges.asked()
+            if not link.ask("purges", asked.commands, functools.partial(self._learn, turn, asked)):
+                return False
+            self._turn = turn
+            asyncio.get_running_loop().call_soon(setattr, self, "_turn", None)
+        # One byte more than it can be, whatever there is.
+        get = ("GETRANGE", ENTRY_KEY % (identity.key, identity.version), 0, self._most_stored)
+        return link.ask("get", [get], functools.partial(self._take, identity, reading, turn))
+
+    def _learn(self, turn: _Turn, asked: Asked, answers: list[Any] | RedisUnavailable) -> None:
+        if not isinstance(answers, RedisUnavailable):
+            try:
+                turn.known = self._purges.learn(asked, *answers)
+            except Exception as error:  # noqa: BLE001  # a defect there: nothing is trusted
+                self._failures.note(error)
+
+    def _take(
+        self, identity: Identity, reading: _Reading, turn: _Turn, answers: list[Any] | RedisUnavailable
+    ) -> None:
+        entry, link = None, self._link
+        if isinstance(answers, RedisFailed) and link is not None and link.available:
+            self._read_slowly(identity, reading)  # the connection was cut, not Redis
+            return
+        # Where there is more to learn of purges than that, a request does not wait for it, and nothing can be trusted.
+        if not isinstance(answers, RedisUnavailable) and turn.known and answers[0]:
+            try:
+                entry = self._unpacked(identity, answers[0])
+            except Exception as error:  # noqa: BLE001  # a defect there must not cost an answer: it is a miss
+                self._failures.note(error)
+        self._tell(identity, reading, entry)
+
+    def _tell(self, identity: Identity, reading: _Reading, entry: Entry | None) -> None:
+        reading.over = True
+        if self._readings.get(identity) is reading:  # else it was replaced by a later one
+            if entry is None and reading.kept:
+                asyncio.get_running_loop().call_later(_MOMENT, self._forget, identity, reading)
+            else:
+                del self._readings[identity]
+        for told in reading.waiting:
+            told(entry)
+
+    def _forget(self, identity: Identity, reading: _Reading) -> None:
+        if self._readings.get(identity) is reading:
+            del self._readings[identity]
 
     async def _read(self, identity: Identity) -> Entry | None:
-        """One pipeline: the entry, and with the first look-up of each turn of the event loop the purges since the last
-        one, for all look-ups of that turn. So what was purged elsewhere is known before an answer is trusted.
-        """
-        link, purges, most = self._link, self._purges, self._most_stored
+        """The same where it takes a wait: in a Cluster, and while the link has no connection for look-ups."""
+        link, learning = self._link, self._learning
         assert link is not None  # noqa: S101  # who calls has seen to it
-        # One byte more than it can be, whatever there is.
-        get = ("GETRANGE", ENTRY_KEY % (identity.key, identity.version), 0, most)
-        while True:
-            learnt, asked = self._purge_reading, None
-            if learnt is None:
-                loop = asyncio.get_running_loop()
-                learnt, asked = loop.create_future(), purges.asked()
-                self._purge_reading = learnt
-                loop.call_soon(setattr, self, "_purge_reading", None)  # with the turn
-            try:
-                stored, *read = await link.pipeline("get", [get] if asked is None else [get, *asked.commands])
-                if asked is not None:
-                    learnt.set_result(purges.learn(asked, *read))
-                # As a rule it is there by now: all of a turn is answered together, in the order of asking.
-                known = learnt.result() if learnt.done() else await asyncio.shield(learnt)
-            except RedisUnavailable:
-                return None
-            finally:
-                if asked is not None and not learnt.done():
-                    learnt.set_result(None)
-            if known is not None:
-                break
-            # Whoever was to read the purges was cancelled, or found garbage instead of an answer.
-        # Where there is more to learn than that, a request does not wait for it, and nothing can be trusted.
-        if not known or not stored:
+        if learning is None:
+            learning = self._learning = self._lookups.start(self._learn_slowly(link))
+            asyncio.get_running_loop().call_soon(setattr, self, "_learning", None)  # with the turn
+        try:
+            name = ENTRY_KEY % (identity.key, identity.version)
+            stored = await link.run("get", "GETRANGE", name, 0, self._most_stored)
+        except RedisUnavailable:
             return None
+        known = await asyncio.shield(learning)  # which others wait for, too
+        return self._unpacked(identity, stored) if known and stored else None
+
+    async def _learn_slowly(self, link: RedisLink) -> bool:
+        asked = self._purges.asked()
+        try:
+            return self._purges.learn(asked, *await link.pipeline("purges", asked.commands))
+        except RedisUnavailable:
+            return False
+
+    def _unpacked(self, identity: Identity, stored: bytes) -> Entry | None:
+        link, most = self._link, self._most_stored
+        assert link is not None  # noqa: S101  # it was read there
         try:
             if len(stored) > most:
                 raise CorruptEntry("larger than cache.max_entry")
@@ -449,7 +576,7 @@ class AnswerStore:
         return entry
 
     def _keep_locally(self, identity: Identity, entry: Entry, lifetimes: Lifetimes) -> None:
-        left = kept(lifetimes) - entry.age(self.now())
+        left = kept_for(lifetimes) - entry.age(self.now())
         if left > 0:
             self._local.put(identity, entry, seconds=left)
 

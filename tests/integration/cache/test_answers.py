@@ -70,6 +70,7 @@ async def test_a_reading_that_was_replaced_may_end_after_its_successor(
             await next(waiting).wait()
             return None
 
+        monkeypatch.setattr(link, "ask", lambda *_: False)
         monkeypatch.setattr(cache, "_read", slow)
         finding = []
         for _ in gates:

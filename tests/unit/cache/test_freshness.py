@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dub5.cache.freshness import Directives, FreshnessState, Lifetimes, judge, refresh_early
-from dub5.cache.store import kept
+from dub5.cache.store import kept_for
 from dub5.errors import InvalidRequest
 
 LIVES = Lifetimes(ttl=60, stale_while_revalidate=10, stale_if_error=100)
@@ -142,8 +142,8 @@ def test_age_and_ttl_always_add_up_to_the_lifetime(age: float, ttl: float) -> No
 
 
 def test_an_entry_is_kept_as_long_as_it_may_be_of_use() -> None:
-    assert kept(LIVES) == 160
-    assert kept(Lifetimes(ttl=60, stale_while_revalidate=90, stale_if_error=5)) == 150
+    assert kept_for(LIVES) == 160
+    assert kept_for(Lifetimes(ttl=60, stale_while_revalidate=90, stale_if_error=5)) == 150
 
 
 def test_early_refresh_follows_its_law() -> None:
