@@ -8,11 +8,12 @@ not to the request that began it. Its task runs until the answer is complete, an
 more. *Followers* read at their own pace, each from its own position, so a slow one delays nobody. Frames are the
 provider's own bytes; this module does not know what is in them.
 
-One of the flights that have the same question *leads*: it makes the call, which it was handed as an object, and whose
-answer it has stored before it ends, so that whoever asks next finds it. Across replicas a lease in Redis decides which
-one (`leases`); the others read the leader's frames. Where the leader is lost, a flight *restarts*: followers that were
-given nothing yet carry on unseen, with whoever leads next; those in the middle of an answer end with FlightLost, since
-a second answer would not continue the first. Without Redis, or when it goes away, each replica leads its own.
+One of the flights that have the same question *leads*: it makes the call, which it was handed as an object. When it
+ends its answer is in memory, and on its way to Redis, so that whoever asks next finds it. Across replicas a lease in
+Redis decides which one (`leases`); the others read the leader's frames. Where the leader is lost, a flight *restarts*:
+followers that were given nothing yet carry on unseen, with whoever leads next; those in the middle of an answer end
+with FlightLost, since a second answer would not continue the first. Without Redis, or when it goes away, each replica
+leads its own.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from moka_py import Moka
 
 from dub5.cache.freshness import FreshnessState, refresh_early
 from dub5.cache.samples import NoSampler, Samples
-from dub5.cache.store import AnswerStore, CacheHit, CacheLookup, Entry, Identity
+from dub5.cache.store import AnswerStore, CacheHit, CacheLookup, Entry, Identity, Kept
 from dub5.errors import (
     CallerError,
     Dub5Error,
@@ -42,7 +43,7 @@ from dub5.errors import (
     Overloaded,
     ProviderError,
 )
-from dub5.redis.link import RedisUnavailable
+from dub5.redis.link import RedisUnavailable, Words
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.metrics import Metrics
 from dub5.telemetry.record import RequestRecord
@@ -298,8 +299,9 @@ class Leadership(Protocol):
         """Give `flight` the leader's frames until its end, or until the leader is lost."""
         ...
 
-    async def release(self, claim: Claim) -> None:
-        """The flight that led has ended."""
+    async def release(self, claim: Claim, put: Words = ()) -> Any:
+        """The flight that led has ended. First have its answer kept by the command `put`, where there is one, in the
+        same turn: whoever leads next finds it. Gives what Redis said to it, None where it did not."""
         ...
 
     async def cool_down(self, identity: Identity, seconds: float) -> None:
@@ -316,7 +318,7 @@ class OneReplica:
     async def tail(self, flight: Flight, claim: Claim) -> Tailed:
         raise NotImplementedError  # there is no claim
 
-    async def release(self, claim: Claim) -> None:
+    async def release(self, claim: Claim, put: Words = ()) -> None:
         """Nothing was taken."""
 
     async def cool_down(self, identity: Identity, seconds: float) -> None:
@@ -630,19 +632,27 @@ class Flights:
                         return
                     cooldown = None
             flight.led_here, flight.leader = True, flight.asker
+            kept: Kept | None = None
             try:
                 async with aclosing(leader.frames(identity)) as coming:
                     async for frame in coming:
                         flight.add(frame)
                 if leader.made is not None and identity is not None and lookup is not None:
-                    flight.stored = await self._keep(identity, lookup, leader.made, compared_with)
-                flight.end()  # only now do followers know that it is complete: whoever asks next finds it
+                    kept = await self._keep(identity, lookup, leader.made, compared_with)
+                    flight.stored = kept is not None
+                # Whoever asks next finds it: here in memory; elsewhere in Redis, for it is written before the lease is
+                # given back, and until then who asks for that follows this flight.
+                flight.end()
             except Dub5Error as error:
                 flight.end(error)
                 raise
             finally:
                 if claim is not None:
-                    await self._leadership.release(claim)
+                    written = await self._leadership.release(claim, kept.put if kept is not None else ())
+                    if kept is not None and written is not None:
+                        self._store.written(kept, written)
+                elif kept is not None:
+                    await self._store.write(kept)
         except Dub5Error as error:
             outcome = "error"
             # That this replica has no room says nothing about the provider.
@@ -667,8 +677,9 @@ class Flights:
 
     async def _keep(
         self, identity: Identity, lookup: CacheLookup, made: Made, compared_with: Entry | None
-    ) -> bool:
-        """Store a complete answer, and have it compared with the one before it; whether it was fit to be kept."""
+    ) -> Kept | None:
+        """Keep a complete answer here, and have it compared with the one before it. None where it was not fit to be
+        kept."""
         entry = Entry(
             made.body,
             int((self._store.now() - made.age) * 1e6),
@@ -686,4 +697,4 @@ class Flights:
             ttl=lookup.lifetimes.ttl,
             compared_with=compared_with,
         )
-        return differs and await self._store.store(identity, entry, lookup.lifetimes)
+        return self._store.keep(identity, entry, lookup.lifetimes) if differs else None

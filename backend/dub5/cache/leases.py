@@ -311,8 +311,9 @@ class Leases:
                 await self._link.run("release", "EVAL", _RELEASE_MINE, 1, lease, mine)
                 return
 
-    async def release(self, claim: Claim) -> None:
-        """The flight has ended: let followers read the end, then give the lease back."""
+    async def release(self, claim: Claim, put: Words = ()) -> Any:
+        """The flight has ended: let followers read the end, have its answer kept by `put`, where there is one, and give
+        the lease back. Gives what Redis said to `put`, None where it did not."""
         led = self._led.get(claim.identity)
         if led is not None and led.claim is claim:  # else the lease was lost, and taken here again
             led.ending = True
@@ -322,8 +323,17 @@ class Leases:
                 await asyncio.wait([led.publisher])
             if self._led.get(claim.identity) is led:  # the publisher gives up a lease that is lost
                 del self._led[claim.identity]
-        with contextlib.suppress(RedisUnavailable):
-            await self._link.pipeline("release", [("EVAL", _RELEASE, 1, claim.lease, claim.token)])
+        give_back: Words = ("EVAL", _RELEASE, 1, claim.lease, claim.token)
+        try:
+            if not put:
+                await self._link.pipeline("release", [give_back])
+                return None
+            kept, _ = await self._link.pipeline("set", [put, give_back])
+        except RedisUnavailable:
+            if self._link.available:  # it stands in nobody's way for that
+                self._give_up(claim.identity, claim.token)
+            return None
+        return kept
 
     async def cool_down(self, identity: Identity, seconds: float) -> None:
         with contextlib.suppress(RedisUnavailable):
