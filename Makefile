@@ -65,10 +65,10 @@ docs: $(READY) ## Build the site of the documents into .site, without a network;
 	@$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --jobs auto --conf-dir tools/docs . .site
 	@echo "$(CURDIR)/.site/index.html"
 
-bench: $(READY) ## Figures beside LiteLLM, Portkey and floors; ROWS="hits live", ROUNDS=9, QUICK=1, PROFILE=1, OUT=PATH
+bench: $(READY) ## Figures beside LiteLLM, Portkey and floors; ROWS="hits live", AGAINST=COMMIT, PYTHON=PATH, ROUNDS=9, QUICK=1, PROFILE=1, OUT=PATH
 	@tools/setup.sh redis
 	@tools/setup.sh wrk
-	@$(BIN)/python -m benchmarks.gateways $(ROWS) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(QUICK),--quick) $(if $(PROFILE),--profile) $(if $(OUT),--out $(OUT))
+	@$(BIN)/python -m benchmarks.gateways $(ROWS) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(QUICK),--quick) $(if $(PROFILE),--profile) $(if $(OUT),--out $(OUT)) $(if $(AGAINST),--against $(AGAINST)) $(if $(PYTHON),--python $(PYTHON)) $(if $(FILL),--fill $(FILL))
 
 # In KUBECONFIG's cluster where it is set and no URL is: beside RELEASE in NAMESPACE, with PROMETHEUS=NAMESPACE/SERVICE:PORT
 # and, where pods have other labels there, SELECTOR='namespace="chat"'.

@@ -1,4 +1,4 @@
-"""The servers that are measured: ours, two peers, two floors. Each runs alone on the server's core.
+"""The servers that are measured: ours, the peers, the floors. Each runs alone on the server's core.
 
 A peer is installed from its registry, in one pinned version, into an environment of its own outside the work tree
 (`DUB5_BENCH_CACHE`, else `~/.cache/dub5-bench`), and is configured as its documentation advises for production. One
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +31,12 @@ from benchmarks.gateways.cores import SERVER, pinned
 from testkit.processes import free_port
 from testkit.service import configuration
 
-OTHERS = {"Portkey", "LiteLLM", "nginx", "bare uvicorn"}
+OTHERS = {"Portkey", "LiteLLM", "LiteLLM, Rust", "nginx", "bare uvicorn"}
 LITELLM, PORTKEY = "1.106.2", "1.15.2"
 _HONO = "1.13.8"
 """Of @hono/node-server: this Portkey takes any 1.x, but with newer ones it answers each stream with status 500."""
 
-_STARTING, _ENDING = 120.0, 10.0
+_STARTING, _ENDING = 300.0, 10.0
 """Seconds that a server may take to answer, and to leave."""
 
 
@@ -50,6 +52,10 @@ class Running(msgspec.Struct, frozen=True):
     pid: int
     headers: Mapping[str, str]
     started: float
+
+    @property
+    def host(self) -> str:
+        return self.url.partition("//")[2]
 
 
 class Contestant(msgspec.Struct, frozen=True):
@@ -111,21 +117,34 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
 
 
 def dub5(
-    name: str, provider: str, *, redis: int | None, pace: str = "", keys: Path | None = None, **sections: Any
+    name: str,
+    provider: str,
+    *,
+    redis: int | None,
+    pace: str = "",
+    keys: Mapping[str, Any] | None = None,
+    python: str = sys.executable,
+    **sections: Any,
 ) -> Contestant:
-    """Ours, `redis` by its port; sections of the configuration are added or replace."""
+    """Ours, `redis` by its port; sections of the configuration are added or replace.
+
+    `keys` are tenants and what else a key has, by the key; `python` is the interpreter of another commit's environment.
+    """
     operations = free_port()
 
-    def command(folder: Path, _: int) -> list[str]:
+    def command(folder: Path, port: int) -> list[str]:
         url = f"redis://127.0.0.1:{redis}" if redis is not None else None
         settings = configuration(f"{provider}{pace}/v1", url, **sections)
         if keys is not None:
-            settings["auth"] = {"keys": {"file": str(keys)}}
-        settings["server"] = {"port": _, "operations_port": operations}
+            file = folder / "keys.json"
+            digests = {hashlib.sha256(key.encode()).hexdigest(): about for key, about in keys.items()}
+            file.write_text(json.dumps(digests), encoding="utf-8")
+            settings["auth"] = {"keys": {"file": str(file)}}
+        settings["server"] = {"port": port, "operations_port": operations}
         settings["drain"] = {"linger": "0s"}
         config = folder / "dub5.yaml"
         config.write_text(json.dumps(settings), encoding="utf-8")
-        return [sys.executable, "-m", "dub5", "serve", "--config", str(config)]
+        return [python, "-m", "dub5", "serve", "--config", str(config)]
 
     return Contestant(name, command, "/readyz", ready_port=operations)
 
@@ -154,12 +173,15 @@ async def nginx(provider: str, _: str) -> Contestant:
     return Contestant("nginx", command, "/")
 
 
-async def litellm(provider: str, pace: str = "") -> Contestant:
-    """One worker, no database, no cache, quiet."""
+async def litellm(provider: str, pace: str = "", *, rust: bool = False) -> Contestant:
+    """One worker, no database, no cache, quiet. `rust`: by its core in Rust, for Messages to Anthropic only."""
     program = await python_package(f"litellm-{LITELLM}", [f"litellm[proxy]=={LITELLM}"], "litellm")
 
     def command(folder: Path, port: int) -> list[str]:
-        model = {"model": "openai/benchmark", "api_base": f"{provider}{pace}/v1", "api_key": "none"}
+        model: dict[str, Any] = {"api_base": f"{provider}{pace}/v1", "api_key": "none"}
+        model["model"] = "openai/benchmark"
+        if rust:
+            model |= {"model": "anthropic/benchmark", "api_base": f"{provider}{pace}", "rust": True}
         settings = {"model_list": [{"model_name": "small", "litellm_params": model}]}
         (folder / "litellm.yaml").write_text(json.dumps(settings), encoding="utf-8")
         return [
@@ -169,7 +191,7 @@ async def litellm(provider: str, pace: str = "") -> Contestant:
         ]
 
     return Contestant(
-        "LiteLLM",
+        "LiteLLM, Rust" if rust else "LiteLLM",
         command,
         "/health/liveliness",
         environment={
@@ -177,6 +199,7 @@ async def litellm(provider: str, pace: str = "") -> Contestant:
             "LITELLM_LOG": "ERROR",
             "LITELLM_LOCAL_MODEL_COST_MAP": "True",
             "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",  # no keys, as in the others
+            **({"LITELLM_RUST": "true"} if rust else {}),
         },
     )
 
@@ -215,6 +238,26 @@ async def python_package(folder: str, requirements: list[str], program: str) -> 
         await _install(uv, "pip", "install", "--quiet", "--python", python, *requirements)
         (home / "complete").touch()
     return installed
+
+
+async def own_environment(interpreter: str) -> str:
+    """Another interpreter, in an environment with what uv.lock names. Missing where it cannot be had."""
+    root = Path(__file__).parents[2]
+    lock = hashlib.sha256(b"\n".join([(root / "uv.lock").read_bytes(), bytes(root), interpreter.encode()]))
+    home = cache_folder() / f"dub5-{lock.hexdigest()[:16]}"
+    python = str(home / "bin" / "python")
+    if not (home / "complete").exists():
+        progress(f"setting up {interpreter} in {home}")
+        uv, locked = str(Path(sys.executable).with_name("uv")), str(home / "locked.txt")
+        install = (uv, "pip", "install", "--quiet", "--python", python)
+        await _install(uv, "venv", "--quiet", "--clear", "--python", interpreter, str(home))
+        export = ("export", "--quiet", "--frozen", "--no-emit-project", "--project", str(root))
+        await _install(uv, *export, "--output-file", locked)
+        await _install(*install, "--require-hashes", "--requirement", locked)
+        await _install(*install, "--no-deps", "--editable", str(root))
+        await _install(*install, f"uv=={version('uv')}")
+        (home / "complete").touch()
+    return python
 
 
 async def _portkey() -> tuple[str, Path]:

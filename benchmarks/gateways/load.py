@@ -8,61 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from benchmarks.gateways.cores import OTHERS, pinned
-from benchmarks.gateways.streamer import PATH, Seen
+from benchmarks.gateways.questions import HOST, Ask
+from benchmarks.gateways.streamer import Seen
 from testkit.redis_server import RedisServer
 
-_SCRIPT = """
-local before, middle, after = %(parts)s
-number = %(first)d
-local order, count = "%(order)s", %(count)d
-local pad = "%%012d"
-math.randomseed(%(first)d + 1)
-function request()
-  local id
-  if order == "new" then id = number
-  elseif order == "random" then id = math.random(0, count - 1)
-  else id = number %% count end
-  number = number + 1
-  local digits = pad:format(id)
-  if middle then return before .. digits .. middle .. digits .. after end
-  return before .. digits .. after
-end
-local threads = {}
-function setup(thread) threads[#threads + 1] = thread end
-function done(summary, latency)
-  local errors = summary.errors
-  io.write(string.format(
-    '\\n{"requests": %%d, "seconds": %%f, "bytes": %%d, "failed": %%d, "p50": %%f, "p99": %%f, "next": %%d}\\n',
-    summary.requests, summary.duration / 1e6, summary.bytes,
-    errors.connect + errors.read + errors.write + errors.status + errors.timeout,
-    latency:percentile(50) / 1e6, latency:percentile(99) / 1e6, threads[1]:get("number")))
-end
-"""
-ID = "000000000000"
-"""What the number of a question replaces."""
-
-
-class Ask(msgspec.Struct, frozen=True):
-    """Questions numbered from `first`: each new, or out of `count` in turn or at random.
-
-    `filler` is added to each question, in bytes; `header` may hold twelve zeros, which the number replaces.
-    """
-
-    order: Literal["new", "turn", "random"] = "new"
-    first: int = 0
-    count: int = 1
-    filler: int = 0
-    headers: Mapping[str, str] = {}
+_DIVIDER = b"\x1e"
+"""Between the heads or bodies in a file: they have no such byte."""
+_SCRIPT = Path(__file__).with_name("ask.lua").read_text(encoding="utf-8")
 
 
 class Load(msgspec.Struct, frozen=True):
@@ -82,48 +45,42 @@ class Load(msgspec.Struct, frozen=True):
         return self.requests / self.seconds
 
 
-def question(number: int, filler: int = 0) -> str:
-    """The text of a question, as wrk asks it."""
-    return "x" * filler + f"question {number:012d}"
-
-
 async def wrk(url: str, ask: Ask, *, connections: int, seconds: float) -> Load:
+    """FRESH ids and white space are others each time."""
     with tempfile.TemporaryDirectory() as folder:
+        host = url.partition("//")[2].encode()
+        heads = (head.replace(HOST, host) for head in ask.heads)
+        for name, texts in {"heads": heads, "bodies": ask.bodies}.items():
+            (Path(folder) / name).write_bytes(_DIVIDER.join(texts))
+        given = {
+            **{name: getattr(ask, name) for name in ("order", "count", "spellings", "seen")},
+            "folder": folder,
+            "number": ask.first,
+            "seed": random.getrandbits(31),
+        }
         script = Path(folder) / "ask.lua"
-        script.write_text(_script(url, ask), encoding="utf-8")
+        lines = [f"{name} = {json.dumps(value)}" for name, value in given.items()]
+        script.write_text("\n".join([*lines, _SCRIPT]), encoding="utf-8")
         printed = await run(
             *("wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "30s"),
-            *("-s", str(script), url + PATH),
+            *("-s", str(script), url),
         )
     return msgspec.json.decode(printed.splitlines()[-1], type=Load)
 
 
-def _script(url: str, ask: Ask) -> str:
-    body = json.dumps(
-        {"model": "small", "messages": [{"role": "user", "content": question(0, ask.filler)}]},
-        separators=(",", ":"),
-    )
-    lines = {
-        "Host": url.partition("//")[2],
-        "Content-Type": "application/json",
-        **ask.headers,
-        "Content-Length": str(len(body)),
-    }
-    head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
-    parts = f"POST {PATH} HTTP/1.1\r\n{head}\r\n{body}".split(ID)
-    if len(parts) == 2:
-        parts.insert(1, "")
-    before, middle, after = (json.dumps(part) if part else "nil" for part in parts)
-    named = {"parts": f"{before}, {middle}, {after}", "first": ask.first, "order": ask.order}
-    return _SCRIPT % {**named, "count": ask.count}
-
-
 async def streams(
-    url: str, count: int, *, first: int, seconds: float, headers: Mapping[str, str] | None = None
+    url: str,
+    count: int,
+    *,
+    first: int,
+    seconds: float,
+    rest: float = 0.05,
+    headers: Mapping[str, str] | None = None,
 ) -> Seen:
-    """`count` streams at once, for `seconds` after a warm-up."""
+    """`count` streams at once, for `seconds` after a warm-up; unwatched ones are read every `rest` seconds."""
     printed = await run(
-        *(sys.executable, "-m", "benchmarks.gateways.streamer", url, str(count), str(seconds), str(first)),
+        *(sys.executable, "-m", "benchmarks.gateways.streamer", url),
+        *(str(each) for each in (count, seconds, first, rest)),
         json.dumps(dict(headers or {})),
     )
     return msgspec.json.decode(printed, type=Seen)

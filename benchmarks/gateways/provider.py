@@ -3,13 +3,14 @@
 It prints its URL and answers each POST by the path alone, so that one process serves every row:
 
     {url}/v1/chat/completions              the same whole completion of 1 KB, or a stream of 100 chunks without pauses
+    {url}/v1/messages                      the same as a message, whole
     {url}/paced/5/100/v1/chat/completions  streams of 100 chunks, 5 ms between two
 
 All is encoded beforehand. Into each chunk goes the moment at which it is written, by the clock that all processes of
 this machine share (`time.monotonic`): a client sees by it how much later the chunk came.
 
 Streams are written by a wheel of one slot per millisecond, each stream in the slot of its arrival: real streams do
-not move in step either, and 2,000 timers would cost more than 2,000 writes.
+not move in step either, and 2,000 timers would cost more than 2,000 writes. The chunks of one slot are the same bytes.
 """
 
 from __future__ import annotations
@@ -33,6 +34,14 @@ def _completion(text: str) -> bytes:
     return msgspec.json.encode({**_MODEL, "object": "chat.completion", "choices": [choice], "usage": _USAGE})
 
 
+def _message(text: str) -> bytes:
+    blocks = [{"type": "text", "text": text}]
+    usage = {"input_tokens": 20, "output_tokens": 150}
+    about = {"id": "msg_benchmark", "type": "message", "role": "assistant", "model": "benchmark"}
+    ended = {"stop_reason": "end_turn", "stop_sequence": None}
+    return msgspec.json.encode({**about, "content": blocks, **ended, "usage": usage})
+
+
 def _text() -> str:
     """As long as makes the completion `_SIZE` bytes; no run of it repeats soon."""
     words = " ".join(f"word{number}" for number in range(200))
@@ -43,10 +52,13 @@ TEXT = _text()
 """What a whole answer says."""
 COMPLETION = _completion(TEXT)
 
-_WHOLE = (
-    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(COMPLETION)
-    + COMPLETION
-)
+
+def _whole(body: bytes) -> bytes:
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    return head % len(body) + body
+
+
+_CHAT, _MESSAGE = _whole(COMPLETION), _whole(_message(TEXT))
 _STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 _STAMP = b"%017.6f"
 
@@ -70,6 +82,11 @@ _COUNTED = _framed(
 _END = _framed(b"[DONE]") + b"0\r\n\r\n"
 
 
+def _stamped() -> bytes:
+    """A chunk that is written now."""
+    return b"%b%b%b" % (_BEFORE, _STAMP % time.monotonic(), _AFTER)
+
+
 class Wheel:
     """Writes the next chunk of each stream when it is due. `between` in milliseconds."""
 
@@ -89,9 +106,8 @@ class Wheel:
             slot = self._slots[self._at % len(self._slots)]
             self._at += 1
             self._due += _SLOT
-            for exchange in list(slot):
-                if not exchange.write_next():
-                    slot.discard(exchange)
+            chunk = _stamped() if slot else b""
+            slot.difference_update([each for each in slot if not each.write_next(chunk)])
         asyncio.get_running_loop().call_later(max(0.0, self._due - time.monotonic()), self._turn)
 
 
@@ -121,7 +137,7 @@ class Exchange(asyncio.Protocol):
         if b'"stream":true' in body or b'"stream": true' in body:
             self._stream(head.split(b" ", 2)[1], body)
         else:
-            self._transport.write(_WHOLE)
+            self._transport.write(_MESSAGE if b"/messages" in head[: head.find(b"\r")] else _CHAT)
 
     def _stream(self, path: bytes, body: bytes) -> None:
         parts = path.split(b"/")
@@ -130,21 +146,21 @@ class Exchange(asyncio.Protocol):
         self._left = chunks
         self._transport.write(_STREAM_HEAD)
         if between:
-            self.write_next()
+            self.write_next(_stamped())
             if between not in self._wheels:
                 self._wheels[between] = Wheel(between)
             self._wheels[between].add(self)
         else:
-            while self.write_next():
+            while self.write_next(_stamped()):
                 pass
 
-    def write_next(self) -> bool:
-        """One chunk; whether there are more to come."""
+    def write_next(self, chunk: bytes) -> bool:
+        """The next one, or after the last what ends a stream; whether there are more to come."""
         if self._transport.is_closing():
             return False
         self._left -= 1
         if self._left > 0:
-            self._transport.write(b"%b%b%b" % (_BEFORE, _STAMP % time.monotonic(), _AFTER))
+            self._transport.write(chunk)
             return True
         self._transport.write(_FINISH + (_COUNTED if self._usage else b"") + _END)
         return False

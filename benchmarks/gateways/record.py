@@ -7,7 +7,9 @@ import re
 import shutil
 import statistics
 import subprocess
-from collections.abc import Sequence
+import sys
+import sysconfig
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -41,7 +43,7 @@ def versions() -> dict[str, str]:
         "cpu": re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[0],
         "cores": f"{cores.SERVER} for the server, {cores.OTHERS} for the load",
         platform.system(): ".".join(platform.release().split(".")[:2]),
-        "python": platform.python_version(),
+        "python": f"{platform.python_version()} ({_built()})",
         **{name: version(name) for name in _LIBRARIES},
         "litellm": LITELLM,
         "portkey": PORTKEY,
@@ -52,6 +54,27 @@ def versions() -> dict[str, str]:
             number = re.search(r"\d+\.\d+(\.\d+)?", done.stdout + done.stderr)
             found[Path(program).name] = number[0] if number else "?"
     return found
+
+
+def _built() -> str:
+    """How the interpreter was built. Debian and Ubuntu optimise theirs without saying so in the arguments."""
+    given = sysconfig.get_config_var("CONFIG_ARGS") or ""
+    options = [each for each in ("--enable-optimizations", "--with-lto") if each in given]
+    if sys.base_prefix == "/usr":
+        return "the system's"
+    return f"built {' '.join(options)}" if options else "built without optimisation"
+
+
+def fill_in(document: Path, about: Mapping[str, str], figures: Sequence[Figure], *, whole: bool) -> None:
+    """Puts figures into the document's table: all of it anew where they are the `whole`, else the lines of the same."""
+    text = document.read_text(encoding="utf-8")
+    head, table, rest = re.split(r"(?<=\|---\|---\|---\|\n)((?:\|.*\n)+)", text, maxsplit=1)
+    lines = {} if whole else {line.split(" | ")[0].removeprefix("| "): line for line in table.splitlines()}
+    lines.update({figure.what: figure.line() for figure in figures})
+    took_part = ", ".join(f"{name} {value}" for name, value in about.items())
+    if whole:
+        head = re.sub(r"(?s)(?<=Measured with ).*?(?=; no other)", lambda _: took_part, head)
+    document.write_text(head + "\n".join(lines.values()) + "\n" + rest, encoding="utf-8")
 
 
 def keep(path: Path, about: dict[str, str], figures: Sequence[Figure], bench: Bench) -> None:

@@ -22,9 +22,10 @@ from benchmarks.figures import progress
 from benchmarks.gateways import cores
 from benchmarks.gateways.contestants import OTHERS, Running, python_package
 from benchmarks.gateways.cores import Use
-from benchmarks.gateways.load import ID, Ask, Load, question, run, streams, wrk
+from benchmarks.gateways.load import run, streams, wrk
 from benchmarks.gateways.provider import TEXT
-from testkit.client import Client, client
+from benchmarks.gateways.questions import Ask, numbered
+from testkit.wire import Reply, Wire
 
 MOST_LOAD, MOST_FOREIGN = 0.85, 0.05
 PY_SPY = "0.4.3"
@@ -63,12 +64,20 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Bench:
-    """All rounds of a run. `seconds` is how long one is; flame graphs of ours go to the folder `profiles`."""
+    """All rounds of a run. `seconds` is how long one is; flame graphs of ours go to the folder `profiles`, and `before`
+    is the interpreter of an older commit's environment."""
 
     def __init__(
-        self, *, rounds: int, seconds: float, quick: bool = False, profiles: Path | None = None
+        self,
+        *,
+        rounds: int,
+        seconds: float,
+        quick: bool = False,
+        profiles: Path | None = None,
+        before: str | None = None,
     ) -> None:
         self.profiles = profiles
+        self.before = before
         self.count = rounds
         self.seconds = seconds
         self.quick = quick
@@ -128,59 +137,67 @@ def whole(
     ask: Callable[[], Ask],
     *,
     connections: int,
-    cache: str | None = None,
+    cache: str = "",
+    proof: str = "",
     prime: bool = False,
 ) -> Entry:
-    """Whole answers by wrk. `cache` is what Cache-Status must say; `prime` asks every question once before."""
+    """Whole answers by wrk. `cache` is what Cache-Status must say, and `proof` a header that must be there; `prime`
+    asks for every body once before the first round."""
     size = 0.0
+    primed = not prime
 
     async def prepare() -> None:
-        nonlocal size
+        nonlocal size, primed
         asked = ask()
-        asked = msgspec.structs.replace(asked, headers={**server.headers, **asked.headers})
-        async with client() as asking:
-            for number in range(asked.first, asked.first + asked.count) if prime else ():
-                await _check(asking, server, asked, number, None)
-            await _check(asking, server, asked, asked.first, cache)
-        warm = await _loaded(1)
+        if not primed:
+            await fill(server, asked)
+            primed = True
+        wire = await Wire.to(server.url)
+        for head in range(len(asked.heads)):
+            _check(server, await wire.ask(asked.example(server.host, head)), cache, proof)
+        wire.close()
+        warm = await wrk(server.url, ask(), connections=connections, seconds=1)
         size = warm.bytes / max(1, warm.requests)
 
     async def load(seconds: float) -> tuple[int, float, float, float, int]:
-        seen = await _loaded(seconds)
+        seen = await wrk(server.url, ask(), connections=connections, seconds=seconds)
         right = not size or abs(seen.bytes / max(1, seen.requests) / size - 1) < _SIZE_MAY_DIFFER
         return seen.requests, seen.seconds, seen.p50, seen.p99, seen.failed if right else seen.requests
-
-    async def _loaded(seconds: float) -> Load:
-        asked = ask()
-        asked = msgspec.structs.replace(asked, headers={**server.headers, **asked.headers})
-        return await wrk(server.url, asked, connections=connections, seconds=seconds)
 
     return Entry(server, load, prepare)
 
 
-async def _check(asking: Client, server: Running, asked: Ask, number: int, cache: str | None) -> None:
-    """One answer, whole and right, and from where it should be."""
-    headers = {name: value.replace(ID, f"{number:012d}") for name, value in asked.headers.items()}
-    outcome = await asking.ask(server.url, question(number, asked.filler), headers=headers)
-    if outcome.error or outcome.text != TEXT:
-        said = outcome.error or outcome.text[:100]
-        raise RuntimeError(f"{server.name} answers wrongly, with status {outcome.status}: {said}")
-    if cache is not None and cache not in outcome.cache:
-        raise RuntimeError(f"{server.name}: `{outcome.cache}` where `{cache}` was expected")
+async def fill(server: Running, asked: Ask) -> None:
+    """Asks for every body, so that there is an answer to each, or for all the numbers of the only one."""
+    count = asked.count if len(asked.bodies) == 1 else len(asked.bodies)
+    held = asked.first
+    while held < count:
+        progress(f"{server.name}: {held:,} of {count:,} answers stored")
+        turns = msgspec.structs.replace(asked, order="turn", first=held, count=count, spellings=1, seen=True)
+        held = (await wrk(server.url, turns, connections=64, seconds=2)).next
+
+
+def _check(server: Running, reply: Reply, cache: str, proof: str) -> None:
+    """One answer: whole and right, and from where it should be."""
+    if not reply.complete or TEXT.encode() not in reply.body:
+        raise RuntimeError(f"{server.name} answers wrongly, with status {reply.status}: {reply.body[:200]!r}")
+    said = reply.headers.get("cache-status", "")
+    if cache not in said or (proof and proof not in reply.headers):
+        raise RuntimeError(
+            f"{server.name}: `{said}` where `{cache}` and {proof or 'nothing else'} were expected"
+        )
 
 
 def streamed(server: Running, count: int, first: Callable[[], int]) -> Entry:
     """Streams by `streamer`; work is chunks, p50 and p99 are of how late a chunk came."""
 
     async def prepare() -> None:
-        async with client() as asking:
-            outcome = await asking.ask(
-                server.url, question(first()), stream=True, headers=dict(server.headers)
-            )
-        if outcome.error or outcome.text.count("@") != 2 * 99:
-            raise RuntimeError(
-                f"{server.name} streams wrongly: {outcome.status} {outcome.error} {outcome.text[:100]}"
-            )
+        wire = await Wire.to(server.url)
+        asked = numbered(headers=server.headers, stream=True, first=first())
+        reply = await wire.ask(asked.example(server.host))
+        wire.close()
+        if not reply.complete or reply.body.count(b"@") != 2 * 99:
+            raise RuntimeError(f"{server.name} streams wrongly: {reply.status} {reply.body[:200]!r}")
 
     async def load(seconds: float) -> tuple[int, float, float, float, int]:
         seen = await streams(server.url, count, first=first(), seconds=seconds, headers=server.headers)

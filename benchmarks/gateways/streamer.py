@@ -1,11 +1,12 @@
-"""A client that keeps streams open: `python -m benchmarks.gateways.streamer URL STREAMS SECONDS FIRST [HEADERS]`.
+"""A client that keeps streams open: `python -m benchmarks.gateways.streamer URL STREAMS SECONDS FIRST REST HEADERS`.
 
 It asks on STREAMS connections, on each one question after the other, questions numbered from FIRST on, for SECONDS
 after a second of warming up, and prints as JSON what came in that time. Each chunk holds the moment at which the
 provider wrote it, so the client sees how late it came, and how much longer than there the pause before it was here.
 HEADERS are further request headers as JSON.
 
-It only looks for what it needs: parsing HTTP and JSON would make the client the bottleneck.
+It only looks for what it needs: parsing HTTP and JSON would make the client the bottleneck. And of many streams it
+watches one in ten: what comes on the others waits for it in the kernel, is read every REST seconds, and counted.
 """
 
 from __future__ import annotations
@@ -15,24 +16,29 @@ import json
 import re
 import sys
 import time
+from functools import partial
 from urllib.parse import urlsplit
 
 import msgspec
 import uvloop
 
 from benchmarks.figures import percentile
+from benchmarks.gateways.questions import PATH, numbered
 
-PATH = "/v1/chat/completions"
 _STAMP = re.compile(rb"@(\d{10}\.\d{6})@")
 _CARRIED = 32
 """Bytes of the last read that are looked at again: longer than a stamp or the end's marker."""
 _WARM_UP = 1.0
+_MANY, _WATCHED = 100, 10
+_LAST = b"0\r\n\r\n"
+"""Of an answer in chunks."""
 
 
 class Seen(msgspec.Struct):
-    """Of the measured time. `late` and `gaps` are seconds: percentiles 50, 99 and the greatest.
+    """Of the measured time. `late`, `gaps` and `begun` are seconds: percentiles 50, 99 and the greatest.
 
-    `late` is from the provider's writing to our reading; `gaps` how much longer a pause was here than there.
+    `late` is from the provider's writing to our reading; `gaps` how much longer a pause was here than there; `begun`
+    from the question to the first chunk.
     """
 
     chunks: int = 0
@@ -41,6 +47,7 @@ class Seen(msgspec.Struct):
     seconds: float = 0.0
     late: list[float] = []
     gaps: list[float] = []
+    begun: list[float] = []
 
 
 class Watch:
@@ -52,7 +59,7 @@ class Watch:
         self.seen = Seen()
         self.late: list[float] = []
         self.gaps: list[float] = []
-        self.open = 0
+        self.begun: list[float] = []
 
 
 class Connection(asyncio.Protocol):
@@ -66,23 +73,40 @@ class Connection(asyncio.Protocol):
     def _begin(self) -> None:
         self._carried = b""
         self._begun = False
-        self._done = False
-        self._sent = self._came = 0.0
+        self._asked = self._sent = self._came = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._transport = transport
-        transport.write(self._requests.next())
+        self._ask()
+
+    def _ask(self) -> None:
+        self._asked = time.monotonic()
+        self._transport.write(self._requests.next())
 
     def data_received(self, data: bytes) -> None:
         now = time.monotonic()
-        watch = self._watch
         if not self._begun:
             self._begun = True
-            watch.open += 1
             if not data.startswith(b"HTTP/1.1 200"):
                 self._transport.abort()
                 return
         data = self._carried + data
+        looked_at = self._looked_at(data, now)
+        self._carried = data[max(len(data) - _CARRIED, looked_at) :]
+        if data.endswith(_LAST):
+            if b"[DONE]" not in data[-_CARRIED:]:
+                self._transport.abort()
+                return
+            if self._watch.counts:
+                self._watch.seen.chunks += 1  # the one with the finish reason has no stamp
+                self._watch.seen.streams += 1
+            self._begin()
+            if not self._watch.over:
+                self._ask()
+
+    def _looked_at(self, data: bytes, now: float) -> int:
+        """How many of the bytes are not to be seen again."""
+        watch = self._watch
         stamps = _STAMP.findall(data)
         for stamp in stamps:
             sent = float(stamp)
@@ -90,60 +114,73 @@ class Connection(asyncio.Protocol):
                 watch.late.append(now - sent)
                 if self._sent:
                     watch.gaps.append((now - self._came) - (sent - self._sent))
+                else:
+                    watch.begun.append(now - self._asked)
             self._sent, self._came = sent, now
         if watch.counts:
             watch.seen.chunks += len(stamps)
-        self._done = self._done or b"data: [DONE]" in data
-        counted = data.rfind(stamps[-1]) + len(stamps[-1]) + 1 if stamps else 0  # not to be seen twice
-        self._carried = data[max(len(data) - _CARRIED, counted) :]
-        if self._done and data.endswith(b"0\r\n\r\n"):
-            watch.open -= 1
-            if watch.counts:
-                watch.seen.chunks += 1  # the one with the finish reason has no stamp
-                watch.seen.streams += 1
-            self._begin()
-            if not watch.over:
-                self._transport.write(self._requests.next())
+        return data.rfind(stamps[-1]) + len(stamps[-1]) + 1 if stamps else 0
 
     def connection_lost(self, _: Exception | None) -> None:
         self._watch.seen.failed += not self._watch.over
 
 
+class Unwatched(Connection):
+    """Reads only now and then, and counts."""
+
+    def __init__(self, watch: Watch, requests: Requests, rest: float) -> None:
+        super().__init__(watch, requests)
+        self._rest = rest
+        self._marks = 0
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_later(self._rest, self._transport.resume_reading)
+
+    def _looked_at(self, data: bytes, _: float) -> int:
+        if self._watch.counts:
+            self._marks += data.count(b"@", len(self._carried))
+            self._watch.seen.chunks += self._marks // 2
+            self._marks %= 2
+        return 0
+
+
 class Requests:
     """One question after the other, each asked once."""
 
-    def __init__(self, host: str, first: int, headers: dict[str, str]) -> None:
-        self._number = first
-        lines = {"host": host, "content-type": "application/json", **headers}
-        head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
-        self._head = f"POST {PATH} HTTP/1.1\r\n{head}"
+    def __init__(self, host: str, path: str, first: int, headers: dict[str, str]) -> None:
+        self._host = host
+        self._ask = numbered(path=path + PATH, headers=headers, stream=True, first=first)
 
     def next(self) -> bytes:
-        self._number += 1
-        question = {
-            "model": "small",
-            "messages": [{"role": "user", "content": f"question {self._number:012d}"}],
-            "stream": True,
-        }
-        body = json.dumps(question)
-        return f"{self._head}content-length: {len(body)}\r\n\r\n{body}".encode()
+        request = self._ask.example(self._host)
+        self._ask = msgspec.structs.replace(self._ask, first=self._ask.first + 1)
+        return request
 
 
-async def watched(url: str, streams: int, seconds: float, first: int, headers: dict[str, str]) -> Seen:
+async def watched(
+    url: str, streams: int, seconds: float, first: int, rest: float, headers: dict[str, str]
+) -> Seen:
     address = urlsplit(url)
-    watch, requests = Watch(), Requests(address.netloc, first, headers)
+    watch, requests = Watch(), Requests(address.netloc, address.path, first, headers)
     loop = asyncio.get_running_loop()
-    for _ in range(streams):
-        await loop.create_connection(
-            lambda: Connection(watch, requests), address.hostname or "", address.port or 80
-        )
+
+    def connection(number: int) -> Connection:
+        if streams >= _MANY and number % _WATCHED:
+            return Unwatched(watch, requests, rest)
+        return Connection(watch, requests)
+
+    for number in range(streams):
+        await loop.create_connection(partial(connection, number), address.hostname or "", address.port or 80)
     await asyncio.sleep(_WARM_UP)
     watch.counts, began = True, time.monotonic()
     await asyncio.sleep(seconds)
     watch.counts, watch.over = False, True
     seen = watch.seen
     seen.seconds = time.monotonic() - began
-    seen.late, seen.gaps = _summary(watch.late), _summary(watch.gaps)
+    seen.late, seen.gaps, seen.begun = map(_summary, (watch.late, watch.gaps, watch.begun))
     return seen
 
 
@@ -152,8 +189,8 @@ def _summary(values: list[float]) -> list[float]:
 
 
 if __name__ == "__main__":
-    _, url, streams, seconds, first, *more = sys.argv
+    _, url, streams, seconds, first, rest, headers = sys.argv
     found = uvloop.run(
-        watched(url, int(streams), float(seconds), int(first), json.loads(more[0]) if more else {})
+        watched(url, int(streams), float(seconds), int(first), float(rest), json.loads(headers))
     )
     print(msgspec.json.encode(found).decode())
