@@ -150,7 +150,7 @@ async def _serving(
     serving = asyncio.create_task(replica.run())
     try:
         # Without TLS, and so without reading certificates for each of thousands of clients.
-        async with httpx.AsyncClient(base_url=replica.url, timeout=60, verify=False) as client:  # noqa: S501
+        async with httpx.AsyncClient(base_url=replica.url, timeout=60, verify=False) as client:
             yield Running(replica, client, logs)
     finally:
         replica.leave(linger=False)
