@@ -9,6 +9,9 @@ TEST_OPTIONS := -q -n auto --dist worksteal
 CLUSTER_TESTS ?= tests/cluster
 CLUSTER_OPTIONS := -q -o timeout_func_only=true --timeout 600 --durations 10
 
+# Tests start hundreds of processes, and without bytecode each compiles the service anew for a second.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help run test test-cluster test-keda test-kind cluster coverage check format generate docs bench loadtest image clean
 
