@@ -430,12 +430,12 @@ def deltas(parts: list[Part]) -> list[Json]:
 
 
 def test_a_whole_answer() -> None:
+    message = {"role": "assistant", "content": "Hello", "refusal": None}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
     assert answered(text("Hello")) == {
         **HEAD,
         "object": "chat.completion",
-        "choices": [
-            {"index": 0, "message": {"role": "assistant", "content": "Hello"}, "finish_reason": "stop"}
-        ],
+        "choices": [choice],
         "usage": USAGE,
     }
 
