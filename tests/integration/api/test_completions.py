@@ -128,6 +128,17 @@ async def test_everything_reaches_the_provider_as_it_was_written(server: Running
     assert response.headers["cache-status"] == "dub5; fwd=bypass; detail=n"
 
 
+@pytest.mark.parametrize("prompt", ["word " * 50_000, list(range(20_000)), ["word " * 500] * 100])
+async def test_large_prompts_are_as_good(server: Running, fake: FakeOpenAI, prompt: Any) -> None:
+    """They are read, and asked for, in steps."""
+    for _ in ("missed", "hit"):
+        response = await ask(server, prompt)
+        assert response.status_code == 200, response.text
+        assert len(response.json()["choices"]) == (100 if prompt[0] == "word " * 500 else 1)
+    assert "; hit" in response.headers["cache-status"]
+    assert [call.body["prompt"] for call in fake.calls] == [prompt]
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 async def test_logprobs_are_those_of_the_provider(server: Running, fake: FakeOpenAI, streamed: bool) -> None:
     """Streamed or not, and from the cache: also where a candidate is called as a field is."""
