@@ -103,12 +103,13 @@ def waiting(fleet: list[Clients]) -> int:
 @contextlib.asynccontextmanager
 async def clients_of(config: Any) -> Any:
     async with running(config) as server, contextlib.AsyncExitStack() as stack:
-        openai = await asyncio.to_thread(
-            AsyncOpenAI, base_url=f"{server.url}/v1", api_key="none", max_retries=0
-        )
-        anthropic = await asyncio.to_thread(
-            AsyncAnthropic, base_url=server.url, api_key="none", max_retries=0
-        )
+        patient: Any = {
+            "api_key": "none",
+            "max_retries": 0,
+            "timeout": 600.0,
+        }  # also until there is a connection
+        openai = await asyncio.to_thread(AsyncOpenAI, base_url=f"{server.url}/v1", **patient)
+        anthropic = await asyncio.to_thread(AsyncAnthropic, base_url=server.url, **patient)
         await stack.enter_async_context(openai)
         await stack.enter_async_context(anthropic)
         yield Clients(server, openai, anthropic)
@@ -138,7 +139,7 @@ async def test_one_question_in_three_protocols_is_one_call(redis: str, kind: str
                 some = [next(each) for _ in range(min(TOGETHER, ASKED - len(asking)))]
                 asking += [asyncio.ensure_future(way(clients)) for way, clients in some]
                 while waiting(fleet) < len(asking):  # a count has no event
-                    assert not any(task.done() for task in asking)
+                    assert [task.result() for task in asking if task.done()] == []
                     await asyncio.sleep(0.01)
             gate.set()
             answers = await asyncio.gather(*asking)
