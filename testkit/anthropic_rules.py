@@ -420,6 +420,7 @@ _ANYWHERE = {
     "$ref",
     "$defs",
     "definitions",
+    "$schema",  # vercel/ai#14790, tried against the real API, leaves it in
 }
 _FORMATS = {"date-time", "time", "date", "duration", "email", "hostname", "uri", "ipv4", "ipv6", "uuid"}
 
