@@ -12,6 +12,7 @@
 #   tools/setup.sh k6-types TypeScript and the types of k6, to check its scripts with; where there is node and npm
 #   tools/setup.sh openai-node  OpenAI's client for Node.js, one of the readers of tests/integration/providers; where there is node and npm
 #   tools/setup.sh python-clients  the clients in Python that are tried on us, in environments of their own
+#   tools/setup.sh js-clients  the clients in JavaScript, where there are npm and Node.js 20 or newer
 #   tools/setup.sh agents   two coding agents' command lines, tried too; 800 MB, so `make test` asks for them in CI alone
 #   tools/setup.sh browser  Chromium for the tests of the page, and the library that drives it, in .venv
 #   tools/setup.sh docs     what makes the site of the documents, in .venv
@@ -254,7 +255,7 @@ old_node() { command -v node >/dev/null && node -e 'process.exit(process.version
 case ${1:-} in
     python) setup_python ;;
     redis) setup_program redis-server redis "The tests use a real Redis" ;;
-    tests) for each in redis helm promtool alertmanager k6 k6-types browser python-clients; do tools/setup.sh "$each"; done ;;
+    tests) for each in redis helm promtool alertmanager k6 k6-types browser python-clients js-clients; do tools/setup.sh "$each"; done ;;
     wrk) setup_program wrk wrk "The benchmarks load servers with wrk" ;;
     browser) setup_browser ;;
     docs) setup_group docs sphinx "The documents become a site" ;;
@@ -266,7 +267,8 @@ case ${1:-} in
     actionlint) setup_built actionlint "the workflows are not checked." ;;
     python-clients) setup_python_clients ;;
     k6-types) setup_npm tools/k6-types k6-types "k6's scripts are checked with TypeScript" "that check is left out." ;;
+    js-clients) old_node || setup_npm tests/clients/js js-clients "Clients in JavaScript are tried on us" "those tests are skipped." ;;
     agents) old_node || setup_npm tests/clients/agents agents "Coding agents are tried on us" "those tests are skipped." ;;
     openai-node) setup_npm tests/providers/node openai-node "Answers are read with openai-node" "that reader is left out." ;;
-    *) stop "usage: tools/setup.sh python|resolution|redis|wrk|browser|docs|helm|promtool|alertmanager|k6|actionlint|k6-types|openai-node|python-clients|agents" ;;
+    *) stop "usage: tools/setup.sh python|resolution|redis|wrk|browser|docs|helm|promtool|alertmanager|k6|actionlint|k6-types|openai-node|python-clients|js-clients|agents" ;;
 esac

@@ -61,8 +61,8 @@ class Trial:
     async def _as_openai(self, call: Call, wire: Wire) -> None:
         await self._together(call)
         body = call.body
-        if "input" in body:
-            await gpt.embed()(call, wire)
+        if "messages" not in body:
+            await self._providers["OpenAI"].default(call, wire)
         elif _unknown_results(body["messages"]):
             await refuse(400, "A message of role 'tool' must answer a tool call.")(call, wire)
         elif body["messages"][-1]["role"] == "user" and "tools" in body:
@@ -146,10 +146,10 @@ def _rows(seen: Json) -> list[str]:
 
 
 def _question(call: Call) -> str:
-    """The last that the user said, or the texts to embed."""
+    """The last that the user said, or the texts to embed, or to go on with."""
     body = call.body
-    if "input" in body:
-        return " ".join(map(str, body["input"]))
+    if "messages" not in body:
+        return " ".join(map(str, body["input"])) if "input" in body else str(body["prompt"])
     asked = [message["content"] for message in body["messages"] if message["role"] == "user"]
     return next(filter(None, map(_text, reversed(asked))), "")
 
