@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from dub5.api.responses_request import ENCRYPTED, LOGPROBS, sealed
+from dub5.api.responses_request import ENCRYPTED, LOGPROBS, namespaced, sealed
 from dub5.providers.protocol import Json, Payload
 
 Status = Literal["in_progress", "completed", "incomplete", "failed"]
@@ -49,6 +49,7 @@ class Asked:
         self.logprobs = LOGPROBS in include or bool(body.get("top_logprobs"))
         self.stored = stored
         self.signed: dict[int, str] = {}
+        self.namespaced = namespaced(body.get("tools") or ())
         self._body = body
         self.echo = _encode(_echo(body, reasoning, stored=stored))[1:]
 
@@ -138,6 +139,8 @@ _PLAIN = _text(_NOTHING)
 
 
 def _tool(tool: Json) -> Json:
+    if tool["type"] == "namespace":
+        return {**tool, "tools": [_tool(inner) for inner in tool["tools"]]}
     return {"parameters": None, **tool, "strict": bool(tool.get("strict"))}
 
 
@@ -307,14 +310,16 @@ def calls_function(
     asked: Asked, position: int, call: Json, call_id: str, status: Status = "completed"
 ) -> Json:
     """An item that calls a function."""
-    return {
+    namespace, name = asked.namespaced.get(call["name"], (None, call["name"]))
+    item = {
         "id": asked.item_id("function_call", position),
         "type": "function_call",
         "status": status,
         "call_id": call_id,
-        "name": call["name"],
+        "name": name,
         "arguments": call["arguments"],
     }
+    return item if namespace is None else {**item, "namespace": namespace}
 
 
 def call_of(call: Json) -> Json | None:

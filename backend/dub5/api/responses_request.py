@@ -253,7 +253,9 @@ def _shape(asked: ResponsesRequest, result: Json) -> None:
 
 
 def _tools(asked: ResponsesRequest, result: Json) -> None:
-    functions = [_function(tool, at) for at, tool in each(asked.tools or [], "tools")]
+    functions = [
+        function for at, tool in each(asked.tools or [], "tools") for function in _functions(tool, at)
+    ]
     choice = asked.tool_choice
     if isinstance(choice, dict):
         functions, choice = _chosen(choice, functions)
@@ -268,6 +270,38 @@ def _tools(asked: ResponsesRequest, result: Json) -> None:
         result["tool_choice"] = choice
     if asked.parallel_tool_calls is False:
         result["parallel_tool_calls"] = False
+
+
+def in_namespace(namespace: str, name: str) -> str:
+    """The name under which a chat has a function of a namespace."""
+    return f"{namespace}__{name}"
+
+
+def namespaced(tools: Iterable[Json]) -> dict[str, tuple[str, str]]:
+    """By its name in a chat, the namespace and the name of each function in one; of `tools` that were judged."""
+    return {
+        in_namespace(tool["name"], function["name"]): (tool["name"], function["name"])
+        for tool in tools
+        if tool["type"] == "namespace"
+        for function in tool["tools"]
+    }
+
+
+def _functions(tool: Json, at: str) -> list[Json]:
+    """A tool, or those of a namespace."""
+    if tool.get("type") != "namespace":
+        return [_function(tool, at)]
+    namespace = typed(tool.get("name"), str, f"{at}.name")
+    about = typed(tool.get("description") or "", str, f"{at}.description")
+    made = []
+    for where, inner in each(typed(tool.get("tools"), list, f"{at}.tools"), f"{at}.tools"):
+        one = _function(inner, where)
+        function = one["function"]
+        function["name"] = in_namespace(namespace, function["name"])
+        if about:
+            function["description"] = "\n".join(filter(None, (about, function.get("description"))))
+        made.append(one)
+    return made
 
 
 def _function(tool: Json, at: str) -> Json:
@@ -373,6 +407,9 @@ class _Conversation:
 
     def _call(self, item: Json, at: str) -> None:
         function = {name: typed(item.get(name), str, f"{at}.{name}") for name in ("name", "arguments")}
+        if item.get("namespace") is not None:
+            namespace = typed(item["namespace"], str, f"{at}.namespace")
+            function["name"] = in_namespace(namespace, function["name"])
         call_id = typed(item.get("call_id"), str, f"{at}.call_id")
         if self._open is None:
             self._open = {"role": "assistant", "content": None}

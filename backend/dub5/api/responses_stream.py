@@ -487,8 +487,10 @@ class _Call(_Item):
     def finish(self, status: Status) -> Json:
         self._grow_by(self._arguments.rest())
         arguments = self._arguments.whole()
-        self._emit("response.function_call_arguments.done", **self._at, name=self.name, arguments=arguments)
-        return self._item(arguments, status)
+        item = self._item(arguments, status)
+        name = item["name"]
+        self._emit("response.function_call_arguments.done", **self._at, name=name, arguments=arguments)
+        return item
 
     def _item(self, arguments: str, status: Status) -> Json:
         known = {"name": self.name, "arguments": arguments}

@@ -181,6 +181,41 @@ async def test_a_round_trip_of_a_tool(
         ]
 
 
+@MODELS
+@STREAMED
+async def test_functions_in_a_namespace_are_called_by_it(
+    client: AsyncOpenAI, fake: FakeOpenAI, anthropic: FakeAnthropic, model: str, streamed: bool
+) -> None:
+    """Codex offers them by default. Two namespaces may have a function of one name."""
+    tools: Any = [
+        {"type": "namespace", "name": name, "description": f"About {name}.", "tools": TOOLS}
+        for name in ("land", "sea")
+    ]
+    called, said = ("sea__weather", '{"city":"Oslo"}'), "It is calm."
+    fake.replies = [call_tool(*called), say(said)]
+    anthropic.replies = [
+        anthropic_server.use_tool(called[0], json.loads(called[1])),
+        anthropic_server.say(said),
+    ]
+    question = [{"role": "user", "content": "How is Oslo?"}]
+    first = await ask(client, streamed=streamed, model=model, input=question, tools=tools)
+    [call] = first.output
+    assert call.type == "function_call"
+    assert (call.namespace, call.name, call.arguments) == ("sea", "weather", called[1])
+    assert first.tools[1].to_dict() == {**tools[1], "tools": [{**TOOLS[0], "strict": False}]}
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "calm"}
+    history = [*question, *(item.to_dict() for item in first.output), result]
+    assert (await ask(client, streamed=streamed, model=model, input=history, tools=tools)).output_text == said
+    if model == "small":
+        offered = [each["function"] for each in fake.calls[0].body["tools"]]
+        assert [(each["name"], each["description"]) for each in offered] == [
+            ("land__weather", "About land."),
+            ("sea__weather", "About sea."),
+        ]
+        [again] = fake.calls[1].body["messages"][1]["tool_calls"]
+        assert again["function"]["name"] == "sea__weather"
+
+
 async def test_an_agent_s_second_run_is_answered_from_the_cache(
     client: AsyncOpenAI, fake: FakeOpenAI
 ) -> None:
