@@ -18,6 +18,7 @@ import msgspec
 
 from benchmarks.gateways.cores import tree
 from testkit.client import until
+from testkit.processes import cpu_seconds
 from testkit.service import Service
 from testkit.wire import Wire, request
 
@@ -132,9 +133,4 @@ async def load(row: Row, servers: list[Service]) -> AsyncIterator[Load]:
 
 def cpu(service: Service) -> float:
     """Seconds of CPU that the server's processes have used so far, user and system."""
-    return sum(time.clock_gettime(_clock_of(pid)) for pid in tree(service.pid))
-
-
-def _clock_of(pid: int) -> int:
-    """What clock_getcpuclockid(3) gives, which Python has for threads only."""
-    return (~pid << 3) | 2
+    return sum(map(cpu_seconds, tree(service.pid)))

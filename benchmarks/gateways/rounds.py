@@ -11,6 +11,7 @@ throughput; and it stays right where the load cannot fill the core (nginx), or o
 from __future__ import annotations
 
 import asyncio
+import math
 import statistics
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -50,6 +51,11 @@ class Round(msgspec.Struct, frozen=True):
     def rate(self) -> float:
         """Per second of the server's CPU."""
         return self.work / self.use.seconds
+
+    @property
+    def throughput(self) -> float:
+        """Per second."""
+        return self.work / self.seconds
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -154,7 +160,10 @@ def whole(
             primed = True
         wire = await Wire.to(server.url)
         for head in range(len(asked.heads)):
-            _check(server, await wire.ask(asked.example(server.host, head)), cache, proof)
+            request = asked.example(server.host, head)
+            if prime:  # wrk may have left before it was answered
+                await wire.ask(request)
+            _check(server, await wire.ask(request), cache, proof)
         wire.close()
         warm = await wrk(server.url, ask(), connections=connections, seconds=1)
         size = warm.bytes / max(1, warm.requests)
@@ -214,7 +223,7 @@ def spread(values: Sequence[float], show: Callable[[float], str]) -> str:
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
     """Round by round: what disturbed one disturbed its neighbour too."""
-    return [mine / other for mine, other in zip(ours, theirs, strict=True)]
+    return [mine / other if other else math.inf for mine, other in zip(ours, theirs, strict=True)]
 
 
 def voids(rounds: Sequence[Round]) -> str:

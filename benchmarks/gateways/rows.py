@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
@@ -154,8 +154,8 @@ async def passthrough(bench: Bench) -> list[Figure]:
         ]
 
     def entry(server: Running) -> Entry:
-        # More to nginx, and the load would fill its own core.
-        connections = 4 if server.name == "nginx" else CONNECTIONS
+        # More to nginx, and the load would fill its own core; with more LiteLLM would not get through all in a round.
+        connections = {"nginx": 4, "LiteLLM": 16, "LiteLLM, Rust": 16}.get(server.name, CONNECTIONS)
         path = "/v1/messages" if server.name in ("Messages", "LiteLLM, Rust") else "/v1/chat/completions"
         cache, proof = proves.get(server.name, ("", ""))
         return whole(
@@ -185,8 +185,29 @@ async def passthrough(bench: Bench) -> list[Figure]:
     return figures
 
 
+async def _ever_more(bench: Bench, server: Running, first: Iterator[int]) -> list[Round]:
+    """Those within BOUND; the end is where two in a row are not: one may have been disturbed."""
+    good: list[Round] = []
+    missed = 0
+    for connections in (2**power for power in range(9)):
+        entry = whole(
+            server,
+            lambda: numbered(headers=server.headers, first=next(first)),
+            connections=connections,
+        )
+        done = await bench.once(f"sustained, {connections} connections", entry)
+        if done.failed or done.p99 > BOUND:
+            missed += 1
+        else:
+            missed = 0
+            good.append(done)
+        if missed == 2:
+            break
+    return good
+
+
 async def sustained(bench: Bench) -> list[Figure]:
-    """The most requests per second with 99 in 100 answered within BOUND: ever more connections until they are not."""
+    """The most requests per second with 99 in 100 answered within BOUND."""
     first = itertools.count(1, 10**8)
     best: dict[str, Round] = {}
     async with AsyncExitStack() as stack:
@@ -198,22 +219,11 @@ async def sustained(bench: Bench) -> list[Figure]:
         ]
         for each in everyone:
             async with each.running(folder) as server:
-                for connections in (2**power for power in range(9)):
-                    asked = whole(
-                        server,
-                        lambda: numbered(headers=server.headers, first=next(first)),  # asked at once
-                        connections=connections,
-                    )
-                    done = await bench.once(f"sustained, {connections}", asked)
-                    if done.failed or done.p99 > BOUND:
-                        break
-                    if (
-                        each.name not in best
-                        or done.work / done.seconds > best[each.name].work / best[each.name].seconds
-                    ):
+                for done in await _ever_more(bench, server, first):
+                    if each.name not in best or done.throughput > best[each.name].throughput:
                         best[each.name] = done
     shares = [
-        f"{name} {shown(done.work / done.seconds)} per second (p99 {milliseconds(done.p99)}){voids([done])}"
+        f"{name} {shown(done.throughput)} per second (p99 {milliseconds(done.p99)}){voids([done])}"
         for name, done in best.items()
     ]
     missing = [f"{each.name} none" for each in everyone if each.name not in best]

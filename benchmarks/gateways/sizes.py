@@ -49,7 +49,8 @@ async def footprint(bench: Bench) -> list[Figure]:
                 progress(f"start and memory: {each.name}, round {number + 1} of {bench.count}")
                 async with each.running(folder) as server:
                     started.setdefault(each.name, []).append(server.started)
-                    await wrk(server.url, numbered(headers=server.headers), connections=8, seconds=1)
+                    some = numbered(headers=server.headers, order="turn", count=100)
+                    await wrk(server.url, some, connections=8, seconds=1)
                     await asyncio.sleep(1)
                     rest.setdefault(each.name, []).append(cores.resident(server.pid) / _MIB)
     bench.others.append({"workload": "footprint", "rest": rest, "started": started, "idle": idle})
