@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from dub5.cache.flights import Flight, Frame
+from dub5.cache.flights import Flight, Following, Frame
 from dub5.cache.freshness import NO_DIRECTIVES, Directives, Lifetimes
 from dub5.cache.store import CacheLookup
 from dub5.telemetry.record import RequestRecord, TraceContext
@@ -18,17 +18,24 @@ class Follower:
 
     def __init__(self, flight: Flight) -> None:
         flight.followers += 1
-        self._frames = flight.follow()
+        self._following = Following(flight)
 
     async def next(self) -> list[Frame]:
-        return await anext(self._frames, [])
+        return await self._following.next()
 
     async def rest(self) -> list[Frame]:
-        return [frame async for frames in self._frames for frame in frames]
+        return await remaining(self._following)
 
-    async def leave(self) -> None:
-        """Of one who has begun to read."""
-        await self._frames.aclose()
+    def leave(self) -> None:
+        self._following.close()
+
+
+async def remaining(following: Following) -> list[Frame]:
+    """What comes until the end."""
+    rest: list[Frame] = []
+    while frames := await following.next():
+        rest += frames
+    return rest
 
 
 class Question(msgspec.Struct):

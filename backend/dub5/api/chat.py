@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Coroutine
-from contextlib import aclosing
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import msgspec
@@ -65,7 +64,7 @@ from dub5.providers.chunks import split, text_of, tokens
 from dub5.providers.protocol import Json, Payload
 from dub5.settings.model import ServerSettings
 from dub5.telemetry.logging import get_logger
-from dub5.telemetry.record import RECORD, RequestRecord
+from dub5.telemetry.record import RECORD, Push, RequestRecord, push_of
 
 _EVENT_STREAM = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -240,7 +239,7 @@ class QuestionRoute:
             with room:
                 if self._limiter.limited:
                     grant = await self._granted(question)
-                await self._respond(question, writer, grant, deadlines.whole, receive, send)
+                await self._respond(question, writer, grant, deadlines.whole, receive, send, push_of(scope))
         except ClientLeft:
             record.outcome = "client_disconnect"
         except Exception as failure:  # noqa: BLE001  # the last line of defence: whatever it is, the client gets an answer
@@ -305,6 +304,7 @@ class QuestionRoute:
         end: float | None,
         receive: Receive,
         send: Send,
+        push: Push | None,
     ) -> None:
         """Send the pipeline's answer: at once, or as it comes, with heartbeats until then and in its pauses.
 
@@ -320,7 +320,7 @@ class QuestionRoute:
             nonlocal stream
             watch.begin()
             if question.request.stream:
-                stream = EventStream(send, self._settings.heartbeat, self._settings.max_stream)
+                stream = EventStream(send, self._settings.heartbeat, self._settings.max_stream, push)
                 stream.expect(lambda: _head(question, grant, status))
 
         try:
@@ -330,8 +330,8 @@ class QuestionRoute:
                 if not isinstance(answer.content, bytes):
                     assert stream is not None  # noqa: S101  # it was forwarded, and only streams have frames
                     streaming = True
-                    async with aclosing(answer.content) as frames:
-                        sending = stream.relay(frames, writer, lambda: _head(question, grant, answer.status))
+                    with contextlib.closing(answer.content) as coming:
+                        sending = stream.relay(coming, writer, lambda: _head(question, grant, answer.status))
                         await (sending if end is None else until(end, sending))
                 else:
                     if self._recalling is not None:

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import math
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -36,7 +37,7 @@ from dub5.admission.keys import KeyRing
 from dub5.api.origins import BROWSER_HEADERS, VARY, Origins, is_foreign, is_preflight, preflight_headers
 from dub5.api.paths import canonical
 from dub5.cache.flights import Frame
-from dub5.chat.answer import Writer
+from dub5.chat.answer import Coming, Writer
 from dub5.errors import (
     Dub5Error,
     ErrorResponse,
@@ -47,7 +48,7 @@ from dub5.errors import (
     render,
 )
 from dub5.settings.model import Duration
-from dub5.telemetry.record import HEARTBEAT, RequestRecord, record_of
+from dub5.telemetry.record import HEARTBEAT, Push, RequestRecord, record_of
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -410,6 +411,7 @@ class EventStream(msgspec.Struct):
     send: Send
     interval: float
     longest: float = math.inf
+    push: Push | None = None
     begun: bool = False
     expired: bool = False
     task: asyncio.Task[Any] = msgspec.field(default_factory=_current_task)
@@ -438,16 +440,15 @@ class EventStream(msgspec.Struct):
             self._silent_since = self._loop.time()
             self._timer = self._loop.call_at(self._silent_since + self.interval, self._on_timer)
 
-    async def relay(
-        self, answer: AsyncIterator[list[Frame]], writer: Writer, head: Callable[[], Headers]
-    ) -> None:
+    async def relay(self, answer: Coming, writer: Writer, head: Callable[[], Headers]) -> None:
         """Send the head, unless a heartbeat has, the events of frames as they come, and the end."""
         if self._heartbeat is not None:
             await self._heartbeat
         if not self.begun:
             await self.begin(head())
         send, now, write = self.send, self._loop.time, writer.events
-        async for frames in answer:
+        take = None if self.push is None else functools.partial(self._pushed, self.push, write)
+        while frames := await answer.next(take):
             events = write(frames)
             if not events:  # an empty body would count as a byte of the answer
                 continue
@@ -458,6 +459,16 @@ class EventStream(msgspec.Struct):
             self._silent_since = now()
         await kept(writer, None)
         await self.end(writer.end())
+
+    def _pushed(self, push: Push, write: Callable[[list[Frame]], bytes], frames: list[Frame]) -> bool:
+        """Send the events of frames in this very turn; False where that would have to wait."""
+        if self._heartbeat is not None or not push(b""):
+            return False
+        events = write(frames)
+        if events:
+            push(events)
+            self._silent_since = self._loop.time()
+        return True
 
     async def end(self, last: bytes = b"") -> None:
         """Send the `last` event, if any, and the end."""

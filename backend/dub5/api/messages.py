@@ -21,7 +21,7 @@ from dub5.errors import Dub5Error, ErrorResponse, render_messages
 from dub5.providers.anthropic import AnthropicProvider
 from dub5.providers.anthropic_only import PROTOCOL
 from dub5.providers.protocol import Json
-from dub5.telemetry.record import RequestRecord, record_of
+from dub5.telemetry.record import Push, RequestRecord, record_of
 
 _NAMES = {
     "stop": "stop_sequences",
@@ -94,6 +94,7 @@ class TokenCountRoute(MessagesRoute):
         end: float | None,  # noqa: ARG002  # the provider's own limits hold
         receive: Receive,
         send: Send,
+        push: Push | None,  # noqa: ARG002  # one body
     ) -> None:
         async with while_client_stays(receive):
             body = await in_time(question.deadline, _counted(question))

@@ -5,8 +5,9 @@ is begun or joined; where every provider fails, an answer that is too old.
 
 A *flight* is the answer to one question on its way: the frames that have arrived so far. It belongs to the replica and
 not to the request that began it. Its task runs until the answer is complete, and is cancelled when nobody follows any
-more. *Followers* read at their own pace, each from its own position, so a slow one delays nobody. Frames are the
-provider's own bytes; this module does not know what is in them.
+more. *Followers* read at their own pace, each from its own position, so a slow one delays nobody; one that is
+up to date may take what comes in the turn in which it comes, and need not be woken. Frames are the provider's own
+bytes; this module does not know what is in them.
 
 One of the flights that have the same question *leads*: it makes the call, which it was handed as an object. When it
 ends its answer is in memory, and on its way to Redis, so that whoever asks next finds it. Across replicas a lease in
@@ -24,8 +25,7 @@ import functools
 import hashlib
 import random
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import aclosing
+from collections.abc import Callable, Coroutine
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -110,6 +110,10 @@ class Frame(msgspec.Struct, frozen=True, array_like=True, gc=False):
     raw: bytes
 
 
+Take = Callable[[list[Frame]], bool]
+"""Called with frames as they come; False, and nothing was done with them. What it raises is the follower's."""
+
+
 class Asker(msgspec.Struct, frozen=True, gc=False):
     """The request for which a provider is asked: its id, and that of its trace."""
 
@@ -149,9 +153,9 @@ class Leader(Protocol):
     @property
     def made(self) -> Made | None: ...
 
-    def frames(self, identity: Identity | None) -> AsyncGenerator[Frame, None]:
-        """Ask the provider: each frame as it comes. Raises a Dub5Error where no provider has an answer. Called at most
-        once. `identity` is what the answer will be stored under."""
+    async def call(self, identity: Identity | None, tell: Callable[[list[Frame]], None]) -> None:
+        """Ask the provider, and `tell` the frames as they come. Raises a Dub5Error where no provider has an answer.
+        Called at most once. `identity` is what the answer will be stored under."""
         ...
 
     def again(self) -> Leader:
@@ -169,7 +173,7 @@ class CacheAnswer(msgspec.Struct, frozen=True):
     status: CacheStatus
     hit: CacheHit | None = None
     frames: list[Frame] = []
-    rest: AsyncGenerator[list[Frame], None] | None = None
+    rest: Following | None = None
     led_here: bool = True
 
 
@@ -197,34 +201,8 @@ class Flight(msgspec.Struct, eq=False):
     abandoned: bool = False
     task: asyncio.Task[None] | None = None
     waiting: list[asyncio.Future[None]] = []
-
-    async def follow(self) -> AsyncGenerator[list[Frame], None]:
-        """What has arrived since the last time, as soon as there is something, until the end. Raises the flight's
-        error, or FlightLost in the middle of an answer.
-
-        For one of `followers`, who has left when this has ended or was closed. Begin it at once: what was never begun
-        cannot be closed.
-        """
-        position, generation = 0, self.generation
-        try:
-            while True:
-                if generation != self.generation:
-                    if position:
-                        raise FlightLost
-                    generation = self.generation
-                if position < len(self.frames):
-                    frames = self.frames[position:]
-                    position += len(frames)
-                    yield frames
-                elif self.ended:
-                    if self.error is not None:
-                        # Shared by all followers: without this each would add its own traceback to it.
-                        raise self.error.with_traceback(None)
-                    return
-                else:
-                    await self.changed()
-        finally:
-            self.leave()
+    taking: list[Following] = []
+    """Those of the followers that are up to date, and take what comes as it comes."""
 
     def leave(self) -> None:
         self.followers -= 1
@@ -232,22 +210,28 @@ class Flight(msgspec.Struct, eq=False):
             self.abandoned = True
             self.task.cancel()
 
-    def add(self, *frames: Frame) -> None:
+    def add(self, frames: list[Frame]) -> None:
+        """These have come."""
         self.frames += frames
-        self._wake()
+        taking, self.taking = self.taking, []
+        for follower in taking:
+            if follower.takes(frames):
+                self.taking.append(follower)
+        if self.waiting:
+            self._wake()
 
     def end(self, error: Dub5Error | None = None) -> None:
         """The answer is complete, or will never be."""
         if not self.ended:
             self.ended, self.error = True, error
-            self._wake()
+            self._wake_all()
 
     def restart(self) -> None:
         """Forget what a lost leader sent; whoever was given part of it cannot go on."""
         if self.frames:
             self.frames = []
             self.generation += 1
-            self._wake()
+            self._wake_all()
 
     def changed(self) -> asyncio.Future[None]:
         """To be awaited: done with the next frame, the end or a restart."""
@@ -255,11 +239,87 @@ class Flight(msgspec.Struct, eq=False):
         self.waiting.append(future)
         return future
 
+    def _wake_all(self) -> None:
+        """There is nothing more to take, for now."""
+        taking, self.taking = self.taking, []
+        self.waiting += [follower.woken for follower in taking if follower.woken is not None]
+        self._wake()
+
     def _wake(self) -> None:
         waiting, self.waiting = self.waiting, []
         for future in waiting:
             if not future.done():
                 future.set_result(None)
+
+
+class Following(msgspec.Struct, eq=False):
+    """What one of a flight's `followers` has still to read. To be closed: then it has left."""
+
+    flight: Flight
+    position: int = 0
+    generation: int = 0
+    take: Take | None = None
+    woken: asyncio.Future[None] | None = None
+    left: bool = False
+
+    def __post_init__(self) -> None:
+        self.generation = self.flight.generation
+
+    async def next(self, take: Take | None = None) -> list[Frame]:
+        """What has arrived since the last time, as soon as there is something; nothing at the end. Raises the flight's
+        error, or FlightLost in the middle of an answer; whoever is raised something has left.
+
+        With `take` it waits until that cannot take what comes.
+        """
+        flight = self.flight
+        if self.left:
+            return []
+        try:
+            while True:
+                if self.generation != flight.generation:
+                    if self.position:
+                        raise FlightLost
+                    self.generation = flight.generation
+                if self.position < len(flight.frames):
+                    frames = flight.frames[self.position :]
+                    self.position += len(frames)
+                    return frames
+                if flight.ended:
+                    break
+                if take is None:
+                    await flight.changed()
+                else:
+                    self.take, self.woken = take, asyncio.get_running_loop().create_future()
+                    flight.taking.append(self)
+                    await self.woken
+            if flight.error is not None:
+                # Shared by all followers: without this each would add its own traceback to it.
+                raise flight.error.with_traceback(None)
+        except BaseException:
+            self.close()
+            raise
+        self.close()
+        return []
+
+    def takes(self, frames: list[Frame]) -> bool:
+        """Whether it has taken what has come; where not, it is woken."""
+        woken, take = self.woken, self.take
+        if woken is None or take is None or woken.done():  # it was cancelled
+            return False
+        try:
+            if take(frames):
+                self.position += len(frames)
+                return True
+            woken.set_result(None)
+        except Exception as error:  # noqa: BLE001  # a defect, of which only this one must learn
+            woken.set_exception(error)
+        return False
+
+    def close(self) -> None:
+        """May be called again."""
+        if not self.left:
+            self.left = True
+            self.flight.leave()
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -461,8 +521,8 @@ class Flights:
             frames: list[Frame]
             try:
                 if record.stream:
-                    rest = flight.follow()
-                    frames = await anext(rest, [])
+                    rest = Following(flight)
+                    frames = await rest.next()
                 else:
                     try:
                         while not flight.ended:  # a restart on the way goes unseen
@@ -616,7 +676,7 @@ class Flights:
                     whole = await self._store.take_over(identity, lookup.lifetimes)
                     if whole is not None:
                         flight.led_here, flight.leader = False, None
-                        flight.add(Frame("whole", whole))
+                        flight.add([Frame("whole", whole)])
                         return
                 elif cooldown is None:
                     flight.led_here, flight.leader = False, claim.asker
@@ -634,9 +694,7 @@ class Flights:
             flight.led_here, flight.leader = True, flight.asker
             kept: Kept | None = None
             try:
-                async with aclosing(leader.frames(identity)) as coming:
-                    async for frame in coming:
-                        flight.add(frame)
+                await leader.call(identity, flight.add)
                 if leader.made is not None and identity is not None and lookup is not None:
                     kept = await self._keep(identity, lookup, leader.made, compared_with)
                     flight.stored = kept is not None

@@ -211,7 +211,7 @@ class _Tail(msgspec.Struct, eq=False):
                     raise Undecodable("a chunk that is no object")
             if len(flight.frames) + len(frames) > 1 and any(frame.kind == "whole" for frame in frames):
                 raise Undecodable("a whole answer among others")
-            flight.add(*frames)
+            flight.add(frames)
         elif b"end" in fields:
             end, error = None, None
             if fields[b"end"]:

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import Callable
 from typing import Literal, Protocol
 
 import msgspec
 
-from dub5.cache.flights import CacheStatus, Frame
+from dub5.cache.flights import CacheStatus, Following, Frame, Take
 from dub5.errors import (
     CallerError,
     Dub5Error,
@@ -52,9 +52,40 @@ Result = Literal["local", "shared", "stale", "collapsed", "miss", "bypass"]
 class Answer(msgspec.Struct, frozen=True):
     """`content` is a whole completion, or the frames of one that is still to come. `age` is in seconds."""
 
-    content: bytes | AsyncGenerator[list[Frame], None]
+    content: bytes | Coming
     status: CacheStatus
     age: float | None = None
+
+
+class Coming(msgspec.Struct, eq=False):
+    """The frames of a streamed answer: the `first` are here, and `rest` gives the others. To be closed.
+
+    `on_end` is called with the answer's tokens at its end. An error is noted in the record before it is raised.
+    """
+
+    first: list[Frame]
+    rest: Following
+    record: RequestRecord
+    on_end: Callable[[Usage], None] | None
+
+    async def next(self, take: Take | None = None) -> list[Frame]:
+        """As `Following.next`. What has arrived together goes on together: for a replica or a client that falls
+        behind, one write per chunk would be most of the work."""
+        if self.first:
+            frames, self.first = self.first, []
+            return frames
+        try:
+            frames = await self.rest.next(take)
+            if not frames and self.on_end is not None:
+                others = (frame.raw for frame in reversed(self.rest.flight.frames) if frame.kind != "chunk")
+                self.on_end(usage_of(decode(next(others, b"{}"))))
+        except Exception as error:
+            self.record.outcome = outcome_of(error if isinstance(error, Dub5Error) else InternalError())
+            raise
+        return frames
+
+    def close(self) -> None:
+        self.rest.close()
 
 
 class Writer(Protocol):

@@ -15,14 +15,15 @@ a flight that nobody follows any more cancels the provider's call.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
 
 import msgspec
 
 from dub5.admission.gate import Gate
 from dub5.admission.keys import Caller
-from dub5.cache.flights import CacheAnswer, CacheStatus, Flights, Frame, Made
+from dub5.cache.flights import CacheStatus, Flights, Frame, Made
 from dub5.cache.freshness import Directives
 from dub5.cache.policies import Policies
 from dub5.cache.purges import names_of
@@ -30,9 +31,9 @@ from dub5.cache.store import AnswerStore, CacheLookup, Entry, Identity
 from dub5.chat.answer import (
     Answer,
     CallNotes,
+    Coming,
     Usage,
     is_whole_answer,
-    outcome_of,
     usage_in,
     usage_of,
     whole_of,
@@ -48,11 +49,11 @@ from dub5.chat.question import (
     why_not_cached,
 )
 from dub5.chat.request import ChatRequest
-from dub5.errors import Dub5Error, InternalError, InvalidRequest, NotCached
+from dub5.errors import Dub5Error, InvalidRequest, NotCached
 from dub5.json_steps import in_steps
 from dub5.providers.chunks import Assembler
 from dub5.providers.openai_completions import USUAL_LIMIT
-from dub5.providers.protocol import Payload, decode
+from dub5.providers.protocol import Chunk, Payload, Text
 from dub5.telemetry.metrics import Metrics
 from dub5.telemetry.record import RequestRecord, Tracer
 
@@ -214,38 +215,11 @@ class Pipeline:
         if question.lookup is not None:
             self._count_lookup(question, "collapsed" if status.collapsed else "miss")
         if found.rest is not None:
-            relayed = self._relayed(question, found, found.rest)
-            await anext(relayed)
-            return Answer(relayed, status)
+            on_end = partial(self._count_saved, question) if status.collapsed else None
+            return Answer(Coming(found.frames, found.rest, question.record, on_end), status)
         if status.collapsed:
             self._count_saved(question, usage_in(body))
         return Answer(body, status)
-
-    async def _relayed(
-        self, question: Question, found: CacheAnswer, rest: AsyncGenerator[list[Frame], None]
-    ) -> AsyncGenerator[list[Frame], None]:
-        """The frames of a streamed answer, as they come. An error is noted in the record before it is raised.
-
-        What has arrived together goes on together: for a replica or a client that falls behind, one write per chunk
-        would be most of the work. The first item is empty, and taken at once: a generator that was never begun runs
-        no `finally` when it is closed, and the flight would keep a follower that is gone.
-        """
-        frames, usage = found.frames, b"{}"
-        try:
-            yield []
-            while frames:
-                for frame in frames:
-                    if frame.kind != "chunk":
-                        usage = frame.raw
-                yield frames
-                frames = await anext(rest, [])
-            if found.status.collapsed:
-                self._count_saved(question, usage_of(decode(usage)))
-        except Exception as error:
-            question.record.outcome = outcome_of(error if isinstance(error, Dub5Error) else InternalError())
-            raise
-        finally:
-            await rest.aclose()
 
     async def put(self, question: Question, completion: bytes) -> None:
         """Store an answer that people have written. InvalidRequest where such a request is never cached."""
@@ -284,8 +258,8 @@ class ProviderCall(msgspec.Struct):
         """The same in the background: nobody waits, so it takes no place in the gate that a request wants."""
         return ProviderCall(self._question.detached(), self._services, True)
 
-    async def frames(self, identity: Identity | None) -> AsyncGenerator[Frame, None]:
-        """The answer's frames as they come; raises a Dub5Error where no provider gives one."""
+    async def call(self, identity: Identity | None, tell: Callable[[list[Frame]], None]) -> None:
+        """`tell` the answer's frames as they come; raises a Dub5Error where no provider gives one."""
         question, services = self._question, self._services
         record, target, streamed = question.record, question.target, question.request.stream
         model, largest = target.model, services.store.max_entry
@@ -312,19 +286,12 @@ class ProviderCall(msgspec.Struct):
             if not streamed:
                 answer = await model.complete(question.call(notes.trace), notes.observe)
                 said = answer.data
-                yield Frame("whole", answer.raw)
+                tell([Frame("whole", answer.raw)])
                 if len(answer.raw) > largest:
                     answer = None
             else:
                 assembler = Assembler()
-                opened = await model.open(question.call(notes.trace), notes.observe)
-                async with aclosing(opened) as stream:
-                    async for chunk in stream:
-                        data = chunk.data
-                        assembler.add(data)
-                        # The last chunk that OpenAI sends with `include_usage`: no choices, only token counts.
-                        only_usage = data.get("usage") is not None and not data.get("choices")
-                        yield Frame("usage" if only_usage else "chunk", chunk.raw)
+                await model.stream(question.call(notes.trace), notes.observe, partial(_kept, assembler, tell))
                 said = {"usage": assembler.usage}
             usage = usage_of(said)
             record.prompt_tokens, record.completion_tokens = usage.prompt, usage.completion
@@ -343,6 +310,23 @@ class ProviderCall(msgspec.Struct):
             took = time.perf_counter() - started
             # What a cache had held for a while is as old as that (RFC 9111, 4.2.3).
             self.made = Made(answer.raw, answer.data, took + notes.age, took, usage.prompt, usage.completion)
+
+
+def _kept(assembler: Assembler, tell: Callable[[list[Frame]], None], chunks: list[Chunk]) -> None:
+    """Add the chunks to what is assembled, and tell them as frames."""
+    frames = []
+    for chunk in chunks:
+        kind: Literal["chunk", "usage"] = "chunk"
+        if type(chunk) is Text:
+            assembler.add_text(chunk)
+        elif type(chunk) is Payload:
+            data = chunk.data
+            assembler.add(data)
+            # The last chunk that OpenAI sends with `include_usage`: no choices, only token counts.
+            if data.get("usage") is not None and not data.get("choices"):
+                kind = "usage"
+        frames.append(Frame(kind, chunk.raw))
+    tell(frames)
 
 
 def answer_too_large() -> InvalidRequest:

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterable
-from contextlib import aclosing
+from collections.abc import Iterable
 from functools import partial
 
 import msgspec
@@ -21,11 +20,11 @@ from dub5.providers.anthropic_answer import StreamTranslator, completion, event_
 from dub5.providers.anthropic_native import betas, counted, native, speaks
 from dub5.providers.anthropic_request import request
 from dub5.providers.chunks import Assembler, split
-from dub5.providers.http import DIRECTLY, Access, HttpClient, begins_events, events_in
+from dub5.providers.http import DIRECTLY, Access, Events, HttpClient, begins_events, events_in
 from dub5.providers.listing import LIST_TIMEOUT, MOST_BYTES
 from dub5.providers.odd_answers import CUT, Reported, Unusable, is_done, is_keep_alive, unlisted
 from dub5.providers.openai_completions import is_text
-from dub5.providers.protocol import ANY_BATCH, BatchLimit, Call, Embedded, Json, Payload, parsed
+from dub5.providers.protocol import ANY_BATCH, BatchLimit, Call, Chunk, Embedded, Json, Payload, Tell, parsed
 from dub5.providers.quirks import Quirks
 from dub5.settings.model import AnthropicSettings
 
@@ -94,18 +93,23 @@ class AnthropicProvider:
         except (Unusable, Reported) as odd:
             raise self._http.failure(odd) from None
 
-    async def stream(self, call: Call) -> AsyncGenerator[Payload, None]:
+    async def stream(self, call: Call, tell: Tell) -> None:
         call = self._with_betas(call)
         translator = StreamTranslator(created=int(time.time()))
+
+        def told(events: Events) -> None:
+            found: list[Chunk] = []
+            try:
+                for event, data in events:
+                    found += map(Payload.of, self._chunks(translator, event, data))
+                    if _is_stop(event, data):
+                        call.response.ended = True
+                        break
+            finally:  # what came before an error is here, too
+                tell(found)
+
         try:
-            async with aclosing(self._http.events(await self._body(call), call)) as received:
-                async for events in received:
-                    for event, data in events:
-                        for chunk in self._chunks(translator, event, data):
-                            yield Payload.of(chunk)
-                        if _is_stop(event, data):
-                            call.response.ended = True
-                            break
+            await self._http.events(await self._body(call), call, told)
         except (Unusable, Reported) as odd:
             raise self._http.failure(odd) from None
         if not translator.complete:

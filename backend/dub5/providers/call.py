@@ -22,7 +22,7 @@ import hashlib
 import math
 import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from functools import partial
 from itertools import count
 from typing import Any, Generic, Literal, TypeVar
@@ -43,11 +43,14 @@ from dub5.providers.protocol import (
     FINISH_REASONS,
     BatchLimit,
     Call,
+    Chunk,
     Embedded,
     Json,
     Payload,
     Provider,
     ResponseHead,
+    Tell,
+    Text,
 )
 from dub5.settings.model import (
     AnthropicSettings,
@@ -194,7 +197,7 @@ class Model:
 
     async def complete(self, call: Call, report: Report) -> Payload:
         """The whole answer of the first route that gives one. `call.model` is filled in by the route."""
-        return await RoutedCall(self, call, report, Attempt.complete, _nothing_to_close).answer()
+        return await RoutedCall(self, call, report, Attempt.complete).answer()
 
     @property
     def batch_limit(self) -> BatchLimit:
@@ -204,11 +207,11 @@ class Model:
 
     async def embed(self, call: Call, report: Report) -> Embedded:
         """The vectors of the first route that makes them, as `complete`."""
-        return await RoutedCall(self, call, report, Attempt.embed, _nothing_to_close).answer()
+        return await RoutedCall(self, call, report, Attempt.embed).answer()
 
-    async def open(self, call: Call, report: Report) -> OpenStream:
-        """The stream of the first route that begins to answer. Close it: it holds the provider's call."""
-        return await RoutedCall(self, call, report, Attempt.open, OpenStream.aclose).answer()
+    async def stream(self, call: Call, report: Report, tell: Tell) -> None:
+        """`tell` the chunks of the first route that begins to answer, as they come, until it is done."""
+        await RoutedCall(self, call, report, Attempt.stream, tell).answer()
 
     def shuffled(self) -> list[Route]:
         """The routes that have weights, at random in proportion to them, before the others as they are written.
@@ -240,13 +243,16 @@ class Model:
 
 
 class RoutedCall(msgspec.Struct, Generic[_T]):
-    """One question's calls. `make` makes one, `discard` gives up an answer that came too late."""
+    """One question's calls. `make` makes one. A stream's chunks go to `tell`, once one call has `begun` to answer."""
 
     model: Model
     call: Call
     report: Report
     make: Callable[[Attempt, Call], Coroutine[Any, Any, _T]]
-    discard: Callable[[_T], Awaitable[None]]
+    tell: Tell | None = None
+    begun: Attempt | None = None
+    on_begun: asyncio.Future[asyncio.Task[Any]] | None = None
+    """Of one that may be hedged: gets the task of the call that has begun."""
     untried: list[Route] = []
     failures: list[tuple[Route, ProviderError]] = []
     numbers: Iterator[int] = msgspec.field(default_factory=partial(count, 1))
@@ -280,10 +286,17 @@ class RoutedCall(msgspec.Struct, Generic[_T]):
             try:
                 if slow is None:
                     return await self.make(attempt, self.call)
-                return await first_of(self._in_task(attempt), slow, partial(self._hedge, route), self.discard)
+                self.on_begun = asyncio.get_running_loop().create_future()
+                return await first_of(
+                    self._in_task(attempt), slow, partial(self._hedge, route), self.on_begun
+                )
             except Unsupported as error:
+                if self.begun is not None:
+                    raise
                 unsupported[id(route)] = error
             except ProviderError as error:
+                if self.begun is not None:
+                    raise
                 failures.append((route, error))
         # None is left. One of those that may work in a moment is called again, if the budget allows it. Where the
         # provider said for how long to wait, that is longer than a client waits here.
@@ -294,6 +307,8 @@ class RoutedCall(msgspec.Struct, Generic[_T]):
             try:
                 return await self.make(attempt, self.call)
             except ProviderError as error:
+                if self.begun is not None:
+                    raise
                 failures.append((again, error))
         # An outage is reported as an outage; that nobody can do what was asked, only where that holds for all routes.
         if failures:
@@ -339,6 +354,7 @@ class RoutedCall(msgspec.Struct, Generic[_T]):
 
     def _in_task(self, attempt: Attempt) -> asyncio.Task[_T]:
         task = asyncio.create_task(self.make(attempt, self.call))  # noqa: TID251  # `first_of` ends it
+        attempt.task = task
         # One that is cancelled before it began has run nothing of its own.
         task.add_done_callback(lambda ended: attempt.end("cancelled") if ended.cancelled() else None)
         return task
@@ -356,7 +372,8 @@ class RoutedCall(msgspec.Struct, Generic[_T]):
 class Attempt(msgspec.Struct):
     """One call to one provider. `route.health` has given it a slot, which it gives back at its end.
 
-    `number` counts the calls of one question, from 1; `began` is by the model's clock.
+    `number` counts the calls of one question, from 1; `began` is by the model's clock. `held` are the chunks of a
+    stream that has nothing of the answer yet. It has a `task` of its own where another call may be made beside it.
     """
 
     routed: RoutedCall[Any]
@@ -367,6 +384,8 @@ class Attempt(msgspec.Struct):
     response: ResponseHead = msgspec.field(default_factory=ResponseHead)
     first_token: float | None = None
     reported: bool = False
+    held: list[Chunk] = []
+    task: asyncio.Task[Any] | None = None
 
     async def complete(self, call: Call) -> Payload:
         """The whole answer."""
@@ -387,32 +406,48 @@ class Attempt(msgspec.Struct):
         self.end("ok")
         return answer
 
-    async def open(self, call: Call) -> OpenStream:
-        """The answer as a stream, once it has something of the answer."""
-        route = self.route
-        addressed = msgspec.structs.replace(call, model=route.upstream, response=self.response)
-        chunks = route.provider.stream(addressed)
-        held: list[Payload] = []
+    async def stream(self, call: Call) -> None:
+        """Tell the answer's chunks, once there is something of the answer."""
+        provider = self.route.provider
+        addressed = msgspec.structs.replace(call, model=self.route.upstream, response=self.response)
         try:
-            async for chunk in chunks:
-                held.append(chunk)
-                if has_answer(chunk.data):
-                    break
-            if not held:
-                name = route.provider.name
-                raise ProviderError(
-                    f"The provider {name} sent an empty stream.", provider=name, scope="request"
-                )
+            await provider.stream(addressed, self.take)
+            if not self.response.begun:
+                if not self.held:
+                    raise ProviderError(
+                        f"The provider {provider.name} sent an empty stream.",
+                        provider=provider.name,
+                        scope="request",
+                    )
+                self._begin()
         except BaseException as error:
             self.fail(error)
             raise
-        # From here on no other route can be called.
+        self.end("ok" if self.routed.begun is self else "cancelled")
+
+    def take(self, chunks: list[Chunk]) -> None:
+        """What has come of a stream."""
+        if not self.response.begun:
+            self.held += chunks
+            if any(map(_has_answer, chunks)):
+                self._begin()
+        elif self.routed.begun is self and self.routed.tell is not None:
+            self.routed.tell(chunks)
+
+    def _begin(self) -> None:
+        """From here on no other route can be called. Where another call was first, this one will be cancelled."""
+        routed, health = self.routed, self.route.health
         self.response.begun = True
-        now = self.routed.model.clock()
+        now = routed.model.clock()
         self.first_token = now - self.began
-        route.health.first_tokens.waits.append(self.first_token)
-        route.health.worked(began=self.began, now=now)
-        return OpenStream(self, held, chunks)
+        health.first_tokens.waits.append(self.first_token)
+        health.worked(began=self.began, now=now)
+        if routed.begun is None and routed.tell is not None:
+            routed.begun = self
+            if routed.on_begun is not None and self.task is not None:
+                routed.on_begun.set_result(self.task)
+            routed.tell(self.held)
+            self.held = []
 
     def fail(self, error: BaseException) -> None:
         """The call ended with `error`; only the first end counts."""
@@ -473,33 +508,8 @@ class Attempt(msgspec.Struct):
         )
 
 
-class OpenStream(msgspec.Struct):
-    """A stream that has begun to answer: what was `held` back until it had, then the rest. To be iterated once.
-
-    Where the provider dies on the way, the iteration raises ProviderError. `aclose` ends the call.
-    """
-
-    attempt: Attempt
-    held: list[Payload]
-    chunks: AsyncGenerator[Payload, None]
-
-    async def __aiter__(self) -> AsyncGenerator[Payload, None]:
-        try:
-            for chunk in self.held:
-                yield chunk
-            async for chunk in self.chunks:
-                yield chunk
-        except BaseException as error:
-            self.attempt.fail(error)
-            raise
-        self.attempt.end("ok")
-
-    async def aclose(self) -> None:
-        """Cancel the provider's call where it still runs. May be called again."""
-        try:
-            await self.chunks.aclose()
-        finally:
-            self.attempt.end("cancelled")
+def _has_answer(chunk: Chunk) -> bool:
+    return bool(chunk.text) if isinstance(chunk, Text) else has_answer(chunk.data)
 
 
 def has_answer(chunk: Json) -> bool:
@@ -538,38 +548,40 @@ async def first_of(
     first: asyncio.Task[_T],
     after: float,
     second: Callable[[], asyncio.Task[_T] | None],
-    discard: Callable[[_T], Awaitable[None]],
+    begun: asyncio.Future[asyncio.Task[_T]],
 ) -> _T:
     """The first success of `first` and, where it takes longer than `after` seconds, of `second()`: a hedged call.
 
-    The other one is cancelled; what it had already is given to `discard`. Where both fail, the error is that of
-    `first`; an error of the caller is raised at once. From J. Dean and L. A. Barroso, "The Tail at Scale", CACM 56(2),
-    2013: waiting for the 95th percentile before the second call costs some 5 % more calls and cuts most of the tail.
+    As good as a success is to have `begun`: that one is awaited. The other one is cancelled. Where both fail, the error
+    is that of `first`; an error of the caller is raised at once. From J. Dean and L. A. Barroso, "The Tail at Scale",
+    CACM 56(2), 2013: waiting for the 95th percentile before the second call costs some 5 % more calls and cuts most of
+    the tail.
     """
     calls = [first]
     try:
-        _, running = await asyncio.wait(calls, timeout=after)
-        if running and (other := second()) is not None:
+        waited: list[asyncio.Future[Any]] = [first, begun]
+        await asyncio.wait(waited, timeout=after, return_when=asyncio.FIRST_COMPLETED)
+        if not (first.done() or begun.done()) and (other := second()) is not None:
             calls.append(other)
-            running.add(other)
-        winner = next((call for call in calls if _decides(call)), None)
-        while running and winner is None:
-            _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            winner = next((call for call in calls if _decides(call)), None)
-        winner = winner or first
-        await _give_up([call for call in calls if call is not winner], discard)
+        winner = None
+        while winner is None:
+            running: list[asyncio.Future[Any]] = [call for call in calls if not call.done()]
+            winner = begun.result() if begun.done() else next(filter(_decides, calls), None)
+            if winner is None and not running:
+                winner = first
+            if winner is None:
+                await asyncio.wait([begun, *running], return_when=asyncio.FIRST_COMPLETED)
+        await _give_up([call for call in calls if call is not winner])
+        return await winner
     except BaseException:  # cancelled, perhaps while the loser was
-        await _give_up(calls, discard)
+        await _give_up(calls)
         raise
-    return winner.result()
 
 
-async def _give_up(calls: list[asyncio.Task[_T]], discard: Callable[[_T], Awaitable[None]]) -> None:
+async def _give_up(calls: list[asyncio.Task[_T]]) -> None:
     for call in calls:
         call.cancel()
-    for answer in await asyncio.gather(*calls, return_exceptions=True):
-        if not isinstance(answer, BaseException):
-            await discard(answer)
+    await asyncio.gather(*calls, return_exceptions=True)
 
 
 def _decides(call: asyncio.Task[Any]) -> bool:
@@ -578,10 +590,6 @@ def _decides(call: asyncio.Task[Any]) -> bool:
         return False
     error = call.exception()
     return error is None or (isinstance(error, CallerError) and not isinstance(error, Unsupported))
-
-
-async def _nothing_to_close(_: object) -> None:
-    """A whole answer holds nothing."""
 
 
 def _outcome(error: BaseException) -> Outcome:

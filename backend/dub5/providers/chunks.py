@@ -96,6 +96,20 @@ class Payload(msgspec.Struct, frozen=True):
         return cls.of(data) if b"\n" in raw or b"\r" in raw else cls(raw, data)
 
 
+class Text(msgspec.Struct, frozen=True, gc=False):
+    """A chunk that only goes on with the content of a choice: all else in it was said by chunks before it.
+
+    `raw` is its JSON on one line, `index` the choice, `text` what it adds.
+    """
+
+    raw: bytes
+    index: int
+    text: str
+
+
+Chunk = Payload | Text
+
+
 async def parsed(raw: bytes, provider: str) -> Payload:
     """`Payload.parse_whole` of an answer that may be large: in steps then, and not if it would take all memory.
 
@@ -282,6 +296,15 @@ class Assembler(msgspec.Struct):
                 self.settled.add(name)
             elif self.head.get(name) is None:
                 self.head[name] = value
+
+    def add_text(self, chunk: Text) -> None:
+        """As `add` of the same chunk, decoded."""
+        choice = self.choices.get(chunk.index)
+        parts = choice.texts.get("content") if choice is not None else None
+        if parts is not None:
+            parts.append(chunk.text)
+        else:
+            self.add({"choices": [{"index": chunk.index, "delta": {"content": chunk.text}}]})
 
     def characters(self) -> int:
         """Of the texts, tool calls left out."""

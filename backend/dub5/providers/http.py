@@ -13,7 +13,7 @@ import math
 import os
 import re
 import ssl
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -89,6 +89,9 @@ class Access(msgspec.Struct, frozen=True):
 
 
 DIRECTLY = Access()
+
+Events = list[tuple[bytes, bytes]]
+"""The names and data of server-sent events."""
 
 
 class HttpClient:
@@ -191,11 +194,11 @@ class HttpClient:
                 raise self._errors.error("sent an answer that is too large")
         return b"".join(parts)
 
-    async def events(self, body: Json, call: Call) -> AsyncGenerator[list[tuple[bytes, bytes]], None]:
-        """The `(event, data)` pairs of a streamed answer; together those that came together, at a busy hour many.
+    async def events(self, body: Json, call: Call, tell: Callable[[Events], None]) -> None:
+        """`tell` the events of a streamed answer; together those that came together, at a busy hour many.
 
         It ends where the provider closes the body, or a moment after `call.response.ended`; whether the answer is
-        complete then is for the caller to say. Close it (`aclosing`): that ends the call.
+        complete then is for the caller to say.
         """
         loop, timeouts, head = asyncio.get_running_loop(), self._timeouts, call.response
         now = loop.time()
@@ -236,7 +239,7 @@ class HttpClient:
                 except EventTooLarge:
                     raise self._errors.error("sent an event that is too large") from None
                 if events:
-                    yield events
+                    tell(events)
                 if head.ended:  # a moment for the end of the body: then the connection can be used again
                     with contextlib.suppress(TimeoutError, aiohttp.ClientError):
                         async with asyncio.timeout(LINGER):
@@ -244,7 +247,7 @@ class HttpClient:
                                 pass
                     return
             if events := parser.rest():
-                yield events
+                tell(events)
         finally:
             if watch.timer is not None:
                 watch.timer.cancel()
@@ -418,7 +421,7 @@ class EventParser(msgspec.Struct):
     data: list[bytes] = []
     data_size: int = 0
 
-    def feed(self, received: bytes) -> list[tuple[bytes, bytes]]:
+    def feed(self, received: bytes) -> Events:
         """The events that `received` finishes. EventTooLarge where one outgrows MAX_EVENT."""
         if self.between_events and received[-2:] == b"\n\n" and len(received) <= MAX_EVENT:
             # Nearly always: one or more whole events of one line of data each.
@@ -450,14 +453,14 @@ class EventParser(msgspec.Struct):
         self.between_events = not (self.line or self.data or self.event or self.after_cr)
         return events
 
-    def rest(self) -> list[tuple[bytes, bytes]]:
+    def rest(self) -> Events:
         """At the end of the body, what it had besides finished events: JSON, or a last event without its empty line."""
         if self.json is not None:
             body = b"".join(self.json)
             return [(b"" if self.by_line else BODY, body)] if body.strip() else []
         return [(event, data) for event, data in self.feed(b"\n\n") if _is_whole(data)]
 
-    def _feed_json(self, parts: list[bytes], received: bytes) -> list[tuple[bytes, bytes]]:
+    def _feed_json(self, parts: list[bytes], received: bytes) -> Events:
         """What is no stream of events: the lines that `received` finishes, where they stand for them."""
         parts.append(received)
         if self.by_line is False or (b"\n" not in received and self.by_line):
@@ -525,7 +528,7 @@ def _is_whole(data: bytes) -> bool:
     return True
 
 
-def events_in(body: bytes) -> list[tuple[bytes, bytes]]:
+def events_in(body: bytes) -> Events:
     """The `(event, data)` pairs of a whole answer that came as a stream. Unusable where one is too large."""
     parser = EventParser()
     try:

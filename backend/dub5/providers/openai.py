@@ -13,11 +13,11 @@ provider must not be able to trip up the rest of the service.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
-from contextlib import aclosing
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from dub5.errors import ProviderError, UnknownModel
 from dub5.providers.anthropic_only import for_others
@@ -44,7 +44,18 @@ from dub5.providers.odd_answers import (
 )
 from dub5.providers.openai_completions import as_chunk, as_completion, choices, is_text, native
 from dub5.providers.openai_embeddings import embedded
-from dub5.providers.protocol import FINISH_REASONS, BatchLimit, Call, Embedded, Json, Payload, parsed
+from dub5.providers.protocol import (
+    FINISH_REASONS,
+    BatchLimit,
+    Call,
+    Chunk,
+    Embedded,
+    Json,
+    Payload,
+    Tell,
+    Text,
+    parsed,
+)
 from dub5.providers.quirks import Quirks, applied
 from dub5.settings.model import OpenAISettings
 
@@ -55,7 +66,50 @@ _USAGE_CHUNK = frozenset(
 _TEXTS = "text completions"
 _NOWHERE = (404, 405, 501)
 _TOO_FEW = "answered with fewer texts than were asked for"
+_STRANGE = 4
+"""Chunks in the middle that are not plain, of a stream in which no more plain ones are expected."""
+
 _decode = msgspec.json.Decoder(Json).decode
+
+
+class _Said(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    content: str
+
+
+class _Going(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    index: int
+    delta: _Said
+    logprobs: UnsetType | None = UNSET
+    finish_reason: UnsetType | None = UNSET
+
+
+class _Plain(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """A chunk of plain text: nearly all are. Any other member, or one of another type, and it is none."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    choices: tuple[_Going]
+    system_fingerprint: UnsetType | str | None = UNSET
+    service_tier: UnsetType | str | None = UNSET
+    usage: UnsetType | None = UNSET
+    obfuscation: UnsetType | str = UNSET
+
+    def goes_on(self, before: _Plain) -> bool:
+        """Whether it says nothing new but its text, after another one of the same choice. What is said of the answer
+        as a whole counts when it is said first."""
+        known, new = before.choices[0], self.choices[0]
+        return (
+            new.finish_reason is known.finish_reason
+            and new.logprobs is known.logprobs
+            and self.system_fingerprint == before.system_fingerprint
+            and self.service_tier == before.service_tier
+            and (self.obfuscation is UNSET or before.obfuscation is not UNSET)
+        )
+
+
+_decode_plain = msgspec.json.Decoder(_Plain).decode
 
 
 class OpenAIProvider:
@@ -105,18 +159,22 @@ class OpenAIProvider:
             raise (self._lacking(error, call, _TEXTS) if text else error) from None
         return completion
 
-    async def stream(self, call: Call) -> AsyncGenerator[Payload, None]:
+    async def stream(self, call: Call, tell: Tell) -> None:
         text, frames = is_text(call), Frames(choices(call), self.name)
         http = self._texts if text else self._http
+
+        def told(events: Iterable[tuple[bytes, bytes]]) -> None:
+            if text:
+                events = ((event, as_chunk(data)) for event, data in events)
+            found: list[Chunk] = []
+            try:
+                frames.read_all(events, found)
+            finally:  # what came before an error is here, too
+                call.response.ended = frames.done
+                tell(found)
+
         try:
-            async with aclosing(http.events(self._body(call), call)) as received:
-                async for events in received:
-                    for event, data in events:
-                        for chunk in frames.read(event, as_chunk(data) if text else data):
-                            yield chunk
-                        if frames.done:
-                            call.response.ended = True
-                            break
+            await http.events(self._body(call), call, told)
             frames.close()
             if text and len(frames.finished | frames.unfinished) < frames.expected:
                 raise Unusable(_TOO_FEW)
@@ -174,6 +232,10 @@ class Frames(msgspec.Struct):
     """Those of them that go on."""
     by_deltas: bool = False
     calls: dict[int, Calls] = {}
+    plain: dict[int, _Plain] = {}
+    """By choice, of those that go on: the last chunk that was read with care, where that one was plain."""
+    strange: int = 0
+    """Chunks in the middle that were not plain."""
 
     @property
     def all_here(self) -> bool:
@@ -186,6 +248,28 @@ class Frames(msgspec.Struct):
         if not (all_finished or (self.done and self.unfinished)):
             # One that never began is an odd answer rather than one that broke off.
             raise Unusable(CUT, "model" if self.finished or self.unfinished else "request")
+
+    def read_all(self, events: Iterable[tuple[bytes, bytes]], found: list[Chunk]) -> None:
+        """Adds the chunks to `found` that the events stand for, up to the one that says that the stream is done.
+
+        Raises as `read`, after it has added what came before.
+        """
+        plain = self.plain
+        for event, raw in events:
+            if plain and not event and b"\n" not in raw:
+                try:
+                    chunk = _decode_plain(raw)
+                except (ValueError, RecursionError):
+                    pass
+                else:
+                    [choice] = chunk.choices
+                    before = plain.get(choice.index)
+                    if before is not None and chunk.goes_on(before):
+                        found.append(Text(raw, choice.index, choice.delta.content))
+                        continue
+            found += self.read(event, raw)
+            if self.done:
+                return
 
     def read(self, event: bytes, raw: bytes) -> Iterable[Payload]:
         """The chunks that one event stands for: mostly itself. `event` is its name, `raw` its data.
@@ -212,6 +296,8 @@ class Frames(msgspec.Struct):
             index, delta, reason = choice.get("index"), choice.get("delta"), choice.get("finish_reason")
             if type(index) is int and type(delta) is dict and not delta.get("tool_calls"):
                 if reason is None and index in self.flowing:  # one of the many in the middle
+                    if not event and self.strange < _STRANGE:
+                        self._learn(index, chunk.raw)
                     return (chunk,)
                 known = reason is None or (type(reason) is str and reason in FINISH_REASONS)
                 if known and not event and choice.get("message") is None and not choice.get("error"):
@@ -253,6 +339,17 @@ class Frames(msgspec.Struct):
         same = choices is given and all(map(_is, proper, choices))
         yield chunk if same else Payload.of({**data, "choices": proper})
 
+    def _learn(self, index: int, raw: bytes) -> None:
+        """What is said in a chunk in the middle of that choice. A later one may leave it out, or say it again."""
+        try:
+            chunk = _decode_plain(raw)
+        except (ValueError, RecursionError):
+            self.strange += 1
+            self.plain.pop(index, None)
+            return
+        if chunk.id and chunk.object and chunk.created and chunk.model and chunk.obfuscation != "":
+            self.plain[index] = chunk
+
     def _note(self, choices: list[Json]) -> None:
         """Which choices have ended; one that goes on after its end has not."""
         for choice in choices:
@@ -264,6 +361,7 @@ class Frames(msgspec.Struct):
                 self.finished.add(index)
                 self.unfinished.discard(index)
                 self.flowing.discard(index)
+                self.plain.pop(index, None)
             elif index not in self.finished or says_more:
                 self.finished.discard(index)
                 self.unfinished.add(index)

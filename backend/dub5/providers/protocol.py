@@ -7,12 +7,12 @@ decoded form: a relay passes the bytes on, so that fields we do not know go thro
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
 
-from dub5.providers.chunks import Json, Payload, decode, parsed
+from dub5.providers.chunks import Chunk, Json, Payload, Text, decode, parsed
 from dub5.vectors import Vector
 
 __all__ = [
@@ -20,17 +20,24 @@ __all__ = [
     "FINISH_REASONS",
     "BatchLimit",
     "Call",
+    "Chunk",
     "Embedded",
     "Json",
     "Payload",
     "Provider",
     "ResponseHead",
+    "Tell",
+    "Text",
     "decode",
     "parsed",
 ]
 
 FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "function_call", "content_filter"})
 """The words with which a choice ends, of OpenAI's reference. Others end one, too, but nobody knows how well."""
+
+
+Tell = Callable[[list[Chunk]], None]
+"""Called with the chunks that came together, as soon as they are here. It does not wait."""
 
 
 class ResponseHead(msgspec.Struct):
@@ -99,10 +106,10 @@ class Provider(Protocol):
         """The whole `chat.completion`."""
         ...
 
-    def stream(self, call: Call) -> AsyncGenerator[Payload, None]:
-        """`chat.completion.chunk`s; returning means that the provider said it was done.
+    async def stream(self, call: Call, tell: Tell) -> None:
+        """`tell` the `chat.completion.chunk`s as they come; returning means that the provider said it was done.
 
-        Closing the generator cancels the provider's call.
+        Cancelling it ends the provider's call.
         """
         ...
 

@@ -23,7 +23,7 @@ import math
 import re
 import sys
 from array import array
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -32,7 +32,7 @@ import msgspec
 from dub5.errors import InvalidRequest
 from dub5.json_steps import pieces
 from dub5.providers.openai_completions import USUAL_LIMIT, is_text, prompts
-from dub5.providers.protocol import ANY_BATCH, BatchLimit, Call, Embedded, Json, Payload
+from dub5.providers.protocol import ANY_BATCH, BatchLimit, Call, Embedded, Json, Payload, Tell
 from dub5.providers.simulated_values import example
 from dub5.settings.model import SimulatedSettings
 from dub5.vectors import Vector
@@ -228,29 +228,25 @@ class SimulatedProvider:
         await self._sleep(self._first_token + self._pause * max(len(answer.tokens) - 1, 0))
         return Payload.of(answer.completion())
 
-    async def stream(self, call: Call) -> AsyncGenerator[Payload, None]:
+    async def stream(self, call: Call, tell: Tell) -> None:
         if is_text(call):
             texts = continued(call)
             await self._sleep(self._first_token)
-            for chunk in texts.begin():
-                yield Payload.of(chunk)
+            tell([*map(Payload.of, texts.begin())])
             for number in range(texts.longest):
                 if number:
                     await self._sleep(self._pause)
-                for chunk in texts.step(number):
-                    yield Payload.of(chunk)
-            for chunk in texts.end():
-                yield Payload.of(chunk)
+                tell([*map(Payload.of, texts.step(number))])
+            tell([*map(Payload.of, texts.end())])
             return
         answer = await _answer_to(call)
         await self._sleep(self._first_token)
-        yield Payload.of(answer.begin())
+        tell([Payload.of(answer.begin())])
         for index, token in enumerate(answer.tokens):
             if index:
                 await self._sleep(self._pause)
-            yield Payload.of(answer.token(token))
-        for chunk in answer.end():
-            yield Payload.of(chunk)
+            tell([Payload.of(answer.token(token))])
+        tell([Payload.of(chunk) for chunk in answer.end()])
 
 
 def vector_of(text: str | list[int], model: str, dimensions: int = DIMENSIONS) -> Vector:

@@ -23,6 +23,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import functools
 import random
 import termios
 from array import array
@@ -51,6 +52,7 @@ from dub5.errors import (
 )
 from dub5.process.descriptors import refused_at_once
 from dub5.telemetry.logging import get_logger
+from dub5.telemetry.record import PUSH
 
 MAX_HEAD = 64 * 2**10
 """Bytes of a request's head, to within one slice; also of whatever else is sent between two parts of a body."""
@@ -398,6 +400,8 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():  # it comes again
             return
         super().on_headers_complete()
+        values: dict[str, Any] = self.scope  # type: ignore[assignment]
+        values[PUSH] = functools.partial(self._push, self.cycle)
         self._headed = True
         if not self.pipeline or self.pipeline[0][0] is not self.cycle:
             self._running = self.cycle
@@ -430,6 +434,19 @@ class GuardedProtocol(HttpToolsProtocol):
             super().on_message_complete()
 
     # Requests and their answers
+
+    def _push(self, cycle: RequestResponseCycle, part: bytes) -> bool:
+        """See `telemetry.record.Push`. Written as the cycle itself writes it."""
+        if (
+            self.flow.write_paused
+            or cycle.disconnected
+            or cycle.response_complete
+            or not cycle.chunked_encoding
+        ):
+            return False
+        if part:
+            self.transport.write(b"%x\r\n%b\r\n" % (len(part), part))
+        return True
 
     def on_response_complete(self) -> None:
         self._all.total_requests += 1

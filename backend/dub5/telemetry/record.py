@@ -48,6 +48,16 @@ PHASES = ("auth", "queue", "cache", "provider")
 RECORD = "dub5.record"
 """Where the record is in the scope."""
 
+PUSH = "dub5.push"
+"""Where the server may have put into the scope what sends without a wait."""
+
+Push = Callable[[bytes], bool]
+"""Sends a part of the body in this very turn, so that nobody has to be woken for it.
+
+It can, after the head, while the client takes what it is sent; where it cannot it does nothing, and returns False.
+Given nothing it only says whether it could.
+"""
+
 _OPTIONAL = (
     "error_code",
     "tenant",
@@ -158,6 +168,12 @@ def record_of(scope: Scope) -> RequestRecord:
         record = RequestRecord(request_id=trace.trace_id, trace=trace, started=time.perf_counter())
         cast("dict[str, Any]", scope)[RECORD] = record
     return record
+
+
+def push_of(scope: Scope) -> Push | None:
+    """None where only `send` sends."""
+    push: Push | None = cast("dict[str, Any]", scope).get(PUSH)
+    return push
 
 
 class Span(msgspec.Struct, frozen=True, kw_only=True):
@@ -311,7 +327,9 @@ class TelemetryMiddleware:
             started=started,
             method=method if method in _METHODS else OTHER,
         )
-        exchange = _Exchange(record, receive, send)
+        exchange = _Exchange(record, receive, send, push_of(scope))
+        if exchange.push is not None:
+            values[PUSH] = exchange.push_out
         try:
             await self._app(scope, exchange.pass_in, exchange.pass_out)
         except Exception:  # noqa: BLE001  # the outermost place: nobody else will
@@ -400,6 +418,7 @@ class _Exchange(msgspec.Struct):
     record: RequestRecord
     receive: Receive
     send: Send
+    push: Push | None = None
     status: int | None = None
     first_byte: float | None = None
     received: int = 0
@@ -439,6 +458,15 @@ class _Exchange(msgspec.Struct):
                 self.first_byte = time.perf_counter() - self.record.started
             self.sent += len(body)
             self.complete = not message.get("more_body", False)
+
+    def push_out(self, body: bytes) -> bool:
+        """See `Push`."""
+        if self.push is None or not self.push(body):
+            return False
+        if self.first_byte is None and body:
+            self.first_byte = time.perf_counter() - self.record.started
+        self.sent += len(body)
+        return True
 
 
 def outcome_of(

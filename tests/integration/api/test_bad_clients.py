@@ -15,7 +15,7 @@ import pytest
 
 from dub5.server import protocol as http_protocol
 from testkit.http_server import HANG, stream
-from testkit.openai_server import FakeOpenAI, chunk, frame, frames, say
+from testkit.openai_server import DONE, FakeOpenAI, chunk, frame, frames, say
 from tests.harness import Running, later, openai_provider, running
 
 BODY = b'{"model":"small","messages":[{"role":"user","content":"hi"}]}'
@@ -94,6 +94,16 @@ class Client:
                 part = await self.reader.read(2**20)
                 assert part, seen
                 seen = seen[-len(wanted) :] + part
+
+    async def rest_of_stream(self) -> bytes:
+        """The rest of a chunked body, without what is between its chunks."""
+        seen = b""
+        async with asyncio.timeout(TIMEOUT):
+            while not seen.endswith(b"\r\n0\r\n\r\n"):
+                part = await self.reader.read(2**20)
+                assert part, seen[-100:]
+                seen += part
+        return re.sub(rb"\r\n(?:[0-9a-f]+\r\n|\Z)", b"", seen)
 
     async def closed(self) -> bytes:
         """What else came before the connection was closed or reset."""
@@ -497,6 +507,31 @@ async def test_a_slow_reader_slows_nobody_else(server: Running, fake: FakeOpenAI
         await fake.wait_called()
         quick.send(post(STREAM))  # the same question: the same flight
         await quick.until(b"[DONE]")
+    assert len(fake.calls) == 1
+
+
+async def test_those_who_follow_one_flight_get_the_same_whatever_their_pace_and_who_leaves(
+    server: Running, fake: FakeOpenAI
+) -> None:
+    begins, goes_on = asyncio.Event(), asyncio.Event()
+    first, *others = frames(*(f"{number}." + "x" * 50_000 for number in range(300)))
+    fake.reply = stream([first, begins, *others[:100], goes_on, *others[100:]])
+    async with contextlib.AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(connected(server, limit=2**16)) for _ in range(6)]
+        for client in clients:
+            client.send(post(STREAM))
+        await server.followed(6)
+        begins.set()
+        leaves, slow, *quick = clients
+        await asyncio.gather(*(client.until(b"99.xxx") for client in (leaves, *quick)))
+        leaves.writer.transport.abort()
+        await eventually(server, "dub5_flight_followers", 5)
+        await eventually(server, "dub5_flight_followers", 5)
+        goes_on.set()
+        bodies = await asyncio.gather(*(client.rest_of_stream() for client in quick))
+        bodies.append(await slow.rest_of_stream())  # only now
+    assert bodies[0].endswith(DONE)
+    assert len({body.split(b"100.xxx", 1)[1] for body in bodies}) == 1
     assert len(fake.calls) == 1
 
 

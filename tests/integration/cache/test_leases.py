@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import secrets
 import subprocess
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import msgspec
@@ -24,7 +24,7 @@ from dub5.redis.link import RedisLink
 from dub5.telemetry.metrics import Metrics
 from testkit.openai_server import FakeOpenAI
 from testkit.redis_server import RedisServer
-from tests.following import Follower, question
+from tests.following import Follower, question, remaining
 from tests.harness import PATIENT, Running, openai_provider, running
 from tests.integration.cache.support import TIMEOUT, leasing, linked, plain, until
 
@@ -63,12 +63,11 @@ class Call:
     def again(self) -> Call:
         raise NotImplementedError
 
-    async def frames(self, _: Identity | None) -> AsyncGenerator[Frame, None]:
+    async def call(self, _: Identity | None, tell: Callable[[list[Frame]], None]) -> None:
         self.calls += 1
-        for part in self._parts[:-1]:
-            yield part
+        tell([*self._parts[:-1]])
         await self._gate.wait()
-        yield self._parts[-1]
+        tell([self._parts[-1]])
 
 
 def chunk(text: str) -> Frame:
@@ -83,7 +82,7 @@ async def rest(answer: CacheAnswer) -> list[Frame]:
     """All frames of a streamed answer."""
     assert answer.rest is not None
     async with asyncio.timeout(TIMEOUT):
-        return [*answer.frames, *[frame async for frames in answer.rest for frame in frames]]
+        return [*answer.frames, *await remaining(answer.rest)]
 
 
 # Who leads
@@ -153,7 +152,7 @@ async def test_a_lease_lost_and_taken_again_by_the_same_replica_is_the_new_one(r
         followed = Flight()
         follower = Follower(followed)
         tail = asyncio.create_task(elsewhere.tail(followed, await claim(elsewhere, followed)))
-        flight.add(chunk("a"))
+        flight.add([chunk("a")])
         flight.end()
         assert await follower.rest() == [chunk("a")]
         assert await tail is Tailed.ENDED
@@ -230,7 +229,7 @@ async def test_garbage_from_another_release_does_not_deafen_a_replica(redis: str
         await client.publish(REPLICA_CHANNEL % a.replica, b"\xc1 not ours")
         lead = await claim(a, flight := Flight())
         tail = asyncio.create_task(b.tail(followed := Flight(), await claim(b, followed)))
-        flight.add(chunk("a"))
+        flight.add([chunk("a")])
         flight.end()
         assert await Follower(followed).rest() == [chunk("a")]
         assert await tail is Tailed.ENDED
@@ -434,14 +433,14 @@ async def test_a_leader_that_cannot_append_gives_up_and_its_followers_know(redis
         claim = await one.claim(IDENTITY, leading, seen=0, background=False)
         theirs = await other.claim(IDENTITY, following, seen=0, background=False)
         tailing = asyncio.create_task(other.tail(following, theirs))
-        leading.add(chunk("one"))
+        leading.add([chunk("one")])
         await until(lambda: bool(following.frames))
 
         async def fails(*_: object) -> bool:
             return False
 
         one._append = fails  # type: ignore[assignment,method-assign]
-        leading.add(chunk("two"))
+        leading.add([chunk("two")])
         assert await tailing is Tailed.LOST
         assert leading.followers == 0
         leading.end()

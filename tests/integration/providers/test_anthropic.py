@@ -16,11 +16,12 @@ import pytest
 from dub5.errors import Dub5Error, InvalidRequest, ProviderError, ProviderTimeout, Unsupported
 from dub5.providers.anthropic import AnthropicProvider
 from dub5.providers.chunks import assemble
-from dub5.providers.protocol import Call, Json
+from dub5.providers.protocol import Call, Chunk, Json
 from dub5.settings.model import AnthropicSettings, Duration, Timeouts
 from testkit.anthropic_server import FakeAnthropic, event, frames, use_tool
 from testkit.http_server import CLOSE, DIE, HANG, Part, Script, hang, refuse, stream, whole
 from tests.harness import out_of_time
+from tests.pulling import chunks_of, payload_of
 
 KEY = "sk-ant-planted-4Zx9Qw7"
 QUESTION: Json = {"messages": [{"role": "user", "content": "Hi"}]}
@@ -57,11 +58,14 @@ async def completed(fake: FakeAnthropic, body: Json = QUESTION, **settings: Any)
 
 async def streamed(fake: FakeAnthropic, body: Json = QUESTION, **settings: Any) -> list[Json]:
     async with provider_at(fake.base_url, **settings) as provider:
-        asked, chunks = call(body, streamed=True), []
-        async for chunk in provider.stream(asked):
-            chunks.append(chunk.data)
+        asked, told = call(body, streamed=True), list[Chunk]()
+
+        def tell(chunks: list[Chunk]) -> None:
+            told.extend(chunks)
             asked.response.begun = True  # as `call` says of the first that has something of the answer
-        return chunks
+
+        await provider.stream(asked, tell)
+        return [payload_of(chunk).data for chunk in told]
 
 
 async def test_a_question_is_translated_and_sent_with_key_and_version(fake: FakeAnthropic) -> None:
@@ -135,7 +139,7 @@ async def test_all_that_openai_knows_is_fit_for_this_api(fake: FakeAnthropic) ->
 async def test_a_connection_is_used_again_after_a_stream(fake: FakeAnthropic) -> None:
     async with provider_at(fake.base_url) as provider:
         for _ in range(3):
-            assert len([each async for each in provider.stream(call(streamed=True))]) > 1
+            assert len([each async for each in chunks_of(provider, call(streamed=True))]) > 1
     assert fake.connections == 1
 
 
@@ -245,7 +249,7 @@ async def test_a_stream_that_stops_for_too_long(fake: FakeAnthropic) -> None:
 async def test_closing_the_stream_closes_the_providers_connection(fake: FakeAnthropic) -> None:
     fake.reply = stream([START, BLOCK, HEL, HANG])
     async with provider_at(fake.base_url) as provider:
-        chunks = provider.stream(call(streamed=True))
+        chunks = chunks_of(provider, call(streamed=True))
         await anext(chunks)
         await chunks.aclose()
         await fake.wait_cancelled()

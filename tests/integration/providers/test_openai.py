@@ -22,11 +22,12 @@ from dub5.errors import (
 )
 from dub5.providers import http
 from dub5.providers.openai import OpenAIProvider
-from dub5.providers.protocol import Call, Json
+from dub5.providers.protocol import Call, Chunk, Json
 from dub5.settings.model import Duration, OpenAISettings, Timeouts
 from testkit.http_server import CLOSE, DIE, HANG, Part, Script, hang, raw, refuse, stream, whole
 from testkit.openai_server import DONE, FakeOpenAI, call_tool, chunk, completion, frame, frames, say
 from tests.harness import out_of_time
+from tests.pulling import chunks_of, payload_of
 
 KEY = "planted4Zx9Qw7"  # unlike any known kind of key: only the exact text gives it away
 QUESTION: Json = {"messages": [{"role": "user", "content": "Hi"}]}
@@ -55,11 +56,14 @@ async def completed(fake: FakeOpenAI, body: Json = QUESTION, **settings: Any) ->
 
 async def streamed(fake: FakeOpenAI, body: Json = QUESTION, **settings: Any) -> list[Json]:
     async with provider_at(fake.base_url, **settings) as provider:
-        asked, chunks = call(body, streamed=True), []
-        async for chunk in provider.stream(asked):
-            chunks.append(chunk.data)
+        asked, told = call(body, streamed=True), list[Chunk]()
+
+        def tell(chunks: list[Chunk]) -> None:
+            told.extend(chunks)
             asked.response.begun = True  # as `call` says of the first that has something of the answer
-        return chunks
+
+        await provider.stream(asked, tell)
+        return [payload_of(chunk).data for chunk in told]
 
 
 def said(chunks: list[Json]) -> str:
@@ -75,7 +79,7 @@ async def first_of(provider: OpenAIProvider, *, whole_answer: bool) -> object:
     """The whole answer, or the first chunk of a stream."""
     if whole_answer:
         return await provider.complete(call())
-    async with contextlib.aclosing(provider.stream(call(streamed=True))) as chunks:
+    async with contextlib.aclosing(chunks_of(provider, call(streamed=True))) as chunks:
         return await anext(chunks)
 
 
@@ -98,7 +102,7 @@ async def test_a_streams_chunks_come_as_they_were_sent(fake: FakeOpenAI) -> None
     odd = {**chunk({"content": "Zoë 🎈", "mood": "fine"}), "unknown": 1}
     fake.reply = stream([frame(odd), FINISH, USAGE, DONE])
     async with provider_at(fake.base_url) as provider:
-        payloads = [each async for each in provider.stream(call(streamed=True))]
+        payloads = [each async for each in chunks_of(provider, call(streamed=True))]
     assert payloads[0].data == odd
     assert payloads[0].raw == json.dumps(odd, ensure_ascii=False).encode()
     assert len(payloads) == 3
@@ -143,7 +147,7 @@ async def test_a_connection_is_used_again_after_a_stream(fake: FakeOpenAI) -> No
     """`[DONE]` and the end of the body come apart: closing at the former would cost a handshake each time."""
     async with provider_at(fake.base_url) as provider:
         for _ in range(3):
-            assert len([each async for each in provider.stream(call(streamed=True))]) > 1
+            assert len([each async for each in chunks_of(provider, call(streamed=True))]) > 1
             await provider.complete(call())
     assert fake.connections == 1
 
@@ -241,7 +245,7 @@ async def test_chunks_before_the_fault_have_come(fake: FakeOpenAI) -> None:
 
     async def read() -> None:
         async with provider_at(fake.base_url) as provider:
-            async for each in provider.stream(call(streamed=True)):
+            async for each in chunks_of(provider, call(streamed=True)):
                 seen.append(each.data)  # noqa: PERF401  # a comprehension would lose them
 
     with pytest.raises(ProviderError):
@@ -402,7 +406,9 @@ async def test_a_connection_that_is_not_accepted(whole_answer: bool) -> None:
         async with provider_at(f"http://127.0.0.1:{address[1]}/v1", timeouts=timeouts) as provider:
             with pytest.raises(ProviderTimeout, match="too long to accept a connection"):
                 await (
-                    provider.complete(call()) if whole_answer else anext(provider.stream(call(streamed=True)))
+                    provider.complete(call())
+                    if whole_answer
+                    else anext(chunks_of(provider, call(streamed=True)))
                 )
 
 
@@ -469,7 +475,7 @@ async def raw_head_then_hang(call: Any, wire: Any) -> None:
 async def test_closing_the_stream_closes_the_providers_connection(fake: FakeOpenAI) -> None:
     fake.reply = stream([ROLE, HEL, HANG])
     async with provider_at(fake.base_url) as provider:
-        chunks = provider.stream(call(streamed=True))
+        chunks = chunks_of(provider, call(streamed=True))
         await anext(chunks)
         assert fake.open_calls == 1
         await chunks.aclose()
@@ -493,7 +499,7 @@ async def test_cancelling_the_call_closes_the_providers_connection(
 async def test_a_call_that_was_given_up_leaves_the_pool_usable(fake: FakeOpenAI) -> None:
     fake.replies = [stream([ROLE, HANG])]
     async with provider_at(fake.base_url, max_connections=1) as provider:
-        chunks = provider.stream(call(streamed=True))
+        chunks = chunks_of(provider, call(streamed=True))
         await anext(chunks)
         await chunks.aclose()
         assert (await provider.complete(call())).data["choices"]

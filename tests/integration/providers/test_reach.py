@@ -24,6 +24,7 @@ from testkit.http_server import HANG, hang, refuse, stream
 from testkit.openai_server import FakeOpenAI, frames, say
 from testkit.proxy_server import FakeProxy
 from tests.harness import openai_provider, running
+from tests.pulling import chunks_of
 
 KEY = "planted4Zx9Qw7"  # unlike any known kind of key: only the exact text gives it away
 QUESTION = {"messages": [{"role": "user", "content": "Hi"}]}
@@ -83,7 +84,9 @@ async def answered(provider: Provider, *, whole: bool) -> str:
     call = Call(model="gpt-x", body=QUESTION, stream=not whole, headers={})
     if whole:
         return str((await provider.complete(call)).data["choices"][0]["message"]["content"])
-    deltas = [choice["delta"] async for chunk in provider.stream(call) for choice in chunk.data["choices"]]
+    deltas = [
+        choice["delta"] async for chunk in chunks_of(provider, call) for choice in chunk.data["choices"]
+    ]
     return "".join(delta.get("content") or "" for delta in deltas)
 
 
@@ -116,7 +119,7 @@ async def test_idle_connections_to_one_provider_make_room_for_another() -> None:
         assert len([each for each in sockets._open if each.fileno() >= 0]) == 2
         one.reply = other.reply = stream([*frames("a"), HANG])
         held = [
-            provider.stream(Call(model="x", body=QUESTION, stream=True, headers={}))
+            chunks_of(provider, Call(model="x", body=QUESTION, stream=True, headers={}))
             for provider in (first, second)
         ]
         for each in held:

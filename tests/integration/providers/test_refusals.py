@@ -29,6 +29,7 @@ from testkit.anthropic_server import FakeAnthropic, event
 from testkit.http_server import DIE, HANG, Script, Wire, refuse, stream, whole
 from testkit.http_server import Call as Received
 from testkit.openai_server import FakeOpenAI, chunk, frame
+from tests.pulling import chunks_of
 
 KEY = "planted4Zx9Qw7"
 QUESTION: Json = {"messages": [{"role": "user", "content": "Hi"}]}
@@ -46,7 +47,9 @@ async def error_of(base_url: str, *, streamed: bool = False, **settings: Any) ->
 
 
 async def answer_of(provider: OpenAIProvider, call: Call) -> list[Payload]:
-    return [each async for each in provider.stream(call)] if call.stream else [await provider.complete(call)]
+    return (
+        [each async for each in chunks_of(provider, call)] if call.stream else [await provider.complete(call)]
+    )
 
 
 def openai_error(words: str, **more: Any) -> Json:
@@ -362,7 +365,7 @@ async def test_an_error_within_anthropics_stream(kind: str, expected: tuple[int,
         fake.reply = stream([event("error", error={"type": kind, "message": "m"}), HANG])
         provider = AnthropicProvider("claude", AnthropicSettings(base_url=fake.base_url), key=KEY)
         with pytest.raises(ProviderError) as caught:
-            await anext(provider.stream(Call(model="c", body=QUESTION, stream=True)))
+            await anext(chunks_of(provider, Call(model="c", body=QUESTION, stream=True)))
         await provider.aclose()
     assert (caught.value.status, caught.value.code, caught.value.scope) == expected
 

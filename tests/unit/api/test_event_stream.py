@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import Coroutine
 from contextlib import closing
 from itertools import pairwise
 from typing import Any
@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from dub5.api.chat import ChatWriter
 from dub5.api.http import EventStream
-from dub5.cache.flights import Frame
-from dub5.telemetry.record import HEARTBEAT
+from dub5.cache.flights import Flight, Following, Frame
+from dub5.chat.answer import Coming
+from dub5.telemetry.record import HEARTBEAT, RequestRecord, TraceContext
 
 INTERVAL = 30.0
 HEAD, END = "head", "end"
@@ -46,9 +47,10 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 
 
 class Client:
-    """What it was sent, and when. While `reading` is not set it takes nothing."""
+    """What it was sent, and when. While `reading` is not set it takes nothing. `pushed` counts what was not awaited."""
 
     def __init__(self) -> None:
+        self.pushed = 0
         self.reading = asyncio.Event()
         self.reading.set()
         self.got: list[Step] = []
@@ -63,6 +65,16 @@ class Client:
             self.got.append((asyncio.get_running_loop().time(), _name(message)))
         finally:
             self._sending -= 1
+
+    def push(self, body: bytes) -> bool:
+        if not self.reading.is_set():
+            return False
+        assert self._sending == 0, "two at once"
+        if body:
+            assert self.got[-1][1] != END, "after the end"
+            self.got.append((asyncio.get_running_loop().time(), body.decode()))
+            self.pushed += 1
+        return True
 
 
 def _name(message: Any) -> str:
@@ -88,20 +100,32 @@ class Plain(ChatWriter):
         return b""
 
 
-async def answer(*pauses: float) -> AsyncIterator[list[Frame]]:
+def answer(*pauses: float) -> Coming:
     """One frame after each pause, named by its number."""
-    for number, pause in enumerate(pauses):
-        await asyncio.sleep(pause)
-        yield [Frame("chunk", str(number).encode())]
+    flight = Flight(followers=1)
+
+    async def fly() -> None:
+        for number, pause in enumerate(pauses):
+            await asyncio.sleep(pause)
+            flight.add([Frame("chunk", str(number).encode())])
+        flight.end()
+
+    flight.task = asyncio.create_task(fly())
+    trace = TraceContext.begin()
+    record = RequestRecord(request_id=trace.trace_id, trace=trace, started=0.0)
+    return Coming([], Following(flight), record, None)
 
 
-async def answered(*pauses: float, thinking: float, interval: float = INTERVAL) -> list[Step]:
+async def answered(
+    *pauses: float, thinking: float, interval: float = INTERVAL, pushing: bool = True
+) -> list[Step]:
     client = Client()
-    with closing(EventStream(client.send, interval)) as stream:
+    with closing(EventStream(client.send, interval, push=client.push if pushing else None)) as stream:
         stream.expect(head)
         await asyncio.sleep(thinking)
         await stream.relay(answer(*pauses), Plain(False), head)
     await asyncio.sleep(1000)  # nothing comes after the end
+    assert client.pushed == (len(pauses) if pushing else 0)
     return client.got
 
 
@@ -131,9 +155,10 @@ def test_before_the_answer_the_head_goes_with_the_first_comment() -> None:
     run(work())
 
 
-def test_silence_counts_from_the_last_byte() -> None:
+@pytest.mark.parametrize("pushing", [True, False])
+def test_silence_counts_from_the_last_byte(pushing: bool) -> None:
     async def work() -> None:
-        assert await answered(25, 31, 64, thinking=10) == [
+        assert await answered(25, 31, 64, thinking=10, pushing=pushing) == [
             (10, HEAD),
             (35, "0"),
             (65, COMMENT),
@@ -158,7 +183,7 @@ def test_without_an_interval_there_is_silence() -> None:
 def test_a_comment_that_is_not_taken_is_the_only_one_and_goes_before_what_comes(begun: bool) -> None:
     async def work() -> None:
         client = Client()
-        with closing(EventStream(client.send, INTERVAL)) as stream:
+        with closing(EventStream(client.send, INTERVAL, push=client.push)) as stream:
             stream.expect(head)
             if begun:
                 await stream.begin(head())
@@ -175,12 +200,12 @@ def test_a_comment_that_is_not_taken_is_the_only_one_and_goes_before_what_comes(
 def test_what_is_sent_and_not_taken_is_followed_by_no_comment() -> None:
     async def work() -> None:
         client = Client()
-        with closing(EventStream(client.send, INTERVAL)) as stream:
+        with closing(EventStream(client.send, INTERVAL, push=client.push)) as stream:
             stream.expect(head)
             await stream.begin(head())
             client.reading.clear()
             asyncio.get_running_loop().call_later(100, client.reading.set)
-            await stream.relay(answer(1, 20, 31), Plain(False), head)
+            await stream.relay(answer(1, 119, 31), Plain(False), head)
         assert client.got == [(0, HEAD), (100, "0"), (120, "1"), (150, COMMENT), (151, "2"), (151, END)]
 
     run(work())
@@ -193,7 +218,7 @@ def test_who_gives_up_sends_no_more(after: float) -> None:
     async def work() -> None:
         client = Client()
         client.reading.clear()
-        with closing(EventStream(client.send, INTERVAL)) as stream:
+        with closing(EventStream(client.send, INTERVAL, push=client.push)) as stream:
             stream.expect(head)
             await asyncio.sleep(after)
         client.reading.set()
@@ -209,7 +234,7 @@ def test_an_end_that_is_given_up_leaves_room_for_the_last_word() -> None:
 
     async def work() -> None:
         client = Client()
-        with closing(EventStream(client.send, INTERVAL)) as stream:
+        with closing(EventStream(client.send, INTERVAL, push=client.push)) as stream:
             stream.expect(head)
             await stream.begin(head())
             client.reading.clear()
@@ -226,7 +251,7 @@ def test_an_end_that_is_given_up_leaves_room_for_the_last_word() -> None:
 def test_a_stream_that_takes_too_long_has_its_task_cancelled() -> None:
     async def work() -> None:
         client = Client()
-        with closing(EventStream(client.send, INTERVAL, 40)) as stream:
+        with closing(EventStream(client.send, INTERVAL, 40, client.push)) as stream:
             await asyncio.sleep(100)  # which does not count: nothing is sent
             with pytest.raises(asyncio.CancelledError):
                 await stream.relay(answer(20, 15, 10), Plain(False), head)
@@ -245,7 +270,7 @@ def test_a_defect_in_the_head_is_no_silent_end() -> None:
         client = Client()
         unhandled: list[object] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
-        with closing(EventStream(client.send, INTERVAL)) as stream:
+        with closing(EventStream(client.send, INTERVAL, push=client.push)) as stream:
             stream.expect(broken)
             await asyncio.sleep(50)
             await stream.relay(answer(0), Plain(False), head)
@@ -256,11 +281,14 @@ def test_a_defect_in_the_head_is_no_silent_end() -> None:
 
 
 @given(
+    pushing=st.booleans(),
     thinking=st.floats(0, 100),
     pauses=st.lists(st.floats(0, 100), max_size=6),
     stalls=st.lists(st.tuples(st.floats(0, 300), st.floats(1, 100)), max_size=3),
 )
-def test_whatever_the_pace(thinking: float, pauses: list[float], stalls: list[tuple[float, float]]) -> None:
+def test_whatever_the_pace(
+    pushing: bool, thinking: float, pauses: list[float], stalls: list[tuple[float, float]]
+) -> None:
     """One head, every event in order, one end; and a client that reads never waits for longer than the interval."""
 
     async def work() -> None:
@@ -269,14 +297,15 @@ def test_whatever_the_pace(thinking: float, pauses: list[float], stalls: list[tu
         for start, length in stalls:
             loop.call_at(start, client.reading.clear)
             loop.call_at(start + length, client.reading.set)
-        with closing(EventStream(client.send, INTERVAL)) as stream:
+        with closing(EventStream(client.send, INTERVAL, push=client.push if pushing else None)) as stream:
             stream.expect(head)
             await asyncio.sleep(thinking)
             await stream.relay(answer(*pauses), Plain(False), head)
         names = [name for _, name in client.got]
         assert names[0] == HEAD
         assert names.count(HEAD) == 1
-        assert [name for name in names if name not in {HEAD, COMMENT}] == [*map(str, range(len(pauses))), END]
+        events = "".join(name for name in names if name not in {HEAD, COMMENT})
+        assert events == "".join(map(str, range(len(pauses)))) + END  # some come together
         if not stalls:
             times = [0.0, *(time for time, _ in client.got)]
             assert all(later - earlier <= INTERVAL + 1e-6 for earlier, later in pairwise(times))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import msgspec
@@ -17,7 +17,7 @@ from dub5.cache.purges import Purges
 from dub5.cache.store import AnswerStore, Entry, Identity, LocalCache
 from dub5.errors import Dub5Error, ProviderError
 from dub5.telemetry.metrics import Metrics
-from tests.following import question
+from tests.following import question, remaining
 
 LIFETIMES = Lifetimes(ttl=300.0)
 STALE = Lifetimes(ttl=0.0, stale_while_revalidate=1e10)
@@ -43,13 +43,13 @@ class Provider:
     def again(self) -> Provider:
         return self
 
-    async def frames(self, _: Identity | None) -> AsyncGenerator[Frame, None]:
+    async def call(self, _: Identity | None, tell: Callable[[list[Frame]], None]) -> None:
         self.calls += 1
         self.running += 1
         try:
             for text in self._texts:
                 await self.gate.acquire()
-                yield Frame("chunk", text.encode())
+                tell([Frame("chunk", text.encode())])
             await self.gate.acquire()
             if self._error is not None:
                 raise self._error
@@ -83,7 +83,7 @@ class Asking:
         answer = await self.begun
         frames = answer.frames
         if answer.rest is not None:
-            frames = [*frames, *[frame async for some in answer.rest for frame in some]]
+            frames = [*frames, *await remaining(answer.rest)]
         return [frame.raw for frame in frames]
 
     async def joined(self) -> bool:
@@ -93,7 +93,7 @@ class Asking:
         self.begun.cancel()
         await asyncio.wait([self.begun])
         if not self.begun.cancelled() and (rest := self.begun.result().rest) is not None:
-            await rest.aclose()
+            rest.close()
 
 
 async def turns(count: int = 10) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import certifi
@@ -13,11 +13,12 @@ import pytest
 
 from dub5.errors import InvalidRequest, Overloaded, ProviderError, ProviderTimeout, Unsupported
 from dub5.providers import build
-from dub5.providers.call import CallResult, Model, OpenStream, RetryBudget, Route
+from dub5.providers.call import CallResult, Model, RetryBudget, Route
 from dub5.providers.health import FEWEST_LATENCIES, UNLIMITED, LastFailure, ModelHealth, ProviderHealth
-from dub5.providers.protocol import BatchLimit, Call, Embedded, Payload, Provider
+from dub5.providers.protocol import BatchLimit, Call, Chunk, Embedded, Payload, Provider, Tell
 from dub5.settings.loader import convert
 from dub5.settings.model import Price, Settings
+from tests.pulling import payload_of
 
 CALL = Call(model="", body={"messages": []}, stream=True, headers={"x-request-id": "r1"})
 
@@ -50,13 +51,14 @@ class Scripted:
     async def embed(self, call: Call) -> Embedded:
         return Embedded([], len((await self.complete(call)).data["said"]))
 
-    async def stream(self, call: Call) -> AsyncGenerator[Payload, None]:
+    async def stream(self, call: Call, tell: Tell) -> None:
         self.asked.append(call)
         try:
             for step in self.steps:
+                await asyncio.sleep(0)
                 if isinstance(step, BaseException):
                     raise step
-                yield Payload.of({"choices": [{"delta": {"content": step}}], "said": step})
+                tell([Payload.of({"choices": [{"delta": {"content": step}}], "said": step})])
         finally:
             self.closed += 1
 
@@ -113,8 +115,20 @@ def timeout() -> ProviderTimeout:
     return ProviderTimeout("It took too long.", provider="p")
 
 
-async def texts(stream: OpenStream) -> list[Any]:
-    return [chunk.data["said"] async for chunk in stream]
+class Heard:
+    """What a stream has told."""
+
+    def __init__(self) -> None:
+        self.texts: list[Any] = []
+
+    def __call__(self, chunks: list[Chunk]) -> None:
+        self.texts += [payload_of(chunk).data["said"] for chunk in chunks]
+
+
+async def texts(asked: Model, observed: Observed) -> list[Any]:
+    heard = Heard()
+    await asked.stream(CALL, observed, heard)
+    return heard.texts
 
 
 Ask = Callable[[Model, Observed], Any]
@@ -125,8 +139,7 @@ async def ask_whole(asked: Model, observed: Observed) -> Any:
 
 
 async def ask_streamed(asked: Model, observed: Observed) -> Any:
-    stream = await asked.open(CALL, observed)
-    return "".join(await texts(stream))
+    return "".join(await texts(asked, observed))
 
 
 both_ways = pytest.mark.parametrize("ask", [ask_whole, ask_streamed])
@@ -211,8 +224,7 @@ async def test_a_cancelled_call_is_reported_as_that() -> None:
 
 async def test_an_empty_stream_is_a_failure() -> None:
     observed = Observed()
-    stream = await model(Scripted("a"), Scripted("b", "hello")).open(CALL, observed)
-    assert await texts(stream) == ["hello"]
+    assert await texts(model(Scripted("a"), Scripted("b", "hello")), observed) == ["hello"]
     assert observed.outcomes == [("a", "error"), ("b", "ok")]
 
 
@@ -220,18 +232,16 @@ async def test_durations_are_from_the_start_of_the_call() -> None:
     observed = Observed()
     asked = model(Scripted("a", "x", "y"))
     await asked.complete(CALL, observed)
-    await texts(await asked.open(CALL, observed))
+    await texts(asked, observed)
     assert observed.calls == [("a", "m", "ok", 1.0, None), ("a", "m", "ok", 2.0, 1.0)]
 
 
 async def test_after_the_first_byte_there_is_no_way_back() -> None:
     second, observed = Scripted("b", "no"), Observed()
-    stream = await model(Scripted("a", "hel", failure()), second).open(CALL, observed)
-    chunks = aiter(stream)
-    assert (await anext(chunks)).data["said"] == "hel"
+    heard = Heard()
     with pytest.raises(ProviderError, match="It broke"):
-        await anext(chunks)
-    await stream.aclose()
+        await model(Scripted("a", "hel", failure()), second).stream(CALL, observed, heard)
+    assert heard.texts == ["hel"]
     assert second.asked == []
     assert observed.outcomes == [("a", "error")]
 
@@ -239,34 +249,31 @@ async def test_after_the_first_byte_there_is_no_way_back() -> None:
 class Preamble(Scripted):
     """Says who speaks before it answers."""
 
-    async def stream(self, call: Call) -> AsyncGenerator[Payload, None]:
+    async def stream(self, call: Call, tell: Tell) -> None:
         for said in ({"role": "assistant", "content": ""}, {}, {"role": "assistant", "content": None}):
-            yield Payload.of({"choices": [{"delta": said}], "said": "…"})
-        async for chunk in super().stream(call):
-            yield chunk
+            tell([Payload.of({"choices": [{"delta": said}], "said": "…"})])
+        await super().stream(call, tell)
 
 
 async def test_a_failure_after_a_mere_preamble_is_a_failed_try() -> None:
     observed = Observed()
     asked = model(Preamble("a", failure()), Preamble("b", "hello", " you"))
-    stream = await asked.open(CALL, observed)
-    assert await texts(stream) == ["…", "…", "…", "hello", " you"]
+    assert await texts(asked, observed) == ["…", "…", "…", "hello", " you"]
     assert observed.outcomes == [("a", "error"), ("b", "ok")]
     assert observed.calls[0][4] is None
 
 
 async def test_the_first_token_is_the_first_of_the_answer() -> None:
     provider, observed = Preamble("a", "hello"), Observed()
-    stream = await model(provider).open(CALL, observed)
-    assert provider.asked[0].response.begun
-    await texts(stream)
+    begun: list[bool] = []
+    await model(provider).stream(CALL, observed, lambda _: begun.append(provider.asked[0].response.begun))
+    assert begun == [True]
     assert observed.calls[0][4] is not None
 
 
 async def test_a_complete_stream_without_an_answer_is_passed_on() -> None:
     observed = Observed()
-    stream = await model(Preamble("a"), Scripted("b", "no")).open(CALL, observed)
-    assert await texts(stream) == ["…", "…", "…"]
+    assert await texts(model(Preamble("a"), Scripted("b", "no")), observed) == ["…", "…", "…"]
     assert observed.outcomes == [("a", "ok")]
 
 
@@ -343,26 +350,18 @@ async def test_while_no_route_is_called_callers_are_told_what_they_can_do(
 
 
 @pytest.mark.parametrize("read", [0, 1, 2])
-async def test_closing_ends_the_providers_call_wherever_it_stands(read: int) -> None:
-    provider, observed = Scripted("a", "x", "y", "z"), Observed()
-    stream = await model(provider).open(CALL, observed)
-    chunks = aiter(stream)
-    for _ in range(read):
-        await anext(chunks)
+async def test_cancelling_ends_the_providers_call_wherever_it_stands(read: int) -> None:
+    provider, observed, heard = Scripted("a", "x", "y", "z"), Observed(), Heard()
+    asking = asyncio.create_task(model(provider).stream(CALL, observed, heard))
+    for _ in range(1 + read):  # each of its chunks takes it a turn
+        await asyncio.sleep(0)
+    assert len(heard.texts) == read
     assert (provider.closed, observed.calls) == (0, [])
-    await stream.aclose()
-    await stream.aclose()
+    asking.cancel()
+    await asyncio.wait([asking])
+    assert asking.cancelled()
     assert provider.closed == 1
     assert observed.outcomes == [("a", "cancelled")]
-
-
-async def test_closing_after_the_end_changes_nothing() -> None:
-    provider, observed = Scripted("a", "x"), Observed()
-    stream = await model(provider).open(CALL, observed)
-    assert await texts(stream) == ["x"]
-    await stream.aclose()
-    assert provider.closed == 1
-    assert observed.outcomes == [("a", "ok")]
 
 
 # --- By weight, full, once more, and twice at a time ---
@@ -590,11 +589,10 @@ def quick(provider: Provider, health: ModelHealth) -> Route:
 class Silent(Scripted):
     """Never answers; counts how its call was ended."""
 
-    async def stream(self, call: Call) -> AsyncGenerator[Payload, None]:
+    async def stream(self, call: Call, tell: Tell) -> None:  # it has nothing to tell
         self.asked.append(call)
         try:
             await asyncio.Event().wait()
-            yield Payload.of({})
         finally:
             self.closed += 1
 
@@ -603,35 +601,32 @@ async def test_a_slow_stream_is_hedged_with_the_next_route() -> None:
     slow, fast, observed = Silent("a"), Scripted("b", "hello"), Observed()
     healths = [well(), well()]
     asked = of_routes(quick(slow, healths[0]), quick(fast, healths[1]), hedge=True, budget=earned())
-    stream = await asked.open(CALL, observed)
-    assert await texts(stream) == ["hello"]
-    await stream.aclose()
+    assert await texts(asked, observed) == ["hello"]
     assert slow.closed == 1
-    assert list(zip(observed.outcomes, observed.reasons, strict=True)) == [
-        (("a", "cancelled"), None),
-        (("b", "ok"), "hedge"),
-    ]
+    assert dict(zip(observed.outcomes, observed.reasons, strict=True)) == {
+        ("a", "cancelled"): None,
+        ("b", "ok"): "hedge",
+    }
     assert [health.concurrency.running for health in healths] == [0, 0]
 
 
 class SlowOnce(Silent):
     """Answers from its second call on."""
 
-    async def stream(self, call: Call) -> AsyncGenerator[Payload, None]:
+    async def stream(self, call: Call, tell: Tell) -> None:
         play = Scripted.stream if self.asked else Silent.stream
-        async for chunk in play(self, call):
-            yield chunk
+        await play(self, call, tell)
 
 
 async def test_where_no_other_route_is_well_a_slow_call_is_made_again_at_the_same() -> None:
     slow, broken, observed = SlowOnce("a", "hello"), well(), Observed()
     broken.breaker.trip(0.0, 20.0)
     routes = [quick(slow, well()), quick(Scripted("b", "no"), broken)]
-    stream = await of_routes(*routes, hedge=True, budget=earned()).open(CALL, observed)
-    assert await texts(stream) == ["hello"]
-    await stream.aclose()
-    assert observed.outcomes == [("a", "cancelled"), ("a", "ok")]
-    assert observed.reasons == [None, "hedge"]
+    assert await texts(of_routes(*routes, hedge=True, budget=earned()), observed) == ["hello"]
+    assert dict(zip(observed.outcomes, observed.reasons, strict=True)) == {
+        ("a", "cancelled"): None,
+        ("a", "ok"): "hedge",
+    }
 
 
 @pytest.mark.parametrize("reason", ["no budget", "not wanted", "pace unknown"])
@@ -643,7 +638,7 @@ async def test_a_slow_call_is_not_hedged(reason: str) -> None:
     asked = of_routes(
         *routes, hedge=reason != "not wanted", budget=None if reason == "no budget" else earned()
     )
-    opening = asyncio.create_task(asked.open(CALL, Observed()))
+    opening = asyncio.create_task(asked.stream(CALL, Observed(), Heard()))
     for _ in range(20):
         await asyncio.sleep(0)
     assert (len(slow.asked), other.asked) == (1, [])
@@ -657,12 +652,12 @@ async def test_a_slow_call_is_not_hedged(reason: str) -> None:
 async def test_cancelling_where_the_second_call_has_won_leaves_nothing_either(turns: int) -> None:
     first, second, healths = Silent("a"), Scripted("b", "hello"), [well(), well()]
     asked = of_routes(quick(first, healths[0]), quick(second, healths[1]), hedge=True, budget=earned())
-    opening = asyncio.create_task(asked.open(CALL, Observed()))
+    opening = asyncio.create_task(asked.stream(CALL, Observed(), Heard()))
     for _ in range(turns):
         await asyncio.sleep(0)
     opening.cancel()
     with contextlib.suppress(asyncio.CancelledError):
-        await (await opening).aclose()
+        await opening
     await asyncio.sleep(0)
     assert [health.concurrency.running for health in healths] == [0, 0]
 
@@ -673,7 +668,7 @@ async def test_cancelling_a_hedged_call_leaves_nothing_wherever_it_stands(turns:
     asked = of_routes(
         quick(Silent("a"), healths[0]), quick(Silent("b"), healths[1]), hedge=True, budget=earned()
     )
-    opening = asyncio.create_task(asked.open(CALL, Observed()))
+    opening = asyncio.create_task(asked.stream(CALL, Observed(), Heard()))
     for _ in range(turns):
         await asyncio.sleep(0)
     opening.cancel()

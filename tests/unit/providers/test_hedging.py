@@ -40,9 +40,9 @@ class Calls:
         self.first: asyncio.Future[str] = asyncio.Future()
         self.second: asyncio.Future[str] = asyncio.Future()
         self.second_began = asyncio.Event()
-        self.discarded: list[str] = []
+        self.begun: asyncio.Future[asyncio.Task[str]] = asyncio.Future()
         self.tasks = [asyncio.ensure_future(self._await(self.first))]
-        self.result = asyncio.create_task(first_of(self.tasks[0], 0.001, self._begin_second, self._discard))
+        self.result = asyncio.create_task(first_of(self.tasks[0], 0.001, self._begin_second, self.begun))
 
     async def _await(self, answer: Awaitable[str]) -> str:
         return await answer
@@ -51,9 +51,6 @@ class Calls:
         self.second_began.set()
         self.tasks.append(asyncio.create_task(self._await(self.second)))
         return self.tasks[1]
-
-    async def _discard(self, answer: str) -> None:
-        self.discarded.append(answer)
 
 
 def failure(message: str) -> ProviderError:
@@ -82,7 +79,6 @@ async def test_the_first_answer_wins_and_the_other_call_is_cancelled(winner: int
     (calls.first, calls.second)[winner].set_result("won")
     assert await calls.result == "won"
     assert calls.tasks[1 - winner].cancelled()
-    assert calls.discarded == []
 
 
 @pytest.mark.parametrize("loser", [0, 1])
@@ -115,13 +111,26 @@ async def test_the_callers_error_decides_at_once() -> None:
     assert calls.tasks[0].cancelled()
 
 
-async def test_what_the_loser_has_already_is_given_up() -> None:
+@pytest.mark.parametrize("winner", [0, 1])
+async def test_who_has_begun_to_answer_is_awaited_alone(winner: int) -> None:
     calls = Calls()
     await calls.second_began.wait()
-    calls.first.set_result("one")
-    calls.second.set_result("two")
-    assert await calls.result == "one"
-    assert calls.discarded == ["two"]
+    calls.begun.set_result(calls.tasks[winner])
+    await asyncio.wait([calls.tasks[1 - winner]])
+    assert calls.tasks[1 - winner].cancelled()
+    assert not calls.result.done()
+    (calls.first, calls.second)[winner].set_result("won")
+    assert await calls.result == "won"
+
+
+async def test_who_begins_in_time_is_alone() -> None:
+    calls = Calls()
+    calls.begun.set_result(calls.tasks[0])
+    await asyncio.sleep(0.01)
+    assert not calls.second_began.is_set()
+    calls.first.set_exception(failure("broke off"))
+    with pytest.raises(ProviderError, match="broke off"):
+        await calls.result
 
 
 async def test_cancelling_cancels_both() -> None:

@@ -19,6 +19,7 @@ from dub5.providers.protocol import Call, Json
 from dub5.providers.simulated import FEWEST_WORDS, SimulatedProvider, answer_to
 from dub5.providers.simulated_values import LARGEST_BYTES, example
 from dub5.settings.model import Duration, SimulatedSettings
+from tests.pulling import chunks_of
 
 QUESTION = "What is the weather in Oslo today?"
 SETTINGS = SimulatedSettings(first_token=Duration(0.5), tokens_per_second=10)
@@ -125,7 +126,7 @@ def test_about_four_characters_are_a_prompt_token() -> None:
 )
 async def test_the_stream_adds_up_to_the_whole(fields: Json) -> None:
     asked = call(**fields)
-    chunks = [chunk.data async for chunk in provider().stream(asked)]
+    chunks = [chunk.data async for chunk in chunks_of(provider(), asked)]
     assert assemble(chunks) == await completed(asked)
     assert chunks[-1]["choices"] == []
     assert chunks[0]["choices"][0]["delta"]["role"] == "assistant"
@@ -133,12 +134,10 @@ async def test_the_stream_adds_up_to_the_whole(fields: Json) -> None:
 
 async def test_the_pace_of_a_stream_is_that_of_the_settings() -> None:
     sleep = Sleeper()
-    chunks = provider(sleep).stream(call(max_tokens=4))
-    await anext(chunks)
-    assert sleep.naps == [0.5]
-    async for _ in chunks:
-        pass
+    naps: list[int] = []
+    await provider(sleep).stream(call(max_tokens=4), lambda _: naps.append(len(sleep.naps)))
     assert sleep.naps == [0.5, 0.1, 0.1, 0.1]
+    assert naps == [1, 1, 2, 3, 4, 4]
 
 
 async def test_a_whole_answer_takes_as_long_as_its_stream() -> None:
