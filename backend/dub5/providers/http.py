@@ -1,6 +1,6 @@
-"""What every provider behind HTTP shares: the pool, the time limits and server-sent events.
+"""What every provider behind HTTP shares: the way to it, the time limits and server-sent events.
 
-aiohttp is used as it is: a layer above it would cost three times what it costs itself (docs/adr/0001).
+Calls go straight (`upstream`), or by aiohttp where a proxy is between (docs/adr/0001 and 0032).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import re
 import ssl
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
 import httpx
@@ -29,6 +29,7 @@ from dub5.providers.http_errors import NO_CREDENTIALS, HttpErrors, out_of
 from dub5.providers.odd_answers import Reported, Unusable
 from dub5.providers.protocol import Call, Json
 from dub5.providers.redaction import Redactor
+from dub5.providers.upstream import KEEP_ALIVE, Told, Upstream, UpstreamError
 from dub5.settings.addresses import Proxy
 from dub5.settings.model import AnyHttpProvider, Timeouts, key_header, root_of
 
@@ -50,9 +51,6 @@ _OK, _PROXY_AUTHENTICATION = 200, 407
 
 _REFUSAL_TIME = 5.0
 """Seconds for the body of a refusal: its status is known, and the caller waits."""
-
-_KEEP_ALIVE = 30.0
-"""Seconds that an idle connection is kept."""
 
 _MOST_AGE = 365 * 86400.0
 """Seconds: what is older than a year is as old as that to every cache."""
@@ -92,6 +90,52 @@ DIRECTLY = Access()
 
 Events = list[tuple[bytes, bytes]]
 """The names and data of server-sent events."""
+
+
+_FAILURES = (aiohttp.ClientError, UpstreamError, TimeoutError)
+
+
+class Response(Protocol):
+    """A response of which the head is here; header names in lower case are known. To be released: that puts its
+    connection back where all was read, and else closes it. `close` tells whoever reads."""
+
+    @property
+    def status(self) -> int: ...
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
+    async def read(self, told: Told) -> None:
+        """The body, as it comes, until its end."""
+        ...
+
+    def release(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Proxied(msgspec.Struct):
+    """A `Response` of aiohttp's."""
+
+    response: aiohttp.ClientResponse
+
+    @property
+    def status(self) -> int:
+        return self.response.status
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return self.response.headers
+
+    async def read(self, told: Told) -> None:
+        content = self.response.content
+        while not content.at_eof():
+            if part := await content.readany():
+                told(part)
+
+    def release(self) -> None:
+        self.response.release()
+
+    def close(self) -> None:
+        self.response.close()
 
 
 class HttpClient:
@@ -137,6 +181,7 @@ class HttpClient:
         # Reads files, which must not wait for the first call.
         self._tls = trusted(f"providers.{name}.ca_file", settings.ca_file)
         self._session: aiohttp.ClientSession | None = None
+        self._upstream: Upstream | None = None
 
     def _options_of(self, proxy: Proxy | None) -> dict[str, Any]:
         """aiohttp's options for each call. Credentials go with CONNECT, or with a request in the clear."""
@@ -150,6 +195,8 @@ class HttpClient:
         return {"proxy": proxy.url, "proxy_headers": {"proxy-authorization": proxy.authorization}}
 
     async def aclose(self) -> None:
+        if self._upstream is not None:
+            self._upstream.close()
         if self._session is not None:
             await self._session.close()
 
@@ -166,7 +213,7 @@ class HttpClient:
                     return await self._whole(response, MAX_ANSWER)
                 finally:
                     response.release()
-        except (aiohttp.ClientError, TimeoutError) as error:
+        except _FAILURES as error:
             raise self._errors.of_connection(error, "finish its answer") from None
 
     async def get(self, path: str, *, most: int, timeout: float) -> bytes:
@@ -180,18 +227,23 @@ class HttpClient:
             ):
                 if response.status != _OK:
                     raise self._errors.error(f"answered with status {response.status}")
-                return await self._whole(response, most)
-        except (aiohttp.ClientError, TimeoutError) as error:
+                return await self._whole(Proxied(response), most)
+        except _FAILURES as error:
             raise self._errors.of_connection(error, "list its models") from None
 
-    async def _whole(self, response: aiohttp.ClientResponse, most: int) -> bytes:
+    async def _whole(self, response: Response, most: int) -> bytes:
         """Its body, of at most so many bytes."""
-        parts, size = [], 0
-        while part := await response.content.readany():
-            parts.append(part)
+        parts: list[bytes] = []
+        size = 0
+
+        def received(part: bytes) -> None:
+            nonlocal size
             size += len(part)
             if size > most:
                 raise self._errors.error("sent an answer that is too large")
+            parts.append(part)
+
+        await response.read(received)
         return b"".join(parts)
 
     async def events(self, body: Json, call: Call, tell: Callable[[Events], None]) -> None:
@@ -207,63 +259,57 @@ class HttpClient:
         try:
             async with asyncio.timeout_at(deadline):
                 response = await self._send(body, call)
-        except (aiohttp.ClientError, TimeoutError) as error:
+        except _FAILURES as error:
             action = "finish its answer" if deadline == total else "send its first token"
             raise self._errors.of_connection(error, action) from None
-        content, watch = response.content, _Watch(response)
-        parser, size = EventParser(), 0
-        try:
-            while not content.at_eof():
-                if size:  # whatever came is a sign of life, also comments and pings while a model thinks
-                    pause = timeouts.between_tokens if head.begun else timeouts.first_token
-                    deadline = min(loop.time() + pause, total)
-                watch.deadline = deadline
-                if deadline < watch.due:  # else the timer sees that it was moved
-                    if watch.timer is not None:
-                        watch.timer.cancel()
-                    watch.due, watch.timer = deadline, loop.call_at(deadline, watch.on_timer)
-                try:
-                    received = await content.readany()
-                except aiohttp.ClientError as error:
-                    if not watch.passed:
-                        raise self._errors.of_connection(error, None) from None
-                    token = "next" if head.begun else "first"
-                    raise self._errors.timeout(
-                        "finish its answer" if deadline == total else f"send its {token} token"
-                    ) from None
-                size += len(received)
-                if size > MAX_ANSWER:
-                    raise self._errors.error("sent an answer that is too large")
-                try:
-                    events = parser.feed(received)
-                except EventTooLarge:
-                    raise self._errors.error("sent an event that is too large") from None
-                if events:
-                    tell(events)
-                if head.ended:  # a moment for the end of the body: then the connection can be used again
-                    with contextlib.suppress(TimeoutError, aiohttp.ClientError):
-                        async with asyncio.timeout(LINGER):
-                            while await content.readany():
-                                pass
-                    return
-            if events := parser.rest():
+        watch, parser, size = _Watch(response), EventParser(), 0
+
+        def received(part: bytes) -> None:
+            nonlocal size
+            if head.ended:
+                return
+            size += len(part)
+            if size > MAX_ANSWER:
+                raise self._errors.error("sent an answer that is too large")
+            try:
+                events = parser.feed(part)
+            except EventTooLarge:
+                raise self._errors.error("sent an event that is too large") from None
+            if events:
                 tell(events)
+            # Whatever came is a sign of life, also comments and pings while a model thinks. After the last event there
+            # is a moment for the end of the body: then the connection can be used again.
+            pause = timeouts.between_tokens if head.begun else timeouts.first_token
+            watch.until(min(loop.time() + (LINGER if call.response.ended else pause), total))
+
+        watch.until(deadline)
+        try:
+            await response.read(received)
+            if not head.ended and (events := parser.rest()):
+                tell(events)
+        except _FAILURES as error:
+            if head.ended:
+                return
+            if not watch.passed:
+                raise self._errors.of_connection(error, None) from None
+            token = "next" if head.begun else "first"
+            raise self._errors.timeout(
+                "finish its answer" if watch.deadline == total else f"send its {token} token"
+            ) from None
         finally:
             if watch.timer is not None:
                 watch.timer.cancel()
             response.release()
 
-    async def _send(self, body: Json, call: Call) -> aiohttp.ClientResponse:
-        """The response, to be released: that puts its connection back where all was read, and else closes it."""
+    async def _send(self, body: Json, call: Call) -> Response:
+        """The response, to be released."""
+        response: Response
         try:
-            response = await (self._session or self._opened()).post(
-                self._url,
-                data=await _in_pieces(body) if call.large else msgspec.json.encode(body),
-                # Not as the session's: aiohttp would send those to a proxy, too.
-                headers={**self._headers, **call.headers},
-                allow_redirects=False,
-                **self._proxy_options,
-            )
+            data = await _in_pieces(body) if call.large else msgspec.json.encode(body)
+            if self._proxy is None:
+                response = await (self._upstream or self._straight()).post(call.headers, data)
+            else:
+                response = await self._through_proxy(call, data)
         except MemoryError:
             raise out_of("memory") from None
         except RuntimeError as error:  # from the thread that would look up the host
@@ -289,6 +335,24 @@ class HttpClient:
         finally:
             response.release()
 
+    def _straight(self) -> Upstream:
+        tls = self._tls if self._url.scheme == "https" else None
+        self._upstream = Upstream(
+            self._url, tls, self._headers, connect=self._timeouts.connect, sockets=self._sockets
+        )
+        return self._upstream
+
+    async def _through_proxy(self, call: Call, data: bytes | memoryview) -> Response:
+        response = await self._opened().post(
+            self._url,
+            data=data,
+            # Not as the session's: aiohttp would send those to a proxy, too.
+            headers={**self._headers, **call.headers},
+            allow_redirects=False,
+            **self._proxy_options,
+        )
+        return Proxied(response)
+
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:  # it belongs to the event loop that runs now
             self._session = aiohttp.ClientSession(
@@ -300,7 +364,7 @@ class HttpClient:
 
     def _connector(self) -> aiohttp.TCPConnector:
         # How many there are at once is for `health` to say: a wait here would be the provider's fault.
-        usual: Any = {"limit": 0, "keepalive_timeout": _KEEP_ALIVE, "ssl": self._tls}
+        usual: Any = {"limit": 0, "keepalive_timeout": KEEP_ALIVE, "ssl": self._tls}
         return (
             aiohttp.TCPConnector(**usual) if self._sockets is None else _SharedSockets(self._sockets, **usual)
         )
@@ -322,12 +386,11 @@ class _SharedSockets(aiohttp.TCPConnector):
         return connection
 
 
-async def _in_pieces(body: Json) -> io.BytesIO:
-    """A large body as JSON, written with pauses; aiohttp reads it a piece at a time, as the provider takes it."""
+async def _in_pieces(body: Json) -> memoryview:
+    """A large body as JSON, written with pauses."""
     written = io.BytesIO()
     await in_steps(fed(pieces(body), written.write))
-    written.seek(0)
-    return written
+    return written.getbuffer()
 
 
 class _Watch(msgspec.Struct):
@@ -336,12 +399,20 @@ class _Watch(msgspec.Struct):
     It is one timer for the whole stream: to move the deadline to a later time, as each chunk does, is only to note it.
     """
 
-    response: aiohttp.ClientResponse
+    response: Response
     deadline: float = math.inf
     due: float = math.inf
     """When the timer goes off."""
     timer: asyncio.TimerHandle | None = None
     passed: bool = False
+
+    def until(self, deadline: float) -> None:
+        """From now on this one counts."""
+        self.deadline = deadline
+        if deadline < self.due:  # else the timer sees that it was moved
+            if self.timer is not None:
+                self.timer.cancel()
+            self.due, self.timer = deadline, asyncio.get_running_loop().call_at(deadline, self.on_timer)
 
     def on_timer(self) -> None:
         loop = asyncio.get_running_loop()
@@ -363,14 +434,22 @@ def trusted(where: str, ca_file: str | None) -> ssl.SSLContext:
         raise ConfigError(f"{where}: cannot read {ca_file!r}: {reason}") from None
 
 
-async def _refusal_body(response: aiohttp.ClientResponse) -> bytes:
+class _Enough(Exception):
+    """The rest is not wanted."""
+
+
+async def _refusal_body(response: Response) -> bytes:
     """The body of a refusal, or what comes of it in good time; the status counts without it."""
-    parts, left = [], refusals.MOST_READ
-    with contextlib.suppress(TimeoutError, aiohttp.ClientError):
+    parts: list[bytes] = []
+
+    def received(part: bytes) -> None:
+        parts.append(part)
+        if sum(map(len, parts)) >= refusals.MOST_READ:
+            raise _Enough
+
+    with contextlib.suppress(_Enough, *_FAILURES):
         async with asyncio.timeout(_REFUSAL_TIME):
-            while left > 0 and (part := await response.content.readany()):
-                parts.append(part)
-                left -= len(part)
+            await response.read(received)
     return b"".join(parts)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import ssl
 import time
 from collections.abc import Mapping
 
@@ -29,6 +30,7 @@ from dub5.providers import refusals
 from dub5.providers.odd_answers import Reported, Unusable
 from dub5.providers.redaction import REDACTED, Redactor
 from dub5.providers.refusals import Refusal
+from dub5.providers.upstream import Closed, NotAccepted, NotHttp, Unreachable, UpstreamError
 from dub5.settings.addresses import Proxy
 
 _TOO_LARGE, _TOO_MANY = 413, 429
@@ -63,26 +65,34 @@ class HttpErrors:
         self._redact = redact
 
     def of_connection(
-        self, error: aiohttp.ClientError | TimeoutError, action: str | None
+        self, error: aiohttp.ClientError | UpstreamError | TimeoutError, action: str | None
     ) -> ProviderError | Overloaded:
-        """What aiohttp raised, or for what the provider took too long, in our words."""
-        if isinstance(error, aiohttp.ClientOSError) and _is_shortage(error):
+        """What aiohttp or `upstream` raised, or for what the provider took too long, in our words."""
+        if isinstance(error, (aiohttp.ClientOSError, UpstreamError)) and _is_shortage(error):
             return out_of("file descriptors, ports or memory")
         if self._proxy is not None and (what := _done_by(self._proxy, error)) is not None:
             return self.of_proxy(*what)
         match error:
-            case aiohttp.ServerTimeoutError():
+            case aiohttp.ServerTimeoutError() | NotAccepted():
                 through = "" if self._proxy is None else " through its proxy"
                 return self.timeout(f"accept a connection{through}", scope="provider")
-            case aiohttp.ClientConnectorCertificateError():
+            case (
+                aiohttp.ClientConnectorCertificateError()
+                | Unreachable(__cause__=ssl.CertificateError() | ssl.SSLCertVerificationError())
+            ):
                 return self.error("has a certificate that is not trusted here", scope="provider")
-            case aiohttp.ClientConnectorError() | aiohttp.ClientSSLError():
+            case aiohttp.ClientConnectorError() | aiohttp.ClientSSLError() | Unreachable():
                 return self.error("cannot be reached", transient=True, scope="provider")
-            case aiohttp.ClientResponseError() | aiohttp.ClientPayloadError(__cause__=ContentEncodingError()):
+            case (
+                aiohttp.ClientResponseError()
+                | aiohttp.ClientPayloadError(__cause__=ContentEncodingError())
+                | NotHttp()
+            ):
                 return self.error("sent what is not HTTP")
             case TimeoutError() if action is not None:
                 return self.timeout(action)
-        cut = isinstance(error, aiohttp.ClientPayloadError)  # in the middle of an answer
+        # In the middle of an answer?
+        cut = isinstance(error, aiohttp.ClientPayloadError) or (isinstance(error, Closed) and error.begun)
         return self.error("broke off", transient=True, scope="model" if cut else "server")
 
     def error(
@@ -226,13 +236,16 @@ def out_of(what: str) -> Overloaded:
     return Overloaded(f"This replica has run out of {what}. Try again later.", retry_after=1)
 
 
-def _is_shortage(error: aiohttp.ClientOSError) -> bool:
+def _is_shortage(error: aiohttp.ClientOSError | UpstreamError) -> bool:
     """Whether this machine, not the provider, is why there is no connection."""
-    if error.errno == errno.EADDRNOTAVAIL:  # no port is left; but with an IPv6 address: there is no IPv6 here
-        return not (isinstance(error, aiohttp.ClientConnectorError) and ":" in error.host)
-    if error.errno in SHORTAGES:
+    cause = error.__cause__ if isinstance(error, UpstreamError) else error
+    number = cause.errno if isinstance(cause, OSError) else None
+    if number == errno.EADDRNOTAVAIL:  # no port is left; but with an IPv6 address: there is no IPv6 here
+        return not (isinstance(error, (aiohttp.ClientConnectorError, Unreachable)) and ":" in error.host)
+    if number in SHORTAGES:
         return True
-    return isinstance(error, aiohttp.ClientConnectorDNSError) and not _has_descriptors()
+    unknown = isinstance(error, aiohttp.ClientConnectorDNSError) or isinstance(cause, socket.gaierror)
+    return unknown and not _has_descriptors()
 
 
 def _has_descriptors() -> bool:
@@ -244,7 +257,7 @@ def _has_descriptors() -> bool:
     return True
 
 
-def _done_by(proxy: Proxy, error: aiohttp.ClientError | TimeoutError) -> tuple[str, bool] | None:
+def _done_by(proxy: Proxy, error: Exception) -> tuple[str, bool] | None:
     """What the proxy did, and whether it may pass; None where it was somebody else, or cannot be known."""
     match error:
         case aiohttp.ClientHttpProxyError(status=407):

@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp.client_reqrep import ConnectionKey
+from yarl import URL
 
 from dub5.errors import (
     CallerError,
@@ -22,8 +23,11 @@ from dub5.errors import (
 )
 from dub5.providers import http
 from dub5.providers.anthropic import AnthropicProvider
+from dub5.providers.http import DIRECTLY, Access
 from dub5.providers.openai import OpenAIProvider
 from dub5.providers.protocol import Call, Json, Payload
+from dub5.providers.upstream import Response, Upstream
+from dub5.settings.addresses import Proxy
 from dub5.settings.model import AnthropicSettings, Duration, OpenAISettings, Timeouts
 from testkit.anthropic_server import FakeAnthropic, event
 from testkit.http_server import DIE, HANG, Script, Wire, refuse, stream, whole
@@ -35,8 +39,13 @@ KEY = "planted4Zx9Qw7"
 QUESTION: Json = {"messages": [{"role": "user", "content": "Hi"}]}
 
 
-async def error_of(base_url: str, *, streamed: bool = False, **settings: Any) -> Dub5Error:
-    provider = OpenAIProvider("acme", OpenAISettings(base_url=base_url, **settings), key=KEY)
+PROXY = Access(proxy=Proxy(URL("http://proxy.example:3128")))
+
+
+async def error_of(
+    base_url: str, *, streamed: bool = False, access: Access = DIRECTLY, **settings: Any
+) -> Dub5Error:
+    provider = OpenAIProvider("acme", OpenAISettings(base_url=base_url, **settings), key=KEY, access=access)
     call = Call(model="gpt-x", body=QUESTION, stream=streamed)
     try:
         with pytest.raises(Dub5Error) as caught:
@@ -425,18 +434,28 @@ SHORTAGES: dict[str, BaseException] = {
     "descriptors to look up a name": dns_error(OSError(errno.EMFILE, "x")),
     "memory to look up a name": dns_error(socket.gaierror(socket.EAI_MEMORY, "x")),
     "memory in Python": MemoryError(),
+    "descriptors, straight": OSError(errno.EMFILE, "x"),
+    "ports, straight": OSError(errno.EADDRNOTAVAIL, "x"),
+    "memory to look up a name, straight": socket.gaierror(socket.EAI_MEMORY, "x"),
     "threads": RuntimeError("can't start new thread"),
     "buffers to send": aiohttp.ClientOSError(errno.ENOBUFS, "x"),
 }
 
 
-def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-    """The operating system's refusals cannot be made without those of everything else in this process."""
+def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> Access:
+    """The operating system's refusals cannot be made without those of everything else in this process.
 
-    async def post(*_: object, **__: object) -> None:
+    Returns the way on which this one is met: aiohttp's are met behind a proxy.
+    """
+
+    async def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(aiohttp.ClientSession, "post", post)
+    if isinstance(error, aiohttp.ClientError):
+        monkeypatch.setattr(aiohttp.ClientSession, "post", fail)
+        return PROXY
+    monkeypatch.setattr(Upstream, "_resolved", fail)
+    return DIRECTLY
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
@@ -444,8 +463,8 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
 async def test_our_own_shortage_is_nobodys_failure(
     monkeypatch: pytest.MonkeyPatch, error: BaseException, streamed: bool
 ) -> None:
-    failing(monkeypatch, error)
-    told = await error_of("http://acme.example/v1", streamed=streamed)
+    way = failing(monkeypatch, error)
+    told = await error_of("http://acme.example/v1", streamed=streamed, access=way)
     assert type(told) is Overloaded
     assert "This replica has run out of" in told.message
     assert told.retry_after == 1
@@ -457,11 +476,14 @@ async def test_our_own_shortage_is_nobodys_failure(
         connector_error(errno.ECONNREFUSED),
         connector_error(errno.EADDRNOTAVAIL, "::1"),
         dns_error(socket.gaierror(socket.EAI_NONAME, "x")),
+        OSError(errno.ECONNREFUSED, "x"),
+        OSError(errno.EADDRNOTAVAIL, "x"),
+        socket.gaierror(socket.EAI_NONAME, "x"),
     ],
 )
 async def test_what_is_no_shortage_of_ours(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-    failing(monkeypatch, error)
-    told = await error_of("http://acme.example/v1")
+    way = failing(monkeypatch, error)
+    told = await error_of("http://[::1]/v1", access=way)
     assert isinstance(told, ProviderError)
     assert told.scope == "provider"
 
@@ -469,10 +491,22 @@ async def test_what_is_no_shortage_of_ours(monkeypatch: pytest.MonkeyPatch, erro
 async def test_a_resolver_without_descriptors_says_that_the_name_is_not_known(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    failing(monkeypatch, dns_error(socket.gaierror(socket.EAI_AGAIN, "x")))
+    unknown = socket.gaierror(socket.EAI_AGAIN, "x")
+    ways = [failing(monkeypatch, error) for error in (dns_error(unknown), unknown)]
 
     def none_left(*_: object) -> None:
         raise OSError(errno.EMFILE, "x")
 
     monkeypatch.setattr("dub5.providers.http_errors.socket.socket", none_left)
-    assert type(await error_of("http://acme.example/v1")) is Overloaded
+    for way in ways:
+        assert type(await error_of("http://acme.example/v1", access=way)) is Overloaded
+
+
+async def test_buffers_that_run_out_while_sending_are_our_own_shortage(
+    fake: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(response: Response, _: object) -> None:
+        response.connection_lost(OSError(errno.ENOBUFS, "x"))
+
+    monkeypatch.setattr(Response, "_write", write)
+    assert type(await error_of(fake.base_url)) is Overloaded

@@ -1,0 +1,430 @@
+"""Connections to one provider, straight: what it sends is told in the turn in which it comes.
+
+aiohttp hands a body over through a queue, for a task that has to be woken for each read: for a stream that is most of
+what a chunk costs. So this is a client of its own for the one thing that is needed of HTTP/1.1: POST a body, get a
+response, use the connection again. llhttp (httptools) reads it. What goes through a proxy goes by aiohttp.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import aiohappyeyeballs
+import httptools
+from yarl import URL
+
+from dub5.process.descriptors import Sockets
+
+KEEP_ALIVE = 30.0
+"""Seconds that an idle connection is kept."""
+
+_MAX_HEAD = 64 * 2**10
+_NAMES_KEPT = 10.0
+"""Seconds for which the addresses of a host are good."""
+_FIRST_ALONE = 0.25
+"""Seconds before the next address of a host is tried, too: RFC 8305, section 8."""
+_PIECE = 256 * 2**10
+"""Bytes of a request that are written without a pause."""
+_INFLATED = 256 * 2**10
+"""Bytes of a compressed body that are told at once."""
+_CODINGS = {"gzip": 31, "x-gzip": 31, "deflate": 47}
+"""`wbits` of zlib; 47 is either kind of head."""
+
+Told = Callable[[bytes], None]
+"""Called with a part of the body. What it raises ends the call, and is raised to whoever reads."""
+
+
+class UpstreamError(Exception):
+    """The connection failed, or the provider does not speak HTTP. What it is about is in the kind of error."""
+
+
+class Unreachable(UpstreamError):
+    """There is no connection: the cause is an OSError, with `host` as it was asked for."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__(host)
+        self.host = host
+
+
+class NotAccepted(UpstreamError):
+    """It took too long to connect."""
+
+
+class NotHttp(UpstreamError):
+    """What came is no response."""
+
+
+class Closed(UpstreamError):
+    """The connection ended before the response was complete; `begun`: in its body. The cause, if any, is an OSError."""
+
+    def __init__(self, *, begun: bool, cause: Exception | None = None) -> None:
+        super().__init__()
+        self.begun = begun
+        self.__cause__ = cause
+
+
+class Response(asyncio.Protocol):
+    """A connection, and the response that is read from it: one after the other.
+
+    `headers` are by their names in lower case; of those that come twice the first counts.
+    """
+
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+        self._loop = asyncio.get_running_loop()
+        self.transport: asyncio.Transport | None = None
+        self.idle_since = 0.0
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.complete = True  # nothing is awaited
+        self._parser: Any = None
+        self._headed = False
+        self._head_size = 0
+        self._parts: list[bytes] = []
+        self._told: Told | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._error: BaseException | None = None
+        self._inflate: Any = None
+        self._to_the_end = self._kept = self._sent = False
+        self._writable: asyncio.Future[None] | None = None
+
+    # What is asked of it
+
+    async def ask(self, head: bytes, body: bytes | memoryview) -> None:
+        """Send a request, and wait for the head of the response."""
+        self.status, self.headers = 0, {}
+        self.complete = self._headed = self._sent = False
+        self._head_size, self._inflate = 0, None
+        self._parser = httptools.HttpResponseParser(self)
+        self._parser.set_dangerous_leniencies(
+            lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
+        )
+        if len(body) <= _PIECE:
+            self._write(head + body)
+            self._sent = True
+        else:
+            self._write(head)
+            body = memoryview(body)
+            for start in range(0, len(body), _PIECE):
+                if self._error is not None or self._headed:  # it has answered without waiting for the end
+                    break
+                self._write(body[start : start + _PIECE])
+                if self._writable is not None:
+                    await self._writable
+            else:
+                self._sent = True
+        if not self._headed:
+            await self._wait()
+
+    async def read(self, told: Told) -> None:
+        """The body, as it comes, until its end."""
+        parts, self._parts = self._parts, []
+        if parts:
+            told(b"".join(parts))
+        if not self.complete:
+            self._told = told
+            try:
+                await self._wait()
+            finally:
+                self._told = None
+
+    def release(self) -> None:
+        """For the next call, where this response was read to its end; else it is closed."""
+        transport = self.transport
+        if transport is None:
+            return
+        used_up = self._sent and self.complete and not self._parts and self._error is None
+        if not used_up or not self._kept or transport.is_closing():
+            self.close()
+        else:
+            self._upstream.put_back(self, transport)
+
+    def close(self) -> None:
+        """Now; who reads is told."""
+        if self.transport is not None:
+            self.transport.abort()
+        self._fail(Closed(begun=self._headed))
+
+    async def _wait(self) -> None:
+        if self._error is not None:
+            raise self._error
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _write(self, part: bytes | memoryview) -> None:
+        if self.transport is not None:
+            self.transport.write(part)
+
+    def _fail(self, error: BaseException) -> None:
+        if self._error is None:
+            self._error = error
+        self._wake(self._error)
+        self.resume_writing()
+
+    def _wake(self, error: BaseException | None = None) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            if error is None:
+                waiter.set_result(None)
+            else:
+                waiter.set_exception(error)
+
+    # What the transport calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        unasked = self.complete
+        if unasked:
+            self.close()
+            return
+        if not self._headed:
+            self._head_size += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            if not self.complete:  # else something came after the end, and it is not used again
+                self._fail_here(error.__context__ if isinstance(error.__context__, NotHttp) else NotHttp())
+            self._error = self._error or NotHttp()
+        except httptools.HttpParserUpgrade:
+            self._fail_here(NotHttp())
+        if self._head_size > _MAX_HEAD and not self._headed:
+            self._fail_here(NotHttp())
+        if self._parts and self._told is not None:
+            self._tell(self._told)
+        if self.complete:
+            self._wake()
+
+    def _tell(self, told: Told) -> None:
+        parts, self._parts = self._parts, []
+        try:
+            told(parts[0] if len(parts) == 1 else b"".join(parts))
+        except BaseException as error:  # noqa: BLE001  # it is that of whoever reads
+            self._fail_here(error)
+
+    def _fail_here(self, error: BaseException) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+        self._fail(error)
+
+    def eof_received(self) -> None:
+        """It closes: what follows is `connection_lost`."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._upstream.forget(self)
+        self.transport = None
+        if self.complete:
+            self._error = self._error or Closed(begun=True)
+        elif self._headed and self._to_the_end and exc is None and self._error is None:
+            self.complete = True
+            self._error = Closed(begun=True)  # for whoever would use it again
+            self._wake()
+        else:
+            self._fail(Closed(begun=self._headed, cause=exc))
+        self.resume_writing()
+
+    def pause_writing(self) -> None:
+        self._writable = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        writable, self._writable = self._writable, None
+        if writable is not None and not writable.done():
+            writable.set_result(None)
+
+    # What the parser calls
+
+    def on_message_begin(self) -> None:
+        if self.complete:  # another one
+            raise NotHttp
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.setdefault(name.decode("latin-1").lower(), value.decode("latin-1").strip())
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status < 200:  # a first word, before the response itself
+            if status == 101:
+                raise NotHttp
+            self.headers = {}
+            return
+        self.status, self._headed = status, True
+        headers = self.headers
+        chunked = headers.get("transfer-encoding", "").lower().endswith("chunked")
+        self._to_the_end = not (status in {204, 304} or "content-length" in headers or chunked)
+        self._kept = self._parser.should_keep_alive()
+        coding = headers.get("content-encoding", "identity").strip().lower()
+        if coding in _CODINGS:
+            self._inflate = zlib.decompressobj(_CODINGS[coding])
+        elif coding not in {"", "identity"}:
+            raise NotHttp
+        self.resume_writing()  # nobody waits for the rest of the request to be taken
+        if self._told is None:
+            self._wake()
+
+    def on_body(self, body: bytes) -> None:
+        if self._inflate is None:
+            self._parts.append(body)
+            return
+        try:
+            while body:
+                if part := self._inflate.decompress(body, _INFLATED):
+                    self._parts.append(part)
+                body = self._inflate.unconsumed_tail
+                if (
+                    body and self._told is not None
+                ):  # else it may grow a thousandfold before anybody counts it
+                    self._tell(self._told)
+        except zlib.error:
+            raise NotHttp from None
+
+    def on_message_complete(self) -> None:
+        if self._headed:
+            self.complete = True
+
+
+class Upstream:
+    """One provider's connections, as many as are needed at once. `tls` is None for plain HTTP.
+
+    Those that are open are used before a new one is opened, the latest first.
+    """
+
+    def __init__(
+        self,
+        url: URL,
+        tls: ssl.SSLContext | None,
+        headers: Mapping[str, str],
+        *,
+        connect: float,
+        sockets: Sockets | None,
+    ) -> None:
+        self._host, self._port = url.raw_host or "", url.port or 0
+        self._tls = tls
+        self._connect = connect
+        self._sockets = sockets
+        self._first_line = f"POST {url.raw_path_qs} HTTP/1.1\r\n".encode()
+        self._usual = {"host": url.host_port_subcomponent or "", "accept": "*/*", "user-agent": "dub5"}
+        self._usual |= _lowered(headers)
+        self._head = self._first_line + _lines(self._usual)
+        self._idle: list[Response] = []
+        self._open: set[Response] = set()
+        self._addresses: tuple[list[Any], float] = [], 0.0
+        self._resolving = asyncio.Lock()
+        self._sweeping: asyncio.TimerHandle | None = None
+
+    async def post(self, headers: Mapping[str, str], body: bytes | memoryview) -> Response:
+        """The response, as soon as its head is here. To be released. UpstreamError where there is none."""
+        own = _lowered(headers)
+        if own.keys().isdisjoint(self._usual):
+            lines = self._head + _lines(own)
+        else:
+            lines = self._first_line + _lines(self._usual | own)
+        response = self._taken() or await self._connected()
+        try:
+            await response.ask(b"%bcontent-length: %d\r\n\r\n" % (lines, len(body)), body)
+        except BaseException:
+            response.close()
+            raise
+        return response
+
+    def put_back(self, response: Response, transport: asyncio.Transport) -> None:
+        """It can be used again."""
+        response.idle_since = asyncio.get_running_loop().time()
+        self._idle.append(response)
+        if self._sockets is not None:
+            self._sockets.unused(transport)
+        if self._sweeping is None:
+            self._sweeping = asyncio.get_running_loop().call_later(KEEP_ALIVE, self._sweep)
+
+    def _sweep(self) -> None:
+        """Close what has not been used for a while. The first have waited longest."""
+        loop, self._sweeping = asyncio.get_running_loop(), None
+        while self._idle and self._idle[0].idle_since <= loop.time() - KEEP_ALIVE:
+            self._idle.pop(0).close()
+        if self._idle:
+            self._sweeping = loop.call_at(self._idle[0].idle_since + KEEP_ALIVE, self._sweep)
+
+    def forget(self, response: Response) -> None:
+        """It is closed."""
+        self._open.discard(response)
+        if response in self._idle:
+            self._idle.remove(response)
+
+    def close(self) -> None:
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        for response in list(self._open):
+            response.close()
+
+    def _taken(self) -> Response | None:
+        """One that is open and was used of late."""
+        since = asyncio.get_running_loop().time() - KEEP_ALIVE
+        while self._idle:
+            response = self._idle.pop()
+            transport = response.transport
+            if transport is None or transport.is_closing() or response.idle_since < since:
+                response.close()
+                continue
+            if self._sockets is not None:
+                self._sockets.used(transport)
+            return response
+        return None
+
+    async def _connected(self) -> Response:
+        """A new one."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._connect):
+                made = await aiohappyeyeballs.start_connection(
+                    await self._resolved(),
+                    happy_eyeballs_delay=_FIRST_ALONE,
+                    interleave=1,
+                    loop=loop,
+                    socket_factory=self._sockets.make if self._sockets is not None else None,
+                )
+                try:
+                    _, response = await loop.create_connection(
+                        lambda: Response(self),
+                        sock=made,
+                        ssl=self._tls,
+                        server_hostname=self._host if self._tls is not None else None,
+                    )
+                except BaseException:
+                    made.close()
+                    raise
+        except TimeoutError:
+            raise NotAccepted from None
+        except OSError as error:
+            raise Unreachable(self._host) from error
+        self._open.add(response)
+        return response
+
+    async def _resolved(self) -> list[Any]:
+        """The addresses of the host; where several ask at once, one does."""
+        loop = asyncio.get_running_loop()
+        async with self._resolving:
+            found, until = self._addresses
+            if not found or loop.time() > until:
+                found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+                self._addresses = found, loop.time() + _NAMES_KEPT
+            return found
+
+
+def _lowered(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
+
+
+def _lines(headers: Mapping[str, str]) -> bytes:
+    """ValueError for a header that would be two."""
+    written = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    if written.count("\n") != len(headers) or written.count("\r") != len(headers):
+        raise ValueError("a header with a line end")
+    return written.encode()

@@ -1,0 +1,250 @@
+"""What comes over a connection to a provider, however it is framed and cut, and what becomes of the connection."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import itertools
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dub5.providers.upstream import Closed, NotHttp, Response, Upstream, UpstreamError
+
+
+class Pool:
+    """Notes what is given back."""
+
+    def __init__(self) -> None:
+        self.back: list[Response] = []
+
+    def put_back(self, response: Response, _: asyncio.Transport) -> None:
+        self.back.append(response)
+
+    def forget(self, response: Response) -> None:
+        """Nothing is kept."""
+
+
+class Wire(asyncio.Transport):
+    """Takes what is written; `full` takes nothing more."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__()
+        self.response = response
+        self.written = b""
+        self.closing = False
+        self.full = False
+
+    def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
+        self.written += bytes(data)
+        if self.full:
+            self.response.pause_writing()
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def abort(self) -> None:
+        if not self.closing:
+            self.closing = True
+            asyncio.get_running_loop().call_soon(self.response.connection_lost, None)
+
+
+class Call:
+    """One call over a connection of its own."""
+
+    def __init__(self) -> None:
+        self.pool = Pool()
+        self.response = Response(cast("Upstream", self.pool))
+        self.wire = Wire(self.response)
+        self.response.connection_made(self.wire)
+
+    async def answered(self, reads: list[bytes], *, ends: bool = False, turns: int = 1) -> bytes:
+        """The body; between two reads so many turns of the loop pass."""
+        asking = asyncio.create_task(self._ask())
+        await asyncio.sleep(0)
+        for received in reads:
+            if received and not self.wire.closing:
+                self.response.data_received(received)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+        if ends:
+            self.response.connection_lost(None)
+        return await asking
+
+    async def _ask(self) -> bytes:
+        parts: list[bytes] = []
+        try:
+            await self.response.ask(b"head", b"body")
+            await self.response.read(parts.append)
+        finally:
+            self.response.release()
+        return b"".join(parts)
+
+    @property
+    def kept(self) -> bool:
+        return self.pool.back == [self.response]
+
+
+def framed(body: bytes, framing: str, cuts: list[int], *more: bytes) -> bytes:
+    """A response with that body."""
+    lines = [b"HTTP/1.1 200 OK", b"Content-Type: text/event-stream", *more]
+    if framing == "length":
+        lines.append(b"Content-Length: %d" % len(body))
+    elif framing == "chunked":
+        lines.append(b"Transfer-Encoding: chunked")
+        chunks = [part for part in parted(body, cuts) if part]
+        body = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in [*chunks, b""])
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+def parted(data: bytes, cuts: list[int]) -> list[bytes]:
+    bounds = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
+    return [data[start:end] for start, end in itertools.pairwise(bounds)]
+
+
+framings = st.sampled_from(["length", "chunked", "to the end"])
+cuttings = st.lists(st.integers(0, 10_000), max_size=8)
+
+
+@given(
+    body=st.binary(max_size=300),
+    framing=framings,
+    chunks=cuttings,
+    cuts=cuttings,
+    zipped=st.booleans(),
+    first_word=st.booleans(),
+    turns=st.integers(0, 2),
+)
+def test_a_body_comes_whole_however_it_was_framed_and_cut(
+    body: bytes,
+    framing: str,
+    chunks: list[int],
+    cuts: list[int],
+    zipped: bool,
+    first_word: bool,
+    turns: int,
+) -> None:
+    sent = framed(gzip.compress(body), framing, chunks, b"Content-Encoding: gzip") if zipped else b""
+    sent = sent or framed(body, framing, chunks)
+    if first_word:
+        sent = b"HTTP/1.1 100 Continue\r\n\r\n" + sent
+
+    async def work() -> None:
+        call = Call()
+        ends = framing == "to the end"
+        assert await call.answered(parted(sent, cuts), ends=ends, turns=turns) == body
+        assert (call.response.status, call.response.headers["content-type"]) == (200, "text/event-stream")
+        assert call.wire.written == b"headbody"
+        assert call.kept is not ends
+
+    asyncio.run(work())
+
+
+@given(
+    body=st.binary(min_size=1, max_size=100),
+    framing=st.sampled_from(["length", "chunked"]),
+    cuts=cuttings,
+    missing=st.integers(1, 300),
+)
+def test_a_response_that_breaks_off_is_never_taken_for_a_whole_one(
+    body: bytes, framing: str, cuts: list[int], missing: int
+) -> None:
+    sent = framed(body, framing, cuts)
+    sent = sent[: max(0, len(sent) - missing)]
+
+    async def work() -> None:
+        call = Call()
+        with pytest.raises(Closed):
+            await call.answered(parted(sent, cuts), ends=True)
+        assert not call.kept
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize(
+    "more",
+    [b"x", b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"],
+    ids=["anything", "another response"],
+)
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+@pytest.mark.parametrize("together", [True, False])
+async def test_a_connection_on_which_more_came_is_not_used_again(
+    more: bytes, framing: str, together: bool
+) -> None:
+    call, sent = Call(), framed(b"body", framing, [])
+    reads = [sent + more] if together else [sent, more]
+    assert await call.answered(reads) == b"body"
+    assert call.wire.closing
+    assert call.response.status == 200
+
+
+@pytest.mark.parametrize("line", [b"Connection: close", b"Connection: Close"])
+async def test_a_connection_that_the_provider_closes_is_not_used_again(line: bytes) -> None:
+    call = Call()
+    assert await call.answered([framed(b"body", "length", [], line)]) == b"body"
+    assert not call.kept
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"nonsense\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n",
+        framed(b"body", "length", [], b"Content-Encoding: gzip"),
+        framed(b"body", "length", [], b"Content-Encoding: unheard-of"),
+        framed(b"", "chunked", []).removesuffix(b"0\r\n\r\n") + b"zz\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 20_000,
+    ],
+)
+async def test_what_is_no_response(sent: bytes) -> None:
+    call = Call()
+    with pytest.raises(NotHttp):
+        await call.answered(parted(sent, [*range(0, len(sent), 8192)]))
+    assert not call.kept
+
+
+async def test_what_a_reader_raises_is_raised_to_it_and_closes_the_connection() -> None:
+    call = Call()
+
+    def refuse(part: bytes) -> None:
+        raise ZeroDivisionError(part)
+
+    async def ask() -> None:
+        await call.response.ask(b"", b"")
+        await call.response.read(refuse)
+
+    asking = asyncio.create_task(ask())
+    await asyncio.sleep(0)
+    head, _, body = framed(b"body", "length", []).rpartition(b"body")
+    call.response.data_received(head)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    call.response.data_received(b"body" + body)
+    with pytest.raises(ZeroDivisionError):
+        await asking
+    assert call.wire.closing
+
+
+async def test_a_provider_that_answers_before_it_has_read_all_is_not_waited_for() -> None:
+    call = Call()
+    call.wire.full = True
+    asking = asyncio.create_task(call.response.ask(b"", b"x" * 2**20))
+    await asyncio.sleep(0)
+    call.response.data_received(framed(b"no", "length", []).replace(b"200 OK", b"413 Too Large"))
+    await asking
+    assert len(call.wire.written) < 2**20
+    call.response.release()
+    assert not call.kept
+
+
+async def test_a_provider_that_is_gone_before_it_has_read_all_is_gone() -> None:
+    call = Call()
+    call.wire.full = True
+    asking = asyncio.create_task(call.response.ask(b"", b"x" * 2**20))
+    await asyncio.sleep(0)
+    call.response.connection_lost(ConnectionResetError())
+    with pytest.raises(UpstreamError):
+        await asking
