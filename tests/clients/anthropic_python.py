@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from anthropic import Anthropic
+from anthropic import Anthropic, beta_tool
 from anthropic.types import Message, MessageParam
 from pydantic import BaseModel
 
@@ -16,6 +16,11 @@ client = Anthropic(base_url=url(), api_key="none")
 class Person(BaseModel):
     name: str
     age: int
+
+
+def weather(city: str) -> str:
+    """The weather of a city."""
+    return f"It rains in {city}"
 
 
 def asked(model: str, text: str) -> dict[str, Any]:
@@ -50,6 +55,22 @@ def message_parsed(model: str, text: str) -> object:
     parsed = client.messages.parse(**asked(model, text), output_format=Person).parsed_output
     assert parsed is not None
     return parsed.model_dump()
+
+
+@call("beta.messages.tool_runner", CLAUDE, steps=2)
+def tool_runner(model: str, text: str) -> object:
+    message = client.beta.messages.tool_runner(**asked(model, text), tools=[beta_tool(weather)]).until_done()
+    return "".join(block.text for block in message.content if block.type == "text")
+
+
+@call("beta.messages.tool_runner", CLAUDE, streamed=True, steps=2)
+def tool_runner_streamed(model: str, text: str) -> object:
+    said = ""
+    for stream in client.beta.messages.tool_runner(
+        **asked(model, text), tools=[beta_tool(weather)], stream=True
+    ):
+        said = "".join(block.text for block in stream.get_final_message().content if block.type == "text")
+    return said
 
 
 @call("messages.count_tokens", CLAUDE, expect=lambda _: True, steps=0)

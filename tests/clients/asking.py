@@ -49,6 +49,11 @@ def said(text: str) -> object:
     return f"You said: {text}"
 
 
+def continued(text: str) -> object:
+    """By completions: see testkit.openai_server."""
+    return f" after {text}"
+
+
 @dataclass
 class Row:
     """What came of one call."""

@@ -6,11 +6,11 @@ import os
 import sysconfig
 
 import tiktoken
-from langchain_openai import ChatOpenAI, OpenAIEmbeddings
+from langchain_openai import ChatOpenAI, OpenAI, OpenAIEmbeddings
 from pydantic import SecretStr
 
 from testkit.openai_server import vector_of
-from tests.clients.asking import GPT, call, main, url
+from tests.clients.asking import GPT, call, continued, main, url
 from tests.clients.langchain_calls import calls_of
 
 # Else tiktoken fetches it; LiteLLM comes with a copy.
@@ -31,6 +31,16 @@ def response_streamed(model: str, text: str) -> object:
 
 def tokens(text: str) -> list[int]:
     return tiktoken.get_encoding("cl100k_base").encode(text)
+
+
+@call("OpenAI.invoke, by completions", {"OpenAI": GPT["OpenAI"]}, expect=continued)
+def completion(model: str, text: str) -> object:
+    return OpenAI(model=model, base_url=BASE, api_key=KEY).invoke(text)
+
+
+@call("OpenAI.stream, by completions", {"OpenAI": GPT["OpenAI"]}, streamed=True, expect=continued)
+def completion_streamed(model: str, text: str) -> object:
+    return "".join(OpenAI(model=model, base_url=BASE, api_key=KEY).stream(text))
 
 
 @call(

@@ -60,11 +60,6 @@ def tools(model: str, text: str) -> object:
     return llm("--no-log", "-m", f"dub5-{model}", "--functions", WEATHER, text)
 
 
-@call("llm openai endpoint", streamed=True)
-def endpoint(model: str, text: str) -> object:
-    return llm("openai", "endpoint", f"{url()}/v1", text, "-m", model)
-
-
 @call("llm openai endpoint --responses", streamed=True)
 def endpoint_by_responses(model: str, text: str) -> object:
     return llm("openai", "endpoint", f"{url()}/v1", text, "-m", model, "--responses")
@@ -85,5 +80,7 @@ if __name__ == "__main__":
         ]
         (Path(home) / "extra-openai-models.yaml").write_text(json.dumps(models))
         processes = multiprocessing.get_context("forkserver")
-        processes.set_forkserver_preload(["llm.cli", "openai"])
+        processes.set_forkserver_preload(
+            ["llm.cli", "openai.resources.chat", "openai.resources.responses", "httpcore2"]
+        )
         main("llm")

@@ -6,7 +6,7 @@ from openai import OpenAI
 from pydantic import BaseModel
 
 from testkit.openai_server import vector_of
-from tests.clients.asking import GPT, call, filled, main, url
+from tests.clients.asking import GPT, call, continued, filled, main, url
 
 client = OpenAI(base_url=f"{url()}/v1", api_key="none")
 
@@ -82,6 +82,17 @@ def chain(model: str, text: str) -> object:
     assert len(client.responses.input_items.list(then.id).data) == 1
     client.responses.delete(first.id)
     return then.output_text
+
+
+@call("completions.create", {"OpenAI": GPT["OpenAI"]}, expect=continued)
+def completion(model: str, text: str) -> object:
+    return client.completions.create(model=model, prompt=text).choices[0].text
+
+
+@call("completions.create", {"OpenAI": GPT["OpenAI"]}, streamed=True, expect=continued)
+def completion_streamed(model: str, text: str) -> object:
+    parts = client.completions.create(model=model, prompt=text, stream=True)
+    return "".join(part.choices[0].text for part in parts if part.choices)
 
 
 @call("embeddings.create", {"OpenAI": GPT["OpenAI"]}, expect=vector_of)
