@@ -6,9 +6,9 @@ has ended, so that its answer comes from the cache.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import traceback
@@ -16,30 +16,25 @@ from pathlib import Path
 
 from tests.clients.asking import GPT, TOGETHER, Row, tell, url
 
-STAND_IN = Path(__file__).parent / "stand_in"
-ENVIRONMENT = {
-    "PYTHONPATH": str(STAND_IN),
-    "HF_HUB_OFFLINE": "1",  # a tokenizer would be fetched; it is not needed where answers tell their tokens
-    "GUIDELLM__MAX_WORKER_PROCESSES": "1",
-}
+STAND_IN = str(Path(__file__).parent / "stand_in")
 
 
 def load(provider: str, model: str, folder: Path) -> Row:
+    from guidellm.__main__ import cli  # noqa: PLC0415  # with what its environment says
+
     alone, together = (f"By guidellm, of {provider}, {words}" for words in ("alone", TOGETHER))
     row = Row("run", True, provider, {alone: 1, together: 1})
     questions = [together, together, alone, alone, alone]
-    (folder / "questions.jsonl").write_text("\n".join(json.dumps({"prompt": each}) for each in questions))
-    command = [str(Path(sys.executable).with_name("guidellm")), "run", "--disable-console"]
-    command += ["--backend", f"kind=openai_http,target={url()},model={model}"]
-    command += ["--data", f"kind=json_file,path={folder / 'questions.jsonl'}"]
-    command += ["--profile", "kind=concurrent,streams=2", "--constraint", "kind=max_requests,count=5"]
-    command += ["--output", f"kind=json,path={folder / 'report.json'}"]
+    asked, report = folder / "questions.jsonl", folder / "report.json"
+    asked.write_text("\n".join(json.dumps({"prompt": each}) for each in questions))
+    arguments = ["run", "--disable-console", "--output", f"kind=json,path={report}"]
+    arguments += ["--backend", f"kind=openai_http,target={url()},model={model}"]
+    arguments += ["--data", f"kind=json_file,path={asked}"]
+    arguments += ["--profile", "kind=concurrent,streams=2", "--constraint", "kind=max_requests,count=5"]
     try:
-        done = subprocess.run(
-            command, env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        requests = json.loads((folder / "report.json").read_text())["benchmarks"][0]["requests"]
+        with contextlib.redirect_stdout(sys.stderr):
+            cli(arguments, standalone_mode=False)
+        requests = json.loads(report.read_text())["benchmarks"][0]["requests"]
         told = sorted(each["output"] for each in requests["successful"])
         assert told == sorted(f"You said: {each}" for each in questions), requests
     except Exception:  # noqa: BLE001  # whatever it is, it is told
@@ -48,5 +43,11 @@ def load(provider: str, model: str, folder: Path) -> Row:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as folder:
-        tell("guidellm", [load(provider, model, Path(folder)) for provider, model in GPT.items()])
+    sys.path.insert(0, STAND_IN)
+    os.environ.update(
+        PYTHONPATH=STAND_IN,  # of the processes that it starts
+        HF_HUB_OFFLINE="1",  # a tokenizer would be fetched; it is not needed where answers tell their tokens
+        GUIDELLM__MAX_WORKER_PROCESSES="1",
+    )
+    with tempfile.TemporaryDirectory() as home:
+        tell("guidellm", [load(provider, model, Path(home)) for provider, model in GPT.items()])
