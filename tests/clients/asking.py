@@ -41,7 +41,7 @@ TOGETHER = "together"
 TOGETHER_TOKEN = 3871
 """In a question that is asked twice at once: the word, and its token where it is sent as cl100k's."""
 
-PATIENCE = 120.0
+TIMEOUT = 120.0
 """Seconds for an answer."""
 
 
@@ -99,13 +99,13 @@ class _Call:
     def _at_once(self, model: str, question: str) -> None:
         with ThreadPoolExecutor(2) as threads:
             both = [threads.submit(self._check, model, question) for _ in ("missed", "joined")]
-        for each in both:
-            each.result(PATIENCE)
+            for each in both:
+                each.result()
 
     def _check(self, model: str, question: str) -> None:
-        told, right = self.ask(model, question), self.expect(question)
-        if told != right:
-            raise AssertionError(f"told {told!r}, not {right!r}")
+        found, right = self.ask(model, question), self.expect(question)
+        if found != right:
+            raise AssertionError(f"{found!r}, not {right!r}")
 
 
 _calls: list[_Call] = []
@@ -120,7 +120,7 @@ def call(
     sent: Callable[[str], str] = str,
     steps: int = 1,
 ) -> Callable[[Ask], Ask]:
-    """A function that makes this call of the client, and returns what it was told, which is to be `expect(question)`.
+    """A function that makes this call of the client, and returns what it says, which is to be `expect(question)`.
 
     `sent`: what a provider gets to see of a question, where that is not its text.
     `steps`: how often it has the provider called for one question; 0 where its answers are not kept.
@@ -142,7 +142,7 @@ _loop = asyncio.new_event_loop()
 
 def wait(asking: Coroutine[object, object, T]) -> T:
     """Of clients that are asynchronous: all calls in one event loop, as in a program that uses them."""
-    return asyncio.run_coroutine_threadsafe(asking, _loop).result(PATIENCE)
+    return asyncio.run_coroutine_threadsafe(asking, _loop).result(TIMEOUT)
 
 
 def url() -> str:
@@ -151,12 +151,12 @@ def url() -> str:
 
 
 def main(package: str) -> None:
-    """Make each call, and tell what came of it."""
+    """Make each call, and print what came of it."""
     Thread(target=_loop.run_forever, daemon=True).start()
-    tell(package, [each.trial(provider) for each in _calls for provider in each.models])
+    print_rows(package, [each.trial(provider) for each in _calls for provider in each.models])
 
 
-def tell(package: str, rows: list[Row]) -> None:
+def print_rows(package: str, rows: list[Row]) -> None:
     """Print what came of it."""
-    told = {"client": package, "version": version(package), "rows": [asdict(row) for row in rows]}
-    json.dump(told, sys.stdout)
+    seen = {"client": package, "version": version(package), "rows": [asdict(row) for row in rows]}
+    json.dump(seen, sys.stdout)

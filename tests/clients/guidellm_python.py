@@ -14,7 +14,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from tests.clients.asking import GPT, TOGETHER, Row, tell, url
+from tests.clients.asking import GPT, TOGETHER, Row, print_rows, url
 
 STAND_IN = str(Path(__file__).parent / "stand_in")
 
@@ -35,9 +35,9 @@ def load(provider: str, model: str, folder: Path) -> Row:
         with contextlib.redirect_stdout(sys.stderr):
             cli(arguments, standalone_mode=False)
         requests = json.loads(report.read_text())["benchmarks"][0]["requests"]
-        told = sorted(each["output"] for each in requests["successful"])
-        assert told == sorted(f"You said: {each}" for each in questions), requests
-    except Exception:  # noqa: BLE001  # whatever it is, it is told
+        answers = sorted(each["output"] for each in requests["successful"])
+        assert answers == sorted(f"You said: {each}" for each in questions), requests
+    except Exception:  # noqa: BLE001  # whatever it is, it is printed
         row.wrong = traceback.format_exc()
     return row
 
@@ -46,8 +46,8 @@ if __name__ == "__main__":
     sys.path.insert(0, STAND_IN)
     os.environ.update(
         PYTHONPATH=STAND_IN,  # of the processes that it starts
-        HF_HUB_OFFLINE="1",  # a tokenizer would be fetched; it is not needed where answers tell their tokens
+        HF_HUB_OFFLINE="1",  # a tokenizer would be fetched; it is not needed where answers count their tokens
         GUIDELLM__MAX_WORKER_PROCESSES="1",
     )
     with tempfile.TemporaryDirectory() as home:
-        tell("guidellm", [load(provider, model, Path(home)) for provider, model in GPT.items()])
+        print_rows("guidellm", [load(provider, model, Path(home)) for provider, model in GPT.items()])

@@ -1,4 +1,4 @@
-"""LangChain's models of OpenAI, for chat and for embeddings; the first asks by Responses where it is told to."""
+"""LangChain's models of OpenAI, for chat and for embeddings; the first asks by Responses where an option says so."""
 
 from __future__ import annotations
 

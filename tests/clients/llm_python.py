@@ -1,4 +1,4 @@
-"""Simon Willison's `llm`, told of models as its users do: in extra-openai-models.yaml of its own folder.
+"""Simon Willison's `llm`, which learns of models as its users do: in extra-openai-models.yaml of its own folder.
 
 Each command is a process of its own, which a server that has imported `llm` already makes: else it would be imported
 for each, and that takes longer than all else.
@@ -27,9 +27,9 @@ def llm(*arguments: str) -> str:
         process = processes.Process(target=command, args=(arguments, printed.name))
         process.start()
         process.join()
-        told = Path(printed.name).read_text().strip()
-        assert process.exitcode == 0, told
-        return told
+        output = Path(printed.name).read_text().strip()
+        assert process.exitcode == 0, output
+        return output
 
 
 def command(arguments: tuple[str, ...], printed: str) -> None:

@@ -43,7 +43,11 @@ class Trial:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        printed, complained = await process.communicate()
+        try:
+            printed, complained = await process.communicate()
+        finally:
+            if process.returncode is None:  # the test is over before it is
+                process.kill()
         assert process.returncode == 0, complained.decode()[-5000:]
         seen: Json = json.loads(printed)
         wrong = [f"{row['call']}: {row['wrong']}" for row in seen["rows"] if row["wrong"]]
