@@ -70,7 +70,7 @@ CODEX = Agent(
         *("-c", "model_provider=dub5", "-c", "model=gpt"),
         *("-c", 'model_providers.dub5={{name="DUB5", base_url="{url}/v1", env_key="DUB5_KEY"}}'),
         *("-c", "check_for_update_on_startup=false", "-c", "analytics.enabled=false"),
-        *("-c", "web_search=disabled", "-c", "features.multi_agent=false"),
+        *("-c", "web_search=disabled"),  # a tool that only OpenAI has
     ),
     {"CODEX_HOME": "{home}", "DUB5_KEY": "none"},
 )
