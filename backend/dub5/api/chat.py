@@ -64,7 +64,7 @@ from dub5.providers.chunks import split, text_of, tokens
 from dub5.providers.protocol import Json, Payload
 from dub5.settings.model import ServerSettings
 from dub5.telemetry.logging import get_logger
-from dub5.telemetry.record import RECORD, Push, RequestRecord, push_of
+from dub5.telemetry.record import PUSH, RECORD, Push, RequestRecord
 
 _EVENT_STREAM = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -219,6 +219,7 @@ class QuestionRoute:
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         record: RequestRecord = scope[RECORD]  # type: ignore[literal-required]
+        push: Push | None = scope.get(PUSH)  # type: ignore[assignment]
         spelling = self.spelling
         record.route = spelling.path
         grant: Grant | None = None
@@ -239,7 +240,7 @@ class QuestionRoute:
             with room:
                 if self._limiter.limited:
                     grant = await self._granted(question)
-                await self._respond(question, writer, grant, deadlines.whole, receive, send, push_of(scope))
+                await self._respond(question, writer, grant, deadlines.whole, receive, send, push)
         except ClientLeft:
             record.outcome = "client_disconnect"
         except Exception as failure:  # noqa: BLE001  # the last line of defence: whatever it is, the client gets an answer
@@ -330,8 +331,10 @@ class QuestionRoute:
                 if not isinstance(answer.content, bytes):
                     assert stream is not None  # noqa: S101  # it was forwarded, and only streams have frames
                     streaming = True
-                    with contextlib.closing(answer.content) as coming:
-                        sending = stream.relay(coming, writer, lambda: _head(question, grant, answer.status))
+                    with contextlib.closing(answer.content.rest):
+                        sending = stream.relay(
+                            answer.content, writer, lambda: _head(question, grant, answer.status)
+                        )
                         await (sending if end is None else until(end, sending))
                 else:
                     if self._recalling is not None:

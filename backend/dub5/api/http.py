@@ -462,13 +462,10 @@ class EventStream(msgspec.Struct):
 
     def _pushed(self, push: Push, write: Callable[[list[Frame]], bytes], frames: list[Frame]) -> bool:
         """Send the events of frames in this very turn; False where that would have to wait."""
-        if self._heartbeat is not None or not push(b""):
-            return False
-        events = write(frames)
-        if events:
-            push(events)
+        size = push(functools.partial(write, frames)) if self._heartbeat is None else None
+        if size:
             self._silent_since = self._loop.time()
-        return True
+        return size is not None
 
     async def end(self, last: bytes = b"") -> None:
         """Send the `last` event, if any, and the end."""

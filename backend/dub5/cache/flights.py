@@ -224,14 +224,14 @@ class Flight(msgspec.Struct, eq=False):
         """The answer is complete, or will never be."""
         if not self.ended:
             self.ended, self.error = True, error
-            self._wake_all()
+            self._wake(taking=True)
 
     def restart(self) -> None:
         """Forget what a lost leader sent; whoever was given part of it cannot go on."""
         if self.frames:
             self.frames = []
             self.generation += 1
-            self._wake_all()
+            self._wake(taking=True)
 
     def changed(self) -> asyncio.Future[None]:
         """To be awaited: done with the next frame, the end or a restart."""
@@ -239,13 +239,11 @@ class Flight(msgspec.Struct, eq=False):
         self.waiting.append(future)
         return future
 
-    def _wake_all(self) -> None:
-        """There is nothing more to take, for now."""
-        taking, self.taking = self.taking, []
-        self.waiting += [follower.woken for follower in taking if follower.woken is not None]
-        self._wake()
-
-    def _wake(self) -> None:
+    def _wake(self, *, taking: bool = False) -> None:
+        """Those who wait, and those who are `taking`, where there is nothing to take."""
+        if taking:
+            self.waiting += [follower.woken for follower in self.taking if follower.woken is not None]
+            self.taking = []
         waiting, self.waiting = self.waiting, []
         for future in waiting:
             if not future.done():
@@ -261,9 +259,6 @@ class Following(msgspec.Struct, eq=False):
     take: Take | None = None
     woken: asyncio.Future[None] | None = None
     left: bool = False
-
-    def __post_init__(self) -> None:
-        self.generation = self.flight.generation
 
     async def next(self, take: Take | None = None) -> list[Frame]:
         """What has arrived since the last time, as soon as there is something; nothing at the end. Raises the flight's

@@ -58,7 +58,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Coming(msgspec.Struct, eq=False):
-    """The frames of a streamed answer: the `first` are here, and `rest` gives the others. To be closed.
+    """The frames of a streamed answer: the `first` are here, and `rest`, which is to be closed, gives the others.
 
     `on_end` is called with the answer's tokens at its end. An error is noted in the record before it is raised.
     """
@@ -83,9 +83,6 @@ class Coming(msgspec.Struct, eq=False):
             self.record.outcome = outcome_of(error if isinstance(error, Dub5Error) else InternalError())
             raise
         return frames
-
-    def close(self) -> None:
-        self.rest.close()
 
 
 class Writer(Protocol):

@@ -23,7 +23,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import functools
 import random
 import termios
 from array import array
@@ -401,7 +400,7 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         super().on_headers_complete()
         values: dict[str, Any] = self.scope  # type: ignore[assignment]
-        values[PUSH] = functools.partial(self._push, self.cycle)
+        values[PUSH] = self._push
         self._headed = True
         if not self.pipeline or self.pipeline[0][0] is not self.cycle:
             self._running = self.cycle
@@ -435,18 +434,17 @@ class GuardedProtocol(HttpToolsProtocol):
 
     # Requests and their answers
 
-    def _push(self, cycle: RequestResponseCycle, part: bytes) -> bool:
-        """See `telemetry.record.Push`. Written as the cycle itself writes it."""
-        if (
-            self.flow.write_paused
-            or cycle.disconnected
-            or cycle.response_complete
-            or not cycle.chunked_encoding
-        ):
-            return False
+    def _push(self, made: Callable[[], bytes]) -> int | None:
+        """See `telemetry.record.Push`: for the request that is being answered, and as its cycle writes it."""
+        cycle = self._running
+        if cycle is None or cycle.disconnected or cycle.response_complete:
+            return None
+        if self.flow.write_paused or not cycle.chunked_encoding:
+            return None
+        part = made()
         if part:
             self.transport.write(b"%x\r\n%b\r\n" % (len(part), part))
-        return True
+        return len(part)
 
     def on_response_complete(self) -> None:
         self._all.total_requests += 1

@@ -51,11 +51,10 @@ RECORD = "dub5.record"
 PUSH = "dub5.push"
 """Where the server may have put into the scope what sends without a wait."""
 
-Push = Callable[[bytes], bool]
-"""Sends a part of the body in this very turn, so that nobody has to be woken for it.
+Push = Callable[[Callable[[], bytes]], int | None]
+"""Sends a part of the body in this very turn, so that nobody has to be woken for it, and returns its size.
 
-It can, after the head, while the client takes what it is sent; where it cannot it does nothing, and returns False.
-Given nothing it only says whether it could.
+It can, after the head, while the client takes what it is sent. Only then it has the part made; else it returns None.
 """
 
 _OPTIONAL = (
@@ -168,12 +167,6 @@ def record_of(scope: Scope) -> RequestRecord:
         record = RequestRecord(request_id=trace.trace_id, trace=trace, started=time.perf_counter())
         cast("dict[str, Any]", scope)[RECORD] = record
     return record
-
-
-def push_of(scope: Scope) -> Push | None:
-    """None where only `send` sends."""
-    push: Push | None = cast("dict[str, Any]", scope).get(PUSH)
-    return push
 
 
 class Span(msgspec.Struct, frozen=True, kw_only=True):
@@ -327,7 +320,7 @@ class TelemetryMiddleware:
             started=started,
             method=method if method in _METHODS else OTHER,
         )
-        exchange = _Exchange(record, receive, send, push_of(scope))
+        exchange = _Exchange(record, receive, send, values.get(PUSH))
         if exchange.push is not None:
             values[PUSH] = exchange.push_out
         try:
@@ -338,6 +331,7 @@ class TelemetryMiddleware:
             )
             await _answer_for_defect(exchange)
         finally:
+            values.pop(PUSH, None)  # else the exchange would keep itself alive
             self._finish(scope, exchange)
 
     def _finish(self, scope: Scope, exchange: _Exchange) -> None:
@@ -459,14 +453,14 @@ class _Exchange(msgspec.Struct):
             self.sent += len(body)
             self.complete = not message.get("more_body", False)
 
-    def push_out(self, body: bytes) -> bool:
+    def push_out(self, made: Callable[[], bytes]) -> int | None:
         """See `Push`."""
-        if self.push is None or not self.push(body):
-            return False
-        if self.first_byte is None and body:
-            self.first_byte = time.perf_counter() - self.record.started
-        self.sent += len(body)
-        return True
+        size = self.push(made) if self.push is not None else None
+        if size:
+            self.sent += size
+            if self.first_byte is None:
+                self.first_byte = time.perf_counter() - self.record.started
+        return size
 
 
 def outcome_of(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import closing
 from itertools import pairwise
 from typing import Any
@@ -66,15 +66,16 @@ class Client:
         finally:
             self._sending -= 1
 
-    def push(self, body: bytes) -> bool:
+    def push(self, made: Callable[[], bytes]) -> int | None:
         if not self.reading.is_set():
-            return False
+            return None
+        body = made()
         assert self._sending == 0, "two at once"
         if body:
             assert self.got[-1][1] != END, "after the end"
             self.got.append((asyncio.get_running_loop().time(), body.decode()))
             self.pushed += 1
-        return True
+        return len(body)
 
 
 def _name(message: Any) -> str:
