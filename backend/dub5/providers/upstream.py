@@ -8,6 +8,7 @@ response, use the connection again. llhttp (httptools) reads it. What goes throu
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 import ssl
 import zlib
@@ -123,15 +124,17 @@ class Response(asyncio.Protocol):
 
     async def read(self, told: Told) -> None:
         """The body, as it comes, until its end."""
-        parts, self._parts = self._parts, []
-        if parts:
-            told(b"".join(parts))
-        if not self.complete:
-            self._told = told
-            try:
+        self._told = told
+        try:
+            # What came behind the head, before this task had its turn: a read of the socket, or two.
+            self._tell(told)
+            if not self.complete:
                 await self._wait()
-            finally:
-                self._told = None
+        except BaseException as error:
+            self._fail_here(error)
+            raise
+        finally:
+            self._told = None
 
     def release(self) -> None:
         """For the next call, where this response was read to its end; else it is closed."""
@@ -200,16 +203,29 @@ class Response(asyncio.Protocol):
         if self._head_size > _MAX_HEAD and not self._headed:
             self._fail_here(NotHttp())
         if self._parts and self._told is not None:
-            self._tell(self._told)
+            try:
+                self._tell(self._told)
+            except BaseException as error:  # noqa: BLE001  # it is that of whoever reads
+                self._fail_here(error)
         if self.complete:
             self._wake()
 
     def _tell(self, told: Told) -> None:
+        """What has come of the body. Of a compressed one never more at once than somebody counts."""
         parts, self._parts = self._parts, []
+        if self._inflate is None:
+            if parts:
+                told(parts[0] if len(parts) == 1 else b"".join(parts))
+            return
         try:
-            told(parts[0] if len(parts) == 1 else b"".join(parts))
-        except BaseException as error:  # noqa: BLE001  # it is that of whoever reads
-            self._fail_here(error)
+            for part in parts:
+                left = part
+                while left:
+                    if inflated := self._inflate.decompress(left, _INFLATED):
+                        told(inflated)
+                    left = self._inflate.unconsumed_tail
+        except zlib.error:
+            raise NotHttp from None
 
     def _fail_here(self, error: BaseException) -> None:
         if self.transport is not None:
@@ -242,14 +258,12 @@ class Response(asyncio.Protocol):
 
     # What the parser calls
 
-    def on_message_begin(self) -> None:
-        if self.complete:  # another one
-            raise NotHttp
-
     def on_header(self, name: bytes, value: bytes) -> None:
         self.headers.setdefault(name.decode("latin-1").lower(), value.decode("latin-1").strip())
 
     def on_headers_complete(self) -> None:
+        if self.complete:  # another one, which nobody has asked for
+            raise NotHttp
         status = self._parser.get_status_code()
         if status < 200:  # a first word, before the response itself
             if status == 101:
@@ -271,20 +285,7 @@ class Response(asyncio.Protocol):
             self._wake()
 
     def on_body(self, body: bytes) -> None:
-        if self._inflate is None:
-            self._parts.append(body)
-            return
-        try:
-            while body:
-                if part := self._inflate.decompress(body, _INFLATED):
-                    self._parts.append(part)
-                body = self._inflate.unconsumed_tail
-                if (
-                    body and self._told is not None
-                ):  # else it may grow a thousandfold before anybody counts it
-                    self._tell(self._told)
-        except zlib.error:
-            raise NotHttp from None
+        self._parts.append(body)
 
     def on_message_complete(self) -> None:
         if self._headed:
@@ -317,6 +318,7 @@ class Upstream:
         self._idle: list[Response] = []
         self._open: set[Response] = set()
         self._addresses: tuple[list[Any], float] = [], 0.0
+        self._turn = itertools.count()
         self._resolving = asyncio.Lock()
         self._sweeping: asyncio.TimerHandle | None = None
 
@@ -408,14 +410,18 @@ class Upstream:
         return response
 
     async def _resolved(self) -> list[Any]:
-        """The addresses of the host; where several ask at once, one does."""
+        """The addresses of the host, each time beginning with the next one, so that all of them get connections.
+
+        Where several ask at once, one does.
+        """
         loop = asyncio.get_running_loop()
         async with self._resolving:
             found, until = self._addresses
             if not found or loop.time() > until:
                 found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
                 self._addresses = found, loop.time() + _NAMES_KEPT
-            return found
+            first = next(self._turn) % max(1, len(found))
+            return [*found[first:], *found[:first]]
 
 
 def _lowered(headers: Mapping[str, str]) -> dict[str, str]:

@@ -341,6 +341,18 @@ async def test_the_providers_word_for_the_field_is_kept(fake: FakeOpenAI) -> Non
     assert caught.value.param == "n"
 
 
+async def test_the_body_of_a_refusal_is_read_no_further_than_it_is_wanted(fake: FakeOpenAI) -> None:
+    async def endless(_: Any, wire: Any) -> None:
+        await wire.head(500, {"content-type": "text/plain"})
+        while not wire.left.is_set():
+            await wire.send(b"x" * 2**16)
+
+    fake.reply = endless
+    with pytest.raises(ProviderError, match="answered with status 500"):
+        await completed(fake)
+    await fake.wait_cancelled()
+
+
 @pytest.mark.parametrize(
     ("written", "seconds"),
     [

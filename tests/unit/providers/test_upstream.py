@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import gzip
 import itertools
+import socket
 from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from yarl import URL
 
-from dub5.providers.upstream import Closed, NotHttp, Response, Upstream, UpstreamError
+from dub5.providers.upstream import Closed, NotHttp, Response, Unreachable, Upstream, UpstreamError
 
 
 class Pool:
@@ -248,3 +250,54 @@ async def test_a_provider_that_is_gone_before_it_has_read_all_is_gone() -> None:
     call.response.connection_lost(ConnectionResetError())
     with pytest.raises(UpstreamError):
         await asking
+
+
+async def test_a_body_that_grows_when_it_is_unpacked_comes_in_parts_that_can_be_refused() -> None:
+    class TooMuch(Exception):
+        pass
+
+    sizes: list[int] = []
+
+    def told(part: bytes) -> None:
+        sizes.append(len(part))
+        if sum(sizes) > 2**20:
+            raise TooMuch
+
+    async def ask(call: Call) -> None:
+        await call.response.ask(b"", b"")
+        await call.response.read(told)
+
+    sent = framed(gzip.compress(bytes(64 * 2**20)), "length", [], b"Content-Encoding: gzip")
+    for reads in ([sent], parted(sent, [100])):
+        sizes.clear()
+        call = Call()
+        asking = asyncio.create_task(ask(call))
+        await asyncio.sleep(0)
+        for received in reads:
+            call.response.data_received(received)
+            await asyncio.sleep(0)
+        with pytest.raises(TooMuch):
+            await asking
+        assert max(sizes) <= 2**18
+        call.response.close()
+        assert call.wire.closing
+
+
+async def test_each_new_connection_begins_with_the_next_address_of_the_host() -> None:
+    asked: list[str] = []
+
+    async def found(*_: object, **__: object) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"10.0.0.{last}", 80)) for last in range(3)]
+
+    async def connect(addresses: list[Any], **_: object) -> None:
+        asked.append("".join(address[4][0][-1] for address in addresses))
+        raise ConnectionRefusedError
+
+    upstream = Upstream(URL("http://models.example/v1"), None, {}, connect=5.0, sockets=None)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(asyncio.get_running_loop(), "getaddrinfo", found, raising=False)
+        patched.setattr("aiohappyeyeballs.start_connection", connect)
+        for _ in range(4):
+            with pytest.raises(Unreachable):
+                await upstream.post({}, b"")
+    assert asked == ["012", "120", "201", "012"]
