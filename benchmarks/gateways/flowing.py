@@ -54,7 +54,7 @@ async def live(bench: Bench) -> list[Figure]:
         ours = dub5("dub5", provider, redis=redis.port, pace="/paced/50/400", admission=room)
         server = await stack.enter_async_context(ours.running(folder))
         before = cores.read(server.pid)
-        seen = await streams(server.url, LIVE, first=1, seconds=4 * bench.seconds, rest=0.5)
+        seen = await streams(server.url, LIVE, first=1, seconds=7 * bench.seconds, rest=0.5)
         use = cores.between(before, cores.read(server.pid))
         bench.others.append({"workload": "live", "seen": seen, "use": use})
     gaps, late = seen.gaps, seen.late

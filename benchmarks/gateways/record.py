@@ -88,7 +88,9 @@ def keep(path: Path, about: dict[str, str], figures: Sequence[Figure], bench: Be
     }
     encoded = msgspec.json.format(msgspec.json.encode(everything), indent=1)
     path.with_suffix(".json").write_bytes(encoded + b"\n")
-    rounds = [each for each in bench.rounds if each.work and not each.workload.startswith("growth")]
+    rounds = [
+        each for each in bench.rounds if each.work and not each.workload.startswith(("growth", "sustained"))
+    ]
     if rounds:
         with rc_context({"svg.fonttype": "none"}):
             _plot(rounds, about).savefig(path.with_suffix(".svg"))
