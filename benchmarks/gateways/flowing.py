@@ -105,26 +105,23 @@ async def alone(bench: Bench) -> list[Figure]:
                 for what, value in now.items():
                     found.setdefault(name, {}).setdefault(what, []).append(value)
     bench.others.append({"workload": "alone", "seconds": found})
-    direct = {what: median(values) for what, values in found.pop("direct").items()}
+    direct = found.pop("direct")
 
-    def added(what: str) -> dict[str, float]:
-        return {name: median(values[what]) - direct[what] for name, values in found.items()}
-
-    def figure(of: str, bar: float | None, *whats: str) -> Figure:
-        each = {what: added(what) for what in whats}
-        shown = "; ".join(
-            f"{name} {' / '.join(f'{values[name] * 1000:.2f}' for values in each.values())} ms"
-            for name in found
+    def figure(of: str, bar: float, *whats: str) -> Figure:
+        added = {
+            name: [median(values[what]) - median(direct[what]) for what in whats]
+            for name, values in found.items()
+        }
+        each = (
+            f"{name} {' / '.join(f'{late * 1000:.2f}' for late in lates)} ms" for name, lates in added.items()
         )
-        good = (
-            None
-            if bar is None
-            else max(each[whats[0]][name] for name in ("with caching", "not cached")) < bar
+        good = max(added["with caching"][0], added["not cached"][0]) < bar if bar else None
+        return Figure(
+            f"one client alone, {of}", f"< {bar * 1000:g} ms" if bar else "-", "; ".join(each), good
         )
-        return Figure(f"one client alone, {of}", f"< {bar * 1000:g} ms" if bar else "-", shown, good)
 
     return [
-        figure("added to a whole answer, p50 / p99", None, "p50", "p99"),
+        figure("added to a whole answer, p50 / p99", 0, "p50", "p99"),
         figure("added to the first token, median", 0.001, "first"),
         figure("added to each chunk, median", 0.0001, "chunk"),
     ]
