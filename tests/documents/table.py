@@ -240,7 +240,7 @@ HELD = {
     "kubectl apply -k examples/logs/rsyslog": "tests/cluster/test_logs.py::store",
     'kubectl exec -n dub5-logging deployment/dub5-logs -- grep -F "$REQUEST_ID" /logs/dub5.jsonl': "tests/cluster/"
     "test_logs.py::find",
-    ".venv/bin/k6 run --out experimental-prometheus-rw": "tests/integration/loadtest/test_remote_write.py::told",
+    ".venv/bin/k6 run --out experimental-prometheus-rw": "tests/integration/loadtest/test_remote_write.py::reported",
     # With the same rules, from the same file; there is no chart of others in a package registry.
     "helm install prometheus-adapter prometheus-community/prometheus-adapter --namespace monitoring --values "
     "deploy/helm/dub5/files/prometheus-adapter.yaml --set prometheus.url=http://prometheus-operated.monitoring "
