@@ -63,7 +63,7 @@ def most_connections(settings: RedisSettings) -> int:
     """How many connections to Redis there may be at once; of a Cluster with up to six masters."""
     each = 2 * CONNECTIONS + 2  # while it is asked whether it is back, those that are in use are there still
     kind = urlsplit(settings.url).scheme.partition("+")[2]
-    # Of look-ups there is one, and the one before it, which is being closed.
+    # There is one for what requests wait for, and the one before it, which is being closed.
     return 6 * each if kind == "cluster" else each + 2 + len(_hosts(urlsplit(settings.url)))
 
 

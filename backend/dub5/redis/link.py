@@ -39,7 +39,7 @@ from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.client import PubSub
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.sentinel import SentinelConnectionPool
-from redis.exceptions import InvalidResponse, ResponseError
+from redis.exceptions import InvalidResponse, ReadOnlyError, ResponseError
 
 from dub5.contract import Undecodable, clock_offset
 from dub5.process.descriptors import is_shortage
@@ -203,6 +203,7 @@ class RedisLink:
             batches = self._batches_of(self._server)
             self._ask = batches.ask
             pool = self._client.connection_pool
+            self._has_sentinels = isinstance(pool, SentinelConnectionPool)
             self._pipelining = Pipelining(pool, batches, timeout=self._timeout, largest=largest)
             self._server.failed = self._pipelining.close
             # The subscriber must not take a connection from commands.
@@ -283,6 +284,8 @@ class RedisLink:
         for at, (words, answer) in enumerate(zip(commands, answers, strict=True)):
             if isinstance(answer, ResponseError):
                 told(self._refused(operation, answer))
+                if isinstance(answer, ReadOnlyError) and self._has_sentinels:
+                    raise InvalidResponse("of a server that is no master any more")
                 return
             sound = isinstance(answer, _TYPES[words[0]])
             if sound and answer and words[0] == "XRANGE":
@@ -312,7 +315,7 @@ class RedisLink:
         """
         if not self.available:
             raise RedisUnavailable
-        if operation in _AWAITED:
+        if operation in _AWAITED and all(words[0] in _TYPES for words in commands):
             waiter: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
             if self.ask(operation, commands, functools.partial(_settle, waiter)):
                 return await waiter
@@ -601,8 +604,7 @@ class OneServer:
 
     def __init__(self, client: Redis) -> None:
         self._client = client
-        # Called where a command failed. The connection for look-ups has nothing to write, and would not see that its
-        # server is no master any more.
+        # Called where a command failed: the other connection may lead where this one led.
         self.failed: Callable[[], None] = lambda: None
 
     async def send(self, commands: list[Command]) -> list[Any]:
@@ -648,7 +650,7 @@ class OneServer:
 
         made: list[AbstractConnection] = []
         try:
-            await at_once(one, CONNECTIONS + 1)  # one is taken over for look-ups
+            await at_once(one, CONNECTIONS + 1)  # one is taken over
         finally:
             for connection in made:
                 await pool.release(connection)

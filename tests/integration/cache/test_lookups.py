@@ -15,7 +15,7 @@ from dub5.cache.freshness import NO_DIRECTIVES, Lifetimes
 from dub5.cache.purges import Purges
 from dub5.cache.store import AnswerStore, CacheHit, CacheLookup, Entry, LocalCache
 from dub5.contract import ENTRY_KEY
-from dub5.redis.link import RedisLink
+from dub5.redis.link import RedisLink, RedisUnavailable
 from dub5.settings.model import Duration
 from testkit.redis_server import RedisServer, far_away
 from tests.harness import PATIENT
@@ -177,6 +177,20 @@ async def test_what_redis_refuses_is_a_miss_and_no_more(server: RedisServer) -> 
         assert [hit is not None for hit in found] == [False, True]
         assert link.available
         assert connection_of(link) is not None
+
+
+async def test_a_master_that_is_none_any_more_is_left(server: RedisServer) -> None:
+    lines = [f"sentinel monitor main 127.0.0.1 {server.port} 1"]
+    async with (
+        RedisServer(sentinel=lines) as sentinel,
+        linked(f"redis+sentinel://127.0.0.1:{sentinel.port}/main", timeout=PATIENT) as link,
+    ):
+        await until(lambda: connection_of(link) is not None)
+        first = connection_of(link)
+        await server.client.replicaof("127.0.0.1", 1)
+        with pytest.raises(RedisUnavailable):
+            await link.run("release", "EVAL", "return redis.call('SET', KEYS[1], 1)", 1, "key")
+        assert connection_of(link) is not first
 
 
 async def test_user_database_and_authority_are_redis_pys(certificate: tuple[Path, Path]) -> None:
