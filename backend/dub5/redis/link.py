@@ -109,10 +109,13 @@ _TYPES: dict[str, Any] = {
     "DEL": int,
     "HSET": int,
     "PEXPIRE": int,
+    "PUBLISH": int,
     "EVAL": object,
 }
 """What may be asked by `ask`, and what its answer is: anything else is none."""
-_AWAITED = frozenset({"claim", "set", "release", "fingerprint", "limit", "settle"})
+_AWAITED = frozenset(
+    {"claim", "set", "release", "append", "renew", "publish", "fingerprint", "limit", "settle"}
+)
 """Operations that go by `ask`, too: requests wait for most of them, and their answers are small."""
 
 _log = get_logger()
@@ -168,6 +171,17 @@ class RedisClock:
                 _log.warning("redis clock differs", seconds=round(offset, 3))
 
 
+class _Durations(dict[str, Distribution]):
+    """By operation."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def __missing__(self, operation: str) -> Distribution:
+        self[operation] = made = self._metrics.redis_duration.labels(operation)
+        return made
+
+
 class RedisLink:
     """Runs commands against one Redis. `available` tells whether any of it is there, as far as is known: of a Cluster,
     any node."""
@@ -183,7 +197,7 @@ class RedisLink:
     ) -> None:
         self._timeout = float(settings.timeout)
         self._metrics = metrics
-        self._durations: dict[str, Distribution] = {}  # by operation
+        self._durations = _Durations(metrics)
         self._background = background or Background(metrics)
         self._handlers: dict[bytes, Handler] = {}
         self._subscriber: BackgroundTask | None = None
@@ -274,7 +288,7 @@ class RedisLink:
         started: float,
         answers: list[Any] | Exception,
     ) -> None:
-        self._duration(operation).observe(time.perf_counter() - started)
+        self._durations[operation].observe(time.perf_counter() - started)
         if isinstance(answers, Exception):
             self._metrics.cache_errors.labels(operation).inc()
             if isinstance(answers, AnswerTooLarge):
@@ -330,19 +344,13 @@ class RedisLink:
             self._metrics.cache_errors.labels(operation).inc()
             raise
         finally:
-            self._duration(operation).observe(time.perf_counter() - started)
+            self._durations[operation].observe(time.perf_counter() - started)
         for answer in answers:
             if isinstance(answer, ResponseError):
                 raise self._refused(operation, answer)
         if not self._up:
             self._show_whether_up()
         return answers
-
-    def _duration(self, operation: str) -> Distribution:
-        duration = self._durations.get(operation)
-        if duration is None:
-            duration = self._durations[operation] = self._metrics.redis_duration.labels(operation)
-        return duration
 
     def _refused(self, operation: str, refusal: ResponseError) -> RedisUnavailable:
         self._metrics.cache_errors.labels(operation).inc()

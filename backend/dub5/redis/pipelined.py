@@ -1,4 +1,4 @@
-"""One connection for look-ups, on which many are under way at a time: no task, no timer and no wait of its own for any.
+"""One connection for what requests wait for: many commands at a time, with no task, timer or wait of its own for any.
 
 redis-py makes the connection, with all that takes: name or Sentinels, TLS, user, password, database. Then its transport
 is ours. What is asked in one turn of the event loop is written at once; an answer is read by hiredis, and told to who
@@ -246,7 +246,7 @@ class Pipelining:
                 over.set_result(None)
             # One that is too large says nothing of the server.
             if error is not None and not isinstance(error, AnswerTooLarge):
-                _log.warning("redis look-ups cut off", error=type(error).__name__)
+                _log.warning("redis connection lost", error=type(error).__name__)
                 self._breaker.failed(error, hung=isinstance(error, TimeoutError))
 
         async with asyncio.timeout(CONNECT_TIMEOUT):
