@@ -8,7 +8,9 @@ response, use the connection again. llhttp (httptools) reads it. What goes throu
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import itertools
+import math
 import socket
 import ssl
 import zlib
@@ -317,7 +319,7 @@ class Upstream:
         self._head = self._first_line + _lines(self._usual)
         self._idle: list[Response] = []
         self._open: set[Response] = set()
-        self._addresses: tuple[list[Any], float] = [], 0.0
+        self._addresses = _literal(self._host, self._port), math.inf
         self._turn = itertools.count()
         self._resolving = asyncio.Lock()
         self._sweeping: asyncio.TimerHandle | None = None
@@ -422,6 +424,17 @@ class Upstream:
                 self._addresses = found, loop.time() + _NAMES_KEPT
             first = next(self._turn) % max(1, len(found))
             return [*found[first:], *found[:first]]
+
+
+def _literal(host: str, port: int) -> list[Any]:
+    """The address that is written for a name, as `getaddrinfo` gives it; none where it is a name."""
+    try:
+        version = ipaddress.ip_address(host).version
+    except ValueError:
+        return []
+    if version == 4:
+        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port))]
+    return [(socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port, 0, 0))]
 
 
 def _lowered(headers: Mapping[str, str]) -> dict[str, str]:

@@ -42,7 +42,7 @@ async def test_a_client_that_leaves_before_the_first_token_cancels_it_too(
 ) -> None:
     fake.reply = hang()
     asking = asyncio.create_task(server.chat(stream=streamed))
-    await eventually(server, "dub5_flight_followers", 1)
+    await fake.wait_called()
     asking.cancel()
     await fake.wait_cancelled()
     await eventually(server, "dub5_http_requests_total", 1, outcome="client_disconnect")

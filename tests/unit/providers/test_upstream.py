@@ -301,3 +301,30 @@ async def test_each_new_connection_begins_with_the_next_address_of_the_host() ->
             with pytest.raises(Unreachable):
                 await upstream.post({}, b"")
     assert asked == ["012", "120", "201", "012"]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+async def test_an_address_needs_no_look_up(host: str) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(framed(b"here", "length", []))
+        writer.close()
+        await writer.wait_closed()
+
+    async def nowhere(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    try:
+        server = await asyncio.start_server(answer, host, 0)
+    except OSError:
+        pytest.skip("there is no IPv6 here")
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        upstream = Upstream(URL.build(scheme="http", host=host, port=port), None, {}, connect=5, sockets=None)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(asyncio.get_running_loop(), "getaddrinfo", nowhere, raising=False)
+            response = await upstream.post({}, b"")
+        parts: list[bytes] = []
+        await response.read(parts.append)
+        assert parts == [b"here"]
+        upstream.close()
