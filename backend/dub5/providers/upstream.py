@@ -261,7 +261,8 @@ class Response(asyncio.Protocol):
     # What the parser calls
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.setdefault(name.decode("latin-1").lower(), value.decode("latin-1").strip())
+        if not self._headed:  # trailers are no headers, and nobody counts them
+            self.headers.setdefault(name.decode("latin-1").lower(), value.decode("latin-1").strip())
 
     def on_headers_complete(self) -> None:
         if self.complete:  # another one, which nobody has asked for

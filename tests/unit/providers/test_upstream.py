@@ -182,6 +182,14 @@ async def test_a_connection_on_which_more_came_is_not_used_again(
     assert call.response.status == 200
 
 
+async def test_what_comes_behind_a_body_is_no_header() -> None:
+    call = Call()
+    sent = framed(b"body", "chunked", []).removesuffix(b"\r\n") + b"Retry-After: 7\r\n\r\n"
+    assert await call.answered([sent]) == b"body"
+    assert "retry-after" not in call.response.headers
+    assert call.kept
+
+
 @pytest.mark.parametrize("line", [b"Connection: close", b"Connection: Close"])
 async def test_a_connection_that_the_provider_closes_is_not_used_again(line: bytes) -> None:
     call = Call()
