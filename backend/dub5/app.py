@@ -64,7 +64,7 @@ from dub5.telemetry.container import memory
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.metrics import BREAKER_STATES, Metrics
 from dub5.telemetry.process import LoopLagProbe
-from dub5.telemetry.record import TelemetryMiddleware, build_tracer, record_of
+from dub5.telemetry.record import Recorder, TelemetryMiddleware, build_tracer, record_of
 
 PART_STOP_TIMEOUT = 20.0
 """Seconds for one part to stop: longer than any part takes by itself. Limits and samples take up to 15: five each to
@@ -144,7 +144,7 @@ class Application:
             drain=self.drain,
             routes=questions,
         )
-        self.public: ASGIApp = TelemetryMiddleware(entrance, self.metrics, self._tracer)
+        self.public: ASGIApp = TelemetryMiddleware(entrance, Recorder(self.metrics, self._tracer))
         self.operations: ASGIApp = Entrance(self._operations(), Origins())
 
     async def __aenter__(self) -> Application:

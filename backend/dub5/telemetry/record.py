@@ -271,87 +271,61 @@ def chat_span(
     )
 
 
-class TelemetryMiddleware:
-    """Wraps the whole application. `random_bytes` makes ids."""
+class Recorder:
+    """Gives requests their ids, and makes of a finished record what others see of it. `random_bytes` makes ids."""
 
     def __init__(
         self,
-        app: ASGIApp,
         metrics: Metrics,
         tracer: Tracer | None = None,
         *,
         random_bytes: RandomBytes = random.randbytes,
     ) -> None:
-        self._app = app
         self._metrics = metrics
         self._tracer = Disabled() if tracer is None else tracer
         self._random_bytes = random_bytes
         self._log = get_logger().bind()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Begin a record, with the caller's request id and trace where they are usable, else with new ones."""
-        values = cast("dict[str, Any]", scope)
-        if values["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        started = time.perf_counter()
-        request_id = client_request_id = traceparent = trace = None
-        for name, value in values["headers"]:
-            if name == b"x-request-id":
-                request_id = value
-            elif name == b"x-client-request-id":  # as OpenAI calls what its clients may send
-                client_request_id = value
-            elif name == b"traceparent":
-                # Two of them are none: whose trace would it be?
-                traceparent = value if traceparent is None else b""
-        if traceparent:
-            trace = TraceContext.parse(traceparent, self._random_bytes)
+    def trace_of(self, traceparent: bytes | None) -> TraceContext:
+        """The caller's trace, where what it sends can be used, else a new one."""
+        trace = TraceContext.parse(traceparent, self._random_bytes) if traceparent else None
         if trace is None:
             # It begins here. Without a tracer it is marked sampled: whether to record is left to those further down.
             ids, tracer = self._random_bytes(24).hex(), self._tracer
             trace = TraceContext(ids[:32], ids[32:], None, not tracer.enabled or tracer.samples(ids[:32]))
-        if request_id is None:
-            request_id = client_request_id
-        usable = request_id is not None and _REQUEST_ID.fullmatch(request_id)
-        method = values["method"]
-        record = values[RECORD] = RequestRecord(
-            request_id=request_id.decode() if request_id and usable else self._random_bytes(16).hex(),
-            trace=trace,
-            started=started,
-            method=method if method in _METHODS else OTHER,
-        )
-        exchange = _Exchange(record, receive, send, values.get(PUSH))
-        if exchange.push is not None:
-            values[PUSH] = exchange.push_out
-        try:
-            await self._app(scope, exchange.pass_in, exchange.pass_out)
-        except Exception:  # noqa: BLE001  # the outermost place: nobody else will
-            self._log.exception(
-                "request failed", request_id=record.request_id, trace_id=record.trace.trace_id
-            )
-            await _answer_for_defect(exchange)
-        finally:
-            values.pop(PUSH, None)  # else the exchange would keep itself alive
-            self._finish(scope, exchange)
+        return trace
 
-    def _finish(self, scope: Scope, exchange: _Exchange) -> None:
-        """Metrics, one log line and, where asked for, one span; what the record does not know is left out."""
-        record, status = exchange.record, exchange.status
-        trace, first_byte = record.trace, exchange.first_byte
-        duration = time.perf_counter() - record.started
-        if record.route == OTHER:  # Litestar leaves here the template of the route that it found
-            record.route = cast("dict[str, Any]", scope).get("path_template") or OTHER
-        outcome = record.outcome = outcome_of(
-            record, status, complete=exchange.complete, client_left=exchange.client_left
-        )
+    def id_of(self, request_id: bytes | None) -> str:
+        """The caller's id for its request, where it is usable, else a new one."""
+        if request_id and _REQUEST_ID.fullmatch(request_id):
+            return request_id.decode()
+        return self._random_bytes(16).hex()
+
+    def finish(
+        self,
+        record: RequestRecord,
+        outcome: RequestOutcome,
+        status: int | None,
+        duration: float,
+        *,
+        first_byte: float | None,
+        received: int,
+        sent: int,
+    ) -> None:
+        """Metrics, one log line and, where asked for, one span; what the record does not know is left out.
+
+        `duration` and `first_byte` are in seconds since it was opened, `received` and `sent` bytes of the bodies.
+        """
+        trace = record.trace
+        record.outcome = outcome
         self._metrics.observe_request(
             record.route,
             record.method,
             outcome,
             duration=duration,
             first_byte=first_byte,
-            received=exchange.received,
-            sent=exchange.sent,
+            received=received,
+            sent=sent,
             stream=record.stream,
             trace_id=trace.trace_id if trace.sampled else None,  # as an example of these figures
         )
@@ -381,26 +355,91 @@ class TelemetryMiddleware:
             fields["leader_trace_id"] = record.leader_trace_id
         self._log.info("request", **fields)
         if self._tracer.enabled and trace.sampled:
-            ended = time.time_ns()
-            failed = outcome in {"provider_error", "server_error", "shed"}
-            # Named as OpenTelemetry's HTTP conventions say.
-            attributes: dict[str, str | int] = {
-                "http.request.method": record.method,
-                "http.route": record.route,
-                "dub5.request.id": record.request_id,
-            }
-            if status is not None:
-                attributes["http.response.status_code"] = status
-            span = Span(
-                name=f"{record.method} {record.route}",
-                kind="server",
-                trace=trace,
-                started=ended - int(duration * 1e9),
-                ended=ended,
-                attributes=attributes,
-                error=outcome if failed else None,
+            self._export(record, outcome, status, duration)
+
+    def _export(
+        self, record: RequestRecord, outcome: RequestOutcome, status: int | None, duration: float
+    ) -> None:
+        ended = time.time_ns()
+        failed = outcome in {"provider_error", "server_error", "shed"}
+        # Named as OpenTelemetry's HTTP conventions say.
+        attributes: dict[str, str | int] = {
+            "http.request.method": record.method,
+            "http.route": record.route,
+            "dub5.request.id": record.request_id,
+        }
+        if status is not None:
+            attributes["http.response.status_code"] = status
+        span = Span(
+            name=f"{record.method} {record.route}",
+            kind="server",
+            trace=record.trace,
+            started=ended - int(duration * 1e9),
+            ended=ended,
+            attributes=attributes,
+            error=outcome if failed else None,
+        )
+        self._tracer.export(span)
+
+
+class TelemetryMiddleware:
+    """Wraps the whole application."""
+
+    def __init__(self, app: ASGIApp, recorder: Recorder) -> None:
+        self._app = app
+        self._recorder = recorder
+        self._log = get_logger().bind()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Begin a record, with the caller's request id and trace where they are usable, else with new ones."""
+        values = cast("dict[str, Any]", scope)
+        if values["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        request_id = client_request_id = traceparent = None
+        for name, value in values["headers"]:
+            if name == b"x-request-id":
+                request_id = value
+            elif name == b"x-client-request-id":  # as OpenAI calls what its clients may send
+                client_request_id = value
+            elif name == b"traceparent":
+                # Two of them are none: whose trace would it be?
+                traceparent = value if traceparent is None else b""
+        method = values["method"]
+        record = values[RECORD] = RequestRecord(
+            trace=self._recorder.trace_of(traceparent),
+            request_id=self._recorder.id_of(client_request_id if request_id is None else request_id),
+            started=started,
+            method=method if method in _METHODS else OTHER,
+        )
+        exchange = _Exchange(record, receive, send, values.get(PUSH))
+        if exchange.push is not None:
+            values[PUSH] = exchange.push_out
+        try:
+            await self._app(scope, exchange.pass_in, exchange.pass_out)
+        except Exception:  # noqa: BLE001  # the outermost place: nobody else will
+            self._log.exception(
+                "request failed", request_id=record.request_id, trace_id=record.trace.trace_id
             )
-            self._tracer.export(span)
+            await _answer_for_defect(exchange)
+        finally:
+            values.pop(PUSH, None)  # else the exchange would keep itself alive
+            duration = time.perf_counter() - record.started
+            if record.route == OTHER:  # Litestar leaves here the template of the route that it found
+                record.route = values.get("path_template") or OTHER
+            outcome = outcome_of(
+                record, exchange.status, complete=exchange.complete, client_left=exchange.client_left
+            )
+            self._recorder.finish(
+                record,
+                outcome,
+                exchange.status,
+                duration,
+                first_byte=exchange.first_byte,
+                received=exchange.received,
+                sent=exchange.sent,
+            )
 
 
 class _Exchange(msgspec.Struct):

@@ -14,7 +14,7 @@ from litestar import Litestar, get
 from litestar.params import FromPath
 
 from dub5.telemetry.metrics import Metrics
-from dub5.telemetry.record import TelemetryMiddleware, record_of
+from dub5.telemetry.record import Recorder, TelemetryMiddleware, record_of
 
 from .conftest import Log, Serve, until
 
@@ -91,7 +91,7 @@ async def answering(scope: Any, receive: Any, send: Any) -> None:
 
 async def test_a_request_is_counted_timed_and_logged_once(serve: Serve, log: Log) -> None:
     metrics = Metrics()
-    async with serve(TelemetryMiddleware(answering, metrics)) as port:
+    async with serve(TelemetryMiddleware(answering, Recorder(metrics))) as port:
         response = await ask(
             port,
             f"POST {ROUTE}?key=hidden-in-query",
@@ -137,7 +137,7 @@ async def test_a_request_is_counted_timed_and_logged_once(serve: Serve, log: Log
 
 @pytest.mark.parametrize("given", ["a b", "x" * 129, "<script>", "é", ""])
 async def test_a_bad_request_id_is_replaced(serve: Serve, log: Log, given: str) -> None:
-    async with serve(TelemetryMiddleware(answering, Metrics())) as port:
+    async with serve(TelemetryMiddleware(answering, Recorder(Metrics()))) as port:
         response = await ask(port, f"POST {ROUTE}", f"x-request-id: {given}")
     made = header(response, "x-request-id")
     assert made is not None
@@ -147,7 +147,7 @@ async def test_a_bad_request_id_is_replaced(serve: Serve, log: Log, given: str) 
 
 
 async def test_the_longest_request_id_is_kept(serve: Serve) -> None:
-    async with serve(TelemetryMiddleware(answering, Metrics())) as port:
+    async with serve(TelemetryMiddleware(answering, Recorder(Metrics()))) as port:
         response = await ask(port, f"POST {ROUTE}", f"x-request-id: {'x' * 128}")
     assert header(response, "x-request-id") == "x" * 128
 
@@ -160,7 +160,7 @@ async def test_a_client_that_leaves_in_mid_stream_is_not_ok(serve: Serve, log: L
         assert (await receive())["type"] == "http.disconnect"
 
     metrics = Metrics()
-    async with serve(TelemetryMiddleware(streaming, metrics)) as port:
+    async with serve(TelemetryMiddleware(streaming, Recorder(metrics))) as port:
         async with connected(port) as client:
             await client.send(f"POST {ROUTE}")
             await client.reader.readuntil(b"first")
@@ -178,7 +178,7 @@ async def test_a_client_that_left_before_the_end_does_not_make_it_ok(serve: Serv
         await send({"type": "http.response.body", "body": b"too late"})
 
     metrics = Metrics()
-    async with serve(TelemetryMiddleware(finishing_anyway, metrics)) as port:
+    async with serve(TelemetryMiddleware(finishing_anyway, Recorder(metrics))) as port:
         async with connected(port) as client:
             await client.send(f"POST {ROUTE}")
         await until(lambda: "client_disconnect" in outcomes(metrics))
@@ -190,7 +190,7 @@ async def test_a_client_that_leaves_after_the_end_was_served(serve: Serve) -> No
         assert (await receive())["type"] == "http.disconnect"  # servers say so once the answer is out
 
     metrics = Metrics()
-    async with serve(TelemetryMiddleware(watching, metrics)) as port:
+    async with serve(TelemetryMiddleware(watching, Recorder(metrics))) as port:
         await ask(port, f"POST {ROUTE}")
         await until(lambda: bool(requests(metrics)))
     assert outcomes(metrics) == {"ok": 1}
@@ -201,7 +201,7 @@ async def test_a_defect_before_the_head_is_answered_in_our_shape(serve: Serve, l
         raise ValueError("a secret detail")
 
     metrics = Metrics()
-    async with serve(TelemetryMiddleware(broken, metrics)) as port:
+    async with serve(TelemetryMiddleware(broken, Recorder(metrics))) as port:
         response = await ask(port, f"POST {ROUTE}", "x-request-id: req-7")
     assert response.startswith("HTTP/1.1 500")
     assert header(response, "x-request-id") == "req-7"
@@ -223,7 +223,7 @@ async def test_a_defect_after_the_head_breaks_the_connection_off(serve: Serve, l
         raise ValueError
 
     metrics = Metrics()
-    async with serve(TelemetryMiddleware(broken, metrics)) as port, connected(port) as client:
+    async with serve(TelemetryMiddleware(broken, Recorder(metrics))) as port, connected(port) as client:
         await client.send(f"POST {ROUTE}")
         response = await client.rest()
     assert response.endswith("4\r\nhalf\r\n")  # and no last chunk, so no client takes the half for the whole
@@ -239,7 +239,7 @@ async def test_what_a_handler_knows_goes_before_its_status(serve: Serve) -> None
         await answering(scope, receive, send)
 
     metrics = Metrics()
-    async with serve(TelemetryMiddleware(told_in_stream, metrics)) as port:
+    async with serve(TelemetryMiddleware(told_in_stream, Recorder(metrics))) as port:
         await ask(port, f"POST {ROUTE}")
     assert outcomes(metrics) == {"provider_error": 1}
 
@@ -250,7 +250,7 @@ async def test_an_answer_without_a_body_has_no_first_byte(serve: Serve) -> None:
         await send({"type": "http.response.body", "body": b""})
 
     metrics = Metrics()
-    async with serve(TelemetryMiddleware(empty, metrics)) as port:
+    async with serve(TelemetryMiddleware(empty, Recorder(metrics))) as port:
         response = await ask(port, "DELETE /")
     assert header(response, "server-timing") is None
     labels = {"route": "other", "method": "DELETE", "outcome": "ok"}
@@ -267,7 +267,7 @@ async def test_a_flood_of_junk_makes_no_new_series(serve: Serve) -> None:
     metrics = Metrics()
     app = Litestar([model], openapi_config=None, logging_config=None)
     methods = ["GET", "PROPFIND", "MKCOL", "REPORT", "TRACE", "SUBSCRIBE"]
-    async with serve(TelemetryMiddleware(app, metrics)) as port, connected(port) as client:
+    async with serve(TelemetryMiddleware(app, Recorder(metrics))) as port, connected(port) as client:
         for number in range(120):
             await client.send(f"{methods[number % 6]} /junk/{number}/.env?x={number}")
             head = await client.reader.readuntil(b"\r\n\r\n")
@@ -287,7 +287,7 @@ async def test_a_flood_of_junk_makes_no_new_series(serve: Serve) -> None:
 
 async def test_no_request_that_the_parser_refuses_reaches_the_metrics(serve: Serve) -> None:
     metrics = Metrics()
-    async with serve(TelemetryMiddleware(answering, metrics)) as port:
+    async with serve(TelemetryMiddleware(answering, Recorder(metrics))) as port:
         response = await ask(port, "JUNK-METHOD /")
     assert response.startswith("HTTP/1.1 400")
     assert requests(metrics) == []

@@ -14,6 +14,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span as ReceivedSpan
 from dub5.settings.model import TelemetrySettings
 from dub5.telemetry.metrics import Metrics
 from dub5.telemetry.record import (
+    Recorder,
     TelemetryMiddleware,
     TraceContext,
     Tracer,
@@ -99,7 +100,7 @@ async def test_a_request_and_its_provider_call_are_one_trace(collector: Collecto
         await send({"type": "http.response.start", "status": 504, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    await call(TelemetryMiddleware(app, Metrics(), tracer), f"00-{TRACE}-{PARENT}-01")
+    await call(TelemetryMiddleware(app, Recorder(Metrics(), tracer)), f"00-{TRACE}-{PARENT}-01")
     await tracer.stop()
 
     served = collector.spans["POST /v1/chat/completions"]
@@ -131,7 +132,7 @@ async def ok(_: Any, __: Any, send: Any) -> None:
 
 async def test_a_trace_that_begins_here_has_no_parent(collector: Collector) -> None:
     tracer = built()
-    await call(TelemetryMiddleware(ok, Metrics(), tracer))
+    await call(TelemetryMiddleware(ok, Recorder(Metrics(), tracer)))
     await tracer.stop()
     (span,) = collector.spans.values()
     assert span.parent_span_id == b""
@@ -141,7 +142,7 @@ async def test_a_trace_that_begins_here_has_no_parent(collector: Collector) -> N
 
 async def test_a_trace_that_the_caller_does_not_record_is_not_exported(collector: Collector) -> None:
     tracer = built()
-    await call(TelemetryMiddleware(ok, Metrics(), tracer), f"00-{TRACE}-{PARENT}-00")
+    await call(TelemetryMiddleware(ok, Recorder(Metrics(), tracer)), f"00-{TRACE}-{PARENT}-00")
     tracer.export(
         chat_span(
             TraceContext(TRACE, "1" * 16, PARENT, False),
@@ -168,7 +169,7 @@ async def test_the_samplers_verdict_goes_into_the_header(
     async def app(scope: Any, *_: Any) -> None:
         headers.append(record_of(scope).trace.traceparent())
 
-    await call(TelemetryMiddleware(app, Metrics(), tracer))
+    await call(TelemetryMiddleware(app, Recorder(Metrics(), tracer)))
     await tracer.stop()
     assert headers[0].endswith("-00")
     assert collector.spans == {}
@@ -179,7 +180,7 @@ async def test_the_service_may_be_given_another_name(
 ) -> None:
     monkeypatch.setenv("OTEL_SERVICE_NAME", "chat-eu")
     tracer = built()
-    await call(TelemetryMiddleware(ok, Metrics(), tracer))
+    await call(TelemetryMiddleware(ok, Recorder(Metrics(), tracer)))
     await tracer.stop()
     assert collector.resource["service.name"] == "chat-eu"
 
@@ -191,7 +192,7 @@ async def test_a_collector_that_is_away_is_no_trouble(monkeypatch: pytest.Monkey
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
         tracer = built()
         metrics = Metrics()
-        await call(TelemetryMiddleware(ok, metrics, tracer))
+        await call(TelemetryMiddleware(ok, Recorder(metrics, tracer)))
         async with asyncio.timeout(60):
             await tracer.stop()
     labels = {"route": "other", "method": "POST", "outcome": "ok"}

@@ -9,6 +9,7 @@ import pytest
 
 from dub5.telemetry.metrics import Metrics
 from dub5.telemetry.record import (
+    Recorder,
     RequestOutcome,
     RequestRecord,
     TelemetryMiddleware,
@@ -72,7 +73,7 @@ async def test_other_scopes_pass_untouched() -> None:
 
     scope, receive, send = {"type": "lifespan"}, object(), object()
     metrics = Metrics()
-    await TelemetryMiddleware(app, metrics)(scope, receive, send)  # type: ignore[arg-type]
+    await TelemetryMiddleware(app, Recorder(metrics))(scope, receive, send)  # type: ignore[arg-type]
     assert seen == [scope, receive, send]
     assert scope == {"type": "lifespan"}
     assert outcomes(metrics) == {}
@@ -87,7 +88,7 @@ async def test_a_cancelled_answer_is_counted_and_stays_cancelled() -> None:
         await asyncio.Event().wait()
 
     metrics = Metrics()
-    task = asyncio.create_task(call(TelemetryMiddleware(app, metrics)))
+    task = asyncio.create_task(call(TelemetryMiddleware(app, Recorder(metrics))))
     await sending.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -103,7 +104,7 @@ async def test_two_traceparents_are_none() -> None:
 
     first, second = "a" * 32, "b" * 32
     headers = [(b"traceparent", f"00-{each}-{'c' * 16}-01".encode()) for each in (first, second)]
-    await call(TelemetryMiddleware(app, Metrics()), headers=headers)
+    await call(TelemetryMiddleware(app, Recorder(Metrics())), headers=headers)
     assert traces[0].trace_id not in {first, second}
     assert traces[0].parent_id is None
 
@@ -114,7 +115,7 @@ async def test_ids_come_from_the_given_source() -> None:
     async def app(scope: Any, _: Any, __: Any) -> None:
         records.append(record_of(scope))
 
-    await call(TelemetryMiddleware(app, Metrics(), random_bytes=lambda size: b"\x0a" * size))
+    await call(TelemetryMiddleware(app, Recorder(Metrics(), random_bytes=lambda size: b"\x0a" * size)))
     assert records[0].request_id == "0a" * 16
     assert records[0].trace == TraceContext("0a" * 16, "0a" * 8, None, True)
 

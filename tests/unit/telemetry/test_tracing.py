@@ -14,6 +14,7 @@ from dub5.settings.model import TelemetrySettings
 from dub5.telemetry.metrics import Metrics
 from dub5.telemetry.record import (
     Disabled,
+    Recorder,
     Span,
     TelemetryMiddleware,
     TraceContext,
@@ -125,7 +126,7 @@ async def test_the_span_of_a_request_follows_the_conventions() -> None:
 
     tracer = Kept()
     scope: Any = {"type": "http", "method": "POST", "headers": [(b"x-request-id", b"r-1")]}
-    await TelemetryMiddleware(app, Metrics(), tracer)(scope, nothing, nothing)
+    await TelemetryMiddleware(app, Recorder(Metrics(), tracer))(scope, nothing, nothing)
     (served,) = tracer.spans
     assert (served.name, served.kind) == ("POST /v1/chat/completions", "server")
     assert served.attributes == {
