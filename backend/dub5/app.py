@@ -37,6 +37,7 @@ from dub5.api.http import Entrance, headers_of, key_of
 from dub5.api.messages import Messages, MessagesRoute, TokenCountRoute, TokenCounts
 from dub5.api.origins import Origins
 from dub5.api.page import Page
+from dub5.api.recall import Recall
 from dub5.api.responses import Responses
 from dub5.api.responses_items import ResponsesController
 from dub5.api.responses_store import ResponseStore
@@ -126,13 +127,25 @@ class Application:
             background=self.background,
         )
         self._lag = LoopLagProbe(self.metrics, self.background)
+        recorder = Recorder(self.metrics, self._tracer)
+        self.recall = Recall(
+            self._pipeline,
+            self._catalog,
+            self._policies,
+            recorder,
+            keys=self._keys,
+            limiter=self._limiter,
+            drain=self.drain,
+            arrivals=self.arrivals,
+            memory=settings.cache.local_bytes // 2,
+        )
         asking = (self._pipeline, self._keys, self._limiter, settings.server, self.arrivals)
         self._responses = ResponseStore(settings.responses, self._redis)
         spellings: list[Spelling] = [Chat(), Responses(self._responses)]
         questions = [
-            *(QuestionRoute(each, *asking) for each in spellings),
-            CompletionsRoute(Completions(), *asking),
-            MessagesRoute(Messages(), *asking),
+            *(QuestionRoute(each, *asking, self.recall) for each in spellings),
+            CompletionsRoute(Completions(), *asking, self.recall),
+            MessagesRoute(Messages(), *asking, self.recall),
             TokenCountRoute(TokenCounts(), *asking),
         ]
         embeddings = EmbeddingsRoute(embedder, *asking[1:])
@@ -144,7 +157,7 @@ class Application:
             drain=self.drain,
             routes=questions,
         )
-        self.public: ASGIApp = TelemetryMiddleware(entrance, Recorder(self.metrics, self._tracer))
+        self.public: ASGIApp = TelemetryMiddleware(entrance, recorder)
         self.operations: ASGIApp = Entrance(self._operations(), Origins())
 
     async def __aenter__(self) -> Application:

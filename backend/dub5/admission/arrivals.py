@@ -89,6 +89,10 @@ class Arrivals:
         if self._large + cost > self.budget:
             raise no_room()
 
+    def has_room(self, size: int) -> bool:
+        """Whether `size` bytes more can be taken without another request having to go."""
+        return self._large + size <= self._most_large and self.used + size <= self.budget
+
     def _take(self, size: int, large: int) -> None:
         self.used += size
         self._large += large

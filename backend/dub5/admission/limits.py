@@ -214,12 +214,16 @@ class RateLimiter:
             await self._heartbeat.stop()
         await self._settlements.stop(wait=STOP_TIMEOUT)
 
+    def limit_of(self, tenant: str) -> Limit | None:
+        """None where the tenant has no limit."""
+        return self._limits.get(tenant) or self._limits.get("default")
+
     async def acquire(self, tenant: str, *, reserve: int) -> Grant | None:
         """A grant, None where the tenant has no limit; RateLimited with the time to wait.
 
         `reserve` is in tokens. What is reserved is at most _MOST_RESERVED minutes' worth.
         """
-        limit = self._limits.get(tenant) or self._limits.get("default")
+        limit = self.limit_of(tenant)
         if limit is None:
             return None
         reservation, bucket = secrets.token_hex(8), None

@@ -19,13 +19,14 @@ from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 import msgspec
 from litestar import asgi
 from litestar.handlers import ASGIRouteHandler
-from litestar.types import Receive, Scope, Send
+from litestar.types import HTTPScope, Receive, Scope, Send
 
 from dub5.admission.arrivals import SMALL_REQUEST, Arrivals
-from dub5.admission.keys import KeyRing
+from dub5.admission.keys import Caller, KeyRing
 from dub5.admission.limits import Grant, RateLimiter
 from dub5.api.http import (
     CLOSE,
+    EVENT_STREAM,
     JSON,
     NO_DEADLINES,
     TIMEOUTS,
@@ -42,6 +43,7 @@ from dub5.api.http import (
     send_error,
     send_whole,
 )
+from dub5.api.recall import ARRIVAL, Arrival, Body, Recall
 from dub5.cache.flights import CacheStatus, Frame
 from dub5.cache.freshness import NO_DIRECTIVES, Directives
 from dub5.chat.answer import Writer
@@ -66,11 +68,6 @@ from dub5.settings.model import ServerSettings
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.record import PUSH, RECORD, Push, RequestRecord
 
-_EVENT_STREAM = (
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
-)
 _DONE = b"data: [DONE]\n\n"
 T = TypeVar("T")
 
@@ -193,7 +190,12 @@ def _events_of_chunk(chunk: Json) -> bytes:
 
 
 class QuestionRoute:
-    """One request in, one response out; whatever happens, the client gets an answer in its protocol's shape."""
+    """One request in, one response out; whatever happens, the client gets an answer in its protocol's shape.
+
+    What is answered from memory is learnt by `recall`. `id_header` has the request's id, for clients that look there.
+    """
+
+    id_header: bytes | None = None
 
     def __init__(
         self,
@@ -203,6 +205,7 @@ class QuestionRoute:
         limiter: RateLimiter,
         settings: ServerSettings,
         arrivals: Arrivals,
+        recall: Recall | None = None,
     ) -> None:
         self.spelling = spelling
         self.path = spelling.path
@@ -212,6 +215,7 @@ class QuestionRoute:
         self._limiter = limiter
         self._settings = settings
         self._arrivals = arrivals
+        self._recall = recall
 
     def route(self) -> ASGIRouteHandler:
         """For Litestar."""
@@ -222,7 +226,10 @@ class QuestionRoute:
         push: Push | None = scope.get(PUSH)  # type: ignore[assignment]
         spelling = self.spelling
         record.route = spelling.path
+        if self.id_header is not None:
+            record.answer_headers = [*record.answer_headers, (self.id_header, record.request_id.encode())]
         grant: Grant | None = None
+        arrival = cast("Arrival | None", scope.get(ARRIVAL))
         try:
             if scope["method"] != "POST":  # type: ignore[typeddict-item]
                 raise WrongMethod(f"{spelling.subject} are asked for by POST.", allow="POST")
@@ -230,7 +237,9 @@ class QuestionRoute:
             deadlines = NO_DEADLINES
             if not TIMEOUTS.isdisjoint(headers):
                 deadlines = deadlines_of(headers, time.monotonic())
-            question, spelling = await self._question(headers, receive, record, deadlines.first_byte)
+            question, spelling, caller = await self._question(
+                headers, receive, record, deadlines.first_byte, arrival
+            )
             request, room = question.request, _NOTHING
             body = request.body if request.spelled is None else request.spelled[1]
             writer = spelling.writer(body, request, record)
@@ -240,7 +249,9 @@ class QuestionRoute:
             with room:
                 if self._limiter.limited:
                     grant = await self._granted(question)
-                await self._respond(question, writer, grant, deadlines.whole, receive, send, push)
+                sent = await self._respond(question, writer, grant, deadlines.whole, receive, send, push)
+            if arrival is not None and sent is not None and spelling is self.spelling:
+                self._learn(arrival, scope, question, caller, writer, sent)
         except ClientLeft:
             record.outcome = "client_disconnect"
         except Exception as failure:  # noqa: BLE001  # the last line of defence: whatever it is, the client gets an answer
@@ -254,8 +265,13 @@ class QuestionRoute:
         return self.spelling.error(error)
 
     async def _question(
-        self, headers: dict[str, str], receive: Receive, record: RequestRecord, deadline: float | None
-    ) -> tuple[Question, Spelling]:
+        self,
+        headers: dict[str, str],
+        receive: Receive,
+        record: RequestRecord,
+        deadline: float | None,
+        arrival: Arrival | None = None,
+    ) -> tuple[Question, Spelling, Caller]:
         started, spelling = time.perf_counter(), self.spelling
         caller = self._keys.admit(spelling.authorization(headers), "chat", record)
         record.timings["auth"] = time.perf_counter() - started
@@ -266,6 +282,8 @@ class QuestionRoute:
         directives = Directives.parse(control) if control else NO_DIRECTIVES
         tags = parse_tags(named) if named else ()
         raw = await read_body(headers, receive, self._settings.max_body)
+        if arrival is not None:
+            arrival.is_of(raw)
         key = translation = None
         if self._recalling is not None:
             spelling = await self._recalling.recall(raw, caller.tenant)
@@ -288,7 +306,48 @@ class QuestionRoute:
             deadline=deadline,
             key=key,
         )
-        return question, spelling
+        return question, spelling, caller
+
+    async def read_again(self, head: bytes, raw: bytes, record: RequestRecord) -> Question:
+        """What is asked by these bytes, for work in the background."""
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": raw, "more_body": False}
+
+        lines = (line.partition(b": ") for line in head.split(b"\r\n")[1:] if line)
+        headers: Any = {"headers": [(name.lower(), value) for name, _, value in lines]}
+        own = msgspec.structs.replace(record, timings={})
+        question, _, _ = await self._question(headers_of(headers), receive, own, None)
+        return question
+
+    def _learn(
+        self,
+        arrival: Arrival,
+        scope: Scope,
+        question: Question,
+        caller: Caller,
+        writer: Writer,
+        sent: tuple[bytes, bytes],
+    ) -> None:
+        if self._recall is None or question.lookup is None or self._recalling is not None:
+            return
+        completion, written = sent
+        write = None
+        if written is not completion:
+            write = writer.replay if question.request.stream else writer.whole
+        else:
+            completion = written = b""
+        body = Body(
+            caller,
+            msgspec.structs.replace(question.lookup, words=None),
+            question.target,
+            question.request.stream,
+            question.request.cost,
+            write,
+            completion,
+            written,
+        )
+        self._recall.learn(arrival, self, cast("HTTPScope", scope), question.record, body)
 
     async def _granted(self, question: Question) -> Grant | None:
         """One of the tenant's requests, and the tokens that its answer may take; RateLimited otherwise."""
@@ -306,10 +365,11 @@ class QuestionRoute:
         receive: Receive,
         send: Send,
         push: Push | None,
-    ) -> None:
+    ) -> tuple[bytes, bytes] | None:
         """Send the pipeline's answer: at once, or as it comes, with heartbeats until then and in its pauses.
 
-        `end` is when the caller wants the whole answer, in seconds of time.monotonic.
+        `end` is when the caller wants the whole answer, in seconds of time.monotonic. What is stored and what was sent
+        of it is given back, where it was that.
         """
         record, streaming = question.record, False
         failure: Exception | None = None
@@ -345,6 +405,8 @@ class QuestionRoute:
                         body = (writer.replay if question.request.stream else writer.whole)(answer.content)
                         head = _head(question, grant, answer.status, answer.age)
                         await send_whole(send, 200, head, body)
+                        if answer.status.hit and stream is None:
+                            return answer.content, body
             except asyncio.CancelledError:
                 if stream is None or not stream.expired or stream.task.uncancel():
                     raise
@@ -372,6 +434,7 @@ class QuestionRoute:
                 watch.watcher.cancel()
             if stream is not None:
                 stream.close()
+        return None
 
     def _settle(self, record: RequestRecord, grant: Grant) -> None:
         """Give back what was not used; of an answer that broke off nobody knows how much that is."""
@@ -414,7 +477,7 @@ def _head(question: Question, grant: Grant | None, status: CacheStatus, age: flo
     """For `status` 200; of a streamed answer that is not here yet, what is known of it so far."""
     record = question.record
     record.cache = str(status)
-    kind = _EVENT_STREAM if question.request.stream else (JSON,)
+    kind = EVENT_STREAM if question.request.stream else (JSON,)
     headers = [*kind, (b"cache-status", record.cache.encode())]
     if age is not None:
         headers.append((b"age", str(int(age)).encode()))

@@ -13,9 +13,11 @@ import msgspec
 from litestar.types import Receive
 from msgspec import Meta
 
+from dub5.admission.keys import Caller
 from dub5.admission.limits import Grant
 from dub5.api.chat import QuestionRoute, Spelling
 from dub5.api.http import key_of
+from dub5.api.recall import Arrival
 from dub5.cache.flights import Frame
 from dub5.chat.answer import Writer
 from dub5.chat.embeddings_request import tokens_of
@@ -180,15 +182,20 @@ class CompletionsRoute(QuestionRoute):
     """A QuestionRoute for models only."""
 
     async def _question(
-        self, headers: dict[str, str], receive: Receive, record: RequestRecord, deadline: float | None
-    ) -> tuple[Question, Spelling]:
-        question, spelling = await super()._question(headers, receive, record, deadline)
+        self,
+        headers: dict[str, str],
+        receive: Receive,
+        record: RequestRecord,
+        deadline: float | None,
+        arrival: Arrival | None = None,
+    ) -> tuple[Question, Spelling, Caller]:
+        question, spelling, caller = await super()._question(headers, receive, record, deadline, arrival)
         if question.target.personality is not None:
             raise InvalidRequest(
                 f"`{question.target.name}` is a personality, which only chats have. Name a model.",
                 param="model",
             )
-        return question, spelling
+        return question, spelling, caller
 
     async def _granted(self, question: Question) -> Grant | None:
         reserve = 0 if self._pipeline.remembers(question) else _most_tokens(question)

@@ -69,6 +69,11 @@ _SENDING = math.inf
 """Silent since then: not yet."""
 
 JSON = (b"content-type", b"application/json")
+EVENT_STREAM = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
 CLOSE = (b"connection", b"close")
 
 

@@ -7,7 +7,7 @@ is asked to the letter what the caller asked (`providers.anthropic_native`).
 from __future__ import annotations
 
 import msgspec
-from litestar.types import Receive, Scope, Send
+from litestar.types import Receive, Send
 
 from dub5.admission.limits import Grant
 from dub5.api.chat import QuestionRoute, in_time, rate_headers
@@ -21,7 +21,7 @@ from dub5.errors import Dub5Error, ErrorResponse, render_messages
 from dub5.providers.anthropic import AnthropicProvider
 from dub5.providers.anthropic_only import PROTOCOL
 from dub5.providers.protocol import Json
-from dub5.telemetry.record import Push, RequestRecord, record_of
+from dub5.telemetry.record import Push, RequestRecord
 
 _NAMES = {
     "stop": "stop_sequences",
@@ -66,10 +66,7 @@ class TokenCounts(Messages):
 class MessagesRoute(QuestionRoute):
     """A QuestionRoute whose answers have the request's id where Anthropic's clients look for it."""
 
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        record = record_of(scope)
-        record.answer_headers = [*record.answer_headers, (b"request-id", record.request_id.encode())]
-        await super().handle(scope, receive, send)
+    id_header = b"request-id"
 
     def render(self, error: Dub5Error, record: RequestRecord) -> ErrorResponse:
         param = error.param or ""

@@ -17,17 +17,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 
 from dub5.admission.gate import Gate
 from dub5.admission.keys import Caller
-from dub5.cache.flights import CacheStatus, Flights, Frame, Made
+from dub5.cache.flights import CacheStatus, Flights, Frame, Leader, Made
 from dub5.cache.freshness import Directives
 from dub5.cache.policies import Policies
 from dub5.cache.purges import names_of
-from dub5.cache.store import AnswerStore, CacheLookup, Entry, Identity
+from dub5.cache.store import AnswerStore, CacheHit, CacheLookup, Entry, Identity
 from dub5.chat.answer import (
     Answer,
     CallNotes,
@@ -38,7 +38,7 @@ from dub5.chat.answer import (
     usage_of,
     whole_of,
 )
-from dub5.chat.catalog import Catalog
+from dub5.chat.catalog import Catalog, Target
 from dub5.chat.question import (
     Question,
     answer_key,
@@ -65,6 +65,19 @@ class Services(msgspec.Struct, frozen=True):
     store: AnswerStore
     metrics: Metrics
     tracer: Tracer
+
+
+class Resolved(Protocol):
+    """What of a question is enough to answer it from memory."""
+
+    @property
+    def lookup(self) -> CacheLookup | None: ...
+    @property
+    def bypass(self) -> str | None: ...
+    @property
+    def record(self) -> RequestRecord: ...
+    @property
+    def target(self) -> Target: ...
 
 
 class Pipeline:
@@ -206,12 +219,9 @@ class Pipeline:
             # Another replica's frames came through Redis, and are not what a leader sends: as if it were lost.
             self._undecodable("flight", "no answer")
             alone, on_forward = True, None
-        status, hit = found.status, found.hit
-        if hit is not None:
-            entry, fresh = hit.entry, hit.freshness
-            self._count_lookup(question, "stale" if fresh.ttl <= 0 else hit.tier)
-            self._count_saved(question, Usage(entry.prompt_tokens, entry.completion_tokens))
-            return Answer(entry.body, status, fresh.age)
+        status = found.status
+        if found.hit is not None:
+            return self._stored(question, found.hit, status)
         if question.lookup is not None:
             self._count_lookup(question, "collapsed" if status.collapsed else "miss")
         if found.rest is not None:
@@ -220,6 +230,21 @@ class Pipeline:
         if status.collapsed:
             self._count_saved(question, usage_in(body))
         return Answer(body, status)
+
+    def recall(self, question: Resolved, leader: Leader) -> Answer | None:
+        """What memory has, where it may be used; `leader` asks again behind it. Nothing is counted where it is None."""
+        found = self._flights.recall(question, leader)
+        return None if found is None or found.hit is None else self._stored(question, found.hit, found.status)
+
+    def again(self, question: Question) -> Leader:
+        """The call to a provider for a question that nobody waits for."""
+        return ProviderCall(question, self._services).again()
+
+    def _stored(self, question: Resolved, hit: CacheHit, status: CacheStatus) -> Answer:
+        entry, fresh = hit.entry, hit.freshness
+        self._count_lookup(question, "stale" if fresh.ttl <= 0 else hit.tier)
+        self._count_saved(question, Usage(entry.prompt_tokens, entry.completion_tokens))
+        return Answer(entry.body, status, fresh.age)
 
     async def put(self, question: Question, completion: bytes) -> None:
         """Store an answer that people have written. InvalidRequest where such a request is never cached."""
@@ -232,11 +257,11 @@ class Pipeline:
         if not await store.store(store.identity(lookup), entry, lookup.lifetimes):
             raise answer_too_large()
 
-    def _count_lookup(self, question: Question, result: str) -> None:
+    def _count_lookup(self, question: Resolved, result: str) -> None:
         question.record.cache_result = result
         self._metrics.cache_lookups.labels(question.target.class_name, result).inc()
 
-    def _count_saved(self, question: Question, usage: Usage) -> None:
+    def _count_saved(self, question: Resolved, usage: Usage) -> None:
         """A request was answered without a call of its own."""
         record, model = question.record, question.target.model
         record.prompt_tokens, record.completion_tokens = usage.prompt, usage.completion

@@ -29,7 +29,7 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import httptools
 import msgspec
@@ -39,7 +39,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from dub5.admission.arrivals import JOINED, SMALL_REQUEST, Arrivals, no_room
-from dub5.api.origins import VARY, Hosts, Origins, Verdict
+from dub5.api.origins import VARY, Headers, Hosts, Origins, Verdict
+from dub5.api.recall import ARRIVAL, Arrival
 from dub5.errors import (
     Dub5Error,
     HeadTooLarge,
@@ -81,10 +82,16 @@ _SWEEP = 1.0
 _EXAMINED = 50
 """Idle connections of which one is chosen to go."""
 
+_RECALLED_AT_ONCE = 16
+"""Requests sent ahead that are answered without a parser before others have their turn."""
+
 _NO_LIMIT = 2**60
 _CLOSE = (b"connection", b"close")
 
 _log = get_logger()
+
+Recall = Callable[[bytes, int, "str | None", bytes, Callable[[bytes], None]], "int | Arrival | None"]
+"""See `dub5.api.recall.Recall.answer`."""
 
 Queue = OrderedDict["GuardedProtocol", float]
 """Connections, and since when they wait (the loop's clock), the longest first."""
@@ -106,7 +113,8 @@ class ConnectionLimits(msgspec.Struct, frozen=True):
 class Connections(ServerState):
     """All connections of one listener. `on_refused` is called with the reason for each one that is refused.
 
-    `hosts` are the names that it is called by, `origins` the web pages that may read why they are refused.
+    `hosts` are the names that it is called by, `origins` the web pages that may read why they are refused. `recall`
+    answers what it can before it is parsed.
     """
 
     def __init__(
@@ -117,8 +125,11 @@ class Connections(ServerState):
         *,
         hosts: Hosts | None = None,
         origins: Origins | None = None,
+        recall: Recall | None = None,
     ) -> None:
         super().__init__()
+        self.recall = recall
+        self._opening, self._opening_headers = b"", cast("Headers", [])
         self.hosts = hosts if hosts is not None else Hosts()
         self.origins = origins if origins is not None else Origins()
         self.arrivals = arrivals if arrivals is not None else Arrivals(_NO_LIMIT)
@@ -173,6 +184,14 @@ class Connections(ServerState):
     def _count_closed(self) -> None:
         self._closed_for_room += 1
         self.on_refused("too_many")
+
+    def opening(self) -> bytes:
+        """The first lines of an answer with status 200."""
+        if self._opening_headers is not self.default_headers:  # renewed each second
+            self._opening_headers = self.default_headers
+            lines = [b"%b: %b\r\n" % header for header in self.default_headers]
+            self._opening = b"".join([STATUS_LINE[200], *lines])
+        return self._opening
 
     def forget(self, connection: GuardedProtocol) -> None:
         if connection.charge:
@@ -248,6 +267,8 @@ class GuardedProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._all = server_state
         self._running: RequestResponseCycle | None = None  # the newest one, which may still wait, is `cycle`
+        self._answered = False  # a request at least
+        self._arrival: Arrival | None = None
         self._unparsed = b""
         self._over = False  # nothing that comes is parsed any more
         self._pending_refusal: bytes | None = None  # sent when the requests before it are answered
@@ -283,9 +304,9 @@ class GuardedProtocol(HttpToolsProtocol):
             self._discard(data)
         else:
             self._unparsed = self._unparsed + data if self._unparsed else data
-            self._parse()
-            if self._begun or self._arrived or len(data) > SMALL_REQUEST:
-                self._account(len(data))
+            size = len(data) - self._parse()
+            if self._begun or self._arrived or size > SMALL_REQUEST:
+                self._account(size)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -298,14 +319,17 @@ class GuardedProtocol(HttpToolsProtocol):
 
     # Parsing
 
-    def _parse(self) -> None:
-        """Until a request has to wait for the one before it."""
+    def _parse(self) -> int:
+        """Until a request has to wait for the one before it. Gives the bytes of those that were answered at once."""
         data, done = self._unparsed, 0
+        if not self._begun and self._all.recall is not None:
+            done = self._recall(self._all.recall, data)
+        recalled = done
         while done < len(data) and not self.pipeline and not self._over:
             done += self._feed(data[done : done + _SLICE])
         self._unparsed = b"" if self._over else data[done:]
         if self._over:
-            return
+            return recalled
         # In the queue for what this connection waits for now.
         if self.pipeline:  # it is in no queue until they are answered
             self._all.sending.pop(self, None)
@@ -317,6 +341,24 @@ class GuardedProtocol(HttpToolsProtocol):
             self._all.sending.setdefault(self, self.loop.time())
         elif self._running is None or self._running.response_complete:
             self._all.idle.setdefault(self, self.loop.time())
+        return recalled
+
+    def _recall(self, recall: Recall, data: bytes) -> int:
+        """Answer the requests at the beginning of `data` that are known, some at most; where they end."""
+        done, everything, self._arrival = 0, self._all, None
+        for _ in range(_RECALLED_AT_ONCE):
+            under_way = self._running is not None and not self._running.response_complete
+            if done == len(data) or under_way or self.flow.write_paused or self.transport.is_closing():
+                break
+            own = self.server[0] if self.server is not None else None
+            found = recall(data, done, own, everything.opening(), self.transport.write)
+            if not isinstance(found, int):
+                self._arrival = found
+                break
+            done = found
+            self._answered = True
+            everything.total_requests += 1
+        return done
 
     def _feed(self, part: bytes) -> int:
         """How much of `part` was parsed."""
@@ -344,6 +386,7 @@ class GuardedProtocol(HttpToolsProtocol):
         headers = [(name, value) for name, value in self.headers if name != b"upgrade"]
         lines = [b"%b: %b\r\n" % header for header in headers]
         version = self.parser.get_http_version().encode()
+        self._arrival = None  # its bytes were read otherwise
         start = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, version)
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
@@ -398,6 +441,9 @@ class GuardedProtocol(HttpToolsProtocol):
             self._check_host()
         if self.parser.should_upgrade():  # it comes again
             return
+        if self._arrival is not None:  # the one at whose beginning the parser was
+            self.scope[ARRIVAL] = self._arrival  # type: ignore[literal-required]
+            self._arrival = None
         super().on_headers_complete()
         values: dict[str, Any] = self.scope  # type: ignore[assignment]
         values[PUSH] = self._push
@@ -448,6 +494,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         self._all.total_requests += 1
+        self._answered = True
         if self._waiting:
             self._waiting = 0
             self._all.arrivals.charge(self, JOINED * self._arrived, incomplete=self._begun)
@@ -526,7 +573,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
         Clients expect that of a connection that they keep.
         """
-        if self._running is not None and self._running.response_complete and not self._begun:
+        under_way = self._running is not None and not self._running.response_complete
+        if self._answered and not under_way and not self._begun:
             self.close()
             return
         self.refuse(Overloaded("Too many connections.", retry_after=1), "too_many")

@@ -27,7 +27,7 @@ from dub5.api.origins import Hosts, Origins
 from dub5.app import Application
 from dub5.errors import ConfigError
 from dub5.server.accepting import Acceptor
-from dub5.server.protocol import ConnectionLimits, Connections, GuardedProtocol
+from dub5.server.protocol import ConnectionLimits, Connections, GuardedProtocol, Recall
 from dub5.settings.model import Settings
 from dub5.telemetry.background import Background
 from dub5.telemetry.logging import get_logger
@@ -167,7 +167,9 @@ class Replica:
         self._public = _Listener(
             self.application.public,
             public,
-            self._connections(self.application.room.clients, self.application.origins),
+            self._connections(
+                self.application.room.clients, self.application.origins, self.application.recall.answer
+            ),
             background,
             on_close=self.application.drain.close,
         )
@@ -181,7 +183,9 @@ class Replica:
         self._forced = asyncio.Event()
         self.application.metrics.open_connections.set_function(lambda: self._public.connections)
 
-    def _connections(self, max_connections: int, origins: Origins | None = None) -> Connections:
+    def _connections(
+        self, max_connections: int, origins: Origins | None = None, recall: Recall | None = None
+    ) -> Connections:
         settings, refused = self.application.settings, self.application.metrics.connections_refused
         server = settings.server
         limits = ConnectionLimits(
@@ -196,6 +200,7 @@ class Replica:
             self.application.arrivals,
             hosts=Hosts(server.allowed_hosts if settings.auth.keys is None else None),
             origins=origins,
+            recall=recall,
         )
 
     async def run(self) -> None:

@@ -1,0 +1,419 @@
+"""Requests that are known by their bytes, answered from memory where they arrive.
+
+Four fifths of what it costs to answer from memory go into what comes before and after the answer: a parser's callbacks,
+a task, messages of ASGI, a body decoded and hashed. All that finds out about a request is the same when the same bytes
+come again. So the ordinary way, when it has answered a request from what is stored, has its bytes *learnt* here, and
+the server asks here first. Nothing is ever recognised that the parser and our checks have not accepted.
+
+* Of a *head* everything counts but the values of some headers, `_VALUES`, that differ from request to request: those
+  are cut out. What is read in them (ids, the key, the length) is read anew each time, the others are read by nobody.
+* A *body* is known by its SHA-256, to those who have sent it, with the headers that say how it is to be understood.
+  What is kept is the key of the answer and what belongs to it, neither the question nor the answer.
+
+Law: for any bytes, a Recall says nothing, or what the ordinary way says: status, headers but for ids and times, body,
+metrics, the log line, samples. What may change between two requests is judged anew, by the code that the ordinary way
+goes through: the key, the answer, its freshness, purges, what a refresh behind it takes. Where anything else is in the
+way it says nothing: a replica that leaves, a limit of the tenant's, lifetimes or models that have changed, too little
+memory for a large request. See docs/adr/0030-known-by-their-bytes.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+from litestar.types import HTTPScope
+from moka_py import Moka
+
+from dub5.admission.arrivals import JOINED, SMALL_REQUEST, Arrivals
+from dub5.admission.drain import Drain
+from dub5.admission.keys import Caller, KeyRing
+from dub5.admission.limits import RateLimiter
+from dub5.api.http import EVENT_STREAM, JSON
+from dub5.cache.flights import Frame, Leader, Made
+from dub5.cache.policies import Policies
+from dub5.cache.store import CacheLookup, Identity
+from dub5.chat.catalog import Catalog, Target
+from dub5.chat.pipeline import Pipeline
+from dub5.errors import Dub5Error
+from dub5.telemetry.logging import get_logger
+from dub5.telemetry.record import Recorder, RequestRecord
+
+if TYPE_CHECKING:
+    from dub5.api.chat import QuestionRoute
+
+ARRIVAL = "dub5.arrival"
+"""Where the scope of a request has its Arrival."""
+
+_MOST_HEADS = 64
+_LARGEST_HEAD = 8 * 2**10
+"""Bytes. Heads of clients have less than one thousand."""
+
+_LARGEST_BODY = 2**20
+"""Bytes. A larger one is hashed for longer than the event loop should be held."""
+
+_ENTRY = 900
+"""Bytes that a body takes here beside what is written for it, near enough to bound the memo by."""
+
+_READ = ("content-length", "authorization", "x-api-key", "x-request-id", "x-client-request-id", "traceparent")
+_UNREAD = (
+    *("tracestate", "baggage", "b3", "x-b3-[a-z]+", "sentry-trace", "x-amzn-trace-id"),
+    *("x-cloud-trace-context", "x-datadog-[a-z-]+", "x-correlation-id", "idempotency-key"),
+    *("x-stainless-retry-count", "x-forwarded-for", "x-real-ip", "cf-ray", "cf-connecting-ip"),
+)
+"""Headers that differ from request to request: those that are read, and those that nobody here reads."""
+
+_VALUES = re.compile(
+    rf"(\r\n(?:{'|'.join((*_READ, *_UNREAD))}): ?)([!-~](?:[ -~]*[!-~])?)(?=\r\n)".encode(), re.IGNORECASE
+)
+_PRINTABLE = bytes(range(0x20, 0x7F))
+_DIGITS = 10
+"""As many has a length that is none."""
+
+_OTHERWISE = frozenset(
+    {b"transfer-encoding", b"expect", b"upgrade", b"te", b"trailer", b"content-encoding"}
+    | {b"origin", b"sec-fetch-site", b"cookie", b"proxy-authorization"}
+)
+"""Headers with which a request is not learnt: it is read or answered in another way, or they are secrets."""
+
+_ASKING = (b"cache-control", b"x-dub5-cache-tags", b"anthropic-beta")
+"""Headers that say how a body is to be understood."""
+
+_ANSWER = (
+    b"%bcache-status: %b\r\nage: %d\r\ncontent-length: %d\r\nx-request-id: %b\r\nopenai-processing-ms: %d\r\n"
+    b"server-timing: auth;dur=%.3f\r\n%b\r\n"
+)
+
+_log = get_logger()
+
+
+def _written(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    return b"".join(b"%b: %b\r\n" % header for header in headers)
+
+
+_KINDS = (_written([JSON]), _written(EVENT_STREAM))
+"""Of an answer that is whole, and of one that is streamed."""
+
+
+class Head(msgspec.Struct, eq=False):
+    """A head that was accepted, its values cut out, and the route that it leads to.
+
+    `pieces` are what stands before, between and after the values. The numbers are the places of values that are read,
+    -1 where there is no such header. `own` is the address that its connections came to. Under another `asking` a body
+    means something else. `answer_headers` go with each answer.
+    """
+
+    route: QuestionRoute
+    pieces: tuple[bytes, ...]
+    own: str | None
+    asking: tuple[bytes, ...]
+    answer_headers: bytes
+    content_length: int
+    authorization: int
+    x_api_key: int
+    x_request_id: int
+    x_client_request_id: int
+    traceparent: int
+
+    def values(self, data: bytes, at: int) -> tuple[list[bytes], int] | None:
+        """The values of a head that begins there with the first piece, and where its body begins; None where it is
+        another head."""
+        first, *others = self.pieces
+        at += len(first)
+        values = []
+        for piece in others:
+            end = data.find(b"\r", at)
+            if not data.startswith(piece, end):
+                return None
+            values.append(data[at:end])
+            at = end + len(piece)
+        return values, at
+
+
+class Body(msgspec.Struct, frozen=True):
+    """What is known of a body that `caller` has sent: what `Pipeline.prepare` found, without the question.
+
+    `cost` is as in ChatRequest. `write` makes of a stored completion what is sent, None where that is the completion
+    itself; `written` is what it made of `completion`.
+    """
+
+    caller: Caller
+    lookup: CacheLookup
+    target: Target
+    stream: bool
+    cost: int
+    write: Callable[[bytes], bytes] | None
+    completion: bytes = b""
+    written: bytes = b""
+
+
+class Arrival(msgspec.Struct):
+    """A request that was not answered here, for the ordinary way: how its head looked, what is known of that, and the
+    hash of its body, where those are known."""
+
+    raw: bytes
+    own: str | None
+    head: Head | None = None
+    digest: bytes | None = None
+
+    def is_of(self, body: bytes) -> None:
+        """The body, as it was read at last."""
+        if self.digest is None and len(body) <= _LARGEST_BODY:
+            self.digest = hashlib.sha256(body).digest()
+
+
+class _Known(msgspec.Struct):
+    """A question, as far as memory needs to know it."""
+
+    lookup: CacheLookup
+    record: RequestRecord
+    target: Target
+    bypass: None = None
+
+
+class _Found(NamedTuple):
+    """An answer that may go: its record, head and body, the bytes of the request's body, and where that ends."""
+
+    record: RequestRecord
+    head: bytes
+    body: bytes
+    received: int
+    end: int
+
+
+class Recall:
+    """Of one replica. `memory` is in bytes, for bodies."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        catalog: Catalog,
+        policies: Policies,
+        recorder: Recorder,
+        *,
+        keys: KeyRing,
+        limiter: RateLimiter,
+        drain: Drain,
+        arrivals: Arrivals,
+        memory: int,
+    ) -> None:
+        self._pipeline = pipeline
+        self._catalog = catalog
+        self._policies = policies
+        self._recorder = recorder
+        self._keys = keys
+        self._limiter = limiter
+        self._drain = drain
+        self._arrivals = arrivals
+        self._heads: list[Head] = []
+        self._bodies: Moka[tuple[bytes, tuple[bytes, ...], str], Body] = Moka(
+            max(memory, 1), weigher=lambda _, body: _ENTRY + len(body.completion) + len(body.written)
+        )
+
+    def answer(
+        self, data: bytes, at: int, own: str | None, opening: bytes, write: Callable[[bytes], None]
+    ) -> int | Arrival | None:
+        """Answer the request that begins there in `data`, and give where it ends.
+
+        Where it is not answered its Arrival, to be learnt; None where it is none that could be. `own` is the address
+        that the connection came to, `opening` the first lines of an answer.
+        """
+        started = time.perf_counter()
+        if self._drain.state != "serving" or not data.startswith(b"POST /", at):
+            return None
+        try:
+            found = self._find(data, at, own, started)
+        except Exception:  # noqa: BLE001  # a defect here must not cost an answer: the ordinary way gives it
+            _log.exception("recall failed")
+            return None
+        if not isinstance(found, _Found):
+            return found
+        write(b"".join((opening, found.head, found.body)))
+        took, sent = time.perf_counter() - started, len(found.body)
+        self._recorder.finish(
+            found.record, "ok", 200, took, first_byte=took, received=found.received, sent=sent
+        )
+        return found.end
+
+    def _find(self, data: bytes, at: int, own: str | None, started: float) -> _Found | Arrival | None:
+        for place, head in enumerate(self._heads):
+            if data.startswith(head.pieces[0], at) and head.own == own:
+                cut = head.values(data, at)
+                if cut is not None:
+                    if place:  # those that come often come to stand in front
+                        self._heads[place - 1], self._heads[place] = head, self._heads[place - 1]
+                    break
+        else:
+            end = data.find(b"\r\n\r\n", at, at + _LARGEST_HEAD)
+            return Arrival(data[at : end + 4], own) if end >= 0 else None
+        values, body_at = cut
+        length = values[head.content_length]
+        end = body_at + int(length) if length.isdigit() and len(length) < _DIGITS else -1
+        if not body_at < end <= len(data) or b"".join(values).translate(None, _PRINTABLE):
+            return Arrival(data[at:body_at], own, head)
+        raw = data[body_at:end]
+        digest = hashlib.sha256(raw).digest()
+        unknown = Arrival(data[at:body_at], own, head, digest)
+        caller = self._caller(head, values)
+        if caller is None:
+            return unknown
+        key = (digest, head.asking, caller.identity)
+        body = self._bodies.get(key)
+        if body is None or body.caller != caller or not self._still_holds(body, len(raw)):
+            return unknown
+        auth = time.perf_counter() - started
+        record = self._record(head, values, body, started, auth)
+        if record is None:
+            return unknown
+        leader = _Again(self._pipeline, head.route, unknown.raw, raw, record)
+        answer = self._pipeline.recall(_Known(body.lookup, record, body.target), leader)
+        if answer is None:
+            return unknown
+        assert isinstance(answer.content, bytes)  # noqa: S101  # what is stored is
+        written = answer.content
+        if body.write is not None:
+            if written is not body.completion:
+                body = msgspec.structs.replace(body, completion=written, written=body.write(written))
+                self._bodies.set(key, body)
+            written = body.written
+        record.cache = str(answer.status)
+        own_id = head.route.id_header
+        answered = _ANSWER % (
+            _KINDS[body.stream],
+            record.cache.encode(),
+            int(answer.age or 0.0),
+            len(written),
+            record.request_id.encode(),
+            int((time.perf_counter() - started) * 1000),
+            auth * 1000,
+            head.answer_headers
+            if own_id is None
+            else head.answer_headers + _written([(own_id, record.request_id.encode())]),
+        )
+        return _Found(record, answered, written, len(raw), end)
+
+    def _caller(self, head: Head, values: list[bytes]) -> Caller | None:
+        given = ""
+        if self._keys.configured:
+            places = (("authorization", head.authorization), ("x-api-key", head.x_api_key))
+            headers = {name: values[place].decode() for name, place in places if place >= 0}
+            given = head.route.spelling.authorization(headers)
+        try:
+            return self._keys.authenticate(given)
+        except Dub5Error:
+            return None
+
+    def _still_holds(self, body: Body, size: int) -> bool:
+        """Whether the ordinary way would find the same now, and have nothing else to do."""
+        target, lookup = body.target, body.lookup
+        if self._policies.in_force[target.class_name] is not lookup.lifetimes:
+            return False
+        if self._limiter.limited and self._limiter.limit_of(body.caller.tenant) is not None:
+            return False
+        if self._catalog.targets.get(target.name) is not target:
+            try:
+                if self._catalog[target.name].model is not target.model:
+                    return False
+            except Dub5Error:
+                return False
+        return size <= SMALL_REQUEST or self._arrivals.has_room(JOINED * size + body.cost)
+
+    def _record(
+        self, head: Head, values: list[bytes], body: Body, started: float, auth: float
+    ) -> RequestRecord | None:
+        """None where the values are not quite what a parser would make of them."""
+        place = head.x_client_request_id if head.x_request_id < 0 else head.x_request_id
+        given = values[place] if place >= 0 else b""
+        parent = values[head.traceparent] if head.traceparent >= 0 else b""
+        if given.strip() != given or parent.strip() != parent:
+            return None
+        caller, target = body.caller, body.target
+        return RequestRecord(
+            trace=self._recorder.trace_of(parent),
+            request_id=self._recorder.id_of(given),
+            started=started,
+            method="POST",
+            route=head.route.path,
+            tenant=caller.tenant,
+            key_id=caller.key_id,
+            model=target.model.name,
+            personality=target.personality.name if target.personality is not None else None,
+            stream=body.stream,
+            timings={"auth": auth},
+        )
+
+    def learn(
+        self,
+        arrival: Arrival,
+        route: QuestionRoute,
+        scope: HTTPScope,
+        record: RequestRecord,
+        body: Body,
+    ) -> None:
+        """What `body` says was found of this request, which has just been answered from what is stored."""
+        if arrival.digest is None:
+            return
+        head = arrival.head
+        if head is None:
+            head = _head_of(arrival, route, scope, record)
+            if head is None:
+                return
+            self._heads.insert(0, head)
+            del self._heads[_MOST_HEADS:]
+        self._bodies.set((arrival.digest, head.asking, body.caller.identity), body)
+
+
+def _head_of(arrival: Arrival, route: QuestionRoute, scope: HTTPScope, record: RequestRecord) -> Head | None:
+    """None where such a head must not be recognised."""
+    headers = list(scope["headers"])
+    names = [name for name, _ in headers]
+    parts = _VALUES.split(arrival.raw)
+    cut = [name.strip(b"\r\n: ").lower() for name in parts[1::3]]
+    if scope["http_version"] != "1.1" or not _OTHERWISE.isdisjoint(names) or b"content-length" not in cut:
+        return None
+    # What is read has to be cut out, and be there once.
+    read = [name.encode() for name in _READ]
+    if any(names.count(name) > 1 or (name in names and name not in cut) for name in read):
+        return None
+    if any(value.lower() != b"keep-alive" for name, value in headers if name == b"connection"):
+        return None
+    between = [text + name for text, name in zip(parts[::3], [*parts[1::3], b""], strict=True)]
+    places = {name: place for place, name in enumerate(cut)}
+    return Head(
+        route=route,
+        pieces=tuple(between),
+        own=arrival.own,
+        asking=(route.path.encode(), *(b"\0".join(v for n, v in headers if n == name) for name in _ASKING)),
+        answer_headers=_written(header for header in record.answer_headers if header[0] != route.id_header),
+        **{name.replace("-", "_"): places.get(name.encode(), -1) for name in _READ},
+    )
+
+
+class _Again:
+    """The call to a provider that an answer has behind it, where it has one: only then its question is read again."""
+
+    def __init__(
+        self, pipeline: Pipeline, route: QuestionRoute, head: bytes, raw: bytes, record: RequestRecord
+    ) -> None:
+        self._pipeline = pipeline
+        self._route = route
+        self._head = head
+        self._raw = raw
+        self._record = record
+        self._call: Leader | None = None
+
+    @property
+    def made(self) -> Made | None:
+        return None if self._call is None else self._call.made
+
+    def again(self) -> Leader:
+        return self
+
+    async def call(self, identity: Identity | None, tell: Callable[[list[Frame]], None]) -> None:
+        question = await self._route.read_again(self._head, self._raw, self._record)
+        self._call = self._pipeline.again(question)
+        await self._call.call(identity, tell)

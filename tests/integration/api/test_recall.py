@@ -1,0 +1,565 @@
+"""The law of `api/recall.py`: what it answers is what the ordinary way says, and it answers the usual requests.
+
+Two replicas have the same clock, the same luck and the same provider, whose answers are a function of what it is asked.
+One asks its Recall first, the other has none. The same bytes go to both, the same befalls both, and nobody can tell
+which is which: by what they write, by their metrics, log lines and samples.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import json
+import re
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, NamedTuple
+
+import pytest
+import structlog
+import uvicorn
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from structlog.typing import EventDict
+
+from dub5.api.recall import Arrival
+from dub5.app import Application
+from dub5.cache.samples import NoSampler
+from dub5.contract import ClassPolicy, PolicyDocument
+from dub5.server.protocol import ConnectionLimits, Connections, GuardedProtocol
+from dub5.settings.loader import convert
+from dub5.settings.model import Settings
+
+KEYS = {"one": "acme", "two": "acme", "other": "globex"}
+
+
+def keys_file(**more: Any) -> str:
+    """`acme` has two keys; `more` is what the first of them has besides."""
+    entries = {hashlib.sha256(key.encode()).hexdigest(): {"tenant": tenant} for key, tenant in KEYS.items()}
+    entries[hashlib.sha256(b"one").hexdigest()] |= more
+    return json.dumps(entries)
+
+
+SETTINGS: dict[str, Any] = {
+    "server": {"allowed_origins": ["https://page.example"]},
+    "auth": {"keys": {"env": "KEYS"}},
+    "providers": {"sim": {"kind": "simulated", "first_token": 0.0, "tokens_per_second": 1e9}},
+    "models": {
+        "small": {"routes": ["sim/small"], "price": {"input": 1, "output": 2}},
+        "brief": {"routes": ["sim/brief"], "cache_class": "brief"},
+    },
+    "personalities": {"tutor": {"model": "small", "system": "Teach.", "temperature": 0.5}},
+    "cache": {
+        "classes": {
+            "default": {"ttl": 300, "max_ttl": 600},
+            "brief": {"ttl": 10, "stale_while_revalidate": 20, "share": "user"},
+        }
+    },
+}
+
+
+CONFIG = convert(SETTINGS)
+
+
+class Transport:
+    """Takes all that is written, at once."""
+
+    def __init__(self) -> None:
+        self.written = b""
+        self.closed = False
+
+    def write(self, data: bytes) -> None:
+        assert not self.closed
+        self.written += data
+
+    def close(self) -> None:
+        self.closed = True
+
+    abort = write_eof = close
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def pause_reading(self) -> None:
+        """Nothing comes by itself."""
+
+    resume_reading = pause_reading
+
+    def get_extra_info(self, name: str) -> Any:
+        return {"sockname": ("127.0.0.1", 8000), "peername": ("127.0.0.1", 50000)}.get(name)
+
+
+class Samples(NoSampler):
+    """Written down; re-asks as `luck` has it."""
+
+    def __init__(self) -> None:
+        self.taken: list[Any] = []
+        self.re_ask = False
+
+    def accessed(self, *told: Any, **more: Any) -> None:
+        self.taken.append((told, more))
+
+    def spend_re_ask(self) -> bool:
+        return self.re_ask
+
+
+class Twin:
+    """One of the two replicas: no sockets, and no time but what it is given."""
+
+    def __init__(self, *, recalls: bool, config: Settings = CONFIG) -> None:
+        self.app = Application(config, {"KEYS": keys_file()})
+        self.samples = Samples()
+        self.app._store.now = lambda: self.now
+        self.app._flights._rng = lambda: self.luck
+        self.app._flights._sampler = self.samples
+        limits = ConnectionLimits(read_timeout=30, write_timeout=20, idle=75, max_connections=100)
+        self.recalled = 0
+        recall = self._recall if recalls else None
+        self.connections = Connections(
+            limits, lambda _: None, self.app.arrivals, origins=self.app.origins, recall=recall
+        )
+        self.uvicorn = uvicorn.Config(
+            self.app.public,
+            interface="asgi3",
+            http=GuardedProtocol,
+            loop="none",
+            lifespan="off",
+            ws="none",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            proxy_headers=False,
+        )
+        self.uvicorn.load()
+        self.confirmed = self.app._purges.confirmed
+        self.begin()
+
+    def begin(self) -> None:
+        """As if it had just been started."""
+        app = self.app
+        self.now, self.luck, self.samples.re_ask = 1e9 + 0.25, 0.5, False
+        app.drain.state = "serving"
+        app._purges.confirmed = self.confirmed  # type: ignore[method-assign]
+        app._keys._callers = app._keys._lookup_table(keys_file())
+        app._policies._document = PolicyDocument()
+        app._policies._apply()
+        app.recall._heads.clear()
+        memos: list[Any] = [
+            app.recall._bodies,
+            app._store._local._entries,
+            app._flights._refused,
+            app._flights._cooling,
+        ]
+        for memo in memos:
+            memo.clear()
+
+    def _recall(self, *asked: Any) -> int | Arrival | None:
+        found = self.app.recall.answer(*asked)
+        self.recalled += isinstance(found, int)
+        return found
+
+    async def ask(self, *reads: bytes) -> bytes:
+        """All that is written on a new connection on which this comes, each part when there is nothing left to do."""
+        protocol, transport = GuardedProtocol(self.uvicorn, self.connections, {}), Transport()
+        protocol.connection_made(transport)  # type: ignore[arg-type]
+        for read in reads:
+            if not transport.closed:
+                protocol.data_received(read)
+            await self._settle(protocol)
+        protocol.connection_lost(None)
+        await self._settle()
+        return transport.written
+
+    async def _settle(self, protocol: GuardedProtocol | None = None) -> None:
+        """Until all is done, but for a request of which something is still to come."""
+        flights = self.app._flights._in_flight
+        while self.connections.tasks or flights:
+            running = protocol._running if protocol is not None else None
+            if running is not None and running.more_body and not running.response_complete and not flights:
+                for _ in range(20):
+                    await asyncio.sleep(0)
+                if not running.response_complete:
+                    return
+            else:
+                await asyncio.wait([*self.connections.tasks, *flights], return_when="FIRST_COMPLETED")
+
+    def metrics(self) -> dict[Any, float]:
+        """All but how long something took."""
+        return {
+            (sample.name, *sample.labels.values()): sample.value
+            for family in self.app.metrics.registry.collect()
+            if not family.name.startswith(("dub5_build", "dub5_config", "dub5_arriving_limit"))
+            for sample in family.samples
+            if not ("_seconds" in sample.name and sample.name.endswith(("_sum", "_bucket")))
+            or "cache_hit_age" in sample.name
+        }
+
+
+class Seen(NamedTuple):
+    """What can be told of a replica by how it answers."""
+
+    written: bytes
+    metrics: dict[Any, float]
+    logs: list[EventDict]
+    samples: list[Any]
+
+
+_TIMES = re.compile(rb"(?<=\r\nopenai-processing-ms: )\d+|(?<=dur=)[\d.]+|(?<=\r\ndate: )[^\r]+")
+_OWN_ID = re.compile(rb"[0-9a-f]{32}")
+
+
+async def seen(twin: Twin, reads: Sequence[bytes]) -> Seen:
+    """With its times and its own ids taken out."""
+    twin.samples.taken.clear()
+    with structlog.testing.capture_logs() as logs:
+        written = await twin.ask(*reads)
+    sent = b"".join(reads)
+    for line in logs:
+        for name in ("request_id", "trace_id", "span_id"):
+            if line.get(name, "").encode() not in sent:
+                line[name] = "own"
+        if "duration_ms" in line:
+            line["duration_ms"] = list(line["duration_ms"])
+    plain = _TIMES.sub(b"T", written)
+    plain = _OWN_ID.sub(lambda found: found[0] if found[0] in sent else b"ID", plain)
+    # A request that is refused while one before it is answered is logged at once.
+    return Seen(plain, twin.metrics(), sorted(logs, key=str), list(twin.samples.taken))
+
+
+# What befalls both.
+
+
+def asked(body: dict[str, Any], *, stream: bool | None = None, spaces: int = 0) -> bytes:
+    if stream is not None:
+        body = {**body, "stream": stream}
+    return json.dumps(body).encode() + b" " * spaces
+
+
+def chat(text: str = "hi", model: str = "small", **more: Any) -> dict[str, Any]:
+    return {"model": model, "messages": [{"role": "user", "content": text}], **more}
+
+
+def message(text: str = "hi", **more: Any) -> dict[str, Any]:
+    return {**chat(text), "max_tokens": 500, **more}
+
+
+PYTHON = (
+    "Host: 127.0.0.1:8000",
+    "Accept-Encoding: gzip, deflate",
+    "Connection: keep-alive",
+    "Accept: application/json",
+    "Content-Type: application/json",
+    "User-Agent: OpenAI/Python 2.0.0",
+    "X-Stainless-Lang: python",
+    "X-Stainless-Package-Version: 2.0.0",
+    "X-Stainless-OS: Linux",
+    "X-Stainless-Arch: x64",
+    "X-Stainless-Runtime: CPython",
+    "X-Stainless-Runtime-Version: 3.11.7",
+    "X-Stainless-Async: false",
+    "x-stainless-retry-count: 0",
+    "x-stainless-read-timeout: 600",
+)
+CLIENTS: dict[str, tuple[str, ...]] = {
+    "openai-python": (*PYTHON, "Authorization: Bearer {key}"),
+    "anthropic-python": (*PYTHON, "anthropic-version: 2023-06-01", "X-Api-Key: {key}"),
+    "curl": (
+        "Host: localhost:8000",
+        "User-Agent: curl/8.5.0",
+        "Accept: */*",
+        "Content-Type: application/json",
+        "Authorization: Bearer {key}",
+    ),
+    "node": (
+        "host: localhost:8000",
+        "connection: keep-alive",
+        "content-type: application/json",
+        "authorization: Bearer {key}",
+        "accept: */*",
+        "accept-language: *",
+        "sec-fetch-mode: cors",
+        "user-agent: node",
+        "accept-encoding: gzip, deflate",
+    ),
+    "behind a proxy": (
+        "Host: dub5.example",
+        "X-Forwarded-For: {id}",
+        "X-Real-IP: 10.0.0.1",
+        "X-Request-Id: {id}",
+        "traceparent: {trace}",
+        "tracestate: a=1, b=2",
+        "Authorization: Bearer {key}",
+        "Content-Type: application/json",
+    ),
+}
+
+
+def request(lines: Sequence[str], body: bytes, path: str = "/v1/chat/completions", length: str = "") -> bytes:
+    head = [f"POST {path} HTTP/1.1", *lines, f"Content-Length: {length or len(body)}", "", ""]
+    return "\r\n".join(head).encode("latin-1") + body
+
+
+def purge(twin: Twin, names: tuple[str, ...]) -> Coroutine[Any, Any, object]:
+    return twin.app._store.purge(names)
+
+
+async def publish(twin: Twin, ttl: float) -> None:
+    policies = {"default": ClassPolicy(ttl), "brief": ClassPolicy(ttl, ttl)}
+    twin.app._policies._document = PolicyDocument(issued=0.0, classes=policies)
+    twin.app._policies._apply()
+
+
+async def rotate(twin: Twin, more: dict[str, Any]) -> None:
+    twin.app._keys._callers = twin.app._keys._lookup_table(keys_file(**more))
+
+
+async def wait(twin: Twin, seconds: float) -> None:
+    twin.now += seconds
+
+
+async def doubt(twin: Twin, confirmed: bool) -> None:
+    twin.app._purges.confirmed = lambda since: confirmed  # type: ignore[method-assign]
+
+
+async def lucky(twin: Twin, luck: tuple[float, bool]) -> None:
+    twin.luck, twin.samples.re_ask = luck
+
+
+async def drain(twin: Twin, state: Any) -> None:
+    twin.app.drain.state = state
+
+
+async def forget(twin: Twin, _: object) -> None:
+    """A long outage of memory: every answer is gone."""
+    twin.app._store._local._entries.clear()
+
+
+MOSTLY = [True] * 7 + [False]
+"""Drawn from: seven times in eight."""
+
+IDS = st.one_of(
+    st.text("abcdef0123456789-_.", min_size=1, max_size=40),
+    st.sampled_from(["", " ", "a b", "a ", " a", "a\tb", "\xe9", "a\x00b", "a\nb", "x" * 200]),
+)
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+VALUES: dict[str, st.SearchStrategy[str]] = {
+    "id": IDS,
+    "trace": st.sampled_from(
+        [TRACE, TRACE[:-1] + "0", TRACE + " ", "ff" + TRACE[2:], TRACE + "-more", "", "x"]
+    ),
+    "key": st.sampled_from(["one", "two", "other", "one ", " one", "no", ""]),
+}
+GOOD = {"id": st.sampled_from(["abc-1", "abc-2"]), "trace": st.just(TRACE), "key": st.just("one")}
+"""What a `{id}` and so on in a line becomes, each time that it is sent: anything, or what most send."""
+
+LINES = st.sampled_from(
+    [
+        *("X-Request-Id: {id}", "x-request-id:{id}", "X-Client-Request-Id: {id}", "traceparent: {trace}"),
+        *("tracestate: {id}", "idempotency-key: {id}", "X-Forwarded-For: {id}", "X-Other: {id}"),
+        *(
+            "Cache-Control: max-age=5",
+            "Cache-Control: no-store",
+            "Cache-Control: no-cache",
+            "Cache-Control: =",
+        ),
+        *("Cache-Control: only-if-cached", "Cache-Control: max-stale", "X-Dub5-Cache-Tags: a, b"),
+        *(
+            "X-Dub5-Cache-Tags: !",
+            "X-Dub5-Timeout: 500ms",
+            "X-Dub5-Timeout: x",
+            "Authorization: Bearer {key}",
+        ),
+        *("x-api-key: {key}", "Connection: close", "Connection: Keep-Alive", "Expect: 100-continue"),
+        *("Upgrade: h2c", "Cookie: a=b", "Transfer-Encoding: chunked", "Origin: https://page.example"),
+        *("Origin: https://evil.example", "Sec-Fetch-Site: same-origin", "Content-Encoding: identity"),
+        *("Content-Length: 1", "Host: other", "Content-Type: text/plain", "anthropic-beta: some-2025-01-01"),
+        *(" folded", "No colon", "X-Empty:"),
+    ]
+)
+PATHS = st.sampled_from(
+    [
+        *("/v1/chat/completions", "/v1/messages") * 4,
+        *("/chat/completions", "/v1/chat/completions?a=b", "http://a/v1/messages", "/v1/completions"),
+    ]
+)
+BODIES = st.builds(
+    asked,
+    st.sampled_from(
+        [
+            *[message(), chat(model="tutor", max_tokens=500), chat(model="brief", max_tokens=500)] * 3,
+            *(chat(user="u"), chat(model="none"), {"model": 1}, chat(temperature=1.5)),
+            *(message("", stop_sequences=["a"]), chat(stream_options={"include_usage": True})),
+        ]
+    ),
+    stream=st.sampled_from([None, False, True]),
+    spaces=st.integers(0, 1),
+)
+
+
+class Shape(NamedTuple):
+    """A kind of request, of which some are sent, with other values each time."""
+
+    lines: list[str]
+    path: str
+    bodies: list[bytes]
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> Shape:
+    lines = list(draw(st.sampled_from(sorted(CLIENTS.values()))))
+    if not draw(st.sampled_from(MOSTLY)):
+        for line in draw(st.lists(LINES, min_size=1, max_size=2)):
+            lines.insert(draw(st.integers(0, len(lines))), line)
+    return Shape(lines, draw(PATHS), draw(st.lists(BODIES, min_size=1, max_size=2)))
+
+
+@st.composite
+def sent(draw: st.DrawFn, shape: Shape) -> bytes:
+    values = GOOD if draw(st.sampled_from(MOSTLY)) else VALUES
+    given = {name: draw(value) for name, value in values.items()}
+    body = draw(st.sampled_from(shape.bodies))
+    length = str(len(body))
+    if not draw(st.sampled_from(MOSTLY)):
+        length = draw(
+            st.sampled_from([f"0{len(body)}", f"+{len(body)}", f"{len(body) - 1}", "x", "", "9" * 30])
+        )
+    return request([line.format(**given) for line in shape.lines], body, shape.path, length)
+
+
+@st.composite
+def reads(draw: st.DrawFn, shape: Shape) -> list[bytes]:
+    """One request on a connection or several, at times cut anywhere."""
+    everything = b"".join(draw(st.lists(sent(shape), min_size=1, max_size=3)))
+    if draw(st.sampled_from(MOSTLY)):
+        return [everything]
+    cuts = sorted(draw(st.lists(st.integers(0, len(everything)), max_size=3)))
+    return [everything[start:end] for start, end in zip([0, *cuts], [*cuts, len(everything)], strict=True)]
+
+
+def happens(what: Callable[[Twin, Any], Coroutine[Any, Any, object]], *values: Any) -> st.SearchStrategy[Any]:
+    return st.tuples(st.just(what), st.sampled_from(values))
+
+
+EVENTS = st.one_of(
+    happens(purge, ("all",), ("tag:a",), ("tenant:globex",)),
+    happens(publish, 5.0, 600.0),
+    happens(rotate, {}, {"models": ["tutor"]}, {"expires": "2001-01-01"}, {"roles": ["tenant_admin"]}),
+    happens(wait, 1.0, 8.0, 15.0, 270.0, 400.0),
+    happens(doubt, True, False),
+    happens(lucky, (0.5, False), (1 - 1e-15, False), (0.5, True)),
+    happens(forget, None),
+)
+
+
+@st.composite
+def lives(draw: st.DrawFn) -> list[Any]:
+    """Requests of a few shapes, and what happens between them."""
+    known = draw(st.lists(shapes(), min_size=1, max_size=2))
+    usual = [line.format(id="abc-1", trace=TRACE, key="one") for line in known[0].lines]
+    steps: list[Any] = [[request(usual, body, known[0].path)] for body in known[0].bodies] * 2
+    for _ in range(draw(st.integers(3, 8))):
+        steps.append(draw(reads(draw(st.sampled_from(known)))))
+        if not draw(st.sampled_from(MOSTLY)):
+            steps.append(draw(EVENTS))
+    if draw(st.booleans()):
+        steps += [(drain, draw(st.sampled_from(["lingering", "closed"]))), draw(reads(known[0]))]
+    return steps
+
+
+class Ticking:
+    """A clock by which a call to a provider takes a second: it is looked at before and after."""
+
+    time = staticmethod(time.time)
+
+    def __init__(self) -> None:
+        self.perf_counter = map(float, itertools.count()).__next__
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(lives())
+def test_nobody_can_tell_whether_an_answer_was_recalled(twins: tuple[Twin, Twin], steps: list[Any]) -> None:
+    asyncio.run(_both(*twins, steps))
+
+
+@pytest.fixture(autouse=True)
+def ticking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dub5.chat.pipeline.time", Ticking())
+
+
+@pytest.fixture(scope="module")
+def twins() -> tuple[Twin, Twin]:
+    return Twin(recalls=True), Twin(recalls=False)
+
+
+async def _both(first: Twin, second: Twin, steps: list[Any]) -> None:
+    first.begin()
+    second.begin()
+    for step in steps:
+        if isinstance(step, tuple):
+            what, value = step
+            for twin in (first, second):
+                await what(twin, value)
+        else:
+            one, other = await seen(first, step), await seen(second, step)
+            assert one == other
+    assert first.metrics() == second.metrics()
+
+
+def usual(client: str, body: bytes, path: str, number: int) -> bytes:
+    trace = f"00-{number:032x}-b7ad6b7169203331-01"
+    return request(
+        [line.format(id=f"id-{number}", trace=trace, key="one") for line in CLIENTS[client]], body, path
+    )
+
+
+ASKED = {
+    "chat with a personality": ("/v1/chat/completions", chat(model="tutor", max_tokens=500)),
+    "chat of one user": ("/v1/chat/completions", chat(model="brief", max_tokens=500, user="u")),
+    "messages": ("/v1/messages", message()),
+    "text completions": ("/v1/completions", {"model": "small", "prompt": "hi"}),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize(
+    ("client", "what"),
+    [
+        (client, what)
+        for client in CLIENTS
+        for what in ASKED
+        # Its key is where chat does not look.
+        if client != "anthropic-python" or not what.startswith("chat")
+    ],
+)
+async def test_what_clients_usually_send_is_recalled(
+    twins: tuple[Twin, Twin], client: str, what: str, stream: bool
+) -> None:
+    """The first is asked, the second stored, the third known; then two on one connection, the ids anew each time."""
+    recalling, ordinary = twins
+    path, body = ASKED[what]
+    raw = asked(body, stream=stream)
+    for twin in twins:
+        twin.begin()
+        await twin.ask(usual(client, raw, path, 1))
+        await twin.ask(usual(client, raw, path, 2))
+    before = recalling.recalled
+    for reads in ([usual(client, raw, path, 3)], [usual(client, raw, path, 4) + usual(client, raw, path, 5)]):
+        assert await seen(recalling, reads) == await seen(ordinary, reads)
+    assert recalling.recalled == before + 3
+
+
+async def test_what_is_remembered_is_bounded(twins: tuple[Twin, Twin]) -> None:
+    twin, _ = twins
+    twin.begin()
+    recall = twin.app.recall
+    for number in range(80):
+        head = (*CLIENTS["curl"], f"X-Kind: {number}")
+        lines = [line.format(key="one") for line in head]
+        await twin.ask(*[request(lines, asked(message(), spaces=number))] * 2)
+    assert len(recall._heads) == 64
+    recall._bodies.run_pending_tasks()
+    assert recall._bodies.weighted_size() <= CONFIG.cache.local_bytes // 2
