@@ -17,6 +17,7 @@ import logging
 import os
 import select
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, ClassVar, TextIO
 
@@ -65,6 +66,9 @@ class LogWriter:
             self._closed = True
             self._count_dropped(len(self._lines))
             self._lines.clear()
+        global _output  # noqa: PLW0603  # see `configure`
+        if _output is not None and _output.writer is self:
+            _output = None
 
     def put(self, line: bytes) -> None:
         """Take one line, which ends with a line feed. Never waits; may be called from any thread."""
@@ -107,6 +111,23 @@ class LogWriter:
             self._size -= len(block)  # only now: what is being written still takes room
             if left:
                 self._count_dropped(len(lines))
+
+
+class _Output(msgspec.Struct):
+    """Where lines go, and structlog's processors while they are JSON."""
+
+    writer: LogWriter
+    put: Callable[[bytes], None]
+    processors: list[Processor]
+
+
+_output: _Output | None = None
+
+
+def json_lines() -> Callable[[bytes], None] | None:
+    """Takes lines of level info that are JSON already; None where lines are not JSON, or go elsewhere for now."""
+    output = _output
+    return output.put if output is not None and output.processors[0] is _json_line else None
 
 
 class _Lines:
@@ -152,8 +173,11 @@ def configure(settings: TelemetrySettings, *, stream: TextIO, terminal: bool) ->
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     readable = settings.log_format == "console" or (settings.log_format == "auto" and terminal)
     lines = _Lines(writer)
+    processors: list[Processor] = _console(colors=terminal) if readable else [_json_line]
+    global _output  # noqa: PLW0603  # as structlog's own configuration is
+    _output = _Output(writer, writer.put if level <= logging.INFO else _nothing, processors)
     structlog.configure(
-        processors=_console(colors=terminal) if readable else [_json_line],
+        processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=lambda *_: lines,
         cache_logger_on_first_use=False,
@@ -169,6 +193,10 @@ def _route_standard_library(level: int) -> None:
         root.removeHandler(handler)
     root.addHandler(_FromStandardLibrary())
     root.setLevel(level)
+
+
+def _nothing(_: bytes) -> None:
+    """What is below the level is left out."""
 
 
 def _json_line(logger: Any, level: str, fields: EventDict) -> bytes:

@@ -93,12 +93,13 @@ class Distribution:
         self.sum = 0.0
         self.traced: dict[int, tuple[str, float, float]] = {}
 
-    def observe(self, value: float, trace_id: str | None = None) -> None:
+    def observe(self, value: float, trace_id: str | None = None, at: float | None = None) -> None:
+        """`at` is in seconds since the epoch, now where it is not given."""
         bucket = bisect_left(self._bounds, value)
         self.counts[bucket] += 1
         self.sum += value
         if trace_id is not None:
-            self.traced[bucket] = (trace_id, value, time.time())
+            self.traced[bucket] = (trace_id, value, time.time() if at is None else at)
 
     def exemplar(self, bucket: int) -> Exemplar | None:
         traced = self.traced.get(bucket)
@@ -215,6 +216,61 @@ class MemoryLimit(Collector):
         if read is not None:
             limit.add_metric([], read)
         yield limit
+
+
+class RequestSeries:
+    """The series of finished requests that have the same labels, looked up once."""
+
+    __slots__ = (
+        "_durations",
+        "_first_bytes",
+        "_first_tokens",
+        "_labels",
+        "_metrics",
+        "_received",
+        "_requests",
+        "_sent",
+    )
+
+    def __init__(self, metrics: Metrics, route: str, method: str, outcome: str) -> None:
+        self._metrics = metrics
+        self._labels = (route, method, outcome)
+        self._requests = metrics.http_requests.labels(route, method, outcome)
+        self._durations = metrics.http_request_duration.labels(route, method, outcome)
+        self._received = metrics.network_bytes.labels("in")
+        self._sent = metrics.network_bytes.labels("out")
+        # A series that has never had an observation is not exposed.
+        self._first_bytes: Distribution | None = None
+        self._first_tokens: Distribution | None = None
+
+    def observe(
+        self,
+        duration: float,
+        first_byte: float | None,
+        received: int,
+        sent: int,
+        *,
+        stream: bool = False,
+        trace_id: str | None = None,
+        at: float | None = None,
+    ) -> None:
+        """One of them: seconds, and bytes of bodies. `first_byte` is None where there was no body.
+
+        `stream` says that a streamed answer was asked for; `trace_id` becomes an exemplar, of the time `at`.
+        """
+        self._requests.value += 1
+        self._received.value += received
+        self._sent.value += sent
+        self._durations.observe(duration, trace_id, at)
+        if first_byte is None:
+            return
+        if self._first_bytes is None:
+            self._first_bytes = self._metrics.http_time_to_first_byte.labels(*self._labels)
+        self._first_bytes.observe(first_byte, trace_id, at)
+        if stream:
+            if self._first_tokens is None:
+                self._first_tokens = self._metrics.time_to_first_token.labels(self._labels[2])
+            self._first_tokens.observe(first_byte, trace_id, at)
 
 
 class Metrics:
@@ -369,36 +425,9 @@ class Metrics:
         self._info("build", "The running release.", version=__version__, python=platform.python_version())
         self._info("config", "Tells whether replicas run the same configuration.", hash=config_hash)
         self.registry.register(_LinesDropped())
-
-        self._received = self.network_bytes.labels("in")
-        self._sent = self.network_bytes.labels("out")
-
-    def observe_request(
-        self,
-        route: str,
-        method: str,
-        outcome: str,
-        *,
-        duration: float,
-        first_byte: float | None,
-        received: int,
-        sent: int,
-        stream: bool = False,
-        trace_id: str | None = None,
-    ) -> None:
-        """One finished request: seconds, and bytes of bodies. `first_byte` is None where there was no body.
-
-        `stream` says that a streamed answer was asked for; `trace_id` becomes an exemplar.
-        """
-        labels = (route, method, outcome)
-        self.http_requests.labels(*labels).inc()
-        self.http_request_duration.labels(*labels).observe(duration, trace_id)
-        if first_byte is not None:
-            self.http_time_to_first_byte.labels(*labels).observe(first_byte, trace_id)
-            if stream:
-                self.time_to_first_token.labels(outcome).observe(first_byte, trace_id)
-        self._received.inc(received)
-        self._sent.inc(sent)
+        # Both are exposed from the beginning.
+        self.network_bytes.labels("in")
+        self.network_bytes.labels("out")
 
     def observe_provider(
         self,

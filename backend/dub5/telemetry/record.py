@@ -21,7 +21,8 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any, Literal, Protocol, cast
 
 import msgspec
@@ -29,8 +30,8 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from dub5.errors import ConfigError, InternalError, NotCached, render
 from dub5.settings.model import TelemetrySettings
-from dub5.telemetry.logging import get_logger
-from dub5.telemetry.metrics import Metrics
+from dub5.telemetry.logging import get_logger, json_lines
+from dub5.telemetry.metrics import Metrics, RequestSeries
 
 OTHER = "other"
 """Label of a route, method or model that is none of ours: what callers send must not grow the metrics."""
@@ -57,18 +58,25 @@ Push = Callable[[Callable[[], bytes]], int | None]
 It can, after the head, while the client takes what it is sent. Only then it has the part made; else it returns None.
 """
 
-_OPTIONAL = (
-    "error_code",
-    "tenant",
-    "personality",
+_LABELS = ("route", "method", "status", "outcome", "model", "stream")
+_CALLER = ("error_code", "tenant", "personality")
+_ANSWER = (
     "cache",
     "provider",
     "prompt_tokens",
     "completion_tokens",
+    "leader_request_id",
+    "leader_trace_id",
 )
+"""Fields of the log line, after the ids: those that are always there, `duration_ms`, those that are where they are
+known. Of the first two there are few combinations, so they are encoded once each."""
+
+_MOST_KNOWN = 4096
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _DEFECT = render(InternalError())
+
+_encode = msgspec.json.Encoder().encode
 
 RandomBytes = Callable[[int], bytes]
 """Gives as many random bytes as it is asked for; random.randbytes but in tests."""
@@ -127,8 +135,9 @@ class RequestRecord(msgspec.Struct, kw_only=True):
     """One request.
 
     `started` is of time.perf_counter. `route` and `model` are labels: `other` until a known one is found.
-    `outcome` is set by code that knows better than the status says. `late_status` is the one that an error would have
-    had which came after the head: then only an event can carry it. `cache` is the Cache-Status header.
+    `status` is that of the head, once all is over. `outcome` is set by code that knows better than the status says.
+    `late_status` is the one that an error would have had which came after the head: then only an event can carry it.
+    `cache` is the Cache-Status header.
     `timings` are seconds by phase: auth, queue, cache, provider; those there when the response head is sent
     become Server-Timing. `leader_request_id` and `leader_trace_id` are of the request whose provider call this
     one waited for, where that was another. `answer_headers` go with whatever is answered.
@@ -144,6 +153,7 @@ class RequestRecord(msgspec.Struct, kw_only=True):
     model: str = OTHER
     personality: str | None = None
     stream: bool = False
+    status: int | None = None
     outcome: RequestOutcome | None = None
     error_code: str | None = None
     refused_by_provider: bool = False
@@ -271,6 +281,46 @@ def chat_span(
     )
 
 
+def _fields(record: RequestRecord, duration: float, first_byte: float | None) -> dict[str, Any]:
+    """Of the log line."""
+    measured = {"total": duration}
+    if first_byte is not None:
+        measured["first_byte"] = first_byte
+    measured |= record.timings
+    fields: dict[str, Any] = {
+        "request_id": record.request_id,
+        "trace_id": record.trace.trace_id,
+        "span_id": record.trace.span_id,
+        **{name: getattr(record, name) for name in _LABELS},
+        # To the microsecond. Not by `round`, which takes twice as long.
+        "duration_ms": {phase: int(seconds * 1e6) / 1000 for phase, seconds in measured.items()},
+    }
+    for name in (*_CALLER, *_ANSWER):
+        value = getattr(record, name)
+        if value is not None:
+            fields[name] = value
+    return fields
+
+
+def _encoded(record: RequestRecord, names: Iterable[str]) -> str:
+    """As they stand in the line, each after a comma: of `_LABELS` all, of others those that are known."""
+    text = ""
+    for name in names:
+        value = getattr(record, name)
+        if value is not None or names is _LABELS:
+            text += f',"{name}":{_encode(value).decode()}'
+    return text
+
+
+class _Known(msgspec.Struct, frozen=True):
+    """What requests with the same labels and of the same caller have in common: their series, and of the log line
+    `_LABELS` and `_CALLER`."""
+
+    series: RequestSeries
+    labels: str
+    caller: str
+
+
 class Recorder:
     """Gives requests their ids, and makes of a finished record what others see of it. `random_bytes` makes ids."""
 
@@ -285,6 +335,8 @@ class Recorder:
         self._tracer = Disabled() if tracer is None else tracer
         self._random_bytes = random_bytes
         self._log = get_logger().bind()
+        self._known: dict[tuple[object, ...], _Known] = {}
+        self._second, self._written_second = 0, ""
 
     def trace_of(self, traceparent: bytes | None) -> TraceContext:
         """The caller's trace, where what it sends can be used, else a new one."""
@@ -316,46 +368,53 @@ class Recorder:
 
         `duration` and `first_byte` are in seconds since it was opened, `received` and `sent` bytes of the bodies.
         """
-        trace = record.trace
-        record.outcome = outcome
-        self._metrics.observe_request(
-            record.route,
-            record.method,
-            outcome,
-            duration=duration,
-            first_byte=first_byte,
-            received=received,
-            sent=sent,
+        trace, now = record.trace, time.time()
+        record.outcome, record.status = outcome, status
+        key = (
+            *(record.route, record.method, status, outcome, record.model, record.stream),
+            *(record.error_code, record.tenant, record.personality),
+        )
+        known = self._known.get(key)
+        if known is None:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            series = RequestSeries(self._metrics, record.route, record.method, outcome)
+            known = self._known[key] = _Known(series, _encoded(record, _LABELS), _encoded(record, _CALLER))
+        known.series.observe(
+            duration,
+            first_byte,
+            received,
+            sent,
             stream=record.stream,
             trace_id=trace.trace_id if trace.sampled else None,  # as an example of these figures
+            at=now,
         )
-        measured = {"total": duration}
-        if first_byte is not None:
-            measured["first_byte"] = first_byte
-        measured.update(record.timings)
-        fields: dict[str, Any] = {
-            "request_id": record.request_id,
-            "trace_id": trace.trace_id,
-            "span_id": trace.span_id,
-            "route": record.route,
-            "method": record.method,
-            "status": status,
-            "outcome": outcome,
-            "model": record.model,
-            "stream": record.stream,
-            # To the microsecond. Not by `round`, which takes twice as long.
-            "duration_ms": {phase: int(seconds * 1e6) / 1000 for phase, seconds in measured.items()},
-        }
-        for name in _OPTIONAL:
-            value = getattr(record, name)
-            if value is not None:
-                fields[name] = value
-        if record.leader_request_id is not None:
-            fields["leader_request_id"] = record.leader_request_id
-            fields["leader_trace_id"] = record.leader_trace_id
-        self._log.info("request", **fields)
+        put = json_lines()
+        if put is None:
+            self._log.info("request", **_fields(record, duration, first_byte))
+        else:
+            put(self._line(record, known, duration, first_byte, now))
         if self._tracer.enabled and trace.sampled:
             self._export(record, outcome, status, duration)
+
+    def _line(
+        self, record: RequestRecord, known: _Known, duration: float, first_byte: float | None, now: float
+    ) -> bytes:
+        """`_fields` as JSON, with as little as can be encoded anew."""
+        second, trace = int(now), record.trace
+        if second != self._second:
+            self._second = second
+            self._written_second = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        first = "" if first_byte is None else f',"first_byte":{int(first_byte * 1e6) / 1000}'
+        phases = "".join(
+            [f',"{phase}":{int(seconds * 1e6) / 1000}' for phase, seconds in record.timings.items()]
+        )
+        return (
+            f'{{"timestamp":"{self._written_second}.{int((now - second) * 1e6):06}Z","level":"info",'
+            f'"event":"request","request_id":"{record.request_id}","trace_id":"{trace.trace_id}",'
+            f'"span_id":"{trace.span_id}"{known.labels},"duration_ms":{{"total":{int(duration * 1e6) / 1000}'
+            f"{first}{phases}}}{known.caller}{_encoded(record, _ANSWER)}}}\n"
+        ).encode()
 
     def _export(
         self, record: RequestRecord, outcome: RequestOutcome, status: int | None, duration: float

@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 from grafana_foundation_sdk.models.prometheus import Dataquery
 
-from dub5.telemetry.metrics import Metrics
+from dub5.telemetry.metrics import Metrics, RequestSeries
 from tools import metrics
 from tools.dashboards import build
 
@@ -121,9 +121,7 @@ def test_every_metric_of_ours_is_chosen_by_namespace(panel: Json) -> None:
 
 def test_latencies_show_the_traces_that_prometheus_keeps() -> None:
     seen = Metrics()
-    seen.observe_request(
-        "/", "GET", "ok", duration=1, first_byte=1, received=0, sent=0, stream=True, trace_id="a"
-    )
+    RequestSeries(seen, "/", "GET", "ok").observe(1, 1, 0, 0, stream=True, trace_id="a")
     seen.observe_provider("a", "a", "ok", 1, 1, trace_id="a")
     traced = {
         family.name

@@ -12,7 +12,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from dub5.telemetry.logging import LogWriter
-from dub5.telemetry.metrics import Counters, Histograms, MemoryLimit, Metrics
+from dub5.telemetry.metrics import Counters, Histograms, MemoryLimit, Metrics, RequestSeries
 
 REQUEST = {"route", "method", "outcome"}
 CALL = {"provider", "model", "outcome"}
@@ -135,8 +135,9 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
 
 def test_one_request_is_counted_once_everywhere() -> None:
     metrics = Metrics()
-    metrics.observe_request("/r", "GET", "ok", duration=0.2, first_byte=0.1, received=3, sent=5)
-    metrics.observe_request("/r", "GET", "ok", duration=0.2, first_byte=None, received=0, sent=0)
+    series = RequestSeries(metrics, "/r", "GET", "ok")
+    series.observe(0.2, 0.1, 3, 5)
+    series.observe(0.2, None, 0, 0)
     request = {"route": "/r", "method": "GET", "outcome": "ok"}
     assert value(metrics, "dub5_http_requests_total", **request) == 2
     assert value(metrics, "dub5_http_request_duration_seconds_sum", **request) == pytest.approx(0.4)
@@ -149,9 +150,7 @@ def test_one_request_is_counted_once_everywhere() -> None:
 def test_only_a_stream_has_a_first_token() -> None:
     metrics = Metrics()
     for stream, first_byte in ((True, 0.1), (True, None), (False, 30.0)):
-        metrics.observe_request(
-            "/r", "GET", "ok", duration=30.0, first_byte=first_byte, received=0, sent=0, stream=stream
-        )
+        RequestSeries(metrics, "/r", "GET", "ok").observe(30.0, first_byte, 0, 0, stream=stream)
     assert value(metrics, "dub5_time_to_first_token_seconds_count", outcome="ok") == 1
     assert value(metrics, "dub5_time_to_first_token_seconds_sum", outcome="ok") == 0.1
 
@@ -174,9 +173,7 @@ def test_a_bucket_has_the_last_trace_in_it_as_its_exemplar() -> None:
     metrics = Metrics()
     before = time.time()
     for duration, trace in ((0.2, TRACE), (0.24, LATER), (0.21, None), (300.0, TRACE)):
-        metrics.observe_request(
-            "/r", "GET", "ok", duration=duration, first_byte=None, received=0, sent=0, trace_id=trace
-        )
+        RequestSeries(metrics, "/r", "GET", "ok").observe(duration, None, 0, 0, trace_id=trace)
     metrics.observe_provider("demo", "small", "ok", 3.0, 0.3, trace_id=LATER)
     assert exemplars(metrics) == {
         ("dub5_http_request_duration_seconds_bucket", "0.25"): ({"trace_id": LATER}, 0.24),
@@ -192,9 +189,7 @@ def test_the_plain_text_knows_no_exemplars() -> None:
     texts = []
     for trace in (None, TRACE):
         metrics = Metrics()
-        metrics.observe_request(
-            "/r", "GET", "ok", duration=1.0, first_byte=1.0, received=0, sent=0, trace_id=trace
-        )
+        RequestSeries(metrics, "/r", "GET", "ok").observe(1.0, 1.0, 0, 0, trace_id=trace)
         body, _ = metrics.render("text/plain")
         texts.append([line for line in body.decode().splitlines() if line.startswith("dub5_http")])
     assert texts[0] == texts[1]

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from dub5.telemetry.record import OTHER, RequestRecord, TraceContext, record_of
+import msgspec
+import pytest
+import structlog
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dub5.telemetry.metrics import Metrics
+from dub5.telemetry.record import OTHER, Recorder, RequestRecord, TraceContext, record_of
 
 
 def test_the_record_that_was_kept_is_found() -> None:
@@ -34,3 +41,43 @@ def test_records_do_not_share_timings() -> None:
 
 def scope() -> Any:
     return {"type": "http"}
+
+
+WORDS = st.text(st.characters(codec="utf-8"), max_size=20)
+SECONDS = st.floats(0, 1e6)
+RECORDS = st.builds(
+    RequestRecord,
+    request_id=st.just("r-1"),
+    trace=st.just(TraceContext.begin()),
+    started=st.just(0.0),
+    route=WORDS,
+    model=WORDS,
+    stream=st.booleans(),
+    timings=st.dictionaries(st.sampled_from(["auth", "queue", "cache", "provider"]), SECONDS),
+    **dict.fromkeys(["error_code", "tenant", "personality", "cache", "provider"], st.none() | WORDS),
+    **dict.fromkeys(["prompt_tokens", "completion_tokens"], st.none() | st.integers(0, 2**40)),
+    **dict.fromkeys(["leader_request_id", "leader_trace_id"], st.none() | WORDS),
+)
+
+
+@given(RECORDS, st.sampled_from([None, 200, 503]), SECONDS, st.none() | SECONDS)
+def test_a_line_says_the_same_however_it_is_written(
+    record: RequestRecord, status: int | None, duration: float, first_byte: float | None
+) -> None:
+    recorder, written = Recorder(Metrics()), list[bytes]()
+
+    def finish() -> None:
+        recorder.finish(record, "ok", status, duration, first_byte=first_byte, received=3, sent=5)
+
+    with structlog.testing.capture_logs() as logs, pytest.MonkeyPatch.context() as patch:
+        finish()
+        patch.setattr("dub5.telemetry.record.json_lines", lambda: written.append)
+        finish()
+        finish()
+    assert len(logs) == 1
+    for line in written:
+        assert line.endswith(b"}\n")
+        fields = msgspec.json.decode(line)
+        assert fields.pop("timestamp").endswith("Z")
+        fields["log_level"] = fields.pop("level")
+        assert fields == logs[0]
