@@ -550,8 +550,9 @@ class AnswerStore:
             stored = await link.run("get", "GETRANGE", name, 0, self._most_stored)
         except RedisUnavailable:
             return None
-        known = await asyncio.shield(learning)  # which others wait for, too
-        return self._unpacked(identity, stored) if known and stored else None
+        await asyncio.wait([learning])  # others wait for it, too, so who leaves does not end it
+        learnt = not learning.cancelled() and learning.exception() is None and learning.result()
+        return self._unpacked(identity, stored) if learnt and stored else None
 
     async def _learn_slowly(self, link: RedisLink) -> bool:
         asked = self._purges.asked()
