@@ -368,8 +368,8 @@ class QuestionRoute:
     ) -> tuple[bytes, bytes] | None:
         """Send the pipeline's answer: at once, or as it comes, with heartbeats until then and in its pauses.
 
-        `end` is when the caller wants the whole answer, in seconds of time.monotonic. What is stored and what was sent
-        of it is given back, where it was that.
+        `end` is when the caller wants the whole answer, in seconds of time.monotonic. Of an answer that is stored now
+        that is given back, and what was sent of it.
         """
         record, streaming = question.record, False
         failure: Exception | None = None
@@ -405,7 +405,7 @@ class QuestionRoute:
                         body = (writer.replay if question.request.stream else writer.whole)(answer.content)
                         head = _head(question, grant, answer.status, answer.age)
                         await send_whole(send, 200, head, body)
-                        if answer.status.hit and stream is None:
+                        if answer.status.hit or answer.status.stored:
                             return answer.content, body
             except asyncio.CancelledError:
                 if stream is None or not stream.expired or stream.task.uncancel():

@@ -2,13 +2,14 @@
 
 Four fifths of what it costs to answer from memory go into what comes before and after the answer: a parser's callbacks,
 a task, messages of ASGI, a body decoded and hashed. All that finds out about a request is the same when the same bytes
-come again. So the ordinary way, when it has answered a request from what is stored, has its bytes *learnt* here, and
+come again. So the ordinary way, when the answer to a request is stored, has its bytes *learnt* here, and
 the server asks here first. Nothing is ever recognised that the parser and our checks have not accepted.
 
 * Of a *head* everything counts but the values of some headers, `_VALUES`, that differ from request to request: those
   are cut out. What is read in them (ids, the key, the length) is read anew each time, the others are read by nobody.
 * A *body* is known by its SHA-256, to those who have sent it, with the headers that say how it is to be understood.
-  What is kept is the key of the answer and what belongs to it, neither the question nor the answer.
+  What is kept is the key of the answer and what belongs to it, not the question; of the answer only what is written of
+  it in another form.
 
 Law: for any bytes, a Recall says nothing, or what the ordinary way says: status, headers but for ids and times, body,
 metrics, the log line, samples. What may change between two requests is judged anew, by the code that the ordinary way
@@ -354,7 +355,7 @@ class Recall:
         record: RequestRecord,
         body: Body,
     ) -> None:
-        """What `body` says was found of this request, which has just been answered from what is stored."""
+        """What `body` says was found of this request, whose answer is stored."""
         if arrival.digest is None:
             return
         head = arrival.head
