@@ -112,7 +112,7 @@ async def test_a_miss_waits_twice_and_is_stored_in_one_turn_more(fake: FakeOpenA
 
         async def stored_and_given_back() -> bool:
             """Though nothing more was let through."""
-            keys = [key.decode() for key in await redis.client.keys("*")]
-            return sum(":entry:" in key for key in keys) == 2 and not any(":lease:" in key for key in keys)
+            stored, leases = [await redis.client.keys(f"*:{kind}:*") for kind in ("entry", "lease")]
+            return len(stored) == 2 and not leases
 
         await until(stored_and_given_back)
