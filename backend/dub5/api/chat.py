@@ -217,6 +217,11 @@ class QuestionRoute:
         self._arrivals = arrivals
         self._recall = recall
 
+    @property
+    def max_body(self) -> int:
+        """Bytes of a body, at most."""
+        return self._settings.max_body
+
     def route(self) -> ASGIRouteHandler:
         """For Litestar."""
         return asgi(self.spelling.path, copy_scope=False)(self.handle)

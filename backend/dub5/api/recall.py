@@ -154,12 +154,16 @@ class Body(msgspec.Struct, frozen=True):
 
 class Arrival(msgspec.Struct):
     """A request that was not answered here, for the ordinary way: how its head looked, what is known of that, and the
-    hash of its body, where those are known."""
+    hash of its body, where those are known.
+
+    `end` is where its body will have ended that is still to come; asked then it may be answered. 0 for not.
+    """
 
     raw: bytes
     own: str | None
     head: Head | None = None
     digest: bytes | None = None
+    end: int = 0
 
     def is_of(self, body: bytes) -> None:
         """The body, as it was read at last."""
@@ -254,8 +258,12 @@ class Recall:
         values, body_at = cut
         length = values[head.content_length]
         end = body_at + int(length) if length.isdigit() and len(length) < _DIGITS else -1
-        if not body_at < end <= len(data) or b"".join(values).translate(None, _PRINTABLE):
+        if end <= body_at or b"".join(values).translate(None, _PRINTABLE):
             return Arrival(data[at:body_at], own, head)
+        if end > len(data):
+            most = min(_LARGEST_BODY, head.route.max_body)
+            waits = end - body_at <= most and self._caller(head, values) is not None
+            return Arrival(data[at:body_at], own, head, end=end if waits else 0)
         raw = data[body_at:end]
         digest = hashlib.sha256(raw).digest()
         unknown = Arrival(data[at:body_at], own, head, digest)

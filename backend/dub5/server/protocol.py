@@ -269,6 +269,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._running: RequestResponseCycle | None = None  # the newest one, which may still wait, is `cycle`
         self._answered = False  # a request at least
         self._arrival: Arrival | None = None
+        self._held = 0  # bytes until which nothing is parsed: a request that may be answered when it is whole
         self._unparsed = b""
         self._over = False  # nothing that comes is parsed any more
         self._pending_refusal: bytes | None = None  # sent when the requests before it are answered
@@ -290,6 +291,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._all.admit(self, self.loop.time())
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._unhold()
         self._all.forget(self)
         self._unparsed = b""
         self.pipeline.clear()
@@ -322,9 +324,18 @@ class GuardedProtocol(HttpToolsProtocol):
     def _parse(self) -> int:
         """Until a request has to wait for the one before it. Gives the bytes of those that were answered at once."""
         data, done = self._unparsed, 0
+        if self._held:
+            if len(data) < self._held:
+                return 0
+            self._held, self._begun = 0, False
         if not self._begun and self._all.recall is not None:
             done = self._recall(self._all.recall, data)
         recalled = done
+        if self._held:
+            self._unparsed = data[done:]
+            self._begun, self._headed = True, False
+            self._all.sending.setdefault(self, self.loop.time())
+            return recalled
         while done < len(data) and not self.pipeline and not self._over:
             done += self._feed(data[done : done + _SLICE])
         self._unparsed = b"" if self._over else data[done:]
@@ -353,12 +364,22 @@ class GuardedProtocol(HttpToolsProtocol):
             own = self.server[0] if self.server is not None else None
             found = recall(data, done, own, everything.opening(), self.transport.write)
             if not isinstance(found, int):
+                if found is not None and found.end:
+                    self._held = found.end - done
                 self._arrival = found
                 break
             done = found
             self._answered = True
             everything.total_requests += 1
         return done
+
+    def _unhold(self) -> None:
+        """Have parsed what was held: something else happens before it is whole."""
+        if self._held:
+            self._held, self._begun = 0, False
+            data, self._unparsed = self._unparsed, b""
+            for start in range(0, len(data), _SLICE):
+                self._feed(data[start : start + _SLICE])
 
     def _feed(self, part: bytes) -> int:
         """How much of `part` was parsed."""
@@ -513,6 +534,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._parse()
 
     def shutdown(self) -> None:
+        self._unhold()
         super().shutdown()
         if self.transport.is_closing():
             self._watch_unread()
@@ -521,6 +543,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def refuse(self, error: Dub5Error, reason: str = "malformed") -> None:
         """Read nothing more; say why as soon as the requests before are answered, then close."""
+        self._unhold()
         self._over, self._unparsed = True, b""
         self._all.forget(self)
         if isinstance(error, HeadTooLarge):

@@ -27,6 +27,7 @@ from dub5.api.recall import Arrival
 from dub5.app import Application
 from dub5.cache.samples import NoSampler
 from dub5.contract import ClassPolicy, PolicyDocument
+from dub5.errors import RequestTimeout
 from dub5.server.protocol import ConnectionLimits, Connections, GuardedProtocol
 from dub5.settings.loader import convert
 from dub5.settings.model import Settings
@@ -60,6 +61,9 @@ SETTINGS: dict[str, Any] = {
 
 
 CONFIG = convert(SETTINGS)
+
+Befalls = Callable[[GuardedProtocol], object]
+"""What happens to a connection."""
 
 
 class Transport:
@@ -142,6 +146,7 @@ class Twin:
         """As if it had just been started."""
         app = self.app
         self.now, self.luck, self.samples.re_ask = 1e9 + 0.25, 0.5, False
+        self.broken_off, self.read_before = False, app.metrics.network_bytes.labels("in").value
         app.drain.state = "serving"
         app._purges.confirmed = self.confirmed  # type: ignore[method-assign]
         app._keys._callers = app._keys._lookup_table(keys_file())
@@ -162,12 +167,14 @@ class Twin:
         self.recalled += isinstance(found, int)
         return found
 
-    async def ask(self, *reads: bytes) -> bytes:
+    async def ask(self, *reads: bytes | Befalls) -> bytes:
         """All that is written on a new connection on which this comes, each part when there is nothing left to do."""
         protocol, transport = GuardedProtocol(self.uvicorn, self.connections, {}), Transport()
         protocol.connection_made(transport)  # type: ignore[arg-type]
         for read in reads:
-            if not transport.closed:
+            if callable(read):
+                read(protocol)
+            elif not transport.closed:
                 protocol.data_received(read)
             await self._settle(protocol)
         protocol.connection_lost(None)
@@ -188,14 +195,16 @@ class Twin:
                 await asyncio.wait([*self.connections.tasks, *flights], return_when="FIRST_COMPLETED")
 
     def metrics(self) -> dict[Any, float]:
-        """All but how long something took."""
-        return {
+        """All but how long something took, and how much was read of a request that broke off: that is chance."""
+        received = self.app.metrics.network_bytes.labels("in").value - self.read_before
+        return {"received": 0.0 if self.broken_off else received} | {
             (sample.name, *sample.labels.values()): sample.value
             for family in self.app.metrics.registry.collect()
             if not family.name.startswith(("dub5_build", "dub5_config", "dub5_arriving_limit"))
             for sample in family.samples
             if not ("_seconds" in sample.name and sample.name.endswith(("_sum", "_bucket")))
             or "cache_hit_age" in sample.name
+            if sample.labels != {"direction": "in"}
         }
 
 
@@ -212,12 +221,13 @@ _TIMES = re.compile(rb"(?<=\r\nopenai-processing-ms: )\d+|(?<=dur=)[\d.]+|(?<=\r
 _OWN_ID = re.compile(rb"[0-9a-f]{32}")
 
 
-async def seen(twin: Twin, reads: Sequence[bytes]) -> Seen:
+async def seen(twin: Twin, reads: Sequence[bytes | Befalls]) -> Seen:
     """With its times and its own ids taken out."""
     twin.samples.taken.clear()
     with structlog.testing.capture_logs() as logs:
         written = await twin.ask(*reads)
-    sent = b"".join(reads)
+    sent = b"".join(read for read in reads if isinstance(read, bytes))
+    twin.broken_off |= any(line.get("outcome") == "client_disconnect" for line in logs)
     for line in logs:
         for name in ("request_id", "trace_id", "span_id"):
             if line.get(name, "").encode() not in sent:
@@ -425,7 +435,9 @@ def sent(draw: st.DrawFn, shape: Shape) -> bytes:
     length = str(len(body))
     if not draw(st.sampled_from(MOSTLY)):
         length = draw(
-            st.sampled_from([f"0{len(body)}", f"+{len(body)}", f"{len(body) - 1}", "x", "", "9" * 30])
+            st.sampled_from(
+                [f"0{len(body)}", f"+{len(body)}", f"{len(body) - 1}", f"{len(body) + 9}", "x", "", "9" * 30]
+            )
         )
     return request([line.format(**given) for line in shape.lines], body, shape.path, length)
 
@@ -434,7 +446,7 @@ def sent(draw: st.DrawFn, shape: Shape) -> bytes:
 def reads(draw: st.DrawFn, shape: Shape) -> list[bytes]:
     """One request on a connection or several, at times cut anywhere."""
     everything = b"".join(draw(st.lists(sent(shape), min_size=1, max_size=3)))
-    if draw(st.sampled_from(MOSTLY)):
+    if draw(st.booleans()):
         return [everything]
     cuts = sorted(draw(st.lists(st.integers(0, len(everything)), max_size=3)))
     return [everything[start:end] for start, end in zip([0, *cuts], [*cuts, len(everything)], strict=True)]
@@ -538,7 +550,8 @@ ASKED = {
 async def test_what_clients_usually_send_is_recalled(
     twins: tuple[Twin, Twin], client: str, what: str, stream: bool
 ) -> None:
-    """The first is asked, the second stored, the third known; then two on one connection, the ids anew each time."""
+    """The first is asked, the second stored, the third known; then two on one connection in three parts,
+    the ids anew each time."""
     recalling, ordinary = twins
     path, body = ASKED[what]
     raw = asked(body, stream=stream)
@@ -547,9 +560,36 @@ async def test_what_clients_usually_send_is_recalled(
         await twin.ask(usual(client, raw, path, 1))
         await twin.ask(usual(client, raw, path, 2))
     before = recalling.recalled
-    for reads in ([usual(client, raw, path, 3)], [usual(client, raw, path, 4) + usual(client, raw, path, 5)]):
+    third, several = usual(client, raw, path, 3), usual(client, raw, path, 4) + usual(client, raw, path, 5)
+    for reads in ([third], [several[:-50], several[-50:-20], several[-20:]]):
         assert await seen(recalling, reads) == await seen(ordinary, reads)
     assert recalling.recalled == before + 3
+
+
+@pytest.mark.parametrize(
+    "befalls",
+    [
+        GuardedProtocol.shutdown,
+        GuardedProtocol.evict,
+        GuardedProtocol.close,
+        GuardedProtocol.cut,
+        GuardedProtocol.give_way,
+        lambda protocol: protocol.refuse(RequestTimeout(30), "slow_request"),
+    ],
+    ids=["shutdown", "evict", "close", "cut", "give way", "slow"],
+)
+async def test_what_is_still_coming_counts_as_a_request(twins: tuple[Twin, Twin], befalls: Befalls) -> None:
+    recalling, ordinary = twins
+    first, second, third = (usual("curl", asked(message()), "/v1/messages", number) for number in (1, 2, 3))
+    for twin in twins:
+        twin.begin()
+        await twin.ask(first)
+    lives: list[list[bytes | Befalls]] = [
+        [second + third[:-20], befalls, third[-20:]],
+        [second, third[:-20], befalls],
+    ]
+    for reads in lives:
+        assert await seen(recalling, reads) == await seen(ordinary, reads)
 
 
 async def test_what_is_remembered_is_bounded(twins: tuple[Twin, Twin]) -> None:
