@@ -319,8 +319,8 @@ class QuestionRoute:
         async def receive() -> Any:
             return {"type": "http.request", "body": raw, "more_body": False}
 
-        lines = (line.partition(b": ") for line in head.split(b"\r\n")[1:] if line)
-        headers: Any = {"headers": [(name.lower(), value) for name, _, value in lines]}
+        lines = (line.partition(b":") for line in head.split(b"\r\n")[1:] if line)
+        headers: Any = {"headers": [(name.lower(), value.strip(b" \t")) for name, _, value in lines]}
         own = msgspec.structs.replace(record, timings={})
         question, _, _ = await self._question(headers_of(headers), receive, own, None)
         return question

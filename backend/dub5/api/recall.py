@@ -256,6 +256,8 @@ class Recall:
             end = data.find(b"\r\n\r\n", at, at + _LARGEST_HEAD)
             return Arrival(data[at : end + 4], own) if end >= 0 else None
         values, body_at = cut
+        if body_at - at > _LARGEST_HEAD:  # by its values: there is a size from which on it is refused
+            return None
         length = values[head.content_length]
         end = body_at + int(length) if length.isdigit() and len(length) < _DIGITS else -1
         if end <= body_at or b"".join(values).translate(None, _PRINTABLE):

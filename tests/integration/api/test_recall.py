@@ -592,6 +592,31 @@ async def test_what_is_still_coming_counts_as_a_request(twins: tuple[Twin, Twin]
         assert await seen(recalling, reads) == await seen(ordinary, reads)
 
 
+async def lives_the_same(twins: tuple[Twin, Twin], *steps: Any) -> int:
+    """What befalls both. How much was recalled."""
+    before = twins[0].recalled
+    await _both(*twins, list(steps))
+    return twins[0].recalled - before
+
+
+@pytest.mark.parametrize("between", [":", ":\t", ":  ", ": "])
+async def test_what_is_asked_again_behind_an_answer_is_read_however_it_was_spaced(
+    twins: tuple[Twin, Twin], between: str
+) -> None:
+    lines = [line.format(key="one") for line in CLIENTS["curl"]]
+    spaced = [line if "Bearer" in line and between != ":" else line.replace(": ", between) for line in lines]
+    sent = [request(spaced, asked(chat(model="brief")))]
+    assert await lives_the_same(twins, sent, sent, sent, (wait, 15.0), sent, sent) == 3
+
+
+async def test_a_head_that_is_too_large_by_a_value_is_refused(twins: tuple[Twin, Twin]) -> None:
+    def sent(size: int) -> list[bytes]:
+        lines = [line.format(key="one") for line in CLIENTS["curl"]]
+        return [request([*lines, "X-Forwarded-For: " + "1" * size], asked(chat()))]
+
+    assert await lives_the_same(twins, *map(sent, (8, 8, 9, 20_000, 70_000, 10))) == 2
+
+
 async def test_what_is_remembered_is_bounded(twins: tuple[Twin, Twin]) -> None:
     twin, _ = twins
     twin.begin()
