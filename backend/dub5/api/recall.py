@@ -135,7 +135,7 @@ class Head(msgspec.Struct, eq=False):
         return values, at
 
 
-class Body(msgspec.Struct, frozen=True):
+class Body(msgspec.Struct, frozen=True, gc=False):
     """What is known of a body that `caller` has sent: what `Pipeline.prepare` found, without the question.
 
     `cost` is as in ChatRequest. `write` makes of a stored completion what is sent, None where that is the completion
