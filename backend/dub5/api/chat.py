@@ -119,6 +119,27 @@ class Recalling(Protocol):
         ...
 
 
+class Renewed(Protocol):
+    """Writes answers to one question, to be asked again and again."""
+
+    def write(self, completion: bytes) -> bytes:
+        """The body for a whole completion."""
+        ...
+
+    def renew(self, written: bytes) -> bytes:
+        """What `write` made, with ids and times for one request."""
+        ...
+
+
+@runtime_checkable
+class Renewing(Protocol):
+    """A Writer whose answers have ids and times that no other request gets."""
+
+    def again(self, *, stream: bool) -> Renewed | None:
+        """For whoever asks the same; None where each answer has to be written anew."""
+        ...
+
+
 class Chat:
     """The Spelling that is no translation."""
 
@@ -334,11 +355,17 @@ class QuestionRoute:
         writer: Writer,
         sent: tuple[bytes, bytes],
     ) -> None:
-        if self._recall is None or question.lookup is None or self._recalling is not None:
+        if self._recall is None or question.lookup is None:
             return
         completion, written = sent
-        write = None
-        if written is not completion:
+        write = renew = None
+        if isinstance(writer, Renewing):
+            again = writer.again(stream=question.request.stream)
+            if again is None:
+                return
+            write, renew = again.write, again.renew
+            completion = written = b""  # this one's is this request's own
+        elif written is not completion:
             write = writer.replay if question.request.stream else writer.whole
         else:
             completion = written = b""
@@ -351,6 +378,7 @@ class QuestionRoute:
             write,
             completion,
             written,
+            renew,
         )
         self._recall.learn(arrival, self, cast("HTTPScope", scope), question.record, body)
 

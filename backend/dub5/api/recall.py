@@ -139,7 +139,8 @@ class Body(msgspec.Struct, frozen=True, gc=False):
     """What is known of a body that `caller` has sent: what `Pipeline.prepare` found, without the question.
 
     `cost` is as in ChatRequest. `write` makes of a stored completion what is sent, None where that is the completion
-    itself; `written` is what it made of `completion`.
+    itself; `written` is what it made of `completion`. `renew` makes of that what this request gets, where each gets ids
+    and times of its own.
     """
 
     caller: Caller
@@ -150,6 +151,7 @@ class Body(msgspec.Struct, frozen=True, gc=False):
     write: Callable[[bytes], bytes] | None
     completion: bytes = b""
     written: bytes = b""
+    renew: Callable[[bytes], bytes] | None = None
 
 
 class Arrival(msgspec.Struct):
@@ -290,7 +292,7 @@ class Recall:
             if written is not body.completion:
                 body = msgspec.structs.replace(body, completion=written, written=body.write(written))
                 self._bodies.set(key, body)
-            written = body.written
+            written = body.written if body.renew is None else body.renew(body.written)
         record.cache = str(answer.status)
         own_id = head.route.id_header
         answered = _ANSWER % (

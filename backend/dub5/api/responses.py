@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -228,6 +229,10 @@ class ResponsesWriter:
         self._kept: bytes | None = None
         self._stream: Events | None = None
 
+    def again(self, *, stream: bool) -> Again | None:
+        """See `Renewing`."""
+        return None if self._keeping is not None else Again(self._asked, stream)
+
     async def keep(self, completion: bytes | None) -> None:
         """Before the last of the answer is written: keep it, where it is asked to be. `completion` where it is whole,
         None where its frames have been written."""
@@ -278,3 +283,30 @@ class ResponsesWriter:
         """The last event where the answer breaks off."""
         self._events.fail(error)
         return self._events.take()
+
+
+_WRITTEN, _ENDED = 1_000_000_001, 1_000_000_002
+"""Stand for the seconds since the epoch at which a Response is created and completed."""
+
+_TIMES = ((b'"created_at":%d', _WRITTEN), (b'"completed_at":%d', _ENDED))
+
+
+class Again(msgspec.Struct, frozen=True):
+    """Writes the Responses to a question that is asked again and again and kept nowhere, each with an id and times of
+    its own."""
+
+    asked: Asked
+    stream: bool
+
+    def write(self, completion: bytes) -> bytes:
+        """One to be renewed."""
+        writer = ResponsesWriter(self.asked, iter((_WRITTEN, _ENDED)).__next__)
+        return writer.replay(completion) if self.stream else writer.whole(completion)
+
+    def renew(self, written: bytes) -> bytes:
+        """The same for the next who asks, as long as it was. In a text a member's quotes are escaped, and nobody
+        outside knows the id."""
+        now = int(time.time())
+        for member, stands_for in _TIMES:
+            written = written.replace(member % stands_for, member % now)
+        return written.replace(self.asked.ident.encode(), secrets.token_hex(16).encode())

@@ -50,7 +50,7 @@ class Asked:
         self.stored = stored
         self.signed: dict[int, str] = {}
         self.namespaced = namespaced(body.get("tools") or ())
-        self._body = body
+        self._body = body if stored else _NOTHING  # only one that was to be stored may turn out not to be
         self.echo = _encode(_echo(body, reasoning, stored=stored))[1:]
 
     @property

@@ -217,7 +217,9 @@ class Seen(NamedTuple):
     samples: list[Any]
 
 
-_TIMES = re.compile(rb"(?<=\r\nopenai-processing-ms: )\d+|(?<=dur=)[\d.]+|(?<=\r\ndate: )[^\r]+")
+_TIMES = re.compile(
+    rb"(?<=\r\nopenai-processing-ms: )\d+|(?<=dur=)[\d.]+|(?<=\r\ndate: )[^\r]+|(?<=d_at\":)\d{10}"
+)
 _OWN_ID = re.compile(rb"[0-9a-f]{32}")
 
 
@@ -533,6 +535,8 @@ ASKED = {
     "chat of one user": ("/v1/chat/completions", chat(model="brief", max_tokens=500, user="u")),
     "messages": ("/v1/messages", message()),
     "text completions": ("/v1/completions", {"model": "small", "prompt": "hi"}),
+    "Responses": ("/v1/responses", {"model": "small", "input": "hi", "store": False}),
+    "Responses that end early": ("/v1/responses", {"model": "small", "input": "hi", "max_output_tokens": 20}),
 }
 
 
@@ -606,7 +610,7 @@ async def test_what_is_asked_again_behind_an_answer_is_read_however_it_was_space
     lines = [line.format(key="one") for line in CLIENTS["curl"]]
     spaced = [line if "Bearer" in line and between != ":" else line.replace(": ", between) for line in lines]
     sent = [request(spaced, asked(chat(model="brief")))]
-    assert await lives_the_same(twins, sent, sent, sent, (wait, 15.0), sent, sent) == 3
+    assert await lives_the_same(twins, sent, sent, sent, (wait, 15.0), sent, sent) == 4
 
 
 async def test_a_head_that_is_too_large_by_a_value_is_refused(twins: tuple[Twin, Twin]) -> None:
@@ -614,7 +618,7 @@ async def test_a_head_that_is_too_large_by_a_value_is_refused(twins: tuple[Twin,
         lines = [line.format(key="one") for line in CLIENTS["curl"]]
         return [request([*lines, "X-Forwarded-For: " + "1" * size], asked(chat()))]
 
-    assert await lives_the_same(twins, *map(sent, (8, 8, 9, 20_000, 70_000, 10))) == 2
+    assert await lives_the_same(twins, *map(sent, (8, 8, 9, 20_000, 70_000, 10))) == 3
 
 
 async def test_what_is_remembered_is_bounded(twins: tuple[Twin, Twin]) -> None:
