@@ -27,6 +27,7 @@ KEEP_ALIVE = 30.0
 """Seconds that an idle connection is kept."""
 
 _MAX_HEAD = 64 * 2**10
+"""Bytes, to within one read; also of whatever else comes between two parts of a body, or behind it."""
 _NAMES_KEPT = 10.0
 """Seconds for which the addresses of a host are good."""
 _FIRST_ALONE = 0.25
@@ -87,7 +88,7 @@ class Response(asyncio.Protocol):
         self.complete = True  # nothing is awaited
         self._parser: Any = None
         self._headed = False
-        self._head_size = 0
+        self._aside = 0  # bytes since the head, or since the last of the body
         self._parts: list[bytes] = []
         self._told: Told | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -102,7 +103,7 @@ class Response(asyncio.Protocol):
         """Send a request, and wait for the head of the response."""
         self.status, self.headers = 0, {}
         self.complete = self._headed = self._sent = False
-        self._head_size, self._inflate = 0, None
+        self._aside, self._inflate = 0, None
         self._parser = httptools.HttpResponseParser(self)
         self._parser.set_dangerous_leniencies(
             lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
@@ -144,7 +145,7 @@ class Response(asyncio.Protocol):
         if transport is None:
             return
         used_up = self._sent and self.complete and not self._parts and self._error is None
-        if not used_up or not self._kept or transport.is_closing():
+        if not used_up or not self._kept or transport.is_closing() or transport.get_write_buffer_size():
             self.close()
         else:
             self._upstream.put_back(self, transport)
@@ -192,8 +193,7 @@ class Response(asyncio.Protocol):
         if unasked:
             self.close()
             return
-        if not self._headed:
-            self._head_size += len(data)
+        self._aside += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
@@ -202,7 +202,7 @@ class Response(asyncio.Protocol):
             self._error = self._error or NotHttp()
         except httptools.HttpParserUpgrade:
             self._fail_here(NotHttp())
-        if self._head_size > _MAX_HEAD and not self._headed:
+        if self._aside > _MAX_HEAD and not self.complete:
             self._fail_here(NotHttp())
         if self._parts and self._told is not None:
             try:
@@ -222,7 +222,7 @@ class Response(asyncio.Protocol):
         try:
             for part in parts:
                 left = part
-                while left:
+                while left and not self._inflate.eof:  # it would keep what comes then
                     if inflated := self._inflate.decompress(left, _INFLATED):
                         told(inflated)
                     left = self._inflate.unconsumed_tail
@@ -240,8 +240,8 @@ class Response(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._upstream.forget(self)
         self.transport = None
-        if self.complete:
-            self._error = self._error or Closed(begun=True)
+        if self.complete:  # for whoever would use it
+            self._error = self._error or Closed(begun=False)
         elif self._headed and self._to_the_end and exc is None and self._error is None:
             self.complete = True
             self._error = Closed(begun=True)  # for whoever would use it again
@@ -260,20 +260,22 @@ class Response(asyncio.Protocol):
 
     # What the parser calls
 
+    def on_message_begin(self) -> None:
+        if self.complete:  # another one, which nobody has asked for
+            raise NotHttp
+
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._headed:  # trailers are no headers, and nobody counts them
             self.headers.setdefault(name.decode("latin-1").lower(), value.decode("latin-1").strip())
 
     def on_headers_complete(self) -> None:
-        if self.complete:  # another one, which nobody has asked for
-            raise NotHttp
         status = self._parser.get_status_code()
         if status < 200:  # a first word, before the response itself
             if status == 101:
                 raise NotHttp
             self.headers = {}
             return
-        self.status, self._headed = status, True
+        self.status, self._headed, self._aside = status, True, 0
         headers = self.headers
         chunked = headers.get("transfer-encoding", "").lower().endswith("chunked")
         self._to_the_end = not (status in {204, 304} or "content-length" in headers or chunked)
@@ -288,6 +290,7 @@ class Response(asyncio.Protocol):
             self._wake()
 
     def on_body(self, body: bytes) -> None:
+        self._aside = 0
         self._parts.append(body)
 
     def on_message_complete(self) -> None:

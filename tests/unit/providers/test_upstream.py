@@ -47,6 +47,9 @@ class Wire(asyncio.Transport):
     def is_closing(self) -> bool:
         return self.closing
 
+    def get_write_buffer_size(self) -> int:
+        return 1 if self.full else 0
+
     def abort(self) -> None:
         if not self.closing:
             self.closing = True
@@ -167,8 +170,8 @@ def test_a_response_that_breaks_off_is_never_taken_for_a_whole_one(
 
 @pytest.mark.parametrize(
     "more",
-    [b"x", b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"],
-    ids=["anything", "another response"],
+    [b"x", b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", b"HTTP/1.1 200 OK\r\nx: y\r\n"],
+    ids=["anything", "another response", "a part of one"],
 )
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 @pytest.mark.parametrize("together", [True, False])
@@ -214,6 +217,51 @@ async def test_what_is_no_response(sent: bytes) -> None:
     with pytest.raises(NotHttp):
         await call.answered(parted(sent, [*range(0, len(sent), 8192)]))
     assert not call.kept
+
+
+@pytest.mark.parametrize(
+    ("begun", "more"),
+    [
+        (b"0\r\nx: ", b"a" * 1024),
+        (b"0\r\n", b"x: a\r\n" * 200),
+        (b"5;x=", b"a" * 1024),
+        (b"00000", b"0" * 1024),
+    ],
+    ids=["a trailer", "trailers", "an extension of a chunk", "a chunk's size"],
+)
+async def test_what_is_no_body_is_bounded_behind_the_head_too(begun: bytes, more: bytes) -> None:
+    call = Call()
+    sent = framed(b"body", "chunked", []).removesuffix(b"0\r\n\r\n") + begun
+    with pytest.raises(NotHttp):
+        await call.answered([sent, *[more] * 70], ends=True)
+    assert call.wire.closing
+
+
+async def test_what_comes_behind_the_end_of_a_compressed_body_is_not_kept() -> None:
+    call = Call()
+    more = [b"x" * 1024] * 100
+    sent = framed(gzip.compress(b"body"), "to the end", [], b"Content-Encoding: gzip")
+    assert await call.answered([sent, *more], ends=True) == b"body"
+    assert len(call.response._inflate.unused_data) < 1024
+
+
+async def test_a_connection_that_has_not_taken_the_request_is_not_used_again() -> None:
+    call = Call()
+    asking = asyncio.create_task(call._ask())
+    await asyncio.sleep(0)
+    call.wire.full = True
+    call.response.data_received(framed(b"no", "length", []))
+    assert await asking == b"no"
+    assert call.wire.closing
+    assert not call.kept
+
+
+async def test_a_connection_that_is_lost_before_it_is_used_has_begun_nothing() -> None:
+    call = Call()
+    call.response.connection_lost(None)
+    with pytest.raises(Closed) as raised:
+        await call.response.ask(b"", b"")
+    assert not raised.value.begun
 
 
 async def test_what_a_reader_raises_is_raised_to_it_and_closes_the_connection() -> None:
