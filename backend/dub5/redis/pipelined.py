@@ -148,6 +148,7 @@ class PipelinedConnection(asyncio.Protocol):
             reader.feed(data)
             while self.open and (answer := reader.gets()) is not _INCOMPLETE:
                 if isinstance(answer, hiredis.PushNotification):  # nobody asked, and nothing of ours
+                    self._taken = reader.len()
                     continue
                 if isinstance(answer, RedisConnectionError):  # such as that it is still loading
                     raise answer

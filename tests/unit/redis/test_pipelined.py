@@ -219,6 +219,16 @@ def test_only_the_first_is_told_that_its_answer_is_too_large() -> None:
     assert [type(each) for each in wire.told.values()] == [AnswerTooLarge, RedisConnectionError]
 
 
+def test_what_redis_says_unasked_is_no_part_of_an_answer() -> None:
+    wire = Wire()
+    wire.ask(0)
+    for _ in range(10):
+        wire.says(b">2\r\n" + bulk(b"invalidate") + bulk(b"x" * 280))
+    wire.says(bulk(b"mine"))
+    assert wire.told == {0: [b"mine"]}
+    assert not wire.lost
+
+
 def test_an_answer_that_nobody_asked_for_ends_the_connection() -> None:
     wire = Wire()
     wire.ask(0)
