@@ -375,8 +375,9 @@ class Recall:
             head = _head_of(arrival, route, scope, record)
             if head is None:
                 return
-            self._heads.insert(0, head)
-            del self._heads[_MOST_HEADS:]
+            if not any(head.pieces == known.pieces and head.own == known.own for known in self._heads):
+                self._heads.insert(0, head)
+                del self._heads[_MOST_HEADS:]
         self._bodies.set((arrival.digest, head.asking, body.caller.identity), body)
 
 

@@ -621,6 +621,15 @@ async def test_a_head_that_is_too_large_by_a_value_is_refused(twins: tuple[Twin,
     assert await lives_the_same(twins, *map(sent, (8, 8, 9, 20_000, 70_000, 10))) == 3
 
 
+async def test_a_head_that_comes_many_times_at_once_is_remembered_once(twins: tuple[Twin, Twin]) -> None:
+    twin, _ = twins
+    twin.begin()
+    sent = usual("curl", asked(message()), "/v1/messages", 1)
+    await twin.ask(sent)
+    await asyncio.gather(*[twin.ask(sent) for _ in range(3)])
+    assert len(twin.app.recall._heads) == 1
+
+
 async def test_what_is_remembered_is_bounded(twins: tuple[Twin, Twin]) -> None:
     twin, _ = twins
     twin.begin()
