@@ -48,7 +48,7 @@ class UpstreamError(Exception):
 
 
 class Unreachable(UpstreamError):
-    """There is no connection: the cause is an OSError, with `host` as it was asked for."""
+    """There is no connection: the cause is an OSError, or a UnicodeError; `host` is as it was asked for."""
 
     def __init__(self, host: str) -> None:
         super().__init__(host)
@@ -410,7 +410,7 @@ class Upstream:
                     raise
         except TimeoutError:
             raise NotAccepted from None
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the latter of a name that cannot be one
             raise Unreachable(self._host) from error
         self._open.add(response)
         return response

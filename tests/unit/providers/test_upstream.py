@@ -384,3 +384,10 @@ async def test_an_address_needs_no_look_up(host: str) -> None:
         await response.read(parts.append)
         assert parts == [b"here"]
         upstream.close()
+
+
+@pytest.mark.parametrize("host", ["a..example", f"{'a' * 64}.example"])
+async def test_what_cannot_be_a_name_cannot_be_reached(host: str) -> None:
+    upstream = Upstream(URL(f"http://{host}:80/"), None, {}, connect=5, sockets=None)
+    with pytest.raises(Unreachable):
+        await upstream.post({}, b"")
