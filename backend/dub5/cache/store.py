@@ -48,9 +48,6 @@ TOLERANCE = CLOCK_TOLERANCE
 """Seconds by which a birth may lie ahead."""
 _SYNCHRONISE_INTERVAL = 0.5
 """Seconds between two readings of the purges: half of what is promised."""
-_MOMENT = 0.02
-"""Seconds for which it is known that nothing was there, for who looks twice. What is stored meanwhile is found when a
-lease is asked for."""
 
 # An answer born later is never replaced by one born earlier, whichever of two replicas writes last. One that says that
 # it is yet to be born, damaged or of a clock gone wrong, is, and so is what is no string.
@@ -285,16 +282,10 @@ class LocalCache:
 
 
 class _Reading(msgspec.Struct, eq=False):
-    """A look-up in Redis, for all who want the same while it is under way; `waiting` are told what it found.
-
-    `kept`: who asked for it looks again, another way. Where it found nothing it is known for a moment after it is
-    `over`.
-    """
+    """A look-up in Redis, for all who want the same while it is under way; `waiting` are called with what it found."""
 
     began: float
     waiting: list[Callable[[Entry | None], None]]
-    kept: bool = False
-    over: bool = False
 
 
 class _Turn(msgspec.Struct, eq=False):
@@ -390,20 +381,6 @@ class AnswerStore:
             # A purge came to our knowledge with the reading.
         return self._found(lookup, asked, entry) or self.recall(lookup)
 
-    def ask(self, lookup: CacheLookup, done: Callable[[CacheHit | None], None]) -> bool:
-        """`find` for who cannot wait: `done` is called once, later, with what Redis has. None: there may be something
-        all the same, and `find`, called soon, knows without asking again what was not there.
-
-        False, and no call, where it cannot be asked that way now. `done` must not raise.
-        """
-        identity = self.identity(lookup)
-
-        def told(entry: Entry | None) -> None:
-            # Else a purge came to our knowledge with the reading, and there is another answer to look for.
-            done(self._found(lookup, identity, entry) if identity == self.identity(lookup) else None)
-
-        return self._read_for(identity, told, at_once=True)
-
     def _found(self, lookup: CacheLookup, identity: Identity, entry: Entry | None) -> CacheHit | None:
         if self._purges.behind:
             self._nudged.set()
@@ -412,32 +389,23 @@ class AnswerStore:
             self._keep_locally(identity, entry, lookup.lifetimes)
         return hit
 
-    def _read_for(
-        self, identity: Identity, told: Callable[[Entry | None], None], *, at_once: bool = False
-    ) -> bool:
-        """Have `told` what Redis has, by a reading that may be under way already. It is no request's, so that whoever
-        leaves takes nothing from the others. `at_once`: False where that would take a task."""
+    def _read_for(self, identity: Identity, on_entry: Callable[[Entry | None], None]) -> None:
+        """Call `on_entry` with what Redis has, by a reading that may be under way already. It is no request's, so that
+        whoever leaves takes nothing from the others."""
         reading = self._readings.get(identity)
         # One that was begun long ago, before this process was stopped for a while, may not know of purges.
         if reading is not None and reading.began >= time.monotonic() - IN_FORCE:
-            reading.kept |= at_once
-            if reading.over:
-                asyncio.get_running_loop().call_soon(told, None)
-            else:
-                reading.waiting.append(told)
-            return True
-        reading = _Reading(time.monotonic(), [told], at_once)
+            reading.waiting.append(on_entry)
+            return
+        reading = _Reading(time.monotonic(), [on_entry])
         if not self._ask_link(identity, reading):
-            if at_once:
-                return False
             self._read_slowly(identity, reading)
         self._readings[identity] = reading
-        return True
 
     def _read_slowly(self, identity: Identity, reading: _Reading) -> None:
         def done(task: asyncio.Task[Entry | None]) -> None:
             failed = task.cancelled() or task.exception() is not None  # it is noted: a miss
-            self._tell(identity, reading, None if failed else task.result())
+            self._finish(identity, reading, None if failed else task.result())
 
         self._lookups.start(self._read(identity)).add_done_callback(done)
 
@@ -522,21 +490,13 @@ class AnswerStore:
                 entry = self._unpacked(identity, answers[0])
             except Exception as error:  # noqa: BLE001  # a defect there must not cost an answer: it is a miss
                 self._failures.note(error)
-        self._tell(identity, reading, entry)
+        self._finish(identity, reading, entry)
 
-    def _tell(self, identity: Identity, reading: _Reading, entry: Entry | None) -> None:
-        reading.over = True
+    def _finish(self, identity: Identity, reading: _Reading, entry: Entry | None) -> None:
         if self._readings.get(identity) is reading:  # else it was replaced by a later one
-            if entry is None and reading.kept:
-                asyncio.get_running_loop().call_later(_MOMENT, self._forget, identity, reading)
-            else:
-                del self._readings[identity]
-        for told in reading.waiting:
-            told(entry)
-
-    def _forget(self, identity: Identity, reading: _Reading) -> None:
-        if self._readings.get(identity) is reading:
             del self._readings[identity]
+        for on_entry in reading.waiting:
+            on_entry(entry)
 
     async def _read(self, identity: Identity) -> Entry | None:
         """The same where it takes a wait: in a Cluster, and while the link has no connection for look-ups."""
