@@ -427,7 +427,7 @@ class _Again:
     def again(self) -> Leader:
         return self
 
-    async def call(self, identity: Identity | None, tell: Callable[[list[Frame]], None]) -> None:
+    async def call(self, identity: Identity | None, on_frames: Callable[[list[Frame]], None]) -> None:
         question = await self._route.read_again(self._head, self._raw, self._record)
         self._call = self._pipeline.again(question)
-        await self._call.call(identity, tell)
+        await self._call.call(identity, on_frames)

@@ -153,8 +153,8 @@ class Leader(Protocol):
     @property
     def made(self) -> Made | None: ...
 
-    async def call(self, identity: Identity | None, tell: Callable[[list[Frame]], None]) -> None:
-        """Ask the provider, and `tell` the frames as they come. Raises a Dub5Error where no provider has an answer.
+    async def call(self, identity: Identity | None, on_frames: Callable[[list[Frame]], None]) -> None:
+        """Ask the provider, and call `on_frames` with what comes. Raises a Dub5Error where no provider has an answer.
         Called at most once. `identity` is what the answer will be stored under."""
         ...
 

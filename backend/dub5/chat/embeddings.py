@@ -390,7 +390,7 @@ class _ItemLeader:
     def again(self) -> _ItemLeader:
         return _ItemLeader(self._item, self._refreshes, self._refreshes)
 
-    async def call(self, identity: Identity | None, tell: Callable[[list[Frame]], None]) -> None:
+    async def call(self, identity: Identity | None, on_frames: Callable[[list[Frame]], None]) -> None:
         share = self._calls.add(self._item)
         try:
             call = await share.call()
@@ -398,7 +398,7 @@ class _ItemLeader:
             share.leave()
         vector = call.vectors[id(self._item)]
         form = vector.form()
-        tell([Frame("whole", form)])
+        on_frames([Frame("whole", form)])
         lookup = self._item.lookup
         if identity is not None and lookup is not None:
             entry = Entry(form, call.born, call.recompute, vector.tokens, 0)

@@ -283,8 +283,8 @@ class ProviderCall(msgspec.Struct):
         """The same in the background: nobody waits, so it takes no place in the gate that a request wants."""
         return ProviderCall(self._question.detached(), self._services, True)
 
-    async def call(self, identity: Identity | None, tell: Callable[[list[Frame]], None]) -> None:
-        """`tell` the answer's frames as they come; raises a Dub5Error where no provider gives one."""
+    async def call(self, identity: Identity | None, on_frames: Callable[[list[Frame]], None]) -> None:
+        """Call `on_frames` with the answer's frames as they come; raises a Dub5Error where no provider gives one."""
         question, services = self._question, self._services
         record, target, streamed = question.record, question.target, question.request.stream
         model, largest = target.model, services.store.max_entry
@@ -311,12 +311,14 @@ class ProviderCall(msgspec.Struct):
             if not streamed:
                 answer = await model.complete(question.call(notes.trace), notes.observe)
                 said = answer.data
-                tell([Frame("whole", answer.raw)])
+                on_frames([Frame("whole", answer.raw)])
                 if len(answer.raw) > largest:
                     answer = None
             else:
                 assembler = Assembler()
-                await model.stream(question.call(notes.trace), notes.observe, partial(_kept, assembler, tell))
+                await model.stream(
+                    question.call(notes.trace), notes.observe, partial(_kept, assembler, on_frames)
+                )
                 said = {"usage": assembler.usage}
             usage = usage_of(said)
             record.prompt_tokens, record.completion_tokens = usage.prompt, usage.completion
@@ -337,8 +339,8 @@ class ProviderCall(msgspec.Struct):
             self.made = Made(answer.raw, answer.data, took + notes.age, took, usage.prompt, usage.completion)
 
 
-def _kept(assembler: Assembler, tell: Callable[[list[Frame]], None], chunks: list[Chunk]) -> None:
-    """Add the chunks to what is assembled, and tell them as frames."""
+def _kept(assembler: Assembler, on_frames: Callable[[list[Frame]], None], chunks: list[Chunk]) -> None:
+    """Add the chunks to what is assembled, and pass them on as frames."""
     frames = []
     for chunk in chunks:
         kind: Literal["chunk", "usage"] = "chunk"
@@ -351,7 +353,7 @@ def _kept(assembler: Assembler, tell: Callable[[list[Frame]], None], chunks: lis
             if data.get("usage") is not None and not data.get("choices"):
                 kind = "usage"
         frames.append(Frame(kind, chunk.raw))
-    tell(frames)
+    on_frames(frames)
 
 
 def answer_too_large() -> InvalidRequest:

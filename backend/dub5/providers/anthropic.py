@@ -24,7 +24,17 @@ from dub5.providers.http import DIRECTLY, Access, Events, HttpClient, begins_eve
 from dub5.providers.listing import LIST_TIMEOUT, MOST_BYTES
 from dub5.providers.odd_answers import CUT, Reported, Unusable, is_done, is_keep_alive, unlisted
 from dub5.providers.openai_completions import is_text
-from dub5.providers.protocol import ANY_BATCH, BatchLimit, Call, Chunk, Embedded, Json, Payload, Tell, parsed
+from dub5.providers.protocol import (
+    ANY_BATCH,
+    BatchLimit,
+    Call,
+    Chunk,
+    Embedded,
+    Json,
+    OnChunks,
+    Payload,
+    parsed,
+)
 from dub5.providers.quirks import Quirks
 from dub5.settings.model import AnthropicSettings
 
@@ -93,11 +103,11 @@ class AnthropicProvider:
         except (Unusable, Reported) as odd:
             raise self._http.failure(odd) from None
 
-    async def stream(self, call: Call, tell: Tell) -> None:
+    async def stream(self, call: Call, on_chunks: OnChunks) -> None:
         call = self._with_betas(call)
         translator = StreamTranslator(created=int(time.time()))
 
-        def told(events: Events) -> None:
+        def on_events(events: Events) -> None:
             found: list[Chunk] = []
             try:
                 for event, data in events:
@@ -106,10 +116,10 @@ class AnthropicProvider:
                         call.response.ended = True
                         break
             finally:  # what came before an error is here, too
-                tell(found)
+                on_chunks(found)
 
         try:
-            await self._http.events(await self._body(call), call, told)
+            await self._http.events(await self._body(call), call, on_events)
         except (Unusable, Reported) as odd:
             raise self._http.failure(odd) from None
         if not translator.complete:

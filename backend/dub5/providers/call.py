@@ -46,10 +46,10 @@ from dub5.providers.protocol import (
     Chunk,
     Embedded,
     Json,
+    OnChunks,
     Payload,
     Provider,
     ResponseHead,
-    Tell,
     Text,
 )
 from dub5.settings.model import (
@@ -209,9 +209,9 @@ class Model:
         """The vectors of the first route that makes them, as `complete`."""
         return await RoutedCall(self, call, report, Attempt.embed).answer()
 
-    async def stream(self, call: Call, report: Report, tell: Tell) -> None:
-        """`tell` the chunks of the first route that begins to answer, as they come, until it is done."""
-        await RoutedCall(self, call, report, Attempt.stream, tell).answer()
+    async def stream(self, call: Call, report: Report, on_chunks: OnChunks) -> None:
+        """Call `on_chunks` with the chunks of the first route that begins to answer, as they come, until it is done."""
+        await RoutedCall(self, call, report, Attempt.stream, on_chunks).answer()
 
     def shuffled(self) -> list[Route]:
         """The routes that have weights, at random in proportion to them, before the others as they are written.
@@ -243,13 +243,13 @@ class Model:
 
 
 class RoutedCall(msgspec.Struct, Generic[_T]):
-    """One question's calls. `make` makes one. A stream's chunks go to `tell`, once one call has `begun` to answer."""
+    """One question's calls. `make` makes one. A stream's chunks go to `on_chunks`, once one has `begun` to answer."""
 
     model: Model
     call: Call
     report: Report
     make: Callable[[Attempt, Call], Coroutine[Any, Any, _T]]
-    tell: Tell | None = None
+    on_chunks: OnChunks | None = None
     begun: Attempt | None = None
     on_begun: asyncio.Future[asyncio.Task[Any]] | None = None
     """Of one that may be hedged: gets the task of the call that has begun."""
@@ -407,7 +407,7 @@ class Attempt(msgspec.Struct):
         return answer
 
     async def stream(self, call: Call) -> None:
-        """Tell the answer's chunks, once there is something of the answer."""
+        """Pass the answer's chunks on, once there is something of the answer."""
         provider = self.route.provider
         addressed = msgspec.structs.replace(call, model=self.route.upstream, response=self.response)
         try:
@@ -431,8 +431,8 @@ class Attempt(msgspec.Struct):
             self.held += chunks
             if any(map(_has_answer, chunks)):
                 self._begin()
-        elif self.routed.begun is self and self.routed.tell is not None:
-            self.routed.tell(chunks)
+        elif self.routed.begun is self and self.routed.on_chunks is not None:
+            self.routed.on_chunks(chunks)
 
     def _begin(self) -> None:
         """From here on no other route can be called. Where another call was first, this one will be cancelled."""
@@ -442,11 +442,11 @@ class Attempt(msgspec.Struct):
         self.first_token = now - self.began
         health.first_tokens.waits.append(self.first_token)
         health.worked(began=self.began, now=now)
-        if routed.begun is None and routed.tell is not None:
+        if routed.begun is None and routed.on_chunks is not None:
             routed.begun = self
             if routed.on_begun is not None and self.task is not None:
                 routed.on_begun.set_result(self.task)
-            routed.tell(self.held)
+            routed.on_chunks(self.held)
             self.held = []
 
     def fail(self, error: BaseException) -> None:

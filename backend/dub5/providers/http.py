@@ -29,7 +29,7 @@ from dub5.providers.http_errors import NO_CREDENTIALS, HttpErrors, out_of
 from dub5.providers.odd_answers import Reported, Unusable
 from dub5.providers.protocol import Call, Json
 from dub5.providers.redaction import Redactor
-from dub5.providers.upstream import KEEP_ALIVE, Told, Upstream, UpstreamError
+from dub5.providers.upstream import KEEP_ALIVE, OnData, Upstream, UpstreamError
 from dub5.settings.addresses import Proxy
 from dub5.settings.model import AnyHttpProvider, Timeouts, key_header, root_of
 
@@ -97,14 +97,14 @@ _FAILURES = (aiohttp.ClientError, UpstreamError, TimeoutError)
 
 class Response(Protocol):
     """A response of which the head is here; header names in lower case are known. To be released: that puts its
-    connection back where all was read, and else closes it. `close` tells whoever reads."""
+    connection back where all was read, and else closes it. After `close` whoever reads is raised an error."""
 
     @property
     def status(self) -> int: ...
     @property
     def headers(self) -> Mapping[str, str]: ...
 
-    async def read(self, told: Told) -> None:
+    async def read(self, on_data: OnData) -> None:
         """The body, as it comes, until its end."""
         ...
 
@@ -125,11 +125,11 @@ class Proxied(msgspec.Struct):
     def headers(self) -> Mapping[str, str]:
         return self.response.headers
 
-    async def read(self, told: Told) -> None:
+    async def read(self, on_data: OnData) -> None:
         content = self.response.content
         while not content.at_eof():
             if part := await content.readany():
-                told(part)
+                on_data(part)
 
     def release(self) -> None:
         self.response.release()
@@ -246,8 +246,8 @@ class HttpClient:
         await response.read(received)
         return b"".join(parts)
 
-    async def events(self, body: Json, call: Call, tell: Callable[[Events], None]) -> None:
-        """`tell` the events of a streamed answer; together those that came together, at a busy hour many.
+    async def events(self, body: Json, call: Call, on_events: Callable[[Events], None]) -> None:
+        """Call `on_events` with the events of a streamed answer, together those that came together.
 
         It ends where the provider closes the body, or a moment after `call.response.ended`; whether the answer is
         complete then is for the caller to say.
@@ -276,7 +276,7 @@ class HttpClient:
             except EventTooLarge:
                 raise self._errors.error("sent an event that is too large") from None
             if events:
-                tell(events)
+                on_events(events)
             # Whatever came is a sign of life, also comments and pings while a model thinks. After the last event there
             # is a moment for the end of the body: then the connection can be used again.
             pause = timeouts.between_tokens if head.begun else timeouts.first_token
@@ -286,7 +286,7 @@ class HttpClient:
         try:
             await response.read(received)
             if not head.ended and (events := parser.rest()):
-                tell(events)
+                on_events(events)
         except _FAILURES as error:
             if head.ended:
                 return

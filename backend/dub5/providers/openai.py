@@ -51,8 +51,8 @@ from dub5.providers.protocol import (
     Chunk,
     Embedded,
     Json,
+    OnChunks,
     Payload,
-    Tell,
     Text,
     parsed,
 )
@@ -159,11 +159,11 @@ class OpenAIProvider:
             raise (self._lacking(error, call, _TEXTS) if text else error) from None
         return completion
 
-    async def stream(self, call: Call, tell: Tell) -> None:
+    async def stream(self, call: Call, on_chunks: OnChunks) -> None:
         text, frames = is_text(call), Frames(choices(call), self.name)
         http = self._texts if text else self._http
 
-        def told(events: Iterable[tuple[bytes, bytes]]) -> None:
+        def on_events(events: Iterable[tuple[bytes, bytes]]) -> None:
             if text:
                 events = ((event, as_chunk(data)) for event, data in events)
             found: list[Chunk] = []
@@ -171,10 +171,10 @@ class OpenAIProvider:
                 frames.read_all(events, found)
             finally:  # what came before an error is here, too
                 call.response.ended = frames.done
-                tell(found)
+                on_chunks(found)
 
         try:
-            await http.events(self._body(call), call, told)
+            await http.events(self._body(call), call, on_events)
             frames.close()
             if text and len(frames.finished | frames.unfinished) < frames.expected:
                 raise Unusable(_TOO_FEW)

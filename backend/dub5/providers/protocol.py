@@ -23,10 +23,10 @@ __all__ = [
     "Chunk",
     "Embedded",
     "Json",
+    "OnChunks",
     "Payload",
     "Provider",
     "ResponseHead",
-    "Tell",
     "Text",
     "decode",
     "parsed",
@@ -36,7 +36,7 @@ FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "function_call", "co
 """The words with which a choice ends, of OpenAI's reference. Others end one, too, but nobody knows how well."""
 
 
-Tell = Callable[[list[Chunk]], None]
+OnChunks = Callable[[list[Chunk]], None]
 """Called with the chunks that came together, as soon as they are here. It does not wait."""
 
 
@@ -106,8 +106,8 @@ class Provider(Protocol):
         """The whole `chat.completion`."""
         ...
 
-    async def stream(self, call: Call, tell: Tell) -> None:
-        """`tell` the `chat.completion.chunk`s as they come; returning means that the provider said it was done.
+    async def stream(self, call: Call, on_chunks: OnChunks) -> None:
+        """Call `on_chunks` with `chat.completion.chunk`s as they come; returning means that the provider is done.
 
         Cancelling it ends the provider's call.
         """

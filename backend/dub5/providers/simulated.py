@@ -32,7 +32,7 @@ import msgspec
 from dub5.errors import InvalidRequest
 from dub5.json_steps import pieces
 from dub5.providers.openai_completions import USUAL_LIMIT, is_text, prompts
-from dub5.providers.protocol import ANY_BATCH, BatchLimit, Call, Embedded, Json, Payload, Tell
+from dub5.providers.protocol import ANY_BATCH, BatchLimit, Call, Embedded, Json, OnChunks, Payload
 from dub5.providers.simulated_values import example
 from dub5.settings.model import SimulatedSettings
 from dub5.vectors import Vector
@@ -228,25 +228,25 @@ class SimulatedProvider:
         await self._sleep(self._first_token + self._pause * max(len(answer.tokens) - 1, 0))
         return Payload.of(answer.completion())
 
-    async def stream(self, call: Call, tell: Tell) -> None:
+    async def stream(self, call: Call, on_chunks: OnChunks) -> None:
         if is_text(call):
             texts = continued(call)
             await self._sleep(self._first_token)
-            tell([*map(Payload.of, texts.begin())])
+            on_chunks([*map(Payload.of, texts.begin())])
             for number in range(texts.longest):
                 if number:
                     await self._sleep(self._pause)
-                tell([*map(Payload.of, texts.step(number))])
-            tell([*map(Payload.of, texts.end())])
+                on_chunks([*map(Payload.of, texts.step(number))])
+            on_chunks([*map(Payload.of, texts.end())])
             return
         answer = await _answer_to(call)
         await self._sleep(self._first_token)
-        tell([Payload.of(answer.begin())])
+        on_chunks([Payload.of(answer.begin())])
         for index, token in enumerate(answer.tokens):
             if index:
                 await self._sleep(self._pause)
-            tell([Payload.of(answer.token(token))])
-        tell([Payload.of(chunk) for chunk in answer.end()])
+            on_chunks([Payload.of(answer.token(token))])
+        on_chunks([Payload.of(chunk) for chunk in answer.end()])
 
 
 def vector_of(text: str | list[int], model: str, dimensions: int = DIMENSIONS) -> Vector:

@@ -1,4 +1,4 @@
-"""Connections to one provider, straight: what it sends is told in the turn in which it comes.
+"""Connections to one provider, straight: what it sends is passed on in the turn in which it comes.
 
 aiohttp hands a body over through a queue, for a task that has to be woken for each read: for a stream that is most of
 what a chunk costs. So this is a client of its own for the one thing that is needed of HTTP/1.1: POST a body, get a
@@ -35,11 +35,11 @@ _FIRST_ALONE = 0.25
 _PIECE = 256 * 2**10
 """Bytes of a request that are written without a pause."""
 _INFLATED = 256 * 2**10
-"""Bytes of a compressed body that are told at once."""
+"""Bytes of a compressed body that are passed on at once."""
 _CODINGS = {"gzip": 31, "x-gzip": 31, "deflate": 47}
 """`wbits` of zlib; 47 is either kind of head."""
 
-Told = Callable[[bytes], None]
+OnData = Callable[[bytes], None]
 """Called with a part of the body. What it raises ends the call, and is raised to whoever reads."""
 
 
@@ -90,7 +90,7 @@ class Response(asyncio.Protocol):
         self._headed = False
         self._aside = 0  # bytes since the head, or since the last of the body
         self._parts: list[bytes] = []
-        self._told: Told | None = None
+        self._on_data: OnData | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._error: BaseException | None = None
         self._inflate: Any = None
@@ -125,19 +125,19 @@ class Response(asyncio.Protocol):
         if not self._headed:
             await self._wait()
 
-    async def read(self, told: Told) -> None:
+    async def read(self, on_data: OnData) -> None:
         """The body, as it comes, until its end."""
-        self._told = told
+        self._on_data = on_data
         try:
             # What came behind the head, before this task had its turn: a read of the socket, or two.
-            self._tell(told)
+            self._pass_on(on_data)
             if not self.complete:
                 await self._wait()
         except BaseException as error:
             self._fail_here(error)
             raise
         finally:
-            self._told = None
+            self._on_data = None
 
     def release(self) -> None:
         """For the next call, where this response was read to its end; else it is closed."""
@@ -151,7 +151,7 @@ class Response(asyncio.Protocol):
             self._upstream.put_back(self, transport)
 
     def close(self) -> None:
-        """Now; who reads is told."""
+        """Now; whoever reads is raised an error."""
         if self.transport is not None:
             self.transport.abort()
         self._fail(Closed(begun=self._headed))
@@ -204,27 +204,27 @@ class Response(asyncio.Protocol):
             self._fail_here(NotHttp())
         if self._aside > _MAX_HEAD and not self.complete:
             self._fail_here(NotHttp())
-        if self._parts and self._told is not None:
+        if self._parts and self._on_data is not None:
             try:
-                self._tell(self._told)
+                self._pass_on(self._on_data)
             except BaseException as error:  # noqa: BLE001  # it is that of whoever reads
                 self._fail_here(error)
         if self.complete:
             self._wake()
 
-    def _tell(self, told: Told) -> None:
+    def _pass_on(self, on_data: OnData) -> None:
         """What has come of the body. Of a compressed one never more at once than somebody counts."""
         parts, self._parts = self._parts, []
         if self._inflate is None:
             if parts:
-                told(parts[0] if len(parts) == 1 else b"".join(parts))
+                on_data(parts[0] if len(parts) == 1 else b"".join(parts))
             return
         try:
             for part in parts:
                 left = part
                 while left and not self._inflate.eof:  # it would keep what comes then
                     if inflated := self._inflate.decompress(left, _INFLATED):
-                        told(inflated)
+                        on_data(inflated)
                     left = self._inflate.unconsumed_tail
         except zlib.error:
             raise NotHttp from None
@@ -286,7 +286,7 @@ class Response(asyncio.Protocol):
         elif coding not in {"", "identity"}:
             raise NotHttp
         self.resume_writing()  # nobody waits for the rest of the request to be taken
-        if self._told is None:
+        if self._on_data is None:
             self._wake()
 
     def on_body(self, body: bytes) -> None:

@@ -63,11 +63,11 @@ class Call:
     def again(self) -> Call:
         raise NotImplementedError
 
-    async def call(self, _: Identity | None, tell: Callable[[list[Frame]], None]) -> None:
+    async def call(self, _: Identity | None, on_frames: Callable[[list[Frame]], None]) -> None:
         self.calls += 1
-        tell([*self._parts[:-1]])
+        on_frames([*self._parts[:-1]])
         await self._gate.wait()
-        tell([self._parts[-1]])
+        on_frames([self._parts[-1]])
 
 
 def chunk(text: str) -> Frame:

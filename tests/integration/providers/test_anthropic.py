@@ -58,14 +58,14 @@ async def completed(fake: FakeAnthropic, body: Json = QUESTION, **settings: Any)
 
 async def streamed(fake: FakeAnthropic, body: Json = QUESTION, **settings: Any) -> list[Json]:
     async with provider_at(fake.base_url, **settings) as provider:
-        asked, told = call(body, streamed=True), list[Chunk]()
+        asked, found = call(body, streamed=True), list[Chunk]()
 
-        def tell(chunks: list[Chunk]) -> None:
-            told.extend(chunks)
+        def on_chunks(chunks: list[Chunk]) -> None:
+            found.extend(chunks)
             asked.response.begun = True  # as `call` says of the first that has something of the answer
 
-        await provider.stream(asked, tell)
-        return [payload_of(chunk).data for chunk in told]
+        await provider.stream(asked, on_chunks)
+        return [payload_of(chunk).data for chunk in found]
 
 
 async def test_a_question_is_translated_and_sent_with_key_and_version(fake: FakeAnthropic) -> None:

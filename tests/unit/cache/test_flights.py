@@ -43,13 +43,13 @@ class Provider:
     def again(self) -> Provider:
         return self
 
-    async def call(self, _: Identity | None, tell: Callable[[list[Frame]], None]) -> None:
+    async def call(self, _: Identity | None, on_frames: Callable[[list[Frame]], None]) -> None:
         self.calls += 1
         self.running += 1
         try:
             for text in self._texts:
                 await self.gate.acquire()
-                tell([Frame("chunk", text.encode())])
+                on_frames([Frame("chunk", text.encode())])
             await self.gate.acquire()
             if self._error is not None:
                 raise self._error

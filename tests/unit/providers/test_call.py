@@ -15,7 +15,7 @@ from dub5.errors import InvalidRequest, Overloaded, ProviderError, ProviderTimeo
 from dub5.providers import build
 from dub5.providers.call import CallResult, Model, RetryBudget, Route
 from dub5.providers.health import FEWEST_LATENCIES, UNLIMITED, LastFailure, ModelHealth, ProviderHealth
-from dub5.providers.protocol import BatchLimit, Call, Chunk, Embedded, Payload, Provider, Tell
+from dub5.providers.protocol import BatchLimit, Call, Chunk, Embedded, OnChunks, Payload, Provider
 from dub5.settings.loader import convert
 from dub5.settings.model import Price, Settings
 from tests.pulling import payload_of
@@ -51,14 +51,14 @@ class Scripted:
     async def embed(self, call: Call) -> Embedded:
         return Embedded([], len((await self.complete(call)).data["said"]))
 
-    async def stream(self, call: Call, tell: Tell) -> None:
+    async def stream(self, call: Call, on_chunks: OnChunks) -> None:
         self.asked.append(call)
         try:
             for step in self.steps:
                 await asyncio.sleep(0)
                 if isinstance(step, BaseException):
                     raise step
-                tell([Payload.of({"choices": [{"delta": {"content": step}}], "said": step})])
+                on_chunks([Payload.of({"choices": [{"delta": {"content": step}}], "said": step})])
         finally:
             self.closed += 1
 
@@ -116,7 +116,7 @@ def timeout() -> ProviderTimeout:
 
 
 class Heard:
-    """What a stream has told."""
+    """What a stream has brought."""
 
     def __init__(self) -> None:
         self.texts: list[Any] = []
@@ -249,10 +249,10 @@ async def test_after_the_first_byte_there_is_no_way_back() -> None:
 class Preamble(Scripted):
     """Says who speaks before it answers."""
 
-    async def stream(self, call: Call, tell: Tell) -> None:
+    async def stream(self, call: Call, on_chunks: OnChunks) -> None:
         for said in ({"role": "assistant", "content": ""}, {}, {"role": "assistant", "content": None}):
-            tell([Payload.of({"choices": [{"delta": said}], "said": "…"})])
-        await super().stream(call, tell)
+            on_chunks([Payload.of({"choices": [{"delta": said}], "said": "…"})])
+        await super().stream(call, on_chunks)
 
 
 async def test_a_failure_after_a_mere_preamble_is_a_failed_try() -> None:
@@ -589,7 +589,7 @@ def quick(provider: Provider, health: ModelHealth) -> Route:
 class Silent(Scripted):
     """Never answers; counts how its call was ended."""
 
-    async def stream(self, call: Call, tell: Tell) -> None:  # it has nothing to tell
+    async def stream(self, call: Call, on_chunks: OnChunks) -> None:  # it has nothing to say
         self.asked.append(call)
         try:
             await asyncio.Event().wait()
@@ -613,9 +613,9 @@ async def test_a_slow_stream_is_hedged_with_the_next_route() -> None:
 class SlowOnce(Silent):
     """Answers from its second call on."""
 
-    async def stream(self, call: Call, tell: Tell) -> None:
+    async def stream(self, call: Call, on_chunks: OnChunks) -> None:
         play = Scripted.stream if self.asked else Silent.stream
-        await play(self, call, tell)
+        await play(self, call, on_chunks)
 
 
 async def test_where_no_other_route_is_well_a_slow_call_is_made_again_at_the_same() -> None:

@@ -314,14 +314,14 @@ async def test_a_body_that_grows_when_it_is_unpacked_comes_in_parts_that_can_be_
 
     sizes: list[int] = []
 
-    def told(part: bytes) -> None:
+    def on_data(part: bytes) -> None:
         sizes.append(len(part))
         if sum(sizes) > 2**20:
             raise TooMuch
 
     async def ask(call: Call) -> None:
         await call.response.ask(b"", b"")
-        await call.response.read(told)
+        await call.response.read(on_data)
 
     sent = framed(gzip.compress(bytes(64 * 2**20)), "length", [], b"Content-Encoding: gzip")
     for reads in ([sent], parted(sent, [100])):
