@@ -453,11 +453,11 @@ class QuestionRoute:
                 failure = error
             if failure is not None and stream is not None:
                 # After the head: a client that reads gets the error as an event; one that does not is cut off.
-                told = record_error(failure, record, streaming=streaming)
-                record.late_status = told.status
+                reported = record_error(failure, record, streaming=streaming)
+                record.late_status = reported.status
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_END_TIMEOUT):
-                        await stream.end(writer.failed(told))
+                        await stream.end(writer.failed(reported))
         except asyncio.CancelledError:
             if not watch.left or watch.task is None or watch.task.uncancel():
                 raise

@@ -200,7 +200,7 @@ def response(
     tier: str | None = None,
 ) -> bytes:
     """The Response object. `reason` is why it is incomplete."""
-    told = _Answer(
+    answer = _Answer(
         asked.id,
         created,
         completed if status == "completed" else None,
@@ -213,9 +213,9 @@ def response(
         usage,
     )
     try:
-        raw = _encode(told)
+        raw = _encode(answer)
     except UnicodeEncodeError:
-        raw = written(msgspec.structs.asdict(told))
+        raw = written(msgspec.structs.asdict(answer))
     return b"%b,%b" % (raw[:-1], asked.echo)
 
 

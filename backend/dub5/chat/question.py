@@ -160,8 +160,8 @@ def protocol_of(request: ChatRequest) -> tuple[str, ...]:
     """The `protocol` of a key: that in which a request was asked, where it may mean another thing in a chat."""
     if is_text(request):
         return (TEXT,)
-    told = request.spelled is not None and request.spelled[0] == PROTOCOL
-    return (PROTOCOL,) if told and not MEANT_OTHERWISE.isdisjoint(request.body) else ()
+    from_messages = request.spelled is not None and request.spelled[0] == PROTOCOL
+    return (PROTOCOL,) if from_messages and not MEANT_OTHERWISE.isdisjoint(request.body) else ()
 
 
 def is_text(request: ChatRequest) -> bool:

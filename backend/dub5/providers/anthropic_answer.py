@@ -267,7 +267,7 @@ class StreamTranslator:
         self._usage = Usage()
         self._stop = _Delta()
         self._layout: dict[int, Json] = {}
-        self._told: set[int] = set()  # blocks of which something stands in `message_blocks`
+        self._laid_out: set[int] = set()  # blocks of which something stands in `message_blocks`
         self._last = ""  # the type of the block before
         self._blocks: dict[int, Block] = {}
         self._calls: dict[int, int] = {}  # index of a block -> index of the tool call
@@ -313,7 +313,7 @@ class StreamTranslator:
             self._calls[index] = self._begun_calls - 1
             self._silent.add(index)
             if needs_layout([self._layout[index]]):
-                yield self._tell(index, self._layout[index])
+                yield self._part(index, self._layout[index])
             call = _tool_call(block)
             call["function"]["arguments"] = ""
             yield self._call_chunk(index, call)
@@ -321,15 +321,15 @@ class StreamTranslator:
                 yield from self._argue(index, _written(block.input))
         elif block.type == "text":  # empty as a rule, and then it says that the content is not null
             if self._last == "text":
-                yield self._tell(index, {"type": "text"})
+                yield self._part(index, {"type": "text"})
             yield self._chunk({"content": block.text})
             if written.get("citations"):
-                yield self._tell(index, {"type": "text"}, citations=written["citations"])
+                yield self._part(index, {"type": "text"}, citations=written["citations"])
         elif block.type == "thinking":
             if block.thinking:
                 yield self._chunk({"reasoning_content": block.thinking})
         elif block.type != "redacted_thinking":
-            yield self._tell(index, written)
+            yield self._part(index, written)
         self._last = block.type
 
     def _grow_block(self, index: int, delta: _Delta) -> Iterator[Json]:
@@ -348,9 +348,9 @@ class StreamTranslator:
             if index in self._calls:
                 yield from self._argue(index, delta.partial_json)
             else:
-                yield self._tell(index, {"partial_json": delta.partial_json})
+                yield self._part(index, {"partial_json": delta.partial_json})
         elif delta.type == "citations_delta" and delta.citation is not None:
-            yield self._tell(index, {"type": block.type}, citations=[delta.citation])
+            yield self._part(index, {"type": block.type}, citations=[delta.citation])
 
     def _end_block(self, index: int) -> Iterator[Json]:
         if index in self._silent:  # as in the whole answer, where no arguments are an empty object
@@ -365,20 +365,20 @@ class StreamTranslator:
         if signed is not None:
             yield self._chunk({"thinking_blocks": [signed]})
 
-    def _tell(self, index: int, part: Json, *, citations: list[Json] | None = None) -> Json:
+    def _part(self, index: int, part: Json, *, citations: list[Json] | None = None) -> Json:
         """A part of `message_blocks`."""
-        self._told.add(index)
+        self._laid_out.add(index)
         part = {**part, "index": index}
         return self._chunk({BLOCKS: [{**part, "citations": citations} if citations else part]})
 
     def _rest_of_layout(self) -> Iterator[Json]:
         """What `message_blocks` still lacks, where it is needed."""
         entries = [self._layout[index] for index in sorted(self._layout)]
-        if self._told or needs_layout(entries):
+        if self._laid_out or needs_layout(entries):
             rest = [
                 each
                 for each in entries
-                if each["type"] == "text" or (each["type"] in _OURS and each["index"] not in self._told)
+                if each["type"] == "text" or (each["type"] in _OURS and each["index"] not in self._laid_out)
             ]
             if rest:
                 yield self._chunk({BLOCKS: rest})

@@ -95,8 +95,8 @@ CLOCK_TOLERANCE = 2.0
 Handler = Callable[[bytes], Awaitable[None]]
 Words = tuple[Any, ...]
 """One command: its name, then texts, bytes and numbers."""
-Told = Callable[["list[Any] | RedisUnavailable"], None]
-"""Told the answers to commands, or that Redis did not do them all. It must not raise."""
+OnAnswers = Callable[["list[Any] | RedisUnavailable"], None]
+"""Called with the answers to commands, or with why Redis did not do them all. It must not raise."""
 _OPTIONS: dict[str, dict[str, Any]] = {"ZRANGE": {"withscores": True, "score_cast_func": float}}
 """What redis-py has to know to read an answer, where that depends on the question: all of ours ask WITHSCORES."""
 _NO_OPTIONS: dict[str, Any] = {}
@@ -267,9 +267,9 @@ class RedisLink:
                     stack.push_async_callback(pool.sentinel_manager.aclose)
                 stack.push_async_callback(client.aclose)
 
-    def ask(self, operation: str, commands: Sequence[Words], told: Told) -> bool:
-        """`pipeline` for who cannot wait: `told` is called once with what it would have given or raised, later, in the
-        turn in which that is known.
+    def ask(self, operation: str, commands: Sequence[Words], on_answers: OnAnswers) -> bool:
+        """`pipeline` for who cannot wait: `on_answers` is called once with what it would have given or raised, later,
+        in the turn in which that is known.
 
         False, and no call, where there is no connection for that, as there is none to a Cluster, or too much under way
         on it: then `pipeline` may do.
@@ -277,14 +277,14 @@ class RedisLink:
         pipelining = self._pipelining
         if pipelining is None or pipelining.connection is None:
             return False
-        done = functools.partial(self._tell, operation, commands, told, time.perf_counter())
+        done = functools.partial(self._finish, operation, commands, on_answers, time.perf_counter())
         return pipelining.connection.ask(b"".join(map(pack_command, commands)), len(commands), done)
 
-    def _tell(
+    def _finish(
         self,
         operation: str,
         commands: Sequence[Words],
-        told: Told,
+        on_answers: OnAnswers,
         started: float,
         answers: list[Any] | Exception,
     ) -> None:
@@ -293,11 +293,11 @@ class RedisLink:
             self._metrics.cache_errors.labels(operation).inc()
             if isinstance(answers, AnswerTooLarge):
                 self.undecodable(_KINDS.get(operation, operation), "too large")
-            told(RedisUndecodable() if isinstance(answers, AnswerTooLarge) else RedisFailed())
+            on_answers(RedisUndecodable() if isinstance(answers, AnswerTooLarge) else RedisFailed())
             return
         for at, (words, answer) in enumerate(zip(commands, answers, strict=True)):
             if isinstance(answer, ResponseError):
-                told(self._refused(operation, answer))
+                on_answers(self._refused(operation, answer))
                 if isinstance(answer, ReadOnlyError) and self._has_sentinels:
                     raise InvalidResponse("of a server that is no master any more")
                 return
@@ -311,11 +311,11 @@ class RedisLink:
                     sound = False
             if not sound:
                 self._metrics.cache_errors.labels(operation).inc()
-                told(RedisFailed())
+                on_answers(RedisFailed())
                 raise InvalidResponse("no answer to such a command")
         if not self._up:
             self._show_whether_up()
-        told(answers)
+        on_answers(answers)
 
     async def run(self, operation: str, *words: Any) -> Any:
         """The answer to one command, or RedisUnavailable within one timeout."""

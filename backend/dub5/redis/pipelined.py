@@ -1,14 +1,14 @@
 """One connection for what requests wait for: many commands at a time, with no task, timer or wait of its own for any.
 
 redis-py makes the connection, with all that takes: name or Sentinels, TLS, user, password, database. Then its transport
-is ours. What is asked in one turn of the event loop is written at once; an answer is read by hiredis, and told to who
-asked for it by a call, in the turn in which it came. Redis answers a connection in the order of asking, so who is next
-is whose answer this is.
+is ours. What is asked in one turn of the event loop is written at once; an answer is read by hiredis, and given to who
+asked for it by a callback, in the turn in which it came. Redis answers a connection in the order of asking, so who is
+next is whose answer this is.
 
 That order is all that tells one answer from another, so whatever could shift it ends the connection: what is no RESP,
 an answer that nobody waits for or that is none to such a command, one longer than any of ours, and one that does not
-come in time. Then everybody who still waits is told at once. Who does not care for an answer any more stays in the
-row, and ignores it.
+come in time. Then everybody who still waits gets the error at once. Who does not care for an answer any more stays in
+the row, and ignores it.
 
 One timer goes while anything is under way, and looks at what waits longest only. It ticks ten times in the time that an
 answer may take: most of these ticks must have come in time, so that a busy event loop, which leaves answers unread, is
@@ -45,14 +45,14 @@ LATE = 0.002
 """Seconds by which a timer may be late on a machine that is not busy."""
 
 Done = Callable[[list[Any] | Exception], None]
-"""Told the answers, refusals among them, or why there are none. Raises nothing but InvalidResponse, where these are no
-answers to such commands."""
+"""Called with the answers, refusals among them, or why there are none. Raises nothing but InvalidResponse, where these
+are no answers to such commands."""
 
 _log = get_logger()
 
 _INCOMPLETE = object()
-_LOOK_AGAIN = 0.05
-"""Seconds between two looks whether Redis is back."""
+_POLL_INTERVAL = 0.05
+"""Seconds between two checks whether Redis is back."""
 
 
 class _Waiter(msgspec.Struct, eq=False):
@@ -126,7 +126,7 @@ class PipelinedConnection(asyncio.Protocol):
         return True
 
     def close(self, error: Exception | None = None) -> None:
-        """Nothing more is read; who still waits is told `error`."""
+        """Nothing more is read; who still waits is given `error`."""
         if not self.open:
             return
         self.open = False
@@ -208,7 +208,7 @@ class Breaker(Protocol):
 class Pipelining:
     """Such a connection, made anew whenever it is lost: `connection` is None while there is none.
 
-    It comes from `pool`, redis-py's; how it fares is told to the `breaker`.
+    It comes from `pool`, redis-py's; how it fares is reported to the `breaker`.
     """
 
     def __init__(self, pool: Any, breaker: Breaker, *, timeout: float, largest: int) -> None:
@@ -224,7 +224,7 @@ class Pipelining:
         while True:
             if not self._breaker.available:
                 failures = 0
-                await asyncio.sleep(_LOOK_AGAIN)
+                await asyncio.sleep(_POLL_INTERVAL)
                 continue
             began = loop.time()
             with contextlib.suppress(*REDIS_ERRORS):

@@ -91,12 +91,12 @@ class Reader:
 
 
 class Wire:
-    """A connection, what was lost, and what each of those who asked was told."""
+    """A connection, what was lost, and what each of those who asked was given."""
 
     def __init__(self) -> None:
         self.loop, self.transport = Loop(), Transport()
         self.lost: list[Exception | None] = []
-        self.told: dict[int, list[Any] | Exception] = {}
+        self.given: dict[int, list[Any] | Exception] = {}
         made: Any = type("Made", (), {"_writer": self, "_reader": Reader()})
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("dub5.redis.pipelined.asyncio.get_running_loop", lambda: self.loop)
@@ -110,15 +110,15 @@ class Wire:
 
     def ask(self, number: int, answers: int = 1, size: int = 10) -> bool:
         def done(answers: list[Any] | Exception) -> None:
-            assert number not in self.told, "told twice"
-            self.told[number] = answers
+            assert number not in self.given, "given twice"
+            self.given[number] = answers
 
         return self.connection.ask(b"x" * size, answers, done)
 
     def answers(self, number: int) -> list[Any]:
-        told = self.told[number]
-        assert isinstance(told, list)
-        return told
+        given = self.given[number]
+        assert isinstance(given, list)
+        return given
 
     def says(self, data: bytes) -> None:
         self.connection.data_received(data)
@@ -159,7 +159,7 @@ def test_each_is_told_its_own_answers_however_they_are_cut(
             cut = rng.choice(cuts)
             wire.says(pending[:cut])
             pending = pending[cut:]
-    assert wire.told == {number: [value for _, value in answers] for number, answers in enumerate(wanted)}
+    assert wire.given == {number: [value for _, value in answers] for number, answers in enumerate(wanted)}
     assert wire.lost == []
 
 
@@ -181,7 +181,7 @@ def test_a_refusal_is_an_answer_to_one() -> None:
         wire.ask(number)
     wire.says(b"-WRONGTYPE no string\r\n" + bulk(b"mine"))
     assert [type(each) for each in wire.answers(0)] == [ResponseError]
-    assert wire.told[1] == [b"mine"]
+    assert wire.given[1] == [b"mine"]
 
 
 @pytest.mark.parametrize(
@@ -200,15 +200,15 @@ def test_what_makes_no_sense_ends_the_connection_for_all(said: bytes, error: typ
         wire.ask(number)
     wire.says(bulk(b"first"))
     wire.says(said)
-    assert wire.told.pop(0) == [b"first"]
-    assert [isinstance(each, Exception) for each in wire.told.values()] == [True, True]
-    assert isinstance(wire.told[1], error)
+    assert wire.given.pop(0) == [b"first"]
+    assert [isinstance(each, Exception) for each in wire.given.values()] == [True, True]
+    assert isinstance(wire.given[1], error)
     assert isinstance(wire.lost[0], error)
     assert len(wire.lost) == 1
     assert wire.transport.aborted
     wire.says(bulk(b"second") + bulk(b"third"))  # what was read already
     assert not wire.ask(4)
-    assert len(wire.told) == 2
+    assert len(wire.given) == 2
 
 
 def test_only_the_first_is_told_that_its_answer_is_too_large() -> None:
@@ -216,7 +216,7 @@ def test_only_the_first_is_told_that_its_answer_is_too_large() -> None:
     for number in range(2):
         wire.ask(number)
     wire.says(b"$5000\r\n" + b"x" * (LARGEST + 1))
-    assert [type(each) for each in wire.told.values()] == [AnswerTooLarge, RedisConnectionError]
+    assert [type(each) for each in wire.given.values()] == [AnswerTooLarge, RedisConnectionError]
 
 
 def test_what_redis_says_unasked_is_no_part_of_an_answer() -> None:
@@ -233,7 +233,7 @@ def test_an_answer_that_nobody_asked_for_ends_the_connection() -> None:
     wire = Wire()
     wire.ask(0)
     wire.says(bulk(b"mine") + bulk(b"whose?"))
-    assert wire.told == {0: [b"mine"]}
+    assert wire.given == {0: [b"mine"]}
     assert isinstance(wire.lost[0], InvalidResponse)
 
 
@@ -243,12 +243,12 @@ def test_silence_ends_it_for_who_waits_and_later_answers_are_nobodys() -> None:
     wire.loop.pass_time(TIMEOUT / 2)
     wire.ask(1)
     wire.loop.pass_time(TIMEOUT / 2 - TIMEOUT / STEPS)
-    assert wire.told == {}
+    assert wire.given == {}
     wire.loop.pass_time(TIMEOUT / STEPS)
-    assert [type(each) for each in wire.told.values()] == [TimeoutError] * 2
+    assert [type(each) for each in wire.given.values()] == [TimeoutError] * 2
     assert [type(each) for each in wire.lost] == [TimeoutError]
     wire.says(bulk(b"late"))
-    assert len(wire.told) == 2
+    assert len(wire.given) == 2
 
 
 def test_each_answer_has_its_own_time() -> None:
@@ -259,16 +259,16 @@ def test_each_answer_has_its_own_time() -> None:
         wire.loop.pass_time(TIMEOUT / 3)
         if number:
             wire.says(bulk(b"%d" % (number - 1)))
-    assert wire.told == {number: [b"%d" % number] for number in range(49)}
+    assert wire.given == {number: [b"%d" % number] for number in range(49)}
 
 
 def test_timers_that_come_late_give_it_twice_the_time() -> None:
     wire = Wire()
     wire.ask(0)
     wire.loop.pass_time(1.5 * TIMEOUT, late=0.1)
-    assert wire.told == {}
+    assert wire.given == {}
     wire.loop.pass_time(TIMEOUT, late=0.1)
-    assert isinstance(wire.told[0], TimeoutError)
+    assert isinstance(wire.given[0], TimeoutError)
 
 
 def test_nothing_is_timed_while_nothing_is_asked() -> None:
@@ -292,7 +292,7 @@ def test_a_connection_that_is_cut(error: Exception | None, owing: bool) -> None:
         wire.says(b"$5\r\nhal")
     wire.connection.connection_lost(error)
     assert [each is not None for each in wire.lost] == [owing]
-    assert [isinstance(each, Exception) for each in wire.told.values()] == [True] * owing
+    assert [isinstance(each, Exception) for each in wire.given.values()] == [True] * owing
 
 
 def test_what_is_under_way_is_bounded_in_bytes() -> None:
@@ -307,13 +307,13 @@ def test_what_is_under_way_is_bounded_in_bytes() -> None:
 def test_who_asks_again_when_it_is_told() -> None:
     """In the call itself: its answer is the next one that is asked for."""
     wire = Wire()
-    told: list[Any] = []
+    others: list[Any] = []
 
     def again(answers: list[Any] | Exception) -> None:
         assert wire.ask(1)
-        told.append(answers)
+        others.append(answers)
 
     wire.connection.ask(b"x", 1, again)
     wire.ask(0)
     wire.says(bulk(b"a") + bulk(b"b") + bulk(b"c"))
-    assert (told, wire.told) == ([[b"a"]], {0: [b"b"], 1: [b"c"]})
+    assert (others, wire.given) == ([[b"a"]], {0: [b"b"], 1: [b"c"]})
