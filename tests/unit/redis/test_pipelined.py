@@ -225,7 +225,7 @@ def test_what_redis_says_unasked_is_no_part_of_an_answer() -> None:
     for _ in range(10):
         wire.says(b">2\r\n" + bulk(b"invalidate") + bulk(b"x" * 280))
     wire.says(bulk(b"mine"))
-    assert wire.told == {0: [b"mine"]}
+    assert wire.given == {0: [b"mine"]}
     assert not wire.lost
 
 
