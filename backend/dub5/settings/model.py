@@ -585,9 +585,12 @@ class CacheSettings(Section, frozen=True):
         Size,
         Meta(description="Bytes per second and replica of samples for the operator, in Redis; 0 takes none."),
     ] = _constant(Size(2 * 2**10))
-    local_bytes: Annotated[Size, Meta(description="Memory for answers in each replica.")] = _constant(
-        Size(64 * 2**20)
-    )
+    local_bytes: Annotated[
+        Size,
+        Meta(
+            description="Memory for answers in each replica; up to half of it more for requests known by their bytes."
+        ),
+    ] = _constant(Size(64 * 2**20))
     max_entry: Annotated[Size, Meta(description="Larger answers are not stored.")] = _constant(
         Size(256 * 2**10)
     )
