@@ -213,7 +213,7 @@ def _events_of_chunk(chunk: Json) -> bytes:
 class QuestionRoute:
     """One request in, one response out; whatever happens, the client gets an answer in its protocol's shape.
 
-    What is answered from memory is learnt by `recall`. `id_header` has the request's id, for clients that look there.
+    What has a stored answer is learnt by `recall`. `id_header` has the request's id, for clients that look there.
     """
 
     id_header: bytes | None = None
@@ -401,8 +401,8 @@ class QuestionRoute:
     ) -> tuple[bytes, bytes] | None:
         """Send the pipeline's answer: at once, or as it comes, with heartbeats until then and in its pauses.
 
-        `end` is when the caller wants the whole answer, in seconds of time.monotonic. Of an answer that is stored now
-        that is given back, and what was sent of it.
+        `end` is when the caller wants the whole answer, in seconds of time.monotonic. Returns an
+        answer that is stored now, and what was sent of it.
         """
         record, streaming = question.record, False
         failure: Exception | None = None

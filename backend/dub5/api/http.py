@@ -1,7 +1,7 @@
 """HTTP in and HTTP out: what every request passes before it comes to its route; then, for raw ASGI routes, headers, a
 bounded body, JSON or events, and a client that leaves.
 
-What every request passes before it comes to its route; each part costs the usual request a comparison.
+Each part of what every request passes costs the usual one a comparison.
 
 Requests that browsers send: pages of other origins stay out, those that are allowed may read what comes. What
 `dub5.api.origins` decides by no page can leave out or change, and no program sends it, but for desktop programs that
@@ -411,6 +411,8 @@ class EventStream(msgspec.Struct):
     One timer for a whole stream, which what is sent moves only by noting when. Where it fires in a silence a task
     sends the comment. Everything else waits for that task before it sends, and the timer for what is being sent:
     so nothing gets in between, and no comments pile up for a client that does not read.
+
+    `push`, where the server has it, sends frames in the turn in which they come; what it cannot take goes by `send`.
     """
 
     send: Send

@@ -1,7 +1,8 @@
 """The answers that are stored: in this replica's memory, and in Redis, where all replicas share them.
 
 `recall` looks in memory only and never awaits, so that the commonest hit costs no task switch. `find` asks Redis, and
-learns in the same breath what was purged. `store` keeps an answer in both. What an entry is good for is decided by
+learns in the same breath what was purged. `store` keeps an answer in both; a flight does so in two steps, `keep` and
+`write`, since Redis has it written together with the end of its lease. What an entry is good for is decided by
 `freshness`; which answers belong to which purges, by `purges`.
 
 Memory is bounded in bytes. Moka's W-TinyLFU admits an answer only where it is likelier to be asked for again than what

@@ -4,7 +4,7 @@ and what is noted of the calls to providers that it took.
 All that is a `chat.completion` or its chunks, whatever protocol the client speaks: a `Writer` writes it in that one.
 
 An answer is stored only where it is whole. Never stored are answers that were cut short, in error, filtered, refused,
-empty, malformed, or ended by a limit that the caller did not set.
+empty, malformed, or ended by a limit that neither the caller nor the protocol set.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What every provider behind HTTP shares: the way to it, the time limits and server-sent events.
 
-Calls go straight (`upstream`), or by aiohttp where a proxy is between (docs/adr/0001 and 0032).
+Calls go straight (`upstream`), or by aiohttp where a proxy is between, as lists of models always do (docs/adr/0001 and
+0032).
 """
 
 from __future__ import annotations

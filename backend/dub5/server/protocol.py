@@ -5,6 +5,9 @@ headers, line feeds alone, odd chunks. What it lets through is refused here (see
 A refusal has the contract's shape, comes after the answers to the requests before it, and ends the
 connection: nothing that follows is read as a request.
 
+What `dub5.api.recall` knows by its bytes is answered without the parser, between two requests. While such a request is
+still coming it is held, unparsed, until it is whole or something else happens.
+
 Time: a connection waits for a request, sends one, or leaves our bytes unread, and each of these has a limit.
 Connections stand in queues by what they wait for, in the order in which they began, so one timer for all, once a
 second, looks only at the first of each; a request that arrives in one piece is in none. A request that has arrived
