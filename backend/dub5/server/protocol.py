@@ -331,6 +331,7 @@ class GuardedProtocol(HttpToolsProtocol):
             if len(data) < self._held:
                 return 0
             self._held, self._begun = 0, False
+            self._all.sending.pop(self, None)
         if not self._begun and self._all.recall is not None:
             done = self._recall(self._all.recall, data)
         recalled = done

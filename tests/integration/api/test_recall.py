@@ -596,6 +596,21 @@ async def test_what_is_still_coming_counts_as_a_request(twins: tuple[Twin, Twin]
         assert await seen(recalling, reads) == await seen(ordinary, reads)
 
 
+async def test_what_was_still_coming_is_awaited_no_more_when_it_is_answered(twins: tuple[Twin, Twin]) -> None:
+    recalling, ordinary = twins
+    first, second, third = (usual("curl", asked(message()), "/v1/messages", number) for number in (1, 2, 3))
+
+    def time_out(protocol: GuardedProtocol) -> None:
+        # Longer than a request may take to come, shorter than a connection may be idle.
+        protocol._all.sweep(protocol.loop.time() + 31)
+
+    for twin in twins:
+        twin.begin()
+        await twin.ask(first)
+    reads: list[bytes | Befalls] = [second[:-20], second[-20:], time_out, third]
+    assert await seen(recalling, reads) == await seen(ordinary, reads)
+
+
 async def lives_the_same(twins: tuple[Twin, Twin], *steps: Any) -> int:
     """What befalls both. How much was recalled."""
     before = twins[0].recalled
