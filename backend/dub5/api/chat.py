@@ -111,10 +111,10 @@ class Spelling(Protocol):
 
 
 @runtime_checkable
-class Recalling(Protocol):
+class Resolving(Protocol):
     """A Spelling whose requests may refer to what is kept elsewhere, and whose Writers may keep answers."""
 
-    async def recall(self, raw: bytes, tenant: str) -> Spelling:
+    async def resolve(self, raw: bytes, tenant: str) -> Spelling:
         """One for a request, with what its body refers to; the body may be anything."""
         ...
 
@@ -230,7 +230,7 @@ class QuestionRoute:
     ) -> None:
         self.spelling = spelling
         self.path = spelling.path
-        self._recalling = spelling if isinstance(spelling, Recalling) else None
+        self._resolving = spelling if isinstance(spelling, Resolving) else None
         self._pipeline = pipeline
         self._keys = keys
         self._limiter = limiter
@@ -311,8 +311,8 @@ class QuestionRoute:
         if arrival is not None:
             arrival.is_of(raw)
         key = translation = None
-        if self._recalling is not None:
-            spelling = await self._recalling.recall(raw, caller.tenant)
+        if self._resolving is not None:
+            spelling = await self._resolving.resolve(raw, caller.tenant)
         if spelling.name != Chat.name:
             translation = Translation(spelling.name, lambda body: spelling.question(body, headers))
         if len(raw) < LARGE:
@@ -430,7 +430,7 @@ class QuestionRoute:
                         )
                         await (sending if end is None else until(end, sending))
                 else:
-                    if self._recalling is not None:
+                    if self._resolving is not None:
                         await kept(writer, answer.content)
                     if stream is not None and stream.begun:  # perhaps by a heartbeat meanwhile
                         await stream.end(writer.replay(answer.content))

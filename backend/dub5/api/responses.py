@@ -66,7 +66,7 @@ class Responses:
     def authorization(self, headers: dict[str, str]) -> str:
         return key_of(headers)
 
-    async def recall(self, raw: bytes, tenant: str) -> Spelling:
+    async def resolve(self, raw: bytes, tenant: str) -> Spelling:
         """With what a body refers to by ids; itself where that is nothing."""
         if not self._store.enabled:
             return self
@@ -78,7 +78,7 @@ class Responses:
                 wanted.add(place[0])
         if not wanted:
             return self
-        return _Recalled(self._store, await _recollected(self._store, tenant, previous, wanted))
+        return _Resolved(self._store, await _recollected(self._store, tenant, previous, wanted))
 
     def question(self, body: Json, headers: dict[str, str]) -> Json:  # noqa: ARG002  # all of it is in the body
         if body.get("previous_response_id") is not None and not self._store.enabled:
@@ -129,7 +129,7 @@ def _matches(raw: bytes, name: bytes, pattern: re.Pattern[bytes], before: int) -
         at = raw.find(name, at + 1)
 
 
-class _Recalled(Responses):
+class _Resolved(Responses):
     """The Spelling of one request, with what it refers to."""
 
     def __init__(self, store: ResponseStore, recalled: Recollection) -> None:
