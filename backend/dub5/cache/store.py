@@ -511,8 +511,7 @@ class AnswerStore:
             stored = await link.run("get", "GETRANGE", name, 0, self._most_stored)
         except RedisUnavailable:
             return None
-        await asyncio.wait([learning])  # others wait for it, too, so who leaves does not end it
-        learnt = not learning.cancelled() and learning.exception() is None and learning.result()
+        learnt = await self._lookups.result(learning)
         return self._unpacked(identity, stored) if learnt and stored else None
 
     async def _learn_slowly(self, link: RedisLink) -> bool:
