@@ -442,10 +442,13 @@ class _Enough(Exception):
 async def _refusal_body(response: Response) -> bytes:
     """The body of a refusal, or what comes of it in good time; the status counts without it."""
     parts: list[bytes] = []
+    left = refusals.MOST_READ
 
     def received(part: bytes) -> None:
+        nonlocal left
         parts.append(part)
-        if sum(map(len, parts)) >= refusals.MOST_READ:
+        left -= len(part)
+        if left <= 0:
             raise _Enough
 
     with contextlib.suppress(_Enough, *_FAILURES):
