@@ -63,7 +63,11 @@ class AnthropicProvider:
         version = {"anthropic-version": VERSION}
         self._http = HttpClient(name, settings, "/messages", key=key, access=access, headers=version)
         self._counting = HttpClient(
-            name, settings, "/messages/count_tokens", key=key, access=access, headers=version
+            *(name, settings, "/messages/count_tokens"),
+            key=key,
+            access=access,
+            headers=version,
+            beside=self._http,
         )
         self._max_tokens = settings.max_tokens
         beta = {name: value for name, value in settings.headers.items() if name.lower() == _BETA_HEADER}

@@ -151,7 +151,9 @@ class HttpClient:
         key: str,
         access: Access,
         headers: Mapping[str, str] = NO_HEADERS,
+        beside: HttpClient | None = None,
     ) -> None:
+        """`beside` is one of the same provider, which has read whom to trust."""
         self.name = name
         self._timeouts: Timeouts = settings.timeouts
         self._secrets = [secret for secret in (key, *access.secrets()) if secret]
@@ -180,7 +182,9 @@ class HttpClient:
         redact = Redactor(*self._secrets, hosts=[host for host in hosts if host])
         self._errors = HttpErrors(name, access.proxy, redact)
         # Reads files, which must not wait for the first call.
-        self._tls = trusted(f"providers.{name}.ca_file", settings.ca_file)
+        self.tls: ssl.SSLContext = (
+            trusted(f"providers.{name}.ca_file", settings.ca_file) if beside is None else beside.tls
+        )
         self._session: aiohttp.ClientSession | None = None
         self._upstream: Upstream | None = None
 
@@ -337,7 +341,7 @@ class HttpClient:
             response.release()
 
     def _straight(self) -> Upstream:
-        tls = self._tls if self._url.scheme == "https" else None
+        tls = self.tls if self._url.scheme == "https" else None
         self._upstream = Upstream(
             self._url, tls, self._headers, connect=self._timeouts.connect, sockets=self._sockets
         )
@@ -365,7 +369,7 @@ class HttpClient:
 
     def _connector(self) -> aiohttp.TCPConnector:
         # How many there are at once is for `health` to say: a wait here would be the provider's fault.
-        usual: Any = {"limit": 0, "keepalive_timeout": KEEP_ALIVE, "ssl": self._tls}
+        usual: Any = {"limit": 0, "keepalive_timeout": KEEP_ALIVE, "ssl": self.tls}
         return (
             aiohttp.TCPConnector(**usual) if self._sockets is None else _SharedSockets(self._sockets, **usual)
         )

@@ -118,8 +118,10 @@ class OpenAIProvider:
     def __init__(self, name: str, settings: OpenAISettings, *, key: str, access: Access = DIRECTLY) -> None:
         self.name = name
         self._http = HttpClient(name, settings, "/chat/completions", key=key, access=access)
-        self._texts = HttpClient(name, settings, "/completions", key=key, access=access)
-        self._embeddings = HttpClient(name, settings, "/embeddings", key=key, access=access)
+        self._texts, self._embeddings = (
+            HttpClient(name, settings, path, key=key, access=access, beside=self._http)
+            for path in ("/completions", "/embeddings")
+        )
         self._encoding_format = settings.embeddings.encoding_format
         self.batch_limit = BatchLimit(settings.embeddings.max_items, settings.embeddings.max_bytes)
         self._stream_usage = settings.stream_usage
