@@ -56,7 +56,7 @@ from dub5.redis.client import (
     connect,
 )
 from dub5.redis.cluster import Cluster
-from dub5.redis.pipelined import LATE, STEPS, STEPS_IN_TIME, Pipelining
+from dub5.redis.pipelined import LATE, STEPS, Pipelining, out_of_time
 from dub5.settings.model import RedisSettings
 from dub5.telemetry.background import Background, BackgroundTask
 from dub5.telemetry.logging import get_logger
@@ -473,7 +473,7 @@ class _Countdown:
         now = self._loop.time()
         self._steps += 1
         self._in_time += now < self._due + LATE
-        if (self._steps >= STEPS and self._in_time >= STEPS_IN_TIME) or self._steps >= 2 * STEPS:
+        if out_of_time(self._steps, self._in_time):
             self._limit.reschedule(now)
         else:
             self._due = now + self._step

@@ -40,9 +40,16 @@ MOST_UNDER_WAY = 2**20
 MOST_COMMAND = 2**16
 """Bytes of what is asked at once, at most: all that comes after it waits until it is sent."""
 
-STEPS, STEPS_IN_TIME = 10, 8
+STEPS, _STEPS_IN_TIME = 10, 8
 LATE = 0.002
 """Seconds by which a timer may be late on a machine that is not busy."""
+
+
+def out_of_time(steps: int, in_time: int) -> bool:
+    """Whether Redis has had its time, of which each step is a tenth: most of them ended in time, or there were twice as
+    many."""
+    return (steps >= STEPS and in_time >= _STEPS_IN_TIME) or steps >= 2 * STEPS
+
 
 Done = Callable[[list[Any] | Exception], None]
 """Called with the answers, refusals among them, or why there are none. Raises nothing but InvalidResponse, where these
@@ -186,8 +193,7 @@ class PipelinedConnection(asyncio.Protocol):
         now, first = self._loop.time(), self._waiting[0]
         self._ticks += 1
         self._in_time += now < self._due + LATE
-        ticks, in_time = self._ticks - first.ticks, self._in_time - first.in_time
-        if (ticks >= STEPS and in_time >= STEPS_IN_TIME) or ticks >= 2 * STEPS:
+        if out_of_time(self._ticks - first.ticks, self._in_time - first.in_time):
             self.close(TimeoutError())
         else:
             self._due = now + self._step
