@@ -24,6 +24,7 @@ import msgspec
 from dub5.admission.gate import Gate
 from dub5.admission.keys import Caller
 from dub5.cache.flights import CacheStatus, Flights, Frame, Leader, Made
+from dub5.cache.flights import Question as CacheQuestion
 from dub5.cache.freshness import Directives
 from dub5.cache.policies import Policies
 from dub5.cache.purges import names_of
@@ -40,6 +41,7 @@ from dub5.chat.answer import (
 )
 from dub5.chat.catalog import Catalog, Target
 from dub5.chat.question import (
+    KeyParts,
     Question,
     answer_key,
     answer_key_in_steps,
@@ -67,15 +69,9 @@ class Services(msgspec.Struct, frozen=True):
     tracer: Tracer
 
 
-class Resolved(Protocol):
+class Resolved(CacheQuestion, Protocol):
     """What of a question is enough to answer it from memory."""
 
-    @property
-    def lookup(self) -> CacheLookup | None: ...
-    @property
-    def bypass(self) -> str | None: ...
-    @property
-    def record(self) -> RequestRecord: ...
     @property
     def target(self) -> Target: ...
 
@@ -131,19 +127,7 @@ class Pipeline:
         lookup = None
         if bypass is None:
             if key is None:
-                key = answer_key(
-                    fields,
-                    scope=scope_of(
-                        target.cache_class.share,
-                        tenant=caller.tenant,
-                        key_id=caller.identity,
-                        user=request.user,
-                    ),
-                    personality_revision=personality.revision if personality is not None else "",
-                    model_revision=target.model.revision,
-                    tags=tags,
-                    protocol=protocol_of(request),
-                )
+                key = answer_key(fields, **_key_parts(request, target, caller, tags))
             tenant, class_name, price = caller.tenant, target.class_name, target.model.price
             lookup = CacheLookup(
                 key,
@@ -173,16 +157,7 @@ class Pipeline:
         target = self._catalog[request.model]
         personality = target.personality
         fields = personality.fields(request) if personality is not None else request.body
-        share = target.cache_class.share
-        steps = answer_key_in_steps(
-            fields,
-            scope=scope_of(share, tenant=caller.tenant, key_id=caller.identity, user=request.user),
-            personality_revision=personality.revision if personality is not None else "",
-            model_revision=target.model.revision,
-            tags=tags,
-            protocol=protocol_of(request),
-        )
-        return await in_steps(steps)
+        return await in_steps(answer_key_in_steps(fields, **_key_parts(request, target, caller, tags)))
 
     def remembers(self, question: Question) -> bool:
         """Whether memory has the answer now; counts nothing."""
@@ -266,6 +241,17 @@ class Pipeline:
         record, model = question.record, question.target.model
         record.prompt_tokens, record.completion_tokens = usage.prompt, usage.completion
         self._metrics.count_saved(model.name, *usage.dollars(model.price))
+
+
+def _key_parts(request: ChatRequest, target: Target, caller: Caller, tags: tuple[str, ...]) -> KeyParts:
+    share, personality = target.cache_class.share, target.personality
+    return {
+        "scope": scope_of(share, tenant=caller.tenant, key_id=caller.identity, user=request.user),
+        "personality_revision": personality.revision if personality is not None else "",
+        "model_revision": target.model.revision,
+        "tags": tags,
+        "protocol": protocol_of(request),
+    }
 
 
 class ProviderCall(msgspec.Struct):

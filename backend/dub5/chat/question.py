@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import msgspec
 
@@ -167,6 +167,16 @@ def protocol_of(request: ChatRequest) -> tuple[str, ...]:
 def is_text(request: ChatRequest) -> bool:
     """Whether a text is to be continued, rather than a chat."""
     return request.spelled is not None and request.spelled[0] == TEXT
+
+
+class KeyParts(TypedDict):
+    """What the key of an answer is made of besides the question's own fields."""
+
+    scope: tuple[str, ...]
+    personality_revision: str
+    model_revision: str
+    tags: Iterable[str]
+    protocol: tuple[str, ...]
 
 
 def answer_key(
