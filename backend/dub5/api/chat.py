@@ -55,6 +55,7 @@ from dub5.errors import (
     Dub5Error,
     ErrorResponse,
     InternalError,
+    InvalidRequest,
     ProviderError,
     ProviderTimeout,
     WrongMethod,
@@ -214,9 +215,11 @@ class QuestionRoute:
     """One request in, one response out; whatever happens, the client gets an answer in its protocol's shape.
 
     What has a stored answer is learnt by `recall`. `id_header` has the request's id, for clients that look there.
+    Without `personalities` only models may be named.
     """
 
     id_header: bytes | None = None
+    personalities = True
 
     def __init__(
         self,
@@ -332,6 +335,11 @@ class QuestionRoute:
             deadline=deadline,
             key=key,
         )
+        if not self.personalities and question.target.personality is not None:
+            raise InvalidRequest(
+                f"`{question.target.name}` is a personality, which only chats have. Name a model.",
+                param="model",
+            )
         return question, spelling, caller
 
     async def read_again(self, head: bytes, raw: bytes, record: RequestRecord) -> Question:
@@ -359,16 +367,18 @@ class QuestionRoute:
             return
         completion, written = sent
         write = renew = None
+        held = (
+            b"",
+            b"",
+        )  # where the completion is sent as it is, and where what was sent is this request's own
         if isinstance(writer, Renewing):
             again = writer.again(stream=question.request.stream)
             if again is None:
                 return
             write, renew = again.write, again.renew
-            completion = written = b""  # this one's is this request's own
         elif written is not completion:
             write = writer.replay if question.request.stream else writer.whole
-        else:
-            completion = written = b""
+            held = sent
         body = Body(
             caller,
             msgspec.structs.replace(question.lookup, words=None),
@@ -376,8 +386,7 @@ class QuestionRoute:
             question.request.stream,
             question.request.cost,
             write,
-            completion,
-            written,
+            *held,
             renew,
         )
         self._recall.learn(arrival, self, cast("HTTPScope", scope), question.record, body)

@@ -10,27 +10,23 @@ from __future__ import annotations
 from typing import Annotated
 
 import msgspec
-from litestar.types import Receive
 from msgspec import Meta
 
-from dub5.admission.keys import Caller
 from dub5.admission.limits import Grant
-from dub5.api.chat import QuestionRoute, Spelling
+from dub5.api.chat import ChatWriter, QuestionRoute
 from dub5.api.http import key_of
-from dub5.api.recall import Arrival
 from dub5.cache.flights import Frame
 from dub5.chat.answer import Writer
-from dub5.chat.embeddings_request import tokens_of
+from dub5.chat.embeddings_request import require_one_kind, tokens_of
 from dub5.chat.question import Question
 from dub5.chat.request import ChatRequest, StreamOptions, invalid
-from dub5.errors import Dub5Error, ErrorResponse, InvalidRequest, render, render_event
+from dub5.errors import Dub5Error, ErrorResponse, InvalidRequest, render
 from dub5.providers.chunks import split, text_of, tokens
 from dub5.providers.openai_completions import MOST_PROMPTS, PROTOCOL, USUAL_LIMIT, prompts
 from dub5.providers.protocol import Json, Payload, decode
 from dub5.settings.model import MOST_TOKENS
 from dub5.telemetry.record import RequestRecord
 
-_DONE = b"data: [DONE]\n\n"
 _OF_CHATS = ("messages", "max_completion_tokens")
 
 _Token = Annotated[int, Meta(ge=0, le=2**31)]
@@ -86,7 +82,9 @@ class Completions:
         except msgspec.ValidationError as error:
             raise invalid(str(error)) from None
         if isinstance(known.prompt, list):
-            _require_one_kind(known.prompt)
+            require_one_kind("prompt", known.prompt)
+            if not isinstance(known.prompt[0], int) and len(known.prompt) > MOST_PROMPTS:
+                raise InvalidRequest(f"`prompt` has more than {MOST_PROMPTS} texts.", param="prompt")
         parts = [
             {"type": "text", "text": each} if isinstance(each, str) else {"type": "tokens", "tokens": each}
             for each in prompts(body)
@@ -101,28 +99,14 @@ class Completions:
         return render(error)
 
 
-def _require_one_kind(given: list[str | int | list[int]]) -> None:
-    kind = type(given[0])
-    for index, each in enumerate(given):
-        if type(each) is not kind:
-            raise InvalidRequest(
-                f"`prompt[{index}]` is of another type than `prompt[0]`: a list has texts, tokens, or lists of tokens.",
-                param=f"prompt[{index}]",
-            )
-    if kind is not int and len(given) > MOST_PROMPTS:
-        raise InvalidRequest(f"`prompt` has more than {MOST_PROMPTS} texts.", param="prompt")
-
-
-class CompletionWriter(msgspec.Struct):
-    """See `Writer`."""
-
-    include_usage: bool
+class CompletionWriter(ChatWriter):
+    """See `Writer`. A stream ends as a chat's does."""
 
     def whole(self, completion: bytes) -> bytes:
         return Payload.of(_text(decode(completion), "message")).raw
 
     def replay(self, completion: bytes) -> bytes:
-        return self._replayed(completion) + _DONE
+        return self._replayed(completion) + self.end()
 
     def events(self, frames: list[Frame]) -> bytes:
         events: list[bytes] = []
@@ -132,13 +116,6 @@ class CompletionWriter(msgspec.Struct):
             elif frame.kind == "chunk" or self.include_usage:
                 events.append(_event(decode(frame.raw)))
         return b"".join(events)
-
-    def end(self) -> bytes:
-        return _DONE
-
-    def failed(self, error: Dub5Error) -> bytes:
-        """Without a `[DONE]`."""
-        return render_event(error)
 
     def _replayed(self, completion: bytes) -> bytes:
         """In parts about as long as tokens, as its provider would have sent it: there is none that only opens."""
@@ -181,21 +158,7 @@ def _choice(choice: Json, inside: str) -> Json:
 class CompletionsRoute(QuestionRoute):
     """A QuestionRoute for models only."""
 
-    async def _question(
-        self,
-        headers: dict[str, str],
-        receive: Receive,
-        record: RequestRecord,
-        deadline: float | None,
-        arrival: Arrival | None = None,
-    ) -> tuple[Question, Spelling, Caller]:
-        question, spelling, caller = await super()._question(headers, receive, record, deadline, arrival)
-        if question.target.personality is not None:
-            raise InvalidRequest(
-                f"`{question.target.name}` is a personality, which only chats have. Name a model.",
-                param="model",
-            )
-        return question, spelling, caller
+    personalities = False
 
     async def _granted(self, question: Question) -> Grant | None:
         reserve = 0 if self._pipeline.remembers(question) else _most_tokens(question)

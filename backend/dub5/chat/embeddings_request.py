@@ -89,17 +89,22 @@ async def read(raw: bytes, *, room: Callable[[int], None]) -> EmbeddingsRequest:
     )
 
 
+def require_one_kind(field: str, given: list[str | int | list[int]]) -> None:
+    """InvalidRequest where a list has more than one of texts, tokens, and lists of tokens."""
+    for index, each in enumerate(given):
+        if type(each) is not type(given[0]):
+            raise InvalidRequest(
+                f"`{field}[{index}]` is of another type than `{field}[0]`: "
+                "a list has texts, tokens, or lists of tokens.",
+                param=f"{field}[{index}]",
+            )
+
+
 def _texts(given: str | list[str | int | list[int]]) -> list[Text]:
     if isinstance(given, str):
         return [given]
-    kind = type(given[0])
-    for index, each in enumerate(given):
-        if type(each) is not kind:
-            raise InvalidRequest(
-                f"`input[{index}]` is of another type than `input[0]`: a list has texts, tokens, or lists of tokens.",
-                param=f"input[{index}]",
-            )
-    if kind is int:
+    require_one_kind("input", given)
+    if isinstance(given[0], int):
         return [given]  # type: ignore[list-item]  # the tokens of one text
     if len(given) > MOST_TEXTS:
         raise InvalidRequest(f"`input` has more than {MOST_TEXTS} texts.", param="input")
