@@ -282,7 +282,7 @@ class Recall:
         record = self._record(head, values, body, started, auth)
         if record is None:
             return unknown
-        leader = _Again(self._pipeline, head.route, unknown.raw, raw, record)
+        leader = _Refresh(self._pipeline, head.route, unknown.raw, raw, record)
         answer = self._pipeline.recall(_Known(body.lookup, record, body.target), leader)
         if answer is None:
             return unknown
@@ -407,7 +407,7 @@ def _head_of(arrival: Arrival, route: QuestionRoute, scope: HTTPScope, record: R
     )
 
 
-class _Again:
+class _Refresh:
     """The call to a provider that an answer has behind it, where it has one: only then its question is read again."""
 
     def __init__(

@@ -229,9 +229,9 @@ class ResponsesWriter:
         self._kept: bytes | None = None
         self._stream: Events | None = None
 
-    def again(self, *, stream: bool) -> Again | None:
+    def again(self, *, stream: bool) -> RenewedResponse | None:
         """See `Renewing`."""
-        return None if self._keeping is not None else Again(self._asked, stream)
+        return None if self._keeping is not None else RenewedResponse(self._asked, stream)
 
     async def keep(self, completion: bytes | None) -> None:
         """Before the last of the answer is written: keep it, where it is asked to be. `completion` where it is whole,
@@ -291,7 +291,7 @@ _WRITTEN, _ENDED = 1_000_000_001, 1_000_000_002
 _TIMES = ((b'"created_at":%d', _WRITTEN), (b'"completed_at":%d', _ENDED))
 
 
-class Again(msgspec.Struct, frozen=True):
+class RenewedResponse(msgspec.Struct, frozen=True):
     """Writes the Responses to a question that is asked again and again and kept nowhere, each with an id and times of
     its own."""
 

@@ -93,8 +93,8 @@ _CLOSE = (b"connection", b"close")
 
 _log = get_logger()
 
-Recall = Callable[[bytes, int, "str | None", bytes, Callable[[bytes], None]], "int | Arrival | None"]
-"""See `dub5.api.recall.Recall.answer`."""
+AnswerKnown = Callable[[bytes, int, "str | None", bytes, Callable[[bytes], None]], "int | Arrival | None"]
+"""Answers a request that is known by its bytes: see `dub5.api.recall.Recall.answer`."""
 
 Queue = OrderedDict["GuardedProtocol", float]
 """Connections, and since when they wait (the loop's clock), the longest first."""
@@ -128,7 +128,7 @@ class Connections(ServerState):
         *,
         hosts: Hosts | None = None,
         origins: Origins | None = None,
-        recall: Recall | None = None,
+        recall: AnswerKnown | None = None,
     ) -> None:
         super().__init__()
         self.recall = recall
@@ -358,7 +358,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._all.idle.setdefault(self, self.loop.time())
         return recalled
 
-    def _recall(self, recall: Recall, data: bytes) -> int:
+    def _recall(self, recall: AnswerKnown, data: bytes) -> int:
         """Answer the requests at the beginning of `data` that are known, some at most; where they end."""
         done, everything, self._arrival = 0, self._all, None
         for _ in range(_RECALLED_AT_ONCE):

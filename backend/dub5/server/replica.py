@@ -27,7 +27,7 @@ from dub5.api.origins import Hosts, Origins
 from dub5.app import Application
 from dub5.errors import ConfigError
 from dub5.server.accepting import Acceptor
-from dub5.server.protocol import ConnectionLimits, Connections, GuardedProtocol, Recall
+from dub5.server.protocol import AnswerKnown, ConnectionLimits, Connections, GuardedProtocol
 from dub5.settings.model import Settings
 from dub5.telemetry.background import Background
 from dub5.telemetry.logging import get_logger
@@ -44,6 +44,22 @@ looking for them among thousands of live streams."""
 _log = get_logger()
 
 
+def configured(app: ASGIApp) -> uvicorn.Config:
+    """How uvicorn serves `app`: its protocol is ours, and there is nothing of it that the service has itself."""
+    return uvicorn.Config(
+        app,
+        interface="asgi3",  # it would take a middleware that is no coroutine function for the old one
+        http=GuardedProtocol,
+        loop="none",
+        lifespan="off",
+        ws="none",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,  # nothing here depends on where a request comes from
+    )
+
+
 class _Listener(uvicorn.Server):
     """A uvicorn server that leaves signals to us. `on_close` is called in the moment in which it closes."""
 
@@ -55,20 +71,7 @@ class _Listener(uvicorn.Server):
         background: Background,
         on_close: Callable[[], None] = lambda: None,
     ) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                interface="asgi3",  # it would take a middleware that is no coroutine function for the old one
-                http=GuardedProtocol,
-                loop="none",
-                lifespan="off",
-                ws="none",
-                access_log=False,
-                log_config=None,
-                server_header=False,
-                proxy_headers=False,  # nothing here depends on where a request comes from
-            )
-        )
+        super().__init__(configured(app))
         self.server_state: Connections = connections
         self._bound = bound
         self._background = background
@@ -184,7 +187,7 @@ class Replica:
         self.application.metrics.open_connections.set_function(lambda: self._public.connections)
 
     def _connections(
-        self, max_connections: int, origins: Origins | None = None, recall: Recall | None = None
+        self, max_connections: int, origins: Origins | None = None, recall: AnswerKnown | None = None
     ) -> Connections:
         settings, refused = self.application.settings, self.application.metrics.connections_refused
         server = settings.server

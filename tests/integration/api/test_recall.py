@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 import pytest
 import structlog
-import uvicorn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.typing import EventDict
@@ -29,6 +28,7 @@ from dub5.cache.samples import NoSampler
 from dub5.contract import ClassPolicy, PolicyDocument
 from dub5.errors import RequestTimeout
 from dub5.server.protocol import ConnectionLimits, Connections, GuardedProtocol
+from dub5.server.replica import configured
 from dub5.settings.loader import convert
 from dub5.settings.model import Settings
 
@@ -126,18 +126,7 @@ class Twin:
         self.connections = Connections(
             limits, lambda _: None, self.app.arrivals, origins=self.app.origins, recall=recall
         )
-        self.uvicorn = uvicorn.Config(
-            self.app.public,
-            interface="asgi3",
-            http=GuardedProtocol,
-            loop="none",
-            lifespan="off",
-            ws="none",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            proxy_headers=False,
-        )
+        self.uvicorn = configured(self.app.public)
         self.uvicorn.load()
         self.confirmed = self.app._purges.confirmed
         self.begin()
