@@ -181,10 +181,15 @@ class HttpClient:
         hosts = (self._url.host, access.proxy.url.host if access.proxy is not None else None)
         redact = Redactor(*self._secrets, hosts=[host for host in hosts if host])
         self._errors = HttpErrors(name, access.proxy, redact)
-        # Reads files, which must not wait for the first call.
-        self.tls: ssl.SSLContext = (
-            trusted(f"providers.{name}.ca_file", settings.ca_file) if beside is None else beside.tls
+        # Reads files, which must not wait for the first call. It takes 30 ms, so not where no TLS is spoken.
+        speaks_tls = self._url.scheme == "https" or (
+            access.proxy is not None and access.proxy.url.scheme == "https"
         )
+        self.tls: ssl.SSLContext | None = None
+        if beside is not None and beside.tls is not None:
+            self.tls = beside.tls
+        elif speaks_tls or settings.ca_file is not None:
+            self.tls = trusted(f"providers.{name}.ca_file", settings.ca_file)
         self._session: aiohttp.ClientSession | None = None
         self._upstream: Upstream | None = None
 
@@ -369,7 +374,7 @@ class HttpClient:
 
     def _connector(self) -> aiohttp.TCPConnector:
         # How many there are at once is for `health` to say: a wait here would be the provider's fault.
-        usual: Any = {"limit": 0, "keepalive_timeout": KEEP_ALIVE, "ssl": self.tls}
+        usual: Any = {"limit": 0, "keepalive_timeout": KEEP_ALIVE, "ssl": self.tls or True}
         return (
             aiohttp.TCPConnector(**usual) if self._sockets is None else _SharedSockets(self._sockets, **usual)
         )
