@@ -19,8 +19,10 @@ POLICIES, INVALIDATIONS = "cachepolicies", "cacheinvalidations"
 Json = dict[str, Any]
 
 Duration = Annotated[str, Meta(pattern=r"^([0-9]{1,7}(\.[0-9]{1,3})?(ms|s|m|h))+$", max_length=24)]
-Size = Annotated[str, Meta(pattern=r"^[0-9]{1,9}(Ki|Mi|Gi)$", max_length=12)]
-Percentage = Annotated[str, Meta(pattern=r"^(0\.[0-9]{0,3}[1-9]|[1-9][0-9]?(\.[0-9]{1,4})?)%$", max_length=8)]
+Size = Annotated[str, Meta(pattern=r"^[0-9]{1,9}(\.[0-9]{1,3})?(k|M|G|T|Ki|Mi|Gi|Ti)?$", max_length=16)]
+Percentage = Annotated[
+    str, Meta(pattern=r"^(0\.0{0,3}[1-9][0-9]{0,3}|[1-9][0-9]?(\.[0-9]{1,4})?)%$", max_length=8)
+]
 Word = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[^\s@]+$")]
 Amount = Annotated[float, Meta(ge=0, le=1e6)]
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dub5_operator.crd import invalidations_definition, policies_definition
+from dub5_operator.crd import Percentage, Size, invalidations_definition, policies_definition
 from dub5_operator.handlers.invalidation import names
 from dub5_operator.handlers.policy import seconds, share, size, written
 
@@ -48,9 +51,58 @@ def test_what_is_written_is_near_enough(value: float) -> None:
     assert seconds(written(value)) == pytest.approx(value, rel=0.01)
 
 
-def test_sizes_and_shares() -> None:
-    assert size("256Mi") == 256 * 2**20
-    assert share("0.5%") == pytest.approx(0.005)
+def matches(kind: Any, text: str) -> bool:
+    """Whether the API server takes it."""
+    try:
+        return bool(msgspec.convert(text, kind))
+    except msgspec.ValidationError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("0.5%", 0.005),
+        ("0.50%", 0.005),
+        ("0.10%", 0.001),
+        ("0.0001%", 1e-6),
+        ("0.00010%", 1e-6),
+        ("1%", 0.01),
+        ("1.50%", 0.015),
+        ("99.9999%", 0.999999),
+    ],
+)
+def test_shares(text: str, value: float) -> None:
+    assert matches(Percentage, text)
+    assert share(text) == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    "text", ["0%", "0.0%", "0.00%", "0.0000%", "100%", "01%", "1", "-1%", "1.%", ".5%", ""]
+)
+def test_what_is_no_budget(text: str) -> None:
+    assert not matches(Percentage, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("256Mi", 256 * 2**20),
+        ("1.5Gi", 1.5 * 2**30),
+        ("1Ti", 2**40),
+        ("512M", 512e6),
+        ("1000", 1000),
+        ("3k", 3000),
+    ],
+)
+def test_sizes_as_kubernetes_writes_quantities(text: str, value: float) -> None:
+    assert matches(Size, text)
+    assert size(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "lots", "-1Mi", "1.Mi", "1 Mi", "1MB", "1K"])
+def test_what_is_no_size(text: str) -> None:
+    assert not matches(Size, text)
 
 
 @pytest.mark.parametrize(

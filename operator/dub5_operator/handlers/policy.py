@@ -45,6 +45,9 @@ _NAMED, _NAME = 20, 100
 _REPORTED_CHANGE = 1.25
 """A TTL that has moved by this much since it was last reported is an event."""
 
+_SIZES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_SIZES |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+
 ConditionStatus = Literal["True", "False", "Unknown"]
 
 _log: FilteringBoundLogger = structlog.get_logger()
@@ -371,8 +374,9 @@ def seconds(written: str) -> float:
 
 
 def size(text: str) -> int:
-    """`256Mi` in bytes."""
-    return int(text[:-2]) * {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}[text[-2:]]
+    """`256Mi`, `1.5G` or `1000` in bytes."""
+    unit = text.lstrip("0123456789.")
+    return int(float(text.removesuffix(unit)) * _SIZES[unit])
 
 
 def share(percentage: str) -> float:
