@@ -16,7 +16,8 @@ Redis, and the simulator drive the code that runs in production. `decide` goes i
 5. What kept it from being longer is what it is bound by.
 6. Steps: at most a factor `max_factor` at a time; up only where the gain is above the hysteresis; down only where the
    stale share has come above `PAIN` of the budget.
-7. Where not even the minimum is within the budget, `on_infeasible` says what to do.
+7. Where not even the minimum is within the budget, by the best estimate, `on_infeasible` says what to do. Where only
+   the upper bound is above it the minimum is in force, and what is measured there makes the bound narrower.
 8. Where the data do not suffice the TTL stays.
 
 The shape of it, an analytic answer approached in bounded steps, is there because feedback on a TTL comes a TTL late:
@@ -455,13 +456,16 @@ def decide(curve: Curve | None, drift: DriftEstimate, limits: PolicyLimits, curr
             **kept,
         )
     forecast = _Forecast(curve, drift, limits)
-    if forecast.stale(limits.shortest) > limits.budget and drift.significant:
+    if drift.significant and forecast.stale(limits.shortest, drift.rate) > limits.budget:
         return _infeasible(forecast, inside)
     best, bound_by = _best(forecast, inside)
     moved, why = _step(forecast, inside, best)
     if not drift.significant and forecast.stale(best) > limits.budget:
         why = "what changed may be noise; not enough to tell"
         return _decision(forecast, moved, best, "Data", why, sufficient=False)
+    if forecast.stale(limits.shortest) > limits.budget:
+        likely, most = forecast.stale(limits.shortest, drift.rate), forecast.stale(limits.shortest)
+        why = f"at ttl.min {likely:.1%} of hits would be stale, at most {most:.1%}"
     return _decision(forecast, moved, best, bound_by, why, sufficient=True)
 
 

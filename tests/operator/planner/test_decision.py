@@ -162,6 +162,22 @@ def test_a_budget_that_the_minimum_breaks(then: Any, ttl: float) -> None:
     assert again.ttl > 300
 
 
+@pytest.mark.parametrize("then", ["Min", "Bypass"])
+def test_a_wide_interval_alone_makes_no_budget_infeasible(then: Any) -> None:
+    """The best estimate is well within it, the upper end is not: cached, with the minimum, while more is learnt."""
+    limits = dataclasses.replace(LIMITS, shortest=10.0, on_infeasible=then)
+    decision = settled(60.0, drift(3.34 / HOUR, upper=42 / HOUR), limits)
+    assert (decision.ttl, decision.within_budget) == (10.0, True)
+    assert decision.stale < limits.budget < decision.stale_upper
+
+
+@given(rate=st.floats(1e-7, 1.0), width=st.floats(1.0, 100.0), budget=st.floats(0.001, 0.5))
+def test_what_is_said_of_the_budget_is_what_is_decided(rate: float, width: float, budget: float) -> None:
+    limits = dataclasses.replace(LIMITS, budget=budget)
+    decision = settled(5.0, drift(rate, upper=rate * width), limits)
+    assert decision.within_budget or decision.stale > budget
+
+
 def test_memory_that_not_even_the_minimum_fits() -> None:
     decision = settled(60.0, drift(1e-9), dataclasses.replace(LIMITS, memory=1.0))
     assert (decision.ttl, decision.bound_by) == (5.0, "Bounds")
