@@ -28,6 +28,7 @@ from dub5.contract import (
     Verdict,
 )
 from dub5_operator.handlers.policy import Event, Metrics, PolicyReconciler, Report, apply
+from dub5_operator.main import TICK
 from dub5_operator.redis import PAGE, READ_EVERY, Publisher, Samples
 
 NOW = 1_700_000_000.0
@@ -309,6 +310,39 @@ async def test_an_unknown_class_is_said(bench: Bench) -> None:
     assert report.events[0].message == "The service has no cache class banter; it has facts."
 
 
+@pytest.mark.parametrize("reason", ["UnknownClass", "Superseded"])
+async def test_why_a_policy_is_not_in_force_is_told_once(bench: Bench, reason: str) -> None:
+    """Also by an operator that begins anew; and again when the reason becomes another one."""
+    claims = [("2026-01-02", "banter", "1")]
+    if reason == "Superseded":
+        claims.append(("2026-01-01", "elder", "2"))
+    await bench.announce(facts=AnnouncedClass(300, 300))
+    told, spec = list[Event](), {"cacheClass": "banter"}
+    for _ in range(2):
+        for _ in range(int(600 / TICK)):
+            if bench.policies.is_due("1", spec):
+                told += (await bench.reconcile(claims=claims)).events
+                bench.clock.now -= 60
+                assert not bench.policies.is_due("1", spec)
+            bench.clock.now += TICK
+        bench.policies = PolicyReconciler(bench.samples, bench.publisher, bench.metrics, bench.clock)
+    assert [event.reason for event in told] == [reason]
+    await bench.announce(banter=AnnouncedClass(300, 300))
+    await bench.reconcile(claims=claims[:1])
+    await bench.announce(facts=AnnouncedClass(300, 300))
+    told += (await bench.reconcile()).events
+    assert [event.reason for event in told] == [reason, "UnknownClass"]
+
+
+async def test_a_superseded_policy_is_due_at_once_when_the_older_one_goes(bench: Bench) -> None:
+    claims = [("2026-01-02", "banter", "1"), ("2026-01-01", "elder", "2")]
+    await bench.reconcile(claims=claims)
+    bench.clock.now -= 60
+    assert not bench.policies.is_due("1", {"cacheClass": "banter"})
+    await bench.policies.gone(name="elder", uid="2", class_name="banter", claims=claims)
+    assert bench.policies.is_due("1", {"cacheClass": "banter"})
+
+
 async def test_a_policy_is_due_each_step_and_when_its_spec_changes(bench: Bench) -> None:
     spec = {"cacheClass": "banter", "step": {"every": "2m"}}
     assert bench.policies.is_due("1", spec)
@@ -363,6 +397,7 @@ async def test_a_policy_that_goes_while_it_is_reconciled_stays_gone(
     assert await bench.published() == {}
     assert await bench.metric("dub5_operator_ttl_seconds") is None
     assert bench.policies._states == {}
+    assert bench.policies.is_due("1", {"cacheClass": "banter"})
 
 
 async def test_a_reconciliation_that_fails_for_a_defect_is_counted_too(

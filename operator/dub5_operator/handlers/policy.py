@@ -1,7 +1,8 @@
 """Reconciles a CachePolicy: takes in what was sampled, decides its class's TTL, puts it in force, and says why.
 
 It is level-triggered: it begins with the object as it is and with what is in force, and may be repeated. It happens
-each `step.every`, and at once where the spec has changed. Whatever fails, the TTL in force stays in force: replicas
+each `step.every`, at once where the spec has changed, and sooner where the policy is not in force. Events are told on
+edges only: what the object's status says already is no event. Whatever fails, the TTL in force stays in force: replicas
 keep the last good document, and the next reconciliation begins anew.
 
 What came of it is reported on the object, as fields of the status, conditions and events, and to Prometheus. Conditions
@@ -41,6 +42,9 @@ LOG_INTERVAL = 60.0
 
 _NAMED, _NAME = 20, 100
 """Classes that are listed, and characters of each."""
+
+RETRY = 30.0
+"""Seconds until a policy that is not in force is reconciled again, where `step.every` is longer."""
 
 _REPORTED_CHANGE = 1.25
 """A TTL that has moved by this much since it was last reported is an event."""
@@ -173,8 +177,13 @@ class _State(msgspec.Struct):
     learning: Learning
     last_report: LastReport
     ttl: float | None = None
-    due_at: float = 0.0
-    spec: CachePolicySpec | None = None
+
+
+class _Due(msgspec.Struct, frozen=True):
+    """When a policy is to be reconciled next, unless its spec has become another one."""
+
+    at: float
+    spec: CachePolicySpec
 
 
 class _Gone(Exception):
@@ -199,12 +208,13 @@ class PolicyReconciler:
         self._metrics = metrics
         self._clock = clock
         self._states: dict[str, _State] = {}
+        self._due: dict[str, _Due] = {}
         self._reconciling: set[str] = set()  # uids, of those that have not gone meanwhile
 
     def is_due(self, uid: str, spec: Mapping[str, Any]) -> bool:
         """Whether it is time, or the spec is another one."""
-        state = self._states.get(uid)
-        return state is None or self._clock() >= state.due_at or state.spec != _read(spec)
+        due = self._due.get(uid)
+        return due is None or self._clock() >= due.at or due.spec != _read(spec)
 
     async def keep_reading(self, classes: set[str]) -> None:
         """Between reconciliations: an hour may lie between two, and Redis keeps less. Errors are the next one's."""
@@ -222,13 +232,32 @@ class PolicyReconciler:
         classes: set[str],
     ) -> Report:
         """`claims` are those of all policies for this one's class, `classes` all that some policy is for."""
+        policy = _read(spec)
+        self._reconciling.add(uid)
+        try:
+            report = _on_edges(await self._reconcile(name, uid, policy, status, claims, classes), status)
+            if uid in self._reconciling:
+                wait = seconds(policy.step.every)
+                ready = report.conditions[0].status == "True"
+                self._due[uid] = _Due(self._clock() + (wait if ready else min(wait, RETRY)), policy)
+            return report
+        finally:
+            self._reconciling.discard(uid)
+
+    async def _reconcile(
+        self,
+        name: str,
+        uid: str,
+        policy: CachePolicySpec,
+        status: Mapping[str, Any],
+        claims: Iterable[Claim],
+        classes: set[str],
+    ) -> Report:
         with self._metrics.reconcile.time():
-            policy = _read(spec)
             oldest = min(claims, default=None)
             if oldest is not None and oldest[2] != uid:
                 self._states.pop(uid, None)
                 return superseded(policy, by=oldest[1])
-            self._reconciling.add(uid)
             try:
                 if self._measure:
                     await self._samples.measure()
@@ -242,15 +271,17 @@ class PolicyReconciler:
             except Exception:  # a defect: kopf logs it and tries again, and the alert goes by the count
                 self._metrics.errors.labels(name).inc()
                 raise
-            finally:
-                self._reconciling.discard(uid)
 
     async def gone(self, *, name: str, uid: str, class_name: str, claims: Iterable[Claim]) -> None:
         """The policy is deleted: its class has the TTL of its configuration again, or the next policy's."""
         self._reconciling.discard(uid)
         self._states.pop(uid, None)
+        self._due.pop(uid, None)
         self._metrics.forget(name)
-        if not any(claim[2] != uid for claim in claims):
+        others = [claim[2] for claim in claims if claim[2] != uid]
+        for other in others:
+            self._due.pop(other, None)  # one of them is in force now
+        if not others:
             await self._publisher.publish(class_name, None)
 
     async def _decide(
@@ -281,7 +312,6 @@ class PolicyReconciler:
             class_name=policy.cache_class,
             budget=share(policy.staleness.budget),
         )
-        state.due_at, state.spec = now + seconds(policy.step.every), policy
         return in_force(policy, decision, state.learning, state.last_report, ttl)
 
     def _check_there(self, uid: str) -> None:
@@ -345,6 +375,21 @@ class PolicyReconciler:
         stale = min(stale, LONGEST_TTL)
         await self._publisher.publish(policy.cache_class, ClassPolicy(decision.ttl, stale))
         return decision.ttl
+
+
+def _on_edges(report: Report, status: Mapping[str, Any]) -> Report:
+    """Without events of a policy that is not in force, where its status says why already."""
+    ready = report.conditions[0]
+    before = _condition(status, "Ready")
+    if ready.status == "True" or (before.get("status"), before.get("reason")) != (ready.status, ready.reason):
+        return report
+    return msgspec.structs.replace(report, events=[])
+
+
+def _condition(status: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    """As the object has it; empty where it has none."""
+    found = (each for each in status.get("conditions") or () if each.get("type") == kind)
+    return next(found, {})
 
 
 def _read(spec: Mapping[str, Any]) -> CachePolicySpec:
