@@ -17,6 +17,7 @@ GROUP, VERSION = "dub5.io", "v1alpha1"
 POLICIES, INVALIDATIONS = "cachepolicies", "cacheinvalidations"
 
 Json = dict[str, Any]
+_TIME: Json = {"type": "string", "format": "date-time"}
 
 Duration = Annotated[str, Meta(pattern=r"^([0-9]{1,7}(\.[0-9]{1,3})?(ms|s|m|h))+$", max_length=24)]
 Size = Annotated[str, Meta(pattern=r"^[0-9]{1,9}(\.[0-9]{1,3})?(k|M|G|T|Ki|Mi|Gi|Ti)?$", max_length=16)]
@@ -168,6 +169,8 @@ def _policy() -> Json:
         "memory": text | {"description": "Predicted size of the class's answers in Redis."},
         "lookUps": {"type": "integer", "format": "int64"},
         "comparisons": {"type": "integer", "format": "int64"},
+        "lastReconcileTime": _TIME | {"description": "When it was last reconciled without an error."},
+        "nextReconcileTime": _TIME | {"description": "When it will be reconciled next, if nothing changes."},
     }
     return _definition(
         "CachePolicy",
@@ -185,6 +188,15 @@ def _policy() -> Json:
             ("Ready", "string", ".status.conditions[?(@.type=='Ready')].status"),
             ("Age", "date", ".metadata.creationTimestamp"),
         ],
+        wide=[
+            ("Recommended", "string", ".status.recommended"),
+            ("Budget", "string", ".spec.staleness.budget"),
+            ("At most", "string", ".status.staleBound"),
+            ("Drift/h", "string", ".status.driftPerHour"),
+            ("Saving", "string", ".status.saving"),
+            ("Reconciled", "date", ".status.lastReconcileTime"),
+            ("Reason", "string", ".status.conditions[?(@.type=='Ready')].reason"),
+        ],
     )
 
 
@@ -200,7 +212,7 @@ def _invalidation() -> Json:
     _rule(spec, "self == oldSelf", "an invalidation is done once: make another one")
     status = {
         "purged": {"type": "array", "items": {"type": "string"}, "description": "What was forgotten."},
-        "done": {"type": "string", "format": "date-time"},
+        "done": _TIME,
     }
     return _definition(
         "CacheInvalidation",
@@ -213,6 +225,7 @@ def _invalidation() -> Json:
             ("Done", "string", ".status.conditions[?(@.type=='Done')].status"),
             ("Age", "date", ".metadata.creationTimestamp"),
         ],
+        wide=[("Reason", "string", ".status.conditions[?(@.type=='Done')].reason")],
     )
 
 
@@ -224,15 +237,20 @@ _CONDITION: Json = {
         "status": {"type": "string", "enum": ["True", "False", "Unknown"]},
         "reason": {"type": "string"},
         "message": {"type": "string"},
-        "lastTransitionTime": {"type": "string", "format": "date-time"},
+        "lastTransitionTime": _TIME,
         "observedGeneration": {"type": "integer", "format": "int64"},
     },
 }
 
 
+_Columns = list[tuple[str, str, str]]
+"""Of `kubectl get`: heads, types, and where they are found."""
+
+
 def _definition(
-    kind: str, plural: str, spec: Json, status: Json, *, short: str, columns: list[tuple[str, str, str]]
+    kind: str, plural: str, spec: Json, status: Json, *, short: str, columns: _Columns, wide: _Columns
 ) -> Json:
+    """`wide` columns are printed with `--output=wide`."""
     status_schema = {
         "type": "object",
         "properties": {
@@ -260,7 +278,9 @@ def _definition(
         "schema": {"openAPIV3Schema": schema},
         "subresources": {"status": {}},
         "additionalPrinterColumns": [
-            {"name": name, "type": kind_of, "jsonPath": path} for name, kind_of, path in columns
+            {"name": name, "type": kind_of, "jsonPath": path, **further}
+            for some, further in ((columns, {}), (wide, {"priority": 1}))
+            for name, kind_of, path in some
         ],
     }
     return {
@@ -276,6 +296,7 @@ def _definition(
                 "plural": plural,
                 "singular": kind.lower(),
                 "shortNames": [short],
+                "categories": ["dub5"],
             },
             "versions": [version],
         },

@@ -116,6 +116,14 @@ class Bench:
             self.metrics.registry.get_sample_value, name, {"policy": "banter", **labels}
         )
 
+    async def statuses(self, condition: str) -> dict[str, float | None]:
+        """What is exposed of it."""
+        name = "dub5_operator_condition"
+        return {
+            status: await self.metric(name, condition=condition, status=status)
+            for status in ("true", "false", "unknown")
+        }
+
     def condition(self, kind: str) -> tuple[str, str]:
         [found] = [each for each in self.body["status"]["conditions"] if each["type"] == kind]
         return found["status"], found["reason"]
@@ -169,6 +177,52 @@ async def test_samples_move_it_step_by_step_and_the_status_says_why(bench: Bench
         for reason in ("Staleness", "Memory", "Cost", "Bounds", "Data")
     ]
     assert sum(each or 0 for each in bound) == 1
+
+
+async def test_conditions_times_and_figures_are_metrics(bench: Bench) -> None:
+    await bench.sample(changed=0.1)
+    began = bench.clock.now
+    await bench.reconcile({"step": {"every": "5m"}, "ttl": {"min": "1m"}})
+    assert await bench.statuses("Ready") == {"true": 1, "false": 0, "unknown": 0}
+    assert await bench.statuses("WithinBudget") == {"true": 0, "false": 1, "unknown": 0}
+    times = [bench.body["status"][f"{name}ReconcileTime"] for name in ("last", "next")]
+    assert [datetime.fromisoformat(each).timestamp() for each in times] == [began, began + 300]
+    assert await bench.metric("dub5_operator_last_reconcile_timestamp_seconds") == began
+    assert await bench.metric("dub5_operator_next_reconcile_timestamp_seconds") == began + 300
+    drift = await bench.metric("dub5_operator_drift_per_hour")
+    upper = await bench.metric("dub5_operator_drift_upper_per_hour")
+    assert drift is not None
+    assert upper is not None
+    assert 0 < drift < upper
+    assert await bench.metric("dub5_operator_noise_ratio") == 0
+    assert ((await bench.metric("dub5_operator_saving_dollars_per_hour")) or 0) > 0
+    stale = await bench.metric("dub5_operator_predicted_stale_ratio")
+    assert (await bench.metric("dub5_operator_predicted_stale_upper_ratio") or 0) > (stale or 0) > 0
+
+
+async def test_a_policy_that_is_not_in_force_exposes_that_and_no_figures(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.reconcile()
+    begun = bench.body["status"]["lastReconcileTime"]
+
+    async def away(*_: Any, **__: Any) -> None:
+        raise RedisConnectionError
+
+    monkeypatch.setattr(bench.redis, "getrange", away)
+    await bench.reconcile()
+    assert await bench.statuses("Ready") == {"true": 0, "false": 0, "unknown": 1}
+    assert await bench.metric("dub5_operator_ttl_seconds") == 60  # it stays in force
+    assert bench.body["status"]["lastReconcileTime"] == begun
+    monkeypatch.undo()
+    await bench.announce(facts=AnnouncedClass(300, 300))
+    await bench.reconcile()
+    assert await bench.statuses("Ready") == {"true": 0, "false": 1, "unknown": 0}
+    assert await bench.statuses("WithinBudget") == dict.fromkeys(("true", "false", "unknown"))
+    assert await bench.metric("dub5_operator_ttl_seconds") is None
+    assert bench.body["status"]["lastReconcileTime"] > begun
+    await bench.policies.gone(name="banter", uid="1", class_name="banter", claims=[])
+    assert await bench.statuses("Ready") == dict.fromkeys(("true", "false", "unknown"))
 
 
 async def test_much_drift_shortens_it_and_an_infeasible_budget_is_reported(bench: Bench) -> None:
@@ -274,7 +328,11 @@ async def test_an_operator_that_begins_learns_what_one_that_was_there_has_learnt
         await bench.sample(changed=0.05 if minute < 45 else 0.6, minutes=1, came=True)
         events += (await bench.reconcile()).events
     other.clock.now = bench.clock.now - 60
-    await other.reconcile()
+    again = await other.reconcile()
+    assert "DriftChanged" in [event.reason for event in again.events]  # nobody has told of it on that object
+    other = Bench(bench.redis)
+    other.clock.now, other.body = bench.clock.now - 60, bench.body
+    assert (await other.reconcile()).events == []
     seen, learnt = bench.body["status"], other.body["status"]
     assert any(event.reason == "DriftChanged" for event in events), seen
     assert (learnt["driftPerHour"], learnt["noise"]) == (seen["driftPerHour"], seen["noise"])

@@ -53,6 +53,8 @@ _SIZES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _SIZES |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
 ConditionStatus = Literal["True", "False", "Unknown"]
+_EXPOSED = ("Ready", "WithinBudget")
+"""Conditions that are metrics."""
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
@@ -83,11 +85,22 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class LastReport(msgspec.Struct):
-    """What was last reported of a policy."""
+    """What was last reported of a policy: its TTL in seconds, the time of its last jump of drift, its budget."""
 
     ttl: float | None = None
     jump: float = 0.0
     within_budget: bool = True
+
+    @classmethod
+    def of(cls, status: Mapping[str, Any]) -> LastReport:
+        """By the object itself, which another operator may have reported on."""
+        ttl, at = status.get("ttlSeconds"), str(status.get("lastReconcileTime") or "")
+        within = _condition(status, "WithinBudget").get("status") != "False"
+        try:
+            jump = datetime.fromisoformat(at).timestamp()
+        except ValueError:
+            jump = 0.0
+        return cls(float(ttl) if isinstance(ttl, (int, float)) else None, jump, within)
 
 
 class Metrics:
@@ -102,11 +115,30 @@ class Metrics:
                 "ttl_seconds": "TTL in force.",
                 "recommended_ttl_seconds": "TTL that the measurements recommend.",
                 "drift_per_hour": "Changes per hour of the answer to a hit.",
+                "drift_upper_per_hour": "Upper end of what they may be, one-sided 95 %.",
+                "noise_ratio": "Share of new answers that differ although nothing changed.",
                 "predicted_hit_ratio": "Hit ratio that the TTL in force is predicted to have.",
                 "measured_hit_ratio": "Hit ratio of late.",
                 "predicted_stale_ratio": "Share of hits that are out of date, best estimate.",
+                "predicted_stale_upper_ratio": "Its upper bound, which is held under the budget.",
+                "saving_dollars_per_hour": "What the recommended TTL saves: calls avoided less memory.",
             }.items()
         }
+        self._times = {
+            name: Gauge(
+                f"dub5_operator_{name}_reconcile_timestamp_seconds", text, ["policy"], registry=self.registry
+            )
+            for name, text in {
+                "last": "When the policy was last reconciled without an error, since the epoch.",
+                "next": "When it is to be reconciled next, since the epoch.",
+            }.items()
+        }
+        self._conditions = Gauge(
+            "dub5_operator_condition",
+            "1 for the status that a condition of the policy has.",
+            ["policy", "condition", "status"],
+            registry=self.registry,
+        )
         self._budget = Gauge(
             "dub5_operator_stale_budget_ratio",
             "Share of hits that may be out of date.",
@@ -152,23 +184,46 @@ class Metrics:
             "ttl_seconds": decision.ttl,
             "recommended_ttl_seconds": decision.recommended,
             "drift_per_hour": drift.rate * 3600,
+            "drift_upper_per_hour": drift.upper * 3600,
+            "noise_ratio": drift.noise if drift.observations else math.nan,
             "predicted_hit_ratio": decision.hit_ratio,
             "measured_hit_ratio": decision.measured_hit_ratio,
             "predicted_stale_ratio": decision.stale,
+            "predicted_stale_upper_ratio": decision.stale_upper,
+            "saving_dollars_per_hour": decision.saving,
         }
         for name, value in figures.items():
-            if not math.isnan(value):
+            if math.isfinite(value):
                 self._gauges[name].labels(policy).set(value)
+            else:  # not known any more
+                self._gauges[name].remove_by_labels({"policy": policy})
         self._budget.labels(policy, class_name).set(budget)
         for reason in get_args(BoundBy):
             self._bound_by.labels(policy, reason).set(decision.bound_by == reason)
 
+    def report(self, policy: str, report: Report, *, now: float, due_at: float) -> None:
+        """What came of a reconciliation, and when the next one is due; seconds since the epoch."""
+        ready = report.conditions[0].status
+        if ready == "False":  # nothing of it is in force
+            self.forget(policy)
+        for each in report.conditions:
+            if each.type in _EXPOSED:
+                for status in get_args(ConditionStatus):
+                    self._conditions.labels(policy, each.type, status.lower()).set(each.status == status)
+        if ready != "Unknown":
+            self._times["last"].labels(policy).set(now)
+        self._times["next"].labels(policy).set(due_at)
+
     def forget(self, policy: str) -> None:
         """The policy is gone, and so are its series."""
-        for gauge in self._gauges.values():
+        for gauge in (
+            *self._gauges.values(),
+            *self._times.values(),
+            self._budget,
+            self._bound_by,
+            self._conditions,
+        ):
             gauge.remove_by_labels({"policy": policy})
-        self._budget.remove_by_labels({"policy": policy})
-        self._bound_by.remove_by_labels({"policy": policy})
 
 
 class _State(msgspec.Struct):
@@ -236,11 +291,16 @@ class PolicyReconciler:
         self._reconciling.add(uid)
         try:
             report = _on_edges(await self._reconcile(name, uid, policy, status, claims, classes), status)
-            if uid in self._reconciling:
-                wait = seconds(policy.step.every)
-                ready = report.conditions[0].status == "True"
-                self._due[uid] = _Due(self._clock() + (wait if ready else min(wait, RETRY)), policy)
-            return report
+            if uid not in self._reconciling:
+                return report
+            wait, ready, now = seconds(policy.step.every), report.conditions[0].status, self._clock()
+            due_at = now + (wait if ready == "True" else min(wait, RETRY))
+            self._due[uid] = _Due(due_at, policy)
+            self._metrics.report(name, report, now=now, due_at=due_at)
+            times = {"nextReconcileTime": _stamp(due_at)}
+            if ready != "Unknown":
+                times["lastReconcileTime"] = _stamp(now)
+            return msgspec.structs.replace(report, status={**report.status, **times})
         finally:
             self._reconciling.discard(uid)
 
@@ -295,7 +355,7 @@ class PolicyReconciler:
         if configured is None:
             return unknown_class(policy.cache_class, announced)
         limits = _limits(policy, configured)
-        state = self._state(uid, limits, configured)
+        state = self._state(uid, limits, configured, status)
         now = self._clock()
         current = await self._current(state, policy, configured, limits, status)
         self._learn(state.learning, policy.cache_class, current, now)
@@ -320,12 +380,14 @@ class PolicyReconciler:
             self._states.pop(uid, None)
             raise _Gone
 
-    def _state(self, uid: str, limits: PolicyLimits, configured: AnnouncedClass) -> _State:
+    def _state(
+        self, uid: str, limits: PolicyLimits, configured: AnnouncedClass, status: Mapping[str, Any]
+    ) -> _State:
         swr_share = configured.stale_while_revalidate / max(configured.ttl, 1.0)
         shape = Shape(limits.shortest, limits.longest, min(swr_share, 10.0))
         state = self._states.get(uid)
         if state is None:
-            state = self._states[uid] = _State(Learning(shape), LastReport())
+            state = self._states[uid] = _State(Learning(shape), LastReport.of(status))
         state.learning.reshape(shape)
         return state
 
@@ -504,7 +566,7 @@ def apply(body: Json, report: Report, *, now: datetime | None = None) -> None:
 
 def write_conditions(body: Json, conditions: list[Condition], *, now: datetime | None = None) -> str:
     """In place of those that are there; gives the time, as RFC 3339. Times of those that stay as they are stay."""
-    stamp = (now or datetime.now(UTC)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    stamp = _stamp((now or datetime.now(UTC)).timestamp())
     status = body.setdefault("status", {})
     before = {str(each.get("type")): each for each in status.get("conditions", [])}
     status["conditions"] = [
@@ -519,6 +581,11 @@ def write_conditions(body: Json, conditions: list[Condition], *, now: datetime |
         for each in conditions
     ]
     return stamp
+
+
+def _stamp(at: float) -> str:
+    """Seconds since the epoch as RFC 3339."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _since(before: Mapping[str, Any] | None, condition: Condition, now: str) -> str:
@@ -573,9 +640,12 @@ def _conditions(spec: CachePolicySpec, decision: Decision, ttl: float) -> list[C
     message = f"Class {spec.cache_class} has a TTL of {written(ttl) if ttl else '0s, it is not cached'}."
     if not published:
         message += f" Mode {spec.mode}: it is the configuration's."
-    budget = spec.staleness.budget
+    budget, likely, most = spec.staleness.budget, _percent(decision.stale), _percent(decision.stale_upper)
+    feasible = f"The budget is {budget} of hits"
+    if likely is not None:
+        feasible += f"; by the best estimate {likely} are stale, at most {most}"
     within = (
-        Condition("WithinBudget", "True", "Feasible", f"At most {budget} of hits are stale.")
+        Condition("WithinBudget", "True", "Feasible", f"{feasible}.")
         if decision.within_budget
         else Condition(
             "WithinBudget",

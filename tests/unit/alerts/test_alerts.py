@@ -114,6 +114,11 @@ def policy(*, stale: float, budget: float, bound_by: str = "Staleness") -> dict[
     }
 
 
+def condition(name: str, status: str) -> str:
+    """Of the policy `p`, as the operator tells it."""
+    return pod("dub5_operator_condition", f'policy="p",condition="{name}",status="{status}"')
+
+
 def waiting(reason: str, name: str = "dub5-7c9f8b6d5-x2x4z", container: str = "backend") -> str:
     """kube-state-metrics says why a container does not run; nothing while it does."""
     labels = f'namespace="chat",pod="{name}",container="{container}",reason="{reason}"'
@@ -153,7 +158,10 @@ BREAKER = pod("dub5_provider_breaker_state", 'provider="openai",model="small"')
 FLIPPING = " ".join(["2", "1"] * 61)
 PROBED = {calls("error"): "0+1x120"}
 IDLE = {BREAKER: "2x60 1x60", calls("error"): "0+2x90 180x30"}
-LOOKS, TTL = pod("dub5_operator_reconcile_seconds_count"), pod("dub5_operator_ttl_seconds", 'policy="p"')
+LOOKS = pod("dub5_operator_reconcile_seconds_count")
+DUE, OTHER_DUE = (
+    pod("dub5_operator_next_reconcile_timestamp_seconds", f'policy="{name}"') for name in ("p", "q")
+)
 PUBLISHED = pod("dub5_cache_ttl_published", 'class="faq"')
 FAILED_LOOKS = pod("dub5_operator_errors_total", 'policy="p"')
 NAME = "dub5-7c9f8b6d5-x2x4z"
@@ -219,7 +227,22 @@ CASES: dict[str, Case] = {
         interval="5m",
     ),
     "Dub5StalenessOverBudget": Case(changing(0.2), changing(0.05), at="8h"),
-    "Dub5OperatorNotReconciling": Case({TTL: "60x120", LOOKS: "9x120"}, {TTL: "60x120", LOOKS: "0+2x120"}),
+    "Dub5OperatorNotReconciling": Case(  # one of two policies is overdue
+        {LOOKS: "0+2x120", DUE: "60+60x120", OTHER_DUE: "60+60x60 3660x60"},
+        {LOOKS: "0+2x120", DUE: "60+60x120", OTHER_DUE: "3600x60 7200x60"},
+    ),
+    "Dub5PolicyNotReady": Case(
+        {condition("Ready", "false"): "0x90 1x30", condition("Ready", "true"): "1x90 0x30"},
+        {
+            condition("Ready", "false"): "0x110 1x10",
+            condition("Ready", "unknown"): "1x120",
+            condition("WithinBudget", "false"): "1x120",
+        },
+    ),
+    "Dub5BudgetInfeasible": Case(
+        {condition("WithinBudget", "false"): "1x120"},
+        {condition("WithinBudget", "false"): "0x100 1x20", condition("WithinBudget", "true"): "1x100 0x20"},
+    ),
     "Dub5Restarts": Case({**BUILD, STARTED: "1x95 2x6 3x6 4x13"}, {**BUILD, STARTED: "1x100 2x20"}),
     "Dub5RolloutStuck": Case(  # a configuration that is refused: old replicas serve on, the new pod tells nothing
         {CONFIG_A: "1x120", waiting("CrashLoopBackOff"): CRASHING},
@@ -397,15 +420,11 @@ MORE: list[tuple[str, Case]] = [
     ),
     (
         "Dub5OperatorNotReconciling",  # it fails; there is none
-        Case({TTL: "60x120", LOOKS: "0+2x120", FAILED_LOOKS: "0+1x120"}, {PUBLISHED: "0x120"}),
+        Case({DUE: "60+60x120", LOOKS: "0+2x120", FAILED_LOOKS: "0+1x120"}, {PUBLISHED: "0x120"}),
     ),
     (
         "Dub5OperatorNotReconciling",  # it is gone; it is there and has just begun
         Case({PUBLISHED: "1x120", LOOKS: "0+2x60 stale"}, {PUBLISHED: "1x120", LOOKS: "_x100 0+2x20"}),
-    ),
-    (
-        "Dub5OperatorNotReconciling",  # one look an hour is enough
-        Case({TTL: "60x240", LOOKS: "5x240"}, {TTL: "60x240", LOOKS: "1x59 2x60 3x60 4x60"}, at="3h55m"),
     ),
 ]
 BOTH = [*CASES.items(), *MORE]
