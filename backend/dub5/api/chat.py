@@ -43,7 +43,7 @@ from dub5.api.http import (
     send_error,
     send_whole,
 )
-from dub5.api.recall import ARRIVAL, Arrival, Body, Recall
+from dub5.api.recall import ARRIVAL, Arrival, Body, Plainly, Recall, Rewriting, Written
 from dub5.cache.flights import CacheStatus, Frame
 from dub5.cache.freshness import NO_DIRECTIVES, Directives
 from dub5.chat.answer import Writer
@@ -120,24 +120,14 @@ class Resolving(Protocol):
         ...
 
 
-class Renewed(Protocol):
-    """Writes answers to one question, to be asked again and again."""
-
-    def write(self, completion: bytes) -> bytes:
-        """The body for a whole completion."""
-        ...
-
-    def renew(self, written: bytes) -> bytes:
-        """What `write` made, with ids and times for one request."""
-        ...
-
-
 @runtime_checkable
 class Renewing(Protocol):
-    """A Writer whose answers have ids and times that no other request gets."""
+    """A Writer whose answers have ids and times that no other request gets, and may be `kept`."""
 
-    def again(self, *, stream: bool) -> Renewed | None:
-        """For whoever asks the same; None where each answer has to be written anew."""
+    kept: bool
+
+    def again(self, *, stream: bool) -> Rewriting | None:
+        """For whoever asks the same; None where nothing can be said of that, for this one could not be kept."""
         ...
 
 
@@ -366,28 +356,28 @@ class QuestionRoute:
         if self._recall is None or question.lookup is None:
             return
         completion, written = sent
-        write = renew = None
+        stream = question.request.stream
+        rewriting: Rewriting | None = None
         held = (
             b"",
-            b"",
-        )  # where the completion is sent as it is, and where what was sent is this request's own
+            Written(),
+        )  # where the completion is sent as it is, or what was sent is this request's own
         if isinstance(writer, Renewing):
-            again = writer.again(stream=question.request.stream)
-            if again is None:
+            rewriting = writer.again(stream=stream)
+            if rewriting is None:
                 return
-            write, renew = again.write, again.renew
         elif written is not completion:
-            write = writer.replay if question.request.stream else writer.whole
-            held = sent
+            rewriting = Plainly(writer.replay if stream else writer.whole)
+            held = (completion, Written(written))
         body = Body(
             caller,
             msgspec.structs.replace(question.lookup, words=None),
             question.target,
-            question.request.stream,
+            stream,
             question.request.cost,
-            write,
+            rewriting,
             *held,
-            renew,
+            keeps=isinstance(writer, Renewing) and writer.kept,
         )
         self._recall.learn(arrival, self, cast("HTTPScope", scope), question.record, body)
 

@@ -14,17 +14,21 @@ the server asks here first. Nothing is ever recognised that the parser and our c
 Law: for any bytes, a Recall says nothing, or what the ordinary way says: status, headers but for ids and times, body,
 metrics, the log line, samples. What may change between two requests is judged anew, by the code that the ordinary way
 goes through: the key, the answer, its freshness, purges, what a refresh behind it takes. Where anything else is in the
-way it says nothing: a replica that leaves, a limit of the tenant's, lifetimes or models that have changed, too little
-memory for a large request. See docs/adr/0030-known-by-their-bytes.md.
+way it says nothing: a replica that leaves, a limit of the tenant's, models that have changed, too little memory for a
+large request. See docs/adr/0030-known-by-their-bytes.md.
+
+What takes a word of Redis (that a Response is kept) is asked without a task, and the request is answered in the turn in
+which Redis does. Nothing is counted before it is sure to be answered: until then it may go the ordinary way after all.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 from litestar.types import HTTPScope
@@ -37,7 +41,7 @@ from dub5.admission.limits import RateLimiter
 from dub5.api.http import EVENT_STREAM, JSON
 from dub5.cache.flights import Frame, Leader, Made
 from dub5.cache.policies import Policies
-from dub5.cache.store import CacheLookup, Identity
+from dub5.cache.store import CacheHit, CacheLookup, Identity
 from dub5.chat.catalog import Catalog, Target
 from dub5.chat.pipeline import Pipeline
 from dub5.errors import Dub5Error
@@ -105,7 +109,7 @@ class Head(msgspec.Struct, eq=False):
 
     `pieces` are what stands before, between and after the values. The numbers are the places of values that are read,
     -1 where there is no such header. `own` is the address that its connections came to. Under another `asking` a body
-    means something else. `answer_headers` go with each answer.
+    means something else. `answer_headers` go with each answer. `hurried`: its caller may not wait for long.
     """
 
     route: QuestionRoute
@@ -113,6 +117,7 @@ class Head(msgspec.Struct, eq=False):
     own: str | None
     asking: tuple[bytes, ...]
     answer_headers: bytes
+    hurried: bool
     content_length: int
     authorization: int
     x_api_key: int
@@ -135,12 +140,52 @@ class Head(msgspec.Struct, eq=False):
         return values, at
 
 
+Keep = Callable[[Callable[[bool], None]], bool]
+"""Has an answer kept for its client; what it is given is called once, later, with whether it is. False, and no call,
+where that would take a wait."""
+
+
+class Written(msgspec.Struct, frozen=True, gc=False):
+    """A completion as it is sent, and what is `kept` of it where clients may refer to it later."""
+
+    sent: bytes = b""
+    kept: Any = None
+
+    def size(self) -> int:
+        """Bytes, about."""
+        return len(self.sent) * (1 if self.kept is None else 2)
+
+
+class Rewriting(Protocol):
+    """Writes the answers to one question, asked again and again."""
+
+    def write(self, completion: bytes) -> Written:
+        """For all of them."""
+        ...
+
+    def renew(self, written: Written) -> tuple[bytes, Keep | None]:
+        """What one of them gets, with ids and times of its own where each gets some, and how that is kept, where it
+        has to be before it is sent."""
+        ...
+
+
+class Plainly(msgspec.Struct, frozen=True):
+    """A Rewriting where all get the same."""
+
+    of: Callable[[bytes], bytes]
+
+    def write(self, completion: bytes) -> Written:
+        return Written(self.of(completion))
+
+    def renew(self, written: Written) -> tuple[bytes, None]:
+        return written.sent, None
+
+
 class Body(msgspec.Struct, frozen=True, gc=False):
     """What is known of a body that `caller` has sent: what `Pipeline.prepare` found, without the question.
 
-    `cost` is as in ChatRequest. `write` makes of a stored completion what is sent, None where that is the completion
-    itself; `written` is what it made of `completion`. `renew` makes of that what this request gets, where each gets ids
-    and times of its own.
+    `cost` is as in ChatRequest. `rewriting` writes what is sent, None where that is the stored completion itself;
+    `written` is what it made of `completion`. `keeps`: what it writes has to be kept.
     """
 
     caller: Caller
@@ -148,10 +193,10 @@ class Body(msgspec.Struct, frozen=True, gc=False):
     target: Target
     stream: bool
     cost: int
-    write: Callable[[bytes], bytes] | None
+    rewriting: Rewriting | None
     completion: bytes = b""
-    written: bytes = b""
-    renew: Callable[[bytes], bytes] | None = None
+    written: Written = Written()
+    keeps: bool = False
 
 
 class Arrival(msgspec.Struct):
@@ -173,23 +218,33 @@ class Arrival(msgspec.Struct):
             self.digest = hashlib.sha256(body).digest()
 
 
-class _Known(msgspec.Struct):
-    """A question, as far as memory needs to know it."""
+class Later(NamedTuple):
+    """The request up to `end` is answered, or comes back, in a later turn."""
+
+    end: int
+
+
+class _Request(msgspec.Struct):
+    """A request that is known: a question, as far as memory needs to know it, and how it is answered.
+
+    `key` is its body's in the memo; `end` is where it ends in what was read. `later` takes what becomes of it in a
+    later turn, see `Recall.answer`. `hit` is the answer, where it was looked up before; `sent` the body that is sent.
+    """
 
     lookup: CacheLookup
     record: RequestRecord
     target: Target
-    bypass: None = None
-
-
-class _Found(NamedTuple):
-    """An answer that may go: its record, head and body, the bytes of the request's body, and where that ends."""
-
-    record: RequestRecord
-    head: bytes
-    body: bytes
-    received: int
+    head: Head
+    body: Body
+    key: tuple[bytes, tuple[bytes, ...], str]
+    raw: bytes
     end: int
+    arrival: Arrival
+    opening: bytes
+    later: Callable[[bytes | Arrival], bool]
+    hit: CacheHit | None = None
+    sent: bytes = b""
+    bypass: None = None
 
 
 class Recall:
@@ -218,35 +273,87 @@ class Recall:
         self._arrivals = arrivals
         self._heads: list[Head] = []
         self._bodies: Moka[tuple[bytes, tuple[bytes, ...], str], Body] = Moka(
-            max(memory, 1), weigher=lambda _, body: _ENTRY + len(body.completion) + len(body.written)
+            max(memory, 1), weigher=lambda _, body: _ENTRY + len(body.completion) + body.written.size()
         )
 
     def answer(
-        self, data: bytes, at: int, own: str | None, opening: bytes, write: Callable[[bytes], None]
-    ) -> int | Arrival | None:
+        self,
+        data: bytes,
+        at: int,
+        own: str | None,
+        opening: bytes,
+        write: Callable[[bytes], None],
+        later: Callable[[bytes | Arrival], bool],
+    ) -> int | Later | Arrival | None:
         """Answer the request that begins there in `data`, and give where it ends.
 
         Where it is not answered its Arrival, to be learnt; None where it is none that could be. `own` is the address
-        that the connection came to, `opening` the first lines of an answer.
+        that the connection came to, `opening` the first lines of an answer. Where Later is given, `later` is called
+        once, in a later turn: with the answer, or with the Arrival of what is to be read the ordinary way. It
+        gives False where the client has left.
         """
         started = time.perf_counter()
         if self._drain.state != "serving" or not data.startswith(b"POST /", at):
             return None
         try:
-            found = self._find(data, at, own, started)
+            request = self._find(data, at, own, started, opening, later)
+            if not isinstance(request, _Request):
+                return request
+            if request.body.keeps:
+                return Later(request.end) if self._keep(request) else request.arrival
+            answered = self._answered(request)
         except Exception:  # noqa: BLE001  # a defect here must not cost an answer: the ordinary way gives it
             _log.exception("recall failed")
             return None
-        if not isinstance(found, _Found):
-            return found
-        write(b"".join((opening, found.head, found.body)))
-        took, sent = time.perf_counter() - started, len(found.body)
-        self._recorder.finish(
-            found.record, "ok", 200, took, first_byte=took, received=found.received, sent=sent
-        )
-        return found.end
+        if answered is None:
+            return request.arrival
+        write(answered)
+        self._finish(request)
+        return request.end
 
-    def _find(self, data: bytes, at: int, own: str | None, started: float) -> _Found | Arrival | None:
+    def _finish(self, request: _Request) -> None:
+        took = time.perf_counter() - request.record.started
+        received, sent = len(request.raw), len(request.sent)
+        self._recorder.finish(request.record, "ok", 200, took, first_byte=took, received=received, sent=sent)
+
+    def _then(self, request: _Request, step: Callable[[_Request, Any], bytes | None], said: Any) -> None:
+        """Take the next step of a request, now that Redis has said something; it gives the answer, or None where only
+        the ordinary way can."""
+        answered = None
+        try:
+            answered = step(request, said)
+        except Exception:  # noqa: BLE001  # as above
+            _log.exception("recall failed")
+        if answered is not None:
+            request.later(answered)
+            self._finish(request)
+        elif not request.later(request.arrival):
+            took, received = time.perf_counter() - request.record.started, len(request.raw)
+            self._recorder.finish(
+                request.record, "client_disconnect", None, took, first_byte=None, received=received, sent=0
+            )
+
+    def _keep(self, request: _Request) -> bool:
+        """Have the answer kept that memory has, and send it then; whether that could be asked for."""
+        hit = self._pipeline.remembered(request.lookup)
+        if hit is None or request.head.hurried:
+            return False
+        request.hit = hit
+        keep = self._write(request, hit.entry.body)
+        return keep is not None and keep(functools.partial(self._then, request, self._on_kept))
+
+    def _on_kept(self, request: _Request, kept: bool) -> bytes | None:
+        return self._answered(request) if kept else None
+
+    def _find(
+        self,
+        data: bytes,
+        at: int,
+        own: str | None,
+        started: float,
+        opening: bytes,
+        later: Callable[[bytes | Arrival], bool],
+    ) -> _Request | Arrival | None:
         for place, head in enumerate(self._heads):
             if data.startswith(head.pieces[0], at) and head.own == own:
                 cut = head.values(data, at)
@@ -282,32 +389,49 @@ class Recall:
         record = self._record(head, values, body, started, auth)
         if record is None:
             return unknown
-        leader = _Refresh(self._pipeline, head.route, unknown.raw, raw, record)
-        answer = self._pipeline.recall(_Known(body.lookup, record, body.target), leader)
+        lookup, lifetimes = body.lookup, self._policies.in_force[body.target.class_name]
+        if lifetimes is not lookup.lifetimes:
+            lookup = msgspec.structs.replace(lookup, lifetimes=lifetimes)
+        return _Request(lookup, record, body.target, head, body, key, raw, end, unknown, opening, later)
+
+    def _write(self, request: _Request, completion: bytes) -> Keep | None:
+        """What is sent of a completion, and how it is kept."""
+        body, rewriting = request.body, request.body.rewriting
+        if rewriting is None:
+            request.sent = completion
+            return None
+        if completion is not body.completion:
+            written = rewriting.write(completion)
+            request.body = body = msgspec.structs.replace(body, completion=completion, written=written)
+            self._bodies.set(request.key, body)
+        request.sent, keep = rewriting.renew(body.written)
+        return keep
+
+    def _answered(self, request: _Request) -> bytes | None:
+        """The whole answer, counted as given; None, and nothing was counted, where there is none."""
+        head, record = request.head, request.record
+        leader = _Refresh(self._pipeline, head.route, request.arrival.raw, request.raw, record)
+        answer = self._pipeline.recall(request, leader, request.hit)
         if answer is None:
-            return unknown
+            return None
         assert isinstance(answer.content, bytes)  # noqa: S101  # what is stored is
-        written = answer.content
-        if body.write is not None:
-            if written is not body.completion:
-                body = msgspec.structs.replace(body, completion=written, written=body.write(written))
-                self._bodies.set(key, body)
-            written = body.written if body.renew is None else body.renew(body.written)
+        if not request.sent:
+            self._write(request, answer.content)
         record.cache = str(answer.status)
-        own_id = head.route.id_header
+        request_id = record.request_id.encode()
         answered = _ANSWER % (
-            _KINDS[body.stream],
+            _KINDS[request.body.stream],
             record.cache.encode(),
             int(answer.age or 0.0),
-            len(written),
-            record.request_id.encode(),
-            int((time.perf_counter() - started) * 1000),
-            auth * 1000,
+            len(request.sent),
+            request_id,
+            int((time.perf_counter() - record.started) * 1000),
+            record.timings["auth"] * 1000,
             head.answer_headers
-            if own_id is None
-            else head.answer_headers + _written([(own_id, record.request_id.encode())]),
+            if head.route.id_header is None
+            else head.answer_headers + _written([(head.route.id_header, request_id)]),
         )
-        return _Found(record, answered, written, len(raw), end)
+        return b"".join((request.opening, answered, request.sent))
 
     def _caller(self, head: Head, values: list[bytes]) -> Caller | None:
         given = ""
@@ -322,9 +446,7 @@ class Recall:
 
     def _still_holds(self, body: Body, size: int) -> bool:
         """Whether the ordinary way would find the same now, and have nothing else to do."""
-        target, lookup = body.target, body.lookup
-        if self._policies.in_force[target.class_name] is not lookup.lifetimes:
-            return False
+        target = body.target
         if self._limiter.limited and self._limiter.limit_of(body.caller.tenant) is not None:
             return False
         if self._catalog.targets.get(target.name) is not target:
@@ -403,6 +525,7 @@ def _head_of(arrival: Arrival, route: QuestionRoute, scope: HTTPScope, record: R
         own=arrival.own,
         asking=(route.path.encode(), *(b"\0".join(v for n, v in headers if n == name) for name in _ASKING)),
         answer_headers=_written(header for header in record.answer_headers if header[0] != route.id_header),
+        hurried=b"x-dub5-timeout" in names,
         **{name.replace("-", "_"): places.get(name.encode(), -1) for name in _READ},
     )
 

@@ -11,6 +11,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -18,6 +19,7 @@ import msgspec
 from dub5.api import responses_answer as answers
 from dub5.api.chat import Spelling
 from dub5.api.http import key_of
+from dub5.api.recall import Keep, Written
 from dub5.api.responses_answer import Asked, place_of
 from dub5.api.responses_items import items_of
 from dub5.api.responses_request import cannot, chat_request
@@ -200,8 +202,10 @@ class Keeping(msgspec.Struct, frozen=True):
     before: list[str]
 
     async def keep(self, asked: Asked, response: bytes) -> bool:
-        record = Record(msgspec.json.encode(self.input), response, asked.signed, self.before)
-        return await self.store.keep(self.tenant, asked.id, record)
+        return await self.store.keep(self.tenant, asked.id, self.record(asked, response))
+
+    def record(self, asked: Asked, response: bytes) -> Record:
+        return Record(msgspec.json.encode(self.input), response, asked.signed, self.before)
 
 
 def field_of(param: str | None) -> str | None:
@@ -229,9 +233,16 @@ class ResponsesWriter:
         self._kept: bytes | None = None
         self._stream: Events | None = None
 
-    def again(self, *, stream: bool) -> RenewedResponse | None:
+    @property
+    def kept(self) -> bool:
         """See `Renewing`."""
-        return None if self._keeping is not None else RenewedResponse(self._asked, stream)
+        return self._keeping is not None
+
+    def again(self, *, stream: bool) -> RenewedResponses | None:
+        """See `Renewing`."""
+        if self.kept and self._kept is None:
+            return None
+        return RenewedResponses(self._asked, stream, self._keeping)
 
     async def keep(self, completion: bytes | None) -> None:
         """Before the last of the answer is written: keep it, where it is asked to be. `completion` where it is whole,
@@ -291,22 +302,35 @@ _WRITTEN, _ENDED = 1_000_000_001, 1_000_000_002
 _TIMES = ((b'"created_at":%d', _WRITTEN), (b'"completed_at":%d', _ENDED))
 
 
-class RenewedResponse(msgspec.Struct, frozen=True):
-    """Writes the Responses to a question that is asked again and again and kept nowhere, each with an id and times of
-    its own."""
+class RenewedResponses(msgspec.Struct, frozen=True):
+    """Writes the Responses to a question that is asked again and again, each with an id and times of its own. Kept
+    are those alone whose conversation begins with them: see `Responses.resolve`."""
 
     asked: Asked
     stream: bool
+    keeping: Keeping | None
 
-    def write(self, completion: bytes) -> bytes:
+    def write(self, completion: bytes) -> Written:
         """One to be renewed."""
-        writer = ResponsesWriter(self.asked, iter((_WRITTEN, _ENDED)).__next__)
-        return writer.replay(completion) if self.stream else writer.whole(completion)
+        asked = self.asked.again()
+        writer = ResponsesWriter(asked, iter((_WRITTEN, _ENDED, _ENDED)).__next__)
+        whole = writer.whole(completion) if self.keeping is not None or not self.stream else b""
+        sent = writer.replay(completion) if self.stream else whole
+        return Written(sent, None if self.keeping is None else self.keeping.record(asked, whole))
 
-    def renew(self, written: bytes) -> bytes:
+    def renew(self, written: Written) -> tuple[bytes, Keep | None]:
         """The same for the next who asks, as long as it was. In a text a member's quotes are escaped, and nobody
         outside knows the id."""
-        now = int(time.time())
+        now, ident = int(time.time()), secrets.token_hex(16)
+        sent = self._renewed(written.sent, now, ident)
+        if self.keeping is None:
+            return sent, None
+        record: Record = written.kept
+        response = self._renewed(record.response, now, ident) if self.stream else sent
+        record = msgspec.structs.replace(record, response=response)
+        return sent, partial(self.keeping.store.ask, self.keeping.tenant, f"resp_{ident}", record)
+
+    def _renewed(self, written: bytes, now: int, ident: str) -> bytes:
         for member, stands_for in _TIMES:
             written = written.replace(member % stands_for, member % now)
-        return written.replace(self.asked.ident.encode(), secrets.token_hex(16).encode())
+        return written.replace(self.asked.ident.encode(), ident.encode())

@@ -11,6 +11,7 @@ Source: https://platform.openai.com/docs/api-reference/responses/object
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import secrets
 from typing import Any, Literal
@@ -56,6 +57,12 @@ class Asked:
     @property
     def keeps_signed(self) -> bool:
         return self.encrypted or self.stored
+
+    def again(self) -> Asked:
+        """For another answer to the same request, with the same ids."""
+        another = copy.copy(self)
+        another.signed = {}
+        return another
 
     def not_stored(self) -> None:
         """It could not be kept."""

@@ -9,14 +9,14 @@ because it could not be kept: it says `store: false`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
 from dub5.contract import Undecodable, decode, response_keys
 from dub5.errors import ResponsesAway
-from dub5.redis.link import RedisLink, RedisUnavailable, RedisUndecodable
+from dub5.redis.link import RedisLink, RedisUnavailable, RedisUndecodable, Words
 from dub5.settings.model import ResponsesSettings
 
 LARGEST = 2**20
@@ -137,6 +137,17 @@ class ResponseStore:
         except RedisUnavailable:
             return False
 
+    def ask(self, tenant: str, id_: str, record: Record, done: Callable[[bool], None]) -> bool:
+        """`keep` for who cannot wait: `done` is called once, later. False, and no call, where that cannot be asked."""
+        if self._link is None or not self._link.available or record.size() > LARGEST:
+            return False
+        command = self._command(_KEEP, tenant, self._most, id_, _encode(record))
+
+        def said(answers: list[Any] | RedisUnavailable) -> None:
+            done(not isinstance(answers, RedisUnavailable) and bool(answers[0]))
+
+        return self._link.ask("response", [command], said)
+
     async def find(self, tenant: str, ids: Sequence[str]) -> list[Record | None]:
         """None for each that is not there. ResponsesAway where nobody can tell."""
         try:
@@ -157,8 +168,11 @@ class ResponseStore:
     async def _run(self, script: str, tenant: str, *arguments: Any) -> Any:
         if self._link is None:
             raise RedisUnavailable
+        return await self._link.run("response", *self._command(script, tenant, *arguments))
+
+    def _command(self, script: str, tenant: str, *arguments: Any) -> Words:
         keys = response_keys(tenant)
-        return await self._link.run("response", "EVAL", script, len(keys), *keys, self._ttl, *arguments)
+        return ("EVAL", script, len(keys), *keys, self._ttl, *arguments)
 
     def _read(self, stored: bytes | None) -> Record | None:
         if stored is None:

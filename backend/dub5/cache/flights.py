@@ -455,13 +455,14 @@ class Flights:
                 raise
             return self._hit(question, lookup, leader, hit)
 
-    def recall(self, question: Question, leader: Leader) -> CacheAnswer | None:
-        """What memory has, where it may be used: for those who look for many answers before they wait for any."""
+    def recall(self, question: Question, leader: Leader, hit: CacheHit | None = None) -> CacheAnswer | None:
+        """What memory has, where it may be used: for those who look for many answers before they wait for any. Or the
+        `hit` that was found already."""
         lookup = question.lookup
-        hit = self._store.recall(lookup) if lookup is not None else None
-        if lookup is None or hit is None or not hit.freshness.usable:
+        if lookup is None:
             return None
-        return self._hit(question, lookup, leader, hit)
+        hit = hit or self._store.recall(lookup)
+        return self._hit(question, lookup, leader, hit) if hit is not None and hit.freshness.usable else None
 
     async def _find(self, lookup: CacheLookup, record: RequestRecord) -> CacheHit | None:
         started = time.perf_counter()

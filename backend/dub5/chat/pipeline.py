@@ -161,8 +161,12 @@ class Pipeline:
 
     def remembers(self, question: Question) -> bool:
         """Whether memory has the answer now; counts nothing."""
-        hit = self._store.recall(question.lookup) if question.lookup is not None else None
-        return hit is not None and hit.freshness.usable
+        return question.lookup is not None and self.remembered(question.lookup) is not None
+
+    def remembered(self, lookup: CacheLookup) -> CacheHit | None:
+        """What memory has now, where it may be used; counts nothing."""
+        hit = self._store.recall(lookup)
+        return hit if hit is not None and hit.freshness.usable else None
 
     async def answer(
         self, question: Question, on_forward: Callable[[CacheStatus], None] | None = None
@@ -206,9 +210,10 @@ class Pipeline:
             self._count_saved(question, usage_in(body))
         return Answer(body, status)
 
-    def recall(self, question: Resolved, leader: Leader) -> Answer | None:
-        """What memory has, where it may be used; `leader` asks again behind it. Nothing is counted where it is None."""
-        found = self._flights.recall(question, leader)
+    def recall(self, question: Resolved, leader: Leader, hit: CacheHit | None = None) -> Answer | None:
+        """What memory has, where it may be used, or the `hit` that was found already; `leader` asks again behind it.
+        Nothing is counted where it is None."""
+        found = self._flights.recall(question, leader, hit)
         return None if found is None or found.hit is None else self._stored(question, found.hit, found.status)
 
     def again(self, question: Question) -> Leader:

@@ -6,7 +6,8 @@ A refusal has the contract's shape, comes after the answers to the requests befo
 connection: nothing that follows is read as a request.
 
 What `dub5.api.recall` knows by its bytes is answered without the parser, between two requests. While such a request is
-still coming it is held, unparsed, until it is whole or something else happens.
+still coming it is held, unparsed, until it is whole or something else happens. One whose answer waits for Redis is
+under way like any other, and nothing after it is parsed meanwhile.
 
 Time: a connection waits for a request, sends one, or leaves our bytes unread, and each of these has a limit.
 Connections stand in queues by what they wait for, in the order in which they began, so one timer for all, once a
@@ -43,7 +44,7 @@ from uvicorn.server import ServerState
 
 from dub5.admission.arrivals import JOINED, SMALL_REQUEST, Arrivals, no_room
 from dub5.api.origins import VARY, Headers, Hosts, Origins, Verdict
-from dub5.api.recall import ARRIVAL, Arrival
+from dub5.api.recall import ARRIVAL, Arrival, Later
 from dub5.errors import (
     Dub5Error,
     HeadTooLarge,
@@ -93,7 +94,10 @@ _CLOSE = (b"connection", b"close")
 
 _log = get_logger()
 
-AnswerKnown = Callable[[bytes, int, "str | None", bytes, Callable[[bytes], None]], "int | Arrival | None"]
+AnswerKnown = Callable[
+    [bytes, int, "str | None", bytes, Callable[[bytes], None], Callable[["bytes | Arrival"], bool]],
+    "int | Later | Arrival | None",
+]
 """Answers a request that is known by its bytes: see `dub5.api.recall.Recall.answer`."""
 
 Queue = OrderedDict["GuardedProtocol", float]
@@ -273,6 +277,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._answered = False  # a request at least
         self._arrival: Arrival | None = None
         self._held = 0  # bytes until which nothing is parsed: a request that may be answered when it is whole
+        self._asked = b""  # a request whose answer, or which itself, comes back from `recall`
+        self._leaves = False  # after that
         self._unparsed = b""
         self._over = False  # nothing that comes is parsed any more
         self._pending_refusal: bytes | None = None  # sent when the requests before it are answered
@@ -309,7 +315,11 @@ class GuardedProtocol(HttpToolsProtocol):
             self._discard(data)
         else:
             self._unparsed = self._unparsed + data if self._unparsed else data
-            size = len(data) - self._parse()
+            size = len(data)
+            if not self._asked:
+                size -= self._parse()
+            elif len(self._unparsed) > _AHEAD:
+                self.flow.hold()
             if self._begun or self._arrived or size > SMALL_REQUEST:
                 self._account(size)
 
@@ -335,6 +345,9 @@ class GuardedProtocol(HttpToolsProtocol):
         if not self._begun and self._all.recall is not None:
             done = self._recall(self._all.recall, data)
         recalled = done
+        if self._asked:
+            self._unparsed = data[done:]
+            return recalled
         if self._held:
             self._unparsed = data[done:]
             self._begun, self._headed = True, False
@@ -354,7 +367,7 @@ class GuardedProtocol(HttpToolsProtocol):
                 self.flow.resume_reading()
         elif self._begun:
             self._all.sending.setdefault(self, self.loop.time())
-        elif self._running is None or self._running.response_complete:
+        elif not self._under_way:
             self._all.idle.setdefault(self, self.loop.time())
         return recalled
 
@@ -362,11 +375,15 @@ class GuardedProtocol(HttpToolsProtocol):
         """Answer the requests at the beginning of `data` that are known, some at most; where they end."""
         done, everything, self._arrival = 0, self._all, None
         for _ in range(_RECALLED_AT_ONCE):
-            under_way = self._running is not None and not self._running.response_complete
-            if done == len(data) or under_way or self.flow.write_paused or self.transport.is_closing():
+            if done == len(data) or self._under_way:
+                break
+            if self.flow.write_paused or self.transport.is_closing():
                 break
             own = self.server[0] if self.server is not None else None
-            found = recall(data, done, own, everything.opening(), self.transport.write)
+            found = recall(data, done, own, everything.opening(), self.transport.write, self._on_recalled)
+            if isinstance(found, Later):
+                self._asked = data[done : found.end]
+                return found.end
             if not isinstance(found, int):
                 if found is not None and found.end:
                     self._held = found.end - done
@@ -376,6 +393,30 @@ class GuardedProtocol(HttpToolsProtocol):
             self._answered = True
             everything.total_requests += 1
         return done
+
+    def _on_recalled(self, found: bytes | Arrival) -> bool:
+        """What was asked is answered, or has to be parsed. False where the client has left."""
+        raw, self._asked = self._asked, b""
+        if self.transport.is_closing():
+            return False
+        if isinstance(found, bytes):
+            if self._leaves:
+                found = found.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n", 1)
+            self.transport.write(found)
+        else:
+            self._arrival = found
+            for start in range(0, len(raw), _SLICE):
+                self._feed(raw[start : start + _SLICE])
+        if self._leaves:
+            super().shutdown()
+        if isinstance(found, bytes):
+            self.on_response_complete()
+        return True
+
+    @property
+    def _under_way(self) -> bool:
+        """Whether a request is answered now."""
+        return bool(self._asked) or (self._running is not None and not self._running.response_complete)
 
     def _unhold(self) -> None:
         """Have parsed what was held: something else happens before it is whole."""
@@ -538,6 +579,9 @@ class GuardedProtocol(HttpToolsProtocol):
             self._parse()
 
     def shutdown(self) -> None:
+        if self._asked:
+            self._leaves = True
+            return
         self._unhold()
         super().shutdown()
         if self.transport.is_closing():
@@ -556,7 +600,7 @@ class GuardedProtocol(HttpToolsProtocol):
             reason = "host"
         if reason != "too_many":
             self._all.on_refused(reason)
-        before = self._running is not None and not self._running.response_complete
+        before = self._under_way
         if self._begun and self._headed:  # this very request was handed over
             if self.cycle is not self._running:
                 self.pipeline.popleft()
@@ -600,8 +644,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
         Clients expect that of a connection that they keep.
         """
-        under_way = self._running is not None and not self._running.response_complete
-        if self._answered and not under_way and not self._begun:
+        if self._answered and not self._under_way and not self._begun:
             self.close()
             return
         self.refuse(Overloaded("Too many connections.", retry_after=1), "too_many")

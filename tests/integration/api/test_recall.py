@@ -8,21 +8,23 @@ which is which: by what they write, by their metrics, log lines and samples.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import itertools
 import json
 import re
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import pytest
 import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from structlog.typing import EventDict
 
-from dub5.api.recall import Arrival
+from dub5.api.recall import Arrival, Later
 from dub5.app import Application
 from dub5.cache.samples import NoSampler
 from dub5.contract import ClassPolicy, PolicyDocument
@@ -31,6 +33,8 @@ from dub5.server.protocol import ConnectionLimits, Connections, GuardedProtocol
 from dub5.server.replica import configured
 from dub5.settings.loader import convert
 from dub5.settings.model import Settings
+from testkit.redis_server import RedisServer
+from tests.harness import PATIENT
 
 KEYS = {"one": "acme", "two": "acme", "other": "globex"}
 
@@ -151,13 +155,22 @@ class Twin:
         for memo in memos:
             memo.clear()
 
-    def _recall(self, *asked: Any) -> int | Arrival | None:
-        found = self.app.recall.answer(*asked)
+    def _recall(self, *asked: Any) -> int | Later | Arrival | None:
+        before: Any = asked[:-1]
+        later = asked[-1]
+
+        def counted(said: bytes | Arrival) -> bool:
+            self.recalled += isinstance(said, bytes)
+            told: bool = later(said)
+            return told
+
+        found = self.app.recall.answer(*before, counted)
         self.recalled += isinstance(found, int)
         return found
 
-    async def ask(self, *reads: bytes | Befalls) -> bytes:
-        """All that is written on a new connection on which this comes, each part when there is nothing left to do."""
+    async def ask(self, *reads: bytes | Befalls, waits: bool = True) -> bytes:
+        """All that is written on a new connection on which this comes, each part when there is nothing left to do, or
+        where nobody `waits` for that some turns after the other."""
         protocol, transport = GuardedProtocol(self.uvicorn, self.connections, {}), Transport()
         protocol.connection_made(transport)  # type: ignore[arg-type]
         for read in reads:
@@ -165,21 +178,27 @@ class Twin:
                 read(protocol)
             elif not transport.closed:
                 protocol.data_received(read)
-            await self._settle(protocol)
+            if waits:
+                await self._settle(protocol)
+            for _ in range(5):
+                await asyncio.sleep(0)
+        await self._settle(protocol)
         protocol.connection_lost(None)
-        await self._settle()
+        await self._settle(protocol)
         return transport.written
 
     async def _settle(self, protocol: GuardedProtocol | None = None) -> None:
         """Until all is done, but for a request of which something is still to come."""
         flights = self.app._flights._in_flight
-        while self.connections.tasks or flights:
+        while self.connections.tasks or flights or (protocol is not None and protocol._asked):
             running = protocol._running if protocol is not None else None
             if running is not None and running.more_body and not running.response_complete and not flights:
                 for _ in range(20):
                     await asyncio.sleep(0)
                 if not running.response_complete:
                     return
+            elif protocol is not None and protocol._asked:
+                await asyncio.sleep(0)  # its answer is on the way from Redis
             else:
                 await asyncio.wait([*self.connections.tasks, *flights], return_when="FIRST_COMPLETED")
 
@@ -189,7 +208,9 @@ class Twin:
         return {"received": 0.0 if self.broken_off else received} | {
             (sample.name, *sample.labels.values()): sample.value
             for family in self.app.metrics.registry.collect()
-            if not family.name.startswith(("dub5_build", "dub5_config", "dub5_arriving_limit"))
+            if not family.name.startswith(
+                ("dub5_build", "dub5_config", "dub5_arriving_limit", "dub5_redis", "dub5_event_loop")
+            )
             for sample in family.samples
             if not ("_seconds" in sample.name and sample.name.endswith(("_sum", "_bucket")))
             or "cache_hit_age" in sample.name
@@ -212,11 +233,11 @@ _TIMES = re.compile(
 _OWN_ID = re.compile(rb"[0-9a-f]{32}")
 
 
-async def seen(twin: Twin, reads: Sequence[bytes | Befalls]) -> Seen:
+async def seen(twin: Twin, reads: Sequence[bytes | Befalls], *, waits: bool = True) -> Seen:
     """With its times and its own ids taken out."""
     twin.samples.taken.clear()
     with structlog.testing.capture_logs() as logs:
-        written = await twin.ask(*reads)
+        written = await twin.ask(*reads, waits=waits)
     sent = b"".join(read for read in reads if isinstance(read, bytes))
     twin.broken_off |= any(line.get("outcome") == "client_disconnect" for line in logs)
     for line in logs:
@@ -381,12 +402,10 @@ LINES = st.sampled_from(
         *(" folded", "No colon", "X-Empty:"),
     ]
 )
-PATHS = st.sampled_from(
-    [
-        *("/v1/chat/completions", "/v1/messages") * 4,
-        *("/chat/completions", "/v1/chat/completions?a=b", "http://a/v1/messages", "/v1/completions"),
-    ]
-)
+PATHS = [
+    *("/v1/chat/completions", "/v1/messages") * 4,
+    *("/chat/completions", "/v1/chat/completions?a=b", "http://a/v1/messages", "/v1/completions"),
+]
 BODIES = st.builds(
     asked,
     st.sampled_from(
@@ -401,6 +420,10 @@ BODIES = st.builds(
 )
 
 
+ASKING = [(path, BODIES) for path in PATHS]
+"""Where what may be asked."""
+
+
 class Shape(NamedTuple):
     """A kind of request, of which some are sent, with other values each time."""
 
@@ -410,12 +433,13 @@ class Shape(NamedTuple):
 
 
 @st.composite
-def shapes(draw: st.DrawFn) -> Shape:
+def shapes(draw: st.DrawFn, asked: Sequence[tuple[str, st.SearchStrategy[bytes]]]) -> Shape:
     lines = list(draw(st.sampled_from(sorted(CLIENTS.values()))))
     if not draw(st.sampled_from(MOSTLY)):
         for line in draw(st.lists(LINES, min_size=1, max_size=2)):
             lines.insert(draw(st.integers(0, len(lines))), line)
-    return Shape(lines, draw(PATHS), draw(st.lists(BODIES, min_size=1, max_size=2)))
+    path, bodies = draw(st.sampled_from(asked))
+    return Shape(lines, path, draw(st.lists(bodies, min_size=1, max_size=2)))
 
 
 @st.composite
@@ -459,15 +483,17 @@ EVENTS = st.one_of(
 
 
 @st.composite
-def lives(draw: st.DrawFn) -> list[Any]:
+def lives(
+    draw: st.DrawFn, asked: Sequence[tuple[str, st.SearchStrategy[bytes]]], events: st.SearchStrategy[Any]
+) -> list[Any]:
     """Requests of a few shapes, and what happens between them."""
-    known = draw(st.lists(shapes(), min_size=1, max_size=2))
+    known = draw(st.lists(shapes(asked), min_size=1, max_size=2))
     usual = [line.format(id="abc-1", trace=TRACE, key="one") for line in known[0].lines]
     steps: list[Any] = [[request(usual, body, known[0].path)] for body in known[0].bodies] * 2
     for _ in range(draw(st.integers(3, 8))):
         steps.append(draw(reads(draw(st.sampled_from(known)))))
         if not draw(st.sampled_from(MOSTLY)):
-            steps.append(draw(EVENTS))
+            steps.append(draw(events))
     if draw(st.booleans()):
         steps += [(drain, draw(st.sampled_from(["lingering", "closed"]))), draw(reads(known[0]))]
     return steps
@@ -483,7 +509,7 @@ class Ticking:
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-@given(lives())
+@given(lives(ASKING, EVENTS))
 def test_nobody_can_tell_whether_an_answer_was_recalled(twins: tuple[Twin, Twin], steps: list[Any]) -> None:
     asyncio.run(_both(*twins, steps))
 
@@ -501,6 +527,10 @@ def twins() -> tuple[Twin, Twin]:
 async def _both(first: Twin, second: Twin, steps: list[Any]) -> None:
     first.begin()
     second.begin()
+    await _live(first, second, steps)
+
+
+async def _live(first: Twin, second: Twin, steps: list[Any]) -> None:
     for step in steps:
         if isinstance(step, tuple):
             what, value = step
@@ -645,3 +675,159 @@ async def test_what_is_remembered_is_bounded(twins: tuple[Twin, Twin]) -> None:
     assert len(recall._heads) == 64
     recall._bodies.run_pending_tasks()
     assert recall._bodies.weighted_size() <= CONFIG.cache.local_bytes // 2
+
+
+# With a Redis of their own.
+
+
+class Shared(NamedTuple):
+    """Twins that have started, and what runs something in their loop."""
+
+    twins: tuple[Twin, Twin]
+    servers: tuple[RedisServer, RedisServer]
+    run: Callable[[Coroutine[Any, Any, Any]], Any]
+
+    def live(self, steps: list[Any]) -> int:
+        """What befalls both, whose memory and Redis know of no answer. How much was recalled."""
+        return int(self.run(self._live(steps)))
+
+    async def _live(self, steps: list[Any]) -> int:
+        before = self.twins[0].recalled
+        for twin in self.twins:
+            twin.begin()
+            await purge(twin, ("all",))
+        await _live(*self.twins, steps)
+        return self.twins[0].recalled - before
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Shared]:
+    with asyncio.Runner() as runner, contextlib.ExitStack() as stack:
+        twins, servers = [], []
+        for recalls in (True, False):
+            servers.append(RedisServer())
+            servers[-1].open()
+            stack.callback(servers[-1].close)
+            config = convert({**SETTINGS, "redis": {"url": servers[-1].url}})
+            assert config.redis is not None
+            config = replace(config, redis=replace(config.redis, timeout=PATIENT))
+            twins.append(Twin(recalls=recalls, config=config))
+            runner.run(twins[-1].app.__aenter__())
+            stack.callback(lambda twin: runner.run(twin.app.__aexit__()), twins[-1])
+        yield Shared((twins[0], twins[1]), (servers[0], servers[1]), runner.run)
+
+
+def responses(text: str = "hi", **more: Any) -> dict[str, Any]:
+    return {"model": "small", "input": text, **more}
+
+
+KEPT = st.builds(
+    asked,
+    st.sampled_from(
+        [
+            *[responses(), responses("ho", max_output_tokens=500, metadata={"a": "b"})] * 3,
+            *(responses(model="tutor", instructions="Briefly."), responses(store=False)),
+            *(responses(previous_response_id="resp_" + "0" * 32), responses(max_output_tokens=20)),
+        ]
+    ),
+    stream=st.sampled_from([None, False, True]),
+)
+
+
+async def lose(twin: Twin, _: object) -> None:
+    """The connection for what requests wait for; it is made anew."""
+    twin.app._redis._pipelining.close()  # type: ignore[union-attr]
+
+
+@settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(
+    lives([*[("/v1/responses", KEPT)] * 3, ("/v1/messages", BODIES)], EVENTS | happens(lose, None)),
+)
+def test_nobody_can_tell_what_was_recalled_with_a_word_of_redis(shared: Shared, steps: list[Any]) -> None:
+    shared.live(steps)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("client", list(CLIENTS))
+def test_responses_that_are_kept_are_recalled(shared: Shared, client: str, stream: bool) -> None:
+    def sent(number: int) -> bytes:
+        return usual(client, asked(responses(), stream=stream), "/v1/responses", number)
+
+    several = sent(4) + sent(5)
+    parts = [several[:-40], several[-40:-20], several[-20:]]
+    recalled = shared.live([[sent(1)], [sent(2)], [sent(3)], parts, [sent(6) + sent(7)]])
+    assert recalled == (5 if stream else 6)  # a stream is not known before it was stored
+
+
+async def _had_later(twin: Twin, id_: str) -> list[Any]:
+    found = []
+    for path in (f"/v1/responses/{id_}", f"/v1/responses/{id_}/input_items"):
+        lines = [f"GET {path} HTTP/1.1", "Host: dub5.example", "Authorization: Bearer one", "", ""]
+        written = await twin.ask("\r\n".join(lines).encode())
+        found.append(json.loads(written.partition(b"\r\n\r\n")[2]))
+    return found
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_what_was_recalled_is_had_later_as_it_was_sent(shared: Shared, stream: bool) -> None:
+    async def had(twin: Twin) -> None:
+        twin.begin()
+        for number in (1, 2, 3):
+            body = asked(responses(metadata={"a": "b"}), stream=stream)
+            written = await twin.ask(usual("curl", body, "/v1/responses", number))
+            # Of a stream the last event has the Response.
+            lines = written.partition(b"\r\n\r\n")[2].strip().splitlines()
+            said = json.loads(lines[-1].removeprefix(b"data: "))
+            response = said["response"] if stream else said
+            assert response["store"]
+            found, items = await _had_later(twin, response["id"])
+            assert found == response
+            assert [item["content"] for item in items["data"]] == [[{"type": "input_text", "text": "hi"}]]
+
+    before = shared.twins[0].recalled
+    for twin in shared.twins:
+        shared.run(had(twin))
+    assert shared.twins[0].recalled == before + 2
+
+
+@pytest.mark.parametrize(
+    "befalls",
+    [
+        GuardedProtocol.shutdown,
+        GuardedProtocol.evict,
+        lambda protocol: protocol.refuse(RequestTimeout(30), "slow_request"),
+        lambda protocol: protocol.data_received(b"no request\r\n\r\n"),
+        GuardedProtocol.cut,
+    ],
+    ids=["shutdown", "evict", "refuse", "malformed", "cut"],
+)
+def test_what_waits_for_redis_is_under_way(shared: Shared, befalls: Befalls) -> None:
+    first, second = (usual("curl", asked(responses()), "/v1/responses", number) for number in (1, 2))
+    before = shared.twins[0].recalled
+    one, other = [
+        shared.run(_while_redis_is_asked(*each, [first], [second, befalls]))
+        for each in zip(shared.twins, shared.servers, strict=True)
+    ]
+    assert one == other
+    assert shared.twins[0].recalled == before + 1
+
+
+async def _while_redis_is_asked(
+    twin: Twin, server: RedisServer, first: list[bytes], reads: list[bytes | Befalls]
+) -> Seen:
+    """What is seen of the second reads, all of which come before Redis answers; the first make them known."""
+    twin.begin()
+    await purge(twin, ("all",))
+    await twin.ask(*first)
+    server.pause()
+    return await seen(twin, [*reads, lambda _: server.resume()], waits=False)
+
+
+def test_what_redis_does_not_keep_is_said_not_to_be(shared: Shared) -> None:
+    sent = [usual("curl", asked(responses()), "/v1/responses", 1)]
+
+    async def keeps_nothing(twin: Twin, most: int) -> None:
+        twin.app._responses._most = most
+
+    steps = [sent, sent, (keeps_nothing, 0), sent, (keeps_nothing, 2**20), sent]
+    assert shared.live(steps) == 2
