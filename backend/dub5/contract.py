@@ -331,14 +331,61 @@ LONGEST_TTL = 400 * 86400
 """Seconds that may be published."""
 
 
+_Seconds = Annotated[float, Meta(ge=0, le=1e12)]
+_Share = Annotated[float, Meta(ge=0, le=1)]
+_Positive = Annotated[float, Meta(gt=0, le=1e12)]
+_Count = Annotated[float, Meta(ge=0, le=1e12)]
+
+
+class QuestionRecord(msgspec.Struct, frozen=True, array_like=True):
+    """What is known of one question, kept beside the fingerprint of its last answer. Everything fades with time.
+
+    `changes` of `exposure` seconds under which they would have been seen; of `young` comparisons, too young for a
+    change, or of two answers fetched at once, `reworded` differed all the same; `requests` of the whole installation in
+    the `watched` seconds. All of it is faded up to `at`, in seconds since the epoch.
+    """
+
+    changes: _Count
+    exposure: _Seconds
+    young: _Count
+    reworded: _Count
+    requests: _Count
+    watched: _Seconds
+    at: _Seconds
+
+
+class QuestionPolicy(msgspec.Struct, frozen=True):
+    """What replicas need to give each question of a class a TTL of its own; see `question_ttl`.
+
+    `cost` is how many stale hits are accepted for each call that is saved. The priors: `change` and `requests` are the
+    shape and the seconds of a gamma distribution of rates, `noise` both parameters of a beta distribution. `hazard` is
+    how fast answers change now, as a multiple of their own average. TTLs lie between `shortest` and `longest` seconds,
+    and no question's hits are expected to be stale by a larger share than `stale`. Answers born before `changed_at`,
+    in seconds since the epoch, are stale already with the chance `changed_share`.
+    """
+
+    cost: Annotated[float, Meta(ge=0, le=1e6)]
+    change: tuple[_Positive, _Positive]
+    noise: tuple[_Positive, _Positive]
+    requests: tuple[_Positive, _Positive]
+    shortest: Annotated[float, Meta(ge=0, le=LONGEST_TTL)]
+    longest: Annotated[float, Meta(ge=0, le=LONGEST_TTL)]
+    stale: _Share
+    hazard: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
+    changed_at: _Seconds = 0.0
+    changed_share: _Share = 0.0
+
+
 class ClassPolicy(msgspec.Struct, frozen=True):
-    """Lifetimes of one class, in seconds. `stale_while_revalidate` absent: the configuration's."""
+    """Lifetimes of one class, in seconds. `stale_while_revalidate` absent: the configuration's.
+
+    With `question` each answer has a TTL of its own, and `ttl` is what a release uses that knows of none; its
+    stale-while-revalidate is in proportion. A `ttl` of 0 is one for all: nothing is kept.
+    """
 
     ttl: Annotated[float, Meta(ge=0, le=LONGEST_TTL)]
     stale_while_revalidate: Annotated[float, Meta(ge=0, le=LONGEST_TTL)] | None = None
-
-
-_Seconds = Annotated[float, Meta(ge=0, le=1e12)]
+    question: QuestionPolicy | None = None
 
 
 class AnnouncedClass(msgspec.Struct, frozen=True):
@@ -377,7 +424,10 @@ READER_FOR = 300
 
 
 FINGERPRINT_KEY = f"{PREFIX}:{{%s}}:last"
-"""Hash of `born`, `digest`, `version` and `hits` of a key's last answer, to compare the next one with."""
+"""Hash of `born`, `digest`, `version` and `hits` of a key's last answer, to compare the next one with; and what is
+`known` of the question, a QuestionRecord in MessagePack."""
+MOST_RECORD = 64
+"""Bytes of a QuestionRecord, at most: seven numbers of nine bytes."""
 
 
 class Access(msgspec.Struct, frozen=True, array_like=True):
