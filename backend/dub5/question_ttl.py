@@ -1,0 +1,244 @@
+"""The TTL of one question: how long its answer is served before it is fetched again.
+
+A question that is asked `l` times a second, whose answer changes `r` times a second, and that is fetched again `T`
+seconds after the last time costs `l / (1 + l T)` calls a second, and `l^2 r T^2 / 2 / (1 + l T)` hits are stale. With
+`c` stale hits accepted for each call saved, one number for the class, the least of `c * calls + stale hits` is at
+
+    T = (sqrt(1 + 2 l c / r) - 1) / l,
+
+about `sqrt(2 c / (l r))` where it is popular and `c / r` where it is rare: what is asked more often is fetched more
+often, as one call makes many hits fresh. Azar et al. ("Tractable near-optimal policies for crawling", PNAS 2018) and
+Kolobov et al. ("Staying up to date with online content changes", NeurIPS 2019) give a crawler's pages rates by the same
+means.
+
+Neither rate is known. Both have gamma distributions, of which the class's prior is published and the rest is the
+question's own: `QuestionRecord` is what it adds to the prior.
+
+1. Requests: the last `REMEMBERED` and those of this life so far, so that a question that becomes popular has a shorter
+   TTL at once.
+2. A comparison after `x` seconds found the same: the likelihood `exp(-r x)` adds `x` seconds to the distribution of
+   `r`, exactly. It found a change: time's doing, or chance's, with the question's own chance `e` that two fresh answers
+   differ, which has a beta distribution. The likelihood is `1 - (1 - e) exp(-r x)`, the posterior a difference of two
+   gamma distributions, and the gamma distribution with its mean and variance is put in its place (assumed density
+   filtering: Minka, "A family of algorithms for approximate Bayesian inference", 2001). An answer that is always worded
+   anew so tells nothing of time, and its `r` stays the class's.
+3. The expected stale share of the question's hits, about `r T / 2`, is kept below `stale` with the upper end of `r`,
+   its 95 % quantile by Wilson and Hilferty ("The distribution of chi-square", PNAS 1931).
+4. An event that changed a share `s` of all answers when one was `u` seconds old makes its hits stale by `s` from then
+   on. The least of the cost is where it would be without, with `c - s (1 + l u)` for `c`.
+
+Plain functions of numbers come first: the simulator compiles the same source.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from dub5.contract import QuestionPolicy, QuestionRecord
+
+HALF_LIFE = 4 * 86400.0
+"""Seconds after which what was seen of changes counts half."""
+REMEMBERED = 32.0
+"""Requests by which their rate is known; older ones fade."""
+REMEMBERED_FOR = 60.0
+"""Seconds for which a question is remembered at least."""
+_QUANTILE = 1.645
+
+By = Literal["requests", "changes", "per-question", "prior", "event", "bounds"]
+BY: tuple[By, ...] = ("requests", "changes", "per-question", "prior", "event", "bounds")
+"""By what the TTL is what it is: the question's requests (it is popular), its changes (it is rare), the promise for a
+single question, the changes of its class (nothing is known of its own), an event since the answer was fetched, or the
+policy's bounds."""
+
+
+class QuestionTTL(NamedTuple):
+    seconds: float
+    by: By
+
+
+def upper_rate(shape: float, seconds: float) -> float:
+    """The 95 % quantile of a gamma distribution."""
+    root = 1 - 1 / (9 * shape) + _QUANTILE / (3 * math.sqrt(shape))
+    return max(shape * root * root * root, shape) / seconds
+
+
+def best_ttl(requests: float, changes: float, most: float, cost: float) -> tuple[float, int]:
+    """Seconds, at `most` so many, and where in BY the reason stands. Rates are per second; `cost` is in stale hits for
+    a call saved."""
+    ahead = requests * cost / changes
+    # (sqrt(1 + 2 y) - 1) / y = 2 / (sqrt(1 + 2 y) + 1), which is exact where y is small.
+    ttl = 2 * cost / changes / (math.sqrt(1 + 2 * ahead) + 1)
+    if ttl > most:
+        return most, 2
+    return ttl, 0 if requests * ttl > 1 else 1
+
+
+def request_rate(
+    shape: float, seconds: float, requests: float, watched: float, hits: float, age: float
+) -> float:
+    """Step 1: per second. `shape` and `seconds` are the prior's."""
+    kept = REMEMBERED / (REMEMBERED + hits)
+    return (shape + kept * requests + hits) / (seconds + kept * watched + age)
+
+
+def cost_left(cost: float, share: float, requests: float, since: float) -> float:
+    """Step 4: what an event leaves of `cost` that changed this share of all answers when one was `since` seconds
+    old."""
+    return max(cost - share * (1 + requests * since), 0.0)
+
+
+def compared(
+    shape: float, seconds: float, noise: float, age: float, event: float, changed: bool
+) -> tuple[float, float, float, float]:
+    """Step 2: what a comparison with an answer of `age` seconds adds to shape and seconds of the changes' distribution,
+    and to the counts of comparisons that tell of noise, and of those that differed.
+
+    `noise` is the mean of the question's own; `event` the chance that an event in between changed the answer.
+    """
+    if not changed:
+        return 0.0, age, 1.0, 0.0
+    later = seconds + age
+    unchanged = (seconds / later) ** shape  # by time
+    same = (1 - noise) * (1 - event)
+    gone = same * unchanged
+    chance = 1 - gone
+    if chance < 1e-12:
+        return 0.0, 0.0, 0.0, 0.0
+    mean = (shape / seconds - gone * shape / later) / chance
+    square = shape * (shape + 1) * (1 / (seconds * seconds) - gone / (later * later)) / chance
+    variance = max(square - mean * mean, 1e-9 * mean * mean)
+    # It changed by time or an event: then it tells nothing of noise.
+    otherwise = 1 - (1 - event) * unchanged
+    reworded = (1 - otherwise) * noise / chance
+    return mean * mean / variance - shape, mean / variance - seconds, reworded, reworded
+
+
+def beside_prior(shape: float, seconds: float, changes: float, exposure: float) -> tuple[float, float]:
+    """`changes` and `exposure` beside a prior, neither below 0, with the mean rate of the two together."""
+    if exposure < 0:
+        changes = (shape + changes) * seconds / (seconds + exposure) - shape
+        exposure = 0.0
+    if changes < 0:
+        exposure = max(shape * (seconds + exposure) / (shape + changes) - seconds, 0.0)
+        changes = 0.0
+    return changes, exposure
+
+
+def learn(
+    policy: QuestionPolicy,
+    record: tuple[float, float, float, float, float, float, float],
+    fetched: float,
+    again: float,
+    outcome: int,
+    hits: float,
+    re_asked: bool,
+) -> tuple[float, float, float, float, float, float, float]:
+    """`updated`, with a record's fields in their order; `outcome` 1 is changed, 0 the same, -1 not compared."""
+    changes, exposure, young, reworded, requests, watched, at = record
+    age = max(again - fetched, 0.0)
+    kept = 0.5 ** (max(again - at, 0.0) / HALF_LIFE)
+    changes, exposure, young, reworded = kept * changes, kept * exposure, kept * young, kept * reworded
+    ends = outcome == 1 or not re_asked
+    if outcome >= 0:
+        more, longer, told, differed = compared(
+            policy.change[0] + changes,
+            policy.change[1] + exposure,
+            (policy.noise[0] + reworded) / (policy.noise[0] + policy.noise[1] + young),
+            age * policy.hazard,
+            policy.changed_share if fetched < policy.changed_at <= again else 0.0,
+            outcome == 1,
+        )
+        young, reworded = young + told, reworded + differed
+        if ends:
+            changes, exposure = beside_prior(
+                policy.change[0], policy.change[1], changes + more, exposure + longer
+            )
+    if ends:
+        kept = REMEMBERED / (REMEMBERED + hits + 1)
+        requests, watched = kept * requests + hits + 1, kept * watched + age
+    return changes, exposure, young, reworded, requests, watched, max(again, at)
+
+
+def judge(
+    policy: QuestionPolicy,
+    changes: float,
+    exposure: float,
+    requests: float,
+    watched: float,
+    hits: float,
+    age: float,
+    now: float,
+) -> tuple[float, int]:
+    """`ttl_of`, in numbers: seconds, and where in BY the reason stands."""
+    shape, seconds = policy.change[0] + changes, policy.change[1] + exposure
+    rate = request_rate(policy.requests[0], policy.requests[1], requests, watched, hits, age)
+    cost, since = policy.cost, policy.changed_at - (now - age)
+    if since > 0:
+        cost = cost_left(cost, policy.changed_share, rate, since)
+    most = 2 * policy.stale / (upper_rate(shape, seconds) * policy.hazard)
+    ttl, by = best_ttl(rate, shape / seconds * policy.hazard, most, cost)
+    if since > 0 and policy.changed_share > 0 and by < 2:
+        by = 4
+    elif changes == 0 and exposure == 0:
+        by = 3
+    if ttl < policy.shortest:
+        return policy.shortest, 5
+    if ttl > policy.longest:
+        return policy.longest, 5
+    return ttl, by
+
+
+def updated(
+    record: QuestionRecord | None,
+    *,
+    fetched: float,
+    again: float,
+    changed: bool | None,
+    hits: float,
+    re_asked: bool,
+    policy: QuestionPolicy,
+) -> QuestionRecord:
+    """What is known of a question whose answer of `fetched` was fetched `again`; times are in seconds since the epoch.
+
+    `changed` None: the two could not be compared. `hits` are those of the older answer, by the whole installation. One
+    that was `re_asked`, and is the same, lives on: its hits and its age are counted when it ends.
+    """
+    known = msgspec.structs.astuple(record) if record is not None else (*(6 * (0.0,)), again)
+    outcome = -1 if changed is None else int(changed)
+    return QuestionRecord(*learn(policy, known, fetched, again, outcome, hits, re_asked))
+
+
+def ttl_of(
+    record: QuestionRecord | None, policy: QuestionPolicy, *, hits: float, age: float, now: float
+) -> QuestionTTL:
+    """For how long an answer is good that is `age` seconds old `now`, in seconds since the epoch, and had so many
+    `hits` until then, by the whole installation."""
+    if record is None:
+        ttl, by = judge(policy, 0.0, 0.0, 0.0, 0.0, hits, age, now)
+    else:
+        known = record.changes, record.exposure, record.requests, record.watched
+        ttl, by = judge(policy, *known, hits, age, now)
+    return QuestionTTL(ttl, BY[by])
+
+
+def longest_ttl(record: QuestionRecord | None, policy: QuestionPolicy) -> float:
+    """Seconds that an answer may be good for, at most: as if nobody asked for it again."""
+    shape, seconds = policy.change
+    if record is not None:
+        shape, seconds = shape + record.changes, seconds + record.exposure
+    most = 2 * policy.stale / upper_rate(shape, seconds)
+    ttl = min(policy.cost * seconds / shape, most) / policy.hazard
+    return min(max(ttl, policy.shortest), policy.longest)
+
+
+def remembered(record: QuestionRecord | None, policy: QuestionPolicy) -> float:
+    """Seconds for which a fingerprint and its record are worth keeping after the answer was fetched: until the question
+    has most likely come back, so that one whose TTL is shorter than that is learnt too."""
+    requests, watched = policy.requests
+    if record is not None:
+        requests, watched = requests + record.requests, watched + record.watched
+    longest = max(policy.longest, REMEMBERED_FOR)
+    return min(max(4 * longest_ttl(record, policy), 4 * watched / requests, REMEMBERED_FOR), 4 * longest)

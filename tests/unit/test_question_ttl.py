@@ -1,0 +1,178 @@
+"""The TTL of one question, against integrals and minima that are found without its formulas."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dub5.contract import QuestionPolicy, QuestionRecord
+from dub5.question_ttl import (
+    best_ttl,
+    compared,
+    cost_left,
+    longest_ttl,
+    remembered,
+    ttl_of,
+    updated,
+    upper_rate,
+)
+
+POLICY = QuestionPolicy(
+    cost=0.02,
+    change=(0.5, 1800.0),
+    noise=(0.05, 1.0),
+    requests=(0.5, 300.0),
+    shortest=5.0,
+    longest=86400.0,
+    stale=0.03,
+)
+HOUR = 3600.0
+
+
+def policy(**fields: Any) -> QuestionPolicy:
+    return QuestionPolicy(**{**{name: getattr(POLICY, name) for name in POLICY.__struct_fields__}, **fields})
+
+
+def learned(outcomes: list[bool], *, age: float, policy: QuestionPolicy = POLICY) -> QuestionRecord:
+    record, now = None, 1e9
+    for changed in outcomes:
+        record = updated(
+            record, fetched=now, again=now + age, changed=changed, hits=3, re_asked=False, policy=policy
+        )
+        now += age
+    assert record is not None
+    return record
+
+
+@pytest.mark.parametrize("requests", [1e-4, 0.01, 1.0])
+@pytest.mark.parametrize("changes", [1 / 86400, 1 / 600])
+def test_no_other_ttl_costs_less(requests: float, changes: float) -> None:
+    cost = 0.02
+
+    def costs(ttl: float) -> float:
+        hits = requests * ttl
+        return requests / (1 + hits) * (cost + hits * changes * ttl / 2)
+
+    ttl, _ = best_ttl(requests, changes, math.inf, cost)
+    assert costs(ttl) <= min(costs(ttl * 0.98), costs(ttl * 1.02))
+
+
+@pytest.mark.parametrize(
+    ("age", "noise", "event"), [(60.0, 0.0, 0.0), (7200.0, 0.3, 0.0), (7200.0, 0.0, 0.4)]
+)
+def test_what_a_change_tells_is_what_the_integral_says(age: float, noise: float, event: float) -> None:
+    shape, seconds = 0.7, 2000.0
+    rates = np.geomspace(1e-12, 0.1, 200_000)
+    density = rates**shape * np.exp(-seconds * rates)  # on a logarithmic grid
+    density *= 1 - (1 - noise) * (1 - event) * np.exp(-rates * age)
+    density /= density.sum()
+    mean = float(density @ rates)
+    variance = float(density @ rates**2) - mean**2
+    more, longer, _, _ = compared(shape, seconds, noise, age, event, True)
+    assert (shape + more) / (seconds + longer) == pytest.approx(mean, rel=1e-3)
+    assert (shape + more) / (seconds + longer) ** 2 == pytest.approx(variance, rel=1e-2)
+
+
+def test_the_upper_end_is_the_quantile() -> None:
+    chance = np.random.default_rng(1)
+    for shape in (0.2, 1.0, 8.0):
+        drawn = chance.gamma(shape, 1 / HOUR, 400_000)
+        assert upper_rate(shape, HOUR) == pytest.approx(float(np.quantile(drawn, 0.95)), rel=0.1)
+
+
+def test_rates_are_learnt() -> None:
+    chance = np.random.default_rng(2)
+    age = 120.0
+    outcomes = [bool(each) for each in chance.random(6000) < -math.expm1(-age / 600)]
+    record = learned(outcomes, age=age, policy=policy(noise=(1e-6, 1.0)))
+    assert (0.5 + record.changes) / (1800 + record.exposure) == pytest.approx(1 / 600, rel=0.1)
+    assert record.requests / record.watched == pytest.approx(4 / age)
+
+
+def test_what_never_changes_is_kept_for_longer_and_longer() -> None:
+    ttls = [
+        ttl_of(learned([False] * n, age=600.0), POLICY, hits=0, age=0, now=1e9).seconds for n in (1, 5, 25)
+    ]
+    assert all(shorter < longer for shorter, longer in pairwise(ttls))
+
+
+def test_what_is_always_worded_anew_says_nothing_of_time() -> None:
+    record = learned([True] * 30, age=30.0)
+    assert record.reworded > 25
+    rate = (0.5 + record.changes) / (1800 + record.exposure)
+    assert rate < 3 * 0.5 / 1800
+    fast = learned([True] * 30, age=30.0, policy=policy(noise=(1e-6, 1e3)))
+    assert (0.5 + fast.changes) / (1800 + fast.exposure) > 1 / 120
+
+
+def test_an_event_says_nothing_of_a_rate() -> None:
+    told = policy(changed_at=1e9 + 30, changed_share=0.9)
+    known, unknown = (
+        updated(None, fetched=1e9, again=1e9 + 60, changed=True, hits=0, re_asked=False, policy=each)
+        for each in (told, POLICY)
+    )
+    assert known.changes < 0.2 * unknown.changes
+    assert ttl_of(None, told, hits=5, age=40, now=1e9 + 40).seconds == POLICY.shortest
+    assert ttl_of(None, told, hits=5, age=0, now=1e9 + 60) == ttl_of(
+        None, POLICY, hits=5, age=0, now=1e9 + 60
+    )
+
+
+def test_after_an_event_no_other_ttl_costs_less() -> None:
+    requests, changes, cost, share, since = 0.01, 1 / HOUR, 0.2, 0.03, 40.0
+
+    def costs(ttl: float) -> float:
+        stale = requests * (changes * ttl**2 / 2 + share * (ttl - since))
+        return requests / (1 + requests * ttl) * (cost + stale)
+
+    ttl, _ = best_ttl(requests, changes, math.inf, cost_left(cost, share, requests, since))
+    assert ttl > since
+    assert costs(ttl) <= min(costs(ttl * 0.98), costs(ttl * 1.02))
+
+
+def test_a_life_that_goes_on_is_not_counted_yet() -> None:
+    record = updated(None, fetched=1e9, again=1e9 + 60, changed=False, hits=9, re_asked=True, policy=POLICY)
+    assert (record.requests, record.watched, record.exposure, record.young) == (0, 0, 0, 1)
+
+
+def test_what_cannot_be_compared_was_asked_for_all_the_same() -> None:
+    record = updated(None, fetched=1e9, again=1e9 + 60, changed=None, hits=9, re_asked=False, policy=POLICY)
+    assert (record.requests, record.watched, record.exposure, record.young) == (10, 60, 0, 0)
+
+
+def test_a_question_that_becomes_popular_has_a_shorter_ttl_at_once() -> None:
+    record = learned([False] * 10, age=600.0)
+    calm, popular = (ttl_of(record, POLICY, hits=hits, age=30, now=1e9) for hits in (0, 300))
+    assert popular.seconds < calm.seconds / 2
+    assert popular.by == "requests"
+    assert calm.seconds <= longest_ttl(record, POLICY) <= remembered(record, POLICY)
+
+
+def test_no_single_question_is_to_be_staler_than_promised() -> None:
+    ttl = ttl_of(None, policy(cost=10.0), hits=0, age=0, now=1e9)
+    assert ttl.seconds * upper_rate(0.5, 1800.0) / 2 <= POLICY.stale * (1 + 1e-9)
+    assert ttl_of(learned([False], age=60.0), policy(cost=10.0), hits=0, age=0, now=1e9).by == "per-question"
+
+
+@pytest.mark.parametrize("changed", [True, False, None])
+@pytest.mark.parametrize("again", [0.0, 1e-9, 1e9, 1e12])
+@pytest.mark.parametrize("hazard", [1e-6, 1.0, 1e6])
+def test_extreme_times_give_numbers_that_can_be_stored(
+    changed: bool | None, again: float, hazard: float
+) -> None:
+    record, told = None, policy(hazard=hazard, change=(1e-3, 1e-3), noise=(1e-9, 1e-9))
+    for _ in range(50):
+        record = updated(
+            record, fetched=0.0, again=again, changed=changed, hits=1e12, re_asked=False, policy=told
+        )
+    assert record is not None
+    assert all(
+        math.isfinite(each) and each >= 0
+        for each in (getattr(record, name) for name in record.__struct_fields__)
+    )
+    ttl = ttl_of(record, told, hits=1e12, age=again, now=again)
+    assert told.shortest <= ttl.seconds <= told.longest
