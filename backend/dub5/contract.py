@@ -333,7 +333,7 @@ LONGEST_TTL = 400 * 86400
 
 _Seconds = Annotated[float, Meta(ge=0, le=1e12)]
 _Share = Annotated[float, Meta(ge=0, le=1)]
-_Positive = Annotated[float, Meta(gt=0, le=1e12)]
+_Positive = Annotated[float, Meta(ge=1e-9, le=1e12)]
 _Count = Annotated[float, Meta(ge=0, le=1e12)]
 
 
@@ -371,7 +371,7 @@ class QuestionPolicy(msgspec.Struct, frozen=True):
     shortest: Annotated[float, Meta(ge=0, le=LONGEST_TTL)]
     longest: Annotated[float, Meta(ge=0, le=LONGEST_TTL)]
     stale: _Share
-    hazard: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
+    hazard: Annotated[float, Meta(ge=1e-9, le=1e6)] = 1.0
     changed_at: _Seconds = 0.0
     changed_share: _Share = 0.0
 
