@@ -101,8 +101,8 @@ class Application:
         self._catalog = self._build_catalog()
         self._policies = Policies(self._catalog.classes, self._redis, self.metrics, self.background)
         self._leases = Leases(self._redis, self.background, self._clock) if self._redis is not None else None
-        self._sampler = self._build_sampler()
         self._store = self._build_store()
+        self._sampler = self._build_sampler()
         self._flights = Flights(
             self._store, self._leases or OneReplica(), self.metrics, sampler=self._sampler
         )
@@ -321,6 +321,7 @@ class Application:
             re_ask_share=settings.re_ask_share,
             background=self.background,
             now=self._clock,
+            learn=self._store.learn,
         )
 
     def _build_catalog(self) -> Catalog:

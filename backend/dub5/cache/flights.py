@@ -77,11 +77,12 @@ Forward = Literal["bypass", "uri-miss", "stale", "request", "partial"]
 
 class CacheStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """How a lookup came out: one member of the list in a Cache-Status header (RFC 9211). `hit` and `fwd` exclude each
-    other."""
+    other. `ttl_by` says why the TTL is what it is, where it is the answer's own."""
 
     hit: bool = False
     fwd: Forward | None = None
     ttl: float | None = None
+    ttl_by: str | None = None
     stored: bool = False
     collapsed: bool = False
     detail: str | None = None
@@ -94,6 +95,8 @@ class CacheStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             parts.append(f"fwd={self.fwd}")
         if self.ttl is not None:
             parts.append(f"ttl={int(self.ttl // 1)}")
+        if self.ttl_by is not None:
+            parts.append(f"ttl-by={self.ttl_by}")
         if self.stored:
             parts.append("stored")
         if self.collapsed:
@@ -445,8 +448,7 @@ class Flights:
         if on_forward is not None:
             on_forward(status)
         try:
-            seen = hit.entry.born if hit is not None else 0
-            return await self._follow(question, lookup, leader, status, seen=seen, alone=alone)
+            return await self._follow(question, lookup, leader, status, hit, alone=alone)
         except ProviderError as error:
             if lookup is None or alone or not error.is_outage:
                 raise
@@ -476,15 +478,15 @@ class Flights:
         lookup: CacheLookup | None,
         leader: Leader,
         status: CacheStatus,
+        hit: CacheHit | None,
         *,
-        seen: int,
         alone: bool,
     ) -> CacheAnswer:
         """Follow the flight for this question, or begin it, and wait for its first frames, or for a whole answer.
 
-        `seen` is the birth of what is stored and would not do, 0 without one.
+        `hit` is what is stored and would not do.
         """
-        record = question.record
+        record, seen = question.record, hit.entry.born if hit is not None else 0
         asker = Asker(record.request_id, record.trace.trace_id)
         identity = origin = None
         if lookup is not None:
@@ -552,7 +554,8 @@ class Flights:
             collapsed = joined or not flight.led_here
             stored = flight.stored and not (collapsed or record.stream)  # of a stream it is not known yet
             if lookup is not None:
-                self._sampler.accessed(lookup.key, lookup.class_name, None, dollars=0.0, hit=False)
+                ttl = hit.own_ttl if hit is not None else None
+                self._sampler.accessed(lookup.key, lookup.class_name, None, dollars=0.0, hit=False, ttl=ttl)
             status = msgspec.structs.replace(status, collapsed=collapsed, stored=stored)
             return CacheAnswer(status, None, frames, rest, bool(flight.led_here))
         raise AssertionError  # the last try returns or raises
@@ -563,14 +566,18 @@ class Flights:
         entry, fresh, sampler = hit.entry, hit.freshness, self._sampler
         self._metrics.cache_hit_age.labels(lookup.class_name).observe(fresh.age)
         dollars = entry.prompt_tokens * lookup.prices[0] + entry.completion_tokens * lookup.prices[1]
-        sampler.accessed(lookup.key, lookup.class_name, entry, dollars=dollars, hit=True)
+        sampler.accessed(lookup.key, lookup.class_name, entry, dollars=dollars, hit=True, ttl=hit.own_ttl)
+        if hit.known is not None:
+            hit.known.served(entry, sampler.replicas)
+        if hit.ttl_by is not None:
+            self._metrics.cache_own_ttl.labels(lookup.class_name, hit.ttl_by).observe(hit.lifetimes.ttl)
         # In (0, 1], as its logarithm is taken.
         due = fresh.state is FreshnessState.REVALIDATE or (
             fresh.state is FreshnessState.FRESH
             and refresh_early(
                 ttl=fresh.ttl,
                 recompute=entry.recompute,
-                lifetimes=lookup.lifetimes,
+                lifetimes=hit.lifetimes,
                 draw=1.0 - self._rng(),
             )
         )
@@ -596,7 +603,8 @@ class Flights:
             flight = Flight(followers=1)
             identity = self._store.identity(lookup)
             self._begin(flight, self._fly(flight, leader.again(), identity, lookup, compared_with=entry))
-        status = CacheStatus(hit=True, ttl=fresh.ttl, detail=_DETAILS.get(fresh.state, hit.tier))
+        detail = _DETAILS.get(fresh.state, hit.tier)
+        status = CacheStatus(hit=True, ttl=fresh.ttl, ttl_by=hit.ttl_by, detail=detail)
         return CacheAnswer(status, hit)
 
     def followers(self) -> int:
@@ -748,7 +756,7 @@ class Flights:
             entry,
             made.completion,
             lookup.compare,
-            ttl=lookup.lifetimes.ttl,
+            lifetimes=lookup.lifetimes,
             compared_with=compared_with,
         )
         return self._store.keep(identity, entry, lookup.lifetimes) if differs else None

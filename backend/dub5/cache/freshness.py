@@ -1,7 +1,8 @@
 """May this stored answer be used for this request? RFC 9111 and RFC 5861, as pure decisions.
 
 The age of an entry is judged when it is read, against the TTL that its class has now: a shortened TTL takes
-effect at once, and a hit never lengthens an entry's life.
+effect at once, and a hit never lengthens an entry's life. Where the operator has published what that takes, each answer
+has a TTL of its own: by what is known of its question, of the hits that this answer has had, and by its age.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import re
 
 import msgspec
 
+from dub5.contract import LONGEST_TTL, QuestionPolicy, QuestionRecord
 from dub5.errors import InvalidRequest
+from dub5.question_ttl import By, longest_ttl, ttl_of
 
 # Possessive: where a part does not match there is nothing to try again, however long it is.
 _DIRECTIVE = re.compile(
@@ -20,6 +23,8 @@ _DIRECTIVE = re.compile(
 )
 _LONGEST = 1000
 """Characters of a Cache-Control that we are ready to read."""
+_MARGIN = 2.0
+"""By how much the policy may lengthen an answer's TTL after it was stored: nothing is kept for longer than that."""
 
 
 class Directives(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -79,11 +84,35 @@ def _seconds(found: dict[str, str], name: str) -> float | None:
 
 class Lifetimes(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """How long answers of a class live, in seconds: fresh; then stale, but served while a new one is fetched,
-    or where every provider fails."""
+    or where every provider fails. With `question` those of each answer are `of_answer`, and these are for what is not
+    an answer to a question, and for all where they are 0."""
 
     ttl: float
     stale_while_revalidate: float = 0.0
     stale_if_error: float = 0.0
+    question: QuestionPolicy | None = None
+
+    def of_answer(
+        self, record: QuestionRecord | None, *, hits: float, age: float, now: float
+    ) -> tuple[Lifetimes, By | None]:
+        """How long one answer lives, and why: of `age` seconds, with `hits` in the whole installation so far. The time
+        for which it is served stale is in proportion."""
+        question = self.question
+        if question is None or self.ttl <= 0:
+            return self, None
+        ttl, by = ttl_of(record, question, hits=hits, age=age, now=now)
+        return self._scaled(ttl), by
+
+    def kept_for(self, record: QuestionRecord | None = None) -> float:
+        """For how many seconds after its birth an answer may be of use at all."""
+        lives, question = self, self.question
+        if question is not None and self.ttl > 0:
+            lives = self._scaled(min(_MARGIN * longest_ttl(record, question), question.longest))
+        return lives.ttl + max(lives.stale_while_revalidate, lives.stale_if_error)
+
+    def _scaled(self, ttl: float) -> Lifetimes:
+        stale = min(self.stale_while_revalidate * ttl / self.ttl, LONGEST_TTL)
+        return Lifetimes(ttl=ttl, stale_while_revalidate=stale, stale_if_error=self.stale_if_error)
 
 
 class FreshnessState(enum.Enum):

@@ -25,6 +25,7 @@ from dub5.contract import (
     AnnouncedClass,
     Announcement,
     PolicyDocument,
+    QuestionPolicy,
     Undecodable,
     decode,
 )
@@ -108,7 +109,9 @@ class Policies:
 
     def _apply(self) -> None:
         for name, each in self._classes.items():
-            self.in_force[name] = in_force(each, self._document, name)
+            lifetimes = in_force(each, self._document, name)
+            if lifetimes != self.in_force.get(name):  # who holds the old ones sees that nothing has changed
+                self.in_force[name] = lifetimes
             self._metrics.cache_ttl.labels(name).set(self.in_force[name].ttl)
             self._metrics.cache_ttl_published.labels(name).set(self.source(name) == "policy")
 
@@ -129,6 +132,7 @@ class Policies:
 
 def in_force(cache_class: CacheClass, document: PolicyDocument, name: str) -> Lifetimes:
     """The configuration's lifetimes, with what is published for the class, bounded by the class's `max_ttl`."""
+    question: QuestionPolicy | None = None
     published = document.classes.get(name)
     ttl, stale = float(cache_class.ttl), float(cache_class.stale_while_revalidate)
     if published is not None:
@@ -136,4 +140,16 @@ def in_force(cache_class: CacheClass, document: PolicyDocument, name: str) -> Li
         ttl = min(published.ttl, longest)
         if published.stale_while_revalidate is not None:
             stale = min(published.stale_while_revalidate, longest)
-    return Lifetimes(ttl=ttl, stale_while_revalidate=stale, stale_if_error=float(cache_class.stale_if_error))
+        question = published.question
+        if question is not None:
+            question = msgspec.structs.replace(
+                question,
+                shortest=min(question.shortest, longest),
+                longest=min(question.longest, longest),
+            )
+    return Lifetimes(
+        ttl=ttl,
+        stale_while_revalidate=stale,
+        stale_if_error=float(cache_class.stale_if_error),
+        question=question,
+    )

@@ -7,10 +7,11 @@ stratum of the heaviest keys, which plain sampling would miss or overstate. Each
 when it is passed the sampling threshold halves, when it is hardly used it doubles, and each record carries the
 threshold it was taken under.
 
-Whenever an answer is fetched again it is compared with a fingerprint of the one before it, kept for four TTLs:
-a measurement of staleness that costs nothing. The hits that the older answer served are counted in memory and
-added to the fingerprint each `INTERVAL`, so they lack at most the other replicas' last ones. Comparisons come out of
-the same budget, up to half of it; of more, a fair sample is kept.
+Whenever an answer is fetched again it is compared with a fingerprint of the one before it, kept for four TTLs or for as
+long as it may tell anything: a measurement of staleness that costs nothing. The hits that the older answer served are
+counted in memory and added to the fingerprint each `INTERVAL`, so they lack at most the other replicas' last ones.
+Comparisons come out of the same budget, up to half of it; of more, a fair sample is kept. Where each answer has a TTL
+of its own, what is known of its question is kept beside the fingerprint, and each comparison adds to it.
 
 The stream is bounded by what a batch may hold and by how many there may be: `BATCH_BYTES` times `STREAM_BATCHES`, 5 MiB
 however many replicas write, and by age. So that it reaches back for half an hour, replicas share how often a batch is
@@ -51,7 +52,8 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from dub5.cache.store import VECTOR_KEY, Comparison, Entry, Identity
+from dub5.cache.freshness import Lifetimes
+from dub5.cache.store import MOST_HITS, VECTOR_KEY, Comparison, Entry, Identity, read_record
 from dub5.contract import (
     FINGERPRINT_KEY,
     REGISTER_SCRIPT,
@@ -59,10 +61,12 @@ from dub5.contract import (
     SAMPLES,
     SAMPLES_READER,
     Access,
+    QuestionRecord,
     SampleBatch,
     Undecodable,
     Verdict,
 )
+from dub5.question_ttl import remembered, updated
 from dub5.redis.link import RedisLink, RedisUnavailable, RedisUndecodable, Words
 from dub5.telemetry.background import STOP_TIMEOUT, Background, BackgroundTask
 from dub5.telemetry.metrics import Metrics
@@ -105,6 +109,9 @@ _BOUND: list[Words] = [
 ]
 """A release before this one wrote more, and for ever."""
 
+_KNOW = """
+if redis.pcall('HGET', KEYS[1], 'born') == ARGV[1] then redis.pcall('HSET', KEYS[1], 'known', ARGV[2]) end
+"""
 _ADD_HITS = """
 if redis.pcall('HGET', KEYS[1], 'born') == ARGV[1] then redis.pcall('HINCRBY', KEYS[1], 'hits', ARGV[2]) end
 """
@@ -121,8 +128,8 @@ _NUMBER = re.compile(r"\d+(?:[.,:/-]\d+)*")
 _FINGERPRINT = re.compile(r"sketch:[0-9a-f]{1,64}:([0-9a-f]{8}){1,256}|(?!sketch:)[a-z-]{1,20}:[^\n]{1,2000}")
 _canonical = msgspec.json.Encoder(order="deterministic").encode
 
-_FIELDS = ("born", "digest", "version", "hits")
-_MOST_HITS = 2**40
+_FIELDS = ("born", "digest", "version", "hits", "known")
+_Source = Literal["refetch", "re-ask"]
 
 
 class _Last(msgspec.Struct, frozen=True):
@@ -140,7 +147,7 @@ class _Last(msgspec.Struct, frozen=True):
             last = cls(int(born), digest.decode(), version.decode(), int(hits))
         except ValueError:
             raise Undecodable("no fingerprint") from None
-        if not (0 < last.born < 2**53 and 0 <= last.hits <= _MOST_HITS and is_fingerprint(last.digest)):
+        if not (0 < last.born < 2**53 and 0 <= last.hits <= MOST_HITS and is_fingerprint(last.digest)):
             raise Undecodable("no fingerprint")
         return last
 
@@ -151,10 +158,19 @@ def short_key(key: str) -> int:
 
 
 class Samples(Protocol):
-    """What is noted of the cache's work: by a Sampler, or by nobody."""
+    """What is noted of the cache's work: by a Sampler, or by nobody. `replicas`: how many share the requests."""
+
+    replicas: int
 
     def accessed(
-        self, key: str, class_name: str, entry: Entry | None, *, dollars: float, hit: bool
+        self,
+        key: str,
+        class_name: str,
+        entry: Entry | None,
+        *,
+        dollars: float,
+        hit: bool,
+        ttl: float | None = None,
     ) -> None: ...
 
     async def fetched(
@@ -165,7 +181,7 @@ class Samples(Protocol):
         completion: dict[str, Any],
         how: Comparison,
         *,
-        ttl: float,
+        lifetimes: Lifetimes,
         compared_with: Entry | None,
     ) -> bool: ...
 
@@ -180,6 +196,8 @@ class Samples(Protocol):
 
 class NoSampler:
     """Where there is no Redis, or no cache: nobody would read the samples."""
+
+    replicas = 1
 
     def accessed(self, *_: object, **__: object) -> None:
         """Nothing."""
@@ -203,7 +221,8 @@ class NoSampler:
 class Sampler:
     """Collects and flushes. `budget` is in bytes per second and replica; 0 records nothing.
 
-    `clock` is monotonic, in seconds; `now` gives seconds since the epoch, by which births go.
+    `clock` is monotonic, in seconds; `now` gives seconds since the epoch, by which births go. `learn` is told what is
+    known of a question after each comparison, as AnswerStore.learn.
     """
 
     def __init__(
@@ -217,14 +236,18 @@ class Sampler:
         background: Background | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
+        learn: Callable[[str, QuestionRecord, int], None] | None = None,
     ) -> None:
+        self.replicas = 1
         self._link = link
         self._metrics = metrics
         self._replica = replica
         self._rate = budget  # of one replica alone; several share what the stream takes
         self._clock = clock
         self._now = now
+        self._learn = learn
         self._read = False  # whether somebody reads what we write
+        self._own_ttls = False  # whether answers of late had TTLs of their own
         self._interval = INTERVAL
         self._sent = clock()
         self._batch_bytes = 0  # what the next batch may hold
@@ -259,12 +282,26 @@ class Sampler:
         await self._comparisons.stop(wait=STOP_TIMEOUT)
         await self.flush()
 
-    def accessed(self, key: str, class_name: str, entry: Entry | None, *, dollars: float, hit: bool) -> None:
-        """One look-up; `entry` is what was found, good or not."""
-        if not self._read:
+    def accessed(
+        self,
+        key: str,
+        class_name: str,
+        entry: Entry | None,
+        *,
+        dollars: float,
+        hit: bool,
+        ttl: float | None = None,
+    ) -> None:
+        """One look-up; `entry` is what was found, good or not. `ttl` is the answer's own, where it has one: its hits
+        count then, whether anybody reads samples or not."""
+        if ttl is not None and self._rate:
+            self._own_ttls = True
+        elif not self._read:
             return
         if hit and entry is not None:
             self._hits[key, entry.born] += 1
+        if not self._read:
+            return
         short = short_key(key)
         self._looked_up[class_name] += 1
         self._weights[short] += 1
@@ -291,7 +328,7 @@ class Sampler:
         completion: dict[str, Any],
         how: Comparison,
         *,
-        ttl: float,
+        lifetimes: Lifetimes,
         compared_with: Entry | None,
     ) -> bool:
         """A new answer is here, with its body decoded: compare it with the last one of its key, in the background.
@@ -309,7 +346,7 @@ class Sampler:
             self._re_asks = min(1.0, self._re_asks + self._re_ask_share)
         if self._rate:
             self._comparisons.start(
-                self._compare(identity, class_name, entry, digest, ttl=ttl, asked_again=asked_again)
+                self._compare(identity, class_name, entry, digest, lifetimes, asked_again=asked_again)
             )
         if compared_with is None:
             return True
@@ -319,26 +356,79 @@ class Sampler:
         return not same(digest, await asyncio.to_thread(fingerprint, last, how))
 
     async def _compare(
-        self, identity: Identity, class_name: str, entry: Entry, digest: str, *, ttl: float, asked_again: bool
+        self,
+        identity: Identity,
+        class_name: str,
+        entry: Entry,
+        digest: str,
+        lifetimes: Lifetimes,
+        *,
+        asked_again: bool,
     ) -> None:
         name, last = FINGERPRINT_KEY % identity.key, None
+        stored: bytes | None = None
         with contextlib.suppress(RedisUnavailable):
             # Where there is nothing, or nothing of ours, there is nothing to compare with: it is replaced.
             try:
-                [values] = await self._link.pipeline("fingerprint", [("HMGET", name, *_FIELDS)])
+                [[*values, stored]] = await self._link.pipeline("fingerprint", [("HMGET", name, *_FIELDS)])
                 last = _Last.read(*values) if None not in values else None
             except RedisUndecodable:
                 pass
             except Undecodable as error:
                 self._link.undecodable("fingerprint", error)
             found = same(last.digest, digest) if last is not None else None
-            if not asked_again or found is not True:
+            ends = not asked_again or found is not True
+            # After a purge a change is what somebody announced, not what time did.
+            told = found if last is not None and last.version == identity.version else None
+            hits = 0
+            if last is not None:
+                hits = last.hits + self._hits[identity.key, last.born]  # with those not flushed yet
+            record = self._updated(stored, last, entry, lifetimes, told, hits, asked_again=asked_again)
+            known: tuple[Any, ...] = () if record is None else ("known", msgspec.msgpack.encode(record))
+            if ends:
                 fields = ("born", entry.born, "digest", digest, "version", identity.version, "hits", 0)
-                kept = int(max(KEPT_FOR_TTLS * ttl, KEPT_AT_LEAST) * 1000)
-                replace = [("DEL", name), ("HSET", name, *fields), ("PEXPIRE", name, kept)]
+                kept = int(_kept_for(record, lifetimes) * 1000)
+                replace = [("DEL", name), ("HSET", name, *fields, *known), ("PEXPIRE", name, kept)]
                 await self._link.pipeline("fingerprint", replace)
-            if last is not None and found is not None:
-                self._judge(identity, class_name, entry, last, changed=not found, asked_again=asked_again)
+            elif last is not None and known:
+                await self._link.pipeline("fingerprint", [("EVAL", _KNOW, 1, name, last.born, known[1])])
+            if record is not None and last is not None and self._learn is not None:
+                self._learn(identity.key, record, entry.born if ends else last.born)
+            if last is not None and told is not None:
+                source: _Source = "re-ask" if asked_again else "refetch"
+                self._judge(identity, class_name, entry, last, hits, changed=not told, source=source)
+
+    def _updated(
+        self,
+        stored: bytes | None,
+        last: _Last | None,
+        entry: Entry,
+        lifetimes: Lifetimes,
+        told: bool | None,
+        hits: int,
+        *,
+        asked_again: bool,
+    ) -> QuestionRecord | None:
+        """What is known of the question now, where its answers have TTLs of their own. `told`: whether the answers were
+        the same, as far as that says anything of time."""
+        if lifetimes.question is None:
+            return None
+        record = None
+        try:
+            record = read_record(stored)
+        except Undecodable as error:
+            self._link.undecodable("fingerprint", error)
+        if last is None:
+            return record
+        return updated(
+            record,
+            fetched=last.born / 1e6,
+            again=entry.born / 1e6,
+            changed=None if told is None else not told,
+            hits=hits,
+            re_asked=asked_again,
+            policy=lifetimes.question,
+        )
 
     def failed(self, class_name: str) -> None:
         """A re-ask brought no answer."""
@@ -357,21 +447,18 @@ class Sampler:
         class_name: str,
         entry: Entry,
         last: _Last,
+        hits: int,
         *,
         changed: bool,
-        asked_again: bool,
+        source: _Source,
     ) -> None:
-        # After a purge a change is what somebody announced, not what time did.
-        if last.version != identity.version:
-            return
-        source: Literal["refetch", "re-ask"] = "re-ask" if asked_again else "refetch"
         verdict = Verdict(
             key=short_key(identity.key),
             class_name=class_name,
             fetched=last.born / 1e6,
             again=entry.born / 1e6,
             changed=changed,
-            hits=last.hits + self._hits[identity.key, last.born],  # with those not flushed yet
+            hits=hits,
             source=source,
         )
         if self._read:
@@ -394,18 +481,20 @@ class Sampler:
             return
         with contextlib.suppress(RedisUnavailable):
             [read] = await self._link.pipeline("samples", [("EXISTS", SAMPLES_READER)])
-            if not read:
-                if self._read:
-                    self._take()
-                    self._looked_up.clear()
+            own_ttls, self._own_ttls = self._own_ttls, False
+            if self._read and not read:
+                self._take()
+                self._looked_up.clear()
                 self._read = False
+            if not (read or own_ttls):
                 self._hits.clear()
                 return
             say = ("EVAL", REGISTER_SCRIPT, 1, REPLICAS, self._replica, GONE_AFTER)
             [replicas] = await self._link.pipeline("samples", [say])
-            self._interval = interval(max(1, replicas))
+            self.replicas = max(1, replicas)
+            self._interval = interval(self.replicas)
             self._batch_bytes = max(0, int(min(self._rate * self._interval, BATCH_BYTES)) - _ENVELOPE)
-            if not self._read:
+            if read and not self._read:
                 self._read, self._room = True, self._batch_bytes
 
     def _take(self) -> SampleBatch:
@@ -492,6 +581,13 @@ class Sampler:
         if self._read and self._clock() > self._sent + self._interval - INTERVAL / 2:
             await self._send()
         await self._add_hits()
+
+
+def _kept_for(record: QuestionRecord | None, lifetimes: Lifetimes) -> float:
+    """For how many seconds a fingerprint is worth keeping."""
+    question = lifetimes.question
+    kept = KEPT_FOR_TTLS * lifetimes.ttl if question is None else remembered(record, question)
+    return max(kept, KEPT_AT_LEAST)
 
 
 def interval(replicas: int) -> float:

@@ -40,7 +40,15 @@ from msgspec import Meta
 
 from dub5.cache.freshness import Directives, Freshness, Lifetimes, judge
 from dub5.cache.purges import IN_FORCE, Asked, Purges
-from dub5.contract import ENTRY_KEY, Undecodable, decode
+from dub5.contract import (
+    ENTRY_KEY,
+    FINGERPRINT_KEY,
+    MOST_RECORD,
+    QuestionRecord,
+    Undecodable,
+    decode,
+)
+from dub5.question_ttl import By
 from dub5.redis.link import CLOCK_TOLERANCE, RedisFailed, RedisLink, RedisUnavailable, Words
 from dub5.telemetry.background import Background, BackgroundTask
 from dub5.vectors import NoVector, Vector
@@ -68,6 +76,12 @@ VECTOR_KEY = "vector-"
 _MAGIC = b"D5E"
 _VERSION = 1
 _CHECKSUM = 8
+_BESIDE_ANSWERS = 8
+"""What is known of questions takes at most this part of the memory for answers more."""
+_BESIDE_QUESTION = 400
+"""Bytes that what is known of a question takes in memory, near enough to bound it by."""
+MOST_HITS = 2**40
+"""Of one answer, at most; more is damage."""
 BESIDE_BODY = 200
 """Bytes that an entry takes in memory beside its body, near enough to bound a cache by."""
 _PLAIN, _ZLIB = b"p", b"z"
@@ -123,6 +137,7 @@ class ForeignVersion(ValueError):
 
 
 _decoder = msgspec.msgpack.Decoder(Entry)
+_record_decoder = msgspec.msgpack.Decoder(QuestionRecord)
 _completion = msgspec.json.Decoder(dict[str, Any])
 _ENVELOPE = 100
 """Bytes that an entry has beside its body, at most."""
@@ -219,22 +234,56 @@ class CacheLookup(msgspec.Struct, frozen=True, gc=False):
     by_user: bool = False
 
 
+def read_record(stored: bytes | None) -> QuestionRecord | None:
+    """What a fingerprint says is known of its question; Undecodable where that is none of ours."""
+    return None if stored is None else decode(_record_decoder, stored, most=MOST_RECORD)
+
+
+class Known(msgspec.Struct, gc=False):
+    """What is known here of one question: the record of it, and the hits, in the whole installation, of its answer that
+    was `born` then."""
+
+    record: QuestionRecord | None
+    born: int
+    hits: float = 0.0
+
+    def hits_of(self, entry: Entry) -> float:
+        return self.hits if self.born == entry.born else 0.0
+
+    def served(self, entry: Entry, hits: int) -> None:
+        """So many hits more, of all replicas together."""
+        if self.born < entry.born:
+            self.born, self.hits = entry.born, 0.0
+        if self.born == entry.born:
+            self.hits += hits
+
+
 class CacheHit(msgspec.Struct, frozen=True, gc=False):
-    """A stored answer, where it was, and what it is good for."""
+    """A stored answer, where it was, and what it is good for, by which lifetimes.
+
+    Where these are its own, `ttl_by` says why, and `known` is what is known of its question.
+    """
 
     entry: Entry
     tier: str
     freshness: Freshness
+    lifetimes: Lifetimes
+    ttl_by: By | None = None
+    known: Known | None = None
+
+    @property
+    def own_ttl(self) -> float | None:
+        """Seconds, None where it has none of its own."""
+        return None if self.ttl_by is None else self.lifetimes.ttl
+
+
+def _known(identity: Identity) -> Words:
+    return ("HMGET", FINGERPRINT_KEY % identity.key, "born", "hits", "known")
 
 
 def _settle(future: asyncio.Future[Entry | None], entry: Entry | None) -> None:
     if not future.done():  # else whoever waited has left
         future.set_result(entry)
-
-
-def kept_for(lifetimes: Lifetimes) -> float:
-    """For how many seconds after its birth an answer may be of use at all."""
-    return lifetimes.ttl + max(lifetimes.stale_while_revalidate, lifetimes.stale_if_error)
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -253,12 +302,13 @@ class LocalEntry(msgspec.Struct, frozen=True, gc=False):
 
 
 class LocalCache:
-    """Entries in memory by identity; `capacity` in bytes."""
+    """Entries in memory by identity, and what is known of questions by key; `capacity` in bytes, of entries."""
 
     def __init__(self, capacity: int) -> None:
         self._entries: Moka[tuple[str, str], LocalEntry] = Moka(
             max(capacity, 1), weigher=lambda _, held: len(held.entry.body) + BESIDE_BODY
         )
+        self.questions: Moka[str, Known] = Moka(max(1, capacity // _BESIDE_ANSWERS // _BESIDE_QUESTION))
 
     def get(self, identity: Identity) -> LocalEntry | None:
         return self._entries.get((identity.key, identity.version))
@@ -283,10 +333,12 @@ class LocalCache:
 
 
 class _Reading(msgspec.Struct, eq=False):
-    """A look-up in Redis, for all who want the same while it is under way; `waiting` are called with what it found."""
+    """A look-up in Redis, for all who want the same while it is under way; `waiting` are called with what it found.
+    `question`: what is known of that is asked for, too."""
 
     began: float
     waiting: list[Callable[[Entry | None], None]]
+    question: bool
 
 
 class _Turn(msgspec.Struct, eq=False):
@@ -356,6 +408,14 @@ class AnswerStore:
         """Under which name the answer is kept now; another one after each purge that concerns it."""
         return Identity(lookup.key, self._purges.version(lookup.names))
 
+    def learn(self, key: str, record: QuestionRecord | None, born: int, hits: float = 0.0) -> None:
+        """What is known of a question by now, and how often its answer that was `born` then was served."""
+        known = self._local.questions.get(key)
+        if known is None or known.born < born:
+            self._local.questions.set(key, Known(record, born, hits))
+        elif known.born == born:  # the hits of the last seconds were counted here, and there not yet
+            known.record, known.hits = record, max(known.hits, hits)
+
     def recall(self, lookup: CacheLookup) -> CacheHit | None:
         """What memory has, good for something or not."""
         held = self._local.get(self.identity(lookup))
@@ -374,7 +434,11 @@ class AnswerStore:
         identity, entry = self.identity(lookup), None
         for _ in range(2):
             found: asyncio.Future[Entry | None] = asyncio.get_running_loop().create_future()
-            self._read_for(identity, functools.partial(_settle, found))
+            self._read_for(
+                identity,
+                functools.partial(_settle, found),
+                question=lookup.lifetimes.question is not None,
+            )
             entry, asked = await found, identity
             identity = self.identity(lookup)
             if identity == asked:
@@ -390,15 +454,17 @@ class AnswerStore:
             self._keep_locally(identity, entry, lookup.lifetimes)
         return hit
 
-    def _read_for(self, identity: Identity, on_entry: Callable[[Entry | None], None]) -> None:
+    def _read_for(
+        self, identity: Identity, on_entry: Callable[[Entry | None], None], *, question: bool
+    ) -> None:
         """Call `on_entry` with what Redis has, by a reading that may be under way already. It is no request's, so that
-        whoever leaves takes nothing from the others."""
+        whoever leaves takes nothing from the others. `question`: also learn what is known of that."""
         reading = self._readings.get(identity)
         # One that was begun long ago, before this process was stopped for a while, may not know of purges.
         if reading is not None and reading.began >= time.monotonic() - IN_FORCE:
             reading.waiting.append(on_entry)
             return
-        reading = _Reading(time.monotonic(), [on_entry])
+        reading = _Reading(time.monotonic(), [on_entry], question)
         if not self._ask_link(identity, reading):
             self._read_slowly(identity, reading)
         self._readings[identity] = reading
@@ -408,7 +474,7 @@ class AnswerStore:
             failed = task.cancelled() or task.exception() is not None  # it is noted: a miss
             self._finish(identity, reading, None if failed else task.result())
 
-        self._lookups.start(self._read(identity)).add_done_callback(done)
+        self._lookups.start(self._read(identity, question=reading.question)).add_done_callback(done)
 
     async def take_over(self, identity: Identity, lifetimes: Lifetimes) -> bytes | None:
         """The whole answer that another replica has just stored."""
@@ -416,8 +482,10 @@ class AnswerStore:
             return None
         # Never what another look-up reads: that may have begun before the answer was stored.
         found: asyncio.Future[Entry | None] = asyncio.get_running_loop().create_future()
-        asked = self._ask_link(identity, _Reading(time.monotonic(), [functools.partial(_settle, found)]))
-        entry = await (found if asked else self._read(identity))
+        question = lifetimes.question is not None
+        reading = _Reading(time.monotonic(), [functools.partial(_settle, found)], question)
+        asked = self._ask_link(identity, reading)
+        entry = await (found if asked else self._read(identity, question=question))
         if entry is None or self._is_unborn(entry):
             return None
         self._keep_locally(identity, entry, lifetimes)
@@ -433,7 +501,7 @@ class AnswerStore:
     def keep(self, identity: Identity, entry: Entry, lifetimes: Lifetimes) -> Kept | None:
         """Keep an answer in memory, and say what is to be written to Redis; None where it is not fit to be kept."""
         now = self.now()
-        left = kept_for(lifetimes) - entry.age(now)
+        left = lifetimes.kept_for(self._record_of(identity.key)) - entry.age(now)
         if len(entry.body) > self.max_entry or left <= 0 or entry.born > (now + TOLERANCE) * 1e6:
             return None
         self._local.put(identity, entry, seconds=left)
@@ -467,6 +535,10 @@ class AnswerStore:
                 return False
             self._turn = turn
             asyncio.get_running_loop().call_soon(setattr, self, "_turn", None)
+        if reading.question and not link.ask(
+            "fingerprint", [_known(identity)], functools.partial(self._take_known, identity)
+        ):
+            return False
         # One byte more than it can be, whatever there is.
         get = ("GETRANGE", ENTRY_KEY % (identity.key, identity.version), 0, self._most_stored)
         return link.ask("get", [get], functools.partial(self._take, identity, reading, turn))
@@ -477,6 +549,22 @@ class AnswerStore:
                 turn.known = self._purges.learn(asked, *answers)
             except Exception as error:  # noqa: BLE001  # a defect there: nothing is trusted
                 self._failures.note(error)
+
+    def _take_known(self, identity: Identity, answers: list[Any] | RedisUnavailable) -> None:
+        """What Redis has beside the fingerprint of a question's last answer; nothing where there is none, or it is none
+        of ours: the next comparison puts it right."""
+        if isinstance(answers, RedisUnavailable) or self._link is None:
+            return
+        born, hits, record = answers[0]
+        if born is None or hits is None:
+            return
+        try:
+            birth, count = int(born), int(hits)
+            if not (birth <= (self.now() + TOLERANCE) * 1e6 and 0 <= count <= MOST_HITS):
+                raise Undecodable("no fingerprint")
+            self.learn(identity.key, read_record(record), birth, count)
+        except ValueError as error:  # Undecodable is one
+            self._link.undecodable("fingerprint", error)
 
     def _take(
         self, identity: Identity, reading: _Reading, turn: _Turn, answers: list[Any] | RedisUnavailable
@@ -499,16 +587,26 @@ class AnswerStore:
         for on_entry in reading.waiting:
             on_entry(entry)
 
-    async def _read(self, identity: Identity) -> Entry | None:
+    async def _read(self, identity: Identity, *, question: bool) -> Entry | None:
         """The same where it takes a wait: in a Cluster, and while the link has no connection for look-ups."""
         link, learning = self._link, self._learning
         assert link is not None  # noqa: S101  # who calls has seen to it
         if learning is None:
             learning = self._learning = self._lookups.start(self._learn_slowly(link))
             asyncio.get_running_loop().call_soon(setattr, self, "_learning", None)  # with the turn
+        name = ENTRY_KEY % (identity.key, identity.version)
+        get = link.run("get", "GETRANGE", name, 0, self._most_stored)
         try:
-            name = ENTRY_KEY % (identity.key, identity.version)
-            stored = await link.run("get", "GETRANGE", name, 0, self._most_stored)
+            if question:  # in the same batch
+                known, stored = await asyncio.gather(
+                    link.pipeline("fingerprint", [_known(identity)]), get, return_exceptions=True
+                )
+                if isinstance(known, list):
+                    self._take_known(identity, known)
+                if isinstance(stored, BaseException):
+                    raise stored
+            else:
+                stored = await get
         except RedisUnavailable:
             return None
         learnt = await self._lookups.result(learning)
@@ -537,7 +635,7 @@ class AnswerStore:
         return entry
 
     def _keep_locally(self, identity: Identity, entry: Entry, lifetimes: Lifetimes) -> None:
-        left = kept_for(lifetimes) - entry.age(self.now())
+        left = lifetimes.kept_for(self._record_of(identity.key)) - entry.age(self.now())
         if left > 0:
             self._local.put(identity, entry, seconds=left)
 
@@ -549,8 +647,22 @@ class AnswerStore:
         """None where its age is not known."""
         if self._is_unborn(entry):
             return None
-        age = entry.age(self.now())
-        return CacheHit(entry, tier, judge(age=age, lifetimes=lookup.lifetimes, asked=lookup.directives))
+        now = self.now()
+        age = entry.age(now)
+        lifetimes, by, known = lookup.lifetimes, None, None
+        if lifetimes.question is not None:
+            known = self._local.questions.get(lookup.key)
+            if known is None:
+                known = Known(None, entry.born)
+                self._local.questions.set(lookup.key, known)
+            hits = known.hits_of(entry)
+            lifetimes, by = lifetimes.of_answer(known.record, hits=hits, age=age, now=now)
+        fresh = judge(age=age, lifetimes=lifetimes, asked=lookup.directives)
+        return CacheHit(entry, tier, fresh, lifetimes, by, known)
+
+    def _record_of(self, key: str) -> QuestionRecord | None:
+        known = self._local.questions.get(key)
+        return None if known is None else known.record
 
     async def _keep_synchronised(self) -> None:
         """Learn of purges whatever happens to messages about them."""

@@ -221,7 +221,8 @@ class Embedder:
         names = names_of(
             tenant=tenant, class_name=target.class_name, model=target.model.name, personality=None, tags=tags
         )
-        lifetimes = self._policies.in_force[target.class_name]
+        # Vectors do not change, and nothing is learnt of single ones.
+        lifetimes = msgspec.structs.replace(self._policies.in_force[target.class_name], question=None)
         prices = (price.input / 1e6, price.output / 1e6)
         # What a provider refuses is a call for several texts: no other batch is refused for it. Callers may give
         # several requests one id; the span is ours.

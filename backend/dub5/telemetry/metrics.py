@@ -373,6 +373,12 @@ class Metrics:
             "1 where the operator has published the time to live, 0 where it is the configuration's.",
             ("class",),
         )
+        self.cache_own_ttl = self._histograms(
+            "cache_own_ttl_seconds",
+            "Time to live of answers when they were served, where each question has its own, by what it follows from.",
+            ("class", "by"),
+            AGES,
+        )
         self.cache_entries = self._gauges("cache_entries", "Answers held.", ("tier",))
         self.cache_bytes = self._gauges("cache_bytes", "Size of the answers held.", ("tier",))
         self.cache_errors = self._counters("cache_errors", "Cache operations that failed.", ("operation",))

@@ -66,7 +66,7 @@ async def test_a_reading_that_was_replaced_may_end_after_its_successor(
         cache, _ = cache_of(link, Clock())
         waiting = iter(gates)
 
-        async def slow(*_: object) -> Entry | None:
+        async def slow(*_: object, **__: object) -> Entry | None:
             await next(waiting).wait()
             return None
 

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
+from dub5.cache.freshness import Lifetimes
 from dub5.cache.samples import (
     BATCH_BYTES,
     INTERVAL,
@@ -239,7 +240,9 @@ async def test_comparisons_go_on_being_counted_while_nobody_reads(redis: str, cl
         for text in ("a", "b"):
             said: dict[str, Any] = {"choices": [{"message": {"content": text}}]}
             identity = Identity("a" * 48, "v")
-            await sampler.fetched(identity, "default", entry, said, "text", ttl=60.0, compared_with=None)
+            await sampler.fetched(
+                identity, "default", entry, said, "text", lifetimes=Lifetimes(ttl=60.0), compared_with=None
+            )
             await sampler.stop()
         assert not sampler._verdicts
         labels = {"class": "default", "source": "refetch", "verdict": "changed"}

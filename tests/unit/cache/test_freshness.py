@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dub5.cache.freshness import Directives, FreshnessState, Lifetimes, judge, refresh_early
-from dub5.cache.store import kept_for
+from dub5.contract import LONGEST_TTL, QuestionPolicy, QuestionRecord
 from dub5.errors import InvalidRequest
 
 LIVES = Lifetimes(ttl=60, stale_while_revalidate=10, stale_if_error=100)
@@ -142,8 +142,8 @@ def test_age_and_ttl_always_add_up_to_the_lifetime(age: float, ttl: float) -> No
 
 
 def test_an_entry_is_kept_as_long_as_it_may_be_of_use() -> None:
-    assert kept_for(LIVES) == 160
-    assert kept_for(Lifetimes(ttl=60, stale_while_revalidate=90, stale_if_error=5)) == 150
+    assert LIVES.kept_for() == 160
+    assert Lifetimes(ttl=60, stale_while_revalidate=90, stale_if_error=5).kept_for() == 150
 
 
 def test_early_refresh_follows_its_law() -> None:
@@ -178,3 +178,60 @@ def test_more_time_left_never_makes_an_early_refresh_likelier(
     less, more = sorted([one, other])
     if refresh_early(ttl=more, recompute=recompute, lifetimes=PLAIN, draw=chance):
         assert refresh_early(ttl=less, recompute=recompute, lifetimes=PLAIN, draw=chance)
+
+
+def numbers(least: float, most: float) -> st.SearchStrategy[float]:
+    return st.floats(least, most) | st.sampled_from([least, most])
+
+
+COUNT = numbers(0, 1e12)
+POSITIVE = numbers(1e-9, 1e12)
+PRIOR = st.tuples(POSITIVE, POSITIVE)
+SHARE = numbers(0, 1)
+POLICIES = st.builds(
+    QuestionPolicy,
+    cost=numbers(0, 1e6),
+    change=PRIOR,
+    noise=PRIOR,
+    requests=PRIOR,
+    shortest=numbers(0, LONGEST_TTL),
+    longest=numbers(0, LONGEST_TTL),
+    stale=SHARE,
+    hazard=numbers(1e-9, 1e6),
+    changed_at=COUNT,
+    changed_share=SHARE,
+)
+RECORDS = st.none() | st.builds(QuestionRecord, COUNT, COUNT, COUNT, COUNT, COUNT, COUNT, COUNT)
+
+
+@given(policy=POLICIES, record=RECORDS, hits=COUNT, age=COUNT)
+def test_whatever_is_published_and_known_an_answer_has_a_ttl_within_bounds(
+    policy: QuestionPolicy, record: QuestionRecord | None, hits: float, age: float
+) -> None:
+    lives = Lifetimes(ttl=60, stale_while_revalidate=30, stale_if_error=5, question=policy)
+    own, by = lives.of_answer(record, hits=hits, age=age, now=1.7e9)
+    assert by is not None
+    assert min(policy.shortest, policy.longest) <= own.ttl <= max(policy.shortest, policy.longest)
+    assert own.stale_while_revalidate == pytest.approx(own.ttl / 2)
+    assert own.stale_if_error == 5
+    assert 0 <= lives.kept_for(record) <= 1.5 * max(policy.shortest, policy.longest) + 5
+
+
+OWN = QuestionPolicy(0.02, (1, 3600), (1, 50), (1, 600), 5, 86400, 0.03)
+
+
+@given(hits=numbers(0, 1e6), age=numbers(0, 86400))
+def test_an_answer_is_kept_for_as_long_as_it_may_be_fresh(hits: float, age: float) -> None:
+    lives = Lifetimes(ttl=60, stale_while_revalidate=30, question=OWN)
+    own, _ = lives.of_answer(None, hits=hits, age=age, now=1.7e9)
+    assert own.kept_for() <= lives.kept_for(None) <= 1.5 * 2 * 72
+
+
+def test_a_class_that_is_not_cached_caches_nothing() -> None:
+    lives = Lifetimes(ttl=0, stale_if_error=5, question=OWN)
+    assert lives.of_answer(None, hits=0, age=0, now=1.7e9) == (lives, None)
+    assert lives.kept_for() == 5
+
+
+def test_without_a_policy_for_questions_all_answers_live_alike() -> None:
+    assert LIVES.of_answer(None, hits=9, age=9, now=1.7e9) == (LIVES, None)
