@@ -96,8 +96,10 @@ class Cache:
         self._drawn = drawn
         self._control = control
         self._chance = random.Random(drawn.seed)
-        self._own_wording = 1 - (1 - drawn.world.noise) ** 0.5
-        count = drawn.world.keys
+        count = int(drawn.keys.max(initial=drawn.world.keys - 1)) + 1
+        self._changes = [drawn.changes_of(key) for key in range(drawn.world.keys)]
+        self._changes += [[float("inf")]] * (count - drawn.world.keys)
+        self._own_wording = (1 - (1 - drawn.noises) ** 0.5).tolist() + [0.0] * (count - drawn.world.keys)
         self._fetched = [-1e18] * count
         self._next_change = [float("inf")] * count
         self._hits = [0] * count
@@ -154,9 +156,9 @@ class Cache:
         self.outcome.calls += 1
         self.outcome.byte_seconds += SIZE * ttl
         self._re_ask += RE_ASK_SHARE
-        changes = self._drawn.changes[key]
+        changes = self._changes[key]
         version = bisect.bisect_right(changes, at)
-        owned = self._chance.random() < self._own_wording
+        owned = self._chance.random() < self._own_wording[key]
         if self._control.samples and at - self._fetched[key] < self._kept_for[key]:
             self._compare(at, key, version, owned, "refetch")
         self._keep(at, key, version, owned, ttl)
@@ -164,8 +166,8 @@ class Cache:
     def _ask_again(self, at: float, key: int, ttl: float) -> None:
         self._re_ask = 0.0
         self.outcome.re_asks += 1
-        version = bisect.bisect_right(self._drawn.changes[key], at)
-        owned = self._chance.random() < self._own_wording
+        version = bisect.bisect_right(self._changes[key], at)
+        owned = self._chance.random() < self._own_wording[key]
         if self._compare(at, key, version, owned, "re-ask"):
             self._keep(at, key, version, owned, ttl)
 
@@ -188,7 +190,7 @@ class Cache:
         self._fetched[key], self._version[key], self._owned[key] = at, version, owned
         self._hits[key] = 0
         self._kept_for[key] = max(4 * ttl, 60.0)
-        self._next_change[key] = self._drawn.changes[key][version]
+        self._next_change[key] = self._changes[key][version]
 
     def _sampled(self, times: list[float], keys: list[int], found: list[bool]) -> list[Access]:
         """As cache/samples.py takes them: the heaviest keys, and of the others those with a small hash."""
