@@ -373,6 +373,17 @@ STATUSES = [
         "From the cache, 4 minutes old: from Redis, which all replicas share, good for another 37 seconds.",
     ),
     (
+        ("dub5; hit; ttl=37; ttl-by=requests; detail=local", "3"),
+        (
+            "From the cache, 3 seconds old: from the memory of the replica that answered, good for another 37 seconds, "
+            "as it is asked for often."
+        ),
+    ),
+    (
+        ("dub5; hit; ttl=37; ttl-by=something-new; detail=local", "3"),
+        "From the cache, 3 seconds old: from the memory of the replica that answered, good for another 37 seconds.",
+    ),
+    (
         ("dub5; hit; ttl=-12; detail=stale-while-revalidate", "312"),
         "From the cache, 5 minutes old: a little old, while a new answer is being fetched behind it.",
     ),

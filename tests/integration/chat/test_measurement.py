@@ -24,6 +24,7 @@ from dub5.contract import (
     Announcement,
     ClassPolicy,
     PolicyDocument,
+    QuestionPolicy,
     SampleBatch,
 )
 from testkit.http_server import refuse
@@ -217,6 +218,54 @@ async def test_a_published_ttl_is_in_force_at_once_and_never_above_the_maximum(
         await publish(b'{"issued": 3, "classes": {}, "a_later_release": {"knows": "more"}}')
         await in_force(300)
         assert await server.metric("dub5_cache_ttl_published", **{"class": "default"}) == 0
+
+
+QUESTION = QuestionPolicy(
+    cost=0.02, change=(1, 3600), noise=(1, 50), requests=(1, 600), shortest=1, longest=1e6, stale=0.03
+)
+"""For a question of which nothing is known: 68 s, which each hit shortens."""
+
+
+async def test_an_answer_says_the_ttl_of_its_own_and_why_on_every_replica(
+    fake: FakeOpenAI, redis: str, client: Redis
+) -> None:
+    fake.replies = [say("Hello")] * 3
+    async with running(config(fake, redis)) as one, running(config(fake, redis)) as two:
+
+        async def publish(question: QuestionPolicy | None) -> None:
+            classes = {"default": ClassPolicy(ttl=60, question=question)}
+            await client.set(POLICY_KEY, msgspec.json.encode(PolicyDocument(issued=1, classes=classes)))
+            for server in (one, two):
+                await server.replica.application._policies.read()
+
+        async def status(server: Running, **headers: str) -> str:
+            return str((await server.chat(headers=headers)).headers["cache-status"])
+
+        await publish(QUESTION)
+        shown = (await one.client.get("/v1/cache")).json()["classes"]["default"]
+        assert shown["question"] == {
+            **msgspec.json.decode(msgspec.json.encode(QUESTION)),
+            "longest": 86400,  # the class's own maximum
+        }
+        assert await status(one) == "dub5; fwd=uri-miss; stored"
+        assert await status(two) == "dub5; hit; ttl=68; ttl-by=prior; detail=shared"
+        seconds = [int((await status(one)).split(";")[2].partition("=")[2]) for _ in range(100)]
+        assert seconds == sorted(seconds, reverse=True)  # each hit shortens it
+        assert seconds[-1] < seconds[0] / 2
+        labels = {"class": "default", "by": "prior"}
+        assert await one.metric("dub5_cache_own_ttl_seconds_count", **labels) == 100
+        await status(one, **{"cache-control": "no-cache"})
+        await asyncio.gather(*sampler_of(one)._comparisons.running)  # the same: something is known
+        await forget(two)
+        assert (await status(two)).endswith("; ttl-by=requests; detail=shared")
+        assert (await status(one)).endswith("; ttl-by=requests; detail=local")
+        await publish(None)
+        assert (await one.client.get("/v1/cache")).json()["classes"]["default"]["question"] is None
+        assert (await status(one)).endswith("; ttl=59; detail=local")
+
+
+async def forget(server: Running) -> None:
+    server.replica.application._store._local._entries.clear()
 
 
 async def test_what_counts_as_a_change_is_the_classs_choice(

@@ -8,6 +8,15 @@ const DETAILS = {
   "max-stale": "old, which this request accepted",
 };
 
+const REASONS = {
+  requests: "as it is asked for often",
+  changes: "by how seldom its answer has changed",
+  "per-question": "so that this question is not out of date too often",
+  prior: "as answers of its kind change",
+  event: "as many answers have changed of late",
+  bounds: "which is a limit that was set",
+};
+
 const BYPASSES = {
   "no-store": "this request asked that nothing be kept",
   class: "answers of this kind are never kept",
@@ -53,7 +62,8 @@ function hit(status, age) {
   const from = DETAILS[status.detail] ?? "from the cache";
   const old = age == null ? "" : `, ${duration(Number(age))} old`;
   const ttl = Number(status.ttl);
-  const left = status.ttl != null && ttl >= 0 ? `, good for another ${duration(ttl)}` : "";
+  const why = REASONS[status["ttl-by"]];
+  const left = status.ttl != null && ttl >= 0 ? `, good for another ${duration(ttl)}${why ? `, ${why}` : ""}` : "";
   return `From the cache${old}: ${from}${left}.`;
 }
 
