@@ -327,6 +327,8 @@ def response_keys(tenant: str) -> tuple[str, str]:
     return name, f"{name}:order"
 
 
+MOST_CANARIES = 0.01
+"""Share of calls to providers, at most."""
 LONGEST_TTL = 400 * 86400
 """Seconds that may be published."""
 
@@ -380,12 +382,14 @@ class ClassPolicy(msgspec.Struct, frozen=True):
     """Lifetimes of one class, in seconds. `stale_while_revalidate` absent: the configuration's.
 
     With `question` each answer has a TTL of its own, and `ttl` is what a release uses that knows of none; its
-    stale-while-revalidate is in proportion. A `ttl` of 0 is one for all: nothing is kept.
+    stale-while-revalidate is in proportion. A `ttl` of 0 is one for all: nothing is kept. `canary` is the share of
+    calls to providers to be spent on measuring how many hits are stale.
     """
 
     ttl: Annotated[float, Meta(ge=0, le=LONGEST_TTL)]
     stale_while_revalidate: Annotated[float, Meta(ge=0, le=LONGEST_TTL)] | None = None
     question: QuestionPolicy | None = None
+    canary: Annotated[float, Meta(ge=0, le=MOST_CANARIES)] = 0.0
 
 
 class AnnouncedClass(msgspec.Struct, frozen=True):
@@ -464,6 +468,33 @@ class Verdict(msgspec.Struct, frozen=True, array_like=True):
     source: Literal["refetch", "re-ask"]
 
 
+CANARIES_CHECKED = 0.25
+"""Of the canaries whose answer is the same, the share that is asked for once more."""
+
+
+class Canary(msgspec.Struct, frozen=True, array_like=True):
+    """A hit that was asked again to see whether its answer was stale, drawn at random from the hits of its class.
+
+    `fetched` and `at` are when the answer that was served and the new one were born, in seconds since the epoch.
+    `weight` is how many hits it stands for: each was drawn with one in so many. `changed` says whether the two differ.
+    Where they do, and for CANARIES_CHECKED of the others, a second answer is asked for at once: `reworded` says whether
+    it differs from the first, so that what always differs is not taken for stale; None where it was not asked for.
+    """
+
+    key: int
+    class_name: str
+    fetched: float
+    at: float
+    weight: Annotated[float, Meta(ge=1, le=1e12)]
+    changed: bool
+    reworded: bool | None = None
+
+    @property
+    def calls(self) -> int:
+        """What it took of the provider."""
+        return 1 if self.reworded is None else 2
+
+
 class SampleBatch(msgspec.Struct, frozen=True):
     """What one replica saw since its last batch. `dropped` is what did not fit into its byte budget.
 
@@ -477,3 +508,4 @@ class SampleBatch(msgspec.Struct, frozen=True):
     dropped: int = 0
     version: Literal[1] = 1
     looked_up: dict[str, int] = {}
+    canaries: list[Canary] = []

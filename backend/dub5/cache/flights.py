@@ -32,8 +32,9 @@ import msgspec
 from moka_py import Moka
 
 from dub5.cache.freshness import FreshnessState, refresh_early
-from dub5.cache.samples import NoSampler, Samples
+from dub5.cache.samples import NoSampler, Samples, short_key
 from dub5.cache.store import AnswerStore, CacheHit, CacheLookup, Entry, Identity, Kept
+from dub5.contract import Canary
 from dub5.errors import (
     CallerError,
     Dub5Error,
@@ -68,6 +69,8 @@ _DETAILS = {
     FreshnessState.ACCEPTED: "max-stale",
     FreshnessState.IF_ERROR: "stale-if-error",
 }
+_SERVED = (FreshnessState.FRESH, FreshnessState.REVALIDATE)
+"""Hits of which a share may be stale at most; others were stale when they were served, and it was said."""
 _canonical_json = msgspec.json.Encoder(order="deterministic")
 _log = get_logger()
 
@@ -345,6 +348,16 @@ class Tailed(enum.Enum):
     """The provider refused the leader's request; ours may differ from it in what is not part of the key."""
 
 
+class ReAsk(msgspec.Struct):
+    """A call to a provider to compare its answer with the one that was `served`: what it brought, and whether the two
+    differ."""
+
+    served: Entry
+    source: Literal["re-ask", "canary"]
+    answer: Entry | None = None
+    differs: bool = False
+
+
 class Leadership(Protocol):
     """What decides among replicas who leads a flight: `leases`, or OneReplica where there are no others."""
 
@@ -600,9 +613,14 @@ class Flights:
                 self._begin(flight, work, identity)
         elif fresh.state is FreshnessState.FRESH and sampler.spend_re_ask() and not lookup.by_user:
             # Only to compare; never an answer that belongs to one user.
-            flight = Flight(followers=1)
+            flight, re_ask = Flight(followers=1), ReAsk(entry, "re-ask")
             identity = self._store.identity(lookup)
-            self._begin(flight, self._fly(flight, leader.again(), identity, lookup, compared_with=entry))
+            self._begin(flight, self._fly(flight, leader.again(), identity, lookup, re_ask=re_ask))
+        if lookup.lifetimes.canary and fresh.state in _SERVED and not lookup.by_user:
+            weight = sampler.draw_canary(lookup.class_name, lookup.lifetimes.canary, self._rng())
+            if weight:
+                flight = Flight(followers=1)
+                self._begin(flight, self._measure(flight, leader, lookup, entry, weight))
         detail = _DETAILS.get(fresh.state, hit.tier)
         status = CacheStatus(hit=True, ttl=fresh.ttl, ttl_by=hit.ttl_by, detail=detail)
         return CacheAnswer(status, hit)
@@ -653,14 +671,14 @@ class Flights:
         shared: bool = False,
         seen: int = 0,
         cooldown: float | None = None,
-        compared_with: Entry | None = None,
+        re_ask: ReAsk | None = None,
     ) -> None:
         """Until the flight has its answer; whatever happens, it ends, and so do its followers' waits.
 
         A `shared` one leads, or follows whoever leads, again and again where a leader is lost. With a `cooldown` it is
         a refresh, which nobody needs: where another replica leads, or one has failed of late, it is over, unless a
-        request has joined it meanwhile. That must not be left without an answer. With `compared_with` it is a re-ask:
-        its answer is compared with that entry, and kept only where it differs.
+        request has joined it meanwhile. That must not be left without an answer. Of a `re_ask` the
+        answer is compared with what was served, and kept only where it differs.
         """
         claim, outcome = None, "ok"
         try:
@@ -700,7 +718,7 @@ class Flights:
             try:
                 await leader.call(identity, flight.add)
                 if leader.made is not None and identity is not None and lookup is not None:
-                    kept = await self._keep(identity, lookup, leader.made, compared_with)
+                    kept = await self._keep(identity, lookup, leader.made, re_ask)
                     flight.stored = kept is not None
                 # Whoever asks next finds it: here in memory; elsewhere in Redis, for it is written before the lease is
                 # given back, and until then who asks for that follows this flight.
@@ -719,8 +737,8 @@ class Flights:
             outcome = "error"
             # That this replica has no room says nothing about the provider.
             full = isinstance(error, Overloaded)
-            if compared_with is not None and lookup is not None and not full:
-                self._sampler.failed(lookup.class_name)
+            if re_ask is not None and lookup is not None and not full:
+                self._sampler.failed(lookup.class_name, re_ask.source)
             if cooldown is not None and identity is not None and not full:
                 self._cooling.set(identity, True, ttl=cooldown)
                 await self._leadership.cool_down(identity, cooldown)
@@ -737,8 +755,38 @@ class Flights:
                 flight.end()
             self._metrics.flights.labels("leader" if flight.led_here else "follower", outcome).inc()
 
+    async def _measure(
+        self, flight: Flight, leader: Leader, lookup: CacheLookup, served: Entry, weight: float
+    ) -> None:
+        """See whether an answer that was served is stale: one hit in `weight`. Where it differs, and for some that do
+        not, see also whether two answers do that are fetched one after the other."""
+        sampler, identity = self._sampler, self._store.identity(lookup)
+        first = ReAsk(served, "canary")
+        await self._fly(flight, leader.again(), identity, lookup, re_ask=first)
+        if first.answer is None:
+            return
+        reworded = None
+        if sampler.check_canary(lookup.class_name, self._rng(), changed=first.differs):
+            second = ReAsk(first.answer, "canary")
+            again = Flight(followers=1)
+            await self._fly(again, leader.again(), self._store.identity(lookup), lookup, re_ask=second)
+            if second.answer is None:
+                return  # to leave it out of those that are checked would make all of them look better
+            reworded = second.differs
+        sampler.measured(
+            Canary(
+                short_key(lookup.key),
+                lookup.class_name,
+                served.born / 1e6,
+                first.answer.born / 1e6,
+                weight,
+                first.differs,
+                reworded,
+            )
+        )
+
     async def _keep(
-        self, identity: Identity, lookup: CacheLookup, made: Made, compared_with: Entry | None
+        self, identity: Identity, lookup: CacheLookup, made: Made, re_ask: ReAsk | None
     ) -> Kept | None:
         """Keep a complete answer here, and have it compared with the one before it. None where it was not fit to be
         kept."""
@@ -757,6 +805,9 @@ class Flights:
             made.completion,
             lookup.compare,
             lifetimes=lookup.lifetimes,
-            compared_with=compared_with,
+            compared_with=re_ask.served if re_ask is not None else None,
+            source=re_ask.source if re_ask is not None else "refetch",
         )
+        if re_ask is not None:
+            re_ask.answer, re_ask.differs = entry, differs
         return self._store.keep(identity, entry, lookup.lifetimes) if differs else None

@@ -85,12 +85,14 @@ def _seconds(found: dict[str, str], name: str) -> float | None:
 class Lifetimes(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """How long answers of a class live, in seconds: fresh; then stale, but served while a new one is fetched,
     or where every provider fails. With `question` those of each answer are `of_answer`, and these are for what is not
-    an answer to a question, and for all where they are 0."""
+    an answer to a question, and for all where they are 0. `canary` is the share of calls to providers that may be spent
+    on seeing whether they are right."""
 
     ttl: float
     stale_while_revalidate: float = 0.0
     stale_if_error: float = 0.0
     question: QuestionPolicy | None = None
+    canary: float = 0.0
 
     def of_answer(
         self, record: QuestionRecord | None, *, hits: float, age: float, now: float

@@ -25,7 +25,6 @@ from dub5.contract import (
     AnnouncedClass,
     Announcement,
     PolicyDocument,
-    QuestionPolicy,
     Undecodable,
     decode,
 )
@@ -132,7 +131,7 @@ class Policies:
 
 def in_force(cache_class: CacheClass, document: PolicyDocument, name: str) -> Lifetimes:
     """The configuration's lifetimes, with what is published for the class, bounded by the class's `max_ttl`."""
-    question: QuestionPolicy | None = None
+    question, canary = None, cache_class.canary
     published = document.classes.get(name)
     ttl, stale = float(cache_class.ttl), float(cache_class.stale_while_revalidate)
     if published is not None:
@@ -140,7 +139,7 @@ def in_force(cache_class: CacheClass, document: PolicyDocument, name: str) -> Li
         ttl = min(published.ttl, longest)
         if published.stale_while_revalidate is not None:
             stale = min(published.stale_while_revalidate, longest)
-        question = published.question
+        question, canary = published.question, max(canary, published.canary)
         if question is not None:
             question = msgspec.structs.replace(
                 question,
@@ -152,4 +151,5 @@ def in_force(cache_class: CacheClass, document: PolicyDocument, name: str) -> Li
         stale_while_revalidate=stale,
         stale_if_error=float(cache_class.stale_if_error),
         question=question,
+        canary=canary,
     )

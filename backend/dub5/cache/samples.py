@@ -52,6 +52,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from dub5.cache.canaries import Canaries
 from dub5.cache.freshness import Lifetimes
 from dub5.cache.store import MOST_HITS, VECTOR_KEY, Comparison, Entry, Identity, read_record
 from dub5.contract import (
@@ -61,6 +62,7 @@ from dub5.contract import (
     SAMPLES,
     SAMPLES_READER,
     Access,
+    Canary,
     QuestionRecord,
     SampleBatch,
     Undecodable,
@@ -87,6 +89,8 @@ GONE_AFTER = 3 * INTERVAL
 """Seconds after which a replica that says nothing is not counted."""
 BYTES_PER_RECORD = 48
 """Of an access or a comparison in MessagePack, at most, but for the class's name."""
+BYTES_PER_CANARY = 56
+"""Of a canary in MessagePack, at most, but for the class's name."""
 BYTES_PER_CLASS = 12
 """Of a class's count, at most, but for its name."""
 HEAVY_KEYS = 64
@@ -129,7 +133,8 @@ _FINGERPRINT = re.compile(r"sketch:[0-9a-f]{1,64}:([0-9a-f]{8}){1,256}|(?!sketch
 _canonical = msgspec.json.Encoder(order="deterministic").encode
 
 _FIELDS = ("born", "digest", "version", "hits", "known")
-_Source = Literal["refetch", "re-ask"]
+Source = Literal["refetch", "re-ask", "canary"]
+"""Why an answer was fetched that is compared: it was needed, or to compare it, the last one drawn from all hits."""
 
 
 class _Last(msgspec.Struct, frozen=True):
@@ -183,11 +188,18 @@ class Samples(Protocol):
         *,
         lifetimes: Lifetimes,
         compared_with: Entry | None,
+        source: Source = "refetch",
     ) -> bool: ...
 
-    def failed(self, class_name: str) -> None: ...
+    def failed(self, class_name: str, source: Source) -> None: ...
 
     def spend_re_ask(self) -> bool: ...
+
+    def draw_canary(self, class_name: str, share: float, chance: float) -> float: ...
+
+    def check_canary(self, class_name: str, chance: float, *, changed: bool) -> bool: ...
+
+    def measured(self, canary: Canary) -> None: ...
 
     async def start(self) -> None: ...
 
@@ -205,11 +217,20 @@ class NoSampler:
     async def fetched(self, *_: object, **__: object) -> bool:
         return True
 
-    def failed(self, class_name: str) -> None:
+    def failed(self, class_name: str, source: Source) -> None:
         """Nothing."""
 
     def spend_re_ask(self) -> bool:
         return False
+
+    def draw_canary(self, *_: object, **__: object) -> float:
+        return 0.0
+
+    def check_canary(self, *_: object, **__: object) -> bool:
+        return False
+
+    def measured(self, *_: object, **__: object) -> None:
+        """Nothing."""
 
     async def start(self) -> None:
         """Nothing."""
@@ -256,6 +277,7 @@ class Sampler:
         self._threshold = 1.0
         self._accesses: list[Access] = []
         self._verdicts: list[Verdict] = []
+        self._measured: list[Canary] = []
         self._judged = 0  # of which a fair sample is in `_verdicts`
         self._dropped = 0
         self._looked_up: Counter[str] = Counter()
@@ -267,6 +289,7 @@ class Sampler:
         self._comparisons = self._background.jobs("answer-comparison")
         self._re_ask_share = re_ask_share
         self._re_asks = 0.0
+        self._canaries = Canaries()
         self._flusher: BackgroundTask | None = None
 
     async def start(self) -> None:
@@ -330,10 +353,11 @@ class Sampler:
         *,
         lifetimes: Lifetimes,
         compared_with: Entry | None,
+        source: Source = "refetch",
     ) -> bool:
         """A new answer is here, with its body decoded: compare it with the last one of its key, in the background.
 
-        `compared_with` is the answer that it was asked for to measure: unless the new one differs, which is what this
+        `compared_with` is the answer that it was asked for to compare: unless the new one differs, which is what this
         gives, the last one stays what the next is compared with. Each other answer earns a share of such a re-ask.
         """
         # In a thread where it is long: Python there lets the event loop run every few milliseconds.
@@ -341,12 +365,12 @@ class Sampler:
             digest = fingerprint(completion, how)
         else:
             digest = await asyncio.to_thread(fingerprint, completion, how)
-        asked_again = compared_with is not None
-        if not asked_again:
+        if compared_with is None:
             self._re_asks = min(1.0, self._re_asks + self._re_ask_share)
+            self._canaries.called(class_name, lifetimes.canary)
         if self._rate:
             self._comparisons.start(
-                self._compare(identity, class_name, entry, digest, lifetimes, asked_again=asked_again)
+                self._compare(identity, class_name, entry, digest, lifetimes, source=source)
             )
         if compared_with is None:
             return True
@@ -363,8 +387,9 @@ class Sampler:
         digest: str,
         lifetimes: Lifetimes,
         *,
-        asked_again: bool,
+        source: Source,
     ) -> None:
+        asked_again = source != "refetch"
         name, last = FINGERPRINT_KEY % identity.key, None
         stored: bytes | None = None
         with contextlib.suppress(RedisUnavailable):
@@ -395,7 +420,6 @@ class Sampler:
             if record is not None and last is not None and self._learn is not None:
                 self._learn(identity.key, record, entry.born if ends else last.born)
             if last is not None and told is not None:
-                source: _Source = "re-ask" if asked_again else "refetch"
                 self._judge(identity, class_name, entry, last, hits, changed=not told, source=source)
 
     def _updated(
@@ -430,9 +454,27 @@ class Sampler:
             policy=lifetimes.question,
         )
 
-    def failed(self, class_name: str) -> None:
-        """A re-ask brought no answer."""
-        self._metrics.cache_revalidations.labels(class_name, "re-ask", "error").inc()
+    def failed(self, class_name: str, source: Source) -> None:
+        """A re-ask or a canary brought no answer."""
+        self._metrics.cache_revalidations.labels(class_name, source, "error").inc()
+
+    def draw_canary(self, class_name: str, share: float, chance: float) -> float:
+        """For how many hits this one stands, 0 where it is not asked again to measure; `Canaries.draw`."""
+        return self._canaries.draw(class_name, share, chance)
+
+    def check_canary(self, class_name: str, chance: float, *, changed: bool) -> bool:
+        """Whether to ask once more; `Canaries.check`."""
+        return self._canaries.check(class_name, chance, changed=changed)
+
+    def measured(self, canary: Canary) -> None:
+        """What a canary found."""
+        different = "reworded" if canary.reworded else "changed"
+        verdict = different if canary.changed else "same"
+        self._metrics.cache_canaries.labels(canary.class_name, verdict).inc()
+        needed = BYTES_PER_CANARY + len(canary.class_name)
+        if self._read and self._used + needed <= self._room:
+            self._used += needed
+            self._measured.append(canary)
 
     def spend_re_ask(self) -> bool:
         """Whether this hit should be asked again for comparison."""
@@ -450,7 +492,7 @@ class Sampler:
         hits: int,
         *,
         changed: bool,
-        source: _Source,
+        source: Source,
     ) -> None:
         verdict = Verdict(
             key=short_key(identity.key),
@@ -459,7 +501,7 @@ class Sampler:
             again=entry.born / 1e6,
             changed=changed,
             hits=hits,
-            source=source,
+            source="refetch" if source == "refetch" else "re-ask",
         )
         if self._read:
             self._keep(verdict)
@@ -508,9 +550,15 @@ class Sampler:
                 counts[name] = count
         self._looked_up -= Counter(counts)
         batch = SampleBatch(
-            self._replica, self._now(), self._accesses, self._verdicts, self._dropped, looked_up=counts
+            self._replica,
+            self._now(),
+            self._accesses,
+            self._verdicts,
+            self._dropped,
+            looked_up=counts,
+            canaries=self._measured,
         )
-        self._accesses, self._verdicts, self._dropped = [], [], 0
+        self._accesses, self._verdicts, self._measured, self._dropped = [], [], [], 0
         self._used, self._judged, self._classes = 0, 0, set()
         return batch
 
@@ -533,7 +581,11 @@ class Sampler:
             ("XTRIM", SAMPLES, "MINID", f"{int((batch.at - STREAM_AGE) * 1000)}-0"),
             ("PEXPIRE", SAMPLES, int(STREAM_AGE * 1000)),
         ]
-        if self._read and (batch.accesses or batch.verdicts) and len(encoded) <= BATCH_BYTES:
+        if (
+            self._read
+            and (batch.accesses or batch.verdicts or batch.canaries)
+            and len(encoded) <= BATCH_BYTES
+        ):
             with contextlib.suppress(RedisUnavailable):
                 try:
                     await self._link.pipeline("samples", write)
@@ -578,6 +630,7 @@ class Sampler:
     async def turn(self) -> None:
         """What is done each `INTERVAL`."""
         await self.register()
+        self._canaries.fade(INTERVAL)
         if self._read and self._clock() > self._sent + self._interval - INTERVAL / 2:
             await self._send()
         await self._add_hits()

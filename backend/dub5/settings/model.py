@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 import msgspec
 from msgspec import Meta
 
+from dub5.contract import MOST_CANARIES
 from dub5.errors import ConfigError
 from dub5.settings import addresses
 
@@ -569,6 +570,15 @@ class CacheClass(Section, frozen=True):
             "in most of its words and any of its numbers."
         ),
     ] = "text"
+    canary: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=MOST_CANARIES,
+            description="Share of provider calls to spend on asking again for hits drawn at random, to measure how "
+            "many are stale; 0: none.",
+        ),
+    ] = 0.0
 
 
 class CacheSettings(Section, frozen=True):

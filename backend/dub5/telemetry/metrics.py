@@ -387,6 +387,12 @@ class Metrics:
             "Answers compared with the one before: the measured staleness.",
             ("class", "source", "verdict"),
         )
+        self.cache_canaries = self._counters(
+            "cache_canaries",
+            "Hits drawn at random and asked again, to measure how many are stale: `reworded` are those that differ, as "
+            "two answers fetched at once do.",
+            ("class", "verdict"),
+        )
         self.flights = self._counters(
             "flights", "Flights, by who asked the provider and how they ended.", ("role", "outcome")
         )

@@ -76,6 +76,7 @@ class Replica:
             "text",
             lifetimes=lifetimes,
             compared_with=compared_with,
+            source="refetch" if compared_with is None else "re-ask",
         )
         if differs:
             await self.store.store(self.identity, entry, lifetimes)

@@ -154,13 +154,87 @@ async def test_long_answers_are_compared_apart_from_the_event_loop(
     assert threading.current_thread() not in threads
 
 
+def due_canaries(server: Running, *, chance: float, class_name: str = "default") -> None:
+    """The next hit is drawn, and whoever else is asked once more by `chance`."""
+    server.replica.application._flights._rng = lambda: chance
+    for _ in range(1000):
+        sampler_of(server)._canaries.called(class_name, 0.01)
+
+
+async def test_a_hit_that_is_drawn_measures_whether_it_was_stale(
+    fake: FakeOpenAI, redis: str, client: Redis
+) -> None:
+    classes = {"default": {"canary": 0.01}}
+    async with running(config(fake, redis, classes=classes)) as server:
+        # Three hits: the same, which is asked once more; changed since; and always otherwise.
+        texts = ["Hello", "Hello", "Hello", "Changed", "Changed", "Again", "Otherwise"]
+        fake.replies = [say(text) for text in texts]
+        first = await server.chat()
+        for calls in (3, 5, 7):
+            due_canaries(server, chance=0.0)
+            hit = await server.chat()
+            assert hit.headers["cache-status"].startswith("dub5; hit")
+            assert (hit.text == first.text) == (calls < 7)
+            await server.replica.application._flights.settle()
+            assert len(fake.calls) == calls
+        written = [each for batch in await batches(server, client) for each in batch.canaries]
+        assert [(each.changed, each.reworded, each.calls) for each in written] == [
+            (False, False, 2),
+            (True, False, 2),
+            (True, True, 2),
+        ]
+        assert all(each.fetched < each.at and each.class_name == "default" for each in written)
+        assert [each.weight for each in written] == [1.0, 1.0, 1.0]
+        for verdict in ("same", "changed", "reworded"):
+            labels = {"class": "default", "verdict": verdict}
+            assert await server.metric("dub5_cache_canaries_total", **labels) == 1
+        # They are calls like others.
+        assert await server.metric("dub5_provider_requests_total", outcome="ok") == 7
+        assert await server.metric("dub5_tokens_total", direction="output") == 7 * 3
+        assert await server.metric("dub5_cache_revalidations_total", source="canary") == 6
+
+
+async def test_a_canary_that_fails_measures_nothing(fake: FakeOpenAI, redis: str, client: Redis) -> None:
+    async with running(config(fake, redis, classes={"default": {"canary": 0.01}})) as server:
+        await server.chat()
+        due_canaries(server, chance=0.0)
+        fake.replies = [refuse(500, "Oops"), refuse(500, "Oops")]
+        assert (await server.chat()).headers["cache-status"].startswith("dub5; hit")
+        await server.replica.application._flights.settle()
+        fake.replies = [say("Changed"), refuse(500, "Oops"), refuse(500, "Oops")]
+        due_canaries(server, chance=0.0)
+        assert (await server.chat()).headers["cache-status"].startswith("dub5; hit")
+        await server.replica.application._flights.settle()
+        assert await server.metric("dub5_cache_canaries_total") == 0
+        assert await server.metric("dub5_cache_revalidations_total", source="canary", verdict="error") == 2
+        assert [each for batch in await batches(server, client) for each in batch.canaries] == []
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01])
+async def test_a_policy_may_ask_for_canaries(
+    fake: FakeOpenAI, redis: str, client: Redis, share: float
+) -> None:
+    document = PolicyDocument(issued=1, classes={"default": ClassPolicy(ttl=60, canary=share)})
+    await client.set(POLICY_KEY, msgspec.json.encode(document))
+    async with running(config(fake, redis)) as server:
+        await server.replica.application._policies.read()
+        shown = (await server.client.get("/v1/cache")).json()["classes"]["default"]
+        assert shown["canary"] == share
+        await server.chat()
+        due_canaries(server, chance=0.0)
+        await server.chat()
+        await server.replica.application._flights.settle()
+        assert len(fake.calls) == (3 if share else 1)
+
+
 async def test_answers_of_one_user_are_never_asked_again(fake: FakeOpenAI, redis: str) -> None:
-    mine = {"classes": {"mine": {"share": "user"}}}
+    mine = {"classes": {"mine": {"share": "user", "canary": 0.01}}}
     settings = config(fake, redis, re_ask_share=0.01, **mine)
     settings["models"]["small"]["cache_class"] = "mine"
     async with running(settings) as server:
         await server.chat()
         sampler_of(server)._re_asks = 1.0
+        due_canaries(server, chance=0.0, class_name="mine")
         assert (await server.chat()).headers["cache-status"].startswith("dub5; hit")
         await server.replica.application._flights.settle()
     assert len(fake.calls) == 1

@@ -49,6 +49,7 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
     "dub5_saved_dollars_total": ("counter", {"model", "direction"}),
     "dub5_cache_lookups_total": ("counter", {"class", "result"}),
     "dub5_cache_hit_age_seconds": ("histogram", {"class"}),
+    "dub5_cache_canaries_total": ("counter", {"class", "verdict"}),
     "dub5_cache_own_ttl_seconds": ("histogram", {"class", "by"}),
     "dub5_cache_ttl_seconds": ("gauge", {"class"}),
     "dub5_cache_ttl_published": ("gauge", {"class"}),
