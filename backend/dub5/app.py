@@ -99,7 +99,9 @@ class Application:
         self._purges = Purges(self._redis, redis_clock=self._clock)
         self._lists = ModelLists(self._listing_providers(), self.background)
         self._catalog = self._build_catalog()
-        self._policies = Policies(self._catalog.classes, self._redis, self.metrics, self.background)
+        self._policies = Policies(
+            self._catalog.classes, self._redis, self.metrics, self.background, self._clock
+        )
         self._leases = Leases(self._redis, self.background, self._clock) if self._redis is not None else None
         self._store = self._build_store()
         self._sampler = self._build_sampler()

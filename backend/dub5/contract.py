@@ -408,13 +408,23 @@ class Announcement(msgspec.Struct, frozen=True):
     version: Literal[1] = 1
 
 
+MOST_TERM = 2**52
+"""A greater term is damage: scripts count to 2**53."""
+
+
 class PolicyDocument(msgspec.Struct, frozen=True):
     """What the operator publishes. Fields that a release does not know are ignored, so both may be upgraded
-    in either order. `issued` is in seconds since the epoch."""
+    in either order. `issued` and `expires` are in seconds since the epoch, by Redis's clock.
+
+    From `expires` on nothing of it is in force, whoever keeps it; 0, as a release wrote that did not know of it: never.
+    `term` says which operator wrote it: the one that began last has the greatest.
+    """
 
     version: Literal[1] = 1
     issued: float = 0.0
     classes: dict[str, ClassPolicy] = {}
+    expires: _Seconds = 0.0
+    term: Annotated[int, Meta(ge=0, le=MOST_TERM)] = 0
 
 
 SAMPLES = f"{PREFIX}:samples"

@@ -3,8 +3,9 @@
 Which classes there are is announced to the operator in the same place, each minute.
 
 A policy document in Redis names a TTL per class. A replica reads it when it is published and every few seconds, keeps
-the last good one through every outage and whatever else it finds there, and never goes beyond the class's own
-`max_ttl`, whatever is published.
+the last good one through every outage and whatever else it finds there, until it expires, and never goes beyond the
+class's own `max_ttl`, whatever is published. The operator renews it all the time, so that what nobody stands for any
+more ends by itself: the operator, its policies or their namespace may be deleted in any order.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import msgspec
@@ -44,7 +45,8 @@ _decoder = msgspec.json.Decoder(PolicyDocument)
 
 
 class Policies:
-    """`in_force` are the lifetimes by class. `link` is None without Redis: then the configuration's hold."""
+    """`in_force` are the lifetimes by class. `link` is None without Redis: then the configuration's hold. `clock` gives
+    seconds since the epoch, by which documents expire: Redis's."""
 
     def __init__(
         self,
@@ -52,10 +54,12 @@ class Policies:
         link: RedisLink | None,
         metrics: Metrics,
         background: Background | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._classes = classes
         self._link = link
         self._metrics = metrics
+        self._clock = clock
         self._document = PolicyDocument()
         self.in_force: dict[str, Lifetimes] = {}
         self._background = background or Background(metrics)
@@ -89,9 +93,22 @@ class Policies:
         except Undecodable as error:
             self._link.undecodable("policy", error)
             return
-        if document != self._document:
-            self._document = document
-            self._apply()
+        self._take(document)
+
+    def expire(self) -> None:
+        """Let go of what is in force where its time is over, also where Redis is away or keeps it."""
+        self._take(self._document)
+
+    def _take(self, document: PolicyDocument) -> None:
+        expired = 0 < document.expires <= self._clock()
+        before, self._document = self._document, PolicyDocument() if expired else document
+        self._metrics.cache_policy_expires.set(self._document.expires)
+        if self._document.classes == before.classes:
+            return
+        self._apply()
+        if expired:
+            _log.warning("policy expired", issued=document.issued)
+        else:
             known = sorted(document.classes.keys() & self._classes.keys())
             _log.info("policy in force", issued=document.issued, classes=known)
 
@@ -119,6 +136,7 @@ class Policies:
         while True:
             with contextlib.suppress(RedisUnavailable):
                 await self.read()
+            self.expire()
             with contextlib.suppress(RedisUnavailable):
                 if time.monotonic() >= announced + ANNOUNCE_INTERVAL:
                     await self.announce()

@@ -379,6 +379,10 @@ class Metrics:
             ("class", "by"),
             AGES,
         )
+        self.cache_policy_expires = self._gauge(
+            "cache_policy_expires_timestamp_seconds",
+            "When what the operator has published is no longer in force, since the epoch; 0 where nothing is.",
+        )
         self.cache_entries = self._gauges("cache_entries", "Answers held.", ("tier",))
         self.cache_bytes = self._gauges("cache_bytes", "Size of the answers held.", ("tier",))
         self.cache_errors = self._counters("cache_errors", "Cache operations that failed.", ("operation",))

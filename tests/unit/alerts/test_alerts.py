@@ -162,6 +162,7 @@ LOOKS = pod("dub5_operator_reconcile_seconds_count")
 DUE, OTHER_DUE = (
     pod("dub5_operator_next_reconcile_timestamp_seconds", f'policy="{name}"') for name in ("p", "q")
 )
+EXPIRES = pod("dub5_cache_policy_expires_timestamp_seconds")
 PUBLISHED = pod("dub5_cache_ttl_published", 'class="faq"')
 FAILED_LOOKS = pod("dub5_operator_errors_total", 'policy="p"')
 NAME = "dub5-7c9f8b6d5-x2x4z"
@@ -238,6 +239,11 @@ CASES: dict[str, Case] = {
             condition("Ready", "unknown"): "1x120",
             condition("WithinBudget", "false"): "1x120",
         },
+    ),
+    "Dub5PolicyExpiring": Case(  # one of two replicas has read nothing new for six hours and a half
+        {EXPIRES: "86400+60x720", on("b", EXPIRES): "86400x720"},
+        {EXPIRES: "86400+60x720", on("b", EXPIRES): "86400+60x480 0x240"},
+        at="6h30m",
     ),
     "Dub5BudgetInfeasible": Case(
         {condition("WithinBudget", "false"): "1x120"},
