@@ -307,7 +307,7 @@ class _Operator:
         self._now = time.time()
         self._status: dict[str, object] = {}
         self._redis = redis
-        self._inner = Operator(redis, lambda: self._now)
+        self._inner = Operator(redis, lambda: self._now, gather=0.0)
         self.registry = self._inner.metrics.registry
         self.url = ""
 
@@ -320,6 +320,7 @@ class _Operator:
             claims=[("2026-01-01", CLASS, "1")],
             classes={CLASS},
         )
+        assert report is not None  # there is no other operator
         self._status |= report.status
         self._now += 60
 

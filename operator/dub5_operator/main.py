@@ -1,12 +1,13 @@
 """The operator's program: settings and registration; what handlers do is in `handlers/`.
 
-kopf runs it, standalone and for one namespace: one replica, so none shares its work, and a gap between two of
-them is harmless, since replicas keep the last good document. Handlers that run on a change only would miss what
-happened meanwhile; a policy is reconciled by a timer, which sees the object as it is. The timer ticks more often than
-`step.every`, so that a new spec does not wait, and returns at once where nothing is due.
+kopf runs it, standalone and for one namespace: one replica, and a gap between two of them is harmless, since replicas
+keep the last good document. Where two run, the one that began last publishes (`redis.py`). Handlers that run on a
+change only would miss what happened meanwhile; a policy is reconciled by a timer, which sees the object as it is. The
+timer ticks more often than `step.every`, so that a new spec does not wait, and returns at once where nothing is due.
 
-A finalizer holds a deleted policy until its class has the configuration's TTL again, also where it was deleted while
-the operator was down. Nothing is done in the cluster but to read and patch the two kinds and to write events.
+No finalizer holds a policy: nobody need be there for it to go. Its class has the configuration's TTL again at once
+where the operator sees it go, with the next reconciliation of any policy where it does not, in a day at the latest.
+Nothing is done in the cluster but to read and patch the two kinds and to write events.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from structlog.typing import FilteringBoundLogger
 from dub5_operator.crd import GROUP, INVALIDATIONS, POLICIES, VERSION, Json
 from dub5_operator.handlers import invalidation
 from dub5_operator.handlers.policy import Metrics, PolicyReconciler, Report, apply
-from dub5_operator.redis import REDIS_ERRORS, Publisher, Samples
+from dub5_operator.redis import GATHER, REDIS_ERRORS, Publisher, Samples
 
 TICK = 5.0
 """Seconds between two ticks of a policy's timer."""
@@ -46,21 +47,28 @@ class Options(msgspec.Struct, frozen=True):
 
 
 class Operator:
-    """`redis` is an asyncio client with bytes for answers. `clock` gives seconds since the epoch."""
+    """`redis` is an asyncio client with bytes for answers. `clock` gives seconds since the epoch. Between two documents
+    there are `gather` seconds."""
 
-    def __init__(self, redis: Any, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, redis: Any, clock: Callable[[], float] = time.time, *, gather: float = GATHER) -> None:
         self.metrics = Metrics()
         samples = Samples(redis, clock, self.metrics.undecodable)
-        self.publisher = Publisher(redis, samples.now, self.metrics.undecodable)
+        self.publisher = Publisher(redis, samples.now, self.metrics.undecodable, gather=gather)
         self.policies = PolicyReconciler(samples, self.publisher, self.metrics, samples.now, measure=True)
         self._not_in_force: dict[str, str] = {}
+        self._overtaken = False
 
     def forget(self, policy: str) -> None:
         """One made again under that name is logged anew."""
         self._not_in_force.pop(policy, None)
 
-    def log(self, policy: str, cache_class: str, report: Report) -> None:
-        """One that is not in force is reconciled with each tick, and logged when the reason is another one."""
+    def log(self, policy: str, cache_class: str, report: Report | None) -> None:
+        """One that is not in force is logged when the reason is another one; that none is ours any more, once."""
+        overtaken, self._overtaken = self._overtaken, report is None
+        if report is None:
+            if not overtaken:
+                _log.warning("operator overtaken")
+            return
         ready = report.conditions[0]
         before = self._not_in_force.pop(policy, None)
         if ready.status == "True":
@@ -132,6 +140,10 @@ def configure(settings: kopf.OperatorSettings) -> None:
 
 def register(registry: kopf.OperatorRegistry, operator: Operator) -> None:
     """All handlers; the modules of `handlers` do the work."""
+    # kopf would hold each object that has a timer until that has ended. One that is gone is no longer in the index,
+    # which ends its timer too. Finalizers of releases that had them are taken away by kopf, since none is wanted.
+    spawning: Any = registry._spawning  # noqa: SLF001  # it has no setting for that
+    spawning.requires_finalizer = _never
     policies: Any = {"group": GROUP, "version": VERSION, "plural": POLICIES, "registry": registry}
     invalidations: Any = {"group": GROUP, "version": VERSION, "plural": INVALIDATIONS, "registry": registry}
 
@@ -145,7 +157,11 @@ def register(registry: kopf.OperatorRegistry, operator: Operator) -> None:
         """Which policies want to set a class's TTL."""
         return {spec.get("cacheClass"): (meta.get("creationTimestamp") or "", name, uid)}
 
-    @kopf.timer(**policies, id="reconcile", interval=TICK, initial_delay=_spread)
+    def is_there(uid: str, spec: Any, **kwargs: Any) -> bool:
+        """Where it is not its timer ends."""
+        return any(claim[2] == uid for claim in kwargs["claims"].get(spec.get("cacheClass"), []))
+
+    @kopf.timer(**policies, id="reconcile", interval=TICK, initial_delay=_spread, when=is_there)
     async def tick(
         body: Any,
         name: str,
@@ -158,7 +174,7 @@ def register(registry: kopf.OperatorRegistry, operator: Operator) -> None:
         """Reconcile a policy where that is due."""
         claims = kwargs["claims"]
         if not operator.policies.is_due(uid, spec):
-            await operator.policies.keep_reading(set(claims))
+            await operator.policies.keep(claims.keys())
             return
         report = await operator.policies.reconcile(
             name=name,
@@ -166,23 +182,31 @@ def register(registry: kopf.OperatorRegistry, operator: Operator) -> None:
             spec=spec,
             status=status,
             claims=list(claims.get(spec["cacheClass"], [])),
-            classes=set(claims),
+            classes=claims.keys(),
         )
         operator.log(name, spec["cacheClass"], report)
+        if report is None:
+            return
         # In place and on the newest version of the object: a merge would replace the list of conditions.
         patch.fns.append(lambda newest: apply(newest, report))
         for event in report.events:
             kopf.event(body, type=event.kind, reason=event.reason, message=event.message)
 
-    @kopf.on.delete(**policies, id="gone")
-    async def gone(name: str, uid: str, spec: Any, **kwargs: Any) -> None:
-        """Give the class back its own TTL."""
-        claimed = list(kwargs["claims"].get(spec["cacheClass"], []))
-        try:
-            await operator.policies.gone(name=name, uid=uid, class_name=spec["cacheClass"], claims=claimed)
-        except REDIS_ERRORS as error:
-            raise kopf.TemporaryError(f"Redis does not answer: {error}", delay=5) from None
+    @kopf.on.event(**policies, id="gone")
+    async def gone(type: str | None, name: str, uid: str, spec: Any, **kwargs: Any) -> None:  # noqa: A002  # kopf's
+        """Give the class back its own TTL, once Redis is there."""
+        if type != "DELETED":
+            return
         operator.forget(name)
+        while True:
+            claimed = list(kwargs["claims"].get(spec["cacheClass"], []))
+            try:
+                await operator.policies.gone(
+                    name=name, uid=uid, class_name=spec["cacheClass"], claims=claimed
+                )
+                break
+            except REDIS_ERRORS:
+                await asyncio.sleep(TICK)
         _log.info("policy gone", policy=name, cache_class=spec["cacheClass"])
 
     @kopf.on.resume(**invalidations, id="purge")
@@ -204,6 +228,10 @@ def register(registry: kopf.OperatorRegistry, operator: Operator) -> None:
         kopf.event(
             body, type="Normal", reason="Purged", message=f"Forgotten on every replica: {', '.join(purged)}."
         )
+
+
+def _never(**_: Any) -> bool:
+    return False
 
 
 def _spread(**_: Any) -> float:

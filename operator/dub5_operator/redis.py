@@ -6,7 +6,8 @@ for some minutes has missed nothing. What a release does not know, or cannot dec
 cannot be read at all is deleted, since replicas write another.
 
 Out: the policy document is the operator's alone. It is compared with what Redis has each time, so that a flushed Redis,
-or a document that another program wrote, is put right at the next reconciliation.
+or a document that another program wrote, is put right at the next reconciliation. Of two operators the one that began
+last publishes, which a script in Redis sees to: the other one may have been cut off, and know of no policy's change.
 
 The times that replicas write are of Redis's clock. How far ours is from it is measured here.
 """
@@ -17,6 +18,7 @@ import asyncio
 import contextlib
 import itertools
 import secrets
+import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar
@@ -28,6 +30,7 @@ from dub5.contract import (
     CLASSES_KEY,
     MOST_BATCH,
     MOST_DOCUMENT,
+    MOST_TERM,
     POLICY_CHANNEL,
     POLICY_KEY,
     PURGE_CHANNEL,
@@ -63,6 +66,15 @@ SPAN = 10.0
 """Seconds: what came within them is learnt from at once."""
 MOST_HELD = 50_000
 """Samples of one class that wait for its next reconciliation; above, the oldest are evicted."""
+
+PUBLISHED_FOR = 86_400.0
+"""Seconds for which a document is in force."""
+RENEW = 60.0
+"""Seconds after which it is published again, though nothing has changed."""
+SILENT = 300.0
+"""Seconds without a new document after which an operator that was overtaken takes over again."""
+GATHER = 1.0
+"""Seconds between two documents."""
 
 _MAX_LOOKUPS = 10**12
 """That one batch stands for."""
@@ -202,39 +214,90 @@ def _is_damage(error: ResponseError) -> bool:
     return "WRONGTYPE" in str(error) or "invalid start ID" in str(error)
 
 
+class Overtaken(Exception):
+    """Another operator, which began later, publishes now."""
+
+
+_PUBLISH_SCRIPT = """
+local held, document = 0, ''
+if redis.call('TYPE', KEYS[1]).ok == 'string' then document = redis.call('GETRANGE', KEYS[1], 0, MOST_DOCUMENT) end
+if #document <= MOST_DOCUMENT then
+  local fine, found = pcall(cjson.decode, document)
+  local term = fine and type(found) == 'table' and tonumber(found.term) or 0
+  if term >= 0 and term <= MOST_TERM then held = term end
+end
+if held > tonumber(ARGV[1]) or (held == tonumber(ARGV[1]) and ARGV[2] == 'begin') then return 0 end
+redis.call('SET', KEYS[1], ARGV[3])
+return 1
+""".replace("MOST_DOCUMENT", str(MOST_DOCUMENT)).replace("MOST_TERM", str(MOST_TERM))
+"""Writes a document, unless an operator with a greater term has written the last one. Key: POLICY_KEY. Arguments: the
+term, `begin` where it is new, the document. Gives whether it was written. See docs/adr/0033-who-publishes.md."""
+
+
 class Publisher:
-    """`redis` is an asyncio client; its errors are passed on. `clock` gives seconds since the epoch."""
+    """`redis` is an asyncio client; its errors are passed on. `clock` gives seconds since the epoch. Between two
+    documents there are `gather` seconds at least: what comes meanwhile goes together, since replicas read each."""
 
     def __init__(
-        self, redis: Any, clock: Callable[[], float], on_undecodable: OnUndecodable = ignored
+        self,
+        redis: Any,
+        clock: Callable[[], float],
+        on_undecodable: OnUndecodable = ignored,
+        *,
+        gather: float = GATHER,
     ) -> None:
         self._redis = redis
         self._clock = clock
         self._on_undecodable = on_undecodable
-        self._classes: dict[str, ClassPolicy] | None = None  # not known before the first reading
+        self._gather = gather
+        self._classes: dict[str, ClassPolicy] = {}  # as they are wanted
+        self._term = 0  # of ours; 0: not begun, or overtaken
+        self._overtaken = False
+        self._wanted = self._written = (
+            0  # how often something was wanted, and what of it the last document had
+        )
+        self._renewed_at = self._wrote_at = float("-inf")
         self._lock = asyncio.Lock()
 
-    async def in_force(self, class_name: str) -> ClassPolicy | None:
-        """What is published for a class."""
+    @property
+    def in_charge(self) -> bool:
+        """Whether it is this operator that publishes, as far as is known."""
+        return self._term > 0
+
+    async def take_charge(self) -> bool:
+        """Whether this operator publishes: the one that began last. One that was overtaken does so again where nothing
+        has been published for SILENT seconds."""
+        if self._term:
+            return True
         async with self._lock:
-            if self._classes is None:
-                self._classes = dict(await self._read() or {})
+            return self._term > 0 or await self._begin()
+
+    async def in_force(self, class_name: str) -> ClassPolicy | None:
+        """What is published for a class. Overtaken where that is another operator's."""
+        await self._require()
         return self._classes.get(class_name)
 
     async def publish(self, class_name: str, policy: ClassPolicy | None) -> None:
-        """Put a class's lifetimes in force; None: those of its configuration."""
-        async with self._lock:
-            found = await self._read()
-            if self._classes is None:
-                self._classes = dict(found or {})
-            if policy is None:
-                self._classes.pop(class_name, None)
-            else:
-                self._classes[class_name] = policy
-            if found != self._classes:
-                document = PolicyDocument(issued=self._clock(), classes=self._classes)
-                await self._redis.set(POLICY_KEY, msgspec.json.encode(document))
-                await self._redis.publish(POLICY_CHANNEL, b"")
+        """Put a class's lifetimes in force; None: those of its configuration. Overtaken where another operator does."""
+        await self._require()
+        if policy is None:
+            self._classes.pop(class_name, None)
+        else:
+            self._classes[class_name] = policy
+        await self._write()
+
+    async def renew(self, classes: Collection[str]) -> None:
+        """Publish the same for longer, each RENEW seconds, and at once where it `retain`s less. Overtaken as above."""
+        await self._require()
+        if self.retain(classes) or self._clock() - self._renewed_at >= RENEW:
+            await self._write()
+
+    def retain(self, classes: Collection[str]) -> bool:
+        """Forget other classes with the next document: nobody saw how their policies went. Whether there are any."""
+        others = self._classes.keys() - set(classes)
+        for name in others:
+            del self._classes[name]
+        return bool(others)
 
     async def purge(self, names: Sequence[str]) -> int:
         """Make every replica forget, within a second; gives the last stamp."""
@@ -246,13 +309,61 @@ class Publisher:
         await self._redis.publish(PURGE_CHANNEL, str(stamp))
         return stamp
 
-    async def _read(self) -> dict[str, ClassPolicy] | None:
+    async def _require(self) -> None:
+        if not await self.take_charge():
+            raise Overtaken
+
+    async def _begin(self) -> bool:
+        found, now = await self._read(), self._clock()
+        if self._overtaken and found is not None and abs(now - found.issued) < SILENT:
+            return False
+        if found is None or 0 < found.expires <= now:
+            found = PolicyDocument(term=found.term if found is not None else 0)
+        # By the clock, so that a Redis that was flushed does not make an operator that began before seem the later one.
+        term = max(found.term + 1, int(now * 1000))
+        if not await self._put(term, found.classes, now, "begin"):
+            self._overtaken = True
+            return False
+        self._term, self._overtaken, self._classes = term, False, dict(found.classes)
+        self._renewed_at = now
+        return True
+
+    async def _write(self) -> None:
+        """Once, for all that is wanted when its turn comes."""
+        self._wanted += 1
+        wanted = self._wanted
+        async with self._lock:
+            if self._written >= wanted:
+                return
+            await asyncio.sleep(self._wrote_at + self._gather - time.monotonic())
+            if not self._term:
+                raise Overtaken
+            wanted, now = self._wanted, self._clock()
+            classes = dict(self._classes)
+            found = await self._read()
+            differs = found is None or (found.classes, found.term) != (classes, self._term)
+            if differs or now - self._renewed_at >= RENEW:
+                self._wrote_at = time.monotonic()
+                if not await self._put(self._term, classes, now):
+                    self._term, self._overtaken = 0, True
+                    raise Overtaken
+                self._renewed_at = now
+                if differs:
+                    await self._redis.publish(POLICY_CHANNEL, b"")
+            self._written = wanted
+
+    async def _put(self, term: int, classes: dict[str, ClassPolicy], now: float, *begin: str) -> bool:
+        document = PolicyDocument(issued=now, classes=classes, expires=now + PUBLISHED_FOR, term=term)
+        arguments = (POLICY_KEY, term, *(begin or ("",)), msgspec.json.encode(document))
+        return bool(await self._redis.eval(_PUBLISH_SCRIPT, 1, *arguments))
+
+    async def _read(self) -> PolicyDocument | None:
         """What is published. None where that cannot be read: replicas ignore it as well, and it is written anew."""
         try:
             found = await _read_document(self._redis, POLICY_KEY, _policies, self._on_undecodable, "policy")
         except Undecodable:
             return None
-        return found.classes if found is not None else {}
+        return found or PolicyDocument()
 
 
 async def _read_document(

@@ -178,18 +178,14 @@ class Release:
 DEFINITIONS = ("cachepolicies.dub5.io", "cacheinvalidations.dub5.io")
 
 
-def remove_definitions(kube: Kube, namespace: str) -> None:
-    """What an uninstall keeps, also where nobody is left to let an object go.
+def remove_definitions(kube: Kube) -> None:
+    """What an uninstall keeps, and their objects.
 
     They belong to the release that made them: no other one with an operator could be installed.
     """
-    held = json.dumps({"metadata": {"finalizers": []}})
     for definition in DEFINITIONS:
         path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{definition}"
         if kube.get(path) is not None:
-            for each in kube.list(namespace, definition):
-                where = ("--namespace", namespace, "--type=merge", f"--patch={held}")
-                kube.kubectl("patch", definition, each["metadata"]["name"], *where)
             kube.kubectl("delete", "customresourcedefinition", definition)
 
 

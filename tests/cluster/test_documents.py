@@ -108,7 +108,7 @@ def remove(kube: Kube) -> None:
     """The operator may be gone before its policies, and then nobody else lets them go."""
     operator = ["deployment", "dub5-operator", "--ignore-not-found", "--cascade=foreground"]
     kube.kubectl("delete", *operator, "--namespace", NAMESPACE, "--timeout=60s")
-    remove_definitions(kube, NAMESPACE)
+    remove_definitions(kube)
     kube.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=120s")
 
 

@@ -93,10 +93,10 @@ class Asking:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def no_definitions(kube: Kube, release: Release) -> Iterator[None]:
-    """Takes away at the end what an uninstall keeps, also where a test left a policy with nobody to let it go."""
+def no_definitions(kube: Kube) -> Iterator[None]:
+    """Takes away at the end what an uninstall keeps."""
     yield
-    remove_definitions(kube, release.namespace)
+    remove_definitions(kube)
 
 
 @pytest.fixture(scope="module")
@@ -297,4 +297,5 @@ def test_an_uninstall_keeps_the_definitions_and_the_objects(policy: Release) -> 
     assert policy.kubectl("get", "cacheinvalidations", "--output=name").split() == [
         "cacheinvalidation.dub5.io/new-edition"
     ]
-    policy.kubectl("apply", "-f", "-", "--dry-run=server", stdin=json.dumps(POLICY))
+    policy.kubectl("apply", "-f", "-", stdin=json.dumps(POLICY))
+    policy.kubectl("delete", "cachepolicy", "ticker", "--timeout=60s")  # nobody need be there to let it go

@@ -27,6 +27,7 @@ from dub5.contract import (
     Access,
     AnnouncedClass,
     Announcement,
+    ClassPolicy,
     PolicyDocument,
     SampleBatch,
     Verdict,
@@ -75,13 +76,7 @@ async def kubernetes(
         yield admin
         for plural in ("cachepolicies", "cacheinvalidations"):
             for each in (await admin.get(f"{BASE}/{plural}")).json()["items"]:
-                path = f"{BASE}/{plural}/{each['metadata']['name']}"
-                await admin.patch(
-                    path,
-                    json={"metadata": {"finalizers": None}},
-                    headers={"content-type": "application/merge-patch+json"},
-                )
-                await admin.delete(path)
+                await admin.delete(f"{BASE}/{plural}/{each['metadata']['name']}")
 
 
 async def create(admin: httpx.AsyncClient, plural: str, name: str, spec: Json) -> httpx.Response:
@@ -137,6 +132,18 @@ async def published(redis: Redis) -> PolicyDocument:
     return msgspec.json.decode(await redis.get(POLICY_KEY) or b"{}", type=PolicyDocument)
 
 
+async def until_published(redis: Redis, names: set[str]) -> None:
+    """That these classes, and no others, have the operator's TTL."""
+    async with asyncio.timeout(60):
+        while (await published(redis)).classes.keys() != names:  # noqa: ASYNC110  # in another process
+            await asyncio.sleep(0.1)
+
+
+def timers() -> list[asyncio.Task[Any]]:
+    """One for each policy."""
+    return [task for task in asyncio.all_tasks() if task.get_name() == "runner of reconcile"]
+
+
 async def events(admin: httpx.AsyncClient, name: str) -> list[str]:
     found = (await admin.get(f"/api/v1/namespaces/{NAMESPACE}/events")).json()["items"]
     return [each["message"] for each in found if each["involvedObject"]["name"] == name]
@@ -148,13 +155,16 @@ async def test_a_policy_sets_the_ttl_and_says_why(
     await announce(client, "banter")
     await sample(client, "banter")
     assert (await create(kubernetes, "cachepolicies", "banter", {"cacheClass": "banter"})).status_code == 201
-    async with operating(api_server, client):
+    async with operating(api_server, client) as operator:
+        await until_published(client, {"banter"})
+        assert len(timers()) == 1
         body = await until(
             kubernetes,
             "cachepolicies",
             "banter",
             lambda body: condition(body, "Ready").get("status") == "True",
         )
+        assert "finalizers" not in body["metadata"]
         assert body["status"]["ttl"] == "2m"  # one step up from a minute
         assert body["status"]["boundBy"] in {"Data", "Cost"}
         assert body["status"]["stale"] == "0%" or float(body["status"]["stale"].rstrip("%")) < 0.1
@@ -168,7 +178,50 @@ async def test_a_policy_sets_the_ttl_and_says_why(
         assert columns == ["Name", "Class", "Mode", "TTL", "Hit", "Stale", "Bound by", "Ready", "Age"]
         await kubernetes.delete(f"{BASE}/cachepolicies/banter")
         await until(kubernetes, "cachepolicies", "banter", lambda body: body.get("code") == 404)
-    assert (await published(client)).classes == {}
+        await until_published(client, set())
+        assert operator.policies._due == {}
+        async with asyncio.timeout(60):
+            while timers():  # noqa: ASYNC110  # kopf's
+                await asyncio.sleep(0.1)
+
+
+async def test_nobody_need_be_there_for_a_policy_to_go(
+    api_server: ApiServer, kubernetes: httpx.AsyncClient, client: Redis
+) -> None:
+    await announce(client, "banter", "facts")
+    for name in ("banter", "facts"):
+        await create(kubernetes, "cachepolicies", name, {"cacheClass": name})
+    async with operating(api_server, client):
+        await until_published(client, {"banter", "facts"})
+    await kubernetes.delete(f"{BASE}/cachepolicies/banter")
+    assert (await kubernetes.get(f"{BASE}/cachepolicies/banter")).status_code == 404
+    assert (await published(client)).classes.keys() == {"banter", "facts"}
+    async with operating(api_server, client):
+        await until_published(client, {"facts"})
+
+
+async def test_finalizers_of_an_earlier_release_are_taken_away(
+    api_server: ApiServer, kubernetes: httpx.AsyncClient, client: Redis
+) -> None:
+    """Also of a policy that was deleted while no operator was there, and waits for one to let it go."""
+    await announce(client, "banter", "facts")
+    for name in ("banter", "facts"):
+        await create(kubernetes, "cachepolicies", name, {"cacheClass": name})
+        await kubernetes.patch(
+            f"{BASE}/cachepolicies/{name}",
+            json={"metadata": {"finalizers": ["dub5.io/operator"]}},
+            headers={"content-type": "application/merge-patch+json"},
+        )
+    before = PolicyDocument(
+        issued=time.time(), classes={"banter": ClassPolicy(9.0), "facts": ClassPolicy(9.0)}
+    )
+    await client.set(POLICY_KEY, msgspec.json.encode(before))
+    await kubernetes.delete(f"{BASE}/cachepolicies/banter")
+    async with operating(api_server, client):
+        await until(kubernetes, "cachepolicies", "banter", lambda body: body.get("code") == 404)
+        await until(kubernetes, "cachepolicies", "facts", lambda body: "finalizers" not in body["metadata"])
+        await until_published(client, {"facts"})
+        assert (await published(client)).classes["facts"].ttl == 9  # what was in force stays
 
 
 async def test_an_operator_that_begins_anew_takes_nothing_back(

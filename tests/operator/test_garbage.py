@@ -63,7 +63,7 @@ TYPES = [
 @pytest.fixture
 async def operator(redis: str) -> Any:
     client = bounded(connect(RedisSettings(url=redis), None))
-    yield Operator(client)
+    yield Operator(client, gather=0.0)
     await client.aclose()
 
 
@@ -80,6 +80,7 @@ async def reconcile(operator: Operator) -> str:
     found = await operator.policies.reconcile(
         name="banter", uid="1", spec=SPEC, status={}, claims=[("2026", "banter", "1")], classes={"banter"}
     )
+    assert found is not None
     return found.conditions[0].reason
 
 
@@ -166,7 +167,7 @@ async def test_samples_that_cannot_be_true_are_not_learnt_from(client: Redis) ->
     await samples.refresh({"banter"})
     [part] = samples.take("banter")
     assert part.looked_up is None
-    operator = Operator(client, lambda: now)
+    operator = Operator(client, lambda: now, gather=0.0)
     await announce(client)
     assert await reconcile(operator) == "Reconciled"
     [memory] = operator.policies._states.values()
@@ -176,7 +177,7 @@ async def test_samples_that_cannot_be_true_are_not_learnt_from(client: Redis) ->
 @pytest.mark.parametrize("wrong", [7200.0, -7200.0, 10 * 365 * 86400.0, -30 * 365 * 86400.0])
 async def test_times_go_by_the_clock_of_redis(client: Redis, wrong: float) -> None:
     """Replicas tell them by it. The operator's own clock may be another."""
-    operator = Operator(client, lambda: time.time() + wrong)
+    operator = Operator(client, lambda: time.time() + wrong, gather=0.0)
     await announce(client)
     now = time.time()
     accesses = [Access(key, "banter", now - key, bool(key % 5), 1000, 0.001, 1.0) for key in range(100)]
@@ -191,7 +192,7 @@ async def test_times_go_by_the_clock_of_redis(client: Redis, wrong: float) -> No
 
 
 async def test_a_published_document_can_always_be_read(client: Redis) -> None:
-    publisher = Publisher(client, time.time, Metrics().undecodable)
+    publisher = Publisher(client, time.time, Metrics().undecodable, gather=0.0)
     await client.set(POLICY_KEY, b"\xff")
     await publisher.publish("banter", None)
     assert msgspec.json.decode(await client.get(POLICY_KEY) or b"", type=PolicyDocument).classes == {}

@@ -16,7 +16,7 @@ import contextlib
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
@@ -29,7 +29,7 @@ from dub5.contract import LONGEST_TTL, AnnouncedClass, Announcement, ClassPolicy
 from dub5_operator.crd import CachePolicySpec, Json
 from dub5_operator.planner.decision import BoundBy, Decision, Learning, PolicyLimits, Shape
 from dub5_operator.planner.drift import DriftEstimate
-from dub5_operator.redis import READ_EVERY, REDIS_ERRORS, Publisher, Samples
+from dub5_operator.redis import READ_EVERY, REDIS_ERRORS, Overtaken, Publisher, Samples
 
 Claim = tuple[str, str, str]
 """Creation time, name and uid of a policy: the least is the oldest."""
@@ -149,6 +149,11 @@ class Metrics:
             "dub5_operator_bound_by",
             "1 for what keeps the TTL from being longer.",
             ["policy", "reason"],
+            registry=self.registry,
+        )
+        self.in_charge = Gauge(
+            "dub5_operator_in_charge",
+            "1 where this operator publishes, 0 where another one began later.",
             registry=self.registry,
         )
         self.reconcile = Histogram(
@@ -271,10 +276,13 @@ class PolicyReconciler:
         due = self._due.get(uid)
         return due is None or self._clock() >= due.at or due.spec != _read(spec)
 
-    async def keep_reading(self, classes: set[str]) -> None:
-        """Between reconciliations: an hour may lie between two, and Redis keeps less. Errors are the next one's."""
-        with contextlib.suppress(*REDIS_ERRORS):
-            await self._samples.refresh(classes, every=READ_EVERY)
+    async def keep(self, classes: Collection[str]) -> None:
+        """Between two reconciliations, which may be an hour apart: read on, since Redis keeps less, and renew what is
+        published. Errors are the next one's."""
+        if self._publisher.in_charge:
+            with contextlib.suppress(Overtaken, *REDIS_ERRORS):
+                await self._samples.refresh(classes, every=READ_EVERY)
+                await self._publisher.renew(classes)
 
     async def reconcile(
         self,
@@ -284,13 +292,16 @@ class PolicyReconciler:
         spec: Mapping[str, Any],
         status: Mapping[str, Any],
         claims: Iterable[Claim],
-        classes: set[str],
-    ) -> Report:
-        """`claims` are those of all policies for this one's class, `classes` all that some policy is for."""
+        classes: Collection[str],
+    ) -> Report | None:
+        """`claims` are those of all policies for this one's class, `classes` all that some policy is for.
+
+        None where another operator began later: it is for that one to say what comes of the policy."""
         policy = _read(spec)
         self._reconciling.add(uid)
         try:
             report = _on_edges(await self._reconcile(name, uid, policy, status, claims, classes), status)
+            self._metrics.in_charge.set(1)
             if uid not in self._reconciling:
                 return report
             wait, ready, now = seconds(policy.step.every), report.conditions[0].status, self._clock()
@@ -301,6 +312,12 @@ class PolicyReconciler:
             if ready != "Unknown":
                 times["lastReconcileTime"] = _stamp(now)
             return msgspec.structs.replace(report, status={**report.status, **times})
+        except Overtaken:
+            self._states.clear()  # what is learnt from here on, the other one learns
+            self._metrics.forget(name)
+            self._metrics.in_charge.set(0)
+            self._due[uid] = _Due(self._clock() + RETRY, policy)
+            return None
         finally:
             self._reconciling.discard(uid)
 
@@ -311,16 +328,19 @@ class PolicyReconciler:
         policy: CachePolicySpec,
         status: Mapping[str, Any],
         claims: Iterable[Claim],
-        classes: set[str],
+        classes: Collection[str],
     ) -> Report:
         with self._metrics.reconcile.time():
-            oldest = min(claims, default=None)
-            if oldest is not None and oldest[2] != uid:
-                self._states.pop(uid, None)
-                return superseded(policy, by=oldest[1])
             try:
                 if self._measure:
                     await self._samples.measure()
+                if not await self._publisher.take_charge():
+                    raise Overtaken
+                oldest = min(claims, default=None)
+                if oldest is not None and oldest[2] != uid:
+                    self._states.pop(uid, None)
+                    return superseded(policy, by=oldest[1])
+                self._publisher.retain(classes)
                 await self._samples.refresh(classes)
                 return await self._decide(name, uid, policy, status)
             except _Gone:
@@ -328,6 +348,8 @@ class PolicyReconciler:
             except REDIS_ERRORS as error:
                 self._metrics.errors.labels(name).inc()
                 return redis_unavailable(error)
+            except Overtaken:
+                raise
             except Exception:  # a defect: kopf logs it and tries again, and the alert goes by the count
                 self._metrics.errors.labels(name).inc()
                 raise
@@ -342,7 +364,8 @@ class PolicyReconciler:
         for other in others:
             self._due.pop(other, None)  # one of them is in force now
         if not others:
-            await self._publisher.publish(class_name, None)
+            with contextlib.suppress(Overtaken):
+                await self._publisher.publish(class_name, None)
 
     async def _decide(
         self, name: str, uid: str, policy: CachePolicySpec, status: Mapping[str, Any]

@@ -1,0 +1,193 @@
+"""Who publishes, for how long, and how often: against a real Redis."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from dub5.contract import MOST_TERM, POLICY_CHANNEL, POLICY_KEY, ClassPolicy, PolicyDocument
+from dub5_operator.redis import PUBLISHED_FOR, RENEW, SILENT, Overtaken, Publisher
+from tests.operator.test_policies import NOW, Bench, Clock
+
+A, B = ClassPolicy(7.0), ClassPolicy(9.0)
+
+
+async def document(client: Redis) -> PolicyDocument:
+    return msgspec.json.decode(await client.get(POLICY_KEY) or b"{}", type=PolicyDocument)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+async def test_the_one_that_began_last_publishes_and_keeps_what_was_in_force(
+    client: Redis, clock: Clock
+) -> None:
+    old, new = (Publisher(client, clock, gather=0.0) for _ in range(2))
+    await old.publish("faq", A)
+    assert await new.in_force("faq") == A
+    await new.publish("banter", B)
+    for change in (old.publish("faq", B), old.publish("faq", None)):
+        with pytest.raises(Overtaken):
+            await change
+    assert (await document(client)).classes == {"faq": A, "banter": B}
+    assert (old.in_charge, new.in_charge) == (False, True)
+
+
+async def test_two_that_write_at_once_lose_nothing_of_the_later_one(client: Redis, clock: Clock) -> None:
+    """The older one is cut off from the cluster, and goes on with what it knew."""
+    old, new = (Publisher(client, clock, gather=0.0) for _ in range(2))
+    await old.publish("class-0", A)
+    began = asyncio.Event()
+
+    async def go_on() -> bool:
+        await began.wait()
+        try:
+            while True:
+                await old.publish("class-0", A)
+                await asyncio.sleep(0)
+        except Overtaken:
+            return True
+
+    going_on = asyncio.create_task(go_on())
+    began.set()
+    await asyncio.gather(*(new.publish(f"class-{number}", B) for number in range(20)))
+    assert await going_on
+    assert (await document(client)).classes == {f"class-{number}": B for number in range(20)}
+
+
+@pytest.mark.parametrize(
+    "held", [b"", b"nonsense", b"[]", b'{"term":"many"}', b'{"term":null}', b'{"term":1e300}']
+)
+async def test_of_two_that_begin_at_once_one_publishes(client: Redis, clock: Clock, held: bytes) -> None:
+    await client.set(POLICY_KEY, held)
+    several = [Publisher(client, clock, gather=0.0) for _ in range(5)]
+    assert True in await asyncio.gather(*(each.take_charge() for each in several))
+    results = await asyncio.gather(*(each.publish("faq", A) for each in several), return_exceptions=True)
+    assert [type(each) for each in results].count(Overtaken) == 4, results
+    assert 0 < (await document(client)).term <= MOST_TERM
+
+
+async def test_a_flushed_redis_does_not_bring_an_overtaken_one_back(client: Redis, clock: Clock) -> None:
+    old = Publisher(client, clock, gather=0.0)
+    await old.publish("faq", A)
+    clock.now += 10
+    new = Publisher(client, clock, gather=0.0)
+    await new.publish("faq", B)
+    await client.flushall()
+    for first, second in ((old, new), (new, old)):
+        for each in (first, second):
+            try:
+                await each.publish("faq", A if each is old else B)
+            except Overtaken:
+                assert each is old
+    assert (await document(client)).classes == {"faq": B}
+
+
+async def test_one_that_was_overtaken_takes_over_from_one_that_is_silent(client: Redis, clock: Clock) -> None:
+    old, new = (Publisher(client, clock, gather=0.0) for _ in range(2))
+    await old.publish("faq", A)
+    await new.publish("faq", B)
+    with pytest.raises(Overtaken):
+        await old.publish("faq", A)
+    clock.now += SILENT - 1
+    assert not await old.take_charge()
+    await new.renew({"faq"})
+    clock.now += SILENT - 1
+    assert not await old.take_charge()
+    clock.now += 1
+    assert await old.take_charge()
+    assert await old.in_force("faq") == B
+    with pytest.raises(Overtaken):
+        await new.publish("faq", A)
+
+
+async def test_a_document_is_renewed_long_before_it_expires(client: Redis, clock: Clock) -> None:
+    publisher = Publisher(client, clock, gather=0.0)
+    await publisher.publish("faq", A)
+    assert (await document(client)).expires == NOW + PUBLISHED_FOR
+    clock.now += RENEW - 1
+    await publisher.renew({"faq"})
+    assert (await document(client)).issued == NOW
+    clock.now += 1
+    await publisher.renew({"faq"})
+    assert (await document(client)).expires == clock.now + PUBLISHED_FOR
+    clock.now += 1
+    await publisher.renew(set())  # its policy is gone
+    assert (await document(client)).classes == {}
+
+
+async def test_what_has_expired_is_not_begun_with(client: Redis, clock: Clock) -> None:
+    await Publisher(client, clock, gather=0.0).publish("faq", A)
+    clock.now += PUBLISHED_FOR
+    assert await Publisher(client, clock, gather=0.0).in_force("faq") is None
+
+
+async def test_what_comes_at_once_goes_together(client: Redis, clock: Clock) -> None:
+    """A thousand policies that change at once would be a thousand documents for each replica to read."""
+    publisher = Publisher(client, clock, gather=0.2)
+    async with client.pubsub() as told:
+        await told.subscribe(POLICY_CHANNEL)
+        await asyncio.gather(*(publisher.publish(f"class-{number}", A) for number in range(100)))
+        assert len((await document(client)).classes) == 100
+        messages = 0
+        while (message := await told.get_message(timeout=0.1)) is not None:
+            messages += message["type"] == "message"
+        assert 1 <= messages <= 2
+
+
+async def test_a_redis_that_was_away_is_given_all_that_came_meanwhile(
+    client: Redis, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher = Publisher(client, clock, gather=0.0)
+    await publisher.publish("faq", A)
+
+    async def away(*_: Any) -> None:
+        raise RedisConnectionError
+
+    monkeypatch.setattr(client, "eval", away)
+    results = await asyncio.gather(
+        *(publisher.publish(name, B) for name in ("faq", "banter")), return_exceptions=True
+    )
+    assert [type(each) for each in results] == [RedisConnectionError] * 2
+    monkeypatch.undo()
+    await publisher.publish("facts", A)
+    assert (await document(client)).classes == {"faq": B, "banter": B, "facts": A}
+
+
+async def test_a_policy_of_an_operator_that_was_overtaken_is_left_to_the_other(client: Redis) -> None:
+    """Its object, its events and its series too; and it begins with what that one has published."""
+    old, new = Bench(client), Bench(client)
+    await old.announced()
+    await old.reconcile({"ttl": {"initial": "2m"}})
+    new.clock.now = old.clock.now
+    await new.reconcile({"ttl": {"initial": "5m"}})
+    assert (await new.published())["banter"].ttl == 120  # nothing is taken back
+    for _ in range(2):
+        assert await old.attempt() is None
+        assert not old.policies.is_due("1", {"cacheClass": "banter"})
+        assert await old.metric("dub5_operator_ttl_seconds") is None
+        await old.policies.keep({"banter"})
+    assert old.policies._states == {}
+    old.clock.now += SILENT
+    assert await old.attempt() is not None
+    assert (await old.published())["banter"].ttl == 120
+    assert await new.attempt() is None
+
+
+async def test_a_class_whose_policy_nobody_saw_go_has_its_own_ttl_again(client: Redis) -> None:
+    bench = Bench(client)
+    await bench.announced()
+    await bench.reconcile()
+    other = Bench(client)
+    await other.policies.reconcile(
+        name="facts", uid="2", spec={"cacheClass": "facts"}, status={}, claims=[("2026", "facts", "2")],
+        classes={"facts"},
+    )  # fmt: skip
+    assert (await bench.published()).keys() == {"facts"}
