@@ -156,15 +156,15 @@ class Twin:
             memo.clear()
 
     def _recall(self, *asked: Any) -> int | Later | Arrival | None:
-        before: Any = asked[:-1]
-        later = asked[-1]
+        *before, later = asked
 
         def counted(said: bytes | Arrival) -> bool:
             self.recalled += isinstance(said, bytes)
             told: bool = later(said)
             return told
 
-        found = self.app.recall.answer(*before, counted)
+        answer: Any = self.app.recall.answer
+        found: int | Later | Arrival | None = answer(*before, counted)
         self.recalled += isinstance(found, int)
         return found
 
