@@ -25,7 +25,7 @@ import msgspec
 
 from dub5.contract import REGISTER_SCRIPT, REPLICAS, limit_key, reservation_key
 from dub5.errors import RateLimited
-from dub5.redis.link import RedisLink, RedisUnavailable
+from dub5.redis.link import RedisLink, RedisUnavailable, Words
 from dub5.settings.model import Limit
 from dub5.telemetry.background import STOP_TIMEOUT, Background, BackgroundTask
 from dub5.telemetry.logging import get_logger
@@ -77,10 +77,12 @@ local function keep()
   redis.call('PEXPIRE', KEYS[1], math.max(life, until_full))
 end
 """.replace("DEBT", str(_LONGEST_DEBT))
+# ARGV: tokens to reserve for one request, or none and how many requests there are, of which as many are granted as can
+# be.
 _ACQUIRE = (
     _BUCKET
     + """
-local reserve = tonumber(ARGV[4])
+local reserve, count = tonumber(ARGV[4]), tonumber(ARGV[5])
 local wait = 0
 if request_limit > 0 and requests < 1 then
   wait = (1 - requests) * 60 / request_limit
@@ -89,13 +91,15 @@ local needed = math.min(reserve, token_limit)
 if token_limit > 0 and tokens < needed then
   wait = math.max(wait, (needed - tokens) * 60 / token_limit)
 end
+if wait > 0 then count = 0 end
 if wait == 0 then
-  requests = requests - 1
+  if request_limit > 0 then count = math.min(count, math.floor(requests)) end
+  requests = requests - count
   tokens = tokens - reserve
   if reserve > 0 then redis.call('SET', KEYS[2], reserve, 'PX', life) end
   keep()
 end
-return {tostring(wait), tostring(requests), tostring(tokens)}
+return {tostring(wait), tostring(requests), tostring(tokens), count}
 """
 )
 _SETTLE = (
@@ -174,6 +178,10 @@ class Grant(msgspec.Struct):
     local: Bucket | None
 
 
+Answered = Callable[["Grant | RateLimited | None"], None]
+"""Called with what came of a request, None where nobody could be asked."""
+
+
 class RateLimiter:
     """`limits` by tenant, `default` for those not named. `replica` names this one among the others.
 
@@ -199,6 +207,7 @@ class RateLimiter:
         self._replicas = 1
         self._known: dict[str, tuple[Remaining, float]] = {}
         self._buckets: dict[str, Bucket] = {}
+        self._asking: dict[str, list[Answered]] = {}
         self._background = background or Background(metrics)
         self._settlements = self._background.jobs("token-settlement")
         self._heartbeat: BackgroundTask | None = None
@@ -226,20 +235,69 @@ class RateLimiter:
         limit = self.limit_of(tenant)
         if limit is None:
             return None
-        reservation, bucket = secrets.token_hex(8), None
         reserved: float = min(reserve, (limit.tokens_per_minute or 0) * _MOST_RESERVED)
+        reservation = secrets.token_hex(8) if reserved else ""
         try:
-            wait, left = await self._acquire_shared(tenant, limit, reservation, reserved)
+            if self._link is None:
+                raise RedisUnavailable
+            command = _acquire(tenant, limit, reservation, reserved, 1)
+            wait, left, _ = self._learnt(tenant, await self._link.run("limit", *command))
         except RedisUnavailable:
-            bucket = self._bucket(tenant, limit)
-            reserved = bucket.most_reserved(reserved)
-            wait, left = bucket.acquire(reserved, self._clock())
-            if self._link is not None:
-                self._metrics.limits_unshared.inc()
-        headers = rate_headers(limit, left)
-        if wait > 0:
-            raise RateLimited(retry_after=wait, headers=headers)
-        return Grant(headers, tenant, limit, reservation, reserved, bucket)
+            granted = self._acquire_here(tenant, limit, reserved)
+        else:
+            granted = _granted(
+                wait, Grant(rate_headers(limit, left), tenant, limit, reservation, reserved, None)
+            )
+        if isinstance(granted, RateLimited):
+            raise granted
+        return granted
+
+    def ask(self, tenant: str, answered: Answered) -> bool:
+        """`acquire` for who reserves nothing and cannot wait: `answered` is called once, later. False, and no call,
+        where nobody can be asked so.
+
+        All that ask in one turn of the event loop for one tenant are one question to Redis, and are granted what they
+        would have been one by one.
+        """
+        limit, waiting = self.limit_of(tenant), self._asking.get(tenant)
+        if limit is None or self._link is None or not self._link.available:
+            return False
+        if waiting is not None:
+            waiting.append(answered)
+            return True
+        self._asking[tenant] = [answered]
+        asyncio.get_running_loop().call_soon(self._ask, self._link, tenant, limit)
+        return True
+
+    def _ask(self, link: RedisLink, tenant: str, limit: Limit) -> None:
+        waiting = self._asking.pop(tenant)
+
+        def said(answers: list[Any] | RedisUnavailable) -> None:
+            if isinstance(answers, RedisUnavailable):
+                for answered in waiting:
+                    answered(self._acquire_here(tenant, limit, 0))
+                return
+            wait, left, granted = self._learnt(tenant, answers[0])
+            for number, answered in enumerate(waiting, 1):
+                own = left
+                if number <= granted:
+                    own = Remaining(left.requests + granted - number, left.tokens)
+                elif not wait:
+                    wait = (1 - left.requests) * 60 / (limit.requests_per_minute or 1)
+                grant = Grant(rate_headers(limit, own), tenant, limit, "", 0, None)
+                answered(_granted(wait, grant))
+
+        if not link.ask("limit", [_acquire(tenant, limit, "", 0, len(waiting))], said):
+            for answered in waiting:
+                answered(None)
+
+    def _acquire_here(self, tenant: str, limit: Limit, reserve: float) -> Grant | RateLimited:
+        bucket = self._bucket(tenant, limit)
+        reserved = bucket.most_reserved(reserve)
+        wait, left = bucket.acquire(reserved, self._clock())
+        if self._link is not None:
+            self._metrics.limits_unshared.inc()
+        return _granted(wait, Grant(rate_headers(limit, left), tenant, limit, "", reserved, bucket))
 
     def settle(self, grant: Grant, *, used: int) -> None:
         """What the request really used, in tokens; the rest of its reservation is given back, in the background."""
@@ -251,20 +309,14 @@ class RateLimiter:
             return
         self._settlements.start(self._settle(grant, used))
 
-    async def _acquire_shared(
-        self, tenant: str, limit: Limit, reservation: str, reserve: float
-    ) -> tuple[float, Remaining]:
-        if self._link is None:
-            raise RedisUnavailable
-        keys = [limit_key(tenant), reservation_key(tenant, reservation)]
-        arguments = [*_limits_and_life(limit), reserve]
-        answer: Any = await self._link.run("limit", "EVAL", _ACQUIRE, 2, *keys, *arguments)
-        wait, requests, tokens = map(float, answer)
+    def _learnt(self, tenant: str, answer: Any) -> tuple[float, Remaining, int]:
+        """Seconds to wait, what is left, and how many requests were granted."""
+        wait, requests, tokens, granted = map(float, answer)
         left = Remaining(requests, tokens)
         self._known[tenant] = (left, self._clock())
         if self._buckets.pop(tenant, None) is not None:
             _log.info("limits shared again", tenant=tenant)
-        return wait, left
+        return wait, left, int(granted)
 
     def _bucket(self, tenant: str, limit: Limit) -> Bucket:
         """This replica's share, beginning with its share of what was left when Redis was last asked."""
@@ -300,6 +352,15 @@ class RateLimiter:
                 "replicas", "EVAL", REGISTER_SCRIPT, 1, REPLICAS, self._replica, GONE_AFTER
             )
             self._replicas = max(1, replicas)
+
+
+def _acquire(tenant: str, limit: Limit, reservation: str, reserve: float, requests: int) -> Words:
+    keys = limit_key(tenant), reservation_key(tenant, reservation)
+    return ("EVAL", _ACQUIRE, len(keys), *keys, *_limits_and_life(limit), reserve, requests)
+
+
+def _granted(wait: float, grant: Grant) -> Grant | RateLimited:
+    return RateLimited(retry_after=wait, headers=grant.headers) if wait > 0 else grant
 
 
 def _limits_and_life(limit: Limit) -> list[int]:

@@ -38,6 +38,7 @@ from dub5.api.http import (
     headers_of,
     kept,
     parse_tags,
+    rate_headers,
     read_body,
     require_json,
     send_error,
@@ -58,6 +59,7 @@ from dub5.errors import (
     InvalidRequest,
     ProviderError,
     ProviderTimeout,
+    RateLimited,
     WrongMethod,
     render,
     render_event,
@@ -267,7 +269,10 @@ class QuestionRoute:
                 room = self._arrivals.reading(request.size, max(0, request.cost - request.size))
             with room:
                 if self._limiter.limited:
-                    grant = await self._granted(question)
+                    said = arrival.grant if arrival is not None else None
+                    if isinstance(said, RateLimited):
+                        raise said
+                    grant = await self._granted(question) if said is None else said
                 sent = await self._respond(question, writer, grant, deadlines.whole, receive, send, push)
             if arrival is not None and sent is not None and spelling is self.spelling:
                 self._learn(arrival, scope, question, caller, writer, sent)
@@ -518,7 +523,3 @@ def _head(question: Question, grant: Grant | None, status: CacheStatus, age: flo
     if record.timings.get("queue"):
         headers.append(CLOSE)  # docs/adr/0019: a new connection may lead to a replica that has room
     return headers
-
-
-def rate_headers(grant: Grant | None) -> Headers:
-    return [] if grant is None else [(name.encode(), value.encode()) for name, value in grant.headers.items()]

@@ -19,7 +19,7 @@ from litestar.types import Receive, Scope, Send
 from dub5.admission.arrivals import SMALL_REQUEST, Arrivals
 from dub5.admission.keys import KeyRing
 from dub5.admission.limits import Grant, RateLimiter
-from dub5.api.chat import rate_headers, record_error, until
+from dub5.api.chat import record_error, until
 from dub5.api.http import (
     CLOSE,
     JSON,
@@ -29,6 +29,7 @@ from dub5.api.http import (
     headers_of,
     key_of,
     parse_tags,
+    rate_headers,
     read_body,
     require_json,
     send_error,

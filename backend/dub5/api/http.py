@@ -34,6 +34,7 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from dub5.admission.drain import Drain
 from dub5.admission.keys import KeyRing
+from dub5.admission.limits import Grant
 from dub5.api.origins import BROWSER_HEADERS, VARY, Origins, is_foreign, is_preflight, preflight_headers
 from dub5.api.paths import canonical
 from dub5.cache.flights import Frame
@@ -331,6 +332,10 @@ async def send_whole(send: Send, status: int, headers: Headers, body: bytes) -> 
     }
     await send(start)
     await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def rate_headers(grant: Grant | None) -> Headers:
+    return [] if grant is None else [(name.encode(), value.encode()) for name, value in grant.headers.items()]
 
 
 def key_of(headers: dict[str, str]) -> str:

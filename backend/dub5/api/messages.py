@@ -10,8 +10,8 @@ import msgspec
 from litestar.types import Receive, Send
 
 from dub5.admission.limits import Grant
-from dub5.api.chat import QuestionRoute, in_time, rate_headers
-from dub5.api.http import JSON, key_of, send_whole, while_client_stays
+from dub5.api.chat import QuestionRoute, in_time
+from dub5.api.http import JSON, key_of, rate_headers, send_whole, while_client_stays
 from dub5.api.messages_answer import MessagesWriter
 from dub5.api.messages_request import question
 from dub5.chat.answer import Writer

@@ -14,11 +14,12 @@ the server asks here first. Nothing is ever recognised that the parser and our c
 Law: for any bytes, a Recall says nothing, or what the ordinary way says: status, headers but for ids and times, body,
 metrics, the log line, samples. What may change between two requests is judged anew, by the code that the ordinary way
 goes through: the key, the answer, its freshness, purges, what a refresh behind it takes. Where anything else is in the
-way it says nothing: a replica that leaves, a limit of the tenant's, models that have changed, too little memory for a
-large request. See docs/adr/0030-known-by-their-bytes.md.
+way it says nothing: a replica that leaves, models that have changed, too little memory for a large request. See
+docs/adr/0030-known-by-their-bytes.md.
 
-What takes a word of Redis (that a Response is kept) is asked without a task, and the request is answered in the turn in
-which Redis does. Nothing is counted before it is sure to be answered: until then it may go the ordinary way after all.
+What takes a word of Redis (a tenant's limit, an answer that memory does not have, a Response that is kept) is asked
+without a task, and the request is answered in the turn in which Redis does. Nothing is counted before it is sure to be
+answered: until then it may go the ordinary way after all, which is given what the limit said.
 """
 
 from __future__ import annotations
@@ -37,14 +38,14 @@ from moka_py import Moka
 from dub5.admission.arrivals import JOINED, SMALL_REQUEST, Arrivals
 from dub5.admission.drain import Drain
 from dub5.admission.keys import Caller, KeyRing
-from dub5.admission.limits import RateLimiter
-from dub5.api.http import EVENT_STREAM, JSON
+from dub5.admission.limits import Grant, RateLimiter
+from dub5.api.http import EVENT_STREAM, JSON, rate_headers
 from dub5.cache.flights import Frame, Leader, Made
 from dub5.cache.policies import Policies
 from dub5.cache.store import CacheHit, CacheLookup, Identity
 from dub5.chat.catalog import Catalog, Target
 from dub5.chat.pipeline import Pipeline
-from dub5.errors import Dub5Error
+from dub5.errors import Dub5Error, RateLimited
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.record import Recorder, RequestRecord
 
@@ -89,8 +90,8 @@ _ASKING = (b"cache-control", b"x-dub5-cache-tags", b"anthropic-beta")
 """Headers that say how a body is to be understood."""
 
 _ANSWER = (
-    b"%bcache-status: %b\r\nage: %d\r\ncontent-length: %d\r\nx-request-id: %b\r\nopenai-processing-ms: %d\r\n"
-    b"server-timing: auth;dur=%.3f\r\n%b\r\n"
+    b"%bcache-status: %b\r\nage: %d\r\n%bcontent-length: %d\r\nx-request-id: %b\r\nopenai-processing-ms: %d\r\n"
+    b"server-timing: auth;dur=%.3f%b\r\n%b\r\n"
 )
 
 _log = get_logger()
@@ -203,7 +204,8 @@ class Arrival(msgspec.Struct):
     """A request that was not answered here, for the ordinary way: how its head looked, what is known of that, and the
     hash of its body, where those are known.
 
-    `end` is where its body will have ended that is still to come; asked then it may be answered. 0 for not.
+    `end` is where its body will have ended that is still to come; asked then it may be answered. 0 for not. `grant` is
+    what its tenant's limit said.
     """
 
     raw: bytes
@@ -211,6 +213,7 @@ class Arrival(msgspec.Struct):
     head: Head | None = None
     digest: bytes | None = None
     end: int = 0
+    grant: Grant | RateLimited | None = None
 
     def is_of(self, body: bytes) -> None:
         """The body, as it was read at last."""
@@ -228,7 +231,8 @@ class _Request(msgspec.Struct):
     """A request that is known: a question, as far as memory needs to know it, and how it is answered.
 
     `key` is its body's in the memo; `end` is where it ends in what was read. `later` takes what becomes of it in a
-    later turn, see `Recall.answer`. `hit` is the answer, where it was looked up before; `sent` the body that is sent.
+    later turn, see `Recall.answer`. `asked` is when Redis was asked for an answer, of time.perf_counter; `hit` is what
+    was looked up before; `sent` the body that is sent.
     """
 
     lookup: CacheLookup
@@ -242,9 +246,15 @@ class _Request(msgspec.Struct):
     arrival: Arrival
     opening: bytes
     later: Callable[[bytes | Arrival], bool]
+    grant: Grant | None = None
+    asked: float = 0.0
     hit: CacheHit | None = None
     sent: bytes = b""
     bypass: None = None
+
+
+_Said = bytes | bool
+"""The whole answer; True: it, or the request, comes back later; False: only the ordinary way can answer."""
 
 
 class Recall:
@@ -299,15 +309,13 @@ class Recall:
             request = self._find(data, at, own, started, opening, later)
             if not isinstance(request, _Request):
                 return request
-            if request.body.keeps:
-                return Later(request.end) if self._keep(request) else request.arrival
-            answered = self._answered(request)
+            said = self._step(request)
         except Exception:  # noqa: BLE001  # a defect here must not cost an answer: the ordinary way gives it
             _log.exception("recall failed")
             return None
-        if answered is None:
-            return request.arrival
-        write(answered)
+        if not isinstance(said, bytes):
+            return Later(request.end) if said else request.arrival
+        write(said)
         self._finish(request)
         return request.end
 
@@ -316,34 +324,73 @@ class Recall:
         received, sent = len(request.raw), len(request.sent)
         self._recorder.finish(request.record, "ok", 200, took, first_byte=took, received=received, sent=sent)
 
-    def _then(self, request: _Request, step: Callable[[_Request, Any], bytes | None], said: Any) -> None:
-        """Take the next step of a request, now that Redis has said something; it gives the answer, or None where only
-        the ordinary way can."""
-        answered = None
+    def _then(self, request: _Request, step: Callable[[_Request, Any], _Said], told: Any) -> None:
+        """Take the next step of a request, now that Redis has told something."""
+        said: _Said = False
         try:
-            answered = step(request, said)
+            said = step(request, told)
         except Exception:  # noqa: BLE001  # as above
             _log.exception("recall failed")
-        if answered is not None:
-            request.later(answered)
+        if isinstance(said, bytes):
+            request.later(said)
             self._finish(request)
-        elif not request.later(request.arrival):
+        elif not said and not request.later(request.arrival):
             took, received = time.perf_counter() - request.record.started, len(request.raw)
             self._recorder.finish(
                 request.record, "client_disconnect", None, took, first_byte=None, received=received, sent=0
             )
 
-    def _keep(self, request: _Request) -> bool:
-        """Have the answer kept that memory has, and send it then; whether that could be asked for."""
-        hit = self._pipeline.remembered(request.lookup)
-        if hit is None or request.head.hurried:
+    # The steps. Each gives the answer, or whether there will be another one.
+
+    def _step(self, request: _Request) -> _Said:
+        tenant = request.body.caller.tenant
+        if not self._limiter.limited or self._limiter.limit_of(tenant) is None:
+            return self._look_up(request)
+        # Of what memory has not, the ordinary way reserves tokens.
+        if not self._may_wait(request) or self._pipeline.remembered(request.lookup) is None:
             return False
+        return self._limiter.ask(tenant, functools.partial(self._then, request, self._on_grant))
+
+    def _on_grant(self, request: _Request, grant: Grant | RateLimited | None) -> _Said:
+        request.arrival.grant = grant
+        if not isinstance(grant, Grant):
+            return False
+        request.grant = grant
+        return self._look_up(request)
+
+    def _look_up(self, request: _Request) -> _Said:
+        if not request.body.keeps:
+            answered = self._answered(request)
+            if answered is not None:
+                return answered
+        else:
+            hit = self._pipeline.remembered(request.lookup)
+            if hit is not None:
+                return self._keep(request, hit)
+        if request.grant is not None or not self._may_wait(request):
+            return False
+        request.asked = time.perf_counter()
+        return self._pipeline.ask(request.lookup, functools.partial(self._then, request, self._on_hit))
+
+    def _on_hit(self, request: _Request, hit: CacheHit | None) -> _Said:
+        if hit is None:
+            return False
+        request.record.timings["cache"] = time.perf_counter() - request.asked
+        if request.body.keeps:
+            return self._keep(request, hit)
         request.hit = hit
-        keep = self._write(request, hit.entry.body)
+        return self._answered(request) or False
+
+    def _keep(self, request: _Request, hit: CacheHit) -> bool:
+        request.hit = hit
+        keep = self._write(request, hit.entry.body) if self._may_wait(request) else None
         return keep is not None and keep(functools.partial(self._then, request, self._on_kept))
 
-    def _on_kept(self, request: _Request, kept: bool) -> bytes | None:
-        return self._answered(request) if kept else None
+    def _on_kept(self, request: _Request, kept: bool) -> _Said:
+        return (self._answered(request) or False) if kept else False
+
+    def _may_wait(self, request: _Request) -> bool:
+        return not request.head.hurried and len(request.raw) <= SMALL_REQUEST
 
     def _find(
         self,
@@ -423,10 +470,12 @@ class Recall:
             _KINDS[request.body.stream],
             record.cache.encode(),
             int(answer.age or 0.0),
+            b"" if request.grant is None else _written(rate_headers(request.grant)),
             len(request.sent),
             request_id,
             int((time.perf_counter() - record.started) * 1000),
             record.timings["auth"] * 1000,
+            b"" if not request.asked else b", cache;dur=%.3f" % (record.timings["cache"] * 1000),
             head.answer_headers
             if head.route.id_header is None
             else head.answer_headers + _written([(head.route.id_header, request_id)]),
@@ -447,8 +496,6 @@ class Recall:
     def _still_holds(self, body: Body, size: int) -> bool:
         """Whether the ordinary way would find the same now, and have nothing else to do."""
         target = body.target
-        if self._limiter.limited and self._limiter.limit_of(body.caller.tenant) is not None:
-            return False
         if self._catalog.targets.get(target.name) is not target:
             try:
                 if self._catalog[target.name].model is not target.model:

@@ -57,6 +57,9 @@ TOLERANCE = CLOCK_TOLERANCE
 """Seconds by which a birth may lie ahead."""
 _SYNCHRONISE_INTERVAL = 0.5
 """Seconds between two readings of the purges: half of what is promised."""
+_MOMENT = 0.02
+"""Seconds for which it is known that nothing was there, for who looks twice. What is stored meanwhile is found when a
+lease is asked for."""
 
 # An answer born later is never replaced by one born earlier, whichever of two replicas writes last. One that says that
 # it is yet to be born, damaged or of a clock gone wrong, is, and so is what is no string.
@@ -334,11 +337,16 @@ class LocalCache:
 
 class _Reading(msgspec.Struct, eq=False):
     """A look-up in Redis, for all who want the same while it is under way; `waiting` are called with what it found.
-    `question`: what is known of that is asked for, too."""
+
+    `question`: what is known of that is asked for, too. `kept`: who asked for it looks again, another way. Where it
+    found nothing it is known for a moment after it is `over`.
+    """
 
     began: float
     waiting: list[Callable[[Entry | None], None]]
     question: bool
+    kept: bool = False
+    over: bool = False
 
 
 class _Turn(msgspec.Struct, eq=False):
@@ -446,6 +454,23 @@ class AnswerStore:
             # A purge came to our knowledge with the reading.
         return self._found(lookup, asked, entry) or self.recall(lookup)
 
+    def ask(self, lookup: CacheLookup, done: Callable[[CacheHit | None], None]) -> bool:
+        """`find` for who cannot wait: `done` is called once, later, with what Redis has. None: there may be something
+        all the same, and `find`, called soon, knows without asking again what was not there.
+
+        False, and no call, where it cannot be asked that way now. `done` must not raise.
+        """
+        if self._link is None or not self._link.available:
+            return False
+        identity = self.identity(lookup)
+
+        def on_entry(entry: Entry | None) -> None:
+            # Else a purge came to our knowledge with the reading, and there is another answer to look for.
+            done(self._found(lookup, identity, entry) if identity == self.identity(lookup) else None)
+
+        asks = lookup.lifetimes.question is not None
+        return self._read_for(identity, on_entry, question=asks, at_once=True)
+
     def _found(self, lookup: CacheLookup, identity: Identity, entry: Entry | None) -> CacheHit | None:
         if self._purges.behind:
             self._nudged.set()
@@ -455,19 +480,32 @@ class AnswerStore:
         return hit
 
     def _read_for(
-        self, identity: Identity, on_entry: Callable[[Entry | None], None], *, question: bool
-    ) -> None:
+        self,
+        identity: Identity,
+        on_entry: Callable[[Entry | None], None],
+        *,
+        question: bool,
+        at_once: bool = False,
+    ) -> bool:
         """Call `on_entry` with what Redis has, by a reading that may be under way already. It is no request's, so that
-        whoever leaves takes nothing from the others. `question`: also learn what is known of that."""
+        whoever leaves takes nothing from the others. `question`: also learn what is known of that. `at_once`: False
+        where that would take a task."""
         reading = self._readings.get(identity)
         # One that was begun long ago, before this process was stopped for a while, may not know of purges.
         if reading is not None and reading.began >= time.monotonic() - IN_FORCE:
-            reading.waiting.append(on_entry)
-            return
-        reading = _Reading(time.monotonic(), [on_entry], question)
+            reading.kept |= at_once
+            if reading.over:
+                asyncio.get_running_loop().call_soon(on_entry, None)
+            else:
+                reading.waiting.append(on_entry)
+            return True
+        reading = _Reading(time.monotonic(), [on_entry], question, at_once)
         if not self._ask_link(identity, reading):
+            if at_once:
+                return False
             self._read_slowly(identity, reading)
         self._readings[identity] = reading
+        return True
 
     def _read_slowly(self, identity: Identity, reading: _Reading) -> None:
         def done(task: asyncio.Task[Entry | None]) -> None:
@@ -582,10 +620,18 @@ class AnswerStore:
         self._finish(identity, reading, entry)
 
     def _finish(self, identity: Identity, reading: _Reading, entry: Entry | None) -> None:
+        reading.over = True
         if self._readings.get(identity) is reading:  # else it was replaced by a later one
-            del self._readings[identity]
+            if entry is None and reading.kept:
+                asyncio.get_running_loop().call_later(_MOMENT, self._forget, identity, reading)
+            else:
+                del self._readings[identity]
         for on_entry in reading.waiting:
             on_entry(entry)
+
+    def _forget(self, identity: Identity, reading: _Reading) -> None:
+        if self._readings.get(identity) is reading:
+            del self._readings[identity]
 
     async def _read(self, identity: Identity, *, question: bool) -> Entry | None:
         """The same where it takes a wait: in a Cluster, and while the link has no connection for look-ups."""

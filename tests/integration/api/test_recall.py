@@ -27,7 +27,7 @@ from structlog.typing import EventDict
 from dub5.api.recall import Arrival, Later
 from dub5.app import Application
 from dub5.cache.samples import NoSampler
-from dub5.contract import ClassPolicy, PolicyDocument
+from dub5.contract import ClassPolicy, PolicyDocument, limit_key
 from dub5.errors import RequestTimeout
 from dub5.server.protocol import ConnectionLimits, Connections, GuardedProtocol
 from dub5.server.replica import configured
@@ -133,6 +133,7 @@ class Twin:
         self.uvicorn = configured(self.app.public)
         self.uvicorn.load()
         self.confirmed = self.app._purges.confirmed
+        self.ask_redis: Any = self.app._redis and self.app._redis.ask
         self.begin()
 
     def begin(self) -> None:
@@ -141,6 +142,8 @@ class Twin:
         self.now, self.luck, self.samples.re_ask = 1e9 + 0.25, 0.5, False
         self.broken_off, self.read_before = False, app.metrics.network_bytes.labels("in").value
         app.drain.state = "serving"
+        if app._redis is not None:
+            app._redis.ask = self.ask_redis  # type: ignore[method-assign]
         app._purges.confirmed = self.confirmed  # type: ignore[method-assign]
         app._keys._callers = app._keys._lookup_table(keys_file())
         app._policies._document = PolicyDocument()
@@ -157,13 +160,13 @@ class Twin:
 
     def _recall(self, *asked: Any) -> int | Later | Arrival | None:
         *before, later = asked
+        answer: Any = self.app.recall.answer
 
         def counted(said: bytes | Arrival) -> bool:
             self.recalled += isinstance(said, bytes)
             told: bool = later(said)
             return told
 
-        answer: Any = self.app.recall.answer
         found: int | Later | Arrival | None = answer(*before, counted)
         self.recalled += isinstance(found, int)
         return found
@@ -229,6 +232,7 @@ class Seen(NamedTuple):
 
 _TIMES = re.compile(
     rb"(?<=\r\nopenai-processing-ms: )\d+|(?<=dur=)[\d.]+|(?<=\r\ndate: )[^\r]+|(?<=d_at\":)\d{10}"
+    rb"|(?<=-reset-requests: )[\d.]+|(?<=\r\nretry-after: )\d+|(?<=Try again in )\d+"
 )
 _OWN_ID = re.compile(rb"[0-9a-f]{32}")
 
@@ -375,7 +379,11 @@ VALUES: dict[str, st.SearchStrategy[str]] = {
     ),
     "key": st.sampled_from(["one", "two", "other", "one ", " one", "no", ""]),
 }
-GOOD = {"id": st.sampled_from(["abc-1", "abc-2"]), "trace": st.just(TRACE), "key": st.just("one")}
+GOOD = {
+    "id": st.sampled_from(["abc-1", "abc-2"]),
+    "trace": st.just(TRACE),
+    "key": st.sampled_from(["one"] * 3 + ["other"]),
+}
 """What a `{id}` and so on in a line becomes, each time that it is sent: anything, or what most send."""
 
 LINES = st.sampled_from(
@@ -542,10 +550,10 @@ async def _live(first: Twin, second: Twin, steps: list[Any]) -> None:
     assert first.metrics() == second.metrics()
 
 
-def usual(client: str, body: bytes, path: str, number: int) -> bytes:
+def usual(client: str, body: bytes, path: str, number: int, key: str = "one") -> bytes:
     trace = f"00-{number:032x}-b7ad6b7169203331-01"
     return request(
-        [line.format(id=f"id-{number}", trace=trace, key="one") for line in CLIENTS[client]], body, path
+        [line.format(id=f"id-{number}", trace=trace, key=key) for line in CLIENTS[client]], body, path
     )
 
 
@@ -693,9 +701,10 @@ class Shared(NamedTuple):
 
     async def _live(self, steps: list[Any]) -> int:
         before = self.twins[0].recalled
-        for twin in self.twins:
+        for twin, server in zip(self.twins, self.servers, strict=True):
             twin.begin()
             await purge(twin, ("all",))
+            await server.client.delete(limit_key("globex"))
         await _live(*self.twins, steps)
         return self.twins[0].recalled - before
 
@@ -708,7 +717,9 @@ def shared() -> Iterator[Shared]:
             servers.append(RedisServer())
             servers[-1].open()
             stack.callback(servers[-1].close)
-            config = convert({**SETTINGS, "redis": {"url": servers[-1].url}})
+            stack.callback(lambda server: runner.run(server.client.aclose()), servers[-1])
+            limits = {"globex": {"requests_per_minute": 5}}
+            config = convert({**SETTINGS, "redis": {"url": servers[-1].url}, "limits": limits})
             assert config.redis is not None
             config = replace(config, redis=replace(config.redis, timeout=PATIENT))
             twins.append(Twin(recalls=recalls, config=config))
@@ -734,14 +745,14 @@ KEPT = st.builds(
 )
 
 
-async def lose(twin: Twin, _: object) -> None:
-    """The connection for what requests wait for; it is made anew."""
-    twin.app._redis._pipelining.close()  # type: ignore[union-attr]
+async def lose(twin: Twin, lost: bool) -> None:
+    """The connection for what requests wait for."""
+    twin.app._redis.ask = (lambda *_: False) if lost else twin.ask_redis  # type: ignore[union-attr, method-assign]
 
 
 @settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(
-    lives([*[("/v1/responses", KEPT)] * 3, ("/v1/messages", BODIES)], EVENTS | happens(lose, None)),
+    lives([*[("/v1/responses", KEPT)] * 3, ("/v1/messages", BODIES)], EVENTS | happens(lose, True, False)),
 )
 def test_nobody_can_tell_what_was_recalled_with_a_word_of_redis(shared: Shared, steps: list[Any]) -> None:
     shared.live(steps)
@@ -821,6 +832,41 @@ async def _while_redis_is_asked(
     await twin.ask(*first)
     server.pause()
     return await seen(twin, [*reads, lambda _: server.resume()], waits=False)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_what_only_redis_has_is_recalled(shared: Shared, stream: bool) -> None:
+    for path, body in ASKED.values():
+        if "prompt" in body:
+            continue  # text completions
+        sent = [usual("curl", asked(body, stream=stream), path, 1)]
+        assert shared.live([sent, sent, (forget, None), sent, (forget, None), sent * 2]) >= 3
+    kept = [usual("curl", asked(responses(), stream=stream), "/v1/responses", 1)]
+    assert shared.live([kept, kept, (forget, None), kept, (purge, ("all",)), kept]) >= 1
+
+
+def test_requests_of_a_tenant_with_limits_are_recalled_as_far_as_these_go(shared: Shared) -> None:
+    sent = [usual("curl", asked(message()), "/v1/messages", 1, "other")]
+    kept = [usual("curl", asked(responses()), "/v1/responses", 1, "other")]
+    assert shared.live([sent, sent, sent, sent * 2, sent, sent]) == 4
+    assert shared.live([kept, kept, kept, (forget, None), kept]) == 2
+    assert shared.live([sent, sent, (lose, True), sent, (lose, False), sent]) == 2
+
+
+def test_what_is_asked_at_once_of_a_limit_is_granted_as_one_by_one(shared: Shared) -> None:
+    sent = usual("curl", asked(message()), "/v1/messages", 1, "other")
+
+    async def live(twin: Twin, server: RedisServer) -> None:
+        twin.begin()
+        await server.client.delete(limit_key("globex"))
+        await twin.ask(sent)
+        written = await asyncio.gather(*[twin.ask(sent) for _ in range(7)])
+        left = [re.search(rb"remaining-requests: (\d+)", one) for one in written]
+        assert [found and int(found[1]) for found in left] == [3, 2, 1, 0, 0, 0, 0]
+        assert [one[9:12] for one in written] == [b"200"] * 4 + [b"429"] * 3
+
+    for each in zip(shared.twins, shared.servers, strict=True):
+        shared.run(live(*each))
 
 
 def test_what_redis_does_not_keep_is_said_not_to_be(shared: Shared) -> None:

@@ -50,6 +50,13 @@ def connection_of(link: RedisLink) -> Any:
     return link._pipelining.connection
 
 
+async def asked(cache: AnswerStore, key: str) -> CacheHit | None:
+    """What `ask` tells."""
+    told: asyncio.Future[CacheHit | None] = asyncio.get_running_loop().create_future()
+    assert cache.ask(wanted(key), told.set_result)
+    return await told
+
+
 @pytest_asyncio.fixture
 async def server() -> AsyncIterator[RedisServer]:
     async with RedisServer() as server:
@@ -65,14 +72,29 @@ async def test_each_gets_its_own_and_a_turn_reads_the_purges_once(server: RedisS
     async with linked(server.url, timeout=PATIENT) as link:
         cache = await filled(link, *keys)
         before = await calls(server, "xrange"), await calls(server, "getrange")
-        asked = [*keys, *keys[1::2]]
-        nowhere, *found = await asyncio.gather(*(cache.find(wanted(key)) for key in ["nowhere", *asked]))
-        assert nowhere is None
-        assert [hit and hit.entry.body for hit in found] == [*map(body, asked)]
+        finding = [asyncio.create_task(cache.find(wanted(key))) for key in keys[::2]]
+        asking = [asyncio.create_task(asked(cache, key)) for key in [*keys[1::2], "nowhere", *keys[1::2]]]
+        found = await asyncio.gather(*finding, *asking)
+        assert found.pop(200) is None
+        assert [hit and hit.entry.body for hit in found] == list(
+            map(body, keys[::2] + keys[1::2] + keys[1::2])
+        )
         after = await calls(server, "xrange"), await calls(server, "getrange")
         # The nonce is one more; questions asked twice in a turn are asked of Redis once.
         assert [now - then for now, then in zip(after, before, strict=True)] == [1, 202]
         assert all(cache.recall(wanted(key)) is not None for key in keys)
+
+
+async def test_what_was_not_there_is_not_asked_for_twice(server: RedisServer) -> None:
+    async with linked(server.url, timeout=PATIENT) as link:
+        cache = await filled(link)
+        before = await calls(server, "getrange")
+        assert await asked(cache, "nowhere") is None
+        assert await cache.find(wanted("nowhere")) is None
+        assert await calls(server, "getrange") == before + 2
+        await until(lambda: cache._readings == {})
+        assert await cache.find(wanted("nowhere")) is None
+        assert await calls(server, "getrange") == before + 4
 
 
 async def test_a_purge_elsewhere_is_learnt_with_the_look_up(server: RedisServer) -> None:
@@ -81,6 +103,7 @@ async def test_a_purge_elsewhere_is_learnt_with_the_look_up(server: RedisServer)
         elsewhere = Purges(other, Clock())
         await elsewhere.synchronise()
         assert await elsewhere.purge(["tag:prices"])
+        assert await asked(cache, "key") is None
         assert await cache.find(wanted("key")) is None
 
 
@@ -105,7 +128,7 @@ async def test_a_connection_that_is_cut_costs_no_hit_and_is_made_anew(server: Re
     async with linked(server.url, timeout=PATIENT) as link:
         cache = await filled(link, "a", "b", "c")
         first = connection_of(link)
-        looking = asyncio.create_task(cache.find(wanted("a")))
+        looking = asyncio.create_task(asked(cache, "a"))
         await asyncio.sleep(0)
         first.connection_lost(ConnectionResetError())  # before the answer is here
         assert (await looking) is not None
@@ -114,7 +137,7 @@ async def test_a_connection_that_is_cut_costs_no_hit_and_is_made_anew(server: Re
         await server.client.client_kill_filter(_type="normal", skipme=True)
         await until(lambda: connection_of(link) is None)
         await until(lambda: connection_of(link) is not None)
-        assert await cache.find(wanted("c")) is not None
+        assert await asked(cache, "c") is not None
         assert link.available
 
 
@@ -122,12 +145,13 @@ async def test_a_redis_that_hangs_costs_one_timeout_and_is_used_again(server: Re
     async with linked(server.url) as link:
         cache = await filled(link, "key")
         server.pause()
-        assert await cache.find(wanted("key")) is None
+        assert await asked(cache, "key") is None
         assert not link.available
         assert connection_of(link) is None
+        assert not cache.ask(wanted("another"), lambda _: None)
         server.resume()
         await until(lambda: link.available and connection_of(link) is not None)
-        assert await cache.find(wanted("key")) is not None
+        assert await asked(cache, "key") is not None
 
 
 @pytest.mark.parametrize(("away", "used"), [(0.03, True), (0.5, False)])
@@ -137,7 +161,7 @@ async def test_a_redis_that_is_far_away(server: RedisServer, away: float, used: 
         async with far_away(server, round_trip=away) as url, linked(url) as link:
             if used:
                 cache = await filled(link)
-                assert await cache.find(wanted("key")) is not None
+                assert await asked(cache, "key") is not None
             else:
                 cache = AnswerStore(LocalCache(2**20), link, Purges(link))
                 assert await cache.find(wanted("key")) is None
@@ -149,7 +173,7 @@ async def test_what_redis_refuses_is_a_miss_and_no_more(server: RedisServer) -> 
         cache = await filled(link, "key")
         identity = cache.identity(wanted("list"))
         await server.client.lpush(ENTRY_KEY % (identity.key, identity.version), b"junk")
-        found = await asyncio.gather(cache.find(wanted("list")), cache.find(wanted("key")))
+        found = await asyncio.gather(asked(cache, "list"), asked(cache, "key"))
         assert [hit is not None for hit in found] == [False, True]
         assert link.available
         assert connection_of(link) is not None
@@ -177,7 +201,7 @@ async def test_user_database_and_authority_are_redis_pys(certificate: tuple[Path
         url = f"rediss://reader@127.0.0.1:{server.port}/3"
         async with linked(url, password="secret", ca_file=str(authority), timeout=PATIENT) as link:
             cache = await filled(link, "key")
-            assert await cache.find(wanted("key")) is not None
+            assert await asked(cache, "key") is not None
 
 
 class Broken(asyncio.Protocol):
