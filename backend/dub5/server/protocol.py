@@ -724,9 +724,10 @@ class GuardedProtocol(HttpToolsProtocol):
 
 def _refusal_of(error: httptools.HttpParserError) -> Dub5Error:
     """Our own reason where a callback raised one; llhttp's are fixed sentences."""
-    if isinstance(error.__context__, Dub5Error):
-        return error.__context__
     if isinstance(error, httptools.HttpParserCallbackError):
+        # Of any other the context is what is handled while it is raised: perhaps the answer to the request before.
+        if isinstance(error.__context__, Dub5Error):
+            return error.__context__
         return _malformed("has an invalid target")
     return _malformed(f"cannot be understood: {error}".rstrip("."))
 
