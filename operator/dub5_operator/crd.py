@@ -80,7 +80,9 @@ class CachePolicySpec(_Spec, frozen=True):
     cache_class: Annotated[Word, Meta(description="Name of the class in the service's configuration.")]
     mode: Annotated[
         Literal["Auto", "Observe", "Off"],
-        Meta(description="Auto sets the TTL, Observe only recommends one, Off does neither."),
+        Meta(
+            description="Auto sets the TTL, Observe recommends one and leaves it as it is, Off gives the class its own."
+        ),
     ] = "Auto"
     staleness: Annotated[StalenessSpec, Meta(description="How much staleness is bearable.")] = StalenessSpec()
     ttl: Annotated[TtlSpec, Meta(description="Bounds of the TTL.")] = TtlSpec()

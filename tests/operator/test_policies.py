@@ -250,15 +250,24 @@ async def test_much_drift_shortens_it_and_an_infeasible_budget_is_reported(bench
 
 
 async def test_observe_only_recommends_and_off_gives_the_class_back(bench: Bench) -> None:
+    """From Auto to Observe the TTL stays where it is, also for an operator that begins anew."""
     await bench.sample()
-    await bench.reconcile()
-    assert (await bench.published())["banter"].ttl == 120
-    for mode in ("Observe", "Off"):
-        await bench.reconcile({"mode": mode})
+    for _ in range(2):
+        await bench.reconcile({"mode": "Observe"})
         assert await bench.published() == {}
-        assert bench.body["status"]["ttl"] == "5m"
-        assert bench.condition("Published") == ("False", mode)
-    assert bench.body["status"]["recommended"] != "5m"
+        assert (bench.body["status"]["ttl"], bench.condition("Published")) == ("5m", ("False", "Observe"))
+    await bench.reconcile()
+    [found] = (await bench.published()).values()
+    other = Bench(bench.redis)
+    other.clock.now, other.body = bench.clock.now, bench.body
+    for _ in range(3):
+        await other.reconcile({"mode": "Observe"})
+        assert await other.published() == {"banter": found}
+        assert other.body["status"]["ttlSeconds"] == found.ttl != 300
+        assert other.condition("Published") == ("True", "Observe")
+    await other.reconcile({"mode": "Off"})
+    assert await other.published() == {}
+    assert (other.body["status"]["ttl"], other.condition("Published")) == ("5m", ("False", "Off"))
 
 
 async def test_never_above_the_maximum_of_the_class(bench: Bench) -> None:

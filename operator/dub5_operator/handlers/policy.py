@@ -395,7 +395,8 @@ class PolicyReconciler:
             class_name=policy.cache_class,
             budget=share(policy.staleness.budget),
         )
-        return in_force(policy, decision, state.learning, state.last_report, ttl)
+        published = await self._publisher.in_force(policy.cache_class) is not None
+        return in_force(policy, decision, state.learning, state.last_report, ttl, published=published)
 
     def _check_there(self, uid: str) -> None:
         """After each wait: `gone` may have been called meanwhile, and must not be undone."""
@@ -423,9 +424,11 @@ class PolicyReconciler:
         status: Mapping[str, Any],
     ) -> float:
         """The TTL in force, from the surest source to the last resort."""
-        if policy.mode != "Auto":
+        if policy.mode == "Off":
             return configured.ttl
         published = await self._publisher.in_force(policy.cache_class)
+        if policy.mode == "Observe":
+            return configured.ttl if published is None else published.ttl
         if state.ttl is not None:
             return state.ttl
         if published is not None:
@@ -453,8 +456,10 @@ class PolicyReconciler:
     ) -> float:
         if policy.mode != "Auto":
             state.ttl = None
-            await self._publisher.publish(policy.cache_class, None)
-            return configured.ttl
+            # What was put in force before goes on: to look on only is no reason for another TTL.
+            kept = await self._publisher.in_force(policy.cache_class) if policy.mode == "Observe" else None
+            await self._publisher.publish(policy.cache_class, kept)
+            return configured.ttl if kept is None else kept.ttl
         state.ttl = decision.ttl
         stale = configured.stale_while_revalidate * decision.ttl / max(configured.ttl, 1.0)
         stale = min(stale, LONGEST_TTL)
@@ -515,12 +520,18 @@ def share(percentage: str) -> float:
 
 
 def in_force(
-    spec: CachePolicySpec, decision: Decision, learning: Learning, last: LastReport, ttl: float
+    spec: CachePolicySpec,
+    decision: Decision,
+    learning: Learning,
+    last: LastReport,
+    ttl: float,
+    *,
+    published: bool,
 ) -> Report:
-    """Of a policy that was reconciled: the class's TTL is `ttl`, the operator's or its own."""
+    """Of a policy that was reconciled: the class's TTL is `ttl`, the operator's where it is `published`, or its own."""
     return Report(
         status=_status(decision, learning),
-        conditions=_conditions(spec, decision, ttl),
+        conditions=_conditions(spec, decision, ttl, published),
         events=_events(last, spec, decision, learning),
     )
 
@@ -658,11 +669,11 @@ def _drift(drift: DriftEstimate) -> str | None:
     return f"{rate} ({lower} to {upper})"
 
 
-def _conditions(spec: CachePolicySpec, decision: Decision, ttl: float) -> list[Condition]:
-    published = spec.mode == "Auto"
+def _conditions(spec: CachePolicySpec, decision: Decision, ttl: float, published: bool) -> list[Condition]:
     message = f"Class {spec.cache_class} has a TTL of {written(ttl) if ttl else '0s, it is not cached'}."
-    if not published:
-        message += f" Mode {spec.mode}: it is the configuration's."
+    if spec.mode != "Auto":
+        whose = "it stays as it was published" if published else "it is the configuration's"
+        message += f" Mode {spec.mode}: {whose}."
     budget, likely, most = spec.staleness.budget, _percent(decision.stale), _percent(decision.stale_upper)
     feasible = f"The budget is {budget} of hits"
     if likely is not None:
