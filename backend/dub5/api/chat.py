@@ -302,12 +302,15 @@ class QuestionRoute:
         # What is not there, or is what most send, costs no call.
         if headers.get("content-type") != "application/json" or "content-encoding" in headers:
             require_json(headers)
-        control, named = headers.get("cache-control"), headers.get("x-dub5-cache-tags")
-        directives = Directives.parse(control) if control else NO_DIRECTIVES
-        tags = parse_tags(named) if named else ()
+        directives, tags = _asked_of_cache(headers)
         raw = await read_body(headers, receive, self._settings.max_body)
         if arrival is not None:
             arrival.is_of(raw)
+            known = arrival.question
+            if known is not None:
+                record.model, record.stream = known.record.model, known.record.stream
+                record.personality = known.record.personality
+                return msgspec.structs.replace(known, record=record, deadline=deadline), spelling, caller
         key = translation = None
         if self._resolving is not None:
             spelling = await self._resolving.resolve(raw, caller.tenant)
@@ -330,12 +333,41 @@ class QuestionRoute:
             deadline=deadline,
             key=key,
         )
+        self._check_target(question)
+        return question, spelling, caller
+
+    def _check_target(self, question: Question) -> None:
         if not self.personalities and question.target.personality is not None:
             raise InvalidRequest(
                 f"`{question.target.name}` is a personality, which only chats have. Name a model.",
                 param="model",
             )
-        return question, spelling, caller
+
+    def read_now(
+        self, headers: dict[str, str], raw: bytes, caller: Caller, record: RequestRecord
+    ) -> tuple[Question, Body] | None:
+        """What a body asks under headers that were accepted before; None where it takes a wait to know that, or its
+        answer is never stored. A Dub5Error where it cannot be asked."""
+        spelling = self.spelling
+        if self._resolving is not None or len(raw) >= LARGE or "chat" not in caller.roles:
+            return None
+        translation = None
+        if spelling.name != Chat.name:
+            translation = Translation(spelling.name, lambda body: spelling.question(body, headers))
+        directives, tags = _asked_of_cache(headers)
+        question = self._pipeline.prepare(
+            parse(raw, translation), caller=caller, directives=directives, tags=tags, record=record
+        )
+        self._check_target(question)
+        if question.lookup is None:
+            return None
+        request = question.request
+        written = request.body if request.spelled is None else request.spelled[1]
+        writer, rewriting = spelling.writer(written, request, record), None
+        if request.stream or spelling.name != Chat.name:
+            rewriting = Plainly(writer.replay if request.stream else writer.whole)
+        lookup = msgspec.structs.replace(question.lookup, words=None)
+        return question, Body(caller, lookup, question.target, request.stream, request.cost, rewriting)
 
     async def read_again(self, head: bytes, raw: bytes, record: RequestRecord) -> Question:
         """What is asked by these bytes, for work in the background."""
@@ -479,6 +511,14 @@ class QuestionRoute:
         if free or record.outcome is None:
             used = 0 if free else (record.prompt_tokens or 0) + (record.completion_tokens or 0)
             self._limiter.settle(grant, used=used)
+
+
+def _asked_of_cache(headers: dict[str, str]) -> tuple[Directives, tuple[str, ...]]:
+    control, named = headers.get("cache-control"), headers.get("x-dub5-cache-tags")
+    return (
+        Directives.parse(control) if control else NO_DIRECTIVES,
+        parse_tags(named) if named else (),
+    )
 
 
 async def in_time(end: float | None, work: Coroutine[Any, Any, T]) -> T:

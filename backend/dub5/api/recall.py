@@ -9,7 +9,8 @@ the server asks here first. Nothing is ever recognised that the parser and our c
   are cut out. What is read in them (ids, the key, the length) is read anew each time, the others are read by nobody.
 * A *body* is known by its SHA-256, to those who have sent it, with the headers that say how it is to be understood.
   What is kept is the key of the answer and what belongs to it, not the question; of the answer only what is written of
-  it in another form.
+  it in another form. Another body under a known head is read by the code that the ordinary way reads it by, which is
+  then given what it was found to ask.
 
 Law: for any bytes, a Recall says nothing, or what the ordinary way says: status, headers but for ids and times, body,
 metrics, the log line, samples. What may change between two requests is judged anew, by the code that the ordinary way
@@ -39,12 +40,13 @@ from dub5.admission.arrivals import JOINED, SMALL_REQUEST, Arrivals
 from dub5.admission.drain import Drain
 from dub5.admission.keys import Caller, KeyRing
 from dub5.admission.limits import Grant, RateLimiter
-from dub5.api.http import EVENT_STREAM, JSON, rate_headers
+from dub5.api.http import EVENT_STREAM, JSON, headers_of, rate_headers
 from dub5.cache.flights import Frame, Leader, Made
 from dub5.cache.policies import Policies
 from dub5.cache.store import CacheHit, CacheLookup, Identity
 from dub5.chat.catalog import Catalog, Target
 from dub5.chat.pipeline import Pipeline
+from dub5.chat.question import Question
 from dub5.errors import Dub5Error, RateLimited
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.record import Recorder, RequestRecord
@@ -111,6 +113,7 @@ class Head(msgspec.Struct, eq=False):
     `pieces` are what stands before, between and after the values. The numbers are the places of values that are read,
     -1 where there is no such header. `own` is the address that its connections came to. Under another `asking` a body
     means something else. `answer_headers` go with each answer. `hurried`: its caller may not wait for long.
+    `headers` are those that were not cut out.
     """
 
     route: QuestionRoute
@@ -119,6 +122,7 @@ class Head(msgspec.Struct, eq=False):
     asking: tuple[bytes, ...]
     answer_headers: bytes
     hurried: bool
+    headers: dict[str, str]
     content_length: int
     authorization: int
     x_api_key: int
@@ -205,7 +209,7 @@ class Arrival(msgspec.Struct):
     hash of its body, where those are known.
 
     `end` is where its body will have ended that is still to come; asked then it may be answered. 0 for not. `grant` is
-    what its tenant's limit said.
+    what its tenant's limit said, `question` what its body was found to ask.
     """
 
     raw: bytes
@@ -214,6 +218,7 @@ class Arrival(msgspec.Struct):
     digest: bytes | None = None
     end: int = 0
     grant: Grant | RateLimited | None = None
+    question: Question | None = None
 
     def is_of(self, body: bytes) -> None:
         """The body, as it was read at last."""
@@ -430,12 +435,24 @@ class Recall:
             return unknown
         key = (digest, head.asking, caller.identity)
         body = self._bodies.get(key)
-        if body is None or body.caller != caller or not self._still_holds(body, len(raw)):
+        if body is not None and (body.caller != caller or not self._still_holds(body, len(raw))):
             return unknown
         auth = time.perf_counter() - started
-        record = self._record(head, values, body, started, auth)
+        record = self._record(head, values, caller, started, auth)
         if record is None:
             return unknown
+        if body is None:
+            try:
+                read = head.route.read_now(head.headers, raw, caller, record)
+            except Dub5Error:
+                return unknown
+            if read is None:
+                return unknown
+            unknown.question, body = read
+        else:
+            target = body.target
+            record.model, record.stream = target.model.name, body.stream
+            record.personality = target.personality.name if target.personality is not None else None
         lookup, lifetimes = body.lookup, self._policies.in_force[body.target.class_name]
         if lifetimes is not lookup.lifetimes:
             lookup = msgspec.structs.replace(lookup, lifetimes=lifetimes)
@@ -464,6 +481,8 @@ class Recall:
         assert isinstance(answer.content, bytes)  # noqa: S101  # what is stored is
         if not request.sent:
             self._write(request, answer.content)
+        if request.arrival.question is not None:  # it was not known
+            self._bodies.set(request.key, request.body)
         record.cache = str(answer.status)
         request_id = record.request_id.encode()
         answered = _ANSWER % (
@@ -505,7 +524,7 @@ class Recall:
         return size <= SMALL_REQUEST or self._arrivals.has_room(JOINED * size + body.cost)
 
     def _record(
-        self, head: Head, values: list[bytes], body: Body, started: float, auth: float
+        self, head: Head, values: list[bytes], caller: Caller, started: float, auth: float
     ) -> RequestRecord | None:
         """None where the values are not quite what a parser would make of them."""
         place = head.x_client_request_id if head.x_request_id < 0 else head.x_request_id
@@ -513,7 +532,6 @@ class Recall:
         parent = values[head.traceparent] if head.traceparent >= 0 else b""
         if given.strip() != given or parent.strip() != parent:
             return None
-        caller, target = body.caller, body.target
         return RequestRecord(
             trace=self._recorder.trace_of(parent),
             request_id=self._recorder.id_of(given),
@@ -522,9 +540,6 @@ class Recall:
             route=head.route.path,
             tenant=caller.tenant,
             key_id=caller.key_id,
-            model=target.model.name,
-            personality=target.personality.name if target.personality is not None else None,
-            stream=body.stream,
             timings={"auth": auth},
         )
 
@@ -573,6 +588,7 @@ def _head_of(arrival: Arrival, route: QuestionRoute, scope: HTTPScope, record: R
         asking=(route.path.encode(), *(b"\0".join(v for n, v in headers if n == name) for name in _ASKING)),
         answer_headers=_written(header for header in record.answer_headers if header[0] != route.id_header),
         hurried=b"x-dub5-timeout" in names,
+        headers={name: value for name, value in headers_of(scope).items() if name.encode() not in cut},
         **{name.replace("-", "_"): places.get(name.encode(), -1) for name in _READ},
     )
 
