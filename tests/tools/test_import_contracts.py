@@ -31,6 +31,7 @@ WAYS = {
         ("dub5.settings.model", "dub5.redis"),
     ],
     "contract.py": [("dub5.contract", "dub5.errors"), ("dub5.contract", "redis")],
+    "question_ttl.py": [("dub5.question_ttl", "dub5.errors"), ("dub5.question_ttl", "numpy")],
     "Of the backend, the operator": [
         ("dub5_operator.crd", "dub5.errors"),
         ("dub5_operator.crd", "dub5.shares"),

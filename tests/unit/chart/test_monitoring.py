@@ -47,7 +47,7 @@ def test_all_that_are_written_are_installed() -> None:
     named = [(group["name"], len(group["rules"])) for group in WRITTEN["groups"]]
     assert [(group["name"], len(group["rules"])) for group in installed()["groups"]] == named
     alerts = {rule["alert"]: rule for rule in rules_of(installed()) if "alert" in rule}
-    assert len(alerts) == 28
+    assert len(alerts) == len([rule for rule in rules_of(WRITTEN) if "alert" in rule]) > 20
     for rule in rules_of(WRITTEN):
         if "alert" in rule:
             made = alerts[rule["alert"]]

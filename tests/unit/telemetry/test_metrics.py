@@ -53,6 +53,7 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
     "dub5_cache_own_ttl_seconds": ("histogram", {"class", "by"}),
     "dub5_cache_ttl_seconds": ("gauge", {"class"}),
     "dub5_cache_ttl_published": ("gauge", {"class"}),
+    "dub5_cache_policy_expires_timestamp_seconds": ("gauge", set()),
     "dub5_cache_entries": ("gauge", {"tier"}),
     "dub5_cache_bytes": ("gauge", {"tier"}),
     "dub5_cache_errors_total": ("counter", {"operation"}),
