@@ -7,6 +7,7 @@ list a greatest number: the API server reckons a rule's cost by them.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -24,8 +25,19 @@ Size = Annotated[str, Meta(pattern=r"^[0-9]{1,9}(\.[0-9]{1,3})?(k|M|G|T|Ki|Mi|Gi
 Percentage = Annotated[
     str, Meta(pattern=r"^(0\.0{0,3}[1-9][0-9]{0,3}|[1-9][0-9]?(\.[0-9]{1,4})?)%$", max_length=8)
 ]
+Canary = Annotated[str, Meta(pattern=r"^(0|0\.[0-9]{1,4}|1|1\.0{1,4})%$", max_length=8)]
+Cron = Annotated[str, Meta(pattern=r"^[^\s]+( [^\s]+){4}$", max_length=100)]
+Zone = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}$", max_length=64)]
 Word = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[^\s@]+$")]
 Amount = Annotated[float, Meta(ge=0, le=1e6)]
+
+
+def seconds(written: str) -> float:
+    """`1h30m` in seconds. ValueError where it is no duration."""
+    if not re.fullmatch(r"([0-9]+(\.[0-9]+)?(ms|s|m|h))+", written):
+        raise ValueError(f"{written!r} is not a duration such as 30s, 5m or 1h30m")
+    units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+    return sum(float(number) * units[unit] for number, unit in re.findall(r"([0-9.]+)(ms|s|m|h)", written))
 
 
 class _Spec(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -41,6 +53,26 @@ class StalenessSpec(_Spec, frozen=True):
     ] = "1%"
     confidence: Annotated[Literal["95%"], Meta(description="How sure the bound on drift is, one-sided.")] = (
         "95%"
+    )
+
+    per_question: Annotated[
+        float,
+        Meta(ge=1, le=100, description="How many times the budget one question's hits may be out of date."),
+    ] = 3.0
+
+
+class ScheduleSpec(_Spec, frozen=True):
+    """Something that is known of when answers change."""
+
+    cron: Annotated[Cron, Meta(description="Minute, hour, day of the month, month, day of the week.")]
+    action: Annotated[
+        Literal["Purge", "Cut"],
+        Meta(description="Purge forgets the class's answers, Cut makes its TTL shorter for a while."),
+    ]
+    time_zone: Annotated[Zone, Meta(description="Of the cron times, as in Europe/Berlin.")] = "UTC"
+    ttl: Annotated[Duration | None, Meta(description="Of Cut: the longest TTL meanwhile.")] = None
+    for_: Annotated[Duration | None, Meta(description="Of Cut: for how long.")] = msgspec.field(
+        default=None, name="for"
     )
 
 
@@ -93,6 +125,16 @@ class CachePolicySpec(_Spec, frozen=True):
     memory: Annotated[MemorySpec, Meta(description="How much memory is bearable.")] = MemorySpec()
     prices: Annotated[PricesSpec, Meta(description="What things cost.")] = PricesSpec()
     step: Annotated[StepSpec, Meta(description="How fast the TTL may move.")] = StepSpec()
+    schedule: Annotated[
+        list[ScheduleSpec],
+        Meta(max_length=20, description="What is known of when answers change; in mode Auto."),
+    ] = []
+    canary: Annotated[
+        Canary,
+        Meta(
+            description="Share of the class's calls spent on measuring how many hits are out of date; at most 1%."
+        ),
+    ] = "0%"
 
 
 class CacheInvalidationSpec(_Spec, frozen=True):
@@ -153,6 +195,18 @@ def _policy() -> Json:
         "step.every must be between 10s and 1h",
     )
     _rule(spec["properties"]["step"], "self.maxFactor > 1.0", "step.maxFactor must be above 1")
+    entry = spec["properties"]["schedule"]["items"]
+    _rule(
+        entry,
+        "self.action == 'Cut' ? has(self.ttl) && has(self.__for__) : !has(self.ttl) && !has(self.__for__)",
+        "action Cut needs ttl and for, Purge has neither",
+    )
+    _rule(
+        entry,
+        "!has(self.__for__) || duration(self.__for__) >= duration('1m') && duration(self.__for__) <= duration('168h')",
+        "for must be between 1m and 168h",
+    )
+    _rule(entry, "!has(self.ttl) || duration(self.ttl) >= duration('1s')", "ttl must be at least 1s")
     text, number = {"type": "string"}, {"type": "number"}
     status = {
         "ttl": text | {"description": "In force."},
@@ -334,6 +388,7 @@ def _structural(schema: Json, parts: Json) -> Json:
         plain["enum"] = list(plain["enum"])
     if plain.get("type") == "array":
         plain["items"] = _structural(plain["items"], parts)
+        plain["items"].pop("default", None)  # an element is written whole
     return {**plain, **described}
 
 

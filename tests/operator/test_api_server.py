@@ -39,6 +39,7 @@ from tests.log_lines import decoded
 from tests.operator.conftest import NAMESPACE, ApiServer
 
 Json = dict[str, Any]
+DAILY: Json = {"cron": "0 3 * * *", "action": "Purge"}
 BASE = f"/apis/{GROUP}/{VERSION}/namespaces/{NAMESPACE}"
 
 
@@ -393,6 +394,22 @@ async def test_an_invalidation_is_done_once(
         ("cachepolicies", {"cacheClass": "a", "step": {"every": "1s"}}, "step.every"),
         ("cachepolicies", {"cacheClass": "a", "step": {"maxFactor": 1}}, "maxFactor"),
         ("cachepolicies", {"cacheClass": "a", "memory": {"max": "lots"}}, "memory.max"),
+        ("cachepolicies", {"cacheClass": "a", "staleness": {"perQuestion": 0.5}}, "perQuestion"),
+        ("cachepolicies", {"cacheClass": "a", "canary": "1.01%"}, "canary"),
+        ("cachepolicies", {"cacheClass": "a", "schedule": [{"action": "Purge"}]}, "cron"),
+        ("cachepolicies", {"cacheClass": "a", "schedule": [{"cron": "0 3 * *", "action": "Purge"}]}, "cron"),
+        ("cachepolicies", {"cacheClass": "a", "schedule": [DAILY | {"action": "Cut"}]}, "needs ttl and for"),
+        ("cachepolicies", {"cacheClass": "a", "schedule": [DAILY | {"ttl": "1m"}]}, "needs ttl and for"),
+        (
+            "cachepolicies",
+            {"cacheClass": "a", "schedule": [DAILY | {"action": "Cut", "ttl": "1m", "for": "169h"}]},
+            "for must be between",
+        ),
+        (
+            "cachepolicies",
+            {"cacheClass": "a", "schedule": [DAILY | {"action": "Cut", "ttl": "1ms", "for": "1h"}]},
+            "at least 1s",
+        ),
         ("cacheinvalidations", {}, "exactly one"),
         ("cacheinvalidations", {"tags": ["a"], "model": "b"}, "exactly one"),
         ("cacheinvalidations", {"all": True, "tenant": "a"}, "exactly one"),
@@ -412,13 +429,18 @@ async def test_defaults_are_written_and_the_class_is_for_good(kubernetes: httpx.
     assert made["spec"] == {
         "cacheClass": "a",
         "mode": "Auto",
-        "staleness": {"budget": "1%", "confidence": "95%"},
+        "staleness": {"budget": "1%", "confidence": "95%", "perQuestion": 3},
         "ttl": {"min": "5s", "max": "24h", "initial": "1m"},
         "onInfeasible": "Min",
         "memory": {},
         "prices": {"memoryGiBHour": 0.02},
         "step": {"every": "1m", "maxFactor": 2},
+        "schedule": [],
+        "canary": "0%",
     }
+    schedule = [DAILY, DAILY | {"action": "Cut", "ttl": "1m", "for": "2h", "timeZone": "Europe/Berlin"}]
+    planned = {"cacheClass": "a", "schedule": schedule, "canary": "1.0%", "staleness": {"budget": "0.50%"}}
+    assert (await create(kubernetes, "cachepolicies", "planned", planned)).status_code == 201
     answer = await kubernetes.patch(
         f"{BASE}/cachepolicies/plain",
         json={"spec": {"cacheClass": "b"}},

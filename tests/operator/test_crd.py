@@ -10,9 +10,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dub5_operator.crd import Percentage, Size, invalidations_definition, policies_definition
+from dub5_operator.crd import Percentage, Size, invalidations_definition, policies_definition, seconds
 from dub5_operator.handlers.invalidation import names
-from dub5_operator.handlers.policy import seconds, share, size, written
+from dub5_operator.handlers.policy import share, size, written
 
 
 @pytest.mark.parametrize(

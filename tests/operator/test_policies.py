@@ -420,6 +420,50 @@ async def test_a_superseded_policy_is_due_at_once_when_the_older_one_goes(bench:
     assert bench.policies.is_due("1", {"cacheClass": "banter"})
 
 
+async def test_a_schedule_purges_once_also_what_was_missed(bench: Bench) -> None:
+    """NOW is 22:13:20 in UTC."""
+    spec = {"schedule": [{"cron": "15 22 * * *", "action": "Purge"}], "step": {"every": "10m"}}
+    told = (await bench.reconcile(spec)).events
+    bench.clock.now = NOW + 99
+    assert not bench.policies.is_due("1", {"cacheClass": "banter", **spec})
+    bench.clock.now = NOW + 101
+    assert bench.policies.is_due("1", {"cacheClass": "banter", **spec})
+    told += (await bench.reconcile(spec)).events
+    told += (await bench.reconcile(spec)).events
+    assert [event.reason for event in told] == ["Purged"]
+    assert await bench.redis.zcard(PURGE_RECENT) == 1
+    later = Bench(bench.redis)
+    later.body, later.clock.now = bench.body, NOW + 86400
+    assert [event.reason for event in (await later.reconcile(spec)).events] == []
+    later = Bench(bench.redis)
+    later.body, later.clock.now = bench.body, NOW + 3 * 86400
+    assert [event.reason for event in (await later.reconcile(spec)).events] == ["Purged"]
+    for mode in ("Observe", "Off"):
+        later.clock.now += 86400
+        assert (await later.reconcile(spec | {"mode": mode})).events == []
+
+
+async def test_a_schedule_cuts_the_ttl_for_a_while(bench: Bench) -> None:
+    cut = {"cron": "15 22 * * *", "action": "Cut", "ttl": "10s", "for": "30m"}
+    spec = {"schedule": [cut], "ttl": {"initial": "2m"}, "step": {"every": "1h"}}
+    await bench.reconcile(spec)
+    for after, ttl in ((100, 10.0), (1899, 10.0), (1900, 120.0)):
+        bench.clock.now = NOW + after
+        await bench.reconcile(spec)
+        assert (await bench.published())["banter"].ttl == bench.body["status"]["ttlSeconds"] == ttl
+    bench.clock.now = NOW + 200
+    await bench.reconcile(spec)
+    bench.clock.now = NOW + 1900
+    assert bench.policies.is_due("1", {"cacheClass": "banter", **spec})
+
+
+@pytest.mark.parametrize("entry", [{"cron": "61 * * * *"}, {"cron": "0 0 31 2 *"}, {"timeZone": "Atlantis"}])
+async def test_a_schedule_that_makes_no_sense_is_told(bench: Bench, entry: dict[str, str]) -> None:
+    usual = {"cron": "0 3 * * *", "action": "Purge"}
+    await bench.reconcile({"schedule": [usual, usual | entry]})
+    assert bench.condition("Ready") == ("False", "InvalidSchedule")
+
+
 async def test_a_policy_is_due_each_step_and_when_its_spec_changes(bench: Bench) -> None:
     spec = {"cacheClass": "banter", "step": {"every": "2m"}}
     assert bench.policies.is_due("1", spec)

@@ -12,11 +12,12 @@ contract, one series a policy.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
-import re
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
@@ -25,11 +26,12 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from structlog.typing import FilteringBoundLogger
 
-from dub5.contract import LONGEST_TTL, AnnouncedClass, Announcement, ClassPolicy
-from dub5_operator.crd import CachePolicySpec, Json
+from dub5.contract import LONGEST_TTL, AnnouncedClass, Announcement, ClassPolicy, purge_names
+from dub5_operator.crd import CachePolicySpec, Json, seconds
 from dub5_operator.planner.decision import BoundBy, Decision, Learning, PolicyLimits, Shape
 from dub5_operator.planner.drift import DriftEstimate
 from dub5_operator.redis import READ_EVERY, REDIS_ERRORS, Overtaken, Publisher, Samples
+from dub5_operator.schedule import Cut, Schedule
 
 Claim = tuple[str, str, str]
 """Creation time, name and uid of a policy: the least is the oldest."""
@@ -231,12 +233,18 @@ class Metrics:
             gauge.remove_by_labels({"policy": policy})
 
 
+_NO_SCHEDULE = Schedule([])
+
+
 class _State(msgspec.Struct):
-    """Of one policy, between reconciliations. `ttl` is what we had put in force."""
+    """Of one policy, between reconciliations. `ttl` is what we had put in force, but for cuts; `asked_at` when the
+    schedule was last asked for purges, 0 for never."""
 
     learning: Learning
     last_report: LastReport
     ttl: float | None = None
+    schedule: Schedule = _NO_SCHEDULE
+    asked_at: float = 0.0
 
 
 class _Due(msgspec.Struct, frozen=True):
@@ -306,6 +314,8 @@ class PolicyReconciler:
                 return report
             wait, ready, now = seconds(policy.step.every), report.conditions[0].status, self._clock()
             due_at = now + (wait if ready == "True" else min(wait, RETRY))
+            if ready == "True":
+                due_at = min(due_at, self._states[uid].schedule.next(now))
             self._due[uid] = _Due(due_at, policy)
             self._metrics.report(name, report, now=now, due_at=due_at)
             times = {"nextReconcileTime": _stamp(due_at)}
@@ -377,6 +387,11 @@ class PolicyReconciler:
         configured = announced.classes.get(policy.cache_class)
         if configured is None:
             return unknown_class(policy.cache_class, announced)
+        try:
+            # In mode Observe or Off it is only checked.
+            schedule = await asyncio.to_thread(Schedule, policy.schedule) if policy.schedule else _NO_SCHEDULE
+        except ValueError as error:
+            return _not_ready("InvalidSchedule", f"{error}.", "False")
         limits = _limits(policy, configured)
         state = self._state(uid, limits, configured, status)
         now = self._clock()
@@ -384,10 +399,15 @@ class PolicyReconciler:
         self._learn(state.learning, policy.cache_class, current, now)
         decision = state.learning.decide(limits, current, now)
         self._check_there(uid)  # what is published from here on is published before what `gone` publishes
-        ttl = await self._put_in_force(state, policy, configured, decision)
+        state.schedule = schedule if policy.mode == "Auto" else _NO_SCHEDULE
+        purged = await self._purge(state, policy, now)
+        cut = state.schedule.cut(now)
+        ttl = await self._put_in_force(state, policy, configured, decision, cut)
         self._check_there(uid)
-        if policy.mode != "Auto":
+        if ttl != decision.ttl:
             decision = state.learning.kept(decision, ttl, now)
+            if cut is not None:
+                decision = replace(decision, reason=f"cut by the schedule until {_stamp(cut.until)}")
         self._metrics.set(
             name,
             decision,
@@ -396,7 +416,18 @@ class PolicyReconciler:
             budget=share(policy.staleness.budget),
         )
         published = await self._publisher.in_force(policy.cache_class) is not None
-        return in_force(policy, decision, state.learning, state.last_report, ttl, published=published)
+        report = in_force(policy, decision, state.learning, state.last_report, ttl, published=published)
+        return msgspec.structs.replace(report, events=[*purged, *report.events])
+
+    async def _purge(self, state: _State, policy: CachePolicySpec, now: float) -> list[Event]:
+        """Where the schedule says so, since it was last asked; also what came while no operator was there."""
+        if not state.schedule.purges(state.asked_at or now, now):
+            state.asked_at = now
+            return []
+        await self._publisher.purge(purge_names(class_name=policy.cache_class))
+        state.asked_at = now
+        message = f"Answers of class {policy.cache_class} are forgotten on every replica, as scheduled."
+        return [Event("Normal", "Purged", message)]
 
     def _check_there(self, uid: str) -> None:
         """After each wait: `gone` may have been called meanwhile, and must not be undone."""
@@ -411,7 +442,8 @@ class PolicyReconciler:
         shape = Shape(limits.shortest, limits.longest, min(swr_share, 10.0))
         state = self._states.get(uid)
         if state is None:
-            state = self._states[uid] = _State(Learning(shape), LastReport.of(status))
+            last = LastReport.of(status)
+            state = self._states[uid] = _State(Learning(shape), last, asked_at=last.jump)
         state.learning.reshape(shape)
         return state
 
@@ -452,7 +484,12 @@ class PolicyReconciler:
         learning.fold([], [], looked_up=0.0, ttl_in_force=current, now=now)
 
     async def _put_in_force(
-        self, state: _State, policy: CachePolicySpec, configured: AnnouncedClass, decision: Decision
+        self,
+        state: _State,
+        policy: CachePolicySpec,
+        configured: AnnouncedClass,
+        decision: Decision,
+        cut: Cut | None,
     ) -> float:
         if policy.mode != "Auto":
             state.ttl = None
@@ -461,10 +498,11 @@ class PolicyReconciler:
             await self._publisher.publish(policy.cache_class, kept)
             return configured.ttl if kept is None else kept.ttl
         state.ttl = decision.ttl
-        stale = configured.stale_while_revalidate * decision.ttl / max(configured.ttl, 1.0)
+        ttl = decision.ttl if cut is None else min(decision.ttl, cut.ttl)
+        stale = configured.stale_while_revalidate * ttl / max(configured.ttl, 1.0)
         stale = min(stale, LONGEST_TTL)
-        await self._publisher.publish(policy.cache_class, ClassPolicy(decision.ttl, stale))
-        return decision.ttl
+        await self._publisher.publish(policy.cache_class, ClassPolicy(ttl, stale))
+        return ttl
 
 
 def _on_edges(report: Report, status: Mapping[str, Any]) -> Report:
@@ -498,14 +536,6 @@ def _limits(policy: CachePolicySpec, configured: AnnouncedClass) -> PolicyLimits
         max_factor=policy.step.max_factor,
         on_infeasible=policy.on_infeasible,
     )
-
-
-def seconds(written: str) -> float:
-    """`1h30m` in seconds. ValueError where it is no duration."""
-    if not re.fullmatch(r"([0-9]+(\.[0-9]+)?(ms|s|m|h))+", written):
-        raise ValueError(f"{written!r} is not a duration such as 30s, 5m or 1h30m")
-    units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-    return sum(float(number) * units[unit] for number, unit in re.findall(r"([0-9.]+)(ms|s|m|h)", written))
 
 
 def size(text: str) -> int:
