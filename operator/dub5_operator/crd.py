@@ -154,6 +154,14 @@ class CacheInvalidationSpec(_Spec, frozen=True):
         Meta(description="Answers of this tenant; with another field: those of its that it names."),
     ] = None
     all: Annotated[bool, Meta(description="Everything.")] = False
+    ttl_seconds_after_finished: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=2**31 - 1,
+            description="After so many seconds the object of what is done is deleted; a week.",
+        ),
+    ] = 604_800
 
 
 def policies_definition() -> str:

@@ -13,6 +13,7 @@ Nothing is done in the cluster but to read and patch the two kinds and to write 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import socket
@@ -23,6 +24,8 @@ from typing import Any
 import kopf
 import msgspec
 import structlog
+from kopf._cogs.clients import api
+from kopf._cogs.clients import errors as api_errors
 from prometheus_client import start_http_server
 from structlog.typing import FilteringBoundLogger
 
@@ -33,6 +36,8 @@ from dub5_operator.redis import GATHER, REDIS_ERRORS, Publisher, Samples
 
 TICK = 5.0
 """Seconds between two ticks of a policy's timer."""
+CLEAR_EVERY = 30.0
+"""Seconds between two looks at whether the object of an invalidation is to go."""
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
@@ -147,10 +152,13 @@ def register(registry: kopf.OperatorRegistry, operator: Operator) -> None:
     policies: Any = {"group": GROUP, "version": VERSION, "plural": POLICIES, "registry": registry}
     invalidations: Any = {"group": GROUP, "version": VERSION, "plural": INVALIDATIONS, "registry": registry}
 
+    settings_in_use: list[kopf.OperatorSettings] = []
+
     @kopf.on.startup(registry=registry, id="startup")
     async def startup(settings: kopf.OperatorSettings, **_: Any) -> None:
         """Before anything is watched."""
         configure(settings)
+        settings_in_use.append(settings)
 
     @kopf.index(**policies, id="claims")
     async def claims(name: str, uid: str, meta: Any, spec: Any, **_: Any) -> Json:
@@ -228,6 +236,31 @@ def register(registry: kopf.OperatorRegistry, operator: Operator) -> None:
         kopf.event(
             body, type="Normal", reason="Purged", message=f"Forgotten on every replica: {', '.join(purged)}."
         )
+
+    @kopf.index(**invalidations, id="purges")
+    async def purges(uid: str, **_: Any) -> Json:
+        """Those that there are."""
+        return {uid: True}
+
+    def is_kept(uid: str, **kwargs: Any) -> bool:
+        """Where it is not its timer ends."""
+        return uid in kwargs["purges"]
+
+    @kopf.timer(**invalidations, id="clear", interval=CLEAR_EVERY, initial_delay=_spread, when=is_kept)
+    async def clear(
+        spec: Any, status: Any, resource: Any, namespace: Any, name: str, logger: Any, **_: Any
+    ) -> None:
+        """Delete what was done long ago, as Kubernetes does with Jobs."""
+        if invalidation.is_over(spec, status, time.time()):
+            await _delete(resource, namespace, name, logger, settings_in_use[-1])
+            _log.info("invalidation cleared", invalidation=name)
+
+
+async def _delete(resource: Any, namespace: str, name: str, logger: Any, settings: Any) -> None:
+    """An object that is gone already is no matter."""
+    url = resource.get_url(namespace=namespace, name=name)
+    with contextlib.suppress(api_errors.APINotFoundError):
+        await api.delete(url, settings=settings, logger=logger)
 
 
 def _never(**_: Any) -> bool:

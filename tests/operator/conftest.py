@@ -150,6 +150,7 @@ RULES: list[dict[str, Any]] = [
         "resources": ["cachepolicies/status", "cacheinvalidations/status"],
         "verbs": ["patch"],
     },
+    {"apiGroups": [GROUP], "resources": ["cacheinvalidations"], "verbs": ["delete"]},
     {"apiGroups": [""], "resources": ["events"], "verbs": ["create"]},
 ]
 """What the operator may do, and no more. The chart's Role says the same."""

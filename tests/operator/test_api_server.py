@@ -377,6 +377,20 @@ async def test_an_invalidation_is_done_once(
         assert [event for event in events if b"all" not in event[1]] == first
 
 
+async def test_an_invalidation_goes_a_while_after_it_was_done(
+    api_server: ApiServer, kubernetes: httpx.AsyncClient, client: Redis
+) -> None:
+    for name, kept in (("soon", {"ttlSecondsAfterFinished": 0}), ("later", {})):
+        made = (await create(kubernetes, "cacheinvalidations", name, {"tags": [name], **kept})).json()
+    assert made["spec"]["ttlSecondsAfterFinished"] == 604_800
+    async with operating(api_server, client):
+        await until(kubernetes, "cacheinvalidations", "later", lambda body: bool(condition(body, "Done")))
+        await until(kubernetes, "cacheinvalidations", "soon", lambda body: body.get("code") == 404)
+        assert (await kubernetes.get(f"{BASE}/cacheinvalidations/later")).status_code == 200
+    events: Any = await client.xrange(PURGE_JOURNAL)
+    assert {name for _, fields in events for name in fields} == {b"tag:soon", b"tag:later"}
+
+
 @pytest.mark.parametrize(
     ("plural", "spec", "said"),
     [

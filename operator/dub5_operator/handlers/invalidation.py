@@ -30,6 +30,16 @@ def is_done(status: Mapping[str, Any]) -> bool:
     return bool(status.get("done"))
 
 
+def is_over(spec: Mapping[str, Any], status: Mapping[str, Any], now: float) -> bool:
+    """Whether the object has been kept for as long as was wanted after it was done; `now` since the epoch."""
+    wanted = msgspec.convert(dict(spec), CacheInvalidationSpec, strict=False)
+    try:
+        since = datetime.fromisoformat(str(status.get("done")))
+    except ValueError:
+        return False
+    return now >= since.timestamp() + wanted.ttl_seconds_after_finished
+
+
 def done(body: Json, purged: list[str], *, now: datetime | None = None) -> None:
     """Write it into the object's status."""
     message = f"Forgotten on every replica within a second: {', '.join(purged)}."
