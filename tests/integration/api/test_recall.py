@@ -27,7 +27,7 @@ from structlog.typing import EventDict
 from dub5.api.recall import Arrival, Later
 from dub5.app import Application
 from dub5.cache.samples import NoSampler
-from dub5.contract import ClassPolicy, PolicyDocument, limit_key
+from dub5.contract import ClassPolicy, PolicyDocument, QuestionPolicy, limit_key
 from dub5.errors import RequestTimeout
 from dub5.server.protocol import ConnectionLimits, Connections, GuardedProtocol
 from dub5.server.replica import configured
@@ -114,6 +114,15 @@ class Samples(NoSampler):
     def spend_re_ask(self) -> bool:
         return self.re_ask
 
+    def draw_canary(self, *_: object, **__: object) -> float:
+        return 2.0 if self.re_ask else 0.0
+
+    def check_canary(self, *_: object, **__: object) -> bool:
+        return True
+
+    def measured(self, *told: Any, **__: object) -> None:
+        self.taken.append(told)
+
 
 class Twin:
     """One of the two replicas: no sockets, and no time but what it is given."""
@@ -152,6 +161,7 @@ class Twin:
         memos: list[Any] = [
             app.recall._bodies,
             app._store._local._entries,
+            app._store._local.questions,
             app._flights._refused,
             app._flights._cooling,
         ]
@@ -217,6 +227,7 @@ class Twin:
             for sample in family.samples
             if not ("_seconds" in sample.name and sample.name.endswith(("_sum", "_bucket")))
             or "cache_hit_age" in sample.name
+            or "cache_own_ttl" in sample.name
             if sample.labels != {"direction": "in"}
         }
 
@@ -333,10 +344,23 @@ def purge(twin: Twin, names: tuple[str, ...]) -> Coroutine[Any, Any, object]:
     return twin.app._store.purge(names)
 
 
-async def publish(twin: Twin, ttl: float) -> None:
-    policies = {"default": ClassPolicy(ttl), "brief": ClassPolicy(ttl, ttl)}
+QUESTION = QuestionPolicy(
+    cost=0.1, change=(1, 600), noise=(1, 50), requests=(1, 60), shortest=1, longest=600, stale=0.2
+)
+
+
+async def publish(twin: Twin, ttl: float, question: QuestionPolicy | None = None) -> None:
+    # Who asks again does so for canaries, too.
+    policies = {
+        "default": ClassPolicy(ttl, None, question, 0.01),
+        "brief": ClassPolicy(ttl, ttl, question, 0.01),
+    }
     twin.app._policies._document = PolicyDocument(issued=0.0, classes=policies)
     twin.app._policies._apply()
+
+
+async def publish_for_questions(twin: Twin, ttl: float) -> None:
+    await publish(twin, ttl, QUESTION)
 
 
 async def rotate(twin: Twin, more: dict[str, Any]) -> None:
@@ -482,6 +506,7 @@ def happens(what: Callable[[Twin, Any], Coroutine[Any, Any, object]], *values: A
 EVENTS = st.one_of(
     happens(purge, ("all",), ("tag:a",), ("tenant:globex",)),
     happens(publish, 5.0, 600.0),
+    happens(publish_for_questions, 60.0, 600.0),
     happens(rotate, {}, {"models": ["tutor"]}, {"expires": "2001-01-01"}, {"roles": ["tenant_admin"]}),
     happens(wait, 1.0, 8.0, 15.0, 270.0, 400.0),
     happens(doubt, True, False),
