@@ -324,6 +324,7 @@ class Application:
             background=self.background,
             now=self._clock,
             learn=self._store.learn,
+            in_force=self._policies.in_force,
         )
 
     def _build_catalog(self) -> Catalog:

@@ -451,6 +451,10 @@ class Access(msgspec.Struct, frozen=True, array_like=True):
     recorded key is recorded (spatial sampling, Waldspurger et al., FAST 2015); `threshold` 1.0 marks a key of
     the exact stratum, the heaviest ones, which are recorded whatever their hash. `at` is in seconds since the
     epoch, `size` in bytes and `dollars` what asking the provider costs; both 0 where the answer is not known yet.
+
+    Of a look-up that was no hit: `ttl`, by which TTL it was judged, in seconds (None: that of its class; 0: one of the
+    answer's own, which is not known), and whether it `joined` a call that was under way. Releases that do not say have
+    None.
     """
 
     key: int
@@ -460,6 +464,8 @@ class Access(msgspec.Struct, frozen=True, array_like=True):
     size: int
     dollars: float
     threshold: float
+    ttl: float | None = None
+    joined: bool | None = None
 
 
 class Verdict(msgspec.Struct, frozen=True, array_like=True):
@@ -508,7 +514,9 @@ class Canary(msgspec.Struct, frozen=True, array_like=True):
 class SampleBatch(msgspec.Struct, frozen=True):
     """What one replica saw since its last batch. `dropped` is what did not fit into its byte budget.
 
-    `looked_up` counts all look-ups by class, recorded or not; empty from releases that did not count.
+    `looked_up` counts all look-ups by class, recorded or not; empty from releases that did not count. `ttls` are those
+    that its classes had, in seconds, and `threshold` is what was recorded under, outside the exact stratum; 0 from
+    releases that do not say.
     """
 
     replica: str
@@ -519,3 +527,9 @@ class SampleBatch(msgspec.Struct, frozen=True):
     version: Literal[1] = 1
     looked_up: dict[str, int] = {}
     canaries: list[Canary] = []
+    ttls: dict[str, float] = {}
+    threshold: float = 0.0
+
+
+LEARNT_KEY = f"{PREFIX}:learnt:%s"
+"""What the operator has learnt of one class, for the operator alone: `% name`. Expires."""

@@ -567,8 +567,11 @@ class Flights:
             collapsed = joined or not flight.led_here
             stored = flight.stored and not (collapsed or record.stream)  # of a stream it is not known yet
             if lookup is not None:
-                ttl = hit.own_ttl if hit is not None else None
-                self._sampler.accessed(lookup.key, lookup.class_name, None, dollars=0.0, hit=False, ttl=ttl)
+                # Where nothing was found it is not known which TTL of its own that had: it may have been any.
+                ttl = hit.own_ttl if hit is not None else None if lookup.lifetimes.question is None else 0.0
+                self._sampler.accessed(
+                    lookup.key, lookup.class_name, None, dollars=0.0, hit=False, ttl=ttl, joined=collapsed
+                )
             status = msgspec.structs.replace(status, collapsed=collapsed, stored=stored)
             return CacheAnswer(status, None, frames, rest, bool(flight.led_here))
         raise AssertionError  # the last try returns or raises

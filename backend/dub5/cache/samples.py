@@ -47,7 +47,7 @@ import re
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -87,12 +87,12 @@ STREAM_AGE = 3600.0
 """Seconds that batches are kept, at most."""
 GONE_AFTER = 3 * INTERVAL
 """Seconds after which a replica that says nothing is not counted."""
-BYTES_PER_RECORD = 48
+BYTES_PER_RECORD = 52
 """Of an access or a comparison in MessagePack, at most, but for the class's name."""
 BYTES_PER_CANARY = 56
 """Of a canary in MessagePack, at most, but for the class's name."""
 BYTES_PER_CLASS = 12
-"""Of a class's count, at most, but for its name."""
+"""Of a class's count or TTL, at most, but for its name."""
 HEAVY_KEYS = 64
 COUNTED_KEYS = 4096
 """Keys whose hits are counted at a time; the lightest are forgotten first."""
@@ -102,7 +102,7 @@ KEPT_AT_LEAST = 60.0
 
 _LONG = 64 * 2**10
 """Bytes of an answer from which on comparing it takes more than some milliseconds."""
-_ENVELOPE = 150
+_ENVELOPE = 180
 """Bytes of a batch that has nothing in it, at most."""
 _HITS_AT_ONCE = 256
 """Keys in one pipeline: more would hold the event loop for tens of milliseconds."""
@@ -176,6 +176,7 @@ class Samples(Protocol):
         dollars: float,
         hit: bool,
         ttl: float | None = None,
+        joined: bool = False,
     ) -> None: ...
 
     async def fetched(
@@ -243,7 +244,7 @@ class Sampler:
     """Collects and flushes. `budget` is in bytes per second and replica; 0 records nothing.
 
     `clock` is monotonic, in seconds; `now` gives seconds since the epoch, by which births go. `learn` is told what is
-    known of a question after each comparison, as AnswerStore.learn.
+    known of a question after each comparison, as AnswerStore.learn. `in_force` are the lifetimes by class.
     """
 
     def __init__(
@@ -258,6 +259,7 @@ class Sampler:
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
         learn: Callable[[str, QuestionRecord, int], None] | None = None,
+        in_force: Mapping[str, Lifetimes] | None = None,
     ) -> None:
         self.replicas = 1
         self._link = link
@@ -267,6 +269,7 @@ class Sampler:
         self._clock = clock
         self._now = now
         self._learn = learn
+        self._in_force = {} if in_force is None else in_force
         self._read = False  # whether somebody reads what we write
         self._own_ttls = False  # whether answers of late had TTLs of their own
         self._interval = INTERVAL
@@ -314,9 +317,10 @@ class Sampler:
         dollars: float,
         hit: bool,
         ttl: float | None = None,
+        joined: bool = False,
     ) -> None:
         """One look-up; `entry` is what was found, good or not. `ttl` is the answer's own, where it has one: its hits
-        count then, whether anybody reads samples or not."""
+        count then, whether anybody reads samples or not. `joined`: it waited for a call that another had begun."""
         if ttl is not None and self._rate:
             self._own_ttls = True
         elif not self._read:
@@ -333,7 +337,7 @@ class Sampler:
             return
         needed = BYTES_PER_RECORD + len(class_name)
         if class_name not in self._classes:
-            needed += BYTES_PER_CLASS + len(class_name)
+            needed += 2 * (BYTES_PER_CLASS + len(class_name))
         if self._used + needed > self._room:
             self._dropped += 1
             return
@@ -341,7 +345,8 @@ class Sampler:
         self._classes.add(class_name)
         size = len(entry.body) if entry is not None else 0
         threshold = 1.0 if heavy else self._threshold
-        self._accesses.append(Access(short, class_name, self._now(), hit, size, dollars, threshold))
+        told = (None, None) if hit else (ttl, joined)
+        self._accesses.append(Access(short, class_name, self._now(), hit, size, dollars, threshold, *told))
 
     async def fetched(
         self,
@@ -557,6 +562,8 @@ class Sampler:
             self._dropped,
             looked_up=counts,
             canaries=self._measured,
+            ttls={name: self._in_force[name].ttl for name in self._classes & self._in_force.keys()},
+            threshold=self._threshold,
         )
         self._accesses, self._verdicts, self._measured, self._dropped = [], [], [], 0
         self._used, self._judged, self._classes = 0, 0, set()
