@@ -51,7 +51,7 @@ async def fill(redis: Redis, names: list[str], began: float, hours: float) -> No
                 for each in accesses[:40]
             ]
             batch = SampleBatch(str(replica), at, accesses, verdicts, looked_up=looked_up)
-            await redis.xadd(SAMPLES, {b"b": msgspec.msgpack.encode(batch)})
+            await redis.xadd(SAMPLES, {b"b": msgspec.msgpack.encode(batch)}, id=f"{int(at * 1000)}-*")
 
 
 async def measure() -> None:

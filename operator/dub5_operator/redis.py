@@ -1,9 +1,10 @@
 """What the operator and the replicas exchange through Redis: samples and announced classes in, TTLs and purges out.
 
 In: replicas write for as long as the key `SAMPLES_READER` says that an operator reads; it is written anew with each
-reading. The stream is read once for all policies, from its beginning after a start, so that an operator that was away
-for some minutes has missed nothing. What a release does not know, or cannot decode, is counted and left; a stream that
-cannot be read at all is deleted, since replicas write another.
+reading. The stream is read once for all policies, page by page, and after a start from where an operator before this
+one was, so that one that was away for some minutes has missed nothing, and has nothing twice. What a release does not
+know, or cannot decode, is counted and left; a stream that cannot be read at all is deleted, since replicas write
+another.
 
 Out: the policy document is the operator's alone. It is compared with what Redis has each time, so that a flushed Redis,
 or a document that another program wrote, is put right at the next reconciliation. Of two operators the one that began
@@ -19,7 +20,6 @@ import contextlib
 import itertools
 import secrets
 import time
-from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar
 
@@ -28,6 +28,7 @@ from redis.exceptions import InvalidResponse, RedisError, ResponseError
 
 from dub5.contract import (
     CLASSES_KEY,
+    LONGEST_TTL,
     MOST_BATCH,
     MOST_DOCUMENT,
     MOST_TERM,
@@ -48,24 +49,25 @@ from dub5.contract import (
     PolicyDocument,
     SampleBatch,
     Undecodable,
-    Verdict,
     clock_offset,
     decode,
 )
+from dub5_operator.learnings import Id, Learnings, Part
 
 REDIS_ERRORS = (RedisError, OSError, TimeoutError)
 """What a Redis that is away, or in trouble, raises."""
 
-PAGE = 200
-"""Batches at a time: some 2 MB."""
+PAGE = 50
+"""Batches at a time: some 500 kB, and twenty times that as objects."""
 FRESH = 1.0
 """Seconds for which samples are not read again."""
 READ_EVERY = 60.0
 """Seconds until they are read though no policy is due: Redis keeps five minutes at least, replicas write for five."""
-SPAN = 10.0
-"""Seconds: what came within them is learnt from at once."""
-MOST_HELD = 50_000
-"""Samples of one class that wait for its next reconciliation; above, the oldest are evicted."""
+HEARD_FOR = 120.0
+"""Seconds for which a replica's threshold holds that writes nothing: two of its longest waits."""
+HEAVY_FOR = 600.0
+"""Seconds for which a key counts to the exact stratum of a replica that has not told of it again."""
+_LEAST_THRESHOLD = 1e-9
 
 PUBLISHED_FOR = 86_400.0
 """Seconds for which a document is in force."""
@@ -93,22 +95,52 @@ def ignored(_kind: str, _reason: object) -> None:
     """An OnUndecodable that does nothing."""
 
 
-class Part(msgspec.Struct):
-    """Of one class, what came within SPAN seconds. `began` and `at`: when the first and the last batch of it came, in
-    seconds since the epoch by Redis's clock. `looked_up` None: some replica did not count."""
+class _Replica(msgspec.Struct):
+    """What one recorded of late. `heavy`: keys of its exact stratum, and when each was in it."""
 
-    began: float
-    at: float
-    accesses: list[Access] = []
-    verdicts: list[Verdict] = []
-    looked_up: float | None = 0.0
+    at: float = 0.0
+    threshold: float = 1.0
+    heavy: dict[int, float] = {}
 
 
-class Backlog(msgspec.Struct):
-    """Of one class, in the order in which it came; `count` samples in all."""
+class Thresholds:
+    """Makes one sample of those of several replicas, each of which records keys below a threshold of its own.
 
-    parts: deque[Part] = msgspec.field(default_factory=deque)
-    count: int = 0
+    A key between two thresholds is recorded by one replica and not by the other, so only those below all of them can be
+    replayed, which is how samples of SHARDS are merged. Those of the exact stratum are recorded whatever their hash:
+    they count as one where all replicas that leave anything out have them in theirs. Times are seconds since the epoch.
+    """
+
+    def __init__(self) -> None:
+        self._replicas: dict[str, _Replica] = {}
+
+    def note(self, batch: SampleBatch, at: float) -> None:
+        """A batch came, at that time."""
+        said = [batch.threshold] if batch.threshold else [each.threshold for each in batch.accesses]
+        replica = self._replicas.setdefault(batch.replica, _Replica())
+        replica.at = at
+        replica.threshold = min(
+            (each for each in said if _LEAST_THRESHOLD < each <= 1), default=replica.threshold
+        )
+        if replica.threshold < 1:
+            replica.heavy.update((each.key, at) for each in batch.accesses if each.threshold == 1)
+        replica.heavy = {key: seen for key, seen in replica.heavy.items() if seen > at - HEAVY_FOR}
+        self._replicas = {name: each for name, each in self._replicas.items() if each.at > at - HEARD_FOR}
+
+    def merged(self, accesses: list[Access]) -> list[Access]:
+        """Those that all replicas would have recorded, each with the threshold that holds for all."""
+        sampling = [each for each in self._replicas.values() if each.threshold < 1]
+        if not sampling:
+            return accesses
+        lowest = min(each.threshold for each in sampling)
+        found = []
+        for access in accesses:
+            heavy = all(access.key in each.heavy for each in sampling)
+            if heavy or access.key < lowest * 2**48:
+                threshold = 1.0 if heavy else lowest
+                same = access.threshold == threshold
+                found.append(access if same else msgspec.structs.replace(access, threshold=threshold))
+        return found
 
 
 class Samples:
@@ -121,10 +153,12 @@ class Samples:
         self._clock = clock
         self._offset = 0.0
         self._on_undecodable = on_undecodable
-        self._last = b"0-0"
+        self._last: Id | None = None  # of what was read; not known before the first reading
         self._read_at = float("-inf")
         self._lock = asyncio.Lock()
-        self._backlogs: defaultdict[str, Backlog] = defaultdict(Backlog)
+        self._thresholds = Thresholds()
+        self._parts: dict[str, Part] = {}  # what was read and is not learnt yet
+        self.learnings = Learnings(redis, on_undecodable)
         self.announcement: Announcement | None = None
 
     def now(self) -> float:
@@ -138,20 +172,30 @@ class Samples:
         self._offset = clock_offset(self._offset, read, asked=asked, now=self._clock())
 
     async def refresh(self, wanted: Collection[str], *, every: float = FRESH) -> None:
-        """Read what is new, keeping what concerns the classes that are wanted; not more often than `every` seconds."""
+        """Learn from what is new, page by page; not more often than `every` seconds. Of all classes that replicas
+        announce, those that are wanted first."""
         async with self._lock:
             if self._clock() - self._read_at < every:
                 return
             await self._redis.set(SAMPLES_READER, b"1", ex=READER_FOR)
             await self._read_classes()
-            more = True
-            while more:
-                more = await self._read_page(wanted)
+            if self.announcement is None:
+                return
+            begun = await self.learnings.know(self.announcement, wanted, self.now())
+            self._last = begun if self._last is None else self._last
+            while await self._read_page():
+                pass
+            for name in list(self._parts):
+                self._fold(name)
             self._read_at = self._clock()
 
-    def take(self, class_name: str) -> Collection[Part]:
-        """What came for a class since this was last called, in the order in which it came."""
-        return self._backlogs.pop(class_name, Backlog()).parts
+    async def save(self) -> None:
+        """Store what was learnt, of which classes that is due."""
+        async with self._lock:
+            if (
+                self._last is not None and not self._parts
+            ):  # there are some where Redis failed between two pages
+                await self.learnings.save(self._last, self.now())
 
     async def _read_classes(self) -> None:
         with contextlib.suppress(Undecodable):  # what was announced before may still be so
@@ -159,54 +203,58 @@ class Samples:
                 self._redis, CLASSES_KEY, _announcement, self._on_undecodable, "classes"
             )
 
-    async def _read_page(self, wanted: Collection[str]) -> bool:
+    async def _read_page(self) -> bool:
         """Whether there may be more."""
+        last = self._last or (0, 0)
         try:
-            found = await self._redis.xrange(SAMPLES, min=b"(" + self._last, max="+", count=PAGE)
+            found = await self._redis.xrange(SAMPLES, min=f"({last[0]}-{last[1]}", max="+", count=PAGE)
         except (ResponseError, InvalidResponse) as error:
             if isinstance(error, ResponseError) and not _is_damage(error):
                 raise
             self._on_undecodable("samples", type(error).__name__)
             await self._redis.delete(SAMPLES)
-            self._last = b"0-0"
+            self._last = (0, 0)
             return False
         for identity, fields in found:
-            self._last = identity
+            milliseconds, number = map(int, identity.split(b"-"))
+            self._last = (milliseconds, number)
             try:
                 batch = decode(_batch, fields.get(b"b", b""), most=MOST_BATCH)
             except Undecodable as error:
                 self._on_undecodable("samples", error)
                 continue
-            self._sort(batch, wanted, int(identity.split(b"-")[0]) / 1000)
+            self._sort(batch, self._last)
         return len(found) == PAGE
 
-    def _sort(self, batch: SampleBatch, wanted: Collection[str], at: float) -> None:
-        for access in batch.accesses:
-            if access.class_name in wanted:
-                self._part(access.class_name, at).accesses.append(access)
-        for verdict in batch.verdicts:
-            if verdict.class_name in wanted:
-                self._part(verdict.class_name, at).verdicts.append(verdict)
-        touched = Counter(access.class_name for access in batch.accesses)
-        touched.update(verdict.class_name for verdict in batch.verdicts)
-        for name in (touched.keys() | batch.looked_up.keys()) & set(wanted):
-            backlog, part = self._backlogs[name], self._part(name, at)
-            backlog.count += touched[name]
+    def _sort(self, batch: SampleBatch, identity: Id) -> None:
+        at = identity[0] / 1000
+        self._thresholds.note(batch, at)
+        names = {each.class_name for each in batch.accesses} | {each.class_name for each in batch.verdicts}
+        new = {name for name in names | batch.looked_up.keys() if self.learnings.lacks(name, identity)}
+        for name in new:
+            ttl = batch.ttls.get(name, -1.0)
+            part = self._parts.get(name)
+            if part is not None and part.is_whole(ttl, at):
+                self._fold(name)
+            part = self._parts.setdefault(name, Part(at, at))
+            part.at = at
+            if 0 <= ttl <= LONGEST_TTL:
+                part.ttl = ttl
             if not batch.looked_up or not 0 <= batch.looked_up.get(name, 0) <= _MAX_LOOKUPS:
                 part.looked_up = None
             elif part.looked_up is not None:
                 part.looked_up += batch.looked_up.get(name, 0)
-            while backlog.count > MOST_HELD and len(backlog.parts) > 1:
-                oldest = backlog.parts.popleft()
-                backlog.count -= len(oldest.accesses) + len(oldest.verdicts)
+        for access in batch.accesses:
+            if access.class_name in new:
+                self._parts[access.class_name].accesses.append(access)
+        for verdict in batch.verdicts:
+            if verdict.class_name in new:
+                self._parts[verdict.class_name].verdicts.append(verdict)
 
-    def _part(self, class_name: str, at: float) -> Part:
-        """Into which what came at that time goes."""
-        parts = self._backlogs[class_name].parts
-        if not parts or not parts[-1].began <= at < parts[-1].began + SPAN:
-            parts.append(Part(at, at))
-        parts[-1].at = at
-        return parts[-1]
+    def _fold(self, name: str) -> None:
+        part = self._parts.pop(name)
+        part.accesses = self._thresholds.merged(part.accesses)
+        self.learnings.fold(name, part, self.now())
 
 
 def _is_damage(error: ResponseError) -> bool:

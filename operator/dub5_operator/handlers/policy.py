@@ -28,7 +28,7 @@ from structlog.typing import FilteringBoundLogger
 
 from dub5.contract import LONGEST_TTL, AnnouncedClass, Announcement, ClassPolicy, purge_names
 from dub5_operator.crd import CachePolicySpec, Json, seconds
-from dub5_operator.planner.decision import BoundBy, Decision, Learning, PolicyLimits, Shape
+from dub5_operator.planner.decision import BoundBy, Decision, Learning, PolicyLimits
 from dub5_operator.planner.drift import DriftEstimate
 from dub5_operator.redis import READ_EVERY, REDIS_ERRORS, Overtaken, Publisher, Samples
 from dub5_operator.schedule import Cut, Schedule
@@ -393,10 +393,9 @@ class PolicyReconciler:
         except ValueError as error:
             return _not_ready("InvalidSchedule", f"{error}.", "False")
         limits = _limits(policy, configured)
-        state = self._state(uid, limits, configured, status)
+        state = self._state(uid, policy.cache_class, status)
         now = self._clock()
         current = await self._current(state, policy, configured, limits, status)
-        self._learn(state.learning, policy.cache_class, current, now)
         decision = state.learning.decide(limits, current, now)
         self._check_there(uid)  # what is published from here on is published before what `gone` publishes
         state.schedule = schedule if policy.mode == "Auto" else _NO_SCHEDULE
@@ -408,6 +407,8 @@ class PolicyReconciler:
             decision = state.learning.kept(decision, ttl, now)
             if cut is not None:
                 decision = replace(decision, reason=f"cut by the schedule until {_stamp(cut.until)}")
+        self._samples.learnings[policy.cache_class].ttl = ttl
+        await self._samples.save()
         self._metrics.set(
             name,
             decision,
@@ -435,16 +436,13 @@ class PolicyReconciler:
             self._states.pop(uid, None)
             raise _Gone
 
-    def _state(
-        self, uid: str, limits: PolicyLimits, configured: AnnouncedClass, status: Mapping[str, Any]
-    ) -> _State:
-        swr_share = configured.stale_while_revalidate / max(configured.ttl, 1.0)
-        shape = Shape(limits.shortest, limits.longest, min(swr_share, 10.0))
-        state = self._states.get(uid)
+    def _state(self, uid: str, class_name: str, status: Mapping[str, Any]) -> _State:
+        """With what was learnt of its class, before there was this policy too."""
+        learning, state = self._samples.learnings[class_name].learning, self._states.get(uid)
         if state is None:
             last = LastReport.of(status)
-            state = self._states[uid] = _State(Learning(shape), last, asked_at=last.jump)
-        state.learning.reshape(shape)
+            state = self._states[uid] = _State(learning, last, asked_at=last.jump)
+        state.learning = learning
         return state
 
     async def _current(
@@ -469,19 +467,6 @@ class PolicyReconciler:
         if isinstance(remembered, (int, float)) and math.isfinite(remembered) and remembered >= 0:
             return float(remembered)
         return min(max(limits.initial, limits.shortest), limits.longest)
-
-    def _learn(self, learning: Learning, class_name: str, current: float, now: float) -> None:
-        """As it came, part by part: after a start the stream holds minutes, and taken for one moment they would show
-        other rates and other jumps than to an operator that saw them pass."""
-        for part in self._samples.take(class_name):
-            learning.fold(
-                part.accesses,
-                part.verdicts,
-                looked_up=part.looked_up,
-                ttl_in_force=current,
-                now=min(part.at, now),
-            )
-        learning.fold([], [], looked_up=0.0, ttl_in_force=current, now=now)
 
     async def _put_in_force(
         self,

@@ -36,8 +36,9 @@ c. A look-up counts `1 / threshold`, the inverse of its probability to be record
 d. The others are weighted once more, by how many they should stand for, all counted less the heavy ones, over how many
    they do: a ratio estimate (Cochran, "Sampling Techniques", 1977, ch. 6). SHARDS takes what is lacking for hits of
    popular keys; those are counted exactly here, and with a short TTL what is lacking is mostly misses.
-e. A miss that the TTL in force does not explain was a purge, an eviction or a request for a new answer: it is a miss
-   under every TTL. One that follows a miss within a call's time has joined its flight: a hit.
+e. A miss that the TTL of its time does not explain was a purge, an eviction or a request for a new answer: it is a miss
+   under every TTL. One that has joined another's call is a hit. Replicas say by which TTL they judged, and what joined;
+   of one that does not, a miss has joined that follows another within a call's time, or a TTL where that is shorter.
 f. A key that is first recorded with a hit was there before: it begins its replay and is not counted.
 g. Sums fade, each with the half-life `max(HALF_LIFE, 4 TTL)`, so that they follow the day, and a long TTL is judged by
    a long time.
@@ -46,6 +47,7 @@ g. Sums fade, each with the half-life `max(HALF_LIFE, 4 TTL)`, so that they foll
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -55,6 +57,7 @@ from numpy.typing import NDArray
 
 from dub5.contract import Access, Verdict
 from dub5_operator.planner.drift import Drift, DriftEstimate
+from dub5_operator.planner.state import State, check
 
 Floats = NDArray[np.float64]
 
@@ -76,7 +79,11 @@ STEP = 1.6
 HALF_LIFE = 1800.0
 """Seconds; the shortest."""
 FLIGHT = 10.0
-"""Seconds within which a second miss has joined the first one's call."""
+"""Seconds within which a second miss may have joined the first one's call."""
+TICK = 1 / 64
+"""Seconds: what the replay's times are whole numbers of."""
+LONGEST_REPLAY = 2.0**31 * TICK
+"""Seconds, a year: a replay that is older begins anew, before its times have more than 32 bits."""
 MOST_KEYS = 16_384
 """Keys replayed; above, those that were not asked for the longest are forgotten."""
 
@@ -159,13 +166,18 @@ def candidates(shortest: float, longest: float) -> Floats:
 
 
 class Reuse:
-    """One class. `swr_share` is its stale-while-revalidate as a part of its TTL. Times are seconds since the epoch."""
+    """One class. `swr_share` is its stale-while-revalidate as a part of its TTL. Times are seconds since the epoch; of
+    keys they are kept as ticks since `_zero`, 0 standing for never."""
 
     def __init__(self, shortest: float, longest: float, swr_share: float) -> None:
         self.ttls = candidates(shortest, longest)
         self._lives = self.ttls * (1 + swr_share)
-        count = len(self.ttls)
         self._half_lives = np.maximum(HALF_LIFE, 4 * self.ttls)
+        self._away = (0.0, 0.0)
+        self._begin()
+
+    def _begin(self) -> None:
+        count = len(self.ttls)
         self._sums = np.zeros((5, count))
         self._weight = np.zeros(count)
         self._dollars = np.zeros(count)
@@ -173,19 +185,22 @@ class Reuse:
         self._others = np.zeros(2)  # look-ups outside the heavy stratum, faded: counted, and as recorded
         self._elapsed = np.zeros(count)
         self._slots: dict[int, int] = {}
-        self._asked_at: list[float] = []
-        self._missed_at: list[float] = []
-        self._fetched = np.full((256, count), -np.inf)
-        self._known = np.zeros((256, 2))  # bytes and dollars of each key's answer, as of its last hit
+        self._asked = array("I")
+        self._missed = array("I")
+        self._fetched = np.zeros((16, count), dtype=np.uint32)
+        self._known = np.zeros((16, 2), dtype=np.float32)  # bytes and dollars of each key's last answer
         self._typical = np.zeros(3)  # known answers, faded: count, bytes, dollars
         self._seen = 0.0
         self._began: float | None = None
+        self._zero = 0.0
         self._faded = 0.0
 
     def fold(
         self, accesses: Sequence[Access], looked_up: float | None, ttl_in_force: float, now: float
     ) -> None:
         """Replay look-ups; `looked_up` of them were counted in all, recorded or not (None: not counted)."""
+        if self._began is not None and now > self._zero + LONGEST_REPLAY:
+            self._begin()
         self._fade(now)
         if not accesses:
             return
@@ -196,13 +211,21 @@ class Reuse:
                 for access in accesses
             ]
         )
-        columns[:, 4] = self._weighted(columns[:, 4], looked_up)
-        rows, turns, kinds = self._sort_out(accesses, ttl_in_force)
-        self._value(rows, columns)
-        self._replay(rows, columns, kinds, _split(turns))
-        self._seen += len(accesses)
         if self._began is None:
             self._began = float(columns[0, 0])
+            self._zero = self._began - LONGEST_AGO
+        ticks = np.maximum(np.rint((columns[:, 0] - self._zero) / TICK), 1.0).astype(np.uint32)
+        columns[:, 4] = self._weighted(columns[:, 4], looked_up)
+        rows, turns, kinds = self._sort_out(accesses, ticks.tolist(), ttl_in_force)
+        self._value(rows, columns)
+        self._replay(rows, columns, ticks, kinds, _split(turns))
+        self._seen += len(accesses)
+
+    def away(self, since: float, until: float) -> None:
+        """Nobody read in between, so that nothing was recorded: that time does not count."""
+        self._away = (since, until)
+        if self._began is not None:
+            self._began += max(0.0, until - max(since, self._began))
 
     def _weighted(self, weights: Floats, looked_up: float | None) -> Floats:
         """Steps c and d."""
@@ -214,9 +237,16 @@ class Reuse:
         share = float(np.clip(counted / recorded, 0.5, 2.0)) if recorded > 0 else 1.0
         return np.where(others, share * weights, weights)
 
+    def _passed(self, now: float) -> float:
+        """Seconds since this was called for, less those in which nobody read."""
+        if not self._faded or now <= self._faded:
+            return 0.0
+        since, until = self._away
+        return now - self._faded - max(0.0, min(now, until) - max(self._faded, since))
+
     def _fade(self, now: float) -> None:
-        if self._faded and now > self._faded:
-            passed = now - self._faded
+        passed = self._passed(now)
+        if passed:
             kept = 0.5 ** (passed / self._half_lives)
             for sums in (
                 self._sums,
@@ -232,30 +262,31 @@ class Reuse:
         self._faded = max(self._faded, now)
 
     def _sort_out(
-        self, accesses: Sequence[Access], ttl_in_force: float
+        self, accesses: Sequence[Access], ticks: Sequence[int], ttl_in_force: float
     ) -> tuple[NDArray[np.int64], list[int], NDArray[np.int64]]:
         """Where each look-up's key is kept, which of its key's look-ups in this batch it is, and of which kind."""
-        slots, asked_at, missed_at = self._slots, self._asked_at, self._missed_at
+        slots, asked, missed = self._slots, self._asked, self._missed
         rows, turns, kinds = [], [], []
         counted: dict[int, int] = {}
-        for access in accesses:
+        for access, tick in zip(accesses, ticks, strict=True):
             row = slots.get(access.key)
             kind = _PLAIN
             if row is None:
                 row = slots[access.key] = len(slots)
-                asked_at.append(access.at)
-                missed_at.append(-math.inf)
+                asked.append(tick)
+                missed.append(0)
                 if access.hit:
                     kind = _BEGINS
-            since_miss = access.at - missed_at[row]
             if not access.hit:
-                if since_miss <= FLIGHT:
+                since = (tick - missed[row]) * TICK if missed[row] else math.inf
+                ttl = ttl_in_force if access.ttl is None else access.ttl
+                if since <= min(FLIGHT, ttl) if access.joined is None else access.joined:
                     kind = _JOINED
                 else:
-                    if since_miss < 0.9 * ttl_in_force:
+                    if since < 0.9 * ttl:
                         kind = _UNEXPLAINED
-                    missed_at[row] = access.at
-            asked_at[row] = access.at
+                    missed[row] = tick
+            asked[row] = tick
             rows.append(row)
             kinds.append(kind)
             turn = counted.get(row, 0)
@@ -267,23 +298,95 @@ class Reuse:
     def _make_room(self, needed: int) -> None:
         have = len(self._fetched)
         if needed > have:
-            size = max(needed, 2 * have)
-            fetched = np.full((size, len(self.ttls)), -np.inf)
-            fetched[:have] = self._fetched
-            known = np.zeros((size, 2))
-            known[:have] = self._known
-            self._fetched, self._known = fetched, known
+            more = max(needed, have + have // 2) - have
+            self._fetched = np.pad(self._fetched, ((0, more), (0, 0)))
+            self._known = np.pad(self._known, ((0, more), (0, 0)))
 
     def forget(self) -> None:
         """Drop what was not asked for the longest, where there is too much."""
-        if len(self._slots) <= MOST_KEYS:
-            return
-        kept = sorted(self._slots.items(), key=lambda item: -self._asked_at[item[1]])[: MOST_KEYS // 2]
-        rows = [row for _, row in kept]
-        self._fetched, self._known = self._fetched[rows], self._known[rows]
-        self._asked_at = [self._asked_at[row] for row in rows]
-        self._missed_at = [self._missed_at[row] for row in rows]
-        self._slots = {key: index for index, (key, _) in enumerate(kept)}
+        if len(self._slots) > MOST_KEYS:
+            rows = self._latest(MOST_KEYS // 2)
+            keys = self._keys()[rows]
+            asked, missed, fetched, known = self._columns()
+            self._take(keys, asked[rows], missed[rows], fetched[rows], known[rows])
+
+    def _latest(self, most: int) -> NDArray[np.int64]:
+        """Rows of the keys that were asked for last, in their order."""
+        asked = np.array(self._asked)
+        return np.sort(np.argsort(-asked.astype(np.int64), kind="stable")[:most])
+
+    def _keys(self) -> NDArray[np.int64]:
+        return np.fromiter(self._slots, dtype=np.int64, count=len(self._slots))
+
+    def _columns(
+        self,
+    ) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32], NDArray[np.float32]]:
+        count = len(self._slots)
+        asked, missed = np.array(self._asked, dtype=np.uint32), np.array(self._missed, dtype=np.uint32)
+        return asked, missed, self._fetched[:count], self._known[:count]
+
+    def _take(
+        self,
+        keys: NDArray[np.int64],
+        asked: NDArray[np.uint32],
+        missed: NDArray[np.uint32],
+        fetched: NDArray[np.uint32],
+        known: NDArray[np.float32],
+    ) -> None:
+        self._slots = {key: row for row, key in enumerate(keys.tolist())}
+        self._asked, self._missed = array("I", asked.tolist()), array("I", missed.tolist())
+        self._fetched, self._known = fetched.copy(), known.copy()
+
+    def state(self, most: int) -> State:
+        """What there is, with at most so many keys: those that were asked for last."""
+        rows = self._latest(most)
+        asked, missed, fetched, known = (each[rows] for each in self._columns())
+        began = math.nan if self._began is None else self._began
+        return {
+            "ttls": self.ttls,
+            "lives": self._lives,
+            "sums": np.vstack([self._sums, self._weight, self._dollars, self._really_hit, self._elapsed]),
+            "others": self._others,
+            "typical": self._typical,
+            "scalars": np.array([self._seen, began, self._zero, self._faded]),
+            "keys": self._keys()[rows],
+            "asked": asked,
+            "missed": missed,
+            # Neighbours have mostly the same: differences are mostly 0.
+            "fetched": np.diff(fetched, axis=1, prepend=np.zeros((len(rows), 1), dtype=np.uint32)),
+            "known": known,
+        }
+
+    def restore(self, state: State) -> bool:
+        """Go on from there; False where it is of another shape, and not taken. ValueError where it cannot be true."""
+        if not (_same(state["ttls"], self.ttls) and _same(state["lives"], self._lives)):
+            return False
+        columns, keys = len(self.ttls), len(state["keys"])
+        check(state, "sums", np.float64, (9, columns))
+        for name, length in (("others", 2), ("typical", 3), ("scalars", 4)):
+            check(state, name, np.float64, (length,), finite=name != "scalars")
+        check(state, "keys", np.int64, (keys,))
+        for name in ("asked", "missed"):
+            check(state, name, np.uint32, (keys,))
+        check(state, "fetched", np.uint32, (keys, columns))
+        check(state, "known", np.float32, (keys, 2))
+        seen, began, zero, faded = state["scalars"].tolist()
+        if len(np.unique(state["keys"])) != keys or keys > MOST_KEYS:
+            raise ValueError("keys that cannot be")
+        if not all(0 <= each < 1e15 for each in (seen, zero, faded)) or not (
+            math.isnan(began) or began >= zero
+        ):
+            raise ValueError("times that cannot be")
+        self._sums = state["sums"][:5].copy()
+        self._weight, self._dollars, self._really_hit, self._elapsed = (
+            row.copy() for row in state["sums"][5:]
+        )
+        self._others, self._typical = state["others"].copy(), state["typical"].copy()
+        self._seen, self._zero, self._faded = seen, zero, faded
+        self._began = None if math.isnan(began) else began
+        fetched = np.cumsum(state["fetched"], axis=1, dtype=np.uint32)
+        self._take(state["keys"], state["asked"], state["missed"], fetched, state["known"])
+        return True
 
     def _value(self, rows: NDArray[np.int64], columns: Floats) -> None:
         """Learn what an answer weighs and costs from hits; a miss does not know yet."""
@@ -295,17 +398,18 @@ class Reuse:
         self,
         rows: NDArray[np.int64],
         columns: Floats,
+        ticks: NDArray[np.uint32],
         kinds: NDArray[np.int64],
         turns: list[NDArray[np.int64]],
     ) -> None:
         """Steps b, c, e and f. In a turn no key comes twice."""
-        ttls, at = self.ttls, columns[:, 0]
+        ttls = self.ttls
         ages = np.empty((len(rows), len(ttls)))
         unexplained = kinds == _UNEXPLAINED
         for turn in turns:
-            held, now = self._fetched[rows[turn]], at[turn, None]
-            held[unexplained[turn]] = -np.inf
-            age = now - held
+            held, now = self._fetched[rows[turn]], ticks[turn, None]
+            held[unexplained[turn]] = 0
+            age = np.where(held > 0, (now.astype(np.float64) - held) * TICK, np.inf)
             ages[turn] = age
             self._fetched[rows[turn]] = np.where(age >= ttls, now, held)
         weight = np.where(kinds == _BEGINS, 0.0, columns[:, 4])
@@ -328,22 +432,29 @@ class Reuse:
         return np.where(is_known, known[:, 0], usual[0]), np.where(is_known, known[:, 1], usual[1])
 
     def curve(self, now: float) -> Curve | None:
-        """None before there is anything to say."""
+        """As of `now`; None before there is anything to say."""
         if self._began is None or not self._weight.any():
             return None
-        elapsed = np.maximum(self._elapsed, 1.0)
+        # As if it had faded until now: a share is not changed by that, a rate is.
+        passed = self._passed(now)
+        kept = 0.5 ** (passed / self._half_lives)
+        rate = kept / np.maximum(kept * self._elapsed + passed, 1.0)
         return Curve(
             ttls=self.ttls,
             hit_ratio=np.maximum.accumulate(self._sums[_HITS] / self._weight),
             mean_age=self._sums[_AGE] / np.maximum(self._sums[_HITS], 1e-9),
-            calls=self._sums[_CALLS] / elapsed,
-            dollars=self._sums[_SPENT] / elapsed,
-            dollars_uncached=self._dollars / elapsed,
-            bytes=self._sums[_BYTES] * self._lives / elapsed,
+            calls=self._sums[_CALLS] * rate,
+            dollars=self._sums[_SPENT] * rate,
+            dollars_uncached=self._dollars * rate,
+            bytes=self._sums[_BYTES] * self._lives * rate,
             measured=self._really_hit / self._weight,
             seen=self._seen,
             window=max(0.0, now - self._began),
         )
+
+
+def _same(one: NDArray[Any], other: Floats) -> bool:
+    return one.dtype == other.dtype and np.array_equal(one, other)
 
 
 def _time_of(access: Access) -> float:
@@ -399,6 +510,26 @@ class Learning:
         self._reuse.forget()
         # Where nothing is cached, each comparison stands for one hit that might have been.
         self._drift.fold(good_verdicts, now, unserved=0 if ttl_in_force else 1)
+
+    def away(self, since: float, until: float) -> None:
+        """Nobody read in between, so that nothing was recorded: no rate is counted over that time."""
+        self._reuse.away(since, until)
+
+    def state(self, most: int) -> State:
+        """All that was learnt, but of keys only those that were asked for last, so many."""
+        parts = {"reuse": self._reuse.state(most), "drift": self._drift.state(most)}
+        return {f"{part}.{name}": found for part, state in parts.items() for name, found in state.items()}
+
+    def restore(self, state: State) -> None:
+        """Go on from what another had learnt; the replay begins anew where its shape was another.
+
+        KeyError or ValueError where it is not what `state` gives; this is then not to be used any more."""
+        parts: dict[str, dict[str, NDArray[Any]]] = {"reuse": {}, "drift": {}}
+        for name, found in state.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = found
+        self._reuse.restore(parts["reuse"])
+        self._drift.restore(parts["drift"])
 
     @property
     def drift(self) -> DriftEstimate:

@@ -46,6 +46,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dub5.contract import Verdict
+from dub5_operator.planner.state import State, check
 
 Floats = NDArray[np.float64]
 
@@ -72,6 +73,7 @@ NOISIEST = 16.0
 FASTEST = 1 / 30
 """Changes per second; what changes faster looks like noise, and is nothing to cache."""
 
+_ESTIMATED = ("rate", "upper", "lower", "noise", "observations", "events", "significant")
 _QUANTILE = 2.7055
 """Of the chi-square law with one degree of freedom at 90 %: 95 % one-sided."""
 _PER_DECADE = 8
@@ -82,6 +84,8 @@ _STRATA = len(_RATE_EDGES) + 1
 _NEWTON_STEPS = 14
 _ENOUGH_TO_COMPARE = 100
 _REFIT = 0.02
+_GROWN = 1.5
+"""So many times the comparisons it was made of, and a fit is too old to find a jump by."""
 _PSI = np.geomspace(1 / 32, 64, 23)
 
 
@@ -145,10 +149,13 @@ class Drift:
     @property
     def estimate(self) -> DriftEstimate:
         """As of the last fold."""
+        total = float(self._counts.sum())
+        if total > self._fitted_at * (1 + _REFIT) or total < self._fitted_at * (1 - _REFIT):
+            self._fit()
         return self._estimate
 
-    def fold(self, verdicts: Sequence[Verdict], now: float, *, unserved: int = 0) -> DriftEstimate:
-        """Take comparisons in, and say what all of them come to. `unserved` hits count with those of each."""
+    def fold(self, verdicts: Sequence[Verdict], now: float, *, unserved: int = 0) -> None:
+        """Take comparisons in. `unserved` hits count with those of each."""
         self._fade(now)
         if verdicts:
             hits = np.array([max(verdict.hits + unserved, 0) for verdict in verdicts], dtype=float)
@@ -161,11 +168,77 @@ class Drift:
             self._count(recent)
             self._recent.append(recent)
         self._recent = [each for each in self._recent if each.again.max() > now - WINDOWS[-1]]
-        total = float(self._counts.sum())
-        if total > self._fitted_at * (1 + _REFIT) or total < self._fitted_at * (1 - _REFIT):
+        # A fit takes milliseconds, and nobody asks for one between two of many folds of a backlog.
+        if float(self._counts.sum()) > self._fitted_at * _GROWN:
             self._fit()
         self._detect_jump(now)
-        return self._estimate
+
+    def state(self, most: int) -> State:
+        """What there is, with at most so many of the latest comparisons."""
+        recent = _joined(self._recent) if self._recent else _columns([], np.zeros(0))
+        estimate = self._estimate
+        started = math.nan if self._started is None else self._started
+        return {
+            "counts": self._counts,
+            "ages": self._ages,
+            "hits": self._hits,
+            "re_asked": self._re_asked,
+            "surprise": np.concatenate([self._surprise, self._block]),
+            "rates": self._rates,
+            "speeds": np.array(self._speeds),
+            "recent": np.stack([recent.fetched, recent.again, recent.changed, recent.stratum], axis=1)[
+                -most:
+            ],
+            "jumps": np.array(self.jumps).reshape(-1, 2),
+            "scalars": np.array(
+                [
+                    self._faded,
+                    started,
+                    self._jumped,
+                    self._block_began,
+                    self._fitted_at,
+                    self._q,
+                    *self._tilts,
+                ]
+            ),
+            "estimate": np.array([getattr(estimate, name) for name in _ESTIMATED], dtype=float),
+        }
+
+    def restore(self, state: State) -> None:
+        """Go on from there. ValueError or KeyError where it cannot be true."""
+        for name, shape in {
+            "counts": self._counts.shape,
+            "ages": self._ages.shape,
+            "hits": self._hits.shape,
+            "re_asked": (2,),
+            "surprise": (4,),
+            "recent": (len(state["recent"]), 4),
+            "jumps": (min(len(state["jumps"]), 10), 2),
+        }.items():
+            check(state, name, np.float64, shape, finite=name != "surprise")
+        for name, shape in {
+            "rates": (_STRATA,),
+            "speeds": (min(max(len(state["speeds"]), 1), 10), 2),
+            "scalars": (8,),
+            "estimate": (len(_ESTIMATED),),
+        }.items():
+            check(state, name, np.float64, shape, finite=False)
+        if np.isnan(state["estimate"]).any() or not (state["recent"][:, 3] < _STRATA).all():
+            raise ValueError("an estimate that cannot be")
+        self._counts, self._ages, self._hits, self._re_asked, self._rates = (
+            state[name].copy() for name in ("counts", "ages", "hits", "re_asked", "rates")
+        )
+        self._surprise, self._block = state["surprise"][:2].copy(), state["surprise"][2:].copy()
+        self._speeds = [(float(since), float(speed)) for since, speed in state["speeds"]]
+        self.jumps = [(float(at), float(factor)) for at, factor in state["jumps"]]
+        fetched, again, changed, stratum = state["recent"].T
+        self._recent = [_Recent(fetched, again, changed, stratum.astype(np.int64))] if len(fetched) else []
+        self._faded, started, self._jumped, self._block_began, self._fitted_at, self._q, *self._tilts = state[
+            "scalars"
+        ].tolist()
+        self._started = None if math.isnan(started) else started
+        rate, upper, lower, noise, observations, events, significant = state["estimate"].tolist()
+        self._estimate = DriftEstimate(rate, upper, lower, noise, observations, events, bool(significant))
 
     def _fade(self, now: float) -> None:
         if self._faded and now > self._faded:

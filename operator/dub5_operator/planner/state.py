@@ -1,0 +1,21 @@
+"""What was learnt, in a form that can be stored: plain arrays of numbers by name, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+State = Mapping[str, NDArray[Any]]
+
+
+def check(state: State, name: str, kind: Any, shape: tuple[int, ...], *, finite: bool = True) -> None:
+    """ValueError where an array is of another kind or shape, or has a number that is negative or, unless that may be,
+    not finite; KeyError where it is not there."""
+    found = state[name]
+    if found.dtype != kind or found.shape != shape:
+        raise ValueError(f"{name} is of another kind")
+    if finite and found.dtype.kind == "f" and not (np.isfinite(found).all() and (found >= 0).all()):
+        raise ValueError(f"{name} has numbers that cannot be")

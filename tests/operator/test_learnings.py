@@ -1,0 +1,253 @@
+"""What was learnt outlives the operator: by class, bounded, and no sample twice or left out."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from redis.asyncio import Redis
+
+from dub5.contract import (
+    CLASSES_KEY,
+    LEARNT_KEY,
+    READER_FOR,
+    SAMPLES,
+    Access,
+    AnnouncedClass,
+    Announcement,
+    SampleBatch,
+    Undecodable,
+    Verdict,
+)
+from dub5_operator.learnings import (
+    ALL_LEARNT,
+    LEARNT_FOR,
+    SAVE_EVERY,
+    ClassLearning,
+    compressed,
+    decoded,
+    encoded,
+    shape_of,
+)
+from dub5_operator.planner.decision import Learning, PolicyLimits
+from dub5_operator.redis import Samples, Thresholds
+
+NOW = 1_700_000_000.0
+CLASS = AnnouncedClass(ttl=300, max_ttl=86400)
+LIMITS = PolicyLimits(shortest=5, longest=86400, budget=0.5, initial=60, memory=2 * 2**20, memory_price=0.02)
+
+
+def history(*, seconds: int, seed: int = 1, ttl: float = 300.0) -> Iterator[tuple[float, SampleBatch]]:
+    """Two hundred questions, three look-ups a second, a batch each ten seconds."""
+    chance, last = random.Random(seed), dict[int, float]()
+    for start in range(0, seconds, 10):
+        accesses, verdicts = [], []
+        for second in range(30):
+            number = int(200 * chance.random() ** 2)
+            key, at = number * 10**11 + 7, NOW + start + second / 3
+            hit = key in last and at - last[key] < ttl
+            if not hit:
+                if key in last:
+                    changed = chance.random() < 0.02
+                    verdicts.append(Verdict(key, "c", last[key], at, changed, 5, "refetch"))
+                last[key] = at
+            told = (None, None) if hit else (None, False)
+            accesses.append(Access(key, "c", at, hit, 2000 * hit, 0.0005 * hit, 1.0, *told))
+        batch = SampleBatch("a", NOW + start + 10, accesses, verdicts, looked_up={"c": 30}, ttls={"c": ttl})
+        yield batch.at, batch
+
+
+def taught(learning: Learning, *, since: int, until: int, seed: int = 1) -> Learning:
+    for at, batch in history(seconds=until, seed=seed):
+        if at > NOW + since:
+            learning.fold(batch.accesses, batch.verdicts, looked_up=30, ttl_in_force=300.0, now=at)
+    return learning
+
+
+async def write(client: Redis, *, since: int = 0, until: int) -> None:
+    for at, batch in history(seconds=until):
+        if at > NOW + since:
+            await client.xadd(SAMPLES, {b"b": msgspec.msgpack.encode(batch)}, id=f"{int(at * 1000)}-*")
+
+
+async def announce(client: Redis, *names: str) -> None:
+    await client.set(CLASSES_KEY, msgspec.json.encode(Announcement(NOW, dict.fromkeys(names, CLASS))))
+
+
+def same(one: Learning, other: Learning) -> bool:
+    first, second = dict(one.state(10**6)), dict(other.state(10**6))
+    for state in (first, second):
+        del state[
+            "drift.recent"
+        ]  # what is older than its windows is dropped in whole parts, and has no effect before
+    return first.keys() == second.keys() and all(
+        np.array_equal(first[name], second[name], equal_nan=first[name].dtype.kind == "f") for name in first
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("cut", [10, 400, 1490])
+def test_to_go_on_from_what_was_stored_is_to_have_gone_on(seed: int, cut: int) -> None:
+    there = taught(Learning(shape_of(CLASS)), since=0, until=1500, seed=seed)
+    before = taught(Learning(shape_of(CLASS)), since=0, until=cut, seed=seed)
+    after = Learning(shape_of(CLASS))
+    after.restore(decoded(compressed(before.state(10**6))))
+    taught(after, since=cut, until=1500, seed=seed)
+    now = NOW + 1500
+    assert there.decide(LIMITS, 300.0, now) == after.decide(LIMITS, 300.0, now)
+    assert same(there, after)
+
+
+async def test_a_backlog_of_hours_comes_to_what_it_would_have_come_to_minute_by_minute(client: Redis) -> None:
+    hours = 3 * 3600
+    await announce(client, "c")
+    await write(client, until=hours)
+    clock = [NOW + hours]
+    samples = Samples(client, lambda: clock[0])
+    await samples.refresh({"c"})
+    there = Learning(shape_of(CLASS))
+    for at, batch in history(seconds=hours):
+        there.fold(batch.accesses, batch.verdicts, looked_up=30, ttl_in_force=300.0, now=at)
+    began = samples.learnings["c"].learning.decide(LIMITS, 300.0, clock[0])
+    truth = there.decide(LIMITS, 300.0, clock[0])
+    assert began.ttl == pytest.approx(truth.ttl, rel=0.02)
+    assert began.bytes == pytest.approx(truth.bytes, rel=0.02)
+    assert began.saving == pytest.approx(truth.saving, rel=0.02)
+    assert truth.saving == pytest.approx(5.3, rel=0.1)  # three calls a second of $0.0005, but for some misses
+
+
+async def test_a_new_operator_goes_on_where_the_last_one_was(client: Redis) -> None:
+    await announce(client, "c")
+    clock = [NOW + 600]
+    first = Samples(client, lambda: clock[0])
+    await write(client, until=600)
+    await first.refresh({"c"})
+    await first.save()
+    assert 0 < await client.ttl(LEARNT_KEY % "c") <= LEARNT_FOR
+    await write(client, since=600, until=700)
+    clock[0] += 100
+    await first.refresh({"c"})
+    for kept in (True, False):  # what is stored covers what Redis has forgotten of the stream
+        if not kept:
+            await client.xtrim(SAMPLES, minid=f"{int((NOW + 600) * 1000) + 1}-0")
+        second = Samples(client, lambda: clock[0])
+        await second.refresh({"c"})
+        assert same(first.learnings["c"].learning, second.learnings["c"].learning)
+
+
+async def test_a_class_without_a_policy_is_learnt_about_too(client: Redis) -> None:
+    await announce(client, "c", "other")
+    await write(client, until=300)
+    samples = Samples(client, lambda: NOW + 300)
+    await samples.refresh({"other"})
+    curve = samples.learnings["c"].learning.curve(NOW + 300)
+    assert curve is not None
+    assert curve.seen == 900
+
+
+async def test_time_in_which_nobody_read_does_not_count(client: Redis) -> None:
+    await announce(client, "c")
+    clock = [NOW + 600]
+    first = Samples(client, lambda: clock[0])
+    await write(client, until=600)
+    await first.refresh({"c"})
+    await first.save()
+    before = first.learnings["c"].learning.curve(clock[0])
+    clock[0] += READER_FOR + 86400
+    second = Samples(client, lambda: clock[0])
+    await second.refresh({"c"})
+    after = second.learnings["c"].learning.curve(clock[0])
+    assert before is not None
+    assert after is not None
+    # Five minutes without a look-up count.
+    assert after.dollars_uncached[-1] == pytest.approx(before.dollars_uncached[-1] * 600 / 900, rel=0.05)
+
+
+@pytest.mark.parametrize("damage", ["cut", "junk", "version", "future", "type", "arrays", "shape", "huge"])
+async def test_what_cannot_be_read_is_said_and_its_class_begins_anew(client: Redis, damage: str) -> None:
+    await announce(client, "c")
+    held = ClassLearning(taught(Learning(shape_of(CLASS)), since=0, until=300), 300.0)
+    stored: Any = encoded(held, (int(NOW * 1000), 0), NOW, 2**20)
+    fields = msgspec.msgpack.decode(stored)
+    state = dict(held.learning.state(100))
+    changed: dict[str, Any] = {
+        "cut": stored[:-20],
+        "junk": b"junk",
+        "version": msgspec.msgpack.encode({**fields, "version": 2}),
+        "future": msgspec.msgpack.encode({**fields, "upto": [int(NOW * 2000), 0]}),
+        "arrays": msgspec.msgpack.encode({**fields, "arrays": b"x" * 100}),
+        "shape": msgspec.msgpack.encode(
+            {**fields, "arrays": compressed({**state, "reuse.asked": np.ones(3)})}
+        ),
+        "huge": msgspec.msgpack.encode({**fields, "arrays": compressed({"drift.counts": np.zeros(10**7)})}),
+    }
+    if damage == "type":
+        await client.rpush(LEARNT_KEY % "c", "junk")
+    else:
+        await client.set(LEARNT_KEY % "c", changed[damage])
+    said = list[str]()
+    samples = Samples(client, lambda: NOW + 300, lambda kind, _: said.append(kind))
+    await write(client, until=300)
+    await samples.refresh({"c"})
+    assert said == ["learnt"]
+    curve = samples.learnings["c"].learning.curve(NOW + 300)
+    assert curve is not None
+    assert curve.seen == 900
+    await samples.save()
+    assert len(await client.get(LEARNT_KEY % "c") or b"") > 1000
+
+
+def test_as_many_keys_are_stored_as_there_is_room_for() -> None:
+    held = ClassLearning(taught(Learning(shape_of(CLASS)), since=0, until=3000), 300.0)
+    whole = encoded(held, (1, 0), NOW, 2**20)
+    room = ALL_LEARNT // 1000
+    less = encoded(held, (1, 0), NOW, room)
+    assert whole is not None
+    assert less is not None
+    assert len(less) <= room
+    few = encoded(held, (1, 0), NOW, len(whole) * 2 // 3)
+    assert few is not None
+    learning = Learning(shape_of(CLASS))
+    learning.restore(decoded(msgspec.msgpack.decode(few)["arrays"]))
+    assert 0 < len(learning.state(10**6)["reuse.keys"]) < len(held.learning.state(10**6)["reuse.keys"])
+    assert encoded(held, (1, 0), NOW, 100) is None
+
+
+async def test_it_is_not_stored_more_often_than_it_needs_to_be(client: Redis) -> None:
+    await announce(client, "c")
+    clock = [NOW]
+    samples = Samples(client, lambda: clock[0])
+    for passed, is_stored in ((0.0, True), (SAVE_EVERY - 1, False), (1.0, True)):
+        clock[0] += passed
+        await client.delete(LEARNT_KEY % "c")
+        await samples.refresh({"c"})
+        await samples.save()
+        assert bool(await client.exists(LEARNT_KEY % "c")) == is_stored
+
+
+def test_arrays_of_objects_are_refused() -> None:
+    with pytest.raises(Undecodable):
+        decoded(compressed({"a": np.array(["text"])}))
+
+
+def test_only_keys_that_all_replicas_record_are_replayed() -> None:
+    """A key between their thresholds is recorded by one of them, and is not to be taken for all of its look-ups."""
+    thresholds = Thresholds()
+    low, between = Access(1, "c", NOW, True, 1, 0.1, 1.0), Access(2**47, "c", NOW, True, 1, 0.1, 1.0)
+    heavy = Access(2**48 - 1, "c", NOW, True, 1, 0.1, 1.0)
+    fresh = SampleBatch("fresh", NOW, [low, between, heavy], threshold=1.0)
+    thresholds.note(fresh, NOW)
+    assert thresholds.merged(fresh.accesses) == [low, between, heavy]
+    seldom = msgspec.structs.replace(low, threshold=0.25)
+    thresholds.note(SampleBatch("busy", NOW, [seldom, heavy], threshold=0.25), NOW)
+    assert thresholds.merged(fresh.accesses) == [seldom, heavy]
+    thresholds.note(
+        SampleBatch("old", NOW, [seldom]), NOW
+    )  # a release that does not say what it records under
+    assert thresholds.merged(fresh.accesses) == [seldom]
+    thresholds.note(fresh, NOW + 600)  # the others have gone
+    assert thresholds.merged(fresh.accesses) == [low, between, heavy]
