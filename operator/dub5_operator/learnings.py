@@ -30,10 +30,12 @@ from dub5.contract import (
     Access,
     AnnouncedClass,
     Announcement,
+    Canary,
     Undecodable,
     Verdict,
     decode,
 )
+from dub5_operator.planner.canary import StaleShare
 from dub5_operator.planner.decision import MOST_KEYS, Learning, Shape
 from dub5_operator.planner.state import State
 
@@ -101,6 +103,7 @@ class Part(msgspec.Struct):
     at: float
     accesses: list[Access] = []
     verdicts: list[Verdict] = []
+    canaries: list[Canary] = []
     looked_up: float | None = 0.0
     ttl: float | None = None
 
@@ -114,12 +117,13 @@ class Part(msgspec.Struct):
 
 class ClassLearning(msgspec.Struct):
     """`ttl` is the last that is known to have been in force, `upto` how far what was stored reached, `saved_at` when it
-    was stored last, in seconds since the epoch."""
+    was stored last, in seconds since the epoch. `stale`: how many hits canaries found to be."""
 
     learning: Learning
     ttl: float
     upto: Id = (0, 0)
     saved_at: float = 0.0
+    stale: StaleShare = msgspec.field(default_factory=StaleShare)
 
 
 class Learnings:
@@ -172,6 +176,7 @@ class Learnings:
             ttl_in_force=held.ttl,
             now=min(part.at, now),
         )
+        held.stale.fold(part.canaries, min(part.at, now))
 
     async def save(self, upto: Id, now: float) -> None:
         """Store what is due; all that came until the batch `upto` must have been taken in."""
@@ -201,9 +206,11 @@ class Learnings:
                 raise Undecodable("of another time")
             if not 0 <= learnt.ttl <= LONGEST_TTL:
                 raise Undecodable("no TTL")
-            learning = Learning(shape_of(announced))
-            learning.restore(decoded(learnt.arrays))
-            return ClassLearning(learning, learnt.ttl, learnt.upto, learnt.at)
+            learning, stale = Learning(shape_of(announced)), StaleShare()
+            state = dict(decoded(learnt.arrays))
+            stale.restore({"canaries": state.pop("canaries")})
+            learning.restore(state)
+            return ClassLearning(learning, learnt.ttl, learnt.upto, learnt.at, stale)
         except (ValueError, KeyError, InvalidResponse) as error:
             self._on_undecodable("learnt", error)
         except ResponseError as error:
@@ -223,7 +230,7 @@ def encoded(held: ClassLearning, upto: Id, now: float, room: int) -> bytes | Non
     """With as many keys as there is room for, in bytes; None where there is not even room for none."""
     keys = min(MOST_KEYS, room // _BYTES_PER_KEY)
     while True:
-        arrays = compressed(held.learning.state(keys))
+        arrays = compressed({**held.learning.state(keys), **held.stale.state()})
         found = msgspec.msgpack.encode(Learnt(1, now, upto, held.ttl, arrays))
         if len(found) <= room:
             return found

@@ -229,7 +229,9 @@ class Samples:
     def _sort(self, batch: SampleBatch, identity: Id) -> None:
         at = identity[0] / 1000
         self._thresholds.note(batch, at)
-        names = {each.class_name for each in batch.accesses} | {each.class_name for each in batch.verdicts}
+        names = {
+            each.class_name for found in (batch.accesses, batch.verdicts, batch.canaries) for each in found
+        }
         new = {name for name in names | batch.looked_up.keys() if self.learnings.lacks(name, identity)}
         for name in new:
             ttl = batch.ttls.get(name, -1.0)
@@ -250,6 +252,9 @@ class Samples:
         for verdict in batch.verdicts:
             if verdict.class_name in new:
                 self._parts[verdict.class_name].verdicts.append(verdict)
+        for canary in batch.canaries:
+            if canary.class_name in new:
+                self._parts[canary.class_name].canaries.append(canary)
 
     def _fold(self, name: str) -> None:
         part = self._parts.pop(name)

@@ -19,6 +19,7 @@ from dub5.contract import (
     Access,
     AnnouncedClass,
     Announcement,
+    Canary,
     SampleBatch,
     Undecodable,
     Verdict,
@@ -137,6 +138,23 @@ async def test_a_new_operator_goes_on_where_the_last_one_was(client: Redis) -> N
         second = Samples(client, lambda: clock[0])
         await second.refresh({"c"})
         assert same(first.learnings["c"].learning, second.learnings["c"].learning)
+
+
+async def test_what_canaries_found_is_taken_in_and_outlives_the_operator(client: Redis) -> None:
+    await announce(client, "c")
+    found = [Canary(7, "c", NOW, NOW + 60, 100.0, number % 50 == 0, False) for number in range(100)]
+    batch = SampleBatch("a", NOW + 60, canaries=[*found, Canary(7, "d", NOW, NOW + 60, 1.0, True, False)])
+    await client.xadd(SAMPLES, {b"b": msgspec.msgpack.encode(batch)}, id=f"{int(batch.at * 1000)}-*")
+    first = Samples(client, lambda: NOW + 120)
+    await first.refresh({"c"})
+    measured = first.learnings["c"].stale.measured()
+    assert measured is not None
+    assert (measured.share, measured.asked) == (pytest.approx(0.02), pytest.approx(100))
+    await first.save()
+    await client.delete(SAMPLES)
+    second = Samples(client, lambda: NOW + 180)
+    await second.refresh({"c"})
+    assert second.learnings["c"].stale.measured() == measured
 
 
 async def test_a_class_without_a_policy_is_learnt_about_too(client: Redis) -> None:
