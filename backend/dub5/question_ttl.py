@@ -23,7 +23,7 @@ question's own: `QuestionRecord` is what it adds to the prior.
    filtering: Minka, "A family of algorithms for approximate Bayesian inference", 2001). An answer that is always worded
    anew so tells nothing of time, and its `r` stays the class's.
 3. The expected stale share of the question's hits, about `r T / 2`, is kept below `stale` with the upper end of `r`,
-   its 95 % quantile by Wilson and Hilferty ("The distribution of chi-square", PNAS 1931).
+   its 97.7 % quantile by Wilson and Hilferty ("The distribution of chi-square", PNAS 1931).
 4. An event that changed a share `s` of all answers when one was `u` seconds old makes its hits stale by `s` from then
    on. The least of the cost is where it would be without, with `c - s (1 + l u)` for `c`.
 
@@ -41,11 +41,11 @@ from dub5.contract import QuestionPolicy, QuestionRecord
 
 HALF_LIFE = 4 * 86400.0
 """Seconds after which what was seen of changes counts half."""
-REMEMBERED = 32.0
+REMEMBERED = 100.0
 """Requests by which their rate is known; older ones fade."""
 REMEMBERED_FOR = 60.0
 """Seconds for which a question is remembered at least."""
-_QUANTILE = 1.645
+QUANTILE = 2.0
 
 By = Literal["requests", "changes", "per-question", "prior", "event", "bounds"]
 BY: tuple[By, ...] = ("requests", "changes", "per-question", "prior", "event", "bounds")
@@ -60,8 +60,8 @@ class QuestionTTL(NamedTuple):
 
 
 def upper_rate(shape: float, seconds: float) -> float:
-    """The 95 % quantile of a gamma distribution."""
-    root = 1 - 1 / (9 * shape) + _QUANTILE / (3 * math.sqrt(shape))
+    """The 97.7 % quantile of a gamma distribution."""
+    root = 1 - 1 / (9 * shape) + QUANTILE / (3 * math.sqrt(shape))
     return max(shape * root * root * root, shape) / seconds
 
 
@@ -224,21 +224,32 @@ def ttl_of(
     return QuestionTTL(ttl, BY[by])
 
 
+def longest_life(policy: QuestionPolicy, changes: float, exposure: float) -> float:
+    """`longest_ttl`, in numbers."""
+    shape, seconds = policy.change[0] + changes, policy.change[1] + exposure
+    ttl = min(policy.cost * seconds / shape, 2 * policy.stale / upper_rate(shape, seconds)) / policy.hazard
+    return min(max(ttl, policy.shortest), policy.longest)
+
+
+def worth_remembering(
+    policy: QuestionPolicy, changes: float, exposure: float, requests: float, watched: float
+) -> float:
+    """`remembered`, in numbers."""
+    back = (policy.requests[1] + watched) / (policy.requests[0] + requests)
+    longest = max(policy.longest, REMEMBERED_FOR)
+    return min(max(4 * longest_life(policy, changes, exposure), 4 * back, REMEMBERED_FOR), 4 * longest)
+
+
 def longest_ttl(record: QuestionRecord | None, policy: QuestionPolicy) -> float:
     """Seconds that an answer may be good for, at most: as if nobody asked for it again."""
-    shape, seconds = policy.change
-    if record is not None:
-        shape, seconds = shape + record.changes, seconds + record.exposure
-    most = 2 * policy.stale / upper_rate(shape, seconds)
-    ttl = min(policy.cost * seconds / shape, most) / policy.hazard
-    return min(max(ttl, policy.shortest), policy.longest)
+    if record is None:
+        return longest_life(policy, 0.0, 0.0)
+    return longest_life(policy, record.changes, record.exposure)
 
 
 def remembered(record: QuestionRecord | None, policy: QuestionPolicy) -> float:
     """Seconds for which a fingerprint and its record are worth keeping after the answer was fetched: until the question
     has most likely come back, so that one whose TTL is shorter than that is learnt too."""
-    requests, watched = policy.requests
-    if record is not None:
-        requests, watched = requests + record.requests, watched + record.watched
-    longest = max(policy.longest, REMEMBERED_FOR)
-    return min(max(4 * longest_ttl(record, policy), 4 * watched / requests, REMEMBERED_FOR), 4 * longest)
+    if record is None:
+        return worth_remembering(policy, 0.0, 0.0, 0.0, 0.0)
+    return worth_remembering(policy, record.changes, record.exposure, record.requests, record.watched)
