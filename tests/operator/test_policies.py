@@ -207,7 +207,7 @@ async def test_conditions_times_and_figures_are_metrics(bench: Bench) -> None:
     assert drift is not None
     assert upper is not None
     assert 0 < drift < upper
-    assert await bench.metric("dub5_operator_noise_ratio") == 0
+    assert (await bench.metric("dub5_operator_noise_ratio") or 0) < 0.01
     assert ((await bench.metric("dub5_operator_saving_dollars_per_hour")) or 0) > 0
     stale = await bench.metric("dub5_operator_predicted_stale_ratio")
     assert (await bench.metric("dub5_operator_predicted_stale_upper_ratio") or 0) > (stale or 0) > 0

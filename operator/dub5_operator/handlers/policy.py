@@ -28,8 +28,8 @@ from structlog.typing import FilteringBoundLogger
 
 from dub5.contract import LONGEST_TTL, AnnouncedClass, Announcement, ClassPolicy, purge_names
 from dub5_operator.crd import CachePolicySpec, Json, seconds
-from dub5_operator.planner.decision import BoundBy, Decision, Learning, PolicyLimits
-from dub5_operator.planner.drift import DriftEstimate
+from dub5_operator.planner.decision import Decision, Learning, PolicyLimits
+from dub5_operator.planner.questions import BoundBy, DriftEstimate
 from dub5_operator.redis import READ_EVERY, REDIS_ERRORS, Overtaken, Publisher, Samples
 from dub5_operator.schedule import Cut, Schedule
 
@@ -486,7 +486,11 @@ class PolicyReconciler:
         ttl = decision.ttl if cut is None else min(decision.ttl, cut.ttl)
         stale = configured.stale_while_revalidate * ttl / max(configured.ttl, 1.0)
         stale = min(stale, LONGEST_TTL)
-        await self._publisher.publish(policy.cache_class, ClassPolicy(ttl, stale))
+        question = decision.question
+        if question is not None and cut is not None:
+            least, most = min(question.shortest, ttl), min(question.longest, ttl)
+            question = msgspec.structs.replace(question, shortest=least, longest=most)
+        await self._publisher.publish(policy.cache_class, ClassPolicy(ttl, stale, question))
         return ttl
 
 
@@ -515,6 +519,7 @@ def _limits(policy: CachePolicySpec, configured: AnnouncedClass) -> PolicyLimits
         shortest=min(seconds(policy.ttl.min), longest),
         longest=longest,
         budget=share(policy.staleness.budget),
+        question=min(1.0, policy.staleness.per_question * share(policy.staleness.budget)),
         initial=seconds(policy.ttl.initial),
         memory=size(policy.memory.max) if policy.memory.max is not None else None,
         memory_price=policy.prices.memory_gib_hour,

@@ -55,13 +55,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dub5.contract import Access, Verdict
-from dub5_operator.planner.drift import Drift, DriftEstimate
+from dub5.contract import Access, QuestionPolicy, Verdict
+from dub5_operator.planner.questions import BoundBy, Bounds, DriftEstimate, Population, Questions
 from dub5_operator.planner.state import State, check
 
 Floats = NDArray[np.float64]
 
 AIM = 0.85
+PER_QUESTION = 3.0
 PAIN = 0.92
 CLOSE = 0.001
 ENOUGH_LOOKUPS = 200
@@ -90,7 +91,6 @@ MOST_KEYS = 16_384
 _CALLS, _HITS, _AGE, _SPENT, _BYTES = range(5)
 _PLAIN, _BEGINS, _JOINED, _UNEXPLAINED = range(4)
 
-BoundBy = Literal["Staleness", "Memory", "Cost", "Bounds", "Data"]
 OnInfeasible = Literal["Min", "Bypass"]
 
 _BETWEEN = 24
@@ -101,7 +101,8 @@ _GIB = 2.0**30
 class PolicyLimits:
     """What the policy and the class allow. Seconds, bytes, dollars per GiB and hour; `budget` a share of hits.
 
-    `initial` is the TTL for as long as nothing is known."""
+    `initial` is the TTL for as long as nothing is known. `question`: the share of one question's hits that may be
+    stale, PER_QUESTION times the budget where it is not said."""
 
     shortest: float
     longest: float
@@ -112,11 +113,13 @@ class PolicyLimits:
     max_factor: float = 2.0
     hysteresis: float = 0.01
     on_infeasible: OnInfeasible = "Min"
+    question: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """`ttl` is to be in force now, `recommended` where it is going. Shares are of hits, as predicted for `ttl`.
+    """`ttl` is to be in force now, `recommended` where it is going. With `question` each question has a TTL of its own,
+    and `ttl` is for replicas of a release that knows of none. Shares are of hits, as predicted for what is in force.
 
     `stale` is the best estimate, `stale_upper` the bound. `saving` is in dollars per hour, of `recommended`.
     """
@@ -133,6 +136,7 @@ class Decision:
     stale_upper: float = math.nan
     saving: float = math.nan
     bytes: float = math.nan
+    question: QuestionPolicy | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -483,7 +487,8 @@ class Learning:
         self.shape = shape
         self.poisoned = 0
         self._reuse = Reuse(shape.shortest, shape.longest, shape.swr_share)
-        self._drift = Drift()
+        self._questions = Questions()
+        self._by_question = False  # whether TTLs in force are the questions' own
 
     def reshape(self, shape: Shape) -> None:
         """Other bounds: the replay begins anew, what is known of drift stays."""
@@ -506,10 +511,11 @@ class Learning:
         self.poisoned += len(accesses) + len(verdicts) - len(good_accesses) - len(good_verdicts)
         if looked_up is not None and not (math.isfinite(looked_up) and looked_up >= 0):
             looked_up = None
+        if self._by_question:  # which may be any
+            ttl_in_force = min(ttl_in_force, self.shape.shortest)
         self._reuse.fold(good_accesses, looked_up, ttl_in_force, now)
         self._reuse.forget()
-        # Where nothing is cached, each comparison stands for one hit that might have been.
-        self._drift.fold(good_verdicts, now, unserved=0 if ttl_in_force else 1)
+        self._questions.fold(good_verdicts, now)
 
     def away(self, since: float, until: float) -> None:
         """Nobody read in between, so that nothing was recorded: no rate is counted over that time."""
@@ -517,37 +523,46 @@ class Learning:
 
     def state(self, most: int) -> State:
         """All that was learnt, but of keys only those that were asked for last, so many."""
-        parts = {"reuse": self._reuse.state(most), "drift": self._drift.state(most)}
+        parts = {"reuse": self._reuse.state(most), "questions": self._questions.state(most)}
         return {f"{part}.{name}": found for part, state in parts.items() for name, found in state.items()}
 
     def restore(self, state: State) -> None:
         """Go on from what another had learnt; the replay begins anew where its shape was another.
 
         KeyError or ValueError where it is not what `state` gives; this is then not to be used any more."""
-        parts: dict[str, dict[str, NDArray[Any]]] = {"reuse": {}, "drift": {}}
+        parts: dict[str, dict[str, NDArray[Any]]] = {"reuse": {}, "questions": {}}
         for name, found in state.items():
             part, _, rest = name.partition(".")
             parts[part][rest] = found
         self._reuse.restore(parts["reuse"])
-        self._drift.restore(parts["drift"])
+        self._questions.restore(parts["questions"])
 
     @property
     def drift(self) -> DriftEstimate:
-        return self._drift.estimate
+        """As of the last decision."""
+        return self._questions.estimate
 
     @property
     def jumps(self) -> Sequence[tuple[float, float]]:
         """The latest changes of drift: when they were noticed, and the factor."""
-        return self._drift.jumps
+        return ()
 
     def curve(self, now: float) -> Curve | None:
         return self._reuse.curve(now)
 
     def decide(self, limits: PolicyLimits, current: float, now: float) -> Decision:
-        return decide(self.curve(now), self.drift, limits, current)
+        curve, population = self.curve(now), self._questions.population(now)
+        drift = self._questions.drift(population, current or limits.initial)
+        decision = decide(curve, drift, limits, current)
+        if curve is None or population is None:
+            return decision
+        decision = by_question(decision, curve, population, limits)
+        self._by_question = decision.question is not None
+        return decision
 
     def kept(self, decision: Decision, ttl: float, now: float) -> Decision:
         """The decision where `ttl` stays in force."""
+        self._by_question = False
         return kept(decision, self.curve(now), self.drift, ttl)
 
 
@@ -600,12 +615,48 @@ def decide(curve: Curve | None, drift: DriftEstimate, limits: PolicyLimits, curr
     return _decision(forecast, moved, best, bound_by, why, sufficient=True)
 
 
+def by_question(decision: Decision, curve: Curve, population: Population, limits: PolicyLimits) -> Decision:
+    """The decision with a TTL for each question, where the data suffice and the budget can be kept; pure."""
+    if not (decision.sufficient and decision.within_budget):
+        return decision
+    bounds = Bounds(
+        shortest=limits.shortest,
+        longest=max(limits.longest, limits.shortest),
+        budget=limits.budget,
+        aim=AIM * limits.budget,
+        stale=AIM * min(PER_QUESTION * limits.budget if limits.question is None else limits.question, 1.0),
+    )
+    looked_up = float(curve.calls[0] / max(1 - curve.hit_ratio[0], 1e-9))
+    dollars, size = float(curve.dollars_uncached[0]) / looked_up, typical_size(curve)
+    cost, bound_by = population.best_cost(bounds)
+    if limits.memory is not None and size > 0:
+        within = population.cost_within(limits.memory / size, bounds)
+        if within < cost:
+            cost, bound_by = within, "Memory"
+    ttls = population.ttls(cost, bounds)
+    hits, stale = population.forecast(ttls)
+    held = population.held(ttls) * size
+    saving = 3600 * hits * dollars - limits.memory_price * held / _GIB
+    return replace(
+        decision,
+        recommended=decision.ttl,
+        bound_by=bound_by,
+        reason=f"each question has its own, {_said(ttls, population)}",
+        hit_ratio=min(hits / looked_up, 1.0),
+        stale=stale,
+        stale_upper=stale * population.margin,
+        saving=saving,
+        bytes=held,
+        question=population.policy(cost, bounds),
+    )
+
+
 def kept(decision: Decision, curve: Curve | None, drift: DriftEstimate, ttl: float) -> Decision:
     """The decision where it is not put in force: all shares are of `ttl`, which stays in force; the saving is still
     that of what is recommended."""
     predicted = _predicted(curve, drift, ttl, decision.recommended)
     predicted.pop("saving", None)
-    return replace(decision, ttl=ttl, **predicted)
+    return replace(decision, ttl=ttl, question=None, **predicted)
 
 
 def _lacking(curve: Curve | None, drift: DriftEstimate) -> str | None:
@@ -619,6 +670,21 @@ def _lacking(curve: Curve | None, drift: DriftEstimate) -> str | None:
             f"{drift.noise:.0%} of new answers differ whatever their age: a change cannot be told from chance"
         )
     return None
+
+
+def typical_size(curve: Curve) -> float:
+    """Bytes of an answer on average: of those held under the shortest TTL, by how many calls brought them."""
+    brought = curve.calls[0] * curve.ttls[0]
+    return float(curve.bytes[0] / brought) if brought > 0 else 0.0
+
+
+def _said(ttls: Floats, population: Population) -> str:
+    """Three TTLs, between which most hits have theirs."""
+    hits = population.hits(ttls)
+    order = np.argsort(ttls)
+    parts = np.interp((0.1, 0.5, 0.9), np.cumsum(hits[order]) / hits.sum(), ttls[order])
+    low, middle, high = (f"{part:.3g} s" for part in parts)
+    return f"of a tenth of hits up to {low}, of half {middle}, of nine tenths {high}"
 
 
 class _Forecast:

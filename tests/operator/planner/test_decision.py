@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dub5_operator.planner.decision import AIM, Curve, Decision, PolicyLimits, candidates, decide, kept
-from dub5_operator.planner.drift import NOTHING, DriftEstimate
+from dub5_operator.planner.questions import NOTHING, DriftEstimate
 
 HOUR = 3600.0
 LIMITS = PolicyLimits(shortest=5, longest=86400, budget=0.01, initial=60)

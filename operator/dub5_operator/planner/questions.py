@@ -1,0 +1,552 @@
+"""What is known of each question of a class, and the one number by which all get their TTLs.
+
+Replicas compute a question's TTL (`dub5.question_ttl`) from what they know of it and from what is published for its
+class: the distribution of rates and noise over its questions, and `c`, how many stale hits a saved call is worth. Both
+are learnt here from the same comparisons, all of which say only whether an answer changed within `x` seconds:
+
+    P(changed | x) = 1 - (1 - e) exp(-r x),
+
+with the question's own rate `r` and its own chance `e` that two fresh answers differ: current status data (Sun, "The
+Statistical Analysis of Interval-censored Failure Time Data", 2006, ch. 3) with misclassified outcomes.
+
+1. By question: seconds under which it stayed the same, comparisons that found it the same, and those that found a
+   change, by age on a logarithmic grid, each divided between its two neighbours. That is enough for the likelihood of
+   any `(r, e)`; it fades with `HALF_LIFE`. Time runs as the class's hazard has it.
+2. The distributions of `r` and of `e` over questions, each for itself, of no assumed form, on a grid: nonparametric
+   maximum likelihood by expectation maximisation (Laird, "Nonparametric maximum likelihood estimation of a mixing
+   distribution", JASA 1978) from one in which all rates are as likely, a few steps only, which is what keeps it smooth.
+   Noise below a tenth is not on the grid: it cannot be told from a mixture of answers that change fast and slowly.
+3. For replicas, the gamma distribution of `r` that makes the same data most likely, and the beta distribution of `e`
+   with the mean and the variance of the grid's.
+4. The TTL that replicas will give each question follows from `c`; the stale share that comes of it from the grid's own
+   mean of `r`. So `c` is right although a gamma distribution may be a poor likeness. `c` is the largest for which the
+   share is below `AIM` of the budget, and its upper end below all of it.
+5. What was foretold is held against what came: the hits of an answer that changed within `x` seconds, half of which
+   came after the change on average, over what was expected of the same comparisons beforehand. The upper end takes the
+   gamma distribution of so many changes, by the dispersion of blocks of time, since one event may change many answers
+   (McCullagh and Nelder, "Generalized Linear Models", 1989, 4.5).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dub5 import question_ttl
+from dub5.contract import QuestionPolicy, Verdict
+from dub5.question_ttl import HALF_LIFE, REMEMBERED, upper_rate
+
+Floats = NDArray[np.float64]
+BoundBy = Literal["Staleness", "Memory", "Cost", "Bounds", "Data"]
+
+MOST_QUESTIONS = 16_384
+"""Those that were not compared for the longest are forgotten."""
+FITTED = 1024
+"""Questions from which the distribution is learnt, at most; there is no more to know of it."""
+REFIT = 0.05
+"""By how much the comparisons have to have grown, or fallen, for the distribution to be learnt anew."""
+NOISIEST = 0.8
+"""Mean noise of hits from which on a change cannot be told from chance."""
+BLOCK = 900.0
+"""Seconds within which comparisons may have an event in common."""
+ENOUGH_COMPARISONS = 100
+
+_DAY = 86400.0
+_RATES = np.geomspace(1 / (365 * _DAY), 1 / 20, 32)
+_NOISES = np.array([0.0, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97, 0.999])
+_AGES = np.geomspace(1.0, 10 * _DAY, 18)
+_STEP = math.log(_RATES[1] / _RATES[0])
+_SLOWEST, _FASTEST = math.log(_RATES[0]), math.log(_RATES[-1])
+_RATE = np.repeat(_RATES, len(_NOISES))
+_NOISE = np.tile(_NOISES, len(_RATES))
+_LOG_CHANGED = np.log(-np.expm1(np.log1p(-_NOISE) - _RATE * _AGES[:, None]))
+_LOG_SAME = np.log1p(-_NOISE)
+_BEFOREHAND = np.where(_NOISE == 0, 0.9, 0.1 / (len(_NOISES) - 1)) / len(_RATES)
+_MAXIMISATIONS = 40
+_CHUNK = 1024
+_LEAST_COST, _MOST_COST = 1e-7, 10.0
+_SUMS = ("_fitted_at", "_faded", "_compared", "_events", "_block_began")
+
+_SAME_FOR, _SAME, _REQUESTS, _WATCHED, _AT = range(5)
+
+
+@dataclass(frozen=True, slots=True)
+class DriftEstimate:
+    """Rates are per second and of hits. `noise` is e0. `events` are the changes seen, faded.
+
+    `significant`: noise alone cannot explain the data (one-sided 95 %), or there is too little of it to matter.
+    """
+
+    rate: float
+    upper: float
+    lower: float
+    noise: float
+    observations: float
+    events: float
+    significant: bool
+
+    @property
+    def only_noise(self) -> bool:
+        """Two fresh answers differ so often that a change could not be seen."""
+        return self.noise > NOISIEST and not self.significant
+
+
+NOTHING = DriftEstimate(0.0, math.inf, 0.0, 0.0, 0.0, 0.0, significant=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparisons:
+    """One array a column. `expected`: changes that were expected of each, beforehand; `noise`: e of its question."""
+
+    rows: NDArray[np.int64]
+    fetched: Floats
+    again: Floats
+    changed: NDArray[np.bool_]
+    hits: Floats
+    ends: NDArray[np.bool_]
+    expected: Floats
+    noise: Floats
+
+
+class Questions:
+    """One class. Times are seconds since the epoch."""
+
+    def __init__(self) -> None:
+        self._rows: dict[int, int] = {}
+        self._known = np.zeros((0, 5))
+        self._changed = np.zeros((0, len(_AGES)), dtype=np.float32)
+        self._believed = np.zeros((0, 4))  # gamma shape and seconds, mean of the rate, mean noise
+        self._fresh: set[int] = set()  # rows that were compared since they were last believed
+        self._mixture = _BEFOREHAND
+        self.change = (0.3, 0.3 * 3600.0)
+        self.noise = (0.01, 1.0)
+        self._fitted_at = 0.0
+        self._faded = 0.0
+        self._compared = 0.0
+        self._events = 0.0
+        self._foretold = np.zeros(3)  # stale hits as measured, as expected, and squares of the measured ones
+        self._surprise = np.zeros(2)  # squared residuals of blocks, their variances
+        self._block = np.zeros(2)
+        self._block_began = 0.0
+        self.estimate = NOTHING
+
+    def fold(self, verdicts: Sequence[Verdict], now: float, *, hazard: float = 1.0) -> Comparisons | None:
+        """Take comparisons in, and say what was expected of them."""
+        self._fade(now)
+        if not verdicts:
+            return None
+        self.believe()
+        compared = self._columns(verdicts)
+        if self._fitted_at:
+            self._hold_against(compared, now)
+        self._compared += len(compared.rows)
+        self._count(compared, hazard)
+        self._fresh.update(compared.rows.tolist())
+        if len(self._rows) > MOST_QUESTIONS:
+            self._forget()
+        return compared
+
+    def _fade(self, now: float) -> None:
+        if self._faded and now > self._faded:
+            kept = 0.5 ** ((now - self._faded) / HALF_LIFE)
+            self._compared *= kept
+            self._events *= kept
+            self._surprise *= kept
+            self._fitted_at *= kept
+            self._foretold *= 0.5 ** ((now - self._faded) / _DAY)
+        self._faded = max(self._faded, now)
+
+    def _columns(self, verdicts: Sequence[Verdict]) -> Comparisons:
+        rows = np.array([self._rows.setdefault(each.key, len(self._rows)) for each in verdicts])
+        self._make_room(len(self._rows))
+        changed = np.array([each.changed for each in verdicts])
+        fetched = np.array([each.fetched for each in verdicts])
+        again = np.array([each.again for each in verdicts])
+        shape, seconds, _, noise = self._believed[rows].T
+        return Comparisons(
+            rows=rows,
+            fetched=fetched,
+            again=again,
+            changed=changed,
+            hits=np.array([each.hits for each in verdicts], dtype=float),
+            ends=changed | np.array([each.source == "refetch" for each in verdicts]),
+            expected=shape * np.log1p((again - fetched) / seconds),
+            noise=noise,
+        )
+
+    def _make_room(self, needed: int) -> None:
+        have = len(self._known)
+        if needed > have:
+            more = max(needed, 2 * have, 16) - have
+            self._known = np.vstack([self._known, np.zeros((more, 5))])
+            self._changed = np.vstack([self._changed, np.zeros((more, len(_AGES)), dtype=np.float32)])
+            self._believed = np.vstack([self._believed, np.tile(self._new(), (more, 1))])
+
+    def _new(self) -> list[float]:
+        """What is believed of a question that was not compared."""
+        shape, seconds = self.change
+        return [shape, seconds, shape / seconds, self.noise[0] / sum(self.noise)]
+
+    def _hold_against(self, compared: Comparisons, now: float) -> None:
+        """Step 5."""
+        by_time = -np.expm1(-compared.expected)
+        differs = 1 - (1 - compared.noise) * (1 - by_time)
+        found = np.where(compared.changed, by_time / np.maximum(differs, 1e-12), 0.0)
+        self._events += float(found.sum())
+        weight = np.where(compared.ends, compared.hits, 0.0) / 2
+        self._foretold += (weight @ found, weight @ by_time, weight**2 @ found)
+        self._block += (
+            float((compared.changed - differs).sum()),
+            float((differs * (1 - differs)).sum()),
+        )
+        if now - self._block_began > BLOCK:
+            self._surprise += (self._block[0] ** 2, self._block[1])
+            self._block[:] = 0
+            self._block_began = now
+
+    def _count(self, compared: Comparisons, hazard: float) -> None:
+        """Step 1."""
+        rows, at, ages = compared.rows, compared.again, compared.again - compared.fetched
+        touched, places = np.unique(rows, return_inverse=True)
+        known, latest = self._known, np.zeros(len(touched))
+        np.maximum.at(latest, places, at)
+        latest = np.maximum(latest, known[touched, _AT])
+        kept = 0.5 ** ((latest - known[touched, _AT]) / HALF_LIFE)
+        known[touched, :_REQUESTS] *= kept[:, None]
+        self._changed[touched] *= kept[:, None]
+        known[touched, _AT] = latest
+        same = ~compared.changed
+        np.add.at(known[:, _SAME], rows[same], 1.0)
+        lived = same & compared.ends
+        np.add.at(known[:, _SAME_FOR], rows[lived], ages[lived] * hazard)
+        place = np.log(np.maximum(ages[~same] * hazard, 1.0)) / math.log(_AGES[1] / _AGES[0])
+        place = np.minimum(place, len(_AGES) - 1 - 1e-9)
+        below = place.astype(np.int64)
+        np.add.at(self._changed, (rows[~same], below), 1 - (place - below))
+        np.add.at(self._changed, (rows[~same], below + 1), place - below)
+        asked = np.bincount(places, (compared.hits + 1) * compared.ends)
+        kept = REMEMBERED / (REMEMBERED + asked)
+        known[touched, _REQUESTS] = kept * known[touched, _REQUESTS] + asked
+        known[touched, _WATCHED] = kept * known[touched, _WATCHED] + np.bincount(places, ages * compared.ends)
+
+    def _forget(self) -> None:
+        order = sorted(self._rows.items(), key=lambda item: -self._known[item[1], _AT])
+        kept = order[: MOST_QUESTIONS // 2]
+        rows = [row for _, row in kept]
+        self._known, self._changed = self._known[rows], self._changed[rows]
+        self._believed = self._believed[rows]
+        self._rows = {key: index for index, (key, _) in enumerate(kept)}
+        self._fresh = set(range(len(kept)))
+
+    def believe(self) -> None:
+        """Bring what is believed of each question up to what was compared: steps 2 and 3 where that has grown."""
+        count = len(self._rows)
+        grown = abs(self._compared - self._fitted_at) > REFIT * self._fitted_at
+        if grown and self._compared >= ENOUGH_COMPARISONS:
+            self._fit()
+            self._fresh = set(range(count))
+        rows = np.fromiter(self._fresh, dtype=np.int64)
+        self._fresh = set()
+        if not len(rows) or not self._fitted_at:
+            return
+        prior = _gamma_on_grid(*self.change)
+        for start in range(0, len(rows), _CHUNK):
+            part = rows[start : start + _CHUNK]
+            joint = self._likelihoods(part) * self._mixture
+            joint = joint / joint.sum(axis=1, keepdims=True)
+            by_rate = joint.reshape(len(part), len(_RATES), len(_NOISES)).sum(axis=2)
+            mixture = self._mixture.reshape(len(_RATES), len(_NOISES)).sum(axis=1)
+            smooth = by_rate / mixture * prior
+            smooth /= smooth.sum(axis=1, keepdims=True)
+            mean = smooth @ _RATES
+            variance = np.maximum(smooth @ _RATES**2 - mean**2, 1e-4 * mean**2)
+            believed = mean**2 / variance, mean / variance, by_rate @ _RATES, joint @ _NOISE
+            self._believed[part] = np.stack(believed, axis=1)
+
+    def _likelihoods(self, rows: NDArray[np.int64]) -> Floats:
+        """Of each question's comparisons for each point of the grid; the best point's is 1."""
+        known = self._known[rows]
+        logs = self._changed[rows].astype(float) @ _LOG_CHANGED
+        logs -= known[:, _SAME_FOR, None] * _RATE
+        logs += known[:, _SAME, None] * _LOG_SAME
+        logs -= logs.max(axis=1, keepdims=True)
+        likelihoods: Floats = np.exp(logs)
+        return likelihoods
+
+    def _fit(self) -> None:
+        """Steps 2 and 3."""
+        count = len(self._rows)
+        rows = np.arange(count)
+        if count > FITTED:
+            rows = np.argsort(-self._known[:count, _AT])[:: count // FITTED + 1]
+        likelihoods = self._likelihoods(rows)
+        mixture = _BEFOREHAND
+        for _ in range(_MAXIMISATIONS):
+            shares = likelihoods.T @ (1 / (likelihoods @ mixture))
+            joint = (mixture * shares + _BEFOREHAND).reshape(len(_RATES), len(_NOISES)) / (len(rows) + 1)
+            # One does not tell of the other: what is always reworded says nothing of its rate.
+            mixture = np.outer(joint.sum(axis=1), joint.sum(axis=0)).ravel()
+        self._mixture = mixture
+        noises = mixture.reshape(len(_RATES), len(_NOISES)).sum(axis=0)
+        of_rates = likelihoods.reshape(len(rows), len(_RATES), -1) @ noises
+        self.change = _fit_gamma(of_rates, float(mixture @ _RATE))
+        mean = float(noises @ _NOISES)
+        variance = float(noises @ _NOISES**2) - mean**2
+        together = min(max(mean * (1 - mean) / max(variance, 1e-9) - 1, 0.05), 50.0)
+        self.noise = (max(mean, 1e-4) * together, (1 - mean) * together)
+        self._fitted_at = self._compared
+
+    @property
+    def dispersion(self) -> float:
+        squares, variances = self._surprise
+        # Ten variances of prior belief in independence, so that a few blocks do not decide.
+        return float(np.clip((squares + 10.0) / (variances + 10.0), 1.0, 10.0))
+
+    @property
+    def correction(self) -> float:
+        """Stale hits that came, of those that were foretold; 1 while there are few."""
+        measured, expected, squares = self._foretold
+        if measured <= 0:
+            return 1.0
+        typical = 20.0 * self.dispersion * squares / measured
+        return float((typical + measured) / (typical + expected))
+
+    @property
+    def margin(self) -> float:
+        """By how much the rate may be higher, with 97.7 %, by how many changes are known."""
+        known = (self._events + 0.5) / self.dispersion
+        return upper_rate(known, known)
+
+    def population(self, now: float, hazard: float = 1.0) -> Population | None:
+        """Those that are asked of late."""
+        self.believe()
+        count = len(self._rows)
+        if not count or not self._fitted_at:
+            return None
+        known = self._known[:count]
+        asked = known[:, _REQUESTS] > 0
+        often = np.where(asked, known[:, _REQUESTS], 1.0) / np.maximum(known[:, _WATCHED], 1.0)
+        asked &= now - known[:, _AT] < np.maximum(8 / often, 3600.0)
+        if not asked.any():
+            return None
+        shape, seconds, mean, noise = self._believed[:count][asked].T
+        prior = (0.5, 0.5 / float(np.median(often[asked])))
+        return Population(
+            requests=(prior[0] + known[asked, _REQUESTS]) / (prior[1] + known[asked, _WATCHED]),
+            rate=shape / seconds * hazard,
+            upper=_upper_rates(shape, seconds) * hazard,
+            mean=mean * self.correction * hazard,
+            noise=noise,
+            margin=self.margin,
+            change_prior=self.change,
+            noise_prior=self.noise,
+            requests_prior=prior,
+            hazard=hazard,
+        )
+
+    def drift(self, population: Population | None, ttl: float) -> DriftEstimate:
+        """Of the hits that one TTL for all would bring."""
+        if population is not None:
+            hits = population.hits(np.array(ttl))
+            hits = hits / hits.sum()
+            rate, noise = float(hits @ population.mean), float(hits @ population.noise)
+            known = (self._events + 0.5) / self.dispersion
+            self.estimate = DriftEstimate(
+                rate=rate,
+                upper=rate * self.margin,
+                lower=rate * max(1 - question_ttl.QUANTILE / math.sqrt(known), 0.0),
+                noise=noise,
+                observations=self._compared,
+                events=self._events,
+                significant=noise < NOISIEST,
+            )
+        return self.estimate
+
+    def state(self, most: int) -> dict[str, NDArray[Any]]:
+        """What `restore` goes on from: of the `most` questions that were compared last."""
+        order = np.argsort(-self._known[: len(self._rows), _AT])[:most]
+        keys = np.fromiter(self._rows, dtype=np.int64, count=len(self._rows))
+        return {
+            "keys": keys[order],
+            "known": self._known[order, :_AT].astype(np.float32),
+            "at": self._known[order, _AT],
+            "changed": self._changed[order].astype(np.float16),
+            "mixture": self._mixture,
+            "sums": np.array([*self.change, *self.noise, *(getattr(self, name) for name in _SUMS)]),
+            "foretold": self._foretold,
+            "surprise": np.concatenate([self._surprise, self._block]),
+        }
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """ValueError or KeyError where it is not what `state` gives; nothing is then changed."""
+        count, ages = len(state["keys"]), len(_AGES)
+        shapes = {
+            "keys": (count,),
+            "known": (count, 4),
+            "at": (count,),
+            "changed": (count, ages),
+            "mixture": (len(_RATE),),
+            "sums": (4 + len(_SUMS),),
+            "foretold": (3,),
+            "surprise": (4,),
+        }
+        found = {name: np.asarray(state[name]) for name in shapes}
+        for name, shape in shapes.items():
+            if found[name].shape != shape or not np.isfinite(found[name]).all():
+                raise ValueError(f"{name} of questions is not what it was written as")
+        positive = all((found[name] >= 0).all() for name in shapes if name != "surprise")
+        if not positive or not (found["mixture"] > 0).all() or not (found["sums"][:4] > 0).all():
+            raise ValueError("questions have counts that cannot be")
+        keys = found["keys"].astype(np.int64).tolist()
+        rows = {key: row for row, key in enumerate(keys)}
+        if len(rows) != count:
+            raise ValueError("a question is there twice")
+        self._rows = rows
+        self._known = np.hstack([found["known"], found["at"][:, None]]).astype(np.float64)
+        self._changed = found["changed"].astype(np.float32)
+        self._mixture = found["mixture"].astype(np.float64)
+        sums = found["sums"].tolist()
+        self.change, self.noise = (sums[0], sums[1]), (sums[2], sums[3])
+        for name, value in zip(_SUMS, sums[4:], strict=True):
+            setattr(self, name, value)
+        self._foretold = found["foretold"].astype(np.float64)
+        self._surprise, self._block = np.split(found["surprise"].astype(np.float64), 2)
+        self._believed = np.tile(self._new(), (count, 1))
+        self._fresh = set(range(count))
+
+
+@dataclass(frozen=True, slots=True)
+class Population:
+    """By question, per second: how often it is asked, and how often it changes now: as replicas believe, the upper end
+    of that, and as is to be expected. Beside them what is the class's."""
+
+    requests: Floats
+    rate: Floats
+    upper: Floats
+    mean: Floats
+    noise: Floats
+    margin: float
+    change_prior: tuple[float, float]
+    noise_prior: tuple[float, float]
+    requests_prior: tuple[float, float]
+    hazard: float
+
+    @classmethod
+    def known(cls, requests: Floats, rates: Floats) -> Population:
+        """Where nothing has to be learnt."""
+        ones = (1.0, 1.0)
+        return cls(requests, rates, rates, rates, 0 * rates, 1.0, ones, ones, ones, 1.0)
+
+    def ttls(self, cost: float, bounds: Bounds) -> Floats:
+        """As `question_ttl.best_ttl` has them, for all at once."""
+        ahead = self.requests * cost / self.rate
+        ttls = 2 * cost / self.rate / (np.sqrt(1 + 2 * ahead) + 1)
+        ttls = np.minimum(ttls, 2 * bounds.stale / self.upper)
+        return np.asarray(np.clip(ttls, bounds.shortest, bounds.longest))
+
+    def hits(self, ttls: Floats) -> Floats:
+        """Per second."""
+        return np.asarray(self.requests**2 * ttls / (1 + self.requests * ttls))
+
+    def forecast(self, ttls: Floats) -> tuple[float, float]:
+        """Hits per second, and the share of them that is stale."""
+        hits, changes = self.hits(ttls), self.mean * ttls
+        total = float(hits.sum())
+        # The mean of 1 - exp(-y) up to y, by a fraction that is never more than 2 % off where y < 1.
+        return total, float(hits @ (changes / (2 + changes * 2 / 3))) / total
+
+    def held(self, ttls: Floats) -> float:
+        """How many answers are kept, on average."""
+        return float((self.requests * ttls / (1 + self.requests * ttls)).sum())
+
+    def best_cost(self, bounds: Bounds) -> tuple[float, BoundBy]:
+        """Step 4: `c`, and what keeps it from being larger."""
+        allowed = min(bounds.aim, bounds.budget / self.margin)
+        cost = _largest(lambda cost: self.forecast(self.ttls(cost, bounds))[1] <= allowed)
+        hits, ttls = self.hits(self.ttls(cost, bounds)), self.ttls(cost, bounds)
+        if hits @ (ttls >= bounds.longest * (1 - 1e-9)) > hits.sum() / 2:
+            return cost, "Bounds"
+        return cost, "Staleness" if allowed == bounds.aim else "Data"
+
+    def cost_within(self, most: float, bounds: Bounds) -> float:
+        """The largest `c` with which no more answers are kept than that."""
+        return _largest(lambda cost: self.held(self.ttls(cost, bounds)) <= most)
+
+    def policy(self, cost: float, bounds: Bounds) -> QuestionPolicy:
+        """What is published."""
+        return QuestionPolicy(
+            cost=cost,
+            change=self.change_prior,
+            noise=self.noise_prior,
+            requests=self.requests_prior,
+            shortest=bounds.shortest,
+            longest=bounds.longest,
+            stale=bounds.stale,
+            hazard=self.hazard,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Of a policy: seconds, and shares of hits. `stale` is of one question's."""
+
+    shortest: float
+    longest: float
+    budget: float
+    aim: float
+    stale: float
+
+
+def _largest(fine: Callable[[float], bool]) -> float:
+    """The largest cost of which that is true."""
+    low, high = math.log(_LEAST_COST), math.log(_MOST_COST)
+    for _ in range(22):
+        middle = (low + high) / 2
+        low, high = (middle, high) if fine(math.exp(middle)) else (low, middle)
+    return math.exp(low)
+
+
+def _upper_rates(shape: Floats, seconds: Floats) -> Floats:
+    """`question_ttl.upper_rate` for many."""
+    root = 1 - 1 / (9 * shape) + question_ttl.QUANTILE / (3 * np.sqrt(shape))
+    upper: Floats = np.maximum(shape * root**3, shape) / seconds
+    return upper
+
+
+def _gamma_on_grid(shape: float, seconds: float) -> Floats:
+    """Shares of a gamma distribution at the rates of the grid; what lies below the least is at it."""
+    scaled = seconds * _RATES
+    shares = np.exp(shape * np.log(scaled) - scaled - math.lgamma(shape)) * _STEP
+    shares[0] += scaled[0] ** shape * math.exp(-math.lgamma(shape + 1))
+    return np.maximum(shares, 1e-300)
+
+
+def _fit_gamma(likelihoods: Floats, mean: float) -> tuple[float, float]:
+    """Shape and seconds that make it most likely, by a compass search on logarithms of shape and mean."""
+
+    def value(point: tuple[float, float]) -> float:
+        shape, mean = math.exp(point[0]), math.exp(point[1])
+        # A weak belief in a shape of about a half, and half a change more than was seen.
+        belief = -((point[0] - math.log(0.5)) ** 2) / 4.5 + 0.5 * point[1]
+        fit = np.log(np.maximum(likelihoods @ _gamma_on_grid(shape, shape / mean), 1e-300)).sum()
+        return float(fit) + belief
+
+    point = (math.log(0.5), min(max(math.log(mean), _SLOWEST), _FASTEST))
+    best, step = value(point), 1.0
+    while step > 0.02:
+        for by in ((step, 0.0), (-step, 0.0), (0.0, step), (0.0, -step)):
+            shape, mean = point[0] + by[0], point[1] + by[1]
+            tried = (min(max(shape, -3.0), 3.0), min(max(mean, _SLOWEST), _FASTEST))
+            found = value(tried)
+            if found > best:
+                point, best = tried, found
+                break
+        else:
+            step /= 2
+    shape, mean = math.exp(point[0]), math.exp(point[1])
+    return shape, shape / mean

@@ -1,0 +1,131 @@
+"""What is learnt of single questions, against worlds whose rates and noise are known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from dub5.contract import Verdict
+from dub5_operator.planner import questions
+from dub5_operator.planner.questions import Bounds, Population, Questions
+
+HOUR = 3600.0
+NOW = 1_000_000.0
+BOUNDS = Bounds(shortest=5.0, longest=86400.0, budget=0.01, aim=0.0085, stale=0.1)
+Floats = NDArray[np.float64]
+
+
+def learned(rates: Floats, *, noises: float | Floats = 0.0, each: int = 40, age: float = 300.0) -> Questions:
+    """Of questions with these rates per second: comparisons at ages between a tenth of `age` and ten times that."""
+    chance = np.random.default_rng(3)
+    found = Questions()
+    at = np.full(len(rates), NOW)
+    for _ in range(each):
+        ages = age * 10 ** chance.uniform(-1, 1, len(rates))
+        changed = chance.random(len(rates)) > np.exp(-rates * ages) * (1 - noises)
+        columns = zip(at.tolist(), ages.tolist(), changed.tolist(), strict=True)
+        verdicts = [
+            Verdict(key, "c", then, then + apart, differs, 3, "refetch")
+            for key, (then, apart, differs) in enumerate(columns)
+        ]
+        at += ages
+        found.fold(verdicts, float(at.max()))
+    return found
+
+
+def population(found: Questions) -> Population:
+    among = found.population(NOW)
+    assert among is not None
+    return among
+
+
+def test_the_distribution_of_rates_is_found() -> None:
+    rates = np.random.default_rng(5).gamma(2.0, 1 / (2.0 * HOUR), 1000)
+    found = learned(rates)
+    among = population(found)
+    shape, seconds = found.change
+    assert shape == pytest.approx(2.0, rel=0.25)
+    assert shape / seconds == pytest.approx(1 / HOUR, rel=0.1)
+    assert np.corrcoef(among.mean, rates)[0, 1] > 0.8
+    assert 0.92 < np.mean(rates <= among.upper) < 0.98
+
+
+def test_hits_are_as_stale_as_foretold_though_no_gamma_distribution_is_like_it() -> None:
+    rates = np.random.default_rng(6).choice([0.0, 1 / 86400, 1 / HOUR, 1 / 600], 1500, p=[0.4, 0.3, 0.2, 0.1])
+    among = population(learned(rates))
+    cost, bound_by = among.best_cost(BOUNDS)
+    ttls = among.ttls(cost, BOUNDS)
+    hits, stale = among.forecast(ttls)
+    exponent = np.maximum(rates * ttls, 1e-12)
+    truth = float(among.hits(ttls) @ (1 + np.expm1(-exponent) / exponent)) / hits
+    assert truth == pytest.approx(stale, rel=0.15)
+    assert (bound_by, stale) == ("Staleness", pytest.approx(BOUNDS.aim, rel=0.01))
+
+
+def test_questions_that_are_always_reworded_do_not_change_the_others() -> None:
+    always = np.arange(1000) % 10 == 0
+    found = learned(np.full(1000, 1 / HOUR), noises=np.where(always, 1.0, 0.0))
+    among = population(found)
+    assert among.noise[always].min() > 0.9
+    assert among.noise[~always].max() < 0.1
+    assert among.mean.mean() == pytest.approx(1 / HOUR, rel=0.15)
+    assert among.mean[always].mean() < 2 / HOUR
+
+
+def test_noise_that_is_alike_for_all_is_told_from_change() -> None:
+    found = learned(np.full(1000, 1 / HOUR), noises=0.35)
+    among = population(found)
+    assert among.noise.mean() == pytest.approx(0.35, abs=0.05)
+    assert among.mean.mean() == pytest.approx(1 / HOUR, rel=0.2)
+
+
+def test_few_changes_leave_a_margin() -> None:
+    few, many = (population(learned(np.full(n, 1 / HOUR), each=4)).margin for n in (30, 4000))
+    assert few > 1.3 > 1.15 > many > 1.0
+
+
+def test_memory_keeps_the_cost_lower() -> None:
+    among = population(learned(np.full(500, 1 / HOUR)))
+    cost = among.cost_within(50.0, BOUNDS)
+    assert among.held(among.ttls(cost, BOUNDS)) == pytest.approx(50.0, rel=0.01)
+
+
+def test_one_goes_on_where_another_stopped() -> None:
+    found, after = learned(np.full(300, 1 / HOUR)), Questions()
+    after.restore(found.state(1000))
+    assert after.change == found.change
+    one, other = population(found), population(after)
+    np.testing.assert_allclose(np.sort(other.mean), np.sort(one.mean), rtol=0.02)
+    assert other.best_cost(BOUNDS)[0] == pytest.approx(one.best_cost(BOUNDS)[0], rel=0.02)
+    assert len(found.state(10)["keys"]) == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("known", np.zeros((3, 4))),
+        ("at", np.full(20, math.nan)),
+        ("changed", np.full((20, 18), -1.0)),
+        ("mixture", np.zeros(320)),
+        ("sums", np.zeros(9)),
+        ("keys", np.zeros(20, dtype=np.int64)),
+    ],
+)
+def test_a_damaged_state_is_refused_and_changes_nothing(name: str, value: NDArray[np.generic]) -> None:
+    found = learned(np.full(20, 1 / HOUR))
+    before = population(found)
+    with pytest.raises(ValueError, match=r"question|sums"):
+        found.restore({**found.state(20), name: value})
+    np.testing.assert_array_equal(population(found).mean, before.mean)
+    with pytest.raises(KeyError):
+        found.restore({})
+
+
+def test_there_is_a_bound_on_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(questions, "MOST_QUESTIONS", 100)
+    found = learned(np.full(120, 1 / HOUR), each=3)
+    assert len(found.state(1000)["keys"]) <= 100
+    assert population(found).mean.min() > 0
