@@ -7,22 +7,31 @@ two fresh ones differ with the chance `noise`.
 
 from __future__ import annotations
 
-import bisect
-import random
 from collections import Counter
 from typing import Protocol
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
-from benchmarks.adaptive_ttl.world import HOUR, MINUTE, START, Drawn
-from dub5.contract import Access, Verdict
+from benchmarks.adaptive_ttl.kernel import (
+    BY_KEY,
+    NO_POLICY,
+    ONE,
+    QUESTION,
+    Answers,
+    Published,
+    new_state,
+    run_minute,
+)
+from benchmarks.adaptive_ttl.world import HOUR, MINUTE, START, Drawn, Floats
+from dub5.contract import Access, QuestionPolicy, Verdict
 
 DOLLARS = 0.0005
 """Of a provider's call: some 600 tokens in, 300 out, of a small model."""
 SIZE = 2000
 MEMORY_PRICE = 0.02
 """Dollars per GiB and hour."""
-RE_ASK_SHARE = 0.01
 HEAVY = 64
 TAIL_THRESHOLD = 0.25
 
@@ -37,19 +46,32 @@ class Seen(msgspec.Struct):
 
 
 class Control(Protocol):
-    """Sets the TTL. `samples`: whether it wants any."""
+    """Sets the TTL: one for all, or by question in `ttls`, or as replicas compute it with `question`.
+
+    `samples`: whether it wants any."""
 
     ttl: float
+    ttls: Floats | None
+    question: QuestionPolicy | None
     samples: bool
 
     def each_minute(self, seen: Seen) -> None: ...
 
 
-class Fixed:
+class Uniform:
+    """One TTL for all."""
+
+    ttls: Floats | None = None
+    question: QuestionPolicy | None = None
+
+
+class Fixed(Uniform):
+    """`ttl` for all, or `ttls` by question, the last one for those that are asked once."""
+
     samples = False
 
-    def __init__(self, ttl: float) -> None:
-        self.ttl = ttl
+    def __init__(self, ttl: float, ttls: Floats | None = None) -> None:
+        self.ttl, self.ttls = ttl, ttls
 
     def each_minute(self, seen: Seen) -> None:
         pass
@@ -58,7 +80,6 @@ class Fixed:
 class Outcome(msgspec.Struct):
     """Sums over the day, and by minute what a row needs more closely."""
 
-    calls: int = 0
     re_asks: int = 0
     byte_seconds: float = 0.0
     sample_bytes: int = 0
@@ -66,10 +87,16 @@ class Outcome(msgspec.Struct):
     hits_by_minute: list[int] = []
     stale_by_minute: list[int] = []
     looked_up_by_minute: list[int] = []
+    calls_by_minute: list[int] = []
 
     @property
     def stale_share(self) -> float:
         return self.stale_share_from(0)
+
+    @property
+    def calls(self) -> int:
+        """Of the provider, re-asks included."""
+        return sum(self.calls_by_minute)
 
     @property
     def hits(self) -> int:
@@ -90,121 +117,93 @@ class Outcome(msgspec.Struct):
 
 
 class Cache:
-    """Runs one day under one control."""
+    """Runs some days under one control."""
 
     def __init__(self, drawn: Drawn, control: Control) -> None:
         self._drawn = drawn
         self._control = control
-        self._chance = random.Random(drawn.seed)
-        count = int(drawn.keys.max(initial=drawn.world.keys - 1)) + 1
-        self._changes = [drawn.changes_of(key) for key in range(drawn.world.keys)]
-        self._changes += [[float("inf")]] * (count - drawn.world.keys)
-        self._own_wording = (1 - (1 - drawn.noises) ** 0.5).tolist() + [0.0] * (count - drawn.world.keys)
-        self._fetched = [-1e18] * count
-        self._next_change = [float("inf")] * count
-        self._hits = [0] * count
-        self._owned = [False] * count  # worded in a way of its own
-        self._version = [-1] * count
-        self._kept_for = [0.0] * count
-        self._re_ask = 0.0
-        self._verdicts: list[Verdict] = []
+        self._chance = np.random.default_rng([drawn.seed, 10])
+        known = drawn.world.keys
+        count = int(drawn.keys.max(initial=known - 1)) + 1
+        self.state = new_state(count)
+        self._answers = Answers(drawn.changes, drawn.first, drawn.rates, 1 - (1 - drawn.noises) ** 0.5)
         self.outcome = Outcome()
-        hashes = random.Random(drawn.seed + 1)
-        self._short = [hashes.randrange(2**48) for _ in range(count)]
+        self._short = np.random.default_rng([drawn.seed, 11]).integers(2**48, size=count)
         self._weights: Counter[int] = Counter()
-        self._heavy: set[int] = set()
+        self._heavy = np.zeros(count, dtype=bool)
 
     def run(self) -> Outcome:
         times, keys = self._drawn.times, self._drawn.keys
         minutes = int(self._drawn.world.hours * 60)
-        bounds = times.searchsorted([minute * MINUTE for minute in range(minutes + 1)]).tolist()
+        bounds = times.searchsorted([minute * MINUTE for minute in range(minutes + 1)])
         for minute in range(minutes):
             part = slice(bounds[minute], bounds[minute + 1])
-            self._minute(times[part].tolist(), keys[part].tolist(), (minute + 1) * MINUTE)
+            self._minute(times[part], keys[part], (minute + 1) * MINUTE)
         return self.outcome
 
-    def _minute(self, times: list[float], keys: list[int], end: float) -> None:
+    def _minute(self, times: Floats, keys: NDArray[np.int64], end: float) -> None:
         control, outcome = self._control, self.outcome
+        found, verdicts = np.zeros(len(times), dtype=bool), np.empty((len(times), 6))
         ttl = control.ttl
-        fetched, hits, next_change = self._fetched, self._hits, self._next_change
-        found, stale = [], 0
-        re_asking = control.samples and self._drawn.world.keys > 0
-        for at, key in zip(times, keys, strict=True):
-            hit = at - fetched[key] < ttl
-            found.append(hit)
-            if hit:
-                hits[key] += 1
-                if at >= next_change[key]:
-                    stale += 1
-                if re_asking and self._re_ask >= 1.0:
-                    self._ask_again(at, key, ttl)
-            else:
-                self._fetch(at, key, ttl)
+        mode, ttls, policy = ONE, np.array([ttl]), NO_POLICY
+        if control.ttls is not None:
+            mode, ttls = BY_KEY, control.ttls
+        elif control.question is not None and ttl:
+            mode, policy = QUESTION, Published.of(control.question)
+        stale, calls, re_asks, compared, kept_seconds = run_minute(
+            times,
+            keys,
+            self._chance.random(len(times)),
+            mode,
+            ttls,
+            policy,
+            control.samples,
+            START,
+            self._answers,
+            self.state,
+            found,
+            verdicts,
+        )
+        outcome.byte_seconds += SIZE * kept_seconds
         outcome.ttls.append(ttl)
-        outcome.hits_by_minute.append(sum(found))
+        outcome.hits_by_minute.append(int(found.sum()))
         outcome.stale_by_minute.append(stale)
         outcome.looked_up_by_minute.append(len(times))
+        outcome.calls_by_minute.append(calls + re_asks)
+        outcome.re_asks += re_asks
+        seen = Seen(START + end, len(times), [], [])
         if control.samples:
-            seen = Seen(START + end, len(times), self._sampled(times, keys, found), self._verdicts)
+            seen.accesses = self._sampled(times, keys, found)
+            seen.verdicts = self._compared(verdicts[:compared])
             outcome.sample_bytes += 48 * (len(seen.accesses) + len(seen.verdicts))
-            self._verdicts = []
-        else:
-            seen = Seen(START + end, len(times), [], [])
         control.each_minute(seen)
 
-    def _fetch(self, at: float, key: int, ttl: float) -> None:
-        self.outcome.calls += 1
-        self.outcome.byte_seconds += SIZE * ttl
-        self._re_ask += RE_ASK_SHARE
-        changes = self._changes[key]
-        version = bisect.bisect_right(changes, at)
-        owned = self._chance.random() < self._own_wording[key]
-        if self._control.samples and at - self._fetched[key] < self._kept_for[key]:
-            self._compare(at, key, version, owned, "refetch")
-        self._keep(at, key, version, owned, ttl)
-
-    def _ask_again(self, at: float, key: int, ttl: float) -> None:
-        self._re_ask = 0.0
-        self.outcome.re_asks += 1
-        version = bisect.bisect_right(self._changes[key], at)
-        owned = self._chance.random() < self._own_wording[key]
-        if self._compare(at, key, version, owned, "re-ask"):
-            self._keep(at, key, version, owned, ttl)
-
-    def _compare(self, at: float, key: int, version: int, owned: bool, source: str) -> bool:
-        changed = version != self._version[key] or owned or self._owned[key]
-        self._verdicts.append(
+    def _compared(self, verdicts: Floats) -> list[Verdict]:
+        return [
             Verdict(
-                self._short[key],
+                int(self._short[int(key)]),
                 "simulated",
-                START + self._fetched[key],
-                START + at,
-                changed,
-                self._hits[key],
-                "re-ask" if source == "re-ask" else "refetch",
+                fetched,
+                again,
+                changed > 0,
+                int(hits),
+                "re-ask" if re_asked else "refetch",
             )
-        )
-        return changed
+            for key, fetched, again, changed, hits, re_asked in verdicts.tolist()
+        ]
 
-    def _keep(self, at: float, key: int, version: int, owned: bool, ttl: float) -> None:
-        self._fetched[key], self._version[key], self._owned[key] = at, version, owned
-        self._hits[key] = 0
-        self._kept_for[key] = max(4 * ttl, 60.0)
-        self._next_change[key] = self._changes[key][version]
-
-    def _sampled(self, times: list[float], keys: list[int], found: list[bool]) -> list[Access]:
+    def _sampled(self, times: Floats, keys: NDArray[np.int64], found: NDArray[np.bool_]) -> list[Access]:
         """As cache/samples.py takes them: the heaviest keys, and of the others those with a small hash."""
-        threshold, short, heavy = TAIL_THRESHOLD * 2**48, self._short, self._heavy
-        accesses = []
-        for at, key, hit in zip(times, keys, found, strict=True):
-            if key in heavy:
-                accesses.append(Access(short[key], "", START + at, hit, SIZE * hit, DOLLARS * hit, 1.0))
-            elif short[key] < threshold:
-                accesses.append(
-                    Access(short[key], "", START + at, hit, SIZE * hit, DOLLARS * hit, TAIL_THRESHOLD)
-                )
-        self._weights.update(keys)
+        heavy, short = self._heavy[keys], self._short[keys]
+        taken = heavy | (short < TAIL_THRESHOLD * 2**48)
+        columns = short[taken], times[taken] + START, found[taken], heavy[taken]
+        accesses = [
+            Access(key, "", at, hit, SIZE * hit, DOLLARS * hit, 1.0 if exact else TAIL_THRESHOLD)
+            for key, at, hit, exact in zip(*(column.tolist() for column in columns), strict=True)
+        ]
+        self._weights.update(keys.tolist())
         heaviest = self._weights.most_common(4 * HEAVY)
-        self._heavy = {key for key, count in heaviest[:HEAVY] if count > 1}
+        self._heavy[:] = False
+        self._heavy[[key for key, count in heaviest[:HEAVY] if count > 1]] = True
         self._weights = Counter({key: count // 2 for key, count in self._weights.items() if count > 1})
         return accesses
