@@ -1,0 +1,591 @@
+"""How fast a class's answers change now, as a multiple of how fast they change on average.
+
+Each question has a rate of its own (`questions`). What they have in common is when: a storm makes all of them change
+faster, a batch or a document many of them at one moment, an office none of them at night. This module tells these
+apart, and from chance. Its data are comparisons that say only whether an answer changed between two moments. With `q`
+the question's noise, `-ln(1 - e0)`, and `e` what its own rate expects of the interval, the chance of a change is
+
+    1 - exp(-(q + m e + L w)),
+
+`m` the mean multiple during the interval, `L = -ln(1 - share)` of an *event* that changed this share of all answers at
+a moment of which the interval has the part `w`, usually all or nothing. All exposures add, so each comparison is used
+whatever interval it has.
+
+1. Change points (Adams and MacKay, "Bayesian online changepoint detection", 2007). For each moment of a grid that is
+   the coarser the longer ago it is, and each hypothesis about what happened then, the log-likelihood ratio to "nothing
+   did" is summed up as comparisons come. The hypotheses are a *new rate* that goes on, one of several factors, the way
+   home to the average among them; and an *event*, several shares, in half a minute or in five, after which all is as
+   it was. Answers fetched after the moment tell the two apart, and there are many of them soon, since the TTL follows
+   the posterior mean of the multiple: what is linear in the rate, as the stale share nearly is, wants its mean.
+2. A hypothesis that has become certain is made history, and the search begins anew from there. A new rate is an alarm.
+3. Comparisons are not independent. Ratios are divided by the measured dispersion, Pearson's chi-square by degree of
+   freedom over blocks of five minutes (McCullagh and Nelder, "Generalized Linear Models", 1989, 4.5), those for a
+   slower rate by `CAUTION` at least. Where changes come as events, their absence between two events is no news: of the
+   average, the share that came by events is not expected of any minute.
+4. The multiple of the regime since the last change point is what came over what was expected, expectation and
+   maximisation step by step (Dempster, Laird and Rubin, JRSS B 1977), and leans on what it was thought to be.
+5. The hour: what came over what was expected by hour of the day and of the week, UTC. Each is drawn to the mean, an
+   hour of the week to its hour of the day, by the part of the variance between hours that their variance from visit to
+   visit leaves (James and Stein, 1961; Efron and Morris, "Data analysis using Stein's estimator", JASA 1975). An hour
+   with little data does not count as visited.
+
+Times are seconds since the epoch. State is a few arrays of bounded size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+GRID = 30.0
+"""Seconds between the moments at which something may have happened."""
+REMEMBERED = 12 * 3600.0
+"""Seconds after which a moment is no longer asked about; nor is an event counted."""
+ENOUGH, WARM_UP = 100, 900.0
+"""Comparisons, and seconds, before anything is looked for."""
+CERTAIN, CERTAIN_FALL = 0.95, 0.99
+"""A posterior above which a hypothesis becomes history."""
+EVENTS_A_DAY, RISES_A_DAY, FALLS_A_DAY, BACK_A_DAY = 1.0, 2.0, 0.5, 12.0
+"""Assumed beforehand. Back: to a rate that was, once it is another one."""
+SETTLES, UNSETTLED = 120.0, 600.0
+"""Seconds after which comparisons are counted, where nothing seems to have happened and where something may have."""
+TOLD_APART = 4.0
+"""Of the log-likelihood, by which an event must explain more than the best new rate, so that it is one."""
+SOON = 900.0
+"""Seconds between moments that are one."""
+CAUTION = 4.0
+SUSPECTED = 0.1
+"""A posterior from which on something is reckoned with; before, it is what is assumed of any minute."""
+BLOCK = 300.0
+HALF_LIFE = 24 * 3600.0
+"""Of the dispersion, and of the share of changes that came by events."""
+LEVEL_HALF_LIFE = 2 * 3600.0
+LEAST_NOISE = 0.0005
+"""Of `q`: a single change of what never changes is not much of a surprise."""
+ALARM = 2.0
+"""Factor from which on a new rate is an alarm."""
+FOREIGN = 1.6
+"""Factor from home at which there is a way back."""
+LEAST, MOST = 1 / 64, 1e6
+"""Of the multiple."""
+
+_RISES = 2.0 ** np.array([1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 18])
+_FALLS = np.array([1 / 4, 1 / 16, 1 / 64])
+_SHARES = np.array([0.12, 0.25, 0.5, 0.8, 0.98])
+_LASTING = np.array([GRID, 300.0])
+_EXTENTS = -np.log1p(-np.repeat(_SHARES, len(_LASTING)))
+_LASTS = np.tile(_LASTING, len(_SHARES))
+_BACK = len(_RISES) + len(_FALLS)
+_RATES = _BACK + 2
+_EVENT = slice(_RATES, None)
+_HYPOTHESES = _RATES + len(_EXTENTS)
+_AT_ONCE = 4096
+"""Comparisons that are weighed at once; a bound of memory."""
+_MOST_EVENTS, _MOST_SEGMENTS = 16, 64
+_DAY = 86400.0
+_EVER = 1e9
+
+
+_STATE = [
+    *(
+        "hour",
+        "onsets",
+        "scores",
+        "segments",
+        "events",
+        "level",
+        "before",
+        "since",
+        "moment",
+        "counts",
+        "sources",
+    ),
+    *("surprise", "block", "before_block", "typical", "compared", "started", "folded"),
+]
+_GROWING = {"onsets", "scores", "segments", "events"}
+_WIDTHS = {
+    "scores": (_HYPOTHESES,),
+    "segments": (2,),
+    "events": (4,),
+    "alarms": (2,),
+    "open": (3,),
+    "visits": (168,),
+}
+
+
+class Profile:
+    """Step 5: by hour of the week, how fast answers change."""
+
+    LATENESS = 6
+    """Hours that comparisons may reach back; what reaches farther does not tell the hour."""
+    EXPECTED = 3.0
+    """Changes that must have been expected of an hour for it to count as visited."""
+    HIGHEST, LOWEST = 8.0, 0.1
+
+    def __init__(self) -> None:
+        self._open = np.zeros((self.LATENESS + 2, 3))  # hour since the epoch, changes, expected
+        self._visits = np.zeros((3, 168))  # count, sum, sum of squares
+        self._shape = np.ones(168)
+
+    def fold(self, hours: NDArray[np.int64], changes: Floats, expected: Floats, now: float) -> None:
+        """`changes` that came in each of the `hours` since the epoch, and those `expected`."""
+        current = int(now // 3600)
+        size = len(self._open)
+        for hour in range(current - size + 1, current + 1):
+            slot = self._open[hour % size]
+            if slot[0] != hour:
+                self._close(*slot)
+                slot[:] = hour, 0.0, 0.0
+        fits = (hours > current - size) & (hours <= current)
+        np.add.at(self._open[:, 1], hours[fits] % size, changes[fits])
+        np.add.at(self._open[:, 2], hours[fits] % size, expected[fits])
+
+    def _close(self, hour: float, changes: float, expected: float) -> None:
+        if expected < self.EXPECTED:
+            return
+        ratio = min(changes / expected, self.HIGHEST)
+        # Weeks and days fade: half after eight visits.
+        cell = int(hour + 72) % 168  # the epoch began on a Thursday
+        self._visits[:, cell] *= 0.92
+        self._visits[:, cell] += 1.0, ratio, ratio**2
+        self._draw()
+
+    def _draw(self) -> None:
+        of_day = self._visits.reshape(3, 7, 24).sum(axis=1)
+        by_day = 1 + _drawn(of_day, np.ones(24))
+        of_week = np.tile(by_day, 7)
+        self._shape = np.clip(of_week + _drawn(self._visits, of_week), self.LOWEST, self.HIGHEST)
+
+    def state(self) -> tuple[Floats, Floats]:
+        return self._open, self._visits
+
+    def restore(self, open_hours: Floats, visits: Floats) -> None:
+        if open_hours.shape != self._open.shape or visits.shape != self._visits.shape or (visits < 0).any():
+            raise ValueError("hours of a hazard are of another shape, or below 0")
+        self._open, self._visits = open_hours, visits
+        self._draw()
+
+    def at(self, hour: float) -> float:
+        """In the hour since the epoch."""
+        return float(self._shape[int(hour + 72) % 168])
+
+
+def _drawn(visits: Floats, towards: Floats) -> Floats:
+    """How far each cell is believed to be from `towards`."""
+    count, total, squares = visits
+    seen = count > 1.5  # one visit is no pattern
+    if seen.sum() < 4:
+        return np.zeros(len(count))
+    mean = total / np.maximum(count, 1e-9)
+    # Variance from visit to visit: a prior of one, worth eight visits, beside what is measured.
+    within = (8.0 + float((squares - count * mean**2)[seen].sum())) / (
+        8.0 + float(np.maximum(count[seen] - 1, 0).sum())
+    )
+    error = within / np.maximum(count, 1.0)
+    away = np.where(seen, mean - towards, 0.0)
+    between = max(float((away[seen] ** 2 - error[seen]).mean()), 0.0)
+    return np.asarray(away * between / (between + error))
+
+
+class Hazard:
+    """One class."""
+
+    def __init__(self) -> None:
+        self.alarms: list[tuple[float, float]] = []
+        """New rates: when they were noticed, and the factor. The latest ten."""
+        self._profile = Profile()
+        self._hour = 0.0
+        self._onsets = np.zeros(0)
+        self._scores = np.zeros((0, _HYPOTHESES))
+        self._posterior = np.zeros((0, _HYPOTHESES))
+        self._segments = np.array([[0.0, 1.0]])  # since when a second of the average takes how many
+        self._events = np.zeros((0, 4))  # at, lasts, answers changed, answers not changed
+        self._level = self._before = 1.0
+        self._since = 0.0  # when the level began
+        self._moment = np.zeros(2)  # when answers changed last, and which share of them
+        self._waiting: list[tuple[float, _Comparisons]] = []
+        self._counts = np.zeros(2)  # of the level: changes, expected at a level of one; faded
+        self._sources = np.zeros(2)  # changes: by events, all; faded
+        self._surprise = np.zeros(2)  # squared residuals of blocks, their variances; faded
+        self._block = np.zeros(3)  # residual and variance since, the third, it began
+        self._before_block = 0.0  # residual of the block before, in standard deviations
+        self._typical = np.zeros(2)  # what was expected, and seconds; faded
+        self._compared = 0.0
+        self._started = 0.0
+        self._folded = 0.0
+
+    @property
+    def events(self) -> list[tuple[float, float]]:
+        """Those of the last hours: when, and the share of answers that they changed."""
+        shares = _share(self._events)
+        return [(float(at), float(share)) for at, share in zip(self._events[:, 0], shares, strict=True)]
+
+    def multiplier(self, now: float) -> float:
+        """How many times as fast as on average answers change now: the posterior mean."""
+        by_events = self._by_events * self._profile.at(now // 3600)
+        pace = self._level * (self._profile.at(now // 3600) - by_events)
+        mean = pace + by_events
+        rates, factors = self._posterior[:, :_RATES].sum(axis=0), self._factors()
+        then = np.where(factors > 1, factors * mean, factors * pace + by_events)
+        for suspected in (rates * (factors > 1), rates * (factors < 1)):
+            if suspected.sum() > SUSPECTED:
+                mean += float(suspected @ (then - pace - by_events))
+        # An event that is not over may change what is fetched now.
+        going_on = (self._onsets[:, None] + _LASTS > now) * self._posterior[:, _EVENT]
+        expected, seconds = self._typical
+        if going_on.sum() > SUSPECTED:
+            mean += float((going_on * _EXTENTS / _LASTS).sum()) * seconds / max(expected, 1e-9)
+        return min(max(mean, LEAST), MOST)
+
+    def moment(self, now: float) -> tuple[float, float]:
+        """When answers changed last, and the chance that one fetched before did; zeros where it is long ago."""
+        at, share = self._moment.tolist()
+        return (at, share) if now - at < REMEMBERED else (0.0, 0.0)
+
+    def fold(
+        self, fetched: Floats, again: Floats, changed: Floats, expected: Floats, noise: Floats, now: float
+    ) -> None:
+        """Take comparisons in, one a row of each array: when the two answers were fetched, whether they differed (0 or
+        1), `-ln` of the chance that the question's own rate leaves them the same, and its e0."""
+        now = max(now, self._folded)
+        self._fade(now)
+        self._enter_hour(now // 3600)
+        warm = self._compared >= ENOUGH and now - self._started >= WARM_UP
+        if warm:
+            self._ask_about(now)
+        if len(fetched):
+            self._started = self._started or float(again.min())
+            self._compared += len(fetched)
+            noisy = np.maximum(-np.log1p(-np.minimum(noise, 0.999)), LEAST_NOISE)
+            new = _Comparisons(fetched, again, changed, expected, noisy)
+            self._weigh(new)
+            self._waiting.append((now, new))
+        if warm:
+            self._judge(now)
+        calm = self._posterior.sum() < SUSPECTED
+        while self._waiting and now - self._waiting[0][0] >= (SETTLES if calm else UNSETTLED):
+            self._count(self._waiting.pop(0)[1], now, calm=calm)
+        self._folded = now
+
+    def state(self) -> dict[str, Floats]:
+        """What was learnt, for `restore`: a few arrays of bounded size. Comparisons of the last minutes, which are not
+        counted yet, are left out."""
+        found = {name: np.asarray(getattr(self, f"_{name}"), dtype=float) for name in _STATE}
+        found["alarms"] = np.array(self.alarms, dtype=float).reshape(-1, 2)
+        found["open"], found["visits"] = self._profile.state()
+        return {name: array.copy() for name, array in found.items()}
+
+    def restore(self, state: Mapping[str, Floats]) -> None:
+        """Go on from a `state`. ValueError or KeyError, and nothing changed, where it cannot be one."""
+        new = Hazard()
+        for name in [*_STATE, "alarms", "open", "visits"]:
+            array = np.array(state[name], dtype=float)
+            if array.shape[1:] != _WIDTHS.get(name, ()) or not np.isfinite(array).all():
+                raise ValueError(f"{name} of a hazard is of another shape, or not finite")
+        for name in _STATE:
+            array = np.array(state[name], dtype=float)
+            old = getattr(new, f"_{name}")
+            if isinstance(old, float):
+                setattr(new, f"_{name}", float(array))
+            elif name in _GROWING or array.shape == old.shape:
+                setattr(new, f"_{name}", array)
+            else:
+                raise ValueError(f"{name} of a hazard is of another shape")
+        if len(new._onsets) != len(new._scores) or not len(new._segments):
+            raise ValueError("a hazard's moments and their scores do not match")
+        if not (new._segments[:, 1] >= 0).all() or not min(new._level, new._before) > 0:
+            raise ValueError("a hazard's rates are not positive")
+        new._profile.restore(np.array(state["open"], dtype=float), np.array(state["visits"], dtype=float))
+        new.alarms = [(float(at), float(factor)) for at, factor in np.array(state["alarms"])]
+        new._posterior = np.zeros((len(new._onsets), _HYPOTHESES))
+        self.__dict__.update(new.__dict__)
+
+    @property
+    def _by_events(self) -> float:
+        """The share of changes that come by events, and are not to be expected of any one minute."""
+        by_events, total = self._sources
+        return min(float(by_events / (total + 20.0)), 0.9)
+
+    @property
+    def _dispersion(self) -> float:
+        squares, variances = self._surprise
+        return float(np.clip((squares + 20.0) / (variances + 20.0), 1.0, 50.0))
+
+    @property
+    def _away(self) -> bool:
+        """Whether the rate is another one than on average."""
+        return max(self._level, 1 / self._level) > FOREIGN
+
+    def _factors(self) -> Floats:
+        """What each new rate multiplies by: the last two go back, to the average and to what was before."""
+        return np.concatenate([_RISES, _FALLS, [1 / self._level, self._before / self._level]])
+
+    def _fade(self, now: float) -> None:
+        if self._folded:
+            kept = 0.5 ** ((now - self._folded) / HALF_LIFE)
+            self._sources *= kept
+            self._surprise *= kept
+            self._typical *= kept
+            self._counts *= 0.5 ** ((now - self._folded) / LEVEL_HALF_LIFE)
+        self._events = self._events[self._events[:, 0] > now - REMEMBERED]
+
+    def _enter_hour(self, hour: float) -> None:
+        if hour <= self._hour:
+            return
+        before, after = self._profile.at(self._hour or hour), self._profile.at(hour)
+        self._hour = hour
+        if not 1 / 1.5 < after / before < 1.5:
+            self._level = self._before = 1.0  # the hour was foreseen, and what came before it is over
+            self._settle(hour * 3600.0)
+        else:
+            self._level = min(max(self._level * before / after, LEAST), MOST)
+        self._enter(hour * 3600.0)
+
+    def _enter(self, since: float) -> None:
+        """From then on the average takes another pace."""
+        pace = self._level * self._profile.at(since // 3600) * (1 - self._by_events)
+        earlier = self._segments[self._segments[:, 0] < since][-_MOST_SEGMENTS + 1 :]
+        earlier[0, 0] = 0.0
+        self._segments = np.concatenate([earlier, [[since, pace]]])
+
+    def _settle(self, since: float) -> None:
+        self._since = since
+        self._counts[:] = 0
+
+    def _time(self, at: Floats) -> Floats:
+        """Seconds of the average that have passed at a time, from some beginning on: piecewise linear."""
+        starts, paces = self._segments.T
+        starts = np.append(starts, starts[-1] + _EVER)
+        passed = np.concatenate([[0.0], np.cumsum(np.diff(starts) * paces)])
+        return np.asarray(np.interp(at, starts, passed))
+
+    def _passed(self, start: Floats, end: Floats) -> Floats:
+        """Seconds of the average between two times."""
+        return np.asarray(self._time(end) - self._time(start))
+
+    def _by_event(self, start: Floats, end: Floats) -> tuple[Floats, Floats]:
+        """For each event and interval: the part of the event in it, and the exposure."""
+        covered = _covered(start, end, self._events[:, 0][:, None], self._events[:, 1][:, None])
+        return covered, -np.log1p(-_share(self._events))[:, None] * covered
+
+    def _exposure(self, of: _Comparisons) -> Floats:
+        by_time = of.rate * self._passed(of.fetched, of.again)
+        return np.asarray(of.noise + by_time + self._by_event(of.fetched, of.again)[1].sum(axis=0))
+
+    def _ask_about(self, now: float) -> None:
+        """Add the moments since the last fold to those that are asked about."""
+        first = max(self._folded, now - 20 * GRID) // GRID + 1
+        moments = GRID * np.arange(first, now // GRID + 1)
+        onsets = np.concatenate([self._onsets, moments])
+        scores = np.concatenate([self._scores, np.zeros((len(moments), _HYPOTHESES))])
+        best = scores.max(axis=1, initial=0.0)
+        kept: list[int] = []
+        for index, onset in enumerate(onsets):
+            # Older ones lie an eighth of their age apart: of two, the likelier stays.
+            if kept and onset - onsets[kept[-1]] < (now - onset) / 8 - 1:
+                kept[-1] = index if best[index] > best[kept[-1]] else kept[-1]
+            elif onset > now - REMEMBERED:
+                kept.append(index)
+        self._onsets, self._scores = onsets[kept], scores[kept]
+
+    def _weigh(self, new: _Comparisons) -> None:
+        """Step 1."""
+        if not len(self._onsets):
+            return
+        factors = self._factors()
+        # A faster rate is one of all changes, whatever they came by.
+        more = np.where(factors > 1, factors / (1 - self._by_events), factors) - 1
+        for same in new.parts(new.changed == 0, _AT_ONCE):
+            part, covered = self._since_onsets(same)
+            self._scores[:, :_RATES] -= part.sum(axis=1)[:, None] * more
+            self._scores[:, _EVENT] -= np.tile(covered.sum(axis=2), len(_SHARES)) * _EXTENTS
+        for found in new.parts(new.changed > 0, _AT_ONCE // 16):
+            part, covered = self._since_onsets(found)
+            extents = np.tile(covered, (1, len(_SHARES), 1)) * _EXTENTS[:, None]
+            added = np.concatenate([more[:, None] * part[:, None], extents], axis=1)
+            before = self._exposure(found)
+            after = np.maximum(before + added, 1e-9)
+            self._scores += np.log(np.expm1(-after) / np.expm1(-before)).sum(axis=2)
+
+    def _since_onsets(self, of: _Comparisons) -> tuple[Floats, Floats]:
+        """By moment: the exposure to time from then on, and, by how long an event lasts, the part of it."""
+        start = np.maximum(self._time(of.fetched), self._time(self._onsets)[:, None])
+        part = of.rate * np.maximum(self._time(of.again) - start, 0.0)
+        covered = _covered(of.fetched, of.again, self._onsets[:, None, None], _LASTING[:, None])
+        return part, covered
+
+    def _judge(self, now: float) -> None:
+        """Step 2."""
+        self._posterior = self._weights(now)
+        rises = self._factors() > 1
+        rates = self._posterior[:, :_RATES].sum(axis=0)
+        if self._posterior[:, _EVENT].sum() > CERTAIN:
+            self._took_place(now)
+        elif rates[rises].sum() > CERTAIN or rates[~rises].sum() > CERTAIN_FALL:
+            self._goes_on(now)
+
+    def _weights(self, now: float) -> Floats:
+        """The posterior by moment and hypothesis; what is left is that nothing happened."""
+        prior = np.zeros(_HYPOTHESES)
+        prior[: len(_RISES)] = (
+            RISES_A_DAY * _RISES**-0.5 / (_RISES**-0.5).sum()
+        )  # the greater, the less likely
+        prior[len(_RISES) : _BACK] = FALLS_A_DAY / len(_FALLS)
+        prior[_BACK:_RATES] = BACK_A_DAY * (np.abs(np.log(self._factors()[_BACK:])) > math.log(FOREIGN))
+        prior[_EVENT] = EVENTS_A_DAY / len(_EXTENTS)
+        # An event is an explanation of the dispersion.
+        tempered = np.ones(_HYPOTHESES)
+        tempered[:_RATES] = np.maximum(self._dispersion, np.where(self._factors() < 1, CAUTION, 1.0))
+        spacing = np.maximum(np.diff(np.append(self._onsets, now)), GRID / 2)
+        with np.errstate(divide="ignore"):
+            logs = np.log(prior / _DAY * spacing[:, None]) + self._scores / tempered
+        most = float(logs.max(initial=0.0))
+        weights = np.exp(logs - most)
+        return np.asarray(weights / (math.exp(-most) + weights.sum()))
+
+    def _took_place(self, now: float) -> None:
+        posterior = self._posterior[:, _EVENT]
+        index = int(posterior.sum(axis=1).argmax())
+        hypothesis = int(posterior[index].argmax())
+        at, lasts = float(self._onsets[index]), float(_LASTS[hypothesis])
+        told_apart = self._scores[index, _RATES + hypothesis] - self._scores[:, :_RATES].max()
+        if now < at + lasts + GRID or told_apart < TOLD_APART:
+            return  # it may yet go on
+        share = float(posterior[index] @ -np.expm1(-_EXTENTS) / posterior[index].sum())
+        event = [[at, lasts, 4 * share, 4 * (1 - share)]]  # as if four comparisons had shown it
+        self._events = np.concatenate([self._events, event])[-_MOST_EVENTS:]
+        self._changed(at + lasts, share)
+        self._search_anew()
+
+    def _goes_on(self, now: float) -> None:
+        posterior, factors = self._posterior[:, :_RATES], self._factors()
+        index = int(posterior.sum(axis=1).argmax())
+        at, row = float(self._onsets[index]), posterior[index] / posterior[index].sum()
+        before, best = self._level, int(row.argmax())
+        factor = factors[best] if best >= _BACK else math.exp(float(row @ np.log(factors)))
+        self._level = min(max(before * float(factor), LEAST), MOST)
+        # What changed beyond the average: since then where it is faster now, until then where it was.
+        faster = self._level > before
+        beyond = max(self._level - max(before, 1.0), 0.0) if faster else max(before - 1.0, 0.0)
+        lasted = now - at if faster else at - max(self._since, at - REMEMBERED)
+        expected, seconds = self._typical
+        if beyond and expected:
+            self._changed(at, -math.expm1(-beyond * lasted * expected / seconds))
+        by_events = self._by_events
+        told = (self._level * (1 - by_events) + by_events) / (before * (1 - by_events) + by_events)
+        if not 1 / ALARM < told < ALARM:
+            self.alarms.append((now, float(told)))
+            del self.alarms[:-10]
+        self._before = before
+        self._settle(at)
+        self._enter(at)
+        self._search_anew()
+
+    def _changed(self, at: float, share: float) -> None:
+        before, most = self._moment
+        if abs(at - before) < SOON:  # a rate comes down in steps
+            at, share = max(at, before), max(share, most)
+        self._moment[:] = at, share
+
+    def _search_anew(self) -> None:
+        self._onsets, self._scores = np.zeros(0), np.zeros((0, _HYPOTHESES))
+        self._posterior = np.zeros((0, _HYPOTHESES))
+
+    def _count(self, settled: _Comparisons, now: float, *, calm: bool) -> None:
+        """Steps 3 to 5, once it is known what happened."""
+        exposure = self._exposure(settled)
+        if calm:
+            self._disperse(settled.changed + np.expm1(-exposure), exposure, now)
+        # How many changes came, given whether any did, by unit of exposure.
+        came = np.where(settled.changed > 0, -1 / np.expm1(-exposure), 0.0)
+        start = np.maximum(settled.fetched, self._since)
+        part = settled.rate * self._passed(start, np.maximum(settled.again, start))
+        self._counts += float(came @ part), float(part.sum()) / self._level
+        self._typical += float(settled.expected.sum()), float((settled.again - settled.fetched).sum())
+        covered, by_event = self._by_event(settled.fetched, settled.again)
+        self._sources += float(came @ by_event.sum(axis=0)), float(came @ (exposure - settled.noise))
+        changed = (-np.expm1(-by_event) * came).sum(axis=1)
+        self._events[:, 2] += changed
+        self._events[:, 3] += np.maximum(covered.sum(axis=1) - changed, 0.0)
+        self._count_hours(settled, came, now)
+        self._follow(now)
+
+    def _disperse(self, residual: Floats, exposure: Floats, now: float) -> None:
+        chance = -np.expm1(-exposure)
+        self._block[:2] += residual.sum(), (chance * (1 - chance)).sum()
+        if now - self._block[2] >= BLOCK:
+            # From block to block, so that an expectation that is wrong for all of them is not taken for it.
+            deviation = float(self._block[0]) / math.sqrt(max(self._block[1], 1e-9))
+            step = min((deviation - self._before_block) ** 2 / 2, 30.0)
+            self._surprise += self._block[1] * step, self._block[1]
+            self._before_block = deviation
+            self._block[:] = 0.0, 0.0, now
+
+    def _count_hours(self, settled: _Comparisons, came: Floats, now: float) -> None:
+        last = (settled.again // 3600).astype(np.int64)
+        late = settled.again - settled.fetched > Profile.LATENESS * 3600.0
+        for back in range(Profile.LATENESS + 1):
+            hour = last - back
+            start = np.maximum(settled.fetched, hour * 3600.0)
+            end = np.where(late, start, np.minimum(settled.again, (hour + 1) * 3600.0))
+            inside = end > start
+            if inside.any():
+                hour, start, end = hour[inside], start[inside], end[inside]
+                rate = settled.rate[inside]
+                exposure = rate * self._passed(start, end) + self._by_event(start, end)[1].sum(axis=0)
+                self._profile.fold(hour, came[inside] * exposure, rate * (end - start), now)
+
+    def _follow(self, now: float) -> None:
+        """Step 4."""
+        changes, expected = self._counts / self._dispersion
+        young = now - self._started < 3600.0
+        lent = 5.0 if self._away or young else 40.0
+        towards = self._level if self._away else 1.0
+        level = min(max((lent + changes) / (lent / towards + expected), LEAST), MOST)
+        if abs(math.log(level / self._level)) > 0.02:
+            self._segments[self._segments[:, 0] >= self._since, 1] *= level / self._level
+            self._level = level
+
+
+@dataclass(frozen=True, slots=True)
+class _Comparisons:
+    """Columns: when two answers were fetched, whether they differed, and the exposures to time, as on average, and to
+    noise."""
+
+    fetched: Floats
+    again: Floats
+    changed: Floats
+    expected: Floats
+    noise: Floats
+
+    @property
+    def rate(self) -> Floats:
+        return np.asarray(self.expected / np.maximum(self.again - self.fetched, 1e-3))
+
+    def parts(self, chosen: NDArray[np.bool_], size: int) -> Iterator[_Comparisons]:
+        rows = np.flatnonzero(chosen)
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            yield _Comparisons(
+                self.fetched[part],
+                self.again[part],
+                self.changed[part],
+                self.expected[part],
+                self.noise[part],
+            )
+
+
+def _covered(start: Floats, end: Floats, at: Floats, lasts: Floats) -> Floats:
+    """The part of the time from `at` on for so long that lies between two times."""
+    return np.asarray(np.maximum(0.0, np.minimum(end, at + lasts) - np.maximum(start, at)) / lasts)
+
+
+def _share(events: Floats) -> Floats:
+    """Of all answers, the share that each event changed."""
+    return np.asarray(np.minimum(events[:, 2] / events[:, 2:].sum(axis=1), 0.999))

@@ -1,0 +1,162 @@
+"""Which changes are a new rate, which an event, and which chance; histories are drawn, and their truth is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from dub5_operator.planner.hazard import Hazard, Profile
+
+MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
+START = 20_000 * DAY
+QUESTIONS = 300
+RATE = 1 / (6 * HOUR)
+Floats = NDArray[np.float64]
+
+
+class History:
+    """`QUESTIONS` whose answers change at their own times, each fetched again after 5 minutes and some chance."""
+
+    def __init__(self, changes: list[Floats], *, noises: Floats | None = None, rate: float = RATE) -> None:
+        self.hazard = Hazard()
+        self.multipliers: list[float] = []
+        self._chance = np.random.default_rng(2)
+        self._changes, self._rate = changes, rate
+        self._noises = np.zeros(QUESTIONS) if noises is None else noises
+        self._fetched = self._chance.uniform(-300, 0, QUESTIONS)
+        self._minute = 0
+
+    def until(self, end: float) -> History:
+        while self._minute * MINUTE < end:
+            self._minute += 1
+            rows = []
+            ends = self._fetched + 300 + self._chance.exponential(120, QUESTIONS)
+            for key in np.flatnonzero(ends < self._minute * MINUTE).tolist():
+                began, ended = self._fetched[key], ends[key]
+                first, last = np.searchsorted(self._changes[key], [began, ended])
+                changed = last > first or self._chance.random() < self._noises[key]
+                expected = self._rate * (ended - began)
+                rows.append((START + began, START + ended, changed, expected, self._noises[key]))
+                self._fetched[key] = ended
+            fetched, again, changed, expected, noise = np.array(rows, dtype=float).reshape(-1, 5).T
+            self.hazard.fold(fetched, again, changed, expected, noise, START + self._minute * MINUTE)
+            self.multipliers.append(self.hazard.multiplier(START + self._minute * MINUTE))
+        return self
+
+
+def steady(hours: float, seed: int = 1) -> list[Floats]:
+    chance = np.random.default_rng(seed)
+    return [
+        np.sort(chance.uniform(0, hours * HOUR, chance.poisson(RATE * hours * HOUR)))
+        for _ in range(QUESTIONS)
+    ]
+
+
+def besides(changes: list[Floats], more: list[Floats]) -> list[Floats]:
+    return [np.sort(np.concatenate(both)) for both in zip(changes, more, strict=True)]
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_chance_is_no_alarm(seed: int) -> None:
+    history = History(steady(8, seed)).until(8 * HOUR)
+    assert history.hazard.alarms == []
+    assert 0.7 < history.multipliers[-1] < 1.4
+    assert np.median(history.multipliers) == pytest.approx(1, abs=0.25)
+
+
+def test_a_batch_is_an_event_and_over_when_it_is_over() -> None:
+    chance = np.random.default_rng(3)
+    batch = [
+        3 * HOUR + chance.uniform(0, 300, 1) if chance.random() < 0.5 else np.zeros(0)
+        for _ in range(QUESTIONS)
+    ]
+    history = History(besides(steady(4), batch)).until(4 * HOUR)
+    ((at, share),) = history.hazard.events
+    assert abs(at - START - 3 * HOUR) <= 300
+    assert 0.35 < share < 0.65
+    assert history.hazard.alarms == []
+    assert max(history.multipliers[180:200]) > 3
+    assert history.multipliers[205] < 1.5
+    moment, changed = history.hazard.moment(START + 4 * HOUR)
+    assert abs(moment - START - 3 * HOUR) <= 600
+    assert 0.3 < changed < 0.7
+
+
+def test_a_storm_is_a_new_rate_and_its_end_is_seen() -> None:
+    chance = np.random.default_rng(4)
+    storm = [np.sort(chance.uniform(3 * HOUR, 4 * HOUR, 60)) for _ in range(QUESTIONS)]
+    history = History(besides(steady(5), storm)).until(5 * HOUR)
+    (rose, factor), *rest = history.hazard.alarms
+    assert (
+        3 * HOUR < rose - START < 3 * HOUR + 20 * MINUTE
+    )  # answers are compared each 7 minutes, whatever happens
+    assert factor > 4
+    assert rest
+    assert max(history.multipliers[185:240]) > 16
+    assert history.multipliers[254] < 1.5
+    _, share = history.hazard.moment(START + 5 * HOUR)
+    assert share > 0.9  # what was fetched before its end
+
+
+def test_documents_that_change_all_their_answers_are_no_alarm() -> None:
+    chance = np.random.default_rng(5)
+    documents = [np.sort(chance.uniform(0, 12 * HOUR, 6)) for _ in range(5)]
+    history = History([documents[key % 5] for key in range(QUESTIONS)], rate=1 / (2 * HOUR)).until(12 * HOUR)
+    assert len(history.hazard.alarms) <= 1
+    assert len(history.hazard.events) > 5
+
+
+def test_answers_that_are_known_to_be_worded_anew_are_no_alarm() -> None:
+    noises = np.where(np.arange(QUESTIONS) % 4 == 0, 0.95, 0.0)
+    history = History(steady(6), noises=noises).until(6 * HOUR)
+    assert history.hazard.alarms == []
+    assert 0.6 < history.multipliers[-1] < 1.5
+
+
+def profile(days: int, expected: float = 50.0) -> Profile:
+    """Three times as many changes as expected from 9 to 17, none in other hours."""
+    learnt = Profile()
+    for hour in range(480_000 // 24 * 24, 480_000 // 24 * 24 + 24 * days + 9):
+        open_for = 9 <= hour % 24 < 17
+        learnt.fold(np.array([hour]), np.array([3 * expected * open_for]), np.array([expected]), hour * HOUR)
+    return learnt
+
+
+def test_office_hours_are_foreseen_after_two_days_and_not_after_one() -> None:
+    noon, night = 480_000 // 24 * 24 + 12, 480_000 // 24 * 24 + 2
+    assert profile(1).at(noon) == profile(1).at(night) == 1
+    assert profile(4).at(noon) > 2
+    assert profile(4).at(night) < 0.4
+    assert profile(4, expected=0.5).at(noon) == 1, "a class with too little data"
+
+
+def test_what_was_learnt_is_restored() -> None:
+    history = History(steady(4)).until(3 * HOUR)
+    state = history.hazard.state()
+    assert sum(array.nbytes for array in state.values()) < 40_000
+    restored = Hazard()
+    restored.restore(state)
+    now = START + 3 * HOUR
+    assert restored.multiplier(now) == pytest.approx(history.hazard.multiplier(now), rel=0.02)
+    assert restored.alarms == history.hazard.alarms
+    nothing = np.zeros(0)
+    restored.fold(nothing, nothing, nothing, nothing, nothing, now + 60)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("scores", np.zeros((3, 2))),
+        ("level", np.array(np.nan)),
+        ("level", np.array(-1.0)),
+        ("visits", np.zeros((2, 168))),
+        ("onsets", np.zeros(3)),
+        ("segments", np.zeros((0, 2))),
+    ],
+)
+def test_what_cannot_be_a_state_is_refused(name: str, value: Floats) -> None:
+    hazard = Hazard()
+    with pytest.raises(ValueError, match="hazard"):
+        hazard.restore({**Hazard().state(), name: value})
+    assert hazard.multiplier(START) == 1
