@@ -56,6 +56,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dub5.contract import Access, QuestionPolicy, Verdict
+from dub5_operator.planner.hazard import Hazard
 from dub5_operator.planner.questions import BoundBy, Bounds, DriftEstimate, Population, Questions
 from dub5_operator.planner.state import State, check
 
@@ -488,6 +489,7 @@ class Learning:
         self.poisoned = 0
         self._reuse = Reuse(shape.shortest, shape.longest, shape.swr_share)
         self._questions = Questions()
+        self._hazard = Hazard()
         self._by_question = False  # whether TTLs in force are the questions' own
 
     def reshape(self, shape: Shape) -> None:
@@ -515,7 +517,16 @@ class Learning:
             ttl_in_force = min(ttl_in_force, self.shape.shortest)
         self._reuse.fold(good_accesses, looked_up, ttl_in_force, now)
         self._reuse.forget()
-        self._questions.fold(good_verdicts, now)
+        self._compare(good_verdicts, now)
+
+    def _compare(self, verdicts: Sequence[Verdict], now: float) -> None:
+        hazard = self._hazard
+        compared = self._questions.fold(
+            verdicts, now, hazard=hazard.multiplier(now), moment=hazard.moment(now)
+        )
+        if compared is not None and self._questions.fitted:  # before, what is expected is a guess
+            changed = compared.changed.astype(float)
+            hazard.fold(compared.fetched, compared.again, changed, compared.expected, compared.noise, now)
 
     def away(self, since: float, until: float) -> None:
         """Nobody read in between, so that nothing was recorded: no rate is counted over that time."""
@@ -545,13 +556,14 @@ class Learning:
     @property
     def jumps(self) -> Sequence[tuple[float, float]]:
         """The latest changes of drift: when they were noticed, and the factor."""
-        return ()
+        return self._hazard.alarms
 
     def curve(self, now: float) -> Curve | None:
         return self._reuse.curve(now)
 
     def decide(self, limits: PolicyLimits, current: float, now: float) -> Decision:
-        curve, population = self.curve(now), self._questions.population(now)
+        curve, hazard = self.curve(now), self._hazard
+        population = self._questions.population(now, hazard=hazard.multiplier(now), moment=hazard.moment(now))
         drift = self._questions.drift(population, current or limits.initial)
         decision = decide(curve, drift, limits, current)
         if curve is None or population is None:
