@@ -499,8 +499,7 @@ class QuestionRoute:
                 raise
             raise ClientLeft from None
         finally:
-            if watch.watcher is not None:
-                watch.watcher.cancel()
+            watch.end()
             if stream is not None:
                 stream.close()
         return None

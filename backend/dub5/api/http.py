@@ -358,7 +358,7 @@ class ClientWatch(msgspec.Struct):
     """Once begun, cancels the task that began it as soon as the client closes its connection; then it has `left`.
 
     An ASGI application learns of a client that left only by asking, and sending to it succeeds silently. Whoever meets
-    the cancellation has to take it back, as asyncio.timeout does, and cancel the `watcher` in any case.
+    the cancellation has to take it back, as asyncio.timeout does, and `end` the watch in any case.
     """
 
     receive: Receive
@@ -369,6 +369,11 @@ class ClientWatch(msgspec.Struct):
     def begin(self) -> None:
         self.task = asyncio.current_task()
         self.watcher = asyncio.create_task(self._watch())  # noqa: TID251  # cancelled by whoever began it
+
+    def end(self) -> None:
+        if self.watcher is not None:
+            self.watcher.cancel()
+            self.watcher = None  # its traceback leads back here: a cycle would keep the whole request
 
     async def _watch(self) -> None:
         while (await self.receive())["type"] != "http.disconnect":
@@ -390,8 +395,7 @@ async def while_client_stays(receive: Receive) -> AsyncIterator[None]:
             raise
         raise ClientLeft from None
     finally:
-        if watch.watcher is not None:
-            watch.watcher.cancel()
+        watch.end()
 
 
 async def kept(writer: Writer, completion: bytes | None) -> None:

@@ -243,14 +243,17 @@ class Model:
 
 
 class RoutedCall(msgspec.Struct, Generic[_T]):
-    """One question's calls. `make` makes one. A stream's chunks go to `on_chunks`, once one has `begun` to answer."""
+    """One question's calls. `make` makes one. A stream's chunks go to `on_chunks`, once one has begun to answer.
+
+    `begun` is that one's number: it leads here, and in a cycle all that came of the answer would be kept.
+    """
 
     model: Model
     call: Call
     report: Report
     make: Callable[[Attempt, Call], Coroutine[Any, Any, _T]]
     on_chunks: OnChunks | None = None
-    begun: Attempt | None = None
+    begun: int | None = None
     on_begun: asyncio.Future[asyncio.Task[Any]] | None = None
     """Of one that may be hedged: gets the task of the call that has begun."""
     untried: list[Route] = []
@@ -423,7 +426,7 @@ class Attempt(msgspec.Struct):
         except BaseException as error:
             self.fail(error)
             raise
-        self.end("ok" if self.routed.begun is self else "cancelled")
+        self.end("ok" if self.routed.begun == self.number else "cancelled")
 
     def take(self, chunks: list[Chunk]) -> None:
         """What has come of a stream."""
@@ -431,7 +434,7 @@ class Attempt(msgspec.Struct):
             self.held += chunks
             if any(map(_has_answer, chunks)):
                 self._begin()
-        elif self.routed.begun is self and self.routed.on_chunks is not None:
+        elif self.routed.begun == self.number and self.routed.on_chunks is not None:
             self.routed.on_chunks(chunks)
 
     def _begin(self) -> None:
@@ -443,7 +446,7 @@ class Attempt(msgspec.Struct):
         health.first_tokens.waits.append(self.first_token)
         health.worked(began=self.began, now=now)
         if routed.begun is None and routed.on_chunks is not None:
-            routed.begun = self
+            routed.begun = self.number
             if routed.on_begun is not None and self.task is not None:
                 routed.on_begun.set_result(self.task)
             routed.on_chunks(self.held)
