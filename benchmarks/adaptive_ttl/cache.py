@@ -197,8 +197,9 @@ class Cache:
         heavy, short = self._heavy[keys], self._short[keys]
         taken = heavy | (short < TAIL_THRESHOLD * 2**48)
         columns = short[taken], times[taken] + START, found[taken], heavy[taken]
+        ttl = None if self._control.question is None else 0.0
         accesses = [
-            Access(key, "", at, hit, SIZE * hit, DOLLARS * hit, 1.0 if exact else TAIL_THRESHOLD)
+            Access(key, "", at, hit, SIZE * hit, DOLLARS * hit, 1.0 if exact else TAIL_THRESHOLD, ttl)
             for key, at, hit, exact in zip(*(column.tolist() for column in columns), strict=True)
         ]
         self._weights.update(keys.tolist())

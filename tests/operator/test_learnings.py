@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import msgspec
@@ -80,13 +81,12 @@ async def announce(client: Redis, *names: str) -> None:
 
 
 def same(one: Learning, other: Learning) -> bool:
-    first, second = dict(one.state(10**6)), dict(other.state(10**6))
-    for state in (first, second):
-        del state[
-            "drift.recent"
-        ]  # what is older than its windows is dropped in whole parts, and has no effect before
+    """But for what counts and expectations lose where they are stored with seven digits."""
+    first, second = one.state(10**6), other.state(10**6)
     return first.keys() == second.keys() and all(
-        np.array_equal(first[name], second[name], equal_nan=first[name].dtype.kind == "f") for name in first
+        first[name].shape == second[name].shape
+        and np.allclose(first[name], second[name], rtol=1e-5, atol=1e-5, equal_nan=True)
+        for name in first
     )
 
 
@@ -99,7 +99,14 @@ def test_to_go_on_from_what_was_stored_is_to_have_gone_on(seed: int, cut: int) -
     after.restore(decoded(compressed(before.state(10**6))))
     taught(after, since=cut, until=1500, seed=seed)
     now = NOW + 1500
-    assert there.decide(LIMITS, 300.0, now) == after.decide(LIMITS, 300.0, now)
+    truth, found = (asdict(each.decide(LIMITS, 300.0, now)) for each in (there, after))
+    for decided in (truth, found):  # the policy's numbers beside the others
+        question = decided.pop("question")
+        decided.update({} if question is None else msgspec.structs.asdict(question))
+    assert found.keys() == truth.keys()
+    for name, figure in truth.items():
+        expected = pytest.approx(figure, rel=1e-4) if isinstance(figure, (float, tuple)) else figure
+        assert found[name] == expected, name
     assert same(there, after)
 
 
@@ -201,7 +208,9 @@ async def test_what_cannot_be_read_is_said_and_its_class_begins_anew(client: Red
         "shape": msgspec.msgpack.encode(
             {**fields, "arrays": compressed({**state, "reuse.asked": np.ones(3)})}
         ),
-        "huge": msgspec.msgpack.encode({**fields, "arrays": compressed({"drift.counts": np.zeros(10**7)})}),
+        "huge": msgspec.msgpack.encode(
+            {**fields, "arrays": compressed({"questions.mixture": np.zeros(10**7)})}
+        ),
     }
     if damage == "type":
         await client.rpush(LEARNT_KEY % "c", "junk")
@@ -230,7 +239,9 @@ def test_as_many_keys_are_stored_as_there_is_room_for() -> None:
     few = encoded(held, (1, 0), NOW, len(whole) * 2 // 3)
     assert few is not None
     learning = Learning(shape_of(CLASS))
-    learning.restore(decoded(msgspec.msgpack.decode(few)["arrays"]))
+    state = dict(decoded(msgspec.msgpack.decode(few)["arrays"]))
+    del state["canaries"]
+    learning.restore(state)
     assert 0 < len(learning.state(10**6)["reuse.keys"]) < len(held.learning.state(10**6)["reuse.keys"])
     assert encoded(held, (1, 0), NOW, 100) is None
 

@@ -490,7 +490,6 @@ class Learning:
         self._reuse = Reuse(shape.shortest, shape.longest, shape.swr_share)
         self._questions = Questions()
         self._hazard = Hazard()
-        self._by_question = False  # whether TTLs in force are the questions' own
 
     def reshape(self, shape: Shape) -> None:
         """Other bounds: the replay begins anew, what is known of drift stays."""
@@ -513,8 +512,6 @@ class Learning:
         self.poisoned += len(accesses) + len(verdicts) - len(good_accesses) - len(good_verdicts)
         if looked_up is not None and not (math.isfinite(looked_up) and looked_up >= 0):
             looked_up = None
-        if self._by_question:  # which may be any
-            ttl_in_force = min(ttl_in_force, self.shape.shortest)
         self._reuse.fold(good_accesses, looked_up, ttl_in_force, now)
         self._reuse.forget()
         self._compare(good_verdicts, now)
@@ -534,19 +531,24 @@ class Learning:
 
     def state(self, most: int) -> State:
         """All that was learnt, but of keys only those that were asked for last, so many."""
-        parts = {"reuse": self._reuse.state(most), "questions": self._questions.state(most)}
+        parts = {
+            "reuse": self._reuse.state(most),
+            "questions": self._questions.state(most),
+            "hazard": self._hazard.state(most),
+        }
         return {f"{part}.{name}": found for part, state in parts.items() for name, found in state.items()}
 
     def restore(self, state: State) -> None:
         """Go on from what another had learnt; the replay begins anew where its shape was another.
 
         KeyError or ValueError where it is not what `state` gives; this is then not to be used any more."""
-        parts: dict[str, dict[str, NDArray[Any]]] = {"reuse": {}, "questions": {}}
+        parts: dict[str, dict[str, NDArray[Any]]] = {"reuse": {}, "questions": {}, "hazard": {}}
         for name, found in state.items():
             part, _, rest = name.partition(".")
             parts[part][rest] = found
         self._reuse.restore(parts["reuse"])
         self._questions.restore(parts["questions"])
+        self._hazard.restore(parts["hazard"])
 
     @property
     def drift(self) -> DriftEstimate:
@@ -568,13 +570,10 @@ class Learning:
         decision = decide(curve, drift, limits, current)
         if curve is None or population is None:
             return decision
-        decision = by_question(decision, curve, population, limits)
-        self._by_question = decision.question is not None
-        return decision
+        return by_question(decision, curve, population, limits)
 
     def kept(self, decision: Decision, ttl: float, now: float) -> Decision:
         """The decision where `ttl` stays in force."""
-        self._by_question = False
         return kept(decision, self.curve(now), self.drift, ttl)
 
 

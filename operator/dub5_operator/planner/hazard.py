@@ -35,11 +35,14 @@ Times are seconds since the epoch. State is a few arrays of bounded size.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dub5_operator.planner.state import State
 
 Floats = NDArray[np.float64]
 
@@ -90,6 +93,8 @@ _AT_ONCE = 4096
 _MOST_EVENTS, _MOST_SEGMENTS = 16, 64
 _DAY = 86400.0
 _EVER = 1e9
+_NEGLIGIBLE = 1e-6
+"""Of a posterior, where it is stored."""
 
 
 _STATE = [
@@ -97,6 +102,7 @@ _STATE = [
         "hour",
         "onsets",
         "scores",
+        "posterior",
         "segments",
         "events",
         "level",
@@ -108,9 +114,12 @@ _STATE = [
     ),
     *("surprise", "block", "before_block", "typical", "compared", "started", "folded"),
 ]
-_GROWING = {"onsets", "scores", "segments", "events"}
+_GROWING = {"onsets", "scores", "posterior", "segments", "events"}
 _WIDTHS = {
     "scores": (_HYPOTHESES,),
+    "posterior": (_HYPOTHESES,),
+    "waiting": (3,),
+    "waited": (3,),
     "segments": (2,),
     "events": (4,),
     "alarms": (2,),
@@ -241,7 +250,7 @@ class Hazard:
         expected, seconds = self._typical
         if going_on.sum() > SUSPECTED:
             mean += float((going_on * _EXTENTS / _LASTS).sum()) * seconds / max(expected, 1e-9)
-        return min(max(mean, LEAST), MOST)
+        return float(min(max(mean, LEAST), MOST))
 
     def moment(self, now: float) -> tuple[float, float]:
         """When answers changed last, and the chance that one fetched before did; zeros where it is long ago."""
@@ -273,18 +282,33 @@ class Hazard:
             self._count(self._waiting.pop(0)[1], now, calm=calm)
         self._folded = now
 
-    def state(self) -> dict[str, Floats]:
-        """What was learnt, for `restore`: a few arrays of bounded size. Comparisons of the last minutes, which are not
-        counted yet, are left out."""
-        found = {name: np.asarray(getattr(self, f"_{name}"), dtype=float) for name in _STATE}
+    def state(self, most: int) -> dict[str, NDArray[Any]]:
+        """What was learnt, for `restore`: a few arrays, with at most so many moments, and comparisons of the last
+        minutes that are not counted yet."""
+        found = {name: np.array(getattr(self, f"_{name}"), dtype=float) for name in _STATE}
         found["alarms"] = np.array(self.alarms, dtype=float).reshape(-1, 2)
-        found["open"], found["visits"] = self._profile.state()
-        return {name: array.copy() for name, array in found.items()}
+        found["open"], found["visits"] = (array.copy() for array in self._profile.state())
+        start = max(len(self._onsets) - most, 0)
+        found["onsets"] = found["onsets"][start:]
+        posterior = found["posterior"][start:]
+        waiting = [np.zeros((0, 6))]
+        for at, of in self._waiting:
+            columns = (of.fetched, of.again, of.changed, of.expected, of.noise)
+            waiting.append(np.stack([np.full(len(of.again), at), *columns], axis=1))
+        rows = np.concatenate(waiting)
+        rows = rows[max(len(rows) - most, 0) :]
+        return {
+            **found,
+            "scores": found["scores"][start:].astype(np.float32),
+            "posterior": np.where(posterior < _NEGLIGIBLE, 0.0, posterior).astype(np.float32),
+            "waiting": rows[:, :3],
+            "waited": rows[:, 3:].astype(np.float32),
+        }
 
-    def restore(self, state: Mapping[str, Floats]) -> None:
+    def restore(self, state: State) -> None:
         """Go on from a `state`. ValueError or KeyError, and nothing changed, where it cannot be one."""
         new = Hazard()
-        for name in [*_STATE, "alarms", "open", "visits"]:
+        for name in [*_STATE, "alarms", "open", "visits", "waiting", "waited"]:
             array = np.array(state[name], dtype=float)
             if array.shape[1:] != _WIDTHS.get(name, ()) or not np.isfinite(array).all():
                 raise ValueError(f"{name} of a hazard is of another shape, or not finite")
@@ -297,13 +321,19 @@ class Hazard:
                 setattr(new, f"_{name}", array)
             else:
                 raise ValueError(f"{name} of a hazard is of another shape")
-        if len(new._onsets) != len(new._scores) or not len(new._segments):
+        moments, waiting = len(new._onsets), np.array(state["waiting"], dtype=float)
+        if not moments == len(new._scores) == len(new._posterior) or not len(new._segments):
             raise ValueError("a hazard's moments and their scores do not match")
+        if len(waiting) != len(state["waited"]):
+            raise ValueError("a hazard's comparisons do not match")
         if not (new._segments[:, 1] >= 0).all() or not min(new._level, new._before) > 0:
             raise ValueError("a hazard's rates are not positive")
         new._profile.restore(np.array(state["open"], dtype=float), np.array(state["visits"], dtype=float))
         new.alarms = [(float(at), float(factor)) for at, factor in np.array(state["alarms"])]
-        new._posterior = np.zeros((len(new._onsets), _HYPOTHESES))
+        rows = np.hstack([waiting, np.array(state["waited"], dtype=float)])
+        came = np.flatnonzero(np.diff(rows[:, 0])) + 1
+        parts = np.split(rows, came) if len(rows) else []
+        new._waiting = [(float(part[0, 0]), _Comparisons(*part.T[1:].copy())) for part in parts]
         self.__dict__.update(new.__dict__)
 
     @property

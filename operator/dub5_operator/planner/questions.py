@@ -30,8 +30,8 @@ Statistical Analysis of Interval-censored Failure Time Data", 2006, ch. 3) with 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -40,6 +40,7 @@ from numpy.typing import NDArray
 from dub5 import question_ttl
 from dub5.contract import QuestionPolicy, Verdict
 from dub5.question_ttl import HALF_LIFE, REMEMBERED, upper_rate
+from dub5_operator.planner.state import State, check
 
 Floats = NDArray[np.float64]
 BoundBy = Literal["Staleness", "Memory", "Cost", "Bounds", "Data"]
@@ -170,8 +171,10 @@ class Questions:
         self._faded = max(self._faded, now)
 
     def _columns(self, verdicts: Sequence[Verdict]) -> Comparisons:
+        before = len(self._rows)
         rows = np.array([self._rows.setdefault(each.key, len(self._rows)) for each in verdicts])
         self._make_room(len(self._rows))
+        self._believed[before : len(self._rows)] = self._new()
         changed = np.array([each.changed for each in verdicts])
         fetched = np.array([each.fetched for each in verdicts])
         again = np.array([each.again for each in verdicts])
@@ -193,7 +196,7 @@ class Questions:
             more = max(needed, 2 * have, 16) - have
             self._known = np.vstack([self._known, np.zeros((more, 5))])
             self._changed = np.vstack([self._changed, np.zeros((more, len(_AGES)), dtype=np.float32)])
-            self._believed = np.vstack([self._believed, np.tile(self._new(), (more, 1))])
+            self._believed = np.vstack([self._believed, np.zeros((more, 4))])
 
     def _new(self) -> list[float]:
         """What is believed of a question that was not compared."""
@@ -261,7 +264,7 @@ class Questions:
         if grown and self._compared >= ENOUGH_COMPARISONS:
             self._fit()
             self._fresh = set(range(count))
-        rows = np.fromiter(self._fresh, dtype=np.int64)
+        rows = np.sort(np.fromiter(self._fresh, dtype=np.int64))
         self._fresh = set()
         if not len(rows) or not self._fitted_at:
             return
@@ -388,53 +391,56 @@ class Questions:
 
     def state(self, most: int) -> dict[str, NDArray[Any]]:
         """What `restore` goes on from: of the `most` questions that were compared last."""
-        order = np.argsort(-self._known[: len(self._rows), _AT])[:most]
-        keys = np.fromiter(self._rows, dtype=np.int64, count=len(self._rows))
+        count, estimate = len(self._rows), self.estimate
+        rows = np.sort(np.argsort(-self._known[:count, _AT], kind="stable")[:most])
+        keys = np.fromiter(self._rows, dtype=np.int64, count=count)
         return {
-            "keys": keys[order],
-            "known": self._known[order, :_AT].astype(np.float32),
-            "at": self._known[order, _AT],
-            "changed": self._changed[order].astype(np.float16),
+            "keys": keys[rows],
+            "known": self._known[rows, :_AT].astype(np.float32),
+            "at": self._known[rows, _AT],
+            "changed": self._changed[rows],
             "mixture": self._mixture,
             "sums": np.array([*self.change, *self.noise, *(getattr(self, name) for name in _SUMS)]),
             "foretold": self._foretold,
-            "surprise": np.concatenate([self._surprise, self._block]),
+            "surprise": self._surprise,
+            "block": self._block,
+            "estimate": np.array([] if estimate is NOTHING else astuple(estimate), dtype=float),
         }
 
-    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+    def restore(self, state: State) -> None:
         """ValueError or KeyError where it is not what `state` gives; nothing is then changed."""
-        count, ages = len(state["keys"]), len(_AGES)
-        shapes = {
-            "keys": (count,),
-            "known": (count, 4),
-            "at": (count,),
-            "changed": (count, ages),
-            "mixture": (len(_RATE),),
-            "sums": (4 + len(_SUMS),),
-            "foretold": (3,),
-            "surprise": (4,),
-        }
-        found = {name: np.asarray(state[name]) for name in shapes}
-        for name, shape in shapes.items():
-            if found[name].shape != shape or not np.isfinite(found[name]).all():
-                raise ValueError(f"{name} of questions is not what it was written as")
-        positive = all((found[name] >= 0).all() for name in shapes if name != "surprise")
-        if not positive or not (found["mixture"] > 0).all() or not (found["sums"][:4] > 0).all():
-            raise ValueError("questions have counts that cannot be")
-        keys = found["keys"].astype(np.int64).tolist()
-        rows = {key: row for row, key in enumerate(keys)}
-        if len(rows) != count:
-            raise ValueError("a question is there twice")
-        self._rows = rows
-        self._known = np.hstack([found["known"], found["at"][:, None]]).astype(np.float64)
-        self._changed = found["changed"].astype(np.float32)
-        self._mixture = found["mixture"].astype(np.float64)
-        sums = found["sums"].tolist()
+        count = len(state["keys"])
+        check(state, "keys", np.int64, (count,))
+        check(state, "known", np.float32, (count, 4))
+        check(state, "at", np.float64, (count,))
+        check(state, "changed", np.float32, (count, len(_AGES)))
+        check(state, "mixture", np.float64, (len(_RATE),))
+        check(state, "sums", np.float64, (4 + len(_SUMS),))
+        check(state, "foretold", np.float64, (3,))
+        check(state, "surprise", np.float64, (2,))
+        check(state, "block", np.float64, (2,), finite=False)
+        told = len(state["estimate"])
+        check(state, "estimate", np.float64, (told,))
+        if not np.isfinite(state["block"]).all() or told not in (0, len(fields(DriftEstimate))):
+            raise ValueError("sums of questions that cannot be")
+        if not (state["mixture"] > 0).all() or not (state["sums"][:4] > 0).all():
+            raise ValueError("questions have distributions that cannot be")
+        if len(np.unique(state["keys"])) != count or count > MOST_QUESTIONS:
+            raise ValueError("questions that cannot be")
+        self._rows = {key: row for row, key in enumerate(state["keys"].tolist())}
+        self._known = np.hstack([state["known"].astype(np.float64), state["at"][:, None]])
+        self._changed, self._mixture = state["changed"].copy(), state["mixture"].copy()
+        sums = state["sums"].tolist()
         self.change, self.noise = (sums[0], sums[1]), (sums[2], sums[3])
         for name, value in zip(_SUMS, sums[4:], strict=True):
             setattr(self, name, value)
-        self._foretold = found["foretold"].astype(np.float64)
-        self._surprise, self._block = np.split(found["surprise"].astype(np.float64), 2)
+        self._foretold, self._surprise = state["foretold"].copy(), state["surprise"].copy()
+        self._block = state["block"].copy()
+        self.estimate = NOTHING
+        if told:
+            *figures, significant = state["estimate"].tolist()
+            self.estimate = DriftEstimate(*figures, significant=significant > 0)
+        # What is believed follows from the rest.
         self._believed = np.tile(self._new(), (count, 1))
         self._fresh = set(range(count))
 

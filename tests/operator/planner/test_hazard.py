@@ -133,7 +133,7 @@ def test_office_hours_are_foreseen_after_two_days_and_not_after_one() -> None:
 
 def test_what_was_learnt_is_restored() -> None:
     history = History(steady(4)).until(3 * HOUR)
-    state = history.hazard.state()
+    state = history.hazard.state(10**6)
     assert sum(array.nbytes for array in state.values()) < 40_000
     restored = Hazard()
     restored.restore(state)
@@ -158,5 +158,5 @@ def test_what_was_learnt_is_restored() -> None:
 def test_what_cannot_be_a_state_is_refused(name: str, value: Floats) -> None:
     hazard = Hazard()
     with pytest.raises(ValueError, match="hazard"):
-        hazard.restore({**Hazard().state(), name: value})
+        hazard.restore({**Hazard().state(100), name: value})
     assert hazard.multiplier(START) == 1
