@@ -227,6 +227,7 @@ def _policy() -> Json:
         "measuredHitRatio": text | {"description": "Of late."},
         "stale": text | {"description": "Best estimate of the share of hits that are out of date."},
         "staleBound": text | {"description": "Its upper bound, which is held under the budget."},
+        "staleMeasured": text | {"description": "As canaries found it, with an interval of 95 %."},
         "driftPerHour": text | {"description": "Changes per hour of the answer to a hit, with its interval."},
         "noise": text | {"description": "How often two new answers differ although nothing changed."},
         "saving": text | {"description": "$ per hour."},

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,6 +24,7 @@ from dub5.contract import (
     Access,
     AnnouncedClass,
     Announcement,
+    Canary,
     ClassPolicy,
     PolicyDocument,
     SampleBatch,
@@ -30,6 +33,7 @@ from dub5.contract import (
 from dub5_operator.handlers.policy import Event, Metrics, PolicyReconciler, Report, apply
 from dub5_operator.learnings import Part
 from dub5_operator.main import TICK
+from dub5_operator.planner.decision import PolicyLimits
 from dub5_operator.redis import PAGE, READ_EVERY, Publisher, Samples
 
 NOW = 1_700_000_000.0
@@ -211,6 +215,28 @@ async def test_conditions_times_and_figures_are_metrics(bench: Bench) -> None:
     assert ((await bench.metric("dub5_operator_saving_dollars_per_hour")) or 0) > 0
     stale = await bench.metric("dub5_operator_predicted_stale_ratio")
     assert (await bench.metric("dub5_operator_predicted_stale_upper_ratio") or 0) > (stale or 0) > 0
+
+
+async def test_what_canaries_found_is_reported_and_what_they_cost_is_no_saving(bench: Bench) -> None:
+    await bench.sample()
+    at = bench.clock.now
+    canaries = [Canary(7, "banter", at - 60, at, 10.0, number % 50 == 0, False) for number in range(200)]
+    await bench.send(SampleBatch("a", at, canaries=canaries))
+    await bench.reconcile({"canary": "0.5%"})
+    share, *ends = [float(each) for each in re.findall(r"[\d.]+", bench.body["status"]["staleMeasured"])]
+    assert share == pytest.approx(2)
+    assert ends[0] < share < ends[1]
+    names = [f"dub5_operator_measured_stale_{name}ratio" for name in ("", "lower_", "upper_")]
+    assert [await bench.metric(name) for name in names] == pytest.approx(
+        [each / 100 for each in (share, *ends)], rel=0.01
+    )
+    assert (await bench.published())["banter"].canary == 0.005
+    learning = bench.samples.learnings["banter"].learning
+    free = PolicyLimits(shortest=5, longest=86400, budget=0.01, initial=60)
+    plain, measured = (
+        learning.decide(limits, 60, bench.clock.now).saving for limits in (free, replace(free, canary=0.01))
+    )
+    assert measured < plain
 
 
 async def test_a_policy_that_is_not_in_force_exposes_that_and_no_figures(

@@ -28,6 +28,7 @@ from structlog.typing import FilteringBoundLogger
 
 from dub5.contract import LONGEST_TTL, AnnouncedClass, Announcement, ClassPolicy, purge_names
 from dub5_operator.crd import CachePolicySpec, Json, seconds
+from dub5_operator.planner.canary import Measured
 from dub5_operator.planner.decision import Decision, Learning, PolicyLimits
 from dub5_operator.planner.questions import BoundBy, DriftEstimate
 from dub5_operator.redis import READ_EVERY, REDIS_ERRORS, Overtaken, Publisher, Samples
@@ -123,7 +124,10 @@ class Metrics:
                 "measured_hit_ratio": "Hit ratio of late.",
                 "predicted_stale_ratio": "Share of hits that are out of date, best estimate.",
                 "predicted_stale_upper_ratio": "Its upper bound, which is held under the budget.",
-                "saving_dollars_per_hour": "What the recommended TTL saves: calls avoided less memory.",
+                "measured_stale_ratio": "Share of hits that canaries found to be out of date.",
+                "measured_stale_lower_ratio": "Lower end of its interval of 95 %.",
+                "measured_stale_upper_ratio": "Upper end of its interval of 95 %.",
+                "saving_dollars_per_hour": "What the TTL saves: calls avoided less canaries and memory.",
             }.items()
         }
         self._times = {
@@ -184,9 +188,18 @@ class Metrics:
             _log.warning("redis value undecodable", kind=kind, reason=str(reason))
 
     def set(
-        self, policy: str, decision: Decision, drift: DriftEstimate, *, class_name: str, budget: float
+        self,
+        policy: str,
+        decision: Decision,
+        drift: DriftEstimate,
+        *,
+        class_name: str,
+        budget: float,
+        measured: Measured | None = None,
     ) -> None:
-        """After a reconciliation. `class_name` is the policy's, `budget` the share of hits that may be out of date."""
+        """After a reconciliation. `class_name` is the policy's, `budget` the share of hits that may be out of date,
+        `measured` what canaries found to be."""
+        found = (math.nan, math.nan, math.nan) if measured is None else measured[:3]
         figures = {
             "ttl_seconds": decision.ttl,
             "recommended_ttl_seconds": decision.recommended,
@@ -197,6 +210,9 @@ class Metrics:
             "measured_hit_ratio": decision.measured_hit_ratio,
             "predicted_stale_ratio": decision.stale,
             "predicted_stale_upper_ratio": decision.stale_upper,
+            "measured_stale_ratio": found[0],
+            "measured_stale_lower_ratio": found[1],
+            "measured_stale_upper_ratio": found[2],
             "saving_dollars_per_hour": decision.saving,
         }
         for name, value in figures.items():
@@ -407,7 +423,8 @@ class PolicyReconciler:
             decision = state.learning.kept(decision, ttl, now)
             if cut is not None:
                 decision = replace(decision, reason=f"cut by the schedule until {_stamp(cut.until)}")
-        self._samples.learnings[policy.cache_class].ttl = ttl
+        learnt = self._samples.learnings[policy.cache_class]
+        learnt.ttl, measured = ttl, learnt.stale.measured()
         await self._samples.save()
         self._metrics.set(
             name,
@@ -415,9 +432,12 @@ class PolicyReconciler:
             state.learning.drift,
             class_name=policy.cache_class,
             budget=share(policy.staleness.budget),
+            measured=measured,
         )
         published = await self._publisher.in_force(policy.cache_class) is not None
-        report = in_force(policy, decision, state.learning, state.last_report, ttl, published=published)
+        report = in_force(
+            policy, decision, state.learning, state.last_report, ttl, published=published, measured=measured
+        )
         return msgspec.structs.replace(report, events=[*purged, *report.events])
 
     async def _purge(self, state: _State, policy: CachePolicySpec, now: float) -> list[Event]:
@@ -490,7 +510,8 @@ class PolicyReconciler:
         if question is not None and cut is not None:
             least, most = min(question.shortest, ttl), min(question.longest, ttl)
             question = msgspec.structs.replace(question, shortest=least, longest=most)
-        await self._publisher.publish(policy.cache_class, ClassPolicy(ttl, stale, question))
+        published = ClassPolicy(ttl, stale, question, share(policy.canary))
+        await self._publisher.publish(policy.cache_class, published)
         return ttl
 
 
@@ -523,6 +544,7 @@ def _limits(policy: CachePolicySpec, configured: AnnouncedClass) -> PolicyLimits
         initial=seconds(policy.ttl.initial),
         memory=size(policy.memory.max) if policy.memory.max is not None else None,
         memory_price=policy.prices.memory_gib_hour,
+        canary=share(policy.canary),
         max_factor=policy.step.max_factor,
         on_infeasible=policy.on_infeasible,
     )
@@ -547,10 +569,11 @@ def in_force(
     ttl: float,
     *,
     published: bool,
+    measured: Measured | None = None,
 ) -> Report:
     """Of a policy that was reconciled: the class's TTL is `ttl`, the operator's where it is `published`, or its own."""
     return Report(
-        status=_status(decision, learning),
+        status=_status(decision, learning, measured),
         conditions=_conditions(spec, decision, ttl, published),
         events=_events(last, spec, decision, learning),
     )
@@ -559,7 +582,16 @@ def in_force(
 def superseded(spec: CachePolicySpec, by: str) -> Report:
     """Another policy sets the TTL of its class."""
     message = f"CachePolicy {by}, which is older, sets the TTL of class {spec.cache_class}."
-    names = ("recommended", "boundBy", "reason", "hitRatio", "measuredHitRatio", "stale", "staleBound")
+    names = (
+        "recommended",
+        "boundBy",
+        "reason",
+        "hitRatio",
+        "measuredHitRatio",
+        "stale",
+        "staleBound",
+        "staleMeasured",
+    )
     return Report(
         status=dict.fromkeys(("ttl", "ttlSeconds", *names, "driftPerHour", "noise", "saving", "memory")),
         conditions=[
@@ -657,7 +689,7 @@ def written(duration: float) -> str:
     return "".join(f"{count}{unit}" for count, unit in parts if count)
 
 
-def _status(decision: Decision, learning: Learning) -> Json:
+def _status(decision: Decision, learning: Learning, measured: Measured | None) -> Json:
     drift, curve = learning.drift, learning.curve(0.0)
     return {
         "ttl": written(decision.ttl) if decision.ttl else "0s",
@@ -669,6 +701,7 @@ def _status(decision: Decision, learning: Learning) -> Json:
         "measuredHitRatio": _percent(decision.measured_hit_ratio),
         "stale": _percent(decision.stale),
         "staleBound": _percent(decision.stale_upper),
+        "staleMeasured": None if measured is None else _measured(measured),
         "driftPerHour": _drift(drift),
         "noise": _percent(drift.noise) if drift.observations else None,
         "saving": None if math.isnan(decision.saving) else f"${decision.saving:.3g}/h",
@@ -680,6 +713,10 @@ def _status(decision: Decision, learning: Learning) -> Json:
 
 def _percent(ratio: float) -> str | None:
     return None if math.isnan(ratio) else f"{100 * ratio:.3g}%"
+
+
+def _measured(measured: Measured) -> str:
+    return "{} ({} to {})".format(*(_percent(each) for each in measured[:3]))
 
 
 def _drift(drift: DriftEstimate) -> str | None:

@@ -103,7 +103,7 @@ class PolicyLimits:
     """What the policy and the class allow. Seconds, bytes, dollars per GiB and hour; `budget` a share of hits.
 
     `initial` is the TTL for as long as nothing is known. `question`: the share of one question's hits that may be
-    stale, PER_QUESTION times the budget where it is not said."""
+    stale, PER_QUESTION times the budget where it is not said. `canary`: calls to measure with, as a share of all."""
 
     shortest: float
     longest: float
@@ -115,6 +115,7 @@ class PolicyLimits:
     hysteresis: float = 0.01
     on_infeasible: OnInfeasible = "Min"
     question: float | None = None
+    canary: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -647,7 +648,8 @@ def by_question(decision: Decision, curve: Curve, population: Population, limits
     ttls = population.ttls(cost, bounds)
     hits, stale = population.forecast(ttls)
     held = population.held(ttls) * size
-    saving = 3600 * hits * dollars - limits.memory_price * held / _GIB
+    avoided = hits - limits.canary * (looked_up - hits)
+    saving = 3600 * avoided * dollars - limits.memory_price * held / _GIB
     return replace(
         decision,
         recommended=decision.ttl,
@@ -715,7 +717,8 @@ class _Forecast:
     def savings(self, ttls: Floats) -> Floats:
         """Dollars per hour."""
         curve = self.curve
-        avoided = (curve.at(curve.dollars_uncached, ttls) - curve.at(curve.dollars, ttls)) * 3600
+        spent = curve.at(curve.dollars, ttls) * (1 + self.limits.canary)
+        avoided = (curve.at(curve.dollars_uncached, ttls) - spent) * 3600
         return avoided - self.limits.memory_price * self.bytes(ttls) / _GIB
 
     def bytes(self, ttls: Floats) -> Floats:
