@@ -14,11 +14,11 @@ from dub5.admission.limits import RateLimiter, Remaining, rate_headers
 from dub5.contract import limit_key
 from dub5.errors import RateLimited
 from dub5.redis.link import RedisLink
-from dub5.settings.model import Duration, Limit, RedisSettings
+from dub5.settings.model import Limit, RedisSettings
 from dub5.telemetry.metrics import Metrics
 from testkit.http_server import hang, refuse
 from testkit.openai_server import FakeOpenAI, say
-from tests.harness import openai_provider, running
+from tests.harness import PATIENT, openai_provider, running
 
 NOWHERE = "redis://127.0.0.1:1/0"
 
@@ -30,7 +30,7 @@ async def limiters(count: int, url: str, limit: Limit) -> AsyncIterator[list[Rat
         made = []
         for number in range(count):
             metrics = Metrics()
-            settings = RedisSettings(url=url, timeout=Duration(1))  # a busy machine is not a lost Redis
+            settings = RedisSettings(url=url, timeout=PATIENT)  # a busy machine is not a lost Redis
             link = RedisLink(settings, password=None, metrics=metrics)
             await link.start()
             stack.push_async_callback(link.stop)
@@ -42,14 +42,20 @@ async def limiters(count: int, url: str, limit: Limit) -> AsyncIterator[list[Rat
 
 
 async def accepted(limiters: list[RateLimiter], tries: int, *, reserve: int = 0) -> int:
-    async def one(limiter: RateLimiter) -> bool:
+    return (await tried(limiters, tries, reserve=reserve)).count(None)
+
+
+async def tried(limiters: list[RateLimiter], tries: int, *, reserve: int = 0) -> list[RateLimited | None]:
+    """Why each was refused, None where it was not."""
+
+    async def one(limiter: RateLimiter) -> RateLimited | None:
         try:
             await limiter.acquire("acme", reserve=reserve)
-        except RateLimited:
-            return False
-        return True
+        except RateLimited as refused:
+            return refused
+        return None
 
-    return sum(await asyncio.gather(*(one(limiter) for limiter in limiters for _ in range(tries))))
+    return await asyncio.gather(*(one(limiter) for limiter in limiters for _ in range(tries)))
 
 
 async def test_eight_replicas_accept_exactly_what_the_limit_allows(redis: str) -> None:
@@ -64,15 +70,16 @@ async def test_eight_replicas_accept_exactly_what_the_limit_allows(redis: str) -
 
         assert await accepted(made[:1], tries=1) == 1
         began, _ = await bucket()
-        granted = 1 + await accepted(made, tries=15)
+        came = await tried(made, tries=15)
+        granted = 1 + came.count(None)
         ended, held = await bucket()
         assert 0 <= held < 1
         assert granted == pytest.approx(20 + (ended - began) * 20 / 60 - held, abs=0.01)
-        with pytest.raises(RateLimited) as caught:
-            await made[0].acquire("acme", reserve=0)
-        assert caught.value.retry_after is not None
-        assert 0 < caught.value.retry_after <= 3
-        assert caught.value.headers["x-ratelimit-remaining-requests"] == "0"
+        # One that was refused then: another one would be granted where a busy machine takes three seconds for it.
+        refused = next(filter(None, came))
+        assert refused.retry_after is not None
+        assert 0 < refused.retry_after <= 3
+        assert refused.headers["x-ratelimit-remaining-requests"] == "0"
         other = await made[0].acquire("other", reserve=0)
         assert other is not None
         assert other.headers["x-ratelimit-remaining-requests"] == "19"
