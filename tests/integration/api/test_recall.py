@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import itertools
 import json
 import re
 import time
+import weakref
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -21,11 +21,13 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from moka_py import Moka
 from msgspec.structs import replace
 from structlog.typing import EventDict
 
 from dub5.api.recall import Arrival, Later
 from dub5.app import Application
+from dub5.cache.freshness import Lifetimes
 from dub5.cache.samples import NoSampler
 from dub5.contract import ClassPolicy, PolicyDocument, QuestionPolicy, limit_key
 from dub5.errors import RequestTimeout
@@ -141,6 +143,8 @@ class Twin:
         )
         self.uvicorn = configured(self.app.public)
         self.uvicorn.load()
+        self.app._purges.confirmed = lambda since: True  # type: ignore[method-assign]  # until there is doubt
+        self.app._flights._refused = Moka(10_000)  # for whatever time
         self.confirmed = self.app._purges.confirmed
         self.ask_redis: Any = self.app._redis and self.app._redis.ask
         self.begin()
@@ -167,6 +171,16 @@ class Twin:
         ]
         for memo in memos:
             memo.clear()
+
+    async def connected(self) -> None:
+        """Until there is a connection for what requests wait for: without it only the ordinary way can answer, and it
+        is made in the background, however long that takes."""
+        link = self.app._redis
+        assert link is not None
+        assert link._pipelining is not None
+        async with asyncio.timeout(60):
+            while link._pipelining.connection is None or not link.available:  # noqa: ASYNC110  # it has no event
+                await asyncio.sleep(0.005)
 
     def _recall(self, *asked: Any) -> int | Later | Arrival | None:
         *before, later = asked
@@ -533,12 +547,20 @@ def lives(
 
 
 class Ticking:
-    """A clock by which a call to a provider takes a second: it is looked at before and after."""
+    """A clock by which a call to a provider takes a second: it is looked at before and after.
+
+    One for each task: those that are under way together take no longer, in whatever order they come by.
+    """
 
     time = staticmethod(time.time)
 
     def __init__(self) -> None:
-        self.perf_counter = map(float, itertools.count()).__next__
+        self._looks: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+
+    def perf_counter(self) -> float:
+        task = asyncio.current_task()
+        self._looks[task] = self._looks.get(task, 0) + 1
+        return float(self._looks[task])
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
@@ -548,8 +570,12 @@ def test_nobody_can_tell_whether_an_answer_was_recalled(twins: tuple[Twin, Twin]
 
 
 @pytest.fixture(autouse=True)
-def ticking(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But what twins are given. Memory and Redis drop what is too old by clocks of their own: not while a life lasts,
+    or one twin would still have what the other has lost on a busy machine."""
+    kept_for = Lifetimes.kept_for
     monkeypatch.setattr("dub5.chat.pipeline.time", Ticking())
+    monkeypatch.setattr(Lifetimes, "kept_for", lambda *of: kept_for(*of) + 3600)
 
 
 @pytest.fixture(scope="module")
@@ -728,6 +754,7 @@ class Shared(NamedTuple):
         before = self.twins[0].recalled
         for twin, server in zip(self.twins, self.servers, strict=True):
             twin.begin()
+            await twin.connected()
             await purge(twin, ("all",))
             await server.client.delete(limit_key("globex"))
         await _live(*self.twins, steps)
@@ -808,6 +835,7 @@ async def _had_later(twin: Twin, id_: str) -> list[Any]:
 def test_what_was_recalled_is_had_later_as_it_was_sent(shared: Shared, stream: bool) -> None:
     async def had(twin: Twin) -> None:
         twin.begin()
+        await twin.connected()
         for number in (1, 2, 3):
             body = asked(responses(metadata={"a": "b"}), stream=stream)
             written = await twin.ask(usual("curl", body, "/v1/responses", number))
@@ -853,6 +881,7 @@ async def _while_redis_is_asked(
 ) -> Seen:
     """What is seen of the second reads, all of which come before Redis answers; the first make them known."""
     twin.begin()
+    await twin.connected()
     await purge(twin, ("all",))
     await twin.ask(*first)
     server.pause()
@@ -883,6 +912,7 @@ def test_what_is_asked_at_once_of_a_limit_is_granted_as_one_by_one(shared: Share
 
     async def live(twin: Twin, server: RedisServer) -> None:
         twin.begin()
+        await twin.connected()
         await server.client.delete(limit_key("globex"))
         await twin.ask(sent)
         written = await asyncio.gather(*[twin.ask(sent) for _ in range(7)])
@@ -902,3 +932,28 @@ def test_what_redis_does_not_keep_is_said_not_to_be(shared: Shared) -> None:
 
     steps = [sent, sent, (keeps_nothing, 0), sent, (keeps_nothing, 2**20), sent]
     assert shared.live(steps) == 2
+
+
+def test_what_waits_for_redis_is_recalled_again_when_it_is_connected_again(shared: Shared) -> None:
+    kept = [usual("curl", asked(responses()), "/v1/responses", 1)]
+
+    async def cut(twin: Twin) -> None:
+        twin.app._redis._pipelining.close()  # type: ignore[union-attr]
+
+    for twin in shared.twins:
+        shared.run(cut(twin))
+    assert shared.live([kept, kept, kept]) == 2
+
+
+def test_calls_that_are_under_way_together_take_no_longer() -> None:
+    ticking = Ticking()
+
+    async def call() -> float:
+        began = ticking.perf_counter()
+        await asyncio.sleep(0)
+        return ticking.perf_counter() - began
+
+    async def together() -> list[float]:
+        return await asyncio.gather(call(), call())
+
+    assert asyncio.run(together()) == [1.0, 1.0]
