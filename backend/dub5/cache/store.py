@@ -58,8 +58,8 @@ TOLERANCE = CLOCK_TOLERANCE
 _SYNCHRONISE_INTERVAL = 0.5
 """Seconds between two readings of the purges: half of what is promised."""
 _MOMENT = 0.02
-"""Seconds for which it is known that nothing was there, for who looks twice. What is stored meanwhile is found when a
-lease is asked for."""
+"""Seconds for which it is known that nothing was there, for who looks twice. What another replica stores meanwhile is
+found when a lease is asked for."""
 
 # An answer born later is never replaced by one born earlier, whichever of two replicas writes last. One that says that
 # it is yet to be born, damaged or of a clock gone wrong, is, and so is what is no string.
@@ -543,6 +543,9 @@ class AnswerStore:
         if len(entry.body) > self.max_entry or left <= 0 or entry.born > (now + TOLERANCE) * 1e6:
             return None
         self._local.put(identity, entry, seconds=left)
+        reading = self._readings.get(identity)
+        if reading is not None and reading.over:  # there is something now
+            del self._readings[identity]
         if self._link is None:
             return Kept(identity, entry, ())
         name, packed = ENTRY_KEY % (identity.key, identity.version), pack(entry)

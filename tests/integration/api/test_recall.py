@@ -945,6 +945,14 @@ def test_what_waits_for_redis_is_recalled_again_when_it_is_connected_again(share
     assert shared.live([kept, kept, kept]) == 2
 
 
+def test_what_was_not_there_a_moment_ago_and_is_stored_since_is_found(
+    shared: Shared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dub5.cache.store._MOMENT", 60.0)
+    sent = [usual("curl", asked(message()), "/v1/messages", 1)]
+    assert shared.live([sent, sent, (purge, ("all",)), sent, (forget, None), sent]) == 2
+
+
 def test_calls_that_are_under_way_together_take_no_longer() -> None:
     ticking = Ticking()
 
