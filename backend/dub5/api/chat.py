@@ -305,6 +305,7 @@ class QuestionRoute:
         directives, tags = _asked_of_cache(headers)
         raw = await read_body(headers, receive, self._settings.max_body)
         if arrival is not None:
+            arrival.is_from(caller)
             arrival.is_of(raw)
             known = arrival.question
             if known is not None:

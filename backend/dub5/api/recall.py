@@ -209,7 +209,8 @@ class Arrival(msgspec.Struct):
     hash of its body, where those are known.
 
     `end` is where its body will have ended that is still to come; asked then it may be answered. 0 for not. `grant` is
-    what its tenant's limit said, `question` what its body was found to ask.
+    what its tenant's limit said, `question` what its body was found to ask: of `caller`, whose key may be another's by
+    now.
     """
 
     raw: bytes
@@ -219,6 +220,12 @@ class Arrival(msgspec.Struct):
     end: int = 0
     grant: Grant | RateLimited | None = None
     question: Question | None = None
+    caller: Caller | None = None
+
+    def is_from(self, caller: Caller) -> None:
+        """Forget what was found for another one."""
+        if self.caller != caller:
+            self.grant = self.question = None
 
     def is_of(self, body: bytes) -> None:
         """The body, as it was read at last."""
@@ -430,7 +437,7 @@ class Recall:
         raw = data[body_at:end]
         digest = hashlib.sha256(raw).digest()
         unknown = Arrival(data[at:body_at], own, head, digest)
-        caller = self._caller(head, values)
+        caller = unknown.caller = self._caller(head, values)
         if caller is None:
             return unknown
         key = (digest, head.asking, caller.identity)

@@ -965,3 +965,23 @@ def test_calls_that_are_under_way_together_take_no_longer() -> None:
         return await asyncio.gather(call(), call())
 
     assert asyncio.run(together()) == [1.0, 1.0]
+
+
+def test_a_key_that_is_of_another_tenant_by_the_time_redis_has_answered_asks_for_that_one(
+    shared: Shared,
+) -> None:
+    first, second, others = (
+        usual("curl", asked(message(text)), "/v1/messages", 1, key)
+        for text, key in (("hi", "one"), ("ho", "one"), ("ho", "other"))
+    )
+    twin, server = shared.twins[0], shared.servers[0]
+
+    def moved(_: object) -> None:
+        twin.app._keys._callers = twin.app._keys._lookup_table(keys_file(tenant="globex"))
+
+    async def live() -> bytes:
+        await server.client.delete(limit_key("globex"))
+        await _while_redis_is_asked(twin, server, [first], [second, moved])
+        return await twin.ask(others)
+
+    assert b"cache-status: dub5; hit" in shared.run(live()).lower()
