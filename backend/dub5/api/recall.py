@@ -456,6 +456,8 @@ class Recall:
             if read is None:
                 return unknown
             unknown.question, body = read
+            if not self._still_holds(body, len(raw)):
+                return unknown
         else:
             target = body.target
             record.model, record.stream = target.model.name, body.stream

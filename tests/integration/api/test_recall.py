@@ -985,3 +985,18 @@ def test_a_key_that_is_of_another_tenant_by_the_time_redis_has_answered_asks_for
         return await twin.ask(others)
 
     assert b"cache-status: dub5; hit" in shared.run(live()).lower()
+
+
+async def fill(twin: Twin, full: bool) -> None:
+    """All memory for large requests is taken."""
+    arrivals = twin.app.arrivals
+    size = arrivals.budget if full else -arrivals.budget
+    arrivals._take(size, size)
+
+
+async def test_a_large_request_that_is_not_known_needs_room_too(twins: tuple[Twin, Twin]) -> None:
+    def sent(spaces: int) -> list[bytes]:
+        return [usual("curl", asked(message(), spaces=spaces), "/v1/messages", 1)]
+
+    steps = [sent(0), sent(0), (fill, True), sent(70_000), (fill, False), sent(70_000), sent(70_001)]
+    assert await lives_the_same(twins, *steps) == 3
