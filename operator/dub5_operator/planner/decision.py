@@ -655,7 +655,7 @@ def by_question(decision: Decision, curve: Curve, population: Population, limits
         recommended=decision.ttl,
         bound_by=bound_by,
         reason=f"each question has its own, {_said(ttls, population)}",
-        hit_ratio=min(hits / looked_up, 1.0),
+        hit_ratio=float(curve.measured[0]),  # each question's TTL moves slowly: what was measured goes on
         stale=stale,
         stale_upper=stale * population.margin,
         saving=saving,

@@ -438,8 +438,10 @@ class Questions:
         self._block = state["block"].copy()
         self.estimate = NOTHING
         if told:
-            *figures, significant = state["estimate"].tolist()
-            self.estimate = DriftEstimate(*figures, significant=significant > 0)
+            rate, upper, lower, noise, observations, events, significant = state["estimate"].tolist()
+            self.estimate = DriftEstimate(
+                rate, upper, lower, noise, observations, events, significant=significant > 0
+            )
         # What is believed follows from the rest.
         self._believed = np.tile(self._new(), (count, 1))
         self._fresh = set(range(count))
