@@ -962,7 +962,7 @@ def test_calls_that_are_under_way_together_take_no_longer() -> None:
         return ticking.perf_counter() - began
 
     async def together() -> list[float]:
-        return await asyncio.gather(call(), call())
+        return list(await asyncio.gather(call(), call()))
 
     assert asyncio.run(together()) == [1.0, 1.0]
 
