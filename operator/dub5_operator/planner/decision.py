@@ -304,7 +304,7 @@ class Reuse:
     def _make_room(self, needed: int) -> None:
         have = len(self._fetched)
         if needed > have:
-            more = max(needed, have + have // 2) - have
+            more = max(needed, have + have // 4) - have
             self._fetched = np.pad(self._fetched, ((0, more), (0, 0)))
             self._known = np.pad(self._known, ((0, more), (0, 0)))
 

@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -193,7 +193,7 @@ class Questions:
     def _make_room(self, needed: int) -> None:
         have = len(self._known)
         if needed > have:
-            more = max(needed, 2 * have, 16) - have
+            more = max(needed, have + have // 4, 16) - have
             self._known = np.vstack([self._known, np.zeros((more, 5))])
             self._changed = np.vstack([self._changed, np.zeros((more, len(_AGES)), dtype=np.float32)])
             self._believed = np.vstack([self._believed, np.zeros((more, 4))])
@@ -438,10 +438,8 @@ class Questions:
         self._block = state["block"].copy()
         self.estimate = NOTHING
         if told:
-            rate, upper, lower, noise, observations, events, significant = state["estimate"].tolist()
-            self.estimate = DriftEstimate(
-                rate, upper, lower, noise, observations, events, significant=significant > 0
-            )
+            estimate = DriftEstimate(*state["estimate"].tolist())
+            self.estimate = replace(estimate, significant=bool(estimate.significant))
         # What is believed follows from the rest.
         self._believed = np.tile(self._new(), (count, 1))
         self._fresh = set(range(count))
