@@ -28,7 +28,7 @@ POLICY = QuestionPolicy(
     requests=(1.0, 600.0),
     shortest=1.0,
     longest=86400.0,
-    stale=0.03,
+    stale=0.1,
 )
 OWN = Lifetimes(ttl=60.0, question=POLICY)
 KEY = "a" * 48
