@@ -147,7 +147,7 @@ def learn(
             policy.change[0] + changes,
             policy.change[1] + exposure,
             (policy.noise[0] + reworded) / (policy.noise[0] + policy.noise[1] + young),
-            age * policy.hazard,
+            age,
             policy.changed_share if fetched < policy.changed_at <= again else 0.0,
             outcome == 1,
         )

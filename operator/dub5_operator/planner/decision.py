@@ -518,13 +518,12 @@ class Learning:
         self._compare(good_verdicts, now)
 
     def _compare(self, verdicts: Sequence[Verdict], now: float) -> None:
-        hazard = self._hazard
-        compared = self._questions.fold(
-            verdicts, now, hazard=hazard.multiplier(now), moment=hazard.moment(now)
-        )
+        compared = self._questions.fold(verdicts, now)
         if compared is not None and self._questions.fitted:  # before, what is expected is a guess
             changed = compared.changed.astype(float)
-            hazard.fold(compared.fetched, compared.again, changed, compared.expected, compared.noise, now)
+            self._hazard.fold(
+                compared.fetched, compared.again, changed, compared.expected, compared.noise, now
+            )
 
     def away(self, since: float, until: float) -> None:
         """Nobody read in between, so that nothing was recorded: no rate is counted over that time."""
@@ -566,7 +565,7 @@ class Learning:
 
     def decide(self, limits: PolicyLimits, current: float, now: float) -> Decision:
         curve, hazard = self.curve(now), self._hazard
-        population = self._questions.population(now, hazard=hazard.multiplier(now), moment=hazard.moment(now))
+        population = self._questions.population(now, hazard=hazard.multiplier(now))
         drift = self._questions.drift(population, current or limits.initial)
         decision = decide(curve, drift, limits, current)
         if curve is None or population is None:

@@ -236,7 +236,10 @@ class Hazard:
         return [(float(at), float(share)) for at, share in zip(self._events[:, 0], shares, strict=True)]
 
     def multiplier(self, now: float) -> float:
-        """How many times as fast as on average answers change now: the posterior mean."""
+        """How many times as fast as on average answers change now: the posterior mean, and never less than once.
+
+        To miss a fall costs calls; to see one that is none costs the budget, as noise and recurring events have it.
+        """
         by_events = self._by_events * self._profile.at(now // 3600)
         pace = self._level * (self._profile.at(now // 3600) - by_events)
         mean = pace + by_events
@@ -250,7 +253,7 @@ class Hazard:
         expected, seconds = self._typical
         if going_on.sum() > SUSPECTED:
             mean += float((going_on * _EXTENTS / _LASTS).sum()) * seconds / max(expected, 1e-9)
-        return float(min(max(mean, LEAST), MOST))
+        return float(min(max(mean, 1.0), MOST))
 
     def moment(self, now: float) -> tuple[float, float]:
         """When answers changed last, and the chance that one fetched before did; zeros where it is long ago."""

@@ -11,7 +11,7 @@ Statistical Analysis of Interval-censored Failure Time Data", 2006, ch. 3) with 
 
 1. By question: seconds under which it stayed the same, comparisons that found it the same, and those that found a
    change, by age on a logarithmic grid, each divided between its two neighbours. That is enough for the likelihood of
-   any `(r, e)`; it fades with `HALF_LIFE`. Time runs as the class's hazard has it.
+   any `(r, e)`; it fades with `HALF_LIFE`.
 2. The distributions of `r` and of `e` over questions, each for itself, of no assumed form, on a grid: nonparametric
    maximum likelihood by expectation maximisation (Laird, "Nonparametric maximum likelihood estimation of a mixing
    distribution", JASA 1978) from one in which all rates are as likely, a few steps only, which is what keeps it smooth.
@@ -136,25 +136,17 @@ class Questions:
         self._block_began = 0.0
         self.estimate = NOTHING
 
-    def fold(
-        self,
-        verdicts: Sequence[Verdict],
-        now: float,
-        *,
-        hazard: float = 1.0,
-        moment: tuple[float, float] = (0.0, 0.0),
-    ) -> Comparisons | None:
-        """Take comparisons in, and say what was expected of them. At the `moment`, in seconds since the epoch, such a
-        share of all answers changed, which is no rate of theirs."""
+    def fold(self, verdicts: Sequence[Verdict], now: float) -> Comparisons | None:
+        """Take comparisons in, and say what was expected of them."""
         self._fade(now)
         if not verdicts:
             return None
         self.believe()
         compared = self._columns(verdicts)
         if self._fitted_at:
-            self._hold_against(compared, now, hazard)
+            self._hold_against(compared, now)
         self._compared += len(compared.rows)
-        self._count(compared, hazard, *moment)
+        self._count(compared)
         self._fresh.update(compared.rows.tolist())
         if len(self._rows) > MOST_QUESTIONS:
             self._forget()
@@ -203,9 +195,9 @@ class Questions:
         shape, seconds = self.change
         return [shape, seconds, shape / seconds, self.noise[0] / sum(self.noise)]
 
-    def _hold_against(self, compared: Comparisons, now: float, hazard: float) -> None:
+    def _hold_against(self, compared: Comparisons, now: float) -> None:
         """Step 5."""
-        by_time = -np.expm1(-hazard * compared.expected)
+        by_time = -np.expm1(-compared.expected)
         differs = 1 - (1 - compared.noise) * (1 - by_time)
         found = np.where(compared.changed, by_time / np.maximum(differs, 1e-12), 0.0)
         self._events += float(found.sum())
@@ -220,7 +212,7 @@ class Questions:
             self._block[:] = 0
             self._block_began = now
 
-    def _count(self, compared: Comparisons, hazard: float, changed_at: float, share: float) -> None:
+    def _count(self, compared: Comparisons) -> None:
         """Step 1."""
         rows, at, ages = compared.rows, compared.again, compared.again - compared.fetched
         touched, places = np.unique(rows, return_inverse=True)
@@ -234,15 +226,12 @@ class Questions:
         same = ~compared.changed
         np.add.at(known[:, _SAME], rows[same], 1.0)
         lived = same & compared.ends
-        np.add.at(known[:, _SAME_FOR], rows[lived], ages[lived] * hazard)
-        place = np.log(np.maximum(ages[~same] * hazard, 1.0)) / math.log(_AGES[1] / _AGES[0])
+        np.add.at(known[:, _SAME_FOR], rows[lived], ages[lived])
+        place = np.log(np.maximum(ages[~same], 1.0)) / math.log(_AGES[1] / _AGES[0])
         place = np.minimum(place, len(_AGES) - 1 - 1e-9)
         below = place.astype(np.int64)
-        by_time = -np.expm1(-hazard * compared.expected[~same])
-        then = (compared.fetched < changed_at) & (changed_at <= at)
-        counted = np.where(then[~same], by_time / np.maximum(by_time + share, 1e-12), 1.0)
-        np.add.at(self._changed, (rows[~same], below), counted * (1 - (place - below)))
-        np.add.at(self._changed, (rows[~same], below + 1), counted * (place - below))
+        np.add.at(self._changed, (rows[~same], below), 1 - (place - below))
+        np.add.at(self._changed, (rows[~same], below + 1), place - below)
         asked = np.bincount(places, (compared.hits + 1) * compared.ends)
         kept = REMEMBERED / (REMEMBERED + asked)
         known[touched, _REQUESTS] = kept * known[touched, _REQUESTS] + asked
@@ -341,9 +330,7 @@ class Questions:
         """Whether the class's distributions are known."""
         return self._fitted_at > 0
 
-    def population(
-        self, now: float, *, hazard: float = 1.0, moment: tuple[float, float] = (0.0, 0.0)
-    ) -> Population | None:
+    def population(self, now: float, *, hazard: float = 1.0) -> Population | None:
         """Those that are asked of late."""
         self.believe()
         count = len(self._rows)
@@ -368,7 +355,6 @@ class Questions:
             noise_prior=self.noise,
             requests_prior=prior,
             hazard=hazard,
-            moment=moment,
         )
 
     def drift(self, population: Population | None, ttl: float) -> DriftEstimate:
@@ -460,13 +446,12 @@ class Population:
     noise_prior: tuple[float, float]
     requests_prior: tuple[float, float]
     hazard: float
-    moment: tuple[float, float]
 
     @classmethod
     def known(cls, requests: Floats, rates: Floats) -> Population:
         """Where nothing has to be learnt."""
         ones = (1.0, 1.0)
-        return cls(requests, rates, rates, rates, 0 * rates, 1.0, ones, ones, ones, 1.0, (0.0, 0.0))
+        return cls(requests, rates, rates, rates, 0 * rates, 1.0, ones, ones, ones, 1.0)
 
     def ttls(self, cost: float, bounds: Bounds) -> Floats:
         """As `question_ttl.best_ttl` has them, for all at once."""
@@ -514,8 +499,6 @@ class Population:
             longest=bounds.longest,
             stale=bounds.stale,
             hazard=self.hazard,
-            changed_at=self.moment[0],
-            changed_share=self.moment[1],
         )
 
 
