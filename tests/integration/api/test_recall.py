@@ -706,6 +706,14 @@ async def test_what_is_asked_again_behind_an_answer_is_read_however_it_was_space
     assert await lives_the_same(twins, sent, sent, sent, (wait, 15.0), sent, sent) == 4
 
 
+async def test_a_large_request_that_is_not_known_needs_room_too(twins: tuple[Twin, Twin]) -> None:
+    def sent(spaces: int) -> list[bytes]:
+        return [usual("curl", asked(message(), spaces=spaces), "/v1/messages", 1)]
+
+    steps = [sent(0), sent(0), (fill, True), sent(70_000), (fill, False), sent(70_000), sent(70_001)]
+    assert await lives_the_same(twins, *steps) == 3
+
+
 async def test_a_head_that_is_too_large_by_a_value_is_refused(twins: tuple[Twin, Twin]) -> None:
     def sent(size: int) -> list[bytes]:
         lines = [line.format(key="one") for line in CLIENTS["curl"]]
@@ -992,11 +1000,3 @@ async def fill(twin: Twin, full: bool) -> None:
     arrivals = twin.app.arrivals
     size = arrivals.budget if full else -arrivals.budget
     arrivals._take(size, size)
-
-
-async def test_a_large_request_that_is_not_known_needs_room_too(twins: tuple[Twin, Twin]) -> None:
-    def sent(spaces: int) -> list[bytes]:
-        return [usual("curl", asked(message(), spaces=spaces), "/v1/messages", 1)]
-
-    steps = [sent(0), sent(0), (fill, True), sent(70_000), (fill, False), sent(70_000), sent(70_001)]
-    assert await lives_the_same(twins, *steps) == 3
