@@ -88,10 +88,10 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class LastReport(msgspec.Struct):
-    """What was last reported of a policy: its TTL in seconds, the time of its last jump of drift, its budget."""
+    """What was last reported of a policy: its TTL in seconds, until when changes of drift were, its budget."""
 
     ttl: float | None = None
-    jump: float = 0.0
+    reported_until: float = 0.0
     within_budget: bool = True
 
     @classmethod
@@ -100,10 +100,10 @@ class LastReport(msgspec.Struct):
         ttl, at = status.get("ttlSeconds"), str(status.get("lastReconcileTime") or "")
         within = _condition(status, "WithinBudget").get("status") != "False"
         try:
-            jump = datetime.fromisoformat(at).timestamp()
+            until = datetime.fromisoformat(at).timestamp()
         except ValueError:
-            jump = 0.0
-        return cls(float(ttl) if isinstance(ttl, (int, float)) else None, jump, within)
+            until = 0.0
+        return cls(float(ttl) if isinstance(ttl, (int, float)) else None, until, within)
 
 
 class Metrics:
@@ -256,7 +256,6 @@ class _State(msgspec.Struct):
     """Of one policy, between reconciliations. `ttl` is what we had put in force, but for cuts; `asked_at` when the
     schedule was last asked for purges, 0 for never."""
 
-    learning: Learning
     last_report: LastReport
     ttl: float | None = None
     schedule: Schedule = _NO_SCHEDULE
@@ -409,10 +408,11 @@ class PolicyReconciler:
         except ValueError as error:
             return _not_ready("InvalidSchedule", f"{error}.", "False")
         limits = _limits(policy, configured)
-        state = self._state(uid, policy.cache_class, status)
-        now = self._clock()
+        state, now = self._state(uid, status), self._clock()
+        learnt = self._samples.learnings[policy.cache_class]
+        learning = learnt.learning
         current = await self._current(state, policy, configured, limits, status)
-        decision = state.learning.decide(limits, current, now)
+        decision = learning.decide(limits, current, now)
         self._check_there(uid)  # what is published from here on is published before what `gone` publishes
         state.schedule = schedule if policy.mode == "Auto" else _NO_SCHEDULE
         purged = await self._purge(state, policy, now)
@@ -420,23 +420,22 @@ class PolicyReconciler:
         ttl = await self._put_in_force(state, policy, configured, decision, cut)
         self._check_there(uid)
         if ttl != decision.ttl:
-            decision = state.learning.kept(decision, ttl, now)
+            decision = learning.kept(decision, ttl, now)
             if cut is not None:
                 decision = replace(decision, reason=f"cut by the schedule until {_stamp(cut.until)}")
-        learnt = self._samples.learnings[policy.cache_class]
         learnt.ttl, measured = ttl, learnt.stale.measured()
         await self._samples.save()
         self._metrics.set(
             name,
             decision,
-            state.learning.drift,
+            learning.drift,
             class_name=policy.cache_class,
             budget=share(policy.staleness.budget),
             measured=measured,
         )
         published = await self._publisher.in_force(policy.cache_class) is not None
         report = in_force(
-            policy, decision, state.learning, state.last_report, ttl, published=published, measured=measured
+            policy, decision, learning, state.last_report, ttl, published=published, measured=measured
         )
         return msgspec.structs.replace(report, events=[*purged, *report.events])
 
@@ -456,13 +455,11 @@ class PolicyReconciler:
             self._states.pop(uid, None)
             raise _Gone
 
-    def _state(self, uid: str, class_name: str, status: Mapping[str, Any]) -> _State:
-        """With what was learnt of its class, before there was this policy too."""
-        learning, state = self._samples.learnings[class_name].learning, self._states.get(uid)
+    def _state(self, uid: str, status: Mapping[str, Any]) -> _State:
+        state = self._states.get(uid)
         if state is None:
             last = LastReport.of(status)
-            state = self._states[uid] = _State(learning, last, asked_at=last.jump)
-        state.learning = learning
+            state = self._states[uid] = _State(last, asked_at=last.reported_until)
         return state
 
     async def _current(
@@ -761,9 +758,9 @@ def _conditions(spec: CachePolicySpec, decision: Decision, ttl: float, published
 def _events(last: LastReport, spec: CachePolicySpec, decision: Decision, learning: Learning) -> list[Event]:
     """What has changed since it was last reported, which is noted."""
     events = []
-    jumps = [jump for jump in learning.jumps if jump[0] > last.jump]
+    jumps = [jump for jump in learning.jumps if jump[0] > last.reported_until]
     if jumps:
-        last.jump = jumps[-1][0]
+        last.reported_until = jumps[-1][0]
         factor = jumps[-1][1]
         how = f"{factor:.2g} times as fast as" if factor >= 1 else f"{1 / factor:.2g} times more slowly than"
         message = f"Answers of class {spec.cache_class} change {how} before."
