@@ -192,9 +192,8 @@ class Samples:
     async def save(self) -> None:
         """Store what was learnt, of which classes that is due."""
         async with self._lock:
-            if (
-                self._last is not None and not self._parts
-            ):  # there are some where Redis failed between two pages
+            # There are parts left where Redis failed between two pages.
+            if self._last is not None and not self._parts:
                 await self.learnings.save(self._last, self.now())
 
     async def _read_classes(self) -> None:
@@ -306,9 +305,8 @@ class Publisher:
         self._classes: dict[str, ClassPolicy] = {}  # as they are wanted
         self._term = 0  # of ours; 0: not begun, or overtaken
         self._overtaken = False
-        self._wanted = self._written = (
-            0  # how often something was wanted, and what of it the last document had
-        )
+        # How often something was wanted, and what of it the last document had.
+        self._wanted = self._written = 0
         self._renewed_at = self._wrote_at = float("-inf")
         self._lock = asyncio.Lock()
 

@@ -20,13 +20,14 @@ Noise alone makes `P` and `N` alike, whatever the questions. Of one that is alwa
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dub5.contract import CANARIES_CHECKED, Canary
+from dub5_operator.planner.state import State, check
 
 HALF_LIFE = 86400.0
 """Seconds."""
@@ -86,11 +87,10 @@ class StaleShare:
         """What `restore` takes."""
         return {"canaries": np.append(self._sums, (self._at, self.calls))}
 
-    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+    def restore(self, state: State) -> None:
         """KeyError or ValueError where it is nothing of ours, and nothing is changed."""
-        held = np.asarray(arrays["canaries"], dtype=np.float64)
-        if held.shape != (9,) or not np.all(np.isfinite(held)) or np.any(held < 0):
-            raise ValueError("no canaries")
+        check(state, "canaries", np.float64, (9,))
+        held = state["canaries"]
         self._sums, self._at, self.calls = held[:7].copy(), float(held[7]), int(held[8])
 
 

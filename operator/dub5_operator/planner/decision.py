@@ -564,8 +564,8 @@ class Learning:
         return self._reuse.curve(now)
 
     def decide(self, limits: PolicyLimits, current: float, now: float) -> Decision:
-        curve, hazard = self.curve(now), self._hazard
-        population = self._questions.population(now, hazard=hazard.multiplier(now))
+        curve = self.curve(now)
+        population = self._questions.population(now, hazard=self._hazard.multiplier(now))
         drift = self._questions.drift(population, current or limits.initial)
         decision = decide(curve, drift, limits, current)
         if curve is None or population is None:

@@ -466,9 +466,8 @@ class Hazard:
     def _weights(self, now: float) -> Floats:
         """The posterior by moment and hypothesis; what is left is that nothing happened."""
         prior = np.zeros(_HYPOTHESES)
-        prior[: len(_RISES)] = (
-            RISES_A_DAY * _RISES**-0.5 / (_RISES**-0.5).sum()
-        )  # the greater, the less likely
+        likely = _RISES**-0.5  # the greater, the less
+        prior[: len(_RISES)] = RISES_A_DAY * likely / likely.sum()
         prior[len(_RISES) : _BACK] = FALLS_A_DAY / len(_FALLS)
         prior[_BACK:_RATES] = BACK_A_DAY * (np.abs(np.log(self._factors()[_BACK:])) > math.log(FOREIGN))
         prior[_EVENT] = EVENTS_A_DAY / len(_EXTENTS)

@@ -322,8 +322,12 @@ class Questions:
     @property
     def margin(self) -> float:
         """By how much the rate may be higher, with 97.7 %, by how many changes are known."""
-        known = (self._events + 0.5) / self.dispersion
-        return upper_rate(known, known)
+        return upper_rate(self._known_changes, self._known_changes)
+
+    @property
+    def _known_changes(self) -> float:
+        """How many independent ones those that were seen amount to."""
+        return (self._events + 0.5) / self.dispersion
 
     @property
     def fitted(self) -> bool:
@@ -363,11 +367,10 @@ class Questions:
             hits = population.hits(np.array(ttl))
             hits = hits / hits.sum()
             rate, noise = float(hits @ population.mean), float(hits @ population.noise)
-            known = (self._events + 0.5) / self.dispersion
             self.estimate = DriftEstimate(
                 rate=rate,
                 upper=rate * self.margin,
-                lower=rate * max(1 - question_ttl.QUANTILE / math.sqrt(known), 0.0),
+                lower=rate * max(1 - question_ttl.QUANTILE / math.sqrt(self._known_changes), 0.0),
                 noise=noise,
                 observations=self._compared,
                 events=self._events,
@@ -462,7 +465,7 @@ class Population:
 
     def hits(self, ttls: Floats) -> Floats:
         """Per second."""
-        return np.asarray(self.requests**2 * ttls / (1 + self.requests * ttls))
+        return np.asarray(self.requests * self._there(ttls))
 
     def forecast(self, ttls: Floats) -> tuple[float, float]:
         """Hits per second, and the share of them that is stale."""
@@ -473,13 +476,18 @@ class Population:
 
     def held(self, ttls: Floats) -> float:
         """How many answers are kept, on average."""
-        return float((self.requests * ttls / (1 + self.requests * ttls)).sum())
+        return float(self._there(ttls).sum())
+
+    def _there(self, ttls: Floats) -> Floats:
+        """The share of time in which each answer is kept."""
+        return np.asarray(self.requests * ttls / (1 + self.requests * ttls))
 
     def best_cost(self, bounds: Bounds) -> tuple[float, BoundBy]:
         """Step 4: `c`, and what keeps it from being larger."""
         allowed = min(bounds.aim, bounds.budget / self.margin)
         cost = _largest(lambda cost: self.forecast(self.ttls(cost, bounds))[1] <= allowed)
-        hits, ttls = self.hits(self.ttls(cost, bounds)), self.ttls(cost, bounds)
+        ttls = self.ttls(cost, bounds)
+        hits = self.hits(ttls)
         if hits @ (ttls >= bounds.longest * (1 - 1e-9)) > hits.sum() / 2:
             return cost, "Bounds"
         return cost, "Staleness" if allowed == bounds.aim else "Data"
