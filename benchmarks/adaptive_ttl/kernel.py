@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dub5 import question_ttl
+from dub5.cache.samples import KEPT_AT_LEAST, KEPT_FOR_TTLS
 from dub5.contract import QuestionPolicy
 
 Floats = NDArray[np.float64]
@@ -52,7 +53,6 @@ def _compile(*names: str) -> list[Any]:
 )
 
 RE_ASK_SHARE = 0.01
-KEPT_FOR_TTLS, KEPT_AT_LEAST = 4.0, 60.0
 ONE, BY_KEY, QUESTION = range(3)
 
 
