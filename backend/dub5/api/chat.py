@@ -396,10 +396,8 @@ class QuestionRoute:
         completion, written = sent
         stream = question.request.stream
         rewriting: Rewriting | None = None
-        held = (
-            b"",
-            Written(),
-        )  # where the completion is sent as it is, or what was sent is this request's own
+        # Nothing where the completion is sent as it is, or what was sent is this request's own.
+        held = b"", Written()
         if isinstance(writer, Renewing):
             rewriting = writer.again(stream=stream)
             if rewriting is None:
@@ -515,10 +513,7 @@ class QuestionRoute:
 
 def _asked_of_cache(headers: dict[str, str]) -> tuple[Directives, tuple[str, ...]]:
     control, named = headers.get("cache-control"), headers.get("x-dub5-cache-tags")
-    return (
-        Directives.parse(control) if control else NO_DIRECTIVES,
-        parse_tags(named) if named else (),
-    )
+    return Directives.parse(control) if control else NO_DIRECTIVES, parse_tags(named) if named else ()
 
 
 async def in_time(end: float | None, work: Coroutine[Any, Any, T]) -> T:

@@ -182,13 +182,11 @@ class HttpClient:
         redact = Redactor(*self._secrets, hosts=[host for host in hosts if host])
         self._errors = HttpErrors(name, access.proxy, redact)
         # Reads files, which must not wait for the first call. It takes 30 ms, so not where no TLS is spoken.
-        speaks_tls = self._url.scheme == "https" or (
-            access.proxy is not None and access.proxy.url.scheme == "https"
-        )
+        proxied = access.proxy is not None and access.proxy.url.scheme == "https"
         self.tls: ssl.SSLContext | None = None
-        if beside is not None and beside.tls is not None:
+        if beside is not None:
             self.tls = beside.tls
-        elif speaks_tls or settings.ca_file is not None:
+        elif self._url.scheme == "https" or proxied or settings.ca_file is not None:
             self.tls = trusted(f"providers.{name}.ca_file", settings.ca_file)
         self._session: aiohttp.ClientSession | None = None
         self._upstream: Upstream | None = None
