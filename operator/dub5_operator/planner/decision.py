@@ -647,6 +647,9 @@ def by_question(decision: Decision, curve: Curve, population: Population, limits
     ttls = population.ttls(cost, bounds)
     hits, stale = population.forecast(ttls)
     held = population.held(ttls) * size
+    # Each question's TTL moves slowly: what was measured goes on, for those that were not compared of late too.
+    hit_ratio = float(curve.measured[0])
+    hits += hit_ratio * max(looked_up - float(population.requests.sum()), 0.0)
     avoided = hits - limits.canary * (looked_up - hits)
     saving = 3600 * avoided * dollars - limits.memory_price * held / _GIB
     return replace(
@@ -654,7 +657,7 @@ def by_question(decision: Decision, curve: Curve, population: Population, limits
         recommended=decision.ttl,
         bound_by=bound_by,
         reason=f"each question has its own, {_said(ttls, population)}",
-        hit_ratio=float(curve.measured[0]),  # each question's TTL moves slowly: what was measured goes on
+        hit_ratio=hit_ratio,
         stale=stale,
         stale_upper=stale * population.margin,
         saving=saving,

@@ -11,8 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dub5_operator.planner.decision import AIM, Curve, Decision, PolicyLimits, candidates, decide, kept
-from dub5_operator.planner.questions import NOTHING, DriftEstimate
+from dub5_operator.planner.decision import (
+    AIM,
+    Curve,
+    Decision,
+    PolicyLimits,
+    by_question,
+    candidates,
+    decide,
+    kept,
+)
+from dub5_operator.planner.questions import NOTHING, DriftEstimate, Population
 
 HOUR = 3600.0
 LIMITS = PolicyLimits(shortest=5, longest=86400, budget=0.01, initial=60)
@@ -87,6 +96,15 @@ def test_the_longest_ttl_that_everything_allows(
     if ttl is not None:
         assert decision.ttl == pytest.approx(ttl, rel=0.05)
     assert decision.stale_upper <= AIM * 0.01 * 1.1
+
+
+def test_what_is_saved_goes_by_all_look_ups_and_not_by_the_questions_that_were_compared() -> None:
+    seen = curve()  # ten look-ups a second, of which each saves $0.001 where it is a hit
+    seen = dataclasses.replace(seen, measured=np.full(len(seen.ttls), 0.9))
+    compared = Population.known(np.full(100, 0.01), np.full(100, 1e-6))  # a tenth of them
+    decision = by_question(decide(seen, drift(1e-6), LIMITS, HOUR), seen, compared, LIMITS)
+    assert decision.hit_ratio == 0.9
+    assert decision.saving == pytest.approx(3600 * (1 + 9 * 0.9) * 0.001, rel=0.03)
 
 
 def test_a_ttl_moves_in_bounded_steps() -> None:
