@@ -128,13 +128,19 @@ async def test_a_backlog_of_hours_comes_to_what_it_would_have_come_to_minute_by_
     assert truth.saving == pytest.approx(5.3, rel=0.1)  # three calls a second of $0.0005, but for some misses
 
 
-async def test_a_new_operator_goes_on_where_the_last_one_was(client: Redis) -> None:
+async def that_stored(client: Redis, clock: list[float]) -> Samples:
+    """An operator that has stored what it learnt in ten minutes."""
     await announce(client, "c")
-    clock = [NOW + 600]
-    first = Samples(client, lambda: clock[0])
+    samples = Samples(client, lambda: clock[0])
     await write(client, until=600)
-    await first.refresh({"c"})
-    await first.save()
+    await samples.refresh({"c"})
+    await samples.save()
+    return samples
+
+
+async def test_a_new_operator_goes_on_where_the_last_one_was(client: Redis) -> None:
+    clock = [NOW + 600]
+    first = await that_stored(client, clock)
     assert 0 < await client.ttl(LEARNT_KEY % "c") <= LEARNT_FOR
     await write(client, since=600, until=700)
     clock[0] += 100
@@ -175,12 +181,8 @@ async def test_a_class_without_a_policy_is_learnt_about_too(client: Redis) -> No
 
 
 async def test_time_in_which_nobody_read_does_not_count(client: Redis) -> None:
-    await announce(client, "c")
     clock = [NOW + 600]
-    first = Samples(client, lambda: clock[0])
-    await write(client, until=600)
-    await first.refresh({"c"})
-    await first.save()
+    first = await that_stored(client, clock)
     before = first.learnings["c"].learning.curve(clock[0])
     clock[0] += READER_FOR + 86400
     second = Samples(client, lambda: clock[0])
