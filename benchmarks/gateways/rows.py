@@ -60,7 +60,7 @@ HITS = {
     ),
     "messages": Hit("hit from memory, Messages", 0.7, partial(popular, "messages")),
     "responses": Hit("hit from memory, Responses", 0.7, partial(popular, "responses")),
-    # In any order: a replica without memory for answers still holds one for a moment, and would know the popular ones.
+    # In any order: of a popular one several would ask at once and share a look-up.
     "Redis": Hit(
         "hit from Redis", 0.7, partial(popular, order="random"), {"cache": NO_MEMORY}, "detail=shared"
     ),

@@ -308,8 +308,9 @@ class LocalCache:
     """Entries in memory by identity, and what is known of questions by key; `capacity` in bytes, of entries."""
 
     def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
         self._entries: Moka[tuple[str, str], LocalEntry] = Moka(
-            max(capacity, 1), weigher=lambda _, held: len(held.entry.body) + BESIDE_BODY
+            max(capacity, 1), weigher=lambda _, held: _weight(held.entry)
         )
         self.questions: Moka[str, Known] = Moka(max(1, capacity // _BESIDE_ANSWERS // _BESIDE_QUESTION))
 
@@ -318,6 +319,8 @@ class LocalCache:
 
     def put(self, identity: Identity, entry: Entry, *, seconds: float) -> None:
         """Keep for at most `seconds`; may be refused or evicted earlier."""
+        if _weight(entry) > self._capacity:
+            return  # Moka would hold it until its next housekeeping
         self._entries.set((identity.key, identity.version), LocalEntry(entry, time.monotonic()), ttl=seconds)
 
     def forget(self, identity: Identity, entry: Entry) -> None:
@@ -333,6 +336,10 @@ class LocalCache:
     def bytes(self) -> int:
         self._entries.run_pending_tasks()
         return self._entries.weighted_size()
+
+
+def _weight(entry: Entry) -> int:
+    return len(entry.body) + BESIDE_BODY
 
 
 class _Reading(msgspec.Struct, eq=False):
