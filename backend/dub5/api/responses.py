@@ -300,6 +300,7 @@ _WRITTEN, _ENDED = 1_000_000_001, 1_000_000_002
 """Stand for the seconds since the epoch at which a Response is created and completed."""
 
 _TIMES = ((b'"created_at":%d', _WRITTEN), (b'"completed_at":%d', _ENDED))
+_NOW, _IDENT = b"%(now)d", b"%(ident)b"
 
 
 class RenewedResponses(msgspec.Struct, frozen=True):
@@ -315,22 +316,27 @@ class RenewedResponses(msgspec.Struct, frozen=True):
         asked = self.asked.again()
         writer = ResponsesWriter(asked, iter((_WRITTEN, _ENDED, _ENDED)).__next__)
         whole = writer.whole(completion) if self.keeping is not None or not self.stream else b""
-        sent = writer.replay(completion) if self.stream else whole
-        return Written(sent, None if self.keeping is None else self.keeping.record(asked, whole))
+        sent = self._template(writer.replay(completion) if self.stream else whole)
+        if self.keeping is None:
+            return Written(sent)
+        record = self.keeping.record(asked, self._template(whole) if self.stream else b"")
+        return Written(sent, record)
+
+    def _template(self, written: bytes) -> bytes:
+        """With holes for the times and the id. In a text a member's quotes are escaped, and nobody outside knows the
+        id."""
+        written = written.replace(b"%", b"%%")
+        for member, stands_for in _TIMES:
+            written = written.replace(member % stands_for, member.replace(b"%d", _NOW))
+        return written.replace(self.asked.ident.encode(), _IDENT)
 
     def renew(self, written: Written) -> tuple[bytes, Keep | None]:
-        """The same for the next who asks, as long as it was. In a text a member's quotes are escaped, and nobody
-        outside knows the id."""
-        now, ident = int(time.time()), secrets.token_hex(16)
-        sent = self._renewed(written.sent, now, ident)
+        """The same for the next who asks, as long as it was."""
+        ident = secrets.token_hex(16)
+        holes = {b"now": int(time.time()), b"ident": ident.encode()}
+        sent = written.sent % holes
         if self.keeping is None:
             return sent, None
         record: Record = written.kept
-        response = self._renewed(record.response, now, ident) if self.stream else sent
-        record = msgspec.structs.replace(record, response=response)
+        record = msgspec.structs.replace(record, response=record.response % holes if self.stream else sent)
         return sent, partial(self.keeping.store.ask, self.keeping.tenant, f"resp_{ident}", record)
-
-    def _renewed(self, written: bytes, now: int, ident: str) -> bytes:
-        for member, stands_for in _TIMES:
-            written = written.replace(member % stands_for, member % now)
-        return written.replace(self.asked.ident.encode(), ident.encode())
