@@ -113,9 +113,15 @@ def request(
 ) -> bytes:
     """A chat completion to be asked of the model `small`."""
     messages = [{"role": "user", "content": question}]
-    body = msgspec.json.encode({"model": "small", "messages": messages, "stream": stream, **fields})
+    body = {"model": "small", "messages": messages, "stream": stream, **fields}
+    return post("/v1/chat/completions", body, headers)
+
+
+def post(path: str, fields: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> bytes:
+    """A request with a body of JSON."""
+    body = msgspec.json.encode(fields)
     lines = [
-        "POST /v1/chat/completions HTTP/1.1",
+        f"POST {path} HTTP/1.1",
         "host: 127.0.0.1",
         "content-type: application/json",
         f"content-length: {len(body)}",

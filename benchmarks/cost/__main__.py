@@ -2,6 +2,7 @@
 
     python -m benchmarks.cost                       # against where this branch left main: every row, some 10 minutes
     python -m benchmarks.cost --against HEAD^ chunk # against another commit; some rows
+    python -m benchmarks.cost hit messages responses kept  # what other protocols add to a hit
     python -m benchmarks.cost --out FILE            # adds the table to a file
 
 The other commit gets its own environment, once, below ~/.cache/dub5-cost. Two servers of each commit are started; the

@@ -13,6 +13,7 @@ import itertools
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import msgspec
 
@@ -20,7 +21,7 @@ from benchmarks.gateways.cores import tree
 from testkit.client import until
 from testkit.processes import cpu_seconds
 from testkit.service import Service
-from testkit.wire import Wire, request
+from testkit.wire import Wire, post, request
 
 _AFTERWARDS = 0.05
 """Seconds in which the last wave is stored."""
@@ -55,10 +56,29 @@ def _question() -> str:
     return f"question {next(_number):012d}"
 
 
+def _in_another_protocol(path: str, **fields: object) -> bytes:
+    return post(path, {"model": "small", "stream": False, **fields})
+
+
+_MESSAGES = partial(
+    _in_another_protocol,
+    "/v1/messages",
+    messages=[{"role": "user", "content": "question"}],
+    max_tokens=300,
+)
+_RESPONSES = partial(_in_another_protocol, "/v1/responses", input="question")
+
 ROWS = {
     row.name: row
     for row in (
         Row("hit", "a hit from memory, 1 KB", "request", 16, lambda: request("question"), "; detail=local"),
+        Row("messages", "the same by Messages", "request", 16, _MESSAGES, "; detail=local"),
+        Row(
+            *("responses", "the same by Responses, store: false", "request", 16),
+            partial(_RESPONSES, store=False),
+            "; detail=local",
+        ),
+        Row("kept", "the same by Responses, kept", "request", 16, _RESPONSES, "; detail=local"),
         Row(
             *("miss", "a miss, whole, 1 KB, stored", "request", 16),
             lambda: request(_question()),
