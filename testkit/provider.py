@@ -49,7 +49,8 @@ class Settings(msgspec.Struct, frozen=True):
     """Seconds until the first token and between two, how many there are, and the generation they carry.
 
     `spread` is by how much of itself the first may vary, evenly: 0.5 makes 0.2 to 0.6 of 0.4 seconds. `share` of
-    the calls, drawn at random, meet the `fault`. Each answer is another one every `changes_every` seconds; 0: never.
+    the calls, drawn at random, meet the `fault`. Each answer is another one every `changes_every` seconds, of some
+    questions up to `changes_differ` times as long or as short; 0: never.
     """
 
     first_token: float = 0.05
@@ -63,6 +64,7 @@ class Settings(msgspec.Struct, frozen=True):
     retry_after: float | None = None
     slow_first_token: float = 2.0
     changes_every: float = 0.0
+    changes_differ: float = 1.0
 
 
 class Provider(FakeOpenAI):
@@ -106,7 +108,7 @@ class Provider(FakeOpenAI):
             return
         asker = (asked.get("metadata") or {}).get("asker", "")
         texts = [
-            f"g{settings.generation}|{asker}|{_end(question, settings.changes_every)}",
+            f"g{settings.generation}|{asker}|{_end(question, settings)}",
             *(f" word{index}" for index in range(settings.tokens - 1)),
         ]
         usage = {
@@ -124,8 +126,14 @@ class Provider(FakeOpenAI):
             await _whole(wire, msgspec.json.encode(answer), broken=fault in {"break", "derail"})
 
 
-def _end(question: str, every: float) -> str:
+def period(question: str, every: float, differ: float) -> float:
+    """Seconds for which its answers are true: spread evenly, by their logarithm, around `every`."""
+    return every * math.pow(differ, zlib.crc32(question[::-1].encode()) / 2**31 - 1)
+
+
+def _end(question: str, settings: Settings) -> str:
     """Until when the answer is this one. Each question has moments of its own: what changes, changes evenly."""
+    every = period(question, settings.changes_every, settings.changes_differ)
     if not every:
         return ""
     phase = zlib.crc32(question.encode()) / 2**32

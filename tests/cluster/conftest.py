@@ -14,7 +14,7 @@ import pytest
 from testkit.cluster import ground
 from testkit.cluster.ground import Images, Pace
 from testkit.cluster.kube import Kube
-from testkit.cluster.release import Release
+from testkit.cluster.release import Release, remove_definitions
 from testkit.cluster.stage import Stage
 
 PACE = Pace()
@@ -62,3 +62,10 @@ def release(kube: Kube, images: Images, stage: Stage, request: pytest.FixtureReq
     name = request.module.__name__.rpartition(".")[2].removeprefix("test_").replace("_", "-")
     with Release.namespace_for(kube, images, f"dub5-{name}") as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def no_definitions(kube: Kube) -> Iterator[None]:
+    """Takes away at the end what an uninstall keeps. It is to be asked for before the release."""
+    yield
+    remove_definitions(kube)

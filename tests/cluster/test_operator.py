@@ -10,18 +10,16 @@ from __future__ import annotations
 import json
 import math
 import re
-import subprocess
-import threading
 import uuid
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from testkit.cluster.kube import Kube, eventually
-from testkit.cluster.release import Release, remove_definitions
-from testkit.cluster.stage import NAMESPACE as STAGE
+from testkit.cluster.kube import eventually
+from testkit.cluster.release import Release
 from testkit.cluster.stage import Stage
+from tests.cluster.asking import Asking, clients, conditions, status
 
 CHANGES_EVERY = 100.0
 BUDGET = 0.05
@@ -68,39 +66,11 @@ print(answer.headers["cache-status"])
 """
 
 
-class Asking:
-    """pods/asking.py at work, and what it has seen so far."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.seen: dict[str, Any] = {}
-        self._process = process
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self.seen = json.loads(line)
-
-    def since(self, before: dict[str, Any]) -> dict[str, int]:
-        return {name: self.seen[name] - before[name] for name in ("hits", "stale", "misses", "failed")}
-
-    def stop(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(timeout=60)
-        self._reader.join()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_definitions(kube: Kube) -> Iterator[None]:
-    """Takes away at the end what an uninstall keeps."""
-    yield
-    remove_definitions(kube)
+pytestmark = pytest.mark.usefixtures("no_definitions")
 
 
 @pytest.fixture(scope="module")
-def installed(release: Release, stage: Stage, no_definitions: None) -> Iterator[Release]:
+def installed(release: Release, stage: Stage) -> Iterator[Release]:
     stage.pace(first_token=0.01, between=0.0, tokens=5, changes_every=CHANGES_EVERY)
     release.install(VALUES)
     yield release
@@ -109,15 +79,8 @@ def installed(release: Release, stage: Stage, no_definitions: None) -> Iterator[
 
 @pytest.fixture(scope="module")
 def asking(installed: Release, stage: Stage) -> Iterator[Asking]:
-    command = ["exec", "--stdin", "--namespace", STAGE, "load", "--", "env", f"KEY={installed.key()}"]
-    command += ["python", "/code/asking.py", installed.url, "ticker"]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(stage.kube.command(*command), stdin=pipe, stdout=pipe, text=True) as process:
-        asking = Asking(process)
-        try:
-            yield asking
-        finally:
-            process.kill()  # it has ended by itself after `stop`; its pod's part ends with its input
+    with clients(installed, stage, "ticker") as asking:
+        yield asking
 
 
 @pytest.fixture(scope="module")
@@ -135,16 +98,6 @@ def has_settled(reported: dict[str, Any]) -> bool:
     # Where the bound on staleness is not narrow yet: by the data that there are.
     bound = reported.get("boundBy") in {"Staleness", "Data"}
     return near and bound and reported["reason"] != "on its way"
-
-
-def status(release: Release, kind: str = "cachepolicies", name: str = "ticker") -> dict[str, Any]:
-    path = f"/apis/dub5.io/v1alpha1/namespaces/{release.namespace}/{kind}/{name}"
-    found: dict[str, Any] = (release.kube.get(path) or {}).get("status", {})
-    return found
-
-
-def conditions(reported: dict[str, Any]) -> dict[str, str]:
-    return {each["type"]: each["status"] for each in reported.get("conditions", [])}
 
 
 def ttls(release: Release) -> set[float]:

@@ -4,7 +4,7 @@ Each has one connection and asks some questions a second, drawn from a list that
 they are true (`changes_every` in testkit/provider.py), so each hit is known to be stale or not. Each second writes
 what was seen since the beginning; ends when standard input closes:
 
-    {"hits": 310, "stale": 12, "misses": 90, "failed": 0, "error": ""}
+    {"hits": 310, "stale": 12, "misses": 90, "failed": 0, "missed": {"question 7": 4}, "error": ""}
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import random
 import sys
 import time
+from collections import Counter
 
 import httpx
 
@@ -31,6 +32,7 @@ class Asking:
 
     def __init__(self) -> None:
         self.seen = {"hits": 0, "stale": 0, "misses": 0, "failed": 0}
+        self.missed: Counter[str] = Counter()
         self.error = ""
 
     async def client(self) -> None:
@@ -54,11 +56,12 @@ class Asking:
             self.seen["stale"] += time.time() > until
         else:
             self.seen["misses"] += 1
+            self.missed[question] += 1
 
     async def report(self) -> None:
         while True:
             await asyncio.sleep(1)
-            sys.stdout.write(json.dumps({**self.seen, "error": self.error}) + "\n")
+            sys.stdout.write(json.dumps({**self.seen, "missed": self.missed, "error": self.error}) + "\n")
             sys.stdout.flush()
 
 
