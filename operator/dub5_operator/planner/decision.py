@@ -714,7 +714,9 @@ class _Forecast:
         return self.curve.at(self._relative_age, ttls) * ttls
 
     def stales(self, ttls: Floats, rate: float | None = None) -> Floats:
-        return -np.expm1(-(self.drift.upper if rate is None else rate) * self.ages(ttls))
+        """Of hits, by that rate or at most. Where no rate is known all of them may be, whatever their age."""
+        rate = self.drift.upper if rate is None else rate
+        return -np.expm1(-rate * self.ages(ttls)) if math.isfinite(rate) else np.ones(len(ttls))
 
     def savings(self, ttls: Floats) -> Floats:
         """Dollars per hour."""

@@ -98,6 +98,11 @@ def test_the_longest_ttl_that_everything_allows(
     assert decision.stale_upper <= AIM * 0.01 * 1.1
 
 
+def test_where_no_rate_is_known_all_hits_may_be_stale() -> None:
+    fresh = dataclasses.replace(curve(), mean_age=np.zeros(len(curve().ttls)))  # warnings are errors
+    assert decide(fresh, NOTHING, LIMITS, 60).stale_upper == 1.0
+
+
 def test_what_is_saved_goes_by_all_look_ups_and_not_by_the_questions_that_were_compared() -> None:
     seen = curve()  # ten look-ups a second, of which each saves $0.001 where it is a hit
     seen = dataclasses.replace(seen, measured=np.full(len(seen.ttls), 0.9))
