@@ -49,7 +49,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -139,6 +139,17 @@ class Decision:
     saving: float = math.nan
     bytes: float = math.nan
     question: QuestionPolicy | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What TTLs are predicted to do; the fields of a Decision."""
+
+    hit_ratio: float
+    stale: float
+    stale_upper: float
+    saving: float
+    bytes: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -563,9 +574,12 @@ class Learning:
     def curve(self, now: float) -> Curve | None:
         return self._reuse.curve(now)
 
+    def population(self, now: float) -> Population | None:
+        """Its questions, with how fast answers change now; None while too little was compared."""
+        return self._questions.population(now, hazard=self._hazard.multiplier(now))
+
     def decide(self, limits: PolicyLimits, current: float, now: float) -> Decision:
-        curve = self.curve(now)
-        population = self._questions.population(now, hazard=self._hazard.multiplier(now))
+        curve, population = self.curve(now), self.population(now)
         drift = self._questions.drift(population, current or limits.initial)
         decision = decide(curve, drift, limits, current)
         if curve is None or population is None:
@@ -612,7 +626,7 @@ def decide(curve: Curve | None, drift: DriftEstimate, limits: PolicyLimits, curr
             reason=lacking or "no look-ups yet",
             **kept,
         )
-    forecast = _Forecast(curve, drift, limits)
+    forecast = Forecast(curve, drift, limits)
     if drift.significant and forecast.stale(limits.shortest, drift.rate) > limits.budget:
         return _infeasible(forecast, inside)
     best, bound_by = _best(forecast, inside)
@@ -630,39 +644,15 @@ def by_question(decision: Decision, curve: Curve, population: Population, limits
     """The decision with a TTL for each question, where the data suffice and the budget can be kept; pure."""
     if not (decision.sufficient and decision.within_budget):
         return decision
-    bounds = Bounds(
-        shortest=limits.shortest,
-        longest=max(limits.longest, limits.shortest),
-        budget=limits.budget,
-        aim=AIM * limits.budget,
-        stale=AIM * min(PER_QUESTION * limits.budget if limits.question is None else limits.question, 1.0),
-    )
-    looked_up = float(curve.calls[0] / max(1 - curve.hit_ratio[0], 1e-9))
-    dollars, size = float(curve.dollars_uncached[0]) / looked_up, typical_size(curve)
-    cost, bound_by = population.best_cost(bounds)
-    if limits.memory is not None and size > 0:
-        within = population.cost_within(limits.memory / size, bounds)
-        if within < cost:
-            cost, bound_by = within, "Memory"
-    ttls = population.ttls(cost, bounds)
-    hits, stale = population.forecast(ttls)
-    held = population.held(ttls) * size
-    # Each question's TTL moves slowly: what was measured goes on, for those that were not compared of late too.
-    hit_ratio = float(curve.measured[0])
-    hits += hit_ratio * max(looked_up - float(population.requests.sum()), 0.0)
-    avoided = hits - limits.canary * (looked_up - hits)
-    saving = 3600 * avoided * dollars - limits.memory_price * held / _GIB
+    forecast = QuestionForecast(curve, population, limits)
+    cost, bound_by = forecast.best_cost()
     return replace(
         decision,
         recommended=decision.ttl,
         bound_by=bound_by,
-        reason=f"each question has its own, {_said(ttls, population)}",
-        hit_ratio=hit_ratio,
-        stale=stale,
-        stale_upper=stale * population.margin,
-        saving=saving,
-        bytes=held,
-        question=population.policy(cost, bounds),
+        reason=f"each question has its own, {_said(forecast.typical_ttls(cost))}",
+        question=population.policy(cost, forecast.bounds),
+        **asdict(forecast.outcome(cost)),
     )
 
 
@@ -693,16 +683,71 @@ def typical_size(curve: Curve) -> float:
     return float(curve.bytes[0] / brought) if brought > 0 else 0.0
 
 
-def _said(ttls: Floats, population: Population) -> str:
-    """Three TTLs, between which most hits have theirs."""
-    hits = population.hits(ttls)
-    order = np.argsort(ttls)
-    parts = np.interp((0.1, 0.5, 0.9), np.cumsum(hits[order]) / hits.sum(), ttls[order])
-    low, middle, high = (f"{part:.3g} s" for part in parts)
+def _said(ttls: tuple[float, float, float]) -> str:
+    low, middle, high = (f"{ttl:.3g} s" for ttl in ttls)
     return f"of a tenth of hits up to {low}, of half {middle}, of nine tenths {high}"
 
 
-class _Forecast:
+class QuestionForecast:
+    """What TTLs of each question's own are predicted to do, by the class's `c`."""
+
+    def __init__(self, curve: Curve, population: Population, limits: PolicyLimits) -> None:
+        self.population, self.limits = population, limits
+        self.bounds = Bounds(
+            shortest=limits.shortest,
+            longest=max(limits.longest, limits.shortest),
+            budget=limits.budget,
+            aim=AIM * limits.budget,
+            stale=AIM
+            * min(PER_QUESTION * limits.budget if limits.question is None else limits.question, 1.0),
+        )
+        self.looked_up = float(curve.calls[0] / max(1 - curve.hit_ratio[0], 1e-9))
+        """Per second."""
+        self._dollars = float(curve.dollars_uncached[0]) / self.looked_up
+        self._size = typical_size(curve)
+        self._hit_ratio = float(curve.measured[0])
+
+    def best_cost(self) -> tuple[float, BoundBy]:
+        """`c`, and what keeps it from being larger."""
+        cost, bound_by = self.population.best_cost(self.bounds)
+        if self.limits.memory is not None and self._size > 0:
+            within = self.population.cost_within(self.limits.memory / self._size, self.bounds)
+            if within < cost:
+                return within, "Memory"
+        return cost, bound_by
+
+    def hits(self, cost: float) -> float:
+        """Per second, of the questions that were compared of late."""
+        return float(self.population.hits(self.population.ttls(cost, self.bounds)).sum())
+
+    def outcome(self, cost: float) -> Outcome:
+        population, limits = self.population, self.limits
+        ttls = population.ttls(cost, self.bounds)
+        hits, stale = population.forecast(ttls)
+        held = population.held(ttls) * self._size
+        # Each question's TTL moves slowly: what was measured goes on, for those that were not compared of late too.
+        hits += self._hit_ratio * max(self.looked_up - float(population.requests.sum()), 0.0)
+        avoided = hits - limits.canary * (self.looked_up - hits)
+        return Outcome(
+            hit_ratio=self._hit_ratio,
+            stale=stale,
+            stale_upper=stale * population.margin,
+            saving=3600 * avoided * self._dollars - limits.memory_price * held / _GIB,
+            bytes=held,
+        )
+
+    def typical_ttls(self, cost: float) -> tuple[float, float, float]:
+        """Up to which TTL a tenth, a half and nine tenths of hits have theirs."""
+        ttls = self.population.ttls(cost, self.bounds)
+        hits = self.population.hits(ttls)
+        order = np.argsort(ttls)
+        low, middle, high = np.interp(
+            (0.1, 0.5, 0.9), np.cumsum(hits[order]) / hits.sum(), ttls[order]
+        ).tolist()
+        return low, middle, high
+
+
+class Forecast:
     """What a TTL is predicted to do, by what was measured."""
 
     def __init__(self, curve: Curve, drift: DriftEstimate, limits: PolicyLimits) -> None:
@@ -737,23 +782,27 @@ class _Forecast:
     def one(self, column: Floats, ttl: float) -> float:
         return float(self.curve.at(column, np.array([ttl]))[0])
 
+    def allowed(self, ttls: Floats, current: float) -> dict[BoundBy, NDArray[np.bool_]]:
+        """Step 3: which of them are within each limit. `current` is the TTL in force."""
+        limits = self.limits
+        fresh = self.stales(ttls) <= AIM * limits.budget
+        if not self.drift.significant:
+            likely_fresh = self.stales(ttls, self.drift.rate) <= AIM * limits.budget
+            fresh |= likely_fresh & (ttls <= limits.initial)
+        # What is in force already is not taken back for want of watching: the operator may have begun anew.
+        watched = max(self.curve.window / WATCHED, current, limits.shortest)
+        return {
+            "Staleness": fresh,
+            "Memory": self.bytes(ttls) <= (math.inf if limits.memory is None else limits.memory),
+            "Data": ttls <= watched * (1 + 1e-9),
+        }
 
-def _best(forecast: _Forecast, current: float) -> tuple[float, BoundBy]:
+
+def _best(forecast: Forecast, current: float) -> tuple[float, BoundBy]:
     """Steps 1 to 5."""
-    limits, curve = forecast.limits, forecast.curve
-    # What is in force already is not taken back for want of watching: the operator may have begun anew.
-    watched = max(curve.window / WATCHED, current, limits.shortest)
+    limits = forecast.limits
     tried = _tried(limits.shortest, max(limits.longest, limits.shortest))
-    fresh = forecast.stales(tried) <= AIM * limits.budget
-    if not forecast.drift.significant:
-        likely_fresh = forecast.stales(tried, forecast.drift.rate) <= AIM * limits.budget
-        fresh |= likely_fresh & (tried <= limits.initial)
-    allowed: dict[BoundBy, NDArray[np.bool_]] = {
-        "Staleness": fresh,
-        "Memory": forecast.bytes(tried) <= (math.inf if limits.memory is None else limits.memory),
-        "Data": tried <= watched * (1 + 1e-9),
-    }
-    ends = {name: _last(fine) for name, fine in allowed.items()}
+    ends = {name: _last(fine) for name, fine in forecast.allowed(tried, current).items()}
     end = min(ends.values())
     if end < 0:
         return float(tried[0]), "Bounds"  # not even the shortest: nothing shorter may be chosen
@@ -779,7 +828,7 @@ def _last(fine: NDArray[np.bool_]) -> int:
     return int(len(fine) if fine.all() else np.argmin(fine)) - 1
 
 
-def _step(forecast: _Forecast, current: float, best: float) -> tuple[float, str]:
+def _step(forecast: Forecast, current: float, best: float) -> tuple[float, str]:
     """Step 6."""
     limits = forecast.limits
     if (
@@ -795,12 +844,12 @@ def _step(forecast: _Forecast, current: float, best: float) -> tuple[float, str]
     return moved, "on its way" if moved != best else "there"
 
 
-def _within_memory(forecast: _Forecast, ttl: float) -> bool:
+def _within_memory(forecast: Forecast, ttl: float) -> bool:
     memory = forecast.limits.memory
     return memory is None or forecast.one(forecast.curve.bytes, ttl) <= memory
 
 
-def _infeasible(forecast: _Forecast, current: float) -> Decision:
+def _infeasible(forecast: Forecast, current: float) -> Decision:
     """Step 7."""
     limits = forecast.limits
     bypass = limits.on_infeasible == "Bypass"
@@ -813,7 +862,7 @@ def _infeasible(forecast: _Forecast, current: float) -> Decision:
 
 
 def _decision(
-    forecast: _Forecast,
+    forecast: Forecast,
     ttl: float,
     recommended: float,
     bound_by: BoundBy,
@@ -838,12 +887,12 @@ def _predicted(
     drift: DriftEstimate,
     ttl: float,
     recommended: float,
-    forecast: _Forecast | None = None,
+    forecast: Forecast | None = None,
 ) -> dict[str, Any]:
     """What a TTL is predicted to do. Nothing is hit, and nothing stale, where nothing is cached."""
     if curve is None:
         return {}
-    forecast = forecast or _Forecast(
+    forecast = forecast or Forecast(
         curve, drift, PolicyLimits(shortest=1.0, longest=1.0, budget=1.0, initial=1.0)
     )
     if not ttl:
