@@ -8,7 +8,7 @@
 Replicas of `dub5 serve`, a Redis and a provider, each a process on loopback. The replicas run under the profiler of
 recorder.py, which notes each call of a function of ours: those in backend/dub5 and operator/dub5_operator. All is done
 once before it counts, so that connections are open and what is made once is made. What a replica does anyway does not
-count: the tasks that a replica which nobody asks runs in as long a time, with all that they begin, have a line of their
+count: the tasks that a replica which nobody asks runs for some seconds, with all that they begin, have a line of their
 own. Rows from the application on leave the server's own files out, as they would be those of uvicorn.
 
 On the path of a sample the operator reconciles a policy once, in this process and without kopf. Of the replica only
@@ -48,6 +48,8 @@ SAMPLING = {"cache/samples.py", "cache/policies.py"}
 """Where a replica takes samples, and takes up TTLs."""
 SETTLED = 0.5
 """Seconds after the last chunk by which the answer is stored and the lease released."""
+IDLE = 6.0
+"""Seconds in which a replica does once at least what it does anyway: the sampler has the longest interval of all."""
 LONGEST = 60.0
 """Seconds that one path may take."""
 
@@ -157,15 +159,13 @@ async def request() -> list[Trace]:
                 await asyncio.sleep(SETTLED)
 
             await both("the first")
-            began = asyncio.get_running_loop().time()
             leading.begin()
             joining.begin()
             await both("the one that counts")
             traces = [await leading.end("the replica that leads"), await joining.end("the one that joins")]
-            took = asyncio.get_running_loop().time() - began
             leading.begin()
-            await asyncio.sleep(took)
-            idle = await leading.end("a replica that nobody asks, as long")
+            await asyncio.sleep(IDLE)
+            idle = await leading.end("a replica that nobody asks")
             counted = [trace.without(idle) for trace in traces]
             return [*counted, *(trace.behind_the_server() for trace in counted), idle]
 
