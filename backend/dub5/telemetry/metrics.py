@@ -441,6 +441,9 @@ class Metrics:
         self._info("build", "The running release.", version=__version__, python=platform.python_version())
         self._info("config", "Tells whether replicas run the same configuration.", hash=config_hash)
         self.registry.register(_LinesDropped())
+        # The series of each model's answers, and of each kind of call to a provider, looked up once.
+        self._answers: dict[str, tuple[Count, ...]] = {}
+        self._calls: dict[tuple[str, str, str], tuple[Count, Distribution]] = {}
         # Both are exposed from the beginning.
         self.network_bytes.labels("in")
         self.network_bytes.labels("out")
@@ -459,12 +462,17 @@ class Metrics:
 
         `reason` is why the question was asked again; `trace_id` becomes an exemplar.
         """
-        self.provider_requests.labels(provider, model, outcome).inc()
-        self.provider_duration.labels(provider, model, outcome).observe(duration, trace_id)
+        call = (provider, model, outcome)
+        known = self._calls.get(call)
+        if known is None:
+            known = self.provider_requests.labels(*call), self.provider_duration.labels(*call)
+            self._calls[call] = known
+        known[0].value += 1
+        known[1].observe(duration, trace_id)
         if reason is not None:
             self.provider_retries.labels(provider, reason).inc()
         if first_token is not None:
-            self.provider_time_to_first_token.labels(provider, model, outcome).observe(first_token, trace_id)
+            self.provider_time_to_first_token.labels(*call).observe(first_token, trace_id)
 
     def count_answer(
         self,
@@ -476,11 +484,16 @@ class Metrics:
         completion_dollars: float,
     ) -> None:
         """Tokens and price of an answer that a provider made; `cached` tokens are part of `prompt`."""
-        self.tokens.labels(model, "input").inc(prompt)
-        self.tokens.labels(model, "cached_input").inc(cached)
-        self.tokens.labels(model, "output").inc(completion)
-        self.cost_dollars.labels(model, "input").inc(prompt_dollars)
-        self.cost_dollars.labels(model, "output").inc(completion_dollars)
+        series = self._answers.get(model)
+        if series is None:
+            tokens, dollars = self.tokens, self.cost_dollars
+            series = self._answers[model] = (
+                *(tokens.labels(model, direction) for direction in ("input", "cached_input", "output")),
+                *(dollars.labels(model, direction) for direction in ("input", "output")),
+            )
+        counted = (prompt, cached, completion, prompt_dollars, completion_dollars)
+        for each, amount in zip(series, counted, strict=True):
+            each.value += amount
 
     def count_saved(self, model: str, prompt: float, completion: float) -> None:
         """Dollars that an answer would have cost."""
