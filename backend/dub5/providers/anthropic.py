@@ -70,8 +70,8 @@ class AnthropicProvider:
             beside=self._http,
         )
         self._max_tokens = settings.max_tokens
-        beta = {name: value for name, value in settings.headers.items() if name.lower() == _BETA_HEADER}
-        self._beta_header, self._betas = next(iter(beta.items()), (_BETA_HEADER, ""))
+        written = (value for name, value in settings.headers.items() if name.lower() == _BETA_HEADER)
+        self._betas = next(written, "")
         self._quirks = Quirks(settings.quirks, built_in={})
 
     async def aclose(self) -> None:
@@ -133,7 +133,7 @@ class AnthropicProvider:
         written = betas(call, self._betas)
         if written == self._betas:
             return call
-        return msgspec.structs.replace(call, headers={**call.headers, self._beta_header: written})
+        return msgspec.structs.replace(call, headers={**call.headers, _BETA_HEADER: written})
 
     async def _body(self, call: Call) -> Json:
         if is_text(call):

@@ -161,10 +161,9 @@ class HttpClient:
             "content-type": "application/json",
             # Compression would hold back the chunks of a stream inside the compressor.
             "accept-encoding": "identity",
-            **settings.headers,
-            **access.headers,
-            **headers,
         }
+        for more in (settings.headers, access.headers, headers):
+            self._headers |= {name.lower(): value for name, value in more.items()}
         if key:
             header = key_header(settings)
             self._headers[header] = f"Bearer {key}" if header == "authorization" else key

@@ -42,7 +42,8 @@ from dub5.providers.odd_answers import (
     raise_reported_error,
     unlisted,
 )
-from dub5.providers.openai_completions import as_chunk, as_completion, choices, is_text, native
+from dub5.providers.openai_completions import PROTOCOL as TEXT
+from dub5.providers.openai_completions import as_chunk, as_completion, choices, native
 from dub5.providers.openai_embeddings import embedded
 from dub5.providers.protocol import (
     FINISH_REASONS,
@@ -96,18 +97,6 @@ class _Plain(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     usage: UnsetType | None = UNSET
     obfuscation: UnsetType | str = UNSET
 
-    def goes_on(self, before: _Plain) -> bool:
-        """Whether it says nothing new but its text, after another one of the same choice. What is said of the answer
-        as a whole counts when it is said first."""
-        known, new = before.choices[0], self.choices[0]
-        return (
-            new.finish_reason is known.finish_reason
-            and new.logprobs is known.logprobs
-            and self.system_fingerprint == before.system_fingerprint
-            and self.service_tier == before.service_tier
-            and (self.obfuscation is UNSET or before.obfuscation is not UNSET)
-        )
-
 
 _decode_plain = msgspec.json.Decoder(_Plain).decode
 
@@ -146,10 +135,10 @@ class OpenAIProvider:
         return await self._http.get("/models", most=MOST_BYTES, timeout=LIST_TIMEOUT)
 
     async def complete(self, call: Call) -> Payload:
-        text = is_text(call)
+        text = call.spelled is not None and call.spelled[0] == TEXT
         http = self._texts if text else self._http
         try:
-            body = await http.post(self._body(call), call)
+            body = await http.post(self._body(call, text=text), call)
             if not text:
                 return await answer(body, self.name)
             completion = await answer(body, self.name, as_completion, as_chunk)
@@ -162,7 +151,8 @@ class OpenAIProvider:
         return completion
 
     async def stream(self, call: Call, on_chunks: OnChunks) -> None:
-        text, frames = is_text(call), Frames(choices(call), self.name)
+        text = call.spelled is not None and call.spelled[0] == TEXT
+        frames = Frames(choices(call) if text else call.body.get("n") or 1, self.name)
         http = self._texts if text else self._http
 
         def on_events(events: Iterable[tuple[bytes, bytes]]) -> None:
@@ -176,7 +166,7 @@ class OpenAIProvider:
                 on_chunks(found)
 
         try:
-            await http.events(self._body(call), call, on_events)
+            await http.events(self._body(call, text=text), call, on_events)
             frames.close()
             if text and len(frames.finished | frames.unfinished) < frames.expected:
                 raise Unusable(_TOO_FEW)
@@ -201,8 +191,18 @@ class OpenAIProvider:
             status=404, type="invalid_request_error", code=UnknownModel.code, should_retry=False
         )
 
-    def _body(self, call: Call) -> Json:
-        body: Json = {**(native(call) if is_text(call) else self._chat(call)), "model": call.model}
+    def _body(self, call: Call, *, text: bool) -> Json:
+        if text:
+            given = native(call)
+        else:
+            quirk = self._quirks.of(call.model)
+            given = call.body
+            if call.spelled is not None:
+                reasons = quirk is not None and "max_tokens" in quirk.rename
+                given = for_others(call, reasons=reasons)
+            if quirk is not None:
+                given = applied(quirk, given, call.defaults)
+        body: Json = {**given, "model": call.model}
         if call.stream:
             body["stream"] = True
             options = {name: value for name, value in call.stream_options.items() if name != "include_usage"}
@@ -211,12 +211,6 @@ class OpenAIProvider:
             if options:
                 body["stream_options"] = options
         return body
-
-    def _chat(self, call: Call) -> Json:
-        quirk = self._quirks.of(call.model)
-        reasons = quirk is not None and "max_tokens" in quirk.rename
-        given = call.body if call.spelled is None else for_others(call, reasons=reasons)
-        return given if quirk is None else applied(quirk, given, call.defaults)
 
 
 class Frames(msgspec.Struct):
@@ -266,7 +260,16 @@ class Frames(msgspec.Struct):
                 else:
                     [choice] = chunk.choices
                     before = plain.get(choice.index)
-                    if before is not None and chunk.goes_on(before):
+                    # Does it say nothing new but its text? What is said of the answer as a whole counts when it is said
+                    # first.
+                    if (
+                        before is not None
+                        and choice.finish_reason is before.choices[0].finish_reason
+                        and choice.logprobs is before.choices[0].logprobs
+                        and chunk.system_fingerprint == before.system_fingerprint
+                        and chunk.service_tier == before.service_tier
+                        and (chunk.obfuscation is UNSET or before.obfuscation is not UNSET)
+                    ):
                         found.append(Text(raw, choice.index, choice.delta.content))
                         continue
             found += self.read(event, raw)

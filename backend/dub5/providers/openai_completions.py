@@ -41,9 +41,8 @@ def prompts(asked: Json) -> list[str | list[int]]:
 
 
 def choices(call: Call) -> int:
-    """How many texts are asked for: `n` for each prompt."""
-    if call.spelled is None or not is_text(call):
-        return call.body.get("n") or 1
+    """How many texts a call that `is_text` asks for: `n` for each prompt."""
+    assert call.spelled is not None  # noqa: S101  # see `is_text`
     return len(prompts(call.spelled[1])) * (call.spelled[1].get("n") or 1)
 
 

@@ -108,22 +108,25 @@ class Response(asyncio.Protocol):
         self._parser.set_dangerous_leniencies(
             lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
         )
+        transport = self.transport
+        if transport is None:
+            raise Closed(begun=False)
         if len(body) <= _PIECE:
-            self._write(head + body)
+            transport.write(head + body)
             self._sent = True
         else:
-            self._write(head)
+            transport.write(head)
             body = memoryview(body)
             for start in range(0, len(body), _PIECE):
                 if self._error is not None or self._headed:  # it has answered without waiting for the end
                     break
-                self._write(body[start : start + _PIECE])
+                transport.write(body[start : start + _PIECE])
                 if self._writable is not None:
                     await self._writable
             else:
                 self._sent = True
         if not self._headed:
-            await self._wait()
+            await self._changed()
 
     async def read(self, on_data: OnData) -> None:
         """The body, as it comes, until its end."""
@@ -132,7 +135,7 @@ class Response(asyncio.Protocol):
             # What came behind the head, before this task had its turn: a read of the socket, or two.
             self._pass_on(on_data)
             if not self.complete:
-                await self._wait()
+                await self._changed()
         except BaseException as error:
             self._fail_here(error)
             raise
@@ -156,18 +159,12 @@ class Response(asyncio.Protocol):
             self.transport.abort()
         self._fail(Closed(begun=self._headed))
 
-    async def _wait(self) -> None:
+    def _changed(self) -> asyncio.Future[None]:
+        """To be awaited: done with the head, or at the end."""
         if self._error is not None:
             raise self._error
         self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-
-    def _write(self, part: bytes | memoryview) -> None:
-        if self.transport is not None:
-            self.transport.write(part)
+        return self._waiter
 
     def _fail(self, error: BaseException) -> None:
         if self._error is None:
@@ -285,7 +282,8 @@ class Response(asyncio.Protocol):
             self._inflate = zlib.decompressobj(_CODINGS[coding])
         elif coding not in {"", "identity"}:
             raise NotHttp
-        self.resume_writing()  # nobody waits for the rest of the request to be taken
+        if self._writable is not None:
+            self.resume_writing()  # nobody waits for the rest of the request to be taken
         if self._on_data is None:
             self._wake()
 
@@ -299,7 +297,8 @@ class Response(asyncio.Protocol):
 
 
 class Upstream:
-    """One provider's connections, as many as are needed at once. `tls` is None for plain HTTP.
+    """One provider's connections, as many as are needed at once. `tls` is None for plain HTTP. `headers` go with each
+    request, by their names in lower case.
 
     Those that are open are used before a new one is opened, the latest first.
     """
@@ -319,7 +318,7 @@ class Upstream:
         self._sockets = sockets
         self._first_line = f"POST {url.raw_path_qs} HTTP/1.1\r\n".encode()
         self._usual = {"host": url.host_port_subcomponent or "", "accept": "*/*", "user-agent": "dub5"}
-        self._usual |= _lowered(headers)
+        self._usual |= headers
         self._head = self._first_line + _lines(self._usual)
         self._idle: list[Response] = []
         self._open: set[Response] = set()
@@ -329,13 +328,25 @@ class Upstream:
         self._sweeping: asyncio.TimerHandle | None = None
 
     async def post(self, headers: Mapping[str, str], body: bytes | memoryview) -> Response:
-        """The response, as soon as its head is here. To be released. UpstreamError where there is none."""
-        own = _lowered(headers)
-        if own.keys().isdisjoint(self._usual):
-            lines = self._head + _lines(own)
+        """The response, as soon as its head is here. To be released. UpstreamError where there is none.
+
+        `headers` are by their names in lower case, and count before those of every request.
+        """
+        if headers.keys().isdisjoint(self._usual):
+            lines = self._head + _lines(headers)
         else:
-            lines = self._first_line + _lines(self._usual | own)
-        response = self._taken() or await self._connected()
+            lines = self._first_line + _lines({**self._usual, **headers})
+        since = asyncio.get_running_loop().time() - KEEP_ALIVE
+        while self._idle:  # one that is open and was used of late
+            response = self._idle.pop()
+            transport = response.transport
+            if transport is not None and not transport.is_closing() and response.idle_since >= since:
+                if self._sockets is not None:
+                    self._sockets.used(transport)
+                break
+            response.close()
+        else:
+            response = await self._connected()
         try:
             await response.ask(b"%bcontent-length: %d\r\n\r\n" % (lines, len(body)), body)
         except BaseException:
@@ -371,20 +382,6 @@ class Upstream:
             self._sweeping.cancel()
         for response in list(self._open):
             response.close()
-
-    def _taken(self) -> Response | None:
-        """One that is open and was used of late."""
-        since = asyncio.get_running_loop().time() - KEEP_ALIVE
-        while self._idle:
-            response = self._idle.pop()
-            transport = response.transport
-            if transport is None or transport.is_closing() or response.idle_since < since:
-                response.close()
-                continue
-            if self._sockets is not None:
-                self._sockets.used(transport)
-            return response
-        return None
 
     async def _connected(self) -> Response:
         """A new one."""
@@ -439,10 +436,6 @@ def _literal(host: str, port: int) -> list[Any]:
     if version == 4:
         return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port))]
     return [(socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port, 0, 0))]
-
-
-def _lowered(headers: Mapping[str, str]) -> dict[str, str]:
-    return {name.lower(): value for name, value in headers.items()}
 
 
 def _lines(headers: Mapping[str, str]) -> bytes:
