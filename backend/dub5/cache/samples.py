@@ -63,6 +63,7 @@ from dub5.contract import (
     SAMPLES_READER,
     Access,
     Canary,
+    QuestionPolicy,
     QuestionRecord,
     SampleBatch,
     Undecodable,
@@ -372,7 +373,8 @@ class Sampler:
             digest = await asyncio.to_thread(fingerprint, completion, how)
         if compared_with is None:
             self._re_asks = min(1.0, self._re_asks + self._re_ask_share)
-            self._canaries.called(class_name, lifetimes.canary)
+            if lifetimes.canary:
+                self._canaries.called(class_name, lifetimes.canary)
         if self._rate:
             self._comparisons.start(
                 self._compare(identity, class_name, entry, digest, lifetimes, source=source)
@@ -413,11 +415,16 @@ class Sampler:
             hits = 0
             if last is not None:
                 hits = last.hits + self._hits[identity.key, last.born]  # with those not flushed yet
-            record = self._updated(stored, last, entry, lifetimes, told, hits, asked_again=asked_again)
+            question = lifetimes.question
+            record: QuestionRecord | None = None
+            if question is not None:
+                record = self._updated(stored, last, entry, question, told, hits, asked_again=asked_again)
             known: tuple[Any, ...] = () if record is None else ("known", msgspec.msgpack.encode(record))
             if ends:
                 fields = ("born", entry.born, "digest", digest, "version", identity.version, "hits", 0)
-                kept = int(_kept_for(record, lifetimes) * 1000)
+                # For as long as it is worth keeping.
+                worth = KEPT_FOR_TTLS * lifetimes.ttl if question is None else remembered(record, question)
+                kept = int(max(worth, KEPT_AT_LEAST) * 1000)
                 replace = [("DEL", name), ("HSET", name, *fields, *known), ("PEXPIRE", name, kept)]
                 await self._link.pipeline("fingerprint", replace)
             elif last is not None and known:
@@ -432,16 +439,14 @@ class Sampler:
         stored: bytes | None,
         last: _Last | None,
         entry: Entry,
-        lifetimes: Lifetimes,
+        policy: QuestionPolicy,
         told: bool | None,
         hits: int,
         *,
         asked_again: bool,
     ) -> QuestionRecord | None:
-        """What is known of the question now, where its answers have TTLs of their own. `told`: whether the answers were
-        the same, as far as that says anything of time."""
-        if lifetimes.question is None:
-            return None
+        """What is known of the question now. `told`: whether the answers were the same, as far as that says anything of
+        time."""
         record = None
         try:
             record = read_record(stored)
@@ -456,7 +461,7 @@ class Sampler:
             changed=None if told is None else not told,
             hits=hits,
             re_asked=asked_again,
-            policy=lifetimes.question,
+            policy=policy,
         )
 
     def failed(self, class_name: str, source: Source) -> None:
@@ -641,13 +646,6 @@ class Sampler:
         if self._read and self._clock() > self._sent + self._interval - INTERVAL / 2:
             await self._send()
         await self._add_hits()
-
-
-def _kept_for(record: QuestionRecord | None, lifetimes: Lifetimes) -> float:
-    """For how many seconds a fingerprint is worth keeping."""
-    question = lifetimes.question
-    kept = KEPT_FOR_TTLS * lifetimes.ttl if question is None else remembered(record, question)
-    return max(kept, KEPT_AT_LEAST)
 
 
 def interval(replicas: int) -> float:
