@@ -40,20 +40,12 @@ from dub5.chat.answer import (
     whole_of,
 )
 from dub5.chat.catalog import Catalog, Target
-from dub5.chat.question import (
-    KeyParts,
-    Question,
-    answer_key,
-    answer_key_in_steps,
-    is_text,
-    protocol_of,
-    scope_of,
-    why_not_cached,
-)
+from dub5.chat.question import Question, answer_key, answer_key_in_steps, key_parts, why_not_cached
 from dub5.chat.request import ChatRequest
 from dub5.errors import Dub5Error, InvalidRequest, NotCached
 from dub5.json_steps import in_steps
 from dub5.providers.chunks import Assembler
+from dub5.providers.openai_completions import PROTOCOL as TEXT
 from dub5.providers.openai_completions import USUAL_LIMIT
 from dub5.providers.protocol import Chunk, Payload, Text
 from dub5.telemetry.metrics import Metrics
@@ -127,7 +119,7 @@ class Pipeline:
         lookup = None
         if bypass is None:
             if key is None:
-                key = answer_key(fields, **_key_parts(request, target, caller, tags))
+                key = answer_key(fields, **key_parts(request, target, caller, tags))
             tenant, class_name, price = caller.tenant, target.class_name, target.model.price
             lookup = CacheLookup(
                 key,
@@ -157,7 +149,7 @@ class Pipeline:
         target = self._catalog[request.model]
         personality = target.personality
         fields = personality.fields(request) if personality is not None else request.body
-        return await in_steps(answer_key_in_steps(fields, **_key_parts(request, target, caller, tags)))
+        return await in_steps(answer_key_in_steps(fields, **key_parts(request, target, caller, tags)))
 
     def remembers(self, question: Question) -> bool:
         """Whether memory has the answer now; counts nothing."""
@@ -257,17 +249,6 @@ class Pipeline:
         self._metrics.count_saved(model.name, *usage.dollars(model.price))
 
 
-def _key_parts(request: ChatRequest, target: Target, caller: Caller, tags: tuple[str, ...]) -> KeyParts:
-    share, personality = target.cache_class.share, target.personality
-    return {
-        "scope": scope_of(share, tenant=caller.tenant, key_id=caller.identity, user=request.user),
-        "personality_revision": personality.revision if personality is not None else "",
-        "model_revision": target.model.revision,
-        "tags": tags,
-        "protocol": protocol_of(request),
-    }
-
-
 class ProviderCall(msgspec.Struct):
     """The call to a provider for one question, made by the flight that leads: what `cache.flights` calls a Leader.
 
@@ -288,7 +269,8 @@ class ProviderCall(msgspec.Struct):
         question, services = self._question, self._services
         record, target, streamed = question.record, question.target, question.request.stream
         model, largest = target.model, services.store.max_entry
-        text = is_text(question.request)
+        spelled = question.request.spelled
+        text = spelled is not None and spelled[0] == TEXT  # to be continued, rather than a chat
         notes = CallNotes(
             record,
             model,

@@ -31,6 +31,7 @@ from typing import Any, Literal, TypedDict
 
 import msgspec
 
+from dub5.admission.keys import Caller
 from dub5.cache.freshness import Directives
 from dub5.cache.store import CacheLookup
 from dub5.chat.catalog import Target
@@ -84,6 +85,7 @@ _ASKS_FOR_NOTHING: Json = {
 }
 _NO_PART = frozenset({"messages", "max_completion_tokens", "cache_control"})
 _PLAIN = frozenset({"user", "assistant", "system"})
+_INSTRUCTIONS = frozenset({"developer", "system"})
 _BATCH = 200
 """Messages, or tools, that are looked at in one step."""
 
@@ -156,27 +158,34 @@ def scope_of(share: Share, *, tenant: str, key_id: str, user: str | None) -> tup
     return ("user", tenant, key_id) if user is None else ("user", tenant, key_id, user)
 
 
-def protocol_of(request: ChatRequest) -> tuple[str, ...]:
-    """The `protocol` of a key: that in which a request was asked, where it may mean another thing in a chat."""
-    if is_text(request):
-        return (TEXT,)
-    from_messages = request.spelled is not None and request.spelled[0] == PROTOCOL
-    return (PROTOCOL,) if from_messages and not MEANT_OTHERWISE.isdisjoint(request.body) else ()
-
-
-def is_text(request: ChatRequest) -> bool:
-    """Whether a text is to be continued, rather than a chat."""
-    return request.spelled is not None and request.spelled[0] == TEXT
-
-
 class KeyParts(TypedDict):
-    """What the key of an answer is made of besides the question's own fields."""
+    """What the key of an answer is made of besides the question's own fields.
+
+    `protocol` is that in which a request was asked, where it may mean another thing in a chat.
+    """
 
     scope: tuple[str, ...]
     personality_revision: str
     model_revision: str
     tags: Iterable[str]
     protocol: tuple[str, ...]
+
+
+def key_parts(request: ChatRequest, target: Target, caller: Caller, tags: tuple[str, ...]) -> KeyParts:
+    """Of one request."""
+    share, personality = target.cache_class.share, target.personality
+    protocol: tuple[str, ...] = ()
+    if request.spelled is not None:
+        spelled = request.spelled[0]
+        if spelled == TEXT or (spelled == PROTOCOL and not MEANT_OTHERWISE.isdisjoint(request.body)):
+            protocol = (spelled,)
+    return {
+        "scope": scope_of(share, tenant=caller.tenant, key_id=caller.identity, user=request.user),
+        "personality_revision": personality.revision if personality is not None else "",
+        "model_revision": target.model.revision,
+        "tags": tags,
+        "protocol": protocol,
+    }
 
 
 def answer_key(
@@ -194,7 +203,14 @@ def answer_key(
     says is covered by its revision.
     """
     parts = [KEY_VERSION, scope, personality_revision, model_revision, sorted(set(tags)), *protocol]
-    shaping = canonical(fields, CANNOT_SHAPE_THE_ANSWER)
+    shaping = _outside(fields, CANNOT_SHAPE_THE_ANSWER)
+    messages = fields.get("messages")
+    if type(messages) is list:
+        shaping["messages"] = said = [_message(each) for each in messages]
+        if said and type(said[0]) is dict and said[0].get("role") in _INSTRUCTIONS:
+            _name_instructions(said)
+    elif messages is not None:
+        shaping["messages"] = messages
     parts.append({name: _same_numbers(value) for name, value in shaping.items()})
     return hashlib.blake2b(_canonical_json.encode(parts), digest_size=_DIGEST).hexdigest()
 
@@ -218,20 +234,8 @@ def answer_key_in_steps(
     return digest.hexdigest()
 
 
-def canonical(fields: Mapping[str, Any], ignored: frozenset[str]) -> Json:
-    """The fields that shape an answer, none of `ignored`."""
-    result = _outside(fields, ignored)
-    messages = fields.get("messages")
-    if type(messages) is list:
-        result["messages"] = [_message(each) for each in messages]
-        _name_instructions(result["messages"])
-    elif messages is not None:
-        result["messages"] = messages
-    return result
-
-
 def canonical_in_steps(fields: Mapping[str, Any], ignored: frozenset[str]) -> Steps[Json]:
-    """The same of a request that is large."""
+    """The fields of a large request that shape its answer, none of `ignored`."""
     result = _outside({**fields, "tools": None}, ignored)
     messages, tools = fields.get("messages"), fields.get("tools")
     if type(messages) is list:
