@@ -449,7 +449,7 @@ class QuestionRoute:
             nonlocal stream
             watch.begin()
             if question.request.stream:
-                stream = EventStream(send, self._settings.heartbeat, self._settings.max_stream, push)
+                stream = EventStream(send, self._settings.heartbeat, self._settings.max_stream, push, record)
                 stream.expect(lambda: _head(question, grant, status))
 
         try:

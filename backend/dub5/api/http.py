@@ -26,6 +26,7 @@ import contextlib
 import functools
 import math
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, Protocol, cast
 
@@ -422,12 +423,14 @@ class EventStream(msgspec.Struct):
     so nothing gets in between, and no comments pile up for a client that does not read.
 
     `push`, where the server has it, sends frames in the turn in which they come; what it cannot take goes by `send`.
+    What it sent is noted in the `record`.
     """
 
     send: Send
     interval: float
     longest: float = math.inf
     push: Push | None = None
+    record: RequestRecord | None = None
     begun: bool = False
     expired: bool = False
     task: asyncio.Task[Any] = msgspec.field(default_factory=_current_task)
@@ -481,6 +484,11 @@ class EventStream(msgspec.Struct):
         size = push(functools.partial(write, frames)) if self._heartbeat is None else None
         if size:
             self._silent_since = self._loop.time()
+            record = self.record
+            if record is not None:
+                record.pushed += size
+                if record.first_byte is None:
+                    record.first_byte = time.perf_counter() - record.started
         return size is not None
 
     async def end(self, last: bytes = b"") -> None:

@@ -56,6 +56,7 @@ Push = Callable[[Callable[[], bytes]], int | None]
 """Sends a part of the body in this very turn, so that nobody has to be woken for it, and returns its size.
 
 It can, after the head, while the client takes what it is sent. Only then it has the part made; else it returns None.
+Who pushes notes it in the request's record.
 """
 
 _LABELS = ("route", "method", "status", "outcome", "model", "stream")
@@ -140,7 +141,8 @@ class RequestRecord(msgspec.Struct, kw_only=True):
     `cache` is the Cache-Status header.
     `timings` are seconds by phase: auth, queue, cache, provider; those there when the response head is sent
     become Server-Timing. `leader_request_id` and `leader_trace_id` are of the request whose provider call this
-    one waited for, where that was another. `answer_headers` go with whatever is answered.
+    one waited for, where that was another. `answer_headers` go with whatever is answered. `pushed` counts bytes of the
+    body that went out by a Push; `first_byte` is when the first of an answer did, in seconds since the request began.
     """
 
     request_id: str
@@ -167,6 +169,8 @@ class RequestRecord(msgspec.Struct, kw_only=True):
     completion_tokens: int | None = None
     timings: dict[str, float] = {}
     answer_headers: Sequence[tuple[bytes, bytes]] = ()
+    pushed: int = 0
+    first_byte: float | None = None
 
 
 def record_of(scope: Scope) -> RequestRecord:
@@ -472,9 +476,7 @@ class TelemetryMiddleware:
             started=started,
             method=method if method in _METHODS else OTHER,
         )
-        exchange = _Exchange(record, receive, send, values.get(PUSH))
-        if exchange.push is not None:
-            values[PUSH] = exchange.push_out
+        exchange = _Exchange(record, receive, send)
         try:
             await self._app(scope, exchange.pass_in, exchange.pass_out)
         except Exception:  # noqa: BLE001  # the outermost place: nobody else will
@@ -483,7 +485,7 @@ class TelemetryMiddleware:
             )
             await _answer_for_defect(exchange)
         finally:
-            values.pop(PUSH, None)  # else the exchange would keep itself alive
+            values.pop(PUSH, None)  # else the connection would keep itself alive
             duration = time.perf_counter() - record.started
             if record.route == OTHER:  # Litestar leaves here the template of the route that it found
                 record.route = values.get("path_template") or OTHER
@@ -495,24 +497,22 @@ class TelemetryMiddleware:
                 outcome,
                 exchange.status,
                 duration,
-                first_byte=exchange.first_byte,
+                first_byte=record.first_byte,
                 received=exchange.received,
-                sent=exchange.sent,
+                sent=exchange.sent + record.pushed,
             )
 
 
 class _Exchange(msgspec.Struct):
     """One request and its response on their way through; counts and looks, and changes only the head.
 
-    `first_byte` is in seconds since the request began, `received` and `sent` are bytes of the bodies.
+    `received` and `sent` are bytes of the bodies, without what was pushed.
     """
 
     record: RequestRecord
     receive: Receive
     send: Send
-    push: Push | None = None
     status: int | None = None
-    first_byte: float | None = None
     received: int = 0
     sent: int = 0
     complete: bool = False
@@ -545,20 +545,11 @@ class _Exchange(msgspec.Struct):
             return
         await self.send(message)
         if message["type"] == "http.response.body":
-            body = message.get("body", b"")
-            if self.first_byte is None and body and body != HEARTBEAT:
-                self.first_byte = time.perf_counter() - self.record.started
+            record, body = self.record, message.get("body", b"")
+            if record.first_byte is None and body and body != HEARTBEAT:
+                record.first_byte = time.perf_counter() - record.started
             self.sent += len(body)
             self.complete = not message.get("more_body", False)
-
-    def push_out(self, made: Callable[[], bytes]) -> int | None:
-        """See `Push`."""
-        size = self.push(made) if self.push is not None else None
-        if size:
-            self.sent += size
-            if self.first_byte is None:
-                self.first_byte = time.perf_counter() - self.record.started
-        return size
 
 
 def outcome_of(
