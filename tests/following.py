@@ -7,9 +7,10 @@ from typing import Any
 
 import msgspec
 
-from dub5.cache.flights import Flight, Following, Frame
+from dub5.cache.flights import Flight, Following
 from dub5.cache.freshness import NO_DIRECTIVES, Directives, Lifetimes
 from dub5.cache.store import CacheLookup
+from dub5.frames import Frame
 from dub5.telemetry.record import RequestRecord, TraceContext
 
 

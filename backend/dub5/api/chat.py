@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import msgspec
@@ -36,7 +37,6 @@ from dub5.api.http import (
     Headers,
     deadlines_of,
     headers_of,
-    kept,
     parse_tags,
     rate_headers,
     read_body,
@@ -45,9 +45,9 @@ from dub5.api.http import (
     send_whole,
 )
 from dub5.api.recall import ARRIVAL, Arrival, Body, Plainly, Recall, Rewriting, Written
-from dub5.cache.flights import CacheStatus, Frame
+from dub5.cache.flights import CacheStatus
 from dub5.cache.freshness import NO_DIRECTIVES, Directives
-from dub5.chat.answer import Writer
+from dub5.chat.answer import Writer, outcome_of
 from dub5.chat.pipeline import Pipeline
 from dub5.chat.question import Question
 from dub5.chat.request import ChatRequest, Translation, most_tokens, parse, read
@@ -64,6 +64,7 @@ from dub5.errors import (
     render,
     render_event,
 )
+from dub5.frames import Frame
 from dub5.json_steps import LARGE
 from dub5.providers.chunks import split, text_of, tokens
 from dub5.providers.protocol import Json, Payload
@@ -72,6 +73,7 @@ from dub5.telemetry.logging import get_logger
 from dub5.telemetry.record import PUSH, RECORD, Push, RequestRecord
 
 _DONE = b"data: [DONE]\n\n"
+_OF_CACHE = frozenset({"cache-control", "x-dub5-cache-tags"})
 T = TypeVar("T")
 
 _NOTHING: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
@@ -302,7 +304,9 @@ class QuestionRoute:
         # What is not there, or is what most send, costs no call.
         if headers.get("content-type") != "application/json" or "content-encoding" in headers:
             require_json(headers)
-        directives, tags = _asked_of_cache(headers)
+        directives, tags = NO_DIRECTIVES, cast("tuple[str, ...]", ())
+        if not _OF_CACHE.isdisjoint(headers):
+            directives, tags = _asked_of_cache(headers)
         raw = await read_body(headers, receive, self._settings.max_body)
         if arrival is not None:
             arrival.is_from(caller)
@@ -334,7 +338,8 @@ class QuestionRoute:
             deadline=deadline,
             key=key,
         )
-        self._check_target(question)
+        if not self.personalities:
+            self._check_target(question)
         return question, spelling, caller
 
     def _check_target(self, question: Question) -> None:
@@ -459,14 +464,20 @@ class QuestionRoute:
                 if not isinstance(answer.content, bytes):
                     assert stream is not None  # noqa: S101  # it was forwarded, and only streams have frames
                     streaming = True
-                    with contextlib.closing(answer.content.rest):
+                    with contextlib.closing(answer.content) as coming:
                         sending = stream.relay(
-                            answer.content, writer, lambda: _head(question, grant, answer.status)
+                            coming,
+                            writer,
+                            lambda: _head(question, grant, answer.status),
+                            partial(self._pipeline.saved, question, coming)
+                            if answer.status.collapsed
+                            else None,
                         )
                         await (sending if end is None else until(end, sending))
                 else:
-                    if self._resolving is not None:
-                        await kept(writer, answer.content)
+                    keep = getattr(writer, "keep", None)  # as in `relay`
+                    if keep is not None:
+                        await keep(answer.content)
                     if stream is not None and stream.begun:  # perhaps by a heartbeat meanwhile
                         await stream.end(writer.replay(answer.content))
                     else:
@@ -490,6 +501,8 @@ class QuestionRoute:
                 # After the head: a client that reads gets the error as an event; one that does not is cut off.
                 reported = record_error(failure, record, streaming=streaming)
                 record.late_status = reported.status
+                if streaming and record.outcome is None:
+                    record.outcome = outcome_of(reported)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_END_TIMEOUT):
                         await stream.end(writer.failed(reported))

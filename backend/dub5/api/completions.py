@@ -15,12 +15,12 @@ from msgspec import Meta
 from dub5.admission.limits import Grant
 from dub5.api.chat import ChatWriter, QuestionRoute
 from dub5.api.http import key_of
-from dub5.cache.flights import Frame
 from dub5.chat.answer import Writer
 from dub5.chat.embeddings_request import require_one_kind, tokens_of
 from dub5.chat.question import Question
 from dub5.chat.request import ChatRequest, StreamOptions, invalid
 from dub5.errors import Dub5Error, ErrorResponse, InvalidRequest, render
+from dub5.frames import Frame
 from dub5.providers.chunks import split, text_of, tokens
 from dub5.providers.openai_completions import MOST_PROMPTS, PROTOCOL, USUAL_LIMIT, prompts
 from dub5.providers.protocol import Json, Payload, decode

@@ -38,8 +38,8 @@ from dub5.admission.keys import KeyRing
 from dub5.admission.limits import Grant
 from dub5.api.origins import BROWSER_HEADERS, VARY, Origins, is_foreign, is_preflight, preflight_headers
 from dub5.api.paths import canonical
-from dub5.cache.flights import Frame
-from dub5.chat.answer import Coming, Writer
+from dub5.cache.flights import Following
+from dub5.chat.answer import Writer
 from dub5.errors import (
     Dub5Error,
     ErrorResponse,
@@ -49,6 +49,7 @@ from dub5.errors import (
     RequestTooLarge,
     render,
 )
+from dub5.frames import Frame
 from dub5.settings.model import Duration
 from dub5.telemetry.record import HEARTBEAT, Push, RequestRecord, record_of
 
@@ -399,16 +400,6 @@ async def while_client_stays(receive: Receive) -> AsyncIterator[None]:
         watch.end()
 
 
-async def kept(writer: Writer, completion: bytes | None) -> None:
-    """Before the last of an answer is written: some writers keep answers, for clients that refer to them later.
-
-    `completion` is None where its frames have been written.
-    """
-    keep = getattr(writer, "keep", None)
-    if keep is not None:
-        await keep(completion)
-
-
 _current_task: Callable[[], asyncio.Task[Any]] = asyncio.current_task  # type: ignore[assignment]  # in a coroutine
 
 
@@ -459,8 +450,15 @@ class EventStream(msgspec.Struct):
             self._silent_since = self._loop.time()
             self._timer = self._loop.call_at(self._silent_since + self.interval, self._on_timer)
 
-    async def relay(self, answer: Coming, writer: Writer, head: Callable[[], Headers]) -> None:
-        """Send the head, unless a heartbeat has, the events of frames as they come, and the end."""
+    async def relay(
+        self,
+        answer: Following,
+        writer: Writer,
+        head: Callable[[], Headers],
+        on_read: Callable[[], None] | None = None,
+    ) -> None:
+        """Send the head, unless a heartbeat has, the events of frames as they come, and the end; `on_read` is called
+        when there are no more frames."""
         if self._heartbeat is not None:
             await self._heartbeat
         if not self.begun:
@@ -476,7 +474,12 @@ class EventStream(msgspec.Struct):
             self._silent_since = _SENDING
             await send({"type": "http.response.body", "body": events, "more_body": True})
             self._silent_since = now()
-        await kept(writer, None)
+        if on_read is not None:
+            on_read()
+        # Some writers keep answers, for clients that refer to them later.
+        keep = getattr(writer, "keep", None)
+        if keep is not None:
+            await keep(None)
         await self.end(writer.end())
 
     def _pushed(self, push: Push, write: Callable[[list[Frame]], bytes], frames: list[Frame]) -> bool:

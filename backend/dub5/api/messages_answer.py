@@ -18,8 +18,8 @@ from typing import Any
 
 import msgspec
 
-from dub5.cache.flights import Frame
 from dub5.errors import Dub5Error, render_messages_event
+from dub5.frames import Frame
 from dub5.providers.anthropic_answer import USAGE_OF_THEIR_OWN
 from dub5.providers.message_blocks import (
     BLOCKS,

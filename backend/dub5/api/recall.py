@@ -41,13 +41,14 @@ from dub5.admission.drain import Drain
 from dub5.admission.keys import Caller, KeyRing
 from dub5.admission.limits import Grant, RateLimiter
 from dub5.api.http import EVENT_STREAM, JSON, headers_of, rate_headers
-from dub5.cache.flights import Frame, Leader, Made
+from dub5.cache.flights import Leader, Made
 from dub5.cache.policies import Policies
 from dub5.cache.store import CacheHit, CacheLookup, Identity
 from dub5.chat.catalog import Catalog, Target
 from dub5.chat.pipeline import Pipeline
 from dub5.chat.question import Question
 from dub5.errors import Dub5Error, RateLimited
+from dub5.frames import Frame
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.record import Recorder, RequestRecord
 

@@ -25,10 +25,10 @@ from dub5.api.responses_items import items_of
 from dub5.api.responses_request import cannot, chat_request
 from dub5.api.responses_store import LARGEST, Record, ResponseStore
 from dub5.api.responses_stream import Events
-from dub5.cache.flights import Frame
 from dub5.chat.answer import Writer
 from dub5.chat.request import ChatRequest
 from dub5.errors import Dub5Error, ErrorResponse, InvalidRequest, UnknownResponse, render
+from dub5.frames import Frame
 from dub5.providers.protocol import Json, decode
 from dub5.telemetry.record import RequestRecord
 

@@ -44,6 +44,7 @@ from dub5.errors import (
     Overloaded,
     ProviderError,
 )
+from dub5.frames import Frame
 from dub5.redis.link import RedisUnavailable, Words
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.metrics import Metrics
@@ -109,13 +110,6 @@ class CacheStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return "; ".join(parts)
 
 
-class Frame(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A part of an answer: a `chunk`, the chunk that holds only token `usage`, or the `whole`."""
-
-    kind: Literal["chunk", "usage", "whole"]
-    raw: bytes
-
-
 Take = Callable[[list[Frame]], bool]
 """Called with frames as they come; False, and nothing was done with them. What it raises is the follower's."""
 
@@ -172,14 +166,14 @@ class Leader(Protocol):
 class CacheAnswer(msgspec.Struct, frozen=True):
     """A stored answer, or one that has just been made.
 
-    Of a streamed one `frames` are the first, and `rest` gives what comes after them, as it comes: close it, always.
-    Otherwise they are all frames. `led_here`: the call was made by this replica.
+    Of a streamed one `coming` gives the frames as they come, the first of which are here: close it, always. Of a whole
+    one `frames` are all. `led_here`: the call was made by this replica.
     """
 
     status: CacheStatus
     hit: CacheHit | None = None
     frames: list[Frame] = []
-    rest: Following | None = None
+    coming: Following | None = None
     led_here: bool = True
 
 
@@ -221,8 +215,17 @@ class Flight(msgspec.Struct, eq=False):
         self.frames += frames
         taking, self.taking = self.taking, []
         for follower in taking:
-            if follower.takes(frames):
-                self.taking.append(follower)
+            woken, take = follower.woken, follower.take
+            if woken is None or take is None or woken.done():  # it was cancelled
+                continue
+            try:
+                if take(frames):
+                    follower.position += len(frames)
+                    self.taking.append(follower)
+                else:
+                    woken.set_result(None)
+            except Exception as error:  # noqa: BLE001  # a defect, of which only this one must learn
+                woken.set_exception(error)
         if self.waiting:
             self._wake()
 
@@ -301,20 +304,6 @@ class Following(msgspec.Struct, eq=False):
             raise
         self.close()
         return []
-
-    def takes(self, frames: list[Frame]) -> bool:
-        """Whether it has taken what has come; where not, it is woken."""
-        woken, take = self.woken, self.take
-        if woken is None or take is None or woken.done():  # it was cancelled
-            return False
-        try:
-            if take(frames):
-                self.position += len(frames)
-                return True
-            woken.set_result(None)
-        except Exception as error:  # noqa: BLE001  # a defect, of which only this one must learn
-            woken.set_exception(error)
-        return False
 
     def close(self) -> None:
         """May be called again."""
@@ -448,7 +437,9 @@ class Flights:
             if not (alone or asked.no_cache):
                 hit = self._store.recall(lookup)
                 if hit is None or not hit.freshness.usable:
-                    hit = await self._find(lookup, record)
+                    started = time.perf_counter()
+                    hit = await self._store.find(lookup)
+                    record.timings["cache"] = time.perf_counter() - started
                 if hit is not None and hit.freshness.usable:
                     return self._hit(question, lookup, leader, hit)
             if asked.only_if_cached:
@@ -465,7 +456,9 @@ class Flights:
         except ProviderError as error:
             if lookup is None or alone or not error.is_outage:
                 raise
-            hit = await self._find(lookup, record)  # what was purged meanwhile must not come back
+            started = time.perf_counter()
+            hit = await self._store.find(lookup)  # what was purged meanwhile must not come back
+            record.timings["cache"] = time.perf_counter() - started
             if hit is None or not (hit.freshness.usable or hit.freshness.state is FreshnessState.IF_ERROR):
                 raise
             return self._hit(question, lookup, leader, hit)
@@ -478,12 +471,6 @@ class Flights:
             return None
         hit = hit or self._store.recall(lookup)
         return self._hit(question, lookup, leader, hit) if hit is not None and hit.freshness.usable else None
-
-    async def _find(self, lookup: CacheLookup, record: RequestRecord) -> CacheHit | None:
-        started = time.perf_counter()
-        hit = await self._store.find(lookup)
-        record.timings["cache"] = time.perf_counter() - started
-        return hit
 
     async def _follow(
         self,
@@ -528,12 +515,13 @@ class Flights:
                 else:
                     flight, joined = found, True
             flight.followers += 1
-            started, rest = time.perf_counter(), None
-            frames: list[Frame]
+            started, coming = time.perf_counter(), None
+            frames: list[Frame] = []
             try:
                 if record.stream:
-                    rest = Following(flight)
-                    frames = await rest.next()
+                    coming = Following(flight)
+                    await coming.next()
+                    coming.position = 0  # they are here, and still to be given
                 else:
                     try:
                         while not flight.ended:  # a restart on the way goes unseen
@@ -573,7 +561,7 @@ class Flights:
                     lookup.key, lookup.class_name, None, dollars=0.0, hit=False, ttl=ttl, joined=collapsed
                 )
             status = msgspec.structs.replace(status, collapsed=collapsed, stored=stored)
-            return CacheAnswer(status, None, frames, rest, bool(flight.led_here))
+            return CacheAnswer(status, None, frames, coming, bool(flight.led_here))
         raise AssertionError  # the last try returns or raises
 
     def _hit(self, question: Question, lookup: CacheLookup, leader: Leader, hit: CacheHit) -> CacheAnswer:
@@ -732,7 +720,7 @@ class Flights:
             finally:
                 if claim is not None:
                     written = await self._leadership.release(claim, kept.put if kept is not None else ())
-                    if kept is not None and written is not None:
+                    if kept is not None and written is not None and not written:
                         self._store.written(kept, written)
                 elif kept is not None:
                     await self._store.write(kept)

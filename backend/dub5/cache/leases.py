@@ -32,7 +32,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from dub5.cache.flights import Asker, Claim, Flight, Frame, Tailed
+from dub5.cache.flights import Asker, Claim, Flight, Tailed
 from dub5.cache.store import (
     BORN,
     BORN_AT,
@@ -54,6 +54,7 @@ from dub5.contract import (
     decode,
 )
 from dub5.errors import CallerError, from_wire, to_wire
+from dub5.frames import Frame
 from dub5.redis.link import RedisLink, RedisUnavailable, RedisUndecodable, Words
 from dub5.telemetry.background import Background, BackgroundTask
 
@@ -369,10 +370,8 @@ class Leases:
         for tail in tails:
             if time.monotonic() - tail.published > HEARTBEAT:
                 tail.published = time.monotonic()
-                leader, follow = (
-                    REPLICA_CHANNEL % tail.claim.leader,
-                    self._message("follow", tail.claim.identity),
-                )
+                leader = REPLICA_CHANNEL % tail.claim.leader
+                follow = msgspec.msgpack.encode(Message("follow", tail.claim.identity, self.replica))
                 commands.append(("EVAL", _PUBLISH, 1, tail.claim.lease, leader, follow))
         for tail in tails:
             commands.append(("GETRANGE", tail.claim.lease, 0, _MOST_TOKEN))
@@ -468,7 +467,8 @@ class Leases:
 
     async def _append(self, led: _Led, field: bytes, value: bytes) -> bool:
         """Whether it was written; not so where the lease is lost, or Redis is."""
-        claim, wake = led.claim, self._message("wake", led.claim.identity)
+        claim = led.claim
+        wake = msgspec.msgpack.encode(Message("wake", claim.identity, self.replica))
         append = ("EVAL", _APPEND, 2, claim.lease, claim.stream, claim.token, int(STREAM_LIFE * 1000))
         try:
             [written] = await self._link.pipeline("append", [(*append, field, value, wake, *led.heard)])
@@ -483,12 +483,9 @@ class Leases:
         _dismiss_followers(led)
 
     async def _send(self, replica: str, kind: Literal["follow", "leave", "wake"], identity: Identity) -> None:
+        message = msgspec.msgpack.encode(Message(kind, identity, self.replica))
         with contextlib.suppress(RedisUnavailable):
-            message = self._message(kind, identity)
             await self._link.run("publish", "PUBLISH", REPLICA_CHANNEL % replica, message)
-
-    def _message(self, kind: Literal["follow", "leave", "wake"], identity: Identity) -> bytes:
-        return msgspec.msgpack.encode(Message(kind, identity, self.replica))
 
 
 def _dismiss_followers(led: _Led) -> None:

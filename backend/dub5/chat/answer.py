@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from typing import Literal, Protocol
 
 import msgspec
 
-from dub5.cache.flights import CacheStatus, Following, Frame, Take
+from dub5.cache.flights import CacheStatus, Following
 from dub5.errors import (
     CallerError,
     Dub5Error,
@@ -25,6 +24,7 @@ from dub5.errors import (
     Overloaded,
     ProviderError,
 )
+from dub5.frames import Frame
 from dub5.providers.call import CallResult, Model
 from dub5.providers.chunks import Assembler
 from dub5.providers.protocol import Json, Payload, decode
@@ -50,39 +50,13 @@ Result = Literal["local", "shared", "stale", "collapsed", "miss", "bypass"]
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """`content` is a whole completion, or the frames of one that is still to come. `age` is in seconds."""
+    """`content` is a whole completion, or gives the frames of one as they come: then it is to be closed. What has
+    arrived together goes on together: for a client that falls behind, one write per chunk would be most of the work.
+    `age` is in seconds."""
 
-    content: bytes | Coming
+    content: bytes | Following
     status: CacheStatus
     age: float | None = None
-
-
-class Coming(msgspec.Struct, eq=False):
-    """The frames of a streamed answer: the `first` are here, and `rest`, which is to be closed, gives the others.
-
-    `on_end` is called with the answer's tokens at its end. An error is noted in the record before it is raised.
-    """
-
-    first: list[Frame]
-    rest: Following
-    record: RequestRecord
-    on_end: Callable[[Usage], None] | None
-
-    async def next(self, take: Take | None = None) -> list[Frame]:
-        """As `Following.next`. What has arrived together goes on together: for a replica or a client that falls
-        behind, one write per chunk would be most of the work."""
-        if self.first:
-            frames, self.first = self.first, []
-            return frames
-        try:
-            frames = await self.rest.next(take)
-            if not frames and self.on_end is not None:
-                others = (frame.raw for frame in reversed(self.rest.flight.frames) if frame.kind != "chunk")
-                self.on_end(usage_of(decode(next(others, b"{}"))))
-        except Exception as error:
-            self.record.outcome = outcome_of(error if isinstance(error, Dub5Error) else InternalError())
-            raise
-        return frames
 
 
 class Writer(Protocol):
@@ -219,9 +193,8 @@ class CallNotes:
         log("provider call", **fields)
 
     def export(self, began: float, error: str | None) -> None:
-        """The span of this call, which began then, in seconds since the epoch; `error` is its code."""
-        if not self._tracer.enabled:
-            return
+        """The span of this call, which began then, in seconds since the epoch; `error` is its code. Only where the
+        tracer is enabled."""
         span = chat_span(
             self.trace,
             operation=self._operation,

@@ -23,7 +23,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 import msgspec
 
 from dub5.admission.keys import Caller
-from dub5.cache.flights import CacheAnswer, CacheStatus, Flights, Forward, Frame
+from dub5.cache.flights import CacheAnswer, CacheStatus, Flights, Forward
 from dub5.cache.freshness import Directives
 from dub5.cache.policies import Policies
 from dub5.cache.purges import names_of
@@ -34,6 +34,7 @@ from dub5.chat.embeddings_request import EmbeddingsRequest, Text, tokens_of
 from dub5.chat.pipeline import Services
 from dub5.chat.question import answer_key, scope_of
 from dub5.errors import Dub5Error, InternalError, InvalidRequest
+from dub5.frames import Frame
 from dub5.json_steps import LARGE
 from dub5.providers.protocol import BatchLimit, Call
 from dub5.telemetry.background import Background
@@ -555,7 +556,8 @@ class _EmbeddingCall:
             raise
         finally:
             services.gate.leave(slot)
-            notes.export(began, error)
+            if services.tracer.enabled:
+                notes.export(began, error)
         self.recompute = time.perf_counter() - started
         self.born = int((born - notes.age) * 1e6)
         notes.count(Usage(embedded.tokens))

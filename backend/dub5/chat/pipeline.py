@@ -16,14 +16,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
-from typing import Literal, Protocol
+from typing import Protocol
 
 import msgspec
 
 from dub5.admission.gate import Gate
 from dub5.admission.keys import Caller
-from dub5.cache.flights import CacheStatus, Flights, Frame, Leader, Made
+from dub5.cache.flights import CacheStatus, Flights, Following, Leader, Made
 from dub5.cache.flights import Question as CacheQuestion
 from dub5.cache.freshness import Directives
 from dub5.cache.policies import Policies
@@ -32,7 +31,6 @@ from dub5.cache.store import AnswerStore, CacheHit, CacheLookup, Entry, Identity
 from dub5.chat.answer import (
     Answer,
     CallNotes,
-    Coming,
     Usage,
     is_whole_answer,
     usage_in,
@@ -43,11 +41,11 @@ from dub5.chat.catalog import Catalog, Target
 from dub5.chat.question import Question, answer_key, answer_key_in_steps, key_parts, why_not_cached
 from dub5.chat.request import ChatRequest
 from dub5.errors import Dub5Error, InvalidRequest, NotCached
+from dub5.frames import Frame
 from dub5.json_steps import in_steps
-from dub5.providers.chunks import Assembler
+from dub5.providers.chunks import decode
 from dub5.providers.openai_completions import PROTOCOL as TEXT
 from dub5.providers.openai_completions import USUAL_LIMIT
-from dub5.providers.protocol import Chunk, Payload, Text
 from dub5.telemetry.metrics import Metrics
 from dub5.telemetry.record import RequestRecord, Tracer
 
@@ -178,7 +176,7 @@ class Pipeline:
             except NotCached:
                 self._count_lookup(question, "miss")
                 raise
-            if found.hit is not None or found.rest is not None:
+            if found.hit is not None or found.coming is not None:
                 break
             try:
                 body = await whole_of(found.frames)
@@ -195,12 +193,16 @@ class Pipeline:
             return self._stored(question, found.hit, status)
         if question.lookup is not None:
             self._count_lookup(question, "collapsed" if status.collapsed else "miss")
-        if found.rest is not None:
-            on_end = partial(self._count_saved, question) if status.collapsed else None
-            return Answer(Coming(found.frames, found.rest, question.record, on_end), status)
+        if found.coming is not None:
+            return Answer(found.coming, status)
         if status.collapsed:
             self._count_saved(question, usage_in(body))
         return Answer(body, status)
+
+    def saved(self, question: Question, answered: Following) -> None:
+        """All of a stream has been read that took no call of its own."""
+        others = (frame.raw for frame in reversed(answered.flight.frames) if frame.kind != "chunk")
+        self._count_saved(question, usage_of(decode(next(others, b"{}"))))
 
     def ask(self, lookup: CacheLookup, done: Callable[[CacheHit | None], None]) -> bool:
         """Have `done` called, once and later, with what Redis has, where it may be used. False, and no call, where that
@@ -288,54 +290,35 @@ class ProviderCall(msgspec.Struct):
         )
         record.timings["queue"] = slot.waited
         began, started = time.time(), time.perf_counter()
-        answer = error = assembler = None
+        answer = error = None
         try:
             if not streamed:
                 answer = await model.complete(question.call(notes.trace), notes.observe)
-                said = answer.data
+                usage = usage_of(answer.data)
                 on_frames([Frame("whole", answer.raw)])
                 if len(answer.raw) > largest:
                     answer = None
             else:
-                assembler = Assembler()
-                await model.stream(
-                    question.call(notes.trace), notes.observe, partial(_kept, assembler, on_frames)
-                )
-                said = {"usage": assembler.usage}
-            usage = usage_of(said)
+                # Providers give frames to the flight itself: nothing of ours is called for each.
+                taken = await model.stream(question.call(notes.trace), notes.observe, on_frames)
+                usage = usage_of({"usage": taken.usage})
+                if identity is not None:
+                    answer = taken.whole(largest)
             record.prompt_tokens, record.completion_tokens = usage.prompt, usage.completion
             notes.count(usage)
-            if assembler is not None and identity is not None and assembler.characters() <= largest:
-                answer = Payload.of_whole(assembler.completion())
         except Dub5Error as failure:
             error = failure.code
             raise
         finally:
             services.gate.leave(slot)
-            notes.export(began, error)
+            if services.tracer.enabled:
+                notes.export(began, error)
         if answer is None or identity is None:
             return
         if is_whole_answer(answer.data, question.fields, USUAL_LIMIT if text else None):
             took = time.perf_counter() - started
             # What a cache had held for a while is as old as that (RFC 9111, 4.2.3).
             self.made = Made(answer.raw, answer.data, took + notes.age, took, usage.prompt, usage.completion)
-
-
-def _kept(assembler: Assembler, on_frames: Callable[[list[Frame]], None], chunks: list[Chunk]) -> None:
-    """Add the chunks to what is assembled, and pass them on as frames."""
-    frames = []
-    for chunk in chunks:
-        kind: Literal["chunk", "usage"] = "chunk"
-        if type(chunk) is Text:
-            assembler.add_text(chunk)
-        elif type(chunk) is Payload:
-            data = chunk.data
-            assembler.add(data)
-            # The last chunk that OpenAI sends with `include_usage`: no choices, only token counts.
-            if data.get("usage") is not None and not data.get("choices"):
-                kind = "usage"
-        frames.append(Frame(kind, chunk.raw))
-    on_frames(frames)
 
 
 def answer_too_large() -> InvalidRequest:

@@ -38,6 +38,8 @@ from dub5.errors import (
     Unsupported,
     all_failed,
 )
+from dub5.frames import Frame
+from dub5.providers.chunks import Assembler
 from dub5.providers.health import NOTHING, LastFailure, ModelHealth, Outcome, ProviderHealth
 from dub5.providers.protocol import (
     FINISH_REASONS,
@@ -46,7 +48,6 @@ from dub5.providers.protocol import (
     Chunk,
     Embedded,
     Json,
-    OnChunks,
     Payload,
     Provider,
     ResponseHead,
@@ -62,6 +63,9 @@ from dub5.settings.model import (
 )
 
 _T = TypeVar("_T")
+
+OnFrames = Callable[[list[Frame]], None]
+"""Called with the frames of a streamed answer that came together, as soon as they are here. It does not wait."""
 
 RETRY_SHARE = 0.1
 """Retries and hedges that each call earns."""
@@ -209,9 +213,10 @@ class Model:
         """The vectors of the first route that makes them, as `complete`."""
         return await RoutedCall(self, call, report, Attempt.embed).answer()
 
-    async def stream(self, call: Call, report: Report, on_chunks: OnChunks) -> None:
-        """Call `on_chunks` with the chunks of the first route that begins to answer, as they come, until it is done."""
-        await RoutedCall(self, call, report, Attempt.stream, on_chunks).answer()
+    async def stream(self, call: Call, report: Report, on_frames: OnFrames) -> Assembler:
+        """Call `on_frames` with what comes from the first route that begins to answer, until it is done, and give what
+        that comes to."""
+        return await RoutedCall(self, call, report, Attempt.stream, on_frames).answer()
 
     def shuffled(self) -> list[Route]:
         """The routes that have weights, at random in proportion to them, before the others as they are written.
@@ -243,7 +248,7 @@ class Model:
 
 
 class RoutedCall(msgspec.Struct, Generic[_T]):
-    """One question's calls. `make` makes one. A stream's chunks go to `on_chunks`, once one has begun to answer.
+    """One question's calls. `make` makes one. A stream's frames go to `on_frames`, once one has begun to answer.
 
     `begun` is that one's number: it leads here, and in a cycle all that came of the answer would be kept.
     """
@@ -252,7 +257,7 @@ class RoutedCall(msgspec.Struct, Generic[_T]):
     call: Call
     report: Report
     make: Callable[[Attempt, Call], Coroutine[Any, Any, _T]]
-    on_chunks: OnChunks | None = None
+    on_frames: OnFrames | None = None
     begun: int | None = None
     on_begun: asyncio.Future[asyncio.Task[Any]] | None = None
     """Of one that may be hedged: gets the task of the call that has begun."""
@@ -376,7 +381,8 @@ class Attempt(msgspec.Struct):
     """One call to one provider. `route.health` has given it a slot, which it gives back at its end.
 
     `number` counts the calls of one question, from 1; `began` is by the model's clock. `held` are the chunks of a
-    stream that has nothing of the answer yet. It has a `task` of its own where another call may be made beside it.
+    stream that has nothing of the answer yet, `taken` those that were passed on. It has a `task` of its own where
+    another call may be made beside it.
     """
 
     routed: RoutedCall[Any]
@@ -388,6 +394,7 @@ class Attempt(msgspec.Struct):
     first_token: float | None = None
     reported: bool = False
     held: list[Chunk] = []
+    taken: Assembler = msgspec.field(default_factory=Assembler)
     task: asyncio.Task[Any] | None = None
 
     async def complete(self, call: Call) -> Payload:
@@ -409,8 +416,8 @@ class Attempt(msgspec.Struct):
         self.end("ok")
         return answer
 
-    async def stream(self, call: Call) -> None:
-        """Pass the answer's chunks on, once there is something of the answer."""
+    async def stream(self, call: Call) -> Assembler:
+        """Pass the answer's chunks on, once there is something of the answer, and give what they come to."""
         provider = self.route.provider
         addressed = msgspec.structs.replace(call, model=self.route.upstream, response=self.response)
         try:
@@ -427,15 +434,17 @@ class Attempt(msgspec.Struct):
             self.fail(error)
             raise
         self.end("ok" if self.routed.begun == self.number else "cancelled")
+        return self.taken
 
     def take(self, chunks: list[Chunk]) -> None:
         """What has come of a stream."""
+        routed = self.routed
         if not self.response.begun:
             self.held += chunks
-            if any(map(_has_answer, chunks)):
+            if any(bool(each.text) if isinstance(each, Text) else has_answer(each.data) for each in chunks):
                 self._begin()
-        elif self.routed.begun == self.number and self.routed.on_chunks is not None:
-            self.routed.on_chunks(chunks)
+        elif routed.begun == self.number and routed.on_frames is not None:
+            routed.on_frames(self.taken.take(chunks))
 
     def _begin(self) -> None:
         """From here on no other route can be called. Where another call was first, this one will be cancelled."""
@@ -445,12 +454,12 @@ class Attempt(msgspec.Struct):
         self.first_token = now - self.began
         health.first_tokens.waits.append(self.first_token)
         health.worked(began=self.began, now=now)
-        if routed.begun is None and routed.on_chunks is not None:
+        if routed.begun is None and routed.on_frames is not None:
             routed.begun = self.number
             if routed.on_begun is not None and self.task is not None:
                 routed.on_begun.set_result(self.task)
-            routed.on_chunks(self.held)
-            self.held = []
+            held, self.held = self.held, []
+            routed.on_frames(self.taken.take(held))
 
     def fail(self, error: BaseException) -> None:
         """The call ended with `error`; only the first end counts."""
@@ -509,10 +518,6 @@ class Attempt(msgspec.Struct):
                 error,
             )
         )
-
-
-def _has_answer(chunk: Chunk) -> bool:
-    return bool(chunk.text) if isinstance(chunk, Text) else has_answer(chunk.data)
 
 
 def has_answer(chunk: Json) -> bool:

@@ -13,11 +13,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from dub5.errors import ProviderError
+from dub5.frames import Frame
 from dub5.json_steps import (
     LARGE,
     NotReadable,
@@ -297,20 +298,33 @@ class Assembler(msgspec.Struct):
             elif self.head.get(name) is None:
                 self.head[name] = value
 
-    def add_text(self, chunk: Text) -> None:
-        """As `add` of the same chunk, decoded."""
-        choice = self.choices.get(chunk.index)
-        parts = choice.texts.get("content") if choice is not None else None
-        if parts is not None:
-            parts.append(chunk.text)
-        else:
-            self.add({"choices": [{"index": chunk.index, "delta": {"content": chunk.text}}]})
+    def take(self, chunks: list[Chunk]) -> list[Frame]:
+        """Add chunks that came together, and give them as they go on to whoever reads them."""
+        frames = []
+        for chunk in chunks:
+            kind: Literal["chunk", "usage"] = "chunk"
+            if type(chunk) is Text:  # nearly always, and then of a choice that has a text
+                choice = self.choices.get(chunk.index)
+                parts = choice.texts.get("content") if choice is not None else None
+                if parts is not None:
+                    parts.append(chunk.text)
+                else:
+                    self.add({"choices": [{"index": chunk.index, "delta": {"content": chunk.text}}]})
+            elif type(chunk) is Payload:
+                data = chunk.data
+                self.add(data)
+                # The last chunk that OpenAI sends with `include_usage`: no choices, only token counts.
+                if data.get("usage") is not None and not data.get("choices"):
+                    kind = "usage"
+            frames.append(Frame(kind, chunk.raw))
+        return frames
 
-    def characters(self) -> int:
-        """Of the texts, tool calls left out."""
-        return sum(
-            len(part) for choice in self.choices.values() for parts in choice.texts.values() for part in parts
-        )
+    def whole(self, most: int) -> Payload | None:
+        """The completion; None where its texts, tool calls left out, have more than `most` characters."""
+        texts = (parts for choice in self.choices.values() for parts in choice.texts.values())
+        if sum(len(part) for parts in texts for part in parts) > most:
+            return None
+        return Payload.of_whole(self.completion())
 
     def completion(self) -> Json:
         """The whole; `index` is taken out of tool calls, where only chunks have it.

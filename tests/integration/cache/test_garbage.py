@@ -16,7 +16,6 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from dub5.cache.flights import Frame
 from dub5.cache.store import Entry, checksum, pack
 from dub5.contract import (
     CLASSES_KEY,
@@ -43,6 +42,7 @@ from dub5.contract import (
     PolicyDocument,
     limit_key,
 )
+from dub5.frames import Frame
 from testkit.openai_server import FakeOpenAI
 from tests.harness import Running, openai_provider, running
 from tests.integration.cache.support import TIMEOUT, plain, until

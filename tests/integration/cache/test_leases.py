@@ -14,12 +14,13 @@ import pytest
 import pytest_asyncio
 from redis.exceptions import NoPermissionError
 
-from dub5.cache.flights import CacheAnswer, Claim, Flight, Flights, Frame, Made, Tailed
+from dub5.cache.flights import CacheAnswer, Claim, Flight, Flights, Made, Tailed
 from dub5.cache.freshness import Lifetimes
 from dub5.cache.leases import RENEWED, Leases
 from dub5.cache.purges import Purges
 from dub5.cache.store import AnswerStore, Entry, Identity, LocalCache
 from dub5.contract import LEASE_KEY, REPLICA_CHANNEL, SAMPLES, SAMPLES_READER
+from dub5.frames import Frame
 from dub5.redis.link import RedisLink
 from dub5.telemetry.metrics import Metrics
 from testkit.openai_server import FakeOpenAI
@@ -80,9 +81,9 @@ async def claim(leases: Leases, flight: Flight, *, seen: int = 0, background: bo
 
 async def rest(answer: CacheAnswer) -> list[Frame]:
     """All frames of a streamed answer."""
-    assert answer.rest is not None
+    assert answer.coming is not None
     async with asyncio.timeout(TIMEOUT):
-        return [*answer.frames, *await remaining(answer.rest)]
+        return [*answer.frames, *await remaining(answer.coming)]
 
 
 # Who leads
@@ -284,7 +285,7 @@ async def follow_across(a: Leases, b: Leases, identity: Identity) -> None:
     asked = question(identity.key, lifetimes=FOR_EVER)
     async with asyncio.timeout(TIMEOUT):
         answers = await asyncio.gather(*(each.answer(asked, call) for each in flights))
-        assert [answer.frames for answer in answers] == [[chunk("a")]] * 2
+        assert [answer.coming and answer.coming.flight.frames for answer in answers] == [[chunk("a")]] * 2
         gate.set()
         assert [await rest(answer) for answer in answers] == [[chunk("a"), chunk("b")]] * 2
         for each in flights:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from dub5.api.chat import ChatWriter
 from dub5.api.http import EventStream
-from dub5.cache.flights import Flight, Following, Frame
-from dub5.chat.answer import Coming
-from dub5.telemetry.record import HEARTBEAT, RequestRecord, TraceContext
+from dub5.cache.flights import Flight, Following
+from dub5.frames import Frame
+from dub5.telemetry.record import HEARTBEAT
 
 INTERVAL = 30.0
 HEAD, END = "head", "end"
@@ -101,7 +101,7 @@ class Plain(ChatWriter):
         return b""
 
 
-def answer(*pauses: float) -> Coming:
+def answer(*pauses: float) -> Following:
     """One frame after each pause, named by its number."""
     flight = Flight(followers=1)
 
@@ -112,9 +112,7 @@ def answer(*pauses: float) -> Coming:
         flight.end()
 
     flight.task = asyncio.create_task(fly())
-    trace = TraceContext.begin()
-    record = RequestRecord(request_id=trace.trace_id, trace=trace, started=0.0)
-    return Coming([], Following(flight), record, None)
+    return Following(flight)
 
 
 async def answered(

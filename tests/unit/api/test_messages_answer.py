@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from dub5.api.messages_answer import MessagesWriter, message, usage
-from dub5.cache.flights import Frame
 from dub5.errors import (
     DeadlinePassed,
     Dub5Error,
@@ -32,6 +31,7 @@ from dub5.errors import (
     UnknownModel,
     render_messages,
 )
+from dub5.frames import Frame
 from dub5.providers.anthropic_answer import StreamTranslator, completion, event_of
 from dub5.providers.chunks import assemble, split
 from dub5.providers.protocol import Json, Payload

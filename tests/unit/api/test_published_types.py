@@ -21,9 +21,10 @@ from pydantic import BaseModel
 from dub5.api.chat import ChatWriter
 from dub5.api.completions import CompletionWriter
 from dub5.api.embeddings import _pieces
-from dub5.cache.flights import CacheStatus, Frame
+from dub5.cache.flights import CacheStatus
 from dub5.chat.answer import Writer
 from dub5.chat.embeddings import Vectors
+from dub5.frames import Frame
 from dub5.providers import simulated
 from dub5.providers.anthropic_answer import completion as of_anthropic
 from dub5.providers.chunks import assemble, split

@@ -17,8 +17,8 @@ from pydantic import TypeAdapter
 from dub5.api.responses import ResponsesWriter
 from dub5.api.responses_answer import Asked, place_of
 from dub5.api.responses_request import chat_request
-from dub5.cache.flights import Frame
 from dub5.errors import FlightLost, InvalidRequest, Overloaded, ProviderTimeout, RateLimited
+from dub5.frames import Frame
 from dub5.providers.chunks import split
 from dub5.providers.protocol import Payload
 from tests.harness import size

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dub5.cache.flights import Flight, Following, Frame
+from dub5.cache.flights import Flight, Following
 from dub5.errors import FlightLost, ProviderError
+from dub5.frames import Frame
 from tests.following import Follower
 
 

@@ -11,11 +11,12 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from dub5.cache.flights import CacheAnswer, Flights, Frame, Made, OneReplica
+from dub5.cache.flights import CacheAnswer, Flights, Made, OneReplica
 from dub5.cache.freshness import Directives, Lifetimes
 from dub5.cache.purges import Purges
 from dub5.cache.store import AnswerStore, Entry, Identity, LocalCache
 from dub5.errors import Dub5Error, ProviderError
+from dub5.frames import Frame
 from dub5.telemetry.metrics import Metrics
 from tests.following import question, remaining
 
@@ -82,8 +83,8 @@ class Asking:
     async def read(self) -> list[bytes]:
         answer = await self.begun
         frames = answer.frames
-        if answer.rest is not None:
-            frames = [*frames, *await remaining(answer.rest)]
+        if answer.coming is not None:
+            frames = [*frames, *await remaining(answer.coming)]
         return [frame.raw for frame in frames]
 
     async def joined(self) -> bool:
@@ -92,7 +93,7 @@ class Asking:
     async def leave(self) -> None:
         self.begun.cancel()
         await asyncio.wait([self.begun])
-        if not self.begun.cancelled() and (rest := self.begun.result().rest) is not None:
+        if not self.begun.cancelled() and (rest := self.begun.result().coming) is not None:
             rest.close()
 
 

@@ -12,13 +12,13 @@ import certifi
 import pytest
 
 from dub5.errors import InvalidRequest, Overloaded, ProviderError, ProviderTimeout, Unsupported
+from dub5.frames import Frame
 from dub5.providers import build
 from dub5.providers.call import CallResult, Model, RetryBudget, Route
 from dub5.providers.health import FEWEST_LATENCIES, UNLIMITED, LastFailure, ModelHealth, ProviderHealth
-from dub5.providers.protocol import BatchLimit, Call, Chunk, Embedded, OnChunks, Payload, Provider
+from dub5.providers.protocol import BatchLimit, Call, Embedded, OnChunks, Payload, Provider, decode
 from dub5.settings.loader import convert
 from dub5.settings.model import Price, Settings
-from tests.pulling import payload_of
 
 CALL = Call(model="", body={"messages": []}, stream=True, headers={"x-request-id": "r1"})
 
@@ -121,8 +121,8 @@ class Heard:
     def __init__(self) -> None:
         self.texts: list[Any] = []
 
-    def __call__(self, chunks: list[Chunk]) -> None:
-        self.texts += [payload_of(chunk).data["said"] for chunk in chunks]
+    def __call__(self, frames: list[Frame]) -> None:
+        self.texts += [decode(frame.raw)["said"] for frame in frames]
 
 
 async def texts(asked: Model, observed: Observed) -> list[Any]:

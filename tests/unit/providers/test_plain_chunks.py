@@ -57,11 +57,7 @@ class Reader:
             self._frames.read_all(events, found)
         finally:
             self.told += found
-            for chunk in found:
-                if isinstance(chunk, Text):
-                    self.assembler.add_text(chunk)
-                else:
-                    self.assembler.add(chunk.data)
+            self.assembler.take(found)
 
     def result(self) -> object:
         return [chunk.raw for chunk in self.told], self.assembler.completion(), self.error
