@@ -43,6 +43,8 @@ from typing import Any, Literal, NamedTuple, Self, TypeVar
 
 import msgspec
 
+_Raised = TypeVar("_Raised", bound=BaseException)
+
 FailureScope = Literal["provider", "server", "model", "request"]
 """What a provider's failure is about: all of it (connection, DNS, TLS, credentials), what serves one of its models and
 perhaps the others (5xx, time-outs), one model (429, a quota, an answer cut short), or one request or answer (403, 404,
@@ -95,6 +97,16 @@ class Dub5Error(Exception):
 def whole_seconds(seconds: float) -> int:
     """For `Retry-After`: rounded up, and at least 1, so that a client that waits does not come too early."""
     return max(1, math.ceil(seconds))
+
+
+def without_trace(error: _Raised) -> _Raised:
+    """`error` without what it has come through, once that was logged or is of no interest.
+
+    A traceback leads to the frames of a request, and these to all that it had: whatever of that keeps the error would
+    keep all the rest, in a cycle, until the collector comes by.
+    """
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+    return error
 
 
 class ErrorResponse(NamedTuple):

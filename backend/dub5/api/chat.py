@@ -63,6 +63,7 @@ from dub5.errors import (
     WrongMethod,
     render,
     render_event,
+    without_trace,
 )
 from dub5.frames import Frame
 from dub5.json_steps import LARGE
@@ -544,12 +545,16 @@ async def until(end: float, work: Coroutine[Any, Any, T]) -> T:
 
 
 def record_error(error: Exception, record: RequestRecord, *, streaming: bool = False) -> Dub5Error:
-    """As the client gets it: an InternalError for a defect, which only the log describes."""
-    if not isinstance(error, Dub5Error):
+    """As the client gets it: an InternalError for a defect, which only the log describes. Nobody asks any more where it
+    was raised."""
+    if isinstance(error, Dub5Error):
+        error = without_trace(error)
+    else:
         if streaming:
             _log.exception("stream failed", request_id=record.request_id, trace_id=record.trace.trace_id)
         else:
             _log.exception("request failed", request_id=record.request_id, trace_id=record.trace.trace_id)
+        without_trace(error)
         error = InternalError()
     record.error_code = error.code
     record.refused_by_provider = isinstance(error, ProviderError)

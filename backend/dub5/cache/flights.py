@@ -43,6 +43,7 @@ from dub5.errors import (
     NotCached,
     Overloaded,
     ProviderError,
+    without_trace,
 )
 from dub5.frames import Frame
 from dub5.redis.link import RedisUnavailable, Words
@@ -744,6 +745,8 @@ class Flights:
         finally:
             if outcome == "ok":
                 flight.end()
+            elif flight.error is not None:
+                without_trace(flight.error)
             self._metrics.flights.labels("leader" if flight.led_here else "follower", outcome).inc()
 
     async def _measure(

@@ -37,6 +37,7 @@ from dub5.errors import (
     ProviderTimeout,
     Unsupported,
     all_failed,
+    without_trace,
 )
 from dub5.frames import Frame
 from dub5.providers.chunks import Assembler
@@ -301,11 +302,11 @@ class RoutedCall(msgspec.Struct, Generic[_T]):
             except Unsupported as error:
                 if self.begun is not None:
                     raise
-                unsupported[id(route)] = error
+                unsupported[id(route)] = without_trace(error)
             except ProviderError as error:
                 if self.begun is not None:
                     raise
-                failures.append((route, error))
+                failures.append((route, without_trace(error)))
         # None is left. One of those that may work in a moment is called again, if the budget allows it. Where the
         # provider said for how long to wait, that is longer than a client waits here.
         transient = [route for route, error in failures if error.transient and error.retry_after is None]
@@ -317,7 +318,7 @@ class RoutedCall(msgspec.Struct, Generic[_T]):
             except ProviderError as error:
                 if self.begun is not None:
                     raise
-                failures.append((again, error))
+                failures.append((again, without_trace(error)))
         # An outage is reported as an outage; that nobody can do what was asked, only where that holds for all routes.
         if failures:
             raise all_failed(model.name, [error for _, error in failures])

@@ -145,10 +145,8 @@ class Response(asyncio.Protocol):
     def release(self) -> None:
         """For the next call, where this response was read to its end; else it is closed."""
         transport = self.transport
-        if transport is None:
-            return
-        used_up = self._sent and self.complete and not self._parts and self._error is None
-        if not used_up or not self._kept or transport.is_closing() or transport.get_write_buffer_size():
+        used_up = self._sent and self.complete and not self._parts and self._error is None and self._kept
+        if transport is None or not used_up or transport.is_closing() or transport.get_write_buffer_size():
             self.close()
         else:
             self._upstream.put_back(self, transport)
@@ -158,6 +156,8 @@ class Response(asyncio.Protocol):
         if self.transport is not None:
             self.transport.abort()
         self._fail(Closed(begun=self._headed))
+        # Not what was raised to who read: that leads to its frames, and so back to here.
+        self._error, self._waiter = Closed(begun=self._headed), None
 
     def _changed(self) -> asyncio.Future[None]:
         """To be awaited: done with the head, or at the end."""

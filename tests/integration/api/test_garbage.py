@@ -11,7 +11,8 @@ import pytest
 from dub5.api.http import ClientWatch
 from dub5.cache.flights import Flight
 from dub5.providers.call import Attempt, RoutedCall
-from testkit.openai_server import FakeOpenAI, say
+from testkit.http_server import DIE, Script, raw, refuse, stream
+from testkit.openai_server import FakeOpenAI, frames, say
 from tests.harness import Running
 
 _OF_A_REQUEST = (ClientWatch, Flight, RoutedCall, Attempt)
@@ -30,6 +31,12 @@ def uncollected(server: Running) -> Iterator[Running]:
     gc.collect()
 
 
+async def _nothing_is_left() -> None:
+    async with asyncio.timeout(20):
+        while any(type(each) in _OF_A_REQUEST for each in gc.get_objects()):  # noqa: ASYNC110  # it has no event
+            await asyncio.sleep(0.05)
+
+
 @pytest.mark.parametrize("streamed", [True, False])
 async def test_nothing_of_a_request_is_left_to_the_collector(
     uncollected: Running, fake: FakeOpenAI, streamed: bool
@@ -37,6 +44,27 @@ async def test_nothing_of_a_request_is_left_to_the_collector(
     fake.reply = say("Hello")
     answer = await uncollected.chat(stream=streamed)
     assert "Hello" in answer.text
-    async with asyncio.timeout(20):
-        while any(type(each) in _OF_A_REQUEST for each in gc.get_objects()):  # noqa: ASYNC110  # it has no event
-            await asyncio.sleep(0.05)
+    await _nothing_is_left()
+
+
+FAILURES: dict[str, Script] = {
+    "refused": refuse(400, "No such thing"),
+    "down": refuse(503, "Down"),
+    "closed at once": stream([DIE]),
+    "no HTTP": raw(b"SSH-2.0-OpenSSH\r\n"),
+    "no answer": stream([b"data: {}\n\n", b"data: [DONE]\n\n"]),
+    "reported": stream([b'data: {"error": {"message": "Broken"}}\n\n']),
+    "cut short": stream([*frames("Hel", "lo")[:2], DIE]),
+    "malformed": stream([*frames("Hel", "lo")[:2], b"data: {\n\n"]),
+}
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize("failing", FAILURES.values(), ids=FAILURES)
+async def test_nor_where_it_fails(
+    uncollected: Running, fake: FakeOpenAI, streamed: bool, failing: Script
+) -> None:
+    fake.reply = failing
+    answer = await uncollected.chat(stream=streamed)
+    assert "error" in answer.text
+    await _nothing_is_left()
