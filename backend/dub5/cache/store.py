@@ -31,7 +31,7 @@ import functools
 import hashlib
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -49,7 +49,14 @@ from dub5.contract import (
     decode,
 )
 from dub5.question_ttl import By
-from dub5.redis.link import CLOCK_TOLERANCE, RedisFailed, RedisLink, RedisUnavailable, Words
+from dub5.redis.link import (
+    CLOCK_TOLERANCE,
+    RedisFailed,
+    RedisLink,
+    RedisUnavailable,
+    RedisUndecodable,
+    Words,
+)
 from dub5.telemetry.background import Background, BackgroundTask
 from dub5.vectors import NoVector, Vector
 
@@ -57,6 +64,8 @@ TOLERANCE = CLOCK_TOLERANCE
 """Seconds by which a birth may lie ahead."""
 _SYNCHRONISE_INTERVAL = 0.5
 """Seconds between two readings of the purges: half of what is promised."""
+_AT_ONCE = 16
+"""Look-ups that are answered together: few, since all their answers are held until the last one is here."""
 _MOMENT = 0.02
 """Seconds for which it is known that nothing was there, for who looks twice. What another replica stores meanwhile is
 found when a lease is asked for."""
@@ -142,6 +151,8 @@ class ForeignVersion(ValueError):
 _decoder = msgspec.msgpack.Decoder(Entry)
 _record_decoder = msgspec.msgpack.Decoder(QuestionRecord)
 _completion = msgspec.json.Decoder(dict[str, Any])
+_MOST_CHECKED = 20_000
+"""Checksums of answers of which it is known that they can be served: some 200 bytes each."""
 _ENVELOPE = 100
 """Bytes that an entry has beside its body, at most."""
 
@@ -317,6 +328,10 @@ class LocalCache:
     def get(self, identity: Identity) -> LocalEntry | None:
         return self._entries.get((identity.key, identity.version))
 
+    def find(self, key: str, version: str) -> LocalEntry | None:
+        """What is kept under the Identity of these, without one."""
+        return self._entries.get((key, version))
+
     def put(self, identity: Identity, entry: Entry, *, seconds: float) -> None:
         """Keep for at most `seconds`; may be refused or evicted earlier."""
         if _weight(entry) > self._capacity:
@@ -349,6 +364,7 @@ class _Reading(msgspec.Struct, eq=False):
     found nothing it is known for a moment after it is `over`.
     """
 
+    identity: Identity
     began: float
     waiting: list[Callable[[Entry | None], None]]
     question: bool
@@ -357,8 +373,10 @@ class _Reading(msgspec.Struct, eq=False):
 
 
 class _Turn(msgspec.Struct, eq=False):
-    """The reading of the purges in one turn of the event loop. `known`: it is here, and there is no more to learn."""
+    """What is looked up in one turn of the event loop. `known`: what Redis had of purges then is here, and there is no
+    more to learn."""
 
+    readings: list[_Reading] = []
     known: bool = False
 
 
@@ -387,6 +405,7 @@ class AnswerStore:
         self._link = link
         self._purges = purges
         self._readings: dict[Identity, _Reading] = {}
+        self._checked: Moka[bytes, bool] = Moka(_MOST_CHECKED)  # completions, by their checksums
         self._turn: _Turn | None = None
         self._learning: asyncio.Task[bool] | None = None  # the same, where it takes a task
         self._background = background or Background()
@@ -433,7 +452,7 @@ class AnswerStore:
 
     def recall(self, lookup: CacheLookup) -> CacheHit | None:
         """What memory has, good for something or not."""
-        held = self._local.get(self.identity(lookup))
+        held = self._local.find(lookup.key, self._purges.version(lookup.names))
         if held is None or not self._purges.confirmed(held.since):
             return None
         return self._judged(held.entry, "local", lookup)
@@ -506,20 +525,21 @@ class AnswerStore:
             else:
                 reading.waiting.append(on_entry)
             return True
-        reading = _Reading(time.monotonic(), [on_entry], question, at_once)
-        if not self._ask_link(identity, reading):
+        reading = _Reading(identity, time.monotonic(), [on_entry], question, at_once)
+        if not self._read(reading):
             if at_once:
                 return False
-            self._read_slowly(identity, reading)
+            self._read_slowly(reading)
         self._readings[identity] = reading
         return True
 
-    def _read_slowly(self, identity: Identity, reading: _Reading) -> None:
+    def _read_slowly(self, reading: _Reading) -> None:
         def done(task: asyncio.Task[Entry | None]) -> None:
             failed = task.cancelled() or task.exception() is not None  # it is noted: a miss
-            self._finish(identity, reading, None if failed else task.result())
+            self._finish(reading, None if failed else task.result())
 
-        self._lookups.start(self._read(identity, question=reading.question)).add_done_callback(done)
+        work = self._read_in_task(reading.identity, question=reading.question)
+        self._lookups.start(work).add_done_callback(done)
 
     async def take_over(self, identity: Identity, lifetimes: Lifetimes) -> bytes | None:
         """The whole answer that another replica has just stored."""
@@ -528,9 +548,9 @@ class AnswerStore:
         # Never what another look-up reads: that may have begun before the answer was stored.
         found: asyncio.Future[Entry | None] = asyncio.get_running_loop().create_future()
         question = lifetimes.question is not None
-        reading = _Reading(time.monotonic(), [functools.partial(_settle, found)], question)
-        asked = self._ask_link(identity, reading)
-        entry = await (found if asked else self._read(identity, question=question))
+        reading = _Reading(identity, time.monotonic(), [functools.partial(_settle, found)], question)
+        asked = self._read(reading)
+        entry = await (found if asked else self._read_in_task(identity, question=question))
         if entry is None or self._is_unborn(entry):
             return None
         self._keep_locally(identity, entry, lifetimes)
@@ -571,25 +591,45 @@ class AnswerStore:
         if not answer:
             self._local.forget(kept.identity, kept.entry)
 
-    def _ask_link(self, identity: Identity, reading: _Reading) -> bool:
-        """Ask for the entry, and with the first look-up of each turn of the event loop for the purges since the last
-        one, for all look-ups of that turn. So what was purged elsewhere is known before an answer is trusted: answers
+    def _read(self, reading: _Reading) -> bool:
+        """Have it read with all else that is looked up in this turn of the event loop, and after the purges since the
+        last turn in which something was. So what was purged elsewhere is known before an answer is trusted: answers
         come in the order of asking. False where the link cannot be asked without a wait."""
-        link, turn = self._link, self._turn
-        assert link is not None  # noqa: S101  # who calls has seen to it
-        if turn is None:
-            turn, asked = _Turn(), self._purges.asked()
-            if not link.ask("purges", asked.commands, functools.partial(self._learn, turn, asked)):
-                return False
-            self._turn = turn
-            asyncio.get_running_loop().call_soon(setattr, self, "_turn", None)
-        if reading.question and not link.ask(
-            "fingerprint", [_known(identity)], functools.partial(self._take_known, identity)
-        ):
+        assert self._link is not None  # noqa: S101  # who calls has seen to it
+        if not self._link.pipelines:
             return False
-        # One byte more than it can be, whatever there is.
-        get = ("GETRANGE", ENTRY_KEY % (identity.key, identity.version), 0, self._most_stored)
-        return link.ask("get", [get], functools.partial(self._take, identity, reading, turn))
+        if self._turn is None:
+            self._turn = _Turn()
+            asyncio.get_running_loop().call_soon(self._ask)
+        self._turn.readings.append(reading)
+        return True
+
+    def _ask(self) -> None:
+        link, turn, self._turn = self._link, self._turn, None
+        assert link is not None and turn is not None  # noqa: S101, PT018  # see `_read`
+        asked = self._purges.asked()
+        reached = link.ask("purges", asked.commands, functools.partial(self._learn, turn, asked))
+        for start in range(0, len(turn.readings), _AT_ONCE):
+            batch = turn.readings[start : start + _AT_ONCE]
+            for identity in [each.identity for each in batch if each.question]:
+                taking = functools.partial(self._take_known, identity)
+                reached = reached and link.ask("fingerprint", [_known(identity)], taking)
+            names = [ENTRY_KEY % (each.identity.key, each.identity.version) for each in batch]
+            # One byte more than it can be, whatever there is.
+            reached = reached and link.ask_ranges(
+                "get", names, self._most_stored, functools.partial(self._take, turn, batch)
+            )
+            if not reached:
+                self._read_otherwise(batch)
+        link.send()
+
+    def _read_otherwise(self, readings: Iterable[_Reading]) -> None:
+        """In tasks, where Redis is there."""
+        for reading in readings:
+            if self._link is not None and self._link.available:
+                self._read_slowly(reading)
+            else:
+                self._finish(reading, None)
 
     def _learn(self, turn: _Turn, asked: Asked, answers: list[Any] | RedisUnavailable) -> None:
         if not isinstance(answers, RedisUnavailable):
@@ -614,23 +654,27 @@ class AnswerStore:
         except ValueError as error:  # Undecodable is one
             self._link.undecodable("fingerprint", error)
 
-    def _take(
-        self, identity: Identity, reading: _Reading, turn: _Turn, answers: list[Any] | RedisUnavailable
-    ) -> None:
-        entry, link = None, self._link
-        if isinstance(answers, RedisFailed) and link is not None and link.available:
-            self._read_slowly(identity, reading)  # the connection was cut, not Redis
+    def _take(self, turn: _Turn, batch: list[_Reading], answers: list[Any] | RedisUnavailable) -> None:
+        if isinstance(answers, RedisUnavailable):
+            # The connection was cut, not Redis; or one of several names has what is none of ours.
+            if isinstance(answers, RedisFailed) or (isinstance(answers, RedisUndecodable) and len(batch) > 1):
+                self._read_otherwise(batch)
+            else:
+                for reading in batch:
+                    self._finish(reading, None)
             return
-        # Where there is more to learn of purges than that, a request does not wait for it, and nothing can be trusted.
-        if not isinstance(answers, RedisUnavailable) and turn.known and answers[0]:
-            try:
-                entry = self._unpacked(identity, answers[0])
-            except Exception as error:  # noqa: BLE001  # a defect there must not cost an answer: it is a miss
-                self._failures.note(error)
-        self._finish(identity, reading, entry)
+        for reading, stored in zip(batch, answers, strict=True):
+            entry = None
+            # With more to learn of purges than that nothing can be trusted, and no request waits for it.
+            if turn.known and stored:
+                try:
+                    entry = self._unpacked(reading.identity, stored)
+                except Exception as error:  # noqa: BLE001  # a defect there must not cost an answer: it is a miss
+                    self._failures.note(error)
+            self._finish(reading, entry)
 
-    def _finish(self, identity: Identity, reading: _Reading, entry: Entry | None) -> None:
-        reading.over = True
+    def _finish(self, reading: _Reading, entry: Entry | None) -> None:
+        identity, reading.over = reading.identity, True
         if self._readings.get(identity) is reading:  # else it was replaced by a later one
             if entry is None and reading.kept:
                 asyncio.get_running_loop().call_later(_MOMENT, self._forget, identity, reading)
@@ -643,7 +687,7 @@ class AnswerStore:
         if self._readings.get(identity) is reading:
             del self._readings[identity]
 
-    async def _read(self, identity: Identity, *, question: bool) -> Entry | None:
+    async def _read_in_task(self, identity: Identity, *, question: bool) -> Entry | None:
         """The same where it takes a wait: in a Cluster, and while the link has no connection for look-ups."""
         link, learning = self._link, self._learning
         assert link is not None  # noqa: S101  # who calls has seen to it
@@ -681,8 +725,10 @@ class AnswerStore:
         try:
             if len(stored) > most:
                 raise CorruptEntry("larger than cache.max_entry")
-            entry = unpack(stored, self.max_entry)
-            check_answer(identity.key, entry.body)
+            entry, written = unpack(stored, self.max_entry), stored[_SUM_AT:_PAYLOAD_AT]
+            if identity.key.startswith(VECTOR_KEY) or not self._checked.get(written):
+                check_answer(identity.key, entry.body)
+                self._checked.set(written, True)
         except (CorruptEntry, Undecodable) as error:
             link.undecodable("entry", str(error) or "damaged")
             return None
@@ -701,9 +747,9 @@ class AnswerStore:
 
     def _judged(self, entry: Entry, tier: str, lookup: CacheLookup) -> CacheHit | None:
         """None where its age is not known."""
-        if self._is_unborn(entry):
-            return None
         now = self.now()
+        if entry.born > (now + TOLERANCE) * 1e6:
+            return None
         age = entry.age(now)
         lifetimes, by, known = lookup.lifetimes, None, None
         if lifetimes.question is not None:

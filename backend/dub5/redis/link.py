@@ -118,6 +118,9 @@ _AWAITED = frozenset(
 )
 """Operations that go by `ask`, too: requests wait for most of them, and their answers are small."""
 
+_GET_RANGE = b"*4\r\n$8\r\nGETRANGE\r\n$%d\r\n%b\r\n%b"
+"""As it is sent: of a name's length, the name, and from where to where."""
+
 _log = get_logger()
 
 
@@ -274,35 +277,63 @@ class RedisLink:
         False, and no call, where there is no connection for that, as there is none to a Cluster, or too much under way
         on it: then `pipeline` may do.
         """
-        pipelining = self._pipelining
-        if pipelining is None or pipelining.connection is None:
+        if not self.pipelines:
             return False
-        done = functools.partial(self._finish, operation, commands, on_answers, time.perf_counter())
-        return pipelining.connection.ask(b"".join(map(pack_command, commands)), len(commands), done)
+        packed, kinds = b"".join(map(pack_command, commands)), [words[0] for words in commands]
+        return self._ask_packed(operation, packed, kinds, 1, on_answers)
+
+    def ask_ranges(self, operation: str, names: Sequence[str], end: int, on_answers: OnAnswers) -> bool:
+        """`ask` for the first bytes, up to number `end`, of what each name has."""
+        last = b"$1\r\n0\r\n$%d\r\n%d\r\n" % (len(str(end)), end)
+        packed = b"".join([_GET_RANGE % (len(name), name, last) for name in map(str.encode, names)])
+        return self._ask_packed(operation, packed, ["GETRANGE"] * len(names), len(names), on_answers)
+
+    @property
+    def pipelines(self) -> bool:
+        """Whether there is a connection for who cannot wait."""
+        return self._pipelining is not None and self._pipelining.connection is not None
+
+    def send(self) -> None:
+        """Send what was asked so far now: else it goes with the end of the turn."""
+        if self._pipelining is not None and self._pipelining.connection is not None:
+            self._pipelining.connection.send()
+
+    def _ask_packed(
+        self, operation: str, packed: bytes, kinds: Sequence[str], count: int, on_answers: OnAnswers
+    ) -> bool:
+        """Commands of these kinds; in the metrics there are `count` of them."""
+        connection = None if self._pipelining is None else self._pipelining.connection
+        if connection is None:
+            return False
+        done = functools.partial(self._finish, operation, kinds, count, on_answers, time.perf_counter())
+        return connection.ask(packed, len(kinds), done)
 
     def _finish(
         self,
         operation: str,
-        commands: Sequence[Words],
+        kinds: Sequence[str],
+        count: int,
         on_answers: OnAnswers,
         started: float,
         answers: list[Any] | Exception,
     ) -> None:
-        self._durations[operation].observe(time.perf_counter() - started)
+        self._durations[operation].observe(time.perf_counter() - started, times=count)
         if isinstance(answers, Exception):
             self._metrics.cache_errors.labels(operation).inc()
             if isinstance(answers, AnswerTooLarge):
                 self.undecodable(_KINDS.get(operation, operation), "too large")
             on_answers(RedisUndecodable() if isinstance(answers, AnswerTooLarge) else RedisFailed())
             return
-        for at, (words, answer) in enumerate(zip(commands, answers, strict=True)):
+        for at, (kind, answer) in enumerate(zip(kinds, answers, strict=True)):
+            if type(answer) is bytes and kind == "GETRANGE":  # as most are
+                continue
             if isinstance(answer, ResponseError):
                 on_answers(self._refused(operation, answer))
                 if isinstance(answer, ReadOnlyError) and self._has_sentinels:
                     raise InvalidResponse("of a server that is no master any more")
                 return
-            sound = isinstance(answer, _TYPES[words[0]])
-            if sound and answer and words[0] == "XRANGE":
+            sound = isinstance(answer, _TYPES[kind])
+            if sound and answer and kind == "XRANGE":
                 try:  # as redis-py gives them
                     answers[at] = [
                         (id_, dict(zip(read[::2], read[1::2], strict=True))) for id_, read in answer

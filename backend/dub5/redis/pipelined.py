@@ -125,7 +125,7 @@ class PipelinedConnection(asyncio.Protocol):
         self._under_way += size
         self._waiting.append(_Waiter(done, answers, size, self._ticks, self._in_time))
         if not self._out:
-            self._loop.call_soon(self._send)
+            self._loop.call_soon(self.send)
         self._out.append(packed)
         if self._timer is None:
             self._due = self._loop.time() + self._step
@@ -154,11 +154,12 @@ class PipelinedConnection(asyncio.Protocol):
         try:
             reader.feed(data)
             while self.open and (answer := reader.gets()) is not _INCOMPLETE:
-                if isinstance(answer, hiredis.PushNotification):  # nobody asked, and nothing of ours
-                    self._taken = reader.len()
-                    continue
-                if isinstance(answer, RedisConnectionError):  # such as that it is still loading
-                    raise answer
+                if type(answer) is not bytes:
+                    if isinstance(answer, hiredis.PushNotification):  # nobody asked, and nothing of ours
+                        self._taken = reader.len()
+                        continue
+                    if isinstance(answer, RedisConnectionError):  # such as that it is still loading
+                        raise answer
                 if not self._waiting:
                     raise InvalidResponse("an answer that nobody asked for")
                 whole, waiter = True, self._waiting[0]
@@ -181,7 +182,8 @@ class PipelinedConnection(asyncio.Protocol):
         self._former.connection_lost(error)  # redis-py waits for that
         self.close((error or RedisConnectionError("closed by Redis")) if self._waiting else None)
 
-    def _send(self) -> None:
+    def send(self) -> None:
+        """What was asked so far, which else goes with the end of this turn."""
         if self._out:
             self._transport.write(b"".join(self._out))
             self._out.clear()

@@ -93,11 +93,13 @@ class Distribution:
         self.sum = 0.0
         self.traced: dict[int, tuple[str, float, float]] = {}
 
-    def observe(self, value: float, trace_id: str | None = None, at: float | None = None) -> None:
-        """`at` is in seconds since the epoch, now where it is not given."""
+    def observe(
+        self, value: float, trace_id: str | None = None, at: float | None = None, *, times: int = 1
+    ) -> None:
+        """`at` is in seconds since the epoch, now where it is not given. So many `times` the same."""
         bucket = bisect_left(self._bounds, value)
-        self.counts[bucket] += 1
-        self.sum += value
+        self.counts[bucket] += times
+        self.sum += value * times
         if trace_id is not None:
             self.traced[bucket] = (trace_id, value, time.time() if at is None else at)
 

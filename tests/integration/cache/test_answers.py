@@ -71,12 +71,12 @@ async def test_a_reading_that_was_replaced_may_end_after_its_successor(
             return None
 
         monkeypatch.setattr(link, "ask", lambda *_: False)
-        monkeypatch.setattr(cache, "_read", slow)
+        monkeypatch.setattr(cache, "_read_in_task", slow)
         finding = []
         for _ in gates:
             finding.append(asyncio.create_task(cache.find(WANTED)))
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
+            for _ in range(3):
+                await asyncio.sleep(0)
         for gate, found in zip(reversed(gates), reversed(finding), strict=True):
             gate.set()
             assert await found is None

@@ -85,6 +85,18 @@ async def test_each_gets_its_own_and_a_turn_reads_the_purges_once(server: RedisS
         assert all(cache.recall(wanted(key)) is not None for key in keys)
 
 
+async def test_what_is_none_of_ours_under_one_name_costs_nobody_else_an_answer(server: RedisServer) -> None:
+    keys = [f"key {number}" for number in range(5)]
+    async with linked(server.url, timeout=PATIENT) as link:
+        cache = await filled(link, *keys)
+        identity = cache.identity(wanted(keys[2]))
+        name = ENTRY_KEY % (identity.key, identity.version)
+        await server.client.delete(name)
+        await server.client.rpush(name, "no answer")
+        found = await asyncio.gather(*[asked(cache, key) for key in keys])
+        assert [hit and hit.entry.body for hit in found] == [*map(body, keys[:2]), None, *map(body, keys[3:])]
+
+
 async def test_what_was_not_there_is_not_asked_for_twice(server: RedisServer) -> None:
     async with linked(server.url, timeout=PATIENT) as link:
         cache = await filled(link)
