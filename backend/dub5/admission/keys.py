@@ -48,6 +48,9 @@ _LONGEST_INTERVAL = 300.0
 _READ_TIMEOUT = 5.0
 """Seconds in which the file is read, or its reading counts as one that hangs."""
 
+_MOST_RECOGNISED = 4096
+"""Ways of sending a key that are remembered."""
+
 SHOWN = 8
 """Characters of a digest that are shown: enough to find a key by, too few to be one."""
 TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -114,6 +117,8 @@ class KeyRing:
         self._clock = clock
         self._secret = secrets.token_bytes(32)
         self._callers: dict[bytes, tuple[bytes, Caller]] = {}
+        self._recognised: dict[bytes, Caller] = {}  # by the hash of what they sent
+        self._recognised_among = self._callers
         self._seen: tuple[int, int, int] | None = None
         self._refused: str | None = None  # why what was seen is not in force
         self._logged: str | None = None
@@ -141,9 +146,28 @@ class KeyRing:
         stored, caller = self._callers.get(self._blind(digest), (b"", ANONYMOUS))
         if not hmac.compare_digest(stored, digest):
             raise InvalidKey("The key is not known here.")
-        if caller.expires is not None and self._clock() >= caller.expires:
-            raise InvalidKey(f"The key expired at {written_time(caller.expires)}.")
+        if caller.expires is not None:
+            self._check_expiry(caller.expires)
         return caller
+
+    def recognise(self, sent: bytes, authorization: Callable[[], str]) -> Caller:
+        """`authenticate`, of what `authorization` makes of the bytes that were `sent`; it is not called where these
+        came before. They are known by a hash under a secret alone, as keys are."""
+        if self._source is None:
+            return ANONYMOUS
+        if self._recognised_among is not self._callers or len(self._recognised) > _MOST_RECOGNISED:
+            self._recognised_among, self._recognised = self._callers, {}
+        hashed = self._blind(sent)
+        caller = self._recognised.get(hashed)
+        if caller is None:
+            caller = self._recognised[hashed] = self.authenticate(authorization())
+        elif caller.expires is not None:
+            self._check_expiry(caller.expires)
+        return caller
+
+    def _check_expiry(self, expires: float) -> None:
+        if self._clock() >= expires:
+            raise InvalidKey(f"The key expired at {written_time(expires)}.")
 
     def admit(self, authorization: str, role: Role, record: RequestRecord) -> Caller:
         """The same, noted in the record of its request; Forbidden where its key lacks `role`."""

@@ -113,10 +113,16 @@ return 1
 """
 )
 
+_REQUEST_LINES, _TOKEN_LINES = (
+    b"x-ratelimit-limit-%b: %%d\r\nx-ratelimit-remaining-%b: %%d\r\nx-ratelimit-reset-%b: %%.3fs\r\n"
+    % (of, of, of)
+    for of in (b"requests", b"tokens")
+)
+
 _log = get_logger()
 
 
-class Remaining(msgspec.Struct, frozen=True):
+class Remaining(msgspec.Struct, frozen=True, gc=False):
     """What is left of a tenant's minute; negative tokens are a debt."""
 
     requests: float
@@ -168,14 +174,19 @@ class Bucket:
 
 
 class Grant(msgspec.Struct):
-    """A request that may go on: headers for its answer, and its reservation of tokens, until it is settled."""
+    """A request that may go on: what is left after it, and its reservation of tokens, until it is settled."""
 
-    headers: dict[str, str]
+    left: Remaining
     tenant: str
     limit: Limit
-    reservation: str
-    reserved: float
-    local: Bucket | None
+    reservation: str = ""
+    reserved: float = 0
+    local: Bucket | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """For its answer."""
+        return rate_headers(self.limit, self.left)
 
 
 Answered = Callable[["Grant | RateLimited | None"], None]
@@ -245,9 +256,7 @@ class RateLimiter:
         except RedisUnavailable:
             granted = self._acquire_here(tenant, limit, reserved)
         else:
-            granted = _granted(
-                wait, Grant(rate_headers(limit, left), tenant, limit, reservation, reserved, None)
-            )
+            granted = _granted(wait, Grant(left, tenant, limit, reservation, reserved))
         if isinstance(granted, RateLimited):
             raise granted
         return granted
@@ -284,10 +293,11 @@ class RateLimiter:
                     own = Remaining(left.requests + granted - number, left.tokens)
                 elif not wait:
                     wait = (1 - left.requests) * 60 / (limit.requests_per_minute or 1)
-                grant = Grant(rate_headers(limit, own), tenant, limit, "", 0, None)
-                answered(_granted(wait, grant))
+                answered(_granted(wait, Grant(own, tenant, limit)))
 
-        if not link.ask("limit", [_acquire(tenant, limit, "", 0, len(waiting))], said):
+        if link.ask("limit", [_acquire(tenant, limit, "", 0, len(waiting))], said):
+            link.send()
+        else:
             for answered in waiting:
                 answered(None)
 
@@ -297,7 +307,7 @@ class RateLimiter:
         wait, left = bucket.acquire(reserved, self._clock())
         if self._link is not None:
             self._metrics.limits_unshared.inc()
-        return _granted(wait, Grant(rate_headers(limit, left), tenant, limit, "", reserved, bucket))
+        return _granted(wait, Grant(left, tenant, limit, "", reserved, bucket))
 
     def settle(self, grant: Grant, *, used: int) -> None:
         """What the request really used, in tokens; the rest of its reservation is given back, in the background."""
@@ -370,13 +380,18 @@ def _limits_and_life(limit: Limit) -> list[int]:
 
 def rate_headers(limit: Limit, left: Remaining) -> dict[str, str]:
     """`x-ratelimit-*` as OpenAI's clients know them; `reset` is when the bucket is full again."""
-    headers: dict[str, str] = {}
-    for name, allowed, remaining in (
-        ("requests", limit.requests_per_minute, left.requests),
-        ("tokens", limit.tokens_per_minute, left.tokens),
+    lines = rate_lines(limit, left).decode().split("\r\n")
+    return dict(line.split(": ") for line in lines[:-1])
+
+
+def rate_lines(limit: Limit, left: Remaining) -> bytes:
+    """The same as lines of a head."""
+    lines = b""
+    for written, allowed, remaining in (
+        (_REQUEST_LINES, limit.requests_per_minute, left.requests),
+        (_TOKEN_LINES, limit.tokens_per_minute, left.tokens),
     ):
         if allowed is not None:
-            headers[f"x-ratelimit-limit-{name}"] = str(allowed)
-            headers[f"x-ratelimit-remaining-{name}"] = str(max(0, int(remaining)))
-            headers[f"x-ratelimit-reset-{name}"] = f"{max(0.0, (allowed - remaining) * 60 / allowed):.3f}s"
-    return headers
+            until_full = max(0.0, (allowed - remaining) * 60 / allowed)
+            lines += written % (allowed, max(0, int(remaining)), until_full)
+    return lines

@@ -39,8 +39,8 @@ from moka_py import Moka
 from dub5.admission.arrivals import JOINED, SMALL_REQUEST, Arrivals
 from dub5.admission.drain import Drain
 from dub5.admission.keys import Caller, KeyRing
-from dub5.admission.limits import Grant, RateLimiter
-from dub5.api.http import EVENT_STREAM, JSON, headers_of, rate_headers
+from dub5.admission.limits import Grant, RateLimiter, rate_lines
+from dub5.api.http import EVENT_STREAM, JSON, headers_of
 from dub5.cache.flights import Leader, Made
 from dub5.cache.policies import Policies
 from dub5.cache.store import CacheHit, CacheLookup, Identity
@@ -499,7 +499,7 @@ class Recall:
             _KINDS[request.body.stream],
             record.cache.encode(),
             int(answer.age or 0.0),
-            b"" if request.grant is None else _written(rate_headers(request.grant)),
+            b"" if request.grant is None else rate_lines(request.grant.limit, request.grant.left),
             len(request.sent),
             request_id,
             int((time.perf_counter() - record.started) * 1000),
@@ -512,13 +512,15 @@ class Recall:
         return b"".join((request.opening, answered, request.sent))
 
     def _caller(self, head: Head, values: list[bytes]) -> Caller | None:
-        given = ""
-        if self._keys.configured:
-            places = (("authorization", head.authorization), ("x-api-key", head.x_api_key))
-            headers = {name: values[place].decode() for name, place in places if place >= 0}
-            given = head.route.spelling.authorization(headers)
+        sent = [values[place] if place >= 0 else b"" for place in (head.authorization, head.x_api_key)]
+
+        def authorization() -> str:
+            names = ("authorization", "x-api-key")
+            headers = {name: value.decode() for name, value in zip(names, sent, strict=True) if value}
+            return head.route.spelling.authorization(headers)
+
         try:
-            return self._keys.authenticate(given)
+            return self._keys.recognise(b"\n".join((*sent, head.asking[0])), authorization)
         except Dub5Error:
             return None
 

@@ -57,6 +57,36 @@ def test_anything_else_is_refused_without_repeating_it(tmp_path: Path, header: s
     assert "secret" not in caught.value.message
 
 
+def test_what_was_sent_before_is_recognised_as_long_as_its_key_holds(tmp_path: Path) -> None:
+    now, read = [0.0], []
+
+    def reads(header: str) -> Callable[[], str]:
+        def authorization() -> str:
+            read.append(header)
+            return header
+
+        return authorization
+
+    path = tmp_path / "keys"
+    path.write_text(f"{digest('a')}: {{tenant: x}}\n{digest('b')}: {{tenant: y, expires: 1970-01-02}}")
+    settings = AuthSettings(keys=Source(file=str(path)))
+    keys = KeyRing(settings, {}, Metrics(), clock=lambda: now[0])
+    for _ in range(2):
+        assert keys.recognise(b"1", reads("Bearer a")).tenant == "x"
+        assert keys.recognise(b"2", reads("Bearer b")).tenant == "y"
+        with pytest.raises(InvalidKey):
+            keys.recognise(b"3", reads("Bearer c"))
+    assert read == ["Bearer a", "Bearer b", "Bearer c", "Bearer c"]
+    now[0] = 86400.0
+    with pytest.raises(InvalidKey, match="expired"):
+        keys.recognise(b"2", reads("Bearer b"))
+    path.write_text(f"{digest('b')}: {{tenant: z}}")
+    asyncio.run(keys.reload_if_changed())
+    assert keys.recognise(b"2", reads("Bearer b")).tenant == "z"
+    with pytest.raises(InvalidKey):
+        keys.recognise(b"1", reads("Bearer a"))
+
+
 def test_the_digest_itself_is_no_key(tmp_path: Path) -> None:
     keys = ring(tmp_path / "keys", f"{digest('secret')}: {{tenant: acme}}")
     with pytest.raises(InvalidKey):
