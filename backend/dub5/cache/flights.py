@@ -93,22 +93,20 @@ class CacheStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     detail: str | None = None
 
     def __str__(self) -> str:
-        parts = ["dub5"]
-        if self.hit:
-            parts.append("hit")
+        said = "dub5; hit" if self.hit else "dub5"
         if self.fwd is not None:
-            parts.append(f"fwd={self.fwd}")
+            said += f"; fwd={self.fwd}"
         if self.ttl is not None:
-            parts.append(f"ttl={int(self.ttl // 1)}")
+            said += f"; ttl={int(self.ttl // 1)}"
         if self.ttl_by is not None:
-            parts.append(f"ttl-by={self.ttl_by}")
+            said += f"; ttl-by={self.ttl_by}"
         if self.stored:
-            parts.append("stored")
+            said += "; stored"
         if self.collapsed:
-            parts.append("collapsed")
+            said += "; collapsed"
         if self.detail is not None:
-            parts.append(f"detail={self.detail}")
-        return "; ".join(parts)
+            said += f"; detail={self.detail}"
+        return said
 
 
 Take = Callable[[list[Frame]], bool]

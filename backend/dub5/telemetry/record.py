@@ -83,8 +83,7 @@ RandomBytes = Callable[[int], bytes]
 """Gives as many random bytes as it is asked for; random.randbytes but in tests."""
 
 _TRACEPARENT = re.compile(
-    rb"(?P<version>[0-9a-f]{2})-(?P<trace>[0-9a-f]{32})-(?P<parent>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})"
-    rb"(?P<more>-.*)?"
+    rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?"  # version, trace, parent, flags, and more
 )
 _SAMPLED = 0x01
 
@@ -114,14 +113,15 @@ class TraceContext(msgspec.Struct, frozen=True, gc=False):
         version ff and ids of zeros are invalid.
         """
         match = _TRACEPARENT.fullmatch(traceparent)
-        if match is None or match["version"] == b"ff":
+        if match is None:
             return None
-        if match["version"] == b"00" and match["more"] is not None:
+        version, trace, parent, flags, more = match.groups()
+        if version == b"ff" or (version == b"00" and more is not None):
             return None
-        if not match["trace"].strip(b"0") or not match["parent"].strip(b"0"):
+        if not trace.strip(b"0") or not parent.strip(b"0"):
             return None
-        sampled = bool(int(match["flags"], 16) & _SAMPLED)
-        return cls(match["trace"].decode(), random_bytes(8).hex(), match["parent"].decode(), sampled)
+        sampled = bool(int(flags, 16) & _SAMPLED)
+        return cls(trace.decode(), random_bytes(8).hex(), parent.decode(), sampled)
 
     def child(self, random_bytes: RandomBytes = random.randbytes) -> TraceContext:
         """A span below this one."""
