@@ -44,7 +44,7 @@ from dub5.api.http import (
     send_error,
     send_whole,
 )
-from dub5.api.recall import ARRIVAL, Arrival, Body, Plainly, Recall, Rewriting, Written
+from dub5.api.recall import ARRIVAL, Arrival, Body, Plainly, Recall, Rewriting, Written, meaning_of
 from dub5.cache.flights import CacheStatus
 from dub5.cache.freshness import NO_DIRECTIVES, Directives
 from dub5.chat.answer import Writer, outcome_of
@@ -120,14 +120,17 @@ class Spelling(Protocol):
 class Resolving(Protocol):
     """A Spelling whose requests may refer to what is kept elsewhere, and whose Writers may keep answers."""
 
+    def refers(self, raw: bytes) -> bool:
+        """Whether a body may refer to anything: where not, `resolve` gives this Spelling itself."""
+        ...
+
     async def resolve(self, raw: bytes, tenant: str) -> Spelling:
         """One for a request, with what its body refers to; the body may be anything."""
         ...
 
 
-@runtime_checkable
 class Renewing(Protocol):
-    """A Writer whose answers have ids and times that no other request gets, and may be `kept`."""
+    """A Writer of a Resolving Spelling: its answers have ids and times that no other gets, and may be `kept`."""
 
     kept: bool
 
@@ -356,7 +359,9 @@ class QuestionRoute:
         """What a body asks under headers that were accepted before; None where it takes a wait to know that, or its
         answer is never stored. A Dub5Error where it cannot be asked."""
         spelling = self.spelling
-        if self._resolving is not None or len(raw) >= LARGE or "chat" not in caller.roles:
+        if len(raw) >= LARGE or "chat" not in caller.roles:
+            return None
+        if self._resolving is not None and self._resolving.refers(raw):
             return None
         translation = None
         if spelling.name != Chat.name:
@@ -370,11 +375,24 @@ class QuestionRoute:
             return None
         request = question.request
         written = request.body if request.spelled is None else request.spelled[1]
-        writer, rewriting = spelling.writer(written, request, record), None
-        if request.stream or spelling.name != Chat.name:
+        writer, keeps = spelling.writer(written, request, record), False
+        rewriting: Rewriting | None = None
+        if self._resolving is not None:
+            renewing = cast("Renewing", writer)
+            rewriting, keeps = renewing.again(stream=request.stream), renewing.kept
+        elif request.stream or spelling.name != Chat.name:
             rewriting = Plainly(writer.replay if request.stream else writer.whole)
-        lookup = msgspec.structs.replace(question.lookup, words=None)
-        return question, Body(caller, lookup, question.target, request.stream, request.cost, rewriting)
+        body = Body(
+            caller,
+            msgspec.structs.replace(question.lookup, words=None),
+            question.target,
+            request.stream,
+            request.cost,
+            rewriting,
+            keeps=keeps,
+            meaning=meaning_of(written),
+        )
+        return question, body
 
     async def read_again(self, head: bytes, raw: bytes, record: RequestRecord) -> Question:
         """What is asked by these bytes, for work in the background."""
@@ -400,26 +418,29 @@ class QuestionRoute:
         if self._recall is None or question.lookup is None:
             return
         completion, written = sent
-        stream = question.request.stream
+        request = question.request
+        stream, asked = request.stream, request.body if request.spelled is None else request.spelled[1]
         rewriting: Rewriting | None = None
         # Nothing where the completion is sent as it is, or what was sent is this request's own.
-        held = b"", Written()
-        if isinstance(writer, Renewing):
-            rewriting = writer.again(stream=stream)
+        held: tuple[int | None, Written] = None, Written()
+        renewing = cast("Renewing", writer) if self._resolving is not None else None
+        if renewing is not None:
+            rewriting = renewing.again(stream=stream)
             if rewriting is None:
                 return
         elif written is not completion:
             rewriting = Plainly(writer.replay if stream else writer.whole)
-            held = (completion, Written(written))
+            held = hash(completion), Written(written)
         body = Body(
             caller,
             msgspec.structs.replace(question.lookup, words=None),
             question.target,
             stream,
-            question.request.cost,
+            request.cost,
             rewriting,
             *held,
-            keeps=isinstance(writer, Renewing) and writer.kept,
+            keeps=renewing is not None and renewing.kept,
+            meaning=b"" if request.large else meaning_of(asked),
         )
         self._recall.learn(arrival, self, cast("HTTPScope", scope), question.record, body)
 

@@ -8,9 +8,9 @@ the server asks here first. Nothing is ever recognised that the parser and our c
 * Of a *head* everything counts but the values of some headers, `_VALUES`, that differ from request to request: those
   are cut out. What is read in them (ids, the key, the length) is read anew each time, the others are read by nobody.
 * A *body* is known by its SHA-256, to those who have sent it, with the headers that say how it is to be understood.
-  What is kept is the key of the answer and what belongs to it, not the question; of the answer only what is written of
-  it in another form. Another body under a known head is read by the code that the ordinary way reads it by, which is
-  then given what it was found to ask.
+  What is kept of all that say the same, in whatever spelling, is the key of the answer and what belongs to it, not the
+  question; of the answer only what is written of it in another form. Another body under a known head is read by the
+  code that the ordinary way reads it by, which is then given what it was found to ask.
 
 Law: for any bytes, a Recall says nothing, or what the ordinary way says: status, headers but for ids and times, body,
 metrics, the log line, samples. What may change between two requests is judged anew, by the code that the ordinary way
@@ -65,8 +65,15 @@ _LARGEST_HEAD = 8 * 2**10
 _LARGEST_BODY = 2**20
 """Bytes. A larger one is hashed for longer than the event loop should be held."""
 
+_DIGEST = 32
+_SPELLINGS = 2**24 // 200
+"""Bodies that are known at a time, in 16 MiB."""
+
+_LEAST_MEMORY = 2**23
+"""Bytes for what they say, also where answers get none."""
+
 _ENTRY = 900
-"""Bytes that a body takes here beside what is written for it, near enough to bound the memo by."""
+"""Bytes that one meaning takes here beside what is written for it, near enough to bound the memo by."""
 
 _READ = ("content-length", "authorization", "x-api-key", "x-request-id", "x-client-request-id", "traceparent")
 _UNREAD = (
@@ -97,6 +104,7 @@ _ANSWER = (
     b"server-timing: auth;dur=%.3f%b\r\n%b\r\n"
 )
 
+_canonical_json = msgspec.json.Encoder(order="deterministic")
 _log = get_logger()
 
 
@@ -187,11 +195,55 @@ class Plainly(msgspec.Struct, frozen=True):
         return written.sent, None
 
 
+@functools.lru_cache(4096)
+def _salt(asking: tuple[bytes, ...], identity: str) -> bytes:
+    """16 bytes that no other caller, and no other headers, give."""
+    parts = [*asking, identity.encode()]
+    return hashlib.blake2b(b"".join(b"%d:%b" % (len(part), part) for part in parts), digest_size=16).digest()
+
+
+def meaning_of(body: Any) -> bytes:
+    """The `Body.meaning` of a decoded body that is not large."""
+    try:
+        return hashlib.sha256(_canonical_json.encode(body)).digest()
+    except (ValueError, ArithmeticError):  # a number that cannot be written
+        return b""
+
+
+class Spellings:
+    """What bodies mean, by their hash: the newest `most`, or some more than half as many. Both are hashes."""
+
+    def __init__(self, most: int) -> None:
+        self._half = most // 2
+        self._young: dict[bytes, bytes] = {}
+        self._old: dict[bytes, bytes] = {}
+
+    def get(self, spelling: bytes) -> bytes | None:
+        meaning = self._young.get(spelling)
+        if meaning is None:
+            meaning = self._old.get(spelling)
+            if meaning is not None:
+                self.set(spelling, meaning)
+        return meaning
+
+    def set(self, spelling: bytes, meaning: bytes) -> None:
+        if len(self._young) >= self._half:
+            self._young, self._old = {}, self._young
+        self._young[spelling] = meaning
+
+    def clear(self) -> None:
+        self._young, self._old = {}, {}
+
+    def __len__(self) -> int:
+        return len(self._young) + len(self._old)
+
+
 class Body(msgspec.Struct, frozen=True, gc=False):
     """What is known of a body that `caller` has sent: what `Pipeline.prepare` found, without the question.
 
     `cost` is as in ChatRequest. `rewriting` writes what is sent, None where that is the stored completion itself;
-    `written` is what it made of `completion`. `keeps`: what it writes has to be kept.
+    `written` is what it made of the completion with the hash `written_of`. `keeps`: what it writes has to be kept.
+    All bodies with the same `meaning`, a hash, say the same; it is empty where that would take long to find out.
     """
 
     caller: Caller
@@ -200,9 +252,15 @@ class Body(msgspec.Struct, frozen=True, gc=False):
     stream: bool
     cost: int
     rewriting: Rewriting | None
-    completion: bytes = b""
+    written_of: int | None = None
     written: Written = Written()
     keeps: bool = False
+    meaning: bytes = b""
+
+    def size(self) -> int:
+        """Bytes, about: what writes Responses has the request with it."""
+        beside = 0 if self.rewriting is None or type(self.rewriting) is Plainly else self.cost
+        return _ENTRY + beside + self.written.size()
 
 
 class Arrival(msgspec.Struct):
@@ -243,7 +301,7 @@ class Later(NamedTuple):
 class _Request(msgspec.Struct):
     """A request that is known: a question, as far as memory needs to know it, and how it is answered.
 
-    `key` is its body's in the memo; `end` is where it ends in what was read. `later` takes what becomes of it in a
+    `spelling` is the hash of its body, and `end` where it ends in what was read. `later` takes what becomes of it in a
     later turn, see `Recall.answer`. `asked` is when Redis was asked for an answer, of time.perf_counter; `hit` is what
     was looked up before; `sent` the body that is sent.
     """
@@ -253,7 +311,7 @@ class _Request(msgspec.Struct):
     target: Target
     head: Head
     body: Body
-    key: tuple[bytes, tuple[bytes, ...], str]
+    spelling: bytes
     raw: bytes
     end: int
     arrival: Arrival
@@ -295,8 +353,10 @@ class Recall:
         self._drain = drain
         self._arrivals = arrivals
         self._heads: list[Head] = []
-        self._bodies: Moka[tuple[bytes, tuple[bytes, ...], str], Body] = Moka(
-            max(memory, 1), weigher=lambda _, body: _ENTRY + len(body.completion) + body.written.size()
+        self._keeps_written = memory > 0
+        self._spellings = Spellings(_SPELLINGS)
+        self._bodies: Moka[bytes, Body] = Moka(
+            max(memory - 2**24, _LEAST_MEMORY), weigher=lambda _, body: body.size()
         )
 
     def answer(
@@ -441,10 +501,14 @@ class Recall:
         caller = unknown.caller = self._caller(head, values)
         if caller is None:
             return unknown
-        key = (digest, head.asking, caller.identity)
-        body = self._bodies.get(key)
-        if body is not None and (body.caller != caller or not self._still_holds(body, len(raw))):
-            return unknown
+        spelling = digest + _salt(head.asking, caller.identity)
+        meaning = self._spellings.get(spelling)
+        body = self._bodies.get(meaning) if meaning is not None else None
+        if body is not None:
+            if body.caller is not caller and body.caller != caller:
+                return unknown
+            if not self._still_holds(body, len(raw)):
+                return unknown
         auth = time.perf_counter() - started
         record = self._record(head, values, caller, started, auth)
         if record is None:
@@ -457,6 +521,7 @@ class Recall:
             if read is None:
                 return unknown
             unknown.question, body = read
+            body = self._as_known(spelling, body)
             if not self._still_holds(body, len(raw)):
                 return unknown
         else:
@@ -466,7 +531,7 @@ class Recall:
         lookup, lifetimes = body.lookup, self._policies.in_force[body.target.class_name]
         if lifetimes is not lookup.lifetimes:
             lookup = msgspec.structs.replace(lookup, lifetimes=lifetimes)
-        return _Request(lookup, record, body.target, head, body, key, raw, end, unknown, opening, later)
+        return _Request(lookup, record, body.target, head, body, spelling, raw, end, unknown, opening, later)
 
     def _write(self, request: _Request, completion: bytes) -> Keep | None:
         """What is sent of a completion, and how it is kept."""
@@ -474,25 +539,28 @@ class Recall:
         if rewriting is None:
             request.sent = completion
             return None
-        if completion is not body.completion:
+        if hash(completion) != body.written_of:  # one that nobody outside can foresee, and that bytes keep
             written = rewriting.write(completion)
-            request.body = body = msgspec.structs.replace(body, completion=completion, written=written)
-            self._bodies.set(request.key, body)
-        request.sent, keep = rewriting.renew(body.written)
+            if self._keeps_written:
+                body = msgspec.structs.replace(body, written_of=hash(completion), written=written)
+                self._bodies.set(body.meaning, body)
+                request.body = body
+        else:
+            written = body.written
+        request.sent, keep = rewriting.renew(written)
         return keep
 
     def _answered(self, request: _Request) -> bytes | None:
         """The whole answer, counted as given; None, and nothing was counted, where there is none."""
         head, record = request.head, request.record
-        leader = _Refresh(self._pipeline, head.route, request.arrival.raw, request.raw, record)
-        answer = self._pipeline.recall(request, leader, request.hit)
+        answer = self._pipeline.recall(request, _Refresh(self._pipeline, request), request.hit)
         if answer is None:
             return None
         assert isinstance(answer.content, bytes)  # noqa: S101  # what is stored is
         if not request.sent:
             self._write(request, answer.content)
         if request.arrival.question is not None:  # it was not known
-            self._bodies.set(request.key, request.body)
+            self._remember(request.spelling, request.body)
         record.cache = str(answer.status)
         request_id = record.request_id.encode()
         answered = _ANSWER % (
@@ -574,7 +642,26 @@ class Recall:
             if not any(head.pieces == known.pieces and head.own == known.own for known in self._heads):
                 self._heads.insert(0, head)
                 del self._heads[_MOST_HEADS:]
-        self._bodies.set((arrival.digest, head.asking, body.caller.identity), body)
+        if not self._keeps_written:
+            body = msgspec.structs.replace(body, written_of=None, written=Written())
+        spelling = arrival.digest + _salt(head.asking, body.caller.identity)
+        known = self._as_known(spelling, body)
+        if known.written_of is None and body.written_of is not None:
+            known = msgspec.structs.replace(body, meaning=known.meaning)
+        self._remember(spelling, known)
+
+    def _as_known(self, spelling: bytes, body: Body) -> Body:
+        """What is known already of those that say the same, else it."""
+        meaning = body.meaning + spelling[_DIGEST:] if body.meaning else spelling
+        known = self._bodies.get(meaning)
+        if known is not None and known.caller == body.caller and known.target is body.target:
+            return known
+        return msgspec.structs.replace(body, meaning=meaning)
+
+    def _remember(self, spelling: bytes, body: Body) -> None:
+        if self._bodies.get(body.meaning) is not body:
+            self._bodies.set(body.meaning, body)
+        self._spellings.set(spelling, body.meaning)
 
 
 def _head_of(arrival: Arrival, route: QuestionRoute, scope: HTTPScope, record: RequestRecord) -> Head | None:
@@ -605,27 +692,22 @@ def _head_of(arrival: Arrival, route: QuestionRoute, scope: HTTPScope, record: R
     )
 
 
-class _Refresh:
+class _Refresh(msgspec.Struct):
     """The call to a provider that an answer has behind it, where it has one: only then its question is read again."""
 
-    def __init__(
-        self, pipeline: Pipeline, route: QuestionRoute, head: bytes, raw: bytes, record: RequestRecord
-    ) -> None:
-        self._pipeline = pipeline
-        self._route = route
-        self._head = head
-        self._raw = raw
-        self._record = record
-        self._call: Leader | None = None
+    pipeline: Pipeline
+    request: _Request
+    begun: Leader | None = None
 
     @property
     def made(self) -> Made | None:
-        return None if self._call is None else self._call.made
+        return None if self.begun is None else self.begun.made
 
     def again(self) -> Leader:
         return self
 
     async def call(self, identity: Identity | None, on_frames: Callable[[list[Frame]], None]) -> None:
-        question = await self._route.read_again(self._head, self._raw, self._record)
-        self._call = self._pipeline.again(question)
-        await self._call.call(identity, on_frames)
+        request = self.request
+        question = await request.head.route.read_again(request.arrival.raw, request.raw, request.record)
+        self.begun = self.pipeline.again(question)
+        await self.begun.call(identity, on_frames)

@@ -68,6 +68,10 @@ class Responses:
     def authorization(self, headers: dict[str, str]) -> str:
         return key_of(headers)
 
+    def refers(self, raw: bytes) -> bool:
+        """See `Resolving`."""
+        return self._store.enabled and (_PREVIOUS_NAME in raw or _REFERENCE_NAME in raw)
+
     async def resolve(self, raw: bytes, tenant: str) -> Spelling:
         """With what a body refers to by ids; itself where that is nothing."""
         if not self._store.enabled:
@@ -240,7 +244,7 @@ class ResponsesWriter:
 
     def again(self, *, stream: bool) -> RenewedResponses | None:
         """See `Renewing`."""
-        if self.kept and self._kept is None:
+        if self.kept and not self._asked.stored:
             return None
         return RenewedResponses(self._asked, stream, self._keeping)
 

@@ -25,7 +25,7 @@ from moka_py import Moka
 from msgspec.structs import replace
 from structlog.typing import EventDict
 
-from dub5.api.recall import Arrival, Later
+from dub5.api.recall import Arrival, Later, Spellings
 from dub5.app import Application
 from dub5.cache.freshness import Lifetimes
 from dub5.cache.samples import NoSampler
@@ -164,6 +164,7 @@ class Twin:
         app.recall._heads.clear()
         memos: list[Any] = [
             app.recall._bodies,
+            app.recall._spellings,
             app._store._local._entries,
             app._store._local.questions,
             app._flights._refused,
@@ -722,6 +723,17 @@ async def test_a_head_that_is_too_large_by_a_value_is_refused(twins: tuple[Twin,
     assert await lives_the_same(twins, *map(sent, (8, 8, 9, 20_000, 70_000, 10))) == 3
 
 
+async def test_all_spellings_of_a_question_are_known_as_one(twins: tuple[Twin, Twin]) -> None:
+    body = message()
+    spelt = [asked(body), asked(body, spaces=1), asked(dict(reversed(body.items())))]
+    sent = [[usual("curl", raw, "/v1/messages", 1)] for raw in spelt]
+    other = [usual("curl", asked({**body, "max_tokens": 501}), "/v1/messages", 1)]
+    assert await lives_the_same(twins, sent[0], *sent, *sent, other, other) == 7
+    recall = twins[0].app.recall
+    recall._bodies.run_pending_tasks()
+    assert (recall._bodies.count(), len(recall._spellings)) == (2, 4)
+
+
 async def test_a_head_that_comes_many_times_at_once_is_remembered_once(twins: tuple[Twin, Twin]) -> None:
     twin, _ = twins
     twin.begin()
@@ -729,6 +741,28 @@ async def test_a_head_that_comes_many_times_at_once_is_remembered_once(twins: tu
     sent = usual("curl", asked(message()), "/v1/messages", 1)
     await asyncio.gather(*[twin.ask(sent) for _ in range(3)])
     assert len(twin.app.recall._heads) == 2
+
+
+def test_of_spellings_the_newest_and_those_in_use_are_remembered() -> None:
+    known = Spellings(10)
+    for number in range(100):
+        known.set(b"%d" % number, b"meaning")
+        assert known.get(b"0") == b"meaning"
+        assert known.get(b"%d" % number) == b"meaning"
+        assert len(known) <= 10
+    assert known.get(b"1") is None
+
+
+def test_without_memory_for_answers_nothing_is_kept_of_what_they_say() -> None:
+    cache = {**SETTINGS["cache"], "local_bytes": 0}
+    twin = Twin(recalls=True, config=convert({**SETTINGS, "cache": cache}))
+    sent = usual("curl", asked(message()), "/v1/messages", 1)
+    for _ in range(2):
+        asyncio.run(twin.ask(sent))
+    bodies = twin.app.recall._bodies
+    bodies.run_pending_tasks()
+    assert bodies.count() == 1
+    assert bodies.weighted_size() < 1000
 
 
 async def test_what_is_remembered_is_bounded(twins: tuple[Twin, Twin]) -> None:
