@@ -14,7 +14,7 @@ Redis that evicts or refuses them costs only what was learnt before the next sta
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Literal
 
 import msgspec
@@ -139,6 +139,9 @@ class Learnings:
         """Whether a batch is still to be taken in for a class."""
         held = self._classes.get(name)
         return held is not None and identity > held.upto
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._classes)
 
     def __getitem__(self, name: str) -> ClassLearning:
         return self._classes[name]

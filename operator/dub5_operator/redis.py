@@ -144,13 +144,22 @@ class Thresholds:
 
 
 class Samples:
-    """`redis` is an asyncio client; its errors are passed on. `clock` gives seconds since the epoch."""
+    """`redis` is an asyncio client; its errors are passed on. `clock` gives seconds since the epoch. `of` are the
+    classes that are learnt of, all where it is None. With `looks_on` nothing is written: nobody samples for it."""
 
     def __init__(
-        self, redis: Any, clock: Callable[[], float], on_undecodable: OnUndecodable = ignored
+        self,
+        redis: Any,
+        clock: Callable[[], float],
+        on_undecodable: OnUndecodable = ignored,
+        *,
+        of: Collection[str] | None = None,
+        looks_on: bool = False,
     ) -> None:
         self._redis = redis
         self._clock = clock
+        self._of = of
+        self._looks_on = looks_on
         self._offset = 0.0
         self._on_undecodable = on_undecodable
         self._last: Id | None = None  # of what was read; not known before the first reading
@@ -177,11 +186,12 @@ class Samples:
         async with self._lock:
             if self._clock() - self._read_at < every:
                 return
-            await self._redis.set(SAMPLES_READER, b"1", ex=READER_FOR)
+            if not self._looks_on:
+                await self._redis.set(SAMPLES_READER, b"1", ex=READER_FOR)
             await self._read_classes()
             if self.announcement is None:
                 return
-            begun = await self.learnings.know(self.announcement, wanted, self.now())
+            begun = await self.learnings.know(self._narrowed(self.announcement), wanted, self.now())
             self._last = begun if self._last is None else self._last
             while await self._read_page():
                 pass
@@ -202,13 +212,19 @@ class Samples:
                 self._redis, CLASSES_KEY, _announcement, self._on_undecodable, "classes"
             )
 
+    def _narrowed(self, announcement: Announcement) -> Announcement:
+        if self._of is None:
+            return announcement
+        classes = {name: each for name, each in announcement.classes.items() if name in self._of}
+        return msgspec.structs.replace(announcement, classes=classes)
+
     async def _read_page(self) -> bool:
         """Whether there may be more."""
         last = self._last or (0, 0)
         try:
             found = await self._redis.xrange(SAMPLES, min=f"({last[0]}-{last[1]}", max="+", count=PAGE)
         except (ResponseError, InvalidResponse) as error:
-            if isinstance(error, ResponseError) and not _is_damage(error):
+            if self._looks_on or (isinstance(error, ResponseError) and not _is_damage(error)):
                 raise
             self._on_undecodable("samples", type(error).__name__)
             await self._redis.delete(SAMPLES)

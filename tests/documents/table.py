@@ -232,6 +232,10 @@ HELD = {
         ),
         "tests/integration/documents/test_rehearsal.py::test_an_outage_is_rehearsed",
     ),
+    # In its pod it is run as there: with a token that may read policies, and the Redis of the service.
+    "kubectl exec deployment/dub5-operator --namespace chat -- dub5 policy explain banter": (
+        "tests/operator/test_api_server.py::test_what_the_operator_decided_is_explained_with_its_own_rights"
+    ),
     "tools/cluster/cluster up": "tests/cluster/test_tool.py::cluster",
     "KUBECONFIG=~/.kube/config RATE=20 make loadtest SCENARIO=steady NAMESPACE=chat RELEASE=dub5 "
     "PROMETHEUS=monitoring/prometheus:9090": "tests/cluster/test_loadtest.py::"

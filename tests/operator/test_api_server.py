@@ -19,6 +19,7 @@ import pytest
 from blockbuster import BlockBuster
 from redis.asyncio import Redis
 
+from dub5.cli.main import main
 from dub5.contract import (
     CLASSES_KEY,
     POLICY_KEY,
@@ -355,6 +356,39 @@ def _kubeconfig(server: ApiServer) -> str:
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
         }
     )
+
+
+async def test_what_the_operator_decided_is_explained_with_its_own_rights(
+    api_server: ApiServer,
+    kubernetes: httpx.AsyncClient,
+    client: Redis,
+    redis: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "kubeconfig").write_text(_kubeconfig(api_server))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    await announce(client, "banter")
+    await sample(client, "banter")
+    await create(kubernetes, "cachepolicies", "banter", {"cacheClass": "banter"})
+    words = ["policy", "explain", "banter", "--namespace", NAMESPACE, "--redis", redis]
+    assert await asyncio.to_thread(main, words) == 1
+    assert "not reconciled yet" in capsys.readouterr().err
+    async with operating(api_server, client):
+        body = await until(
+            kubernetes, "cachepolicies", "banter", lambda body: bool(condition(body, "Published"))
+        )
+    capsys.readouterr()
+    assert await asyncio.to_thread(main, [*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["status"]["reason"] == body["status"]["reason"]
+    assert found["now"]["lookUps"] == body["status"]["lookUps"] == 2 * 60 * 40
+    assert (await published(client)).classes.keys() == {"banter"}
+    assert await asyncio.to_thread(main, ["policy", "explain", "nobody", *words[3:]]) == 1
+    assert "no CachePolicy nobody" in capsys.readouterr().err
+    assert await asyncio.to_thread(main, [*words[:3], "--namespace", "kube-system", *words[5:]]) == 1
+    assert "403" in capsys.readouterr().err
 
 
 async def test_an_invalidation_is_done_once(

@@ -27,6 +27,10 @@ COMMANDS = {
         "Set TTLs from what is measured, as CachePolicy objects of a namespace say.",
         "dub5 operator --config dub5.yaml --namespace chat",
     ),
+    "policy": (
+        "Say why a TTL is what it is, by what is measured.",
+        "dub5 policy explain banter",
+    ),
     "config": ("Check or describe the configuration.", "dub5 config check dub5.yaml"),
     "keys": ("Make, list and revoke the keys of callers.", "dub5 keys new --tenant acme"),
     "cache": ("Show what a running service's cache holds, purge or fill it.", "dub5 cache stats"),

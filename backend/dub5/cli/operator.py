@@ -16,16 +16,11 @@ from pathlib import Path
 import msgspec
 
 from dub5 import __version__
+from dub5.cli.operators_redis import client_of
 from dub5.errors import ConfigError
 from dub5.process.threads import then_end
-from dub5.redis.client import connect
-from dub5.redis.link import bounded
 from dub5.settings.loader import load
-from dub5.settings.model import read_secret
 from dub5.telemetry.logging import configure, get_logger
-
-TIMEOUT = 2.0
-"""Seconds for one answer of Redis: no request waits for the operator, and a page of samples is large."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,16 +51,9 @@ def run(config: Path | None, environment: Mapping[str, str], namespace: str, **o
     except ImportError as error:
         raise ConfigError(f"The operator needs the extra `dub5[operator]`: {error}.") from None
     whole = load(config, environment)
-    settings = whole.redis
-    if settings is None:
-        raise ConfigError("The operator reads and writes Redis: set redis.url, as for the service.")
-    password = None
-    if settings.password is not None:
-        password = read_secret("redis.password", settings.password, dict(environment))
-    unhurried = msgspec.structs.replace(settings, timeout=type(settings.timeout)(TIMEOUT))
+    redis = client_of(whole, environment)
 
     async def serve() -> None:
-        redis = bounded(connect(unhurried, password))
         get_logger().info("started", version=__version__, namespace=namespace)
         try:
             await run_operator(redis, msgspec.convert({"namespace": namespace, **options}, Options))

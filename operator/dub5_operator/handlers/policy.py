@@ -407,7 +407,7 @@ class PolicyReconciler:
             schedule = await asyncio.to_thread(Schedule, policy.schedule) if policy.schedule else _NO_SCHEDULE
         except ValueError as error:
             return _not_ready("InvalidSchedule", f"{error}.", "False")
-        limits = _limits(policy, configured)
+        limits = limits_of(policy, configured)
         state, now = self._state(uid, status), self._clock()
         learnt = self._samples.learnings[policy.cache_class]
         learning = learnt.learning
@@ -531,7 +531,8 @@ def _read(spec: Mapping[str, Any]) -> CachePolicySpec:
     return msgspec.convert(dict(spec), CachePolicySpec, strict=False)
 
 
-def _limits(policy: CachePolicySpec, configured: AnnouncedClass) -> PolicyLimits:
+def limits_of(policy: CachePolicySpec, configured: AnnouncedClass) -> PolicyLimits:
+    """What the planner is to keep to."""
     longest = max(min(seconds(policy.ttl.max), configured.max_ttl, LONGEST_TTL), _SHORTEST_MAX)
     return PolicyLimits(
         shortest=min(seconds(policy.ttl.min), longest),
@@ -570,7 +571,7 @@ def in_force(
 ) -> Report:
     """Of a policy that was reconciled: the class's TTL is `ttl`, the operator's where it is `published`, or its own."""
     return Report(
-        status=_status(decision, learning, measured),
+        status=status_of(decision, learning, measured),
         conditions=_conditions(spec, decision, ttl, published),
         events=_events(last, spec, decision, learning),
     )
@@ -686,7 +687,8 @@ def written(duration: float) -> str:
     return "".join(f"{count}{unit}" for count, unit in parts if count)
 
 
-def _status(decision: Decision, learning: Learning, measured: Measured | None) -> Json:
+def status_of(decision: Decision, learning: Learning, measured: Measured | None) -> Json:
+    """Fields of the status, but for times and conditions."""
     drift, curve = learning.drift, learning.curve(0.0)
     return {
         "ttl": written(decision.ttl) if decision.ttl else "0s",
@@ -694,13 +696,13 @@ def _status(decision: Decision, learning: Learning, measured: Measured | None) -
         "recommended": written(decision.recommended) if decision.recommended else "0s",
         "boundBy": decision.bound_by,
         "reason": decision.reason,
-        "hitRatio": _percent(decision.hit_ratio),
-        "measuredHitRatio": _percent(decision.measured_hit_ratio),
-        "stale": _percent(decision.stale),
-        "staleBound": _percent(decision.stale_upper),
+        "hitRatio": percent(decision.hit_ratio),
+        "measuredHitRatio": percent(decision.measured_hit_ratio),
+        "stale": percent(decision.stale),
+        "staleBound": percent(decision.stale_upper),
         "staleMeasured": None if measured is None else _measured(measured),
         "driftPerHour": _drift(drift),
-        "noise": _percent(drift.noise) if drift.observations else None,
+        "noise": percent(drift.noise) if drift.observations else None,
         "saving": None if math.isnan(decision.saving) else f"${decision.saving:.3g}/h",
         "memory": None if math.isnan(decision.bytes) else f"{decision.bytes / 2**20:.3g}Mi",
         "lookUps": int(curve.seen) if curve is not None else 0,
@@ -708,12 +710,13 @@ def _status(decision: Decision, learning: Learning, measured: Measured | None) -
     }
 
 
-def _percent(ratio: float) -> str | None:
+def percent(ratio: float) -> str | None:
+    """`0.0123` as `1.23%`; None where it is not known."""
     return None if math.isnan(ratio) else f"{100 * ratio:.3g}%"
 
 
 def _measured(measured: Measured) -> str:
-    return "{} ({} to {})".format(*(_percent(each) for each in measured[:3]))
+    return "{} ({} to {})".format(*(percent(each) for each in measured[:3]))
 
 
 def _drift(drift: DriftEstimate) -> str | None:
@@ -728,7 +731,7 @@ def _conditions(spec: CachePolicySpec, decision: Decision, ttl: float, published
     if spec.mode != "Auto":
         whose = "it stays as it was published" if published else "it is the configuration's"
         message += f" Mode {spec.mode}: {whose}."
-    budget, likely, most = spec.staleness.budget, _percent(decision.stale), _percent(decision.stale_upper)
+    budget, likely, most = spec.staleness.budget, percent(decision.stale), percent(decision.stale_upper)
     feasible = f"The budget is {budget} of hits"
     if likely is not None:
         feasible += f"; by the best estimate {likely} are stale, at most {most}"

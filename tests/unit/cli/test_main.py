@@ -38,6 +38,20 @@ def loaded(*arguments: str) -> set[str]:
             "operator",
             {"aiohttp", "dub5.api", "dub5.cache", "dub5.chat", "httpx", "litestar", "uvicorn", "uvloop"},
         ),
+        (
+            "policy",
+            {
+                "aiohttp",
+                "dub5.api",
+                "dub5.cache",
+                "dub5.chat",
+                "kopf",
+                "litestar",
+                "matplotlib",
+                "numpy",
+                "uvicorn",
+            },
+        ),
         ("config", {"aiohttp", "dub5.api", "httpx", "litestar", "redis", "uvicorn", "uvloop"}),
         ("cache", {"aiohttp", "dub5.api", "litestar", "redis", "uvicorn"}),
         (
@@ -60,5 +74,5 @@ def test_help_loads_none_of_them() -> None:
 
 def test_each_command_is_a_module() -> None:
     folder = Path(dub5.cli.__path__[0])
-    shared = {"__init__", "command", "main", "preflight", "standard_streams"}
+    shared = {"__init__", "command", "main", "operators_redis", "preflight", "standard_streams"}
     assert {path.stem for path in folder.glob("*.py")} - shared == COMMANDS.keys()
