@@ -236,6 +236,16 @@ HELD = {
     "kubectl exec deployment/dub5-operator --namespace chat -- dub5 policy explain banter": (
         "tests/operator/test_api_server.py::test_what_the_operator_decided_is_explained_with_its_own_rights"
     ),
+    **dict.fromkeys(
+        (
+            "kubectl exec deployment/dub5 --namespace chat -- dub5 policy plan --record 30m --staleness 1%",
+            (
+                ".venv/bin/dub5 policy plan --record 30m --redis redis://localhost:6379/0 --staleness 1% "
+                "--min-ttl 5s --max-ttl 24h --plot plan.svg"
+            ),
+        ),
+        "tests/operator/test_plan.py::test_a_plan_is_a_table_and_a_plot",
+    ),
     "tools/cluster/cluster up": "tests/cluster/test_tool.py::cluster",
     "KUBECONFIG=~/.kube/config RATE=20 make loadtest SCENARIO=steady NAMESPACE=chat RELEASE=dub5 "
     "PROMETHEUS=monitoring/prometheus:9090": "tests/cluster/test_loadtest.py::"

@@ -28,8 +28,8 @@ COMMANDS = {
         "dub5 operator --config dub5.yaml --namespace chat",
     ),
     "policy": (
-        "Say why a TTL is what it is, by what is measured.",
-        "dub5 policy explain banter",
+        "Say why a TTL is what it is, and what it would be, by what is measured.",
+        "dub5 policy plan --record 30m --redis redis://localhost:6379/0",
     ),
     "config": ("Check or describe the configuration.", "dub5 config check dub5.yaml"),
     "keys": ("Make, list and revoke the keys of callers.", "dub5 keys new --tenant acme"),

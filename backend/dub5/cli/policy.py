@@ -1,7 +1,7 @@
-"""`dub5 policy explain`: why a TTL is what it is.
+"""`dub5 policy explain | plan`: why a TTL is what it is, and what it would be.
 
-It runs the operator's own planner and needs its extra. It is for where the operator runs: in its pod are the rights,
-the configuration and the way to Redis.
+Both run the operator's own planner and need its extra. `explain` is for where the operator runs: in its pod are the
+rights, the configuration and the way to Redis. `plan` needs no Kubernetes, only the Redis of a service.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,17 +19,19 @@ import msgspec
 from dub5.cli import command
 from dub5.cli.command import Failed
 from dub5.cli.operators_redis import client_of
-from dub5.cli.standard_streams import write
+from dub5.cli.standard_streams import complain, write
 from dub5.settings.loader import load
 
 if TYPE_CHECKING:
     from dub5_operator.explain.reading import Explained
+    from dub5_operator.explain.recording import Recorded
 
 T = TypeVar("T")
 
 IN_ITS_POD = Path("/etc/dub5/config/dub5.yaml")
 """Where the chart mounts the configuration."""
 FORMATS = (".svg", ".png", ".pdf")
+_OPTIONS = ("staleness", "per-question", "min-ttl", "max-ttl", "memory", "memory-price")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +45,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     explain.add_argument("name", metavar="NAME", help="of the CachePolicy")
     explain.add_argument("--namespace", help="of it (default: the pod's, or the kubeconfig's)")
     explain.set_defaults(run=_run_explain)
-    for each in (explain,):
+    plan = command.add(
+        commands,
+        "plan",
+        "Learn from a service's requests for a while, and say which TTLs would be set. Publishes nothing.",
+        "dub5 policy plan --record 30m --redis redis://localhost:6379/0 --staleness 1%",
+    )
+    plan.add_argument(
+        "--record", required=True, metavar="DURATION", help="for how long, such as 30m; at most 168h"
+    )
+    plan.add_argument(
+        "--class", dest="only", metavar="NAME", help="a cache class (default: all that are used)"
+    )
+    plan.add_argument("--staleness", metavar="SHARE", help="of hits that may be out of date (default 1%%)")
+    plan.add_argument(
+        "--per-question", metavar="TIMES", help="as often as that one question's may be (default 3)"
+    )
+    plan.add_argument("--min-ttl", metavar="DURATION", help="(default 5s)")
+    plan.add_argument(
+        "--max-ttl", metavar="DURATION", help="(default 24h); nor longer than the class's max_ttl"
+    )
+    plan.add_argument("--memory", metavar="SIZE", help="of a class's answers in Redis, such as 256Mi")
+    plan.add_argument("--memory-price", metavar="DOLLARS", help="per GiB and hour (default 0.02)")
+    plan.set_defaults(run=_run_plan)
+    for each in (explain, plan):
         each.add_argument(
             "--config",
             type=Path,
@@ -63,6 +89,10 @@ def _run_explain(args: argparse.Namespace) -> int:
     return _run(args, _explain)
 
 
+def _run_plan(args: argparse.Namespace) -> int:
+    return _run(args, _plan)
+
+
 def _run(args: argparse.Namespace, do: Callable[[argparse.Namespace], None]) -> int:
     from dub5_operator.explain.refused import Refused  # noqa: PLC0415  # of the operator, which others go without
 
@@ -81,6 +111,25 @@ def _explain(args: argparse.Namespace) -> None:
     draw = _drawer(args.plot)
     found = _with_redis(args, lambda redis: explain_policy(redis, args.name, args.namespace))
     _show(args, [found], found, draw)
+
+
+def _plan(args: argparse.Namespace) -> None:
+    from dub5_operator.explain import options  # noqa: PLC0415
+    from dub5_operator.explain.recording import plan  # noqa: PLC0415
+
+    draw = _drawer(args.plot)
+    spec = options.policy({name: getattr(args, name.replace("-", "_")) for name in _OPTIONS})
+    record, terminal = options.duration(args.record), sys.stderr.isatty()
+
+    def report_progress(recorded: Recorded) -> None:
+        if terminal:
+            end = "\r" if recorded.passed < record else "\n"
+            complain(f"{recorded.passed:.0f} of {record:.0f} s, look-ups: {recorded.look_ups}", end=end)
+
+    found = _with_redis(
+        args, lambda redis: plan(redis, spec, args.only, record=record, report_progress=report_progress)
+    )
+    _show(args, found, {"recorded_seconds": record, "classes": found}, draw)
 
 
 def _with_redis(args: argparse.Namespace, ask: Callable[[Any], Awaitable[T]]) -> T:
