@@ -32,6 +32,10 @@ WAYS = {
     ],
     "contract.py": [("dub5.contract", "dub5.errors"), ("dub5.contract", "redis")],
     "question_ttl.py": [("dub5.question_ttl", "dub5.errors"), ("dub5.question_ttl", "numpy")],
+    "What an autoscaler decides": [
+        ("dub5.advisor.hpa", "dub5.errors"),
+        ("dub5.advisor.hpa_metrics", "numpy"),
+    ],
     "Of the backend, the operator": [
         ("dub5_operator.crd", "dub5.errors"),
         ("dub5_operator.crd", "dub5.shares"),
