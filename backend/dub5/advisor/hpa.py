@@ -207,12 +207,7 @@ class Autoscaler:
     def _may_leave_zero(self) -> bool:
         """Only where the controller itself went there: any other zero is somebody's wish to be left alone."""
         condition = self._conditions.get("ScaledToZero")
-        if not self.controller.scale_to_zero or condition is None or not condition.status:
-            return False
-        return self.spec.min_replicas > 0 or self._has_metric_at_zero()
-
-    def _has_metric_at_zero(self) -> bool:
-        return any(metric.type in ("Object", "External") for metric in self.spec.metrics)
+        return self.controller.scale_to_zero and condition is not None and condition.status
 
     def _choose(self, metrics: Sequence[Proposal], current: int) -> int | None:
         """The greatest proposal. None: there is none, or it would go down while a metric cannot be used."""
@@ -331,7 +326,7 @@ class Autoscaler:
             else:
                 _note(self._downs, decision.time, decision.current - decision.replicas, down)
         if self.controller.scale_to_zero:
-            to_zero = decision.replicas == 0 and self.spec.min_replicas == 0 and self._has_metric_at_zero()
+            to_zero = decision.replicas == 0
             self._conditions["ScaledToZero"] = Condition(
                 to_zero, "ScaledToZero" if to_zero else "NotScaledToZero"
             )

@@ -166,7 +166,8 @@ def _of_pods(name: str, metric: Metric, samples: Mapping[str, Sample], situation
     if isinstance(source, ContainerResourceMetric):
         container = source.container
     groups = _group(situation, samples, resource)
-    known = {pod: sample.milli for pod, sample in samples.items() if pod not in groups.left_out}
+    left_out = groups.unready | groups.ignored
+    known = {pod: sample.milli for pod, sample in samples.items() if pod not in left_out}
     if not known:
         raise _Unusable("no pod that is ready has a reading")
     aim, goal = metric.aim
@@ -181,10 +182,6 @@ class _Groups(Struct, frozen=True):
     unready: set[str]
     missing: set[str]
     ignored: set[str]
-
-    @property
-    def left_out(self) -> set[str]:
-        return self.unready | self.ignored
 
 
 def _group(situation: Situation, samples: Mapping[str, Sample], resource: str) -> _Groups:
