@@ -17,7 +17,7 @@ import re
 import types
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 import yaml
@@ -26,7 +26,9 @@ from dub5.errors import ConfigError
 from dub5.settings.model import Duration, Settings, Size, Source, read_file, validate
 from dub5.settings.schema import as_written, schema
 
-__all__ = ["convert", "load", "parse_yaml", "schema"]
+__all__ = ["convert", "load", "nearest", "parse_yaml", "schema", "section"]
+
+T = TypeVar("T")
 
 _PREFIX = "DUB5_"
 
@@ -147,6 +149,13 @@ def convert(written: dict[str, Any]) -> Settings:
         settings = msgspec.structs.replace(settings, personalities={})
     validate(settings)
     return settings
+
+
+def section(written: Any, kind: type[T]) -> T:
+    """Plain data to a closed Struct that is no part of `Settings`; ConfigError names the key."""
+    _examine(written, kind, "")
+    converted: T = _convert(written, kind, "")
+    return converted
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -298,7 +307,7 @@ def _examine_section(written: Any, kind: type[msgspec.Struct], where: str) -> No
         if key in fields:
             _examine(value, fields[key], _joined(where, key))
         elif key != tag_field:
-            raise ConfigError(f"{_joined(where, key)}: unknown key{_nearest(str(key), fields)}")
+            raise ConfigError(f"{_joined(where, key)}: unknown key{nearest(str(key), fields)}")
 
 
 @functools.cache  # finding out is most of what reading a configuration costs
@@ -341,6 +350,7 @@ def _joined(where: str, key: object) -> str:
     return f"{where}.{key}" if where else str(key)
 
 
-def _nearest(key: str, known: Iterable[str]) -> str:
+def nearest(key: str, known: Iterable[str]) -> str:
+    """What an error about an unknown `key` ends with: the most similar one, else all."""
     close = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
     return f"; did you mean `{close[0]}`?" if close else f"; known here: {', '.join(known)}"
