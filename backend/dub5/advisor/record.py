@@ -1,0 +1,262 @@
+"""The record of a load: what came, how long calls took, and how the cluster went along, in one file to be sent.
+
+JSON lines, gzipped. The first line is the `Header`; each further one says what holds from its second `at` on, until
+the next of its kind: requests (`Arrivals`), or callers that ask one question after the other (`Callers`); what became
+of requests (`Mix`); and what was seen of the cluster (`Seen`), which no simulation reads: it is compared with that.
+There are no prompts, answers, keys or names of callers in it.
+
+A record bounds what is read of it: `LIMIT` bytes unzipped, LONGEST seconds.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import itertools
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+VERSION = 1
+LIMIT = 256 * 2**20
+"""Bytes of a record, unzipped."""
+
+LONGEST = 32 * 86400
+"""Seconds."""
+
+_MOST_AT_ONCE = 10**6
+_GZIP = b"\x1f\x8b"
+
+Seconds = Annotated[float, Meta(ge=0, le=LONGEST)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+class BadRecord(Exception):
+    """A file that is no record, or one that cannot be; the message says which line and field."""
+
+
+class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="line"):
+    """One line of a record."""
+
+
+class Pace(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How often things look, in seconds: Prometheus at pods, and the autoscaler at the metric.
+
+    `synced` is a moment at which the autoscaler looked, where that is known: it looks each `sync` before and after it.
+    A figure counts for `window` after it was scraped; a new pod is found by Prometheus within `discovery`.
+    """
+
+    scrape: Annotated[float, Meta(gt=0, le=600)] = 15.0
+    sync: Annotated[float, Meta(gt=0, le=600)] = 15.0
+    synced: Seconds | None = None
+    window: Annotated[float, Meta(gt=0, le=3600)] = 60.0
+    discovery: Annotated[float, Meta(ge=0, le=600)] = 5.0
+
+
+class Cluster(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`replicas` are there at first; absent: as few as may be. `starts`: seconds from a pod's making until it is ready,
+    as measured, each as likely as the others. `room`: how many pods there is room for; absent: for all. Where a pod
+    finds none, `more_room` is there `more_room_after` seconds later, as a cluster autoscaler makes it.
+    `blind`: from when to when the autoscaler's metric could not be read.
+    """
+
+    replicas: Annotated[int, Meta(ge=0, le=10_000)] | None = None
+    starts: Annotated[
+        tuple[Annotated[float, Meta(gt=0, le=3600)], ...], Meta(min_length=1, max_length=100_000)
+    ] = (3.0, 3.5, 4.0, 4.5, 5.0)
+    room: Annotated[int, Meta(ge=1)] | None = None
+    more_room: Annotated[int, Meta(ge=0)] = 0
+    more_room_after: Annotated[float, Meta(ge=0)] = 120.0
+    blind: list[tuple[Seconds, Seconds]] = []
+
+
+class Connections(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`keep`: seconds for which clients keep an idle connection, and so stay with one replica; 0: each request is
+    balanced anew, as an HTTP/2 proxy does it. `leave_full`: they end where a replica was full, as answers then ask for.
+    `again`: seconds after which a caller of `Callers` that was refused asks again.
+    """
+
+    keep: Annotated[float, Meta(ge=0, le=3600)] = 5.0
+    leave_full: bool = True
+    again: Annotated[float, Meta(gt=0, le=3600)] = 1.0
+
+
+class Header(Line, frozen=True, kw_only=True, tag="record"):
+    """`source` says where it is from, in words; `began` is the Unix time of its second 0, `seconds` its length.
+
+    `values` are the chart's values that were in force, as far as they differ from its defaults.
+    """
+
+    version: int = VERSION
+    source: str
+    began: float = 0.0
+    seconds: Annotated[float, Meta(gt=0, le=LONGEST)]
+    pace: Pace = Pace()
+    cluster: Cluster = Cluster()
+    connections: Connections = Connections()
+    values: dict[str, Any] = {}
+
+
+class Arrivals(Line, frozen=True, kw_only=True, tag="arrivals"):
+    """How many requests came in each `step` seconds from `at` on; each fell anywhere within its step.
+
+    A fraction is the chance of one more.
+    """
+
+    at: Seconds
+    step: Annotated[float, Meta(gt=0, le=3600)] = 1.0
+    requests: Annotated[list[Annotated[float, Meta(ge=0, le=_MOST_AT_ONCE)]], Meta(max_length=LONGEST)]
+
+
+class Callers(Line, frozen=True, kw_only=True, tag="callers"):
+    """From `at` on so many callers each ask one question after the other, on a connection of their own."""
+
+    at: Seconds
+    count: Annotated[int, Meta(ge=0, le=100_000)]
+
+
+class Mix(Line, frozen=True, kw_only=True, tag="mix"):
+    """What becomes of requests from `at` on: `hits` of them are answered from the cache, `followers` by another's call;
+    the rest are calls, which hold a slot for as long as `service` says: (share of calls, seconds that they took at
+    most), both ascending, between which lines are drawn.
+    """
+
+    at: Seconds = 0.0
+    hits: Share = 0.0
+    followers: Share = 0.0
+    service: Annotated[list[tuple[Share, Seconds]], Meta(min_length=1, max_length=1001)]
+
+
+class Seen(Line, frozen=True, kw_only=True, tag="seen"):
+    """What there was at `at`, as far as it is known: replicas wanted and ready, demand and queue of all of them
+    together, requests shed since the beginning."""
+
+    at: Seconds
+    wanted: int | None = None
+    ready: int | None = None
+    demand: float | None = None
+    queued: float | None = None
+    shed: float | None = None
+
+
+AnyLine = Header | Arrivals | Callers | Mix | Seen
+L = TypeVar("L", bound="Arrivals | Callers | Mix | Seen")
+
+
+class Record(msgspec.Struct, frozen=True):
+    """A header, and the lines of each kind by time."""
+
+    header: Header
+    arrivals: list[Arrivals]
+    callers: list[Callers]
+    mixes: list[Mix]
+    seen: list[Seen]
+
+    @property
+    def requests(self) -> float:
+        """How many came; those of `callers` are not known before the service answers."""
+        return sum(sum(each.requests) for each in self.arrivals)
+
+
+def make(header: Header, lines: Iterable[AnyLine]) -> Record:
+    """A record of these lines; BadRecord where they do not fit together."""
+    found = list(lines)
+
+    def of(kind: type[L]) -> list[L]:
+        return sorted((line for line in found if isinstance(line, kind)), key=lambda line: line.at)
+
+    record = Record(header, of(Arrivals), of(Callers), of(Mix), of(Seen))
+    _check(record)
+    return record
+
+
+def write(record: Record, path: Path) -> None:
+    """BadRecord where the file cannot be written, or `read` would not take it."""
+    lines = [record.header, *record.arrivals, *record.callers, *record.mixes, *record.seen]
+    text = b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
+    _parse(text)
+    try:
+        path.write_bytes(gzip.compress(text, mtime=0))
+    except OSError as error:
+        raise BadRecord(f"{path} cannot be written: {error.strerror}") from None
+
+
+def read(path: Path) -> Record:
+    """BadRecord says what is wrong with which line."""
+    try:
+        return _parse(_unzipped(path))
+    except OSError as error:
+        raise BadRecord(f"{path} cannot be read: {error.strerror or error}") from None
+    except BadRecord as error:
+        raise BadRecord(f"{path}: {error}") from None
+
+
+def _unzipped(path: Path) -> bytes:
+    with path.open("rb") as file:
+        zipped = file.read(2) == _GZIP
+        file.seek(0)
+        source: io.BufferedIOBase | gzip.GzipFile = gzip.GzipFile(fileobj=file) if zipped else file
+        try:
+            content = source.read(LIMIT + 1)
+        except (EOFError, zlib.error, gzip.BadGzipFile):
+            raise BadRecord("it is damaged: it cannot be unzipped") from None
+    if len(content) > LIMIT:
+        raise BadRecord(f"it has more than {LIMIT // 2**20} MiB")
+    return content
+
+
+def _parse(content: bytes) -> Record:
+    lines = [
+        _line(number, written) for number, written in enumerate(content.splitlines(), 1) if written.strip()
+    ]
+    if not lines or not isinstance(lines[0], Header):
+        raise BadRecord("this is no record of a load: its first line is not of kind `record`")
+    header, rest = lines[0], lines[1:]
+    if header.version != VERSION:
+        raise BadRecord(f"line 1: version: it is of version {header.version}, this program reads {VERSION}")
+    if any(isinstance(line, Header) for line in rest):
+        raise BadRecord("there is a second line of kind `record`")
+    return make(header, rest)
+
+
+def _line(number: int, written: bytes) -> AnyLine:
+    try:
+        line: AnyLine = msgspec.json.decode(written, type=AnyLine)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        if number == 1 and b'"record"' not in written:
+            raise BadRecord("this is no record of a load") from None
+        text, _, place = str(error).partition(" - at `$")
+        raise BadRecord(f"line {number}: {place.strip('`.')}{': ' if place else ''}{text}") from None
+    return line
+
+
+def _check(record: Record) -> None:
+    seconds = record.header.seconds
+    if not record.arrivals and not record.callers:
+        raise BadRecord("it has no load: no line of kind `arrivals` or `callers`")
+    if not record.mixes or record.mixes[0].at > 0:
+        raise BadRecord("there is no line of kind `mix` at second 0: how long calls take is not known")
+    if any(earlier >= later for earlier, later in record.header.cluster.blind):
+        raise BadRecord("cluster.blind: an outage ends before it begins")
+    for mix in record.mixes:
+        if mix.hits + mix.followers > 1:
+            raise BadRecord(f"mix at {mix.at:g}: hits and followers are more than all requests")
+        if not _ascending(mix.service):
+            raise BadRecord(f"mix at {mix.at:g}: service: shares and seconds must both ascend")
+    for before, after in itertools.pairwise(record.arrivals):
+        if after.at < _end(before) - 1e-6:
+            raise BadRecord(f"arrivals at {after.at:g}: those before reach until {_end(before):g}")
+    if record.arrivals and _end(record.arrivals[-1]) > seconds + record.arrivals[-1].step:
+        raise BadRecord(f"arrivals reach until {_end(record.arrivals[-1]):g}, the record until {seconds:g}")
+
+
+def _end(arrivals: Arrivals) -> float:
+    return arrivals.at + arrivals.step * len(arrivals.requests)
+
+
+def _ascending(points: Sequence[tuple[float, float]]) -> bool:
+    return all(a[0] <= b[0] and a[1] <= b[1] for a, b in itertools.pairwise(points))

@@ -1,0 +1,141 @@
+"""A record: written and read again, bounded, and what is wrong with one that is none."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from dub5.advisor import record as records
+from dub5.advisor.record import (
+    Arrivals,
+    BadRecord,
+    Callers,
+    Cluster,
+    Header,
+    Mix,
+    Pace,
+    Seen,
+    make,
+    read,
+    write,
+)
+
+SERVICE = [(0.5, 2.0), (1.0, 9.0)]
+
+
+def header(**changes: Any) -> Header:
+    return Header(**{"source": "a test", "seconds": 60.0, **changes})
+
+
+def written(path: Path, *lines: dict[str, Any]) -> Path:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+HEADER = {"line": "record", "version": 1, "source": "x", "seconds": 60}
+ARRIVALS = {"line": "arrivals", "at": 0, "requests": [1, 2]}
+MIX = {"line": "mix", "service": [[1.0, 3.0]]}
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    made = make(
+        header(
+            pace=Pace(synced=3.5),
+            cluster=Cluster(replicas=3, room=9, blind=[(5.0, 9.0)]),
+            values={"replicas": 4},
+        ),
+        [
+            Seen(at=7.0, wanted=2),
+            Mix(at=30.0, service=[(1.0, 1.0)]),
+            Mix(hits=0.25, followers=0.5, service=SERVICE),
+            Arrivals(at=10.0, step=5.0, requests=[1.0, 0.5]),
+            Arrivals(at=0.0, requests=[3.0]),
+            Callers(at=2.0, count=7),
+        ],
+    )
+    write(made, tmp_path / "load.record")
+    assert read(tmp_path / "load.record") == made
+    assert [each.at for each in made.arrivals] == [0.0, 10.0]
+    assert made.requests == 4.5
+
+
+def test_the_same_record_is_the_same_file(tmp_path: Path) -> None:
+    made = make(header(), [Mix(service=SERVICE), Callers(at=0, count=1)])
+    for name in ("a", "b"):
+        write(made, tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_one_that_somebody_has_unzipped_is_read(tmp_path: Path) -> None:
+    assert read(written(tmp_path / "plain", HEADER, MIX, ARRIVALS)).requests == 3
+
+
+@pytest.mark.parametrize(
+    ("lines", "named"),
+    [
+        ([], "no record"),
+        ([ARRIVALS, MIX], "first line"),
+        ([{"hello": 1}], "no record"),
+        ([HEADER, MIX], "no load"),
+        ([HEADER, ARRIVALS], "mix"),
+        ([HEADER, {**MIX, "at": 1}, ARRIVALS], "second 0"),
+        ([HEADER, HEADER, MIX, ARRIVALS], "second line"),
+        ([{**HEADER, "version": 2}, MIX, ARRIVALS], "version"),
+        ([{**HEADER, "seconds": -1}, MIX, ARRIVALS], "seconds"),
+        ([{**HEADER, "seconds": 1e9}, MIX, ARRIVALS], "seconds"),
+        ([{**HEADER, "pace": {"scrap": 1}}, MIX, ARRIVALS], "scrap"),
+        ([{**HEADER, "cluster": {"starts": []}}, MIX, ARRIVALS], "starts"),
+        ([{**HEADER, "cluster": {"blind": [[9, 3]]}}, MIX, ARRIVALS], "blind"),
+        ([HEADER, {**MIX, "hits": 1.5}, ARRIVALS], "hits"),
+        ([HEADER, {**MIX, "hits": 0.7, "followers": 0.7}, ARRIVALS], "followers"),
+        ([HEADER, {**MIX, "service": [[1.0, 3.0], [0.5, 9.0]]}, ARRIVALS], "service"),
+        ([HEADER, MIX, {**ARRIVALS, "requests": [-1]}], "line 3"),
+        ([HEADER, MIX, {**ARRIVALS, "requests": [1] * 90}], "arrivals"),
+        ([HEADER, MIX, ARRIVALS, {**ARRIVALS, "at": 1}], "arrivals at 1"),
+        ([HEADER, MIX, {"line": "arrival"}], "line 3"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, lines: list[dict[str, Any]], named: str) -> None:
+    with pytest.raises(BadRecord) as raised:
+        read(written(tmp_path / "load.record", *lines))
+    assert named in str(raised.value)
+    assert "load.record" in str(raised.value)
+
+
+def test_what_cannot_be_read_is_not_written(tmp_path: Path) -> None:
+    made = make(header(pace=Pace(scrape=0.0)), [Mix(service=SERVICE), Callers(at=0, count=1)])
+    with pytest.raises(BadRecord) as raised:
+        write(made, tmp_path / "load.record")
+    assert "pace.scrape" in str(raised.value)
+    assert not (tmp_path / "load.record").exists()
+
+
+def test_files_that_are_no_records(tmp_path: Path) -> None:
+    good = gzip.compress(msgspec.json.encode(HEADER) * 50)
+    for name, content in (
+        ("cut", good[:-12]),
+        ("damaged", good[:30] + b"\0\0\0\0" + good[34:]),
+        ("binary", b"\x00\xff" * 100),
+        ("empty", b""),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(BadRecord) as raised:
+            read(tmp_path / name)
+        assert name in str(raised.value)
+    with pytest.raises(BadRecord):
+        read(tmp_path / "absent")
+    with pytest.raises(BadRecord):
+        read(tmp_path)
+
+
+def test_a_bomb_is_not_unzipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "LIMIT", 2**20)
+    (tmp_path / "bomb").write_bytes(gzip.compress(b" " * (2**20 + 1)))
+    with pytest.raises(BadRecord) as raised:
+        read(tmp_path / "bomb")
+    assert "1 MiB" in str(raised.value)
