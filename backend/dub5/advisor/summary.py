@@ -1,0 +1,187 @@
+"""What a simulation has shown, as a table for people and as plain data; and how far it is from what was seen."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any, NamedTuple
+
+from dub5.advisor.record import Record
+from dub5.advisor.simulation import Outcome
+from dub5.advisor.values import Values
+
+_MOST_ROWS = 60
+_ROW_MINUTES = (1, 2, 5, 10, 15, 30, 60, 120, 240, 480, 720, 1440)
+
+
+class Spread(NamedTuple):
+    """Of replicas within a while; the mean is by time."""
+
+    least: int
+    mean: float
+    most: int
+
+
+class Row(NamedTuple):
+    """From `minute` on, of some minutes."""
+
+    minute: int
+    requests: float
+    refused: float
+    waited: float
+    wanted: Spread
+    ready: Spread
+
+
+class Agreement(NamedTuple):
+    """How a simulation agrees with what was seen, at each second of it: replica-seconds that it has more, as a share of
+    those that were seen, and the share of moments at which it is within one replica. Of replicas wanted, and ready."""
+
+    wanted_error: float
+    wanted_within_one: float
+    ready_error: float
+    ready_within_one: float
+
+
+def rows(outcome: Outcome, minutes: int) -> list[Row]:
+    """Of `minutes` each."""
+    found = []
+    for first in range(0, len(outcome.minutes), minutes):
+        part = outcome.minutes[first : first + minutes]
+        begin, end = first * 60.0, min(outcome.seconds, (first + minutes) * 60.0)
+        found.append(
+            Row(
+                first,
+                sum(each.requests for each in part),
+                sum(each.refused for each in part),
+                sum(each.waited for each in part),
+                *_spreads(outcome, begin, end),
+            )
+        )
+    return found
+
+
+def _spreads(outcome: Outcome, begin: float, end: float) -> tuple[Spread, Spread]:
+    """Of replicas wanted and ready."""
+    inside = [outcome.at(begin), *(change for change in outcome.changes if begin < change.at < end)]
+    moments = [begin, *(change.at for change in inside[1:]), end]
+    lengths = [later - earlier for earlier, later in itertools.pairwise(moments)]
+
+    def spread(values: list[int]) -> Spread:
+        total = sum(value * length for value, length in zip(values, lengths, strict=True))
+        return Spread(min(values), total / (end - begin), max(values))
+
+    return spread([change.wanted for change in inside]), spread([change.ready for change in inside])
+
+
+def agreement(record: Record, outcome: Outcome) -> Agreement | None:
+    """None where the record does not say how many replicas there were."""
+    seen = [each for each in record.seen if each.wanted is not None and each.ready is not None]
+    if not seen:
+        return None
+    index, pairs = 0, []
+    for second in range(math.ceil(seen[0].at), math.floor(outcome.seconds)):
+        while index + 1 < len(seen) and seen[index + 1].at <= second:
+            index += 1
+        simulated = outcome.at(second)
+        pairs.append((simulated.wanted, seen[index].wanted or 0, simulated.ready, seen[index].ready or 0))
+
+    def error(simulated: int, real: int) -> float:
+        there = sum(pair[real] for pair in pairs)
+        return (sum(pair[simulated] for pair in pairs) - there) / there if there else 0.0
+
+    def within_one(simulated: int, real: int) -> float:
+        return sum(abs(pair[simulated] - pair[real]) <= 1 for pair in pairs) / len(pairs) if pairs else 1.0
+
+    return Agreement(error(0, 1), within_one(0, 1), error(2, 3), within_one(2, 3))
+
+
+def plain(record: Record, values: Values, outcome: Outcome, seed: int) -> dict[str, Any]:
+    """For `--json`: durations in seconds, shares of requests."""
+    compared = agreement(record, outcome)
+    return {
+        "source": record.header.source,
+        "seed": seed,
+        "seconds": outcome.seconds,
+        "capacity": values.capacity,
+        "target": values.target,
+        "requests": outcome.requests,
+        "hits": outcome.hits,
+        "calls": outcome.calls,
+        "refused_share": outcome.refused_share,
+        "waited_share": outcome.waited_share,
+        "wait_p50": outcome.wait(0.5),
+        "wait_p99": outcome.wait(0.99),
+        "cut": outcome.cut,
+        "replica_hours": outcome.replica_hours,
+        "most_replicas": max(change.ready for change in outcome.changes),
+        "seen": None if compared is None else compared._asdict(),
+        "minutes": [
+            {**row._asdict(), "wanted": row.wanted._asdict(), "ready": row.ready._asdict()}
+            for row in rows(outcome, 1)
+        ],
+    }
+
+
+def text(record: Record, values: Values, outcome: Outcome) -> str:
+    """For people."""
+    minutes = next(
+        (each for each in _ROW_MINUTES if len(outcome.minutes) <= each * _MOST_ROWS), _ROW_MINUTES[-1]
+    )
+    lines = [
+        *_head(record, values, outcome),
+        "",
+        *_table(rows(outcome, minutes)),
+        "",
+        f"refused         {outcome.refused_share:.3%} of requests",
+        f"waited          {outcome.waited_share:.3%} of requests",
+        f"wait of calls   p50 {outcome.wait(0.5):.2f} s, p99 {outcome.wait(0.99):.2f} s",
+        f"streams cut     {outcome.cut}" + (" at server.max_stream" if outcome.cut else ""),
+        f"replica-hours   {outcome.replica_hours:.2f}",
+    ]
+    compared = agreement(record, outcome)
+    if compared is not None:
+        lines += [
+            _compared("wanted", compared.wanted_error, compared.wanted_within_one),
+            _compared("ready", compared.ready_error, compared.ready_within_one),
+        ]
+    return "\n".join(lines)
+
+
+def _head(record: Record, values: Values, outcome: Outcome) -> list[str]:
+    scaling = values.autoscaling
+    hits = outcome.hits / outcome.requests if outcome.requests else 0.0
+    between = (
+        f"{scaling.minReplicas} to {scaling.maxReplicas} replicas by {scaling.mode}, target {values.target}"
+    )
+    return [
+        f"{record.header.source}: {_duration(outcome.seconds)}, {outcome.requests:,.0f} requests, {hits:.1%} hits",
+        f"{values.replicas} replicas" if scaling.mode == "none" else between,
+        f"at most {values.capacity} calls at once in each",
+    ]
+
+
+def _compared(what: str, error: float, within_one: float) -> str:
+    return f"beside what was {what}: {error:+.1%} replica-seconds, within one at {within_one:.1%} of moments"
+
+
+def _table(found: list[Row]) -> list[str]:
+    head = f"{'minute':>6}  {'requests':>9}  {'refused':>8}  {'waited':>8}  {'wanted':>14}  {'ready':>14}"
+    unit = f"{'':>6}  {'':>9}  {'':>8}  {'':>8}  {'min mean max':>14}  {'min mean max':>14}"
+    return [head, unit, *(_row(row) for row in found)]
+
+
+def _row(row: Row) -> str:
+    def spread(of: Spread) -> str:
+        return f"{of.least:>3} {of.mean:>6.1f} {of.most:>3}"
+
+    counts = f"{row.minute:>6}  {row.requests:>9,.0f}  {row.refused:>8,.0f}  {row.waited:>8,.0f}"
+    return f"{counts}  {spread(row.wanted)}  {spread(row.ready)}"
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, rest = divmod(rest, 60)
+    return " ".join(
+        f"{count} {unit}" for count, unit in ((hours, "h"), (minutes, "min"), (rest, "s")) if count
+    )
