@@ -27,6 +27,23 @@ HERE = {
     "RATE=50 DURATION=2m make loadtest SCENARIO=steady URL=http://127.0.0.1:8000 OPERATIONS=http://127.0.0.1:9000",
     ".venv/bin/k6 run -e DUB5_URL=https://chat.example -e DUB5_KEY=$KEY deploy/k6/scenarios/smoke.js",
     ".venv/bin/pytest tests/unit/cache -k key",
+    ".venv/bin/dub5 autoscale record --shape step --rate 20 --length 30m --hits 0.4 --out load.record",
+    ".venv/bin/dub5 autoscale simulate load.record",
+    (
+        ".venv/bin/dub5 autoscale simulate load.record --set autoscaling.targetPercentage=50 "
+        "--set autoscaling.minReplicas=3"
+    ),
+    (
+        ".venv/bin/dub5 autoscale simulate load.record --values deploy/helm/dub5/examples/production.yaml --json"
+    ),
+    (
+        ".venv/bin/dub5 autoscale record --csv benchmarks/replay/azure_llm_2023_conv_10min.csv "
+        "--tokens-per-second 30 --out azure.record"
+    ),
+    (
+        ".venv/bin/dub5 autoscale simulate azure.record --set config.admission.max_inflight=20 "
+        "--set autoscaling.minReplicas=1"
+    ),
     "tools/cluster/cluster --help",
     ".venv/bin/python -m tools.release --help",
     (

@@ -53,7 +53,10 @@ NAVIGATION = {
             "connections",
             "/deploy/helm/dub5/README",
         ],
-        "Tune": ["configuration", "caching", "adaptive-ttl", "autoscaling", "scalability", "load-testing"],
+        "Tune": [
+            *("configuration", "caching", "adaptive-ttl", "autoscaling", "autoscale", "scalability"),
+            "load-testing",
+        ],
         "Operate": [
             *("alerts", "incidents", "rehearsal", "dashboards", "metrics", "logs", "known-limits"),
             *("/SECURITY", "/CHANGELOG"),

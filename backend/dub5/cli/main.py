@@ -42,6 +42,10 @@ COMMANDS = {
         "Make something of a load test by deploy/k6.",
         "dub5 loadtest report run.log --prometheus http://127.0.0.1:9090",
     ),
+    "autoscale": (
+        "Try values of the autoscaler on a recorded load, before they are in force.",
+        "dub5 autoscale simulate load.record --values values.yaml",
+    ),
 }
 """Each with its summary and an example."""
 SERVICES = {"serve", "operator"}

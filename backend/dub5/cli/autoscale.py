@@ -1,0 +1,249 @@
+"""`dub5 autoscale record | simulate`: try values of the autoscaler on a load that was, before they are in force."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+from dub5.advisor import sources, summary
+from dub5.advisor.record import (
+    LONGEST,
+    BadRecord,
+    Cluster,
+    Connections,
+    Header,
+    Mix,
+    Pace,
+    Record,
+    read,
+    write,
+)
+from dub5.advisor.simulation import simulate
+from dub5.advisor.values import read_values
+from dub5.cli import command
+from dub5.cli import standard_streams as streams
+from dub5.cli.command import Failed
+from dub5.settings.loader import parse_yaml
+from dub5.settings.model import Duration
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_record(commands)
+    _add_simulate(commands)
+
+
+def _add_record(commands: command.Commands) -> None:
+    record = command.add(
+        commands,
+        "record",
+        "Make the record of a load, one file for `simulate`.",
+        "dub5 autoscale record --csv arrivals.csv --hits 0.4 --service '0.5=6s,0.99=40s' --out load.record",
+    )
+    source = record.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--csv",
+        type=Path,
+        metavar="FILE",
+        help="arrivals, one a row: `TIMESTAMP` or `second`, `GeneratedTokens`",
+    )
+    source.add_argument("--scaling", type=Path, metavar="FILE", help="a CSV of benchmarks.scaling")
+    source.add_argument("--loadtest", type=Path, metavar="FOLDER", help="the report of a load test")
+    source.add_argument(
+        "--shape",
+        choices=sources.SHAPES,
+        help="; ".join(f"{name}: {what}" for name, what in sources.SHAPES.items()),
+    )
+    record.add_argument("--out", type=Path, required=True, metavar="FILE", help="where the record goes")
+    record.add_argument(
+        "--rate", type=_positive, default=10.0, help="requests a second at a shape's peak (default 10)"
+    )
+    record.add_argument("--length", type=_duration, default=3600.0, help="of a shape (default 1h)")
+    record.add_argument("--seed", type=int, default=1, help="of a shape's chances (default 1)")
+    record.add_argument("--hits", type=_share, default=0.0, help="share answered from the cache (default 0)")
+    record.add_argument(
+        "--followers", type=_share, default=0.0, help="share answered by the call of another (default 0)"
+    )
+    record.add_argument(
+        "--service",
+        type=command.read_by(_service),
+        default=[(0.0, 2.0), (0.5, 6.0), (0.9, 15.0), (0.99, 30.0), (1.0, 60.0)],
+        metavar="SHARE=TIME,…",
+        help="how long calls take: shares of them and what those take at most, such as 0.5=6s,0.99=40s, or one time "
+        "for all (default 0=2s,0.5=6s,0.9=15s,0.99=30s,1=60s)",
+    )
+    record.add_argument(
+        "--first-token", type=_duration, default=0.3, help="with GeneratedTokens (default 300ms)"
+    )
+    record.add_argument("--tokens-per-second", type=_positive, default=60.0, help="the same (default 60)")
+    record.add_argument(
+        "--replicas",
+        type=command.read_by(_count),
+        help="at the beginning (default: as few as the values allow)",
+    )
+    record.add_argument(
+        "--starts",
+        type=command.read_by(_durations),
+        default=None,
+        metavar="TIME,…",
+        help="of pods, as measured (default 3s to 5s)",
+    )
+    record.add_argument("--scrape", type=_duration, default=15.0, help="of Prometheus (default 15s)")
+    record.add_argument("--sync", type=_duration, default=15.0, help="of the autoscaler (default 15s)")
+    record.add_argument(
+        "--keep",
+        type=_duration,
+        default=5.0,
+        help="of idle connections by clients; 0s: a proxy balances each request (default 5s)",
+    )
+    record.set_defaults(run=_record)
+
+
+def _add_simulate(commands: command.Commands) -> None:
+    simulated = command.add(
+        commands,
+        "simulate",
+        "Say what the cluster would have done with a record's load: replicas, refusals, waits, cost.",
+        "dub5 autoscale simulate load.record --values values.yaml --set autoscaling.targetPercentage=60",
+    )
+    simulated.add_argument("record", type=Path, metavar="RECORD", help="as `dub5 autoscale record` makes it")
+    simulated.add_argument(
+        "--values",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="of the chart; several are laid over each other (default: those that were in force)",
+    )
+    simulated.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="one value of the chart, laid over the files",
+    )
+    simulated.add_argument(
+        "--seed", type=int, default=1, help="of everything that is left to chance (default 1)"
+    )
+    simulated.add_argument("--json", action="store_true", help="print plain data")
+    simulated.set_defaults(run=_simulate)
+
+
+def _record(args: argparse.Namespace) -> int:
+    try:
+        mix = Mix(hits=args.hits, followers=args.followers, service=args.service)
+        made = _read_source(args, mix)
+        write(made, args.out)
+    except BadRecord as error:
+        raise Failed(str(error)) from None
+    requests = (
+        f"{made.requests:,.0f} requests" if made.arrivals else "callers that ask one question after the other"
+    )
+    streams.write(f"{args.out}: {made.header.seconds:.0f} s, {requests}.")
+    return 0
+
+
+def _read_source(args: argparse.Namespace, mix: Mix) -> Record:
+    named = args.csv or args.scaling or args.loadtest
+
+    def header(began: float, seconds: float) -> Header:
+        return Header(
+            source=named.name if named else f"shape {args.shape}",
+            began=began,
+            seconds=seconds,
+            pace=Pace(scrape=args.scrape, sync=args.sync),
+            cluster=Cluster(replicas=args.replicas, **({"starts": args.starts} if args.starts else {})),
+            connections=Connections(keep=args.keep),
+        )
+
+    if args.csv:
+        return sources.of_csv(args.csv, header, mix, sources.Speed(args.first_token, args.tokens_per_second))
+    if args.scaling:
+        return sources.of_run(args.scaling, header, mix)
+    if args.loadtest:
+        return sources.of_loadtest(args.loadtest, header, mix)
+    if args.length > LONGEST:
+        raise Failed(f"--length: a record has at most {LONGEST // 86400} days")
+    return sources.of_shape(args.shape, header, mix, rate=args.rate, seconds=args.length, seed=args.seed)
+
+
+def _simulate(args: argparse.Namespace) -> int:
+    try:
+        record = read(args.record)
+    except BadRecord as error:
+        raise Failed(str(error)) from None
+    given = [_set(written) for written in args.set]
+    values = read_values(args.values, *([] if args.values else [record.header.values]), *given)
+    shows = sys.stderr.isatty()
+
+    def progress(share: float) -> None:
+        if shows:
+            streams.complain(f"\r{share:.0%} ", end="")
+
+    outcome = simulate(record, values, seed=args.seed, progress=progress)
+    if shows:
+        streams.complain("\r     \r", end="")
+    if args.json:
+        streams.write(json.dumps(summary.plain(record, values, outcome, args.seed)))
+    else:
+        streams.write(summary.text(record, values, outcome))
+    return 0
+
+
+def _set(written: str) -> dict[str, object]:
+    """`a.b=1` as {a: {b: 1}}, values as in YAML."""
+    name, equals, value = written.partition("=")
+    if not equals or not all(name.split(".")):
+        raise Failed(f"--set {written}: write NAME=VALUE, such as autoscaling.targetPercentage=60")
+    *parents, last = name.split(".")
+    found: dict[str, object] = {last: parse_yaml(value)}
+    for part in reversed(parents):
+        found = {part: found}
+    return found
+
+
+def _service(written: str) -> list[tuple[float, float]]:
+    parts = written.split(",")
+    if "=" not in written:
+        return [(1.0, _seconds(written))]
+    points = []
+    for part in parts:
+        share, equals, time = part.partition("=")
+        if not equals:
+            raise ValueError(f"{part!r} is not SHARE=TIME, such as 0.5=6s")
+        points.append((_share_of(share), _seconds(time)))
+    return points
+
+
+def _share_of(written: str) -> float:
+    if re.fullmatch(r"[01](\.[0-9]+)?|\.[0-9]+", written) is None or float(written) > 1:
+        raise ValueError(f"{written!r} is no share: write a number from 0 to 1")
+    return float(written)
+
+
+def _durations(written: str) -> tuple[float, ...]:
+    return tuple(_seconds(part) for part in written.split(","))
+
+
+def _seconds(written: str) -> float:
+    return float(Duration.parse(written))
+
+
+def _count(written: str) -> int:
+    if re.fullmatch(r"[0-9]{1,4}", written) is None:
+        raise ValueError(f"{written!r} is no number of replicas")
+    return int(written)
+
+
+def _positive_of(written: str) -> float:
+    if re.fullmatch(r"[0-9]{1,6}(\.[0-9]+)?", written) is None or float(written) == 0:
+        raise ValueError(f"{written!r} is no number above 0")
+    return float(written)
+
+
+_positive = command.read_by(_positive_of)
+_share = command.read_by(_share_of)
+_duration = command.read_by(_seconds)

@@ -1,0 +1,132 @@
+"""`dub5 autoscale`: what it prints, and what it says of what it cannot read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dub5.advisor.record import read
+from dub5.cli.main import main
+from testkit.places import ROOT
+
+SHORT = ("--shape", "step", "--rate", "6", "--length", "5m", "--service", "4s")
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Path:
+    path = tmp_path / "load.record"
+    assert main(["autoscale", "record", *SHORT, "--out", str(path)]) == 0
+    return path
+
+
+def simulated(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    capsys.readouterr()
+    assert main(["autoscale", "simulate", *arguments, "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Of a command that fails: it prints nothing else."""
+    capsys.readouterr()
+    assert main(["autoscale", *arguments]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    return printed.err
+
+
+def test_a_record_says_what_it_was_told(record: Path, tmp_path: Path) -> None:
+    options = "--hits 0.25 --followers 0.1 --service 0.5=2s,1=9s --starts 3s,20s --replicas 4 --scrape 30s --keep 0s"
+    path = tmp_path / "other.record"
+    assert main(["autoscale", "record", *SHORT, *options.split(), "--out", str(path)]) == 0
+    made = read(path)
+    (mix,) = made.mixes
+    assert (mix.hits, mix.followers, mix.service) == (0.25, 0.1, [(0.5, 2.0), (1.0, 9.0)])
+    cluster, connections, pace = made.header.cluster, made.header.connections, made.header.pace
+    assert (cluster.starts, cluster.replicas, connections.keep, pace.scrape) == ((3.0, 20.0), 4, 0.0, 30.0)
+    assert made.arrivals == read(record).arrivals
+
+
+def test_the_table_has_a_row_for_each_minute(record: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["autoscale", "simulate", str(record), "--set", "config.admission.max_inflight=10"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    minutes = [line.split()[0] for line in lines if line[:6].strip().isdigit()]
+    assert minutes == ["0", "1", "2", "3", "4"]
+    assert any(line.startswith("replica-hours") for line in lines)
+
+
+def test_files_and_single_values_are_laid_over_each_other(
+    record: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = tmp_path / "small.yaml"
+    small.write_text(
+        "autoscaling: {minReplicas: 3, maxReplicas: 5}\nconfig: {admission: {max_inflight: 10}}\n"
+    )
+    found = simulated(capsys, str(record), "--values", str(small), "--set", "autoscaling.targetPercentage=50")
+    assert (found["capacity"], found["target"]) == (10, 5)
+    assert found["minutes"][0]["ready"]["least"] == 3
+    assert found["most_replicas"] == 5
+
+
+def test_the_seed_decides(record: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = (str(record), "--set", "config.admission.max_inflight=10")
+    assert simulated(capsys, *few) == simulated(capsys, *few, "--seed", "1")
+    assert simulated(capsys, *few) != simulated(capsys, *few, "--seed", "2")
+
+
+def test_a_recorded_run_is_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(tmp_path / "run.record")
+    run = str(ROOT / "docs/reports/cluster-quick.csv")
+    assert main(["autoscale", "record", "--scaling", run, "--service", "5.3s", "--out", path]) == 0
+    assert simulated(capsys, path)["seen"]["wanted_within_one"] >= 0
+    assert main(["autoscale", "simulate", path]) == 0
+    assert capsys.readouterr().out.count("replica-seconds") == 2
+
+
+def test_values_that_are_none(record: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("autoscaling: {maxReplica: 3}\n")
+    assert "autoscaling.maxReplica" in complaint(capsys, "simulate", str(record), "--values", str(bad))
+    assert "absent.yaml" in complaint(
+        capsys, "simulate", str(record), "--values", str(tmp_path / "absent.yaml")
+    )
+    assert "NAME=VALUE" in complaint(capsys, "simulate", str(record), "--set", "autoscaling.mode")
+    assert "replicas" in complaint(capsys, "simulate", str(record), "--set", "replicas=many")
+
+
+def test_records_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = tmp_path / "bad.record"
+    bad.write_text("{}\n")
+    assert "bad.record" in complaint(capsys, "simulate", str(bad))
+    assert "absent" in complaint(capsys, "simulate", str(tmp_path / "absent"))
+    out = str(tmp_path / "out.record")
+    assert "absent.csv" in complaint(capsys, "record", "--csv", str(tmp_path / "absent.csv"), "--out", out)
+    assert "absent" in complaint(capsys, "record", "--loadtest", str(tmp_path / "absent"), "--out", out)
+    assert "pace.scrape" in complaint(capsys, "record", *SHORT, "--scrape", "0s", "--out", out)
+    assert "days" in complaint(capsys, "record", *SHORT[:-2], "--length", "90d", "--out", out)
+    assert "cannot be written" in complaint(capsys, "record", *SHORT, "--out", str(tmp_path / "no/folder"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--service", "half=2s"),
+        ("--service", "0.5"),
+        ("--service", "0.5=2s,long"),
+        ("--hits", "1.5"),
+        ("--hits", "many"),
+        ("--rate", "0"),
+        ("--starts", "soon"),
+        ("--replicas", "-1"),
+        ("--shape", "square"),
+    ],
+)
+def test_options_that_make_no_sense(options: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main(["autoscale", "record", "--shape", "step", "--out", "x", *options])
+    assert raised.value.code == 2
+    assert options[0] in capsys.readouterr().err
