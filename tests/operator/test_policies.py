@@ -504,6 +504,15 @@ async def test_a_policy_is_due_each_step_and_when_its_spec_changes(bench: Bench)
     assert bench.policies.is_due("1", spec)
 
 
+async def test_a_clock_that_is_set_back_keeps_no_policy_waiting(bench: Bench) -> None:
+    """Ours, or that of another node of Redis that has become the primary."""
+    for every in ("10s", "1h"):
+        spec = {"cacheClass": "banter", "step": {"every": every}}
+        await bench.reconcile({"step": {"every": every}})
+        bench.clock.now -= 61
+        assert bench.policies.is_due("1", spec)
+
+
 async def test_conditions_keep_the_time_of_their_last_change(bench: Bench) -> None:
     await bench.reconcile()
     first = {each["type"]: each["lastTransitionTime"] for each in bench.body["status"]["conditions"]}

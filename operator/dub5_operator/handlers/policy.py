@@ -263,8 +263,10 @@ class _State(msgspec.Struct):
 
 
 class _Due(msgspec.Struct, frozen=True):
-    """When a policy is to be reconciled next, unless its spec has become another one."""
+    """When a policy is to be reconciled next, unless its spec has become another one. `since` is when that was said: a
+    clock may be set back."""
 
+    since: float
     at: float
     spec: CachePolicySpec
 
@@ -297,7 +299,7 @@ class PolicyReconciler:
     def is_due(self, uid: str, spec: Mapping[str, Any]) -> bool:
         """Whether it is time, or the spec is another one."""
         due = self._due.get(uid)
-        return due is None or self._clock() >= due.at or due.spec != _read(spec)
+        return due is None or not due.since <= self._clock() < due.at or due.spec != _read(spec)
 
     async def keep(self, classes: Collection[str]) -> None:
         """Between two reconciliations, which may be an hour apart: read on, since Redis keeps less, and renew what is
@@ -331,7 +333,7 @@ class PolicyReconciler:
             due_at = now + (wait if ready == "True" else min(wait, RETRY))
             if ready == "True":
                 due_at = min(due_at, self._states[uid].schedule.next(now))
-            self._due[uid] = _Due(due_at, policy)
+            self._due[uid] = _Due(now, due_at, policy)
             self._metrics.report(name, report, now=now, due_at=due_at)
             times = {"nextReconcileTime": _stamp(due_at)}
             if ready != "Unknown":
@@ -341,7 +343,8 @@ class PolicyReconciler:
             self._states.clear()  # what is learnt from here on, the other one learns
             self._metrics.forget(name)
             self._metrics.in_charge.set(0)
-            self._due[uid] = _Due(self._clock() + RETRY, policy)
+            now = self._clock()
+            self._due[uid] = _Due(now, now + RETRY, policy)
             return None
         finally:
             self._reconciling.discard(uid)
