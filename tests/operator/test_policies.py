@@ -487,6 +487,42 @@ async def test_a_schedule_cuts_the_ttl_for_a_while(bench: Bench) -> None:
     assert bench.policies.is_due("1", {"cacheClass": "banter", **spec})
 
 
+async def test_a_cut_ends_whatever_comes_meanwhile(bench: Bench) -> None:
+    """Another operator, or another mode. Too little was seen for a TTL to move by itself."""
+    spec = {"schedule": [{"cron": "15 22 * * *", "action": "Cut", "ttl": "10s", "for": "30m"}]}
+    spec |= {"ttl": {"initial": "2m"}}
+    await bench.reconcile(spec)
+    bench.clock.now = NOW + 100
+    await bench.reconcile(spec)
+    assert (await bench.published())["banter"].ttl == 10
+    later = Bench(bench.redis)
+    later.body = bench.body
+    for after, ttl in ((200, 10), (1900, 120)):
+        later.clock.now = NOW + after
+        await later.reconcile(spec)
+        assert (await later.published())["banter"].ttl == ttl
+    later.clock.now = NOW + 86400 + 100
+    await later.reconcile(spec)
+    assert (await later.published())["banter"].ttl == 10
+    for _ in range(2):
+        await later.reconcile(spec | {"mode": "Observe"})
+        assert (await later.published())["banter"] == ClassPolicy(120, 24)
+
+
+async def test_a_cut_holds_for_each_question_and_no_shorter_than_it_says(bench: Bench) -> None:
+    await bench.sample(changed=0.05)
+    for _ in range(2):
+        await bench.reconcile()
+    whole = (await bench.published())["banter"]
+    assert whole.question is not None
+    assert whole.ttl < 60 < whole.question.longest
+    await bench.reconcile({"schedule": [{"cron": "* * * * *", "action": "Cut", "ttl": "1m", "for": "2m"}]})
+    cut = (await bench.published())["banter"]
+    assert cut.question is not None
+    assert (cut.question.shortest, cut.question.longest, cut.stale_while_revalidate) == (5, 60, cut.ttl / 5)
+    assert cut.ttl < 60
+
+
 @pytest.mark.parametrize("entry", [{"cron": "61 * * * *"}, {"cron": "0 0 31 2 *"}, {"timeZone": "Atlantis"}])
 async def test_a_schedule_that_makes_no_sense_is_told(bench: Bench, entry: dict[str, str]) -> None:
     usual = {"cron": "0 3 * * *", "action": "Purge"}

@@ -253,11 +253,11 @@ _NO_SCHEDULE = Schedule([])
 
 
 class _State(msgspec.Struct):
-    """Of one policy, between reconciliations. `ttl` is what we had put in force, but for cuts; `asked_at` when the
+    """Of one policy, between reconciliations. `uncut` is what we had put in force, but for cuts; `asked_at` when the
     schedule was last asked for purges, 0 for never."""
 
     last_report: LastReport
-    ttl: float | None = None
+    uncut: ClassPolicy | None = None
     schedule: Schedule = _NO_SCHEDULE
     asked_at: float = 0.0
 
@@ -414,18 +414,22 @@ class PolicyReconciler:
         state, now = self._state(uid, status), self._clock()
         learnt = self._samples.learnings[policy.cache_class]
         learning = learnt.learning
+        state.schedule = schedule if policy.mode == "Auto" else _NO_SCHEDULE
         current = await self._current(state, policy, configured, limits, status)
         decision = learning.decide(limits, current, now)
         self._check_there(uid)  # what is published from here on is published before what `gone` publishes
-        state.schedule = schedule if policy.mode == "Auto" else _NO_SCHEDULE
         purged = await self._purge(state, policy, now)
         cut = state.schedule.cut(now)
-        ttl = await self._put_in_force(state, policy, configured, decision, cut)
+        published = await self._put_in_force(state, policy, configured, decision, cut)
         self._check_there(uid)
-        if ttl != decision.ttl:
+        ttl, question = configured.ttl, None
+        if published is not None:
+            ttl, question = published.ttl, published.question
+        if (ttl, question) != (decision.ttl, decision.question):
             decision = learning.kept(decision, ttl, now)
             if cut is not None:
-                decision = replace(decision, reason=f"cut by the schedule until {_stamp(cut.until)}")
+                reason = f"{decision.reason}; cut by the schedule until {_stamp(cut.until)}"
+                decision = replace(decision, reason=reason)
         learnt.ttl, measured = ttl, learnt.stale.measured()
         await self._samples.save()
         self._metrics.set(
@@ -436,7 +440,6 @@ class PolicyReconciler:
             budget=share(policy.staleness.budget),
             measured=measured,
         )
-        published = await self._publisher.in_force(policy.cache_class) is not None
         report = in_force(
             policy, decision, learning, state.last_report, ttl, published=published, measured=measured
         )
@@ -476,11 +479,16 @@ class PolicyReconciler:
         """The TTL in force, from the surest source to the last resort."""
         if policy.mode == "Off":
             return configured.ttl
+        if state.uncut is not None:
+            return state.uncut.ttl
         published = await self._publisher.in_force(policy.cache_class)
         if policy.mode == "Observe":
             return configured.ttl if published is None else published.ttl
-        if state.ttl is not None:
-            return state.ttl
+        cut = state.schedule.cut(state.asked_at)
+        if published is not None and cut is not None and published.ttl <= cut.ttl:
+            # Cut by an operator before this one, which would have gone back.
+            with contextlib.suppress(ValueError):
+                return seconds(str(status.get("recommended")))
         if published is not None:
             return published.ttl
         remembered = status.get("ttlSeconds")
@@ -495,24 +503,34 @@ class PolicyReconciler:
         configured: AnnouncedClass,
         decision: Decision,
         cut: Cut | None,
-    ) -> float:
-        if policy.mode != "Auto":
-            state.ttl = None
+    ) -> ClassPolicy | None:
+        """Gives what is published then; None: the class has its own TTL."""
+        if policy.mode == "Auto":
+            stale = min(
+                configured.stale_while_revalidate * decision.ttl / max(configured.ttl, 1.0), LONGEST_TTL
+            )
+            state.uncut = ClassPolicy(decision.ttl, stale, decision.question, share(policy.canary))
+            wanted: ClassPolicy | None = state.uncut if cut is None else _cut(state.uncut, cut.ttl)
+        elif policy.mode == "Observe":
             # What was put in force before goes on: to look on only is no reason for another TTL.
-            kept = await self._publisher.in_force(policy.cache_class) if policy.mode == "Observe" else None
-            await self._publisher.publish(policy.cache_class, kept)
-            return configured.ttl if kept is None else kept.ttl
-        state.ttl = decision.ttl
-        ttl = decision.ttl if cut is None else min(decision.ttl, cut.ttl)
-        stale = configured.stale_while_revalidate * ttl / max(configured.ttl, 1.0)
-        stale = min(stale, LONGEST_TTL)
-        question = decision.question
-        if question is not None and cut is not None:
-            least, most = min(question.shortest, ttl), min(question.longest, ttl)
-            question = msgspec.structs.replace(question, shortest=least, longest=most)
-        published = ClassPolicy(ttl, stale, question, share(policy.canary))
-        await self._publisher.publish(policy.cache_class, published)
-        return ttl
+            wanted = state.uncut or await self._publisher.in_force(policy.cache_class)
+            state.uncut = None
+        else:
+            wanted = state.uncut = None
+        await self._publisher.publish(policy.cache_class, wanted)
+        return wanted
+
+
+def _cut(policy: ClassPolicy, most: float) -> ClassPolicy:
+    """With TTLs of so many seconds at most, that of each question too."""
+    if policy.question is not None:
+        shortest, longest = min(policy.question.shortest, most), min(policy.question.longest, most)
+        question = msgspec.structs.replace(policy.question, shortest=shortest, longest=longest)
+        policy = msgspec.structs.replace(policy, question=question)
+    if policy.ttl <= most:
+        return policy
+    stale = (policy.stale_while_revalidate or 0.0) * most / policy.ttl
+    return msgspec.structs.replace(policy, ttl=most, stale_while_revalidate=stale)
 
 
 def _on_edges(report: Report, status: Mapping[str, Any]) -> Report:
