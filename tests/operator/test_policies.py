@@ -417,6 +417,18 @@ async def test_an_unknown_class_is_said(bench: Bench) -> None:
     assert report.events[0].message == "The service has no cache class banter; it has facts."
 
 
+async def test_what_a_policy_had_in_force_is_not_shown_any_more(bench: Bench) -> None:
+    await bench.sample()
+    elder = [("2026-01-01", "elder", "2")]
+    for other in ({"claims": elder}, {}):
+        await bench.reconcile()
+        assert bench.body["status"].keys() >= {"ttl", "hitRatio", "comparisons"}
+        if not other:
+            await bench.announce(facts=AnnouncedClass(300, 300))
+        await bench.reconcile(**other)
+        assert bench.body["status"].keys() == {"conditions", "lastReconcileTime", "nextReconcileTime"}
+
+
 @pytest.mark.parametrize("reason", ["UnknownClass", "Superseded"])
 async def test_why_a_policy_is_not_in_force_is_told_once(bench: Bench, reason: str) -> None:
     """Also by an operator that begins anew; and again when the reason becomes another one."""

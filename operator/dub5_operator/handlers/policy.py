@@ -62,6 +62,14 @@ _EXPOSED = ("Ready", "WithinBudget")
 _log: FilteringBoundLogger = structlog.get_logger()
 
 
+_FIGURES = (
+    *("ttl", "ttlSeconds", "recommended", "boundBy", "reason", "noise", "saving", "memory"),
+    *("hitRatio", "measuredHitRatio", "stale", "staleBound", "staleMeasured", "driftPerHour"),
+    *("lookUps", "comparisons"),
+)
+"""Of a status: what is true of a policy only where its class's TTL is its own."""
+
+
 class Condition(msgspec.Struct, frozen=True):
     """What is true of an object, why, and what to do about it."""
 
@@ -601,18 +609,8 @@ def in_force(
 def superseded(spec: CachePolicySpec, by: str) -> Report:
     """Another policy sets the TTL of its class."""
     message = f"CachePolicy {by}, which is older, sets the TTL of class {spec.cache_class}."
-    names = (
-        "recommended",
-        "boundBy",
-        "reason",
-        "hitRatio",
-        "measuredHitRatio",
-        "stale",
-        "staleBound",
-        "staleMeasured",
-    )
     return Report(
-        status=dict.fromkeys(("ttl", "ttlSeconds", *names, "driftPerHour", "noise", "saving", "memory")),
+        status=dict.fromkeys(_FIGURES),
         conditions=[
             Condition("Ready", "False", "Superseded", message),
             Condition("Published", "False", "Superseded", message),
@@ -635,12 +633,14 @@ def unknown_class(name: str, announced: Announcement) -> Report:
     """The service has no such class."""
     known = [each[:_NAME] for each in sorted(announced.classes)[:_NAMED]]
     message = f"The service has no cache class {name}; it has {', '.join(known) or 'none'}."
-    return _not_ready("UnknownClass", message, "False")
+    return _not_ready("UnknownClass", message, "False", dict.fromkeys(_FIGURES))
 
 
-def _not_ready(reason: str, message: str, ready: ConditionStatus) -> Report:
+def _not_ready(
+    reason: str, message: str, ready: ConditionStatus, status: Mapping[str, None] | None = None
+) -> Report:
     return Report(
-        status={},
+        status=dict(status or {}),
         conditions=[Condition("Ready", ready, reason, message)],
         events=[Event("Warning", reason, message)] if ready == "False" else [],
     )
