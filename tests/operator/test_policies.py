@@ -419,8 +419,8 @@ async def test_an_unknown_class_is_said(bench: Bench) -> None:
 
 async def test_what_a_policy_had_in_force_is_not_shown_any_more(bench: Bench) -> None:
     await bench.sample()
-    elder = [("2026-01-01", "elder", "2")]
-    for other in ({"claims": elder}, {}):
+    elder: dict[str, Any] = {"claims": [("2026-01-01", "elder", "2")]}
+    for other in (elder, {}):
         await bench.reconcile()
         assert bench.body["status"].keys() >= {"ttl", "hitRatio", "comparisons"}
         if not other:
@@ -501,7 +501,9 @@ async def test_a_schedule_cuts_the_ttl_for_a_while(bench: Bench) -> None:
 
 async def test_a_cut_ends_whatever_comes_meanwhile(bench: Bench) -> None:
     """Another operator, or another mode. Too little was seen for a TTL to move by itself."""
-    spec = {"schedule": [{"cron": "15 22 * * *", "action": "Cut", "ttl": "10s", "for": "30m"}]}
+    spec: dict[str, Any] = {
+        "schedule": [{"cron": "15 22 * * *", "action": "Cut", "ttl": "10s", "for": "30m"}]
+    }
     spec |= {"ttl": {"initial": "2m"}}
     await bench.reconcile(spec)
     bench.clock.now = NOW + 100

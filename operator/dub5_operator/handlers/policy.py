@@ -449,7 +449,13 @@ class PolicyReconciler:
             measured=measured,
         )
         report = in_force(
-            policy, decision, learning, state.last_report, ttl, published=published, measured=measured
+            policy,
+            decision,
+            learning,
+            state.last_report,
+            ttl,
+            published=published is not None,
+            measured=measured,
         )
         return msgspec.structs.replace(report, events=[*purged, *report.events])
 
