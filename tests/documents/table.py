@@ -36,6 +36,7 @@ HERE = {
     (
         ".venv/bin/dub5 autoscale simulate load.record --values deploy/helm/dub5/examples/production.yaml --json"
     ),
+    ".venv/bin/dub5 autoscale explain load.record --at 12m",
     (
         ".venv/bin/dub5 autoscale record --csv benchmarks/replay/azure_llm_2023_conv_10min.csv "
         "--tokens-per-second 30 --out azure.record"

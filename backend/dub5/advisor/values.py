@@ -151,6 +151,28 @@ class Values(Section, frozen=True):
         """Whether there are no other models to leave slots to."""
         return [*self.config.models] == [self.config.default_model]
 
+    def for_record(self) -> dict[str, Any]:
+        """What decides, to be read by `of_values`; without names and addresses, since records are sent to others."""
+        config, scaling = self.config, msgspec.to_builtins(self.autoscaling)
+        del scaling["keda"]["serverAddress"], scaling["keda"]["authenticationRef"]
+        kept: dict[str, Any] = {
+            "admission": {
+                "max_inflight": config.admission.max_inflight,
+                "max_queued": config.admission.max_queued,
+                "queue_timeout": config.admission.queue_timeout.written(),
+            },
+            "drain": {"linger": config.drain.linger.written()},
+            "server": {"max_stream": config.server.max_stream.written()},
+        }
+        if not self.one_model:
+            kept["models"] = {name: {"routes": ["demo/simulated"]} for name in ("one", "another")}
+        return {
+            "replicas": self.replicas,
+            "preStopSeconds": self.preStopSeconds,
+            "autoscaling": scaling,
+            "config": kept,
+        }
+
     def autoscaler(self) -> dict[str, Any]:
         """The spec of the HorizontalPodAutoscaler that the chart, or KEDA for it, makes."""
         target = {"type": "AverageValue", "averageValue": str(self.target)}

@@ -1,4 +1,4 @@
-"""`dub5 autoscale record | simulate`: try values of the autoscaler on a load that was, before they are in force."""
+"""`dub5 autoscale record | simulate | explain`: values of the autoscaler, tried on a load that was."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from dub5.advisor import sources, summary
+from dub5.advisor.explanation import explain
 from dub5.advisor.record import (
     LONGEST,
     BadRecord,
@@ -21,8 +22,8 @@ from dub5.advisor.record import (
     read,
     write,
 )
-from dub5.advisor.simulation import simulate
-from dub5.advisor.values import read_values
+from dub5.advisor.simulation import Outcome, simulate
+from dub5.advisor.values import Values, read_values
 from dub5.cli import command
 from dub5.cli import standard_streams as streams
 from dub5.cli.command import Failed
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_record(commands)
     _add_simulate(commands)
+    _add_explain(commands)
 
 
 def _add_record(commands: command.Commands) -> None:
@@ -99,6 +101,25 @@ def _add_record(commands: command.Commands) -> None:
         default=5.0,
         help="of idle connections by clients; 0s: a proxy balances each request (default 5s)",
     )
+    record.add_argument(
+        "--stay-when-full",
+        action="store_true",
+        help="connections stay where a replica was full, as those of HTTP/2",
+    )
+    record.add_argument(
+        "--synced",
+        type=_duration,
+        metavar="TIME",
+        help="a moment at which the autoscaler looked (default: by chance)",
+    )
+    record.add_argument(
+        "--values",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="of the chart, that were in force",
+    )
     record.set_defaults(run=_record)
 
 
@@ -109,8 +130,34 @@ def _add_simulate(commands: command.Commands) -> None:
         "Say what the cluster would have done with a record's load: replicas, refusals, waits, cost.",
         "dub5 autoscale simulate load.record --values values.yaml --set autoscaling.targetPercentage=60",
     )
-    simulated.add_argument("record", type=Path, metavar="RECORD", help="as `dub5 autoscale record` makes it")
-    simulated.add_argument(
+    _add_what_is_simulated(simulated)
+    simulated.add_argument("--json", action="store_true", help="print plain data")
+    simulated.set_defaults(run=_simulate)
+
+
+def _add_explain(commands: command.Commands) -> None:
+    explained = command.add(
+        commands,
+        "explain",
+        "Say in words why the autoscaler did what it did with a record's load, decision by decision.",
+        "dub5 autoscale explain load.record --at 12m",
+    )
+    _add_what_is_simulated(explained)
+    explained.add_argument(
+        "--at",
+        type=_duration,
+        metavar="TIME",
+        help="since the beginning (default: all that changed the number)",
+    )
+    explained.add_argument(
+        "--turns", type=command.read_by(_count), default=3, help="of the autoscaler before that (default 3)"
+    )
+    explained.set_defaults(run=_explain)
+
+
+def _add_what_is_simulated(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("record", type=Path, metavar="RECORD", help="as `dub5 autoscale record` makes it")
+    parser.add_argument(
         "--values",
         type=Path,
         action="append",
@@ -118,18 +165,16 @@ def _add_simulate(commands: command.Commands) -> None:
         metavar="FILE",
         help="of the chart; several are laid over each other (default: those that were in force)",
     )
-    simulated.add_argument(
+    parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="NAME=VALUE",
         help="one value of the chart, laid over the files",
     )
-    simulated.add_argument(
+    parser.add_argument(
         "--seed", type=int, default=1, help="of everything that is left to chance (default 1)"
     )
-    simulated.add_argument("--json", action="store_true", help="print plain data")
-    simulated.set_defaults(run=_simulate)
 
 
 def _record(args: argparse.Namespace) -> int:
@@ -154,9 +199,10 @@ def _read_source(args: argparse.Namespace, mix: Mix) -> Record:
             source=named.name if named else f"shape {args.shape}",
             began=began,
             seconds=seconds,
-            pace=Pace(scrape=args.scrape, sync=args.sync),
+            pace=Pace(scrape=args.scrape, sync=args.sync, synced=args.synced),
             cluster=Cluster(replicas=args.replicas, **({"starts": args.starts} if args.starts else {})),
-            connections=Connections(keep=args.keep),
+            connections=Connections(keep=args.keep, leave_full=not args.stay_when_full),
+            values=read_values(args.values).for_record() if args.values else {},
         )
 
     if args.csv:
@@ -171,6 +217,20 @@ def _read_source(args: argparse.Namespace, mix: Mix) -> Record:
 
 
 def _simulate(args: argparse.Namespace) -> int:
+    record, values, outcome = _simulated(args)
+    if args.json:
+        streams.write(json.dumps(summary.plain(record, values, outcome, args.seed)))
+    else:
+        streams.write(summary.text(record, values, outcome))
+    return 0
+
+
+def _explain(args: argparse.Namespace) -> int:
+    streams.write(explain(*_simulated(args), args.at, args.turns))
+    return 0
+
+
+def _simulated(args: argparse.Namespace) -> tuple[Record, Values, Outcome]:
     try:
         record = read(args.record)
     except BadRecord as error:
@@ -186,11 +246,7 @@ def _simulate(args: argparse.Namespace) -> int:
     outcome = simulate(record, values, seed=args.seed, progress=progress)
     if shows:
         streams.complain("\r     \r", end="")
-    if args.json:
-        streams.write(json.dumps(summary.plain(record, values, outcome, args.seed)))
-    else:
-        streams.write(summary.text(record, values, outcome))
-    return 0
+    return record, values, outcome
 
 
 def _set(written: str) -> dict[str, object]:

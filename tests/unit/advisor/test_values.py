@@ -67,6 +67,35 @@ def test_kedas_autoscaler_goes_by_an_external_metric() -> None:
     assert metric["external"]["target"] == {"type": "AverageValue", "averageValue": "140"}
 
 
+def test_what_a_record_keeps_decides_the_same_and_names_nobody() -> None:
+    models = {name: {"routes": ["acme/secret-model"]} for name in ("secret-model", "other")}
+    providers = {"acme": {"kind": "openai", "base_url": "https://acme.internal/v1"}}
+    values = of_values(
+        {
+            "replicas": 7,
+            "preStopSeconds": 9,
+            "autoscaling": {
+                "mode": "keda",
+                "behavior": {"scaleUp": {"policies": [{"type": "Pods", "value": 3, "periodSeconds": 30}]}},
+                "keda": {"serverAddress": "http://acme.internal:9090", "failureThreshold": 5},
+            },
+            "config": {
+                "admission": {"max_inflight": 12, "queue_timeout": "1500ms"},
+                "server": {"max_stream": "90s"},
+                "providers": providers,
+                "models": models,
+            },
+        }
+    )
+    kept = values.for_record()
+    again = of_values(kept)
+    assert again.for_record() == kept
+    assert (again.autoscaler(), again.one_model) == (values.autoscaler(), False)
+    assert (again.config.admission, again.config.server) == (values.config.admission, values.config.server)
+    assert "acme" not in str(kept)
+    assert "secret" not in str(kept)
+
+
 @pytest.mark.parametrize(
     ("written", "named"),
     [

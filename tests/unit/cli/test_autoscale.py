@@ -87,6 +87,35 @@ def test_a_recorded_run_is_compared(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out.count("replica-seconds") == 2
 
 
+def test_values_that_were_in_force_count_where_no_others_are_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, small, other = (tmp_path / name for name in ("load.record", "small.yaml", "other.yaml"))
+    small.write_text("autoscaling: {minReplicas: 3}\nconfig: {admission: {max_inflight: 10}}\n")
+    other.write_text("autoscaling: {minReplicas: 4}\n")
+    options = ("--synced", "7s", "--stay-when-full", "--values", str(small))
+    assert main(["autoscale", "record", *SHORT, *options, "--out", str(path)]) == 0
+    header = read(path).header
+    assert (header.pace.synced, header.connections.leave_full) == (7.0, False)
+    assert simulated(capsys, str(path))["target"] == 7
+    found = simulated(capsys, str(path), "--values", str(other))
+    assert (found["target"], found["minutes"][0]["ready"]["least"]) == (140, 4)
+
+
+def test_decisions_are_explained(record: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = (str(record), "--set", "config.admission.max_inflight=10")
+    capsys.readouterr()
+    assert main(["autoscale", "explain", *few]) == 0
+    changes = capsys.readouterr().out
+    assert "That asks for" in changes
+    assert main(["autoscale", "explain", *few, "--at", "1m", "--turns", "2"]) == 0
+    turns = [line for line in capsys.readouterr().out.splitlines() if not line.startswith(" ")]
+    assert len(turns) == 2
+    assert all(line.startswith("0:00:") for line in turns)
+    assert main(["autoscale", "explain", *few, "--set", "autoscaling.mode=none"]) == 0
+    assert "nothing" in capsys.readouterr().out
+
+
 def test_values_that_are_none(record: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bad = tmp_path / "bad.yaml"
     bad.write_text("autoscaling: {maxReplica: 3}\n")
