@@ -278,6 +278,15 @@ async def test_much_drift_shortens_it_and_an_infeasible_budget_is_reported(bench
     assert (await bench.published())["banter"] == ClassPolicy(0.0, 0.0)
 
 
+async def test_whether_the_budget_can_be_kept_is_not_said_before_it_is_known(bench: Bench) -> None:
+    await bench.reconcile()
+    assert bench.condition("WithinBudget") == ("Unknown", "TooLittle")
+    assert await bench.statuses("WithinBudget") == {"true": 0, "false": 0, "unknown": 1}
+    await bench.sample()
+    await bench.reconcile()
+    assert bench.condition("WithinBudget") == ("True", "Feasible")
+
+
 async def test_observe_only_recommends_and_off_gives_the_class_back(bench: Bench) -> None:
     """From Auto to Observe the TTL stays where it is, also for an operator that begins anew."""
     await bench.sample()

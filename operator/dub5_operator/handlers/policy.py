@@ -759,19 +759,17 @@ def _conditions(spec: CachePolicySpec, decision: Decision, ttl: float, published
         whose = "it stays as it was published" if published else "it is the configuration's"
         message += f" Mode {spec.mode}: {whose}."
     budget, likely, most = spec.staleness.budget, percent(decision.stale), percent(decision.stale_upper)
-    feasible = f"The budget is {budget} of hits"
-    if likely is not None:
-        feasible += f"; by the best estimate {likely} are stale, at most {most}"
-    within = (
-        Condition("WithinBudget", "True", "Feasible", f"{feasible}.")
-        if decision.within_budget
-        else Condition(
-            "WithinBudget",
-            "False",
-            "Infeasible",
-            f"The budget of {budget} cannot be kept: {decision.reason}. onInfeasible: {spec.on_infeasible}.",
-        )
+    within = Condition(
+        "WithinBudget", "Unknown", "TooLittle", f"Whether {budget} can be kept is not known yet."
     )
+    if not decision.within_budget:
+        said = (
+            f"The budget of {budget} cannot be kept: {decision.reason}. onInfeasible: {spec.on_infeasible}."
+        )
+        within = Condition("WithinBudget", "False", "Infeasible", said)
+    elif decision.sufficient:
+        said = f"The budget of {budget} can be kept; with what is in force {likely} of hits are stale, at most {most}."
+        within = Condition("WithinBudget", "True", "Feasible", said)
     sufficient = (
         Condition("DataSufficient", "True", "Measured", "Enough was seen to decide.")
         if decision.sufficient
