@@ -133,7 +133,8 @@ class Response(asyncio.Protocol):
         self._on_data = on_data
         try:
             # What came behind the head, before this task had its turn: a read of the socket, or two.
-            self._pass_on(on_data)
+            if self._parts:
+                self._pass_on(on_data)
             if not self.complete:
                 await self._changed()
         except BaseException as error:
@@ -201,9 +202,13 @@ class Response(asyncio.Protocol):
             self._fail_here(NotHttp())
         if self._aside > _MAX_HEAD and not self.complete:
             self._fail_here(NotHttp())
-        if self._parts and self._on_data is not None:
+        on_data = self._on_data
+        if self._parts and on_data is not None:
             try:
-                self._pass_on(self._on_data)
+                if self._inflate is None and len(self._parts) == 1:  # nearly always
+                    on_data(self._parts.pop())
+                else:
+                    self._pass_on(on_data)
             except BaseException as error:  # noqa: BLE001  # it is that of whoever reads
                 self._fail_here(error)
         if self.complete:
