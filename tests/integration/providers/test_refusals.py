@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import socket
@@ -505,8 +506,11 @@ async def test_a_resolver_without_descriptors_says_that_the_name_is_not_known(
 async def test_buffers_that_run_out_while_sending_are_our_own_shortage(
     fake: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write(response: Response, _: object) -> None:
-        response.connection_lost(OSError(errno.ENOBUFS, "x"))
+    ask = Response.ask
 
-    monkeypatch.setattr(Response, "_write", write)
+    async def without_room(response: Response, head: bytes, body: bytes) -> None:
+        asyncio.get_running_loop().call_soon(response.connection_lost, OSError(errno.ENOBUFS, "x"))
+        await ask(response, head, body)
+
+    monkeypatch.setattr(Response, "ask", without_room)
     assert type(await error_of(fake.base_url)) is Overloaded
