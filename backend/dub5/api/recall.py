@@ -30,11 +30,10 @@ import hashlib
 import re
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 from litestar.types import HTTPScope
-from moka_py import Moka
 
 from dub5.admission.arrivals import JOINED, SMALL_REQUEST, Arrivals
 from dub5.admission.drain import Drain
@@ -55,6 +54,8 @@ from dub5.telemetry.record import Recorder, RequestRecord
 if TYPE_CHECKING:
     from dub5.api.chat import QuestionRoute
 
+T = TypeVar("T")
+
 ARRIVAL = "dub5.arrival"
 """Where the scope of a request has its Arrival."""
 
@@ -66,11 +67,11 @@ _LARGEST_BODY = 2**20
 """Bytes. A larger one is hashed for longer than the event loop should be held."""
 
 _DIGEST = 32
-_SPELLINGS = 2**24 // 200
-"""Bodies that are known at a time, in 16 MiB."""
+_SPELLINGS, _SPELLING = 2**24, 200
+"""Bytes for the hashes of bodies, and about how many one takes with that of its meaning."""
 
-_LEAST_MEMORY = 2**23
-"""Bytes for what they say, also where answers get none."""
+_LEAST_BODIES = 2**23
+"""Bytes for what they mean, also where answers get none."""
 
 _ENTRY = 900
 """Bytes that one meaning takes here beside what is written for it, near enough to bound the memo by."""
@@ -122,7 +123,7 @@ class Head(msgspec.Struct, eq=False):
     `pieces` are what stands before, between and after the values. The numbers are the places of values that are read,
     -1 where there is no such header. `own` is the address that its connections came to. Under another `asking` a body
     means something else. `answer_headers` go with each answer. `hurried`: its caller may not wait for long.
-    `headers` are those that were not cut out.
+    `headers` are those that were not cut out; `used` is how often it has come of late.
     """
 
     route: QuestionRoute
@@ -138,11 +139,14 @@ class Head(msgspec.Struct, eq=False):
     x_request_id: int
     x_client_request_id: int
     traceparent: int
+    used: int = 0
 
-    def values(self, data: bytes, at: int) -> tuple[list[bytes], int] | None:
-        """The values of a head that begins there with the first piece, and where its body begins; None where it is
-        another head."""
+    def values(self, data: bytes, at: int, own: str | None) -> list[bytes] | None:
+        """The values of a head that begins there with the first piece, on such a connection; None where it is another
+        head."""
         first, *others = self.pieces
+        if self.own != own or not data.startswith(first, at):
+            return None
         at += len(first)
         values = []
         for piece in others:
@@ -151,7 +155,7 @@ class Head(msgspec.Struct, eq=False):
                 return None
             values.append(data[at:end])
             at = end + len(piece)
-        return values, at
+        return values
 
 
 Keep = Callable[[Callable[[bool], None]], bool]
@@ -210,32 +214,48 @@ def meaning_of(body: Any) -> bytes:
         return b""
 
 
-class Spellings:
-    """What bodies mean, by their hash: the newest `most`, or some more than half as many. Both are hashes."""
+class Newest(Generic[T]):
+    """What was set or had last, by hashes: at most `most` bytes of it, as `size` has it, and as a rule more than half.
 
-    def __init__(self, most: int) -> None:
+    In two generations: finding something touches little memory, which counts where there are many.
+    """
+
+    def __init__(self, most: int, size: Callable[[T], int]) -> None:
         self._half = most // 2
-        self._young: dict[bytes, bytes] = {}
-        self._old: dict[bytes, bytes] = {}
+        self._size = size
+        self._young: dict[bytes, T] = {}
+        self._old: dict[bytes, T] = {}
+        self._taken = 0  # by the young
 
-    def get(self, spelling: bytes) -> bytes | None:
-        meaning = self._young.get(spelling)
-        if meaning is None:
-            meaning = self._old.get(spelling)
-            if meaning is not None:
-                self.set(spelling, meaning)
-        return meaning
+    def get(self, key: bytes) -> T | None:
+        found = self._young.get(key)
+        if found is None:
+            found = self._old.get(key)
+            if found is not None:
+                self.set(key, found)
+        return found
 
-    def set(self, spelling: bytes, meaning: bytes) -> None:
-        if len(self._young) >= self._half:
-            self._young, self._old = {}, self._young
-        self._young[spelling] = meaning
+    def set(self, key: bytes, value: T) -> None:
+        size = self._size(value)
+        if size > self._half:
+            return
+        before = self._young.pop(key, None)
+        if before is not None:
+            self._taken -= self._size(before)
+        if self._taken + size > self._half:
+            self._young, self._old, self._taken = {}, self._young, 0
+        self._young[key] = value
+        self._taken += size
 
     def clear(self) -> None:
-        self._young, self._old = {}, {}
+        self._young, self._old, self._taken = {}, {}, 0
 
     def __len__(self) -> int:
-        return len(self._young) + len(self._old)
+        return len(self._young | self._old)
+
+    def bytes(self) -> int:
+        """About."""
+        return sum(map(self._size, (self._old | self._young).values()))
 
 
 class Body(msgspec.Struct, frozen=True, gc=False):
@@ -353,11 +373,12 @@ class Recall:
         self._drain = drain
         self._arrivals = arrivals
         self._heads: list[Head] = []
+        self._by_length: dict[
+            int, Head
+        ] = {}  # the last one of so many bytes: of each kind most are equally long
         self._keeps_written = memory > 0
-        self._spellings = Spellings(_SPELLINGS)
-        self._bodies: Moka[bytes, Body] = Moka(
-            max(memory - 2**24, _LEAST_MEMORY), weigher=lambda _, body: body.size()
-        )
+        self._spellings: Newest[bytes] = Newest(_SPELLINGS, lambda _: _SPELLING)
+        self._bodies: Newest[Body] = Newest(max(memory - _SPELLINGS, _LEAST_BODIES), Body.size)
 
     def answer(
         self,
@@ -474,19 +495,17 @@ class Recall:
         opening: bytes,
         later: Callable[[bytes | Arrival], bool],
     ) -> _Request | Arrival | None:
-        for place, head in enumerate(self._heads):
-            if data.startswith(head.pieces[0], at) and head.own == own:
-                cut = head.values(data, at)
-                if cut is not None:
-                    if place:  # those that come often come to stand in front
-                        self._heads[place - 1], self._heads[place] = head, self._heads[place - 1]
-                    break
-        else:
-            end = data.find(b"\r\n\r\n", at, at + _LARGEST_HEAD)
-            return Arrival(data[at : end + 4], own) if end >= 0 else None
-        values, body_at = cut
-        if body_at - at > _LARGEST_HEAD:  # by its values: there is a size from which on it is refused
+        body_at = data.find(b"\r\n\r\n", at, at + _LARGEST_HEAD) + 4  # past that size it may be refused
+        if body_at < 4:
             return None
+        head = self._by_length.get(body_at - at)
+        values = head.values(data, at, own) if head is not None else None
+        if values is None:
+            head, values = self._known_head(data, at, own)
+        if head is None or values is None:
+            return Arrival(data[at:body_at], own)
+        self._by_length[body_at - at] = head
+        head.used += 1
         length = values[head.content_length]
         end = body_at + int(length) if length.isdigit() and len(length) < _DIGITS else -1
         if end <= body_at or b"".join(values).translate(None, _PRINTABLE):
@@ -532,6 +551,13 @@ class Recall:
         if lifetimes is not lookup.lifetimes:
             lookup = msgspec.structs.replace(lookup, lifetimes=lifetimes)
         return _Request(lookup, record, body.target, head, body, spelling, raw, end, unknown, opening, later)
+
+    def _known_head(self, data: bytes, at: int, own: str | None) -> tuple[Head | None, list[bytes] | None]:
+        for head in self._heads:
+            values = head.values(data, at, own)
+            if values is not None:
+                return head, values
+        return None, None
 
     def _write(self, request: _Request, completion: bytes) -> Keep | None:
         """What is sent of a completion, and how it is kept."""
@@ -640,8 +666,12 @@ class Recall:
             if head is None:
                 return
             if not any(head.pieces == known.pieces and head.own == known.own for known in self._heads):
-                self._heads.insert(0, head)
-                del self._heads[_MOST_HEADS:]
+                if len(self._heads) >= _MOST_HEADS:
+                    self._heads.remove(min(self._heads, key=lambda head: head.used))
+                    self._by_length.clear()
+                    for known in self._heads:
+                        known.used //= 2
+                self._heads.append(head)
         if not self._keeps_written:
             body = msgspec.structs.replace(body, written_of=None, written=Written())
         spelling = arrival.digest + _salt(head.asking, body.caller.identity)

@@ -407,6 +407,7 @@ class Flights:
         self._metrics = metrics
         self._sampler: Samples = sampler or NoSampler()
         self._rng = rng
+        self._ages = functools.cache(metrics.cache_hit_age.labels)
         self._by_identity: dict[Identity, Flight] = {}
         self._in_flight: dict[asyncio.Task[None], Flight] = {}
         self._abandoned = False
@@ -567,7 +568,7 @@ class Flights:
         """Serve what is stored, and ask again behind it: because it is stale, soon will be, or to measure whether it
         still holds. Nobody waits for that."""
         entry, fresh, sampler = hit.entry, hit.freshness, self._sampler
-        self._metrics.cache_hit_age.labels(lookup.class_name).observe(fresh.age)
+        self._ages(lookup.class_name).observe(fresh.age)
         dollars = entry.prompt_tokens * lookup.prices[0] + entry.completion_tokens * lookup.prices[1]
         sampler.accessed(lookup.key, lookup.class_name, entry, dollars=dollars, hit=True, ttl=hit.own_ttl)
         if hit.known is not None:
@@ -611,7 +612,8 @@ class Flights:
             if weight:
                 flight = Flight(followers=1)
                 self._begin(flight, self._measure(flight, leader, lookup, entry, weight))
-        detail = _DETAILS.get(fresh.state, hit.tier)
+        # Most are fresh, and to look up a state is a call.
+        detail = hit.tier if fresh.state is FreshnessState.FRESH else _DETAILS.get(fresh.state, hit.tier)
         status = CacheStatus(hit=True, ttl=fresh.ttl, ttl_by=hit.ttl_by, detail=detail)
         return CacheAnswer(status, hit)
 

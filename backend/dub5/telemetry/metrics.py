@@ -499,8 +499,8 @@ class Metrics:
 
     def count_saved(self, model: str, prompt: float, completion: float) -> None:
         """Dollars that an answer would have cost."""
-        self.saved_dollars.labels(model, "input").inc(prompt)
-        self.saved_dollars.labels(model, "output").inc(completion)
+        self.saved_dollars.labels(model, "input").value += prompt
+        self.saved_dollars.labels(model, "output").value += completion
 
     def lookups_by_class(self) -> dict[str, dict[str, float]]:
         """Cache lookups since the start: class -> result -> count."""

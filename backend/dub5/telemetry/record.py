@@ -18,6 +18,7 @@ millisecond in all.
 
 from __future__ import annotations
 
+import operator
 import random
 import re
 import time
@@ -316,6 +317,19 @@ def _encoded(record: RequestRecord, names: Iterable[str]) -> str:
     return text
 
 
+_answer_of = operator.attrgetter(*_ANSWER)
+_ANSWER_BEGINS = tuple(f',"{name}":' for name in _ANSWER)
+
+
+def _encoded_answer(record: RequestRecord) -> str:
+    """`_encoded` of `_ANSWER`, which differs from request to request."""
+    text = ""
+    for begins, value in zip(_ANSWER_BEGINS, _answer_of(record), strict=True):
+        if value is not None:
+            text += begins + (str(value) if type(value) is int else _encode(value).decode())
+    return text
+
+
 class _Known(msgspec.Struct, frozen=True):
     """What requests with the same labels and of the same caller have in common: their series, and of the log line
     `_LABELS` and `_CALLER`."""
@@ -417,7 +431,7 @@ class Recorder:
             f'{{"timestamp":"{self._written_second}.{int((now - second) * 1e6):06}Z","level":"info",'
             f'"event":"request","request_id":"{record.request_id}","trace_id":"{trace.trace_id}",'
             f'"span_id":"{trace.span_id}"{known.labels},"duration_ms":{{"total":{int(duration * 1e6) / 1000}'
-            f"{first}{phases}}}{known.caller}{_encoded(record, _ANSWER)}}}\n"
+            f"{first}{phases}}}{known.caller}{_encoded_answer(record)}}}\n"
         ).encode()
 
     def _export(

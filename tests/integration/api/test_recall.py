@@ -25,7 +25,7 @@ from moka_py import Moka
 from msgspec.structs import replace
 from structlog.typing import EventDict
 
-from dub5.api.recall import Arrival, Later, Spellings
+from dub5.api.recall import Arrival, Later, Newest
 from dub5.app import Application
 from dub5.cache.freshness import Lifetimes
 from dub5.cache.samples import NoSampler
@@ -162,6 +162,7 @@ class Twin:
         app._policies._document = PolicyDocument()
         app._policies._apply()
         app.recall._heads.clear()
+        app.recall._by_length.clear()
         memos: list[Any] = [
             app.recall._bodies,
             app.recall._spellings,
@@ -730,8 +731,7 @@ async def test_all_spellings_of_a_question_are_known_as_one(twins: tuple[Twin, T
     other = [usual("curl", asked({**body, "max_tokens": 501}), "/v1/messages", 1)]
     assert await lives_the_same(twins, sent[0], *sent, *sent, other, other) == 7
     recall = twins[0].app.recall
-    recall._bodies.run_pending_tasks()
-    assert (recall._bodies.count(), len(recall._spellings)) == (2, 4)
+    assert (len(recall._bodies), len(recall._spellings)) == (2, 4)
 
 
 async def test_a_head_that_comes_many_times_at_once_is_remembered_once(twins: tuple[Twin, Twin]) -> None:
@@ -743,14 +743,19 @@ async def test_a_head_that_comes_many_times_at_once_is_remembered_once(twins: tu
     assert len(twin.app.recall._heads) == 2
 
 
-def test_of_spellings_the_newest_and_those_in_use_are_remembered() -> None:
-    known = Spellings(10)
+def test_the_newest_and_those_in_use_are_remembered() -> None:
+    known: Newest[bytes] = Newest(100, len)
     for number in range(100):
-        known.set(b"%d" % number, b"meaning")
-        assert known.get(b"0") == b"meaning"
-        assert known.get(b"%d" % number) == b"meaning"
-        assert len(known) <= 10
+        known.set(b"%d" % number, b"ten  bytes")
+        known.set(b"0", b"0" * 20)
+        assert known.get(b"%d" % number) is not None
+        assert known.get(b"0") is not None
+        assert known.bytes() <= 100
     assert known.get(b"1") is None
+    known.set(b"larger than may be", b"x" * 1000)
+    known.set(b"another", b"x")
+    known.set(b"one more", b"x" * 60)
+    assert known.bytes() <= 100
 
 
 def test_without_memory_for_answers_nothing_is_kept_of_what_they_say() -> None:
@@ -760,9 +765,8 @@ def test_without_memory_for_answers_nothing_is_kept_of_what_they_say() -> None:
     for _ in range(2):
         asyncio.run(twin.ask(sent))
     bodies = twin.app.recall._bodies
-    bodies.run_pending_tasks()
-    assert bodies.count() == 1
-    assert bodies.weighted_size() < 1000
+    assert len(bodies) == 1
+    assert bodies.bytes() < 1000
 
 
 async def test_what_is_remembered_is_bounded(twins: tuple[Twin, Twin]) -> None:
@@ -774,8 +778,7 @@ async def test_what_is_remembered_is_bounded(twins: tuple[Twin, Twin]) -> None:
         lines = [line.format(key="one") for line in head]
         await twin.ask(*[request(lines, asked(message(), spaces=number))] * 2)
     assert len(recall._heads) == 64
-    recall._bodies.run_pending_tasks()
-    assert recall._bodies.weighted_size() <= CONFIG.cache.local_bytes // 2
+    assert recall._bodies.bytes() <= CONFIG.cache.local_bytes // 2
 
 
 # With a Redis of their own.
