@@ -45,6 +45,8 @@ REMEMBERED = 100.0
 """Requests by which their rate is known; older ones fade."""
 REMEMBERED_FOR = 60.0
 """Seconds for which a question is remembered at least."""
+COMES_BACK = 10.0
+"""Mean times between two requests within which the next one comes; it comes later once in e to the power of it."""
 QUANTILE = 2.0
 
 By = Literal["requests", "changes", "per-question", "prior", "event", "bounds"]
@@ -237,7 +239,8 @@ def worth_remembering(
     """`remembered`, in numbers."""
     back = (policy.requests[1] + watched) / (policy.requests[0] + requests)
     longest = max(policy.longest, REMEMBERED_FOR)
-    return min(max(4 * longest_life(policy, changes, exposure), 4 * back, REMEMBERED_FOR), 4 * longest)
+    life = longest_life(policy, changes, exposure)
+    return min(max(4 * life, COMES_BACK * back, REMEMBERED_FOR), 4 * longest)
 
 
 def longest_ttl(record: QuestionRecord | None, policy: QuestionPolicy) -> float:
