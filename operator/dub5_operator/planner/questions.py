@@ -56,6 +56,8 @@ NOISIEST = 0.8
 BLOCK = 900.0
 """Seconds within which comparisons may have an event in common."""
 ENOUGH_COMPARISONS = 100
+LEAST_CALLS = 0.01
+"""Of look-ups: without any call nobody would see that answers begin to change."""
 
 _DAY = 86400.0
 _RATES = np.geomspace(1 / (365 * _DAY), 1 / 20, 32)
@@ -485,12 +487,19 @@ class Population:
     def best_cost(self, bounds: Bounds) -> tuple[float, BoundBy]:
         """Step 4: `c`, and what keeps it from being larger."""
         allowed = min(bounds.aim, bounds.budget / self.margin)
-        cost = _largest(lambda cost: self.forecast(self.ttls(cost, bounds))[1] <= allowed)
+        most = (1 - LEAST_CALLS) * float(self.requests.sum())
+
+        def fine(cost: float) -> bool:
+            hits, stale = self.forecast(self.ttls(cost, bounds))
+            return stale <= allowed and hits <= most
+
+        cost = _largest(fine)
         ttls = self.ttls(cost, bounds)
         hits = self.hits(ttls)
         if hits @ (ttls >= bounds.longest * (1 - 1e-9)) > hits.sum() / 2:
             return cost, "Bounds"
-        return cost, "Staleness" if allowed == bounds.aim else "Data"
+        watched = hits.sum() < most * (1 - 1e-3)
+        return cost, "Staleness" if allowed == bounds.aim and watched else "Data"
 
     def cost_within(self, most: float, bounds: Bounds) -> float:
         """The largest `c` with which no more answers are kept than that."""
