@@ -363,7 +363,8 @@ class QuestionPolicy(msgspec.Struct, frozen=True):
     shape and the seconds of a gamma distribution of rates, `noise` both parameters of a beta distribution. `hazard` is
     how fast answers change now, as a multiple of their own average. TTLs lie between `shortest` and `longest` seconds,
     and no question's hits are expected to be stale by a larger share than `stale`. Answers born before `changed_at`,
-    in seconds since the epoch, are stale already with the chance `changed_share`.
+    in seconds since the epoch, are stale already with the chance `changed_share`. In a `storm` answers change so much
+    faster than on average that nothing is learnt of a question's own rate.
     """
 
     cost: Annotated[float, Meta(ge=0, le=1e6)]
@@ -376,6 +377,7 @@ class QuestionPolicy(msgspec.Struct, frozen=True):
     hazard: Annotated[float, Meta(ge=1e-9, le=1e6)] = 1.0
     changed_at: _Seconds = 0.0
     changed_share: _Share = 0.0
+    storm: bool = False
 
 
 class ClassPolicy(msgspec.Struct, frozen=True):

@@ -144,7 +144,7 @@ def learn(
     kept = 0.5 ** (max(again - at, 0.0) / HALF_LIFE)
     changes, exposure, young, reworded = kept * changes, kept * exposure, kept * young, kept * reworded
     ends = outcome == 1 or not re_asked
-    if outcome >= 0:
+    if outcome >= 0 and not policy.storm:
         more, longer, told, differed = compared(
             policy.change[0] + changes,
             policy.change[1] + exposure,

@@ -69,6 +69,7 @@ class Published(NamedTuple):
     hazard: float
     changed_at: float
     changed_share: float
+    storm: bool
 
     @classmethod
     def of(cls, policy: QuestionPolicy) -> Published:
@@ -83,10 +84,11 @@ class Published(NamedTuple):
             float(policy.hazard),
             float(policy.changed_at),
             float(policy.changed_share),
+            policy.storm,
         )
 
 
-NO_POLICY = Published(0.0, (1.0, 1.0), (1.0, 1.0), (1.0, 1.0), 1.0, 1.0, 1.0, 1.0, 0.0, 0.0)
+NO_POLICY = Published(0.0, (1.0, 1.0), (1.0, 1.0), (1.0, 1.0), 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, False)
 
 
 class State(NamedTuple):

@@ -122,6 +122,21 @@ def test_an_event_says_nothing_of_a_rate() -> None:
     )
 
 
+def test_a_storm_says_nothing_of_a_rate() -> None:
+    calm = learned([True, False], age=60.0)
+    record = updated(
+        calm,
+        fetched=calm.at,
+        again=calm.at + 60,
+        changed=True,
+        hits=3,
+        re_asked=False,
+        policy=policy(storm=True),
+    )
+    assert record.requests > calm.requests
+    assert (record.changes, record.exposure) == pytest.approx((calm.changes, calm.exposure), rel=1e-3)
+
+
 def test_after_an_event_no_other_ttl_costs_less() -> None:
     requests, changes, cost, share, since = 0.01, 1 / HOUR, 0.2, 0.03, 40.0
 

@@ -529,7 +529,8 @@ class Learning:
         self._compare(good_verdicts, now)
 
     def _compare(self, verdicts: Sequence[Verdict], now: float) -> None:
-        compared = self._questions.fold(verdicts, now)
+        storm, (calmed, _) = self._hazard.in_storm(now), self._hazard.moment(now)
+        compared = self._questions.fold(verdicts, now, storm=storm, after=calmed)
         if compared is not None and self._questions.fitted:  # before, what is expected is a guess
             changed = compared.changed.astype(float)
             self._hazard.fold(
@@ -576,7 +577,10 @@ class Learning:
 
     def population(self, now: float) -> Population | None:
         """Its questions, with how fast answers change now; None while too little was compared."""
-        return self._questions.population(now, hazard=self._hazard.multiplier(now))
+        hazard = self._hazard
+        return self._questions.population(
+            now, hazard=hazard.multiplier(now), storm=hazard.in_storm(now), calmed=hazard.moment(now)
+        )
 
     def decide(self, limits: PolicyLimits, current: float, now: float) -> Decision:
         curve, population = self.curve(now), self.population(now)

@@ -60,8 +60,9 @@ SETTLES, UNSETTLED = 120.0, 600.0
 """Seconds after which comparisons are counted, where nothing seems to have happened and where something may have."""
 TOLD_APART = 4.0
 """Of the log-likelihood, by which an event must explain more than the best new rate, so that it is one."""
-SOON = 900.0
-"""Seconds between moments that are one."""
+STORM, STORM_LASTS = 8.0, 6 * 3600.0
+"""Factor from which on a new rate is a storm, of which nothing is learnt of questions' own rates, and seconds until it
+is none any more."""
 CAUTION = 4.0
 SUSPECTED = 0.1
 """A posterior from which on something is reckoned with; before, it is what is assumed of any minute."""
@@ -217,7 +218,9 @@ class Hazard:
         self._events = np.zeros((0, 4))  # at, lasts, answers changed, answers not changed
         self._level = self._before = 1.0
         self._since = 0.0  # when the level began
-        self._moment = np.zeros(2)  # when answers changed last, and which share of them
+        self._moment = np.zeros(
+            2
+        )  # when the last storm was seen to be over, and the share of answers it changed
         self._waiting: list[tuple[float, _Comparisons]] = []
         self._counts = np.zeros(2)  # of the level: changes, expected at a level of one; faded
         self._sources = np.zeros(2)  # changes: by events, all; faded
@@ -255,8 +258,12 @@ class Hazard:
             mean += float((going_on * _EXTENTS / _LASTS).sum()) * seconds / max(expected, 1e-9)
         return float(min(max(mean, 1.0), MOST))
 
+    def in_storm(self, now: float) -> bool:
+        return bool(self._level > STORM and now - self._since < STORM_LASTS)
+
     def moment(self, now: float) -> tuple[float, float]:
-        """When answers changed last, and the chance that one fetched before did; zeros where it is long ago."""
+        """When the last storm was seen to be over, and the chance that an answer fetched before is stale; zeros where
+        it is long ago."""
         at, share = self._moment.tolist()
         return (at, share) if now - at < REMEMBERED else (0.0, 0.0)
 
@@ -470,7 +477,8 @@ class Hazard:
         prior[: len(_RISES)] = RISES_A_DAY * likely / likely.sum()
         prior[len(_RISES) : _BACK] = FALLS_A_DAY / len(_FALLS)
         prior[_BACK:_RATES] = BACK_A_DAY * (np.abs(np.log(self._factors()[_BACK:])) > math.log(FOREIGN))
-        prior[_EVENT] = EVENTS_A_DAY / len(_EXTENTS)
+        if self._level < STORM:  # what is a storm has no events in it
+            prior[_EVENT] = EVENTS_A_DAY / len(_EXTENTS)
         # An event is an explanation of the dispersion.
         tempered = np.ones(_HYPOTHESES)
         tempered[:_RATES] = np.maximum(self._dispersion, np.where(self._factors() < 1, CAUTION, 1.0))
@@ -492,7 +500,6 @@ class Hazard:
         share = float(posterior[index] @ -np.expm1(-_EXTENTS) / posterior[index].sum())
         event = [[at, lasts, 4 * share, 4 * (1 - share)]]  # as if four comparisons had shown it
         self._events = np.concatenate([self._events, event])[-_MOST_EVENTS:]
-        self._changed(at + lasts, share)
         self._search_anew()
 
     def _goes_on(self, now: float) -> None:
@@ -502,13 +509,12 @@ class Hazard:
         before, best = self._level, int(row.argmax())
         factor = factors[best] if best >= _BACK else math.exp(float(row @ np.log(factors)))
         self._level = min(max(before * float(factor), LEAST), MOST)
-        # What changed beyond the average: since then where it is faster now, until then where it was.
-        faster = self._level > before
-        beyond = max(self._level - max(before, 1.0), 0.0) if faster else max(before - 1.0, 0.0)
-        lasted = now - at if faster else at - max(self._since, at - REMEMBERED)
         expected, seconds = self._typical
-        if beyond and expected:
-            self._changed(at, -math.expm1(-beyond * lasted * expected / seconds))
+        if before > STORM and expected:  # over, or another one from now on
+            lasted = at - max(self._since, at - REMEMBERED)
+            spared = math.exp(-before * lasted * expected / seconds)
+            calmed, share = self._moment
+            self._moment[:] = now, 1 - spared * (1 - share * (calmed >= self._since))
         by_events = self._by_events
         told = (self._level * (1 - by_events) + by_events) / (before * (1 - by_events) + by_events)
         if not 1 / ALARM < told < ALARM:
@@ -518,12 +524,6 @@ class Hazard:
         self._settle(at)
         self._enter(at)
         self._search_anew()
-
-    def _changed(self, at: float, share: float) -> None:
-        before, most = self._moment
-        if abs(at - before) < SOON:  # a rate comes down in steps
-            at, share = max(at, before), max(share, most)
-        self._moment[:] = at, share
 
     def _search_anew(self) -> None:
         self._onsets, self._scores = np.zeros(0), np.zeros((0, _HYPOTHESES))

@@ -134,21 +134,27 @@ class Questions:
         self._events = 0.0
         self._foretold = np.zeros(3)  # stale hits as measured, as expected, and squares of the measured ones
         self._surprise = np.zeros(2)  # squared residuals of blocks, their variances
-        self._block = np.zeros(2)
+        self._blocks = np.zeros(
+            (2, 6)
+        )  # the one before and this one: residual, its variance, events, what was foretold
         self._block_began = 0.0
         self.estimate = NOTHING
 
-    def fold(self, verdicts: Sequence[Verdict], now: float) -> Comparisons | None:
-        """Take comparisons in, and say what was expected of them."""
+    def fold(
+        self, verdicts: Sequence[Verdict], now: float, *, storm: bool = False, after: float = 0.0
+    ) -> Comparisons | None:
+        """Take comparisons in, and say what was expected of them. In a `storm`, and of answers fetched before the time
+        `after` which one was over, no rates are learnt."""
         self._fade(now)
         if not verdicts:
             return None
         self.believe()
         compared = self._columns(verdicts)
+        calm = compared.fetched >= after if not storm else np.zeros(len(compared.rows), dtype=bool)
         if self._fitted_at:
-            self._hold_against(compared, now)
+            self._hold_against(compared, calm, now, storm=storm)
         self._compared += len(compared.rows)
-        self._count(compared)
+        self._count(compared, calm)
         self._fresh.update(compared.rows.tolist())
         if len(self._rows) > MOST_QUESTIONS:
             self._forget()
@@ -197,24 +203,31 @@ class Questions:
         shape, seconds = self.change
         return [shape, seconds, shape / seconds, self.noise[0] / sum(self.noise)]
 
-    def _hold_against(self, compared: Comparisons, now: float) -> None:
+    def _hold_against(
+        self, compared: Comparisons, calm: NDArray[np.bool_], now: float, *, storm: bool
+    ) -> None:
         """Step 5."""
         by_time = -np.expm1(-compared.expected)
         differs = 1 - (1 - compared.noise) * (1 - by_time)
         found = np.where(compared.changed, by_time / np.maximum(differs, 1e-12), 0.0)
-        self._events += float(found.sum())
         weight = np.where(compared.ends, compared.hits, 0.0) / 2
-        self._foretold += (weight @ found, weight @ by_time, weight**2 @ found)
-        self._block += (
-            float((compared.changed - differs).sum()),
-            float((differs * (1 - differs)).sum()),
+        variance = differs * (1 - differs)
+        columns = (
+            *(compared.changed - differs, variance, found),
+            *(weight * found, weight * by_time, weight**2 * found),
         )
+        self._blocks[1] += np.stack(columns)[:, calm].sum(axis=1)
+        if storm:
+            self._blocks[:] = 0  # how it began was no surprise either
         if now - self._block_began > BLOCK:
-            self._surprise += (self._block[0] ** 2, self._block[1])
-            self._block[:] = 0
+            residual, variance, events, *foretold = self._blocks[0]
+            self._events += events
+            self._foretold += foretold
+            self._surprise += (residual**2, variance)
+            self._blocks[0], self._blocks[1] = self._blocks[1], 0.0
             self._block_began = now
 
-    def _count(self, compared: Comparisons) -> None:
+    def _count(self, compared: Comparisons, calm: NDArray[np.bool_]) -> None:
         """Step 1."""
         rows, at, ages = compared.rows, compared.again, compared.again - compared.fetched
         touched, places = np.unique(rows, return_inverse=True)
@@ -225,15 +238,15 @@ class Questions:
         known[touched, :_REQUESTS] *= kept[:, None]
         self._changed[touched] *= kept[:, None]
         known[touched, _AT] = latest
-        same = ~compared.changed
+        same, changed = calm & ~compared.changed, calm & compared.changed
         np.add.at(known[:, _SAME], rows[same], 1.0)
         lived = same & compared.ends
         np.add.at(known[:, _SAME_FOR], rows[lived], ages[lived])
-        place = np.log(np.maximum(ages[~same], 1.0)) / math.log(_AGES[1] / _AGES[0])
+        place = np.log(np.maximum(ages[changed], 1.0)) / math.log(_AGES[1] / _AGES[0])
         place = np.minimum(place, len(_AGES) - 1 - 1e-9)
         below = place.astype(np.int64)
-        np.add.at(self._changed, (rows[~same], below), 1 - (place - below))
-        np.add.at(self._changed, (rows[~same], below + 1), place - below)
+        np.add.at(self._changed, (rows[changed], below), 1 - (place - below))
+        np.add.at(self._changed, (rows[changed], below + 1), place - below)
         asked = np.bincount(places, (compared.hits + 1) * compared.ends)
         kept = REMEMBERED / (REMEMBERED + asked)
         known[touched, _REQUESTS] = kept * known[touched, _REQUESTS] + asked
@@ -315,7 +328,7 @@ class Questions:
     @property
     def correction(self) -> float:
         """Stale hits that came, of those that were foretold; 1 while there are few."""
-        measured, expected, squares = self._foretold
+        measured, expected, squares = (self._foretold + self._blocks[:, 3:].sum(axis=0)).tolist()
         if measured <= 0:
             return 1.0
         typical = 20.0 * self.dispersion * squares / measured
@@ -329,14 +342,21 @@ class Questions:
     @property
     def _known_changes(self) -> float:
         """How many independent ones those that were seen amount to."""
-        return (self._events + 0.5) / self.dispersion
+        return float(self._events + self._blocks[:, 2].sum() + 0.5) / self.dispersion
 
     @property
     def fitted(self) -> bool:
         """Whether the class's distributions are known."""
         return self._fitted_at > 0
 
-    def population(self, now: float, *, hazard: float = 1.0) -> Population | None:
+    def population(
+        self,
+        now: float,
+        *,
+        hazard: float = 1.0,
+        storm: bool = False,
+        calmed: tuple[float, float] = (0.0, 0.0),
+    ) -> Population | None:
         """Those that are asked of late."""
         self.believe()
         count = len(self._rows)
@@ -361,6 +381,8 @@ class Questions:
             noise_prior=self.noise,
             requests_prior=prior,
             hazard=hazard,
+            storm=storm,
+            calmed=calmed,
         )
 
     def drift(self, population: Population | None, ttl: float) -> DriftEstimate:
@@ -394,7 +416,7 @@ class Questions:
             "sums": np.array([*self.change, *self.noise, *(getattr(self, name) for name in _SUMS)]),
             "foretold": self._foretold,
             "surprise": self._surprise,
-            "block": self._block,
+            "blocks": self._blocks,
             "estimate": np.array([] if estimate is NOTHING else astuple(estimate), dtype=float),
         }
 
@@ -409,10 +431,10 @@ class Questions:
         check(state, "sums", np.float64, (4 + len(_SUMS),))
         check(state, "foretold", np.float64, (3,))
         check(state, "surprise", np.float64, (2,))
-        check(state, "block", np.float64, (2,), finite=False)
+        check(state, "blocks", np.float64, (2, 6), finite=False)
         told = len(state["estimate"])
         check(state, "estimate", np.float64, (told,))
-        if not np.isfinite(state["block"]).all() or told not in (0, len(fields(DriftEstimate))):
+        if not np.isfinite(state["blocks"]).all() or told not in (0, len(fields(DriftEstimate))):
             raise ValueError("sums of questions that cannot be")
         if not (state["mixture"] > 0).all() or not (state["sums"][:4] > 0).all():
             raise ValueError("questions have distributions that cannot be")
@@ -426,7 +448,7 @@ class Questions:
         for name, value in zip(_SUMS, sums[4:], strict=True):
             setattr(self, name, value)
         self._foretold, self._surprise = state["foretold"].copy(), state["surprise"].copy()
-        self._block = state["block"].copy()
+        self._blocks = state["blocks"].copy()
         self.estimate = NOTHING
         if told:
             estimate = DriftEstimate(*state["estimate"].tolist())
@@ -439,7 +461,8 @@ class Questions:
 @dataclass(frozen=True, slots=True)
 class Population:
     """By question, per second: how often it is asked, and how often it changes now: as replicas believe, the upper end
-    of that, and as is to be expected. Beside them what is the class's."""
+    of that, and as is to be expected. Beside them what is the class's. `calmed`: when a storm was over, and the share
+    of answers that it changed."""
 
     requests: Floats
     rate: Floats
@@ -451,6 +474,8 @@ class Population:
     noise_prior: tuple[float, float]
     requests_prior: tuple[float, float]
     hazard: float
+    storm: bool = False
+    calmed: tuple[float, float] = (0.0, 0.0)
 
     @classmethod
     def known(cls, requests: Floats, rates: Floats) -> Population:
@@ -516,6 +541,9 @@ class Population:
             longest=bounds.longest,
             stale=bounds.stale,
             hazard=self.hazard,
+            changed_at=self.calmed[0],
+            changed_share=self.calmed[1],
+            storm=self.storm,
         )
 
 
@@ -533,7 +561,7 @@ class Bounds:
 def _largest(fine: Callable[[float], bool]) -> float:
     """The largest cost of which that is true."""
     low, high = math.log(_LEAST_COST), math.log(_MOST_COST)
-    for _ in range(22):
+    for _ in range(15):
         middle = (low + high) / 2
         low, high = (middle, high) if fine(math.exp(middle)) else (low, middle)
     return math.exp(low)

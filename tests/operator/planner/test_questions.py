@@ -82,6 +82,18 @@ def test_noise_that_is_alike_for_all_is_told_from_change() -> None:
     assert among.mean.mean() == pytest.approx(1 / HOUR, rel=0.2)
 
 
+def test_a_storm_teaches_no_rates() -> None:
+    found = learned(np.full(300, 1 / HOUR))
+    at, rate, margin = NOW + 40_000, population(found).mean.mean(), found.margin
+    changed = [Verdict(key, "c", at, at + 10, True, 100, "refetch") for key in range(300)]
+    found.fold(changed, at + 10, storm=True)  # noticed
+    found.fold(changed, at + 20, after=at + 5)  # over
+    assert population(found).mean.mean() == pytest.approx(rate, rel=0.15)
+    assert found.margin == pytest.approx(margin, rel=0.05)
+    found.fold(changed, at + 30)
+    assert population(found).mean.mean() > 2 * rate
+
+
 def test_few_changes_leave_a_margin() -> None:
     few, many = (population(learned(np.full(n, 1 / HOUR), each=4)).margin for n in (30, 4000))
     assert few > 1.3 > 1.15 > many > 1.0
