@@ -553,6 +553,21 @@ async def test_a_schedule_that_makes_no_sense_is_told(bench: Bench, entry: dict[
     assert bench.condition("Ready") == ("False", "InvalidSchedule")
 
 
+@pytest.mark.parametrize(
+    "spec", [{"mode": "Guess"}, {"cacheClass": "a\u00a0b"}, {"ttl": {"min": "soon"}}, {"schedule": 5}]
+)
+async def test_a_spec_that_the_definition_let_through_is_refused(bench: Bench, spec: dict[str, Any]) -> None:
+    """A definition of another release; and its regular expressions know fewer spaces than Python's."""
+    await bench.reconcile()
+    report = await bench.reconcile(spec)
+    assert bench.condition("Ready") == ("False", "InvalidSpec")
+    assert [event.reason for event in report.events] == ["InvalidSpec"]
+    bench.clock.now -= 60
+    assert not bench.policies.is_due("1", {"cacheClass": "banter", **spec})
+    assert bench.policies.is_due("1", {"cacheClass": "banter"})
+    assert (await bench.published())["banter"].ttl == 60
+
+
 async def test_a_policy_is_due_each_step_and_when_its_spec_changes(bench: Bench) -> None:
     spec = {"cacheClass": "banter", "step": {"every": "2m"}}
     assert bench.policies.is_due("1", spec)

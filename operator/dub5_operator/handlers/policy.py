@@ -47,7 +47,7 @@ _NAMED, _NAME = 20, 100
 """Classes that are listed, and characters of each."""
 
 RETRY = 30.0
-"""Seconds until a policy that is not in force is reconciled again, where `step.every` is longer."""
+"""Seconds until a policy that is not in force is reconciled again."""
 
 _REPORTED_CHANGE = 1.25
 """A TTL that has moved by this much since it was last reported is an event."""
@@ -276,7 +276,7 @@ class _Due(msgspec.Struct, frozen=True):
 
     since: float
     at: float
-    spec: CachePolicySpec
+    spec: Json
 
 
 class _Gone(Exception):
@@ -307,7 +307,7 @@ class PolicyReconciler:
     def is_due(self, uid: str, spec: Mapping[str, Any]) -> bool:
         """Whether it is time, or the spec is another one."""
         due = self._due.get(uid)
-        return due is None or not due.since <= self._clock() < due.at or due.spec != _read(spec)
+        return due is None or not due.since <= self._clock() < due.at or due.spec != dict(spec)
 
     async def keep(self, classes: Collection[str]) -> None:
         """Between two reconciliations, which may be an hour apart: read on, since Redis keeps less, and renew what is
@@ -330,18 +330,18 @@ class PolicyReconciler:
         """`claims` are those of all policies for this one's class, `classes` all that some policy is for.
 
         None where another operator began later: it is for that one to say what comes of the policy."""
-        policy = _read(spec)
         self._reconciling.add(uid)
         try:
-            report = _on_edges(await self._reconcile(name, uid, policy, status, claims, classes), status)
+            report = _on_edges(await self._reconcile(name, uid, spec, status, claims, classes), status)
             self._metrics.in_charge.set(1)
             if uid not in self._reconciling:
                 return report
-            wait, ready, now = seconds(policy.step.every), report.conditions[0].status, self._clock()
-            due_at = now + (wait if ready == "True" else min(wait, RETRY))
+            ready, now = report.conditions[0].status, self._clock()
+            due_at = now + RETRY
             if ready == "True":
-                due_at = min(due_at, self._states[uid].schedule.next(now))
-            self._due[uid] = _Due(now, due_at, policy)
+                every = seconds(_read(spec).step.every)
+                due_at = min(now + every, self._states[uid].schedule.next(now))
+            self._due[uid] = _Due(now, due_at, dict(spec))
             self._metrics.report(name, report, now=now, due_at=due_at)
             times = {"nextReconcileTime": _stamp(due_at)}
             if ready != "Unknown":
@@ -352,7 +352,7 @@ class PolicyReconciler:
             self._metrics.forget(name)
             self._metrics.in_charge.set(0)
             now = self._clock()
-            self._due[uid] = _Due(now, now + RETRY, policy)
+            self._due[uid] = _Due(now, now + RETRY, dict(spec))
             return None
         finally:
             self._reconciling.discard(uid)
@@ -361,7 +361,7 @@ class PolicyReconciler:
         self,
         name: str,
         uid: str,
-        policy: CachePolicySpec,
+        spec: Mapping[str, Any],
         status: Mapping[str, Any],
         claims: Iterable[Claim],
         classes: Collection[str],
@@ -372,6 +372,10 @@ class PolicyReconciler:
                     await self._samples.measure()
                 if not await self._publisher.take_charge():
                     raise Overtaken
+                try:
+                    policy = _read(spec)
+                except msgspec.ValidationError as error:
+                    return _not_ready("InvalidSpec", f"{error}.", "False")
                 oldest = min(claims, default=None)
                 if oldest is not None and oldest[2] != uid:
                     self._states.pop(uid, None)
