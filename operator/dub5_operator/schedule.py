@@ -33,9 +33,9 @@ class Schedule:
             try:
                 self._entries.append((entry, ZoneInfo(entry.time_zone)))
                 _times(*self._entries[-1], 0.0)
-            except (CronSimError, ValueError, OSError) as error:  # a zone's name may be that of a directory
+            except (CronSimError, ValueError) as error:
                 raise ValueError(f"schedule[{number}]: {error}") from None
-            except KeyError:
+            except (KeyError, OSError):  # a zone's name may be that of a directory
                 raise ValueError(f"schedule[{number}]: there is no time zone {entry.time_zone}") from None
 
     def next(self, now: float) -> float:

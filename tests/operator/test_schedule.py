@@ -82,6 +82,12 @@ def test_the_shortest_cut_is_in_force_until_it_ends() -> None:
     assert [schedule.next(begin + after) - begin for after in (0, 1800, 3600)] == [1800, 3600, 7200]
 
 
+@pytest.mark.parametrize("zone", ["Atlantis", "Europe", "America/Argentina", "zone"])
+def test_a_zone_that_there_is_not_is_named_and_no_file(zone: str) -> None:
+    with pytest.raises(ValueError, match=rf"^schedule\[0\]: there is no time zone {zone}$"):
+        purge("0 3 * * *", zone)
+
+
 def test_without_entries_nothing_ever_happens() -> None:
     schedule = Schedule([])
     assert (schedule.next(0.0), schedule.cut(0.0), schedule.purges(0.0, 1e9)) == (math.inf, None, False)
