@@ -23,6 +23,7 @@ from benchmarks.adaptive_ttl.kernel import (
     Published,
     new_state,
     run_minute,
+    usual_ttl,
 )
 from benchmarks.adaptive_ttl.world import HOUR, MINUTE, START, Drawn, Floats
 from dub5.contract import Access, QuestionPolicy, Verdict
@@ -78,12 +79,14 @@ class Fixed(Uniform):
 
 
 class Outcome(msgspec.Struct):
-    """Sums over the day, and by minute what a row needs more closely."""
+    """Sums over the run, and by minute what a row needs more closely. `usual_ttls`: where each question has its own,
+    the geometric mean over look-ups."""
 
-    re_asks: int = 0
     byte_seconds: float = 0.0
     sample_bytes: int = 0
+    re_asks_by_minute: list[int] = []
     ttls: list[float] = []
+    usual_ttls: list[float] = []
     hits_by_minute: list[int] = []
     stale_by_minute: list[int] = []
     looked_up_by_minute: list[int] = []
@@ -92,6 +95,10 @@ class Outcome(msgspec.Struct):
     @property
     def stale_share(self) -> float:
         return self.stale_share_from(0)
+
+    @property
+    def re_asks(self) -> int:
+        return sum(self.re_asks_by_minute)
 
     @property
     def calls(self) -> int:
@@ -127,6 +134,7 @@ class Cache:
         count = int(drawn.keys.max(initial=known - 1)) + 1
         self.state = new_state(count)
         self._answers = Answers(drawn.changes, drawn.first, drawn.rates, 1 - (1 - drawn.noises) ** 0.5)
+        self._shares = drawn.shares
         self.outcome = Outcome()
         self._short = np.random.default_rng([drawn.seed, 11]).integers(2**48, size=count)
         self._weights: Counter[int] = Counter()
@@ -166,11 +174,14 @@ class Cache:
         )
         outcome.byte_seconds += SIZE * kept_seconds
         outcome.ttls.append(ttl)
+        if mode == QUESTION:
+            ttl = usual_ttl(policy, self.state, self._shares, START + end)
+        outcome.usual_ttls.append(ttl)
         outcome.hits_by_minute.append(int(found.sum()))
         outcome.stale_by_minute.append(stale)
         outcome.looked_up_by_minute.append(len(times))
         outcome.calls_by_minute.append(calls + re_asks)
-        outcome.re_asks += re_asks
+        outcome.re_asks_by_minute.append(re_asks)
         seen = Seen(START + end, len(times), [], [])
         if control.samples:
             seen.accesses = self._sampled(times, keys, found)

@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
-from benchmarks.adaptive_ttl.cache import MEMORY_PRICE, Fixed, Seen, Uniform
+from benchmarks.adaptive_ttl.cache import MEMORY_PRICE, Cache, Fixed, Outcome, Seen, Uniform
 from benchmarks.adaptive_ttl.world import DAY, HOUR, MINUTE, Drawn
-from dub5_operator.planner.decision import AIM, PER_QUESTION, Decision, Learning, PolicyLimits, Shape
+from dub5_operator.planner import decision as planner
+from dub5_operator.planner.decision import AIM, PER_QUESTION, Decision
 from dub5_operator.planner.questions import Bounds, Population
 
 BUDGET = 0.01
 SHORTEST, LONGEST, INITIAL = 5.0, DAY, 60.0
 
 
+def planner_in(folder: Path) -> Any:
+    """`planner.decision` of the operator's package in a folder, of another release, say; what is imported stays."""
+
+    def taken() -> dict[str, Any]:
+        return {name: sys.modules.pop(name) for name in list(sys.modules) if name.startswith("dub5_operator")}
+
+    mine = taken()
+    sys.path.insert(0, str(folder))
+    try:
+        return importlib.import_module("dub5_operator.planner.decision")
+    finally:
+        sys.path.remove(str(folder))
+        taken()
+        sys.modules.update(mine)
+
+
 class Planned(Uniform):
-    """One reconcile a minute, with the code that runs in the operator."""
+    """One reconcile a minute, with the code that runs in the operator. `alarms`: as `Hazard.alarms`, but all."""
 
     samples = True
 
-    def __init__(self, *, shortest: float = SHORTEST, bypass: bool = False) -> None:
+    def __init__(self, *, shortest: float = SHORTEST, bypass: bool = False, planner: Any = planner) -> None:
         self.ttl = INITIAL
-        self.limits = PolicyLimits(
+        self.limits = planner.PolicyLimits(
             shortest=shortest,
             longest=LONGEST,
             budget=BUDGET,
@@ -28,8 +50,9 @@ class Planned(Uniform):
             memory_price=MEMORY_PRICE,
             on_infeasible="Bypass" if bypass else "Min",
         )
-        self.learning = Learning(Shape(shortest, LONGEST, 0.0))
+        self.learning = planner.Learning(planner.Shape(shortest, LONGEST, 0.0))
         self.decisions: list[Decision] = []
+        self.alarms: list[tuple[float, float]] = []
 
     def each_minute(self, seen: Seen) -> None:
         self.learning.fold(
@@ -37,7 +60,8 @@ class Planned(Uniform):
         )
         decision = self.learning.decide(self.limits, self.ttl, seen.at)
         self.decisions.append(decision)
-        self.ttl, self.question = decision.ttl, decision.question
+        self.alarms += [alarm for alarm in self.learning.jumps if alarm not in self.alarms[-10:]]
+        self.ttl, self.question = decision.ttl, getattr(decision, "question", None)
 
 
 class DynamicTTL(Uniform):
@@ -69,6 +93,21 @@ def optimum(drawn: Drawn) -> Fixed:
     bounds = Bounds(SHORTEST, LONGEST, BUDGET, AIM * BUDGET, PER_QUESTION * BUDGET)
     cost, _ = known.best_cost(bounds)
     return Fixed(INITIAL, np.append(known.ttls(cost, bounds), INITIAL))
+
+
+def best_fixed(drawn: Drawn) -> Outcome:
+    """Of the longest TTL for all that keeps the budget, in hindsight; to a twentieth."""
+    ttls = np.geomspace(SHORTEST, LONGEST, 200)
+    low, high = 0, len(ttls)
+    best = Cache(drawn, Fixed(SHORTEST)).run()
+    while high - low > 1:
+        middle = (low + high) // 2
+        found = Cache(drawn, Fixed(float(ttls[middle]))).run()
+        if found.stale_share <= BUDGET:
+            low, best = middle, found
+        else:
+            high = middle
+    return best
 
 
 class LikelyRate(Uniform):

@@ -129,6 +129,17 @@ class Answers(NamedTuple):
 
 
 @compiled
+def usual_ttl(policy: Published, state: State, shares: Floats, now: float) -> float:
+    """Seconds for which a new answer would be good: the geometric mean over look-ups."""
+    total = 0.0
+    for key in range(len(shares)):
+        known = state.known[key]
+        ttl, _ = judge(policy, known[0], known[1], known[4], known[5], 0, 0.0, now)
+        total += shares[key] * math.log(ttl)
+    return math.exp(total)
+
+
+@compiled
 def _version(answers: Answers, key: int, at: float) -> int:
     if key >= len(answers.rates):
         return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import msgspec
@@ -145,6 +146,14 @@ def _rates(drift: Drifts, ranks: NDArray[np.int64], shares: Floats, chance: np.r
         return chance.lognormal(-(sigma**2) / 2, sigma, len(ranks)) / HOUR
     rates = ranks**-0.5 if drift == "popular-fast" else ranks**0.5
     return np.asarray(rates / (rates @ shares) / HOUR)  # once per hour, as hits see it
+
+
+def turns(world: World) -> Floats:
+    """When all answers begin to change faster or slower by a half or more, in seconds since START."""
+    paces = np.maximum(np.diff(_passed(world)), 1e-9)
+    turning = np.abs(np.log(paces[1:] / paces[:-1])) > math.log(1.5)
+    jumps = [world.jump_at] if world.jump != 1.0 else []
+    return np.concatenate([jumps, MINUTE * (np.flatnonzero(turning) + 1)])
 
 
 def _passed(world: World) -> Floats:
