@@ -669,8 +669,8 @@ class Recall:
                 if len(self._heads) >= _MOST_HEADS:
                     self._heads.remove(min(self._heads, key=lambda head: head.used))
                     self._by_length.clear()
-                    for known in self._heads:
-                        known.used //= 2
+                    for each in self._heads:
+                        each.used //= 2
                 self._heads.append(head)
         if not self._keeps_written:
             body = msgspec.structs.replace(body, written_of=None, written=Written())
