@@ -24,6 +24,8 @@ from typing import Any, Literal, get_args
 import msgspec
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.metrics_core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 from structlog.typing import FilteringBoundLogger
 
 from dub5.contract import LONGEST_TTL, AnnouncedClass, Announcement, ClassPolicy, purge_names
@@ -114,6 +116,39 @@ class LastReport(msgspec.Struct):
         return cls(float(ttl) if isinstance(ttl, (int, float)) else None, until, within)
 
 
+class _Gauge(Collector):
+    """A gauge by policy, and by more labels. prometheus_client's takes most of a kilobyte a series, and a policy has
+    27. It is read in other threads."""
+
+    def __init__(self, name: str, meaning: str, registry: CollectorRegistry, *more: str) -> None:
+        self.label_names = ("policy", *more)
+        self._name, self._meaning = f"dub5_operator_{name}", meaning
+        self._series: dict[tuple[str, ...], float] = {}
+        self._others: set[tuple[str, ...]] = set()  # what the other labels have been
+        registry.register(self)
+
+    def set(self, value: float, policy: str, *others: str) -> None:
+        """Without a series where the value is not finite: it is not known any more."""
+        if math.isfinite(value):
+            self._others.add(others)
+            self._series[(policy, *others)] = value
+        else:
+            self._series.pop((policy, *others), None)
+
+    def forget(self, policy: str) -> None:
+        for others in self._others:
+            self._series.pop((policy, *others), None)
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        yield GaugeMetricFamily(self._name, self._meaning, labels=self.label_names)
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        [family] = self.describe()
+        for labels, value in self._series.copy().items():
+            family.add_metric(labels, value)
+        yield family
+
+
 class Metrics:
     """A registry of its own; each series has the policy's name for a label."""
 
@@ -121,7 +156,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self._gauges = {
-            name: Gauge(f"dub5_operator_{name}", text, ["policy"], registry=self.registry)
+            name: _Gauge(name, text, self.registry)
             for name, text in {
                 "ttl_seconds": "TTL in force.",
                 "recommended_ttl_seconds": "TTL that the measurements recommend.",
@@ -139,31 +174,24 @@ class Metrics:
             }.items()
         }
         self._times = {
-            name: Gauge(
-                f"dub5_operator_{name}_reconcile_timestamp_seconds", text, ["policy"], registry=self.registry
-            )
+            name: _Gauge(f"{name}_reconcile_timestamp_seconds", text, self.registry)
             for name, text in {
                 "last": "When the policy was last reconciled without an error, since the epoch.",
                 "next": "When it is to be reconciled next, since the epoch.",
             }.items()
         }
-        self._conditions = Gauge(
-            "dub5_operator_condition",
+        self._conditions = _Gauge(
+            "condition",
             "1 for the status that a condition of the policy has.",
-            ["policy", "condition", "status"],
-            registry=self.registry,
+            self.registry,
+            "condition",
+            "status",
         )
-        self._budget = Gauge(
-            "dub5_operator_stale_budget_ratio",
-            "Share of hits that may be out of date.",
-            ["policy", "class"],
-            registry=self.registry,
+        self._budget = _Gauge(
+            "stale_budget_ratio", "Share of hits that may be out of date.", self.registry, "class"
         )
-        self._bound_by = Gauge(
-            "dub5_operator_bound_by",
-            "1 for what keeps the TTL from being longer.",
-            ["policy", "reason"],
-            registry=self.registry,
+        self._bound_by = _Gauge(
+            "bound_by", "1 for what keeps the TTL from being longer.", self.registry, "reason"
         )
         self.in_charge = Gauge(
             "dub5_operator_in_charge",
@@ -224,13 +252,10 @@ class Metrics:
             "saving_dollars_per_hour": decision.saving,
         }
         for name, value in figures.items():
-            if math.isfinite(value):
-                self._gauges[name].labels(policy).set(value)
-            else:  # not known any more
-                self._gauges[name].remove_by_labels({"policy": policy})
-        self._budget.labels(policy, class_name).set(budget)
+            self._gauges[name].set(value, policy)
+        self._budget.set(budget, policy, class_name)
         for reason in get_args(BoundBy):
-            self._bound_by.labels(policy, reason).set(decision.bound_by == reason)
+            self._bound_by.set(float(decision.bound_by == reason), policy, reason)
 
     def report(self, policy: str, report: Report, *, now: float, due_at: float) -> None:
         """What came of a reconciliation, and when the next one is due; seconds since the epoch."""
@@ -240,10 +265,10 @@ class Metrics:
         for each in report.conditions:
             if each.type in _EXPOSED:
                 for status in get_args(ConditionStatus):
-                    self._conditions.labels(policy, each.type, status.lower()).set(each.status == status)
+                    self._conditions.set(float(each.status == status), policy, each.type, status.lower())
         if ready != "Unknown":
-            self._times["last"].labels(policy).set(now)
-        self._times["next"].labels(policy).set(due_at)
+            self._times["last"].set(now, policy)
+        self._times["next"].set(due_at, policy)
 
     def forget(self, policy: str) -> None:
         """The policy is gone, and so are its series."""
@@ -254,7 +279,7 @@ class Metrics:
             self._bound_by,
             self._conditions,
         ):
-            gauge.remove_by_labels({"policy": policy})
+            gauge.forget(policy)
 
 
 _NO_SCHEDULE = Schedule([])
