@@ -446,7 +446,7 @@ MOST_RECORD = 64
 """Bytes of a QuestionRecord, at most: seven numbers of nine bytes."""
 
 
-class Access(msgspec.Struct, frozen=True, array_like=True):
+class Access(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One look-up of a cacheable answer.
 
     `key` is 48 bits of the cache key. It is recorded where `key / 2**48 < threshold`, so that every access of a
@@ -470,7 +470,7 @@ class Access(msgspec.Struct, frozen=True, array_like=True):
     joined: bool | None = None
 
 
-class Verdict(msgspec.Struct, frozen=True, array_like=True):
+class Verdict(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One comparison of an answer with the one before it: it changed, or not, somewhere in `(fetched, again]`.
 
     Times are births, in seconds since the epoch. `hits` is how often the older answer was served. `source` says
@@ -490,7 +490,7 @@ CANARIES_CHECKED = 0.25
 """Of the canaries whose answer is the same, the share that is asked for once more."""
 
 
-class Canary(msgspec.Struct, frozen=True, array_like=True):
+class Canary(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A hit that was asked again to see whether its answer was stale, drawn at random from the hits of its class.
 
     `fetched` and `at` are when the answer that was served and the new one were born, in seconds since the epoch.
