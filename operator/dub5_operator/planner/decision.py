@@ -48,7 +48,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -57,7 +57,9 @@ from numpy.typing import NDArray
 
 from dub5.contract import Access, QuestionPolicy, Verdict
 from dub5_operator.planner.hazard import Hazard
+from dub5_operator.planner.keys import Keys
 from dub5_operator.planner.questions import BoundBy, Bounds, DriftEstimate, Population, Questions
+from dub5_operator.planner.samples import Lookups
 from dub5_operator.planner.state import State, check
 
 Floats = NDArray[np.float64]
@@ -89,7 +91,7 @@ LONGEST_REPLAY = 2.0**31 * TICK
 MOST_KEYS = 16_384
 """Keys replayed; above, those that were not asked for the longest are forgotten."""
 
-_CALLS, _HITS, _AGE, _SPENT, _BYTES = range(5)
+_CALLS, _HITS, _AGE, _SPENT, _BYTES, _WEIGHT, _DOLLARS, _REALLY_HIT, _ELAPSED = range(9)
 _PLAIN, _BEGINS, _JOINED, _UNEXPLAINED = range(4)
 
 OnInfeasible = Literal["Min", "Bypass"]
@@ -195,48 +197,42 @@ class Reuse:
 
     def _begin(self) -> None:
         count = len(self.ttls)
-        self._sums = np.zeros((5, count))
-        self._weight = np.zeros(count)
-        self._dollars = np.zeros(count)
-        self._really_hit = np.zeros(count)
+        self._sums = np.zeros((9, count))
         self._others = np.zeros(2)  # look-ups outside the heavy stratum, faded: counted, and as recorded
-        self._elapsed = np.zeros(count)
-        self._slots: dict[int, int] = {}
+        self._keys = Keys()
         self._asked = array("I")
         self._missed = array("I")
-        self._fetched = np.zeros((16, count), dtype=np.uint32)
-        self._known = np.zeros((16, 2), dtype=np.float32)  # bytes and dollars of each key's last answer
+        self._fetched = np.zeros((0, count), dtype=np.uint32)
+        self._known = np.zeros((0, 2), dtype=np.float32)  # bytes and dollars of each key's last answer
         self._typical = np.zeros(3)  # known answers, faded: count, bytes, dollars
         self._seen = 0.0
         self._began: float | None = None
         self._zero = 0.0
         self._faded = 0.0
 
-    def fold(
-        self, accesses: Sequence[Access], looked_up: float | None, ttl_in_force: float, now: float
-    ) -> None:
-        """Replay look-ups; `looked_up` of them were counted in all, recorded or not (None: not counted)."""
+    def fold(self, lookups: Floats, looked_up: float | None, ttl_in_force: float, now: float) -> None:
+        """Replay look-ups, as `Lookups.columns` has them; `looked_up` of them were counted in all, recorded or not
+        (None: not counted)."""
         if self._began is not None and now > self._zero + LONGEST_REPLAY:
             self._begin()
+        if lookups.size and not self._faded:
+            self._faded = min(float(lookups[Lookups.AT].min()), now)
         self._fade(now)
-        if not accesses:
+        if not lookups.size:
             return
-        accesses = sorted(accesses, key=_time_of)
-        columns = np.array(
-            [
-                (access.at, access.hit, access.size, access.dollars, 1 / access.threshold)
-                for access in accesses
-            ]
-        )
+        at = lookups[Lookups.AT]
+        if (at[1:] < at[:-1]).any():
+            lookups = lookups[:, np.argsort(at, kind="stable")]
+            at = lookups[Lookups.AT]
         if self._began is None:
-            self._began = float(columns[0, 0])
+            self._began = float(at[0])
             self._zero = self._began - LONGEST_AGO
-        ticks = np.maximum(np.rint((columns[:, 0] - self._zero) / TICK), 1.0).astype(np.uint32)
-        columns[:, 4] = self._weighted(columns[:, 4], looked_up)
-        rows, turns, kinds = self._sort_out(accesses, ticks.tolist(), ttl_in_force)
-        self._value(rows, columns)
-        self._replay(rows, columns, ticks, kinds, _split(turns))
-        self._seen += len(accesses)
+        ticks = np.maximum(np.rint((at - self._zero) / TICK), 1.0).astype(np.uint32)
+        weights = self._weighted(1 / lookups[Lookups.THRESHOLD], looked_up)
+        rows, turns, kinds = self._sort_out(lookups, ticks.tolist(), ttl_in_force)
+        self._value(rows, lookups)
+        self._replay(rows, lookups[Lookups.HIT], weights, ticks, kinds, _split(turns))
+        self._seen += len(at)
 
     def away(self, since: float, until: float) -> None:
         """Nobody read in between, so that nothing was recorded: that time does not count."""
@@ -264,83 +260,73 @@ class Reuse:
     def _fade(self, now: float) -> None:
         passed = self._passed(now)
         if passed:
-            kept = 0.5 ** (passed / self._half_lives)
-            for sums in (
-                self._sums,
-                self._weight,
-                self._dollars,
-                self._really_hit,
-                self._elapsed,
-            ):
-                np.multiply(sums, kept, out=sums)
+            self._sums *= 0.5 ** (passed / self._half_lives)
             self._typical *= 0.5 ** (passed / HALF_LIFE)
             self._others *= 0.5 ** (passed / HALF_LIFE)
-            self._elapsed += passed
+            self._sums[_ELAPSED] += passed
         self._faded = max(self._faded, now)
 
     def _sort_out(
-        self, accesses: Sequence[Access], ticks: Sequence[int], ttl_in_force: float
+        self, lookups: Floats, ticks: Sequence[int], ttl_in_force: float
     ) -> tuple[NDArray[np.int64], list[int], NDArray[np.int64]]:
         """Where each look-up's key is kept, which of its key's look-ups in this batch it is, and of which kind."""
-        slots, asked, missed = self._slots, self._asked, self._missed
-        rows, turns, kinds = [], [], []
+        before = len(self._keys)
+        rows = self._keys.rows(lookups[Lookups.KEY].astype(np.int64))
+        self._make_room(len(self._keys))
+        asked, missed = self._asked, self._missed
+        hit, judged_by, joined = lookups[Lookups.HIT], lookups[Lookups.TTL], lookups[Lookups.JOINED]
+        ttls = np.where(np.isnan(judged_by), ttl_in_force, judged_by)
+        turns, kinds = [], []
         counted: dict[int, int] = {}
-        for access, tick in zip(accesses, ticks, strict=True):
-            row = slots.get(access.key)
+        for row, tick, was_hit, ttl, has_joined in zip(
+            rows.tolist(), ticks, hit.tolist(), ttls.tolist(), joined.tolist(), strict=True
+        ):
             kind = _PLAIN
-            if row is None:
-                row = slots[access.key] = len(slots)
-                asked.append(tick)
-                missed.append(0)
-                if access.hit:
+            if was_hit:
+                if row >= before and row not in counted:
                     kind = _BEGINS
-            if not access.hit:
+            else:
                 since = (tick - missed[row]) * TICK if missed[row] else math.inf
-                ttl = ttl_in_force if access.ttl is None else access.ttl
-                if since <= min(FLIGHT, ttl) if access.joined is None else access.joined:
+                if since <= min(FLIGHT, ttl) if math.isnan(has_joined) else has_joined:
                     kind = _JOINED
                 else:
                     if since < 0.9 * ttl:
                         kind = _UNEXPLAINED
                     missed[row] = tick
             asked[row] = tick
-            rows.append(row)
             kinds.append(kind)
             turn = counted.get(row, 0)
             counted[row] = turn + 1
             turns.append(turn)
-        self._make_room(len(slots))
-        return np.array(rows), turns, np.array(kinds)
+        return rows, turns, np.array(kinds)
 
     def _make_room(self, needed: int) -> None:
         have = len(self._fetched)
         if needed > have:
-            more = max(needed, have + have // 4) - have
-            self._fetched = np.pad(self._fetched, ((0, more), (0, 0)))
-            self._known = np.pad(self._known, ((0, more), (0, 0)))
+            more = max(needed, have + have // 8, 16) - have
+            self._asked.extend([0] * more)
+            self._missed.extend([0] * more)
+            self._fetched = np.vstack([self._fetched, np.zeros((more, len(self.ttls)), dtype=np.uint32)])
+            self._known = np.vstack([self._known, np.zeros((more, 2), dtype=np.float32)])
 
     def forget(self) -> None:
         """Drop what was not asked for the longest, where there is too much."""
-        if len(self._slots) > MOST_KEYS:
+        if len(self._keys) > MOST_KEYS:
             rows = self._latest(MOST_KEYS // 2)
-            keys = self._keys()[rows]
             asked, missed, fetched, known = self._columns()
+            keys = self._keys.by_row()[rows]
             self._take(keys, asked[rows], missed[rows], fetched[rows], known[rows])
 
     def _latest(self, most: int) -> NDArray[np.int64]:
         """Rows of the keys that were asked for last, in their order."""
-        asked = np.array(self._asked)
+        asked = np.array(self._asked)[: len(self._keys)]
         return np.sort(np.argsort(-asked.astype(np.int64), kind="stable")[:most])
-
-    def _keys(self) -> NDArray[np.int64]:
-        return np.fromiter(self._slots, dtype=np.int64, count=len(self._slots))
 
     def _columns(
         self,
     ) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32], NDArray[np.float32]]:
-        count = len(self._slots)
-        asked, missed = np.array(self._asked, dtype=np.uint32), np.array(self._missed, dtype=np.uint32)
-        return asked, missed, self._fetched[:count], self._known[:count]
+        asked, missed = (np.array(each, dtype=np.uint32) for each in (self._asked, self._missed))
+        return asked, missed, self._fetched, self._known
 
     def _take(
         self,
@@ -350,7 +336,7 @@ class Reuse:
         fetched: NDArray[np.uint32],
         known: NDArray[np.float32],
     ) -> None:
-        self._slots = {key: row for row, key in enumerate(keys.tolist())}
+        self._keys = Keys(keys)
         self._asked, self._missed = array("I", asked.tolist()), array("I", missed.tolist())
         self._fetched, self._known = fetched.copy(), known.copy()
 
@@ -362,11 +348,11 @@ class Reuse:
         return {
             "ttls": self.ttls,
             "lives": self._lives,
-            "sums": np.vstack([self._sums, self._weight, self._dollars, self._really_hit, self._elapsed]),
+            "sums": self._sums.copy(),
             "others": self._others,
             "typical": self._typical,
             "scalars": np.array([self._seen, began, self._zero, self._faded]),
-            "keys": self._keys()[rows],
+            "keys": self._keys.by_row()[rows],
             "asked": asked,
             "missed": missed,
             # Neighbours have mostly the same: differences are mostly 0.
@@ -394,10 +380,7 @@ class Reuse:
             math.isnan(began) or began >= zero
         ):
             raise ValueError("times that cannot be")
-        self._sums = state["sums"][:5].copy()
-        self._weight, self._dollars, self._really_hit, self._elapsed = (
-            row.copy() for row in state["sums"][5:]
-        )
+        self._sums = state["sums"].copy()
         self._others, self._typical = state["others"].copy(), state["typical"].copy()
         self._seen, self._zero, self._faded = seen, zero, faded
         self._began = None if math.isnan(began) else began
@@ -405,16 +388,18 @@ class Reuse:
         self._take(state["keys"], state["asked"], state["missed"], fetched, state["known"])
         return True
 
-    def _value(self, rows: NDArray[np.int64], columns: Floats) -> None:
+    def _value(self, rows: NDArray[np.int64], lookups: Floats) -> None:
         """Learn what an answer weighs and costs from hits; a miss does not know yet."""
-        known = columns[:, 2] > 0
-        self._known[rows[known]] = columns[known, 2:4]
-        self._typical += (known.sum(), columns[known, 2].sum(), columns[known, 3].sum())
+        known = lookups[Lookups.SIZE] > 0
+        worth = lookups[Lookups.SIZE : Lookups.DOLLARS + 1, known].T
+        self._known[rows[known]] = worth
+        self._typical += (len(worth), *worth.sum(axis=0))
 
     def _replay(
         self,
         rows: NDArray[np.int64],
-        columns: Floats,
+        hit: Floats,
+        weights: Floats,
         ticks: NDArray[np.uint32],
         kinds: NDArray[np.int64],
         turns: list[NDArray[np.int64]],
@@ -422,23 +407,27 @@ class Reuse:
         """Steps b, c, e and f. In a turn no key comes twice."""
         ttls = self.ttls
         ages = np.empty((len(rows), len(ttls)))
+        calls = np.empty(ages.shape, dtype=bool)
         unexplained = kinds == _UNEXPLAINED
         for turn in turns:
             held, now = self._fetched[rows[turn]], ticks[turn, None]
             held[unexplained[turn]] = 0
-            age = np.where(held > 0, (now.astype(np.float64) - held) * TICK, np.inf)
-            ages[turn] = age
-            self._fetched[rows[turn]] = np.where(age >= ttls, now, held)
-        weight = np.where(kinds == _BEGINS, 0.0, columns[:, 4])
+            age = np.subtract(now, held, dtype=np.float64)
+            age *= TICK
+            age[held == 0] = math.inf
+            called = age >= ttls
+            np.copyto(held, now, where=called)
+            ages[turn], calls[turn], self._fetched[rows[turn]] = age, called, held
+        weight = np.where(kinds == _BEGINS, 0.0, weights)
         size, dollars = self._worth(rows)
-        calls = (ages >= ttls).astype(float)
         served = ages < self._lives
-        self._sums[[_CALLS, _SPENT, _BYTES]] += np.stack([weight, weight * dollars, weight * size]) @ calls
-        self._sums[_HITS] += weight @ served
-        self._sums[_AGE] += weight @ np.where(served, ages, 0.0)
-        self._weight += weight.sum()
-        self._dollars += float(weight @ dollars)
-        self._really_hit += float(weight @ ((columns[:, 1] > 0) | (kinds == _JOINED)))
+        sums = self._sums
+        sums[[_CALLS, _SPENT, _BYTES]] += np.stack([weight, weight * dollars, weight * size]) @ calls
+        sums[_HITS] += weight @ served
+        ages[~served] = 0.0
+        sums[_AGE] += weight @ ages
+        really_hit = weight @ ((hit > 0) | (kinds == _JOINED))
+        sums[[_WEIGHT, _DOLLARS, _REALLY_HIT]] += np.array([[weight.sum()], [weight @ dollars], [really_hit]])
 
     def _worth(self, rows: NDArray[np.int64]) -> tuple[Floats, Floats]:
         """Bytes and dollars of each look-up's answer; the usual where they are not known."""
@@ -450,21 +439,22 @@ class Reuse:
 
     def curve(self, now: float) -> Curve | None:
         """As of `now`; None before there is anything to say."""
-        if self._began is None or not self._weight.any():
+        sums = self._sums
+        if self._began is None or not sums[_WEIGHT].any():
             return None
         # As if it had faded until now: a share is not changed by that, a rate is.
         passed = self._passed(now)
         kept = 0.5 ** (passed / self._half_lives)
-        rate = kept / np.maximum(kept * self._elapsed + passed, 1.0)
+        rate = kept / np.maximum(kept * sums[_ELAPSED] + passed, 1.0)
         return Curve(
             ttls=self.ttls,
-            hit_ratio=np.maximum.accumulate(self._sums[_HITS] / self._weight),
-            mean_age=self._sums[_AGE] / np.maximum(self._sums[_HITS], 1e-9),
-            calls=self._sums[_CALLS] * rate,
-            dollars=self._sums[_SPENT] * rate,
-            dollars_uncached=self._dollars * rate,
-            bytes=self._sums[_BYTES] * self._lives * rate,
-            measured=self._really_hit / self._weight,
+            hit_ratio=np.maximum.accumulate(sums[_HITS] / sums[_WEIGHT]),
+            mean_age=sums[_AGE] / np.maximum(sums[_HITS], 1e-9),
+            calls=sums[_CALLS] * rate,
+            dollars=sums[_SPENT] * rate,
+            dollars_uncached=sums[_DOLLARS] * rate,
+            bytes=sums[_BYTES] * self._lives * rate,
+            measured=sums[_REALLY_HIT] / sums[_WEIGHT],
             seen=self._seen,
             window=max(0.0, now - self._began),
         )
@@ -472,10 +462,6 @@ class Reuse:
 
 def _same(one: NDArray[Any], other: Floats) -> bool:
     return one.dtype == other.dtype and np.array_equal(one, other)
-
-
-def _time_of(access: Access) -> float:
-    return access.at
 
 
 def _split(turns: list[int]) -> list[NDArray[np.int64]]:
@@ -511,7 +497,7 @@ class Learning:
 
     def fold(
         self,
-        accesses: Sequence[Access],
+        accesses: Lookups | Iterable[Access],
         verdicts: Sequence[Verdict],
         *,
         looked_up: float | None,
@@ -519,12 +505,14 @@ class Learning:
         now: float,
     ) -> None:
         """Take in samples; `looked_up` is how many look-ups they stand for, None where a replica did not count."""
-        good_accesses = [access for access in accesses if is_sane_access(access, now)]
+        lookups = accesses if isinstance(accesses, Lookups) else Lookups(accesses)
+        columns = lookups.columns()
+        sane = sane_lookups(columns, now)
         good_verdicts = [verdict for verdict in verdicts if is_sane_verdict(verdict, now)]
-        self.poisoned += len(accesses) + len(verdicts) - len(good_accesses) - len(good_verdicts)
+        self.poisoned += int((~sane).sum()) + len(verdicts) - len(good_verdicts)
         if looked_up is not None and not (math.isfinite(looked_up) and looked_up >= 0):
             looked_up = None
-        self._reuse.fold(good_accesses, looked_up, ttl_in_force, now)
+        self._reuse.fold(columns if sane.all() else columns[:, sane], looked_up, ttl_in_force, now)
         self._reuse.forget()
         self._compare(good_verdicts, now)
 
@@ -595,21 +583,20 @@ class Learning:
         return kept(decision, self.curve(now), self.drift, ttl)
 
 
-def is_sane_access(access: Access, now: float) -> bool:
-    """Whether it can be true. Comparisons with NaN are false."""
-    return (
-        now - LONGEST_AGO < access.at < now + SKEW
-        and 0 <= access.size < 2**40
-        and 0 <= access.dollars < 1e6
-        and 1e-9 < access.threshold <= 1
-        and 0 <= access.key < 2**48
-    )
+def sane_lookups(columns: Floats, now: float) -> NDArray[np.bool_]:
+    """Which can be true. Comparisons with NaN are false."""
+    key, at, _, size, dollars, threshold, *_ = columns
+    sane: NDArray[np.bool_] = (now - LONGEST_AGO < at) & (at < now + SKEW)
+    sane &= (size >= 0) & (size < 2**40) & (dollars >= 0) & (dollars < 1e6)
+    sane &= (threshold > 1e-9) & (threshold <= 1) & (key >= 0) & (key < 2**48)
+    return sane
 
 
 def is_sane_verdict(verdict: Verdict, now: float) -> bool:
     """Whether it can be true: an answer is not fetched again before it was fetched, and not in the future."""
     return 0 < verdict.fetched < verdict.again and (
-        now - LONGEST_AGO < verdict.again < now + SKEW
+        0 <= verdict.key < 2**48
+        and now - LONGEST_AGO < verdict.again < now + SKEW
         and verdict.again - verdict.fetched < LONGEST_AGE
         and 0 <= verdict.hits < 1e12
     )

@@ -29,7 +29,8 @@ whatever interval it has.
    visit leaves (James and Stein, 1961; Efron and Morris, "Data analysis using Stein's estimator", JASA 1975). An hour
    with little data does not count as visited.
 
-Times are seconds since the epoch. State is a few arrays of bounded size.
+Times are seconds since the epoch. State is a few arrays of bounded size. What there is of each moment and hypothesis
+is kept with seven digits, in memory as where it is stored: an operator has a thousand classes.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ GRID = 30.0
 """Seconds between the moments at which something may have happened."""
 REMEMBERED = 12 * 3600.0
 """Seconds after which a moment is no longer asked about; nor is an event counted."""
+MOST_AT_ONCE = 1800.0
+"""Seconds since the last comparisons whose moments are asked about."""
 ENOUGH, WARM_UP = 100, 900.0
 """Comparisons, and seconds, before anything is looked for."""
 CERTAIN, CERTAIN_FALL = 0.95, 0.99
@@ -94,6 +97,7 @@ _AT_ONCE = 4096
 _MOST_EVENTS, _MOST_SEGMENTS = 16, 64
 _DAY = 86400.0
 _EVER = 1e9
+_NONE = np.zeros((0, _HYPOTHESES), dtype=np.float32)
 _NEGLIGIBLE = 1e-6
 """Of a posterior, where it is stored."""
 
@@ -116,6 +120,7 @@ _STATE = [
     *("surprise", "block", "before_block", "typical", "compared", "started", "folded"),
 ]
 _GROWING = {"onsets", "scores", "posterior", "segments", "events"}
+_COARSE = {"scores", "posterior"}
 _WIDTHS = {
     "scores": (_HYPOTHESES,),
     "posterior": (_HYPOTHESES,),
@@ -129,6 +134,10 @@ _WIDTHS = {
 }
 
 
+_UNVISITED, _EVEN = np.zeros((3, 168)), np.ones(168)
+"""Of all classes for which no hour has counted yet; not written to."""
+
+
 class Profile:
     """Step 5: by hour of the week, how fast answers change."""
 
@@ -140,8 +149,7 @@ class Profile:
 
     def __init__(self) -> None:
         self._open = np.zeros((self.LATENESS + 2, 3))  # hour since the epoch, changes, expected
-        self._visits = np.zeros((3, 168))  # count, sum, sum of squares
-        self._shape = np.ones(168)
+        self._visits, self._shape = _UNVISITED, _EVEN  # count, sum, sum of squares
 
     def fold(self, hours: NDArray[np.int64], changes: Floats, expected: Floats, now: float) -> None:
         """`changes` that came in each of the `hours` since the epoch, and those `expected`."""
@@ -162,6 +170,7 @@ class Profile:
         ratio = min(changes / expected, self.HIGHEST)
         # Weeks and days fade: half after eight visits.
         cell = int(hour + 72) % 168  # the epoch began on a Thursday
+        self._visits = self._visits.copy()
         self._visits[:, cell] *= 0.92
         self._visits[:, cell] += 1.0, ratio, ratio**2
         self._draw()
@@ -178,8 +187,10 @@ class Profile:
     def restore(self, open_hours: Floats, visits: Floats) -> None:
         if open_hours.shape != self._open.shape or visits.shape != self._visits.shape or (visits < 0).any():
             raise ValueError("hours of a hazard are of another shape, or below 0")
-        self._open, self._visits = open_hours, visits
-        self._draw()
+        self._open = open_hours
+        if visits.any():
+            self._visits = visits
+            self._draw()
 
     def at(self, hour: float) -> float:
         """In the hour since the epoch."""
@@ -212,8 +223,8 @@ class Hazard:
         self._profile = Profile()
         self._hour = 0.0
         self._onsets = np.zeros(0)
-        self._scores = np.zeros((0, _HYPOTHESES))
-        self._posterior = np.zeros((0, _HYPOTHESES))
+        self._scores = _NONE
+        self._posterior = _NONE
         self._segments = np.array([[0.0, 1.0]])  # since when a second of the average takes how many
         self._events = np.zeros((0, 4))  # at, lasts, answers changed, answers not changed
         self._level = self._before = 1.0
@@ -319,11 +330,11 @@ class Hazard:
         """Go on from a `state`. ValueError or KeyError, and nothing changed, where it cannot be one."""
         new = Hazard()
         for name in [*_STATE, "alarms", "open", "visits", "waiting", "waited"]:
-            array = np.array(state[name], dtype=float)
+            array = _restored(state, name)
             if array.shape[1:] != _WIDTHS.get(name, ()) or not np.isfinite(array).all():
                 raise ValueError(f"{name} of a hazard is of another shape, or not finite")
         for name in _STATE:
-            array = np.array(state[name], dtype=float)
+            array = _restored(state, name)
             old = getattr(new, f"_{name}")
             if isinstance(old, float):
                 setattr(new, f"_{name}", float(array))
@@ -420,15 +431,17 @@ class Hazard:
 
     def _ask_about(self, now: float) -> None:
         """Add the moments since the last fold to those that are asked about."""
-        first = max(self._folded, now - 20 * GRID) // GRID + 1
+        first = max(self._folded, now - MOST_AT_ONCE) // GRID + 1
         moments = GRID * np.arange(first, now // GRID + 1)
         onsets = np.concatenate([self._onsets, moments])
-        scores = np.concatenate([self._scores, np.zeros((len(moments), _HYPOTHESES))])
-        best = scores.max(axis=1, initial=0.0)
+        new = np.zeros((len(moments), _HYPOTHESES), dtype=np.float32)
+        scores = np.concatenate([self._scores, new])
+        best = scores.max(axis=1, initial=0.0).tolist()
         kept: list[int] = []
-        for index, onset in enumerate(onsets):
+        at = onsets.tolist()
+        for index, onset in enumerate(at):
             # Older ones lie an eighth of their age apart: of two, the likelier stays.
-            if kept and onset - onsets[kept[-1]] < (now - onset) / 8 - 1:
+            if kept and onset - at[kept[-1]] < (now - onset) / 8 - 1:
                 kept[-1] = index if best[index] > best[kept[-1]] else kept[-1]
             elif onset > now - REMEMBERED:
                 kept.append(index)
@@ -470,7 +483,7 @@ class Hazard:
         elif rates[rises].sum() > CERTAIN or rates[~rises].sum() > CERTAIN_FALL:
             self._goes_on(now)
 
-    def _weights(self, now: float) -> Floats:
+    def _weights(self, now: float) -> NDArray[np.float32]:
         """The posterior by moment and hypothesis; what is left is that nothing happened."""
         prior = np.zeros(_HYPOTHESES)
         likely = _RISES**-0.5  # the greater, the less
@@ -487,7 +500,7 @@ class Hazard:
             logs = np.log(prior / _DAY * spacing[:, None]) + self._scores / tempered
         most = float(logs.max(initial=0.0))
         weights = np.exp(logs - most)
-        return np.asarray(weights / (math.exp(-most) + weights.sum()))
+        return np.asarray(weights / (math.exp(-most) + weights.sum()), dtype=np.float32)
 
     def _took_place(self, now: float) -> None:
         posterior = self._posterior[:, _EVENT]
@@ -526,8 +539,7 @@ class Hazard:
         self._search_anew()
 
     def _search_anew(self) -> None:
-        self._onsets, self._scores = np.zeros(0), np.zeros((0, _HYPOTHESES))
-        self._posterior = np.zeros((0, _HYPOTHESES))
+        self._onsets, self._scores, self._posterior = np.zeros(0), _NONE, _NONE
 
     def _count(self, settled: _Comparisons, now: float, *, calm: bool) -> None:
         """Steps 3 to 5, once it is known what happened."""
@@ -562,16 +574,14 @@ class Hazard:
     def _count_hours(self, settled: _Comparisons, came: Floats, now: float) -> None:
         last = (settled.again // 3600).astype(np.int64)
         late = settled.again - settled.fetched > Profile.LATENESS * 3600.0
-        for back in range(Profile.LATENESS + 1):
-            hour = last - back
-            start = np.maximum(settled.fetched, hour * 3600.0)
-            end = np.where(late, start, np.minimum(settled.again, (hour + 1) * 3600.0))
-            inside = end > start
-            if inside.any():
-                hour, start, end = hour[inside], start[inside], end[inside]
-                rate = settled.rate[inside]
-                exposure = rate * self._passed(start, end) + self._by_event(start, end)[1].sum(axis=0)
-                self._profile.fold(hour, came[inside] * exposure, rate * (end - start), now)
+        hours = last - np.arange(Profile.LATENESS + 1)[:, None]
+        starts = np.maximum(settled.fetched, hours * 3600.0)
+        ends = np.minimum(settled.again, (hours + 1) * 3600.0)
+        _, rows = inside = np.nonzero((ends > starts) & ~late)
+        start, end, rate = starts[inside], ends[inside], settled.rate[rows]
+        if len(rows):
+            exposure = rate * self._passed(start, end) + self._by_event(start, end)[1].sum(axis=0)
+            self._profile.fold(hours[inside], came[rows] * exposure, rate * (end - start), now)
 
     def _follow(self, now: float) -> None:
         """Step 4."""
@@ -611,6 +621,11 @@ class _Comparisons:
                 self.expected[part],
                 self.noise[part],
             )
+
+
+def _restored(state: State, name: str) -> NDArray[Any]:
+    with np.errstate(over="ignore"):  # it is infinite then
+        return np.array(state[name], dtype=np.float32 if name in _COARSE else np.float64)
 
 
 def _covered(start: Floats, end: Floats, at: Floats, lasts: Floats) -> Floats:

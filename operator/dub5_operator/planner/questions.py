@@ -40,17 +40,20 @@ from numpy.typing import NDArray
 from dub5 import question_ttl
 from dub5.contract import QuestionPolicy, Verdict
 from dub5.question_ttl import HALF_LIFE, REMEMBERED, upper_rate
+from dub5_operator.planner.keys import Keys, distinct
 from dub5_operator.planner.state import State, check
 
 Floats = NDArray[np.float64]
+Singles = NDArray[np.float32]
 BoundBy = Literal["Staleness", "Memory", "Cost", "Bounds", "Data"]
 
 MOST_QUESTIONS = 16_384
 """Those that were not compared for the longest are forgotten."""
 FITTED = 1024
 """Questions from which the distribution is learnt, at most; there is no more to know of it."""
-REFIT = 0.05
-"""By how much the comparisons have to have grown, or fallen, for the distribution to be learnt anew."""
+REFIT, REFIT_TO_FORETELL = 0.05, 0.25
+"""By how much the comparisons have to have grown, or fallen, for the distribution to be learnt anew: for a decision,
+and where it is only to foretell what comes next, as in a backlog."""
 NOISIEST = 0.8
 """Mean noise of hits from which on a change cannot be told from chance."""
 BLOCK = 900.0
@@ -67,15 +70,19 @@ _STEP = math.log(_RATES[1] / _RATES[0])
 _SLOWEST, _FASTEST = math.log(_RATES[0]), math.log(_RATES[-1])
 _RATE = np.repeat(_RATES, len(_NOISES))
 _NOISE = np.tile(_NOISES, len(_RATES))
-_LOG_CHANGED = np.log(-np.expm1(np.log1p(-_NOISE) - _RATE * _AGES[:, None]))
-_LOG_SAME = np.log1p(-_NOISE)
+_LOG_CHANGED = np.log(-np.expm1(np.log1p(-_NOISE) - _RATE * _AGES[:, None])).astype(np.float32)
+_LOG_SAME = np.stack([-_RATE, np.log1p(-_NOISE)]).astype(np.float32)
+"""Of a second, and of a comparison."""
+_LEAST_LIKELY = -80.0
+"""Its logarithm: nothing becomes a denormal number, with which processors are slow."""
 _BEFOREHAND = np.where(_NOISE == 0, 0.9, 0.1 / (len(_NOISES) - 1)) / len(_RATES)
 _MAXIMISATIONS = 40
+_COMPASS = np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
 _CHUNK = 1024
 _LEAST_COST, _MOST_COST = 1e-7, 10.0
 _SUMS = ("_fitted_at", "_faded", "_compared", "_events", "_block_began")
 
-_SAME_FOR, _SAME, _REQUESTS, _WATCHED, _AT = range(5)
+_SAME_FOR, _SAME, _REQUESTS, _WATCHED = range(4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +127,15 @@ class Questions:
     """One class. Times are seconds since the epoch."""
 
     def __init__(self) -> None:
-        self._rows: dict[int, int] = {}
-        self._known = np.zeros((0, 5))
-        self._changed = np.zeros((0, len(_AGES)), dtype=np.float32)
-        self._believed = np.zeros((0, 4))  # gamma shape and seconds, mean of the rate, mean noise
+        self._keys = Keys()
+        self._at = np.zeros(0)  # when each was compared last
+        self._known = np.zeros((0, 4), dtype=np.float32)
+        self._believed = np.zeros(
+            (0, 4), dtype=np.float32
+        )  # gamma shape and seconds, means of rate and noise
+        # Most have not changed: of those that have, in the order in which they did, the changes by age.
+        self._changes_at = np.zeros(0, dtype=np.int32)  # where those of each row are; -1: none
+        self._changes = np.zeros((0, len(_AGES)), dtype=np.float32)
         self._fresh: set[int] = set()  # rows that were compared since they were last believed
         self._mixture = _BEFOREHAND
         self.change = (0.3, 0.3 * 3600.0)
@@ -148,7 +160,7 @@ class Questions:
         self._fade(now)
         if not verdicts:
             return None
-        self.believe()
+        self.believe(REFIT_TO_FORETELL)
         compared = self._columns(verdicts)
         calm = compared.fetched >= after if not storm else np.zeros(len(compared.rows), dtype=bool)
         if self._fitted_at:
@@ -156,7 +168,7 @@ class Questions:
         self._compared += len(compared.rows)
         self._count(compared, calm)
         self._fresh.update(compared.rows.tolist())
-        if len(self._rows) > MOST_QUESTIONS:
+        if len(self._keys) > MOST_QUESTIONS:
             self._forget()
         return compared
 
@@ -171,14 +183,14 @@ class Questions:
         self._faded = max(self._faded, now)
 
     def _columns(self, verdicts: Sequence[Verdict]) -> Comparisons:
-        before = len(self._rows)
-        rows = np.array([self._rows.setdefault(each.key, len(self._rows)) for each in verdicts])
-        self._make_room(len(self._rows))
-        self._believed[before : len(self._rows)] = self._new()
+        before = len(self._keys)
+        rows = self._keys.rows(np.array([each.key for each in verdicts]))
+        self._make_room(len(self._keys))
+        self._believed[before : len(self._keys)] = self._new()
         changed = np.array([each.changed for each in verdicts])
         fetched = np.array([each.fetched for each in verdicts])
         again = np.array([each.again for each in verdicts])
-        shape, seconds, _, noise = self._believed[rows].T
+        shape, seconds, _, noise = self._believed[rows].T.astype(np.float64)
         return Comparisons(
             rows=rows,
             fetched=fetched,
@@ -191,12 +203,24 @@ class Questions:
         )
 
     def _make_room(self, needed: int) -> None:
-        have = len(self._known)
+        have = len(self._at)
         if needed > have:
-            more = max(needed, have + have // 4, 16) - have
-            self._known = np.vstack([self._known, np.zeros((more, 5))])
-            self._changed = np.vstack([self._changed, np.zeros((more, len(_AGES)), dtype=np.float32)])
-            self._believed = np.vstack([self._believed, np.zeros((more, 4))])
+            more = max(needed, have + have // 8, 16) - have
+            self._at = np.append(self._at, np.zeros(more))
+            self._known, self._believed = (
+                np.vstack([held, np.zeros((more, 4), dtype=np.float32)])
+                for held in (self._known, self._believed)
+            )
+            self._changes_at = np.append(self._changes_at, np.full(more, -1, dtype=np.int32))
+
+    def _changes_of(self, rows: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Where the changes of these rows are counted."""
+        new, _ = distinct(rows[self._changes_at[rows] < 0])
+        if len(new):
+            have = len(self._changes)
+            self._changes_at[new] = np.arange(have, have + len(new))
+            self._changes = np.vstack([self._changes, np.zeros((len(new), len(_AGES)), dtype=np.float32)])
+        return self._changes_at[rows]
 
     def _new(self) -> list[float]:
         """What is believed of a question that was not compared."""
@@ -230,14 +254,13 @@ class Questions:
     def _count(self, compared: Comparisons, calm: NDArray[np.bool_]) -> None:
         """Step 1."""
         rows, at, ages = compared.rows, compared.again, compared.again - compared.fetched
-        touched, places = np.unique(rows, return_inverse=True)
-        known, latest = self._known, np.zeros(len(touched))
+        touched, places = distinct(rows)
+        known, latest = self._known, self._at[touched]
         np.maximum.at(latest, places, at)
-        latest = np.maximum(latest, known[touched, _AT])
-        kept = 0.5 ** ((latest - known[touched, _AT]) / HALF_LIFE)
+        kept = 0.5 ** ((latest - self._at[touched]) / HALF_LIFE)
         known[touched, :_REQUESTS] *= kept[:, None]
-        self._changed[touched] *= kept[:, None]
-        known[touched, _AT] = latest
+        self._fade_changes(touched, kept)
+        self._at[touched] = latest
         same, changed = calm & ~compared.changed, calm & compared.changed
         np.add.at(known[:, _SAME], rows[same], 1.0)
         lived = same & compared.ends
@@ -245,73 +268,96 @@ class Questions:
         place = np.log(np.maximum(ages[changed], 1.0)) / math.log(_AGES[1] / _AGES[0])
         place = np.minimum(place, len(_AGES) - 1 - 1e-9)
         below = place.astype(np.int64)
-        np.add.at(self._changed, (rows[changed], below), 1 - (place - below))
-        np.add.at(self._changed, (rows[changed], below + 1), place - below)
+        counted = self._changes_of(rows[changed])
+        np.add.at(self._changes, (counted, below), 1 - (place - below))
+        np.add.at(self._changes, (counted, below + 1), place - below)
         asked = np.bincount(places, (compared.hits + 1) * compared.ends)
-        kept = REMEMBERED / (REMEMBERED + asked)
-        known[touched, _REQUESTS] = kept * known[touched, _REQUESTS] + asked
-        known[touched, _WATCHED] = kept * known[touched, _WATCHED] + np.bincount(places, ages * compared.ends)
+        left = REMEMBERED / (REMEMBERED + asked)
+        known[touched, _REQUESTS] = left * known[touched, _REQUESTS] + asked
+        known[touched, _WATCHED] = left * known[touched, _WATCHED] + np.bincount(places, ages * compared.ends)
+
+    def _fade_changes(self, rows: NDArray[np.int64], kept: Floats) -> None:
+        counted = self._changes_at[rows]
+        there = counted >= 0
+        self._changes[counted[there]] *= kept[there, None]
 
     def _forget(self) -> None:
-        order = sorted(self._rows.items(), key=lambda item: -self._known[item[1], _AT])
-        kept = order[: MOST_QUESTIONS // 2]
-        rows = [row for _, row in kept]
-        self._known, self._changed = self._known[rows], self._changed[rows]
-        self._believed = self._believed[rows]
-        self._rows = {key: index for index, (key, _) in enumerate(kept)}
-        self._fresh = set(range(len(kept)))
+        rows = self._latest(MOST_QUESTIONS // 2)
+        self._take(self._keys.by_row()[rows], self._at[rows], self._known[rows], self._changed(rows))
 
-    def believe(self) -> None:
-        """Bring what is believed of each question up to what was compared: steps 2 and 3 where that has grown."""
-        count = len(self._rows)
-        grown = abs(self._compared - self._fitted_at) > REFIT * self._fitted_at
+    def _latest(self, most: int) -> NDArray[np.int64]:
+        """Rows of the questions that were compared last, in their order."""
+        return np.sort(np.argsort(-self._at[: len(self._keys)], kind="stable")[:most])
+
+    def _changed(self, rows: NDArray[np.int64]) -> Singles:
+        """Changes of each, by age."""
+        changed = np.zeros((len(rows), len(_AGES)), dtype=np.float32)
+        counted = self._changes_at[rows]
+        changed[counted >= 0] = self._changes[counted[counted >= 0]]
+        return changed
+
+    def _take(self, keys: NDArray[np.int64], at: Floats, known: Singles, changed: Singles) -> None:
+        """These, and no others."""
+        self._keys, self._at, self._known = Keys(keys), at.copy(), known.copy()
+        has = changed.any(axis=1)
+        self._changes = changed[has]
+        self._changes_at = np.where(has, np.cumsum(has) - 1, -1).astype(np.int32)
+        self._believed = np.tile(np.array(self._new(), dtype=np.float32), (len(keys), 1))
+        self._fresh = set(range(len(keys)))
+
+    def believe(self, refit: float = REFIT) -> None:
+        """Bring what is believed of each question up to what was compared: steps 2 and 3 where that has grown by the
+        part `refit`."""
+        count = len(self._keys)
+        grown = abs(self._compared - self._fitted_at) > refit * self._fitted_at
         if grown and self._compared >= ENOUGH_COMPARISONS:
             self._fit()
             self._fresh = set(range(count))
+        if not self._fresh or not self._fitted_at:
+            return
         rows = np.sort(np.fromiter(self._fresh, dtype=np.int64))
         self._fresh = set()
-        if not len(rows) or not self._fitted_at:
-            return
-        prior = _gamma_on_grid(*self.change)
+        mixture = self._mixture.reshape(len(_RATES), len(_NOISES)).sum(axis=1)
+        prior = _gamma_on_grid(*np.array(self.change)[:, None])[:, 0] / mixture
         for start in range(0, len(rows), _CHUNK):
             part = rows[start : start + _CHUNK]
-            joint = self._likelihoods(part) * self._mixture
-            joint = joint / joint.sum(axis=1, keepdims=True)
+            joint = self._likelihoods(part)
+            joint *= self._mixture.astype(np.float32)
+            joint /= joint.sum(axis=1, keepdims=True)
             by_rate = joint.reshape(len(part), len(_RATES), len(_NOISES)).sum(axis=2)
-            mixture = self._mixture.reshape(len(_RATES), len(_NOISES)).sum(axis=1)
-            smooth = by_rate / mixture * prior
+            smooth = by_rate * prior
             smooth /= smooth.sum(axis=1, keepdims=True)
             mean = smooth @ _RATES
             variance = np.maximum(smooth @ _RATES**2 - mean**2, 1e-4 * mean**2)
             believed = mean**2 / variance, mean / variance, by_rate @ _RATES, joint @ _NOISE
             self._believed[part] = np.stack(believed, axis=1)
 
-    def _likelihoods(self, rows: NDArray[np.int64]) -> Floats:
+    def _likelihoods(self, rows: NDArray[np.int64]) -> Singles:
         """Of each question's comparisons for each point of the grid; the best point's is 1."""
-        known = self._known[rows]
-        logs = self._changed[rows].astype(float) @ _LOG_CHANGED
-        logs -= known[:, _SAME_FOR, None] * _RATE
-        logs += known[:, _SAME, None] * _LOG_SAME
+        logs: Singles = self._known[rows, : _SAME + 1] @ _LOG_SAME
+        counted = self._changes_at[rows]
+        logs[counted >= 0] += self._changes[counted[counted >= 0]] @ _LOG_CHANGED
         logs -= logs.max(axis=1, keepdims=True)
-        likelihoods: Floats = np.exp(logs)
-        return likelihoods
+        np.maximum(logs, _LEAST_LIKELY, out=logs)
+        return np.exp(logs, out=logs)
 
     def _fit(self) -> None:
         """Steps 2 and 3."""
-        count = len(self._rows)
+        count = len(self._keys)
         rows = np.arange(count)
         if count > FITTED:
-            rows = np.argsort(-self._known[:count, _AT])[:: count // FITTED + 1]
+            rows = np.argsort(-self._at[:count])[:: count // FITTED + 1]
         likelihoods = self._likelihoods(rows)
         mixture = _BEFOREHAND
         for _ in range(_MAXIMISATIONS):
-            shares = likelihoods.T @ (1 / (likelihoods @ mixture))
+            shares = (1 / (likelihoods @ mixture.astype(np.float32))) @ likelihoods
             joint = (mixture * shares + _BEFOREHAND).reshape(len(_RATES), len(_NOISES)) / (len(rows) + 1)
             # One does not tell of the other: what is always reworded says nothing of its rate.
             mixture = np.outer(joint.sum(axis=1), joint.sum(axis=0)).ravel()
         self._mixture = mixture
         noises = mixture.reshape(len(_RATES), len(_NOISES)).sum(axis=0)
-        of_rates = likelihoods.reshape(len(rows), len(_RATES), -1) @ noises
+        of_rates = likelihoods.reshape(-1, len(_NOISES)) @ noises.astype(np.float32)
+        of_rates = of_rates.reshape(len(rows), len(_RATES)).astype(np.float64)
         self.change = _fit_gamma(of_rates, float(mixture @ _RATE))
         mean = float(noises @ _NOISES)
         variance = float(noises @ _NOISES**2) - mean**2
@@ -359,16 +405,16 @@ class Questions:
     ) -> Population | None:
         """Those that are asked of late."""
         self.believe()
-        count = len(self._rows)
+        count = len(self._keys)
         if not count or not self._fitted_at:
             return None
-        known = self._known[:count]
+        known = self._known[:count].astype(np.float64)
         asked = known[:, _REQUESTS] > 0
         often = np.where(asked, known[:, _REQUESTS], 1.0) / np.maximum(known[:, _WATCHED], 1.0)
-        asked &= now - known[:, _AT] < np.maximum(8 / often, 3600.0)
+        asked &= now - self._at[:count] < np.maximum(8 / often, 3600.0)
         if not asked.any():
             return None
-        shape, seconds, mean, noise = self._believed[:count][asked].T
+        shape, seconds, mean, noise = self._believed[:count][asked].T.astype(np.float64)
         prior = (0.5, 0.5 / float(np.median(often[asked])))
         return Population(
             requests=(prior[0] + known[asked, _REQUESTS]) / (prior[1] + known[asked, _WATCHED]),
@@ -404,14 +450,12 @@ class Questions:
 
     def state(self, most: int) -> dict[str, NDArray[Any]]:
         """What `restore` goes on from: of the `most` questions that were compared last."""
-        count, estimate = len(self._rows), self.estimate
-        rows = np.sort(np.argsort(-self._known[:count, _AT], kind="stable")[:most])
-        keys = np.fromiter(self._rows, dtype=np.int64, count=count)
+        rows, estimate = self._latest(most), self.estimate
         return {
-            "keys": keys[rows],
-            "known": self._known[rows, :_AT].astype(np.float32),
-            "at": self._known[rows, _AT],
-            "changed": self._changed[rows],
+            "keys": self._keys.by_row()[rows],
+            "known": self._known[rows],
+            "at": self._at[rows],
+            "changed": self._changed(rows),
             "mixture": self._mixture,
             "sums": np.array([*self.change, *self.noise, *(getattr(self, name) for name in _SUMS)]),
             "foretold": self._foretold,
@@ -440,9 +484,7 @@ class Questions:
             raise ValueError("questions have distributions that cannot be")
         if len(np.unique(state["keys"])) != count or count > MOST_QUESTIONS:
             raise ValueError("questions that cannot be")
-        self._rows = {key: row for row, key in enumerate(state["keys"].tolist())}
-        self._known = np.hstack([state["known"].astype(np.float64), state["at"][:, None]])
-        self._changed, self._mixture = state["changed"].copy(), state["mixture"].copy()
+        self._mixture = state["mixture"].copy()
         sums = state["sums"].tolist()
         self.change, self.noise = (sums[0], sums[1]), (sums[2], sums[3])
         for name, value in zip(_SUMS, sums[4:], strict=True):
@@ -454,8 +496,7 @@ class Questions:
             estimate = DriftEstimate(*state["estimate"].tolist())
             self.estimate = replace(estimate, significant=bool(estimate.significant))
         # What is believed follows from the rest.
-        self._believed = np.tile(self._new(), (count, 1))
-        self._fresh = set(range(count))
+        self._take(state["keys"], state["at"], state["known"], state["changed"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -574,35 +615,33 @@ def _upper_rates(shape: Floats, seconds: Floats) -> Floats:
     return upper
 
 
-def _gamma_on_grid(shape: float, seconds: float) -> Floats:
-    """Shares of a gamma distribution at the rates of the grid; what lies below the least is at it."""
-    scaled = seconds * _RATES
-    shares = np.exp(shape * np.log(scaled) - scaled - math.lgamma(shape)) * _STEP
-    shares[0] += scaled[0] ** shape * math.exp(-math.lgamma(shape + 1))
-    return np.maximum(shares, 1e-300)
+def _gamma_on_grid(shape: Floats, seconds: Floats) -> Floats:
+    """Shares of gamma distributions at the rates of the grid, one a column; what lies below the least is at it."""
+    scaled = _RATES[:, None] * seconds
+    normal = np.array([math.lgamma(each) for each in shape.tolist()])
+    shares = np.exp(shape * np.log(scaled) - scaled - normal) * _STEP
+    shares[0] += scaled[0] ** shape * np.exp(-normal) / shape
+    return np.asarray(np.maximum(shares, 1e-300))
 
 
 def _fit_gamma(likelihoods: Floats, mean: float) -> tuple[float, float]:
     """Shape and seconds that make it most likely, by a compass search on logarithms of shape and mean."""
 
-    def value(point: tuple[float, float]) -> float:
-        shape, mean = math.exp(point[0]), math.exp(point[1])
+    def values(points: Floats) -> Floats:
+        shape, mean = points.T
+        fit = np.log(np.maximum(likelihoods @ _gamma_on_grid(np.exp(shape), np.exp(shape - mean)), 1e-300))
         # A weak belief in a shape of about a half, and half a change more than was seen.
-        belief = -((point[0] - math.log(0.5)) ** 2) / 4.5 + 0.5 * point[1]
-        fit = np.log(np.maximum(likelihoods @ _gamma_on_grid(shape, shape / mean), 1e-300)).sum()
-        return float(fit) + belief
+        belief = -((shape - math.log(0.5)) ** 2) / 4.5 + 0.5 * mean
+        return np.asarray(fit.sum(axis=0) + belief)
 
-    point = (math.log(0.5), min(max(math.log(mean), _SLOWEST), _FASTEST))
-    best, step = value(point), 1.0
+    point = np.array([math.log(0.5), min(max(math.log(mean), _SLOWEST), _FASTEST)])
+    [best], step = values(point[None]), 1.0
     while step > 0.02:
-        for by in ((step, 0.0), (-step, 0.0), (0.0, step), (0.0, -step)):
-            shape, mean = point[0] + by[0], point[1] + by[1]
-            tried = (min(max(shape, -3.0), 3.0), min(max(mean, _SLOWEST), _FASTEST))
-            found = value(tried)
-            if found > best:
-                point, best = tried, found
-                break
+        tried = np.clip(point + step * _COMPASS, (-3.0, _SLOWEST), (3.0, _FASTEST))
+        found = values(tried)
+        if found.max() > best:
+            best, point = found.max(), tried[found.argmax()]
         else:
             step /= 2
-    shape, mean = math.exp(point[0]), math.exp(point[1])
+    shape, mean = np.exp(point).tolist()
     return shape, shape / mean

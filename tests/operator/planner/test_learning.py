@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dub5.contract import Access, Verdict
-from dub5_operator.planner.decision import Learning, PolicyLimits, Shape, is_sane_access, is_sane_verdict
+from dub5_operator.planner.decision import Learning, PolicyLimits, Shape, is_sane_verdict, sane_lookups
+from dub5_operator.planner.samples import Lookups
 
 NOW = 1_000_000.0
 LIMITS = PolicyLimits(shortest=5, longest=86400, budget=0.01, initial=60)
@@ -35,8 +36,8 @@ VERDICT = Verdict(1, "c", NOW - 60, NOW, False, 3, "refetch")
     ],
 )
 def test_a_poisoned_look_up_changes_nothing(changes: dict[str, Any]) -> None:
-    assert is_sane_access(ACCESS, NOW)
-    assert not is_sane_access(msgspec.structs.replace(ACCESS, **changes), NOW)
+    lookups = Lookups([ACCESS, msgspec.structs.replace(ACCESS, **changes)])
+    assert sane_lookups(lookups.columns(), NOW).tolist() == [True, False]
 
 
 @pytest.mark.parametrize(

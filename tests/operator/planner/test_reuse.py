@@ -11,12 +11,19 @@ from hypothesis import strategies as st
 
 from dub5.contract import Access
 from dub5_operator.planner.decision import MOST_KEYS, STEP, Reuse, candidates
+from dub5_operator.planner.samples import Lookups
 
 START = 1_000_000.0
 
 
 def access(at: float, key: int = 1, *, hit: bool = True, threshold: float = 1.0) -> Access:
     return Access(key, "c", START + at, hit, 1000 * hit, 0.001 * hit, threshold)
+
+
+def replay(
+    reuse: Reuse, accesses: list[Access], now: float, *, looked_up: float | None = None, ttl: float = 300.0
+) -> None:
+    reuse.fold(Lookups(accesses).columns(), looked_up, ttl, now)
 
 
 def column(reuse: Reuse, ttl: float) -> int:
@@ -32,7 +39,7 @@ def test_candidates_span_the_bounds_in_equal_factors() -> None:
 def test_each_ttl_has_the_hits_it_would_have_had() -> None:
     reuse = Reuse(10, 100, 0.0)
     looked_up = [access(0, hit=False), *(access(each) for each in (5, 15, 30, 80, 170))]
-    reuse.fold(looked_up, None, 300.0, START + 170)
+    replay(reuse, looked_up, START + 170)
     curve = reuse.curve(START + 170)
     assert curve is not None
     # 10 s: fetched at 0, 15, 30, 80, 170; hit at 5. 100 s: fetched at 0 and 170; hit at 5, 15, 30, 80.
@@ -43,7 +50,7 @@ def test_each_ttl_has_the_hits_it_would_have_had() -> None:
 
 def test_stale_while_revalidate_hits_and_calls() -> None:
     reuse = Reuse(10, 20, 0.5)
-    reuse.fold([access(0, hit=False), access(12), access(30)], None, 300.0, START + 30)
+    replay(reuse, [access(0, hit=False), access(12), access(30)], START + 30)
     curve = reuse.curve(START + 30)
     assert curve is not None
     assert curve.hit_ratio[0] == pytest.approx(1 / 3)  # at 12 s, in the second window, and refreshed behind
@@ -53,7 +60,7 @@ def test_stale_while_revalidate_hits_and_calls() -> None:
 def test_an_unexplained_miss_is_a_miss_for_all_and_a_second_one_soon_after_joined_it() -> None:
     reuse = Reuse(10, 1000, 0.0)
     lookups = [access(0, hit=False), access(50), access(100, hit=False), access(103, hit=False), access(200)]
-    reuse.fold(lookups, None, 300.0, START + 200)
+    replay(reuse, lookups, START + 200)
     curve = reuse.curve(START + 200)
     assert curve is not None
     assert curve.hit_ratio[-1] == pytest.approx(3 / 5)  # purged before 100; 103 had its answer
@@ -62,7 +69,7 @@ def test_an_unexplained_miss_is_a_miss_for_all_and_a_second_one_soon_after_joine
 
 def test_a_key_first_seen_with_a_hit_only_begins() -> None:
     reuse = Reuse(10, 100, 0.0)
-    reuse.fold([access(0), access(5)], None, 300.0, START + 5)
+    replay(reuse, [access(0), access(5)], START + 5)
     curve = reuse.curve(START + 5)
     assert curve is not None
     assert curve.hit_ratio == pytest.approx(1.0)
@@ -72,7 +79,7 @@ def test_what_is_sampled_stands_for_all_that_was_counted() -> None:
     reuse = Reuse(10, 1000, 0.0)
     heavy = [access(0, hit=False), *(access(each) for each in range(1, 10))]
     rare = [access(each, 2, hit=False, threshold=0.5) for each in (0, 50)]
-    reuse.fold([*heavy, *rare], 16, 0.0, START + 50)
+    replay(reuse, [*heavy, *rare], START + 50, looked_up=16, ttl=0.0)
     curve = reuse.curve(START + 50)
     assert curve is not None
     # Two recorded stand for the six that are not of the heavy key, and both would have been fetched.
@@ -96,13 +103,13 @@ def test_sampling_finds_the_true_hit_ratio() -> None:
             Access(int(names[key]), "c", START + at, False, 0, 0.0, 1.0)
             for key, at in zip(drawn[part], times[part], strict=True)
         ]
-        exact.fold(all_of_them, None, 0.0, now)
+        replay(exact, all_of_them, now, ttl=0.0)
         few = [
             Access(each.key, "c", each.at, False, 0, 0.0, 1.0 if each.key in names[:64] else 0.25)
             for each in all_of_them
             if each.key in names[:64] or each.key < 0.25 * keys
         ]
-        sampled.fold(few, 1000, 0.0, now)
+        replay(sampled, few, now, looked_up=1000, ttl=0.0)
     now = START + 4000
     truth, found = exact.curve(now), sampled.curve(now)
     assert truth is not None
@@ -114,7 +121,7 @@ def test_bytes_and_dollars_are_rates_of_what_is_known() -> None:
     reuse = Reuse(10, 100, 0.0)
     lookups = [access(0, hit=False), *(access(float(at)) for at in range(1, 1001))]
     for start in range(0, 1001, 50):
-        reuse.fold(lookups[start : start + 50], None, 300.0, START + start + 50)
+        replay(reuse, lookups[start : start + 50], START + start + 50)
     curve = reuse.curve(START + 1050)
     assert curve is not None
     index = column(reuse, 10)
@@ -127,12 +134,13 @@ def test_what_was_not_asked_for_the_longest_is_forgotten_first() -> None:
     reuse = Reuse(10, 100, 0.0)
     for start in range(0, MOST_KEYS + 1000, 1000):
         lookups = [access(float(start), key, hit=False) for key in range(start, start + 1000)]
-        reuse.fold(lookups, None, 300.0, START + start)
+        replay(reuse, lookups, START + start)
         reuse.forget()
-    assert len(reuse._slots) <= MOST_KEYS
-    assert MOST_KEYS + 999 in reuse._slots
-    assert 0 not in reuse._slots
-    reuse.fold([access(2e4, MOST_KEYS + 999)], None, 300.0, START + 2e4)
+    keys = reuse.state(10**6)["keys"]
+    assert len(keys) <= MOST_KEYS
+    assert MOST_KEYS + 999 in keys
+    assert 0 not in keys
+    replay(reuse, [access(2e4, MOST_KEYS + 999)], START + 2e4)
 
 
 @settings(deadline=None, max_examples=60)
@@ -156,8 +164,8 @@ def test_what_was_not_asked_for_the_longest_is_forgotten_first() -> None:
 )
 def test_a_curve_is_made_of_shares(lookups: list[Access], looked_up: float | None, swr: float) -> None:
     reuse = Reuse(5, 500, swr)
-    reuse.fold(lookups[: len(lookups) // 2], looked_up, 60.0, START + 500)
-    reuse.fold(lookups[len(lookups) // 2 :], looked_up, 60.0, START + 560)
+    replay(reuse, lookups[: len(lookups) // 2], START + 500, looked_up=looked_up, ttl=60.0)
+    replay(reuse, lookups[len(lookups) // 2 :], START + 560, looked_up=looked_up, ttl=60.0)
     curve = reuse.curve(START + 560)
     if curve is None:
         return
