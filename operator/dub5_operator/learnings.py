@@ -27,16 +27,15 @@ from dub5.contract import (
     LEARNT_KEY,
     LONGEST_TTL,
     READER_FOR,
-    Access,
     AnnouncedClass,
     Announcement,
     Canary,
     Undecodable,
-    Verdict,
     decode,
 )
 from dub5_operator.planner.canary import StaleShare
 from dub5_operator.planner.decision import MOST_KEYS, Learning, Shape
+from dub5_operator.planner.samples import Lookups, Verdicts
 from dub5_operator.planner.state import State
 
 SAVE_EVERY = 120.0
@@ -57,10 +56,10 @@ _BYTES_PER_KEY = 32
 """In Redis, at least: from where on it is tried how many there is room for."""
 _KINDS = {"<f8", "<f4", "<i8", "<i4", "<u4", "|b1"}
 
-SPAN, LONGEST_SPAN = 10.0, 300.0
+SPAN, LONGEST_SPAN = 10.0, 1800.0
 """Seconds: what of a backlog came within them is learnt from at once; within longer ones where it is less than ENOUGH
 samples."""
-ENOUGH = 64
+ENOUGH = 512
 MOVED = 0.05
 """By what part of itself a TTL has moved where it is another one."""
 MOST_HELD = 5000
@@ -101,8 +100,8 @@ class Part(msgspec.Struct):
 
     began: float
     at: float
-    accesses: list[Access] = []
-    verdicts: list[Verdict] = []
+    accesses: Lookups = msgspec.field(default_factory=Lookups)
+    verdicts: Verdicts = msgspec.field(default_factory=Verdicts)
     canaries: list[Canary] = []
     looked_up: float | None = 0.0
     ttl: float | None = None
@@ -110,9 +109,12 @@ class Part(msgspec.Struct):
     def is_whole(self, ttl: float, at: float) -> bool:
         """Whether what came at that time, when the TTL was that one, is another part."""
         span = at - self.began
-        many = len(self.accesses) + len(self.verdicts) >= ENOUGH
+        if span >= SPAN:
+            many = len(self.accesses) + len(self.verdicts)
+            if span >= LONGEST_SPAN or many >= ENOUGH:
+                return True
         moved = ttl >= 0 and self.ttl is not None and abs(ttl - self.ttl) > MOVED * self.ttl
-        return span >= (SPAN if many else LONGEST_SPAN) or moved or len(self.accesses) >= MOST_HELD
+        return moved or len(self.accesses) >= MOST_HELD
 
 
 class ClassLearning(msgspec.Struct):
@@ -134,6 +136,7 @@ class Learnings:
         self._on_undecodable = on_undecodable
         self._classes: dict[str, ClassLearning] = {}
         self._announced: dict[str, AnnouncedClass] = {}
+        self._due = 0.0  # when the next one is to be stored
 
     def lacks(self, name: str, identity: Id) -> bool:
         """Whether a batch is still to be taken in for a class."""
@@ -160,6 +163,7 @@ class Learnings:
         new = [name for place, name in enumerate(missing) if place < room or name in wanted]
         for name in new:
             self._classes[name] = await self._restored(name, announced[name], now)
+            self._due = 0.0
         # While nobody had read for some minutes replicas wrote nothing.
         since = max((self._classes[name].saved_at for name in new), default=0.0) + READER_FOR
         for name in new:
@@ -174,19 +178,27 @@ class Learnings:
             held.ttl = part.ttl
         held.learning.fold(
             part.accesses,
-            part.verdicts,
+            list(part.verdicts),
             looked_up=part.looked_up,
             ttl_in_force=held.ttl,
             now=min(part.at, now),
         )
         held.stale.fold(part.canaries, min(part.at, now))
 
+    def due(self, now: float) -> list[str]:
+        """Classes of which is to be stored what was learnt."""
+        if now < self._due:
+            return []
+        due = [name for name, held in self._classes.items() if now >= held.saved_at + SAVE_EVERY]
+        if not due:
+            self._due = min((held.saved_at for held in self._classes.values()), default=now) + SAVE_EVERY
+        return due
+
     async def save(self, upto: Id, now: float) -> None:
-        """Store what is due; all that came until the batch `upto` must have been taken in."""
+        """Store what is due; all that came of it until the batch `upto` must have been taken in."""
         room = min(MOST_LEARNT, ALL_LEARNT // max(len(self._classes), 1))
-        for name, held in list(self._classes.items()):
-            if now < held.saved_at + SAVE_EVERY:
-                continue
+        for name in self.due(now):
+            held = self._classes[name]
             held.saved_at = now
             stored = encoded(held, upto, now, room)
             try:

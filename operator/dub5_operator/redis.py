@@ -24,6 +24,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar
 
 import msgspec
+import numpy as np
 from redis.exceptions import InvalidResponse, RedisError, ResponseError
 
 from dub5.contract import (
@@ -42,7 +43,6 @@ from dub5.contract import (
     REDIS_TIME,
     SAMPLES,
     SAMPLES_READER,
-    Access,
     Announcement,
     ClassPolicy,
     Decoder,
@@ -53,6 +53,7 @@ from dub5.contract import (
     decode,
 )
 from dub5_operator.learnings import Id, Learnings, Part
+from dub5_operator.planner.samples import Lookups
 
 REDIS_ERRORS = (RedisError, OSError, TimeoutError)
 """What a Redis that is away, or in trouble, raises."""
@@ -127,20 +128,19 @@ class Thresholds:
         replica.heavy = {key: seen for key, seen in replica.heavy.items() if seen > at - HEAVY_FOR}
         self._replicas = {name: each for name, each in self._replicas.items() if each.at > at - HEARD_FOR}
 
-    def merged(self, accesses: list[Access]) -> list[Access]:
+    def merged(self, lookups: Lookups) -> Lookups:
         """Those that all replicas would have recorded, each with the threshold that holds for all."""
         sampling = [each for each in self._replicas.values() if each.threshold < 1]
         if not sampling:
-            return accesses
+            return lookups
         lowest = min(each.threshold for each in sampling)
-        found = []
-        for access in accesses:
-            heavy = all(access.key in each.heavy for each in sampling)
-            if heavy or access.key < lowest * 2**48:
-                threshold = 1.0 if heavy else lowest
-                same = access.threshold == threshold
-                found.append(access if same else msgspec.structs.replace(access, threshold=threshold))
-        return found
+        columns = lookups.columns()
+        keys = columns[Lookups.KEY]
+        heavy = np.ones(len(keys), dtype=bool)
+        for replica in sampling:
+            heavy &= np.isin(keys, np.fromiter(replica.heavy, dtype=float))
+        columns[Lookups.THRESHOLD] = np.where(heavy, 1.0, lowest)
+        return Lookups.of(columns[:, heavy | (keys < lowest * 2**48)])
 
 
 class Samples:
@@ -180,31 +180,38 @@ class Samples:
         read = await self._redis.eval(REDIS_TIME, 1, SAMPLES)
         self._offset = clock_offset(self._offset, read, asked=asked, now=self._clock())
 
-    async def refresh(self, wanted: Collection[str], *, every: float = FRESH) -> None:
-        """Learn from what is new, page by page; not more often than `every` seconds. Of all classes that replicas
-        announce, those that are wanted first."""
+    async def refresh(
+        self, wanted: Collection[str], *, every: float = FRESH, learn: Collection[str] | None = None
+    ) -> None:
+        """Read what is new, page by page; not more often than `every` seconds. Of all classes that replicas announce,
+        those that are wanted first. What came of the classes `learn` is learnt from now; None: of all. Of others that
+        may wait until there is more of it, since little at a time takes as much work as much."""
         async with self._lock:
-            if self._clock() - self._read_at < every:
-                return
-            if not self._looks_on:
-                await self._redis.set(SAMPLES_READER, b"1", ex=READER_FOR)
-            await self._read_classes()
-            if self.announcement is None:
-                return
-            begun = await self.learnings.know(self._narrowed(self.announcement), wanted, self.now())
-            self._last = begun if self._last is None else self._last
-            while await self._read_page():
-                pass
-            for name in list(self._parts):
+            if self._clock() - self._read_at >= every:
+                await self._read(wanted)
+            for name in list(self._parts) if learn is None else self._parts.keys() & set(learn):
                 self._fold(name)
-            self._read_at = self._clock()
 
     async def save(self) -> None:
         """Store what was learnt, of which classes that is due."""
         async with self._lock:
-            # There are parts left where Redis failed between two pages.
-            if self._last is not None and not self._parts:
-                await self.learnings.save(self._last, self.now())
+            if self._last is not None:
+                now = self.now()
+                for name in self._parts.keys() & set(self.learnings.due(now)):
+                    self._fold(name)
+                await self.learnings.save(self._last, now)
+
+    async def _read(self, wanted: Collection[str]) -> None:
+        if not self._looks_on:
+            await self._redis.set(SAMPLES_READER, b"1", ex=READER_FOR)
+        await self._read_classes()
+        if self.announcement is None:
+            return
+        begun = await self.learnings.know(self._narrowed(self.announcement), wanted, self.now())
+        self._last = begun if self._last is None else self._last
+        while await self._read_page():
+            pass
+        self._read_at = self._clock()
 
     async def _read_classes(self) -> None:
         with contextlib.suppress(Undecodable):  # what was announced before may still be so
@@ -247,29 +254,37 @@ class Samples:
         names = {
             each.class_name for found in (batch.accesses, batch.verdicts, batch.canaries) for each in found
         }
-        new = {name for name in names | batch.looked_up.keys() if self.learnings.lacks(name, identity)}
-        for name in new:
-            ttl = batch.ttls.get(name, -1.0)
-            part = self._parts.get(name)
-            if part is not None and part.is_whole(ttl, at):
-                self._fold(name)
-            part = self._parts.setdefault(name, Part(at, at))
-            part.at = at
-            if 0 <= ttl <= LONGEST_TTL:
-                part.ttl = ttl
-            if not batch.looked_up or not 0 <= batch.looked_up.get(name, 0) <= _MAX_LOOKUPS:
-                part.looked_up = None
-            elif part.looked_up is not None:
-                part.looked_up += batch.looked_up.get(name, 0)
+        new: dict[str, Part] = {}
+        for name in names | batch.looked_up.keys():
+            if self.learnings.lacks(name, identity):
+                new[name] = part = self._part(name, batch.ttls.get(name, -1.0), at)
+                counted = batch.looked_up.get(name, 0) if batch.looked_up else -1
+                if not 0 <= counted <= _MAX_LOOKUPS:
+                    part.looked_up = None
+                elif part.looked_up is not None:
+                    part.looked_up += counted
         for access in batch.accesses:
             if access.class_name in new:
-                self._parts[access.class_name].accesses.append(access)
+                new[access.class_name].accesses.add(access)
         for verdict in batch.verdicts:
             if verdict.class_name in new:
-                self._parts[verdict.class_name].verdicts.append(verdict)
+                new[verdict.class_name].verdicts.add(verdict)
         for canary in batch.canaries:
             if canary.class_name in new:
-                self._parts[canary.class_name].canaries.append(canary)
+                new[canary.class_name].canaries.append(canary)
+
+    def _part(self, name: str, ttl: float, at: float) -> Part:
+        """To which belongs what came then of a class, whose TTL was that one; below 0: nobody said."""
+        part = self._parts.get(name)
+        if part is not None and part.is_whole(ttl, at):
+            self._fold(name)
+            part = None
+        if part is None:
+            part = self._parts[name] = Part(at, at)
+        part.at = at
+        if 0 <= ttl <= LONGEST_TTL:
+            part.ttl = ttl
+        return part
 
     def _fold(self, name: str) -> None:
         part = self._parts.pop(name)

@@ -36,6 +36,7 @@ from dub5_operator.learnings import (
     shape_of,
 )
 from dub5_operator.planner.decision import Learning, PolicyLimits
+from dub5_operator.planner.samples import Lookups
 from dub5_operator.redis import Samples, Thresholds
 
 NOW = 1_700_000_000.0
@@ -268,17 +269,25 @@ def test_arrays_of_objects_are_refused() -> None:
 def test_only_keys_that_all_replicas_record_are_replayed() -> None:
     """A key between their thresholds is recorded by one of them, and is not to be taken for all of its look-ups."""
     thresholds = Thresholds()
+
+    def merged() -> list[Access]:
+        columns = thresholds.merged(Lookups(fresh.accesses)).columns().T.tolist()
+        return [
+            Access(int(key), "c", NOW, bool(hit), int(size), *rest)
+            for key, _, hit, size, *rest, _, _ in columns
+        ]
+
     low, between = Access(1, "c", NOW, True, 1, 0.1, 1.0), Access(2**47, "c", NOW, True, 1, 0.1, 1.0)
     heavy = Access(2**48 - 1, "c", NOW, True, 1, 0.1, 1.0)
     fresh = SampleBatch("fresh", NOW, [low, between, heavy], threshold=1.0)
     thresholds.note(fresh, NOW)
-    assert thresholds.merged(fresh.accesses) == [low, between, heavy]
+    assert merged() == [low, between, heavy]
     seldom = msgspec.structs.replace(low, threshold=0.25)
     thresholds.note(SampleBatch("busy", NOW, [seldom, heavy], threshold=0.25), NOW)
-    assert thresholds.merged(fresh.accesses) == [seldom, heavy]
+    assert merged() == [seldom, heavy]
     thresholds.note(
         SampleBatch("old", NOW, [seldom]), NOW
     )  # a release that does not say what it records under
-    assert thresholds.merged(fresh.accesses) == [seldom]
+    assert merged() == [seldom]
     thresholds.note(fresh, NOW + 600)  # the others have gone
-    assert thresholds.merged(fresh.accesses) == [low, between, heavy]
+    assert merged() == [low, between, heavy]

@@ -162,6 +162,8 @@ async def test_replicas_know_that_samples_are_read_also_between_two_reconciliati
     await bench.sample(minutes=1)
     await bench.policies.keep({"banter"})
     assert 0 < await bench.redis.ttl(SAMPLES_READER) <= READER_FOR
+    await bench.redis.delete(SAMPLES)
+    await bench.samples.refresh({"banter"}, every=0)
     curve = bench.samples.learnings["banter"].learning.curve(bench.clock.now)
     assert curve is not None
     assert curve.seen == 40  # Redis may forget them now
@@ -612,10 +614,10 @@ async def test_a_policy_that_goes_while_it_is_reconciled_stays_gone(
     part = bench.samples if call == "refresh" else bench.publisher
     usual, waiting, go = getattr(part, call), asyncio.Event(), asyncio.Event()
 
-    async def slowly(*args: Any) -> Any:
+    async def slowly(*args: Any, **kwargs: Any) -> Any:
         waiting.set()
         await go.wait()
-        return await usual(*args)
+        return await usual(*args, **kwargs)
 
     monkeypatch.setattr(part, call, slowly)
     reconciling = asyncio.create_task(bench.reconcile({"mode": "Auto"}))
@@ -637,7 +639,7 @@ async def test_a_policy_that_goes_while_it_is_reconciled_stays_gone(
 async def test_a_reconciliation_that_fails_for_a_defect_is_counted_too(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fail(*_: Any) -> None:
+    async def fail(*_: Any, **__: Any) -> None:
         raise KeyError("nobody foresaw this")
 
     monkeypatch.setattr(bench.samples, "refresh", fail)

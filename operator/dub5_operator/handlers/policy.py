@@ -339,7 +339,7 @@ class PolicyReconciler:
         published. Errors are the next one's."""
         if self._publisher.in_charge:
             with contextlib.suppress(Overtaken, *REDIS_ERRORS):
-                await self._samples.refresh(classes, every=READ_EVERY)
+                await self._samples.refresh(classes, every=READ_EVERY, learn=())
                 await self._publisher.renew(classes)
 
     async def reconcile(
@@ -406,7 +406,7 @@ class PolicyReconciler:
                     self._states.pop(uid, None)
                     return superseded(policy, by=oldest[1])
                 self._publisher.retain(classes)
-                await self._samples.refresh(classes)
+                await self._samples.refresh(classes, learn={policy.cache_class})
                 return await self._decide(name, uid, policy, status)
             except _Gone:
                 return gone()
