@@ -32,6 +32,11 @@ WAYS = {
     ],
     "contract.py": [("dub5.contract", "dub5.errors"), ("dub5.contract", "redis")],
     "question_ttl.py": [("dub5.question_ttl", "dub5.errors"), ("dub5.question_ttl", "numpy")],
+    "The advisor knows": [
+        ("dub5.advisor.simulation", "dub5.api"),
+        ("dub5.advisor.sources", "dub5.cache.store"),
+        ("dub5.advisor.gate", "dub5.providers"),
+    ],
     "What an autoscaler decides": [
         ("dub5.advisor.hpa", "dub5.errors"),
         ("dub5.advisor.hpa_metrics", "numpy"),
