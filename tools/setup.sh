@@ -8,6 +8,7 @@
 #   tools/setup.sh alertmanager  Prometheus's Alertmanager for the test of alerts, unpacked there too
 #   tools/setup.sh k6       k6 for the load tests, built from source with Go and linked into .venv
 #   tools/setup.sh resolution lowest-direct|highest  .venv with the lowest or the newest versions that pyproject.toml allows
+#   tools/setup.sh hpa-oracle  Kubernetes' own autoscaling controller for benchmarks.advisor_hpa, built and linked as k6 is
 #   tools/setup.sh actionlint  the linter of the workflows, built and linked as k6 is
 #   tools/setup.sh k6-types TypeScript and the types of k6, to check its scripts with; where there is node and npm
 #   tools/setup.sh openai-node  OpenAI's client for Node.js, one of the readers of tests/integration/providers; where there is node and npm
@@ -264,11 +265,12 @@ case ${1:-} in
     alertmanager) setup_unpacked "The test of alerts uses a real Alertmanager" prometheus-alertmanager prometheus-alertmanager ;;
     resolution) setup_resolution "${2:?lowest-direct or highest}" ;;
     k6) setup_built k6 "the tests of the load test are skipped. Install k6 to run them." ;;
+    hpa-oracle) setup_built hpa-oracle "the advisor's decisions cannot be compared." ;;
     actionlint) setup_built actionlint "the workflows are not checked." ;;
     python-clients) setup_python_clients ;;
     k6-types) setup_npm tools/k6-types k6-types "k6's scripts are checked with TypeScript" "that check is left out." ;;
     js-clients) old_node || setup_npm tests/clients/js js-clients "Clients in JavaScript are tried on us" "those tests are skipped." ;;
     agents) old_node || setup_npm tests/clients/agents agents "Coding agents are tried on us" "those tests are skipped." ;;
     openai-node) setup_npm tests/providers/node openai-node "Answers are read with openai-node" "that reader is left out." ;;
-    *) stop "usage: tools/setup.sh python|resolution|redis|wrk|browser|docs|helm|promtool|alertmanager|k6|actionlint|k6-types|openai-node|python-clients|js-clients|agents" ;;
+    *) stop "usage: tools/setup.sh python|resolution|redis|wrk|browser|docs|helm|promtool|alertmanager|k6|hpa-oracle|actionlint|k6-types|openai-node|python-clients|js-clients|agents" ;;
 esac

@@ -19,10 +19,10 @@ GO = Path(__file__).parents[2] / "tools/go"
 
 
 def test_every_module_is_a_tool_and_every_tool_a_module() -> None:
-    assert sorted(path.name for path in GO.iterdir()) == sorted(tool.name for tool in TOOLS)
+    assert {path.name for path in GO.iterdir()} == {tool.folder.name for tool in TOOLS}
 
 
-@pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.name)
+@pytest.mark.parametrize("tool", [tool for tool in TOOLS if not tool.within], ids=lambda tool: tool.name)
 def test_a_module_pins_all_that_is_built_from_it(tool: Tool) -> None:
     text = (tool.folder / "go.mod").read_text()
     named = set(re.findall(r"^(?:tool|\t)\s*(\S+)$", text, re.MULTILINE)) - {"("}
@@ -54,6 +54,16 @@ def test_programs_are_named_for_what_they_are_made_from(copied: Tool) -> None:
     module = copied.folder / "go.mod"
     module.write_text(module.read_text() + "\n// changed\n")
     assert copied.place != before
+
+
+def test_a_program_of_our_own_is_named_for_its_source_too(copied: Tool) -> None:
+    own = Tool("ours", copied.module, {"ours": "./ours"}, within=copied.name)
+    source = own.folder / "ours/main.go"
+    source.parent.mkdir()
+    source.write_text("package main\n")
+    before = own.place
+    source.write_text("package main // changed\n")
+    assert own.place != before
 
 
 def test_a_module_without_the_version_is_refused(copied: Tool) -> None:

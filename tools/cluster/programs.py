@@ -31,10 +31,12 @@ class Tool:
     module: str
     packages: dict[str, str]
     flags: str = ""
+    within: str = ""
+    """For a program of our own: the folder whose go.mod it has, and a folder of its name in it."""
 
     @property
     def folder(self) -> Path:
-        return ROOT / "tools" / "go" / self.name
+        return ROOT / "tools" / "go" / (self.within or self.name)
 
     @property
     def version(self) -> str:
@@ -46,7 +48,8 @@ class Tool:
     @property
     def place(self) -> Path:
         """The folder of its programs, named for everything that they are made from."""
-        made_from = [(self.folder / file).read_bytes() for file in ("go.mod", "go.sum")]
+        own = sorted((self.folder / self.name).glob("*.go")) if self.within else []
+        made_from = [path.read_bytes() for path in (self.folder / "go.mod", self.folder / "go.sum", *own)]
         digest = hashlib.sha256(b"".join([*made_from, self.flags.encode()])).hexdigest()
         return CACHE / "programs" / f"{self.name}-{self.version}-{digest[:12]}"
 
