@@ -217,7 +217,8 @@ def _policy() -> Json:
     _rule(entry, "!has(self.ttl) || duration(self.ttl) >= duration('1s')", "ttl must be at least 1s")
     text, number = {"type": "string"}, {"type": "number"}
     status = {
-        "ttl": text | {"description": "In force."},
+        "ttl": text
+        | {"description": "In force; where each question has one of its own, for what is no question."},
         "ttlSeconds": number | {"description": "The same in seconds, to begin with after a restart."},
         "recommended": text | {"description": "Where it is going, or would in mode Auto."},
         "boundBy": text

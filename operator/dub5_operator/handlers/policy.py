@@ -483,7 +483,7 @@ class PolicyReconciler:
             learning,
             state.last_report,
             ttl,
-            published=published is not None,
+            published=published,
             measured=measured,
         )
         return msgspec.structs.replace(report, events=[*purged, *report.events])
@@ -630,10 +630,11 @@ def in_force(
     last: LastReport,
     ttl: float,
     *,
-    published: bool,
+    published: ClassPolicy | None,
     measured: Measured | None = None,
 ) -> Report:
-    """Of a policy that was reconciled: the class's TTL is `ttl`, the operator's where it is `published`, or its own."""
+    """Of a policy that was reconciled: the class's TTL is `ttl`, the operator's where something is `published`, or its
+    own."""
     return Report(
         status=status_of(decision, learning, measured),
         conditions=_conditions(spec, decision, ttl, published),
@@ -782,8 +783,12 @@ def _drift(drift: DriftEstimate) -> str | None:
     return f"{rate} ({lower} to {upper})"
 
 
-def _conditions(spec: CachePolicySpec, decision: Decision, ttl: float, published: bool) -> list[Condition]:
+def _conditions(
+    spec: CachePolicySpec, decision: Decision, ttl: float, published: ClassPolicy | None
+) -> list[Condition]:
     message = f"Class {spec.cache_class} has a TTL of {written(ttl) if ttl else '0s, it is not cached'}."
+    if ttl and published is not None and published.question is not None:
+        message = f"Each question of class {spec.cache_class} has a TTL of its own; all else has one of {written(ttl)}."
     if spec.mode != "Auto":
         whose = "it stays as it was published" if published else "it is the configuration's"
         message += f" Mode {spec.mode}: {whose}."
@@ -808,7 +813,7 @@ def _conditions(spec: CachePolicySpec, decision: Decision, ttl: float, published
         Condition("Ready", "True", "Reconciled", message),
         sufficient,
         within,
-        Condition("Published", "True" if published else "False", spec.mode, message),
+        Condition("Published", "True" if published is not None else "False", spec.mode, message),
     ]
 
 
