@@ -187,7 +187,7 @@ class Samples:
         those that are wanted first. What came of the classes `learn` is learnt from now; None: of all. Of others that
         may wait until there is more of it, since little at a time takes as much work as much."""
         async with self._lock:
-            if self._clock() - self._read_at >= every:
+            if not 0 <= self._clock() - self._read_at < every:  # below 0: the clock was set back
                 await self._read(wanted)
             for name in list(self._parts) if learn is None else self._parts.keys() & set(learn):
                 self._fold(name)
@@ -307,7 +307,7 @@ if redis.call('TYPE', KEYS[1]).ok == 'string' then document = redis.call('GETRAN
 if #document <= MOST_DOCUMENT then
   local fine, found = pcall(cjson.decode, document)
   local term = fine and type(found) == 'table' and tonumber(found.term) or 0
-  if term >= 0 and term <= MOST_TERM then held = term end
+  if term >= 0 and term < MOST_TERM then held = term end
 end
 if held > tonumber(ARGV[1]) or (held == tonumber(ARGV[1]) and ARGV[2] == 'begin') then return 0 end
 redis.call('SET', KEYS[1], ARGV[3])
@@ -371,7 +371,7 @@ class Publisher:
     async def renew(self, classes: Collection[str]) -> None:
         """Publish the same for longer, each RENEW seconds, and at once where it `retain`s less. Overtaken as above."""
         await self._require()
-        if self.retain(classes) or self._clock() - self._renewed_at >= RENEW:
+        if self.retain(classes) or self._is_old(self._clock()):
             await self._write()
 
     def retain(self, classes: Collection[str]) -> bool:
@@ -391,6 +391,10 @@ class Publisher:
         await self._redis.publish(PURGE_CHANNEL, str(stamp))
         return stamp
 
+    def _is_old(self, now: float) -> bool:
+        """Whether the last document was written RENEW seconds ago, or later than now: the clock was set back."""
+        return not 0 <= now - self._renewed_at < RENEW
+
     async def _require(self) -> None:
         if not await self.take_charge():
             raise Overtaken
@@ -402,7 +406,8 @@ class Publisher:
         if found is None or 0 < found.expires <= now:
             found = PolicyDocument(term=found.term if found is not None else 0)
         # By the clock, so that a Redis that was flushed does not make an operator that began before seem the later one.
-        term = max(found.term + 1, int(now * 1000))
+        held = found.term if found.term < MOST_TERM else 0  # the greatest is damage: none comes after it
+        term = max(held + 1, int(now * 1000))
         if not await self._put(term, found.classes, now, "begin"):
             self._overtaken = True
             return False
@@ -424,7 +429,7 @@ class Publisher:
             classes = dict(self._classes)
             found = await self._read()
             differs = found is None or (found.classes, found.term) != (classes, self._term)
-            if differs or now - self._renewed_at >= RENEW:
+            if differs or self._is_old(now):
                 self._wrote_at = time.monotonic()
                 if not await self._put(self._term, classes, now):
                     self._term, self._overtaken = 0, True

@@ -10,7 +10,14 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from dub5.contract import MOST_TERM, POLICY_CHANNEL, POLICY_KEY, ClassPolicy, PolicyDocument
+from dub5.contract import (
+    MOST_TERM,
+    POLICY_CHANNEL,
+    POLICY_KEY,
+    SAMPLES_READER,
+    ClassPolicy,
+    PolicyDocument,
+)
 from dub5_operator.redis import PUBLISHED_FOR, RENEW, SILENT, Overtaken, Publisher
 from tests.operator.test_policies import NOW, Bench, Clock
 
@@ -121,6 +128,25 @@ async def test_a_document_is_renewed_long_before_it_expires(client: Redis, clock
     clock.now += 1
     await publisher.renew(set())  # its policy is gone
     assert (await document(client)).classes == {}
+
+
+async def test_a_clock_that_is_set_back_keeps_nothing_from_being_renewed(client: Redis, clock: Clock) -> None:
+    bench = Bench(client)
+    await bench.announced()
+    await bench.reconcile()
+    bench.clock.now -= 3600
+    await client.delete(SAMPLES_READER)
+    await bench.policies.keep({"banter"})
+    assert (await document(client)).expires == bench.clock.now + PUBLISHED_FOR
+    assert await client.exists(SAMPLES_READER)
+
+
+@pytest.mark.parametrize("held", [MOST_TERM - 2, MOST_TERM - 1, MOST_TERM])
+async def test_there_is_a_term_after_the_greatest(client: Redis, clock: Clock, held: int) -> None:
+    await client.set(POLICY_KEY, msgspec.json.encode(PolicyDocument(term=held)))
+    for ttl in (7.0, 8.0, 9.0):
+        await Publisher(client, clock, gather=0.0).publish("faq", ClassPolicy(ttl))
+        assert (await document(client)).classes == {"faq": ClassPolicy(ttl)}
 
 
 async def test_what_has_expired_is_not_begun_with(client: Redis, clock: Clock) -> None:
