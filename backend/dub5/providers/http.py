@@ -287,7 +287,9 @@ class HttpClient:
             # Whatever came is a sign of life, also comments and pings while a model thinks. After the last event there
             # is a moment for the end of the body: then the connection can be used again.
             pause = timeouts.between_tokens if head.begun else timeouts.first_token
-            watch.until(min(loop.time() + (LINGER if call.response.ended else pause), total))
+            watch.deadline = min(loop.time() + (LINGER if call.response.ended else pause), total)
+            if watch.deadline < watch.due:  # else the timer sees that it was moved
+                watch.until(watch.deadline)
 
         watch.until(deadline)
         try:
@@ -414,12 +416,11 @@ class _Watch(msgspec.Struct):
     passed: bool = False
 
     def until(self, deadline: float) -> None:
-        """From now on this one counts."""
-        self.deadline = deadline
-        if deadline < self.due:  # else the timer sees that it was moved
-            if self.timer is not None:
-                self.timer.cancel()
-            self.due, self.timer = deadline, asyncio.get_running_loop().call_at(deadline, self.on_timer)
+        """From now on this one counts, which comes before the timer would go off."""
+        if self.timer is not None:
+            self.timer.cancel()
+        self.deadline = self.due = deadline
+        self.timer = asyncio.get_running_loop().call_at(deadline, self.on_timer)
 
     def on_timer(self) -> None:
         loop = asyncio.get_running_loop()
