@@ -566,7 +566,8 @@ class AnswerStore:
     def keep(self, identity: Identity, entry: Entry, lifetimes: Lifetimes) -> Kept | None:
         """Keep an answer in memory, and say what is to be written to Redis; None where it is not fit to be kept."""
         now = self.now()
-        left = lifetimes.kept_for(self._record_of(identity.key)) - entry.age(now)
+        record = None if lifetimes.question is None else self._record_of(identity.key)
+        left = lifetimes.kept_for(record) - entry.age(now)
         if len(entry.body) > self.max_entry or left <= 0 or entry.born > (now + TOLERANCE) * 1e6:
             return None
         self._local.put(identity, entry, seconds=left)

@@ -526,7 +526,8 @@ class _Batch(msgspec.Struct, eq=False):
 class Batches:
     """The batches and the breaker of one server; see above.
 
-    `changed` is called when the breaker opens or closes; `available` is whether it is closed. `timeout` is in seconds.
+    `changed` is called when the breaker opens or closes; `available` is whether it is closed, and `failures` counts
+    those in a row. `timeout` is in seconds.
     """
 
     def __init__(
@@ -538,7 +539,7 @@ class Batches:
         self._timeout = timeout
         self._connections = asyncio.Semaphore(CONNECTIONS)
         self._next: _Batch | None = None  # may be joined
-        self._failures = 0
+        self.failures = 0
         self._background = background
         self._probe: BackgroundTask | None = None
         self._running = background.jobs("redis-batch")
@@ -588,7 +589,7 @@ class Batches:
                 self.failed(error, hung=limit.expired())
             batch.fail(RedisFailed)
         else:
-            self.works()
+            self.failures = 0
             for waiter, start, end in batch.waiters:
                 if not waiter.done():
                     waiter.set_result(answers[start:end])
@@ -600,14 +601,10 @@ class Batches:
         if not all(waiter.done() for waiter, _, _ in batch.waiters):
             batch.fail(RedisFailed)
 
-    def works(self) -> None:
-        """It answered."""
-        self._failures = 0
-
     def failed(self, error: Exception, *, hung: bool) -> None:
         """It did not; where it is `hung`, it did not in time."""
-        self._failures = max(self._failures + 1, FAILURES_TO_OPEN if hung else 0)
-        if self._failures >= FAILURES_TO_OPEN and self.available:
+        self.failures = max(self.failures + 1, FAILURES_TO_OPEN if hung else 0)
+        if self.failures >= FAILURES_TO_OPEN and self.available:
             _log.warning("redis unavailable", server=self._server.name, error=type(error).__name__)
             self.available = False
             self._probe = self._background.start("redis-probe", self._probe_until_it_answers, forever=False)
@@ -630,7 +627,7 @@ class Batches:
                         raise answer
                 break
             await asyncio.sleep(PROBE_INTERVAL)
-        self._failures = 0
+        self.failures = 0
         self.available, self._probe = True, None
         _log.info("redis available again", server=self._server.name)
         self._changed()

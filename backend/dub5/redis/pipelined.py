@@ -76,15 +76,15 @@ class _Waiter(msgspec.Struct, eq=False):
 class PipelinedConnection(asyncio.Protocol):
     """`timeout` is in seconds, `largest` in bytes of one answer.
 
-    `works` is called when answers have come, `lost` once, in the end, before all who wait: with why, None where the
-    connection was closed from here or by a Redis that owed nothing.
+    Answers are noted in the `breaker`. `lost` is called once, in the end, before all who wait: with why, None where
+    the connection was closed from here or by a Redis that owed nothing.
     """
 
     def __init__(
         self,
         connection: AbstractConnection,
         lost: Callable[[Exception | None], None],
-        works: Callable[[], None],
+        breaker: Breaker,
         *,
         timeout: float,
         largest: int,
@@ -96,7 +96,7 @@ class PipelinedConnection(asyncio.Protocol):
             raise RedisConnectionError("not connected, or not at the beginning of an answer")
         self._loop = asyncio.get_running_loop()
         self._lost = lost
-        self._works = works
+        self._breaker = breaker
         self._step = timeout / STEPS
         self._largest = largest
         self._reader = hiredis.Reader(
@@ -174,7 +174,7 @@ class PipelinedConnection(asyncio.Protocol):
             return
         if whole:
             self._taken = reader.len()
-            self._works()
+            self._breaker.failures = 0
         if self._taken > self._largest:
             self.close(AnswerTooLarge(f"an answer of more than {self._largest} bytes"))
 
@@ -203,12 +203,12 @@ class PipelinedConnection(asyncio.Protocol):
 
 
 class Breaker(Protocol):
-    """Of the server: see `link`."""
+    """Of the server: see `link`. `failures` counts those in a row: an answer ends it."""
+
+    failures: int
 
     @property
     def available(self) -> bool: ...
-
-    def works(self) -> None: ...
 
     def failed(self, error: Exception, *, hung: bool) -> None: ...
 
@@ -262,7 +262,7 @@ class Pipelining:
             made = await self._pool.get_connection()
         try:
             connection = PipelinedConnection(
-                made, lost, self._breaker.works, timeout=self._timeout, largest=self._largest
+                made, lost, self._breaker, timeout=self._timeout, largest=self._largest
             )
             self.connection = connection
             try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -97,13 +98,14 @@ class Wire:
         self.loop, self.transport = Loop(), Transport()
         self.lost: list[Exception | None] = []
         self.given: dict[int, list[Any] | Exception] = {}
+        breaker: Any = SimpleNamespace(failures=0)
         made: Any = type("Made", (), {"_writer": self, "_reader": Reader()})
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("dub5.redis.pipelined.asyncio.get_running_loop", lambda: self.loop)
             self.connection = PipelinedConnection(
                 made,
                 self.lost.append,
-                lambda: None,
+                breaker,
                 timeout=TIMEOUT,
                 largest=LARGEST,
             )
