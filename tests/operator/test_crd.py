@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from dub5_operator.crd import Percentage, Size, invalidations_definition, policies_definition, seconds
 from dub5_operator.handlers.invalidation import names
-from dub5_operator.handlers.policy import share, size, written
+from dub5_operator.handlers.policy import share, size
+from dub5_operator.planner.durations import written
 
 
 @pytest.mark.parametrize(

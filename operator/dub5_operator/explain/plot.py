@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from dub5_operator.explain.reading import Explained
 from dub5_operator.explain.refused import Refused
-from dub5_operator.handlers.policy import written
+from dub5_operator.planner.durations import written
 
 _LINE, _OTHER, _LIMIT = "#3b82f6", "#888888", "#dc2626"
 _MOST = 20

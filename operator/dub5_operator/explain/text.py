@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterator, Sequence
 
 from dub5_operator.explain.reading import Explained
-from dub5_operator.handlers.policy import percent, written
+from dub5_operator.handlers.policy import percent
 from dub5_operator.planner.decision import WATCHED, Outcome
+from dub5_operator.planner.durations import written
 from dub5_operator.planner.explanation import Example
 from dub5_operator.planner.questions import BoundBy
 

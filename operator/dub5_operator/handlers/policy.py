@@ -32,6 +32,7 @@ from dub5.contract import LONGEST_TTL, AnnouncedClass, Announcement, ClassPolicy
 from dub5_operator.crd import CachePolicySpec, Json, seconds
 from dub5_operator.planner.canary import Measured
 from dub5_operator.planner.decision import Decision, Learning, PolicyLimits
+from dub5_operator.planner.durations import written
 from dub5_operator.planner.questions import BoundBy, DriftEstimate
 from dub5_operator.redis import READ_EVERY, REDIS_ERRORS, Overtaken, Publisher, Samples
 from dub5_operator.schedule import Cut, Schedule
@@ -733,15 +734,6 @@ def _since(before: Mapping[str, Any] | None, condition: Condition, now: str) -> 
     if before is not None and before.get("status") == condition.status:
         return str(before.get("lastTransitionTime") or now)
     return now
-
-
-def written(duration: float) -> str:
-    """Seconds as people write them, to three digits: `1m2s`, `4.5s`, `2h30m`; a printer column has to be read."""
-    if duration < 60:
-        return f"{float(f'{duration:.3g}'):g}s"
-    whole = round(duration) if duration < 3600 else 60 * round(duration / 60)
-    parts = ((whole // 3600, "h"), (whole % 3600 // 60, "m"), (whole % 60, "s"))
-    return "".join(f"{count}{unit}" for count, unit in parts if count)
 
 
 def status_of(decision: Decision, learning: Learning, measured: Measured | None) -> Json:

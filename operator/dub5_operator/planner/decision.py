@@ -56,6 +56,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dub5.contract import Access, QuestionPolicy, Verdict
+from dub5_operator.planner.durations import written
 from dub5_operator.planner.hazard import Hazard
 from dub5_operator.planner.keys import Keys
 from dub5_operator.planner.questions import BoundBy, Bounds, DriftEstimate, Population, Questions
@@ -675,7 +676,7 @@ def typical_size(curve: Curve) -> float:
 
 
 def _said(ttls: tuple[float, float, float]) -> str:
-    low, middle, high = (f"{ttl:.3g} s" for ttl in ttls)
+    low, middle, high = map(written, ttls)
     return f"of a tenth of hits up to {low}, of half {middle}, of nine tenths {high}"
 
 
