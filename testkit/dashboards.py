@@ -29,7 +29,7 @@ from prometheus_client import start_http_server
 from redis.asyncio import Redis
 from redis.driver_info import DriverInfo
 
-from dub5.contract import REPLICA_CHANNEL, SAMPLES, Access, SampleBatch, Verdict
+from dub5.contract import REPLICA_CHANNEL, SAMPLES, Access, Canary, SampleBatch, Verdict
 from dub5_operator.main import Operator
 from testkit.monitoring import Prometheus
 from testkit.programs import which
@@ -325,7 +325,9 @@ class _Operator:
         self._now += 60
 
     async def remember(self) -> None:
-        """An hour in which forty questions were asked each minute, and one new answer in twenty was another one."""
+        """An hour in which forty questions were asked each minute, and one new answer in twenty was another one.
+
+        Canaries found the same."""
         for minute in range(60):
             at = self._now + (minute - 60) * 60
             accesses = [
@@ -337,7 +339,11 @@ class _Operator:
                 Verdict(key, CLASS, at - 300 - key, at, (minute * 7 + key * 13) % 20 == 0, 9, "refetch")
                 for key in range(20)
             ]
-            batch = SampleBatch("a", at, accesses, verdicts, looked_up={CLASS: 40})
+            canaries = [
+                Canary(key, CLASS, at - 60, at, 10.0, changed=(minute + key) % 20 == 0, reworded=False)
+                for key in range(2)
+            ]
+            batch = SampleBatch("a", at, accesses, verdicts, looked_up={CLASS: 40}, canaries=canaries)
             await self._redis.xadd(SAMPLES, {b"b": msgspec.msgpack.encode(batch)})
 
 
