@@ -17,9 +17,9 @@ One turn, of which a `Decision` has every step:
 4. Policies: by so many pods, or so many percent, from what there was at the beginning of a period.
 5. `minReplicas` and `maxReplicas`.
 
-Left out is what is no decision: a scale that cannot be read or written, selectors that overlap. Where a metric is so
-great that the number does not fit an `int32`, the controller's answer depends on the processor; here it is the greatest
-that fits.
+Left out is what is no decision: a scale that cannot be read or written, selectors that overlap. Where a metric or a
+policy's percentage is so great that the number does not fit an `int32`, the controller's answer depends on the
+processor; here a proposal is at most 2147483647, and a percentage allows what it says.
 
 Source: pkg/controller/podautoscaler of Kubernetes 1.36. `benchmarks.advisor_hpa` holds this to it.
 """
@@ -168,7 +168,7 @@ class Autoscaler:
             readings: one for each of the spec's metrics, in their order.
             status_replicas: how many the scale says there are; as many as it asks for, where this is left out.
 
-        Raises `ValueError` where there is not one reading for each metric.
+        Raises `ValueError` where there is not one reading for each metric, `TypeError` where it is not of its kind.
         """
         if len(readings) != len(self.spec.metrics):
             raise ValueError(f"{len(readings)} readings for {len(self.spec.metrics)} metrics")

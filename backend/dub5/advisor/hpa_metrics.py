@@ -109,11 +109,13 @@ class Situation(Struct, frozen=True):
 
 
 def propose(metric: Metric, reading: Reading, situation: Situation) -> Proposal:
-    """What one metric proposes."""
+    """What one metric proposes. Raises `TypeError` where a reading is not of its metric's kind."""
     name = label(metric)
     try:
         if not reading:
             raise _Unusable("the metrics API had no answer")
+        if isinstance(reading, Mapping) != (metric.type not in ("Object", "External")):
+            raise TypeError(f"{name}: a metric of type {metric.type} is not read as {type(reading).__name__}")
         if isinstance(reading, Mapping):
             return _of_pods(name, metric, reading, situation)
         return _of_values(name, metric, sum(reading), situation)

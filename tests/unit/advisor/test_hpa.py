@@ -313,6 +313,22 @@ def test_there_is_one_reading_for_each_metric() -> None:
         autoscaler().decide(0.0, 1, running(1), [None, None])
 
 
+@pytest.mark.parametrize(
+    ("metric", "reading", "message"),
+    [
+        (DEMAND, [1], "pods metric demand: a metric of type Pods is not read as list"),
+        (
+            external(value="1"),
+            {"pod-0": Sample(1)},
+            "external metric s0: a metric of type External is not read as dict",
+        ),
+    ],
+)
+def test_a_reading_is_of_its_metrics_kind(metric: dict[str, Any], reading: Reading, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        autoscaler(metric).decide(0.0, 1, running(1), [reading])
+
+
 RATIOS = st.lists(st.none() | st.floats(0, 20), min_size=1, max_size=30)
 
 
