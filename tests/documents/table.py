@@ -38,6 +38,10 @@ HERE = {
     ),
     ".venv/bin/dub5 autoscale explain load.record --at 12m",
     (
+        ".venv/bin/dub5 autoscale recommend load.record --set config.admission.max_inflight=50 "
+        "--refused 0.001 --wait 2s --seeds 2"
+    ),
+    (
         ".venv/bin/dub5 autoscale record --csv benchmarks/replay/azure_llm_2023_conv_10min.csv "
         "--tokens-per-second 30 --out azure.record"
     ),

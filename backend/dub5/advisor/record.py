@@ -13,6 +13,7 @@ from __future__ import annotations
 import gzip
 import io
 import itertools
+import math
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -260,3 +261,58 @@ def _end(arrivals: Arrivals) -> float:
 
 def _ascending(points: Sequence[tuple[float, float]]) -> bool:
     return all(a[0] <= b[0] and a[1] <= b[1] for a, b in itertools.pairwise(points))
+
+
+def part(record: Record, begin: float, end: float) -> Record:
+    """From second `begin` to `end`, which are its seconds 0 and so on; what holds at `begin` holds at its second 0."""
+    header, moved = record.header, msgspec.structs.replace
+    pace, cluster = header.pace, header.cluster
+    synced = None if pace.synced is None else (pace.synced - begin) % pace.sync
+    blind = [(max(0.0, a - begin), b - begin) for a, b in cluster.blind if b > begin and a < end]
+    arrivals = [_cut(each, begin, end) for each in record.arrivals if each.at < end and _end(each) > begin]
+
+    def held(lines: Sequence[L]) -> list[L]:
+        before = [each for each in lines if each.at <= begin][-1:]
+        later = [each for each in lines if begin < each.at < end]
+        return [moved(each, at=max(0.0, each.at - begin)) for each in [*before, *later]]
+
+    return Record(
+        moved(
+            header,
+            began=header.began + begin,
+            seconds=end - begin,
+            pace=moved(pace, synced=synced),
+            cluster=moved(cluster, blind=blind, replicas=cluster.replicas if begin == 0 else None),
+        ),
+        arrivals,
+        held(record.callers),
+        held(record.mixes),
+        held(record.seen),
+    )
+
+
+def _cut(arrivals: Arrivals, begin: float, end: float) -> Arrivals:
+    """The steps that begin in that time."""
+    first = max(0, math.ceil((begin - arrivals.at) / arrivals.step))
+    last = math.ceil((end - arrivals.at) / arrivals.step)
+    at = arrivals.at + first * arrivals.step - begin
+    return msgspec.structs.replace(arrivals, at=at, requests=arrivals.requests[first:last])
+
+
+def times(record: Record, factor: float) -> Record:
+    """The same with so many times the load."""
+    replace = msgspec.structs.replace
+    return replace(
+        record,
+        arrivals=[
+            replace(each, requests=[count * factor for count in each.requests]) for each in record.arrivals
+        ],
+        callers=[replace(each, count=round(each.count * factor)) for each in record.callers],
+    )
+
+
+def without_cache(record: Record) -> Record:
+    """The same where nothing is a hit."""
+    return msgspec.structs.replace(
+        record, mixes=[msgspec.structs.replace(each, hits=0.0) for each in record.mixes]
+    )

@@ -43,7 +43,7 @@ _NOBODY = -1
 """Who asks a question that no caller of `Callers` asks."""
 
 # Kinds of events.
-_LEAVE, _EXPIRE, _SCRAPE, _SYNC, _READY, _SIGTERM, _CLOSE, _ROOM, _CALLERS, _ASK = range(10)
+_LEAVE, _EXPIRE, _SCRAPE, _SYNC, _READY, _SIGTERM, _CLOSE, _ROOM, _CALLERS, _ASK, _COUNT = range(11)
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -66,11 +66,13 @@ class Minute(msgspec.Struct):
 class Outcome(msgspec.Struct, frozen=True):
     """What has happened. Requests are fractions, since those that follow another's call share its fate.
 
-    `waits` are how many calls waited how many milliseconds, `decisions` all of the autoscaler's. `cut` are streams that
-    reached `server.max_stream`; pods that leave cut none, since the chart gives them the time of the longest one.
+    Counts are of what came after second `since`: until then the cluster finds its size. `waits` are how many calls
+    waited how many milliseconds, `decisions` all of the autoscaler's. `cut` are streams that reached
+    `server.max_stream`; pods that leave cut none, since the chart gives them the time of the longest one.
     """
 
     seconds: float
+    since: float
     requests: float
     hits: float
     calls: int
@@ -96,6 +98,11 @@ class Outcome(msgspec.Struct, frozen=True):
         """Of pods that were there, starting and leaving ones included: that is what is paid for."""
         return self.integral(lambda change: change.there) / 3600
 
+    @property
+    def most(self) -> int:
+        """Replicas that were ready at once."""
+        return max(change.ready for change, length in self._lengths() if length > 0)
+
     def wait(self, quantile: float) -> float:
         """Seconds that this share of the calls that got a slot waited for it at most."""
         rank, passed = quantile * sum(self.waits.values()), 0
@@ -106,7 +113,7 @@ class Outcome(msgspec.Struct, frozen=True):
         return 0.0
 
     def integral(self, of: Callable[[Change], int]) -> float:
-        """Replica-seconds."""
+        """Replica-seconds after `since`."""
         return sum(of(change) * length for change, length in self._lengths())
 
     def at(self, moment: float) -> Change:
@@ -116,7 +123,10 @@ class Outcome(msgspec.Struct, frozen=True):
 
     def _lengths(self) -> Iterator[tuple[Change, float]]:
         ends = [change.at for change in self.changes[1:]] + [self.seconds]
-        return ((change, end - change.at) for change, end in zip(self.changes, ends, strict=True))
+        return (
+            (change, max(0.0, end - max(change.at, self.since)))
+            for change, end in zip(self.changes, ends, strict=True)
+        )
 
 
 class _Phase:
@@ -148,25 +158,31 @@ def _interpolated(points: list[tuple[float, float]], share: float) -> float:
 
 
 def simulate(
-    record: Record, values: Values, *, seed: int = 1, progress: Callable[[float], None] = lambda _: None
+    record: Record,
+    values: Values,
+    *,
+    seed: int = 1,
+    since: float = 0.0,
+    progress: Callable[[float], None] = lambda _: None,
 ) -> Outcome:
     """What would have happened. `progress` is told the share of the time that is over, about each minute of it.
 
     ConfigError where the autoscaler's spec cannot be: its message names the value.
     """
-    return _Simulation(record, values, seed).run(progress)
+    return _Simulation(record, values, seed, since).run(progress)
 
 
 class _Simulation:
     """One run. Handlers of events take the event; what is common to them is here."""
 
-    def __init__(self, record: Record, values: Values, seed: int) -> None:
+    def __init__(self, record: Record, values: Values, seed: int, since: float) -> None:
         header = record.header
         self._record = record
         self._values = values
         self._pace = header.pace
         self._connections = header.connections
         self._seconds = header.seconds
+        self._since = since
         self._phases = [_Phase(mix) for mix in record.mixes]
         self._phase = self._phases[0]
         self._next_phase = 1
@@ -205,6 +221,7 @@ class _Simulation:
             self._have_room,
             self._set_callers,
             self._ask,
+            self._count_from_now,
         ]
 
     def run(self, progress: Callable[[float], None]) -> Outcome:
@@ -220,6 +237,7 @@ class _Simulation:
         self._advance(self._seconds)
         return Outcome(
             seconds=self._seconds,
+            since=self._since,
             requests=self._requests,
             hits=self._hits,
             calls=self._calls,
@@ -251,6 +269,8 @@ class _Simulation:
             self._at(first, _SCRAPE, pod)
         for callers in self._record.callers:
             self._at(callers.at, _CALLERS, callers.count)
+        if self._since:
+            self._at(self._since, _COUNT)
         self._note(0.0)
 
     def _gate(self) -> SimulatedGate:
@@ -322,7 +342,7 @@ class _Simulation:
 
     def _arrive(self, now: float, service: float, caller: int) -> None:
         self._calls += 1
-        call = self._calls
+        call = next(self._numbers)
         weight = self._phase.weight
         if service > self._max_stream:
             service = self._max_stream
@@ -524,6 +544,11 @@ class _Simulation:
         self._place(now)
 
     # --- What is noted ---
+
+    def _count_from_now(self, *_: Any) -> None:
+        self._requests = self._hits = self._refused = self._waited = 0.0
+        self._calls = self._cut = 0
+        self._waits = {}
 
     def _note(self, now: float) -> None:
         change = Change(now, self._wanted, len(self._pods.endpoints), len(self._pods.all))

@@ -114,7 +114,7 @@ def plain(record: Record, values: Values, outcome: Outcome, seed: int) -> dict[s
         "wait_p99": outcome.wait(0.99),
         "cut": outcome.cut,
         "replica_hours": outcome.replica_hours,
-        "most_replicas": max(change.ready for change in outcome.changes),
+        "most_replicas": outcome.most,
         "seen": None if compared is None else compared._asdict(),
         "minutes": [
             {**row._asdict(), "wanted": row.wanted._asdict(), "ready": row.ready._asdict()}

@@ -1,13 +1,19 @@
-"""`dub5 autoscale record | simulate | explain`: values of the autoscaler, tried on a load that was."""
+"""`dub5 autoscale record | simulate | explain | recommend`: values of the autoscaler, tried on a load that was."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import multiprocessing
+import os
 import re
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from dub5.advisor import advice as words
 from dub5.advisor import sources, summary
 from dub5.advisor.explanation import explain
 from dub5.advisor.record import (
@@ -22,6 +28,7 @@ from dub5.advisor.record import (
     read,
     write,
 )
+from dub5.advisor.search import Bench, Objective, Run, recommend
 from dub5.advisor.simulation import Outcome, simulate
 from dub5.advisor.values import Values, read_values
 from dub5.cli import command
@@ -30,12 +37,16 @@ from dub5.cli.command import Failed
 from dub5.settings.loader import parse_yaml
 from dub5.settings.model import Duration
 
+MISSED = 3
+"""The exit code where the present values miss the objective."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_record(commands)
     _add_simulate(commands)
     _add_explain(commands)
+    _add_recommend(commands)
 
 
 def _add_record(commands: command.Commands) -> None:
@@ -155,6 +166,39 @@ def _add_explain(commands: command.Commands) -> None:
     explained.set_defaults(run=_explain)
 
 
+def _add_recommend(commands: command.Commands) -> None:
+    recommended = command.add(
+        commands,
+        "recommend",
+        "Find values that meet an objective at the least cost. Exit code 3: the present ones miss it.",
+        "dub5 autoscale recommend load.record --values values.yaml --refused 0.001 --wait 1s",
+    )
+    _add_what_is_simulated(recommended)
+    recommended.add_argument(
+        "--refused", type=_share, default=0.001, help="of requests, at most (default 0.001)"
+    )
+    recommended.add_argument(
+        "--wait", type=_duration, default=1.0, help="of 99 %% of calls for a slot, at most (default 1s)"
+    )
+    recommended.add_argument(
+        "--seeds", type=command.read_by(_count), default=5, help="that each verdict is by (default 5)"
+    )
+    recommended.add_argument(
+        "--held-out",
+        type=_share,
+        default=0.33,
+        help="share of the record, its end, that values are judged on and not tuned (default 0.33)",
+    )
+    recommended.add_argument(
+        "--jobs",
+        type=command.read_by(_count),
+        default=os.cpu_count() or 1,
+        help="simulations at once (default: as many as there are cores)",
+    )
+    recommended.add_argument("--json", action="store_true", help="print plain data")
+    recommended.set_defaults(run=_recommend)
+
+
 def _add_what_is_simulated(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("record", type=Path, metavar="RECORD", help="as `dub5 autoscale record` makes it")
     parser.add_argument(
@@ -230,23 +274,54 @@ def _explain(args: argparse.Namespace) -> int:
     return 0
 
 
+def _recommend(args: argparse.Namespace) -> int:
+    record, values = _given(args)
+    if values.autoscaling.mode == "none":
+        raise Failed("autoscaling.mode: none has no values to recommend; try `hpa` or `keda`")
+    if not 0 < args.held_out < 1:
+        raise Failed("--held-out: something must be left on either side; write a number between 0 and 1")
+    objective = Objective(refused=args.refused, wait=args.wait)
+    seeds = range(args.seed, args.seed + max(1, args.seeds))
+    with _benches(record, values, args.held_out, args.jobs) as run:
+        advice = recommend(values, objective, run, seeds, _show)
+    _show("")
+    streams.write(json.dumps(words.plain(advice)) if args.json else words.text(advice, values))
+    return 0 if advice.present_meets else MISSED
+
+
+@contextlib.contextmanager
+def _benches(record: Record, values: Values, held_out: float, jobs: int) -> Iterator[Run]:
+    """One in each of `jobs` processes; with one job, in this one."""
+    if jobs <= 1:
+        bench = Bench(record, values, held_out)
+        yield lambda trials: map(bench.judge, trials)
+        return
+    with ProcessPoolExecutor(
+        jobs, multiprocessing.get_context("spawn"), Bench.begin, (record, values, held_out)
+    ) as pool:
+        yield lambda trials: pool.map(Bench.judge_there, trials)
+
+
 def _simulated(args: argparse.Namespace) -> tuple[Record, Values, Outcome]:
+    record, values = _given(args)
+    outcome = simulate(record, values, seed=args.seed, progress=lambda share: _show(f"{share:.0%}"))
+    _show("")
+    return record, values, outcome
+
+
+def _given(args: argparse.Namespace) -> tuple[Record, Values]:
     try:
         record = read(args.record)
     except BadRecord as error:
         raise Failed(str(error)) from None
     given = [_set(written) for written in args.set]
-    values = read_values(args.values, *([] if args.values else [record.header.values]), *given)
-    shows = sys.stderr.isatty()
+    return record, read_values(args.values, *([] if args.values else [record.header.values]), *given)
 
-    def progress(share: float) -> None:
-        if shows:
-            streams.complain(f"\r{share:.0%} ", end="")
 
-    outcome = simulate(record, values, seed=args.seed, progress=progress)
-    if shows:
-        streams.complain("\r     \r", end="")
-    return record, values, outcome
+def _show(progress: str) -> None:
+    """How far it is, on a terminal."""
+    if sys.stderr.isatty():
+        streams.complain(f"\r\033[K{progress}", end="")
 
 
 def _set(written: str) -> dict[str, object]:

@@ -4,7 +4,8 @@ Only the module of that command is imported: `dub5 operator` has little memory, 
 A module has `add_arguments(parser)`, which sets `run` for each thing that it does: a function of the arguments that
 gives the exit code.
 
-Exit codes: 0 done, 1 refused (a configuration in error) or the output cannot be written, 2 wrong usage, 141 whatever
+Exit codes: 0 done, 1 refused (a configuration in error) or the output cannot be written, 2 wrong usage, 3 of
+`autoscale recommend` that the present values miss the objective, 141 whatever
 read the output has gone.
 """
 

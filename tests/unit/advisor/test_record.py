@@ -21,7 +21,10 @@ from dub5.advisor.record import (
     Pace,
     Seen,
     make,
+    part,
     read,
+    times,
+    without_cache,
     write,
 )
 
@@ -139,3 +142,41 @@ def test_a_bomb_is_not_unzipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(BadRecord) as raised:
         read(tmp_path / "bomb")
     assert "1 MiB" in str(raised.value)
+
+
+def test_a_part_begins_with_what_holds_then(tmp_path: Path) -> None:
+    whole = make(
+        header(
+            pace=Pace(sync=15.0, synced=3.0),
+            cluster=Cluster(replicas=3, blind=[(5.0, 9.0), (25.0, 35.0)]),
+            began=7.0,
+        ),
+        [
+            Mix(service=SERVICE, hits=0.1),
+            Mix(at=20.0, service=SERVICE, hits=0.2),
+            Mix(at=40.0, service=SERVICE, hits=0.3),
+            Arrivals(at=0.0, requests=[1.0, 2.0]),
+            Arrivals(at=10.0, step=5.0, requests=[3.0, 4.0, 5.0, 6.0, 7.0]),
+            Callers(at=2.0, count=7),
+            Seen(at=33.0, wanted=2),
+        ],
+    )
+    found = part(whole, 20.0, 45.0)
+    assert (found.header.seconds, found.header.began) == (25.0, 27.0)
+    assert [(each.at, each.hits) for each in found.mixes] == [(0.0, 0.2), (20.0, 0.3)]
+    assert [(each.at, each.requests) for each in found.arrivals] == [(0.0, [5.0, 6.0, 7.0])]
+    assert [(each.at, each.count) for each in found.callers] == [(0.0, 7)]
+    assert [each.at for each in found.seen] == [13.0]
+    assert found.header.pace.synced == 13.0  # 33 in the whole
+    assert (found.header.cluster.blind, found.header.cluster.replicas) == ([(5.0, 15.0)], None)
+    write(found, tmp_path / "part")
+    assert part(whole, 0.0, 60.0) == whole
+
+
+def test_more_load_and_no_cache() -> None:
+    whole = make(
+        header(), [Mix(service=SERVICE, hits=0.5), Arrivals(at=0, requests=[3.0]), Callers(at=1, count=3)]
+    )
+    double = times(whole, 2.0)
+    assert (double.requests, double.callers[0].count) == (6.0, 6)
+    assert [each.hits for each in without_cache(whole).mixes] == [0.0]

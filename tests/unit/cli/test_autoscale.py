@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dub5.advisor.record import read
+from dub5.cli.autoscale import MISSED
 from dub5.cli.main import main
 from testkit.places import ROOT
 
@@ -114,6 +115,25 @@ def test_decisions_are_explained(record: Path, capsys: pytest.CaptureFixture[str
     assert all(line.startswith("0:00:") for line in turns)
     assert main(["autoscale", "explain", *few, "--set", "autoscaling.mode=none"]) == 0
     assert "nothing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_values_are_recommended_and_the_exit_code_judges_the_present_ones(
+    record: Path, capsys: pytest.CaptureFixture[str], jobs: str
+) -> None:
+    few = [str(record), "--set", "config.admission.max_inflight=10", "--set", "autoscaling.maxReplicas=2"]
+    options = ["--seeds", "1", "--jobs", jobs, "--json"]
+    capsys.readouterr()
+    assert main(["autoscale", "recommend", *few, *options, "--refused", "1", "--wait", "60s"]) == 0
+    easy = json.loads(capsys.readouterr().out)
+    assert easy["recommended"]["held out"]["meets"] is True
+    assert main(["autoscale", "recommend", *few, *options, "--wait", "0s", "--refused", "0"]) == MISSED
+    assert json.loads(capsys.readouterr().out)["present_meets"] is False
+
+
+def test_what_cannot_be_recommended(record: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "mode" in complaint(capsys, "recommend", str(record), "--set", "autoscaling.mode=none")
+    assert "--held-out" in complaint(capsys, "recommend", str(record), "--held-out", "1")
 
 
 def test_values_that_are_none(record: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
