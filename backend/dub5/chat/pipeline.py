@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import Protocol
 
 import msgspec
@@ -83,6 +84,7 @@ class Pipeline:
         self._services = services
         self._store = services.store
         self._metrics = services.metrics
+        self._lookups = cache(services.metrics.cache_lookups.labels)
         self._policies = policies
         self._undecodable = undecodable
 
@@ -242,7 +244,7 @@ class Pipeline:
 
     def _count_lookup(self, question: Resolved, result: str) -> None:
         question.record.cache_result = result
-        self._metrics.cache_lookups.labels(question.target.class_name, result).inc()
+        self._lookups(question.target.class_name, result).value += 1
 
     def _count_saved(self, question: Resolved, usage: Usage) -> None:
         """A request was answered without a call of its own."""

@@ -360,6 +360,7 @@ class Metrics:
         self.cost_dollars = self._counters(
             "cost_dollars", "Price of answers made by providers.", ("model", "direction")
         )
+        self._saved: dict[str, tuple[Count, Count]] = {}  # by model, of the next one
         self.saved_dollars = self._counters(
             "saved_dollars", "Price that answers from the cache would have had.", ("model", "direction")
         )
@@ -499,8 +500,12 @@ class Metrics:
 
     def count_saved(self, model: str, prompt: float, completion: float) -> None:
         """Dollars that an answer would have cost."""
-        self.saved_dollars.labels(model, "input").value += prompt
-        self.saved_dollars.labels(model, "output").value += completion
+        saved = self._saved.get(model)
+        if saved is None:
+            series = self.saved_dollars
+            saved = self._saved[model] = (series.labels(model, "input"), series.labels(model, "output"))
+        saved[0].value += prompt
+        saved[1].value += completion
 
     def lookups_by_class(self) -> dict[str, dict[str, float]]:
         """Cache lookups since the start: class -> result -> count."""

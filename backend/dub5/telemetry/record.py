@@ -389,8 +389,15 @@ class Recorder:
         trace, now = record.trace, time.time()
         record.outcome, record.status = outcome, status
         key = (
-            *(record.route, record.method, status, outcome, record.model, record.stream),
-            *(record.error_code, record.tenant, record.personality),
+            record.route,
+            record.method,
+            status,
+            outcome,
+            record.model,
+            record.stream,
+            record.error_code,
+            record.tenant,
+            record.personality,
         )
         known = self._known.get(key)
         if known is None:
