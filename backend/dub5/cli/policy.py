@@ -167,6 +167,12 @@ def _show(
 
     draw(found)
     if args.json:
-        write(msgspec.json.format(msgspec.json.encode(whole), indent=2).decode())
+        encoded = msgspec.json.encode(whole, enc_hook=_plain)
+        write(msgspec.json.format(encoded, indent=2).decode())
     else:
         write("\n\n".join(map(text, found)))
+
+
+def _plain(number: Any) -> Any:
+    """A number of numpy's, as which the planner may have computed it."""
+    return number.item()
