@@ -633,11 +633,13 @@ def decide(curve: Curve | None, drift: DriftEstimate, limits: PolicyLimits, curr
 
 
 def by_question(decision: Decision, curve: Curve, population: Population, limits: PolicyLimits) -> Decision:
-    """The decision with a TTL for each question, where the data suffice and the budget can be kept; pure."""
-    if not (decision.sufficient and decision.within_budget):
+    """The decision with a TTL for each question, where the data suffice and answers are to be cached; pure."""
+    if not decision.sufficient or (not decision.within_budget and limits.on_infeasible == "Bypass"):
         return decision
     forecast = QuestionForecast(curve, population, limits)
     cost, bound_by = forecast.best_cost()
+    if not decision.within_budget:  # the class's TTL comes down in steps, while in a storm each minute counts
+        return replace(decision, question=population.policy(cost, forecast.bounds))
     return replace(
         decision,
         recommended=decision.ttl,

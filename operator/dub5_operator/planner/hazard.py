@@ -88,6 +88,8 @@ _SHARES = np.array([0.12, 0.25, 0.5, 0.8, 0.98])
 _LASTING = np.array([GRID, 300.0])
 _EXTENTS = -np.log1p(-np.repeat(_SHARES, len(_LASTING)))
 _LASTS = np.tile(_LASTING, len(_SHARES))
+_PROBED = np.where(np.repeat(_SHARES, len(_LASTING)) >= 0.5, 120.0, 0.0)
+"""Seconds after an event that changed most answers in which answers are fetched again, to see whether it goes on."""
 _BACK = len(_RISES) + len(_FALLS)
 _RATES = _BACK + 2
 _EVENT = slice(_RATES, None)
@@ -229,9 +231,7 @@ class Hazard:
         self._events = np.zeros((0, 4))  # at, lasts, answers changed, answers not changed
         self._level = self._before = 1.0
         self._since = 0.0  # when the level began
-        self._moment = np.zeros(
-            2
-        )  # when the last storm was seen to be over, and the share of answers it changed
+        self._moment = np.zeros(2)  # what `moment` gives
         self._waiting: list[tuple[float, _Comparisons]] = []
         self._counts = np.zeros(2)  # of the level: changes, expected at a level of one; faded
         self._sources = np.zeros(2)  # changes: by events, all; faded
@@ -262,19 +262,22 @@ class Hazard:
         for suspected in (rates * (factors > 1), rates * (factors < 1)):
             if suspected.sum() > SUSPECTED:
                 mean += float(suspected @ (then - pace - by_events))
-        # An event that is not over may change what is fetched now.
-        going_on = (self._onsets[:, None] + _LASTS > now) * self._posterior[:, _EVENT]
+        # An event that is not over may change what is fetched now; with long TTLs nobody would see that it is not one.
+        going_on = (self._onsets[:, None] + _LASTS > now) | (_PROBED > 0)
+        going_on = going_on * self._posterior[:, _EVENT]
         expected, seconds = self._typical
         if going_on.sum() > SUSPECTED:
             mean += float((going_on * _EXTENTS / _LASTS).sum()) * seconds / max(expected, 1e-9)
         return float(min(max(mean, 1.0), MOST))
 
     def in_storm(self, now: float) -> bool:
-        return bool(self._level > STORM and now - self._since < STORM_LASTS)
+        """Or most answers have just changed, and it is not known yet whether that goes on."""
+        undecided = self._posterior[:, _EVENT] @ (_PROBED > 0)
+        return bool((self._level > STORM and now - self._since < STORM_LASTS) or undecided.sum() > 0.5)
 
     def moment(self, now: float) -> tuple[float, float]:
-        """When the last storm was seen to be over, and the chance that an answer fetched before is stale; zeros where
-        it is long ago."""
+        """When the last storm was seen to be over, or an event that changed most answers was, and the chance that an
+        answer fetched before is stale; zeros where it is long ago."""
         at, share = self._moment.tolist()
         return (at, share) if now - at < REMEMBERED else (0.0, 0.0)
 
@@ -475,7 +478,7 @@ class Hazard:
 
     def _judge(self, now: float) -> None:
         """Step 2."""
-        self._posterior = self._weights(now)
+        self._posterior = self._weights(now, events=self._level < STORM)  # a storm has none
         rises = self._factors() > 1
         rates = self._posterior[:, :_RATES].sum(axis=0)
         if self._posterior[:, _EVENT].sum() > CERTAIN:
@@ -483,14 +486,14 @@ class Hazard:
         elif rates[rises].sum() > CERTAIN or rates[~rises].sum() > CERTAIN_FALL:
             self._goes_on(now)
 
-    def _weights(self, now: float) -> NDArray[np.float32]:
+    def _weights(self, now: float, *, events: bool) -> NDArray[np.float32]:
         """The posterior by moment and hypothesis; what is left is that nothing happened."""
         prior = np.zeros(_HYPOTHESES)
         likely = _RISES**-0.5  # the greater, the less
         prior[: len(_RISES)] = RISES_A_DAY * likely / likely.sum()
         prior[len(_RISES) : _BACK] = FALLS_A_DAY / len(_FALLS)
         prior[_BACK:_RATES] = BACK_A_DAY * (np.abs(np.log(self._factors()[_BACK:])) > math.log(FOREIGN))
-        if self._level < STORM:  # what is a storm has no events in it
+        if events:
             prior[_EVENT] = EVENTS_A_DAY / len(_EXTENTS)
         # An event is an explanation of the dispersion.
         tempered = np.ones(_HYPOTHESES)
@@ -508,11 +511,17 @@ class Hazard:
         hypothesis = int(posterior[index].argmax())
         at, lasts = float(self._onsets[index]), float(_LASTS[hypothesis])
         told_apart = self._scores[index, _RATES + hypothesis] - self._scores[:, :_RATES].max()
-        if now < at + lasts + GRID or told_apart < TOLD_APART:
+        if told_apart < -TOLD_APART * self._dispersion:
+            self._posterior = self._weights(now, events=False)
+            self._goes_on(now)
+            return
+        if now < at + lasts + _PROBED[hypothesis] + GRID or told_apart < TOLD_APART:
             return  # it may yet go on
         share = float(posterior[index] @ -np.expm1(-_EXTENTS) / posterior[index].sum())
         event = [[at, lasts, 4 * share, 4 * (1 - share)]]  # as if four comparisons had shown it
         self._events = np.concatenate([self._events, event])[-_MOST_EVENTS:]
+        if _PROBED[hypothesis]:
+            self._moment[:] = at + lasts, share
         self._search_anew()
 
     def _goes_on(self, now: float) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dub5.question_ttl import ttl_of
 from dub5_operator.planner.decision import (
     AIM,
     Curve,
@@ -110,6 +111,25 @@ def test_what_is_saved_goes_by_all_look_ups_and_not_by_the_questions_that_were_c
     decision = by_question(decide(seen, drift(1e-6), LIMITS, HOUR), seen, compared, LIMITS)
     assert decision.hit_ratio == 0.9
     assert decision.saving == pytest.approx(3600 * (1 + 9 * 0.9) * 0.001, rel=0.03)
+
+
+@pytest.mark.parametrize("on_infeasible", ["Min", "Bypass"])
+def test_where_the_budget_cannot_be_kept_questions_have_the_shortest_ttl_at_once(
+    on_infeasible: Literal["Min", "Bypass"],
+) -> None:
+    limits = dataclasses.replace(LIMITS, on_infeasible=on_infeasible)
+    found = by_question(
+        decide(curve(), drift(1.0), limits, HOUR),
+        curve(),
+        Population.known(np.full(9, 1.0), np.full(9, 1.0)),
+        limits,
+    )
+    assert not found.within_budget
+    if on_infeasible == "Bypass":
+        assert found.question is None
+    else:
+        assert found.question is not None
+        assert ttl_of(None, found.question, hits=9, age=9, now=9).seconds == limits.shortest
 
 
 def test_a_ttl_moves_in_bounded_steps() -> None:
