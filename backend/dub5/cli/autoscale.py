@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import json
+import math
 import multiprocessing
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 from dub5.advisor import advice as words
 from dub5.advisor import sources, summary
 from dub5.advisor.explanation import explain
+from dub5.advisor.prometheus import measure
 from dub5.advisor.record import (
     LONGEST,
     BadRecord,
@@ -65,10 +70,24 @@ def _add_record(commands: command.Commands) -> None:
     )
     source.add_argument("--scaling", type=Path, metavar="FILE", help="a CSV of benchmarks.scaling")
     source.add_argument("--loadtest", type=Path, metavar="FOLDER", help="the report of a load test")
+    source.add_argument("--prometheus", metavar="URL", help="of a release that runs")
     source.add_argument(
         "--shape",
         choices=sources.SHAPES,
         help="; ".join(f"{name}: {what}" for name, what in sources.SHAPES.items()),
+    )
+    record.add_argument(
+        "--selector",
+        default='job=~".+"',
+        metavar="MATCHERS",
+        help='what selects the replicas of one release there, such as namespace="chat" (default: all there are)',
+    )
+    record.add_argument("--last", type=_duration, default=3600.0, help="how long, up to --until (default 1h)")
+    record.add_argument(
+        "--until",
+        type=command.read_by(_moment),
+        metavar="TIME",
+        help="such as 2026-11-27T09:30:00Z (default: now)",
     )
     record.add_argument("--out", type=Path, required=True, metavar="FILE", help="where the record goes")
     record.add_argument(
@@ -240,7 +259,7 @@ def _read_source(args: argparse.Namespace, mix: Mix) -> Record:
 
     def header(began: float, seconds: float) -> Header:
         return Header(
-            source=named.name if named else f"shape {args.shape}",
+            source=named.name if named else args.selector if args.prometheus else f"shape {args.shape}",
             began=began,
             seconds=seconds,
             pace=Pace(scrape=args.scrape, sync=args.sync, synced=args.synced),
@@ -255,6 +274,12 @@ def _read_source(args: argparse.Namespace, mix: Mix) -> Record:
         return sources.of_run(args.scaling, header, mix)
     if args.loadtest:
         return sources.of_loadtest(args.loadtest, header, mix)
+    if args.prometheus:
+        ended = math.floor(args.until or time.time())
+        measured = measure(
+            args.prometheus, args.selector, ended - args.last, ended, header, scrape=args.scrape
+        )
+        return asyncio.run(measured)
     if args.length > LONGEST:
         raise Failed(f"--length: a record has at most {LONGEST // 86400} days")
     return sources.of_shape(args.shape, header, mix, rate=args.rate, seconds=args.length, seed=args.seed)
@@ -361,6 +386,15 @@ def _durations(written: str) -> tuple[float, ...]:
 
 def _seconds(written: str) -> float:
     return float(Duration.parse(written))
+
+
+def _moment(written: str) -> float:
+    """Unix time."""
+    try:
+        moment = datetime.fromisoformat(written)
+    except ValueError:
+        raise ValueError(f"{written!r} is no date and time, such as 2026-11-27T09:30:00Z") from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _count(written: str) -> int:

@@ -156,6 +156,8 @@ def test_records_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "absent.csv" in complaint(capsys, "record", "--csv", str(tmp_path / "absent.csv"), "--out", out)
     assert "absent" in complaint(capsys, "record", "--loadtest", str(tmp_path / "absent"), "--out", out)
     assert "pace.scrape" in complaint(capsys, "record", *SHORT, "--scrape", "0s", "--out", out)
+    nowhere = ("--prometheus", "http://127.0.0.1:1", "--last", "10m", "--until", "2026-11-27T09:30:00Z")
+    assert "127.0.0.1:1" in complaint(capsys, "record", *nowhere, "--out", out)
     assert "days" in complaint(capsys, "record", *SHORT[:-2], "--length", "90d", "--out", out)
     assert "cannot be written" in complaint(capsys, "record", *SHORT, "--out", str(tmp_path / "no/folder"))
 
@@ -172,6 +174,7 @@ def test_records_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str
         ("--starts", "soon"),
         ("--replicas", "-1"),
         ("--shape", "square"),
+        ("--until", "yesterday"),
     ],
 )
 def test_options_that_make_no_sense(options: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
