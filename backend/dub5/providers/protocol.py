@@ -58,10 +58,9 @@ class ResponseHead(msgspec.Struct):
 class Call(msgspec.Struct, frozen=True, kw_only=True):
     """One request to one provider.
 
-    The first `stable` messages are the same in every call of a personality: worth a place in the provider's own
-    prompt cache. `body` is a Chat Completions body without `model`, `stream` and `stream_options`. `headers` those
-    that follow the request through, by names in lower case: `traceparent`, `x-request-id`. `response` is filled in by
-    the provider.
+    The first `stable` messages are the same in every call of a personality: worth a place in the provider's own prompt
+    cache. `body` is a Chat Completions body without `model`, `stream` and `stream_options`. `headers` those that follow
+    the request through, by names in lower case: `traceparent`, `x-request-id`. `response` is filled in by the provider.
     `defaults` are the fields that the caller did not set. `stream_options` are the caller's; whether there is usage is
     for us to say. What is `large` is worked on in steps. `spelled` is the name of another protocol in which the caller
     asked, and its own body in that one, where nothing of ours was put over it: `body` is its translation.
