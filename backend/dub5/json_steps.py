@@ -364,6 +364,11 @@ def decode_within(text: bytes) -> Any:
     return _decoder.decode(text)
 
 
+def is_plain(raw: bytes) -> bool:
+    """Whether `decode` may have it without a `survey`: it is too small to cost much, and not deep."""
+    return len(raw) <= SMALL and raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH
+
+
 def _number(written: str) -> float:
     # msgspec's own way with extreme numbers takes 20 µs each.
     value = float(written)

@@ -48,6 +48,7 @@ from dub5.chat.pipeline import Pipeline
 from dub5.chat.question import Question
 from dub5.errors import Dub5Error, RateLimited
 from dub5.frames import Frame
+from dub5.json_steps import decode, is_plain
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.record import Recorder, RequestRecord
 
@@ -321,9 +322,9 @@ class Later(NamedTuple):
 class _Request(msgspec.Struct):
     """A request that is known: a question, as far as memory needs to know it, and how it is answered.
 
-    `spelling` is the hash of its body, and `end` where it ends in what was read. `later` takes what becomes of it in a
-    later turn, see `Recall.answer`. `asked` is when Redis was asked for an answer, of time.perf_counter; `hit` is what
-    was looked up before; `sent` the body that is sent.
+    `spelling` is the hash of its body, which is `new` where it never came so; `end` is where it ends in what was read.
+    `later` takes what becomes of it in a later turn, see `Recall.answer`. `asked` is when Redis was asked for an
+    answer, of time.perf_counter; `hit` is what was looked up before; `sent` the body that is sent.
     """
 
     lookup: CacheLookup
@@ -337,6 +338,7 @@ class _Request(msgspec.Struct):
     arrival: Arrival
     opening: bytes
     later: Callable[[bytes | Arrival], bool]
+    new: bool = False
     grant: Grant | None = None
     asked: float = 0.0
     hit: CacheHit | None = None
@@ -532,25 +534,27 @@ class Recall:
         record = self._record(head, values, caller, started, auth)
         if record is None:
             return unknown
+        new = body is None
         if body is None:
-            try:
-                read = head.route.read_now(head.headers, raw, caller, record)
-            except Dub5Error:
-                return unknown
-            if read is None:
-                return unknown
-            unknown.question, body = read
-            body = self._as_known(spelling, body)
+            body = self._spelt_otherwise(spelling, raw)
+            if body is None or body.caller != caller:
+                try:
+                    read = head.route.read_now(head.headers, raw, caller, record)
+                except Dub5Error:
+                    return unknown
+                if read is None:
+                    return unknown
+                unknown.question, body = read
+                body = self._as_known(spelling, body)
             if not self._still_holds(body, len(raw)):
                 return unknown
-        else:
-            target = body.target
-            record.model, record.stream = target.model.name, body.stream
-            record.personality = target.personality.name if target.personality is not None else None
+        target = body.target
+        record.model, record.stream = target.model.name, body.stream
+        record.personality = target.personality.name if target.personality is not None else None
         lookup, lifetimes = body.lookup, self._policies.in_force[body.target.class_name]
         if lifetimes is not lookup.lifetimes:
             lookup = msgspec.structs.replace(lookup, lifetimes=lifetimes)
-        return _Request(lookup, record, body.target, head, body, spelling, raw, end, unknown, opening, later)
+        return _Request(lookup, record, target, head, body, spelling, raw, end, unknown, opening, later, new)
 
     def _known_head(self, data: bytes, at: int, own: str | None) -> tuple[Head | None, list[bytes] | None]:
         for head in self._heads:
@@ -585,7 +589,7 @@ class Recall:
         assert isinstance(answer.content, bytes)  # noqa: S101  # what is stored is
         if not request.sent:
             self._write(request, answer.content)
-        if request.arrival.question is not None:  # it was not known
+        if request.new:
             self._remember(request.spelling, request.body)
         record.cache = str(answer.status)
         request_id = record.request_id.encode()
@@ -679,6 +683,17 @@ class Recall:
         if known.written_of is None and body.written_of is not None:
             known = msgspec.structs.replace(body, meaning=known.meaning)
         self._remember(spelling, known)
+
+    def _spelt_otherwise(self, spelling: bytes, raw: bytes) -> Body | None:
+        """What is known of those that say the same as a body that is new: the same JSON, so all that the ordinary way
+        makes of it is the same."""
+        if not is_plain(raw):
+            return None
+        try:
+            meaning = meaning_of(decode(raw))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return None
+        return self._bodies.get(meaning + spelling[_DIGEST:]) if meaning else None
 
     def _as_known(self, spelling: bytes, body: Body) -> Body:
         """What is known already of those that say the same, else it."""

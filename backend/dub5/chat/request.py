@@ -140,7 +140,7 @@ def parse(raw: bytes, translation: Translation | None = None) -> ChatRequest:
         return at_once(_judged_in_steps(decoded, translated, translation))
     cost = 0
     try:
-        if len(raw) > SMALL or raw.count(b"[") + raw.count(b"{") > MAX_DEPTH:
+        if not json_steps.is_plain(raw):
             cost = at_once(json_steps.survey(raw)).cost
         body = json_steps.decode(raw)
     except TooCostly as error:
