@@ -11,6 +11,7 @@ Everything follows from the seeds: the same command prints the same tables. `--j
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 from collections import defaultdict
@@ -186,6 +187,9 @@ def main() -> None:
     options.add_argument("--seeds", type=int, default=20, help="of each row, at most")
     options.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     options.add_argument("--before", type=Path, metavar="FOLDER")
+    options.add_argument(
+        "--hours", type=float, default=math.inf, help="of a world without jump and storm, at most"
+    )
     options.add_argument("--results", type=Path, metavar="FILE", default=Path(os.devnull))
     chosen = options.parse_args()
     names = chosen.rows or list(ROWS)
@@ -197,7 +201,7 @@ def main() -> None:
     jobs = [(seed, name) for name in names for seed in range(min(chosen.seeds, ROWS[name].seeds))]
     jobs = sorted((seed, names.index(name)) for seed, name in jobs if seed not in found[name])
     todo = [(names[place], seed) for seed, place in jobs]
-    pool = multiprocessing.get_context("spawn").Pool(chosen.jobs, begin, (chosen.before,))
+    pool = multiprocessing.get_context("spawn").Pool(chosen.jobs, begin, (chosen.before, chosen.hours))
     with pool, chosen.results.open("ab") as file:
         for done, (name, seed, result) in enumerate(pool.imap(one, todo), 1):
             found[name][seed] = result

@@ -25,6 +25,8 @@ ASKED = 20
 
 PLANNERS: dict[str, Any] = {}
 """Those of other releases, by what they are called."""
+MOST_HOURS = [math.inf]
+"""For which a world is watched."""
 
 
 class Figures(msgspec.Struct):
@@ -63,6 +65,7 @@ class Run(msgspec.Struct):
 
 def compared(world: World, seed: int) -> Run:
     """All of them in the same world."""
+    world = msgspec.structs.replace(world, hours=min(world.hours, *MOST_HOURS))
     drawn = draw(world, seed)
     ours = Planned()
     cache = Cache(drawn, ours)
@@ -242,8 +245,10 @@ ROWS: dict[str, Row] = {
 }
 
 
-def begin(before: Path | None) -> None:
-    """In each process of the pool: `before` is the folder of another release's operator, to compare with."""
+def begin(before: Path | None, hours: float) -> None:
+    """In each process of the pool: `before` is the folder of another release's operator, to compare with, `hours` for
+    how long, at most."""
+    MOST_HOURS[:] = [hours]
     if before is not None:
         PLANNERS["before"] = controls.planner_in(before)
 
