@@ -57,8 +57,8 @@ _BYTES_PER_KEY = 32
 _KINDS = {"<f8", "<f4", "<i8", "<i4", "<u4", "|b1"}
 
 SPAN, LONGEST_SPAN = 10.0, 1800.0
-"""Seconds: what of a backlog came within them is learnt from at once; within longer ones where it is less than ENOUGH
-samples."""
+"""Seconds: what of a backlog came within them is learnt from at once; within longer ones where it is fewer than ENOUGH
+look-ups, and fewer comparisons."""
 ENOUGH = 512
 MOVED = 0.05
 """By what part of itself a TTL has moved where it is another one."""
@@ -108,13 +108,11 @@ class Part(msgspec.Struct):
 
     def is_whole(self, ttl: float, at: float) -> bool:
         """Whether what came at that time, when the TTL was that one, is another part."""
-        span = at - self.began
-        if span >= SPAN:
-            many = len(self.accesses) + len(self.verdicts)
-            if span >= LONGEST_SPAN or many >= ENOUGH:
-                return True
+        span, held = at - self.began, len(self.accesses)
+        if span >= SPAN and (span >= LONGEST_SPAN or max(held, len(self.verdicts)) >= ENOUGH):
+            return True
         moved = ttl >= 0 and self.ttl is not None and abs(ttl - self.ttl) > MOVED * self.ttl
-        return moved or len(self.accesses) >= MOST_HELD
+        return moved or held >= MOST_HELD
 
 
 class ClassLearning(msgspec.Struct):

@@ -257,21 +257,21 @@ class Samples:
         new: dict[str, Part] = {}
         for name in names | batch.looked_up.keys():
             if self.learnings.lacks(name, identity):
-                new[name] = part = self._part(name, batch.ttls.get(name, -1.0), at)
+                new[name] = found = self._part(name, batch.ttls.get(name, -1.0), at)
                 counted = batch.looked_up.get(name, 0) if batch.looked_up else -1
                 if not 0 <= counted <= _MAX_LOOKUPS:
-                    part.looked_up = None
-                elif part.looked_up is not None:
-                    part.looked_up += counted
+                    found.looked_up = None
+                elif found.looked_up is not None:
+                    found.looked_up += counted
         for access in batch.accesses:
-            if access.class_name in new:
-                new[access.class_name].accesses.add(access)
+            if (part := new.get(access.class_name)) is not None:
+                part.accesses.add(access)
         for verdict in batch.verdicts:
-            if verdict.class_name in new:
-                new[verdict.class_name].verdicts.add(verdict)
+            if (part := new.get(verdict.class_name)) is not None:
+                part.verdicts.add(verdict)
         for canary in batch.canaries:
-            if canary.class_name in new:
-                new[canary.class_name].canaries.append(canary)
+            if (part := new.get(canary.class_name)) is not None:
+                part.canaries.append(canary)
 
     def _part(self, name: str, ttl: float, at: float) -> Part:
         """To which belongs what came then of a class, whose TTL was that one; below 0: nobody said."""
