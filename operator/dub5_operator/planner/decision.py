@@ -700,12 +700,16 @@ class QuestionForecast:
         self._dollars = float(curve.dollars_uncached[0]) / self.looked_up
         self._size = typical_size(curve)
         self._hit_ratio = float(curve.measured[0])
+        # Look-ups and misses per second of questions that were not compared of late, such as are asked once.
+        self._others = max(self.looked_up - float(population.requests.sum()), 0.0)
+        self._unknown = self._others * (1 - self._hit_ratio)
 
     def best_cost(self) -> tuple[float, BoundBy]:
         """`c`, and what keeps it from being larger."""
         cost, bound_by = self.population.best_cost(self.bounds)
         if self.limits.memory is not None and self._size > 0:
-            within = self.population.cost_within(self.limits.memory / self._size, self.bounds)
+            most = self.limits.memory / self._size
+            within = self.population.cost_within(most, self.bounds, self._unknown)
             if within < cost:
                 return within, "Memory"
         return cost, bound_by
@@ -718,9 +722,9 @@ class QuestionForecast:
         population, limits = self.population, self.limits
         ttls = population.ttls(cost, self.bounds)
         hits, stale = population.forecast(ttls)
-        held = population.held(ttls) * self._size
+        held = population.kept(cost, self.bounds, self._unknown) * self._size
         # Each question's TTL moves slowly: what was measured goes on, for those that were not compared of late too.
-        hits += self._hit_ratio * max(self.looked_up - float(population.requests.sum()), 0.0)
+        hits += self._hit_ratio * self._others
         avoided = hits - limits.canary * (self.looked_up - hits)
         return Outcome(
             hit_ratio=self._hit_ratio,

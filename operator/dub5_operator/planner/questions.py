@@ -567,9 +567,15 @@ class Population:
         watched = hits.sum() < most * (1 - 1e-3)
         return cost, "Staleness" if allowed == bounds.aim and watched else "Data"
 
-    def cost_within(self, most: float, bounds: Bounds) -> float:
-        """The largest `c` with which no more answers are kept than that."""
-        return _largest(lambda cost: self.held(self.ttls(cost, bounds)) <= most)
+    def kept(self, cost: float, bounds: Bounds, unknown: float) -> float:
+        """How many answers are kept, on average, with those of questions of which nothing is known: so many of them
+        are fetched per second, and each is kept for as long as its TTL may be."""
+        longest = question_ttl.longest_life(self.policy(cost, bounds), 0.0, 0.0)
+        return self.held(self.ttls(cost, bounds)) + unknown * longest
+
+    def cost_within(self, most: float, bounds: Bounds, unknown: float = 0.0) -> float:
+        """The largest `c` with which no more answers are `kept` than that."""
+        return _largest(lambda cost: self.kept(cost, bounds, unknown) <= most)
 
     def policy(self, cost: float, bounds: Bounds) -> QuestionPolicy:
         """What is published."""

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dub5.question_ttl import ttl_of
+from dub5.question_ttl import longest_ttl, ttl_of
 from dub5_operator.planner.decision import (
     AIM,
     Curve,
@@ -21,6 +21,7 @@ from dub5_operator.planner.decision import (
     candidates,
     decide,
     kept,
+    typical_size,
 )
 from dub5_operator.planner.questions import NOTHING, DriftEstimate, Population
 
@@ -111,6 +112,10 @@ def test_what_is_saved_goes_by_all_look_ups_and_not_by_the_questions_that_were_c
     decision = by_question(decide(seen, drift(1e-6), LIMITS, HOUR), seen, compared, LIMITS)
     assert decision.hit_ratio == 0.9
     assert decision.saving == pytest.approx(3600 * (1 + 9 * 0.9) * 0.001, rel=0.03)
+    assert decision.question is not None
+    # Of the others, nine times a tenth are fetched per second, and kept for as long as such an answer is good.
+    others = 0.9 * longest_ttl(None, decision.question) * typical_size(seen)
+    assert decision.bytes == pytest.approx(others + 100 * typical_size(seen), rel=0.03)
 
 
 @pytest.mark.parametrize("on_infeasible", ["Min", "Bypass"])

@@ -103,6 +103,10 @@ def test_memory_keeps_the_cost_lower() -> None:
     among = population(learned(np.full(500, 1 / HOUR)))
     cost = among.cost_within(50.0, BOUNDS)
     assert among.held(among.ttls(cost, BOUNDS)) == pytest.approx(50.0, rel=0.01)
+    with_others = among.cost_within(50.0, BOUNDS, unknown=1.0)
+    assert with_others < cost
+    assert among.kept(with_others, BOUNDS, 1.0) == pytest.approx(50.0, rel=0.01)
+    assert among.held(among.ttls(with_others, BOUNDS)) < 50.0
 
 
 def test_one_goes_on_where_another_stopped() -> None:
