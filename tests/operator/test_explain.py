@@ -133,7 +133,7 @@ async def test_an_explanation_says_what_the_status_says(
     for outcome in chosen if chosen and in_auto else [in_force["outcome"]]:
         for theirs, ours in shares:
             assert outcome[ours] == pytest.approx(float(status[theirs].rstrip("%")) / 100, rel=0.02), ours
-    assert bool(chosen) == (decision["question"] is not None)
+    assert bool(chosen) == (decision["question"] is not None and decision["within_budget"])
     assert await everything(client) == before  # nothing is written
     assert before.keys() >= {POLICY_KEY.encode(), (LEARNT_KEY % "banter").encode()}
     code, out, err = await said(capsys, "explain", "banter", "--redis", redis)

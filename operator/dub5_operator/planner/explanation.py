@@ -124,7 +124,8 @@ def explained(
     """Pure; what the decision was made of."""
     questions: list[QuestionCandidate] = []
     examples: list[Example] = []
-    if population is not None and decision.question is not None:
+    # Where the budget cannot be kept there is nothing to choose among: all have the shortest.
+    if population is not None and decision.question is not None and decision.within_budget:
         questions = _by_question(QuestionForecast(curve, population, limits), decision.question.cost)
         examples = _examples(population, decision.question)
     return Explanation(
