@@ -66,29 +66,33 @@ async def measure(
         raise BadRecord(f"a record of {length:.0f} s: from a minute to {LONGEST // 86400} days can be had")
     step = max(scrape, math.ceil(length / _MOST_POINTS))
     window = math.ceil(max(60.0, 4 * step))
+    every = math.floor(min(_MIX, length))
     async with httpx.AsyncClient(base_url=url.rstrip("/"), timeout=_TIMEOUT, transport=transport) as client:
 
-        async def ask(query: str, every: float) -> list[_Series]:
-            return await _ask(client, url, query, began, ended, every)
+        async def ask(query: str) -> list[_Series]:
+            return await _ask(client, url, query, began, ended, step)
+
+        async def ask_mix(results: str) -> list[_Series]:
+            return await _ask(client, url, _share_of(selector, results, every), began + every, ended, every)
 
         async def ask_whole(query: str) -> list[_Series]:
             return await _ask(client, url, query, ended, ended, 1.0)
 
-        pods = await ask(f"dub5_demand_requests{{{selector}}}", step)
+        pods = await ask(f"dub5_demand_requests{{{selector}}}")
         _check_pods(pods, selector, began, ended, step)
         over = f"{math.ceil(length)}s"
         await _check_processes(ask_whole, selector, over)
         rates, hits, followers, service = await asyncio.gather(
-            ask(f"sum(rate(dub5_http_requests_total{{{selector},{_ROUTES}}}[{window}s]))", step),
-            ask(_share_of(selector, "local|shared|stale", window), _MIX),
-            ask(_share_of(selector, "collapsed", window), _MIX),
+            ask(f"sum(rate(dub5_http_requests_total{{{selector},{_ROUTES}}}[{window}s]))"),
+            ask_mix("local|shared|stale"),
+            ask_mix("collapsed"),
             _service(ask_whole, selector, over),
         )
     return make(
         header(began, length),
         [
             Arrivals(at=0.0, step=step, requests=_requests(_points(rates), length, began, step, window)),
-            *_mixes(_points(hits), _points(followers), service, began),
+            *_mixes(_points(hits), _points(followers), service, began + every),
             *_seen(pods, began),
         ],
     )
@@ -181,11 +185,14 @@ def _requests(rates: Points, length: float, began: float, step: float, window: i
     return [max(0.0, at.get(min(index + 1 + late, steps), 0.0)) * step for index in range(steps)]
 
 
-def _mixes(hits: Points, followers: Points, service: list[tuple[float, float]], began: float) -> list[Mix]:
+def _mixes(
+    hits: Points, followers: Points, service: list[tuple[float, float]], first_end: float
+) -> list[Mix]:
+    """Each point is about the time before it: that of the first, up to `first_end`, begins the record."""
     others = dict(followers)
     found = [
         Mix(
-            at=max(0.0, moment - began),
+            at=max(0.0, moment - first_end),
             hits=min(1.0, max(0.0, share)),
             followers=min(1.0 - min(1.0, max(0.0, share)), max(0.0, others.get(moment, 0.0))),
             service=service,

@@ -56,9 +56,9 @@ class Told:
             quantile = float(query.removeprefix("histogram_quantile(").partition(",")[0])
             return [series([(BEGAN + LENGTH, str(1 + 9 * quantile))])]
         if "collapsed" in query:
-            return [series(every(300, 0.1))]
+            return [series(every(300, 0.1, begin=300))]
         if "local|shared|stale" in query:
-            return [series(every(300, 0.4))]
+            return [series(every(300, 0.2, begin=300, end=300) + every(300, 0.4, begin=600))]
         if "http_requests_total" in query:
             return [series(every(15, 7.0))]
         return [series([(BEGAN + LENGTH, "8.0")])]  # the mean of calls
@@ -77,7 +77,11 @@ async def measured(told: Told, length: int = LENGTH) -> Record:
 def test_what_was_is_in_the_record(tmp_path: Path) -> None:
     record = asyncio.run(measured(Told()))
     assert record.requests == pytest.approx(7.0 * LENGTH)
-    assert {(mix.hits, mix.followers) for mix in record.mixes} == {(0.4, 0.1)}
+    assert [(mix.at, mix.hits, mix.followers) for mix in record.mixes] == [
+        (0, 0.2, 0.1),
+        (300, 0.4, 0.1),
+        (600, 0.4, 0.1),
+    ]
     service = record.mixes[0].service
     mean = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in itertools.pairwise(service))
     assert mean == pytest.approx(8.0)
