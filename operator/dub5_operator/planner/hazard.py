@@ -511,11 +511,12 @@ class Hazard:
         hypothesis = int(posterior[index].argmax())
         at, lasts = float(self._onsets[index]), float(_LASTS[hypothesis])
         told_apart = self._scores[index, _RATES + hypothesis] - self._scores[:, :_RATES].max()
-        if told_apart < -TOLD_APART * self._dispersion:
-            self._posterior = self._weights(now, events=False)
+        over = at + lasts + _PROBED[hypothesis] + GRID
+        if now > over and told_apart < -max(TOLD_APART * self._dispersion, 100.0):
+            self._posterior = self._weights(now, events=False)  # but for the dispersion it would be a rate
             self._goes_on(now)
             return
-        if now < at + lasts + _PROBED[hypothesis] + GRID or told_apart < TOLD_APART:
+        if now < over or told_apart < TOLD_APART:
             return  # it may yet go on
         share = float(posterior[index] @ -np.expm1(-_EXTENTS) / posterior[index].sum())
         event = [[at, lasts, 4 * share, 4 * (1 - share)]]  # as if four comparisons had shown it
