@@ -257,7 +257,9 @@ class Hazard:
         by_events = self._by_events * self._profile.at(now // 3600)
         pace = self._level * (self._profile.at(now // 3600) - by_events)
         mean = pace + by_events
-        rates, factors = self._posterior[:, :_RATES].sum(axis=0), self._factors()
+        # What no comparison speaks for is what is assumed of any minute, and would add up while nothing happens.
+        spoken_for = self._posterior[:, :_RATES] * (self._scores[:, :_RATES] > 0)
+        rates, factors = spoken_for.sum(axis=0), self._factors()
         then = np.where(factors > 1, factors * mean, factors * pace + by_events)
         for suspected in (rates * (factors > 1), rates * (factors < 1)):
             if suspected.sum() > SUSPECTED:
@@ -554,7 +556,7 @@ class Hazard:
     def _count(self, settled: _Comparisons, now: float, *, calm: bool) -> None:
         """Steps 3 to 5, once it is known what happened."""
         exposure = self._exposure(settled)
-        if calm:
+        if calm and self._level < STORM:  # what a storm does to them says nothing of the days around it
             self._disperse(settled.changed + np.expm1(-exposure), exposure, now)
         # How many changes came, given whether any did, by unit of exposure.
         came = np.where(settled.changed > 0, -1 / np.expm1(-exposure), 0.0)
