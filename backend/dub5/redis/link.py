@@ -39,6 +39,7 @@ from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.client import PubSub
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.sentinel import SentinelConnectionPool
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, ReadOnlyError, ResponseError
 
 from dub5.contract import Undecodable, clock_offset
@@ -661,19 +662,25 @@ class OneServer:
                     answers.append(await parse_response(connection, words[0], **options))
                 except ResponseError as refused:
                     answers.append(refused)
-        except BaseException:
+        except BaseException as error:
             # Also where redis-py cannot make sense of an answer: those after it are still to come, and would be taken
             # for the answers to the next batch. A cluster's nodes read them all.
             await connection.disconnect(nowait=True)
+            if isinstance(error, RedisConnectionError | OSError):
+                await self._forget_idle()
             self.failed()
             raise
         finally:
             await pool.release(connection)
         return answers
 
-    async def reconnect(self) -> bool:
-        # Whatever befell the server befell the connections to it, and some such ends are never reported.
+    async def _forget_idle(self) -> None:
+        """Whatever befell the server befell the connections to it, and some such ends are never reported: each would
+        fail a command of its own."""
         await self._client.connection_pool.disconnect(inuse_connections=False)
+
+    async def reconnect(self) -> bool:
+        await self._forget_idle()
         await self.connect()
         return True
 
