@@ -351,7 +351,7 @@ _Said = bytes | bool
 
 
 class Recall:
-    """Of one replica. `memory` is in bytes, for bodies."""
+    """Of one replica. `memory` is in bytes, for what bodies mean; their hashes take more, `_SPELLINGS`."""
 
     def __init__(
         self,
@@ -380,7 +380,7 @@ class Recall:
         ] = {}  # the last one of so many bytes: of each kind most are equally long
         self._keeps_written = memory > 0
         self._spellings: Newest[bytes] = Newest(_SPELLINGS, lambda _: _SPELLING)
-        self._bodies: Newest[Body] = Newest(max(memory - _SPELLINGS, _LEAST_BODIES), Body.size)
+        self._bodies: Newest[Body] = Newest(max(memory, _LEAST_BODIES), Body.size)
 
     def answer(
         self,

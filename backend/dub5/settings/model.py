@@ -598,8 +598,8 @@ class CacheSettings(Section, frozen=True):
     local_bytes: Annotated[
         Size,
         Meta(
-            description="Memory for answers in each replica; up to half of it, or 24 MiB, more for requests known by "
-            "their bytes, and an eighth for what is known of questions."
+            description="Memory for answers in each replica; up to half of it, or 8 MiB, and 16 MiB more for requests "
+            "known by their bytes, and an eighth for what is known of questions."
         ),
     ] = _constant(Size(64 * 2**20))
     max_entry: Annotated[Size, Meta(description="Larger answers are not stored.")] = _constant(
