@@ -375,9 +375,8 @@ class Recall:
         self._drain = drain
         self._arrivals = arrivals
         self._heads: list[Head] = []
-        self._by_length: dict[
-            int, Head
-        ] = {}  # the last one of so many bytes: of each kind most are equally long
+        # The last one of so many bytes: of each kind most are equally long.
+        self._by_length: dict[int, Head] = {}
         self._keeps_written = memory > 0
         self._spellings: Newest[bytes] = Newest(_SPELLINGS, lambda _: _SPELLING)
         self._bodies: Newest[Body] = Newest(max(memory, _LEAST_BODIES), Body.size)
