@@ -37,6 +37,7 @@ from dub5.api.http import (
     Headers,
     deadlines_of,
     headers_of,
+    kept,
     parse_tags,
     rate_headers,
     read_body,
@@ -47,6 +48,7 @@ from dub5.api.http import (
 from dub5.api.recall import ARRIVAL, Arrival, Body, Plainly, Recall, Rewriting, Written, meaning_of
 from dub5.cache.flights import CacheStatus
 from dub5.cache.freshness import NO_DIRECTIVES, Directives
+from dub5.cache.store import CacheLookup
 from dub5.chat.answer import Writer, outcome_of
 from dub5.chat.pipeline import Pipeline
 from dub5.chat.question import Question
@@ -347,7 +349,7 @@ class QuestionRoute:
         return question, spelling, caller
 
     def _check_target(self, question: Question) -> None:
-        if not self.personalities and question.target.personality is not None:
+        if question.target.personality is not None:
             raise InvalidRequest(
                 f"`{question.target.name}` is a personality, which only chats have. Name a model.",
                 param="model",
@@ -370,29 +372,14 @@ class QuestionRoute:
         question = self._pipeline.prepare(
             parse(raw, translation), caller=caller, directives=directives, tags=tags, record=record
         )
-        self._check_target(question)
+        if not self.personalities:
+            self._check_target(question)
         if question.lookup is None:
             return None
         request = question.request
-        written = request.body if request.spelled is None else request.spelled[1]
-        writer, keeps = spelling.writer(written, request, record), False
-        rewriting: Rewriting | None = None
-        if self._resolving is not None:
-            renewing = cast("Renewing", writer)
-            rewriting, keeps = renewing.again(stream=request.stream), renewing.kept
-        elif request.stream or spelling.name != Chat.name:
-            rewriting = Plainly(writer.replay if request.stream else writer.whole)
-        body = Body(
-            caller,
-            msgspec.structs.replace(question.lookup, words=None),
-            question.target,
-            request.stream,
-            request.cost,
-            rewriting,
-            keeps=keeps,
-            meaning=meaning_of(written),
-        )
-        return question, body
+        writer = spelling.writer(_as_asked(request), request, record)
+        as_stored = not request.stream and spelling.name == Chat.name
+        return question, self._known(question, question.lookup, caller, writer, as_stored=as_stored)
 
     async def read_again(self, head: bytes, raw: bytes, record: RequestRecord) -> Question:
         """What is asked by these bytes, for work in the background."""
@@ -418,31 +405,36 @@ class QuestionRoute:
         if self._recall is None or question.lookup is None:
             return
         completion, written = sent
-        request = question.request
-        stream, asked = request.stream, request.body if request.spelled is None else request.spelled[1]
+        body = self._known(question, question.lookup, caller, writer, as_stored=written is completion)
+        if body.keeps and body.rewriting is None:
+            return  # it could not be kept, and a later one would say that it is
+        if type(body.rewriting) is Plainly:  # else what was sent is this request's own
+            body = msgspec.structs.replace(body, written_of=hash(completion), written=Written(written))
+        self._recall.learn(arrival, self, cast("HTTPScope", scope), question.record, body)
+
+    def _known(
+        self, question: Question, lookup: CacheLookup, caller: Caller, writer: Writer, *, as_stored: bool
+    ) -> Body:
+        """What of a question whose answers are stored is to be known by its bytes. `as_stored`: its answers are sent as
+        they are stored."""
+        request, stream = question.request, question.request.stream
         rewriting: Rewriting | None = None
-        # Nothing where the completion is sent as it is, or what was sent is this request's own.
-        held: tuple[int | None, Written] = None, Written()
-        renewing = cast("Renewing", writer) if self._resolving is not None else None
-        if renewing is not None:
-            rewriting = renewing.again(stream=stream)
-            if rewriting is None:
-                return
-        elif written is not completion:
+        keeps = False
+        if self._resolving is not None:
+            renewing = cast("Renewing", writer)
+            rewriting, keeps = renewing.again(stream=stream), renewing.kept
+        elif not as_stored:
             rewriting = Plainly(writer.replay if stream else writer.whole)
-            held = hash(completion), Written(written)
-        body = Body(
+        return Body(
             caller,
-            msgspec.structs.replace(question.lookup, words=None),
+            msgspec.structs.replace(lookup, words=None),
             question.target,
             stream,
             request.cost,
             rewriting,
-            *held,
-            keeps=renewing is not None and renewing.kept,
-            meaning=b"" if request.large else meaning_of(asked),
+            keeps=keeps,
+            meaning=b"" if request.large else meaning_of(_as_asked(request)),
         )
-        self._recall.learn(arrival, self, cast("HTTPScope", scope), question.record, body)
 
     async def _granted(self, question: Question) -> Grant | None:
         """One of the tenant's requests, and the tokens that its answer may take; RateLimited otherwise."""
@@ -497,9 +489,7 @@ class QuestionRoute:
                         )
                         await (sending if end is None else until(end, sending))
                 else:
-                    keep = getattr(writer, "keep", None)  # as in `relay`
-                    if keep is not None:
-                        await keep(answer.content)
+                    await kept(writer, answer.content)
                     if stream is not None and stream.begun:  # perhaps by a heartbeat meanwhile
                         await stream.end(writer.replay(answer.content))
                     else:
@@ -544,6 +534,11 @@ class QuestionRoute:
         if free or record.outcome is None:
             used = 0 if free else (record.prompt_tokens or 0) + (record.completion_tokens or 0)
             self._limiter.settle(grant, used=used)
+
+
+def _as_asked(request: ChatRequest) -> Json:
+    """The body as the client spelled it."""
+    return request.body if request.spelled is None else request.spelled[1]
 
 
 def _asked_of_cache(headers: dict[str, str]) -> tuple[Directives, tuple[str, ...]]:

@@ -400,6 +400,16 @@ async def while_client_stays(receive: Receive) -> AsyncIterator[None]:
         watch.end()
 
 
+async def kept(writer: Writer, completion: bytes | None) -> None:
+    """Before the last of an answer is written: some writers keep answers, for clients that refer to them later.
+
+    `completion` is None where its frames have been written.
+    """
+    keep = getattr(writer, "keep", None)
+    if keep is not None:
+        await keep(completion)
+
+
 _current_task: Callable[[], asyncio.Task[Any]] = asyncio.current_task  # type: ignore[assignment]  # in a coroutine
 
 
@@ -476,10 +486,7 @@ class EventStream(msgspec.Struct):
             self._silent_since = now()
         if on_read is not None:
             on_read()
-        # Some writers keep answers, for clients that refer to them later.
-        keep = getattr(writer, "keep", None)
-        if keep is not None:
-            await keep(None)
+        await kept(writer, None)
         await self.end(writer.end())
 
     def _pushed(self, push: Push, write: Callable[[list[Frame]], bytes], frames: list[Frame]) -> bool:

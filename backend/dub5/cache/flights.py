@@ -437,9 +437,7 @@ class Flights:
             if not (alone or asked.no_cache):
                 hit = self._store.recall(lookup)
                 if hit is None or not hit.freshness.usable:
-                    started = time.perf_counter()
-                    hit = await self._store.find(lookup)
-                    record.timings["cache"] = time.perf_counter() - started
+                    hit = await self._find(lookup, record)
                 if hit is not None and hit.freshness.usable:
                     return self._hit(question, lookup, leader, hit)
             if asked.only_if_cached:
@@ -456,9 +454,7 @@ class Flights:
         except ProviderError as error:
             if lookup is None or alone or not error.is_outage:
                 raise
-            started = time.perf_counter()
-            hit = await self._store.find(lookup)  # what was purged meanwhile must not come back
-            record.timings["cache"] = time.perf_counter() - started
+            hit = await self._find(lookup, record)  # what was purged meanwhile must not come back
             if hit is None or not (hit.freshness.usable or hit.freshness.state is FreshnessState.IF_ERROR):
                 raise
             return self._hit(question, lookup, leader, hit)
@@ -471,6 +467,12 @@ class Flights:
             return None
         hit = hit or self._store.recall(lookup)
         return self._hit(question, lookup, leader, hit) if hit is not None and hit.freshness.usable else None
+
+    async def _find(self, lookup: CacheLookup, record: RequestRecord) -> CacheHit | None:
+        started = time.perf_counter()
+        hit = await self._store.find(lookup)
+        record.timings["cache"] = time.perf_counter() - started
+        return hit
 
     async def _follow(
         self,

@@ -361,6 +361,11 @@ def _weight(entry: Entry) -> int:
     return len(entry.body) + BESIDE_BODY
 
 
+def _is_unborn(entry: Entry, now: float) -> bool:
+    """Whether it says that it is born later than now: then nobody knows how old it is."""
+    return entry.born > (now + TOLERANCE) * 1e6
+
+
 class _Reading(msgspec.Struct, eq=False):
     """A look-up in Redis, for all who want the same while it is under way; `waiting` are called with what it found.
 
@@ -555,7 +560,7 @@ class AnswerStore:
         reading = _Reading(identity, time.monotonic(), [functools.partial(_settle, found)], question)
         asked = self._read(reading)
         entry = await (found if asked else self._read_in_task(identity, question=question))
-        if entry is None or self._is_unborn(entry):
+        if entry is None or _is_unborn(entry, self.now()):
             return None
         self._keep_locally(identity, entry, lifetimes)
         return entry.body
@@ -571,7 +576,7 @@ class AnswerStore:
         """Keep an answer in memory, and say what is to be written to Redis; None where it is not fit to be kept."""
         now = self.now()
         left = self._kept_for(identity.key, lifetimes) - entry.age(now)
-        if len(entry.body) > self.max_entry or left <= 0 or entry.born > (now + TOLERANCE) * 1e6:
+        if len(entry.body) > self.max_entry or left <= 0 or _is_unborn(entry, now):
             return None
         self._local.put(identity, entry, seconds=left)
         reading = self._readings.get(identity)
@@ -745,14 +750,10 @@ class AnswerStore:
         if left > 0:
             self._local.put(identity, entry, seconds=left)
 
-    def _is_unborn(self, entry: Entry) -> bool:
-        """Whether it says that it is born later than now: then nobody knows how old it is."""
-        return entry.born > (self.now() + TOLERANCE) * 1e6
-
     def _judged(self, entry: Entry, tier: str, lookup: CacheLookup) -> CacheHit | None:
         """None where its age is not known."""
         now = self.now()
-        if entry.born > (now + TOLERANCE) * 1e6:
+        if _is_unborn(entry, now):
             return None
         age = entry.age(now)
         lifetimes, by, known = lookup.lifetimes, None, None
