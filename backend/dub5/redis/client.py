@@ -20,6 +20,7 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.driver_info import DriverInfo
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, RedisClusterException, RedisError
 
 from dub5.errors import ConfigError
@@ -31,6 +32,10 @@ REDIS_ERRORS = (
     OSError,
     TimeoutError,
 )  # the second is not one of the first
+
+LOST = (RedisConnectionError, OSError)
+"""What says that a connection has ended. Whatever befell it befell the idle ones to the same server, and some such ends
+are never reported: each of these would fail a command of its own."""
 
 CONNECTIONS = 4
 """To a server for commands: so many batches may be under way at a time."""

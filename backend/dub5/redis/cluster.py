@@ -11,7 +11,7 @@ from redis.asyncio.cluster import ClusterNode, PipelineCommand
 from redis.exceptions import AskError, MovedError, ResponseError, SlotNotCoveredError, TryAgainError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from dub5.redis.client import CONNECTIONS, INITIALIZE_TIMEOUT, REDIS_ERRORS, Command, at_once
+from dub5.redis.client import CONNECTIONS, INITIALIZE_TIMEOUT, LOST, REDIS_ERRORS, Command, at_once
 from dub5.telemetry.background import Background
 
 _KEYLESS = {"PING", "PUBLISH"}
@@ -73,8 +73,11 @@ class Node:
     async def send(self, commands: list[Command]) -> list[Any]:
         try:
             return await self._send(commands)
-        except BaseException:
+        except BaseException as error:
             self._cluster.refresh_soon(self.name)
+            node = self._cluster.find(self.name)
+            if isinstance(error, LOST) and node is not None:
+                await node.disconnect_free_connections()
             raise
 
     async def _send(self, commands: list[Command]) -> list[Any]:

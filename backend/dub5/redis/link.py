@@ -39,7 +39,6 @@ from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.client import PubSub
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.sentinel import SentinelConnectionPool
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, ReadOnlyError, ResponseError
 
 from dub5.contract import Undecodable, clock_offset
@@ -49,6 +48,7 @@ from dub5.redis.client import (
     CONNECTIONS,
     INITIALIZE_TIMEOUT,
     LARGEST_ANSWER,
+    LOST,
     REDIS_ERRORS,
     AnswerTooLarge,
     Client,
@@ -57,7 +57,7 @@ from dub5.redis.client import (
     connect,
 )
 from dub5.redis.cluster import Cluster
-from dub5.redis.pipelined import LATE, STEPS, Pipelining, out_of_time
+from dub5.redis.pipelined import LATE, STEPS, PipelinedConnection, Pipelining, out_of_time
 from dub5.settings.model import RedisSettings
 from dub5.telemetry.background import Background, BackgroundTask
 from dub5.telemetry.logging import get_logger
@@ -292,18 +292,22 @@ class RedisLink:
     @property
     def pipelines(self) -> bool:
         """Whether there is a connection for who cannot wait."""
-        return self._pipelining is not None and self._pipelining.connection is not None
+        return self._pipelined is not None
+
+    @property
+    def _pipelined(self) -> PipelinedConnection | None:
+        return None if self._pipelining is None else self._pipelining.connection
 
     def send(self) -> None:
         """Send what was asked so far now: else it goes with the end of the turn."""
-        if self._pipelining is not None and self._pipelining.connection is not None:
-            self._pipelining.connection.send()
+        if (connection := self._pipelined) is not None:
+            connection.send()
 
     def _ask_packed(
         self, operation: str, packed: bytes, kinds: Sequence[str], count: int, on_answers: OnAnswers
     ) -> bool:
         """Commands of these kinds; in the metrics there are `count` of them."""
-        connection = None if self._pipelining is None else self._pipelining.connection
+        connection = self._pipelined
         if connection is None:
             return False
         done = functools.partial(self._finish, operation, kinds, count, on_answers, time.perf_counter())
@@ -666,7 +670,7 @@ class OneServer:
             # Also where redis-py cannot make sense of an answer: those after it are still to come, and would be taken
             # for the answers to the next batch. A cluster's nodes read them all.
             await connection.disconnect(nowait=True)
-            if isinstance(error, RedisConnectionError | OSError):
+            if isinstance(error, LOST):
                 await self._forget_idle()
             self.failed()
             raise
@@ -675,8 +679,7 @@ class OneServer:
         return answers
 
     async def _forget_idle(self) -> None:
-        """Whatever befell the server befell the connections to it, and some such ends are never reported: each would
-        fail a command of its own."""
+        """See LOST."""
         await self._client.connection_pool.disconnect(inuse_connections=False)
 
     async def reconnect(self) -> bool:
