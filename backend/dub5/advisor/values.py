@@ -14,8 +14,8 @@ import msgspec
 from msgspec import Meta
 
 from dub5.errors import ConfigError
-from dub5.settings.loader import convert, nearest, parse_yaml, section
-from dub5.settings.model import Section, Settings, read_file
+from dub5.settings.loader import convert, nearest, parse_yaml, read_text, section
+from dub5.settings.model import Section, Settings
 
 KNOWN = {
     *(
@@ -238,12 +238,9 @@ def merged(*values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read(file: Path) -> dict[str, Any]:
+    text = read_text("values", file)
     try:
-        written = parse_yaml(read_file("values", file).decode())
-    except OSError as error:
-        raise ConfigError(f"cannot read {file}: {error.strerror or type(error).__name__}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"cannot read {file}: not UTF-8 at byte {error.start}") from None
+        written = parse_yaml(text)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error.message}") from None
     if written is None:

@@ -158,13 +158,18 @@ def section(written: Any, kind: type[T]) -> T:
     return converted
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_text(what: str, path: Path) -> str:
+    """A file as `read_file` has it; ConfigError where it cannot be read as UTF-8."""
     try:
-        written = parse_yaml(read_file("the configuration", path).decode())
+        return read_file(what, path).decode()
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror or type(error).__name__}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"cannot read {path}: not UTF-8 at byte {error.start}") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    written = parse_yaml(read_text("the configuration", path))
     if written is None:
         return {}
     if not isinstance(written, dict):
