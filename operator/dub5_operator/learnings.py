@@ -71,6 +71,11 @@ Id = tuple[int, int]
 _log: FilteringBoundLogger = structlog.get_logger()
 
 
+def has_passed(seconds: float, since: float, now: float) -> bool:
+    """Also where `since` lies ahead: the clock was set back, and nothing is to wait for it to come there again."""
+    return not 0 <= now - since < seconds
+
+
 class _Array(msgspec.Struct, frozen=True, array_like=True):
     name: str
     kind: str
@@ -134,7 +139,7 @@ class Learnings:
         self._on_undecodable = on_undecodable
         self._classes: dict[str, ClassLearning] = {}
         self._announced: dict[str, AnnouncedClass] = {}
-        self._due = 0.0  # when the next one is to be stored
+        self._none_since = self._due = 0.0  # between these nothing is to be stored
 
     def lacks(self, name: str, identity: Id) -> bool:
         """Whether a batch is still to be taken in for a class."""
@@ -185,10 +190,11 @@ class Learnings:
 
     def due(self, now: float) -> list[str]:
         """Classes of which is to be stored what was learnt."""
-        if now < self._due:
+        if self._none_since <= now < self._due:
             return []
-        due = [name for name, held in self._classes.items() if now >= held.saved_at + SAVE_EVERY]
+        due = [name for name, held in self._classes.items() if has_passed(SAVE_EVERY, held.saved_at, now)]
         if not due:
+            self._none_since = now
             self._due = min((held.saved_at for held in self._classes.values()), default=now) + SAVE_EVERY
         return due
 

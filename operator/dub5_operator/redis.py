@@ -52,7 +52,7 @@ from dub5.contract import (
     clock_offset,
     decode,
 )
-from dub5_operator.learnings import Id, Learnings, Part
+from dub5_operator.learnings import Id, Learnings, Part, has_passed
 from dub5_operator.planner.samples import Lookups
 
 REDIS_ERRORS = (RedisError, OSError, TimeoutError)
@@ -187,7 +187,7 @@ class Samples:
         those that are wanted first. What came of the classes `learn` is learnt from now; None: of all. Of others that
         may wait until there is more of it, since little at a time takes as much work as much."""
         async with self._lock:
-            if not 0 <= self._clock() - self._read_at < every:  # below 0: the clock was set back
+            if has_passed(every, self._read_at, self._clock()):
                 await self._read(wanted)
             for name in list(self._parts) if learn is None else self._parts.keys() & set(learn):
                 self._fold(name)
@@ -371,7 +371,7 @@ class Publisher:
     async def renew(self, classes: Collection[str]) -> None:
         """Publish the same for longer, each RENEW seconds, and at once where it `retain`s less. Overtaken as above."""
         await self._require()
-        if self.retain(classes) or self._is_old(self._clock()):
+        if self.retain(classes) or has_passed(RENEW, self._renewed_at, self._clock()):
             await self._write()
 
     def retain(self, classes: Collection[str]) -> bool:
@@ -390,10 +390,6 @@ class Publisher:
             stamp = int(stamped)
         await self._redis.publish(PURGE_CHANNEL, str(stamp))
         return stamp
-
-    def _is_old(self, now: float) -> bool:
-        """Whether the last document was written RENEW seconds ago, or later than now: the clock was set back."""
-        return not 0 <= now - self._renewed_at < RENEW
 
     async def _require(self) -> None:
         if not await self.take_charge():
@@ -429,7 +425,7 @@ class Publisher:
             classes = dict(self._classes)
             found = await self._read()
             differs = found is None or (found.classes, found.term) != (classes, self._term)
-            if differs or self._is_old(now):
+            if differs or has_passed(RENEW, self._renewed_at, now):
                 self._wrote_at = time.monotonic()
                 if not await self._put(self._term, classes, now):
                     self._term, self._overtaken = 0, True
