@@ -258,15 +258,15 @@ class Hazard:
         pace = self._level * (self._profile.at(now // 3600) - by_events)
         mean = pace + by_events
         # What no comparison speaks for is what is assumed of any minute, and would add up while nothing happens.
-        spoken_for = self._posterior[:, :_RATES] * (self._scores[:, :_RATES] > 0)
-        rates, factors = spoken_for.sum(axis=0), self._factors()
+        spoken_for = self._posterior * (self._scores > 0)
+        rates, factors = spoken_for[:, :_RATES].sum(axis=0), self._factors()
         then = np.where(factors > 1, factors * mean, factors * pace + by_events)
         for suspected in (rates * (factors > 1), rates * (factors < 1)):
             if suspected.sum() > SUSPECTED:
                 mean += float(suspected @ (then - pace - by_events))
         # An event that is not over may change what is fetched now; with long TTLs nobody would see that it is not one.
         going_on = (self._onsets[:, None] + _LASTS > now) | (_PROBED > 0)
-        going_on = going_on * self._posterior[:, _EVENT]
+        going_on = going_on * spoken_for[:, _EVENT]
         expected, seconds = self._typical
         if going_on.sum() > SUSPECTED:
             mean += float((going_on * _EXTENTS / _LASTS).sum()) * seconds / max(expected, 1e-9)
