@@ -268,6 +268,9 @@ HELD = {
         ),
         "tests/operator/test_plan.py::test_a_plan_is_a_table_and_a_plot",
     ),
+    ".venv/bin/dub5 autoscale record --prometheus http://prometheus.monitoring:9090 --selector 'namespace=\"chat\"' "
+    "--last 24h --out load.record": "tests/integration/advisor/test_running.py::"
+    "test_the_command_says_what_is_in_it_and_what_was_odd",
     "tools/cluster/cluster up": "tests/cluster/test_tool.py::cluster",
     "KUBECONFIG=~/.kube/config RATE=20 make loadtest SCENARIO=steady NAMESPACE=chat RELEASE=dub5 "
     "PROMETHEUS=monitoring/prometheus:9090": "tests/cluster/test_loadtest.py::"

@@ -89,7 +89,8 @@ class Connections(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 class Header(Line, frozen=True, kw_only=True, tag="record"):
     """`source` says where it is from, in words; `began` is the Unix time of its second 0, `seconds` its length.
 
-    `values` are the chart's values that were in force, as far as they differ from its defaults.
+    `values` are the chart's values that were in force, as far as they differ from its defaults. `notes` are sentences
+    on what was not as it should be, and what was made of it.
     """
 
     version: int = VERSION
@@ -100,6 +101,7 @@ class Header(Line, frozen=True, kw_only=True, tag="record"):
     cluster: Cluster = Cluster()
     connections: Connections = Connections()
     values: dict[str, Any] = {}
+    notes: Annotated[list[Annotated[str, Meta(max_length=1000)]], Meta(max_length=100)] = []
 
 
 class Arrivals(Line, frozen=True, kw_only=True, tag="arrivals"):
@@ -134,14 +136,17 @@ class Mix(Line, frozen=True, kw_only=True, tag="mix"):
 
 class Seen(Line, frozen=True, kw_only=True, tag="seen"):
     """What there was at `at`, as far as it is known: replicas wanted and ready, demand and queue of all of them
-    together, requests shed since the beginning."""
+    together; and since the beginning requests that came, those that were shed, and calls that had to wait for a slot,
+    whether they got it or not."""
 
     at: Seconds
     wanted: int | None = None
     ready: int | None = None
     demand: float | None = None
     queued: float | None = None
+    requests: float | None = None
     shed: float | None = None
+    waited: float | None = None
 
 
 AnyLine = Header | Arrivals | Callers | Mix | Seen

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
 
 from dub5.advisor.record import Record
 from dub5.advisor.simulation import Outcome
@@ -34,13 +35,19 @@ class Row(NamedTuple):
 
 
 class Agreement(NamedTuple):
-    """How a simulation agrees with what was seen, at each second of it: replica-seconds that it has more, as a share of
-    those that were seen, and the share of moments at which it is within one replica. Of replicas wanted, and ready."""
+    """How a simulation agrees with what was seen; None is what the record does not say.
 
-    wanted_error: float
-    wanted_within_one: float
-    ready_error: float
-    ready_within_one: float
+    Of replicas wanted, and ready, at each second: replica-seconds that the simulation has more, as a share of those
+    that were seen, and the share of moments at which it is within one replica. `refused` and `waited` are shares of
+    the requests that came, as they were seen.
+    """
+
+    wanted_error: float | None = None
+    wanted_within_one: float | None = None
+    ready_error: float | None = None
+    ready_within_one: float | None = None
+    refused: float | None = None
+    waited: float | None = None
 
 
 def rows(outcome: Outcome, minutes: int) -> list[Row]:
@@ -75,25 +82,50 @@ def _spreads(outcome: Outcome, begin: float, end: float) -> tuple[Spread, Spread
 
 
 def agreement(record: Record, outcome: Outcome) -> Agreement | None:
-    """None where the record does not say how many replicas there were."""
-    seen = [each for each in record.seen if each.wanted is not None and each.ready is not None]
-    if not seen:
+    """None where the record has nothing that was seen."""
+    if not record.seen:
         return None
+    wanted_error, wanted_within_one = _replicas(record, outcome, "wanted")
+    ready_error, ready_within_one = _replicas(record, outcome, "ready")
+    return Agreement(
+        wanted_error,
+        wanted_within_one,
+        ready_error,
+        ready_within_one,
+        refused=_counted(record, outcome, "shed"),
+        waited=_counted(record, outcome, "waited"),
+    )
+
+
+def _replicas(
+    record: Record, outcome: Outcome, which: Literal["wanted", "ready"]
+) -> tuple[float | None, float | None]:
+    """Error and share within one."""
+    seen = [each for each in record.seen if getattr(each, which) is not None]
+    if not seen:
+        return None, None
     index, pairs = 0, []
     for second in range(math.ceil(seen[0].at), math.floor(outcome.seconds)):
         while index + 1 < len(seen) and seen[index + 1].at <= second:
             index += 1
-        simulated = outcome.at(second)
-        pairs.append((simulated.wanted, seen[index].wanted or 0, simulated.ready, seen[index].ready or 0))
+        pairs.append((getattr(outcome.at(second), which), getattr(seen[index], which)))
+    there = sum(real for _, real in pairs)
+    within = sum(abs(simulated - real) <= 1 for simulated, real in pairs)
+    return (
+        (sum(simulated for simulated, _ in pairs) - there) / there if there else 0.0,
+        within / len(pairs) if pairs else 1.0,
+    )
 
-    def error(simulated: int, real: int) -> float:
-        there = sum(pair[real] for pair in pairs)
-        return (sum(pair[simulated] for pair in pairs) - there) / there if there else 0.0
 
-    def within_one(simulated: int, real: int) -> float:
-        return sum(abs(pair[simulated] - pair[real]) <= 1 for pair in pairs) / len(pairs) if pairs else 1.0
-
-    return Agreement(error(0, 1), within_one(0, 1), error(2, 3), within_one(2, 3))
+def _counted(record: Record, outcome: Outcome, which: Literal["shed", "waited"]) -> float | None:
+    """The share of requests since `outcome.since`."""
+    seen = [each for each in record.seen if getattr(each, which) is not None and each.requests is not None]
+    if not seen:
+        return None
+    before = [each for each in seen if each.at <= outcome.since][-1:]
+    first, came = (getattr(before[0], which), before[0].requests or 0.0) if before else (0.0, 0.0)
+    requests = (seen[-1].requests or 0.0) - came
+    return float(getattr(seen[-1], which) - first) / requests if requests > 0 else 0.0
 
 
 def plain(record: Record, values: Values, outcome: Outcome, seed: int) -> dict[str, Any]:
@@ -116,6 +148,7 @@ def plain(record: Record, values: Values, outcome: Outcome, seed: int) -> dict[s
         "replica_hours": outcome.replica_hours,
         "most_replicas": outcome.most,
         "seen": None if compared is None else compared._asdict(),
+        "notes": record.header.notes,
         "minutes": [
             {**row._asdict(), "wanted": row.wanted._asdict(), "ready": row.ready._asdict()}
             for row in rows(outcome, 1)
@@ -141,10 +174,8 @@ def text(record: Record, values: Values, outcome: Outcome) -> str:
     ]
     compared = agreement(record, outcome)
     if compared is not None:
-        lines += [
-            _compared("wanted", compared.wanted_error, compared.wanted_within_one),
-            _compared("ready", compared.ready_error, compared.ready_within_one),
-        ]
+        lines += _seen(compared)
+    lines += [f"note: {note}" for note in record.header.notes]
     return "\n".join(lines)
 
 
@@ -161,8 +192,17 @@ def _head(record: Record, values: Values, outcome: Outcome) -> list[str]:
     ]
 
 
-def _compared(what: str, error: float, within_one: float) -> str:
-    return f"beside what was {what}: {error:+.1%} replica-seconds, within one at {within_one:.1%} of moments"
+def _seen(compared: Agreement) -> Iterator[str]:
+    for what, error, within in (
+        ("wanted", compared.wanted_error, compared.wanted_within_one),
+        ("ready", compared.ready_error, compared.ready_within_one),
+    ):
+        if error is not None:
+            yield f"beside what was {what}: {error:+.1%} replica-seconds, within one at {within:.1%} of moments"
+    shares = (("refused", compared.refused), ("waited", compared.waited))
+    told = ", ".join(f"{what} {share:.3%}" for what, share in shares if share is not None)
+    if told:
+        yield f"as it was seen: {told} of requests"
 
 
 def _table(found: list[Row]) -> list[str]:

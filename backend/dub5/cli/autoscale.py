@@ -6,12 +6,10 @@ import argparse
 import asyncio
 import contextlib
 import json
-import math
 import multiprocessing
 import os
 import re
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
@@ -20,7 +18,6 @@ from pathlib import Path
 from dub5.advisor import advice as words
 from dub5.advisor import sources, summary
 from dub5.advisor.explanation import explain
-from dub5.advisor.prometheus import measure
 from dub5.advisor.record import (
     LONGEST,
     BadRecord,
@@ -33,13 +30,15 @@ from dub5.advisor.record import (
     read,
     write,
 )
+from dub5.advisor.running import measure
 from dub5.advisor.search import Bench, Objective, Run, recommend
 from dub5.advisor.simulation import Outcome, simulate
 from dub5.advisor.values import Values, read_values
 from dub5.cli import command
 from dub5.cli import standard_streams as streams
 from dub5.cli.command import Failed
-from dub5.settings.loader import parse_yaml
+from dub5.errors import ConfigError
+from dub5.settings.loader import parse_yaml, read_text
 from dub5.settings.model import Duration
 
 MISSED = 3
@@ -81,6 +80,16 @@ def _add_record(commands: command.Commands) -> None:
         default='job=~".+"',
         metavar="MATCHERS",
         help='what selects the replicas of one release there, such as namespace="chat" (default: all there are)',
+    )
+    record.add_argument(
+        "--header",
+        action="append",
+        default=[],
+        metavar="NAME:VALUE",
+        help="that Prometheus asks for, such as X-Scope-OrgID:chat",
+    )
+    record.add_argument(
+        "--token-file", type=Path, metavar="FILE", help="with the bearer token that Prometheus asks for"
     )
     record.add_argument("--last", type=_duration, default=3600.0, help="how long, up to --until (default 1h)")
     record.add_argument(
@@ -251,6 +260,8 @@ def _record(args: argparse.Namespace) -> int:
         f"{made.requests:,.0f} requests" if made.arrivals else "callers that ask one question after the other"
     )
     streams.write(f"{args.out}: {made.header.seconds:.0f} s, {requests}.")
+    for note in made.header.notes:
+        streams.write(f"note: {note}")
     return 0
 
 
@@ -275,14 +286,31 @@ def _read_source(args: argparse.Namespace, mix: Mix) -> Record:
     if args.loadtest:
         return sources.of_loadtest(args.loadtest, header, mix)
     if args.prometheus:
-        ended = math.floor(args.until or time.time())
         measured = measure(
-            args.prometheus, args.selector, ended - args.last, ended, header, scrape=args.scrape
+            args.prometheus, args.selector, args.last, args.until, header, headers=_headers(args)
         )
         return asyncio.run(measured)
     if args.length > LONGEST:
         raise Failed(f"--length: a record has at most {LONGEST // 86400} days")
     return sources.of_shape(args.shape, header, mix, rate=args.rate, seconds=args.length, seed=args.seed)
+
+
+def _headers(args: argparse.Namespace) -> list[tuple[str, str]]:
+    headers = []
+    for written in args.header:
+        name, colon, value = written.partition(":")
+        if not colon or re.fullmatch(r"[A-Za-z0-9-]+", name) is None or not value.isprintable():
+            raise Failed("--header: write NAME:VALUE, such as X-Scope-OrgID:chat")
+        headers.append((name, value.strip()))
+    if args.token_file is not None:
+        try:
+            token = read_text("token", args.token_file).strip()
+        except ConfigError as error:
+            raise Failed(f"--token-file: {error.message}") from None
+        if not token.isascii() or not token.isprintable() or not token:
+            raise Failed("--token-file: there is no token in it")
+        headers.append(("Authorization", f"Bearer {token}"))
+    return headers
 
 
 def _simulate(args: argparse.Namespace) -> int:

@@ -1,150 +1,183 @@
-"""The record of a release that runs: what is asked of Prometheus, and what no record can be made of."""
+"""Asking Prometheus: what it is asked in, and answers that are none are refused with the reason."""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import re
 import subprocess
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from dub5.advisor.prometheus import measure
-from dub5.advisor.record import BadRecord, Header, Record, write
+from dub5.advisor.prometheus import TIMEOUT
+from dub5.advisor.record import BadRecord, Header, Record
+from dub5.advisor.running import measure
 from dub5.telemetry.metrics import Metrics
 from testkit.programs import which
+from tests.harness import later
 
 PROMTOOL = which("promtool")
-BEGAN = 1_795_000_000
-LENGTH = 900
-PODS = ("dub5-6f9c-aaaaa", "dub5-6f9c-bbbbb")
+NOW = 1_795_000_000.0
+LENGTH = 600
+Answer = Callable[[httpx.Request], httpx.Response]
 
 
-def every(step: int, value: float, begin: int = 0, end: int = LENGTH) -> list[tuple[float, str]]:
-    return [(BEGAN + second, str(value)) for second in range(begin, end + 1, step)]
-
-
-def series(values: list[tuple[float, str]], **labels: str) -> dict[str, Any]:
-    return {"metric": labels, "values": values}
-
-
-class Told:
-    """A Prometheus that knows two calm replicas; `instead` has other answers, by what their queries begin with."""
-
-    def __init__(self, **instead: Any) -> None:
-        self.instead = instead
-        self.queries: list[str] = []
-
-    def answer(self, request: httpx.Request) -> httpx.Response:
-        query = request.url.params["query"]
-        self.queries.append(query)
-        found = next((each for begin, each in self.instead.items() if query.startswith(begin)), None)
-        if isinstance(found, httpx.Response):
-            return found
-        return httpx.Response(200, json={"status": "success", "data": {"result": found or self.usual(query)}})
-
-    def usual(self, query: str) -> list[dict[str, Any]]:
-        if query.startswith("dub5_demand_requests"):
-            return [series(every(15, 20.0), pod=pod) for pod in PODS]
-        if query.startswith(("min_over_time", "changes")):
-            return []
-        if query.startswith("histogram_quantile"):
-            quantile = float(query.removeprefix("histogram_quantile(").partition(",")[0])
-            return [series([(BEGAN + LENGTH, str(1 + 9 * quantile))])]
-        if "collapsed" in query:
-            return [series(every(300, 0.1, begin=300))]
-        if "local|shared|stale" in query:
-            return [series(every(300, 0.2, begin=300, end=300) + every(300, 0.4, begin=600))]
-        if "http_requests_total" in query:
-            return [series(every(15, 7.0))]
-        return [series([(BEGAN + LENGTH, "8.0")])]  # the mean of calls
-
-
-async def measured(told: Told, length: int = LENGTH) -> Record:
-    def header(began: float, seconds: float) -> Header:
-        return Header(source="a test", began=began, seconds=seconds)
-
-    transport = httpx.MockTransport(told.answer)
-    return await measure(
-        "http://prometheus", 'namespace="chat"', BEGAN, BEGAN + length, header, transport=transport
+def calm(request: httpx.Request) -> httpx.Response:
+    """One replica that is scraped, and does nothing but a call now and then."""
+    query, parameters = request.url.params["query"], request.url.params
+    pod = {"pod": "dub5-6f9c-aaaaa", "namespace": "chat"}
+    result: list[dict[str, Any]] = []
+    if query == "vector(time())":
+        result = [{"metric": {}, "value": [NOW, str(NOW)]}]
+    elif found := re.fullmatch(r"dub5_\w+\{.*\}\[(\d+)ms\]", query):
+        ended = float(parameters["time"])
+        moments = range(int(ended - int(found[1]) / 1000) // 15 * 15, int(ended) + 1, 15)
+        result = [{"metric": pod, "values": [[moment, "7"] for moment in moments]}]
+    elif "query_range" in request.url.path:
+        moments = range(int(float(parameters["start"])), int(float(parameters["end"])) + 1, 300)
+        labels = {"le": "+Inf"} if "le" in query else {}
+        result = [{"metric": labels, "values": [[moment, "40"] for moment in moments]}]
+    elif "dub5_capacity" in query:
+        result = [{"metric": pod, "value": [NOW, "20" if query.startswith("min") else "25"]}]
+    return httpx.Response(
+        200, json={"status": "success", "data": {"result": result}, "warnings": ["a part is away"]}
     )
 
 
-def test_what_was_is_in_the_record(tmp_path: Path) -> None:
-    record = asyncio.run(measured(Told()))
-    assert record.requests == pytest.approx(7.0 * LENGTH)
-    assert [(mix.at, mix.hits, mix.followers) for mix in record.mixes] == [
-        (0, 0.2, 0.1),
-        (300, 0.4, 0.1),
-        (600, 0.4, 0.1),
-    ]
-    service = record.mixes[0].service
-    mean = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in itertools.pairwise(service))
-    assert mean == pytest.approx(8.0)
-    assert {(seen.ready, seen.demand) for seen in record.seen} == {(2, 40.0)}
-    write(record, tmp_path / "a.record")
+async def measured(answer: Answer, url: str = "http://prometheus", **options: Any) -> Record:
+    def header(began: float, seconds: float) -> Header:
+        return Header(source="a test", began=began, seconds=seconds)
+
+    transport = httpx.MockTransport(answer)
+    return await measure(url, 'namespace="chat"', LENGTH, None, header, transport=transport, **options)
+
+
+async def test_it_is_the_time_up_to_a_minute_ago_by_its_own_clock_and_warnings_are_kept() -> None:
+    record = await measured(calm)
+    assert (record.header.began, record.header.seconds) == (NOW - 60 - LENGTH, LENGTH)
+    changed, warned = record.header.notes
+    assert "max_inflight was changed meanwhile, between 20 and 25" in changed
+    assert warned == "Prometheus warned: a part is away"
+
+
+class Drip(httpx.AsyncByteStream):
+    """Of an answer that never ends."""
+
+    def __init__(self) -> None:
+        self.began = asyncio.Event()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield b" "
+        self.began.set()
+        await asyncio.Event().wait()
+
+
+class Flood(httpx.AsyncByteStream):
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while True:
+            yield b" " * 2**20
 
 
 @pytest.mark.parametrize(
-    ("instead", "said"),
+    ("answer", "said"),
     [
-        ({"dub5_demand_requests": httpx.Response(503, text="starting")}, "does not answer as Prometheus"),
-        ({"dub5_demand_requests": httpx.Response(200, text="<html>")}, "does not answer as Prometheus"),
+        (httpx.Response(503, text="starting"), "HTTP 503"),
+        (httpx.Response(302, headers={"Location": "https://login.example"}), "HTTP 302"),
+        (httpx.Response(401, text="<html>who are you</html>"), "HTTP 401"),
         (
-            {"dub5_demand_requests": [series(every(15, 1.0), pod=pod) for pod in (*PODS, "other-5d-ccccc")]},
-            "several releases, dub5, other",
+            httpx.Response(422, json={"status": "error", "error": "too many samples"}),
+            "HTTP 422: too many samples",
         ),
-        (
-            {
-                "dub5_demand_requests": [
-                    series(every(15, 1.0, end=300) + every(15, 1.0, begin=600), pod=PODS[0])
-                ]
-            },
-            "nothing was scraped",
-        ),
-        ({"dub5_demand_requests": [series(every(15, 1.0, begin=600), pod=PODS[0])]}, "nothing was scraped"),
-        ({"min_over_time": [series([(BEGAN, "5")], pod=PODS[0])]}, "max_inflight"),
-        ({"changes": [series([(BEGAN, "1")], pod=PODS[0])]}, PODS[0]),
-        ({"histogram_quantile": [series([(BEGAN, "NaN")])]}, "no provider was called"),
+        (httpx.Response(200, text="<html>"), "malformed"),
+        (httpx.Response(200, text='{"data": {"result": [{"metric": {}, "val'), "truncated"),
+        (httpx.Response(200, json={"status": "success"}), "missing required field `data`"),
+        (httpx.Response(200, content=b"\xff\xfe"), "malformed"),
+        (httpx.Response(200, stream=Flood()), "more than 64 MiB in one answer"),
+        (httpx.Response(200, json={"data": {"result": [{"value": [NOW, "NaN"]}]}}), "is nan at"),
+        (httpx.Response(200, json={"data": {"result": []}}), "does not say what time it is"),
     ],
 )
-async def test_what_no_record_can_be_made_of(instead: dict[str, Any], said: str) -> None:
+async def test_answers_that_are_none(answer: httpx.Response, said: str) -> None:
     with pytest.raises(BadRecord) as raised:
-        await measured(Told(**instead))
+        await measured(lambda _: answer)
     assert said in str(raised.value)
 
 
-async def test_nothing_there() -> None:
-    nothing = httpx.Response(200, json={"data": {"result": []}})
-    with pytest.raises(BadRecord, match="has no dub5_demand_requests"):
-        await measured(Told(dub5_demand_requests=nothing))
-    with pytest.raises(BadRecord, match="minute"):
-        await measured(Told(), length=5)
+async def test_an_answer_that_drips_is_not_waited_for() -> None:
+    drip = Drip()
+    asking = asyncio.create_task(measured(lambda _: httpx.Response(200, stream=drip)))
+    await drip.began.wait()
+    await later(TIMEOUT)
+    with pytest.raises(BadRecord, match="no whole answer within 60 s"):
+        await asking
 
 
-async def test_pods_that_come_and_go_are_counted_while_they_are_there() -> None:
-    pods = [
-        series(every(15, 5.0), pod=PODS[0]),
-        series(every(15, 5.0, begin=300, end=600), pod="dub5-77-ccccc"),
-    ]
-    record = await measured(Told(dub5_demand_requests=pods))
-    ready = {seen.at: seen.ready for seen in record.seen}
-    assert (ready[285], ready[300], ready[600], ready[615]) == (1, 2, 2, 1)
+@pytest.mark.parametrize(
+    ("url", "asked"),
+    [
+        ("http://[2001:db8::7]:9090", "http://[2001:db8::7]:9090/api/v1/query"),
+        ("https://metrics.example/tenants/7/", "https://metrics.example/tenants/7/api/v1/query"),
+    ],
+)
+async def test_addresses_and_who_asks(url: str, asked: str) -> None:
+    requests: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        requests.append(request)
+        return calm(request)
+
+    await measured(answer, url, headers=[("X-Scope-OrgID", "chat")])
+    assert str(requests[0].url).partition("?")[0] == asked
+    assert {request.headers["X-Scope-OrgID"] for request in requests} == {"chat"}
+
+
+async def test_a_password_is_sent_and_not_shown() -> None:
+    sent: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(request.headers["Authorization"])
+        return httpx.Response(500)
+
+    with pytest.raises(BadRecord) as raised:
+        await measured(answer, "https://us:secret@metrics.example")
+    assert sent == ["Basic dXM6c2VjcmV0"]
+    assert str(raised.value).startswith("https://metrics.example does not answer")
+
+
+@pytest.mark.parametrize("url", ["prometheus:9090", "ftp://prometheus", "http://", ""])
+async def test_addresses_that_are_none(url: str) -> None:
+    with pytest.raises(BadRecord, match="--prometheus: write an address"):
+        await measured(calm, url)
+
+
+async def test_a_time_that_is_too_short() -> None:
+    with pytest.raises(BadRecord, match="from a minute to 32 days"):
+        await measure("http://prometheus", "", 5, None, lambda *_: Header(source="", seconds=1))
 
 
 def test_it_asks_for_metrics_of_ours_in_promql(tmp_path: Path) -> None:
-    told = Told()
-    asyncio.run(measured(told))
+    queries: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        queries.append(request.url.params["query"])
+        return calm(request)
+
+    asyncio.run(measured(answer))
     families = {family.name for family in Metrics().registry.collect()}
-    names = {name for query in told.queries for name in re.findall(r"\bdub5_\w+", query)}
+    names = {name for query in queries for name in re.findall(r"\bdub5_\w+", query)}
+    assert len(names) > 6
     assert {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in names} <= families
     if PROMTOOL is None:
         pytest.skip("needs promtool")
-    rules = [{"record": f"a{number}", "expr": query} for number, query in enumerate(told.queries)]
+    # A rule is no range of samples.
+    rules = [
+        {"record": f"a{number}", "expr": f"count_over_time({query})" if query.endswith("]") else query}
+        for number, query in enumerate(queries)
+    ]
     (tmp_path / "rules.yaml").write_text(json.dumps({"groups": [{"name": "all", "rules": rules}]}))
     done = subprocess.run(
         [PROMTOOL, "check", "rules", tmp_path / "rules.yaml"], capture_output=True, text=True, check=False

@@ -63,6 +63,10 @@ def test_replicas_go_as_they_went(run: str, values: dict[str, Any], pace: Pace, 
     outcome = simulate(record, of_values(SMALL, values), seed=seed)
     compared = agreement(record, outcome)
     assert compared is not None
+    assert compared.wanted_error is not None
+    assert compared.ready_error is not None
+    assert compared.wanted_within_one is not None
+    assert compared.ready_within_one is not None
     assert abs(compared.wanted_error) <= 0.05
     assert abs(compared.ready_error) <= 0.05
     assert compared.wanted_within_one >= 0.95

@@ -158,6 +158,13 @@ def test_records_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "pace.scrape" in complaint(capsys, "record", *SHORT, "--scrape", "0s", "--out", out)
     nowhere = ("--prometheus", "http://127.0.0.1:1", "--last", "10m", "--until", "2026-11-27T09:30:00Z")
     assert "127.0.0.1:1" in complaint(capsys, "record", *nowhere, "--out", out)
+    for odd in ("no colon", "X Scope: chat", "X-Scope: ch\nat"):
+        assert "NAME:VALUE" in complaint(capsys, "record", *nowhere, "--header", odd, "--out", out)
+    token = tmp_path / "token"
+    token.write_text(" \n")
+    assert "no token" in complaint(capsys, "record", *nowhere, "--token-file", str(token), "--out", out)
+    absent = str(tmp_path / "absent")
+    assert "--token-file" in complaint(capsys, "record", *nowhere, "--token-file", absent, "--out", out)
     assert "days" in complaint(capsys, "record", *SHORT[:-2], "--length", "90d", "--out", out)
     assert "cannot be written" in complaint(capsys, "record", *SHORT, "--out", str(tmp_path / "no/folder"))
 
