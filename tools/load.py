@@ -22,9 +22,9 @@ from pathlib import Path
 import msgspec
 
 from dub5.loadtest.command import write_report
-from dub5.loadtest.report import Document
 from dub5.loadtest.runs import Unreadable, read_run
 from dub5.loadtest.series import ask_prometheus
+from dub5.report.document import Document
 from dub5.settings.model import Duration
 from testkit import commands
 from testkit.cluster import ground, loadjob

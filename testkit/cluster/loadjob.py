@@ -22,9 +22,9 @@ import msgspec
 import yaml
 
 from dub5.loadtest.command import write_report
-from dub5.loadtest.report import Document
 from dub5.loadtest.runs import Run, Unreadable, read_run
 from dub5.loadtest.series import Series, ask_prometheus
+from dub5.report.document import Document
 from testkit.chart import CHART, merged
 from testkit.cluster.kube import Kube, eventually
 

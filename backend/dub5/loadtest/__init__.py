@@ -3,8 +3,7 @@
     runs        what deploy/k6 prints at the end of a run
     series      figures over time, asked of Prometheus or kept in a file
     rules       pure: which resource was full, when, and which one first
-    report      one document of both, in words and tables
-    pages       that document as Markdown and as HTML; plots
+    report      one document of both, whose form is that of report/
     command     `dub5 loadtest report`
 
 Nothing here is needed to serve: what it needs besides is the extra `dub5[loadtest]`.

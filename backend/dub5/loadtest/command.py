@@ -11,11 +11,13 @@ from pathlib import Path
 
 import msgspec
 
-from dub5.loadtest.pages import html, markdown
-from dub5.loadtest.report import Document, compose
+from dub5.loadtest.report import compose
 from dub5.loadtest.rules import Limits
 from dub5.loadtest.runs import Run, Unreadable, read_run
 from dub5.loadtest.series import Lines, Series, ask_prometheus, read_series
+from dub5.report.document import Document
+from dub5.report.page import html
+from dub5.report.text import markdown
 from dub5.settings.model import Duration
 
 

@@ -1,4 +1,4 @@
-"""What a run comes to, as a document: headings, sentences, tables and plots, which `pages` writes out."""
+"""What a run comes to, as a document of report/: the verdict, the plots that show it, and then all the rest."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import statistics
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from dub5.loadtest.rules import WINDOW, Judgement, Limits, judge, mebibytes, percent
+from dub5.loadtest.rules import RESOURCES, WINDOW, Judgement, Limits, judge, mebibytes, percent
 from dub5.loadtest.runs import Run
 from dub5.loadtest.series import LINES, Lines, Points
+from dub5.report.document import Code, Curve, Document, Fact, Part, Plot, Section, Table
 
 PHASES = ("auth", "queue", "cache", "provider")
 OUTCOMES = ("whole", "cut", "broken", "refused", "failed", "rejected", "lost")
@@ -24,29 +25,12 @@ _TAGS = {
 _NOTABLE = 0.1
 """A change of less than a tenth is within what two runs of the same differ by."""
 
-
-class Table(NamedTuple):
-    head: list[str]
-    rows: list[list[str]]
-
-
-class Plot(NamedTuple):
-    """`points` are (seconds since the run's beginning, value)."""
-
-    title: str
-    unit: str
-    points: Points
-
-
-class Section(NamedTuple):
-    title: str
-    parts: list[str | Table | Plot]
-
-
-class Document(NamedTuple):
-    title: str
-    verdict: str
-    sections: list[Section]
+_LEADING = (
+    ("requests", "per s", ("arrivals", "requests", "errors", "shed")),
+    ("time to first byte, mean", "s", ("first_byte", "provider")),
+    ("calls", "requests", ("inflight", "queued")),
+)
+"""Plots that stand beside the verdict, and the lines in each; with that of the resource that was full first."""
 
 
 def compose(
@@ -58,19 +42,65 @@ def compose(
     judged = judge(lines, began=run.began, limits=limits, window=window)
     missed = sum(not gate.ok for gate in run.thresholds)
     outcome = "passed" if run.passed else f"FAILED, {missed} of {len(run.thresholds)} gates missed"
+    leading = _leading(judged, lines)
+    shown = {name for _, _, names in leading for name in names}
     sections = [
-        _asked(run),
+        *_findings(run),
         _gates(run),
         _callers(run),
         *_mix(run),
         _time(run),
         _resources(judged),
-        *_findings(run),
         *_comparison(run, earlier),
-        _plots(run, lines),
+        _over_time(run, lines, shown),
+        _asked(run),
     ]
     lasted = f"{began:%Y-%m-%d %H:%M} UTC, {run.ended - run.began:.0f} s"
-    return Document(f"Load test {run.scenario}", f"{outcome}. {judged.words} ({lasted})", sections)
+    return Document(
+        f"Load test {run.scenario}",
+        "good" if run.passed else "bad",
+        f"{outcome}.",
+        f"{judged.words} ({lasted})",
+        _facts(run, judged),
+        [
+            Plot(title, unit, [_curve(run, name, lines[name]) for name in names])
+            for title, unit, names in leading
+        ],
+        sections,
+    )
+
+
+def _facts(run: Run, judged: Judgement) -> list[Fact]:
+    whole, first = run.value("chat_whole", "rate"), run.value("chat_ttft", "p(95)")
+    facts = [
+        Fact("requests", _of(run, "chat_requests", "count"), f"{_of(run, 'chat_requests', 'rate', 1)} per s")
+    ]
+    if whole is not None:
+        facts.append(Fact("answered whole", f"{whole:.2%}"))
+    if first is not None:
+        facts.append(
+            Fact("time to first token, p95", f"{first:,.0f} ms", f"median {_of(run, 'chat_ttft', 'med')} ms")
+        )
+    if judged.first is not None:
+        facts.append(Fact("full first", judged.first.name, judged.first.since))
+    return facts
+
+
+def _leading(judged: Judgement, lines: Lines) -> list[tuple[str, str, list[str]]]:
+    plots = [
+        (title, unit, [name for name in names if lines.get(name)])
+        for title, unit, names in (*_LEADING, _fourth(judged))
+    ]
+    return [each for each in plots if each[2]]
+
+
+def _fourth(judged: Judgement) -> tuple[str, str, tuple[str, ...]]:
+    """What was full first, else the replicas."""
+    name = next(
+        (each.line for each in RESOURCES if judged.first and each.name == judged.first.name), "replicas"
+    )
+    line = LINES[name]
+    return (f"full first: {line.title}" if judged.first else line.title), line.unit, (name,)
 
 
 def allowed_first_token(run: Run) -> float | None:
@@ -81,13 +111,16 @@ def allowed_first_token(run: Run) -> float | None:
 
 def _asked(run: Run) -> Section:
     settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in sorted(run.settings.items()))
-    return Section("What was asked", [f"{settings} make loadtest SCENARIO={run.scenario}".strip()])
+    return Section(
+        "What was asked",
+        [Code(f"{settings} make loadtest SCENARIO={shlex.quote(run.scenario)}".strip(), "sh")],
+    )
 
 
 def _gates(run: Run) -> Section:
     ordered = sorted(run.thresholds, key=lambda gate: (gate.ok, gate.metric))
     rows = [["ok" if gate.ok else "MISSED", gate.metric, gate.gate] for gate in ordered]
-    return Section("Gates", [Table(["", "of", "gate"], rows)])
+    return Section("Gates", [Table(["held", "of", "gate"], rows)])
 
 
 def _callers(run: Run) -> Section:
@@ -159,7 +192,7 @@ def _findings(run: Run) -> Iterator[Section]:
     plain = [[name, f"{value}"] for name, value in run.findings.items() if not isinstance(value, list | dict)]
     nested = {name: value for name, value in run.findings.items() if isinstance(value, dict)}
     plain += [[f"{name}: {key}", f"{each}"] for name, value in nested.items() for key, each in value.items()]
-    parts: list[str | Table | Plot] = [Table(["what", "value"], plain)] if plain else []
+    parts: list[Part] = [Table(["what", "value"], plain)] if plain else []
     for name, value in run.findings.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
             rows = [[_short(each) for each in row.values()] for row in value]
@@ -198,7 +231,7 @@ def _comparison(run: Run, earlier: Run | None) -> Iterator[Section]:
         then, now = (one.value(each.metric, each.statistic) for one in (earlier, run))
         if then is not None and now is not None:
             rows.append([each.title, _short(then), _short(now), *_change(then, now, each.better)])
-    parts: list[str | Table | Plot] = [Table(["what", "then", "now", "change", ""], rows)]
+    parts: list[Part] = [Table(["what", "then", "now", "change", "verdict"], rows)]
     if earlier.scenario != run.scenario:
         parts.insert(0, f"Not the same scenario: the earlier one is {earlier.scenario}.")
     when = dt.datetime.fromtimestamp(earlier.began, dt.UTC)
@@ -213,8 +246,8 @@ def _change(then: float, now: float, better: int) -> tuple[str, str]:
     return f"{change:+.0%}", verdict
 
 
-def _plots(run: Run, lines: Lines) -> Section:
-    """A table for those who read text, and a plot for everybody else."""
+def _over_time(run: Run, lines: Lines, shown: set[str]) -> Section:
+    """A table for those who read text, for everybody else plots: of the lines that are not beside the verdict."""
     drawn = {name: lines[name] for name in LINES if lines.get(name) and name != "memory_limit"}
     if not drawn:
         return Section("Over time", ["No figures of the service: give --prometheus or --series."])
@@ -226,10 +259,15 @@ def _plots(run: Run, lines: Lines) -> Section:
         for name, points in drawn.items()
     ]
     plots = [
-        Plot(LINES[name].title, LINES[name].unit, [(moment - run.began, value) for moment, value in points])
+        Plot(LINES[name].title, LINES[name].unit, [_curve(run, name, points)])
         for name, points in drawn.items()
+        if name not in shown
     ]
     return Section("Over time", [Table(["figure", "least", "median", "most", "at the end"], rows), *plots])
+
+
+def _curve(run: Run, name: str, points: Points) -> Curve:
+    return Curve(LINES[name].title, [(moment - run.began, value) for moment, value in points])
 
 
 def _extent(points: Points) -> list[float]:
