@@ -17,7 +17,7 @@ import itertools
 import math
 import random
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from heapq import heappop, heappush
 from typing import Any
 
@@ -30,6 +30,7 @@ from dub5.advisor.hpa_metrics import Pod as SeenPod
 from dub5.advisor.hpa_metrics import Sample
 from dub5.advisor.hpa_spec import Controller, read_spec
 from dub5.advisor.record import Mix, Record
+from dub5.advisor.schedule import hour_of_week
 from dub5.advisor.values import Values
 from dub5.errors import ConfigError
 
@@ -39,11 +40,20 @@ _POINTS = 256
 _HIT_TIME = 0.01
 """Seconds after which a caller that was answered from the cache asks again."""
 
+_CRON = {
+    "type": "External",
+    "external": {
+        "metric": {"name": "s1-cron"},
+        "target": {"type": "AverageValue", "averageValue": "1"},
+    },
+}
+"""What KEDA makes of all cron triggers together: the greatest counts."""
+
 _NOBODY = -1
 """Who asks a question that no caller of `Callers` asks."""
 
 # Kinds of events.
-_LEAVE, _EXPIRE, _SCRAPE, _SYNC, _READY, _SIGTERM, _CLOSE, _ROOM, _CALLERS, _ASK, _COUNT = range(11)
+_LEAVE, _EXPIRE, _SCRAPE, _SYNC, _READY, _SIGTERM, _CLOSE, _ROOM, _CALLERS, _ASK, _COUNT, _BLOCK = range(12)
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -63,12 +73,31 @@ class Minute(msgspec.Struct):
     waited: float = 0.0
 
 
+class Block(msgspec.Struct, frozen=True):
+    """Of a part of the time: requests that came, those that were refused, and waits as in `Outcome`."""
+
+    requests: float
+    refused: float
+    waits: dict[int, int]
+
+    def wait(self, quantile: float) -> float:
+        """As that of `Outcome`."""
+        return wait_of(self.waits, quantile)
+
+    def less(self, before: Block) -> Block:
+        """What came after those of `before`."""
+        more = ((wait, count - before.waits.get(wait, 0)) for wait, count in self.waits.items())
+        waits = {wait: count for wait, count in more if count}
+        return Block(self.requests - before.requests, self.refused - before.refused, waits)
+
+
 class Outcome(msgspec.Struct, frozen=True):
     """What has happened. Requests are fractions, since those that follow another's call share its fate.
 
     Counts are of what came after second `since`: until then the cluster finds its size. `waits` are how many calls
-    waited how many milliseconds, `decisions` all of the autoscaler's. `cut` are streams that reached
-    `server.max_stream`; pods that leave cut none, since the chart gives them the time of the longest one.
+    waited how many milliseconds, `decisions` all of the autoscaler's, `blocks` equal parts of that time. `cut` are
+    streams that reached `server.max_stream`; pods that leave cut none, since the chart gives them the time of the
+    longest one.
     """
 
     seconds: float
@@ -83,6 +112,7 @@ class Outcome(msgspec.Struct, frozen=True):
     changes: list[Change]
     minutes: list[Minute]
     decisions: list[Decision]
+    blocks: list[Block] = []
 
     @property
     def refused_share(self) -> float:
@@ -105,12 +135,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
     def wait(self, quantile: float) -> float:
         """Seconds that this share of the calls that got a slot waited for it at most."""
-        rank, passed = quantile * sum(self.waits.values()), 0
-        for milliseconds, count in sorted(self.waits.items()):
-            passed += count
-            if passed >= rank:
-                return milliseconds / 1000
-        return 0.0
+        return wait_of(self.waits, quantile)
 
     def integral(self, of: Callable[[Change], int]) -> float:
         """Replica-seconds after `since`."""
@@ -127,6 +152,16 @@ class Outcome(msgspec.Struct, frozen=True):
             (change, max(0.0, end - max(change.at, self.since)))
             for change, end in zip(self.changes, ends, strict=True)
         )
+
+
+def wait_of(waits: Mapping[int, float], quantile: float) -> float:
+    """Seconds; `waits` are numbers of calls by milliseconds."""
+    rank, passed = quantile * sum(waits.values()), 0.0
+    for milliseconds, count in sorted(waits.items()):
+        passed += count
+        if passed >= rank:
+            return milliseconds / 1000
+    return 0.0
 
 
 class _Phase:
@@ -163,19 +198,26 @@ def simulate(
     *,
     seed: int = 1,
     since: float = 0.0,
+    blocks: int = 1,
+    floors: Sequence[int] = (),
     progress: Callable[[float], None] = lambda _: None,
 ) -> Outcome:
     """What would have happened. `progress` is told the share of the time that is over, about each minute of it.
 
+    `floors` are the fewest replicas by hour of the week (schedule.py), where there are any: under `hpa` its
+    `minReplicas` is changed, under `keda` a cron trigger stands beside the other.
+
     ConfigError where the autoscaler's spec cannot be: its message names the value.
     """
-    return _Simulation(record, values, seed, since).run(progress)
+    return _Simulation(record, values, seed, since, blocks, floors).run(progress)
 
 
 class _Simulation:
     """One run. Handlers of events take the event; what is common to them is here."""
 
-    def __init__(self, record: Record, values: Values, seed: int, since: float) -> None:
+    def __init__(
+        self, record: Record, values: Values, seed: int, since: float, blocks: int, floors: Sequence[int]
+    ) -> None:
         header = record.header
         self._record = record
         self._values = values
@@ -183,6 +225,8 @@ class _Simulation:
         self._connections = header.connections
         self._seconds = header.seconds
         self._since = since
+        self._ends = [since + (header.seconds - since) * index / blocks for index in range(1, blocks)]
+        self._floors = floors
         self._phases = [_Phase(mix) for mix in record.mixes]
         self._phase = self._phases[0]
         self._next_phase = 1
@@ -207,6 +251,7 @@ class _Simulation:
         self._requests = self._hits = self._refused = self._waited = 0.0
         self._calls = self._cut = 0
         self._waits: dict[int, int] = {}
+        self._until: list[Block] = []
         self._changes: list[Change] = []
         self._minutes = [Minute() for _ in range(math.ceil(header.seconds / 60))]
         self._decisions: list[Decision] = []
@@ -222,6 +267,7 @@ class _Simulation:
             self._set_callers,
             self._ask,
             self._count_from_now,
+            self._end_block,
         ]
 
     def run(self, progress: Callable[[float], None]) -> Outcome:
@@ -235,6 +281,7 @@ class _Simulation:
             if call:
                 self._arrive(at, self._phase.service(self._load.random()), _NOBODY)
         self._advance(self._seconds)
+        self._end_block()
         return Outcome(
             seconds=self._seconds,
             since=self._since,
@@ -248,16 +295,21 @@ class _Simulation:
             changes=self._changes,
             minutes=self._minutes,
             decisions=self._decisions,
+            blocks=[
+                later.less(earlier)
+                for earlier, later in itertools.pairwise([Block(0.0, 0.0, {}), *self._until])
+            ],
         )
 
     def _begin(self) -> None:
         """The pods that are there at first are ready, and have been scraped while they were idle."""
         scaling, cluster = self._values.autoscaling, self._record.header.cluster
-        autoscaler = _autoscaler(self._values)
+        autoscaler = _autoscaler(self._values, with_floors=bool(self._floors))
         if autoscaler is None:
             self._wanted = self._values.replicas
         else:
-            self._wanted = scaling.minReplicas if cluster.replicas is None else cluster.replicas
+            least = max(scaling.minReplicas, self._floor(0.0))
+            self._wanted = least if cluster.replicas is None else cluster.replicas
             synced = self._pace.synced
             first = self._clocks.uniform(0, self._pace.sync) if synced is None else synced % self._pace.sync
             self._at(first, _SYNC, autoscaler)
@@ -271,6 +323,8 @@ class _Simulation:
             self._at(callers.at, _CALLERS, callers.count)
         if self._since:
             self._at(self._since, _COUNT)
+        for end in self._ends:
+            self._at(end, _BLOCK)
         self._note(0.0)
 
     def _gate(self) -> SimulatedGate:
@@ -456,13 +510,26 @@ class _Simulation:
             )
             for pod in self._pods.all
         ]
+        readings = [self._reading(now)]
+        if self._floors and self._values.autoscaling.mode == "keda":
+            readings.append([self._floor(now) * 1000])
+        elif self._floors:
+            least = max(self._values.autoscaling.minReplicas, self._floor(now))
+            autoscaler.spec = msgspec.structs.replace(autoscaler.spec, min_replicas=least)
         decision = autoscaler.decide(
-            now, self._wanted, pods, [self._reading(now)], status_replicas=len(self._pods.active)
+            now, self._wanted, pods, readings, status_replicas=len(self._pods.active)
         )
         self._decisions.append(decision)
         if decision.replicas != self._wanted:
             self._wanted = decision.replicas
             self._reconcile(now)
+
+    def _floor(self, now: float) -> int:
+        """The fewest replicas of this hour of the week, as far as `maxReplicas` allows."""
+        if not self._floors:
+            return 0
+        hour = hour_of_week(self._record.header.began + now)
+        return min(self._floors[hour], self._values.autoscaling.maxReplicas)
 
     def _reading(self, now: float) -> Mapping[str, Sample] | list[int] | None:
         """What the metrics API answers."""
@@ -550,6 +617,9 @@ class _Simulation:
         self._calls = self._cut = 0
         self._waits = {}
 
+    def _end_block(self, *_: Any) -> None:
+        self._until.append(Block(self._requests, self._refused, dict(self._waits)))
+
     def _note(self, now: float) -> None:
         change = Change(now, self._wanted, len(self._pods.endpoints), len(self._pods.all))
         if self._changes and self._changes[-1].at == now:
@@ -560,11 +630,14 @@ class _Simulation:
         return self._minutes[min(int(now // 60), len(self._minutes) - 1)]
 
 
-def _autoscaler(values: Values) -> Autoscaler | None:
+def _autoscaler(values: Values, *, with_floors: bool) -> Autoscaler | None:
     if values.autoscaling.mode == "none":
         return None
+    spec = values.autoscaler()
+    if with_floors and values.autoscaling.mode == "keda":
+        spec["metrics"].append(_CRON)
     try:
-        return Autoscaler(read_spec(values.autoscaler()), Controller())
+        return Autoscaler(read_spec(spec), Controller())
     except (msgspec.ValidationError, ValueError) as error:
         text, _, place = str(error).partition(" - at `$")
         raise ConfigError(f"autoscaling{place.rstrip('`') or ''}: {text}") from None

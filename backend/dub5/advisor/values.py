@@ -73,6 +73,7 @@ DEFAULTS: dict[str, Any] = {
             "failureThreshold": 3,
             "authenticationRef": "",
             "authenticationKind": "TriggerAuthentication",
+            "triggers": [],
         },
     },
 }
@@ -106,6 +107,7 @@ class Keda(Section, frozen=True):
     failureThreshold: Annotated[int, Meta(ge=1)]  # noqa: N815
     authenticationRef: str  # noqa: N815
     authenticationKind: str  # noqa: N815
+    triggers: list[dict[str, Any]]
 
 
 class Cpu(Section, frozen=True):
@@ -154,7 +156,8 @@ class Values(Section, frozen=True):
     def for_record(self) -> dict[str, Any]:
         """What decides, to be read by `of_values`; without names and addresses, since records are sent to others."""
         config, scaling = self.config, msgspec.to_builtins(self.autoscaling)
-        del scaling["keda"]["serverAddress"], scaling["keda"]["authenticationRef"]
+        for name in ("serverAddress", "authenticationRef", "triggers"):
+            del scaling["keda"][name]
         kept: dict[str, Any] = {
             "admission": {
                 "max_inflight": config.admission.max_inflight,
@@ -216,6 +219,11 @@ def of_values(*written: Mapping[str, Any]) -> Values:
     if scaling.cpu.enabled:
         raise ConfigError(
             "autoscaling.cpu.enabled: a record says nothing of CPU: this metric cannot be simulated"
+        )
+    if scaling.mode == "keda" and scaling.keda.triggers:
+        raise ConfigError(
+            "autoscaling.keda.triggers: further triggers cannot be simulated: leave them out with"
+            " --set autoscaling.keda.triggers=[]"
         )
     if scaling.maxReplicas < scaling.minReplicas:
         raise ConfigError("autoscaling.maxReplicas: must be at least `minReplicas`")

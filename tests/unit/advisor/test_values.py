@@ -107,6 +107,10 @@ def test_what_a_record_keeps_decides_the_same_and_names_nobody() -> None:
         ({"autoscaling": {"minReplicas": None}}, "minReplicas"),
         ({"autoscaling": {"cpu": {"enabled": True}}}, "autoscaling.cpu.enabled"),
         (
+            {"autoscaling": {"mode": "keda", "keda": {"triggers": [{"type": "cron"}]}}},
+            "autoscaling.keda.triggers",
+        ),
+        (
             {"autoscaling": {"behavior": {"scaleUp": {"selectPolicy": "Most"}}}},
             "autoscaling.behavior.scaleUp",
         ),

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dub5.advisor.schedule import Span, triggers
 from dub5.settings.loader import convert, parse_yaml
 from dub5.settings.model import Duration
 from testkit.chart import merged
@@ -168,6 +169,13 @@ def test_keda_never_takes_no_figure_for_zero() -> None:
     assert spec["triggers"][0]["metadata"]["ignoreNullValues"] == "false"
     assert spec["triggers"][0]["metricType"] == "AverageValue"
     assert spec["fallback"] == {"failureThreshold": 3, "replicas": 2, "behavior": "currentReplicasIfHigher"}
+
+
+def test_further_triggers_of_keda_stand_beside_the_own_one() -> None:
+    cron = triggers([Span((1, 2), 8, 12, 6)])
+    spec = render(merged(KEDA, nested("autoscaling.keda.triggers", cron))).one("ScaledObject")["spec"]
+    assert [each["type"] for each in spec["triggers"]] == ["prometheus", "cron"]
+    assert spec["triggers"][1:] == cron
 
 
 def test_pods_are_spread_by_what_was_rolled_out_together() -> None:

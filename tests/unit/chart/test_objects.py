@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from dub5.advisor.schedule import Span, cron_jobs, triggers
 from testkit.chart import CHART, merged
 from tests.unit.chart.support import ApiSchemas, Json, Rendered, nested, render, rendered_anew
 
@@ -78,6 +79,9 @@ MATRIX: dict[str, Json] = {
         KEDA,
         nested("autoscaling.cpu.enabled", True),
         nested("autoscaling.keda.authenticationRef", "prometheus"),
+    ),
+    "keda with floors by hour": merged(
+        KEDA, nested("autoscaling.keda.triggers", triggers([Span((1, 2), 8, 12, 6)]))
     ),
     "hpa with CPU": nested("autoscaling.cpu.enabled", True),
     "fixed": merged(FIXED, {"replicas": 3}),
@@ -169,6 +173,12 @@ def schemas(request: pytest.FixtureRequest) -> ApiSchemas:
 @everywhere
 def test_the_kubernetes_api_accepts_every_object(values: Json, schemas: ApiSchemas) -> None:
     for made in render(values).objects.values():
+        assert schemas.complaints(made) == []
+
+
+def test_the_kubernetes_api_accepts_the_jobs_of_floors_by_hour(schemas: ApiSchemas) -> None:
+    """Those that `dub5 autoscale recommend` writes beside the chart."""
+    for made in cron_jobs([Span((1, 2), 8, 8, 6)], "dub5", "kubectl:1"):
         assert schemas.complaints(made) == []
 
 
