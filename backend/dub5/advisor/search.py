@@ -1,39 +1,59 @@
 """Which values meet an objective at the least cost: simulations of one part of a record, judged on the rest of it.
 
-What is tried are the fewest replicas, the target, and how long the autoscaler waits before it takes replicas away; the
-other values stay as they are. Cost and refusals both go one way with the target, so of the targets on the grid the
-highest that meets the objective is found by halving, for each of the other values. What looks best with one seed is
-then tried with all; what is recommended is judged on the part of the record that no trial has seen, beside the present
-values, and then with twice the load and without the cache.
+Cost and refusals both go one way with the target, so of the targets on the grid the highest that meets the objective is
+found by halving, whatever the other values are. Those are changed one kind after the other from what has come out best
+so far, and a change counts only where it spares a hundredth. What looks best with one seed is then tried with all; what
+is recommended is judged on the part of the record that no trial has seen, beside the present values, and then with
+twice the load and without the cache.
 
-`max_inflight` is not searched: it is what a replica's CPU can bear, of which a record knows nothing.
+The cheapest values that meet an objective just meet it, and the next day would miss it half of the time. So it has to
+be met in each block of the part that is tuned on, with each seed: a block is as long as what is held out. Of n of them
+that are alike, one more would be the worst with a chance of 1 in n + 1.
+
+Where that part is long, the search is made on three hours of it (`_cuts`), and what it finds is tried on the whole.
 """
 
 from __future__ import annotations
 
-import itertools
+import math
 import statistics
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 
+from dub5.advisor import schedule
 from dub5.advisor.record import Record, part, times, without_cache
-from dub5.advisor.simulation import simulate
-from dub5.advisor.values import Rules, Values
+from dub5.advisor.simulation import simulate, wait_of
+from dub5.advisor.values import Policy, Rules, Values
+from dub5.settings.model import Duration
 
-TARGETS = (20, 30, 40, 50, 60, 70, 80, 90)
-LEAST = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+TARGETS = (20, 25, 30, 35, 40, 45, 50, 55, 60, 65, 70, 75, 80, 85, 90)
+LEAST = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)
 WINDOWS = (60, 300, 900)
-"""The grid: targets in percent, fewest replicas, seconds of stabilization downwards."""
+UPS = ((100, 4, 15), (300, 10, 15))
+DOWNS = ((25, 60), (100, 60))
+TIMEOUTS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0)
+TAKEN = (60, 80, 100, 130)
+"""The grid, beside what is in force: targets in percent, fewest replicas, seconds of stabilization downwards; policies:
+percent, pods, seconds; seconds of `queue_timeout`; percent of slots that a floor by hour leaves taken at the peak."""
 
-TUNED, HELD = "tuned on", "held out"
+TUNED, HELD, CUTS = "tuned on", "held out", "three hours of it"
 """Parts of a record."""
+
+DOUBLED, NO_CACHE = "twice the load", "without the cache"
 
 _WARM_UP = 900.0
 """Seconds before a part in which the cluster finds its size; they do not count."""
 
-_SHORTLIST = 4
+_SHORTLIST, _MOST_SHORTLISTS = 4, 6
+_NEAR = 2
+_GAIN = 0.01
+_HEAVY = 400_000
+"""Requests from which on the search is made on cuts, where they are shorter than the whole by half at least."""
+
+_HOUR = 3600.0
 
 
 class Objective(msgspec.Struct, frozen=True):
@@ -43,33 +63,74 @@ class Objective(msgspec.Struct, frozen=True):
     wait: float = 1.0
 
 
-class Choice(msgspec.Struct, frozen=True, order=True):
-    """The values that are searched, by the chart's names; `window` is `scaleDown.stabilizationWindowSeconds`."""
+class Choice(msgspec.Struct, frozen=True, order=True, kw_only=True):
+    """The values that are searched, by the chart's names; `window` is `scaleDown.stabilizationWindowSeconds`.
+
+    `up` are policies of `scaleUp`, (percent, pods, seconds), and `down` of `scaleDown`, (percent, seconds); () leaves
+    those in force. `floors` are the fewest replicas by hour of the week (schedule.py), or none.
+    """
 
     minReplicas: int  # noqa: N815  # the chart's names
+    maxReplicas: int  # noqa: N815
     targetPercentage: int  # noqa: N815
     window: int
+    max_inflight: int
+    queue_timeout: float
+    up: tuple[int, ...] = ()
+    down: tuple[int, ...] = ()
+    floors: tuple[int, ...] = ()
+
+    def changed(self, before: Choice) -> int:
+        """How many values differ."""
+        return sum(getattr(self, name) != getattr(before, name) for name in self.__struct_fields__)
 
 
 class Judged(msgspec.Struct, frozen=True):
-    """What one simulation has come to: replica-hours, shares of requests, seconds, and most replicas ready."""
+    """What one simulation has come to: replica-hours, shares of requests, seconds, most replicas ready, streams cut.
+
+    `blocks` are shares refused, and waits, of equal parts of it.
+    """
 
     cost: float
     refused: float
     waited: float
     wait: float
     most: int
+    cut: int = 0
+    blocks: tuple[tuple[float, float], ...] = ()
 
     def meets(self, objective: Objective) -> bool:
         return self.refused <= objective.refused and self.wait <= objective.wait
 
+    def meets_always(self, objective: Objective) -> bool:
+        """In each block, too."""
+        return self.meets(objective) and all(
+            refused <= objective.refused and wait <= objective.wait for refused, wait in self.blocks
+        )
+
+    def excess(self, objective: Objective) -> float:
+        """By which factor the objective is missed at worst; for comparisons."""
+        of = [(self.refused, self.wait), *self.blocks]
+        return max(
+            max(refused / max(objective.refused, 1e-5), wait / max(objective.wait, 1e-2))
+            for refused, wait in of
+        )
+
 
 class Trial(msgspec.Struct, frozen=True):
-    """One simulation to be made, of a record that is told by its place in `Parts`."""
+    """One simulation to be made, of a part of the record."""
 
     of: str
     choice: Choice
     seed: int
+
+
+class Spread(NamedTuple):
+    """Over seeds."""
+
+    least: float
+    mean: float
+    most: float
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -80,25 +141,50 @@ class Verdict(msgspec.Struct, frozen=True):
 
     @property
     def cost(self) -> float:
-        return statistics.fmean(each.cost for each in self.judged)
+        return self.spread("cost").mean
 
     @property
     def refused(self) -> float:
-        return statistics.fmean(each.refused for each in self.judged)
+        return self.spread("refused").mean
 
     @property
     def wait(self) -> float:
-        return statistics.fmean(each.wait for each in self.judged)
+        return self.spread("wait").mean
+
+    @property
+    def cut(self) -> int:
+        return max(each.cut for each in self.judged)
+
+    @property
+    def most(self) -> int:
+        """Replicas that were ready at once."""
+        return max(each.most for each in self.judged)
+
+    def spread(self, of: str) -> Spread:
+        """Of a number in `Judged`."""
+        values = [getattr(each, of) for each in self.judged]
+        return Spread(min(values), statistics.fmean(values), max(values))
 
     def meets(self, objective: Objective) -> bool:
         """With each seed."""
         return all(each.meets(objective) for each in self.judged)
 
+    def meets_always(self, objective: Objective) -> bool:
+        """With each seed in each block."""
+        return all(each.meets_always(objective) for each in self.judged)
+
+    def rank(self, objective: Objective, now: Choice) -> tuple[bool, float, Choice]:
+        """Less is better: what meets the objective always, at the least cost with a fee for each change; then what
+        misses it by least."""
+        meets = self.meets_always(objective)
+        number = self.cost * (1 + _GAIN * self.choice.changed(now))
+        return (not meets, number if meets else max(e.excess(objective) for e in self.judged), self.choice)
+
 
 class Advice(msgspec.Struct, frozen=True):
     """`present` and `best` are verdicts by the part of the record, TUNED and HELD; `best` is None where nothing on the
-    grid met the objective on the first. `tried` are all trials of one seed there; `what_if` has `best`, or else the
-    present values, under more.
+    grid met the objective on the first. `tried` are all trials of one seed in the search, on `searched_on`; `what_if`
+    has `best`, or else the present values, under more. `notes` say what was left out and assumed, in sentences.
     """
 
     objective: Objective
@@ -106,6 +192,8 @@ class Advice(msgspec.Struct, frozen=True):
     best: dict[str, Verdict] | None
     tried: list[Verdict]
     what_if: dict[str, Verdict]
+    searched_on: str
+    notes: list[str]
 
     @property
     def present_meets(self) -> bool:
@@ -121,8 +209,106 @@ class Advice(msgspec.Struct, frozen=True):
         return found
 
 
+class Nothing(Exception):
+    """Of a record from which nothing can be recommended; the message says why."""
+
+
+class Bounds(NamedTuple):
+    """Within which values may be searched that a record says nothing of; None leaves `max_inflight` as it is."""
+
+    max_inflight: tuple[int, int] | None = None
+    max_replicas: int | None = None
+
+
+class Space(msgspec.Struct, frozen=True):
+    """What is searched, and on what. `most` are maxima of replicas, of which the next is tried where nothing up to one
+    met the objective; `floors` by percent of slots taken."""
+
+    now: Choice
+    least: tuple[int, ...]
+    inflight: tuple[int, ...]
+    ups: tuple[tuple[int, ...], ...]
+    downs: tuple[tuple[int, ...], ...]
+    most: tuple[int, ...]
+    peaks: tuple[float, ...]
+    searched_on: str
+    notes: list[str]
+
+
 Run = Callable[[Sequence[Trial]], Iterable[Judged]]
 """Makes trials, and gives what they came to in their order."""
+
+Progress = Callable[[str], None]
+
+
+def space_of(record: Record, values: Values, held_out: float, bounds: Bounds) -> Space:
+    """Nothing where the record has no load to tune on."""
+    tuned = part(record, 0.0, record.header.seconds * (1 - held_out))
+    held = part(record, record.header.seconds * (1 - held_out), record.header.seconds)
+    notes = list(_notes(tuned, held, bounds))
+    replace, now = msgspec.structs.replace, present(values)
+    as_it_is = chosen(values, now)
+    offered = [offered for _, offered in schedule.offered_by_minute(tuned)]
+    peak = max(offered, default=0.0) or max((float(each.count) for each in tuned.callers), default=0.0)
+    low = now.max_inflight if bounds.max_inflight is None else min(bounds.max_inflight[0], now.max_inflight)
+    limit = 2 * now.maxReplicas if bounds.max_replicas is None else max(now.maxReplicas, bounds.max_replicas)
+    needed = min(limit, math.ceil(peak / low) + 2)
+    cuts = _cuts(tuned)
+    heavy = tuned.requests > _HEAVY and 2 * len(cuts) * (_HOUR + _WARM_UP) < tuned.header.seconds
+    if heavy:
+        notes.append(
+            "The part that was tuned on is long: values were searched on three hours of it, the most demanding of its"
+            " quiet, middle and busy ones, and then tried on all of it."
+        )
+    return Space(
+        now=now,
+        least=tuple(sorted({*(each for each in LEAST if each <= needed), now.minReplicas})),
+        inflight=_between(bounds.max_inflight, now.max_inflight),
+        ups=((), *(up for up in UPS if chosen(values, replace(now, up=up)) != as_it_is)),
+        downs=((), *(down for down in DOWNS if chosen(values, replace(now, down=down)) != as_it_is)),
+        most=tuple(
+            sorted({now.maxReplicas, *(min(limit, math.ceil(now.maxReplicas * by)) for by in (1.5, 2, 3, 4))})
+        ),
+        peaks=() if schedule.why_not(tuned) else tuple(schedule.peaks(tuned)),
+        searched_on=CUTS if heavy else TUNED,
+        notes=notes,
+    )
+
+
+def _between(bounds: tuple[int, int] | None, now: int) -> tuple[int, ...]:
+    """Five numbers, evenly by factor; and the present one where it is between them."""
+    if bounds is None:
+        return (now,)
+    low, high = bounds
+    steps = {round(low * (high / low) ** (index / 4)) for index in range(5)}
+    return tuple(sorted({*steps, *([now] if low <= now <= high else [])}))
+
+
+def _notes(tuned: Record, held: Record, bounds: Bounds) -> Iterable[str]:
+    if not _has_load(tuned):
+        raise Nothing("the part of the record that values are tuned on has no requests")
+    if not _has_load(held):
+        yield "The part that was held out has no requests: nothing was judged on it."
+    if bounds.max_inflight is None:
+        yield (
+            "config.admission.max_inflight was left as it is: what a replica's CPU can bear is not in the record. Where"
+            " you know, give the bounds: --max-inflight 20..100."
+        )
+    else:
+        yield (
+            "config.admission.max_inflight was searched within the bounds that were given; the record knows nothing of"
+            " CPU, so that a replica bears it is yours to know."
+        )
+    why = schedule.why_not(tuned)
+    yield (
+        f"No floor by hour of the week was tried: {why}."
+        if why
+        else f"Floors by hour of the {'week' if tuned.header.seconds >= schedule.WEEK else 'day'} were tried."
+    )
+
+
+def _has_load(record: Record) -> bool:
+    return record.requests > 0 or any(each.count for each in record.callers)
 
 
 class Bench:
@@ -135,12 +321,17 @@ class Bench:
         seconds = record.header.seconds
         middle = seconds * (1 - held_out)
         begin = max(0.0, middle - _WARM_UP)
-        rest = part(record, begin, seconds)
+        tuned, rest = part(record, 0.0, middle), part(record, begin, seconds)
+        blocks = max(1, round((1 - held_out) / held_out))
         self._records = {
-            TUNED: (part(record, 0.0, middle), min(_WARM_UP, middle / 4)),
-            HELD: (rest, middle - begin),
-            "twice the load": (times(rest, 2.0), middle - begin),
-            "without the cache": (without_cache(rest), middle - begin),
+            TUNED: [(tuned, min(_WARM_UP, middle / 4), blocks, 1.0)],
+            HELD: [(rest, middle - begin, 1, 1.0)],
+            DOUBLED: [(times(rest, 2.0), middle - begin, 1, 1.0)],
+            NO_CACHE: [(without_cache(rest), middle - begin, 1, 1.0)],
+            CUTS: [
+                (part(tuned, max(0.0, at - _WARM_UP), at + _HOUR), min(at, _WARM_UP), 1, weight)
+                for at, weight in _cuts(tuned)
+            ],
         }
 
     @classmethod
@@ -154,110 +345,276 @@ class Bench:
         return cls._here.judge(trial)
 
     def judge(self, trial: Trial) -> Judged:
-        record, since = self._records[trial.of]
-        outcome = simulate(record, chosen(self._values, trial.choice), seed=trial.seed, since=since)
+        """Of several records the sum, each as often as its weight says."""
+        values = chosen(self._values, trial.choice)
+        made = [
+            (
+                weight,
+                simulate(
+                    record, values, seed=trial.seed, since=since, blocks=blocks, floors=trial.choice.floors
+                ),
+            )
+            for record, since, blocks, weight in self._records[trial.of]
+        ]
+        requests = sum(weight * outcome.requests for weight, outcome in made) or 1.0
+        waits: dict[int, float] = defaultdict(float)
+        for weight, outcome in made:
+            for wait, count in outcome.waits.items():
+                waits[wait] += weight * count
+        blocks = [block for _, outcome in made for block in outcome.blocks if len(outcome.blocks) > 1]
         return Judged(
-            cost=outcome.replica_hours,
-            refused=outcome.refused_share,
-            waited=outcome.waited_share,
-            wait=outcome.wait(0.99),
-            most=outcome.most,
+            cost=sum(weight * outcome.replica_hours for weight, outcome in made),
+            refused=sum(weight * outcome.refused for weight, outcome in made) / requests,
+            waited=sum(weight * outcome.waited for weight, outcome in made) / requests,
+            wait=wait_of(waits, 0.99),
+            most=max(outcome.most for _, outcome in made),
+            cut=sum(outcome.cut for _, outcome in made),
+            blocks=tuple((block.refused / max(block.requests, 1.0), block.wait(0.99)) for block in blocks),
         )
+
+
+def _cuts(tuned: Record) -> list[tuple[float, float]]:
+    """When three hours begin that stand for the whole, and for how many times their load each does: of the hours by
+    load, the quiet third, the middle and the busy one, that in which load rises most within five minutes.
+    """
+    minutes = dict(schedule.offered_by_minute(tuned))
+    hours = range(int(tuned.header.seconds // _HOUR))
+
+    def rise(hour: int) -> float:
+        loads = [minutes.get(hour * _HOUR + minute * 60.0, 0.0) for minute in range(-5, 60)]
+        return max(later - earlier for earlier, later in zip(loads, loads[5:], strict=False))
+
+    def load(hour: int) -> float:
+        return sum(minutes.get(hour * _HOUR + minute * 60.0, 0.0) for minute in range(60))
+
+    ordered = sorted(hours, key=load)
+    third = math.ceil(len(ordered) / 3) or 1
+    thirds = [ordered[first : first + third] for first in range(0, len(ordered), third)]
+    chosen = [(max(each, key=rise), each) for each in thirds]
+    return [
+        (hour * _HOUR, sum(map(load, each)) / load(hour) if load(hour) else float(len(each)))
+        for hour, each in chosen
+    ]
 
 
 def present(values: Values) -> Choice:
     """The choice that is in force."""
     scaling, down = values.autoscaling, values.autoscaling.behavior.scaleDown
     window = down.stabilizationWindowSeconds if down is not None else None
-    return Choice(scaling.minReplicas, scaling.targetPercentage, 300 if window is None else window)
+    return Choice(
+        minReplicas=scaling.minReplicas,
+        maxReplicas=scaling.maxReplicas,
+        targetPercentage=scaling.targetPercentage,
+        window=300 if window is None else window,
+        max_inflight=values.config.admission.max_inflight,
+        queue_timeout=float(values.config.admission.queue_timeout),
+    )
 
 
 def chosen(values: Values, choice: Choice) -> Values:
     """The values with this choice."""
     replace = msgspec.structs.replace
-    scaling = values.autoscaling
-    down = replace(scaling.behavior.scaleDown or Rules(), stabilizationWindowSeconds=choice.window)
+    scaling, admission = values.autoscaling, values.config.admission
+    up, down = scaling.behavior.scaleUp, scaling.behavior.scaleDown or Rules()
+    down = replace(down, stabilizationWindowSeconds=choice.window)
+    if choice.up:
+        percent, pods, seconds = choice.up
+        policies = [Policy("Percent", percent, seconds), Policy("Pods", pods, seconds)]
+        up = replace(up or Rules(), policies=policies)
+    if choice.down:
+        percent, seconds = choice.down
+        down = replace(down, policies=[Policy("Percent", percent, seconds)])
     return replace(
         values,
         autoscaling=replace(
             scaling,
             minReplicas=choice.minReplicas,
-            maxReplicas=max(scaling.maxReplicas, choice.minReplicas),
+            maxReplicas=max(choice.maxReplicas, choice.minReplicas),
             targetPercentage=choice.targetPercentage,
-            behavior=replace(scaling.behavior, scaleDown=down),
+            behavior=replace(scaling.behavior, scaleUp=up, scaleDown=down),
+        ),
+        config=replace(
+            values.config,
+            admission=replace(
+                admission,
+                max_inflight=choice.max_inflight,
+                queue_timeout=Duration(choice.queue_timeout),
+            ),
         ),
     )
 
 
 def recommend(
-    values: Values,
+    space: Space,
     objective: Objective,
     run: Run,
     seeds: Sequence[int],
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Progress = lambda _: None,
 ) -> Advice:
     """`run` makes trials on a `Bench` of the record and these values."""
-    now = present(values)
-    tried = _search(values, objective, run, seeds[0], progress)
-    best = _best(tried, objective, run, seeds, progress)
+    search = _Search(space, objective, run, seeds[0], progress)
+    search.run()
+    tried = list(search.tried.values())
+    best, always = _best(space, tried, objective, run, seeds, progress)
 
     def judged(of: str, choice: Choice) -> Verdict:
-        progress(of)
+        progress(f"judged: {of}")
         return Verdict(choice, list(run([Trial(of, choice, seed) for seed in seeds])))
 
     def on_both(choice: Choice) -> dict[str, Verdict]:
         return {of: judged(of, choice) for of in (TUNED, HELD)}
 
-    choice = now if best is None else best
+    choice = space.now if best is None else best
+    now = on_both(space.now)
+    if best is None:
+        notes = []
+    elif always:
+        blocks = sum(max(1, len(each.blocks)) for each in now[TUNED].judged)
+        margin = (
+            f"The objective is met in each of {blocks} blocks that were tuned on, by time and seed: one more like them"
+            f" would be the worst with a chance of 1 in {blocks + 1}. That is the margin."
+        )
+        notes = [margin]
+    else:
+        notes = [
+            "The objective is met over all the time that was tuned on, but not in each block of it: no margin."
+        ]
     return Advice(
         objective,
-        present=on_both(now),
-        best=None if best is None else on_both(best),
+        present=now,
+        best=None if best is None else now if best == space.now else on_both(best),
         tried=tried,
-        what_if={of: judged(of, choice) for of in ("twice the load", "without the cache")},
+        what_if={of: judged(of, choice) for of in (DOUBLED, NO_CACHE)},
+        searched_on=space.searched_on,
+        notes=[*space.notes, *notes],
     )
 
 
-def _search(
-    values: Values, objective: Objective, run: Run, seed: int, progress: Callable[[str], None]
-) -> list[Verdict]:
-    """For each window and each fewest number the highest target that meets the objective, by halving, all at once."""
-    now = present(values)
-    least = sorted({*(each for each in LEAST if each <= values.autoscaling.maxReplicas), now.minReplicas})
-    windows = sorted({*WINDOWS, now.window})
-    targets = sorted({*TARGETS, now.targetPercentage})
-    bounds = {pair: (-1, len(targets)) for pair in itertools.product(least, windows)}
-    tried: dict[Choice, Verdict] = {}
-    while open_pairs := [pair for pair, (low, high) in bounds.items() if high - low > 1]:
-        progress(f"{len(tried)} values tried")
-        choices = [Choice(few, targets[sum(bounds[few, window]) // 2], window) for few, window in open_pairs]
-        outcomes = run([Trial(TUNED, choice, seed) for choice in choices])
-        for pair, choice, judged in zip(open_pairs, choices, outcomes, strict=True):
-            tried[choice] = Verdict(choice, [judged])
-            low, high = bounds[pair]
-            middle = (low + high) // 2
-            bounds[pair] = (middle, high) if judged.meets(objective) else (low, middle)
-    return list(tried.values())
+class _Search:
+    """By one seed: `tried` are all that were."""
+
+    def __init__(self, space: Space, objective: Objective, run: Run, seed: int, progress: Progress) -> None:
+        self._space = space
+        self._objective = objective
+        self._run = run
+        self._seed = seed
+        self._progress = progress
+        self._targets = sorted({*TARGETS, space.now.targetPercentage})
+        self.tried: dict[Choice, Verdict] = {}
+
+    def run(self) -> None:
+        """With more replicas at most as long as nothing meets the objective."""
+        slots = min(self._space.inflight, key=lambda each: abs(each - self._space.now.max_inflight))
+        for most in self._space.most:
+            now = msgspec.structs.replace(self._space.now, maxReplicas=most, max_inflight=slots)
+            self._judge([now])
+            self._from(now)
+            if any(verdict.meets_always(self._objective) for verdict in self.tried.values()):
+                return
+
+    def _from(self, now: Choice) -> None:
+        space = self._space
+        least = [each for each in space.least if each <= now.maxReplicas]
+        self._vary(now, "max_inflight", space.inflight, everywhere=True)
+        self._vary(now, "minReplicas", least, everywhere=True)
+        self._vary(now, "window", sorted({*WINDOWS, now.window}))
+        self._vary(now, "up", space.ups)
+        self._vary(now, "down", space.downs)
+        self._vary(now, "queue_timeout", sorted({*TIMEOUTS, now.queue_timeout}))
+        self._vary_floors(now)
+        self._vary(now, "minReplicas", least)
+
+    def _vary(self, now: Choice, name: str, options: Sequence[Any], *, everywhere: bool = False) -> None:
+        """From the best so far, this value changed; each with the target near by, or `everywhere`, that is best."""
+        best = self._best(now)
+        bases = [msgspec.structs.replace(best, **{name: each}) for each in options]
+        self._highest(bases, everywhere=everywhere)
+
+    def _vary_floors(self, now: Choice) -> None:
+        """They spare something where less is there at other times."""
+        if not self._space.peaks:
+            return
+        best = self._best(now)
+        bases = []
+        for taken in TAKEN:
+            floors = schedule.floors(self._space.peaks, best.max_inflight * taken / 100, now.maxReplicas)
+            for least in {1, min(2, best.minReplicas), best.minReplicas}:
+                if max(floors) > max(least, min(floors)):
+                    least_of_all = max(least, min(floors))
+                    bases.append(msgspec.structs.replace(best, minReplicas=least_of_all, floors=floors))
+        self._highest(sorted(set(bases)), everywhere=True)
+
+    def _best(self, now: Choice) -> Choice:
+        """Of those with that maximum of replicas."""
+        verdicts = (each for each in self.tried.values() if each.choice.maxReplicas == now.maxReplicas)
+        return min(verdicts, key=lambda each: each.rank(self._objective, self._space.now)).choice
+
+    def _highest(self, bases: Sequence[Choice], *, everywhere: bool) -> None:
+        """For each the highest target that meets the objective, by halving, all at once."""
+        targets = self._targets
+        bounds = {}
+        for base in bases:
+            index = targets.index(base.targetPercentage)
+            near = (max(-1, index - _NEAR), min(len(targets), index + _NEAR))
+            bounds[base] = (-1, len(targets)) if everywhere else near
+        while open_bases := [base for base, (low, high) in bounds.items() if high - low > 1]:
+            middles = [sum(bounds[base]) // 2 for base in open_bases]
+            choices = [
+                msgspec.structs.replace(base, targetPercentage=targets[middle])
+                for base, middle in zip(open_bases, middles, strict=True)
+            ]
+            self._judge(choices)
+            for base, middle, choice in zip(open_bases, middles, choices, strict=True):
+                low, high = bounds[base]
+                meets = self.tried[choice].meets_always(self._objective)
+                bounds[base] = (middle, high) if meets else (low, middle)
+
+    def _judge(self, choices: Sequence[Choice]) -> None:
+        self._progress(f"{len(self.tried)} values tried")
+        new = [choice for choice in dict.fromkeys(choices) if choice not in self.tried]
+        trials = [Trial(self._space.searched_on, choice, self._seed) for choice in new]
+        for choice, judged in zip(new, self._run(trials), strict=True):
+            self.tried[choice] = Verdict(choice, [judged])
 
 
 def _best(
+    space: Space,
     tried: Sequence[Verdict],
     objective: Objective,
     run: Run,
     seeds: Sequence[int],
-    progress: Callable[[str], None],
-) -> Choice | None:
-    """The cheapest that meets the objective with every seed."""
-    promising = sorted(
-        (each for each in tried if each.meets(objective)), key=lambda each: (each.cost, each.choice)
-    )
-    for first in range(0, len(promising), _SHORTLIST):
-        shortlist = promising[first : first + _SHORTLIST]
+    progress: Progress,
+) -> tuple[Choice | None, bool]:
+    """The cheapest that meets the objective with every seed, and whether it does so in each block; where none does,
+    the cheapest of those that do over all."""
+
+    def judged(choices: Sequence[Choice]) -> list[Verdict]:
+        outcomes = list(run([Trial(TUNED, choice, seed) for choice in choices for seed in seeds]))
+        parts = [outcomes[first : first + len(seeds)] for first in range(0, len(outcomes), len(seeds))]
+        return [Verdict(choice, of) for choice, of in zip(choices, parts, strict=True)]
+
+    promising = sorted(tried, key=lambda each: each.rank(objective, space.now))
+    promising = [each for each in promising if each.meets(objective)]
+    second: list[Verdict] = []
+    for first in range(0, min(len(promising), _SHORTLIST * _MOST_SHORTLISTS), _SHORTLIST):
         progress(f"{first} of {len(promising)} tried with all seeds")
-        trials = [Trial(TUNED, each.choice, seed) for each in shortlist for seed in seeds]
-        outcomes = list(run(trials))
-        for index, each in enumerate(shortlist):
-            part_of = outcomes[index * len(seeds) : (index + 1) * len(seeds)]
-            if Verdict(each.choice, part_of).meets(objective):
-                return each.choice
-    return None
+        verdicts = judged([each.choice for each in promising[first : first + _SHORTLIST]])
+        best = min(verdicts, key=lambda each: each.rank(objective, space.now))
+        if best.meets_always(objective):
+            return (_raised(best, objective, judged) if space.searched_on == CUTS else best).choice, True
+        second += [each for each in verdicts if each.meets(objective)]
+    if second:
+        return min(second, key=lambda each: (each.cost, each.choice)).choice, False
+    return None, False
+
+
+def _raised(
+    best: Verdict, objective: Objective, judged: Callable[[Sequence[Choice]], list[Verdict]]
+) -> Verdict:
+    """With a higher target where that still does: cuts are more demanding than the whole."""
+    for target in [each for each in TARGETS if each > best.choice.targetPercentage][:_NEAR]:
+        (higher,) = judged([msgspec.structs.replace(best.choice, targetPercentage=target)])
+        if not higher.meets_always(objective) or higher.cost >= best.cost:
+            break
+        best = higher
+    return best

@@ -31,7 +31,7 @@ from dub5.advisor.record import (
     write,
 )
 from dub5.advisor.running import measure
-from dub5.advisor.search import Bench, Objective, Run, recommend
+from dub5.advisor.search import Bench, Bounds, Nothing, Objective, Run, recommend, space_of
 from dub5.advisor.simulation import Outcome, simulate
 from dub5.advisor.values import Values, read_values
 from dub5.cli import command
@@ -218,6 +218,18 @@ def _add_recommend(commands: command.Commands) -> None:
         help="share of the record, its end, that values are judged on and not tuned (default 0.33)",
     )
     recommended.add_argument(
+        "--max-inflight",
+        type=command.read_by(_between),
+        metavar="LEAST..MOST",
+        help="search this value too, within what a replica's CPU bears, such as 20..100 (default: as it is)",
+    )
+    recommended.add_argument(
+        "--max-replicas",
+        type=command.read_by(_count),
+        metavar="NUMBER",
+        help="may be raised to this where nothing else meets the objective (default: twice the present)",
+    )
+    recommended.add_argument(
         "--jobs",
         type=command.read_by(_count),
         default=os.cpu_count() or 1,
@@ -335,10 +347,14 @@ def _recommend(args: argparse.Namespace) -> int:
         raise Failed("--held-out: something must be left on either side; write a number between 0 and 1")
     objective = Objective(refused=args.refused, wait=args.wait)
     seeds = range(args.seed, args.seed + max(1, args.seeds))
+    try:
+        space = space_of(record, values, args.held_out, Bounds(args.max_inflight, args.max_replicas))
+    except Nothing as error:
+        raise Failed(f"{args.record}: {error}") from None
     with _benches(record, values, args.held_out, args.jobs) as run:
-        advice = recommend(values, objective, run, seeds, _show)
+        advice = recommend(space, objective, run, seeds, _show)
     _show("")
-    streams.write(json.dumps(words.plain(advice)) if args.json else words.text(advice, values))
+    streams.write(json.dumps(words.plain(advice, values)) if args.json else words.text(advice, values))
     return 0 if advice.present_meets else MISSED
 
 
@@ -429,6 +445,13 @@ def _count(written: str) -> int:
     if re.fullmatch(r"[0-9]{1,4}", written) is None:
         raise ValueError(f"{written!r} is no number of replicas")
     return int(written)
+
+
+def _between(written: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([0-9]{1,5})\.\.([0-9]{1,5})", written)
+    if found is None or not 0 < int(found[1]) <= int(found[2]):
+        raise ValueError(f"{written!r} is no least and most, such as 20..100")
+    return int(found[1]), int(found[2])
 
 
 def _positive_of(written: str) -> float:
