@@ -38,6 +38,10 @@ HERE = {
     ),
     ".venv/bin/dub5 autoscale explain load.record --at 12m",
     (
+        ".venv/bin/dub5 autoscale simulate load.record --refused 0.001 --wait 2s "
+        "--html report.html --markdown report.md"
+    ),
+    (
         ".venv/bin/dub5 autoscale recommend load.record --set config.admission.max_inflight=50 "
         "--refused 0.001 --wait 2s --seeds 2"
     ),

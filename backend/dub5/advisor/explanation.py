@@ -13,26 +13,30 @@ from dub5.advisor.values import Values
 
 def explain(record: Record, values: Values, outcome: Outcome, at: float | None, turns: int) -> str:
     """The last `turns` decisions up to second `at`; without it, all that changed the number."""
-    if at is None:
-        chosen = [decision for decision in outcome.decisions if decision.rescaled]
-    else:
-        chosen = [decision for decision in outcome.decisions if decision.time <= at][-turns:]
-    if not chosen:
+    decisions = chosen(outcome, at, turns)
+    if not decisions:
         return "The autoscaler decided nothing" + (
             " up to then." if at is not None else " that changed the number."
         )
-    return "\n".join(line for decision in chosen for line in _paragraph(record, values, outcome, decision))
+    return "\n".join(line for decision in decisions for line in _paragraph(record, values, outcome, decision))
+
+
+def chosen(outcome: Outcome, at: float | None, turns: int) -> list[Decision]:
+    """Those that `explain` explains."""
+    if at is None:
+        return [decision for decision in outcome.decisions if decision.rescaled]
+    return [decision for decision in outcome.decisions if decision.time <= at][-turns:]
 
 
 def _paragraph(record: Record, values: Values, outcome: Outcome, decision: Decision) -> Iterator[str]:
     there = outcome.at(decision.time - 1e-9)
     verdict = f"to {decision.replicas}" if decision.rescaled else "no change"
-    yield f"{_clock(decision.time)}  {decision.current} replicas wanted, {there.ready} ready: {verdict}"
+    yield f"{clock(decision.time)}  {decision.current} replicas wanted, {there.ready} ready: {verdict}"
     for sentence in words(decision, values):
         yield f"    {sentence}"
-    seen = _seen(record, decision.time)
-    if seen is not None:
-        yield f"    (In the record {seen.wanted} were wanted then, {seen.ready} ready.)"
+    then = seen(record, decision.time)
+    if then is not None:
+        yield f"    (In the record {then.wanted} were wanted then, {then.ready} ready.)"
 
 
 def words(decision: Decision, values: Values) -> Iterator[str]:
@@ -88,14 +92,15 @@ def _bounds(decision: Decision, proposed: int, stabilized: int, values: Values) 
         }[limited.reason]
 
 
-def _seen(record: Record, moment: float) -> Seen | None:
+def seen(record: Record, moment: float) -> Seen | None:
     """The last that was seen up to then."""
     return next(
         (each for each in reversed(record.seen) if each.at <= moment and each.wanted is not None), None
     )
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}"

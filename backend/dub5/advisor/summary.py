@@ -186,7 +186,7 @@ def _head(record: Record, values: Values, outcome: Outcome) -> list[str]:
         f"{scaling.minReplicas} to {scaling.maxReplicas} replicas by {scaling.mode}, target {values.target}"
     )
     return [
-        f"{record.header.source}: {_duration(outcome.seconds)}, {outcome.requests:,.0f} requests, {hits:.1%} hits",
+        f"{record.header.source}: {duration(outcome.seconds)}, {outcome.requests:,.0f} requests, {hits:.1%} hits",
         f"{values.replicas} replicas" if scaling.mode == "none" else between,
         f"at most {values.capacity} calls at once in each",
     ]
@@ -219,7 +219,8 @@ def _row(row: Row) -> str:
     return f"{counts}  {spread(row.wanted)}  {spread(row.ready)}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """In words."""
     hours, rest = divmod(round(seconds), 3600)
     minutes, rest = divmod(rest, 60)
     return " ".join(

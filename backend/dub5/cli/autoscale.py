@@ -6,17 +6,18 @@ import argparse
 import asyncio
 import contextlib
 import json
+import math
 import multiprocessing
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
 from dub5.advisor import advice as words
-from dub5.advisor import sources, summary
+from dub5.advisor import page, sources, summary
 from dub5.advisor.explanation import explain
 from dub5.advisor.record import (
     LONGEST,
@@ -31,10 +32,10 @@ from dub5.advisor.record import (
     write,
 )
 from dub5.advisor.running import measure
-from dub5.advisor.search import Bench, Bounds, Nothing, Objective, Run, recommend, space_of
+from dub5.advisor.search import HELD, Bench, Bounds, Nothing, Objective, Run, chosen, recommend, space_of
 from dub5.advisor.simulation import Outcome, simulate
 from dub5.advisor.values import Values, read_values
-from dub5.cli import command
+from dub5.cli import autoscale_page, command
 from dub5.cli import standard_streams as streams
 from dub5.cli.command import Failed
 from dub5.errors import ConfigError
@@ -170,7 +171,14 @@ def _add_simulate(commands: command.Commands) -> None:
         "dub5 autoscale simulate load.record --values values.yaml --set autoscaling.targetPercentage=60",
     )
     _add_what_is_simulated(simulated)
+    simulated.add_argument(
+        "--refused",
+        type=_share,
+        help="of requests, at most: the verdict is whether that is met, 3 is the exit code if not",
+    )
+    simulated.add_argument("--wait", type=_duration, help="of 99 %% of calls for a slot, at most: the same")
     simulated.add_argument("--json", action="store_true", help="print plain data")
+    autoscale_page.add_arguments(simulated)
     simulated.set_defaults(run=_simulate)
 
 
@@ -191,6 +199,7 @@ def _add_explain(commands: command.Commands) -> None:
     explained.add_argument(
         "--turns", type=command.read_by(_count), default=3, help="of the autoscaler before that (default 3)"
     )
+    autoscale_page.add_arguments(explained)
     explained.set_defaults(run=_explain)
 
 
@@ -236,6 +245,7 @@ def _add_recommend(commands: command.Commands) -> None:
         help="simulations at once (default: as many as there are cores)",
     )
     recommended.add_argument("--json", action="store_true", help="print plain data")
+    autoscale_page.add_arguments(recommended)
     recommended.set_defaults(run=_recommend)
 
 
@@ -327,19 +337,36 @@ def _headers(args: argparse.Namespace) -> list[tuple[str, str]]:
 
 def _simulate(args: argparse.Namespace) -> int:
     record, values, outcome = _simulated(args)
+    objective = _objective(args)
+    autoscale_page.write(
+        args, "simulate", lambda origin: page.simulated(record, values, outcome, origin, objective)
+    )
     if args.json:
         streams.write(json.dumps(summary.plain(record, values, outcome, args.seed)))
     else:
         streams.write(summary.text(record, values, outcome))
-    return 0
+    return 0 if objective is None or page.meets(outcome, objective) else MISSED
+
+
+def _objective(args: argparse.Namespace) -> Objective | None:
+    """What is asked of one simulation; of what is not said anything will do."""
+    if args.refused is None and args.wait is None:
+        return None
+    return Objective(
+        refused=1.0 if args.refused is None else args.refused,
+        wait=math.inf if args.wait is None else args.wait,
+    )
 
 
 def _explain(args: argparse.Namespace) -> int:
-    streams.write(explain(*_simulated(args), args.at, args.turns))
+    found = _simulated(args)
+    autoscale_page.write(args, "explain", lambda origin: page.explained(*found, args.at, args.turns, origin))
+    streams.write(explain(*found, args.at, args.turns))
     return 0
 
 
 def _recommend(args: argparse.Namespace) -> int:
+    reported = autoscale_page.check(args)
     record, values = _given(args)
     if values.autoscaling.mode == "none":
         raise Failed("autoscaling.mode: none has no values to recommend; try `hpa` or `keda`")
@@ -353,6 +380,21 @@ def _recommend(args: argparse.Namespace) -> int:
         raise Failed(f"{args.record}: {error}") from None
     with _benches(record, values, args.held_out, args.jobs) as run:
         advice = recommend(space, objective, run, seeds, _show)
+    if reported:
+        present = simulate(record, values, seed=args.seed, progress=_progress("present values over time"))
+        best = None
+        if advice.best is not None:
+            choice = advice.best[HELD].choice
+            best = simulate(
+                record,
+                chosen(values, choice),
+                seed=args.seed,
+                floors=choice.floors,
+                progress=_progress("recommended values over time"),
+            )
+        autoscale_page.write(
+            args, "recommend", lambda origin: page.recommended(record, values, advice, present, best, origin)
+        )
     _show("")
     streams.write(json.dumps(words.plain(advice, values)) if args.json else words.text(advice, values))
     return 0 if advice.present_meets else MISSED
@@ -372,8 +414,9 @@ def _benches(record: Record, values: Values, held_out: float, jobs: int) -> Iter
 
 
 def _simulated(args: argparse.Namespace) -> tuple[Record, Values, Outcome]:
+    autoscale_page.check(args)
     record, values = _given(args)
-    outcome = simulate(record, values, seed=args.seed, progress=lambda share: _show(f"{share:.0%}"))
+    outcome = simulate(record, values, seed=args.seed, progress=_progress("simulated"))
     _show("")
     return record, values, outcome
 
@@ -385,6 +428,10 @@ def _given(args: argparse.Namespace) -> tuple[Record, Values]:
         raise Failed(str(error)) from None
     given = [_set(written) for written in args.set]
     return record, read_values(args.values, *([] if args.values else [record.header.values]), *given)
+
+
+def _progress(what: str) -> Callable[[float], None]:
+    return lambda share: _show(f"{what}: {share:.0%}")
 
 
 def _show(progress: str) -> None:

@@ -5,7 +5,7 @@ A module has `add_arguments(parser)`, which sets `run` for each thing that it do
 gives the exit code.
 
 Exit codes: 0 done, 1 refused (a configuration in error) or the output cannot be written, 2 wrong usage, 3 of
-`autoscale recommend` that the present values miss the objective, 141 whatever
+`autoscale recommend` and `simulate` that the values miss the objective, 141 whatever
 read the output has gone.
 """
 

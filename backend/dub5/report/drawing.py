@@ -60,6 +60,7 @@ _STEPS = (
     7 * _DAY,
 )
 _TICKS = 5
+_ROUND = [1, 2, 5, 10]
 
 _COLOURS = ("#010101", "#020202", "#030303", "#040404")
 """Stand for the page's variables --c0 to --c3, `_GREY` for --dim: matplotlib knows no variables."""
@@ -130,7 +131,6 @@ def _draw(axes: Axes, plot: Plot, place: int, curve: Curve) -> None:
 def _scale(axes: Axes, plot: Plot) -> None:
     """Everything is inside: nothing is clipped."""
     large = EngFormatter(places=None)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}" if abs(y) < 1000 else large(y)))
     if plot.times:
         axes.set_yscale("log")
         axes.set_ylim(*TIMES)
@@ -143,8 +143,9 @@ def _scale(axes: Axes, plot: Plot) -> None:
         axes.yaxis.set_major_locator(
             MaxNLocator(4, steps=[1, 2, 5, 10], integer=all(float(y).is_integer() for y in values))
         )
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}" if abs(y) < 1000 else large(y)))
     if plot.across:
-        axes.xaxis.set_major_locator(MaxNLocator(_TICKS))
+        axes.xaxis.set_major_locator(MaxNLocator(_TICKS, steps=_ROUND))
         axes.margins(x=0.04)
         return
     axes.set_xmargin(0)

@@ -188,9 +188,10 @@ i.level { color: var(--dim); border-top: 2px dotted; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 th, td { text-align: left; font-weight: 400; padding: .25rem 1rem .25rem 0;
   border-bottom: 1px solid var(--rule); vertical-align: top;
-  min-width: 3rem; max-width: 30rem; overflow-wrap: break-word; }
+  min-width: 3rem; max-width: 36rem; overflow-wrap: break-word; }
 thead th { font-weight: 600; vertical-align: bottom; }
 .n { text-align: right; }
+td.n { white-space: nowrap; }
 td.good, td.bad, th.good, th.bad { font-weight: 600; }
 pre { background: var(--panel); padding: .8rem 1rem; overflow-x: auto; font-size: .85rem; white-space: pre;
   overflow-wrap: normal; }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from dub5.advisor.record import read
+from dub5.cli import autoscale_page
 from dub5.cli.autoscale import MISSED
 from dub5.cli.main import main
 from testkit.places import ROOT
@@ -115,6 +117,44 @@ def test_decisions_are_explained(record: Path, capsys: pytest.CaptureFixture[str
     assert all(line.startswith("0:00:") for line in turns)
     assert main(["autoscale", "explain", *few, "--set", "autoscaling.mode=none"]) == 0
     assert "nothing" in capsys.readouterr().out
+
+
+def test_what_is_found_is_written_as_a_report_too(
+    record: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = [str(record), "--set", "config.admission.max_inflight=10", "--set", "autoscaling.maxReplicas=2"]
+    page, text = tmp_path / "report.html", tmp_path / "report.md"
+    files = ["--html", str(page), "--markdown", str(text)]
+    assert main(["autoscale", "simulate", *few, *files, "--wait", "60s"]) == 0
+    assert "These values meet the objective." in page.read_text()
+    again = "dub5 autoscale simulate load.record --set config.admission.max_inflight=10"
+    assert again in text.read_text()
+    assert "--wait 1m --html report.html" in text.read_text()
+    assert main(["autoscale", "simulate", *few, *files, "--refused", "0"]) == MISSED
+    assert "miss the objective" in page.read_text()
+    assert main(["autoscale", "explain", *few, *files, "--at", "2m"]) == 0
+    assert "| 0:0" in text.read_text()
+    worst = ["--seeds", "1", "--jobs", "1", "--wait", "0s", "--refused", "0"]
+    assert main(["autoscale", "recommend", *few, *files, *worst]) == MISSED
+    assert page.read_text().index("miss the objective") < page.read_text().index("<svg")
+    capsys.readouterr()
+    assert "no folder" in complaint(capsys, "simulate", *few, "--html", str(tmp_path / "no/report.html"))
+    assert "cannot be written" in complaint(capsys, "simulate", *few, "--markdown", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["autoscaling.minReplicas=3", "config.drain.linger=3s"], 2),
+        (["config.redis.url=redis://:secret@host", "autoscaling.keda.serverAddress=http://host"], 0),
+    ],
+)
+def test_a_report_says_of_the_command_only_what_decides(given: list[str], said: int) -> None:
+    args = argparse.Namespace(record=Path("/home/me/load.record"), values=[], set=given, seed=1, wait=0.5)
+    command = autoscale_page.command_of(args, "simulate")
+    assert command.count("--set") == said
+    assert command.startswith("dub5 autoscale simulate load.record ")
+    assert "--seed 1 --wait 500ms" in command
 
 
 @pytest.mark.parametrize("jobs", ["1", "2"])

@@ -74,5 +74,13 @@ def test_help_loads_none_of_them() -> None:
 
 def test_each_command_is_a_module() -> None:
     folder = Path(dub5.cli.__path__[0])
-    shared = {"__init__", "command", "main", "operators_redis", "preflight", "standard_streams"}
+    shared = {
+        "__init__",
+        "autoscale_page",
+        "command",
+        "main",
+        "operators_redis",
+        "preflight",
+        "standard_streams",
+    }
     assert {path.stem for path in folder.glob("*.py")} - shared == COMMANDS.keys()
