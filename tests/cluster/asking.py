@@ -14,6 +14,34 @@ from testkit.cluster.release import Release
 from testkit.cluster.stage import NAMESPACE, Stage
 
 
+def ticker_policy(budget: float, **more: Any) -> dict[str, Any]:
+    """For class `ticker`, of which a TTL is found within a minute or so; `more` is of its spec."""
+    return {
+        "apiVersion": "dub5.io/v1alpha1",
+        "kind": "CachePolicy",
+        "metadata": {"name": "ticker"},
+        "spec": {
+            "cacheClass": "ticker",
+            "mode": "Auto",
+            "staleness": {"budget": f"{budget:.0%}"},
+            "ttl": {"min": "1s", "max": "1m", "initial": "2s"},
+            "step": {"every": "10s"},
+            **more,
+        },
+    }
+
+
+def ticker_values(ttl: float, **model: Any) -> dict[str, Any]:
+    """Two replicas and an operator. Answers of model `ticker` are kept for `ttl` seconds where no policy says more."""
+    ticker = {"routes": ["standin/any"], "cache_class": "ticker", **model}
+    return {
+        "autoscaling": {"mode": "none"},
+        "replicas": 2,
+        "operator": {"enabled": True, "resources": {"requests": {"cpu": "10m", "memory": "96Mi"}}},
+        "config": {"models": {"ticker": ticker}, "cache": {"classes": {"ticker": {"ttl": f"{ttl:.0f}s"}}}},
+    }
+
+
 class Asking:
     """pods/asking.py at work, and what it has seen so far."""
 

@@ -19,40 +19,15 @@ import pytest
 from testkit.cluster.kube import eventually
 from testkit.cluster.release import Release
 from testkit.cluster.stage import Stage
-from tests.cluster.asking import Asking, clients, conditions, status
+from tests.cluster.asking import Asking, clients, conditions, status, ticker_policy, ticker_values
 
 CHANGES_EVERY = 100.0
 BUDGET = 0.05
 STATIC = 77.0
 IDEAL = 2 * CHANGES_EVERY * -math.log1p(-0.85 * BUDGET)
 """Seconds: the TTL of somebody who knows how fast answers change."""
-POLICY = {
-    "apiVersion": "dub5.io/v1alpha1",
-    "kind": "CachePolicy",
-    "metadata": {"name": "ticker"},
-    "spec": {
-        "cacheClass": "ticker",
-        "mode": "Auto",
-        "staleness": {"budget": f"{BUDGET:.0%}"},
-        "ttl": {"min": "1s", "max": "1m", "initial": "2s"},
-        "step": {"every": "10s"},
-    },
-}
-VALUES: dict[str, Any] = {
-    "autoscaling": {"mode": "none"},
-    "replicas": 2,
-    "operator": {"enabled": True, "resources": {"requests": {"cpu": "10m", "memory": "96Mi"}}},
-    "config": {
-        "models": {
-            "ticker": {
-                "routes": ["standin/any"],
-                "cache_class": "ticker",
-                "price": {"input": 1, "output": 5},
-            },
-        },
-        "cache": {"classes": {"ticker": {"ttl": f"{STATIC:.0f}s"}}},
-    },
-}
+POLICY = ticker_policy(BUDGET)
+VALUES = ticker_values(STATIC, price={"input": 1, "output": 5})
 ASK = """
 import sys
 import httpx

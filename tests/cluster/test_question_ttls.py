@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -13,40 +12,19 @@ from testkit.cluster.kube import eventually
 from testkit.cluster.release import Release
 from testkit.cluster.stage import Stage
 from testkit.provider import period
-from tests.cluster.asking import Asking, clients, conditions, status
+from tests.cluster.asking import Asking, clients, conditions, status, ticker_policy, ticker_values
 
 pytestmark = pytest.mark.usefixtures("no_definitions")
 
 EVERY, DIFFER = 60.0, 5.0
 BUDGET = 0.05
-POLICY = {
-    "apiVersion": "dub5.io/v1alpha1",
-    "kind": "CachePolicy",
-    "metadata": {"name": "ticker"},
-    "spec": {
-        "cacheClass": "ticker",
-        "mode": "Auto",
-        "staleness": {"budget": f"{BUDGET:.0%}"},
-        "ttl": {"min": "1s", "max": "1m", "initial": "2s"},
-        "step": {"every": "10s"},
-        "canary": "1%",
-    },
-}
-VALUES: dict[str, Any] = {
-    "autoscaling": {"mode": "none"},
-    "replicas": 2,
-    "operator": {"enabled": True, "resources": {"requests": {"cpu": "10m", "memory": "96Mi"}}},
-    "config": {
-        "models": {"ticker": {"routes": ["standin/any"], "cache_class": "ticker"}},
-        "cache": {"classes": {"ticker": {"ttl": "10s"}}},
-    },
-}
+POLICY = ticker_policy(BUDGET, canary="1%")
 
 
 @pytest.fixture(scope="module")
 def asking(release: Release, stage: Stage) -> Iterator[Asking]:
     stage.pace(first_token=0.01, between=0.0, tokens=5, changes_every=EVERY, changes_differ=DIFFER)
-    release.install(VALUES)
+    release.install(ticker_values(ttl=10))
     release.kubectl("apply", "-f", "-", stdin=json.dumps(POLICY))
     with clients(release, stage, "ticker") as asking:
         yield asking
