@@ -224,8 +224,10 @@ def _policy() -> Json:
         "boundBy": text
         | {"description": "What keeps it from being longer: Staleness, Memory, Cost, Bounds or Data."},
         "reason": text | {"description": "Why this TTL, in words."},
-        "hitRatio": text | {"description": "Predicted for the TTL in force."},
-        "measuredHitRatio": text | {"description": "Of late."},
+        "hitRatio": text
+        | {"description": "Predicted for the TTL in force; where each question has its own, as measured."},
+        "measuredHitRatio": text
+        | {"description": "Of all look-ups so far; what is half an hour or four TTLs old counts half."},
         "stale": text | {"description": "Best estimate of the share of hits that are out of date."},
         "staleBound": text | {"description": "Its upper bound, which is held under the budget."},
         "staleMeasured": text | {"description": "As canaries found it, with an interval of 95 %."},

@@ -165,7 +165,7 @@ class Metrics:
                 "drift_upper_per_hour": "Upper end of what they may be, one-sided 95 %.",
                 "noise_ratio": "Share of new answers that differ although nothing changed.",
                 "predicted_hit_ratio": "Hit ratio that the TTL in force is predicted to have.",
-                "measured_hit_ratio": "Hit ratio of late.",
+                "measured_hit_ratio": "Hit ratio of all look-ups; what is half an hour or four TTLs old counts half.",
                 "predicted_stale_ratio": "Share of hits that are out of date, best estimate.",
                 "predicted_stale_upper_ratio": "Its upper bound, which is held under the budget.",
                 "measured_stale_ratio": "Share of hits that canaries found to be out of date.",
