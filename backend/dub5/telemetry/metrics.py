@@ -103,6 +103,17 @@ class Distribution:
         if trace_id is not None:
             self.traced[bucket] = (trace_id, value, time.time() if at is None else at)
 
+    def observe_with(self, other: Distribution, value: float, trace_id: str | None, at: float | None) -> None:
+        """The same in another series with the same bounds, too."""
+        bucket = bisect_left(self._bounds, value)
+        self.counts[bucket] += 1
+        other.counts[bucket] += 1
+        self.sum += value
+        other.sum += value
+        if trace_id is not None:
+            traced = (trace_id, value, time.time() if at is None else at)
+            self.traced[bucket] = other.traced[bucket] = traced
+
     def exemplar(self, bucket: int) -> Exemplar | None:
         traced = self.traced.get(bucket)
         return None if traced is None else Exemplar({"trace_id": traced[0]}, traced[1], traced[2])
@@ -263,12 +274,17 @@ class RequestSeries:
         self._requests.value += 1
         self._received.value += received
         self._sent.value += sent
-        self._durations.observe(duration, trace_id, at)
+        durations, first_bytes = self._durations, self._first_bytes
         if first_byte is None:
+            durations.observe(duration, trace_id, at)
             return
-        if self._first_bytes is None:
-            self._first_bytes = self._metrics.http_time_to_first_byte.labels(*self._labels)
-        self._first_bytes.observe(first_byte, trace_id, at)
+        if first_bytes is None:
+            first_bytes = self._first_bytes = self._metrics.http_time_to_first_byte.labels(*self._labels)
+        if first_byte == duration:  # as of all that is answered at once
+            durations.observe_with(first_bytes, duration, trace_id, at)
+        else:
+            durations.observe(duration, trace_id, at)
+            first_bytes.observe(first_byte, trace_id, at)
         if stream:
             if self._first_tokens is None:
                 self._first_tokens = self._metrics.time_to_first_token.labels(self._labels[2])

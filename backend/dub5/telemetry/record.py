@@ -18,6 +18,7 @@ millisecond in all.
 
 from __future__ import annotations
 
+import functools
 import operator
 import random
 import re
@@ -62,14 +63,8 @@ Who pushes notes it in the request's record.
 
 _LABELS = ("route", "method", "status", "outcome", "model", "stream")
 _CALLER = ("error_code", "tenant", "personality")
-_ANSWER = (
-    "cache",
-    "provider",
-    "prompt_tokens",
-    "completion_tokens",
-    "leader_request_id",
-    "leader_trace_id",
-)
+_LEADER = ("leader_request_id", "leader_trace_id")
+_ANSWER = ("cache", "provider", "prompt_tokens", "completion_tokens", *_LEADER)
 """Fields of the log line, after the ids: those that are always there, `duration_ms`, those that are where they are
 known. Of the first two there are few combinations, so they are encoded once each."""
 
@@ -84,7 +79,8 @@ RandomBytes = Callable[[int], bytes]
 """Gives as many random bytes as it is asked for; random.randbytes but in tests."""
 
 _TRACEPARENT = re.compile(
-    rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?"  # version, trace, parent, flags, and more
+    # Version, trace, parent, flags, and more.
+    rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?"
 )
 _SAMPLED = 0x01
 
@@ -117,9 +113,7 @@ class TraceContext(msgspec.Struct, frozen=True, gc=False):
         if match is None:
             return None
         version, trace, parent, flags, more = match.groups()
-        if version == b"ff" or (version == b"00" and more is not None):
-            return None
-        if not trace.strip(b"0") or not parent.strip(b"0"):
+        if more is not None and version == b"00":
             return None
         sampled = bool(int(flags, 16) & _SAMPLED)
         return cls(trace.decode(), random_bytes(8).hex(), parent.decode(), sampled)
@@ -317,17 +311,32 @@ def _encoded(record: RequestRecord, names: Iterable[str]) -> str:
     return text
 
 
-_answer_of = operator.attrgetter(*_ANSWER)
-_ANSWER_BEGINS = tuple(f',"{name}":' for name in _ANSWER)
+@functools.lru_cache(4096)
+def _quoted(text: str) -> str:
+    """As JSON. Many answers of one second have the same Cache-Status, and few providers give them."""
+    return _encode(text).decode()
 
 
 def _encoded_answer(record: RequestRecord) -> str:
     """`_encoded` of `_ANSWER`, which differs from request to request."""
     text = ""
-    for begins, value in zip(_ANSWER_BEGINS, _answer_of(record), strict=True):
-        if value is not None:
-            text += begins + (str(value) if type(value) is int else _encode(value).decode())
+    if record.cache is not None:
+        text = f',"cache":{_quoted(record.cache)}'
+    if record.provider is not None:
+        text += f',"provider":{_quoted(record.provider)}'
+    if record.prompt_tokens is not None:
+        text += f',"prompt_tokens":{record.prompt_tokens}'
+    if record.completion_tokens is not None:
+        text += f',"completion_tokens":{record.completion_tokens}'
+    if record.leader_request_id is not None or record.leader_trace_id is not None:
+        text += _encoded(record, _LEADER)
     return text
+
+
+_key_of = operator.attrgetter(
+    "route", "method", "status", "outcome", "model", "stream", "error_code", "tenant", "personality"
+)
+"""Of a _Known."""
 
 
 class _Known(msgspec.Struct, frozen=True):
@@ -388,17 +397,7 @@ class Recorder:
         """
         trace, now = record.trace, time.time()
         record.outcome, record.status = outcome, status
-        key = (
-            record.route,
-            record.method,
-            status,
-            outcome,
-            record.model,
-            record.stream,
-            record.error_code,
-            record.tenant,
-            record.personality,
-        )
+        key = _key_of(record)
         known = self._known.get(key)
         if known is None:
             if len(self._known) >= _MOST_KNOWN:
@@ -430,15 +429,18 @@ class Recorder:
         if second != self._second:
             self._second = second
             self._written_second = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-        first = "" if first_byte is None else f',"first_byte":{int(first_byte * 1e6) / 1000}'
-        phases = "".join(
-            [f',"{phase}":{int(seconds * 1e6) / 1000}' for phase, seconds in record.timings.items()]
-        )
+        total = f"{int(duration * 1e6) / 1000}"
+        phases = total
+        if first_byte is not None:
+            first = total if first_byte == duration else f"{int(first_byte * 1e6) / 1000}"
+            phases += f',"first_byte":{first}'
+        for phase, seconds in record.timings.items():
+            phases += f',"{phase}":{int(seconds * 1e6) / 1000}'
         return (
             f'{{"timestamp":"{self._written_second}.{int((now - second) * 1e6):06}Z","level":"info",'
             f'"event":"request","request_id":"{record.request_id}","trace_id":"{trace.trace_id}",'
-            f'"span_id":"{trace.span_id}"{known.labels},"duration_ms":{{"total":{int(duration * 1e6) / 1000}'
-            f"{first}{phases}}}{known.caller}{_encoded_answer(record)}}}\n"
+            f'"span_id":"{trace.span_id}"{known.labels},"duration_ms":{{"total":{phases}}}'
+            f"{known.caller}{_encoded_answer(record)}}}\n"
         ).encode()
 
     def _export(

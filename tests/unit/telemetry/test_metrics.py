@@ -150,6 +150,18 @@ def test_one_request_is_counted_once_everywhere() -> None:
     assert value(metrics, "dub5_network_bytes_total", direction="out") == 5
 
 
+def test_what_is_answered_at_once_is_in_both_histograms() -> None:
+    metrics = Metrics()
+    series = RequestSeries(metrics, "/r", "GET", "ok")
+    series.observe(0.2, 0.2, 0, 0, trace_id=TRACE)
+    series.observe(0.3, 0.3, 0, 0)
+    request = {"route": "/r", "method": "GET", "outcome": "ok"}
+    for name in ("request_duration", "time_to_first_byte"):
+        assert value(metrics, f"dub5_http_{name}_seconds_count", **request) == 2
+        assert value(metrics, f"dub5_http_{name}_seconds_sum", **request) == 0.5
+        assert exemplars(metrics)[f"dub5_http_{name}_seconds_bucket", "0.25"] == ({"trace_id": TRACE}, 0.2)
+
+
 def test_only_a_stream_has_a_first_token() -> None:
     metrics = Metrics()
     for stream, first_byte in ((True, 0.1), (True, None), (False, 30.0)):
