@@ -31,7 +31,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 from moka_py import Moka
 
-from dub5.cache.freshness import FreshnessState, refresh_early
+from dub5.cache.freshness import FRESH, GREATEST_DRAW, FreshnessState, refresh_early
 from dub5.cache.samples import NoSampler, Samples, short_key
 from dub5.cache.store import AnswerStore, CacheHit, CacheLookup, Entry, Identity, Kept
 from dub5.contract import Canary
@@ -71,7 +71,8 @@ _DETAILS = {
     FreshnessState.ACCEPTED: "max-stale",
     FreshnessState.IF_ERROR: "stale-if-error",
 }
-_SERVED = (FreshnessState.FRESH, FreshnessState.REVALIDATE)
+_REVALIDATE = FreshnessState.REVALIDATE
+_SERVED = (FRESH, _REVALIDATE)
 """Hits of which a share may be stale at most; others were stale when they were served, and it was said."""
 _canonical_json = msgspec.json.Encoder(order="deterministic")
 _log = get_logger()
@@ -93,6 +94,8 @@ class CacheStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     detail: str | None = None
 
     def __str__(self) -> str:
+        if self.hit and self.ttl is not None and self.ttl_by is None and self.detail is not None:  # as most
+            return f"dub5; hit; ttl={int(self.ttl // 1)}; detail={self.detail}"
         said = "dub5; hit" if self.hit else "dub5"
         if self.fwd is not None:
             said += f"; fwd={self.fwd}"
@@ -570,16 +573,19 @@ class Flights:
         """Serve what is stored, and ask again behind it: because it is stale, soon will be, or to measure whether it
         still holds. Nobody waits for that."""
         entry, fresh, sampler = hit.entry, hit.freshness, self._sampler
+        state = fresh.state
         self._ages(lookup.class_name).observe(fresh.age)
         dollars = entry.prompt_tokens * lookup.prices[0] + entry.completion_tokens * lookup.prices[1]
-        sampler.accessed(lookup.key, lookup.class_name, entry, dollars=dollars, hit=True, ttl=hit.own_ttl)
+        own_ttl = None if hit.ttl_by is None else hit.lifetimes.ttl
+        sampler.accessed(lookup.key, lookup.class_name, entry, dollars=dollars, hit=True, ttl=own_ttl)
         if hit.known is not None:
             hit.known.served(entry, sampler.replicas)
         if hit.ttl_by is not None:
             self._metrics.cache_own_ttl.labels(lookup.class_name, hit.ttl_by).observe(hit.lifetimes.ttl)
         # In (0, 1], as its logarithm is taken.
-        due = fresh.state is FreshnessState.REVALIDATE or (
-            fresh.state is FreshnessState.FRESH
+        due = state is _REVALIDATE or (
+            state is FRESH
+            and fresh.ttl <= GREATEST_DRAW * entry.recompute  # else there is no draw by which it would
             and refresh_early(
                 ttl=fresh.ttl,
                 recompute=entry.recompute,
@@ -604,18 +610,17 @@ class Flights:
                     cooldown=COOLDOWN,
                 )
                 self._begin(flight, work, identity)
-        elif fresh.state is FreshnessState.FRESH and sampler.spend_re_ask() and not lookup.by_user:
+        elif state is FRESH and sampler.spend_re_ask() and not lookup.by_user:
             # Only to compare; never an answer that belongs to one user.
             flight, re_ask = Flight(followers=1), ReAsk(entry, "re-ask")
             identity = self._store.identity(lookup)
             self._begin(flight, self._fly(flight, leader.again(), identity, lookup, re_ask=re_ask))
-        if lookup.lifetimes.canary and fresh.state in _SERVED and not lookup.by_user:
+        if lookup.lifetimes.canary and state in _SERVED and not lookup.by_user:
             weight = sampler.draw_canary(lookup.class_name, lookup.lifetimes.canary, self._rng())
             if weight:
                 flight = Flight(followers=1)
                 self._begin(flight, self._measure(flight, leader, lookup, entry, weight))
-        # Most are fresh, and to look up a state is a call.
-        detail = hit.tier if fresh.state is FreshnessState.FRESH else _DETAILS.get(fresh.state, hit.tier)
+        detail = hit.tier if state is FRESH else _DETAILS.get(state, hit.tier)
         status = CacheStatus(hit=True, ttl=fresh.ttl, ttl_by=hit.ttl_by, detail=detail)
         return CacheAnswer(status, hit)
 

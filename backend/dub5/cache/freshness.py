@@ -132,7 +132,9 @@ class FreshnessState(enum.Enum):
     GONE = enum.auto()
 
 
-_USABLE = (FreshnessState.FRESH, FreshnessState.REVALIDATE, FreshnessState.ACCEPTED)
+FRESH = FreshnessState.FRESH
+"""To look up a state is a call, and most answers are fresh."""
+_USABLE = (FRESH, FreshnessState.REVALIDATE, FreshnessState.ACCEPTED)
 
 
 class Freshness(msgspec.Struct, frozen=True, gc=False):
@@ -165,6 +167,11 @@ def _state(age: float, ttl: float, lifetimes: Lifetimes, asked: Directives) -> F
         return FreshnessState.ACCEPTED
     on_error = lifetimes.stale_if_error if asked.stale_if_error is None else asked.stale_if_error
     return FreshnessState.IF_ERROR if staleness <= on_error else FreshnessState.GONE
+
+
+GREATEST_DRAW = 37.0
+"""The negative logarithm of a draw is never greater: generators give 53 bits. So an answer that is fresh for more than
+so many times as long as it took is not refreshed early, whatever is drawn."""
 
 
 def refresh_early(*, ttl: float, recompute: float, lifetimes: Lifetimes, draw: float) -> bool:

@@ -38,7 +38,7 @@ import msgspec
 from moka_py import Moka
 from msgspec import Meta
 
-from dub5.cache.freshness import Directives, Freshness, Lifetimes, judge
+from dub5.cache.freshness import FRESH, NO_DIRECTIVES, Directives, Freshness, Lifetimes, judge
 from dub5.cache.purges import IN_FORCE, Asked, Purges
 from dub5.contract import (
     ENTRY_KEY,
@@ -327,14 +327,12 @@ class LocalCache:
         self._entries: Moka[tuple[str, str], LocalEntry] = Moka(
             max(capacity, 1), weigher=lambda _, held: _weight(held.entry)
         )
+        self.find = self._entries.get
+        """What is kept under the Identity of a key and a version, without one."""
         self.questions: Moka[str, Known] = Moka(max(1, capacity // _BESIDE_ANSWERS // _BESIDE_QUESTION))
 
     def get(self, identity: Identity) -> LocalEntry | None:
         return self._entries.get((identity.key, identity.version))
-
-    def find(self, key: str, version: str) -> LocalEntry | None:
-        """What is kept under the Identity of these, without one."""
-        return self._entries.get((key, version))
 
     def put(self, identity: Identity, entry: Entry, *, seconds: float) -> None:
         """Keep for at most `seconds`; may be refused or evicted earlier."""
@@ -461,10 +459,15 @@ class AnswerStore:
 
     def recall(self, lookup: CacheLookup) -> CacheHit | None:
         """What memory has, good for something or not."""
-        held = self._local.find(lookup.key, self._purges.version(lookup.names))
+        held = self._local.find((lookup.key, self._purges.version(lookup.names)))
         if held is None or not self._purges.confirmed(held.since):
             return None
-        return self._judged(held.entry, "local", lookup)
+        entry, lifetimes = held.entry, lookup.lifetimes
+        if lookup.directives is NO_DIRECTIVES and lifetimes.question is None:
+            age = self.now() - entry.born / 1e6
+            if 0 <= age < lifetimes.ttl:  # as most: then it is as `judge` says, without more ado
+                return CacheHit(entry, "local", Freshness(FRESH, age, lifetimes.ttl - age), lifetimes)
+        return self._judged(entry, "local", lookup)
 
     async def find(self, lookup: CacheLookup) -> CacheHit | None:
         """What Redis has, else what memory has.
@@ -753,9 +756,11 @@ class AnswerStore:
     def _judged(self, entry: Entry, tier: str, lookup: CacheLookup) -> CacheHit | None:
         """None where its age is not known."""
         now = self.now()
-        if _is_unborn(entry, now):
-            return None
-        age = entry.age(now)
+        age = now - entry.born / 1e6
+        if age < 0:
+            if _is_unborn(entry, now):
+                return None
+            age = 0.0
         lifetimes, by, known = lookup.lifetimes, None, None
         if lifetimes.question is not None:
             known = self._local.questions.get(lookup.key)

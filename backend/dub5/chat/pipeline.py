@@ -226,9 +226,14 @@ class Pipeline:
         return ProviderCall(question, self._services).again()
 
     def _stored(self, question: Resolved, hit: CacheHit, status: CacheStatus) -> Answer:
-        entry, fresh = hit.entry, hit.freshness
-        self._count_lookup(question, "stale" if fresh.ttl <= 0 else hit.tier)
-        self._count_saved(question, Usage(entry.prompt_tokens, entry.completion_tokens))
+        entry, fresh, record, target = hit.entry, hit.freshness, question.record, question.target
+        prompt, completion, price = entry.prompt_tokens, entry.completion_tokens, target.model.price
+        record.cache_result = result = "stale" if fresh.ttl <= 0 else hit.tier
+        record.prompt_tokens, record.completion_tokens = prompt, completion
+        self._lookups(target.class_name, result).value += 1
+        self._metrics.count_saved(
+            target.model.name, prompt * price.input / 1e6, completion * price.output / 1e6
+        )
         return Answer(entry.body, status, fresh.age)
 
     async def put(self, question: Question, completion: bytes) -> None:

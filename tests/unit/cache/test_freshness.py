@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dub5.cache.freshness import Directives, FreshnessState, Lifetimes, judge, refresh_early
+from dub5.cache.freshness import (
+    GREATEST_DRAW,
+    Directives,
+    FreshnessState,
+    Lifetimes,
+    judge,
+    refresh_early,
+)
 from dub5.contract import LONGEST_TTL, QuestionPolicy, QuestionRecord
 from dub5.errors import InvalidRequest
 
@@ -157,6 +164,13 @@ def test_early_refresh_follows_its_law() -> None:
         )
         expected = math.exp(-ttl / recompute)
         assert abs(refreshed / drawn - expected) < 4 * math.sqrt(expected * (1 - expected) / drawn)
+
+
+@given(st.floats(0, 1.5))
+def test_no_draw_of_a_generator_refreshes_an_answer_that_is_fresh_for_long_enough(recompute: float) -> None:
+    least = 1.0 - math.nextafter(1.0, 0.0)  # of what a generator of [0, 1) may give
+    ttl = math.nextafter(GREATEST_DRAW * recompute, math.inf)
+    assert not refresh_early(ttl=ttl, recompute=recompute, lifetimes=PLAIN, draw=least)
 
 
 @given(st.floats(0.001, 6), st.floats(1e-300, 1))
