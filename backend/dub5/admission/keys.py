@@ -113,6 +113,7 @@ class KeyRing:
     ) -> None:
         """`clock` gives seconds since the epoch, by which keys expire."""
         self._source = settings.keys
+        self.configured = settings.keys is not None
         self._metrics = metrics
         self._clock = clock
         self._secret = secrets.token_bytes(32)
@@ -130,10 +131,6 @@ class KeyRing:
                 with contextlib.suppress(OSError):
                     self._seen = _stamp(Path(self._source.file).stat())
             self._callers = self._read(self._source, environment)
-
-    @property
-    def configured(self) -> bool:
-        return self._source is not None
 
     def authenticate(self, authorization: str) -> Caller:
         """The caller behind an `Authorization` header; InvalidKey otherwise."""

@@ -27,9 +27,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import re
+import struct
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -37,7 +39,7 @@ from litestar.types import HTTPScope
 
 from dub5.admission.arrivals import JOINED, SMALL_REQUEST, Arrivals
 from dub5.admission.drain import Drain
-from dub5.admission.keys import Caller, KeyRing
+from dub5.admission.keys import ANONYMOUS, Caller, KeyRing
 from dub5.admission.limits import Grant, RateLimiter, rate_lines
 from dub5.api.http import EVENT_STREAM, JSON, headers_of
 from dub5.cache.flights import Leader, Made
@@ -63,6 +65,9 @@ ARRIVAL = "dub5.arrival"
 _MOST_HEADS = 64
 _LARGEST_HEAD = 8 * 2**10
 """Bytes. Heads of clients have less than one thousand."""
+
+_MOST_LENGTHS = 1024
+"""Lengths of heads for which it is known how the last one was cut: less than 1 KiB each."""
 
 _LARGEST_BODY = 2**20
 """Bytes. A larger one is hashed for longer than the event loop should be held."""
@@ -157,6 +162,19 @@ class Head(msgspec.Struct, eq=False):
             values.append(data[at:end])
             at = end + len(piece)
         return values
+
+
+class _Cut(NamedTuple):
+    """How the last head of one length was cut: by `unpack`, into its pieces and between them its values, in one step.
+    Of each kind most are equally long, and so are their values."""
+
+    head: Head
+    unpack: Callable[[bytes, int], tuple[bytes, ...]]
+
+    @classmethod
+    def of(cls, head: Head, values: Sequence[bytes]) -> _Cut:
+        parts = [*itertools.chain(*zip(head.pieces, values, strict=False)), head.pieces[-1]]
+        return cls(head, struct.Struct("".join([f"{len(part)}s" for part in parts])).unpack_from)
 
 
 Keep = Callable[[Callable[[bool], None]], bool]
@@ -322,7 +340,8 @@ class Later(NamedTuple):
 class _Request(msgspec.Struct):
     """A request that is known: a question, as far as memory needs to know it, and how it is answered.
 
-    `spelling` is the hash of its body, which is `new` where it never came so; `end` is where it ends in what was read.
+    `spelling` is the hash of its body, which is `new` where it never came so; it `came` in these bytes, at this
+    place, on a connection to this address, and ends at `end`.
     `later` takes what becomes of it in a later turn, see `Recall.answer`. `asked` is when Redis was asked for an
     answer, of time.perf_counter; `hit` is what was looked up before; `sent` the body that is sent.
     """
@@ -334,16 +353,27 @@ class _Request(msgspec.Struct):
     body: Body
     spelling: bytes
     raw: bytes
+    came: tuple[bytes, int, str | None]
     end: int
-    arrival: Arrival
     opening: bytes
     later: Callable[[bytes | Arrival], bool]
     new: bool = False
+    known_arrival: Arrival | None = None
     grant: Grant | None = None
     asked: float = 0.0
     hit: CacheHit | None = None
     sent: bytes = b""
     bypass: None = None
+
+    @property
+    def arrival(self) -> Arrival:
+        """Made where it is wanted: most are answered."""
+        if self.known_arrival is None:
+            data, at, own = self.came
+            head = data[at : self.end - len(self.raw)]
+            digest, caller = self.spelling[:_DIGEST], self.body.caller
+            self.known_arrival = Arrival(head, own, self.head, digest, caller=caller)
+        return self.known_arrival
 
 
 _Said = bytes | bool
@@ -375,8 +405,7 @@ class Recall:
         self._drain = drain
         self._arrivals = arrivals
         self._heads: list[Head] = []
-        # The last one of so many bytes: of each kind most are equally long.
-        self._by_length: dict[int, Head] = {}
+        self._by_length: dict[int, _Cut] = {}
         self._keeps_written = memory > 0
         self._spellings: Newest[bytes] = Newest(_SPELLINGS, lambda _: _SPELLING)
         self._bodies: Newest[Body] = Newest(max(memory, _LEAST_BODIES), Body.size)
@@ -438,8 +467,10 @@ class Recall:
     # The steps. Each gives the answer, or whether there will be another one.
 
     def _step(self, request: _Request) -> _Said:
+        if not self._limiter.limited:
+            return self._look_up(request)
         tenant = request.body.caller.tenant
-        if not self._limiter.limited or self._limiter.limit_of(tenant) is None:
+        if self._limiter.limit_of(tenant) is None:
             return self._look_up(request)
         # Of what memory has not, the ordinary way reserves tokens.
         if not self._may_wait(request) or self._pipeline.remembered(request.lookup) is None:
@@ -499,17 +530,13 @@ class Recall:
         body_at = data.find(b"\r\n\r\n", at, at + _LARGEST_HEAD) + 4  # past that size it may be refused
         if body_at < 4:
             return None
-        head = self._by_length.get(body_at - at)
-        values = head.values(data, at, own) if head is not None else None
-        if values is None:
-            head, values = self._known_head(data, at, own)
-        if head is None or values is None:
+        head, values = self._known_head(data, at, body_at, own)
+        if head is None:
             return Arrival(data[at:body_at], own)
-        self._by_length[body_at - at] = head
         head.used += 1
-        length = values[head.content_length]
+        length = values[head.content_length] if values else b""
         end = body_at + int(length) if length.isdigit() and len(length) < _DIGITS else -1
-        if end <= body_at or b"".join(values).translate(None, _PRINTABLE):
+        if end <= body_at:
             return Arrival(data[at:body_at], own, head)
         if end > len(data):
             most = min(_LARGEST_BODY, head.route.max_body)
@@ -517,50 +544,82 @@ class Recall:
             return Arrival(data[at:body_at], own, head, end=end if waits else 0)
         raw = data[body_at:end]
         digest = hashlib.sha256(raw).digest()
-        unknown = Arrival(data[at:body_at], own, head, digest)
-        caller = unknown.caller = self._caller(head, values)
+        caller = self._caller(head, values)
         if caller is None:
-            return unknown
+            return Arrival(data[at:body_at], own, head, digest)
         spelling = digest + _salt(head.asking, caller.identity)
         meaning = self._spellings.get(spelling)
         body = self._bodies.get(meaning) if meaning is not None else None
-        if body is not None:
-            if body.caller is not caller and body.caller != caller:
-                return unknown
-            if not self._still_holds(body, len(raw)):
-                return unknown
+        if body is not None and body.caller is not caller and body.caller != caller:
+            return Arrival(data[at:body_at], own, head, digest, caller=caller)
         auth = time.perf_counter() - started
         record = self._record(head, values, caller, started, auth)
-        if record is None:
-            return unknown
-        new = body is None
-        if body is None:
+        arrival, new = None, body is None
+        if body is None and record is not None:
             body = self._spelt_otherwise(spelling, raw)
             if body is None or body.caller != caller:
-                try:
-                    read = head.route.read_now(head.headers, raw, caller, record)
-                except Dub5Error:
-                    return unknown
-                if read is None:
-                    return unknown
-                unknown.question, body = read
-                body = self._as_known(spelling, body)
-            if not self._still_holds(body, len(raw)):
-                return unknown
+                arrival = Arrival(data[at:body_at], own, head, digest, caller=caller)
+                body = self._read_now(arrival, raw, caller, record, spelling)
+        if body is None or record is None or not self._still_holds(body, len(raw)):
+            return arrival or Arrival(data[at:body_at], own, head, digest, caller=caller)
         target = body.target
         record.model, record.stream = target.model.name, body.stream
         record.personality = target.personality.name if target.personality is not None else None
         lookup, lifetimes = body.lookup, self._policies.in_force[body.target.class_name]
         if lifetimes is not lookup.lifetimes:
             lookup = msgspec.structs.replace(lookup, lifetimes=lifetimes)
-        return _Request(lookup, record, target, head, body, spelling, raw, end, unknown, opening, later, new)
+        return _Request(
+            lookup,
+            record,
+            target,
+            head,
+            body,
+            spelling,
+            raw,
+            (data, at, own),
+            end,
+            opening,
+            later,
+            new,
+            arrival,
+        )
 
-    def _known_head(self, data: bytes, at: int, own: str | None) -> tuple[Head | None, list[bytes] | None]:
+    def _read_now(
+        self, arrival: Arrival, raw: bytes, caller: Caller, record: RequestRecord, spelling: bytes
+    ) -> Body | None:
+        """A body that never came, under the head of `arrival`, which is given what it was found to ask."""
+        head = arrival.head
+        assert head is not None  # noqa: S101  # it is known
+        try:
+            read = head.route.read_now(head.headers, raw, caller, record)
+        except Dub5Error:
+            return None
+        if read is None:
+            return None
+        arrival.question, body = read
+        return self._as_known(spelling, body)
+
+    def _known_head(
+        self, data: bytes, at: int, end: int, own: str | None
+    ) -> tuple[Head | None, Sequence[bytes]]:
+        """The head that stands there, if it is known, and its values; none where one of them is not printable."""
+        cut = self._by_length.get(end - at)
+        if cut is not None:
+            parts = cut.unpack(data, at)
+            values: Sequence[bytes] = parts[1::2]
+            # Only such values end where the next piece begins: another one might have a line feed in it.
+            if parts[::2] == cut.head.pieces and cut.head.own == own and _are_printable(values):
+                return cut.head, values
         for head in self._heads:
-            values = head.values(data, at, own)
-            if values is not None:
-                return head, values
-        return None, None
+            found = head.values(data, at, own)
+            if found is not None:
+                if not _are_printable(found):
+                    return head, ()
+                if len(self._by_length) >= _MOST_LENGTHS:
+                    self._by_length.clear()
+                self._by_length[end - at] = _Cut.of(head, found)
+                return head, found
+        return None, ()
 
     def _write(self, request: _Request, completion: bytes) -> Keep | None:
         """What is sent of a completion, and how it is kept."""
@@ -604,11 +663,13 @@ class Recall:
             b"" if not request.asked else b", cache;dur=%.3f" % (record.timings["cache"] * 1000),
             head.answer_headers
             if head.route.id_header is None
-            else head.answer_headers + _written([(head.route.id_header, request_id)]),
+            else b"%b%b: %b\r\n" % (head.answer_headers, head.route.id_header, request_id),
         )
         return b"".join((request.opening, answered, request.sent))
 
-    def _caller(self, head: Head, values: list[bytes]) -> Caller | None:
+    def _caller(self, head: Head, values: Sequence[bytes]) -> Caller | None:
+        if not self._keys.configured:
+            return ANONYMOUS
         sent = [values[place] if place >= 0 else b"" for place in (head.authorization, head.x_api_key)]
 
         def authorization() -> str:
@@ -633,7 +694,7 @@ class Recall:
         return size <= SMALL_REQUEST or self._arrivals.has_room(JOINED * size + body.cost)
 
     def _record(
-        self, head: Head, values: list[bytes], caller: Caller, started: float, auth: float
+        self, head: Head, values: Sequence[bytes], caller: Caller, started: float, auth: float
     ) -> RequestRecord | None:
         """None where the values are not quite what a parser would make of them."""
         place = head.x_client_request_id if head.x_request_id < 0 else head.x_request_id
@@ -706,6 +767,10 @@ class Recall:
         if self._bodies.get(body.meaning) is not body:
             self._bodies.set(body.meaning, body)
         self._spellings.set(spelling, body.meaning)
+
+
+def _are_printable(values: Sequence[bytes]) -> bool:
+    return not b"".join(values).translate(None, _PRINTABLE)
 
 
 def _head_of(arrival: Arrival, route: QuestionRoute, scope: HTTPScope, record: RequestRecord) -> Head | None:

@@ -724,6 +724,16 @@ async def test_a_head_that_is_too_large_by_a_value_is_refused(twins: tuple[Twin,
     assert await lives_the_same(twins, *map(sent, (8, 8, 9, 20_000, 70_000, 10))) == 3
 
 
+async def test_a_head_as_long_as_a_known_one_may_be_another(twins: tuple[Twin, Twin]) -> None:
+    def sent(value: str) -> list[bytes]:
+        lines = [line.format(key="one") for line in CLIENTS["curl"]]
+        return [request([*lines, f"X-Forwarded-For: {value}", "X-Last: yes"], asked(chat()))]
+
+    another = "1\r\nCache-Control: no-store"
+    known = sent("1" * len(another))
+    assert await lives_the_same(twins, known, known, sent(another), sent(another), known) == 2
+
+
 async def test_all_spellings_of_a_question_are_known_as_one(twins: tuple[Twin, Twin]) -> None:
     body = message()
     spelt = [asked(body), asked(body, spaces=1), asked(dict(reversed(body.items())))]
