@@ -342,11 +342,15 @@ class GuardedProtocol(HttpToolsProtocol):
                 return 0
             self._held, self._begun = 0, False
             self._all.sending.pop(self, None)
-        if not self._begun and self._all.recall is not None:
+        if data and not self._begun and self._all.recall is not None:
             done = self._recall(self._all.recall, data)
         recalled = done
         if self._asked:
             self._unparsed = data[done:]
+            return recalled
+        if recalled and recalled == len(data):  # as a rule
+            self._unparsed = b""
+            self._all.idle.setdefault(self, self.loop.time())
             return recalled
         if self._held:
             self._unparsed = data[done:]
@@ -374,24 +378,28 @@ class GuardedProtocol(HttpToolsProtocol):
     def _recall(self, recall: AnswerKnown, data: bytes) -> int:
         """Answer the requests at the beginning of `data` that are known, some at most; where they end."""
         done, everything, self._arrival = 0, self._all, None
+        if self._under_way:
+            return done
+        own = self.server[0] if self.server is not None else None
+        opening, flow, transport = everything.opening(), self.flow, self.transport
         for _ in range(_RECALLED_AT_ONCE):
-            if done == len(data) or self._under_way:
+            if flow.write_paused or transport.is_closing():
                 break
-            if self.flow.write_paused or self.transport.is_closing():
-                break
-            own = self.server[0] if self.server is not None else None
-            found = recall(data, done, own, everything.opening(), self.transport.write, self._on_recalled)
+            found = recall(data, done, own, opening, transport.write, self._on_recalled)
+            if isinstance(found, int):
+                done = found
+                self._answered = True
+                everything.total_requests += 1
+                if done == len(data):
+                    break
+                continue
             if isinstance(found, Later):
                 self._asked = data[done : found.end]
                 return found.end
-            if not isinstance(found, int):
-                if found is not None and found.end:
-                    self._held = found.end - done
-                self._arrival = found
-                break
-            done = found
-            self._answered = True
-            everything.total_requests += 1
+            if found is not None and found.end:
+                self._held = found.end - done
+            self._arrival = found
+            break
         return done
 
     def _on_recalled(self, found: bytes | Arrival) -> bool:
