@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -29,7 +29,7 @@ from dub5.providers.call import CallResult, Model
 from dub5.providers.chunks import Assembler
 from dub5.providers.protocol import Json, Payload, decode
 from dub5.settings.model import Price
-from dub5.telemetry.logging import get_logger
+from dub5.telemetry.logging import get_logger, note
 from dub5.telemetry.metrics import Metrics
 from dub5.telemetry.record import Operation, RequestOutcome, RequestRecord, Tracer, chat_span
 
@@ -167,8 +167,7 @@ class CallNotes:
             ended.reason,
             self.trace.trace_id if self.trace.sampled else None,
         )
-        measured = {"total": ended.duration, "first_token": ended.first_token}
-        fields = {
+        fields: dict[str, Any] = {
             "request_id": record.request_id,
             "trace_id": self.trace.trace_id,
             "span_id": self.trace.span_id,
@@ -177,10 +176,10 @@ class CallNotes:
             "upstream_model": ended.upstream,
             "attempt": ended.number,
             "outcome": ended.outcome,
-            "duration_ms": {
-                name: int(seconds * 1e6) / 1000 for name, seconds in measured.items() if seconds is not None
-            },
+            "duration_ms": {"total": int(ended.duration * 1e6) / 1000},
         }
+        if ended.first_token is not None:
+            fields["duration_ms"]["first_token"] = int(ended.first_token * 1e6) / 1000
         known = {
             "attempt_reason": ended.reason,
             "status": response.status,
@@ -188,9 +187,11 @@ class CallNotes:
             "trouble": ended.error,
             "background": self._background or None,
         }
-        fields.update((name, value) for name, value in known.items() if value is not None)
-        log = _log.warning if ended.outcome in _FAILED else _log.info
-        log("provider call", **fields)
+        fields |= {name: value for name, value in known.items() if value is not None}
+        if ended.outcome in _FAILED:
+            _log.warning("provider call", **fields)
+        else:
+            note("provider call", fields)
 
     def export(self, began: float, error: str | None) -> None:
         """The span of this call, which began then, in seconds since the epoch; `error` is its code. Only where the

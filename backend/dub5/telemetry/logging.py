@@ -130,6 +130,16 @@ def json_lines() -> Callable[[bytes], None] | None:
     return output.put if output is not None and output.processors[0] is _json_line else None
 
 
+def note(event: str, fields: EventDict) -> None:
+    """A line of level info of which there is one for each call: while lines are JSON it takes a third of what it takes
+    through structlog."""
+    put = json_lines()
+    if put is None:
+        _log.info(event, **fields)
+    else:
+        put(_json_line(None, "info", {"event": event, **fields}))
+
+
 class _Lines:
     """What structlog takes for a logger: it calls the method named after the level with the rendered line."""
 
@@ -161,6 +171,9 @@ def get_logger() -> FilteringBoundLogger:
     """A logger for a module; it may be made before `configure` is called."""
     logger: FilteringBoundLogger = structlog.get_logger()
     return logger
+
+
+_log = get_logger()
 
 
 def configure(settings: TelemetrySettings, *, stream: TextIO, terminal: bool) -> LogWriter:
