@@ -129,6 +129,7 @@ _WORDS = 3
 _LONGEST_WORD = 256
 """Characters."""
 _PUNCTUATION = ".,;:!?…\"'`´“”‘’()[]{}*_#"  # noqa: RUF001  # quotation marks of all kinds, and Markdown; no signs of numbers
+_ASCII_PUNCTUATION = "".join(filter(str.isascii, _PUNCTUATION))
 _NUMBER = re.compile(r"\d+(?:[.,:/-]\d+)*")
 _FINGERPRINT = re.compile(r"sketch:[0-9a-f]{1,64}:([0-9a-f]{8}){1,256}|(?!sketch:)[a-z-]{1,20}:[^\n]{1,2000}")
 _canonical = msgspec.json.Encoder(order="deterministic").encode
@@ -396,13 +397,25 @@ class Sampler:
         *,
         source: Source,
     ) -> None:
-        asked_again = source != "refetch"
+        asked_again, question = source != "refetch", lifetimes.question
         name, last = FINGERPRINT_KEY % identity.key, None
         stored: bytes | None = None
+
+        def replacing(worth: float, *known: Any) -> list[Words]:
+            """Keep what is said of this answer, for `worth` seconds at least."""
+            fields = ("born", entry.born, "digest", digest, "version", identity.version, "hits", 0)
+            kept = int(max(worth, KEPT_AT_LEAST) * 1000)
+            return [("DEL", name), ("HSET", name, *fields, *known), ("PEXPIRE", name, kept)]
+
+        commands: list[Words] = [("HMGET", name, *_FIELDS)]
+        # Mostly what is there does not matter for what comes in its place: then that goes in the same turn.
+        replaced = not asked_again and question is None
+        if replaced:
+            commands += replacing(KEPT_FOR_TTLS * lifetimes.ttl)
         with contextlib.suppress(RedisUnavailable):
             # Where there is nothing, or nothing of ours, there is nothing to compare with: it is replaced.
             try:
-                [[*values, stored]] = await self._link.pipeline("fingerprint", [("HMGET", name, *_FIELDS)])
+                [[*values, stored], *_] = await self._link.pipeline("fingerprint", commands)
                 last = _Last.read(*values) if None not in values else None
             except RedisUndecodable:
                 pass
@@ -415,18 +428,14 @@ class Sampler:
             hits = 0
             if last is not None:
                 hits = last.hits + self._hits[identity.key, last.born]  # with those not flushed yet
-            question = lifetimes.question
             record: QuestionRecord | None = None
             if question is not None:
                 record = self._updated(stored, last, entry, question, told, hits, asked_again=asked_again)
             known: tuple[Any, ...] = () if record is None else ("known", msgspec.msgpack.encode(record))
-            if ends:
-                fields = ("born", entry.born, "digest", digest, "version", identity.version, "hits", 0)
+            if ends and not replaced:
                 # For as long as it is worth keeping.
                 worth = KEPT_FOR_TTLS * lifetimes.ttl if question is None else remembered(record, question)
-                kept = int(max(worth, KEPT_AT_LEAST) * 1000)
-                replace = [("DEL", name), ("HSET", name, *fields, *known), ("PEXPIRE", name, kept)]
-                await self._link.pipeline("fingerprint", replace)
+                await self._link.pipeline("fingerprint", replacing(worth, *known))
             elif last is not None and known:
                 await self._link.pipeline("fingerprint", [("EVAL", _KNOW, 1, name, last.born, known[1])])
             if record is not None and last is not None and self._learn is not None:
@@ -704,7 +713,8 @@ def _plain(text: str) -> str:
         step = _LONGEST_WORD if longest > _LONGEST_WORD else max(len(text), 1)
         parts = (text[at : at + step] for at in range(0, len(text), step))
         text = "".join(unicodedata.normalize("NFKC", part) for part in parts)
-    words = [word.strip(_PUNCTUATION) for word in text.casefold().split()]
+    marks = _ASCII_PUNCTUATION if text.isascii() else _PUNCTUATION  # the fewer, the faster
+    words = [word.strip(marks) for word in text.casefold().split()]
     return " ".join(filter(None, words))
 
 
