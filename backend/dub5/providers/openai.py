@@ -442,6 +442,9 @@ def _joined(raw: bytes, provider: str, as_chats: Callable[[bytes], bytes]) -> Js
 
 def whole(data: Json) -> Json:
     """The completion itself, where it is as it should be. Unusable or Reported where it is none."""
+    given = data.get("choices")
+    if type(given) is list and len(given) == 1 and _is_usual(given[0]) and not data.get("error"):
+        return data
     raise_reported_error(data)
     data = _with_choices(data)
     choices = data.get("choices")
@@ -454,6 +457,21 @@ def whole(data: Json) -> Json:
         return assembler.completion()
     proper = [_whole_choice(choice, position) for position, choice in enumerate(choices)]
     return data if all(map(_is, proper, choices)) else {**data, "choices": proper}
+
+
+def _is_usual(choice: Any) -> bool:
+    """Whether it is a text to its end as OpenAI writes one, and nothing has to be put right: nearly all are."""
+    if type(choice) is not dict:
+        return False
+    message, reason = choice.get("message"), choice.get("finish_reason")
+    return (
+        type(message) is dict
+        and not message.get("tool_calls")
+        and type(choice.get("index")) is int
+        and type(reason) is str
+        and reason in FINISH_REASONS
+        and not choice.get("error")
+    )
 
 
 def _with_choices(data: Json) -> Json:
