@@ -39,7 +39,13 @@ import httptools
 import msgspec
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import (
+    HEADER_RE,
+    HEADER_VALUE_RE,
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 from uvicorn.server import ServerState
 
 from dub5.admission.arrivals import JOINED, SMALL_REQUEST, Arrivals, no_room
@@ -56,7 +62,7 @@ from dub5.errors import (
 )
 from dub5.process.descriptors import refused_at_once
 from dub5.telemetry.logging import get_logger
-from dub5.telemetry.record import PUSH
+from dub5.telemetry.record import PUSH, WHOLE
 
 MAX_HEAD = 64 * 2**10
 """Bytes of a request's head, to within one slice; also of whatever else is sent between two parts of a body."""
@@ -88,6 +94,9 @@ _EXAMINED = 50
 
 _RECALLED_AT_ONCE = 16
 """Requests sent ahead that are answered without a parser before others have their turn."""
+
+_JOINED_BODY = 64 * 2**10
+"""Bytes of a body that is copied to be sent together with its head."""
 
 _NO_LIMIT = 2**60
 _CLOSE = (b"connection", b"close")
@@ -192,13 +201,12 @@ class Connections(ServerState):
         self._closed_for_room += 1
         self.on_refused("too_many")
 
-    def opening(self) -> bytes:
-        """The first lines of an answer with status 200."""
+    def opening(self, status: int = 200) -> bytes:
+        """The first lines of an answer."""
         if self._opening_headers is not self.default_headers:  # renewed each second
             self._opening_headers = self.default_headers
-            lines = [b"%b: %b\r\n" % header for header in self.default_headers]
-            self._opening = b"".join([STATUS_LINE[200], *lines])
-        return self._opening
+            self._opening = b"".join([b"%b: %b\r\n" % header for header in self.default_headers])
+        return STATUS_LINE[status] + self._opening
 
     def forget(self, connection: GuardedProtocol) -> None:
         if connection.charge:
@@ -520,7 +528,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._arrival = None
         super().on_headers_complete()
         values: dict[str, Any] = self.scope  # type: ignore[assignment]
-        values[PUSH] = self._push
+        values[PUSH], values[WHOLE] = self._push, self._whole
         self._headed = True
         if not self.pipeline or self.pipeline[0][0] is not self.cycle:
             self._running = self.cycle
@@ -565,6 +573,35 @@ class GuardedProtocol(HttpToolsProtocol):
         if part:
             self.transport.write(b"%x\r\n%b\r\n" % (len(part), part))
         return len(part)
+
+    def _whole(self, status: int, headers: Headers, body: bytes) -> bool:
+        """See `telemetry.record.Whole`: what the cycle does with head and body, where nothing is unusual."""
+        cycle = self._running
+        if cycle is None or cycle.response_started or cycle.access_log or self.flow.write_paused:
+            return False
+        if cycle.disconnected or cycle.scope["method"] == "HEAD" or len(body) > _JOINED_BODY:
+            return False
+        names, values = zip(*headers, strict=True)
+        if HEADER_RE.search(b"".join(names)) or HEADER_VALUE_RE.search(b"".join(values)):
+            return False  # it is raised there
+        if headers[names.index(b"content-length")][1] != b"%d" % len(body) or b"transfer-encoding" in names:
+            return False
+        lines = [b"%b: %b\r\n" % header for header in headers]
+        if b"connection" in names:
+            if _CLOSE not in headers:
+                return False
+            cycle.keep_alive = False
+        elif not cycle.keep_alive:
+            lines.append(b"%b: %b\r\n" % _CLOSE)
+        opening = self._all.opening(status)
+        self.transport.write(b"".join((opening, *lines, b"\r\n", body)))
+        cycle.response_started = cycle.response_complete = True
+        cycle.chunked_encoding = cycle.waiting_for_100_continue = False
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            self.transport.close()
+        cycle.on_response()
+        return True
 
     def on_response_complete(self) -> None:
         self._all.total_requests += 1

@@ -61,6 +61,13 @@ It can, after the head, while the client takes what it is sent. Only then it has
 Who pushes notes it in the request's record.
 """
 
+WHOLE = "dub5.whole"
+"""Where the server may have put into the scope what sends a whole answer at once."""
+
+Whole = Callable[[int, list[tuple[bytes, bytes]], bytes], bool]
+"""Sends status, headers and body with one write, so that a client wakes up once for them. False, and nothing was sent,
+where that would take a wait, or the answer is not quite a usual one."""
+
 _LABELS = ("route", "method", "status", "outcome", "model", "stream")
 _CALLER = ("error_code", "tenant", "personality")
 _LEADER = ("leader_request_id", "leader_trace_id")
@@ -499,7 +506,7 @@ class TelemetryMiddleware:
             started=started,
             method=method if method in _METHODS else OTHER,
         )
-        exchange = _Exchange(record, receive, send)
+        exchange = _Exchange(record, receive, send, values.get(WHOLE))
         try:
             await self._app(scope, exchange.pass_in, exchange.pass_out)
         except Exception:  # noqa: BLE001  # the outermost place: nobody else will
@@ -508,7 +515,8 @@ class TelemetryMiddleware:
             )
             await _answer_for_defect(exchange)
         finally:
-            values.pop(PUSH, None)  # else the connection would keep itself alive
+            for name in (PUSH, WHOLE):  # else the connection would keep itself alive
+                values.pop(name, None)
             duration = time.perf_counter() - record.started
             if record.route == OTHER:  # Litestar leaves here the template of the route that it found
                 record.route = values.get("path_template") or OTHER
@@ -529,12 +537,15 @@ class TelemetryMiddleware:
 class _Exchange(msgspec.Struct):
     """One request and its response on their way through; counts and looks, and changes only the head.
 
-    `received` and `sent` are bytes of the bodies, without what was pushed.
+    `received` and `sent` are bytes of the bodies, without what was pushed. `held` is a head that goes together with its
+    body, where the server can send a `whole` answer.
     """
 
     record: RequestRecord
     receive: Receive
     send: Send
+    whole: Whole | None = None
+    held: Message | None = None
     status: int | None = None
     received: int = 0
     sent: int = 0
@@ -564,15 +575,27 @@ class _Exchange(msgspec.Struct):
                 headers.append((b"server-timing", ", ".join(phases).encode()))
             headers += record.answer_headers
             message["headers"] = headers
-            await self.send(message)
+            if self.whole is not None and any(name == b"content-length" for name, _ in headers):
+                self.held = message
+            else:
+                await self.send(message)
             return
-        await self.send(message)
+        held, self.held = self.held, None
+        if held is None or not self._sent_whole(held, message):
+            if held is not None:
+                await self.send(held)
+            await self.send(message)
         if message["type"] == "http.response.body":
             record, body = self.record, message.get("body", b"")
             if record.first_byte is None and body and body != HEARTBEAT:
                 record.first_byte = time.perf_counter() - record.started
             self.sent += len(body)
             self.complete = not message.get("more_body", False)
+
+    def _sent_whole(self, head: Any, message: Any) -> bool:
+        if self.whole is None or message["type"] != "http.response.body" or message.get("more_body", False):
+            return False
+        return self.whole(head["status"], head["headers"], message.get("body", b""))
 
 
 def outcome_of(
@@ -608,7 +631,7 @@ async def _answer_for_defect(exchange: _Exchange) -> None:
     After the head it is not: returning with the response unfinished makes the server break off the
     connection, so that the client cannot take the part for the whole.
     """
-    if exchange.status is not None:
+    if exchange.status is not None and exchange.held is None:
         return
     exchange.record.error_code = InternalError.code
     headers = [*_DEFECT.headers, (b"content-length", str(len(_DEFECT.body)).encode())]
