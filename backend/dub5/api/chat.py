@@ -253,6 +253,7 @@ class QuestionRoute:
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         record: RequestRecord = scope[RECORD]  # type: ignore[literal-required]
         push: Push | None = scope.get(PUSH)  # type: ignore[assignment]
+        watch = ClientWatch.of(scope, receive)
         spelling = self.spelling
         record.route = spelling.path
         if self.id_header is not None:
@@ -281,7 +282,7 @@ class QuestionRoute:
                     if isinstance(said, RateLimited):
                         raise said
                     grant = await self._granted(question) if said is None else said
-                sent = await self._respond(question, writer, grant, deadlines.whole, receive, send, push)
+                sent = await self._respond(question, writer, grant, deadlines.whole, watch, send, push)
             if arrival is not None and sent is not None and spelling is self.spelling:
                 self._learn(arrival, scope, question, caller, writer, sent)
         except ClientLeft:
@@ -449,7 +450,7 @@ class QuestionRoute:
         writer: Writer,
         grant: Grant | None,
         end: float | None,
-        receive: Receive,
+        watch: ClientWatch,
         send: Send,
         push: Push | None,
     ) -> tuple[bytes, bytes] | None:
@@ -460,7 +461,6 @@ class QuestionRoute:
         """
         record, streaming = question.record, False
         failure: Exception | None = None
-        watch = ClientWatch(receive)
         stream = cast("EventStream | None", None)
 
         def forwarded(status: CacheStatus) -> None:

@@ -24,6 +24,7 @@ from dub5.api.http import (
     CLOSE,
     JSON,
     ClientLeft,
+    ClientWatch,
     Headers,
     deadlines_of,
     headers_of,
@@ -96,7 +97,7 @@ class EmbeddingsRoute:
                     reserve = sum(tokens_of(item.text) for item in batch.missing())
                     grant = await self._limiter.acquire(record.tenant or "", reserve=reserve)
                 waits = batch.missing() or len(batch.items) > _SOON
-                async with while_client_stays(receive) if waits else _NOTHING:
+                async with while_client_stays(ClientWatch.of(scope, receive)) if waits else _NOTHING:
                     work = self._embedder.answer(batch)
                     vectors = await (work if batch.deadline is None else until(batch.deadline, work))
                     await self._send(batch, vectors, _head(record, vectors, grant), send)

@@ -28,7 +28,7 @@ import math
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, Self, cast
 
 import msgspec
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
@@ -51,7 +51,7 @@ from dub5.errors import (
 )
 from dub5.frames import Frame
 from dub5.settings.model import Duration
-from dub5.telemetry.record import HEARTBEAT, Push, RequestRecord, record_of
+from dub5.telemetry.record import HEARTBEAT, LEAVING, OnLeaving, Push, RequestRecord, record_of
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -359,20 +359,32 @@ async def send_error(
 class ClientWatch(msgspec.Struct):
     """Once begun, cancels the task that began it as soon as the client closes its connection; then it has `left`.
 
-    An ASGI application learns of a client that left only by asking, and sending to it succeeds silently. Whoever meets
-    the cancellation has to take it back, as asyncio.timeout does, and `end` the watch in any case.
+    An ASGI application learns of a client that left only by asking, and sending to it succeeds silently; where the
+    server tells, no task has to ask (`leaving`). Whoever meets the cancellation has to take it back, as asyncio.timeout
+    does, and `end` the watch in any case.
     """
 
     receive: Receive
+    leaving: OnLeaving | None = None
     left: bool = False
     task: asyncio.Task[Any] | None = None
     watcher: asyncio.Task[None] | None = None
 
+    @classmethod
+    def of(cls, scope: Scope, receive: Receive) -> Self:
+        """Of the client whose request this is."""
+        return cls(receive, cast("OnLeaving | None", scope.get(LEAVING)))
+
     def begin(self) -> None:
         self.task = asyncio.current_task()
-        self.watcher = asyncio.create_task(self._watch())  # noqa: TID251  # cancelled by whoever began it
+        if self.leaving is not None:
+            self.leaving(self._on_left)
+        else:
+            self.watcher = asyncio.create_task(self._watch())  # noqa: TID251  # cancelled by whoever began it
 
     def end(self) -> None:
+        if self.leaving is not None and self.task is not None:
+            self.leaving(None)
         if self.watcher is not None:
             self.watcher.cancel()
             self.watcher = None  # its traceback leads back here: a cycle would keep the whole request
@@ -380,15 +392,17 @@ class ClientWatch(msgspec.Struct):
     async def _watch(self) -> None:
         while (await self.receive())["type"] != "http.disconnect":
             pass
+        self._on_left()
+
+    def _on_left(self) -> None:
         self.left = True
         if self.task is not None:
             self.task.cancel()
 
 
 @contextlib.asynccontextmanager
-async def while_client_stays(receive: Receive) -> AsyncIterator[None]:
+async def while_client_stays(watch: ClientWatch) -> AsyncIterator[None]:
     """Cancel what runs inside as soon as the client closes its connection, and raise ClientLeft."""
-    watch = ClientWatch(receive)
     watch.begin()
     try:
         yield

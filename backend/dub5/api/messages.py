@@ -7,11 +7,11 @@ is asked to the letter what the caller asked (`providers.anthropic_native`).
 from __future__ import annotations
 
 import msgspec
-from litestar.types import Receive, Send
+from litestar.types import Send
 
 from dub5.admission.limits import Grant
 from dub5.api.chat import QuestionRoute, in_time
-from dub5.api.http import JSON, key_of, rate_headers, send_whole, while_client_stays
+from dub5.api.http import JSON, ClientWatch, key_of, rate_headers, send_whole, while_client_stays
 from dub5.api.messages_answer import MessagesWriter
 from dub5.api.messages_request import question
 from dub5.chat.answer import Writer
@@ -89,11 +89,11 @@ class TokenCountRoute(MessagesRoute):
         writer: Writer,  # noqa: ARG002  # there is no answer to write
         grant: Grant | None,
         end: float | None,  # noqa: ARG002  # the provider's own limits hold
-        receive: Receive,
+        watch: ClientWatch,
         send: Send,
         push: Push | None,  # noqa: ARG002  # one body
     ) -> None:
-        async with while_client_stays(receive):
+        async with while_client_stays(watch):
             body = await in_time(question.deadline, _counted(question))
         await send_whole(send, 200, [JSON, *rate_headers(grant)], msgspec.json.encode(body))
 

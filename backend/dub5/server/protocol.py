@@ -62,7 +62,7 @@ from dub5.errors import (
 )
 from dub5.process.descriptors import refused_at_once
 from dub5.telemetry.logging import get_logger
-from dub5.telemetry.record import PUSH, WHOLE
+from dub5.telemetry.record import LEAVING, PUSH, WHOLE
 
 MAX_HEAD = 64 * 2**10
 """Bytes of a request's head, to within one slice; also of whatever else is sent between two parts of a body."""
@@ -287,6 +287,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._held = 0  # bytes until which nothing is parsed: a request that may be answered when it is whole
         self._asked = b""  # a request whose answer, or which itself, comes back from `recall`
         self._leaves = False  # after that
+        self._leaving: Callable[[], None] | None = None  # called when the client leaves
         self._unparsed = b""
         self._over = False  # nothing that comes is parsed any more
         self._pending_refusal: bytes | None = None  # sent when the requests before it are answered
@@ -528,7 +529,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._arrival = None
         super().on_headers_complete()
         values: dict[str, Any] = self.scope  # type: ignore[assignment]
-        values[PUSH], values[WHOLE] = self._push, self._whole
+        values[PUSH], values[WHOLE], values[LEAVING] = self._push, self._whole, self._on_leaving
         self._headed = True
         if not self.pipeline or self.pipeline[0][0] is not self.cycle:
             self._running = self.cycle
@@ -573,6 +574,19 @@ class GuardedProtocol(HttpToolsProtocol):
         if part:
             self.transport.write(b"%x\r\n%b\r\n" % (len(part), part))
         return len(part)
+
+    def _on_leaving(self, call: Callable[[], None] | None) -> None:
+        """See `telemetry.record.OnLeaving`: of the client whose request is being answered."""
+        self._leaving = call
+        if call is not None:
+            self.flow.resume_reading()  # else nobody notices
+            if self._running is None or self._running.disconnected:
+                self.loop.call_soon(self._tell_leaving)
+
+    def _tell_leaving(self) -> None:
+        call, self._leaving = self._leaving, None
+        if call is not None:
+            call()
 
     def _whole(self, status: int, headers: Headers, body: bytes) -> bool:
         """See `telemetry.record.Whole`: what the cycle does with head and body, where nothing is unusual."""
@@ -727,6 +741,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._running is not None and not self._running.response_complete:
             self._running.disconnected = True
             self._running.message_event.set()
+            self._tell_leaving()
 
     def _send_refusal(self, refusal: bytes) -> None:
         """The connection closes when the client does, or a moment later."""

@@ -68,6 +68,13 @@ Whole = Callable[[int, list[tuple[bytes, bytes]], bytes], bool]
 """Sends status, headers and body with one write, so that a client wakes up once for them. False, and nothing was sent,
 where that would take a wait, or the answer is not quite a usual one."""
 
+LEAVING = "dub5.leaving"
+"""Where the server may have put into the scope what tells when the client leaves."""
+
+OnLeaving = Callable[["Callable[[], None] | None"], None]
+"""Has what it is given called when the client leaves before it is answered, instead of what was given before. Who asks
+`receive` for that needs a task for it."""
+
 _LABELS = ("route", "method", "status", "outcome", "model", "stream")
 _CALLER = ("error_code", "tenant", "personality")
 _LEADER = ("leader_request_id", "leader_trace_id")
@@ -506,7 +513,9 @@ class TelemetryMiddleware:
             started=started,
             method=method if method in _METHODS else OTHER,
         )
-        exchange = _Exchange(record, receive, send, values.get(WHOLE))
+        exchange = _Exchange(record, receive, send, values.get(WHOLE), values.get(LEAVING))
+        if exchange.leaving is not None:
+            values[LEAVING] = exchange.on_leaving
         try:
             await self._app(scope, exchange.pass_in, exchange.pass_out)
         except Exception:  # noqa: BLE001  # the outermost place: nobody else will
@@ -515,7 +524,7 @@ class TelemetryMiddleware:
             )
             await _answer_for_defect(exchange)
         finally:
-            for name in (PUSH, WHOLE):  # else the connection would keep itself alive
+            for name in (PUSH, WHOLE, LEAVING):  # else the connection would keep itself alive
                 values.pop(name, None)
             duration = time.perf_counter() - record.started
             if record.route == OTHER:  # Litestar leaves here the template of the route that it found
@@ -545,6 +554,7 @@ class _Exchange(msgspec.Struct):
     receive: Receive
     send: Send
     whole: Whole | None = None
+    leaving: OnLeaving | None = None
     held: Message | None = None
     status: int | None = None
     received: int = 0
@@ -559,6 +569,17 @@ class _Exchange(msgspec.Struct):
         elif message["type"] == "http.disconnect" and not self.complete:  # servers send it after the end, too
             self.client_left = True
         return message
+
+    def on_leaving(self, call: Callable[[], None] | None) -> None:
+        """See OnLeaving: what is seen of it by `receive` is seen here, too."""
+
+        def left() -> None:
+            self.client_left = not self.complete
+            if call is not None:
+                call()
+
+        if self.leaving is not None:
+            self.leaving(None if call is None else left)
 
     async def pass_out(self, message: Message) -> None:
         if message["type"] == "http.response.start":
