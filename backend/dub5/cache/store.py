@@ -504,7 +504,8 @@ class AnswerStore:
 
         def on_entry(entry: Entry | None) -> None:
             # Else a purge came to our knowledge with the reading, and there is another answer to look for.
-            done(self._found(lookup, identity, entry) if identity == self.identity(lookup) else None)
+            still = identity.version == self._purges.version(lookup.names)
+            done(self._found(lookup, identity, entry) if still else None)
 
         asks = lookup.lifetimes.question is not None
         return self._read_for(identity, on_entry, question=asks, at_once=True)
@@ -514,7 +515,7 @@ class AnswerStore:
             self._nudged.set()
         hit = self._judged(entry, "shared", lookup) if entry is not None else None
         if entry is not None and hit is not None:
-            self._keep_locally(identity, entry, lookup.lifetimes)
+            self._keep_locally(identity, entry, lookup.lifetimes, hit.freshness.age)
         return hit
 
     def _read_for(
@@ -563,9 +564,10 @@ class AnswerStore:
         reading = _Reading(identity, time.monotonic(), [functools.partial(_settle, found)], question)
         asked = self._read(reading)
         entry = await (found if asked else self._read_in_task(identity, question=question))
-        if entry is None or _is_unborn(entry, self.now()):
+        now = self.now()
+        if entry is None or _is_unborn(entry, now):
             return None
-        self._keep_locally(identity, entry, lifetimes)
+        self._keep_locally(identity, entry, lifetimes, entry.age(now))
         return entry.body
 
     async def store(self, identity: Identity, entry: Entry, lifetimes: Lifetimes) -> bool:
@@ -608,12 +610,13 @@ class AnswerStore:
         last turn in which something was. So what was purged elsewhere is known before an answer is trusted: answers
         come in the order of asking. False where the link cannot be asked without a wait."""
         assert self._link is not None  # noqa: S101  # who calls has seen to it
-        if not self._link.pipelines:
-            return False
-        if self._turn is None:
-            self._turn = _Turn()
+        turn = self._turn
+        if turn is None:
+            if not self._link.pipelines:
+                return False
+            turn = self._turn = _Turn()
             asyncio.get_running_loop().call_soon(self._ask)
-        self._turn.readings.append(reading)
+        turn.readings.append(reading)
         return True
 
     def _ask(self) -> None:
@@ -748,8 +751,8 @@ class AnswerStore:
             return None
         return entry
 
-    def _keep_locally(self, identity: Identity, entry: Entry, lifetimes: Lifetimes) -> None:
-        left = self._kept_for(identity.key, lifetimes) - entry.age(self.now())
+    def _keep_locally(self, identity: Identity, entry: Entry, lifetimes: Lifetimes, age: float) -> None:
+        left = self._kept_for(identity.key, lifetimes) - age
         if left > 0:
             self._local.put(identity, entry, seconds=left)
 
