@@ -1,0 +1,1 @@
+"""The advisor's autoscaler beside Kubernetes' own controller, on histories that are made up."""
