@@ -10,6 +10,7 @@ A record bounds what is read of it: `LIMIT` bytes unzipped, LONGEST seconds.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import itertools
@@ -30,10 +31,13 @@ LONGEST = 32 * 86400
 """Seconds."""
 
 _MOST_AT_ONCE = 10**6
+_MOST_LINES = 10**6
 _GZIP = b"\x1f\x8b"
 
 Seconds = Annotated[float, Meta(ge=0, le=LONGEST)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+_Count = Annotated[int, Meta(ge=0, le=10**6)]
+_Amount = Annotated[float, Meta(ge=0, le=1e12)]
 
 
 class BadRecord(Exception):
@@ -140,13 +144,13 @@ class Seen(Line, frozen=True, kw_only=True, tag="seen"):
     whether they got it or not."""
 
     at: Seconds
-    wanted: int | None = None
-    ready: int | None = None
-    demand: float | None = None
-    queued: float | None = None
-    requests: float | None = None
-    shed: float | None = None
-    waited: float | None = None
+    wanted: _Count | None = None
+    ready: _Count | None = None
+    demand: _Amount | None = None
+    queued: _Amount | None = None
+    requests: _Amount | None = None
+    shed: _Amount | None = None
+    waited: _Amount | None = None
 
 
 AnyLine = Header | Arrivals | Callers | Mix | Seen
@@ -216,17 +220,29 @@ def _unzipped(path: Path) -> bytes:
 
 
 def _parse(content: bytes) -> Record:
-    lines = [
-        _line(number, written) for number, written in enumerate(content.splitlines(), 1) if written.strip()
-    ]
+    written = content.splitlines()
+    if len(written) > _MOST_LINES:
+        raise BadRecord(f"it has more than {_MOST_LINES} lines")
+    _check_version(written[0] if written else b"")
+    lines = [_line(number, each) for number, each in enumerate(written, 1) if each.strip()]
     if not lines or not isinstance(lines[0], Header):
         raise BadRecord("this is no record of a load: its first line is not of kind `record`")
     header, rest = lines[0], lines[1:]
-    if header.version != VERSION:
-        raise BadRecord(f"line 1: version: it is of version {header.version}, this program reads {VERSION}")
     if any(isinstance(line, Header) for line in rest):
         raise BadRecord("there is a second line of kind `record`")
     return make(header, rest)
+
+
+class _Version(msgspec.Struct):
+    version: int = VERSION
+
+
+def _check_version(first: bytes) -> None:
+    """Before anything else of it: a later one may have fields that are not known here."""
+    with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
+        found = msgspec.json.decode(first, type=_Version).version
+        if found != VERSION:
+            raise BadRecord(f"line 1: version: it is of version {found}, this program reads {VERSION}")
 
 
 def _line(number: int, written: bytes) -> AnyLine:

@@ -10,12 +10,14 @@ import csv
 import itertools
 import math
 import random
+import re
 import statistics
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import msgspec
 
@@ -47,6 +49,10 @@ SHAPES: dict[str, str] = {
 _TIMES = ("TIMESTAMP", "timestamp", "time", "second", "seconds")
 _TOKENS = ("GeneratedTokens", "tokens")
 _MOST_ROWS = 20_000_000
+_LONGEST_LINE = 2**16
+_PARTS = re.compile(r"(\.[0-9]{6})[0-9]+")
+"""Of a second; six digits are read."""
+
 _SPIKE = 300.0
 _REFILL = 1800.0
 _POINTS = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
@@ -60,28 +66,48 @@ class Speed(NamedTuple):
 
 
 def of_csv(path: Path, header: Callable[[float, float], Header], mix: Mix, speed: Speed) -> Record:
-    """Arrivals, one a row. The column `TIMESTAMP` (a date and time) or `second` says when; where there is
+    """Arrivals, one a row, in any order. The column `TIMESTAMP` (a date and time) or `second` says when; where there is
     `GeneratedTokens`, calls take as long as so many tokens at `speed`, else as long as `mix` says. `header` is made of
     the Unix time at which it began and its seconds. BadRecord names the line.
+
+    Rows are counted, not kept: memory follows from the seconds that they span.
     """
-    moments: list[float] = []
-    took: list[float] = []
-    for number, row in _rows(path):
-        moments.append(_moment(row, number))
-        tokens = next((row[name] for name in _TOKENS if row.get(name)), None)
-        if tokens is not None:
-            took.append(speed.first_token + _number(tokens, number) / speed.tokens_per_second)
-    if not moments:
+    first, least, most = None, 0, 0
+    counts: Counter[int] = Counter()
+    tokens: Counter[float] = Counter()
+    with _naming(path):
+        for number, row in _rows(path):
+            moment = _moment(row, number)
+            if first is None:
+                first = moment
+            second = math.floor(moment - first)
+            least, most = min(least, second), max(most, second)
+            if most - least >= LONGEST:
+                raise BadRecord(
+                    f"line {number}: its rows are {most - least:g} s apart, a record has at most {LONGEST}; "
+                    "a number counts seconds"
+                )
+            counts[second] += 1
+            written = next((row[name] for name in _TOKENS if row.get(name)), None)
+            if written is not None:
+                tokens[_tokens(written, number)] += 1
+    if first is None:
         raise BadRecord(f"{path} has no rows")
-    began = min(moments)
-    length = math.floor(max(moments) - began) + 1.0
-    if length > LONGEST:
-        raise BadRecord(f"{path}: its rows are {length:g} s apart, a record has at most {LONGEST}")
-    counts = Counter(int(moment - began) for moment in moments)
-    requests = [float(counts[second]) for second in range(int(length))]
-    if took:
+    requests = [float(counts[second]) for second in range(least, most + 1)]
+    if tokens:
+        took = {speed.first_token + each / speed.tokens_per_second: count for each, count in tokens.items()}
+        if max(took) > LONGEST:
+            raise BadRecord(f"{path}: a call of {max(took):.0f} s: a record has at most {LONGEST}")
         mix = msgspec.structs.replace(mix, service=distribution(took))
-    return make(header(began, length), [Arrivals(at=0, requests=requests), mix])
+    return make(header(first + least, float(len(requests))), [Arrivals(at=0, requests=requests), mix])
+
+
+def _tokens(written: str, number: int) -> float:
+    """To four digits, so that there are not many different ones."""
+    found = _number(written, number)
+    if found < 0:
+        raise BadRecord(f"line {number}: {written[:40]!r} tokens")
+    return float(f"{found:.4g}")
 
 
 def of_run(path: Path, header: Callable[[float, float], Header], mix: Mix) -> Record:
@@ -89,13 +115,14 @@ def of_run(path: Path, header: Callable[[float, float], Header], mix: Mix) -> Re
     lines: list[AnyLine] = [mix]
     before = None
     second = 0.0
-    for number, row in _rows(path):
-        second, clients = (_number(row.get(name), number) for name in ("second", "clients"))
-        if clients != before:
-            lines.append(Callers(at=second, count=int(clients)))
-            before = clients
-        wanted, ready, demand = (_number(row.get(name), number) for name in ("wanted", "ready", "demand"))
-        lines.append(Seen(at=second, wanted=int(wanted), ready=int(ready), demand=demand))
+    with _naming(path):
+        for number, row in _rows(path):
+            second, clients = (_number(row.get(name), number) for name in ("second", "clients"))
+            if clients != before:
+                lines.append(Callers(at=second, count=int(clients)))
+                before = clients
+            wanted, ready, demand = (_number(row.get(name), number) for name in ("wanted", "ready", "demand"))
+            lines.append(Seen(at=second, wanted=int(wanted), ready=int(ready), demand=demand))
     if second == 0:
         raise BadRecord(f"{path} has no rows")
     return make(header(0.0, second), lines)
@@ -206,10 +233,12 @@ def _poisson(rng: random.Random, mean: float) -> int:
     return count
 
 
-def distribution(took: list[float]) -> list[tuple[float, float]]:
-    """Points of the distribution of these durations."""
+def distribution(took: Mapping[float, int]) -> list[tuple[float, float]]:
+    """Points of the distribution of these durations, each with how often there was it."""
     ordered = sorted(took)
-    return [(share, ordered[min(len(ordered) - 1, int(share * len(ordered)))]) for share in _POINTS]
+    passed = list(itertools.accumulate(took[each] for each in ordered))
+    ranks = (min(passed[-1] - 1, int(share * passed[-1])) for share in _POINTS)
+    return [(share, ordered[bisect_right(passed, rank)]) for share, rank in zip(_POINTS, ranks, strict=True)]
 
 
 def _at(points: Points, moment: float) -> float | None:
@@ -218,29 +247,52 @@ def _at(points: Points, moment: float) -> float | None:
     return before[-1] if before else points[0][1] if points else None
 
 
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """What is wrong with a line is said with the file's name."""
+    try:
+        yield
+    except BadRecord as error:
+        raise BadRecord(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+
+
 def _rows(path: Path) -> Iterable[tuple[int, dict[str, str]]]:
     """With their numbers, as an editor counts lines."""
+    number = 1
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            names, reader = _head(file)
             for rows, row in enumerate(reader):
+                number = reader.line_num + 1
                 if rows == _MOST_ROWS:
                     raise BadRecord(f"{path} has more than {_MOST_ROWS} rows")
-                yield reader.line_num, row
+                if any(row) and not "".join(row).isspace():
+                    yield number, dict(zip(names, row, strict=False))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no CSV"
+        reason = error.strerror if isinstance(error, OSError) else f"it is no CSV near line {number}"
         raise BadRecord(f"{path} cannot be read: {reason}") from None
+
+
+def _head(file: TextIO) -> tuple[list[str], Any]:
+    """The names of columns, and a reader of the lines behind them. What separates columns is what separates names."""
+    head = file.readline(_LONGEST_LINE)
+    separator = max(",;\t", key=head.count)
+    names = next(csv.reader([head], delimiter=separator), [])
+    return [name.strip() for name in names], csv.reader(file, delimiter=separator)
 
 
 def _moment(row: dict[str, str], number: int) -> float:
     """Unix time, or seconds since whenever."""
     written = next((row[name] for name in _TIMES if row.get(name)), None)
     if written is None:
-        raise BadRecord(f"line {number}: there is no column {' or '.join(_TIMES)}, or nothing in it")
+        raise BadRecord(
+            f"line {number}: there is no column {' or '.join(_TIMES)}, or nothing in it (columns: "
+            f"{', '.join([*row][:10])[:200]})"
+        )
     with contextlib.suppress(ValueError):
         return _finite(float(written), written, number)
     try:
-        moment = datetime.fromisoformat(written[:26])  # of parts of a second it reads six digits
+        moment = datetime.fromisoformat(_PARTS.sub(r"\1", written.strip()))
     except ValueError:
         raise BadRecord(f"line {number}: {written[:40]!r} is neither a number nor a date and time") from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

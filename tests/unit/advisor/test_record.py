@@ -88,7 +88,9 @@ def test_one_that_somebody_has_unzipped_is_read(tmp_path: Path) -> None:
         ([HEADER, ARRIVALS], "mix"),
         ([HEADER, {**MIX, "at": 1}, ARRIVALS], "second 0"),
         ([HEADER, HEADER, MIX, ARRIVALS], "second line"),
-        ([{**HEADER, "version": 2}, MIX, ARRIVALS], "version"),
+        ([{**HEADER, "version": 2, "unheard_of": {}}, MIX, ARRIVALS], "line 1: version: it is of version 2"),
+        ([{**HEADER, "notes": ["x" * 2000]}, MIX, ARRIVALS], "notes"),
+        ([HEADER, MIX, ARRIVALS, {"line": "seen", "at": 1, "wanted": -1}], "line 4: wanted"),
         ([{**HEADER, "seconds": -1}, MIX, ARRIVALS], "seconds"),
         ([{**HEADER, "seconds": 1e9}, MIX, ARRIVALS], "seconds"),
         ([{**HEADER, "pace": {"scrap": 1}}, MIX, ARRIVALS], "scrap"),
@@ -125,6 +127,8 @@ def test_files_that_are_no_records(tmp_path: Path) -> None:
         ("damaged", good[:30] + b"\0\0\0\0" + good[34:]),
         ("binary", b"\x00\xff" * 100),
         ("empty", b""),
+        ("nan", b'{"line": "record", "source": "a", "seconds": NaN}'),
+        ("infinite", b'{"line": "record", "source": "a", "seconds": 1e999}'),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(BadRecord) as raised:
@@ -142,6 +146,9 @@ def test_a_bomb_is_not_unzipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(BadRecord) as raised:
         read(tmp_path / "bomb")
     assert "1 MiB" in str(raised.value)
+    (tmp_path / "lines").write_bytes(gzip.compress(b"\n" * (10**6 + 1)))
+    with pytest.raises(BadRecord, match="1000000 lines"):
+        read(tmp_path / "lines")
 
 
 def test_a_part_begins_with_what_holds_then(tmp_path: Path) -> None:

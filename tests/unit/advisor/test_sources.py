@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from dub5.advisor.record import BadRecord, Header, Mix, Record, read, write
 from dub5.advisor.sources import SHAPES, Speed, distribution
 from testkit import trace
 from testkit.places import ROOT
+from tests.harness import size
 from tests.unit.loadtest import scenes
 
 MIX = Mix(hits=0.5, service=[(0.5, 2.0), (1.0, 9.0)])
@@ -61,12 +63,53 @@ def test_a_csv_without_lengths_takes_those_that_are_given(tmp_path: Path) -> Non
         (["second,tokens", "1,many"], "line 2: 'many'"),
         (["second", "1", "1e9"], "s apart"),
         (["second", "nan"], "line 2"),
+        (["second", "1", "", "soon"], "a.csv: line 4: 'soon'"),
+        (["second,tokens", "1,-5"], "line 2: '-5' tokens"),
+        (["second,tokens", "1,1e9"], "a call of 100000001 s"),
+        (["second", "1795000000", "1795000000000"], "line 3: its rows are"),
+        (["TIMESTAMP", "2026-13-01 00:00:00"], "line 2"),
+        (["second", "1", '"' + "x" * 200_000], "it is no CSV near line"),
     ],
 )
 def test_what_is_wrong_with_a_csv_is_named(tmp_path: Path, rows: list[str], named: str) -> None:
     with pytest.raises(BadRecord) as raised:
         csv(tmp_path / "a.csv", *rows)
     assert named in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        b"\xef\xbb\xbfTIMESTAMP,GeneratedTokens\r\n2026-01-01 00:00:03,20\r\n\r\n2026-01-01 00:00:01,20\r\n",
+        b"TIMESTAMP;GeneratedTokens\n2026-01-01 00:00:03;20\n ; \n2026-01-01 00:00:01;20\n",
+        b'"GeneratedTokens"\t"TIMESTAMP"\n20\t"2026-01-01T01:00:03+01:00"\n20\t2025-12-31T23:30:01.123456789-00:30\n',
+        b"TIMESTAMP , GeneratedTokens\n2026-01-01 00:00:03.0000000,20\n2026-01-01 00:00:01.0000001+00:00,20\n",
+    ],
+    ids=["bom, crlf, empty lines", "semicolons", "tabs, quotes, time zones", "seven digits"],
+)
+def test_the_forms_in_which_tables_come(tmp_path: Path, written: bytes) -> None:
+    (tmp_path / "a.csv").write_bytes(written)
+    record = sources.of_csv(tmp_path / "a.csv", header, MIX, Speed(first_token=1.0, tokens_per_second=10.0))
+    assert record.requests == 2.0
+    assert sum(record.arrivals[0].requests[:2]) == 1.0
+    assert int(record.header.began) == 1767225601
+    assert {seconds for _, seconds in record.mixes[0].service} == {3.0}
+
+
+def test_rows_are_counted_and_not_kept(tmp_path: Path) -> None:
+    """A table of any length: memory follows from the time that it spans."""
+    rows = size(20_000)
+    with (tmp_path / "a.csv").open("w") as file:
+        file.write("second,tokens\n")
+        file.writelines(f"{row % 50}.5,{row % 700}\n" for row in range(rows))
+    tracemalloc.start()
+    try:
+        record = sources.of_csv(tmp_path / "a.csv", header, MIX, Speed())
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert record.requests == rows
+    assert peak < 2**20
 
 
 def test_files_that_are_not_there_or_no_text(tmp_path: Path) -> None:
@@ -148,4 +191,4 @@ def test_what_happens_in_a_shape() -> None:
 
 
 def test_a_distribution_of_few() -> None:
-    assert {seconds for _, seconds in distribution([3.0])} == {3.0}
+    assert {seconds for _, seconds in distribution({3.0: 1})} == {3.0}
