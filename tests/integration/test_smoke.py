@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from dub5.cli import smoke
+from dub5.cli import kubernetes, smoke
 from dub5.cli.command import Failed
 from testkit.http_server import Call, FakeServer, Script, Wire, raw, refuse, stream, whole
 from testkit.openai_server import FakeOpenAI, chunk, frame, frames
@@ -62,7 +62,7 @@ async def cluster() -> AsyncIterator[FakeKubernetes]:
 
 async def check(cluster: FakeKubernetes, server: Running) -> str:
     return await smoke.autoscaling(
-        smoke.Cluster(cluster.url, "a-token"),
+        kubernetes.Cluster(cluster.url, "a-token"),
         namespace="chat",
         hpa="dub5",
         selector="app=dub5,component=backend",
@@ -228,17 +228,17 @@ def test_a_strange_quantity() -> None:
 
 def test_outside_of_a_cluster() -> None:
     with pytest.raises(Failed, match="not in a cluster"):
-        smoke.in_cluster({})
+        kubernetes.in_cluster({})
 
 
 def test_inside_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inside = {"KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "443"}
-    monkeypatch.setattr(smoke, "_ACCOUNT", tmp_path)
+    monkeypatch.setattr(kubernetes, "ACCOUNT", tmp_path)
     with pytest.raises(Failed, match="no token"):
-        smoke.in_cluster(inside)
+        kubernetes.in_cluster(inside)
     (tmp_path / "token").write_text("a-token\n")
     monkeypatch.setattr("ssl.create_default_context", lambda cafile: cafile)
-    found = smoke.in_cluster(inside)
+    found = kubernetes.in_cluster(inside)
     assert found == ("https://[fd00::1]:443", "a-token", str(tmp_path / "ca.crt"))
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from dub5.advisor import advice as words
 from dub5.advisor import page, sources, summary
@@ -32,10 +33,21 @@ from dub5.advisor.record import (
     write,
 )
 from dub5.advisor.running import measure
-from dub5.advisor.search import HELD, Bench, Bounds, Nothing, Objective, Run, chosen, recommend, space_of
+from dub5.advisor.search import (
+    HELD,
+    Advice,
+    Bench,
+    Bounds,
+    Nothing,
+    Objective,
+    Run,
+    chosen,
+    recommend,
+    space_of,
+)
 from dub5.advisor.simulation import Outcome, simulate
 from dub5.advisor.values import Values, read_values
-from dub5.cli import autoscale_page, command
+from dub5.cli import advice_configmap, autoscale_page, command, kubernetes
 from dub5.cli import standard_streams as streams
 from dub5.cli.command import Failed
 from dub5.errors import ConfigError
@@ -76,29 +88,6 @@ def _add_record(commands: command.Commands) -> None:
         choices=sources.SHAPES,
         help="; ".join(f"{name}: {what}" for name, what in sources.SHAPES.items()),
     )
-    record.add_argument(
-        "--selector",
-        default='job=~".+"',
-        metavar="MATCHERS",
-        help='what selects the replicas of one release there, such as namespace="chat" (default: all there are)',
-    )
-    record.add_argument(
-        "--header",
-        action="append",
-        default=[],
-        metavar="NAME:VALUE",
-        help="that Prometheus asks for, such as X-Scope-OrgID:chat",
-    )
-    record.add_argument(
-        "--token-file", type=Path, metavar="FILE", help="with the bearer token that Prometheus asks for"
-    )
-    record.add_argument("--last", type=_duration, default=3600.0, help="how long, up to --until (default 1h)")
-    record.add_argument(
-        "--until",
-        type=command.read_by(_moment),
-        metavar="TIME",
-        help="such as 2026-11-27T09:30:00Z (default: now)",
-    )
     record.add_argument("--out", type=Path, required=True, metavar="FILE", help="where the record goes")
     record.add_argument(
         "--rate", type=_positive, default=10.0, help="requests a second at a shape's peak (default 10)"
@@ -121,37 +110,7 @@ def _add_record(commands: command.Commands) -> None:
         "--first-token", type=_duration, default=0.3, help="with GeneratedTokens (default 300ms)"
     )
     record.add_argument("--tokens-per-second", type=_positive, default=60.0, help="the same (default 60)")
-    record.add_argument(
-        "--replicas",
-        type=command.read_by(_count),
-        help="at the beginning (default: as few as the values allow)",
-    )
-    record.add_argument(
-        "--starts",
-        type=command.read_by(_durations),
-        default=None,
-        metavar="TIME,…",
-        help="of pods, as measured (default 3s to 5s)",
-    )
-    record.add_argument("--scrape", type=_duration, default=15.0, help="of Prometheus (default 15s)")
-    record.add_argument("--sync", type=_duration, default=15.0, help="of the autoscaler (default 15s)")
-    record.add_argument(
-        "--keep",
-        type=_duration,
-        default=5.0,
-        help="of idle connections by clients; 0s: a proxy balances each request (default 5s)",
-    )
-    record.add_argument(
-        "--stay-when-full",
-        action="store_true",
-        help="connections stay where a replica was full, as those of HTTP/2",
-    )
-    record.add_argument(
-        "--synced",
-        type=_duration,
-        metavar="TIME",
-        help="a moment at which the autoscaler looked (default: by chance)",
-    )
+    _add_measured(record)
     record.add_argument(
         "--values",
         type=Path,
@@ -161,6 +120,64 @@ def _add_record(commands: command.Commands) -> None:
         help="of the chart, that were in force",
     )
     record.set_defaults(run=_record)
+
+
+def _add_measured(parser: argparse.ArgumentParser) -> None:
+    """What of Prometheus a record is made of, and how the cluster was that it does not tell."""
+    parser.add_argument(
+        "--selector",
+        default='job=~".+"',
+        metavar="MATCHERS",
+        help='what selects the replicas of one release there, such as namespace="chat" (default: all there are)',
+    )
+    parser.add_argument(
+        "--header",
+        action="append",
+        default=[],
+        metavar="NAME:VALUE",
+        help="that Prometheus asks for, such as X-Scope-OrgID:chat",
+    )
+    parser.add_argument(
+        "--token-file", type=Path, metavar="FILE", help="with the bearer token that Prometheus asks for"
+    )
+    parser.add_argument("--last", type=_duration, default=3600.0, help="how long, up to --until (default 1h)")
+    parser.add_argument(
+        "--until",
+        type=command.read_by(_moment),
+        metavar="TIME",
+        help="such as 2026-11-27T09:30:00Z (default: now)",
+    )
+    parser.add_argument(
+        "--replicas",
+        type=command.read_by(_count),
+        help="at the beginning (default: as few as the values allow)",
+    )
+    parser.add_argument(
+        "--starts",
+        type=command.read_by(_durations),
+        default=None,
+        metavar="TIME,…",
+        help="of pods, as measured (default 3s to 5s)",
+    )
+    parser.add_argument("--scrape", type=_duration, default=15.0, help="of Prometheus (default 15s)")
+    parser.add_argument("--sync", type=_duration, default=15.0, help="of the autoscaler (default 15s)")
+    parser.add_argument(
+        "--keep",
+        type=_duration,
+        default=5.0,
+        help="of idle connections by clients; 0s: a proxy balances each request (default 5s)",
+    )
+    parser.add_argument(
+        "--stay-when-full",
+        action="store_true",
+        help="connections stay where a replica was full, as those of HTTP/2",
+    )
+    parser.add_argument(
+        "--synced",
+        type=_duration,
+        metavar="TIME",
+        help="a moment at which the autoscaler looked (default: by chance)",
+    )
 
 
 def _add_simulate(commands: command.Commands) -> None:
@@ -210,7 +227,20 @@ def _add_recommend(commands: command.Commands) -> None:
         "Find values that meet an objective at the least cost. Exit code 3: the present ones miss it.",
         "dub5 autoscale recommend load.record --values values.yaml --refused 0.001 --wait 1s",
     )
-    _add_what_is_simulated(recommended)
+    source = recommended.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "record", type=Path, nargs="?", metavar="RECORD", help="as `dub5 autoscale record` makes it"
+    )
+    source.add_argument(
+        "--prometheus",
+        metavar="URL",
+        help="of a release that runs: its record is made first, and --values tried",
+    )
+    _add_measured(recommended)
+    recommended.add_argument(
+        "--write-record", type=Path, metavar="FILE", help="where the record of --prometheus goes"
+    )
+    _add_tried_values(recommended)
     recommended.add_argument(
         "--refused", type=_share, default=0.001, help="of requests, at most (default 0.001)"
     )
@@ -246,11 +276,27 @@ def _add_recommend(commands: command.Commands) -> None:
     )
     recommended.add_argument("--json", action="store_true", help="print plain data")
     autoscale_page.add_arguments(recommended)
+    recommended.add_argument(
+        "--exit-zero", action="store_true", help="end with 0 also where the present values miss the objective"
+    )
+    recommended.add_argument(
+        "--configmap",
+        metavar="NAME",
+        help="that is there, in --namespace: verdict, table and lines to change are left in it, or why there are none",
+    )
+    recommended.add_argument("--namespace", metavar="NAME", help="of the ConfigMap")
+    recommended.add_argument(
+        "--api", metavar="URL", help="Kubernetes API; by default that of the cluster it runs in"
+    )
     recommended.set_defaults(run=_recommend)
 
 
 def _add_what_is_simulated(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("record", type=Path, metavar="RECORD", help="as `dub5 autoscale record` makes it")
+    _add_tried_values(parser)
+
+
+def _add_tried_values(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--values",
         type=Path,
@@ -290,9 +336,33 @@ def _record(args: argparse.Namespace) -> int:
 def _read_source(args: argparse.Namespace, mix: Mix) -> Record:
     named = args.csv or args.scaling or args.loadtest
 
+    header = _header(args, named.name if named else f"shape {args.shape}")
+    if args.csv:
+        return sources.of_csv(args.csv, header, mix, sources.Speed(args.first_token, args.tokens_per_second))
+    if args.scaling:
+        return sources.of_run(args.scaling, header, mix)
+    if args.loadtest:
+        return sources.of_loadtest(args.loadtest, header, mix)
+    if args.prometheus:
+        return _measured(args)
+    if args.length > LONGEST:
+        raise Failed(f"--length: a record has at most {LONGEST // 86400} days")
+    return sources.of_shape(args.shape, header, mix, rate=args.rate, seconds=args.length, seed=args.seed)
+
+
+def _measured(args: argparse.Namespace) -> Record:
+    header, headers = _header(args, args.selector), _headers(args)
+    return asyncio.run(
+        measure(args.prometheus, args.selector, args.last, args.until, header, headers=headers)
+    )
+
+
+def _header(args: argparse.Namespace, source: str) -> Callable[[float, float], Header]:
+    """Makes one of when the record began, and its length."""
+
     def header(began: float, seconds: float) -> Header:
         return Header(
-            source=named.name if named else args.selector if args.prometheus else f"shape {args.shape}",
+            source=source,
             began=began,
             seconds=seconds,
             pace=Pace(scrape=args.scrape, sync=args.sync, synced=args.synced),
@@ -301,20 +371,7 @@ def _read_source(args: argparse.Namespace, mix: Mix) -> Record:
             values=read_values(args.values).for_record() if args.values else {},
         )
 
-    if args.csv:
-        return sources.of_csv(args.csv, header, mix, sources.Speed(args.first_token, args.tokens_per_second))
-    if args.scaling:
-        return sources.of_run(args.scaling, header, mix)
-    if args.loadtest:
-        return sources.of_loadtest(args.loadtest, header, mix)
-    if args.prometheus:
-        measured = measure(
-            args.prometheus, args.selector, args.last, args.until, header, headers=_headers(args)
-        )
-        return asyncio.run(measured)
-    if args.length > LONGEST:
-        raise Failed(f"--length: a record has at most {LONGEST // 86400} days")
-    return sources.of_shape(args.shape, header, mix, rate=args.rate, seconds=args.length, seed=args.seed)
+    return header
 
 
 def _headers(args: argparse.Namespace) -> list[tuple[str, str]]:
@@ -366,6 +423,32 @@ def _explain(args: argparse.Namespace) -> int:
 
 
 def _recommend(args: argparse.Namespace) -> int:
+    if args.configmap is None:
+        advice, values = _advised(args)
+    else:
+        place = _place(args)
+        with advice_configmap.reason_left(place):
+            advice, values = _advised(args)
+        verdict, _, table = words.text(advice, values).partition("\n\n")
+        state: Literal["meets", "misses"] = "meets" if advice.present_meets else "misses"
+        lines = words.snippet(advice, values)
+        advice_configmap.leave(place, state, verdict, table, "\n".join(lines) or None)
+    streams.write(json.dumps(words.plain(advice, values)) if args.json else words.text(advice, values))
+    return 0 if advice.present_meets or args.exit_zero else MISSED
+
+
+def _place(args: argparse.Namespace) -> kubernetes.ConfigMap:
+    if args.namespace is None:
+        raise Failed("--configmap: say in which --namespace it is")
+
+    def cluster() -> kubernetes.Cluster:
+        return kubernetes.Cluster(args.api) if args.api else kubernetes.in_cluster(os.environ)
+
+    return kubernetes.ConfigMap(args.configmap, args.namespace, cluster)
+
+
+def _advised(args: argparse.Namespace) -> tuple[Advice, Values]:
+    """And the present values."""
     reported = autoscale_page.check(args)
     record, values = _given(args)
     if values.autoscaling.mode == "none":
@@ -377,7 +460,7 @@ def _recommend(args: argparse.Namespace) -> int:
     try:
         space = space_of(record, values, args.held_out, Bounds(args.max_inflight, args.max_replicas))
     except Nothing as error:
-        raise Failed(f"{args.record}: {error}") from None
+        raise Failed(f"{args.record or 'the record'}: {error}") from None
     with _benches(record, values, args.held_out, args.jobs) as run:
         advice = recommend(space, objective, run, seeds, _show)
     if reported:
@@ -396,8 +479,7 @@ def _recommend(args: argparse.Namespace) -> int:
             args, "recommend", lambda origin: page.recommended(record, values, advice, present, best, origin)
         )
     _show("")
-    streams.write(json.dumps(words.plain(advice, values)) if args.json else words.text(advice, values))
-    return 0 if advice.present_meets else MISSED
+    return advice, values
 
 
 @contextlib.contextmanager
@@ -423,7 +505,12 @@ def _simulated(args: argparse.Namespace) -> tuple[Record, Values, Outcome]:
 
 def _given(args: argparse.Namespace) -> tuple[Record, Values]:
     try:
-        record = read(args.record)
+        if args.record is not None:
+            record = read(args.record)
+        else:
+            record = _measured(args)
+            if args.write_record is not None:
+                write(record, args.write_record)
     except BadRecord as error:
         raise Failed(str(error)) from None
     given = [_set(written) for written in args.set]

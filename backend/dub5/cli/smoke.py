@@ -12,9 +12,8 @@ import functools
 import os
 import re
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -23,13 +22,13 @@ import uvloop
 
 from dub5.cli import command
 from dub5.cli.command import Failed
+from dub5.cli.kubernetes import Cluster, bracketed, in_cluster
 from dub5.cli.standard_streams import write
 from dub5.settings.model import Duration
 
 _INTERVAL = 1.0
 _TIMEOUT = 10.0
 _CHAT_TIMEOUT = 120.0
-_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _DEMAND = "dub5_demand_requests"
 _TOLERANCE = 1.1
 """The HPA does nothing while demand is within 10 % of the target."""
@@ -38,29 +37,6 @@ _GROUPS = {
     "Pods": ("custom.metrics.k8s.io", "prometheus-adapter, with the chart's files/prometheus-adapter.yaml"),
     "External": ("external.metrics.k8s.io", "KEDA"),
 }
-
-
-class Cluster(NamedTuple):
-    """A Kubernetes API: its address, the token to show and how to know it."""
-
-    url: str
-    token: str = ""
-    verify: ssl.SSLContext | bool = True
-
-
-def in_cluster(environment: Mapping[str, str]) -> Cluster:
-    """The API of the cluster that this runs in, with the pod's own token; Failed outside of one."""
-    host, port = environment.get("KUBERNETES_SERVICE_HOST"), environment.get("KUBERNETES_SERVICE_PORT")
-    if not host or not port:
-        raise Failed(
-            "not in a cluster: say where its API is with --api, such as the address of `kubectl proxy`"
-        )
-    try:
-        token = (_ACCOUNT / "token").read_text(encoding="ascii").strip()
-    except OSError:
-        raise Failed("this pod has no token: its service account must be mounted") from None
-    context = ssl.create_default_context(cafile=str(_ACCOUNT / "ca.crt"))
-    return Cluster(f"https://{_bracketed(host)}:{port}", token, context)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -284,7 +260,7 @@ async def _addresses(url: str) -> list[str]:
     except OSError:
         raise Failed(f"{parts.hostname} has no address: no replica is ready") from None
     addresses = sorted({address[0] for *_, address in found})
-    return [f"{parts.scheme}://{_bracketed(str(address))}:{parts.port}" for address in addresses]
+    return [f"{parts.scheme}://{bracketed(str(address))}:{parts.port}" for address in addresses]
 
 
 async def _gauge(client: httpx.AsyncClient, replica: str, name: str) -> float:
@@ -325,7 +301,3 @@ def _reason(body: bytes) -> str:
         return str(msgspec.json.decode(body)["error"]["message"])
     except (msgspec.MsgspecError, KeyError, TypeError):
         return body[:200].decode(errors="replace").strip()
-
-
-def _bracketed(address: str) -> str:
-    return f"[{address}]" if ":" in address else address

@@ -171,6 +171,15 @@ def test_values_are_recommended_and_the_exit_code_judges_the_present_ones(
     assert json.loads(capsys.readouterr().out)["present_meets"] is False
 
 
+def test_a_job_is_not_to_fail_where_values_miss_and_needs_a_namespace(
+    record: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = [str(record), "--set", "config.admission.max_inflight=1", "--set", "autoscaling.maxReplicas=2"]
+    assert main(["autoscale", "recommend", *few, "--seeds", "1", "--jobs", "1", "--exit-zero"]) == 0
+    assert "miss" in capsys.readouterr().out
+    assert "--namespace" in complaint(capsys, "recommend", str(record), "--configmap", "dub5-advice")
+
+
 def test_what_cannot_be_recommended(record: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "mode" in complaint(capsys, "recommend", str(record), "--set", "autoscaling.mode=none")
     assert "--held-out" in complaint(capsys, "recommend", str(record), "--held-out", "1")
