@@ -72,6 +72,7 @@ SERVES = {"make run", "make run CONFIG=examples/dub5.yaml", ".venv/bin/dub5 serv
 SHOWN = {
     ("README.md", "yaml"): "dub5.yaml",
     ("docs/adaptive-ttl.md", "yaml"): "policy.yaml",
+    ("docs/autoscale.md", "yaml"): "advisor.yaml",
     ("docs/caching.md", "json"): "questions.jsonl",
     ("docs/load-testing.md", "yaml"): "loadtest.yaml",
 }
@@ -173,6 +174,17 @@ CLUSTER = {
     "load test by schedule": [
         ": helm upgrade dub5 deploy/helm/dub5 --reuse-values --set loadtest.kind=cronjob --set loadtest.suspend=true",
         "kubectl create job --namespace chat --from=cronjob/dub5-loadtest NAME",
+    ],
+    "advice": [
+        (
+            ": helm upgrade dub5 deploy/helm/dub5 --reuse-values --values advisor.yaml --set loadtest.enabled=false "
+            "--set advisor.last=1m"
+        ),
+        ": kubectl wait configmap/dub5-advice --for=jsonpath={.data.ended} --timeout=120s",
+        "kubectl get configmap dub5-advice --namespace chat --output jsonpath='{.data.verdict}'",
+        "kubectl get configmap dub5-advice --namespace chat --output jsonpath='{.data.snippet}' > snippet.yaml",
+        "kubectl get configmaps --namespace chat --selector dub5.io/advice=misses",
+        ": helm upgrade dub5 deploy/helm/dub5 --reuse-values --set advisor.enabled=false",
     ],
     "keys": [
         ".venv/bin/dub5 keys new --tenant acme --secret dub5-callers --namespace chat | kubectl apply --filename -",
@@ -300,11 +312,12 @@ NAMED = {
         "helm install",
         "helm template",
         "helm test",
+        "helm uninstall",
         "helm upgrade",
         "kubectl exec",
         "kubectl logs",
     ),
-    *("dub5 loadtest report", "dub5 cache invalidate"),
+    *("dub5 loadtest report", "dub5 cache invalidate", "dub5 autoscale recommend"),
     *("make loadtest", ".venv/bin/uv add …", "kubectl create job --from=cronjob/…"),
 }
 

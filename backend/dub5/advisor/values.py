@@ -39,7 +39,7 @@ KNOWN = {
         "priorityClassName",
     ),
     *("redis", "replicas", "resources", "runAsUser", "secretEnv", "service", "serviceAccount", "tests"),
-    *("tolerations", "topologySpreadConstraints"),
+    *("advisor", "tolerations", "topologySpreadConstraints"),
 }
 """The chart's values by name."""
 

@@ -71,6 +71,7 @@ POLICIES = {
         "redis": [{"to": [PEER], "ports": [{"port": 6379}]}],
     }
 }
+ADVISOR = nested("advisor", {"enabled": True, "prometheus": "http://prometheus.monitoring:9090"})
 
 MATRIX: dict[str, Json] = {
     "defaults": {},
@@ -141,6 +142,11 @@ MATRIX: dict[str, Json] = {
         "auth": {"anonymous": True},
         "loadtest": {"enabled": True, "url": "https://chat.example", "keySecret": "theirs"},
     },
+    "advisor": ADVISOR,
+    "advisor, by a schedule": merged(
+        ADVISOR,
+        nested("advisor", {"schedule": "17 3 * * *", "resultsClaim": "results", "existingSecret": "prom"}),
+    ),
     "exposed": {
         "service": {
             "type": "LoadBalancer",
@@ -223,7 +229,7 @@ def test_every_pod_meets_the_restricted_standard(values: Json) -> None:
 
 @everywhere
 def test_only_the_test_of_autoscaling_has_a_token(values: Json) -> None:
-    rendered = render(values)
+    rendered = render(merged(values, nested("advisor.enabled", False)))
     with_token = {name for name, pod in rendered.pods().items() if pod["automountServiceAccountToken"]}
     assert {name.rpartition("-")[2] for name in with_token} <= {"autoscaling"}
     assert all(

@@ -26,6 +26,16 @@ tolerations: {{ toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
+{{/* The token of the pod's own account, mounted where a program looks for it: a volume of the few pods that need one. */}}
+{{- define "dub5.pod.token" -}}
+- name: token
+  projected:
+    sources:
+      - serviceAccountToken: {path: token, expirationSeconds: 3600}
+      - configMap: {name: kube-root-ca.crt, items: [{key: ca.crt, path: ca.crt}]}
+      - downwardAPI: {items: [{path: namespace, fieldRef: {fieldPath: metadata.namespace}}]}
+{{- end }}
+
 {{- define "dub5.container.security" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true

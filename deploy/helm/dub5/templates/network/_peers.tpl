@@ -42,3 +42,36 @@ podSelector:
 {{- range uniq $ports }}{{ $numbers = append $numbers (int .) }}{{ end }}
 {{- toJson $numbers }}
 {{- end }}
+
+{{/*
+To the advisor's Prometheus: by the rules that are set, or at the port of its address, in the namespace that a name of the
+cluster tells, else anywhere but at the link-local addresses, where clouds keep their metadata.
+*/}}
+{{- define "dub5.egress.prometheus" -}}
+{{- if .Values.networkPolicy.prometheus }}
+{{- toYaml .Values.networkPolicy.prometheus }}
+{{- else }}
+{{- with include "dub5.address" (dict "name" "" "url" (include "dub5.advisor.prometheus" .)) | fromJson }}
+- ports:
+    - {protocol: TCP, port: {{ int .port }}}
+  to:
+    {{- with include "dub5.namespaceOf" (dict "root" $ "host" .host) }}
+    - namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: {{ . }}}}
+    {{- else }}
+    - ipBlock: {cidr: 0.0.0.0/0, except: [169.254.0.0/16]}
+    - ipBlock: {cidr: "::/0", except: ["fe80::/10"]}
+    {{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The namespace of a Service, by its name as pods call it; empty for all other names and for addresses. */}}
+{{- define "dub5.namespaceOf" -}}
+{{- $parts := splitList "." .host }}
+{{- if regexMatch "^[0-9.]+$|:" .host }}
+{{- else if eq (len $parts) 1 }}
+{{- .root.Release.Namespace }}
+{{- else if or (eq (len $parts) 2) (eq (index $parts 2) "svc") }}
+{{- index $parts 1 }}
+{{- end }}
+{{- end }}

@@ -29,7 +29,7 @@ containers:
     securityContext: {{ include "dub5.container.security" . | nindent 6 }}
     volumeMounts:
       - {name: config, mountPath: /etc/dub5/config, readOnly: true}
-      # The only pod with a token, and the token has the rights of templates/operator/role.yaml only.
+      # The token has the rights of templates/operator/role.yaml only.
       - {name: token, mountPath: /var/run/secrets/kubernetes.io/serviceaccount, readOnly: true}
       {{- if include "dub5.backend.ca" . }}
       - {name: redis-ca, mountPath: /etc/dub5/redis-ca, readOnly: true}
@@ -37,12 +37,7 @@ containers:
 volumes:
   - name: config
     configMap: {name: {{ include "dub5.fullname" . }}}
-  - name: token
-    projected:
-      sources:
-        - serviceAccountToken: {path: token, expirationSeconds: 3600}
-        - configMap: {name: kube-root-ca.crt, items: [{key: ca.crt, path: ca.crt}]}
-        - downwardAPI: {items: [{path: namespace, fieldRef: {fieldPath: metadata.namespace}}]}
+  {{- include "dub5.pod.token" . | nindent 2 }}
   {{- with include "dub5.backend.ca" . }}
   - name: redis-ca
     secret: {{ . | nindent 6 }}
