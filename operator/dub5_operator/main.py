@@ -69,12 +69,12 @@ class Operator:
 
     def log(self, policy: str, cache_class: str, report: Report | None) -> None:
         """One that is not in force is logged when the reason is another one; that none is ours any more, once."""
-        overtaken, self._overtaken = self._overtaken, report is None
-        if report is None:
-            if not overtaken:
-                _log.warning("operator overtaken")
+        ready = None if report is None else report.conditions[0]
+        overtaken, self._overtaken = self._overtaken, ready is None or ready.reason == "Overtaken"
+        if self._overtaken and not overtaken:
+            _log.warning("operator overtaken")
+        if report is None or ready is None:
             return
-        ready = report.conditions[0]
         before = self._not_in_force.pop(policy, None)
         if ready.status == "True":
             _log.info(

@@ -76,6 +76,8 @@ RENEW = 60.0
 """Seconds after which it is published again, though nothing has changed."""
 SILENT = 300.0
 """Seconds without a new document after which an operator that was overtaken takes over again."""
+A_CLASS = 600
+"""Bytes of a class in the document, but for its name: more than any has."""
 GATHER = 1.0
 """Seconds between two documents."""
 
@@ -301,6 +303,14 @@ class Overtaken(Exception):
     """Another operator, which began later, publishes now."""
 
 
+class TooMany(Exception):
+    """With a class more, the document would be larger than replicas read; what is published stays. `classes` it has."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.classes = classes
+
+
 _PUBLISH_SCRIPT = """
 local held, document = 0, ''
 if redis.call('TYPE', KEYS[1]).ok == 'string' then document = redis.call('GETRANGE', KEYS[1], 0, MOST_DOCUMENT) end
@@ -360,11 +370,14 @@ class Publisher:
         return self._classes.get(class_name)
 
     async def publish(self, class_name: str, policy: ClassPolicy | None) -> None:
-        """Put a class's lifetimes in force; None: those of its configuration. Overtaken where another operator does."""
+        """Put a class's lifetimes in force; None: those of its configuration. Overtaken where another operator does,
+        TooMany where there is no room for one more."""
         await self._require()
         if policy is None:
             self._classes.pop(class_name, None)
         else:
+            if class_name not in self._classes and self._is_full(class_name):
+                raise TooMany(len(self._classes))
             self._classes[class_name] = policy
         await self._write()
 
@@ -390,6 +403,11 @@ class Publisher:
             stamp = int(stamped)
         await self._redis.publish(PURGE_CHANNEL, str(stamp))
         return stamp
+
+    def _is_full(self, class_name: str) -> bool:
+        """A class is refused before any of those that are there would have to be: each may yet become larger."""
+        names = (class_name, *self._classes)
+        return sum(A_CLASS + len(name.encode()) for name in names) > MOST_DOCUMENT
 
     async def _require(self) -> None:
         if not await self.take_charge():

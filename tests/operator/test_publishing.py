@@ -17,8 +17,11 @@ from dub5.contract import (
     SAMPLES_READER,
     ClassPolicy,
     PolicyDocument,
+    QuestionPolicy,
 )
-from dub5_operator.redis import PUBLISHED_FOR, RENEW, SILENT, Overtaken, Publisher
+from dub5_operator.handlers.policy import apply
+from dub5_operator.main import TICK
+from dub5_operator.redis import A_CLASS, PUBLISHED_FOR, RENEW, SILENT, Overtaken, Publisher
 from tests.operator.test_policies import NOW, Bench, Clock
 
 A, B = ClassPolicy(7.0), ClassPolicy(9.0)
@@ -205,6 +208,54 @@ async def test_a_policy_of_an_operator_that_was_overtaken_is_left_to_the_other(c
     assert await old.attempt() is not None
     assert (await old.published())["banter"].ttl == 120
     assert await new.attempt() is None
+
+
+async def test_a_policy_of_which_the_other_operator_does_not_know_is_not_ready(client: Redis) -> None:
+    """As of two releases with one Redis. It said that it was, and its series that all was well."""
+    old, new = Bench(client), Bench(client)
+    await old.announced()
+    await old.reconcile()
+    await new.reconcile()
+    assert await old.attempt() is None  # that one may be about to
+    old.clock.now += TICK + SILENT
+    new.clock.now = old.clock.now
+    await new.reconcile()
+    for events in (1, 0):
+        report = await old.attempt()
+        assert report is not None
+        ready = report.conditions[0]
+        assert (ready.status, ready.reason) == ("False", "Overtaken")
+        assert len(report.events) == events
+        apply(old.body, report)
+        assert await old.statuses("Ready") == {"true": 0, "false": 1, "unknown": 0}
+    known = {"status": new.body["status"]}
+    assert await old.attempt(**known) is None  # the other one's
+
+
+async def test_a_policy_for_which_there_is_no_room_is_not_ready_and_the_others_stay(
+    client: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dub5_operator.redis.MOST_DOCUMENT", A_CLASS + 50)
+    bench = Bench(client)
+    await bench.announced()
+    await bench.reconcile()
+    report = await bench.policies.reconcile(
+        name="facts", uid="2", spec={"cacheClass": "facts"}, status={}, claims=[("2026", "facts", "2")],
+        classes={"banter", "facts"},
+    )  # fmt: skip
+    assert report is not None
+    assert (report.conditions[0].status, report.conditions[0].reason) == ("False", "TooMany")
+    assert (await bench.published()).keys() == {"banter"}
+    await bench.policies.gone(name="banter", uid="1", class_name="banter", claims=[])
+    await bench.reconcile({"cacheClass": "facts"})
+    assert (await bench.published()).keys() == {"facts"}
+
+
+def test_no_class_takes_more_of_the_document_than_it_is_reckoned_with() -> None:
+    long, pair = 1.2345678901234567e-05, (1.2345678901234567e-05, 1e9 + 0.1234567)
+    question = QuestionPolicy(long, pair, pair, pair, long, long, long, long, 1e9 + 0.1234567, long)
+    policy = ClassPolicy(1e7 + 0.123456789, 1e7 + 0.123456789, question, long)
+    assert len(msgspec.json.encode(policy)) + 4 < A_CLASS
 
 
 async def test_a_class_whose_policy_nobody_saw_go_has_its_own_ttl_again(client: Redis) -> None:

@@ -34,7 +34,15 @@ from dub5_operator.planner.canary import Measured
 from dub5_operator.planner.decision import Decision, Learning, PolicyLimits
 from dub5_operator.planner.durations import written
 from dub5_operator.planner.questions import BoundBy, DriftEstimate
-from dub5_operator.redis import READ_EVERY, REDIS_ERRORS, Overtaken, Publisher, Samples
+from dub5_operator.redis import (
+    READ_EVERY,
+    REDIS_ERRORS,
+    SILENT,
+    Overtaken,
+    Publisher,
+    Samples,
+    TooMany,
+)
 from dub5_operator.schedule import Cut, Schedule
 
 Claim = tuple[str, str, str]
@@ -355,7 +363,9 @@ class PolicyReconciler:
     ) -> Report | None:
         """`claims` are those of all policies for this one's class, `classes` all that some policy is for.
 
-        None where another operator began later: it is for that one to say what comes of the policy."""
+        None where another operator began later: it is for that one to say what comes of the policy, where it knows of
+        it. One of another release does not: then the policy is not ready, and says so."""
+        claims = list(claims)
         self._reconciling.add(uid)
         try:
             report = _on_edges(await self._reconcile(name, uid, spec, status, claims, classes), status)
@@ -379,7 +389,11 @@ class PolicyReconciler:
             self._metrics.in_charge.set(0)
             now = self._clock()
             self._due[uid] = _Due(now, now + RETRY, dict(spec))
-            return None
+            if now < _attended_until(status, uid, claims):
+                return None
+            report = _on_edges(overtaken(), status)
+            self._metrics.report(name, report, now=math.nan, due_at=now + RETRY)
+            return report
         finally:
             self._reconciling.discard(uid)
 
@@ -414,6 +428,9 @@ class PolicyReconciler:
             except REDIS_ERRORS as error:
                 self._metrics.errors.labels(name).inc()
                 return redis_unavailable(error)
+            except TooMany as error:
+                self._states.pop(uid, None)
+                return too_many(error.classes)
             except Overtaken:
                 raise
             except Exception:  # a defect: kopf logs it and tries again, and the alert goes by the count
@@ -586,6 +603,17 @@ def _on_edges(report: Report, status: Mapping[str, Any]) -> Report:
     return msgspec.structs.replace(report, events=[])
 
 
+def _attended_until(status: Mapping[str, Any], uid: str, claims: Iterable[Claim]) -> float:
+    """Until when whoever reconciles a policy has to do so again, in seconds since the epoch, with room. What is said of
+    one that was overtaken does not move it."""
+    created = (claim[0] for claim in claims if claim[2] == uid)
+    try:
+        due = datetime.fromisoformat(str(status.get("nextReconcileTime") or next(created, ""))).timestamp()
+    except ValueError:
+        return 0.0
+    return due + SILENT
+
+
 def _condition(status: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
     """As the object has it; empty where it has none."""
     found = (each for each in status.get("conditions") or () if each.get("type") == kind)
@@ -643,6 +671,16 @@ def in_force(
     )
 
 
+def overtaken() -> Report:
+    """Another operator publishes, and it does not know of the policy."""
+    message = (
+        "Another operator, which began later, publishes in this Redis, and does nothing for this policy; "
+        "each release needs a Redis of its own."
+    )
+    conditions = [Condition(each, "False", "Overtaken", message) for each in ("Ready", "Published")]
+    return Report(dict.fromkeys(_FIGURES), conditions, [Event("Warning", "Overtaken", message)])
+
+
 def superseded(spec: CachePolicySpec, by: str) -> Report:
     """Another policy sets the TTL of its class."""
     message = f"CachePolicy {by}, which is older, sets the TTL of class {spec.cache_class}."
@@ -671,6 +709,12 @@ def unknown_class(name: str, announced: Announcement) -> Report:
     known = [each[:_NAME] for each in sorted(announced.classes)[:_NAMED]]
     message = f"The service has no cache class {name}; it has {', '.join(known) or 'none'}."
     return _not_ready("UnknownClass", message, "False", dict.fromkeys(_FIGURES))
+
+
+def too_many(classes: int) -> Report:
+    """There is no room for its class in what is published."""
+    message = f"{classes} classes have a policy already, and what is published has no room for more."
+    return _not_ready("TooMany", message, "False", dict.fromkeys(_FIGURES))
 
 
 def _not_ready(
