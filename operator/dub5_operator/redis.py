@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 import secrets
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -60,6 +61,8 @@ REDIS_ERRORS = (RedisError, OSError, TimeoutError)
 
 PAGE = 50
 """Batches at a time: some 500 kB, and twenty times that as objects."""
+READ_FOR, PAUSE = 4.0, 30.0
+"""Seconds of CPU for which an operator that begins reads at a time, and seconds between, so that others get a turn."""
 FRESH = 1.0
 """Seconds for which samples are not read again."""
 READ_EVERY = 60.0
@@ -166,6 +169,9 @@ class Samples:
         self._on_undecodable = on_undecodable
         self._last: Id | None = None  # of what was read; not known before the first reading
         self._read_at = float("-inf")
+        self.behind = 0.0
+        """Seconds of samples that are still to be read."""
+        self._most_behind = math.inf  # with each reading less, until there is nothing left
         self._lock = asyncio.Lock()
         self._thresholds = Thresholds()
         self._parts: dict[str, Part] = {}  # what was read and is not learnt yet
@@ -183,14 +189,24 @@ class Samples:
         self._offset = clock_offset(self._offset, read, asked=asked, now=self._clock())
 
     async def refresh(
-        self, wanted: Collection[str], *, every: float = FRESH, learn: Collection[str] | None = None
+        self,
+        wanted: Collection[str],
+        *,
+        every: float = FRESH,
+        learn: Collection[str] | None = None,
+        most: float = math.inf,
     ) -> None:
         """Read what is new, page by page; not more often than `every` seconds. Of all classes that replicas announce,
         those that are wanted first. What came of the classes `learn` is learnt from now; None: of all. Of others that
-        may wait until there is more of it, since little at a time takes as much work as much."""
+        may wait until there is more of it, since little at a time takes as much work as much.
+
+        What there is when it begins to read may be hours of a thousand classes: after `most` seconds of CPU the rest of
+        it waits for the next time, PAUSE seconds later, and it is `behind` until the time after the last."""
         async with self._lock:
-            if has_passed(every, self._read_at, self._clock()):
-                await self._read(wanted)
+            if has_passed(PAUSE if self.behind else every, self._read_at, self._clock()):
+                await self._read(wanted, most)
+            if self.behind > FRESH:
+                return
             for name in list(self._parts) if learn is None else self._parts.keys() & set(learn):
                 self._fold(name)
 
@@ -203,17 +219,36 @@ class Samples:
                     self._fold(name)
                 await self.learnings.save(self._last, now)
 
-    async def _read(self, wanted: Collection[str]) -> None:
+    async def _read(self, wanted: Collection[str], most: float) -> None:
         if not self._looks_on:
             await self._redis.set(SAMPLES_READER, b"1", ex=READER_FOR)
         await self._read_classes()
         if self.announcement is None:
             return
-        begun = await self.learnings.know(self._narrowed(self.announcement), wanted, self.now())
+        announced = self._narrowed(self.announcement)
+        begun = await self.learnings.know(announced, wanted, self.now())
         self._last = begun if self._last is None else self._last
+        before, until = self._last, time.process_time() + most
+        was_behind, self.behind = self.behind > FRESH, 0.0
         while await self._read_page():
-            pass
+            behind = max(self.now() - self._last[0] / 1000, 2 * FRESH)
+            if time.process_time() > until and behind < self._most_behind:
+                self.behind = behind
+                break
+        if was_behind and not self.behind:
+            self.behind = FRESH  # to learn from the last of it, and to decide, are work as well
+        self._most_behind = self.behind
         self._read_at = self._clock()
+        if self._last == before and await self._is_another():
+            self._parts.clear()
+            self.learnings = Learnings(self._redis, self._on_undecodable)
+            self._last = await self.learnings.know(announced, wanted, self.now())
+
+    async def _is_another(self) -> bool:
+        """Whether Redis has begun anew with a clock that is behind: all that came since would seem to have been read,
+        and what was learnt is of times that are yet to come."""
+        newest = await self._redis.xrevrange(SAMPLES, count=1)
+        return bool(newest) and _id(newest[0][0]) < (self._last or (0, 0))
 
     async def _read_classes(self) -> None:
         with contextlib.suppress(Undecodable):  # what was announced before may still be so
@@ -240,8 +275,7 @@ class Samples:
             self._last = (0, 0)
             return False
         for identity, fields in found:
-            milliseconds, number = map(int, identity.split(b"-"))
-            self._last = (milliseconds, number)
+            self._last = _id(identity)
             try:
                 batch = decode(_batch, fields.get(b"b", b""), most=MOST_BATCH)
             except Undecodable as error:
@@ -292,6 +326,11 @@ class Samples:
         part = self._parts.pop(name)
         part.accesses = self._thresholds.merged(part.accesses)
         self.learnings.fold(name, part, self.now())
+
+
+def _id(identity: bytes) -> Id:
+    milliseconds, number = map(int, identity.split(b"-"))
+    return milliseconds, number
 
 
 def _is_damage(error: ResponseError) -> bool:

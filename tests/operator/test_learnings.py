@@ -37,7 +37,7 @@ from dub5_operator.learnings import (
 )
 from dub5_operator.planner.decision import Learning, PolicyLimits
 from dub5_operator.planner.samples import Lookups
-from dub5_operator.redis import Samples, Thresholds
+from dub5_operator.redis import FRESH, PAUSE, Samples, Thresholds
 
 NOW = 1_700_000_000.0
 CLASS = AnnouncedClass(ttl=300, max_ttl=86400)
@@ -127,6 +127,47 @@ async def test_a_backlog_of_hours_comes_to_what_it_would_have_come_to_minute_by_
     assert began.bytes == pytest.approx(truth.bytes, rel=0.02)
     assert began.saving == pytest.approx(truth.saving, rel=0.02)
     assert truth.saving == pytest.approx(5.3, rel=0.1)  # three calls a second of $0.0005, but for some misses
+
+
+async def test_a_backlog_is_read_in_turns_and_decided_by_when_it_was_read(client: Redis) -> None:
+    """Two hours of a thousand classes took 22 s of CPU at once."""
+    await announce(client, "c")
+    await write(client, until=3600)
+    clock = [NOW + 3600]
+    whole, turns = (Samples(client, lambda: clock[0]) for _ in range(2))
+    await whole.refresh({"c"})
+    left: list[float] = []
+    while not left or left[-1]:
+        await turns.refresh({"c"}, most=0.0)
+        left.append(turns.behind)
+        await turns.refresh({"c"}, most=0.0)  # at once there is nothing more
+        assert turns.behind == left[-1]
+        clock[0] += PAUSE
+    assert len(left) > 3
+    assert left == sorted(left, reverse=True)
+    assert whole.behind == 0
+    decided = [each.learnings["c"].learning.decide(LIMITS, 300.0, NOW + 3600).ttl for each in (whole, turns)]
+    assert decided[1] == pytest.approx(decided[0], rel=0.02)
+
+
+async def test_a_redis_that_begins_anew_with_its_clock_behind_is_read(client: Redis) -> None:
+    await announce(client, "c")
+    await write(client, until=600)
+    clock = [NOW + 600]
+    samples = Samples(client, lambda: clock[0])
+    await samples.refresh({"c"})
+    await client.flushall()
+    clock[0] = NOW - 7200  # as the new one has it
+    await announce(client, "c")
+    batch = SampleBatch("a", NOW - 7210, [Access(7, "c", NOW - 7210, True, 1, 0.0, 1.0)], looked_up={"c": 1})
+    await client.xadd(SAMPLES, {b"b": msgspec.msgpack.encode(batch)}, id=f"{int(NOW - 7210) * 1000}-0")
+    for _ in range(3):
+        clock[0] += FRESH
+        await samples.refresh({"c"})
+    curve = samples.learnings["c"].learning.curve(clock[0])
+    assert curve is None or curve.seen == 1
+    assert samples.learnings["c"].upto == (0, 0)
+    assert samples._last == (int(NOW - 7210) * 1000, 0)
 
 
 async def that_stored(client: Redis, clock: list[float]) -> Samples:

@@ -331,6 +331,19 @@ async def test_a_flushed_redis_is_given_the_last_good_ttl_again(bench: Bench) ->
     assert (await bench.published())["banter"].ttl >= before
 
 
+async def test_nothing_is_decided_until_a_backlog_is_read(bench: Bench, monkeypatch: Any) -> None:
+    monkeypatch.setattr("dub5_operator.handlers.policy.READ_FOR", 0.0)
+    await bench.sample(minutes=2 * PAGE, came=True)
+    report = await bench.reconcile()
+    assert bench.condition("Ready") == ("Unknown", "Reading")
+    assert re.search(r"[0-9]+m.* of it are left", report.conditions[0].message)
+    assert await bench.published() == {}
+    while bench.samples.behind:
+        report = await bench.reconcile()
+    assert bench.condition("Ready") == ("True", "Reconciled")
+    assert report.status["comparisons"] > 100
+
+
 async def test_more_names_than_go_at_once_are_purged(bench: Bench) -> None:
     stamp = await bench.publisher.purge([f"tag:{number}" for number in range(250)])
     stamps: Any = await bench.redis.zrange(PURGE_RECENT, 0, -1, withscores=True)

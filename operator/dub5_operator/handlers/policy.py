@@ -36,6 +36,7 @@ from dub5_operator.planner.durations import written
 from dub5_operator.planner.questions import BoundBy, DriftEstimate
 from dub5_operator.redis import (
     READ_EVERY,
+    READ_FOR,
     REDIS_ERRORS,
     SILENT,
     Overtaken,
@@ -348,7 +349,7 @@ class PolicyReconciler:
         published. Errors are the next one's."""
         if self._publisher.in_charge:
             with contextlib.suppress(Overtaken, *REDIS_ERRORS):
-                await self._samples.refresh(classes, every=READ_EVERY, learn=())
+                await self._samples.refresh(classes, every=READ_EVERY, learn=(), most=READ_FOR)
                 await self._publisher.renew(classes)
 
     async def reconcile(
@@ -421,7 +422,9 @@ class PolicyReconciler:
                     self._states.pop(uid, None)
                     return superseded(policy, by=oldest[1])
                 self._publisher.retain(classes)
-                await self._samples.refresh(classes, learn={policy.cache_class})
+                await self._samples.refresh(classes, learn={policy.cache_class}, most=READ_FOR)
+                if self._samples.behind:
+                    await self._publisher.renew(classes)
                 return await self._decide(name, uid, policy, status)
             except _Gone:
                 return gone()
@@ -460,6 +463,8 @@ class PolicyReconciler:
         configured = announced.classes.get(policy.cache_class)
         if configured is None:
             return unknown_class(policy.cache_class, announced)
+        if self._samples.behind and policy.mode != "Off":
+            return reading(self._samples.behind)
         try:
             # In mode Observe or Off it is only checked.
             schedule = await asyncio.to_thread(Schedule, policy.schedule) if policy.schedule else _NO_SCHEDULE
@@ -702,6 +707,15 @@ def gone() -> Report:
 def no_replicas() -> Report:
     """It is not known which classes there are."""
     return _not_ready("NoReplicas", "No replica has said yet which cache classes there are.", "Unknown")
+
+
+def reading(behind: float) -> Report:
+    """What came before the operator began is not learnt yet, so many seconds of it."""
+    message = (
+        f"What was sampled before the operator began is being read, {written(behind)} of it are left; "
+        "what is in force stays in force."
+    )
+    return _not_ready("Reading", message, "Unknown")
 
 
 def unknown_class(name: str, announced: Announcement) -> Report:
