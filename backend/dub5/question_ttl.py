@@ -25,7 +25,8 @@ question's own: `QuestionRecord` is what it adds to the prior.
 3. The expected stale share of the question's hits, about `r T / 2`, is kept below `stale` with the upper end of `r`,
    its 97.7 % quantile by Wilson and Hilferty ("The distribution of chi-square", PNAS 1931).
 4. An event that changed a share `s` of all answers when one was `u` seconds old makes its hits stale by `s` from then
-   on. The least of the cost is where it would be without, with `c - s (1 + l u)` for `c`.
+   on. The least of the cost is where it would be without, with `c - s (1 + l u)` for `c`; where `s` is above `stale`,
+   the answer is good no longer, whatever `c`.
 
 Plain functions of numbers come first: the simulator compiles the same source.
 """
@@ -179,7 +180,11 @@ def judge(
     rate = request_rate(policy.requests[0], policy.requests[1], requests, watched, hits, age)
     cost, since = policy.cost, policy.changed_at - (now - age)
     if since > 0:
-        cost = cost_left(cost, policy.changed_share, rate, since)
+        cost = (
+            cost_left(cost, policy.changed_share, rate, since)
+            if policy.changed_share <= policy.stale
+            else 0.0
+        )
     most = 2 * policy.stale / (upper_rate(shape, seconds) * policy.hazard)
     ttl, by = best_ttl(rate, shape / seconds * policy.hazard, most, cost)
     if since > 0 and policy.changed_share > 0 and by < 2:

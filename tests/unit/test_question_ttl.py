@@ -122,6 +122,16 @@ def test_an_event_says_nothing_of_a_rate() -> None:
     )
 
 
+def test_an_answer_that_most_likely_changed_is_not_kept_for_the_calls_it_saves() -> None:
+    """`c` is at its most where the promise for one question binds, and an event was worth less than the calls."""
+    told = policy(cost=10.0, changed_at=1e9, changed_share=0.9)
+    record = learned([False] * 50, age=600.0)
+    ttl = ttl_of(record, told, hits=0, age=3600.0, now=1e9 + 60)
+    assert (ttl.seconds, ttl.by) == (POLICY.shortest, "bounds")
+    few = policy(cost=10.0, changed_at=1e9, changed_share=0.02)
+    assert ttl_of(record, few, hits=0, age=600.0, now=1e9 + 60).seconds > 600
+
+
 def test_a_storm_says_nothing_of_a_rate() -> None:
     calm = learned([True, False], age=60.0)
     record = updated(

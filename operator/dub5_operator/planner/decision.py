@@ -59,7 +59,7 @@ from dub5.contract import Access, QuestionPolicy, Verdict
 from dub5_operator.planner.durations import written
 from dub5_operator.planner.hazard import Hazard
 from dub5_operator.planner.keys import Keys
-from dub5_operator.planner.questions import BoundBy, Bounds, DriftEstimate, Population, Questions
+from dub5_operator.planner.questions import MOST_COST, BoundBy, Bounds, DriftEstimate, Population, Questions
 from dub5_operator.planner.samples import Lookups
 from dub5_operator.planner.state import State, check
 
@@ -644,7 +644,8 @@ def by_question(decision: Decision, curve: Curve, population: Population, limits
         decision,
         recommended=decision.ttl,
         bound_by=bound_by,
-        reason=f"each question has its own, {_said(forecast.typical_ttls(cost))}",
+        reason=f"each question has its own, {_said(forecast.typical_ttls(cost))}"
+        + ", none longer than its own share of stale hits may be" * (cost > 0.99 * MOST_COST),
         question=population.policy(cost, forecast.bounds),
         **asdict(forecast.outcome(cost)),
     )

@@ -79,7 +79,9 @@ _BEFOREHAND = np.where(_NOISE == 0, 0.9, 0.1 / (len(_NOISES) - 1)) / len(_RATES)
 _MAXIMISATIONS = 40
 _COMPASS = np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
 _CHUNK = 1024
-_LEAST_COST, _MOST_COST = 1e-7, 10.0
+_LEAST_COST = 1e-7
+MOST_COST = 10.0
+"""The greatest `c`: where it is reached the budget does not bind, but what one question may have."""
 _SUMS = ("_fitted_at", "_faded", "_compared", "_events", "_block_began")
 
 _SAME_FOR, _SAME, _REQUESTS, _WATCHED = range(4)
@@ -607,7 +609,7 @@ class Bounds:
 
 def _largest(fine: Callable[[float], bool]) -> float:
     """The largest cost of which that is true."""
-    low, high = math.log(_LEAST_COST), math.log(_MOST_COST)
+    low, high = math.log(_LEAST_COST), math.log(MOST_COST)
     for _ in range(15):
         middle = (low + high) / 2
         low, high = (middle, high) if fine(math.exp(middle)) else (low, middle)
