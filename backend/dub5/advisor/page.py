@@ -515,10 +515,16 @@ def _provenance(record: Record, outcome: Outcome, origin: Origin) -> Iterator[Se
         ["pods are ready after", f"{min(starts):.3g} to {max(starts):.3g} s"],
         ["Prometheus, the autoscaler look each", f"{header.pace.scrape:g} s, {header.pace.sync:g} s"],
     ]
-    notes: list[Part] = list(getattr(header, "notes", ()))
-    yield Section("The record", [Table(["what", "is"], rows), *notes, _LEFT_OUT])
-    again = [f"{origin.record} has the SHA-256 {origin.digest}; this was made by dub5 {origin.version}."]
-    yield Section("To make this page again", [Code(origin.command, "sh"), *again])
+    yield Section("The record", [Table(["what", "is"], rows), *header.notes, _LEFT_OUT])
+    kept = (
+        f"{origin.record} has the SHA-256 {origin.digest}"
+        if origin.record
+        else "The record was not kept (--write-record)"
+    )
+    yield Section(
+        "To make this page again",
+        [Code(origin.command, "sh"), f"{kept}; this was made by dub5 {origin.version}."],
+    )
 
 
 def _points(service: list[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -60,7 +60,7 @@ def write(args: argparse.Namespace, name: str, document: Callable[[Origin], Docu
     """What the command of this `name` found, where that is asked for."""
     if args.html is None and args.markdown is None:
         return
-    made = document(Origin(command_of(args, name), *_record(args.record), __version__))
+    made = document(Origin(command_of(args, name), *_record(_file(args)), __version__))
     for file, form in ((args.markdown, markdown), (args.html, _page() if args.html else None)):
         if file is not None and form is not None:
             try:
@@ -77,6 +77,12 @@ def _page() -> Callable[[Document], str]:
     return html
 
 
+def _file(args: argparse.Namespace) -> Path | None:
+    """Where the record is; None where it was taken from a Prometheus and not kept."""
+    found: Path | None = args.record or getattr(args, "write_record", None)
+    return found
+
+
 def _record(file: Path | None) -> tuple[str, str]:
     """The record's name and SHA-256; both empty where it is in no file."""
     return ("", "") if file is None else (file.name, hashlib.sha256(file.read_bytes()).hexdigest())
@@ -84,7 +90,8 @@ def _record(file: Path | None) -> tuple[str, str]:
 
 def command_of(args: argparse.Namespace, name: str) -> str:
     """That makes the page again, from the folder of the record."""
-    words = ["dub5", "autoscale", name, *([args.record.name] if args.record else ["RECORD"])]
+    file = _file(args)
+    words = ["dub5", "autoscale", name, "RECORD" if file is None else file.name]
     decisive = [each for each in args.set if each.startswith(_SETS) and not each.startswith(_NOT_SAID)]
     for option, values in (("--values", args.values), ("--set", decisive)):
         words += [word for value in values for word in (option, f"{value}")]
