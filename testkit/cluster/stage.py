@@ -20,6 +20,7 @@ NAMESPACE = "dub5-stage"
 CODE = {
     **{name: Path("testkit", name) for name in ("provider.py", "http_server.py", "openai_server.py")},
     "load.py": Path("testkit/cluster/pods/load.py"),
+    "arriving.py": Path("testkit/cluster/pods/arriving.py"),
     "asking.py": Path("testkit/cluster/pods/asking.py"),
     "leaving.js": Path("testkit/cluster/pods/leaving.js"),
 }
