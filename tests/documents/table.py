@@ -287,6 +287,8 @@ HELD = {
     ".venv/bin/dub5 autoscale record --prometheus http://prometheus.monitoring:9090 --selector 'namespace=\"chat\"' "
     "--last 24h --out load.record": "tests/integration/advisor/test_running.py::"
     "test_the_command_says_what_is_in_it_and_what_was_odd",
+    "helm get values dub5 --namespace chat --all --output yaml | .venv/bin/dub5 autoscale simulate load.record "
+    "--values -": "tests/unit/cli/test_autoscale.py::test_values_come_from_standard_input",
     "tools/cluster/cluster up": "tests/cluster/test_tool.py::cluster",
     "KUBECONFIG=~/.kube/config RATE=20 make loadtest SCENARIO=steady NAMESPACE=chat RELEASE=dub5 "
     "PROMETHEUS=monitoring/prometheus:9090": "tests/cluster/test_loadtest.py::"

@@ -6,19 +6,21 @@ from collections.abc import Iterator
 
 from dub5.advisor.hpa import Decision
 from dub5.advisor.hpa_metrics import Proposal
-from dub5.advisor.record import Record, Seen
+from dub5.advisor.record import Record
 from dub5.advisor.simulation import Outcome
+from dub5.advisor.summary import notes
 from dub5.advisor.values import Values
 
 
 def explain(record: Record, values: Values, outcome: Outcome, at: float | None, turns: int) -> str:
     """The last `turns` decisions up to second `at`; without it, all that changed the number."""
+    if values.autoscaling.mode == "none":
+        return f"Nothing decides: autoscaling.mode is none, and replicas are {values.replicas}."
     decisions = chosen(outcome, at, turns)
     if not decisions:
-        return "The autoscaler decided nothing" + (
-            " up to then." if at is not None else " that changed the number."
-        )
-    return "\n".join(line for decision in decisions for line in _paragraph(record, values, outcome, decision))
+        return _nothing(outcome, at)
+    found = [line for decision in decisions for line in _paragraph(record, values, outcome, decision)]
+    return "\n".join([*found, *(f"note: {note}" for note in notes(record, values))])
 
 
 def chosen(outcome: Outcome, at: float | None, turns: int) -> list[Decision]:
@@ -28,15 +30,22 @@ def chosen(outcome: Outcome, at: float | None, turns: int) -> list[Decision]:
     return [decision for decision in outcome.decisions if decision.time <= at][-turns:]
 
 
+def _nothing(outcome: Outcome, at: float | None) -> str:
+    if at is None:
+        return "The autoscaler decided nothing that changed the number."
+    first = f" It first looked at {clock(outcome.decisions[0].time)}." if outcome.decisions else ""
+    return f"The autoscaler decided nothing up to then.{first}"
+
+
 def _paragraph(record: Record, values: Values, outcome: Outcome, decision: Decision) -> Iterator[str]:
     there = outcome.at(decision.time - 1e-9)
     verdict = f"to {decision.replicas}" if decision.rescaled else "no change"
     yield f"{clock(decision.time)}  {decision.current} replicas wanted, {there.ready} ready: {verdict}"
     for sentence in words(decision, values):
         yield f"    {sentence}"
-    then = seen(record, decision.time)
-    if then is not None:
-        yield f"    (In the record {then.wanted} were wanted then, {then.ready} ready.)"
+    then = beside(record, decision.time)
+    if then:
+        yield f"    (In the record {then}.)"
 
 
 def words(decision: Decision, values: Values) -> Iterator[str]:
@@ -92,11 +101,19 @@ def _bounds(decision: Decision, proposed: int, stabilized: int, values: Values) 
         }[limited.reason]
 
 
-def seen(record: Record, moment: float) -> Seen | None:
-    """The last that was seen up to then."""
-    return next(
-        (each for each in reversed(record.seen) if each.at <= moment and each.wanted is not None), None
+def beside(record: Record, moment: float) -> str:
+    """What was seen last up to then, as far as it is known; empty where nothing is."""
+    seen = next((each for each in reversed(record.seen) if each.at <= moment), None)
+    if seen is None:
+        return ""
+    told = (
+        (seen.wanted, "{} wanted"),
+        (seen.ready, "{} ready"),
+        (seen.demand, "a demand of {:g} in all"),
+        (seen.queued, "{:g} in the queue"),
     )
+    there = ", ".join(form.format(value) for value, form in told if value is not None)
+    return f"at {clock(seen.at)}: {there}" if there else ""
 
 
 def clock(seconds: float) -> str:

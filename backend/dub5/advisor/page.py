@@ -17,7 +17,7 @@ import msgspec
 
 from dub5.advisor import advice as words
 from dub5.advisor import explanation, summary
-from dub5.advisor.record import Record, Seen
+from dub5.advisor.record import Record
 from dub5.advisor.search import HELD, TUNED, Advice, Judged, Objective, Verdict
 from dub5.advisor.simulation import Minute, Outcome
 from dub5.advisor.values import Values
@@ -131,7 +131,7 @@ def simulated(
         [
             *_compared(record, outcome),
             Section("Over time", [_minutes(runs)]),
-            Section("Values", [_values(values)]),
+            Section("Values", [_values(values), *summary.notes(record, values)]),
             *_provenance(record, outcome, origin),
         ],
     )
@@ -154,7 +154,7 @@ def explained(
             f"{outcome.at(each.time - 1e-9).ready}",
             f"{each.replicas}" if each.rescaled else "no change",
             " ".join(explanation.words(each, values)),
-            _as_seen(explanation.seen(record, each.time)),
+            explanation.beside(record, each.time),
         ]
         for each in decisions
     ]
@@ -178,7 +178,7 @@ def explained(
                 if rows
                 else [explanation.explain(record, values, outcome, at, turns)],
             ),
-            Section("Values", [_values(values)]),
+            Section("Values", [_values(values), *summary.notes(record, values)]),
             *_provenance(record, outcome, origin),
         ],
     )
@@ -473,10 +473,6 @@ def _compared(record: Record, outcome: Outcome) -> Iterator[Section]:
     ]
     if rows:
         yield Section("Beside what was recorded", [Table(["what", "is"], rows)])
-
-
-def _as_seen(seen: Seen | None) -> str:
-    return "" if seen is None else f"{seen.wanted} wanted, {seen.ready} ready"
 
 
 def _values(values: Values) -> Table:

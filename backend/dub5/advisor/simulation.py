@@ -97,7 +97,7 @@ class Outcome(msgspec.Struct, frozen=True):
     Counts are of what came after second `since`: until then the cluster finds its size. `waits` are how many calls
     waited how many milliseconds, `decisions` all of the autoscaler's, `blocks` equal parts of that time. `cut` are
     streams that reached `server.max_stream`; pods that leave cut none, since the chart gives them the time of the
-    longest one.
+    longest one. `queued` are calls that wait for a slot in the end.
     """
 
     seconds: float
@@ -113,6 +113,7 @@ class Outcome(msgspec.Struct, frozen=True):
     minutes: list[Minute]
     decisions: list[Decision]
     blocks: list[Block] = []
+    queued: int = 0
 
     @property
     def refused_share(self) -> float:
@@ -299,6 +300,7 @@ class _Simulation:
                 later.less(earlier)
                 for earlier, later in itertools.pairwise([Block(0.0, 0.0, {}), *self._until])
             ],
+            queued=sum(len(pod.waiting) for pod in self._pods.all),
         )
 
     def _begin(self) -> None:

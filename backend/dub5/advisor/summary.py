@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
-from dub5.advisor.record import Record
+from dub5.advisor.record import Cluster, Record
 from dub5.advisor.simulation import Outcome
 from dub5.advisor.values import Values
 
@@ -128,6 +128,26 @@ def _counted(record: Record, outcome: Outcome, which: Literal["shed", "waited"])
     return float(getattr(seen[-1], which) - first) / requests if requests > 0 else 0.0
 
 
+def notes(record: Record, values: Values) -> list[str]:
+    """What whoever believes a figure should know: what was odd in the record, what is assumed, what is left out."""
+    found = [*record.header.notes]
+    cluster, scaling = record.header.cluster, values.autoscaling
+    if scaling.mode != "none":
+        if cluster.starts == Cluster().starts:
+            found.append(
+                f"Pods are taken to be ready after {min(cluster.starts):g} to {max(cluster.starts):g} s, "
+                "since the record does not say how long they took."
+            )
+        if scaling.cpu.enabled:
+            found.append(
+                "autoscaling.cpu is left out, since a record knows nothing of CPU: "
+                "it can only ask for more replicas, and keep them longer."
+            )
+    if not values.one_model:
+        found.append("Of several models one is simulated, which has its share of the slots.")
+    return found
+
+
 def plain(record: Record, values: Values, outcome: Outcome, seed: int) -> dict[str, Any]:
     """For `--json`: durations in seconds, shares of requests."""
     compared = agreement(record, outcome)
@@ -148,7 +168,7 @@ def plain(record: Record, values: Values, outcome: Outcome, seed: int) -> dict[s
         "replica_hours": outcome.replica_hours,
         "most_replicas": outcome.most,
         "seen": None if compared is None else compared._asdict(),
-        "notes": record.header.notes,
+        "notes": notes(record, values),
         "minutes": [
             {**row._asdict(), "wanted": row.wanted._asdict(), "ready": row.ready._asdict()}
             for row in rows(outcome, 1)
@@ -175,7 +195,7 @@ def text(record: Record, values: Values, outcome: Outcome) -> str:
     compared = agreement(record, outcome)
     if compared is not None:
         lines += _seen(compared)
-    lines += [f"note: {note}" for note in record.header.notes]
+    lines += [f"note: {note}" for note in notes(record, values)]
     return "\n".join(lines)
 
 

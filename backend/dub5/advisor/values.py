@@ -17,29 +17,49 @@ from dub5.errors import ConfigError
 from dub5.settings.loader import convert, nearest, parse_yaml, read_text, section
 from dub5.settings.model import Section, Settings
 
+STDIN = Path("-")
+"""Instead of a file: what `helm get values RELEASE --all --output yaml` writes, for one."""
+
 KNOWN = {
-    *(
-        "affinity",
-        "auth",
-        "autoscaling",
-        "commonLabels",
-        "config",
-        "env",
-        "extraVolumeMounts",
-        "extraVolumes",
-    ),
-    *("fullnameOverride", "global", "httpRoute", "image", "imagePullSecrets", "ingress", "kubeVersion"),
-    *("listenAddress", "loadtest", "maxSurge", "monitoring", "nameOverride", "networkPolicy", "nodeSelector"),
-    *(
-        "operator",
-        "podAnnotations",
-        "podDisruptionBudget",
-        "podLabels",
-        "preStopSeconds",
-        "priorityClassName",
-    ),
-    *("redis", "replicas", "resources", "runAsUser", "secretEnv", "service", "serviceAccount", "tests"),
-    *("advisor", "tolerations", "topologySpreadConstraints"),
+    "advisor",
+    "affinity",
+    "auth",
+    "autoscaling",
+    "commonLabels",
+    "config",
+    "env",
+    "extraVolumeMounts",
+    "extraVolumes",
+    "fullnameOverride",
+    "global",
+    "httpRoute",
+    "image",
+    "imagePullSecrets",
+    "ingress",
+    "kubeVersion",
+    "listenAddress",
+    "loadtest",
+    "maxSurge",
+    "monitoring",
+    "nameOverride",
+    "networkPolicy",
+    "nodeSelector",
+    "operator",
+    "podAnnotations",
+    "podDisruptionBudget",
+    "podLabels",
+    "preStopSeconds",
+    "priorityClassName",
+    "redis",
+    "replicas",
+    "resources",
+    "runAsUser",
+    "secretEnv",
+    "service",
+    "serviceAccount",
+    "tests",
+    "tolerations",
+    "topologySpreadConstraints",
 }
 """The chart's values by name."""
 
@@ -193,7 +213,7 @@ class Values(Section, frozen=True):
 
 
 def read_values(files: Sequence[Path], *more: Mapping[str, Any]) -> Values:
-    """The chart's defaults with these files laid over them, and then `more`, as Helm does it.
+    """The chart's defaults with these files (STDIN among them) laid over them, and then `more`, as Helm does it.
 
     ConfigError names the file where it cannot be read, and else the value.
     """
@@ -216,10 +236,6 @@ def of_values(*written: Mapping[str, Any]) -> Values:
     known = {name: values[name] for name in ("replicas", "preStopSeconds", "autoscaling") if name in values}
     found = section({**known, "config": {}}, Values)
     scaling = found.autoscaling
-    if scaling.cpu.enabled:
-        raise ConfigError(
-            "autoscaling.cpu.enabled: a record says nothing of CPU: this metric cannot be simulated"
-        )
     if scaling.mode == "keda" and scaling.keda.triggers:
         raise ConfigError(
             "autoscaling.keda.triggers: further triggers cannot be simulated: leave them out with"
@@ -246,7 +262,7 @@ def merged(*values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    text = read_text("values", file)
+    text = read_text("values", Path("/dev/stdin") if file == STDIN else file)
     try:
         written = parse_yaml(text)
     except ConfigError as error:

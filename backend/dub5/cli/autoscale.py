@@ -417,6 +417,8 @@ def _objective(args: argparse.Namespace) -> Objective | None:
 
 def _explain(args: argparse.Namespace) -> int:
     found = _simulated(args)
+    if args.at is not None and args.at > found[2].seconds:
+        raise Failed(f"--at: the record ends after {found[2].seconds:.0f} s")
     autoscale_page.write(args, "explain", lambda origin: page.explained(*found, args.at, args.turns, origin))
     streams.write(explain(*found, args.at, args.turns))
     return 0

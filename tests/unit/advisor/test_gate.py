@@ -195,6 +195,25 @@ def test_the_histories_hold_what_a_gate_can_do(models: int) -> None:
     assert any(fate.what == "refused" and waited[number] > 1.4 for number, fate in fates.items())
 
 
+@pytest.mark.parametrize(
+    ("what", "other"),
+    [
+        ("_expected_wait", lambda *_: 0.0),
+        ("_has_slot", lambda gate, _: gate._all.taken + 1 < gate._capacity),
+        ("expire", lambda *_: False),
+        ("demand", lambda gate, _: float(gate._all.entered + gate._all.waiting)),
+    ],
+)
+def test_a_gate_that_decided_otherwise_would_be_noticed(
+    what: str, other: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = AdmissionSettings(max_inflight=5, max_queued=8, queue_timeout=Duration(1.5))
+    calls, looks = generated(random.Random(1), 1, 400, 4.0)
+    monkeypatch.setattr(SimulatedGate, what, other)
+    with pytest.raises((AssertionError, KeyError)):
+        assert_same(calls, looks, settings, 1)
+
+
 def test_a_replica_that_drains_wants_nothing() -> None:
     gate = SimulatedGate(AdmissionSettings(max_inflight=2), one_model=True)
     gate.enter(0, 0, 1.0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dub5.advisor.record import (
     AnyLine,
@@ -20,6 +22,7 @@ from dub5.advisor.record import (
 )
 from dub5.advisor.simulation import Outcome, simulate
 from dub5.advisor.values import of_values
+from tests.harness import size
 
 SMALL = {
     "config": {"admission": {"max_inflight": 10, "max_queued": 200, "queue_timeout": "30s"}},
@@ -189,6 +192,79 @@ def test_it_scales_before_anyone_is_scraped_no_further_than_it_was() -> None:
     """No figure at all is no reason to shrink."""
     record = load(steady(0.0), ALWAYS_FOUR, cluster=Cluster(replicas=5), pace=Pace(window=1.0))
     assert simulated(record).changes[-1].wanted == 5
+
+
+@given(
+    rates=st.lists(st.floats(0.0, 12.0), min_size=3, max_size=6),
+    service=st.floats(0.5, 20.0),
+    inflight=st.integers(1, 12),
+    queued=st.integers(0, 20),
+    timeout=st.integers(1, 30),
+    mode=st.sampled_from(["hpa", "keda", "none"]),
+    keep=st.sampled_from([0.0, 5.0]),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=size(15), deadline=None)
+def test_every_call_is_let_in_or_refused_or_waits_still(
+    rates: list[float],
+    service: float,
+    inflight: int,
+    queued: int,
+    timeout: int,
+    mode: str,
+    keep: float,
+    seed: int,
+) -> None:
+    arrivals = Arrivals(at=0.0, requests=[rate for rate in rates for _ in range(60)])
+    mix = Mix(hits=0.1, service=[(0.0, service / 2), (1.0, service * 2)])
+    record = load(arrivals, mix, seconds=60.0 * len(rates), connections=Connections(keep=keep))
+    values = {
+        "config": {
+            "admission": {"max_inflight": inflight, "max_queued": queued, "queue_timeout": f"{timeout}s"}
+        },
+        "autoscaling": {"mode": mode, "behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}}},
+    }
+    outcome = simulated(record, values, seed=seed)
+    assert outcome.calls == sum(outcome.waits.values()) + outcome.refused + outcome.queued
+    assert outcome.requests == outcome.calls + outcome.hits
+    assert sum(minute.refused for minute in outcome.minutes) == outcome.refused
+    assert sum(minute.requests for minute in outcome.minutes) == outcome.requests
+    assert max(outcome.waits, default=0) <= 1000 * timeout
+    again = simulated(record, values, seed=seed)
+    assert again == outcome
+
+
+@pytest.mark.parametrize("keep", [0.0, 5.0])
+def test_more_replicas_refuse_fewer(keep: float) -> None:
+    record = load(steady(9.0), Mix(service=[(0.0, 2.0), (1.0, 9.0)]), connections=Connections(keep=keep))
+    few = {
+        "config": {"admission": {"max_queued": 10, "queue_timeout": "3s"}},
+        "autoscaling": {"mode": "none"},
+    }
+    refused = [simulated(record, few, {"replicas": replicas}).refused for replicas in range(1, 8)]
+    assert refused == sorted(refused, reverse=True)
+    assert refused[0] > refused[3] > 0
+    assert refused[-1] < refused[0] / 100
+
+
+@pytest.mark.parametrize("factor", [0.5, 3.0])
+def test_where_everything_takes_longer_alike_calls_wait_longer_alike(factor: float) -> None:
+    """With a fixed number of replicas, and nobody who is refused: the gate's averages are over times of their own."""
+
+    def waited(by: float) -> Outcome:
+        arrivals = Arrivals(at=0.0, step=by, requests=[4.6] * 900)
+        mix = Mix(service=[(0.0, 2.0 * by), (1.0, 6.0 * by)])
+        record = load(arrivals, mix, seconds=900.0 * by, connections=Connections(keep=0.0))
+        patient = {"config": {"admission": {"max_queued": 5000, "queue_timeout": "1h"}}}
+        return simulated(record, patient, {"autoscaling": {"mode": "none"}, "replicas": 2})
+
+    once, scaled = waited(1.0), waited(factor)
+    assert (once.calls, once.refused, scaled.refused) == (scaled.calls, 0, 0)
+    assert once.waited > 100
+    for quantile in (0.5, 0.9, 0.99):
+        assert scaled.wait(quantile) == pytest.approx(
+            factor * once.wait(quantile), abs=0.002 * max(1.0, factor)
+        )
 
 
 def test_progress_is_told() -> None:

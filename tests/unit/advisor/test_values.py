@@ -105,7 +105,6 @@ def test_what_a_record_keeps_decides_the_same_and_names_nobody() -> None:
         ({"autoscaling": {"mode": "vpa"}}, "autoscaling.mode"),
         ({"autoscaling": {"minReplicas": 11}}, "autoscaling.maxReplicas"),
         ({"autoscaling": {"minReplicas": None}}, "minReplicas"),
-        ({"autoscaling": {"cpu": {"enabled": True}}}, "autoscaling.cpu.enabled"),
         (
             {"autoscaling": {"mode": "keda", "keda": {"triggers": [{"type": "cron"}]}}},
             "autoscaling.keda.triggers",
@@ -117,6 +116,10 @@ def test_what_a_record_keeps_decides_the_same_and_names_nobody() -> None:
         ({"autoscaling": {"behavior": {"scaleup": {}}}}, "autoscaling.behavior.scaleup"),
         ({"autoscaling": {"behavior": {"scaleDown": {"policies": [{"type": "Pods"}]}}}}, "policies[0]"),
         ({"autoscaling": 3}, "autoscaling"),
+        ({"autoscaling": [{"minReplicas": 3}]}, "autoscaling"),
+        ({"autoscaling": {"behavior": ["scaleUp"]}}, "autoscaling.behavior"),
+        ({"config": ["admission"]}, "config"),
+        ({"USER-SUPPLIED VALUES": None, "USER-SUPPLIED VALUE": {}}, "USER-SUPPLIED VALUE"),
         ({"config": {"admission": {"max_inflight": 0}}}, "config.admission.max_inflight"),
         ({"config": {"admision": {}}}, "config.admision"),
         ({"config": 1}, "config"),
@@ -136,6 +139,12 @@ def test_files_that_are_no_values(tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as raised:
             read_values([tmp_path / name])
         assert name in raised.value.message
+    bomb = "\n".join(
+        ["a0: &a0 [x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9))]
+    )
+    (tmp_path / "bomb.yaml").write_text(bomb)
+    with pytest.raises(ConfigError, match=r"bomb\.yaml: .* values"):
+        read_values([tmp_path / "bomb.yaml"])
     with pytest.raises(ConfigError) as raised:
         read_values([tmp_path / "absent.yaml"])
     assert "absent.yaml" in raised.value.message

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +78,14 @@ def test_files_and_single_values_are_laid_over_each_other(
     assert found["most_replicas"] == 5
 
 
+def test_values_come_from_standard_input(record: Path) -> None:
+    """As `helm get values RELEASE --all --output yaml` writes them."""
+    values = "autoscaling: {targetPercentage: 50}\nconfig: {admission: {max_inflight: 10}}\n"
+    command = [sys.executable, "-m", "dub5", "autoscale", "simulate", str(record), "--values", "-", "--json"]
+    done = subprocess.run(command, input=values, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["target"] == 5
+
+
 def test_the_seed_decides(record: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = (str(record), "--set", "config.admission.max_inflight=10")
     assert simulated(capsys, *few) == simulated(capsys, *few, "--seed", "1")
@@ -116,7 +127,35 @@ def test_decisions_are_explained(record: Path, capsys: pytest.CaptureFixture[str
     assert len(turns) == 2
     assert all(line.startswith("0:00:") for line in turns)
     assert main(["autoscale", "explain", *few, "--set", "autoscaling.mode=none"]) == 0
-    assert "nothing" in capsys.readouterr().out
+    assert capsys.readouterr().out == "Nothing decides: autoscaling.mode is none, and replicas are 2.\n"
+    assert main(["autoscale", "explain", *few, "--at", "0s"]) == 0
+    assert "nothing up to then. It first looked at 0:00:" in capsys.readouterr().out
+    assert main(["autoscale", "explain", *few, "--set", "autoscaling.maxReplicas=2"]) == 0
+    assert capsys.readouterr().out == "The autoscaler decided nothing that changed the number.\n"
+    assert "--at: the record ends after 300 s" in complaint(capsys, "explain", *few, "--at", "6m")
+
+
+def test_what_is_assumed_and_left_out_is_said(record: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert [note.partition(" ")[0] for note in simulated(capsys, str(record))["notes"]] == ["Pods"]
+    models = "config.models={a: {routes: [demo/simulated]}, b: {routes: [demo/simulated]}}"
+    more = ("--set", "autoscaling.cpu.enabled=true", "--set", models)
+    assert [note.partition(",")[0] for note in simulated(capsys, str(record), *more)["notes"][1:]] == [
+        "autoscaling.cpu is left out",
+        "Of several models one is simulated",
+    ]
+    assert main(["autoscale", "explain", str(record), *more, "--at", "3m"]) == 0
+    assert "note: autoscaling.cpu is left out" in capsys.readouterr().out
+    assert simulated(capsys, str(record), "--set", "autoscaling.mode=none")["notes"] == []
+
+
+def test_what_was_seen_stands_beside_a_decision(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(tmp_path / "run.record")
+    run = str(ROOT / "docs/reports/cluster-quick.csv")
+    assert main(["autoscale", "record", "--scaling", run, "--service", "5.3s", "--out", path]) == 0
+    capsys.readouterr()
+    assert main(["autoscale", "explain", path, "--at", "2m", "--turns", "1"]) == 0
+    seen = next(line for line in capsys.readouterr().out.splitlines() if "In the record at 0:0" in line)
+    assert re.search(r"[0-9] wanted, [0-9] ready, a demand of [0-9.]+ in all", seen)
 
 
 def test_what_is_found_is_written_as_a_report_too(
