@@ -123,7 +123,7 @@ def test_decisions_are_explained(record: Path, capsys: pytest.CaptureFixture[str
     changes = capsys.readouterr().out
     assert "That asks for" in changes
     assert main(["autoscale", "explain", *few, "--at", "1m", "--turns", "2"]) == 0
-    turns = [line for line in capsys.readouterr().out.splitlines() if not line.startswith(" ")]
+    turns = [line for line in capsys.readouterr().out.splitlines() if not line.startswith((" ", "note: "))]
     assert len(turns) == 2
     assert all(line.startswith("0:00:") for line in turns)
     assert main(["autoscale", "explain", *few, "--set", "autoscaling.mode=none"]) == 0

@@ -76,8 +76,10 @@ def test_each_command_is_a_module() -> None:
     folder = Path(dub5.cli.__path__[0])
     shared = {
         "__init__",
+        "advice_configmap",
         "autoscale_page",
         "command",
+        "kubernetes",
         "main",
         "operators_redis",
         "preflight",
