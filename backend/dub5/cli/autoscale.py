@@ -17,6 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+import msgspec
+
 from dub5.advisor import advice as words
 from dub5.advisor import page, sources, summary
 from dub5.advisor.explanation import explain
@@ -481,7 +483,8 @@ def _advised(args: argparse.Namespace) -> tuple[Advice, Values]:
             args, "recommend", lambda origin: page.recommended(record, values, advice, present, best, origin)
         )
     _show("")
-    return advice, values
+    # The page has those of the record in a place of their own.
+    return msgspec.structs.replace(advice, notes=[*summary.notes(record, values), *advice.notes]), values
 
 
 @contextlib.contextmanager
