@@ -18,7 +18,11 @@ OWN_REDIS = nested(
     "redis", {"mode": "external", "external": {"url": "redis://a", "existingSecret": "s", "caSecret": "c"}}
 )
 
+ADVISOR = nested("advisor", {"enabled": True, "prometheus": "http://p"})
+
 CONTEXTS: dict[str, Json] = {
+    "advisor": ADVISOR,
+    "advisor.existingSecretKey": nested("advisor.existingSecret", "s"),
     "replicas": nested("autoscaling.mode", "none"),
     "autoscaling.keda": KEDA,
     "autoscaling.cpu.averageValue": nested("autoscaling.cpu.enabled", True),
@@ -32,6 +36,7 @@ CONTEXTS: dict[str, Json] = {
     "monitoring.serviceMonitor": nested("monitoring.serviceMonitor.enabled", True),
     "monitoring.alerts": nested("monitoring.alerts", {"prometheusRule": True, "configMap": True}),
     "networkPolicy.redis": OWN_REDIS,
+    "networkPolicy.prometheus": ADVISOR,
     "tests.keySecretKey": nested("tests.keySecret", "s"),
     "service.loadBalancerClass": nested("service.type", "LoadBalancer"),
     "service.loadBalancerSourceRanges": nested("service.type", "LoadBalancer"),
@@ -47,6 +52,14 @@ CONTEXTS: dict[str, Json] = {
 
 RULES = [{"to": [{"podSelector": {}}], "ports": [{"port": 1}]}]
 CHANGED: dict[str, Any] = {
+    "advisor.enabled": False,
+    "advisor.schedule": "1 2 * * *",
+    "advisor.prometheus": "http://q",
+    "advisor.last": "48h",
+    "advisor.objective.refused": 0.01,
+    "advisor.objective.wait": "2s",
+    "advisor.ttlSecondsAfterFinished": 60,
+    "advisor.resources": {"limits": {"memory": "2Gi"}},
     "kubeVersion": "1.29.0",
     "image.digest": f"sha256:{'a' * 64}",
     "redis.bundled.image.digest": f"sha256:{'a' * 64}",
@@ -65,6 +78,7 @@ CHANGED: dict[str, Any] = {
     "autoscaling.behavior": {"scaleDown": {"selectPolicy": "Min"}},
     "autoscaling.cpu.averageValue": "500m",
     "autoscaling.keda.authenticationKind": "ClusterTriggerAuthentication",
+    "autoscaling.keda.triggers": [{"type": "cron", "metadata": {"timezone": "UTC"}}],
     "maxSurge": "50%",
     "resources": {"limits": {"memory": "1Gi"}},
     "service.type": "NodePort",
@@ -86,6 +100,7 @@ CHANGED: dict[str, Any] = {
     "networkPolicy.redis": RULES,
     "networkPolicy.otlp": RULES,
     "networkPolicy.apiServer": RULES,
+    "networkPolicy.prometheus": RULES,
     "serviceAccount.create": True,
     "operator.enabled": False,
     "operator.resources": {"limits": {"memory": "1Gi"}},

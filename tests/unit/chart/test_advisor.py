@@ -179,7 +179,7 @@ AUTOSCALED = {
 
 @pytest.mark.parametrize("values", AUTOSCALED.values(), ids=AUTOSCALED)
 def test_the_job_reads_the_values_that_are_in_force(values: Json) -> None:
-    wanted = merged(values, nested("autoscaling.cpu.enabled", False))
+    wanted = merged(values, nested("autoscaling.cpu.enabled", False), nested("autoscaling.keda.triggers", []))
     asked = read_values([CHART / "values.yaml"], wanted)
     assert handed(merged(ON, wanted)).for_record() == asked.for_record()
 
