@@ -7,8 +7,8 @@ is recommended is judged on the part of the record that no trial has seen, besid
 twice the load and without the cache.
 
 The cheapest values that meet an objective just meet it, and the next day would miss it half of the time. So it has to
-be met in each block of the part that is tuned on, with each seed: a block is as long as what is held out. Of n of them
-that are alike, one more would be the worst with a chance of 1 in n + 1.
+be met in each block of the part that is tuned on, with each seed: a block is as long as what is held out. That is less
+of a margin than it looks, since what is chosen is the cheapest that happens to meet it there.
 
 Where that part is long, the search is made on three hours of it (`_cuts`), and what it finds is tried on the whole.
 """
@@ -471,8 +471,9 @@ def recommend(
     elif always:
         blocks = sum(max(1, len(each.blocks)) for each in now[TUNED].judged)
         margin = (
-            f"The objective is met in each of {blocks} blocks that were tuned on, by time and seed: one more like them"
-            f" would be the worst with a chance of 1 in {blocks + 1}. That is the margin."
+            f"The objective is met in each of {blocks} blocks that were tuned on, by time and seed. That is all the"
+            " margin there is: with few of them, expect to miss it by a little in one more, or ask for more than you"
+            " need."
         )
         notes = [margin]
     else:
