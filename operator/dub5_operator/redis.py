@@ -240,9 +240,10 @@ class Samples:
         self._most_behind = self.behind
         self._read_at = self._clock()
         if self._last == before and await self._is_another():
+            learnings = Learnings(self._redis, self._on_undecodable)
+            last = await learnings.know(announced, wanted, self.now())
             self._parts.clear()
-            self.learnings = Learnings(self._redis, self._on_undecodable)
-            self._last = await self.learnings.know(announced, wanted, self.now())
+            self.learnings, self._last = learnings, last
 
     async def _is_another(self) -> bool:
         """Whether Redis has begun anew with a clock that is behind: all that came since would seem to have been read,

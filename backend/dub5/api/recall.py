@@ -813,6 +813,12 @@ class _Refresh(msgspec.Struct):
         return None if self.begun is None else self.begun.made
 
     def again(self) -> Leader:
+        request = self.request
+        request.came = (
+            request.arrival.raw,
+            0,
+            None,
+        )  # not all that was read with it, for as long as the call takes
         return self
 
     async def call(self, identity: Identity | None, on_frames: Callable[[list[Frame]], None]) -> None:

@@ -417,6 +417,8 @@ class Sampler:
             try:
                 [[*values, stored], *_] = await self._link.pipeline("fingerprint", commands)
                 last = _Last.read(*values) if None not in values else None
+                if replaced and last is not None and last.born == entry.born:
+                    last = None  # Redis was asked twice, and this is what came in its place
             except RedisUndecodable:
                 pass
             except Undecodable as error:

@@ -618,6 +618,7 @@ class GuardedProtocol(HttpToolsProtocol):
         return True
 
     def on_response_complete(self) -> None:
+        self._leaving = None  # what becomes of the connection from here on is the next request's
         self._all.total_requests += 1
         self._answered = True
         if self._waiting:

@@ -596,7 +596,9 @@ class _Exchange(msgspec.Struct):
                 headers.append((b"server-timing", ", ".join(phases).encode()))
             headers += record.answer_headers
             message["headers"] = headers
-            if self.whole is not None and any(name == b"content-length" for name, _ in headers):
+            # Never after an answer: by then the server may have begun the next request of the connection.
+            may_be_held = self.whole is not None and not self.complete
+            if may_be_held and any(name == b"content-length" for name, _ in headers):
                 self.held = message
             else:
                 await self.send(message)

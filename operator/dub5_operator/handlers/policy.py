@@ -388,6 +388,8 @@ class PolicyReconciler:
             self._states.clear()  # what is learnt from here on, the other one learns
             self._metrics.forget(name)
             self._metrics.in_charge.set(0)
+            if uid not in self._reconciling:  # deleted meanwhile
+                return None
             now = self._clock()
             self._due[uid] = _Due(now, now + RETRY, dict(spec))
             if now < _attended_until(status, uid, claims):

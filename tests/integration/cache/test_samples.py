@@ -235,9 +235,9 @@ async def test_what_a_release_before_left_expires(redis: str, client: Redis) -> 
 
 
 async def test_comparisons_go_on_being_counted_while_nobody_reads(redis: str, client: Redis) -> None:
-    entry = Entry(b"{}", 1_700_000_000_000_000, 0.1, 1, 1)
     async with sampling(redis) as sampler:
-        for text in ("a", "b"):
+        for hour, text in enumerate(("a", "b")):
+            entry = Entry(b"{}", 1_700_000_000_000_000 + hour * 3_600_000_000, 0.1, 1, 1)
             said: dict[str, Any] = {"choices": [{"message": {"content": text}}]}
             identity = Identity("a" * 48, "v")
             await sampler.fetched(
