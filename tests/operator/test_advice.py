@@ -36,11 +36,11 @@ class Account:
         )
 
     async def leave(self, name: str, *texts: str | None) -> None:
-        verdict, table, snippet = texts
+        verdict, table, *more = texts
         place = ConfigMap(name, NAMESPACE, self.cluster)
         assert verdict is not None
         assert table is not None
-        await asyncio.to_thread(advice_configmap.leave, place, "misses", verdict, table, snippet)
+        await asyncio.to_thread(advice_configmap.leave, place, "misses", verdict, table, *more)
 
     async def left(self) -> Json:
         answer = await self.admin.get(f"{CORE}/configmaps/dub5-advice")
@@ -75,14 +75,17 @@ def place(kind: str, found: Json) -> str | None:
 
 
 async def test_advice_is_left_and_the_next_one_takes_its_place(account: Account) -> None:
-    await account.leave("dub5-advice", "missed", "a table", "autoscaling: {}")
+    await account.leave("dub5-advice", "missed", "a table", "autoscaling: {}", "kind: CronJob")
     first = await account.left()
-    assert {"verdict": "missed", "table": "a table", "snippet": "autoscaling: {}"}.items() <= first[
-        "data"
-    ].items()
+    assert {
+        "verdict": "missed",
+        "table": "a table",
+        "snippet": "autoscaling: {}",
+        "schedule": "kind: CronJob",
+    }.items() <= first["data"].items()
     assert first["metadata"]["labels"]["dub5.io/advice"] == "misses"
     assert first["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "Helm"
-    await account.leave("dub5-advice", "met", "another", None)
+    await account.leave("dub5-advice", "met", "another", None, None)
     second = await account.left()
     assert second["data"].keys() == {"verdict", "table", "ended"}
 
@@ -102,16 +105,16 @@ async def test_as_much_as_there_is_room_for(account: Account) -> None:
 )
 async def test_no_other_configmap_is_its_own(account: Account, name: str, said: str) -> None:
     with pytest.raises(Failed, match=said):
-        await account.leave(name, "missed", "a table", None)
+        await account.leave(name, "missed", "a table", None, None)
 
 
 async def test_one_that_is_gone_and_a_token_that_is_not_known(account: Account) -> None:
     await account.admin.delete(f"{CORE}/configmaps/dub5-advice")
     with pytest.raises(Failed, match="there is no ConfigMap dub5-advice in chat"):
-        await account.leave("dub5-advice", "missed", "a table", None)
+        await account.leave("dub5-advice", "missed", "a table", None, None)
     account.token = "another"
     with pytest.raises(Failed, match="401"):
-        await account.leave("dub5-advice", "missed", "a table", None)
+        await account.leave("dub5-advice", "missed", "a table", None, None)
 
 
 async def test_it_may_do_nothing_else(account: Account) -> None:

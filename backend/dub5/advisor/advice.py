@@ -242,6 +242,10 @@ def snippet(advice: Advice, values: Values) -> list[str]:
             lines += [f"{indent}  - {_one_line(each)}" for each in yaml.safe_load(after)]
         else:
             lines.append(f"{indent}{last}: {after}  # was {before}: {reason}")
+    if lines and schedule(advice, values):
+        lines.insert(
+            0, "# Only together with the CronJobs that are recommended: they raise minReplicas by hour."
+        )
     return lines
 
 

@@ -42,7 +42,10 @@ class Series(msgspec.Struct):
     def points(self) -> Points:
         """BadRecord where one is no finite number: none of ours may be anything else."""
         written = self.values if self.value is None else [self.value]
-        found = [(moment, float(value)) for moment, value in written]
+        try:
+            found = [(moment, float(value)) for moment, value in written]
+        except ValueError:
+            raise BadRecord("what Prometheus says is no number: is it one?") from None
         for moment, value in found:
             if not math.isfinite(value):
                 name = self.metric.get("__name__", "a figure")
@@ -76,7 +79,8 @@ class Prometheus:
             address = httpx.URL(url)
         except httpx.InvalidURL:
             address = httpx.URL()
-        if address.scheme not in ("http", "https") or not address.host:
+        possible = address.port is None or address.port < 2**16
+        if address.scheme not in ("http", "https") or not address.host or not possible:
             raise BadRecord("--prometheus: write an address such as http://prometheus.monitoring:9090")
         self._shown = str(address.copy_with(username=None, password=None, query=None)).rstrip("/")
         self._client = httpx.AsyncClient(

@@ -99,7 +99,7 @@ class Header(Line, frozen=True, kw_only=True, tag="record"):
 
     version: int = VERSION
     source: str
-    began: float = 0.0
+    began: Annotated[float, Meta(ge=0, le=1e11)] = 0.0
     seconds: Annotated[float, Meta(gt=0, le=LONGEST)]
     pace: Pace = Pace()
     cluster: Cluster = Cluster()

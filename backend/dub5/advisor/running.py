@@ -320,7 +320,11 @@ class _Measuring:
         )
         since = {_name(series): series.points[0][1] for series in made if series.points}
         until = {_name(series): series.points[0][1] for series in ready if series.points}
-        taken = (until[name] - since[name] for name in since if name in until and since[name] >= self._began)
+        taken = (
+            until[name] - since[name]
+            for name in since
+            if name in until and name in self._pods and since[name] >= self._began
+        )
         found = tuple(sorted(min(3600.0, max(0.5, each)) for each in taken))
         came = sum(pod.began is not None and pod.began >= self._began for pod in self._pods.values())
         if came and not found:
@@ -349,7 +353,7 @@ class _Measuring:
             {
                 (self._pods[name].first, labels["pod"].split("-")[-2])
                 for name, labels in self._labels.items()
-                if _release(labels)
+                if _release(labels) and labels["pod"].count("-") > 1
             }
         )
         templates = list(dict.fromkeys(template for _, template in rollouts))

@@ -49,6 +49,7 @@ _WARM_UP = 900.0
 
 _SHORTLIST, _MOST_SHORTLISTS = 4, 6
 _NEAR = 2
+_MOST_BLOCKS = 100
 _GAIN = 0.01
 _HEAVY = 400_000
 """Requests from which on the search is made on cuts, where they are shorter than the whole by half at least."""
@@ -322,7 +323,7 @@ class Bench:
         middle = seconds * (1 - held_out)
         begin = max(0.0, middle - _WARM_UP)
         tuned, rest = part(record, 0.0, middle), part(record, begin, seconds)
-        blocks = max(1, round((1 - held_out) / held_out))
+        blocks = min(_MOST_BLOCKS, max(1, round((1 - held_out) / held_out)))
         self._records = {
             TUNED: [(tuned, min(_WARM_UP, middle / 4), blocks, 1.0)],
             HELD: [(rest, middle - begin, 1, 1.0)],

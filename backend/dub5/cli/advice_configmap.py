@@ -1,9 +1,9 @@
 """What `dub5 autoscale recommend` leaves in a ConfigMap when it runs as a Job, which has no reader.
 
-`verdict` says in words what was found, `table` what was compared, `snippet` has the lines of values.yaml to change,
-where there are any; `begun` and `ended` are when. The label `dub5.io/advice` says it in a word: the present values meet
-the objective, miss it, or there is no advice, for a reason that is the verdict then. A run that was killed leaves
-`begun` after `ended`.
+`verdict` says in words what was found, `table` what was compared, `snippet` has the lines of values.yaml to change and
+`schedule` the objects that go with them, where there are any; `begun` and `ended` are when. The label `dub5.io/advice`
+says it in a word: the present values meet the objective, miss it, or there is no advice, for a reason that is the
+verdict then. A run that was killed leaves `begun` after `ended`.
 """
 
 from __future__ import annotations
@@ -24,17 +24,22 @@ from dub5.errors import ConfigError
 
 LABEL = "dub5.io/advice"
 
-MOST = {"verdict": 100_000, "table": 600_000, "snippet": 200_000}
+MOST = {"verdict": 100_000, "table": 500_000, "snippet": 150_000, "schedule": 150_000}
 """Bytes of each; a ConfigMap may have 1 MiB."""
 
 _ENDED = "it was ended before it was done: after the Job's activeDeadlineSeconds, or with its node"
 
 
 def leave(
-    place: ConfigMap, state: Literal["meets", "misses"], verdict: str, table: str, snippet: str | None
+    place: ConfigMap,
+    state: Literal["meets", "misses"],
+    verdict: str,
+    table: str,
+    snippet: str | None,
+    schedule: str | None,
 ) -> None:
     """Failed where the ConfigMap cannot be changed."""
-    texts = {"verdict": verdict, "table": table, "snippet": snippet}
+    texts = {"verdict": verdict, "table": table, "snippet": snippet, "schedule": schedule}
     data = {key: None if text is None else shortened(text, MOST[key]) for key, text in texts.items()}
     place.patch(data | {"ended": _now()}, {LABEL: state})
 
@@ -70,7 +75,7 @@ def _leave_none(place: ConfigMap, reason: str, **options: Sequence[float]) -> No
     """The failure itself is what the command then ends with, also where this fails."""
     with contextlib.suppress(Failed):
         verdict = shortened(f"none, because {reason}", MOST["verdict"])
-        none = {"verdict": verdict, "table": None, "snippet": None, "ended": _now()}
+        none = {"verdict": verdict, "table": None, "snippet": None, "schedule": None, "ended": _now()}
         place.patch(none, {LABEL: "none"}, **options)
 
 

@@ -380,7 +380,11 @@ def _headers(args: argparse.Namespace) -> list[tuple[str, str]]:
     headers = []
     for written in args.header:
         name, colon, value = written.partition(":")
-        if not colon or re.fullmatch(r"[A-Za-z0-9-]+", name) is None or not value.isprintable():
+        if (
+            not colon
+            or re.fullmatch(r"[A-Za-z0-9-]+", name) is None
+            or not (value.isascii() and value.isprintable())
+        ):
             raise Failed("--header: write NAME:VALUE, such as X-Scope-OrgID:chat")
         headers.append((name, value.strip()))
     if args.token_file is not None:
@@ -436,7 +440,8 @@ def _recommend(args: argparse.Namespace) -> int:
         verdict, _, table = words.text(advice, values).partition("\n\n")
         state: Literal["meets", "misses"] = "meets" if advice.present_meets else "misses"
         lines = words.snippet(advice, values)
-        advice_configmap.leave(place, state, verdict, table, "\n".join(lines) or None)
+        by_hour = words.schedule(advice, values)
+        advice_configmap.leave(place, state, verdict, table, "\n".join(lines) or None, by_hour or None)
     streams.write(json.dumps(words.plain(advice, values)) if args.json else words.text(advice, values))
     return 0 if advice.present_meets or args.exit_zero else MISSED
 
@@ -577,6 +582,8 @@ def _moment(written: str) -> float:
         moment = datetime.fromisoformat(written)
     except ValueError:
         raise ValueError(f"{written!r} is no date and time, such as 2026-11-27T09:30:00Z") from None
+    if not 1970 < moment.year < 9999:
+        raise ValueError(f"{written!r} is no date that a Prometheus has something of")
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +54,8 @@ def check(args: argparse.Namespace) -> bool:
     for file in (args.html, args.markdown):
         if file is not None and not file.parent.is_dir():
             raise Failed(f"{file} cannot be written: there is no folder {file.parent}")
+        if file is not None and (file.is_dir() or not os.access(file.parent, os.W_OK)):
+            raise Failed(f"{file} cannot be written: it is a folder, or in one that is not ours to write")
     return args.html is not None or args.markdown is not None
 
 

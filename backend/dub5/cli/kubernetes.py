@@ -86,6 +86,8 @@ class ConfigMap:
         try:
             with httpx.Client(base_url=cluster.url, verify=cluster.verify, timeout=_TIMEOUT) as api:
                 answer = api.patch(path, content=msgspec.json.encode(body), headers=headers)
+        except httpx.InvalidURL:
+            raise Failed(f"--api: {cluster.url} is no address, such as http://127.0.0.1:8001") from None
         except httpx.HTTPError as error:
             raise _Away(f"cannot reach the Kubernetes API: {str(error) or type(error).__name__}") from None
         if answer.status_code == 404:

@@ -113,7 +113,7 @@ def test_what_the_job_is_told() -> None:
         "--selector": 'namespace="chat",pod=~"dub5-[a-z0-9]+-[a-z0-9]+"',
         "--last": "24h",
         "--values": "/etc/dub5/values/values.yaml",
-        "--refused": "0.001000",
+        "--refused": "0.001000000",
         "--wait": "1s",
         "--seeds": "5",
         "--jobs": "1",
@@ -134,7 +134,7 @@ def test_what_else_it_may_be_told() -> None:
     }
     found = arguments(advised(nested("advisor", told)))
     assert found["--selector"] == r'pod=~"a\\.b: #c"'
-    assert (found["--refused"], found["--keep"]) == ("0.000010", "0s")
+    assert (found["--refused"], found["--keep"]) == ("0.000010000", "0s")
     assert found["--write-record"] == "/results/$(POD_NAME).record"
     assert found["--markdown"] == "/results/$(POD_NAME).md"
     assert found["--token-file"] == "/etc/dub5/prometheus/token"
@@ -149,7 +149,7 @@ def test_a_wrong_argument_and_a_missed_objective_are_not_tried_again() -> None:
     disrupted, final = spec["podFailurePolicy"]["rules"]
     assert disrupted["action"] == "Ignore"
     assert (final["action"], final["onExitCodes"]["values"]) == ("FailJob", [2, 3])
-    assert spec["backoffLimit"] == 2
+    assert spec["backoffLimit"] == 6
     assert spec["activeDeadlineSeconds"] == 7200
     assert "ttlSecondsAfterFinished" not in spec
     _, kept_short = job(advised(nested("advisor.ttlSecondsAfterFinished", 0)))
@@ -179,7 +179,7 @@ AUTOSCALED = {
 
 @pytest.mark.parametrize("values", AUTOSCALED.values(), ids=AUTOSCALED)
 def test_the_job_reads_the_values_that_are_in_force(values: Json) -> None:
-    wanted = merged(values, nested("autoscaling.cpu.enabled", False), nested("autoscaling.keda.triggers", []))
+    wanted = merged(values, nested("autoscaling.keda.triggers", []))
     asked = read_values([CHART / "values.yaml"], wanted)
     assert handed(merged(ON, wanted)).for_record() == asked.for_record()
 
@@ -204,7 +204,10 @@ def test_the_notes_say_where_the_verdict_is() -> None:
     [
         (nested("advisor.enabled", True), "advisor.prometheus: say where Prometheus is"),
         (advised(nested("autoscaling.mode", "none")), "advisor.enabled: with autoscaling.mode none"),
-        (advised(nested("autoscaling.cpu.enabled", True)), "advisor.enabled: autoscaling.cpu cannot"),
+        (
+            advised(KEDA, nested("autoscaling.keda.triggers", [{"type": "cron", "metadata": {}}])),
+            "advisor.enabled: autoscaling.keda.triggers cannot",
+        ),
         (advised(nested("advisor.prometheus", "prometheus:9090")), "/advisor/prometheus"),
         (advised(nested("advisor.prometheus", "http://me:secret@prometheus")), "/advisor/prometheus"),
         (advised(nested("advisor.last", "a day")), "/advisor/last"),

@@ -18,7 +18,9 @@ from tests.unit.chart.test_objects import EXTERNAL, KEDA, everywhere
 
 
 def configuration(values: Json) -> Json:
-    made = next(each for each in render(values).of("ConfigMap").values() if "dub5.yaml" in each.get("data", {}))
+    made = next(
+        each for each in render(values).of("ConfigMap").values() if "dub5.yaml" in each.get("data", {})
+    )
     written: Json = parse_yaml(made["data"]["dub5.yaml"])
     return written
 

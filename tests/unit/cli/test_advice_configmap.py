@@ -98,7 +98,7 @@ def test_the_reason_takes_the_place_of_values(api: Api, error: Exception, said: 
     begun, left = api.patches
     assert begun["data"].keys() == {"begun"}
     assert said in left["data"]["verdict"]
-    assert (left["data"]["table"], left["data"]["snippet"]) == (None, None)
+    assert [left["data"][key] for key in ("table", "snippet", "schedule")] == [None] * 3
     assert left["metadata"]["labels"] == {LABEL: "none"}
 
 

@@ -34,7 +34,7 @@
 - {{ printf "--selector=%s" (default $selector $given.selector) | quote }}
 - --last={{ $given.last }}
 - --values=/etc/dub5/values/values.yaml
-- --refused={{ printf "%.6f" (float64 $given.objective.refused) }}
+- --refused={{ printf "%.9f" (float64 $given.objective.refused) }}
 - --wait={{ $given.objective.wait }}
 - --seeds={{ int64 $given.seeds }}
 - --jobs={{ int64 $given.jobs }}
