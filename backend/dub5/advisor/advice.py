@@ -72,10 +72,8 @@ def _lines(advice: Advice, values: Values) -> Iterator[str]:
         yield _row("present", advice.present[part], advice)
         if advice.best is not None:
             yield _row("recommended", advice.best[part], advice)
-    searched = f"the part that was {TUNED}" + (
-        "" if advice.searched_on == TUNED else f", {advice.searched_on}"
-    )
-    yield f"\nOn {searched}, by one seed: for less none refuses as few and waits as short as"
+    searched = advice.part_searched
+    yield f"\nOn the part that was {searched}, by one seed: for less none refuses as few and waits as short as"
     yield _HEAD
     for each in advice.front():
         yield _row("", each, advice)
@@ -90,7 +88,7 @@ def _lines(advice: Advice, values: Values) -> Iterator[str]:
         yield "\nLines of values.yaml:\n"
         yield from lines
     by_hour = schedule(advice, values)
-    if by_hour and values.autoscaling.mode == "hpa":
+    if by_hour:
         yield "\nTo be applied beside the chart, for the floors by hour:\n"
         yield by_hour
 

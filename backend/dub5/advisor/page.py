@@ -64,18 +64,11 @@ def recommended(
         said,
         _facts(advice),
         [
-            _over_time(
-                record,
-                "refused",
-                "% of requests",
-                runs,
-                lambda minute: minute.refused,
-                advice.objective.refused,
-            ),
+            _refused(record, runs, advice.objective),
             _replicas(record, "ready", runs),
             _costs(advice),
             _replicas(record, "wanted", runs),
-            _over_time(record, "waited for a slot", "% of requests", runs, lambda minute: minute.waited),
+            _waited(record, runs),
             _load(record, present),
         ],
         [
@@ -115,18 +108,11 @@ def simulated(
             Fact("streams cut", f"{outcome.cut}"),
         ],
         [
-            _over_time(
-                record,
-                "refused",
-                "% of requests",
-                runs,
-                lambda minute: minute.refused,
-                objective.refused if objective else None,
-            ),
+            _refused(record, runs, objective),
             _replicas(record, "ready", runs),
             _load(record, outcome),
             _replicas(record, "wanted", runs),
-            _over_time(record, "waited for a slot", "% of requests", runs, lambda minute: minute.waited),
+            _waited(record, runs),
         ],
         [
             *_compared(record, outcome),
@@ -138,7 +124,7 @@ def simulated(
 
 
 def meets(outcome: Outcome, objective: Objective) -> bool:
-    return outcome.refused_share <= objective.refused and outcome.wait(0.99) <= objective.wait
+    return objective.is_met(outcome.refused_share, outcome.wait(0.99))
 
 
 def explained(
@@ -205,14 +191,19 @@ def _until_end(steps: list[tuple[float, float]], end: float) -> Points:
     return [*kept, (end, steps[-1][1])] if steps else []
 
 
-def _over_time(
-    record: Record,
-    title: str,
-    unit: str,
-    runs: Iterable[Run],
-    of: Callable[[Minute], float],
-    asked: float | None = None,
-) -> Plot:
+def _refused(record: Record, runs: Iterable[Run], objective: Objective | None) -> Plot:
+    plot = _over_time(record, "refused", runs, lambda minute: minute.refused)
+    if objective is not None:
+        level = [(0.0, 100 * objective.refused)]
+        plot.curves.append(Curve("at most, of all requests together", level, "level"))
+    return plot
+
+
+def _waited(record: Record, runs: Iterable[Run]) -> Plot:
+    return _over_time(record, "waited for a slot", runs, lambda minute: minute.waited)
+
+
+def _over_time(record: Record, title: str, runs: Iterable[Run], of: Callable[[Minute], float]) -> Plot:
     """Each minute's share of its requests."""
     curves = [
         Curve(
@@ -225,9 +216,7 @@ def _over_time(
         )
         for run in runs
     ]
-    if asked is not None:
-        curves.append(Curve("at most, of all requests together", [(0.0, 100 * asked)], "level"))
-    return Plot(title, unit, curves, record.header.began)
+    return Plot(title, "% of requests", curves, record.header.began)
 
 
 def _load(record: Record, outcome: Outcome) -> Plot:
@@ -261,7 +250,7 @@ def _costs(advice: Advice) -> Plot:
             Curve("tried", of(*advice.tried), "dots"),
             Curve("the objective is just met", [(0.0, 1.0)], "level"),
         ],
-        across=f"replica-hours, on the part that was {_searched_on(advice)}",
+        across=f"replica-hours, on the part that was {advice.part_searched}",
         times=True,
     )
 
@@ -363,16 +352,12 @@ def _comparisons(advice: Advice) -> Iterator[Section]:
     parts: list[Part] = [part for of in (TUNED, HELD) for part in (f"On the part that was {of}:", beside(of))]
     yield Section("Present and recommended", [said, *parts])
     front = {f"{place}": verdict for place, verdict in enumerate(advice.front(), 1)}
-    said = f"On the part that was {_searched_on(advice)}, by one seed: for less none refuses as few and waits as short."
+    said = f"On the part that was {advice.part_searched}, by one seed: for less none refuses as few and waits as short."
     yield Section("What less money buys", [said, _verdicts(advice, front)])
     said = f"On the part that was {HELD}, the {PRESENT if advice.best is None else RECOMMENDED} values with:"
     yield Section("What if", [said, _verdicts(advice, advice.what_if)])
     if advice.notes:
         yield Section("What was left out and assumed", list(advice.notes))
-
-
-def _searched_on(advice: Advice) -> str:
-    return TUNED if advice.searched_on == TUNED else f"{TUNED}, {advice.searched_on}"
 
 
 def _floors(advice: Advice, values: Values) -> Iterator[Section]:

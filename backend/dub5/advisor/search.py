@@ -63,6 +63,9 @@ class Objective(msgspec.Struct, frozen=True):
     refused: float = 0.001
     wait: float = 1.0
 
+    def is_met(self, refused: float, wait: float) -> bool:
+        return refused <= self.refused and wait <= self.wait
+
 
 class Choice(msgspec.Struct, frozen=True, order=True, kw_only=True):
     """The values that are searched, by the chart's names; `window` is `scaleDown.stabilizationWindowSeconds`.
@@ -101,13 +104,11 @@ class Judged(msgspec.Struct, frozen=True):
     blocks: tuple[tuple[float, float], ...] = ()
 
     def meets(self, objective: Objective) -> bool:
-        return self.refused <= objective.refused and self.wait <= objective.wait
+        return objective.is_met(self.refused, self.wait)
 
     def meets_always(self, objective: Objective) -> bool:
         """In each block, too."""
-        return self.meets(objective) and all(
-            refused <= objective.refused and wait <= objective.wait for refused, wait in self.blocks
-        )
+        return self.meets(objective) and all(objective.is_met(*block) for block in self.blocks)
 
     def excess(self, objective: Objective) -> float:
         """By which factor the objective is missed at worst; for comparisons."""
@@ -195,6 +196,11 @@ class Advice(msgspec.Struct, frozen=True):
     what_if: dict[str, Verdict]
     searched_on: str
     notes: list[str]
+
+    @property
+    def part_searched(self) -> str:
+        """Of the record, in words."""
+        return TUNED if self.searched_on == TUNED else f"{TUNED}, {self.searched_on}"
 
     @property
     def present_meets(self) -> bool:

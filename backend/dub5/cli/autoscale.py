@@ -113,14 +113,7 @@ def _add_record(commands: command.Commands) -> None:
     )
     record.add_argument("--tokens-per-second", type=_positive, default=60.0, help="the same (default 60)")
     _add_measured(record)
-    record.add_argument(
-        "--values",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="of the chart, that were in force",
-    )
+    _add_values(record, "of the chart, that were in force")
     record.set_defaults(run=_record)
 
 
@@ -299,14 +292,7 @@ def _add_what_is_simulated(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_tried_values(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--values",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="of the chart; several are laid over each other (default: those that were in force)",
-    )
+    _add_values(parser, "of the chart; several are laid over each other (default: those that were in force)")
     parser.add_argument(
         "--set",
         action="append",
@@ -317,6 +303,10 @@ def _add_tried_values(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=1, help="of everything that is left to chance (default 1)"
     )
+
+
+def _add_values(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--values", type=Path, action="append", default=[], metavar="FILE", help=what)
 
 
 def _record(args: argparse.Namespace) -> int:
@@ -431,18 +421,17 @@ def _explain(args: argparse.Namespace) -> int:
 
 
 def _recommend(args: argparse.Namespace) -> int:
-    if args.configmap is None:
+    place = None if args.configmap is None else _place(args)
+    with contextlib.nullcontext() if place is None else advice_configmap.reason_left(place):
         advice, values = _advised(args)
-    else:
-        place = _place(args)
-        with advice_configmap.reason_left(place):
-            advice, values = _advised(args)
-        verdict, _, table = words.text(advice, values).partition("\n\n")
+    text = words.text(advice, values)
+    if place is not None:
+        verdict, _, table = text.partition("\n\n")
         state: Literal["meets", "misses"] = "meets" if advice.present_meets else "misses"
         lines = words.snippet(advice, values)
         by_hour = words.schedule(advice, values)
         advice_configmap.leave(place, state, verdict, table, "\n".join(lines) or None, by_hour or None)
-    streams.write(json.dumps(words.plain(advice, values)) if args.json else words.text(advice, values))
+    streams.write(json.dumps(words.plain(advice, values)) if args.json else text)
     return 0 if advice.present_meets or args.exit_zero else MISSED
 
 

@@ -178,21 +178,23 @@ def test_floors_by_hour_are_recommended_where_they_pay() -> None:
     assert words.plain(advice, values)["schedule"] == words.schedule(advice, values)
 
 
+OTHER = Choice(
+    minReplicas=3,
+    maxReplicas=9,
+    targetPercentage=40,
+    window=60,
+    max_inflight=50,
+    queue_timeout=2.5,
+    up=(300, 10, 15),
+    down=(100, 60),
+)
+
+
 def test_a_choice_is_laid_over_the_values() -> None:
     values = of_values(NOW)
     assert chosen(values, present(values)) == values
-    other = Choice(
-        minReplicas=3,
-        maxReplicas=9,
-        targetPercentage=40,
-        window=60,
-        max_inflight=50,
-        queue_timeout=2.5,
-        up=(300, 10, 15),
-        down=(100, 60),
-    )
-    after = chosen(values, other)
-    assert present(after) == msgspec.structs.replace(other, up=(), down=())
+    after = chosen(values, OTHER)
+    assert present(after) == msgspec.structs.replace(OTHER, up=(), down=())
     assert after.autoscaling.behavior.scaleUp is not None
     assert after.autoscaling.behavior.scaleDown is not None
     assert after.autoscaling.behavior.scaleUp.policies == [Policy("Percent", 300, 15), Policy("Pods", 10, 15)]
@@ -202,16 +204,7 @@ def test_a_choice_is_laid_over_the_values() -> None:
 def test_the_lines_to_change_lead_to_what_was_recommended() -> None:
     """Read as values, they are the choice that was judged."""
     values = of_values(NOW)
-    best = Choice(
-        minReplicas=1,
-        maxReplicas=16,
-        targetPercentage=85,
-        window=60,
-        max_inflight=50,
-        queue_timeout=2.5,
-        up=(300, 10, 15),
-        down=(100, 60),
-    )
+    best = msgspec.structs.replace(OTHER, minReplicas=1, maxReplicas=16, targetPercentage=85)
 
     def only(trials: Sequence[Trial]) -> Iterable[Judged]:
         return (Judged(1.0, 0.0, 0.0, 0.5, 5) for _ in trials)
