@@ -31,6 +31,14 @@ Points = list[tuple[float, float]]
 """(Unix time in seconds, value), in order."""
 
 
+def number(written: str) -> float:
+    """As Prometheus writes one: a value, or the bound of a bucket. BadRecord where it is none."""
+    try:
+        return float(written)
+    except ValueError:
+        raise BadRecord(f"Prometheus gave {written[:_MOST_WORDS]!r} for a number") from None
+
+
 class Series(msgspec.Struct):
     """`value` is an instant's, `values` are those of a range."""
 
@@ -42,10 +50,7 @@ class Series(msgspec.Struct):
     def points(self) -> Points:
         """BadRecord where one is no finite number: none of ours may be anything else."""
         written = self.values if self.value is None else [self.value]
-        try:
-            found = [(moment, float(value)) for moment, value in written]
-        except ValueError:
-            raise BadRecord("what Prometheus says is no number: is it one?") from None
+        found = [(moment, number(value)) for moment, value in written]
         for moment, value in found:
             if not math.isfinite(value):
                 name = self.metric.get("__name__", "a figure")

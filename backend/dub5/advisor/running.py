@@ -23,7 +23,7 @@ import httpx
 import msgspec
 
 from dub5.advisor.counters import Grid, Growth, Level, Pod, mixed, scrape_interval
-from dub5.advisor.prometheus import Prometheus, Series
+from dub5.advisor.prometheus import Prometheus, Series, number
 from dub5.advisor.record import LONGEST, AnyLine, Arrivals, BadRecord, Header, Mix, Record, Seen, make
 
 _LOST = 4
@@ -63,9 +63,8 @@ async def measure(
     if not 60 <= last <= LONGEST:
         raise BadRecord(f"a record of {last:.0f} s: from a minute to {LONGEST // 86400} days can be had")
     async with Prometheus(url, headers, transport) as prometheus:
-        ended = math.floor(
-            await _now(prometheus) - 60 if until is None else until
-        )  # it is scraped until then
+        # Up to a minute ago all has been scraped.
+        ended = math.floor(await _now(prometheus) - 60 if until is None else until)
         return await _Measuring(prometheus, selector, ended - last, float(ended)).record(header)
 
 
@@ -115,9 +114,7 @@ class _Measuring:
             made,
             pace=msgspec.structs.replace(made.pace, scrape=min(600.0, self._scrape)),
             cluster=cluster,
-            values=made.values or {"config": {"admission": {"max_inflight": capacity}}}
-            if capacity
-            else made.values,
+            values=made.values or ({"config": {"admission": {"max_inflight": capacity}}} if capacity else {}),
             notes=[*made.notes, *self._notes],
         )
         return make(made, self._lines(grid, demand, growths, queued, service, wanted))
@@ -261,7 +258,7 @@ class _Measuring:
         )
         at: dict[float, dict[float, float]] = {}
         for series in buckets:
-            bound = float(series.metric.get("le", "nan"))
+            bound = number(series.metric.get("le", "nan"))
             for moment, value in series.points:
                 at.setdefault(moment, {})[bound] = value
         totals, taken = (dict(found[0].points) if found else {} for found in (sums, counts))

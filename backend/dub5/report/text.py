@@ -21,7 +21,7 @@ LIMIT = 900_000
 
 _CUT = "\n\n(Cut here, at its limit of length.)\n"
 
-_ORDERS = re.compile(r"<(?=[A-Za-z/!?])|(?<=\])(?=[(\[:])|(?<!\\)`")
+_ORDERS = re.compile(r"<(?=[A-Za-z/!?])|(?<=\])(?=[(\[:])|`")
 """Where text would begin a tag, a link or code."""
 
 

@@ -152,6 +152,10 @@ def test_words_of_strangers_stay_words(words: str) -> None:
         written.encode()
 
 
+def test_a_backslash_does_not_make_code_of_what_follows() -> None:
+    assert r"\\\`a\` b" in markdown(document(r"\`a` b"))
+
+
 @given(st.text(max_size=40))
 @settings(max_examples=300)
 def test_clean_words_have_one_line_that_can_be_written(words: str) -> None:
