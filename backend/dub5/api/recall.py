@@ -467,10 +467,8 @@ class Recall:
     # The steps. Each gives the answer, or whether there will be another one.
 
     def _step(self, request: _Request) -> _Said:
-        if not self._limiter.limited:
-            return self._look_up(request)
         tenant = request.body.caller.tenant
-        if self._limiter.limit_of(tenant) is None:
+        if not self._limiter.limited or self._limiter.limit_of(tenant) is None:
             return self._look_up(request)
         # Of what memory has not, the ordinary way reserves tokens.
         if not self._may_wait(request) or self._pipeline.remembered(request.lookup) is None:
@@ -814,11 +812,8 @@ class _Refresh(msgspec.Struct):
 
     def again(self) -> Leader:
         request = self.request
-        request.came = (
-            request.arrival.raw,
-            0,
-            None,
-        )  # not all that was read with it, for as long as the call takes
+        # Not all that was read with it is to be kept for as long as the call takes.
+        request.came = (request.arrival.raw, 0, None)
         return self
 
     async def call(self, identity: Identity | None, on_frames: Callable[[list[Frame]], None]) -> None:

@@ -347,9 +347,7 @@ def _encoded_answer(record: RequestRecord) -> str:
     return text
 
 
-_key_of = operator.attrgetter(
-    "route", "method", "status", "outcome", "model", "stream", "error_code", "tenant", "personality"
-)
+_key_of = operator.attrgetter(*_LABELS, *_CALLER)
 """Of a _Known."""
 
 
