@@ -37,6 +37,7 @@ from dub5.settings.loader import convert
 from dub5.settings.model import Settings
 from testkit.redis_server import RedisServer
 from tests.harness import PATIENT
+from tests.transports import Taking
 
 KEYS = {"one": "acme", "two": "acme", "other": "globex"}
 
@@ -72,35 +73,16 @@ Befalls = Callable[[GuardedProtocol], object]
 """What happens to a connection."""
 
 
-class Transport:
-    """Takes all that is written, at once."""
+class Transport(Taking):
+    """All that is written, in one."""
 
     def __init__(self) -> None:
+        super().__init__({"sockname": ("127.0.0.1", 8000), "peername": ("127.0.0.1", 50000)})
         self.written = b""
-        self.closed = False
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: Any) -> None:
         assert not self.closed
         self.written += data
-
-    def close(self) -> None:
-        self.closed = True
-
-    abort = write_eof = close
-
-    def is_closing(self) -> bool:
-        return self.closed
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-    def pause_reading(self) -> None:
-        """Nothing comes by itself."""
-
-    resume_reading = pause_reading
-
-    def get_extra_info(self, name: str) -> Any:
-        return {"sockname": ("127.0.0.1", 8000), "peername": ("127.0.0.1", 50000)}.get(name)
 
 
 class Samples(NoSampler):
@@ -888,6 +870,11 @@ async def _had_later(twin: Twin, id_: str) -> list[Any]:
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 def test_what_was_recalled_is_had_later_as_it_was_sent(shared: Shared, stream: bool) -> None:
+    async def stored(twin: Twin) -> None:
+        twin.begin()
+        await twin.connected()
+        await twin.ask(usual("curl", asked(responses(metadata={"a": "b"})), "/v1/responses", 0))
+
     async def had(twin: Twin) -> None:
         twin.begin()
         await twin.connected()
@@ -903,6 +890,9 @@ def test_what_was_recalled_is_had_later_as_it_was_sent(shared: Shared, stream: b
             assert found == response
             assert [item["content"] for item in items["data"]] == [[{"type": "input_text", "text": "hi"}]]
 
+    if stream:  # what was streamed is known only once it was stored
+        for twin in shared.twins:
+            shared.run(stored(twin))
     before = shared.twins[0].recalled
     for twin in shared.twins:
         shared.run(had(twin))

@@ -13,38 +13,22 @@ from uvicorn.config import Config
 from dub5.server.protocol import ConnectionLimits, Connections, GuardedProtocol
 from dub5.telemetry.metrics import Metrics
 from dub5.telemetry.record import WHOLE, Recorder, TelemetryMiddleware
+from tests.transports import Taking
 
 _TOOK = re.compile(rb"openai-processing-ms: \d+\r\n")
 _JSON = (b"content-type", b"application/json")
 _LONG = b"x" * 100_000
 
 
-class Transport(asyncio.Transport):
-    """Takes what is written."""
+class Transport(Taking):
+    """Each write by itself."""
 
     def __init__(self) -> None:
         super().__init__()
         self.writes: list[bytes] = []
-        self.closed = False
 
     def write(self, data: Any) -> None:
         self.writes.append(_TOOK.sub(b"", bytes(data)))
-
-    def close(self) -> None:
-        self.closed = True
-
-    abort = close
-
-    def is_closing(self) -> bool:
-        return self.closed
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-    def pause_reading(self) -> None:
-        """Nothing comes by itself."""
-
-    resume_reading = pause_reading
 
 
 async def answered(
