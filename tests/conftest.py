@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -29,6 +30,14 @@ certifi.where = lambda: str(Path(__file__).parent / "ca.pem")
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:  # pytest's
     """Two for each core that is ours: half of the time tests wait for something else."""
     return min(8, 2 * len(os.sched_getaffinity(0)))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def what_is_left_behind() -> None:
+    """Is not looked through again. A worker that has run thousands of tests has a million objects, and a full
+    collection of them holds whichever callback it falls into for a second of the CPU."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
