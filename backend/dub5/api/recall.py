@@ -46,13 +46,13 @@ from dub5.cache.flights import Leader, Made
 from dub5.cache.policies import Policies
 from dub5.cache.store import CacheHit, CacheLookup, Identity
 from dub5.chat.catalog import Catalog, Target
-from dub5.chat.pipeline import Pipeline
+from dub5.chat.pipeline import Pipeline, PlainAnswer
 from dub5.chat.question import Question
 from dub5.errors import Dub5Error, RateLimited
 from dub5.frames import Frame
 from dub5.json_steps import decode, is_plain
 from dub5.telemetry.logging import get_logger
-from dub5.telemetry.record import Recorder, RequestRecord
+from dub5.telemetry.record import Known, Recorder, RequestRecord, encoded_answer, milliseconds
 
 if TYPE_CHECKING:
     from dub5.api.chat import QuestionRoute
@@ -78,6 +78,9 @@ _SPELLINGS, _SPELLING = 2**24, 200
 
 _LEAST_BODIES = 2**23
 """Bytes for what they mean, also where answers get none."""
+
+_PLAIN = 500
+"""Bytes that a Plain takes, about: its shared parts count for nothing."""
 
 _ENTRY = 900
 """Bytes that one meaning takes here beside what is written for it, near enough to bound the memo by."""
@@ -105,11 +108,6 @@ _OTHERWISE = frozenset(
 
 _ASKING = (b"cache-control", b"x-dub5-cache-tags", b"anthropic-beta")
 """Headers that say how a body is to be understood."""
-
-_ANSWER = (
-    b"%bcache-status: %b\r\nage: %d\r\n%bcontent-length: %d\r\nx-request-id: %b\r\nopenai-processing-ms: %d\r\n"
-    b"server-timing: auth;dur=%.3f%b\r\n%b\r\n"
-)
 
 _canonical_json = msgspec.json.Encoder(order="deterministic")
 _log = get_logger()
@@ -142,8 +140,7 @@ class Head(msgspec.Struct, eq=False):
     content_length: int
     authorization: int
     x_api_key: int
-    x_request_id: int
-    x_client_request_id: int
+    request_id: int
     traceparent: int
     used: int = 0
 
@@ -162,6 +159,11 @@ class Head(msgspec.Struct, eq=False):
             values.append(data[at:end])
             at = end + len(piece)
         return values
+
+    def ids_given(self, values: Sequence[bytes]) -> tuple[bytes, bytes]:
+        """The traceparent and the id of such a request, empty where there is none."""
+        place, traceparent = self.request_id, self.traceparent
+        return values[traceparent] if traceparent >= 0 else b"", values[place] if place >= 0 else b""
 
 
 class _Cut(NamedTuple):
@@ -236,18 +238,19 @@ def meaning_of(body: Any) -> bytes:
 class Newest(Generic[T]):
     """What was set or had last, by hashes: at most `most` bytes of it, as `size` has it, and as a rule more than half.
 
-    In two generations: finding something touches little memory, which counts where there are many.
+    In two generations, of which most is in `young`: finding something touches little memory, which counts where there
+    are many.
     """
 
     def __init__(self, most: int, size: Callable[[T], int]) -> None:
         self._half = most // 2
         self._size = size
-        self._young: dict[bytes, T] = {}
+        self.young: dict[bytes, T] = {}
         self._old: dict[bytes, T] = {}
         self._taken = 0  # by the young
 
     def get(self, key: bytes) -> T | None:
-        found = self._young.get(key)
+        found = self.young.get(key)
         if found is None:
             found = self._old.get(key)
             if found is not None:
@@ -258,23 +261,32 @@ class Newest(Generic[T]):
         size = self._size(value)
         if size > self._half:
             return
-        before = self._young.pop(key, None)
+        before = self.young.pop(key, None)
         if before is not None:
             self._taken -= self._size(before)
         if self._taken + size > self._half:
-            self._young, self._old, self._taken = {}, self._young, 0
-        self._young[key] = value
+            self.young, self._old, self._taken = {}, self.young, 0
+        self.young[key] = value
         self._taken += size
 
     def clear(self) -> None:
-        self._young, self._old, self._taken = {}, {}, 0
+        self.young, self._old, self._taken = {}, {}, 0
 
     def __len__(self) -> int:
-        return len(self._young | self._old)
+        return len(self.young | self._old)
 
     def bytes(self) -> int:
         """About."""
-        return sum(map(self._size, (self._old | self._young).values()))
+        return sum(map(self._size, (self._old | self.young).values()))
+
+
+class Plain(msgspec.Struct, frozen=True, gc=False):
+    """An answer from memory that was given once: the next one is the same, but for ids and times, until memory has
+    another one. `tokens` are those fields of its log line."""
+
+    answer: PlainAnswer
+    known: Known
+    tokens: str
 
 
 class Body(msgspec.Struct, frozen=True, gc=False):
@@ -283,6 +295,7 @@ class Body(msgspec.Struct, frozen=True, gc=False):
     `cost` is as in ChatRequest. `rewriting` writes what is sent, None where that is the stored completion itself;
     `written` is what it made of the completion with the hash `written_of`. `keeps`: what it writes has to be kept.
     All bodies with the same `meaning`, a hash, say the same; it is empty where that would take long to find out.
+    `plain` is how the last one was answered.
     """
 
     caller: Caller
@@ -295,11 +308,12 @@ class Body(msgspec.Struct, frozen=True, gc=False):
     written: Written = Written()
     keeps: bool = False
     meaning: bytes = b""
+    plain: Plain | None = None
 
     def size(self) -> int:
         """Bytes, about: what writes Responses has the request with it."""
         beside = 0 if self.rewriting is None or type(self.rewriting) is Plainly else self.cost
-        return _ENTRY + beside + self.written.size()
+        return _ENTRY + beside + self.written.size() + (0 if self.plain is None else _PLAIN)
 
 
 class Arrival(msgspec.Struct):
@@ -430,7 +444,7 @@ class Recall:
         if self._drain.state != "serving" or not data.startswith(b"POST /", at):
             return None
         try:
-            request = self._find(data, at, own, started, opening, later)
+            request = self._find(data, at, own, started, opening, write, later)
             if not isinstance(request, _Request):
                 return request
             said = self._step(request)
@@ -441,7 +455,64 @@ class Recall:
             return Later(request.end) if said else request.arrival
         write(said)
         self._finish(request)
+        self._prepare(request)
         return request.end
+
+    def _answer_plainly(
+        self,
+        body: Body,
+        head: Head,
+        values: Sequence[bytes],
+        received: int,
+        started: float,
+        auth: float,
+        opening: bytes,
+        write: Callable[[bytes], None],
+    ) -> bool:
+        """Answer as the last time, where that is in order."""
+        plain, target, put = body.plain, body.target, self._recorder.direct()
+        if plain is None or put is None or received > SMALL_REQUEST:
+            return False
+        if self._limiter.limited and self._limiter.limit_of(body.caller.tenant) is not None:
+            return False
+        if self._catalog.targets.get(target.name) is not target:
+            return False
+        if self._policies.in_force[target.class_name] is not plain.answer.hit.lookup.lifetimes:
+            return False
+        ids = self._recorder.ids_of(*head.ids_given(values))
+        found = None if ids is None else self._pipeline.recall_plain(plain.answer)
+        if ids is None or found is None:
+            return False
+        entry, age, status = found
+        sent = entry.body if body.rewriting is None else body.rewriting.renew(body.written)[0]
+        took = milliseconds(auth)
+        write(_answer(opening, body, head, status, age, ids[0], started, took, sent))
+        self._recorder.finish_known(
+            put,
+            plain.known,
+            ids,
+            f',"cache":"{status}"{plain.tokens}',
+            duration=time.perf_counter() - started,
+            auth=took,
+            received=received,
+            sent=len(sent),
+        )
+        return True
+
+    def _prepare(self, request: _Request) -> None:
+        """Have the next one answered plainly."""
+        body, record = request.body, request.record
+        if body.keeps or request.grant is not None:
+            return
+        answer = self._pipeline.plain(request)
+        entry = None if answer is None else answer.hit.entry()
+        if answer is None or entry is None:
+            return
+        if body.rewriting is not None and hash(entry.body) != body.written_of:
+            return
+        record.cache = None
+        plain = Plain(answer, self._recorder.known(record), encoded_answer(record))
+        self._bodies.set(body.meaning, msgspec.structs.replace(body, lookup=request.lookup, plain=plain))
 
     def _finish(self, request: _Request) -> None:
         took = time.perf_counter() - request.record.started
@@ -523,8 +594,10 @@ class Recall:
         own: str | None,
         started: float,
         opening: bytes,
+        write: Callable[[bytes], None],
         later: Callable[[bytes | Arrival], bool],
-    ) -> _Request | Arrival | None:
+    ) -> _Request | Arrival | int | None:
+        """Also answers, and gives where the request ends, where there is nothing more to find out."""
         body_at = data.find(b"\r\n\r\n", at, at + _LARGEST_HEAD) + 4  # past that size it may be refused
         if body_at < 4:
             return None
@@ -545,19 +618,27 @@ class Recall:
         caller = self._caller(head, values)
         if caller is None:
             return Arrival(data[at:body_at], own, head, digest)
+        auth = time.perf_counter() - started
         spelling = digest + _salt(head.asking, caller.identity)
-        meaning = self._spellings.get(spelling)
-        body = self._bodies.get(meaning) if meaning is not None else None
+        meaning = self._spellings.young.get(spelling) or self._spellings.get(spelling)
+        body = None if meaning is None else self._bodies.young.get(meaning) or self._bodies.get(meaning)
         if body is not None and body.caller is not caller and body.caller != caller:
             return Arrival(data[at:body_at], own, head, digest, caller=caller)
-        auth = time.perf_counter() - started
-        record = self._record(head, values, caller, started, auth)
-        arrival, new = None, body is None
-        if body is None and record is not None:
+        new = body is None
+        if body is None:
             body = self._spelt_otherwise(spelling, raw)
-            if body is None or body.caller != caller:
-                arrival = Arrival(data[at:body_at], own, head, digest, caller=caller)
-                body = self._read_now(arrival, raw, caller, record, spelling)
+            if body is not None and body.caller != caller:
+                body = None
+        if body is not None and self._answer_plainly(
+            body, head, values, len(raw), started, auth, opening, write
+        ):
+            if new:
+                self._remember(spelling, body)
+            return end
+        record, arrival = self._record(head, values, caller, started, auth), None
+        if body is None and record is not None:
+            arrival = Arrival(data[at:body_at], own, head, digest, caller=caller)
+            body = self._read_now(arrival, raw, caller, record, spelling)
         if body is None or record is None or not self._still_holds(body, len(raw)):
             return arrival or Arrival(data[at:body_at], own, head, digest, caller=caller)
         target = body.target
@@ -628,7 +709,7 @@ class Recall:
         if hash(completion) != body.written_of:  # one that nobody outside can foresee, and that bytes keep
             written = rewriting.write(completion)
             if self._keeps_written:
-                body = msgspec.structs.replace(body, written_of=hash(completion), written=written)
+                body = msgspec.structs.replace(body, written_of=hash(completion), written=written, plain=None)
                 self._bodies.set(body.meaning, body)
                 request.body = body
         else:
@@ -648,22 +729,19 @@ class Recall:
         if request.new:
             self._remember(request.spelling, request.body)
         record.cache = str(answer.status)
-        request_id = record.request_id.encode()
-        answered = _ANSWER % (
-            _KINDS[request.body.stream],
-            record.cache.encode(),
-            int(answer.age or 0.0),
-            b"" if request.grant is None else rate_lines(request.grant.limit, request.grant.left),
-            len(request.sent),
-            request_id,
-            int((time.perf_counter() - record.started) * 1000),
-            record.timings["auth"] * 1000,
-            b"" if not request.asked else b", cache;dur=%.3f" % (record.timings["cache"] * 1000),
-            head.answer_headers
-            if head.route.id_header is None
-            else b"%b%b: %b\r\n" % (head.answer_headers, head.route.id_header, request_id),
+        return _answer(
+            request.opening,
+            request.body,
+            head,
+            record.cache,
+            answer.age or 0.0,
+            record.request_id,
+            record.started,
+            milliseconds(record.timings["auth"]),
+            request.sent,
+            "" if request.grant is None else rate_lines(request.grant.limit, request.grant.left).decode(),
+            f", cache;dur={milliseconds(record.timings['cache'])}" if request.asked else "",
         )
-        return b"".join((request.opening, answered, request.sent))
 
     def _caller(self, head: Head, values: Sequence[bytes]) -> Caller | None:
         if not self._keys.configured:
@@ -695,14 +773,12 @@ class Recall:
         self, head: Head, values: Sequence[bytes], caller: Caller, started: float, auth: float
     ) -> RequestRecord | None:
         """None where the values are not quite what a parser would make of them."""
-        place = head.x_client_request_id if head.x_request_id < 0 else head.x_request_id
-        given = values[place] if place >= 0 else b""
-        parent = values[head.traceparent] if head.traceparent >= 0 else b""
-        if given.strip() != given or parent.strip() != parent:
+        parent, request_id = head.ids_given(values)
+        if request_id.strip() != request_id or parent.strip() != parent:
             return None
         return RequestRecord(
             trace=self._recorder.trace_of(parent),
-            request_id=self._recorder.id_of(given),
+            request_id=self._recorder.id_of(request_id),
             started=started,
             method="POST",
             route=head.route.path,
@@ -767,6 +843,30 @@ class Recall:
         self._spellings.set(spelling, body.meaning)
 
 
+def _answer(
+    opening: bytes,
+    body: Body,
+    head: Head,
+    status: str,
+    age: float,
+    request_id: str,
+    started: float,
+    auth: str,
+    sent: bytes,
+    rates: str = "",
+    looked_up: str = "",
+) -> bytes:
+    """All of it: `status` is the Cache-Status, `auth` in milliseconds; `rates` are lines, `looked_up` a part of one."""
+    took = int((time.perf_counter() - started) * 1000)
+    lines = (
+        f"cache-status: {status}\r\nage: {int(age)}\r\n{rates}content-length: {len(sent)}\r\n"
+        f"x-request-id: {request_id}\r\nopenai-processing-ms: {took}\r\nserver-timing: auth;dur={auth}{looked_up}\r\n"
+    )
+    id_header = head.route.id_header
+    last = b"\r\n" if id_header is None else b"%b: %b\r\n\r\n" % (id_header, request_id.encode())
+    return b"".join((opening, _KINDS[body.stream], lines.encode(), head.answer_headers, last, sent))
+
+
 def _are_printable(values: Sequence[bytes]) -> bool:
     return not b"".join(values).translate(None, _PRINTABLE)
 
@@ -795,7 +895,11 @@ def _head_of(arrival: Arrival, route: QuestionRoute, scope: HTTPScope, record: R
         answer_headers=_written(header for header in record.answer_headers if header[0] != route.id_header),
         hurried=b"x-dub5-timeout" in names,
         headers={name: value for name, value in headers_of(scope).items() if name.encode() not in cut},
-        **{name.replace("-", "_"): places.get(name.encode(), -1) for name in _READ},
+        content_length=places[b"content-length"],
+        authorization=places.get(b"authorization", -1),
+        x_api_key=places.get(b"x-api-key", -1),
+        request_id=places.get(b"x-request-id", places.get(b"x-client-request-id", -1)),
+        traceparent=places.get(b"traceparent", -1),
     )
 
 

@@ -25,13 +25,14 @@ import functools
 import hashlib
 import random
 import time
+import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any, Literal, Protocol
 
 import msgspec
 from moka_py import Moka
 
-from dub5.cache.freshness import FRESH, GREATEST_DRAW, FreshnessState, refresh_early
+from dub5.cache.freshness import FRESH, GREATEST_DRAW, NO_DIRECTIVES, FreshnessState, refresh_early
 from dub5.cache.samples import NoSampler, Samples, short_key
 from dub5.cache.store import AnswerStore, CacheHit, CacheLookup, Entry, Identity, Kept
 from dub5.contract import Canary
@@ -48,7 +49,7 @@ from dub5.errors import (
 from dub5.frames import Frame
 from dub5.redis.link import RedisUnavailable, Words
 from dub5.telemetry.logging import get_logger
-from dub5.telemetry.metrics import Metrics
+from dub5.telemetry.metrics import Distribution, Metrics
 from dub5.telemetry.record import RequestRecord
 
 COOLDOWN = 10.0
@@ -94,8 +95,6 @@ class CacheStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     detail: str | None = None
 
     def __str__(self) -> str:
-        if self.hit and self.ttl is not None and self.ttl_by is None and self.detail is not None:  # as most
-            return f"dub5; hit; ttl={int(self.ttl // 1)}; detail={self.detail}"
         said = "dub5; hit" if self.hit else "dub5"
         if self.fwd is not None:
             said += f"; fwd={self.fwd}"
@@ -110,6 +109,24 @@ class CacheStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         if self.detail is not None:
             said += f"; detail={self.detail}"
         return said
+
+
+@functools.lru_cache(1024)
+def _plain_status(ttl: int) -> str:
+    """Many answers of one second have the same."""
+    return str(CacheStatus(hit=True, ttl=ttl, detail="local"))
+
+
+class PlainHit(msgspec.Struct, frozen=True, gc=False):
+    """A hit from memory, of the class's TTL, by a request without directives: of the next one all is known but whether
+    the answer is still there, and fresh. While its TTL is more than `surely`, in seconds, no draw has it refreshed
+    early. `dollars` is what a call would cost."""
+
+    lookup: CacheLookup
+    entry: Callable[[], Entry | None]  # a weak reference: memory has its own bound
+    ages: Distribution
+    dollars: float
+    surely: float
 
 
 Take = Callable[[list[Frame]], bool]
@@ -470,6 +487,33 @@ class Flights:
             return None
         hit = hit or self._store.recall(lookup)
         return self._hit(question, lookup, leader, hit) if hit is not None and hit.freshness.usable else None
+
+    def plain(self, lookup: CacheLookup) -> PlainHit | None:
+        """What memory has, for the next ones who ask; None where more has to be found out for each of them."""
+        lifetimes = lookup.lifetimes
+        if lookup.directives is not NO_DIRECTIVES or lifetimes.question is not None or lifetimes.canary:
+            return None
+        entry = self._store.remembered(lookup)
+        if entry is None:
+            return None
+        dollars = entry.prompt_tokens * lookup.prices[0] + entry.completion_tokens * lookup.prices[1]
+        surely = GREATEST_DRAW * entry.recompute
+        return PlainHit(lookup, weakref.ref(entry), self._ages(lookup.class_name), dollars, surely)
+
+    def recall_plain(self, plain: PlainHit) -> tuple[Entry, float, str] | None:
+        """The same answer once more, its age in seconds and its Cache-Status: `recall`, where it is still in memory and
+        fresh, and there is nothing to be done behind it. Nothing is counted where it is None."""
+        lookup = plain.lookup
+        entry = self._store.remembered(lookup)
+        if entry is None or entry is not plain.entry() or self._sampler.re_asks >= 1.0:
+            return None
+        age = self._store.now() - entry.born / 1e6
+        ttl = lookup.lifetimes.ttl - age
+        if age < 0 or ttl <= plain.surely:
+            return None
+        plain.ages.observe(age)
+        self._sampler.accessed(lookup.key, lookup.class_name, entry, dollars=plain.dollars, hit=True)
+        return entry, age, _plain_status(int(ttl))
 
     async def _find(self, lookup: CacheLookup, record: RequestRecord) -> CacheHit | None:
         started = time.perf_counter()

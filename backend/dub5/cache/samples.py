@@ -168,6 +168,7 @@ class Samples(Protocol):
     """What is noted of the cache's work: by a Sampler, or by nobody. `replicas`: how many share the requests."""
 
     replicas: int
+    re_asks: float
 
     def accessed(
         self,
@@ -213,6 +214,7 @@ class NoSampler:
     """Where there is no Redis, or no cache: nobody would read the samples."""
 
     replicas = 1
+    re_asks = 0.0
 
     def accessed(self, *_: object, **__: object) -> None:
         """Nothing."""
@@ -293,7 +295,7 @@ class Sampler:
         self._background = background or Background(metrics)
         self._comparisons = self._background.jobs("answer-comparison")
         self._re_ask_share = re_ask_share
-        self._re_asks = 0.0
+        self.re_asks = 0.0
         self._canaries = Canaries()
         self._flusher: BackgroundTask | None = None
 
@@ -373,7 +375,7 @@ class Sampler:
         else:
             digest = await asyncio.to_thread(fingerprint, completion, how)
         if compared_with is None:
-            self._re_asks = min(1.0, self._re_asks + self._re_ask_share)
+            self.re_asks = min(1.0, self.re_asks + self._re_ask_share)
             if lifetimes.canary:
                 self._canaries.called(class_name, lifetimes.canary)
         if self._rate:
@@ -499,9 +501,9 @@ class Sampler:
 
     def spend_re_ask(self) -> bool:
         """Whether this hit should be asked again for comparison."""
-        if self._re_asks < 1.0:
+        if self.re_asks < 1.0:
             return False
-        self._re_asks = 0.0
+        self.re_asks = 0.0
         return True
 
     def _judge(

@@ -38,7 +38,7 @@ import msgspec
 from moka_py import Moka
 from msgspec import Meta
 
-from dub5.cache.freshness import FRESH, NO_DIRECTIVES, Directives, Freshness, Lifetimes, judge
+from dub5.cache.freshness import Directives, Freshness, Lifetimes, judge
 from dub5.cache.purges import IN_FORCE, Asked, Purges
 from dub5.contract import (
     ENTRY_KEY,
@@ -124,7 +124,7 @@ class Identity(msgspec.Struct, frozen=True, gc=False):
     version: str
 
 
-class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class Entry(msgspec.Struct, frozen=True, array_like=True, weakref=True):
     """One complete answer.
 
     `born` is when the provider's call began, in microseconds since the epoch: an answer is as old as the
@@ -459,15 +459,13 @@ class AnswerStore:
 
     def recall(self, lookup: CacheLookup) -> CacheHit | None:
         """What memory has, good for something or not."""
+        entry = self.remembered(lookup)
+        return None if entry is None else self._judged(entry, "local", lookup)
+
+    def remembered(self, lookup: CacheLookup) -> Entry | None:
+        """What memory has, however old, where that may be used without asking Redis."""
         held = self._local.find((lookup.key, self._purges.version(lookup.names)))
-        if held is None or not self._purges.confirmed(held.since):
-            return None
-        entry, lifetimes = held.entry, lookup.lifetimes
-        if lookup.directives is NO_DIRECTIVES and lifetimes.question is None:
-            age = self.now() - entry.born / 1e6
-            if 0 <= age < lifetimes.ttl:  # as most: then it is as `judge` says, without more ado
-                return CacheHit(entry, "local", Freshness(FRESH, age, lifetimes.ttl - age), lifetimes)
-        return self._judged(entry, "local", lookup)
+        return held.entry if held is not None and self._purges.confirmed(held.since) else None
 
     async def find(self, lookup: CacheLookup) -> CacheHit | None:
         """What Redis has, else what memory has.

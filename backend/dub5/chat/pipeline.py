@@ -23,7 +23,7 @@ import msgspec
 
 from dub5.admission.gate import Gate
 from dub5.admission.keys import Caller
-from dub5.cache.flights import CacheStatus, Flights, Following, Leader, Made
+from dub5.cache.flights import CacheStatus, Flights, Following, Leader, Made, PlainHit
 from dub5.cache.flights import Question as CacheQuestion
 from dub5.cache.freshness import Directives
 from dub5.cache.policies import Policies
@@ -47,7 +47,7 @@ from dub5.json_steps import in_steps
 from dub5.providers.chunks import decode
 from dub5.providers.openai_completions import PROTOCOL as TEXT
 from dub5.providers.openai_completions import USUAL_LIMIT
-from dub5.telemetry.metrics import Metrics
+from dub5.telemetry.metrics import Count, Metrics
 from dub5.telemetry.record import RequestRecord, Tracer
 
 
@@ -65,6 +65,15 @@ class Resolved(CacheQuestion, Protocol):
 
     @property
     def target(self) -> Target: ...
+
+
+class PlainAnswer(msgspec.Struct, frozen=True, gc=False):
+    """An answer from memory that is the same for all who ask, and what is counted for each: see PlainHit."""
+
+    hit: PlainHit
+    lookups: Count
+    saved: tuple[Count, Count]
+    dollars: tuple[float, float]
 
 
 class Pipeline:
@@ -220,6 +229,27 @@ class Pipeline:
         Nothing is counted where it is None."""
         found = self._flights.recall(question, leader, hit)
         return None if found is None or found.hit is None else self._stored(question, found.hit, found.status)
+
+    def plain(self, question: Resolved) -> PlainAnswer | None:
+        """What memory has for the next ones who ask this; None where more has to be found out for each of them."""
+        hit = None if question.lookup is None else self._flights.plain(question.lookup)
+        entry = None if hit is None else hit.entry()
+        if hit is None or entry is None:
+            return None
+        target = question.target
+        price, lookups = target.model.price, self._lookups(target.class_name, "local")
+        dollars = entry.prompt_tokens * price.input / 1e6, entry.completion_tokens * price.output / 1e6
+        return PlainAnswer(hit, lookups, self._metrics.saved(target.model.name), dollars)
+
+    def recall_plain(self, plain: PlainAnswer) -> tuple[Entry, float, str] | None:
+        """See Flights.recall_plain; counted where there is one."""
+        found = self._flights.recall_plain(plain.hit)
+        if found is not None:
+            (prompt, completion), dollars = plain.saved, plain.dollars
+            plain.lookups.value += 1
+            prompt.value += dollars[0]
+            completion.value += dollars[1]
+        return found
 
     def again(self, question: Question) -> Leader:
         """The call to a provider for a question that nobody waits for."""

@@ -282,6 +282,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._all = server_state
         self._running: RequestResponseCycle | None = None  # the newest one, which may still wait, is `cycle`
+        self._own: str | None = None  # the address that it came to
         self._answered = False  # a request at least
         self._arrival: Arrival | None = None
         self._held = 0  # bytes until which nothing is parsed: a request that may be answered when it is whole
@@ -306,6 +307,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.flow = _Flow(transport)
+        self._own = self.server[0] if self.server is not None else None
         self._all.admit(self, self.loop.time())
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -319,18 +321,26 @@ class GuardedProtocol(HttpToolsProtocol):
             self._all.on_room()
 
     def data_received(self, data: bytes) -> None:
-        self._all.idle.pop(self, None)
+        everything, recalled = self._all, None
+        everything.idle.pop(self, None)
         if self._over:
             self._discard(data)
-        else:
-            self._unparsed = self._unparsed + data if self._unparsed else data
-            size = len(data)
-            if not self._asked:
-                size -= self._parse()
-            elif len(self._unparsed) > _AHEAD:
-                self.flow.hold()
-            if self._begun or self._arrived or size > SMALL_REQUEST:
-                self._account(size)
+            return
+        if everything.recall is not None and not (
+            self._unparsed or self._begun or self._asked or self._arrived
+        ):
+            recalled = self._recall(everything.recall, data)
+            if recalled == len(data) and not self._asked:  # as a rule
+                everything.idle[self] = self.loop.time()
+                return
+        self._unparsed = self._unparsed + data if self._unparsed else data
+        size = len(data)
+        if recalled is not None or not self._asked:
+            size -= self._parse(recalled)
+        elif len(self._unparsed) > _AHEAD:
+            self.flow.hold()
+        if self._begun or self._arrived or size > SMALL_REQUEST:
+            self._account(size)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -343,23 +353,20 @@ class GuardedProtocol(HttpToolsProtocol):
 
     # Parsing
 
-    def _parse(self) -> int:
-        """Until a request has to wait for the one before it. Gives the bytes of those that were answered at once."""
-        data, done = self._unparsed, 0
-        if self._held:
+    def _parse(self, recalled: int | None = None) -> int:
+        """Until a request has to wait for the one before it. Gives the bytes of those that were answered at once, which
+        are `recalled` where that was tried already."""
+        data, recall = self._unparsed, self._all.recall
+        if recalled is None and self._held:
             if len(data) < self._held:
                 return 0
             self._held, self._begun = 0, False
             self._all.sending.pop(self, None)
-        if data and not self._begun and self._all.recall is not None:
-            done = self._recall(self._all.recall, data)
-        recalled = done
+        if recalled is None:
+            recalled = self._recall(recall, data) if data and not self._begun and recall is not None else 0
+        done = recalled
         if self._asked:
             self._unparsed = data[done:]
-            return recalled
-        if recalled and recalled == len(data):  # as a rule
-            self._unparsed = b""
-            self._all.idle.setdefault(self, self.loop.time())
             return recalled
         if self._held:
             self._unparsed = data[done:]
@@ -386,29 +393,29 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _recall(self, recall: AnswerKnown, data: bytes) -> int:
         """Answer the requests at the beginning of `data` that are known, some at most; where they end."""
-        done, everything, self._arrival = 0, self._all, None
-        if self._under_way:
+        done, everything, flow, transport = 0, self._all, self.flow, self.transport
+        self._arrival = None
+        if self._asked or (self._running is not None and not self._running.response_complete):
             return done
-        own = self.server[0] if self.server is not None else None
-        opening, flow, transport = everything.opening(), self.flow, self.transport
+        opening = everything.opening()
         for _ in range(_RECALLED_AT_ONCE):
             if flow.write_paused or transport.is_closing():
                 break
-            found = recall(data, done, own, opening, transport.write, self._on_recalled)
+            found = recall(data, done, self._own, opening, transport.write, self._on_recalled)
             if isinstance(found, int):
                 done = found
                 self._answered = True
                 everything.total_requests += 1
                 if done == len(data):
                     break
-                continue
-            if isinstance(found, Later):
+            elif isinstance(found, Later):
                 self._asked = data[done : found.end]
                 return found.end
-            if found is not None and found.end:
-                self._held = found.end - done
-            self._arrival = found
-            break
+            else:
+                if found is not None and found.end:
+                    self._held = found.end - done
+                self._arrival = found
+                break
         return done
 
     def _on_recalled(self, found: bytes | Arrival) -> bool:
@@ -537,7 +544,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def _check_host(self) -> None:
         if b"://" in self.url and self.url[:1] != b"/" and self._authority() != self._host.lower():
             raise _malformed("names one host in its target and another one in its Host header")
-        verdict = self._all.hosts.judge(self._host, self.server[0] if self.server is not None else None)
+        verdict = self._all.hosts.judge(self._host, self._own)
         if verdict is Verdict.MALFORMED:
             raise _malformed("has an invalid Host header")
         if verdict is Verdict.UNKNOWN:

@@ -95,24 +95,15 @@ class Distribution:
 
     def observe(
         self, value: float, trace_id: str | None = None, at: float | None = None, *, times: int = 1
-    ) -> None:
-        """`at` is in seconds since the epoch, now where it is not given. So many `times` the same."""
+    ) -> int:
+        """In which bucket it is. `at` is in seconds since the epoch, now where it is not given. So many `times` the
+        same."""
         bucket = bisect_left(self._bounds, value)
         self.counts[bucket] += times
         self.sum += value * times
         if trace_id is not None:
             self.traced[bucket] = (trace_id, value, time.time() if at is None else at)
-
-    def observe_with(self, other: Distribution, value: float, trace_id: str | None, at: float | None) -> None:
-        """The same in another series with the same bounds, too."""
-        bucket = bisect_left(self._bounds, value)
-        self.counts[bucket] += 1
-        other.counts[bucket] += 1
-        self.sum += value
-        other.sum += value
-        if trace_id is not None:
-            traced = (trace_id, value, time.time() if at is None else at)
-            self.traced[bucket] = other.traced[bucket] = traced
+        return bucket
 
     def exemplar(self, bucket: int) -> Exemplar | None:
         traced = self.traced.get(bucket)
@@ -275,15 +266,17 @@ class RequestSeries:
         self._received.value += received
         self._sent.value += sent
         durations, first_bytes = self._durations, self._first_bytes
+        bucket = durations.observe(duration, trace_id, at)
         if first_byte is None:
-            durations.observe(duration, trace_id, at)
             return
         if first_bytes is None:
             first_bytes = self._first_bytes = self._metrics.http_time_to_first_byte.labels(*self._labels)
-        if first_byte == duration:  # as of all that is answered at once
-            durations.observe_with(first_bytes, duration, trace_id, at)
+        if first_byte is duration:  # as of all that is answered at once: these have the same bounds
+            first_bytes.counts[bucket] += 1
+            first_bytes.sum += duration
+            if trace_id is not None:
+                first_bytes.traced[bucket] = durations.traced[bucket]
         else:
-            durations.observe(duration, trace_id, at)
             first_bytes.observe(first_byte, trace_id, at)
         if stream:
             if self._first_tokens is None:
@@ -514,12 +507,17 @@ class Metrics:
         for each, amount in zip(series, counted, strict=True):
             each.value += amount
 
-    def count_saved(self, model: str, prompt: float, completion: float) -> None:
-        """Dollars that an answer would have cost."""
+    def saved(self, model: str) -> tuple[Count, Count]:
+        """Where dollars are counted that its answers would have cost: of the prompt, of the answer."""
         saved = self._saved.get(model)
         if saved is None:
             series = self.saved_dollars
             saved = self._saved[model] = (series.labels(model, "input"), series.labels(model, "output"))
+        return saved
+
+    def count_saved(self, model: str, prompt: float, completion: float) -> None:
+        """Dollars that an answer would have cost."""
+        saved = self.saved(model)
         saved[0].value += prompt
         saved[1].value += completion
 

@@ -97,6 +97,10 @@ _TRACEPARENT = re.compile(
     rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?"
 )
 _SAMPLED = 0x01
+_USUAL = 55
+"""Bytes of a traceparent of version 00."""
+_ODD = b"13579bdf"
+"""Last digits of flags that say that a trace is sampled."""
 
 
 class TraceContext(msgspec.Struct, frozen=True, gc=False):
@@ -305,14 +309,18 @@ def _fields(record: RequestRecord, duration: float, first_byte: float | None) ->
         "trace_id": record.trace.trace_id,
         "span_id": record.trace.span_id,
         **{name: getattr(record, name) for name in _LABELS},
-        # To the microsecond. Not by `round`, which takes twice as long.
-        "duration_ms": {phase: int(seconds * 1e6) / 1000 for phase, seconds in measured.items()},
+        "duration_ms": {phase: round(seconds * 1000, 3) for phase, seconds in measured.items()},
     }
     for name in (*_CALLER, *_ANSWER):
         value = getattr(record, name)
         if value is not None:
             fields[name] = value
     return fields
+
+
+def milliseconds(seconds: float) -> str:
+    """To the microsecond."""
+    return f"{seconds * 1000:.3f}"
 
 
 def _encoded(record: RequestRecord, names: Iterable[str]) -> str:
@@ -331,7 +339,7 @@ def _quoted(text: str) -> str:
     return _encode(text).decode()
 
 
-def _encoded_answer(record: RequestRecord) -> str:
+def encoded_answer(record: RequestRecord) -> str:
     """`_encoded` of `_ANSWER`, which differs from request to request."""
     text = ""
     if record.cache is not None:
@@ -348,16 +356,21 @@ def _encoded_answer(record: RequestRecord) -> str:
 
 
 _key_of = operator.attrgetter(*_LABELS, *_CALLER)
-"""Of a _Known."""
+"""Of a Known."""
 
 
-class _Known(msgspec.Struct, frozen=True):
+class Known(msgspec.Struct, frozen=True, gc=False):
     """What requests with the same labels and of the same caller have in common: their series, and of the log line
     `_LABELS` and `_CALLER`."""
 
     series: RequestSeries
     labels: str
     caller: str
+    stream: bool
+
+
+Ids = tuple[str, str, str, bool]
+"""Of a request, of its trace, of its span, and whether that is sampled."""
 
 
 class Recorder:
@@ -374,7 +387,7 @@ class Recorder:
         self._tracer = Disabled() if tracer is None else tracer
         self._random_bytes = random_bytes
         self._log = get_logger().bind()
-        self._known: dict[tuple[object, ...], _Known] = {}
+        self._known: dict[tuple[object, ...], Known] = {}
         self._second, self._written_second = 0, ""
 
     def trace_of(self, traceparent: bytes | None) -> TraceContext:
@@ -385,6 +398,25 @@ class Recorder:
             ids, tracer = self._random_bytes(24).hex(), self._tracer
             trace = TraceContext(ids[:32], ids[32:], None, not tracer.enabled or tracer.samples(ids[:32]))
         return trace
+
+    def ids_of(self, traceparent: bytes, request_id: bytes) -> Ids | None:
+        """`trace_of` and `id_of` in one, for what exports no span; None where these are not quite what a parser of
+        heads would make of them."""
+        digits = self._random_bytes(40).hex()
+        trace, span, sampled, ident = digits[:32], digits[32:48], True, digits[48:]
+        if traceparent:
+            context = _TRACEPARENT.fullmatch(traceparent)
+            if context is not None and (len(traceparent) == _USUAL or context[1] != b"00"):
+                # Each part of it has its place, whatever comes after them.
+                trace, sampled = traceparent[3:35].decode(), traceparent[54] in _ODD
+            elif traceparent.strip() != traceparent:
+                return None
+        if request_id:
+            if _REQUEST_ID.fullmatch(request_id):
+                ident = request_id.decode()
+            elif request_id.strip() != request_id:
+                return None
+        return ident, trace, span, sampled
 
     def id_of(self, request_id: bytes | None) -> str:
         """The caller's id for its request, where it is usable, else a new one."""
@@ -409,19 +441,13 @@ class Recorder:
         """
         trace, now = record.trace, time.time()
         record.outcome, record.status = outcome, status
-        key = _key_of(record)
-        known = self._known.get(key)
-        if known is None:
-            if len(self._known) >= _MOST_KNOWN:
-                self._known.clear()
-            series = RequestSeries(self._metrics, record.route, record.method, outcome)
-            known = self._known[key] = _Known(series, _encoded(record, _LABELS), _encoded(record, _CALLER))
+        known = self.known(record)
         known.series.observe(
             duration,
             first_byte,
             received,
             sent,
-            stream=record.stream,
+            stream=known.stream,
             trace_id=trace.trace_id if trace.sampled else None,  # as an example of these figures
             at=now,
         )
@@ -429,30 +455,64 @@ class Recorder:
         if put is None:
             self._log.info("request", **_fields(record, duration, first_byte))
         else:
-            put(self._line(record, known, duration, first_byte, now))
+            phases = "" if first_byte is None else f',"first_byte":{milliseconds(first_byte)}'
+            for phase, seconds in record.timings.items():
+                phases += f',"{phase}":{milliseconds(seconds)}'
+            ids = record.request_id, trace.trace_id, trace.span_id, trace.sampled
+            put(self._line(ids, known, milliseconds(duration), phases, encoded_answer(record), now))
         if self._tracer.enabled and trace.sampled:
             self._export(record, outcome, status, duration)
 
-    def _line(
-        self, record: RequestRecord, known: _Known, duration: float, first_byte: float | None, now: float
-    ) -> bytes:
+    def known(self, record: RequestRecord) -> Known:
+        """Of a request of which it is known how it ended."""
+        key = _key_of(record)
+        known = self._known.get(key)
+        if known is None:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            series = RequestSeries(self._metrics, record.route, record.method, cast("str", record.outcome))
+            labels, caller = _encoded(record, _LABELS), _encoded(record, _CALLER)
+            known = self._known[key] = Known(series, labels, caller, record.stream)
+        return known
+
+    def direct(self) -> Callable[[bytes], None] | None:
+        """What takes the lines of `finish_known`; None where there are no such lines now, or a span is exported."""
+        return None if self._tracer.enabled else json_lines()
+
+    def finish_known(
+        self,
+        put: Callable[[bytes], None],
+        known: Known,
+        ids: Ids,
+        answer: str,
+        *,
+        duration: float,
+        auth: str,
+        received: int,
+        sent: int,
+    ) -> None:
+        """`finish`, of what was answered at once: `answer` are its fields of the log line, see `encoded_answer`, and
+        `auth` is what the key took, in milliseconds, as it is written."""
+        now = time.time()
+        trace_id = ids[1] if ids[3] else None
+        known.series.observe(
+            duration, duration, received, sent, stream=known.stream, trace_id=trace_id, at=now
+        )
+        total = milliseconds(duration)
+        phases = f',"first_byte":{total},"auth":{auth}'
+        put(self._line(ids, known, total, phases, answer, now))
+
+    def _line(self, ids: Ids, known: Known, total: str, phases: str, answer: str, now: float) -> bytes:
         """`_fields` as JSON, with as little as can be encoded anew."""
-        second, trace = int(now), record.trace
+        second = int(now)
         if second != self._second:
             self._second = second
             self._written_second = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-        total = f"{int(duration * 1e6) / 1000}"
-        phases = total
-        if first_byte is not None:
-            first = total if first_byte == duration else f"{int(first_byte * 1e6) / 1000}"
-            phases += f',"first_byte":{first}'
-        for phase, seconds in record.timings.items():
-            phases += f',"{phase}":{int(seconds * 1e6) / 1000}'
         return (
             f'{{"timestamp":"{self._written_second}.{int((now - second) * 1e6):06}Z","level":"info",'
-            f'"event":"request","request_id":"{record.request_id}","trace_id":"{trace.trace_id}",'
-            f'"span_id":"{trace.span_id}"{known.labels},"duration_ms":{{"total":{phases}}}'
-            f"{known.caller}{_encoded_answer(record)}}}\n"
+            f'"event":"request","request_id":"{ids[0]}","trace_id":"{ids[1]}",'
+            f'"span_id":"{ids[2]}"{known.labels},"duration_ms":{{"total":{total}{phases}}}'
+            f"{known.caller}{answer}}}\n"
         ).encode()
 
     def _export(

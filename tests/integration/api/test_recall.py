@@ -86,20 +86,20 @@ class Transport(Taking):
 
 
 class Samples(NoSampler):
-    """Written down; re-asks as `luck` has it."""
+    """Written down; what is drawn is drawn while re-asks are due."""
 
     def __init__(self) -> None:
         self.taken: list[Any] = []
-        self.re_ask = False
+        self.re_asks = 0.0
 
     def accessed(self, *told: Any, **more: Any) -> None:
         self.taken.append((told, more))
 
     def spend_re_ask(self) -> bool:
-        return self.re_ask
+        return self.re_asks >= 1.0
 
     def draw_canary(self, *_: object, **__: object) -> float:
-        return 2.0 if self.re_ask else 0.0
+        return 2.0 * self.re_asks
 
     def check_canary(self, *_: object, **__: object) -> bool:
         return True
@@ -134,7 +134,7 @@ class Twin:
     def begin(self) -> None:
         """As if it had just been started."""
         app = self.app
-        self.now, self.luck, self.samples.re_ask = 1e9 + 0.25, 0.5, False
+        self.now, self.luck, self.samples.re_asks = 1e9 + 0.25, 0.5, 0.0
         self.broken_off, self.read_before = False, app.metrics.network_bytes.labels("in").value
         app.drain.state = "serving"
         if app._redis is not None:
@@ -373,8 +373,8 @@ async def doubt(twin: Twin, confirmed: bool) -> None:
     twin.app._purges.confirmed = lambda since: confirmed  # type: ignore[method-assign]
 
 
-async def lucky(twin: Twin, luck: tuple[float, bool]) -> None:
-    twin.luck, twin.samples.re_ask = luck
+async def lucky(twin: Twin, luck: tuple[float, float]) -> None:
+    twin.luck, twin.samples.re_asks = luck
 
 
 async def drain(twin: Twin, state: Any) -> None:
@@ -508,7 +508,7 @@ EVENTS = st.one_of(
     happens(rotate, {}, {"models": ["tutor"]}, {"expires": "2001-01-01"}, {"roles": ["tenant_admin"]}),
     happens(wait, 1.0, 8.0, 15.0, 270.0, 400.0),
     happens(doubt, True, False),
-    happens(lucky, (0.5, False), (1 - 1e-15, False), (0.5, True)),
+    happens(lucky, (0.5, 0.0), (1 - 1e-15, 0.0), (0.5, 1.0)),
     happens(forget, None),
 )
 

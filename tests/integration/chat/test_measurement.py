@@ -119,7 +119,7 @@ async def test_a_re_ask_compares_and_replaces_only_what_changed(
         fake.replies = [say("Hello"), say("Hello"), say("Changed")]
         first = await server.chat()
         for calls in (2, 3):
-            sampler._re_asks = 1.0
+            sampler.re_asks = 1.0
             hit = await server.chat()
             assert hit.headers["cache-status"].startswith("dub5; hit")
             assert hit.text == first.text
@@ -148,7 +148,7 @@ async def test_long_answers_are_compared_apart_from_the_event_loop(
     async with running(config(fake, redis, re_ask_share=0.01)) as server:
         fake.replies = [say("\ufdfa" * 85_000)] * 2  # 250 KiB, and each stands for eighteen characters
         await server.chat()
-        sampler_of(server)._re_asks = 1.0
+        sampler_of(server).re_asks = 1.0
         assert (await server.chat()).headers["cache-status"].startswith("dub5; hit")
         await server.replica.application._flights.settle()
     assert len(threads) == 3  # the first, then the second and the first once more
@@ -235,7 +235,7 @@ async def test_answers_of_one_user_are_never_asked_again(fake: FakeOpenAI, redis
     settings["models"]["small"]["cache_class"] = "mine"
     async with running(settings) as server:
         await server.chat()
-        sampler_of(server)._re_asks = 1.0
+        sampler_of(server).re_asks = 1.0
         due_canaries(server, chance=0.0, class_name="mine")
         assert (await server.chat()).headers["cache-status"].startswith("dub5; hit")
         await server.replica.application._flights.settle()
@@ -365,7 +365,7 @@ async def test_a_re_ask_that_fails_is_counted(fake: FakeOpenAI, redis: str) -> N
     async with running(config(fake, redis, re_ask_share=0.01)) as server:
         await server.chat()
         fake.replies = [refuse(500, "Oops"), refuse(500, "Oops")]
-        sampler_of(server)._re_asks = 1.0
+        sampler_of(server).re_asks = 1.0
         assert (await server.chat()).headers["cache-status"].startswith("dub5; hit")
         await server.replica.application._flights.settle()
         assert await server.metric("dub5_cache_revalidations_total", source="re-ask", verdict="error") == 1
