@@ -152,6 +152,8 @@ class Freshness(msgspec.Struct, frozen=True, gc=False):
 def judge(*, age: float, lifetimes: Lifetimes, asked: Directives) -> Freshness:
     """RFC 9111 section 4.2 and RFC 5861, with what the request asks for."""
     ttl = lifetimes.ttl - age
+    if asked is NO_DIRECTIVES and ttl > 0:  # as most: without more ado
+        return Freshness(FRESH, age, ttl)
     return Freshness(_state(age, ttl, lifetimes, asked), age, ttl)
 
 

@@ -178,26 +178,25 @@ def pack(entry: Entry) -> bytes:
 
 def unpack(stored: bytes, most: int = _LARGEST) -> Entry:
     """The inverse of `pack`; raises CorruptEntry or ForeignVersion. The body has at most `most` bytes."""
-    if stored[: len(_MAGIC)] != _MAGIC or len(stored) <= _PAYLOAD_AT:
+    if not stored.startswith(_MAGIC) or len(stored) <= _PAYLOAD_AT:
         raise CorruptEntry
-    if stored[len(_MAGIC)] != _VERSION:
+    if not stored.startswith(HEADER):
         raise ForeignVersion
-    payload = stored[_PAYLOAD_AT:]
-    if stored[_SUM_AT:_PAYLOAD_AT] != checksum(stored[BORN_AT:_SUM_AT] + payload):
+    born, payload, most = stored[BORN_AT:_SUM_AT], stored[_PAYLOAD_AT:], most + _ENVELOPE
+    if stored[_SUM_AT:_PAYLOAD_AT] != checksum(born + payload):
         raise CorruptEntry
     try:
-        entry = decode(_decoder, _restored(payload, most + _ENVELOPE), most=most + _ENVELOPE)
+        plain = payload[1:] if payload.startswith(_PLAIN) else _expanded(payload, most)
+        entry = decode(_decoder, plain, most=most)
     except (Undecodable, zlib.error):
         raise CorruptEntry from None
-    if stored[BORN_AT:_SUM_AT] != BORN % entry.born:
+    if born != BORN % entry.born:
         raise CorruptEntry
     return entry
 
 
-def _restored(payload: bytes, most: int) -> bytes:
-    if payload[:1] == _PLAIN:
-        return payload[1:]
-    if payload[:1] != _ZLIB:
+def _expanded(payload: bytes, most: int) -> bytes:
+    if not payload.startswith(_ZLIB):
         raise CorruptEntry
     if len(payload) <= _AT_ONE_GO:
         return zlib.decompress(payload[1:])
@@ -323,7 +322,7 @@ class LocalCache:
     """Entries in memory by identity, and what is known of questions by key; `capacity` in bytes, of entries."""
 
     def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
+        self.capacity = capacity
         self._entries: Moka[tuple[str, str], LocalEntry] = Moka(
             max(capacity, 1), weigher=lambda _, held: _weight(held.entry)
         )
@@ -336,7 +335,7 @@ class LocalCache:
 
     def put(self, identity: Identity, entry: Entry, *, seconds: float) -> None:
         """Keep for at most `seconds`; may be refused or evicted earlier."""
-        if _weight(entry) > self._capacity:
+        if _weight(entry) > self.capacity:
             return  # Moka would hold it until its next housekeeping
         self._entries.set((identity.key, identity.version), LocalEntry(entry, time.monotonic()), ttl=seconds)
 
@@ -491,8 +490,8 @@ class AnswerStore:
         return self._found(lookup, asked, entry) or self.recall(lookup)
 
     def ask(self, lookup: CacheLookup, done: Callable[[CacheHit | None], None]) -> bool:
-        """`find` for who cannot wait: `done` is called once, later, with what Redis has. None: there may be something
-        all the same, and `find`, called soon, knows without asking again what was not there.
+        """`find` for who cannot wait: `done` is called once, later, with what Redis has, where it may be used. None:
+        there may be something all the same, and `find`, called soon, knows without asking again what was not there.
 
         False, and no call, where it cannot be asked that way now. `done` must not raise.
         """
@@ -503,7 +502,8 @@ class AnswerStore:
         def on_entry(entry: Entry | None) -> None:
             # Else a purge came to our knowledge with the reading, and there is another answer to look for.
             still = identity.version == self._purges.version(lookup.names)
-            done(self._found(lookup, identity, entry) if still else None)
+            hit = self._found(lookup, identity, entry) if still else None
+            done(hit if hit is not None and hit.freshness.usable else None)
 
         asks = lookup.lifetimes.question is not None
         return self._read_for(identity, on_entry, question=asks, at_once=True)
@@ -512,7 +512,7 @@ class AnswerStore:
         if self._purges.behind:
             self._nudged.set()
         hit = self._judged(entry, "shared", lookup) if entry is not None else None
-        if entry is not None and hit is not None:
+        if entry is not None and hit is not None and self._local.capacity:
             self._keep_locally(identity, entry, lookup.lifetimes, hit.freshness.age)
         return hit
 

@@ -218,11 +218,7 @@ class Pipeline:
     def ask(self, lookup: CacheLookup, done: Callable[[CacheHit | None], None]) -> bool:
         """Have `done` called, once and later, with what Redis has, where it may be used. False, and no call, where that
         would take a wait, or nothing may be used."""
-        if lookup.directives.no_cache:
-            return False
-        return self._store.ask(
-            lookup, lambda hit: done(hit if hit is not None and hit.freshness.usable else None)
-        )
+        return not lookup.directives.no_cache and self._store.ask(lookup, done)
 
     def recall(self, question: Resolved, leader: Leader, hit: CacheHit | None = None) -> Answer | None:
         """What memory has, where it may be used, or the `hit` that was found already; `leader` asks again behind it.
