@@ -12,8 +12,8 @@ microsecond and hold no lock across an await.
 An entry is the assembled completion: one entry serves both shapes, streamed and whole. Or it is the vector of one text
 (`dub5.vectors`); its key tells which of the two, so that neither is ever served for the other. The stored form says its
 version, so that a replica of another release reads or ignores it but never misreads it, and carries a checksum, so that
-a corrupt value is a miss. Values are compressed where that saves at least a fifth; what it saves and costs is measured
-in docs/reports/caching.md.
+a corrupt value is a miss. Values of 2 KiB and more are compressed where that saves at least a fifth; what it saves and
+costs is measured in docs/reports/caching.md.
 
 Births and ages go by Redis's clock, so that replicas need not agree about theirs. A birth that lies ahead by more than
 TOLERANCE is nobody's: of a replica whose clock was wrong, of a Redis that was replaced by one with another clock, or
@@ -97,7 +97,8 @@ MOST_HITS = 2**40
 BESIDE_BODY = 200
 """Bytes that an entry takes in memory beside its body, near enough to bound a cache by."""
 _PLAIN, _ZLIB = b"p", b"z"
-_WORTH_SQUEEZING = 512
+_WORTH_SQUEEZING = 2048
+"""Bytes. To expand what is shorter takes as long as all else that its reading takes: see docs/reports/caching.md."""
 _AT_ONE_GO = 4096
 """Bytes that are expanded without an eye on how large that gets, which is four times as fast: at most 4 MiB."""
 _LARGEST = 64 * 2**20

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import zlib
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,6 +65,13 @@ def test_text_that_repeats_is_squeezed_and_comes_back() -> None:
     stored = pack(entry)
     assert len(stored) < len(entry.body) / 5
     assert unpack(stored) == entry
+
+
+def test_a_short_answer_is_stored_as_it_is_and_read_as_older_releases_squeezed_it() -> None:
+    entry = Entry(b'{"content": "' + b"All work and no play. " * 50 + b'"}', 1, 1.0, 1, 1)
+    assert entry.body in pack(entry)
+    born, payload = BORN % entry.born, b"z" + zlib.compress(msgspec.msgpack.encode(entry))
+    assert unpack(HEADER + born + checksum(born + payload) + payload) == entry
 
 
 def test_what_squeezing_would_not_shorten_is_stored_as_it_is() -> None:
