@@ -5,9 +5,9 @@ is begun or joined; where every provider fails, an answer that is too old.
 
 A *flight* is the answer to one question on its way: the frames that have arrived so far. It belongs to the replica and
 not to the request that began it. Its task runs until the answer is complete, and is cancelled when nobody follows any
-more. *Followers* read at their own pace, each from its own position, so a slow one delays nobody; one that is
-up to date may take what comes in the turn in which it comes, and need not be woken. Frames are the provider's own
-bytes; this module does not know what is in them.
+more; a whole answer that nobody may share is made in its request's own task. *Followers* read at their own pace, each
+from its own position, so a slow one delays nobody; one that is up to date may take what comes in the turn in which it
+comes, and need not be woken. Frames are the provider's own bytes; this module does not know what is in them.
 
 One of the flights that have the same question *leads*: it makes the call, which it was handed as an object. When it
 ends its answer is in memory, and on its way to Redis, so that whoever asks next finds it. Across replicas a lease in
@@ -469,6 +469,8 @@ class Flights:
                 status = CacheStatus(fwd="uri-miss" if hit is None else "stale")
         if on_forward is not None:
             on_forward(status)
+        if lookup is None and not record.stream:
+            return await self._ask_alone(record, leader, status)
         try:
             return await self._follow(question, lookup, leader, status, hit, alone=alone)
         except ProviderError as error:
@@ -520,6 +522,24 @@ class Flights:
         hit = await self._store.find(lookup)
         record.timings["cache"] = time.perf_counter() - started
         return hit
+
+    async def _ask_alone(self, record: RequestRecord, leader: Leader, status: CacheStatus) -> CacheAnswer:
+        """A whole answer that nobody else may have: its flight is flown by the request's own task."""
+        flight, task, started = Flight(followers=1), asyncio.current_task(), time.perf_counter()
+        assert task is not None  # noqa: S101  # for mypy
+        self._in_flight[task] = flight
+        try:
+            await self._fly(flight, leader, None, None)
+        except asyncio.CancelledError:
+            if not self._abandoned or task.uncancel():  # else nobody but `abandon` has cancelled it
+                raise
+            raise InternalError from None
+        finally:
+            del self._in_flight[task]
+        if flight.error is not None:
+            raise flight.error.with_traceback(None)
+        record.timings["provider"] = time.perf_counter() - started - record.timings.get("queue", 0.0)
+        return CacheAnswer(status, None, flight.frames)
 
     async def _follow(
         self,

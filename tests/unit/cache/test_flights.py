@@ -15,7 +15,7 @@ from dub5.cache.flights import CacheAnswer, Flights, Made, OneReplica
 from dub5.cache.freshness import Directives, Lifetimes
 from dub5.cache.purges import Purges
 from dub5.cache.store import AnswerStore, Entry, Identity, LocalCache
-from dub5.errors import Dub5Error, ProviderError
+from dub5.errors import Dub5Error, InternalError, ProviderError
 from dub5.frames import Frame
 from dub5.telemetry.metrics import Metrics
 from tests.following import question, remaining
@@ -76,8 +76,10 @@ async def flights() -> AsyncIterator[Flights]:
 class Asking:
     """A client that asks; `begun` is done with the first frames."""
 
-    def __init__(self, flights: Flights, provider: Provider, **asked: Any) -> None:
+    def __init__(self, flights: Flights, provider: Provider, *, uncached: bool = False, **asked: Any) -> None:
         self.asked = question(**{"lifetimes": LIFETIMES, "words": "the same", **asked})
+        if uncached:
+            self.asked.lookup = None
         self.begun: asyncio.Task[CacheAnswer] = asyncio.create_task(flights.answer(self.asked, provider))
 
     async def read(self) -> list[bytes]:
@@ -297,6 +299,43 @@ async def test_settle_waits_for_every_flight(flights: Flights) -> None:
     provider.pass_on()
     await settled
     assert provider.running == 0
+
+
+async def test_a_whole_answer_that_is_not_shared_is_made_for_its_client_alone(flights: Flights) -> None:
+    provider = Provider("a")
+    clients = [Asking(flights, provider, uncached=True, stream=False) for _ in range(3)]
+    await turns()
+    assert (provider.calls, flights.followers()) == (3, 3)
+    await clients[0].leave()
+    assert (provider.running, flights.followers()) == (2, 2)
+    settled = asyncio.create_task(flights.settle())
+    provider.pass_on()
+    assert await asyncio.gather(*(client.read() for client in clients[1:])) == [[b"a"], [b"a"]]
+    await settled
+
+
+async def test_a_failure_of_an_answer_that_is_not_shared_is_its_clients(flights: Flights) -> None:
+    provider = Provider(error=ProviderError("down", provider="p"))
+    provider.pass_on()
+    with pytest.raises(ProviderError):
+        await Asking(flights, provider, uncached=True, stream=False).begun
+    assert flights.followers() == 0
+
+
+async def test_an_answer_that_is_not_shared_is_given_up_where_all_is_abandoned(flights: Flights) -> None:
+    provider = Provider("a")
+    asking = Asking(flights, provider, uncached=True, stream=False)
+    await turns()
+    flights.abandon()
+    with pytest.raises(InternalError):
+        await asking.begun
+    assert provider.closed.is_set()
+    leaving = Asking(flights, provider, uncached=True, stream=False)
+    await turns()
+    leaving.begun.cancel()
+    flights.abandon()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving.begun
 
 
 async def test_once_all_is_abandoned_settle_waits_for_no_flight_that_begins_after(flights: Flights) -> None:
