@@ -567,6 +567,12 @@ def twins() -> tuple[Twin, Twin]:
     return Twin(recalls=True), Twin(recalls=False)
 
 
+@pytest.fixture
+def alone() -> Twin:
+    """Not one of two that are compared by all that was ever counted."""
+    return Twin(recalls=True)
+
+
 async def _both(first: Twin, second: Twin, steps: list[Any]) -> None:
     first.begin()
     second.begin()
@@ -726,13 +732,11 @@ async def test_all_spellings_of_a_question_are_known_as_one(twins: tuple[Twin, T
     assert (len(recall._bodies), len(recall._spellings)) == (2, 4)
 
 
-async def test_a_head_that_comes_many_times_at_once_is_remembered_once(twins: tuple[Twin, Twin]) -> None:
-    twin, _ = twins
-    twin.begin()
-    await twin.ask(usual("node", asked(message()), "/v1/messages", 1))
+async def test_a_head_that_comes_many_times_at_once_is_remembered_once(alone: Twin) -> None:
+    await alone.ask(usual("node", asked(message()), "/v1/messages", 1))
     sent = usual("curl", asked(message()), "/v1/messages", 1)
-    await asyncio.gather(*[twin.ask(sent) for _ in range(3)])
-    assert len(twin.app.recall._heads) == 2
+    await asyncio.gather(*[alone.ask(sent) for _ in range(3)])
+    assert len(alone.app.recall._heads) == 2
 
 
 def test_the_newest_and_those_in_use_are_remembered() -> None:
@@ -761,14 +765,12 @@ def test_without_memory_for_answers_nothing_is_kept_of_what_they_say() -> None:
     assert bodies.bytes() < 1000
 
 
-async def test_what_is_remembered_is_bounded(twins: tuple[Twin, Twin]) -> None:
-    twin, _ = twins
-    twin.begin()
-    recall = twin.app.recall
+async def test_what_is_remembered_is_bounded(alone: Twin) -> None:
+    recall = alone.app.recall
     for number in range(80):
         head = (*CLIENTS["curl"], f"X-Kind: {number}")
         lines = [line.format(key="one") for line in head]
-        await twin.ask(*[request(lines, asked(message(), spaces=number))] * 2)
+        await alone.ask(*[request(lines, asked(message(), spaces=number))] * 2)
     assert len(recall._heads) == 64
     assert recall._bodies.bytes() <= CONFIG.cache.local_bytes // 2
 
@@ -798,8 +800,8 @@ class Shared(NamedTuple):
         return self.twins[0].recalled - before
 
 
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Shared]:
+@contextlib.contextmanager
+def started() -> Iterator[Shared]:
     with asyncio.Runner() as runner, contextlib.ExitStack() as stack:
         twins, servers = [], []
         for recalls in (True, False):
@@ -815,6 +817,13 @@ def shared() -> Iterator[Shared]:
             runner.run(twins[-1].app.__aenter__())
             stack.callback(lambda twin: runner.run(twin.app.__aexit__()), twins[-1])
         yield Shared((twins[0], twins[1]), (servers[0], servers[1]), runner.run)
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Shared]:
+    """For what befalls both alike: they are compared by all that was counted since they started."""
+    with started() as shared:
+        yield shared
 
 
 def responses(text: str = "hi", **more: Any) -> dict[str, Any]:
@@ -1012,24 +1021,23 @@ def test_calls_that_are_under_way_together_take_no_longer() -> None:
     assert asyncio.run(together()) == [1.0, 1.0]
 
 
-def test_a_key_that_is_of_another_tenant_by_the_time_redis_has_answered_asks_for_that_one(
-    shared: Shared,
-) -> None:
+def test_a_key_that_is_of_another_tenant_by_the_time_redis_has_answered_asks_for_that_one() -> None:
     first, second, others = (
         usual("curl", asked(message(text)), "/v1/messages", 1, key)
         for text, key in (("hi", "one"), ("ho", "one"), ("ho", "other"))
     )
-    twin, server = shared.twins[0], shared.servers[0]
 
     def moved(_: object) -> None:
         twin.app._keys._callers = twin.app._keys._lookup_table(keys_file(tenant="globex"))
 
     async def live() -> bytes:
-        await server.client.delete(limit_key("globex"))
+        await twin.connected()
         await _while_redis_is_asked(twin, server, [first], [second, moved])
         return await twin.ask(others)
 
-    assert b"cache-status: dub5; hit" in shared.run(live()).lower()
+    with started() as alone:  # only one of them is asked
+        twin, server = alone.twins[0], alone.servers[0]
+        assert b"cache-status: dub5; hit" in alone.run(live()).lower()
 
 
 async def fill(twin: Twin, full: bool) -> None:
