@@ -104,7 +104,9 @@ def calls_for_one_question(release: Release, stage: Stage) -> int:
     return stage.calls()[question]
 
 
-def test_a_killed_pod_takes_down_nothing_but_its_own_streams(pair: Release, load: Load) -> None:
+def test_a_killed_pod_takes_down_nothing_but_its_own_streams(pair: Release, stage: Stage, load: Load) -> None:
+    # Much longer than the two seconds that a kubelet gives to a pod that is given none: some end in them.
+    stage.pace(first_token=0.2, between=1.0, tokens=10)
     load.set(MANY)
     eventually(lambda: load.live == MANY, "all clients are in a stream")
     victim, survivor = pair.names()
