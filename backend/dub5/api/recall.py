@@ -18,9 +18,12 @@ goes through: the key, the answer, its freshness, purges, what a refresh behind 
 way it says nothing: a replica that leaves, models that have changed, too little memory for a large request. See
 docs/adr/0030-known-by-their-bytes.md.
 
+A hit that is *plain* (in memory, fresh, nothing due behind it) is as the last one but for ids and times: see Plain.
+
 What takes a word of Redis (a tenant's limit, an answer that memory does not have, a Response that is kept) is asked
 without a task, and the request is answered in the turn in which Redis does. Nothing is counted before it is sure to be
-answered: until then it may go the ordinary way after all, which is given what the limit said.
+answered: until then it may go the ordinary way after all, which is given what the limit said. What else Redis has
+told by then is in memory, and the ordinary way says so.
 """
 
 from __future__ import annotations
@@ -52,7 +55,7 @@ from dub5.errors import Dub5Error, RateLimited
 from dub5.frames import Frame
 from dub5.json_steps import decode, is_plain
 from dub5.telemetry.logging import get_logger
-from dub5.telemetry.record import Known, Recorder, RequestRecord, encoded_answer, milliseconds
+from dub5.telemetry.record import Ids, Known, Recorder, RequestRecord, encoded_answer, milliseconds
 
 if TYPE_CHECKING:
     from dub5.api.chat import QuestionRoute
@@ -394,6 +397,33 @@ _Said = bytes | bool
 """The whole answer; True: it, or the request, comes back later; False: only the ordinary way can answer."""
 
 
+class _Given(msgspec.Struct, frozen=True, gc=False):
+    """A plain answer, up to `end` of what came, that is still to be written: `said`, and for Recorder.finish_known."""
+
+    said: bytes
+    end: int
+    put: Callable[[bytes], None]
+    known: Known
+    ids: Ids
+    fields: str
+    started: float
+    auth: str
+    received: int
+    sent: int
+
+    def finish(self, recorder: Recorder) -> None:
+        recorder.finish_known(
+            self.put,
+            self.known,
+            self.ids,
+            self.fields,
+            duration=time.perf_counter() - self.started,
+            auth=self.auth,
+            received=self.received,
+            sent=self.sent,
+        )
+
+
 class Recall:
     """Of one replica. `memory` is in bytes, for what bodies mean; their hashes take more, `_SPELLINGS`."""
 
@@ -444,13 +474,18 @@ class Recall:
         if self._drain.state != "serving" or not data.startswith(b"POST /", at):
             return None
         try:
-            request = self._find(data, at, own, started, opening, write, later)
-            if not isinstance(request, _Request):
+            request = self._find(data, at, own, started, opening, later)
+            if isinstance(request, Arrival) or request is None:
                 return request
-            said = self._step(request)
+            said = self._step(request) if isinstance(request, _Request) else request.said
         except Exception:  # noqa: BLE001  # a defect here must not cost an answer: the ordinary way gives it
             _log.exception("recall failed")
             return None
+        # What fails from here on must not be answered a second time.
+        if isinstance(request, _Given):
+            write(request.said)
+            request.finish(self._recorder)
+            return request.end
         if not isinstance(said, bytes):
             return Later(request.end) if said else request.arrival
         write(said)
@@ -464,45 +499,36 @@ class Recall:
         head: Head,
         values: Sequence[bytes],
         received: int,
+        end: int,
         started: float,
         auth: float,
         opening: bytes,
-        write: Callable[[bytes], None],
-    ) -> bool:
-        """Answer as the last time, where that is in order."""
+    ) -> _Given | None:
+        """The answer that was given last, where that is in order: counted, and to be written."""
         plain, target, put = body.plain, body.target, self._recorder.direct()
         if plain is None or put is None or received > SMALL_REQUEST:
-            return False
+            return None
         if self._limiter.limited and self._limiter.limit_of(body.caller.tenant) is not None:
-            return False
+            return None
         if self._catalog.targets.get(target.name) is not target:
-            return False
+            return None
         if self._policies.in_force[target.class_name] is not plain.answer.hit.lookup.lifetimes:
-            return False
+            return None
         ids = self._recorder.ids_of(*head.ids_given(values))
         found = None if ids is None else self._pipeline.recall_plain(plain.answer)
         if ids is None or found is None:
-            return False
+            return None
         entry, age, status = found
         sent = entry.body if body.rewriting is None else body.rewriting.renew(body.written)[0]
         took = milliseconds(auth)
-        write(_answer(opening, body, head, status, age, ids[0], started, took, sent))
-        self._recorder.finish_known(
-            put,
-            plain.known,
-            ids,
-            f',"cache":"{status}"{plain.tokens}',
-            duration=time.perf_counter() - started,
-            auth=took,
-            received=received,
-            sent=len(sent),
-        )
-        return True
+        said = _answer(opening, body, head, status, age, ids[0], started, took, sent)
+        fields = f',"cache":"{status}"{plain.tokens}'
+        return _Given(said, end, put, plain.known, ids, fields, started, took, received, len(sent))
 
     def _prepare(self, request: _Request) -> None:
         """Have the next one answered plainly."""
         body, record = request.body, request.record
-        if body.keeps or request.grant is not None:
+        if body.keeps or request.grant is not None or self._recorder.direct() is None:
             return
         answer = self._pipeline.plain(request)
         entry = None if answer is None else answer.hit.entry()
@@ -594,10 +620,8 @@ class Recall:
         own: str | None,
         started: float,
         opening: bytes,
-        write: Callable[[bytes], None],
         later: Callable[[bytes | Arrival], bool],
-    ) -> _Request | Arrival | int | None:
-        """Also answers, and gives where the request ends, where there is nothing more to find out."""
+    ) -> _Request | _Given | Arrival | None:
         body_at = data.find(b"\r\n\r\n", at, at + _LARGEST_HEAD) + 4  # past that size it may be refused
         if body_at < 4:
             return None
@@ -629,12 +653,12 @@ class Recall:
             body = self._spelt_otherwise(spelling, raw)
             if body is not None and body.caller != caller:
                 body = None
-        if body is not None and self._answer_plainly(
-            body, head, values, len(raw), started, auth, opening, write
-        ):
-            if new:
-                self._remember(spelling, body)
-            return end
+        if body is not None:
+            given = self._answer_plainly(body, head, values, len(raw), end, started, auth, opening)
+            if given is not None:
+                if new:
+                    self._remember(spelling, body)
+                return given
         record, arrival = self._record(head, values, caller, started, auth), None
         if body is None and record is not None:
             arrival = Arrival(data[at:body_at], own, head, digest, caller=caller)

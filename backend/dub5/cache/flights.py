@@ -514,7 +514,9 @@ class Flights:
         if age < 0 or ttl <= plain.surely:
             return None
         plain.ages.observe(age)
-        self._sampler.accessed(lookup.key, lookup.class_name, entry, dollars=plain.dollars, hit=True)
+        self._sampler.accessed(
+            lookup.key, lookup.class_name, entry, dollars=plain.dollars, hit=True, ttl=None
+        )
         return entry, age, _plain_status(int(ttl))
 
     async def _find(self, lookup: CacheLookup, record: RequestRecord) -> CacheHit | None:

@@ -395,7 +395,7 @@ class GuardedProtocol(HttpToolsProtocol):
         """Answer the requests at the beginning of `data` that are known, some at most; where they end."""
         done, everything, flow, transport = 0, self._all, self.flow, self.transport
         self._arrival = None
-        if self._asked or (self._running is not None and not self._running.response_complete):
+        if self._under_way:
             return done
         opening = everything.opening()
         for _ in range(_RECALLED_AT_ONCE):

@@ -271,7 +271,7 @@ class RequestSeries:
             return
         if first_bytes is None:
             first_bytes = self._first_bytes = self._metrics.http_time_to_first_byte.labels(*self._labels)
-        if first_byte is duration:  # as of all that is answered at once: these have the same bounds
+        if first_byte == duration:  # as of all that is answered at once: these have the same bounds
             first_bytes.counts[bucket] += 1
             first_bytes.sum += duration
             if trace_id is not None:

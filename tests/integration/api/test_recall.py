@@ -128,7 +128,7 @@ class Twin:
         self.app._purges.confirmed = lambda since: True  # type: ignore[method-assign]  # until there is doubt
         self.app._flights._refused = Moka(10_000)  # for whatever time
         self.confirmed = self.app._purges.confirmed
-        self.ask_redis: Any = self.app._redis and self.app._redis.ask
+        self.lost: Any = None
         self.begin()
 
     def begin(self) -> None:
@@ -137,8 +137,7 @@ class Twin:
         self.now, self.luck, self.samples.re_asks = 1e9 + 0.25, 0.5, 0.0
         self.broken_off, self.read_before = False, app.metrics.network_bytes.labels("in").value
         app.drain.state = "serving"
-        if app._redis is not None:
-            app._redis.ask = self.ask_redis  # type: ignore[method-assign]
+        self.lose(lost=False)
         app._purges.confirmed = self.confirmed  # type: ignore[method-assign]
         app._keys._callers = app._keys._lookup_table(keys_file())
         app._policies._document = PolicyDocument()
@@ -165,6 +164,12 @@ class Twin:
         async with asyncio.timeout(60):
             while link._pipelining.connection is None or not link.available:  # noqa: ASYNC110  # it has no event
                 await asyncio.sleep(0.005)
+
+    def lose(self, *, lost: bool) -> None:
+        """The connection to Redis for what requests wait for, until it is found again."""
+        pipelining: Any = self.app._redis and self.app._redis._pipelining
+        if pipelining and lost == (self.lost is None):
+            self.lost, pipelining.connection = pipelining.connection, self.lost
 
     def _recall(self, *asked: Any) -> int | Later | Arrival | None:
         *before, later = asked
@@ -249,8 +254,10 @@ _OWN_ID = re.compile(rb"[0-9a-f]{32}")
 async def seen(twin: Twin, reads: Sequence[bytes | Befalls], *, waits: bool = True) -> Seen:
     """With its times and its own ids taken out."""
     twin.samples.taken.clear()
+    LOGGED.clear()
     with structlog.testing.capture_logs() as logs:
         written = await twin.ask(*reads, waits=waits)
+    logs += LOGGED
     sent = b"".join(read for read in reads if isinstance(read, bytes))
     twin.broken_off |= any(line.get("outcome") == "client_disconnect" for line in logs)
     for line in logs:
@@ -562,6 +569,22 @@ def no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Lifetimes, "kept_for", lambda *of: kept_for(*of) + 3600)
 
 
+LOGGED: list[EventDict] = []
+"""Of requests, as they are logged in JSON: only then hits are answered as the last one was."""
+
+
+@pytest.fixture(autouse=True)
+def json_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    LOGGED.clear()
+
+    def put(line: bytes) -> None:
+        said: EventDict = json.loads(line)
+        assert said.pop("timestamp")
+        LOGGED.append({**said, "log_level": said.pop("level")})
+
+    monkeypatch.setattr("dub5.telemetry.record.json_lines", lambda: put)
+
+
 @pytest.fixture(scope="module")
 def twins() -> tuple[Twin, Twin]:
     return Twin(recalls=True), Twin(recalls=False)
@@ -739,6 +762,26 @@ async def test_a_head_that_comes_many_times_at_once_is_remembered_once(alone: Tw
     assert len(alone.app.recall._heads) == 2
 
 
+async def test_what_fails_after_an_answer_is_not_answered_again(
+    alone: Twin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = usual("curl", asked(message()), "/v1/messages", 1)
+    for _ in range(4):
+        await alone.ask(sent)
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(alone.app.recall._recorder, "finish_known", fail)
+    protocol, transport = GuardedProtocol(alone.uvicorn, alone.connections, {}), Transport()
+    protocol.connection_made(transport)
+    with pytest.raises(RuntimeError):
+        protocol.data_received(sent)
+    await alone._settle(protocol)
+    assert transport.written.count(b"HTTP/1.1 200 OK") == 1
+    protocol.connection_lost(None)
+
+
 def test_the_newest_and_those_in_use_are_remembered() -> None:
     known: Newest[bytes] = Newest(100, len)
     for number in range(100):
@@ -844,8 +887,7 @@ KEPT = st.builds(
 
 
 async def lose(twin: Twin, lost: bool) -> None:
-    """The connection for what requests wait for."""
-    twin.app._redis.ask = (lambda *_: False) if lost else twin.ask_redis  # type: ignore[union-attr, method-assign]
+    twin.lose(lost=lost)
 
 
 @settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
