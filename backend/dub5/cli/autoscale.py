@@ -505,6 +505,8 @@ def _simulated(args: argparse.Namespace) -> tuple[Record, Values, Outcome]:
 def _given(args: argparse.Namespace) -> tuple[Record, Values]:
     try:
         if args.record is not None:
+            if getattr(args, "write_record", None) is not None:
+                raise Failed("--write-record: RECORD is one already; it goes with --prometheus")
             record = read(args.record)
         else:
             record = _measured(args)

@@ -15,7 +15,7 @@ import pytest
 from dub5.advisor.record import read
 from dub5.cli import autoscale_page
 from dub5.cli.autoscale import MISSED
-from dub5.cli.main import main
+from dub5.cli.main import _parser, main
 from testkit.places import ROOT
 
 SHORT = ("--shape", "step", "--rate", "6", "--length", "5m", "--service", "4s")
@@ -196,6 +196,42 @@ def test_a_report_says_of_the_command_only_what_decides(given: list[str], said: 
     assert "--seed 1 --wait 500ms" in command
 
 
+OF_THE_RECORD = {
+    *(
+        "prometheus",
+        "selector",
+        "header",
+        "token_file",
+        "last",
+        "until",
+        "scrape",
+        "sync",
+        "synced",
+        "starts",
+    ),
+    *("keep", "replicas", "stay_when_full", "write_record"),
+}
+WHERE_IT_GOES = {
+    "run",
+    "command",
+    "html",
+    "markdown",
+    "json",
+    "jobs",
+    "exit_zero",
+    "configmap",
+    "namespace",
+    "api",
+}
+
+
+@pytest.mark.parametrize("name", ["simulate", "recommend", "explain"])
+def test_whatever_else_decides_what_is_found_is_said_in_a_report(name: str) -> None:
+    words = ["autoscale", name, "load.record"]
+    options = vars(_parser(words).parse_args(words)).keys() - OF_THE_RECORD - WHERE_IT_GOES
+    assert options <= {"record", "values", "set", *autoscale_page._NUMBERS, *autoscale_page._TIMES}
+
+
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_values_are_recommended_and_the_exit_code_judges_the_present_ones(
     record: Path, capsys: pytest.CaptureFixture[str], jobs: str
@@ -222,6 +258,8 @@ def test_a_job_is_not_to_fail_where_values_miss_and_needs_a_namespace(
 def test_what_cannot_be_recommended(record: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "mode" in complaint(capsys, "recommend", str(record), "--set", "autoscaling.mode=none")
     assert "--held-out" in complaint(capsys, "recommend", str(record), "--held-out", "1")
+    kept = str(record.with_name("again.record"))
+    assert "--prometheus" in complaint(capsys, "recommend", str(record), "--write-record", kept)
 
 
 def test_values_that_are_none(record: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
