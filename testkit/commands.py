@@ -12,5 +12,7 @@ def parser(description: str | None, rows: Iterable[str] = (), **options: Any) ->
     keep = argparse.RawDescriptionHelpFormatter
     made = argparse.ArgumentParser(description=description, formatter_class=keep, **options)
     if names := list(rows):
-        made.add_argument("rows", nargs="*", choices=[[], *names], metavar="ROW", help=", ".join(names))
+        made.add_argument(
+            "rows", nargs="*", choices=[[], *names], metavar="ROW", help=", ".join(names).replace("%", "%%")
+        )
     return made
