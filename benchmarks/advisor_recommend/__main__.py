@@ -1,12 +1,12 @@
 """What `dub5 autoscale recommend` is worth on an hour it has not seen: figures of docs/reports/autoscaling-advisor.md.
 
-    python -m benchmarks.advisor_recommend                 # 4 shapes, 5 records each; a quarter of an hour of two cores
+    python -m benchmarks.advisor_recommend                 # 4 shapes, 5 records each; twenty minutes of one core
     python -m benchmarks.advisor_recommend --records 1 --hours 4 --json verdicts.json
 
 A record has hours of one shape, each with arrivals of its own chance; the last one is held out. On that one the
 recommended values are judged, and beside them a grid: fewest replicas, target, seconds of stabilization downwards. The
-best is what meets the objective there with each seed at the fewest replica-hours, as nobody can know before. Exits with
-1 where a bar is missed.
+best is what meets the objective there with each seed at the fewest replica-hours, as nobody can know before; it is also
+judged on a further such hour, which says how much of that was the luck of the one. Exits with 1 where a bar is missed.
 """
 
 from __future__ import annotations
@@ -52,11 +52,13 @@ class Judge(Protocol):
 
 SHAPES = ("step", "daily", "spike", "cache-lost")
 MIX = Mix(hits=0.3, service=[(0.0, 4.0), (0.5, 12.0), (0.9, 30.0), (0.99, 60.0), (1.0, 90.0)])
-RATE = 1.0
+RATE = 10.0
+"""With ten slots a replica, of which a target can be eight numbers; with three, two."""
+
 VALUES = of_values(
     {
         "autoscaling": {"minReplicas": 2, "maxReplicas": 16},
-        "config": {"admission": {"max_inflight": 3, "max_queued": 6, "queue_timeout": "10s"}},
+        "config": {"admission": {"max_inflight": 20, "max_queued": 40, "queue_timeout": "10s"}},
     }
 )
 OBJECTIVE = Objective(refused=0.005, wait=5.0)
@@ -107,6 +109,8 @@ def judged(task: tuple[str, int, int]) -> dict[str, Any]:
     advice = recommend(space, OBJECTIVE, lambda trials: [bench.judge(each) for each in trials], SEEDS)
     took = time.process_time() - began
     best = best_of_grid(bench)
+    further = Bench(record_of(shape, hours, 1000 + seed), VALUES, held_out)
+    lucky = [] if best is None else [further.judge(Trial(HELD, best.choice, each)) for each in SEEDS]
     found = None if advice.best is None else advice.best[HELD]
     return {
         "shape": shape,
@@ -114,12 +118,11 @@ def judged(task: tuple[str, int, int]) -> dict[str, Any]:
         "met": found is not None and found.meets(OBJECTIVE),
         "cost": None if found is None else found.cost,
         "best": None if best is None else best.cost,
+        "best_meets_again": bool(lucky) and all(each.meets(OBJECTIVE) for each in lucky),
         "cpu": took,
         "tried": len(advice.tried),
         "recommended": None if found is None else msgspec.to_builtins(found),
         "grid": None if best is None else msgspec.to_builtins(best),
-        "present": msgspec.to_builtins(advice.present[HELD]),
-        "notes": advice.notes,
     }
 
 
@@ -145,12 +148,12 @@ def main() -> int:
     for shape in args.shapes:
         of = [each for each in both if each["shape"] == shape]
         ratios = [each["cost"] / each["best"] for each in of]
-        met = sum(each["met"] for each in results if each["shape"] == shape)
-        print(
-            f"{shape:12} met {met} of {args.records}, cost beside the best {sum(ratios) / (len(of) or 1):.3f}"
-        )
+        met, beside = sum(each["met"] for each in of), sum(ratios) / (len(of) or 1)
+        print(f"{shape:12} met {met} of {args.records}, cost beside the best {beside:.3f}")
     met = sum(each["met"] for each in results) / len(results)
     cost = sum(each["cost"] for each in both) / (sum(each["best"] for each in both) or 1)
+    again = sum(each["best_meets_again"] for each in results)
+    print(f"the best of the grid met it on a further hour, too, for {again} of {len(results)}")
     print(f"all: met {met:.0%} (bar {MET:.0%}), cost beside the best {cost:.3f} (bar {COST})")
     return 0 if met >= MET and cost <= COST else 1
 

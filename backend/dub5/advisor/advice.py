@@ -73,7 +73,10 @@ def _lines(advice: Advice, values: Values) -> Iterator[str]:
         if advice.best is not None:
             yield _row("recommended", advice.best[part], advice)
     searched = advice.part_searched
-    yield f"\nOn the part that was {searched}, by one seed: for less none refuses as few and waits as short as"
+    yield (
+        f"\nOn the part that was {searched}, its requests drawn anew: for less none refuses as few and waits as"
+        " short as"
+    )
     yield _HEAD
     for each in advice.front():
         yield _row("", each, advice)

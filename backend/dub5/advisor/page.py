@@ -352,7 +352,10 @@ def _comparisons(advice: Advice) -> Iterator[Section]:
     parts: list[Part] = [part for of in (TUNED, HELD) for part in (f"On the part that was {of}:", beside(of))]
     yield Section("Present and recommended", [said, *parts])
     front = {f"{place}": verdict for place, verdict in enumerate(advice.front(), 1)}
-    said = f"On the part that was {advice.part_searched}, by one seed: for less none refuses as few and waits as short."
+    said = (
+        f"On the part that was {advice.part_searched}, its requests drawn anew: for less none refuses as few and waits"
+        " as short."
+    )
     yield Section("What less money buys", [said, _verdicts(advice, front)])
     said = f"On the part that was {HELD}, the {PRESENT if advice.best is None else RECOMMENDED} values with:"
     yield Section("What if", [said, _verdicts(advice, advice.what_if)])

@@ -15,6 +15,7 @@ import gzip
 import io
 import itertools
 import math
+import random
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -29,6 +30,9 @@ LIMIT = 256 * 2**20
 
 LONGEST = 32 * 86400
 """Seconds."""
+
+_AROUND = 5.0
+"""Seconds, which is less than anything takes that an autoscaler goes by."""
 
 _MOST_AT_ONCE = 10**6
 _MOST_LINES = 10**6
@@ -330,6 +334,24 @@ def times(record: Record, factor: float) -> Record:
         ],
         callers=[replace(each, count=round(each.count * factor)) for each in record.callers],
     )
+
+
+def again(record: Record, seed: int) -> Record:
+    """The same with requests as they might have come: in each step as many as came in one of those around it, within
+    _AROUND seconds, by chance. So they come as unevenly as they did, and what follows from a minute or an hour of
+    them is as uncertain as it is; a jump stays one (a bootstrap of local blocks, Paparoditis and Politis 2002)."""
+    rng = random.Random(f"{seed} again")
+    return msgspec.structs.replace(record, arrivals=[_drawn(each, rng) for each in record.arrivals])
+
+
+def _drawn(arrivals: Arrivals, rng: random.Random) -> Arrivals:
+    came, last = arrivals.requests, len(arrivals.requests) - 1
+    reach = max(1, int(_AROUND / arrivals.step))
+    drawn = (
+        came[min(max(0, index + int(rng.random() * (2 * reach + 1)) - reach), last)]
+        for index in range(len(came))
+    )
+    return msgspec.structs.replace(arrivals, requests=list(drawn))
 
 
 def without_cache(record: Record) -> Record:

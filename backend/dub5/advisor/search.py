@@ -2,19 +2,22 @@
 
 Cost and refusals both go one way with the target, so of the targets on the grid the highest that meets the objective is
 found by halving, whatever the other values are. Those are changed one kind after the other from what has come out best
-so far, and a change counts only where it spares a hundredth. What looks best with one seed is then tried with all; what
-is recommended is judged on the part of the record that no trial has seen, beside the present values, and then with
-twice the load and without the cache.
+so far, and a change counts only where it spares a hundredth. What is recommended is judged on the part of the record
+that no trial has seen, beside the present values, and then with twice the load and without the cache.
 
-The cheapest values that meet an objective just meet it, and the next day would miss it half of the time. So it has to
-be met in each block of the part that is tuned on, with each seed: a block is as long as what is held out. That is less
-of a margin than it looks, since what is chosen is the cheapest that happens to meet it there.
+The cheapest values that meet an objective on a record just meet it, and were chosen for the chance in it: the next hour
+would miss it half of the time. So no trial is of what came as it came. Its requests are drawn anew (`again`), and the
+objective has to be met by what one more block of so drawn load stays below with 90 % (`_bound`); a block is as long
+as what is held out. What the search has found by a few draws is then tried with others, which did not choose it: its
+target goes down until they meet the objective, too, and up as long as they do.
 
-Where that part is long, the search is made on three hours of it (`_cuts`), and what it finds is tried on the whole.
+Where the tuned part is long, trials are of three hours of it (`_cuts`), and what they find is tried on the whole, with
+higher targets, too, since those hours are more demanding than it.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections import defaultdict
@@ -24,7 +27,7 @@ from typing import Any, ClassVar, NamedTuple
 import msgspec
 
 from dub5.advisor import schedule
-from dub5.advisor.record import Record, part, times, without_cache
+from dub5.advisor.record import Record, again, part, times, without_cache
 from dub5.advisor.simulation import simulate, wait_of
 from dub5.advisor.values import Policy, Rules, Values
 from dub5.settings.model import Duration
@@ -40,17 +43,28 @@ TAKEN = (60, 80, 100, 130)
 percent, pods, seconds; seconds of `queue_timeout`; percent of slots that a floor by hour leaves taken at the peak."""
 
 TUNED, HELD, CUTS = "tuned on", "held out", "three hours of it"
-"""Parts of a record."""
+"""Parts of a record; trials of the search are of the first or the last, with requests drawn anew."""
 
 DOUBLED, NO_CACHE = "twice the load", "without the cache"
 
 _WARM_UP = 900.0
 """Seconds before a part in which the cluster finds its size; they do not count."""
 
-_SHORTLIST, _MOST_SHORTLISTS = 4, 6
-_NEAR = 2
+_SHORTLIST, _MOST_SHORTLISTS = 2, 6
+_NEAR, _FAR = 2, 5
 _MOST_BLOCKS = 100
 _GAIN = 0.01
+_SIGMAS = 1.28
+_FEWEST = 4
+"""Blocks from which on their spread says what one more may bring."""
+
+_MORE, _OPEN = 6, (0.5, 2.0)
+"""Blocks that a trial goes on with where it comes to between so many times the objective."""
+
+_TRIED_WITH, _OTHERS = 20, 10**6
+"""Blocks that what was found is tried with at least; added to the first seed for those draws."""
+
+_SEEDS_OF_LONG = 2
 _HEAVY = 400_000
 """Requests from which on the search is made on cuts, where they are shorter than the whole by half at least."""
 
@@ -106,25 +120,14 @@ class Judged(msgspec.Struct, frozen=True):
     def meets(self, objective: Objective) -> bool:
         return objective.is_met(self.refused, self.wait)
 
-    def meets_always(self, objective: Objective) -> bool:
-        """In each block, too."""
-        return self.meets(objective) and all(objective.is_met(*block) for block in self.blocks)
-
-    def excess(self, objective: Objective) -> float:
-        """By which factor the objective is missed at worst; for comparisons."""
-        of = [(self.refused, self.wait), *self.blocks]
-        return max(
-            max(refused / max(objective.refused, 1e-5), wait / max(objective.wait, 1e-2))
-            for refused, wait in of
-        )
-
 
 class Trial(msgspec.Struct, frozen=True):
-    """One simulation to be made, of a part of the record."""
+    """One simulation to be made, of a part of the record; `anew`: with requests drawn anew, by the seed."""
 
     of: str
     choice: Choice
     seed: int
+    anew: bool = False
 
 
 class Spread(NamedTuple):
@@ -171,16 +174,41 @@ class Verdict(msgspec.Struct, frozen=True):
         """With each seed."""
         return all(each.meets(objective) for each in self.judged)
 
-    def meets_always(self, objective: Objective) -> bool:
-        """With each seed in each block."""
-        return all(each.meets_always(objective) for each in self.judged)
+    def keeps(self, objective: Objective) -> bool:
+        """Whether it can be expected of one more block to meet it."""
+        return self.excess(objective) <= 1.0
+
+    def excess(self, objective: Objective) -> float:
+        """How many times the objective one more block comes to, at worst: each block in the mean of the seeds, and what
+        one of all of them stays below; with few of them, the worst."""
+        each = [judged.blocks or ((judged.refused, judged.wait),) for judged in self.judged]
+        refused, waits = (
+            max(
+                _bound([block[part] for blocks in each for block in blocks]),
+                *(statistics.fmean(block[part] for block in same) for same in zip(*each, strict=True)),
+            )
+            for part in (0, 1)
+        )
+        # Nobody waits for longer.
+        wait = min(waits, self.choice.queue_timeout)
+        return max(refused / max(objective.refused, 1e-5), wait / max(objective.wait, 1e-2))
 
     def rank(self, objective: Objective, now: Choice) -> tuple[bool, float, Choice]:
-        """Less is better: what meets the objective always, at the least cost with a fee for each change; then what
-        misses it by least."""
-        meets = self.meets_always(objective)
+        """Less is better: what keeps the objective, at the least cost with a fee for each change; then what misses it
+        by least."""
+        excess = self.excess(objective)
         number = self.cost * (1 + _GAIN * self.choice.changed(now))
-        return (not meets, number if meets else max(e.excess(objective) for e in self.judged), self.choice)
+        return (excess > 1.0, number if excess <= 1.0 else excess, self.choice)
+
+
+def _bound(found: Sequence[float]) -> float:
+    """What one more stays below with 90 %, if they are of a gamma distribution, which like shares of refusals is
+    skew and never below 0 (Wilson and Hilferty 1931); the greatest of few."""
+    mean = statistics.fmean(found)
+    if len(found) < _FEWEST or mean == 0:
+        return max(found)
+    relative = statistics.stdev(found) / mean / 3
+    return mean * (1 - relative**2 + _SIGMAS * relative) ** 3
 
 
 class Advice(msgspec.Struct, frozen=True):
@@ -229,7 +257,9 @@ class Bounds(NamedTuple):
 
 class Space(msgspec.Struct, frozen=True):
     """What is searched, and on what. `most` are maxima of replicas, of which the next is tried where nothing up to one
-    met the objective; `floors` by percent of slots taken."""
+    met the objective; `floors` by percent of slots taken. By so many `draws` of the load a trial of the search is, by
+    so many `more` where those do not decide, by so many `others` what it has found; a replica that is there all the
+    time costs `hours`."""
 
     now: Choice
     least: tuple[int, ...]
@@ -239,6 +269,10 @@ class Space(msgspec.Struct, frozen=True):
     most: tuple[int, ...]
     peaks: tuple[float, ...]
     searched_on: str
+    hours: float
+    draws: int
+    more: int
+    others: int
     notes: list[str]
 
 
@@ -265,7 +299,7 @@ def space_of(record: Record, values: Values, held_out: float, bounds: Bounds) ->
     if heavy:
         notes.append(
             "The part that was tuned on is long: values were searched on three hours of it, the most demanding of its"
-            " quiet, middle and busy ones, and then tried on all of it."
+            " quiet, middle and busy ones, and then tried on all of it, with two seeds at most."
         )
     return Space(
         now=now,
@@ -278,8 +312,24 @@ def space_of(record: Record, values: Values, held_out: float, bounds: Bounds) ->
         ),
         peaks=() if schedule.why_not(tuned) else tuple(schedule.peaks(tuned)),
         searched_on=CUTS if heavy else TUNED,
+        hours=sum(weight for _, weight in cuts)
+        if heavy
+        else (tuned.header.seconds - _until_judged(tuned)) / 3600,
+        draws=1 if heavy else math.ceil(_FEWEST / _blocks(held_out)),
+        more=0 if heavy else math.ceil(_MORE / _blocks(held_out)),
+        others=_FEWEST if heavy else max(_FEWEST, math.ceil(_TRIED_WITH / _blocks(held_out))),
         notes=notes,
     )
+
+
+def _blocks(held_out: float) -> int:
+    """As long as what is held out, of what is tuned on."""
+    return min(_MOST_BLOCKS, max(1, round((1 - held_out) / held_out)))
+
+
+def _until_judged(tuned: Record) -> float:
+    """Seconds."""
+    return min(_WARM_UP, tuned.header.seconds / 4)
 
 
 def _between(bounds: tuple[int, int] | None, now: int) -> tuple[int, ...]:
@@ -329,9 +379,8 @@ class Bench:
         middle = seconds * (1 - held_out)
         begin = max(0.0, middle - _WARM_UP)
         tuned, rest = part(record, 0.0, middle), part(record, begin, seconds)
-        blocks = min(_MOST_BLOCKS, max(1, round((1 - held_out) / held_out)))
         self._records = {
-            TUNED: [(tuned, min(_WARM_UP, middle / 4), blocks, 1.0)],
+            TUNED: [(tuned, _until_judged(tuned), _blocks(held_out), 1.0)],
             HELD: [(rest, middle - begin, 1, 1.0)],
             DOUBLED: [(times(rest, 2.0), middle - begin, 1, 1.0)],
             NO_CACHE: [(without_cache(rest), middle - begin, 1, 1.0)],
@@ -358,7 +407,12 @@ class Bench:
             (
                 weight,
                 simulate(
-                    record, values, seed=trial.seed, since=since, blocks=blocks, floors=trial.choice.floors
+                    again(record, trial.seed) if trial.anew else record,
+                    values,
+                    seed=trial.seed,
+                    since=since,
+                    blocks=blocks,
+                    floors=trial.choice.floors,
                 ),
             )
             for record, since, blocks, weight in self._records[trial.of]
@@ -459,55 +513,97 @@ def recommend(
     progress: Progress = lambda _: None,
 ) -> Advice:
     """`run` makes trials on a `Bench` of the record and these values."""
-    search = _Search(space, objective, run, seeds[0], progress)
+    if space.searched_on == CUTS:
+        seeds = seeds[:_SEEDS_OF_LONG]
+    judges = _Judges(space, run, seeds, progress)
+    search = _Search(space, objective, judges)
     search.run()
     tried = list(search.tried.values())
-    best, always = _best(space, tried, objective, run, seeds, progress)
-
-    def judged(of: str, choice: Choice) -> Verdict:
-        progress(f"judged: {of}")
-        return Verdict(choice, list(run([Trial(of, choice, seed) for seed in seeds])))
+    best, keeps = _best(space, tried, objective, judges)
 
     def on_both(choice: Choice) -> dict[str, Verdict]:
-        return {of: judged(of, choice) for of in (TUNED, HELD)}
+        return {of: judges.by_seeds(of, choice) for of in (TUNED, HELD)}
 
-    choice = space.now if best is None else best
     now = on_both(space.now)
     if best is None:
         notes = []
-    elif always:
-        blocks = sum(max(1, len(each.blocks)) for each in now[TUNED].judged)
+    elif keeps:
         margin = (
-            f"The objective is met in each of {blocks} blocks that were tuned on, by time and seed. That is all the"
-            " margin there is: with few of them, expect to miss it by a little in one more, or ask for more than you"
-            " need."
+            f"The objective was also kept with {space.others} loads like what was tuned on, each with requests drawn"
+            " anew, that had no part in the search: in the mean, and with a margin for one"
+            " block more. A load that is another one in the end is not in that."
         )
         notes = [margin]
     else:
         notes = [
-            "The objective is met over all the time that was tuned on, but not in each block of it: no margin."
+            "The objective is met by what was tuned on as it came; by what else may come it is missed: no margin."
         ]
     return Advice(
         objective,
         present=now,
         best=None if best is None else now if best == space.now else on_both(best),
         tried=tried,
-        what_if={of: judged(of, choice) for of in (DOUBLED, NO_CACHE)},
+        what_if={of: judges.by_seeds(of, space.now if best is None else best) for of in (DOUBLED, NO_CACHE)},
         searched_on=space.searched_on,
         notes=[*space.notes, *notes],
     )
 
 
-class _Search:
-    """By one seed: `tried` are all that were."""
+class _Judges:
+    """Verdicts by many trials at once."""
 
-    def __init__(self, space: Space, objective: Objective, run: Run, seed: int, progress: Progress) -> None:
+    def __init__(self, space: Space, run: Run, seeds: Sequence[int], progress: Progress) -> None:
+        self._of = space.searched_on
+        self._run = run
+        self._seeds = seeds
+        first = seeds[0]
+        self._first = range(first, first + space.draws)
+        self._more = range(first + space.draws, first + space.draws + space.more)
+        self._others = range(first + _OTHERS, first + _OTHERS + space.others)
+        self.progress = progress
+
+    def by_seeds(self, of: str, choice: Choice) -> Verdict:
+        """On a part as it is."""
+        self.progress(f"judged: {of}")
+        return Verdict(choice, list(self._run([Trial(of, choice, seed) for seed in self._seeds])))
+
+    def in_search(self, choices: Sequence[Choice], objective: Objective) -> list[Verdict]:
+        """On load drawn anew, more often where that does not decide."""
+        verdicts = self._by_draws(choices, self._first)
+        low, high = _OPEN
+        open_ones = [each.choice for each in verdicts if low < each.excess(objective) < high]
+        more = {each.choice: each.judged for each in self._by_draws(open_ones, self._more)}
+        return [Verdict(each.choice, each.judged + more.get(each.choice, [])) for each in verdicts]
+
+    def by_others(self, choice: Choice) -> Verdict:
+        """On load drawn anew that has no part in the search."""
+        (verdict,) = self._by_draws([choice], self._others)
+        return verdict
+
+    def on_the_whole(self, choice: Choice) -> Verdict:
+        """The same, of all that is tuned on."""
+        (verdict,) = self._by_draws([choice], self._others[: len(self._seeds)], TUNED)
+        return verdict
+
+    def _by_draws(self, choices: Sequence[Choice], draws: range, of: str = "") -> list[Verdict]:
+        of = of or self._of
+        trials = [Trial(of, choice, draw, anew=True) for choice in choices for draw in draws]
+        outcomes = iter(self._run(trials))
+        return [Verdict(choice, list(itertools.islice(outcomes, len(draws)))) for choice in choices]
+
+
+class _Search:
+    """`tried` are all that were."""
+
+    def __init__(self, space: Space, objective: Objective, judges: _Judges) -> None:
         self._space = space
         self._objective = objective
-        self._run = run
-        self._seed = seed
-        self._progress = progress
-        self._targets = sorted({*TARGETS, space.now.targetPercentage})
+        self._judges = judges
+        self._targets = _targets(space)
+        self._known: dict[Choice, Verdict] = {}
+        """By what they come to (`_whole`)."""
+        self._least_cost = math.inf
+        """Of what keeps the objective."""
         self.tried: dict[Choice, Verdict] = {}
 
     def run(self) -> None:
@@ -517,7 +613,7 @@ class _Search:
             now = msgspec.structs.replace(self._space.now, maxReplicas=most, max_inflight=slots)
             self._judge([now])
             self._from(now)
-            if any(verdict.meets_always(self._objective) for verdict in self.tried.values()):
+            if any(verdict.keeps(self._objective) for verdict in self.tried.values()):
                 return
 
     def _from(self, now: Choice) -> None:
@@ -558,14 +654,19 @@ class _Search:
         return min(verdicts, key=lambda each: each.rank(self._objective, self._space.now)).choice
 
     def _highest(self, bases: Sequence[Choice], *, everywhere: bool) -> None:
-        """For each the highest target that meets the objective, by halving, all at once."""
+        """For each the highest target that keeps the objective, by halving, all at once; but for those whose fewest
+        replicas alone would cost more than what is known to do."""
         targets = self._targets
         bounds = {}
         for base in bases:
             index = targets.index(base.targetPercentage)
             near = (max(-1, index - _NEAR), min(len(targets), index + _NEAR))
             bounds[base] = (-1, len(targets)) if everywhere else near
-        while open_bases := [base for base, (low, high) in bounds.items() if high - low > 1]:
+        while open_bases := [
+            base
+            for base, (low, high) in bounds.items()
+            if high - low > 1 and base.minReplicas * self._space.hours < self._least_cost
+        ]:
             middles = [sum(bounds[base]) // 2 for base in open_bases]
             choices = [
                 msgspec.structs.replace(base, targetPercentage=targets[middle])
@@ -574,55 +675,81 @@ class _Search:
             self._judge(choices)
             for base, middle, choice in zip(open_bases, middles, choices, strict=True):
                 low, high = bounds[base]
-                meets = self.tried[choice].meets_always(self._objective)
-                bounds[base] = (middle, high) if meets else (low, middle)
+                keeps = self.tried[choice].keeps(self._objective)
+                bounds[base] = (middle, high) if keeps else (low, middle)
 
     def _judge(self, choices: Sequence[Choice]) -> None:
-        self._progress(f"{len(self.tried)} values tried")
-        new = [choice for choice in dict.fromkeys(choices) if choice not in self.tried]
-        trials = [Trial(self._space.searched_on, choice, self._seed) for choice in new]
-        for choice, judged in zip(new, self._run(trials), strict=True):
-            self.tried[choice] = Verdict(choice, [judged])
+        """A target is a whole number of requests: with few slots several percentages are the same, and tried once."""
+        self._judges.progress(f"{len(self.tried)} values tried")
+        new = {_whole(choice): choice for choice in choices if _whole(choice) not in self._known}
+        for verdict in self._judges.in_search(list(new.values()), self._objective):
+            self._known[_whole(verdict.choice)] = verdict
+            if verdict.keeps(self._objective):
+                self._least_cost = min(self._least_cost, verdict.cost)
+        for choice in choices:
+            self.tried[choice] = Verdict(choice, self._known[_whole(choice)].judged)
+
+
+def _whole(choice: Choice) -> Choice:
+    """Its target in requests."""
+    return msgspec.structs.replace(
+        choice, targetPercentage=max(1, choice.max_inflight * choice.targetPercentage // 100)
+    )
+
+
+def _targets(space: Space) -> list[int]:
+    return sorted({*TARGETS, space.now.targetPercentage})
 
 
 def _best(
-    space: Space,
-    tried: Sequence[Verdict],
-    objective: Objective,
-    run: Run,
-    seeds: Sequence[int],
-    progress: Progress,
+    space: Space, tried: Sequence[Verdict], objective: Objective, judges: _Judges
 ) -> tuple[Choice | None, bool]:
-    """The cheapest that meets the objective with every seed, and whether it does so in each block; where none does,
-    the cheapest of those that do over all."""
-
-    def judged(choices: Sequence[Choice]) -> list[Verdict]:
-        outcomes = list(run([Trial(TUNED, choice, seed) for choice in choices for seed in seeds]))
-        parts = [outcomes[first : first + len(seeds)] for first in range(0, len(outcomes), len(seeds))]
-        return [Verdict(choice, of) for choice, of in zip(choices, parts, strict=True)]
-
+    """The cheapest that keeps the objective also with loads that had no part in the search, and that it does; where
+    none does, the cheapest that meets it on what was tuned on as it came."""
     promising = sorted(tried, key=lambda each: each.rank(objective, space.now))
-    promising = [each for each in promising if each.meets(objective)]
-    second: list[Verdict] = []
+    promising = [each for each in promising if objective.is_met(each.refused, each.wait)]
     for first in range(0, min(len(promising), _SHORTLIST * _MOST_SHORTLISTS), _SHORTLIST):
-        progress(f"{first} of {len(promising)} tried with all seeds")
-        verdicts = judged([each.choice for each in promising[first : first + _SHORTLIST]])
-        best = min(verdicts, key=lambda each: each.rank(objective, space.now))
-        if best.meets_always(objective):
-            return (_raised(best, objective, judged) if space.searched_on == CUTS else best).choice, True
-        second += [each for each in verdicts if each.meets(objective)]
-    if second:
-        return min(second, key=lambda each: (each.cost, each.choice)).choice, False
+        judges.progress(f"{first} of {len(promising)} tried with other loads")
+        shortlist = [each.choice for each in promising[first : first + _SHORTLIST]]
+        found = [_with_safe_target(choice, space, objective, judges) for choice in shortlist]
+        kept = [each for each in found if each is not None]
+        for each in sorted(kept, key=lambda verdict: verdict.rank(objective, space.now)):
+            if judges.by_seeds(TUNED, each.choice).meets(objective):
+                return _raised(each, objective, judges) if space.searched_on == CUTS else each.choice, True
+    for each in promising[:_SHORTLIST]:
+        if judges.by_seeds(TUNED, each.choice).meets(objective):
+            return each.choice, False
     return None, False
 
 
-def _raised(
-    best: Verdict, objective: Objective, judged: Callable[[Sequence[Choice]], list[Verdict]]
-) -> Verdict:
-    """With a higher target where that still does: cuts are more demanding than the whole."""
-    for target in [each for each in TARGETS if each > best.choice.targetPercentage][:_NEAR]:
-        (higher,) = judged([msgspec.structs.replace(best.choice, targetPercentage=target)])
-        if not higher.meets_always(objective) or higher.cost >= best.cost:
+def _raised(best: Verdict, objective: Objective, judges: _Judges) -> Choice:
+    """With a higher target where that keeps the objective on the whole: cuts are more demanding."""
+    choice = best.choice
+    for target in [each for each in TARGETS if each > choice.targetPercentage][:_NEAR]:
+        higher = msgspec.structs.replace(choice, targetPercentage=target)
+        if not judges.on_the_whole(higher).keeps(objective):
+            break
+        choice = higher
+    return choice
+
+
+def _with_safe_target(choice: Choice, space: Space, objective: Objective, judges: _Judges) -> Verdict | None:
+    """With the highest target, near that of the search, that keeps the objective with loads that had no part in it."""
+    targets = _targets(space)
+    index = targets.index(choice.targetPercentage)
+
+    def kept(target: int) -> Verdict | None:
+        changed = msgspec.structs.replace(choice, targetPercentage=target)
+        verdict = judges.by_others(changed)
+        return verdict if verdict.keeps(objective) else None
+
+    best = kept(targets[index])
+    if best is None:
+        lower = reversed(targets[max(0, index - _FAR) : index])
+        return next((found for target in lower if (found := kept(target))), None)
+    for target in targets[index + 1 : index + 1 + _NEAR]:
+        higher = kept(target)
+        if higher is None or higher.cost >= best.cost:
             break
         best = higher
     return best
