@@ -91,6 +91,7 @@ class Response(asyncio.Protocol):
         self._aside = 0  # bytes since the head, or since the last of the body
         self._parts: list[bytes] = []
         self._on_data: OnData | None = None
+        self._between = False  # two chunks of a body that is passed on as it is
         self._waiter: asyncio.Future[None] | None = None
         self._error: BaseException | None = None
         self._inflate: Any = None
@@ -102,7 +103,7 @@ class Response(asyncio.Protocol):
     async def ask(self, head: bytes, body: bytes | memoryview) -> None:
         """Send a request, and wait for the head of the response."""
         self.status, self.headers = 0, {}
-        self.complete = self._headed = self._sent = False
+        self.complete = self._headed = self._sent = self._between = False
         self._aside, self._inflate = 0, None
         self._parser = httptools.HttpResponseParser(self)
         self._parser.set_dangerous_leniencies(
@@ -187,11 +188,23 @@ class Response(asyncio.Protocol):
         self.transport = transport  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
+        on_data = self._on_data
+        if self._between and on_data is not None:
+            # Nearly always one chunk and no more: the parser would be where it is now.
+            start = data.find(b"\r\n") + 2
+            size = len(data) - start - 2
+            if size > 0 and data[-2:] == b"\r\n" and data[: start - 2] == b"%x" % size:
+                try:
+                    on_data(data[start:-2])
+                except BaseException as error:  # noqa: BLE001  # it is that of whoever reads
+                    self._fail_here(error)
+                return
         unasked = self.complete
         if unasked:
             self.close()
             return
         self._aside += len(data)
+        self._between = False
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
@@ -202,7 +215,6 @@ class Response(asyncio.Protocol):
             self._fail_here(NotHttp())
         if self._aside > _MAX_HEAD and not self.complete:
             self._fail_here(NotHttp())
-        on_data = self._on_data
         if self._parts and on_data is not None:
             try:
                 if self._inflate is None and len(self._parts) == 1:  # nearly always
@@ -211,6 +223,8 @@ class Response(asyncio.Protocol):
                     self._pass_on(on_data)
             except BaseException as error:  # noqa: BLE001  # it is that of whoever reads
                 self._fail_here(error)
+        if self._between and data[-2:] != b"\r\n":  # of the next one something is here
+            self._between = False
         if self.complete:
             self._wake()
 
@@ -295,6 +309,12 @@ class Response(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         self._aside = 0
         self._parts.append(body)
+
+    def on_chunk_header(self) -> None:
+        self._between = False
+
+    def on_chunk_complete(self) -> None:
+        self._between = self._inflate is None
 
     def on_message_complete(self) -> None:
         if self._headed:

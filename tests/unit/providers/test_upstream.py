@@ -148,6 +148,43 @@ def test_a_body_comes_whole_however_it_was_framed_and_cut(
 
 
 @given(
+    chunks=st.lists(
+        st.tuples(
+            st.sampled_from([b"\r\n", b"1\r\nx\r\n", b"x\r\n", b"0\r\n\r\n", b"x" * 10, b"x" * 0xAB]),
+            st.sampled_from([b"%x", b"%x", b"%x", b"%X", b"0%x", b"%x;a=b"]),
+            st.sampled_from([0, 0, 0, -2, -1, 1, 2, 3]),
+        ),
+        max_size=8,
+    )
+)
+def test_a_body_comes_whole_that_is_read_chunk_by_chunk_or_nearly_so(
+    chunks: list[tuple[bytes, bytes, int]],
+) -> None:
+    """A chunk is its bytes, how its size is written, and by how much the read that ends with it ends elsewhere."""
+    sent, cuts = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", []
+    for part, size, off in chunks:
+        cuts.append(len(sent) + off)
+        sent += size % len(part) + b"\r\n" + part + b"\r\n"
+    cuts.append(len(sent))
+    sent += b"0\r\n\r\n"
+
+    async def work() -> None:
+        call = Call()
+        assert await call.answered(parted(sent, cuts)) == b"".join(part for part, _, _ in chunks)
+        assert call.kept
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("size", [b"+5", b"0x5", b" 5", b"5 5", b"4", b"", b"-5"])
+async def test_a_chunk_by_itself_is_read_as_strictly_as_any(size: bytes) -> None:
+    call, sent = Call(), framed(b"body", "chunked", []).removesuffix(b"0\r\n\r\n")
+    with pytest.raises((NotHttp, Closed)):
+        await call.answered([sent, size + b"\r\nxxxxx\r\n", b"0\r\n\r\n"], ends=True)
+    assert not call.kept
+
+
+@given(
     body=st.binary(min_size=1, max_size=100),
     framing=st.sampled_from(["length", "chunked"]),
     cuts=cuttings,
