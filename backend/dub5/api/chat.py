@@ -173,6 +173,8 @@ class ChatWriter(msgspec.Struct):
         return events_of(completion, include_usage=self.include_usage) + _DONE
 
     def events(self, frames: list[Frame]) -> bytes:
+        if len(frames) == 1 and frames[0].kind == "chunk":  # nearly always
+            return b"data: %b\n\n" % frames[0].raw
         events: list[bytes] = []
         for frame in frames:
             if frame.kind == "whole":

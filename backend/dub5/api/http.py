@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import math
 import re
 import time
@@ -438,7 +437,7 @@ class EventStream(msgspec.Struct):
     so nothing gets in between, and no comments pile up for a client that does not read.
 
     `push`, where the server has it, sends frames in the turn in which they come; what it cannot take goes by `send`.
-    What it sent is noted in the `record`.
+    What it sent is noted in the `record`, by the time that this is closed.
     """
 
     send: Send
@@ -448,6 +447,8 @@ class EventStream(msgspec.Struct):
     record: RequestRecord | None = None
     begun: bool = False
     expired: bool = False
+    pushed: int = 0
+    write: Callable[[list[Frame]], bytes] | None = None
     task: asyncio.Task[Any] = msgspec.field(default_factory=_current_task)
     _over: bool = False
     _loop: asyncio.AbstractEventLoop = msgspec.field(default_factory=asyncio.get_running_loop)
@@ -460,6 +461,8 @@ class EventStream(msgspec.Struct):
     def close(self) -> None:
         """No comment after this."""
         self._over = True
+        if self.record is not None:
+            self.record.pushed = self.pushed
         if self._timer is not None:
             self._timer.cancel()
         if self._life is not None:
@@ -488,7 +491,8 @@ class EventStream(msgspec.Struct):
         if not self.begun:
             await self.begin(head())
         send, now, write = self.send, self._loop.time, writer.events
-        take = None if self.push is None else functools.partial(self._pushed, self.push, write)
+        self.write = write
+        take = None if self.push is None else self._pushed
         while frames := await answer.next(take):
             events = write(frames)
             if not events:  # an empty body would count as a byte of the answer
@@ -503,16 +507,18 @@ class EventStream(msgspec.Struct):
         await kept(writer, None)
         await self.end(writer.end())
 
-    def _pushed(self, push: Push, write: Callable[[list[Frame]], bytes], frames: list[Frame]) -> bool:
+    def _pushed(self, frames: list[Frame]) -> bool:
         """Send the events of frames in this very turn; False where that would have to wait."""
-        size = push(functools.partial(write, frames)) if self._heartbeat is None else None
+        push, write = self.push, self.write
+        if push is None or write is None or self._heartbeat is not None:
+            return False
+        size = push(write, frames)
         if size:
             self._silent_since = self._loop.time()
             record = self.record
-            if record is not None:
-                record.pushed += size
-                if record.first_byte is None:
-                    record.first_byte = time.perf_counter() - record.started
+            if not self.pushed and record is not None and record.first_byte is None:
+                record.first_byte = time.perf_counter() - record.started
+            self.pushed += size
         return size is not None
 
     async def end(self, last: bytes = b"") -> None:

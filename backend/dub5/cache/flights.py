@@ -220,8 +220,9 @@ class Flight(msgspec.Struct, eq=False):
     abandoned: bool = False
     task: asyncio.Task[None] | None = None
     waiting: list[asyncio.Future[None]] = []
-    taking: list[Following] = []
-    """Those of the followers that are up to date, and take what comes as it comes."""
+    taking: list[tuple[Following, Take, asyncio.Future[None]]] = []
+    """Followers that are up to date, and take what comes as it comes. One that takes it no more is woken; only then its
+    position is known to it."""
 
     def leave(self) -> None:
         self.followers -= 1
@@ -232,19 +233,16 @@ class Flight(msgspec.Struct, eq=False):
     def add(self, frames: list[Frame]) -> None:
         """These have come."""
         self.frames += frames
-        taking, self.taking = self.taking, []
-        for follower in taking:
-            woken, take = follower.woken, follower.take
-            if woken is None or take is None or woken.done():  # it was cancelled
-                continue
-            try:
-                if take(frames):
-                    follower.position += len(frames)
-                    self.taking.append(follower)
-                else:
-                    woken.set_result(None)
-            except Exception as error:  # noqa: BLE001  # a defect, of which only this one must learn
-                woken.set_exception(error)
+        for each in tuple(self.taking):
+            _, take, woken = each
+            defect = None
+            if not woken.done():  # else it was cancelled
+                try:
+                    if take(frames):
+                        continue
+                except Exception as error:  # noqa: BLE001  # of which only this one must learn
+                    defect = error
+            self._stop(each, len(self.frames) - len(frames), defect)
         if self.waiting:
             self._wake()
 
@@ -252,14 +250,14 @@ class Flight(msgspec.Struct, eq=False):
         """The answer is complete, or will never be."""
         if not self.ended:
             self.ended, self.error = True, error
-            self._wake(taking=True)
+            self._stop_all()
 
     def restart(self) -> None:
         """Forget what a lost leader sent; whoever was given part of it cannot go on."""
         if self.frames:
+            self._stop_all()
             self.frames = []
             self.generation += 1
-            self._wake(taking=True)
 
     def changed(self) -> asyncio.Future[None]:
         """To be awaited: done with the next frame, the end or a restart."""
@@ -267,11 +265,30 @@ class Flight(msgspec.Struct, eq=False):
         self.waiting.append(future)
         return future
 
-    def _wake(self, *, taking: bool = False) -> None:
-        """Those who wait, and those who are `taking`, where there is nothing to take."""
-        if taking:
-            self.waiting += [follower.woken for follower in self.taking if follower.woken is not None]
-            self.taking = []
+    def _stop_all(self) -> None:
+        """There is nothing more to take: wake all."""
+        for each in tuple(self.taking):
+            self._stop(each, len(self.frames))
+        self._wake()
+
+    def _stop(
+        self,
+        taking: tuple[Following, Take, asyncio.Future[None]],
+        position: int,
+        defect: Exception | None = None,
+    ) -> None:
+        follower, _, woken = taking
+        self.taking.remove(taking)
+        follower.position = position
+        if woken.done():
+            return
+        if defect is None:
+            woken.set_result(None)
+        else:
+            woken.set_exception(defect)
+
+    def _wake(self) -> None:
+        """Those who wait."""
         waiting, self.waiting = self.waiting, []
         for future in waiting:
             if not future.done():
@@ -284,8 +301,6 @@ class Following(msgspec.Struct, eq=False):
     flight: Flight
     position: int = 0
     generation: int = 0
-    take: Take | None = None
-    woken: asyncio.Future[None] | None = None
     left: bool = False
 
     async def next(self, take: Take | None = None) -> list[Frame]:
@@ -312,9 +327,9 @@ class Following(msgspec.Struct, eq=False):
                 if take is None:
                     await flight.changed()
                 else:
-                    self.take, self.woken = take, asyncio.get_running_loop().create_future()
-                    flight.taking.append(self)
-                    await self.woken
+                    woken = asyncio.get_running_loop().create_future()
+                    flight.taking.append((self, take, woken))
+                    await woken
             if flight.error is not None:
                 # Shared by all followers: without this each would add its own traceback to it.
                 raise flight.error.with_traceback(None)

@@ -60,6 +60,7 @@ from dub5.errors import (
     UnknownHost,
     render,
 )
+from dub5.frames import Frame
 from dub5.process.descriptors import refused_at_once
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.record import LEAVING, PUSH, WHOLE
@@ -570,14 +571,14 @@ class GuardedProtocol(HttpToolsProtocol):
 
     # Requests and their answers
 
-    def _push(self, made: Callable[[], bytes]) -> int | None:
+    def _push(self, write: Callable[[list[Frame]], bytes], frames: list[Frame]) -> int | None:
         """See `telemetry.record.Push`: for the request that is being answered, and as its cycle writes it."""
         cycle = self._running
         if cycle is None or cycle.disconnected or cycle.response_complete:
             return None
         if self.flow.write_paused or not cycle.chunked_encoding:
             return None
-        part = made()
+        part = write(frames)
         if part:
             self.transport.write(b"%x\r\n%b\r\n" % (len(part), part))
         return len(part)

@@ -31,6 +31,7 @@ import msgspec
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from dub5.errors import ConfigError, InternalError, NotCached, render
+from dub5.frames import Frame
 from dub5.settings.model import TelemetrySettings
 from dub5.telemetry.logging import get_logger, json_lines
 from dub5.telemetry.metrics import Metrics, RequestSeries
@@ -54,11 +55,11 @@ RECORD = "dub5.record"
 PUSH = "dub5.push"
 """Where the server may have put into the scope what sends without a wait."""
 
-Push = Callable[[Callable[[], bytes]], int | None]
-"""Sends a part of the body in this very turn, so that nobody has to be woken for it, and returns its size.
+Push = Callable[[Callable[[list[Frame]], bytes], list[Frame]], int | None]
+"""Sends frames in this very turn, so that nobody has to be woken for them, and returns the size of what was written.
 
-It can, after the head, while the client takes what it is sent. Only then it has the part made; else it returns None.
-Who pushes notes it in the request's record.
+It can, after the head, while the client takes what it is sent. Only then it has them written as a part of the body;
+else it returns None. Who pushes notes it in the request's record.
 """
 
 WHOLE = "dub5.whole"

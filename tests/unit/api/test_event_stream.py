@@ -66,10 +66,10 @@ class Client:
         finally:
             self._sending -= 1
 
-    def push(self, made: Callable[[], bytes]) -> int | None:
+    def push(self, write: Callable[[list[Frame]], bytes], frames: list[Frame]) -> int | None:
         if not self.reading.is_set():
             return None
-        body = made()
+        body = write(frames)
         assert self._sending == 0, "two at once"
         if body:
             assert self.got[-1][1] != END, "after the end"
