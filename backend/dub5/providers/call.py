@@ -382,8 +382,8 @@ class Attempt(msgspec.Struct):
     """One call to one provider. `route.health` has given it a slot, which it gives back at its end.
 
     `number` counts the calls of one question, from 1; `began` is by the model's clock. `held` are the chunks of a
-    stream that has nothing of the answer yet, `taken` those that were passed on. It has a `task` of its own where
-    another call may be made beside it.
+    stream that has nothing of the answer yet, `taken` those that were passed on, to `on_frames`: it is there once this
+    call was the first that began to answer. It has a `task` of its own where another call may be made beside it.
     """
 
     routed: RoutedCall[Any]
@@ -396,6 +396,7 @@ class Attempt(msgspec.Struct):
     reported: bool = False
     held: list[Chunk] = []
     taken: Assembler = msgspec.field(default_factory=Assembler)
+    on_frames: OnFrames | None = None
     task: asyncio.Task[Any] | None = None
 
     async def complete(self, call: Call) -> Payload:
@@ -439,13 +440,12 @@ class Attempt(msgspec.Struct):
 
     def take(self, chunks: list[Chunk]) -> None:
         """What has come of a stream."""
-        routed = self.routed
-        if not self.response.begun:
+        if self.on_frames is not None:
+            self.on_frames(self.taken.take(chunks))
+        elif not self.response.begun:
             self.held += chunks
             if any(bool(each.text) if isinstance(each, Text) else has_answer(each.data) for each in chunks):
                 self._begin()
-        elif routed.begun == self.number and routed.on_frames is not None:
-            routed.on_frames(self.taken.take(chunks))
 
     def _begin(self) -> None:
         """From here on no other route can be called. Where another call was first, this one will be cancelled."""
@@ -460,7 +460,8 @@ class Attempt(msgspec.Struct):
             if routed.on_begun is not None and self.task is not None:
                 routed.on_begun.set_result(self.task)
             held, self.held = self.held, []
-            routed.on_frames(self.taken.take(held))
+            self.on_frames = routed.on_frames
+            self.on_frames(self.taken.take(held))
 
     def fail(self, error: BaseException) -> None:
         """The call ended with `error`; only the first end counts."""

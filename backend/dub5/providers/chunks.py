@@ -274,8 +274,12 @@ class Assembler(msgspec.Struct):
     choices: dict[int, _Choice] = {}
     usage: Json | None = None
     """As the provider said it last."""
+    at: int = 0
+    texts: list[str] | None = None
+    """Of the choice `at`, whose content the last chunk went on with, if it did. So does the next one, nearly always."""
 
     def add(self, chunk: Json) -> None:
+        self.texts = None
         for name, value in chunk.items():
             if name in self.settled:
                 continue
@@ -303,13 +307,11 @@ class Assembler(msgspec.Struct):
         frames = []
         for chunk in chunks:
             kind: Literal["chunk", "usage"] = "chunk"
-            if type(chunk) is Text:  # nearly always, and then of a choice that has a text
-                choice = self.choices.get(chunk.index)
-                parts = choice.texts.get("content") if choice is not None else None
-                if parts is not None:
-                    parts.append(chunk.text)
+            if type(chunk) is Text:
+                if self.texts is not None and chunk.index == self.at:
+                    self.texts.append(chunk.text)
                 else:
-                    self.add({"choices": [{"index": chunk.index, "delta": {"content": chunk.text}}]})
+                    self._add_text(chunk)
             elif type(chunk) is Payload:
                 data = chunk.data
                 self.add(data)
@@ -318,6 +320,16 @@ class Assembler(msgspec.Struct):
                     kind = "usage"
             frames.append(Frame(kind, chunk.raw))
         return frames
+
+    def _add_text(self, chunk: Text) -> None:
+        index = chunk.index
+        choice = self.choices.get(index)
+        texts = choice.texts.get("content") if choice is not None else None
+        if texts is not None:
+            texts.append(chunk.text)
+            self.at, self.texts = index, texts
+        else:
+            self.add({"choices": [{"index": index, "delta": {"content": chunk.text}}]})
 
     def whole(self, most: int) -> Payload | None:
         """The completion; None where its texts, tool calls left out, have more than `most` characters."""
