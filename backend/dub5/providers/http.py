@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import functools
 import io
-import math
 import os
 import re
 import ssl
@@ -28,7 +27,7 @@ from dub5.process.descriptors import Sockets
 from dub5.providers import refusals
 from dub5.providers.http_errors import NO_CREDENTIALS, HttpErrors, out_of
 from dub5.providers.odd_answers import Reported, Unusable
-from dub5.providers.protocol import Call, Json
+from dub5.providers.protocol import Call, Json, ResponseHead
 from dub5.providers.redaction import Redactor
 from dub5.providers.upstream import KEEP_ALIVE, OnData, Upstream, UpstreamError
 from dub5.settings.addresses import Proxy
@@ -269,45 +268,24 @@ class HttpClient:
         except _FAILURES as error:
             action = "finish its answer" if deadline == total else "send its first token"
             raise self._errors.of_connection(error, action) from None
-        watch, parser, size = _Watch(response), EventParser(), 0
-
-        def received(part: bytes) -> None:
-            nonlocal size
-            if head.ended:
-                return
-            size += len(part)
-            if size > MAX_ANSWER:
-                raise self._errors.error("sent an answer that is too large")
-            try:
-                events = parser.feed(part)
-            except EventTooLarge:
-                raise self._errors.error("sent an event that is too large") from None
-            if events:
-                on_events(events)
-            # Whatever came is a sign of life, also comments and pings while a model thinks. After the last event there
-            # is a moment for the end of the body: then the connection can be used again.
-            pause = timeouts.between_tokens if head.begun else timeouts.first_token
-            watch.deadline = min(loop.time() + (LINGER if call.response.ended else pause), total)
-            if watch.deadline < watch.due:  # else the timer sees that it was moved
-                watch.until(watch.deadline)
-
-        watch.until(deadline)
+        parser, errors = EventParser(), self._errors
+        reading = _Reading(head, parser, on_events, loop.time, now, total, response, timeouts, errors)
+        reading.set_timer()
         try:
-            await response.read(received)
+            await response.read(reading.received)
             if not head.ended and (events := parser.rest()):
                 on_events(events)
         except _FAILURES as error:
             if head.ended:
                 return
-            if not watch.passed:
+            if not reading.passed:
                 raise self._errors.of_connection(error, None) from None
             token = "next" if head.begun else "first"
             raise self._errors.timeout(
-                "finish its answer" if watch.deadline == total else f"send its {token} token"
+                "finish its answer" if reading.deadline == total else f"send its {token} token"
             ) from None
         finally:
-            if watch.timer is not None:
-                watch.timer.cancel()
+            reading.end()
             response.release()
 
     async def _send(self, body: Json, call: Call) -> Response:
@@ -402,33 +380,71 @@ async def _in_pieces(body: Json) -> memoryview:
     return written.getbuffer()
 
 
-class _Watch(msgspec.Struct):
-    """Closes a response that passes its deadline, by the loop's clock.
+class _Reading(msgspec.Struct):
+    """A streamed answer as it is read: its events are passed on, and it is closed where it passes a limit.
 
-    It is one timer for the whole stream: to move the deadline to a later time, as each chunk does, is only to note it.
+    One object with all that each chunk needs, since of thousands of streams none is in the processor's caches. And one
+    timer for the whole stream: what comes only notes when, `came`, by the loop's clock, and the timer sees what that
+    means. It is set anew where from now on another pause is allowed.
     """
 
+    head: ResponseHead
+    parser: EventParser
+    on_events: Callable[[Events], None]
+    time: Callable[[], float]
+    came: float
+    total: float
+    """When the whole answer has to be here."""
     response: Response
-    deadline: float = math.inf
-    due: float = math.inf
-    """When the timer goes off."""
+    timeouts: Timeouts
+    errors: HttpErrors
+    size: int = 0
+    begun: bool = False
+    """As the head had it when the timer was set."""
     timer: asyncio.TimerHandle | None = None
     passed: bool = False
 
-    def until(self, deadline: float) -> None:
-        """From now on this one counts, which comes before the timer would go off."""
-        if self.timer is not None:
-            self.timer.cancel()
-        self.deadline = self.due = deadline
-        self.timer = asyncio.get_running_loop().call_at(deadline, self.on_timer)
+    def received(self, part: bytes) -> None:
+        head = self.head
+        if head.ended:
+            return
+        self.size += len(part)
+        if self.size > MAX_ANSWER:
+            raise self.errors.error("sent an answer that is too large")
+        try:
+            events = self.parser.feed(part)
+        except EventTooLarge:
+            raise self.errors.error("sent an event that is too large") from None
+        if events:
+            self.on_events(events)
+        # Whatever came is a sign of life, also comments and pings while a model thinks.
+        self.came = self.time()
+        if head.begun is not self.begun or head.ended:
+            self.set_timer()
+
+    @property
+    def deadline(self) -> float:
+        """After the last event there is a moment for the end of the body: then the connection can be used again."""
+        head, timeouts = self.head, self.timeouts
+        pause = timeouts.between_tokens if head.begun else timeouts.first_token
+        return min(self.came + (LINGER if head.ended else pause), self.total)
+
+    def set_timer(self) -> None:
+        self.end()
+        self.begun = self.head.begun
+        self.timer = asyncio.get_running_loop().call_at(self.deadline, self.on_timer)
 
     def on_timer(self) -> None:
-        loop = asyncio.get_running_loop()
-        if loop.time() < self.deadline:  # it was moved meanwhile
-            self.due, self.timer = self.deadline, loop.call_at(self.deadline, self.on_timer)
+        if self.time() < self.deadline:  # something came meanwhile
+            self.set_timer()
         else:
             self.passed = True
             self.response.close()
+
+    def end(self) -> None:
+        """No timer after this."""
+        if self.timer is not None:
+            self.timer.cancel()
 
 
 def trusted(where: str, ca_file: str | None) -> ssl.SSLContext:

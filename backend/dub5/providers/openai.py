@@ -54,6 +54,7 @@ from dub5.providers.protocol import (
     Json,
     OnChunks,
     Payload,
+    ResponseHead,
     Text,
     parsed,
 )
@@ -155,18 +156,9 @@ class OpenAIProvider:
         frames = Frames(choices(call) if text else call.body.get("n") or 1, self.name)
         http = self._texts if text else self._http
 
-        def on_events(events: Iterable[tuple[bytes, bytes]]) -> None:
-            if text:
-                events = ((event, as_chunk(data)) for event, data in events)
-            found: list[Chunk] = []
-            try:
-                frames.read_all(events, found)
-            finally:  # what came before an error is here, too
-                call.response.ended = frames.done
-                on_chunks(found)
-
+        passing = _Passing(frames, call.response, on_chunks, text)
         try:
-            await http.events(self._body(call, text=text), call, on_events)
+            await http.events(self._body(call, text=text), call, passing.on_events)
             frames.close()
             if text and len(frames.finished | frames.unfinished) < frames.expected:
                 raise Unusable(_TOO_FEW)
@@ -211,6 +203,26 @@ class OpenAIProvider:
             if options:
                 body["stream_options"] = options
         return body
+
+
+class _Passing(msgspec.Struct):
+    """Passes a stream's chunks on; of a `text` completion its events are made chat's first."""
+
+    frames: Frames
+    head: ResponseHead
+    on_chunks: OnChunks
+    text: bool
+
+    def on_events(self, events: Iterable[tuple[bytes, bytes]]) -> None:
+        if self.text:
+            events = ((event, as_chunk(data)) for event, data in events)
+        found: list[Chunk] = []
+        frames = self.frames
+        try:
+            frames.read_all(events, found)
+        finally:  # what came before an error is here, too
+            self.head.ended = frames.done
+            self.on_chunks(found)
 
 
 class Frames(msgspec.Struct):
