@@ -252,8 +252,17 @@ class HttpClient:
         await response.read(received)
         return b"".join(parts)
 
-    async def events(self, body: Json, call: Call, on_events: Callable[[Events], None]) -> None:
+    async def events(
+        self,
+        body: Json,
+        call: Call,
+        on_events: Callable[[Events], None],
+        on_read: Callable[[bytes], bool] | None = None,
+    ) -> None:
         """Call `on_events` with the events of a streamed answer, together those that came together.
+
+        Where given, `on_read` is called before, with what came after a whole event: True where that is one whole event
+        again, of one line, and needs nothing more.
 
         It ends where the provider closes the body, or a moment after `call.response.ended`; whether the answer is
         complete then is for the caller to say.
@@ -269,7 +278,9 @@ class HttpClient:
             action = "finish its answer" if deadline == total else "send its first token"
             raise self._errors.of_connection(error, action) from None
         parser, errors = EventParser(), self._errors
-        reading = _Reading(head, parser, on_events, loop.time, now, total, response, timeouts, errors)
+        reading = _Reading(
+            head, parser, on_read, on_events, loop.time, now, total, response, timeouts, errors
+        )
         reading.set_timer()
         try:
             await response.read(reading.received)
@@ -390,6 +401,7 @@ class _Reading(msgspec.Struct):
 
     head: ResponseHead
     parser: EventParser
+    on_read: Callable[[bytes], bool] | None
     on_events: Callable[[Events], None]
     time: Callable[[], float]
     came: float
@@ -411,12 +423,14 @@ class _Reading(msgspec.Struct):
         self.size += len(part)
         if self.size > MAX_ANSWER:
             raise self.errors.error("sent an answer that is too large")
-        try:
-            events = self.parser.feed(part)
-        except EventTooLarge:
-            raise self.errors.error("sent an event that is too large") from None
-        if events:
-            self.on_events(events)
+        on_read, parser = self.on_read, self.parser
+        if on_read is None or not parser.between_events or not on_read(part):
+            try:
+                events = parser.feed(part)
+            except EventTooLarge:
+                raise self.errors.error("sent an event that is too large") from None
+            if events:
+                self.on_events(events)
         # Whatever came is a sign of life, also comments and pings while a model thinks.
         self.came = self.time()
         if head.begun is not self.begun or head.ended:

@@ -13,6 +13,7 @@ provider must not be able to trip up the rest of the service.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -70,6 +71,9 @@ _NOWHERE = (404, 405, 501)
 _TOO_FEW = "answered with fewer texts than were asked for"
 _STRANGE = 4
 """Chunks in the middle that are not plain, of a stream in which no more plain ones are expected."""
+_DIFFERENT = 4
+"""Plain ones that differ in more than their text, of a stream in which all that follow are expected to."""
+_CONTENT = re.compile(rb'"content":\s*"((?:[^"\\]|\\.)*)"')
 
 _decode = msgspec.json.Decoder(Json).decode
 
@@ -100,6 +104,29 @@ class _Plain(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
 
 
 _decode_plain = msgspec.json.Decoder(_Plain).decode
+_decode_text = msgspec.json.Decoder(str).decode
+
+
+class _Around(msgspec.Struct, frozen=True, gc=False):
+    """What stands around the text of a plain chunk, with its quotes."""
+
+    before: bytes
+    after: bytes
+    index: int
+
+
+def _around(raw: bytes, index: int, text: str) -> _Around | None:
+    """None where it is not found: then nothing is lost but time."""
+    found = _CONTENT.search(raw)
+    if found is None:
+        return None
+    before, after = raw[: found.start(1)], raw[found.end(1) :]
+    other = "-" if text == "+" else "+"
+    try:
+        [choice] = _decode_plain(b"%b%b%b" % (before, other.encode(), after)).choices
+    except ValueError:
+        return None
+    return _Around(before, after, index) if choice.delta.content == other else None
 
 
 class OpenAIProvider:
@@ -155,10 +182,10 @@ class OpenAIProvider:
         text = call.spelled is not None and call.spelled[0] == TEXT
         frames = Frames(choices(call) if text else call.body.get("n") or 1, self.name)
         http = self._texts if text else self._http
-
         passing = _Passing(frames, call.response, on_chunks, text)
+        on_read = None if text else passing.on_read
         try:
-            await http.events(self._body(call, text=text), call, passing.on_events)
+            await http.events(self._body(call, text=text), call, passing.on_events, on_read)
             frames.close()
             if text and len(frames.finished | frames.unfinished) < frames.expected:
                 raise Unusable(_TOO_FEW)
@@ -213,6 +240,17 @@ class _Passing(msgspec.Struct):
     on_chunks: OnChunks
     text: bool
 
+    def on_read(self, part: bytes) -> bool:
+        """See `HttpClient.events`: nearly always one chunk that is known but for its text."""
+        frames = self.frames
+        if frames.around is None or part[:6] != b"data: " or part[-2:] != b"\n\n":
+            return False
+        chunk = frames.known(part[6:-2])
+        if chunk is None:
+            return False
+        self.on_chunks([chunk])
+        return True
+
     def on_events(self, events: Iterable[tuple[bytes, bytes]]) -> None:
         if self.text:
             events = ((event, as_chunk(data)) for event, data in events)
@@ -242,8 +280,13 @@ class Frames(msgspec.Struct):
     calls: dict[int, Calls] = {}
     plain: dict[int, _Plain] = {}
     """By choice, of those that go on: the last chunk that was read with care, where that one was plain."""
+    around: _Around | None = None
+    """Of the last chunk, where that one was plain and said nothing new but its text. Nor does any that differs from it
+    in the text alone, which is then all that has to be read of it."""
     strange: int = 0
     """Chunks in the middle that were not plain."""
+    different: int = 0
+    """Plain ones that were not like the one before."""
 
     @property
     def all_here(self) -> bool:
@@ -264,6 +307,10 @@ class Frames(msgspec.Struct):
         """
         plain = self.plain
         for event, raw in events:
+            if not event and (known := self.known(raw)) is not None:
+                found.append(known)
+                continue
+            self.around = None
             if plain and not event and b"\n" not in raw:
                 try:
                     chunk = _decode_plain(raw)
@@ -282,11 +329,26 @@ class Frames(msgspec.Struct):
                         and chunk.service_tier == before.service_tier
                         and (chunk.obfuscation is UNSET or before.obfuscation is not UNSET)
                     ):
-                        found.append(Text(raw, choice.index, choice.delta.content))
+                        text = choice.delta.content
+                        found.append(Text(raw, choice.index, text))
+                        if self.different < _DIFFERENT:
+                            self.different += 1
+                            self.around = _around(raw, choice.index, text)
                         continue
             found += self.read(event, raw)
             if self.done:
                 return
+
+    def known(self, raw: bytes) -> Text | None:
+        """The chunk that is these bytes, where it is one on one line that is known but for its text."""
+        around = self.around
+        if around is None or not raw.startswith(around.before) or not raw.endswith(around.after):
+            return None
+        try:
+            text = _decode_text(raw[len(around.before) - 1 : len(raw) - len(around.after) + 1])
+        except ValueError:
+            return None
+        return Text(raw, around.index, text)
 
     def read(self, event: bytes, raw: bytes) -> Iterable[Payload]:
         """The chunks that one event stands for: mostly itself. `event` is its name, `raw` its data.

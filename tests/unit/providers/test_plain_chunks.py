@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from typing import Any
 
 import pytest
@@ -13,10 +14,10 @@ from hypothesis import strategies as st
 
 from dub5.errors import ProviderError
 from dub5.providers.chunks import Assembler, Text
-from dub5.providers.http import EventParser, Events
+from dub5.providers.http import EventParser
 from dub5.providers.odd_answers import Reported, Unusable
-from dub5.providers.openai import Frames
-from dub5.providers.protocol import Chunk, Json
+from dub5.providers.openai import Frames, _Passing
+from dub5.providers.protocol import Chunk, Json, ResponseHead
 from tests.pulling import payload_of
 
 HEAD: Json = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "gpt"}
@@ -39,25 +40,23 @@ class Reader:
 
     def read(self, reads: list[bytes]) -> Reader:
         parser = EventParser()
+        passing = _Passing(self._frames, ResponseHead(), self._take, text=False)
         try:
             for received in reads:
-                self._take(parser.feed(received))
+                if not (parser.between_events and passing.on_read(received)):
+                    passing.on_events(parser.feed(received))
                 if self._frames.done:
                     break
             else:
-                self._take(parser.rest())
+                passing.on_events(parser.rest())
             self._frames.close()
         except (Unusable, Reported, ProviderError) as error:
             self.error = type(error), str(error)
         return self
 
-    def _take(self, events: Events) -> None:
-        found: list[Chunk] = []
-        try:
-            self._frames.read_all(events, found)
-        finally:
-            self.told += found
-            self.assembler.take(found)
+    def _take(self, found: list[Chunk]) -> None:
+        self.told += found
+        self.assembler.take(found)
 
     def result(self) -> object:
         return [chunk.raw for chunk in self.told], self.assembler.completion(), self.error
@@ -137,12 +136,17 @@ streams = st.lists(texts.map(plain) | events(), max_size=12).map(
 )
 
 
-@given(stream=streams, done=st.booleans(), cuts=st.lists(st.integers(0, 4000), max_size=8))
-@example(stream=b"data: %b\n\n" % json.dumps(plain("a")).encode() * 5, done=True, cuts=[])
+@given(
+    stream=streams, done=st.booleans(), cuts=st.lists(st.integers(0, 4000), max_size=8), whole=st.booleans()
+)
+@example(stream=b"data: %b\n\n" % json.dumps(plain("a")).encode() * 5, done=True, cuts=[], whole=False)
+@example(stream=b"data: %b\n\n" % json.dumps(plain("a")).encode() * 5, done=True, cuts=[], whole=True)
 def test_the_short_way_comes_to_the_same_wherever_it_was_cut(
-    stream: bytes, done: bool, cuts: list[int]
+    stream: bytes, done: bool, cuts: list[int], whole: bool
 ) -> None:
+    """With `whole` events, each of them comes by itself."""
     stream += b"data: [DONE]\n\n" * done
+    cuts = [each.end() for each in re.finditer(rb"\n\n", stream)] if whole else cuts
     bounds = [0, *sorted(cut % (len(stream) + 1) for cut in cuts), len(stream)]
     reads = [stream[start:end] for start, end in itertools.pairwise(bounds)]
     byte_by_byte = [stream[at : at + 1] for at in range(len(stream))]
@@ -163,6 +167,22 @@ def test_it_is_taken_once_a_choice_has_begun_and_until_it_ends(more: Json) -> No
     reader = Reader().read(reads)
     assert [isinstance(chunk, Text) for chunk in reader.told] == [False, False, True, True, False, False]
     assert [payload_of(chunk).data for chunk in reader.told] == told
+
+
+@pytest.mark.parametrize(
+    ("told", "known"),
+    [
+        ([plain(text) for text in 'abc"\\\n\u20ac\U0001f600+'], True),
+        ([plain(text, id='"content":"c"') for text in "abcdefg"], True),
+        ([plain("", id="c", content="x") for _ in "abcdefg"], False),
+        ([plain(text, obfuscation=text) for text in "abcdefg"], False),
+    ],
+    ids=["texts", "an odd id", "not where it should be", "more that differs"],
+)
+def test_a_chunk_is_known_by_what_stands_around_its_text(told: list[Json], known: bool) -> None:
+    reader = Reader().read([b"data: %b\n\n" % json.dumps(chunk).encode() for chunk in told])
+    assert [payload_of(chunk).data for chunk in reader.told] == told
+    assert (reader._frames.around is not None) is known
 
 
 _END = {"index": 0, "delta": {}, "finish_reason": "stop"}
