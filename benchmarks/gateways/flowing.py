@@ -82,19 +82,19 @@ async def live(bench: Bench) -> list[Figure]:
 
 async def alone(bench: Bench) -> list[Figure]:
     """What one client at a time waits longer than where it calls the provider itself, medians of rounds."""
-    first = itertools.count(1, 10**7)
+    first, paces = itertools.count(1, 10**7), {"nginx": _CALM}  # the others know it
     found: dict[str, dict[str, list[float]]] = {}
     async with AsyncExitStack() as stack:
         folder, provider, redis = await surroundings(stack)
         everyone = [
             dub5("with caching", provider, redis=redis.port, pace=_CALM),
             dub5("not cached", provider, redis=redis.port, pace=_CALM, cache=NEVER),
-            *await available(provider, _CALM),
+            *await available(provider, _CALM, also=("nginx",)),
         ]
         servers = [await stack.enter_async_context(each.running(folder)) for each in everyone]
         ways = {
             "direct": (f"{provider}{_CALM}", {}),
-            **{each.name: (each.url, each.headers) for each in servers},
+            **{each.name: (each.url + paces.get(each.name, ""), each.headers) for each in servers},
         }
         for number in range(bench.count):
             for name, (url, headers) in ways.items():

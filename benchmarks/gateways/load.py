@@ -48,7 +48,7 @@ class Load(msgspec.Struct, frozen=True):
 async def wrk(url: str, ask: Ask, *, connections: int, seconds: float) -> Load:
     """FRESH ids and white space are others each time."""
     with tempfile.TemporaryDirectory() as folder:
-        host = url.partition("//")[2].encode()
+        host = url.split("/")[2].encode()
         heads = (head.replace(HOST, host) for head in ask.heads)
         for name, texts in {"heads": heads, "bodies": ask.bodies}.items():
             (Path(folder) / name).write_bytes(_DIVIDER.join(texts))
