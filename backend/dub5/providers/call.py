@@ -200,9 +200,9 @@ class Model:
             queue_timeout=queue_timeout,
         )
 
-    async def complete(self, call: Call, report: Report) -> Payload:
+    def complete(self, call: Call, report: Report) -> Coroutine[Any, Any, Payload]:
         """The whole answer of the first route that gives one. `call.model` is filled in by the route."""
-        return await RoutedCall(self, call, report, Attempt.complete).answer()
+        return RoutedCall(self, call, report, Attempt.complete).answer()
 
     @property
     def batch_limit(self) -> BatchLimit:
@@ -210,14 +210,14 @@ class Model:
         limits = [route.provider.batch_limit for route in self.routes]
         return BatchLimit(min(each.items for each in limits), min(each.bytes for each in limits))
 
-    async def embed(self, call: Call, report: Report) -> Embedded:
+    def embed(self, call: Call, report: Report) -> Coroutine[Any, Any, Embedded]:
         """The vectors of the first route that makes them, as `complete`."""
-        return await RoutedCall(self, call, report, Attempt.embed).answer()
+        return RoutedCall(self, call, report, Attempt.embed).answer()
 
-    async def stream(self, call: Call, report: Report, on_frames: OnFrames) -> Assembler:
+    def stream(self, call: Call, report: Report, on_frames: OnFrames) -> Coroutine[Any, Any, Assembler]:
         """Call `on_frames` with what comes from the first route that begins to answer, until it is done, and give what
         that comes to."""
-        return await RoutedCall(self, call, report, Attempt.stream, on_frames).answer()
+        return RoutedCall(self, call, report, Attempt.stream, on_frames).answer()
 
     def shuffled(self) -> list[Route]:
         """The routes that have weights, at random in proportion to them, before the others as they are written.
@@ -399,13 +399,13 @@ class Attempt(msgspec.Struct):
     on_frames: OnFrames | None = None
     task: asyncio.Task[Any] | None = None
 
-    async def complete(self, call: Call) -> Payload:
+    def complete(self, call: Call) -> Coroutine[Any, Any, Payload]:
         """The whole answer."""
-        return await self._whole(self.route.provider.complete, call)
+        return self._whole(self.route.provider.complete, call)
 
-    async def embed(self, call: Call) -> Embedded:
+    def embed(self, call: Call) -> Coroutine[Any, Any, Embedded]:
         """The vectors of its texts."""
-        return await self._whole(self.route.provider.embed, call)
+        return self._whole(self.route.provider.embed, call)
 
     async def _whole(self, ask: Callable[[Call], Awaitable[_T]], call: Call) -> _T:
         try:

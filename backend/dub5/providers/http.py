@@ -155,6 +155,7 @@ class HttpClient:
         """`beside` is one of the same provider, which has read whom to trust."""
         self.name = name
         self._timeouts: Timeouts = settings.timeouts
+        self._limit = TimeLimit(self._timeouts.total)
         self._secrets = [secret for secret in (key, *access.secrets()) if secret]
         self._headers = {
             "content-type": "application/json",
@@ -201,6 +202,7 @@ class HttpClient:
         return {"proxy": proxy.url, "proxy_headers": {"proxy-authorization": proxy.authorization}}
 
     async def aclose(self) -> None:
+        self._limit.close()
         if self._upstream is not None:
             self._upstream.close()
         if self._session is not None:
@@ -213,7 +215,7 @@ class HttpClient:
     async def post(self, body: Json, call: Call) -> bytes:
         """The body of a whole answer."""
         try:
-            async with asyncio.timeout(self._timeouts.total):
+            with self._limit.of_task():
                 response = await self._send(body, call)
                 try:
                     return await self._whole(response, MAX_ANSWER)
@@ -366,6 +368,61 @@ class HttpClient:
         return (
             aiohttp.TCPConnector(**usual) if self._sockets is None else _SharedSockets(self._sockets, **usual)
         )
+
+
+class TimeLimit:
+    """`asyncio.timeout` for tasks that all have as many seconds, with one timer for them all: it looks at the one that
+    began first."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._running: dict[_Limited, None] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def of_task(self) -> _Limited:
+        """From now on, for the current task: TimeoutError where the block takes longer."""
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None  # noqa: S101  # for mypy
+        limited = _Limited(self._running, task, loop.time() + self._seconds, task.cancelling())
+        self._running[limited] = None
+        if self._timer is None:
+            self._timer = loop.call_at(limited.deadline, self._on_timer)
+        return limited
+
+    def close(self) -> None:
+        """None is under way."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _on_timer(self) -> None:
+        loop, self._timer = asyncio.get_running_loop(), None
+        while self._running:
+            first = next(iter(self._running))
+            if first.deadline > loop.time():
+                self._timer = loop.call_at(first.deadline, self._on_timer)
+                return
+            del self._running[first]
+            first.passed = True
+            first.task.cancel()
+
+
+class _Limited(msgspec.Struct, eq=False):
+    """One block of a task, among those that are `running`; `cancelling` is how often it was to be cancelled before."""
+
+    running: dict[_Limited, None]
+    task: asyncio.Task[Any]
+    deadline: float
+    cancelling: int
+    passed: bool = False
+
+    def __enter__(self) -> None:
+        """It has begun."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if not self.passed:
+            del self.running[self]
+        elif self.task.uncancel() <= self.cancelling and kind is asyncio.CancelledError:
+            raise TimeoutError from error
 
 
 class _SharedSockets(aiohttp.TCPConnector):
