@@ -129,7 +129,10 @@ _WORDS = 3
 _LONGEST_WORD = 256
 """Characters."""
 _PUNCTUATION = ".,;:!?…\"'`´“”‘’()[]{}*_#"  # noqa: RUF001  # quotation marks of all kinds, and Markdown; no signs of numbers
-_ASCII_PUNCTUATION = "".join(filter(str.isascii, _PUNCTUATION))
+_IN_ONE_CASE = bytes(32 if chr(code).isspace() else code for code in range(256)).lower()
+"""Of ASCII: in lower case, and all white space is one."""
+_AROUND = (" " + "".join(filter(str.isascii, _PUNCTUATION))).encode()
+_BESIDE_SPACE = re.compile(rb" [%b]+" % re.escape(_AROUND))
 _NUMBER = re.compile(r"\d+(?:[.,:/-]\d+)*")
 _FINGERPRINT = re.compile(r"sketch:[0-9a-f]{1,64}:([0-9a-f]{8}){1,256}|(?!sketch:)[a-z-]{1,20}:[^\n]{1,2000}")
 _canonical = msgspec.json.Encoder(order="deterministic").encode
@@ -712,14 +715,24 @@ def same(one: str, other: str) -> bool | None:
 
 def _plain(text: str) -> str:
     """NFKC; of a text with long words a part at a time: a row of accents on one letter is sorted in quadratic time."""
-    if not text.isascii():  # as most are
+    if not text.isascii():
         longest = max(map(len, text.split()), default=0)
         step = _LONGEST_WORD if longest > _LONGEST_WORD else max(len(text), 1)
         parts = (text[at : at + step] for at in range(0, len(text), step))
         text = "".join(unicodedata.normalize("NFKC", part) for part in parts)
-    marks = _ASCII_PUNCTUATION if text.isascii() else _PUNCTUATION  # the fewer, the faster
-    words = [word.strip(marks) for word in text.casefold().split()]
+    if text.isascii():  # as most are
+        return _plain_ascii(text)
+    words = [word.strip(_PUNCTUATION) for word in text.casefold().split()]
     return " ".join(filter(None, words))
+
+
+def _plain_ascii(text: str) -> str:
+    """The same with nothing done for each word."""
+    # The commonest, by what is faster than an expression.
+    line = text.encode().translate(_IN_ONE_CASE).replace(b", ", b" ").replace(b". ", b" ")
+    for _ in range(2):  # behind spaces, then before them
+        line = _BESIDE_SPACE.sub(b" ", line)[::-1]
+    return line.strip(_AROUND).decode()
 
 
 def _value(text: str) -> Any:

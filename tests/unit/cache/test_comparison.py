@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dub5.cache.samples import fingerprint, same
+from dub5.cache.samples import _plain, fingerprint, same
 from dub5.cache.store import Comparison
 
 LONG = "The museum in the old town is open daily from 9 to 17 except on Mondays and costs 12 euros for adults"
@@ -66,6 +66,20 @@ def test_ids_and_token_counts_do_not_make_an_answer_another(how: Comparison) -> 
 def test_fingerprints_that_were_made_differently_tell_nothing() -> None:
     assert same(fingerprint(completion("x"), "text"), fingerprint(completion("x"), "exact")) is None
     assert same("8c2b", fingerprint(completion("x"), "exact")) is None  # of an earlier release
+
+
+@given(
+    st.text(st.sampled_from("aB1 .,(*'\n\t\x1c\x00"), max_size=40) | st.text(st.characters(max_codepoint=127))
+)
+def test_text_in_ascii_is_read_word_by_word(text: str) -> None:
+    words = [word.strip(".,;:!?\"'`()[]{}*_#") for word in text.casefold().split()]
+    assert _plain(text) == " ".join(filter(None, words))
+
+
+def test_long_rows_of_punctuation_are_read_in_little_time() -> None:
+    """In quadratic time it would take minutes."""
+    for row in ("." * 2**20, " ." * 2**19, "x" + "." * 2**20 + "x", " " * 2**20):
+        assert len(_plain(row)) in {0, len(row)}
 
 
 @given(st.text(max_size=200), st.sampled_from(["exact", "text", "json", "sketch"]))
