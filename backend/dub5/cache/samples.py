@@ -41,6 +41,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import random
 import re
@@ -70,7 +71,7 @@ from dub5.contract import (
     Verdict,
 )
 from dub5.question_ttl import remembered, updated
-from dub5.redis.link import RedisLink, RedisUnavailable, RedisUndecodable, Words
+from dub5.redis.link import OnAnswers, RedisLink, RedisUnavailable, RedisUndecodable, Words
 from dub5.telemetry.background import STOP_TIMEOUT, Background, BackgroundTask
 from dub5.telemetry.metrics import Metrics
 
@@ -116,6 +117,13 @@ _BOUND: list[Words] = [
 
 _KNOW = """
 if redis.pcall('HGET', KEYS[1], 'born') == ARGV[1] then redis.pcall('HSET', KEYS[1], 'known', ARGV[2]) end
+"""
+_REPLACE = """
+local last = redis.pcall('HMGET', KEYS[1], 'born', 'digest', 'version', 'hits')
+redis.call('DEL', KEYS[1])
+redis.call('HSET', KEYS[1], 'born', ARGV[2], 'digest', ARGV[3], 'version', ARGV[4], 'hits', 0)
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+return last
 """
 _ADD_HITS = """
 if redis.pcall('HGET', KEYS[1], 'born') == ARGV[1] then redis.pcall('HINCRBY', KEYS[1], 'hits', ARGV[2]) end
@@ -313,6 +321,9 @@ class Sampler:
         if self._flusher is not None:
             await self._flusher.stop()
         await self._comparisons.stop(wait=STOP_TIMEOUT)
+        # The answer to this comes after those to all that was asked before.
+        with contextlib.suppress(RedisUnavailable):
+            await self._link.run("fingerprint", "HMGET", FINGERPRINT_KEY % "", "born")
         await self.flush()
 
     def accessed(
@@ -381,7 +392,9 @@ class Sampler:
             self.re_asks = min(1.0, self.re_asks + self._re_ask_share)
             if lifetimes.canary:
                 self._canaries.called(class_name, lifetimes.canary)
-        if self._rate:
+        if self._rate and source == "refetch" and lifetimes.question is None:
+            self._replace(identity, class_name, entry, digest, lifetimes)
+        elif self._rate:
             self._comparisons.start(
                 self._compare(identity, class_name, entry, digest, lifetimes, source=source)
             )
@@ -391,6 +404,51 @@ class Sampler:
         if len(compared_with.body) <= _LONG:
             return not same(digest, fingerprint(last, how))
         return not same(digest, await asyncio.to_thread(fingerprint, last, how))
+
+    def _replace(
+        self, identity: Identity, class_name: str, entry: Entry, digest: str, lifetimes: Lifetimes
+    ) -> None:
+        """As `_compare` where what is there does not matter for what comes in its place, as mostly: in one turn of
+        Redis, and without a task that waits for it."""
+        kept = _kept_ms(KEPT_FOR_TTLS * lifetimes.ttl)
+        name = FINGERPRINT_KEY % identity.key
+        replace = ("EVAL", _REPLACE, 1, name, kept, entry.born, digest, identity.version)
+        done = functools.partial(self._replaced, identity, class_name, entry, digest)
+        if not self._link.ask("fingerprint", [replace], done):
+            self._comparisons.start(self._replace_slowly(replace, done))
+
+    async def _replace_slowly(self, replace: Words, done: OnAnswers) -> None:
+        with contextlib.suppress(RedisUnavailable):
+            done(await self._link.pipeline("fingerprint", [replace]))
+
+    def _replaced(
+        self,
+        identity: Identity,
+        class_name: str,
+        entry: Entry,
+        digest: str,
+        answers: list[Any] | RedisUnavailable,
+    ) -> None:
+        if isinstance(answers, RedisUnavailable):
+            return
+        try:
+            last = None if None in answers[0] else _Last.read(*answers[0])
+        except Undecodable as error:
+            self._link.undecodable("fingerprint", error)
+            return
+        except Exception as error:  # noqa: BLE001  # a defect must not cost others the connection
+            self._background.failures("answer-comparison").note(error)
+            return
+        # Born with it: Redis was asked twice, and this is what came in its place. For the version see `_compare`.
+        if last is None or last.born == entry.born or last.version != identity.version:
+            return
+        if (alike := same(last.digest, digest)) is not None:
+            hits = self._hits_of(identity, last)
+            self._judge(identity, class_name, entry, last, hits, changed=not alike, source="refetch")
+
+    def _hits_of(self, identity: Identity, last: _Last) -> int:
+        """With those that were not flushed yet."""
+        return last.hits + self._hits[identity.key, last.born]
 
     async def _compare(
         self,
@@ -405,25 +463,11 @@ class Sampler:
         asked_again, question = source != "refetch", lifetimes.question
         name, last = FINGERPRINT_KEY % identity.key, None
         stored: bytes | None = None
-
-        def replacing(worth: float, *known: Any) -> list[Words]:
-            """Keep what is said of this answer, for `worth` seconds at least."""
-            fields = ("born", entry.born, "digest", digest, "version", identity.version, "hits", 0)
-            kept = int(max(worth, KEPT_AT_LEAST) * 1000)
-            return [("DEL", name), ("HSET", name, *fields, *known), ("PEXPIRE", name, kept)]
-
-        commands: list[Words] = [("HMGET", name, *_FIELDS)]
-        # Mostly what is there does not matter for what comes in its place: then that goes in the same turn.
-        replaced = not asked_again and question is None
-        if replaced:
-            commands += replacing(KEPT_FOR_TTLS * lifetimes.ttl)
         with contextlib.suppress(RedisUnavailable):
             # Where there is nothing, or nothing of ours, there is nothing to compare with: it is replaced.
             try:
-                [[*values, stored], *_] = await self._link.pipeline("fingerprint", commands)
+                [[*values, stored]] = await self._link.pipeline("fingerprint", [("HMGET", name, *_FIELDS)])
                 last = _Last.read(*values) if None not in values else None
-                if replaced and last is not None and last.born == entry.born:
-                    last = None  # Redis was asked twice, and this is what came in its place
             except RedisUndecodable:
                 pass
             except Undecodable as error:
@@ -432,17 +476,21 @@ class Sampler:
             ends = not asked_again or found is not True
             # After a purge a change is what somebody announced, not what time did.
             told = found if last is not None and last.version == identity.version else None
-            hits = 0
-            if last is not None:
-                hits = last.hits + self._hits[identity.key, last.born]  # with those not flushed yet
+            hits = 0 if last is None else self._hits_of(identity, last)
             record: QuestionRecord | None = None
             if question is not None:
                 record = self._updated(stored, last, entry, question, told, hits, asked_again=asked_again)
             known: tuple[Any, ...] = () if record is None else ("known", msgspec.msgpack.encode(record))
-            if ends and not replaced:
+            if ends:
                 # For as long as it is worth keeping.
                 worth = KEPT_FOR_TTLS * lifetimes.ttl if question is None else remembered(record, question)
-                await self._link.pipeline("fingerprint", replacing(worth, *known))
+                fields = ("born", entry.born, "digest", digest, "version", identity.version, "hits", 0)
+                replacing: list[Words] = [
+                    ("DEL", name),
+                    ("HSET", name, *fields, *known),
+                    ("PEXPIRE", name, _kept_ms(worth)),
+                ]
+                await self._link.pipeline("fingerprint", replacing)
             elif last is not None and known:
                 await self._link.pipeline("fingerprint", [("EVAL", _KNOW, 1, name, last.born, known[1])])
             if record is not None and last is not None and self._learn is not None:
@@ -668,6 +716,11 @@ def interval(replicas: int) -> float:
     """Seconds between two batches of one of so many replicas."""
     reach = min(replicas * REACH / STREAM_BATCHES, LONGEST_WAIT)
     return max(INTERVAL, reach, replicas * LEAST_REACH / STREAM_BATCHES)
+
+
+def _kept_ms(worth: float) -> int:
+    """Milliseconds for which a fingerprint is kept that is worth so many seconds."""
+    return int(max(worth, KEPT_AT_LEAST) * 1000)
 
 
 def _size(verdict: Verdict) -> int:

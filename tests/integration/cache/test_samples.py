@@ -27,7 +27,7 @@ from dub5.cache.store import VECTOR_KEY, Entry, Identity
 from dub5.contract import FINGERPRINT_KEY, REPLICAS, SAMPLES, SAMPLES_READER, Access, SampleBatch, Verdict
 from dub5.telemetry.metrics import Metrics
 from tests.harness import PATIENT
-from tests.integration.cache.support import Clock, linked, plain
+from tests.integration.cache.support import Clock, linked, plain, until
 
 SAMPLE_BYTES = 6 * 2**20
 """What the stream may take of Redis: docs/caching.md."""
@@ -234,8 +234,14 @@ async def test_what_a_release_before_left_expires(redis: str, client: Redis) -> 
     assert 0 < await client.pttl(SAMPLES) <= STREAM_AGE * 1000
 
 
-async def test_comparisons_go_on_being_counted_while_nobody_reads(redis: str, client: Redis) -> None:
+@pytest.mark.parametrize("by_task", [False, True])
+async def test_comparisons_go_on_being_counted_while_nobody_reads(
+    redis: str, client: Redis, monkeypatch: pytest.MonkeyPatch, *, by_task: bool
+) -> None:
     async with sampling(redis) as sampler:
+        await until(lambda: sampler._link.pipelines)
+        if by_task:  # as in a Cluster
+            monkeypatch.setattr(sampler._link, "ask", lambda *_: False)
         for hour, text in enumerate(("a", "b")):
             entry = Entry(b"{}", 1_700_000_000_000_000 + hour * 3_600_000_000, 0.1, 1, 1)
             said: dict[str, Any] = {"choices": [{"message": {"content": text}}]}
@@ -249,3 +255,12 @@ async def test_comparisons_go_on_being_counted_while_nobody_reads(redis: str, cl
         reported = sampler._metrics.registry.get_sample_value("dub5_cache_revalidations_total", labels)
         assert reported == 1
         assert await client.pttl(FINGERPRINT_KEY % ("a" * 48)) > 0
+
+
+async def test_what_is_no_answer_to_a_comparison_is_noted(redis: str) -> None:
+    async with sampling(redis) as sampler:
+        sampler._replaced(Identity("a" * 48, "v"), "default", Entry(b"{}", 1, 0.1, 1, 1), "text:0", [1])
+        noted = sampler._metrics.registry.get_sample_value(
+            "dub5_background_failures_total", {"task": "answer-comparison"}
+        )
+        assert noted == 1
