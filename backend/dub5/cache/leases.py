@@ -81,19 +81,19 @@ _MOST_REPLICAS = 1000
 # A lease that is no string of the right form, or that does not expire soon, is nobody's; nor is an epoch that nobody
 # counted to.
 _CLAIM = """
-local entry = redis.pcall('GETRANGE', KEYS[3], 0, ARGV[7])
-if type(entry) == 'string' and string.sub(entry, 1, #ARGV[5]) == ARGV[5] then
-  local born = string.sub(entry, ARGV[6] + 1)
-  if born > ARGV[3] and born <= ARGV[8] then return {'stored', ''} end
+local entry = redis.pcall('GETRANGE', KEYS[3], 0, BORN_END)
+if type(entry) == 'string' and string.sub(entry, 1, BORN_AT) == 'HEADER' then
+  local born = string.sub(entry, BORN_AT + 1)
+  if born > ARGV[2] and born <= ARGV[4] then return {'stored', ''} end
 end
 local lease = redis.pcall('GETRANGE', KEYS[1], 0, MOST)
 if type(lease) == 'string' and #lease <= MOST and string.find(lease, '^%d+:[%w_:.-]+$') then
   local left = redis.call('PTTL', KEYS[1])
-  if left > 0 and left <= 15 * ARGV[2] then
+  if left > 0 and left <= 15 * LEASE then
     return {string.sub(lease, -#ARGV[1]) == ARGV[1] and 'lead' or 'follow', lease}
   end
 end
-if ARGV[4] == '1' and redis.call('EXISTS', KEYS[4]) == 1 then return {'cooling', ''} end
+if ARGV[3] == '1' and redis.call('EXISTS', KEYS[4]) == 1 then return {'cooling', ''} end
 local epoch = redis.pcall('INCR', KEYS[2])
 if type(epoch) ~= 'number' or epoch < 1 or epoch > 1e13 then
   epoch = redis.call('TIME')[1] * 1000
@@ -101,9 +101,17 @@ if type(epoch) ~= 'number' or epoch < 1 or epoch > 1e13 then
 end
 local token = string.format('%.0f', epoch) .. ':' .. ARGV[1]
 redis.call('EXPIRE', KEYS[2], 86400)
-redis.call('SET', KEYS[1], token, 'PX', ARGV[2])
+redis.call('SET', KEYS[1], token, 'PX', LEASE)
 return {'lead', token}
-""".replace("MOST", str(_MOST_TOKEN))
+"""
+for _name, _value in {
+    "MOST": _MOST_TOKEN,
+    "LEASE": int(LEASE * 1000),
+    "HEADER": "".join(f"\\{byte}" for byte in HEADER),
+    "BORN_AT": BORN_AT,
+    "BORN_END": BORN_AT + BORN_DIGITS - 1,
+}.items():  # each word of a command costs
+    _CLAIM = _CLAIM.replace(_name, str(_value))
 _RENEW = "if redis.pcall('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0"
 _RELEASE = "if redis.pcall('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 _RELEASE_MINE = """
@@ -266,8 +274,8 @@ class Leases:
         if flight.asker is not None:
             mine += f":{flight.asker.request_id}:{flight.asker.trace_id}"
         asked = (
-            *("EVAL", _CLAIM, 4, *keys, mine, int(LEASE * 1000), BORN % seen, int(background)),
-            *(HEADER, BORN_AT, BORN_AT + BORN_DIGITS - 1, BORN % int((self._clock() + TOLERANCE) * 1e6)),
+            *("EVAL", _CLAIM, 4, *keys),
+            *(mine, BORN % seen, int(background), BORN % int((self._clock() + TOLERANCE) * 1e6)),
         )
         try:
             try:
