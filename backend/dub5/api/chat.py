@@ -408,7 +408,10 @@ class QuestionRoute:
         if self._recall is None or question.lookup is None:
             return
         completion, written = sent
-        body = self._known(question, question.lookup, caller, writer, as_stored=written is completion)
+        as_stored = written is completion
+        body = self._known(
+            question, question.lookup, caller, writer, as_stored=as_stored, meaning=arrival.meaning
+        )
         if body.keeps and body.rewriting is None:
             return  # it could not be kept, and a later one would say that it is
         if type(body.rewriting) is Plainly:  # else what was sent is this request's own
@@ -416,10 +419,17 @@ class QuestionRoute:
         self._recall.learn(arrival, self, cast("HTTPScope", scope), question.record, body)
 
     def _known(
-        self, question: Question, lookup: CacheLookup, caller: Caller, writer: Writer, *, as_stored: bool
+        self,
+        question: Question,
+        lookup: CacheLookup,
+        caller: Caller,
+        writer: Writer,
+        *,
+        as_stored: bool,
+        meaning: bytes = b"",
     ) -> Body:
         """What of a question whose answers are stored is to be known by its bytes. `as_stored`: its answers are sent as
-        they are stored."""
+        they are stored. `meaning` is found here where it is empty."""
         request, stream = question.request, question.request.stream
         rewriting: Rewriting | None = None
         keeps = False
@@ -436,7 +446,7 @@ class QuestionRoute:
             request.cost,
             rewriting,
             keeps=keeps,
-            meaning=b"" if request.large else meaning_of(_as_asked(request)),
+            meaning=meaning or (b"" if request.large else meaning_of(_as_asked(request))),
         )
 
     async def _granted(self, question: Question) -> Grant | None:

@@ -325,7 +325,7 @@ class Arrival(msgspec.Struct):
 
     `end` is where its body will have ended that is still to come; asked then it may be answered. 0 for not. `grant` is
     what its tenant's limit said, `question` what its body was found to ask: of `caller`, whose key may be another's by
-    now.
+    now. `meaning` is that of its body, empty where it is not known.
     """
 
     raw: bytes
@@ -336,6 +336,7 @@ class Arrival(msgspec.Struct):
     grant: Grant | RateLimited | None = None
     question: Question | None = None
     caller: Caller | None = None
+    meaning: bytes = b""
 
     def is_from(self, caller: Caller) -> None:
         """Forget what was found for another one."""
@@ -700,6 +701,7 @@ class Recall:
         if read is None:
             return None
         arrival.question, body = read
+        arrival.meaning = body.meaning
         return self._as_known(spelling, body)
 
     def _known_head(
