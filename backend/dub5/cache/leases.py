@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import secrets
 import time
@@ -247,6 +248,7 @@ class Leases:
         self.replica = secrets.token_hex(6)
         self._link = link
         self._clock = clock
+        self._numbers = itertools.count()
         self._led: dict[Identity, _Led] = {}
         self._tails: dict[Identity, _Tail] = {}
         self._woken = asyncio.Event()
@@ -270,7 +272,7 @@ class Leases:
         """Take the lease or learn who has it. RedisUnavailable where Redis is away."""
         key, version = identity.key, identity.version
         keys = [LEASE_KEY % (key, version), EPOCH_KEY % key, ENTRY_KEY % (key, version), COOLDOWN_KEY % key]
-        mine = f"{self.replica}:{secrets.token_hex(4)}"
+        mine = f"{self.replica}:{next(self._numbers)}"
         if flight.asker is not None:
             mine += f":{flight.asker.request_id}:{flight.asker.trace_id}"
         asked = (
