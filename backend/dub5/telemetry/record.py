@@ -76,6 +76,7 @@ OnLeaving = Callable[["Callable[[], None] | None"], None]
 """Has what it is given called when the client leaves before it is answered, instead of what was given before. Who asks
 `receive` for that needs a task for it."""
 
+_OF_IDS = frozenset({b"x-request-id", b"x-client-request-id", b"traceparent"})
 _LABELS = ("route", "method", "status", "outcome", "model", "stream")
 _CALLER = ("error_code", "tenant", "personality")
 _LEADER = ("leader_request_id", "leader_trace_id")
@@ -558,11 +559,13 @@ class TelemetryMiddleware:
         started = time.perf_counter()
         request_id = client_request_id = traceparent = None
         for name, value in values["headers"]:
+            if name not in _OF_IDS:  # as most are
+                continue
             if name == b"x-request-id":
                 request_id = value
             elif name == b"x-client-request-id":  # as OpenAI calls what its clients may send
                 client_request_id = value
-            elif name == b"traceparent":
+            else:
                 # Two of them are none: whose trace would it be?
                 traceparent = value if traceparent is None else b""
         method = values["method"]
