@@ -114,6 +114,8 @@ _TYPES: dict[str, Any] = {
     "EVAL": object,
 }
 """What may be asked by `ask`, and what its answer is: anything else is none."""
+_USUAL: dict[str, tuple[type, ...]] = {"GETRANGE": (bytes,), "EVAL": (int, list), "HMGET": (list,)}
+"""What they nearly always are, and needs no further look."""
 _AWAITED = frozenset(
     {"claim", "set", "release", "append", "renew", "publish", "fingerprint", "limit", "settle"}
 )
@@ -330,7 +332,7 @@ class RedisLink:
             on_answers(RedisUndecodable() if isinstance(answers, AnswerTooLarge) else RedisFailed())
             return
         for at, (kind, answer) in enumerate(zip(kinds, answers, strict=True)):
-            if type(answer) is bytes and kind == "GETRANGE":  # as most are
+            if type(answer) in _USUAL.get(kind, ()):  # as most are
                 continue
             if isinstance(answer, ResponseError):
                 on_answers(self._refused(operation, answer))
