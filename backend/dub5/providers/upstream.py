@@ -317,6 +317,7 @@ class Response(asyncio.Protocol):
         self._between = self._inflate is None
 
     def on_message_complete(self) -> None:
+        self._between = False
         if self._headed:
             self.complete = True
 

@@ -66,13 +66,13 @@ class Call:
         self.response.connection_made(self.wire)
 
     async def answered(self, reads: list[bytes], *, ends: bool = False, turns: int = 1) -> bytes:
-        """The body; between two reads so many turns of the loop pass."""
+        """The body; between two reads so many turns of the loop pass, and some where there is nothing to read."""
         asking = asyncio.create_task(self._ask())
         await asyncio.sleep(0)
         for received in reads:
             if received and not self.wire.closing:
                 self.response.data_received(received)
-            for _ in range(turns):
+            for _ in range(turns if received else 3):
                 await asyncio.sleep(0)
         if ends:
             self.response.connection_lost(None)
@@ -207,17 +207,19 @@ def test_a_response_that_breaks_off_is_never_taken_for_a_whole_one(
 
 @pytest.mark.parametrize(
     "more",
-    [b"x", b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", b"HTTP/1.1 200 OK\r\nx: y\r\n"],
-    ids=["anything", "another response", "a part of one"],
+    [b"x", b"1\r\nx\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", b"HTTP/1.1 200 OK\r\nx: y\r\n"],
+    ids=["anything", "another chunk", "another response", "a part of one"],
 )
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 @pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("turns", [0, 1])
 async def test_a_connection_on_which_more_came_is_not_used_again(
-    more: bytes, framing: str, together: bool
+    more: bytes, framing: str, together: bool, turns: int
 ) -> None:
     call, sent = Call(), framed(b"body", framing, [])
-    reads = [sent + more] if together else [sent, more]
-    assert await call.answered(reads) == b"body"
+    begun, rest = sent[:-5], sent[-5:]
+    reads = [begun, b"", rest + more] if together else [begun, b"", rest, more]
+    assert await call.answered(reads, turns=turns) == b"body"
     assert call.wire.closing
     assert call.response.status == 200
 
