@@ -660,7 +660,7 @@ class _Exchange(msgspec.Struct):
             message["headers"] = headers
             # Never after an answer: by then the server may have begun the next request of the connection.
             may_be_held = self.whole is not None and not self.complete
-            if may_be_held and any(name == b"content-length" for name, _ in headers):
+            if may_be_held and b"content-length" in dict(headers):
                 self.held = message
             else:
                 await self.send(message)
