@@ -321,10 +321,14 @@ class Sampler:
         if self._flusher is not None:
             await self._flusher.stop()
         await self._comparisons.stop(wait=STOP_TIMEOUT)
+        await self.replaced()
+        await self.flush()
+
+    async def replaced(self) -> None:
+        """Wait until each comparison is over that has no task."""
         # The answer to this comes after those to all that was asked before.
         with contextlib.suppress(RedisUnavailable):
             await self._link.run("fingerprint", "HMGET", FINGERPRINT_KEY % "", "born")
-        await self.flush()
 
     def accessed(
         self,
