@@ -55,6 +55,8 @@ _NEAR, _FAR = 2, 5
 _MOST_BLOCKS = 100
 _GAIN = 0.01
 _SIGMAS = 1.28
+"""Standard deviations above the mean; nine of ten stay below."""
+
 _FEWEST = 4
 """Blocks from which on their spread says what one more may bring."""
 
@@ -65,6 +67,8 @@ _TRIED_WITH, _OTHERS = 20, 10**6
 """Blocks that what was found is tried with at least; added to the first seed for those draws."""
 
 _SEEDS_OF_LONG = 2
+"""Seeds that a verdict on a record is by that is searched on cuts, at most."""
+
 _HEAVY = 400_000
 """Requests from which on the search is made on cuts, where they are shorter than the whole by half at least."""
 
@@ -541,7 +545,7 @@ def recommend(
     return Advice(
         objective,
         present=now,
-        best=None if best is None else now if best == space.now else on_both(best),
+        best=None if best is None else on_both(best),
         tried=tried,
         what_if={of: judges.by_seeds(of, space.now if best is None else best) for of in (DOUBLED, NO_CACHE)},
         searched_on=space.searched_on,
@@ -556,6 +560,7 @@ class _Judges:
         self._of = space.searched_on
         self._run = run
         self._seeds = seeds
+        self._verdicts: dict[tuple[str, Choice], Verdict] = {}
         first = seeds[0]
         self._first = range(first, first + space.draws)
         self._more = range(first + space.draws, first + space.draws + space.more)
@@ -563,9 +568,13 @@ class _Judges:
         self.progress = progress
 
     def by_seeds(self, of: str, choice: Choice) -> Verdict:
-        """On a part as it is."""
-        self.progress(f"judged: {of}")
-        return Verdict(choice, list(self._run([Trial(of, choice, seed) for seed in self._seeds])))
+        """On a part as it is; simulated once."""
+        verdict = self._verdicts.get((of, choice))
+        if verdict is None:
+            self.progress(f"judged: {of}")
+            trials = [Trial(of, choice, seed) for seed in self._seeds]
+            verdict = self._verdicts[of, choice] = Verdict(choice, list(self._run(trials)))
+        return verdict
 
     def in_search(self, choices: Sequence[Choice], objective: Objective) -> list[Verdict]:
         """On load drawn anew, more often where that does not decide."""
