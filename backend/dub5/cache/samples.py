@@ -321,12 +321,13 @@ class Sampler:
         if self._flusher is not None:
             await self._flusher.stop()
         await self._comparisons.stop(wait=STOP_TIMEOUT)
-        await self.replaced()
+        await self.settle()
         await self.flush()
 
-    async def replaced(self) -> None:
-        """Wait until each comparison is over that has no task."""
-        # The answer to this comes after those to all that was asked before.
+    async def settle(self) -> None:
+        """Wait until all comparisons that were begun are over."""
+        await asyncio.gather(*self._comparisons.running)
+        # Of those that have no task: the answer to this comes after those to all that was asked before.
         with contextlib.suppress(RedisUnavailable):
             await self._link.run("fingerprint", "HMGET", FINGERPRINT_KEY % "", "born")
 

@@ -51,16 +51,10 @@ def sampler_of(server: Running) -> Sampler:
     return sampler
 
 
-async def compared(server: Running) -> None:
-    """Until all comparisons that were begun are over."""
-    sampler = sampler_of(server)
-    await asyncio.gather(*sampler._comparisons.running)
-    await sampler.replaced()
-
-
 async def batches(server: Running, client: Redis) -> list[SampleBatch]:
-    await compared(server)
-    await sampler_of(server).flush()
+    sampler = sampler_of(server)
+    await sampler.settle()
+    await sampler.flush()
     entries: Any = await client.xrange(SAMPLES)
     return [msgspec.msgpack.decode(fields[b"b"], type=SampleBatch) for _, fields in entries]
 
@@ -98,7 +92,7 @@ async def test_a_refetch_is_compared_with_the_answer_before_it(
         await server.chat()  # another one, which is not added yet
         for _ in range(2):
             await server.chat(headers={"cache-control": "no-cache"})
-            await compared(server)
+            await sampler_of(server).settle()
         verdicts = [verdict for batch in await batches(server, client) for verdict in batch.verdicts]
         assert [(verdict.changed, verdict.hits, verdict.source) for verdict in verdicts] == [
             (False, 2, "refetch"),
@@ -338,7 +332,7 @@ async def test_an_answer_says_the_ttl_of_its_own_and_why_on_every_replica(
         labels = {"class": "default", "by": "prior"}
         assert await one.metric("dub5_cache_own_ttl_seconds_count", **labels) == 100
         await status(one, **{"cache-control": "no-cache"})
-        await compared(one)  # the same: something is known
+        await sampler_of(one).settle()  # the same: something is known
         await forget(two)
         assert (await status(two)).endswith("; ttl-by=requests; detail=shared")
         assert (await status(one)).endswith("; ttl-by=requests; detail=local")
@@ -362,7 +356,7 @@ async def test_what_counts_as_a_change_is_the_classs_choice(
         fake.replies = [say(reported.format(6)), say("Well: " + reported.format(6)), say(reported.format(7))]
         for _ in range(3):
             await server.chat(headers={"cache-control": "no-cache"})
-            await compared(server)
+            await sampler_of(server).settle()
         verdicts = [verdict for batch in await batches(server, client) for verdict in batch.verdicts]
     assert [verdict.changed for verdict in verdicts] == [False, True]
 
@@ -384,7 +378,7 @@ async def test_an_answer_that_is_not_cached_is_compared_all_the_same(
         fake.replies = [say("Hello"), say("Changed")]
         for _ in range(2):
             await server.chat()
-            await compared(server)
+            await sampler_of(server).settle()
         [verdict] = [verdict for batch in await batches(server, client) for verdict in batch.verdicts]
     assert (verdict.changed, verdict.hits) == (True, 0)
 
