@@ -82,7 +82,7 @@ async def live(bench: Bench) -> list[Figure]:
 
 async def alone(bench: Bench) -> list[Figure]:
     """What one client at a time waits longer than where it calls the provider itself, medians of rounds."""
-    first, paces = itertools.count(1, 10**7), {"nginx": _CALM}  # the others know it
+    first, paces = itertools.count(1, 10**7), {"nginx": _CALM}  # it is told by its path
     found: dict[str, dict[str, list[float]]] = {}
     async with AsyncExitStack() as stack:
         folder, provider, redis = await surroundings(stack)
