@@ -60,8 +60,7 @@ def may(release: Release, *what: str) -> bool:
 
 
 def test_a_verdict_a_right_to_one_object_and_nothing_left(release: Release, stage: Stage) -> None:
-    # Without further tries: a pod of a Job that an upgrade has replaced may still be there, and say why it has failed.
-    release.install(told(prometheus="http://prometheus.monitoring:1", backoffLimit=0))
+    release.install(told(prometheus="http://prometheus.monitoring:1"))
     eventually(
         lambda: left(release).get("data", {}).get("verdict"), "the reason why there is no advice", timeout=120
     )

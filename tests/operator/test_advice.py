@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import AsyncIterator
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from dub5.cli import advice_configmap
 from dub5.cli.advice_configmap import MOST
 from dub5.cli.command import Failed
-from dub5.cli.kubernetes import Cluster, ConfigMap
+from dub5.cli.kubernetes import OF, Cluster, ConfigMap
 from tests.operator.conftest import NAMESPACE, ApiServer
 from tests.unit.chart.support import Json, render
 
@@ -88,6 +89,15 @@ async def test_advice_is_left_and_the_next_one_takes_its_place(account: Account)
     await account.leave("dub5-advice", "met", "another", None, None)
     second = await account.left()
     assert second["data"].keys() == {"verdict", "table", "ended"}
+
+
+async def test_a_job_of_other_values_changes_nothing(account: Account) -> None:
+    of = (await account.left())["metadata"]["annotations"][OF]
+    for claimed, verdict in ((of, "of these"), ("another", "of others")):
+        place = ConfigMap("dub5-advice", NAMESPACE, account.cluster, of=claimed)
+        with contextlib.suppress(Failed):
+            await asyncio.to_thread(advice_configmap.leave, place, "meets", verdict, "a table", None, None)
+    assert (await account.left())["data"]["verdict"] == "of these"
 
 
 async def test_as_much_as_there_is_room_for(account: Account) -> None:

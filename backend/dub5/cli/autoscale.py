@@ -281,6 +281,9 @@ def _add_recommend(commands: command.Commands) -> None:
     )
     recommended.add_argument("--namespace", metavar="NAME", help="of the ConfigMap")
     recommended.add_argument(
+        "--of", metavar="TEXT", help=f"change the ConfigMap only while its annotation {kubernetes.OF} is this"
+    )
+    recommended.add_argument(
         "--api", metavar="URL", help="Kubernetes API; by default that of the cluster it runs in"
     )
     recommended.set_defaults(run=_recommend)
@@ -442,7 +445,7 @@ def _place(args: argparse.Namespace) -> kubernetes.ConfigMap:
     def cluster() -> kubernetes.Cluster:
         return kubernetes.Cluster(args.api) if args.api else kubernetes.in_cluster(os.environ)
 
-    return kubernetes.ConfigMap(args.configmap, args.namespace, cluster)
+    return kubernetes.ConfigMap(args.configmap, args.namespace, cluster, of=args.of)
 
 
 def _advised(args: argparse.Namespace) -> tuple[Advice, Values]:

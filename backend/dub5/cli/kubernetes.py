@@ -16,6 +16,9 @@ from dub5.cli.command import Failed
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where a pod's token is, and the authority that the API's certificate is of."""
 
+OF = "dub5.io/advice-of"
+"""The annotation by which the chart says whose advice its ConfigMap is for."""
+
 _TIMEOUT = 10.0
 _PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 """Seconds before each further try where the API is away or busy: what was worked out for long waits for a minute."""
@@ -52,11 +55,14 @@ def bracketed(address: str) -> str:
 class ConfigMap:
     """One that is there: it is patched only, for which the right can be given by its name.
 
-    `cluster` is asked at each call, since a pod's token is renewed while it runs.
+    `cluster` is asked at each call, since a pod's token is renewed while it runs. With `of` it is changed only while
+    its annotation OF says the same: a pod of a Job that an upgrade has replaced may be there for some time.
     """
 
-    def __init__(self, name: str, namespace: str, cluster: Callable[[], Cluster]) -> None:
-        self._name, self._namespace, self._cluster = name, namespace, cluster
+    def __init__(
+        self, name: str, namespace: str, cluster: Callable[[], Cluster], *, of: str | None = None
+    ) -> None:
+        self._name, self._namespace, self._cluster, self._of = name, namespace, cluster, of
 
     def patch(
         self,
@@ -72,12 +78,25 @@ class ConfigMap:
         body = {"data": data or {}, "metadata": {"labels": labels or {}}}
         for pause in pauses:
             try:
-                return self._patch(body)
+                return self._change(body)
             except _Away:
                 time.sleep(pause)
-        return self._patch(body)
+        return self._change(body)
 
-    def _patch(self, body: dict[str, Any]) -> None:
+    def _change(self, body: dict[str, Any]) -> None:
+        if self._of is None:
+            self._patch(body)
+            return
+        # A patch without anything gives what is there, without a right to read it.
+        now = self._patch({"metadata": {}}).metadata
+        if now.annotations.get(OF) != self._of:
+            raise Failed(
+                f"ConfigMap {self._name} is of another Job by now: its annotation {OF} is not {self._of}"
+            )
+        # What another one has changed in between is refused, as a conflict.
+        self._patch(body | {"metadata": body["metadata"] | {"resourceVersion": now.resource_version}})
+
+    def _patch(self, body: dict[str, Any]) -> _Object:
         cluster = self._cluster()
         headers = {"content-type": "application/merge-patch+json"}
         if cluster.token:
@@ -93,12 +112,25 @@ class ConfigMap:
         if answer.status_code == 404:
             raise Failed(f"there is no ConfigMap {self._name} in {self._namespace}, or no such namespace")
         if answer.status_code != 200:
-            kind = _Away if answer.status_code == 429 or answer.status_code >= 500 else Failed
+            kind = _Away if answer.status_code in {409, 429} or answer.status_code >= 500 else Failed
             raise kind(f"the Kubernetes API answered {answer.status_code}: {_reason(answer.content)}")
+        try:
+            return msgspec.json.decode(answer.content, type=_Object)
+        except msgspec.MsgspecError as error:
+            raise Failed(f"the Kubernetes API answered with no ConfigMap: {error}") from None
 
 
 class _Away(Failed):
-    """The API may answer later."""
+    """The API may answer later, or otherwise."""
+
+
+class _Metadata(msgspec.Struct, rename="camel"):
+    resource_version: str = ""
+    annotations: dict[str, str] = {}
+
+
+class _Object(msgspec.Struct):
+    metadata: _Metadata = msgspec.field(default_factory=_Metadata)
 
 
 class _Status(msgspec.Struct):

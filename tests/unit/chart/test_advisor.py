@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from dub5.advisor.values import Values, of_values, read_values
+from dub5.cli.kubernetes import OF
 from testkit.chart import CHART, merged
 from tests.unit.chart.support import Json, nested, refusal, render
 from tests.unit.chart.test_objects import MATRIX
@@ -16,6 +17,12 @@ KEDA = nested("autoscaling", {"mode": "keda", "keda": {"serverAddress": "http://
 
 def advised(*more: Json) -> Json:
     return merged(ON, *more)
+
+
+OTHERS = [
+    advised(nested(name, value))
+    for name, value in (("advisor.last", "48h"), ("autoscaling.minReplicas", 3), ("image.tag", "2"))
+]
 
 
 def job(values: Json) -> tuple[str, Json]:
@@ -108,7 +115,9 @@ def test_rules_of_ones_own_lead_to_prometheus_instead() -> None:
 
 
 def test_what_the_job_is_told() -> None:
-    assert arguments(ON) == {
+    given = arguments(ON)
+    assert given.pop("--of")
+    assert given == {
         "--prometheus": "http://prometheus.monitoring:9090",
         "--selector": 'namespace="chat",pod=~"dub5-[a-z0-9]+-[a-z0-9]+"',
         "--last": "24h",
@@ -165,11 +174,19 @@ def test_by_a_schedule() -> None:
     assert "by `17 3 * * 1`" in made.notes
 
 
+def test_a_job_writes_only_what_is_still_asked_for() -> None:
+    given = set()
+    for values in (ON, *OTHERS):
+        annotations = render(values).one("ConfigMap", "dub5-advice")["metadata"]["annotations"]
+        assert annotations == {OF: arguments(values)["--of"]}
+        given |= {*annotations.values()}
+    assert len(given) == 4
+
+
 def test_another_job_for_other_values_and_the_same_for_the_same() -> None:
     name = job(ON)[0]
     assert name == job(merged(ON, {"service": {"port": 8080}}))[0]
-    others = [nested("advisor.last", "48h"), nested("autoscaling.minReplicas", 3), nested("image.tag", "2")]
-    assert len({name, *(job(advised(each))[0] for each in others)}) == 4
+    assert len({name, *(job(values)[0] for values in OTHERS)}) == 4
 
 
 AUTOSCALED = {

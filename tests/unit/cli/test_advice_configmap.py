@@ -15,24 +15,24 @@ import pytest
 from dub5.advisor.record import BadRecord
 from dub5.cli.advice_configmap import LABEL, reason_left, shortened
 from dub5.cli.command import Failed
-from dub5.cli.kubernetes import Cluster, ConfigMap
+from dub5.cli.kubernetes import OF, Cluster, ConfigMap
 from dub5.errors import ConfigError
 
 Json = dict[str, Any]
 
 
 class Api(http.server.ThreadingHTTPServer):
-    """Takes every patch, but for those that `statuses` are answered to first."""
+    """Takes every patch, but for those that `statuses` are answered to first. `of`: whose advice it is for."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.patches: list[Json] = []
         self.statuses: list[int] = []
+        self.of = "these"
 
-    def place(self) -> ConfigMap:
-        return ConfigMap(
-            "dub5-advice", "chat", lambda: Cluster(f"http://127.0.0.1:{self.server_address[1]}", "token")
-        )
+    def place(self, of: str | None = None) -> ConfigMap:
+        url = f"http://127.0.0.1:{self.server_address[1]}"
+        return ConfigMap("dub5-advice", "chat", lambda: Cluster(url, "token"), of=of)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -44,10 +44,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         status = self.server.statuses.pop(0) if self.server.statuses else 200
         if status == 200:
             self.server.patches.append(body)
+        metadata = {"resourceVersion": str(len(self.server.patches)), "annotations": {OF: self.server.of}}
+        said = json.dumps({"metadata": metadata}).encode() if status == 200 else b"said"
         self.send_response(status)
-        self.send_header("content-length", "4")
+        self.send_header("content-length", str(len(said)))
         self.end_headers()
-        self.wfile.write(b"said")
+        self.wfile.write(said)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -67,6 +69,23 @@ def test_an_api_that_is_busy_is_asked_again(api: Api) -> None:
     api.statuses = [503, 429, 500]
     api.place().patch({"verdict": "met"}, pauses=(0.0, 0.0, 0.0))
     assert [patch["data"] for patch in api.patches] == [{"verdict": "met"}]
+
+
+def test_a_job_writes_only_while_the_advice_is_for_its_values(api: Api) -> None:
+    api.place(of="these").patch({"verdict": "met"})
+    read, written = api.patches
+    assert read == {"metadata": {}}
+    assert (written["data"], written["metadata"]["resourceVersion"]) == ({"verdict": "met"}, "1")
+    api.of = "those"
+    with pytest.raises(Failed, match="of another Job by now"):
+        api.place(of="these").patch({"verdict": "met"})
+    assert api.patches[2:] == [read]
+
+
+def test_what_another_has_changed_meanwhile_is_looked_at_again(api: Api) -> None:
+    api.statuses = [200, 409]
+    api.place(of="these").patch({"verdict": "met"}, pauses=(0.0,))
+    assert [patch.get("data") for patch in api.patches] == [None, None, {"verdict": "met"}]
 
 
 def test_one_that_stays_so_fails_and_one_that_refuses_does_at_once(api: Api) -> None:

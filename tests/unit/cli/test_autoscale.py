@@ -222,6 +222,7 @@ WHERE_IT_GOES = {
     "configmap",
     "namespace",
     "api",
+    "of",
 }
 
 

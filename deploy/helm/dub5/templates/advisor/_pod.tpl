@@ -55,8 +55,13 @@
 {{- end }}
 {{- end }}
 
-{{/* Spec of a Job. Exit code 2 is a wrong argument, 3 a missed objective: trying again would change neither. */}}
+{{/*
+Spec of a Job, of `root`, which writes its advice while the ConfigMap is still for the same (`of`). Exit code 2 is a wrong
+argument, 3 a missed objective: trying again would change neither.
+*/}}
 {{- define "dub5.advisor.job" -}}
+{{- $of := .of }}
+{{- with .root }}
 {{- $given := .Values.advisor }}
 backoffLimit: {{ $given.backoffLimit }}
 activeDeadlineSeconds: {{ $given.activeDeadlineSeconds }}
@@ -84,7 +89,7 @@ template:
       - name: advisor
         image: {{ include "dub5.image" . | quote }}
         imagePullPolicy: {{ .Values.image.pullPolicy }}
-        args: {{ include "dub5.advisor.args" . | fromYamlArray | toYaml | nindent 10 }}
+        args: {{ append (include "dub5.advisor.args" . | fromYamlArray) (printf "--of=%s" $of) | toYaml | nindent 10 }}
         {{- if $given.resultsClaim }}
         env:
           - name: POD_NAME
@@ -116,9 +121,14 @@ template:
       - {name: tmp, emptyDir: {}}
       {{- end }}
 {{- end }}
+{{- end }}
+
+{{/* What the advice is for: these values, asked in this way. */}}
+{{- define "dub5.advisor.of" -}}
+{{- list (include "dub5.advisor.job" (dict "root" . "of" "")) (include "dub5.advisor.values" .) | toJson | sha256sum | trunc 8 }}
+{{- end }}
 
 {{/* A Job cannot be changed: another name at each upgrade, and where Helm knows of none, for each content. */}}
 {{- define "dub5.advisor.jobName" -}}
-{{- $content := list (include "dub5.advisor.job" .) (include "dub5.advisor.values" .) .Release.Revision }}
-{{- include "dub5.advisor.fullname" . }}-{{ toJson $content | sha256sum | trunc 8 }}
+{{- include "dub5.advisor.fullname" . }}-{{ printf "%s %d" (include "dub5.advisor.of" .) .Release.Revision | sha256sum | trunc 8 }}
 {{- end }}
