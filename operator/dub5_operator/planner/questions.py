@@ -384,7 +384,7 @@ class Questions:
 
     @property
     def margin(self) -> float:
-        """By how much the rate may be higher, with 97.7 %, by how many changes are known."""
+        """By how much the rate may be higher, with 98.2 %, by how many changes are known."""
         return upper_rate(self._known_changes, self._known_changes)
 
     @property
