@@ -8,13 +8,14 @@ response, use the connection again. llhttp (httptools) reads it. What goes throu
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import itertools
 import math
 import socket
 import ssl
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import aiohappyeyeballs
@@ -32,6 +33,8 @@ _NAMES_KEPT = 10.0
 """Seconds for which the addresses of a host are good."""
 _FIRST_ALONE = 0.25
 """Seconds before the next address of a host is tried, too: RFC 8305, section 8."""
+_LOOKS = 20
+"""Turns of the event loop that a connection has at least, however late they come."""
 _PIECE = 256 * 2**10
 """Bytes of a request that are written without a pause."""
 _INFLATED = 256 * 2**10
@@ -413,7 +416,7 @@ class Upstream:
         """A new one."""
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(self._connect):
+            async with _on_time(self._connect):
                 made = await aiohappyeyeballs.start_connection(
                     await self._resolved(),
                     happy_eyeballs_delay=_FIRST_ALONE,
@@ -451,6 +454,33 @@ class Upstream:
                 self._addresses = found, loop.time() + _NAMES_KEPT
             first = next(self._turn) % max(1, len(found))
             return [*found[first:], *found[:first]]
+
+
+@contextlib.asynccontextmanager
+async def _on_time(seconds: float) -> AsyncIterator[None]:
+    """`asyncio.timeout`, but of an event loop that is late it waits for so many turns at least.
+
+    Where this replica has too much to do, the connection may be there for long before its turn comes. To give it up
+    then would count as the provider's failure, and open its circuit breaker.
+    """
+    loop = asyncio.get_running_loop()
+    left = _LOOKS
+    timer: asyncio.TimerHandle
+
+    def look() -> None:
+        nonlocal left, timer
+        left -= 1
+        if left:
+            timer = loop.call_later(seconds / _LOOKS, look)
+        else:
+            limit.reschedule(loop.time())
+
+    async with asyncio.timeout(None) as limit:
+        timer = loop.call_later(seconds / _LOOKS, look)
+        try:
+            yield
+        finally:
+            timer.cancel()
 
 
 def _literal(host: str, port: int) -> list[Any]:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from dub5.providers.upstream import Closed, NotHttp, Response, Unreachable, Upstream, UpstreamError
+from tests.harness import later
 
 
 class Pool:
@@ -398,19 +399,20 @@ async def test_each_new_connection_begins_with_the_next_address_of_the_host() ->
     assert asked == ["012", "120", "201", "012"]
 
 
+async def _say_here(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(framed(b"here", "length", []))
+    writer.close()
+    await writer.wait_closed()
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 async def test_an_address_needs_no_look_up(host: str) -> None:
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(framed(b"here", "length", []))
-        writer.close()
-        await writer.wait_closed()
-
     async def nowhere(*_: object, **__: object) -> None:
         raise AssertionError
 
     try:
-        server = await asyncio.start_server(answer, host, 0)
+        server = await asyncio.start_server(_say_here, host, 0)
     except OSError:
         pytest.skip("there is no IPv6 here")
     async with server:
@@ -422,6 +424,18 @@ async def test_an_address_needs_no_look_up(host: str) -> None:
         parts: list[bytes] = []
         await response.read(parts.append)
         assert parts == [b"here"]
+        upstream.close()
+
+
+async def test_where_this_replica_is_late_that_is_no_fault_of_the_provider() -> None:
+    async with await asyncio.start_server(_say_here, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        upstream = Upstream(URL(f"http://127.0.0.1:{port}/"), None, {}, connect=5, sockets=None)
+        asking = asyncio.create_task(upstream.post({}, b""))
+        await asyncio.sleep(0)
+        for _ in range(3):  # turns that take a minute
+            await later(60)
+        assert (await asking).status == 200
         upstream.close()
 
 
