@@ -2,9 +2,9 @@
 
     python -m benchmarks.adaptive_ttl.restart
 
-Simulated hours through a real Redis, a batch a minute, as the operator that is there sets the TTLs: the other one knows
-nothing but the stream. Compared are the TTL for all, that of a question of which nothing is known, and the bound of the
-stale share.
+Simulated hours through a real Redis, a batch a minute, under TTLs that the planner sets. One operator reads each batch
+when it comes, the other all of them at the end: it knows nothing but the stream. Compared are the TTL for all, that of
+a question of which nothing is known, and the bound of the stale share.
 """
 
 from __future__ import annotations
@@ -54,16 +54,24 @@ def figures(decision: Decision, now: float) -> tuple[float, float, float]:
     return decision.ttl, new, decision.stale_upper
 
 
-async def begun_anew(redis: Redis, there: Recorded, now: float) -> Decision:
-    """Of an operator that has only the stream to learn from, before the last minute's decision."""
+async def decisions(redis: Redis, there: Recorded) -> tuple[Decision, Decision]:
+    """The last ones of an operator that was there all the time, and of one that begins now."""
     await redis.flushall()
     classes = {NAME: AnnouncedClass(300, LONGEST)}
     await redis.set(CLASSES_KEY, msgspec.json.encode(Announcement(START, classes)))
+    now = START
+    stays, begins = Samples(redis, lambda: now), Samples(redis, lambda: now)
+
+    def decision(of: Samples, batch: SampleBatch) -> Decision:
+        return of.learnings[NAME].learning.decide(there.limits, batch.ttls[NAME], now)
+
     for batch in there.batches:
-        await redis.xadd(SAMPLES, {b"b": msgspec.msgpack.encode(batch)}, id=f"{int(batch.at * 1000)}-*")
-    samples = Samples(redis, lambda: now)
-    await samples.refresh({NAME})
-    return samples.learnings[NAME].learning.decide(there.limits, there.batches[-1].ttls[NAME], now)
+        now = batch.at
+        await redis.xadd(SAMPLES, {b"b": msgspec.msgpack.encode(batch)}, id=f"{int(now * 1000)}-*")
+        await stays.refresh({NAME})
+        stayed = decision(stays, batch)
+    await begins.refresh({NAME})
+    return stayed, decision(begins, there.batches[-1])
 
 
 async def measure() -> None:
@@ -76,9 +84,8 @@ async def measure() -> None:
                 there = Recorded()
                 Cache(draw(world, seed), there).run()
                 now = START + world.hours * 3600
-                again = figures(await begun_anew(redis, there, now), now)
-                parts = zip(again, figures(there.decisions[-1], now), strict=True)
-                said = " | ".join(f"{begun / stayed:.3f}" for begun, stayed in parts)
+                stayed, begun = (figures(each, now) for each in await decisions(redis, there))
+                said = " | ".join(f"{of / to:.3f}" for of, to in zip(begun, stayed, strict=True))
                 print(f"| {title}, seed {seed} | {said} |", flush=True)
         await redis.aclose()
 

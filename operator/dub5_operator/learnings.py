@@ -56,10 +56,9 @@ _BYTES_PER_KEY = 32
 """In Redis, at least: from where on it is tried how many there is room for."""
 _KINDS = {"<f8", "<f4", "<i8", "<i4", "<u4", "|b1"}
 
-SPAN, LONGEST_SPAN = 10.0, 1800.0
-"""Seconds: what of a backlog came within them is learnt from at once; within longer ones where it is fewer than ENOUGH
-look-ups, and fewer comparisons."""
-ENOUGH = 512
+SPAN = 60.0
+"""Seconds: what of a backlog came within them is learnt from at once. As much as an operator that is there reads at a
+time: what is expected of a comparison follows from those before it, and longer ones led to other TTLs, by a quarter."""
 MOVED = 0.05
 """By what part of itself a TTL has moved where it is another one."""
 MOST_HELD = 5000
@@ -113,11 +112,8 @@ class Part(msgspec.Struct):
 
     def is_whole(self, ttl: float, at: float) -> bool:
         """Whether what came at that time, when the TTL was that one, is another part."""
-        span, held = at - self.began, len(self.accesses)
-        if span >= SPAN and (span >= LONGEST_SPAN or max(held, len(self.verdicts)) >= ENOUGH):
-            return True
         moved = ttl >= 0 and self.ttl is not None and abs(ttl - self.ttl) > MOVED * self.ttl
-        return moved or held >= MOST_HELD
+        return moved or at - self.began >= SPAN or len(self.accesses) >= MOST_HELD
 
 
 class ClassLearning(msgspec.Struct):

@@ -287,7 +287,6 @@ class Samples:
 
     def _sort(self, batch: SampleBatch, identity: Id) -> None:
         at = identity[0] / 1000
-        self._thresholds.note(batch, at)
         names = {
             each.class_name for found in (batch.accesses, batch.verdicts, batch.canaries) for each in found
         }
@@ -300,6 +299,7 @@ class Samples:
                     found.looked_up = None
                 elif found.looked_up is not None:
                     found.looked_up += counted
+        self._thresholds.note(batch, at)  # what came before is learnt from by what was known then
         for access in batch.accesses:
             if (part := new.get(access.class_name)) is not None:
                 part.accesses.add(access)

@@ -51,9 +51,8 @@ MOST_QUESTIONS = 16_384
 """Those that were not compared for the longest are forgotten."""
 FITTED = 1024
 """Questions from which the distribution is learnt, at most; there is no more to know of it."""
-REFIT, REFIT_TO_FORETELL = 0.05, 0.25
-"""By how much the comparisons have to have grown, or fallen, for the distribution to be learnt anew: for a decision,
-and where it is only to foretell what comes next, as in a backlog."""
+REFIT = 0.05
+"""By how much the comparisons have to have grown, or fallen, for the distribution to be learnt anew."""
 NOISIEST = 0.8
 """Mean noise of hits from which on a change cannot be told from chance."""
 BLOCK = 900.0
@@ -159,10 +158,11 @@ class Questions:
     ) -> Comparisons | None:
         """Take comparisons in, and say what was expected of them. In a `storm`, and of answers fetched before the time
         `after` which one was over, no rates are learnt."""
+        if verdicts:
+            self.believe()  # as a decision before these would have
         self._fade(now)
         if not verdicts:
             return None
-        self.believe(REFIT_TO_FORETELL)
         compared = self._columns(verdicts)
         calm = compared.fetched >= after if not storm else np.zeros(len(compared.rows), dtype=bool)
         if self._fitted_at:
@@ -307,11 +307,10 @@ class Questions:
         self._believed = np.tile(np.array(self._new(), dtype=np.float32), (len(keys), 1))
         self._fresh = set(range(len(keys)))
 
-    def believe(self, refit: float = REFIT) -> None:
-        """Bring what is believed of each question up to what was compared: steps 2 and 3 where that has grown by the
-        part `refit`."""
+    def believe(self) -> None:
+        """Bring what is believed of each question up to what was compared: steps 2 and 3 where that has grown."""
         count = len(self._keys)
-        grown = abs(self._compared - self._fitted_at) > refit * self._fitted_at
+        grown = abs(self._compared - self._fitted_at) > REFIT * self._fitted_at
         if grown and self._compared >= ENOUGH_COMPARISONS:
             self._fit()
             self._fresh = set(range(count))
