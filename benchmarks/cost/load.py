@@ -85,6 +85,11 @@ ROWS = {
             "; fwd=uri-miss",
         ),
         Row(
+            *("pass", "a whole answer passed through, 1 KB, never stored", "request", 16),
+            lambda: request(_question(), headers={"cache-control": "no-store"}),
+            "; fwd=bypass",
+        ),
+        Row(
             *("chunk", "a chunk relayed, checked, stored", "chunk", 24),
             lambda: request(_question(), stream=True, model="live"),
             "; fwd=uri-miss",
