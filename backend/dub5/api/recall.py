@@ -632,11 +632,10 @@ class Recall:
         head.used += 1
         length = values[head.content_length] if values else b""
         end = body_at + int(length) if length.isdigit() and len(length) < _DIGITS else -1
-        if end <= body_at:
+        if end <= body_at or end - body_at > head.route.max_body:
             return Arrival(data[at:body_at], own, head)
         if end > len(data):
-            most = min(_LARGEST_BODY, head.route.max_body)
-            waits = end - body_at <= most and self._caller(head, values) is not None
+            waits = end - body_at <= _LARGEST_BODY and self._caller(head, values) is not None
             return Arrival(data[at:body_at], own, head, end=end if waits else 0)
         raw = data[body_at:end]
         digest = hashlib.sha256(raw).digest()

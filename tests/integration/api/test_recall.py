@@ -755,6 +755,15 @@ async def test_all_spellings_of_a_question_are_known_as_one(twins: tuple[Twin, T
     assert (len(recall._bodies), len(recall._spellings)) == (2, 4)
 
 
+def test_a_body_that_is_too_large_is_refused_whatever_it_says() -> None:
+    config = convert({**SETTINGS, "server": {**SETTINGS["server"], "max_body": 150}})
+    twins = Twin(recalls=True, config=config), Twin(recalls=False, config=config)
+    small, large = (
+        usual("curl", asked(chat(), spaces=spaces), ASKED["chat of one user"][0], 1) for spaces in (0, 150)
+    )
+    assert asyncio.run(lives_the_same(twins, [small], [small], [large])) == 1
+
+
 async def test_a_head_that_comes_many_times_at_once_is_remembered_once(alone: Twin) -> None:
     await alone.ask(usual("node", asked(message()), "/v1/messages", 1))
     sent = usual("curl", asked(message()), "/v1/messages", 1)
