@@ -66,7 +66,7 @@ _SYNCHRONISE_INTERVAL = 0.5
 """Seconds between two readings of the purges: half of what is promised."""
 _AT_ONCE = 16
 """Look-ups that are answered together: few, since all their answers are held until the last one is here."""
-_MOMENT = 0.02
+_MOMENT = 0.1
 """Seconds for which it is known that nothing was there, for who looks twice. What another replica stores meanwhile is
 found when a lease is asked for."""
 
@@ -476,6 +476,8 @@ class AnswerStore:
         if self._link is None or not self._link.available:
             return self.recall(lookup)
         identity, entry = self.identity(lookup), None
+        if self._was_nothing(identity):
+            return self._found(lookup, identity, None) or self.recall(lookup)
         for _ in range(2):
             found: asyncio.Future[Entry | None] = asyncio.get_running_loop().create_future()
             self._read_for(
@@ -489,6 +491,11 @@ class AnswerStore:
                 break
             # A purge came to our knowledge with the reading.
         return self._found(lookup, asked, entry) or self.recall(lookup)
+
+    def _was_nothing(self, identity: Identity) -> bool:
+        """Whether Redis was asked a moment ago."""
+        reading = self._readings.get(identity)
+        return reading is not None and reading.over and reading.began >= time.monotonic() - IN_FORCE
 
     def ask(self, lookup: CacheLookup, done: Callable[[CacheHit | None], None]) -> bool:
         """`find` for who cannot wait: `done` is called once, later, with what Redis has, where it may be used. None:
@@ -643,6 +650,7 @@ class AnswerStore:
             if self._link is not None and self._link.available:
                 self._read_slowly(reading)
             else:
+                reading.kept = False  # of a Redis that is away it is not known that there is nothing
                 self._finish(reading, None)
 
     def _learn(self, turn: _Turn, asked: Asked, answers: list[Any] | RedisUnavailable) -> None:
