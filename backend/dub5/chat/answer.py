@@ -104,11 +104,12 @@ def usage_of(data: Json) -> Usage:
         return Usage()
     details = usage.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, dict) else None
-    counts = [
-        count if type(count) is int and 0 <= count <= _MOST_TOKENS else 0
-        for count in (usage.get("prompt_tokens"), usage.get("completion_tokens"), cached)
-    ]
-    return Usage(counts[0], counts[1], min(counts[0], counts[2]))
+    prompt = _count(usage.get("prompt_tokens"))
+    return Usage(prompt, _count(usage.get("completion_tokens")), min(prompt, _count(cached)))
+
+
+def _count(count: object) -> int:
+    return count if type(count) is int and 0 <= count <= _MOST_TOKENS else 0
 
 
 class CallNotes:
@@ -180,14 +181,16 @@ class CallNotes:
         }
         if ended.first_token is not None:
             fields["duration_ms"]["first_token"] = int(ended.first_token * 1e6) / 1000
-        known = {
-            "attempt_reason": ended.reason,
-            "status": response.status,
-            "provider_request_id": response.request_id,
-            "trouble": ended.error,
-            "background": self._background or None,
-        }
-        fields |= {name: value for name, value in known.items() if value is not None}
+        if ended.reason is not None:
+            fields["attempt_reason"] = ended.reason
+        if response.status is not None:
+            fields["status"] = response.status
+        if response.request_id is not None:
+            fields["provider_request_id"] = response.request_id
+        if ended.error is not None:
+            fields["trouble"] = ended.error
+        if self._background:
+            fields["background"] = True
         if ended.outcome in _FAILED:
             _log.warning("provider call", **fields)
         else:
@@ -257,13 +260,6 @@ def is_whole_answer(completion: Json, fields: Json, usual_limit: int | None = No
     choices = completion.get("choices")
     if not isinstance(choices, list) or not choices:
         return False
-    # Whether there is a limit, and nothing says that the answer is shorter than that.
-    limits = [limit for limit in map(fields.get, _LIMITS) if isinstance(limit, int)]
-    if not limits and usual_limit is not None:
-        limits.append(usual_limit)
-    usage = completion.get("usage")
-    used = usage.get("completion_tokens") if isinstance(usage, dict) else None
-    limited = bool(limits) and not (type(used) is int and used < min(limits))
     for choice in choices:
         if not isinstance(choice, dict):
             return False
@@ -271,7 +267,8 @@ def is_whole_answer(completion: Json, fields: Json, usual_limit: int | None = No
         if not isinstance(reason, str) or not isinstance(message, dict):
             return False
         cut = reason == "length"
-        if not (reason in _GOOD_ENDS or (cut and limited)) or message.get("refusal"):
+        ended = reason in _GOOD_ENDS or (cut and _came_up_to_its_limit(completion, fields, usual_limit))
+        if not ended or message.get("refusal"):
             return False
         calls, call = message.get("tool_calls"), message.get("function_call")
         if calls is not None and not _are_proper_calls(calls, cut):
@@ -290,6 +287,16 @@ def is_whole_answer(completion: Json, fields: Json, usual_limit: int | None = No
         if not (calls or call or says or _other_media(message)):
             return False
     return True
+
+
+def _came_up_to_its_limit(completion: Json, fields: Json, usual_limit: int | None) -> bool:
+    """Whether there is a limit, and nothing says that the answer is shorter than that."""
+    limits = [limit for limit in map(fields.get, _LIMITS) if isinstance(limit, int)]
+    if not limits and usual_limit is not None:
+        limits.append(usual_limit)
+    usage = completion.get("usage")
+    used = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    return bool(limits) and not (type(used) is int and used < min(limits))
 
 
 def _says(content: object) -> bool:

@@ -108,10 +108,11 @@ class Response(asyncio.Protocol):
         self.status, self.headers = 0, {}
         self.complete = self._headed = self._sent = self._between = False
         self._aside, self._inflate = 0, None
-        self._parser = httptools.HttpResponseParser(self)
-        self._parser.set_dangerous_leniencies(
-            lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
-        )
+        if self._parser is None:
+            self._parser = httptools.HttpResponseParser(self)
+            self._parser.set_dangerous_leniencies(
+                lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
+            )
         transport = self.transport
         if transport is None:
             raise Closed(begun=False)
@@ -297,13 +298,14 @@ class Response(asyncio.Protocol):
         self.status, self._headed, self._aside = status, True, 0
         headers = self.headers
         chunked = headers.get("transfer-encoding", "").lower().endswith("chunked")
-        self._to_the_end = not (status in {204, 304} or "content-length" in headers or chunked)
+        self._to_the_end = not ("content-length" in headers or chunked or status in {204, 304})
         self._kept = self._parser.should_keep_alive()
-        coding = headers.get("content-encoding", "identity").strip().lower()
-        if coding in _CODINGS:
-            self._inflate = zlib.decompressobj(_CODINGS[coding])
-        elif coding not in {"", "identity"}:
-            raise NotHttp
+        if "content-encoding" in headers:
+            coding = headers["content-encoding"].strip().lower()
+            if coding in _CODINGS:
+                self._inflate = zlib.decompressobj(_CODINGS[coding])
+            elif coding not in {"", "identity"}:
+                raise NotHttp
         if self._writable is not None:
             self.resume_writing()  # nobody waits for the rest of the request to be taken
         if self._on_data is None:
