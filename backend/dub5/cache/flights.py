@@ -95,6 +95,9 @@ class CacheStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     detail: str | None = None
 
     def __str__(self) -> str:
+        return self._said() if self.ttl is not None else _said_before(self)
+
+    def _said(self) -> str:
         said = "dub5; hit" if self.hit else "dub5"
         if self.fwd is not None:
             said += f"; fwd={self.fwd}"
@@ -109,6 +112,12 @@ class CacheStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         if self.detail is not None:
             said += f"; detail={self.detail}"
         return said
+
+
+@functools.lru_cache(256)
+def _said_before(status: CacheStatus) -> str:
+    """Of what takes no time there are few."""
+    return status._said()  # noqa: SLF001  # beside it
 
 
 @functools.lru_cache(1024)
@@ -196,17 +205,21 @@ class CacheAnswer(msgspec.Struct, frozen=True):
     led_here: bool = True
 
 
+def _origin_of(words: Any) -> bytes:
+    return hashlib.blake2b(_canonical_json.encode(words), digest_size=16).digest()
+
+
 class Flight(msgspec.Struct, eq=False):
     """The frames so far. `began` is in monotonic seconds. `led_here` is None until it is decided which replica asks the
     provider; `stored` says that the answer of a call made here was fit to be kept.
 
     `followers` counts the requests of this replica, the other replicas that follow, and a background refresh
     itself; when the last one leaves, the flight is `abandoned`: its task is cancelled, and nobody may join it.
-    `origin` is the request that it was begun for, in that request's words, and `asker` that request; `leader` is the
-    one whose call answers it, perhaps another replica's.
+    `words` are those of the request that it was begun for, and `asker` that request; `leader` is the one whose call
+    answers it, perhaps another replica's.
     """
 
-    origin: bytes | None = None
+    words: Any = None
     asker: Asker | None = None
     leader: Asker | None = None
     began: float = 0.0
@@ -223,6 +236,11 @@ class Flight(msgspec.Struct, eq=False):
     taking: list[tuple[Following, Take, asyncio.Future[None]]] = []
     """Followers that are up to date, and take what comes as it comes. One that takes it no more is woken; only then its
     position is known to it."""
+
+    @property
+    def origin(self) -> bytes | None:
+        """Tells whether two requests are the same to the letter, but for the shape of the answer."""
+        return None if self.words is None else _origin_of(self.words)
 
     def leave(self) -> None:
         self.followers -= 1
@@ -448,6 +466,7 @@ class Flights:
         self._abandoned = False
         self._cooling: Moka[Identity, bool] = Moka(10_000)
         self._refused: Moka[bytes, CallerError] = Moka(10_000, ttl=_REFUSAL_TTL)
+        self._refused_until = 0.0  # no refusal is good for longer
         metrics.flight_followers.set_function(self.followers)
 
     async def answer(
@@ -574,17 +593,17 @@ class Flights:
         """
         record, seen = question.record, hit.entry.born if hit is not None else 0
         asker = Asker(record.request_id, record.trace.trace_id)
-        identity = origin = None
+        identity = None
         if lookup is not None:
-            # Tells whether two requests are the same to the letter, but for the shape of the answer.
-            origin = hashlib.blake2b(_canonical_json.encode(lookup.words), digest_size=16).digest()
             # A flight that began before it must not answer it.
             alone = alone or lookup.directives.no_cache
         for tries_left in reversed(range(_TRIES + 1)):
             joined = False
             if lookup is not None:
-                if not alone and origin is not None and (refused := self._refused.get(origin)) is not None:
-                    raise refused.with_traceback(None)
+                if not alone and self._clock() < self._refused_until:
+                    refused = self._refused.get(_origin_of(lookup.words))
+                    if refused is not None:
+                        raise refused.with_traceback(None)
                 identity = self._store.identity(lookup)
             if lookup is None or identity is None or alone:
                 flight = Flight()  # nobody can join it
@@ -592,7 +611,7 @@ class Flights:
             else:
                 found, max_age = self._by_identity.get(identity), lookup.directives.max_age
                 if found is None or found.ended or found.abandoned:
-                    flight = Flight(origin, asker, asker, self._clock())
+                    flight = Flight(lookup.words, asker, asker, self._clock())
                     work = self._fly(flight, leader, identity, lookup, shared=True, seen=seen)
                     self._begin(flight, work, identity)
                 elif max_age is not None and self._clock() - found.began > max_age:
@@ -618,10 +637,11 @@ class Flights:
                     finally:
                         flight.leave()
             except CallerError as error:
-                if alone or lookup is None or origin is None:
+                if alone or lookup is None:
                     raise
-                if flight.origin == origin:
+                if flight.words is not None and flight.origin == (origin := _origin_of(lookup.words)):
                     self._refused.set(origin, error)
+                    self._refused_until = self._clock() + _REFUSAL_TTL
                     raise
                 alone = True  # it may be about what is not part of the key: ask for ourselves
                 continue

@@ -566,6 +566,7 @@ def no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     or one twin would still have what the other has lost on a busy machine."""
     kept_for = Lifetimes.kept_for
     monkeypatch.setattr("dub5.chat.pipeline.time", Ticking())
+    monkeypatch.setattr("dub5.cache.flights._REFUSAL_TTL", 1e9)
     monkeypatch.setattr(Lifetimes, "kept_for", lambda *of: kept_for(*of) + 3600)
 
 
