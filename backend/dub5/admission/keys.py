@@ -162,6 +162,10 @@ class KeyRing:
             self._check_expiry(caller.expires)
         return caller
 
+    def as_of(self, caller: Caller) -> object:
+        """Where this gives the same object again, nothing has befallen the key of `caller` meanwhile."""
+        return object() if caller.expires is not None else self._callers
+
     def _check_expiry(self, expires: float) -> None:
         if self._clock() >= expires:
             raise InvalidKey(f"The key expired at {written_time(expires)}.")

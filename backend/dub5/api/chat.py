@@ -73,7 +73,7 @@ from dub5.providers.chunks import split, text_of, tokens
 from dub5.providers.protocol import Json, Payload
 from dub5.settings.model import ServerSettings
 from dub5.telemetry.logging import get_logger
-from dub5.telemetry.record import PUSH, RECORD, Push, RequestRecord
+from dub5.telemetry.record import PUSH, RECORD, WHOLE, Push, RequestRecord, Whole
 
 _DONE = b"data: [DONE]\n\n"
 _OF_CACHE = frozenset({"cache-control", "x-dub5-cache-tags"})
@@ -255,6 +255,7 @@ class QuestionRoute:
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         record: RequestRecord = scope[RECORD]  # type: ignore[literal-required]
         push: Push | None = scope.get(PUSH)  # type: ignore[assignment]
+        whole: Whole | None = scope.get(WHOLE)  # type: ignore[assignment]
         watch = ClientWatch.of(scope, receive)
         spelling = self.spelling
         record.route = spelling.path
@@ -265,13 +266,19 @@ class QuestionRoute:
         try:
             if scope["method"] != "POST":  # type: ignore[typeddict-item]
                 raise WrongMethod(f"{spelling.subject} are asked for by POST.", allow="POST")
-            headers = headers_of(scope)
+            read = arrival.read if arrival is not None else None
+            headers = headers_of(scope) if read is None else read.headers
             deadlines = NO_DEADLINES
             if not TIMEOUTS.isdisjoint(headers):
                 deadlines = deadlines_of(headers, time.monotonic())
-            question, spelling, caller = await self._question(
-                headers, receive, record, deadlines.first_byte, arrival
-            )
+            if read is None:
+                question, spelling, caller = await self._question(
+                    headers, receive, record, deadlines.first_byte, arrival
+                )
+            else:
+                question, caller = read.question, read.caller
+                if deadlines.first_byte is not None:
+                    question = msgspec.structs.replace(question, deadline=deadlines.first_byte)
             request, room = question.request, _NOTHING
             body = request.body if request.spelled is None else request.spelled[1]
             writer = spelling.writer(body, request, record)
@@ -284,7 +291,7 @@ class QuestionRoute:
                     if isinstance(said, RateLimited):
                         raise said
                     grant = await self._granted(question) if said is None else said
-                sent = await self._respond(question, writer, grant, deadlines.whole, watch, send, push)
+                sent = await self._respond(question, writer, grant, deadlines.whole, watch, send, push, whole)
             if arrival is not None and sent is not None and spelling is self.spelling:
                 self._learn(arrival, scope, question, caller, writer, sent)
         except ClientLeft:
@@ -359,10 +366,11 @@ class QuestionRoute:
             )
 
     def read_now(
-        self, headers: dict[str, str], raw: bytes, caller: Caller, record: RequestRecord
-    ) -> tuple[Question, Body] | None:
-        """What a body asks under headers that were accepted before; None where it takes a wait to know that, or its
-        answer is never stored. A Dub5Error where it cannot be asked."""
+        self, headers: dict[str, str], raw: bytes, caller: Caller, record: RequestRecord, meaning: bytes = b""
+    ) -> tuple[Question, Body | None] | None:
+        """What a body asks under headers that were accepted before, and what is to be known of it where its answer may
+        be stored; None where it takes a wait to know that. A Dub5Error where it cannot be asked. `meaning` is that of
+        the body, where it is known already."""
         spelling = self.spelling
         if len(raw) >= LARGE or "chat" not in caller.roles:
             return None
@@ -378,11 +386,13 @@ class QuestionRoute:
         if not self.personalities:
             self._check_target(question)
         if question.lookup is None:
-            return None
+            return question, None
         request = question.request
         writer = spelling.writer(_as_asked(request), request, record)
         as_stored = not request.stream and spelling.name == Chat.name
-        return question, self._known(question, question.lookup, caller, writer, as_stored=as_stored)
+        return question, self._known(
+            question, question.lookup, caller, writer, as_stored=as_stored, meaning=meaning
+        )
 
     async def read_again(self, head: bytes, raw: bytes, record: RequestRecord) -> Question:
         """What is asked by these bytes, for work in the background."""
@@ -405,13 +415,18 @@ class QuestionRoute:
         writer: Writer,
         sent: tuple[bytes, bytes],
     ) -> None:
-        if self._recall is None or question.lookup is None:
+        if self._recall is None:
+            return
+        if question.lookup is None:
+            self._recall.learn_head(arrival, self, cast("HTTPScope", scope), question.record)
             return
         completion, written = sent
         as_stored = written is completion
-        body = self._known(
-            question, question.lookup, caller, writer, as_stored=as_stored, meaning=arrival.meaning
-        )
+        body = None if arrival.read is None or self._resolving is not None else arrival.read.body
+        if body is None:
+            body = self._known(
+                question, question.lookup, caller, writer, as_stored=as_stored, meaning=arrival.meaning
+            )
         if body.keeps and body.rewriting is None:
             return  # it could not be kept, and a later one would say that it is
         if type(body.rewriting) is Plainly:  # else what was sent is this request's own
@@ -465,11 +480,12 @@ class QuestionRoute:
         watch: ClientWatch,
         send: Send,
         push: Push | None,
+        whole: Whole | None,
     ) -> tuple[bytes, bytes] | None:
         """Send the pipeline's answer: at once, or as it comes, with heartbeats until then and in its pauses.
 
         `end` is when the caller wants the whole answer, in seconds of time.monotonic. Returns an
-        answer that is stored now, and what was sent of it.
+        answer that is stored now, or never is, and what was sent of it.
         """
         record, streaming = question.record, False
         failure: Exception | None = None
@@ -507,8 +523,8 @@ class QuestionRoute:
                     else:
                         body = (writer.replay if question.request.stream else writer.whole)(answer.content)
                         head = _head(question, grant, answer.status, answer.age)
-                        await send_whole(send, 200, head, body)
-                        if answer.status.hit or answer.status.stored:
+                        await send_whole(send, 200, head, body, whole)
+                        if answer.status.hit or answer.status.stored or question.lookup is None:
                             return answer.content, body
             except asyncio.CancelledError:
                 if stream is None or not stream.expired or stream.task.uncancel():

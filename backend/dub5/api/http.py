@@ -50,7 +50,7 @@ from dub5.errors import (
 )
 from dub5.frames import Frame
 from dub5.settings.model import Duration
-from dub5.telemetry.record import HEARTBEAT, LEAVING, OnLeaving, Push, RequestRecord, record_of
+from dub5.telemetry.record import HEARTBEAT, LEAVING, WHOLE, OnLeaving, Push, RequestRecord, Whole, record_of
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -170,6 +170,7 @@ class Entrance:
 
     async def _leaving(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """Send clients elsewhere while the replica leaves."""
+        cast("dict[str, Any]", scope).pop(WHOLE, None)  # it knows nothing of that
 
         async def closing(message: Message) -> None:
             if message["type"] == "http.response.start" and CLOSE not in message["headers"]:
@@ -324,13 +325,14 @@ def _seconds(written: str) -> float | None:
         return None
 
 
-async def send_whole(send: Send, status: int, headers: Headers, body: bytes) -> None:
-    """Head and body in one go."""
-    start: Message = {
-        "type": "http.response.start",
-        "status": status,
-        "headers": [*headers, (b"content-length", str(len(body)).encode())],
-    }
+async def send_whole(
+    send: Send, status: int, headers: Headers, body: bytes, whole: Whole | None = None
+) -> None:
+    """Head and body in one go, by what sends a whole answer at once where there is that."""
+    headers = [*headers, (b"content-length", b"%d" % len(body))]
+    if whole is not None and whole(status, headers, body):
+        return
+    start: Message = {"type": "http.response.start", "status": status, "headers": headers}
     await send(start)
     await send({"type": "http.response.body", "body": body, "more_body": False})
 

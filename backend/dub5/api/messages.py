@@ -21,7 +21,7 @@ from dub5.errors import Dub5Error, ErrorResponse, render_messages
 from dub5.providers.anthropic import AnthropicProvider
 from dub5.providers.anthropic_only import PROTOCOL
 from dub5.providers.protocol import Json
-from dub5.telemetry.record import Push, RequestRecord
+from dub5.telemetry.record import Push, RequestRecord, Whole
 
 _NAMES = {
     "stop": "stop_sequences",
@@ -92,10 +92,11 @@ class TokenCountRoute(MessagesRoute):
         watch: ClientWatch,
         send: Send,
         push: Push | None,  # noqa: ARG002  # one body
+        whole: Whole | None,
     ) -> None:
         async with while_client_stays(watch):
             body = await in_time(question.deadline, _counted(question))
-        await send_whole(send, 200, [JSON, *rate_headers(grant)], msgspec.json.encode(body))
+        await send_whole(send, 200, [JSON, *rate_headers(grant)], msgspec.json.encode(body), whole)
 
 
 async def _counted(question: Question) -> Json:

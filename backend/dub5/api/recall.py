@@ -130,7 +130,8 @@ class Head(msgspec.Struct, eq=False):
     `pieces` are what stands before, between and after the values. The numbers are the places of values that are read,
     -1 where there is no such header. `own` is the address that its connections came to. Under another `asking` a body
     means something else. `answer_headers` go with each answer. `hurried`: its caller may not wait for long.
-    `headers` are those that were not cut out; `used` is how often it has come of late.
+    `headers` are those that were not cut out; `used` is how often it has come of late. `bypasses`: the last time its
+    body was one whose answer is never stored.
     """
 
     route: QuestionRoute
@@ -146,6 +147,7 @@ class Head(msgspec.Struct, eq=False):
     request_id: int
     traceparent: int
     used: int = 0
+    bypasses: bool = False
 
     def values(self, data: bytes, at: int, own: str | None) -> list[bytes] | None:
         """The values of a head that begins there with the first piece, on such a connection; None where it is another
@@ -238,6 +240,17 @@ def meaning_of(body: Any) -> bytes:
         return b""
 
 
+def _meaning_in(raw: bytes) -> bytes:
+    """That of what a body says that is new; empty where it would take long to find out. Of the same JSON all that the
+    ordinary way makes is the same."""
+    if not is_plain(raw):
+        return b""
+    try:
+        return meaning_of(decode(raw))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return b""
+
+
 class Newest(Generic[T]):
     """What was set or had last, by hashes: at most `most` bytes of it, as `size` has it, and as a rule more than half.
 
@@ -319,13 +332,25 @@ class Body(msgspec.Struct, frozen=True, gc=False):
         return _ENTRY + beside + self.written.size() + (0 if self.plain is None else _PLAIN)
 
 
+class Read(msgspec.Struct, frozen=True, gc=False):
+    """A request of `caller`, by the `keys` of that moment, of which nothing is left to read, up to `end`: what it asks,
+    what is to be known of its body where its answer is stored, and its headers, but for those that were cut out."""
+
+    question: Question
+    body: Body | None
+    caller: Caller
+    keys: object
+    headers: dict[str, str]
+    end: int
+
+
 class Arrival(msgspec.Struct):
     """A request that was not answered here, for the ordinary way: how its head looked, what is known of that, and the
     hash of its body, where those are known.
 
     `end` is where its body will have ended that is still to come; asked then it may be answered. 0 for not. `grant` is
     what its tenant's limit said, `question` what its body was found to ask: of `caller`, whose key may be another's by
-    now. `meaning` is that of its body, empty where it is not known.
+    now. `meaning` is that of its body, empty where it is not known. `read` is there where no parser is needed.
     """
 
     raw: bytes
@@ -337,6 +362,7 @@ class Arrival(msgspec.Struct):
     question: Question | None = None
     caller: Caller | None = None
     meaning: bytes = b""
+    read: Read | None = None
 
     def is_from(self, caller: Caller) -> None:
         """Forget what was found for another one."""
@@ -556,11 +582,18 @@ class Recall:
         if isinstance(said, bytes):
             request.later(said)
             self._finish(request)
-        elif not said and not request.later(request.arrival):
+        elif not said and not request.later(self._as_of_now(request.arrival)):
             took, received = time.perf_counter() - request.record.started, len(request.raw)
             self._recorder.finish(
                 request.record, "client_disconnect", None, took, first_byte=None, received=received, sent=0
             )
+
+    def _as_of_now(self, arrival: Arrival) -> Arrival:
+        """With nothing left to read only where its key is whose it was."""
+        read = arrival.read
+        if read is not None and self._keys.as_of(read.caller) is not read.keys:
+            arrival.read = None
+        return arrival
 
     # The steps. Each gives the answer, or whether there will be another one.
 
@@ -638,19 +671,29 @@ class Recall:
             waits = end - body_at <= _LARGEST_BODY and self._caller(head, values) is not None
             return Arrival(data[at:body_at], own, head, end=end if waits else 0)
         raw = data[body_at:end]
-        digest = hashlib.sha256(raw).digest()
         caller = self._caller(head, values)
         if caller is None:
-            return Arrival(data[at:body_at], own, head, digest)
+            return Arrival(data[at:body_at], own, head)
         auth = time.perf_counter() - started
+        arrival: Arrival | None = None
+        if head.bypasses:
+            head.bypasses = False
+            record = self._record(head, values, caller, started, auth)
+            arrival = Arrival(data[at:body_at], own, head, caller=caller)
+            if record is not None:
+                self._read_now(arrival, raw, caller, record, end)
+            if head.bypasses:
+                return arrival
+        digest = hashlib.sha256(raw).digest()
         spelling = digest + _salt(head.asking, caller.identity)
         meaning = self._spellings.young.get(spelling) or self._spellings.get(spelling)
         body = None if meaning is None else self._bodies.young.get(meaning) or self._bodies.get(meaning)
         if body is not None and body.caller is not caller and body.caller != caller:
             return Arrival(data[at:body_at], own, head, digest, caller=caller)
-        new = body is None
+        new, said = body is None, b""
         if body is None:
-            body = self._spelt_otherwise(spelling, raw)
+            said = _meaning_in(raw)
+            body = self._bodies.get(said + spelling[_DIGEST:]) if said else None
             if body is not None and body.caller != caller:
                 body = None
         if body is not None:
@@ -661,8 +704,10 @@ class Recall:
                 return given
         record, arrival = self._record(head, values, caller, started, auth), None
         if body is None and record is not None:
-            arrival = Arrival(data[at:body_at], own, head, digest, caller=caller)
-            body = self._read_now(arrival, raw, caller, record, spelling)
+            arrival = Arrival(data[at:body_at], own, head, digest, caller=caller, meaning=said)
+            body = self._read_now(arrival, raw, caller, record, end)
+            if body is not None:
+                body = self._as_known(spelling, body)
         if body is None or record is None or not self._still_holds(body, len(raw)):
             return arrival or Arrival(data[at:body_at], own, head, digest, caller=caller)
         target = body.target
@@ -688,20 +733,28 @@ class Recall:
         )
 
     def _read_now(
-        self, arrival: Arrival, raw: bytes, caller: Caller, record: RequestRecord, spelling: bytes
+        self, arrival: Arrival, raw: bytes, caller: Caller, record: RequestRecord, end: int
     ) -> Body | None:
-        """A body that never came, under the head of `arrival`, which is given what it was found to ask."""
+        """A body that never came, under the head of `arrival`, which is given what it was found to ask. None also where
+        its answer is never stored."""
         head = arrival.head
         assert head is not None  # noqa: S101  # it is known
         try:
-            read = head.route.read_now(head.headers, raw, caller, record)
+            read = head.route.read_now(head.headers, raw, caller, record, arrival.meaning)
         except Dub5Error:
             return None
         if read is None:
             return None
-        arrival.question, body = read
-        arrival.meaning = body.meaning
-        return self._as_known(spelling, body)
+        question, body = read
+        arrival.question = question
+        if not question.request.stream and len(raw) <= SMALL_REQUEST:
+            record.received = len(raw)
+            arrival.read = Read(question, body, caller, self._keys.as_of(caller), head.headers, end)
+        if body is None:
+            head.bypasses = True
+        else:
+            arrival.meaning = body.meaning
+        return body
 
     def _known_head(
         self, data: bytes, at: int, end: int, own: str | None
@@ -823,18 +876,9 @@ class Recall:
         """What `body` says was found of this request, whose answer is stored."""
         if arrival.digest is None:
             return
-        head = arrival.head
+        head = arrival.head or self.learn_head(arrival, route, scope, record)
         if head is None:
-            head = _head_of(arrival, route, scope, record)
-            if head is None:
-                return
-            if not any(head.pieces == known.pieces and head.own == known.own for known in self._heads):
-                if len(self._heads) >= _MOST_HEADS:
-                    self._heads.remove(min(self._heads, key=lambda head: head.used))
-                    self._by_length.clear()
-                    for each in self._heads:
-                        each.used //= 2
-                self._heads.append(head)
+            return
         if not self._keeps_written:
             body = msgspec.structs.replace(body, written_of=None, written=Written())
         spelling = arrival.digest + _salt(head.asking, body.caller.identity)
@@ -843,16 +887,22 @@ class Recall:
             known = msgspec.structs.replace(body, meaning=known.meaning)
         self._remember(spelling, known)
 
-    def _spelt_otherwise(self, spelling: bytes, raw: bytes) -> Body | None:
-        """What is known of those that say the same as a body that is new: the same JSON, so all that the ordinary way
-        makes of it is the same."""
-        if not is_plain(raw):
-            return None
-        try:
-            meaning = meaning_of(decode(raw))
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return None
-        return self._bodies.get(meaning + spelling[_DIGEST:]) if meaning else None
+    def learn_head(
+        self, arrival: Arrival, route: QuestionRoute, scope: HTTPScope, record: RequestRecord
+    ) -> Head | None:
+        """That of a request that was accepted; None where it must not be recognised."""
+        if arrival.head is not None:
+            return arrival.head
+        head = _head_of(arrival, route, scope, record)
+        if head is None or any(head.pieces == each.pieces and head.own == each.own for each in self._heads):
+            return head
+        if len(self._heads) >= _MOST_HEADS:
+            self._heads.remove(min(self._heads, key=lambda head: head.used))
+            self._by_length.clear()
+            for each in self._heads:
+                each.used //= 2
+        self._heads.append(head)
+        return head
 
     def _as_known(self, spelling: bytes, body: Body) -> Body:
         """What is known already of those that say the same, else it."""
@@ -900,9 +950,11 @@ def _head_of(arrival: Arrival, route: QuestionRoute, scope: HTTPScope, record: R
     """None where such a head must not be recognised."""
     headers = list(scope["headers"])
     names = [name for name, _ in headers]
+    if scope["http_version"] != "1.1" or not _OTHERWISE.isdisjoint(names):
+        return None
     parts = _VALUES.split(arrival.raw)
     cut = [name.strip(b"\r\n: ").lower() for name in parts[1::3]]
-    if scope["http_version"] != "1.1" or not _OTHERWISE.isdisjoint(names) or b"content-length" not in cut:
+    if b"content-length" not in cut:
         return None
     # What is read has to be cut out, and be there once.
     read = [name.encode() for name in _READ]

@@ -63,7 +63,7 @@ from dub5.errors import (
 from dub5.frames import Frame
 from dub5.process.descriptors import refused_at_once
 from dub5.telemetry.logging import get_logger
-from dub5.telemetry.record import LEAVING, PUSH, WHOLE
+from dub5.telemetry.record import LEAVING, PUSH, RECORD, WHOLE
 
 MAX_HEAD = 64 * 2**10
 """Bytes of a request's head, to within one slice; also of whatever else is sent between two parts of a body."""
@@ -256,6 +256,16 @@ def _due(queue: Queue, before: float) -> Iterator[GuardedProtocol]:
         yield connection
 
 
+class _Unheard:
+    """Of a request of which nothing is left to read: nobody waits for more of it."""
+
+    def set(self) -> None:
+        """Nothing."""
+
+
+_UNHEARD = _Unheard()
+
+
 class _Flow(FlowControl):
     """Reading that stays paused while it is held, though uvicorn resumes it."""
 
@@ -337,8 +347,9 @@ class GuardedProtocol(HttpToolsProtocol):
             self._unparsed or self._begun or self._asked or self._arrived
         ):
             recalled = self._recall(everything.recall, data)
-            if recalled == len(data) and not self._asked:  # as a rule
-                everything.idle[self] = self.loop.time()
+            if recalled == len(data):  # as a rule
+                if not self._under_way:
+                    everything.idle[self] = self.loop.time()
                 return
         self._unparsed = self._unparsed + data if self._unparsed else data
         size = len(data)
@@ -419,11 +430,48 @@ class GuardedProtocol(HttpToolsProtocol):
                 self._asked = data[done : found.end]
                 return found.end
             else:
+                if found is not None and found.read is not None:
+                    self._begin_read(found)
+                    return found.read.end
                 if found is not None and found.end:
                     self._held = found.end - done
                 self._arrival = found
                 break
         return done
+
+    def _begin_read(self, arrival: Arrival) -> None:
+        """Have a request answered the ordinary way of which nothing is left to read."""
+        read = arrival.read
+        assert read is not None  # noqa: S101  # for mypy
+        record = read.question.record
+        scope: Any = {
+            "type": "http",
+            "http_version": "1.1",
+            "method": record.method,
+            "path": record.route,
+            "query_string": b"",
+            "headers": (),
+            "client": self.client,
+            RECORD: record,
+            ARRIVAL: arrival,
+            WHOLE: self._whole,
+            LEAVING: self._on_leaving,
+        }
+        self._running = self.cycle = cycle = RequestResponseCycle(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self._all.default_headers,
+            message_event=cast("asyncio.Event", _UNHEARD),
+            expect_100_continue=False,
+            keep_alive=True,
+            on_response=self.on_response_complete,
+        )
+        cycle.more_body = False
+        self._start_asgi_task(cycle, self.app)
 
     def _on_recalled(self, found: bytes | Arrival) -> bool:
         """What was asked is answered, or has to be parsed. False where the client has left."""
@@ -434,6 +482,8 @@ class GuardedProtocol(HttpToolsProtocol):
             if self._leaves:
                 found = found.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n", 1)
             self.transport.write(found)
+        elif found.read is not None:
+            self._begin_read(found)
         else:
             self._arrival = found
             for start in range(0, len(raw), _SLICE):

@@ -156,8 +156,9 @@ class RequestRecord(msgspec.Struct, kw_only=True):
     `cache` is the Cache-Status header.
     `timings` are seconds by phase: auth, queue, cache, provider; those there when the response head is sent
     become Server-Timing. `leader_request_id` and `leader_trace_id` are of the request whose provider call this
-    one waited for, where that was another. `answer_headers` go with whatever is answered. `pushed` counts bytes of the
-    body that went out by a Push; `first_byte` is when the first of an answer did, in seconds since the request began.
+    one waited for, where that was another. `answer_headers` go with whatever is answered. `received` counts bytes of
+    the body that were read before there was a scope. `pushed` counts bytes of the body that went out by a Push;
+    `first_byte` is when the first of an answer did, in seconds since the request began.
     """
 
     request_id: str
@@ -184,6 +185,7 @@ class RequestRecord(msgspec.Struct, kw_only=True):
     completion_tokens: int | None = None
     timings: dict[str, float] = {}
     answer_headers: Sequence[tuple[bytes, bytes]] = ()
+    received: int = 0
     pushed: int = 0
     first_byte: float | None = None
 
@@ -551,33 +553,20 @@ class TelemetryMiddleware:
         self._log = get_logger().bind()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Begin a record, with the caller's request id and trace where they are usable, else with new ones."""
+        """Begin a record where there is none, with the caller's request id and trace where they are usable, else with
+        new ones."""
         values = cast("dict[str, Any]", scope)
         if values["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = time.perf_counter()
-        request_id = client_request_id = traceparent = None
-        for name, value in values["headers"]:
-            if name not in _OF_IDS:  # as most are
-                continue
-            if name == b"x-request-id":
-                request_id = value
-            elif name == b"x-client-request-id":  # as OpenAI calls what its clients may send
-                client_request_id = value
-            else:
-                # Two of them are none: whose trace would it be?
-                traceparent = value if traceparent is None else b""
-        method = values["method"]
-        record = values[RECORD] = RequestRecord(
-            trace=self._recorder.trace_of(traceparent),
-            request_id=self._recorder.id_of(client_request_id if request_id is None else request_id),
-            started=started,
-            method=method if method in _METHODS else OTHER,
+        record: RequestRecord = values.get(RECORD) or self._begun(values)
+        exchange = _Exchange(
+            record, receive, send, values.get(WHOLE), values.get(LEAVING), received=record.received
         )
-        exchange = _Exchange(record, receive, send, values.get(WHOLE), values.get(LEAVING))
         if exchange.leaving is not None:
             values[LEAVING] = exchange.on_leaving
+        if exchange.whole is not None:
+            values[WHOLE] = exchange.send_whole
         try:
             await self._app(scope, exchange.pass_in, exchange.pass_out)
         except Exception:  # noqa: BLE001  # the outermost place: nobody else will
@@ -603,6 +592,28 @@ class TelemetryMiddleware:
                 received=exchange.received,
                 sent=exchange.sent + record.pushed,
             )
+
+    def _begun(self, values: dict[str, Any]) -> RequestRecord:
+        started = time.perf_counter()
+        request_id = client_request_id = traceparent = None
+        for name, value in values["headers"]:
+            if name not in _OF_IDS:  # as most are
+                continue
+            if name == b"x-request-id":
+                request_id = value
+            elif name == b"x-client-request-id":  # as OpenAI calls what its clients may send
+                client_request_id = value
+            else:
+                # Two of them are none: whose trace would it be?
+                traceparent = value if traceparent is None else b""
+        method = values["method"]
+        record = values[RECORD] = RequestRecord(
+            trace=self._recorder.trace_of(traceparent),
+            request_id=self._recorder.id_of(client_request_id if request_id is None else request_id),
+            started=started,
+            method=method if method in _METHODS else OTHER,
+        )
+        return record
 
 
 class _Exchange(msgspec.Struct):
@@ -645,19 +656,8 @@ class _Exchange(msgspec.Struct):
 
     async def pass_out(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            record, self.status = self.record, message["status"]
-            took = int((time.perf_counter() - record.started) * 1000)
-            headers = [
-                *message.get("headers", ()),
-                (b"x-request-id", record.request_id.encode()),
-                (b"openai-processing-ms", b"%d" % took),
-            ]
-            timings = record.timings
-            if timings:  # seconds here, milliseconds there. https://www.w3.org/TR/server-timing/
-                phases = [f"{phase};dur={timings[phase] * 1000:.3f}" for phase in PHASES if phase in timings]
-                headers.append((b"server-timing", ", ".join(phases).encode()))
-            headers += record.answer_headers
-            message["headers"] = headers
+            self.status = message["status"]
+            headers = message["headers"] = self._with_ours(message.get("headers", ()))
             # Never after an answer: by then the server may have begun the next request of the connection.
             may_be_held = self.whole is not None and not self.complete
             if may_be_held and b"content-length" in dict(headers):
@@ -676,6 +676,33 @@ class _Exchange(msgspec.Struct):
                 record.first_byte = time.perf_counter() - record.started
             self.sent += len(body)
             self.complete = not message.get("more_body", False)
+
+    def send_whole(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> bool:
+        """A Whole, of the whole answer at once: what `pass_out` does with the two messages of one."""
+        if self.whole is None or self.status is not None:
+            return False
+        if not self.whole(status, self._with_ours(headers), body):
+            return False
+        record, self.status, self.complete = self.record, status, True
+        if body:
+            record.first_byte = time.perf_counter() - record.started
+        self.sent = len(body)
+        return True
+
+    def _with_ours(self, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        record = self.record
+        took = int((time.perf_counter() - record.started) * 1000)
+        timings = record.timings
+        headers = [
+            *headers,
+            (b"x-request-id", record.request_id.encode()),
+            (b"openai-processing-ms", b"%d" % took),
+        ]
+        if timings:  # seconds here, milliseconds there. https://www.w3.org/TR/server-timing/
+            phases = [f"{phase};dur={timings[phase] * 1000:.3f}" for phase in PHASES if phase in timings]
+            headers.append((b"server-timing", ", ".join(phases).encode()))
+        headers += record.answer_headers
+        return headers
 
     def _sent_whole(self, head: Any, message: Any) -> bool:
         if self.whole is None or message["type"] != "http.response.body" or message.get("more_body", False):

@@ -756,6 +756,31 @@ async def test_all_spellings_of_a_question_are_known_as_one(twins: tuple[Twin, T
     assert (len(recall._bodies), len(recall._spellings)) == (2, 4)
 
 
+@pytest.mark.parametrize("headers", [(), ("Cache-Control: no-store",)], ids=["stored", "never stored"])
+async def test_what_is_asked_anew_under_a_known_head_is_not_parsed(
+    twins: tuple[Twin, Twin], monkeypatch: pytest.MonkeyPatch, headers: tuple[str, ...]
+) -> None:
+    recalling, ordinary = twins
+    lines = [line.format(id="a", trace=TRACE, key="one") for line in (*CLIENTS["behind a proxy"], *headers)]
+    first, *others = (request(lines, asked(chat(text))) for text in ("hi", "and", "now", "so", "no"))
+    for twin in twins:
+        twin.begin()
+        await twin.ask(first)
+    parsed: list[bytes] = []
+    feed = GuardedProtocol._feed
+
+    def noted(protocol: GuardedProtocol, part: bytes) -> int:
+        parsed.append(part)
+        return feed(protocol, part)
+
+    monkeypatch.setattr(GuardedProtocol, "_feed", noted)
+    for sent in ([others[0]], others[1:3], [others[3][:-20], others[3][-20:]]):
+        said = await seen(recalling, sent)
+        assert not parsed
+        assert said == await seen(ordinary, sent)
+        parsed.clear()
+
+
 def test_a_body_that_is_too_large_is_refused_whatever_it_says() -> None:
     config = convert({**SETTINGS, "server": {**SETTINGS["server"], "max_body": 150}})
     twins = Twin(recalls=True, config=config), Twin(recalls=False, config=config)
