@@ -49,6 +49,7 @@ from dub5.providers.protocol import (
     Chunk,
     Embedded,
     Json,
+    Onward,
     Payload,
     Provider,
     ResponseHead,
@@ -438,14 +439,17 @@ class Attempt(msgspec.Struct):
         self.end("ok" if self.routed.begun == self.number else "cancelled")
         return self.taken
 
-    def take(self, chunks: list[Chunk]) -> None:
+    def take(self, chunks: list[Chunk]) -> Onward | None:
         """What has come of a stream."""
-        if self.on_frames is not None:
-            self.on_frames(self.taken.take(chunks))
-        elif not self.response.begun:
+        on_frames, taken = self.on_frames, self.taken
+        if on_frames is not None:
+            on_frames(taken.take(chunks))
+            return Onward(taken.at, taken.texts, on_frames) if taken.texts is not None else None
+        if not self.response.begun:
             self.held += chunks
             if any(bool(each.text) if isinstance(each, Text) else has_answer(each.data) for each in chunks):
                 self._begin()
+        return None
 
     def _begin(self) -> None:
         """From here on no other route can be called. Where another call was first, this one will be cancelled."""

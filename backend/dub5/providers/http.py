@@ -91,6 +91,9 @@ DIRECTLY = Access()
 Events = list[tuple[bytes, bytes]]
 """The names and data of server-sent events."""
 
+OnPart = Callable[[bytes], bool]
+"""Called with what came behind a whole event. False where that has to be read with care: nothing was done with it."""
+
 
 _FAILURES = (aiohttp.ClientError, UpstreamError, TimeoutError)
 
@@ -258,13 +261,10 @@ class HttpClient:
         self,
         body: Json,
         call: Call,
-        on_events: Callable[[Events], None],
-        on_read: Callable[[bytes], bool] | None = None,
+        on_events: Callable[[Events], OnPart | None],
     ) -> None:
-        """Call `on_events` with the events of a streamed answer, together those that came together.
-
-        Where given, `on_read` is called before, with what came after a whole event: True where that is one whole event
-        again, of one line, and needs nothing more.
+        """Call `on_events` with the events of a streamed answer, together those that came together. What it gives is
+        asked first about what comes next, until it declines: it takes one whole event, of one line.
 
         It ends where the provider closes the body, or a moment after `call.response.ended`; whether the answer is
         complete then is for the caller to say.
@@ -280,9 +280,7 @@ class HttpClient:
             action = "finish its answer" if deadline == total else "send its first token"
             raise self._errors.of_connection(error, action) from None
         parser, errors = EventParser(), self._errors
-        reading = _Reading(
-            head, parser, on_read, on_events, loop.time, now, total, response, timeouts, errors
-        )
+        reading = _Reading(head, parser, on_events, loop.time, now, total, response, timeouts, errors)
         reading.set_timer()
         try:
             await response.read(reading.received)
@@ -458,8 +456,7 @@ class _Reading(msgspec.Struct):
 
     head: ResponseHead
     parser: EventParser
-    on_read: Callable[[bytes], bool] | None
-    on_events: Callable[[Events], None]
+    on_events: Callable[[Events], OnPart | None]
     time: Callable[[], float]
     came: float
     total: float
@@ -467,6 +464,7 @@ class _Reading(msgspec.Struct):
     response: Response
     timeouts: Timeouts
     errors: HttpErrors
+    on_part: OnPart | None = None
     size: int = 0
     begun: bool = False
     """As the head had it when the timer was set."""
@@ -474,20 +472,29 @@ class _Reading(msgspec.Struct):
     passed: bool = False
 
     def received(self, part: bytes) -> None:
-        head = self.head
+        on_part, size = self.on_part, self.size + len(part)
+        if on_part is None or size > MAX_ANSWER or not on_part(part):
+            self.read(part)
+        else:  # nearly always
+            self.size, self.came = size, self.time()
+
+    def read(self, part: bytes) -> None:
+        """With care."""
+        head, parser = self.head, self.parser
         if head.ended:
             return
+        self.on_part = None
         self.size += len(part)
         if self.size > MAX_ANSWER:
             raise self.errors.error("sent an answer that is too large")
-        on_read, parser = self.on_read, self.parser
-        if on_read is None or not parser.between_events or not on_read(part):
-            try:
-                events = parser.feed(part)
-            except EventTooLarge:
-                raise self.errors.error("sent an event that is too large") from None
-            if events:
-                self.on_events(events)
+        try:
+            events = parser.feed(part)
+        except EventTooLarge:
+            raise self.errors.error("sent an event that is too large") from None
+        if events:
+            on_part = self.on_events(events)
+            if parser.between_events and head.begun and not head.ended:
+                self.on_part = on_part
         # Whatever came is a sign of life, also comments and pings while a model thinks.
         self.came = self.time()
         if head.begun is not self.begun or head.ended:

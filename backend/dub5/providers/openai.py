@@ -21,6 +21,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from dub5.errors import ProviderError, UnknownModel
+from dub5.frames import Frame
 from dub5.providers.anthropic_only import for_others
 from dub5.providers.chunks import (
     Assembler,
@@ -31,7 +32,7 @@ from dub5.providers.chunks import (
     is_label,
     split,
 )
-from dub5.providers.http import BODY, DIRECTLY, Access, HttpClient, begins_events, events_in
+from dub5.providers.http import BODY, DIRECTLY, Access, HttpClient, OnPart, begins_events, events_in
 from dub5.providers.listing import LIST_TIMEOUT, MOST_BYTES
 from dub5.providers.odd_answers import (
     CUT,
@@ -54,6 +55,7 @@ from dub5.providers.protocol import (
     Embedded,
     Json,
     OnChunks,
+    Onward,
     Payload,
     ResponseHead,
     Text,
@@ -183,9 +185,8 @@ class OpenAIProvider:
         frames = Frames(choices(call) if text else call.body.get("n") or 1, self.name)
         http = self._texts if text else self._http
         passing = _Passing(frames, call.response, on_chunks, text)
-        on_read = None if text else passing.on_read
         try:
-            await http.events(self._body(call, text=text), call, passing.on_events, on_read)
+            await http.events(self._body(call, text=text), call, passing.on_events)
             frames.close()
             if text and len(frames.finished | frames.unfinished) < frames.expected:
                 raise Unusable(_TOO_FEW)
@@ -240,18 +241,8 @@ class _Passing(msgspec.Struct):
     on_chunks: OnChunks
     text: bool
 
-    def on_read(self, part: bytes) -> bool:
-        """See `HttpClient.events`: nearly always one chunk that is known but for its text."""
-        frames = self.frames
-        if frames.around is None or part[:6] != b"data: " or part[-2:] != b"\n\n":
-            return False
-        chunk = frames.known(part[6:-2])
-        if chunk is None:
-            return False
-        self.on_chunks([chunk])
-        return True
-
-    def on_events(self, events: Iterable[tuple[bytes, bytes]]) -> None:
+    def on_events(self, events: Iterable[tuple[bytes, bytes]]) -> OnPart | None:
+        """See `HttpClient.events`."""
         if self.text:
             events = ((event, as_chunk(data)) for event, data in events)
         found: list[Chunk] = []
@@ -260,7 +251,37 @@ class _Passing(msgspec.Struct):
             frames.read_all(events, found)
         finally:  # what came before an error is here, too
             self.head.ended = frames.done
-            self.on_chunks(found)
+            onward = self.on_chunks(found)
+        around = frames.around
+        if around is None or onward is None or onward.index != around.index or self.text:
+            return None
+        return _Run(around, onward).on_part
+
+
+class _Run:
+    """What goes on with a choice: chunks that are known but for their text. Nearly all of a stream are read here.
+
+    All that takes is in one object, and that has slots: of thousands of streams none is in the processor's caches.
+    """
+
+    __slots__ = ("after", "before", "end", "on_frames", "start", "texts")
+
+    def __init__(self, around: _Around, onward: Onward) -> None:
+        self.before, self.after = b"data: " + around.before, around.after + b"\n\n"
+        self.start, self.end = len(self.before) - 1, len(self.after) - 1  # the text has its quotes
+        self.texts, self.on_frames = onward.texts, onward.on_frames
+
+    def on_part(self, part: bytes) -> bool:
+        if not (part.startswith(self.before) and part.endswith(self.after)):
+            return False
+        try:
+            text = _decode_text(part[self.start : len(part) - self.end])
+        except ValueError:
+            return False
+        self.texts.append(text)
+        on_frames = self.on_frames
+        on_frames([Frame("chunk", part[6:-2])])
+        return True
 
 
 class Frames(msgspec.Struct):

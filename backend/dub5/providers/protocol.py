@@ -12,6 +12,7 @@ from typing import Protocol
 
 import msgspec
 
+from dub5.frames import Frame
 from dub5.providers.chunks import Chunk, Json, Payload, Text, decode, parsed
 from dub5.vectors import Vector
 
@@ -24,6 +25,7 @@ __all__ = [
     "Embedded",
     "Json",
     "OnChunks",
+    "Onward",
     "Payload",
     "Provider",
     "ResponseHead",
@@ -36,8 +38,19 @@ FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "function_call", "co
 """The words with which a choice ends, of OpenAI's reference. Others end one, too, but nobody knows how well."""
 
 
-OnChunks = Callable[[list[Chunk]], None]
-"""Called with the chunks that came together, as soon as they are here. It does not wait."""
+class Onward(msgspec.Struct, frozen=True):
+    """Where texts of the choice `index` go: each to the end of `texts`, and a frame of its chunk to `on_frames`."""
+
+    index: int
+    texts: list[str]
+    on_frames: Callable[[list[Frame]], None]
+
+
+OnChunks = Callable[[list[Chunk]], Onward | None]
+"""Called with the chunks that came together, as soon as they are here. It does not wait.
+
+Where texts go what it gives may be used for them in its place, until it is called again.
+"""
 
 
 class ResponseHead(msgspec.Struct):

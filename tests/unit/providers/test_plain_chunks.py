@@ -13,11 +13,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dub5.errors import ProviderError
+from dub5.frames import Frame
 from dub5.providers.chunks import Assembler, Text
-from dub5.providers.http import EventParser
+from dub5.providers.http import EventParser, OnPart
 from dub5.providers.odd_answers import Reported, Unusable
 from dub5.providers.openai import Frames, _Passing
-from dub5.providers.protocol import Chunk, Json, ResponseHead
+from dub5.providers.protocol import Chunk, Json, Onward, ResponseHead
 from tests.pulling import payload_of
 
 HEAD: Json = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "gpt"}
@@ -34,6 +35,7 @@ class Reader:
 
     def __init__(self, strange: int = 0) -> None:
         self.told: list[Chunk] = []
+        self.straight = 0
         self.assembler = Assembler()
         self.error: tuple[type[Exception], str] | None = None
         self._frames = Frames(strange=strange)
@@ -41,10 +43,13 @@ class Reader:
     def read(self, reads: list[bytes]) -> Reader:
         parser = EventParser()
         passing = _Passing(self._frames, ResponseHead(), self._take, text=False)
+        on_part: OnPart | None = None
         try:
             for received in reads:
-                if not (parser.between_events and passing.on_read(received)):
-                    passing.on_events(parser.feed(received))
+                if on_part is None or not on_part(received):
+                    on_part = passing.on_events(parser.feed(received))
+                    if not parser.between_events:
+                        on_part = None
                 if self._frames.done:
                     break
             else:
@@ -54,9 +59,17 @@ class Reader:
             self.error = type(error), str(error)
         return self
 
-    def _take(self, found: list[Chunk]) -> None:
+    def _take(self, found: list[Chunk]) -> Onward | None:
         self.told += found
-        self.assembler.take(found)
+        assembler = self.assembler
+        assembler.take(found)
+        return None if assembler.texts is None else Onward(assembler.at, assembler.texts, self._go_on)
+
+    def _go_on(self, frames: list[Frame]) -> None:
+        assert self.assembler.texts is not None
+        [frame] = frames
+        self.told.append(Text(frame.raw, self.assembler.at, self.assembler.texts[-1]))
+        self.straight += 1
 
     def result(self) -> object:
         return [chunk.raw for chunk in self.told], self.assembler.completion(), self.error
@@ -183,6 +196,7 @@ def test_a_chunk_is_known_by_what_stands_around_its_text(told: list[Json], known
     reader = Reader().read([b"data: %b\n\n" % json.dumps(chunk).encode() for chunk in told])
     assert [payload_of(chunk).data for chunk in reader.told] == told
     assert (reader._frames.around is not None) is known
+    assert bool(reader.straight) is known
 
 
 _END = {"index": 0, "delta": {}, "finish_reason": "stop"}
