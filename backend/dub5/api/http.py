@@ -50,7 +50,17 @@ from dub5.errors import (
 )
 from dub5.frames import Frame
 from dub5.settings.model import Duration
-from dub5.telemetry.record import HEARTBEAT, LEAVING, WHOLE, OnLeaving, Push, RequestRecord, Whole, record_of
+from dub5.telemetry.record import (
+    HEARTBEAT,
+    LEAVING,
+    WHOLE,
+    OnLeaving,
+    Outlet,
+    Push,
+    RequestRecord,
+    Whole,
+    record_of,
+)
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -438,8 +448,8 @@ class EventStream(msgspec.Struct):
     sends the comment. Everything else waits for that task before it sends, and the timer for what is being sent:
     so nothing gets in between, and no comments pile up for a client that does not read.
 
-    `push`, where the server has it, sends frames in the turn in which they come; what it cannot take goes by `send`.
-    What it sent is noted in the `record`, by the time that this is closed.
+    By `push`, where the server has it, frames go in the turn in which they come; what cannot goes by `send`. What was
+    pushed is noted in the `record`, by the time that this is closed.
     """
 
     send: Send
@@ -449,8 +459,7 @@ class EventStream(msgspec.Struct):
     record: RequestRecord | None = None
     begun: bool = False
     expired: bool = False
-    pushed: int = 0
-    write: Callable[[list[Frame]], bytes] | None = None
+    pushing: _Pushing | None = None
     task: asyncio.Task[Any] = msgspec.field(default_factory=_current_task)
     _over: bool = False
     _loop: asyncio.AbstractEventLoop = msgspec.field(default_factory=asyncio.get_running_loop)
@@ -463,8 +472,8 @@ class EventStream(msgspec.Struct):
     def close(self) -> None:
         """No comment after this."""
         self._over = True
-        if self.record is not None:
-            self.record.pushed = self.pushed
+        if self.record is not None and self.pushing is not None:
+            self.record.pushed = self.pushing.size
         if self._timer is not None:
             self._timer.cancel()
         if self._life is not None:
@@ -493,9 +502,9 @@ class EventStream(msgspec.Struct):
         if not self.begun:
             await self.begin(head())
         send, now, write = self.send, self._loop.time, writer.events
-        self.write = write
-        take = None if self.push is None else self._pushed
-        while frames := await answer.next(take):
+        if self.push is not None:
+            self.pushing = _Pushing(write, now, self.record)
+        while frames := await answer.next(self._take()):
             events = write(frames)
             if not events:  # an empty body would count as a byte of the answer
                 continue
@@ -509,19 +518,14 @@ class EventStream(msgspec.Struct):
         await kept(writer, None)
         await self.end(writer.end())
 
-    def _pushed(self, frames: list[Frame]) -> bool:
-        """Send the events of frames in this very turn; False where that would have to wait."""
-        push, write = self.push, self.write
-        if push is None or write is None or self._heartbeat is not None:
-            return False
-        size = push(write, frames)
-        if size:
-            self._silent_since = self._loop.time()
-            record = self.record
-            if not self.pushed and record is not None and record.first_byte is None:
-                record.first_byte = time.perf_counter() - record.started
-            self.pushed += size
-        return size is not None
+    def _take(self) -> Callable[[list[Frame]], bool] | None:
+        """What takes frames without a wait, as long as nothing is in the way."""
+        pushing = self.pushing
+        if pushing is None or self.push is None:
+            return None
+        if self._heartbeat is None:
+            pushing.outlet = self.push()
+        return pushing.take
 
     async def end(self, last: bytes = b"") -> None:
         """Send the `last` event, if any, and the end."""
@@ -545,11 +549,13 @@ class EventStream(msgspec.Struct):
         self.task.cancel()
 
     def _on_timer(self) -> None:
-        now = self._loop.time()
-        since = min(self._silent_since, now)
+        now, last = self._loop.time(), self._silent_since
+        since = min(last if self.pushing is None else max(last, self.pushing.last), now)
         if now < since + self.interval:
             self._timer = self._loop.call_at(since + self.interval, self._on_timer)
         else:
+            if self.pushing is not None:
+                self.pushing.outlet = None  # what comes waits for the comment
             self._heartbeat = self._loop.create_task(self._send_heartbeat())
             # A callback, for a task that is cancelled before it began runs nothing; and before the code that awaits it.
             self._heartbeat.add_done_callback(self._on_heartbeat_sent)
@@ -562,5 +568,42 @@ class EventStream(msgspec.Struct):
     def _on_heartbeat_sent(self, beat: asyncio.Task[None]) -> None:
         self._heartbeat = None
         if not (self._over or beat.cancelled()):
+            self._take()
             self._silent_since = self._loop.time()
             self._timer = self._loop.call_at(self._silent_since + self.interval, self._on_timer)
+
+
+class _Pushing:
+    """Sends the events of frames in the turn in which they come. `last` is when it did, by the loop's clock, `size` how
+    much.
+
+    All that this takes is in one object, and that has slots: of thousands of streams none is in the processor's caches.
+    """
+
+    __slots__ = ("last", "now", "outlet", "record", "size", "write")
+
+    def __init__(
+        self,
+        write: Callable[[list[Frame]], bytes],
+        now: Callable[[], float],
+        record: RequestRecord | None,
+    ) -> None:
+        self.write, self.now, self.record = write, now, record
+        self.outlet: Outlet | None = None
+        self.last, self.size = 0.0, 0
+
+    def take(self, frames: list[Frame]) -> bool:
+        """False, and nothing was sent, where that would have to wait."""
+        outlet = self.outlet
+        if outlet is None or not outlet.open:
+            return False
+        write, now = self.write, self.now
+        events = write(frames)
+        if events:  # an empty body would count as a byte of the answer
+            outlet.send(events)
+            self.last = now()
+            record = self.record
+            if not self.size and record is not None and record.first_byte is None:
+                record.first_byte = time.perf_counter() - record.started
+            self.size += len(events)
+        return True

@@ -60,10 +60,9 @@ from dub5.errors import (
     UnknownHost,
     render,
 )
-from dub5.frames import Frame
 from dub5.process.descriptors import refused_at_once
 from dub5.telemetry.logging import get_logger
-from dub5.telemetry.record import LEAVING, PUSH, RECORD, WHOLE
+from dub5.telemetry.record import LEAVING, PUSH, RECORD, WHOLE, Outlet
 
 MAX_HEAD = 64 * 2**10
 """Bytes of a request's head, to within one slice; also of whatever else is sent between two parts of a body."""
@@ -306,6 +305,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._asked = b""  # a request whose answer, or which itself, comes back from `recall`
         self._leaves = False  # after that
         self._leaving: Callable[[], None] | None = None  # called when the client leaves
+        self._outlet: Outlet | None = None
         self._unparsed = b""
         self._over = False  # nothing that comes is parsed any more
         self._pending_refusal: bytes | None = None  # sent when the requests before it are answered
@@ -361,6 +361,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._account(size)
 
     def pause_writing(self) -> None:
+        self._shut()
         super().pause_writing()
         self._watch_unread()
 
@@ -627,17 +628,21 @@ class GuardedProtocol(HttpToolsProtocol):
 
     # Requests and their answers
 
-    def _push(self, write: Callable[[list[Frame]], bytes], frames: list[Frame]) -> int | None:
+    def _push(self) -> Outlet | None:
         """See `telemetry.record.Push`: for the request that is being answered, and as its cycle writes it."""
         cycle = self._running
         if cycle is None or cycle.disconnected or cycle.response_complete:
             return None
         if self.flow.write_paused or not cycle.chunked_encoding:
             return None
-        part = write(frames)
-        if part:
-            self.transport.write(b"%x\r\n%b\r\n" % (len(part), part))
-        return len(part)
+        if self._outlet is None:
+            self._outlet = Outlet(self.transport)
+        return self._outlet
+
+    def _shut(self) -> None:
+        """Nothing is pushed until somebody asks again."""
+        if self._outlet is not None:
+            self._outlet.open, self._outlet = False, None
 
     def _on_leaving(self, call: Callable[[], None] | None) -> None:
         """See `telemetry.record.OnLeaving`: of the client whose request is being answered."""
@@ -682,6 +687,7 @@ class GuardedProtocol(HttpToolsProtocol):
         return True
 
     def on_response_complete(self) -> None:
+        self._shut()
         self._leaving = None  # what becomes of the connection from here on is the next request's
         self._all.total_requests += 1
         self._answered = True
@@ -803,6 +809,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _disconnect(self) -> None:
         """Notify the application, also where a later request has come: uvicorn would notify only that one's."""
+        self._shut()
         if self._running is not None and not self._running.response_complete:
             self._running.disconnected = True
             self._running.message_event.set()

@@ -18,6 +18,7 @@ millisecond in all.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import operator
 import random
@@ -31,7 +32,6 @@ import msgspec
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from dub5.errors import ConfigError, InternalError, NotCached, render
-from dub5.frames import Frame
 from dub5.settings.model import TelemetrySettings
 from dub5.telemetry.logging import get_logger, json_lines
 from dub5.telemetry.metrics import Metrics, RequestSeries
@@ -55,11 +55,25 @@ RECORD = "dub5.record"
 PUSH = "dub5.push"
 """Where the server may have put into the scope what sends without a wait."""
 
-Push = Callable[[Callable[[list[Frame]], bytes], list[Frame]], int | None]
-"""Sends frames in this very turn, so that nobody has to be woken for them, and returns the size of what was written.
 
-It can, after the head, while the client takes what it is sent. Only then it has them written as a part of the body;
-else it returns None. Who pushes notes it in the request's record.
+class Outlet:
+    """The way to a client that takes what it is sent, while it is `open`: a part of a body, not an empty one, goes in
+    this very turn, so that nobody has to be woken for it."""
+
+    __slots__ = ("_transport", "open")
+
+    def __init__(self, transport: asyncio.WriteTransport) -> None:
+        self._transport = transport
+        self.open = True
+
+    def send(self, part: bytes) -> None:
+        self._transport.write(b"%x\r\n%b\r\n" % (len(part), part))
+
+
+Push = Callable[[], Outlet | None]
+"""Gives the way to the client, after the head; None where it does not take more for now.
+
+Who sends by it notes the size in the request's record.
 """
 
 WHOLE = "dub5.whole"

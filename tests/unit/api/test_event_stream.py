@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import closing
 from itertools import pairwise
 from typing import Any
@@ -16,7 +16,7 @@ from dub5.api.chat import ChatWriter
 from dub5.api.http import EventStream
 from dub5.cache.flights import Flight, Following
 from dub5.frames import Frame
-from dub5.telemetry.record import HEARTBEAT
+from dub5.telemetry.record import HEARTBEAT, Outlet
 
 INTERVAL = 30.0
 HEAD, END = "head", "end"
@@ -66,16 +66,28 @@ class Client:
         finally:
             self._sending -= 1
 
-    def push(self, write: Callable[[list[Frame]], bytes], frames: list[Frame]) -> int | None:
-        if not self.reading.is_set():
-            return None
-        body = write(frames)
-        assert self._sending == 0, "two at once"
-        if body:
-            assert self.got[-1][1] != END, "after the end"
-            self.got.append((asyncio.get_running_loop().time(), body.decode()))
-            self.pushed += 1
-        return len(body)
+    def push(self) -> Outlet | None:
+        return Way(self) if self.reading.is_set() else None
+
+
+class Way(Outlet):
+    """To such a client."""
+
+    __slots__ = ("_client",)
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    @property
+    def open(self) -> bool:  # type: ignore[override]
+        return self._client.reading.is_set()
+
+    def send(self, part: bytes) -> None:
+        client = self._client
+        assert client._sending == 0, "two at once"
+        assert client.got[-1][1] != END, "after the end"
+        client.got.append((asyncio.get_running_loop().time(), part.decode()))
+        client.pushed += 1
 
 
 def _name(message: Any) -> str:
