@@ -81,6 +81,29 @@ class Response(asyncio.Protocol):
     `headers` are by their names in lower case; of those that come twice the first counts.
     """
 
+    __slots__ = (
+        "_aside",
+        "_between",
+        "_error",
+        "_headed",
+        "_inflate",
+        "_kept",
+        "_loop",
+        "_on_data",
+        "_parser",
+        "_parts",
+        "_sent",
+        "_to_the_end",
+        "_upstream",
+        "_waiter",
+        "_writable",
+        "complete",
+        "headers",
+        "idle_since",
+        "status",
+        "transport",
+    )
+
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
         self._loop = asyncio.get_running_loop()
