@@ -114,6 +114,7 @@ _TYPES: dict[str, Any] = {
     "EVAL": object,
 }
 """What may be asked by `ask`, and what its answer is: anything else is none."""
+_ASKED = frozenset(_TYPES)
 _USUAL: dict[str, tuple[type, ...]] = {"GETRANGE": (bytes,), "EVAL": (int, list), "HMGET": (list,)}
 """What they nearly always are, and needs no further look."""
 _AWAITED = frozenset(
@@ -280,16 +281,20 @@ class RedisLink:
         False, and no call, where there is no connection for that, as there is none to a Cluster, or too much under way
         on it: then `pipeline` may do.
         """
-        if not self.pipelines:
+        connection = self._pipelined
+        if connection is None:
             return False
         packed, kinds = b"".join(map(pack_command, commands)), [words[0] for words in commands]
-        return self._ask_packed(operation, packed, kinds, 1, on_answers)
+        done = functools.partial(self._finish, operation, kinds, 1, on_answers, time.perf_counter())
+        return connection.ask(packed, len(kinds), done)
 
     def ask_ranges(self, operation: str, names: Sequence[str], end: int, on_answers: OnAnswers) -> bool:
         """`ask` for the first bytes, up to number `end`, of what each name has."""
         last = b"$1\r\n0\r\n$%d\r\n%d\r\n" % (len(str(end)), end)
         packed = b"".join([_GET_RANGE % (len(name), name, last) for name in map(str.encode, names)])
-        return self._ask_packed(operation, packed, ["GETRANGE"] * len(names), len(names), on_answers)
+        connection, kinds = self._pipelined, ["GETRANGE"] * len(names)
+        done = functools.partial(self._finish, operation, kinds, len(names), on_answers, time.perf_counter())
+        return connection is not None and connection.ask(packed, len(names), done)
 
     @property
     def pipelines(self) -> bool:
@@ -305,16 +310,6 @@ class RedisLink:
         if (connection := self._pipelined) is not None:
             connection.send()
 
-    def _ask_packed(
-        self, operation: str, packed: bytes, kinds: Sequence[str], count: int, on_answers: OnAnswers
-    ) -> bool:
-        """Commands of these kinds; in the metrics there are `count` of them."""
-        connection = self._pipelined
-        if connection is None:
-            return False
-        done = functools.partial(self._finish, operation, kinds, count, on_answers, time.perf_counter())
-        return connection.ask(packed, len(kinds), done)
-
     def _finish(
         self,
         operation: str,
@@ -324,6 +319,7 @@ class RedisLink:
         started: float,
         answers: list[Any] | Exception,
     ) -> None:
+        """Commands of these kinds are answered, of which there are `count` in the metrics."""
         self._durations[operation].observe(time.perf_counter() - started, times=count)
         if isinstance(answers, Exception):
             self._metrics.cache_errors.labels(operation).inc()
@@ -367,7 +363,7 @@ class RedisLink:
         """
         if not self.available:
             raise RedisUnavailable
-        if operation in _AWAITED and all(words[0] in _TYPES for words in commands):
+        if operation in _AWAITED and _ASKED.issuperset([words[0] for words in commands]):
             waiter: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
             if self.ask(operation, commands, functools.partial(_settle, waiter)):
                 return await waiter

@@ -58,6 +58,8 @@ are no answers to such commands."""
 _log = get_logger()
 
 _INCOMPLETE = object()
+_PLAIN = frozenset({bytes, int, list})
+"""Answers that are nothing else besides."""
 _POLL_INTERVAL = 0.05
 """Seconds between two checks whether Redis is back."""
 
@@ -154,7 +156,7 @@ class PipelinedConnection(asyncio.Protocol):
         try:
             reader.feed(data)
             while self.open and (answer := reader.gets()) is not _INCOMPLETE:
-                if type(answer) is not bytes:
+                if type(answer) not in _PLAIN:
                     if isinstance(answer, hiredis.PushNotification):  # nobody asked, and nothing of ours
                         self._taken = reader.len()
                         continue
