@@ -262,7 +262,8 @@ class QuestionRoute:
         if self.id_header is not None:
             record.answer_headers = [*record.answer_headers, (self.id_header, record.request_id.encode())]
         grant: Grant | None = None
-        arrival = cast("Arrival | None", scope.get(ARRIVAL))
+        # Else a connection would keep it until its next request.
+        arrival: Arrival | None = cast("dict[str, Any]", scope).pop(ARRIVAL, None)
         try:
             if scope["method"] != "POST":  # type: ignore[typeddict-item]
                 raise WrongMethod(f"{spelling.subject} are asked for by POST.", allow="POST")
