@@ -75,8 +75,7 @@ async def decisions(redis: Redis, there: Recorded) -> tuple[Decision, Decision]:
 
 
 async def measure() -> None:
-    print("| three hours of backlog | TTL for all, of the other's | of a new question | stale, at most |")
-    print("|---|---|---|---|")
+    print("| backlog | TTL for all, of the other's | of a new question | stale, at most |\n|---|---|---|---|")
     async with RedisServer() as server:
         redis = Redis(port=server.port)
         for title, world in WORLDS.items():
