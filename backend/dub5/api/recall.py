@@ -665,10 +665,11 @@ class Recall:
         head.used += 1
         length = values[head.content_length] if values else b""
         end = body_at + int(length) if length.isdigit() and len(length) < _DIGITS else -1
-        if end <= body_at or end - body_at > head.route.max_body:
+        if end <= body_at:
             return Arrival(data[at:body_at], own, head)
         if end > len(data):
-            waits = end - body_at <= _LARGEST_BODY and self._caller(head, values) is not None
+            most = min(_LARGEST_BODY, head.route.max_body)
+            waits = end - body_at <= most and self._caller(head, values) is not None
             return Arrival(data[at:body_at], own, head, end=end if waits else 0)
         raw = data[body_at:end]
         caller = self._caller(head, values)
@@ -692,7 +693,7 @@ class Recall:
             return Arrival(data[at:body_at], own, head, digest, caller=caller)
         new, said = body is None, b""
         if body is None:
-            said = _meaning_in(raw)
+            said = _meaning_in(raw) if len(raw) <= head.route.max_body else b""
             body = self._bodies.get(said + spelling[_DIGEST:]) if said else None
             if body is not None and body.caller != caller:
                 body = None
@@ -739,6 +740,8 @@ class Recall:
         its answer is never stored."""
         head = arrival.head
         assert head is not None  # noqa: S101  # it is known
+        if len(raw) > head.route.max_body:
+            return None
         try:
             read = head.route.read_now(head.headers, raw, caller, record, arrival.meaning)
         except Dub5Error:
