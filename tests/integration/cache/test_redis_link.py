@@ -17,7 +17,7 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.exceptions import ResponseError
 
 from dub5.redis.client import CONNECTIONS, connect
-from dub5.redis.link import RedisLink, RedisUnavailable
+from dub5.redis.link import FAILURES_TO_OPEN, RedisLink, RedisUnavailable
 from dub5.settings.model import Duration, RedisSettings
 from testkit.processes import free_port
 from testkit.redis_server import RedisServer, far_away
@@ -67,9 +67,9 @@ async def test_the_breaker_opens_after_three_failures_and_a_probe_closes_it(serv
 
 async def test_a_success_between_failures_keeps_the_breaker_closed(server: RedisServer) -> None:
     async with linked(server.url, timeout=Duration(TIMEOUT)) as link:  # a busy machine is no failure
-        for _ in range(3):
+        for _ in range(FAILURES_TO_OPEN):
             await server.stop()
-            await fail(link, 2)
+            await fail(link, 1)  # the connection that waits for questions may be reset, which is another
             await server.start()
             assert await ping(link)
         assert link.available
