@@ -113,12 +113,6 @@ return 1
 """
 )
 
-_REQUEST_LINES, _TOKEN_LINES = (
-    b"x-ratelimit-limit-%b: %%d\r\nx-ratelimit-remaining-%b: %%d\r\nx-ratelimit-reset-%b: %%.3fs\r\n"
-    % (of, of, of)
-    for of in (b"requests", b"tokens")
-)
-
 _log = get_logger()
 
 
@@ -261,15 +255,15 @@ class RateLimiter:
             raise granted
         return granted
 
-    def ask(self, tenant: str, answered: Answered) -> bool:
-        """`acquire` for who reserves nothing and cannot wait: `answered` is called once, later. False, and no call,
-        where nobody can be asked so.
+    def ask(self, tenant: str, limit: Limit, answered: Answered) -> bool:
+        """`acquire` for who reserves nothing and cannot wait, of a tenant with such a limit: `answered` is called once,
+        later. False, and no call, where nobody can be asked so.
 
         All that ask in one turn of the event loop for one tenant are one question to Redis, and are granted what they
         would have been one by one.
         """
-        limit, waiting = self.limit_of(tenant), self._asking.get(tenant)
-        if limit is None or self._link is None or not self._link.available:
+        waiting = self._asking.get(tenant)
+        if self._link is None or not self._link.available:
             return False
         if waiting is not None:
             waiting.append(answered)
@@ -380,18 +374,26 @@ def _limits_and_life(limit: Limit) -> list[int]:
 
 def rate_headers(limit: Limit, left: Remaining) -> dict[str, str]:
     """`x-ratelimit-*` as OpenAI's clients know them; `reset` is when the bucket is full again."""
-    lines = rate_lines(limit, left).decode().split("\r\n")
+    lines = rate_lines(limit, left).split("\r\n")
     return dict(line.split(": ") for line in lines[:-1])
 
 
-def rate_lines(limit: Limit, left: Remaining) -> bytes:
+def rate_lines(limit: Limit, left: Remaining) -> str:
     """The same as lines of a head."""
-    lines = b""
-    for written, allowed, remaining in (
-        (_REQUEST_LINES, limit.requests_per_minute, left.requests),
-        (_TOKEN_LINES, limit.tokens_per_minute, left.tokens),
-    ):
-        if allowed is not None:
-            until_full = max(0.0, (allowed - remaining) * 60 / allowed)
-            lines += written % (allowed, max(0, int(remaining)), until_full)
+    lines, allowed, remaining = "", limit.requests_per_minute, left.requests
+    if allowed is not None:
+        until_full = (allowed - remaining) * 60 / allowed
+        lines = (
+            f"x-ratelimit-limit-requests: {allowed}\r\n"
+            f"x-ratelimit-remaining-requests: {int(remaining) if remaining > 0 else 0}\r\n"
+            f"x-ratelimit-reset-requests: {max(0, until_full):.3f}s\r\n"
+        )
+    allowed, remaining = limit.tokens_per_minute, left.tokens
+    if allowed is not None:
+        until_full = (allowed - remaining) * 60 / allowed
+        lines += (
+            f"x-ratelimit-limit-tokens: {allowed}\r\n"
+            f"x-ratelimit-remaining-tokens: {int(remaining) if remaining > 0 else 0}\r\n"
+            f"x-ratelimit-reset-tokens: {max(0, until_full):.3f}s\r\n"
+        )
     return lines

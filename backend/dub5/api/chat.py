@@ -46,7 +46,7 @@ from dub5.api.http import (
     send_whole,
 )
 from dub5.api.recall import ARRIVAL, Arrival, Body, Plainly, Recall, Rewriting, Written, meaning_of
-from dub5.cache.flights import CacheStatus
+from dub5.cache.flights import CacheStatus, Leader
 from dub5.cache.freshness import NO_DIRECTIVES, Directives
 from dub5.cache.store import CacheLookup
 from dub5.chat.answer import Writer, outcome_of
@@ -395,8 +395,8 @@ class QuestionRoute:
             question, question.lookup, caller, writer, as_stored=as_stored, meaning=meaning
         )
 
-    async def read_again(self, head: bytes, raw: bytes, record: RequestRecord) -> Question:
-        """What is asked by these bytes, for work in the background."""
+    async def again(self, head: bytes, raw: bytes, record: RequestRecord) -> Leader:
+        """The call in the background for what is asked by these bytes."""
 
         async def receive() -> Any:
             return {"type": "http.request", "body": raw, "more_body": False}
@@ -405,7 +405,7 @@ class QuestionRoute:
         headers: Any = {"headers": [(name.lower(), value.strip(b" \t")) for name, _, value in lines]}
         own = msgspec.structs.replace(record, timings={})
         question, _, _ = await self._question(headers_of(headers), receive, own, None)
-        return question
+        return self._pipeline.again(question)
 
     def _learn(
         self,

@@ -18,7 +18,9 @@ goes through: the key, the answer, its freshness, purges, what a refresh behind 
 way it says nothing: a replica that leaves, models that have changed, too little memory for a large request. See
 docs/adr/0030-known-by-their-bytes.md.
 
-A hit that is *plain* (in memory, fresh, nothing due behind it) is as the last one but for ids and times: see Plain.
+All hits end in one way, wherever they were found: what is the same for all that ask this is at hand with the Body. A
+record of the request is made only where something goes on behind the answer, or a line is not simply written. One in
+memory that is fresh, with nothing due behind it, as most are, takes half of these steps: see `_plainly`.
 
 What takes a word of Redis (a tenant's limit, an answer that memory does not have, a Response that is kept) is asked
 without a task, and the request is answered in the turn in which Redis does. Nothing is counted before it is sure to be
@@ -46,16 +48,17 @@ from dub5.admission.keys import ANONYMOUS, Caller, KeyRing
 from dub5.admission.limits import Grant, RateLimiter, rate_lines
 from dub5.api.http import EVENT_STREAM, JSON, headers_of
 from dub5.cache.flights import Leader, Made
+from dub5.cache.freshness import FRESH
 from dub5.cache.policies import Policies
-from dub5.cache.store import CacheHit, CacheLookup, Identity
+from dub5.cache.store import CacheHit, CacheLookup, Entry, Identity
 from dub5.chat.catalog import Catalog, Target
-from dub5.chat.pipeline import Pipeline, PlainAnswer
+from dub5.chat.pipeline import Pipeline
 from dub5.chat.question import Question
 from dub5.errors import Dub5Error, RateLimited
 from dub5.frames import Frame
 from dub5.json_steps import decode, is_plain
 from dub5.telemetry.logging import get_logger
-from dub5.telemetry.record import Ids, Known, Recorder, RequestRecord, encoded_answer, milliseconds
+from dub5.telemetry.record import Ids, Known, Recorder, RequestRecord, TraceContext, milliseconds
 
 if TYPE_CHECKING:
     from dub5.api.chat import QuestionRoute
@@ -81,9 +84,6 @@ _SPELLINGS, _SPELLING = 2**24, 200
 
 _LEAST_BODIES = 2**23
 """Bytes for what they mean, also where answers get none."""
-
-_PLAIN = 500
-"""Bytes that a Plain takes, about: its shared parts count for nothing."""
 
 _ENTRY = 900
 """Bytes that one meaning takes here beside what is written for it, near enough to bound the memo by."""
@@ -129,16 +129,17 @@ class Head(msgspec.Struct, eq=False):
 
     `pieces` are what stands before, between and after the values. The numbers are the places of values that are read,
     -1 where there is no such header. `own` is the address that its connections came to. Under another `asking` a body
-    means something else. `answer_headers` go with each answer. `hurried`: its caller may not wait for long.
-    `headers` are those that were not cut out; `used` is how often it has come of late. `bypasses`: the last time its
-    body was one whose answer is never stored.
+    means something else. `ending` are the last lines of the head of each answer, but for that of its `id_header`.
+    `hurried`: its caller may not wait for long. `headers` are those that were not cut out; `used` is how often it has
+    come of late. `bypasses`: the last time its body was one whose answer is never stored.
     """
 
     route: QuestionRoute
     pieces: tuple[bytes, ...]
     own: str | None
     asking: tuple[bytes, ...]
-    answer_headers: bytes
+    ending: bytes
+    id_header: bytes | None
     hurried: bool
     headers: dict[str, str]
     content_length: int
@@ -148,6 +149,14 @@ class Head(msgspec.Struct, eq=False):
     traceparent: int
     used: int = 0
     bypasses: bool = False
+
+    def key_in(self, authorization: bytes, x_api_key: bytes) -> str:
+        """What such a request has of a key, by these values of its headers, which are empty where they are not there:
+        see Spelling.authorization."""
+        sent = {"authorization": authorization, "x-api-key": x_api_key}
+        return self.route.spelling.authorization(
+            {name: value.decode() for name, value in sent.items() if value}
+        )
 
     def values(self, data: bytes, at: int, own: str | None) -> list[bytes] | None:
         """The values of a head that begins there with the first piece, on such a connection; None where it is another
@@ -164,11 +173,6 @@ class Head(msgspec.Struct, eq=False):
             values.append(data[at:end])
             at = end + len(piece)
         return values
-
-    def ids_given(self, values: Sequence[bytes]) -> tuple[bytes, bytes]:
-        """The traceparent and the id of such a request, empty where there is none."""
-        place, traceparent = self.request_id, self.traceparent
-        return values[traceparent] if traceparent >= 0 else b"", values[place] if place >= 0 else b""
 
 
 class _Cut(NamedTuple):
@@ -296,22 +300,13 @@ class Newest(Generic[T]):
         return sum(map(self._size, (self._old | self.young).values()))
 
 
-class Plain(msgspec.Struct, frozen=True, gc=False):
-    """An answer from memory that was given once: the next one is the same, but for ids and times, until memory has
-    another one. `tokens` are those fields of its log line."""
-
-    answer: PlainAnswer
-    known: Known
-    tokens: str
-
-
-class Body(msgspec.Struct, frozen=True, gc=False):
+class Body(msgspec.Struct, gc=False):
     """What is known of a body that `caller` has sent: what `Pipeline.prepare` found, without the question.
 
     `cost` is as in ChatRequest. `rewriting` writes what is sent, None where that is the stored completion itself;
     `written` is what it made of the completion with the hash `written_of`. `keeps`: what it writes has to be kept.
     All bodies with the same `meaning`, a hash, say the same; it is empty where that would take long to find out.
-    `plain` is how the last one was answered.
+    `known` is where requests for it are counted, once there was one; the lifetimes of `lookup` are those last in force.
     """
 
     caller: Caller
@@ -324,12 +319,12 @@ class Body(msgspec.Struct, frozen=True, gc=False):
     written: Written = Written()
     keeps: bool = False
     meaning: bytes = b""
-    plain: Plain | None = None
+    known: Known | None = None
 
     def size(self) -> int:
         """Bytes, about: what writes Responses has the request with it."""
         beside = 0 if self.rewriting is None or type(self.rewriting) is Plainly else self.cost
-        return _ENTRY + beside + self.written.size() + (0 if self.plain is None else _PLAIN)
+        return _ENTRY + beside + self.written.size()
 
 
 class Read(msgspec.Struct, frozen=True, gc=False):
@@ -381,18 +376,19 @@ class Later(NamedTuple):
     end: int
 
 
-class _Request(msgspec.Struct):
+class _Request(msgspec.Struct, gc=False):
     """A request that is known: a question, as far as memory needs to know it, and how it is answered.
 
     `spelling` is the hash of its body, which is `new` where it never came so; it `came` in these bytes, at this
-    place, on a connection to this address, and ends at `end`.
-    `later` takes what becomes of it in a later turn, see `Recall.answer`. `asked` is when Redis was asked for an
-    answer, of time.perf_counter; `hit` is what was looked up before; `sent` the body that is sent.
+    place, on a connection to this address, and ends at `end`. `started` is of time.perf_counter, `auth` the seconds
+    that its key took. `later` takes what becomes of it in a later turn, see `Recall.answer`.
+
+    `grant` is what its tenant's limit said. `hit` is what was found under this `version`; `asked` when Redis was asked
+    for it, and `looked_up` the seconds that it took. `cache` is the Cache-Status, `sent` the body that is sent, and
+    `phases` are timings in the log line.
     """
 
     lookup: CacheLookup
-    record: RequestRecord
-    target: Target
     head: Head
     body: Body
     spelling: bytes
@@ -401,12 +397,20 @@ class _Request(msgspec.Struct):
     end: int
     opening: bytes
     later: Callable[[bytes | Arrival], bool]
+    ids: Ids
+    started: float
+    auth: float
     new: bool = False
     known_arrival: Arrival | None = None
-    grant: Grant | None = None
-    asked: float = 0.0
+    known_record: RequestRecord | None = None
+    grant: Grant | RateLimited | None = None
     hit: CacheHit | None = None
+    version: str = ""
+    asked: float = 0.0
+    looked_up: float | None = None
+    cache: str = ""
     sent: bytes = b""
+    phases: str = ""
     bypass: None = None
 
     @property
@@ -417,38 +421,50 @@ class _Request(msgspec.Struct):
             head = data[at : self.end - len(self.raw)]
             digest, caller = self.spelling[:_DIGEST], self.body.caller
             self.known_arrival = Arrival(head, own, self.head, digest, caller=caller)
+        self.known_arrival.grant = self.grant
         return self.known_arrival
+
+    @property
+    def record(self) -> RequestRecord:
+        """Made where it is wanted: of most all is known already that is told of them."""
+        record = self.known_record
+        if record is None:
+            record = _record_of(self.head, self.body.caller, self.ids, self.started, self.auth)
+            self.known_record = record
+            target, record.stream = self.body.target, self.body.stream
+            record.model = target.model.name
+            if target.personality is not None:
+                record.personality = target.personality.name
+        if self.looked_up is not None:
+            record.timings["cache"] = self.looked_up
+        return record
+
+    def again(self) -> _Again:
+        """The call to a provider behind its answer."""
+        # Not all that was read with it is to be kept for as long as the call takes.
+        self.came = (self.arrival.raw, 0, None)
+        return _Again(self)
+
+
+class _Given(msgspec.Struct, frozen=True, gc=False):
+    """What answers a request at once, `said`, up to `end` of what came, and what Recorder.finish_hit takes when it is
+    written, but for how long it took since `started`."""
+
+    said: bytes
+    end: int
+    started: float
+    put: Callable[[bytes], None]
+    known: Known
+    ids: Ids
+    phases: str
+    cache: str
+    entry: Entry
+    received: int
+    sent: int
 
 
 _Said = bytes | bool
 """The whole answer; True: it, or the request, comes back later; False: only the ordinary way can answer."""
-
-
-class _Given(msgspec.Struct, frozen=True, gc=False):
-    """A plain answer, up to `end` of what came, that is still to be written: `said`, and for Recorder.finish_known."""
-
-    said: bytes
-    end: int
-    put: Callable[[bytes], None]
-    known: Known
-    ids: Ids
-    fields: str
-    started: float
-    auth: str
-    received: int
-    sent: int
-
-    def finish(self, recorder: Recorder) -> None:
-        recorder.finish_known(
-            self.put,
-            self.known,
-            self.ids,
-            self.fields,
-            duration=time.perf_counter() - self.started,
-            auth=self.auth,
-            received=self.received,
-            sent=self.sent,
-        )
 
 
 class Recall:
@@ -502,75 +518,57 @@ class Recall:
             return None
         try:
             request = self._find(data, at, own, started, opening, later)
-            if isinstance(request, Arrival) or request is None:
-                return request
-            said = self._step(request) if isinstance(request, _Request) else request.said
+            said = self._step(request) if isinstance(request, _Request) else None
         except Exception:  # noqa: BLE001  # a defect here must not cost an answer: the ordinary way gives it
             _log.exception("recall failed")
             return None
         # What fails from here on must not be answered a second time.
         if isinstance(request, _Given):
             write(request.said)
-            request.finish(self._recorder)
+            self._finish_plainly(request)
             return request.end
-        if not isinstance(said, bytes):
-            return Later(request.end) if said else request.arrival
-        write(said)
-        self._finish(request)
-        self._prepare(request)
-        return request.end
-
-    def _answer_plainly(
-        self,
-        body: Body,
-        head: Head,
-        values: Sequence[bytes],
-        received: int,
-        end: int,
-        started: float,
-        auth: float,
-        opening: bytes,
-    ) -> _Given | None:
-        """The answer that was given last, where that is in order: counted, and to be written."""
-        plain, target, put = body.plain, body.target, self._recorder.direct()
-        if plain is None or put is None or received > SMALL_REQUEST:
-            return None
-        if self._limiter.limited and self._limiter.limit_of(body.caller.tenant) is not None:
-            return None
-        if self._catalog.targets.get(target.name) is not target:
-            return None
-        if self._policies.in_force[target.class_name] is not plain.answer.hit.lookup.lifetimes:
-            return None
-        ids = self._recorder.ids_of(*head.ids_given(values))
-        found = None if ids is None else self._pipeline.recall_plain(plain.answer)
-        if ids is None or found is None:
-            return None
-        entry, age, status = found
-        sent = entry.body if body.rewriting is None else body.rewriting.renew(body.written)[0]
-        took = milliseconds(auth)
-        said = _answer(opening, body, head, status, age, ids[0], started, took, sent)
-        fields = f',"cache":"{status}"{plain.tokens}'
-        return _Given(said, end, put, plain.known, ids, fields, started, took, received, len(sent))
-
-    def _prepare(self, request: _Request) -> None:
-        """Have the next one answered plainly."""
-        body, record = request.body, request.record
-        if body.keeps or request.grant is not None or self._recorder.direct() is None:
-            return
-        answer = self._pipeline.plain(request)
-        entry = None if answer is None else answer.hit.entry()
-        if answer is None or entry is None:
-            return
-        if body.rewriting is not None and hash(entry.body) != body.written_of:
-            return
-        record.cache = None
-        plain = Plain(answer, self._recorder.known(record), encoded_answer(record))
-        self._bodies.set(body.meaning, msgspec.structs.replace(body, lookup=request.lookup, plain=plain))
+        if not isinstance(request, _Request):
+            return request
+        if isinstance(said, bytes):
+            write(said)
+            self._finish(request)
+            return request.end
+        return Later(request.end) if said else request.arrival
 
     def _finish(self, request: _Request) -> None:
-        took = time.perf_counter() - request.record.started
-        received, sent = len(request.raw), len(request.sent)
-        self._recorder.finish(request.record, "ok", 200, took, first_byte=took, received=received, sent=sent)
+        """It is answered."""
+        took, hit, recorder = time.perf_counter() - request.started, request.hit, self._recorder
+        assert hit is not None  # noqa: S101  # it was sent
+        known, received, sent, put = (
+            request.body.known,
+            len(request.raw),
+            len(request.sent),
+            recorder.direct(),
+        )
+        if known is not None and put is not None:
+            recorder.finish_hit(
+                put, known, request.ids, took, request.phases, request.cache, hit.entry, received, sent
+            )
+            return
+        record, entry = request.record, hit.entry
+        record.cache, record.prompt_tokens = request.cache, entry.prompt_tokens
+        record.completion_tokens = entry.completion_tokens
+        recorder.finish(record, "ok", 200, took, first_byte=took, received=received, sent=sent)
+        if known is None:
+            request.body.known = recorder.known(record)
+
+    def _finish_plainly(self, given: _Given) -> None:
+        self._recorder.finish_hit(
+            given.put,
+            given.known,
+            given.ids,
+            time.perf_counter() - given.started,
+            given.phases,
+            given.cache,
+            given.entry,
+            given.received,
+            given.sent,
+        )
 
     def _then(self, request: _Request, step: Callable[[_Request, Any], _Said], told: Any) -> None:
         """Take the next step of a request, now that Redis has told something."""
@@ -598,51 +596,55 @@ class Recall:
     # The steps. Each gives the answer, or whether there will be another one.
 
     def _step(self, request: _Request) -> _Said:
-        tenant = request.body.caller.tenant
-        if not self._limiter.limited or self._limiter.limit_of(tenant) is None:
-            return self._look_up(request)
-        # Of what memory has not, the ordinary way reserves tokens.
-        if not self._may_wait(request) or self._pipeline.remembered(request.lookup) is None:
-            return False
-        return self._limiter.ask(tenant, functools.partial(self._then, request, self._on_grant))
-
-    def _on_grant(self, request: _Request, grant: Grant | RateLimited | None) -> _Said:
-        request.arrival.grant = grant
-        if not isinstance(grant, Grant):
-            return False
-        request.grant = grant
-        return self._look_up(request)
-
-    def _look_up(self, request: _Request) -> _Said:
-        if not request.body.keeps:
-            answered = self._answered(request)
-            if answered is not None:
-                return answered
-        else:
-            hit = self._pipeline.remembered(request.lookup)
-            if hit is not None:
-                return self._keep(request, hit)
-        if request.grant is not None or not self._may_wait(request):
+        hit, limiter = self._pipeline.recall(request.lookup), self._limiter
+        if hit is not None and hit.state is not FRESH and not hit.usable:
+            hit = None
+        if limiter.limited:
+            tenant = request.body.caller.tenant
+            limit = limiter.limit_of(tenant)
+            if limit is not None:
+                # Of what memory has not, the ordinary way reserves tokens.
+                if hit is None or not self._may_wait(request):
+                    return False
+                request.hit, request.version = hit, self._pipeline.version(request.lookup)
+                return limiter.ask(tenant, limit, functools.partial(self._then, request, self._on_grant))
+        if hit is not None:
+            return self._give(request, hit)
+        if not self._may_wait(request):
             return False
         request.asked = time.perf_counter()
         return self._pipeline.ask(request.lookup, functools.partial(self._then, request, self._on_hit))
 
+    def _on_grant(self, request: _Request, grant: Grant | RateLimited | None) -> _Said:
+        request.grant, hit = grant, request.hit
+        if (
+            hit is None
+            or not isinstance(grant, Grant)
+            or not self._pipeline.holds(request.lookup, request.version)
+        ):
+            return False
+        return self._give(request, hit)
+
     def _on_hit(self, request: _Request, hit: CacheHit | None) -> _Said:
         if hit is None:
             return False
-        request.record.timings["cache"] = time.perf_counter() - request.asked
-        if request.body.keeps:
-            return self._keep(request, hit)
-        request.hit = hit
-        return self._answered(request) or False
+        request.looked_up = time.perf_counter() - request.asked
+        return self._give(request, hit)
 
-    def _keep(self, request: _Request, hit: CacheHit) -> bool:
-        request.hit = hit
-        keep = self._write(request, hit.entry.body) if self._may_wait(request) else None
-        return keep is not None and keep(functools.partial(self._then, request, self._on_kept))
+    def _give(self, request: _Request, hit: CacheHit) -> _Said:
+        """What was found, as soon as it is kept where it has to be."""
+        request.hit, body = hit, request.body
+        if body.keeps:
+            keep = self._write(request, body.rewriting, hit.entry.body) if self._may_wait(request) else None
+            return keep is not None and keep(functools.partial(self._then, request, self._on_kept))
+        if body.rewriting is None:
+            request.sent = hit.entry.body
+        else:
+            self._write(request, body.rewriting, hit.entry.body)
+        return self._answered(request, hit)
 
     def _on_kept(self, request: _Request, kept: bool) -> _Said:
-        return (self._answered(request) or False) if kept else False
+        return self._answered(request, request.hit) if kept and request.hit is not None else False
 
     def _may_wait(self, request: _Request) -> bool:
         return not request.head.hurried and len(request.raw) <= SMALL_REQUEST
@@ -672,55 +674,55 @@ class Recall:
             waits = end - body_at <= most and self._caller(head, values) is not None
             return Arrival(data[at:body_at], own, head, end=end if waits else 0)
         raw = data[body_at:end]
-        caller = self._caller(head, values)
+        caller = self._caller(head, values) if self._keys.configured else ANONYMOUS
         if caller is None:
             return Arrival(data[at:body_at], own, head)
         auth = time.perf_counter() - started
+        place, other = head.traceparent, head.request_id
+        ids = self._recorder.ids_of(
+            values[place] if place >= 0 else b"", values[other] if other >= 0 else b""
+        )
         arrival: Arrival | None = None
+        record: RequestRecord | None = None
         if head.bypasses:
             head.bypasses = False
-            record = self._record(head, values, caller, started, auth)
             arrival = Arrival(data[at:body_at], own, head, caller=caller)
-            if record is not None:
-                self._read_now(arrival, raw, caller, record, end)
+            if ids is not None:
+                self._read_now(arrival, raw, caller, _record_of(head, caller, ids, started, auth), end)
             if head.bypasses:
                 return arrival
+            arrival = None
         digest = hashlib.sha256(raw).digest()
+        if ids is None:
+            return Arrival(data[at:body_at], own, head, digest, caller=caller)
         spelling = digest + _salt(head.asking, caller.identity)
         meaning = self._spellings.young.get(spelling) or self._spellings.get(spelling)
         body = None if meaning is None else self._bodies.young.get(meaning) or self._bodies.get(meaning)
         if body is not None and body.caller is not caller and body.caller != caller:
             return Arrival(data[at:body_at], own, head, digest, caller=caller)
-        new, said = body is None, b""
+        new = body is None
         if body is None:
             said = _meaning_in(raw) if len(raw) <= head.route.max_body else b""
             body = self._bodies.get(said + spelling[_DIGEST:]) if said else None
-            if body is not None and body.caller != caller:
-                body = None
-        if body is not None:
-            given = self._answer_plainly(body, head, values, len(raw), end, started, auth, opening)
+            if body is None or body.caller != caller:
+                record = _record_of(head, caller, ids, started, auth)
+                arrival = Arrival(data[at:body_at], own, head, digest, caller=caller, meaning=said)
+                body = self._read_now(arrival, raw, caller, record, end)
+                if body is not None:
+                    body = self._as_known(spelling, body)
+        if body is None or not self._still_holds(body, len(raw)):
+            return arrival or Arrival(data[at:body_at], own, head, digest, caller=caller)
+        lookup, lifetimes = body.lookup, self._policies.in_force[body.target.class_name]
+        if lifetimes is not lookup.lifetimes:
+            lookup = body.lookup = msgspec.structs.replace(lookup, lifetimes=lifetimes)
+        if not self._limiter.limited or self._limiter.limit_of(caller.tenant) is None:
+            given = self._plainly(opening, body, head, ids, started, auth, len(raw), end)
             if given is not None:
                 if new:
                     self._remember(spelling, body)
                 return given
-        record, arrival = self._record(head, values, caller, started, auth), None
-        if body is None and record is not None:
-            arrival = Arrival(data[at:body_at], own, head, digest, caller=caller, meaning=said)
-            body = self._read_now(arrival, raw, caller, record, end)
-            if body is not None:
-                body = self._as_known(spelling, body)
-        if body is None or record is None or not self._still_holds(body, len(raw)):
-            return arrival or Arrival(data[at:body_at], own, head, digest, caller=caller)
-        target = body.target
-        record.model, record.stream = target.model.name, body.stream
-        record.personality = target.personality.name if target.personality is not None else None
-        lookup, lifetimes = body.lookup, self._policies.in_force[body.target.class_name]
-        if lifetimes is not lookup.lifetimes:
-            lookup = msgspec.structs.replace(lookup, lifetimes=lifetimes)
         return _Request(
             lookup,
-            record,
-            target,
             head,
             body,
             spelling,
@@ -729,8 +731,38 @@ class Recall:
             end,
             opening,
             later,
+            ids,
+            started,
+            auth,
             new,
             arrival,
+            record,
+        )
+
+    def _plainly(
+        self,
+        opening: bytes,
+        body: Body,
+        head: Head,
+        ids: Ids,
+        started: float,
+        auth: float,
+        received: int,
+        end: int,
+    ) -> _Given | None:
+        """The answer, counted as given, where all is as with most: then half of the steps are not needed."""
+        known, put, rewriting, of = body.known, self._recorder.direct(), body.rewriting, body.written_of
+        if known is None or put is None or body.keeps or (rewriting is not None and of is None):
+            return None
+        found = self._pipeline.recall_plain(body.lookup, of)
+        if found is None:
+            return None
+        entry, age, cache = found
+        self._pipeline.count_hit(body.target, entry, "local")
+        sent, took = entry.body if rewriting is None else rewriting.renew(body.written)[0], milliseconds(auth)
+        said = _answer(opening, body, head, cache, age, ids[0], started, took, sent)
+        return _Given(
+            said, end, started, put, known, ids, f',"auth":{took}', cache, entry, received, len(sent)
         )
 
     def _read_now(
@@ -768,12 +800,17 @@ class Recall:
             parts = cut.unpack(data, at)
             values: Sequence[bytes] = parts[1::2]
             # Only such values end where the next piece begins: another one might have a line feed in it.
-            if parts[::2] == cut.head.pieces and cut.head.own == own and _are_printable(values):
-                return cut.head, values
+            head = cut.head
+            if (
+                parts[::2] == head.pieces
+                and head.own == own
+                and not b"".join(values).translate(None, _PRINTABLE)
+            ):
+                return head, values
         for head in self._heads:
             found = head.values(data, at, own)
             if found is not None:
-                if not _are_printable(found):
+                if b"".join(found).translate(None, _PRINTABLE):
                     return head, ()
                 if len(self._by_length) >= _MOST_LENGTHS:
                     self._by_length.clear()
@@ -781,16 +818,15 @@ class Recall:
                 return head, found
         return None, ()
 
-    def _write(self, request: _Request, completion: bytes) -> Keep | None:
-        """What is sent of a completion, and how it is kept."""
-        body, rewriting = request.body, request.body.rewriting
+    def _write(self, request: _Request, rewriting: Rewriting | None, completion: bytes) -> Keep | None:
+        """Have what is made of a completion sent; how that is kept."""
+        body = request.body
         if rewriting is None:
-            request.sent = completion
             return None
         if hash(completion) != body.written_of:  # one that nobody outside can foresee, and that bytes keep
             written = rewriting.write(completion)
             if self._keeps_written:
-                body = msgspec.structs.replace(body, written_of=hash(completion), written=written, plain=None)
+                body = msgspec.structs.replace(body, written_of=hash(completion), written=written)
                 self._bodies.set(body.meaning, body)
                 request.body = body
         else:
@@ -798,44 +834,32 @@ class Recall:
         request.sent, keep = rewriting.renew(written)
         return keep
 
-    def _answered(self, request: _Request) -> bytes | None:
-        """The whole answer, counted as given; None, and nothing was counted, where there is none."""
-        head, record = request.head, request.record
-        answer = self._pipeline.recall(request, _Refresh(self._pipeline, request), request.hit)
-        if answer is None:
-            return None
-        assert isinstance(answer.content, bytes)  # noqa: S101  # what is stored is
-        if not request.sent:
-            self._write(request, answer.content)
+    def _answered(self, request: _Request, hit: CacheHit) -> bytes:
+        """The whole answer, counted as given."""
+        body, pipeline, started = request.body, self._pipeline, request.started
+        status = pipeline.serve(request, request.lookup, request, hit)
+        cache = request.cache = status.text or str(status)
+        pipeline.count_hit(body.target, hit.entry, hit.result)
         if request.new:
-            self._remember(request.spelling, request.body)
-        record.cache = str(answer.status)
+            self._remember(request.spelling, body)
+        auth = timings = milliseconds(request.auth)
+        request.phases = f',"auth":{auth}'
+        if request.looked_up is not None:
+            looked_up = milliseconds(request.looked_up)
+            timings, request.phases = f"{auth}, cache;dur={looked_up}", f',"auth":{auth},"cache":{looked_up}'
+        grant, sent = request.grant, request.sent
+        rates = rate_lines(grant.limit, grant.left) if isinstance(grant, Grant) else ""
         return _answer(
-            request.opening,
-            request.body,
-            head,
-            record.cache,
-            answer.age or 0.0,
-            record.request_id,
-            record.started,
-            milliseconds(record.timings["auth"]),
-            request.sent,
-            "" if request.grant is None else rate_lines(request.grant.limit, request.grant.left).decode(),
-            f", cache;dur={milliseconds(record.timings['cache'])}" if request.asked else "",
+            request.opening, body, request.head, cache, hit.age, request.ids[0], started, timings, sent, rates
         )
 
     def _caller(self, head: Head, values: Sequence[bytes]) -> Caller | None:
-        if not self._keys.configured:
-            return ANONYMOUS
-        sent = [values[place] if place >= 0 else b"" for place in (head.authorization, head.x_api_key)]
-
-        def authorization() -> str:
-            names = ("authorization", "x-api-key")
-            headers = {name: value.decode() for name, value in zip(names, sent, strict=True) if value}
-            return head.route.spelling.authorization(headers)
-
+        place, other = head.authorization, head.x_api_key
+        bearer, key = values[place] if place >= 0 else b"", values[other] if other >= 0 else b""
         try:
-            return self._keys.recognise(b"\n".join((*sent, head.asking[0])), authorization)
+            return self._keys.recognise(
+                b"%b\n%b\n%b" % (bearer, key, head.asking[0]), functools.partial(head.key_in, bearer, key)
+            )
         except Dub5Error:
             return None
 
@@ -849,24 +873,6 @@ class Recall:
             except Dub5Error:
                 return False
         return size <= SMALL_REQUEST or self._arrivals.has_room(JOINED * size + body.cost)
-
-    def _record(
-        self, head: Head, values: Sequence[bytes], caller: Caller, started: float, auth: float
-    ) -> RequestRecord | None:
-        """None where the values are not quite what a parser would make of them."""
-        parent, request_id = head.ids_given(values)
-        if request_id.strip() != request_id or parent.strip() != parent:
-            return None
-        return RequestRecord(
-            trace=self._recorder.trace_of(parent),
-            request_id=self._recorder.id_of(request_id),
-            started=started,
-            method="POST",
-            route=head.route.path,
-            tenant=caller.tenant,
-            key_id=caller.key_id,
-            timings={"auth": auth},
-        )
 
     def learn(
         self,
@@ -925,28 +931,37 @@ def _answer(
     opening: bytes,
     body: Body,
     head: Head,
-    status: str,
+    cache: str,
     age: float,
     request_id: str,
     started: float,
-    auth: str,
+    timings: str,
     sent: bytes,
     rates: str = "",
-    looked_up: str = "",
 ) -> bytes:
-    """All of it: `status` is the Cache-Status, `auth` in milliseconds; `rates` are lines, `looked_up` a part of one."""
+    """All of it: `cache` is the Cache-Status, `timings` stand in Server-Timing, `rates` are lines."""
+    last = b"\r\n"
+    if head.id_header is not None:
+        last = b"%b: %b\r\n\r\n" % (head.id_header, request_id.encode())
     took = int((time.perf_counter() - started) * 1000)
     lines = (
-        f"cache-status: {status}\r\nage: {int(age)}\r\n{rates}content-length: {len(sent)}\r\n"
-        f"x-request-id: {request_id}\r\nopenai-processing-ms: {took}\r\nserver-timing: auth;dur={auth}{looked_up}\r\n"
+        f"cache-status: {cache}\r\nage: {int(age)}\r\n{rates}content-length: {len(sent)}\r\nx-request-id: "
+        f"{request_id}\r\nopenai-processing-ms: {took}\r\nserver-timing: auth;dur={timings}\r\n"
     )
-    id_header = head.route.id_header
-    last = b"\r\n" if id_header is None else b"%b: %b\r\n\r\n" % (id_header, request_id.encode())
-    return b"".join((opening, _KINDS[body.stream], lines.encode(), head.answer_headers, last, sent))
+    return b"".join((opening, _KINDS[body.stream], lines.encode(), head.ending, last, sent))
 
 
-def _are_printable(values: Sequence[bytes]) -> bool:
-    return not b"".join(values).translate(None, _PRINTABLE)
+def _record_of(head: Head, caller: Caller, ids: Ids, started: float, auth: float) -> RequestRecord:
+    return RequestRecord(
+        trace=TraceContext(*ids[1:]),
+        request_id=ids[0],
+        started=started,
+        method="POST",
+        route=head.route.path,
+        tenant=caller.tenant,
+        key_id=caller.key_id,
+        timings={"auth": auth},
+    )
 
 
 def _head_of(arrival: Arrival, route: QuestionRoute, scope: HTTPScope, record: RequestRecord) -> Head | None:
@@ -972,7 +987,8 @@ def _head_of(arrival: Arrival, route: QuestionRoute, scope: HTTPScope, record: R
         pieces=tuple(between),
         own=arrival.own,
         asking=(route.path.encode(), *(b"\0".join(v for n, v in headers if n == name) for name in _ASKING)),
-        answer_headers=_written(header for header in record.answer_headers if header[0] != route.id_header),
+        ending=_written(header for header in record.answer_headers if header[0] != route.id_header),
+        id_header=route.id_header,
         hurried=b"x-dub5-timeout" in names,
         headers={name: value for name, value in headers_of(scope).items() if name.encode() not in cut},
         content_length=places[b"content-length"],
@@ -983,10 +999,9 @@ def _head_of(arrival: Arrival, route: QuestionRoute, scope: HTTPScope, record: R
     )
 
 
-class _Refresh(msgspec.Struct):
+class _Again(msgspec.Struct):
     """The call to a provider that an answer has behind it, where it has one: only then its question is read again."""
 
-    pipeline: Pipeline
     request: _Request
     begun: Leader | None = None
 
@@ -994,14 +1009,10 @@ class _Refresh(msgspec.Struct):
     def made(self) -> Made | None:
         return None if self.begun is None else self.begun.made
 
-    def again(self) -> Leader:
-        request = self.request
-        # Not all that was read with it is to be kept for as long as the call takes.
-        request.came = (request.arrival.raw, 0, None)
-        return self
+    def again(self) -> _Again:
+        return _Again(self.request)
 
     async def call(self, identity: Identity | None, on_frames: Callable[[list[Frame]], None]) -> None:
         request = self.request
-        question = await request.head.route.read_again(request.arrival.raw, request.raw, request.record)
-        self.begun = self.pipeline.again(question)
+        self.begun = await request.head.route.again(request.arrival.raw, request.raw, request.record)
         await self.begun.call(identity, on_frames)

@@ -23,9 +23,9 @@ import asyncio
 import enum
 import functools
 import hashlib
+import math
 import random
 import time
-import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any, Literal, Protocol
 
@@ -49,7 +49,7 @@ from dub5.errors import (
 from dub5.frames import Frame
 from dub5.redis.link import RedisUnavailable, Words
 from dub5.telemetry.logging import get_logger
-from dub5.telemetry.metrics import Distribution, Metrics
+from dub5.telemetry.metrics import Metrics
 from dub5.telemetry.record import RequestRecord
 
 COOLDOWN = 10.0
@@ -84,7 +84,8 @@ Forward = Literal["bypass", "uri-miss", "stale", "request", "partial"]
 
 class CacheStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """How a lookup came out: one member of the list in a Cache-Status header (RFC 9211). `hit` and `fwd` exclude each
-    other. `ttl_by` says why the TTL is what it is, where it is the answer's own."""
+    other. `ttl_by` says why the TTL is what it is, where it is the answer's own. `text` is all of it, where that is
+    known already."""
 
     hit: bool = False
     fwd: Forward | None = None
@@ -93,9 +94,10 @@ class CacheStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     stored: bool = False
     collapsed: bool = False
     detail: str | None = None
+    text: str = ""
 
     def __str__(self) -> str:
-        return self._said() if self.ttl is not None else _said_before(self)
+        return self.text or (self._said() if self.ttl is not None else _said_before(self))
 
     def _said(self) -> str:
         said = "dub5; hit" if self.hit else "dub5"
@@ -121,21 +123,10 @@ def _said_before(status: CacheStatus) -> str:
 
 
 @functools.lru_cache(1024)
-def _plain_status(ttl: int) -> str:
+def _hit_status(ttl: int, ttl_by: str | None, detail: str) -> CacheStatus:
     """Many answers of one second have the same."""
-    return str(CacheStatus(hit=True, ttl=ttl, detail="local"))
-
-
-class PlainHit(msgspec.Struct, frozen=True, gc=False):
-    """A hit from memory, of the class's TTL, by a request without directives: of the next one all is known but whether
-    the answer is still there, and fresh. While its TTL is more than `surely`, in seconds, no draw has it refreshed
-    early. `dollars` is what a call would cost."""
-
-    lookup: CacheLookup
-    entry: Callable[[], Entry | None]  # a weak reference: memory has its own bound
-    ages: Distribution
-    dollars: float
-    surely: float
+    status = CacheStatus(hit=True, ttl=ttl, ttl_by=ttl_by, detail=detail)
+    return msgspec.structs.replace(status, text=str(status))
 
 
 Take = Callable[[list[Frame]], bool]
@@ -175,7 +166,15 @@ class Question(Protocol):
     def record(self) -> RequestRecord: ...
 
 
-class Leader(Protocol):
+class Behind(Protocol):
+    """The call that may be made behind an answer that is stored."""
+
+    def again(self) -> Leader:
+        """One in the background: nobody waits for it."""
+        ...
+
+
+class Leader(Behind, Protocol):
     """The call that a flight makes where it leads. `made` is what is to be stored of it, once it is over."""
 
     @property
@@ -184,10 +183,6 @@ class Leader(Protocol):
     async def call(self, identity: Identity | None, on_frames: Callable[[list[Frame]], None]) -> None:
         """Ask the provider, and call `on_frames` with what comes. Raises a Dub5Error where no provider has an answer.
         Called at most once. `identity` is what the answer will be stored under."""
-        ...
-
-    def again(self) -> Leader:
-        """The same call once more, in the background: nobody waits for it."""
         ...
 
 
@@ -466,6 +461,7 @@ class Flights:
         self._sampler: Samples = sampler or NoSampler()
         self._rng = rng
         self._ages = functools.cache(metrics.cache_hit_age.labels)
+        self._own_ttls = functools.cache(metrics.cache_own_ttl.labels)
         self._by_identity: dict[Identity, Flight] = {}
         self._in_flight: dict[asyncio.Task[None], Flight] = {}
         self._abandoned = False
@@ -495,13 +491,13 @@ class Flights:
             asked = lookup.directives
             if not (alone or asked.no_cache):
                 hit = self._store.recall(lookup)
-                if hit is None or not hit.freshness.usable:
+                if hit is None or not hit.usable:
                     hit = await self._find(lookup, record)
-                if hit is not None and hit.freshness.usable:
-                    return self._hit(question, lookup, leader, hit)
+                if hit is not None and hit.usable:
+                    return CacheAnswer(self.serve(question, lookup, leader, hit), hit)
             if asked.only_if_cached:
                 raise NotCached("Nothing usable is stored for this request.")
-            refused = hit is not None and hit.freshness.state is FreshnessState.REFUSED
+            refused = hit is not None and hit.state is FreshnessState.REFUSED
             if asked.no_cache or refused:
                 status = CacheStatus(fwd="request")
             else:
@@ -516,47 +512,37 @@ class Flights:
             if lookup is None or alone or not error.is_outage:
                 raise
             hit = await self._find(lookup, record)  # what was purged meanwhile must not come back
-            if hit is None or not (hit.freshness.usable or hit.freshness.state is FreshnessState.IF_ERROR):
+            if hit is None or not (hit.usable or hit.state is FreshnessState.IF_ERROR):
                 raise
-            return self._hit(question, lookup, leader, hit)
+            return CacheAnswer(self.serve(question, lookup, leader, hit), hit)
 
-    def recall(self, question: Question, leader: Leader, hit: CacheHit | None = None) -> CacheAnswer | None:
-        """What memory has, where it may be used: for those who look for many answers before they wait for any. Or the
-        `hit` that was found already."""
+    def recall(self, question: Question, behind: Behind) -> CacheAnswer | None:
+        """What memory has, where it may be used: for those who look for many answers before they wait for any."""
         lookup = question.lookup
-        if lookup is None:
+        hit = None if lookup is None else self._store.recall(lookup)
+        if lookup is None or hit is None or not hit.usable:
             return None
-        hit = hit or self._store.recall(lookup)
-        return self._hit(question, lookup, leader, hit) if hit is not None and hit.freshness.usable else None
+        return CacheAnswer(self.serve(question, lookup, behind, hit), hit)
 
-    def plain(self, lookup: CacheLookup) -> PlainHit | None:
-        """What memory has, for the next ones who ask; None where more has to be found out for each of them."""
-        lifetimes = lookup.lifetimes
+    def recall_plain(self, lookup: CacheLookup, of: int | None) -> tuple[Entry, float, str] | None:
+        """What memory has, its age in seconds and its Cache-Status, counted as given: `serve` of what is fresh and has
+        nothing behind it, as most. None, and nothing is counted, where it may be otherwise, or is not the answer with
+        the hash `of`, where there is one."""
+        lifetimes, sampler, class_name = lookup.lifetimes, self._sampler, lookup.class_name
         if lookup.directives is not NO_DIRECTIVES or lifetimes.question is not None or lifetimes.canary:
             return None
         entry = self._store.remembered(lookup)
-        if entry is None:
-            return None
-        dollars = entry.prompt_tokens * lookup.prices[0] + entry.completion_tokens * lookup.prices[1]
-        surely = GREATEST_DRAW * entry.recompute
-        return PlainHit(lookup, weakref.ref(entry), self._ages(lookup.class_name), dollars, surely)
-
-    def recall_plain(self, plain: PlainHit) -> tuple[Entry, float, str] | None:
-        """The same answer once more, its age in seconds and its Cache-Status: `recall`, where it is still in memory and
-        fresh, and there is nothing to be done behind it. Nothing is counted where it is None."""
-        lookup = plain.lookup
-        entry = self._store.remembered(lookup)
-        if entry is None or entry is not plain.entry() or self._sampler.re_asks >= 1.0:
+        if entry is None or sampler.re_asks >= 1.0 or (of is not None and hash(entry.body) != of):
             return None
         age = self._store.now() - entry.born / 1e6
-        ttl = lookup.lifetimes.ttl - age
-        if age < 0 or ttl <= plain.surely:
+        ttl = lifetimes.ttl - age
+        if age < 0 or ttl <= GREATEST_DRAW * entry.recompute:
             return None
-        plain.ages.observe(age)
-        self._sampler.accessed(
-            lookup.key, lookup.class_name, entry, dollars=plain.dollars, hit=True, ttl=None
-        )
-        return entry, age, _plain_status(int(ttl))
+        self._ages(class_name).observe(age)
+        prices = lookup.prices
+        dollars = entry.prompt_tokens * prices[0] + entry.completion_tokens * prices[1]
+        sampler.accessed(lookup.key, class_name, entry, dollars=dollars, hit=True, ttl=None)
+        return entry, age, _hit_status(math.floor(ttl), None, "local").text
 
     async def _find(self, lookup: CacheLookup, record: RequestRecord) -> CacheHit | None:
         started = time.perf_counter()
@@ -675,25 +661,29 @@ class Flights:
             return CacheAnswer(status, None, frames, coming, bool(flight.led_here))
         raise AssertionError  # the last try returns or raises
 
-    def _hit(self, question: Question, lookup: CacheLookup, leader: Leader, hit: CacheHit) -> CacheAnswer:
-        """Serve what is stored, and ask again behind it: because it is stale, soon will be, or to measure whether it
-        still holds. Nobody waits for that."""
-        entry, fresh, sampler = hit.entry, hit.freshness, self._sampler
-        state = fresh.state
-        self._ages(lookup.class_name).observe(fresh.age)
-        dollars = entry.prompt_tokens * lookup.prices[0] + entry.completion_tokens * lookup.prices[1]
-        own_ttl = None if hit.ttl_by is None else hit.lifetimes.ttl
+    def serve(self, question: Question, lookup: CacheLookup, behind: Behind, hit: CacheHit) -> CacheStatus:
+        """Count what is stored as given, and ask again behind it: because it is stale, soon will be, or to measure
+        whether it still holds. Nobody waits for that, and the record of the question is read only there."""
+        entry, state, ttl, sampler = hit.entry, hit.state, hit.ttl, self._sampler
+        own_ttl, prices = None, lookup.prices
+        self._ages(lookup.class_name).observe(hit.age)
+        if hit.ttl_by is not None:
+            own_ttl = hit.lifetimes.ttl
+            self._own_ttls(lookup.class_name, hit.ttl_by).observe(own_ttl)
+        dollars = entry.prompt_tokens * prices[0] + entry.completion_tokens * prices[1]
         sampler.accessed(lookup.key, lookup.class_name, entry, dollars=dollars, hit=True, ttl=own_ttl)
         if hit.known is not None:
             hit.known.served(entry, sampler.replicas)
-        if hit.ttl_by is not None:
-            self._metrics.cache_own_ttl.labels(lookup.class_name, hit.ttl_by).observe(hit.lifetimes.ttl)
+        # Else there is no draw by which it would be refreshed early.
+        soon = ttl <= GREATEST_DRAW * entry.recompute
+        if state is FRESH and not soon and sampler.re_asks < 1.0 and not lookup.lifetimes.canary:  # as most
+            return _hit_status(math.floor(ttl), hit.ttl_by, hit.tier)
         # In (0, 1], as its logarithm is taken.
         due = state is _REVALIDATE or (
             state is FRESH
-            and fresh.ttl <= GREATEST_DRAW * entry.recompute  # else there is no draw by which it would
+            and soon
             and refresh_early(
-                ttl=fresh.ttl,
+                ttl=ttl,
                 recompute=entry.recompute,
                 lifetimes=hit.lifetimes,
                 draw=1.0 - self._rng(),
@@ -708,7 +698,7 @@ class Flights:
                 flight = Flight(None, asker, asker, self._clock(), followers=1)
                 work = self._fly(
                     flight,
-                    leader.again(),
+                    behind.again(),
                     identity,
                     lookup,
                     shared=True,
@@ -720,15 +710,14 @@ class Flights:
             # Only to compare; never an answer that belongs to one user.
             flight, re_ask = Flight(followers=1), ReAsk(entry, "re-ask")
             identity = self._store.identity(lookup)
-            self._begin(flight, self._fly(flight, leader.again(), identity, lookup, re_ask=re_ask))
+            self._begin(flight, self._fly(flight, behind.again(), identity, lookup, re_ask=re_ask))
         if lookup.lifetimes.canary and state in _SERVED and not lookup.by_user:
             weight = sampler.draw_canary(lookup.class_name, lookup.lifetimes.canary, self._rng())
             if weight:
                 flight = Flight(followers=1)
-                self._begin(flight, self._measure(flight, leader, lookup, entry, weight))
+                self._begin(flight, self._measure(flight, behind, lookup, entry, weight))
         detail = hit.tier if state is FRESH else _DETAILS.get(state, hit.tier)
-        status = CacheStatus(hit=True, ttl=fresh.ttl, ttl_by=hit.ttl_by, detail=detail)
-        return CacheAnswer(status, hit)
+        return _hit_status(math.floor(ttl), hit.ttl_by, detail)
 
     def followers(self) -> int:
         """Who waits for the answers of all flights: requests here, replicas elsewhere, refreshes."""
@@ -863,20 +852,20 @@ class Flights:
             self._metrics.flights.labels("leader" if flight.led_here else "follower", outcome).inc()
 
     async def _measure(
-        self, flight: Flight, leader: Leader, lookup: CacheLookup, served: Entry, weight: float
+        self, flight: Flight, behind: Behind, lookup: CacheLookup, served: Entry, weight: float
     ) -> None:
         """See whether an answer that was served is stale: one hit in `weight`. Where it differs, and for some that do
         not, see also whether two answers do that are fetched one after the other."""
         sampler, identity = self._sampler, self._store.identity(lookup)
         first = ReAsk(served, "canary")
-        await self._fly(flight, leader.again(), identity, lookup, re_ask=first)
+        await self._fly(flight, behind.again(), identity, lookup, re_ask=first)
         if first.answer is None:
             return
         reworded = None
         if sampler.check_canary(lookup.class_name, self._rng(), changed=first.differs):
             second = ReAsk(first.answer, "canary")
             again = Flight(followers=1)
-            await self._fly(again, leader.again(), self._store.identity(lookup), lookup, re_ask=second)
+            await self._fly(again, behind.again(), self._store.identity(lookup), lookup, re_ask=second)
             if second.answer is None:
                 return  # to leave it out of those that are checked would make all of them look better
             reworded = second.differs

@@ -134,7 +134,7 @@ class FreshnessState(enum.Enum):
 
 FRESH = FreshnessState.FRESH
 """To look up a state is a call, and most answers are fresh."""
-_USABLE = (FRESH, FreshnessState.REVALIDATE, FreshnessState.ACCEPTED)
+USABLE = (FRESH, FreshnessState.REVALIDATE, FreshnessState.ACCEPTED)
 
 
 class Freshness(msgspec.Struct, frozen=True, gc=False):
@@ -146,14 +146,12 @@ class Freshness(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def usable(self) -> bool:
-        return self.state in _USABLE
+        return self.state in USABLE
 
 
 def judge(*, age: float, lifetimes: Lifetimes, asked: Directives) -> Freshness:
     """RFC 9111 section 4.2 and RFC 5861, with what the request asks for."""
     ttl = lifetimes.ttl - age
-    if asked is NO_DIRECTIVES and ttl > 0:  # as most: without more ado
-        return Freshness(FRESH, age, ttl)
     return Freshness(_state(age, ttl, lifetimes, asked), age, ttl)
 
 

@@ -29,6 +29,7 @@ import asyncio
 import contextlib
 import functools
 import hashlib
+import math
 import time
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -38,7 +39,7 @@ import msgspec
 from moka_py import Moka
 from msgspec import Meta
 
-from dub5.cache.freshness import Directives, Freshness, Lifetimes, judge
+from dub5.cache.freshness import FRESH, NO_DIRECTIVES, USABLE, Directives, FreshnessState, Lifetimes, judge
 from dub5.cache.purges import IN_FORCE, Asked, Purges
 from dub5.contract import (
     ENTRY_KEY,
@@ -125,7 +126,7 @@ class Identity(msgspec.Struct, frozen=True, gc=False):
     version: str
 
 
-class Entry(msgspec.Struct, frozen=True, array_like=True, weakref=True):
+class Entry(msgspec.Struct, frozen=True, array_like=True):
     """One complete answer.
 
     `born` is when the provider's call began, in microseconds since the epoch: an answer is as old as the
@@ -277,17 +278,28 @@ class Known(msgspec.Struct, gc=False):
 
 
 class CacheHit(msgspec.Struct, frozen=True, gc=False):
-    """A stored answer, where it was, and what it is good for, by which lifetimes.
+    """A stored answer, where it was, and what it is good for, by which lifetimes: see Freshness.
 
     Where these are its own, `ttl_by` says why, and `known` is what is known of its question.
     """
 
     entry: Entry
     tier: str
-    freshness: Freshness
+    state: FreshnessState
+    age: float
+    ttl: float
     lifetimes: Lifetimes
     ttl_by: By | None = None
     known: Known | None = None
+
+    @property
+    def usable(self) -> bool:
+        return self.state in USABLE
+
+    @property
+    def result(self) -> str:
+        """Of its look-up."""
+        return "stale" if self.ttl <= 0 else self.tier
 
     @property
     def own_ttl(self) -> float | None:
@@ -449,6 +461,15 @@ class AnswerStore:
         """Under which name the answer is kept now; another one after each purge that concerns it."""
         return Identity(lookup.key, self._purges.version(lookup.names))
 
+    def version(self, lookup: CacheLookup) -> str:
+        """Of that name."""
+        return self._purges.version(lookup.names)
+
+    def holds(self, lookup: CacheLookup, version: str) -> bool:
+        """Whether what memory had under that version may still be used: nothing was purged, for all that is known, and
+        enough is known of that."""
+        return version == self._purges.version(lookup.names) and self._purges.confirmed(-math.inf)
+
     def learn(self, key: str, record: QuestionRecord | None, born: int, hits: float = 0.0) -> None:
         """What is known of a question by now, and how often its answer that was `born` then was served."""
         known = self._local.questions.get(key)
@@ -511,7 +532,7 @@ class AnswerStore:
             # Else a purge came to our knowledge with the reading, and there is another answer to look for.
             still = identity.version == self._purges.version(lookup.names)
             hit = self._found(lookup, identity, entry) if still else None
-            done(hit if hit is not None and hit.freshness.usable else None)
+            done(hit if hit is not None and hit.usable else None)
 
         asks = lookup.lifetimes.question is not None
         return self._read_for(identity, on_entry, question=asks, at_once=True)
@@ -521,7 +542,7 @@ class AnswerStore:
             self._nudged.set()
         hit = self._judged(entry, "shared", lookup) if entry is not None else None
         if entry is not None and hit is not None and self._local.capacity:
-            self._keep_locally(identity, entry, lookup.lifetimes, hit.freshness.age)
+            self._keep_locally(identity, entry, lookup.lifetimes, hit.age)
         return hit
 
     def _read_for(
@@ -779,8 +800,11 @@ class AnswerStore:
                 self._local.questions.set(lookup.key, known)
             hits = known.hits_of(entry)
             lifetimes, by = lifetimes.of_answer(known.record, hits=hits, age=age, now=now)
+        ttl = lifetimes.ttl - age
+        if ttl > 0 and lookup.directives is NO_DIRECTIVES:  # as most: without more ado
+            return CacheHit(entry, tier, FRESH, age, ttl, lifetimes, by, known)
         fresh = judge(age=age, lifetimes=lifetimes, asked=lookup.directives)
-        return CacheHit(entry, tier, fresh, lifetimes, by, known)
+        return CacheHit(entry, tier, fresh.state, age, fresh.ttl, lifetimes, by, known)
 
     def _kept_for(self, key: str, lifetimes: Lifetimes) -> float:
         """Seconds for which an answer may be of use, by what is known of its question where that counts."""

@@ -317,7 +317,7 @@ class Embedder:
         tokens = sum(vector.tokens for vector in vectors)
         record.prompt_tokens, record.completion_tokens = tokens, 0
         status = status_of(batch)
-        ages = [item.hit.freshness.age for item in batch.items if item.hit is not None]
+        ages = [item.hit.age for item in batch.items if item.hit is not None]
         return Vectors(vectors, tokens, status, max(ages) if status.hit else None)
 
 
@@ -348,7 +348,7 @@ async def _together() -> AsyncIterator[asyncio.TaskGroup]:
 def _result(batch: Batch, item: Item) -> str:
     """The label of its look-up."""
     if item.hit is not None:
-        return "stale" if item.hit.freshness.ttl <= 0 else item.hit.tier
+        return item.hit.result
     if batch.bypass is not None:
         return "bypass"
     return "collapsed" if item.joined else "miss"

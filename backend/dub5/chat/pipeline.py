@@ -23,7 +23,7 @@ import msgspec
 
 from dub5.admission.gate import Gate
 from dub5.admission.keys import Caller
-from dub5.cache.flights import CacheStatus, Flights, Following, Leader, Made, PlainHit
+from dub5.cache.flights import CacheStatus, Flights, Following, Leader, Made
 from dub5.cache.flights import Question as CacheQuestion
 from dub5.cache.freshness import Directives
 from dub5.cache.policies import Policies
@@ -67,15 +67,6 @@ class Resolved(CacheQuestion, Protocol):
     def target(self) -> Target: ...
 
 
-class PlainAnswer(msgspec.Struct, frozen=True, gc=False):
-    """An answer from memory that is the same for all who ask, and what is counted for each: see PlainHit."""
-
-    hit: PlainHit
-    lookups: Count
-    saved: tuple[Count, Count]
-    dollars: tuple[float, float]
-
-
 class Pipeline:
     """Answers questions. `undecodable` is called with what came through Redis and cannot be used: its kind, and why."""
 
@@ -94,8 +85,15 @@ class Pipeline:
         self._store = services.store
         self._metrics = services.metrics
         self._lookups = cache(services.metrics.cache_lookups.labels)
+        self._hits = cache(self._hits_of)
         self._policies = policies
         self._undecodable = undecodable
+        # For who answers from memory, without a call between.
+        self.serve = flights.serve
+        self.recall_plain = flights.recall_plain
+        self.recall = services.store.recall
+        self.version = services.store.version
+        self.holds = services.store.holds
 
     @property
     def max_entry(self) -> int:
@@ -167,7 +165,7 @@ class Pipeline:
     def remembered(self, lookup: CacheLookup) -> CacheHit | None:
         """What memory has now, where it may be used; counts nothing."""
         hit = self._store.recall(lookup)
-        return hit if hit is not None and hit.freshness.usable else None
+        return hit if hit is not None and hit.usable else None
 
     async def answer(
         self, question: Question, on_forward: Callable[[CacheStatus], None] | None = None
@@ -220,47 +218,28 @@ class Pipeline:
         would take a wait, or nothing may be used."""
         return not lookup.directives.no_cache and self._store.ask(lookup, done)
 
-    def recall(self, question: Resolved, leader: Leader, hit: CacheHit | None = None) -> Answer | None:
-        """What memory has, where it may be used, or the `hit` that was found already; `leader` asks again behind it.
-        Nothing is counted where it is None."""
-        found = self._flights.recall(question, leader, hit)
-        return None if found is None or found.hit is None else self._stored(question, found.hit, found.status)
-
-    def plain(self, question: Resolved) -> PlainAnswer | None:
-        """What memory has for the next ones who ask this; None where more has to be found out for each of them."""
-        hit = None if question.lookup is None else self._flights.plain(question.lookup)
-        entry = None if hit is None else hit.entry()
-        if hit is None or entry is None:
-            return None
-        target = question.target
-        price, lookups = target.model.price, self._lookups(target.class_name, "local")
-        dollars = entry.prompt_tokens * price.input / 1e6, entry.completion_tokens * price.output / 1e6
-        return PlainAnswer(hit, lookups, self._metrics.saved(target.model.name), dollars)
-
-    def recall_plain(self, plain: PlainAnswer) -> tuple[Entry, float, str] | None:
-        """See Flights.recall_plain; counted where there is one."""
-        found = self._flights.recall_plain(plain.hit)
-        if found is not None:
-            (prompt, completion), dollars = plain.saved, plain.dollars
-            plain.lookups.value += 1
-            prompt.value += dollars[0]
-            completion.value += dollars[1]
-        return found
-
     def again(self, question: Question) -> Leader:
         """The call to a provider for a question that nobody waits for."""
         return ProviderCall(question, self._services).again()
 
     def _stored(self, question: Resolved, hit: CacheHit, status: CacheStatus) -> Answer:
-        entry, fresh, record, target = hit.entry, hit.freshness, question.record, question.target
-        prompt, completion, price = entry.prompt_tokens, entry.completion_tokens, target.model.price
-        record.cache_result = result = "stale" if fresh.ttl <= 0 else hit.tier
-        record.prompt_tokens, record.completion_tokens = prompt, completion
-        self._lookups(target.class_name, result).value += 1
-        self._metrics.count_saved(
-            target.model.name, prompt * price.input / 1e6, completion * price.output / 1e6
-        )
-        return Answer(entry.body, status, fresh.age)
+        entry, record = hit.entry, question.record
+        record.cache_result = result = hit.result
+        self.count_hit(question.target, entry, result)
+        record.prompt_tokens, record.completion_tokens = entry.prompt_tokens, entry.completion_tokens
+        return Answer(entry.body, status, hit.age)
+
+    def count_hit(self, target: Target, entry: Entry, result: str) -> None:
+        """An answer that was found and given."""
+        model, price = target.model, target.model.price
+        lookups, prompt, completion = self._hits(target.class_name, result, model.name)
+        lookups.value += 1
+        prompt.value += entry.prompt_tokens * price.input / 1e6
+        completion.value += entry.completion_tokens * price.output / 1e6
+
+    def _hits_of(self, class_name: str, result: str, model: str) -> tuple[Count, Count, Count]:
+        """Where these are counted: look-ups, dollars that were saved of the prompt, and of the answer."""
+        return self._lookups(class_name, result), *self._metrics.saved(model)
 
     async def put(self, question: Question, completion: bytes) -> None:
         """Store an answer that people have written. InvalidRequest where such a request is never cached."""

@@ -706,7 +706,10 @@ class GuardedProtocol(HttpToolsProtocol):
         if not self.pipeline and not self._over:
             if self.flow.held or self.flow.read_paused:
                 self.flow.release()
-            self._parse()
+            if self._unparsed or self._begun:
+                self._parse()
+            elif not self._under_way:
+                self._all.idle.setdefault(self, self.loop.time())
 
     def shutdown(self) -> None:
         if self._asked:

@@ -76,9 +76,10 @@ class LogWriter:
             if self._closed or self._size + len(line) > self._capacity:
                 self._count_dropped(1)
                 return
+            wakes = not self._lines  # else it was woken, and has still to take them
             self._lines.append(line)
             self._size += len(line)
-        if not self._wake.is_set():
+        if wakes:
             self._wake.set()
 
     def _count_dropped(self, lines: int) -> None:

@@ -387,8 +387,17 @@ class Known(msgspec.Struct, frozen=True, gc=False):
     stream: bool
 
 
-Ids = tuple[str, str, str, bool]
-"""Of a request, of its trace, of its span, and whether that is sampled."""
+class Used(Protocol):
+    """What was used for an answer."""
+
+    @property
+    def prompt_tokens(self) -> int: ...
+    @property
+    def completion_tokens(self) -> int: ...
+
+
+Ids = tuple[str, str, str, str | None, bool]
+"""Of a request; of its trace, its span, and that span's parent, and whether it is sampled, as in a TraceContext."""
 
 
 class Recorder:
@@ -418,15 +427,15 @@ class Recorder:
         return trace
 
     def ids_of(self, traceparent: bytes, request_id: bytes) -> Ids | None:
-        """`trace_of` and `id_of` in one, for what exports no span; None where these are not quite what a parser of
-        heads would make of them."""
+        """`trace_of` and `id_of` in one; None where these are not quite what a parser of heads would make of them."""
         digits = self._random_bytes(40).hex()
-        trace, span, sampled, ident = digits[:32], digits[32:48], True, digits[48:]
+        trace, parent, sampled, ident = digits[:32], None, True, digits[48:]
         if traceparent:
             context = _TRACEPARENT.fullmatch(traceparent)
             if context is not None and (len(traceparent) == _USUAL or context[1] != b"00"):
                 # Each part of it has its place, whatever comes after them.
-                trace, sampled = traceparent[3:35].decode(), traceparent[54] in _ODD
+                trace, parent = traceparent[3:35].decode(), traceparent[36:52].decode()
+                sampled = traceparent[54] in _ODD
             elif traceparent.strip() != traceparent:
                 return None
         if request_id:
@@ -434,7 +443,9 @@ class Recorder:
                 ident = request_id.decode()
             elif request_id.strip() != request_id:
                 return None
-        return ident, trace, span, sampled
+        if parent is None and self._tracer.enabled:
+            sampled = self._tracer.samples(trace)
+        return ident, trace, digits[32:48], parent, sampled
 
     def id_of(self, request_id: bytes | None) -> str:
         """The caller's id for its request, where it is usable, else a new one."""
@@ -476,8 +487,9 @@ class Recorder:
             phases = "" if first_byte is None else f',"first_byte":{milliseconds(first_byte)}'
             for phase, seconds in record.timings.items():
                 phases += f',"{phase}":{milliseconds(seconds)}'
-            ids = record.request_id, trace.trace_id, trace.span_id, trace.sampled
-            put(self._line(ids, known, milliseconds(duration), phases, encoded_answer(record), now))
+            answer = encoded_answer(record)
+            ids = record.request_id, trace.trace_id, trace.span_id, trace.parent_id, trace.sampled
+            put(self._line(ids, known, f"{milliseconds(duration)}{phases}", answer, now))
         if self._tracer.enabled and trace.sampled:
             self._export(record, outcome, status, duration)
 
@@ -494,33 +506,32 @@ class Recorder:
         return known
 
     def direct(self) -> Callable[[bytes], None] | None:
-        """What takes the lines of `finish_known`; None where there are no such lines now, or a span is exported."""
+        """What takes the lines of `finish_hit`; None where there are no such lines now, or a span is exported."""
         return None if self._tracer.enabled else json_lines()
 
-    def finish_known(
+    def finish_hit(
         self,
         put: Callable[[bytes], None],
         known: Known,
         ids: Ids,
-        answer: str,
-        *,
         duration: float,
-        auth: str,
+        phases: str,
+        cache: str,
+        used: Used,
         received: int,
         sent: int,
     ) -> None:
-        """`finish`, of what was answered at once: `answer` are its fields of the log line, see `encoded_answer`, and
-        `auth` is what the key took, in milliseconds, as it is written."""
-        now = time.time()
-        trace_id = ids[1] if ids[3] else None
+        """`finish`, of what was answered from the cache with one write: `phases` are the timings of the log line but
+        the first two, as they are written."""
+        now, total = time.time(), f"{duration * 1000:.3f}"  # as `milliseconds` has it
         known.series.observe(
-            duration, duration, received, sent, stream=known.stream, trace_id=trace_id, at=now
+            duration, duration, received, sent, known.stream, ids[1] if ids[4] else None, now
         )
-        total = milliseconds(duration)
-        phases = f',"first_byte":{total},"auth":{auth}'
-        put(self._line(ids, known, total, phases, answer, now))
+        timings = f'{total},"first_byte":{total}{phases}'
+        answer = f',"cache":"{cache}","prompt_tokens":{used.prompt_tokens},"completion_tokens":{used.completion_tokens}'
+        put(self._line(ids, known, timings, answer, now))
 
-    def _line(self, ids: Ids, known: Known, total: str, phases: str, answer: str, now: float) -> bytes:
+    def _line(self, ids: Ids, known: Known, timings: str, answer: str, now: float) -> bytes:
         """`_fields` as JSON, with as little as can be encoded anew."""
         second = int(now)
         if second != self._second:
@@ -529,7 +540,7 @@ class Recorder:
         return (
             f'{{"timestamp":"{self._written_second}.{int((now - second) * 1e6):06}Z","level":"info",'
             f'"event":"request","request_id":"{ids[0]}","trace_id":"{ids[1]}",'
-            f'"span_id":"{ids[2]}"{known.labels},"duration_ms":{{"total":{total}{phases}}}'
+            f'"span_id":"{ids[2]}"{known.labels},"duration_ms":{{"total":{timings}}}'
             f"{known.caller}{answer}}}\n"
         ).encode()
 

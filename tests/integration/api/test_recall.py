@@ -807,7 +807,7 @@ async def test_what_fails_after_an_answer_is_not_answered_again(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr(alone.app.recall._recorder, "finish_known", fail)
+    monkeypatch.setattr(alone.app.recall._recorder, "finish_hit", fail)
     protocol, transport = GuardedProtocol(alone.uvicorn, alone.connections, {}), Transport()
     protocol.connection_made(transport)
     with pytest.raises(RuntimeError):
@@ -1053,6 +1053,24 @@ def test_what_is_asked_at_once_of_a_limit_is_granted_as_one_by_one(shared: Share
 
     for each in zip(shared.twins, shared.servers, strict=True):
         shared.run(live(*each))
+
+
+def test_what_is_purged_while_a_limit_is_asked_is_not_given() -> None:
+    sent = usual("curl", asked(message()), "/v1/messages", 1, "other")
+
+    def meanwhile(_: object) -> None:
+        purges = twin.app._store._purges
+        purges._raise([purges._hash("all")], purges._highest + 1)
+
+    async def live(*befalls: Befalls) -> int:
+        await server.client.delete(limit_key("globex"))
+        before = twin.recalled
+        await _while_redis_is_asked(twin, server, [sent], [sent, *befalls])
+        return twin.recalled - before
+
+    with started() as alone:  # only one of them is asked
+        twin, server = alone.twins[0], alone.servers[0]
+        assert [alone.run(live()), alone.run(live(meanwhile))] == [1, 0]
 
 
 def test_what_redis_does_not_keep_is_said_not_to_be(shared: Shared) -> None:

@@ -65,9 +65,9 @@ async def test_ages_are_the_same_on_all_replicas_whatever_their_clocks_say(redis
                 assert await one.store(age)
                 found = await two.cache.find(WANTED)
                 assert found is not None
-                assert age <= found.freshness.age + TOLERANCE
-                assert found.freshness.age < age + NEAR
-                assert found.freshness.state is not FreshnessState.FRESH or age == 0.0
+                assert age <= found.age + TOLERANCE
+                assert found.age < age + NEAR
+                assert found.state is not FreshnessState.FRESH or age == 0.0
 
 
 def ahead(seconds: float) -> Entry:
@@ -118,16 +118,14 @@ async def test_a_clock_that_jumps_makes_nothing_fresh_again(redis: str, jump: fl
         assert await one.store(900.0)
         found = one.cache.recall(WANTED)
         assert found is not None
-        assert found.freshness.state is FreshnessState.REVALIDATE
+        assert found.state is FreshnessState.REVALIDATE
         one.wrong = jump
         found = one.cache.recall(WANTED)
-        assert found is None or (
-            jump > 0 and found.freshness.state in {FreshnessState.IF_ERROR, FreshnessState.GONE}
-        )
+        assert found is None or (jump > 0 and found.state in {FreshnessState.IF_ERROR, FreshnessState.GONE})
         await one.purges.synchronise()
         found = one.cache.recall(WANTED)
         assert found is not None
-        assert found.freshness.state is FreshnessState.REVALIDATE
+        assert found.state is FreshnessState.REVALIDATE
 
 
 def read(time: float) -> tuple[bytes, bytes]:

@@ -145,7 +145,7 @@ async def test_a_comparison_is_kept_and_makes_the_ttl_on_every_replica(
         for each in (two, one):
             found = await each.look()
             assert (found.lifetimes.ttl, found.ttl_by) == (expected(record, 0, 10), "changes")
-            assert found.freshness.ttl == pytest.approx(found.lifetimes.ttl - 10)
+            assert found.ttl == pytest.approx(found.lifetimes.ttl - 10)
 
 
 async def test_hits_of_all_replicas_shorten_the_ttl_at_once(redis: str, client: Redis, now: Clock) -> None:
