@@ -69,8 +69,8 @@ def fill_in(document: Path, about: Mapping[str, str], figures: Sequence[Figure],
     """Puts figures into the document's table: all of it anew where they are the `whole`, else the lines of the same."""
     text = document.read_text(encoding="utf-8")
     head, table, rest = re.split(r"(?<=\|---\|---\|---\|\n)((?:\|.*\n)+)", text, maxsplit=1)
-    lines = {} if whole else {line.split(" | ")[0].removeprefix("| "): line for line in table.splitlines()}
-    lines.update({figure.what: figure.line() for figure in figures})
+    found = [*([] if whole else table.splitlines()), *(figure.line() for figure in figures)]
+    lines = {tuple(line.split(" | ")[:2]): line for line in found}  # one thing may have several bars
     took_part = ", ".join(f"{name} {value}" for name, value in about.items())
     if whole:
         head = re.sub(r"(?s)(?<=Measured with ).*?(?=; no other)", lambda _: took_part, head)

@@ -71,8 +71,8 @@ def test_figures_of_some_rows_leave_the_others_as_they_are(tmp_path: Path) -> No
     document = tmp_path / "report.md"
     head = "Measured with old; no other load.\n\n| what | bar | measured |\n|---|---|---|\n"
     document.write_text(f"{head}| a | 1 | 2 |\n| b | 1 | 2 |\n\nafter\n")
-    some = [Figure("b", "1", "3"), Figure("c", "1", "4", good=False)]
+    some = [Figure("b", "1", "3"), Figure("b", "2", "4", good=False)]
     fill_in(document, {"python": "3"}, some, whole=False)
-    assert document.read_text() == f"{head}| a | 1 | 2 |\n| b | 1 | 3 |\n| c | 1 | 4 **missed** |\n\nafter\n"
+    assert document.read_text() == f"{head}| a | 1 | 2 |\n| b | 1 | 3 |\n| b | 2 | 4 **missed** |\n\nafter\n"
     fill_in(document, {"python": "3"}, [Figure("b", "1", "5")], whole=True)
     assert document.read_text() == f"{head.replace('old', 'python 3')}| b | 1 | 5 |\n\nafter\n"
