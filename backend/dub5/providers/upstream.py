@@ -8,20 +8,20 @@ response, use the connection again. llhttp (httptools) reads it. What goes throu
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ipaddress
 import itertools
 import math
 import socket
 import ssl
 import zlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import aiohappyeyeballs
 import httptools
 from yarl import URL
 
+from dub5.process.countdown import Countdown
 from dub5.process.descriptors import Sockets
 
 KEEP_ALIVE = 30.0
@@ -441,7 +441,7 @@ class Upstream:
         """A new one."""
         loop = asyncio.get_running_loop()
         try:
-            async with _on_time(self._connect):
+            async with Countdown(self._connect, steps=_LOOKS, over=lambda steps, _: steps >= _LOOKS):
                 made = await aiohappyeyeballs.start_connection(
                     await self._resolved(),
                     happy_eyeballs_delay=_FIRST_ALONE,
@@ -479,33 +479,6 @@ class Upstream:
                 self._addresses = found, loop.time() + _NAMES_KEPT
             first = next(self._turn) % max(1, len(found))
             return [*found[first:], *found[:first]]
-
-
-@contextlib.asynccontextmanager
-async def _on_time(seconds: float) -> AsyncIterator[None]:
-    """`asyncio.timeout`, but of an event loop that is late it waits for so many turns at least.
-
-    Where this replica has too much to do, the connection may be there for long before its turn comes. To give it up
-    then would count as the provider's failure, and open its circuit breaker.
-    """
-    loop = asyncio.get_running_loop()
-    left = _LOOKS
-    timer: asyncio.TimerHandle
-
-    def look() -> None:
-        nonlocal left, timer
-        left -= 1
-        if left:
-            timer = loop.call_later(seconds / _LOOKS, look)
-        else:
-            limit.reschedule(loop.time())
-
-    async with asyncio.timeout(None) as limit:
-        timer = loop.call_later(seconds / _LOOKS, look)
-        try:
-            yield
-        finally:
-            timer.cancel()
 
 
 def _literal(host: str, port: int) -> list[Any]:

@@ -42,6 +42,7 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.exceptions import InvalidResponse, ReadOnlyError, ResponseError
 
 from dub5.contract import Undecodable, clock_offset
+from dub5.process.countdown import Countdown
 from dub5.process.descriptors import is_shortage
 from dub5.redis.client import (
     CONNECT_TIMEOUT,
@@ -57,7 +58,7 @@ from dub5.redis.client import (
     connect,
 )
 from dub5.redis.cluster import Cluster
-from dub5.redis.pipelined import LATE, STEPS, PipelinedConnection, Pipelining, out_of_time
+from dub5.redis.pipelined import PipelinedConnection, Pipelining
 from dub5.settings.model import RedisSettings
 from dub5.telemetry.background import Background, BackgroundTask
 from dub5.telemetry.logging import get_logger
@@ -485,35 +486,6 @@ class Server(Protocol):
         ...
 
 
-class _Countdown:
-    """Has `limit` expire after `seconds`, unless `timer` is cancelled; after up to twice that where our own timers come
-    late.
-
-    It counts in steps, most of which must have ended in time: so a busy event loop, which leaves answers unread for a
-    while, or a busy machine, is not taken for a Redis that does not answer.
-    """
-
-    __slots__ = ("_due", "_in_time", "_limit", "_loop", "_step", "_steps", "timer")
-
-    def __init__(self, limit: asyncio.Timeout, seconds: float) -> None:
-        self._limit = limit
-        self._loop = asyncio.get_running_loop()
-        self._step = seconds / STEPS
-        self._steps = self._in_time = 0
-        self._due = self._loop.time() + self._step
-        self.timer = self._loop.call_at(self._due, self._on_step)
-
-    def _on_step(self) -> None:
-        now = self._loop.time()
-        self._steps += 1
-        self._in_time += now < self._due + LATE
-        if out_of_time(self._steps, self._in_time):
-            self._limit.reschedule(now)
-        else:
-            self._due = now + self._step
-            self.timer = self._loop.call_at(self._due, self._on_step)
-
-
 class _Batch(msgspec.Struct, eq=False):
     """Commands, and the callers that wait for the answers from one to another of them."""
 
@@ -573,18 +545,13 @@ class Batches:
 
     async def _run(self, batch: _Batch) -> None:
         try:
-            async with asyncio.timeout(None) as limit:
-                # Waiting for a connection counts: all of them are with a server that answers late.
-                countdown = _Countdown(limit, self._timeout)
-                try:
-                    async with self._connections:
-                        if self._next is batch:
-                            self._next = None
-                        if all(waiter.done() for waiter, _, _ in batch.waiters):  # cancelled
-                            return
-                        answers = await self._server.send(batch.commands)
-                finally:
-                    countdown.timer.cancel()
+            # Waiting for a connection counts: all of them are with a server that answers late.
+            async with Countdown(self._timeout) as limit, self._connections:
+                if self._next is batch:
+                    self._next = None
+                if all(waiter.done() for waiter, _, _ in batch.waiters):  # cancelled
+                    return
+                answers = await self._server.send(batch.commands)
         except AnswerTooLarge:  # the server is well
             batch.fail(RedisUndecodable)
         except REDIS_ERRORS as error:
@@ -620,12 +587,8 @@ class Batches:
         while True:
             with contextlib.suppress(*REDIS_ERRORS):
                 if await self._server.reconnect():
-                    async with asyncio.timeout(None) as limit:
-                        countdown = _Countdown(limit, self._timeout)
-                        try:
-                            [answer] = await self._server.send([_PING])
-                        finally:
-                            countdown.timer.cancel()
+                    async with Countdown(self._timeout):
+                        [answer] = await self._server.send([_PING])
                     if isinstance(answer, Exception):
                         raise answer
                 break

@@ -31,6 +31,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse
 
+from dub5.process.countdown import LATE, STEPS, out_of_time
 from dub5.redis.client import CONNECT_TIMEOUT, REDIS_ERRORS, AnswerTooLarge
 from dub5.telemetry.background import QUIET, delay
 from dub5.telemetry.logging import get_logger
@@ -39,17 +40,6 @@ MOST_UNDER_WAY = 2**20
 """Bytes of commands that have no answer yet, at most."""
 MOST_COMMAND = 2**16
 """Bytes of what is asked at once, at most: all that comes after it waits until it is sent."""
-
-STEPS, _STEPS_IN_TIME = 10, 8
-LATE = 0.002
-"""Seconds by which a timer may be late on a machine that is not busy."""
-
-
-def out_of_time(steps: int, in_time: int) -> bool:
-    """Whether Redis has had its time, of which each step is a tenth: most of them ended in time, or there were twice as
-    many."""
-    return (steps >= STEPS and in_time >= _STEPS_IN_TIME) or steps >= 2 * STEPS
-
 
 Done = Callable[[list[Any] | Exception], None]
 """Called with the answers, refusals among them, or why there are none. Raises nothing but InvalidResponse, where these

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, ResponseError
 
+from dub5.process.countdown import STEPS
 from dub5.redis.client import AnswerTooLarge
-from dub5.redis.pipelined import MOST_COMMAND, MOST_UNDER_WAY, STEPS, PipelinedConnection
+from dub5.redis.pipelined import MOST_COMMAND, MOST_UNDER_WAY, PipelinedConnection
 
 TIMEOUT, LARGEST = 10.0, 1000
 
