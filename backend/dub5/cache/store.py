@@ -497,7 +497,8 @@ class AnswerStore:
         if self._link is None or not self._link.available:
             return self.recall(lookup)
         identity, entry = self.identity(lookup), None
-        if self._was_nothing(identity):
+        reading = self._recent(identity)
+        if reading is not None and reading.over:  # there was nothing
             return self._found(lookup, identity, None) or self.recall(lookup)
         for _ in range(2):
             found: asyncio.Future[Entry | None] = asyncio.get_running_loop().create_future()
@@ -513,10 +514,11 @@ class AnswerStore:
             # A purge came to our knowledge with the reading.
         return self._found(lookup, asked, entry) or self.recall(lookup)
 
-    def _was_nothing(self, identity: Identity) -> bool:
-        """Whether Redis was asked a moment ago."""
+    def _recent(self, identity: Identity) -> _Reading | None:
+        """One that is under way, or found nothing a moment ago."""
         reading = self._readings.get(identity)
-        return reading is not None and reading.over and reading.began >= time.monotonic() - IN_FORCE
+        # One that was begun long ago, before this process was stopped for a while, may not know of purges.
+        return reading if reading is not None and reading.began >= time.monotonic() - IN_FORCE else None
 
     def ask(self, lookup: CacheLookup, done: Callable[[CacheHit | None], None]) -> bool:
         """`find` for who cannot wait: `done` is called once, later, with what Redis has, where it may be used. None:
@@ -556,9 +558,8 @@ class AnswerStore:
         """Call `on_entry` with what Redis has, by a reading that may be under way already. It is no request's, so that
         whoever leaves takes nothing from the others. `question`: also learn what is known of that. `at_once`: False
         where that would take a task."""
-        reading = self._readings.get(identity)
-        # One that was begun long ago, before this process was stopped for a while, may not know of purges.
-        if reading is not None and reading.began >= time.monotonic() - IN_FORCE:
+        reading = self._recent(identity)
+        if reading is not None:
             reading.kept |= at_once
             if reading.over:
                 asyncio.get_running_loop().call_soon(on_entry, None)
@@ -576,7 +577,8 @@ class AnswerStore:
     def _read_slowly(self, reading: _Reading) -> None:
         def done(task: asyncio.Task[Entry | None]) -> None:
             failed = task.cancelled() or task.exception() is not None  # it is noted: a miss
-            self._finish(reading, None if failed else task.result())
+            # A task does not tell why it found nothing.
+            self._finish(reading, None if failed else task.result(), known=False)
 
         work = self._read_in_task(reading.identity, question=reading.question)
         self._lookups.start(work).add_done_callback(done)
@@ -671,8 +673,7 @@ class AnswerStore:
             if self._link is not None and self._link.available:
                 self._read_slowly(reading)
             else:
-                reading.kept = False  # of a Redis that is away it is not known that there is nothing
-                self._finish(reading, None)
+                self._finish(reading, None, known=False)
 
     def _learn(self, turn: _Turn, asked: Asked, answers: list[Any] | RedisUnavailable) -> None:
         if not isinstance(answers, RedisUnavailable):
@@ -704,7 +705,7 @@ class AnswerStore:
                 self._read_otherwise(batch)
             else:
                 for reading in batch:
-                    self._finish(reading, None)
+                    self._finish(reading, None, known=False)
             return
         for reading, stored in zip(batch, answers, strict=True):
             entry = None
@@ -714,12 +715,13 @@ class AnswerStore:
                     entry = self._unpacked(reading.identity, stored)
                 except Exception as error:  # noqa: BLE001  # a defect there must not cost an answer: it is a miss
                     self._failures.note(error)
-            self._finish(reading, entry)
+            self._finish(reading, entry, known=turn.known)
 
-    def _finish(self, reading: _Reading, entry: Entry | None) -> None:
+    def _finish(self, reading: _Reading, entry: Entry | None, *, known: bool) -> None:
+        """It found that. `known`: Redis said so, and enough of purges: else nothing tells that there is nothing."""
         identity, reading.over = reading.identity, True
         if self._readings.get(identity) is reading:  # else it was replaced by a later one
-            if entry is None and reading.kept:
+            if entry is None and known and reading.kept:
                 asyncio.get_running_loop().call_later(_MOMENT, self._forget, identity, reading)
             else:
                 del self._readings[identity]

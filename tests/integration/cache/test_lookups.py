@@ -109,6 +109,17 @@ async def test_what_was_not_there_is_not_asked_for_twice(server: RedisServer) ->
         assert await calls(server, "getrange") == before + 4
 
 
+async def test_what_could_not_be_trusted_is_asked_for_again(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with linked(server.url, timeout=PATIENT) as link:
+        cache = await filled(link, "key")
+        with monkeypatch.context() as patched:
+            patched.setattr(Purges, "learn", lambda *_: False)  # there is more of purges to learn
+            assert await asked(cache, "key") is None
+        assert await cache.find(wanted("key")) is not None
+
+
 async def test_a_purge_elsewhere_is_learnt_with_the_look_up(server: RedisServer) -> None:
     async with linked(server.url, timeout=PATIENT) as link, linked(server.url, timeout=PATIENT) as other:
         cache = await filled(link, "key")
