@@ -109,12 +109,23 @@ _decode_plain = msgspec.json.Decoder(_Plain).decode
 _decode_text = msgspec.json.Decoder(str).decode
 
 
-class _Around(msgspec.Struct, frozen=True, gc=False):
+class _Around:
     """What stands around the text of a plain chunk, with its quotes."""
 
-    before: bytes
-    after: bytes
-    index: int
+    __slots__ = ("after", "before", "end", "index", "start")
+
+    def __init__(self, before: bytes, after: bytes, index: int) -> None:
+        self.before, self.after, self.index = before, after, index
+        self.start, self.end = len(before) - 1, len(after) - 1
+
+    def text_in(self, raw: bytes) -> str | None:
+        """That of a chunk which differs in it alone; None of any other."""
+        if not (raw.startswith(self.before) and raw.endswith(self.after)):
+            return None
+        try:
+            return _decode_text(raw[self.start : len(raw) - self.end])
+        except ValueError:
+            return None
 
 
 def _around(raw: bytes, index: int, text: str) -> _Around | None:
@@ -258,25 +269,22 @@ class _Passing(msgspec.Struct):
         return _Run(around, onward).on_part
 
 
-class _Run:
-    """What goes on with a choice: chunks that are known but for their text. Nearly all of a stream are read here.
+class _Run(_Around):
+    """What goes on with a choice: events of chunks that are known but for their text. Nearly all of a stream are read
+    here.
 
     All that takes is in one object, and that has slots: of thousands of streams none is in the processor's caches.
     """
 
-    __slots__ = ("after", "before", "end", "on_frames", "start", "texts")
+    __slots__ = ("on_frames", "texts")
 
     def __init__(self, around: _Around, onward: Onward) -> None:
-        self.before, self.after = b"data: " + around.before, around.after + b"\n\n"
-        self.start, self.end = len(self.before) - 1, len(self.after) - 1  # the text has its quotes
+        super().__init__(b"data: " + around.before, around.after + b"\n\n", around.index)
         self.texts, self.on_frames = onward.texts, onward.on_frames
 
     def on_part(self, part: bytes) -> bool:
-        if not (part.startswith(self.before) and part.endswith(self.after)):
-            return False
-        try:
-            text = _decode_text(part[self.start : len(part) - self.end])
-        except ValueError:
+        text = self.text_in(part)
+        if text is None:
             return False
         self.texts.append(text)
         on_frames = self.on_frames
@@ -328,8 +336,10 @@ class Frames(msgspec.Struct):
         """
         plain = self.plain
         for event, raw in events:
-            if not event and (known := self.known(raw)) is not None:
-                found.append(known)
+            around = self.around
+            text = None if around is None or event else around.text_in(raw)
+            if around is not None and text is not None:
+                found.append(Text(raw, around.index, text))
                 continue
             self.around = None
             if plain and not event and b"\n" not in raw:
@@ -359,17 +369,6 @@ class Frames(msgspec.Struct):
             found += self.read(event, raw)
             if self.done:
                 return
-
-    def known(self, raw: bytes) -> Text | None:
-        """The chunk that is these bytes, where it is one on one line that is known but for its text."""
-        around = self.around
-        if around is None or not raw.startswith(around.before) or not raw.endswith(around.after):
-            return None
-        try:
-            text = _decode_text(raw[len(around.before) - 1 : len(raw) - len(around.after) + 1])
-        except ValueError:
-            return None
-        return Text(raw, around.index, text)
 
     def read(self, event: bytes, raw: bytes) -> Iterable[Payload]:
         """The chunks that one event stands for: mostly itself. `event` is its name, `raw` its data.
