@@ -539,12 +539,8 @@ class Recall:
         """It is answered."""
         took, hit, recorder = time.perf_counter() - request.started, request.hit, self._recorder
         assert hit is not None  # noqa: S101  # it was sent
-        known, received, sent, put = (
-            request.body.known,
-            len(request.raw),
-            len(request.sent),
-            recorder.direct(),
-        )
+        known, put = request.body.known, recorder.direct()
+        received, sent = len(request.raw), len(request.sent)
         if known is not None and put is not None:
             recorder.finish_hit(
                 put, known, request.ids, took, request.phases, request.cache, hit.entry, received, sent
@@ -634,14 +630,12 @@ class Recall:
     def _give(self, request: _Request, hit: CacheHit) -> _Said:
         """What was found, as soon as it is kept where it has to be."""
         request.hit, body = hit, request.body
-        if body.keeps:
-            keep = self._write(request, body.rewriting, hit.entry.body) if self._may_wait(request) else None
-            return keep is not None and keep(functools.partial(self._then, request, self._on_kept))
-        if body.rewriting is None:
-            request.sent = hit.entry.body
-        else:
-            self._write(request, body.rewriting, hit.entry.body)
-        return self._answered(request, hit)
+        if body.keeps and not self._may_wait(request):
+            return False
+        keep = self._write(request, hit.entry.body)
+        if not body.keeps:
+            return self._answered(request, hit)
+        return keep is not None and keep(functools.partial(self._then, request, self._on_kept))
 
     def _on_kept(self, request: _Request, kept: bool) -> _Said:
         return self._answered(request, request.hit) if kept and request.hit is not None else False
@@ -818,10 +812,11 @@ class Recall:
                 return head, found
         return None, ()
 
-    def _write(self, request: _Request, rewriting: Rewriting | None, completion: bytes) -> Keep | None:
+    def _write(self, request: _Request, completion: bytes) -> Keep | None:
         """Have what is made of a completion sent; how that is kept."""
-        body = request.body
+        body, rewriting = request.body, request.body.rewriting
         if rewriting is None:
+            request.sent = completion
             return None
         if hash(completion) != body.written_of:  # one that nobody outside can foresee, and that bytes keep
             written = rewriting.write(completion)
@@ -837,8 +832,7 @@ class Recall:
     def _answered(self, request: _Request, hit: CacheHit) -> bytes:
         """The whole answer, counted as given."""
         body, pipeline, started = request.body, self._pipeline, request.started
-        status = pipeline.serve(request, request.lookup, request, hit)
-        cache = request.cache = status.text or str(status)
+        cache = request.cache = str(pipeline.serve(request, request.lookup, request, hit))
         pipeline.count_hit(body.target, hit.entry, hit.result)
         if request.new:
             self._remember(request.spelling, body)

@@ -528,20 +528,17 @@ class Flights:
         """What memory has, its age in seconds and its Cache-Status, counted as given: `serve` of what is fresh and has
         nothing behind it, as most. None, and nothing is counted, where it may be otherwise, or is not the answer with
         the hash `of`, where there is one."""
-        lifetimes, sampler, class_name = lookup.lifetimes, self._sampler, lookup.class_name
+        lifetimes = lookup.lifetimes
         if lookup.directives is not NO_DIRECTIVES or lifetimes.question is not None or lifetimes.canary:
             return None
         entry = self._store.remembered(lookup)
-        if entry is None or sampler.re_asks >= 1.0 or (of is not None and hash(entry.body) != of):
+        if entry is None or self._sampler.re_asks >= 1.0 or (of is not None and hash(entry.body) != of):
             return None
         age = self._store.now() - entry.born / 1e6
         ttl = lifetimes.ttl - age
         if age < 0 or ttl <= GREATEST_DRAW * entry.recompute:
             return None
-        self._ages(class_name).observe(age)
-        prices = lookup.prices
-        dollars = entry.prompt_tokens * prices[0] + entry.completion_tokens * prices[1]
-        sampler.accessed(lookup.key, class_name, entry, dollars=dollars, hit=True, ttl=None)
+        self._count(lookup, entry, age, None)
         return entry, age, _hit_status(math.floor(ttl), None, "local").text
 
     async def _find(self, lookup: CacheLookup, record: RequestRecord) -> CacheHit | None:
@@ -661,17 +658,20 @@ class Flights:
             return CacheAnswer(status, None, frames, coming, bool(flight.led_here))
         raise AssertionError  # the last try returns or raises
 
+    def _count(self, lookup: CacheLookup, entry: Entry, age: float, own_ttl: float | None) -> None:
+        """An answer that is given, at that age, with a TTL of its own or none."""
+        class_name, prices = lookup.class_name, lookup.prices
+        self._ages(class_name).observe(age)
+        dollars = entry.prompt_tokens * prices[0] + entry.completion_tokens * prices[1]
+        self._sampler.accessed(lookup.key, class_name, entry, dollars=dollars, hit=True, ttl=own_ttl)
+
     def serve(self, question: Question, lookup: CacheLookup, behind: Behind, hit: CacheHit) -> CacheStatus:
         """Count what is stored as given, and ask again behind it: because it is stale, soon will be, or to measure
         whether it still holds. Nobody waits for that, and the record of the question is read only there."""
         entry, state, ttl, sampler = hit.entry, hit.state, hit.ttl, self._sampler
-        own_ttl, prices = None, lookup.prices
-        self._ages(lookup.class_name).observe(hit.age)
         if hit.ttl_by is not None:
-            own_ttl = hit.lifetimes.ttl
-            self._own_ttls(lookup.class_name, hit.ttl_by).observe(own_ttl)
-        dollars = entry.prompt_tokens * prices[0] + entry.completion_tokens * prices[1]
-        sampler.accessed(lookup.key, lookup.class_name, entry, dollars=dollars, hit=True, ttl=own_ttl)
+            self._own_ttls(lookup.class_name, hit.ttl_by).observe(hit.lifetimes.ttl)
+        self._count(lookup, entry, hit.age, hit.own_ttl)
         if hit.known is not None:
             hit.known.served(entry, sampler.replicas)
         # Else there is no draw by which it would be refreshed early.

@@ -160,12 +160,8 @@ class Pipeline:
 
     def remembers(self, question: Question) -> bool:
         """Whether memory has the answer now; counts nothing."""
-        return question.lookup is not None and self.remembered(question.lookup) is not None
-
-    def remembered(self, lookup: CacheLookup) -> CacheHit | None:
-        """What memory has now, where it may be used; counts nothing."""
-        hit = self._store.recall(lookup)
-        return hit if hit is not None and hit.usable else None
+        hit = None if question.lookup is None else self._store.recall(question.lookup)
+        return hit is not None and hit.usable
 
     async def answer(
         self, question: Question, on_forward: Callable[[CacheStatus], None] | None = None

@@ -523,7 +523,7 @@ class Recorder:
     ) -> None:
         """`finish`, of what was answered from the cache with one write: `phases` are the timings of the log line but
         the first two, as they are written."""
-        now, total = time.time(), f"{duration * 1000:.3f}"  # as `milliseconds` has it
+        now, total = time.time(), milliseconds(duration)
         known.series.observe(
             duration, duration, received, sent, known.stream, ids[1] if ids[4] else None, now
         )
