@@ -85,10 +85,10 @@ class Distribution:
     `traced` is trace id, value and seconds since the epoch of the last observation with a trace, by bucket.
     """
 
-    __slots__ = ("bounds", "counts", "sum", "traced")
+    __slots__ = ("_bounds", "counts", "sum", "traced")
 
     def __init__(self, bounds: Sequence[float]) -> None:
-        self.bounds = bounds
+        self._bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
         self.traced: dict[int, tuple[str, float, float]] = {}
@@ -98,7 +98,7 @@ class Distribution:
     ) -> int:
         """In which bucket it is. `at` is in seconds since the epoch, now where it is not given. So many `times` the
         same."""
-        bucket = bisect_left(self.bounds, value)
+        bucket = bisect_left(self._bounds, value)
         self.counts[bucket] += times
         self.sum += value * times
         if trace_id is not None:
@@ -264,12 +264,8 @@ class RequestSeries:
         self._requests.value += 1
         self._received.value += received
         self._sent.value += sent
-        durations, first_bytes, traced = self._durations, self._first_bytes, None
-        bucket = bisect_left(durations.bounds, duration)  # as Distribution.observe, without a call
-        durations.counts[bucket] += 1
-        durations.sum += duration
-        if trace_id is not None:
-            traced = durations.traced[bucket] = (trace_id, duration, time.time() if at is None else at)
+        durations, first_bytes = self._durations, self._first_bytes
+        bucket = durations.observe(duration, trace_id, at)
         if first_byte is None:
             return
         if first_bytes is None:
@@ -277,8 +273,8 @@ class RequestSeries:
         if first_byte == duration:  # as of all that is answered at once: these have the same bounds
             first_bytes.counts[bucket] += 1
             first_bytes.sum += duration
-            if traced is not None:
-                first_bytes.traced[bucket] = traced
+            if trace_id is not None:
+                first_bytes.traced[bucket] = durations.traced[bucket]
         else:
             first_bytes.observe(first_byte, trace_id, at)
         if stream:
