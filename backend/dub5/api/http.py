@@ -504,7 +504,7 @@ class EventStream(msgspec.Struct):
         send, now, write = self.send, self._loop.time, writer.events
         if self.push is not None:
             self.pushing = _Pushing(write, now, self.record)
-        while frames := await answer.next(self._take()):
+        while frames := await answer.next(self._open_way()):
             events = write(frames)
             if not events:  # an empty body would count as a byte of the answer
                 continue
@@ -518,8 +518,8 @@ class EventStream(msgspec.Struct):
         await kept(writer, None)
         await self.end(writer.end())
 
-    def _take(self) -> Callable[[list[Frame]], bool] | None:
-        """What takes frames without a wait, as long as nothing is in the way."""
+    def _open_way(self) -> Callable[[list[Frame]], bool] | None:
+        """Let frames be pushed, but for while a comment is sent; what takes them."""
         pushing = self.pushing
         if pushing is None or self.push is None:
             return None
@@ -568,7 +568,7 @@ class EventStream(msgspec.Struct):
     def _on_heartbeat_sent(self, beat: asyncio.Task[None]) -> None:
         self._heartbeat = None
         if not (self._over or beat.cancelled()):
-            self._take()
+            self._open_way()
             self._silent_since = self._loop.time()
             self._timer = self._loop.call_at(self._silent_since + self.interval, self._on_timer)
 
