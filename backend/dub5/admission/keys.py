@@ -163,7 +163,8 @@ class KeyRing:
         return caller
 
     def as_of(self, caller: Caller) -> object:
-        """Where this gives the same object again, nothing has befallen the key of `caller` meanwhile."""
+        """What `caller` was found among: the same object until keys are read anew. A key that expires has another one
+        each time, so that it is always looked at again."""
         return object() if caller.expires is not None else self._callers
 
     def _check_expiry(self, expires: float) -> None:
