@@ -74,6 +74,17 @@ _CLIENT_TIMEOUTS = ("x-stainless-read-timeout", "x-stainless-timeout")
 TIMEOUTS = frozenset({"x-dub5-timeout", *_CLIENT_TIMEOUTS})
 """Headers of which `deadlines_of` makes something."""
 
+READ = frozenset(
+    {"authorization", "x-api-key", "anthropic-beta", "cache-control", "x-dub5-cache-tags", *TIMEOUTS}
+    | {"content-type", "content-encoding", "content-length", "expect", "host", "origin", "if-none-match"}
+    | {"sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest"}
+    | {f"access-control-request-{what}" for what in ("method", "headers", "private-network")}
+)
+"""All headers of a request that anything here reads, beside ids and traces: what `headers_of` gives. Two requests that
+differ in others are the same to us, and recall.py counts on that."""
+
+_READ = {name.encode(): name for name in READ}
+
 _DISCARDED = 16 * 2**20
 """Bytes of a body that is refused, which we are ready to read for politeness."""
 
@@ -211,11 +222,13 @@ class ClientLeft(Exception):
 
 
 def headers_of(scope: Scope) -> dict[str, str]:
-    """Request headers by lower-case name; a repeated one is joined by commas, as RFC 9110 says."""
+    """Those in READ, by lower-case name; a repeated one is joined by commas, as RFC 9110 says."""
     found: dict[str, str] = {}
     for raw_name, raw_value in scope["headers"]:
-        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
-        found[name] = f"{found[name]}, {value}" if name in found else value
+        name = _READ.get(raw_name)
+        if name is not None:
+            value = raw_value.decode("latin-1")
+            found[name] = f"{found[name]}, {value}" if name in found else value
     return found
 
 

@@ -5,8 +5,9 @@ a task, messages of ASGI, a body decoded and hashed. All that finds out about a 
 come again. So the ordinary way, when the answer to a request is stored, has its bytes *learnt* here, and
 the server asks here first. Nothing is ever recognised that the parser and our checks have not accepted.
 
-* Of a *head* everything counts but the values of some headers, `_VALUES`, that differ from request to request: those
-  are cut out. What is read in them (ids, the key, the length) is read anew each time, the others are read by nobody.
+* Of a *head* everything counts but values that differ from request to request: those are cut out. Some are
+  read anew each time (ids, the key, the length); the others are of headers that nobody here reads, whatever they are
+  called, and are found where two heads of a kind differ in them.
 * A *body* is known by its SHA-256, to those who have sent it, with the headers that say how it is to be understood.
   What is kept of all that say the same, in whatever spelling, is the key of the answer and what belongs to it, not the
   question; of the answer only what is written of it in another form. Another body under a known head is read by the
@@ -46,7 +47,7 @@ from dub5.admission.arrivals import JOINED, SMALL_REQUEST, Arrivals
 from dub5.admission.drain import Drain
 from dub5.admission.keys import ANONYMOUS, Caller, KeyRing
 from dub5.admission.limits import Grant, RateLimiter, rate_lines
-from dub5.api.http import EVENT_STREAM, JSON, headers_of
+from dub5.api.http import EVENT_STREAM, JSON, READ, headers_of
 from dub5.cache.flights import Leader, Made
 from dub5.cache.freshness import FRESH
 from dub5.cache.policies import Policies
@@ -89,16 +90,20 @@ _ENTRY = 900
 """Bytes that one meaning takes here beside what is written for it, near enough to bound the memo by."""
 
 _READ = ("content-length", "authorization", "x-api-key", "x-request-id", "x-client-request-id", "traceparent")
-_UNREAD = (
-    *("tracestate", "baggage", "b3", "x-b3-[a-z]+", "sentry-trace", "x-amzn-trace-id"),
-    *("x-cloud-trace-context", "x-datadog-[a-z-]+", "x-correlation-id", "idempotency-key"),
-    *("x-stainless-retry-count", "x-forwarded-for", "x-real-ip", "cf-ray", "cf-connecting-ip"),
-)
-"""Headers that differ from request to request: those that are read, and those that nobody here reads."""
+"""Headers whose values are cut out of each head, and read anew each time."""
+
+_COUNTING = (READ - {*_READ}) | {
+    *("connection", "proxy-connection", "keep-alive", "upgrade", "te", "trailer", "transfer-encoding")
+}
+"""Those whose values make it another head."""
 
 _VALUES = re.compile(
-    rf"(\r\n(?:{'|'.join((*_READ, *_UNREAD))}): ?)([!-~](?:[ -~]*[!-~])?)(?=\r\n)".encode(), re.IGNORECASE
+    rb"(\r\n(?!(?:%b):)[!#-'*+.^_`|~0-9a-z-]+: ?)([!-~](?:[ -~]*[!-~])?)(?=\r\n)"
+    % "|".join(sorted(_COUNTING)).encode(),
+    re.IGNORECASE,
 )
+"""The values that may be cut out."""
+
 _PRINTABLE = bytes(range(0x20, 0x7F))
 _DIGITS = 10
 """As many has a length that is none."""
@@ -127,28 +132,54 @@ _KINDS = (_written([JSON]), _written(EVENT_STREAM))
 class Head(msgspec.Struct, eq=False):
     """A head that was accepted, its values cut out, and the route that it leads to.
 
-    `pieces` are what stands before, between and after the values. The numbers are the places of values that are read,
-    -1 where there is no such header. `own` is the address that its connections came to. Under another `asking` a body
-    means something else. `ending` are the last lines of the head of each answer, but for that of its `id_header`.
-    `hurried`: its caller may not wait for long. `headers` are those that were not cut out; `used` is how often it has
-    come of late. `bypasses`: the last time its body was one whose answer is never stored.
+    `kind` is what stands before, between and after all the values that may be cut out, which were `seen` but for those
+    that are read; `cut` says which of them are. `pieces` are what then stands around those. The numbers are the places
+    of values that are read among them, -1 where there is no such header. `own` is the address that its connections
+    came to. Under another `asking` a body means something else. `ending` are the last lines of the head of each answer,
+    but for that of its `id_header`. `hurried`: its caller may not wait for long. `headers` are those that were not cut
+    out; `used` is how often it has come of late. `bypasses`: the last time its body was one whose answer is never
+    stored.
     """
 
     route: QuestionRoute
-    pieces: tuple[bytes, ...]
+    kind: tuple[bytes, ...]
+    seen: tuple[bytes, ...]
+    cut: frozenset[int]
     own: str | None
     asking: tuple[bytes, ...]
     ending: bytes
     id_header: bytes | None
     hurried: bool
     headers: dict[str, str]
-    content_length: int
-    authorization: int
-    x_api_key: int
-    request_id: int
-    traceparent: int
+    pieces: tuple[bytes, ...] = ()
+    content_length: int = -1
+    authorization: int = -1
+    x_api_key: int = -1
+    request_id: int = -1
+    traceparent: int = -1
     used: int = 0
     bypasses: bool = False
+
+    def __post_init__(self) -> None:
+        pieces, places = [self.kind[0]], {}
+        for index, (value, text) in enumerate(zip(self.seen, self.kind[1:], strict=True)):
+            if index in self.cut:
+                places[_name_before(self.kind, index)] = len(pieces) - 1
+                pieces.append(text)
+            else:
+                pieces[-1] += value + text
+        self.pieces = tuple(pieces)
+        self.content_length = places[b"content-length"]
+        self.authorization = places.get(b"authorization", -1)
+        self.x_api_key = places.get(b"x-api-key", -1)
+        self.request_id = places.get(b"x-request-id", places.get(b"x-client-request-id", -1))
+        self.traceparent = places.get(b"traceparent", -1)
+
+    def with_that(self, other: Head) -> Head:
+        """What recognises another one of its kind, too: itself where it does already."""
+        pairs = zip(self.seen, other.seen, strict=True)
+        cut = self.cut.union(index for index, (one, another) in enumerate(pairs) if one != another)
+        return self if cut == self.cut else msgspec.structs.replace(self, cut=cut)
 
     def key_in(self, authorization: bytes, x_api_key: bytes) -> str:
         """What such a request has of a key, by these values of its headers, which are empty where they are not there:
@@ -897,8 +928,15 @@ class Recall:
         if arrival.head is not None:
             return arrival.head
         head = _head_of(arrival, route, scope, record)
-        if head is None or any(head.pieces == each.pieces and head.own == each.own for each in self._heads):
-            return head
+        if head is None:
+            return None
+        for place, known in enumerate(self._heads):
+            if known.kind == head.kind and known.own == head.own:
+                wider = known.with_that(head)
+                if wider is not known:
+                    self._heads[place] = wider
+                    self._by_length.clear()
+                return wider
         if len(self._heads) >= _MOST_HEADS:
             self._heads.remove(min(self._heads, key=lambda head: head.used))
             self._by_length.clear()
@@ -965,32 +1003,35 @@ def _head_of(arrival: Arrival, route: QuestionRoute, scope: HTTPScope, record: R
     if scope["http_version"] != "1.1" or not _OTHERWISE.isdisjoint(names):
         return None
     parts = _VALUES.split(arrival.raw)
-    cut = [name.strip(b"\r\n: ").lower() for name in parts[1::3]]
-    if b"content-length" not in cut:
+    kind = (*(text + name for text, name in zip(parts[::3], parts[1::3], strict=False)), parts[-1])
+    may_be_cut = [_name_before(kind, index) for index in range(len(kind) - 1)]
+    if b"content-length" not in may_be_cut:
         return None
     # What is read has to be cut out, and be there once.
     read = [name.encode() for name in _READ]
-    if any(names.count(name) > 1 or (name in names and name not in cut) for name in read):
+    if any(names.count(name) > 1 or (name in names and name not in may_be_cut) for name in read):
         return None
     if any(value.lower() != b"keep-alive" for name, value in headers if name == b"connection"):
         return None
-    between = [text + name for text, name in zip(parts[::3], [*parts[1::3], b""], strict=True)]
-    places = {name: place for place, name in enumerate(cut)}
     return Head(
         route=route,
-        pieces=tuple(between),
+        kind=kind,
+        seen=tuple(
+            b"" if name in read else value for name, value in zip(may_be_cut, parts[2::3], strict=True)
+        ),
+        cut=frozenset(index for index, name in enumerate(may_be_cut) if name in read),
         own=arrival.own,
         asking=(route.path.encode(), *(b"\0".join(v for n, v in headers if n == name) for name in _ASKING)),
         ending=_written(header for header in record.answer_headers if header[0] != route.id_header),
         id_header=route.id_header,
         hurried=b"x-dub5-timeout" in names,
-        headers={name: value for name, value in headers_of(scope).items() if name.encode() not in cut},
-        content_length=places[b"content-length"],
-        authorization=places.get(b"authorization", -1),
-        x_api_key=places.get(b"x-api-key", -1),
-        request_id=places.get(b"x-request-id", places.get(b"x-client-request-id", -1)),
-        traceparent=places.get(b"traceparent", -1),
+        headers={name: value for name, value in headers_of(scope).items() if name not in _READ},
     )
+
+
+def _name_before(kind: Sequence[bytes], index: int) -> bytes:
+    """The header whose value stands after that piece of a head."""
+    return kind[index].rpartition(b"\r\n")[2].rstrip(b": ").lower()
 
 
 class _Again(msgspec.Struct):
