@@ -6,6 +6,9 @@ Law: Anthropic's own client accumulates the events to the same Message, whether 
 In a stream the token counts of the prompt are known at the end only, in `message_delta`, where the client takes them
 from; of a stored answer also at the start.
 
+Blocks follow each other, and nothing is said of one that has stopped: some clients are done with it by then. So where a
+server mixes the parts of several calls, each waits until the arguments of the one before are whole.
+
 Sources: https://platform.claude.com/docs/en/api/messages, …/build-with-claude/streaming
 """
 
@@ -21,16 +24,18 @@ import msgspec
 from dub5.errors import Dub5Error, render_messages_event
 from dub5.frames import Frame
 from dub5.providers.anthropic_answer import USAGE_OF_THEIR_OWN
+from dub5.providers.chunks import end_of, is_object
+from dub5.providers.lenient_json import mended, without_half
 from dub5.providers.message_blocks import (
     BLOCKS,
     PARTIAL,
     SIGNED,
     STOP,
     STOP_REASONS,
+    THOUGHTS,
     blocks_of,
     called,
     id_of,
-    reasoning_of,
     text_of,
 )
 from dub5.providers.protocol import Json, decode
@@ -47,6 +52,12 @@ _TEXT_DELTA = (
     b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,'
     b'"delta":{"type":"text_delta","text":%b}}\n\n'
 )
+_GROWS = {
+    "text": ("text_delta", "text"),
+    "thinking": ("thinking_delta", "thinking"),
+    "tool_use": ("input_json_delta", "partial_json"),
+}
+"""By the type of a block: the type of its deltas, and the member that has what is new."""
 _PING = b'event: ping\ndata: {"type":"ping"}\n\n'
 _MESSAGE_STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 
@@ -161,14 +172,6 @@ def _delta(index: int, kind: str, name: str, value: Any) -> bytes:
     return _event("content_block_delta", index=index, delta={"type": kind, name: value})
 
 
-def _text_delta(index: int, words: str) -> bytes:
-    """The event of which there are most."""
-    try:
-        return _TEXT_DELTA % (index, _encode(words))
-    except UnicodeEncodeError:
-        return _delta(index, "text_delta", "text", words)
-
-
 def _stop(index: int) -> bytes:
     return _event("content_block_stop", index=index)
 
@@ -233,7 +236,11 @@ class MessagesWriter:
         self._choice: Json = {}
         self._index = -1  # of the last block that began
         self._open = ""  # its type; empty where it has stopped
+        self._half = ""  # of a character: the other one may come
+        self._thoughts: tuple[str, ...] = THOUGHTS  # the name that this server uses, once it is known
         self._calls: dict[int, int] = {}  # of a call -> of its block
+        self._arguments: list[str] = []  # of the last one that began
+        self._waiting: dict[int, list[Json]] = {}  # parts of calls that are yet to begin
         self._theirs: dict[int, int] = {}  # index in `message_blocks` -> of its block
         self._of_use: Json = {}  # what the next use of a tool has besides
         self._said = self._refused = False
@@ -257,6 +264,7 @@ class MessagesWriter:
     def end(self) -> bytes:
         parts: list[bytes] = []
         self._begin({}, parts)
+        self._begin_calls(parts, last=True)
         self._close(parts)
         refused = self._refused and not self._said
         ending = _ending(self._choice, self._stops, calls=bool(self._calls), refused=refused)
@@ -277,9 +285,12 @@ class MessagesWriter:
         return events[: events.rindex(b"event: message_delta\n")]
 
     def _add(self, chunk: Json, parts: list[bytes]) -> None:
-        self._begin(chunk, parts)
+        if not self._begun and (
+            chunk.get("id") or chunk.get("choices")
+        ):  # Azure's first says nothing of the answer
+            self._begin(chunk, parts)
         counted = chunk.get("usage")
-        if isinstance(counted, dict):
+        if counted and isinstance(counted, dict):
             self._usage = counted
         for choice in chunk.get("choices") or ():
             if not isinstance(choice, dict) or choice.get("index", 0) != 0:
@@ -288,6 +299,8 @@ class MessagesWriter:
             if isinstance(delta, dict) and delta:
                 self._grow(delta, parts)
             ended = {name: value for name, value in choice.items() if value is not None and name != "delta"}
+            if "finish_reason" in ended:
+                ended["finish_reason"] = end_of(choice) or self._choice.get("finish_reason")
             self._choice.update(ended)
 
     def _begin(self, chunk: Json, parts: list[bytes]) -> None:
@@ -300,11 +313,16 @@ class MessagesWriter:
 
     def _grow(self, delta: Json, parts: list[bytes]) -> None:
         words = delta.get("content")
-        if len(delta) == 1 and type(words) is str and words and self._open == "text":  # most are
+        if (
+            len(delta) == 1 and type(words) is str and words and self._open == "text" and not self._half
+        ):  # most are
             self._said = True
-            parts.append(_text_delta(self._index, words))
+            try:
+                parts.append(_TEXT_DELTA % (self._index, _encode(words)))
+            except UnicodeEncodeError:
+                self._tell(words, parts)
             return
-        thought = reasoning_of(delta)
+        thought = self._thought_in(delta)
         if thought:
             self._think(thought, parts)
         signed = delta.get("thinking_blocks")
@@ -333,14 +351,32 @@ class MessagesWriter:
         return self._index
 
     def _close(self, parts: list[bytes]) -> None:
+        if self._half:
+            self._half = ""
+            self._tell("\ufffd", parts)  # as in the whole answer
         if self._open:
             parts.append(_stop(self._index))
             self._open = ""
 
+    def _tell(self, words: str, parts: list[bytes]) -> None:
+        """What is new in the open block. The first half of a character waits for the other one: alone it is no text."""
+        words, self._half = without_half(self._half + words)
+        if words:
+            parts.append(_delta(self._index, *_GROWS[self._open], words))
+
+    def _thought_in(self, delta: Json) -> str:
+        """Some servers say the same under two names."""
+        for name in self._thoughts:
+            words = delta.get(name)
+            if words and isinstance(words, str):
+                self._thoughts = (name,)
+                return words
+        return ""
+
     def _think(self, words: str, parts: list[bytes]) -> None:
         if self._open != "thinking":
             self._open_block({"type": "thinking", "thinking": "", "signature": ""}, parts)
-        parts.append(_delta(self._index, "thinking_delta", "thinking", words))
+        self._tell(words, parts)
 
     def _sign(self, block: Json, thought: str, parts: list[bytes]) -> None:
         """The end of a block of thinking, whose words may have come before."""
@@ -350,7 +386,7 @@ class MessagesWriter:
                 if self._open != "thinking":
                     self._open_block({"type": "thinking", "thinking": "", "signature": ""}, parts)
                     if isinstance(words, str) and words:
-                        parts.append(_delta(self._index, "thinking_delta", "thinking", words))
+                        self._tell(words, parts)
                 parts.append(_delta(self._index, "signature_delta", "signature", signature))
                 self._close(parts)
             case {"type": "thinking", "thinking": str(words)} if words and not thought:
@@ -369,19 +405,43 @@ class MessagesWriter:
             self._refused = True
         if self._open != "text":
             self._open_block({"type": "text", "text": ""}, parts)
-        parts.append(_delta(self._index, "text_delta", "text", words))
+        self._tell(words, parts)
 
     def _use(self, call: Json, parts: list[bytes]) -> None:
         index = call.get("index")
         index = index if type(index) is int else len(self._calls)
-        name, arguments = called(call)
         at = self._calls.get(index)
         if at is None:
-            block = {"type": "tool_use", "id": id_of(call, index), "name": name, "input": {}}
-            at = self._calls[index] = self._open_block({**block, **self._of_use}, parts)
-            self._of_use = {}
-        if arguments:
-            parts.append(_delta(at, "input_json_delta", "partial_json", arguments))
+            self._waiting.setdefault(index, []).append(call)
+            self._begin_calls(parts)
+        else:
+            self._argue(at, called(call)[1], parts)
+
+    def _argue(self, at: int, arguments: str, parts: list[bytes]) -> None:
+        if arguments and self._open == "tool_use" and at == self._index:
+            self._arguments.append(arguments)
+            self._tell(arguments, parts)
+        elif arguments:  # something else was said meanwhile
+            parts.append(_delta(at, *_GROWS["tool_use"], mended(arguments)))
+
+    def _begin_calls(self, parts: list[bytes], *, last: bool = False) -> None:
+        """Those that wait, in the order in which they came, and none before its name is known. `last`: in any case."""
+        for index, said in list(self._waiting.items()):
+            if self._open == "tool_use" and not (last or self._is_whole()):
+                return
+            name = next(filter(None, (called(call)[0] for call in said)), "")
+            if name or last:
+                del self._waiting[index]
+                known = next((call for call in said if call.get("id")), {})
+                block = {"type": "tool_use", "id": id_of(known, index), "name": name, "input": {}}
+                at = self._calls[index] = self._open_block({**block, **self._of_use}, parts)
+                self._of_use, self._arguments = {}, []
+                for call in said:
+                    self._argue(at, called(call)[1], parts)
+
+    def _is_whole(self) -> bool:
+        """Whether the arguments of the call that is told are an object that is complete."""
+        return is_object("".join(self._arguments))
 
     def _lay_out(self, entry: Json, parts: list[bytes]) -> None:
         """What chat has no field for. What comes at the end, about blocks that are gone, adds nothing."""

@@ -23,16 +23,12 @@ import msgspec
 from dub5.api import responses_answer as answers
 from dub5.api.responses_answer import Asked, Status
 from dub5.errors import Dub5Error, whole_seconds
-from dub5.providers.chunks import end_of, pieces_of
-from dub5.providers.lenient_json import mended
+from dub5.providers.chunks import end_of, is_object, pieces_of
+from dub5.providers.lenient_json import mended, without_half
+from dub5.providers.message_blocks import THOUGHTS
 from dub5.providers.protocol import Json
 
 _encode = msgspec.json.Encoder().encode
-
-_FIRST_HALVES = ("\ud800", "\udbff")
-"""Of characters that UTF-16 writes in two; a provider may cut between them."""
-
-_THOUGHTS = ("reasoning_content", "reasoning")
 
 
 class Emitter:
@@ -210,7 +206,7 @@ class Events:
                 self._call(part)
 
     def _thought_in(self, delta: Json, content: object) -> str:
-        for name in _THOUGHTS:
+        for name in THOUGHTS:
             value = delta.get(name)
             if value and isinstance(value, str):
                 self._thoughts = self._thoughts or name
@@ -288,11 +284,7 @@ class _Text:
 
     def add(self, text: str) -> str:
         """What may be told of it now."""
-        if not text.isascii() or self._half:
-            text, self._half = self._half + text, ""
-            if _FIRST_HALVES[0] <= text[-1] <= _FIRST_HALVES[1]:
-                text, self._half = text[:-1], text[-1]
-            text = mended(text)
+        text, self._half = without_half(self._half + text)
         self._parts.append(text)
         return text
 
@@ -478,11 +470,7 @@ class _Call(_Item):
         """Whether its arguments are an object that is complete."""
         if self.item is None or self.done is not None:
             return False
-        arguments = self._arguments.whole()
-        try:
-            return arguments.rstrip().endswith("}") and isinstance(msgspec.json.decode(arguments), dict)
-        except (ValueError, RecursionError):
-            return False
+        return is_object(self._arguments.whole())
 
     def finish(self, status: Status) -> Json:
         self._grow_by(self._arguments.rest())

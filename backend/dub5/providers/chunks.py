@@ -178,6 +178,14 @@ def end_of(choice: Json) -> str | None:
     return reason if isinstance(reason, str) and reason.strip().lower() not in _NO_WORDS else None
 
 
+def is_object(arguments: str) -> bool:
+    """Whether the arguments of a call are all here."""
+    try:
+        return arguments.rstrip().endswith("}") and isinstance(msgspec.json.decode(arguments), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
 class _Known(msgspec.Struct):
     position: int
     index: int

@@ -39,6 +39,15 @@ def mended(value: Any) -> Any:
     return json.loads(mended(json.dumps(value, ensure_ascii=False)))
 
 
+def without_half(text: str) -> tuple[str, str]:
+    """Of a text that may go on: `mended` what is there, and the first half of a character at its end, which waits for
+    the other one."""
+    if text.isascii():
+        return text, ""
+    half = text[-1] if "\ud800" <= text[-1] <= "\udbff" else ""
+    return mended(text.removesuffix(half)), half
+
+
 def _refused(name: str) -> None:
     raise ValueError(name)
 

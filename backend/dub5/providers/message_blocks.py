@@ -33,6 +33,8 @@ STOP_REASONS = {
 """The word of Messages for the end of a choice that says nothing more of it."""
 
 SIGNED = frozenset({"thinking", "redacted_thinking"})
+THOUGHTS = ("reasoning_content", "reasoning")
+"""The names that providers have for what a model thought; some say the same under both."""
 PARTIAL = "partial_json"
 """Member of a block that came in a stream: the JSON of its `input`."""
 
@@ -159,7 +161,7 @@ def _signed(message: Json) -> list[Json]:
 
 def reasoning_of(message: Json) -> str:
     """Of a message or a delta, by the names that providers have for it."""
-    for name in ("reasoning_content", "reasoning"):
+    for name in THOUGHTS:
         words = message.get(name)
         if isinstance(words, str) and words:
             return words

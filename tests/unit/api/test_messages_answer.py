@@ -12,7 +12,7 @@ import pytest
 from anthropic.lib.streaming._messages import accumulate_event
 from anthropic.types import Message, RawMessageStreamEvent
 from anthropic.types.shared import ErrorResponse
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
@@ -37,6 +37,7 @@ from dub5.providers.chunks import assemble, split
 from dub5.providers.protocol import Json, Payload
 from testkit import anthropic_server as fake
 from tests.harness import size
+from tests.unit.chat import test_joining
 
 law = settings(max_examples=size(40))
 """`SIZE` is how many answers are generated for each."""
@@ -67,6 +68,7 @@ def accumulated(events: bytes) -> Json:
         names.append(name.removeprefix("event: "))
         event = json.loads(data.removeprefix("data: "))
         assert event["type"] == names[-1]
+        assert event.get("index", -1) in {-1, names.count("content_block_start") - 1}
         if event["type"] != "ping":
             read = _event.validate_python(event, strict=True)
             snapshot = accumulate_event(event=read, current_snapshot=snapshot, json_bufs=partial)
@@ -155,6 +157,80 @@ def test_chunks_as_they_come_are_the_same_message(answer: Json, together: int) -
     groups = [chunks[at : at + together] for at in range(0, len(chunks), together)]
     events = b"".join(map(live.events, groups)) + live.end()
     assert accumulated(events) == valid(json.loads(writer().whole(encoded(answer))))
+
+
+@law
+@given(test_joining.streams())
+def test_chunks_however_they_were_cut_are_the_message_that_is_kept(
+    stream: tuple[list[Json], list[Json]],
+) -> None:
+    said, given_chunks = stream
+    assume(len(said) == 1 and not any("custom" in call for call in said[0]["message"].get("tool_calls", ())))
+    assume(not said[0]["message"].keys() >= {"reasoning_content", "reasoning"})
+    assert_the_same([chunk.data for chunk in test_joining.live(given_chunks)])
+
+
+def assert_the_same(chunks: list[Json]) -> None:
+    """As they come one by one, and as what is kept of them."""
+    live = writer()
+    events = b"".join(live.events([frame]) for frame in frames(chunks)) + live.end()
+    kept = Payload.of_whole(assemble(chunks)).raw
+    assert accumulated(events) == valid(json.loads(writer().whole(kept)))
+
+
+def chunk(delta: Json, finish_reason: str | None = None, **more: Any) -> Json:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
+    return {"id": "c", "object": "chat.completion.chunk", "model": "m", "choices": [choice], **more}
+
+
+def call_part(index: int, *, id: str | None = None, name: str = "", arguments: str = "") -> Json:  # noqa: A002  # OpenAI's name
+    function = {"name": name, "arguments": arguments}
+    return chunk({"tool_calls": [{"index": index, "id": id, "function": function}]})
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [
+            {"id": "", "model": "", "choices": [], "prompt_filter_results": [{"prompt_index": 0}]},
+            chunk({"role": "assistant", "content": "hi"}),
+            chunk({}, "stop"),
+        ],
+        [chunk({"content": "hi"}), chunk({}, "length"), chunk({}, ""), chunk({}, choices=[], usage={})],
+        [chunk({"content": "hi"}, usage={"prompt_tokens": 3}), chunk({}, "length", usage={})],
+        [chunk({"reasoning": "hm"}), chunk({"reasoning_content": "hm"}), chunk({"content": "hi"}, "stop")],
+        [chunk({"content": "a\ud83d"}), chunk({"content": "\ude00b\ud83d"}), chunk({}, "stop")],
+        [
+            call_part(0, id="a"),
+            call_part(0, name="f", arguments='{"a": '),
+            call_part(1, id="b", name="g"),
+            call_part(1, arguments='{"b": '),
+            call_part(0, arguments="1}"),
+            call_part(2, name="h"),
+            call_part(1, arguments="{}}"),
+            chunk({}, "tool_calls"),
+        ],
+        [
+            call_part(0, id="a", name="f", arguments='{"a": "\ud83d'),
+            call_part(1, id="b", name="g", arguments="{}"),
+            call_part(0, arguments='\ude00"}'),
+            chunk({}, "tool_calls"),
+        ],
+        [call_part(0, name="f"), call_part(1, name="g", arguments='{"b": 1}'), chunk({}, "tool_calls")],
+    ],
+    ids=[
+        "azure",
+        "an empty end",
+        "empty counts",
+        "two names",
+        "halves",
+        "calls mixed",
+        "a call cut",
+        "no arguments",
+    ],
+)
+def test_what_only_some_servers_do_is_the_same_live_and_kept(chunks: list[Json]) -> None:
+    assert_the_same(chunks)
 
 
 @law
