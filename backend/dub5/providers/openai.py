@@ -391,7 +391,7 @@ class Frames(msgspec.Struct):
         # A chunk that is as OpenAI would have written it only counts, and needs no closer look.
         choices = data.get("choices")
         choice = choices[0] if type(choices) is list and len(choices) == 1 else None
-        if type(choice) is dict and "error" not in data:
+        if type(choice) is dict and "error" not in data and not choice.get("error"):
             index, delta, reason = choice.get("index"), choice.get("delta"), choice.get("finish_reason")
             if type(index) is int and type(delta) is dict and not delta.get("tool_calls"):
                 if reason is None and index in self.flowing:  # one of the many in the middle
@@ -399,7 +399,7 @@ class Frames(msgspec.Struct):
                         self._learn(index, chunk.raw)
                     return (chunk,)
                 known = reason is None or (type(reason) is str and reason in FINISH_REASONS)
-                if known and not event and choice.get("message") is None and not choice.get("error"):
+                if known and not event and choice.get("message") is None:
                     self.by_deltas = True
                     self._note([choice])
                     return (chunk,)

@@ -111,6 +111,7 @@ odd_choice = st.fixed_dictionaries(
         | odd_values,
         "finish_reason": st.sampled_from([None, None, None, "", "stop", "length", "unheard of"]),
         "logprobs": st.sampled_from([None, {"content": [{"token": "a"}]}]),
+        "error": st.sampled_from([None, None, {}, {"message": "no"}]),
         "more": odd_values,
     },
 )
@@ -197,6 +198,16 @@ def test_a_chunk_is_known_by_what_stands_around_its_text(told: list[Json], known
     assert [payload_of(chunk).data for chunk in reader.told] == told
     assert (reader._frames.around is not None) is known
     assert bool(reader.straight) is known
+
+
+@pytest.mark.parametrize("before", [0, 1, 5])
+def test_an_error_in_a_choice_is_one_wherever_it_comes(before: int) -> None:
+    """Also where the choice has begun, and does not end with a word for it."""
+    choice = {"index": 0, "delta": {"content": ""}, "finish_reason": None, "error": {"message": "no"}}
+    told = [*(plain(text) for text in "abcde"[:before]), plain("", choices=[choice])]
+    reader = Reader().read([b"data: %b\n\n" % json.dumps(chunk).encode() for chunk in told])
+    assert reader.error == (Reported, "")
+    assert [payload_of(chunk).data for chunk in reader.told] == told[:before]
 
 
 _END = {"index": 0, "delta": {}, "finish_reason": "stop"}
