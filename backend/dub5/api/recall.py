@@ -58,7 +58,9 @@ from dub5.chat.question import Question
 from dub5.errors import Dub5Error, RateLimited
 from dub5.frames import Frame
 from dub5.json_steps import decode, is_plain
+from dub5.settings.model import Limit
 from dub5.telemetry.logging import get_logger
+from dub5.telemetry.metrics import Hits
 from dub5.telemetry.record import Ids, Known, Recorder, RequestRecord, TraceContext, milliseconds
 
 if TYPE_CHECKING:
@@ -337,7 +339,8 @@ class Body(msgspec.Struct, gc=False):
     `cost` is as in ChatRequest. `rewriting` writes what is sent, None where that is the stored completion itself;
     `written` is what it made of the completion with the hash `written_of`. `keeps`: what it writes has to be kept.
     All bodies with the same `meaning`, a hash, say the same; it is empty where that would take long to find out.
-    `known` is where requests for it are counted, once there was one; the lifetimes of `lookup` are those last in force.
+    `known` and `hits` are where requests for it are counted, once there was one; the lifetimes of `lookup` are those
+    last in force.
     """
 
     caller: Caller
@@ -351,6 +354,7 @@ class Body(msgspec.Struct, gc=False):
     keeps: bool = False
     meaning: bytes = b""
     known: Known | None = None
+    hits: Hits | None = None
 
     def size(self) -> int:
         """Bytes, about: what writes Responses has the request with it."""
@@ -407,6 +411,11 @@ class Later(NamedTuple):
     end: int
 
 
+_Plain = tuple[Callable[[bytes], None], Known, Hits, Entry, float, str]
+"""An answer that is fresh and has nothing behind it: what takes its log line, where it is counted, itself, its age and
+its Cache-Status."""
+
+
 class _Request(msgspec.Struct, gc=False):
     """A request that is known: a question, as far as memory needs to know it, and how it is answered.
 
@@ -414,9 +423,10 @@ class _Request(msgspec.Struct, gc=False):
     place, on a connection to this address, and ends at `end`. `started` is of time.perf_counter, `auth` the seconds
     that its key took. `later` takes what becomes of it in a later turn, see `Recall.answer`.
 
-    `grant` is what its tenant's limit said. `hit` is what was found under this `version`; `asked` when Redis was asked
-    for it, and `looked_up` the seconds that it took. `cache` is the Cache-Status, `sent` the body that is sent, and
-    `phases` are timings in the log line.
+    `limit` is its tenant's, `grant` what that said. `plain` is its answer, where it is so; else `hit` is what was
+    found, in memory or `asked` of Redis then, and `looked_up` the seconds that this took. `version` is what it was
+    found under before the limit was asked. `cache` is the Cache-Status, `sent` the body that is sent, and `phases` are
+    timings in the log line.
     """
 
     lookup: CacheLookup
@@ -431,6 +441,8 @@ class _Request(msgspec.Struct, gc=False):
     ids: Ids
     started: float
     auth: float
+    limit: Limit | None
+    plain: _Plain | None
     new: bool = False
     known_arrival: Arrival | None = None
     known_record: RequestRecord | None = None
@@ -443,6 +455,13 @@ class _Request(msgspec.Struct, gc=False):
     sent: bytes = b""
     phases: str = ""
     bypass: None = None
+
+    @property
+    def entry(self) -> Entry:
+        """What was found."""
+        found = self.hit if self.plain is None else self.plain
+        assert found is not None  # noqa: S101  # one of the two was
+        return found[3] if isinstance(found, tuple) else found.entry
 
     @property
     def arrival(self) -> Arrival:
@@ -475,23 +494,6 @@ class _Request(msgspec.Struct, gc=False):
         # Not all that was read with it is to be kept for as long as the call takes.
         self.came = (self.arrival.raw, 0, None)
         return _Again(self)
-
-
-class _Given(msgspec.Struct, frozen=True, gc=False):
-    """What answers a request at once, `said`, up to `end` of what came, and what Recorder.finish_hit takes when it is
-    written, but for how long it took since `started`."""
-
-    said: bytes
-    end: int
-    started: float
-    put: Callable[[bytes], None]
-    known: Known
-    ids: Ids
-    phases: str
-    cache: str
-    entry: Entry
-    received: int
-    sent: int
 
 
 _Said = bytes | bool
@@ -553,13 +555,12 @@ class Recall:
         except Exception:  # noqa: BLE001  # a defect here must not cost an answer: the ordinary way gives it
             _log.exception("recall failed")
             return None
-        # What fails from here on must not be answered a second time.
-        if isinstance(request, _Given):
-            write(request.said)
-            self._finish_plainly(request)
-            return request.end
+        if isinstance(request, tuple):
+            write(request[0])
+            return request[1]
         if not isinstance(request, _Request):
             return request
+        # What fails from here on must not be answered a second time.
         if isinstance(said, bytes):
             write(said)
             self._finish(request)
@@ -584,19 +585,6 @@ class Recall:
         if known is None:
             request.body.known = recorder.known(record)
 
-    def _finish_plainly(self, given: _Given) -> None:
-        self._recorder.finish_hit(
-            given.put,
-            given.known,
-            given.ids,
-            time.perf_counter() - given.started,
-            given.phases,
-            given.cache,
-            given.entry,
-            given.received,
-            given.sent,
-        )
-
     def _then(self, request: _Request, step: Callable[[_Request, Any], _Said], told: Any) -> None:
         """Take the next step of a request, now that Redis has told something."""
         said: _Said = False
@@ -606,7 +594,8 @@ class Recall:
             _log.exception("recall failed")
         if isinstance(said, bytes):
             request.later(said)
-            self._finish(request)
+            if request.plain is None:
+                self._finish(request)
         elif not said and not request.later(self._as_of_now(request.arrival)):
             took, received = time.perf_counter() - request.record.started, len(request.raw)
             self._recorder.finish(
@@ -623,53 +612,51 @@ class Recall:
     # The steps. Each gives the answer, or whether there will be another one.
 
     def _step(self, request: _Request) -> _Said:
-        hit, limiter = self._pipeline.recall(request.lookup), self._limiter
-        if hit is not None and hit.state is not FRESH and not hit.usable:
-            hit = None
-        if limiter.limited:
-            tenant = request.body.caller.tenant
-            limit = limiter.limit_of(tenant)
-            if limit is not None:
-                # Of what memory has not, the ordinary way reserves tokens.
-                if hit is None or not self._may_wait(request):
-                    return False
-                request.hit, request.version = hit, self._pipeline.version(request.lookup)
-                return limiter.ask(tenant, limit, functools.partial(self._then, request, self._on_grant))
-        if hit is not None:
-            return self._give(request, hit)
+        hit, limit = None, request.limit
+        if request.plain is None:
+            hit = self._pipeline.recall(request.lookup)
+            if hit is not None and hit.state is not FRESH and not hit.usable:
+                hit = None
+        if request.plain is None and hit is None:
+            # Of what memory has not, the ordinary way reserves tokens.
+            if limit is not None or not self._may_wait(request):
+                return False
+            request.asked = time.perf_counter()
+            return self._pipeline.ask(request.lookup, functools.partial(self._then, request, self._on_hit))
+        request.hit = hit
+        if limit is None:
+            return self._give(request)
         if not self._may_wait(request):
             return False
-        request.asked = time.perf_counter()
-        return self._pipeline.ask(request.lookup, functools.partial(self._then, request, self._on_hit))
+        request.version = self._pipeline.version(request.lookup)
+        then = functools.partial(self._then, request, self._on_grant)
+        return self._limiter.ask(request.body.caller.tenant, limit, then)
 
     def _on_grant(self, request: _Request, grant: Grant | RateLimited | None) -> _Said:
-        request.grant, hit = grant, request.hit
-        if (
-            hit is None
-            or not isinstance(grant, Grant)
-            or not self._pipeline.holds(request.lookup, request.version)
-        ):
+        request.grant = grant
+        if not isinstance(grant, Grant) or not self._pipeline.holds(request.lookup, request.version):
             return False
-        return self._give(request, hit)
+        return self._give(request)
 
     def _on_hit(self, request: _Request, hit: CacheHit | None) -> _Said:
         if hit is None:
             return False
+        request.hit = hit
         request.looked_up = time.perf_counter() - request.asked
-        return self._give(request, hit)
+        return self._give(request)
 
-    def _give(self, request: _Request, hit: CacheHit) -> _Said:
+    def _give(self, request: _Request) -> _Said:
         """What was found, as soon as it is kept where it has to be."""
-        request.hit, body = hit, request.body
+        body = request.body
         if body.keeps and not self._may_wait(request):
             return False
-        keep = self._write(request, hit.entry.body)
+        keep = self._write(request)
         if not body.keeps:
-            return self._answered(request, hit)
+            return self._answered(request)
         return keep is not None and keep(functools.partial(self._then, request, self._on_kept))
 
     def _on_kept(self, request: _Request, kept: bool) -> _Said:
-        return self._answered(request, request.hit) if kept and request.hit is not None else False
+        return self._answered(request) if kept else False
 
     def _may_wait(self, request: _Request) -> bool:
         return not request.head.hurried and len(request.raw) <= SMALL_REQUEST
@@ -682,7 +669,7 @@ class Recall:
         started: float,
         opening: bytes,
         later: Callable[[bytes | Arrival], bool],
-    ) -> _Request | _Given | Arrival | None:
+    ) -> tuple[bytes, int] | _Request | Arrival | None:
         body_at = data.find(b"\r\n\r\n", at, at + _LARGEST_HEAD) + 4  # past that size it may be refused
         if body_at < 4:
             return None
@@ -740,12 +727,14 @@ class Recall:
         lookup, lifetimes = body.lookup, self._policies.in_force[body.target.class_name]
         if lifetimes is not lookup.lifetimes:
             lookup = body.lookup = msgspec.structs.replace(lookup, lifetimes=lifetimes)
-        if not self._limiter.limited or self._limiter.limit_of(caller.tenant) is None:
-            given = self._plainly(opening, body, head, ids, started, auth, len(raw), end)
-            if given is not None:
-                if new:
-                    self._remember(spelling, body)
-                return given
+        plain = self._plain(body)
+        limit = self._limiter.limit_of(caller.tenant) if self._limiter.limited else None
+        if plain is not None and limit is None and not body.keeps:
+            sent, _ = body.rewriting.renew(body.written) if body.rewriting else (plain[3].body, None)
+            said = self._say(plain, opening, body, head, ids, started, auth, len(raw), sent)
+            if new:
+                self._remember(spelling, body)
+            return said, end
         return _Request(
             lookup,
             head,
@@ -759,13 +748,36 @@ class Recall:
             ids,
             started,
             auth,
+            limit,
+            plain,
             new,
             arrival,
             record,
         )
 
-    def _plainly(
+    def _plain(self, body: Body) -> _Plain | None:
+        """Its answer, where all is as with most: then half of the steps are not needed."""
+        known, put, of = body.known, self._recorder.direct(), body.written_of
+        if known is None or put is None or (of is None and body.rewriting is not None):
+            return None
+        lookup, target = body.lookup, body.target
+        found = self._pipeline.recall_plain(lookup, of)
+        if found is None:
+            return None
+        hits = body.hits
+        if hits is None:
+            hits = body.hits = self._recorder.hits(
+                known,
+                class_name=target.class_name,
+                result="local",
+                model=target.model.name,
+                prices=lookup.prices,
+            )
+        return put, known, hits, *found
+
+    def _say(
         self,
+        plain: _Plain,
         opening: bytes,
         body: Body,
         head: Head,
@@ -773,22 +785,28 @@ class Recall:
         started: float,
         auth: float,
         received: int,
-        end: int,
-    ) -> _Given | None:
-        """The answer, counted as given, where all is as with most: then half of the steps are not needed."""
-        known, put, rewriting, of = body.known, self._recorder.direct(), body.rewriting, body.written_of
-        if known is None or put is None or body.keeps or (rewriting is not None and of is None):
-            return None
-        found = self._pipeline.recall_plain(body.lookup, of)
-        if found is None:
-            return None
-        entry, age, cache = found
-        self._pipeline.count_hit(body.target, entry, "local")
-        sent, took = entry.body if rewriting is None else rewriting.renew(body.written)[0], milliseconds(auth)
-        said = _answer(opening, body, head, cache, age, ids[0], started, took, sent)
-        return _Given(
-            said, end, started, put, known, ids, f',"auth":{took}', cache, entry, received, len(sent)
+        sent: bytes,
+        rates: str = "",
+    ) -> bytes:
+        """The whole answer, counted as given."""
+        put, known, hits, entry, age, cache = plain
+        took, waited = time.perf_counter() - started, milliseconds(auth)
+        said = _answer(opening, body, head, cache, age, ids[0], took, waited, sent, rates)
+        self._pipeline.note_plain(body.lookup, entry)
+        self._recorder.finish_hit(
+            put,
+            known,
+            ids,
+            took,
+            f',"auth":{waited}',
+            cache,
+            entry,
+            received,
+            len(sent),
+            hits,
+            age,
         )
+        return said
 
     def _read_now(
         self, arrival: Arrival, raw: bytes, caller: Caller, record: RequestRecord, end: int
@@ -843,9 +861,9 @@ class Recall:
                 return head, found
         return None, ()
 
-    def _write(self, request: _Request, completion: bytes) -> Keep | None:
-        """Have what is made of a completion sent; how that is kept."""
-        body, rewriting = request.body, request.body.rewriting
+    def _write(self, request: _Request) -> Keep | None:
+        """Have what is made of what was found sent; how that is kept."""
+        body, rewriting, completion = request.body, request.body.rewriting, request.entry.body
         if rewriting is None:
             request.sent = completion
             return None
@@ -860,9 +878,27 @@ class Recall:
         request.sent, keep = rewriting.renew(written)
         return keep
 
-    def _answered(self, request: _Request, hit: CacheHit) -> bytes:
-        """The whole answer, counted as given."""
-        body, pipeline, started = request.body, self._pipeline, request.started
+    def _answered(self, request: _Request) -> bytes:
+        """The same, by the steps that it took."""
+        body, pipeline, sent, hit = request.body, self._pipeline, request.sent, request.hit
+        grant, plain = request.grant, request.plain
+        rates = rate_lines(grant.limit, grant.left) if isinstance(grant, Grant) else ""
+        if plain is not None or hit is None:
+            assert plain is not None  # noqa: S101  # one of the two was found
+            if request.new:
+                self._remember(request.spelling, body)
+            return self._say(
+                plain,
+                request.opening,
+                body,
+                request.head,
+                request.ids,
+                request.started,
+                request.auth,
+                len(request.raw),
+                sent,
+                rates,
+            )
         cache = request.cache = str(pipeline.serve(request, request.lookup, request, hit))
         pipeline.count_hit(body.target, hit.entry, hit.result)
         if request.new:
@@ -872,10 +908,9 @@ class Recall:
         if request.looked_up is not None:
             looked_up = milliseconds(request.looked_up)
             timings, request.phases = f"{auth}, cache;dur={looked_up}", f',"auth":{auth},"cache":{looked_up}'
-        grant, sent = request.grant, request.sent
-        rates = rate_lines(grant.limit, grant.left) if isinstance(grant, Grant) else ""
+        took = time.perf_counter() - request.started
         return _answer(
-            request.opening, body, request.head, cache, hit.age, request.ids[0], started, timings, sent, rates
+            request.opening, body, request.head, cache, hit.age, request.ids[0], took, timings, sent, rates
         )
 
     def _caller(self, head: Head, values: Sequence[bytes]) -> Caller | None:
@@ -966,19 +1001,18 @@ def _answer(
     cache: str,
     age: float,
     request_id: str,
-    started: float,
+    took: float,
     timings: str,
     sent: bytes,
-    rates: str = "",
+    rates: str,
 ) -> bytes:
     """All of it: `cache` is the Cache-Status, `timings` stand in Server-Timing, `rates` are lines."""
     last = b"\r\n"
     if head.id_header is not None:
         last = b"%b: %b\r\n\r\n" % (head.id_header, request_id.encode())
-    took = int((time.perf_counter() - started) * 1000)
     lines = (
         f"cache-status: {cache}\r\nage: {int(age)}\r\n{rates}content-length: {len(sent)}\r\nx-request-id: "
-        f"{request_id}\r\nopenai-processing-ms: {took}\r\nserver-timing: auth;dur={timings}\r\n"
+        f"{request_id}\r\nopenai-processing-ms: {int(took * 1000)}\r\nserver-timing: auth;dur={timings}\r\n"
     )
     return b"".join((opening, _KINDS[body.stream], lines.encode(), head.ending, last, sent))
 

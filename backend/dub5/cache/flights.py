@@ -525,9 +525,9 @@ class Flights:
         return CacheAnswer(self.serve(question, lookup, behind, hit), hit)
 
     def recall_plain(self, lookup: CacheLookup, of: int | None) -> tuple[Entry, float, str] | None:
-        """What memory has, its age in seconds and its Cache-Status, counted as given: `serve` of what is fresh and has
-        nothing behind it, as most. None, and nothing is counted, where it may be otherwise, or is not the answer with
-        the hash `of`, where there is one."""
+        """What memory has, its age in seconds and its Cache-Status: `serve` of what is fresh and has nothing behind it,
+        as most, but nothing is counted. None where it may be otherwise, or is not the answer with the hash `of`, where
+        there is one."""
         lifetimes = lookup.lifetimes
         if lookup.directives is not NO_DIRECTIVES or lifetimes.question is not None or lifetimes.canary:
             return None
@@ -538,8 +538,12 @@ class Flights:
         ttl = lifetimes.ttl - age
         if age < 0 or ttl <= GREATEST_DRAW * entry.recompute:
             return None
-        self._count(lookup, entry, age, None)
-        return entry, age, _hit_status(math.floor(ttl), None, "local").text
+        return entry, age, _hit_status(int(ttl), None, "local").text
+
+    def note_plain(self, lookup: CacheLookup, entry: Entry) -> None:
+        """What it found is given: all that is noted of that but its age."""
+        if self._sampler.wanted:
+            self._note(lookup, entry, None)
 
     async def _find(self, lookup: CacheLookup, record: RequestRecord) -> CacheHit | None:
         started = time.perf_counter()
@@ -658,12 +662,11 @@ class Flights:
             return CacheAnswer(status, None, frames, coming, bool(flight.led_here))
         raise AssertionError  # the last try returns or raises
 
-    def _count(self, lookup: CacheLookup, entry: Entry, age: float, own_ttl: float | None) -> None:
-        """An answer that is given, at that age, with a TTL of its own or none."""
-        class_name, prices = lookup.class_name, lookup.prices
-        self._ages(class_name).observe(age)
+    def _note(self, lookup: CacheLookup, entry: Entry, own_ttl: float | None) -> None:
+        """An answer that is given, with a TTL of its own or none."""
+        prices = lookup.prices
         dollars = entry.prompt_tokens * prices[0] + entry.completion_tokens * prices[1]
-        self._sampler.accessed(lookup.key, class_name, entry, dollars=dollars, hit=True, ttl=own_ttl)
+        self._sampler.accessed(lookup.key, lookup.class_name, entry, dollars=dollars, hit=True, ttl=own_ttl)
 
     def serve(self, question: Question, lookup: CacheLookup, behind: Behind, hit: CacheHit) -> CacheStatus:
         """Count what is stored as given, and ask again behind it: because it is stale, soon will be, or to measure
@@ -671,7 +674,8 @@ class Flights:
         entry, state, ttl, sampler = hit.entry, hit.state, hit.ttl, self._sampler
         if hit.ttl_by is not None:
             self._own_ttls(lookup.class_name, hit.ttl_by).observe(hit.lifetimes.ttl)
-        self._count(lookup, entry, hit.age, hit.own_ttl)
+        self._ages(lookup.class_name).observe(hit.age)
+        self._note(lookup, entry, hit.own_ttl)
         if hit.known is not None:
             hit.known.served(entry, sampler.replicas)
         # Else there is no draw by which it would be refreshed early.

@@ -176,8 +176,10 @@ def short_key(key: str) -> int:
 
 
 class Samples(Protocol):
-    """What is noted of the cache's work: by a Sampler, or by nobody. `replicas`: how many share the requests."""
+    """What is noted of the cache's work: by a Sampler, or by nobody. `replicas`: how many share the requests;
+    `wanted`: whether hits are noted that have no TTL of their own."""
 
+    wanted: bool
     replicas: int
     re_asks: float
 
@@ -224,6 +226,7 @@ class Samples(Protocol):
 class NoSampler:
     """Where there is no Redis, or no cache: nobody would read the samples."""
 
+    wanted = False
     replicas = 1
     re_asks = 0.0
 
@@ -285,7 +288,7 @@ class Sampler:
         self._now = now
         self._learn = learn
         self._in_force = {} if in_force is None else in_force
-        self._read = False  # whether somebody reads what we write
+        self.wanted = False  # whether somebody reads what we write
         self._own_ttls = False  # whether answers of late had TTLs of their own
         self._interval = INTERVAL
         self._sent = clock()
@@ -346,11 +349,11 @@ class Sampler:
         count then, whether anybody reads samples or not. `joined`: it waited for a call that another had begun."""
         if ttl is not None and self._rate:
             self._own_ttls = True
-        elif not self._read:
+        elif not self.wanted:
             return
         if hit and entry is not None:
             self._hits[key, entry.born] += 1
-        if not self._read:
+        if not self.wanted:
             return
         short = short_key(key)
         self._looked_up[class_name] += 1
@@ -551,7 +554,7 @@ class Sampler:
         verdict = different if canary.changed else "same"
         self._metrics.cache_canaries.labels(canary.class_name, verdict).inc()
         needed = BYTES_PER_CANARY + len(canary.class_name)
-        if self._read and self._used + needed <= self._room:
+        if self.wanted and self._used + needed <= self._room:
             self._used += needed
             self._measured.append(canary)
 
@@ -582,7 +585,7 @@ class Sampler:
             hits=hits,
             source="refetch" if source == "refetch" else "re-ask",
         )
-        if self._read:
+        if self.wanted:
             self._keep(verdict)
         self._metrics.cache_revalidations.labels(class_name, source, "changed" if changed else "same").inc()
 
@@ -603,10 +606,10 @@ class Sampler:
         with contextlib.suppress(RedisUnavailable):
             [read] = await self._link.pipeline("samples", [("EXISTS", SAMPLES_READER)])
             own_ttls, self._own_ttls = self._own_ttls, False
-            if self._read and not read:
+            if self.wanted and not read:
                 self._take()
                 self._looked_up.clear()
-                self._read = False
+                self.wanted = False
             if not (read or own_ttls):
                 self._hits.clear()
                 return
@@ -615,8 +618,8 @@ class Sampler:
             self.replicas = max(1, replicas)
             self._interval = interval(self.replicas)
             self._batch_bytes = max(0, int(min(self._rate * self._interval, BATCH_BYTES)) - _ENVELOPE)
-            if read and not self._read:
-                self._read, self._room = True, self._batch_bytes
+            if read and not self.wanted:
+                self.wanted, self._room = True, self._batch_bytes
 
     def _take(self) -> SampleBatch:
         """What was collected; collecting begins anew."""
@@ -663,7 +666,7 @@ class Sampler:
             ("PEXPIRE", SAMPLES, int(STREAM_AGE * 1000)),
         ]
         if (
-            self._read
+            self.wanted
             and (batch.accesses or batch.verdicts or batch.canaries)
             and len(encoded) <= BATCH_BYTES
         ):
@@ -712,7 +715,7 @@ class Sampler:
         """What is done each `INTERVAL`."""
         await self.register()
         self._canaries.fade(INTERVAL)
-        if self._read and self._clock() > self._sent + self._interval - INTERVAL / 2:
+        if self.wanted and self._clock() > self._sent + self._interval - INTERVAL / 2:
             await self._send()
         await self._add_hits()
 

@@ -91,6 +91,7 @@ class Pipeline:
         # For who answers from memory, without a call between.
         self.serve = flights.serve
         self.recall_plain = flights.recall_plain
+        self.note_plain = flights.note_plain
         self.recall = services.store.recall
         self.version = services.store.version
         self.holds = services.store.holds

@@ -8,6 +8,7 @@ Counters and histograms are our own, with prometheus_client's names and expositi
 lock and walks through all buckets for each observation, a dozen times for an answer from memory. Here all counting is
 done on the event loop, by one thread, so an addition is an addition; the exposition, in whatever thread, only reads.
 A bucket may have an exemplar: the trace of the last observation in it. OpenMetrics shows it, the plain text cannot.
+What an answer from the cache adds to ten series is counted in one place, `Hits`: these add it up when they are read.
 
 Exposition reads /proc and formats hundreds of lines, so it runs in a thread. Figures about the process are
 on a second registry for the same reason: reading the first one never touches a file.
@@ -21,7 +22,6 @@ import platform
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import accumulate
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -68,30 +68,36 @@ prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Count:
-    """One series of a counter."""
+    """One series of a counter: what was added to it, and what its `parts` come to when it is read."""
 
-    __slots__ = ("value",)
+    __slots__ = ("parts", "value")
 
     def __init__(self) -> None:
         self.value = 0.0
+        self.parts: list[Callable[[], float]] = []
 
     def inc(self, amount: float = 1.0) -> None:
         self.value += amount
+
+    def total(self) -> float:
+        return self.value + sum(part() for part in self.parts)
 
 
 class Distribution:
     """One series of a histogram: how many observations in each bucket alone, and their sum.
 
-    `traced` is trace id, value and seconds since the epoch of the last observation with a trace, by bucket.
+    `traced` is trace id, value and seconds since the epoch of the last observation with a trace, by bucket. `parts`
+    have the same bounds, and belong to it when it is read.
     """
 
-    __slots__ = ("_bounds", "counts", "sum", "traced")
+    __slots__ = ("_bounds", "counts", "parts", "sum", "traced")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
         self.traced: dict[int, tuple[str, float, float]] = {}
+        self.parts: list[Distribution] = []
 
     def observe(
         self, value: float, trace_id: str | None = None, at: float | None = None, *, times: int = 1
@@ -105,9 +111,17 @@ class Distribution:
             self.traced[bucket] = (trace_id, value, time.time() if at is None else at)
         return bucket
 
-    def exemplar(self, bucket: int) -> Exemplar | None:
-        traced = self.traced.get(bucket)
-        return None if traced is None else Exemplar({"trace_id": traced[0]}, traced[1], traced[2])
+    def total(self) -> float:
+        """Their sum."""
+        return self.sum + sum(part.sum for part in self.parts)
+
+    def buckets(self) -> Iterator[tuple[int, Exemplar | None]]:
+        """How many are in each alone, and its exemplar."""
+        all_of_it = [self, *self.parts]
+        for bucket, counts in enumerate(zip(*(each.counts for each in all_of_it), strict=True)):
+            traced = [each.traced[bucket] for each in all_of_it if bucket in each.traced]
+            last = max(traced, key=lambda trace: trace[2], default=None)
+            yield sum(counts), None if last is None else Exemplar({"trace_id": last[0]}, last[1], last[2])
 
 
 S = TypeVar("S", Count, Distribution)
@@ -153,7 +167,7 @@ class Counters(_Labelled[Count]):
     def collect(self) -> Iterable[CounterMetricFamily]:
         [family] = self.describe()
         for values, series in self._series.copy().items():
-            family.add_metric(values, series.value)
+            family.add_metric(values, series.total())
         yield family
 
 
@@ -177,13 +191,14 @@ class Histograms(_Labelled[Distribution]):
     def collect(self) -> Iterable[HistogramMetricFamily]:
         [family] = self.describe()
         for values, series in self._series.copy().items():
-            family.add_metric(values, list(self._buckets(series)), series.sum)
+            family.add_metric(values, list(self._buckets(series)), series.total())
         yield family
 
     def _buckets(self, series: Distribution) -> Iterator[tuple[str, float] | tuple[str, float, Exemplar]]:
-        for bucket, count in enumerate(accumulate(series.counts)):
-            exemplar = series.exemplar(bucket)
-            shown = (self._shown[bucket], float(count))
+        so_far = 0
+        for bound, (count, exemplar) in zip(self._shown, series.buckets(), strict=True):
+            so_far += count
+            shown = (bound, float(so_far))
             yield shown if exemplar is None else (*shown, exemplar)
 
 
@@ -229,16 +244,16 @@ class RequestSeries:
         "_durations",
         "_first_bytes",
         "_first_tokens",
-        "_labels",
         "_metrics",
         "_received",
         "_requests",
         "_sent",
+        "labels",
     )
 
     def __init__(self, metrics: Metrics, route: str, method: str, outcome: str) -> None:
         self._metrics = metrics
-        self._labels = (route, method, outcome)
+        self.labels = (route, method, outcome)
         self._requests = metrics.http_requests.labels(route, method, outcome)
         self._durations = metrics.http_request_duration.labels(route, method, outcome)
         self._received = metrics.network_bytes.labels("in")
@@ -269,7 +284,7 @@ class RequestSeries:
         if first_byte is None:
             return
         if first_bytes is None:
-            first_bytes = self._first_bytes = self._metrics.http_time_to_first_byte.labels(*self._labels)
+            first_bytes = self._first_bytes = self._metrics.http_time_to_first_byte.labels(*self.labels)
         if first_byte == duration:  # as of all that is answered at once: these have the same bounds
             first_bytes.counts[bucket] += 1
             first_bytes.sum += duration
@@ -279,8 +294,73 @@ class RequestSeries:
             first_bytes.observe(first_byte, trace_id, at)
         if stream:
             if self._first_tokens is None:
-                self._first_tokens = self._metrics.time_to_first_token.labels(self._labels[2])
+                self._first_tokens = self._metrics.time_to_first_token.labels(self.labels[2])
             self._first_tokens.observe(first_byte, trace_id, at)
+
+
+class Hits:
+    """Answers from the cache whose series have the same labels, each counted once for all of these.
+
+    `prices` are dollars for a token of the prompt and one of the answer.
+    """
+
+    __slots__ = ("_ages", "_answers", "_durations", "_prompts", "_received", "_sent")
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        request: tuple[str, str, str],
+        *,
+        stream: bool,
+        class_name: str,
+        result: str,
+        model: str,
+        prices: tuple[float, float],
+    ) -> None:
+        self._received = self._sent = self._prompts = self._answers = 0
+        self._durations = durations = Distribution(ANSWERS)
+        self._ages = Distribution(AGES)
+        metrics.http_request_duration.labels(*request).parts.append(durations)
+        metrics.http_time_to_first_byte.labels(*request).parts.append(durations)
+        if stream:
+            metrics.time_to_first_token.labels(request[2]).parts.append(durations)
+        metrics.cache_hit_age.labels(class_name).parts.append(self._ages)
+        saved = metrics.saved_dollars
+        for series, part in (
+            (metrics.http_requests.labels(*request), lambda: sum(durations.counts)),
+            (metrics.cache_lookups.labels(class_name, result), lambda: sum(durations.counts)),
+            (metrics.network_bytes.labels("in"), lambda: self._received),
+            (metrics.network_bytes.labels("out"), lambda: self._sent),
+            (saved.labels(model, "input"), lambda: self._prompts * prices[0]),
+            (saved.labels(model, "output"), lambda: self._answers * prices[1]),
+        ):
+            series.parts.append(part)
+
+    def observe(
+        self,
+        duration: float,
+        age: float,
+        received: int,
+        sent: int,
+        prompt: int,
+        completion: int,
+        trace_id: str | None,
+        at: float,
+    ) -> None:
+        """One of them, answered with one write: seconds, bytes of bodies, tokens of the prompt and of the answer.
+        `trace_id` becomes an exemplar, of the time `at`."""
+        durations, ages = self._durations, self._ages
+        bucket = bisect_left(ANSWERS, duration)
+        durations.counts[bucket] += 1
+        durations.sum += duration
+        if trace_id is not None:
+            durations.traced[bucket] = (trace_id, duration, at)
+        ages.counts[bisect_left(AGES, age)] += 1
+        ages.sum += age
+        self._received += received
+        self._sent += sent
+        self._prompts += prompt
+        self._answers += completion
 
 
 class Metrics:
@@ -452,6 +532,7 @@ class Metrics:
         self._info("build", "The running release.", version=__version__, python=platform.python_version())
         self._info("config", "Tells whether replicas run the same configuration.", hash=config_hash)
         self.registry.register(_LinesDropped())
+        self._hits: dict[tuple[object, ...], Hits] = {}
         # The series of each model's answers, and of each kind of call to a provider, looked up once.
         self._answers: dict[str, tuple[Count, ...]] = {}
         self._calls: dict[tuple[str, str, str], tuple[Count, Distribution]] = {}
@@ -505,6 +586,31 @@ class Metrics:
         counted = (prompt, cached, completion, prompt_dollars, completion_dollars)
         for each, amount in zip(series, counted, strict=True):
             each.value += amount
+
+    def hits(
+        self,
+        request: tuple[str, str, str],
+        *,
+        stream: bool,
+        class_name: str,
+        result: str,
+        model: str,
+        prices: tuple[float, float],
+    ) -> Hits:
+        """Where such are counted, for requests with these labels of `http_requests`: see Hits."""
+        key = (request, stream, class_name, result, model, prices)
+        hits = self._hits.get(key)
+        if hits is None:
+            hits = self._hits[key] = Hits(
+                self,
+                request,
+                stream=stream,
+                class_name=class_name,
+                result=result,
+                model=model,
+                prices=prices,
+            )
+        return hits
 
     def saved(self, model: str) -> tuple[Count, Count]:
         """Where dollars are counted that its answers would have cost: of the prompt, of the answer."""

@@ -34,7 +34,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from dub5.errors import ConfigError, InternalError, NotCached, render
 from dub5.settings.model import TelemetrySettings
 from dub5.telemetry.logging import get_logger, json_lines
-from dub5.telemetry.metrics import Metrics, RequestSeries
+from dub5.telemetry.metrics import Hits, Metrics, RequestSeries
 
 OTHER = "other"
 """Label of a route, method or model that is none of ours: what callers send must not grow the metrics."""
@@ -509,6 +509,19 @@ class Recorder:
         """What takes the lines of `finish_hit`; None where there are no such lines now, or a span is exported."""
         return None if self._tracer.enabled else json_lines()
 
+    def hits(
+        self, known: Known, *, class_name: str, result: str, model: str, prices: tuple[float, float]
+    ) -> Hits:
+        """Where answers from the cache are counted to requests that are known: for `finish_hit`."""
+        return self._metrics.hits(
+            known.series.labels,
+            stream=known.stream,
+            class_name=class_name,
+            result=result,
+            model=model,
+            prices=prices,
+        )
+
     def finish_hit(
         self,
         put: Callable[[bytes], None],
@@ -520,15 +533,21 @@ class Recorder:
         used: Used,
         received: int,
         sent: int,
+        hits: Hits | None = None,
+        age: float = 0.0,
     ) -> None:
         """`finish`, of what was answered from the cache with one write: `phases` are the timings of the log line but
-        the first two, as they are written."""
+        the first two, as they are written. With `hits` its look-up is counted with it, of an answer of such an `age`.
+        """
         now, total = time.time(), milliseconds(duration)
-        known.series.observe(
-            duration, duration, received, sent, known.stream, ids[1] if ids[4] else None, now
-        )
+        trace_id = ids[1] if ids[4] else None
+        prompt, completion = used.prompt_tokens, used.completion_tokens
+        if hits is None:
+            known.series.observe(duration, duration, received, sent, known.stream, trace_id, now)
+        else:
+            hits.observe(duration, age, received, sent, prompt, completion, trace_id, now)
         timings = f'{total},"first_byte":{total}{phases}'
-        answer = f',"cache":"{cache}","prompt_tokens":{used.prompt_tokens},"completion_tokens":{used.completion_tokens}'
+        answer = f',"cache":"{cache}","prompt_tokens":{prompt},"completion_tokens":{completion}'
         put(self._line(ids, known, timings, answer, now))
 
     def _line(self, ids: Ids, known: Known, timings: str, answer: str, now: float) -> bytes:

@@ -200,6 +200,42 @@ def test_a_bucket_has_the_last_trace_in_it_as_its_exemplar() -> None:
     assert before <= at <= time.time()
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_hits_are_exposed_the_same_whether_they_are_counted_in_one_place_or_not(stream: bool) -> None:
+    exposed, prices = [], (0.25, 0.5)
+    for in_one_place in (0, 1, 2):
+        metrics = Metrics()
+        series = RequestSeries(metrics, "/r", "POST", "ok")
+        hits = [
+            (0.25, 4.0, TRACE),
+            (0.5, 64.0, LATER),
+            (0.25, 4.0, LATER),
+            (0.25, 1e6, None),
+            (300.0, 0.0, TRACE),
+        ]
+        for number, (duration, age, trace) in enumerate(hits):
+            at = 100.0 + number
+            if number and number % 3 < in_one_place:
+                metrics.hits(
+                    ("/r", "POST", "ok"),
+                    stream=stream,
+                    class_name="faq",
+                    result="local",
+                    model="small",
+                    prices=prices,
+                ).observe(duration, age, 10, 20, 3, 4, trace, at)
+                continue
+            series.observe(duration, duration, 10, 20, stream, trace, at)
+            metrics.cache_hit_age.labels("faq").observe(age)
+            metrics.cache_lookups.labels("faq", "local").inc()
+            metrics.count_saved("small", 3 * prices[0], 4 * prices[1])
+        body, _ = metrics.render("application/openmetrics-text")
+        exposed.append(
+            [line for line in body.decode().splitlines() if "process_" not in line and "_wait" not in line]
+        )
+    assert exposed[0] == exposed[1] == exposed[2]
+
+
 def test_the_plain_text_knows_no_exemplars() -> None:
     texts = []
     for trace in (None, TRACE):
