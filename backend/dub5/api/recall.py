@@ -227,9 +227,10 @@ where that would take a wait."""
 
 
 class Written(msgspec.Struct, frozen=True, gc=False):
-    """A completion as it is sent, and what is `kept` of it where clients may refer to it later."""
+    """A completion as it is `sent`, or what its Rewriting makes that of, and what is `kept` of it where clients may
+    refer to it later."""
 
-    sent: bytes = b""
+    sent: Any = b""
     kept: Any = None
 
     def size(self) -> int:

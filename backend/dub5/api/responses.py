@@ -7,11 +7,12 @@ What a request means is in `responses_request`, what an answer is in `responses_
 from __future__ import annotations
 
 import asyncio
+import functools
+import operator
 import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -300,11 +301,43 @@ class ResponsesWriter:
         return self._events.take()
 
 
-_WRITTEN, _ENDED = 1_000_000_001, 1_000_000_002
-"""Stand for the seconds since the epoch at which a Response is created and completed."""
+_WRITTEN, _ENDED = (secrets.randbelow(10**18) + 10**18 for _ in range(2))
+"""Stand for the seconds since the epoch at which a Response is created and completed; nobody outside knows them."""
 
-_TIMES = ((b'"created_at":%d', _WRITTEN), (b'"completed_at":%d', _ENDED))
-_NOW, _IDENT = b"%(now)d", b"%(ident)b"
+_IDS_AT_ONCE = 256
+
+
+def _new_ids() -> Iterator[bytes]:
+    """For as many as ever ask. The system gives a block of them at once: it takes as long as for one."""
+    while True:
+        digits = secrets.token_hex(16 * _IDS_AT_ONCE).encode()
+        yield from (digits[at : at + 32] for at in range(0, len(digits), 32))
+
+
+_ids = _new_ids()
+_order = functools.lru_cache(1024)(operator.itemgetter)
+"""Few kinds of answers differ in it."""
+
+
+class _Template(msgspec.Struct, frozen=True):
+    """What was written, with holes for an id and the time: `order` takes the id, the time and `parts`, and gives what
+    is to be joined."""
+
+    parts: tuple[bytes, ...]
+    order: Callable[[tuple[bytes, ...]], tuple[bytes, ...]]
+
+    @classmethod
+    def of(cls, written: bytes, ident: bytes) -> _Template:
+        """With holes where that id and what stands for times are; both are in no text."""
+        *pieces, last = re.split(rb"(%b|%d|%d)" % (ident, _WRITTEN, _ENDED), written)
+        places = [place for at, hole in enumerate(pieces[1::2]) for place in (at + 2, int(hole != ident))]
+        return cls((*pieces[::2], last), _order(*places, len(pieces) // 2 + 2))
+
+    def filled(self, ident: bytes, now: bytes) -> bytes:
+        return b"".join(self.order((ident, now, *self.parts)))
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
 
 
 class RenewedResponses(msgspec.Struct, frozen=True):
@@ -317,30 +350,22 @@ class RenewedResponses(msgspec.Struct, frozen=True):
 
     def write(self, completion: bytes) -> Written:
         """One to be renewed."""
-        asked = self.asked.again()
+        asked, ident = self.asked.again(), self.asked.ident.encode()
         writer = ResponsesWriter(asked, iter((_WRITTEN, _ENDED, _ENDED)).__next__)
         whole = writer.whole(completion) if self.keeping is not None or not self.stream else b""
-        sent = self._template(writer.replay(completion) if self.stream else whole)
+        sent = _Template.of(writer.replay(completion) if self.stream else whole, ident)
         if self.keeping is None:
             return Written(sent)
-        record = self.keeping.record(asked, self._template(whole) if self.stream else b"")
-        return Written(sent, record)
-
-    def _template(self, written: bytes) -> bytes:
-        """With holes for the times and the id. In a text a member's quotes are escaped, and nobody outside knows the
-        id."""
-        written = written.replace(b"%", b"%%")
-        for member, stands_for in _TIMES:
-            written = written.replace(member % stands_for, member.replace(b"%d", _NOW))
-        return written.replace(self.asked.ident.encode(), _IDENT)
+        kept = _Template.of(whole, ident) if self.stream else None
+        return Written(sent, (self.keeping.record(asked, b""), kept))
 
     def renew(self, written: Written) -> tuple[bytes, Keep | None]:
-        """The same for the next who asks, as long as it was."""
-        ident = secrets.token_hex(16)
-        holes = {b"now": int(time.time()), b"ident": ident.encode()}
-        sent = written.sent % holes
+        """The same for the next who asks."""
+        ident, now = next(_ids), b"%d" % int(time.time())
+        sent = written.sent.filled(ident, now)
         if self.keeping is None:
             return sent, None
-        record: Record = written.kept
-        record = msgspec.structs.replace(record, response=record.response % holes if self.stream else sent)
-        return sent, partial(self.keeping.store.ask, self.keeping.tenant, f"resp_{ident}", record)
+        record, kept = written.kept
+        record = msgspec.structs.replace(record, response=sent if kept is None else kept.filled(ident, now))
+        id_ = f"resp_{ident.decode()}"
+        return sent, functools.partial(self.keeping.store.ask, self.keeping.tenant, id_, record)

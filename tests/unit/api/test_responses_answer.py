@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from openai.lib.streaming.responses._responses import ResponseStreamState
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from dub5.api.responses import ResponsesWriter
+from dub5.api.responses import RenewedResponses, ResponsesWriter
 from dub5.api.responses_answer import Asked, place_of
 from dub5.api.responses_request import chat_request
 from dub5.errors import FlightLost, InvalidRequest, Overloaded, ProviderTimeout, RateLimited
@@ -54,7 +56,11 @@ blocks = st.builds(lambda said: {"type": "thinking", "thinking": said, "signatur
     {"type": "redacted_thinking", "data": "d"}
 )
 tools: list[Json] = [
-    {"type": "function", "name": "f", "parameters": {"type": "object"}},
+    {
+        "type": "function",
+        "name": "f",
+        "parameters": {"default": {"created_at": 1_000_000_001, "completed_at": 7}},
+    },
     {"type": "function", "name": "g", "description": "d", "parameters": {}, "strict": True},
 ]
 
@@ -273,6 +279,22 @@ def grown(events: list[Json]) -> list[Json]:
             )
     assert ended == items.keys()
     return [items[at] for at in range(len(items))]
+
+
+@law
+@given(body=requests(), completion=completions(), stream=st.booleans())
+def test_what_is_renewed_is_what_would_have_been_written(body: Json, completion: Json, stream: bool) -> None:
+    raw = Payload.of(completion).raw
+    renewed = RenewedResponses(Asked(body, ident=IDENT), stream, None)
+    written, given = renewed.write(raw), set()
+    for _ in range(2):
+        sent, _ = renewed.renew(written)
+        [ident] = set(re.findall(rb"resp_([0-9a-f]{32})", sent))
+        now = int(re.findall(rb'"created_at":(\d+)', sent)[0])
+        again = ResponsesWriter(Asked(body, ident=ident.decode()), clock=partial(float, now))
+        assert sent == (again.replay(raw) if stream else again.whole(raw))
+        given.add(ident)
+    assert len(given) == 2
 
 
 @law
