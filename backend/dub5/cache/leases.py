@@ -7,7 +7,8 @@
    for costs Redis nothing.
 3. *Publish.* Frames are appended to the stream of this epoch by a script that checks the lease first (fencing):
    a leader that was paused and lost its lease cannot write, and its successor has another stream. Frames that
-   arrive while an append is under way go together in the next one.
+   arrive while an append is under way go together in the next one. Each says how many frames are before it: Redis
+   may evict what nobody has read yet, or lose it in a failover.
 4. *Read.* One reader per replica fetches all followed streams in one pipeline, when a leader wakes it and
    at least each quarter of a second, so a lost message costs a moment and nothing else.
 5. *End.* The leader appends the end, or its error, and gives the lease back. A lease that is gone without an
@@ -122,9 +123,9 @@ return 0
 """
 _APPEND = """
 if redis.pcall('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-redis.call('XADD', KEYS[2], '*', ARGV[3], ARGV[4])
+redis.call('XADD', KEYS[2], '*', ARGV[3], ARGV[4], 'at', ARGV[5])
 redis.call('PEXPIRE', KEYS[2], ARGV[2])
-for index = 6, #ARGV do redis.call('PUBLISH', ARGV[index], ARGV[5]) end
+for index = 7, #ARGV do redis.call('PUBLISH', ARGV[index], ARGV[6]) end
 return 1
 """
 _PUBLISH = "return redis.call('PUBLISH', ARGV[1], ARGV[2])"
@@ -201,6 +202,10 @@ class _Tail(msgspec.Struct, eq=False):
         if self.outcome.done():
             return
         flight, key = self.flight, self.claim.identity.key
+        here = b"%d" % len(flight.frames)
+        if fields.get(b"at", here) != here:  # older releases do not say it
+            self.finish(Tailed.LOST)
+            return
         if b"frames" in fields:
             frames = decode(_frames_decoder, fields[b"frames"], most=_MOST_FRAMES)
             for frame in frames:
@@ -461,7 +466,7 @@ class Leases:
                 frames = flight.frames[sent:]
                 if not frames:
                     await flight.changed()
-                elif await self._append(led, b"frames", msgspec.msgpack.encode(frames)):
+                elif await self._append(led, b"frames", msgspec.msgpack.encode(frames), sent):
                     sent += len(frames)
                 else:
                     self._abdicate(led)
@@ -469,19 +474,19 @@ class Leases:
             end = b""
             if flight.error is not None:
                 end = msgspec.msgpack.encode({**to_wire(flight.error), "origin": flight.origin})
-            await self._append(led, b"end", end)
+            await self._append(led, b"end", end, sent)
         except BaseException:
             if not led.ending:  # one that failed appends nothing more: its followers need another leader
                 self._abdicate(led)
             raise
 
-    async def _append(self, led: _Led, field: bytes, value: bytes) -> bool:
-        """Whether it was written; not so where the lease is lost, or Redis is."""
+    async def _append(self, led: _Led, field: bytes, value: bytes, at: int) -> bool:
+        """Whether it was written behind so many frames; not so where the lease is lost, or Redis is."""
         claim = led.claim
         wake = msgspec.msgpack.encode(Message("wake", claim.identity, self.replica))
         append = ("EVAL", _APPEND, 2, claim.lease, claim.stream, claim.token, int(STREAM_LIFE * 1000))
         try:
-            [written] = await self._link.pipeline("append", [(*append, field, value, wake, *led.heard)])
+            [written] = await self._link.pipeline("append", [(*append, field, value, at, wake, *led.heard)])
         except RedisUnavailable:
             return False
         return bool(written)

@@ -133,8 +133,8 @@ async def test_a_leader_that_lost_its_lease_cannot_write(redis: str) -> None:
         await client.delete(former.lease)  # it slept for longer than its lease lives
         latter = await claim(successor, other)
         assert latter.outcome == "lead"
-        assert not await paused._append(paused._led[IDENTITY], b"frames", b"anything")
-        assert await successor._append(successor._led[IDENTITY], b"end", b"")
+        assert not await paused._append(paused._led[IDENTITY], b"frames", b"anything", 0)
+        assert await successor._append(successor._led[IDENTITY], b"end", b"", 0)
         assert not await client.exists(former.stream)
         assert former.stream != latter.stream
         await paused.release(former)
@@ -426,6 +426,38 @@ async def test_a_claim_whose_answer_was_lost_stands_in_nobodys_way(redis: str) -
             return claim.outcome == "lead"
 
         await until(free)
+
+
+@pytest.mark.parametrize("rest", [["c"], []], ids=["frames", "the end"])
+async def test_a_leader_of_whom_frames_are_missing_is_lost(redis: str, rest: list[str]) -> None:
+    """Redis may evict what nobody has read yet, or lose it in a failover: a gap in an answer is no answer."""
+    async with leasing(redis) as b, plain(redis) as client:
+        await client.set(LEASE_KEY % ("key", "n.0"), "7:another", px=60_000)
+        claimed = await claim(b, followed := Flight())
+        tailing = asyncio.create_task(b.tail(followed, claimed))
+        await client.xadd(claimed.stream, {"frames": msgspec.msgpack.encode([chunk("a")]), "at": 0})
+        await until(lambda: bool(followed.frames))
+        for text in rest:
+            await client.xadd(claimed.stream, {"frames": msgspec.msgpack.encode([chunk(text)]), "at": 2})
+        await client.xadd(claimed.stream, {"end": b"", "at": 2 + len(rest)})
+        async with asyncio.timeout(TIMEOUT):
+            assert await tailing is Tailed.LOST
+        assert followed.frames == [chunk("a")]
+        assert not followed.ended
+
+
+async def test_a_leader_says_how_many_frames_are_before_those_that_it_appends(redis: str) -> None:
+    async with leasing(redis) as a, leasing(redis) as b, plain(redis) as client:
+        lead = await claim(a, flight := Flight())
+        tailing = asyncio.create_task(b.tail(followed := Flight(), await claim(b, followed)))
+        for text in "abc":
+            flight.add([chunk(text), chunk(text)])
+            await until(lambda: followed.frames == flight.frames)
+        flight.end()
+        assert await tailing is Tailed.ENDED
+        entries: list[Any] = await client.execute_command("XRANGE", lead.stream, "-", "+")
+        assert [fields[b"at"] for _, fields in entries] == [b"0", b"2", b"4", b"6"]
+        await a.release(lead)
 
 
 async def test_a_leader_that_cannot_append_gives_up_and_its_followers_know(redis: str) -> None:
