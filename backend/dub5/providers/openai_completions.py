@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from dub5.providers.chunks import Payload, decode
-from dub5.providers.protocol import Call, Json
+import msgspec
+
+from dub5.providers import lenient_json
+from dub5.providers.odd_answers import unlisted
+from dub5.providers.protocol import Call, Json, Payload
 
 PROTOCOL = "completions"
 """As `Call.spelled` has it."""
@@ -18,6 +21,7 @@ USUAL_LIMIT = 16
 """Tokens of an answer to which the caller sets no limit, by OpenAI's reference."""
 
 MOST_PROMPTS = 2048
+_decode = msgspec.json.Decoder(Json).decode
 _NOT_THE_CALLERS = frozenset({"model", "stream", "stream_options"})
 
 
@@ -56,8 +60,10 @@ def as_chunk(raw: bytes) -> bytes:
     if b'"choices"' not in raw:
         return raw
     try:
-        data = decode(raw)
+        data: Any = _decode(raw)
     except (ValueError, RecursionError):  # msgspec's and Unicode's errors are ValueErrors
+        data = lenient_json.read(unlisted(raw))[0]
+    if not isinstance(data, dict):
         return raw
     return Payload.of(_as_chat(data, "chat.completion.chunk", "delta", {})).raw
 

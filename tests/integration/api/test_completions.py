@@ -338,6 +338,31 @@ async def test_fewer_texts_than_prompts_are_no_answer(server: Running, fake: Fak
     assert (await ask(server, ["a", "b"])).headers["cache-status"] == "dub5; fwd=uri-miss; stored"
 
 
+@pytest.mark.parametrize(
+    ("odd", "text"),
+    [
+        (b'[{"choices": [{"text": " x", "index": 0}]}]', " x x"),
+        (b'{"choices": [{"text": " \xff", "index": 0, "more": NaN}]}', " \ufffd \ufffd"),
+        (b'{"choices": [{"text": " \\ud83d\\ude00", "index": 0}]}', " \U0001f600 \U0001f600"),
+        (b'["choices"]', None),
+        (b'"choices"', None),
+    ],
+)
+async def test_what_is_odd_in_a_stream_is_understood_or_reported(
+    server: Running, fake: FakeOpenAI, odd: bytes, text: str | None
+) -> None:
+    head = {"id": "c", "object": "text_completion", "created": 1, "model": "m"}
+    end = {"text": "", "index": 0, "logprobs": None, "finish_reason": "stop"}
+    fake.reply = stream([b"data: %b\n\n" % odd * 2, frame({**head, "choices": [end]}), b"data: [DONE]\n\n"])
+    for streamed in (True, False):
+        response = await ask(server, stream=streamed)
+        if text is None:
+            assert response.status_code == 502
+            assert response.json()["error"]["code"] == "provider_error"
+        else:
+            assert joined(events(response) if streamed else [response.json()]) == {0: text}
+
+
 async def test_a_stream_that_breaks_off_ends_with_an_error(server: Running, fake: FakeOpenAI) -> None:
     choice = {"text": " x", "index": 0, "logprobs": None, "finish_reason": None}
     fake.reply = stream(
