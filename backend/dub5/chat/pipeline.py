@@ -50,6 +50,9 @@ from dub5.providers.openai_completions import USUAL_LIMIT
 from dub5.telemetry.metrics import Count, Metrics
 from dub5.telemetry.record import RequestRecord, Tracer
 
+_LAST = 3
+"""Frames at the end of a stream one of which says its tokens: by itself, or with the end of a choice."""
+
 
 class Services(msgspec.Struct, frozen=True):
     """What a call to a provider takes from the rest of the replica."""
@@ -207,8 +210,8 @@ class Pipeline:
 
     def saved(self, question: Question, answered: Following) -> None:
         """All of a stream has been read that took no call of its own."""
-        others = (frame.raw for frame in reversed(answered.flight.frames) if frame.kind != "chunk")
-        self._count_saved(question, usage_of(decode(next(others, b"{}"))))
+        last = (usage_of(decode(frame.raw)) for frame in reversed(answered.flight.frames[-_LAST:]))
+        self._count_saved(question, next((usage for usage in last if usage != Usage()), Usage()))
 
     def ask(self, lookup: CacheLookup, done: Callable[[CacheHit | None], None]) -> bool:
         """Have `done` called, once and later, with what Redis has, where it may be used. False, and no call, where that

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from testkit.http_server import HANG, Call, Wire, hang, refuse, stream, whole
-from testkit.openai_server import FakeOpenAI, chunk, completion, frame, frames, say
+from testkit.openai_server import DONE, FakeOpenAI, chunk, completion, frame, frames, say
 from tests.harness import Running, openai_provider, running
 
 
@@ -256,6 +256,28 @@ async def test_tokens_and_money_are_counted_once_and_savings_apart(server: Runni
     assert await server.metric("dub5_tokens_total", direction="output") == 3
     assert await server.metric("dub5_cost_dollars_total") == pytest.approx((9 * 1.0 + 3 * 2.0) / 1e6)
     assert await server.metric("dub5_saved_dollars_total") == pytest.approx(2 * (9 * 1.0 + 3 * 2.0) / 1e6)
+
+
+@pytest.mark.parametrize("apart", [True, False], ids=["a chunk of its own", "with the end"])
+async def test_what_a_joined_stream_saves_is_known_wherever_its_tokens_are_told(
+    server: Running, fake: FakeOpenAI, apart: bool
+) -> None:
+    gate = asyncio.Event()
+    end = {**chunk({}, "stop"), "usage": {"prompt_tokens": 9, "completion_tokens": 3}}
+    parts = (
+        frames("Hel", "lo")
+        if apart
+        else [*frames("Hel", "lo", usage=False, done=False)[:-1], frame(end), DONE]
+    )
+    fake.reply = stream([*parts[:2], gate, *parts[2:]])
+    asked = [asyncio.create_task(server.chat(stream=True)) for _ in range(2)]
+    await server.followed(2)
+    gate.set()
+    collapsed = [
+        answer for answer in await asyncio.gather(*asked) if "collapsed" in answer.headers["cache-status"]
+    ]
+    assert len(collapsed) == 1
+    assert await server.metric("dub5_saved_dollars_total") == pytest.approx((9 * 1.0 + 3 * 2.0) / 1e6)
 
 
 async def test_a_draining_replica_answers_and_asks_its_clients_to_go(server: Running) -> None:
