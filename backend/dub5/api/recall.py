@@ -424,10 +424,10 @@ class _Request(msgspec.Struct, gc=False):
     place, on a connection to this address, and ends at `end`. `started` is of time.perf_counter, `auth` the seconds
     that its key took. `later` takes what becomes of it in a later turn, see `Recall.answer`.
 
-    `limit` is its tenant's, `grant` what that said. `plain` is its answer, where it is so; else `hit` is what was
-    found, in memory or `asked` of Redis then, and `looked_up` the seconds that this took. `version` is what it was
-    found under before the limit was asked. `cache` is the Cache-Status, `sent` the body that is sent, and `phases` are
-    timings in the log line.
+    `limit` is its tenant's, `grant` what that said. `held` is what memory has, else Redis was `asked` then, which took
+    `looked_up` seconds. What was found is `plain`, where it is so, else `hit`. `version` is what it was found under
+    before the limit was asked. `cache` is the Cache-Status, `sent` the body that is sent, and `phases` are timings in
+    the log line.
     """
 
     lookup: CacheLookup
@@ -443,6 +443,7 @@ class _Request(msgspec.Struct, gc=False):
     started: float
     auth: float
     limit: Limit | None
+    held: Entry | None
     plain: _Plain | None
     new: bool = False
     known_arrival: Arrival | None = None
@@ -614,8 +615,8 @@ class Recall:
 
     def _step(self, request: _Request) -> _Said:
         hit, limit = None, request.limit
-        if request.plain is None:
-            hit = self._pipeline.recall(request.lookup)
+        if request.plain is None and request.held is not None:
+            hit = self._pipeline.judged(request.held, "local", request.lookup)
             if hit is not None and hit.state is not FRESH and not hit.usable:
                 hit = None
         if request.plain is None and hit is None:
@@ -623,7 +624,7 @@ class Recall:
             if limit is not None or not self._may_wait(request):
                 return False
             request.asked = time.perf_counter()
-            return self._pipeline.ask(request.lookup, functools.partial(self._then, request, self._on_hit))
+            return self._pipeline.ask(request.lookup, functools.partial(self._then, request, self._on_entry))
         request.hit = hit
         if limit is None:
             return self._give(request)
@@ -639,11 +640,17 @@ class Recall:
             return False
         return self._give(request)
 
-    def _on_hit(self, request: _Request, hit: CacheHit | None) -> _Said:
-        if hit is None:
+    def _on_entry(self, request: _Request, entry: Entry | None) -> _Said:
+        if entry is None:
             return False
-        request.hit = hit
-        request.looked_up = time.perf_counter() - request.asked
+        looked_up = time.perf_counter() - request.asked
+        request.plain = self._plain(request.body, request.lookup, entry, "shared")
+        if request.plain is None:
+            hit = self._pipeline.judged(entry, "shared", request.lookup)
+            if hit is None or not hit.usable:
+                return False
+            request.hit = hit
+        request.looked_up = looked_up
         return self._give(request)
 
     def _give(self, request: _Request) -> _Said:
@@ -651,6 +658,8 @@ class Recall:
         body = request.body
         if body.keeps and not self._may_wait(request):
             return False
+        if not body.keeps and request.plain is not None:
+            return self._answered(request)
         keep = self._write(request)
         if not body.keeps:
             return self._answered(request)
@@ -728,11 +737,11 @@ class Recall:
         lookup, lifetimes = body.lookup, self._policies.in_force[body.target.class_name]
         if lifetimes is not lookup.lifetimes:
             lookup = body.lookup = msgspec.structs.replace(lookup, lifetimes=lifetimes)
-        plain = self._plain(body)
+        held = self._pipeline.remembered(lookup)
+        plain = None if held is None else self._plain(body, lookup, held, "local")
         limit = self._limiter.limit_of(caller.tenant) if self._limiter.limited else None
         if plain is not None and limit is None and not body.keeps:
-            sent, _ = body.rewriting.renew(body.written) if body.rewriting else (plain[3].body, None)
-            said = self._say(plain, opening, body, head, ids, started, auth, len(raw), sent)
+            said = self._say(plain, opening, body, head, ids, started, auth, len(raw))
             if new:
                 self._remember(spelling, body)
             return said, end
@@ -750,31 +759,31 @@ class Recall:
             started,
             auth,
             limit,
+            held,
             plain,
             new,
             arrival,
             record,
         )
 
-    def _plain(self, body: Body) -> _Plain | None:
-        """Its answer, where all is as with most: then half of the steps are not needed."""
+    def _plain(self, body: Body, lookup: CacheLookup, entry: Entry, tier: str) -> _Plain | None:
+        """Its answer, found in that tier, where all is as with most: then half of the steps are not needed."""
         known, put, of = body.known, self._recorder.direct(), body.written_of
         if known is None or put is None or (of is None and body.rewriting is not None):
             return None
-        lookup, target = body.lookup, body.target
-        found = self._pipeline.recall_plain(lookup, of)
-        if found is None:
+        judged = self._pipeline.judge_plain(lookup, entry, tier, of)
+        if judged is None:
             return None
-        hits = body.hits
-        if hits is None:
+        hits, target = body.hits, body.target
+        if hits is None or hits.result != tier:
             hits = body.hits = self._recorder.hits(
                 known,
                 class_name=target.class_name,
-                result="local",
+                result=tier,
                 model=target.model.name,
                 prices=lookup.prices,
             )
-        return put, known, hits, *found
+        return put, known, hits, entry, *judged
 
     def _say(
         self,
@@ -786,20 +795,23 @@ class Recall:
         started: float,
         auth: float,
         received: int,
-        sent: bytes,
+        sent: bytes = b"",
         rates: str = "",
+        looked_up: float | None = None,
     ) -> bytes:
-        """The whole answer, counted as given."""
+        """The whole answer, counted as given; `sent` is its body, where that had to be kept."""
         put, known, hits, entry, age, cache = plain
-        took, waited = time.perf_counter() - started, milliseconds(auth)
-        said = _answer(opening, body, head, cache, age, ids[0], took, waited, sent, rates)
+        if not sent:
+            sent = body.rewriting.renew(body.written)[0] if body.rewriting else entry.body
+        took, (timings, phases) = time.perf_counter() - started, _timings(auth, looked_up)
+        said = _answer(opening, body, head, cache, age, ids[0], took, timings, sent, rates)
         self._pipeline.note_plain(body.lookup, entry)
         self._recorder.finish_hit(
             put,
             known,
             ids,
             took,
-            f',"auth":{waited}',
+            phases,
             cache,
             entry,
             received,
@@ -899,16 +911,13 @@ class Recall:
                 len(request.raw),
                 sent,
                 rates,
+                request.looked_up,
             )
         cache = request.cache = str(pipeline.serve(request, request.lookup, request, hit))
         pipeline.count_hit(body.target, hit.entry, hit.result)
         if request.new:
             self._remember(request.spelling, body)
-        auth = timings = milliseconds(request.auth)
-        request.phases = f',"auth":{auth}'
-        if request.looked_up is not None:
-            looked_up = milliseconds(request.looked_up)
-            timings, request.phases = f"{auth}, cache;dur={looked_up}", f',"auth":{auth},"cache":{looked_up}'
+        timings, request.phases = _timings(request.auth, request.looked_up)
         took = time.perf_counter() - request.started
         return _answer(
             request.opening, body, request.head, cache, hit.age, request.ids[0], took, timings, sent, rates
@@ -993,6 +1002,15 @@ class Recall:
         if self._bodies.get(body.meaning) is not body:
             self._bodies.set(body.meaning, body)
         self._spellings.set(spelling, body.meaning)
+
+
+def _timings(auth: float, looked_up: float | None) -> tuple[str, str]:
+    """What stands in Server-Timing after the name of the first one, and in the log line; both are in seconds."""
+    took = milliseconds(auth)
+    if looked_up is None:
+        return took, f',"auth":{took}'
+    cache = milliseconds(looked_up)
+    return f"{took}, cache;dur={cache}", f',"auth":{took},"cache":{cache}'
 
 
 def _answer(

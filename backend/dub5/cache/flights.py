@@ -524,21 +524,22 @@ class Flights:
             return None
         return CacheAnswer(self.serve(question, lookup, behind, hit), hit)
 
-    def recall_plain(self, lookup: CacheLookup, of: int | None) -> tuple[Entry, float, str] | None:
-        """What memory has, its age in seconds and its Cache-Status: `serve` of what is fresh and has nothing behind it,
-        as most, but nothing is counted. None where it may be otherwise, or is not the answer with the hash `of`, where
-        there is one."""
+    def judge_plain(
+        self, lookup: CacheLookup, entry: Entry, tier: str, of: int | None
+    ) -> tuple[float, str] | None:
+        """The age in seconds and the Cache-Status of what was found in that tier: `serve` of what is fresh and has
+        nothing behind it, as most, but nothing is counted. None where it may be otherwise, or is not the answer with
+        the hash `of`, where there is one."""
         lifetimes = lookup.lifetimes
         if lookup.directives is not NO_DIRECTIVES or lifetimes.question is not None or lifetimes.canary:
             return None
-        entry = self._store.remembered(lookup)
-        if entry is None or self._sampler.re_asks >= 1.0 or (of is not None and hash(entry.body) != of):
+        if self._sampler.re_asks >= 1.0 or (of is not None and hash(entry.body) != of):
             return None
         age = self._store.now() - entry.born / 1e6
         ttl = lifetimes.ttl - age
         if age < 0 or ttl <= GREATEST_DRAW * entry.recompute:
             return None
-        return entry, age, _hit_status(int(ttl), None, "local").text
+        return age, _hit_status(int(ttl), None, tier).text
 
     def note_plain(self, lookup: CacheLookup, entry: Entry) -> None:
         """What it found is given: all that is noted of that but its age."""

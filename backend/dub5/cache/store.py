@@ -155,8 +155,8 @@ class ForeignVersion(ValueError):
 _decoder = msgspec.msgpack.Decoder(Entry)
 _record_decoder = msgspec.msgpack.Decoder(QuestionRecord)
 _completion = msgspec.json.Decoder(dict[str, Any])
-_MOST_CHECKED = 20_000
-"""Checksums of answers of which it is known that they can be served: some 200 bytes each."""
+_MOST_CHECKED = 40_000
+"""Checksums of answers of which it is known that they can be served: some 100 bytes each."""
 _ENVELOPE = 100
 """Bytes that an entry has beside its body, at most."""
 
@@ -180,19 +180,20 @@ def pack(entry: Entry) -> bytes:
 
 def unpack(stored: bytes, most: int = _LARGEST) -> Entry:
     """The inverse of `pack`; raises CorruptEntry or ForeignVersion. The body has at most `most` bytes."""
-    if not stored.startswith(_MAGIC) or len(stored) <= _PAYLOAD_AT:
-        raise CorruptEntry
-    if not stored.startswith(HEADER):
-        raise ForeignVersion
-    born, payload, most = stored[BORN_AT:_SUM_AT], stored[_PAYLOAD_AT:], most + _ENVELOPE
-    if stored[_SUM_AT:_PAYLOAD_AT] != checksum(born + payload):
+    if not stored.startswith(HEADER) or len(stored) <= _PAYLOAD_AT:
+        raise ForeignVersion if stored.startswith(_MAGIC) and len(stored) > _PAYLOAD_AT else CorruptEntry
+    summed, most = stored[BORN_AT:_SUM_AT] + stored[_PAYLOAD_AT:], most + _ENVELOPE
+    if stored[_SUM_AT:_PAYLOAD_AT] != checksum(summed):
         raise CorruptEntry
     try:
-        plain = payload[1:] if payload.startswith(_PLAIN) else _expanded(payload, most)
+        if summed.startswith(_PLAIN, BORN_DIGITS):
+            plain = summed[BORN_DIGITS + 1 :]
+        else:
+            plain = _expanded(stored[_PAYLOAD_AT:], most)
         entry = decode(_decoder, plain, most=most)
     except (Undecodable, zlib.error):
         raise CorruptEntry from None
-    if born != BORN % entry.born:
+    if not summed.startswith(BORN % entry.born):
         raise CorruptEntry
     return entry
 
@@ -307,8 +308,8 @@ class CacheHit(msgspec.Struct, frozen=True, gc=False):
         return None if self.ttl_by is None else self.lifetimes.ttl
 
 
-def _known(identity: Identity) -> Words:
-    return ("HMGET", FINGERPRINT_KEY % identity.key, "born", "hits", "known")
+def _known(key: str) -> Words:
+    return ("HMGET", FINGERPRINT_KEY % key, "born", "hits", "known")
 
 
 def _settle(future: asyncio.Future[Entry | None], entry: Entry | None) -> None:
@@ -376,19 +377,31 @@ def _is_unborn(entry: Entry, now: float) -> bool:
     return entry.born > (now + TOLERANCE) * 1e6
 
 
+OnEntry = Callable[[Entry | None], None]
+"""Called with what Redis has, None where it is nothing that may be used."""
+
+
 class _Reading(msgspec.Struct, eq=False):
-    """A look-up in Redis, for all who want the same while it is under way; `waiting` are called with what it found.
+    """A look-up in Redis of what is kept for a `key` as of a `version`, under a `name`, for all who want the same while
+    it is under way; `waiting` are called with what it found: those with a CacheLookup only where that holds.
 
     `question`: what is known of that is asked for, too. `kept`: who asked for it looks again, another way. Where it
     found nothing it is known for a moment after it is `over`.
     """
 
-    identity: Identity
+    key: str
+    version: str
+    name: str
     began: float
-    waiting: list[Callable[[Entry | None], None]]
+    waiting: list[tuple[CacheLookup | None, OnEntry]]
     question: bool
     kept: bool = False
     over: bool = False
+
+
+def _is_recent(reading: _Reading) -> bool:
+    """One that was begun long ago, before this process was stopped for a while, may not know of purges."""
+    return reading.began >= time.monotonic() - IN_FORCE
 
 
 class _Turn(msgspec.Struct, eq=False):
@@ -423,8 +436,8 @@ class AnswerStore:
         self._local = local
         self._link = link
         self._purges = purges
-        self._readings: dict[Identity, _Reading] = {}
-        self._checked: Moka[bytes, bool] = Moka(_MOST_CHECKED)  # completions, by their checksums
+        self._readings: dict[str, _Reading] = {}  # by name
+        self._checked: set[bytes] = set()  # checksums of completions
         self._turn: _Turn | None = None
         self._learning: asyncio.Task[bool] | None = None  # the same, where it takes a task
         self._background = background or Background()
@@ -481,10 +494,12 @@ class AnswerStore:
     def recall(self, lookup: CacheLookup) -> CacheHit | None:
         """What memory has, good for something or not."""
         entry = self.remembered(lookup)
-        return None if entry is None else self._judged(entry, "local", lookup)
+        return None if entry is None else self.judged(entry, "local", lookup)
 
     def remembered(self, lookup: CacheLookup) -> Entry | None:
         """What memory has, however old, where that may be used without asking Redis."""
+        if not self._local.capacity:
+            return None
         held = self._local.find((lookup.key, self._purges.version(lookup.names)))
         return held.entry if held is not None and self._purges.confirmed(held.since) else None
 
@@ -496,82 +511,54 @@ class AnswerStore:
         """
         if self._link is None or not self._link.available:
             return self.recall(lookup)
-        identity, entry = self.identity(lookup), None
-        reading = self._recent(identity)
-        if reading is not None and reading.over:  # there was nothing
-            return self._found(lookup, identity, None) or self.recall(lookup)
+        version, entry = self._purges.version(lookup.names), None
+        reading = self._readings.get(ENTRY_KEY % (lookup.key, version))
+        if reading is not None and reading.over and _is_recent(reading):  # there was nothing
+            return self.recall(lookup)
         for _ in range(2):
             found: asyncio.Future[Entry | None] = asyncio.get_running_loop().create_future()
-            self._read_for(
-                identity,
-                functools.partial(_settle, found),
-                question=lookup.lifetimes.question is not None,
-            )
-            entry, asked = await found, identity
-            identity = self.identity(lookup)
-            if identity == asked:
+            self._read_for(lookup, version, functools.partial(_settle, found))
+            entry, asked = await found, version
+            version = self._purges.version(lookup.names)
+            if version == asked:
                 break
             # A purge came to our knowledge with the reading.
-        return self._found(lookup, asked, entry) or self.recall(lookup)
+        hit = None if entry is None else self.judged(entry, "shared", lookup)
+        return hit or self.recall(lookup)
 
-    def _recent(self, identity: Identity) -> _Reading | None:
-        """One that is under way, or found nothing a moment ago."""
-        reading = self._readings.get(identity)
-        # One that was begun long ago, before this process was stopped for a while, may not know of purges.
-        return reading if reading is not None and reading.began >= time.monotonic() - IN_FORCE else None
+    def ask(self, lookup: CacheLookup, done: OnEntry) -> bool:
+        """`find` for who cannot wait: `done` is called once, later, with what Redis has, however old. None: there may
+        be something all the same, and `find`, called soon, knows without asking again what was not there.
 
-    def ask(self, lookup: CacheLookup, done: Callable[[CacheHit | None], None]) -> bool:
-        """`find` for who cannot wait: `done` is called once, later, with what Redis has, where it may be used. None:
-        there may be something all the same, and `find`, called soon, knows without asking again what was not there.
-
-        False, and no call, where it cannot be asked that way now. `done` must not raise.
+        False, and no call, where that may not be, or not that way now. `done` must not raise.
         """
-        if self._link is None or not self._link.available:
+        if self._link is None or not self._link.available or lookup.directives.no_cache:
             return False
-        identity = self.identity(lookup)
-
-        def on_entry(entry: Entry | None) -> None:
-            # Else a purge came to our knowledge with the reading, and there is another answer to look for.
-            still = identity.version == self._purges.version(lookup.names)
-            hit = self._found(lookup, identity, entry) if still else None
-            done(hit if hit is not None and hit.usable else None)
-
-        asks = lookup.lifetimes.question is not None
-        return self._read_for(identity, on_entry, question=asks, at_once=True)
-
-    def _found(self, lookup: CacheLookup, identity: Identity, entry: Entry | None) -> CacheHit | None:
-        if self._purges.behind:
-            self._nudged.set()
-        hit = self._judged(entry, "shared", lookup) if entry is not None else None
-        if entry is not None and hit is not None and self._local.capacity:
-            self._keep_locally(identity, entry, lookup.lifetimes, hit.age)
-        return hit
+        return self._read_for(lookup, self._purges.version(lookup.names), done, at_once=True)
 
     def _read_for(
-        self,
-        identity: Identity,
-        on_entry: Callable[[Entry | None], None],
-        *,
-        question: bool,
-        at_once: bool = False,
+        self, lookup: CacheLookup, version: str, on_entry: OnEntry, *, at_once: bool = False
     ) -> bool:
-        """Call `on_entry` with what Redis has, by a reading that may be under way already. It is no request's, so that
-        whoever leaves takes nothing from the others. `question`: also learn what is known of that. `at_once`: False
-        where that would take a task."""
-        reading = self._recent(identity)
-        if reading is not None:
+        """Call `on_entry` with what Redis has under that version, None where it is purged by then, by a reading that
+        may be under way already, or have found nothing a moment ago. It is no request's, so that whoever leaves takes
+        nothing from the others. `at_once`: False where that would take a task."""
+        name = ENTRY_KEY % (lookup.key, version)
+        reading = self._readings.get(name)
+        if reading is not None and _is_recent(reading):
             reading.kept |= at_once
             if reading.over:
                 asyncio.get_running_loop().call_soon(on_entry, None)
             else:
-                reading.waiting.append(on_entry)
+                reading.waiting.append((lookup, on_entry))
             return True
-        reading = _Reading(identity, time.monotonic(), [on_entry], question, at_once)
+        question = lookup.lifetimes.question is not None
+        reading = _Reading(lookup.key, version, name, time.monotonic(), [], question, at_once)
+        reading.waiting.append((lookup, on_entry))
         if not self._read(reading):
             if at_once:
                 return False
             self._read_slowly(reading)
-        self._readings[identity] = reading
+        self._readings[name] = reading
         return True
 
     def _read_slowly(self, reading: _Reading) -> None:
@@ -580,7 +567,7 @@ class AnswerStore:
             # A task does not tell why it found nothing.
             self._finish(reading, None if failed else task.result(), known=False)
 
-        work = self._read_in_task(reading.identity, question=reading.question)
+        work = self._read_in_task(reading)
         self._lookups.start(work).add_done_callback(done)
 
     async def take_over(self, identity: Identity, lifetimes: Lifetimes) -> bytes | None:
@@ -589,14 +576,18 @@ class AnswerStore:
             return None
         # Never what another look-up reads: that may have begun before the answer was stored.
         found: asyncio.Future[Entry | None] = asyncio.get_running_loop().create_future()
-        question = lifetimes.question is not None
-        reading = _Reading(identity, time.monotonic(), [functools.partial(_settle, found)], question)
-        asked = self._read(reading)
-        entry = await (found if asked else self._read_in_task(identity, question=question))
-        now = self.now()
-        if entry is None or _is_unborn(entry, now):
+        reading = _Reading(
+            identity.key,
+            identity.version,
+            ENTRY_KEY % (identity.key, identity.version),
+            time.monotonic(),
+            [(None, functools.partial(_settle, found))],
+            lifetimes.question is not None,
+        )
+        entry = await (found if self._read(reading) else self._read_in_task(reading))
+        if entry is None or _is_unborn(entry, self.now()):
             return None
-        self._keep_locally(identity, entry, lifetimes, entry.age(now))
+        self._keep_locally(identity, entry, lifetimes)
         return entry.body
 
     async def store(self, identity: Identity, entry: Entry, lifetimes: Lifetimes) -> bool:
@@ -613,12 +604,12 @@ class AnswerStore:
         if len(entry.body) > self.max_entry or left <= 0 or _is_unborn(entry, now):
             return None
         self._local.put(identity, entry, seconds=left)
-        reading = self._readings.get(identity)
-        if reading is not None and reading.over:  # there is something now
-            del self._readings[identity]
         if self._link is None:
             return Kept(identity, entry, ())
         name, packed = ENTRY_KEY % (identity.key, identity.version), pack(entry)
+        reading = self._readings.get(name)
+        if reading is not None and reading.over:  # there is something now
+            del self._readings[name]
         put = ("EVAL", _PUT, 1, name, packed, max(1, int(left * 1000)), HEADER, BORN % int(now * 1e6))
         return Kept(identity, entry, put)
 
@@ -655,10 +646,10 @@ class AnswerStore:
         reached = link.ask("purges", asked.commands, functools.partial(self._learn, turn, asked))
         for start in range(0, len(turn.readings), _AT_ONCE):
             batch = turn.readings[start : start + _AT_ONCE]
-            for identity in [each.identity for each in batch if each.question]:
-                taking = functools.partial(self._take_known, identity)
-                reached = reached and link.ask("fingerprint", [_known(identity)], taking)
-            names = [ENTRY_KEY % (each.identity.key, each.identity.version) for each in batch]
+            for key in [each.key for each in batch if each.question]:
+                taking = functools.partial(self._take_known, key)
+                reached = reached and link.ask("fingerprint", [_known(key)], taking)
+            names = [each.name for each in batch]
             # One byte more than it can be, whatever there is.
             reached = reached and link.ask_ranges(
                 "get", names, self._most_stored, functools.partial(self._take, turn, batch)
@@ -681,8 +672,10 @@ class AnswerStore:
                 turn.known = self._purges.learn(asked, *answers)
             except Exception as error:  # noqa: BLE001  # a defect there: nothing is trusted
                 self._failures.note(error)
+            if self._purges.behind:
+                self._nudged.set()
 
-    def _take_known(self, identity: Identity, answers: list[Any] | RedisUnavailable) -> None:
+    def _take_known(self, key: str, answers: list[Any] | RedisUnavailable) -> None:
         """What Redis has beside the fingerprint of a question's last answer; nothing where there is none, or it is none
         of ours: the next comparison puts it right."""
         if isinstance(answers, RedisUnavailable) or self._link is None:
@@ -694,7 +687,7 @@ class AnswerStore:
             birth, count = int(born), int(hits)
             if not (birth <= (self.now() + TOLERANCE) * 1e6 and 0 <= count <= MOST_HITS):
                 raise Undecodable("no fingerprint")
-            self.learn(identity.key, read_record(record), birth, count)
+            self.learn(key, read_record(record), birth, count)
         except ValueError as error:  # Undecodable is one
             self._link.undecodable("fingerprint", error)
 
@@ -712,42 +705,49 @@ class AnswerStore:
             # With more to learn of purges than that nothing can be trusted, and no request waits for it.
             if turn.known and stored:
                 try:
-                    entry = self._unpacked(reading.identity, stored)
+                    entry = self._unpacked(reading.key, stored)
                 except Exception as error:  # noqa: BLE001  # a defect there must not cost an answer: it is a miss
                     self._failures.note(error)
             self._finish(reading, entry, known=turn.known)
 
     def _finish(self, reading: _Reading, entry: Entry | None, *, known: bool) -> None:
         """It found that. `known`: Redis said so, and enough of purges: else nothing tells that there is nothing."""
-        identity, reading.over = reading.identity, True
-        if self._readings.get(identity) is reading:  # else it was replaced by a later one
+        name, reading.over = reading.name, True
+        if self._readings.get(name) is reading:  # else it was replaced by a later one
             if entry is None and known and reading.kept:
-                asyncio.get_running_loop().call_later(_MOMENT, self._forget, identity, reading)
+                asyncio.get_running_loop().call_later(_MOMENT, self._forget, reading)
             else:
-                del self._readings[identity]
-        for on_entry in reading.waiting:
-            on_entry(entry)
+                del self._readings[name]
+        version, local = reading.version, self._local
+        for lookup, on_entry in reading.waiting:
+            told = entry
+            if entry is not None and lookup is not None:
+                # Else a purge came to our knowledge with the reading, and there is another answer to look for.
+                if version != self._purges.version(lookup.names):
+                    told = None
+                elif local.capacity:
+                    self._keep_locally(Identity(reading.key, version), entry, lookup.lifetimes)
+            on_entry(told)
 
-    def _forget(self, identity: Identity, reading: _Reading) -> None:
-        if self._readings.get(identity) is reading:
-            del self._readings[identity]
+    def _forget(self, reading: _Reading) -> None:
+        if self._readings.get(reading.name) is reading:
+            del self._readings[reading.name]
 
-    async def _read_in_task(self, identity: Identity, *, question: bool) -> Entry | None:
+    async def _read_in_task(self, reading: _Reading) -> Entry | None:
         """The same where it takes a wait: in a Cluster, and while the link has no connection for look-ups."""
         link, learning = self._link, self._learning
         assert link is not None  # noqa: S101  # who calls has seen to it
         if learning is None:
             learning = self._learning = self._lookups.start(self._learn_slowly(link))
             asyncio.get_running_loop().call_soon(setattr, self, "_learning", None)  # with the turn
-        name = ENTRY_KEY % (identity.key, identity.version)
-        get = link.run("get", "GETRANGE", name, 0, self._most_stored)
+        get = link.run("get", "GETRANGE", reading.name, 0, self._most_stored)
         try:
-            if question:  # in the same batch
+            if reading.question:  # in the same batch
                 known, stored = await asyncio.gather(
-                    link.pipeline("fingerprint", [_known(identity)]), get, return_exceptions=True
+                    link.pipeline("fingerprint", [_known(reading.key)]), get, return_exceptions=True
                 )
                 if isinstance(known, list):
-                    self._take_known(identity, known)
+                    self._take_known(reading.key, known)
                 if isinstance(stored, BaseException):
                     raise stored
             else:
@@ -755,7 +755,7 @@ class AnswerStore:
         except RedisUnavailable:
             return None
         learnt = await self._lookups.result(learning)
-        return self._unpacked(identity, stored) if learnt and stored else None
+        return self._unpacked(reading.key, stored) if learnt and stored else None
 
     async def _learn_slowly(self, link: RedisLink) -> bool:
         asked = self._purges.asked()
@@ -763,17 +763,22 @@ class AnswerStore:
             return self._purges.learn(asked, *await link.pipeline("purges", asked.commands))
         except RedisUnavailable:
             return False
+        finally:
+            if self._purges.behind:
+                self._nudged.set()
 
-    def _unpacked(self, identity: Identity, stored: bytes) -> Entry | None:
+    def _unpacked(self, key: str, stored: bytes) -> Entry | None:
         link, most = self._link, self._most_stored
         assert link is not None  # noqa: S101  # it was read there
         try:
             if len(stored) > most:
                 raise CorruptEntry("larger than cache.max_entry")
             entry, written = unpack(stored, self.max_entry), stored[_SUM_AT:_PAYLOAD_AT]
-            if identity.key.startswith(VECTOR_KEY) or not self._checked.get(written):
-                check_answer(identity.key, entry.body)
-                self._checked.set(written, True)
+            if written not in self._checked or key.startswith(VECTOR_KEY):
+                check_answer(key, entry.body)
+                if len(self._checked) >= _MOST_CHECKED:
+                    self._checked.clear()
+                self._checked.add(written)
         except (CorruptEntry, Undecodable) as error:
             link.undecodable("entry", str(error) or "damaged")
             return None
@@ -781,13 +786,15 @@ class AnswerStore:
             return None
         return entry
 
-    def _keep_locally(self, identity: Identity, entry: Entry, lifetimes: Lifetimes, age: float) -> None:
-        left = self._kept_for(identity.key, lifetimes) - age
-        if left > 0:
+    def _keep_locally(self, identity: Identity, entry: Entry, lifetimes: Lifetimes) -> None:
+        """For as long as it may be of use, where that is known."""
+        now = self.now()
+        left = self._kept_for(identity.key, lifetimes) - entry.age(now)
+        if left > 0 and not _is_unborn(entry, now):
             self._local.put(identity, entry, seconds=left)
 
-    def _judged(self, entry: Entry, tier: str, lookup: CacheLookup) -> CacheHit | None:
-        """None where its age is not known."""
+    def judged(self, entry: Entry, tier: str, lookup: CacheLookup) -> CacheHit | None:
+        """What an entry that was found in this `tier` is good for; None where its age is not known."""
         now = self.now()
         age = now - entry.born / 1e6
         if age < 0:

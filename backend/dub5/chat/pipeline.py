@@ -93,9 +93,11 @@ class Pipeline:
         self._undecodable = undecodable
         # For who answers from memory, without a call between.
         self.serve = flights.serve
-        self.recall_plain = flights.recall_plain
+        self.judge_plain = flights.judge_plain
         self.note_plain = flights.note_plain
-        self.recall = services.store.recall
+        self.remembered = services.store.remembered
+        self.judged = services.store.judged
+        self.ask = services.store.ask
         self.version = services.store.version
         self.holds = services.store.holds
 
@@ -212,11 +214,6 @@ class Pipeline:
         """All of a stream has been read that took no call of its own."""
         last = (usage_of(decode(frame.raw)) for frame in reversed(answered.flight.frames[-_LAST:]))
         self._count_saved(question, next((usage for usage in last if usage != Usage()), Usage()))
-
-    def ask(self, lookup: CacheLookup, done: Callable[[CacheHit | None], None]) -> bool:
-        """Have `done` called, once and later, with what Redis has, where it may be used. False, and no call, where that
-        would take a wait, or nothing may be used."""
-        return not lookup.directives.no_cache and self._store.ask(lookup, done)
 
     def again(self, question: Question) -> Leader:
         """The call to a provider for a question that nobody waits for."""

@@ -299,12 +299,13 @@ class RequestSeries:
 
 
 class Hits:
-    """Answers from the cache whose series have the same labels, each counted once for all of these.
+    """Answers from the cache whose series have the same labels, each counted once for all of these. `result` is that of
+    their look-ups.
 
     `prices` are dollars for a token of the prompt and one of the answer.
     """
 
-    __slots__ = ("_ages", "_answers", "_durations", "_prompts", "_received", "_sent")
+    __slots__ = ("_ages", "_answers", "_durations", "_prompts", "_received", "_sent", "result")
 
     def __init__(
         self,
@@ -317,6 +318,7 @@ class Hits:
         model: str,
         prices: tuple[float, float],
     ) -> None:
+        self.result = result
         self._received = self._sent = self._prompts = self._answers = 0
         self._durations = durations = Distribution(ANSWERS)
         self._ages = Distribution(AGES)

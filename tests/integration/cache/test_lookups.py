@@ -52,9 +52,10 @@ def connection_of(link: RedisLink) -> Any:
 
 async def asked(cache: AnswerStore, key: str) -> CacheHit | None:
     """What `ask` tells."""
-    told: asyncio.Future[CacheHit | None] = asyncio.get_running_loop().create_future()
+    told: asyncio.Future[Entry | None] = asyncio.get_running_loop().create_future()
     assert cache.ask(wanted(key), told.set_result)
-    return await told
+    entry = await told
+    return None if entry is None else cache.judged(entry, "shared", wanted(key))
 
 
 @pytest_asyncio.fixture
