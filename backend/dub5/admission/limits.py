@@ -6,6 +6,11 @@ once however often it is reported. A reservation that is never settled stays spe
 request may reserve. Hits and followers of a flight reserve nothing that they keep. A request that is refused changes
 nothing.
 
+Where more is left to a tenant than all replicas could give away in the meantime, `_PLENTY`, a hit does not wait to be
+told so once more: it is granted by what Redis said a moment ago, and Redis counts it with others a few milliseconds
+later. So nobody is granted a request that was not there; that its tokens are in debt by what another replica has just
+reserved, a tenant is told up to `_GOOD` seconds late.
+
 Without Redis, or while it is away, each replica keeps buckets of its own with its share of the limit: the limit
 over the number of replicas that were last seen, beginning with its share of what was left.
 
@@ -16,6 +21,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import math
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -46,6 +53,15 @@ _MOST_COUNTED = 60
 _LONGEST_DEBT = 24 * 60
 """Minutes after which a tenant that has taken too much, or is said to, has paid it off. Far more than all reservations
 that can be under way: what those give back never makes up for what is remitted here."""
+
+_GOOD = 0.05
+"""Seconds for which what Redis said of a tenant may be gone by, counted from the question."""
+
+_GATHER = 0.004
+"""Seconds in which requests that were granted at once are gathered before Redis is asked to count them."""
+
+_PLENTY = 2000.0
+"""Requests, for each replica: twice what one can grant in _GOOD at 20,000 a second, since there may be more by now."""
 
 # What cannot be ours in a bucket is a full bucket, and what cannot be its time is now.
 # KEYS: the bucket, the reservation. ARGV: both limits, milliseconds of a reservation's life.
@@ -183,6 +199,17 @@ class Grant(msgspec.Struct):
         return rate_headers(self.limit, self.left)
 
 
+class _Told(msgspec.Struct):
+    """What Redis said last that a tenant has left, to a question that was `asked` then (our clock), less what was
+    granted at once since: of `given` so far `uncounted` are still to be told to Redis."""
+
+    requests: float = 0.0
+    tokens: float = 0.0
+    asked: float = -math.inf
+    given: int = 0
+    uncounted: int = 0
+
+
 Answered = Callable[["Grant | RateLimited | None"], None]
 """Called with what came of a request, None where nobody could be asked."""
 
@@ -211,6 +238,7 @@ class RateLimiter:
         self._clock = clock
         self._replicas = 1
         self._known: dict[str, tuple[Remaining, float]] = {}
+        self._told: dict[str, _Told] = {}
         self._buckets: dict[str, Bucket] = {}
         self._asking: dict[str, list[Answered]] = {}
         self._background = background or Background(metrics)
@@ -226,6 +254,9 @@ class RateLimiter:
     async def stop(self) -> None:
         if self._heartbeat is not None:
             await self._heartbeat.stop()
+        for tenant in self._told:
+            if (limit := self.limit_of(tenant)) is not None:
+                self._ask(tenant, limit)
         await self._settlements.stop(wait=STOP_TIMEOUT)
 
     def limit_of(self, tenant: str) -> Limit | None:
@@ -245,8 +276,8 @@ class RateLimiter:
         try:
             if self._link is None:
                 raise RedisUnavailable
-            command = _acquire(tenant, limit, reservation, reserved, 1)
-            wait, left, _ = self._learnt(tenant, await self._link.run("limit", *command))
+            command, asked = _acquire(tenant, limit, reservation, reserved, 1), self._asked(tenant)
+            wait, left, _ = self._learnt(tenant, asked, await self._link.run("limit", *command))
         except RedisUnavailable:
             granted = self._acquire_here(tenant, limit, reserved)
         else:
@@ -254,6 +285,21 @@ class RateLimiter:
         if isinstance(granted, RateLimited):
             raise granted
         return granted
+
+    def at_once(self, tenant: str, limit: Limit) -> Grant | None:
+        """`acquire` for who reserves nothing, of a tenant with such a limit and plenty left. None where it has to be
+        asked for."""
+        told = self._told.get(tenant)
+        if told is None or told.tokens < 0 or told.asked < self._clock() - _GOOD:
+            return None
+        if limit.requests_per_minute is not None and told.requests < _PLENTY * self._replicas:
+            return None
+        if not told.uncounted:
+            asyncio.get_running_loop().call_later(_GATHER, self._ask, tenant, limit)
+        told.requests -= 1
+        told.given += 1
+        told.uncounted += 1
+        return Grant(Remaining(told.requests, told.tokens), tenant, limit)
 
     def ask(self, tenant: str, limit: Limit, answered: Answered) -> bool:
         """`acquire` for who reserves nothing and cannot wait, of a tenant with such a limit: `answered` is called once,
@@ -269,19 +315,27 @@ class RateLimiter:
             waiting.append(answered)
             return True
         self._asking[tenant] = [answered]
-        asyncio.get_running_loop().call_soon(self._ask, self._link, tenant, limit)
+        asyncio.get_running_loop().call_soon(self._ask, tenant, limit)
         return True
 
-    def _ask(self, link: RedisLink, tenant: str, limit: Limit) -> None:
-        waiting = self._asking.pop(tenant)
+    def _ask(self, tenant: str, limit: Limit) -> None:
+        """For those who wait, after those who were granted at once."""
+        waiting, told, link = self._asking.pop(tenant, []), self._told.get(tenant), self._link
+        before = 0
+        if told is not None:
+            before, told.uncounted = told.uncounted, 0
+        if link is None or not (before or waiting):
+            return
+        asked, count = self._asked(tenant), before + len(waiting)
 
         def said(answers: list[Any] | RedisUnavailable) -> None:
             if isinstance(answers, RedisUnavailable):
-                for answered in waiting:
-                    answered(self._acquire_here(tenant, limit, 0))
+                here = [self._acquire_here(tenant, limit, 0) for _ in range(count)]
+                for answered, granted_here in zip(waiting, here[before:], strict=True):
+                    answered(granted_here)
                 return
-            wait, left, granted = self._learnt(tenant, answers[0])
-            for number, answered in enumerate(waiting, 1):
+            wait, left, granted = self._learnt(tenant, asked, answers[0])
+            for number, answered in enumerate(waiting, before + 1):
                 own = left
                 if number <= granted:
                     own = Remaining(left.requests + granted - number, left.tokens)
@@ -289,11 +343,26 @@ class RateLimiter:
                     wait = (1 - left.requests) * 60 / (limit.requests_per_minute or 1)
                 answered(_granted(wait, Grant(own, tenant, limit)))
 
-        if link.ask("limit", [_acquire(tenant, limit, "", 0, len(waiting))], said):
+        if link.ask("limit", [_acquire(tenant, limit, "", 0, count)], said):
             link.send()
+            return
+        for answered in waiting:
+            answered(None)
+        if before:
+            self._settlements.start(self._counted(tenant, limit, before))
+
+    async def _counted(self, tenant: str, limit: Limit, count: int) -> None:
+        """Where that takes a wait."""
+        asked = self._asked(tenant)
+        try:
+            if self._link is None:
+                raise RedisUnavailable
+            answer = await self._link.run("limit", *_acquire(tenant, limit, "", 0, count))
+        except RedisUnavailable:
+            for _ in range(count):
+                self._acquire_here(tenant, limit, 0)
         else:
-            for answered in waiting:
-                answered(None)
+            self._learnt(tenant, asked, answer)
 
     def _acquire_here(self, tenant: str, limit: Limit, reserve: float) -> Grant | RateLimited:
         bucket = self._bucket(tenant, limit)
@@ -313,11 +382,21 @@ class RateLimiter:
             return
         self._settlements.start(self._settle(grant, used))
 
-    def _learnt(self, tenant: str, answer: Any) -> tuple[float, Remaining, int]:
+    def _asked(self, tenant: str) -> tuple[float, int]:
+        """A question about it that is sent now: when, and how many were granted at once before it."""
+        told = self._told.get(tenant)
+        return self._clock(), 0 if told is None else told.given - told.uncounted
+
+    def _learnt(self, tenant: str, asked: tuple[float, int], answer: Any) -> tuple[float, Remaining, int]:
         """Seconds to wait, what is left, and how many requests were granted."""
         wait, requests, tokens, granted = map(float, answer)
-        left = Remaining(requests, tokens)
+        left, (at, counted) = Remaining(requests, tokens), asked
         self._known[tenant] = (left, self._clock())
+        told = self._told.get(tenant)
+        if told is None:
+            told = self._told[tenant] = _Told()
+        if at >= told.asked:
+            told.requests, told.tokens, told.asked = requests - (told.given - counted), tokens, at
         if self._buckets.pop(tenant, None) is not None:
             _log.info("limits shared again", tenant=tenant)
         return wait, left, int(granted)
@@ -380,20 +459,22 @@ def rate_headers(limit: Limit, left: Remaining) -> dict[str, str]:
 
 def rate_lines(limit: Limit, left: Remaining) -> str:
     """The same as lines of a head."""
-    lines, allowed, remaining = "", limit.requests_per_minute, left.requests
-    if allowed is not None:
-        until_full = (allowed - remaining) * 60 / allowed
-        lines = (
-            f"x-ratelimit-limit-requests: {allowed}\r\n"
-            f"x-ratelimit-remaining-requests: {int(remaining) if remaining > 0 else 0}\r\n"
-            f"x-ratelimit-reset-requests: {max(0, until_full):.3f}s\r\n"
-        )
-    allowed, remaining = limit.tokens_per_minute, left.tokens
-    if allowed is not None:
-        until_full = (allowed - remaining) * 60 / allowed
-        lines += (
-            f"x-ratelimit-limit-tokens: {allowed}\r\n"
-            f"x-ratelimit-remaining-tokens: {int(remaining) if remaining > 0 else 0}\r\n"
-            f"x-ratelimit-reset-tokens: {max(0, until_full):.3f}s\r\n"
-        )
+    lines = ""
+    if limit.requests_per_minute is not None:
+        lines = _lines("requests", limit.requests_per_minute, left.requests)
+    if limit.tokens_per_minute is not None:
+        lines += _lines_of_tokens("tokens", limit.tokens_per_minute, left.tokens)
     return lines
+
+
+def _lines(of: str, allowed: int, remaining: float) -> str:
+    until_full = (allowed - remaining) * 60 / allowed
+    return (
+        f"x-ratelimit-limit-{of}: {allowed}\r\n"
+        f"x-ratelimit-remaining-{of}: {int(remaining) if remaining > 0 else 0}\r\n"
+        f"x-ratelimit-reset-{of}: {max(0, until_full):.3f}s\r\n"
+    )
+
+
+_lines_of_tokens = functools.lru_cache(1024)(_lines)
+"""Hits take none, so that many say the same."""

@@ -740,11 +740,14 @@ class Recall:
         held = self._pipeline.remembered(lookup)
         plain = None if held is None else self._plain(body, lookup, held, "local")
         limit = self._limiter.limit_of(caller.tenant) if self._limiter.limited else None
-        if plain is not None and limit is None and not body.keeps:
-            said = self._say(plain, opening, body, head, ids, started, auth, len(raw))
-            if new:
-                self._remember(spelling, body)
-            return said, end
+        if plain is not None and not body.keeps:
+            grant = None if limit is None else self._limiter.at_once(caller.tenant, limit)
+            if limit is None or grant is not None:
+                rates = rate_lines(grant.limit, grant.left) if grant is not None else ""
+                said = self._say(plain, opening, body, head, ids, started, auth, len(raw), rates=rates)
+                if new:
+                    self._remember(spelling, body)
+                return said, end
         return _Request(
             lookup,
             head,

@@ -902,6 +902,7 @@ class Shared(NamedTuple):
             await twin.connected()
             await purge(twin, ("all",))
             await server.client.delete(limit_key("globex"))
+            twin.app._limiter._told.clear()
         await _live(*self.twins, steps)
         return self.twins[0].recalled - before
 
@@ -1059,21 +1060,38 @@ def test_what_only_redis_has_is_recalled(shared: Shared, stream: bool) -> None:
     assert shared.live([kept, kept, (forget, None), kept, (purge, ("all",)), kept]) >= 1
 
 
-def test_requests_of_a_tenant_with_limits_are_recalled_as_far_as_these_go(shared: Shared) -> None:
+PLENTY = pytest.mark.parametrize(
+    "plenty", [1e9, 2.0], ids=["asked of Redis each time", "granted at once down to 2"]
+)
+
+
+@PLENTY
+def test_requests_of_a_tenant_with_limits_are_recalled_as_far_as_these_go(
+    shared: Shared, plenty: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dub5.admission.limits._PLENTY", plenty)
+    monkeypatch.setattr("dub5.admission.limits._GOOD", 1e9)  # however slow this machine is
     sent = [usual("curl", asked(message()), "/v1/messages", 1, "other")]
     kept = [usual("curl", asked(responses()), "/v1/responses", 1, "other")]
     assert shared.live([sent, sent, sent, sent * 2, sent, sent]) == 4
+    assert shared.twins[0].app._limiter._told["globex"].given == (0 if plenty > 2 else 2)
     assert shared.live([kept, kept, kept, (forget, None), kept]) == 2
+    monkeypatch.setattr("dub5.admission.limits._PLENTY", 1e9)
     assert shared.live([sent, sent, (lose, True), sent, (lose, False), sent]) == 2
 
 
-def test_what_is_asked_at_once_of_a_limit_is_granted_as_one_by_one(shared: Shared) -> None:
+@PLENTY
+def test_what_is_asked_at_once_of_a_limit_is_granted_as_one_by_one(
+    shared: Shared, plenty: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dub5.admission.limits._PLENTY", plenty)
     sent = usual("curl", asked(message()), "/v1/messages", 1, "other")
 
     async def live(twin: Twin, server: RedisServer) -> None:
         twin.begin()
         await twin.connected()
         await server.client.delete(limit_key("globex"))
+        twin.app._limiter._told.clear()
         await twin.ask(sent)
         written = await asyncio.gather(*[twin.ask(sent) for _ in range(7)])
         left = [re.search(rb"remaining-requests: (\d+)", one) for one in written]

@@ -18,6 +18,7 @@ from dub5.settings.model import Limit, RedisSettings
 from dub5.telemetry.metrics import Metrics
 from testkit.http_server import hang, refuse
 from testkit.openai_server import FakeOpenAI, say
+from testkit.redis_server import RedisServer
 from tests.harness import PATIENT, openai_provider, running
 
 NOWHERE = "redis://127.0.0.1:1/0"
@@ -83,6 +84,66 @@ async def test_eight_replicas_accept_exactly_what_the_limit_allows(redis: str) -
         other = await made[0].acquire("other", reserve=0)
         assert other is not None
         assert other.headers["x-ratelimit-remaining-requests"] == "19"
+
+
+async def test_where_plenty_is_left_requests_are_granted_at_once_and_counted_soon(redis: str) -> None:
+    limit = Limit(requests_per_minute=3000)
+    async with limiters(2, redis, limit) as (one, other):
+        one._replicas = 1
+        assert one.at_once("acme", limit) is None  # nobody has asked yet
+        assert await accepted([one], tries=1) == 1
+        granted = []
+        while (grant := one.at_once("acme", limit)) is not None:
+            granted.append(grant.left.requests)
+        assert granted == [2999.0 - number for number in range(1, 1001)]
+        began = asyncio.get_running_loop().time()
+        while one._told["acme"].uncounted:  # noqa: ASYNC110  # nobody tells
+            await asyncio.sleep(0)
+        assert await accepted([one], tries=1) == 1  # its answer comes after that
+        left = await other.acquire("acme", reserve=0)
+        took = asyncio.get_running_loop().time() - began
+        assert left is not None
+        assert 1997 <= left.left.requests <= 1997 + (1 + took) * 3000 / 60
+
+
+async def test_what_was_granted_at_once_is_counted_where_a_replica_stops(redis: str) -> None:
+    limit = Limit(requests_per_minute=3000)
+    async with limiters(1, redis, limit) as (other,):
+        async with limiters(1, redis, limit) as (one,):
+            one._replicas = 1
+            assert await accepted([one], tries=1) == 1
+            for _ in range(500):
+                assert one.at_once("acme", limit) is not None
+        left = await other.acquire("acme", reserve=0)
+        assert left is not None
+        assert left.left.requests < 2900
+
+
+async def test_nothing_is_granted_at_once_by_what_was_said_long_ago_or_in_debt(redis: str) -> None:
+    limit, now = Limit(requests_per_minute=3000, tokens_per_minute=1000), [0.0]
+    async with limiters(1, redis, limit) as (one,):
+        one._clock = lambda: now[0]
+        assert await accepted([one], tries=1) == 1
+        assert one.at_once("acme", limit) is not None
+        now[0] += 0.06
+        assert one.at_once("acme", limit) is None
+        assert await accepted([one], tries=1) == 1
+        assert one.at_once("acme", limit) is not None
+        assert await accepted([one], tries=1, reserve=2000) == 1
+        assert one.at_once("acme", limit) is None
+
+
+async def test_what_was_granted_at_once_counts_here_where_redis_is_lost() -> None:
+    limit = Limit(requests_per_minute=3000)
+    async with RedisServer() as server, limiters(1, server.url, limit) as (one,):
+        one._clock = lambda: 0.0
+        assert await accepted([one], tries=1) == 1
+        await server.stop()
+        for _ in range(10):
+            assert one.at_once("acme", limit) is not None
+        while "acme" not in one._buckets:  # noqa: ASYNC110  # nobody tells
+            await asyncio.sleep(0)
+        assert one._buckets["acme"]._left.requests == 2989
 
 
 async def test_tokens_are_reserved_settled_once_and_never_spent_twice(redis: str) -> None:
