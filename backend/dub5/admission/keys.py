@@ -147,9 +147,9 @@ class KeyRing:
             self._check_expiry(caller.expires)
         return caller
 
-    def recognise(self, sent: bytes, authorization: Callable[[], str]) -> Caller:
-        """`authenticate`, of what `authorization` makes of the bytes that were `sent`; it is not called where these
-        came before. They are known by a hash under a secret alone, as keys are."""
+    def recognise(self, sent: bytes, authorization: Callable[..., str], *read: bytes) -> Caller:
+        """`authenticate`, of what `authorization` makes of what was `read` in the bytes that were `sent`; it is not
+        called where these came before. They are known by a hash under a secret alone, as keys are."""
         if self._source is None:
             return ANONYMOUS
         if self._recognised_among is not self._callers or len(self._recognised) > _MOST_RECOGNISED:
@@ -157,7 +157,7 @@ class KeyRing:
         hashed = self._blind(sent)
         caller = self._recognised.get(hashed)
         if caller is None:
-            caller = self._recognised[hashed] = self.authenticate(authorization())
+            caller = self._recognised[hashed] = self.authenticate(authorization(*read))
         elif caller.expires is not None:
             self._check_expiry(caller.expires)
         return caller

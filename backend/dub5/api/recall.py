@@ -34,6 +34,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
+import operator
 import re
 import struct
 import time
@@ -135,12 +136,12 @@ class Head(msgspec.Struct, eq=False):
     """A head that was accepted, its values cut out, and the route that it leads to.
 
     `kind` is what stands before, between and after all the values that may be cut out, which were `seen` but for those
-    that are read; `cut` says which of them are. `pieces` are what then stands around those. The numbers are the places
-    of values that are read among them, -1 where there is no such header. `own` is the address that its connections
-    came to. Under another `asking` a body means something else. `ending` are the last lines of the head of each answer,
-    but for that of its `id_header`. `hurried`: its caller may not wait for long. `headers` are those that were not cut
-    out; `used` is how often it has come of late. `bypasses`: the last time its body was one whose answer is never
-    stored.
+    that are read; `cut` says which of them are. `pieces` are what then stands around those. `read` takes from the
+    values, with an empty one after them, those that are read: length, `Authorization`, `X-Api-Key`, an id, a trace; the
+    empty one where there is no such header. `own` is the address that its connections came to. Under another `asking` a
+    body means something else. `ending` are the last lines of the head of each answer, but for that of its `id_header`.
+    `hurried`: its caller may not wait for long. `headers` are those that were not cut out; `used` is how often it has
+    come of late. `bypasses`: the last time its body was one whose answer is never stored.
     """
 
     route: QuestionRoute
@@ -154,11 +155,7 @@ class Head(msgspec.Struct, eq=False):
     hurried: bool
     headers: dict[str, str]
     pieces: tuple[bytes, ...] = ()
-    content_length: int = -1
-    authorization: int = -1
-    x_api_key: int = -1
-    request_id: int = -1
-    traceparent: int = -1
+    read: Callable[[Sequence[bytes]], tuple[bytes, ...]] = tuple
     used: int = 0
     bypasses: bool = False
 
@@ -171,11 +168,13 @@ class Head(msgspec.Struct, eq=False):
             else:
                 pieces[-1] += value + text
         self.pieces = tuple(pieces)
-        self.content_length = places[b"content-length"]
-        self.authorization = places.get(b"authorization", -1)
-        self.x_api_key = places.get(b"x-api-key", -1)
-        self.request_id = places.get(b"x-request-id", places.get(b"x-client-request-id", -1))
-        self.traceparent = places.get(b"traceparent", -1)
+        self.read = operator.itemgetter(
+            places[b"content-length"],
+            places.get(b"authorization", -1),
+            places.get(b"x-api-key", -1),
+            places.get(b"x-request-id", places.get(b"x-client-request-id", -1)),
+            places.get(b"traceparent", -1),
+        )
 
     def with_that(self, other: Head) -> Head:
         """What recognises another one of its kind, too: itself where it does already."""
@@ -687,23 +686,22 @@ class Recall:
         if head is None:
             return Arrival(data[at:body_at], own)
         head.used += 1
-        length = values[head.content_length] if values else b""
+        if not values:
+            return Arrival(data[at:body_at], own, head)
+        length, bearer, key, request_id, traceparent = head.read((*values, b""))
         end = body_at + int(length) if length.isdigit() and len(length) < _DIGITS else -1
         if end <= body_at:
             return Arrival(data[at:body_at], own, head)
         if end > len(data):
             most = min(_LARGEST_BODY, head.route.max_body)
-            waits = end - body_at <= most and self._caller(head, values) is not None
+            waits = end - body_at <= most and self._caller(head, bearer, key) is not None
             return Arrival(data[at:body_at], own, head, end=end if waits else 0)
         raw = data[body_at:end]
-        caller = self._caller(head, values) if self._keys.configured else ANONYMOUS
+        caller = self._caller(head, bearer, key) if self._keys.configured else ANONYMOUS
         if caller is None:
             return Arrival(data[at:body_at], own, head)
         auth = time.perf_counter() - started
-        place, other = head.traceparent, head.request_id
-        ids = self._recorder.ids_of(
-            values[place] if place >= 0 else b"", values[other] if other >= 0 else b""
-        )
+        ids = self._recorder.ids_of(traceparent, request_id)
         arrival: Arrival | None = None
         record: RequestRecord | None = None
         if head.bypasses:
@@ -926,13 +924,10 @@ class Recall:
             request.opening, body, request.head, cache, hit.age, request.ids[0], took, timings, sent, rates
         )
 
-    def _caller(self, head: Head, values: Sequence[bytes]) -> Caller | None:
-        place, other = head.authorization, head.x_api_key
-        bearer, key = values[place] if place >= 0 else b"", values[other] if other >= 0 else b""
+    def _caller(self, head: Head, bearer: bytes, key: bytes) -> Caller | None:
+        sent = b"%b\n%b\n%b" % (bearer, key, head.asking[0])
         try:
-            return self._keys.recognise(
-                b"%b\n%b\n%b" % (bearer, key, head.asking[0]), functools.partial(head.key_in, bearer, key)
-            )
+            return self._keys.recognise(sent, head.key_in, bearer, key)
         except Dub5Error:
             return None
 

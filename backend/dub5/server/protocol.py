@@ -348,8 +348,6 @@ class GuardedProtocol(HttpToolsProtocol):
         ):
             recalled = self._recall(everything.recall, data)
             if recalled == len(data):  # as a rule
-                if not self._under_way:
-                    everything.idle[self] = self.loop.time()
                 return
         self._unparsed = self._unparsed + data if self._unparsed else data
         size = len(data)
@@ -426,6 +424,7 @@ class GuardedProtocol(HttpToolsProtocol):
                 self._answered = True
                 everything.total_requests += 1
                 if done == len(data):
+                    everything.idle[self] = self.loop.time()
                     break
             elif isinstance(found, Later):
                 self._asked = data[done : found.end]
