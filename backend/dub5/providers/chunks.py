@@ -178,6 +178,15 @@ def end_of(choice: Json) -> str | None:
     return reason if isinstance(reason, str) and reason.strip().lower() not in _NO_WORDS else None
 
 
+def with_texts(said: Json) -> Json:
+    """The message or delta itself, where none of its texts is a number: some servers write one for a text that is all
+    digits."""
+    if _NUMBERS.isdisjoint(map(type, said.values())):  # as a rule
+        return said
+    written = {name: _written(said[name]) for name in _TEXTS if type(said.get(name)) in _NUMBERS}
+    return {**said, **written} if written else said
+
+
 def is_object(arguments: str) -> bool:
     """Whether the arguments of a call are all here."""
     try:

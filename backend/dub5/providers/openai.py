@@ -31,6 +31,7 @@ from dub5.providers.chunks import (
     index_of,
     is_label,
     split,
+    with_texts,
 )
 from dub5.providers.http import BODY, DIRECTLY, Access, HttpClient, OnPart, begins_events, events_in
 from dub5.providers.listing import LIST_TIMEOUT, MOST_BYTES
@@ -393,7 +394,8 @@ class Frames(msgspec.Struct):
         choice = choices[0] if type(choices) is list and len(choices) == 1 else None
         if type(choice) is dict and "error" not in data and not choice.get("error"):
             index, delta, reason = choice.get("index"), choice.get("delta"), choice.get("finish_reason")
-            if type(index) is int and type(delta) is dict and not delta.get("tool_calls"):
+            usual = type(delta) is dict and not delta.get("tool_calls") and with_texts(delta) is delta
+            if type(index) is int and usual:
                 if reason is None and index in self.flowing:  # one of the many in the middle
                     if not event and self.strange < _STRANGE:
                         self._learn(index, chunk.raw)
@@ -481,6 +483,7 @@ class Frames(msgspec.Struct):
             self.by_deltas = True
         if not isinstance(delta, dict):
             raise Unusable
+        delta = with_texts(delta)
         if delta.get("tool_calls"):
             delta = self._with_calls_placed(index, delta)
         ended = reason if reason is None or reason == "" else end_of(choice)
@@ -561,6 +564,7 @@ def _is_usual(choice: Any) -> bool:
     return (
         type(message) is dict
         and not message.get("tool_calls")
+        and with_texts(message) is message
         and type(choice.get("index")) is int
         and type(reason) is str
         and reason in FINISH_REASONS
@@ -589,6 +593,7 @@ def _whole_choice(choice: Any, position: int) -> Json:
         message = {"role": "assistant", "content": None}
     if not isinstance(message, dict):
         raise Unusable
+    message = with_texts(message)
     if message.get("tool_calls"):
         calls = _calls(message)
         message = message if calls is message["tool_calls"] else {**message, "tool_calls": calls}

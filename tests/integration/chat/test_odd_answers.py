@@ -169,6 +169,8 @@ STREAMS: dict[str, tuple[list[Part], Json]] = {
     "keep-alives as data": ([data("keep-alive"), ROLE, data('"heartbeat"'), HELLO, STOP, DONE], text("Hello")),
     "a bare message in parts": ([data('{"model":"m","message":{"role":"assistant","content":"Hel"},"done":false}'), data('{"message":{"role":"assistant","content":"lo"},"done":false}'), data('{"message":{"role":"assistant","content":""},"done":true,"done_reason":"stop"}')], text("Hello")),
     "a bare message": ([data('{"message":{"role":"assistant","content":"Hello"},"finish_reason":"stop"}'), DONE], text("Hello")),
+    "a number": ([part({"content": 5}, index=0), STOP, DONE], text("5")),
+    "numbers": ([HELLO, HELLO, part({"content": 1}, index=0), part({"content": 0.5}, index=0), HELLO, STOP, DONE], text("HelloHello10.5Hello")),
     "a call that is no list": ([ROLE, frame(chunk({"tool_calls": call(arguments='{"a":1}')})), CALLS_END, DONE], ONE),
 }  # fmt: skip
 
@@ -183,7 +185,6 @@ POOR: dict[str, tuple[list[Part], Json]] = {
     "empty": ([ROLE, STOP, DONE], text("")),
     "blank": ([ROLE, frame(chunk({"content": " \n"})), STOP, DONE], text(" \n")),
     "null": ([frame(chunk({"role": "assistant", "content": None})), STOP, DONE], text("")),
-    "a number": ([part({"content": 5}, index=0), STOP, DONE], text("5")),
     "a refusal": ([frame(chunk({"refusal": "No"})), frame(chunk({"refusal": "."})), STOP, DONE], {**NOTHING, "refusal": "No."}),
     "no id": (calls([call(id=None)]), tools(("", "f", "{}"))),
     "no name": (calls([call(name=None)]), tools(("a", "", "{}"))),
@@ -442,7 +443,7 @@ WHOLE: dict[str, tuple[Script, Json, bool]] = {
     "a list for an end": (whole_choice(message=SAID, finish_reason=["stop"]), text("Hello"), False),
     "an object for an end": (whole_choice(message=SAID, finish_reason={"a": 1}), text("Hello"), False),
     "an empty end": (whole_choice(message=SAID, finish_reason=""), text("Hello"), False),
-    "a number": (whole_choice(message={**SAID, "content": 5}), text("5"), False),
+    "a number": (whole_choice(message={**SAID, "content": 5}), text("5"), True),
     "empty": (whole_choice(message={**SAID, "content": ""}), text(""), False),
     "null": (whole_choice(message={**SAID, "content": None}), text(""), False),
     "a refusal": (whole_choice(message={**SAID, "refusal": "No."}), {**text("Hello"), "refusal": "No."}, False),
