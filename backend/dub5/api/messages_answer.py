@@ -441,7 +441,8 @@ class MessagesWriter:
 
     def _is_whole(self) -> bool:
         """Whether the arguments of the call that is told are an object that is complete."""
-        return is_object("".join(self._arguments))
+        ends = bool(self._arguments) and self._arguments[-1].rstrip().endswith("}")
+        return ends and is_object("".join(self._arguments))  # not looked at for each of very many parts
 
     def _lay_out(self, entry: Json, parts: list[bytes]) -> None:
         """What chat has no field for. What comes at the end, about blocks that are gone, adds nothing."""
