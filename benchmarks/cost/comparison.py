@@ -6,6 +6,7 @@ import statistics
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import msgspec
 
@@ -39,7 +40,8 @@ class Verdict(msgspec.Struct, frozen=True):
     def line(self) -> str:
         costs = f"{self.before * 1e6:,.1f} µs | {self.after * 1e6:,.1f} µs"
         missed = "" if self.good else " **missed**"
-        return f"| {self.row.what}, by {self.row.unit} | {costs} | {self.ratio}{missed} | {self.control} | {BAR} |"
+        unit = "chunk" if self.row.units > 1 else "request"
+        return f"| {self.row.what}, by {unit} | {costs} | {self.ratio}{missed} | {self.control} | {BAR} |"
 
 
 async def compared(against: str, rows: list[str], rounds: int) -> AsyncIterator[Verdict]:
@@ -48,13 +50,13 @@ async def compared(against: str, rows: list[str], rounds: int) -> AsyncIterator[
     other = str(await commits.python(against))
     async with AsyncExitStack() as stack:
         provider = await stack.enter_async_context(stand_in())
-        servers = [
-            await stack.enter_async_context(_server(python, provider))
-            for python in (other, sys.executable, other, sys.executable)
-        ]
-        for name in rows:
-            row = ROWS[name]
-            found = await _rounds(row, servers, rounds)
+        for row in map(ROWS.__getitem__, rows):
+            async with AsyncExitStack() as up:
+                servers = [
+                    await up.enter_async_context(_server(python, provider, row.settings))
+                    for python in (other, sys.executable, other, sys.executable)
+                ]
+                found = await _rounds(row, servers, rounds)
             before, after = _mean(found[0], found[2]), _mean(found[1], found[3])
             costs = statistics.median(before), statistics.median(after)
             yield Verdict(row, *costs, ratio(after, before), ratio(found[2], found[0]))
@@ -69,7 +71,7 @@ async def _rounds(row: Row, servers: list[Service], rounds: int) -> list[list[fl
     """The cost by server and round."""
     found: list[list[float]] = [[] for _ in servers]
     async with load(row, servers) as loading:
-        cost = min(await loading.round(row.warm_up))
+        cost = min(await loading.round(20 if row.units == 1 else 2))  # to warm up
         waves = max(2, round(SECONDS / (cost * row.wave * row.units)))
         for number in range(rounds):
             costs = await loading.round(waves)
@@ -81,11 +83,11 @@ async def _rounds(row: Row, servers: list[Service], rounds: int) -> list[list[fl
 
 
 @asynccontextmanager
-async def _server(python: str, provider: str) -> AsyncIterator[Service]:
+async def _server(python: str, provider: str, more: dict[str, Any]) -> AsyncIterator[Service]:
     """With a Redis of its own: what one stored would be a hit of the next."""
     live = {"kind": "openai", "base_url": f"{provider}{PACE}/v1"}
     async with RedisServer() as redis:
-        settings = configuration(f"{provider}/v1", redis.url)
+        settings = configuration(f"{provider}/v1", redis.url, **more)
         settings["providers"]["live"] = live
         settings["models"]["live"] = {"routes": ["live/benchmark"]}
         async with serving(settings, python=python) as service:

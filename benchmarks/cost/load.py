@@ -14,10 +14,12 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 
 import msgspec
 
 from benchmarks.gateways.cores import tree
+from benchmarks.gateways.rows import NO_MEMORY
 from testkit.client import until
 from testkit.processes import cpu_seconds
 from testkit.service import Service
@@ -37,23 +39,22 @@ _number = itertools.count(1)
 
 
 class Row(msgspec.Struct, frozen=True):
-    """A way to use the service. A wave is `wave` requests at once, to one server after the other, or to all
-    `together` where waiting is most of it; `warm_up` waves come before what counts. `units` of what is counted are in
-    one request; `cache` is what Cache-Status must say."""
+    """A way to use the service. A wave is `wave` requests at once, to one server after the other, or to all together
+    where an answer is a stream of `units`, since waiting is most of it. `cache` is what Cache-Status must say, and
+    `known` how many questions are stored before."""
 
     name: str
     what: str
-    unit: str
-    wave: int
     ask: Callable[[], bytes]
     cache: str
+    settings: dict[str, Any] = {}
+    known: int = 1
+    wave: int = 16
     units: int = 1
-    together: bool = False
-    warm_up: int = 20
 
 
-def _question() -> str:
-    return f"question {next(_number):012d}"
+def _new(**fields: Any) -> bytes:
+    return request(f"question {next(_number):012d}", **fields)
 
 
 def _in_another_protocol(path: str, **fields: object) -> bytes:
@@ -68,35 +69,28 @@ _MESSAGES = partial(
 )
 _RESPONSES = partial(_in_another_protocol, "/v1/responses", input="question")
 
+_PASSED = partial(_new, headers={"cache-control": "no-store"})
+_STREAMED = partial(_new, stream=True, model="live")
+_LOCAL = "; detail=local"
+
 ROWS = {
     row.name: row
     for row in (
-        Row("hit", "a hit from memory, 1 KB", "request", 16, lambda: request("question"), "; detail=local"),
-        Row("messages", "the same by Messages", "request", 16, _MESSAGES, "; detail=local"),
+        Row("hit", "a hit from memory, 1 KB", lambda: request("question"), _LOCAL),
+        Row("messages", "the same by Messages", _MESSAGES, _LOCAL),
+        Row("responses", "the same by Responses, store: false", partial(_RESPONSES, store=False), _LOCAL),
+        Row("kept", "the same by Responses, kept", _RESPONSES, _LOCAL),
         Row(
-            *("responses", "the same by Responses, store: false", "request", 16),
-            partial(_RESPONSES, store=False),
-            "; detail=local",
+            *("redis", "a hit from Redis, 1 KB"),
+            # Always the same ones for each of four servers, so that each is asked once for each at a time.
+            lambda: request(f"question {next(_number) % 64}"),
+            "; detail=shared",
+            {"cache": NO_MEMORY},
+            known=16,
         ),
-        Row("kept", "the same by Responses, kept", "request", 16, _RESPONSES, "; detail=local"),
-        Row(
-            *("miss", "a miss, whole, 1 KB, stored", "request", 16),
-            lambda: request(_question()),
-            "; fwd=uri-miss",
-        ),
-        Row(
-            *("pass", "a whole answer passed through, 1 KB, never stored", "request", 16),
-            lambda: request(_question(), headers={"cache-control": "no-store"}),
-            "; fwd=bypass",
-        ),
-        Row(
-            *("chunk", "a chunk relayed, checked, stored", "chunk", 24),
-            lambda: request(_question(), stream=True, model="live"),
-            "; fwd=uri-miss",
-            CHUNKS,
-            together=True,
-            warm_up=2,
-        ),
+        Row("miss", "a miss, whole, 1 KB, stored", _new, "; fwd=uri-miss"),
+        Row("pass", "a whole answer passed through, 1 KB, never stored", _PASSED, "; fwd=bypass"),
+        Row("chunk", "a chunk relayed, checked, stored", _STREAMED, "; fwd=uri-miss", wave=24, units=CHUNKS),
     )
 }
 
@@ -111,7 +105,7 @@ class Load:
         """Seconds of CPU for each unit, by server."""
         began = [cpu(server) for server in self._servers]
         for _ in range(waves):
-            if self._row.together:
+            if self._row.units > 1:
                 await self._spread()
             else:
                 for wires in self._wires:  # never one twice in a row: it would find its caches warm
@@ -145,11 +139,12 @@ class Load:
 
 @asynccontextmanager
 async def load(row: Row, servers: list[Service]) -> AsyncIterator[Load]:
-    """Connected, and each server asked once: from then on there is something to hit."""
+    """Connected, and each server asked: from then on there is something to hit."""
     wires = [[await Wire.to(server.url) for _ in range(row.wave)] for server in servers]
     try:
-        for mine in wires:
-            await mine[0].ask(row.ask())
+        for wire in [mine[0] for mine in wires for _ in range(row.known)]:
+            await wire.ask(row.ask())
+        await asyncio.sleep(_AFTERWARDS)
         yield Load(row, servers, wires)
     finally:
         for wire in (wire for mine in wires for wire in mine):
