@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from dub5.cache.freshness import NO_DIRECTIVES, Lifetimes
 from dub5.cache.purges import Purges
-from dub5.cache.store import AnswerStore, CacheHit, CacheLookup, Entry, LocalCache
+from dub5.cache.store import AnswerStore, CacheHit, CacheLookup, Entry, Identity, LocalCache
 from dub5.contract import ENTRY_KEY
 from dub5.redis.link import RedisLink, RedisUnavailable
 from dub5.settings.model import Duration
@@ -129,6 +129,25 @@ async def test_a_purge_elsewhere_is_learnt_with_the_look_up(server: RedisServer)
         assert await elsewhere.purge(["tag:prices"])
         assert await asked(cache, "key") is None
         assert await cache.find(wanted("key")) is None
+
+
+async def test_what_is_purged_whenever_it_is_read_is_not_found(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with linked(server.url, timeout=PATIENT) as link:
+        cache = await filled(link, "key")
+        purges, learn = cache._purges, Purges.learn
+        before = AnswerStore(LocalCache(2**20), link, purges, clock=lambda: BORN / 1e6)
+        after_one = Identity("key", f"{purges._prefix}1")
+        assert await before.store(after_one, Entry(body("key"), BORN, 1.0, 1, 1), LIFETIMES)
+
+        def purging(*read: Any) -> bool:
+            purges._raise([purges._hash("tag:prices")], purges._highest + 1)
+            return learn(*read)
+
+        monkeypatch.setattr(Purges, "learn", purging)
+        assert await cache.find(wanted("key")) is None
+        assert purges.version(wanted("key").names) == f"{purges._prefix}2"
 
 
 async def test_who_leaves_shifts_nobody(server: RedisServer) -> None:
