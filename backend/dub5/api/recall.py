@@ -21,12 +21,12 @@ docs/adr/0030-known-by-their-bytes.md.
 
 All hits end in one way, wherever they were found: what is the same for all that ask this is at hand with the Body. A
 record of the request is made only where something goes on behind the answer, or a line is not simply written. One in
-memory that is fresh, with nothing due behind it, as most are, takes half of these steps: see `_plainly`.
+memory that is fresh, with nothing due behind it, as most are, takes half of these steps: see `_plain`.
 
-What takes a word of Redis (a tenant's limit, an answer that memory does not have, a Response that is kept) is asked
-without a task, and the request is answered in the turn in which Redis does. Nothing is counted before it is sure to be
-answered: until then it may go the ordinary way after all, which is given what the limit said. What else Redis has
-told by then is in memory, and the ordinary way says so.
+What takes a word of Redis (a tenant's limit of which not plenty is left, an answer that memory does not have, a
+Response that is kept) is asked without a task, and the request is answered in the turn in which Redis does. Nothing is
+counted before it is sure to be answered: until then it may go the ordinary way after all, which is given what the limit
+said. What else Redis has told by then is in memory, and the ordinary way says so.
 """
 
 from __future__ import annotations
