@@ -63,7 +63,7 @@ LEAST_CALLS = 0.01
 
 _DAY = 86400.0
 _RATES = np.geomspace(1 / (365 * _DAY), 1 / 20, 32)
-_NOISES = np.array([0.0, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97, 0.999])
+_NOISES = np.array([0.0, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97, 1 - 1e-6])
 _AGES = np.geomspace(1.0, 10 * _DAY, 18)
 _STEP = math.log(_RATES[1] / _RATES[0])
 _SLOWEST, _FASTEST = math.log(_RATES[0]), math.log(_RATES[-1])
@@ -74,7 +74,10 @@ _LOG_SAME = np.stack([-_RATE, np.log1p(-_NOISE)]).astype(np.float32)
 """Of a second, and of a comparison."""
 _LEAST_LIKELY = -80.0
 """Its logarithm: nothing becomes a denormal number, with which processors are slow."""
-_BEFOREHAND = np.where(_NOISE == 0, 0.9, 0.1 / (len(_NOISES) - 1)) / len(_RATES)
+_BEFOREHAND = np.where(_NOISE == 0, 0.9, 0.1 / (len(_NOISES) - 1)) * np.minimum(1.0, 1 / (600 * _RATE)) ** 2
+_BEFOREHAND /= _BEFOREHAND.sum()
+"""What changes more often than each ten minutes is the rarer the faster: an answer of which each comparison finds
+another wording could else as well be one that changes each few seconds."""
 _MAXIMISATIONS = 40
 _COMPASS = np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
 _CHUNK = 1024
