@@ -57,8 +57,10 @@ ENOUGH, WARM_UP = 100, 900.0
 """Comparisons, and seconds, before anything is looked for."""
 CERTAIN, CERTAIN_FALL = 0.95, 0.99
 """A posterior above which a hypothesis becomes history."""
+USUAL = 6.0
+"""Events a day from which on they are how answers change, and no exceptions."""
 EVENTS_A_DAY, RISES_A_DAY, FALLS_A_DAY, BACK_A_DAY = 1.0, 2.0, 0.5, 12.0
-"""Assumed beforehand. Back: to a rate that was, once it is another one."""
+"""Assumed beforehand, of events as if a day had been watched. Back: to a rate that was, once it is another one."""
 SETTLES, UNSETTLED = 120.0, 600.0
 """Seconds after which comparisons are counted, where nothing seems to have happened and where something may have."""
 TOLD_APART = 4.0
@@ -86,9 +88,10 @@ _RISES = 2.0 ** np.array([1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 18])
 _FALLS = np.array([1 / 4, 1 / 16, 1 / 64])
 _SHARES = np.array([0.12, 0.25, 0.5, 0.8, 0.98])
 _LASTING = np.array([GRID, 300.0])
-_EXTENTS = -np.log1p(-np.repeat(_SHARES, len(_LASTING)))
+_SHARE = np.repeat(_SHARES, len(_LASTING))
+_EXTENTS = -np.log1p(-_SHARE)
 _LASTS = np.tile(_LASTING, len(_SHARES))
-_PROBED = np.where(np.repeat(_SHARES, len(_LASTING)) >= 0.5, 120.0, 0.0)
+_PROBED = np.where(_SHARE >= 0.5, 120.0, 0.0)
 """Seconds after an event that changed most answers in which answers are fetched again, to see whether it goes on."""
 _BACK = len(_RISES) + len(_FALLS)
 _RATES = _BACK + 2
@@ -96,7 +99,7 @@ _EVENT = slice(_RATES, None)
 _HYPOTHESES = _RATES + len(_EXTENTS)
 _AT_ONCE = 4096
 """Comparisons that are weighed at once; a bound of memory."""
-_MOST_EVENTS, _MOST_SEGMENTS = 16, 64
+_MOST_EVENTS, _MOST_SEGMENTS = 64, 64
 _DAY = 86400.0
 _EVER = 1e9
 _NONE = np.zeros((0, _HYPOTHESES), dtype=np.float32)
@@ -120,6 +123,7 @@ _STATE = [
         "sources",
     ),
     *("surprise", "block", "before_block", "typical", "compared", "started", "folded"),
+    *("happened", "undecided"),
 ]
 _GROWING = {"onsets", "scores", "posterior", "segments", "events"}
 _COARSE = {"scores", "posterior"}
@@ -235,6 +239,8 @@ class Hazard:
         self._waiting: list[tuple[float, _Comparisons]] = []
         self._counts = np.zeros(2)  # of the level: changes, expected at a level of one; faded
         self._sources = np.zeros(2)  # changes: by events, all; faded
+        self._happened = 0.0  # events, faded
+        self._undecided = 0.0  # since when most answers seem to have changed
         self._surprise = np.zeros(2)  # squared residuals of blocks, their variances; faded
         self._block = np.zeros(3)  # residual and variance since, the third, it began
         self._before_block = 0.0  # residual of the block before, in standard deviations
@@ -265,7 +271,9 @@ class Hazard:
             if suspected.sum() > SUSPECTED:
                 mean += float(suspected @ (then - pace - by_events))
         # An event that is not over may change what is fetched now; with long TTLs nobody would see that it is not one.
-        going_on = (self._onsets[:, None] + _LASTS > now) | (_PROBED > 0)
+        going_on = (self._onsets[:, None] + _LASTS + _PROBED > now) | (
+            (_PROBED > 0) & self._is_undecided(now)
+        )
         going_on = going_on * spoken_for[:, _EVENT]
         expected, seconds = self._typical
         if going_on.sum() > SUSPECTED:
@@ -274,14 +282,23 @@ class Hazard:
 
     def in_storm(self, now: float) -> bool:
         """Or most answers have just changed, and it is not known yet whether that goes on."""
-        undecided = self._posterior[:, _EVENT] @ (_PROBED > 0)
-        return bool((self._level > STORM and now - self._since < STORM_LASTS) or undecided.sum() > 0.5)
+        lasts = self._level > STORM and now - self._since < STORM_LASTS
+        return lasts or (self._is_undecided(now) and self._events_a_day(now) < USUAL)
 
     def moment(self, now: float) -> tuple[float, float]:
         """When the last storm was seen to be over, or an event that changed most answers was, and the chance that an
-        answer fetched before is stale; zeros where it is long ago."""
+        answer fetched before is stale; zeros where it is long ago, or usual."""
         at, share = self._moment.tolist()
-        return (at, share) if now - at < REMEMBERED else (0.0, 0.0)
+        return (at, share) if now - at < REMEMBERED and self._events_a_day(now) < USUAL else (0.0, 0.0)
+
+    def _is_undecided(self, now: float) -> bool:
+        """Whether most answers seem to have changed, and may go on to. What goes on shows within minutes; of what does
+        not, a class that is seldom asked may never know more."""
+        return self._undecided > 0 and now - self._undecided < UNSETTLED
+
+    def _events_a_day(self, now: float) -> float:
+        watched = (1 - 0.5 ** ((now - self._started) / HALF_LIFE)) / math.log(2) if self._started else 0.0
+        return (EVENTS_A_DAY + self._happened) / (1 + watched)
 
     def fold(
         self, fetched: Floats, again: Floats, changed: Floats, expected: Floats, noise: Floats, now: float
@@ -303,6 +320,8 @@ class Hazard:
             self._waiting.append((now, new))
         if warm:
             self._judge(now)
+        most_changed = self._posterior[:, _EVENT] @ (_PROBED > 0)
+        self._undecided = (self._undecided or now) if most_changed.sum() > 0.5 else 0.0
         calm = self._posterior.sum() < SUSPECTED
         while self._waiting and now - self._waiting[0][0] >= (SETTLES if calm else UNSETTLED):
             self._count(self._waiting.pop(0)[1], now, calm=calm)
@@ -334,6 +353,8 @@ class Hazard:
     def restore(self, state: State) -> None:
         """Go on from a `state`. ValueError or KeyError, and nothing changed, where it cannot be one."""
         new = Hazard()
+        # A release before this one had neither.
+        state = {"happened": np.zeros(()), "undecided": np.zeros(()), **state}
         for name in [*_STATE, "alarms", "open", "visits", "waiting", "waited"]:
             array = _restored(state, name)
             if array.shape[1:] != _WIDTHS.get(name, ()) or not np.isfinite(array).all():
@@ -388,6 +409,7 @@ class Hazard:
             self._sources *= kept
             self._surprise *= kept
             self._typical *= kept
+            self._happened *= kept
             self._counts *= 0.5 ** ((now - self._folded) / LEVEL_HALF_LIFE)
         self._events = self._events[self._events[:, 0] > now - REMEMBERED]
 
@@ -496,7 +518,7 @@ class Hazard:
         prior[len(_RISES) : _BACK] = FALLS_A_DAY / len(_FALLS)
         prior[_BACK:_RATES] = BACK_A_DAY * (np.abs(np.log(self._factors()[_BACK:])) > math.log(FOREIGN))
         if events:
-            prior[_EVENT] = EVENTS_A_DAY / len(_EXTENTS)
+            prior[_EVENT] = self._events_a_day(now) / len(_EXTENTS)
         # An event is an explanation of the dispersion.
         tempered = np.ones(_HYPOTHESES)
         tempered[:_RATES] = np.maximum(self._dispersion, np.where(self._factors() < 1, CAUTION, 1.0))
@@ -514,18 +536,35 @@ class Hazard:
         at, lasts = float(self._onsets[index]), float(_LASTS[hypothesis])
         told_apart = self._scores[index, _RATES + hypothesis] - self._scores[:, :_RATES].max()
         over = at + lasts + _PROBED[hypothesis] + GRID
-        if now > over and told_apart < -max(TOLD_APART * self._dispersion, 100.0):
+        one_of_many = _SHARE[hypothesis] <= 0.5 and self._one_of_many(now)
+        if now > over and told_apart < -max(TOLD_APART * self._dispersion, 100.0) and not one_of_many:
             self._posterior = self._weights(now, events=False)  # but for the dispersion it would be a rate
             self._goes_on(now)
             return
-        if now < over or told_apart < TOLD_APART:
+        if now < over or (told_apart < TOLD_APART and now < over + UNSETTLED and not one_of_many):
             return  # it may yet go on
         share = float(posterior[index] @ -np.expm1(-_EXTENTS) / posterior[index].sum())
         event = [[at, lasts, 4 * share, 4 * (1 - share)]]  # as if four comparisons had shown it
         self._events = np.concatenate([self._events, event])[-_MOST_EVENTS:]
+        self._happened += 1
         if _PROBED[hypothesis]:
             self._moment[:] = at + lasts, share
         self._search_anew()
+        if one_of_many:
+            # The next one may have come within the same minutes.
+            self._onsets = GRID * np.arange((now - UNSETTLED) // GRID + 1, now // GRID + 1)
+            self._scores = np.zeros((len(self._onsets), _HYPOTHESES), dtype=np.float32)
+            for _, waiting in self._waiting:
+                self._weigh(waiting)
+            self._posterior = self._weights(now, events=True)
+
+    def _one_of_many(self, now: float) -> bool:
+        """Whether events are usual, and not more came of late than may come by chance: then what looks like a new rate
+        is some of them one after the other. Such as change nearly all answers are not."""
+        usual = self._events_a_day(now)
+        late = np.count_nonzero(self._events[:, 0] > now - 2 * UNSETTLED)
+        expected = usual * 2 * UNSETTLED / _DAY
+        return bool(usual >= USUAL and late <= expected + 3 * math.sqrt(expected) + 3)
 
     def _goes_on(self, now: float) -> None:
         posterior, factors = self._posterior[:, :_RATES], self._factors()

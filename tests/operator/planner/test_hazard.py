@@ -16,28 +16,31 @@ Floats = NDArray[np.float64]
 
 
 class History:
-    """`QUESTIONS` whose answers change at their own times, each fetched again after 5 minutes and some chance."""
+    """Questions, most often QUESTIONS, whose answers change at their own times, each fetched again after 5 minutes and
+    some chance."""
 
-    def __init__(self, changes: list[Floats], *, noises: Floats | None = None, rate: float = RATE) -> None:
+    def __init__(
+        self, changes: list[Floats], *, noises: Floats | None = None, rate: float | Floats = RATE
+    ) -> None:
         self.hazard = Hazard()
         self.multipliers: list[float] = []
         self.storms: list[int] = []
         self._chance = np.random.default_rng(2)
-        self._changes, self._rate = changes, rate
-        self._noises = np.zeros(QUESTIONS) if noises is None else noises
-        self._fetched = self._chance.uniform(-300, 0, QUESTIONS)
+        self._changes, self._rates = changes, np.broadcast_to(rate, len(changes))
+        self._noises = np.zeros(len(changes)) if noises is None else noises
+        self._fetched = self._chance.uniform(-300, 0, len(changes))
         self._minute = 0
 
     def until(self, end: float) -> History:
         while self._minute * MINUTE < end:
             self._minute += 1
             rows = []
-            ends = self._fetched + 300 + self._chance.exponential(120, QUESTIONS)
+            ends = self._fetched + 300 + self._chance.exponential(120, len(self._fetched))
             for key in np.flatnonzero(ends < self._minute * MINUTE).tolist():
                 began, ended = self._fetched[key], ends[key]
                 first, last = np.searchsorted(self._changes[key], [began, ended])
                 changed = last > first or self._chance.random() < self._noises[key]
-                expected = self._rate * (ended - began)
+                expected = self._rates[key] * (ended - began)
                 rows.append((START + began, START + ended, changed, expected, self._noises[key]))
                 self._fetched[key] = ended
             fetched, again, changed, expected, noise = np.array(rows, dtype=float).reshape(-1, 5).T
@@ -105,12 +108,40 @@ def test_a_storm_is_a_new_rate_and_its_end_is_seen() -> None:
     assert share > 0.9  # of what was fetched before
 
 
-def test_documents_that_change_all_their_answers_are_no_alarm() -> None:
-    chance = np.random.default_rng(5)
-    documents = [np.sort(chance.uniform(0, 12 * HOUR, 6)) for _ in range(5)]
-    history = History([documents[key % 5] for key in range(QUESTIONS)], rate=1 / (2 * HOUR)).until(12 * HOUR)
-    assert len(history.hazard.alarms) <= 1
-    assert len(history.hazard.events) > 5
+def of_documents(chance: np.random.Generator, each: int, hours: float) -> list[Floats]:
+    """Five, each of which changes all of its answers so many times."""
+    documents = [np.sort(chance.uniform(0, hours * HOUR, each)) for _ in range(5)]
+    return [documents[key % 5] for key in range(QUESTIONS)]
+
+
+@pytest.mark.parametrize("seed", [5, 6])
+def test_documents_that_change_all_their_answers_are_no_alarm(seed: int) -> None:
+    """Nor is it one where three of them change within two minutes."""
+    three = [np.array([5 * HOUR + 50 * (key % 5)] * (key % 5 < 3)) for key in range(QUESTIONS)]
+    changes = besides(of_documents(np.random.default_rng(seed), 6, 6), three)
+    history = History(changes, rate=1 / HOUR).until(6 * HOUR)
+    assert not [at for at, _ in history.hazard.alarms if at > START + 3 * HOUR], "once they are usual"
+    assert len(history.hazard.events) > 10
+    assert not [minute for minute in history.storms if minute > 180]
+    assert np.mean(np.array(history.multipliers[180:]) > 1.5) < 0.2
+
+
+def test_a_storm_among_documents_is_one() -> None:
+    chance = np.random.default_rng(8)
+    storm = [np.sort(chance.uniform(4 * HOUR, 5 * HOUR, 60)) for _ in range(QUESTIONS)]
+    history = History(besides(of_documents(chance, 6, 6), storm), rate=1 / HOUR).until(6 * HOUR)
+    assert any(4 * HOUR < at - START < 4 * HOUR + 25 * MINUTE for at, _ in history.hazard.alarms)
+    assert np.median(history.multipliers[270:300]) > 8
+    assert np.median(history.multipliers[330:]) < 1.5
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_each_change_of_a_few_questions_is_not_one_of_most_answers(seed: int) -> None:
+    chance, rates = np.random.default_rng(seed), np.array([6, 1, 1 / 24]) / HOUR
+    changes = [np.sort(chance.uniform(0, DAY, chance.poisson(rate * DAY))) for rate in rates]
+    history = History(changes, rate=rates).until(DAY)
+    assert np.mean(np.array(history.multipliers[120:]) > 1.5) < 0.1
+    assert len(history.storms) < 60
 
 
 def test_answers_that_are_known_to_be_worded_anew_are_no_alarm() -> None:
