@@ -148,7 +148,8 @@ def jumped(world: World, seed: int) -> Jumped:
 
 class Calmed(msgspec.Struct):
     """After a storm: the usual TTL of the hour before it, in seconds, and minutes from the last change on until it was
-    at least two thirds of that for good; stale shares of the whole run and of its worst hour."""
+    for good two thirds of what it is in the same world without one; stale shares of the whole run and its worst hour.
+    """
 
     before: float
     minutes: int
@@ -161,7 +162,9 @@ def calmed(world: World, seed: int) -> Calmed:
     outcome = Cache(drawn, Planned()).run()
     began, ended = (int(at / MINUTE) for at in turns(world)[:2])
     before = median(outcome.usual_ttls[began - 60 : began])
-    short = [minute for minute, ttl in enumerate(outcome.usual_ttls[ended:], 1) if ttl < before / 1.5]
+    calm = Cache(draw(msgspec.structs.replace(world, drift="none", pace="even"), seed), Planned()).run()
+    pairs = zip(outcome.usual_ttls[ended:], calm.usual_ttls[ended:], strict=True)
+    short = [minute for minute, (ttl, beside) in enumerate(pairs, 1) if ttl < beside / 1.5]
     hours = range(0, len(outcome.ttls), 60)
     worst = max(
         sum(outcome.stale_by_minute[at : at + 60]) / sum(outcome.hits_by_minute[at : at + 60]) for at in hours
