@@ -58,7 +58,7 @@ ENOUGH, WARM_UP = 100, 900.0
 CERTAIN, CERTAIN_FALL = 0.95, 0.99
 """A posterior above which a hypothesis becomes history."""
 USUAL = 6.0
-"""Events a day from which on they are how answers change, and no exceptions."""
+"""Events a day, each of less than half of all answers, from which on they are how answers change, and no exceptions."""
 EVENTS_A_DAY, RISES_A_DAY, FALLS_A_DAY, BACK_A_DAY = 1.0, 2.0, 0.5, 12.0
 """Assumed beforehand, of events as if a day had been watched. Back: to a rate that was, once it is another one."""
 SETTLES, UNSETTLED = 120.0, 600.0
@@ -239,7 +239,7 @@ class Hazard:
         self._waiting: list[tuple[float, _Comparisons]] = []
         self._counts = np.zeros(2)  # of the level: changes, expected at a level of one; faded
         self._sources = np.zeros(2)  # changes: by events, all; faded
-        self._happened = 0.0  # events, faded
+        self._happened = 0.0  # events that changed less than half of all answers, faded
         self._undecided = 0.0  # since when most answers seem to have changed
         self._surprise = np.zeros(2)  # squared residuals of blocks, their variances; faded
         self._block = np.zeros(3)  # residual and variance since, the third, it began
@@ -546,9 +546,10 @@ class Hazard:
         share = float(posterior[index] @ -np.expm1(-_EXTENTS) / posterior[index].sum())
         event = [[at, lasts, 4 * share, 4 * (1 - share)]]  # as if four comparisons had shown it
         self._events = np.concatenate([self._events, event])[-_MOST_EVENTS:]
-        self._happened += 1
         if _PROBED[hypothesis]:
             self._moment[:] = at + lasts, share
+        else:
+            self._happened += 1
         self._search_anew()
         if one_of_many:
             # The next one may have come within the same minutes.
