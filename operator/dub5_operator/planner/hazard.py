@@ -546,10 +546,9 @@ class Hazard:
         share = float(posterior[index] @ -np.expm1(-_EXTENTS) / posterior[index].sum())
         event = [[at, lasts, 4 * share, 4 * (1 - share)]]  # as if four comparisons had shown it
         self._events = np.concatenate([self._events, event])[-_MOST_EVENTS:]
+        self._happened += share < 0.5
         if _PROBED[hypothesis]:
             self._moment[:] = at + lasts, share
-        else:
-            self._happened += 1
         self._search_anew()
         if one_of_many:
             # The next one may have come within the same minutes.
