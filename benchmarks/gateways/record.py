@@ -68,7 +68,8 @@ def _built() -> str:
 def fill_in(document: Path, about: Mapping[str, str], figures: Sequence[Figure], *, whole: bool) -> None:
     """Puts figures into the document's table: all of it anew where they are the `whole`, else the lines of the same."""
     text = document.read_text(encoding="utf-8")
-    head, table, rest = re.split(r"(?<=\|---\|---\|---\|\n)((?:\|.*\n)+)", text, maxsplit=1)
+    titles = r"(?<=\| what \| bar \| measured \|\n\|---\|---\|---\|\n)"
+    head, table, rest = re.split(titles + r"((?:\|.*\n)+)", text, maxsplit=1)
     found = [*([] if whole else table.splitlines()), *(figure.line() for figure in figures)]
     lines = {tuple(line.split(" | ")[:2]): line for line in found}  # one thing may have several bars
     took_part = ", ".join(f"{name} {value}" for name, value in about.items())

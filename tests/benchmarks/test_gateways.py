@@ -69,7 +69,8 @@ def test_a_number_fills_its_holes_in_head_and_body() -> None:
 
 def test_figures_of_some_rows_leave_the_others_as_they_are(tmp_path: Path) -> None:
     document = tmp_path / "report.md"
-    head = "Measured with old; no other load.\n\n| what | bar | measured |\n|---|---|---|\n"
+    other = "| beside | row | CPU |\n|---|---|---|\n| a | b | c |\n"
+    head = f"{other}\nMeasured with old; no other load.\n\n| what | bar | measured |\n|---|---|---|\n"
     document.write_text(f"{head}| a | 1 | 2 |\n| b | 1 | 2 |\n\nafter\n")
     some = [Figure("b", "1", "3"), Figure("b", "2", "4", good=False)]
     fill_in(document, {"python": "3"}, some, whole=False)
