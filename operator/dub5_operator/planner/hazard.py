@@ -297,7 +297,9 @@ class Hazard:
         return self._undecided > 0 and now - self._undecided < UNSETTLED
 
     def _events_a_day(self, now: float) -> float:
-        watched = (1 - 0.5 ** ((now - self._started) / HALF_LIFE)) / math.log(2) if self._started else 0.0
+        """As if a day had been watched before, with what is assumed."""
+        since = max(now - self._started, 0.0) if self._started else 0.0
+        watched = -math.expm1(-math.log(2) * since / HALF_LIFE) / math.log(2)
         return (EVENTS_A_DAY + self._happened) / (1 + watched)
 
     def fold(
@@ -373,7 +375,7 @@ class Hazard:
             raise ValueError("a hazard's moments and their scores do not match")
         if len(waiting) != len(state["waited"]):
             raise ValueError("a hazard's comparisons do not match")
-        if not (new._segments[:, 1] >= 0).all() or not min(new._level, new._before) > 0:
+        if not (new._segments[:, 1] >= 0).all() or not min(new._level, new._before) > 0 or new._happened < 0:
             raise ValueError("a hazard's rates are not positive")
         new._profile.restore(np.array(state["open"], dtype=float), np.array(state["visits"], dtype=float))
         new.alarms = [(float(at), float(factor)) for at, factor in np.array(state["alarms"])]

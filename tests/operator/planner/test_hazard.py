@@ -179,6 +179,8 @@ def test_what_was_learnt_is_restored() -> None:
     assert restored.alarms == history.hazard.alarms
     nothing = np.zeros(0)
     restored.fold(nothing, nothing, nothing, nothing, nothing, now + 60)
+    older = {name: array for name, array in state.items() if name not in {"happened", "undecided"}}
+    Hazard().restore(older)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +189,7 @@ def test_what_was_learnt_is_restored() -> None:
         ("scores", np.zeros((3, 2))),
         ("level", np.array(np.nan)),
         ("level", np.array(-1.0)),
+        ("happened", np.array(-9.0)),
         ("visits", np.zeros((2, 168))),
         ("onsets", np.zeros(3)),
         ("segments", np.zeros((0, 2))),
