@@ -427,7 +427,7 @@ class MessagesWriter:
     def _begin_calls(self, parts: list[bytes], *, last: bool = False) -> None:
         """Those that wait, in the order in which they came, and none before its name is known. `last`: in any case."""
         for index, said in list(self._waiting.items()):
-            if self._open == "tool_use" and not (last or self._is_whole()):
+            if self._open == "tool_use" and not (last or is_object(self._arguments)):
                 return
             name = next(filter(None, (called(call)[0] for call in said)), "")
             if name or last:
@@ -438,11 +438,6 @@ class MessagesWriter:
                 self._of_use, self._arguments = {}, []
                 for call in said:
                     self._argue(at, called(call)[1], parts)
-
-    def _is_whole(self) -> bool:
-        """Whether the arguments of the call that is told are an object that is complete."""
-        ends = bool(self._arguments) and self._arguments[-1].rstrip().endswith("}")
-        return ends and is_object("".join(self._arguments))  # not looked at for each of very many parts
 
     def _lay_out(self, entry: Json, parts: list[bytes]) -> None:
         """What chat has no field for. What comes at the end, about blocks that are gone, adds nothing."""

@@ -279,24 +279,24 @@ class _Text:
     """A text that grows; the first half of a character waits for the other one."""
 
     def __init__(self) -> None:
-        self._parts: list[str] = []
+        self.parts: list[str] = []
         self._half = ""
 
     def add(self, text: str) -> str:
         """What may be told of it now."""
         text, self._half = without_half(self._half + text)
-        self._parts.append(text)
+        self.parts.append(text)
         return text
 
     def rest(self) -> str:
         """What is left to be told at the end."""
         half, self._half = self._half, ""
         if half:
-            self._parts.append("\ufffd")
+            self.parts.append("\ufffd")
         return "\ufffd" if half else ""
 
     def whole(self) -> str:
-        return "".join(self._parts)
+        return "".join(self.parts)
 
 
 class _Thought(_Item):
@@ -470,7 +470,7 @@ class _Call(_Item):
         """Whether its arguments are an object that is complete."""
         if self.item is None or self.done is not None:
             return False
-        return is_object(self._arguments.whole())
+        return is_object(self._arguments.parts)
 
     def finish(self, status: Status) -> Json:
         self._grow_by(self._arguments.rest())

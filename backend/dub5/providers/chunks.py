@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -187,10 +187,12 @@ def with_texts(said: Json) -> Json:
     return {**said, **written} if written else said
 
 
-def is_object(arguments: str) -> bool:
-    """Whether the arguments of a call are all here."""
+def is_object(arguments: Sequence[str]) -> bool:
+    """Whether the arguments of a call, in parts, are all here. It may be asked for each of very many: they are joined
+    only where the last one may be the end."""
+    last = next((part for part in reversed(arguments) if part.strip()), "")
     try:
-        return arguments.rstrip().endswith("}") and isinstance(msgspec.json.decode(arguments), dict)
+        return last.rstrip().endswith("}") and isinstance(msgspec.json.decode("".join(arguments)), dict)
     except (ValueError, RecursionError):
         return False
 
