@@ -61,7 +61,7 @@ from dub5.frames import Frame
 from dub5.json_steps import decode, is_plain
 from dub5.settings.model import Limit
 from dub5.telemetry.logging import get_logger
-from dub5.telemetry.metrics import Hits
+from dub5.telemetry.metrics import HitLabels, Hits
 from dub5.telemetry.record import Ids, Known, Recorder, RequestRecord, TraceContext, milliseconds
 
 if TYPE_CHECKING:
@@ -460,9 +460,10 @@ class _Request(msgspec.Struct, gc=False):
     @property
     def entry(self) -> Entry:
         """What was found."""
-        found = self.hit if self.plain is None else self.plain
-        assert found is not None  # noqa: S101  # one of the two was
-        return found[3] if isinstance(found, tuple) else found.entry
+        if self.plain is not None:
+            return self.plain[3]
+        assert self.hit is not None  # noqa: S101  # one of the two was
+        return self.hit.entry
 
     @property
     def arrival(self) -> Arrival:
@@ -777,13 +778,15 @@ class Recall:
             return None
         hits, target = body.hits, body.target
         if hits is None or hits.result != tier:
-            hits = body.hits = self._recorder.hits(
-                known,
-                class_name=target.class_name,
-                result=tier,
-                model=target.model.name,
-                prices=lookup.prices,
+            labels = (
+                known.series.labels,
+                known.stream,
+                target.class_name,
+                tier,
+                target.model.name,
+                lookup.prices,
             )
+            hits = body.hits = self._recorder.hits(HitLabels(*labels))
         return put, known, hits, entry, *judged
 
     def _say(
@@ -897,10 +900,9 @@ class Recall:
         body, pipeline, sent, hit = request.body, self._pipeline, request.sent, request.hit
         grant, plain = request.grant, request.plain
         rates = rate_lines(grant.limit, grant.left) if isinstance(grant, Grant) else ""
-        if plain is not None or hit is None:
-            assert plain is not None  # noqa: S101  # one of the two was found
-            if request.new:
-                self._remember(request.spelling, body)
+        if request.new:
+            self._remember(request.spelling, body)
+        if plain is not None:
             return self._say(
                 plain,
                 request.opening,
@@ -914,10 +916,9 @@ class Recall:
                 rates,
                 request.looked_up,
             )
+        assert hit is not None  # noqa: S101  # one of the two was found
         cache = request.cache = str(pipeline.serve(request, request.lookup, request, hit))
         pipeline.count_hit(body.target, hit.entry, hit.result)
-        if request.new:
-            self._remember(request.spelling, body)
         timings, request.phases = _timings(request.auth, request.looked_up)
         took = time.perf_counter() - request.started
         return _answer(

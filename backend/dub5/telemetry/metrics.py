@@ -23,7 +23,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Gauge, Info, ProcessCollector
@@ -298,27 +298,26 @@ class RequestSeries:
             self._first_tokens.observe(first_byte, trace_id, at)
 
 
+class HitLabels(NamedTuple):
+    """What the series are labelled by that an answer from the cache adds to: `request` as those of `http_requests`,
+    `result` as that of its look-up. `prices` are dollars for a token of the prompt and one of the answer."""
+
+    request: tuple[str, str, str]
+    stream: bool
+    class_name: str
+    result: str
+    model: str
+    prices: tuple[float, float]
+
+
 class Hits:
     """Answers from the cache whose series have the same labels, each counted once for all of these. `result` is that of
-    their look-ups.
-
-    `prices` are dollars for a token of the prompt and one of the answer.
-    """
+    their look-ups."""
 
     __slots__ = ("_ages", "_answers", "_durations", "_prompts", "_received", "_sent", "result")
 
-    def __init__(
-        self,
-        metrics: Metrics,
-        request: tuple[str, str, str],
-        *,
-        stream: bool,
-        class_name: str,
-        result: str,
-        model: str,
-        prices: tuple[float, float],
-    ) -> None:
-        self.result = result
+    def __init__(self, metrics: Metrics, labels: HitLabels) -> None:
+        request, stream, class_name, self.result, model, prices = labels
         self._received = self._sent = self._prompts = self._answers = 0
         self._durations = durations = Distribution(ANSWERS)
         self._ages = Distribution(AGES)
@@ -330,7 +329,7 @@ class Hits:
         saved = metrics.saved_dollars
         for series, part in (
             (metrics.http_requests.labels(*request), lambda: sum(durations.counts)),
-            (metrics.cache_lookups.labels(class_name, result), lambda: sum(durations.counts)),
+            (metrics.cache_lookups.labels(class_name, self.result), lambda: sum(durations.counts)),
             (metrics.network_bytes.labels("in"), lambda: self._received),
             (metrics.network_bytes.labels("out"), lambda: self._sent),
             (saved.labels(model, "input"), lambda: self._prompts * prices[0]),
@@ -534,7 +533,7 @@ class Metrics:
         self._info("build", "The running release.", version=__version__, python=platform.python_version())
         self._info("config", "Tells whether replicas run the same configuration.", hash=config_hash)
         self.registry.register(_LinesDropped())
-        self._hits: dict[tuple[object, ...], Hits] = {}
+        self._hits: dict[HitLabels, Hits] = {}
         # The series of each model's answers, and of each kind of call to a provider, looked up once.
         self._answers: dict[str, tuple[Count, ...]] = {}
         self._calls: dict[tuple[str, str, str], tuple[Count, Distribution]] = {}
@@ -589,29 +588,11 @@ class Metrics:
         for each, amount in zip(series, counted, strict=True):
             each.value += amount
 
-    def hits(
-        self,
-        request: tuple[str, str, str],
-        *,
-        stream: bool,
-        class_name: str,
-        result: str,
-        model: str,
-        prices: tuple[float, float],
-    ) -> Hits:
-        """Where such are counted, for requests with these labels of `http_requests`: see Hits."""
-        key = (request, stream, class_name, result, model, prices)
-        hits = self._hits.get(key)
+    def hits(self, labels: HitLabels) -> Hits:
+        """Where such are counted."""
+        hits = self._hits.get(labels)
         if hits is None:
-            hits = self._hits[key] = Hits(
-                self,
-                request,
-                stream=stream,
-                class_name=class_name,
-                result=result,
-                model=model,
-                prices=prices,
-            )
+            hits = self._hits[labels] = Hits(self, labels)
         return hits
 
     def saved(self, model: str) -> tuple[Count, Count]:

@@ -411,6 +411,7 @@ class Recorder:
         random_bytes: RandomBytes = random.randbytes,
     ) -> None:
         self._metrics = metrics
+        self.hits = metrics.hits
         self._tracer = Disabled() if tracer is None else tracer
         self._random_bytes = random_bytes
         self._log = get_logger().bind()
@@ -508,19 +509,6 @@ class Recorder:
     def direct(self) -> Callable[[bytes], None] | None:
         """What takes the lines of `finish_hit`; None where there are no such lines now, or a span is exported."""
         return None if self._tracer.enabled else json_lines()
-
-    def hits(
-        self, known: Known, *, class_name: str, result: str, model: str, prices: tuple[float, float]
-    ) -> Hits:
-        """Where answers from the cache are counted to requests that are known: for `finish_hit`."""
-        return self._metrics.hits(
-            known.series.labels,
-            stream=known.stream,
-            class_name=class_name,
-            result=result,
-            model=model,
-            prices=prices,
-        )
 
     def finish_hit(
         self,

@@ -12,7 +12,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from dub5.telemetry.logging import LogWriter
-from dub5.telemetry.metrics import Counters, Histograms, MemoryLimit, Metrics, RequestSeries
+from dub5.telemetry.metrics import Counters, Histograms, HitLabels, MemoryLimit, Metrics, RequestSeries
 
 REQUEST = {"route", "method", "outcome"}
 CALL = {"provider", "model", "outcome"}
@@ -216,14 +216,8 @@ def test_hits_are_exposed_the_same_whether_they_are_counted_in_one_place_or_not(
         for number, (duration, age, trace) in enumerate(hits):
             at = 100.0 + number
             if number and number % 3 < in_one_place:
-                metrics.hits(
-                    ("/r", "POST", "ok"),
-                    stream=stream,
-                    class_name="faq",
-                    result="local",
-                    model="small",
-                    prices=prices,
-                ).observe(duration, age, 10, 20, 3, 4, trace, at)
+                labels = HitLabels(("/r", "POST", "ok"), stream, "faq", "local", "small", prices)
+                metrics.hits(labels).observe(duration, age, 10, 20, 3, 4, trace, at)
                 continue
             series.observe(duration, duration, 10, 20, stream, trace, at)
             metrics.cache_hit_age.labels("faq").observe(age)
