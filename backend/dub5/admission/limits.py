@@ -273,14 +273,11 @@ class RateLimiter:
             return None
         reserved: float = min(reserve, (limit.tokens_per_minute or 0) * _MOST_RESERVED)
         reservation = secrets.token_hex(8) if reserved else ""
-        try:
-            if self._link is None:
-                raise RedisUnavailable
-            command, asked = _acquire(tenant, limit, reservation, reserved, 1), self._asked(tenant)
-            wait, left, _ = self._learnt(tenant, asked, await self._link.run("limit", *command))
-        except RedisUnavailable:
+        learnt = await self._acquire_there(tenant, _acquire(tenant, limit, reservation, reserved, 1))
+        if learnt is None:
             granted = self._acquire_here(tenant, limit, reserved)
         else:
+            wait, left, _ = learnt
             granted = _granted(wait, Grant(left, tenant, limit, reservation, reserved))
         if isinstance(granted, RateLimited):
             raise granted
@@ -353,16 +350,20 @@ class RateLimiter:
 
     async def _counted(self, tenant: str, limit: Limit, count: int) -> None:
         """Where that takes a wait."""
-        asked = self._asked(tenant)
-        try:
-            if self._link is None:
-                raise RedisUnavailable
-            answer = await self._link.run("limit", *_acquire(tenant, limit, "", 0, count))
-        except RedisUnavailable:
+        if await self._acquire_there(tenant, _acquire(tenant, limit, "", 0, count)) is None:
             for _ in range(count):
                 self._acquire_here(tenant, limit, 0)
-        else:
-            self._learnt(tenant, asked, answer)
+
+    async def _acquire_there(self, tenant: str, command: Words) -> tuple[float, Remaining, int] | None:
+        """What Redis said, as `_learnt` has it; None without it."""
+        if self._link is None:
+            return None
+        asked = self._asked(tenant)
+        try:
+            answer = await self._link.run("limit", *command)
+        except RedisUnavailable:
+            return None
+        return self._learnt(tenant, asked, answer)
 
     def _acquire_here(self, tenant: str, limit: Limit, reserve: float) -> Grant | RateLimited:
         bucket = self._bucket(tenant, limit)
