@@ -80,8 +80,8 @@ READ = frozenset(
     | {"sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest"}
     | {f"access-control-request-{what}" for what in ("method", "headers", "private-network")}
 )
-"""All headers of a request that anything here reads, beside ids and traces: what `headers_of` gives. Two requests that
-differ in others are the same to us, and recall.py counts on that."""
+"""All headers that routes here read, beside ids and traces; `headers_of` gives no others. So requests that differ only
+in others are answered alike, which recall.py relies on."""
 
 _READ = {name.encode(): name for name in READ}
 
@@ -222,7 +222,7 @@ class ClientLeft(Exception):
 
 
 def headers_of(scope: Scope) -> dict[str, str]:
-    """Those in READ, by lower-case name; a repeated one is joined by commas, as RFC 9110 says."""
+    """Request headers that are in READ, by lower-case name; a repeated one is joined by commas, as RFC 9110 says."""
     found: dict[str, str] = {}
     for raw_name, raw_value in scope["headers"]:
         name = _READ.get(raw_name)

@@ -283,18 +283,22 @@ class Hazard:
     def in_storm(self, now: float) -> bool:
         """Or most answers have just changed, and it is not known yet whether that goes on."""
         lasts = self._level > STORM and now - self._since < STORM_LASTS
-        return lasts or (self._is_undecided(now) and self._events_a_day(now) < USUAL)
+        return lasts or (self._is_undecided(now) and not self._are_usual(now))
 
     def moment(self, now: float) -> tuple[float, float]:
         """When the last storm was seen to be over, or an event that changed most answers was, and the chance that an
         answer fetched before is stale; zeros where it is long ago, or usual."""
         at, share = self._moment.tolist()
-        return (at, share) if now - at < REMEMBERED and self._events_a_day(now) < USUAL else (0.0, 0.0)
+        return (at, share) if now - at < REMEMBERED and not self._are_usual(now) else (0.0, 0.0)
 
     def _is_undecided(self, now: float) -> bool:
         """Whether most answers seem to have changed, and may go on to. What goes on shows within minutes; of what does
         not, a class that is seldom asked may never know more."""
         return self._undecided > 0 and now - self._undecided < UNSETTLED
+
+    def _are_usual(self, now: float) -> bool:
+        """Whether events are how answers change."""
+        return self._events_a_day(now) >= USUAL
 
     def _events_a_day(self, now: float) -> float:
         """As if a day had been watched before, with what is assumed."""
@@ -563,10 +567,9 @@ class Hazard:
     def _one_of_many(self, now: float) -> bool:
         """Whether events are usual, and not more came of late than may come by chance: then what looks like a new rate
         is some of them one after the other. Such as change nearly all answers are not."""
-        usual = self._events_a_day(now)
         late = np.count_nonzero(self._events[:, 0] > now - 2 * UNSETTLED)
-        expected = usual * 2 * UNSETTLED / _DAY
-        return bool(usual >= USUAL and late <= expected + 3 * math.sqrt(expected) + 3)
+        expected = self._events_a_day(now) * 2 * UNSETTLED / _DAY
+        return bool(self._are_usual(now) and late <= expected + 3 * math.sqrt(expected) + 3)
 
     def _goes_on(self, now: float) -> None:
         posterior, factors = self._posterior[:, :_RATES], self._factors()
