@@ -62,7 +62,7 @@ LEAST_CALLS = 0.01
 """Of look-ups: without any call nobody would see that answers begin to change."""
 
 _DAY = 86400.0
-_RATES = np.geomspace(1 / (365 * _DAY), 1 / 20, 32)
+_RATES = np.geomspace(1 / (365 * _DAY), 1 / 5, 35)
 _NOISES = np.array([0.0, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97, 1 - 1e-6])
 _AGES = np.geomspace(1.0, 10 * _DAY, 18)
 _STEP = math.log(_RATES[1] / _RATES[0])
@@ -74,10 +74,7 @@ _LOG_SAME = np.stack([-_RATE, np.log1p(-_NOISE)]).astype(np.float32)
 """Of a second, and of a comparison."""
 _LEAST_LIKELY = -80.0
 """Its logarithm: nothing becomes a denormal number, with which processors are slow."""
-_BEFOREHAND = np.where(_NOISE == 0, 0.9, 0.1 / (len(_NOISES) - 1)) * np.minimum(1.0, 1 / (600 * _RATE)) ** 2
-_BEFOREHAND /= _BEFOREHAND.sum()
-"""What changes more often than each ten minutes is the rarer the faster: an answer of which each comparison finds
-another wording could else as well be one that changes each few seconds."""
+_BEFOREHAND = np.where(_NOISE == 0, 0.9, 0.1 / (len(_NOISES) - 1)) / len(_RATES)
 _MAXIMISATIONS = 40
 _COMPASS = np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
 _CHUNK = 1024
@@ -352,10 +349,13 @@ class Questions:
         if count > FITTED:
             rows = np.argsort(-self._at[:count])[:: count // FITTED + 1]
         likelihoods = self._likelihoods(rows)
-        mixture = _BEFOREHAND
+        # What changes more often than it is compared is the rarer the faster: an answer of which each comparison finds
+        # another wording could else as well be one that changes each few seconds.
+        beforehand = _BEFOREHAND / np.maximum(self._usual_age(rows) * _RATE, 1.0) ** 3
+        mixture = beforehand = beforehand / beforehand.sum()
         for _ in range(_MAXIMISATIONS):
             shares = (1 / (likelihoods @ mixture.astype(np.float32))) @ likelihoods
-            joint = (mixture * shares + _BEFOREHAND).reshape(len(_RATES), len(_NOISES)) / (len(rows) + 1)
+            joint = (mixture * shares + beforehand).reshape(len(_RATES), len(_NOISES)) / (len(rows) + 1)
             # One does not tell of the other: what is always reworded says nothing of its rate.
             mixture = np.outer(joint.sum(axis=1), joint.sum(axis=0)).ravel()
         self._mixture = mixture
@@ -368,6 +368,12 @@ class Questions:
         together = min(max(mean * (1 - mean) / max(variance, 1e-9) - 1, 0.05), 50.0)
         self.noise = (max(mean, 1e-4) * together, (1 - mean) * together)
         self._fitted_at = self._compared
+
+    def _usual_age(self, rows: NDArray[np.int64]) -> float:
+        """Seconds for which answers had been kept when they were compared: the geometric mean."""
+        changed, (lived, same) = self._changed(rows).sum(axis=0), self._known[rows, : _SAME + 1].T
+        ages = changed @ np.log(_AGES) + same @ np.log(np.maximum(lived / np.maximum(same, 1e-9), 1.0))
+        return math.exp(ages / max(changed.sum() + same.sum(), 1e-9))
 
     @property
     def dispersion(self) -> float:

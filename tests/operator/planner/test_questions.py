@@ -18,13 +18,20 @@ BOUNDS = Bounds(shortest=5.0, longest=86400.0, budget=0.01, aim=0.0085, stale=0.
 Floats = NDArray[np.float64]
 
 
-def learned(rates: Floats, *, noises: float | Floats = 0.0, each: int = 40, age: float = 300.0) -> Questions:
-    """Of questions with these rates per second: comparisons at ages between a tenth of `age` and ten times that."""
+def learned(
+    rates: Floats,
+    *,
+    noises: float | Floats = 0.0,
+    each: int = 40,
+    age: float | Floats = 300.0,
+    spread: float = 10.0,
+) -> Questions:
+    """Of questions with these rates per second: comparisons at ages up to `spread` times above and below `age`."""
     chance = np.random.default_rng(3)
     found = Questions()
     at = np.full(len(rates), NOW)
     for _ in range(each):
-        ages = age * 10 ** chance.uniform(-1, 1, len(rates))
+        ages = age * spread ** chance.uniform(-1, 1, len(rates))
         changed = chance.random(len(rates)) > np.exp(-rates * ages) * (1 - noises)
         columns = zip(at.tolist(), ages.tolist(), changed.tolist(), strict=True)
         verdicts = [
@@ -74,6 +81,14 @@ def test_questions_that_are_always_reworded_change_no_more_than_the_others(one_i
     assert among.noise[~always].max() < 0.1
     assert among.mean[~always].mean() == pytest.approx(1 / HOUR, rel=0.15)
     assert among.mean[always].mean() == pytest.approx(1 / HOUR, rel=0.15)
+
+
+def test_answers_that_change_each_few_seconds_are_not_taken_for_reworded() -> None:
+    """They are compared at about the same age each time, as TTLs have it."""
+    rates = 1 / np.geomspace(12.0, 300.0, 60)
+    among = population(learned(rates, age=2.5, spread=1.2, each=20))
+    assert among.mean.mean() == pytest.approx(rates.mean(), rel=0.25)
+    assert among.noise.mean() < 0.02
 
 
 def test_noise_that_is_alike_for_all_is_told_from_change() -> None:
