@@ -48,7 +48,7 @@ class FakeKubernetes(FakeServer):
     def reason(self) -> str:
         """Why there is no advice."""
         assert self.labels == {"dub5.io/advice": "none"}
-        assert self.data.keys() == {"verdict", "begun", "ended"}
+        assert self.data.keys() - {"begun"} == {"verdict", "ended"}
         return self.data["verdict"]
 
 
@@ -117,6 +117,16 @@ async def test_why_there_is_no_advice(
     assert said in err
     assert kubernetes.reason.startswith("none, because ")
     assert said in kubernetes.reason
+
+
+@pytest.mark.parametrize("wrong", ["--refuse-nothing", "--refused=many", "--held-out", "--until=yesterday"])
+async def test_an_argument_that_is_wrong_leaves_no_advice_of_others(
+    job: Job, kubernetes: FakeKubernetes, wrong: str
+) -> None:
+    code, out, err = await job.end("http://127.0.0.1:1", wrong)
+    assert (code, out) == (2, "")
+    assert wrong.partition("=")[0] in err
+    assert "advisor.args" in kubernetes.reason
 
 
 async def test_a_job_that_is_ended_says_so_before_it_is_gone(job: Job, kubernetes: FakeKubernetes) -> None:

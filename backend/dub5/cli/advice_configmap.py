@@ -55,7 +55,7 @@ def reason_left(place: ConfigMap) -> Iterator[None]:
     def ended(_number: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         # At once: after it there may be a few seconds only, and a simulation in another process takes longer to end.
-        _leave_none(place, _ENDED, pauses=())
+        leave_none(place, _ENDED, pauses=())
         for child in multiprocessing.active_children():
             child.kill()
         sys.exit(128 + signal.SIGTERM)
@@ -65,14 +65,15 @@ def reason_left(place: ConfigMap) -> Iterator[None]:
         yield
     except Exception as error:
         signal.signal(signal.SIGTERM, before)
-        _leave_none(place, _words(error))
+        leave_none(place, _words(error))
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def _leave_none(place: ConfigMap, reason: str, **options: Sequence[float]) -> None:
-    """The failure itself is what the command then ends with, also where this fails."""
+def leave_none(place: ConfigMap, reason: str, **options: Sequence[float]) -> None:
+    """Say that there is no advice, and why. A failure of which this is told is what the command ends with, also where
+    this fails."""
     with contextlib.suppress(Failed):
         verdict = shortened(f"none, because {reason}", MOST["verdict"])
         none = {"verdict": verdict, "table": None, "snippet": None, "schedule": None, "ended": _now()}

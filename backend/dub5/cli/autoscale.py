@@ -274,19 +274,37 @@ def _add_recommend(commands: command.Commands) -> None:
     recommended.add_argument(
         "--exit-zero", action="store_true", help="end with 0 also where the present values miss the objective"
     )
-    recommended.add_argument(
+    _add_place(recommended)
+    recommended.set_defaults(run=_recommend)
+
+
+def _add_place(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--configmap",
         metavar="NAME",
         help="that is there, in --namespace: verdict, table and lines to change are left in it, or why there are none",
     )
-    recommended.add_argument("--namespace", metavar="NAME", help="of the ConfigMap")
-    recommended.add_argument(
+    parser.add_argument("--namespace", metavar="NAME", help="of the ConfigMap")
+    parser.add_argument(
         "--of", metavar="TEXT", help=f"change the ConfigMap only while its annotation {kubernetes.OF} is this"
     )
-    recommended.add_argument(
+    parser.add_argument(
         "--api", metavar="URL", help="Kubernetes API; by default that of the cluster it runs in"
     )
-    recommended.set_defaults(run=_recommend)
+
+
+def misused(arguments: list[str]) -> None:
+    """Leave in the ConfigMap that there is no advice, since some argument is wrong: what it says is of others."""
+    known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    _add_place(known)
+    try:
+        args, _ = known.parse_known_args(arguments)
+    except SystemExit:
+        return  # one of these is the one that is wrong
+    if args.configmap is not None and args.namespace is not None:
+        advice_configmap.leave_none(
+            _place(args), "an argument is wrong (advisor.args): the Job's log says which"
+        )
 
 
 def _add_what_is_simulated(parser: argparse.ArgumentParser) -> None:

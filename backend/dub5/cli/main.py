@@ -2,7 +2,7 @@
 
 Only the module of that command is imported: `dub5 operator` has little memory, and `dub5 --help` no time for the rest.
 A module has `add_arguments(parser)`, which sets `run` for each thing that it does: a function of the arguments that
-gives the exit code.
+gives the exit code. It may have `misused(arguments)`, for what else is to be done where they are wrong.
 
 Exit codes: 0 done, 1 refused (a configuration in error) or the output cannot be written, 2 wrong usage, 3 of
 `autoscale recommend` and `simulate` that the values miss the objective, 141 whatever
@@ -51,6 +51,7 @@ COMMANDS = {
 """Each with its summary and an example."""
 SERVICES = {"serve", "operator"}
 """Those that run until a signal ends them."""
+WRONG_USAGE = 2
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -65,7 +66,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     try:
         args = _parser(arguments).parse_args(arguments)
-    except SystemExit:
+    except SystemExit as ended:
+        if ended.code == WRONG_USAGE:
+            _misused(arguments)
         standard_streams.flush()
         raise
     if args.command in SERVICES:
@@ -73,6 +76,13 @@ def _run(arguments: list[str]) -> int:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         return standard_streams.with_unblocked_stderr(lambda: _outcome(args))
     return _outcome(args)
+
+
+def _misused(arguments: list[str]) -> None:
+    if (named := _named(arguments)) in COMMANDS:
+        module = import_module(f"dub5.cli.{named}")
+        if hasattr(module, "misused"):
+            module.misused(arguments)
 
 
 def _outcome(args: argparse.Namespace) -> int:
@@ -97,10 +107,14 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"dub5 {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    # No option before the command has a value, so the first word is the command.
-    named = next((each for each in arguments if not each.startswith("-")), None)
+    named = _named(arguments)
     for name, (summary, example) in COMMANDS.items():
         one = command.add(commands, name, summary, example)
         if name == named:
             import_module(f"dub5.cli.{name}").add_arguments(one)
     return parser
+
+
+def _named(arguments: list[str]) -> str | None:
+    """No option before the command has a value, so the first word is the command."""
+    return next((each for each in arguments if not each.startswith("-")), None)
