@@ -486,7 +486,7 @@ class QuestionRoute:
         """Send the pipeline's answer: at once, or as it comes, with heartbeats until then and in its pauses.
 
         `end` is when the caller wants the whole answer, in seconds of time.monotonic. Returns an
-        answer that is stored now, or never is, and what was sent of it.
+        answer that is stored now, may be (another request's), or never is, and what was sent of it.
         """
         record, streaming = question.record, False
         failure: Exception | None = None
@@ -525,7 +525,8 @@ class QuestionRoute:
                         body = (writer.replay if question.request.stream else writer.whole)(answer.content)
                         head = _head(question, grant, answer.status, answer.age)
                         await send_whole(send, 200, head, body, whole)
-                        if answer.status.hit or answer.status.stored or question.lookup is None:
+                        status = answer.status
+                        if status.hit or status.stored or status.collapsed or question.lookup is None:
                             return answer.content, body
             except asyncio.CancelledError:
                 if stream is None or not stream.expired or stream.task.uncancel():

@@ -760,6 +760,14 @@ async def test_all_spellings_of_a_question_are_known_as_one(twins: tuple[Twin, T
     assert (len(recall._bodies), len(recall._spellings)) == (2, 4)
 
 
+async def test_those_who_wait_for_the_same_answer_are_all_known_by_their_bytes(alone: Twin) -> None:
+    raw = [asked(chat()), asked(chat(), spaces=1), asked(dict(reversed(chat().items())))]
+    sent = [usual("curl", each, "/v1/chat/completions", 1) for each in raw]
+    await asyncio.gather(*map(alone.ask, sent))
+    assert alone.app.metrics.lookups_by_class()["default"] == {"miss": 1, "collapsed": 2}
+    assert (len(alone.app.recall._bodies), len(alone.app.recall._spellings)) == (1, 3)
+
+
 @pytest.mark.parametrize("headers", [(), ("Cache-Control: no-store",)], ids=["stored", "never stored"])
 async def test_what_is_asked_anew_under_a_known_head_is_not_parsed(
     twins: tuple[Twin, Twin], monkeypatch: pytest.MonkeyPatch, headers: tuple[str, ...]
