@@ -117,6 +117,9 @@ _OTHERWISE = frozenset(
 )
 """Headers with which a request is not learnt: it is read or answered in another way, or they are secrets."""
 
+_KEEPING = (b"connection", b"proxy-connection")
+"""Headers by either of which a parser sees that a connection is to end."""
+
 _ASKING = (b"cache-control", b"x-dub5-cache-tags", b"anthropic-beta")
 """Headers that say how a body is to be understood."""
 
@@ -1063,7 +1066,7 @@ def _head_of(arrival: Arrival, route: QuestionRoute, scope: HTTPScope, record: R
     read = [name.encode() for name in _READ]
     if any(names.count(name) > 1 or (name in names and name not in may_be_cut) for name in read):
         return None
-    if any(value.lower() != b"keep-alive" for name, value in headers if name == b"connection"):
+    if any(value.lower() != b"keep-alive" for name, value in headers if name in _KEEPING):
         return None
     return Head(
         route=route,

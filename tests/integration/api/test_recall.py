@@ -437,6 +437,7 @@ LINES = st.sampled_from(
             "Authorization: Bearer {key}",
         ),
         *("x-api-key: {key}", "Connection: close", "Connection: Keep-Alive", "Expect: 100-continue"),
+        "Proxy-Connection: close",
         *("Upgrade: h2c", "Cookie: a=b", "Transfer-Encoding: chunked", "Origin: https://page.example"),
         *("Origin: https://evil.example", "Sec-Fetch-Site: same-origin", "Content-Encoding: identity"),
         *("Content-Length: 1", "Host: other", "Content-Type: text/plain", "anthropic-beta: some-2025-01-01"),
@@ -748,6 +749,15 @@ async def test_a_head_as_long_as_a_known_one_may_be_another(twins: tuple[Twin, T
     another = "1\r\nCache-Control: no-store"
     known, before = (sent(digit * len(another)) for digit in "10")
     assert await lives_the_same(twins, before, known, known, sent(another), sent(another), known) == 2
+
+
+@pytest.mark.parametrize("name", ["Connection", "Proxy-Connection"])
+async def test_a_connection_that_is_to_end_ends(twins: tuple[Twin, Twin], name: str) -> None:
+    def sent(value: str) -> list[bytes]:
+        lines = [line.format(key="one") for line in CLIENTS["curl"]]
+        return [request([*lines, f"{name}: {value}"], asked(chat()))]
+
+    assert await lives_the_same(twins, *[sent("close")] * 3, *[sent("keep-alive")] * 3) == 2
 
 
 async def test_all_spellings_of_a_question_are_known_as_one(twins: tuple[Twin, Twin]) -> None:
