@@ -13,10 +13,20 @@ import pytest_asyncio
 
 from dub5.cache.freshness import NO_DIRECTIVES, Lifetimes
 from dub5.cache.purges import Purges
-from dub5.cache.store import AnswerStore, CacheHit, CacheLookup, Entry, Identity, LocalCache
+from dub5.cache.store import (
+    VECTOR_KEY,
+    AnswerStore,
+    CacheHit,
+    CacheLookup,
+    Entry,
+    Identity,
+    LocalCache,
+    pack,
+)
 from dub5.contract import ENTRY_KEY
 from dub5.redis.link import RedisLink, RedisUnavailable
 from dub5.settings.model import Duration
+from dub5.vectors import Vector
 from testkit.redis_server import RedisServer, far_away
 from tests.harness import PATIENT
 from tests.integration.cache.support import Clock, linked, until
@@ -96,6 +106,21 @@ async def test_what_is_none_of_ours_under_one_name_costs_nobody_else_an_answer(s
         await server.client.rpush(name, "no answer")
         found = await asyncio.gather(*[asked(cache, key) for key in keys])
         assert [hit and hit.entry.body for hit in found] == [*map(body, keys[:2]), None, *map(body, keys[3:])]
+
+
+async def test_a_vector_that_was_served_is_no_completion_under_another_key(server: RedisServer) -> None:
+    vector, completion = f"{VECTOR_KEY}ab", "ab"
+    async with linked(server.url, timeout=PATIENT) as link:
+        cache = await filled(link)
+        identity = cache.identity(wanted(vector))
+        entry = Entry(Vector("f", b"0123", 1).form(), BORN, 1.0, 1, 0)
+        name = ENTRY_KEY % (identity.key, identity.version)
+        await server.client.set(name, pack(entry))
+        found = await asked(cache, vector)
+        assert found is not None
+        assert found.entry == entry
+        await server.client.copy(name, ENTRY_KEY % (completion, identity.version))
+        assert await asked(cache, completion) is None
 
 
 async def test_what_was_not_there_is_not_asked_for_twice(server: RedisServer) -> None:
