@@ -33,6 +33,7 @@ from msgspec import Meta
 from dub5.chat.request import invalid
 from dub5.errors import InvalidRequest, UnknownResponse
 from dub5.json_steps import TooCostly, decode_within
+from dub5.providers.lenient_json import mended
 from dub5.providers.protocol import Json
 from dub5.settings.model import MOST_TOKENS
 
@@ -527,7 +528,10 @@ class _Block(msgspec.Struct, omit_defaults=True):
 
 def sealed(blocks: list[Any]) -> str:
     """Blocks of thinking as the `encrypted_content` of an item, which clients hand back and need not read."""
-    written = msgspec.json.encode(blocks)
+    try:
+        written = msgspec.json.encode(blocks)
+    except UnicodeEncodeError:  # half of a character is replaced, as it is in the answer that is stored
+        written = msgspec.json.encode(mended(blocks))
     return _SIGNED + base64.urlsafe_b64encode(written).decode()
 
 

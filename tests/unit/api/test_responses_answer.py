@@ -21,7 +21,7 @@ from dub5.api.responses_answer import Asked, place_of
 from dub5.api.responses_request import chat_request
 from dub5.errors import FlightLost, InvalidRequest, Overloaded, ProviderTimeout, RateLimited
 from dub5.frames import Frame
-from dub5.providers.chunks import split
+from dub5.providers.chunks import assemble, split
 from dub5.providers.protocol import Payload
 from tests.harness import size
 from tests.published import check, check_event
@@ -402,6 +402,19 @@ def test_what_was_signed_comes_back_to_the_provider(count: int) -> None:
         "thinking_blocks": signed,
         "tool_calls": calls,
     }
+
+
+def test_half_of_a_character_in_what_was_signed_ends_no_stream() -> None:
+    asking = {**ASK, "include": ["reasoning.encrypted_content"]}
+    signed = [{"type": "thinking", "thinking": "hm\ud83d", "signature": "s"}]
+    chunks: list[Json] = [
+        {"choices": [{"index": 0, "delta": {"thinking_blocks": signed}}]},
+        {"choices": [{"index": 0, "delta": {"content": "42"}, "finish_reason": "stop"}]},
+    ]
+    writing = writer(asking)
+    raw = b"".join(writing.events([Frame("chunk", Payload.of(chunk).raw)]) for chunk in chunks)
+    events = read(raw + writing.end())
+    assert events[-1]["response"] == whole(asking, Payload.of_whole(assemble(chunks)).data)
 
 
 def test_an_answer_that_was_cut_says_why() -> None:
