@@ -419,8 +419,9 @@ class MessagesWriter:
 
     def _argue(self, at: int, arguments: str, parts: list[bytes]) -> None:
         if arguments and self._open == "tool_use" and at == self._index:
-            self._arguments.append(arguments)
-            self._tell(arguments, parts)
+            if self._arguments or not arguments.isspace():  # blanks alone are no JSON to a client
+                self._arguments.append(arguments)
+                self._tell(arguments, parts)
         elif arguments:  # something else was said meanwhile
             parts.append(_delta(at, *_GROWS["tool_use"], mended(arguments)))
 
@@ -454,8 +455,9 @@ class MessagesWriter:
         elif kind == "tool_use":
             self._of_use = {name: value for name, value in entry.items() if name not in ("index", "type")}
         elif kind == "text" and "length" not in entry:
-            citations = entry.get("citations")
+            given = entry.get("citations")
+            citations = given if isinstance(given, list) else ()
             if self._open != "text" or not citations:  # without any it says that another text begins
                 self._open_block({"type": "text", "text": ""}, parts)
             at = self._index
-            parts += (_delta(at, "citations_delta", "citation", each) for each in citations or ())
+            parts += (_delta(at, "citations_delta", "citation", each) for each in citations)

@@ -217,6 +217,13 @@ def call_part(index: int, *, id: str | None = None, name: str = "", arguments: s
             chunk({}, "tool_calls"),
         ],
         [call_part(0, name="f"), call_part(1, name="g", arguments='{"b": 1}'), chunk({}, "tool_calls")],
+        [
+            call_part(0, name="f", arguments=" "),
+            call_part(0, arguments="\n"),
+            call_part(1, name="g", arguments=" "),
+            call_part(1, arguments='{"b": 1}'),
+            chunk({}, "tool_calls"),
+        ],
     ],
     ids=[
         "azure",
@@ -227,6 +234,7 @@ def call_part(index: int, *, id: str | None = None, name: str = "", arguments: s
         "calls mixed",
         "a call cut",
         "no arguments",
+        "blank arguments",
     ],
 )
 def test_what_only_some_servers_do_is_the_same_live_and_kept(chunks: list[Json]) -> None:
@@ -248,6 +256,14 @@ odd_deltas = st.dictionaries(
     ),
     odd_values,
 )
+
+
+@pytest.mark.parametrize("odd", [True, 5, "x", {"a": 1}])
+def test_citations_that_are_none_end_no_stream(odd: Any) -> None:
+    laid_out = [{"index": 0, "type": "text", "citations": odd}]
+    live = writer()
+    events = live.events(frames([chunk({"message_blocks": laid_out}), chunk({"content": "hi"}, "stop")]))
+    assert accumulated(events + live.end())["content"] == [{"type": "text", "text": "hi"}]
 
 
 @law
