@@ -229,10 +229,11 @@ where that would take a wait."""
 
 
 class Written(msgspec.Struct, frozen=True, gc=False):
-    """A completion as it is `sent`, or what its Rewriting makes that of, and what is `kept` of it where clients may
-    refer to it later."""
+    """A completion as it is `sent`, or what its Rewriting makes that of by `order`, and what is `kept` of it where
+    clients may refer to it later."""
 
-    sent: Any = b""
+    sent: bytes = b""
+    order: Any = None
     kept: Any = None
 
     def size(self) -> int:

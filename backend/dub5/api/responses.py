@@ -301,8 +301,11 @@ class ResponsesWriter:
         return self._events.take()
 
 
+_IDENT = secrets.token_hex(16)
 _WRITTEN, _ENDED = (secrets.randbelow(10**18) + 10**18 for _ in range(2))
-"""Stand for the seconds since the epoch at which a Response is created and completed; nobody outside knows them."""
+"""Stand for the ids of a Response, and for the seconds since the epoch at which it is created and completed; nobody
+outside knows them."""
+_HOLES = re.compile(f"({_IDENT}|{_WRITTEN}|{_ENDED})".encode())
 
 _IDS_AT_ONCE = 256
 
@@ -315,29 +318,17 @@ def _new_ids() -> Iterator[bytes]:
 
 
 _ids = _new_ids()
-_order = functools.lru_cache(1024)(operator.itemgetter)
+_Order = Callable[[tuple[bytes, bytes]], tuple[bytes, ...]]
+_order: Callable[..., _Order] = functools.lru_cache(1024)(operator.itemgetter)
 """Few kinds of answers differ in it."""
 
 
-class _Template(msgspec.Struct, frozen=True):
-    """What was written, with holes for an id and the time: `order` takes the id, the time and `parts`, and gives what
-    is to be joined."""
-
-    parts: tuple[bytes, ...]
-    order: Callable[[tuple[bytes, ...]], tuple[bytes, ...]]
-
-    @classmethod
-    def of(cls, written: bytes, ident: bytes) -> _Template:
-        """With holes where that id and what stands for times are; both are in no text."""
-        *pieces, last = re.split(rb"(%b|%d|%d)" % (ident, _WRITTEN, _ENDED), written)
-        places = [place for at, hole in enumerate(pieces[1::2]) for place in (at + 2, int(hole != ident))]
-        return cls((*pieces[::2], last), _order(*places, len(pieces) // 2 + 2))
-
-    def filled(self, ident: bytes, now: bytes) -> bytes:
-        return b"".join(self.order((ident, now, *self.parts)))
-
-    def __len__(self) -> int:
-        return sum(map(len, self.parts))
+def _with_holes(written: bytes) -> tuple[bytes, _Order]:
+    """What was written, as a format, and what gives its values of an id and a time. One piece, however many holes it
+    has: what is read of it is most of what an answer costs where there are many."""
+    *pieces, last = _HOLES.split(written.replace(b"%", b"%%"))
+    places = [int(hole != _IDENT.encode()) for hole in pieces[1::2]]
+    return b"%b".join((*pieces[::2], last)), _order(*places)
 
 
 class RenewedResponses(msgspec.Struct, frozen=True):
@@ -350,22 +341,22 @@ class RenewedResponses(msgspec.Struct, frozen=True):
 
     def write(self, completion: bytes) -> Written:
         """One to be renewed."""
-        asked, ident = self.asked.again(), self.asked.ident.encode()
+        asked = self.asked.again(_IDENT)
         writer = ResponsesWriter(asked, iter((_WRITTEN, _ENDED, _ENDED)).__next__)
         whole = writer.whole(completion) if self.keeping is not None or not self.stream else b""
-        sent = _Template.of(writer.replay(completion) if self.stream else whole, ident)
+        sent, order = _with_holes(writer.replay(completion) if self.stream else whole)
         if self.keeping is None:
-            return Written(sent)
-        kept = _Template.of(whole, ident) if self.stream else None
-        return Written(sent, (self.keeping.record(asked, b""), kept))
+            return Written(sent, order)
+        kept = _with_holes(whole) if self.stream else None
+        return Written(sent, order, (self.keeping.record(asked, b""), kept))
 
     def renew(self, written: Written) -> tuple[bytes, Keep | None]:
         """The same for the next who asks."""
-        ident, now = next(_ids), b"%d" % int(time.time())
-        sent = written.sent.filled(ident, now)
+        values = next(_ids), b"%d" % int(time.time())
+        sent = written.sent % written.order(values)
         if self.keeping is None:
             return sent, None
         record, kept = written.kept
-        record = msgspec.structs.replace(record, response=sent if kept is None else kept.filled(ident, now))
-        id_ = f"resp_{ident.decode()}"
+        record = msgspec.structs.replace(record, response=sent if kept is None else kept[0] % kept[1](values))
+        id_ = f"resp_{values[0].decode()}"
         return sent, functools.partial(self.keeping.store.ask, self.keeping.tenant, id_, record)

@@ -58,10 +58,10 @@ class Asked:
     def keeps_signed(self) -> bool:
         return self.encrypted or self.stored
 
-    def again(self) -> Asked:
-        """For another answer to the same request, with the same ids."""
+    def again(self, ident: str) -> Asked:
+        """For another answer to the same request."""
         another = copy.copy(self)
-        another.signed = {}
+        another.ident, another.id, another.signed = ident, f"resp_{ident}", {}
         return another
 
     def not_stored(self) -> None:
