@@ -343,8 +343,8 @@ class Body(msgspec.Struct, gc=False):
     `cost` is as in ChatRequest. `rewriting` writes what is sent, None where that is the stored completion itself;
     `written` is what it made of the completion with the hash `written_of`. `keeps`: what it writes has to be kept.
     All bodies with the same `meaning`, a hash, say the same; it is empty where that would take long to find out.
-    `known` and `hits` are where requests for it are counted, once there was one; the lifetimes of `lookup` are those
-    last in force.
+    `known` and `hits` are where requests for it are counted, once there was one like it; the lifetimes of `lookup` are
+    those last in force.
     """
 
     caller: Caller
@@ -648,7 +648,7 @@ class Recall:
         if entry is None:
             return False
         looked_up = time.perf_counter() - request.asked
-        request.plain = self._plain(request.body, request.lookup, entry, "shared")
+        request.plain = self._plain(request.head, request.body, request.lookup, entry, "shared")
         if request.plain is None:
             hit = self._pipeline.judged(entry, "shared", request.lookup)
             if hit is None or not hit.usable:
@@ -741,7 +741,7 @@ class Recall:
         if lifetimes is not lookup.lifetimes:
             lookup = body.lookup = msgspec.structs.replace(lookup, lifetimes=lifetimes)
         held = self._pipeline.remembered(lookup)
-        plain = None if held is None else self._plain(body, lookup, held, "local")
+        plain = None if held is None else self._plain(head, body, lookup, held, "local")
         limit = self._limiter.limit_of(caller.tenant) if self._limiter.limited else None
         if plain is not None and not body.keeps:
             grant = None if limit is None else self._limiter.at_once(caller.tenant, limit)
@@ -772,9 +772,15 @@ class Recall:
             record,
         )
 
-    def _plain(self, body: Body, lookup: CacheLookup, entry: Entry, tier: str) -> _Plain | None:
+    def _plain(self, head: Head, body: Body, lookup: CacheLookup, entry: Entry, tier: str) -> _Plain | None:
         """Its answer, found in that tier, where all is as with most: then half of the steps are not needed."""
         known, put, of = body.known, self._recorder.direct(), body.written_of
+        if known is None:
+            model, personality = body.target.model.name, body.target.personality
+            name = personality.name if personality is not None else None
+            known = body.known = self._recorder.hit_before(
+                head.route.path, model, body.stream, body.caller.tenant, name
+            )
         if known is None or put is None or (of is None and body.rewriting is not None):
             return None
         judged = self._pipeline.judge_plain(lookup, entry, tier, of)

@@ -506,6 +506,12 @@ class Recorder:
             known = self._known[key] = Known(series, labels, caller, record.stream)
         return known
 
+    def hit_before(
+        self, route: str, model: str, stream: bool, tenant: str, personality: str | None
+    ) -> Known | None:
+        """`known`, of what is answered at once, where there was one like it."""
+        return self._known.get((route, "POST", 200, "ok", model, stream, None, tenant, personality))
+
     def direct(self) -> Callable[[bytes], None] | None:
         """What takes the lines of `finish_hit`; None where there are no such lines now, or a span is exported."""
         return None if self._tracer.enabled else json_lines()
