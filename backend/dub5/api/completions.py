@@ -144,7 +144,7 @@ def _text(data: Json, inside: str) -> Json:
     return {
         **data,
         "object": "text_completion",
-        "choices": [_choice(each, inside) for each in data["choices"]],
+        "choices": [_choice(each, inside) for each in data.get("choices") or ()],
     }
 
 

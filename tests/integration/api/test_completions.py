@@ -11,6 +11,8 @@ import httpx
 import pytest
 from openai import AsyncOpenAI
 
+from dub5.api.completions import CompletionWriter
+from dub5.cache.store import check_completion
 from testkit.anthropic_server import FakeAnthropic
 from testkit.http_server import DIE, Call, Script, Wire, refuse, stream, whole
 from testkit.openai_server import FakeOpenAI, continuation, frame, go_on
@@ -46,6 +48,14 @@ def joined(chunks: list[Json]) -> dict[int, str]:
         for choice in chunk["choices"]:
             texts[choice["index"]] = texts.get(choice["index"], "") + choice["text"]
     return texts
+
+
+@pytest.mark.parametrize("stored", [b"{}", b'{"choices":null}', b'{"choices":[]}'])
+def test_what_passes_for_a_stored_answer_is_served(stored: bytes) -> None:
+    check_completion(stored)
+    writer = CompletionWriter(include_usage=True)
+    assert json.loads(writer.whole(stored)) == {"object": "text_completion", "choices": []}
+    assert writer.replay(stored) == b"data: [DONE]\n\n"
 
 
 class Gated:
