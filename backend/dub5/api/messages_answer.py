@@ -45,6 +45,7 @@ _PIECES = re.compile(r".{1,200}", re.DOTALL)
 """Of one text in a replay."""
 
 _OURS = ("text", "thinking", "redacted_thinking", "tool_use")
+_ENDING = ("stop_reason", "stop_sequence", "stop_details", "container")
 _OF_THEIR_OWN = frozenset(USAGE_OF_THEIR_OWN)
 _OF_TIER = ("standard", "priority", "batch")
 _OF_SPEED = ("standard", "fast")
@@ -149,7 +150,7 @@ def _ending(choice: Json, stops: frozenset[str], *, calls: bool, refused: bool) 
         ending["stop_reason"] = "tool_use" if calls else "end_turn"
         if not calls and isinstance(matched, str) and matched in stops:
             ending |= {"stop_reason": "stop_sequence", "stop_sequence": matched}
-    return ending | own if isinstance(own, dict) else ending
+    return ending | {name: own[name] for name in _ENDING if name in own} if isinstance(own, dict) else ending
 
 
 # --- A stream ---

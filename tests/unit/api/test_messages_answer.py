@@ -266,6 +266,16 @@ def test_citations_that_are_none_end_no_stream(odd: Any) -> None:
     assert accumulated(events + live.end())["content"] == [{"type": "text", "text": "hi"}]
 
 
+def test_how_an_answer_ended_says_nothing_else_of_it() -> None:
+    stop = {"content": None, "type": "x", "usage": 1, "stop_reason": "pause_turn"}
+    ended = {"index": 0, "delta": {}, "finish_reason": "stop", "message_stop": stop}
+    chunks = [chunk({"content": "hi"}), chunk({}, choices=[ended])]
+    assert message(assemble(chunks))["stop_reason"] == "pause_turn"
+    assert_the_same(chunks)
+    replayed = accumulated(writer().replay(encoded(assemble(chunks))))
+    assert replayed["content"] == [{"type": "text", "text": "hi"}]
+
+
 @law
 @given(st.lists(odd_deltas, max_size=4), st.dictionaries(st.text(max_size=8), odd_values))
 def test_whatever_a_provider_sent_there_is_a_message_of_it(deltas: list[Json], counted: Json) -> None:
