@@ -694,11 +694,12 @@ class AnswerStore:
     def _take(self, turn: _Turn, batch: list[_Reading], answers: list[Any] | RedisUnavailable) -> None:
         if isinstance(answers, RedisUnavailable):
             # The connection was cut, not Redis; or one of several names has what is none of ours.
-            if isinstance(answers, RedisFailed) or (isinstance(answers, RedisUndecodable) and len(batch) > 1):
+            foreign = isinstance(answers, RedisUndecodable)
+            if isinstance(answers, RedisFailed) or (foreign and len(batch) > 1):
                 self._read_otherwise(batch)
             else:
                 for reading in batch:
-                    self._finish(reading, None, known=False)
+                    self._finish(reading, None, known=foreign and turn.known)
             return
         for reading, stored in zip(batch, answers, strict=True):
             entry = None

@@ -123,6 +123,17 @@ async def test_a_vector_that_was_served_is_no_completion_under_another_key(serve
         assert await asked(cache, completion) is None
 
 
+async def test_what_is_none_of_ours_is_not_asked_for_twice(server: RedisServer) -> None:
+    async with linked(server.url, timeout=PATIENT) as link:
+        cache = await filled(link)
+        identity = cache.identity(wanted("a list"))
+        await server.client.rpush(ENTRY_KEY % (identity.key, identity.version), "no answer")
+        before = await calls(server, "getrange")
+        assert await asked(cache, "a list") is None
+        assert await cache.find(wanted("a list")) is None
+        assert await calls(server, "getrange") == before + 2  # one is of the nonce
+
+
 async def test_what_was_not_there_is_not_asked_for_twice(server: RedisServer) -> None:
     async with linked(server.url, timeout=PATIENT) as link:
         cache = await filled(link)
