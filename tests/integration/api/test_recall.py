@@ -899,6 +899,16 @@ async def test_what_is_remembered_is_bounded(alone: Twin) -> None:
     assert recall._bodies.bytes() <= CONFIG.cache.local_bytes // 2
 
 
+async def test_tags_of_an_answer_count_in_what_is_remembered(alone: Twin) -> None:
+    lines = [line.format(key="one") for line in CLIENTS["curl"]]
+    sizes = []
+    for number in (0, 16):
+        tags = ", ".join(f"{tag:064}" for tag in range(number))
+        await alone.ask(request([*lines, f"X-Dub5-Cache-Tags: {tags}"], asked(chat())))
+        sizes.append(alone.app.recall._bodies.bytes())
+    assert sizes[1] - 2 * sizes[0] > 16 * 2 * 64  # each is named in its tenant and in all
+
+
 # With a Redis of their own.
 
 
