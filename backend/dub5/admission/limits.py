@@ -389,15 +389,17 @@ class RateLimiter:
         return self._clock(), 0 if told is None else told.given - told.uncounted
 
     def _learnt(self, tenant: str, asked: tuple[float, int], answer: Any) -> tuple[float, Remaining, int]:
-        """Seconds to wait, what is left, and how many requests were granted."""
+        """Seconds to wait, what is left, also of what was granted at once and not counted there, and how many requests
+        were granted."""
         wait, requests, tokens, granted = map(float, answer)
-        left, (at, counted) = Remaining(requests, tokens), asked
-        self._known[tenant] = (left, self._clock())
+        at, counted = asked
+        self._known[tenant] = (Remaining(requests, tokens), self._clock())
         told = self._told.get(tenant)
         if told is None:
             told = self._told[tenant] = _Told()
+        left = Remaining(requests - (told.given - counted), tokens)
         if at >= told.asked:
-            told.requests, told.tokens, told.asked = requests - (told.given - counted), tokens, at
+            told.requests, told.tokens, told.asked = left.requests, tokens, at
         if self._buckets.pop(tenant, None) is not None:
             _log.info("limits shared again", tenant=tenant)
         return wait, left, int(granted)

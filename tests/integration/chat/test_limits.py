@@ -106,6 +106,17 @@ async def test_where_plenty_is_left_requests_are_granted_at_once_and_counted_soo
         assert 1997 <= left.left.requests <= 1997 + (1 + took) * 3000 / 60
 
 
+async def test_what_is_left_is_told_without_what_was_granted_at_once(redis: str) -> None:
+    limit = Limit(requests_per_minute=3000)
+    async with limiters(1, redis, limit) as (one,):
+        assert await accepted([one], tries=1) == 1
+        for _ in range(500):  # of which Redis has not heard yet
+            assert one.at_once("acme", limit) is not None
+        grant = await one.acquire("acme", reserve=0)
+        assert grant is not None
+        assert grant.left.requests < 2900  # 2498, and a little refill
+
+
 async def test_what_was_granted_at_once_is_counted_where_a_replica_stops(redis: str) -> None:
     limit = Limit(requests_per_minute=3000)
     async with limiters(1, redis, limit) as (other,):
