@@ -386,7 +386,7 @@ def annotations_of(message: Json) -> list[Json]:
                 made.append(
                     {"type": "url_citation", **msgspec.to_builtins(msgspec.convert(cited, _Citation))}
                 )
-            except msgspec.ValidationError:
+            except ValueError:  # msgspec's and Unicode's errors are ValueErrors
                 continue
     return made
 
@@ -414,7 +414,7 @@ def logprobs_of(choice: Json) -> list[Json]:
     content = held.get("content") if isinstance(held, dict) else None
     try:
         made: list[Json] = msgspec.to_builtins(msgspec.convert(content or [], list[_Logprob]))
-    except msgspec.ValidationError:
+    except ValueError:
         return []
     return made
 

@@ -524,6 +524,8 @@ def test_a_name_that_comes_after_its_arguments_is_waited_for() -> None:
             ]
         },
         {"choices": [{"delta": {}, "finish_reason": 3, "logprobs": {"content": "x"}}]},
+        {"choices": [{"delta": {}, "logprobs": {"content": "\ud83d"}}]},
+        {"choices": [{"delta": {"annotations": [{"type": "url_citation", "url_citation": {"\ud83d": 1}}]}}]},
     ],
 )
 def test_odd_chunks_and_answers_are_read_as_far_as_they_go(odd: Json) -> None:
