@@ -637,6 +637,8 @@ def _gamma_on_grid(shape: Floats, seconds: Floats) -> Floats:
     normal = np.array([math.lgamma(each) for each in shape.tolist()])
     shares = np.exp(shape * np.log(scaled) - scaled - normal) * _STEP
     shares[0] += scaled[0] ** shape * np.exp(-normal) / shape
+    # A narrow one would be more than 1 at the end of the grid, which of a thousand questions is a lot.
+    shares /= shares.sum(axis=0)
     return np.asarray(np.maximum(shares, 1e-300))
 
 

@@ -115,6 +115,13 @@ def test_few_changes_leave_a_margin() -> None:
     assert few > 1.3 > 1.15 > many > 1.0
 
 
+def test_where_nothing_has_changed_yet_no_rate_is_certain() -> None:
+    shape, seconds = learned(np.zeros(1000), each=3, age=60.0, spread=2.0).change
+    watched = 1000 * 3 * 60.0
+    assert shape < 1
+    assert shape / seconds > 0.1 / watched
+
+
 def test_memory_keeps_the_cost_lower() -> None:
     among = population(learned(np.full(500, 1 / HOUR)))
     cost = among.cost_within(50.0, BOUNDS)
