@@ -247,9 +247,13 @@ class Questions:
             self._blocks[:] = 0  # how it began was no surprise either
         if now - self._block_began > BLOCK:
             residual, variance, events, *foretold = self._blocks[0]
+            later_residual, later_variance = self._blocks[1, :2]
             self._events += events
             self._foretold += foretold
-            self._surprise += (residual**2, variance)
+            if min(variance, later_variance) > 0:
+                # From block to block, so that an expectation that is wrong for all of them is not taken for it.
+                step = later_residual / math.sqrt(later_variance) - residual / math.sqrt(variance)
+                self._surprise += (variance * step**2 / 2, variance)
             self._blocks[0], self._blocks[1] = self._blocks[1], 0.0
             self._block_began = now
 

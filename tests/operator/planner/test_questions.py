@@ -122,6 +122,19 @@ def test_where_nothing_has_changed_yet_no_rate_is_certain() -> None:
     assert shape / seconds > 0.1 / watched
 
 
+def test_what_was_expected_wrongly_of_all_is_no_dispersion() -> None:
+    found = learned(np.full(300, 1 / HOUR), each=4)
+    at, measured = NOW + 100_000.0, []
+    for minute in range(240):
+        at += 60.0
+        rows = range(minute % 10, 300, 10)
+        # Nothing changes any more, and in the end all at once, each half an hour.
+        changed = minute >= 180 and minute % 30 > 20
+        found.fold([Verdict(key, "c", at - 600, at, changed, 3, "refetch") for key in rows], at)
+        measured.append(found.dispersion)
+    assert measured[179] < measured[60] < measured[239]
+
+
 def test_memory_keeps_the_cost_lower() -> None:
     among = population(learned(np.full(500, 1 / HOUR)))
     cost = among.cost_within(50.0, BOUNDS)
