@@ -19,6 +19,8 @@ Redis, and the simulator drive the code that runs in production. `decide` goes i
 7. Where not even the minimum is within the budget, by the best estimate, `on_infeasible` says what to do. Where only
    the upper bound is above it the minimum is in force, and what is measured there makes the bound narrower.
 8. Where the data do not suffice the TTL stays.
+9. No question's TTL is longer than a quarter of the time that was watched either: where answers change together,
+   thousands of comparisons that found no change are one piece of news.
 
 The shape of it, an analytic answer approached in bounded steps, is there because feedback on a TTL comes a TTL late:
 raw stochastic approximation (d-TTL: Basu, Sundarrajan, Ghaderi, Shakkottai and Sitaraman, "Adaptive TTL-based caching
@@ -568,7 +570,11 @@ class Learning:
         """Its questions, with how fast answers change now; None while too little was compared."""
         hazard = self._hazard
         return self._questions.population(
-            now, hazard=hazard.multiplier(now), storm=hazard.in_storm(now), calmed=hazard.moment(now)
+            now,
+            hazard=hazard.multiplier(now),
+            storm=hazard.in_storm(now),
+            calmed=hazard.moment(now),
+            watched=hazard.watched(now),
         )
 
     def decide(self, limits: PolicyLimits, current: float, now: float) -> Decision:
@@ -690,7 +696,7 @@ class QuestionForecast:
         self.population, self.limits = population, limits
         self.bounds = Bounds(
             shortest=limits.shortest,
-            longest=max(limits.longest, limits.shortest),
+            longest=max(min(limits.longest, population.watched / WATCHED), limits.shortest),
             budget=limits.budget,
             aim=AIM * limits.budget,
             stale=AIM
@@ -708,6 +714,8 @@ class QuestionForecast:
     def best_cost(self) -> tuple[float, BoundBy]:
         """`c`, and what keeps it from being larger."""
         cost, bound_by = self.population.best_cost(self.bounds)
+        if bound_by == "Bounds" and self.bounds.longest < self.limits.longest:
+            bound_by = "Data"
         if self.limits.memory is not None and self._size > 0:
             most = self.limits.memory / self._size
             within = self.population.cost_within(most, self.bounds, self._unknown)

@@ -291,6 +291,10 @@ class Hazard:
         at, share = self._moment.tolist()
         return (at, share) if now - at < REMEMBERED and not self._are_usual(now) else (0.0, 0.0)
 
+    def watched(self, now: float) -> float:
+        """Seconds since answers were compared first."""
+        return max(now - self._started, 0.0) if self._started else 0.0
+
     def _is_undecided(self, now: float) -> bool:
         """Whether most answers seem to have changed, and may go on to. What goes on shows within minutes; of what does
         not, a class that is seldom asked may never know more."""
@@ -302,8 +306,7 @@ class Hazard:
 
     def _events_a_day(self, now: float) -> float:
         """As if a day had been watched before, with what is assumed."""
-        since = max(now - self._started, 0.0) if self._started else 0.0
-        watched = -math.expm1(-math.log(2) * since / HALF_LIFE) / math.log(2)
+        watched = -math.expm1(-math.log(2) * self.watched(now) / HALF_LIFE) / math.log(2)
         return (EVENTS_A_DAY + self._happened) / (1 + watched)
 
     def fold(

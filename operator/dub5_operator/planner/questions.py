@@ -416,6 +416,7 @@ class Questions:
         hazard: float = 1.0,
         storm: bool = False,
         calmed: tuple[float, float] = (0.0, 0.0),
+        watched: float = math.inf,
     ) -> Population | None:
         """Those that are asked of late."""
         self.believe()
@@ -443,6 +444,7 @@ class Questions:
             hazard=hazard,
             storm=storm,
             calmed=calmed,
+            watched=watched,
         )
 
     def drift(self, population: Population | None, ttl: float) -> DriftEstimate:
@@ -517,7 +519,7 @@ class Questions:
 class Population:
     """By question, per second: how often it is asked, and how often it changes now: as replicas believe, the upper end
     of that, and as is to be expected. Beside them what is the class's. `calmed`: when a storm was over, and the share
-    of answers that it changed."""
+    of answers that it changed. `watched`: seconds since answers were compared first."""
 
     requests: Floats
     rate: Floats
@@ -531,6 +533,7 @@ class Population:
     hazard: float
     storm: bool = False
     calmed: tuple[float, float] = (0.0, 0.0)
+    watched: float = math.inf
 
     @classmethod
     def known(cls, requests: Floats, rates: Floats) -> Population:

@@ -118,6 +118,15 @@ def test_what_is_saved_goes_by_all_look_ups_and_not_by_the_questions_that_were_c
     assert decision.bytes == pytest.approx(others + 100 * typical_size(seen), rel=0.03)
 
 
+def test_no_question_has_a_ttl_that_was_not_watched_four_times_as_long() -> None:
+    never = Population.known(np.full(1000, 0.01), np.full(1000, 1e-12))
+    for watched, longest in ((HOUR, HOUR / 4), (1.0, 5.0), (1e9, 86400.0)):
+        seen = dataclasses.replace(never, watched=watched)
+        decision = by_question(decide(curve(), drift(1e-12), LIMITS, HOUR), curve(), seen, LIMITS)
+        assert decision.question is not None
+        assert (decision.question.longest, decision.bound_by) == (longest, "Data")
+
+
 @pytest.mark.parametrize("on_infeasible", ["Min", "Bypass"])
 def test_where_the_budget_cannot_be_kept_questions_have_the_shortest_ttl_at_once(
     on_infeasible: Literal["Min", "Bypass"],
