@@ -587,6 +587,8 @@ class Hazard:
             spared = math.exp(-before * lasted * expected / seconds)
             calmed, share = self._moment
             self._moment[:] = now, 1 - spared * (1 - share * (calmed >= self._since))
+            # What changed in its last minutes is asked for again hours later, and must be no surprise then.
+            at = now if self._level < STORM else at
         by_events = self._by_events
         told = (self._level * (1 - by_events) + by_events) / (before * (1 - by_events) + by_events)
         if not 1 / ALARM < told < ALARM:

@@ -106,6 +106,12 @@ def test_a_storm_is_a_new_rate_and_its_end_is_seen() -> None:
     calmed, share = history.hazard.moment(START + 5 * HOUR)
     assert 4 * HOUR <= calmed - START <= 4 * HOUR + 20 * MINUTE
     assert share > 0.9  # of what was fetched before
+    # What changed in its last minutes, and is asked for again now, is no news.
+    now, count = START + 5 * HOUR, 20
+    fetched = np.linspace(calmed - 6 * MINUTE, calmed - MINUTE, count)
+    expected = RATE * (now - fetched)
+    history.hazard.fold(fetched, np.full(count, now), np.ones(count), expected, np.zeros(count), now)
+    assert history.hazard.multiplier(now) < 1.5
 
 
 def of_documents(chance: np.random.Generator, each: int, hours: float) -> list[Floats]:
