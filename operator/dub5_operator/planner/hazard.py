@@ -263,8 +263,11 @@ class Hazard:
         by_events = self._by_events * self._profile.at(now // 3600)
         pace = self._level * (self._profile.at(now // 3600) - by_events)
         mean = pace + by_events
+        posterior: NDArray[np.floating[Any]] = self._posterior
+        if self._may_go_on(now):
+            posterior = (posterior + self._weights(now, events=False)) / 2
         # What no comparison speaks for is what is assumed of any minute, and would add up while nothing happens.
-        spoken_for = self._posterior * (self._scores > 0)
+        spoken_for = posterior * (self._scores > 0)
         rates, factors = spoken_for[:, :_RATES].sum(axis=0), self._factors()
         then = np.where(factors > 1, factors * mean, factors * pace + by_events)
         for suspected in (rates * (factors > 1), rates * (factors < 1)):
@@ -294,6 +297,14 @@ class Hazard:
     def watched(self, now: float) -> float:
         """Seconds since answers were compared first."""
         return max(now - self._started, 0.0) if self._started else 0.0
+
+    def _may_go_on(self, now: float) -> bool:
+        """Whether an event is likely that a new rate explains as well, but for the dispersion. With long TTLs nothing
+        that was fetched after it would be compared, which is what tells the two apart."""
+        if self._are_usual(now) or self._posterior[:, _EVENT].sum() < 0.5:
+            return False
+        told_apart = self._scores[:, _EVENT].max() - self._scores[:, :_RATES].max()
+        return bool(told_apart < TOLD_APART)
 
     def _is_undecided(self, now: float) -> bool:
         """Whether most answers seem to have changed, and may go on to. What goes on shows within minutes; of what does

@@ -114,6 +114,18 @@ def test_a_storm_is_a_new_rate_and_its_end_is_seen() -> None:
     assert history.hazard.multiplier(now) < 1.5
 
 
+def test_what_may_be_an_event_or_a_new_rate_is_reckoned_with_as_both() -> None:
+    """All that is compared was fetched long before, which does not tell."""
+    hazard, count = History(steady(6)).until(6 * HOUR).hazard, 40
+    for minute in range(1, 9):
+        now = START + 6 * HOUR + minute * MINUTE
+        changed = (np.arange(count) < 4 * (minute > 2)).astype(float)
+        expected = np.full(count, RATE * 120)
+        hazard.fold(np.full(count, now - 1200), np.full(count, now), changed, expected, np.zeros(count), now)
+    assert hazard.multiplier(now) > 5
+    assert hazard.alarms == []
+
+
 def of_documents(chance: np.random.Generator, each: int, hours: float) -> list[Floats]:
     """Five, each of which changes all of its answers so many times."""
     documents = [np.sort(chance.uniform(0, hours * HOUR, each)) for _ in range(5)]
