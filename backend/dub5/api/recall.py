@@ -91,8 +91,8 @@ _LEAST_BODIES = 2**23
 """Bytes for what they mean, also where answers get none."""
 
 _ENTRY, _NAME = 900, 60
-"""Bytes that one meaning takes here beside what is written for it and names of its own, and each of these beside its
-characters, near enough to bound the memo by."""
+"""Bytes, near enough to bound the memo by: of one meaning, beside what is written for it and the names that no other
+answer has; and of each such name, beside its characters."""
 
 _SHARED_NAMES = 6
 """Of an answer's names those that stand first: of all answers, of a tenant, a class and a model."""

@@ -72,8 +72,8 @@ def reason_left(place: ConfigMap) -> Iterator[None]:
 
 
 def leave_none(place: ConfigMap, reason: str, **options: Sequence[float]) -> None:
-    """Say that there is no advice, and why. A failure of which this is told is what the command ends with, also where
-    this fails."""
+    """Say that there is no advice, and why. Where the ConfigMap cannot be changed nothing is raised: the command ends
+    with the failure that is its reason."""
     with contextlib.suppress(Failed):
         verdict = shortened(f"none, because {reason}", MOST["verdict"])
         none = {"verdict": verdict, "table": None, "snippet": None, "schedule": None, "ended": _now()}

@@ -294,7 +294,7 @@ def _add_place(parser: argparse.ArgumentParser) -> None:
 
 
 def misused(arguments: list[str]) -> None:
-    """Leave in the ConfigMap that there is no advice, since some argument is wrong: what it says is of others."""
+    """Leave in the ConfigMap that there is no advice, since an argument is wrong: what is there came of others."""
     known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     _add_place(known)
     try:

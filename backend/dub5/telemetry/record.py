@@ -509,7 +509,10 @@ class Recorder:
     def hit_before(
         self, route: str, model: str, stream: bool, tenant: str, personality: str | None
     ) -> Known | None:
-        """`known`, of what is answered at once, where there was one like it."""
+        """What `known` gives for a hit that is answered at once, by the key that `_key_of` makes of its record.
+
+        None where no hit like it has ended yet.
+        """
         return self._known.get((route, "POST", 200, "ok", model, stream, None, tenant, personality))
 
     def direct(self) -> Callable[[bytes], None] | None:
