@@ -228,7 +228,8 @@ class Gate:
         )
 
     def _inflight(self) -> int:
-        return self._all.entered - self._waiting_elsewhere()
+        """With those whose holder has yet to notice: a slot that goes from one call to the next is never free."""
+        return self._all.taken - self._waiting_elsewhere()
 
     def _has_slot(self, model: str) -> bool:
         free = self._capacity - self._all.taken
