@@ -45,6 +45,9 @@ Done = Callable[[list[Any] | Exception], None]
 """Called with the answers, refusals among them, or why there are none. Raises nothing but InvalidResponse, where these
 are no answers to such commands."""
 
+_FED = 2**12
+"""Bytes that hiredis gets at once: with each answer that it gives it moves all that it has after that."""
+
 _log = get_logger()
 
 _INCOMPLETE = object()
@@ -144,23 +147,24 @@ class PipelinedConnection(asyncio.Protocol):
         self._taken += len(data)
         reader, whole = self._reader, False
         try:
-            reader.feed(data)
-            while self.open and (answer := reader.gets()) is not _INCOMPLETE:
-                if type(answer) not in _PLAIN:
-                    if isinstance(answer, hiredis.PushNotification):  # nobody asked, and nothing of ours
-                        self._taken = reader.len()
-                        continue
-                    if isinstance(answer, RedisConnectionError):  # such as that it is still loading
-                        raise answer
-                if not self._waiting:
-                    raise InvalidResponse("an answer that nobody asked for")
-                whole, waiter = True, self._waiting[0]
-                waiter.answers.append(answer)
-                waiter.left -= 1
-                if not waiter.left:
-                    self._waiting.popleft()
-                    self._under_way -= waiter.size
-                    waiter.done(waiter.answers)
+            for at in range(0, len(data), _FED):
+                reader.feed(data, at, min(_FED, len(data) - at))
+                while self.open and (answer := reader.gets()) is not _INCOMPLETE:
+                    if type(answer) not in _PLAIN:
+                        if isinstance(answer, hiredis.PushNotification):  # nobody asked, and nothing of ours
+                            self._taken = reader.len()
+                            continue
+                        if isinstance(answer, RedisConnectionError):  # such as that it is still loading
+                            raise answer
+                    if not self._waiting:
+                        raise InvalidResponse("an answer that nobody asked for")
+                    whole, waiter = True, self._waiting[0]
+                    waiter.answers.append(answer)
+                    waiter.left -= 1
+                    if not waiter.left:
+                        self._waiting.popleft()
+                        self._under_way -= waiter.size
+                        waiter.done(waiter.answers)
         except (InvalidResponse, RedisConnectionError) as error:
             self.close(error)
             return
