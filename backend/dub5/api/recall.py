@@ -38,6 +38,7 @@ import operator
 import re
 import struct
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -87,7 +88,7 @@ _DIGEST = 32
 _SPELLINGS, _SPELLING = 2**24, 200
 """Bytes for the hashes of bodies, and about how many one takes with that of its meaning."""
 
-_LEAST_BODIES = 2**23
+_LEAST_BODIES = 2**24
 """Bytes for what they mean, also where answers get none."""
 
 _ENTRY, _NAME = 900, 60
@@ -349,7 +350,7 @@ class Body(msgspec.Struct, gc=False):
     `written` is what it made of the completion with the hash `written_of`. `keeps`: what it writes has to be kept.
     All bodies with the same `meaning`, a hash, say the same; it is empty where that would take long to find out.
     `known` and `hits` are where requests for it are counted, once there was one like it; the lifetimes of `lookup` are
-    those last in force.
+    those last in force. `used`: it was asked for since `Bodies` looked at it last.
     """
 
     caller: Caller
@@ -364,12 +365,57 @@ class Body(msgspec.Struct, gc=False):
     meaning: bytes = b""
     known: Known | None = None
     hits: Hits | None = None
+    used: bool = False
 
     def size(self) -> int:
         """Bytes, about: what writes Responses has the request with it."""
         beside = 0 if self.rewriting is None or type(self.rewriting) is Plainly else self.cost
         named = sum(_NAME + len(name) for name in self.lookup.names[_SHARED_NAMES:])
         return _ENTRY + named + beside + self.written.size()
+
+
+class Bodies:
+    """Bodies by the hashes of what they mean, at most `most` bytes of them, as `Body.size` has it.
+
+    Where there is no room the one that was set first goes, unless it was `used` (by who found it): then it is as one
+    that is set now, and the next is looked at. Finding one changes nothing that would have to be fetched.
+    """
+
+    _MOST_SPARED = 64
+    """At a time: where nearly all were used, looking for one that was not would hold the event loop."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._taken = 0
+        self._bodies: OrderedDict[bytes, Body] = OrderedDict()
+        self.get = self._bodies.get
+
+    def set(self, key: bytes, body: Body) -> None:
+        size = body.size()
+        if size > self._most:
+            return
+        before = self._bodies.pop(key, None)
+        self._taken += size - (0 if before is None else before.size())
+        spared = 0
+        while self._taken > self._most:
+            first, oldest = self._bodies.popitem(last=False)
+            if oldest.used and spared < self._MOST_SPARED:
+                self._bodies[first], oldest.used = oldest, False
+                spared += 1
+            else:
+                self._taken -= oldest.size()
+        self._bodies[key] = body
+
+    def clear(self) -> None:
+        self._bodies.clear()
+        self._taken = 0
+
+    def __len__(self) -> int:
+        return len(self._bodies)
+
+    def bytes(self) -> int:
+        """About."""
+        return sum(map(Body.size, self._bodies.values()))
 
 
 class Read(msgspec.Struct, frozen=True, gc=False):
@@ -540,7 +586,7 @@ class Recall:
         self._by_length: dict[int, _Cut] = {}
         self._keeps_written = memory > 0
         self._spellings: Newest[bytes] = Newest(_SPELLINGS, lambda _: _SPELLING)
-        self._bodies: Newest[Body] = Newest(max(memory, _LEAST_BODIES), Body.size)
+        self._bodies = Bodies(max(memory, _LEAST_BODIES))
 
     def answer(
         self,
@@ -728,7 +774,7 @@ class Recall:
             return Arrival(data[at:body_at], own, head, digest, caller=caller)
         spelling = digest + _salt(head.asking, caller.identity)
         meaning = self._spellings.young.get(spelling) or self._spellings.get(spelling)
-        body = None if meaning is None else self._bodies.young.get(meaning) or self._bodies.get(meaning)
+        body = None if meaning is None else self._bodies.get(meaning)
         if body is not None and body.caller is not caller and body.caller != caller:
             return Arrival(data[at:body_at], own, head, digest, caller=caller)
         new = body is None
@@ -748,6 +794,7 @@ class Recall:
             lookup = body.lookup = msgspec.structs.replace(lookup, lifetimes=lifetimes)
         held = self._pipeline.remembered(lookup)
         plain = None if held is None else self._plain(head, body, lookup, held, "local")
+        body.used = True
         limit = self._limiter.limit_of(caller.tenant) if self._limiter.limited else None
         if plain is not None and not body.keeps:
             grant = None if limit is None else self._limiter.at_once(caller.tenant, limit)

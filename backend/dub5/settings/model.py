@@ -598,7 +598,7 @@ class CacheSettings(Section, frozen=True):
     local_bytes: Annotated[
         Size,
         Meta(
-            description="Memory for answers in each replica; up to half of it, or 8 MiB, and 16 MiB more for requests "
+            description="Memory for answers in each replica; up to half of it, or 16 MiB, and 16 MiB more for requests "
             "known by their bytes, and an eighth for what is known of questions."
         ),
     ] = _constant(Size(64 * 2**20))

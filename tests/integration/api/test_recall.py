@@ -26,7 +26,7 @@ from moka_py import Moka
 from msgspec.structs import replace
 from structlog.typing import EventDict
 
-from dub5.api.recall import Arrival, Later, Newest
+from dub5.api.recall import Arrival, Bodies, Body, Later, Newest, Written
 from dub5.app import Application
 from dub5.cache.freshness import Lifetimes
 from dub5.cache.samples import NoSampler
@@ -876,6 +876,40 @@ def test_the_newest_and_those_in_use_are_remembered() -> None:
     known.set(b"another", b"x")
     known.set(b"one more", b"x" * 60)
     assert known.bytes() <= 100
+
+
+async def a_body(twin: Twin) -> Body:
+    """That of a question that was asked once."""
+    await twin.ask(usual("curl", asked(chat()), "/v1/chat/completions", 1))
+    (body,) = twin.app.recall._bodies._bodies.values()
+    return replace(body)
+
+
+async def test_bodies_that_were_asked_for_outlast_those_that_were_not(alone: Twin) -> None:
+    body = await a_body(alone)
+    size = body.size()
+    known = Bodies(10 * size)
+    known.set(b"wanted", replace(body))
+    for number in range(100):
+        known.set(b"%d" % number, replace(body))
+        wanted = known.get(b"wanted")
+        assert wanted is not None
+        wanted.used = True
+        assert known.bytes() == size * min(number + 2, 10)
+    assert [number for number in range(100) if known.get(b"%d" % number)] == [*range(91, 100)]
+    known.set(b"99", replace(body, written=Written(b"x" * size)))
+    assert [number for number in range(100) if known.get(b"%d" % number)] == [*range(92, 100)]
+    known.set(b"too large", replace(body, written=Written(b"x" * 10 * size)))
+    assert (known.get(b"too large"), known.bytes()) == (None, 10 * size)
+
+
+async def test_where_all_bodies_were_asked_for_there_is_room_all_the_same(alone: Twin) -> None:
+    body = await a_body(alone)
+    known = Bodies(200 * body.size())
+    for number in range(300):
+        known.set(b"%d" % number, replace(body, used=True))
+    assert len(known) == 200
+    assert known.get(b"299") is not None
 
 
 def test_without_memory_for_answers_nothing_is_kept_of_what_they_say() -> None:
