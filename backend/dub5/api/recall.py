@@ -85,13 +85,13 @@ _LARGEST_BODY = 2**20
 """Bytes. A larger one is hashed for longer than the event loop should be held."""
 
 _DIGEST = 32
-_SPELLINGS, _SPELLING = 2**24, 200
+_SPELLINGS, _SPELLING = 2**24, 240
 """Bytes for the hashes of bodies, and about how many one takes with that of its meaning."""
 
 _LEAST_BODIES = 2**24
 """Bytes for what they mean, also where answers get none."""
 
-_ENTRY, _NAME = 900, 60
+_ENTRY, _NAME = 960, 60
 """Bytes, near enough to bound the memo by: of one meaning, beside what is written for it and the names that no other
 answer has; and of each such name, beside its characters."""
 
@@ -299,48 +299,51 @@ def _meaning_in(raw: bytes) -> bytes:
 
 
 class Newest(Generic[T]):
-    """What was set or had last, by hashes: at most `most` bytes of it, as `size` has it, and as a rule more than half.
+    """What was set last, by hashes: at most `most` bytes of it, as `size` has it.
 
-    In two generations, of which most is in `young`: finding something touches little memory, which counts where there
-    are many.
+    Where there is no room what was set first goes, unless `spared` says that it was of use since that was asked last:
+    then it is as one that is set now. So finding something changes nothing that would have to be fetched.
     """
 
-    def __init__(self, most: int, size: Callable[[T], int]) -> None:
-        self._half = most // 2
-        self._size = size
-        self.young: dict[bytes, T] = {}
-        self._old: dict[bytes, T] = {}
-        self._taken = 0  # by the young
+    _MOST_SPARED = 64
+    """At a time: where nearly all were of use, looking for one that was not would hold the event loop."""
 
-    def get(self, key: bytes) -> T | None:
-        found = self.young.get(key)
-        if found is None:
-            found = self._old.get(key)
-            if found is not None:
-                self.set(key, found)
-        return found
+    def __init__(
+        self, most: int, size: Callable[[T], int], spared: Callable[[T], bool] = lambda _: False
+    ) -> None:
+        self._most = most
+        self._size = size
+        self._spared = spared
+        self._taken = 0
+        self._known: OrderedDict[bytes, T] = OrderedDict()
+        self.get = self._known.get
 
     def set(self, key: bytes, value: T) -> None:
         size = self._size(value)
-        if size > self._half:
+        if size > self._most // 2:
             return
-        before = self.young.pop(key, None)
-        if before is not None:
-            self._taken -= self._size(before)
-        if self._taken + size > self._half:
-            self.young, self._old, self._taken = {}, self.young, 0
-        self.young[key] = value
-        self._taken += size
+        before = self._known.pop(key, None)
+        self._taken += size - (0 if before is None else self._size(before))
+        spared = 0
+        while self._taken > self._most:
+            first, oldest = self._known.popitem(last=False)
+            if spared < self._MOST_SPARED and self._spared(oldest):
+                self._known[first] = oldest
+                spared += 1
+            else:
+                self._taken -= self._size(oldest)
+        self._known[key] = value
 
     def clear(self) -> None:
-        self.young, self._old, self._taken = {}, {}, 0
+        self._known.clear()
+        self._taken = 0
 
     def __len__(self) -> int:
-        return len(self.young | self._old)
+        return len(self._known)
 
     def bytes(self) -> int:
         """About."""
-        return sum(map(self._size, (self._old | self.young).values()))
+        return sum(map(self._size, self._known.values()))
 
 
 class Body(msgspec.Struct, gc=False):
@@ -350,7 +353,8 @@ class Body(msgspec.Struct, gc=False):
     `written` is what it made of the completion with the hash `written_of`. `keeps`: what it writes has to be kept.
     All bodies with the same `meaning`, a hash, say the same; it is empty where that would take long to find out.
     `known` and `hits` are where requests for it are counted, once there was one like it; the lifetimes of `lookup` are
-    those last in force. `used`: it was asked for since `Bodies` looked at it last.
+    those last in force. `used`: its answer was looked for since `was_used`
+    was asked.
     """
 
     caller: Caller
@@ -373,49 +377,10 @@ class Body(msgspec.Struct, gc=False):
         named = sum(_NAME + len(name) for name in self.lookup.names[_SHARED_NAMES:])
         return _ENTRY + named + beside + self.written.size()
 
-
-class Bodies:
-    """Bodies by the hashes of what they mean, at most `most` bytes of them, as `Body.size` has it.
-
-    Where there is no room the one that was set first goes, unless it was `used` (by who found it): then it is as one
-    that is set now, and the next is looked at. Finding one changes nothing that would have to be fetched.
-    """
-
-    _MOST_SPARED = 64
-    """At a time: where nearly all were used, looking for one that was not would hold the event loop."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._taken = 0
-        self._bodies: OrderedDict[bytes, Body] = OrderedDict()
-        self.get = self._bodies.get
-
-    def set(self, key: bytes, body: Body) -> None:
-        size = body.size()
-        if size > self._most:
-            return
-        before = self._bodies.pop(key, None)
-        self._taken += size - (0 if before is None else before.size())
-        spared = 0
-        while self._taken > self._most:
-            first, oldest = self._bodies.popitem(last=False)
-            if oldest.used and spared < self._MOST_SPARED:
-                self._bodies[first], oldest.used = oldest, False
-                spared += 1
-            else:
-                self._taken -= oldest.size()
-        self._bodies[key] = body
-
-    def clear(self) -> None:
-        self._bodies.clear()
-        self._taken = 0
-
-    def __len__(self) -> int:
-        return len(self._bodies)
-
-    def bytes(self) -> int:
-        """About."""
-        return sum(map(Body.size, self._bodies.values()))
+    def was_used(self) -> bool:
+        """Since this was asked last."""
+        used, self.used = self.used, False
+        return used
 
 
 class Read(msgspec.Struct, frozen=True, gc=False):
@@ -586,7 +551,7 @@ class Recall:
         self._by_length: dict[int, _Cut] = {}
         self._keeps_written = memory > 0
         self._spellings: Newest[bytes] = Newest(_SPELLINGS, lambda _: _SPELLING)
-        self._bodies = Bodies(max(memory, _LEAST_BODIES))
+        self._bodies: Newest[Body] = Newest(max(memory, _LEAST_BODIES), Body.size, Body.was_used)
 
     def answer(
         self,
@@ -773,7 +738,7 @@ class Recall:
         if ids is None:
             return Arrival(data[at:body_at], own, head, digest, caller=caller)
         spelling = digest + _salt(head.asking, caller.identity)
-        meaning = self._spellings.young.get(spelling) or self._spellings.get(spelling)
+        meaning = self._spellings.get(spelling)
         body = None if meaning is None else self._bodies.get(meaning)
         if body is not None and body.caller is not caller and body.caller != caller:
             return Arrival(data[at:body_at], own, head, digest, caller=caller)
@@ -794,7 +759,7 @@ class Recall:
             lookup = body.lookup = msgspec.structs.replace(lookup, lifetimes=lifetimes)
         held = self._pipeline.remembered(lookup)
         plain = None if held is None else self._plain(head, body, lookup, held, "local")
-        body.used = True
+        body.used = body.used or not new
         limit = self._limiter.limit_of(caller.tenant) if self._limiter.limited else None
         if plain is not None and not body.keeps:
             grant = None if limit is None else self._limiter.at_once(caller.tenant, limit)

@@ -26,7 +26,7 @@ from moka_py import Moka
 from msgspec.structs import replace
 from structlog.typing import EventDict
 
-from dub5.api.recall import Arrival, Bodies, Body, Later, Newest, Written
+from dub5.api.recall import Arrival, Later, Newest
 from dub5.app import Application
 from dub5.cache.freshness import Lifetimes
 from dub5.cache.samples import NoSampler
@@ -863,53 +863,37 @@ async def test_what_cannot_be_recorded_is_answered_once_by_the_ordinary_way(
     protocol.connection_lost(None)
 
 
-def test_the_newest_and_those_in_use_are_remembered() -> None:
-    known: Newest[bytes] = Newest(100, len)
+def test_what_was_set_first_and_is_of_no_use_goes() -> None:
+    used: set[bytes] = set()
+    known: Newest[bytes] = Newest(100, len, lambda value: value in used)
     for number in range(100):
-        known.set(b"%d" % number, b"ten  bytes")
-        known.set(b"0", b"0" * 20)
-        assert known.get(b"%d" % number) is not None
-        assert known.get(b"0") is not None
-        assert known.bytes() <= 100
-    assert known.get(b"1") is None
-    known.set(b"larger than may be", b"x" * 1000)
-    known.set(b"another", b"x")
-    known.set(b"one more", b"x" * 60)
-    assert known.bytes() <= 100
+        known.set(b"%d" % number, b"%010d" % number)
+        used.add(b"%010d" % 7)
+        assert known.bytes() == min(10 * number + 10, 100)
+    assert [number for number in range(100) if known.get(b"%d" % number)] == [7, *range(91, 100)]
+    known.set(b"99", b"x" * 20)
+    assert [number for number in range(100) if known.get(b"%d" % number)] == [7, *range(92, 100)]
+    known.set(b"larger than may be", b"x" * 51)
+    assert (known.get(b"larger than may be"), known.bytes()) == (None, 100)
 
 
-async def a_body(twin: Twin) -> Body:
-    """That of a question that was asked once."""
-    await twin.ask(usual("curl", asked(chat()), "/v1/chat/completions", 1))
-    (body,) = twin.app.recall._bodies._bodies.values()
-    return replace(body)
-
-
-async def test_bodies_that_were_asked_for_outlast_those_that_were_not(alone: Twin) -> None:
-    body = await a_body(alone)
-    size = body.size()
-    known = Bodies(10 * size)
-    known.set(b"wanted", replace(body))
-    for number in range(100):
-        known.set(b"%d" % number, replace(body))
-        wanted = known.get(b"wanted")
-        assert wanted is not None
-        wanted.used = True
-        assert known.bytes() == size * min(number + 2, 10)
-    assert [number for number in range(100) if known.get(b"%d" % number)] == [*range(91, 100)]
-    known.set(b"99", replace(body, written=Written(b"x" * size)))
-    assert [number for number in range(100) if known.get(b"%d" % number)] == [*range(92, 100)]
-    known.set(b"too large", replace(body, written=Written(b"x" * 10 * size)))
-    assert (known.get(b"too large"), known.bytes()) == (None, 10 * size)
-
-
-async def test_where_all_bodies_were_asked_for_there_is_room_all_the_same(alone: Twin) -> None:
-    body = await a_body(alone)
-    known = Bodies(200 * body.size())
+def test_where_all_is_of_use_there_is_room_all_the_same() -> None:
+    known: Newest[bytes] = Newest(2000, len, lambda _: True)
     for number in range(300):
-        known.set(b"%d" % number, replace(body, used=True))
-    assert len(known) == 200
-    assert known.get(b"299") is not None
+        known.set(b"%d" % number, b"ten  bytes")
+    assert (len(known), known.get(b"299")) == (200, b"ten  bytes")
+
+
+async def test_a_body_is_of_use_once_its_answer_was_looked_for_again(alone: Twin) -> None:
+    sent = usual("curl", asked(chat()), "/v1/chat/completions", 1)
+    other = usual("curl", asked(chat("another question")), "/v1/chat/completions", 2)
+    for known, each in ((1, sent), (2, other)):
+        await alone.ask(each)
+        bodies = list(alone.app.recall._bodies._known.values())
+        assert [body.was_used() for body in bodies] == [False] * known
+    await alone.ask(other)
+    assert [body.was_used() for body in bodies] == [False, True]
+    assert not bodies[1].was_used()
 
 
 def test_without_memory_for_answers_nothing_is_kept_of_what_they_say() -> None:
