@@ -289,14 +289,13 @@ def compared(path: Path) -> tuple[str, ...]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Runs on a cluster, recorded, and simulated.")
     parser.add_argument("folder", type=Path, help="of records")
-    parser.add_argument(
-        "runs", nargs="*", choices=[*RUNS, []], metavar="RUN", help="to be made anew: " + ", ".join(RUNS)
-    )
+    parser.add_argument("runs", nargs="*", choices=[*RUNS, []], metavar="RUN", help=", ".join(RUNS))
     asked = parser.parse_args()
+    asked.folder.mkdir(parents=True, exist_ok=True)
     if asked.runs:
         make(asked.folder, asked.runs)
-    titles = "run | wanted | within one | ready | within one | refused | waited"
-    print(table(titles, map(compared, sorted(asked.folder.glob("*.record")))))
+    rows = map(compared, sorted(asked.folder.glob("*.record")))
+    print(table("run | wanted | within one | ready | within one | refused | waited", rows))
 
 
 if __name__ == "__main__":
