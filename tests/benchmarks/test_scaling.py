@@ -13,7 +13,7 @@ from dub5.advisor.summary import agreement
 from dub5.advisor.values import of_values
 from testkit.places import ROOT
 
-RECORDS = sorted((ROOT / "docs/reports/autoscaling").glob("*.record"))
+RECORDS = sorted((ROOT / "docs/reports/autoscaling").rglob("*.record"))
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
