@@ -350,6 +350,11 @@ def _notes(tuned: Record, held: Record, bounds: Bounds) -> Iterable[str]:
         raise Nothing("the part of the record that values are tuned on has no requests")
     if not _has_load(held):
         yield "The part that was held out has no requests: nothing was judged on it."
+    if (begins := _until_judged(tuned)) < _WARM_UP:
+        yield (
+            f"The record is short: the first {begins:.0f} s of what values are tuned on do not count, since a cluster"
+            " finds its size in them. What was hard then is not in the verdict; `simulate` shows it."
+        )
     if bounds.max_inflight is None:
         yield (
             "config.admission.max_inflight was left as it is: what a replica's CPU can bear is not in the record. Where"

@@ -317,6 +317,15 @@ def test_a_record_without_load_is_refused_and_a_part_without_load_said(held: flo
     assert any("nothing was judged" in note for note in space_of(early, values, 0.33, Bounds()).notes)
 
 
+def test_of_a_short_record_it_is_said_what_does_not_count() -> None:
+    for seconds, said in ((400.0, True), (4800.0, False)):
+        record = make(
+            Header(source="short", seconds=seconds), [Arrivals(at=0.0, requests=[5.0] * int(seconds)), CALLS]
+        )
+        notes = space_of(record, of_values(NOW), 0.25, Bounds()).notes
+        assert any("first 75 s" in note for note in notes) is said
+
+
 @pytest.mark.parametrize("mode", ["hpa", "keda"])
 @pytest.mark.parametrize("objective", [Objective(), Objective(refused=0.0, wait=0.0)])
 def test_a_record_of_a_minute(mode: str, objective: Objective) -> None:
