@@ -47,6 +47,7 @@ CALLS = {"first_token": 2.0, "spread": 1.0, "between": 0.75, "tokens": 5}
 
 SEEDS = 20
 
+WAITS = {"config": {"admission": {"queue_timeout": "10s"}}}
 SPIKE = ((60, 2.0, 0.0), (75, 10.0, 0.0), (150, 2.0, 0.0))
 CACHE_LOST = ((75, 10.0, 0.85), (0, "purge", 0.0), (210, 10.0, 0.85))
 LONG_SPIKE = ((75, 2.5, 0.0), (120, 9.0, 0.0), (405, 2.0, 0.0))
@@ -68,9 +69,9 @@ RUNS = {
     "quick-spike-1": Plan(SPIKE),
     "quick-spike-2": Plan(SPIKE, seed=2),
     "quick-spike-3": Plan(SPIKE, seed=3),
-    # What `dub5 autoscale recommend` made of the first two, tried on the same loads.
-    "recommended-1": Plan(SPIKE, seed=1, changes={"autoscaling": {"minReplicas": 3, "targetPercentage": 90}}),
-    "recommended-2": Plan(SPIKE, seed=2, changes={"autoscaling": {"minReplicas": 2, "targetPercentage": 30}}),
+    # What `dub5 autoscale recommend` made of quick-spike-1 and quick-cache-lost, tried on the same loads.
+    "recommended-1": Plan(SPIKE, changes=WAITS | {"autoscaling": {"minReplicas": 5, "targetPercentage": 40}}),
+    "recommended-2": Plan(CACHE_LOST, seed=4, changes=WAITS | {"autoscaling": {"targetPercentage": 20}}),
     "quick-cache-lost": Plan(CACHE_LOST, seed=4),
     "quick-keda-spike": Plan(SPIKE, keda=True, seed=5),
     "default-spike": Plan(LONG_SPIKE, DEFAULTS, seed=6),
