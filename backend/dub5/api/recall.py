@@ -353,8 +353,7 @@ class Body(msgspec.Struct, gc=False):
     `written` is what it made of the completion with the hash `written_of`. `keeps`: what it writes has to be kept.
     All bodies with the same `meaning`, a hash, say the same; it is empty where that would take long to find out.
     `known` and `hits` are where requests for it are counted, once there was one like it; the lifetimes of `lookup` are
-    those last in force. `used`: its answer was looked for since `was_used`
-    was asked.
+    those last in force. `used`: its answer was looked for since `was_used` was asked.
     """
 
     caller: Caller
