@@ -145,7 +145,7 @@ class PipelinedConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._taken += len(data)
-        reader, whole = self._reader, False
+        reader, waiting, whole = self._reader, self._waiting, False
         try:
             for at in range(0, len(data), _FED):
                 reader.feed(data, at, min(_FED, len(data) - at))
@@ -156,13 +156,13 @@ class PipelinedConnection(asyncio.Protocol):
                             continue
                         if isinstance(answer, RedisConnectionError):  # such as that it is still loading
                             raise answer
-                    if not self._waiting:
+                    if not waiting:
                         raise InvalidResponse("an answer that nobody asked for")
-                    whole, waiter = True, self._waiting[0]
+                    whole, waiter = True, waiting[0]
                     waiter.answers.append(answer)
                     waiter.left -= 1
                     if not waiter.left:
-                        self._waiting.popleft()
+                        waiting.popleft()
                         self._under_way -= waiter.size
                         waiter.done(waiter.answers)
         except (InvalidResponse, RedisConnectionError) as error:

@@ -123,6 +123,23 @@ async def test_a_vector_that_was_served_is_no_completion_under_another_key(serve
         assert await asked(cache, completion) is None
 
 
+async def test_what_is_damaged_after_it_was_served_is_a_miss(server: RedisServer) -> None:
+    async with linked(server.url, timeout=PATIENT) as link:
+        size = len(pack(Entry(body("key 100"), BORN, 1.0, 1, 1)))
+        keys = [f"key {100 + number}" for number in range(size + 1)]
+        cache = await filled(link, *keys)
+        for _ in range(2):
+            found = await asyncio.gather(*[asked(cache, key) for key in keys])
+            assert [hit and hit.entry.body for hit in found] == [*map(body, keys)]
+        for at, key in enumerate(keys[:-1]):
+            identity = cache.identity(wanted(key))
+            name = ENTRY_KEY % (identity.key, identity.version)
+            was = await server.client.getrange(name, at, at)
+            await server.client.setrange(name, at, bytes([was[0] ^ 1]))
+        found = await asyncio.gather(*[asked(cache, key) for key in keys])
+        assert [key for key, hit in zip(keys, found, strict=True) if hit] == keys[-1:]
+
+
 async def test_what_is_none_of_ours_is_not_asked_for_twice(server: RedisServer) -> None:
     async with linked(server.url, timeout=PATIENT) as link:
         cache = await filled(link)
