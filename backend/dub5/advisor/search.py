@@ -621,14 +621,26 @@ class _Search:
         self.tried: dict[Choice, Verdict] = {}
 
     def run(self) -> None:
-        """With more replicas at most as long as nothing meets the objective."""
+        """With more replicas at most as long as nothing meets the objective. What cannot be met with all of them there
+        all the time is not searched with fewer."""
         slots = min(self._space.inflight, key=lambda each: abs(each - self._space.now.max_inflight))
         for most in self._space.most:
             now = msgspec.structs.replace(self._space.now, maxReplicas=most, max_inflight=slots)
             self._judge([now])
-            self._from(now)
+            if most == self._space.most[-1] or self._can_do(now):
+                self._from(now)
             if any(verdict.keeps(self._objective) for verdict in self.tried.values()):
                 return
+
+    def _can_do(self, now: Choice) -> bool:
+        if self.tried[now].keeps(self._objective):
+            return True
+        all_there = msgspec.structs.replace(
+            now, minReplicas=now.maxReplicas, max_inflight=max(self._space.inflight)
+        )
+        choices = [msgspec.structs.replace(all_there, queue_timeout=each) for each in _timeouts(now)]
+        self._judge(choices)
+        return any(self.tried[choice].keeps(self._objective) for choice in choices)
 
     def _from(self, now: Choice) -> None:
         space = self._space
@@ -638,7 +650,7 @@ class _Search:
         self._vary(now, "window", sorted({*WINDOWS, now.window}))
         self._vary(now, "up", space.ups)
         self._vary(now, "down", space.downs)
-        self._vary(now, "queue_timeout", sorted({*TIMEOUTS, now.queue_timeout}))
+        self._vary(now, "queue_timeout", _timeouts(now))
         self._vary_floors(now)
         self._vary(now, "minReplicas", least)
 
@@ -709,6 +721,10 @@ def _whole(choice: Choice) -> Choice:
     return msgspec.structs.replace(
         choice, targetPercentage=max(1, choice.max_inflight * choice.targetPercentage // 100)
     )
+
+
+def _timeouts(now: Choice) -> list[float]:
+    return sorted({*TIMEOUTS, now.queue_timeout})
 
 
 def _targets(space: Space) -> list[int]:

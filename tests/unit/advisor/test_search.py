@@ -127,13 +127,18 @@ def test_where_nothing_does_nothing_is_recommended() -> None:
 
 @pytest.mark.parametrize(("bound", "raised"), [(None, 12), (10, 10), (8, None)])
 def test_more_replicas_at_most_are_tried_where_those_do_not_do(bound: int | None, raised: int | None) -> None:
+    tried = set()
+
     def short(trials: Sequence[Trial]) -> Iterable[Judged]:
         for trial in trials:
+            tried.add(trial.choice)
             most = trial.choice.maxReplicas
             yield Judged(most, 0.0 if most >= 10 else 0.5, 0.0, 0.5, most)
 
     advice = advised(short, max_replicas=bound)
     assert (advice.best and advice.best[HELD].choice.maxReplicas) == raised
+    in_vain = {choice for choice in tried if choice.maxReplicas < (raised or 0)}
+    assert {choice.minReplicas for choice in in_vain} <= {2, 8}, "fewer than all cannot do what all cannot"
 
 
 def test_slots_are_searched_within_the_bounds_that_are_given_alone() -> None:
