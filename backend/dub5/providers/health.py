@@ -190,6 +190,8 @@ class ConcurrencyLimit:
     def __init__(self, pool: Pool) -> None:
         pool.models += 1
         self.running = 0
+        self.waiting = 0
+        """Calls, with those that were cancelled and have yet to notice: until then they are not under way either."""
         self._pool = pool
         self._limit = float(pool.size)
         self._decreased = float("-inf")
@@ -198,10 +200,6 @@ class ConcurrencyLimit:
     @property
     def limit(self) -> int:
         return int(self._limit)
-
-    @property
-    def waiting(self) -> int:
-        return len(self._queue)
 
     def try_enter(self, *, from_queue: bool = False) -> bool:
         """Take a slot where one is free: for the first of the queue, or where there is no queue."""
@@ -226,6 +224,7 @@ class ConcurrencyLimit:
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.append(waiter)
+        self.waiting += 1
         self._pool.waiting[self] = None
         try:
             async with asyncio.timeout(timeout):
@@ -236,7 +235,8 @@ class ConcurrencyLimit:
             else:
                 with contextlib.suppress(ValueError):
                     self._queue.remove(waiter)
-                if not self._queue:
+                self.waiting -= 1
+                if not self.waiting:
                     self._pool.waiting.pop(self, None)
             raise
 
@@ -260,6 +260,7 @@ class ConcurrencyLimit:
         if not queue or not self.try_enter(from_queue=True):
             return False
         queue.popleft().set_result(None)
+        self.waiting -= 1
         return True
 
 

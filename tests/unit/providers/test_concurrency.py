@@ -6,7 +6,11 @@ import asyncio
 
 import pytest
 
-from dub5.providers.health import DECREASE, ConcurrencyLimit, Pool
+from dub5.admission.drain import Drain
+from dub5.admission.gate import Gate, Slot
+from dub5.providers.health import DECREASE, ConcurrencyLimit, Pool, ProviderHealth
+from dub5.settings.model import AdmissionSettings, Duration
+from dub5.telemetry.metrics import Metrics
 
 
 def entered(limit: ConcurrencyLimit, count: int) -> None:
@@ -154,6 +158,41 @@ async def test_a_place_that_comes_back_as_the_first_in_line_is_cancelled_goes_to
     with pytest.raises(asyncio.CancelledError):
         await first
     assert (limit.waiting, limit.running) == (0, 1)
+
+
+async def test_whose_place_comes_waits_no_longer_and_who_is_cancelled_until_it_notices() -> None:
+    # The gate takes whoever does not wait here for a call under way.
+    provider = ProviderHealth(1)
+    limit = provider.of("m").concurrency
+    settings = AdmissionSettings(max_inflight=10, max_queued=10, queue_timeout=Duration(10.0))
+    gate = Gate(settings, Drain(), Metrics(), waiting_elsewhere=provider.waiting)
+
+    async def call(name: str) -> Slot:
+        slot = await gate.enter("t", "m", name)
+        try:
+            await limit.enter(60)
+        except asyncio.CancelledError:
+            gate.leave(slot)
+            raise
+        return slot
+
+    def leave(slot: Slot) -> None:
+        limit.left()
+        gate.leave(slot)
+
+    first = await call("first")
+    cancelled, second, third = (asyncio.create_task(call(name)) for name in ("cancelled", "second", "third"))
+    await asyncio.sleep(0)
+    assert (provider.waiting(), gate.demand()) == (3, 1)
+    cancelled.cancel()
+    leave(first)
+    assert (provider.waiting(), gate.demand(), cancelled.done(), second.done()) == (2, 1, False, False)
+    with pytest.raises(asyncio.CancelledError):
+        await cancelled
+    leave(await second)
+    assert (provider.waiting(), gate.demand(), third.done()) == (0, 1, False)
+    leave(await third)
+    assert (provider.waiting(), gate.demand(), provider.pool.waiting) == (0, 0, {})
 
 
 async def test_a_full_pool_gives_its_places_to_each_model_in_turn() -> None:
