@@ -124,10 +124,11 @@ class Slots:
     def mean_service(self, now: float) -> float:
         """Seconds that a slot is held: exponentially weighted by when calls ended; 0 before the first.
 
-        Those that are held yet are in it with their ages: left out, long ones would be missing.
+        Those that are held yet are in it with their ages: left out, long ones would be missing. One that goes from one
+        call to the next is in it with 0, as in the moment in which its holder notices.
         """
         older = math.exp((self._at - now) / SERVICE_WINDOW)
-        weight = self._weight * older + self.entered
+        weight = self._weight * older + self.taken
         return (self._seconds * older + self.entered * now - self._since) / weight if weight else 0.0
 
 

@@ -43,9 +43,11 @@ def test_service_time_is_0_before_the_first_and_then_the_mean_of_late() -> None:
         slots.enter(entered)
         slots.leave(entered, 10.0)
     assert slots.mean_service(10.0) == pytest.approx(3.0)
+    slots.taken = 1
     slots.enter(1.0)
     assert slots.mean_service(10.0) == pytest.approx(5.0)
     slots.leave(1.0, 10.0)
+    slots.taken = 0
     later = 10.0 + 5 * SERVICE_WINDOW
     for _ in range(10):
         slots.enter(later - 1.0)

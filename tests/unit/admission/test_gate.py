@@ -100,6 +100,22 @@ async def test_a_slot_that_goes_to_the_next_call_is_never_seen_free() -> None:
     assert scene.gate.demand() == 0
 
 
+async def test_what_is_expected_does_not_wait_for_the_next_call_to_notice() -> None:
+    scene = Scene(timeout=60.0)
+    slot = await scene.gate.enter("t", "m", "first")
+    await scene.come("next")
+    scene.clock.now += 40.0
+    with pytest.raises(Overloaded):  # shed: two times 40 s are longer than 60
+        await scene.gate.enter("t", "m", "third")
+    scene.gate.leave(slot)
+    handed = scene.gate.demand(), scene.gate._expected_wait("t", "m")
+    assert scene.inside == []
+    await asyncio.sleep(0)
+    assert scene.inside == ["next"]
+    assert handed == (scene.gate.demand(), scene.gate._expected_wait("t", "m")) == (1 + 20 / 30, 20)
+    await scene.go("next")
+
+
 async def test_tenants_take_turns_and_inside_a_tenant_the_oldest_goes_first() -> None:
     scene = Scene()
     await scene.come("first", "noisy")
