@@ -326,8 +326,8 @@ class ProviderHealth:
         return health
 
     def waiting(self) -> int:
-        """Calls that wait for a slot, over all models."""
-        return sum(health.concurrency.waiting for health in self.models.values())
+        """Calls that wait for a slot, over all models: also those that are forgotten meanwhile."""
+        return sum(limit.waiting for limit in self.pool.waiting)
 
     def state_for(self, model: str, now: float) -> State:
         """As one model meets it. Where others tripped it, it need not wait for their probes: it decides for itself."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from dub5.errors import FailureScope
@@ -177,6 +179,20 @@ def test_only_so_many_models_are_kept_in_mind(provider: ProviderHealth) -> None:
         call(provider.of(f"model {number}"), "error", "model")
     assert len(provider.models) == MOST_MODELS
     assert provider.of("model 0") is not first
+
+
+async def test_a_call_of_a_model_that_is_forgotten_still_waits() -> None:
+    provider = ProviderHealth(1)
+    limit = provider.of("first").concurrency
+    assert limit.try_enter()
+    waiting = asyncio.create_task(limit.enter(60))
+    await asyncio.sleep(0)
+    for number in range(MOST_MODELS):
+        provider.of(f"model {number}")
+    assert ("first" in provider.models, provider.waiting()) == (False, 1)
+    limit.left()
+    assert (provider.waiting(), waiting.done()) == (0, False)
+    await waiting
 
 
 def test_models_share_the_providers_connections() -> None:
