@@ -236,6 +236,8 @@ class QuestionRoute:
         self.spelling = spelling
         self.path = spelling.path
         self._resolving = spelling if isinstance(spelling, Resolving) else None
+        self.echoes = self._resolving is not None
+        """Answers repeat what was asked, as it was spelled."""
         self._pipeline = pipeline
         self._keys = keys
         self._limiter = limiter
@@ -462,7 +464,7 @@ class QuestionRoute:
             request.cost,
             rewriting,
             keeps=keeps,
-            meaning=meaning or (b"" if request.large else meaning_of(_as_asked(request))),
+            meaning=meaning or (b"" if request.large else meaning_of(_as_asked(request), echoed=self.echoes)),
         )
 
     async def _granted(self, question: Question) -> Grant | None:

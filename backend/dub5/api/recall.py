@@ -130,6 +130,7 @@ _ASKING = (b"cache-control", b"x-dub5-cache-tags", b"anthropic-beta")
 """Headers that say how a body is to be understood."""
 
 _canonical_json = msgspec.json.Encoder(order="deterministic")
+_json = msgspec.json.Encoder()
 _log = get_logger()
 
 
@@ -279,22 +280,29 @@ def _salt(asking: tuple[bytes, ...], identity: str) -> bytes:
     return hashlib.blake2b(b"".join(b"%d:%b" % (len(part), part) for part in parts), digest_size=16).digest()
 
 
-def meaning_of(body: Any) -> bytes:
-    """The `Body.meaning` of a decoded body that is not large."""
+def meaning_of(body: Any, *, echoed: bool) -> bytes:
+    """The `Body.meaning` of a decoded body that is not large. `echoed`: answers repeat its fields, in whose own fields
+    the order counts, then."""
     try:
-        return hashlib.sha256(_canonical_json.encode(body)).digest()
+        said = _json.encode(dict(sorted(body.items()))) if echoed else _canonical_json.encode(body)
+        return hashlib.sha256(said).digest()
     except (ValueError, ArithmeticError):  # a number that cannot be written
         return b""
 
 
-def _meaning_in(raw: bytes) -> bytes:
+def _meaning_in(raw: bytes, *, echoed: bool) -> bytes:
     """That of what a body says that is new; empty where it would take long to find out. Of the same JSON all that the
     ordinary way makes is the same."""
     if not is_plain(raw):
         return b""
     try:
-        return meaning_of(decode(raw))
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return meaning_of(decode(raw), echoed=echoed)
+    except (
+        msgspec.MsgspecError,
+        UnicodeDecodeError,
+        RecursionError,
+        AttributeError,
+    ):  # the last: it is no object
         return b""
 
 
@@ -743,7 +751,7 @@ class Recall:
             return Arrival(data[at:body_at], own, head, digest, caller=caller)
         new = body is None
         if body is None:
-            said = _meaning_in(raw) if len(raw) <= head.route.max_body else b""
+            said = _meaning_in(raw, echoed=head.route.echoes) if len(raw) <= head.route.max_body else b""
             body = self._bodies.get(said + spelling[_DIGEST:]) if said else None
             if body is None or body.caller != caller:
                 record = _record_of(head, caller, ids, started, auth)

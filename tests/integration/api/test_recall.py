@@ -770,6 +770,31 @@ async def test_all_spellings_of_a_question_are_known_as_one(twins: tuple[Twin, T
     assert (len(recall._bodies), len(recall._spellings)) == (2, 4)
 
 
+@pytest.mark.parametrize("store", [False, True])
+async def test_what_an_answer_repeats_has_the_order_of_who_asked(
+    twins: tuple[Twin, Twin], store: bool
+) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "string"}}}
+    tool = {"type": "function", "name": "f", "parameters": schema, "strict": False}
+    body = {
+        "model": "small",
+        "input": "hi",
+        "store": store,
+        "metadata": {"a": "1", "b": "2"},
+        "tools": [tool],
+    }
+    turned = {**schema, "properties": dict(reversed(schema["properties"].items()))}
+    bodies = [
+        body,
+        dict(reversed(body.items())),
+        {**body, "metadata": {"b": "2", "a": "1"}},
+        {**body, "tools": [{**tool, "parameters": turned}]},
+    ]
+    sent = [[usual("curl", asked(each), "/v1/responses", 1)] for each in bodies]
+    await lives_the_same(twins, sent[0], *sent, *sent)
+    assert len(twins[0].app.recall._bodies) == 3
+
+
 async def test_those_who_wait_for_the_same_answer_are_all_known_by_their_bytes(alone: Twin) -> None:
     raw = [asked(chat()), asked(chat(), spaces=1), asked(dict(reversed(chat().items())))]
     sent = [usual("curl", each, "/v1/chat/completions", 1) for each in raw]
