@@ -15,6 +15,8 @@ import httpx
 import pytest
 
 from testkit.service import Service, announced
+from testkit.wire import request
+from tests.integration.cache.support import until
 
 BODY = {
     "model": "assistant",
@@ -57,6 +59,33 @@ async def read_stream(
             if begun is not None:
                 begun.set()
     return text
+
+
+@pytest.mark.parametrize("linger", ["0s", "300ms"])
+async def test_what_had_begun_to_come_is_answered_after_the_listener_has_closed(linger: str) -> None:
+    """Under a head that is known, which is not parsed before all of the body is there."""
+    async with serving(environment={"DUB5_DRAIN__LINGER": linger}) as server:
+        host, port = httpx.URL(server.url).host, httpx.URL(server.url).port
+        asked = request("a question", model="demo")
+        reader, writer = await asyncio.open_connection(host, port)
+        for sent in (asked, asked, asked + asked[:-20]):  # of the last one it has read both, when it answers
+            writer.write(sent)
+            head = await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0]))
+        server.process.send_signal(signal.SIGTERM)
+        await until(lambda: refuses(host, port))
+        writer.write(asked[-20:])
+        assert b" 200 " in await reader.readline()
+        writer.close()
+
+
+async def refuses(host: str, port: int | None) -> bool:
+    try:
+        _, writer = await asyncio.open_connection(host, port)
+    except ConnectionRefusedError:
+        return True
+    writer.close()
+    return False
 
 
 async def test_sigterm_lets_every_stream_end_and_exits_with_zero() -> None:

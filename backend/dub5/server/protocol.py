@@ -197,6 +197,11 @@ class Connections(ServerState):
         idle.close()
         return True
 
+    def unhold(self) -> None:
+        """Have parsed what has begun to come on any connection: it is judged as of now."""
+        for connection in list(self.connections):
+            cast("GuardedProtocol", connection).unhold()
+
     def _longest_idle(self) -> GuardedProtocol | None:
         for idle in islice(self.idle, _EXAMINED):
             if idle not in self.unread and not idle.has_sent():
@@ -328,7 +333,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._all.admit(self, self.loop.time())
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._unhold()
+        self.unhold()
         self._all.forget(self)
         self._unparsed = b""
         self.pipeline.clear()
@@ -499,7 +504,7 @@ class GuardedProtocol(HttpToolsProtocol):
         """Whether a request is answered now."""
         return bool(self._asked) or (self._running is not None and not self._running.response_complete)
 
-    def _unhold(self) -> None:
+    def unhold(self) -> None:
         """Have parsed what was held: something else happens before it is whole."""
         if self._held:
             self._held, self._begun = 0, False
@@ -714,7 +719,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._asked:
             self._leaves = True
             return
-        self._unhold()
+        self.unhold()
         super().shutdown()
         if self.transport.is_closing():
             self._watch_unread()
@@ -723,7 +728,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def refuse(self, error: Dub5Error, reason: str = "malformed") -> None:
         """Read nothing more; say why as soon as the requests before are answered, then close."""
-        self._unhold()
+        self.unhold()
         self._over, self._unparsed = True, b""
         self._all.forget(self)
         if isinstance(error, HeadTooLarge):

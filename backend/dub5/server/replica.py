@@ -244,6 +244,8 @@ class Replica:
                 async with asyncio.timeout(self.application.settings.drain.linger):
                     await self._forced.wait()
         drain.linger()
+        # Who has begun to send is let in, as if nothing had been held: from the next turn on nobody is.
+        self._public.server_state.unhold()
 
 
 async def serve(replica: Replica, *, announce: Callable[[str], None]) -> None:
