@@ -34,6 +34,9 @@ LONGEST = 32 * 86400
 _AROUND = 5.0
 """Seconds, which is less than anything takes that an autoscaler goes by."""
 
+_BEGINNING = 60.0
+"""Seconds of a record that what came before it is taken to be like, at most an eighth of it."""
+
 _MOST_AT_ONCE = 10**6
 _MOST_LINES = 10**6
 _GZIP = b"\x1f\x8b"
@@ -322,6 +325,38 @@ def _cut(arrivals: Arrivals, begin: float, end: float) -> Arrivals:
     last = math.ceil((end - arrivals.at) / arrivals.step)
     at = arrivals.at + first * arrivals.step - begin
     return msgspec.structs.replace(arrivals, at=at, requests=arrivals.requests[first:last])
+
+
+def preceded(record: Record, seconds: float) -> Record:
+    """The same after so many seconds, or somewhat more, of what its beginning is like, over and over: when its own load
+    begins, calls are under way, and the autoscaler has gone by them."""
+    replace, header = msgspec.structs.replace, record.header
+    first = part(record, 0.0, min(_BEGINNING, max(1.0, header.seconds / 8)))
+    length = max([first.header.seconds, *map(_end, first.arrivals)])
+    before = math.ceil(seconds / length) * length
+
+    def moved(lines: Sequence[L], by: float) -> list[L]:
+        return [replace(each, at=each.at + by) for each in lines]
+
+    def repeated(lines: Sequence[L], own: Sequence[L]) -> list[L]:
+        turns = range(round(before / length))
+        return [*(each for turn in turns for each in moved(lines, turn * length)), *moved(own, before)]
+
+    pace, cluster = header.pace, header.cluster
+    synced = None if pace.synced is None else (pace.synced + before) % pace.sync
+    return Record(
+        replace(
+            header,
+            began=header.began - before,
+            seconds=before + header.seconds,
+            pace=replace(pace, synced=synced),
+            cluster=replace(cluster, blind=[(a + before, b + before) for a, b in cluster.blind]),
+        ),
+        repeated(first.arrivals, record.arrivals),
+        repeated(first.callers, record.callers),
+        repeated(first.mixes, record.mixes),
+        moved(record.seen, before),
+    )
 
 
 def times(record: Record, factor: float) -> Record:

@@ -27,7 +27,7 @@ from typing import Any, ClassVar, NamedTuple
 import msgspec
 
 from dub5.advisor import schedule
-from dub5.advisor.record import Record, again, part, times, without_cache
+from dub5.advisor.record import Record, again, part, preceded, times, without_cache
 from dub5.advisor.simulation import simulate, wait_of
 from dub5.advisor.values import Policy, Rules, Values
 from dub5.settings.model import Duration
@@ -49,6 +49,10 @@ DOUBLED, NO_CACHE = "twice the load", "without the cache"
 
 _WARM_UP = 900.0
 """Seconds before a part in which the cluster finds its size; they do not count."""
+
+_SHORT, _BEFORE = 3600.0, 300.0
+"""Seconds to tune on, of less than which they would be too much to leave out: there a cluster begins with the size that
+it would find, and so many seconds, in which calls get under way, are made up before the record."""
 
 _SHORTLIST, _MOST_SHORTLISTS = 2, 6
 _NEAR, _FAR = 2, 5
@@ -318,7 +322,7 @@ def space_of(record: Record, values: Values, held_out: float, bounds: Bounds) ->
         searched_on=CUTS if heavy else TUNED,
         hours=sum(weight for _, weight in cuts)
         if heavy
-        else (tuned.header.seconds - _until_judged(tuned)) / 3600,
+        else (tuned.header.seconds - _left_out(tuned.header.seconds)) / 3600,
         draws=1 if heavy else math.ceil(_FEWEST / _blocks(held_out)),
         more=0 if heavy else math.ceil(_MORE / _blocks(held_out)),
         others=_FEWEST if heavy else max(_FEWEST, math.ceil(_TRIED_WITH / _blocks(held_out))),
@@ -331,9 +335,22 @@ def _blocks(held_out: float) -> int:
     return min(_MOST_BLOCKS, max(1, round((1 - held_out) / held_out)))
 
 
-def _until_judged(tuned: Record) -> float:
-    """Seconds."""
-    return min(_WARM_UP, tuned.header.seconds / 4)
+def _left_out(seconds: float) -> float:
+    """Seconds, of so many to tune on."""
+    return 0.0 if seconds < _SHORT else _WARM_UP
+
+
+def _settled(record: Record, values: Values) -> Record:
+    """Begun with as many replicas as the autoscaler wants for the calls of the first minute. From the fewest it would
+    go beyond that, since a queue is demand, too, and a window of 900 s would hold it there until the part begins."""
+    header, scaling = record.header, values.autoscaling
+    taken = dict(schedule.offered_by_minute(record)).get(0.0, 0.0)
+    taken += sum(each.count for each in record.callers[:1] if each.at == 0)
+    asked = max(scaling.minReplicas, min(scaling.maxReplicas, math.ceil(taken / values.target)))
+    room = header.cluster.room
+    replicas = asked if room is None else min(asked, room)
+    replace = msgspec.structs.replace
+    return replace(record, header=replace(header, cluster=replace(header.cluster, replicas=replicas)))
 
 
 def _between(bounds: tuple[int, int] | None, now: int) -> tuple[int, ...]:
@@ -350,10 +367,11 @@ def _notes(tuned: Record, held: Record, bounds: Bounds) -> Iterable[str]:
         raise Nothing("the part of the record that values are tuned on has no requests")
     if not _has_load(held):
         yield "The part that was held out has no requests: nothing was judged on it."
-    if (begins := _until_judged(tuned)) < _WARM_UP:
+    if not _left_out(tuned.header.seconds):
         yield (
-            f"The record is short: the first {begins:.0f} s of what values are tuned on do not count, since a cluster"
-            " finds its size in them. What was hard then is not in the verdict; `simulate` shows it."
+            "The record is short, so all of it counts: what came before is taken to be like its first minute (at most"
+            " an eighth of it), and a cluster begins with the replicas that its values come to under that. For a jump"
+            " within that minute it is prepared; `simulate` shows how it is where it is not."
         )
     if bounds.max_inflight is None:
         yield (
@@ -385,11 +403,15 @@ class Bench:
     def __init__(self, record: Record, values: Values, held_out: float) -> None:
         self._values = values
         seconds = record.header.seconds
-        middle = seconds * (1 - held_out)
+        self._short = not _left_out(seconds * (1 - held_out))
+        if self._short:
+            record = preceded(record, _BEFORE)
+        before = record.header.seconds - seconds
+        middle = before + seconds * (1 - held_out)
         begin = max(0.0, middle - _WARM_UP)
-        tuned, rest = part(record, 0.0, middle), part(record, begin, seconds)
+        tuned, rest = part(record, 0.0, middle), part(record, begin, before + seconds)
         self._records = {
-            TUNED: [(tuned, _until_judged(tuned), _blocks(held_out), 1.0)],
+            TUNED: [(tuned, before or _WARM_UP, _blocks(held_out), 1.0)],
             HELD: [(rest, middle - begin, 1, 1.0)],
             DOUBLED: [(times(rest, 2.0), middle - begin, 1, 1.0)],
             NO_CACHE: [(without_cache(rest), middle - begin, 1, 1.0)],
@@ -416,7 +438,7 @@ class Bench:
             (
                 weight,
                 simulate(
-                    again(record, trial.seed) if trial.anew else record,
+                    again(begun, trial.seed) if trial.anew else begun,
                     values,
                     seed=trial.seed,
                     since=since,
@@ -425,6 +447,7 @@ class Bench:
                 ),
             )
             for record, since, blocks, weight in self._records[trial.of]
+            for begun in (_settled(record, values) if self._short else record,)
         ]
         requests = sum(weight * outcome.requests for weight, outcome in made) or 1.0
         waits: dict[int, float] = defaultdict(float)

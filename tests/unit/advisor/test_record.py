@@ -22,6 +22,7 @@ from dub5.advisor.record import (
     Seen,
     make,
     part,
+    preceded,
     read,
     times,
     without_cache,
@@ -178,6 +179,58 @@ def test_a_part_begins_with_what_holds_then(tmp_path: Path) -> None:
     assert (found.header.cluster.blind, found.header.cluster.replicas) == ([(5.0, 15.0)], None)
     write(found, tmp_path / "part")
     assert part(whole, 0.0, 60.0) == whole
+
+
+def test_what_was_before_is_like_the_beginning(tmp_path: Path) -> None:
+    whole = make(
+        header(
+            seconds=100.0,
+            began=1000.0,
+            pace=Pace(sync=15.0, synced=3.0),
+            cluster=Cluster(blind=[(5.0, 9.0)]),
+        ),
+        [
+            Mix(service=SERVICE, hits=0.1),
+            Mix(at=50.0, service=SERVICE, hits=0.2),
+            Arrivals(at=0.0, step=5.0, requests=[1.0, 2.0, 3.0, 4.0, 5.0]),  # an eighth ends in the third
+            Callers(at=0.0, count=7),
+            Callers(at=2.0, count=8),
+            Seen(at=33.0, wanted=2),
+        ],
+    )
+    found = preceded(whole, 25.0)
+    assert (found.header.seconds, found.header.began) == (130.0, 970.0)
+    first = [(0.0, [1.0, 2.0, 3.0]), (15.0, [1.0, 2.0, 3.0])]
+    assert [(each.at, each.requests) for each in found.arrivals] == [
+        *first,
+        (30.0, whole.arrivals[0].requests),
+    ]
+    assert [(each.at, each.count) for each in found.callers[2:]] == [
+        (15.0, 7),
+        (17.0, 8),
+        (30.0, 7),
+        (32.0, 8),
+    ]
+    assert [(each.at, each.hits) for each in found.mixes] == [
+        (0.0, 0.1),
+        (15.0, 0.1),
+        (30.0, 0.1),
+        (80.0, 0.2),
+    ]
+    assert (found.header.pace.synced, found.header.cluster.blind) == (3.0, [(35.0, 39.0)])
+    write(found, tmp_path / "longer")
+    assert part(found, 30.0, 130.0) == whole
+
+
+@pytest.mark.parametrize(("seconds", "step"), [(4.0, 1.0), (100.0, 3600.0), (3000.0, 7.0), (1e-6, 0.001)])
+def test_any_record_may_have_a_time_before(tmp_path: Path, seconds: float, step: float) -> None:
+    requests = [1.0] * max(1, int(seconds / step))
+    whole = make(
+        header(seconds=seconds), [Mix(service=SERVICE), Arrivals(at=0, step=step, requests=requests)]
+    )
+    found = preceded(whole, 900.0)
+    assert 900.0 <= found.header.seconds - seconds < 900.0 + max(step, 60.0)
+    make(found.header, [*found.mixes, *found.arrivals])
 
 
 def test_more_load_and_no_cache() -> None:

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from dub5.advisor import advice as words
-from dub5.advisor.record import Arrivals, Callers, Header, Mix, Record, make
+from dub5.advisor.record import Arrivals, Callers, Cluster, Header, Mix, Record, make, part
 from dub5.advisor.search import (
     CUTS,
     DOUBLED,
@@ -256,13 +256,69 @@ def test_what_is_held_out_is_not_tuned_on(load: tuple[Record, Values]) -> None:
     record, values = load
     bench = Bench(record, values, 0.25)
     ((tuned, since, blocks, _),), ((held, warm, _, _),) = bench._records[TUNED], bench._records[HELD]
-    assert (tuned.header.seconds, since) == (
-        720.0,
-        180.0,
-    )  # of which so many find the size, and are not judged
+    assert (tuned.header.seconds, since) == (300.0 + 720.0, 300.0)  # in which calls get under way, made up
     assert blocks == 3, "as long as what is held out"
-    assert (held.header.seconds, warm) == (960.0, 720.0)
-    assert tuned.arrivals[0].requests == record.arrivals[0].requests[:720]
+    assert (held.header.seconds, warm) == (900.0 + 240.0, 900.0)
+    assert tuned.arrivals[-1].requests == record.arrivals[0].requests[:720]
+
+
+def test_the_first_15_minutes_of_an_hour_do_not_count() -> None:
+    bench = Bench(steady(4800.0), of_values(NOW), 0.25)
+    assert bench._records[TUNED] == [(part(steady(4800.0), 0.0, 3600.0), 900.0, 3, 1.0)]
+    assert bench._records[HELD] == [(part(steady(4800.0), 2700.0, 4800.0), 900.0, 1, 1.0)]
+    assert space_of(steady(4800.0), of_values(NOW), 0.25, Bounds()).hours == 0.75
+
+
+SMALL = {"config": {"admission": {"max_inflight": 10, "max_queued": 200, "queue_timeout": "60s"}}}
+
+
+def test_a_jump_in_the_first_quarter_of_a_short_record_counts() -> None:
+    jumps = [10.0 if 90 <= second < 150 else 1.0 for second in range(800)]
+    record = make(Header(source="early", seconds=800.0), [Arrivals(at=0.0, requests=jumps), CALLS])
+    values = of_values(
+        SMALL,
+        {"config": {"admission": {"queue_timeout": "4s"}}},
+        {"autoscaling": {"minReplicas": 1, "maxReplicas": 8}},
+    )
+    judged = Bench(record, values, 0.25).judge(Trial(TUNED, present(values), 1))
+    assert judged.refused > 0.1
+    assert judged.blocks[0][0] > 0.1
+    assert judged.blocks[2][0] == 0
+    space = space_of(record, values, 0.25, Bounds())
+    assert space.hours == 600 / 3600
+    assert any("all of it counts" in note for note in space.notes)
+
+
+@pytest.mark.parametrize("window", [60, 900])
+@pytest.mark.parametrize("replicas", [None, 1, 16])
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [Arrivals(at=0.0, requests=[10.0] * 600)],
+        [Arrivals(at=0.0, step=30.0, requests=[300.0] * 20)],
+        [Callers(at=0.0, count=40)],
+    ],
+)
+def test_a_short_record_begins_with_the_replicas_that_values_come_to(
+    lines: list[Arrivals | Callers], replicas: int | None, window: int
+) -> None:
+    """Forty calls at once, seven in a replica: six, or by chance some more, whatever the record began with."""
+    cluster = Cluster(replicas=replicas)
+    record = make(Header(source="steady", seconds=600.0, cluster=cluster), [*lines, CALLS])
+    values = of_values(SMALL, {"autoscaling": {"minReplicas": 1, "maxReplicas": 20}})
+    choice = msgspec.structs.replace(present(values), window=window)
+    for of in (TUNED, HELD):
+        judged = Bench(record, values, 0.5).judge(Trial(of, choice, 1))
+        assert judged.refused == 0
+        assert judged.wait < 1
+        assert 6 <= judged.most <= 8
+
+
+def test_a_short_record_begins_with_no_more_replicas_than_there_is_room_for() -> None:
+    cluster = Cluster(room=3)
+    record = make(Header(source="full", seconds=600.0, cluster=cluster), [*steady(600.0).arrivals, CALLS])
+    values = of_values(SMALL, {"autoscaling": {"minReplicas": 1, "maxReplicas": 20}})
+    assert Bench(record, values, 0.5).judge(Trial(TUNED, present(values), 1)).most == 3
 
 
 def test_a_long_record_is_searched_on_its_most_demanding_hours() -> None:
@@ -322,13 +378,13 @@ def test_a_record_without_load_is_refused_and_a_part_without_load_said(held: flo
     assert any("nothing was judged" in note for note in space_of(early, values, 0.33, Bounds()).notes)
 
 
-def test_of_a_short_record_it_is_said_what_does_not_count() -> None:
+def test_of_a_short_record_it_is_said_what_it_begins_with() -> None:
     for seconds, said in ((400.0, True), (4800.0, False)):
         record = make(
             Header(source="short", seconds=seconds), [Arrivals(at=0.0, requests=[5.0] * int(seconds)), CALLS]
         )
         notes = space_of(record, of_values(NOW), 0.25, Bounds()).notes
-        assert any("first 75 s" in note for note in notes) is said
+        assert any("first minute" in note for note in notes) is said
 
 
 @pytest.mark.parametrize("mode", ["hpa", "keda"])
