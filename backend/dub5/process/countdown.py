@@ -16,11 +16,44 @@ STEPS, _STEPS_IN_TIME = 10, 8
 LATE = 0.002
 """Seconds by which a timer may be late on a machine that is not busy."""
 
+LOOK = 0.01
+"""Seconds in which an event loop that was late looks at its sockets: it calls timers first."""
+
 
 def out_of_time(steps: int, in_time: int) -> bool:
     """Whether who answers within a command's time has had it, of which each step is a tenth: most of them ended in
     time, or there were twice as many."""
     return (steps >= STEPS and in_time >= _STEPS_IN_TIME) or steps >= 2 * STEPS
+
+
+class Deadline:
+    """An `asyncio.timeout_at` that never ends what has come already, unread, while the loop was late or the process
+    stopped: where its timer is late it looks once more."""
+
+    __slots__ = ("_due", "_limit", "_loop", "_timer")
+
+    def __init__(self, due: float) -> None:
+        self._limit = asyncio.timeout(None)
+        self._loop = asyncio.get_running_loop()
+        self._due = due
+
+    async def __aenter__(self) -> Self:
+        await self._limit.__aenter__()
+        self._timer = self._loop.call_at(self._due, self._on_timer)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._timer.cancel()
+        await self._limit.__aexit__(kind, error, traceback)
+
+    def _on_timer(self) -> None:
+        now = self._loop.time()
+        if now < self._due + LATE:
+            self._limit.reschedule(now)
+        else:
+            self._timer = self._loop.call_later(LOOK, self._limit.reschedule, now)
 
 
 class Countdown:

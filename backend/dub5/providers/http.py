@@ -23,6 +23,7 @@ import msgspec
 
 from dub5.errors import ConfigError, ProviderError
 from dub5.json_steps import fed, in_steps, pieces
+from dub5.process.countdown import LATE, LOOK, Deadline
 from dub5.process.descriptors import Sockets
 from dub5.providers import refusals
 from dub5.providers.http_errors import NO_CREDENTIALS, HttpErrors, out_of
@@ -274,7 +275,7 @@ class HttpClient:
         total = now + timeouts.total
         deadline = min(now + timeouts.first_token, total)
         try:
-            async with asyncio.timeout_at(deadline):
+            async with Deadline(deadline):
                 response = await self._send(body, call)
         except _FAILURES as error:
             action = "finish its answer" if deadline == total else "send its first token"
@@ -375,6 +376,7 @@ class TimeLimit:
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._running: dict[_Limited, None] = {}
+        self._looked = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     def of_task(self) -> _Limited:
@@ -394,10 +396,16 @@ class TimeLimit:
 
     def _on_timer(self) -> None:
         loop, self._timer = asyncio.get_running_loop(), None
+        looked, now = self._looked, loop.time()
         while self._running:
             first = next(iter(self._running))
-            if first.deadline > loop.time():
+            if first.deadline > now:
                 self._timer = loop.call_at(first.deadline, self._on_timer)
+                return
+            if now > first.deadline + LATE and looked <= first.deadline:
+                # The loop was late, and calls timers first: what has come may be unread.
+                self._looked = now
+                self._timer = loop.call_later(LOOK, self._on_timer)
                 return
             del self._running[first]
             first.passed = True
@@ -469,6 +477,8 @@ class _Reading(msgspec.Struct):
     begun: bool = False
     """As the head had it when the timer was set."""
     timer: asyncio.TimerHandle | None = None
+    looked: bool = False
+    """Whether sockets were looked at since the deadline."""
     passed: bool = False
 
     def received(self, part: bytes) -> None:
@@ -513,8 +523,14 @@ class _Reading(msgspec.Struct):
         self.timer = asyncio.get_running_loop().call_at(self.deadline, self.on_timer)
 
     def on_timer(self) -> None:
-        if self.time() < self.deadline:  # something came meanwhile
+        now, deadline = self.time(), self.deadline
+        if now < deadline:  # something came meanwhile
+            self.looked = False
             self.set_timer()
+        elif now > deadline + LATE and not self.looked:
+            # The loop was late, and calls timers first: what has come may be unread.
+            self.looked = True
+            self.timer = asyncio.get_running_loop().call_later(LOOK, self.on_timer)
         else:
             self.passed = True
             self.response.close()
