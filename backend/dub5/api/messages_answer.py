@@ -14,6 +14,7 @@ Sources: https://platform.claude.com/docs/en/api/messages, …/build-with-claude
 
 from __future__ import annotations
 
+import heapq
 import json
 import re
 from collections.abc import Iterator
@@ -21,10 +22,11 @@ from typing import Any
 
 import msgspec
 
+from dub5.api.arguments import Account
 from dub5.errors import Dub5Error, render_messages_event
 from dub5.frames import Frame
 from dub5.providers.anthropic_answer import USAGE_OF_THEIR_OWN
-from dub5.providers.chunks import end_of, is_object
+from dub5.providers.chunks import end_of
 from dub5.providers.lenient_json import mended, without_half
 from dub5.providers.message_blocks import (
     BLOCKS,
@@ -226,6 +228,26 @@ def _replayed(index: int, block: Json) -> Iterator[bytes]:
     yield _stop(index)
 
 
+class _Waiting:
+    """What has come of a call that is yet to begin."""
+
+    def __init__(self) -> None:
+        self.known: Json = {}  # the first part that has an id
+        self.name = ""
+        self.arguments: list[str] = []
+
+    def take(self, part: Json) -> bool:
+        """One more part; gives whether it is the first with a name."""
+        name, arguments = called(part)
+        if part.get("id") and not self.known:
+            self.known = part
+        if arguments:
+            self.arguments.append(arguments)
+        first = bool(name) and not self.name
+        self.name = self.name or name
+        return first
+
+
 class MessagesWriter:
     """See `Writer`. `stops` are the request's stop sequences."""
 
@@ -241,7 +263,9 @@ class MessagesWriter:
         self._thoughts: tuple[str, ...] = THOUGHTS  # the name that this server uses, once it is known
         self._calls: dict[int, int] = {}  # of a call -> of its block
         self._arguments: list[str] = []  # of the last one that began
-        self._waiting: dict[int, list[Json]] = {}  # parts of calls that are yet to begin
+        self._account = Account(self._arguments)
+        self._waiting: dict[int, _Waiting] = {}  # calls that are yet to begin
+        self._named: list[int] = []  # a heap of those whose name is known
         self._theirs: dict[int, int] = {}  # index in `message_blocks` -> of its block
         self._of_use: Json = {}  # what the next use of a tool has besides
         self._said = self._refused = False
@@ -412,11 +436,15 @@ class MessagesWriter:
         index = call.get("index")
         index = index if type(index) is int else len(self._calls)
         at = self._calls.get(index)
-        if at is None:
-            self._waiting.setdefault(index, []).append(call)
-            self._begin_calls(parts)
-        else:
+        if at is not None:
             self._argue(at, called(call)[1], parts)
+        else:
+            waiting = self._waiting.get(index)
+            if waiting is None:
+                waiting = self._waiting[index] = _Waiting()
+            if waiting.take(call):
+                heapq.heappush(self._named, index)
+        self._begin_calls(parts)
 
     def _argue(self, at: int, arguments: str, parts: list[bytes]) -> None:
         if arguments and self._open == "tool_use" and at == self._index:
@@ -427,19 +455,20 @@ class MessagesWriter:
             parts.append(_delta(at, *_GROWS["tool_use"], mended(arguments)))
 
     def _begin_calls(self, parts: list[bytes], *, last: bool = False) -> None:
-        """Those that wait, in the order in which they came, and none before its name is known. `last`: in any case."""
-        for index, said in list(self._waiting.items()):
-            if self._open == "tool_use" and not (last or is_object(self._arguments)):
-                return
-            name = next(filter(None, (called(call)[0] for call in said)), "")
-            if name or last:
-                del self._waiting[index]
-                known = next((call for call in said if call.get("id")), {})
-                block = {"type": "tool_use", "id": id_of(known, index), "name": name, "input": {}}
-                at = self._calls[index] = self._open_block({**block, **self._of_use}, parts)
-                self._of_use, self._arguments = {}, []
-                for call in said:
-                    self._argue(at, called(call)[1], parts)
+        """Those that wait, in their order, and none before its name is known. `last`: in any case."""
+        if last:
+            self._named = sorted(self._waiting)  # which is a heap
+        while self._named and (last or self._open != "tool_use" or self._account.is_whole()):
+            self._begin_call(heapq.heappop(self._named), parts)
+
+    def _begin_call(self, index: int, parts: list[bytes]) -> None:
+        call = self._waiting.pop(index)
+        block = {"type": "tool_use", "id": id_of(call.known, index), "name": call.name, "input": {}}
+        at = self._calls[index] = self._open_block({**block, **self._of_use}, parts)
+        self._of_use, self._arguments = {}, []
+        self._account = Account(self._arguments)
+        for arguments in call.arguments:
+            self._argue(at, arguments, parts)
 
     def _lay_out(self, entry: Json, parts: list[bytes]) -> None:
         """What chat has no field for. What comes at the end, about blocks that are gone, adds nothing."""

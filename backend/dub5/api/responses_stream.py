@@ -21,9 +21,10 @@ from typing import Any
 import msgspec
 
 from dub5.api import responses_answer as answers
+from dub5.api.arguments import Account
 from dub5.api.responses_answer import Asked, Status
 from dub5.errors import Dub5Error, whole_seconds
-from dub5.providers.chunks import end_of, is_object, pieces_of
+from dub5.providers.chunks import end_of, pieces_of
 from dub5.providers.lenient_json import mended, without_half
 from dub5.providers.message_blocks import THOUGHTS
 from dub5.providers.protocol import Json
@@ -92,6 +93,7 @@ class Events:
         self._items: list[_Item] = []
         self._last: _Thought | _Message | None = None  # while it may grow
         self._calls: dict[int, _Call] = {}
+        self._grown: dict[int, _Call] = {}  # since the last item began, by position
 
     def add(self, chunk: Json) -> None:
         """One chunk of a chat."""
@@ -245,16 +247,19 @@ class Events:
             identity = answers.call_id(known, self._seed, index)
             call.begin(self._asked, len(self._items), self._emitter, identity)
             self._items.append(call)
-        call.write()
+        if call.item is not None:
+            call.write()
+            self._grown[call.position] = call
 
     def _next(self) -> None:
         """Another item begins: end those that can have no more."""
         if self._last is not None:
             self._finish(self._last, "completed")
             self._last = None
-        for call in self._calls.values():
+        for _, call in sorted(self._grown.items()):
             if call.is_whole():
                 self._finish(call, "completed")
+        self._grown.clear()
 
     def _finish(self, item: _Item, status: Status) -> None:
         if item.done is None:
@@ -435,6 +440,7 @@ class _Call(_Item):
         self.item: Json | None = None
         self._waiting: list[str] = []
         self._arguments = _Text()
+        self._account = Account(self._arguments.parts)
 
     def take(self, part: Json) -> None:
         """One part of it as it came."""
@@ -456,7 +462,7 @@ class _Call(_Item):
 
     def write(self) -> None:
         """Tell what has come of its arguments."""
-        if self.item is None or self.done is not None:
+        if self.done is not None:
             return
         for arguments in self._waiting:
             self._grow_by(self._arguments.add(arguments))
@@ -468,9 +474,7 @@ class _Call(_Item):
 
     def is_whole(self) -> bool:
         """Whether its arguments are an object that is complete."""
-        if self.item is None or self.done is not None:
-            return False
-        return is_object(self._arguments.parts)
+        return self.done is None and self._account.is_whole()
 
     def finish(self, status: Status) -> Json:
         self._grow_by(self._arguments.rest())

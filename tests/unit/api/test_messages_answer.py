@@ -16,6 +16,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
+from dub5.api import messages_answer
 from dub5.api.messages_answer import MessagesWriter, message, usage
 from dub5.errors import (
     DeadlinePassed,
@@ -32,6 +33,7 @@ from dub5.errors import (
     render_messages,
 )
 from dub5.frames import Frame
+from dub5.providers import message_blocks
 from dub5.providers.anthropic_answer import StreamTranslator, completion, event_of
 from dub5.providers.chunks import assemble, split
 from dub5.providers.protocol import Json, Payload
@@ -239,6 +241,23 @@ def call_part(index: int, *, id: str | None = None, name: str = "", arguments: s
 )
 def test_what_only_some_servers_do_is_the_same_live_and_kept(chunks: list[Json]) -> None:
     assert_the_same(chunks)
+
+
+def test_a_part_that_waits_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a call that has no name yet, and of one that waits for another."""
+    read: list[Json] = []
+
+    def called(part: Json) -> tuple[str, str]:
+        read.append(part)
+        return message_blocks.called(part)
+
+    monkeypatch.setattr(messages_answer, "called", called)
+    nameless = [call_part(0, id="a", arguments="[") for _ in range(50)]
+    mixed = [call_part(at % 2, id=f"{at % 2}", name="f", arguments="[") for at in range(50)]
+    live = writer()
+    live.events(frames([*nameless, call_part(0, name="f"), *mixed]))
+    live.end()
+    assert len(read) == 101
 
 
 @law

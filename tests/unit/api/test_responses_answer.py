@@ -16,6 +16,7 @@ from openai.lib.streaming.responses._responses import ResponseStreamState
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
+from dub5.api import responses_stream
 from dub5.api.responses import RenewedResponses, ResponsesWriter
 from dub5.api.responses_answer import Asked, place_of
 from dub5.api.responses_request import chat_request
@@ -508,6 +509,25 @@ def test_a_name_that_comes_after_its_arguments_is_waited_for() -> None:
     raw = writing.events([Frame("chunk", Payload.of(chunk).raw) for chunk in chunks])
     [call] = grown(read(raw + writing.end()))
     assert (call["name"], call["arguments"], call["call_id"]) == ("f", '{"x":1}', "a")
+
+
+def test_of_many_calls_none_is_asked_again_that_has_not_grown(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def is_whole(call: Any) -> bool:
+        asked.append(call)
+        return False
+
+    monkeypatch.setattr(responses_stream._Call, "is_whole", is_whole)
+    deltas = [
+        {"tool_calls": [{"index": index, "id": f"{index}", "function": {"name": "f", "arguments": "{"}}]}
+        for index in range(50)
+    ]
+    writing = writer(ASK)
+    for delta in deltas:
+        writing.events([Frame("chunk", Payload.of({"choices": [{"index": 0, "delta": delta}]}).raw)])
+    assert len(read_end(writing)[-1]["response"]["output"]) == 50
+    assert len(asked) == 49
 
 
 @pytest.mark.parametrize(
