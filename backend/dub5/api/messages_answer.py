@@ -7,7 +7,8 @@ In a stream the token counts of the prompt are known at the end only, in `messag
 from; of a stored answer also at the start.
 
 Blocks follow each other, and nothing is said of one that has stopped: some clients are done with it by then. So where a
-server mixes the parts of several calls, each waits until the arguments of the one before are whole.
+server mixes the parts of several calls, or says something between those of one, each waits until the arguments of the
+one before are whole.
 
 Sources: https://platform.claude.com/docs/en/api/messages, …/build-with-claude/streaming
 """
@@ -27,7 +28,7 @@ from dub5.errors import Dub5Error, render_messages_event
 from dub5.frames import Frame
 from dub5.providers.anthropic_answer import USAGE_OF_THEIR_OWN
 from dub5.providers.chunks import end_of
-from dub5.providers.lenient_json import mended, without_half
+from dub5.providers.lenient_json import without_half
 from dub5.providers.message_blocks import (
     BLOCKS,
     PARTIAL,
@@ -61,6 +62,8 @@ _GROWS = {
     "tool_use": ("input_json_delta", "partial_json"),
 }
 """By the type of a block: the type of its deltas, and the member that has what is new."""
+_SAYING = (*THOUGHTS, "thinking_blocks", BLOCKS, "content", "refusal")
+"""Members of a delta of which blocks are made, other than calls."""
 _PING = b'event: ping\ndata: {"type":"ping"}\n\n'
 _MESSAGE_STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 
@@ -266,6 +269,7 @@ class MessagesWriter:
         self._account = Account(self._arguments)
         self._waiting: dict[int, _Waiting] = {}  # calls that are yet to begin
         self._named: list[int] = []  # a heap of those whose name is known
+        self._held: list[Json] = []  # what was said before the arguments of the open call were whole
         self._theirs: dict[int, int] = {}  # index in `message_blocks` -> of its block
         self._of_use: Json = {}  # what the next use of a tool has besides
         self._said = self._refused = False
@@ -289,7 +293,7 @@ class MessagesWriter:
     def end(self) -> bytes:
         parts: list[bytes] = []
         self._begin({}, parts)
-        self._begin_calls(parts, last=True)
+        self._go_on(parts, last=True)
         self._close(parts)
         refused = self._refused and not self._said
         ending = _ending(self._choice, self._stops, calls=bool(self._calls), refused=refused)
@@ -347,18 +351,11 @@ class MessagesWriter:
             except UnicodeEncodeError:
                 self._tell(words, parts)
             return
-        thought = self._thought_in(delta)
-        if thought:
-            self._think(thought, parts)
-        signed = delta.get("thinking_blocks")
-        for block in signed if isinstance(signed, list) else ():
-            if isinstance(block, dict):
-                self._sign(block, thought, parts)
-        theirs = delta.get(BLOCKS)
-        for entry in theirs if isinstance(theirs, list) else ():
-            if isinstance(entry, dict) and type(entry.get("index")) is int:
-                self._lay_out(entry, parts)
-        self._say(delta, parts)
+        said = {name: delta[name] for name in _SAYING if delta.get(name)}
+        if said and self._is_arguing():
+            self._held.append(said)
+        elif said:
+            self._lay(said, parts)
         calls = delta.get("tool_calls")
         for call in calls if isinstance(calls, list) else ():
             if isinstance(call, dict):
@@ -367,6 +364,21 @@ class MessagesWriter:
         if isinstance(old, dict):
             name, _ = called({"function": old})
             self._use({"index": 0, "id": f"toolu_{name}", "function": old}, parts)
+
+    def _lay(self, said: Json, parts: list[bytes]) -> None:
+        """What was said besides calls."""
+        thought = self._thought_in(said)
+        if thought:
+            self._think(thought, parts)
+        signed = said.get("thinking_blocks")
+        for block in signed if isinstance(signed, list) else ():
+            if isinstance(block, dict):
+                self._sign(block, thought, parts)
+        theirs = said.get(BLOCKS)
+        for entry in theirs if isinstance(theirs, list) else ():
+            if isinstance(entry, dict) and type(entry.get("index")) is int:
+                self._lay_out(entry, parts)
+        self._say(said, parts)
 
     def _open_block(self, block: Json, parts: list[bytes]) -> int:
         self._close(parts)
@@ -383,11 +395,13 @@ class MessagesWriter:
             parts.append(_stop(self._index))
             self._open = ""
 
-    def _tell(self, words: str, parts: list[bytes]) -> None:
-        """What is new in the open block. The first half of a character waits for the other one: alone it is no text."""
+    def _tell(self, words: str, parts: list[bytes]) -> str:
+        """What is new in the open block; gives what was told of it. The first half of a character waits for the other
+        one: alone it is no text."""
         words, self._half = without_half(self._half + words)
         if words:
             parts.append(_delta(self._index, *_GROWS[self._open], words))
+        return words
 
     def _thought_in(self, delta: Json) -> str:
         """Some servers say the same under two names."""
@@ -444,22 +458,33 @@ class MessagesWriter:
                 waiting = self._waiting[index] = _Waiting()
             if waiting.take(call):
                 heapq.heappush(self._named, index)
-        self._begin_calls(parts)
+        self._go_on(parts)
 
     def _argue(self, at: int, arguments: str, parts: list[bytes]) -> None:
-        if arguments and self._open == "tool_use" and at == self._index:
-            if self._arguments or not arguments.isspace():  # blanks alone are no JSON to a client
-                self._arguments.append(arguments)
-                self._tell(arguments, parts)
-        elif arguments:  # something else was said meanwhile
-            parts.append(_delta(at, *_GROWS["tool_use"], mended(arguments)))
+        """What comes for a block that has stopped is left out: its arguments were whole."""
+        if (
+            arguments
+            and self._open == "tool_use"
+            and at == self._index
+            and (self._arguments or not arguments.isspace())  # blanks alone are no JSON to a client
+        ):
+            self._arguments.append(self._tell(arguments, parts))
 
-    def _begin_calls(self, parts: list[bytes], *, last: bool = False) -> None:
-        """Those that wait, in their order, and none before its name is known. `last`: in any case."""
+    def _is_arguing(self) -> bool:
+        """Whether the open block is a call whose arguments may go on."""
+        return self._open == "tool_use" and not self._account.is_whole()
+
+    def _go_on(self, parts: list[bytes], *, last: bool = False) -> None:
+        """With what waits for the end of a call: what was said meanwhile, and further calls in their order, none before
+        its name is known. `last`: in any case."""
         if last:
             self._named = sorted(self._waiting)  # which is a heap
-        while self._named and (last or self._open != "tool_use" or self._account.is_whole()):
-            self._begin_call(heapq.heappop(self._named), parts)
+        while (self._held or self._named) and (last or not self._is_arguing()):
+            held, self._held = self._held, []
+            for said in held:
+                self._lay(said, parts)
+            if self._named:
+                self._begin_call(heapq.heappop(self._named), parts)
 
     def _begin_call(self, index: int, parts: list[bytes]) -> None:
         call = self._waiting.pop(index)
@@ -475,7 +500,7 @@ class MessagesWriter:
         index, kind = entry["index"], entry.get("type")
         at = self._theirs.get(index)
         if at is not None:
-            if kind not in _OURS and isinstance(entry.get(PARTIAL), str):
+            if at == self._index and kind not in _OURS and isinstance(entry.get(PARTIAL), str):
                 parts.append(_delta(at, "input_json_delta", PARTIAL, entry[PARTIAL]))
         elif isinstance(kind, str) and kind not in _OURS and kind not in SIGNED:
             block = {name: value for name, value in entry.items() if name not in ("index", PARTIAL)}

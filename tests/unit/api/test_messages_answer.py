@@ -6,6 +6,7 @@ The client's own accumulator is the judge: what it makes of our events is the Me
 from __future__ import annotations
 
 import json
+from random import Random
 from typing import Any
 
 import pytest
@@ -241,6 +242,68 @@ def call_part(index: int, *, id: str | None = None, name: str = "", arguments: s
 )
 def test_what_only_some_servers_do_is_the_same_live_and_kept(chunks: list[Json]) -> None:
     assert_the_same(chunks)
+
+
+def live_events(chunks: list[Json]) -> list[bytes]:
+    """Those of each chunk, as they come one by one, and of the end."""
+    writing = writer()
+    return [*(writing.events([frame]) for frame in frames(chunks)), writing.end()]
+
+
+def test_what_is_said_within_a_call_waits_until_its_arguments_are_whole() -> None:
+    chunks = [
+        call_part(0, id="a", name="f", arguments='{"a": '),
+        chunk({"content": "mid"}),
+        chunk({"reasoning_content": "hm"}),
+        call_part(1, id="b", name="g"),
+        call_part(0, arguments="1}"),
+        call_part(0, arguments=" "),
+        call_part(1, arguments="{"),
+        chunk({"content": "late"}),
+        chunk({}, "tool_calls"),
+    ]
+    events = live_events(chunks)
+    assert events[1:3] == [b"", b""]
+    assert b"mid" in events[4]
+    assert accumulated(b"".join(events))["content"] == [
+        {"type": "tool_use", "id": "a", "name": "f", "input": {"a": 1}},
+        {"type": "text", "text": "mid"},
+        {"type": "thinking", "thinking": "hm", "signature": ""},
+        {"type": "tool_use", "id": "b", "name": "g", "input": {}},
+        {"type": "text", "text": "late"},
+    ]
+
+
+@law
+@given(completions(), st.randoms(use_true_random=False))
+def test_neither_words_nor_calls_are_broken_by_each_other(answer: Json, random: Random) -> None:
+    """Wherever a server says something among the parts of calls, each call and all that is said stay whole."""
+    said = answer["choices"][0]["message"]
+    sources = [
+        [chunk({name: letter}) for letter in said.get(name) or ""]
+        for name in ("content", "reasoning_content")
+    ]
+    sources.append(
+        [
+            call_part(at, id=call["id"], name=call["function"]["name"], arguments=letter)
+            for at, call in enumerate(said.get("tool_calls", ()))
+            for letter in call["function"]["arguments"]
+        ]
+    )
+    chunks = []
+    while any(sources):
+        chunks.append(random.choice([source for source in sources if source]).pop(0))
+    live = accumulated(b"".join(live_events(chunks))).get("content", [])
+    whole = message(assemble(chunks))["content"]
+    for kind, member in (("text", "text"), ("thinking", "thinking")):
+        assert member_of(live, kind, member) == member_of(whole, kind, member)
+    assert [block for block in live if block["type"] == "tool_use"] == [
+        block for block in whole if block["type"] == "tool_use"
+    ]
+
+
+def member_of(content: list[Json], kind: str, member: str) -> str:
+    return "".join(block[member] for block in content if block["type"] == kind)
 
 
 def test_a_part_that_waits_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
