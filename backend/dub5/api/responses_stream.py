@@ -85,6 +85,7 @@ class Events:
         self._tier: str | None = None
         self._seed: object = None
         self._usage: Json | None = None
+        self._first: object = None  # the index of the choice that is told
         self._reason: object = None
         self._thoughts: str | None = None  # which of the two names this server uses
         self._signed: list[Any] = []
@@ -104,11 +105,18 @@ class Events:
         self._begin()
         choices = chunk.get("choices")
         for choice in choices if isinstance(choices, list) else ():
-            if isinstance(choice, dict) and not choice.get("index"):
+            if isinstance(choice, dict) and self._is_first(choice):
                 delta = choice.get("delta")
                 if isinstance(delta, dict):
                     self._grow(delta, choice)
                 self._reason = end_of(choice) or self._reason
+
+    def _is_first(self, choice: Json) -> bool:
+        """Whether it is of the choice that came first, as is told of a whole answer: some servers count from one."""
+        index = choice.get("index") or 0
+        if self._first is None:
+            self._first = index
+        return bool(index == self._first)
 
     def add_whole(self, completion: Json) -> None:
         """A whole completion, in pieces as a provider would have made them."""

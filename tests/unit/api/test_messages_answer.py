@@ -186,6 +186,12 @@ def chunk(delta: Json, finish_reason: str | None = None, **more: Any) -> Json:
     return {"id": "c", "object": "chat.completion.chunk", "model": "m", "choices": [choice], **more}
 
 
+def counted(index: int | None, delta: Json, finish_reason: str | None = None) -> Json:
+    """A chunk of the choice that the server counts so."""
+    choice = {"index": index, "delta": delta, "finish_reason": finish_reason}
+    return chunk({}, choices=[choice])
+
+
 def call_part(index: int, *, id: str | None = None, name: str = "", arguments: str = "") -> Json:  # noqa: A002  # OpenAI's name
     function = {"name": name, "arguments": arguments}
     return chunk({"tool_calls": [{"index": index, "id": id, "function": function}]})
@@ -220,6 +226,12 @@ def call_part(index: int, *, id: str | None = None, name: str = "", arguments: s
             chunk({}, "tool_calls"),
         ],
         [call_part(0, name="f"), call_part(1, name="g", arguments='{"b": 1}'), chunk({}, "tool_calls")],
+        [counted(1, {"content": "hi"}), counted(1, {}, "length")],
+        [
+            counted(None, {"content": "a"}),
+            counted(1, {"content": "b"}),
+            counted(0, {"content": "c"}, "length"),
+        ],
         [
             call_part(0, name="f", arguments=" "),
             call_part(0, arguments="\n"),
@@ -237,6 +249,8 @@ def call_part(index: int, *, id: str | None = None, name: str = "", arguments: s
         "calls mixed",
         "a call cut",
         "no arguments",
+        "counted from one",
+        "a further choice",
         "blank arguments",
     ],
 )

@@ -511,6 +511,36 @@ def test_a_name_that_comes_after_its_arguments_is_waited_for() -> None:
     assert (call["name"], call["arguments"], call["call_id"]) == ("f", '{"x":1}', "a")
 
 
+def live_and_kept(choices: list[Json]) -> Json:
+    """The Response of chunks with one choice each, as they come; it is the one of what is kept of them."""
+    chunks = [
+        {"id": "c", "object": "chat.completion.chunk", "model": "up", "choices": [each]} for each in choices
+    ]
+    writing = writer(ASK)
+    raw = b"".join(writing.events([Frame("chunk", Payload.of(chunk).raw)]) for chunk in chunks)
+    events = read(raw + writing.end())
+    response: Json = events[-1]["response"]
+    assert grown(events) == response["output"]
+    kept = Payload.of_whole(assemble(chunks)).data
+    assert response == whole(ASK, kept)
+    replayed = read(writer(ASK).replay(Payload.of(kept).raw))
+    assert replayed[-1]["response"] == response
+    return response
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_the_choice_that_comes_first_is_the_answer_however_it_is_counted(first: int) -> None:
+    response = live_and_kept(
+        [
+            {"index": first, "delta": {"content": "a"}},
+            {"index": 7, "delta": {"content": "b"}, "finish_reason": "stop"},
+            {"index": first, "delta": {"content": "c"}, "finish_reason": "length"},
+        ]
+    )
+    assert response["output"][0]["content"][0]["text"] == "ac"
+    assert response["status"] == "incomplete"
+
+
 def test_of_many_calls_none_is_asked_again_that_has_not_grown(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
