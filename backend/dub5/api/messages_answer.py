@@ -369,9 +369,9 @@ class MessagesWriter:
             if isinstance(call, dict):
                 self._use(call, parts)
         old = delta.get("function_call")
-        if isinstance(old, dict):
+        if isinstance(old, dict) and not calls:
             name, _ = called({"function": old})
-            self._use({"index": 0, "id": f"toolu_{name}", "function": old}, parts)
+            self._use({"index": 0, "id": name and f"toolu_{name}", "function": old}, parts)
 
     def _lay(self, said: Json, parts: list[bytes]) -> None:
         """What was said besides calls."""

@@ -248,7 +248,8 @@ def _output(asked: Asked, message: Json, completion: Json, choice: Json) -> list
     if thought or blocks:
         output.append(reasoning(asked, 0, thought, blocks))
     parts = _parts(asked, message, choice)
-    calls = [call for call in map(call_of, _objects(message.get("tool_calls"))) if call is not None]
+    listed = _objects(message.get("tool_calls")) or [{"function": message.get("function_call")}]
+    calls = [call for call in map(call_of, listed) if call is not None]
     if parts or not (output or calls):
         position = len(output)
         output.append(says(asked, position, parts or [_text_part(asked, "", message, choice)]))

@@ -214,6 +214,8 @@ class Events:
         for part in calls if isinstance(calls, list) else ():
             if isinstance(part, dict):
                 self._call(part)
+        if delta.get("function_call") and not calls:  # from before there were several
+            self._call({"index": 0, "function": delta["function_call"]})
 
     def _thought_in(self, delta: Json, content: object) -> str:
         for name in THOUGHTS:

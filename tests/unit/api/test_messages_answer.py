@@ -226,6 +226,10 @@ def call_part(index: int, *, id: str | None = None, name: str = "", arguments: s
             chunk({}, "tool_calls"),
         ],
         [call_part(0, name="f"), call_part(1, name="g", arguments='{"b": 1}'), chunk({}, "tool_calls")],
+        [
+            chunk({"function_call": {"arguments": '{"a"'}}),
+            chunk({"function_call": {"name": "f", "arguments": ": 1}"}}, "function_call"),
+        ],
         [counted(1, {"content": "hi"}), counted(1, {}, "length")],
         [
             counted(None, {"content": "a"}),
@@ -249,6 +253,7 @@ def call_part(index: int, *, id: str | None = None, name: str = "", arguments: s
         "calls mixed",
         "a call cut",
         "no arguments",
+        "a former call",
         "counted from one",
         "a further choice",
         "blank arguments",
@@ -318,6 +323,14 @@ def test_neither_words_nor_calls_are_broken_by_each_other(answer: Json, random: 
 
 def member_of(content: list[Json], kind: str, member: str) -> str:
     return "".join(block[member] for block in content if block["type"] == kind)
+
+
+def test_a_call_that_is_told_in_both_ways_is_one() -> None:
+    function = {"name": "f", "arguments": "{}"}
+    delta = {"tool_calls": [{"index": 0, "id": "a", "function": function}], "function_call": function}
+    chunks = [chunk(delta, "tool_calls")]
+    assert_the_same(chunks)
+    assert b"".join(live_events(chunks)).count(b"input_json_delta") == 1
 
 
 def test_a_part_that_waits_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:

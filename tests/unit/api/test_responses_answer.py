@@ -541,6 +541,21 @@ def test_the_choice_that_comes_first_is_the_answer_however_it_is_counted(first: 
     assert response["status"] == "incomplete"
 
 
+def test_the_former_call_of_a_function_is_a_call() -> None:
+    parts: list[Json] = [{"name": "f", "arguments": '{"a"'}, {"arguments": ":1}"}]
+    choices: list[Json] = [{"index": 0, "delta": {"function_call": part}} for part in parts]
+    response = live_and_kept([*choices, {"index": 0, "delta": {}, "finish_reason": "function_call"}])
+    [call] = response["output"]
+    assert (call["type"], call["name"], call["arguments"]) == ("function_call", "f", '{"a":1}')
+
+
+def test_a_call_that_is_told_in_both_ways_is_one() -> None:
+    function = {"name": "f", "arguments": "{}"}
+    delta = {"tool_calls": [{"index": 0, "id": "a", "function": function}], "function_call": function}
+    [call] = live_and_kept([{"index": 0, "delta": delta, "finish_reason": "tool_calls"}])["output"]
+    assert (call["call_id"], call["arguments"]) == ("a", "{}")
+
+
 def test_of_many_calls_none_is_asked_again_that_has_not_grown(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
