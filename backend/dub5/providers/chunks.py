@@ -13,6 +13,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from heapq import heappop, heappush
+from itertools import product
 from typing import Any, Literal
 
 import msgspec
@@ -44,6 +46,8 @@ _MOST_PIECES = 2000
 _TEXTS = ("reasoning_content", "reasoning", "content", "refusal")
 _NUMBERS = frozenset({int, float})
 _NO_WORDS = frozenset({"", "null", "none"})
+_MARKS = ("id", "type")
+"""By which members of a list are told apart, where their index is the same."""
 _NO_FIELDS = frozenset({"index", "delta", "message"})
 """What of a chunk's choice is not a field of the whole choice."""
 
@@ -225,7 +229,9 @@ class Calls:
 
     def __init__(self) -> None:
         self._by_index: dict[int, _Known] = {}  # as the provider counts: the last that it meant by it
-        self._calls: list[_Known] = []
+        self._by_id: dict[str, _Known] = {}  # the first that began of those with this id
+        self._used: set[int] = set()  # indexes of calls
+        self._next = 0  # greater than all of them
         self._last: _Known | None = None
 
     def places(self, parts: list[Json]) -> list[Place]:
@@ -239,10 +245,14 @@ class Calls:
         if call is None:
             call = self._begin(index)
         elif _is_another(call, id_, name, counted=index is not None, touched=call.position in touched):
-            same = (known for known in self._calls if id_ and known.id == id_)
-            call = next(same, None) or self._begin(index)
+            call = self._by_id.get(id_) or self._begin(index)
         place = Place(call.position, call.index, bool(call.id), bool(call.name))
-        call.id, call.name = call.id or id_, call.name or name
+        if id_ and not call.id:
+            call.id = id_
+            first = self._by_id.setdefault(id_, call)
+            if call.position < first.position:
+                self._by_id[id_] = call
+        call.name = call.name or name
         if index is not None:
             self._by_index[index] = call
         self._last = call
@@ -250,11 +260,11 @@ class Calls:
         return place
 
     def _begin(self, index: int | None) -> _Known:
-        used = {call.index for call in self._calls}
-        if index is None or index in used:
-            index = max(used, default=-1) + 1
-        call = _Known(len(self._calls), index)
-        self._calls.append(call)
+        if index is None or index in self._used:
+            index = self._next
+        call = _Known(len(self._used), index)
+        self._used.add(index)
+        self._next = max(self._next, index + 1)
         return call
 
 
@@ -598,24 +608,70 @@ def _with_logprobs(held: Json, new: Json) -> Json:
 
 def _join_list(held: list[Any], new: list[Any]) -> list[Any]:
     """Members with an `index` are parts of the member with that index; others are further members."""
-    before = len(held)
-    for item in new:
+    members = held if isinstance(held, _Members) else _Members(held)
+    members.join(new)
+    return members
+
+
+class _Members(list[Any]):
+    """A list that came in parts. An item goes on with the first member of the same index that has neither another id
+    nor another type, and was there before its delta.
+
+    That one is looked up: to look at each would take time by the square of their number.
+    """
+
+    def __init__(self, members: list[Any]) -> None:
+        super().__init__(members)
+        # By index, id and type: a heap of positions. "" stands for none, and None for whichever there is.
+        self._places: dict[tuple[int, Any, Any], list[int]] = {}
+        for position, member in enumerate(self):
+            self._note(position, member)
+
+    def join(self, new: list[Any]) -> None:
+        """Add what one delta has."""
+        before = len(self)
+        for item in new:
+            position = self._find(item)
+            if position is None:
+                self.append(_join({}, item) if isinstance(item, dict) else item)
+                continue
+            member = self[position]
+            says_more = any(item.get(name) and not member.get(name) for name in _MARKS)
+            _join(member, _without(item, "index"))
+            if says_more:
+                self._note(position, member)
+        for position in range(before, len(self)):
+            self._note(position, self[position])
+
+    def _note(self, position: int, member: Any) -> None:
+        index = _index_or(member, -1) if isinstance(member, dict) else -1
+        if index >= 0:
+            ids, types = ((_mark(member, name), None) for name in _MARKS)
+            for key in product((index,), ids, types):
+                heappush(self._places.setdefault(key, []), position)
+
+    def _find(self, item: Any) -> int | None:
         index = _index_or(item, -1) if isinstance(item, dict) else -1
-        known = (
-            next((one for one in held[:before] if _goes_on(one, item, index)), None) if index >= 0 else None
-        )
-        if known is not None:
-            _join(known, _without(item, "index"))
-        else:
-            held.append(_join({}, item) if isinstance(item, dict) else item)
-    return held
+        if index < 0:
+            return None
+        ids, types = ((_mark(item, name), "") if item.get(name) else (None,) for name in _MARKS)
+        keys = product((index,), ids, types)
+        return min((place for key in keys if (place := self._first(key)) is not None), default=None)
+
+    def _first(self, key: tuple[int, Any, Any]) -> int | None:
+        places = self._places.get(key, [])
+        while places:
+            member = self[places[0]]
+            if not any(mark == "" and member.get(name) for mark, name in zip(key[1:], _MARKS, strict=True)):
+                return places[0]
+            heappop(places)  # it was told its id or its type after it had been noted
+        return None
 
 
-def _goes_on(one: Any, item: Json, index: int) -> bool:
-    """Whether `item` is a further part of `one`: the same index, and neither another id nor another type."""
-    if not isinstance(one, dict) or _index_or(one, -1) != index:
-        return False
-    return not any(one.get(name) and item.get(name) and one[name] != item[name] for name in ("id", "type"))
+def _mark(member: Json, name: str) -> Any:
+    """What can be a key, "" where there is none."""
+    value = member.get(name)
+    return value if isinstance(value, (str, int, float)) and value else str(value or "")
 
 
 def _without(data: Json, *names: str) -> Json:
