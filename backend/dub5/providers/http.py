@@ -611,8 +611,9 @@ class EventParser(msgspec.Struct):
     """
 
     begun: bool = False
-    json: list[bytes] | None = None  # parts of a body that is no stream of events
-    by_line: bool | None = None  # whether they are lines, each of them an event; None while nobody knows
+    json: bytearray | None = None  # a body that is no stream of events
+    by_line: bool | None = None  # whether it is lines, each of them an event; None while nobody knows
+    first_line: bool = False  # whether the first line is here and whole by itself: if more comes, they are
     line: list[bytes] = []  # parts of the line that has no end yet
     line_size: int = 0
     after_cr: bool = False
@@ -656,27 +657,37 @@ class EventParser(msgspec.Struct):
     def rest(self) -> Events:
         """At the end of the body, what it had besides finished events: JSON, or a last event without its empty line."""
         if self.json is not None:
-            body = b"".join(self.json)
-            return [(b"" if self.by_line else BODY, body)] if body.strip() else []
+            return [(b"" if self.by_line else BODY, bytes(self.json))] if self.json.strip() else []
         return [(event, data) for event, data in self.feed(b"\n\n") if _is_whole(data)]
 
-    def _feed_json(self, parts: list[bytes], received: bytes) -> Events:
-        """What is no stream of events: the lines that `received` finishes, where they stand for them."""
-        parts.append(received)
-        if self.by_line is False or (b"\n" not in received and self.by_line):
-            return []
-        body = b"".join(parts)
-        end = body.find(b"\n")
-        if self.by_line is None and end >= 0:
-            if _is_lines(body):
-                self.by_line = True
-            elif body[:1] != b"{" or not _is_whole(body[:end]):
-                self.by_line = False
-        if not self.by_line:
+    def _feed_json(self, body: bytearray, received: bytes) -> Events:
+        """What is no stream of events: the lines that `received` finishes, where they stand for them.
+
+        What came before is not looked at again: a long body may come in very many reads.
+        """
+        body += received
+        if self.by_line is None:
+            self._judge(body, received)
+            if not self.by_line:
+                return []
+        elif not self.by_line or b"\n" not in received:
             return []
         *lines, rest = body.split(b"\n")
-        parts[:] = [rest]
-        return [(b"", line.strip()) for line in lines if line.strip()]
+        body[:] = rest
+        return [(b"", bytes(line.strip())) for line in lines if line.strip()]
+
+    def _judge(self, body: bytearray, received: bytes) -> None:
+        """Whether the body is lines, as far as `received`, its end, can tell; as `_is_lines`."""
+        if not self.first_line:
+            end = body.find(b"\n", len(body) - len(received))
+            if end < 0:
+                return
+            if body[:1] != b"{" or not _is_whole(bytes(body[:end])):
+                self.by_line = False
+                return
+            self.first_line, received = True, bytes(body[end:])
+        if received.strip():
+            self.by_line = True
 
     def _begin(self, received: bytes) -> bytes:
         """What is left of the first bytes without what stands before the first event."""
@@ -684,7 +695,7 @@ class EventParser(msgspec.Struct):
         if received:
             self.begun = True
             if received[:1] in {b"{", b"["}:
-                self.json, self.between_events = [], False
+                self.json, self.between_events = bytearray(), False
         return received
 
     def _split(self, received: bytes) -> list[bytes]:

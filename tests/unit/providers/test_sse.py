@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dub5.providers import http
-from dub5.providers.http import EventParser, EventTooLarge, begins_events
+from dub5.providers.http import BODY, EventParser, EventTooLarge, begins_events
 
 Events = list[tuple[bytes, bytes]]
 
@@ -142,3 +142,30 @@ def test_what_is_left_at_the_end_of_the_body(received: bytes, rest: bytes | None
 )
 def test_whether_a_body_has_events(body: bytes, begins: bool) -> None:
     assert begins_events(body) is begins
+
+
+# --- What would take minutes, were what came before looked at again ---
+
+
+def test_a_body_of_json_in_very_many_reads() -> None:
+    body = b'{"a": "' + b"x" * 2**24 + b'"}'
+    parser = EventParser()
+    assert not any(parser.feed(body[start : start + 128]) for start in range(0, len(body), 128))
+    assert parser.rest() == [(BODY, body)]
+
+
+def test_blanks_behind_a_long_line_of_json() -> None:
+    line, blanks = b'{"a": "' + b"x" * 2**21 + b'"}\n', b" \n" * 2**16
+    parser = EventParser()
+    assert not parser.feed(line)
+    assert not any(parser.feed(bytes([blank])) for blank in blanks)
+    assert parser.rest() == [(BODY, line + blanks)]
+
+
+def test_a_long_line_behind_another_one() -> None:
+    line = b'{"a": "' + b"x" * 2**24 + b'"}'
+    parser = EventParser()
+    events = parser.feed(b"{}\n{")
+    for start in range(1, len(line), 128):
+        events += parser.feed(line[start : start + 128])
+    assert events + parser.rest() == [(b"", b"{}"), (b"", line)]
