@@ -22,7 +22,7 @@ from dub5.providers.anthropic_request import request
 from dub5.providers.chunks import Assembler, split
 from dub5.providers.http import DIRECTLY, Access, Events, HttpClient, begins_events, events_in
 from dub5.providers.listing import LIST_TIMEOUT, MOST_BYTES
-from dub5.providers.odd_answers import CUT, Reported, Unusable, is_done, is_keep_alive, unlisted
+from dub5.providers.odd_answers import AGAIN, CUT, Reported, Unusable, is_done, is_keep_alive, unlisted
 from dub5.providers.openai_completions import is_text
 from dub5.providers.protocol import (
     ANY_BATCH,
@@ -43,6 +43,8 @@ VERSION = "2023-06-01"
 
 
 _BETA_HEADER = "anthropic-beta"
+_BEGIN = ("message", "message_start")
+"""Types of events that are an answer, or begin one."""
 
 
 class _Counted(msgspec.Struct):
@@ -182,7 +184,7 @@ class AnthropicProvider:
     def _chunks(self, translator: StreamTranslator, name: bytes, data: bytes) -> Iterable[Json]:
         try:
             event = event_of(data, self.name)
-            if event.type != "message":
+            if event.type != "message" and not translator.complete:
                 return list(translator.chunks(event))
         except Reported:
             raise
@@ -190,6 +192,10 @@ class AnthropicProvider:
             if translator.complete or is_keep_alive(name, data) or is_done(name, data):
                 return ()  # nothing that matters: some end a stream as OpenAI does
             raise Unusable("sent a malformed event") from None
+        if event.type not in _BEGIN:
+            return ()  # behind the end
+        if translator.begun or translator.complete:
+            raise Unusable(AGAIN)
         translator.complete = True
         return split(self._completion(Payload.parse_whole(data, self.name).data), include_usage=True)
 

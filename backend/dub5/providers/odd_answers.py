@@ -14,6 +14,7 @@ from dub5.providers.protocol import Json
 
 _NOT_PROPER = "answered without proper `choices`"
 CUT = "ended its stream before the answer was complete"
+AGAIN = "sent a second answer after the first"
 """As `Unusable.what`."""
 
 

@@ -36,6 +36,7 @@ from dub5.providers.chunks import (
 from dub5.providers.http import BODY, DIRECTLY, Access, HttpClient, OnPart, begins_events, events_in
 from dub5.providers.listing import LIST_TIMEOUT, MOST_BYTES
 from dub5.providers.odd_answers import (
+    AGAIN,
     CUT,
     KEEP_ALIVES,
     Reported,
@@ -428,7 +429,10 @@ class Frames(msgspec.Struct):
         choices = [] if given is None else given
         are_whole = bool(choices) and all(map(_is_whole, choices))
         if event == BODY or (are_whole and not (self.by_deltas and self.said)):
+            ended = self.finished & self.said
             for part in split(whole(data), include_usage=True):
+                if any(choice["index"] in ended for choice in part["choices"]):
+                    raise Unusable(AGAIN)
                 self._note(part["choices"])
                 yield Payload.of(part)
             return

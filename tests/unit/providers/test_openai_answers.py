@@ -1,0 +1,47 @@
+"""What comes of a provider's bytes where they are one answer too few, one too many, or odd in part."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from dub5.providers.http import events_in
+from dub5.providers.odd_answers import Unusable
+from dub5.providers.openai import Frames, answer
+from dub5.providers.protocol import Json
+
+
+def completion(text: str, *, index: int = 0, **more: object) -> Json:
+    message = {"role": "assistant", "content": text}
+    return {"id": "c", "choices": [{"index": index, "message": message, "finish_reason": "stop"}], **more}
+
+
+def lines(*completions: Json) -> bytes:
+    return b"\n".join(json.dumps(each).encode() for each in completions)
+
+
+def events(*chunks: Json) -> bytes:
+    return b"".join(b"data: %b\n\n" % json.dumps(each).encode() for each in chunks)
+
+
+def streamed(body: bytes, frames: Frames) -> list[Json]:
+    found = [chunk.data for event, data in events_in(body) for chunk in frames.read(event, data)]
+    frames.close()
+    return found
+
+
+@pytest.mark.parametrize("written", [lines, events])
+async def test_a_second_answer_is_not_joined_to_the_first(written: Callable[..., bytes]) -> None:
+    body = written(completion("one"), completion("two"))
+    with pytest.raises(Unusable, match="second answer"):
+        await answer(body, "acme")
+    with pytest.raises(Unusable, match="second answer"):
+        streamed(body, Frames())
+
+
+async def test_another_choice_is_no_second_answer() -> None:
+    body = lines(completion("one"), completion("two", index=1))
+    joined = (await answer(body, "acme")).data["choices"]
+    assert [choice["message"]["content"] for choice in joined] == ["one", "two"]
