@@ -45,6 +45,8 @@ _MOST_PIECES = 2000
 """About so many of one text: each is an event to write."""
 _TEXTS = ("reasoning_content", "reasoning", "content", "refusal")
 _NUMBERS = frozenset({int, float})
+_JUDGED = ("content", "refusal")
+_NO_TEXTS = frozenset({dict, bool})
 _NO_WORDS = frozenset({"", "null", "none"})
 _MARKS = ("id", "type")
 """By which members of a list are told apart, where their index is the same."""
@@ -410,6 +412,8 @@ class _Choice(msgspec.Struct):
                 parts.append(said)
                 continue
             held = message.get(name)
+            if name in _JUDGED and type(held) in _NO_TEXTS and type(said) is not dict:
+                continue  # what is no text does not become one: whoever keeps answers has to see it
             # Where a text is all digits, some servers write a number for it.
             digits = name in _TEXTS and type(said) in _NUMBERS and (parts or type(held) in _NUMBERS)
             text = _written(said) if digits else said

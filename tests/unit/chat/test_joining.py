@@ -334,6 +334,31 @@ def test_what_fields_mean(deltas: list[Json], message: Json) -> None:
     assert joined(*deltas) == {"role": "assistant", "content": None, "refusal": None, **message}
 
 
+@pytest.mark.parametrize(
+    ("name", "odd"),
+    [
+        ("content", {"text": "ab"}),
+        ("content", True),
+        ("content", False),
+        ("refusal", {"text": "ab"}),
+        ("refusal", True),
+    ],
+)
+@pytest.mark.parametrize(
+    ("before", "behind"),
+    [([], ["y"]), (["x"], ["y", 5, "z"]), ([5], [[{"type": "text", "text": "y"}], "z"])],
+)
+def test_what_is_no_text_is_seen_by_whoever_keeps_answers(
+    name: str, odd: Any, before: list[Any], behind: list[Any]
+) -> None:
+    deltas = [{name: said} for said in [*before, odd, *behind]]
+    if name == "refusal":
+        deltas.append({"content": "But this."})
+    whole = assemble({"choices": [{"index": 0, "delta": delta, "finish_reason": "stop"}]} for delta in deltas)
+    assert whole["choices"][0]["message"][name] == odd
+    assert not is_whole_answer(whole, {})
+
+
 def test_azure_says_who_it_is_in_the_second_chunk() -> None:
     whole = assemble(
         [
