@@ -3,7 +3,8 @@
 Where a text is to be continued, /completions is asked (`openai_completions`).
 
 A stream is complete when the provider said `[DONE]`, or closed after each choice had its finish reason
-(some compatible servers leave the marker out). Anything else is an answer cut short.
+(some compatible servers leave the marker out), of as many choices as were asked for. Anything else is an answer cut
+short.
 
 What is odd but can be understood is written as OpenAI would have written it (`choices` null or left out, indexes as
 text or null, an id or a name said again, a whole completion as a chunk), so that also clients who take OpenAI at its
@@ -72,7 +73,7 @@ _USAGE_CHUNK = frozenset(
 
 _TEXTS = "text completions"
 _NOWHERE = (404, 405, 501)
-_TOO_FEW = "answered with fewer texts than were asked for"
+_TOO_FEW = "answered with fewer choices than were asked for"
 _STRANGE = 4
 """Chunks in the middle that are not plain, of a stream in which no more plain ones are expected."""
 _DIFFERENT = 4
@@ -182,10 +183,11 @@ class OpenAIProvider:
         http = self._texts if text else self._http
         try:
             body = await http.post(self._body(call, text=text), call)
+            expected = _expected(call, text=text)
             if not text:
-                return await answer(body, self.name)
-            completion = await answer(body, self.name, as_completion, as_chunk)
-            if len(completion.data["choices"]) < choices(call):
+                return await answer(body, self.name, expected)
+            completion = await answer(body, self.name, expected, as_completion, as_chunk)
+            if len(completion.data["choices"]) < expected:
                 raise Unusable(_TOO_FEW)
         except (Unusable, Reported) as odd:
             raise http.failure(odd) from None
@@ -195,7 +197,7 @@ class OpenAIProvider:
 
     async def stream(self, call: Call, on_chunks: OnChunks) -> None:
         text = call.spelled is not None and call.spelled[0] == TEXT
-        frames = Frames(choices(call) if text else call.body.get("n") or 1, self.name)
+        frames = Frames(_expected(call, text=text), self.name)
         http = self._texts if text else self._http
         passing = _Passing(frames, call.response, on_chunks, text)
         try:
@@ -244,6 +246,11 @@ class OpenAIProvider:
             if options:
                 body["stream_options"] = options
         return body
+
+
+def _expected(call: Call, *, text: bool) -> int:
+    """How many choices it asks for."""
+    return choices(call) if text else call.body.get("n") or 1
 
 
 class _Passing(msgspec.Struct):
@@ -325,11 +332,14 @@ class Frames(msgspec.Struct):
         return not self.unfinished and len(self.finished) >= max(1, self.expected)
 
     def close(self) -> None:
-        """The stream is at its end. Unusable where the answer is not: some servers never say that they are done."""
+        """The stream is at its end. Unusable where the answer is not: some servers never say that they are done. One
+        that says so may give fewer choices than were asked for: some give one, whatever is asked."""
         all_finished = bool(self.finished) and not self.unfinished
         if not (all_finished or (self.done and self.unfinished)):
             # One that never began is an odd answer rather than one that broke off.
             raise Unusable(CUT, "model" if self.finished or self.unfinished else "request")
+        if not self.done and len(self.finished) + len(self.unfinished) < self.expected:
+            raise Unusable(_TOO_FEW)  # of one who never gives several, no outage
 
     def read_all(self, events: Iterable[tuple[bytes, bytes]], found: list[Chunk]) -> None:
         """Adds the chunks to `found` that the events stand for, up to the one that says that the stream is done.
@@ -512,22 +522,24 @@ class Frames(msgspec.Struct):
 async def answer(
     raw: bytes,
     provider: str,
+    expected: int = 1,
     as_chats: Callable[[Json], Json] = lambda data: data,
     as_chats_chunk: Callable[[bytes], bytes] = lambda data: data,
 ) -> Payload:
-    """The completion in the body of a whole answer, also where it came as the events of a stream.
+    """The completion in the body of a whole answer, also where it came as the events of a stream: then with as many
+    choices as are `expected`.
 
     Where that is another protocol's, it is made chat's first.
     """
     if begins_events(raw):
-        return Payload.of_whole(_joined(raw, provider, as_chats_chunk))
+        return Payload.of_whole(_joined(raw, Frames(expected, provider), as_chats_chunk))
     given = await parsed(unlisted(raw), provider)
     completion = whole(as_chats(given.data))
     return given if completion is given.data else Payload.of_whole(completion)
 
 
-def _joined(raw: bytes, provider: str, as_chats: Callable[[bytes], bytes]) -> Json:
-    frames, assembler = Frames(provider=provider), Assembler()
+def _joined(raw: bytes, frames: Frames, as_chats: Callable[[bytes], bytes]) -> Json:
+    assembler = Assembler()
     try:
         for event, data in events_in(raw):
             for chunk in frames.read(event, as_chats(data)):

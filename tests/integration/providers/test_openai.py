@@ -239,6 +239,18 @@ async def test_a_stream_that_goes_wrong(fake: FakeOpenAI, parts: list[Part], mes
     assert not isinstance(caught.value, ProviderTimeout)
 
 
+@both_ways
+async def test_an_answer_of_events_that_ends_without_a_choice(fake: FakeOpenAI, whole_answer: bool) -> None:
+    ask = completed if whole_answer else streamed
+    fake.reply = stream([ROLE, HEL, FINISH, USAGE, DONE])
+    assert await ask(fake, {**QUESTION, "n": 2}), "some servers give one, whatever is asked"
+    fake.reply = stream([ROLE, HEL, FINISH])
+    assert await ask(fake)
+    with pytest.raises(ProviderError, match="fewer choices") as caught:
+        await ask(fake, {**QUESTION, "n": 2})
+    assert caught.value.scope == "request"  # of a server that never gives several, no outage
+
+
 async def test_chunks_before_the_fault_have_come(fake: FakeOpenAI) -> None:
     fake.reply = stream([ROLE, HEL, LO, DIE])
     seen: list[Json] = []

@@ -45,3 +45,18 @@ async def test_another_choice_is_no_second_answer() -> None:
     body = lines(completion("one"), completion("two", index=1))
     joined = (await answer(body, "acme")).data["choices"]
     assert [choice["message"]["content"] for choice in joined] == ["one", "two"]
+
+
+ONE_OF_TWO = [
+    {"choices": [{"index": 0, "delta": {"role": "assistant", "content": "one"}, "finish_reason": None}]},
+    {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
+]
+
+
+async def test_a_stream_that_is_closed_with_too_few_choices_is_no_answer() -> None:
+    body = events(*ONE_OF_TWO)
+    with pytest.raises(Unusable, match="fewer choices"):
+        streamed(body, Frames(expected=2))
+    with pytest.raises(Unusable, match="fewer choices"):
+        await answer(body, "acme", expected=2)
+    assert streamed(body, Frames()) == ONE_OF_TWO
