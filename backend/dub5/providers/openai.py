@@ -71,6 +71,7 @@ _USAGE_CHUNK = frozenset(
     {"id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier"}
 )
 
+_USAGE = (dict, type(None))
 _TEXTS = "text completions"
 _NOWHERE = (404, 405, 501)
 _TOO_FEW = "answered with fewer choices than were asked for"
@@ -554,7 +555,12 @@ def _joined(raw: bytes, frames: Frames, as_chats: Callable[[bytes], bytes]) -> J
 
 
 def whole(data: Json) -> Json:
-    """The completion itself, where it is as it should be. Unusable or Reported where it is none."""
+    """The completion itself, where it is as it should be. Unusable or Reported where it is none.
+
+    What cannot be its usage is left out, as of a stream.
+    """
+    if type(data.get("usage")) not in _USAGE:
+        data = {name: value for name, value in data.items() if name != "usage"}
     given = data.get("choices")
     if type(given) is list and len(given) == 1 and _is_usual(given[0]) and not data.get("error"):
         return data

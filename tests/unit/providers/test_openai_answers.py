@@ -60,3 +60,17 @@ async def test_a_stream_that_is_closed_with_too_few_choices_is_no_answer() -> No
     with pytest.raises(Unusable, match="fewer choices"):
         await answer(body, "acme", expected=2)
     assert streamed(body, Frames()) == ONE_OF_TWO
+
+
+@pytest.mark.parametrize("usage", [[1], "none", 7])
+async def test_what_cannot_be_usage_is_left_out(usage: object) -> None:
+    odd, proper = completion("one", usage=usage), completion("one")
+    given = await answer(json.dumps(odd).encode(), "acme")
+    assert given.data == json.loads(given.raw) == proper
+    assert "usage" not in (await answer(events(odd), "acme")).data
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": "3"}])
+async def test_usage_is_kept_as_it_came(usage: object) -> None:
+    raw = json.dumps(completion("one", usage=usage)).encode()
+    assert (await answer(raw, "acme")).raw == raw
