@@ -270,6 +270,7 @@ class StreamTranslator:
         self._laid_out: set[int] = set()  # blocks of which something stands in `message_blocks`
         self._last = ""  # the type of the block before
         self._blocks: dict[int, Block] = {}
+        self._grown: dict[int, dict[str, list[str]]] = {}  # texts of those blocks, in parts
         self._calls: dict[int, int] = {}  # index of a block -> index of the tool call
         self._begun_calls = 0
         self._silent: set[int] = set()  # tool calls without arguments so far
@@ -307,6 +308,7 @@ class StreamTranslator:
 
     def _begin_block(self, index: int, block: Block, written: Json) -> Iterator[Json]:
         self._blocks[index] = block
+        self._grown[index] = {name: [getattr(block, name)] for name in ("text", "thinking", "signature")}
         self._layout[index] = entry(index, written)
         if block.type == "tool_use":
             self._begun_calls += 1
@@ -336,14 +338,15 @@ class StreamTranslator:
         block = self._blocks.get(index)
         if block is None:
             raise ValueError("a delta of a block that did not begin")
+        grown = self._grown[index]
         if delta.type == "text_delta":
-            block.text += delta.text
+            grown["text"].append(delta.text)
             yield self._chunk({"content": delta.text})
         elif delta.type == "thinking_delta":
-            block.thinking += delta.thinking
+            grown["thinking"].append(delta.thinking)
             yield self._chunk({"reasoning_content": delta.thinking})
         elif delta.type == "signature_delta":
-            block.signature += delta.signature
+            grown["signature"].append(delta.signature)
         elif delta.type == "input_json_delta" and delta.partial_json:
             if index in self._calls:
                 yield from self._argue(index, delta.partial_json)
@@ -358,6 +361,8 @@ class StreamTranslator:
         block = self._blocks.pop(index, None)
         if block is None:
             return
+        for name, parts in self._grown.pop(index).items():
+            setattr(block, name, "".join(parts))
         if block.type in ("text", "thinking", "redacted_thinking"):
             known = {"type": block.type, "text": block.text, "thinking": block.thinking}
             self._layout[index] = entry(index, {**known, "signature": block.signature})

@@ -377,6 +377,7 @@ class Assembler(msgspec.Struct):
         choices = []
         for index in sorted(self.choices):
             choice = self.choices[index]
+            _settle([choice.message, *choice.calls.values()])
             message = {**choice.message}
             for name, parts in choice.texts.items():
                 text = "".join(parts)
@@ -578,22 +579,44 @@ def pieces_of(text: str) -> Iterator[str]:
 
 
 def _join(held: Json, new: Json) -> Json:
-    """Add one delta to what is there; returns `held`."""
+    """Add one delta to what is there; returns `held`, in which all that is not JSON is for `_settle`."""
     for name, value in new.items():
         old = held.get(name)
         if value is None:
             held.setdefault(name, None)
+        elif isinstance(old, _Grown) and isinstance(value, str):
+            old.parts.append(value)
         elif isinstance(old, str) and isinstance(value, str):
-            held[name] = (old or value) if is_label(name) else old + value
+            held[name] = old or value if is_label(name) or not (old and value) else _Grown([old, value])
         elif isinstance(old, dict) and isinstance(value, dict):
             _join(old, value)
-        elif isinstance(value, list) and (old is None or isinstance(old, list)):
-            held[name] = _join_list(old or [], value)
+        elif isinstance(value, list):
+            held[name] = _join_list(old if isinstance(old, list) else [], value)
         elif isinstance(value, dict):
             held[name] = _join({}, value)
         else:
             held[name] = value
     return held
+
+
+class _Grown(msgspec.Struct):
+    """A text in parts: to copy it for each further one would take time by the square of its length."""
+
+    parts: list[str]
+
+
+def _settle(pending: list[Json]) -> None:
+    """Make of what `_join` held JSON again."""
+    while pending:
+        held = pending.pop()
+        for name, value in held.items():
+            if type(value) is _Grown:
+                held[name] = "".join(value.parts)
+            elif type(value) is _Members:
+                held[name] = [*value]
+                pending += [member for member in value if type(member) is dict]
+            elif type(value) is dict:
+                pending.append(value)
 
 
 def _with_logprobs(held: Json, new: Json) -> Json:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from dub5.providers.anthropic_answer import Event, StreamTranslator, _Delta, event_of
 from dub5.providers.chunks import assemble
 from dub5.providers.openai import Frames
 from dub5.providers.protocol import Json
 
 MANY = 40_000
+LONG = "x" * 2**24
+PARTS = 100_000
 
 
 def delta(**said: object) -> Json:
@@ -57,3 +63,35 @@ def test_very_many_members_of_a_list_in_parts(mark: str) -> None:
 def test_very_many_deltas_with_a_member_each() -> None:
     deltas = [delta(details=[{"index": number, "text": "a"}]) for number in range(MANY)]
     assert len(message(*deltas, *deltas)["details"]) == MANY
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("tool_calls", lambda text: [{"index": 0, "function": {"arguments": text}}]),
+        ("function_call", lambda text: {"arguments": text}),
+        ("details", lambda text: [{"index": 0, "text": text}]),
+    ],
+)
+def test_a_long_text_that_goes_on_in_very_many_parts(name: str, said: Callable[[str], Any]) -> None:
+    grown = message(delta(**{name: said(LONG)}), *[delta(**{name: said("y")})] * PARTS)[name]
+    [text] = re.findall('"(x+y+)"', json.dumps(grown))
+    assert text == LONG + "y" * PARTS
+
+
+def test_a_long_block_that_goes_on_in_very_many_parts() -> None:
+    translator = StreamTranslator(created=7)
+
+    def told(kind: str, **fields: Any) -> list[Json]:
+        raw = json.dumps({"type": kind, **fields}).encode()
+        return list(translator.chunks(event_of(raw, "claude")))
+
+    told("message_start", message={"content": []})
+    told("content_block_start", index=0, content_block={"type": "thinking", "thinking": LONG})
+    more = Event("content_block_delta", delta=_Delta("thinking_delta", thinking="y"))
+    for _ in range(PARTS):
+        assert list(translator.chunks(more))
+    told("content_block_delta", index=0, delta={"type": "signature_delta", "signature": "s"})
+    [chunk] = told("content_block_stop", index=0)
+    [block] = chunk["choices"][0]["delta"]["thinking_blocks"]
+    assert block == {"type": "thinking", "thinking": LONG + "y" * PARTS, "signature": "s"}
