@@ -100,7 +100,11 @@ def verdict(advice: Advice) -> Iterator[str]:
     """In sentences."""
     yield f"The present values {'meet' if advice.present_meets else 'miss'} the objective."
     if advice.best is None:
-        yield "Nothing on the grid meets it: see which limit is reached (maxReplicas, max_inflight), or ask for less."
+        most = max(each.choice.maxReplicas for each in advice.tried)
+        yield (
+            f"Nothing on the grid meets it, with maxReplicas up to {most}: see which limit is reached (--max-replicas"
+            " tries more of them, --max-inflight more slots), or ask for less."
+        )
         return
     before, after = (sum(each.cost for each in parts.values()) for parts in (advice.present, advice.best))
     if advice.best[HELD].choice == advice.present[HELD].choice:

@@ -21,7 +21,7 @@ import itertools
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import msgspec
@@ -315,9 +315,7 @@ def space_of(record: Record, values: Values, held_out: float, bounds: Bounds) ->
         inflight=_between(bounds.max_inflight, now.max_inflight),
         ups=((), *(up for up in UPS if chosen(values, replace(now, up=up)) != as_it_is)),
         downs=((), *(down for down in DOWNS if chosen(values, replace(now, down=down)) != as_it_is)),
-        most=tuple(
-            sorted({now.maxReplicas, *(min(limit, math.ceil(now.maxReplicas * by)) for by in (1.5, 2, 3, 4))})
-        ),
+        most=tuple(_maxima(now.maxReplicas, limit)),
         peaks=() if schedule.why_not(tuned) else tuple(schedule.peaks(tuned)),
         searched_on=CUTS if heavy else TUNED,
         hours=sum(weight for _, weight in cuts)
@@ -328,6 +326,18 @@ def space_of(record: Record, values: Values, held_out: float, bounds: Bounds) ->
         others=_FEWEST if heavy else max(_FEWEST, math.ceil(_TRIED_WITH / _blocks(held_out))),
         notes=notes,
     )
+
+
+def _maxima(now: int, limit: int) -> Iterator[int]:
+    """Of replicas: that in force, then half as many more and twice as many, again and again, and at last the limit."""
+    doubled = now
+    while doubled < limit:
+        yield doubled
+        between = math.ceil(1.5 * doubled)
+        if between < min(limit, 2 * doubled):
+            yield between
+        doubled *= 2
+    yield limit
 
 
 def _blocks(held_out: float) -> int:

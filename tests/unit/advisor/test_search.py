@@ -120,7 +120,7 @@ def test_where_nothing_does_nothing_is_recommended() -> None:
     advice = advised(bad, seeds=[1])
     assert (advice.best, advice.present_meets) == (None, False)
     said = words.text(advice, values)
-    assert "maxReplicas" in said
+    assert "maxReplicas up to 16:" in said, "twice the present"
     assert "autoscaling:" not in said
     assert words.plain(advice, values)["recommended"] is None
 
@@ -139,6 +139,31 @@ def test_more_replicas_at_most_are_tried_where_those_do_not_do(bound: int | None
     assert (advice.best and advice.best[HELD].choice.maxReplicas) == raised
     in_vain = {choice for choice in tried if choice.maxReplicas < (raised or 0)}
     assert {choice.minReplicas for choice in in_vain} <= {2, 8}, "fewer than all cannot do what all cannot"
+
+
+@pytest.mark.parametrize(
+    ("limit", "tried"),
+    [
+        (100, (8, 12, 16, 24, 32, 48, 64, 96, 100)),
+        (64, (8, 12, 16, 24, 32, 48, 64)),
+        (None, (8, 12, 16)),
+        (8, (8,)),
+        (2, (8,)),
+    ],
+)
+def test_maxima_are_tried_up_to_the_one_that_is_given(limit: int | None, tried: tuple[int, ...]) -> None:
+    assert space_of(steady(), of_values(NOW), 0.33, Bounds(max_replicas=limit)).most == tried
+
+
+def test_the_maximum_that_is_given_is_recommended_where_only_that_does() -> None:
+    def short(trials: Sequence[Trial]) -> Iterable[Judged]:
+        for trial in trials:
+            most = trial.choice.maxReplicas
+            yield Judged(most, 0.0 if most >= 100 else 0.5, 0.0, 0.5, most)
+
+    advice = advised(short, max_replicas=100)
+    assert advice.best is not None
+    assert advice.best[HELD].choice.maxReplicas == 100
 
 
 def test_slots_are_searched_within_the_bounds_that_are_given_alone() -> None:
