@@ -16,8 +16,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import httpx
 import msgspec
@@ -75,6 +76,24 @@ async def _now(prometheus: Prometheus) -> float:
     return answer[0].points[0][1]
 
 
+class _Together(asyncio.TaskGroup):
+    """Where one of its tasks fails, that error is raised once the others have ended: Prometheus' connections are closed
+    then, and whatever still waited for an answer on one would fail, too, with nobody to tell."""
+
+    async def __aexit__(self, *raised: Any) -> None:
+        try:
+            await super().__aexit__(*raised)
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+
+
+async def _together(*asked: Coroutine[Any, Any, list[Series]]) -> list[list[Series]]:
+    """What each answers."""
+    async with _Together() as group:
+        tasks = [group.create_task(each) for each in asked]
+    return [task.result() for task in tasks]
+
+
 class _Measuring:
     """One record in the making."""
 
@@ -100,9 +119,12 @@ class _Measuring:
         await self._find_pods(demand)
         await self._find_when_they_began()
         growths, queued = await self._take(grid)
-        service, wanted, starts, capacity = await asyncio.gather(
-            self._service(), self._wanted(), self._starts(), self._capacity()
-        )
+        async with _Together() as group:
+            service = group.create_task(self._service())
+            wanted_then = group.create_task(self._wanted())
+            taken = group.create_task(self._starts())
+            capacity_then = group.create_task(self._capacity())
+        wanted, starts, capacity = wanted_then.result(), taken.result(), capacity_then.result()
         self._note_what_was_odd()
         made = header(self._began, length)
         cluster = msgspec.structs.replace(
@@ -117,7 +139,7 @@ class _Measuring:
             values=made.values or ({"config": {"admission": {"max_inflight": capacity}}} if capacity else {}),
             notes=[*made.notes, *self._notes],
         )
-        return make(made, self._lines(grid, demand, growths, queued, service, wanted))
+        return make(made, self._lines(grid, demand, growths, queued, service.result(), wanted))
 
     # --- What there is ---
 
@@ -229,7 +251,7 @@ class _Measuring:
         growths = {name: Growth(grid, self._pods, self._scrape) for name in asked}
         queued = Level(grid, _LOST * self._scrape)
         for begin, end in self._parts():
-            *answers, waiting = await asyncio.gather(
+            *answers, waiting = await _together(
                 *(self._raw(metric, more, begin, end) for metric, more in asked.values()),
                 self._raw("dub5_queued_requests", "", begin, end),
             )
@@ -251,7 +273,7 @@ class _Measuring:
             return f"(increase({name}[{math.ceil(every)}s]))"
 
         first = self._began + every
-        buckets, sums, counts = await asyncio.gather(
+        buckets, sums, counts = await _together(
             self._prometheus.over(f"sum by (le) {increase('bucket')}", first, self._ended, every),
             self._prometheus.over(f"sum {increase('sum')}", first, self._ended, every),
             self._prometheus.over(f"sum {increase('count')}", first, self._ended, every),
@@ -309,7 +331,7 @@ class _Measuring:
         if matchers is None:
             return ()
         over = f"[{round(1000 * (self._ended - self._began))}ms]"
-        made, ready = await asyncio.gather(
+        made, ready = await _together(
             self._prometheus.at(f"min_over_time(kube_pod_created{{{matchers}}}{over})", self._ended),
             self._prometheus.at(
                 f"min_over_time(kube_pod_status_ready_time{{{matchers}}}{over})", self._ended

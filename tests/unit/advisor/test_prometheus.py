@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 import subprocess
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,10 @@ from tests.harness import later
 PROMTOOL = which("promtool")
 NOW = 1_795_000_000.0
 LENGTH = 600
-Answer = Callable[[httpx.Request], httpx.Response]
+Answer = (
+    Callable[[httpx.Request], httpx.Response]
+    | Callable[[httpx.Request], Coroutine[None, None, httpx.Response]]
+)
 
 
 def calm(request: httpx.Request) -> httpx.Response:
@@ -114,6 +117,36 @@ async def test_an_answer_that_drips_is_not_waited_for() -> None:
     await later(TIMEOUT)
     with pytest.raises(BadRecord, match="no whole answer within 60 s"):
         await asking
+
+
+@pytest.mark.parametrize(
+    ("fails", "waits"),
+    [
+        ("dub5_shed_total", "dub5_queue_wait_seconds_count"),
+        ("dub5_provider_duration_seconds_count", "dub5_provider_duration_seconds_bucket"),
+        ("kube_pod_status_ready_time", "kube_pod_created"),
+        ("dub5_capacity_requests", "dub5_provider_duration_seconds_bucket"),
+    ],
+)
+async def test_where_one_answer_is_none_the_others_are_asked_for_no_more(fails: str, waits: str) -> None:
+    """When the client is closed, nothing of it is in use."""
+    waiting: list[str] = []
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        query = request.url.params["query"]
+        if fails in query:
+            return httpx.Response(503)
+        if waits in query:
+            waiting.append(query)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                waiting.remove(query)
+        return calm(request)
+
+    with pytest.raises(BadRecord, match="HTTP 503"):
+        await measured(answer)
+    assert waiting == []
 
 
 @pytest.mark.parametrize(
