@@ -10,8 +10,9 @@ import math
 import multiprocessing
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,9 +41,11 @@ from dub5.advisor.search import (
     Advice,
     Bench,
     Bounds,
+    Judged,
     Nothing,
     Objective,
     Run,
+    Trial,
     chosen,
     recommend,
     space_of,
@@ -512,7 +515,22 @@ def _benches(record: Record, values: Values, held_out: float, jobs: int) -> Iter
     with ProcessPoolExecutor(
         jobs, multiprocessing.get_context("spawn"), Bench.begin, (record, values, held_out)
     ) as pool:
-        yield lambda trials: pool.map(Bench.judge_there, trials)
+
+        def run(trials: Sequence[Trial]) -> Iterator[Judged]:
+            # Processes begin here, and inherit what is blocked: Ctrl-C is this one's to hear, which ends them.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                return pool.map(Bench.judge_there, trials)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+        try:
+            yield run
+        except BaseException:
+            # Else all that they were asked for would be waited for.
+            for process in multiprocessing.active_children():
+                process.kill()
+            raise
 
 
 def _simulated(args: argparse.Namespace) -> tuple[Record, Values, Outcome]:

@@ -5,7 +5,7 @@ A module has `add_arguments(parser)`, which sets `run` for each thing that it do
 gives the exit code. It may have `misused(arguments)`, for what else is to be done where they are wrong.
 
 Exit codes: 0 done, 1 refused (a configuration in error) or the output cannot be written, 2 wrong usage, 3 of
-`autoscale recommend` and `simulate` that the values miss the objective, 141 whatever
+`autoscale recommend` and `simulate` that the values miss the objective, 130 ended by Ctrl-C, 141 whatever
 read the output has gone.
 """
 
@@ -52,6 +52,7 @@ COMMANDS = {
 SERVICES = {"serve", "operator"}
 """Those that run until a signal ends them."""
 WRONG_USAGE = 2
+INTERRUPTED = 128 + signal.SIGINT
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,6 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _run(sys.argv[1:] if arguments is None else arguments)
     except OutputFailed as error:
         return _complain(str(error)) if error.code == 1 else error.code
+    except KeyboardInterrupt:
+        return INTERRUPTED  # whoever did that knows
 
 
 def _run(arguments: list[str]) -> int:

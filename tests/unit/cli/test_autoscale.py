@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +250,63 @@ def test_values_are_recommended_and_the_exit_code_judges_the_present_ones(
     assert easy["recommended"]["held out"]["meets"] is True
     assert main(["autoscale", "recommend", *few, *options, "--wait", "0s", "--refused", "0"]) == MISSED
     assert json.loads(capsys.readouterr().out)["present_meets"] is False
+
+
+LONG = ("--shape", "daily", "--rate", "20", "--length", "4h", "--service", "20s")
+
+
+def processes_of(group: int) -> set[int]:
+    """Those of a process group that run."""
+    found = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, in_group, *_ = stat.read_text().rpartition(")")[2].split()
+            if int(in_group) == group and state != "Z":
+                found.add(int(stat.parent.name))
+    return found
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def recommending(folder: Path, jobs: int) -> Iterator[subprocess.Popen[str]]:
+    """For long, once it has read values from a pipe; it leads a process group, as a shell has it."""
+    path, values = str(folder / "long.record"), str(folder / "values")
+    assert main(["autoscale", "record", *LONG, "--out", path]) == 0
+    os.mkfifo(values)
+    command = ["autoscale", "recommend", path, "--values", values, "--jobs", str(jobs)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dub5", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "COVERAGE_PROCESS_CONFIG": ""},  # coverage has a handler of its own
+    )
+    try:
+        Path(values).write_text("")  # waits for the reader
+        if jobs > 1:
+            wait_until(lambda: len(processes_of(process.pid)) > jobs)
+        yield process
+    finally:
+        for each in processes_of(process.pid):
+            os.kill(each, signal.SIGKILL)
+        process.communicate()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_ctrl_c_ends_it_with_its_processes_and_without_a_word(tmp_path: Path, jobs: int) -> None:
+    with recommending(tmp_path, jobs) as process:
+        os.killpg(process.pid, signal.SIGINT)
+        printed = process.communicate(timeout=60)
+        assert (process.returncode, printed) == (130, ("", ""))
+        wait_until(lambda: not processes_of(process.pid))
 
 
 def test_a_job_is_not_to_fail_where_values_miss_and_needs_a_namespace(
