@@ -19,7 +19,11 @@ from __future__ import annotations
 
 import itertools
 import math
+import multiprocessing
+import os
+import signal
 import statistics
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -433,7 +437,9 @@ class Bench:
 
     @classmethod
     def begin(cls, *made_of: Any) -> None:
-        """Make the one of this process."""
+        """Make the one of this process, which ends with the one that it works for, whatever ended that."""
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with_parent, daemon=True).start()
         cls._here = cls(*made_of)
 
     @classmethod
@@ -474,6 +480,14 @@ class Bench:
             cut=sum(outcome.cut for _, outcome in made),
             blocks=tuple((block.refused / max(block.requests, 1.0), block.wait(0.99)) for block in blocks),
         )
+
+
+def _end_with_parent() -> None:
+    """Else it would wait for further trials for ever: it holds both ends of the pipe that they come by."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _cuts(tuned: Record) -> list[tuple[float, float]]:

@@ -512,13 +512,13 @@ def _benches(record: Record, values: Values, held_out: float, jobs: int) -> Iter
         bench = Bench(record, values, held_out)
         yield lambda trials: map(bench.judge, trials)
         return
-    with ProcessPoolExecutor(
-        jobs, multiprocessing.get_context("spawn"), Bench.begin, (record, values, held_out)
-    ) as pool:
+    spawned = multiprocessing.get_context("spawn")
+    made_of = (record, values, held_out)
+    with _ended_by_sigterm(), ProcessPoolExecutor(jobs, spawned, Bench.begin, made_of) as pool:
 
         def run(trials: Sequence[Trial]) -> Iterator[Judged]:
-            # Processes begin here, and inherit what is blocked: Ctrl-C is this one's to hear, which ends them.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            # Processes begin here: none is left half begun, and they inherit it, since Ctrl-C is this one's to hear.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
             try:
                 return pool.map(Bench.judge_there, trials)
             finally:
@@ -531,6 +531,18 @@ def _benches(record: Record, values: Values, held_out: float, jobs: int) -> Iter
             for process in multiprocessing.active_children():
                 process.kill()
             raise
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """The block, by an exception, so that what it has begun is ended, too."""
+    before = signal.getsignal(signal.SIGTERM)
+    if before == signal.SIG_DFL:  # else a reason is to be left first (advice_configmap)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _simulated(args: argparse.Namespace) -> tuple[Record, Values, Outcome]:

@@ -309,6 +309,19 @@ def test_ctrl_c_ends_it_with_its_processes_and_without_a_word(tmp_path: Path, jo
         wait_until(lambda: not processes_of(process.pid))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)])
+def test_no_process_is_left_where_the_first_one_is_ended(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    with recommending(tmp_path, 2) as process:
+        process.send_signal(number)
+        assert process.wait(timeout=60) == code
+        wait_until(lambda: not processes_of(process.pid))
+        if number == signal.SIGTERM:
+            assert process.communicate() == ("", "")
+
+
 def test_a_job_is_not_to_fail_where_values_miss_and_needs_a_namespace(
     record: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
