@@ -37,6 +37,12 @@ _AROUND = 5.0
 _BEGINNING = 60.0
 """Seconds of a record that what came before it is taken to be like, at most an eighth of it."""
 
+LEAST_TIME = 0.01
+"""Seconds after which a caller of `Callers` may ask again: answers take that at least, also those of the cache."""
+
+_MOST_QUESTIONS = 10**8
+"""Of `Callers`, which a simulation asks one by one."""
+
 _MOST_AT_ONCE = 10**6
 _MOST_LINES = 10**6
 _GZIP = b"\x1f\x8b"
@@ -62,8 +68,8 @@ class Pace(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     A figure counts for `window` after it was scraped; a new pod is found by Prometheus within `discovery`.
     """
 
-    scrape: Annotated[float, Meta(gt=0, le=600)] = 15.0
-    sync: Annotated[float, Meta(gt=0, le=600)] = 15.0
+    scrape: Annotated[float, Meta(ge=0.1, le=600)] = 15.0
+    sync: Annotated[float, Meta(ge=0.1, le=600)] = 15.0
     synced: Seconds | None = None
     window: Annotated[float, Meta(gt=0, le=3600)] = 60.0
     discovery: Annotated[float, Meta(ge=0, le=600)] = 5.0
@@ -94,7 +100,7 @@ class Connections(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     keep: Annotated[float, Meta(ge=0, le=3600)] = 5.0
     leave_full: bool = True
-    again: Annotated[float, Meta(gt=0, le=3600)] = 1.0
+    again: Annotated[float, Meta(ge=LEAST_TIME, le=3600)] = 1.0
 
 
 class Header(Line, frozen=True, kw_only=True, tag="record"):
@@ -279,8 +285,37 @@ def _check(record: Record) -> None:
     for before, after in itertools.pairwise(record.arrivals):
         if after.at < _end(before) - 1e-6:
             raise BadRecord(f"arrivals at {after.at:g}: those before reach until {_end(before):g}")
+    if (questions := _questions(record)) > _MOST_QUESTIONS:
+        raise BadRecord(
+            f"callers: with answers as fast as the lines of kind `mix` say they ask {questions:,.0f} questions; "
+            f"at most {_MOST_QUESTIONS:,} are simulated"
+        )
     if record.arrivals and _end(record.arrivals[-1]) > seconds + record.arrivals[-1].step:
         raise BadRecord(f"arrivals reach until {_end(record.arrivals[-1]):g}, the record until {seconds:g}")
+
+
+def _questions(record: Record) -> float:
+    """That `Callers` ask, if none has to wait."""
+    asked, count, answer, before = 0.0, 0, 1.0, 0.0
+    lines: list[Mix | Callers] = [*record.mixes, *record.callers]
+    for line in sorted(lines, key=lambda line: line.at):
+        at = min(line.at, record.header.seconds)
+        asked += count * (at - before) / answer
+        before = at
+        if isinstance(line, Callers):
+            count = line.count
+        else:
+            answer = max(LEAST_TIME, slot_seconds(line))
+    return asked + count * (record.header.seconds - before) / answer
+
+
+def slot_seconds(mix: Mix) -> float:
+    """For how long a request holds a slot, in the mean over all requests."""
+    mean = mix.service[0][0] * mix.service[0][1]
+    for (before, low), (after, high) in itertools.pairwise(mix.service):
+        mean += (after - before) * (low + high) / 2
+    mean += (1 - mix.service[-1][0]) * mix.service[-1][1]
+    return (1 - mix.hits - mix.followers) * mean
 
 
 def _end(arrivals: Arrivals) -> float:

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from dub5.advisor.record import Mix, Record
+from dub5.advisor.record import Record, slot_seconds
 
 HOURS = 168
 DAY, WEEK = 86400.0, 7 * 86400.0
@@ -78,17 +78,8 @@ def offered_by_minute(record: Record) -> Iterator[tuple[float, float]]:
                 index += 1
             over = max(1, round(arrivals.step / 60))
             for minute in range(over):
-                counts[int(at // 60) + minute] += requests * _slot_seconds(mixes[index]) / over
+                counts[int(at // 60) + minute] += requests * slot_seconds(mixes[index]) / over
     return ((minute * 60.0, taken / 60) for minute, taken in sorted(counts.items()))
-
-
-def _slot_seconds(mix: Mix) -> float:
-    """For how long a request holds a slot, in the mean over all requests."""
-    mean = mix.service[0][0] * mix.service[0][1]
-    for (before, low), (after, high) in itertools.pairwise(mix.service):
-        mean += (after - before) * (low + high) / 2
-    mean += (1 - mix.service[-1][0]) * mix.service[-1][1]
-    return (1 - mix.hits - mix.followers) * mean
 
 
 def floors(peaks: Sequence[float], slots: float, most: int) -> tuple[int, ...]:

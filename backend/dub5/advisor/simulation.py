@@ -29,16 +29,13 @@ from dub5.advisor.hpa import Autoscaler, Decision
 from dub5.advisor.hpa_metrics import Pod as SeenPod
 from dub5.advisor.hpa_metrics import Sample
 from dub5.advisor.hpa_spec import Controller, read_spec
-from dub5.advisor.record import Mix, Record
+from dub5.advisor.record import LEAST_TIME, Mix, Record
 from dub5.advisor.schedule import hour_of_week
 from dub5.advisor.values import Values
 from dub5.errors import ConfigError
 
 _POINTS = 256
 """Of a distribution of service times, evenly spaced, between which lines are drawn."""
-
-_HIT_TIME = 0.01
-"""Seconds after which a caller that was answered from the cache asks again."""
 
 _CRON = {
     "type": "External",
@@ -390,7 +387,7 @@ class _Simulation:
         self._minute(now).requests += 1
         if self._load.random() < self._phase.not_called:
             self._hits += 1
-            self._at(now + _HIT_TIME, _ASK, caller)
+            self._at(now + LEAST_TIME, _ASK, caller)
         else:
             self._arrive(now, self._phase.service(self._load.random()), caller)
 
@@ -403,6 +400,8 @@ class _Simulation:
         if service > self._max_stream:
             service = self._max_stream
             self._cut += 1
+        if caller != _NOBODY:
+            service = max(service, LEAST_TIME)  # else no time would pass
         pod = self._connect(now, caller)
         if pod is None:
             self._refuse(now, weight, caller)

@@ -99,6 +99,10 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
+MOST_REPLICAS = 10_000
+"""Each one is simulated."""
+
+
 class Policy(Section, frozen=True):
     """So many pods, or percent of them, within a period."""
 
@@ -139,8 +143,8 @@ class Autoscaling(Section, frozen=True):
     """The chart's `autoscaling`."""
 
     mode: Literal["hpa", "keda", "none"]
-    minReplicas: Annotated[int, Meta(ge=1)]  # noqa: N815
-    maxReplicas: Annotated[int, Meta(ge=1)]  # noqa: N815
+    minReplicas: Annotated[int, Meta(ge=1, le=MOST_REPLICAS)]  # noqa: N815
+    maxReplicas: Annotated[int, Meta(ge=1, le=MOST_REPLICAS)]  # noqa: N815
     targetPercentage: Annotated[int, Meta(ge=1, le=90)]  # noqa: N815
     behavior: Behavior
     cpu: Cpu
@@ -153,7 +157,7 @@ class Values(Section, frozen=True):
     `config` is the program's own configuration.
     """
 
-    replicas: Annotated[int, Meta(ge=0)]
+    replicas: Annotated[int, Meta(ge=0, le=MOST_REPLICAS)]
     preStopSeconds: Annotated[float, Meta(ge=0)]  # noqa: N815
     autoscaling: Autoscaling
     config: Settings

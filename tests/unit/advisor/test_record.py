@@ -12,6 +12,7 @@ import pytest
 
 from dub5.advisor import record as records
 from dub5.advisor.record import (
+    AnyLine,
     Arrivals,
     BadRecord,
     Callers,
@@ -44,6 +45,7 @@ def written(path: Path, *lines: dict[str, Any]) -> Path:
 HEADER = {"line": "record", "version": 1, "source": "x", "seconds": 60}
 ARRIVALS = {"line": "arrivals", "at": 0, "requests": [1, 2]}
 MIX = {"line": "mix", "service": [[1.0, 3.0]]}
+CALLERS = {"line": "callers", "at": 0, "count": 5}
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -104,6 +106,11 @@ def test_one_that_somebody_has_unzipped_is_read(tmp_path: Path) -> None:
         ([HEADER, MIX, {**ARRIVALS, "requests": [1] * 90}], "arrivals"),
         ([HEADER, MIX, ARRIVALS, {**ARRIVALS, "at": 1}], "arrivals at 1"),
         ([HEADER, MIX, {"line": "arrival"}], "line 3"),
+        ([{**HEADER, "pace": {"scrape": 1e-9}}, MIX, ARRIVALS], "pace.scrape: Expected `float` >= 0.1"),
+        ([{**HEADER, "pace": {"sync": 5e-324}}, MIX, ARRIVALS], "pace.sync: Expected `float` >= 0.1"),
+        ([{**HEADER, "connections": {"again": 1e-9}}, MIX, CALLERS], "connections.again"),
+        ([{**HEADER, "seconds": 1e6}, {**MIX, "hits": 1}, CALLERS], "callers: "),
+        ([{**HEADER, "seconds": 1e6}, {**MIX, "service": [[1.0, 0.0]]}, CALLERS], "callers: "),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, lines: list[dict[str, Any]], named: str) -> None:
@@ -150,6 +157,21 @@ def test_a_bomb_is_not_unzipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / "lines").write_bytes(gzip.compress(b"\n" * (10**6 + 1)))
     with pytest.raises(BadRecord, match="1000000 lines"):
         read(tmp_path / "lines")
+
+
+def test_questions_of_callers_are_counted_by_how_long_answers_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten for 20 s, each of them 2 s; twenty for 20 s, and with answers of 4 s for 20 s more."""
+    lines: list[AnyLine] = [
+        Mix(service=[(1.0, 2.0)]),
+        Mix(at=40.0, hits=0.5, service=[(1.0, 8.0)]),
+        Callers(at=0.0, count=10),
+        Callers(at=20.0, count=20),
+    ]
+    monkeypatch.setattr(records, "_MOST_QUESTIONS", 100 + 200 + 100)
+    make(header(), lines)
+    monkeypatch.setattr(records, "_MOST_QUESTIONS", 399)
+    with pytest.raises(BadRecord, match="callers"):
+        make(header(), lines)
 
 
 def test_a_part_begins_with_what_holds_then(tmp_path: Path) -> None:

@@ -178,6 +178,15 @@ def test_callers_come_and_go() -> None:
     assert outcome.minutes[-1].requests == 0
 
 
+@pytest.mark.parametrize(
+    "mix",
+    [Mix(service=[(1.0, 0.0)]), Mix(hits=1.0, service=[(1.0, 4.0)]), Mix(hits=0.5, service=[(1.0, 0.0)])],
+)
+def test_a_caller_asks_no_more_than_a_hundred_times_a_second(mix: Mix) -> None:
+    outcome = simulated(load(Callers(at=0.0, count=2), mix, seconds=10.0))
+    assert outcome.requests == pytest.approx(2000, abs=4)
+
+
 def test_a_refused_caller_asks_again() -> None:
     busy = {
         "config": {"admission": {"max_inflight": 1, "max_queued": 0}},

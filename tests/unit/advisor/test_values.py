@@ -124,6 +124,9 @@ def test_what_a_record_keeps_decides_the_same_and_names_nobody() -> None:
         ({"config": {"admision": {}}}, "config.admision"),
         ({"config": 1}, "config"),
         ({"replicas": -1}, "replicas"),
+        ({"replicas": 10_001}, "replicas: Expected `int` <= 10000"),
+        ({"autoscaling": {"maxReplicas": 10**9}}, "autoscaling.maxReplicas: Expected `int` <= 10000"),
+        ({"autoscaling": {"minReplicas": 10**9}}, "autoscaling.minReplicas: Expected `int` <= 10000"),
         ({"preStopSeconds": "soon"}, "preStopSeconds"),
     ],
 )
