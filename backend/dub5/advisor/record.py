@@ -5,7 +5,8 @@ the next of its kind: requests (`Arrivals`), or callers that ask one question af
 of requests (`Mix`); and what was seen of the cluster (`Seen`), which no simulation reads: it is compared with that.
 There are no prompts, answers, keys or names of callers in it.
 
-A record bounds what is read of it: `LIMIT` bytes unzipped, LONGEST seconds.
+A record bounds what is read of it: `LIMIT` bytes unzipped, LONGEST seconds. What is in it is bounded before it is made,
+since two bytes of a line may be a number that takes thirty.
 """
 
 from __future__ import annotations
@@ -45,6 +46,14 @@ _MOST_QUESTIONS = 10**8
 
 _MOST_AT_ONCE = 10**6
 _MOST_LINES = 10**6
+_MOST_PARTS = 20_000_000
+"""Of all lines together: numbers, for the most part."""
+
+_MOST_IN_A_LINE = LONGEST + 1000
+_LONGEST_HEADER = 4 * 2**20
+_LARGEST_VALUES = 2**20
+"""Bytes."""
+
 _GZIP = b"\x1f\x8b"
 
 Seconds = Annotated[float, Meta(ge=0, le=LONGEST)]
@@ -233,9 +242,13 @@ def _unzipped(path: Path) -> bytes:
 
 
 def _parse(content: bytes) -> Record:
-    written = content.splitlines()
-    if len(written) > _MOST_LINES:
+    if max(content.count(b"\n"), content.count(b"\r")) > _MOST_LINES:
         raise BadRecord(f"it has more than {_MOST_LINES} lines")
+    written = content.splitlines()
+    if content.count(b",") > _MOST_PARTS:
+        raise BadRecord(f"it has more than {_MOST_PARTS} numbers and other values")
+    if written and len(written[0]) > _LONGEST_HEADER:
+        raise BadRecord(f"line 1: it has more than {_LONGEST_HEADER // 2**20} MiB")
     _check_version(written[0] if written else b"")
     lines = [_line(number, each) for number, each in enumerate(written, 1) if each.strip()]
     if not lines or not isinstance(lines[0], Header):
@@ -259,6 +272,8 @@ def _check_version(first: bytes) -> None:
 
 
 def _line(number: int, written: bytes) -> AnyLine:
+    if written.count(b",") > _MOST_IN_A_LINE:
+        raise BadRecord(f"line {number}: it has more than {_MOST_IN_A_LINE} numbers and other values")
     try:
         line: AnyLine = msgspec.json.decode(written, type=AnyLine)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -275,6 +290,8 @@ def _check(record: Record) -> None:
         raise BadRecord("it has no load: no line of kind `arrivals` or `callers`")
     if not record.mixes or record.mixes[0].at > 0:
         raise BadRecord("there is no line of kind `mix` at second 0: how long calls take is not known")
+    if len(msgspec.json.encode(record.header.values)) > _LARGEST_VALUES:
+        raise BadRecord(f"values: they have more than {_LARGEST_VALUES // 2**20} MiB")
     if any(earlier >= later for earlier, later in record.header.cluster.blind):
         raise BadRecord("cluster.blind: an outage ends before it begins")
     for mix in record.mixes:

@@ -49,7 +49,9 @@ SHAPES: dict[str, str] = {
 _TIMES = ("TIMESTAMP", "timestamp", "time", "second", "seconds")
 _TOKENS = ("GeneratedTokens", "tokens")
 _MOST_ROWS = 20_000_000
-_LONGEST_LINE = 2**16
+_LONGEST_LINE = 2**20
+"""Characters."""
+
 _PARTS = re.compile(r"(\.[0-9]{6})[0-9]+")
 """Of a second; six digits are read."""
 
@@ -275,10 +277,21 @@ def _rows(path: Path) -> Iterable[tuple[int, dict[str, str]]]:
 
 def _head(file: TextIO) -> tuple[list[str], Any]:
     """The names of columns, and a reader of the lines behind them. What separates columns is what separates names."""
-    head = file.readline(_LONGEST_LINE)
+    lines = _lines(file)
+    head = next(lines, "")
     separator = max(",;\t", key=head.count)
     names = next(csv.reader([head], delimiter=separator), [])
-    return [name.strip() for name in names], csv.reader(file, delimiter=separator)
+    return [name.strip() for name in names], csv.reader(lines, delimiter=separator)
+
+
+def _lines(file: TextIO) -> Iterator[str]:
+    """One may have no end."""
+    number = 0
+    while line := file.readline(_LONGEST_LINE + 1):
+        number += 1
+        if len(line) > _LONGEST_LINE:
+            raise BadRecord(f"line {number}: it has more than {_LONGEST_LINE} characters")
+        yield line
 
 
 def _moment(row: dict[str, str], number: int) -> float:

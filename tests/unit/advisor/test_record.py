@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,68 @@ def test_a_bomb_is_not_unzipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / "lines").write_bytes(gzip.compress(b"\n" * (10**6 + 1)))
     with pytest.raises(BadRecord, match="1000000 lines"):
         read(tmp_path / "lines")
+
+
+@pytest.mark.parametrize(
+    ("bounds", "lines", "said"),
+    [
+        (
+            {},
+            [{**HEADER, "values": {"global": "x" * 2**20}}, MIX, ARRIVALS],
+            "values: they have more than 1 MiB",
+        ),
+        ({"_LONGEST_HEADER": 2**20}, [{**HEADER, "source": "x" * 2**20}, MIX, ARRIVALS], "line 1: .* 1 MiB"),
+        (
+            {"_MOST_IN_A_LINE": 1000},
+            [HEADER, MIX, {**ARRIVALS, "requests": [1] * 1001}],
+            "line 3: .* 1000 numbers",
+        ),
+        ({"_MOST_PARTS": 1000}, [HEADER, MIX, *[{**ARRIVALS, "requests": [1] * 600}] * 2], "1000 numbers"),
+    ],
+)
+def test_what_would_take_too_much_memory_is_not_made(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    bounds: dict[str, int],
+    lines: list[dict[str, Any]],
+    said: str,
+) -> None:
+    for name, bound in bounds.items():
+        monkeypatch.setattr(records, name, bound)
+    with pytest.raises(BadRecord, match=said):
+        read(written(tmp_path / "load.record", *lines))
+
+
+def test_ten_million_numbers_take_no_more_memory_than_their_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which are 20 MB; made, they take 320."""
+    monkeypatch.setattr(records, "LIMIT", 2**26)
+    content = (
+        b"\n".join(map(msgspec.json.encode, (HEADER, MIX))) + b'\n{"line":"arrivals","at":0,"requests":['
+    )
+    (tmp_path / "numbers").write_bytes(gzip.compress(content + b"1," * 10**7 + b"1]}\n", compresslevel=1))
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadRecord, match="line 3: it has more than 2765800 numbers"):
+            read(tmp_path / "numbers")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 100 * 2**20
+
+
+def test_many_ends_of_lines_are_not_made_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "LIMIT", 2**24)
+    (tmp_path / "lines").write_bytes(gzip.compress(b"\n" * 10**7, compresslevel=1))
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadRecord, match="1000000 lines"):
+            read(tmp_path / "lines")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 50 * 2**20
 
 
 def test_questions_of_callers_are_counted_by_how_long_answers_take(monkeypatch: pytest.MonkeyPatch) -> None:

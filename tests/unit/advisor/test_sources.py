@@ -112,6 +112,19 @@ def test_rows_are_counted_and_not_kept(tmp_path: Path) -> None:
     assert peak < 2**20
 
 
+@pytest.mark.parametrize("before", [b"", b"second\n1\n"])
+def test_a_line_without_end_is_not_read_to_it(tmp_path: Path, before: bytes) -> None:
+    (tmp_path / "a.csv").write_bytes(before + b"1" * 2 * 10**7)
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadRecord, match=r"line [13]: it has more than 1048576 characters"):
+            sources.of_csv(tmp_path / "a.csv", header, MIX, Speed())
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * 2**20
+
+
 def test_files_that_are_not_there_or_no_text(tmp_path: Path) -> None:
     (tmp_path / "bytes.csv").write_bytes(b"second\n\xff\n")
     for name in ("absent.csv", "bytes.csv"):
