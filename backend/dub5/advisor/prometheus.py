@@ -23,6 +23,9 @@ TIMEOUT = 60.0
 LARGEST = 64 * 2**20
 """Bytes of one answer."""
 
+LATEST = 6e10
+"""Unix time, of the year 3871; as long before 1970 there are dates, too."""
+
 _AT_ONCE = 4
 _MOST_WORDS = 300
 """Characters of what a server says of itself."""
@@ -48,13 +51,13 @@ class Series(msgspec.Struct):
 
     @property
     def points(self) -> Points:
-        """BadRecord where one is no finite number: none of ours may be anything else."""
+        """BadRecord where one is no finite number, or of no time: none of ours may be anything else."""
         written = self.values if self.value is None else [self.value]
         found = [(moment, number(value)) for moment, value in written]
         for moment, value in found:
-            if not math.isfinite(value):
+            if not math.isfinite(value) or abs(moment) > LATEST:
                 name = self.metric.get("__name__", "a figure")
-                raise BadRecord(f"{name} of {self.metric.get('pod', '?')} is {value} at {moment:.0f}")
+                raise BadRecord(f"{name} of {self.metric.get('pod', '?')} is {value:g} at {moment:.15g}")
         return found
 
 
@@ -124,6 +127,8 @@ class Prometheus:
             answer = msgspec.json.decode(content, type=_Answer)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise self._bad(str(error)[:_MOST_WORDS]) from None
+        except RecursionError:
+            raise self._bad("an answer that is nested too deep") from None
         self.warnings.update(each[:_MOST_WORDS] for each in answer.warnings[:5])
         return answer.data.result
 
@@ -146,5 +151,5 @@ def _words_of(content: bytes) -> str:
     """Why it failed, where it says so as Prometheus does."""
     try:
         return f": {msgspec.json.decode(content, type=_Failure).error[:_MOST_WORDS]}"
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return ""

@@ -54,6 +54,9 @@ _LONGEST_HEADER = 4 * 2**20
 _LARGEST_VALUES = 2**20
 """Bytes."""
 
+_DEEPEST = 100
+"""Levels of values."""
+
 _GZIP = b"\x1f\x8b"
 
 Seconds = Annotated[float, Meta(ge=0, le=LONGEST)]
@@ -137,7 +140,7 @@ class Arrivals(Line, frozen=True, kw_only=True, tag="arrivals"):
     """
 
     at: Seconds
-    step: Annotated[float, Meta(gt=0, le=3600)] = 1.0
+    step: Annotated[float, Meta(ge=1e-3, le=3600)] = 1.0
     requests: Annotated[list[Annotated[float, Meta(ge=0, le=_MOST_AT_ONCE)]], Meta(max_length=LONGEST)]
 
 
@@ -265,7 +268,7 @@ class _Version(msgspec.Struct):
 
 def _check_version(first: bytes) -> None:
     """Before anything else of it: a later one may have fields that are not known here."""
-    with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
+    with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         found = msgspec.json.decode(first, type=_Version).version
         if found != VERSION:
             raise BadRecord(f"line 1: version: it is of version {found}, this program reads {VERSION}")
@@ -276,6 +279,8 @@ def _line(number: int, written: bytes) -> AnyLine:
         raise BadRecord(f"line {number}: it has more than {_MOST_IN_A_LINE} numbers and other values")
     try:
         line: AnyLine = msgspec.json.decode(written, type=AnyLine)
+    except RecursionError:
+        raise BadRecord(f"line {number}: it is nested too deep") from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         if number == 1 and b'"record"' not in written:
             raise BadRecord("this is no record of a load") from None
@@ -290,6 +295,8 @@ def _check(record: Record) -> None:
         raise BadRecord("it has no load: no line of kind `arrivals` or `callers`")
     if not record.mixes or record.mixes[0].at > 0:
         raise BadRecord("there is no line of kind `mix` at second 0: how long calls take is not known")
+    if _is_deeper(record.header.values, _DEEPEST):
+        raise BadRecord(f"values: they are nested deeper than {_DEEPEST} levels")
     if len(msgspec.json.encode(record.header.values)) > _LARGEST_VALUES:
         raise BadRecord(f"values: they have more than {_LARGEST_VALUES // 2**20} MiB")
     if any(earlier >= later for earlier, later in record.header.cluster.blind):
@@ -309,6 +316,13 @@ def _check(record: Record) -> None:
         )
     if record.arrivals and _end(record.arrivals[-1]) > seconds + record.arrivals[-1].step:
         raise BadRecord(f"arrivals reach until {_end(record.arrivals[-1]):g}, the record until {seconds:g}")
+
+
+def _is_deeper(values: Any, levels: int) -> bool:
+    if not isinstance(values, dict | list):
+        return False
+    parts = values.values() if isinstance(values, dict) else values
+    return levels == 0 or any(_is_deeper(each, levels - 1) for each in parts)
 
 
 def _questions(record: Record) -> float:

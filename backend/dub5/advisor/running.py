@@ -24,7 +24,7 @@ import httpx
 import msgspec
 
 from dub5.advisor.counters import Grid, Growth, Level, Pod, mixed, scrape_interval
-from dub5.advisor.prometheus import Prometheus, Series, number
+from dub5.advisor.prometheus import LATEST, Prometheus, Series, number
 from dub5.advisor.record import LONGEST, AnyLine, Arrivals, BadRecord, Header, Mix, Record, Seen, make
 
 _LOST = 4
@@ -73,7 +73,10 @@ async def _now(prometheus: Prometheus) -> float:
     answer = await prometheus.at("vector(time())")
     if not answer or not answer[0].points:
         raise BadRecord("Prometheus does not say what time it is")
-    return answer[0].points[0][1]
+    now = answer[0].points[0][1]
+    if not 2 * LONGEST <= now <= LATEST:
+        raise BadRecord(f"Prometheus says that it is second {now:.15g}: that is no Unix time")
+    return now
 
 
 class _Together(asyncio.TaskGroup):

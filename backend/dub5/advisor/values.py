@@ -226,7 +226,10 @@ def read_values(files: Sequence[Path], *more: Mapping[str, Any]) -> Values:
 
 def of_values(*written: Mapping[str, Any]) -> Values:
     """The same of values that are read; ConfigError names the one that is wrong."""
-    values = merged(DEFAULTS, *written)
+    try:
+        values = merged(DEFAULTS, *written)
+    except RecursionError:
+        raise ConfigError("values: nested too deep") from None
     for name in values:
         if name not in KNOWN:
             raise ConfigError(f"{name}: the chart has no such value{nearest(str(name), sorted(KNOWN))}")

@@ -59,6 +59,9 @@ from dub5.errors import ConfigError
 from dub5.settings.loader import parse_yaml, read_text
 from dub5.settings.model import Duration
 
+_DEEPEST = 100
+"""Levels of names that --set may have."""
+
 MISSED = 3
 """The exit code where the present values miss the objective."""
 
@@ -585,6 +588,8 @@ def _set(written: str) -> dict[str, object]:
     if not equals or not all(name.split(".")):
         raise Failed(f"--set {written}: write NAME=VALUE, such as autoscaling.targetPercentage=60")
     *parents, last = name.split(".")
+    if len(parents) > _DEEPEST:
+        raise Failed(f"--set {name[:40]}…: there are no values of more than {_DEEPEST} levels")
     found: dict[str, object] = {last: parse_yaml(value)}
     for part in reversed(parents):
         found = {part: found}

@@ -67,6 +67,18 @@ async def test_it_is_the_time_up_to_a_minute_ago_by_its_own_clock_and_warnings_a
     assert warned == "Prometheus warned: a part is away"
 
 
+@pytest.mark.parametrize("moment", [1e18, -1e18, -1e15])
+async def test_samples_of_no_time(moment: float) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.params["query"].startswith("dub5_demand_requests"):
+            series = {"metric": {"pod": "a"}, "values": [[NOW - 300, "7"], [moment, "7"]]}
+            return httpx.Response(200, json={"data": {"result": [series]}})
+        return calm(request)
+
+    with pytest.raises(BadRecord, match=r"a figure of a is 7 at -?1e\+1"):
+        await measured(answer)
+
+
 class Drip(httpx.AsyncByteStream):
     """Of an answer that never ends."""
 
@@ -102,6 +114,18 @@ class Flood(httpx.AsyncByteStream):
         (httpx.Response(200, stream=Flood()), "more than 64 MiB in one answer"),
         (httpx.Response(200, json={"data": {"result": [{"value": [NOW, "NaN"]}]}}), "is nan at"),
         (httpx.Response(200, json={"data": {"result": []}}), "does not say what time it is"),
+        (httpx.Response(200, text='{"data": {"result": [{"x": ' + "[" * 10**5), "nested too deep"),
+        (httpx.Response(500, text='{"x": ' + "[" * 10**5), "HTTP 500"),
+        (httpx.Response(200, json={"data": {"result": [{"value": [1e18, "7"]}]}}), "is 7 at 1e+18"),
+        (
+            httpx.Response(200, json={"data": {"result": [{"value": [NOW, "1e18"]}]}}),
+            "second 1e+18: that is no",
+        ),
+        (
+            httpx.Response(200, json={"data": {"result": [{"value": [NOW, "-1e15"]}]}}),
+            "second -1e+15: that is no",
+        ),
+        (httpx.Response(200, json={"data": {"result": [{"value": [NOW, "0"]}]}}), "second 0: that is no"),
     ],
 )
 async def test_answers_that_are_none(answer: httpx.Response, said: str) -> None:

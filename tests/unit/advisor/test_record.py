@@ -107,6 +107,7 @@ def test_one_that_somebody_has_unzipped_is_read(tmp_path: Path) -> None:
         ([HEADER, MIX, {**ARRIVALS, "requests": [1] * 90}], "arrivals"),
         ([HEADER, MIX, ARRIVALS, {**ARRIVALS, "at": 1}], "arrivals at 1"),
         ([HEADER, MIX, {"line": "arrival"}], "line 3"),
+        ([HEADER, MIX, {**ARRIVALS, "step": 5e-324}], "line 3: step: Expected `float` >= 0.001"),
         ([{**HEADER, "pace": {"scrape": 1e-9}}, MIX, ARRIVALS], "pace.scrape: Expected `float` >= 0.1"),
         ([{**HEADER, "pace": {"sync": 5e-324}}, MIX, ARRIVALS], "pace.sync: Expected `float` >= 0.1"),
         ([{**HEADER, "connections": {"again": 1e-9}}, MIX, CALLERS], "connections.again"),
@@ -207,6 +208,19 @@ def test_ten_million_numbers_take_no_more_memory_than_their_bytes(
     finally:
         tracemalloc.stop()
     assert peak < 100 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("levels", "said"), [(100_000, "line 1: it is nested too deep"), (101, "100 levels")]
+)
+def test_values_that_are_nested_too_deep(tmp_path: Path, levels: int, said: str) -> None:
+    first = (
+        msgspec.json.encode({**HEADER, "values": {}})[:-2] + b'"a":' + b"[" * levels + b"]" * levels + b"}}"
+    )
+    lines = [first, msgspec.json.encode(MIX), msgspec.json.encode(ARRIVALS)]
+    (tmp_path / "deep").write_bytes(b"\n".join(lines))
+    with pytest.raises(BadRecord, match=said):
+        read(tmp_path / "deep")
 
 
 def test_many_ends_of_lines_are_not_made_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

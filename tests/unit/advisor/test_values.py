@@ -136,6 +136,14 @@ def test_an_error_names_the_value(written: dict[str, Any], named: str) -> None:
     assert named in raised.value.message
 
 
+def test_values_that_are_nested_too_deep() -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(10_000):
+        deep = {"a": deep}
+    with pytest.raises(ConfigError, match="nested too deep"):
+        of_values({"global": deep})
+
+
 def test_files_that_are_no_values(tmp_path: Path) -> None:
     for name, content in (("list.yaml", b"[1]"), ("bad.yaml", b"a: [\n"), ("bytes.yaml", b"\xff\xfe\x00")):
         (tmp_path / name).write_bytes(content)

@@ -347,6 +347,8 @@ def test_values_that_are_none(record: Path, tmp_path: Path, capsys: pytest.Captu
     )
     assert "NAME=VALUE" in complaint(capsys, "simulate", str(record), "--set", "autoscaling.mode")
     assert "replicas" in complaint(capsys, "simulate", str(record), "--set", "replicas=many")
+    deep = complaint(capsys, "simulate", str(record), "--set", "a." * 3000 + "a=secret")
+    assert re.fullmatch(r"dub5: --set (a\.)+…: there are no values of more than 100 levels\n", deep)
 
 
 def test_records_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
