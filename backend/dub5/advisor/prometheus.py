@@ -16,6 +16,7 @@ import httpx
 import msgspec
 
 from dub5.advisor.record import BadRecord
+from dub5.report.document import clean
 
 TIMEOUT = 60.0
 """Seconds that one answer may take, to its last byte."""
@@ -120,16 +121,16 @@ class Prometheus:
         except TimeoutError:
             raise self._bad(f"no whole answer within {TIMEOUT:.0f} s") from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise self._bad(str(error)[:_MOST_WORDS] or type(error).__name__) from None
+            raise self._bad(str(error) or type(error).__name__) from None
         if status != httpx.codes.OK:
             raise self._bad(f"HTTP {status}{_words_of(content)}")
         try:
             answer = msgspec.json.decode(content, type=_Answer)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise self._bad(str(error)[:_MOST_WORDS]) from None
+            raise self._bad(str(error)) from None
         except RecursionError:
             raise self._bad("an answer that is nested too deep") from None
-        self.warnings.update(each[:_MOST_WORDS] for each in answer.warnings[:5])
+        self.warnings.update(clean(each, _MOST_WORDS) for each in answer.warnings[:5])
         return answer.data.result
 
     async def _fetch(self, path: str, asked: Mapping[str, str]) -> tuple[int, bytes]:
@@ -144,12 +145,12 @@ class Prometheus:
             return answer.status_code, bytes(content)
 
     def _bad(self, reason: str) -> BadRecord:
-        return BadRecord(f"{self._shown} does not answer as Prometheus does: {reason}")
+        return BadRecord(f"{self._shown} does not answer as Prometheus does: {clean(reason, _MOST_WORDS)}")
 
 
 def _words_of(content: bytes) -> str:
     """Why it failed, where it says so as Prometheus does."""
     try:
-        return f": {msgspec.json.decode(content, type=_Failure).error[:_MOST_WORDS]}"
+        return f": {msgspec.json.decode(content, type=_Failure).error}"
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return ""

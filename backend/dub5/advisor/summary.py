@@ -1,4 +1,8 @@
-"""What a simulation has shown, as a table for people and as plain data; and how far it is from what was seen."""
+"""What a simulation has shown, as a table for people and as plain data; and how far it is from what was seen.
+
+A record may come from a stranger: its words are shown as a report shows them, one line each and without characters that
+a terminal obeys.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 from dub5.advisor.record import Cluster, Record
 from dub5.advisor.simulation import Outcome
 from dub5.advisor.values import Values
+from dub5.report.document import LONGEST_SENTENCE, clean
 
 _MOST_ROWS = 60
 _ROW_MINUTES = (1, 2, 5, 10, 15, 30, 60, 120, 240, 480, 720, 1440)
@@ -130,7 +135,7 @@ def _counted(record: Record, outcome: Outcome, which: Literal["shed", "waited"])
 
 def notes(record: Record, values: Values) -> list[str]:
     """What whoever believes a figure should know: what was odd in the record, what is assumed, what is left out."""
-    found = [*record.header.notes]
+    found = [clean(note, LONGEST_SENTENCE) for note in record.header.notes]
     cluster, scaling = record.header.cluster, values.autoscaling
     if scaling.mode != "none":
         if cluster.starts == Cluster().starts:
@@ -200,13 +205,13 @@ def text(record: Record, values: Values, outcome: Outcome) -> str:
 
 
 def _head(record: Record, values: Values, outcome: Outcome) -> list[str]:
-    scaling = values.autoscaling
+    scaling, source = values.autoscaling, clean(record.header.source)
     hits = outcome.hits / outcome.requests if outcome.requests else 0.0
     between = (
         f"{scaling.minReplicas} to {scaling.maxReplicas} replicas by {scaling.mode}, target {values.target}"
     )
     return [
-        f"{record.header.source}: {duration(outcome.seconds)}, {outcome.requests:,.0f} requests, {hits:.1%} hits",
+        f"{source}: {duration(outcome.seconds)}, {outcome.requests:,.0f} requests, {hits:.1%} hits",
         f"{values.replicas} replicas" if scaling.mode == "none" else between,
         f"at most {values.capacity} calls at once in each",
     ]

@@ -56,6 +56,7 @@ from dub5.cli import advice_configmap, autoscale_page, command, kubernetes
 from dub5.cli import standard_streams as streams
 from dub5.cli.command import Failed
 from dub5.errors import ConfigError
+from dub5.report.document import LONGEST_SENTENCE, clean
 from dub5.settings.loader import parse_yaml, read_text
 from dub5.settings.model import Duration
 
@@ -342,13 +343,13 @@ def _record(args: argparse.Namespace) -> int:
         made = _read_source(args, mix)
         write(made, args.out)
     except BadRecord as error:
-        raise Failed(str(error)) from None
+        raise _failed(str(error)) from None
     requests = (
         f"{made.requests:,.0f} requests" if made.arrivals else "callers that ask one question after the other"
     )
     streams.write(f"{args.out}: {made.header.seconds:.0f} s, {requests}.")
     for note in made.header.notes:
-        streams.write(f"note: {note}")
+        streams.write(f"note: {clean(note, LONGEST_SENTENCE)}")
     return 0
 
 
@@ -567,9 +568,17 @@ def _given(args: argparse.Namespace) -> tuple[Record, Values]:
             if args.write_record is not None:
                 write(record, args.write_record)
     except BadRecord as error:
-        raise Failed(str(error)) from None
+        raise _failed(str(error)) from None
     given = [_set(written) for written in args.set]
-    return record, read_values(args.values, *([] if args.values else [record.header.values]), *given)
+    try:
+        return record, read_values(args.values, *([] if args.values else [record.header.values]), *given)
+    except ConfigError as error:
+        raise _failed(error.message) from None
+
+
+def _failed(reason: str) -> Failed:
+    """For what may repeat words of a record, or of a Prometheus: no terminal is to obey them."""
+    return Failed(clean(reason, LONGEST_SENTENCE))
 
 
 def _progress(what: str) -> Callable[[float], None]:

@@ -134,6 +134,23 @@ async def test_answers_that_are_none(answer: httpx.Response, said: str) -> None:
     assert said in str(raised.value)
 
 
+ESCAPES = "\x1b]0;owned\x07\n\u202e" + "x" * 5000
+
+
+async def test_what_it_says_of_itself_is_one_line_that_no_terminal_obeys() -> None:
+    with pytest.raises(BadRecord) as raised:
+        await measured(lambda _: httpx.Response(422, json={"status": "error", "error": ESCAPES}))
+    assert str(raised.value).partition("HTTP 422: ")[2].startswith("\ufffd]0;owned\ufffd \ufffdxxx")
+    assert len(str(raised.value)) < 400
+
+    def warns(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json={**calm(request).json(), "warnings": [ESCAPES]})
+
+    warned = (await measured(warns)).header.notes[-1]
+    assert warned.startswith("Prometheus warned: \ufffd]0;owned\ufffd \ufffdxxx")
+    assert len(warned) < 400
+
+
 async def test_an_answer_that_drips_is_not_waited_for() -> None:
     drip = Drip()
     asking = asyncio.create_task(measured(lambda _: httpx.Response(200, stream=drip)))

@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from dub5.advisor.record import read
+from dub5.advisor.record import read, write
 from dub5.cli import autoscale_page
 from dub5.cli.autoscale import MISSED
 from dub5.cli.main import _parser, main
@@ -349,6 +350,31 @@ def test_values_that_are_none(record: Path, tmp_path: Path, capsys: pytest.Captu
     assert "replicas" in complaint(capsys, "simulate", str(record), "--set", "replicas=many")
     deep = complaint(capsys, "simulate", str(record), "--set", "a." * 3000 + "a=secret")
     assert re.fullmatch(r"dub5: --set (a\.)+…: there are no values of more than 100 levels\n", deep)
+
+
+@pytest.mark.parametrize("command", ["simulate", "explain"])
+def test_words_of_a_strangers_record_are_lines_that_no_terminal_obeys(
+    record: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    made, escapes = read(record), "\x1b[2J\x1b]0;owned\x07\nnote: another\u202e" + "x" * 800
+    replace = msgspec.structs.replace
+    write(replace(made, header=replace(made.header, source=escapes, notes=[escapes])), record)
+    capsys.readouterr()
+    assert main(["autoscale", command, str(record), "--set", "config.admission.max_inflight=10"]) == 0
+    printed = capsys.readouterr().out
+    assert "\ufffd[2J\ufffd]0;owned\ufffd note: another\ufffdxxx" in printed
+    assert not set("\x1b\x07\u202e") & set(printed)
+    assert max(map(len, printed.splitlines())) < 1000
+
+
+def test_errors_in_a_strangers_record_are_lines_that_no_terminal_obeys(
+    record: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, replace = read(record), msgspec.structs.replace
+    write(replace(made, header=replace(made.header, values={"a\x1b[2J\n": 1})), record)
+    assert "a\ufffd[2J" in complaint(capsys, "simulate", str(record))
+    record.write_text('{"line": "record", "source": "x", "seconds": 1, "a\\u001b[2J": 1}\n')
+    assert "a\ufffd[2J" in complaint(capsys, "simulate", str(record))
 
 
 def test_records_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
