@@ -338,6 +338,7 @@ def _add_values(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def _record(args: argparse.Namespace) -> int:
+    command.keep_apart({"--out": args.out}, [args.csv, args.scaling, *args.values, args.token_file])
     try:
         mix = Mix(hits=args.hits, followers=args.followers, service=args.service)
         made = _read_source(args, mix)

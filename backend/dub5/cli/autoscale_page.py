@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dub5 import __version__
 from dub5.advisor.page import Origin
-from dub5.cli.command import Failed
+from dub5.cli.command import Failed, keep_apart
 from dub5.report.document import Document
 from dub5.report.text import markdown
 from dub5.settings.model import Duration
@@ -48,7 +48,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check(args: argparse.Namespace) -> bool:
-    """Whether a report is asked for; Failed, before anything is computed, where it could not be written."""
+    """Whether a report is asked for; Failed, before anything is computed, where it could not be written, or something
+    would be written over what is read."""
+    keep_apart(
+        {
+            "--write-record": getattr(args, "write_record", None),
+            "--html": args.html,
+            "--markdown": args.markdown,
+        },
+        [args.record, *args.values, getattr(args, "token_file", None)],
+    )
     if args.html is not None:
         _page()
     for file in (args.html, args.markdown):

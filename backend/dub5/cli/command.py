@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -46,3 +49,22 @@ def read_by(parse: Callable[[str], T]) -> Callable[[str], T]:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return read
+
+
+def keep_apart(written: Mapping[str, Path | None], read: Iterable[Path | None]) -> None:
+    """Failed where a file that an option would write is one that is read, or that another option writes, too."""
+    others = [each for each in read if each is not None]
+    for option, file in written.items():
+        if file is not None:
+            if any(_is_same(file, other) for other in others):
+                raise Failed(
+                    f"{option}: {file} is also read, or written by another option; name another file"
+                )
+            others.append(file)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Also by way of a link. What is no file of bytes, such as a terminal, may be several things at once."""
+    with contextlib.suppress(OSError):
+        return one.samefile(other) and one.is_file()
+    return os.path.realpath(one) == os.path.realpath(other)

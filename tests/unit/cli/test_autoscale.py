@@ -21,6 +21,7 @@ import pytest
 from dub5.advisor.record import read, write
 from dub5.cli import autoscale_page
 from dub5.cli.autoscale import MISSED
+from dub5.cli.command import keep_apart
 from dub5.cli.main import _parser, main
 from testkit.places import ROOT
 
@@ -375,6 +376,34 @@ def test_errors_in_a_strangers_record_are_lines_that_no_terminal_obeys(
     assert "a\ufffd[2J" in complaint(capsys, "simulate", str(record))
     record.write_text('{"line": "record", "source": "x", "seconds": 1, "a\\u001b[2J": 1}\n')
     assert "a\ufffd[2J" in complaint(capsys, "simulate", str(record))
+
+
+def test_nothing_is_written_over_what_is_read(
+    record: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values, arrivals, link = (tmp_path / name for name in ("values.yaml", "a.csv", "link"))
+    values.write_text("replicas: 3\n")
+    arrivals.write_text("second\n1\n2\n")
+    link.symlink_to(record)
+    before = {each: each.read_bytes() for each in (record, values, arrivals)}
+    read = (str(record), "--values", str(values))
+    again = str(tmp_path / "folder/../load.record")
+    (tmp_path / "folder").mkdir()
+    for command in ("simulate", "explain", "recommend"):
+        for option in ("--html", "--markdown"):
+            for file in (str(record), str(values), str(link), again):
+                assert f"{option}: {file} is also read" in complaint(capsys, command, *read, option, file)
+    twice = ("--html", str(tmp_path / "page"), "--markdown", str(tmp_path / "folder/../page"))
+    assert "--markdown: " in complaint(capsys, "simulate", *read, *twice)
+    made = ("record", "--csv", str(arrivals), "--values", str(values))
+    for out in (arrivals, values):
+        assert f"--out: {out} is also read" in complaint(capsys, *made, "--out", str(out))
+    nowhere = ("recommend", "--prometheus", "http://127.0.0.1:1", "--values", str(values))
+    assert "--write-record: " in complaint(capsys, *nowhere, "--write-record", str(values))
+    assert before == {each: each.read_bytes() for each in before}
+    assert not (tmp_path / "page").exists()
+    nothing = Path(os.devnull)
+    keep_apart({"--html": nothing, "--markdown": nothing}, [nothing])
 
 
 def test_records_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
