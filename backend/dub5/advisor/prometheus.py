@@ -67,8 +67,11 @@ class _Data(msgspec.Struct):
 
 
 class _Answer(msgspec.Struct):
+    """A list with nothing in it is null where Go writes it."""
+
     data: _Data
-    warnings: list[str] = []
+    status: str = "success"
+    warnings: list[str] | None = None
 
 
 class _Failure(msgspec.Struct):
@@ -127,10 +130,12 @@ class Prometheus:
         try:
             answer = msgspec.json.decode(content, type=_Answer)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise self._bad(str(error)) from None
+            raise self._bad(_words_of(content).removeprefix(": ") or str(error)) from None
         except RecursionError:
             raise self._bad("an answer that is nested too deep") from None
-        self.warnings.update(clean(each, _MOST_WORDS) for each in answer.warnings[:5])
+        if answer.status != "success":
+            raise self._bad(f"{answer.status}{_words_of(content)}")
+        self.warnings.update(clean(each, _MOST_WORDS) for each in (answer.warnings or [])[:5])
         return answer.data.result
 
     async def _fetch(self, path: str, asked: Mapping[str, str]) -> tuple[int, bytes]:

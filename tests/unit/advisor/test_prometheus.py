@@ -79,6 +79,13 @@ async def test_samples_of_no_time(moment: float) -> None:
         await measured(answer)
 
 
+async def test_warnings_may_be_null() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json={**calm(request).json(), "warnings": None})
+
+    assert not any("warned" in note for note in (await measured(answer)).header.notes)
+
+
 class Drip(httpx.AsyncByteStream):
     """Of an answer that never ends."""
 
@@ -115,6 +122,11 @@ class Flood(httpx.AsyncByteStream):
         (httpx.Response(200, json={"data": {"result": [{"value": [NOW, "NaN"]}]}}), "is nan at"),
         (httpx.Response(200, json={"data": {"result": []}}), "does not say what time it is"),
         (httpx.Response(200, text='{"data": {"result": [{"x": ' + "[" * 10**5), "nested too deep"),
+        (httpx.Response(200, json={"status": "error", "error": "bad"}), "as Prometheus does: bad"),
+        (
+            httpx.Response(200, json={"status": "error", "error": "bad", "data": {"result": []}}),
+            "as Prometheus does: error: bad",
+        ),
         (httpx.Response(500, text='{"x": ' + "[" * 10**5), "HTTP 500"),
         (httpx.Response(200, json={"data": {"result": [{"value": [1e18, "7"]}]}}), "is 7 at 1e+18"),
         (
