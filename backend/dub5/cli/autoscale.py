@@ -151,7 +151,7 @@ def _add_measured(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--replicas",
-        type=command.read_by(_count),
+        type=_number_of("replicas", 0),
         help="at the beginning (default: as few as the values allow)",
     )
     parser.add_argument(
@@ -216,7 +216,7 @@ def _add_explain(commands: command.Commands) -> None:
         help="since the beginning (default: all that changed the number)",
     )
     explained.add_argument(
-        "--turns", type=command.read_by(_count), default=3, help="of the autoscaler before that (default 3)"
+        "--turns", type=_number_of("turns"), default=3, help="of the autoscaler before that (default 3)"
     )
     autoscale_page.add_arguments(explained)
     explained.set_defaults(run=_explain)
@@ -250,7 +250,7 @@ def _add_recommend(commands: command.Commands) -> None:
         "--wait", type=_duration, default=1.0, help="of 99 %% of calls for a slot, at most (default 1s)"
     )
     recommended.add_argument(
-        "--seeds", type=command.read_by(_count), default=5, help="that each verdict is by (default 5)"
+        "--seeds", type=_number_of("seeds"), default=5, help="that each verdict is by (default 5)"
     )
     recommended.add_argument(
         "--held-out",
@@ -266,13 +266,13 @@ def _add_recommend(commands: command.Commands) -> None:
     )
     recommended.add_argument(
         "--max-replicas",
-        type=command.read_by(_count),
+        type=_number_of("replicas"),
         metavar="NUMBER",
         help="may be raised to this where nothing else meets the objective (default: twice the present)",
     )
     recommended.add_argument(
         "--jobs",
-        type=command.read_by(_count),
+        type=_number_of("simulations"),
         default=os.cpu_count() or 1,
         help="simulations at once (default: as many as there are cores)",
     )
@@ -483,7 +483,7 @@ def _advised(args: argparse.Namespace) -> tuple[Advice, Values]:
     if not 0 < args.held_out < 1:
         raise Failed("--held-out: something must be left on either side; write a number between 0 and 1")
     objective = Objective(refused=args.refused, wait=args.wait)
-    seeds = range(args.seed, args.seed + max(1, args.seeds))
+    seeds = range(args.seed, args.seed + args.seeds)
     try:
         space = space_of(record, values, args.held_out, Bounds(args.max_inflight, args.max_replicas))
     except Nothing as error:
@@ -644,10 +644,13 @@ def _moment(written: str) -> float:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def _count(written: str) -> int:
-    if re.fullmatch(r"[0-9]{1,4}", written) is None:
-        raise ValueError(f"{written!r} is no number of replicas")
-    return int(written)
+def _number_of(what: str, least: int = 1) -> Callable[[str], int]:
+    def read(written: str) -> int:
+        if re.fullmatch(r"[0-9]{1,4}", written) is None or int(written) < least:
+            raise ValueError(f"{written[:40]!r} is no number of {what}: write {least} to 9999")
+        return int(written)
+
+    return command.read_by(read)
 
 
 def _between(written: str) -> tuple[int, int]:

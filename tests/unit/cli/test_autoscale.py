@@ -448,3 +448,23 @@ def test_options_that_make_no_sense(options: tuple[str, str], capsys: pytest.Cap
         main(["autoscale", "record", "--shape", "step", "--out", "x", *options])
     assert raised.value.code == 2
     assert options[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "written", "said"),
+    [
+        ("recommend", "--jobs", "-1", "'-1' is no number of simulations: write 1 to 9999"),
+        ("recommend", "--jobs", "0", "'0' is no number of simulations: write 1 to 9999"),
+        ("recommend", "--seeds", "0", "'0' is no number of seeds: write 1 to 9999"),
+        ("recommend", "--max-replicas", "0", "'0' is no number of replicas: write 1 to 9999"),
+        ("recommend", "--replicas", "10000", "'10000' is no number of replicas: write 0 to 9999"),
+        ("explain", "--turns", "0", "'0' is no number of turns: write 1 to 9999"),
+    ],
+)
+def test_of_a_number_it_is_said_of_what_it_is_one(
+    command: str, option: str, written: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main(["autoscale", command, "load.record", f"{option}={written}"])
+    assert raised.value.code == 2
+    assert f"{option}: {said}" in capsys.readouterr().err
