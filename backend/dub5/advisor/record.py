@@ -211,13 +211,24 @@ def make(header: Header, lines: Iterable[AnyLine]) -> Record:
 
 def write(record: Record, path: Path) -> None:
     """BadRecord where the file cannot be written, or `read` would not take it."""
-    lines = [record.header, *record.arrivals, *record.callers, *record.mixes, *record.seen]
-    text = b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
-    _parse(text)
+    text = _written(record)
     try:
         path.write_bytes(gzip.compress(text, mtime=0))
     except OSError as error:
         raise BadRecord(f"{path} cannot be written: {error.strerror}") from None
+
+
+def checked(record: Record) -> Record:
+    """The same; BadRecord where `read` would not take it."""
+    _written(record)
+    return record
+
+
+def _written(record: Record) -> bytes:
+    lines = [record.header, *record.arrivals, *record.callers, *record.mixes, *record.seen]
+    text = b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
+    _parse(text)
+    return text
 
 
 def read(path: Path) -> Record:

@@ -25,7 +25,18 @@ import msgspec
 
 from dub5.advisor.counters import Grid, Growth, Level, Pod, mixed, scrape_interval
 from dub5.advisor.prometheus import LATEST, Prometheus, Series, number
-from dub5.advisor.record import LONGEST, AnyLine, Arrivals, BadRecord, Header, Mix, Record, Seen, make
+from dub5.advisor.record import (
+    LONGEST,
+    AnyLine,
+    Arrivals,
+    BadRecord,
+    Header,
+    Mix,
+    Record,
+    Seen,
+    checked,
+    make,
+)
 
 _LOST = 4
 """So many scrapes may be missing in a row."""
@@ -142,7 +153,7 @@ class _Measuring:
             values=made.values or ({"config": {"admission": {"max_inflight": capacity}}} if capacity else {}),
             notes=[*made.notes, *self._notes],
         )
-        return make(made, self._lines(grid, demand, growths, queued, service.result(), wanted))
+        return checked(make(made, self._lines(grid, demand, growths, queued, service.result(), wanted)))
 
     # --- What there is ---
 

@@ -86,6 +86,17 @@ async def test_warnings_may_be_null() -> None:
     assert not any("warned" in note for note in (await measured(answer)).header.notes)
 
 
+@pytest.mark.parametrize("replicas", ["1e12", "-3"])
+async def test_what_would_be_no_record_is_none_before_it_is_written(replicas: str) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if "kube_deployment" in request.url.params["query"]:
+            return httpx.Response(200, json={"data": {"result": [{"values": [[NOW, replicas]]}]}})
+        return calm(request)
+
+    with pytest.raises(BadRecord, match=r"line 1: cluster\.replicas"):
+        await measured(answer)
+
+
 class Drip(httpx.AsyncByteStream):
     """Of an answer that never ends."""
 
