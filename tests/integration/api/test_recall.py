@@ -774,7 +774,10 @@ async def test_all_spellings_of_a_question_are_known_as_one(twins: tuple[Twin, T
 async def test_what_an_answer_repeats_has_the_order_of_who_asked(
     twins: tuple[Twin, Twin], store: bool
 ) -> None:
-    schema = {"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "string"}}}
+    schema: dict[str, Any] = {
+        "type": "object",
+        "properties": {"a": {"type": "string"}, "b": {"type": "string"}},
+    }
     tool = {"type": "function", "name": "f", "parameters": schema, "strict": False}
     body = {
         "model": "small",

@@ -134,7 +134,7 @@ async def test_what_is_damaged_after_it_was_served_is_a_miss(server: RedisServer
         for at, key in enumerate(keys[:-1]):
             identity = cache.identity(wanted(key))
             name = ENTRY_KEY % (identity.key, identity.version)
-            was = await server.client.getrange(name, at, at)
+            was: Any = await server.client.getrange(name, at, at)
             await server.client.setrange(name, at, bytes([was[0] ^ 1]))
         found = await asyncio.gather(*[asked(cache, key) for key in keys])
         assert [key for key, hit in zip(keys, found, strict=True) if hit] == keys[-1:]
