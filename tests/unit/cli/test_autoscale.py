@@ -282,6 +282,8 @@ def recommending(folder: Path, jobs: int) -> Iterator[subprocess.Popen[str]]:
     assert main(["autoscale", "record", *LONG, "--out", path]) == 0
     os.mkfifo(values)
     command = ["autoscale", "recommend", path, "--values", values, "--jobs", str(jobs)]
+    # Tests in the background have SIGINT ignored, and so has what they start, but for this.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, "-m", "dub5", *command],
         stdout=subprocess.PIPE,
@@ -290,6 +292,7 @@ def recommending(folder: Path, jobs: int) -> Iterator[subprocess.Popen[str]]:
         start_new_session=True,
         env={**os.environ, "COVERAGE_PROCESS_CONFIG": ""},  # coverage has a handler of its own
     )
+    signal.signal(signal.SIGINT, handler)
     try:
         Path(values).write_text("")  # waits for the reader
         if jobs > 1:
