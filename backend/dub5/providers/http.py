@@ -232,7 +232,7 @@ class HttpClient:
         """What is at another path of the same API, whole, within so many bytes and seconds."""
         try:
             async with (
-                asyncio.timeout(timeout),
+                Deadline(asyncio.get_running_loop().time() + timeout),
                 self._opened().get(
                     self._root.at(path), headers=self._headers, allow_redirects=False, **self._proxy_options
                 ) as response,
@@ -569,7 +569,7 @@ async def _refusal_body(response: Response) -> bytes:
             raise _Enough
 
     with contextlib.suppress(_Enough, *_FAILURES):
-        async with asyncio.timeout(_REFUSAL_TIME):
+        async with Deadline(asyncio.get_running_loop().time() + _REFUSAL_TIME):
             await response.read(received)
     return b"".join(parts)
 
