@@ -27,7 +27,7 @@ from dub5.api.arguments import Account
 from dub5.errors import Dub5Error, render_messages_event
 from dub5.frames import Frame
 from dub5.providers.anthropic_answer import USAGE_OF_THEIR_OWN
-from dub5.providers.chunks import end_of
+from dub5.providers.chunks import FirstChoice, end_of
 from dub5.providers.lenient_json import without_half
 from dub5.providers.message_blocks import (
     BLOCKS,
@@ -260,7 +260,7 @@ class MessagesWriter:
         self._begun = False
         self._usage: Any = None
         self._choice: Json = {}
-        self._first: object = None  # its index
+        self._first = FirstChoice()
         self._index = -1  # of the last block that began
         self._open = ""  # its type; empty where it has stopped
         self._half = ""  # of a character: the other one may come
@@ -323,7 +323,7 @@ class MessagesWriter:
         if counted and isinstance(counted, dict):
             self._usage = counted
         for choice in chunk.get("choices") or ():
-            if not isinstance(choice, dict) or not self._is_first(choice):
+            if not isinstance(choice, dict) or not self._first.is_in(choice):
                 continue
             delta = choice.get("delta")
             if isinstance(delta, dict) and delta:
@@ -332,13 +332,6 @@ class MessagesWriter:
             if "finish_reason" in ended:
                 ended["finish_reason"] = end_of(choice) or self._choice.get("finish_reason")
             self._choice.update(ended)
-
-    def _is_first(self, choice: Json) -> bool:
-        """Whether it is of the choice that came first, as is told of a whole answer: some servers count from one."""
-        index = choice.get("index") or 0
-        if self._first is None:
-            self._first = index
-        return bool(index == self._first)
 
     def _begin(self, chunk: Json, parts: list[bytes]) -> None:
         if self._begun:

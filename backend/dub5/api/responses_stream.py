@@ -24,7 +24,7 @@ from dub5.api import responses_answer as answers
 from dub5.api.arguments import Account
 from dub5.api.responses_answer import Asked, Status
 from dub5.errors import Dub5Error, whole_seconds
-from dub5.providers.chunks import end_of, pieces_of
+from dub5.providers.chunks import FirstChoice, end_of, pieces_of
 from dub5.providers.lenient_json import mended, without_half
 from dub5.providers.message_blocks import THOUGHTS
 from dub5.providers.protocol import Json
@@ -85,7 +85,7 @@ class Events:
         self._tier: str | None = None
         self._seed: object = None
         self._usage: Json | None = None
-        self._first: object = None  # the index of the choice that is told
+        self._first = FirstChoice()
         self._reason: object = None
         self._thoughts: str | None = None  # which of the two names this server uses
         self._signed: list[Any] = []
@@ -105,18 +105,11 @@ class Events:
         self._begin()
         choices = chunk.get("choices")
         for choice in choices if isinstance(choices, list) else ():
-            if isinstance(choice, dict) and self._is_first(choice):
+            if isinstance(choice, dict) and self._first.is_in(choice):
                 delta = choice.get("delta")
                 if isinstance(delta, dict):
                     self._grow(delta, choice)
                 self._reason = end_of(choice) or self._reason
-
-    def _is_first(self, choice: Json) -> bool:
-        """Whether it is of the choice that came first, as is told of a whole answer: some servers count from one."""
-        index = choice.get("index") or 0
-        if self._first is None:
-            self._first = index
-        return bool(index == self._first)
 
     def add_whole(self, completion: Json) -> None:
         """A whole completion, in pieces as a provider would have made them."""

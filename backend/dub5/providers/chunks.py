@@ -173,6 +173,20 @@ def index_of(part: Json) -> int | None:
         raise ValueError from None
 
 
+class FirstChoice:
+    """The one that is told where only one can be: that which came first, since some servers count from one."""
+
+    def __init__(self) -> None:
+        self._index: object = None
+
+    def is_in(self, choice: Json) -> bool:
+        """Whether that part is of it."""
+        index = choice.get("index") or 0
+        if self._index is None:
+            self._index = index
+        return bool(index == self._index)
+
+
 def end_of(choice: Json) -> str | None:
     """The word with which a choice ends, None where it goes on: some servers write an empty text, or "null".
 
