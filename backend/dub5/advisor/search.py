@@ -680,6 +680,7 @@ class _Search:
                 return
 
     def _can_do(self, now: Choice) -> bool:
+        """Whether the objective is met with that maximum, by these values or with all replicas there all the time."""
         if self.tried[now].keeps(self._objective):
             return True
         all_there = msgspec.structs.replace(

@@ -281,11 +281,12 @@ def _salt(asking: tuple[bytes, ...], identity: str) -> bytes:
 
 
 def meaning_of(body: Any, *, echoed: bool) -> bytes:
-    """The `Body.meaning` of a decoded body that is not large. `echoed`: answers repeat its fields, in whose own fields
-    the order counts, then."""
+    """The `Body.meaning` of a decoded body that is not large. `echoed`: answers repeat what its fields hold, so the
+    order in that counts."""
     try:
-        said = _json.encode(dict(sorted(body.items()))) if echoed else _canonical_json.encode(body)
-        return hashlib.sha256(said).digest()
+        if echoed and isinstance(body, dict):
+            return hashlib.sha256(_json.encode(dict(sorted(body.items())))).digest()
+        return hashlib.sha256(_canonical_json.encode(body)).digest()
     except (ValueError, ArithmeticError):  # a number that cannot be written
         return b""
 
@@ -297,12 +298,7 @@ def _meaning_in(raw: bytes, *, echoed: bool) -> bytes:
         return b""
     try:
         return meaning_of(decode(raw), echoed=echoed)
-    except (
-        msgspec.MsgspecError,
-        UnicodeDecodeError,
-        RecursionError,
-        AttributeError,
-    ):  # the last: it is no object
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return b""
 
 

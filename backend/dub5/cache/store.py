@@ -777,7 +777,7 @@ class AnswerStore:
         try:
             if len(stored) > most:
                 raise CorruptEntry("larger than cache.max_entry")
-            hashed = hash(stored)  # which nobody outside can foresee: a checksum that costs a tenth
+            hashed = hash(stored)  # which nobody outside can foresee, and costs less than the checksum
             known = hashed in self._checked
             entry = unpack(stored, self.max_entry, known=known)
             if key.startswith(VECTOR_KEY):

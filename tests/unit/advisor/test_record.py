@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +193,18 @@ def test_what_would_take_too_much_memory_is_not_made(
         read(written(tmp_path / "load.record", *lines))
 
 
+@contextlib.contextmanager
+def at_most(size: int) -> Iterator[None]:
+    """The block takes less than so many bytes of memory."""
+    tracemalloc.start()
+    try:
+        yield
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < size
+
+
 def test_ten_million_numbers_take_no_more_memory_than_their_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,14 +214,8 @@ def test_ten_million_numbers_take_no_more_memory_than_their_bytes(
         b"\n".join(map(msgspec.json.encode, (HEADER, MIX))) + b'\n{"line":"arrivals","at":0,"requests":['
     )
     (tmp_path / "numbers").write_bytes(gzip.compress(content + b"1," * 10**7 + b"1]}\n", compresslevel=1))
-    tracemalloc.start()
-    try:
-        with pytest.raises(BadRecord, match="line 3: it has more than 2765800 numbers"):
-            read(tmp_path / "numbers")
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak < 100 * 2**20
+    with at_most(100 * 2**20), pytest.raises(BadRecord, match="line 3: it has more than 2765800 numbers"):
+        read(tmp_path / "numbers")
 
 
 @pytest.mark.parametrize(
@@ -226,14 +234,8 @@ def test_values_that_are_nested_too_deep(tmp_path: Path, levels: int, said: str)
 def test_many_ends_of_lines_are_not_made_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "LIMIT", 2**24)
     (tmp_path / "lines").write_bytes(gzip.compress(b"\n" * 10**7, compresslevel=1))
-    tracemalloc.start()
-    try:
-        with pytest.raises(BadRecord, match="1000000 lines"):
-            read(tmp_path / "lines")
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak < 50 * 2**20
+    with at_most(50 * 2**20), pytest.raises(BadRecord, match="1000000 lines"):
+        read(tmp_path / "lines")
 
 
 def test_questions_of_callers_are_counted_by_how_long_answers_take(monkeypatch: pytest.MonkeyPatch) -> None:
