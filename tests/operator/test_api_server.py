@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import sys
@@ -200,6 +201,28 @@ async def test_nobody_need_be_there_for_a_policy_to_go(
     assert (await published(client)).classes.keys() == {"banter", "facts"}
     async with operating(api_server, client):
         await until_published(client, {"facts"})
+
+
+async def test_a_round_under_way_ends_before_its_operator(
+    api_server: ApiServer, kubernetes: httpx.AsyncClient, client: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is reported by the session that all use; one of its own would be left open."""
+    await announce(client, "banter")
+    under_way = asyncio.Event()
+    async with operating(api_server, client) as operator:
+        [ending] = [task for task in asyncio.all_tasks() if task.get_name() == "startup/cleanup activities"]
+        reconcile = operator.policies.reconcile
+
+        async def slow(**of: Any) -> Any:
+            under_way.set()
+            await asyncio.wait([ending], timeout=1)  # in vain, if it is waited for
+            return await reconcile(**of)
+
+        monkeypatch.setattr(operator.policies, "reconcile", slow)
+        await create(kubernetes, "cachepolicies", "banter", {"cacheClass": "banter"})
+        await under_way.wait()
+    assert "ttl" in (await kubernetes.get(f"{BASE}/cachepolicies/banter")).json()["status"]
+    gc.collect()  # a session that was left open says so
 
 
 async def test_finalizers_of_an_earlier_release_are_taken_away(
