@@ -644,8 +644,9 @@ class Recall:
             if hit is not None and hit.state is not FRESH and not hit.usable:
                 hit = None
         if request.plain is None and hit is None:
-            # Of what memory has not, the ordinary way reserves tokens.
-            if limit is not None or not self._may_wait(request):
+            # Of what memory has not, the ordinary way reserves tokens, or asks for the lease at once.
+            looks = self._pipeline.looks_first(request.lookup.class_name)
+            if limit is not None or not looks or not self._may_wait(request):
                 return False
             request.asked = time.perf_counter()
             return self._pipeline.ask(request.lookup, functools.partial(self._then, request, self._on_entry))

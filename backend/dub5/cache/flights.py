@@ -129,6 +129,11 @@ def _hit_status(ttl: int, ttl_by: str | None, detail: str) -> CacheStatus:
     return msgspec.structs.replace(status, text=str(status))
 
 
+class LookFirst(Dub5Error):
+    """Somebody was here before, and who asked had not looked into Redis: at what is stored, and at what was purged, so
+    that nobody joins what began before a purge. No request's error."""
+
+
 Take = Callable[[list[Frame]], bool]
 """Called with frames as they come; False, and nothing was done with them. What it raises is the follower's."""
 
@@ -220,6 +225,7 @@ class Flight(_Coming, eq=False):
 
     `followers` counts the requests of this replica, the other replicas that follow, and a background refresh
     itself; when the last one leaves, the flight is `abandoned`: its task is cancelled, and nobody may join it.
+    Of an `unseen` one nobody has looked into Redis: it ends with LookFirst where it does not lead.
     `words` are those of the request that it was begun for, and `asker` that request; `leader` is the one whose call
     answers it, perhaps another replica's.
     """
@@ -234,6 +240,7 @@ class Flight(_Coming, eq=False):
     error: Dub5Error | None = None
     led_here: bool | None = None
     stored: bool = False
+    unseen: bool = False
     abandoned: bool = False
     task: asyncio.Task[None] | None = None
 
@@ -477,21 +484,25 @@ class Flights:
         on_forward: Callable[[CacheStatus], None] | None = None,
         *,
         alone: bool = False,
+        look: bool = False,
     ) -> CacheAnswer:
         """What is stored, or what a flight brings: of a stream as soon as its first frames are here. What memory has
-        comes without a wait.
+        comes without a wait. Where Redis seldom has what memory has not, a lease is asked for without a look there
+        first, but with `look`: that takes a turn less, and says as well where something is stored.
 
         `on_forward` is called with what is known as soon as the answer has to be waited for: nothing usable is stored.
         `alone`: nothing stored will do, nor what others ask for. Raises a Dub5Error with its true status.
         """
-        lookup, record, hit = question.lookup, question.record, None
+        lookup, record, hit, unseen = question.lookup, question.record, None, False
         if lookup is None:
             status = CacheStatus(fwd="bypass", detail=question.bypass)
         else:
             asked = lookup.directives
             if not (alone or asked.no_cache):
                 hit = self._store.recall(lookup)
-                if hit is None or not hit.usable:
+                looks = look or asked.only_if_cached or self._store.looks_first(lookup.class_name)
+                unseen = hit is None and not looks
+                if not unseen and (hit is None or not hit.usable):
                     hit = await self._find(lookup, record)
                 if hit is not None and hit.usable:
                     return CacheAnswer(self.serve(question, lookup, leader, hit), hit)
@@ -507,7 +518,10 @@ class Flights:
         if lookup is None and not record.stream:
             return await self._ask_alone(record, leader, status)
         try:
-            return await self._follow(question, lookup, leader, status, hit, alone=alone)
+            return await self._follow(question, lookup, leader, status, hit, alone=alone, unseen=unseen)
+        except LookFirst:
+            # A second time it was another request that had not looked, and whose flight this one had joined.
+            return await self.answer(question, leader, look=True, alone=look)
         except ProviderError as error:
             if lookup is None or alone or not error.is_outage:
                 raise
@@ -579,10 +593,12 @@ class Flights:
         hit: CacheHit | None,
         *,
         alone: bool,
+        unseen: bool,
     ) -> CacheAnswer:
         """Follow the flight for this question, or begin it, and wait for its first frames, or for a whole answer.
 
-        `hit` is what is stored and would not do.
+        `hit` is what is stored and would not do. `unseen`: Redis was not asked, and LookFirst is raised where somebody
+        was here before.
         """
         record, seen = question.record, hit.entry.born if hit is not None else 0
         asker = Asker(record.request_id, record.trace.trace_id)
@@ -604,12 +620,14 @@ class Flights:
             else:
                 found, max_age = self._by_identity.get(identity), lookup.directives.max_age
                 if found is None or found.ended or found.abandoned:
-                    flight = Flight(lookup.words, asker, asker, self._clock())
+                    flight = Flight(lookup.words, asker, asker, self._clock(), unseen=unseen)
                     work = self._fly(flight, leader, identity, lookup, shared=True, seen=seen)
                     self._begin(flight, work, identity)
                 elif max_age is not None and self._clock() - found.began > max_age:
                     alone = True  # what it brings would be too old
                     continue
+                elif unseen:
+                    raise LookFirst("There is a flight already.")
                 else:
                     flight, joined = found, True
             flight.followers += 1
@@ -783,12 +801,21 @@ class Flights:
         try:
             for _ in range(_MAX_TAKEOVERS if shared and identity is not None and lookup is not None else 0):
                 assert identity is not None and lookup is not None  # noqa: S101, PT018  # for mypy
+                if flight.unseen and lookup.lifetimes.question is not None:
+                    self._store.ask_known(identity.key)  # in the same turn
                 try:
                     claim = await self._leadership.claim(
                         identity, flight, seen=seen, background=cooldown is not None
                     )
                 except RedisUnavailable:
                     claim = None
+                if claim is not None and flight.unseen:
+                    leads, flight.unseen = claim.outcome == "lead", False
+                    self._store.looked(lookup.class_name, found=not leads)
+                    if not leads:
+                        flight.led_here, flight.leader = False, None
+                        flight.end(LookFirst("There is an answer, or a leader."))
+                        return
                 if claim is None or claim.outcome == "lead":
                     break
                 if claim.outcome == "cooling":

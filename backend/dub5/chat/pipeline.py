@@ -98,6 +98,7 @@ class Pipeline:
         self.remembered = services.store.remembered
         self.judged = services.store.judged
         self.ask = services.store.ask
+        self.looks_first = services.store.looks_first
         self.version = services.store.version
         self.holds = services.store.holds
 

@@ -15,7 +15,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from dub5.cache.store import _SYNCHRONISE_INTERVAL
+from dub5.cache.store import _SYNCHRONISE_INTERVAL, AnswerStore
 from dub5.redis.link import RedisClock
 from testkit.http_server import Call, Script, Wire, refuse, stream
 from testkit.openai_server import FakeOpenAI, frames, say
@@ -31,6 +31,13 @@ COLLAPSED = "dub5; fwd=uri-miss; collapsed"
 async def fake() -> AsyncIterator[FakeOpenAI]:
     async with FakeOpenAI() as fake:
         yield fake
+
+
+@pytest.fixture(autouse=True, params=["looks", "asks for the lease"])
+def first(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a replica does first where memory has nothing; all else is the same."""
+    if request.param != "looks":
+        monkeypatch.setattr(AnswerStore, "looks_first", lambda *_: False)
 
 
 def config(fake: FakeOpenAI, url: str, **cache_class: Any) -> dict[str, Any]:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import msgspec
 import pytest
 from redis.asyncio import Redis
 
+from dub5.cache.flights import Flights, OneReplica
 from dub5.cache.freshness import NO_DIRECTIVES, Lifetimes
 from dub5.cache.purges import Purges
 from dub5.cache.samples import Sampler
 from dub5.cache.store import AnswerStore, CacheHit, CacheLookup, Entry, Identity, LocalCache
 from dub5.contract import FINGERPRINT_KEY, QuestionPolicy, QuestionRecord
+from dub5.frames import Frame
 from dub5.question_ttl import remembered, ttl_of, updated
 from dub5.redis.link import RedisLink
 from dub5.telemetry.metrics import Metrics
+from tests.following import question
 from tests.harness import PATIENT
-from tests.integration.cache.support import Clock, linked, plain
+from tests.integration.cache.support import Clock, linked, plain, until
 
 POLICY = QuestionPolicy(
     cost=0.02,
@@ -199,6 +202,37 @@ async def test_what_is_known_is_read_before_it_is_replaced(redis: str, now: Cloc
 
     assert await trips(OWN) == [6, 3]
     assert await trips(Lifetimes(ttl=60.0)) == [3, 3]
+
+
+class Answers:
+    """A Leader with an answer that is not to be kept."""
+
+    made = None
+
+    def again(self) -> Answers:
+        return self
+
+    async def call(self, _: Identity | None, on_frames: Callable[[list[Frame]], None]) -> None:
+        on_frames([Frame("whole", b"{}")])
+
+
+async def test_what_is_known_is_read_where_a_lease_is_asked_for_without_a_look(
+    redis: str, client: Redis, now: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AnswerStore, "looks_first", lambda *_: False)
+    async with replica(redis, "one", now) as one, replica(redis, "two", now) as two:
+        for _ in range(2):
+            await one.fetch("Hello")
+            now.now += 40
+        flights = Flights(two.store, OneReplica(), Metrics(config_hash="test"))
+        answer = await flights.answer(question(KEY, lifetimes=OWN, stream=False), Answers())
+        assert answer.frames == [Frame("whole", b"{}")]
+        await until(lambda: two.store._local.questions.get(KEY) is not None)
+        known = two.store._local.questions.get(KEY)
+        record = await record_of(client)
+        assert record is not None
+        assert known is not None
+        assert known.record == record
 
 
 @pytest.mark.parametrize("known", [b"garbage", b"x" * 10_000, msgspec.msgpack.encode([-1.0] * 7)], ids=len)

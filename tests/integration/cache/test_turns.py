@@ -116,3 +116,36 @@ async def test_a_miss_waits_twice_and_is_stored_in_one_turn_more(fake: FakeOpenA
             return len(stored) == 2 and not leases
 
         await until(stored_and_given_back)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_miss_waits_once_where_redis_had_nothing_of_late(
+    fake: FakeOpenAI, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    monkeypatch.setattr(store, "_LOOK_UPS", 1)  # one that found nothing is enough
+    async with replica(fake) as (one, gate, redis):
+        assert await turns(gate, one.chat("hi", temperature=0, stream=stream)) == 1
+        await until(lambda: entries(redis, 2))
+        gate.open = True
+        gate.release()
+        assert (await one.chat("hi", temperature=0, stream=stream)).headers["cache-status"].endswith("local")
+
+
+async def test_a_replica_looks_first_again_where_redis_had_something(
+    fake: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "_LOOK_UPS", 1)
+    async with replica(fake) as (one, _, redis):
+        config = {**openai_provider(fake.base_url), "redis": {"url": redis.url}}
+        async with running(config) as other:
+            for text in ("1", "2"):
+                await other.chat(text)
+                assert (await one.chat(f"another {text}")).headers["cache-status"].endswith("; stored")
+                assert not one.replica.application._flights._store.looks_first("default")
+                assert (await one.chat(text)).headers["cache-status"].endswith("detail=shared")
+                assert one.replica.application._flights._store.looks_first("default")
+
+
+async def entries(redis: RedisServer, count: int) -> bool:
+    """Whether so many answers are stored."""
+    return len(await redis.client.keys("*:entry:*")) == count
