@@ -71,7 +71,7 @@ _MOMENT = 0.1
 """Seconds for which it is known that nothing was there, for who looks twice. What another replica stores meanwhile is
 found when a lease is asked for."""
 
-_LOOK_UPS = 64
+_LOOK_UPS = 32
 """Look-ups over which is averaged how many of them found something in Redis, about."""
 _SELDOM = 1 / 8
 """The share of them from which on Redis is looked into first: then that saves a turn more often than it costs one."""
