@@ -33,7 +33,7 @@ from dub5.chat.catalog import Catalog, Target
 from dub5.chat.embeddings_request import EmbeddingsRequest, Text, tokens_of
 from dub5.chat.pipeline import Services
 from dub5.chat.question import answer_key, scope_of
-from dub5.errors import Dub5Error, InternalError, InvalidRequest
+from dub5.errors import Dub5Error, InternalError, InvalidRequest, NotCached
 from dub5.frames import Frame
 from dub5.json_steps import LARGE
 from dub5.providers.protocol import BatchLimit, Call
@@ -167,7 +167,8 @@ class Embedder:
         record: RequestRecord,
         deadline: float | None = None,
     ) -> Batch:
-        """Resolve the model and the key of each text, and look into memory. CallerError where it cannot be answered."""
+        """Resolve the model and the key of each text, and look into memory. CallerError where it cannot be answered,
+        NotCached where only what is stored may be given, and this never is."""
         caller.require_model(request.model)
         target = self._catalog[request.model]
         if target.personality is not None:
@@ -176,6 +177,8 @@ class Embedder:
             )
         record.model = target.model.name
         bypass = self._why_not_cached(target, directives)
+        if bypass is not None and directives.only_if_cached:
+            raise NotCached(f"Vectors for this request are not cached: {bypass}.")
         batch = Batch(
             request=request, target=target, items=[], bypass=bypass, record=record, deadline=deadline
         )

@@ -280,6 +280,14 @@ async def test_what_a_request_asks_of_the_cache(server: Running, fake: FakeOpenA
     assert asked(fake) == [["a"], ["a"], ["a", "b"], ["b", "c"]]
 
 
+async def test_what_is_never_cached_is_not_asked_for_where_only_that_may_be_had(fake: FakeOpenAI) -> None:
+    config = {**openai_provider(fake.base_url), "cache": {"classes": {"default": {"cacheable": "never"}}}}
+    async with running(config) as server:
+        refused = await ask(server, ["a"], {"cache-control": "only-if-cached"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (504, "not_cached")
+        assert fake.calls == []
+
+
 async def test_a_purge_by_tag_reaches_vectors(fake: FakeOpenAI, redis: str) -> None:
     async with running({**openai_provider(fake.base_url), "redis": {"url": redis}}) as server:
         await ask(server, ["a"], {"x-dub5-cache-tags": "doc"})
