@@ -30,14 +30,14 @@ _USUAL_PORTS = {"http": ":80", "https": ":443"}
 
 _EXPOSED = (
     *("age", "allow", "cache-status", "date", "openai-processing-ms", "retry-after", "server-timing"),
-    *("www-authenticate", "x-request-id", "x-should-retry"),
+    *("request-id", "www-authenticate", "x-request-id", "x-should-retry"),
     *(
         f"x-ratelimit-{what}-{unit}"
         for unit in ("requests", "tokens")
         for what in ("limit", "remaining", "reset")
     ),
 )
-_METHODS = b"GET, HEAD, POST"
+_METHODS = b"GET, HEAD, POST, DELETE"
 _PREFLIGHT_LIFE = b"7200"
 """Seconds for which a browser need not ask again: the most that Chromium takes."""
 

@@ -155,6 +155,15 @@ async def test_an_allowed_origin_is_told_that_it_may(server: Running, fake: Fake
     assert len(fake.calls) == 1
 
 
+async def test_all_that_is_served_may_be_asked_for_and_its_ids_read(server: Running) -> None:
+    """OpenAI's client deletes a Response; Anthropic's reads the request's id where its own service has it."""
+    answer = await preflight(server, CHAT, "/v1/responses/x", **{"access-control-request-method": "DELETE"})
+    assert "DELETE" in answer.headers["access-control-allow-methods"].split(", ")
+    answered = await server.client.post("/v1/messages", json={}, headers={"origin": CHAT})
+    exposed = answered.headers["access-control-expose-headers"].split(", ")
+    assert {"request-id", "x-request-id"} <= answered.headers.keys() & set(exposed)
+
+
 async def test_no_other_origin_is(server: Running) -> None:
     for origin in (EVIL, "null", "http://chat.example.com"):
         answer = await preflight(server, origin)
