@@ -73,6 +73,10 @@ _USAGE_CHUNK = frozenset(
 
 _USAGE = (dict, type(None))
 _TEXTS = "text completions"
+_OTHER_NUMBERS = frozenset({"output_dtype", "embed_dtype", "endianness"})
+"""Fields of Mistral, Voyage and vLLM that make something else of base64 than 32-bit floats, little-endian. As text all
+numbers are the same."""
+
 _NOWHERE = (404, 405, 501)
 _TOO_FEW = "answered with fewer choices than were asked for"
 _STRANGE = 4
@@ -166,7 +170,9 @@ class OpenAIProvider:
             await http.aclose()
 
     async def embed(self, call: Call) -> Embedded:
-        body = {**call.body, "model": call.model, "encoding_format": self._encoding_format}
+        plain = _OTHER_NUMBERS.isdisjoint(call.body)
+        encoding = self._encoding_format if plain else "float"
+        body = {**call.body, "model": call.model, "encoding_format": encoding}
         try:
             answered = await self._embeddings.post(body, call)
             return await embedded(answered, len(call.body["input"]))

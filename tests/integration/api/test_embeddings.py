@@ -362,6 +362,24 @@ async def test_what_compatible_servers_write_otherwise(
     assert vectors(await ask(server, ["a", "b"])) == [vector_of("a"), vector_of("b")]
 
 
+@pytest.mark.parametrize("field", ["output_dtype", "embed_dtype", "endianness"])
+async def test_bytes_of_another_kind_of_number_are_not_taken_for_floats(
+    server: Running, fake: FakeOpenAI, field: str
+) -> None:
+    """Servers that know the field write its kind of number into base64; of bytes alone nobody can tell which."""
+
+    async def of_that_kind(call: Call, wire: Wire) -> None:
+        vector: Any = [12, -6, 3, 64]
+        if call.body["encoding_format"] == "base64":
+            vector = base64.b64encode(struct.pack("4b", *vector)).decode()
+        await whole({"data": [{"index": 0, "embedding": vector}]})(call, wire)
+
+    fake.reply = of_that_kind
+    asked_for: Json = {field: "other"}
+    assert vectors(await ask(server, ["a"], **asked_for)) == [[12, -6, 3, 64]]
+    assert fake.calls[0].body[field] == "other"
+
+
 async def test_numbers_of_64_bits_are_served_as_they_were_said(server: Running, fake: FakeOpenAI) -> None:
     fake.reply = whole({"data": [{"index": 0, "embedding": [0.1, -2, 1e-200]}]})
     for _ in ("missed", "hit"):
