@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import hashlib
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 import msgspec
@@ -37,6 +38,7 @@ from dub5.errors import Dub5Error, InternalError, InvalidRequest, NotCached
 from dub5.frames import Frame
 from dub5.json_steps import LARGE
 from dub5.providers.protocol import BatchLimit, Call
+from dub5.shares import may_take_one
 from dub5.telemetry.background import Background
 from dub5.telemetry.record import RequestRecord
 from dub5.vectors import NoVector, Vector
@@ -48,9 +50,9 @@ _GROUPS = 4
 """Calls that one request has under way at a time."""
 
 _LARGE_GROUP = 32
-_LARGE_GROUPS = 16
-"""Calls for so many texts or more that are under way on this replica at a time, or wait for a slot: each of their texts
-has a lease, which is renewed each second."""
+_LARGE_GROUPS = 20
+"""Calls for so many texts or more that are under way on this replica at a time, or wait for a slot, 16 of them for one
+model: each of their texts has a lease, which is renewed each second."""
 
 _READ_AT_ONCE = 64
 """Texts that are looked up in Redis in one go: their vectors come together."""
@@ -152,7 +154,7 @@ class Embedder:
         self._flights = flights
         self._policies = policies
         self._undecodable = undecodable
-        self._large_groups = asyncio.Semaphore(_LARGE_GROUPS)
+        self._large_groups = _Places(_LARGE_GROUPS)
         self.services = services
         self.store = services.store
         self.jobs = background.jobs("embedding-call")
@@ -265,7 +267,8 @@ class Embedder:
     async def _ask_group(self, batch: Batch, items: list[Item], window: asyncio.Semaphore) -> None:
         """At once for all that are to be asked in one call, as far as we lead."""
         try:
-            async with self._large_groups if len(items) >= _LARGE_GROUP else contextlib.nullcontext():
+            large, model = len(items) >= _LARGE_GROUP, batch.target.slots_of
+            async with self._large_groups.one_for(model) if large else contextlib.nullcontext():
                 calls = _Calls(self, batch)
                 async with _together() as asking:
                     for number, item in enumerate(items):
@@ -322,6 +325,30 @@ class Embedder:
         status = status_of(batch)
         ages = [item.hit.age for item in batch.items if item.hit is not None]
         return Vectors(vectors, tokens, status, max(ages) if status.hit else None)
+
+
+class _Places:
+    """So many in all, of which no model takes those that the others need (`shares`)."""
+
+    def __init__(self, free: int) -> None:
+        self._free = free
+        self._held: Counter[str] = Counter()
+        self._given_back = asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def one_for(self, model: str) -> AsyncIterator[None]:
+        """As soon as it may have one."""
+        while not may_take_one(self._held[model], self._free):
+            await self._given_back.wait()
+        self._free -= 1
+        self._held[model] += 1
+        try:
+            yield
+        finally:
+            self._free += 1
+            self._held[model] -= 1
+            self._given_back.set()  # wakes all that wait now, and they look again
+            self._given_back.clear()
 
 
 def groups_of(items: Sequence[Item], limit: BatchLimit) -> Iterator[list[Item]]:

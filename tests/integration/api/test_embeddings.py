@@ -531,6 +531,27 @@ async def test_large_batches_wait_for_each_other_and_none_for_ever(
         await server.becomes("dub5_flight_followers", 0)
 
 
+async def test_a_model_that_hangs_leaves_room_for_large_batches_of_others(
+    fake: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dub5.chat.embeddings._LARGE_GROUPS", 5)
+    async with FakeOpenAI() as hung:
+        hung.reply = gated = Gated()
+        config = openai_provider(fake.base_url)
+        config["providers"]["hung"] = {"kind": "openai", "base_url": hung.base_url}
+        config["models"]["slow"] = {"routes": ["hung/one"]}
+        async with running(config) as server:
+            batches = [[f"{batch} {number}" for number in range(32)] for batch in range(6)]
+            waiting = [asyncio.create_task(ask(server, each, model="slow")) for each in batches]
+            for _ in range(4):
+                await hung.wait_called()
+            async with asyncio.timeout(20):
+                assert vectors(await ask(server, batches[0])) == [vector_of(each) for each in batches[0]]
+            gated.gate.set()
+            for batch, response in zip(batches, await asyncio.gather(*waiting), strict=True):
+                assert vectors(response) == [vector_of(each) for each in batch]
+
+
 async def test_tenants_share_no_vectors(fake: FakeOpenAI) -> None:
     keys = "\n".join(
         f"{hashlib.sha256(name.encode()).hexdigest()}: {{tenant: {name}, roles: [chat]}}"
