@@ -38,13 +38,22 @@ class Reported(ValueError):
         self.error = error
 
 
+class _Listed(msgspec.Struct, array_like=True):
+    """A list of which all but the first member is passed over: there may be millions."""
+
+    first: msgspec.Raw
+
+
+_listed = msgspec.json.Decoder(_Listed)
+
+
 def unlisted(raw: bytes) -> bytes:
     """The first member where `raw` is a list: so some servers write an error."""
     if raw.lstrip()[:1] != b"[":
         return raw
     try:
-        return bytes(msgspec.json.decode(raw, type=list[msgspec.Raw])[0])
-    except (msgspec.MsgspecError, IndexError, RecursionError):
+        return bytes(_listed.decode(raw).first)
+    except (msgspec.MsgspecError, RecursionError):
         return raw
 
 

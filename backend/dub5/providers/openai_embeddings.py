@@ -11,6 +11,7 @@ import asyncio
 
 import msgspec
 
+from dub5.json_steps import LARGE
 from dub5.providers.odd_answers import Unusable, raise_reported_error, unlisted
 from dub5.providers.protocol import Embedded
 from dub5.vectors import MOST_NUMBERS, NoVector, Vector
@@ -90,7 +91,9 @@ def _tokens(raw: msgspec.Raw) -> int:
 
 
 def _raise_reported(raw: bytes) -> None:
-    """Compatible servers report errors with status 200, too."""
+    """Compatible servers report errors with status 200, too. None is so long that it has to be read in steps."""
+    if len(raw) >= LARGE:
+        return
     try:
         data = msgspec.json.decode(raw)
     except (ValueError, RecursionError):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dub5.providers.odd_answers import Reported, Unusable
+from dub5.providers.odd_answers import Reported, Unusable, unlisted
 from dub5.providers.openai_embeddings import embedded
 from dub5.vectors import MOST_NUMBERS, Vector
 
@@ -42,6 +43,36 @@ async def test_vectors_are_in_the_order_of_asking_whatever_theirs() -> None:
 )
 async def test_tokens(usage: Any, tokens: int) -> None:
     assert (await embedded(answer([1], usage=usage), 1)).tokens == tokens
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"[%b0]" % (b"0," * 1_000_000), b'{"data": 5, "more": [%b0]}' % (b"[]," * 1_000_000)],
+    ids=["a list", "no vectors"],
+)
+async def test_what_is_no_answer_takes_little_memory_however_long_it_is(raw: bytes) -> None:
+    tracemalloc.start(1)
+    try:
+        with pytest.raises(Unusable):
+            await embedded(raw, 1)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < len(raw)
+
+
+@pytest.mark.parametrize(
+    ("raw", "first"),
+    [
+        (b'[{"error": 1}]', b'{"error": 1}'),
+        (b' [ {"error": 1} , {"error": 2}, 3 ] ', b'{"error": 1}'),
+        (b'{"error": 1}', b'{"error": 1}'),
+        (b"[]", b"[]"),
+        (b'[{"error": 1}', b'[{"error": 1}'),
+    ],
+)
+def test_of_a_list_the_first_is_read(raw: bytes, first: bytes) -> None:
+    assert unlisted(raw) == first
 
 
 async def test_many_vectors() -> None:
