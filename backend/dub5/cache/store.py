@@ -627,7 +627,7 @@ class AnswerStore:
         left = self._kept_for(identity.key, lifetimes) - entry.age(now)
         if len(entry.body) > self.max_entry or left <= 0 or _is_unborn(entry, now):
             return None
-        self._local.put(identity, entry, seconds=left)
+        self._hold(identity, entry, left, now)
         if self._link is None:
             return Kept(identity, entry, ())
         name, packed = ENTRY_KEY % (identity.key, identity.version), pack(entry)
@@ -822,6 +822,13 @@ class AnswerStore:
         now = self.now()
         left = self._kept_for(identity.key, lifetimes) - entry.age(now)
         if left > 0 and not _is_unborn(entry, now):
+            self._hold(identity, entry, left, now)
+
+    def _hold(self, identity: Identity, entry: Entry, left: float, now: float) -> None:
+        """In memory for so many seconds, unless a younger one is there, as in Redis: it was fetched, or written by
+        people, while this one was on its way."""
+        held = self._local.get(identity)
+        if held is None or held.entry.born <= entry.born or _is_unborn(held.entry, now):
             self._local.put(identity, entry, seconds=left)
 
     def judged(self, entry: Entry, tier: str, lookup: CacheLookup) -> CacheHit | None:

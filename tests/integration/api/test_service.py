@@ -379,6 +379,26 @@ async def test_answers_for_everybody_are_written_by_an_admin_only(fake: FakeOpen
             assert response.status_code == status
 
 
+async def test_what_was_written_meanwhile_is_not_replaced_by_an_older_answer(
+    server: Running, fake: FakeOpenAI
+) -> None:
+    answering = asyncio.Event()
+
+    async def later(call: Call, wire: Wire) -> None:
+        await answering.wait()
+        await say("Made")(call, wire)
+
+    fake.reply = later
+    asking = asyncio.create_task(server.chat("hi"))
+    await fake.wait_called()
+    request = {"model": "small", "messages": [{"role": "user", "content": "hi"}]}
+    written = await server.client.post("/v1/cache/answers", json={"request": request, "answer": "Written"})
+    assert written.json() == {"stored": True}
+    answering.set()
+    assert (await asking).json()["choices"][0]["message"]["content"] == "Made"
+    assert (await server.chat("hi")).json()["choices"][0]["message"]["content"] == "Written"
+
+
 async def test_a_client_that_does_not_read_is_cut_off_at_max_stream(fake: FakeOpenAI) -> None:
     fake.reply = stream([frame(chunk({"content": "x" * 100_000})) for _ in range(200)])
     config = {**openai_provider(fake.base_url), "server": {"max_stream": "300ms"}}
