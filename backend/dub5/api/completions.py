@@ -121,13 +121,15 @@ class CompletionWriter(ChatWriter):
         """In parts about as long as tokens, as its provider would have sent it: there is none that only opens."""
         events: list[bytes] = []
         opening: Json = {}
-        for chunk in split(decode(completion), include_usage=self.include_usage, whole_texts=True):
+        answer = decode(completion)
+        texts = len(answer.get("choices") or ())
+        for chunk in split(answer, include_usage=self.include_usage, whole_texts=True):
             choices = chunk["choices"]
             if choices and "role" in choices[0]["delta"]:
                 opening = {**opening, **chunk}
                 continue
             name, text = text_of(chunk)
-            for part in tokens(text) or [""]:
+            for part in tokens(text, texts) or [""]:
                 delta = {name: part} if name else {}
                 said = [{**choice, "delta": delta} for choice in choices]
                 events.append(_event({**opening, **chunk, "choices": said}))

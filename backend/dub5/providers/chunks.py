@@ -545,10 +545,11 @@ def text_of(chunk: Json) -> tuple[str, str]:
     return "", ""
 
 
-def tokens(text: str) -> list[str]:
-    """`text` in parts about as long as a model's tokens; in _MOST_PIECES longer ones, where those would be more."""
+def tokens(text: str, texts: int = 1) -> list[str]:
+    """`text` in parts about as long as a model's tokens; in _MOST_PIECES longer ones, where those would be more. One of
+    so many `texts` has its share of them."""
     parts = _TOKEN.findall(text)
-    size = -(-len(parts) // _MOST_PIECES)
+    size = -(-len(parts) * texts // _MOST_PIECES)
     if size <= 1:
         return parts
     return ["".join(parts[start : start + size]) for start in range(0, len(parts), size)]

@@ -58,6 +58,19 @@ def test_what_passes_for_a_stored_answer_is_served(stored: bytes) -> None:
     assert writer.replay(stored) == b"data: [DONE]\n\n"
 
 
+def test_what_is_streamed_of_a_stored_answer_has_only_so_many_events_however_many_texts_it_is() -> None:
+    """Else a stored answer to many prompts would become forty times as long, in one step of the event loop."""
+    texts = ["some words " * 100] * 100
+    choices = [
+        {"index": index, "message": {"role": "assistant", "content": text}, "finish_reason": "length"}
+        for index, text in enumerate(texts)
+    ]
+    writer = CompletionWriter(include_usage=False)
+    *sent, _, _ = writer.replay(json.dumps({"choices": choices}).encode()).decode().split("\n\n")
+    assert list(joined([json.loads(each.removeprefix("data: ")) for each in sent]).values()) == texts
+    assert len(sent) <= 2000 + len(texts)
+
+
 class Gated:
     """Holds each call until `gate` is set."""
 
