@@ -163,6 +163,7 @@ async def _send(batch: Batch, vectors: Vectors, head: Headers, send: Send) -> No
     await send({"type": "http.response.start", "status": 200, "headers": head})
     while following is not None:
         await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await asyncio.sleep(0)  # to send is no wait where the client takes it
         piece, following = following, next(pieces, None)
     await send({"type": "http.response.body", "body": piece, "more_body": False})
 
