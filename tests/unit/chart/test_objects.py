@@ -348,6 +348,13 @@ def test_keys_are_made_where_none_are_named() -> None:
     assert mounted["secret"]["items"] == [{"key": "keys.yaml", "path": "keys.yaml"}]
 
 
+@pytest.mark.parametrize("tenant", ["42", "no", "2026-01-01"])
+def test_a_tenant_that_looks_like_something_else_in_yaml_is_a_name(tenant: str) -> None:
+    secret = render(nested("auth.tenant", tenant)).one("Secret", "dub5-keys")["data"]
+    digests = yaml.safe_load(base64.b64decode(secret["keys.yaml"]))
+    assert {key["tenant"] for key in digests.values()} == {tenant}
+
+
 @pytest.mark.parametrize("name", ["gitops", "production"])
 def test_what_is_named_is_not_made_up(name: str) -> None:
     values = MATRIX[f"example {name}"]
