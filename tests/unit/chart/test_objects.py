@@ -248,6 +248,26 @@ def test_no_variable_is_there_twice(values: Json) -> None:
             assert all(isinstance(variable.get("value", ""), str) for variable in container.get("env", []))
 
 
+def test_a_large_number_in_a_variable_is_as_it_was_written() -> None:
+    given: Json = {"MALLOC_TRIM_THRESHOLD_": 134_217_728, "RATIO": 0.1, "ON": True, "TEXT": "1e6"}
+    written = {"MALLOC_TRIM_THRESHOLD_": "134217728", "RATIO": "0.1", "ON": "true", "TEXT": "1e6"}
+    rendered = render(
+        {
+            "env": given,
+            "operator": {"enabled": True},
+            "loadtest": {"enabled": True, "settings": {"SEED": 20_260_101}},
+        }
+    )
+    for name in ("dub5", "dub5-operator"):
+        assert written.items() <= _variables(rendered.pods()[name]).items()
+    [job] = rendered.of("Job")
+    assert _variables(rendered.pods()[job])["SEED"] == "20260101"
+
+
+def _variables(pod: Json) -> dict[str, str]:
+    return {each["name"]: each.get("value", "") for each in pod["containers"][0]["env"]}
+
+
 @everywhere
 def test_exactly_one_decides_how_many(values: Json) -> None:
     rendered = render(values)

@@ -41,3 +41,8 @@ allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
+
+{{/* A value as text. Numbers of a values file are floats to Helm, which it writes as 1e+06 from a million on. */}}
+{{- define "dub5.text" -}}
+{{- if kindIs "string" . }}{{ . }}{{ else }}{{ toJson . }}{{ end }}
+{{- end }}

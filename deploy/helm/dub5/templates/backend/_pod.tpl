@@ -78,7 +78,7 @@ volumes:
   valueFrom: {secretKeyRef: {name: {{ .name }}, key: {{ .key }}}}
 {{- end }}
 {{- range $name, $value := .Values.env }}
-- {name: {{ $name }}, value: {{ $value | quote }}}
+- {name: {{ quote $name }}, value: {{ include "dub5.text" $value | quote }}}
 {{- end }}
 {{- range $name, $source := .Values.secretEnv }}
 - name: {{ $name }}

@@ -45,7 +45,7 @@ configMap:
 - {name: SUMMARY_FILE, value: /results/$(POD_NAME).json}
 {{- end }}
 {{- range $name, $value := merge (deepCopy .settings) (dict "STARTUP_TIMEOUT" "3m") }}
-- {name: {{ $name }}, value: {{ toString $value | quote }}}
+- {name: {{ $name }}, value: {{ include "dub5.text" $value | quote }}}
 {{- end }}
 {{- end }}
 
