@@ -79,10 +79,10 @@ def _rendered(values: str) -> Rendered:
     return rendered_anew(json.loads(values))
 
 
-def rendered_anew(values: Json) -> Rendered:
+def rendered_anew(values: Json, release: str = "dub5", namespace: str = "chat") -> Rendered:
     """With secrets of its own."""
     _chart().validate_schema(values)
-    files = _chart().render(values, name="dub5", namespace="chat")
+    files = _chart().render(values, name=release, namespace=namespace)
     notes = files.pop("dub5/templates/NOTES.txt")
     objects: dict[tuple[str, str], Json] = {}
     for path, text in files.items():

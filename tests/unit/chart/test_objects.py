@@ -347,6 +347,19 @@ def test_names_fit_and_labels_are_the_usual_ones(values: Json) -> None:
         assert all(isinstance(value, str) and len(value) <= 63 for value in labels.values())
 
 
+@pytest.mark.parametrize(("release", "namespace"), [("no", "on"), ("1e5", "1234")])
+def test_names_that_look_like_something_else_in_yaml_are_names(
+    release: str, namespace: str, schemas: ApiSchemas
+) -> None:
+    values = merged(ADVISOR, MATRIX["load test"], nested("operator", {"enabled": True, "crds": False}))
+    rendered = rendered_anew(values, release, namespace)
+    for made in rendered.objects.values():
+        assert schemas.complaints(made) == []
+        assert made["metadata"]["namespace"] == namespace
+        assert made["metadata"]["labels"]["app.kubernetes.io/instance"] == release
+    assert rendered.pods()[f"{release}-dub5-operator"]["containers"][0]["args"][-1] == namespace
+
+
 def test_a_new_chart_or_program_restarts_no_redis() -> None:
     for name, labels in _labels_of_pods(render()).items():
         if "test" not in name:

@@ -19,8 +19,8 @@ keda-hpa-{{ include "dub5.fullname" . }}
 
 {{/* What selects pods; never changes, since Kubernetes forbids it. Takes (dict "root" . "component" NAME). */}}
 {{- define "dub5.selector" -}}
-app.kubernetes.io/name: {{ default .root.Chart.Name .root.Values.nameOverride | trunc 63 | trimSuffix "-" }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/name: {{ default .root.Chart.Name .root.Values.nameOverride | trunc 63 | trimSuffix "-" | quote }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 {{- with .component }}
 app.kubernetes.io/component: {{ . }}
 {{- end }}

@@ -56,7 +56,7 @@ cluster tells, else anywhere but at the link-local addresses, where clouds keep 
     - {protocol: TCP, port: {{ int .port }}}
   to:
     {{- with include "dub5.namespaceOf" (dict "root" $ "host" .host) }}
-    - namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: {{ . }}}}
+    - namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: {{ quote . }}}}
     {{- else }}
     - ipBlock: {cidr: 0.0.0.0/0, except: [169.254.0.0/16]}
     - ipBlock: {cidr: "::/0", except: ["fe80::/10"]}

@@ -1,7 +1,7 @@
 {{/* A pod that runs `dub5 smoke …` in the product's own image. Takes (dict "root" . "name" NAME "args" LIST). */}}
 {{- define "dub5.test.metadata" -}}
 name: {{ include "dub5.fullname" .root }}-test-{{ .name }}
-namespace: {{ .root.Release.Namespace }}
+namespace: {{ .root.Release.Namespace | quote }}
 labels: {{ include "dub5.labels" (dict "root" .root "component" "test") | nindent 2 }}
 annotations:
   helm.sh/hook: test
