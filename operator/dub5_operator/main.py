@@ -113,7 +113,8 @@ async def run(redis: Any, options: Options, **kwargs: Any) -> None:
         )
     # kopf would make one of the user's name, and in a container the user has none.
     identity: Any = socket.gethostname()
-    health = f"http://{options.host}:{options.health_port}/healthz" if options.health_port else None
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    health = f"http://{host}:{options.health_port}/healthz" if options.health_port else None
     await kopf.operator(
         registry=registry,
         standalone=True,

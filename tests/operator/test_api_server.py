@@ -7,6 +7,7 @@ import contextlib
 import gc
 import json
 import os
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -20,6 +21,7 @@ import pytest
 from blockbuster import BlockBuster
 from redis.asyncio import Redis
 
+from dub5.cli.kubernetes import bracketed
 from dub5.cli.main import main
 from dub5.contract import (
     CLASSES_KEY,
@@ -313,6 +315,7 @@ async def test_the_program(
 ) -> None:
     """`dub5 operator` with a configuration and a kubeconfig, as people run it outside a cluster."""
     health, metrics = free_port(), free_port()
+    host = _loopback()
     await announce(client, "banter")
     await create(kubernetes, "cachepolicies", "banter", {"cacheClass": "banter"})
     await create(kubernetes, "cachepolicies", "strange", {"cacheClass": "nobody"})
@@ -324,6 +327,8 @@ async def test_the_program(
         *(
             "--config",
             str(tmp_path / "dub5.yaml"),
+            "--host",
+            host,
             "--health-port",
             str(health),
             "--metrics-port",
@@ -346,8 +351,8 @@ async def test_the_program(
         await until(kubernetes, "cacheinvalidations", "all", lambda body: bool(condition(body, "Done")))
         await until(kubernetes, "cachepolicies", "gone", lambda body: body.get("code") == 404)
         async with httpx.AsyncClient() as plain:
-            assert (await plain.get(f"http://127.0.0.1:{health}/healthz")).status_code == 200
-            reported = (await plain.get(f"http://127.0.0.1:{metrics}/metrics")).text
+            assert (await plain.get(f"http://{bracketed(host)}:{health}/healthz")).status_code == 200
+            reported = (await plain.get(f"http://{bracketed(host)}:{metrics}/metrics")).text
         assert 'dub5_operator_ttl_seconds{policy="banter"} 60.0' in reported
         [resident] = [
             line for line in reported.splitlines() if line.startswith("process_resident_memory_bytes")
@@ -365,6 +370,15 @@ async def test_the_program(
     assert lines["purged"]["names"] == ["all"]
     assert lines["policy gone"]["policy"] == "gone"
     assert (await published(client)).classes["banter"].ttl == 60  # what was decided stays
+
+
+def _loopback() -> str:
+    """IPv6's, whose addresses are written otherwise in URLs, where the machine has it."""
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return "::1"
+    except OSError:
+        return "127.0.0.1"
 
 
 def _kubeconfig(server: ApiServer) -> str:

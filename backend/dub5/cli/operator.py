@@ -28,6 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config", type=Path, metavar="FILE", help="the service's configuration, for its Redis"
     )
     parser.add_argument("--namespace", default="default", help="whose objects to watch (default: default)")
+    everywhere = "0.0.0.0"  # noqa: S104  # in its pod; probes come from outside
+    parser.add_argument("--host", default=everywhere, help="address of both listeners (default 0.0.0.0)")
     parser.add_argument(
         "--health-port", type=int, default=8080, help="of /healthz; 0 for none (default 8080)"
     )
@@ -38,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _operator(args: argparse.Namespace) -> int:
-    options = {"health_port": args.health_port, "metrics_port": args.metrics_port}
+    options = {"host": args.host, "health_port": args.health_port, "metrics_port": args.metrics_port}
     run(args.config, os.environ, args.namespace, **options)
     return 0
 

@@ -357,7 +357,8 @@ def test_names_that_look_like_something_else_in_yaml_are_names(
         assert schemas.complaints(made) == []
         assert made["metadata"]["namespace"] == namespace
         assert made["metadata"]["labels"]["app.kubernetes.io/instance"] == release
-    assert rendered.pods()[f"{release}-dub5-operator"]["containers"][0]["args"][-1] == namespace
+    args = rendered.pods()[f"{release}-dub5-operator"]["containers"][0]["args"]
+    assert args[args.index("--namespace") + 1] == namespace
 
 
 def test_a_new_chart_or_program_restarts_no_redis() -> None:

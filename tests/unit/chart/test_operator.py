@@ -37,12 +37,20 @@ def test_one_pod_restricted_and_the_only_one_with_a_token() -> None:
         "/etc/dub5/config/dub5.yaml",
         "--namespace",
         "chat",
+        "--host",
+        "0.0.0.0",
     ]
     assert container["securityContext"]["readOnlyRootFilesystem"]
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     assert pod["securityContext"]["runAsNonRoot"]
     with_token = [name for name, each in made.pods().items() if "serviceAccountToken" in str(each)]
     assert with_token == ["dub5-operator"]
+
+
+def test_it_listens_where_the_backend_does() -> None:
+    """The kubelet asks a pod with IPv6 addresses only at one of those."""
+    [container] = render(merged(ON, {"listenAddress": "::"})).pods()["dub5-operator"]["containers"]
+    assert container["args"][-2:] == ["--host", "::"]
 
 
 def test_the_definitions_stay_when_the_release_goes() -> None:

@@ -8,7 +8,7 @@ containers:
   - name: operator
     image: {{ include "dub5.image" . | quote }}
     imagePullPolicy: {{ .Values.image.pullPolicy }}
-    args: [operator, --config, /etc/dub5/config/dub5.yaml, --namespace, {{ .Release.Namespace | quote }}]
+    args: [operator, --config, /etc/dub5/config/dub5.yaml, --namespace, {{ .Release.Namespace | quote }}, --host, {{ .Values.listenAddress | quote }}]
     ports:
       - {name: health, containerPort: 8080}
       - {name: metrics, containerPort: 9001}
