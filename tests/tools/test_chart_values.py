@@ -122,9 +122,9 @@ CHANGED: dict[str, Any] = {
     "loadtest.egress": RULES,
     "loadtest.resources": {"limits": {"memory": "2Gi"}},
     **{
-        f"monitoring.{kind}.{name}": "7s"
+        f"monitoring.{kind}.{name}": written
         for kind in ("podMonitor", "serviceMonitor")
-        for name in ("interval", "scrapeTimeout")
+        for name, written in (("interval", "30s"), ("scrapeTimeout", "7s"))
     },
     **{
         f"networkPolicy.{name}": [{"podSelector": {"matchLabels": {"a": "b"}}}]

@@ -73,6 +73,14 @@ CROSSING = [
         "enable podMonitor or serviceMonitor, not both",
     ),
     (
+        {"monitoring": {"podMonitor": {"enabled": True, "interval": "5s"}}},
+        "monitoring.podMonitor.scrapeTimeout (10s) is longer than monitoring.podMonitor.interval (5s)",
+    ),
+    (
+        {"monitoring": {"serviceMonitor": {"enabled": True, "interval": "1m", "scrapeTimeout": "90s"}}},
+        "monitoring.serviceMonitor.scrapeTimeout (90s) is longer than monitoring.serviceMonitor.interval (1m)",
+    ),
+    (
         {"auth": {"existingSecret": "keys"}, "loadtest": {"enabled": True}},
         "loadtest.keySecret: name a Secret with a key that may chat",
     ),
@@ -108,6 +116,8 @@ def test_values_that_do_not_go_together_are_refused(values: Json, reason: str) -
         ("maxSurge", "50%"),
         ("podDisruptionBudget.maxUnavailable", "30%"),
         ("config.server.max_stream", 90),
+        ("monitoring.podMonitor", {"enabled": True, "interval": "1m", "scrapeTimeout": "60s"}),
+        ("monitoring.serviceMonitor", {"interval": "5s"}),
         ("config.providers.a", {"kind": "simulated", "tokens_per_second": 5.5}),
         ("autoscaling.behavior.scaleUp.tolerance", "5%"),
         *(
