@@ -361,6 +361,34 @@ def test_names_that_look_like_something_else_in_yaml_are_names(
     assert args[args.index("--namespace") + 1] == namespace
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(
+            "config",
+            "env",
+            "secretEnv",
+            "commonLabels",
+            "podLabels",
+            "podAnnotations",
+            "nodeSelector",
+            "affinity",
+        ),
+        *("loadtest.settings", "loadtest.nodeSelector", "monitoring.podMonitor.labels"),
+        *("monitoring.alerts.labels", "monitoring.dashboards.annotations", "service.annotations"),
+    ],
+)
+def test_a_mapping_with_nothing_below_it_is_an_empty_one(path: str) -> None:
+    """As a values file has it whose lines below the key are all comments."""
+    on = {"enabled": True}
+    monitoring = {"podMonitor": on, "dashboards": on, "alerts": {"configMap": True}}
+    values = merged(ADVISOR, MATRIX["load test"], {"monitoring": monitoring}, {"auth": {"anonymous": True}})
+    nothing = rendered_anew(merged(values, nested(path, None)))
+    empty = rendered_anew(merged(values, nested(path, {})))
+    for kind in ("Deployment", "ConfigMap", "PodMonitor", "Job"):
+        assert nothing.of(kind) == empty.of(kind)
+
+
 def test_a_new_chart_or_program_restarts_no_redis() -> None:
     for name, labels in _labels_of_pods(render()).items():
         if "test" not in name:

@@ -1,7 +1,7 @@
 {{/* The program's configuration as the backend reads it: `config`, and what the chart knows better. */}}
 {{- define "dub5.config" -}}
 {{- $server := dict "host" .Values.listenAddress "port" 8000 "operations_port" 9000 }}
-{{- $config := mustMergeOverwrite (deepCopy .Values.config) (dict "server" $server) }}
+{{- $config := mustMergeOverwrite (deepCopy (default dict .Values.config)) (dict "server" $server) }}
 {{- if .Values.auth.anonymous }}
 {{- $_ := set $config "auth" (dict "anonymous" true) }}
 {{- $_ := set $config.server "allowed_hosts" (include "dub5.config.hosts" . | fromYamlArray) }}
@@ -24,7 +24,7 @@ by their address, which pods know themselves. */}}
 {{- end }}
 {{- if .Values.ingress.enabled }}{{ $hosts = concat $hosts .Values.ingress.hosts }}{{ end }}
 {{- if .Values.httpRoute.enabled }}{{ $hosts = concat $hosts .Values.httpRoute.hostnames }}{{ end }}
-{{- concat $hosts (dig "server" "allowed_hosts" list .Values.config) | uniq | toYaml }}
+{{- concat $hosts (dig "server" "allowed_hosts" list (default dict .Values.config)) | uniq | toYaml }}
 {{- end }}
 
 {{- define "dub5.config.redis" -}}
@@ -75,17 +75,18 @@ key: {{ .Values.redis.external.existingSecretKey }}
 {{/* From the decision to end a pod to the end of its last stream, and five seconds to close. A stream begins when a place
 is free, or at its first heartbeat. */}}
 {{- define "dub5.gracePeriod" -}}
-{{- $linger := dig "drain" "linger" "10s" .Values.config }}
-{{- $queue := dig "admission" "queue_timeout" "10s" .Values.config }}
-{{- $stream := dig "server" "max_stream" "10m" .Values.config }}
-{{- $heartbeat := dig "server" "heartbeat" "30s" .Values.config }}
+{{- $config := default dict .Values.config }}
+{{- $linger := dig "drain" "linger" "10s" $config }}
+{{- $queue := dig "admission" "queue_timeout" "10s" $config }}
+{{- $stream := dig "server" "max_stream" "10m" $config }}
+{{- $heartbeat := dig "server" "heartbeat" "30s" $config }}
 {{- $begin := max (include "dub5.seconds" $queue) (include "dub5.seconds" $heartbeat) }}
 {{- $sum := add (include "dub5.seconds" $linger) $begin (include "dub5.seconds" $stream) }}
 {{- add $sum .Values.preStopSeconds 5 }}
 {{- end }}
 
 {{- define "dub5.capacity" -}}
-{{- dig "admission" "max_inflight" 200 .Values.config | int64 }}
+{{- dig "admission" "max_inflight" 200 (default dict .Values.config) | int64 }}
 {{- end }}
 
 {{/* Demand per replica to aim for, in requests; at least 1. */}}

@@ -33,12 +33,12 @@ app.kubernetes.io/component: {{ . }}
   "app.kubernetes.io/part-of" "dub5"
   "app.kubernetes.io/version" .root.Chart.AppVersion
   "app.kubernetes.io/managed-by" .root.Release.Service }}
-{{- merge (include "dub5.selector" . | fromYaml) $own .root.Values.commonLabels | toYaml }}
+{{- merge (include "dub5.selector" . | fromYaml) $own (default dict .root.Values.commonLabels) | toYaml }}
 {{- end }}
 
 {{/* Labels of pods: nothing that a new chart or program changes, or every upgrade would restart all of them. */}}
 {{- define "dub5.podLabels" -}}
-{{- merge (include "dub5.selector" . | fromYaml) (dict "app.kubernetes.io/part-of" "dub5") .root.Values.commonLabels | toYaml }}
+{{- merge (include "dub5.selector" . | fromYaml) (dict "app.kubernetes.io/part-of" "dub5") (default dict .root.Values.commonLabels) | toYaml }}
 {{- end }}
 
 {{- define "dub5.serviceAccountName" -}}

@@ -13,11 +13,12 @@
 
 {{/* The values that decide how this release scales, as `dub5 autoscale` reads them; of models only whether there are several. */}}
 {{- define "dub5.advisor.values" -}}
-{{- $config := dict "admission" (dig "admission" dict .Values.config) "drain" (dig "drain" dict .Values.config) }}
-{{- with dig "server" "max_stream" "" .Values.config }}
+{{- $given := default dict .Values.config }}
+{{- $config := dict "admission" (dig "admission" dict $given) "drain" (dig "drain" dict $given) }}
+{{- with dig "server" "max_stream" "" $given }}
 {{- $_ := set $config "server" (dict "max_stream" .) }}
 {{- end }}
-{{- $models := keys (default dict .Values.config.models) }}
+{{- $models := keys (default dict $given.models) }}
 {{- if or (gt (len $models) 1) (contains "*" (join "" $models)) }}
 {{- $any := dict "routes" (list "demo/simulated") }}
 {{- $_ := set $config "models" (dict "one" $any "another" $any) }}

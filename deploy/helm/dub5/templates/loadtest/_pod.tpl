@@ -44,7 +44,7 @@ configMap:
   valueFrom: {fieldRef: {fieldPath: metadata.name}}
 - {name: SUMMARY_FILE, value: /results/$(POD_NAME).json}
 {{- end }}
-{{- range $name, $value := merge (deepCopy .settings) (dict "STARTUP_TIMEOUT" "3m") }}
+{{- range $name, $value := merge (deepCopy (default dict .settings)) (dict "STARTUP_TIMEOUT" "3m") }}
 - {name: {{ $name }}, value: {{ include "dub5.text" $value | quote }}}
 {{- end }}
 {{- end }}
@@ -124,7 +124,7 @@ template:
 {{- end }}
 
 {{- define "dub5.loadtest.placement" -}}
-{{- $nodes := merge (deepCopy .Values.loadtest.nodeSelector) .Values.nodeSelector }}
+{{- $nodes := merge (deepCopy (default dict .Values.loadtest.nodeSelector)) (default dict .Values.nodeSelector) }}
 {{- if $nodes }}
 nodeSelector: {{ toYaml $nodes | nindent 2 }}
 {{- end }}

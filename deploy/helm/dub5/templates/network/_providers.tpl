@@ -4,7 +4,7 @@ proxies on the way, those in `env` included.
 */}}
 {{- define "dub5.providers.addresses" -}}
 {{- $addresses := list }}
-{{- range $name, $provider := .Values.config.providers }}
+{{- range $name, $provider := (default dict .Values.config).providers }}
 {{- if ne (default "" $provider.kind) "simulated" }}
 {{- $usual := ternary "https://api.anthropic.com" "https://api.openai.com/v1" (eq (default "" $provider.kind) "anthropic") }}
 {{- $proxy := ternary "" (default "" $provider.proxy) (eq (lower (default "" $provider.proxy)) "none") }}
