@@ -175,7 +175,7 @@ def test_the_operator_can_tell_k6s_output_from_what_its_archive_takes() -> None:
 
 def test_its_pods_reach_the_service_and_what_is_added() -> None:
     dns, backend = policy(ON, "dub5-loadtest")["egress"]
-    assert ports(dns) == {53}
+    assert ports(dns) == {53, 5353}
     assert (backend["to"], ports(backend)) == ([component("backend")], {"http"})
     added = {"to": [PEER], "ports": [{"port": 9090}]}
     assert policy(merged(ON, nested("loadtest.egress", [added])), "dub5-loadtest")["egress"][-1] == added

@@ -58,8 +58,13 @@ def test_only_monitoring_and_tests_reach_operations() -> None:
 
 def test_the_backend_reaches_names_redis_and_providers() -> None:
     dns, redis, providers = policy({})["egress"]
-    assert ports(dns) == {53}
+    assert ports(dns) == {53, 5353}
     assert {each["protocol"] for each in dns["ports"]} == {"UDP", "TCP"}
+    namespaces = [each["namespaceSelector"] for each in dns["to"] if "namespaceSelector" in each]
+    assert [each["matchLabels"]["kubernetes.io/metadata.name"] for each in namespaces] == [
+        "kube-system",
+        "openshift-dns",
+    ]
     assert redis == {"to": [component("redis")], "ports": [{"protocol": "TCP", "port": 6379}]}
     assert ports(providers) == {443}
     assert "169.254.0.0/16" in providers["to"][0]["ipBlock"]["except"]
@@ -171,7 +176,7 @@ def test_redis_is_reached_by_the_backend_only_and_reaches_nobody() -> None:
 
 def test_test_pods_reach_the_backend_and_for_autoscaling_the_api() -> None:
     dns, backend, api = policy({}, "dub5-test")["egress"]
-    assert ports(dns) == {53}
+    assert ports(dns) == {53, 5353}
     assert backend["to"] == [component("backend")]
     assert ports(backend) == {"http", "operations"}
     assert ports(api) == {443, 6443}

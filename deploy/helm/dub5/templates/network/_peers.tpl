@@ -4,12 +4,14 @@ podSelector:
   matchLabels: {{ include "dub5.selector" . | nindent 4 }}
 {{- end }}
 
-{{/* The egress rule without which nobody finds anybody by name. */}}
+{{/* The egress rule without which nobody finds anybody by name. It is about ports of pods, and OpenShift's name servers have 5353. */}}
 {{- define "dub5.egress.dns" -}}
 - to: {{ toYaml .Values.networkPolicy.dns | nindent 4 }}
   ports:
     - {protocol: UDP, port: 53}
     - {protocol: TCP, port: 53}
+    - {protocol: UDP, port: 5353}
+    - {protocol: TCP, port: 5353}
 {{- end }}
 
 {{/* To Redis: the bundled one, or the ports that the URL names, at any address. */}}
