@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import helm_python as helm
 import pytest
 
-from tests.unit.chart.support import FakeCluster, Json
+from testkit.chart import merged
+from tests.unit.chart.support import FakeCluster, Json, nested
 
 DEPLOYMENT = "dub5/templates/backend/deployment.yaml"
 KEYS = "dub5/templates/backend/secret-keys.yaml"
@@ -52,6 +53,20 @@ def test_secrets_that_were_made_stay(cluster: FakeCluster) -> None:
     again = cluster.render()
     assert again[KEYS]["data"] == first[KEYS]["data"]
     assert again[PASSWORD]["data"] == first[PASSWORD]["data"]
+
+
+@pytest.mark.parametrize(("path", "made"), [("auth", KEYS), ("redis.bundled", PASSWORD)])
+def test_a_secret_that_goes_cannot_be_named(cluster: FakeCluster, path: str, made: str) -> None:
+    """Helm deletes what is no longer in the chart: pods that run would not notice, and new ones never start."""
+    secret = cluster.render()[made]
+    values = nested(f"{path}.existingSecret", secret["metadata"]["name"])
+    cluster.put(secret)
+    assert made not in {file for file, each in cluster.render(values).items() if each}  # somebody else's
+    cluster.put(merged(secret, nested("metadata.annotations", {"meta.helm.sh/release-name": "dub5"})))
+    with pytest.raises(
+        helm.HelmError, match=f"{path}.existingSecret: {secret['metadata']['name']} was made by"
+    ):
+        cluster.render(values)
 
 
 def test_an_autoscaled_deployment_is_left_alone(cluster: FakeCluster) -> None:
