@@ -72,7 +72,7 @@ CHANGED: dict[str, Any] = {
     "redis.mode": "none",
     "redis.timeout": "50ms",
     "redis.external.url": "redis://b",
-    "redis.bundled.maxmemory": "1gb",
+    "redis.bundled.maxmemory": "128mb",
     "redis.bundled.resources": {"limits": {"memory": "1Gi"}},
     "autoscaling.mode": "none",
     "autoscaling.behavior": {"scaleDown": {"selectPolicy": "Min"}},

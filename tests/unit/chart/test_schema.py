@@ -66,6 +66,14 @@ CROSSING = [
     ({"autoscaling": {"mode": "keda"}}, "autoscaling.keda.serverAddress: say where Prometheus is"),
     ({"config": {"admission": {"max_inflight": 1}}}, "config.admission.max_inflight: 1 is too little"),
     ({"redis": {"mode": "external"}}, "redis.external.url: say where Redis is"),
+    (
+        {"redis": {"bundled": {"maxmemory": "1gb"}}},
+        "redis.bundled.resources.limits.memory: 384Mi is no more than redis.bundled.maxmemory (1gb)",
+    ),
+    (
+        {"redis": {"bundled": {"resources": {"limits": {"memory": 268_435_456}}}}},
+        "redis.bundled.resources.limits.memory: 268435456 is no more than redis.bundled.maxmemory (256mb)",
+    ),
     ({"auth": {"anonymous": True, "existingSecret": "keys"}}, "auth.anonymous: leave it out"),
     ({"httpRoute": {"enabled": True}}, "httpRoute.parentRefs: name the Gateway"),
     (
@@ -116,6 +124,12 @@ def test_values_that_do_not_go_together_are_refused(values: Json, reason: str) -
         ("maxSurge", "50%"),
         ("podDisruptionBudget.maxUnavailable", "30%"),
         ("config.server.max_stream", 90),
+        ("redis.bundled", {"maxmemory": "1gb", "resources": {"limits": {"memory": "1.5Gi"}}}),
+        ("redis.bundled", {"maxmemory": "900mb", "resources": {"limits": {"memory": "1G"}}}),
+        ("redis.bundled", {"maxmemory": "1gb", "resources": {"limits": {"memory": "1500000Ki"}}}),
+        ("redis.bundled", {"maxmemory": "1gb", "resources": {"limits": {"memory": 1_610_612_736}}}),
+        ("redis.bundled", {"maxmemory": "1gb", "resources": {"limits": {"memory": None}}}),
+        ("redis", {"mode": "none", "bundled": {"maxmemory": "1gb"}}),
         ("monitoring.podMonitor", {"enabled": True, "interval": "1m", "scrapeTimeout": "60s"}),
         ("monitoring.serviceMonitor", {"interval": "5s"}),
         ("config.providers.a", {"kind": "simulated", "tokens_per_second": 5.5}),

@@ -72,6 +72,16 @@ key: {{ .Values.redis.external.existingSecretKey }}
 {{- end }}
 {{- end }}
 
+{{/* MiB of an amount of memory as Redis or Kubernetes writes it, `256mb` or `384Mi`, or of a number of bytes. */}}
+{{- define "dub5.mebibytes" -}}
+{{- $written := include "dub5.text" . }}
+{{- $unit := regexFind "[A-Za-z]+$" $written }}
+{{- $mega := divf 1e6 1048576 }}
+{{- $binary := dict "mb" 1 "gb" 1024 "Ki" (divf 1 1024) "Mi" 1 "Gi" 1024 "Ti" 1048576 }}
+{{- $factors := merge $binary (dict "k" (divf $mega 1e3) "M" $mega "G" (mulf $mega 1e3) "T" (mulf $mega 1e6)) }}
+{{- mulf (trimSuffix $unit $written | float64) (get $factors $unit | default (divf 1 1048576)) }}
+{{- end }}
+
 {{/* From the decision to end a pod to the end of its last stream, and five seconds to close. A stream begins when a place
 is free, or at its first heartbeat. */}}
 {{- define "dub5.gracePeriod" -}}
