@@ -166,6 +166,20 @@ def test_a_test_run_is_shared_among_pods() -> None:
     assert on(kind="testrun").of("Job") == {}
 
 
+def test_the_pod_that_starts_the_others_is_restricted_too() -> None:
+    """It has an image of the k6-operator, and what that sets by itself no restricted namespace admits."""
+    values = merged(
+        nested("loadtest", {"enabled": True, "kind": "testrun", "nodeSelector": {"pool": "load"}}),
+        {"imagePullSecrets": [{"name": "registry"}]},
+    )
+    made = render(values).one("TestRun", "dub5-loadtest")["spec"]
+    shared = ("securityContext", "containerSecurityContext", "automountServiceAccountToken", "nodeSelector")
+    for key in (*shared, "serviceAccountName", "imagePullSecrets"):
+        assert made["starter"][key] == made["runner"][key]
+    # Labels of this release would put it under its NetworkPolicies, and it has to reach the others.
+    assert made["starter"].keys().isdisjoint({"image", "metadata", "env", "resources"})
+
+
 def test_the_operator_can_tell_k6s_output_from_what_its_archive_takes() -> None:
     """It leaves `--out` and the word behind it out of the arguments of `k6 archive`, and nothing else of the kind."""
     made = on(kind="testrun", remoteWrite="http://p/write").one("TestRun", "dub5-loadtest")["spec"]
