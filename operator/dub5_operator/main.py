@@ -26,6 +26,7 @@ import msgspec
 import structlog
 from kopf._cogs.clients import api
 from kopf._cogs.clients import errors as api_errors
+from kopf._core.actions import application
 from prometheus_client import start_http_server
 from structlog.typing import FilteringBoundLogger
 
@@ -180,7 +181,8 @@ def register(registry: kopf.OperatorRegistry, operator: Operator) -> None:
         uid: str,
         spec: Any,
         status: Any,
-        patch: Any,
+        resource: Any,
+        logger: Any,
         **kwargs: Any,
     ) -> None:
         """Reconcile a policy where that is due."""
@@ -199,10 +201,21 @@ def register(registry: kopf.OperatorRegistry, operator: Operator) -> None:
         operator.log(name, spec["cacheClass"], report)
         if report is None:
             return
-        # In place and on the newest version of the object: a merge would replace the list of conditions.
-        patch.fns.append(lambda newest: apply(newest, report))
         for event in report.events:
             kopf.event(body, type=event.kind, reason=event.reason, message=event.message)
+        # In place and on the newest version of the object: a merge would replace the list of conditions.
+        patch: Any = kopf.Patch(body=body)
+        patch.fns.append(lambda newest: apply(newest, report))
+        try:
+            # Not left to kopf: a timer of which it cannot write the patch ends for good.
+            _, left = await application.patch_and_check(
+                settings=settings_in_use[-1], resource=resource, body=body, patch=patch, logger=logger
+            )
+        except Exception as error:
+            operator.policies.repeat(uid)
+            raise kopf.TemporaryError(f"not reported: {type(error).__name__}", delay=TICK) from error
+        if left:  # there is a newer version than is known yet
+            operator.policies.repeat(uid)
 
     @kopf.on.event(**policies, id="gone")
     async def gone(type: str | None, name: str, uid: str, spec: Any, **kwargs: Any) -> None:  # noqa: A002  # kopf's

@@ -47,8 +47,56 @@ DAILY: Json = {"cron": "0 3 * * *", "action": "Purge"}
 BASE = f"/apis/{GROUP}/{VERSION}/namespaces/{NAMESPACE}"
 
 
+class Relay:
+    """A way to the API server that can be cut off, at `url`."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._cut = False
+        self.url = ""
+
+    def cut(self) -> None:
+        self._cut = True
+        for writer in self._writers:
+            writer.close()
+
+    def mend(self) -> None:
+        self._cut = False
+
+    async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """A connection, until either side ends it."""
+        if self._cut:
+            writer.close()
+            return
+        back, forth = await asyncio.open_connection("127.0.0.1", self._port)
+        both = {writer, forth}
+        self._writers |= both
+        await asyncio.gather(_pass_on(reader, forth), _pass_on(back, writer))
+        self._writers -= both
+
+
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(ConnectionError):
+        while data := await reader.read(65536):
+            writer.write(data)
+    writer.close()
+
+
 @contextlib.asynccontextmanager
-async def operating(server: ApiServer, redis: Redis) -> AsyncIterator[Operator]:
+async def relayed(server: ApiServer) -> AsyncIterator[tuple[Relay, ApiServer]]:
+    """The API server at the end of a relay."""
+    relay = Relay(int(server.url.rpartition(":")[2]))
+    async with await asyncio.start_server(relay.take, "127.0.0.1", 0) as listener:
+        url = f"https://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+        yield relay, ApiServer(url, server.ca_file, server.admin, server.operator)
+        relay.cut()
+
+
+@contextlib.asynccontextmanager
+async def operating(
+    server: ApiServer, redis: Redis, settings: kopf.OperatorSettings | None = None
+) -> AsyncIterator[Operator]:
     """The operator, until the block ends."""
     operator, registry = Operator(redis), kopf.OperatorRegistry()
     register(registry, operator)
@@ -60,7 +108,12 @@ async def operating(server: ApiServer, redis: Redis) -> AsyncIterator[Operator]:
     stop, ready = asyncio.Event(), asyncio.Event()
     running = asyncio.create_task(
         kopf.operator(
-            registry=registry, standalone=True, namespaces=[NAMESPACE], stop_flag=stop, ready_flag=ready
+            registry=registry,
+            standalone=True,
+            namespaces=[NAMESPACE],
+            settings=settings,
+            stop_flag=stop,
+            ready_flag=ready,
         )
     )
     try:
@@ -225,6 +278,38 @@ async def test_a_round_under_way_ends_before_its_operator(
         await under_way.wait()
     assert "ttl" in (await kubernetes.get(f"{BASE}/cachepolicies/banter")).json()["status"]
     gc.collect()  # a session that was left open says so
+
+
+async def test_a_policy_is_attended_after_the_api_server_was_away(
+    api_server: ApiServer,
+    kubernetes: httpx.AsyncClient,
+    client: Redis,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """For longer than a report is tried again."""
+    settings = kopf.OperatorSettings()
+    settings.networking.error_backoffs = ()
+    await announce(client, "banter")
+    await create(kubernetes, "cachepolicies", "banter", {"cacheClass": "banter"})
+    async with relayed(api_server) as (relay, server), operating(server, client, settings) as operator:
+        await until(kubernetes, "cachepolicies", "banter", lambda body: "ttl" in body.get("status", {}))
+        relay.cut()
+        operator.policies._due.clear()
+        async with asyncio.timeout(60):
+            while not any("PATCH" in each.getMessage() for each in caplog.records):  # noqa: ASYNC110  # kopf's
+                await asyncio.sleep(0.1)
+        relay.mend()
+        await kubernetes.patch(
+            f"{BASE}/cachepolicies/banter",
+            json={"spec": {"mode": "Observe"}},
+            headers={"content-type": "application/merge-patch+json"},
+        )
+        await until(
+            kubernetes,
+            "cachepolicies",
+            "banter",
+            lambda body: condition(body, "Published").get("reason") == "Observe",
+        )
 
 
 async def test_finalizers_of_an_earlier_release_are_taken_away(

@@ -344,6 +344,10 @@ class PolicyReconciler:
         due = self._due.get(uid)
         return due is None or not due.since <= self._clock() < due.at or due.spec != dict(spec)
 
+    def repeat(self, uid: str) -> None:
+        """Reconcile it anew with the next tick: what came of it could not be reported."""
+        self._due.pop(uid, None)
+
     async def keep(self, classes: Collection[str]) -> None:
         """Between two reconciliations, which may be an hour apart: read on, since Redis keeps less, and renew what is
         published. Errors are the next one's."""
