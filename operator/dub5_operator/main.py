@@ -187,6 +187,8 @@ def register(registry: kopf.OperatorRegistry, operator: Operator) -> None:
     ) -> None:
         """Reconcile a policy where that is due."""
         claims = kwargs["claims"]
+        if not is_there(uid, spec, claims=claims):
+            return
         if not operator.policies.is_due(uid, spec):
             await operator.policies.keep(claims.keys())
             return
@@ -208,23 +210,24 @@ def register(registry: kopf.OperatorRegistry, operator: Operator) -> None:
         patch.fns.append(lambda newest: apply(newest, report))
         try:
             # Not left to kopf: a timer of which it cannot write the patch ends for good.
-            _, left = await application.patch_and_check(
+            version, left = await application.patch_and_check(
                 settings=settings_in_use[-1], resource=resource, body=body, patch=patch, logger=logger
             )
+            if left:  # there is a newer version than is known yet
+                operator.policies.repeat(uid)
+            if version is None and not await _is_the_same(resource, body, logger, settings_in_use[-1]):
+                # Of what the API server had forgotten when a watch began anew nobody was told.
+                claims._discard((body.metadata.namespace, name, uid))  # noqa: SLF001  # as if kopf had been told
+                await give_back(name, uid, spec, claims)
         except Exception as error:
             operator.policies.repeat(uid)
             raise kopf.TemporaryError(f"not reported: {type(error).__name__}", delay=TICK) from error
-        if left:  # there is a newer version than is known yet
-            operator.policies.repeat(uid)
 
-    @kopf.on.event(**policies, id="gone")
-    async def gone(type: str | None, name: str, uid: str, spec: Any, **kwargs: Any) -> None:  # noqa: A002  # kopf's
-        """Give the class back its own TTL, once Redis is there."""
-        if type != "DELETED":
-            return
+    async def give_back(name: str, uid: str, spec: Any, claims: Any) -> None:
+        """Its own TTL to the class of a policy that is gone, once Redis is there."""
         operator.forget(name)
         while True:
-            claimed = list(kwargs["claims"].get(spec["cacheClass"], []))
+            claimed = list(claims.get(spec["cacheClass"], []))
             try:
                 await operator.policies.gone(
                     name=name, uid=uid, class_name=spec["cacheClass"], claims=claimed
@@ -233,6 +236,12 @@ def register(registry: kopf.OperatorRegistry, operator: Operator) -> None:
             except REDIS_ERRORS:
                 await asyncio.sleep(TICK)
         _log.info("policy gone", policy=name, cache_class=spec["cacheClass"])
+
+    @kopf.on.event(**policies, id="gone")
+    async def gone(type: str | None, name: str, uid: str, spec: Any, **kwargs: Any) -> None:  # noqa: A002  # kopf's
+        """Where kopf was told of it."""
+        if type == "DELETED":
+            await give_back(name, uid, spec, kwargs["claims"])
 
     @kopf.on.resume(**invalidations, id="purge")
     @kopf.on.create(**invalidations, id="purge")
@@ -278,6 +287,16 @@ async def _delete(resource: Any, namespace: str, name: str, logger: Any, setting
     url = resource.get_url(namespace=namespace, name=name)
     with contextlib.suppress(api_errors.APINotFoundError):
         await api.delete(url, settings=settings, logger=logger)
+
+
+async def _is_the_same(resource: Any, body: Any, logger: Any, settings: Any) -> bool:
+    """Whether the object of that name is still this one."""
+    url = resource.get_url(namespace=body.metadata.namespace, name=body.metadata.name)
+    try:
+        found = await api.get(url, settings=settings, logger=logger)
+    except api_errors.APINotFoundError:
+        return False
+    return bool(found["metadata"]["uid"] == body.metadata.uid)
 
 
 def _never(**_: Any) -> bool:

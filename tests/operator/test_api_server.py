@@ -312,6 +312,36 @@ async def test_a_policy_is_attended_after_the_api_server_was_away(
         )
 
 
+async def test_a_policy_that_went_unseen_is_not_kept_in_force(
+    api_server: ApiServer, kubernetes: httpx.AsyncClient, client: Redis
+) -> None:
+    """The API server has forgotten what happened while the operator was cut off, and one was made anew."""
+    settings = kopf.OperatorSettings()
+    settings.networking.error_backoffs = (0.2, 1, 1, 1)
+    await announce(client, "banter", "facts")
+    for name in ("banter", "facts"):
+        await create(kubernetes, "cachepolicies", name, {"cacheClass": name})
+    async with relayed(api_server) as (relay, server), operating(server, client, settings) as operator:
+        for name in ("banter", "facts"):
+            await until(kubernetes, "cachepolicies", name, lambda body: "ttl" in body.get("status", {}))
+        relay.cut()
+        for name in ("banter", "facts"):
+            await kubernetes.delete(f"{BASE}/cachepolicies/{name}")
+        await asyncio.sleep(1.1)  # times of creation are whole seconds
+        await create(kubernetes, "cachepolicies", "banter", {"cacheClass": "banter"})
+        definition = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/cachepolicies.{GROUP}"
+        answer = await kubernetes.patch(  # it forgets what came before
+            definition,
+            json={"spec": {"names": {"shortNames": ["cpol", "cpols"]}}},
+            headers={"content-type": "application/merge-patch+json"},
+        )
+        assert answer.status_code == 200
+        relay.mend()
+        operator.policies._due.clear()
+        await until(kubernetes, "cachepolicies", "banter", lambda body: "ttl" in body.get("status", {}))
+        await until_published(client, {"banter"})
+
+
 async def test_finalizers_of_an_earlier_release_are_taken_away(
     api_server: ApiServer, kubernetes: httpx.AsyncClient, client: Redis
 ) -> None:
