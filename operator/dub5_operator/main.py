@@ -249,7 +249,12 @@ def register(registry: kopf.OperatorRegistry, operator: Operator) -> None:
         """Purge, once."""
         if invalidation.is_done(status):
             return
-        purged = invalidation.names(spec)
+        try:
+            purged = invalidation.names(spec)
+        except msgspec.ValidationError as error:  # a text that is one only by the API server's pattern
+            wrong = str(error)
+            patch.fns.append(lambda newest: invalidation.refused(newest, wrong))
+            raise kopf.PermanentError(wrong) from None
         try:
             await operator.publisher.purge(purged)
         except REDIS_ERRORS as error:

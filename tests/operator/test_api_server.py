@@ -563,6 +563,23 @@ async def test_an_invalidation_is_done_once(
         assert [event for event in events if b"all" not in event[1]] == first
 
 
+async def test_an_invalidation_that_cannot_be_done_says_so(
+    api_server: ApiServer,
+    kubernetes: httpx.AsyncClient,
+    client: Redis,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The API server takes a no-break space, as web pages have them, for a letter."""
+    spec = {"tags": ["new\u00a0prices"], "ttlSecondsAfterFinished": 0}
+    assert (await create(kubernetes, "cacheinvalidations", "pasted", spec)).status_code == 201
+    async with operating(api_server, client):
+        body = await until(
+            kubernetes, "cacheinvalidations", "pasted", lambda body: bool(condition(body, "Done"))
+        )
+    assert (condition(body, "Done")["status"], condition(body, "Done")["reason"]) == ("False", "InvalidSpec")
+    assert not [each for each in caplog.records if each.exc_info]
+
+
 async def test_an_invalidation_goes_a_while_after_it_was_done(
     api_server: ApiServer, kubernetes: httpx.AsyncClient, client: Redis
 ) -> None:

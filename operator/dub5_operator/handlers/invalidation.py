@@ -32,11 +32,11 @@ def is_done(status: Mapping[str, Any]) -> bool:
 
 def is_over(spec: Mapping[str, Any], status: Mapping[str, Any], now: float) -> bool:
     """Whether the object has been kept for as long as was wanted after it was done; `now` since the epoch."""
-    wanted = msgspec.convert(dict(spec), CacheInvalidationSpec, strict=False)
     try:
         since = datetime.fromisoformat(str(status.get("done")))
     except ValueError:
         return False
+    wanted = msgspec.convert(dict(spec), CacheInvalidationSpec, strict=False)
     return now >= since.timestamp() + wanted.ttl_seconds_after_finished
 
 
@@ -51,3 +51,8 @@ def waiting(body: Json, reason: str, *, now: datetime | None = None) -> None:
     """It could not be done yet."""
     message = f"Redis does not answer ({reason}); it will be tried again."
     write_conditions(body, [Condition("Done", "False", "RedisUnavailable", message)], now=now)
+
+
+def refused(body: Json, reason: str, *, now: datetime | None = None) -> None:
+    """It never can be done."""
+    write_conditions(body, [Condition("Done", "False", "InvalidSpec", f"{reason}.")], now=now)
