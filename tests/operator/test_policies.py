@@ -660,3 +660,5 @@ async def test_a_reconciliation_that_fails_for_a_defect_is_counted_too(
     with pytest.raises(KeyError):
         await bench.reconcile()
     assert await bench.metric("dub5_operator_errors_total") == 1
+    await bench.policies.gone(name="banter", uid="1", class_name="banter", claims=[])
+    assert await bench.metric("dub5_operator_errors_total") is None

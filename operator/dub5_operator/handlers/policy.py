@@ -452,6 +452,7 @@ class PolicyReconciler:
         self._states.pop(uid, None)
         self._due.pop(uid, None)
         self._metrics.forget(name)
+        self._metrics.errors.remove(name)  # only here: a counter never goes back
         others = [claim[2] for claim in claims if claim[2] != uid]
         for other in others:
             self._due.pop(other, None)  # one of them is in force now
