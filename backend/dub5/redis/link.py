@@ -618,8 +618,14 @@ class OneServer:
             pack_command((*words[0].split(), *words[1:]) if " " in words[0] else words)
             for words, _ in commands
         )
-        connection = await pool.get_connection()  # type: ignore[no-untyped-call]
         answers: list[Any] = []
+        try:
+            # It makes one anew that it finds closed, and so may learn that the server is lost.
+            connection = await pool.get_connection()  # type: ignore[no-untyped-call]
+        except LOST as error:
+            if not is_shortage(error):
+                await self._lost()
+            raise
         try:
             await connection.send_packed_command(packed)
             for words, options in commands:
@@ -632,12 +638,17 @@ class OneServer:
             # for the answers to the next batch. A cluster's nodes read them all.
             await connection.disconnect(nowait=True)
             if isinstance(error, LOST):
-                await self._forget_idle()
-            self.failed()
+                await self._lost()
+            else:
+                self.failed()
             raise
         finally:
             await pool.release(connection)
         return answers
+
+    async def _lost(self) -> None:
+        await self._forget_idle()
+        self.failed()
 
     async def _forget_idle(self) -> None:
         """See LOST."""

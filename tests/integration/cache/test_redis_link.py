@@ -75,6 +75,17 @@ async def test_a_success_between_failures_keeps_the_breaker_closed(server: Redis
         assert link.available
 
 
+async def test_a_server_that_is_lost_is_lost_to_idle_connections(server: RedisServer) -> None:
+    async with linked(server.url, timeout=Duration(TIMEOUT)) as link:
+        pool = link._client.connection_pool
+        idle = list(pool._available_connections)
+        assert len(idle) > 1
+        await idle[-1].disconnect()  # the next to be used: it has to be made anew, and cannot be
+        await server.stop()
+        await fail(link, 1)
+        assert [each for each in idle if each.is_connected] == []
+
+
 async def test_one_timeout_opens_the_breaker(server: RedisServer) -> None:
     async with linked(server.url) as link:
         server.pause()
