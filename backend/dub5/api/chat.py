@@ -196,15 +196,18 @@ def events_of(completion: bytes, *, include_usage: bool) -> bytes:
 
     Its texts come in parts about as long as tokens, as their provider would have sent them.
     """
-    chunks = split(msgspec.json.decode(completion), include_usage=include_usage, whole_texts=True)
-    return b"".join(map(_events_of_chunk, chunks))
+    answer = msgspec.json.decode(completion)
+    texts = len(answer.get("choices") or ())
+    chunks = split(answer, include_usage=include_usage, whole_texts=True)
+    return b"".join(_events_of_chunk(chunk, texts) for chunk in chunks)
 
 
-def _events_of_chunk(chunk: Json) -> bytes:
-    """One event, but of a text one for each of its tokens: they differ in it alone, so all else is encoded once."""
+def _events_of_chunk(chunk: Json, texts: int) -> bytes:
+    """One event, but of a text, of so many, one for each of its tokens: they differ in it alone, so all else is encoded
+    once."""
     raw = Payload.of(chunk).raw
     name, text = text_of(chunk)
-    parts = tokens(text)
+    parts = tokens(text, texts)
     if len(parts) > 1:
         delta = b'{"%b":' % name.encode()
         before, _, after = raw.rpartition(b"%b%b}" % (delta, msgspec.json.encode(text)))

@@ -271,10 +271,11 @@ def test_a_stored_answer_is_replayed_in_parts_like_tokens(text: str, field: str)
     assert all(len(part.strip()) <= 6 for part in parts)
 
 
-def test_a_long_answer_is_replayed_in_some_thousand_events_at_most() -> None:
-    text = "word " * 200_000
+@pytest.mark.parametrize("count", [1, 100])
+def test_a_long_answer_is_replayed_in_some_thousand_events_at_most(count: int) -> None:
+    text = "word " * (200_000 // count)
     message = {"role": "assistant", "content": text}
-    completion = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
-    parts = said_by(events_of(json.dumps(completion).encode(), include_usage=False), "content")
-    assert "".join(parts) == text
+    choices = [{"index": index, "message": message, "finish_reason": "stop"} for index in range(count)]
+    parts = said_by(events_of(json.dumps({"choices": choices}).encode(), include_usage=False), "content")
+    assert "".join(parts) == text * count
     assert 1000 <= len(parts) <= 2000
