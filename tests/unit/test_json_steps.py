@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import resource
 import subprocess
@@ -28,6 +27,7 @@ from dub5.json_steps import (
     pieces,
     survey,
 )
+from tests.turns import counted_turns
 
 MIB = 2**20
 
@@ -145,23 +145,14 @@ def test_a_step_takes_half_a_mebibyte() -> None:
 
 
 async def test_others_run_between_steps() -> None:
-    turns = 0
-
-    async def take_turns() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
     def steps() -> Steps[str]:
         for _ in range(10):
             yield
         return "done"
 
-    other = asyncio.create_task(take_turns())
-    assert await in_steps(steps()) == "done"
-    other.cancel()
-    assert turns >= 10
+    async with counted_turns() as turns:
+        assert await in_steps(steps()) == "done"
+    assert turns.count >= 10
 
 
 @pytest.mark.parametrize(

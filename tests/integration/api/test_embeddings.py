@@ -24,6 +24,7 @@ from testkit.http_server import Call, Wire, refuse, whole
 from testkit.openai_server import FakeOpenAI, embed, vector_of
 from tests.harness import Running, later, openai_provider, running
 from tests.integration.cache.support import plain
+from tests.turns import counted_turns
 
 Json = dict[str, Any]
 
@@ -521,26 +522,17 @@ async def test_others_have_their_turn_while_a_client_takes_all_that_is_written()
         "models": {"small": {"routes": ["demo/one"]}},
     }
     body = {"model": "small", "input": [f"text {number}" for number in range(300)]}
-    turns = 0
-
-    async def others() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
     async with running(config) as server:
         await server.client.post("/v1/embeddings", json=body)
         application: Any = server.replica.application.public
         # To send never has to wait there.
-        async with httpx.AsyncClient(
-            transport=httpx.ASGITransport(application), base_url=server.url
-        ) as client:
-            other = asyncio.create_task(others())
+        async with (
+            httpx.AsyncClient(transport=httpx.ASGITransport(application), base_url=server.url) as client,
+            counted_turns() as turns,
+        ):
             response = await client.post("/v1/embeddings", json=body)
-            other.cancel()
         assert status(response).startswith("dub5; hit")
-        assert turns > len(response.content) // (128 * 2**10)
+        assert turns.count > len(response.content) // (128 * 2**10)
 
 
 async def test_large_batches_wait_for_each_other_and_none_for_ever(

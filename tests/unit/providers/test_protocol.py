@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any
 
@@ -14,6 +13,7 @@ from dub5.errors import ProviderError
 from dub5.providers.call import has_answer
 from dub5.providers.lenient_json import mended
 from dub5.providers.protocol import Payload, decode, parsed
+from tests.turns import counted_turns
 
 
 def chunk(delta: Any, **choice: Any) -> dict[str, Any]:
@@ -201,18 +201,9 @@ def completion(content: str, **fields: Any) -> dict[str, Any]:
 async def test_a_large_answer_is_read_while_others_run(indent: int | None) -> None:
     data = completion("said \n 😀" * 400_000, logprobs=[-0.5] * 100_000)
     raw = json.dumps(data, indent=indent).encode()
-    turns = 0
-
-    async def take_turns() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    other = asyncio.create_task(take_turns())
-    payload = await parsed(raw, "openai")
-    other.cancel()
-    assert turns > 10
+    async with counted_turns() as turns:
+        payload = await parsed(raw, "openai")
+    assert turns.count > 10
     assert payload.data == data == json.loads(payload.raw)
     assert b"\n" not in payload.raw
 
