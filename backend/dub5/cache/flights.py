@@ -133,6 +133,9 @@ class LookFirst(Dub5Error):
     """Somebody was here before, and who asked had not looked into Redis: at what is stored, and at what was purged, so
     that nobody joins what began before a purge. No request's error."""
 
+    def __init__(self) -> None:
+        super().__init__("There is an answer, or a leader.")
+
 
 Take = Callable[[list[Frame]], bool]
 """Called with frames as they come; False, and nothing was done with them. What it raises is the follower's."""
@@ -627,7 +630,7 @@ class Flights:
                     alone = True  # what it brings would be too old
                     continue
                 elif unseen:
-                    raise LookFirst("There is a flight already.")
+                    raise LookFirst
                 else:
                     flight, joined = found, True
             flight.followers += 1
@@ -814,7 +817,7 @@ class Flights:
                     self._store.looked(lookup.class_name, found=not leads)
                     if not leads:
                         flight.led_here, flight.leader = False, None
-                        flight.end(LookFirst("There is an answer, or a leader."))
+                        flight.end(LookFirst())
                         return
                 if claim is None or claim.outcome == "lead":
                     break

@@ -446,7 +446,8 @@ class AnswerStore:
         self._purges = purges
         self._readings: dict[str, _Reading] = {}  # by name
         self._checked: set[int] = set()  # hashes of stored completions
-        self._found: dict[str, float] = {}  # by class, of late: the share of look-ups
+        # By class, the share of look-ups in Redis that found something, of late.
+        self._found: dict[str, float] = {}
         self._turn: _Turn | None = None
         self._learning: asyncio.Task[bool] | None = None  # the same, where it takes a task
         self._background = background or Background()
