@@ -40,6 +40,8 @@ from dub5_operator.planner.state import State
 
 SAVE_EVERY = 120.0
 """Seconds: less than what the stream keeps in any case."""
+MUCH = 0.05
+"""Comparisons since it was stored, of those that are known, from which on a class is stored with its next decision."""
 LEARNT_FOR = 14 * 86400
 """Seconds that what was learnt is kept in Redis."""
 MOST_LEARNT = 256 * 1024
@@ -118,13 +120,19 @@ class Part(msgspec.Struct):
 
 class ClassLearning(msgspec.Struct):
     """`ttl` is the last that is known to have been in force, `upto` how far what was stored reached, `saved_at` when it
-    was stored last, in seconds since the epoch. `stale`: how many hits canaries found to be."""
+    was stored last, in seconds since the epoch, `saved` how many comparisons were known then. `stale`: how many hits
+    canaries found to be."""
 
     learning: Learning
     ttl: float
     upto: Id = (0, 0)
     saved_at: float = 0.0
+    saved: float = 0.0
     stale: StaleShare = msgspec.field(default_factory=StaleShare)
+
+    def has_grown(self) -> bool:
+        """Whether much of what is known is not stored."""
+        return self.learning.compared > (1 + MUCH) * self.saved
 
 
 class Learnings:
@@ -184,22 +192,24 @@ class Learnings:
         )
         held.stale.fold(part.canaries, min(part.at, now))
 
-    def due(self, now: float) -> list[str]:
-        """Classes of which is to be stored what was learnt."""
+    def due(self, now: float, decided: str) -> Collection[str]:
+        """Classes of which is to be stored what was learnt; that one was just decided on."""
+        held = self._classes.get(decided)
+        grown = {decided} if held is not None and held.has_grown() else set()
         if self._none_since <= now < self._due:
-            return []
+            return grown
         due = [name for name, held in self._classes.items() if has_passed(SAVE_EVERY, held.saved_at, now)]
         if not due:
             self._none_since = now
             self._due = min((held.saved_at for held in self._classes.values()), default=now) + SAVE_EVERY
-        return due
+        return grown.union(due)
 
-    async def save(self, upto: Id, now: float) -> None:
-        """Store what is due; all that came of it until the batch `upto` must have been taken in."""
+    async def save(self, names: Collection[str], upto: Id, now: float) -> None:
+        """Store these classes; all that came of them until the batch `upto` must have been taken in."""
         room = min(MOST_LEARNT, ALL_LEARNT // max(len(self._classes), 1))
-        for name in self.due(now):
+        for name in names:
             held = self._classes[name]
-            held.saved_at = now
+            held.saved_at, held.saved = now, held.learning.compared
             stored = encoded(held, upto, now, room)
             try:
                 if stored is None:
@@ -225,7 +235,7 @@ class Learnings:
             state = dict(decoded(learnt.arrays))
             stale.restore({"canaries": state.pop("canaries")})
             learning.restore(state)
-            return ClassLearning(learning, learnt.ttl, learnt.upto, learnt.at, stale)
+            return ClassLearning(learning, learnt.ttl, learnt.upto, learnt.at, learning.compared, stale)
         except (ValueError, KeyError, InvalidResponse) as error:
             self._on_undecodable("learnt", error)
         except ResponseError as error:

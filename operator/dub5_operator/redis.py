@@ -210,14 +210,15 @@ class Samples:
             for name in list(self._parts) if learn is None else self._parts.keys() & set(learn):
                 self._fold(name)
 
-    async def save(self) -> None:
-        """Store what was learnt, of which classes that is due."""
+    async def save(self, decided: str) -> None:
+        """Store what was learnt, of which classes that is due; that one was just decided on."""
         async with self._lock:
             if self._last is not None:
                 now = self.now()
-                for name in self._parts.keys() & set(self.learnings.due(now)):
+                due = self.learnings.due(now, decided)
+                for name in self._parts.keys() & due:
                     self._fold(name)
-                await self.learnings.save(self._last, now)
+                await self.learnings.save(due, self._last, now)
 
     async def _read(self, wanted: Collection[str], most: float) -> None:
         if not self._looks_on:

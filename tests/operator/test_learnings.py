@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import msgspec
@@ -71,8 +71,8 @@ def taught(learning: Learning, *, since: int, until: int, seed: int = 1) -> Lear
     return learning
 
 
-async def write(client: Redis, *, since: int = 0, until: int) -> None:
-    for at, batch in history(seconds=until):
+async def write(client: Redis, *, since: int = 0, until: int, ttl: float = 300.0) -> None:
+    for at, batch in history(seconds=until, ttl=ttl):
         if at > NOW + since:
             await client.xadd(SAMPLES, {b"b": msgspec.msgpack.encode(batch)}, id=f"{int(at * 1000)}-*")
 
@@ -174,7 +174,7 @@ async def that_stored(client: Redis, clock: list[float]) -> Samples:
     samples = Samples(client, lambda: clock[0])
     await write(client, until=600)
     await samples.refresh({"c"})
-    await samples.save()
+    await samples.save("c")
     return samples
 
 
@@ -193,6 +193,25 @@ async def test_a_new_operator_goes_on_where_the_last_one_was(client: Redis) -> N
         assert same(first.learnings["c"].learning, second.learnings["c"].learning)
 
 
+async def test_a_young_class_is_decided_by_a_new_operator_as_by_the_last_one(client: Redis) -> None:
+    """What is learnt in ten seconds at a time is another thing in a minute at a time, by up to a quarter of a TTL."""
+    await announce(client, "c")
+    clock = [NOW]
+    first = Samples(client, lambda: clock[0])
+    limits = replace(LIMITS, budget=0.05, shortest=1.0)
+    for until in range(10, 400, 10):
+        clock[0] = NOW + until
+        await write(client, since=until - 10, until=until, ttl=10.0)
+        await first.refresh({"c"})
+        truth = first.learnings["c"].learning.decide(limits, 10.0, clock[0])
+        await first.save("c")
+        second = Samples(client, lambda: clock[0], looks_on=True)
+        await second.refresh({"c"})
+        found = second.learnings["c"].learning.decide(limits, 10.0, clock[0])
+        assert found.stale_upper == pytest.approx(truth.stale_upper, rel=0.02, nan_ok=True), until
+    assert truth.question is not None
+
+
 async def test_what_canaries_found_is_taken_in_and_outlives_the_operator(client: Redis) -> None:
     await announce(client, "c")
     found = [Canary(7, "c", NOW, NOW + 60, 100.0, number % 50 == 0, False) for number in range(100)]
@@ -203,7 +222,7 @@ async def test_what_canaries_found_is_taken_in_and_outlives_the_operator(client:
     measured = first.learnings["c"].stale.measured()
     assert measured is not None
     assert (measured.share, measured.asked) == (pytest.approx(0.02), pytest.approx(100))
-    await first.save()
+    await first.save("c")
     await client.delete(SAMPLES)
     second = Samples(client, lambda: NOW + 180)
     await second.refresh({"c"})
@@ -266,7 +285,7 @@ async def test_what_cannot_be_read_is_said_and_its_class_begins_anew(client: Red
     curve = samples.learnings["c"].learning.curve(NOW + 300)
     assert curve is not None
     assert curve.seen == 900
-    await samples.save()
+    await samples.save("c")
     assert len(await client.get(LEARNT_KEY % "c") or b"") > 1000
 
 
@@ -303,7 +322,7 @@ async def test_it_is_not_stored_more_often_than_it_needs_to_be(client: Redis) ->
         clock[0] += passed
         await client.delete(LEARNT_KEY % "c")
         await samples.refresh({"c"})
-        await samples.save()
+        await samples.save("c")
         assert bool(await client.exists(LEARNT_KEY % "c")) == is_stored
 
 

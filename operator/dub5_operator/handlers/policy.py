@@ -498,7 +498,7 @@ class PolicyReconciler:
                 reason = f"{decision.reason}; cut by the schedule until {_stamp(cut.until)}"
                 decision = replace(decision, reason=reason)
         learnt.ttl, measured = ttl, learnt.stale.measured()
-        await self._samples.save()
+        await self._samples.save(policy.cache_class)
         self._metrics.set(
             name,
             decision,

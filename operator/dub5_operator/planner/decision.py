@@ -559,6 +559,11 @@ class Learning:
         return self._questions.estimate
 
     @property
+    def compared(self) -> float:
+        """How many comparisons are known, faded."""
+        return self._questions.compared
+
+    @property
     def jumps(self) -> Sequence[tuple[float, float]]:
         """The latest changes of drift: when they were noticed, and the factor."""
         return self._hazard.alarms

@@ -405,6 +405,11 @@ class Questions:
         return float(self._events + self._blocks[:, 2].sum() + 0.5) / self.dispersion
 
     @property
+    def compared(self) -> float:
+        """How many comparisons are known, faded."""
+        return self._compared
+
+    @property
     def fitted(self) -> bool:
         """Whether the class's distributions are known."""
         return self._fitted_at > 0
