@@ -266,8 +266,8 @@ class Hazard:
         posterior: NDArray[np.floating[Any]] = self._posterior
         if self._may_go_on(now):
             posterior = (posterior + self._weights(now, events=False)) / 2
-        # What no comparison speaks for is what is assumed of any minute, and would add up while nothing happens.
-        spoken_for = posterior * (self._scores > 0)
+        # Without what no comparison speaks for: it is assumed of any minute, and would add up while nothing happens.
+        spoken_for = posterior * -np.expm1(-np.maximum(self._tempered(), 0.0))
         rates, factors = spoken_for[:, :_RATES].sum(axis=0), self._factors()
         then = np.where(factors > 1, factors * mean, factors * pace + by_events)
         for suspected in (rates * (factors > 1), rates * (factors < 1)):
@@ -539,15 +539,18 @@ class Hazard:
         prior[_BACK:_RATES] = BACK_A_DAY * (np.abs(np.log(self._factors()[_BACK:])) > math.log(FOREIGN))
         if events:
             prior[_EVENT] = self._events_a_day(now) / len(_EXTENTS)
-        # An event is an explanation of the dispersion.
-        tempered = np.ones(_HYPOTHESES)
-        tempered[:_RATES] = np.maximum(self._dispersion, np.where(self._factors() < 1, CAUTION, 1.0))
         spacing = np.maximum(np.diff(np.append(self._onsets, now)), GRID / 2)
         with np.errstate(divide="ignore"):
-            logs = np.log(prior / _DAY * spacing[:, None]) + self._scores / tempered
+            logs = np.log(prior / _DAY * spacing[:, None]) + self._tempered()
         most = float(logs.max(initial=0.0))
         weights = np.exp(logs - most)
         return np.asarray(weights / (math.exp(-most) + weights.sum()), dtype=np.float32)
+
+    def _tempered(self) -> Floats:
+        """Step 3, by moment and hypothesis. An event is an explanation of the dispersion."""
+        by = np.ones(_HYPOTHESES)
+        by[:_RATES] = np.maximum(self._dispersion, np.where(self._factors() < 1, CAUTION, 1.0))
+        return self._scores / by
 
     def _took_place(self, now: float) -> None:
         posterior = self._posterior[:, _EVENT]

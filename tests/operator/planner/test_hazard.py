@@ -114,6 +114,19 @@ def test_a_storm_is_a_new_rate_and_its_end_is_seen() -> None:
     assert history.hazard.multiplier(now) < 1.5
 
 
+def test_one_change_after_hours_without_comparisons_does_not_bring_a_storm_back() -> None:
+    chance = np.random.default_rng(4)
+    storm = [np.sort(chance.uniform(3 * HOUR, 4 * HOUR, 60)) for _ in range(QUESTIONS)]
+    hazard = History(besides(steady(5), storm)).until(4 * HOUR + 20 * MINUTE).hazard
+    ended, none = START + 4 * HOUR, np.zeros(0)
+    for minute in range(21, 140):
+        hazard.fold(none, none, none, none, none, ended + minute * MINUTE)
+    one, now = np.ones(1), ended + 140 * MINUTE
+    fetched = one * (ended - 8 * MINUTE)
+    hazard.fold(fetched, one * now, one, RATE * (now - fetched), 0 * one, now)
+    assert hazard.multiplier(now) < 1.5
+
+
 def test_what_may_be_an_event_or_a_new_rate_is_reckoned_with_as_both() -> None:
     """All that is compared was fetched long before, which does not tell."""
     hazard, count = History(steady(6)).until(6 * HOUR).hazard, 40
