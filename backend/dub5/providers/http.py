@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 import aiohttp
-import httpx
+import certifi
 import msgspec
 
 from dub5.errors import ConfigError, ProviderError
@@ -544,7 +544,10 @@ class _Reading(msgspec.Struct):
 def trusted(where: str, ca_file: str | None) -> ssl.SSLContext:
     """TLS with the authorities of `ca_file`, else of what the environment names, else certifi's."""
     try:
-        return httpx.create_ssl_context() if ca_file is None else ssl.create_default_context(cafile=ca_file)
+        file, folder = ca_file or os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+        if folder and not file:
+            return ssl.create_default_context(capath=folder)
+        return ssl.create_default_context(cafile=file or certifi.where())
     except (OSError, ValueError) as error:  # ssl's errors are OSErrors
         if ca_file is None:
             where, ca_file = "SSL_CERT_FILE", os.environ.get("SSL_CERT_FILE", "")

@@ -58,7 +58,7 @@ def loaded(*arguments: str) -> set[str]:
             "keys",
             {"aiohttp", "dub5.api", "dub5.cache", "dub5.chat", "httpx", "litestar", "uvicorn", "uvloop"},
         ),
-        ("serve", {"dub5.loadtest", "dub5_operator", "kopf"}),
+        ("serve", {"dub5.loadtest", "dub5_operator", "httpx", "kopf", "pygments", "rich"}),
     ],
 )
 def test_a_command_loads_nothing_of_the_others(command: str, not_needed: set[str]) -> None:
