@@ -130,7 +130,9 @@ def _matches(raw: bytes, name: bytes, pattern: re.Pattern[bytes], before: int) -
     for _ in range(_MOST_REFERRED):
         if at < 0:
             return
-        found = pattern.search(raw, max(0, at - before), at + _NEAR)
+        begin = max(at - before, 0, raw.rfind(b"{", max(0, at - before), at))
+        end = raw.find(b"}", at, at + _NEAR)  # of its object: the next one's id is not its own
+        found = pattern.search(raw, begin, end if end >= 0 else at + _NEAR)
         if found is not None:
             yield found
         at = raw.find(name, at + 1)

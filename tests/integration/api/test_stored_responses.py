@@ -164,6 +164,25 @@ async def test_items_are_referred_to_by_their_ids(
     assert twice.value.param == "input[1].id"
 
 
+@pytest.mark.parametrize("order", [["type", "id"], ["id", "type"]])
+async def test_items_of_many_answers_are_referred_to(
+    client: AsyncOpenAI, fake: FakeOpenAI, order: list[str]
+) -> None:
+    """Each turn refers to the answers of all before it, with little between them."""
+    history: list[Any] = []
+    said: list[str] = []
+    for question in ("one", "two", "three", "four"):
+        history.append({"role": "user", "content": question})
+        answer = await ask(client, input=history)
+        said.append(question)
+        assert [content for _, content in asked(fake)] == said
+        reference = {"type": "item_reference", "id": answer.output[0].id}
+        history.append({name: reference[name] for name in order})
+        said.append(answer.output_text)
+    await ask(client, input=[*history[1::2], {"role": "user", "content": "five"}])
+    assert [content for _, content in asked(fake)] == [*said[1::2], "five"]
+
+
 async def test_a_conversation_goes_on_from_items_that_were_referred_to(
     client: AsyncOpenAI, fake: FakeOpenAI
 ) -> None:
