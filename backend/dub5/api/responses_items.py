@@ -11,6 +11,7 @@ from litestar import Controller, Request, Response, delete, get
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
+from dub5.api.responses_request import cannot
 from dub5.api.responses_store import Record, ResponseStore
 from dub5.errors import InvalidRequest, UnknownResponse
 from dub5.providers.protocol import Json
@@ -77,6 +78,9 @@ class ResponsesController(Controller):
     async def response(
         self, request: Request[Any, Any, Any], responses: NamedDependency[ResponseStore], name: FromPath[str]
     ) -> Response[bytes]:
+        if request.query_params.get("stream", "false") != "false":
+            # Who reads events would find none, and no error.
+            raise cannot("stream", "what is kept is given whole")
         record = await _record(request, responses, name)
         return Response(record.response, media_type="application/json")
 

@@ -97,6 +97,14 @@ async def test_an_answer_is_there_as_it_was_given(
     assert len(fake.calls) == 1
 
 
+async def test_who_wants_events_of_an_old_answer_is_told_that_there_are_none(client: AsyncOpenAI) -> None:
+    answer = await ask(client, input="hi")
+    with pytest.raises(openai.BadRequestError) as caught:
+        await client.responses.retrieve(answer.id, stream=True, starting_after=3)
+    assert caught.value.param == "stream"
+    assert (await client.responses.retrieve(answer.id, stream=False)).id == answer.id
+
+
 async def test_what_was_asked_is_shown_in_pages(client: AsyncOpenAI) -> None:
     answer = await ask(client, input=[{"role": "user", "content": text} for text in "abc"])
     shown = [item async for item in client.responses.input_items.list(answer.id, order="asc", limit=2)]
