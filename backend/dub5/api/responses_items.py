@@ -105,7 +105,8 @@ class ResponsesController(Controller):
         if newest_first:
             items.reverse()
         known = [item.get("id") for item in items]
-        start = known.index(after) + 1 if after in known else 0
+        # The last of that name: a request may name two items alike, and pages would go round without end.
+        start = len(known) - known[::-1].index(after) if after in known else 0
         page = items[start : start + limit]
         return {
             "object": "list",

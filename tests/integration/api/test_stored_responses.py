@@ -115,6 +115,17 @@ async def test_what_was_asked_is_shown_in_pages(client: AsyncOpenAI) -> None:
     assert len({item.id for item in shown}) == 3
 
 
+async def test_pages_of_items_of_one_name_come_to_an_end(client: AsyncOpenAI) -> None:
+    given: Any = [{"role": "user", "content": text, "id": "msg_same"} for text in "abc"]
+    answer = await ask(client, input=given)
+    page = await client.responses.input_items.list(answer.id, limit=1)
+    pages = 1
+    while page.has_next_page():
+        page = await page.get_next_page()
+        pages += 1
+        assert pages <= len(given)
+
+
 async def test_a_deleted_answer_is_gone(client: AsyncOpenAI) -> None:
     answer = await ask(client, input="hi")
     await client.responses.delete(answer.id)
