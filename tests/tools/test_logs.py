@@ -78,6 +78,7 @@ def test_what_is_logged_is_described(call: Logged) -> None:
 def test_nothing_else_is_described() -> None:
     assert {each.event for each in CALLS} == DESCRIBED.keys()
     used = {field for event in EVENTS for field in (*event.always, *event.perhaps)}
+    assert used <= FIELDS.keys()  # else the schema refers to what it has not
     assert FIELDS.keys() - used == {"timestamp", "level", "event", "logger", "object"}
 
 
