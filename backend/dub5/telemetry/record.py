@@ -268,11 +268,11 @@ def build_tracer(settings: TelemetrySettings) -> Tracer:
         return Disabled()
     try:
         from dub5.telemetry.otel import OpenTelemetry  # noqa: PLC0415  # an optional extra
+
+        return OpenTelemetry()
     except ImportError:
         raise ConfigError("telemetry.tracing: needs the extra `otel`: pip install 'dub5[otel]'") from None
-    try:
-        return OpenTelemetry()
-    except ValueError as error:
+    except ValueError as error:  # some variables are read when the SDK is imported
         raise ConfigError(f"telemetry.tracing: an OTEL_* variable cannot be used: {error}") from None
 
 

@@ -174,6 +174,16 @@ def test_the_setting_without_the_extra_names_the_extra(monkeypatch: pytest.Monke
         build_tracer(TelemetrySettings(tracing=True))
 
 
+def test_a_bad_variable_that_the_sdk_reads_when_it_is_imported_is_one_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("dub5.telemetry.otel", "opentelemetry.sdk.trace"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setenv("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "-5")
+    with pytest.raises(ConfigError, match="OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT"):
+        build_tracer(TelemetrySettings(tracing=True))
+
+
 def test_a_bad_variable_of_the_sdk_is_a_configuration_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "0")
     with pytest.raises(ConfigError, match="OTEL_"):
