@@ -10,6 +10,7 @@ generator that repeats them. Nothing is registered globally, and no context is p
 from __future__ import annotations
 
 import contextlib
+import logging
 
 from opentelemetry import trace as api
 from opentelemetry.context import Context
@@ -35,6 +36,16 @@ _LAST_BATCH = 5.0
 """Seconds that a collector has for it."""
 
 _KINDS = {"server": api.SpanKind.SERVER, "client": api.SpanKind.CLIENT}
+
+
+def _without_value(record: logging.LogRecord) -> bool:
+    record.msg = "a part of OTEL_EXPORTER_OTLP_HEADERS or OTEL_EXPORTER_OTLP_TRACES_HEADERS is no NAME=VALUE"
+    record.args = ()
+    return True
+
+
+# It quotes the header, which may be a key: `Authorization: Bearer KEY`, where a `=` should be.
+logging.getLogger("opentelemetry.util.re").addFilter(_without_value)
 
 
 class _GivenIds(IdGenerator):

@@ -23,7 +23,7 @@ from dub5.telemetry.record import (
     record_of,
 )
 
-from .conftest import Serve
+from .conftest import LogTo, Serve
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
@@ -197,3 +197,14 @@ async def test_a_collector_that_is_away_is_no_trouble(monkeypatch: pytest.Monkey
             await tracer.stop()
     labels = {"route": "other", "method": "POST", "outcome": "ok"}
     assert metrics.registry.get_sample_value("dub5_http_requests_total", labels) == 1
+
+
+async def test_a_header_that_is_none_is_told_without_its_value(
+    monkeypatch: pytest.MonkeyPatch, log_to: LogTo, collector: Collector
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "Authorization: Bearer sk-secret,x=1")
+    log = log_to()
+    await built().stop()
+    text = await asyncio.to_thread(log.text)
+    assert "OTEL_EXPORTER_OTLP_HEADERS" in text
+    assert "sk-secret" not in text
