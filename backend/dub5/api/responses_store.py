@@ -112,8 +112,19 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
         return len(self.input) + len(self.response) + sum(map(len, self.signed.values()))
 
 
+class _Object(msgspec.Struct):
+    """Of JSON, whatever it holds."""
+
+
+class _Response(msgspec.Struct):
+    id: str
+    output: list[_Object]
+
+
 _encode = msgspec.msgpack.Encoder().encode
 _decoder = msgspec.msgpack.Decoder(Record)
+_inputs = msgspec.json.Decoder(str | list[_Object])
+_responses = msgspec.json.Decoder(_Response)
 
 
 class ResponseStore:
@@ -178,8 +189,11 @@ class ResponseStore:
         if stored is None:
             return None
         try:
-            return decode(_decoder, stored, most=2 * LARGEST)
+            record = decode(_decoder, stored, most=2 * LARGEST)
+            decode(_inputs, record.input, most=2 * LARGEST)
+            decode(_responses, record.response, most=2 * LARGEST)
         except Undecodable as wrong:
             assert self._link is not None  # noqa: S101  # it was read from there
             self._link.undecodable("response", wrong)
             return None
+        return record

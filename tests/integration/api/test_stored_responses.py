@@ -8,6 +8,7 @@ from typing import Any
 
 import openai
 import pytest
+from msgspec.msgpack import encode
 from openai import AsyncOpenAI
 from openai.types.responses import Response
 from redis.asyncio import Redis
@@ -375,7 +376,7 @@ async def test_what_is_not_used_for_its_time_is_gone(redis: str, fake: FakeOpenA
         assert await direct.hexists(name, used.id)
 
 
-@pytest.mark.parametrize("garbage", ["records", "order", "field", "bytes"])
+@pytest.mark.parametrize("garbage", ["records", "order", "field", "input", "response", "bytes"])
 async def test_garbage_in_redis_is_nothing_that_is_kept(
     redis: str, server: Running, client: AsyncOpenAI, garbage: str
 ) -> None:
@@ -387,11 +388,17 @@ async def test_garbage_in_redis_is_nothing_that_is_kept(
                 await direct.set(name if garbage == "records" else order, "x")
             case "field":
                 await direct.hset(name, answer.id, b"\xc1")
+            case "input":
+                await direct.hset(name, answer.id, encode([b"[1]", b'{"id":"","output":[]}']))
+            case "response":
+                await direct.hset(name, answer.id, encode([b'"hi"', b"{}"]))
             case "bytes":
                 await direct.hset(name, "bytes", "many")
     if garbage != "bytes":
         with pytest.raises(openai.NotFoundError):
             await client.responses.retrieve(answer.id)
+        with pytest.raises(openai.NotFoundError):
+            await ask(client, input="And?", previous_response_id=answer.id)
     another = await ask(client, input="again")
     assert (await client.responses.retrieve(another.id)).output_text == "You said: again"
 
