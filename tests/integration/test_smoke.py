@@ -13,7 +13,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from dub5.cli import kubernetes, smoke
-from dub5.cli.command import Failed
+from dub5.cli.command import Failed, own_key
+from dub5.cli.main import main
 from testkit.http_server import Call, FakeServer, Script, Wire, raw, refuse, stream, whole
 from testkit.openai_server import FakeOpenAI, chunk, frame, frames
 from tests.harness import Running, running
@@ -248,6 +249,43 @@ async def test_a_timeout_waits_for_what_is_not_there_yet(fake: FakeOpenAI) -> No
     said = await smoke.retried(lambda: smoke.chat(fake.url, "", "small"), timeout=20)
     assert said == "small answered in 1 pieces, to the end"
     assert len(fake.calls) == 3
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["nonsense", "127.0.0.1:9000", "http://[::1", "http://127.0.0.1:70000", "http://:9000", "ftp://a:1"],
+)
+@pytest.mark.parametrize("arguments", [("health", "--operations"), ("chat", "--url")])
+def test_what_is_no_address_is_wrong_usage(
+    arguments: tuple[str, ...], url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["smoke", *arguments, url])
+    assert ended.value.code == 2
+    assert f"argument {arguments[1]}: " in capsys.readouterr().err
+
+
+async def test_an_address_needs_no_port() -> None:
+    assert "http://127.0.0.1/livez" in await reason(smoke.health("http://127.0.0.1"))
+
+
+@pytest.mark.parametrize("written", ["sk-one\nsk-two", "sk-€"])
+@pytest.mark.parametrize("asking", [("smoke", "chat"), ("cache", "stats")])
+def test_what_cannot_be_a_key_is_not_shown(
+    asking: tuple[str, str],
+    written: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("DUB5_KEY", written)
+    assert main([*asking, "--url", "http://127.0.0.1:1"]) == 1
+    said = capsys.readouterr().err
+    assert "DUB5_KEY" in said
+    assert "sk-" not in said
+
+
+def test_a_key_may_end_with_a_line_feed() -> None:
+    assert own_key({"DUB5_KEY": "sk-one\n"}) == "sk-one"
 
 
 async def command(*arguments: str) -> tuple[int | None, str]:

@@ -96,7 +96,7 @@ def _warm(args: argparse.Namespace) -> int:
 
 
 def _with_remote(args: argparse.Namespace, ask: Callable[[Remote], Awaitable[T]]) -> T:
-    remote = Remote(args.url, os.environ.get("DUB5_KEY", ""))
+    remote = Remote(args.url, command.own_key(os.environ))
 
     async def run() -> T:
         async with remote:

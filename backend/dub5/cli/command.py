@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001  # argparse has no public name
@@ -34,9 +35,27 @@ def add_url(parser: argparse.ArgumentParser) -> None:
     """`--url`: where the service is."""
     parser.add_argument(
         "--url",
+        type=read_by(address),
         default="http://127.0.0.1:8000",
         help="public listener of the service (default http://127.0.0.1:8000); the key is taken from DUB5_KEY",
     )
+
+
+def own_key(environment: Mapping[str, str]) -> str:
+    """That of DUB5_KEY, without the line feed that a file of it ends with. Failed, and no word of it, where it cannot
+    be one: httpx would quote it."""
+    key = environment.get("DUB5_KEY", "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise Failed("DUB5_KEY: a key must be printable ASCII")
+    return key
+
+
+def address(written: str) -> str:
+    """A URL of HTTP, as it is written; ValueError where it is none."""
+    parts = urlsplit(written)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.port == 0:
+        raise ValueError("must be http://HOST:PORT or https://HOST:PORT")
+    return written
 
 
 def read_by(parse: Callable[[str], T]) -> Callable[[str], T]:

@@ -63,14 +63,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     scaling.add_argument("--namespace", required=True, metavar="NAME")
     scaling.add_argument("--selector", default="", help="labels of the replicas' pods")
     scaling.add_argument(
-        "--api", metavar="URL", help="Kubernetes API; by default that of the cluster it runs in"
+        "--api",
+        type=command.read_by(command.address),
+        metavar="URL",
+        help="Kubernetes API; by default that of the cluster it runs in",
     )
     scaling.set_defaults(run=_run_autoscaling)
     operations = (
         "operations listener; its host has one address for each replica (default http://127.0.0.1:9000)"
     )
     for each in (health, scaling):
-        each.add_argument("--operations", default="http://127.0.0.1:9000", metavar="URL", help=operations)
+        each.add_argument(
+            "--operations",
+            type=command.read_by(command.address),
+            default="http://127.0.0.1:9000",
+            metavar="URL",
+            help=operations,
+        )
     for each in (health, chat, scaling):
         each.add_argument(
             "--timeout",
@@ -85,7 +94,7 @@ def _run_health(args: argparse.Namespace) -> int:
 
 
 def _run_chat(args: argparse.Namespace) -> int:
-    key = os.environ.get("DUB5_KEY", "")
+    key = command.own_key(os.environ)
     return _run(args, lambda: chat(args.url, key, args.model))
 
 
@@ -260,7 +269,8 @@ async def _addresses(url: str) -> list[str]:
     except OSError:
         raise Failed(f"{parts.hostname} has no address: no replica is ready") from None
     addresses = sorted({address[0] for *_, address in found})
-    return [f"{parts.scheme}://{bracketed(str(address))}:{parts.port}" for address in addresses]
+    port = "" if parts.port is None else f":{parts.port}"
+    return [f"{parts.scheme}://{bracketed(str(address))}{port}" for address in addresses]
 
 
 async def _gauge(client: httpx.AsyncClient, replica: str, name: str) -> float:
