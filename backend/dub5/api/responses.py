@@ -23,7 +23,7 @@ from dub5.api.http import key_of
 from dub5.api.recall import Keep, Written
 from dub5.api.responses_answer import Asked, place_of
 from dub5.api.responses_items import items_of
-from dub5.api.responses_request import cannot, chat_request
+from dub5.api.responses_request import FieldOfChats, cannot, chat_request
 from dub5.api.responses_store import LARGEST, Record, ResponseStore
 from dub5.api.responses_stream import Events
 from dub5.chat.answer import Writer
@@ -116,7 +116,7 @@ class Responses:
 
     def error(self, error: Dub5Error) -> ErrorResponse:
         rendered, name = render(error), field_of(error.param)
-        if name == error.param:
+        if name == error.param or isinstance(error, FieldOfChats):
             return rendered
         said = error.body()
         said["error"]["param"] = name

@@ -158,6 +158,10 @@ class ResponsesRequest(msgspec.Struct):
 _TELLING = _MOVED.keys() | _IMPOSSIBLE.keys() | {"n"}
 
 
+class FieldOfChats(InvalidRequest):
+    """The request itself has a field as Chat Completions name it: it keeps that name in what is said."""
+
+
 def judged(body: Json) -> ResponsesRequest:
     """InvalidRequest names what is wrong by its path, or cannot be done here."""
     if not _TELLING.isdisjoint(body):
@@ -171,9 +175,7 @@ def judged(body: Json) -> ResponsesRequest:
 def _refuse_impossible(body: Json) -> None:
     for name, other in _MOVED.items():
         if body.get(name) is not None:
-            raise InvalidRequest(
-                f"`{name}` is a field of Chat Completions; here it is `{other}`.", param=name
-            )
+            raise FieldOfChats(f"`{name}` is a field of Chat Completions; here it is `{other}`.", param=name)
     for name, why in _IMPOSSIBLE.items():
         if body.get(name):
             raise cannot(name, why)

@@ -435,6 +435,18 @@ async def test_trouble_in_mid_stream_is_a_failed_response_and_never_cached(
     assert len(fake.calls) == 2
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "here"), [("messages", [], "input"), ("max_tokens", 5, "max_output_tokens")]
+)
+async def test_a_field_of_chats_is_told_by_the_name_that_it_was_sent_by(
+    client: AsyncOpenAI, field: str, value: object, here: str
+) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        await client.responses.create(model="small", input="hi", extra_body={field: value})
+    assert caught.value.param == field
+    assert f"`{field}` is a field of Chat Completions; here it is `{here}`" in caught.value.message
+
+
 async def test_a_large_request_is_answered_as_a_small_one_is(client: AsyncOpenAI, fake: FakeOpenAI) -> None:
     parts: Any = [{"type": "input_text", "text": "word " * 50_000}, {"type": "input_text", "text": "And?"}]
     answers = [
