@@ -9,18 +9,34 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
 from dub5.api.http import ClientLeft, too_large
+from dub5.api.messages import MessagesRoute
 from dub5.api.paths import not_served, nothing_at
-from dub5.errors import Dub5Error, InternalError, InvalidRequest, UnknownPath, WrongMethod, render
+from dub5.errors import (
+    Dub5Error,
+    InternalError,
+    InvalidRequest,
+    UnknownPath,
+    WrongMethod,
+    render,
+    render_messages,
+)
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.record import record_of
 
 _log = get_logger()
 
+_MESSAGES = "/v1/messages/"
+"""Below it is Anthropic's API, also what of it is not served: `batches`."""
+
 
 def _respond(request: Request[Any, Any, Any], error: Dub5Error) -> Response[bytes]:
-    record_of(request.scope).error_code = error.code
-    rendered = render(error)
+    record = record_of(request.scope)
+    record.error_code = error.code
+    anthropic = request.scope["path"].startswith(_MESSAGES)
+    rendered = render_messages(error, record.request_id) if anthropic else render(error)
     headers = {name.decode(): value.decode() for name, value in rendered.headers}
+    if anthropic:
+        headers[MessagesRoute.id_header.decode()] = record.request_id
     return Response(
         rendered.body, status_code=rendered.status, headers=headers, media_type="application/json"
     )

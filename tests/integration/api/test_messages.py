@@ -306,6 +306,14 @@ async def test_who_wants_a_conversation_kept_is_told_to_send_it_whole(
     assert not fake.calls
 
 
+async def test_what_is_not_served_of_their_api_is_told_in_their_words(client: AsyncAnthropic) -> None:
+    with pytest.raises(anthropic.NotFoundError, match="Batches are not served here") as caught:
+        await client.messages.batches.retrieve("msgbatch_1")
+    said = cast("Any", caught.value.body)
+    assert (said["type"], said["error"]["type"]) == ("error", "not_found_error")
+    assert said["request_id"] == caught.value.request_id
+
+
 async def test_an_unknown_model_and_a_wrong_field(client: AsyncAnthropic) -> None:
     with pytest.raises(anthropic.NotFoundError):
         await client.messages.create(model="nobody", max_tokens=9, messages=ASK)
