@@ -77,7 +77,7 @@ class Responses:
         """With what a body refers to by ids; itself where that is nothing."""
         if not self._store.enabled:
             return self
-        previous = next((found[1].decode() for found in _matches(raw, _PREVIOUS_NAME, _PREVIOUS, 0)), "")
+        previous = _previous(raw)
         wanted = {previous} if previous else set()
         for found in _matches(raw, _REFERENCE_NAME, _ITEM, _NEAR):
             place = place_of(found[1].decode())
@@ -136,6 +136,22 @@ def _matches(raw: bytes, name: bytes, pattern: re.Pattern[bytes], before: int) -
         if found is not None:
             yield found
         at = raw.find(name, at + 1)
+
+
+class _Body(msgspec.Struct):
+    previous_response_id: Any = None
+
+
+def _previous(raw: bytes) -> str:
+    """The answer that a body goes on from; empty where there is none."""
+    found = {each[1].decode() for each in _matches(raw, _PREVIOUS_NAME, _PREVIOUS, 0)}
+    if len(found) < 2:
+        return next(iter(found), "")
+    try:  # one is its own, others are in its metadata or the like
+        own = msgspec.json.decode(raw, type=_Body).previous_response_id
+    except (ValueError, RecursionError):  # it will be refused
+        return ""
+    return own if isinstance(own, str) and own in found else ""
 
 
 class _Resolved(Responses):

@@ -83,6 +83,18 @@ async def test_a_conversation_goes_on_from_an_answer(
     ]
 
 
+@pytest.mark.parametrize("own_first", [True, False])
+async def test_metadata_may_name_another_answer(
+    client: AsyncOpenAI, fake: FakeOpenAI, own_first: bool
+) -> None:
+    first = await ask(client, input="one")
+    other = {"metadata": {"previous_response_id": "resp_" + "0" * 32}}
+    own = {"previous_response_id": first.id}
+    body: dict[str, Any] = own | other if own_first else other | own
+    await client.post("/responses", cast_to=Response, body={"model": "small", "input": "two", **body})
+    assert [content for _, content in asked(fake)] == ["one", "You said: one", "two"]
+
+
 @STREAMED
 async def test_an_answer_is_there_as_it_was_given(
     client: AsyncOpenAI, fake: FakeOpenAI, streamed: bool
