@@ -417,6 +417,8 @@ class Reuse:
             held[unexplained[turn]] = 0
             age = np.subtract(now, held, dtype=np.float64)
             age *= TICK
+            # What another replica fetched after this look-up may have been told of before it.
+            np.maximum(age, 0.0, out=age)
             age[held == 0] = math.inf
             called = age >= ttls
             np.copyto(held, now, where=called)

@@ -75,6 +75,17 @@ def test_a_key_first_seen_with_a_hit_only_begins() -> None:
     assert curve.hit_ratio == pytest.approx(1.0)
 
 
+def test_what_two_replicas_tell_one_after_the_other_can_be_stored() -> None:
+    """The later one tells of look-ups that came before what the first one fetched: no age is below 0."""
+    reuse = Reuse(10, 100, 0.0)
+    replay(reuse, [access(0, hit=False), access(50)], START + 50)
+    replay(reuse, [access(40)], START + 60)
+    curve = reuse.curve(START + 60)
+    assert curve is not None
+    assert (curve.mean_age >= 0).all()
+    assert Reuse(10, 100, 0.0).restore(reuse.state(MOST_KEYS))
+
+
 def test_what_is_sampled_stands_for_all_that_was_counted() -> None:
     reuse = Reuse(10, 1000, 0.0)
     heavy = [access(0, hit=False), *(access(each) for each in range(1, 10))]
