@@ -69,6 +69,17 @@ async def test_what_the_service_refuses_is_said_in_one_line(server: Running) -> 
     assert (code, said) == (1, "dub5: 400: Say one of tags, personality, model, class, tenant, all.\n")
 
 
+@pytest.mark.parametrize("option", ["--tag", "--personality", "--model", "--class", "--tenant"])
+async def test_a_name_that_is_empty_is_refused_and_purges_nothing(server: Running, option: str) -> None:
+    """Such as of a variable that is not set: more would be forgotten than was meant."""
+    await server.chat("x")
+    other = ["--tag", "else"] if option == "--tenant" else ["--tenant", "default"]
+    code, _, said = await cache(server, "invalidate", *other, option, "")
+    assert code == 1
+    assert f"`{option.removeprefix('--')}" in said
+    assert (await server.chat("x")).headers["cache-status"].startswith("dub5; hit")
+
+
 @pytest.mark.parametrize(
     ("answer", "param"),
     [

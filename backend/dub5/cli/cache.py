@@ -74,7 +74,8 @@ def _invalidate(args: argparse.Namespace) -> int:
     fields = {
         name: getattr(args, name) for name in ("tags", "personality", "model", "class", "tenant", "all")
     }
-    what = {name: value for name, value in fields.items() if value}
+    # What is empty is the service's to refuse: without it more would be purged than was meant.
+    what = {name: value for name, value in fields.items() if value not in (None, False)}
     purged = _with_remote(args, lambda remote: remote.invalidate(what))["purged"]
     write(f"Purged: {', '.join(purged)}")
     return 0
