@@ -119,6 +119,11 @@ async def test_a_whole_completion_may_be_written_but_not_for_a_request_that_is_n
         ("[]", "line 2: must be an object"),
         ('{"question": "x"}', "line 2: needs `request`"),
         ('{"question": "x", "model": "m", "anser": "y"}', "line 2: needs `request`"),
+        ("[" * 100_000, "line 2: not JSON"),
+        ('{"question": "x", "model": "m", "tags": "prices"}', "line 2: `tags`"),
+        ('{"question": "x", "model": "m", "tags": null}', "line 2: `tags`"),
+        ('{"question": "x", "model": "m", "tags": [1]}', "line 2: `tags`"),
+        ('{"question": "x", "model": "m", "tags": ["größe"]}', "line 2: `tags`"),
     ],
 )
 def test_a_line_in_error_is_named(tmp_path: Path, line: str, complaint: str) -> None:
@@ -128,3 +133,12 @@ def test_a_line_in_error_is_named(tmp_path: Path, line: str, complaint: str) -> 
         read_questions(path)
     with pytest.raises(ConfigError, match="cannot read"):
         read_questions(tmp_path / "missing")
+
+
+def test_only_a_line_feed_ends_a_line(tmp_path: Path) -> None:
+    """JSON has other ends of lines as they are in its texts."""
+    path = tmp_path / "questions.jsonl"
+    text = "one\u2028two\u0085three\u2029four"
+    line = json.dumps({"question": text, "model": "m"}, ensure_ascii=False)
+    path.write_bytes(f"{line}\r\n{line}".encode())
+    assert [each["request"]["messages"][0]["content"] for each in read_questions(path)] == [text, text]

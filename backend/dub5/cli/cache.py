@@ -201,7 +201,7 @@ def read_questions(path: Path) -> list[dict[str, Any]]:
 
 
 def _lines(text: str) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):  # texts may have what else ends a line
         if line.strip():
             yield _line(number, line)
 
@@ -209,7 +209,7 @@ def _lines(text: str) -> Iterator[dict[str, Any]]:
 def _line(number: int, line: str) -> dict[str, Any]:
     try:
         data = msgspec.json.decode(line)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise ConfigError(f"line {number}: not JSON: {error}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"line {number}: must be an object")
@@ -221,4 +221,7 @@ def _line(number: int, line: str) -> dict[str, Any]:
         raise ConfigError(
             f"line {number}: needs `request`, or `question` and `model`; besides them only `answer` and `tags`"
         )
+    tags = data.get("tags", [])
+    if not isinstance(tags, list) or not all(isinstance(tag, str) and tag.isascii() for tag in tags):
+        raise ConfigError(f"line {number}: `tags` must be a list of texts in ASCII")
     return data
