@@ -12,11 +12,12 @@ import pytest
 
 from dub5.cli.cache import read_questions
 from dub5.errors import ConfigError
+from testkit.http_server import FakeServer, raw
 from testkit.openai_server import FakeOpenAI
 from tests.harness import Running
 
 
-async def cache(server: Running, *arguments: str) -> tuple[int | None, str, str]:
+async def cache(server: Running | FakeServer, *arguments: str) -> tuple[int | None, str, str]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "dub5", "cache", *arguments, "--url", server.url),
         stdout=asyncio.subprocess.PIPE,
@@ -78,6 +79,20 @@ async def test_a_name_that_is_empty_is_refused_and_purges_nothing(server: Runnin
     assert code == 1
     assert f"`{option.removeprefix('--')}" in said
     assert (await server.chat("x")).headers["cache-status"].startswith("dub5; hit")
+
+
+@pytest.mark.parametrize(
+    ("status", "said"), [("200 OK", "200, but {} is no DUB5"), ("307 Elsewhere", "307: no reason given")]
+)
+async def test_a_server_that_is_another_has_done_nothing(questions: Path, status: str, said: str) -> None:
+    page = f"HTTP/1.1 {status}\r\nlocation: /\r\ncontent-length: 3\r\n\r\n<p>".encode()
+    async with FakeServer() as other:
+        other.reply = raw(page)
+        for command in (["stats"], ["invalidate", "--tag", "prices"]):
+            assert await cache(other, *command) == (1, "", f"dub5: {said.format(other.url)}\n")
+        if status != "200 OK":  # of a completion nothing is read
+            code, _, warmed = await cache(other, "warm", str(questions), "--rate", "1000")
+            assert (code, warmed) == (1, "4 of 4, 0 were there already, 4 failed\n")
 
 
 @pytest.mark.parametrize(

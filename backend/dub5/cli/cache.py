@@ -166,8 +166,11 @@ class Remote:
         return "; hit" in response.headers.get("cache-status", "")
 
     async def _ask(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
-        answer: dict[str, Any] = (await self._send(method, path, body)).json()
-        return answer
+        response = await self._send(method, path, body)
+        try:
+            return msgspec.json.decode(response.content, type=dict[str, Any])
+        except msgspec.DecodeError:
+            raise Failed(f"{response.status_code}, but {self._client.base_url} is no DUB5") from None
 
     async def _send(
         self, method: str, path: str, body: Any, headers: dict[str, str] | None = None
@@ -178,7 +181,7 @@ class Remote:
             raise Failed(
                 f"cannot reach {self._client.base_url}: {str(error) or type(error).__name__}"
             ) from None
-        if response.is_error:
+        if not response.is_success:  # also where it sends us elsewhere: nothing was done
             try:
                 message = response.json()["error"]["message"]
             except (ValueError, KeyError, TypeError):
