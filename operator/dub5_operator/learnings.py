@@ -229,6 +229,8 @@ class Learnings:
             learnt = decode(_learnt, stored, most=MOST_LEARNT)
             if not (0 < learnt.at < now + READER_FOR and 0 <= learnt.upto[0] < (now + READER_FOR) * 1000):
                 raise Undecodable("of another time")
+            if not 0 <= learnt.upto[1] < 2**64:
+                raise Undecodable("no id of a batch")
             if not 0 <= learnt.ttl <= LONGEST_TTL:
                 raise Undecodable("no TTL")
             learning, stale = Learning(shape_of(announced)), StaleShare()

@@ -253,7 +253,9 @@ async def test_time_in_which_nobody_read_does_not_count(client: Redis) -> None:
     assert after.dollars_uncached[-1] == pytest.approx(before.dollars_uncached[-1] * 600 / 900, rel=0.05)
 
 
-@pytest.mark.parametrize("damage", ["cut", "junk", "version", "future", "type", "arrays", "shape", "huge"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "junk", "version", "future", "id", "type", "arrays", "shape", "huge"]
+)
 async def test_what_cannot_be_read_is_said_and_its_class_begins_anew(client: Redis, damage: str) -> None:
     await announce(client, "c")
     held = ClassLearning(taught(Learning(shape_of(CLASS)), since=0, until=300), 300.0)
@@ -265,6 +267,7 @@ async def test_what_cannot_be_read_is_said_and_its_class_begins_anew(client: Red
         "junk": b"junk",
         "version": msgspec.msgpack.encode({**fields, "version": 2}),
         "future": msgspec.msgpack.encode({**fields, "upto": [int(NOW * 2000), 0]}),
+        "id": msgspec.msgpack.encode({**fields, "upto": [int(NOW * 1000), -1]}),
         "arrays": msgspec.msgpack.encode({**fields, "arrays": b"x" * 100}),
         "shape": msgspec.msgpack.encode(
             {**fields, "arrays": compressed({**state, "reuse.asked": np.ones(3)})}

@@ -43,7 +43,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dub5_operator.planner.state import State
+from dub5_operator.planner.state import MOST_STORED, State
 
 Floats = NDArray[np.float64]
 
@@ -377,8 +377,8 @@ class Hazard:
         state = {"happened": np.zeros(()), "undecided": np.zeros(()), **state}
         for name in [*_STATE, "alarms", "open", "visits", "waiting", "waited"]:
             array = _restored(state, name)
-            if array.shape[1:] != _WIDTHS.get(name, ()) or not np.isfinite(array).all():
-                raise ValueError(f"{name} of a hazard is of another shape, or not finite")
+            if array.shape[1:] != _WIDTHS.get(name, ()) or not (np.abs(array) <= MOST_STORED).all():
+                raise ValueError(f"{name} of a hazard is of another shape, or has numbers that cannot be")
         for name in _STATE:
             array = _restored(state, name)
             old = getattr(new, f"_{name}")
@@ -388,6 +388,8 @@ class Hazard:
                 setattr(new, f"_{name}", array)
             else:
                 raise ValueError(f"{name} of a hazard is of another shape")
+        if not 0 <= new._moment[1] <= 1:
+            raise ValueError("a hazard's share is none")
         moments, waiting = len(new._onsets), np.array(state["waiting"], dtype=float)
         if not moments == len(new._scores) == len(new._posterior) or not len(new._segments):
             raise ValueError("a hazard's moments and their scores do not match")

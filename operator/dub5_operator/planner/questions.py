@@ -41,7 +41,7 @@ from dub5 import question_ttl
 from dub5.contract import QuestionPolicy, Verdict
 from dub5.question_ttl import HALF_LIFE, REMEMBERED, upper_rate
 from dub5_operator.planner.keys import Keys, distinct
-from dub5_operator.planner.state import State, check
+from dub5_operator.planner.state import MOST_STORED, State, check
 
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
@@ -489,11 +489,11 @@ class Questions:
         """ValueError or KeyError where it is not what `state` gives; nothing is then changed."""
         count = len(state["keys"])
         check(state, "keys", np.int64, (count,))
-        check(state, "known", np.float32, (count, 4))
-        check(state, "at", np.float64, (count,))
-        check(state, "changed", np.float32, (count, len(_AGES)))
+        check(state, "known", np.float32, (count, 4), most=MOST_STORED)
+        check(state, "at", np.float64, (count,), most=MOST_STORED)
+        check(state, "changed", np.float32, (count, len(_AGES)), most=MOST_STORED)
         check(state, "mixture", np.float64, (len(_RATE),))
-        check(state, "sums", np.float64, (4 + len(_SUMS),))
+        check(state, "sums", np.float64, (4 + len(_SUMS),), most=MOST_STORED)
         check(state, "foretold", np.float64, (3,))
         check(state, "surprise", np.float64, (2,))
         check(state, "blocks", np.float64, (2, 6), finite=False)

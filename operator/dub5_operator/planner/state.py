@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,12 +11,23 @@ from numpy.typing import NDArray
 
 State = Mapping[str, NDArray[Any]]
 
+MOST_STORED = 1e12
+"""Of times and counts: more than any is, and what replicas take in a published document."""
 
-def check(state: State, name: str, kind: Any, shape: tuple[int, ...], *, finite: bool = True) -> None:
-    """ValueError where an array is of another kind or shape, or has a number that is negative or, unless that may be,
-    not finite; KeyError where it is not there."""
+
+def check(
+    state: State,
+    name: str,
+    kind: Any,
+    shape: tuple[int, ...],
+    *,
+    finite: bool = True,
+    most: float = math.inf,
+) -> None:
+    """ValueError where an array is of another kind or shape, or has a number that is negative, above `most` or, unless
+    that may be, not finite; KeyError where it is not there."""
     found = state[name]
     if found.dtype != kind or found.shape != shape:
         raise ValueError(f"{name} is of another kind")
-    if finite and found.dtype.kind == "f" and not (np.isfinite(found).all() and (found >= 0).all()):
+    if finite and found.dtype.kind == "f" and not (np.isfinite(found) & (found >= 0) & (found <= most)).all():
         raise ValueError(f"{name} has numbers that cannot be")

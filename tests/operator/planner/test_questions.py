@@ -163,6 +163,8 @@ def test_one_goes_on_where_another_stopped() -> None:
         ("changed", np.full((20, 18), -1.0, dtype=np.float32)),
         ("mixture", np.zeros(320)),
         ("sums", np.zeros(9)),
+        ("sums", np.full(9, 1e13)),
+        ("known", np.full((20, 4), 1e13, dtype=np.float32)),
         ("keys", np.zeros(20, dtype=np.int64)),
     ],
 )
