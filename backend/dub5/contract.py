@@ -247,6 +247,10 @@ def purge_hash(nonce: bytes, name: bytes) -> int:
     return int.from_bytes(hashlib.sha1(nonce + name, usedforsecurity=False).digest()[:4])
 
 
+TAG = r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}"
+"""What a request may name a tag. No answer has another one, so that to purge it would do nothing."""
+
+
 def scoped_name(kind: str, value: str, tenant: str | None) -> str:
     """What a purge names: `tag:prices` for the installation, `tag:prices@acme` for one tenant."""
     return f"{kind}:{value}" if tenant is None else f"{kind}:{value}@{tenant}"

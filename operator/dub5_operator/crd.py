@@ -14,6 +14,8 @@ import msgspec
 import yaml
 from msgspec import Meta
 
+from dub5.contract import TAG
+
 GROUP, VERSION = "dub5.io", "v1alpha1"
 POLICIES, INVALIDATIONS = "cachepolicies", "cacheinvalidations"
 
@@ -29,6 +31,7 @@ Canary = Annotated[str, Meta(pattern=r"^(0|0\.[0-9]{1,4}|1|1\.0{1,4})%$", max_le
 Cron = Annotated[str, Meta(pattern=r"^[^\s]+( [^\s]+){4}$", max_length=100)]
 Zone = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}$", max_length=64)]
 Word = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[^\s@]+$")]
+Tag = Annotated[str, Meta(min_length=1, max_length=64, pattern=f"^{TAG}$")]
 Amount = Annotated[float, Meta(ge=0, le=1e6)]
 
 
@@ -141,7 +144,7 @@ class CacheInvalidationSpec(_Spec, frozen=True):
     """What to forget, once: exactly one of the fields, of which `tenant` may also narrow another one."""
 
     tags: Annotated[
-        Annotated[list[Word], Meta(min_length=1, max_length=100)] | None,
+        Annotated[list[Tag], Meta(min_length=1, max_length=100)] | None,
         Meta(description="Answers with any of these tags."),
     ] = None
     personality: Annotated[Word | None, Meta(description="Answers of this personality.")] = None

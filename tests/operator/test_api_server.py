@@ -570,7 +570,7 @@ async def test_an_invalidation_that_cannot_be_done_says_so(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The API server takes a no-break space, as web pages have them, for a letter."""
-    spec = {"tags": ["new\u00a0prices"], "ttlSecondsAfterFinished": 0}
+    spec = {"class": "new\u00a0prices", "ttlSecondsAfterFinished": 0}
     assert (await create(kubernetes, "cacheinvalidations", "pasted", spec)).status_code == 201
     async with operating(api_server, client):
         body = await until(

@@ -122,6 +122,13 @@ def test_what_an_invalidation_forgets(spec: dict[str, object], expected: list[st
     assert names(spec) == expected
 
 
+@pytest.mark.parametrize("tag", ["doc-17,prices", "prices ", "größe", "a" * 65])
+def test_a_tag_that_no_answer_can_have_is_refused(tag: str) -> None:
+    """To purge it would do nothing, and be done."""
+    with pytest.raises(msgspec.ValidationError, match="tags"):
+        names({"tags": [tag]})
+
+
 def test_the_definitions_are_kept_when_the_chart_goes() -> None:
     for definition in map(yaml.safe_load, (policies_definition(), invalidations_definition())):
         assert definition["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}

@@ -21,7 +21,7 @@ from dub5.cache.store import AnswerStore
 from dub5.chat.catalog import Catalog
 from dub5.chat.pipeline import Pipeline, answer_too_large
 from dub5.chat.request import invalid, read
-from dub5.contract import purge_names
+from dub5.contract import TAG, purge_names
 from dub5.errors import Forbidden, InvalidRequest, PurgedHereOnly
 from dub5.json_steps import LARGE, SMALL, TooCostly, decode, in_steps, survey
 from dub5.telemetry.metrics import Metrics
@@ -34,12 +34,13 @@ _LONGEST_PURGE = 64 * 2**10
 
 _TAG, _LONGEST_ESCAPE = 100, 6
 _Word = Annotated[str, Meta(min_length=1, max_length=100)]
+_Tag = Annotated[str, Meta(pattern=rf"^{TAG}$(?!\n)")]
 
 
 class Invalidation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What to forget: exactly one of the fields, of which `tenant` may also narrow another one."""
 
-    tags: Annotated[list[_Word], Meta(min_length=1, max_length=100)] | None = None
+    tags: Annotated[list[_Tag], Meta(min_length=1, max_length=100)] | None = None
     personality: _Word | None = None
     model: _Word | None = None
     class_: _Word | None = msgspec.field(default=None, name="class")

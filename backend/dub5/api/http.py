@@ -39,6 +39,7 @@ from dub5.api.origins import BROWSER_HEADERS, VARY, Origins, is_foreign, is_pref
 from dub5.api.paths import canonical
 from dub5.cache.flights import Following
 from dub5.chat.answer import Writer
+from dub5.contract import TAG
 from dub5.errors import (
     Dub5Error,
     ErrorResponse,
@@ -64,7 +65,7 @@ from dub5.telemetry.record import (
 
 Headers = list[tuple[bytes, bytes]]
 
-_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}")
+_TAG = re.compile(TAG)
 _MAX_TAGS = 16
 _LONGEST_TAGS = 4096
 _NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")

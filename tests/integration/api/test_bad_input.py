@@ -185,6 +185,16 @@ async def test_invalidations_in_error_name_the_field(server: Running) -> None:
         assert (response.status_code, response.json()["error"]["param"]) == (400, param)
 
 
+@pytest.mark.parametrize(
+    "tag", ["doc-17,prices", "prices ", "prices\n", "größe", "-a", "a" * 65, "prices@acme"]
+)
+async def test_a_tag_that_no_answer_can_have_is_no_purge_that_was_done(server: Running, tag: str) -> None:
+    response = await server.client.post("/v1/cache/invalidations", json={"tags": ["prices", tag]})
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "tags[1]"), response.text
+    response = await server.client.post("/v1/cache/invalidations", json={"tags": ["a" * 64]})
+    assert response.status_code == 200
+
+
 RICH: dict[str, Any] = {
     "model": "demo",
     "messages": [
