@@ -14,7 +14,9 @@ import pytest
 from redis.asyncio import Redis
 
 from dub5.contract import CLASSES_KEY, LEARNT_KEY, POLICY_KEY, SAMPLES, SAMPLES_READER, AnnouncedClass
+from dub5_operator.explain import recording
 from dub5_operator.explain.options import policy
+from dub5_operator.explain.reading import read
 from dub5_operator.handlers.policy import limits_of
 from dub5_operator.planner.decision import PolicyLimits
 from dub5_operator.redis import Samples
@@ -76,6 +78,24 @@ async def test_a_plan_is_what_an_operator_would_decide_and_nothing_is_published(
     for name in ("recommended", "hit_ratio", "stale", "stale_upper", "saving"):
         assert decision[name] == pytest.approx(getattr(truth, name), rel=0.02), name
     assert {each.decode() for each in await bench.redis.keys()} == {CLASSES_KEY, SAMPLES, SAMPLES_READER}
+
+
+async def test_a_class_that_came_and_went_meanwhile_is_left_out(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As replicas of two configurations announce theirs, one after the other."""
+    await bench.sample(minutes=5, came=True)
+    announced = iter([{"banter": CLASS}, {"banter": CLASS, "new": CLASS}])
+
+    async def read_then(samples: Samples) -> None:
+        await bench.announce(**next(announced, {"banter": CLASS}))
+        await read(samples)
+
+    monkeypatch.setattr(recording, "read", read_then)
+    monkeypatch.setattr(recording, "POLL", 0.05)
+    found = await recording.plan(bench.redis, policy({}), None, record=1.0, report_progress=lambda _: None)
+    assert [each.cache_class for each in found] == ["banter"]
+    assert list(announced) == []
 
 
 async def test_a_plan_is_a_table_and_a_plot(

@@ -64,6 +64,7 @@ async def plan(
             samples.learnings[name].ttl,
         )
         for name in samples.learnings
+        if name in classes  # else it came and went: a rollout that was taken back
     ]
     used = [each for each in found if each is not None]
     if not used:
