@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TextIO
 
 import msgspec
 
+from dub5.advisor.prometheus import LATEST
 from dub5.advisor.record import (
     LONGEST,
     AnyLine,
@@ -99,7 +100,7 @@ def of_csv(path: Path, header: Callable[[float, float], Header], mix: Mix, speed
     if tokens:
         took = {speed.first_token + each / speed.tokens_per_second: count for each, count in tokens.items()}
         if max(took) > LONGEST:
-            raise BadRecord(f"{path}: a call of {max(took):.0f} s: a record has at most {LONGEST}")
+            raise BadRecord(f"{path}: a call of {max(took):.9g} s: a record has at most {LONGEST}")
         mix = msgspec.structs.replace(mix, service=distribution(took))
     return make(header(first + least, float(len(requests))), [Arrivals(at=0, requests=requests), mix])
 
@@ -302,8 +303,18 @@ def _moment(row: dict[str, str], number: int) -> float:
             f"line {number}: there is no column {' or '.join(_TIMES)}, or nothing in it (columns: "
             f"{', '.join([*row][:10])[:200]})"
         )
-    with contextlib.suppress(ValueError):
-        return _finite(float(written), written, number)
+    try:
+        found = _finite(float(written), written, number)
+    except ValueError:
+        found = _date(written, number)
+    if not 0 <= found <= LATEST:
+        raise BadRecord(
+            f"line {number}: {written[:40]!r} is before 1970 or too far ahead: a number counts seconds"
+        )
+    return found
+
+
+def _date(written: str, number: int) -> float:
     try:
         moment = datetime.fromisoformat(_PARTS.sub(r"\1", written.strip()))
     except ValueError:
