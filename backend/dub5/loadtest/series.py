@@ -18,10 +18,13 @@ import httpx
 import msgspec
 
 from dub5.loadtest.runs import Unreadable, read_text
+from dub5.report.document import clean
 from dub5.settings.model import Duration
 
 _POINTS = 240
 _TIMEOUT = 30.0
+_MOST_WORDS = 300
+"""Characters of what a server says of itself."""
 _SCRAPES = 4
 """Of a window, so that one that is lost leaves enough for a rate."""
 _NO_SCRAPES = 15.0
@@ -147,17 +150,25 @@ async def ask_prometheus(
     `window` is that of rates; by default four scrapes. Rates of a run's beginning are those of what there is of it: the
     first stand where a quarter of the run is over, or a window.
     """
-    async with httpx.AsyncClient(base_url=url.rstrip("/"), timeout=_TIMEOUT, transport=transport) as client:
+    try:
+        address = httpx.URL(url.rstrip("/"))
+    except httpx.InvalidURL:
+        raise Unreadable("--prometheus: write an address such as http://prometheus.monitoring:9090") from None
+    # Logs have what is said of a failure: no password is in it.
+    shown = address.copy_with(username=None, password=None, query=None)
+    async with httpx.AsyncClient(base_url=address, timeout=_TIMEOUT, transport=transport) as client:
 
         async def ask(path: str, **asked: str) -> bytes:
             try:
                 answer = await client.get(f"/api/v1/{path}", params=asked)
-                answer.raise_for_status()
-            except httpx.HTTPError as error:
-                raise Unreadable(
-                    f"{url} does not answer as Prometheus does: {str(error) or type(error).__name__}"
-                ) from None
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                raise failed(str(error) or type(error).__name__) from None
+            if answer.status_code != httpx.codes.OK:
+                raise failed(f"HTTP {answer.status_code}: {clean(answer.text, _MOST_WORDS)}")
             return answer.content
+
+        def failed(reason: str) -> Unreadable:
+            return Unreadable(f"{shown} does not answer as Prometheus does: {reason}")
 
         if window is None:
             scrapes = await ask("query", query=f"dub5_demand_requests{{{pods}}}[2m]", time=f"{ended}")
@@ -199,15 +210,22 @@ class _Answer(msgspec.Struct):
 def points(answer: bytes) -> Points:
     """The one series of an answer to a range query, without the moments in which it had no value."""
     series = _decoded(answer)
-    values = [(moment, float(value)) for moment, value in series[0].values] if series else []
+    try:
+        values = [(moment, float(value)) for moment, value in series[0].values] if series else []
+    except ValueError as error:
+        raise _none(error) from None
     return [(moment, value) for moment, value in values if math.isfinite(value)]
 
 
 def _decoded(answer: bytes) -> list[_Series]:
     try:
         return msgspec.json.decode(answer, type=_Answer).data.result
-    except msgspec.MsgspecError as error:
-        raise Unreadable(f"this is no answer of Prometheus to a range query: {error}") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise _none(error) from None
+
+
+def _none(error: Exception) -> Unreadable:
+    return Unreadable(f"this is no answer of Prometheus to a range query: {error}")
 
 
 def read_series(path: Path) -> Series:
@@ -215,5 +233,5 @@ def read_series(path: Path) -> Series:
     file = path / "series.json" if path.is_dir() else path
     try:
         return msgspec.json.decode(read_text(file), type=Series)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise Unreadable(f"{file}: {error}") from None

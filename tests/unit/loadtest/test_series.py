@@ -8,14 +8,16 @@ import string
 import subprocess
 from pathlib import Path
 
+import httpx
 import pytest
 
 from dub5.loadtest.runs import Unreadable
-from dub5.loadtest.series import LINES, interval, points, read_series
+from dub5.loadtest.series import LINES, ask_prometheus, interval, points, read_series
 from dub5.telemetry.metrics import Metrics
 from testkit.programs import which
 
 PROMTOOL = which("promtool")
+DEEP = '{"other": ' + "[" * 100_000
 ELSEWHERE = {
     "dub5_cpu_wait_seconds_total",
     "dub5_memory_limit_bytes",
@@ -66,8 +68,35 @@ def test_the_time_between_scrapes() -> None:
 
 
 def test_what_is_no_answer_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Unreadable, match="no answer of Prometheus"):
-        points(b"<html>")
-    (tmp_path / "series.json").write_text('{"cpu": 5}')
-    with pytest.raises(Unreadable, match=r"series\.json"):
-        read_series(tmp_path)
+    not_a_number = b'{"data": {"result": [{"values": [[1, "many"]]}]}}'
+    for answer in (b"<html>", b"\xff", not_a_number, not_a_number.replace(b"many", b"\xff"), DEEP.encode()):
+        with pytest.raises(Unreadable, match="no answer of Prometheus"):
+            points(answer)
+    for written in ('{"cpu": 5}', DEEP):
+        (tmp_path / "series.json").write_text(written)
+        with pytest.raises(Unreadable, match=r"series\.json"):
+            read_series(tmp_path)
+
+
+async def test_no_error_repeats_a_password() -> None:
+    def refuse(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(400, json={"error": "bad selector"})
+
+    with pytest.raises(Unreadable) as raised:
+        await ask_prometheus(
+            "http://me:sesame@prometheus:9090/?key=sesame",
+            began=0.0,
+            ended=600.0,
+            pods="pod=",
+            transport=httpx.MockTransport(refuse),
+        )
+    said = str(raised.value)
+    assert "http://prometheus:9090" in said
+    assert "HTTP 400" in said
+    assert "bad selector" in said
+    assert "sesame" not in said
+
+
+async def test_what_is_no_address() -> None:
+    with pytest.raises(Unreadable, match="--prometheus"):
+        await ask_prometheus("http://prometheus:port", began=0.0, ended=600.0, pods="")
