@@ -145,7 +145,12 @@ def of_loadtest(path: Path, header: Callable[[float, float], Header], mix: Mix) 
     if not arrivals or len(arrivals) < 2:
         raise BadRecord(f"{path}: series.json has no arrivals: the load test had no Prometheus")
     began, length = run.began, run.ended - run.began
-    step = statistics.median(later - earlier for (earlier, _), (later, _) in itertools.pairwise(arrivals))
+    if not 0 < length <= LONGEST:
+        raise BadRecord(f"{path}: a load test of {length:.0f} s: a record has at most {LONGEST}")
+    # A report asks for no finer ones than of a second.
+    step = max(
+        1.0, statistics.median(later - earlier for (earlier, _), (later, _) in itertools.pairwise(arrivals))
+    )
     steps = [began + index * step for index in range(math.ceil(length / step))]
     hits = lines.get("hits") or []
     service = _service(run, lines, mix)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 _MARK = '"dub5_loadtest":1'
+
+_Moment = Annotated[float, Meta(ge=0, le=6e10)]
+"""Unix time in seconds, of a year that dates can be of."""
 
 
 class Unreadable(Exception):
@@ -31,8 +35,8 @@ class Run(msgspec.Struct, frozen=True):
 
     scenario: str
     passed: bool
-    began: float
-    ended: float
+    began: _Moment
+    ended: _Moment
     thresholds: list[Gate]
     metrics: dict[str, dict[str, float]]
     url: str = ""
@@ -55,10 +59,10 @@ def read_run(path: Path) -> Run:
     lines = [line for line in read_text(file).splitlines() if _MARK in line.replace(" ", "")]
     if not lines:
         raise Unreadable(f"{file} holds no summary of deploy/k6: the run did not reach its end")
-    written = lines[-1][lines[-1].index("{") :]
+    written = lines[-1][max(0, lines[-1].find("{")) :]
     try:
         return msgspec.json.decode(written, type=Run)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise Unreadable(f"{file}: the summary is damaged: {error}") from None
 
 

@@ -186,6 +186,22 @@ def test_a_load_test_without_a_prometheus(tmp_path: Path) -> None:
         sources.of_loadtest(tmp_path / "absent", header, MIX)
 
 
+@pytest.mark.parametrize("apart", [0.0, 1e-6])
+def test_a_load_test_with_figures_at_one_moment(tmp_path: Path, apart: float) -> None:
+    folder = loadtest(tmp_path / "report")
+    arrivals = [[scenes.BEGAN + index * apart, 2.0] for index in range(3)]
+    (folder / "series.json").write_text(json.dumps({"window": 20.0, "lines": {"arrivals": arrivals}}))
+    record = sources.of_loadtest(folder, header, MIX)
+    assert record.requests == 2 * scenes.LENGTH
+
+
+def test_a_load_test_that_is_longer_than_a_record(tmp_path: Path) -> None:
+    folder = loadtest(tmp_path / "report")
+    (folder / "summary.json").write_text(scenes.line(began=0.0))
+    with pytest.raises(BadRecord, match="a load test of"):
+        sources.of_loadtest(folder, header, MIX)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_shapes_have_their_rate_at_the_peak(tmp_path: Path, shape: str) -> None:
     record = sources.of_shape(shape, header, MIX, rate=30.0, seconds=3600.0, seed=1)

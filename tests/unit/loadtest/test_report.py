@@ -194,6 +194,9 @@ def test_a_summary_is_found_in_a_log(tmp_path: Path) -> None:
         ('{"other": 1}', "holds no summary"),
         ('{"dub5_loadtest":1}', "the summary is damaged"),
         ('{"dub5_loadtest":1,"scen', "the summary is damaged"),
+        ('{\n "dub5_loadtest": 1,\n "scenario": "steady"\n}', "the summary is damaged"),
+        ('{"dub5_loadtest":1,"other":' + "[" * 100_000, "the summary is damaged"),
+        (line(began=1e300), "the summary is damaged: .*began"),
     ],
 )
 def test_what_is_no_summary_is_refused(tmp_path: Path, text: str, said: str) -> None:
