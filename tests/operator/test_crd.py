@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dub5_operator.crd import Percentage, Size, invalidations_definition, policies_definition, seconds
-from dub5_operator.handlers.invalidation import names
+from dub5_operator.handlers.invalidation import is_over, names
 from dub5_operator.handlers.policy import share, size
 from dub5_operator.planner.durations import written
 
@@ -127,6 +128,12 @@ def test_a_tag_that_no_answer_can_have_is_refused(tag: str) -> None:
     """To purge it would do nothing, and be done."""
     with pytest.raises(msgspec.ValidationError, match="tags"):
         names({"tags": [tag]})
+
+
+def test_what_a_release_before_this_one_has_done_is_cleared_all_the_same() -> None:
+    spec, status = {"tags": ["a,b"], "ttlSecondsAfterFinished": 60}, {"done": "2026-01-01T00:00:00Z"}
+    done = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
+    assert [is_over(spec, status, done + passed) for passed in (59, 60)] == [False, True]
 
 
 def test_the_definitions_are_kept_when_the_chart_goes() -> None:

@@ -36,7 +36,9 @@ def is_over(spec: Mapping[str, Any], status: Mapping[str, Any], now: float) -> b
         since = datetime.fromisoformat(str(status.get("done")))
     except ValueError:
         return False
-    wanted = msgspec.convert(dict(spec), CacheInvalidationSpec, strict=False)
+    # Of the rest a release before this one may have taken what is refused now.
+    kept = {name: value for name, value in spec.items() if name == "ttlSecondsAfterFinished"}
+    wanted = msgspec.convert(kept, CacheInvalidationSpec, strict=False)
     return now >= since.timestamp() + wanted.ttl_seconds_after_finished
 
 
