@@ -77,6 +77,9 @@ WATCHED = 4.0
 """A TTL needs to be watched for this many of it."""
 SKEW = 60.0
 """Seconds by which a replica's clock may be ahead of ours."""
+LATEST = 300.0
+"""Seconds by which one replica tells of look-ups later than another, at most; a fetch that is farther ahead is of a
+clock that was set back."""
 LONGEST_AGO = 2 * 86400.0
 """Seconds since a sample was taken, at most: none is kept for so long, not by a release before this one either."""
 LONGEST_AGE = 400 * 86400.0
@@ -417,9 +420,9 @@ class Reuse:
             held[unexplained[turn]] = 0
             age = np.subtract(now, held, dtype=np.float64)
             age *= TICK
+            age[(held == 0) | (age < -LATEST)] = math.inf
             # What another replica fetched after this look-up may have been told of before it.
             np.maximum(age, 0.0, out=age)
-            age[held == 0] = math.inf
             called = age >= ttls
             np.copyto(held, now, where=called)
             ages[turn], calls[turn], self._fetched[rows[turn]] = age, called, held

@@ -86,6 +86,17 @@ def test_what_two_replicas_tell_one_after_the_other_can_be_stored() -> None:
     assert Reuse(10, 100, 0.0).restore(reuse.state(MOST_KEYS))
 
 
+def test_after_a_clock_was_set_back_ages_are_what_they_are() -> None:
+    """What was fetched by the wrong clock is as if it had not been."""
+    reuse = Reuse(10, 100, 0.0)
+    replay(reuse, [access(3600, hit=False)], START + 3600)
+    replay(reuse, [access(0, hit=False), access(50)], START + 50)
+    curve = reuse.curve(START + 50)
+    assert curve is not None
+    assert (curve.hit_ratio[0], curve.hit_ratio[-1]) == pytest.approx((0, 1 / 3))
+    assert curve.mean_age[-1] == pytest.approx(50)
+
+
 def test_what_is_sampled_stands_for_all_that_was_counted() -> None:
     reuse = Reuse(10, 1000, 0.0)
     heavy = [access(0, hit=False), *(access(each) for each in range(1, 10))]
