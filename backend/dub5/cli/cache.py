@@ -93,7 +93,9 @@ def _warm(args: argparse.Namespace) -> int:
     warmed = _with_remote(
         args, lambda remote: remote.warm(lines, rate=args.rate, report_progress=report_progress)
     )
-    return 1 if warmed.failed else 0
+    if warmed.failed:
+        raise Failed(f"the first of them that failed, {warmed.why}")
+    return 0
 
 
 def _with_remote(args: argparse.Namespace, ask: Callable[[Remote], Awaitable[T]]) -> T:
@@ -107,11 +109,12 @@ def _with_remote(args: argparse.Namespace, ask: Callable[[Remote], Awaitable[T]]
 
 
 class Warmed(msgspec.Struct):
-    """How far warming has come."""
+    """How far warming has come. `why`: which question failed first, and how."""
 
     done: int = 0
     hits: int = 0
     failed: int = 0
+    why: str = ""
 
 
 class Remote:
@@ -148,8 +151,9 @@ class Remote:
             due = max(due, loop.time()) + 1 / rate
             try:
                 warmed.hits += await self._warm_one(line)
-            except Failed:
+            except Failed as error:
                 warmed.failed += 1
+                warmed.why = warmed.why or f"number {warmed.done + 1}: {error}"
             warmed.done += 1
             report_progress(warmed)
         return warmed
