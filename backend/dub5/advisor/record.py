@@ -44,6 +44,9 @@ LEAST_TIME = 0.01
 _MOST_QUESTIONS = 10**8
 """Of `Callers`, which a simulation asks one by one."""
 
+_MOST_REQUESTS = 10**9
+"""Of `Arrivals`: hours of simulating, and more than a thousand a second in a week."""
+
 _MOST_AT_ONCE = 10**6
 _MOST_LINES = 10**6
 _MOST_PARTS = 20_000_000
@@ -320,6 +323,10 @@ def _check(record: Record) -> None:
     for before, after in itertools.pairwise(record.arrivals):
         if after.at < _end(before) - 1e-6:
             raise BadRecord(f"arrivals at {after.at:g}: those before reach until {_end(before):g}")
+    if record.requests > _MOST_REQUESTS:
+        raise BadRecord(
+            f"arrivals: they are {record.requests:.9g} requests; at most {_MOST_REQUESTS:,} are simulated"
+        )
     if (questions := _questions(record)) > _MOST_QUESTIONS:
         raise BadRecord(
             f"callers: with answers as fast as the lines of kind `mix` say they ask {questions:,.0f} questions; "

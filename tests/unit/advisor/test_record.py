@@ -238,6 +238,19 @@ def test_many_ends_of_lines_are_not_made_lines(tmp_path: Path, monkeypatch: pyte
         read(tmp_path / "lines")
 
 
+def test_requests_of_all_arrivals_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[AnyLine] = [
+        Mix(service=[(1.0, 2.0)]),
+        Arrivals(at=0.0, requests=[10.0, 0.5]),
+        Arrivals(at=30.0, requests=[20.0]),
+    ]
+    monkeypatch.setattr(records, "_MOST_REQUESTS", 31)
+    make(header(), lines)
+    monkeypatch.setattr(records, "_MOST_REQUESTS", 30)
+    with pytest.raises(BadRecord, match=r"arrivals: they are 30\.5 requests"):
+        make(header(), lines)
+
+
 def test_questions_of_callers_are_counted_by_how_long_answers_take(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten for 20 s, each of them 2 s; twenty for 20 s, and with answers of 4 s for 20 s more."""
     lines: list[AnyLine] = [
