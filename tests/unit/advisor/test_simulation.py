@@ -113,6 +113,11 @@ def test_without_replicas_all_are_refused() -> None:
     assert outcome.refused_share == 1.0
 
 
+def test_a_time_that_is_too_short_for_anything_has_no_replicas() -> None:
+    record = load(steady(1.0, 60.0), ALWAYS_FOUR, seconds=60.0)
+    assert simulate(record, of_values(SMALL), since=60.0).most == 0
+
+
 def test_a_pod_that_leaves_is_there_until_its_last_stream_has_ended() -> None:
     arrivals = Arrivals(at=0.0, requests=[0.4] * 300 + [0.0] * 900)
     hundred = Mix(service=[(1.0, 100.0)])
