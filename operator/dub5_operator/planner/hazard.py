@@ -377,7 +377,9 @@ class Hazard:
         state = {"happened": np.zeros(()), "undecided": np.zeros(()), **state}
         for name in [*_STATE, "alarms", "open", "visits", "waiting", "waited"]:
             array = _restored(state, name)
-            if array.shape[1:] != _WIDTHS.get(name, ()) or not (np.abs(array) <= MOST_STORED).all():
+            # What is out of the question has a score as far below 0 as comparisons take it.
+            most = np.finfo(np.float32).max if name == "scores" else MOST_STORED
+            if array.shape[1:] != _WIDTHS.get(name, ()) or not (np.abs(array) <= most).all():
                 raise ValueError(f"{name} of a hazard is of another shape, or has numbers that cannot be")
         for name in _STATE:
             array = _restored(state, name)

@@ -214,6 +214,13 @@ def test_what_was_learnt_is_restored() -> None:
     Hazard().restore(older)
 
 
+def test_what_is_out_of_the_question_is_restored_too() -> None:
+    state = History(steady(1)).until(HOUR).hazard.state(10**6)
+    restored = Hazard()
+    restored.restore({**state, "scores": state["scores"] - np.float32(1e13)})
+    assert restored.multiplier(START + HOUR) == 1
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
