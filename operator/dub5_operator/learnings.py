@@ -5,7 +5,8 @@ with what its class has shown so far. In Redis each class has one value that exp
 its part of ALL_LEARNT; of the keys of a class those that were asked for last are kept, as many as there is room for.
 The value says how far in the stream of samples it reaches, so that no sample is taken in twice, or left out: what came
 after that is taken in again after a start. The stream reaches back for five minutes at least, and each is written anew
-every two.
+every two; one that has learnt much of what it knows since then, with its next decision. What is expected of a
+comparison follows from those before it, so that much which is taken in again in other portions leads to another TTL.
 
 Only numbers are stored, in arrays; what cannot be read, of whichever release, is reported, and its class begins anew. A
 Redis that evicts or refuses them costs only what was learnt before the next start.
