@@ -8,12 +8,10 @@ further than that.
 
 from __future__ import annotations
 
-import itertools
-import statistics
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from dub5.advisor.prometheus import Series
+from dub5.loadtest.prometheus import Series
 
 Key = frozenset[tuple[str, str]]
 """All labels of a series."""
@@ -131,17 +129,6 @@ class Level:
             if end >= until:
                 break
             self.bins[index] += value
-
-
-def scrape_interval(series: Iterable[Series]) -> float | None:
-    """Seconds between two scrapes, in the middle of all."""
-    apart = [
-        later - earlier
-        for each in series
-        for (earlier, _), (later, _) in itertools.pairwise(each.values)
-        if later > earlier
-    ]
-    return statistics.median(apart) if apart else None
 
 
 def mixed(

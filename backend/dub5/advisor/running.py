@@ -13,18 +13,15 @@ that was not scraped for a while) is in the record's notes.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import math
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 import httpx
 import msgspec
 
-from dub5.advisor.counters import Grid, Growth, Level, Pod, mixed, scrape_interval
-from dub5.advisor.prometheus import LATEST, Prometheus, Series, number
+from dub5.advisor.counters import Grid, Growth, Level, Pod, mixed
 from dub5.advisor.record import (
     LONGEST,
     AnyLine,
@@ -36,6 +33,16 @@ from dub5.advisor.record import (
     Seen,
     checked,
     make,
+)
+from dub5.loadtest.prometheus import (
+    LATEST,
+    Prometheus,
+    Series,
+    Together,
+    Unanswered,
+    number,
+    scrape_interval,
+    together,
 )
 
 _LOST = 4
@@ -74,10 +81,13 @@ async def measure(
     """
     if not 60 <= last <= LONGEST:
         raise BadRecord(f"a record of {last:.0f} s: from a minute to {LONGEST // 86400} days can be had")
-    async with Prometheus(url, headers, transport) as prometheus:
-        # Up to a minute ago all has been scraped.
-        ended = math.floor(await _now(prometheus) - 60 if until is None else until)
-        return await _Measuring(prometheus, selector, ended - last, float(ended)).record(header)
+    try:
+        async with Prometheus(url, headers, transport) as prometheus:
+            # Up to a minute ago all has been scraped.
+            ended = math.floor(await _now(prometheus) - 60 if until is None else until)
+            return await _Measuring(prometheus, selector, ended - last, float(ended)).record(header)
+    except Unanswered as error:
+        raise BadRecord(str(error)) from None
 
 
 async def _now(prometheus: Prometheus) -> float:
@@ -88,24 +98,6 @@ async def _now(prometheus: Prometheus) -> float:
     if not 2 * LONGEST <= now <= LATEST:
         raise BadRecord(f"Prometheus says that it is second {now:.15g}: that is no Unix time")
     return now
-
-
-class _Together(asyncio.TaskGroup):
-    """Where one of its tasks fails, that error is raised once the others have ended: Prometheus' connections are closed
-    then, and whatever still waited for an answer on one would fail, too, with nobody to tell."""
-
-    async def __aexit__(self, *raised: Any) -> None:
-        try:
-            await super().__aexit__(*raised)
-        except ExceptionGroup as failed:
-            raise failed.exceptions[0] from None
-
-
-async def _together(*asked: Coroutine[Any, Any, list[Series]]) -> list[list[Series]]:
-    """What each answers."""
-    async with _Together() as group:
-        tasks = [group.create_task(each) for each in asked]
-    return [task.result() for task in tasks]
 
 
 class _Measuring:
@@ -133,7 +125,7 @@ class _Measuring:
         await self._find_pods(demand)
         await self._find_when_they_began()
         growths, queued = await self._take(grid)
-        async with _Together() as group:
+        async with Together() as group:
             service = group.create_task(self._service())
             wanted_then = group.create_task(self._wanted())
             taken = group.create_task(self._starts())
@@ -265,7 +257,7 @@ class _Measuring:
         growths = {name: Growth(grid, self._pods, self._scrape) for name in asked}
         queued = Level(grid, _LOST * self._scrape)
         for begin, end in self._parts():
-            *answers, waiting = await _together(
+            *answers, waiting = await together(
                 *(self._raw(metric, more, begin, end) for metric, more in asked.values()),
                 self._raw("dub5_queued_requests", "", begin, end),
             )
@@ -287,7 +279,7 @@ class _Measuring:
             return f"(increase({name}[{math.ceil(every)}s]))"
 
         first = self._began + every
-        buckets, sums, counts = await _together(
+        buckets, sums, counts = await together(
             self._prometheus.over(f"sum by (le) {increase('bucket')}", first, self._ended, every),
             self._prometheus.over(f"sum {increase('sum')}", first, self._ended, every),
             self._prometheus.over(f"sum {increase('count')}", first, self._ended, every),
@@ -345,7 +337,7 @@ class _Measuring:
         if matchers is None:
             return ()
         over = f"[{round(1000 * (self._ended - self._began))}ms]"
-        made, ready = await _together(
+        made, ready = await together(
             self._prometheus.at(f"min_over_time(kube_pod_created{{{matchers}}}{over})", self._ended),
             self._prometheus.at(
                 f"min_over_time(kube_pod_status_ready_time{{{matchers}}}{over})", self._ended

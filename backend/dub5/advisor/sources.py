@@ -21,7 +21,6 @@ from typing import Any, NamedTuple, TextIO
 
 import msgspec
 
-from dub5.advisor.prometheus import LATEST
 from dub5.advisor.record import (
     LONGEST,
     AnyLine,
@@ -34,8 +33,9 @@ from dub5.advisor.record import (
     Seen,
     make,
 )
+from dub5.loadtest.prometheus import LATEST, Points
 from dub5.loadtest.runs import Run, Unreadable, read_run
-from dub5.loadtest.series import Points, read_series
+from dub5.loadtest.series import read_series
 
 SHAPES: dict[str, str] = {
     "step": "from a fifth of the rate to all of it, at a third of the time",

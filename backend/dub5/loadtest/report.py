@@ -8,9 +8,10 @@ import statistics
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from dub5.loadtest.prometheus import Points
 from dub5.loadtest.rules import RESOURCES, WINDOW, Judgement, Limits, judge, mebibytes, percent
 from dub5.loadtest.runs import Run
-from dub5.loadtest.series import LINES, Lines, Points
+from dub5.loadtest.series import LINES, Lines
 from dub5.report.document import Code, Curve, Document, Fact, Part, Plot, Section, Table
 
 PHASES = ("auth", "queue", "cache", "provider")

@@ -21,7 +21,8 @@ import statistics
 from collections.abc import Callable
 from typing import NamedTuple
 
-from dub5.loadtest.series import Lines, Points
+from dub5.loadtest.prometheus import Points
+from dub5.loadtest.series import Lines
 from dub5.telemetry.metrics import REDIS
 
 LASTING = 10.0

@@ -6,32 +6,25 @@ window that it was taken over, so that it shows neither before nor after what a 
 
 from __future__ import annotations
 
-import asyncio
-import itertools
 import math
-import statistics
 import string
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import httpx
 import msgspec
 
+from dub5.loadtest.prometheus import Points, Prometheus, Unanswered, number, scrape_interval, together
+from dub5.loadtest.prometheus import Series as Answer
 from dub5.loadtest.runs import Unreadable, read_text
-from dub5.report.document import clean
 from dub5.settings.model import Duration
 
 _POINTS = 240
-_TIMEOUT = 30.0
-_MOST_WORDS = 300
-"""Characters of what a server says of itself."""
 _SCRAPES = 4
 """Of a window, so that one that is lost leaves enough for a rate."""
 _NO_SCRAPES = 15.0
 """Seconds between two where none was found."""
-
-Points = list[tuple[float, float]]
-"""(Unix time in seconds, value), in order."""
 
 Lines = dict[str, Points]
 
@@ -151,81 +144,31 @@ async def ask_prometheus(
     first stand where a quarter of the run is over, or a window.
     """
     try:
-        address = httpx.URL(url.rstrip("/"))
-    except httpx.InvalidURL:
-        raise Unreadable("--prometheus: write an address such as http://prometheus.monitoring:9090") from None
-    # Logs have what is said of a failure: no password is in it.
-    shown = address.copy_with(username=None, password=None, query=None)
-    async with httpx.AsyncClient(base_url=address, timeout=_TIMEOUT, transport=transport) as client:
-
-        async def ask(path: str, **asked: str) -> bytes:
-            try:
-                answer = await client.get(f"/api/v1/{path}", params=asked)
-            except (httpx.HTTPError, httpx.InvalidURL) as error:
-                raise failed(str(error) or type(error).__name__) from None
-            if answer.status_code != httpx.codes.OK:
-                raise failed(f"HTTP {answer.status_code}: {clean(answer.text, _MOST_WORDS)}")
-            return answer.content
-
-        def failed(reason: str) -> Unreadable:
-            return Unreadable(f"{shown} does not answer as Prometheus does: {reason}")
-
-        if window is None:
-            scrapes = await ask("query", query=f"dub5_demand_requests{{{pods}}}[2m]", time=f"{ended}")
-            window = Duration(math.ceil(_SCRAPES * interval(scrapes)))
-        first = min(window, (ended - began) / 4)
-        step = max(1.0, (ended - began) / _POINTS)
-
-        async def one(line: Line) -> Points:
-            query = string.Template(line.query).substitute(pods=pods, window=window.written())
-            start = began + first if line.rate else began
-            answer = await ask("query_range", query=query, start=f"{start}", end=f"{ended}", step=f"{step}")
-            if not line.rate:
-                return points(answer)
-            return [(moment - min(window, moment - began) / 2, value) for moment, value in points(answer)]
-
-        found = await asyncio.gather(*(one(line) for line in LINES.values()))
-    return Series(float(window), dict(zip(LINES, found, strict=True)))
+        async with Prometheus(url, transport=transport) as prometheus:
+            if window is None:
+                scrapes = await prometheus.at(f"dub5_demand_requests{{{pods}}}[2m]", ended)
+                window = Duration(math.ceil(_SCRAPES * (scrape_interval(scrapes) or _NO_SCRAPES)))
+            first = min(window, (ended - began) / 4)
+            step = max(1.0, (ended - began) / _POINTS)
+            asked = []
+            for line in LINES.values():
+                query = string.Template(line.query).substitute(pods=pods, window=window.written())
+                start = began + first if line.rate else began
+                asked.append(prometheus.over(query, start, ended, step))
+            found = dict(zip(LINES, map(points, await together(*asked)), strict=True))
+    except Unanswered as error:
+        raise Unreadable(str(error)) from None
+    for name, line in LINES.items():
+        if line.rate:
+            found[name] = [(moment - min(window, moment - began) / 2, value) for moment, value in found[name]]
+    return Series(float(window), found)
 
 
-def interval(answer: bytes) -> float:
-    """Seconds between two scrapes, from all samples of a gauge in a while."""
-    moments = [[moment for moment, _ in series.values] for series in _decoded(answer)]
-    gaps = [later - earlier for each in moments for earlier, later in itertools.pairwise(each)]
-    return statistics.median(gaps) if gaps else _NO_SCRAPES
-
-
-class _Series(msgspec.Struct):
-    values: list[tuple[float, str]]
-
-
-class _Data(msgspec.Struct):
-    result: list[_Series]
-
-
-class _Answer(msgspec.Struct):
-    data: _Data
-
-
-def points(answer: bytes) -> Points:
+def points(answer: Sequence[Answer]) -> Points:
     """The one series of an answer to a range query, without the moments in which it had no value."""
-    series = _decoded(answer)
-    try:
-        values = [(moment, float(value)) for moment, value in series[0].values] if series else []
-    except ValueError as error:
-        raise _none(error) from None
-    return [(moment, value) for moment, value in values if math.isfinite(value)]
-
-
-def _decoded(answer: bytes) -> list[_Series]:
-    try:
-        return msgspec.json.decode(answer, type=_Answer).data.result
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise _none(error) from None
-
-
-def _none(error: Exception) -> Unreadable:
-    return Unreadable(f"this is no answer of Prometheus to a range query: {error}")
+    values = answer[0].values if answer else []
+    found = [(moment, number(value)) for moment, value in values]
+    return [(moment, value) for moment, value in found if math.isfinite(value)]
 
 
 def read_series(path: Path) -> Series:

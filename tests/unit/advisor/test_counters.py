@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dub5.advisor.counters import Grid, Growth, Level, Pod, mixed, scrape_interval
-from dub5.advisor.prometheus import Series
+from dub5.advisor.counters import Grid, Growth, Level, Pod, mixed
+from dub5.loadtest.prometheus import Series, scrape_interval
 
 GRID = Grid(began=0.0, step=15.0, bins=40)
 

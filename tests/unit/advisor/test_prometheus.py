@@ -13,9 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
-from dub5.advisor.prometheus import TIMEOUT
 from dub5.advisor.record import BadRecord, Header, Record
 from dub5.advisor.running import measure
+from dub5.loadtest.prometheus import TIMEOUT
 from dub5.telemetry.metrics import Metrics
 from testkit.programs import which
 from tests.harness import later

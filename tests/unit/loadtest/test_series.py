@@ -6,13 +6,16 @@ import json
 import re
 import string
 import subprocess
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import httpx
 import pytest
 
+from dub5.loadtest.prometheus import Series as Answer
+from dub5.loadtest.prometheus import scrape_interval
 from dub5.loadtest.runs import Unreadable
-from dub5.loadtest.series import LINES, ask_prometheus, interval, points, read_series
+from dub5.loadtest.series import LINES, Series, ask_prometheus, points, read_series
 from dub5.telemetry.metrics import Metrics
 from testkit.programs import which
 
@@ -28,6 +31,13 @@ ELSEWHERE = {
 
 def filled_in(query: str, pods: str) -> str:
     return string.Template(query).substitute(pods=pods, window="1m")
+
+
+async def asked(
+    answer: Callable[[httpx.Request], httpx.Response], url: str = "http://prometheus:9090"
+) -> Series:
+    transport = httpx.MockTransport(answer)
+    return await ask_prometheus(url, began=0.0, ended=600.0, pods="pod=", transport=transport)
 
 
 def test_every_figure_is_one_of_ours() -> None:
@@ -51,31 +61,39 @@ def test_prometheus_understands_the_queries(tmp_path: Path, pods: str) -> None:
 
 
 def test_an_answer_without_the_moments_that_have_no_value() -> None:
-    values = [[1, "0.5"], [2, "NaN"], [3, "+Inf"], [4.5, "1e3"]]
-    answer = {
-        "status": "success",
-        "data": {"resultType": "matrix", "result": [{"metric": {}, "values": values}]},
-    }
-    assert points(json.dumps(answer).encode()) == [(1.0, 0.5), (4.5, 1000.0)]
-    assert points(b'{"data": {"result": []}}') == []
+    values = [(1.0, "0.5"), (2.0, "NaN"), (3.0, "+Inf"), (4.5, "1e3")]
+    assert points([Answer(values=values)]) == [(1.0, 0.5), (4.5, 1000.0)]
+    assert points([]) == []
 
 
 def test_the_time_between_scrapes() -> None:
-    values = [[100, "1"], [105.1, "1"], [110, "1"], [125, "1"], [130, "1"]]  # two of them were lost
-    answer = {"status": "success", "data": {"result": [{"metric": {}, "values": values}]}}
-    assert interval(json.dumps(answer).encode()) == pytest.approx(5.0, abs=0.06)
-    assert interval(b'{"data": {"result": []}}') == 15.0
+    moments = (100.0, 105.1, 110.0, 125.0, 130.0)  # two of them were lost
+    samples = Answer(values=[(moment, "1") for moment in moments])
+    assert scrape_interval([samples]) == pytest.approx(5.0, abs=0.06)
 
 
-def test_what_is_no_answer_is_refused(tmp_path: Path) -> None:
-    not_a_number = b'{"data": {"result": [{"values": [[1, "many"]]}]}}'
-    for answer in (b"<html>", b"\xff", not_a_number, not_a_number.replace(b"many", b"\xff"), DEEP.encode()):
-        with pytest.raises(Unreadable, match="no answer of Prometheus"):
-            points(answer)
-    for written in ('{"cpu": 5}', DEEP):
-        (tmp_path / "series.json").write_text(written)
-        with pytest.raises(Unreadable, match=r"series\.json"):
-            read_series(tmp_path)
+@pytest.mark.parametrize(
+    "answer", [b"<html>", b"\xff", b'{"data": {"result": [{"values": [[1, "many"]]}]}}', DEEP.encode()]
+)
+async def test_what_is_no_answer_is_refused(answer: bytes) -> None:
+    with pytest.raises(Unreadable):
+        await asked(lambda _: httpx.Response(200, content=answer))
+
+
+async def test_an_answer_without_an_end_is_not_kept() -> None:
+    async def flood() -> AsyncIterator[bytes]:
+        while True:
+            yield b" " * 2**20
+
+    with pytest.raises(Unreadable, match="64 MiB"):
+        await asked(lambda _: httpx.Response(200, content=flood()))
+
+
+@pytest.mark.parametrize("written", ['{"cpu": 5}', DEEP])
+def test_what_no_report_has_kept_is_refused(written: str, tmp_path: Path) -> None:
+    (tmp_path / "series.json").write_text(written)
+    with pytest.raises(Unreadable, match=r"series\.json"):
+        read_series(tmp_path)
 
 
 async def test_no_error_repeats_a_password() -> None:
@@ -83,13 +101,7 @@ async def test_no_error_repeats_a_password() -> None:
         return httpx.Response(400, json={"error": "bad selector"})
 
     with pytest.raises(Unreadable) as raised:
-        await ask_prometheus(
-            "http://me:sesame@prometheus:9090/?key=sesame",
-            began=0.0,
-            ended=600.0,
-            pods="pod=",
-            transport=httpx.MockTransport(refuse),
-        )
+        await asked(refuse, "http://me:sesame@prometheus:9090/?key=sesame")
     said = str(raised.value)
     assert "http://prometheus:9090" in said
     assert "HTTP 400" in said
@@ -97,6 +109,7 @@ async def test_no_error_repeats_a_password() -> None:
     assert "sesame" not in said
 
 
-async def test_what_is_no_address() -> None:
+@pytest.mark.parametrize("url", ["http://prometheus:port", "prometheus:9090", "ftp://prometheus", ""])
+async def test_what_is_no_address(url: str) -> None:
     with pytest.raises(Unreadable, match="--prometheus"):
-        await ask_prometheus("http://prometheus:port", began=0.0, ended=600.0, pods="")
+        await asked(lambda _: httpx.Response(500), url)

@@ -8,14 +8,15 @@ the reason; who is let in is said by headers, and no error repeats them.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
-from collections.abc import Mapping, Sequence
-from typing import Self
+import statistics
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from typing import Any, Self
 
 import httpx
 import msgspec
 
-from dub5.advisor.record import BadRecord
 from dub5.report.document import clean
 
 TIMEOUT = 60.0
@@ -31,16 +32,21 @@ _AT_ONCE = 4
 _MOST_WORDS = 300
 """Characters of what a server says of itself."""
 
+
+class Unanswered(Exception):
+    """Nothing that Prometheus would give: in a sentence for people, without a password."""
+
+
 Points = list[tuple[float, float]]
 """(Unix time in seconds, value), in order."""
 
 
 def number(written: str) -> float:
-    """As Prometheus writes one: a value, or the bound of a bucket. BadRecord where it is none."""
+    """As Prometheus writes one: a value, or the bound of a bucket. Unanswered where it is none."""
     try:
         return float(written)
     except ValueError:
-        raise BadRecord(f"Prometheus gave {written[:_MOST_WORDS]!r} for a number") from None
+        raise Unanswered(f"Prometheus gave {written[:_MOST_WORDS]!r} for a number") from None
 
 
 class Series(msgspec.Struct):
@@ -52,13 +58,13 @@ class Series(msgspec.Struct):
 
     @property
     def points(self) -> Points:
-        """BadRecord where one is no finite number, or of no time: none of ours may be anything else."""
+        """Unanswered where one is no finite number, or of no time: none of ours may be anything else."""
         written = self.values if self.value is None else [self.value]
         found = [(moment, number(value)) for moment, value in written]
         for moment, value in found:
             if not math.isfinite(value) or abs(moment) > LATEST:
                 name = self.metric.get("__name__", "a figure")
-                raise BadRecord(f"{name} of {self.metric.get('pod', '?')} is {value:g} at {moment:.15g}")
+                raise Unanswered(f"{name} of {self.metric.get('pod', '?')} is {value:g} at {moment:.15g}")
         return found
 
 
@@ -93,7 +99,7 @@ class Prometheus:
             address = httpx.URL()
         possible = address.port is None or address.port < 2**16
         if address.scheme not in ("http", "https") or not address.host or not possible:
-            raise BadRecord("--prometheus: write an address such as http://prometheus.monitoring:9090")
+            raise Unanswered("--prometheus: write an address such as http://prometheus.monitoring:9090")
         self._shown = str(address.copy_with(username=None, password=None, query=None)).rstrip("/")
         self._client = httpx.AsyncClient(
             base_url=str(address).rstrip("/"), headers=[*headers], timeout=TIMEOUT, transport=transport
@@ -122,19 +128,19 @@ class Prometheus:
             async with self._places, asyncio.timeout(TIMEOUT):
                 status, content = await self._fetch(path, asked)
         except TimeoutError:
-            raise self._bad(f"no whole answer within {TIMEOUT:.0f} s") from None
+            raise self._failed(f"no whole answer within {TIMEOUT:.0f} s") from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise self._bad(str(error) or type(error).__name__) from None
+            raise self._failed(str(error) or type(error).__name__) from None
         if status != httpx.codes.OK:
-            raise self._bad(f"HTTP {status}{_words_of(content)}")
+            raise self._failed(f"HTTP {status}{_words_of(content)}")
         try:
             answer = msgspec.json.decode(content, type=_Answer)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise self._bad(_words_of(content).removeprefix(": ") or str(error)) from None
+            raise self._failed(_words_of(content).removeprefix(": ") or str(error)) from None
         except RecursionError:
-            raise self._bad("an answer that is nested too deep") from None
+            raise self._failed("an answer that is nested too deep") from None
         if answer.status != "success":
-            raise self._bad(f"{answer.status}{_words_of(content)}")
+            raise self._failed(f"{answer.status}{_words_of(content)}")
         self.warnings.update(clean(each, _MOST_WORDS) for each in (answer.warnings or [])[:5])
         return answer.data.result
 
@@ -144,13 +150,42 @@ class Prometheus:
             async for piece in answer.aiter_bytes():
                 content += piece
                 if len(content) > LARGEST:
-                    raise self._bad(
-                        f"more than {LARGEST // 2**20} MiB in one answer: ask for less, with --last or --selector"
+                    raise self._failed(
+                        f"more than {LARGEST // 2**20} MiB in one answer: ask for a shorter time, or fewer replicas"
                     )
             return answer.status_code, bytes(content)
 
-    def _bad(self, reason: str) -> BadRecord:
-        return BadRecord(f"{self._shown} does not answer as Prometheus does: {clean(reason, _MOST_WORDS)}")
+    def _failed(self, reason: str) -> Unanswered:
+        return Unanswered(f"{self._shown} does not answer as Prometheus does: {clean(reason, _MOST_WORDS)}")
+
+
+def scrape_interval(series: Iterable[Series]) -> float | None:
+    """Seconds between two scrapes, in the middle of all."""
+    apart = [
+        later - earlier
+        for each in series
+        for (earlier, _), (later, _) in itertools.pairwise(each.values)
+        if later > earlier
+    ]
+    return statistics.median(apart) if apart else None
+
+
+class Together(asyncio.TaskGroup):
+    """Where one of its tasks fails, that error is raised once the others have ended: Prometheus' connections are closed
+    then, and whatever still waited for an answer on one would fail, too, with nobody to tell."""
+
+    async def __aexit__(self, *raised: Any) -> None:
+        try:
+            await super().__aexit__(*raised)
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+
+
+async def together(*asked: Coroutine[Any, Any, list[Series]]) -> list[list[Series]]:
+    """What each answers."""
+    async with Together() as group:
+        tasks = [group.create_task(each) for each in asked]
+    return [task.result() for task in tasks]
 
 
 def _words_of(content: bytes) -> str:
