@@ -274,6 +274,35 @@ def _examine(written: Any, kind: Any, where: str) -> None:
         _examine_word(written, get_args(kind), where)
     elif _is_section(kind):
         _examine_section(written, kind, where)
+    elif kind in {Any, None} or isinstance(written, str | float):
+        _examine_json(written, where)
+
+
+def _examine_json(written: Any, where: str) -> None:
+    """What is handed on as it stands has to be what JSON can say."""
+    if isinstance(written, str):
+        if not _is_text(written):
+            raise ConfigError(f"{where}: holds half of a character, or bytes that are not UTF-8")
+    elif isinstance(written, list):
+        for index, value in enumerate(written):
+            _examine_json(value, f"{where}[{index}]")
+    elif isinstance(written, dict):
+        for key, value in written.items():
+            _examine_name(key, str, where)
+            _examine_json(value, _joined(where, key))
+    elif isinstance(written, float) and not math.isfinite(written):
+        raise ConfigError(f"{where}: `{written}` is not a finite number")
+    elif not isinstance(written, bool | int | float | None):
+        raise ConfigError(f"{where}: `{written}` is read as a {type(written).__name__}; put it in quotes")
+
+
+def _is_text(written: str) -> bool:
+    """Whether UTF-8 can say it."""
+    try:
+        written.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _examine_entries(written: dict[Any, Any], key_kind: Any, value_kind: Any, where: str) -> None:
@@ -287,6 +316,8 @@ def _examine_entries(written: dict[Any, Any], key_kind: Any, value_kind: Any, wh
 def _examine_name(key: Any, kind: Any, where: str) -> None:
     if not isinstance(key, str):
         raise ConfigError(f"{where}: the key `{key}` is not text; put it in quotes")
+    if not _is_text(key):
+        raise ConfigError(f"{where}: a key holds half of a character, or bytes that are not UTF-8")
     try:
         msgspec.convert(key, kind)
     except msgspec.ValidationError:
@@ -311,7 +342,7 @@ def _examine_section(written: Any, kind: type[msgspec.Struct], where: str) -> No
     for key, value in written.items():
         if key in fields:
             _examine(value, fields[key], _joined(where, key))
-        elif key != tag_field:
+        elif tag_field is None or key != tag_field:
             raise ConfigError(f"{_joined(where, key)}: unknown key{nearest(str(key), fields)}")
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Callable
+from datetime import date
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ from tests.settings_strategies import configurations, junk
 
 Json = dict[str, Any]
 Write = Callable[[str], Path]
+
+NO_TEXT = "holds half of a character, or bytes that are not UTF-8"
 
 
 @pytest.fixture
@@ -78,6 +82,7 @@ class TestUnknownKeys:
             ),
             ({"drain": {"xyz": 1}}, "drain.xyz: unknown key; known here: linger"),
             ({"drain": {5: 1}}, "drain.5: unknown key; known here: linger"),
+            ({"drain": {None: 1}}, "drain.None: unknown key; known here: linger"),
         ],
     )
     def test_are_named_with_the_nearest_that_is_known(self, written: Json, message: str) -> None:
@@ -131,6 +136,28 @@ class TestWrongValues:
                 "telemetry.log_level: `INFO` is not one of debug, info, warning, error",
             ),
             ({"redis": {}}, "redis: Object missing required field `url`"),
+            (personality(system="\ud800"), f"personalities.p.system: {NO_TEXT}"),
+            (personality(stop=["a", "\udcff"]), f"personalities.p.stop[1]: {NO_TEXT}"),
+            (
+                provider(kind="openai", quirks={"\ud800": {}}),
+                "providers.demo.quirks: a key holds half of a character, or bytes that are not UTF-8",
+            ),
+            (
+                {"models": {"m": {"routes": ["demo/x"], "weights": {"demo/x": math.inf}}}},
+                "models.m.weights.demo/x: `inf` is not a finite number",
+            ),
+            (
+                personality(messages=[{"role": "user", "content": [{1: 2}]}]),
+                "personalities.p.messages[0].content[0]: the key `1` is not text; put it in quotes",
+            ),
+            (
+                personality(messages=[{"role": "user", "content": date(2027, 1, 31)}]),
+                "personalities.p.messages[0].content: `2027-01-31` is read as a date; put it in quotes",
+            ),
+            (
+                personality(messages=[{"role": "user", "weight": math.nan}]),
+                "personalities.p.messages[0].weight: `nan` is not a finite number",
+            ),
         ],
     )
     def test_are_named_to_the_entry(self, written: Json, message: str) -> None:
