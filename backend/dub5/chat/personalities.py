@@ -17,8 +17,8 @@ from typing import Any
 
 import msgspec
 
-from dub5.chat.request import ChatRequest
-from dub5.errors import InvalidRequest
+from dub5.chat.request import ChatRequest, Message
+from dub5.errors import ConfigError, InvalidRequest
 from dub5.providers.protocol import Json
 from dub5.settings.model import PersonalitySettings
 
@@ -163,6 +163,17 @@ def _locked(names: Iterable[str]) -> frozenset[str]:
 
 
 def compile_all(settings: dict[str, PersonalitySettings], default_model: str) -> dict[str, Personality]:
+    """ConfigError where one has messages that would be refused if a caller sent them."""
+    for name, each in settings.items():
+        _check_messages(f"personalities.{name}.messages", each.messages)
     return {
         name: Personality(name, each, model=each.model or default_model) for name, each in settings.items()
     }
+
+
+def _check_messages(where: str, messages: list[Json]) -> None:
+    try:
+        msgspec.convert(messages, list[Message])
+    except msgspec.ValidationError as error:
+        text, _, place = str(error).rpartition(" - at `$")
+        raise ConfigError(f"{where}{place.rstrip('`')}: {text}") from None

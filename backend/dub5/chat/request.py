@@ -35,7 +35,7 @@ class _Part(msgspec.Struct):
     type: str
 
 
-class _Message(msgspec.Struct):
+class Message(msgspec.Struct):
     role: _Role
     content: str | list[_Part] | None = None
     tool_calls: list[dict[str, Any]] | None = None
@@ -56,7 +56,7 @@ class _Known(msgspec.Struct):
     """The fields whose type and range we vouch for."""
 
     model: Annotated[str, Meta(min_length=1, max_length=256)]
-    messages: Annotated[list[_Message], Meta(min_length=1)]
+    messages: Annotated[list[Message], Meta(min_length=1)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
@@ -282,7 +282,7 @@ def _check_messages(body: Json) -> Steps[None]:
             if type(role) is str and len(role) > _LONGEST_ROLE:
                 raise invalid(f"Invalid enum value - at `$.messages[{index}].role`")
         try:
-            msgspec.convert(some, list[_Message])
+            msgspec.convert(some, list[Message])
         except msgspec.ValidationError as error:
             text, _, where = str(error).rpartition(" - at `$[")
             number, _, rest = where.partition("]")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dub5 import providers
 from dub5.admission.keys import parse_keys
+from dub5.chat.personalities import compile_all
 from dub5.providers.http import trusted
 from dub5.redis.client import connect
 from dub5.settings.model import Settings, Source, read_secret
@@ -33,6 +34,7 @@ def check(settings: Settings, environment: Mapping[str, str]) -> list[str]:
         return _STAND_IN
 
     providers.build(settings, environment, read)
+    compile_all(settings.personalities, settings.default_model)
     if settings.auth.keys is not None:
         text = read("auth.keys", settings.auth.keys)
         if text != _STAND_IN:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from dub5.chat.personalities import Personality
+from dub5.chat.personalities import Personality, compile_all
 from dub5.chat.request import ChatRequest, parse
-from dub5.errors import InvalidRequest
+from dub5.errors import ConfigError, InvalidRequest
 from dub5.settings.model import PersonalitySettings
 
 PIRATE = PersonalitySettings(
@@ -236,3 +236,22 @@ def test_the_revision_does_not_change_with_what_does_not() -> None:
     one = PersonalitySettings(system="s", description="a", cache_class="x")
     other = PersonalitySettings(system="s", description="b", cache_class="y")
     assert personality(one).revision == personality(other).revision
+
+
+@pytest.mark.parametrize(
+    ("message", "where"),
+    [
+        ({"role": "narrator", "content": "x"}, ".role"),
+        ({"role": "user", "content": 5}, ".content"),
+        ({"role": "user", "content": ["x"]}, ".content[0]"),
+        ({"role": "user", "content": [{"text": "x"}]}, ".content[0]"),
+        ({"role": "assistant", "tool_calls": "x"}, ".tool_calls"),
+        ({"role": "assistant", "tool_calls": [5]}, ".tool_calls[0]"),
+    ],
+)
+def test_its_messages_are_ones_that_a_caller_may_send(message: dict[str, Any], where: str) -> None:
+    good = {"role": "user", "content": [{"type": "text", "text": "x"}]}
+    settings = {"pirate": PersonalitySettings(messages=[good, message])}
+    with pytest.raises(ConfigError) as caught:
+        compile_all(settings, "m")
+    assert caught.value.message.startswith(f"personalities.pirate.messages[1]{where}: ")

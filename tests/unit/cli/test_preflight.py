@@ -85,6 +85,11 @@ def test_each_secret_that_is_not_here_is_a_warning(tmp_path: Path) -> None:
             {},
             "providers.acme.ca_file: cannot read EMPTY: holds no certificates in PEM",
         ),
+        (
+            {"personalities": {"p": {"messages": [{"role": "narrator"}]}}},
+            {},
+            "personalities.p.messages[0].role: Invalid enum value 'narrator'",
+        ),
         (openai(ca_file="NOWHERE"), {}, "providers.acme.ca_file: cannot read NOWHERE: FileNotFoundError"),
         (
             openai(),
