@@ -144,6 +144,7 @@ class Bucket:
 
     def __init__(self, limit: Limit, share: int, left: Remaining, now: float) -> None:
         self._requests = (limit.requests_per_minute or 0) / share
+        self._most_requests = max(1.0, self._requests)  # with less than one nobody would ever be granted any
         self._tokens = (limit.tokens_per_minute or 0) / share
         self._left = left
         self._at = now
@@ -175,7 +176,7 @@ class Bucket:
     def _refilled(self, now: float) -> Remaining:
         elapsed = max(0.0, now - self._at)
         return Remaining(
-            min(self._requests, self._left.requests + elapsed * self._requests / 60),
+            min(self._most_requests, self._left.requests + elapsed * self._requests / 60),
             min(
                 self._tokens,
                 max(self._left.tokens, -self._tokens * _LONGEST_DEBT) + elapsed * self._tokens / 60,

@@ -195,6 +195,18 @@ async def test_while_redis_is_away_all_replicas_together_keep_the_limit(redis: s
         assert 13 <= await accepted(made, tries=20) <= 16
 
 
+async def test_a_share_of_less_than_one_request_is_saved_up() -> None:
+    now = 0.0
+    limiter = RateLimiter(
+        {"acme": Limit(requests_per_minute=2)}, None, Metrics(), replica="", clock=lambda: now
+    )
+    limiter._replicas = 4
+    granted = 0
+    for now in range(600):  # noqa: B007  # the clock reads it
+        granted += await accepted([limiter], tries=1)
+    assert granted == 5  # half a request a minute
+
+
 async def test_without_redis_one_replica_has_the_whole_limit() -> None:
     limiter = RateLimiter({"acme": Limit(requests_per_minute=5)}, None, Metrics(), replica="")
     assert await accepted([limiter], tries=9) == 5
