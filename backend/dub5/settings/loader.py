@@ -202,11 +202,10 @@ def _override(tree: dict[str, Any], variable: str, value: str) -> str:
     for part in parents:
         key = _spelling(part, node)
         path.append(key)
-        if node.get(key) is None:
-            node[key] = {}
-        if not isinstance(node[key], dict):
+        section = {} if node.get(key) is None else node[key]
+        if not isinstance(section, dict):
             raise ConfigError(f"{variable}: {'.'.join(path)} is not a section")
-        node = node[key]
+        node[key] = node = dict(section)  # an alias of the file may have it in other places, too
     key = _spelling(last, node)
     node[key] = _value_of(variable, value)
     return ".".join([*path, key])

@@ -355,6 +355,11 @@ class TestTheEnvironment:
             "Other": 2,
         }
 
+    def test_changes_one_place_of_those_that_share_an_anchor(self, write: Write) -> None:
+        text = "cache: {classes: {a: &a {ttl: 1m}, b: *a, c: {<<: *a, stale_if_error: 1h}}}"
+        classes = load(write(text), {"DUB5_CACHE__CLASSES__A__TTL": "2m"}).cache.classes
+        assert {name: float(each.ttl) for name, each in classes.items()} == {"a": 120, "b": 60, "c": 60}
+
     def test_makes_new_entries(self) -> None:
         settings = load(
             None,
