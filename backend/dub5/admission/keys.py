@@ -270,10 +270,19 @@ def _without_waiting(path: str, flags: int) -> int:
 
 def parse_keys(text: str) -> list[tuple[bytes, Caller]]:
     """Digests and callers of a keys file; ConfigError names the entry that is wrong."""
-    entries = parse_yaml(text)
+    try:
+        entries = parse_yaml(text)
+    except ConfigError as error:
+        raise ConfigError(f"auth.keys: {error.message}") from None
     if not isinstance(entries, dict) or not entries:
         raise ConfigError("auth.keys: must map the SHA-256 of each key to its tenant and roles")
-    return [_parse_entry(str(digest), entry) for digest, entry in entries.items()]
+    callers: dict[bytes, Caller] = {}
+    for written, entry in entries.items():
+        digest, caller = _parse_entry(str(written), entry)
+        if digest in callers:  # spelled in another way, which YAML takes for another name
+            raise ConfigError(f"auth.keys: {caller.key_id}…: this key is written twice")
+        callers[digest] = caller
+    return list(callers.items())
 
 
 _FIELDS = frozenset({"tenant", "roles", "models", "expires"})

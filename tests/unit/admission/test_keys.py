@@ -351,3 +351,16 @@ def test_a_keys_file_in_error_says_where_and_repeats_no_key(text: str) -> None:
     with pytest.raises(ConfigError, match=r"auth\.keys") as caught:
         parse_keys(text)
     assert "sk-live" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'"{"AB" * 32}": {{tenant: acme}}\n"{"ab" * 32}": {{tenant: other}}',
+        f"{'9' * 64}: {{tenant: acme}}\n'{'9' * 64}': {{tenant: other}}",
+        f"{'ab' * 32}: {{tenant: acme}}\n{'ab' * 32}: {{tenant: other}}",
+    ],
+)
+def test_one_key_has_one_tenant_however_it_is_spelled(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^auth\.keys: .*written twice"):
+        parse_keys(text)
