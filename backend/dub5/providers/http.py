@@ -179,8 +179,10 @@ class HttpClient:
         self._sockets = access.sockets
         self._proxy = access.proxy
         self._proxy_options = self._options_of(access.proxy)
-        if not all(value.isascii() and value.isprintable() for value in self._headers.values()):
-            raise ConfigError(f"providers.{name}: the key and the headers must be printable ASCII")
+        secrets = {f"secret_headers.{header}": value for header, value in access.headers.items()}
+        for where, secret in {"api_key": key, **secrets}.items():
+            if not (secret.isascii() and secret.isprintable()):
+                raise ConfigError(f"providers.{name}.{where}: must be one line of printable ASCII")
         hosts = (self._url.host, access.proxy.url.host if access.proxy is not None else None)
         redact = Redactor(*self._secrets, hosts=[host for host in hosts if host])
         self._errors = HttpErrors(name, access.proxy, redact)

@@ -78,7 +78,12 @@ def test_each_secret_that_is_not_here_is_a_warning(tmp_path: Path) -> None:
         (
             openai(api_key={"env": "KEY"}),
             {"KEY": "zwölf"},
-            "providers.acme: the key and the headers must be printable ASCII",
+            "providers.acme.api_key: must be one line of printable ASCII",
+        ),
+        (
+            openai(api_key={"env": "KEY"}, secret_headers={"X-Gateway": {"env": "GATEWAY"}}),
+            {"KEY": "k", "GATEWAY": "one\ntwo"},
+            "providers.acme.secret_headers.X-Gateway: must be one line of printable ASCII",
         ),
         (
             openai(ca_file="EMPTY"),
