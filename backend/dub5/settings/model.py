@@ -72,13 +72,17 @@ class Size(int):
     """Bytes. Written `256KiB`, `1MiB`, `2GB`, or a plain number of bytes."""
 
     __slots__ = ()
+    LIMIT: ClassVar[int] = 2**50
 
     @classmethod
     def parse(cls, written: object) -> Size:
         match = re.fullmatch(r"([0-9]{1,18}) ?([A-Za-z]*)", str(written))
         if match is None or match[2] not in _SIZE_UNITS:
             raise ValueError(f"{_quoted(written)} is not a size; write for example 256KiB, 1MiB or 2GB")
-        return cls(int(match[1]) * _SIZE_UNITS[match[2]])
+        size = int(match[1]) * _SIZE_UNITS[match[2]]
+        if size > cls.LIMIT:
+            raise ValueError(f"{_quoted(written)} is more than 1 PiB")
+        return cls(size)
 
     def written(self) -> str:
         """As people write it, in the largest binary unit that gives a whole number: `1MiB`."""

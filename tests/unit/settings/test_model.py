@@ -91,6 +91,11 @@ class TestSize:
             Size.parse(written)
         assert len(str(caught.value)) < 200
 
+    @pytest.mark.parametrize("written", [2**50 + 1, "999999999999GB"])
+    def test_out_of_range(self, written: object) -> None:
+        with pytest.raises(ValueError, match="more than 1 PiB"):
+            Size.parse(written)
+
     @given(st.integers(0, 2**50))
     def test_reads_what_it_writes(self, size: int) -> None:
         assert Size.parse(Size(size).written()) == size
