@@ -858,8 +858,9 @@ _HOST_NAME = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
 
 
 def _validate_server(server: ServerSettings) -> None:
-    if not server.keep_alive:
-        raise ConfigError("server.keep_alive: must be more than 0")
+    for name in ("max_body", "max_arriving", "max_stream", "read_timeout", "write_timeout", "keep_alive"):
+        if getattr(server, name) == 0:
+            raise ConfigError(f"server.{name}: must be more than 0")
     same_host = server.operations_host in {None, server.host}
     if same_host and server.port == server.operations_port != 0:
         raise ConfigError(f"server.operations_port: {server.port} is server.port already; take another one")

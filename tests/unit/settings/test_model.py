@@ -428,6 +428,8 @@ class TestWayToAProvider:
             ),
             (openai(api_key={"env": ""}), "providers.demo.api_key: names nothing"),
             ({"server": {"keep_alive": 0}}, "server.keep_alive: must be more than 0"),
+            ({"server": {"max_stream": "0s"}}, "server.max_stream: must be more than 0"),
+            ({"server": {"max_arriving": 0}}, "server.max_arriving: must be more than 0"),
             (
                 {"server": {"port": 9000}},
                 "server.operations_port: 9000 is server.port already; take another one",
