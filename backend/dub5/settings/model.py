@@ -903,6 +903,10 @@ def _validate_redis(redis: RedisSettings) -> None:
         raise ConfigError(
             "redis.url: secrets are never inline; write redis.password: {env: NAME} or {file: PATH}"
         )
+    if "?" in redis.url or "#" in redis.url:
+        raise ConfigError(
+            "redis.url: ends with the number of the database; nothing behind a `?` or `#` would be read"
+        )
     if not _is_redis_url(redis.url):
         raise ConfigError(
             "redis.url: not an address of Redis; write for example redis://host:6379/0, or "
@@ -914,7 +918,7 @@ def _validate_redis(redis: RedisSettings) -> None:
 def _is_redis_url(url: str) -> bool:
     """Whether the parts behind the scheme are ones: ports, and the number of the database."""
     scheme, _, rest = url.partition("://")
-    authority, _, path = rest.partition("?")[0].partition("/")
+    authority, _, path = rest.partition("/")
     for host in authority.rpartition("@")[2].split(","):
         match = re.fullmatch(r"(?:\[[0-9A-Fa-f:.%a-z]+\]|[^:\[\]\s]*)(?::(\d{1,5}))?", host)
         if match is None or not 0 < int(match[1] or 1) < 65536:

@@ -431,6 +431,10 @@ class TestWayToAProvider:
             ({"server": {"max_stream": "0s"}}, "server.max_stream: must be more than 0"),
             ({"server": {"max_arriving": 0}}, "server.max_arriving: must be more than 0"),
             (
+                {"redis": {"url": "redis://cache?db=5"}},
+                "redis.url: ends with the number of the database; nothing behind a `?` or `#` would be read",
+            ),
+            (
                 {"server": {"port": 9000}},
                 "server.operations_port: 9000 is server.port already; take another one",
             ),
