@@ -169,11 +169,15 @@ def read_text(what: str, path: Path) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    written = parse_yaml(read_text("the configuration", path))
+    text = read_text("the configuration", path)
+    try:
+        written = parse_yaml(text)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error.message}") from None
     if written is None:
         return {}
     if not isinstance(written, dict):
-        raise ConfigError("the configuration must be a mapping of sections")
+        raise ConfigError(f"{path}: the configuration must be a mapping of sections")
     return written
 
 

@@ -302,6 +302,12 @@ class TestTheFile:
         with pytest.raises(ConfigError, match="must be a mapping of sections"):
             load(write(text), {})
 
+    def test_what_is_no_yaml_is_told_with_the_name_of_its_file(self, write: Write) -> None:
+        path = write("server: {}\nserver: {}")
+        with pytest.raises(ConfigError) as caught:
+            load(path, {})
+        assert caught.value.message == f"{path}: line 2: this key is written twice"
+
     def test_missing(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"^cannot read .*absent.yaml: No such file or directory$"):
             load(tmp_path / "absent.yaml", {})
