@@ -140,6 +140,26 @@ async def test_a_chat_that_does_not(fake: FakeOpenAI, answer: Script, said: str)
     assert fake.calls[0].headers["authorization"] == "Bearer a-key"
 
 
+@pytest.mark.parametrize(
+    ("listed", "said"),
+    [
+        ({"data": []}, "lists no model that this key may chat with"),
+        ({"data": [{"id": "embed", "kind": "embedding"}]}, "lists no model that this key may chat with"),
+        ({"error": "none"}, "lists no models"),
+        (["small"], "lists no models"),
+    ],
+)
+async def test_a_chat_with_nothing_that_is_listed(fake: FakeOpenAI, listed: Any, said: str) -> None:
+    fake.reply = whole(listed)
+    assert said in await reason(smoke.chat(fake.url, "", None))
+
+
+async def test_a_chat_with_the_first_that_chats(fake: FakeOpenAI) -> None:
+    listed = [{"id": "embed", "kind": "embedding"}, {"id": "small", "kind": "personality"}, {"id": "other"}]
+    fake.replies = [whole({"data": listed}), stream(frames("Hello"))]
+    assert (await smoke.chat(fake.url, "", None)).startswith("small answered")
+
+
 async def test_an_autoscaler_that_is_well(cluster: FakeKubernetes, server: Running) -> None:
     said = await check(cluster, server)
     assert said == f"dub5 reads {METRIC} of 1 replicas and aims for 140 each"

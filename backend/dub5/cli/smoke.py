@@ -140,15 +140,14 @@ async def health(operations: str) -> str:
 
 
 async def chat(url: str, key: str, model: str | None) -> str:
-    """One streamed answer, whole. Without a model the first one that is listed."""
+    """One streamed answer, whole. Without a model the first one that is listed and chats."""
     headers = {"authorization": f"Bearer {key}"} if key else {}
     context = ssl.create_default_context() if url.startswith("https:") else False
     async with httpx.AsyncClient(
         base_url=url, headers=headers, timeout=_CHAT_TIMEOUT, verify=context
     ) as client:
         if model is None:
-            listed = await _get(client, "/v1/models")
-            model = listed.json()["data"][0]["id"]
+            model = _first_of(await _get(client, "/v1/models"))
         body = {
             "model": model,
             "stream": True,
@@ -164,6 +163,17 @@ async def chat(url: str, key: str, model: str | None) -> str:
             raise Failed(f"{model}: the answer broke off: {str(error) or type(error).__name__}") from None
     pieces = _pieces_of(model, events)
     return f"{model} answered in {pieces} pieces, to the end"
+
+
+def _first_of(listed: httpx.Response) -> str:
+    """What kind a model is other services do not say."""
+    try:
+        chats = [each["id"] for each in listed.json()["data"] if each.get("kind") != "embedding"]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise Failed(f"{listed.url} lists no models") from None
+    if not chats:
+        raise Failed(f"{listed.url} lists no model that this key may chat with: name one with --model")
+    return str(chats[0])
 
 
 async def autoscaling(cluster: Cluster, *, namespace: str, hpa: str, selector: str, operations: str) -> str:
