@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 from redis.asyncio import RedisCluster
 from redis.asyncio.cluster import ClusterNode, PipelineCommand
-from redis.exceptions import AskError, MovedError, ResponseError, SlotNotCoveredError, TryAgainError
+from redis.exceptions import AskError, MovedError, ResponseError, SlotNotCoveredError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from dub5.redis.client import CONNECTIONS, INITIALIZE_TIMEOUT, LOST, REDIS_ERRORS, Command, at_once
@@ -20,8 +21,12 @@ _KEYLESS = {"PING", "PUBLISH"}
 class Cluster:
     """The masters of a Cluster. They go by name, since they change: a failed command has the layout read again."""
 
-    def __init__(self, client: RedisCluster, background: Background) -> None:
+    def __init__(
+        self, client: RedisCluster, background: Background, on_master: Callable[[Node], object]
+    ) -> None:
+        """`on_master` is called with each one when the layout was read again."""
         self.client = client
+        self._on_master = on_master
         self._jobs = background.jobs("cluster-layout")
         self._refreshing: asyncio.Task[None] | None = None
         self._nodes: dict[str, Node] = {}
@@ -41,7 +46,13 @@ class Cluster:
                 node = self.client.get_default_node()
             else:
                 node = self.client.get_node_from_key(words[3] if words[0] == "EVAL" else words[1])
-        name = node.name if node is not None else ""
+        return self._named(node.name if node is not None else "")
+
+    def masters(self) -> set[str]:
+        """Their names, as far as they are known: to all others no commands go."""
+        return {node.name for node in self.client.get_primaries()}
+
+    def _named(self, name: str) -> Node:
         if name not in self._nodes:
             self._nodes[name] = Node(self, name)
         return self._nodes[name]
@@ -61,6 +72,8 @@ class Cluster:
                     await self.client.initialize(last_failed_node_name=failed)
                 else:
                     await self.client.nodes_manager.initialize(last_failed_node_name=failed)
+            for name in self.masters():
+                self._on_master(self._named(name))
 
 
 class Node:
@@ -90,19 +103,32 @@ class Node:
         await node.execute_pipeline(queued)
         answers = [command.result for command in queued]
         for position, answer in enumerate(answers):
-            if isinstance(answer, MovedError | AskError | TryAgainError):
-                answers[position] = await self._redirected(commands[position])
+            if isinstance(answer, AskError):
+                answers[position] = await self._redirected(commands[position], answer)
             elif isinstance(answer, Exception) and not isinstance(answer, ResponseError):
                 raise answer
         return answers
 
-    async def _redirected(self, command: Command) -> Any:
-        """redis-py follows the redirection, and notes who has the slot now."""
+    async def _redirected(self, command: Command, to: AskError) -> Any:
+        """The answer from where the slot is now, or is moving to; a refusal where that node has none.
+
+        redis-py would ask again and again while a script's keys are on their way: for longer than all who wait for this
+        node have.
+        """
         words, options = command
-        try:
-            return await self._cluster.client.execute_command(*words, **options)
-        except ResponseError as error:
-            return error
+        client = self._cluster.client
+        if isinstance(to, MovedError):
+            await client.nodes_manager.move_slot(to)
+        node = client.get_node(host=to.host, port=to.port)
+        if node is None:
+            self._cluster.refresh_soon(self.name)
+            return to
+        asked = PipelineCommand(1, *words, **options)
+        await node.execute_pipeline(
+            [asked] if isinstance(to, MovedError) else [PipelineCommand(0, "ASKING"), asked]
+        )
+        answer = asked.result
+        return to if isinstance(answer, Exception) and not isinstance(answer, ResponseError) else answer
 
     async def reconnect(self) -> bool:
         """A node that is no master any more is as good as well: no commands will go to it."""
@@ -111,7 +137,7 @@ class Node:
         if cluster.client.get_default_node() is None:
             raise RedisConnectionError("no node answers")
         node = cluster.find(self.name)
-        if node is None or node not in cluster.client.get_primaries():
+        if node is None or self.name not in cluster.masters():
             return False
         await node.disconnect_free_connections()
         await connect(node)

@@ -216,7 +216,7 @@ class RedisLink:
         self._pipeliner: BackgroundTask | None = None
         self._ask: Callable[..., Awaitable[list[Any]]]
         if isinstance(self._client, RedisCluster):
-            self._server = Cluster(self._client, self._background)
+            self._server = Cluster(self._client, self._background, self._on_master)
             self._ask = functools.partial(self._ask_nodes, self._server)
             # It listens by the layout that the commands keep up to date.
             self._subscriptions: Client = self._client
@@ -430,8 +430,16 @@ class RedisLink:
             self._batches[server.name] = batches
         return batches
 
+    def _on_master(self, server: Server) -> None:
+        if self._batches_of(server).available:
+            self.available = True
+
     def _show_whether_up(self) -> None:
-        self._up = self.available = any(each.available for each in self._batches.values())
+        counted = set(self._batches)
+        if isinstance(self._server, Cluster):
+            # Nothing is asked of one that was a master, so that it would count as available for ever.
+            counted = (counted & self._server.masters()) or counted
+        self._up = self.available = any(self._batches[name].available for name in counted)
         if self._pipelining is not None and not self.available:
             self._pipelining.close()
         self._metrics.redis_up.set(self._up)

@@ -20,7 +20,7 @@ from dub5.redis.client import CONNECTIONS, connect
 from dub5.redis.link import FAILURES_TO_OPEN, RedisLink, RedisUnavailable
 from dub5.settings.model import Duration, RedisSettings
 from testkit.processes import free_port
-from testkit.redis_server import RedisServer, far_away
+from testkit.redis_server import RedisServer, far_away, redis_cluster, slots
 from tests.harness import PATIENT
 from tests.integration.cache.support import TIMEOUT, linked, made, until
 
@@ -602,4 +602,46 @@ async def test_an_answer_that_comes_after_the_breaker_opened_does_not_look_like_
         )  # nobody learns that it is back
         monkeypatch.setattr(link, "_ask", late)
         await ping(link)
+        assert link._metrics.registry.get_sample_value("dub5_redis_up") == 0
+
+
+async def test_a_script_whose_keys_are_on_their_way_to_another_node_costs_the_others_nothing() -> None:
+    async with cluster() as nodes, linked(cluster_url(nodes)) as link:
+        for key in ("{a}stays", "{a}moves"):
+            assert await link.run("set", "SET", key, key)
+        slot = await raw(nodes[1], "CLUSTER", "KEYSLOT", "a")
+        names = [(await raw(node, "CLUSTER", "MYID")).decode() for node in nodes]
+        await raw(nodes[0], "CLUSTER", "SETSLOT", slot, "IMPORTING", names[1])
+        await raw(nodes[1], "CLUSTER", "SETSLOT", slot, "MIGRATING", names[0])
+        await raw(nodes[1], "MIGRATE", "127.0.0.1", nodes[0].port, "{a}moves", 0, 1000)
+        assert await get(link, "{a}moves") == b"{a}moves"
+        for keys in (("{a}stays", "{a}moves"), ("{a}new", "{a}newer")):
+            script = ("EVAL", "return redis.call('GET', KEYS[1])", 2, *keys)
+            answers = await asyncio.gather(
+                link.run("claim", *script), get(link, "{a}stays"), return_exceptions=True
+            )
+            assert isinstance(answers[0], RedisUnavailable)
+            assert answers[1] == b"{a}stays"
+        assert all(batches.available for batches in link._batches.values())
+
+
+async def test_a_cluster_that_is_lost_after_a_failover_is_lost() -> None:
+    async with redis_cluster() as nodes, linked(cluster_url(nodes)) as link:
+        keys = [f"key {number}" for number in range(30)]
+
+        async def all_written() -> bool:
+            return all([await written(link, key, "value") for key in keys])
+
+        async def lost() -> bool:
+            return not await all_written() and not link.available
+
+        await until(all_written)
+        [master] = [each[2][1] for each in await slots(nodes[0]) if each[0] == 0]
+        for node in nodes:
+            if node.port == master:
+                await node.stop()
+        await until(all_written)
+        for node in nodes:
+            await node.stop()
+        await until(lost)
         assert link._metrics.registry.get_sample_value("dub5_redis_up") == 0
