@@ -17,7 +17,7 @@ import redis
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
 from redis.backoff import NoBackoff
 from redis.driver_info import DriverInfo
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -69,7 +69,7 @@ def most_connections(settings: RedisSettings) -> int:
     each = 2 * CONNECTIONS + 2  # while it is asked whether it is back, those that are in use are there still
     kind = urlsplit(settings.url).scheme.partition("+")[2]
     # There is one for what requests wait for, and the one before it, which is being closed.
-    return 6 * each if kind == "cluster" else each + 2 + len(_hosts(urlsplit(settings.url)))
+    return 6 * each if kind == "cluster" else each + 2 + 2 * len(_hosts(urlsplit(settings.url)))
 
 
 def connect(settings: RedisSettings, password: str | None) -> Client:
@@ -104,11 +104,33 @@ def connect(settings: RedisSettings, password: str | None) -> Client:
         watching = {
             name: value for name, value in options.items() if name not in {"retry", "max_connections"}
         }
-        sentinel = Sentinel(hosts, sentinel_kwargs=watching, **options)  # type: ignore[no-untyped-call]
-        return sentinel.master_for(service[0], db=int(database))
+        sentinels = Sentinels(hosts, sentinel_kwargs=watching, **options)  # type: ignore[no-untyped-call]
+        if options["username"] or options["password"]:  # which are the master's, and may mean nothing to them
+            nobody = watching | {"username": None, "password": None}
+            sentinels.sentinels += Sentinels(hosts, sentinel_kwargs=nobody).sentinels  # type: ignore[no-untyped-call]
+        return sentinels.master_for(service[0], db=int(database))
     host, port = hosts[0]
     options["socket_connect_timeout"] = CONNECT_TIMEOUT  # there is no other address to try
     return Redis(host=host, port=port, db=int(database), **options)
+
+
+class Sentinels(Sentinel):
+    """redis-py would wait for one that hangs for as long as there is time for all, and stop at one that refuses."""
+
+    async def discover_master(self, service_name: str) -> Any:
+        """Its host and port, as the first one has them that answers."""
+        for sentinel in list(self.sentinels):
+            try:
+                async with asyncio.timeout(self.sentinel_kwargs["socket_connect_timeout"]):
+                    masters: Any = await sentinel.sentinel_masters()
+            except REDIS_ERRORS:
+                continue
+            state = masters.get(service_name)
+            if state and self.check_master_state(state, service_name):
+                self.sentinels.remove(sentinel)
+                self.sentinels.insert(0, sentinel)
+                return state["ip"], state["port"]
+        raise MasterNotFoundError(f"no Sentinel has a master {service_name!r}")
 
 
 def _authorities(settings: RedisSettings) -> str | None:

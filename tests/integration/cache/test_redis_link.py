@@ -448,6 +448,31 @@ async def test_sentinel_leads_to_the_master_and_to_its_successor(server: RedisSe
             assert await replica.client.get("key") == b"after"
 
 
+async def test_a_sentinel_that_hangs_hides_no_other(server: RedisServer) -> None:
+    lines = [f"sentinel monitor main 127.0.0.1 {server.port} 1"]
+    async with RedisServer(sentinel=lines) as first, RedisServer(sentinel=lines) as second:
+        first.pause()
+        async with linked(
+            f"redis+sentinel://127.0.0.1:{first.port},127.0.0.1:{second.port}/main", timeout=Duration(0.2)
+        ) as link:
+            await until(lambda: written(link, "key", "value"))
+
+
+async def test_sentinels_need_not_know_the_user_of_the_master(server: RedisServer) -> None:
+    await raw(server, "ACL", "SETUSER", "dub5", "on", ">pw", "~*", "&*", "+@all")
+    lines = [f"sentinel monitor main 127.0.0.1 {server.port} 1"]
+    async with (
+        RedisServer(sentinel=lines) as sentinel,
+        linked(
+            f"redis+sentinel://127.0.0.1:{sentinel.port}/main",
+            username="dub5",
+            password="pw",
+            timeout=Duration(0.2),
+        ) as link,
+    ):
+        await until(lambda: written(link, "key", "value"))
+
+
 async def in_step(replica: RedisServer) -> bool:
     return (await replica.client.info("replication"))["master_link_status"] == "up"
 
