@@ -139,7 +139,7 @@ async def _read(run: Run, number: int, known: Segment | None, count: int) -> Seg
     words = array("Q", read[: len(read) // 8 * 8])
     if sys.byteorder == "big":
         words.byteswap()
-    if known is None and not words:
+    if known is None and not (len(words) > 1 and words[1]):
         raise Undecodable("a log that ends before its state does")
     before, base = (array("Q"), words.pop(0)) if known is None else (known.records, known.base)
     if base > LAST_STAMP // PURGE_UNIT:

@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from dub5.cache.purges import IN_FORCE, MAX_UNCONFIRMED, Purges, names_of
 from dub5.contract import (
     PURGE_JOURNAL,
+    PURGE_KEYS,
     PURGE_LOG,
     PURGE_NONCE,
     PURGE_RECENT,
@@ -342,6 +343,9 @@ async def test_without_redis_memory_is_all_there_is() -> None:
     assert len({before, once, purges.version(NAMES)}) == 3
 
 
+_EMPTY_LOG = "redis.call('HSET', KEYS[1], 'next', 1, 'count', 1) redis.call('SETRANGE', KEYS[2], 99, '\\0')"
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -356,6 +360,7 @@ async def test_without_redis_memory_is_all_there_is() -> None:
         ("SET", PURGE_RECENT, "junk"),
         ("SET", PURGE_STAMPS, "junk"),
         ("LPUSH", PURGE_LOG, "junk"),
+        ("EVAL", _EMPTY_LOG, 2, PURGE_STATE, PURGE_LOG),
     ],
 )
 async def test_damage_to_what_purges_left_is_a_redis_that_is_away_and_heals(
@@ -377,6 +382,22 @@ async def test_damage_to_what_purges_left_is_a_redis_that_is_away_and_heals(
         assert await here.purge(["tag:prices"])
         async with purging(redis) as newcomer:
             assert newcomer.version(("tag:prices",)) == here.version(("tag:prices",))
+
+
+@pytest.mark.parametrize("evicted", PURGE_KEYS)
+@pytest.mark.parametrize("purged_again", [False, True])
+async def test_whatever_redis_evicts_no_newcomer_finds_what_was_purged(
+    redis: str, evicted: str, purged_again: bool
+) -> None:
+    names = [f"tag:{number}" for number in range(6000)]  # more than are kept apart from the log
+    async with plain(redis) as client, purging(redis) as here:
+        before = {name: here.version(("all", name)) for name in names}
+        assert await here.purge(names)
+        await client.delete(evicted)
+        if purged_again:
+            assert await here.purge([f"tag:other-{number}" for number in range(1500)])
+        async with purging(redis) as newcomer:
+            assert [name for name in names if newcomer.version(("all", name)) == before[name]] == []
 
 
 # In numbers
