@@ -28,6 +28,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
@@ -58,7 +59,7 @@ from dub5.redis.client import (
     connect,
 )
 from dub5.redis.cluster import Cluster
-from dub5.redis.pipelined import PipelinedConnection, Pipelining
+from dub5.redis.pipelined import Demoted, PipelinedConnection, Pipelining
 from dub5.settings.model import RedisSettings
 from dub5.telemetry.background import Background, BackgroundTask
 from dub5.telemetry.logging import get_logger
@@ -90,6 +91,9 @@ _KINDS = {
 """What an operation reads, where that has another name."""
 _LOG_INTERVAL = 60.0
 """Seconds between two lines about undecodable values of one kind, at least."""
+
+_LOOK_AGAIN = 10.0
+"""Seconds after which a Redis that refuses writes, since it is a replica, is looked for under its name once more."""
 
 CLOCK_TOLERANCE = 2.0
 """Seconds by which clocks may differ: much more than a round trip, and what two readings lie apart."""
@@ -232,15 +236,22 @@ class RedisLink:
             self._subscriptions = bounded(connect(settings, password), largest)
         self.available = True  # before anybody asked, it may be
         self._up = False  # as the metric has it
-        self._undecodable_logged: dict[str, float] = {}
+        self._logged: dict[tuple[str, ...], float] = {}
+        self._demoted = -math.inf
 
     def undecodable(self, kind: str, reason: object) -> None:
         """Count a value or message that is not what we write there; it is logged once a minute for each kind."""
         self._metrics.redis_undecodable.labels(kind).inc()
-        now = time.monotonic()
-        if now >= self._undecodable_logged.get(kind, -_LOG_INTERVAL) + _LOG_INTERVAL:
-            self._undecodable_logged[kind] = now
+        if self._is_due("undecodable", kind):
             _log.warning("redis value undecodable", kind=kind, reason=str(reason))
+
+    def _is_due(self, *line: str) -> bool:
+        """Whether it is a minute since such a line was logged."""
+        now = time.monotonic()
+        due = now >= self._logged.get(line, -math.inf) + _LOG_INTERVAL
+        if due:
+            self._logged[line] = now
+        return due
 
     def subscribe(self, channel: str, handler: Handler) -> None:
         """Have `handler` called with each message on `channel`. Before `start`; messages may get lost."""
@@ -334,7 +345,7 @@ class RedisLink:
             if isinstance(answer, ResponseError):
                 on_answers(self._refused(operation, answer))
                 if isinstance(answer, ReadOnlyError) and self._has_sentinels:
-                    raise InvalidResponse("of a server that is no master any more")
+                    raise Demoted
                 return
             sound = isinstance(answer, _TYPES[kind])
             if sound and answer and kind == "XRANGE":
@@ -389,7 +400,16 @@ class RedisLink:
 
     def _refused(self, operation: str, refusal: ResponseError) -> RedisUnavailable:
         self._metrics.cache_errors.labels(operation).inc()
-        _log.debug("redis refused", operation=operation, error=str(refusal)[:200])
+        log = _log.warning if self._is_due("refused", operation) else _log.debug
+        log("redis refused", operation=operation, error=str(refusal)[:200])
+        now = time.monotonic()
+        if (
+            isinstance(refusal, ReadOnlyError)
+            and self._pipelining is not None
+            and now > self._demoted + _LOOK_AGAIN
+        ):
+            self._demoted = now
+            asyncio.get_running_loop().call_soon(self._pipelining.close, Demoted())
         if "WRONGTYPE" in str(refusal):  # of the command, or of one in a script
             self.undecodable(_KINDS.get(operation, operation), "of another type")
             return RedisUndecodable()
@@ -455,9 +475,10 @@ class RedisLink:
             await asyncio.sleep(_LISTEN_AGAIN)
 
     async def _receive(self, pubsub: PubSub) -> None:
-        """Until the connection is lost, or has been silent for so long that it must be: then no pings come back."""
-        silent = 0
-        while silent < _SILENCES:
+        """Until the connection is lost, or has been silent for so long that it must be: then no pings come back. Or
+        until another server may be meant."""
+        silent, began = 0, time.monotonic()
+        while silent < _SILENCES and began > self._demoted:
             message = await pubsub.get_message(timeout=_LISTEN_INTERVAL)
             if message is None:
                 silent += 1

@@ -57,6 +57,10 @@ _POLL_INTERVAL = 0.05
 """Seconds between two checks whether Redis is back."""
 
 
+class Demoted(InvalidResponse):
+    """The server is no master any more, or never was: by now its name may lead to another one."""
+
+
 class _Waiter(msgspec.Struct, eq=False):
     """Who waits for `left` more answers to `size` bytes; `ticks` and `in_time` are those before it asked."""
 
@@ -236,19 +240,19 @@ class Pipelining:
             failures = 0 if loop.time() - began > QUIET else failures + 1
             await asyncio.sleep(delay(failures, random.random()))  # noqa: S311
 
-    def close(self) -> None:
-        """Until there is another: Redis is away."""
+    def close(self, error: Exception | None = None) -> None:
+        """Until there is another: Redis is away, or that one is of no more use."""
         if self.connection is not None:
-            self.connection.close()
+            self.connection.close(error)
 
     async def _use_one(self) -> None:
         """Until it is lost."""
-        over = asyncio.get_running_loop().create_future()
+        over: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
 
         def lost(error: Exception | None) -> None:
             self.connection = None
             if not over.done():
-                over.set_result(None)
+                over.set_result(error)
             # One that is too large says nothing of the server.
             if error is not None and not isinstance(error, AnswerTooLarge):
                 _log.warning("redis connection lost", error=type(error).__name__)
@@ -262,9 +266,11 @@ class Pipelining:
             )
             self.connection = connection
             try:
-                await over
+                ended = await over
             finally:
                 connection.close()
         finally:
             await made.disconnect(nowait=True)
             await self._pool.release(made)
+        if isinstance(ended, Demoted):  # the idle ones lead there as well
+            await self._pool.disconnect(inuse_connections=False)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -288,6 +289,48 @@ async def test_a_read_only_redis_still_answers_reads(server: RedisServer) -> Non
         await server.client.replicaof("127.0.0.1", 1)
         await refused(link)
         assert await link.run("get", "GET", "key") is None
+
+
+async def test_a_name_that_leads_to_another_master_by_now_is_followed(server: RedisServer) -> None:
+    """As where a name in DNS moves: the one before goes on as a replica, and closes nothing."""
+    heard: asyncio.Queue[bytes] = asyncio.Queue()
+    async with RedisServer() as successor, moving(server, successor) as (url, move):
+        link = await made(RedisSettings(url=url))
+        link.subscribe("news", heard.put)
+        await link.start()
+        try:
+            await until(lambda: said(server, b"1"))
+            await until(lambda: written(link, "key", "before"))
+            move()
+            await server.client.replicaof("127.0.0.1", 1)
+            await until(lambda: written(link, "key", "after"))
+            await until(lambda: said(successor, b"2"))
+            assert await successor.client.get("key") == b"after"
+            assert link.available
+        finally:
+            await link.stop()
+
+
+@contextlib.asynccontextmanager
+async def moving(
+    server: RedisServer, successor: RedisServer
+) -> AsyncIterator[tuple[str, Callable[[], object]]]:
+    """The address of `server`, and what makes it that of its successor, for connections that are made later."""
+    leads_to = [server]
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        back, forth = await asyncio.open_connection("127.0.0.1", leads_to[-1].port)
+        await asyncio.gather(passed(reader, forth), passed(back, writer))
+
+    async def passed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                writer.write(data)
+        writer.close()
+
+    async with await asyncio.start_server(connected, "127.0.0.1", 0) as listener:
+        url = f"redis://127.0.0.1:{listener.sockets[0].getsockname()[1]}/0"
+        yield url, functools.partial(leads_to.append, successor)
 
 
 async def test_a_refused_command_is_nothing_to_its_neighbours(server: RedisServer) -> None:
