@@ -467,7 +467,8 @@ class RedisLink:
     async def _listen(self) -> None:
         """One connection for all channels, made anew whenever it is lost."""
         while True:
-            with contextlib.suppress(*REDIS_ERRORS):
+            # Of a Cluster of which no node has a channel's slot, redis-py raises the second.
+            with contextlib.suppress(*REDIS_ERRORS, KeyError):
                 async with self._subscriptions.pubsub() as pubsub:
                     async with asyncio.timeout(CONNECT_TIMEOUT):
                         await pubsub.subscribe(*self._handlers)

@@ -606,6 +606,27 @@ BOTH = [
 """Commands for both nodes, in turns."""
 
 
+async def test_who_listens_to_a_cluster_that_is_away_goes_on_trying() -> None:
+    heard: asyncio.Queue[bytes] = asyncio.Queue()
+    async with cluster() as nodes:
+        for node in nodes:
+            node.pause()
+        link = await made(RedisSettings(url=cluster_url(nodes)))
+        link.subscribe("news", heard.put)
+        await link.start()
+        try:
+            for node in nodes:
+                node.resume()
+            await until(lambda: written(link, "a", "value"))
+            async with asyncio.timeout(TIMEOUT):
+                while heard.empty():  # the one that has the channel
+                    await asyncio.gather(*(said(node, b"1") for node in nodes))
+            failures = {"task": "redis-subscriber"}
+            assert not link._metrics.registry.get_sample_value("dub5_background_failures_total", failures)
+        finally:
+            await link.stop()
+
+
 async def test_a_pipeline_over_a_cluster_is_answered_in_order() -> None:
     async with cluster() as nodes, linked(cluster_url(nodes), timeout=PATIENT) as link:
         answers = await asyncio.gather(*(link.pipeline("both", BOTH) for _ in range(20)))
