@@ -475,14 +475,14 @@ class _Growing:
         self._spine: list[Any] = []
         self._stamp = stamp
         # Names and values that no caller can know: of what was begun in an earlier piece, and of where this one ends.
-        self._first, self._last = stamp.decode(), f"{stamp.decode()}-1"
+        first, final = stamp.decode(), f"{stamp.decode()}-1"
         start, last = len(stamp), object()
-        self._end = last
+        self._first, self._last, self._end = first, final, last
 
-        def number(written: str) -> Any:
-            if not written.startswith(self._first):
+        def number(written: str) -> Any:  # without `self`, for a cycle would keep all the texts
+            if not written.startswith(first):
                 return _number(written)
-            return last if written == self._last else texts[int(written[start:])]
+            return last if written == final else texts[int(written[start:])]
 
         self._decode = msgspec.json.Decoder(float_hook=number).decode
 

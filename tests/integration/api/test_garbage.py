@@ -10,12 +10,13 @@ import pytest
 
 from dub5.api.http import ClientWatch
 from dub5.cache.flights import Flight
+from dub5.json_steps import LARGE, _Growing
 from dub5.providers.call import Attempt, RoutedCall
 from testkit.http_server import DIE, Script, raw, refuse, stream
 from testkit.openai_server import FakeOpenAI, frames, say
 from tests.harness import Running
 
-_OF_A_REQUEST = (ClientWatch, Flight, RoutedCall, Attempt)
+_OF_A_REQUEST = (ClientWatch, Flight, RoutedCall, Attempt, _Growing)
 
 
 @pytest.fixture
@@ -40,6 +41,13 @@ async def test_nothing_of_a_request_is_left_to_the_collector(
 ) -> None:
     fake.reply = say("Hello")
     answer = await uncollected.chat(stream=streamed)
+    assert "Hello" in answer.text
+    await _nothing_is_left()
+
+
+async def test_nor_of_a_large_one(uncollected: Running, fake: FakeOpenAI) -> None:
+    fake.reply = say("Hello")
+    answer = await uncollected.chat("x" * LARGE)
     assert "Hello" in answer.text
     await _nothing_is_left()
 
