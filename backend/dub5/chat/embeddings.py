@@ -34,7 +34,7 @@ from dub5.chat.catalog import Catalog, Target
 from dub5.chat.embeddings_request import EmbeddingsRequest, Text, tokens_of
 from dub5.chat.pipeline import Services
 from dub5.chat.question import answer_key, scope_of
-from dub5.errors import Dub5Error, InternalError, InvalidRequest, NotCached
+from dub5.errors import Dub5Error, InternalError, InvalidRequest, NotCached, without_trace
 from dub5.frames import Frame
 from dub5.json_steps import LARGE
 from dub5.providers.protocol import BatchLimit, Call
@@ -269,16 +269,22 @@ class Embedder:
         try:
             large, model = len(items) >= _LARGE_GROUP, batch.target.slots_of
             async with self._large_groups.one_for(model) if large else contextlib.nullcontext():
-                calls = _Calls(self, batch)
-                async with _together() as asking:
-                    for number, item in enumerate(items):
-                        if number % _READ_AT_ONCE == _READ_AT_ONCE - 1:
-                            await asyncio.sleep(0)
-                        calls.open += 1
-                        asking.create_task(self._ask(batch, item, calls))
-                    calls.begin_where_known()
+                await self._ask_together(batch, items)
+        except Dub5Error as error:
+            # Its trace has the frame of a group that knows this task, and this task keeps the trace: a cycle.
+            raise without_trace(error) from None
         finally:
             window.release()
+
+    async def _ask_together(self, batch: Batch, items: list[Item]) -> None:
+        calls = _Calls(self, batch)
+        async with _together() as asking:
+            for number, item in enumerate(items):
+                if number % _READ_AT_ONCE == _READ_AT_ONCE - 1:
+                    await asyncio.sleep(0)
+                calls.open += 1
+                asking.create_task(self._ask(batch, item, calls))
+            calls.begin_where_known()
 
     async def _ask(self, batch: Batch, item: Item, calls: _Calls) -> None:
         # Of its own, for what flights note of each: who is waited for, and for how long.
@@ -372,7 +378,8 @@ async def _together() -> AsyncIterator[asyncio.TaskGroup]:
         async with asyncio.TaskGroup() as group:
             yield group
     except BaseExceptionGroup as failed:
-        raise failed.exceptions[0] from None
+        # The group has a frame of its own in its trace: a cycle, with all that was asked.
+        raise without_trace(failed).exceptions[0] from None
 
 
 def _result(batch: Batch, item: Item) -> str:

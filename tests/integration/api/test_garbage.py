@@ -10,13 +10,14 @@ import pytest
 
 from dub5.api.http import ClientWatch
 from dub5.cache.flights import Flight
+from dub5.chat.embeddings import Batch
 from dub5.json_steps import LARGE, _Growing
 from dub5.providers.call import Attempt, RoutedCall
 from testkit.http_server import DIE, Script, raw, refuse, stream
 from testkit.openai_server import FakeOpenAI, frames, say
 from tests.harness import Running
 
-_OF_A_REQUEST = (ClientWatch, Flight, RoutedCall, Attempt, _Growing)
+_OF_A_REQUEST = (ClientWatch, Flight, RoutedCall, Attempt, Batch, _Growing)
 
 
 @pytest.fixture
@@ -71,5 +72,12 @@ async def test_nor_where_it_fails(
 ) -> None:
     fake.reply = failing
     answer = await uncollected.chat(stream=streamed)
+    assert "error" in answer.text
+    await _nothing_is_left()
+
+
+async def test_nor_where_vectors_fail(uncollected: Running, fake: FakeOpenAI) -> None:
+    fake.reply = refuse(503, "Down")
+    answer = await uncollected.client.post("/v1/embeddings", json={"model": "small", "input": ["a", "b"]})
     assert "error" in answer.text
     await _nothing_is_left()
