@@ -270,6 +270,19 @@ class _Unheard:
 _UNHEARD = _Unheard()
 
 
+class _Asking(RequestResponseCycle):
+    """Of a client that asks whether to send its body (`Expect: 100-continue`).
+
+    One that is answered instead need not send it. What comes next would be read as that body, be it another request, so
+    the connection ends.
+    """
+
+    async def send(self, message: Any) -> None:
+        if self.waiting_for_100_continue and self.more_body and not self.body:
+            self.keep_alive = False
+        await super().send(message)
+
+
 class _Flow(FlowControl):
     """Reading that stays paused while it is held, though uvicorn resumes it."""
 
@@ -596,7 +609,11 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._arrival is not None:  # the one at whose beginning the parser was
             self.scope[ARRIVAL] = self._arrival  # type: ignore[literal-required]
             self._arrival = None
+        if version == "1.0":  # whose clients know no answer before the answer: RFC 9110 section 10.1.1
+            self.expect_100_continue = False
         super().on_headers_complete()
+        if self.expect_100_continue:
+            self.cycle.__class__ = _Asking
         values: dict[str, Any] = self.scope  # type: ignore[assignment]
         values[PUSH], values[WHOLE], values[LEAVING] = self._push, self._whole, self._on_leaving
         self._headed = True

@@ -141,6 +141,31 @@ async def test_a_body_that_is_announced_and_not_too_large_is_asked_for(server: R
         assert second.status == 200
 
 
+@pytest.mark.parametrize("path", [b"/v1/chat/completions", b"/v1/cache/answers", b"/v1/models", b"/nothing"])
+async def test_who_need_not_send_a_body_that_was_announced_sends_nothing_else_there(
+    server: Running, path: bytes
+) -> None:
+    head = HEAD.replace(b"/v1/chat/completions", path).replace(b"application/json", b"text/plain")
+    async with connected(server) as client:
+        client.send(head + b"expect: 100-continue\r\ncontent-length: %d\r\n\r\n" % len(post(question(10))))
+        answer = await client.answer()
+        assert answer is not None
+        assert answer.status >= 400
+        assert answer.headers["connection"] == "close"
+        client.send(post(question(10)))
+        assert await client.closed() == b""
+
+
+async def test_a_client_of_the_old_protocol_is_not_asked_for_its_body(server: Running) -> None:
+    body = question(10)
+    head = HEAD.replace(b"HTTP/1.1", b"HTTP/1.0")
+    async with connected(server) as client:
+        client.send(head + b"expect: 100-continue\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        answer = await client.answer()
+        assert answer is not None
+        assert answer.status == 200
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 async def test_a_large_picture_reaches_the_provider_to_the_letter_and_is_cached(
     streamed: bool, server: Running, fake: FakeOpenAI
