@@ -270,7 +270,7 @@ class Embedder:
             large, model = len(items) >= _LARGE_GROUP, batch.target.slots_of
             async with self._large_groups.one_for(model) if large else contextlib.nullcontext():
                 await self._ask_together(batch, items)
-        except Dub5Error as error:
+        except (Dub5Error, asyncio.CancelledError) as error:
             # Its trace has the frame of a group that knows this task, and this task keeps the trace: a cycle.
             raise without_trace(error) from None
         finally:
@@ -380,6 +380,8 @@ async def _together() -> AsyncIterator[asyncio.TaskGroup]:
     except BaseExceptionGroup as failed:
         # The group has a frame of its own in its trace: a cycle, with all that was asked.
         raise without_trace(failed).exceptions[0] from None
+    except asyncio.CancelledError as left:  # which the group has in that frame
+        raise without_trace(left) from None
 
 
 def _result(batch: Batch, item: Item) -> str:
@@ -544,11 +546,11 @@ class _EmbeddingCall:
         self._items = items
         self._background = background
         self._shares = len(items)
-        self._task = embedder.jobs.start(self._run())
+        self._task: asyncio.Task[None] | None = embedder.jobs.start(self._run())
 
     def leave(self) -> None:
         self._shares -= 1
-        if not self._shares and not self.over.is_set():
+        if not self._shares and self._task is not None:
             self._task.cancel()
 
     async def _run(self) -> None:
@@ -561,6 +563,7 @@ class _EmbeddingCall:
             raise  # to be noted
         finally:
             self.over.set()
+            self._task = None  # where it was cancelled it keeps the trace of that, which leads here
 
     async def _ask(self) -> None:
         """Raises a Dub5Error where no provider answers."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from dub5.cache.flights import Flight
 from dub5.chat.embeddings import Batch
 from dub5.json_steps import LARGE, _Growing
 from dub5.providers.call import Attempt, RoutedCall
-from testkit.http_server import DIE, Script, raw, refuse, stream
+from testkit.http_server import DIE, Script, hang, raw, refuse, stream
 from testkit.openai_server import FakeOpenAI, frames, say
 from tests.harness import Running
 
@@ -80,4 +81,23 @@ async def test_nor_where_vectors_fail(uncollected: Running, fake: FakeOpenAI) ->
     fake.reply = refuse(503, "Down")
     answer = await uncollected.client.post("/v1/embeddings", json={"model": "small", "input": ["a", "b"]})
     assert "error" in answer.text
+    await _nothing_is_left()
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("chat/completions", {"messages": [{"role": "user", "content": "hi"}]}),
+        ("chat/completions", {"messages": [{"role": "user", "content": "hi"}], "stream": True}),
+        ("embeddings", {"input": ["a", "b"]}),
+    ],
+)
+async def test_nor_where_the_client_leaves(
+    uncollected: Running, fake: FakeOpenAI, path: str, asked: dict[str, Any]
+) -> None:
+    fake.reply = hang()
+    asking = asyncio.create_task(uncollected.client.post(f"/v1/{path}", json={"model": "small", **asked}))
+    await fake.wait_called()
+    asking.cancel()
+    await asyncio.wait([asking])
     await _nothing_is_left()
