@@ -63,11 +63,17 @@ def _as_ours(request: Request[Any, Any, Any], error: HTTPException) -> Dub5Error
 def _allowed(request: Request[Any, Any, Any]) -> str:
     """The methods that the path takes; Litestar knows them but does not say."""
     path = request.url.path.rstrip("/") or "/"
-    for route in request.app.routes:
-        if re.fullmatch(re.sub(r"\{[^}]+\}", ".+", route.path_format), path):
-            methods = set(getattr(route, "methods", ()))
-            return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
-    return ""
+    matching = [
+        route
+        for route in request.app.routes
+        if re.fullmatch(re.sub(r"\{[^}]+\}", ".+", route.path_format), path)
+    ]
+    if not matching:
+        return ""
+    # A name may have slashes: of what it could be in as well, the longest is meant.
+    route = max(matching, key=lambda route: len(route.path_format))
+    methods = set(getattr(route, "methods", ()))
+    return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
 
 
 def _on_defect(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:

@@ -62,6 +62,12 @@ async def test_what_takes_get_says_that_it_takes_head(server: Running) -> None:
     assert "HEAD" not in refused.headers["allow"]
 
 
+async def test_a_path_below_another_says_what_it_takes_itself(server: Running) -> None:
+    answer = await server.client.delete("/v1/responses/resp_1/input_items")
+    assert answer.status_code == 405
+    assert answer.headers["allow"] == "GET, HEAD, OPTIONS"
+
+
 async def test_health_is_open_to_all_until_the_replica_leaves(server: Running) -> None:
     answer = await server.client.get("/health")
     assert (answer.status_code, answer.text) == (200, "ok\n")
