@@ -18,6 +18,7 @@ request fails. What a provider said may take the place of the class's words in o
     │   ├── UnknownModel                404
     │   ├── UnknownPath                 404
     │   ├── UnknownResponse             404  never kept, or not any more
+    │   │   └── UnknownPrevious         404  what a conversation is to go on from
     │   ├── WrongMethod                 405
     │   ├── RequestTimeout              408
     │   ├── RequestTooLarge             413
@@ -292,6 +293,15 @@ class UnknownResponse(CallerError):
             f"Nothing is kept under {name[:100]}: it may have expired, or was answered with `store: false`.",
             param=param,
         )
+
+
+class UnknownPrevious(UnknownResponse):
+    """An answer of the conversation to go on with was never kept, or is not any more."""
+
+    code = "previous_response_not_found"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, param="previous_response_id")
 
 
 class WrongMethod(CallerError):

@@ -28,7 +28,7 @@ from dub5.api.responses_store import LARGEST, Record, ResponseStore
 from dub5.api.responses_stream import Events
 from dub5.chat.answer import Writer
 from dub5.chat.request import ChatRequest
-from dub5.errors import Dub5Error, ErrorResponse, InvalidRequest, UnknownResponse, render
+from dub5.errors import Dub5Error, ErrorResponse, InvalidRequest, UnknownPrevious, render
 from dub5.frames import Frame
 from dub5.providers.protocol import Json, decode
 from dub5.telemetry.record import RequestRecord
@@ -97,9 +97,7 @@ class Responses:
     def _question(self, body: Json, recalled: Recollection) -> Json:
         previous = body.get("previous_response_id")
         if isinstance(previous, str) and previous != recalled.previous:
-            raise UnknownResponse(previous, param="previous_response_id").as_said(
-                code="previous_response_not_found"
-            )
+            raise UnknownPrevious(previous)
         return chat_request(body, before=recalled.before, known=recalled.items)
 
     def writer(self, body: Json, request: ChatRequest, record: RequestRecord) -> Writer:
@@ -185,7 +183,7 @@ class Recollection(msgspec.Struct, frozen=True):
 
 
 async def _recollected(store: ResponseStore, tenant: str, previous: str, wanted: set[str]) -> Recollection:
-    """UnknownResponse where any answer of the conversation is lost, InvalidRequest where there are too many of them."""
+    """UnknownPrevious where any answer of the conversation is lost, InvalidRequest where there are too many of them."""
     ids = sorted(wanted)
     records = {
         id_: record
@@ -198,9 +196,7 @@ async def _recollected(store: ResponseStore, tenant: str, previous: str, wanted:
         others = [id_ for id_ in chain if id_ not in records]
         for id_, record in zip(others, await store.find(tenant, others) if others else [], strict=True):
             if record is None:
-                raise UnknownResponse(id_, param="previous_response_id").as_said(
-                    code="previous_response_not_found"
-                )
+                raise UnknownPrevious(id_)
             records[id_] = record
     if len(chain) > _MOST_REFERRED or sum(record.size() for record in records.values()) > _MOST_BYTES:
         raise InvalidRequest(
