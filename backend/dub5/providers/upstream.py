@@ -442,23 +442,33 @@ class Upstream:
         loop = asyncio.get_running_loop()
         try:
             async with Countdown(self._connect, steps=_LOOKS, over=lambda steps, _: steps >= _LOOKS):
-                made = await aiohappyeyeballs.start_connection(
-                    await self._resolved(),
-                    happy_eyeballs_delay=_FIRST_ALONE,
-                    interleave=1,
-                    loop=loop,
-                    socket_factory=self._sockets.make if self._sockets is not None else None,
-                )
-                try:
-                    _, response = await loop.create_connection(
-                        lambda: Response(self),
-                        sock=made,
-                        ssl=self._tls,
-                        server_hostname=self._host if self._tls is not None else None,
+                addresses = await self._resolved()
+                while True:
+                    made = await aiohappyeyeballs.start_connection(
+                        addresses,
+                        happy_eyeballs_delay=_FIRST_ALONE,
+                        interleave=1,
+                        loop=loop,
+                        socket_factory=self._sockets.make if self._sockets is not None else None,
                     )
-                except BaseException:
-                    made.close()
-                    raise
+                    others = _others(addresses, made)
+                    try:
+                        _, response = await loop.create_connection(
+                            lambda: Response(self),
+                            sock=made,
+                            ssl=self._tls,
+                            server_hostname=self._host if self._tls is not None else None,
+                        )
+                        break
+                    except OSError:
+                        # It accepts, and then there is no TLS: one server of several may be out of order.
+                        made.close()
+                        if not others:
+                            raise
+                        addresses = others
+                    except BaseException:
+                        made.close()
+                        raise
         except TimeoutError:
             raise NotAccepted from None
         except (OSError, UnicodeError) as error:  # the latter of a name that cannot be one
@@ -490,6 +500,16 @@ def _literal(host: str, port: int) -> list[Any]:
     if version == 4:
         return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port))]
     return [(socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port, 0, 0))]
+
+
+def _others(addresses: list[Any], made: socket.socket) -> list[Any]:
+    """All but the one that this socket is connected to."""
+    try:
+        peer = made.getpeername()
+    except OSError:  # it is gone again; mostly the first is the one
+        peer = None
+    others = [each for each in addresses if each[4] != peer]
+    return others if len(others) < len(addresses) else addresses[1:]
 
 
 def _lines(headers: Mapping[str, str]) -> bytes:

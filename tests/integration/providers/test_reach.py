@@ -21,13 +21,15 @@ from dub5.providers.protocol import Call, Provider
 from dub5.settings.loader import convert
 from testkit.anthropic_server import FakeAnthropic
 from testkit.http_server import HANG, hang, refuse, stream
-from testkit.openai_server import FakeOpenAI, frames, say
+from testkit.http_server import whole as whole_answer
+from testkit.openai_server import FakeOpenAI, completion, frames, say
 from testkit.proxy_server import FakeProxy
 from tests.harness import openai_provider, running
 from tests.pulling import chunks_of
 
 KEY = "planted4Zx9Qw7"  # unlike any known kind of key: only the exact text gives it away
 QUESTION = {"messages": [{"role": "user", "content": "Hi"}]}
+CLOSES = {"connection": "close"}
 USER, PASSWORD = "dub5", "s3cr3t:Passw@rd"
 
 
@@ -36,6 +38,8 @@ class Authority(NamedTuple):
 
     server: ssl.SSLContext
     file: str
+    named: ssl.SSLContext
+    """As `server`, for models.example."""
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +48,9 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     made.issue_cert("127.0.0.1").configure_cert(context)
     path = tmp_path_factory.mktemp("ca") / "ca.pem"
     made.cert_pem.write_to_path(str(path))
-    return Authority(context, str(path))
+    named = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made.issue_cert("models.example").configure_cert(named)
+    return Authority(context, str(path), named)
 
 
 @pytest.fixture(scope="module")
@@ -302,6 +308,42 @@ async def test_a_caller_is_told_of_the_proxy(fake: FakeOpenAI) -> None:
         response = await server.chat()
     assert response.status_code == 502
     assert response.json()["error"]["message"] == "The proxy of the provider fake cannot be reached."
+
+
+# --- Several addresses ---
+
+
+@pytest.mark.parametrize("last_words", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", None])
+async def test_an_address_that_accepts_and_speaks_no_tls_is_not_the_provider(
+    authority: Authority, last_words: bytes | None
+) -> None:
+    async def breaks(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if last_words is None:
+            writer.transport.abort()
+        else:
+            writer.write(last_words)
+            writer.close()
+
+    async with FakeOpenAI(tls=authority.named) as fake:
+        port = int(fake.url.rpartition(":")[2])
+        addresses = [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port)) for host in ("127.0.0.2", "127.0.0.1")
+        ]
+
+        async def found(*_: object, **__: object) -> list[Any]:
+            return addresses
+
+        fake.reply = whole_answer(completion({"role": "assistant", "content": "Hi"}), headers=CLOSES)
+        async with await asyncio.start_server(breaks, "127.0.0.2", port):
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setattr(asyncio.get_running_loop(), "getaddrinfo", found, raising=False)
+                base_url = f"https://models.example:{port}/v1"
+                async with provider_at(base_url, ca_file=authority.file) as provider:
+                    for _ in range(4):
+                        assert await answered(provider, whole=True) == "Hi"
+                    addresses.pop()  # the one that works
+                    error = await trouble(base_url, ca_file=authority.file)
+    assert error.message == "The provider acme cannot be reached."
 
 
 # --- Authorities ---
