@@ -611,8 +611,8 @@ class EventParser(msgspec.Struct):
     relay need not decode; and it joins the parts of a line only once the line is whole, so a long event costs no more
     than its length. Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
 
-    More than the grammar allows is taken: marks of byte order and blanks before a field, and instead of events lines of
-    JSON, or a body of JSON, which `rest` gives as one.
+    More than the grammar allows is taken: marks of byte order and blanks before a field, a field `error`, and instead
+    of events lines of JSON, or a body of JSON, which `rest` gives as one.
     """
 
     begun: bool = False
@@ -728,6 +728,10 @@ class EventParser(msgspec.Struct):
             self.data_size += len(value) + 1  # even an empty line of data costs memory
         elif name == b"event":
             self.event = value
+        elif name == b"error":  # so llama.cpp reported one, in place of data
+            self.event = name
+            self.data.append(value)
+            self.data_size += len(value) + 1
         elif name[:1] in _BEFORE:
             self._field(line.lstrip(_AROUND))
         elif name[:1] == b"{":  # so some end a stream with an error

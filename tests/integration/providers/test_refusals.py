@@ -346,15 +346,16 @@ REPORTS: dict[str, tuple[Any, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("how", ["first event", "later event", "whole"])
+@pytest.mark.parametrize("how", ["first event", "later event", "a field of its own", "whole"])
 @pytest.mark.parametrize(("reported", "expected"), REPORTS.values(), ids=REPORTS)
 async def test_an_error_within_an_answer(
     fake: FakeOpenAI, reported: Any, expected: dict[str, Any], how: str
 ) -> None:
-    begun = [frame(chunk({"content": "Hel"}))] if how == "later event" else []
-    fake.reply = (
-        whole({"error": reported}) if how == "whole" else stream([*begun, frame({"error": reported}), HANG])
-    )
+    begun = [] if how == "first event" else [frame(chunk({"content": "Hel"}))]
+    told = frame({"error": reported})
+    if how == "a field of its own":  # llama.cpp's, and then the end of a good stream
+        told = b"error: %b\n\ndata: [DONE]\n\n" % json.dumps(reported).encode()
+    fake.reply = whole({"error": reported}) if how == "whole" else stream([*begun, told, HANG])
     error = await error_of(fake.base_url, streamed=how != "whole")
     assert isinstance(error, ProviderError)
     assert {name: getattr(error, name) for name in expected} == expected

@@ -44,6 +44,7 @@ def parsed(*received: bytes) -> Events:
         pytest.param(b"data: a\n\n\xef\xbb\xbfdata: b\n\n", [(b"", b"a"), (b"", b"b")], id="a mark later"),
         pytest.param(b" data: a\n\n\tdata: b\n\n", [(b"", b"a"), (b"", b"b")], id="blanks before a field"),
         pytest.param(b"data: a\n \ndata: b\n\n", [(b"", b"a"), (b"", b"b")], id="a blank line of blanks"),
+        pytest.param(b"error: {}\n\ndata: a\n\n", [(b"error", b"{}"), (b"", b"a")], id="an error for data"),
         pytest.param(b': wait\n\n{"error": 1}\n\n', [(b"", b'{"error": 1}')], id="JSON after comments"),
     ],
 )
