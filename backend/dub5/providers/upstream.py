@@ -75,6 +75,15 @@ class Closed(UpstreamError):
         self.__cause__ = cause
 
 
+class _Unreadable:
+    """In zlib's place, of a coding that is not known here: the head counts without the body."""
+
+    eof = False
+
+    def decompress(self, _data: bytes, _most: int) -> bytes:
+        raise zlib.error
+
+
 class Response(asyncio.Protocol):
     """A connection, and the response that is read from it: one after the other.
 
@@ -328,7 +337,7 @@ class Response(asyncio.Protocol):
             if coding in _CODINGS:
                 self._inflate = zlib.decompressobj(_CODINGS[coding])
             elif coding not in {"", "identity"}:
-                raise NotHttp
+                self._inflate = _Unreadable()
         if self._writable is not None:
             self.resume_writing()  # nobody waits for the rest of the request to be taken
         if self._on_data is None:

@@ -269,6 +269,14 @@ async def test_a_status_counts_though_its_body_breaks_off(
     assert (error.status, error.retry_after) == (429, 7.0)
 
 
+@pytest.mark.parametrize("coding", ["br", "zstd", "gzip, br", "gzip"])
+async def test_a_status_counts_though_its_body_cannot_be_unpacked(fake: FakeOpenAI, coding: str) -> None:
+    packed = {"content-encoding": coding, "retry-after": "7"}
+    fake.reply = whole(None, raw=b"\x8b\x01\x80", status=429, headers=packed)
+    error = await error_of(fake.base_url)
+    assert (error.status, error.retry_after) == (429, 7.0)
+
+
 async def test_a_page_without_end_is_not_read_for_ever(fake: FakeOpenAI) -> None:
     async def script(_: Received, wire: Wire) -> None:
         await wire.head(503, {"content-type": "text/html"})
