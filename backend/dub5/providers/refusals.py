@@ -350,6 +350,7 @@ _STATUSES = {
     **dict.fromkeys(
         ("timeout", "timeout_error", "deadline_exceeded", "gateway_timeout", "provider_timeout"), 504
     ),
+    "request_timeout": 504,  # of gateways whose stream broke off, with `invalid_request_error` for a type
     **dict.fromkeys(("overloaded_error", "overloaded", "model_overloaded"), 529),
 }
 

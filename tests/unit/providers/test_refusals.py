@@ -389,6 +389,7 @@ def test_a_403_that_names_us_is_about_us() -> None:
         (said("m", kind="RESOURCE_EXHAUSTED"), 429),
         (said("m", "context_length_exceeded", "invalid_request_error"), 400),
         (said("m", kind="BadRequestError"), 400),
+        (said("m", "request_timeout", "invalid_request_error"), 504),
         (said("m", kind="server_error"), 500),
         (said("m", kind="api_error"), 500),
         (said("m", kind="authentication_error"), 401),
