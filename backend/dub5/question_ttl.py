@@ -15,7 +15,10 @@ Neither rate is known. Both have gamma distributions, of which the class's prior
 question's own: `QuestionRecord` is what it adds to the prior.
 
 1. Requests: the last `REMEMBERED` and those of this life so far, so that a question that becomes popular has a shorter
-   TTL at once.
+   TTL at once. How often questions are asked has a heavy tail: one that was asked a few times is likely a popular one,
+   of which the class's usual question tells nothing. So of the prior's seconds there counts the square of the part that
+   its shape is of all that is known; else the last hundred requests, which a popular question has in seconds, would be
+   nothing beside the minutes after which the usual one is asked again.
 2. A comparison after `x` seconds found the same: the likelihood `exp(-r x)` adds `x` seconds to the distribution of
    `r`, exactly. It found a change: time's doing, or chance's, with the question's own chance `e` that two fresh answers
    differ, which has a beta distribution. The likelihood is `1 - (1 - e) exp(-r x)`, the posterior a difference of two
@@ -85,7 +88,9 @@ def request_rate(
 ) -> float:
     """Step 1: per second. `shape` and `seconds` are the prior's."""
     kept = REMEMBERED / (REMEMBERED + hits)
-    return (shape + kept * requests + hits) / (seconds + kept * watched + age)
+    asked = shape + kept * requests + hits
+    part = shape / asked
+    return asked / (seconds * part * part + kept * watched + age)
 
 
 def cost_left(cost: float, share: float, requests: float, since: float) -> float:
@@ -243,7 +248,7 @@ def worth_remembering(
     policy: QuestionPolicy, changes: float, exposure: float, requests: float, watched: float
 ) -> float:
     """`remembered`, in numbers."""
-    back = (policy.requests[1] + watched) / (policy.requests[0] + requests)
+    back = 1 / request_rate(*policy.requests, requests, watched, 0.0, 0.0)
     longest = max(policy.longest, REMEMBERED_FOR)
     life = longest_life(policy, changes, exposure)
     return min(max(4 * life, COMES_BACK * back, REMEMBERED_FOR), 4 * longest)

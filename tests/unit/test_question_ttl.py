@@ -16,6 +16,7 @@ from dub5.question_ttl import (
     cost_left,
     longest_ttl,
     remembered,
+    request_rate,
     ttl_of,
     updated,
     upper_rate,
@@ -175,6 +176,19 @@ def test_a_question_that_becomes_popular_has_a_shorter_ttl_at_once() -> None:
     assert popular.seconds < calm.seconds / 2
     assert popular.by == "requests"
     assert calm.seconds <= longest_ttl(record, POLICY) <= remembered(record, POLICY)
+
+
+@pytest.mark.parametrize("usual", [1.0, 1e-2, 1e-5])
+def test_a_popular_question_is_as_popular_as_its_requests_say(usual: float) -> None:
+    """Its last hundred requests came within seconds; the class's usual question is asked for within hours."""
+    rate = request_rate(0.5, 0.5 / usual, 100.0, 100 / 3.0, 20.0, 20 / 3.0)
+    assert rate == pytest.approx(3.0, rel=0.05)
+
+
+def test_of_what_was_never_asked_for_the_class_tells() -> None:
+    rates = [request_rate(0.5, 500.0, 0.0, 0.0, 0.0, age) for age in (0.0, 500.0, 5000.0)]
+    assert rates[0] == pytest.approx(1e-3)
+    assert all(sooner > later for sooner, later in pairwise(rates))
 
 
 def test_no_single_question_is_to_be_staler_than_promised() -> None:

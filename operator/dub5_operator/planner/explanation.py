@@ -224,9 +224,15 @@ def _examples(population: Population, policy: QuestionPolicy) -> list[Example]:
 
 def _record(requests: float, changes: float | None, policy: QuestionPolicy) -> QuestionRecord:
     """What is known of a question of these rates, so that prior and record together have them for their means."""
-    asked, watched = _gamma(requests, *policy.requests)
+    asked, watched = _asked(requests, *policy.requests)
     seen, exposure = (0.0, 0.0) if changes is None else _gamma(changes, *policy.change)
     return QuestionRecord(seen, exposure, 0.0, 0.0, asked, watched, 0.0)
+
+
+def _asked(rate: float, shape: float, seconds: float) -> tuple[float, float]:
+    """As `question_ttl.request_rate` has it."""
+    count = max(_KNOWN, (rate * seconds * shape**2) ** (1 / 3))
+    return count, (shape + count) / rate - seconds * (shape / (shape + count)) ** 2
 
 
 def _gamma(rate: float, shape: float, seconds: float) -> tuple[float, float]:

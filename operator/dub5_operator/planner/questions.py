@@ -436,8 +436,9 @@ class Questions:
             return None
         shape, seconds, mean, noise = self._believed[:count][asked].T.astype(np.float64)
         prior = (0.5, 0.5 / float(np.median(often[asked])))
+        requests = prior[0] + known[asked, _REQUESTS]
         return Population(
-            requests=(prior[0] + known[asked, _REQUESTS]) / (prior[1] + known[asked, _WATCHED]),
+            requests=requests / (prior[1] * (prior[0] / requests) ** 2 + known[asked, _WATCHED]),
             rate=shape / seconds * hazard,
             upper=_upper_rates(shape, seconds) * hazard,
             mean=mean * self.correction * hazard,

@@ -98,6 +98,23 @@ def test_noise_that_is_alike_for_all_is_told_from_change() -> None:
     assert among.mean.mean() == pytest.approx(1 / HOUR, rel=0.2)
 
 
+def test_hits_are_foretold_of_questions_of_which_few_are_popular() -> None:
+    """With Zipf's exponent 1.4 the first of 500 questions is asked for as often as all but the next five together."""
+    often = 10 * (shares := np.arange(1, 501) ** -1.4) / shares.sum()
+    found, at = Questions(), np.full(len(often), NOW)
+    for _ in range(20):
+        ages = 20.0 + 1 / often  # a life and the time until the next request
+        verdicts = [
+            Verdict(key, "c", then, then + age, then % 2 < 1, round(20 * rate), "refetch")
+            for key, (then, age, rate) in enumerate(zip(at.tolist(), ages.tolist(), often.tolist(), strict=True))
+        ]
+        at += ages
+        found.fold(verdicts, NOW)
+    requests = population(found).requests
+    assert requests[0] == pytest.approx(often[0], rel=0.1)
+    assert requests.sum() == pytest.approx(10.0, rel=0.2)
+
+
 def test_a_storm_teaches_no_rates() -> None:
     found = learned(np.full(300, 1 / HOUR))
     at, rate, margin = NOW + 40_000, population(found).mean.mean(), found.margin
