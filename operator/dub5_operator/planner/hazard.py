@@ -20,8 +20,10 @@ whatever interval it has.
 2. A hypothesis that has become certain is made history, and the search begins anew from there. A new rate is an alarm.
 3. Comparisons are not independent. Ratios are divided by the measured dispersion, Pearson's chi-square by degree of
    freedom over blocks of five minutes (McCullagh and Nelder, "Generalized Linear Models", 1989, 4.5), those for a
-   slower rate by `CAUTION` at least. Where changes come as events, their absence between two events is no news: of the
-   average, the share that came by events is not expected of any minute.
+   slower rate by `CAUTION` at least. A few documents that change often are less even than their class: a gap between
+   their changes looks like a slower rate. Each new rate that is over within the hour doubles the divisor for about a
+   day. Where changes come as events, their absence between two events is no news: of the average, the share that came
+   by events is not expected of any minute.
 4. The multiple of the regime since the last change point is what came over what was expected, expectation and
    maximisation step by step (Dempster, Laird and Rubin, JRSS B 1977), and leans on what it was thought to be.
 5. The hour: what came over what was expected by hour of the day and of the week, UTC. Each is drawn to the mean, an
@@ -68,7 +70,11 @@ TOLD_APART = 4.0
 STORM, STORM_LASTS = 8.0, 6 * 3600.0
 """Factor from which on a new rate is a storm, of which nothing is learnt of questions' own rates, and seconds until it
 is none any more."""
-CAUTION = 4.0
+CAUTION, CAUTION_BELOW = 4.0, 16.0
+"""Dispersion at least, for a slower rate, and for one below the average: of that no TTL becomes longer."""
+BRIEF = 3600.0
+"""Seconds within which a new rate that is over was none, unless it was a storm."""
+MOST_DOUBT = 16.0
 SUSPECTED = 0.1
 """A posterior from which on something is reckoned with; before, it is what is assumed of any minute."""
 BLOCK = 300.0
@@ -123,7 +129,7 @@ _STATE = [
         "sources",
     ),
     *("surprise", "block", "before_block", "typical", "compared", "started", "folded"),
-    *("happened", "undecided"),
+    *("happened", "undecided", "doubt"),
 ]
 _GROWING = {"onsets", "scores", "posterior", "segments", "events"}
 _COARSE = {"scores", "posterior"}
@@ -240,6 +246,7 @@ class Hazard:
         self._counts = np.zeros(2)  # of the level: changes, expected at a level of one; faded
         self._sources = np.zeros(2)  # changes: by events, all; faded
         self._happened = 0.0  # events that changed less than half of all answers, faded
+        self._doubt = 1.0  # what new rates that were none have shown of the dispersion; faded
         self._undecided = 0.0  # since when most answers seem to have changed
         self._surprise = np.zeros(2)  # squared residuals of blocks, their variances; faded
         self._block = np.zeros(3)  # residual and variance since, the third, it began
@@ -373,8 +380,8 @@ class Hazard:
     def restore(self, state: State) -> None:
         """Go on from a `state`. ValueError or KeyError, and nothing changed, where it cannot be one."""
         new = Hazard()
-        # A release before this one had neither.
-        state = {"happened": np.zeros(()), "undecided": np.zeros(()), **state}
+        # Releases before this one had not all of these.
+        state = {"happened": np.zeros(()), "undecided": np.zeros(()), "doubt": np.ones(()), **state}
         for name in [*_STATE, "alarms", "open", "visits", "waiting", "waited"]:
             array = _restored(state, name)
             # What is out of the question has a score as far below 0 as comparisons take it.
@@ -390,8 +397,8 @@ class Hazard:
                 setattr(new, f"_{name}", array)
             else:
                 raise ValueError(f"{name} of a hazard is of another shape")
-        if not 0 <= new._moment[1] <= 1:
-            raise ValueError("a hazard's share is none")
+        if not 0 <= new._moment[1] <= 1 or not 1 <= new._doubt <= MOST_DOUBT:
+            raise ValueError("a hazard's share is none, or its doubt")
         moments, waiting = len(new._onsets), np.array(state["waiting"], dtype=float)
         if not moments == len(new._scores) == len(new._posterior) or not len(new._segments):
             raise ValueError("a hazard's moments and their scores do not match")
@@ -434,6 +441,7 @@ class Hazard:
             self._surprise *= kept
             self._typical *= kept
             self._happened *= kept
+            self._doubt **= kept
             self._counts *= 0.5 ** ((now - self._folded) / LEVEL_HALF_LIFE)
         self._events = self._events[self._events[:, 0] > now - REMEMBERED]
 
@@ -552,8 +560,10 @@ class Hazard:
 
     def _tempered(self) -> Floats:
         """Step 3, by moment and hypothesis. An event is an explanation of the dispersion."""
-        by = np.ones(_HYPOTHESES)
-        by[:_RATES] = np.maximum(self._dispersion, np.where(self._factors() < 1, CAUTION, 1.0))
+        by, factors = np.ones(_HYPOTHESES), self._factors()
+        below = self._level * factors < 1 / FOREIGN
+        caution = np.where(factors < 1, np.where(below, CAUTION_BELOW, CAUTION), 1.0)
+        by[:_RATES] = np.maximum(self._dispersion * self._doubt, caution)
         return self._scores / by
 
     def _took_place(self, now: float) -> None:
@@ -609,7 +619,10 @@ class Hazard:
             at = now if self._level < STORM else at
         by_events = self._by_events
         told = (self._level * (1 - by_events) + by_events) / (before * (1 - by_events) + by_events)
-        if not 1 / ALARM < told < ALARM:
+        brief = at - self._since < BRIEF and before <= STORM
+        if brief and 1 / FOREIGN < self._level / self._before < FOREIGN:
+            self._doubt = min(2 * self._doubt, MOST_DOUBT)  # it was none, and neither is this
+        elif not 1 / ALARM < told < ALARM:
             self.alarms.append((now, float(told)))
             del self.alarms[:-10]
         self._before = before

@@ -175,6 +175,17 @@ def test_each_change_of_a_few_questions_is_not_one_of_most_answers(seed: int) ->
     assert len(history.storms) < 60
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_document_that_changes_often_is_no_alarm_a_day(seed: int) -> None:
+    """A sixth of the answers are one document's, and most of all changes."""
+    chance = np.random.default_rng(seed)
+    rates = np.array([9.0, *chance.lognormal(-2.0, 2.0, 25).clip(max=3)]) / HOUR
+    documents = [np.sort(chance.uniform(0, DAY, chance.poisson(rate * DAY))) for rate in rates]
+    of = np.concatenate([np.zeros(50, dtype=int), 1 + np.arange(QUESTIONS - 50) % 25])
+    hazard = History([documents[each] for each in of], rate=rates[of]).until(DAY).hazard
+    assert len(hazard.alarms) <= 1
+
+
 def test_answers_that_are_known_to_be_worded_anew_are_no_alarm() -> None:
     noises = np.where(np.arange(QUESTIONS) % 4 == 0, 0.95, 0.0)
     history = History(steady(6), noises=noises).until(6 * HOUR)
@@ -210,7 +221,7 @@ def test_what_was_learnt_is_restored() -> None:
     assert restored.alarms == history.hazard.alarms
     nothing = np.zeros(0)
     restored.fold(nothing, nothing, nothing, nothing, nothing, now + 60)
-    older = {name: array for name, array in state.items() if name not in {"happened", "undecided"}}
+    older = {name: array for name, array in state.items() if name not in {"happened", "undecided", "doubt"}}
     Hazard().restore(older)
 
 
@@ -228,6 +239,7 @@ def test_what_is_out_of_the_question_is_restored_too() -> None:
         ("level", np.array(np.nan)),
         ("level", np.array(-1.0)),
         ("happened", np.array(-9.0)),
+        ("doubt", np.array(0.5)),
         ("visits", np.zeros((2, 168))),
         ("visits", np.full((3, 168), 1e300)),
         ("moment", np.array([START, 2.0])),
