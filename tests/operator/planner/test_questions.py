@@ -106,7 +106,9 @@ def test_hits_are_foretold_of_questions_of_which_few_are_popular() -> None:
         ages = 20.0 + 1 / often  # a life and the time until the next request
         verdicts = [
             Verdict(key, "c", then, then + age, then % 2 < 1, round(20 * rate), "refetch")
-            for key, (then, age, rate) in enumerate(zip(at.tolist(), ages.tolist(), often.tolist(), strict=True))
+            for key, (then, age, rate) in enumerate(
+                zip(at.tolist(), ages.tolist(), often.tolist(), strict=True)
+            )
         ]
         at += ages
         found.fold(verdicts, NOW)
