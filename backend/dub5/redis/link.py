@@ -400,8 +400,11 @@ class RedisLink:
 
     def _refused(self, operation: str, refusal: ResponseError) -> RedisUnavailable:
         self._metrics.cache_errors.labels(operation).inc()
-        log = _log.warning if self._is_due("refused", operation) else _log.debug
-        log("redis refused", operation=operation, error=str(refusal)[:200])
+        error = str(refusal)[:200]
+        if self._is_due("refused", operation):
+            _log.warning("redis refused", operation=operation, error=error)
+        else:
+            _log.debug("redis refused", operation=operation, error=error)
         now = time.monotonic()
         if (
             isinstance(refusal, ReadOnlyError)
