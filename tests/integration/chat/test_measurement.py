@@ -326,11 +326,11 @@ async def test_an_answer_says_the_ttl_of_its_own_and_why_on_every_replica(
         assert await status(one) == "dub5; fwd=uri-miss; stored"
         # Seconds that are left: one may pass meanwhile.
         assert re.fullmatch(r"dub5; hit; ttl=\d\d; ttl-by=prior; detail=shared", await status(two))
-        seconds = [int((await status(one)).split(";")[2].partition("=")[2]) for _ in range(100)]
+        seconds = [int((await status(one)).split(";")[2].partition("=")[2]) for _ in range(10)]
         assert seconds == sorted(seconds, reverse=True)  # each hit shortens it
         assert seconds[-1] < seconds[0] / 2
         labels = {"class": "default", "by": "prior"}
-        assert await one.metric("dub5_cache_own_ttl_seconds_count", **labels) == 100
+        assert await one.metric("dub5_cache_own_ttl_seconds_count", **labels) == 10
         await status(one, **{"cache-control": "no-cache"})
         await sampler_of(one).settle()  # the same: something is known
         await forget(two)
