@@ -776,9 +776,8 @@ class Flights:
     def _ended(self, flight: Flight, identity: Identity | None, task: asyncio.Task[None]) -> None:
         """A callback, since a task that was cancelled before it began runs no `finally`."""
         del self._in_flight[task]
-        flight.task = (
-            None  # one that was cancelled keeps the trace of that, and with it all that its call had
-        )
+        # One that was cancelled keeps the trace of that, and with it all that its call had.
+        flight.task = None
         if not flight.ended:  # it was cancelled, and nobody follows it
             flight.end(InternalError())
         if identity is not None and self._by_identity.get(identity) is flight:
