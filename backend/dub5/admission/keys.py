@@ -32,7 +32,7 @@ import msgspec
 
 from dub5.errors import ConfigError, Forbidden, InvalidKey, ModelNotAllowed
 from dub5.process.threads import DaemonThreads
-from dub5.settings.loader import parse_yaml
+from dub5.settings.loader import parse_yaml_of
 from dub5.settings.model import AuthSettings, Source, read_file, read_secret
 from dub5.telemetry.background import Background, BackgroundTask
 from dub5.telemetry.logging import get_logger
@@ -270,10 +270,7 @@ def _without_waiting(path: str, flags: int) -> int:
 
 def parse_keys(text: str) -> list[tuple[bytes, Caller]]:
     """Digests and callers of a keys file; ConfigError names the entry that is wrong."""
-    try:
-        entries = parse_yaml(text)
-    except ConfigError as error:
-        raise ConfigError(f"auth.keys: {error.message}") from None
+    entries = parse_yaml_of("auth.keys", text)
     if not isinstance(entries, dict) or not entries:
         raise ConfigError("auth.keys: must map the SHA-256 of each key to its tenant and roles")
     callers: dict[bytes, Caller] = {}

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from dub5.errors import ConfigError
-from dub5.settings.loader import convert, nearest, parse_yaml, read_text, section
+from dub5.settings.loader import convert, nearest, parse_yaml_of, read_text, section
 from dub5.settings.model import Section, Settings
 
 STDIN = Path("-")
@@ -270,10 +270,7 @@ def merged(*values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read(file: Path) -> dict[str, Any]:
     text = read_text("values", Path("/dev/stdin") if file == STDIN else file)
-    try:
-        written = parse_yaml(text)
-    except ConfigError as error:
-        raise ConfigError(f"{file}: {error.message}") from None
+    written = parse_yaml_of(str(file), text)
     if written is None:
         return {}
     if not isinstance(written, dict):

@@ -98,6 +98,14 @@ def parse_yaml(text: str) -> Any:
         raise ConfigError("not valid YAML: nested too deep") from None
 
 
+def parse_yaml_of(where: str, text: str) -> Any:
+    """`parse_yaml`, whose ConfigError says where the text stands."""
+    try:
+        return parse_yaml(text)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error.message}") from None
+
+
 def _check_size(text: str) -> None:
     """Before anything is made of it: libyaml builds values by a recursion that no error of Python's ends."""
     values = 0
@@ -169,11 +177,7 @@ def read_text(what: str, path: Path) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    text = read_text("the configuration", path)
-    try:
-        written = parse_yaml(text)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error.message}") from None
+    written = parse_yaml_of(str(path), read_text("the configuration", path))
     if written is None:
         return {}
     if not isinstance(written, dict):
