@@ -75,6 +75,7 @@ CAUTION, CAUTION_BELOW = 4.0, 16.0
 BRIEF = 3600.0
 """Seconds within which a new rate that is over was none, unless it was a storm."""
 MOST_DOUBT = 16.0
+"""Times the dispersion that a new rate has to overcome, after several that were none."""
 SUSPECTED = 0.1
 """A posterior from which on something is reckoned with; before, it is what is assumed of any minute."""
 BLOCK = 300.0
@@ -246,7 +247,7 @@ class Hazard:
         self._counts = np.zeros(2)  # of the level: changes, expected at a level of one; faded
         self._sources = np.zeros(2)  # changes: by events, all; faded
         self._happened = 0.0  # events that changed less than half of all answers, faded
-        self._doubt = 1.0  # what new rates that were none have shown of the dispersion; faded
+        self._doubt = 1.0  # how many times the dispersion a new rate has to overcome; faded
         self._undecided = 0.0  # since when most answers seem to have changed
         self._surprise = np.zeros(2)  # squared residuals of blocks, their variances; faded
         self._block = np.zeros(3)  # residual and variance since, the third, it began

@@ -436,7 +436,7 @@ class Questions:
             return None
         shape, seconds, mean, noise = self._believed[:count][asked].T.astype(np.float64)
         prior = (0.5, 0.5 / float(np.median(often[asked])))
-        requests = prior[0] + known[asked, _REQUESTS]
+        requests = prior[0] + known[asked, _REQUESTS]  # as `question_ttl.request_rate` has it, for many
         return Population(
             requests=requests / (prior[1] * (prior[0] / requests) ** 2 + known[asked, _WATCHED]),
             rate=shape / seconds * hazard,
