@@ -45,6 +45,8 @@ def _compile(*names: str) -> list[Any]:
     "request_rate",
     "cost_left",
     "compared",
+    "risen",
+    "after_all",
     "beside_prior",
     "judge",
     "learn",

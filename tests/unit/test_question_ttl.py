@@ -110,6 +110,18 @@ def test_what_is_always_worded_anew_says_nothing_of_time() -> None:
     assert (0.5 + fast.changes) / (1800 + fast.exposure) > 1 / 120
 
 
+@pytest.mark.parametrize("reworded", [0.1, 0.3])
+def test_what_changes_fast_is_not_taken_for_what_is_always_worded_anew(reworded: float) -> None:
+    """Of a class where a part of the questions is, and the others never; its own first comparison found a change."""
+    told = policy(noise=(0.05 * reworded, 0.05 * (1 - reworded)), change=(0.3, 3600.0))
+    chance = np.random.default_rng(3)
+    changed = [True, *(chance.random(60) < -math.expm1(-300 / 600)).tolist()]
+    record = learned(changed, age=300.0, policy=told)
+    assert (0.3 + record.changes) / (3600 + record.exposure) == pytest.approx(1 / 600, rel=0.5)
+    anew = learned([True] * 30, age=300.0, policy=told)
+    assert (0.3 + anew.changes) / (3600 + anew.exposure) < 5 * 0.3 / 3600
+
+
 def test_an_event_says_nothing_of_a_rate() -> None:
     told = policy(changed_at=1e9 + 30, changed_share=0.9)
     known, unknown = (
