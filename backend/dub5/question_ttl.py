@@ -24,9 +24,9 @@ question's own: `QuestionRecord` is what it adds to the prior.
    differ, which has a beta distribution. The likelihood is `1 - (1 - e) exp(-r x)`, the posterior a difference of two
    gamma distributions, and the gamma distribution with its mean and variance is put in its place (assumed density
    filtering: Minka, "A family of algorithms for approximate Bayesian inference", 2001). An answer that is always worded
-   anew so tells nothing of time, and its `r` stays the class's. Where a few are always worded anew, the first change of
-   any is chance's by that, and all later ones after it. So all that was taken for chance is held against time once
-   more, beside the comparisons that found the same, which an answer that is always worded anew would not have.
+   anew so tells nothing of time, and its `r` stays the class's. Where a few are always worded anew, the first change
+   of any question is taken for chance, and so are all later ones. So all that was taken for chance is held against time
+   once more, beside the comparisons that found the same, which an answer that is always worded anew would not have.
 3. The expected stale share of the question's hits, about `r T / 2`, is kept below `stale` with the upper end of `r`,
    its 98.2 % quantile by Wilson and Hilferty ("The distribution of chi-square", PNAS 1931).
 4. An event that changed a share `s` of all answers when one was `u` seconds old makes its hits stale by `s` from then
@@ -127,12 +127,12 @@ def compared(
     return mean * mean / variance - shape, mean / variance - seconds, reworded, reworded
 
 
-def risen(start: float, steps: float) -> float:
+def log_rising_factorial(start: float, steps: float) -> float:
     """The logarithm of `start * (start + 1) * ...`, of so many factors."""
     return math.lgamma(start + steps) - math.lgamma(start)
 
 
-def after_all(
+def changes_by_time(
     shape: float, seconds: float, noise: tuple[float, float], same: float, reworded: float, age: float
 ) -> float:
     """Step 2: how many of the changes taken for chance were time's, where they came at about this age.
@@ -143,9 +143,10 @@ def after_all(
     """
     if reworded <= 0 or age <= 0 or max(noise) >= 1:
         return 0.0
-    by_time = min(risen(shape, reworded) + reworded * math.log(age / (seconds + reworded * age)), 0.0)
-    by_chance = risen(noise[0], reworded) - risen(noise[0] + noise[1] + same, reworded)
-    return reworded / (1 + math.exp(min(by_chance - by_time, 500.0)))
+    by_time = log_rising_factorial(shape, reworded) + reworded * math.log(age / (seconds + reworded * age))
+    by_chance = log_rising_factorial(noise[0], reworded)
+    by_chance -= log_rising_factorial(noise[0] + noise[1] + same, reworded)
+    return reworded / (1 + math.exp(min(by_chance - min(by_time, 0.0), 500.0)))
 
 
 def beside_prior(shape: float, seconds: float, changes: float, exposure: float) -> tuple[float, float]:
@@ -188,16 +189,13 @@ def learn(
             changes, exposure = beside_prior(
                 policy.change[0], policy.change[1], changes + more, exposure + longer
             )
-            times = after_all(
-                policy.change[0] + changes,
-                policy.change[1] + exposure,
-                policy.noise,
-                max(young - reworded, 0.0),
-                reworded,
-                age,
+            same = max(young - reworded, 0.0)
+            by_time = changes_by_time(
+                policy.change[0] + changes, policy.change[1] + exposure, policy.noise, same, reworded, age
             )
-            changes, exposure = changes + times, exposure + times * age / 2
-            young, reworded = young - times, reworded - times
+            changes, exposure = changes + by_time, exposure + by_time * age / 2
+            reworded -= by_time
+            young = same + reworded
     if ends:
         kept = REMEMBERED / (REMEMBERED + hits + 1)
         requests, watched = kept * requests + hits + 1, kept * watched + age
