@@ -362,6 +362,23 @@ class QuestionRecord(msgspec.Struct, frozen=True, array_like=True):
     at: _Seconds
 
 
+class QuestionNoise(msgspec.Struct, frozen=True, array_like=True):
+    """What two fresh answers to one question that differ are to it: what its record says, under each of two
+    explanations; see `question_ttl`.
+
+    `changes` and `exposure` where answers are seldom worded anew; the same where they often are, and the comparisons
+    that then were `reworded_if_often`. `odds`: the natural logarithm of how much likelier all comparisons are by the
+    second.
+    """
+
+    changes: _Count
+    exposure: _Seconds
+    changes_if_often: _Count
+    exposure_if_often: _Seconds
+    reworded_if_often: _Count
+    odds: Annotated[float, Meta(ge=-100, le=100)]
+
+
 class QuestionPolicy(msgspec.Struct, frozen=True):
     """What replicas need to give each question of a class a TTL of its own; see `question_ttl`.
 
@@ -447,9 +464,9 @@ READER_FOR = 300
 
 FINGERPRINT_KEY = f"{PREFIX}:{{%s}}:last"
 """Hash of `born`, `digest`, `version` and `hits` of a key's last answer, to compare the next one with; and what is
-`known` of the question, a QuestionRecord in MessagePack."""
+`known` of the question, a QuestionRecord in MessagePack, with a QuestionNoise, its `noise`."""
 MOST_RECORD = 64
-"""Bytes of a QuestionRecord, at most: seven numbers of nine bytes."""
+"""Bytes of either, at most: seven numbers of nine bytes. Redis keeps a hash small where no value is longer."""
 
 
 class Access(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -12,7 +12,7 @@ Kolobov et al. ("Staying up to date with online content changes", NeurIPS 2019) 
 means.
 
 Neither rate is known. Both have gamma distributions, of which the class's prior is published and the rest is the
-question's own: `QuestionRecord` is what it adds to the prior.
+question's own: `QuestionRecord` and `QuestionNoise` are what it adds to the prior.
 
 1. Requests: the last `REMEMBERED` and those of this life so far, so that a question that becomes popular has a shorter
    TTL at once. How often questions are asked has a heavy tail: one that was asked a few times is likely a popular one,
@@ -24,9 +24,12 @@ question's own: `QuestionRecord` is what it adds to the prior.
    differ, which has a beta distribution. The likelihood is `1 - (1 - e) exp(-r x)`, the posterior a difference of two
    gamma distributions, and the gamma distribution with its mean and variance is put in its place (assumed density
    filtering: Minka, "A family of algorithms for approximate Bayesian inference", 2001). An answer that is always worded
-   anew so tells nothing of time, and its `r` stays the class's. Where a few are always worded anew, the first change
-   of any question is taken for chance, and so are all later ones. So all that was taken for chance is held against time
-   once more, beside the comparisons that found the same, which an answer that is always worded anew would not have.
+   anew so tells nothing of time, and its `r` stays the class's. Where a few of a class are always worded anew, `e` is
+   near 0 or near 1, and its mean is neither: of a question that changes fast, whose first comparison found a change,
+   all later ones would pass for chance too. So both are kept: `e` of Beta(a, b + 1), seldom reworded, and of
+   Beta(a + 1, b), often, which weighed by b and a are the prior, Beta(a, b), exactly. Each has an `r` of its own, each
+   comparison says by its likelihoods which of the two holds, and for a TTL the gamma distribution with the mean and the
+   variance of both together is taken.
 3. The expected stale share of the question's hits, about `r T / 2`, is kept below `stale` with the upper end of `r`,
    its 98.2 % quantile by Wilson and Hilferty ("The distribution of chi-square", PNAS 1931).
 4. An event that changed a share `s` of all answers when one was `u` seconds old makes its hits stale by `s` from then
@@ -41,9 +44,9 @@ from __future__ import annotations
 import math
 from typing import Literal, NamedTuple
 
-import msgspec
+from msgspec.structs import astuple
 
-from dub5.contract import QuestionPolicy, QuestionRecord
+from dub5.contract import QuestionNoise, QuestionPolicy, QuestionRecord
 
 HALF_LIFE = 4 * 86400.0
 """Seconds after which what was seen of changes counts half."""
@@ -53,6 +56,10 @@ REMEMBERED_FOR = 60.0
 """Seconds for which a question is remembered at least."""
 COMES_BACK = 10.0
 """Mean times between two requests within which the next one comes; it comes later once in e to the power of it."""
+IMPOSSIBLE = 1e-12
+"""The chance of what is as good as impossible."""
+MOST_ODDS = 30.0
+"""A natural logarithm, a little more than that of one such chance: nothing is settled for good."""
 QUANTILE = 2.1
 """Standard deviations of a normal distribution. With 2.0 one question in 75 had luck enough to break the promise."""
 
@@ -105,48 +112,25 @@ def compared(
     shape: float, seconds: float, noise: float, age: float, event: float, changed: bool
 ) -> tuple[float, float, float, float]:
     """Step 2: what a comparison with an answer of `age` seconds adds to shape and seconds of the changes' distribution,
-    and to the counts of comparisons that tell of noise, and of those that differed.
+    and how much of a comparison that tells of noise differed; and how likely it was.
 
     `noise` is the mean of the question's own; `event` the chance that an event in between changed the answer.
     """
-    if not changed:
-        return 0.0, age, 1.0, 0.0
     later = seconds + age
     unchanged = (seconds / later) ** shape  # by time
     same = (1 - noise) * (1 - event)
     gone = same * unchanged
+    if not changed:
+        return 0.0, age, 0.0, max(gone, IMPOSSIBLE)
     chance = 1 - gone
-    if chance < 1e-12:
-        return 0.0, 0.0, 0.0, 0.0
+    if chance < IMPOSSIBLE:
+        return 0.0, 0.0, 0.0, IMPOSSIBLE
     mean = (shape / seconds - gone * shape / later) / chance
     square = shape * (shape + 1) * (1 / (seconds * seconds) - gone / (later * later)) / chance
     variance = max(square - mean * mean, 1e-9 * mean * mean)
     # It changed by time or an event: then it tells nothing of noise.
     otherwise = 1 - (1 - event) * unchanged
-    reworded = (1 - otherwise) * noise / chance
-    return mean * mean / variance - shape, mean / variance - seconds, reworded, reworded
-
-
-def log_rising_factorial(start: float, steps: float) -> float:
-    """The logarithm of `start * (start + 1) * ...`, of so many factors."""
-    return math.lgamma(start + steps) - math.lgamma(start)
-
-
-def changes_by_time(
-    shape: float, seconds: float, noise: tuple[float, float], same: float, reworded: float, age: float
-) -> float:
-    """Step 2: how many of the changes taken for chance were time's, where they came at about this age.
-
-    By chance they have the likelihood of a beta-binomial distribution, by time that of a negative binomial one.
-    All or none of them: so only where answers are worded anew almost always or almost never, as a beta distribution has
-    it whose parameters are both below 1.
-    """
-    if reworded <= 0 or age <= 0 or max(noise) >= 1:
-        return 0.0
-    by_time = log_rising_factorial(shape, reworded) + reworded * math.log(age / (seconds + reworded * age))
-    by_chance = log_rising_factorial(noise[0], reworded)
-    by_chance -= log_rising_factorial(noise[0] + noise[1] + same, reworded)
-    return reworded / (1 + math.exp(min(by_chance - min(by_time, 0.0), 500.0)))
+    return mean * mean / variance - shape, mean / variance - seconds, (1 - otherwise) * noise / chance, chance
 
 
 def beside_prior(shape: float, seconds: float, changes: float, exposure: float) -> tuple[float, float]:
@@ -160,46 +144,89 @@ def beside_prior(shape: float, seconds: float, changes: float, exposure: float) 
     return changes, exposure
 
 
+def explained(
+    policy: QuestionPolicy,
+    often: float,
+    same: float,
+    known: tuple[float, float, float],
+    age: float,
+    event: float,
+    outcome: int,
+    ends: bool,
+) -> tuple[tuple[float, float, float], float]:
+    """Step 2: what is known with a comparison more, under one explanation, and how likely it made that comparison.
+
+    `often` is 1 where answers are often reworded, else 0; `known` are changes, exposure, and how many comparisons
+    differed of those that tell of noise; `same` of them did not."""
+    changes, exposure, reworded = known
+    shape, seconds = policy.change[0], policy.change[1]
+    more, longer, differed, likely = compared(
+        shape + changes,
+        seconds + exposure,
+        (policy.noise[0] + often + reworded) / (policy.noise[0] + policy.noise[1] + 1 + same + reworded),
+        age,
+        event,
+        outcome == 1,
+    )
+    if ends:
+        changes, exposure = beside_prior(shape, seconds, changes + more, exposure + longer)
+    return (changes, exposure, reworded + differed), likely
+
+
+def together(
+    policy: QuestionPolicy,
+    seldom: tuple[float, float, float],
+    often: tuple[float, float, float],
+    odds: float,
+) -> tuple[float, float]:
+    """Step 2: changes and exposure beside the prior, with the mean and the variance of both explanations together."""
+    shape, seconds = policy.change[0], policy.change[1]
+    part = 1 / (1 + policy.noise[1] / policy.noise[0] * math.exp(-odds))
+    known, known_if_often = seconds + seldom[1], seconds + often[1]
+    rate, rate_if_often = (shape + seldom[0]) / known, (shape + often[0]) / known_if_often
+    mean = (1 - part) * rate + part * rate_if_often
+    variance = (1 - part) * (rate / known + (rate - mean) ** 2)
+    variance += part * (rate_if_often / known_if_often + (rate_if_often - mean) ** 2)
+    return beside_prior(shape, seconds, mean * mean / variance - shape, mean / variance - seconds)
+
+
 def learn(
     policy: QuestionPolicy,
     record: tuple[float, float, float, float, float, float, float],
+    noise: tuple[float, float, float, float, float, float],
     fetched: float,
     again: float,
     outcome: int,
     hits: float,
     re_asked: bool,
-) -> tuple[float, float, float, float, float, float, float]:
-    """`updated`, with a record's fields in their order; `outcome` 1 is changed, 0 the same, -1 not compared."""
+) -> tuple[
+    tuple[float, float, float, float, float, float, float], tuple[float, float, float, float, float, float]
+]:
+    """`updated`, with the fields in their order; `outcome` 1 is changed, 0 the same, -1 not compared."""
     changes, exposure, young, reworded, requests, watched, at = record
     age = max(again - fetched, 0.0)
     kept = 0.5 ** (max(again - at, 0.0) / HALF_LIFE)
     changes, exposure, young, reworded = kept * changes, kept * exposure, kept * young, kept * reworded
+    seldom = (kept * noise[0], kept * noise[1], reworded)
+    often = (kept * noise[2], kept * noise[3], kept * noise[4])
+    odds = kept * noise[5]
     ends = outcome == 1 or not re_asked
     if outcome >= 0 and not policy.storm:
-        more, longer, told, differed = compared(
-            policy.change[0] + changes,
-            policy.change[1] + exposure,
-            (policy.noise[0] + reworded) / (policy.noise[0] + policy.noise[1] + young),
-            age,
-            policy.changed_share if fetched < policy.changed_at <= again else 0.0,
-            outcome == 1,
-        )
-        young, reworded = young + told, reworded + differed
-        if ends:
-            changes, exposure = beside_prior(
-                policy.change[0], policy.change[1], changes + more, exposure + longer
-            )
-            same = max(young - reworded, 0.0)
-            by_time = changes_by_time(
-                policy.change[0] + changes, policy.change[1] + exposure, policy.noise, same, reworded, age
-            )
-            changes, exposure = changes + by_time, exposure + by_time * age / 2
-            reworded -= by_time
-            young = same + reworded
+        same = young - reworded
+        event = policy.changed_share if fetched < policy.changed_at <= again else 0.0
+        seldom, likely = explained(policy, 0.0, same, seldom, age, event, outcome, ends)
+        often, likely_if_often = explained(policy, 1.0, same, often, age, event, outcome, ends)
+        odds = min(max(odds + math.log(likely_if_often / likely), -MOST_ODDS), MOST_ODDS)
+        changes, exposure = together(policy, seldom, often, odds)
+        reworded = seldom[2]
+        young = same + reworded + (1 - outcome)
     if ends:
         kept = REMEMBERED / (REMEMBERED + hits + 1)
         requests, watched = kept * requests + hits + 1, kept * watched + age
-    return changes, exposure, young, reworded, requests, watched, max(again, at)
+    return (
+        (changes, exposure, young, reworded, requests, watched, max(again, at)),
+        (seldom[0], seldom[1], often[0], often[1], often[2], odds),
+    )
 
 
 def judge(
@@ -237,6 +264,7 @@ def judge(
 
 def updated(
     record: QuestionRecord | None,
+    noise: QuestionNoise | None = None,
     *,
     fetched: float,
     again: float,
@@ -244,15 +272,20 @@ def updated(
     hits: float,
     re_asked: bool,
     policy: QuestionPolicy,
-) -> QuestionRecord:
+) -> tuple[QuestionRecord, QuestionNoise]:
     """What is known of a question whose answer of `fetched` was fetched `again`; times are in seconds since the epoch.
 
     `changed` None: the two could not be compared. `hits` are those of the older answer, by the whole installation. One
     that was `re_asked`, and is the same, lives on: its hits and its age are counted when it ends.
     """
-    known = msgspec.structs.astuple(record) if record is not None else (*(6 * (0.0,)), again)
+    if record is None:
+        record = QuestionRecord(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, again)
+    if noise is None:  # as a release wrote it that knew of one explanation
+        known = record.changes, record.exposure
+        noise = QuestionNoise(*known, *known, record.reworded, 0.0)
     outcome = -1 if changed is None else int(changed)
-    return QuestionRecord(*learn(policy, known, fetched, again, outcome, hits, re_asked))
+    told, of_noise = learn(policy, astuple(record), astuple(noise), fetched, again, outcome, hits, re_asked)
+    return QuestionRecord(*told), QuestionNoise(*of_noise)
 
 
 def ttl_of(

@@ -45,9 +45,9 @@ def _compile(*names: str) -> list[Any]:
     "request_rate",
     "cost_left",
     "compared",
-    "log_rising_factorial",
-    "changes_by_time",
     "beside_prior",
+    "explained",
+    "together",
     "judge",
     "learn",
     "longest_life",
@@ -94,7 +94,8 @@ NO_POLICY = Published(0.0, (1.0, 1.0), (1.0, 1.0), (1.0, 1.0), 1.0, 1.0, 1.0, 1.
 
 
 class State(NamedTuple):
-    """By question, one array each. `known` is what its QuestionRecord holds; times are those of the simulation."""
+    """By question, one array each. `known` is what its QuestionRecord holds, and `noise` its
+    QuestionNoise; times are those of the simulation."""
 
     fetched: Floats
     version: NDArray[np.int64]
@@ -102,6 +103,7 @@ class State(NamedTuple):
     own: NDArray[np.bool_]
     kept_for: Floats
     known: Floats
+    noise: Floats
     all_hits: NDArray[np.int64]
     expected_stale: Floats
     re_ask: Floats
@@ -115,6 +117,7 @@ def new_state(count: int) -> State:
         own=np.zeros(count, dtype=bool),
         kept_for=np.zeros(count),
         known=np.zeros((count, 7)),
+        noise=np.zeros((count, 6)),
         all_hits=np.zeros(count, dtype=np.int64),
         expected_stale=np.zeros(count),
         re_ask=np.zeros(1),
@@ -206,11 +209,11 @@ def run_minute(
             compared += 1
         if mode == QUESTION:
             if remembers:
-                known = state.known[key]
-                record = (known[0], known[1], known[2], known[3], known[4], known[5], known[6])
-                new = learn(
+                known, noise = state.known[key], state.noise[key]
+                record, of_noise = learn(
                     policy,
-                    record,
+                    (known[0], known[1], known[2], known[3], known[4], known[5], known[6]),
+                    (noise[0], noise[1], noise[2], noise[3], noise[4], noise[5]),
                     start + state.fetched[key],
                     start + at,
                     1 if changed else 0,
@@ -218,9 +221,12 @@ def run_minute(
                     asks_again,
                 )
                 for index in range(7):
-                    state.known[key, index] = new[index]
+                    state.known[key, index] = record[index]
+                for index in range(6):
+                    state.noise[key, index] = of_noise[index]
             else:
                 state.known[key, :6] = 0
+                state.noise[key, :] = 0
                 state.known[key, 6] = start + at
         if asks_again and not changed:
             continue

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import statistics
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import astuple
 
 from dub5.contract import QuestionPolicy, QuestionRecord
 from dub5.question_ttl import (
@@ -38,13 +40,23 @@ def policy(**fields: Any) -> QuestionPolicy:
     return QuestionPolicy(**{**{name: getattr(POLICY, name) for name in POLICY.__struct_fields__}, **fields})
 
 
-def learned(outcomes: list[bool], *, age: float, policy: QuestionPolicy = POLICY) -> QuestionRecord:
-    record, now = None, 1e9
-    for changed in outcomes:
-        record = updated(
-            record, fetched=now, again=now + age, changed=changed, hits=3, re_asked=False, policy=policy
+def learned(
+    outcomes: list[bool], *, age: float | list[float], policy: QuestionPolicy = POLICY
+) -> QuestionRecord:
+    ages = age if isinstance(age, list) else [age] * len(outcomes)
+    record, noise, now = None, None, 1e9
+    for changed, after in zip(outcomes, ages, strict=True):
+        record, noise = updated(
+            record,
+            noise,
+            fetched=now,
+            again=now + after,
+            changed=changed,
+            hits=3,
+            re_asked=False,
+            policy=policy,
         )
-        now += age
+        now += after
     assert record is not None
     return record
 
@@ -69,11 +81,14 @@ def test_what_a_change_tells_is_what_the_integral_says(age: float, noise: float,
     shape, seconds = 0.7, 2000.0
     rates = np.geomspace(1e-12, 0.1, 200_000)
     density = rates**shape * np.exp(-seconds * rates)  # on a logarithmic grid
-    density *= 1 - (1 - noise) * (1 - event) * np.exp(-rates * age)
     density /= density.sum()
+    density *= 1 - (1 - noise) * (1 - event) * np.exp(-rates * age)
+    chance = float(density.sum())
+    density /= chance
     mean = float(density @ rates)
     variance = float(density @ rates**2) - mean**2
-    more, longer, _, _ = compared(shape, seconds, noise, age, event, True)
+    more, longer, _, likely = compared(shape, seconds, noise, age, event, True)
+    assert likely == pytest.approx(chance, rel=1e-3)
     assert (shape + more) / (seconds + longer) == pytest.approx(mean, rel=1e-3)
     assert (shape + more) / (seconds + longer) ** 2 == pytest.approx(variance, rel=1e-2)
 
@@ -110,21 +125,40 @@ def test_what_is_always_worded_anew_says_nothing_of_time() -> None:
     assert (0.5 + fast.changes) / (1800 + fast.exposure) > 1 / 120
 
 
+def exact_rate(told: QuestionPolicy, ages: list[float], changed: list[bool]) -> float:
+    """The mean of a question's rate after these comparisons, by an integral over all rates and all chances `e`."""
+    logits, logs = np.linspace(-80, 80, 401)[:, None], np.linspace(math.log(1e-9), 0, 400)
+    reworded, worded_alike, rates = -np.logaddexp(0, -logits), -np.logaddexp(0, logits), np.exp(logs)
+    likely = told.noise[0] * reworded + told.noise[1] * worded_alike
+    likely = likely + told.change[0] * logs - told.change[1] * rates
+    for age, differed in zip(ages, changed, strict=True):
+        same = np.minimum(worded_alike - rates * age, -1e-300)
+        likely += np.log(-np.expm1(same)) if differed else same
+    chances = np.exp(likely - likely.max())
+    return float(chances.sum(axis=0) @ rates / chances.sum())
+
+
 @pytest.mark.parametrize("reworded", [0.1, 0.3])
-def test_what_changes_fast_is_not_taken_for_what_is_always_worded_anew(reworded: float) -> None:
-    """Of a class where a part of the questions is, and the others never; its own first comparison found a change."""
+@pytest.mark.parametrize(("rate", "noise"), [(1 / 600, 0.0), (1 / 7200, 0.0), (1 / 86400, 1.0)])
+def test_what_changes_fast_is_told_from_what_is_always_worded_anew(
+    reworded: float, rate: float, noise: float
+) -> None:
+    """Of a class where some questions are always reworded, the others never; the first comparison found a change."""
     told = policy(noise=(0.05 * reworded, 0.05 * (1 - reworded)), change=(0.3, 3600.0))
-    chance = np.random.default_rng(3)
-    changed = [True, *(chance.random(60) < -math.expm1(-300 / 600)).tolist()]
-    record = learned(changed, age=300.0, policy=told)
-    assert (0.3 + record.changes) / (3600 + record.exposure) == pytest.approx(1 / 600, rel=0.5)
-    anew = learned([True] * 30, age=300.0, policy=told)
-    assert (0.3 + anew.changes) / (3600 + anew.exposure) < 5 * 0.3 / 3600
+    chance = np.random.default_rng(0)
+    ratios = []
+    for _ in range(8):
+        ages = chance.lognormal(math.log(300), 0.7, 40).tolist()
+        changed = [True, *(chance.random() < 1 - (1 - noise) * math.exp(-rate * age) for age in ages[1:])]
+        record = learned(changed, age=ages, policy=told)
+        exact = exact_rate(told, ages, changed)
+        ratios.append((0.3 + record.changes) / (3600 + record.exposure) / exact)
+    assert 0.5 < statistics.geometric_mean(ratios) < 2
 
 
 def test_an_event_says_nothing_of_a_rate() -> None:
     told = policy(changed_at=1e9 + 30, changed_share=0.9)
-    known, unknown = (
+    (known, _), (unknown, _) = (
         updated(None, fetched=1e9, again=1e9 + 60, changed=True, hits=0, re_asked=False, policy=each)
         for each in (told, POLICY)
     )
@@ -147,7 +181,7 @@ def test_an_answer_that_most_likely_changed_is_not_kept_for_the_calls_it_saves()
 
 def test_a_storm_says_nothing_of_a_rate() -> None:
     calm = learned([True, False], age=60.0)
-    record = updated(
+    record, _ = updated(
         calm,
         fetched=calm.at,
         again=calm.at + 60,
@@ -173,12 +207,16 @@ def test_after_an_event_no_other_ttl_costs_less() -> None:
 
 
 def test_a_life_that_goes_on_is_not_counted_yet() -> None:
-    record = updated(None, fetched=1e9, again=1e9 + 60, changed=False, hits=9, re_asked=True, policy=POLICY)
+    record, _ = updated(
+        None, fetched=1e9, again=1e9 + 60, changed=False, hits=9, re_asked=True, policy=POLICY
+    )
     assert (record.requests, record.watched, record.exposure, record.young) == (0, 0, 0, 1)
 
 
 def test_what_cannot_be_compared_was_asked_for_all_the_same() -> None:
-    record = updated(None, fetched=1e9, again=1e9 + 60, changed=None, hits=9, re_asked=False, policy=POLICY)
+    record, _ = updated(
+        None, fetched=1e9, again=1e9 + 60, changed=None, hits=9, re_asked=False, policy=POLICY
+    )
     assert (record.requests, record.watched, record.exposure, record.young) == (10, 60, 0, 0)
 
 
@@ -215,15 +253,14 @@ def test_no_single_question_is_to_be_staler_than_promised() -> None:
 def test_extreme_times_give_numbers_that_can_be_stored(
     changed: bool | None, again: float, hazard: float
 ) -> None:
-    record, told = None, policy(hazard=hazard, change=(1e-3, 1e-3), noise=(1e-9, 1e-9))
+    record, noise, told = None, None, policy(hazard=hazard, change=(1e-3, 1e-3), noise=(1e-9, 1e-9))
     for _ in range(50):
-        record = updated(
-            record, fetched=0.0, again=again, changed=changed, hits=1e12, re_asked=False, policy=told
+        record, noise = updated(
+            record, noise, fetched=0.0, again=again, changed=changed, hits=1e12, re_asked=False, policy=told
         )
     assert record is not None
-    assert all(
-        math.isfinite(each) and each >= 0
-        for each in (getattr(record, name) for name in record.__struct_fields__)
-    )
+    assert noise is not None
+    assert all(math.isfinite(each) and each >= 0 for each in (*astuple(record), *astuple(noise)[:-1]))
+    assert math.isfinite(noise.odds)
     ttl = ttl_of(record, told, hits=1e12, age=again, now=again)
     assert told.shortest <= ttl.seconds <= told.longest

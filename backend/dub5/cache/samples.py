@@ -49,13 +49,13 @@ import time
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 
 from dub5.cache.canaries import Canaries
 from dub5.cache.freshness import Lifetimes
-from dub5.cache.store import MOST_HITS, VECTOR_KEY, Comparison, Entry, Identity, read_record
+from dub5.cache.store import MOST_HITS, VECTOR_KEY, Comparison, Entry, Identity, read_noise, read_record
 from dub5.contract import (
     FINGERPRINT_KEY,
     REGISTER_SCRIPT,
@@ -64,6 +64,7 @@ from dub5.contract import (
     SAMPLES_READER,
     Access,
     Canary,
+    QuestionNoise,
     QuestionPolicy,
     QuestionRecord,
     SampleBatch,
@@ -116,7 +117,7 @@ _BOUND: list[Words] = [
 """A release before this one wrote more, and for ever."""
 
 _KNOW = """
-if redis.pcall('HGET', KEYS[1], 'born') == ARGV[1] then redis.pcall('HSET', KEYS[1], 'known', ARGV[2]) end
+if redis.pcall('HGET', KEYS[1], 'born') == ARGV[1] then redis.pcall('HSET', KEYS[1], unpack(ARGV, 2)) end
 """
 _REPLACE = """
 local last = redis.pcall('HMGET', KEYS[1], 'born', 'digest', 'version', 'hits')
@@ -145,7 +146,8 @@ _NUMBER = re.compile(r"\d+(?:[.,:/-]\d+)*")
 _FINGERPRINT = re.compile(r"sketch:[0-9a-f]{1,64}:([0-9a-f]{8}){1,256}|(?!sketch:)[a-z-]{1,20}:[^\n]{1,2000}")
 _canonical = msgspec.json.Encoder(order="deterministic").encode
 
-_FIELDS = ("born", "digest", "version", "hits", "known")
+T = TypeVar("T")
+_FIELDS = ("born", "digest", "version", "hits", "known", "noise")
 Source = Literal["refetch", "re-ask", "canary"]
 """Why an answer was fetched that is compared: it was needed, or to compare it, the last one drawn from all hits."""
 
@@ -470,11 +472,14 @@ class Sampler:
     ) -> None:
         asked_again, question = source != "refetch", lifetimes.question
         name, last = FINGERPRINT_KEY % identity.key, None
-        stored: bytes | None = None
+        learnt: tuple[bytes | None, bytes | None] = (None, None)
         with contextlib.suppress(RedisUnavailable):
             # Where there is nothing, or nothing of ours, there is nothing to compare with: it is replaced.
             try:
-                [[*values, stored]] = await self._link.pipeline("fingerprint", [("HMGET", name, *_FIELDS)])
+                [[*values, known, noise]] = await self._link.pipeline(
+                    "fingerprint", [("HMGET", name, *_FIELDS)]
+                )
+                learnt = known, noise
                 last = _Last.read(*values) if None not in values else None
             except RedisUndecodable:
                 pass
@@ -486,53 +491,63 @@ class Sampler:
             told = found if last is not None and last.version == identity.version else None
             hits = 0 if last is None else self._hits_of(identity, last)
             record: QuestionRecord | None = None
+            knowing: list[Any] = []
             if question is not None:
-                record = self._updated(stored, last, entry, question, told, hits, asked_again=asked_again)
-            known: tuple[Any, ...] = () if record is None else ("known", msgspec.msgpack.encode(record))
+                record, of_noise = self._updated(
+                    learnt, last, entry, question, told, hits, re_asked=asked_again
+                )
+                for field, each in (("known", record), ("noise", of_noise)):
+                    knowing += () if each is None else (field, msgspec.msgpack.encode(each))
             if ends:
                 # For as long as it is worth keeping.
                 worth = KEPT_FOR_TTLS * lifetimes.ttl if question is None else remembered(record, question)
                 fields = ("born", entry.born, "digest", digest, "version", identity.version, "hits", 0)
                 replacing: list[Words] = [
                     ("DEL", name),
-                    ("HSET", name, *fields, *known),
+                    ("HSET", name, *fields, *knowing),
                     ("PEXPIRE", name, _kept_ms(worth)),
                 ]
                 await self._link.pipeline("fingerprint", replacing)
-            elif last is not None and known:
-                await self._link.pipeline("fingerprint", [("EVAL", _KNOW, 1, name, last.born, known[1])])
+            elif last is not None and knowing:
+                await self._link.pipeline("fingerprint", [("EVAL", _KNOW, 1, name, last.born, *knowing)])
             if record is not None and last is not None and self._learn is not None:
                 self._learn(identity.key, record, entry.born if ends else last.born)
             if last is not None and told is not None:
                 self._judge(identity, class_name, entry, last, hits, changed=not told, source=source)
 
+    def _read(self, reading: Callable[[bytes | None], T], stored: bytes | None) -> T | None:
+        """None where it is none of ours."""
+        try:
+            return reading(stored)
+        except Undecodable as error:
+            self._link.undecodable("fingerprint", error)
+            return None
+
     def _updated(
         self,
-        stored: bytes | None,
+        learnt: tuple[bytes | None, bytes | None],
         last: _Last | None,
         entry: Entry,
         policy: QuestionPolicy,
         told: bool | None,
         hits: int,
         *,
-        asked_again: bool,
-    ) -> QuestionRecord | None:
-        """What is known of the question now. `told`: whether the answers were the same, as far as that says anything of
-        time."""
-        record = None
-        try:
-            record = read_record(stored)
-        except Undecodable as error:
-            self._link.undecodable("fingerprint", error)
+        re_asked: bool,
+    ) -> tuple[QuestionRecord | None, QuestionNoise | None]:
+        """What is known of the question now. `learnt` stands beside the fingerprint; `told`: whether the answers were
+        the same, as far as that says anything of time."""
+        record = self._read(read_record, learnt[0])
+        noise = self._read(read_noise, learnt[1])
         if last is None:
-            return record
+            return record, noise
         return updated(
             record,
+            noise,
             fetched=last.born / 1e6,
             again=entry.born / 1e6,
             changed=None if told is None else not told,
             hits=hits,
-            re_asked=asked_again,
+            re_asked=re_asked,
             policy=policy,
         )
 

@@ -45,6 +45,7 @@ from dub5.contract import (
     ENTRY_KEY,
     FINGERPRINT_KEY,
     MOST_RECORD,
+    QuestionNoise,
     QuestionRecord,
     Undecodable,
     decode,
@@ -159,6 +160,7 @@ class ForeignVersion(ValueError):
 
 _decoder = msgspec.msgpack.Decoder(Entry)
 _record_decoder = msgspec.msgpack.Decoder(QuestionRecord)
+_noise_decoder = msgspec.msgpack.Decoder(QuestionNoise)
 _completion = msgspec.json.Decoder(dict[str, Any])
 _MOST_CHECKED = 40_000
 """Hashes of what was read from Redis and can be served: some 100 bytes each."""
@@ -265,6 +267,11 @@ class CacheLookup(msgspec.Struct, frozen=True, gc=False):
 def read_record(stored: bytes | None) -> QuestionRecord | None:
     """What a fingerprint says is known of its question; Undecodable where that is none of ours."""
     return None if stored is None else decode(_record_decoder, stored, most=MOST_RECORD)
+
+
+def read_noise(stored: bytes | None) -> QuestionNoise | None:
+    """The same of its noise."""
+    return None if stored is None else decode(_noise_decoder, stored, most=MOST_RECORD)
 
 
 class Known(msgspec.Struct, gc=False):

@@ -14,8 +14,17 @@ from dub5.cache.flights import Flights, OneReplica
 from dub5.cache.freshness import NO_DIRECTIVES, Lifetimes
 from dub5.cache.purges import Purges
 from dub5.cache.samples import Sampler
-from dub5.cache.store import AnswerStore, CacheHit, CacheLookup, Entry, Identity, LocalCache
-from dub5.contract import FINGERPRINT_KEY, QuestionPolicy, QuestionRecord
+from dub5.cache.store import (
+    AnswerStore,
+    CacheHit,
+    CacheLookup,
+    Entry,
+    Identity,
+    LocalCache,
+    read_noise,
+    read_record,
+)
+from dub5.contract import FINGERPRINT_KEY, QuestionNoise, QuestionPolicy, QuestionRecord
 from dub5.frames import Frame
 from dub5.question_ttl import remembered, ttl_of, updated
 from dub5.redis.link import RedisLink
@@ -121,9 +130,9 @@ async def client(redis: str) -> AsyncIterator[Redis]:
         yield client
 
 
-async def record_of(client: Redis) -> QuestionRecord | None:
-    stored: Any = await client.hget(NAME, "known")
-    return None if stored is None else msgspec.msgpack.decode(stored, type=QuestionRecord)
+async def known_of(client: Redis) -> tuple[QuestionRecord | None, QuestionNoise | None]:
+    stored: list[Any] = await client.hmget(NAME, ["known", "noise"])
+    return read_record(stored[0]), read_noise(stored[1])
 
 
 def expected(record: QuestionRecord | None, hits: float, age: float) -> float:
@@ -135,14 +144,14 @@ async def test_a_comparison_is_kept_and_makes_the_ttl_on_every_replica(
 ) -> None:
     async with replica(redis, "one", now) as one, replica(redis, "two", now) as two:
         await one.fetch("Hello")
-        assert await record_of(client) is None  # nothing was compared yet
+        assert await known_of(client) == (None, None)  # nothing was compared yet
         assert (await two.look()).lifetimes.ttl == expected(None, 0, 0)
         now.now += 40
         await two.fetch("Hello")
-        record = updated(
+        record, noise = updated(
             None, fetched=STARTED, again=STARTED + 40, changed=False, hits=0, re_asked=False, policy=POLICY
         )
-        assert await record_of(client) == record
+        assert await known_of(client) == (record, noise)
         now.now += 10
         one.store._local._entries.clear()  # of the older answer
         for each in (two, one):
@@ -181,7 +190,7 @@ async def test_what_the_hits_of_a_life_were_is_in_the_record(redis: str, client:
         await two.sampler.turn()
         now.now += 30
         await one.fetch("Goodbye")  # its own hit was not added yet
-        assert await record_of(client) == updated(
+        assert await known_of(client) == updated(
             None, fetched=STARTED, again=STARTED + 30, changed=True, hits=3, re_asked=False, policy=POLICY
         )
 
@@ -229,7 +238,7 @@ async def test_what_is_known_is_read_where_a_lease_is_asked_for_without_a_look(
         assert answer.frames == [Frame("whole", b"{}")]
         await until(lambda: two.store._local.questions.get(KEY) is not None)
         known = two.store._local.questions.get(KEY)
-        record = await record_of(client)
+        record, _ = await known_of(client)
         assert record is not None
         assert known is not None
         assert known.record == record
@@ -249,7 +258,24 @@ async def test_a_damaged_record_costs_no_hit_and_is_replaced(
         now.now += 20
         await two.fetch("Hello")
         assert counted.get_sample_value("dub5_redis_undecodable_total", undecodable) == 2
-        assert await record_of(client) is not None
+        assert None not in await known_of(client)
+
+
+@pytest.mark.parametrize("noise", [None, b"garbage"])  # a release before this one wrote none
+async def test_a_record_without_its_noise_is_gone_on_with(
+    redis: str, client: Redis, now: Clock, noise: bytes | None
+) -> None:
+    async with replica(redis, "one", now) as one:
+        await one.fetch("Hello")
+        now.now += 40
+        await one.fetch("Goodbye")
+        record, _ = await known_of(client)
+        await (client.hdel(NAME, "noise") if noise is None else client.hset(NAME, "noise", noise))
+        now.now += 40
+        await one.fetch("Goodbye")
+        assert await known_of(client) == updated(
+            record, fetched=now.now - 40, again=now.now, changed=False, hits=0, re_asked=False, policy=POLICY
+        )
 
 
 async def test_a_fingerprint_of_another_type_costs_no_hit(redis: str, client: Redis, now: Clock) -> None:
@@ -275,10 +301,10 @@ async def test_a_re_ask_that_is_the_same_is_remembered_and_ends_nothing(
         once = updated(
             None, fetched=STARTED, again=STARTED + 5, changed=False, hits=1, re_asked=True, policy=POLICY
         )
-        assert await record_of(client) == once
+        assert await known_of(client) == once
         found = await one.look()
         assert found.entry == first
-        assert found.lifetimes.ttl == expected(once, 1, 5)
+        assert found.lifetimes.ttl == expected(once[0], 1, 5)
         await client.delete(NAME)  # evicted while the comparison was under way
         now.now += 5
         await one.fetch("Hello", compared_with=first)
@@ -310,7 +336,7 @@ async def test_a_fingerprint_is_kept_for_as_long_as_it_tells_anything(
         assert await client.pttl(NAME) == pytest.approx(remembered(None, POLICY) * 1000, abs=PATIENT * 1000)
         now.now += 3000
         await one.fetch("Hello")
-        record = await record_of(client)
+        record, _ = await known_of(client)
         assert await client.pttl(NAME) == pytest.approx(remembered(record, POLICY) * 1000, abs=PATIENT * 1000)
         assert remembered(record, POLICY) > remembered(None, POLICY)
 
@@ -321,7 +347,7 @@ async def test_after_a_purge_only_requests_are_counted(redis: str, client: Redis
         now.now += 10
         await one.store.purge(["all"])
         await one.fetch("Goodbye")
-        assert await record_of(client) == updated(
+        assert await known_of(client) == updated(
             None, fetched=STARTED, again=STARTED + 10, changed=None, hits=0, re_asked=False, policy=POLICY
         )
 
@@ -338,7 +364,7 @@ async def test_without_a_policy_for_questions_nothing_is_asked_or_kept(
         for _ in range(2):
             now.now += 10
             await one.fetch("Hello", lifetimes=Lifetimes(ttl=60.0))
-        assert await record_of(client) is None
+        assert await known_of(client) == (None, None)
         assert await client.pttl(NAME) == pytest.approx(240_000, abs=PATIENT * 1000)
         before = await read()
         found = await two.store.find(plain_lookup)

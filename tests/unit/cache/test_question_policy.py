@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pytest
 
+from dub5.cache.store import read_noise, read_record
 from dub5.contract import (
     MOST_RECORD,
     ClassPolicy,
     PolicyDocument,
+    QuestionNoise,
     QuestionPolicy,
     QuestionRecord,
     Undecodable,
@@ -28,7 +31,6 @@ POLICY: dict[str, Any] = {
     "stale": 0.03,
 }
 documents = msgspec.json.Decoder(PolicyDocument)
-records = msgspec.msgpack.Decoder(QuestionRecord)
 
 
 def read(**question: Any) -> QuestionPolicy:
@@ -74,27 +76,40 @@ def test_insane_numbers_are_refused(insane: dict[str, Any]) -> None:
         read(**insane)
 
 
-def test_a_record_is_read_as_it_was_written_and_takes_no_more_than_it_may() -> None:
-    record = QuestionRecord(1.5, 3600.0, 2.0, 0.5, 12.0, 7200.0, 1.7e9 + 0.1)
-    written = msgspec.msgpack.encode(record)
+RECORD = QuestionRecord(1.5, 3600.0, 2.0, 0.5, 12.0, 7200.0, 1.7e9 + 0.1)
+NOISE = QuestionNoise(1.5, 3600.0, 0.5, 60.0, 3.0, -2.5)
+readings = pytest.mark.parametrize(
+    ("reading", "known"), [(read_record, RECORD), (read_noise, NOISE)], ids=["record", "noise"]
+)
+
+
+@readings
+def test_what_is_known_is_read_as_it_was_written_and_takes_no_more_than_it_may(
+    reading: Callable[[bytes], object], known: object
+) -> None:
+    written = msgspec.msgpack.encode(known)
     assert len(written) <= MOST_RECORD
-    assert decode(records, written, most=MOST_RECORD) == record
+    assert reading(written) == known
 
 
+@readings
 @pytest.mark.parametrize(
     "garbage",
     [
         b"",
         b"\xc1",
         b"x" * 1000,
-        msgspec.msgpack.encode([1.0] * 6),
-        msgspec.msgpack.encode([*[1.0] * 6, math.nan]),
+        msgspec.msgpack.encode([1.0] * 5),
+        msgspec.msgpack.encode([*[1.0] * 5, math.nan]),
         msgspec.msgpack.encode([math.inf, *[1.0] * 6]),
         msgspec.msgpack.encode([-1.0, *[1.0] * 6]),
         msgspec.msgpack.encode({"changes": 1.0}),
     ],
     ids=lambda garbage: repr(garbage[:8]),
 )
-def test_a_record_that_is_none_is_not_read(garbage: bytes) -> None:
+def test_what_is_none_of_ours_is_not_read(
+    reading: Callable[[bytes], object], known: object, garbage: bytes
+) -> None:
+    assert reading(msgspec.msgpack.encode(known)) == known
     with pytest.raises(Undecodable):
-        decode(records, garbage, most=MOST_RECORD)
+        reading(garbage)
