@@ -361,6 +361,46 @@ def test_names_that_look_like_something_else_in_yaml_are_names(
     assert args[args.index("--namespace") + 1] == namespace
 
 
+NAMED = {
+    "the accounts and secrets of others": {
+        "priorityClassName": "1",
+        "serviceAccount": {"name": "2"},
+        "secretEnv": {"OPENAI_API_KEY": {"name": "3", "key": "4"}},
+        "auth": {"existingSecret": "5", "existingSecretKey": "6"},
+        "tests": {"keySecret": "7", "keySecretKey": "8"},
+        "redis": {"bundled": {"existingSecret": "9", "existingSecretKey": "10"}},
+        "ingress": {"enabled": True, "className": "11"},
+        "service": {"type": "LoadBalancer", "loadBalancerClass": "12"},
+    },
+    "an external Redis": {
+        "redis": {
+            "mode": "external",
+            "external": {
+                "url": "rediss://redis",
+                "existingSecret": "1",
+                "existingSecretKey": "2",
+                "caSecret": "3",
+                "caSecretKey": "4",
+            },
+        }
+    },
+    "KEDA": merged(KEDA, nested("autoscaling.keda.authenticationRef", "1")),
+    "the advisor": merged(
+        ADVISOR,
+        nested("advisor", {"existingSecret": "1", "existingSecretKey": "2", "resultsClaim": "3"}),
+    ),
+    "a load test": nested(
+        "loadtest", {"enabled": True, "keySecret": "1", "keySecretKey": "2", "resultsClaim": "3"}
+    ),
+}
+
+
+@pytest.mark.parametrize("values", NAMED.values(), ids=NAMED)
+def test_names_that_look_like_numbers_are_names(values: Json, schemas: ApiSchemas) -> None:
+    for made in render(values).objects.values():
+        assert schemas.complaints(made) == []
+
+
 @pytest.mark.parametrize(
     "path",
     [

@@ -52,12 +52,12 @@ ca_file: /etc/dub5/redis-ca/ca.crt
 {{- define "dub5.redis.password" -}}
 {{- if eq .Values.redis.mode "bundled" }}
 {{- with .Values.redis.bundled }}
-name: {{ default (include "dub5.redis.fullname" $) .existingSecret }}
-key: {{ ternary .existingSecretKey "password" (ne .existingSecret "") }}
+name: {{ default (include "dub5.redis.fullname" $) .existingSecret | quote }}
+key: {{ ternary .existingSecretKey "password" (ne .existingSecret "") | quote }}
 {{- end }}
 {{- else if and (eq .Values.redis.mode "external") .Values.redis.external.existingSecret }}
-name: {{ .Values.redis.external.existingSecret }}
-key: {{ .Values.redis.external.existingSecretKey }}
+name: {{ quote .Values.redis.external.existingSecret }}
+key: {{ quote .Values.redis.external.existingSecretKey }}
 {{- end }}
 {{- end }}
 

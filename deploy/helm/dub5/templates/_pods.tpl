@@ -6,7 +6,7 @@ enableServiceLinks: false  # their variables begin with the release's name, as t
 imagePullSecrets: {{ toYaml . | nindent 2 }}
 {{- end }}
 {{- with .Values.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ quote . }}
 {{- end }}
 securityContext:
   runAsNonRoot: true

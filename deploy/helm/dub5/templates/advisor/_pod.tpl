@@ -114,11 +114,11 @@ template:
       {{- include "dub5.pod.token" . | nindent 6 }}
       {{- with $given.existingSecret }}
       - name: prometheus
-        secret: {secretName: {{ . }}, items: [{key: {{ $given.existingSecretKey }}, path: token}]}
+        secret: {secretName: {{ quote . }}, items: [{key: {{ quote $given.existingSecretKey }}, path: token}]}
       {{- end }}
       {{- with $given.resultsClaim }}
       - name: results
-        persistentVolumeClaim: {claimName: {{ . }}}
+        persistentVolumeClaim: {claimName: {{ quote . }}}
       - {name: tmp, emptyDir: {}}
       {{- end }}
 {{- end }}

@@ -1,6 +1,6 @@
 {{- define "dub5.backend.pod" -}}
 {{ include "dub5.pod" . }}
-serviceAccountName: {{ include "dub5.serviceAccountName" . }}
+serviceAccountName: {{ include "dub5.serviceAccountName" . | quote }}
 # preStop + drain.linger + the longer of admission.queue_timeout and server.heartbeat + server.max_stream + 5: nobody is cut off.
 terminationGracePeriodSeconds: {{ include "dub5.gracePeriod" . }}
 {{- with include "dub5.pod.placement" . }}
@@ -75,22 +75,22 @@ volumes:
 {{- define "dub5.backend.env" -}}
 {{- with include "dub5.redis.password" . | fromYaml }}
 - name: DUB5_REDIS_PASSWORD
-  valueFrom: {secretKeyRef: {name: {{ .name }}, key: {{ .key }}}}
+  valueFrom: {secretKeyRef: {name: {{ quote .name }}, key: {{ quote .key }}}}
 {{- end }}
 {{- range $name, $value := .Values.env }}
 - {name: {{ quote $name }}, value: {{ include "dub5.text" $value | quote }}}
 {{- end }}
 {{- range $name, $source := .Values.secretEnv }}
-- name: {{ $name }}
-  valueFrom: {secretKeyRef: {name: {{ $source.name }}, key: {{ $source.key }}}}
+- name: {{ quote $name }}
+  valueFrom: {secretKeyRef: {name: {{ quote $source.name }}, key: {{ quote $source.key }}}}
 {{- end }}
 {{- end }}
 
 {{- define "dub5.backend.keys" -}}
 {{- with .Values.auth }}
 {{- if .existingSecret }}
-secretName: {{ .existingSecret }}
-items: [{key: {{ .existingSecretKey }}, path: keys.yaml}]
+secretName: {{ quote .existingSecret }}
+items: [{key: {{ quote .existingSecretKey }}, path: keys.yaml}]
 {{- else }}
 secretName: {{ include "dub5.fullname" $ }}-keys
 items: [{key: keys.yaml, path: keys.yaml}]
@@ -101,8 +101,8 @@ items: [{key: keys.yaml, path: keys.yaml}]
 {{- define "dub5.backend.ca" -}}
 {{- if eq .Values.redis.mode "external" }}
 {{- with .Values.redis.external.caSecret }}
-secretName: {{ . }}
-items: [{key: {{ $.Values.redis.external.caSecretKey }}, path: ca.crt}]
+secretName: {{ quote . }}
+items: [{key: {{ quote $.Values.redis.external.caSecretKey }}, path: ca.crt}]
 {{- end }}
 {{- end }}
 {{- end }}

@@ -5,8 +5,8 @@
 {{/* The Secret with a key that may chat, as {name, key}; empty where nobody needs one or none is known. */}}
 {{- define "dub5.loadtest.key" -}}
 {{- if .Values.loadtest.keySecret }}
-name: {{ .Values.loadtest.keySecret }}
-key: {{ .Values.loadtest.keySecretKey }}
+name: {{ quote .Values.loadtest.keySecret }}
+key: {{ quote .Values.loadtest.keySecretKey }}
 {{- else }}
 {{- include "dub5.test.key" . }}
 {{- end }}
@@ -31,7 +31,7 @@ configMap:
 - {name: DUB5_URL, value: {{ default $own $given.url | quote }}}
 {{- with include "dub5.loadtest.key" .root | fromYaml }}
 - name: DUB5_KEY
-  valueFrom: {secretKeyRef: {name: {{ .name }}, key: {{ .key }}}}
+  valueFrom: {secretKeyRef: {name: {{ quote .name }}, key: {{ quote .key }}}}
 {{- end }}
 - {name: HOME, value: /tmp}
 - {name: NO_COLOR, value: "true"}
@@ -62,7 +62,7 @@ configMap:
 - {name: tmp, emptyDir: {}}
 {{- with .Values.loadtest.resultsClaim }}
 - name: results
-  persistentVolumeClaim: {claimName: {{ . }}}
+  persistentVolumeClaim: {claimName: {{ quote . }}}
 {{- end }}
 {{- end }}
 

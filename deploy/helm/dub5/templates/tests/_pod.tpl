@@ -23,8 +23,8 @@ securityContext: {{ include "dub5.container.security" .root | nindent 2 }}
 {{/* The Secret with a key that may chat, as {name, key}; empty where nobody needs one or none is known. */}}
 {{- define "dub5.test.key" -}}
 {{- if .Values.tests.keySecret }}
-name: {{ .Values.tests.keySecret }}
-key: {{ .Values.tests.keySecretKey }}
+name: {{ quote .Values.tests.keySecret }}
+key: {{ quote .Values.tests.keySecretKey }}
 {{- else if not (or .Values.auth.anonymous .Values.auth.existingSecret) }}
 name: {{ include "dub5.fullname" . }}-keys
 key: chat
