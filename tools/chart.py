@@ -54,22 +54,23 @@ def values() -> list[Value]:
 
 
 def values_schema() -> str:
-    properties: Json = {}
-    for value in values():
-        *parents, name = value.path
-        place = properties
-        for parent in parents:
-            place = place[parent]["properties"]
-        place[name] = _described(value)
-    schema = {
+    # Helm's own: charts that contain this one pass `global` on, and may have `enabled` as their condition. Where it is
+    # none, nothing would obey a `false`.
+    properties: Json = {"global": {"type": "object"}, "enabled": {"const": True}}
+    schema: Json = {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "Values of the chart dub5",
         "type": "object",
         "additionalProperties": False,
-        # `global` is Helm's own: charts that contain this one pass it on.
-        "properties": {"global": {"type": "object"}, **properties},
+        "properties": properties,
         "definitions": {**_DEFINITIONS, "LoadtestSettings": _loadtest_settings(), **_program_definitions()},
     }
+    for value in values():
+        *parents, name = value.path
+        place = schema
+        for parent in parents:
+            place = place["properties"][parent]
+        place["properties"][name] = _described(value)
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 

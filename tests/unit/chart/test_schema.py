@@ -23,6 +23,7 @@ BAD = [
     ("autoscaling.minReplicas", 0, "'/autoscaling/minReplicas'"),
     ("autoscaling.behavior.scaleDown.polices", [], "'polices' not allowed"),
     ("autoscaling.behavior.scaleUp.policies", [{"type": "Pods"}], "missing properties"),
+    ("enabled", False, "'/enabled': value must be true"),
     ("replicas", "three", "'/replicas': got string, want integer"),
     ("image.digest", "sha256:short", "'/image/digest'"),
     ("maxSurge", "0", "'/maxSurge'"),
@@ -122,6 +123,7 @@ def test_values_that_do_not_go_together_are_refused(values: Json, reason: str) -
     ("path", "value"),
     [
         ("global", {"anything": 1}),
+        ("enabled", True),
         ("maxSurge", 1),
         ("maxSurge", "50%"),
         ("podDisruptionBudget.maxUnavailable", "30%"),
