@@ -71,6 +71,9 @@ def values_schema() -> str:
         for parent in parents:
             place = place["properties"][parent]
         place["properties"][name] = _described(value)
+        if not value.leaf:
+            # A key with nothing below it takes the defaults away, all of them; Helm has put them there otherwise.
+            place.setdefault("required", []).append(name)
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
