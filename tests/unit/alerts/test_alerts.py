@@ -44,14 +44,16 @@ def pod(metric: str, labels: str = "") -> str:
     return f'{metric}{{namespace="chat",pod="a",instance="a:9000"{"," if labels else ""}{labels}}}'
 
 
-def chats(outcome: str) -> str:
-    return pod("dub5_http_requests_total", f'route="/v1/chat/completions",outcome="{outcome}"')
+def chats(outcome: str, route: str = "chat/completions") -> str:
+    return pod("dub5_http_requests_total", f'route="/v1/{route}",outcome="{outcome}"')
 
 
-def failing(share: float, samples: int, outcome: str = "provider_error") -> dict[str, str]:
+def failing(
+    share: float, samples: int, outcome: str = "provider_error", route: str = "chat/completions"
+) -> dict[str, str]:
     return {
-        chats("ok"): f"0+{1000 - 1000 * share:g}x{samples}",
-        chats(outcome): f"0+{1000 * share:g}x{samples}",
+        chats("ok", route): f"0+{1000 - 1000 * share:g}x{samples}",
+        chats(outcome, route): f"0+{1000 * share:g}x{samples}",
     }
 
 
@@ -271,6 +273,14 @@ CASES: dict[str, Case] = {
     "Dub5ConfigurationsDiffer": Case({CONFIG_A: "1x120", CONFIG_B: "1x120"}, {CONFIG_A: "1x120"}),
 }
 MORE: list[tuple[str, Case]] = [
+    # A chat is one in whatever form it is asked for; what counts tokens is none.
+    *(
+        (
+            "Dub5AvailabilityFastBurn",
+            Case(failing(0.08, 120, route=route), failing(0.5, 120, route="messages/count_tokens")),
+        )
+        for route in ("completions", "messages", "responses")
+    ),
     (
         "Dub5AvailabilityFastBurn",
         Case(failing(0.08, 120, "shed"), failing(0.5, 120, "client_error")),
