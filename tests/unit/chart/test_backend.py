@@ -30,6 +30,14 @@ def grace_period(values: Json) -> int:
     return seconds
 
 
+SHORT = nested("config.server.max_stream", "1m")
+
+
+def calls_of(provider: str, total: Any) -> Json:
+    """A provider whose calls may take so long."""
+    return nested(f"config.providers.{provider}", {"kind": "openai", "timeouts": {"total": total}})
+
+
 @everywhere
 def test_the_program_accepts_its_configuration(values: Json) -> None:
     settings = convert(configuration(values))
@@ -117,9 +125,15 @@ def test_a_changed_configuration_rolls_the_pods_and_nothing_else_does() -> None:
         (nested("config.admission.queue_timeout", "0.8m"), 5 + 10 + 48 + 600 + 5),
         (nested("config.server.heartbeat", "0s"), 5 + 10 + 10 + 600 + 5),
         ({"preStopSeconds": 0}, 0 + 10 + 30 + 600 + 5),
+        (calls_of("a", "90s"), 5 + 10 + 30 + 600 + 5),
+        (calls_of("a", "20m"), 5 + 10 + 30 + 1200 + 5),
+        (merged(calls_of("a", 1200), calls_of("b", "30m")), 5 + 10 + 30 + 1800 + 5),
+        (merged(calls_of("a", "2m"), SHORT), 5 + 10 + 30 + 120 + 5),
+        (merged(nested("config.providers.a", {"kind": "anthropic"}), SHORT), 5 + 10 + 30 + 600 + 5),
+        (merged(nested("config.providers.a", {"kind": "simulated"}), SHORT), 5 + 10 + 30 + 60 + 5),
     ],
 )
-def test_a_pod_has_the_time_that_its_longest_stream_may_take(values: Json, seconds: int) -> None:
+def test_a_pod_has_the_time_that_its_longest_answer_may_take(values: Json, seconds: int) -> None:
     assert grace_period(values) == seconds
 
 

@@ -82,16 +82,21 @@ key: {{ quote .Values.redis.external.existingSecretKey }}
 {{- mulf (trimSuffix $unit $written | float64) (get $factors $unit | default (divf 1 1048576)) }}
 {{- end }}
 
-{{/* From the decision to end a pod to the end of its last stream, and five seconds to close. A stream begins when a place
-is free, or at its first heartbeat. */}}
+{{/* From the decision to end a pod to the end of its last answer, and five seconds to close. An answer begins when a place
+is free, a stream perhaps at its first heartbeat; one that is asked for whole takes as long as its provider may. */}}
 {{- define "dub5.gracePeriod" -}}
 {{- $config := default dict .Values.config }}
 {{- $linger := dig "drain" "linger" "10s" $config }}
 {{- $queue := dig "admission" "queue_timeout" "10s" $config }}
-{{- $stream := dig "server" "max_stream" "10m" $config }}
+{{- $answer := dig "server" "max_stream" "10m" $config | include "dub5.seconds" | int64 }}
 {{- $heartbeat := dig "server" "heartbeat" "30s" $config }}
+{{- range $config.providers }}
+{{- if ne .kind "simulated" }}
+{{- $answer = dig "timeouts" "total" "10m" . | include "dub5.seconds" | max $answer }}
+{{- end }}
+{{- end }}
 {{- $begin := max (include "dub5.seconds" $queue) (include "dub5.seconds" $heartbeat) }}
-{{- $sum := add (include "dub5.seconds" $linger) $begin (include "dub5.seconds" $stream) }}
+{{- $sum := add (include "dub5.seconds" $linger) $begin $answer }}
 {{- add $sum .Values.preStopSeconds 5 }}
 {{- end }}
 

@@ -1,7 +1,8 @@
 {{- define "dub5.backend.pod" -}}
 {{ include "dub5.pod" . }}
 serviceAccountName: {{ include "dub5.serviceAccountName" . | quote }}
-# preStop + drain.linger + the longer of admission.queue_timeout and server.heartbeat + server.max_stream + 5: nobody is cut off.
+# preStop + drain.linger + the longer of admission.queue_timeout and server.heartbeat + the longest of server.max_stream and
+# timeouts.total of providers + 5: nobody is cut off.
 terminationGracePeriodSeconds: {{ include "dub5.gracePeriod" . }}
 {{- with include "dub5.pod.placement" . }}
 {{ . }}
