@@ -27,6 +27,7 @@ KNOWN = {
     "autoscaling",
     "commonLabels",
     "config",
+    "enabled",
     "env",
     "extraVolumeMounts",
     "extraVolumes",

@@ -24,7 +24,7 @@ def test_the_defaults_are_the_charts() -> None:
 
 
 def test_it_knows_the_names_of_all_values() -> None:
-    assert chart_defaults().keys() | {"global"} == KNOWN
+    assert chart_defaults().keys() | {"enabled", "global"} == KNOWN
 
 
 def test_the_charts_own_file_gives_what_the_chart_makes_of_it() -> None:
