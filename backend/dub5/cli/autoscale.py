@@ -657,6 +657,8 @@ def _between(written: str) -> tuple[int, int]:
     found = re.fullmatch(r"([0-9]{1,5})\.\.([0-9]{1,5})", written)
     if found is None or not 0 < int(found[1]) <= int(found[2]):
         raise ValueError(f"{written!r} is no least and most, such as 20..100")
+    if int(found[1]) == 1:
+        raise ValueError("the chart takes 2 or more; of 1 a full replica is within the tolerance")
     return int(found[1]), int(found[2])
 
 

@@ -453,6 +453,16 @@ def test_options_that_make_no_sense(options: tuple[str, str], capsys: pytest.Cap
     assert options[0] in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("bounds", ["1..5", "1..1", "0..5", "5..2", "2"])
+def test_no_capacity_is_searched_that_the_chart_refuses(
+    bounds: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main(["autoscale", "recommend", "load.record", "--max-inflight", bounds])
+    assert raised.value.code == 2
+    assert "--max-inflight" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("command", "option", "written", "said"),
     [
