@@ -132,6 +132,15 @@ def test_rules_of_ones_own_replace_them_and_helm_says_what_they_shut_off() -> No
     assert "Shut off" not in render(merged(narrow, nested("networkPolicy.enabled", False))).notes
 
 
+def test_helm_says_where_traces_are_shut_in() -> None:
+    traced: Json = nested("config.telemetry.tracing", True)
+    rule = {"to": [{"namespaceSelector": {}}], "ports": [{"port": 4318}]}
+    assert "networkPolicy.otlp" in render(traced).notes
+    for values in ({}, merged(traced, nested("networkPolicy.otlp", [rule]))):
+        assert "networkPolicy.otlp" not in render(values).notes
+    assert "networkPolicy.otlp" not in render(merged(traced, nested("networkPolicy.enabled", False))).notes
+
+
 def test_helm_says_which_ports_are_open_and_what_it_cannot_know() -> None:
     values = providers(a="https://api.openai.com", vllm="http://vllm.models:8000")
     notes = render(merged(values, {"secretEnv": {"HTTPS_PROXY": {"name": "proxy", "key": "url"}}})).notes
