@@ -54,15 +54,13 @@ def values() -> list[Value]:
 
 
 def values_schema() -> str:
-    # Helm's own: charts that contain this one pass `global` on, and may have `enabled` as their condition. Where it is
-    # none, nothing would obey a `false`.
-    properties: Json = {"global": {"type": "object"}, "enabled": {"const": True}}
     schema: Json = {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "Values of the chart dub5",
         "type": "object",
         "additionalProperties": False,
-        "properties": properties,
+        # Of charts that contain this one: what they pass on, and a condition. Without one nothing would obey a `false`.
+        "properties": {"global": {"type": "object"}, "enabled": {"const": True}},
         "definitions": {**_DEFINITIONS, "LoadtestSettings": _loadtest_settings(), **_program_definitions()},
     }
     for value in values():
