@@ -363,12 +363,11 @@ class QuestionRecord(msgspec.Struct, frozen=True, array_like=True):
 
 
 class QuestionNoise(msgspec.Struct, frozen=True, array_like=True):
-    """What two fresh answers to one question that differ are to it: what its record says, under each of two
-    explanations; see `question_ttl`.
+    """Beside a QuestionRecord: what it says of changes, under each of two explanations of them; see `question_ttl`.
 
-    `changes` and `exposure` where answers are seldom worded anew; the same where they often are, and the comparisons
-    that then were `reworded_if_often`. `odds`: the natural logarithm of how much likelier all comparisons are by the
-    second.
+    `changes` and `exposure` where answers are seldom worded anew; the same where they often are, and how many
+    comparisons were `reworded_if_often`. `odds`: the natural logarithm of how many times as likely all comparisons are
+    by the second.
     """
 
     changes: _Count

@@ -17,7 +17,8 @@ whatever interval it has.
    home to the average among them; and an *event*, several shares, in half a minute or in five, after which all is as
    it was. Answers fetched after the moment tell the two apart, and there are many of them soon, since the TTL follows
    the posterior mean of the multiple: what is linear in the rate, as the stale share nearly is, wants its mean.
-2. A hypothesis that has become certain is made history, and the search begins anew from there. A new rate is an alarm.
+2. A hypothesis that has become certain is made history, and the search begins anew from there. A new rate is an alarm
+   where it, or the one before, is above the average.
 3. Comparisons are not independent. Ratios are divided by the measured dispersion, Pearson's chi-square by degree of
    freedom over blocks of five minutes (McCullagh and Nelder, "Generalized Linear Models", 1989, 4.5), those for a
    slower rate by `CAUTION` at least. A few documents that change often are less even than their class: a gap between
@@ -232,7 +233,7 @@ class Hazard:
 
     def __init__(self) -> None:
         self.alarms: list[tuple[float, float]] = []
-        """New rates: when they were noticed, and the factor. The latest ten."""
+        """New rates: when they were noticed, and the factor; below the average, as if it were that. The latest ten."""
         self._profile = Profile()
         self._hour = 0.0
         self._onsets = np.zeros(0)
@@ -619,7 +620,10 @@ class Hazard:
             # What changed in its last minutes is asked for again hours later, and must be no surprise then.
             at = now if self._level < STORM else at
         by_events = self._by_events
-        told = (self._level * (1 - by_events) + by_events) / (before * (1 - by_events) + by_events)
+        # Below the average no TTL gets longer: an hour in which few documents change is nobody's business.
+        told = (max(self._level, 1.0) * (1 - by_events) + by_events) / (
+            max(before, 1.0) * (1 - by_events) + by_events
+        )
         brief = at - self._since < BRIEF and before <= STORM
         if brief and 1 / FOREIGN < self._level / self._before < FOREIGN:
             self._doubt = min(2 * self._doubt, MOST_DOUBT)  # it was none, and neither is this

@@ -186,6 +186,15 @@ def test_a_document_that_changes_often_is_no_alarm_a_day(seed: int) -> None:
     assert len(hazard.alarms) <= 1
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_hours_in_which_nothing_changes_are_no_alarm(seed: int) -> None:
+    """Nor is it one that all is as before, after them."""
+    changes = [at[(at < 8 * HOUR) | (at > 12 * HOUR)] for at in steady(16, seed)]
+    history = History(changes).until(16 * HOUR)
+    assert history.hazard.alarms == []
+    assert min(level for _, level in history.hazard._segments) < 0.5  # it was noticed
+
+
 def test_answers_that_are_known_to_be_worded_anew_are_no_alarm() -> None:
     noises = np.where(np.arange(QUESTIONS) % 4 == 0, 0.95, 0.0)
     history = History(steady(6), noises=noises).until(6 * HOUR)
