@@ -15,9 +15,12 @@ CREATED = 1_767_225_600
 """2026-01-01 in seconds since the epoch, of every model: OpenAI's shape asks for a time, and when a name of ours was
 made is not known. This one is the same on each replica and after each start."""
 
+_CREATED_AT = "2026-01-01T00:00:00Z"
+"""The same, as Anthropic's clients read it."""
+
 
 class ModelsController(Controller):
-    """Models and personalities in OpenAI's shape, so that every client's model picker shows both."""
+    """Models and personalities in OpenAI's shape and in Anthropic's, so that every client's model picker shows both."""
 
     path = "/v1"
     opt = {"role": "chat"}  # noqa: RUF012  # Litestar's own class attribute
@@ -26,10 +29,12 @@ class ModelsController(Controller):
     async def models(
         self, request: Request[Any, Any, Any], catalog: NamedDependency[Catalog]
     ) -> dict[str, Any]:
-        """Those that the caller's key may use."""
+        """Those that the caller's key may use, all of them on one page."""
         caller: Caller = request.state.caller
-        data = [_model(name, catalog) for name in catalog.names() if caller.may_use(name)]
-        return {"object": "list", "data": data}
+        names = [name for name in catalog.names() if caller.may_use(name)]
+        first, last = (names[0], names[-1]) if names else (None, None)
+        data = [_model(name, catalog) for name in names]
+        return {"object": "list", "data": data, "has_more": False, "first_id": first, "last_id": last}
 
     @get("/models/{name:path}")
     async def model(
@@ -62,12 +67,21 @@ class ModelsController(Controller):
 def _model(name: str, catalog: Catalog) -> dict[str, Any]:
     """`kind`, `context_window` and `price`, $ per million tokens, are ours: left out where they are not known."""
     target = catalog[name]
-    described = {"id": name, "object": "model", "created": CREATED, "owned_by": "dub5"}
+    described = {
+        "id": name,
+        "object": "model",
+        "created": CREATED,
+        "owned_by": "dub5",
+        "type": "model",
+        "display_name": name,
+        "created_at": _CREATED_AT,
+        "lifecycle": "active",
+    }
     kind = "personality" if target.personality is not None else target.kind
     if kind is not None:
         described["kind"] = kind
     if target.context_window is not None:
-        described["context_window"] = target.context_window
+        described["context_window"] = described["max_input_tokens"] = target.context_window
     price = target.model.price
     if not price.input and not price.output:
         return described

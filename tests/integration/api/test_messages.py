@@ -14,6 +14,7 @@ import pytest
 from anthropic import AsyncAnthropic
 from anthropic.types import Message, ToolUseBlock
 
+from dub5.api.models import CREATED
 from testkit import anthropic_server as claude
 from testkit import openai_server as gpt
 from testkit.anthropic_server import FakeAnthropic
@@ -312,6 +313,18 @@ async def test_what_is_not_served_of_their_api_is_told_in_their_words(client: As
     said = cast("Any", caught.value.body)
     assert (said["type"], said["error"]["type"]) == ("error", "not_found_error")
     assert said["request_id"] == caught.value.request_id
+
+
+async def test_their_list_of_models_is_complete_and_each_has_what_they_need(client: AsyncAnthropic) -> None:
+    page = await client.models.list(limit=1)
+    assert [model.id for model in page.data] == ["pirate", "claude", "gpt", "either"]
+    assert (page.has_more, page.first_id, page.last_id) == (False, "pirate", "either")
+    assert [model async for model in page] == page.data
+    retrieved = await client.models.retrieve("gpt")
+    assert retrieved == page.data[2]
+    assert (retrieved.type, retrieved.display_name) == ("model", "gpt")
+    assert retrieved.model_dump()["lifecycle"] == "active"
+    assert retrieved.created_at.timestamp() == CREATED
 
 
 async def test_an_unknown_model_and_a_wrong_field(client: AsyncAnthropic) -> None:
