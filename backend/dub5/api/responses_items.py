@@ -11,6 +11,7 @@ from litestar import Controller, Request, Response, delete, get
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
+from dub5.api.http import read_body
 from dub5.api.responses_request import cannot
 from dub5.api.responses_store import Record, ResponseStore
 from dub5.errors import InvalidRequest, UnknownResponse
@@ -20,6 +21,14 @@ from dub5.telemetry.record import record_of
 _INPUT = 0x8000
 """Positions of a request's own items in ids begin here, those of its answer at 0."""
 _PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc"}
+
+
+_SMALL = 1024
+"""Bytes of a body that a GET has beside its path: a larger one is passed over."""
+
+
+class _Wanted(msgspec.Struct):
+    stream: bool = False
 
 
 def items_of(record: Record) -> list[Json]:
@@ -78,7 +87,7 @@ class ResponsesController(Controller):
     async def response(
         self, request: Request[Any, Any, Any], responses: NamedDependency[ResponseStore], name: FromPath[str]
     ) -> Response[bytes]:
-        if request.query_params.get("stream", "false") != "false":
+        if await _wants_events(request):
             # Who reads events would find none, and no error.
             raise cannot("stream", "what is kept is given whole")
         record = await _record(request, responses, name)
@@ -115,6 +124,20 @@ class ResponsesController(Controller):
             "last_id": page[-1].get("id") if page else None,
             "has_more": start + limit < len(items),
         }
+
+
+async def _wants_events(request: Request[Any, Any, Any]) -> bool:
+    """By the query, or in a small body, where OpenAI's client for Go says it."""
+    if request.query_params.get("stream", "false") != "false":
+        return True
+    length = request.headers.get("content-length", "0")
+    if not length.isdecimal() or not 0 < int(length) <= _SMALL:
+        return False
+    body = await read_body(dict(request.headers), request.receive, _SMALL)
+    try:
+        return msgspec.json.decode(body, type=_Wanted).stream
+    except msgspec.DecodeError:
+        return False
 
 
 def _page(query: Mapping[str, Any]) -> tuple[int, bool, Any]:

@@ -173,6 +173,7 @@ CASES = [
         "previous_response_not_found",
         {**ASKED, "previous_response_id": UNKNOWN_ID},
     ),
+    Case("kept", "GET", KEPT, 400, "invalid_request_error", body={"stream": True}),
     Case("kept", "GET", ITEMS, 400, "invalid_request_error", name="resp_1/input_items?limit=0#"),
     Case("open", "POST", WRITE, 404, "model_not_found", {**WRITTEN, "request": UNKNOWN}),
     Case("open", "GET", MODEL, 404, "model_not_found", name="nobody"),

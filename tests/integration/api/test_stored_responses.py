@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from msgspec.msgpack import encode
@@ -194,6 +195,28 @@ async def test_items_are_referred_to_by_their_ids(
     with pytest.raises(openai.BadRequestError) as twice:
         await ask(client, input=[{"type": "item_reference", "id": call.id}] * 2)
     assert twice.value.param == "input[1].id"
+
+
+@pytest.mark.parametrize(
+    ("extra", "status"),
+    [
+        ({"query": {"stream": "true"}}, 400),
+        ({"body": {"stream": True}}, 400),  # as OpenAI's client for Go
+        ({"body": {"stream": False}}, 200),
+        ({"body": {"stream": "x" * 2000}}, 200),
+        ({"body": ["stream"]}, 200),
+    ],
+)
+async def test_who_wants_events_of_a_kept_response_is_told_that_there_are_none(
+    client: AsyncOpenAI, extra: dict[str, Any], status: int
+) -> None:
+    kept = await ask(client, input="hi")
+    url = f"{client.base_url}responses/{kept.id}"
+    async with httpx.AsyncClient() as plain:
+        for _ in range(2):  # the body is not taken for the next request
+            found = await plain.request("GET", url, params=extra.get("query"), json=extra.get("body"))
+            assert found.status_code == status
+            assert status == 200 or found.json()["error"]["param"] == "stream"
 
 
 @pytest.mark.parametrize("order", [["type", "id"], ["id", "type"]])
