@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from testkit.http_server import CLOSE, HANG, refuse, stream
-from testkit.openai_server import FakeOpenAI, frames, say
+from testkit.openai_server import DONE, FakeOpenAI, chunk, frame, frames, say
 from tests.harness import openai_provider, running
 from tests.page.conftest import Open, playwright
 
@@ -223,6 +223,47 @@ async def test_trouble_is_told_and_the_next_question_works(
         fake.reply = say("Better now.")
         await ask(page, "again")
         await expect((await answered(page)).locator(".text")).to_have_text("Better now.")
+
+
+async def test_what_fails_takes_nothing_from_the_conversation_and_can_be_asked_again(
+    fake: FakeOpenAI, opened: Open
+) -> None:
+    async with (
+        running(openai_provider(fake.base_url)) as server,
+        opened(server.url, expected=("status of",)) as page,
+    ):
+        fake.reply = say("One.")
+        await ask(page, "First?")
+        await answered(page)
+        again = page.get_by_role("button", name="Ask again")
+        await page.get_by_label("new answer").check()
+        fake.reply = refuse(500, "boom")
+        await again.click()
+        await expect(page.locator(".problem")).to_have_count(1)
+        await ask(page, "First?")
+        await expect(page.locator(".problem")).to_have_count(2)
+        await ask(page, "Second?")
+        await expect(page.locator(".problem")).to_have_count(3)
+        fake.reply = say("Two.")
+        await again.click()
+        await answered(page)
+        asked = [each["content"] for each in fake.calls[-1].body["messages"] if each["role"] != "system"]
+        assert asked == ["First?", "One.", "Second?"]
+
+
+async def test_a_refusal_is_part_of_the_conversation_and_an_empty_answer_is_not(
+    fake: FakeOpenAI, opened: Open
+) -> None:
+    async with running(openai_provider(fake.base_url)) as server, opened(server.url) as page:
+        for count, (text, delta) in enumerate(
+            [("First?", {"refusal": "No."}), ("Second?", {"content": ""}), ("Third?", {"content": "Yes."})],
+            start=1,
+        ):
+            fake.reply = stream([frame(chunk(delta)), frame(chunk({}, "stop")), DONE])
+            await ask(page, text)
+            await expect(page.locator(".facts")).to_have_count(count)
+        asked = [each["content"] for each in fake.calls[-1].body["messages"] if each["role"] != "system"]
+        assert asked == ["First?", "No.", "Third?"]
 
 
 async def test_what_models_write_is_text_and_never_markup(fake: FakeOpenAI, opened: Open) -> None:

@@ -17,7 +17,7 @@ const plots = {
 
 let catalog = new Map();   // name -> {description, price}
 let loading = null;        // Promise: the catalog is there, or the page says why it is not
-let messages = [];         // the conversation, as the API wants it
+let messages = [];         // the conversation, as the API wants it; never changed in place
 let asking = null;         // AbortController of the question under way
 let outcomes = [];         // of this page's latest answers: was the provider spared?
 
@@ -76,17 +76,15 @@ async function send(text) {
   $("welcome").hidden = true;
   // Word for word what was asked just now: the same question again, as the page promises, and no further turn.
   const before = messages.at(-2);
-  if (before?.role === "user" && before.content === text) messages = messages.slice(0, -2);
-  messages.push({ role: "user", content: text });
+  const earlier = before?.role === "user" && before.content === text ? messages.slice(0, -2) : messages;
   log.append(element("article", { className: "question", text }));
-  await answer(model.value);
+  await answer(model.value, [...earlier, { role: "user", content: text }]);
 }
 
-/** Asks with the conversation as it is; what comes is added to it. */
-async function answer(name) {
+/** Asks with the messages `asked`. They and what comes are the conversation then; where nothing comes it stays as it was. */
+async function answer(name, asked) {
   const view = new AnswerView(name);
   const conversation = messages;  // "New chat" puts another one in its place
-  const asked = [...conversation];
   const started = performance.now();
   let first = null, text = "", cache = explain(null), headers = new Headers();
   begin();
@@ -103,10 +101,9 @@ async function answer(name) {
       onDelta(delta) {
         const piece = view.add(delta);
         if (piece && first === null) first = performance.now() - started;
-        text += delta.content ?? "";
+        text += (delta.content ?? "") + (delta.refusal ?? "");
       },
     });
-    conversation.push({ role: "assistant", content: text });
     view.finish({ first, whole: performance.now() - started, usage: end.usage, finish: end.finish, cache, headers, price: catalog.get(name)?.price });
     noteAnswer(cache, first);
     say(`Answer complete. ${cache.words}`);
@@ -114,14 +111,14 @@ async function answer(name) {
     const stopped = problem.name === "AbortError";
     const wait = problem.retryAfter ? ` Try again in ${problem.retryAfter} s.` : "";
     view.fail(stopped ? "Stopped." : problem.message + wait);
-    // What was seen of it is part of the conversation; of an answer of which nothing came, the question is not.
-    if (text) conversation.push({ role: "assistant", content: text });
-    else conversation.pop();
     say(stopped ? "Stopped." : `No answer: ${problem.message}`);
     if (problem.status === 401) key.focus();
   } finally {
     finish();
-    if (text && conversation === messages) view.offerAgain(asked, name);
+    if (conversation === messages) {
+      if (text) messages = [...asked, { role: "assistant", content: text }];
+      view.offerAgain(asked, name);
+    }
   }
 }
 
@@ -195,9 +192,8 @@ class AnswerView {
     const follow = atEnd();
     const button = element("button", { type: "button", className: "again", text: "Ask again" });
     button.addEventListener("click", () => {
-      messages = [...asked];
       question.focus();
-      answer(name);
+      answer(name, asked);
     });
     this.article.append(button);
     toEnd(follow);
