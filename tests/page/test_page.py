@@ -201,6 +201,45 @@ async def test_a_key_is_asked_for_and_kept_nowhere(fake: FakeOpenAI, opened: Ope
         await expect(page.locator("#about")).to_contain_text("wants a key")
 
 
+async def test_a_wrong_key_in_mid_conversation_is_told_and_the_next_question_tries_again(
+    fake: FakeOpenAI, opened: Open
+) -> None:
+    keys = {"KEYS": json.dumps({hashlib.sha256(b"open-sesame").hexdigest(): {"tenant": "acme"}})}
+    config = {**openai_provider(fake.base_url), "auth": {"keys": {"env": "KEYS"}}}
+    async with running(config, keys) as server, opened(server.url, expected=("401",)) as page:
+        await page.get_by_label("Key").fill("open-sesame")
+        await page.keyboard.press("Enter")
+        await page.get_by_label("Talk to").select_option("coder")
+        await ask(page, "First?")
+        await answered(page)
+        notice = page.locator("#log > .problem")
+        for count, key in enumerate(["closed", "open\N{EN DASH}sesame"], start=1):
+            await page.get_by_label("Key").fill(key)
+            await page.keyboard.press("Enter")
+            await expect(notice).to_have_count(count)
+            await expect(notice.last).to_be_in_viewport()
+        await expect(notice.last).not_to_have_text(await notice.first.text_content())
+        await page.get_by_label("Key").fill("open-sesame")
+        await ask(page, "Second?")
+        await expect(page.locator(".facts")).to_have_count(2)
+        await expect(page.get_by_label("Talk to")).to_have_value("coder")
+        await page.get_by_role("button", name="New chat").click()
+        await expect(notice).to_have_count(0)
+
+
+async def test_a_service_that_was_away_is_asked_again_with_the_next_question(opened: Open) -> None:
+    async with (
+        running(SIMULATED) as server,
+        opened(server.url, expected=("Failed to load resource",)) as page,
+    ):
+        await page.route("**/v1/models", lambda route: route.fulfill(status=503, json={}))
+        await page.reload()
+        await expect(page.locator("#about")).to_contain_text("503")
+        await page.unroute("**/v1/models")
+        await ask(page, "Why is the sky blue?")
+        await answered(page)
+
+
 @pytest.mark.parametrize(
     ("reply", "said"),
     [

@@ -9,15 +9,18 @@ export class Problem extends Error {
   }
 }
 
+/** Problem where no header can carry the key, as where a word processor has changed its dashes or quotation marks. */
 function authorized(key) {
+  if (/[^ -~]/.test(key)) throw new Problem("The key has a character that cannot be sent, such as a long dash or a curly quotation mark.", 401);
   return key ? { authorization: `Bearer ${key}` } : {};
 }
 
 /** JSON from our own origin; Problem otherwise. */
 export async function read(path, key) {
+  const headers = authorized(key);
   let response;
   try {
-    response = await fetch(path, { headers: authorized(key), credentials: "omit" });
+    response = await fetch(path, { headers, credentials: "omit" });
   } catch {
     throw new Problem("The service cannot be reached.");
   }
@@ -65,7 +68,7 @@ async function follow(response, onDelta) {
     for await (const data of events(response.body)) {
       if (data === "[DONE]") return end;
       const chunk = JSON.parse(data);
-      if (chunk.error) throw new Problem(chunk.error.message, response.status);
+      if (chunk.error) throw new Problem(chunk.error.message, response.status, chunk.error.retry_after);
       end.usage = chunk.usage ?? end.usage;
       for (const choice of chunk.choices ?? []) {
         end.finish = choice.finish_reason ?? end.finish;

@@ -44,10 +44,24 @@ async function loadCatalog() {
     $("about").textContent = introduction();
   } catch (problem) {
     model.disabled = true;
-    model.replaceChildren(element("option", { text: "…" }));
-    $("about").textContent = problem.status === 401 && !key.value ? "This service wants a key. Put yours in above." : problem.message;
+    const trouble = problem.status === 401 && !key.value ? "This service wants a key. Put yours in above." : problem.message;
+    if ($("welcome").hidden) notice(trouble);
+    else $("about").textContent = trouble;
+    say(trouble);
     if (problem.status === 401) key.focus();
   }
+}
+
+/** The names are there, or the page says why not: who types faster than they come is not ignored. */
+async function settled() {
+  await loading;
+  if (model.disabled) await (loading = loadCatalog());
+}
+
+/** What is no answer, in the middle of a conversation. */
+function notice(text) {
+  log.append(element("article", { className: "problem", text }));
+  toEnd(true);
 }
 
 function offer(personalities) {
@@ -256,7 +270,7 @@ function noteAnswer(cache, first) {
 
 $("composer").addEventListener("submit", async (event) => {
   event.preventDefault();
-  await loading;  // who types faster than the names come is not ignored
+  await settled();
   const text = question.value;
   if (!canSend(text)) return;
   question.value = "";
@@ -288,7 +302,7 @@ $("new").addEventListener("click", () => {
 
 document.querySelectorAll(".suggestion").forEach((button) => button.addEventListener("click", async () => {
   question.focus();
-  await loading;
+  await settled();
   if (canSend(button.textContent)) send(button.textContent);
 }));
 
