@@ -407,6 +407,17 @@ async def test_it_fits_a_phone(opened: Open) -> None:
         await expect(page.get_by_role("button", name="Send")).to_be_in_viewport()
 
 
+async def test_a_description_with_a_long_word_fits_a_phone(opened: Open) -> None:
+    config = {
+        **SIMULATED,
+        "personalities": {"long": {"model": "small", "system": "Hi.", "description": "o" * 200}},
+    }
+    async with running(config) as server, opened(server.url, **PHONE) as page:
+        await expect(page.locator("#about")).to_contain_text("ooo")
+        log = page.locator("#log")
+        assert await log.evaluate("log => log.scrollWidth - log.clientWidth") == 0
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_text_can_be_read_in_the_light_and_in_the_dark(opened: Open, scheme: str) -> None:
     async with running(SIMULATED) as server, opened(server.url, color_scheme=scheme) as page:
