@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from testkit.http_server import CLOSE, HANG, refuse, stream
+from testkit.http_server import CLOSE, HANG, Call, Wire, refuse, stream
 from testkit.openai_server import DONE, FakeOpenAI, chunk, frame, frames, say
 from tests.harness import openai_provider, running
 from tests.page.conftest import Open, playwright
@@ -262,6 +262,35 @@ async def test_trouble_is_told_and_the_next_question_works(
         fake.reply = say("Better now.")
         await ask(page, "again")
         await expect((await answered(page)).locator(".text")).to_have_text("Better now.")
+
+
+async def test_when_to_come_again_is_said_once(fake: FakeOpenAI, opened: Open) -> None:
+    config = {**openai_provider(fake.base_url), "limits": {"default": {"requests_per_minute": 2}}}
+    async with running(config) as server, opened(server.url, expected=("status of",)) as page:
+        fake.reply = refuse(429, "Too many.", headers={"retry-after": "9"})
+        await ask(page, "hi")
+        await expect(last(page).locator(".problem")).to_contain_text(" 9 s")
+        await ask(page, "hi")
+        await ask(page, "hi")
+        await expect(page.locator(".problem")).to_have_count(3)
+        seconds = re.findall(r"\d+ s\b", await last(page).locator(".problem").text_content())
+        assert len(seconds) == 1
+
+
+async def test_the_end_of_a_stream_says_when_to_come_again(fake: FakeOpenAI, opened: Open) -> None:
+    began = asyncio.Event()
+
+    async def late(call: Call, wire: Wire) -> None:
+        await began.wait()
+        await refuse(429, "Too many.", headers={"retry-after": "9"})(call, wire)
+
+    fake.reply = late
+    config = {**openai_provider(fake.base_url), "server": {"heartbeat": "10ms"}}
+    async with running(config) as server, opened(server.url) as page:
+        async with page.expect_response("**/v1/chat/completions"):
+            await ask(page, "hi")
+        began.set()
+        await expect(last(page).locator(".problem")).to_contain_text(" 9 s")
 
 
 async def test_what_fails_takes_nothing_from_the_conversation_and_can_be_asked_again(

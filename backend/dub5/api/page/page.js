@@ -123,9 +123,8 @@ async function answer(name, asked) {
     say(`Answer complete. ${cache.words}`);
   } catch (problem) {
     const stopped = problem.name === "AbortError";
-    const wait = problem.retryAfter ? ` Try again in ${problem.retryAfter} s.` : "";
-    view.fail(stopped ? "Stopped." : problem.message + wait);
-    say(stopped ? "Stopped." : `No answer: ${problem.message}`);
+    view.fail(stopped ? "Stopped." : told(problem));
+    say(stopped ? "Stopped." : `No answer: ${told(problem)}`);
     if (problem.status === 401) key.focus();
   } finally {
     finish();
@@ -134,6 +133,12 @@ async function answer(name, asked) {
       view.offerAgain(asked, name);
     }
   }
+}
+
+/** What went wrong and, where that is known and not said there, when to come again. */
+function told(problem) {
+  const again = `Try again in ${problem.retryAfter} s.`;
+  return problem.retryAfter == null || problem.message.includes(again) ? problem.message : `${problem.message} ${again}`;
 }
 
 function begin() {
