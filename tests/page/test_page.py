@@ -120,6 +120,11 @@ async def test_text_is_seen_before_the_answer_is_complete_and_can_be_stopped(
         await expect(last(page).locator(".text")).to_contain_text("Once upon")
         assert await last(page).get_attribute("aria-busy") == "true"
         await expect(page.locator('[data-plot="inflight"] b')).to_have_text("1")
+        # This one is about a word that is being composed, as of Japanese.
+        await page.get_by_label("Your question").dispatch_event(
+            "keydown", {"key": "Escape", "isComposing": True}
+        )
+        await expect(page.get_by_role("button", name="Stop")).to_be_visible()
         await page.keyboard.press("Escape")
         await expect(last(page).locator(".problem")).to_have_text("Stopped.")
         await expect(page.get_by_role("button", name="Send")).to_be_visible()

@@ -289,7 +289,7 @@ question.addEventListener("keydown", (event) => {
 });
 
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape") asking?.abort();
+  if (event.key === "Escape" && !event.isComposing) asking?.abort();
 });
 
 $("stop").addEventListener("click", () => {
