@@ -114,8 +114,11 @@ class ResponsesController(Controller):
         if newest_first:
             items.reverse()
         known = [item.get("id") for item in items]
+        if after is not None and after not in known:
+            # The first page again would have whoever reads on go round without end.
+            raise InvalidRequest("No item of this request has such an id: `after`.", param="after")
         # The last of that name: a request may name two items alike, and pages would go round without end.
-        start = len(known) - known[::-1].index(after) if after in known else 0
+        start = 0 if after is None else len(known) - known[::-1].index(after)
         page = items[start : start + limit]
         return {
             "object": "list",

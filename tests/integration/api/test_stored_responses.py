@@ -129,6 +129,13 @@ async def test_what_was_asked_is_shown_in_pages(client: AsyncOpenAI) -> None:
     assert len({item.id for item in shown}) == 3
 
 
+async def test_no_page_begins_after_an_item_that_is_not_there(client: AsyncOpenAI) -> None:
+    answer = await ask(client, input=[{"role": "user", "content": text} for text in "abc"])
+    with pytest.raises(openai.BadRequestError) as caught:
+        await client.responses.input_items.list(answer.id, after="msg_of_another")
+    assert caught.value.param == "after"
+
+
 async def test_pages_of_items_of_one_name_come_to_an_end(client: AsyncOpenAI) -> None:
     given: Any = [{"role": "user", "content": text, "id": "msg_same"} for text in "abc"]
     answer = await ask(client, input=given)
