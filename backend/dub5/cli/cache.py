@@ -202,8 +202,10 @@ def read_questions(path: Path) -> list[dict[str, Any]]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {path}: {type(error).__name__}") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror or type(error).__name__}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"cannot read {path}: not UTF-8 at byte {error.start}") from None
     return list(_lines(text))
 
 
