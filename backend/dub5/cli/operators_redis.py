@@ -19,7 +19,10 @@ def client_of(settings: Settings, environment: Mapping[str, str]) -> Client:
     """No connection is made yet. ConfigError where no Redis is configured."""
     redis = settings.redis
     if redis is None:
-        raise ConfigError("The operator reads and writes Redis: set redis.url, as for the service.")
+        raise ConfigError(
+            "The operator reads and writes the service's Redis: name the service's file by --config, or its redis.url "
+            "by DUB5_REDIS__URL."
+        )
     password = None
     if redis.password is not None:
         password = read_secret("redis.password", redis.password, dict(environment))
