@@ -277,7 +277,7 @@ def _examine(written: Any, kind: Any, where: str) -> None:
     elif origin is list and isinstance(written, list):
         for index, value in enumerate(written):
             _examine(value, get_args(kind)[0], f"{where}[{index}]")
-    elif origin is Literal and isinstance(written, str):
+    elif origin is Literal and written is not None:
         _examine_word(written, get_args(kind), where)
     elif _is_section(kind):
         _examine_section(written, kind, where)
@@ -334,7 +334,9 @@ def _examine_name(key: Any, kind: Any, where: str) -> None:
         ) from None
 
 
-def _examine_word(written: str, allowed: tuple[str, ...], where: str) -> None:
+def _examine_word(written: Any, allowed: tuple[str, ...], where: str) -> None:
+    if not isinstance(written, str):
+        raise ConfigError(f"{where}: must be one of {', '.join(allowed)}")
     if written not in allowed:
         raise ConfigError(f"{where}: `{written}` is not one of {', '.join(allowed)}")
 

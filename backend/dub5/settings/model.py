@@ -219,12 +219,16 @@ class DrainSettings(Section, frozen=True):
     ] = _constant(Duration(10))
 
 
+_REDIS_SCHEME = r"rediss?(\+sentinel|\+cluster)?"
+
+
 class RedisSettings(Section, frozen=True):
     url: Annotated[
         str,
         Meta(
             description="Redis of all replicas: redis://, redis+sentinel:// or redis+cluster://; rediss for TLS.",
-            pattern=r"^rediss?(\+sentinel|\+cluster)?://",
+            # What is not so is refused below, in words.
+            extra_json_schema={"pattern": f"^{_REDIS_SCHEME}://"},
         ),
     ]
     timeout: Annotated[
@@ -916,8 +920,10 @@ def _validate_redis(redis: RedisSettings) -> None:
 
 
 def _is_redis_url(url: str) -> bool:
-    """Whether the parts behind the scheme are ones: ports, and the number of the database."""
-    scheme, _, rest = url.partition("://")
+    """Whether its parts are ones: the scheme, ports, and the number of the database."""
+    scheme, behind, rest = url.partition("://")
+    if not behind or not re.fullmatch(_REDIS_SCHEME, scheme):
+        return False
     authority, _, path = rest.partition("/")
     for host in authority.rpartition("@")[2].split(","):
         match = re.fullmatch(r"(?:\[[0-9A-Fa-f:.%a-z]+\]|[^:\[\]\s]*)(?::(\d{1,5}))?", host)
