@@ -22,9 +22,9 @@ whatever interval it has.
 3. Comparisons are not independent. Ratios are divided by the measured dispersion, Pearson's chi-square by degree of
    freedom over blocks of five minutes (McCullagh and Nelder, "Generalized Linear Models", 1989, 4.5), those for a
    slower rate by `CAUTION` at least. A few documents that change often are less even than their class: a gap between
-   their changes looks like a slower rate. Each new rate that is over within the hour doubles the divisor for about a
-   day. Where changes come as events, their absence between two events is no news: of the average, the share that came
-   by events is not expected of any minute.
+   their changes looks like a slower rate. Each new rate that is over within the hour, if it is no storm or events are
+   usual, doubles the divisor for about a day. Where changes come as events, their absence between two events is no
+   news: of the average, the share that came by events is not expected of any minute.
 4. The multiple of the regime since the last change point is what came over what was expected, expectation and
    maximisation step by step (Dempster, Laird and Rubin, JRSS B 1977), and leans on what it was thought to be.
 5. The hour: what came over what was expected by hour of the day and of the week, UTC. Each is drawn to the mean, an
@@ -73,8 +73,9 @@ STORM, STORM_LASTS = 8.0, 6 * 3600.0
 is none any more."""
 CAUTION, CAUTION_BELOW = 4.0, 16.0
 """Dispersion at least, for a slower rate, and for one below the average: of that no TTL becomes longer."""
-BRIEF = 3600.0
-"""Seconds within which a new rate that is over was none, unless it was a storm."""
+BRIEF, A_MOMENT = 3600.0, 900.0
+"""Seconds within which a new rate that is over was none, unless it was a storm; and within which that was none either,
+but events one after the other."""
 MOST_DOUBT = 16.0
 """Times the dispersion that a new rate has to overcome, after several that were none."""
 SUSPECTED = 0.1
@@ -624,9 +625,11 @@ class Hazard:
         told = (max(self._level, 1.0) * (1 - by_events) + by_events) / (
             max(before, 1.0) * (1 - by_events) + by_events
         )
-        brief = at - self._since < BRIEF and before <= STORM
-        if brief and 1 / FOREIGN < self._level / self._before < FOREIGN:
+        lasted = at - self._since
+        brief = lasted < BRIEF and (before <= STORM or self._are_usual(now) or lasted < A_MOMENT)
+        if brief and 1 / FOREIGN < max(self._level, 1.0) / max(self._before, 1.0) < FOREIGN:
             self._doubt = min(2 * self._doubt, MOST_DOUBT)  # it was none, and neither is this
+            self._happened += lasted < A_MOMENT
         elif not 1 / ALARM < told < ALARM:
             self.alarms.append((now, float(told)))
             del self.alarms[:-10]

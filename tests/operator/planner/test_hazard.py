@@ -186,6 +186,15 @@ def test_a_document_that_changes_often_is_no_alarm_a_day(seed: int) -> None:
     assert len(hazard.alarms) <= 1
 
 
+@pytest.mark.parametrize("seed", [3, 4])
+def test_changes_of_several_documents_in_a_row_are_no_storm(seed: int) -> None:
+    chance, rates = np.random.default_rng(seed), np.array([6, 1, 1, 1 / 24, 0]) / HOUR
+    documents = [np.sort(chance.uniform(0, DAY, chance.poisson(rate * DAY))) for rate in rates]
+    of = np.arange(QUESTIONS) % len(rates)
+    hazard = History([documents[each] for each in of], rate=rates[of]).until(DAY).hazard
+    assert len(hazard.alarms) <= 1
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 def test_hours_in_which_nothing_changes_are_no_alarm(seed: int) -> None:
     """Nor is it one that all is as before, after them."""
