@@ -228,6 +228,22 @@ MOMENTS = {
         for pace in ("office", "hourly", "storms", "turns", "trend")
     },
 }
+OTHERS = {
+    "Zipf 1.4": World("mixed", zipf=1.4, hours=48),
+    "Zipf 0.6": World("mixed", zipf=0.6, hours=48),
+    "50 questions": World("mixed", zipf=1.0, hours=48, keys=50),
+    "20,000 questions": World("mixed", zipf=1.0, hours=48, keys=20_000),
+    "0.3 requests a second": World("mixed", zipf=1.0, hours=48, per_second=0.3),
+    "lognormal 3": World("lognormal 3", zipf=1.0, hours=48),
+    "50 documents, lognormal 2": World("lognormal 2", zipf=1.0, hours=48, documents=50),
+    "20 documents, lognormal 2": World("lognormal 2", zipf=1.0, hours=48, documents=20),
+    "20 documents, mixed": World("mixed", zipf=1.0, hours=48, documents=20),
+    "10 documents, mixed": World("mixed", zipf=1.0, hours=48, documents=10),
+    "mixed, restless, 30 % reworded": World("mixed", zipf=1.0, hours=48, restless=True, reworded=0.3),
+    "mixed, 30 % reworded in half": World("mixed", zipf=1.0, hours=48, reworded=0.3, anew=0.5),
+    "mixed, 80 % reworded": World("mixed", zipf=1.0, hours=48, reworded=0.8),
+    "mixed, e0 0.2": World("mixed", zipf=1.0, hours=48, noise=0.2),
+}
 JUMPS = {
     "1/day -> 10/day": World("1/day", jump=10, jump_at=8 * HOUR, hours=10),
     "1/h -> 10/h": World("1/h", jump=10, jump_at=8 * HOUR, hours=10),
@@ -239,6 +255,7 @@ INFEASIBLE = World("1/10min", hours=6)
 ROWS: dict[str, Row] = {
     **_beside(FOUR_DAYS),
     **_beside(MOMENTS),
+    **_beside(OTHERS),
     **_beside(DRIFTS),
     **_beside(NOISES, 10),
     "storm": Row(Calmed, partial(calmed, STORM)),

@@ -38,8 +38,9 @@ class World(msgspec.Struct, frozen=True):
     `jump`: the drift is this many times as fast from `jump_at` on. `zipf` None: one of 0.8 to 1.1, by the seed.
     `restless`: 15 % of look-ups are questions that nobody asks again, besides one to three bursts of 20 minutes with
     twice as many of them as there are look-ups; and each six hours a tenth of the ranks change places.
-    `reworded`: the share of questions whose answer is worded anew each time. `batch`: the share of answers that change
-    within the five minutes from 03:00 on. `documents`: how many make all the answers of one change at once; 0: none.
+    `reworded`: the share of questions whose answer is worded anew, each time or with the chance `anew`. `batch`: the
+    share of answers that change within the five minutes from 03:00 on. `documents`: how many make all the answers of
+    one change at once; 0: none.
     """
 
     drift: Drifts
@@ -53,6 +54,7 @@ class World(msgspec.Struct, frozen=True):
     jump_at: float = 12 * HOUR
     restless: bool = False
     reworded: float = 0.0
+    anew: float = 1.0
     pace: Pace = "even"
     batch: float = 0.0
     documents: int = 0
@@ -120,7 +122,7 @@ def draw(world: World, seed: int) -> Drawn:
     if world.batch:
         by_question = [_with_batches(world, each, more) for each in by_question]
     noises = np.full(world.keys, world.noise)
-    noises[more.random(world.keys) < world.reworded] = 1.0
+    noises[more.random(world.keys) < world.reworded] = world.anew
     return Drawn(
         world=world,
         times=times,
