@@ -627,7 +627,9 @@ class Hazard:
         )
         lasted = at - self._since
         brief = lasted < BRIEF and (before <= STORM or self._are_usual(now) or lasted < A_MOMENT)
-        if brief and 1 / FOREIGN < max(self._level, 1.0) / max(self._before, 1.0) < FOREIGN:
+        # Whether it is what it was before or, after a rise, as little to anybody.
+        least = float(before > 1)
+        if brief and 1 / FOREIGN < max(self._level, least) / max(self._before, least) < FOREIGN:
             self._doubt = min(2 * self._doubt, MOST_DOUBT)  # it was none, and neither is this
             self._happened += lasted < A_MOMENT
         elif not 1 / ALARM < told < ALARM:
