@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from testkit.places import ROOT
 
-LINES = 11_815
+LINES = 11_840
 """Of tools and benchmarks together, as `wc -l` counts them. Raise it with the commit that needs more, and say why."""
 
 
