@@ -157,7 +157,8 @@ def explained(
     """Step 2: what is known with a comparison more, under one explanation, and how likely it made that comparison.
 
     `often` is 1 where answers are often reworded, else 0; `known` are changes, exposure, and how many comparisons
-    differed of those that tell of noise; `same` of them did not."""
+    differed of those that tell of noise; `same` of them did not.
+    """
     changes, exposure, reworded = known
     shape, seconds = policy.change[0], policy.change[1]
     more, longer, differed, likely = compared(
@@ -180,6 +181,8 @@ def together(
     odds: float,
 ) -> tuple[float, float]:
     """Step 2: changes and exposure beside the prior, with the mean and the variance of both explanations together."""
+    if seldom[0] == often[0] and seldom[1] == often[1]:
+        return seldom[0], seldom[1]  # exactly: where nothing is known yet, nothing is
     shape, seconds = policy.change[0], policy.change[1]
     part = 1 / (1 + policy.noise[1] / policy.noise[0] * math.exp(-odds))
     known, known_if_often = seconds + seldom[1], seconds + often[1]

@@ -206,11 +206,12 @@ def test_after_an_event_no_other_ttl_costs_less() -> None:
     assert costs(ttl) <= min(costs(ttl * 0.98), costs(ttl * 1.02))
 
 
-def test_a_life_that_goes_on_is_not_counted_yet() -> None:
-    record, _ = updated(
-        None, fetched=1e9, again=1e9 + 60, changed=False, hits=9, re_asked=True, policy=POLICY
-    )
-    assert (record.requests, record.watched, record.exposure, record.young) == (0, 0, 0, 1)
+@pytest.mark.parametrize("change", [(0.5, 1800.0), (0.7, 333.0)])
+def test_a_life_that_goes_on_is_not_counted_yet(change: tuple[float, float]) -> None:
+    told = policy(change=change)
+    record, _ = updated(None, fetched=1e9, again=1e9 + 60, changed=False, hits=9, re_asked=True, policy=told)
+    assert (record.requests, record.watched, record.changes, record.exposure, record.young) == (0, 0, 0, 0, 1)
+    assert ttl_of(record, told, hits=0, age=0, now=1e9).by == "prior"
 
 
 def test_what_cannot_be_compared_was_asked_for_all_the_same() -> None:
