@@ -65,6 +65,7 @@ DOCUMENTS = "https://example.com/dub5/docs"
 _WORDS = (
     (re.compile(r"<<(.+?) // (.+?)>>", re.DOTALL), r"((\1) or 0 * (\2)) / ((\2) > 0)"),
     (re.compile(r"\$ours"), 'namespace=~"$namespace",job=~"$job"'),
+    (re.compile(r"\$chats"), 'route=~"/v1/(chat/completions|completions|messages|responses)"'),
     (re.compile(r"\$operator"), 'namespace=~"$namespace"'),
 )
 """What queries of dashboards.yaml are written with, and what it stands for."""
