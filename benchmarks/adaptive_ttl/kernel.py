@@ -208,8 +208,8 @@ def run_minute(
             row[3], row[4], row[5] = changed, state.hits[key], asks_again
             compared += 1
         if mode == QUESTION:
+            known, noise = state.known[key], state.noise[key]
             if remembers:
-                known, noise = state.known[key], state.noise[key]
                 record, of_noise = learn(
                     policy,
                     (known[0], known[1], known[2], known[3], known[4], known[5], known[6]),
@@ -221,19 +221,17 @@ def run_minute(
                     asks_again,
                 )
                 for index in range(7):
-                    state.known[key, index] = record[index]
+                    known[index] = record[index]
                 for index in range(6):
-                    state.noise[key, index] = of_noise[index]
+                    noise[index] = of_noise[index]
             else:
-                state.known[key, :6] = 0
-                state.noise[key, :] = 0
-                state.known[key, 6] = start + at
+                known[:6], noise[:] = 0, 0
+                known[6] = start + at
         if asks_again and not changed:
             continue
         state.fetched[key], state.version[key], state.own[key] = at, version, worded
         state.hits[key] = 0
         if mode == QUESTION:
-            known = state.known[key]
             state.kept_for[key] = remembered(policy, known[0], known[1], known[4], known[5])
             kept_seconds += longest(policy, known[0], known[1])
         else:

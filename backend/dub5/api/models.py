@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from litestar import Controller, Request, get
@@ -15,7 +16,7 @@ CREATED = 1_767_225_600
 """2026-01-01 in seconds since the epoch, of every model: OpenAI's shape asks for a time, and when a name of ours was
 made is not known. This one is the same on each replica and after each start."""
 
-_CREATED_AT = "2026-01-01T00:00:00Z"
+_CREATED_AT = datetime.fromtimestamp(CREATED, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 """The same, as Anthropic's clients read it."""
 
 

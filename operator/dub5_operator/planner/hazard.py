@@ -621,10 +621,9 @@ class Hazard:
             # What changed in its last minutes is asked for again hours later, and must be no surprise then.
             at = now if self._level < STORM else at
         by_events = self._by_events
+        by_time = 1 - by_events
         # Below the average no TTL gets longer: an hour in which few documents change is nobody's business.
-        told = (max(self._level, 1.0) * (1 - by_events) + by_events) / (
-            max(before, 1.0) * (1 - by_events) + by_events
-        )
+        told = (max(self._level, 1.0) * by_time + by_events) / (max(before, 1.0) * by_time + by_events)
         lasted = at - self._since
         brief = lasted < BRIEF and (before <= STORM or self._are_usual(now) or lasted < A_MOMENT)
         # Whether it is what it was before or, after a rise, as little to anybody.
