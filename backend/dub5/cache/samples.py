@@ -144,9 +144,9 @@ _AROUND = (" " + "".join(filter(str.isascii, _PUNCTUATION))).encode()
 _BESIDE_SPACE = re.compile(rb" [%b]+" % re.escape(_AROUND))
 _NUMBER = re.compile(r"\d+(?:[.,:/-]\d+)*")
 _FINGERPRINT = re.compile(r"sketch:[0-9a-f]{1,64}:([0-9a-f]{8}){1,256}|(?!sketch:)[a-z-]{1,20}:[^\n]{1,2000}")
+_Known = TypeVar("_Known")
 _canonical = msgspec.json.Encoder(order="deterministic").encode
 
-T = TypeVar("T")
 _FIELDS = ("born", "digest", "version", "hits", "known", "noise")
 Source = Literal["refetch", "re-ask", "canary"]
 """Why an answer was fetched that is compared: it was needed, or to compare it, the last one drawn from all hits."""
@@ -515,8 +515,8 @@ class Sampler:
             if last is not None and told is not None:
                 self._judge(identity, class_name, entry, last, hits, changed=not told, source=source)
 
-    def _read(self, reading: Callable[[bytes | None], T], stored: bytes | None) -> T | None:
-        """None where it is none of ours."""
+    def _read(self, reading: Callable[[bytes | None], _Known], stored: bytes | None) -> _Known | None:
+        """What stands beside a fingerprint; None where it is none of ours."""
         try:
             return reading(stored)
         except Undecodable as error:

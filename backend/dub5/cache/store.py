@@ -270,7 +270,7 @@ def read_record(stored: bytes | None) -> QuestionRecord | None:
 
 
 def read_noise(stored: bytes | None) -> QuestionNoise | None:
-    """The same of its noise."""
+    """What it says of the two explanations of its changes, as `read_record`."""
     return None if stored is None else decode(_noise_decoder, stored, most=MOST_RECORD)
 
 

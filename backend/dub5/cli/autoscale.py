@@ -658,7 +658,9 @@ def _between(written: str) -> tuple[int, int]:
     if found is None or not 0 < int(found[1]) <= int(found[2]):
         raise ValueError(f"{written!r} is no least and most, such as 20..100")
     if int(found[1]) == 1:
-        raise ValueError("the chart takes 2 or more; of 1 a full replica is within the tolerance")
+        raise ValueError(
+            "the chart takes 2 or more: full replicas of 1 are within the autoscaler's tolerance, and none is added"
+        )
     return int(found[1]), int(found[2])
 
 
