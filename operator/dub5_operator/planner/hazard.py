@@ -630,7 +630,7 @@ class Hazard:
         least = float(before > 1)
         if brief and 1 / FOREIGN < max(self._level, least) / max(self._before, least) < FOREIGN:
             self._doubt = min(2 * self._doubt, MOST_DOUBT)  # it was none, and neither is this
-            self._happened += lasted < A_MOMENT
+            self._happened += before > 1 and lasted < A_MOMENT
         elif not 1 / ALARM < told < ALARM:
             self.alarms.append((now, float(told)))
             del self.alarms[:-10]

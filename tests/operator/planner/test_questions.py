@@ -141,6 +141,20 @@ def test_where_nothing_has_changed_yet_no_rate_is_certain() -> None:
     assert shape / seconds > 0.1 / watched
 
 
+def test_questions_of_documents_that_changed_once_are_not_known_to_change_alike() -> None:
+    """Three of ten documents changed within two hours, a hundred answers each."""
+    found, at, changed_at = Questions(), NOW, {0: 20, 1: 27, 2: 95}
+    for minute in range(120):
+        at += 60.0
+        rows = range(minute % 10, 1000, 10)
+        late = {row for row in rows if 0 <= minute - changed_at.get(row // 100, math.inf) < 10}
+        found.fold([Verdict(row, "c", at - 600, at, row in late, 3, "refetch") for row in rows], at)
+    found.believe()
+    shape, seconds = found.change
+    assert shape < 3
+    assert shape / seconds == pytest.approx(300 / 1000 / (2 * HOUR), rel=0.3)
+
+
 def test_what_was_expected_wrongly_of_all_is_no_dispersion() -> None:
     found = learned(np.full(300, 1 / HOUR), each=4)
     at, measured = NOW + 100_000.0, []
