@@ -273,7 +273,10 @@ async def test_a_timeout_waits_for_what_is_not_there_yet(fake: FakeOpenAI) -> No
 
 @pytest.mark.parametrize(
     "url",
-    ["nonsense", "127.0.0.1:9000", "http://[::1", "http://127.0.0.1:70000", "http://:9000", "ftp://a:1"],
+    [
+        *("nonsense", "127.0.0.1:9000", "http://[::1", "http://127.0.0.1:70000", "http://:9000", "ftp://a:1"),
+        *("http://xn--:1", "http://xn--a:1"),
+    ],
 )
 @pytest.mark.parametrize("arguments", [("health", "--operations"), ("chat", "--url")])
 def test_what_is_no_address_is_wrong_usage(

@@ -55,6 +55,10 @@ def address(written: str) -> str:
     parts = urlsplit(written)
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.port == 0:
         raise ValueError("must be http://HOST:PORT or https://HOST:PORT")
+    try:
+        parts.hostname.encode("idna").decode("idna")
+    except UnicodeError:
+        raise ValueError("its host is no name and no IP address") from None
     return written
 
 

@@ -67,6 +67,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    for each in arguments:
+        if not _is_text(each):  # no request could say it, and no message show it
+            complain(f"dub5: {each!a}: must be UTF-8")
+            return WRONG_USAGE
     try:
         args = _parser(arguments).parse_args(arguments)
     except SystemExit as ended:
@@ -79,6 +83,14 @@ def _run(arguments: list[str]) -> int:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         return standard_streams.with_unblocked_stderr(lambda: _outcome(args))
     return _outcome(args)
+
+
+def _is_text(argument: str) -> bool:
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _misused(arguments: list[str]) -> None:

@@ -95,10 +95,11 @@ class Prometheus:
     ) -> None:
         try:
             address = httpx.URL(url)
-        except httpx.InvalidURL:
-            address = httpx.URL()
-        possible = address.port is None or address.port < 2**16
-        if address.scheme not in ("http", "https") or not address.host or not possible:
+            host = address.host
+        except (httpx.InvalidURL, UnicodeError):  # the latter of a name that IDNA cannot have
+            host = ""
+        possible = bool(host) and (address.port is None or address.port < 2**16)
+        if not possible or address.scheme not in ("http", "https"):
             raise Unanswered("--prometheus: write an address such as http://prometheus.monitoring:9090")
         self._shown = str(address.copy_with(username=None, password=None, query=None)).rstrip("/")
         self._client = httpx.AsyncClient(

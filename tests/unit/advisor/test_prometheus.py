@@ -245,7 +245,7 @@ async def test_a_password_is_sent_and_not_shown() -> None:
     assert str(raised.value).startswith("https://metrics.example does not answer")
 
 
-@pytest.mark.parametrize("url", ["prometheus:9090", "ftp://prometheus", "http://", ""])
+@pytest.mark.parametrize("url", ["prometheus:9090", "ftp://prometheus", "http://", "", "http://xn--:1"])
 async def test_addresses_that_are_none(url: str) -> None:
     with pytest.raises(BadRecord, match="--prometheus: write an address"):
         await measured(calm, url)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import dub5.cli
-from dub5.cli.main import COMMANDS
+from dub5.cli.main import COMMANDS, main
 
 LOADED = """
 import json, sys
@@ -66,6 +66,14 @@ def test_a_command_loads_nothing_of_the_others(command: str, not_needed: set[str
     assert f"dub5.cli.{command}" in modules
     assert not modules & not_needed
     assert not modules & {f"dub5.cli.{other}" for other in COMMANDS.keys() - {command}}
+
+
+@pytest.mark.parametrize("arguments", [("cache", "invalidate", "--tag", "\udcff"), ("\udcff",)])
+def test_what_is_not_utf_8_is_wrong_usage(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments]) == 2
+    assert "udcff" in capsys.readouterr().err
 
 
 def test_help_loads_none_of_them() -> None:
