@@ -309,13 +309,18 @@ def _models(where: str, written: Any) -> tuple[str, ...] | None:
         return None
     if not isinstance(written, list) or not 0 < len(written) <= _MOST_MODELS:
         raise ConfigError(f"{where}: models must list 1 to {_MOST_MODELS} names; leave it out for all")
-    for name in written:
-        # With more than one `*` a name could be made on which a match takes long.
-        if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_MODEL or name.count("*") > 1:
-            raise ConfigError(
-                f"{where}: models: each is a name of at most {_LONGEST_MODEL} characters, with one `*` at most"
-            )
-    return tuple(written)
+    try:
+        return tuple(map(model_pattern, written))
+    except ValueError as error:
+        raise ConfigError(f"{where}: models: {error}") from None
+
+
+def model_pattern(written: Any) -> str:
+    """What a key may use; ValueError where it is none."""
+    # With more than one `*` a name could be made on which a match takes long.
+    if not isinstance(written, str) or not 0 < len(written) <= _LONGEST_MODEL or written.count("*") > 1:
+        raise ValueError(f"each is a name of at most {_LONGEST_MODEL} characters, with one `*` at most")
+    return written
 
 
 def _expiry(where: str, written: Any) -> float | None:

@@ -18,7 +18,7 @@ from typing import Any, get_args
 
 import yaml
 
-from dub5.admission.keys import SHOWN, TENANT, Caller, Role, moment, parse_keys, written_time
+from dub5.admission.keys import SHOWN, TENANT, Caller, Role, model_pattern, moment, parse_keys, written_time
 from dub5.cli import command
 from dub5.cli.command import Failed
 from dub5.cli.standard_streams import complain, write
@@ -60,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         action="append",
         dest="models",
+        type=command.read_by(model_pattern),
         metavar="NAME",
         help="a model or personality that it may use, with a `*` for many; may be given more than once (default all)",
     )
@@ -97,9 +98,12 @@ def _tenant(written: str) -> str:
 
 
 def _expiry(written: str) -> float:
+    now = time.time()
     with contextlib.suppress(ValueError):
-        return time.time() + Duration.parse(written)
-    return moment(written)
+        return now + Duration.parse(written)
+    if (at := moment(written)) <= now:
+        raise ValueError("must not be in the past")
+    return at
 
 
 def _new(args: argparse.Namespace) -> int:

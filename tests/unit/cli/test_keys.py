@@ -111,7 +111,7 @@ def test_a_link_leads_to_the_file_that_is_changed(here: Path, capsys: pytest.Cap
         (f"{A}: {{tenant: acme}}\n{A.upper()}: {{tenant", ["revoke", A[:8]]),
         (None, ["list"]),
         (None, ["revoke", A[:8]]),
-        (None, ["new", "--tenant", "a", "--model", "x**y"]),
+        (None, ["new", "--tenant", "a", *(["--model", "x"] * 1001)]),
     ],
 )
 def test_what_cannot_be_done_leaves_the_file_as_it_was(
@@ -152,6 +152,8 @@ def test_the_secret_has_the_whole_file(here: Path, capsys: pytest.CaptureFixture
         ["--tenant", "a", "--role", "king"],
         ["--tenant", "a", "--expires", "soon"],
         ["--tenant", "a", "--expires", "2027-02-30"],
+        ["--tenant", "a", "--expires", "2020-01-31"],
+        ["--tenant", "a", "--model", "x**y"],
     ],
 )
 def test_wrong_usage(here: Path, arguments: list[str]) -> None:
