@@ -94,6 +94,10 @@ def parse_yaml(text: str) -> Any:
         raise ConfigError(
             f"not valid YAML: a value looks like a number or date and is none ({error}); put it in quotes"
         ) from None
+    except (ArithmeticError, AttributeError, LookupError):  # of PyYAML's constructors, which check little
+        raise ConfigError(
+            "not valid YAML: a value is none of what its tag (`!!bool`, `!!timestamp`, …) or escape says"
+        ) from None
     except RecursionError:
         raise ConfigError("not valid YAML: nested too deep") from None
 

@@ -228,6 +228,14 @@ class TestYaml:
         with pytest.raises(ConfigError, match="put it in quotes"):
             parse_yaml(text)
 
+    @pytest.mark.parametrize(
+        "text", ["a: !!bool maybe", "a: !!timestamp soon", 'a: !!int ""', r'a: "\UFFFFFFFF"'], ids=str
+    )
+    @pytest.mark.parametrize("padding", [0, 100_000], ids=["small", "large"])
+    def test_is_said_to_be_a_value_and_is_none(self, text: str, padding: int) -> None:
+        with pytest.raises(ConfigError, match=r"^(line 1: )?not valid YAML"):
+            parse_yaml(text + "\n" + "#" * padding)
+
     def test_control_characters(self) -> None:
         with pytest.raises(ConfigError, match=r"^not valid YAML: unacceptable character #x0000"):
             parse_yaml("a: \0")
