@@ -346,7 +346,14 @@ def moment(written: Any) -> float:
         raise ValueError(  # noqa: TRY004  # text that is no date is one, too
             "must be a date or a time, such as 2027-01-31 or 2027-01-31T12:00:00Z"
         )
-    return (written if written.tzinfo is not None else written.replace(tzinfo=UTC)).timestamp()
+    try:
+        return (
+            (written if written.tzinfo is not None else written.replace(tzinfo=UTC))
+            .astimezone(UTC)
+            .timestamp()
+        )
+    except OverflowError:  # which could not be written either
+        raise ValueError("must be of the years 1 to 9999 in UTC") from None
 
 
 def written_time(seconds: float) -> str:

@@ -165,6 +165,8 @@ def test_a_key_expires(tmp_path: Path, written: str, last: str) -> None:
             "expires: []",
             "expires: 90d",
             "expire: 2027-01-31",
+            "expires: 0001-01-01T00:00:00+10:00",
+            "expires: 9999-12-31T23:00:00-10:00",
         ),
     ],
 )
