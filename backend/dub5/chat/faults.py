@@ -80,14 +80,15 @@ def fault_of(text: bytes) -> Kind | None:
     except UnicodeDecodeError as error:
         return "surrogate" if _HALF_AS_BYTES.match(error.object, error.start) else "encoding"
     except msgspec.MsgspecError as error:
-        half = "surrogate" in str(error) or _HALF_AT_THE_END.search(text[-7:])
+        half = "surrogate" in str(error) or _HALF_NEAR_THE_END.search(text[-12:])
         return "surrogate" if half else "escape"
     return None
 
 
 _decode = msgspec.json.Decoder(str).decode
 _HALF_AS_BYTES = re.compile(rb"\xed[\xa0-\xbf]")
-_HALF_AT_THE_END = re.compile(rb'\\u[dD][89abAB][0-9a-fA-F]{2}"')
+_HALF_NEAR_THE_END = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u)")
+"""Where less follows than its other half would take, the decoder says only that the text ends."""
 _SPACE_AND_COLON = re.compile(rb"[ \t\r\n]*+:")
 
 

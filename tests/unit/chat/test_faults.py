@@ -49,6 +49,12 @@ def test_a_fault_in_a_long_text_is_named(end: str) -> None:
     assert refusal_of(body % (LONG, end)).param == "messages[0].content[1].text"
 
 
+@pytest.mark.parametrize("after", ["", ".", "…", r"\n", r"\"", r"\n....", "....."])
+def test_half_of_a_character_is_named_whatever_follows(after: str) -> None:
+    body = '{"model":"m","messages":[{"role":"user","content":"a\\ud83d%s"}]}'
+    assert refusal_of(body % after).param == "messages[0].content"
+
+
 @pytest.mark.parametrize("bad", [b"\xff", b"\xe4\xb8", b"\xed\xa0\x80"])
 @pytest.mark.parametrize("long", [b"", LONG.encode()])
 def test_bytes_that_are_no_text(bad: bytes, long: bytes) -> None:
