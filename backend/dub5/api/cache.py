@@ -20,10 +20,10 @@ from dub5.cache.policies import Policies
 from dub5.cache.store import AnswerStore
 from dub5.chat.catalog import Catalog
 from dub5.chat.pipeline import Pipeline, answer_too_large
-from dub5.chat.request import invalid, read
+from dub5.chat.request import diagnosis, invalid, read
 from dub5.contract import TAG, purge_names
 from dub5.errors import Forbidden, InvalidRequest, PurgedHereOnly
-from dub5.json_steps import LARGE, SMALL, TooCostly, decode, in_steps, survey
+from dub5.json_steps import LARGE, SMALL, TooCostly, at_once, decode, in_steps, survey
 from dub5.telemetry.metrics import Metrics
 from dub5.telemetry.record import record_of
 
@@ -98,7 +98,7 @@ class WrittenAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def completion(self, model: str) -> bytes:
         """InvalidRequest where it is neither text nor a completion."""
-        answer = _decoded(bytes(self.answer))
+        answer = _decoded(b'{"answer":%b}' % bytes(self.answer))["answer"]
         if isinstance(answer, dict):
             try:
                 msgspec.convert({"answer": answer}, _Answer)
@@ -164,7 +164,7 @@ class CacheController(Controller):
         body = await _arrived(request)
         if len(body) > _LONGEST_PURGE:
             raise InvalidRequest(f"A purge is at most {_LONGEST_PURGE} bytes.", param="body")
-        wanted = _parse(body, Invalidation)
+        wanted = await _parse(body, Invalidation)
         names = wanted.names(_owner(wanted, request.state.caller))
         if store.enabled and not await store.purge(names):
             raise PurgedHereOnly
@@ -217,7 +217,7 @@ async def _written(body: bytes, *, most: int) -> WrittenAnswer:
             await in_steps(survey(body))
         except TooCostly as error:
             raise InvalidRequest(str(error), param="body") from None
-    written = _parse(body, WrittenAnswer)
+    written = await _parse(body, WrittenAnswer)
     if len(written.answer) > _LONGEST_ESCAPE * most:  # before it is decoded
         raise answer_too_large()
     return msgspec.structs.replace(written, answer=written.answer.copy())
@@ -227,20 +227,16 @@ def _decoded(text: bytes) -> Any:
     try:
         return decode(text)
     except (ValueError, RecursionError) as error:  # msgspec's and Unicode's errors are ValueErrors
-        raise _malformed(error) from None
+        raise at_once(diagnosis(text, error)) from None
 
 
-def _malformed(error: Exception) -> InvalidRequest:
-    return InvalidRequest(f"The body is not valid JSON: {str(error)[:200]}.", param="body")
-
-
-def _parse(body: bytes, kind: type[T]) -> T:
+async def _parse(body: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
         raise invalid(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _malformed(error) from None
+        raise await in_steps(diagnosis(body, error)) from None
 
 
 def _owner(wanted: Invalidation, caller: Caller) -> str | None:

@@ -146,7 +146,7 @@ def parse(raw: bytes, translation: Translation | None = None) -> ChatRequest:
     except TooCostly as error:
         raise InvalidRequest(str(error), param="body") from None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise at_once(_diagnosis(raw, error)) from None
+        raise at_once(diagnosis(raw, error)) from None
     if not isinstance(body, dict):
         raise InvalidRequest("The body must be a JSON object.", param="body")
     spelled = None
@@ -332,7 +332,7 @@ def _tokens_of(message: Json) -> int:
     return tokens
 
 
-def _diagnosis(text: bytes, error: Exception) -> Steps[InvalidRequest]:
+def diagnosis(text: bytes, error: Exception) -> Steps[InvalidRequest]:
     """Name the field of a value that JSON or UTF-8 cannot say."""
     if not isinstance(error, RecursionError):
         at = _OFFSET.search(str(error)[-100:])

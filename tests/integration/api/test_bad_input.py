@@ -186,6 +186,26 @@ async def test_invalidations_in_error_name_the_field(server: Running) -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("invalidations", r'{"tags":["a","\ud83d."]}', "tags[1]"),
+        ("invalidations", '{"tags":["a",NaN]}', "tags[1]"),
+        ("answers", r'{"request":{"model":"demo","foo":NaN},"answer":"a"}', "request.foo"),
+        ("answers", r'{"request":{"model":"demo","user":"\ud83d."},"answer":"a"}', "request.user"),
+        ("answers", r'{"request":REQUEST,"answer":"\ud83d."}', "answer"),
+        ("answers", r'{"request":REQUEST,"answer":{"choices":[{"a":"\ud83d"}]}}', "answer.choices[0].a"),
+    ],
+)
+async def test_what_json_cannot_say_to_the_cache_is_named(
+    server: Running, path: str, body: str, param: str
+) -> None:
+    body = body.replace("REQUEST", '{"model":"demo","messages":[{"role":"user","content":"hi"}]}')
+    headers = {"content-type": "application/json"}
+    response = await server.client.post(f"/v1/cache/{path}", content=body, headers=headers)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, param), response.text
+
+
+@pytest.mark.parametrize(
     "tag", ["doc-17,prices", "prices ", "prices\n", "größe", "-a", "a" * 65, "prices@acme"]
 )
 async def test_a_tag_that_no_answer_can_have_is_no_purge_that_was_done(server: Running, tag: str) -> None:
