@@ -139,6 +139,27 @@ async def test_a_second_signal_ends_it_under_a_live_stream() -> None:
         await asyncio.gather(stream, return_exceptions=True)
 
 
+async def test_a_second_signal_tells_who_is_still_sending() -> None:
+    async with serving() as server:
+        host, port = httpx.URL(server.url).host, httpx.URL(server.url).port
+        asked = request("a question", model="demo")
+        reader, writer = await asyncio.open_connection(host, port)
+        writer.write(asked + asked[:-20])
+        head = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0]))
+        server.process.send_signal(signal.SIGTERM)
+        await until(lambda: refuses(host, port))
+        server.process.send_signal(signal.SIGTERM)
+        status, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        assert b" 503 " in status
+        assert json.loads(body)["error"]["code"] == "overloaded"
+        writer.close()
+        assert await server.process.wait() == 0
+        assert server.process.stdout is not None
+        lines = [json.loads(line) for line in (await server.process.stdout.read()).splitlines()]
+        assert [line for line in lines if line["level"] == "error"] == []
+
+
 async def test_each_request_is_one_json_line_without_prompt_or_key() -> None:
     async with serving() as server:
         async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:

@@ -31,7 +31,7 @@ from typing import Any, Literal, Protocol, cast
 import msgspec
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from dub5.errors import ConfigError, InternalError, NotCached, render
+from dub5.errors import ConfigError, ErrorResponse, InternalError, NotCached, Overloaded, render
 from dub5.settings.model import TelemetrySettings
 from dub5.telemetry.logging import get_logger, json_lines
 from dub5.telemetry.metrics import Hits, Metrics, RequestSeries
@@ -102,6 +102,7 @@ _MOST_KNOWN = 4096
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _DEFECT = render(InternalError())
+_ENDED = render(Overloaded("This replica is shutting down.", retry_after=1))
 
 _encode = msgspec.json.Encoder().encode
 
@@ -614,7 +615,10 @@ class TelemetryMiddleware:
             self._log.exception(
                 "request failed", request_id=record.request_id, trace_id=record.trace.trace_id
             )
-            await _answer_for_defect(exchange)
+            await _answer_instead(exchange, _DEFECT, InternalError.code)
+        except asyncio.CancelledError:  # the process ends by force: that is no defect
+            if not await _answer_instead(exchange, _ENDED, Overloaded.code):
+                raise
         finally:
             for name in (PUSH, WHOLE, LEAVING):  # else the connection would keep itself alive
                 values.pop(name, None)
@@ -778,15 +782,16 @@ def outcome_of(
     return "provider_error" if status in {502, 504} else "server_error"
 
 
-async def _answer_for_defect(exchange: _Exchange) -> None:
-    """Tell the client, where that is still possible.
+async def _answer_instead(exchange: _Exchange, error: ErrorResponse, code: str) -> bool:
+    """Tell the client of an error; False where that is no longer possible.
 
     After the head it is not: returning with the response unfinished makes the server break off the
     connection, so that the client cannot take the part for the whole.
     """
     if exchange.status is not None and exchange.held is None:
-        return
-    exchange.record.error_code = InternalError.code
-    headers = [*_DEFECT.headers, (b"content-length", str(len(_DEFECT.body)).encode())]
-    await exchange.pass_out({"type": "http.response.start", "status": _DEFECT.status, "headers": headers})
-    await exchange.pass_out({"type": "http.response.body", "body": _DEFECT.body, "more_body": False})
+        return False
+    exchange.record.error_code = code
+    headers = [*error.headers, (b"content-length", str(len(error.body)).encode())]
+    await exchange.pass_out({"type": "http.response.start", "status": error.status, "headers": headers})
+    await exchange.pass_out({"type": "http.response.body", "body": error.body, "more_body": False})
+    return True
