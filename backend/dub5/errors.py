@@ -374,6 +374,11 @@ class Overloaded(Dub5Error):
     code = "overloaded"
 
 
+def shutting_down() -> Overloaded:
+    """For who is not served since this replica leaves: another one will."""
+    return Overloaded("This replica is shutting down.", retry_after=1)
+
+
 class NotCached(Dub5Error):
     """RFC 9111 section 5.2.1.7: `only-if-cached` and no stored answer may be used."""
 

@@ -45,9 +45,9 @@ from dub5.errors import (
     ErrorResponse,
     ForeignOrigin,
     InvalidRequest,
-    Overloaded,
     RequestTooLarge,
     render,
+    shutting_down,
 )
 from dub5.frames import Frame
 from dub5.settings.model import Duration
@@ -202,7 +202,7 @@ class Entrance:
         if self._drain.state == "lingering":
             await app(scope, receive, closing)
         else:
-            await self._refuse(scope, closing, Overloaded("This replica is shutting down.", retry_after=1))
+            await self._refuse(scope, closing, shutting_down())
 
 
 async def _permit(send: Send, headers: dict[str, str]) -> None:

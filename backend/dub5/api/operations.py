@@ -12,7 +12,7 @@ from litestar import MediaType, Request, Response, get
 from litestar.di import NamedDependency
 
 from dub5.admission.drain import Drain
-from dub5.errors import Overloaded
+from dub5.errors import Overloaded, shutting_down
 from dub5.telemetry.metrics import Metrics
 
 
@@ -33,7 +33,7 @@ async def readyz(drain: NamedDependency[Drain]) -> Response[str]:
 async def health(drain: NamedDependency[Drain]) -> str:
     """For load balancers and load tools, which ask the port that they use: as `/readyz`, and says no more."""
     if not drain.ready:
-        raise Overloaded("This replica is shutting down.", retry_after=1)
+        raise shutting_down()
     return "ok\n"
 
 

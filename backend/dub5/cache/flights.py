@@ -44,6 +44,7 @@ from dub5.errors import (
     NotCached,
     Overloaded,
     ProviderError,
+    shutting_down,
     without_trace,
 )
 from dub5.frames import Frame
@@ -579,7 +580,7 @@ class Flights:
         except asyncio.CancelledError:
             if not self._abandoned or task.uncancel():  # else nobody but `abandon` has cancelled it
                 raise
-            raise InternalError from None
+            raise shutting_down() from None
         finally:
             del self._in_flight[task]
         if flight.error is not None:
@@ -662,7 +663,8 @@ class Flights:
             except Overloaded:
                 # Its leader was turned away: a refresh, which never waits, one with little time, or one on a replica
                 # that is full. That is no answer for those who joined it.
-                if alone or tries_left <= 1 or lookup is None or (flight.led_here and not joined):
+                own = flight.led_here and not joined
+                if alone or tries_left <= 1 or lookup is None or own or self._abandoned:
                     raise
                 continue
             finally:
@@ -778,8 +780,8 @@ class Flights:
         del self._in_flight[task]
         # One that was cancelled keeps the trace of that, and with it all that its call had.
         flight.task = None
-        if not flight.ended:  # it was cancelled, and nobody follows it
-            flight.end(InternalError())
+        if not flight.ended:  # where it was cancelled nobody follows it, or the process ends
+            flight.end(shutting_down() if task.cancelled() else InternalError())
         if identity is not None and self._by_identity.get(identity) is flight:
             del self._by_identity[identity]
 

@@ -34,7 +34,7 @@ from dub5.chat.catalog import Catalog, Target
 from dub5.chat.embeddings_request import EmbeddingsRequest, Text, tokens_of
 from dub5.chat.pipeline import Services
 from dub5.chat.question import answer_key, scope_of
-from dub5.errors import Dub5Error, InternalError, InvalidRequest, NotCached, without_trace
+from dub5.errors import Dub5Error, InvalidRequest, NotCached, shutting_down, without_trace
 from dub5.frames import Frame
 from dub5.json_steps import LARGE
 from dub5.providers.protocol import BatchLimit, Call
@@ -517,7 +517,7 @@ class _Share:
         if call.error is not None:
             raise call.error.with_traceback(None)
         if not call.vectors:
-            raise InternalError  # it was cancelled: the process ends
+            raise shutting_down()  # it was cancelled: the process ends
         return call
 
     def leave(self) -> None:

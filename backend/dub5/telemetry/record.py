@@ -31,7 +31,15 @@ from typing import Any, Literal, Protocol, cast
 import msgspec
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from dub5.errors import ConfigError, ErrorResponse, InternalError, NotCached, Overloaded, render
+from dub5.errors import (
+    ConfigError,
+    ErrorResponse,
+    InternalError,
+    NotCached,
+    Overloaded,
+    render,
+    shutting_down,
+)
 from dub5.settings.model import TelemetrySettings
 from dub5.telemetry.logging import get_logger, json_lines
 from dub5.telemetry.metrics import Hits, Metrics, RequestSeries
@@ -102,7 +110,7 @@ _MOST_KNOWN = 4096
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _DEFECT = render(InternalError())
-_ENDED = render(Overloaded("This replica is shutting down.", retry_after=1))
+_ENDED = render(shutting_down())
 
 _encode = msgspec.json.Encoder().encode
 

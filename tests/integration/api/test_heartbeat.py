@@ -332,7 +332,7 @@ async def test_a_replica_that_must_end_now_tells_so(server: Running, fake: FakeO
     async with listening(server) as answer:
         await answer.comments()
         server.replica.application.abandon()
-        assert (await answer.error())["code"] == "internal_error"
+        assert (await answer.error())["code"] == "overloaded"
 
 
 async def test_figures_follow_the_first_byte_of_the_answer(

@@ -15,7 +15,7 @@ from dub5.cache.flights import CacheAnswer, Flights, Made, OneReplica
 from dub5.cache.freshness import Directives, Lifetimes
 from dub5.cache.purges import Purges
 from dub5.cache.store import AnswerStore, Entry, Identity, LocalCache
-from dub5.errors import Dub5Error, InternalError, ProviderError
+from dub5.errors import Dub5Error, Overloaded, ProviderError
 from dub5.frames import Frame
 from dub5.telemetry.metrics import Metrics
 from tests.following import question, remaining
@@ -327,7 +327,7 @@ async def test_an_answer_that_is_not_shared_is_given_up_where_all_is_abandoned(f
     asking = Asking(flights, provider, uncached=True, stream=False)
     await turns()
     flights.abandon()
-    with pytest.raises(InternalError):
+    with pytest.raises(Overloaded):
         await asking.begun
     assert provider.closed.is_set()
     leaving = Asking(flights, provider, uncached=True, stream=False)
@@ -336,6 +336,17 @@ async def test_an_answer_that_is_not_shared_is_given_up_where_all_is_abandoned(f
     flights.abandon()
     with pytest.raises(asyncio.CancelledError):
         await leaving.begun
+
+
+async def test_who_joined_a_flight_that_is_abandoned_begins_no_other(flights: Flights) -> None:
+    provider = Provider("a")
+    asking = [Asking(flights, provider, stream=False) for _ in range(2)]
+    await turns()
+    flights.abandon()
+    for each in asking:
+        with pytest.raises(Overloaded):
+            await each.begun
+    assert provider.calls == 1
 
 
 async def test_once_all_is_abandoned_settle_waits_for_no_flight_that_begins_after(flights: Flights) -> None:
