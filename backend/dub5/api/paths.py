@@ -64,8 +64,9 @@ def not_served(path: str) -> str | None:
 
 def nothing_at(path: str, served: Iterable[str]) -> str:
     """What a caller is told where there is no route at `path`; `served` are the paths of the routes."""
-    versioned = sorted({each for each in served if each.startswith("/v1/") and "{" not in each})
-    instead = f"Served are {', '.join(versioned)}."
+    whole = sorted({each for each in served if "{" not in each})
+    # On the port for operations no path has a version.
+    instead = f"Served are {', '.join([each for each in whole if each.startswith(_VERSION)] or whole)}."
     subject = not_served(path)
     if subject is not None:
         return f"{subject} not served here. {instead}"

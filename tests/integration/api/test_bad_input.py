@@ -133,6 +133,13 @@ async def test_what_the_framework_refuses_has_our_shape(
         assert response.headers["allow"]
 
 
+async def test_what_is_not_there_is_answered_by_what_that_port_has(server: Running) -> None:
+    for url, served in [(server.url, "/v1/chat/completions"), (server.operations_url, "/metrics")]:
+        response = await server.client.get(f"{url}/nothing")
+        assert response.status_code == 404
+        assert served in response.json()["error"]["message"]
+
+
 async def test_a_compressed_body_is_refused(server: Running) -> None:
     headers = {"content-encoding": "gzip", "content-type": "application/json"}
     response = await server.client.post("/v1/chat/completions", content=b"\x1f\x8b", headers=headers)
