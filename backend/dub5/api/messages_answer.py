@@ -24,6 +24,7 @@ from typing import Any
 import msgspec
 
 from dub5.api.arguments import Account
+from dub5.chat.answer import completion_tokens
 from dub5.errors import Dub5Error, render_messages_event
 from dub5.frames import Frame
 from dub5.providers.anthropic_answer import USAGE_OF_THEIR_OWN
@@ -89,7 +90,7 @@ def message(completion: Json, stops: frozenset[str] = frozenset()) -> Json:
 def usage(counted: Any) -> Json:
     """Anthropic counts cached tokens apart from the prompt's others, OpenAI as part of them."""
     given = counted if isinstance(counted, dict) else {}
-    prompt, answer = _count(given.get("prompt_tokens")), _count(given.get("completion_tokens"))
+    prompt, answer = _count(given.get("prompt_tokens")), completion_tokens(given)
     details = given.get("prompt_tokens_details")
     newly = cached = 0
     if isinstance(details, dict):

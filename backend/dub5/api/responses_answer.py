@@ -19,6 +19,7 @@ from typing import Any, Literal
 import msgspec
 
 from dub5.api.responses_request import ENCRYPTED, LOGPROBS, namespaced, sealed
+from dub5.chat.answer import completion_tokens
 from dub5.providers.protocol import Json, Payload
 
 Status = Literal["in_progress", "completed", "incomplete", "failed"]
@@ -456,7 +457,7 @@ def usage_of(data: Json) -> Json | None:
     usage = data.get("usage")
     if not isinstance(usage, dict) or not usage:
         return None
-    prompt, answer = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    prompt, answer = _count(usage, "prompt_tokens"), completion_tokens(usage)
     of_prompt, of_answer = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
     return {
         "input_tokens": prompt,

@@ -105,7 +105,13 @@ def usage_of(data: Json) -> Usage:
     details = usage.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, dict) else None
     prompt = _count(usage.get("prompt_tokens"))
-    return Usage(prompt, _count(usage.get("completion_tokens")), min(prompt, _count(cached)))
+    return Usage(prompt, completion_tokens(usage), min(prompt, _count(cached)))
+
+
+def completion_tokens(usage: Json) -> int:
+    """With those of what was thought: xAI and Google count them in the total alone, and charge for them."""
+    said, prompt = _count(usage.get("completion_tokens")), _count(usage.get("prompt_tokens"))
+    return max(said, _count(usage.get("total_tokens")) - prompt) if prompt else said
 
 
 def _count(count: object) -> int:

@@ -580,6 +580,10 @@ def test_tokens_of_a_cache_are_counted_apart() -> None:
     }
 
 
+def test_what_was_thought_counts_where_only_the_total_has_it() -> None:
+    assert usage({"prompt_tokens": 32, "completion_tokens": 9, "total_tokens": 135})["output_tokens"] == 103
+
+
 @pytest.mark.parametrize(
     "layout", [[{"index": 0}], [{"index": "x", "type": "text"}], [7], [{"index": 0, "type": "tool_use"}]]
 )

@@ -445,6 +445,8 @@ def test_tokens_are_told_in_the_words_of_responses() -> None:
         "output_tokens_details": {"reasoning_tokens": 3},
         "total_tokens": 13,
     }
+    beside = whole(ASK, answer({"content": "x"}, usage={**usage, "total_tokens": 16}))["usage"]
+    assert (beside["output_tokens"], beside["total_tokens"]) == (7, 16)  # what was thought counts as well
     assert whole(ASK, answer({"content": "x"}, usage={"prompt_tokens": "many"}))["usage"]["total_tokens"] == 0
     assert whole(ASK, answer({"content": "x"}))["usage"] is None
 

@@ -227,6 +227,10 @@ def test_a_long_text_comes_in_no_more_than_some_thousand_events() -> None:
     ("usage", "read"),
     [
         ({"prompt_tokens": 3, "completion_tokens": 5}, Usage(3, 5)),
+        ({"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}, Usage(3, 5)),
+        ({"prompt_tokens": 32, "completion_tokens": 9, "total_tokens": 135}, Usage(32, 103)),  # it thought
+        ({"prompt_tokens": 32, "completion_tokens": 9, "total_tokens": 3}, Usage(32, 9)),
+        ({"total_tokens": 8}, Usage()),
         (None, Usage()),
         ("many", Usage()),
         ({"prompt_tokens": -1, "completion_tokens": 1e30}, Usage()),
