@@ -170,6 +170,8 @@ def event_of(raw: bytes, provider: str) -> Event:
         event.written = tidy.get("content_block")
     if event.error is not None:
         raise Reported(msgspec.structs.asdict(event.error))
+    if event.type == "error":  # said in another way
+        raise_reported_error(msgspec.json.decode(raw))
     return event
 
 

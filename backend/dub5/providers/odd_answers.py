@@ -74,12 +74,26 @@ def is_keep_alive(event: bytes, data: bytes) -> bool:
     return not word or word in KEEP_ALIVES
 
 
+ERRORS = frozenset({"error", "x_groq", "base_resp"})
+"""Members in which there may be an error beside `choices`: Groq and MiniMax have one of their own."""
+
+
 def raise_reported_error(data: Json, event: bytes = b"") -> None:
     """Compatible servers put it where a completion or chunk belongs, with status 200."""
-    error = data.get("error")
+    error = data.get("error") or _groqs(data.get("x_groq")) or _minimaxs(data.get("base_resp"))
     if not error and not data.get("choices"):
         reported = event == b"error" or "error" in (data.get("object"), data.get("type"))
         if reported or any(isinstance(data.get(name), (str, list)) for name in ("message", "detail", "msg")):
             error = data
     if error:
         raise Reported(error)
+
+
+def _groqs(beside: object) -> object:
+    """Why it stopped in the middle; none as a rule."""
+    return beside.get("error") if isinstance(beside, dict) else None
+
+
+def _minimaxs(base: object) -> object:
+    """It has a number in every answer; 0 where nothing is wrong."""
+    return base if isinstance(base, dict) and base.get("status_code") else None

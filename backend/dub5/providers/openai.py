@@ -39,6 +39,7 @@ from dub5.providers.listing import LIST_TIMEOUT, MOST_BYTES
 from dub5.providers.odd_answers import (
     AGAIN,
     CUT,
+    ERRORS,
     KEEP_ALIVES,
     Reported,
     Unusable,
@@ -410,7 +411,7 @@ class Frames(msgspec.Struct):
         # A chunk that is as OpenAI would have written it only counts, and needs no closer look.
         choices = data.get("choices")
         choice = choices[0] if type(choices) is list and len(choices) == 1 else None
-        if type(choice) is dict and "error" not in data and not choice.get("error"):
+        if type(choice) is dict and not choice.get("error") and ERRORS.isdisjoint(data):
             index, delta, reason = choice.get("index"), choice.get("delta"), choice.get("finish_reason")
             usual = type(delta) is dict and not delta.get("tool_calls") and with_texts(delta) is delta
             if type(index) is int and usual:
@@ -433,8 +434,7 @@ class Frames(msgspec.Struct):
 
         Unusable or Reported where it is none.
         """
-        if chunk.data.get("error") or not chunk.data.get("choices"):
-            raise_reported_error(chunk.data, event)
+        raise_reported_error(chunk.data, event)
         if event in KEEP_ALIVES:
             return
         data = _with_choices(chunk.data)
@@ -568,7 +568,7 @@ def whole(data: Json) -> Json:
     if type(data.get("usage")) not in _USAGE:
         data = {name: value for name, value in data.items() if name != "usage"}
     given = data.get("choices")
-    if type(given) is list and len(given) == 1 and _is_usual(given[0]) and not data.get("error"):
+    if type(given) is list and len(given) == 1 and _is_usual(given[0]) and ERRORS.isdisjoint(data):
         return data
     raise_reported_error(data)
     data = _with_choices(data)

@@ -104,7 +104,7 @@ def read_json(data: object, depth: int = _DEPTH) -> Refusal:
 
 def _of_object(data: dict[str, Any], depth: int) -> Refusal:
     own = _fields(data)
-    inner = data.get("error") or data.get("errors")
+    inner = data.get("error") or data.get("errors") or data.get("base_resp")
     if isinstance(inner, str) and own.words:  # OAuth's: a name, with the words beside it
         return msgspec.structs.replace(own, code=own.code or _identifier(inner))
     if not inner:  # Mistral has an object for a message
@@ -118,14 +118,14 @@ def _of_object(data: dict[str, Any], depth: int) -> Refusal:
 
 
 def _fields(error: dict[str, Any]) -> Refusal:
-    names = ("message", "Message", "error_description", "msg", "error_msg", "title", "reason")
+    names = ("message", "Message", "error_description", "msg", "error_msg", "status_msg", "title", "reason")
     words = next((error[name] for name in names if isinstance(error.get(name), str) and error[name]), "")
     details = error["details"] if isinstance(error.get("details"), list) else []
     code, status, raw = error.get("code"), error.get("status"), _raw(error.get("metadata"))
     numbers = (_status(each) for each in (code, status, error.get("status_code")))
     said = msgspec.structs.replace(
         _plain(words),
-        code=_identifier(code) or _identifier(error.get("error_code")),
+        code=_identifier(code) or _identifier(error.get("error_code")) or _minimaxs(error.get("status_code")),
         type=_identifier(error.get("type")) or _identifier(status) or _identifier(error.get("__type")),
         number=_digits(code) or _digits(error.get("type")),
         param=_param(error.get("param")),
@@ -144,6 +144,23 @@ def _fields(error: dict[str, Any]) -> Refusal:
 def _raw(metadata: object) -> Refusal | None:
     raw = metadata.get("raw") if isinstance(metadata, dict) else None
     return read(raw.encode("utf-8", "replace")) if isinstance(raw, str) and raw else None
+
+
+_MINIMAX = {
+    **dict.fromkeys((1000, 1013, 1024, 1033), "server_error"),
+    1001: "timeout",
+    **dict.fromkeys((1002, 1041, 2045), "rate_limit_exceeded"),
+    **dict.fromkeys((1004, 2049), "invalid_api_key"),
+    1008: "insufficient_balance",
+    **dict.fromkeys((1026, 1027), "content_filter"),
+    **dict.fromkeys((1039, 2013), "invalid_request_error"),
+    2056: "quota_exceeded",
+}
+"""What its numbers are called elsewhere. Zhipu means something else by some of them."""
+
+
+def _minimaxs(number: object) -> str | None:
+    return _MINIMAX.get(number) if isinstance(number, int) else None
 
 
 def _validation(complaints: Sequence[Any]) -> Refusal:

@@ -112,6 +112,11 @@ SHAPES: list[tuple[Any, dict[str, Any]]] = [
     ({"error": {"code": "1113", "message": "m"}}, {"code": None, "number": "1113", "status": None}),
     ({"errors": [{"message": "m", "code": 4006}], "success": False}, {"words": "m", "number": "4006"}),
     (
+        {"choices": None, "base_resp": {"status_code": 1002, "status_msg": "m"}},
+        {"words": "m", "code": "rate_limit_exceeded"},
+    ),
+    ({"base_resp": {"status_code": 9, "status_msg": "m"}}, {"words": "m", "code": None}),
+    (
         {
             "error": {
                 "message": "m",
@@ -201,6 +206,8 @@ NAMES = [
     "type",
     "metadata",
     "raw",
+    "base_resp",
+    "status_code",
 ]
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=9),
