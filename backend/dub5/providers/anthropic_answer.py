@@ -248,16 +248,17 @@ def _ending(said: Message | _Delta) -> Json:
     """`finish_reason`, and where that does not say it all, what Anthropic said."""
     reason = _finish_reason(said.stop_reason)
     stop: Json = {}
-    if said.stop_reason and STOP_REASONS.get(reason) != said.stop_reason:
+    if reason and STOP_REASONS.get(reason) != said.stop_reason:
         stop["stop_reason"] = said.stop_reason
     others = {name: getattr(said, name) for name in ("stop_sequence", "stop_details", "container")}
     stop |= {name: value for name, value in others.items() if value is not None}
     return {"finish_reason": reason, STOP: stop} if stop else {"finish_reason": reason}
 
 
-def _finish_reason(stop_reason: str | None) -> str:
-    """Words that are yet to be invented go through as they are: nobody can say whether the answer is a good one."""
-    return _FINISH_REASONS.get(stop_reason, stop_reason) if stop_reason else "stop"
+def _finish_reason(stop_reason: str | None) -> str | None:
+    """Words that are yet to be invented go through as they are: nobody can say whether the answer is a good one. So
+    does none: it may have been cut."""
+    return _FINISH_REASONS.get(stop_reason, stop_reason) if stop_reason else None
 
 
 class StreamTranslator:
