@@ -446,9 +446,13 @@ class Attempt(msgspec.Struct):
             on_frames(taken.take(chunks))
             return Onward(taken.at, taken.texts, on_frames) if taken.texts is not None else None
         if not self.response.begun:
-            self.held += chunks
             if any(bool(each.text) if isinstance(each, Text) else has_answer(each.data) for each in chunks):
+                self.held += chunks
                 self._begin()
+                return None
+            for chunk in chunks:  # some say the same nothing over and over while a model thinks
+                if not self.held or chunk.raw != self.held[-1].raw:
+                    self.held.append(chunk)
         return None
 
     def _begin(self) -> None:

@@ -277,6 +277,16 @@ async def test_a_complete_stream_without_an_answer_is_passed_on() -> None:
     assert observed.outcomes == [("a", "ok")]
 
 
+async def test_of_a_preamble_that_is_said_again_and_again_one_is_held() -> None:
+    class Thinking(Scripted):
+        async def stream(self, call: Call, on_chunks: OnChunks) -> None:
+            for _ in range(3):
+                on_chunks([Payload.of({"choices": [{"delta": {}}], "said": "…"})] * 2)
+            await super().stream(call, on_chunks)
+
+    assert await texts(model(Thinking("a", "ha", "ha")), Observed()) == ["…", "ha", "ha"]
+
+
 def cannot(field: str = "n") -> Unsupported:
     return Unsupported(f"`{field}`: the provider of this model cannot do that.", param=field)
 
