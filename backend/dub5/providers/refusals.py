@@ -5,8 +5,9 @@ and agree, more or less, on the status. `read` finds words, code, type and param
 matter it is:
 
 - *caller*: 400, 413, 422. Whoever is asked would refuse it.
-- *request*: 403, 404, 409, 424. About this request, but perhaps only here: the next route is asked. So are a 413 and a
-  429 of a request that is larger than all that an account may send in a minute, and a proxy's page with 400 or 413.
+- *request*: 403, 404, 409, 424, 498. About this request, but perhaps only here: the next route is asked. So are a 413
+  and a 429 of a request that is larger than all that an account may send in a minute, and a proxy's page with 400 or
+  413.
 - *rate*: 429. *quota*: the same, but the money or the allowance of a day or a month is used up: a retry does not help.
 - *credentials*, *account*: ours to mend: a key, a permission, a bill, a model that the provider does not know.
 - *fault*: the provider's own.
@@ -421,7 +422,7 @@ def verdict(status: int, refusal: Refusal, *, names_us: bool = False) -> Verdict
     if status == 404:
         nowhere = refusal.page or not words or _WRONG_PLACE.search(words)
         return "account" if nowhere or kinds & _ACCOUNT or _UNKNOWN_MODEL.search(words) else "request"
-    if status in {409, 424}:
+    if status in {409, 424, 498}:  # the last is Groq's: no room for requests of the tier that was asked for
         return "request"
     return "account" if 400 <= status < 500 and status not in {408, 425, 499} else "fault"
 

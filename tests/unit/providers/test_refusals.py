@@ -305,6 +305,7 @@ VERDICTS: list[tuple[int, Refusal, Verdict]] = [
     (404, said("No such File object: file-1"), "request"),
     (409, said("Conflict"), "request"),
     (424, said("Failed dependency"), "request"),
+    (498, said("Flex tier capacity exceeded", "capacity_exceeded"), "request"),
     (429, said("Slow down"), "rate"),
     (429, said("Rate limit", "rate_limit_exceeded", "tokens"), "rate"),
     (429, said(QUOTA, "insufficient_quota"), "quota"),
