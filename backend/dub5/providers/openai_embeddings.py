@@ -59,6 +59,7 @@ async def embedded(raw: bytes, texts: int) -> Embedded:
         _raise_reported(raw)
         raise Unusable(_NOT_PROPER) from None
     if len(outline.data) != texts:
+        _raise_reported(raw)
         raise Unusable(f"answered {texts} texts with {len(outline.data)} vectors")
     found: list[Vector | None] = [None] * texts
     for position, item in enumerate(outline.data):

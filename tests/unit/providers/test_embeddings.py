@@ -128,6 +128,7 @@ async def test_whatever_comes_it_is_an_answer_or_the_providers_fault(raw: bytes)
     assert len(found.vectors) == 1
 
 
-async def test_a_reported_error() -> None:
+@pytest.mark.parametrize("beside", ["", '"data": null, ', '"data": [], '])
+async def test_a_reported_error(beside: str) -> None:
     with pytest.raises(Reported):
-        await embedded(b'{"error": {"message": "Loading"}}', 1)
+        await embedded(b'{%b"error": {"message": "Loading"}}' % beside.encode(), 1)
