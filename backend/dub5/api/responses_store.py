@@ -70,7 +70,7 @@ redis.call('PEXPIRE', KEYS[2], ttl)
 return fits and 1 or 0
 """
 )
-# ARGV: ids.
+# ARGV: ids. A Redis that is full can be read all the same: only the note that they were used is refused.
 _FIND = (
     _BEGIN
     + """
@@ -78,7 +78,7 @@ local found = {}
 for index = 2, #ARGV do
   local used = tonumber(redis.call('ZSCORE', KEYS[2], ARGV[index]) or 0)
   found[index - 1] = used and used > now - ttl and redis.call('HGET', KEYS[1], ARGV[index])
-  if found[index - 1] then redis.call('ZADD', KEYS[2], now, ARGV[index]) end
+  if found[index - 1] then redis.pcall('ZADD', KEYS[2], now, ARGV[index]) end
 end
 redis.call('PEXPIRE', KEYS[1], ttl)
 redis.call('PEXPIRE', KEYS[2], ttl)

@@ -19,6 +19,7 @@ from dub5.contract import response_keys
 from testkit import anthropic_server, http_server
 from testkit.anthropic_server import FakeAnthropic
 from testkit.openai_server import FakeOpenAI, call_tool, say
+from testkit.redis_server import RedisServer
 from tests.harness import Running, openai_provider, running
 
 STREAMED = pytest.mark.parametrize("streamed", [False, True])
@@ -341,6 +342,22 @@ async def test_while_redis_is_away_answers_go_on(fake: FakeOpenAI, streamed: boo
                 await asking()
             assert (caught.value.status_code, caught.value.code) == (503, "responses_away")
             assert caught.value.response.headers["retry-after"] == "1"
+
+
+@STREAMED
+async def test_what_was_kept_is_there_while_redis_is_full(fake: FakeOpenAI, streamed: bool) -> None:
+    async with RedisServer() as full:
+        config = {**openai_provider(fake.base_url), "redis": {"url": full.url}}
+        async with running(config) as server, await server.openai() as client:
+            answer = await ask(client, input="hi")
+            await full.client.config_set("maxmemory", "1")
+            assert (await client.responses.retrieve(answer.id)).output_text == "You said: hi"
+            another = await ask(client, streamed=streamed, input="And?", previous_response_id=answer.id)
+            assert (another.output_text, another.to_dict()["store"]) == ("You said: And?", False)
+            assert asked(fake) == [("user", "hi"), ("assistant", "You said: hi"), ("user", "And?")]
+            await client.responses.delete(answer.id)
+            with pytest.raises(openai.NotFoundError):
+                await client.responses.retrieve(answer.id)
 
 
 async def test_tenants_do_not_see_each_other_s(redis: str, fake: FakeOpenAI) -> None:
