@@ -29,6 +29,8 @@ class Cluster:
         self._on_master = on_master
         self._jobs = background.jobs("cluster-layout")
         self._refreshing: asyncio.Task[None] | None = None
+        self.trouble = "no such node"
+        """Why there may be none of a name: what befell who asked for the layout."""
         self._nodes: dict[str, Node] = {}
 
     async def stop(self) -> None:
@@ -66,14 +68,17 @@ class Cluster:
 
     async def refresh(self, failed: str) -> None:
         """Read who has which slots, from a node that did not just fail if possible."""
-        with contextlib.suppress(*REDIS_ERRORS):
+        try:
             async with asyncio.timeout(INITIALIZE_TIMEOUT):
                 if self.client.get_default_node() is None:
                     await self.client.initialize(last_failed_node_name=failed)
                 else:
                     await self.client.nodes_manager.initialize(last_failed_node_name=failed)
-            for name in self.masters():
-                self._on_master(self._named(name))
+        except REDIS_ERRORS as error:
+            self.trouble = str(error) or self.trouble
+            return
+        for name in self.masters():
+            self._on_master(self._named(name))
 
 
 class Node:
@@ -96,7 +101,7 @@ class Node:
     async def _send(self, commands: list[Command]) -> list[Any]:
         node = self._cluster.find(self.name)
         if node is None:
-            raise RedisConnectionError("no such node")
+            raise RedisConnectionError(self._cluster.trouble)
         queued = [
             PipelineCommand(position, *words, **options) for position, (words, options) in enumerate(commands)
         ]

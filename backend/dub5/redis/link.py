@@ -48,7 +48,6 @@ from dub5.process.descriptors import is_shortage
 from dub5.redis.client import (
     CONNECT_TIMEOUT,
     CONNECTIONS,
-    INITIALIZE_TIMEOUT,
     LARGEST_ANSWER,
     LOST,
     REDIS_ERRORS,
@@ -89,6 +88,8 @@ _KINDS = {
     "settle": "limit",
 }
 """What an operation reads, where that has another name."""
+MOST_REASON = 200
+"""Characters of what Redis, or the system, says of a failure that are logged."""
 _LOG_INTERVAL = 60.0
 """Seconds between two lines about undecodable values of one kind, at least."""
 
@@ -259,9 +260,8 @@ class RedisLink:
 
     async def start(self) -> None:
         """Ask once, so that the first request knows; a Redis that is away is no reason not to start."""
-        with contextlib.suppress(*REDIS_ERRORS):
-            async with asyncio.timeout(INITIALIZE_TIMEOUT):
-                await self._client.initialize()  # the layout of a Cluster takes longer than a command may
+        if isinstance(self._server, Cluster):
+            await self._server.refresh("")  # the layout takes longer than a command may
         with contextlib.suppress(*REDIS_ERRORS):
             await self._server.connect()
         with contextlib.suppress(RedisUnavailable):
@@ -400,7 +400,7 @@ class RedisLink:
 
     def _refused(self, operation: str, refusal: ResponseError) -> RedisUnavailable:
         self._metrics.cache_errors.labels(operation).inc()
-        error = str(refusal)[:200]
+        error = str(refusal)[:MOST_REASON]
         if self._is_due("refused", operation):
             _log.warning("redis refused", operation=operation, error=error)
         else:
@@ -608,7 +608,8 @@ class Batches:
         """It did not; where it is `hung`, it did not in time."""
         self.failures = max(self.failures + 1, FAILURES_TO_OPEN if hung else 0)
         if self.failures >= FAILURES_TO_OPEN and self.available:
-            _log.warning("redis unavailable", server=self._server.name, error=type(error).__name__)
+            reason = {"reason": said} if (said := str(error)[:MOST_REASON]) else {}  # a time-out says nothing
+            _log.warning("redis unavailable", server=self._server.name, error=type(error).__name__, **reason)
             self.available = False
             self._probe = self._background.start("redis-probe", self._probe_until_it_answers, forever=False)
             if self._next is not None:  # it waits for a connection, in vain

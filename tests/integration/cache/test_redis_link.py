@@ -16,6 +16,7 @@ import pytest_asyncio
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.exceptions import ResponseError
+from structlog.typing import EventDict
 
 from dub5.redis.client import CONNECTIONS, connect
 from dub5.redis.link import FAILURES_TO_OPEN, RedisLink, RedisUnavailable
@@ -64,6 +65,24 @@ async def test_the_breaker_opens_after_three_failures_and_a_probe_closes_it(serv
         await server.start()
         await until(lambda: link.available)
         assert await ping(link)
+
+
+@pytest.mark.parametrize(
+    ("path", "said"), [("redis://{}/99", "DB index"), ("redis+cluster://{}", "Cluster mode")]
+)
+async def test_why_it_is_away_is_in_the_log(
+    server: RedisServer, logs: list[EventDict], path: str, said: str
+) -> None:
+    async with linked(path.format(f"127.0.0.1:{server.port}"), timeout=PATIENT) as link:
+        await until(lambda: failed(link))
+    [line] = [line for line in logs if line["event"] == "redis unavailable"]
+    assert said in line["reason"]
+
+
+async def failed(link: RedisLink) -> bool:
+    with contextlib.suppress(RedisUnavailable):
+        await ping(link)
+    return not link.available
 
 
 async def test_a_success_between_failures_keeps_the_breaker_closed(server: RedisServer) -> None:
