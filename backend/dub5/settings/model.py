@@ -913,24 +913,30 @@ def _validate_redis(redis: RedisSettings) -> None:
         )
     if not _is_redis_url(redis.url):
         raise ConfigError(
-            "redis.url: not an address of Redis; write for example redis://host:6379/0, or "
-            "redis+sentinel://a:26379,b:26379/mymaster/0"
+            "redis.url: not an address of Redis; write for example redis://host:6379/0, "
+            "redis+sentinel://a:26379,b:26379/mymaster/0 or redis+cluster://a:6379,b:6379, which has one database"
         )
     _validate_source("redis.password", redis.password)
 
 
 def _is_redis_url(url: str) -> bool:
-    """Whether its parts are ones: the scheme, ports, and the number of the database."""
+    """Whether its parts are ones, and none of them is for another kind of Redis: what is not read must not be there."""
     scheme, behind, rest = url.partition("://")
     if not behind or not re.fullmatch(_REDIS_SCHEME, scheme):
         return False
     authority, _, path = rest.partition("/")
-    for host in authority.rpartition("@")[2].split(","):
+    hosts = authority.rpartition("@")[2].split(",")
+    for host in hosts:
         match = re.fullmatch(r"(?:\[[0-9A-Fa-f:.%a-z]+\]|[^:\[\]\s]*)(?::(\d{1,5}))?", host)
         if match is None or not 0 < int(match[1] or 1) < 65536:
             return False
-    *service, database = [part for part in path.split("/") if part] or ["0"]
-    return database.isdigit() or (scheme.endswith("+sentinel") and not service)
+    parts = [part for part in path.split("/") if part]
+    match scheme.partition("+")[2]:
+        case "sentinel":
+            return len(parts) == 1 or (len(parts) == 2 and parts[1].isdigit())
+        case "cluster":
+            return parts in ([], ["0"])
+    return len(hosts) == 1 and (not parts or (len(parts) == 1 and parts[0].isdigit()))
 
 
 _OURS = frozenset(

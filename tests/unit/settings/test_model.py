@@ -545,6 +545,12 @@ class TestWayToAProvider:
         ("redis://[::1", False),
         ("redis://my cache", False),
         ("redis+sentinel://a/mymaster/first", False),
+        ("redis+cluster://a/0", True),
+        ("redis+cluster://a/3", False),
+        ("redis+sentinel://a", False),
+        ("redis+sentinel://a/mymaster/0/0", False),
+        ("redis://a,b", False),
+        ("redis://a/b/0", False),
     ],
 )
 def test_addresses_of_redis(url: str, good: bool) -> None:
