@@ -28,7 +28,12 @@ _BEGIN = """
 local ttl, time = tonumber(ARGV[1]), redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local records, order = redis.call('TYPE', KEYS[1]).ok, redis.call('TYPE', KEYS[2]).ok
-if not (records == 'hash' and order == 'zset') then redis.call('DEL', KEYS[1], KEYS[2]) end
+local held = records == 'hash' and order == 'zset' and tonumber(redis.call('HGET', KEYS[1], 'bytes'))
+if not held or held ~= held or held < 0 then
+  redis.call('DEL', KEYS[1], KEYS[2])
+  held = 0
+end
+local function note() redis.call('HSET', KEYS[1], 'bytes', string.format('%.0f', held)) end
 """
 # ARGV: bytes of all, an id, its record. A record counts for some more bytes than it has. At most so many others go for
 # one: where that is not enough it is not kept.
@@ -36,11 +41,6 @@ _KEEP = (
     _BEGIN
     + """
 local most, id, record = tonumber(ARGV[2]), ARGV[3], ARGV[4]
-local held = tonumber(redis.call('HGET', KEYS[1], 'bytes') or 0)
-if not held or held ~= held or held < 0 then
-  redis.call('DEL', KEYS[1], KEYS[2])
-  held = 0
-end
 local function drop(each)
   local size = redis.call('HSTRLEN', KEYS[1], each)
   if redis.call('HDEL', KEYS[1], each) == 1 then held = held - size - 256 end
@@ -64,7 +64,7 @@ if redis.call('EXISTS', KEYS[2]) == 0 then
   redis.call('DEL', KEYS[1])
   return 0
 end
-redis.call('HSET', KEYS[1], 'bytes', string.format('%.0f', held))
+note()
 redis.call('PEXPIRE', KEYS[1], ttl)
 redis.call('PEXPIRE', KEYS[2], ttl)
 return fits and 1 or 0
@@ -90,9 +90,9 @@ _FORGET = (
     _BEGIN
     + """
 if redis.call('ZREM', KEYS[2], ARGV[2]) == 0 then return 0 end
-local size = redis.call('HSTRLEN', KEYS[1], ARGV[2])
+held = math.max(0, held - redis.call('HSTRLEN', KEYS[1], ARGV[2]) - 256)
 redis.call('HDEL', KEYS[1], ARGV[2])
-redis.call('HINCRBY', KEYS[1], 'bytes', -size - 256)
+note()
 return 1
 """
 )

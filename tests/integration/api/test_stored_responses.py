@@ -453,13 +453,23 @@ async def test_garbage_in_redis_is_nothing_that_is_kept(
                 await direct.hset(name, answer.id, encode([b'"hi"', b"{}"]))
             case "bytes":
                 await direct.hset(name, "bytes", "many")
-    if garbage != "bytes":
-        with pytest.raises(openai.NotFoundError):
-            await client.responses.retrieve(answer.id)
-        with pytest.raises(openai.NotFoundError):
-            await ask(client, input="And?", previous_response_id=answer.id)
+    with pytest.raises(openai.NotFoundError):
+        await client.responses.retrieve(answer.id)
+    with pytest.raises(openai.NotFoundError):
+        await ask(client, input="And?", previous_response_id=answer.id)
     another = await ask(client, input="again")
     assert (await client.responses.retrieve(another.id)).output_text == "You said: again"
+
+
+async def test_what_nobody_can_count_is_gone_when_it_is_deleted(
+    redis: str, server: Running, client: AsyncOpenAI
+) -> None:
+    answer = await ask(client, input="hi")
+    async with plain(redis) as direct:
+        await direct.hset(response_keys(await _tenant(redis))[0], "bytes", "many")
+    for asking in (client.responses.delete, client.responses.retrieve):
+        with pytest.raises(openai.NotFoundError):
+            await asking(answer.id)
 
 
 async def _tenant(redis: str) -> str:
