@@ -128,7 +128,9 @@ local function damaged()
   for index, greatest in ipairs({LAST, LAST, RECORDS, LAST / UNIT, LAST, LAST / UNIT, LAST}) do
     if outside(held[index], greatest) then return true end
   end
-  if held[7] and redis.call('EXISTS', recent) == 0 then return true end
+  local names = redis.call('EXISTS', recent) == 1
+  if held[7] and not names then return true end
+  if (last or names) and not held[7] and redis.call('EXISTS', former) == 0 then return true end
   if tonumber(held[2] or 0) > 0 and redis.call('EXISTS', log) == 0 then return true end
   local segments = tonumber(held[2] or 0) - tonumber(held[1] or 0)
   if outside(segments, SEGMENTS) then return true end

@@ -398,8 +398,11 @@ class Purges:
         recent = await self._run_purges("ZRANGE", PURGE_RECENT, 0, MOST_RECENT, "WITHSCORES")
         if len(recent) > MOST_RECENT:
             raise Undecodable("more names than are kept")
-        if mark and not recent:  # evicted: names that were purged would look as if they had not been
+        # Evicted: names that were purged would look as if they had not been.
+        if (mark or last) and not recent:
             raise Undecodable("no names, though some were purged")
+        if recent and not await self._run_purges("HGET", PURGE_STATE, "mark"):
+            raise Undecodable("names, and nothing of those before them")
         await log.read(self._run_purges)
         stamps = {_hash_of(name): _stamp(stamp) for name, stamp in recent}
         return _Stamps(_stamp_of(last[0]) if last else 0, stamps, log)

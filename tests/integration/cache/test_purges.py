@@ -384,16 +384,24 @@ async def test_damage_to_what_purges_left_is_a_redis_that_is_away_and_heals(
             assert newcomer.version(("tag:prices",)) == here.version(("tag:prices",))
 
 
-@pytest.mark.parametrize("evicted", PURGE_KEYS)
+@pytest.mark.parametrize(
+    "evicted",
+    [
+        *((key,) for key in PURGE_KEYS),
+        (PURGE_STATE, PURGE_STAMPS),
+        (PURGE_RECENT, PURGE_STATE, PURGE_STAMPS),
+        (PURGE_RECENT, PURGE_LOG, PURGE_STATE, PURGE_STAMPS),  # the others are read each second
+    ],
+)
 @pytest.mark.parametrize("purged_again", [False, True])
 async def test_whatever_redis_evicts_no_newcomer_finds_what_was_purged(
-    redis: str, evicted: str, purged_again: bool
+    redis: str, evicted: tuple[str, ...], purged_again: bool
 ) -> None:
     names = [f"tag:{number}" for number in range(6000)]  # more than are kept apart from the log
     async with plain(redis) as client, purging(redis) as here:
         before = {name: here.version(("all", name)) for name in names}
         assert await here.purge(names)
-        await client.delete(evicted)
+        await client.delete(*evicted)
         if purged_again:
             assert await here.purge([f"tag:other-{number}" for number in range(1500)])
         async with purging(redis) as newcomer:
