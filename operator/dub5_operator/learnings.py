@@ -21,7 +21,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 import structlog
-from redis.exceptions import InvalidResponse, RedisError, ResponseError
+from redis.exceptions import InvalidResponse, RedisClusterException, RedisError, ResponseError
 from structlog.typing import FilteringBoundLogger
 
 from dub5.contract import (
@@ -216,7 +216,7 @@ class Learnings:
                 if stored is None:
                     raise ValueError(f"more than {room} bytes")
                 await self._redis.set(LEARNT_KEY % name, stored, ex=LEARNT_FOR)
-            except (RedisError, OSError, ValueError) as error:
+            except (RedisError, RedisClusterException, OSError, ValueError) as error:
                 _log.warning("learnt not stored", cache_class=name, error=str(error))
                 return
 

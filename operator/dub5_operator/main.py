@@ -33,7 +33,7 @@ from structlog.typing import FilteringBoundLogger
 from dub5_operator.crd import GROUP, INVALIDATIONS, POLICIES, VERSION, Json
 from dub5_operator.handlers import invalidation
 from dub5_operator.handlers.policy import Metrics, PolicyReconciler, Report, apply
-from dub5_operator.redis import GATHER, REDIS_ERRORS, Publisher, Samples
+from dub5_operator.redis import GATHER, REDIS_ERRORS, Publisher, Samples, trouble
 
 TICK = 5.0
 """Seconds between two ticks of a policy's timer."""
@@ -258,7 +258,7 @@ def register(registry: kopf.OperatorRegistry, operator: Operator) -> None:
         try:
             await operator.publisher.purge(purged)
         except REDIS_ERRORS as error:
-            reason = type(error).__name__
+            reason = trouble(error)
             _log.warning("purge waits", invalidation=name, error=reason)
             patch.fns.append(lambda newest: invalidation.waiting(newest, reason))
             raise kopf.TemporaryError(f"Redis does not answer: {reason}", delay=5) from None

@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
-from redis.exceptions import InvalidResponse, RedisError, ResponseError
+from redis.exceptions import InvalidResponse, RedisClusterException, RedisError, ResponseError
 
 from dub5.contract import (
     CLASSES_KEY,
@@ -56,8 +56,10 @@ from dub5.contract import (
 from dub5_operator.learnings import Id, Learnings, Part, has_passed
 from dub5_operator.planner.samples import Lookups
 
-REDIS_ERRORS = (RedisError, OSError, TimeoutError)
-"""What a Redis that is away, or in trouble, raises."""
+REDIS_ERRORS = (RedisError, RedisClusterException, OSError, TimeoutError)
+"""What a Redis that is away, or in trouble, raises; the second is not one of the first."""
+_MOST_SAID = 200
+"""Characters."""
 
 PAGE = 50
 """Batches at a time: some 500 kB, and twenty times that as objects."""
@@ -99,6 +101,11 @@ _announcement = msgspec.json.Decoder(Announcement)
 
 def ignored(_kind: str, _reason: object) -> None:
     """An OnUndecodable that does nothing."""
+
+
+def trouble(error: Exception) -> str:
+    """One of REDIS_ERRORS, for people: its kind, and what Redis or the system said."""
+    return ": ".join(filter(None, (type(error).__name__, str(error)[:_MOST_SAID].rstrip("."))))
 
 
 class _Replica(msgspec.Struct):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import re
 from dataclasses import replace
@@ -30,11 +31,14 @@ from dub5.contract import (
     SampleBatch,
     Verdict,
 )
+from dub5.redis.client import connect
+from dub5.settings.model import RedisSettings
 from dub5_operator.handlers.policy import Event, Metrics, PolicyReconciler, Report, apply
 from dub5_operator.learnings import Part
 from dub5_operator.main import TICK
 from dub5_operator.planner.decision import PolicyLimits
-from dub5_operator.redis import PAGE, READ_EVERY, Publisher, Samples
+from dub5_operator.redis import PAGE, READ_EVERY, REDIS_ERRORS, Publisher, Samples
+from testkit.processes import free_port
 
 NOW = 1_700_000_000.0
 
@@ -365,6 +369,18 @@ async def test_a_redis_that_is_away_changes_nothing_and_is_reported(bench: Bench
     monkeypatch.undo()
     await bench.reconcile()
     assert bench.condition("Published") == ("True", "Auto")
+
+
+@pytest.mark.parametrize("scheme", ["redis", "redis+cluster"])
+async def test_each_kind_of_redis_that_is_away_is_reported(scheme: str) -> None:
+    port = free_port()
+    async with contextlib.aclosing(connect(RedisSettings(url=f"{scheme}://127.0.0.1:{port}"), None)) as away:
+        bench = Bench(away)
+        report = await bench.reconcile()
+        assert bench.condition("Published") == ("Unknown", "RedisUnavailable")
+        assert all(str(port) in condition.message for condition in report.conditions)
+        with pytest.raises(REDIS_ERRORS):  # what its caller waits for, and tries again
+            await bench.policies.gone(name="banter", uid="1", class_name="banter", claims=[])
 
 
 async def test_poisoned_samples_change_nothing(bench: Bench) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 
 import msgspec
-from redis.exceptions import RedisClusterException
 
 from dub5.contract import AnnouncedClass, Announcement
 from dub5_operator.crd import CachePolicySpec, Json
 from dub5_operator.explain.refused import Refused
 from dub5_operator.handlers.policy import limits_of, share, status_of, unknown_class
 from dub5_operator.planner.explanation import Explanation, explain
-from dub5_operator.redis import REDIS_ERRORS, Samples
+from dub5_operator.redis import REDIS_ERRORS, Samples, trouble
 
 TIMEOUT = 60.0
 """Seconds for one reading, with what is learnt from it."""
@@ -37,8 +36,8 @@ async def read(samples: Samples) -> None:
         async with asyncio.timeout(TIMEOUT):
             await samples.measure()
             await samples.refresh((), every=0.0)
-    except (*REDIS_ERRORS, RedisClusterException) as error:
-        raise Refused(f"Redis does not answer: {type(error).__name__}.") from None
+    except REDIS_ERRORS as error:
+        raise Refused(f"Redis does not answer: {trouble(error)}.") from None
 
 
 def announcement_of(samples: Samples) -> Announcement:

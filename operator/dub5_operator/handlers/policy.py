@@ -43,6 +43,7 @@ from dub5_operator.redis import (
     Publisher,
     Samples,
     TooMany,
+    trouble,
 )
 from dub5_operator.schedule import Cut, Schedule
 
@@ -750,7 +751,7 @@ def _not_ready(
 
 def redis_unavailable(error: Exception) -> Report:
     """Nothing could be read or published."""
-    message = f"Redis does not answer ({type(error).__name__}); what is in force stays in force."
+    message = f"Redis does not answer ({trouble(error)}); what is in force stays in force."
     return Report(
         status={},
         conditions=[
