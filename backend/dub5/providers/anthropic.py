@@ -104,7 +104,7 @@ class AnthropicProvider:
         body = await self._http.post(await self._body(call), call)
         try:
             if begins_events(body):
-                return Payload.of_whole(self._joined(body))
+                return Payload.of_whole(await self._joined(body))
             return Payload.of_whole(self._completion(await self._parsed(body)))
         except (Unusable, Reported) as odd:
             raise self._http.failure(odd) from None
@@ -171,12 +171,14 @@ class AnthropicProvider:
         except (ValueError, RecursionError):  # also msgspec's
             raise Unusable("answered with what is not a message") from None
 
-    def _joined(self, body: bytes) -> Json:
+    async def _joined(self, body: bytes) -> Json:
         """A whole answer that came as the events of a stream."""
         translator, assembler = StreamTranslator(created=int(time.time())), Assembler()
-        for event, data in events_in(body):
-            for chunk in self._chunks(translator, event, data):
-                assembler.add(chunk)
+        for events in events_in(body):
+            for event, data in events:
+                for chunk in self._chunks(translator, event, data):
+                    assembler.add(chunk)
+            await asyncio.sleep(0)
         if not translator.complete:
             raise Unusable(CUT, "model")
         return assembler.completion()

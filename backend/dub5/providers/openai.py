@@ -14,6 +14,7 @@ provider must not be able to trip up the rest of the service.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -539,20 +540,23 @@ async def answer(
     Where that is another protocol's, it is made chat's first.
     """
     if begins_events(raw):
-        return Payload.of_whole(_joined(raw, Frames(expected, provider), as_chats_chunk))
+        return Payload.of_whole(await _joined(raw, Frames(expected, provider), as_chats_chunk))
     given = await parsed(unlisted(raw), provider)
     completion = whole(as_chats(given.data))
     return given if completion is given.data else Payload.of_whole(completion)
 
 
-def _joined(raw: bytes, frames: Frames, as_chats: Callable[[bytes], bytes]) -> Json:
+async def _joined(raw: bytes, frames: Frames, as_chats: Callable[[bytes], bytes]) -> Json:
     assembler = Assembler()
     try:
-        for event, data in events_in(raw):
-            for chunk in frames.read(event, as_chats(data)):
-                assembler.add(chunk.data)
+        for events in events_in(raw):
+            for event, data in events:
+                if not frames.done:
+                    for chunk in frames.read(event, as_chats(data)):
+                        assembler.add(chunk.data)
             if frames.done:
                 break
+            await asyncio.sleep(0)
     except ProviderError:
         if not frames.all_here:
             raise

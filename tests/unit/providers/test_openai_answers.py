@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 
@@ -27,7 +28,12 @@ def events(*chunks: Json) -> bytes:
 
 
 def streamed(body: bytes, frames: Frames) -> list[Json]:
-    found = [chunk.data for event, data in events_in(body) for chunk in frames.read(event, data)]
+    found = [
+        chunk.data
+        for events in events_in(body)
+        for event, data in events
+        for chunk in frames.read(event, data)
+    ]
     frames.close()
     return found
 
@@ -39,6 +45,18 @@ async def test_a_second_answer_is_not_joined_to_the_first(written: Callable[...,
         await answer(body, "acme")
     with pytest.raises(Unusable, match="second answer"):
         streamed(body, Frames())
+
+
+async def test_others_run_while_a_long_stream_is_read_as_a_whole_answer() -> None:
+    words = [{"choices": [{"index": 0, "delta": {"content": "a "}, "finish_reason": None}]}] * 5000
+    body = events(*words, {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    reading, turns = asyncio.create_task(answer(body, "acme")), 0
+    while not reading.done():
+        await asyncio.sleep(0)
+        turns += 1
+    [choice] = (await reading).data["choices"]
+    assert choice["message"]["content"] == "a " * 5000
+    assert turns > len(body) / 2**14
 
 
 async def test_another_choice_is_no_second_answer() -> None:
