@@ -51,7 +51,10 @@ _PART = 2**13
 BODY = b"\n"
 """The name of what was no event, but the whole body: no event can have it."""
 
-_OK, _PROXY_AUTHENTICATION = 200, 407
+_OK = frozenset({200, 201, 203})
+"""With an answer in the body: some frameworks give 201 to every POST, and a proxy that changes something 203."""
+
+_PROXY_AUTHENTICATION = 407
 
 _REFUSAL_TIME = 5.0
 """Seconds for the body of a refusal: its status is known, and the caller waits."""
@@ -242,7 +245,7 @@ class HttpClient:
                     self._root.at(path), headers=self._headers, allow_redirects=False, **self._proxy_options
                 ) as response,
             ):
-                if response.status != _OK:
+                if response.status not in _OK:
                     raise self._errors.error(f"answered with status {response.status}")
                 return await self._whole(Proxied(response), most)
         except _FAILURES as error:
@@ -330,7 +333,7 @@ class HttpClient:
         ):
             head.request_id = None
         head.age = _age(headers["age"]) if "age" in headers else 0.0
-        if response.status == _OK:
+        if response.status in _OK:
             return response
         try:
             if response.status == _PROXY_AUTHENTICATION and self._proxy is not None:

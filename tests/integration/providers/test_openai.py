@@ -474,6 +474,12 @@ async def test_comments_are_a_sign_of_life_and_put_off_no_more_than_the_first_to
         await streamed(fake, timeouts=limits)
 
 
+@pytest.mark.parametrize("status", [201, 203])
+async def test_an_answer_may_have_another_status_of_success(fake: FakeOpenAI, status: int) -> None:
+    fake.reply = whole(completion(message={"role": "assistant", "content": "hello"}), status=status)
+    assert (await completed(fake))["choices"][0]["message"]["content"] == "hello"
+
+
 async def test_a_whole_answer_that_takes_too_long(fake: FakeOpenAI) -> None:
     fake.reply = hang()
     with pytest.raises(ProviderTimeout, match="finish its answer"):
