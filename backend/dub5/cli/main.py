@@ -21,6 +21,7 @@ from dub5.cli import command, standard_streams
 from dub5.cli.command import Failed
 from dub5.cli.standard_streams import OutputFailed, complain
 from dub5.errors import ConfigError
+from dub5.settings.model import is_text
 
 COMMANDS = {
     "serve": ("Answer chat requests until a signal ends it.", "dub5 serve --config dub5.yaml"),
@@ -68,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     for each in arguments:
-        if not _is_text(each):  # no request could say it, and no message show it
+        if not is_text(each):  # no request could say it, and no message show it
             complain(f"dub5: {each!a}: must be UTF-8")
             return WRONG_USAGE
     try:
@@ -83,14 +84,6 @@ def _run(arguments: list[str]) -> int:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         return standard_streams.with_unblocked_stderr(lambda: _outcome(args))
     return _outcome(args)
-
-
-def _is_text(argument: str) -> bool:
-    try:
-        argument.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _misused(arguments: list[str]) -> None:

@@ -23,7 +23,7 @@ import msgspec
 import yaml
 
 from dub5.errors import ConfigError
-from dub5.settings.model import Duration, Settings, Size, Source, read_file, validate
+from dub5.settings.model import Duration, Settings, Size, Source, is_text, read_file, validate
 from dub5.settings.schema import as_written, schema
 
 __all__ = ["convert", "load", "nearest", "parse_yaml", "schema", "section"]
@@ -292,7 +292,7 @@ def _examine(written: Any, kind: Any, where: str) -> None:
 def _examine_json(written: Any, where: str) -> None:
     """What is handed on as it stands has to be what JSON can say."""
     if isinstance(written, str):
-        if not _is_text(written):
+        if not is_text(written):
             raise ConfigError(f"{where}: holds half of a character, or bytes that are not UTF-8")
     elif isinstance(written, list):
         for index, value in enumerate(written):
@@ -307,15 +307,6 @@ def _examine_json(written: Any, where: str) -> None:
         raise ConfigError(f"{where}: `{written}` is read as a {type(written).__name__}; put it in quotes")
 
 
-def _is_text(written: str) -> bool:
-    """Whether UTF-8 can say it."""
-    try:
-        written.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _examine_entries(written: dict[Any, Any], key_kind: Any, value_kind: Any, where: str) -> None:
     """Entries whose names are the operator's own."""
     for key, value in written.items():
@@ -327,7 +318,7 @@ def _examine_entries(written: dict[Any, Any], key_kind: Any, value_kind: Any, wh
 def _examine_name(key: Any, kind: Any, where: str) -> None:
     if not isinstance(key, str):
         raise ConfigError(f"{where}: the key `{key}` is not text; put it in quotes")
-    if not _is_text(key):
+    if not is_text(key):
         raise ConfigError(f"{where}: a key holds half of a character, or bytes that are not UTF-8")
     try:
         msgspec.convert(key, kind)

@@ -1073,6 +1073,15 @@ def _known_class(where: str, name: str, settings: Settings) -> None:
         _known(where, name, settings.cache.classes, "cache.classes")
 
 
+def is_text(written: str) -> bool:
+    """Whether UTF-8 can say it."""
+    try:
+        written.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def read_file(where: str, path: str | Path, opener: Callable[[str, int], int] | None = None) -> bytes:
     """A file of an operator's, whole. ConfigError, naming `where`, for one of more than MAX_FILE bytes; OSError."""
     with open(path, "rb", buffering=0, opener=opener) as file:
