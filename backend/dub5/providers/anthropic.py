@@ -174,11 +174,9 @@ class AnthropicProvider:
     async def _joined(self, body: bytes) -> Json:
         """A whole answer that came as the events of a stream."""
         translator, assembler = StreamTranslator(created=int(time.time())), Assembler()
-        for events in events_in(body):
-            for event, data in events:
-                for chunk in self._chunks(translator, event, data):
-                    assembler.add(chunk)
-            await asyncio.sleep(0)
+        async for event, data in events_in(body):
+            for chunk in self._chunks(translator, event, data):
+                assembler.add(chunk)
         if not translator.complete:
             raise Unusable(CUT, "model")
         return assembler.completion()

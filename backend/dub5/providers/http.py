@@ -13,7 +13,7 @@ import io
 import os
 import re
 import ssl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -754,13 +754,16 @@ def _is_whole(data: bytes) -> bool:
     return True
 
 
-def events_in(body: bytes) -> Iterator[Events]:
-    """The `(event, data)` pairs of a whole answer that came as a stream, by parts of it: none takes long to read, and
-    between two of them others may run. Unusable where one is too large."""
+async def events_in(body: bytes) -> AsyncIterator[tuple[bytes, bytes]]:
+    """The `(event, data)` pairs of a whole answer that came as a stream; others may run between two parts of it.
+    Unusable where one is too large."""
     parser = EventParser()
     try:
         for begin in range(0, len(body), _PART):
-            yield parser.feed(body[begin : begin + _PART])
-        yield parser.rest()
+            for event in parser.feed(body[begin : begin + _PART]):
+                yield event
+            await asyncio.sleep(0)
+        for event in parser.rest():
+            yield event
     except EventTooLarge:
         raise Unusable("sent an event that is too large") from None

@@ -14,7 +14,6 @@ provider must not be able to trip up the rest of the service.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -549,14 +548,11 @@ async def answer(
 async def _joined(raw: bytes, frames: Frames, as_chats: Callable[[bytes], bytes]) -> Json:
     assembler = Assembler()
     try:
-        for events in events_in(raw):
-            for event, data in events:
-                if not frames.done:
-                    for chunk in frames.read(event, as_chats(data)):
-                        assembler.add(chunk.data)
+        async for event, data in events_in(raw):
+            for chunk in frames.read(event, as_chats(data)):
+                assembler.add(chunk.data)
             if frames.done:
                 break
-            await asyncio.sleep(0)
     except ProviderError:
         if not frames.all_here:
             raise

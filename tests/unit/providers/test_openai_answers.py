@@ -27,13 +27,8 @@ def events(*chunks: Json) -> bytes:
     return b"".join(b"data: %b\n\n" % json.dumps(each).encode() for each in chunks)
 
 
-def streamed(body: bytes, frames: Frames) -> list[Json]:
-    found = [
-        chunk.data
-        for events in events_in(body)
-        for event, data in events
-        for chunk in frames.read(event, data)
-    ]
+async def streamed(body: bytes, frames: Frames) -> list[Json]:
+    found = [chunk.data async for event, data in events_in(body) for chunk in frames.read(event, data)]
     frames.close()
     return found
 
@@ -44,7 +39,7 @@ async def test_a_second_answer_is_not_joined_to_the_first(written: Callable[...,
     with pytest.raises(Unusable, match="second answer"):
         await answer(body, "acme")
     with pytest.raises(Unusable, match="second answer"):
-        streamed(body, Frames())
+        await streamed(body, Frames())
 
 
 async def test_others_run_while_a_long_stream_is_read_as_a_whole_answer() -> None:
@@ -74,10 +69,10 @@ ONE_OF_TWO = [
 async def test_a_stream_that_is_closed_with_too_few_choices_is_no_answer() -> None:
     body = events(*ONE_OF_TWO)
     with pytest.raises(Unusable, match="fewer choices"):
-        streamed(body, Frames(expected=2))
+        await streamed(body, Frames(expected=2))
     with pytest.raises(Unusable, match="fewer choices"):
         await answer(body, "acme", expected=2)
-    assert streamed(body, Frames()) == ONE_OF_TWO
+    assert await streamed(body, Frames()) == ONE_OF_TWO
 
 
 @pytest.mark.parametrize("usage", [[1], "none", 7])
