@@ -17,9 +17,10 @@ Statistical Analysis of Interval-censored Failure Time Data", 2006, ch. 3) with 
    distribution", JASA 1978) from one in which all rates are as likely, a few steps only, which is what keeps it smooth.
    Noise below a tenth is not on the grid: it cannot be told from a mixture of answers that change fast and slowly.
 3. For replicas, the gamma distribution of `r` that makes the same data most likely, and the beta distribution of `e`
-   with the mean and the variance of the grid's. Answers that changed at one moment are one observation: what
-   is believed of the shape beforehand counts by the dispersion of step 5, of ten until blocks of time say otherwise.
-   Else a document that changed once would show, by hundreds of questions, that all of them change alike.
+   with the mean and the variance of the grid's. Answers that changed at one moment are one observation: else
+   a document that changed once would show, by hundreds of questions, that all of them change alike. So what is believed
+   of the shape beforehand weighs as many times more as the dispersion of step 5 is, ten until blocks of time say
+   otherwise.
 4. The TTL that replicas will give each question follows from `c`; the stale share that comes of it from the grid's own
    mean of `r`. So `c` is right although a gamma distribution may be a poor likeness. `c` is the largest for which the
    share is below `AIM` of the budget, and its upper end below all of it.
@@ -368,7 +369,7 @@ class Questions:
         noises = mixture.reshape(len(_RATES), len(_NOISES)).sum(axis=0)
         of_rates = likelihoods.reshape(-1, len(_NOISES)) @ noises.astype(np.float32)
         of_rates = of_rates.reshape(len(rows), len(_RATES)).astype(np.float64)
-        self.change = _fit_gamma(of_rates, float(mixture @ _RATE), self._news)
+        self.change = _fit_gamma(of_rates, float(mixture @ _RATE), self._dispersed(10.0))
         mean = float(noises @ _NOISES)
         variance = float(noises @ _NOISES**2) - mean**2
         together = min(max(mean * (1 - mean) / max(variance, 1e-9) - 1, 0.05), 50.0)
@@ -383,15 +384,12 @@ class Questions:
 
     @property
     def dispersion(self) -> float:
-        squares, variances = self._surprise
-        # Ten variances of prior belief in independence, so that a few blocks do not decide.
-        return float(np.clip((squares + 10.0) / (variances + 10.0), 1.0, 10.0))
+        return min(self._dispersed(1.0), 10.0)
 
-    @property
-    def _news(self) -> float:
-        """The part of what was compared that is an observation of its own, by the dispersion with a prior of ten."""
+    def _dispersed(self, beforehand: float) -> float:
+        """The dispersion, of which ten variances of prior belief say so much, so that a few blocks do not decide."""
         squares, variances = self._surprise.tolist()
-        return min((variances + 10.0) / (squares + 100.0), 1.0)
+        return max((squares + 10.0 * beforehand) / (variances + 10.0), 1.0)
 
     @property
     def correction(self) -> float:
@@ -663,15 +661,15 @@ def _gamma_on_grid(shape: Floats, seconds: Floats) -> Floats:
     return np.asarray(np.maximum(shares, 1e-300))
 
 
-def _fit_gamma(likelihoods: Floats, mean: float, news: float) -> tuple[float, float]:
-    """Shape and seconds that make it most likely, by a compass search on logarithms of shape and mean. `news`: the part
-    of the questions that counts beside what is believed of the shape beforehand."""
+def _fit_gamma(likelihoods: Floats, mean: float, dispersion: float) -> tuple[float, float]:
+    """Shape and seconds that make it most likely, by a compass search on logarithms of shape and mean. The greater the
+    dispersion, the more counts what is believed of the shape beforehand."""
 
     def values(points: Floats) -> Floats:
         shape, mean = points.T
         fit = np.log(np.maximum(likelihoods @ _gamma_on_grid(np.exp(shape), np.exp(shape - mean)), 1e-300))
         # A weak belief in a shape of about a half, and half a change more than was seen.
-        belief = -((shape - math.log(0.5)) ** 2) / (4.5 * news) + 0.5 * mean
+        belief = -((shape - math.log(0.5)) ** 2) * dispersion / 4.5 + 0.5 * mean
         return np.asarray(fit.sum(axis=0) + belief)
 
     point = np.array([math.log(0.5), min(max(math.log(mean), _SLOWEST), _FASTEST)])
