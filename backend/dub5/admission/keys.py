@@ -347,11 +347,8 @@ def moment(written: Any) -> float:
             "must be a date or a time, such as 2027-01-31 or 2027-01-31T12:00:00Z"
         )
     try:
-        return (
-            (written if written.tzinfo is not None else written.replace(tzinfo=UTC))
-            .astimezone(UTC)
-            .timestamp()
-        )
+        aware = written if written.tzinfo is not None else written.replace(tzinfo=UTC)
+        return aware.astimezone(UTC).timestamp()
     except OverflowError:  # which could not be written either
         raise ValueError("must be of the years 1 to 9999 in UTC") from None
 

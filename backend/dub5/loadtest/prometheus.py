@@ -95,10 +95,9 @@ class Prometheus:
     ) -> None:
         try:
             address = httpx.URL(url)
-            host = address.host
+            possible = bool(address.host) and (address.port is None or address.port < 2**16)
         except (httpx.InvalidURL, UnicodeError):  # the latter of a name that IDNA cannot have
-            host = ""
-        possible = bool(host) and (address.port is None or address.port < 2**16)
+            possible = False
         if not possible or address.scheme not in ("http", "https"):
             raise Unanswered("--prometheus: write an address such as http://prometheus.monitoring:9090")
         self._shown = str(address.copy_with(username=None, password=None, query=None)).rstrip("/")

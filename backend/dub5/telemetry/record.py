@@ -31,15 +31,7 @@ from typing import Any, Literal, Protocol, cast
 import msgspec
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from dub5.errors import (
-    ConfigError,
-    ErrorResponse,
-    InternalError,
-    NotCached,
-    Overloaded,
-    render,
-    shutting_down,
-)
+from dub5.errors import ConfigError, Dub5Error, InternalError, NotCached, render, shutting_down
 from dub5.settings.model import TelemetrySettings
 from dub5.telemetry.logging import get_logger, json_lines
 from dub5.telemetry.metrics import Hits, Metrics, RequestSeries
@@ -109,8 +101,6 @@ known. Of the first two there are few combinations, so they are encoded once eac
 _MOST_KNOWN = 4096
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
-_DEFECT = render(InternalError())
-_ENDED = render(shutting_down())
 
 _encode = msgspec.json.Encoder().encode
 
@@ -623,9 +613,9 @@ class TelemetryMiddleware:
             self._log.exception(
                 "request failed", request_id=record.request_id, trace_id=record.trace.trace_id
             )
-            await _answer_instead(exchange, _DEFECT, InternalError.code)
+            await _answer_instead(exchange, InternalError())
         except asyncio.CancelledError:  # the process ends by force: that is no defect
-            if not await _answer_instead(exchange, _ENDED, Overloaded.code):
+            if not await _answer_instead(exchange, shutting_down()):
                 raise
         finally:
             for name in (PUSH, WHOLE, LEAVING):  # else the connection would keep itself alive
@@ -790,7 +780,7 @@ def outcome_of(
     return "provider_error" if status in {502, 504} else "server_error"
 
 
-async def _answer_instead(exchange: _Exchange, error: ErrorResponse, code: str) -> bool:
+async def _answer_instead(exchange: _Exchange, error: Dub5Error) -> bool:
     """Tell the client of an error; False where that is no longer possible.
 
     After the head it is not: returning with the response unfinished makes the server break off the
@@ -798,8 +788,8 @@ async def _answer_instead(exchange: _Exchange, error: ErrorResponse, code: str) 
     """
     if exchange.status is not None and exchange.held is None:
         return False
-    exchange.record.error_code = code
-    headers = [*error.headers, (b"content-length", str(len(error.body)).encode())]
-    await exchange.pass_out({"type": "http.response.start", "status": error.status, "headers": headers})
-    await exchange.pass_out({"type": "http.response.body", "body": error.body, "more_body": False})
+    exchange.record.error_code, answer = error.code, render(error)
+    headers = [*answer.headers, (b"content-length", str(len(answer.body)).encode())]
+    await exchange.pass_out({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await exchange.pass_out({"type": "http.response.body", "body": answer.body, "more_body": False})
     return True
