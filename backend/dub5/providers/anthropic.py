@@ -186,7 +186,7 @@ class AnthropicProvider:
             event = event_of(data, self.name)
             if event.type != "message" and not translator.complete:
                 return list(translator.chunks(event))
-        except Reported:
+        except (Reported, Unusable):
             raise
         except (ValueError, RecursionError, ProviderError):
             if translator.complete or is_keep_alive(name, data) or is_done(name, data):

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from dub5.providers.message_blocks import BLOCKS, STOP, STOP_REASONS, entry, layout_of, needs_layout
-from dub5.providers.odd_answers import Reported, raise_reported_error
+from dub5.providers.odd_answers import MOST_BEGUN, TOO_MANY, Reported, Unusable, raise_reported_error
 from dub5.providers.protocol import Json, Payload
 
 _FINISH_REASONS = {
@@ -275,7 +275,7 @@ class StreamTranslator:
         self._blocks: dict[int, Block] = {}
         self._grown: dict[int, dict[str, list[str]]] = {}  # texts of those blocks, in parts
         self._calls: dict[int, int] = {}  # index of a block -> index of the tool call
-        self._begun_calls = 0
+        self._begun_blocks = self._begun_calls = 0
         self._silent: set[int] = set()  # tool calls without arguments so far
         self.complete = False
 
@@ -310,6 +310,9 @@ class StreamTranslator:
         yield self._chunk({"role": "assistant", "content": None})
 
     def _begin_block(self, index: int, block: Block, written: Json) -> Iterator[Json]:
+        self._begun_blocks += 1
+        if self._begun_blocks > MOST_BEGUN:
+            raise Unusable(TOO_MANY)
         self._blocks[index] = block
         self._grown[index] = {name: [getattr(block, name)] for name in ("text", "thinking", "signature")}
         self._layout[index] = entry(index, written)

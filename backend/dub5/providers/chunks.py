@@ -250,6 +250,11 @@ class Calls:
         self._next = 0  # greater than all of them
         self._last: _Known | None = None
 
+    @property
+    def begun(self) -> int:
+        """How many."""
+        return len(self._used)
+
     def places(self, parts: list[Json]) -> list[Place]:
         """Of the parts of one delta, in their order. ValueError where an index makes no sense."""
         touched: set[int] = set()

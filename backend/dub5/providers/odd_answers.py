@@ -18,6 +18,13 @@ AGAIN = "sent a second answer after the first"
 """As `Unusable.what`."""
 
 
+MOST_BEGUN = 30_000
+"""Choices, calls of tools and blocks that a stream may begin: with what is held for each some 100 MiB, as much as the
+values of a whole answer may take."""
+
+TOO_MANY = "began more choices, calls or blocks than can be held"
+
+
 class Unusable(ValueError):
     """Nothing can be made of the answer; `what` follows the provider's name in a sentence.
 

@@ -41,6 +41,8 @@ from dub5.providers.odd_answers import (
     CUT,
     ERRORS,
     KEEP_ALIVES,
+    MOST_BEGUN,
+    TOO_MANY,
     Reported,
     Unusable,
     is_done,
@@ -324,6 +326,8 @@ class Frames(msgspec.Struct):
     """Those of them that go on."""
     by_deltas: bool = False
     calls: dict[int, Calls] = {}
+    begun: int = 0
+    """Choices and calls of tools."""
     plain: dict[int, _Plain] = {}
     """By choice, of those that go on: the last chunk that was read with care, where that one was plain."""
     around: _Around | None = None
@@ -476,6 +480,8 @@ class Frames(msgspec.Struct):
         """Which choices have ended; one that goes on after its end has not."""
         for choice in choices:
             index, reason = choice["index"], choice.get("finish_reason")
+            if index not in self.unfinished and index not in self.finished:
+                self._count(1)
             says_more = any(value and not is_label(name) for name, value in choice["delta"].items())
             if says_more:
                 self.said.add(index)
@@ -489,6 +495,11 @@ class Frames(msgspec.Struct):
                 self.unfinished.add(index)
                 if index in self.said:
                     self.flowing.add(index)
+
+    def _count(self, begun: int) -> None:
+        self.begun += begun
+        if self.begun > MOST_BEGUN:
+            raise Unusable(TOO_MANY)
 
     def _proper(self, choice: Any, position: int) -> Json:
         """The choice itself, where it is as it should be."""
@@ -516,11 +527,13 @@ class Frames(msgspec.Struct):
 
     def _with_calls_placed(self, index: int, delta: Json) -> Json:
         """The delta itself, where OpenAI's own clients join its tool calls as they are meant."""
-        parts = _calls(delta)
+        parts, calls = _calls(delta), self.calls.setdefault(index, Calls())
+        before = calls.begun
         try:
-            places = self.calls.setdefault(index, Calls()).places(parts)
+            places = calls.places(parts)
         except ValueError:
             raise Unusable from None
+        self._count(calls.begun - before)
         placed = list(map(_placed, parts, places))
         same = parts is delta["tool_calls"] and all(map(_is, placed, parts))
         return delta if same else {**delta, "tool_calls": placed}

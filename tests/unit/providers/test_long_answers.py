@@ -11,10 +11,11 @@ import pytest
 
 from dub5.providers.anthropic_answer import Event, StreamTranslator, _Delta, event_of
 from dub5.providers.chunks import assemble
+from dub5.providers.odd_answers import MOST_BEGUN, Unusable
 from dub5.providers.openai import Frames
 from dub5.providers.protocol import Json
 
-MANY = 40_000
+MANY = MOST_BEGUN - 1
 LONG = "x" * 2**24
 PARTS = 100_000
 
@@ -95,3 +96,39 @@ def test_a_long_block_that_goes_on_in_very_many_parts() -> None:
     [chunk] = told("content_block_stop", index=0)
     [block] = chunk["choices"][0]["delta"]["thinking_blocks"]
     assert block == {"type": "thinking", "thinking": LONG + "y" * PARTS, "signature": "s"}
+
+
+def _begun_choice(number: int) -> Json:
+    return {"choices": [{"index": number, "delta": {"content": "a"}, "finish_reason": None}]}
+
+
+def _begun_call(number: int) -> Json:
+    return delta(tool_calls=[{"index": number, "id": f"c{number}", "function": {"name": "f"}}])
+
+
+@pytest.mark.parametrize("begun", [_begun_choice, _begun_call])
+def test_a_stream_begins_only_so_many_parts(begun: Callable[[int], Json]) -> None:
+    frames = Frames()
+
+    def said(number: int) -> None:
+        assert list(frames.read(b"", json.dumps(begun(number)).encode()))
+
+    first = 0 if begun is _begun_choice else 1  # calls are of a choice, which counts too
+    for number in range(first, MOST_BEGUN):
+        said(number)
+    said(MOST_BEGUN - 1)  # goes on
+    with pytest.raises(Unusable):
+        said(MOST_BEGUN)
+
+
+def test_a_message_begins_only_so_many_blocks() -> None:
+    translator = StreamTranslator(created=0)
+    start = b'{"type":"message_start","message":{"id":"m","model":"c","content":[],"usage":{}}}'
+    assert list(translator.chunks(event_of(start, "")))
+    block = (
+        b'{"type":"content_block_start","index":%d,"content_block":{"type":"tool_use","id":"t","name":"f"}}'
+    )
+    for number in range(MOST_BEGUN):
+        assert list(translator.chunks(event_of(block % number, "")))
+    with pytest.raises(Unusable):
+        list(translator.chunks(event_of(block % 0, "")))
