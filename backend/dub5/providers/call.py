@@ -309,8 +309,8 @@ class RoutedCall(msgspec.Struct, Generic[_T]):
                     raise
                 failures.append((route, without_trace(error)))
         # None is left. One of those that may work in a moment is called again, if the budget allows it. Where the
-        # provider said for how long to wait, that is longer than a client waits here.
-        transient = [route for route, error in failures if error.transient and error.retry_after is None]
+        # provider said for how long to wait, that is longer than a client waits here; 0 asks for no wait.
+        transient = [route for route, error in failures if error.transient and not error.retry_after]
         again = self._spare(transient)
         if again is not None:
             attempt = Attempt(self, again, next(self.numbers), model.clock(), "retry")
@@ -479,7 +479,8 @@ class Attempt(msgspec.Struct):
             self.reported = True
             self.route.health.unused(self.began)
         elif isinstance(error, ProviderError):
-            pause = error.retry_after if error.scope != "request" else None
+            # A wait of 0 asks for no pause: with one, a single call at a time would try whether the model is back.
+            pause = (error.retry_after or None) if error.scope != "request" else None
             failure = LastFailure.of(error)
             self.end(_outcome(error), error.scope, pause=pause, failure=failure, error=error.plain)
         else:

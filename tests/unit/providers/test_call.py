@@ -559,6 +559,16 @@ async def test_it_is_not_where_the_budget_is_spent() -> None:
     assert observed.reasons == [None]
 
 
+async def test_a_wait_of_nothing_is_no_pause() -> None:
+    passing_soon = ProviderError("No.", provider="p", transient=True, scope="server", retry_after=0.0)
+    observed, health = Observed(), well()
+    asked = of_routes(Route(Scripted("a", passing_soon), "x", health), budget=earned())
+    with pytest.raises(ProviderError):
+        await asked.complete(CALL, observed)
+    assert observed.reasons == [None, "retry"]
+    assert health.state(100.0) == "closed"
+
+
 @pytest.mark.parametrize(
     "error",
     [
