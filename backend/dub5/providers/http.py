@@ -30,7 +30,7 @@ from dub5.providers.http_errors import NO_CREDENTIALS, HttpErrors, out_of
 from dub5.providers.odd_answers import Reported, Unusable
 from dub5.providers.protocol import Call, Json, ResponseHead
 from dub5.providers.redaction import Redactor
-from dub5.providers.upstream import KEEP_ALIVE, OnData, Upstream, UpstreamError
+from dub5.providers.upstream import KEEP_ALIVE, MAX_HEAD, OnData, Upstream, UpstreamError
 from dub5.settings.addresses import Proxy
 from dub5.settings.model import AnyHttpProvider, Timeouts, key_header, root_of
 
@@ -50,6 +50,9 @@ _PART = 2**13
 
 BODY = b"\n"
 """The name of what was no event, but the whole body: no event can have it."""
+
+_MOST_HEADERS = MAX_ANSWER // MAX_HEAD
+"""Header lines of a response that aiohttp reads; it bounds the length of each, not that of the head."""
 
 _OK = frozenset({200, 201, 203})
 """With an answer in the body: some frameworks give 201 to every POST, and a proxy that changes something 203."""
@@ -366,6 +369,9 @@ class HttpClient:
                 connector=self._connector(),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(connect=self._timeouts.connect),
+                max_line_size=MAX_HEAD,
+                max_field_size=MAX_HEAD,
+                max_headers=_MOST_HEADERS,
             )
         return self._session
 

@@ -27,7 +27,7 @@ from dub5.process.descriptors import Sockets
 KEEP_ALIVE = 30.0
 """Seconds that an idle connection is kept."""
 
-_MAX_HEAD = 64 * 2**10
+MAX_HEAD = 64 * 2**10
 """Bytes, to within one read; also of whatever else comes between two parts of a body, or behind it."""
 _NAMES_KEPT = 10.0
 """Seconds for which the addresses of a host are good."""
@@ -249,7 +249,7 @@ class Response(asyncio.Protocol):
             self._error = self._error or NotHttp()
         except httptools.HttpParserUpgrade:
             self._fail_here(NotHttp())
-        if self._aside > _MAX_HEAD and not self.complete:
+        if self._aside > MAX_HEAD and not self.complete:
             self._fail_here(NotHttp())
         if self._parts and on_data is not None:
             try:

@@ -17,6 +17,7 @@ import trustme
 from dub5 import providers
 from dub5.errors import ConfigError, Overloaded, ProviderError
 from dub5.process.descriptors import Sockets
+from dub5.providers.listing import ListsModels, parse
 from dub5.providers.protocol import Call, Provider
 from dub5.settings.loader import convert
 from testkit.anthropic_server import FakeAnthropic
@@ -308,6 +309,25 @@ async def test_a_caller_is_told_of_the_proxy(fake: FakeOpenAI) -> None:
         response = await server.chat()
     assert response.status_code == 502
     assert response.json()["error"]["message"] == "The proxy of the provider fake cannot be reached."
+
+
+@pytest.mark.parametrize("proxied", [False, True], ids=["straight", "by a proxy"])
+@pytest.mark.parametrize(
+    "head",
+    [{"content-security-policy": "a" * 30_000}, {f"x-{number}": "1" for number in range(300)}],
+    ids=["a long line", "many lines"],
+)
+async def test_a_long_head_is_read_on_every_way(
+    authority: Authority, head: dict[str, str], proxied: bool
+) -> None:
+    async with FakeOpenAI(tls=authority.server) as fake, FakeProxy() as proxy:
+        way = proxy.url if proxied else "none"
+        async with provider_at(fake.base_url, ca_file=authority.file, proxy=way) as provider:
+            fake.reply = whole_answer(completion({"content": "read"}), headers=head)
+            assert await answered(provider, whole=True) == "read"
+            fake.reply = whole_answer({"data": [{"id": "x"}]}, headers=head)
+            assert isinstance(provider, ListsModels)
+            assert parse(await provider.listed())
 
 
 # --- Several addresses ---
