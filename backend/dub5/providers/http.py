@@ -30,7 +30,7 @@ from dub5.providers.http_errors import NO_CREDENTIALS, HttpErrors, out_of
 from dub5.providers.odd_answers import Reported, Unusable
 from dub5.providers.protocol import Call, Json, ResponseHead
 from dub5.providers.redaction import Redactor
-from dub5.providers.upstream import KEEP_ALIVE, MAX_HEAD, OnData, Upstream, UpstreamError
+from dub5.providers.upstream import KEEP_ALIVE, MAX_HEAD, OnData, Unpacking, Upstream, UpstreamError
 from dub5.settings.addresses import Proxy
 from dub5.settings.model import AnyHttpProvider, Timeouts, key_header, root_of
 
@@ -139,10 +139,13 @@ class Proxied(msgspec.Struct):
         return self.response.headers
 
     async def read(self, on_data: OnData) -> None:
-        content = self.response.content
+        content, unpacking = self.response.content, Unpacking.of(self.headers)
         while not content.at_eof():
             if part := await content.readany():
-                on_data(part)
+                if unpacking is None:
+                    on_data(part)
+                else:
+                    unpacking.feed(part, on_data)
 
     def release(self) -> None:
         self.response.release()
@@ -369,6 +372,7 @@ class HttpClient:
                 connector=self._connector(),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(connect=self._timeouts.connect),
+                auto_decompress=False,
                 max_line_size=MAX_HEAD,
                 max_field_size=MAX_HEAD,
                 max_headers=_MOST_HEADERS,

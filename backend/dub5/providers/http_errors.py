@@ -14,7 +14,6 @@ import time
 from collections.abc import Mapping
 
 import aiohttp
-from aiohttp.http_exceptions import ContentEncodingError
 
 from dub5.errors import (
     CallerError,
@@ -30,7 +29,7 @@ from dub5.providers import refusals
 from dub5.providers.odd_answers import Reported, Unusable
 from dub5.providers.redaction import REDACTED, Redactor
 from dub5.providers.refusals import Refusal
-from dub5.providers.upstream import Closed, NotAccepted, NotHttp, Unreachable, UpstreamError
+from dub5.providers.upstream import Closed, NotAccepted, NotHttp, Undecodable, Unreachable, UpstreamError
 from dub5.settings.addresses import Proxy
 
 _TOO_LARGE, _TOO_MANY = 413, 429
@@ -83,12 +82,10 @@ class HttpErrors:
                 return self.error("has a certificate that is not trusted here", scope="provider")
             case aiohttp.ClientConnectorError() | aiohttp.ClientSSLError() | Unreachable():
                 return self.error("cannot be reached", transient=True, scope="provider")
-            case (
-                aiohttp.ClientResponseError()
-                | aiohttp.ClientPayloadError(__cause__=ContentEncodingError())
-                | NotHttp()
-            ):
+            case aiohttp.ClientResponseError() | NotHttp():
                 return self.error("sent what is not HTTP")
+            case Undecodable():
+                return self.error("sent an answer in a compression that cannot be read; none was asked for")
             case TimeoutError() if action is not None:
                 return self.timeout(action)
         # In the middle of an answer?

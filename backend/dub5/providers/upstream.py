@@ -39,8 +39,11 @@ _PIECE = 256 * 2**10
 """Bytes of a request that are written without a pause."""
 _INFLATED = 256 * 2**10
 """Bytes of a compressed body that are passed on at once."""
-_CODINGS = {"gzip": 31, "x-gzip": 31, "deflate": 47}
-"""`wbits` of zlib; 47 is either kind of head."""
+_GZIP, _EITHER = 31, 47
+_CODINGS = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": _EITHER}
+"""`wbits` of zlib, by the kind of head that it expects: gzip's, or either that one or its own."""
+_MAGIC = b"\x1f\x8b"
+"""With which a gzip begins."""
 
 OnData = Callable[[bytes], None]
 """Called with a part of the body. What it raises ends the call, and is raised to whoever reads."""
@@ -75,13 +78,49 @@ class Closed(UpstreamError):
         self.__cause__ = cause
 
 
-class _Unreadable:
-    """In zlib's place, of a coding that is not known here: the head counts without the body."""
+class Undecodable(UpstreamError):
+    """The body is in a coding that is not known here, or not in the one that it names."""
 
-    eof = False
 
-    def decompress(self, _data: bytes, _most: int) -> bytes:
-        raise zlib.error
+class Unpacking:
+    """A body in a coding, as it comes. Of a coding that is not known the head counts without the body."""
+
+    def __init__(self, codings: list[str]) -> None:
+        self._wbits = _CODINGS.get(codings[0]) if len(codings) == 1 else None
+        self._member: Any = None
+
+    @classmethod
+    def of(cls, headers: Mapping[str, str]) -> Unpacking | None:
+        """None where the body comes as it is."""
+        codings = [each.strip().lower() for each in headers.get("content-encoding", "").split(",")]
+        packed = [each for each in codings if each not in {"", "identity"}]
+        return cls(packed) if packed else None
+
+    def feed(self, part: bytes, on_data: OnData) -> None:
+        """Never more at once than somebody counts. Undecodable where that cannot be."""
+        left = part
+        while left:
+            if self._member is None:
+                self._member = self._begun(left)
+            elif self._member.eof:
+                # A gzip may have several members (RFC 1952, section 2.2); zlib would keep what else comes then.
+                if self._wbits != _GZIP or not _MAGIC.startswith(left[:2]):
+                    return
+                self._member = self._begun(left)
+            try:
+                inflated = self._member.decompress(left, _INFLATED)
+            except zlib.error:
+                raise Undecodable from None
+            if inflated:
+                on_data(inflated)
+            left = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
+
+    def _begun(self, first: bytes) -> Any:
+        if self._wbits is None:
+            raise Undecodable
+        # What is called deflate has a head of zlib's by RFC 9110, and often none.
+        bare = self._wbits == _EITHER and first[0] & 15 != zlib.DEFLATED and first[:1] != _MAGIC[:1]
+        return zlib.decompressobj(-zlib.MAX_WBITS if bare else self._wbits)
 
 
 class Response(asyncio.Protocol):
@@ -95,7 +134,6 @@ class Response(asyncio.Protocol):
         "_between",
         "_error",
         "_headed",
-        "_inflate",
         "_kept",
         "_loop",
         "_on_data",
@@ -103,6 +141,7 @@ class Response(asyncio.Protocol):
         "_parts",
         "_sent",
         "_to_the_end",
+        "_unpacking",
         "_upstream",
         "_waiter",
         "_writable",
@@ -129,7 +168,7 @@ class Response(asyncio.Protocol):
         self._between = False  # two chunks of a body that is passed on as it is
         self._waiter: asyncio.Future[None] | None = None
         self._error: BaseException | None = None
-        self._inflate: Any = None
+        self._unpacking: Unpacking | None = None
         self._to_the_end = self._kept = self._sent = False
         self._writable: asyncio.Future[None] | None = None
 
@@ -139,7 +178,7 @@ class Response(asyncio.Protocol):
         """Send a request, and wait for the head of the response."""
         self.status, self.headers = 0, {}
         self.complete = self._headed = self._sent = self._between = False
-        self._aside, self._inflate = 0, None
+        self._aside, self._unpacking = 0, None
         if self._parser is None:
             self._parser = httptools.HttpResponseParser(self)
             self._parser.set_dangerous_leniencies(
@@ -253,7 +292,7 @@ class Response(asyncio.Protocol):
             self._fail_here(NotHttp())
         if self._parts and on_data is not None:
             try:
-                if self._inflate is None and len(self._parts) == 1:  # nearly always
+                if self._unpacking is None and len(self._parts) == 1:  # nearly always
                     on_data(self._parts.pop())
                 else:
                     self._pass_on(on_data)
@@ -267,19 +306,12 @@ class Response(asyncio.Protocol):
     def _pass_on(self, on_data: OnData) -> None:
         """What has come of the body. Of a compressed one never more at once than somebody counts."""
         parts, self._parts = self._parts, []
-        if self._inflate is None:
+        if self._unpacking is None:
             if parts:
                 on_data(parts[0] if len(parts) == 1 else b"".join(parts))
             return
-        try:
-            for part in parts:
-                left = part
-                while left and not self._inflate.eof:  # it would keep what comes then
-                    if inflated := self._inflate.decompress(left, _INFLATED):
-                        on_data(inflated)
-                    left = self._inflate.unconsumed_tail
-        except zlib.error:
-            raise NotHttp from None
+        for part in parts:
+            self._unpacking.feed(part, on_data)
 
     def _fail_here(self, error: BaseException) -> None:
         if self.transport is not None:
@@ -333,11 +365,7 @@ class Response(asyncio.Protocol):
         self._to_the_end = not ("content-length" in headers or chunked or status in {204, 304})
         self._kept = self._parser.should_keep_alive()
         if "content-encoding" in headers:
-            coding = headers["content-encoding"].strip().lower()
-            if coding in _CODINGS:
-                self._inflate = zlib.decompressobj(_CODINGS[coding])
-            elif coding not in {"", "identity"}:
-                self._inflate = _Unreadable()
+            self._unpacking = Unpacking.of(headers)
         if self._writable is not None:
             self.resume_writing()  # nobody waits for the rest of the request to be taken
         if self._on_data is None:
@@ -351,7 +379,7 @@ class Response(asyncio.Protocol):
         self._between = False
 
     def on_chunk_complete(self) -> None:
-        self._between = self._inflate is None
+        self._between = self._unpacking is None
 
     def on_message_complete(self) -> None:
         self._between = False

@@ -275,7 +275,7 @@ async def test_chunks_before_the_fault_have_come(fake: FakeOpenAI) -> None:
         (whole({}), "without proper `choices`"),
         (whole({"choices": [{"message": None}]}), "without proper `choices`"),
         (whole({"error": {"message": "Overloaded"}}), "reported an error: Overloaded"),
-        (whole(None, raw=b"no gzip", headers={"content-encoding": "gzip"}), "sent what is not HTTP"),
+        (whole(None, raw=b"no gzip", headers={"content-encoding": "gzip"}), "compression"),
         (raw(b""), "broke off"),
         (raw(b"SSH-2.0-OpenSSH_9.2\r\n\r\n"), "sent what is not HTTP"),
         (raw(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n{"), "broke off"),

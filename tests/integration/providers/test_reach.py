@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import json
 import socket
 import ssl
@@ -328,6 +329,25 @@ async def test_a_long_head_is_read_on_every_way(
             fake.reply = whole_answer({"data": [{"id": "x"}]}, headers=head)
             assert isinstance(provider, ListsModels)
             assert parse(await provider.listed())
+
+
+@pytest.mark.parametrize("proxied", [False, True], ids=["straight", "by a proxy"])
+async def test_a_compressed_response_is_read_alike_on_every_way(authority: Authority, proxied: bool) -> None:
+    async with FakeOpenAI(tls=authority.server) as fake, FakeProxy() as proxy:
+        way = proxy.url if proxied else "none"
+        async with provider_at(fake.base_url, ca_file=authority.file, proxy=way) as provider:
+            packed = gzip.compress(json.dumps(completion({"content": "read"})).encode())
+            fake.reply = whole_answer(None, raw=packed, headers={"content-encoding": "gzip, identity"})
+            assert await answered(provider, whole=True) == "read"
+            fake.reply = whole_answer(None, raw=b"?", headers={"content-encoding": "br"})
+            with pytest.raises(ProviderError, match="compression") as unread:
+                await answered(provider, whole=True)
+            assert unread.value.scope == "request"
+            headers = {"content-encoding": "br", "retry-after": "7"}
+            fake.reply = whole_answer(None, raw=b"?", status=429, headers=headers)
+            with pytest.raises(ProviderError) as busy:
+                await answered(provider, whole=True)
+            assert (busy.value.status, busy.value.retry_after) == (429, 7.0)
 
 
 # --- Several addresses ---

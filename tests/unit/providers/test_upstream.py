@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import itertools
 import socket
+import zlib
 from typing import Any, cast
 
 import pytest
@@ -13,7 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
-from dub5.providers.upstream import Closed, NotHttp, Response, Unreachable, Upstream, UpstreamError
+from dub5.providers.upstream import (
+    Closed,
+    NotHttp,
+    Response,
+    Undecodable,
+    Unreachable,
+    Upstream,
+    UpstreamError,
+)
 from tests.harness import later
 
 
@@ -246,8 +255,6 @@ async def test_a_connection_that_the_provider_closes_is_not_used_again(line: byt
         b"nonsense\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
         b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n",
-        framed(b"body", "length", [], b"Content-Encoding: gzip"),
-        framed(b"body", "length", [], b"Content-Encoding: unheard-of"),
         framed(b"", "chunked", []).removesuffix(b"0\r\n\r\n") + b"zz\r\n",
         b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 20_000,
     ],
@@ -277,12 +284,42 @@ async def test_what_is_no_body_is_bounded_behind_the_head_too(begun: bytes, more
     assert call.wire.closing
 
 
+def deflated(body: bytes, wbits: int) -> bytes:
+    packing = zlib.compressobj(wbits=wbits)
+    return packing.compress(body) + packing.flush()
+
+
+@pytest.mark.parametrize(
+    ("coding", "packed"),
+    [
+        (b"gzip, identity", gzip.compress(b"some words")),
+        (b"gzip", gzip.compress(b"some ") + gzip.compress(b"words")),
+        (b"gzip", gzip.compress(b"some words") + bytes(8)),
+        (b"deflate", deflated(b"some words", zlib.MAX_WBITS)),
+        (b"deflate", deflated(b"some words", -zlib.MAX_WBITS)),
+        (b"deflate", gzip.compress(b"some words")),
+    ],
+    ids=["identity, too", "two members", "padded", "zlib", "bare", "gzip's head"],
+)
+async def test_what_is_packed_in_its_own_way_is_unpacked(coding: bytes, packed: bytes) -> None:
+    sent = framed(packed, "length", [], b"Content-Encoding: " + coding)
+    for cut in range(len(sent) - len(packed), len(sent)):
+        assert await Call().answered(parted(sent, [cut])) == b"some words"
+
+
+@pytest.mark.parametrize("coding", [b"gzip", b"deflate", b"br", b"gzip, gzip"])
+async def test_what_cannot_be_unpacked(coding: bytes) -> None:
+    with pytest.raises(Undecodable):
+        await Call().answered([framed(b"\xff body", "length", [], b"Content-Encoding: " + coding)])
+
+
 async def test_what_comes_behind_the_end_of_a_compressed_body_is_not_kept() -> None:
     call = Call()
     more = [b"x" * 1024] * 100
     sent = framed(gzip.compress(b"body"), "to the end", [], b"Content-Encoding: gzip")
     assert await call.answered([sent, *more], ends=True) == b"body"
-    assert len(call.response._inflate.unused_data) < 1024
+    assert call.response._unpacking is not None
+    assert len(call.response._unpacking._member.unused_data) < 1024
 
 
 async def test_a_connection_that_has_not_taken_the_request_is_not_used_again() -> None:
