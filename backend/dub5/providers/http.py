@@ -26,7 +26,7 @@ from dub5.json_steps import fed, in_steps, pieces
 from dub5.process.countdown import LATE, LOOK, Deadline
 from dub5.process.descriptors import Sockets
 from dub5.providers import refusals
-from dub5.providers.http_errors import NO_CREDENTIALS, HttpErrors, out_of
+from dub5.providers.http_errors import NO_CREDENTIALS, HttpErrors, TunnelCut, out_of
 from dub5.providers.odd_answers import Reported, Unusable
 from dub5.providers.protocol import Call, Json, ResponseHead
 from dub5.providers.redaction import Redactor
@@ -381,10 +381,7 @@ class HttpClient:
 
     def _connector(self) -> aiohttp.TCPConnector:
         # How many there are at once is for `health` to say: a wait here would be the provider's fault.
-        usual: Any = {"limit": 0, "keepalive_timeout": KEEP_ALIVE, "ssl": self.tls or True}
-        return (
-            aiohttp.TCPConnector(**usual) if self._sockets is None else _SharedSockets(self._sockets, **usual)
-        )
+        return _Connector(self._sockets, limit=0, keepalive_timeout=KEEP_ALIVE, ssl=self.tls or True)
 
 
 class TimeLimit:
@@ -449,17 +446,22 @@ class _Limited(msgspec.Struct, eq=False):
             raise TimeoutError from error
 
 
-class _SharedSockets(aiohttp.TCPConnector):
-    """A pool whose sockets are bounded together with those of other pools."""
+class _Connector(aiohttp.TCPConnector):
+    """A pool that tells what its proxy does, and whose sockets may be bounded together with those of other pools."""
 
-    def __init__(self, sockets: Sockets, **options: Any) -> None:
-        super().__init__(socket_factory=sockets.make, **options)
+    def __init__(self, sockets: Sockets | None, **options: Any) -> None:
+        super().__init__(socket_factory=sockets.make if sockets is not None else None, **options)
         self._sockets = sockets
 
     async def connect(self, *asked: Any, **options: Any) -> aiohttp.connector.Connection:
-        connection = await super().connect(*asked, **options)
+        try:
+            connection = await super().connect(*asked, **options)
+        except aiohttp.ClientConnectorError:
+            raise
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            raise TunnelCut from error  # nobody else has been asked anything yet
         transport = connection.transport
-        if transport is not None:
+        if self._sockets is not None and transport is not None:
             self._sockets.used(transport)
             connection.add_callback(functools.partial(self._sockets.unused, transport))
         return connection

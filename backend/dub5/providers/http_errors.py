@@ -55,6 +55,10 @@ _CODES = {
 _WITHOUT_WORDS = {_TOO_LARGE: "The request is too large for the provider."}
 
 
+class TunnelCut(aiohttp.ClientConnectionError):
+    """The proxy ended the connection instead of answering to CONNECT."""
+
+
 class HttpErrors:
     """The errors of one provider, reached through `proxy`, if any; `redact` takes out what is the operator's."""
 
@@ -261,6 +265,8 @@ def _done_by(proxy: Proxy, error: Exception) -> tuple[str, bool] | None:
             return NO_CREDENTIALS, False
         case aiohttp.ClientHttpProxyError(status=status):
             return f"refused the connection (status {status})", status in _PASSING
+        case TunnelCut():
+            return "closed the connection", True
         case aiohttp.ClientResponseError() if error.request_info.method == "CONNECT":
             return "sent what is not HTTP", False
         case aiohttp.ClientConnectorCertificateError(host=proxy.url.raw_host, port=proxy.url.port):

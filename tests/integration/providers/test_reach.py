@@ -266,6 +266,21 @@ async def test_a_proxy_that_refuses(authority: Authority, answer: bytes, words: 
     assert error.transient is (b"503" in answer)
 
 
+@pytest.mark.parametrize("resets", [False, True])
+async def test_a_proxy_that_closes_instead_of_a_tunnel(resets: bool) -> None:
+    async def closes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        if resets:
+            writer.transport.abort()
+        writer.close()
+
+    async with await asyncio.start_server(closes, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        error = await trouble("https://models.example.invalid/v1", proxy=f"http://{host}:{port}")
+    assert error.message == "The proxy of the provider acme closed the connection."
+    assert (error.scope, error.transient) == ("provider", True)
+
+
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("target", ["http://models.example.invalid/v1", "https://models.example.invalid/v1"])
 async def test_a_proxy_that_is_not_there(scheme: str, target: str) -> None:
