@@ -273,7 +273,7 @@ class RoutedCall(msgspec.Struct, Generic[_T]):
         unsupported: dict[int, Unsupported] = {}  # by id of the route
         while untried:  # each route once
             # The first that is healthy and has a free slot, which is taken: the attempt gives it back. Where all that
-            # are healthy are full, a slot at the first of them is waited for.
+            # are healthy are full, one is waited for at the first of them where not too many wait already.
             now = model.clock()
             for route in untried:
                 if route.health.try_enter(now):
@@ -282,7 +282,7 @@ class RoutedCall(msgspec.Struct, Generic[_T]):
                 healthy = [route for route in untried if route.health.state(now) == "closed"]
                 if not healthy:
                     break
-                route = healthy[0]
+                route = next((route for route in healthy if route.health.concurrency.may_wait), healthy[0])
                 if not await self._queue_at(route):
                     continue
             untried.remove(route)
@@ -332,7 +332,7 @@ class RoutedCall(msgspec.Struct, Generic[_T]):
         Overloaded where as many wait as are let in: one slow model must not take all slots of this replica.
         """
         health, name = route.health, route.provider.name
-        if health.concurrency.waiting >= health.concurrency.limit:
+        if not health.concurrency.may_wait:
             health.rejected()
             raise Overloaded(
                 f"The provider {name} takes only {health.concurrency.limit} calls at once for now. "

@@ -201,6 +201,11 @@ class ConcurrencyLimit:
     def limit(self) -> int:
         return int(self._limit)
 
+    @property
+    def may_wait(self) -> bool:
+        """Whether one more may wait for a slot: as many as there are slots."""
+        return self.waiting < self.limit
+
     def try_enter(self, *, from_queue: bool = False) -> bool:
         """Take a slot where one is free: for the first of the queue, or where there is no queue."""
         pool, running = self._pool, self.running

@@ -472,6 +472,20 @@ async def test_only_as_many_wait_for_a_provider_as_it_is_given_calls() -> None:
     await asyncio.gather(*waiting)
 
 
+async def test_where_too_many_wait_at_one_provider_the_next_has_a_queue_too() -> None:
+    healths = [full(), full()]
+    routes = [Route(Scripted(name, name), "x", health) for name, health in zip("ab", healths, strict=True)]
+    asked = of_routes(*routes)
+    waiting = [asyncio.create_task(asked.complete(CALL, Observed())) for _ in range(3)]
+    await asyncio.sleep(0)
+    assert [health.concurrency.waiting for health in healths] == [1, 1]
+    with pytest.raises(Overloaded):
+        await waiting[2]
+    for health in healths:
+        health.concurrency.left()
+    assert [(await each).data["said"] for each in waiting[:2]] == ["a", "b"]
+
+
 async def test_a_provider_that_is_back_is_tried_though_old_calls_hold_more_places_than_it_has() -> None:
     provider, health = Scripted("a", "hello"), full(10)
     health.ended("limited", "model", began=0.0, now=0.0, worked=False, pause=0.5)
