@@ -65,6 +65,7 @@ class Breaker:
         closed --(share of failures in the window reaches the threshold)--> open
         open --(pause is over)--> half-open: one call may try
         half-open --(it succeeds)--> closed        half-open --(it fails)--> open, for twice as long
+        closed --(the provider asks for fewer calls)--> open --(the pause that it asked for is over)--> closed
 
     `allows` before each call, then `succeeded`, `failed` or `abandoned`, once, with the time at which the call `began`:
     while the breaker is not closed, only calls since it opened count. The shape is that of M. Nygard, "Release It!",
@@ -79,11 +80,14 @@ class Breaker:
         self._failures = 0
         self._pause = FIRST_PAUSE
         self._probing_since: float | None = None
+        self._resting = False  # whether it is open for a pause alone
 
     def state(self, now: float) -> State:
         if self.open_until is None:
             return "closed"
-        return "open" if now < self.open_until else "half-open"
+        if now < self.open_until:
+            return "open"
+        return "closed" if self._resting else "half-open"
 
     def retry_after(self, now: float) -> float:
         """Seconds until the next call may try; 0 where one may now."""
@@ -107,9 +111,7 @@ class Breaker:
         if self.open_until is not None:
             if began < self.opened:
                 return
-            self.open_until, self._probing_since, self._pause = None, None, FIRST_PAUSE
-            self._calls.clear()
-            self._failures = 0
+            self._close()
         calls = self._calls
         calls.append((now, False))
         while calls[0][0] <= now - WINDOW:
@@ -117,6 +119,8 @@ class Breaker:
 
     def failed(self, began: float, now: float, *, pause: float | None = None) -> None:
         """`pause` is what the provider itself asked for (`Retry-After`): it is not called for that long."""
+        if self._resting and self.state(now) == "closed":
+            self._close()
         if self.open_until is not None:
             if began >= self.opened:
                 self.trip(now, pause)
@@ -131,18 +135,35 @@ class Breaker:
         if pause is not None or (len(calls) >= FEWEST_CALLS and self._failures >= THRESHOLD * len(calls)):
             self.trip(now, pause)
 
+    def limited(self, began: float, now: float, pause: float) -> None:
+        """The provider works, and asked for fewer calls and for this `pause`: after it they go on.
+
+        With one try at a time first, all others would be refused for as long as an answer takes. Where the pause is
+        longer than it is kept here, or the breaker is open for failures, it is one more.
+        """
+        if pause > LONGEST_PAUSE or (self.open_until is not None and not self._resting):
+            self.failed(began, now, pause=pause)
+            return
+        self._stay_open(now, pause)
+        self.opened, self._resting = now, True
+
     def trip(self, now: float, pause: float | None = None) -> None:
         """Open it, also for what is known from elsewhere; where it was half-open, for twice as long as before."""
         if self.open_until is not None:
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
         self._stay_open(now, self._pause if pause is None else pause)
         self.opened = now
-        self._probing_since = None
+        self._probing_since, self._resting = None, False
 
     def abandoned(self, began: float) -> None:
         """The call says nothing about whether the provider works, or nothing that is for this breaker to judge."""
         if self.open_until is None or began >= self.opened:
             self._probing_since = None
+
+    def _close(self) -> None:
+        self.open_until, self._probing_since, self._pause, self._resting = None, None, FIRST_PAUSE, False
+        self._calls.clear()
+        self._failures = 0
 
     def _stay_open(self, now: float, pause: float) -> None:
         until = now + min(max(pause, 0.0), LONGEST_PAUSE)
@@ -454,7 +475,10 @@ class ModelHealth:
         self.concurrency.left(_ENDINGS.get(outcome, "otherwise"), began=began, now=now)
         if scope == "model" or scope == "server":
             self._last_failure = failure
-            self.breaker.failed(began, now, pause=pause)
+            if outcome == "limited" and pause is not None:
+                self.breaker.limited(began, now, pause)
+            else:
+                self.breaker.failed(began, now, pause=pause)
             if scope == "server":
                 self._provider.model_failed(self._name, began, now)
             else:  # it answers: whatever it is, the other models need not have it

@@ -70,6 +70,34 @@ def test_a_provider_that_asks_to_be_left_alone_is() -> None:
     assert breaker.allows(7.0)
 
 
+def test_after_a_pause_for_too_many_calls_they_go_on() -> None:
+    breaker = Breaker()
+    for at in (0.0, 1.0):
+        breaker.limited(0.0, at, 7.0)
+    breaker.succeeded(0.0, 2.0)
+    breaker.failed(0.0, 2.0)
+    assert (breaker.state(7.9), breaker.allows(7.9), breaker.retry_after(7.0)) == ("open", False, 1.0)
+    assert breaker.state(8.0) == "closed"
+    assert [breaker.allows(8.0) for _ in range(3)] == [True] * 3
+    breaker.failed(8.0, 8.1)  # no try has failed: it is one call among others
+    assert breaker.state(8.1) == "closed"
+    breaker.limited(8.0, 8.2, 1.0)
+    assert (breaker.state(9.1), breaker.state(9.2)) == ("open", "closed")
+
+
+def test_a_longer_pause_than_is_kept_ends_with_a_try() -> None:
+    breaker = Breaker()
+    breaker.limited(0.0, 0.0, 10 * LONGEST_PAUSE)
+    assert breaker.state(LONGEST_PAUSE) == "half-open"
+
+
+def test_so_does_that_of_a_try_that_failed() -> None:
+    breaker = opened()
+    assert breaker.allows(FIRST_PAUSE)
+    breaker.limited(FIRST_PAUSE, FIRST_PAUSE, 7.0)
+    assert breaker.state(FIRST_PAUSE + 7.0) == "half-open"
+
+
 def test_a_try_that_was_given_up_or_lost_makes_room_for_another() -> None:
     breaker = opened()
     assert breaker.allows(FIRST_PAUSE)
@@ -98,7 +126,7 @@ def test_but_the_pause_that_one_of_them_asks_for_is_kept() -> None:
     assert breaker.retry_after(2.0) == 9.0
 
 
-@given(st.lists(st.tuples(st.floats(0, 5), st.sampled_from(["ok", "bad", "gone"])), max_size=200))
+@given(st.lists(st.tuples(st.floats(0, 5), st.sampled_from(["ok", "bad", "busy", "gone"])), max_size=200))
 def test_it_always_lets_a_call_through_in_the_end(history: list[tuple[float, str]]) -> None:
     breaker, now = Breaker(), 0.0
     for passed, outcome in history:
@@ -109,6 +137,8 @@ def test_it_always_lets_a_call_through_in_the_end(history: list[tuple[float, str
                     breaker.succeeded(now, now)
                 case "bad":
                     breaker.failed(now, now)
+                case "busy":
+                    breaker.limited(now, now, passed)
                 case _:
                     breaker.abandoned(now)
     assert breaker.allows(now + LONGEST_PAUSE + PROBE_TIMEOUT)

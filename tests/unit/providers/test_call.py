@@ -488,7 +488,7 @@ async def test_where_too_many_wait_at_one_provider_the_next_has_a_queue_too() ->
 
 async def test_a_provider_that_is_back_is_tried_though_old_calls_hold_more_places_than_it_has() -> None:
     provider, health = Scripted("a", "hello"), full(10)
-    health.ended("limited", "model", began=0.0, now=0.0, worked=False, pause=0.5)
+    health.ended("timeout", "model", began=0.0, now=0.0, worked=False, pause=0.5)
     assert (health.concurrency.running, health.concurrency.limit) == (9, 7)
     answer = await of_routes(Route(provider, "x", health)).complete(CALL, Observed())
     assert answer.data["said"] == "hello"

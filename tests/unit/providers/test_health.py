@@ -52,6 +52,16 @@ def test_a_pause_is_for_the_model_that_was_limited(provider: ProviderHealth) -> 
     assert (fine.state(0.0), fine.retry_after(0.0)) == ("closed", 0.0)
 
 
+def test_after_it_there_are_as_many_calls_as_the_limit_lets(provider: ProviderHealth) -> None:
+    busy = provider.of("busy")
+    assert all(busy.try_enter(0.0) for _ in range(10))
+    busy.ended("limited", "model", began=0.0, now=1.0, worked=False, pause=7.0)
+    for _ in range(9):
+        busy.ended("ok", None, began=0.0, now=1.0, worked=False, pause=None)
+    assert not busy.try_enter(7.9)
+    assert [busy.try_enter(8.0) for _ in range(9)] == [True] * 7 + [False] * 2
+
+
 @pytest.mark.parametrize("outcome", ["error", "timeout", "limited"])
 def test_one_models_failures_close_nobody_elses(provider: ProviderHealth, outcome: Outcome) -> None:
     bad, fine, idle = provider.of("bad"), provider.of("fine"), provider.of("idle")
