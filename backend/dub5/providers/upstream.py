@@ -476,10 +476,11 @@ class Upstream:
 
     async def _connected(self) -> Response:
         """A new one."""
-        loop = asyncio.get_running_loop()
+        loop, known = asyncio.get_running_loop(), self._addresses
         try:
             async with Countdown(self._connect, steps=_LOOKS, over=lambda steps, _: steps >= _LOOKS):
                 addresses = await self._resolved()
+                known = self._addresses
                 while True:
                     made = await aiohappyeyeballs.start_connection(
                         addresses,
@@ -507,11 +508,18 @@ class Upstream:
                         made.close()
                         raise
         except TimeoutError:
+            self._doubt(known)
             raise NotAccepted from None
         except (OSError, UnicodeError) as error:  # the latter of a name that cannot be one
+            self._doubt(known)
             raise Unreachable(self._host) from error
         self._open.add(response)
         return response
+
+    def _doubt(self, known: tuple[list[Any], float]) -> None:
+        """Look the host up again for the next call: it may have moved. Unless somebody has done so since."""
+        if self._addresses is known and known[1] < math.inf:
+            self._addresses = [], 0.0
 
     async def _resolved(self) -> list[Any]:
         """The addresses of the host, each time beginning with the next one, so that all of them get connections.

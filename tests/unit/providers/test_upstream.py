@@ -443,6 +443,23 @@ async def _say_here(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) 
     await writer.wait_closed()
 
 
+async def test_a_host_that_cannot_be_reached_is_looked_up_again() -> None:
+    async with await asyncio.start_server(_say_here, "127.0.0.1", 0) as server:
+        there = server.sockets[0].getsockname()
+        addresses = [("127.0.0.1", 1), there]
+
+        async def found(*_: object, **__: object) -> list[Any]:
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", addresses.pop(0))]
+
+        upstream = Upstream(URL("http://models.example/v1"), None, {}, connect=5.0, sockets=None)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(asyncio.get_running_loop(), "getaddrinfo", found, raising=False)
+            with pytest.raises(Unreachable):
+                await upstream.post({}, b"")
+            assert (await upstream.post({}, b"")).status == 200
+        upstream.close()
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 async def test_an_address_needs_no_look_up(host: str) -> None:
     async def nowhere(*_: object, **__: object) -> None:
