@@ -89,7 +89,9 @@ local tokens = refilled(held[2], token_limit, -token_limit * DEBT)
 local function keep()
   local until_full = 0
   if token_limit > 0 then until_full = math.ceil((token_limit - tokens) * 60000 / token_limit) end
-  redis.call('HSET', KEYS[1], 'requests', requests, 'tokens', tokens, 'at', string.format('%.0f', now))
+  -- What is not limited is full: during a rollout another replica may be configured to limit it.
+  local requests_left, tokens_left = request_limit > 0 and requests or '', token_limit > 0 and tokens or ''
+  redis.call('HSET', KEYS[1], 'requests', requests_left, 'tokens', tokens_left, 'at', string.format('%.0f', now))
   redis.call('PEXPIRE', KEYS[1], math.max(life, until_full))
 end
 """.replace("DEBT", str(_LONGEST_DEBT))

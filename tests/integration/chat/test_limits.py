@@ -86,6 +86,19 @@ async def test_eight_replicas_accept_exactly_what_the_limit_allows(redis: str) -
         assert other.headers["x-ratelimit-remaining-requests"] == "19"
 
 
+@pytest.mark.parametrize("less", [Limit(requests_per_minute=10), Limit(tokens_per_minute=1000)])
+async def test_a_replica_that_limits_less_takes_nothing_of_what_another_one_limits(
+    redis: str, less: Limit
+) -> None:
+    both = Limit(requests_per_minute=10, tokens_per_minute=1000)
+    async with limiters(1, redis, less) as (before,), limiters(1, redis, both) as (after,):
+        grant = await before.acquire("acme", reserve=100)
+        assert grant is not None
+        before.settle(grant, used=10)
+        await asyncio.gather(*before._settlements.running)
+        assert await accepted([after], tries=1, reserve=100) == 1
+
+
 async def test_where_plenty_is_left_requests_are_granted_at_once_and_counted_soon(redis: str) -> None:
     limit = Limit(requests_per_minute=3000)
     async with limiters(2, redis, limit) as (one, other):
