@@ -2,9 +2,9 @@
 
 Every request costs one round trip and one from the bucket of requests. Tokens are *reserved* before a provider is
 called, prompt and the longest answer it may give, and *settled* afterwards at what was really used: in the background,
-once however often it is reported. A reservation that is never settled stays spent, so there is a bound to what one
-request may reserve. Hits and followers of a flight reserve nothing that they keep. A request that is refused changes
-nothing.
+once however often it is reported, and with a later heartbeat where Redis is away. A reservation that is never settled
+stays spent, so there is a bound to what one request may reserve. Hits and followers of a flight reserve nothing that
+they keep. A request that is refused changes nothing.
 
 Where more is left to a tenant than all replicas could give away in the meantime, `_PLENTY`, a hit does not wait to be
 told so once more: it is granted by what Redis said a moment ago, and Redis counts it with others a few milliseconds
@@ -25,6 +25,7 @@ import functools
 import math
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -42,6 +43,11 @@ HEARTBEAT = 5.0
 GONE_AFTER = 3 * HEARTBEAT
 RESERVATION_LIFE = 1800.0
 """Seconds for which a reservation can be settled; longer than any answer takes."""
+
+_MOST_UNSETTLED = 10_000
+"""Reservations that are settled when Redis is back, some 500 bytes each."""
+
+_SETTLED_AT_ONCE = 100
 
 _MOST_RESERVED = 10
 """Minutes' worth of a tenant's limit that one request may reserve, whatever it may take: so long an answer that broke
@@ -246,6 +252,7 @@ class RateLimiter:
         self._asking: dict[str, list[Answered]] = {}
         self._background = background or Background(metrics)
         self._settlements = self._background.jobs("token-settlement")
+        self._unsettled: deque[Words] = deque(maxlen=_MOST_UNSETTLED)
         self._heartbeat: BackgroundTask | None = None
 
     async def start(self) -> None:
@@ -261,6 +268,7 @@ class RateLimiter:
             if (limit := self.limit_of(tenant)) is not None:
                 self._ask(tenant, limit)
         await self._settlements.stop(wait=STOP_TIMEOUT)
+        await self._settle_late()
 
     def limit_of(self, tenant: str) -> Limit | None:
         """None where the tenant has no limit."""
@@ -276,8 +284,11 @@ class RateLimiter:
             return None
         reserved: float = min(reserve, (limit.tokens_per_minute or 0) * _MOST_RESERVED)
         reservation = secrets.token_hex(8) if reserved else ""
+        asking = self._link is not None and self._link.available
         learnt = await self._acquire_there(tenant, _acquire(tenant, limit, reservation, reserved, 1))
         if learnt is None:
+            if asking and reservation:  # perhaps only the answer was lost
+                self._unsettled.append(_settlement(tenant, limit, reservation, 0))
             granted = self._acquire_here(tenant, limit, reserved)
         else:
             wait, left, _ = learnt
@@ -384,7 +395,7 @@ class RateLimiter:
         if grant.local is not None:
             grant.local.settle(reserved, used, self._clock())
             return
-        self._settlements.start(self._settle(grant, used))
+        self._settlements.start(self._settle(_settlement(grant.tenant, grant.limit, grant.reservation, used)))
 
     def _asked(self, tenant: str) -> tuple[float, int]:
         """A question about it that is sent now: when, and how many were granted at once before it."""
@@ -420,18 +431,29 @@ class RateLimiter:
                 _log.warning("limits not shared", tenant=tenant, replicas=share)
         return bucket
 
-    async def _settle(self, grant: Grant, used: int) -> None:
-        keys = [limit_key(grant.tenant), reservation_key(grant.tenant, grant.reservation)]
-        used = min(used, (grant.limit.tokens_per_minute or 0) * _MOST_COUNTED)
-        arguments = [*_limits_and_life(grant.limit), used]
+    async def _settle(self, settlement: Words) -> None:
         if self._link is not None:
-            with contextlib.suppress(RedisUnavailable):
-                await self._link.run("settle", "EVAL", _SETTLE, 2, *keys, *arguments)
+            try:
+                await self._link.run("settle", *settlement)
+            except RedisUnavailable:
+                self._unsettled.append(settlement)
+
+    async def _settle_late(self) -> None:
+        """What Redis was not told when it was over; what has expired there meanwhile changes nothing."""
+        while self._unsettled and self._link is not None and self._link.available:
+            count = min(len(self._unsettled), _SETTLED_AT_ONCE)
+            settlements = [self._unsettled.popleft() for _ in range(count)]
+            try:
+                await self._link.pipeline("settle", settlements)
+            except RedisUnavailable:
+                self._unsettled.extendleft(reversed(settlements))
+                return
 
     async def _keep_beating(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT)
             await self._beat()
+            await self._settle_late()
 
     async def _beat(self) -> None:
         """Say that we are here, and count who else is."""
@@ -446,6 +468,12 @@ class RateLimiter:
 def _acquire(tenant: str, limit: Limit, reservation: str, reserve: float, requests: int) -> Words:
     keys = limit_key(tenant), reservation_key(tenant, reservation)
     return ("EVAL", _ACQUIRE, len(keys), *keys, *_limits_and_life(limit), reserve, requests)
+
+
+def _settlement(tenant: str, limit: Limit, reservation: str, used: int) -> Words:
+    keys = limit_key(tenant), reservation_key(tenant, reservation)
+    used = min(used, (limit.tokens_per_minute or 0) * _MOST_COUNTED)
+    return ("EVAL", _SETTLE, len(keys), *keys, *_limits_and_life(limit), used)
 
 
 def _granted(wait: float, grant: Grant) -> Grant | RateLimited:

@@ -6,20 +6,23 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
+from unittest.mock import AsyncMock
 
 import openai
 import pytest
 
+from dub5.admission import limits
 from dub5.admission.limits import RateLimiter, Remaining, rate_headers
 from dub5.contract import limit_key
 from dub5.errors import RateLimited
-from dub5.redis.link import RedisLink
+from dub5.redis.link import RedisLink, RedisUnavailable
 from dub5.settings.model import Limit, RedisSettings
 from dub5.telemetry.metrics import Metrics
 from testkit.http_server import hang, refuse
 from testkit.openai_server import FakeOpenAI, say
 from testkit.redis_server import RedisServer
 from tests.harness import PATIENT, openai_provider, running
+from tests.integration.cache.support import until
 
 NOWHERE = "redis://127.0.0.1:1/0"
 
@@ -185,6 +188,44 @@ async def test_tokens_are_reserved_settled_once_and_never_spent_twice(redis: str
         assert 100 <= left <= 150  # 1000 - 100 - 800, and a little refill
         with pytest.raises(RateLimited):
             await one.acquire("acme", reserve=300)
+
+
+async def test_a_settlement_that_redis_did_not_take_is_tried_again(
+    redis: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "HEARTBEAT", 0.01)
+    async with limiters(1, redis, Limit(tokens_per_minute=1000)) as (one,):
+        grant = await one.acquire("acme", reserve=600)
+        assert grant is not None
+        with monkeypatch.context() as patch:
+            patch.setattr(one._link, "run", AsyncMock(side_effect=RedisUnavailable))
+            one.settle(grant, used=100)
+            await asyncio.gather(*one._settlements.running)
+
+        async def granted() -> bool:
+            return await accepted([one], tries=1, reserve=800) == 1
+
+        await until(granted)
+
+
+async def test_what_was_reserved_by_a_question_whose_answer_was_lost_is_given_back(
+    redis: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with limiters(1, redis, Limit(tokens_per_minute=1000)) as (one,):
+        assert one._link is not None
+        run = one._link.run
+
+        async def lost(operation: str, *words: Any) -> Any:
+            await run(operation, *words)
+            raise RedisUnavailable
+
+        with monkeypatch.context() as patch:
+            patch.setattr(one._link, "run", lost)
+            grant = await one.acquire("acme", reserve=600)
+        assert grant is not None
+        assert grant.local is not None
+        await one._settle_late()
+        assert await accepted([one], tries=1, reserve=900) == 1
 
 
 async def test_a_request_over_the_whole_limit_is_let_through_once_and_then_owed(redis: str) -> None:
