@@ -36,7 +36,8 @@ end
 local function note() redis.call('HSET', KEYS[1], 'bytes', string.format('%.0f', held)) end
 """
 # ARGV: bytes of all, an id, its record. A record counts for some more bytes than it has. At most so many others go for
-# one: where that is not enough it is not kept.
+# one: where that is not enough it is not kept. What was used while Redis's clock was ahead was used just before now, or
+# all others would go before it.
 _KEEP = (
     _BEGIN
     + """
@@ -47,6 +48,9 @@ local function drop(each)
   redis.call('ZREM', KEYS[2], each)
 end
 for _, each in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now - ttl, 'LIMIT', 0, 1000)) do drop(each) end
+for _, each in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. now, '+inf', 'LIMIT', 0, 1000)) do
+  redis.call('ZADD', KEYS[2], now - 1, each)
+end
 local size = #record + 256
 for _ = 1, 1000 do
   if size > most or held + size <= most then break end

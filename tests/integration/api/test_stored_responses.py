@@ -414,6 +414,25 @@ async def test_a_tenant_s_oldest_go_first_where_there_is_no_room(redis: str, fak
         assert int(await direct.hget(name, "bytes") or 0) < size
 
 
+async def test_what_was_used_while_redis_s_clock_was_ahead_does_not_push_out_the_others(
+    redis: str, fake: FakeOpenAI
+) -> None:
+    config = {
+        **openai_provider(fake.base_url),
+        "redis": {"url": redis},
+        "responses": {"max_bytes_per_tenant": 16 * 2**10},
+    }
+    async with running(config) as server, await server.openai() as client:
+        ahead = [await ask(client, input=f"{number} {'x' * 1000}") for number in range(20)]
+        _, order = response_keys(await _tenant(redis))
+        async with plain(redis) as direct:
+            for answer in ahead:
+                await direct.zadd(order, {answer.id: 2**42}, xx=True)
+        last = [await ask(client, input=f"again {number} {'x' * 1000}") for number in range(2)]
+        for answer in last:
+            await client.responses.retrieve(answer.id)
+
+
 async def test_what_is_not_used_for_its_time_is_gone(redis: str, fake: FakeOpenAI) -> None:
     config = {**openai_provider(fake.base_url), "redis": {"url": redis}}
     async with running(config) as server, await server.openai() as client, plain(redis) as direct:
