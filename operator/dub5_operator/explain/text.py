@@ -10,7 +10,7 @@ from dub5_operator.handlers.policy import percent
 from dub5_operator.planner.decision import WATCHED, Outcome
 from dub5_operator.planner.durations import written
 from dub5_operator.planner.explanation import Example
-from dub5_operator.planner.questions import BoundBy
+from dub5_operator.planner.questions import BoundBy, Cause
 
 _FOR_LONGER: dict[BoundBy, str] = {
     "Staleness": "more hits may be stale (staleness.budget), or you purge what you know has changed: {aim} of them is "
@@ -22,6 +22,12 @@ _FOR_LONGER: dict[BoundBy, str] = {
     "Data": "more is known: a TTL is judged by {watched:g} times as long, which is up to {longest} by now, and what "
     "changes may be at most comes down with each comparison",
 }
+_FOR_LONGER_EACH: dict[Cause, str] = {
+    "question": "more hits of one question may be stale (staleness.perQuestion)",
+    "changes": "more changes were seen: by so few there may be {margin:.3g} times as many as is estimated",
+    "calls": "answers change: one look-up in a hundred is left to be a call where they hardly do, to see it begin",
+}
+"""Where each question has its own, and that says it better."""
 _OUTCOME = ("hit ratio", "stale", "at most", "saves $/h", "memory")
 
 
@@ -67,8 +73,8 @@ def _lines(found: Explained) -> Iterator[str]:
     ]
     yield from _table([("", "TTL", *_OUTCOME, "over"), *rows])
     sentence = _FOR_LONGER[decision.bound_by]
-    if explanation.by_question and decision.bound_by == "Data":
-        sentence = "more changes were seen: by so few there may be {margin:.3g} times as many as is estimated"
+    if explanation.cause is not None:
+        sentence = _FOR_LONGER_EACH.get(explanation.cause, sentence)
     figures = {"margin": explanation.margin, "aim": percent(explanation.aim), "watched": WATCHED}
     sentence = sentence.format(longest=written(explanation.watched), **figures)
     yield f"\nTTLs become longer when {sentence}."

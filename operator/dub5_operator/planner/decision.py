@@ -61,7 +61,15 @@ from dub5.contract import Access, QuestionPolicy, Verdict
 from dub5_operator.planner.durations import written
 from dub5_operator.planner.hazard import Hazard
 from dub5_operator.planner.keys import Keys
-from dub5_operator.planner.questions import MOST_COST, BoundBy, Bounds, DriftEstimate, Population, Questions
+from dub5_operator.planner.questions import (
+    BOUND_BY,
+    BoundBy,
+    Bounds,
+    Cause,
+    DriftEstimate,
+    Population,
+    Questions,
+)
 from dub5_operator.planner.samples import Lookups
 from dub5_operator.planner.state import State, check
 
@@ -653,15 +661,15 @@ def by_question(decision: Decision, curve: Curve, population: Population, limits
     if not decision.sufficient or (not decision.within_budget and limits.on_infeasible == "Bypass"):
         return decision
     forecast = QuestionForecast(curve, population, limits)
-    cost, bound_by = forecast.best_cost()
+    cost, cause = forecast.best_cost()
     if not decision.within_budget:  # the class's TTL comes down in steps, while in a storm each minute counts
         return replace(decision, question=population.policy(cost, forecast.bounds))
     return replace(
         decision,
         recommended=decision.ttl,
-        bound_by=bound_by,
+        bound_by=BOUND_BY[cause],
         reason=f"each question has its own, {_said(forecast.typical_ttls(cost))}"
-        + ", none longer than its own share of stale hits may be" * (cost > 0.99 * MOST_COST),
+        + ", none longer than its own share of stale hits may be" * (cause == "question"),
         question=population.policy(cost, forecast.bounds),
         **asdict(forecast.outcome(cost)),
     )
@@ -721,17 +729,17 @@ class QuestionForecast:
         self._others = max(self.looked_up - float(population.requests.sum()), 0.0)
         self._unknown = self._others * (1 - self._hit_ratio)
 
-    def best_cost(self) -> tuple[float, BoundBy]:
+    def best_cost(self) -> tuple[float, Cause]:
         """`c`, and what keeps it from being larger."""
-        cost, bound_by = self.population.best_cost(self.bounds)
-        if bound_by == "Bounds" and self.bounds.longest < self.limits.longest:
-            bound_by = "Data"
+        cost, cause = self.population.best_cost(self.bounds)
+        if cause == "longest" and self.bounds.longest < self.limits.longest:
+            cause = "watched"
         if self.limits.memory is not None and self._size > 0:
             most = self.limits.memory / self._size
             within = self.population.cost_within(most, self.bounds, self._unknown)
             if within < cost:
-                return within, "Memory"
-        return cost, bound_by
+                return within, "memory"
+        return cost, cause
 
     def hits(self, cost: float) -> float:
         """Per second, of the questions that were compared of late."""

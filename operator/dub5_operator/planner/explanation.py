@@ -29,7 +29,7 @@ from dub5_operator.planner.decision import (
     candidates,
     decide,
 )
-from dub5_operator.planner.questions import BoundBy, DriftEstimate, Population
+from dub5_operator.planner.questions import MOST_COST, BoundBy, Cause, DriftEstimate, Population
 
 _COSTS = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0)
 """Numbers `c` that are shown, as multiples of the one that was chosen."""
@@ -88,6 +88,7 @@ class Explanation:
     """Of one class, whose TTL in force is `current`. `look_ups` were seen in `window` seconds, and a TTL of up to
     `watched` seconds can be judged by them. `aim` is the share of stale hits that is aimed at, `margin` by how much
     changes may be more frequent than they seem; `hazard` how fast answers change now, as a multiple of their average.
+    `cause` is what keeps `c` from being larger, where each question has a TTL of its own.
     """
 
     current: float
@@ -99,6 +100,7 @@ class Explanation:
     aim: float
     hazard: float | None
     margin: float | None
+    cause: Cause | None
     candidates: list[Candidate]
     by_question: list[QuestionCandidate]
     examples: list[Example]
@@ -124,9 +126,12 @@ def explained(
     """Pure; what the decision was made of."""
     questions: list[QuestionCandidate] = []
     examples: list[Example] = []
+    cause: Cause | None = None
     # Where the budget cannot be kept there is nothing to choose among: all have the shortest.
     if population is not None and decision.question is not None and decision.within_budget:
-        questions = _by_question(QuestionForecast(curve, population, limits), decision.question.cost)
+        forecast = QuestionForecast(curve, population, limits)
+        questions = _by_question(forecast, decision.question.cost)
+        _, cause = forecast.best_cost()
         examples = _examples(population, decision.question)
     return Explanation(
         current=current,
@@ -138,6 +143,7 @@ def explained(
         aim=AIM * limits.budget,
         hazard=None if population is None else population.hazard,
         margin=None if population is None else population.margin,
+        cause=cause,
         candidates=_candidates(Forecast(curve, drift, limits), decision, current),
         by_question=questions,
         examples=examples,
@@ -180,14 +186,15 @@ def _outcomes(forecast: Forecast, ttls: NDArray[np.float64]) -> list[Outcome]:
 
 
 def _by_question(forecast: QuestionForecast, chosen: float) -> list[QuestionCandidate]:
-    memory = forecast.limits.memory
+    memory, most = forecast.limits.memory, forecast.population.most_hits
     found = []
     for multiple in _COSTS:
         cost = multiple * chosen
         outcome = _outcome(forecast, cost, chosen)
         over: dict[BoundBy, bool] = {
-            "Staleness": outcome.stale > forecast.bounds.aim * (1 + 1e-3),
-            "Data": outcome.stale_upper > forecast.bounds.budget * (1 + 1e-3),
+            "Staleness": outcome.stale > forecast.bounds.aim * (1 + 1e-3) or cost > MOST_COST,
+            "Data": outcome.stale_upper > forecast.bounds.budget * (1 + 1e-3)
+            or forecast.hits(cost) > most * (1 + 1e-3),
             "Memory": memory is not None and outcome.bytes > memory * (1 + 1e-3),
         }
         found.append(

@@ -49,6 +49,18 @@ from dub5_operator.planner.state import MOST_STORED, State, check
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
 BoundBy = Literal["Staleness", "Memory", "Cost", "Bounds", "Data"]
+Cause = Literal["budget", "question", "changes", "calls", "watched", "longest", "memory"]
+"""What keeps `c` from being larger: the budget, also of one question; what rates may be at most, by so few changes;
+the calls that are to be left; how long was watched; the longest TTL; memory."""
+BOUND_BY: dict[Cause, BoundBy] = {
+    "budget": "Staleness",
+    "question": "Staleness",
+    "changes": "Data",
+    "calls": "Data",
+    "watched": "Data",
+    "longest": "Bounds",
+    "memory": "Memory",
+}
 
 MOST_QUESTIONS = 16_384
 """Those that were not compared for the longest are forgotten."""
@@ -579,10 +591,15 @@ class Population:
         """The share of time in which each answer is kept."""
         return np.asarray(self.requests * ttls / (1 + self.requests * ttls))
 
-    def best_cost(self, bounds: Bounds) -> tuple[float, BoundBy]:
+    @property
+    def most_hits(self) -> float:
+        """Per second, with LEAST_CALLS left."""
+        return (1 - LEAST_CALLS) * float(self.requests.sum())
+
+    def best_cost(self, bounds: Bounds) -> tuple[float, Cause]:
         """Step 4: `c`, and what keeps it from being larger."""
         allowed = min(bounds.aim, bounds.budget / self.margin)
-        most = (1 - LEAST_CALLS) * float(self.requests.sum())
+        most = self.most_hits
 
         def fine(cost: float) -> bool:
             hits, stale = self.forecast(self.ttls(cost, bounds))
@@ -592,9 +609,12 @@ class Population:
         ttls = self.ttls(cost, bounds)
         hits = self.hits(ttls)
         if hits @ (ttls >= bounds.longest * (1 - 1e-9)) > hits.sum() / 2:
-            return cost, "Bounds"
-        watched = hits.sum() < most * (1 - 1e-3)
-        return cost, "Staleness" if allowed == bounds.aim and watched else "Data"
+            return cost, "longest"
+        if hits.sum() >= most * (1 - 1e-3):
+            return cost, "calls"
+        if cost > 0.99 * MOST_COST:
+            return cost, "question"
+        return cost, "budget" if allowed == bounds.aim else "changes"
 
     def kept(self, cost: float, bounds: Bounds, unknown: float) -> float:
         """How many answers are kept, on average, with those of questions of which nothing is known: so many of them

@@ -127,3 +127,22 @@ def test_where_no_rate_is_known_all_hits_may_be_stale() -> None:
     assert {each.outcome.stale_upper for each in found.candidates} == {1.0}
     assert not any(math.isnan(each.outcome.stale) for each in found.candidates)
     assert found.alternatives == []
+
+
+def test_what_binds_is_told_apart() -> None:
+    """Of "Data" there are several kinds, and the promise for one question is no budget for all."""
+    still = dataclasses.replace(
+        MIXED, rate=MIXED.rate * 1e-9, upper=MIXED.upper * 1e-9, mean=MIXED.mean * 1e-9
+    )
+    limits = dataclasses.replace(LIMITS, longest=1e9)
+    left = explanation(drift(1e-9, upper=1e-9), still, limits=limits)
+    assert (left.cause, left.decision.bound_by) == ("calls", "Data")
+    [chosen] = [place for place, each in enumerate(left.by_question) if each.chosen]
+    assert all("Data" in each.over for each in left.by_question[chosen + 1 :])
+    unsure = dataclasses.replace(MIXED, upper=MIXED.upper * 1e3)
+    held = explanation(drift(1 / HOUR, upper=1 / HOUR), unsure)
+    assert (held.cause, held.decision.bound_by) == ("question", "Staleness")
+    [chosen] = [place for place, each in enumerate(held.by_question) if each.chosen]
+    assert all("Staleness" in each.over for each in held.by_question[chosen + 1 :])
+    few = explanation(drift(1 / HOUR, upper=1 / HOUR), dataclasses.replace(MIXED, margin=4.0))
+    assert (few.cause, few.decision.bound_by) == ("changes", "Data")

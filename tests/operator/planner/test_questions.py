@@ -63,13 +63,13 @@ def test_the_distribution_of_rates_is_found() -> None:
 def test_hits_are_as_stale_as_foretold_though_no_gamma_distribution_is_like_it() -> None:
     rates = np.random.default_rng(6).choice([0.0, 1 / 86400, 1 / HOUR, 1 / 600], 1500, p=[0.4, 0.3, 0.2, 0.1])
     among = population(learned(rates))
-    cost, bound_by = among.best_cost(BOUNDS)
+    cost, cause = among.best_cost(BOUNDS)
     ttls = among.ttls(cost, BOUNDS)
     hits, stale = among.forecast(ttls)
     exponent = np.maximum(rates * ttls, 1e-12)
     truth = float(among.hits(ttls) @ (1 + np.expm1(-exponent) / exponent)) / hits
     assert truth == pytest.approx(stale, rel=0.15)
-    assert (bound_by, stale) == ("Staleness", pytest.approx(BOUNDS.aim, rel=0.01))
+    assert (cause, stale) == ("budget", pytest.approx(BOUNDS.aim, rel=0.01))
 
 
 @pytest.mark.parametrize("one_in", [10, 2])
