@@ -173,7 +173,8 @@ class Curve:
     """By candidate TTL, rates per second: `dollars` spent on calls, of `dollars_uncached`; `bytes` held on average.
 
     `mean_age` is of a hit, in seconds. `measured` is the hit ratio that the cache really had. `seen` is how many
-    look-ups the sums stand for, `window` for how long, in seconds.
+    look-ups the sums stand for, `window` for how long, in seconds; `looked_up` is their rate. `size` is that of an
+    answer, in bytes, each counted as often as it would be fetched under the shortest TTL; 0 where none is known.
     """
 
     ttls: Floats
@@ -186,6 +187,8 @@ class Curve:
     measured: Floats
     seen: float
     window: float
+    looked_up: float
+    size: float
 
     def at(self, column: Floats, ttls: Floats) -> Floats:
         """Between candidates: linear in the logarithm of the TTL."""
@@ -473,6 +476,8 @@ class Reuse:
             measured=sums[_REALLY_HIT] / sums[_WEIGHT],
             seen=self._seen,
             window=max(0.0, now - self._began),
+            looked_up=float((sums[_WEIGHT] * rate)[0]),
+            size=float(sums[_BYTES, 0] / sums[_CALLS, 0]) if sums[_CALLS, 0] > 0 else 0.0,
         )
 
 
@@ -632,7 +637,8 @@ def decide(curve: Curve | None, drift: DriftEstimate, limits: PolicyLimits, curr
     inside = min(max(current, limits.shortest), max(limits.longest, limits.shortest))
     lacking = _lacking(curve, drift)
     if curve is None or lacking is not None:
-        kept = _predicted(curve, drift, current or inside, inside) if current else {}
+        forecast = None if curve is None else Forecast(curve, drift, limits)
+        kept = _predicted(curve, drift, current, inside, forecast) if current else {}
         return Decision(
             ttl=inside if current else 0.0,
             recommended=inside,
@@ -696,12 +702,6 @@ def _lacking(curve: Curve | None, drift: DriftEstimate) -> str | None:
     return None
 
 
-def typical_size(curve: Curve) -> float:
-    """Bytes of an answer on average: of those held under the shortest TTL, by how many calls brought them."""
-    brought = curve.calls[0] * curve.ttls[0]
-    return float(curve.bytes[0] / brought) if brought > 0 else 0.0
-
-
 def _said(ttls: tuple[float, float, float]) -> str:
     low, middle, high = map(written, ttls)
     return f"of a tenth of hits up to {low}, of half {middle}, of nine tenths {high}"
@@ -720,10 +720,10 @@ class QuestionForecast:
             stale=AIM
             * min(PER_QUESTION * limits.budget if limits.question is None else limits.question, 1.0),
         )
-        self.looked_up = float(curve.calls[0] / max(1 - curve.hit_ratio[0], 1e-9))
+        self.looked_up = curve.looked_up
         """Per second."""
         self._dollars = float(curve.dollars_uncached[0]) / self.looked_up
-        self._size = typical_size(curve)
+        self._size = curve.size
         self._hit_ratio = float(curve.measured[0])
         # Look-ups and misses per second of questions that were not compared of late, such as are asked once.
         self._others = max(self.looked_up - float(population.requests.sum()), 0.0)
@@ -925,7 +925,7 @@ def _predicted(
     return {
         "hit_ratio": forecast.one(curve.hit_ratio, ttl),
         "measured_hit_ratio": forecast.one(curve.measured, ttl),
-        "stale": forecast.stale(ttl, drift.rate),
+        "stale": forecast.stale(ttl, drift.rate) if drift.observations else math.nan,
         "stale_upper": forecast.stale(ttl),
         "saving": forecast.saving(recommended) if recommended else 0.0,
         "bytes": forecast.one(curve.bytes, ttl),

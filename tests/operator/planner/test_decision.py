@@ -21,7 +21,6 @@ from dub5_operator.planner.decision import (
     candidates,
     decide,
     kept,
-    typical_size,
 )
 from dub5_operator.planner.questions import NOTHING, DriftEstimate, Population
 
@@ -47,6 +46,8 @@ def curve(
         measured=hits,
         seen=1e6,
         window=window,
+        looked_up=keys * per_second,
+        size=size,
     )
 
 
@@ -114,8 +115,8 @@ def test_what_is_saved_goes_by_all_look_ups_and_not_by_the_questions_that_were_c
     assert decision.saving == pytest.approx(3600 * (1 + 9 * 0.9) * 0.001, rel=0.03)
     assert decision.question is not None
     # Of the others, nine times a tenth are fetched per second, and kept for as long as such an answer is good.
-    others = 0.9 * longest_ttl(None, decision.question) * typical_size(seen)
-    assert decision.bytes == pytest.approx(others + 100 * typical_size(seen), rel=0.03)
+    others = 0.9 * longest_ttl(None, decision.question) * seen.size
+    assert decision.bytes == pytest.approx(others + 100 * seen.size, rel=0.03)
 
 
 def test_no_question_has_a_ttl_that_was_not_watched_four_times_as_long() -> None:

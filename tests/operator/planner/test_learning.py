@@ -102,3 +102,10 @@ def test_other_bounds_keep_what_is_known_of_drift() -> None:
     learning.reshape(Shape(5, 7200, 0.0))
     assert learning.drift.observations == seen
     assert learning.curve(NOW + 300) is None
+
+
+def test_of_what_was_not_compared_nobody_says_how_stale_it_is() -> None:
+    learning = Learning(Shape(5, 86400, 0.0))
+    learning.fold([ACCESS] * 3, [], looked_up=3, ttl_in_force=60, now=NOW)
+    decision = learning.decide(LIMITS, 60, NOW + 60)
+    assert (math.isnan(decision.stale), decision.stale_upper) == (True, 1.0)

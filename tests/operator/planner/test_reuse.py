@@ -196,3 +196,14 @@ def test_a_curve_is_made_of_shares(lookups: list[Access], looked_up: float | Non
     assert (np.diff(curve.hit_ratio) >= -1e-12).all()
     assert (curve.mean_age <= curve.ttls * (1 + swr) + 1e-6).all()
     assert math.isfinite(float(curve.dollars.sum() + curve.bytes.sum()))
+
+
+@pytest.mark.parametrize("swr", [0.0, 1.0])
+def test_rates_and_sizes_are_those_of_look_ups_and_answers_however_long_these_are_served(swr: float) -> None:
+    reuse = Reuse(0.1, 500, swr)
+    times = [START + 0.15 * number for number in range(4000)]
+    replay(reuse, [access(at - START) for at in times], times[-1], ttl=60.0)
+    curve = reuse.curve(times[-1])
+    assert curve is not None
+    assert curve.looked_up == pytest.approx(1 / 0.15, rel=0.01)
+    assert curve.size == pytest.approx(1000)
