@@ -54,10 +54,10 @@ class StalenessSpec(_Spec, frozen=True):
             description="Greatest share of hits that may be out of date: that a new answer would contradict."
         ),
     ] = "1%"
-    confidence: Annotated[Literal["95%"], Meta(description="How sure the bound on drift is, one-sided.")] = (
-        "95%"
-    )
-
+    confidence: Annotated[
+        Literal["95%"],
+        Meta(description="Kept for earlier releases: the bound on drift is that of 98 %, one-sided."),
+    ] = "95%"
     per_question: Annotated[
         float,
         Meta(ge=1, le=100, description="How many times the budget one question's hits may be out of date."),

@@ -172,7 +172,7 @@ class Metrics:
                 "ttl_seconds": "TTL in force.",
                 "recommended_ttl_seconds": "TTL that the measurements recommend.",
                 "drift_per_hour": "Changes per hour of the answer to a hit.",
-                "drift_upper_per_hour": "Upper end of what they may be, one-sided 95 %.",
+                "drift_upper_per_hour": "Upper end of what they may be, one-sided 98 %.",
                 "noise_ratio": "Share of new answers that differ although nothing changed.",
                 "predicted_hit_ratio": "Hit ratio that the TTL in force is predicted to have.",
                 "measured_hit_ratio": "Hit ratio of all look-ups; what is half an hour or four TTLs old counts half.",

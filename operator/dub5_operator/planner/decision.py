@@ -649,13 +649,10 @@ def decide(curve: Curve | None, drift: DriftEstimate, limits: PolicyLimits, curr
             **kept,
         )
     forecast = Forecast(curve, drift, limits)
-    if drift.significant and forecast.stale(limits.shortest, drift.rate) > limits.budget:
+    if forecast.stale(limits.shortest, drift.rate) > limits.budget:
         return _infeasible(forecast, inside)
     best, bound_by = _best(forecast, inside)
     moved, why = _step(forecast, inside, best)
-    if not drift.significant and forecast.stale(best) > limits.budget:
-        why = "what changed may be noise; not enough to tell"
-        return _decision(forecast, moved, best, "Data", why, sufficient=False)
     if forecast.stale(limits.shortest) > limits.budget:
         likely, most = forecast.stale(limits.shortest, drift.rate), forecast.stale(limits.shortest)
         why = f"at ttl.min {likely:.1%} of hits would be stale, at most {most:.1%}"
@@ -810,14 +807,10 @@ class Forecast:
     def allowed(self, ttls: Floats, current: float) -> dict[BoundBy, NDArray[np.bool_]]:
         """Step 3: which of them are within each limit. `current` is the TTL in force."""
         limits = self.limits
-        fresh = self.stales(ttls) <= AIM * limits.budget
-        if not self.drift.significant:
-            likely_fresh = self.stales(ttls, self.drift.rate) <= AIM * limits.budget
-            fresh |= likely_fresh & (ttls <= limits.initial)
         # What is in force already is not taken back for want of watching: the operator may have begun anew.
         watched = max(self.curve.window / WATCHED, current, limits.shortest)
         return {
-            "Staleness": fresh,
+            "Staleness": self.stales(ttls) <= AIM * limits.budget,
             "Memory": self.bytes(ttls) <= (math.inf if limits.memory is None else limits.memory),
             "Data": ttls <= watched * (1 + 1e-9),
         }

@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import astuple, dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -103,10 +103,7 @@ _SAME_FOR, _SAME, _REQUESTS, _WATCHED = range(4)
 
 @dataclass(frozen=True, slots=True)
 class DriftEstimate:
-    """Rates are per second and of hits. `noise` is e0. `events` are the changes seen, faded.
-
-    `significant`: noise alone cannot explain the data (one-sided 95 %), or there is too little of it to matter.
-    """
+    """Rates are per second and of hits. `noise` is e0. `events` are the changes seen, faded."""
 
     rate: float
     upper: float
@@ -114,15 +111,16 @@ class DriftEstimate:
     noise: float
     observations: float
     events: float
-    significant: bool
 
     @property
     def only_noise(self) -> bool:
         """Two fresh answers differ so often that a change could not be seen."""
-        return self.noise > NOISIEST and not self.significant
+        return self.noise >= NOISIEST
 
 
-NOTHING = DriftEstimate(0.0, math.inf, 0.0, 0.0, 0.0, 0.0, significant=False)
+NOTHING = DriftEstimate(0.0, math.inf, 0.0, 0.0, 0.0, 0.0)
+_MORE_TOLD = 1
+"""Numbers of an estimate that releases before this one had besides: whether there was more than noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -484,13 +482,13 @@ class Questions:
                 noise=noise,
                 observations=self._compared,
                 events=self._events,
-                significant=noise < NOISIEST,
             )
         return self.estimate
 
     def state(self, most: int) -> dict[str, NDArray[Any]]:
         """What `restore` goes on from: of the `most` questions that were compared last."""
         rows, estimate = self._latest(most), self.estimate
+        told = [] if estimate is NOTHING else [*astuple(estimate), not estimate.only_noise]
         return {
             "keys": self._keys.by_row()[rows],
             "known": self._known[rows],
@@ -501,7 +499,7 @@ class Questions:
             "foretold": self._foretold,
             "surprise": self._surprise,
             "blocks": self._blocks,
-            "estimate": np.array([] if estimate is NOTHING else astuple(estimate), dtype=float),
+            "estimate": np.array(told, dtype=float),
         }
 
     def restore(self, state: State) -> None:
@@ -518,7 +516,10 @@ class Questions:
         check(state, "blocks", np.float64, (2, 6), finite=False)
         told = len(state["estimate"])
         check(state, "estimate", np.float64, (told,))
-        if not np.isfinite(state["blocks"]).all() or told not in (0, len(fields(DriftEstimate))):
+        if not np.isfinite(state["blocks"]).all() or told not in (
+            0,
+            len(fields(DriftEstimate)) + _MORE_TOLD,
+        ):
             raise ValueError("sums of questions that cannot be")
         if not (state["mixture"] > 0).all() or not (state["sums"][:4] > 0).all():
             raise ValueError("questions have distributions that cannot be")
@@ -533,8 +534,7 @@ class Questions:
         self._blocks = state["blocks"].copy()
         self.estimate = NOTHING
         if told:
-            estimate = DriftEstimate(*state["estimate"].tolist())
-            self.estimate = replace(estimate, significant=bool(estimate.significant))
+            self.estimate = DriftEstimate(*state["estimate"][:-_MORE_TOLD].tolist())
         # What is believed follows from the rest.
         self._take(state["keys"], state["at"], state["known"], state["changed"])
 

@@ -51,17 +51,14 @@ def curve(
     )
 
 
-def drift(
-    rate: float, *, upper: float | None = None, noise: float = 0.0, significant: bool = True
-) -> DriftEstimate:
+def drift(rate: float, *, upper: float | None = None, noise: float = 0.0) -> DriftEstimate:
     return DriftEstimate(
         rate=rate,
         upper=rate if upper is None else upper,
-        lower=rate / 2 if significant else 0.0,
+        lower=rate / 2,
         noise=noise,
         observations=10_000,
         events=100,
-        significant=significant,
     )
 
 
@@ -178,31 +175,13 @@ def test_what_gains_little_is_left_alone() -> None:
     [
         (None, NOTHING, "look-ups"),
         (curve(), NOTHING, "compared"),
-        (curve(), drift(1 / HOUR, noise=0.99, significant=False), "cannot be told from chance"),
+        (curve(), drift(1 / HOUR, noise=0.99), "cannot be told from chance"),
     ],
 )
 def test_without_enough_to_tell_the_ttl_stays(seen: Curve | None, estimate: DriftEstimate, said: str) -> None:
     decision = decide(seen, estimate, LIMITS, 300.0)
     assert (decision.ttl, decision.bound_by, decision.sufficient) == (300.0, "Data", False)
     assert said in decision.reason
-
-
-@pytest.mark.parametrize(("current", "ttl"), [(300.0, 150.0), (60.0, 60.0), (20.0, 40.0)])
-def test_what_may_be_noise_does_not_shorten_the_initial_ttl(current: float, ttl: float) -> None:
-    decision = decide(curve(), drift(0.1 / HOUR, upper=9 / HOUR, significant=False), LIMITS, current)
-    assert decision.ttl == pytest.approx(ttl, rel=0.05)
-    assert (decision.bound_by, decision.sufficient) == ("Data", False)
-    assert "may be noise" in decision.reason
-
-
-def test_what_is_likely_to_be_drift_shortens_it() -> None:
-    decision = settled(60.0, drift(4 / HOUR, upper=9 / HOUR, significant=False))
-    assert decision.ttl == pytest.approx(15.3, rel=0.05)
-    assert decision.bound_by == "Data"
-
-
-def test_what_may_be_noise_does_not_keep_a_ttl_from_growing() -> None:
-    assert decide(curve(), drift(0, upper=0.1 / HOUR, significant=False), LIMITS, 60.0).ttl == 120.0
 
 
 def test_having_begun_anew_takes_nothing_back() -> None:
@@ -255,7 +234,6 @@ ttls = st.floats(1, 1e5)
     initial=ttls,
     per_second=st.floats(1e-4, 10),
     window=st.floats(0, 1e6),
-    significant=st.booleans(),
     then=st.sampled_from(["Min", "Bypass"]),
     memory=st.one_of(st.none(), st.floats(1, 1e9)),
     price=st.floats(0, 100),
@@ -269,7 +247,6 @@ def test_a_ttl_is_inside_its_bounds_and_a_step_away(
     initial: float,
     per_second: float,
     window: float,
-    significant: bool,
     then: Any,
     memory: float | None,
     price: float,
@@ -284,7 +261,7 @@ def test_a_ttl_is_inside_its_bounds_and_a_step_away(
         memory_price=price,
     )
     seen = curve(per_second=per_second, window=window)
-    decision = decide(seen, drift(rate, upper=rate + more, significant=significant), limits, current)
+    decision = decide(seen, drift(rate, upper=rate + more), limits, current)
     assert decision.ttl == 0 or limits.shortest <= decision.ttl <= limits.longest
     inside = min(max(current, limits.shortest), limits.longest)
     assert decision.ttl == 0 or inside / 2 - 1e-9 <= decision.ttl <= inside * 2 + 1e-9
