@@ -73,8 +73,8 @@ class Example:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alternative:
-    """What would be recommended with one limit of the policy twice as large. `ttl` is that of half of all hits where
-    each question has its own."""
+    """What would be recommended with one limit of the policy twice as large, as far as the class allows. `ttl` is that
+    of half of all hits where each question has its own."""
 
     limit: str
     value: float
@@ -260,10 +260,10 @@ def _alternatives(
         return []
     question = None if limits.question is None else min(2 * limits.question, 1.0)
     budget = min(2 * limits.budget, 1.0)
-    others = [
-        ("staleness.budget", budget, replace(limits, budget=budget, question=question)),
-        ("ttl.max", 2 * limits.longest, replace(limits, longest=2 * limits.longest)),
-    ]
+    others = [("staleness.budget", budget, replace(limits, budget=budget, question=question))]
+    longest = min(2 * limits.longest, float(curve.ttls[-1]))  # which is what the class allows
+    if longest > limits.longest * (1 + _SAME):
+        others.append(("ttl.max", longest, replace(limits, longest=longest)))
     if limits.memory is not None:
         others.append(("memory.max", 2 * limits.memory, replace(limits, memory=2 * limits.memory)))
     before, _ = _recommended(curve, population, decision, limits, decision)

@@ -125,7 +125,8 @@ _MORE_TOLD = 1
 
 @dataclass(frozen=True, slots=True)
 class Comparisons:
-    """One array a column. `expected`: changes that were expected of each, beforehand; `noise`: e of its question."""
+    """One array a column. `ends`: whether the older answer's life is over, so that its hits and its age are complete.
+    `expected`: changes that were expected of each, beforehand; `noise`: e of its question."""
 
     rows: NDArray[np.int64]
     fetched: Floats

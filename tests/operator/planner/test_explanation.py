@@ -117,6 +117,7 @@ def test_what_changes_nothing_is_no_alternative() -> None:
     limits = dataclasses.replace(LIMITS, longest=HOUR, memory=1e12)
     names = [each.limit for each in explanation(drift(0.0), limits=limits).alternatives]
     assert names == ["ttl.max"]
+    assert not explanation(drift(0.0)).alternatives  # the class allows no more
 
 
 def test_where_no_rate_is_known_all_hits_may_be_stale() -> None:
