@@ -350,9 +350,9 @@ _Count = Annotated[float, Meta(ge=0, le=1e12)]
 class QuestionRecord(msgspec.Struct, frozen=True, array_like=True):
     """What is known of one question, kept beside the fingerprint of its last answer. Everything fades with time.
 
-    `changes` of `exposure` seconds under which they would have been seen; of `young` comparisons, too young for a
-    change, or of two answers fetched at once, `reworded` differed all the same; `requests` of the whole installation in
-    the `watched` seconds. All of it is faded up to `at`, in seconds since the epoch.
+    `changes` of `exposure` seconds under which they would have been seen; of `young` comparisons, which are those that
+    found the same and as much of the others as chance explains, `reworded` differed; `requests` of the whole
+    installation in the `watched` seconds. All of it is faded up to `at`, in seconds since the epoch.
     """
 
     changes: _Count

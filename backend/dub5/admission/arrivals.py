@@ -26,8 +26,8 @@ JOINED = 2
 
 _SHARE_OF_LIMIT = 0.3
 """Of the memory that the container may use. The rest: the process itself (90 MiB), answers in memory
-(`cache.local_bytes`, and half of that or 24 MiB for requests known by their bytes), ten thousand connections (100 MiB),
-and what reading one large body takes on top."""
+(`cache.local_bytes`), requests known by their bytes (half of that, but 16 MiB at least, and 16 MiB of hashes), ten
+thousand connections (100 MiB), and what reading one large body takes on top."""
 
 _MOST = 2 * 2**30
 _LARGE_SHARE = 0.75

@@ -1,10 +1,10 @@
 """Rate limits per tenant, exact across replicas: token buckets in Redis, on Redis's clock.
 
-Every request costs one round trip and one from the bucket of requests. Tokens are *reserved* before a provider is
-called, prompt and the longest answer it may give, and *settled* afterwards at what was really used: in the background,
-once however often it is reported, and with a later heartbeat where Redis is away. A reservation that is never settled
-stays spent, so there is a bound to what one request may reserve. Hits and followers of a flight reserve nothing that
-they keep. A request that is refused changes nothing.
+Every request takes one from the bucket of requests, by a question to Redis that hits of one turn share. Tokens are
+*reserved* before a provider is called, prompt and the longest answer it may give, and *settled* afterwards at what was
+really used: in the background, once however often it is reported, and with a later heartbeat where Redis is away. A
+reservation that is never settled stays spent, so there is a bound to what one request may reserve. Hits and followers
+of a flight reserve nothing that they keep. A request that is refused changes nothing.
 
 Where more is left to a tenant than all replicas could give away in the meantime, `_PLENTY`, a hit does not wait to be
 told so once more: it is granted by what Redis said a moment ago, and Redis counts it with others a few milliseconds

@@ -355,7 +355,8 @@ class Body(msgspec.Struct, gc=False):
 
     `cost` is as in ChatRequest. `rewriting` writes what is sent, None where that is the stored completion itself;
     `written` is what it made of the completion with the hash `written_of`. `keeps`: what it writes has to be kept.
-    All bodies with the same `meaning`, a hash, say the same; it is empty where that would take long to find out.
+    All bodies with the same `meaning`, a hash, say the same; it is empty where that would take long to find out. What
+    is kept has its caller's salt behind it, or the hash of its bytes and that where it would be empty: its key.
     `known` and `hits` are where requests for it are counted, once there was one like it; the lifetimes of `lookup` are
     those last in force. `used`: its answer was looked for since `was_used` was asked.
     """
@@ -705,6 +706,8 @@ class Recall:
         opening: bytes,
         later: Callable[[bytes | Arrival], bool],
     ) -> tuple[bytes, int] | _Request | Arrival | None:
+        """The answer and where its request ends, counted as given; the request, where more steps are needed; its
+        Arrival, where the ordinary way has to answer; None where it is none that could be known."""
         body_at = data.find(b"\r\n\r\n", at, at + _LARGEST_HEAD) + 4  # past that size it may be refused
         if body_at < 4:
             return None
@@ -748,11 +751,11 @@ class Recall:
             return Arrival(data[at:body_at], own, head, digest, caller=caller)
         new = body is None
         if body is None:
-            said = _meaning_in(raw, echoed=head.route.echoes) if len(raw) <= head.route.max_body else b""
-            body = self._bodies.get(said + spelling[_DIGEST:]) if said else None
+            found = _meaning_in(raw, echoed=head.route.echoes) if len(raw) <= head.route.max_body else b""
+            body = self._bodies.get(found + spelling[_DIGEST:]) if found else None
             if body is None or body.caller != caller:
                 record = _record_of(head, caller, ids, started, auth)
-                arrival = Arrival(data[at:body_at], own, head, digest, caller=caller, meaning=said)
+                arrival = Arrival(data[at:body_at], own, head, digest, caller=caller, meaning=found)
                 body = self._read_now(arrival, raw, caller, record, end)
                 if body is not None:
                     body = self._as_known(spelling, body)
