@@ -25,7 +25,7 @@ _FOR_LONGER: dict[BoundBy, str] = {
 _FOR_LONGER_EACH: dict[Cause, str] = {
     "question": "more hits of one question may be stale (staleness.perQuestion)",
     "changes": "more changes were seen: by so few there may be {margin:.3g} times as many as is estimated",
-    "calls": "answers change: one look-up in a hundred is left to be a call where they hardly do, to see it begin",
+    "calls": "fewer look-ups have to be calls: one in a hundred is left to be one, to see answers begin to change",
 }
 """Where each question has its own, and that says it better."""
 _OUTCOME = ("hit ratio", "stale", "at most", "saves $/h", "memory")
