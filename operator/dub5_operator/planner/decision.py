@@ -636,9 +636,9 @@ def decide(curve: Curve | None, drift: DriftEstimate, limits: PolicyLimits, curr
     """Pure; `current` is the TTL in force, in seconds; 0 where answers are not cached."""
     inside = min(max(current, limits.shortest), max(limits.longest, limits.shortest))
     lacking = _lacking(curve, drift)
-    if curve is None or lacking is not None:
-        forecast = None if curve is None else Forecast(curve, drift, limits)
-        kept = _predicted(curve, drift, current, inside, forecast) if current else {}
+    forecast = None if curve is None else Forecast(curve, drift, limits)
+    if forecast is None or lacking is not None:
+        kept = {} if forecast is None or not current else _predicted(forecast, current, inside)
         return Decision(
             ttl=inside if current else 0.0,
             recommended=inside,
@@ -648,7 +648,6 @@ def decide(curve: Curve | None, drift: DriftEstimate, limits: PolicyLimits, curr
             reason=lacking or "no look-ups yet",
             **kept,
         )
-    forecast = Forecast(curve, drift, limits)
     if forecast.stale(limits.shortest, drift.rate) > limits.budget:
         return _infeasible(forecast, inside)
     best, bound_by = _best(forecast, inside)
@@ -681,9 +680,12 @@ def by_question(decision: Decision, curve: Curve, population: Population, limits
 def kept(decision: Decision, curve: Curve | None, drift: DriftEstimate, ttl: float) -> Decision:
     """The decision where it is not put in force: all shares are of `ttl`, which stays in force; the saving is still
     that of what is recommended."""
-    predicted = _predicted(curve, drift, ttl, decision.recommended)
-    predicted.pop("saving", None)
-    return replace(decision, ttl=ttl, question=None, **predicted)
+    if curve is None:
+        return replace(decision, ttl=ttl, question=None)
+    # Nothing but the saving goes by limits.
+    limits = PolicyLimits(shortest=1.0, longest=1.0, budget=1.0, initial=1.0)
+    predicted = _predicted(Forecast(curve, drift, limits), ttl, decision.recommended)
+    return replace(decision, ttl=ttl, question=None, **{**predicted, "saving": decision.saving})
 
 
 def _lacking(curve: Curve | None, drift: DriftEstimate) -> str | None:
@@ -896,23 +898,13 @@ def _decision(
         sufficient=sufficient,
         within_budget=within_budget,
         reason=reason,
-        **_predicted(forecast.curve, forecast.drift, ttl, recommended, forecast),
+        **_predicted(forecast, ttl, recommended),
     )
 
 
-def _predicted(
-    curve: Curve | None,
-    drift: DriftEstimate,
-    ttl: float,
-    recommended: float,
-    forecast: Forecast | None = None,
-) -> dict[str, Any]:
+def _predicted(forecast: Forecast, ttl: float, recommended: float) -> dict[str, Any]:
     """What a TTL is predicted to do. Nothing is hit, and nothing stale, where nothing is cached."""
-    if curve is None:
-        return {}
-    forecast = forecast or Forecast(
-        curve, drift, PolicyLimits(shortest=1.0, longest=1.0, budget=1.0, initial=1.0)
-    )
+    curve, drift = forecast.curve, forecast.drift
     if not ttl:
         return {"hit_ratio": 0.0, "stale": 0.0, "stale_upper": 0.0, "saving": 0.0, "bytes": 0.0}
     return {
