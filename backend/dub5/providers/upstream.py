@@ -37,8 +37,10 @@ _LOOKS = 20
 """Turns of the event loop that a connection has at least, however late they come."""
 _PIECE = 256 * 2**10
 """Bytes of a request that are written without a pause."""
+_PACKED = 8 * 2**10
+"""Bytes of a compressed body that are unpacked at once."""
 _INFLATED = 256 * 2**10
-"""Bytes of a compressed body that are passed on at once."""
+"""Bytes of what was compressed that are passed on at once."""
 _GZIP, _EITHER = 31, 47
 _CODINGS = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": _EITHER}
 """`wbits` of zlib, by the kind of head that it expects: gzip's, or either that one or its own."""
@@ -98,7 +100,11 @@ class Unpacking:
 
     def feed(self, part: bytes, on_data: OnData) -> None:
         """Never more at once than somebody counts. Undecodable where that cannot be."""
-        left = part
+        # Of what is behind a member zlib makes a copy: of very many in one part that would be its length by its length.
+        for begin in range(0, len(part), _PACKED):
+            self._feed(part[begin : begin + _PACKED], on_data)
+
+    def _feed(self, left: bytes, on_data: OnData) -> None:
         while left:
             if self._member is None:
                 self._member = self._begun(left)
