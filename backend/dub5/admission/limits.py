@@ -48,6 +48,7 @@ _MOST_UNSETTLED = 10_000
 """Reservations that are settled when Redis is back, some 500 bytes each."""
 
 _SETTLED_AT_ONCE = 100
+"""Of them, in one pipeline."""
 
 _MOST_RESERVED = 10
 """Minutes' worth of a tenant's limit that one request may reserve, whatever it may take: so long an answer that broke

@@ -355,8 +355,8 @@ class Body(msgspec.Struct, gc=False):
 
     `cost` is as in ChatRequest. `rewriting` writes what is sent, None where that is the stored completion itself;
     `written` is what it made of the completion with the hash `written_of`. `keeps`: what it writes has to be kept.
-    All bodies with the same `meaning`, a hash, say the same; it is empty where that would take long to find out. What
-    is kept has its caller's salt behind it, or the hash of its bytes and that where it would be empty: its key.
+    All bodies with the same `meaning`, a hash, say the same; it is empty where that would take long to find out. Of a
+    body that is kept it is the key: that hash, or where it is empty that of its bytes, and its caller's salt behind it.
     `known` and `hits` are where requests for it are counted, once there was one like it; the lifetimes of `lookup` are
     those last in force. `used`: its answer was looked for since `was_used` was asked.
     """

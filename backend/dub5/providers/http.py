@@ -52,7 +52,8 @@ BODY = b"\n"
 """The name of what was no event, but the whole body: no event can have it."""
 
 _MOST_HEADERS = MAX_ANSWER // MAX_HEAD
-"""Header lines of a response that aiohttp reads; it bounds the length of each, not that of the head."""
+"""Lines in the head of a response that aiohttp reads. It bounds how many there are and how long each is, not all of
+them together: that is as much as an answer may have."""
 
 _OK = frozenset({200, 201, 203})
 """With an answer in the body: some frameworks give 201 to every POST, and a proxy that changes something 203."""

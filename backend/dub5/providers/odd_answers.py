@@ -19,8 +19,8 @@ AGAIN = "sent a second answer after the first"
 
 
 MOST_BEGUN = 30_000
-"""Choices, calls of tools and blocks that a stream may begin: with what is held for each some 100 MiB, as much as the
-values of a whole answer may take."""
+"""Choices, calls of tools and blocks that a stream may begin: what is held for so many is 32 to 65 MiB, and the values
+of a whole answer may take 96."""
 
 TOO_MANY = "began more choices, calls or blocks than can be held"
 
