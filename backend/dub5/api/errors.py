@@ -1,4 +1,4 @@
-"""What Litestar itself raises (404, 405, …) and what our controllers raise, in OpenAI's shape."""
+"""What Litestar itself raises (404, 405, …) and what our controllers raise, in OpenAI's shape or in Anthropic's."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ _MESSAGES = "/v1/messages/"
 def _respond(request: Request[Any, Any, Any], error: Dub5Error) -> Response[bytes]:
     record = record_of(request.scope)
     record.error_code = error.code
-    anthropic = request.scope["path"].startswith(_MESSAGES)
+    # Their clients name a version with each request: also of what has one path in both APIs, as models.
+    anthropic = request.scope["path"].startswith(_MESSAGES) or "anthropic-version" in request.headers
     rendered = render_messages(error, record.request_id) if anthropic else render(error)
     headers = {name.decode(): value.decode() for name, value in rendered.headers}
     if anthropic:

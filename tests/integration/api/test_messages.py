@@ -315,6 +315,14 @@ async def test_what_is_not_served_of_their_api_is_told_in_their_words(client: As
     assert said["request_id"] == caught.value.request_id
 
 
+async def test_so_is_that_there_is_no_such_model(client: AsyncAnthropic) -> None:
+    with pytest.raises(anthropic.NotFoundError) as caught:
+        await client.models.retrieve("nobody")
+    said = cast("Any", caught.value.body)
+    assert (said["type"], said["error"]["type"]) == ("error", "not_found_error")
+    assert said["request_id"] == caught.value.request_id
+
+
 async def test_their_list_of_models_is_complete_and_each_has_what_they_need(client: AsyncAnthropic) -> None:
     page = await client.models.list(limit=1)
     assert [model.id for model in page.data] == ["pirate", "claude", "gpt", "either"]
