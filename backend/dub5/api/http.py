@@ -331,7 +331,7 @@ def deadlines_of(headers: dict[str, str], now: float) -> Deadlines:
     whole = _seconds(written) if written is not None else None
     if written is not None and not whole:
         raise InvalidRequest(
-            "The time-out must be a number of seconds above 0, or a duration such as 500ms.",
+            "The time-out must be a number of seconds above 0 and below ten years, or a duration such as 500ms.",
             param="X-Dub5-Timeout",
         )
     timeouts = [whole, *(_seconds(headers[name]) for name in _CLIENT_TIMEOUTS if name in headers)]

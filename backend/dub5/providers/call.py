@@ -233,15 +233,18 @@ class Model:
     def unavailable(self, routes: list[Route]) -> ProviderError:
         """Why none of `routes` is called now: each one's circuit breaker is open."""
         now = self.clock()
+        failures = [route.health.last_failure(now) for route in routes]
+        limited = all(each.status is not None for each in failures)
         error = ProviderError(
-            f"Every provider of the model {self.name} is failing; its circuit breaker is open.",
+            f"Every provider of the model {self.name} refused calls (429), and is not called for a while."
+            if limited
+            else f"Every provider of the model {self.name} is failing; its circuit breaker is open.",
             provider=routes[-1].provider.name,
             retry_after=min(route.health.retry_after(now) for route in routes),
         )
-        failures = [route.health.last_failure(now) for route in routes]
         if all(each.should_retry is False for each in failures):
             error.as_said(should_retry=False)
-        if all(each.status is not None for each in failures):
+        if limited:
             last = failures[-1]
             error.as_said(status=last.status, type=last.type, code=last.code)
             if error.should_retry is False:  # of a quota nobody knows when there is more

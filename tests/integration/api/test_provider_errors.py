@@ -158,7 +158,7 @@ async def test_while_a_breaker_is_open_callers_read_why(
             break
         asked = len(one.calls)
         answer = await server.chat(str(number))
-    assert "circuit breaker is open" in answer.json()["error"]["message"]
+    assert len(one.calls) == asked  # so this answer is ours
     assert (answer.status_code, answer.json()["error"]["code"]) == expected
     assert answer.headers.get("x-should-retry") == hint
     assert ("retry-after" in answer.headers) == (expected[1] != "insufficient_quota")

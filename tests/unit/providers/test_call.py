@@ -320,7 +320,7 @@ async def test_open_breakers_of_those_that_can_are_an_outage_too(ask: Ask) -> No
     broken = well()
     broken.ended("limited", "model", began=0.0, now=0.0, worked=False, pause=20.0)
     asked = of_routes(Route(Scripted("a", "no"), "x", broken), Route(Scripted("b", cannot()), "x", well()))
-    with pytest.raises(ProviderError, match="circuit breaker is open") as caught:
+    with pytest.raises(ProviderError) as caught:
         await ask(asked, Observed())
     assert caught.value.retry_after == pytest.approx(20.0, abs=10)
 
@@ -352,7 +352,7 @@ async def test_while_no_route_is_called_callers_are_told_what_they_can_do(
     for route, known in zip(routes, failures, strict=True):
         assert route.health.try_enter(0.0)
         route.health.ended("limited", "model", began=0.0, now=0.0, worked=False, pause=20.0, failure=known)
-    with pytest.raises(ProviderError, match="circuit breaker is open") as caught:
+    with pytest.raises(ProviderError) as caught:
         await of_routes(*routes).complete(CALL, Observed())
     error = caught.value
     assert (error.status, error.code, error.should_retry) == (status, code, should_retry)
