@@ -57,7 +57,7 @@ COOLDOWN = 10.0
 """Seconds without another try after a refresh failed."""
 
 _TRIES = 3
-"""Flights that a request follows where the first were turned away."""
+"""Flights that a request follows anew: whose leader was turned away, or whose beginner had not looked first."""
 
 _REFUSAL_TTL = 2.0
 """Seconds for which a provider's refusal of a request answers the same request again, to the letter."""
@@ -488,11 +488,12 @@ class Flights:
         on_forward: Callable[[CacheStatus], None] | None = None,
         *,
         alone: bool = False,
-        look: bool = False,
+        turned_back: int = 0,
     ) -> CacheAnswer:
         """What is stored, or what a flight brings: of a stream as soon as its first frames are here. What memory has
         comes without a wait. Where Redis seldom has what memory has not, a lease is asked for without a look there
-        first, but with `look`: that takes a turn less, and says as well where something is stored.
+        first: that takes a turn less, and says as well where something is stored. `turned_back`: how often that was so,
+        or of the flight that this one had joined; each time it looks first.
 
         `on_forward` is called with what is known as soon as the answer has to be waited for: nothing usable is stored.
         `alone`: nothing stored will do, nor what others ask for. Raises a Dub5Error with its true status.
@@ -504,7 +505,7 @@ class Flights:
             asked = lookup.directives
             if not (alone or asked.no_cache):
                 hit = self._store.recall(lookup)
-                looks = look or asked.only_if_cached or self._store.looks_first(lookup.class_name)
+                looks = turned_back or asked.only_if_cached or self._store.looks_first(lookup.class_name)
                 unseen = hit is None and not looks
                 if not unseen and (hit is None or not hit.usable):
                     hit = await self._find(lookup, record)
@@ -524,8 +525,8 @@ class Flights:
         try:
             return await self._follow(question, lookup, leader, status, hit, alone=alone, unseen=unseen)
         except LookFirst:
-            # A second time it was another request that had not looked, and whose flight this one had joined.
-            return await self.answer(question, leader, look=True, alone=look)
+            alone = turned_back >= _TRIES
+            return await self.answer(question, leader, alone=alone, turned_back=turned_back + 1)
         except ProviderError as error:
             if lookup is None or alone or not error.is_outage:
                 raise

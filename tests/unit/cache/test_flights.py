@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from dub5.cache.flights import CacheAnswer, Flights, Made, OneReplica
+from dub5.cache.flights import CacheAnswer, Claim, Flight, Flights, Made, OneReplica, Tailed
 from dub5.cache.freshness import Directives, Lifetimes
 from dub5.cache.purges import Purges
 from dub5.cache.store import AnswerStore, Entry, Identity, LocalCache
@@ -132,6 +132,41 @@ async def test_who_asks_after_a_purge_never_joins() -> None:
     await asyncio.gather(before.read(), after.read())
     assert not await after.joined()
     assert provider.calls == 2
+
+
+class OtherReplica:
+    """It leads, and that is known here once `told` is set."""
+
+    def __init__(self) -> None:
+        self.told = asyncio.Event()
+
+    async def claim(self, identity: Identity, flight: Flight, **_: object) -> Claim:
+        await self.told.wait()
+        return Claim(identity, "follow", "token", "lease", "stream", "other", None)
+
+    async def tail(self, flight: Flight, claim: Claim) -> Tailed:
+        flight.add([Frame("chunk", b"a")])
+        flight.end()
+        return Tailed.ENDED
+
+    async def release(self, claim: Claim, put: object = ()) -> None:
+        raise NotImplementedError  # nobody leads here
+
+    async def cool_down(self, identity: Identity, seconds: float) -> None:
+        raise NotImplementedError
+
+
+async def test_who_looked_and_joined_one_that_had_not_follows_whoever_leads() -> None:
+    store, other = AnswerStore(LocalCache(2**20), None, Purges(None)), OtherReplica()
+    while store.looks_first("default"):
+        store.looked("default", found=False)
+    flights, provider = Flights(store, other, Metrics(config_hash="test")), Provider("alone")
+    clients = [Asking(flights, provider) for _ in range(100)]
+    provider.pass_on(200)
+    await turns()
+    other.told.set()
+    assert await asyncio.gather(*(client.read() for client in clients)) == [[b"a"]] * 100
+    assert provider.calls == 0
 
 
 async def test_the_next_question_after_a_flight_asks_anew(flights: Flights) -> None:
