@@ -1,6 +1,7 @@
 """What the operator learns from: which answers are asked for again, and which have changed.
 
-Nothing is taken or written unless somebody reads: the operator says so by a key that expires, `SAMPLES_READER`.
+Look-ups and comparisons are taken and written only where somebody reads them: the operator says so by a key that
+expires, `SAMPLES_READER`. A fingerprint of each answer is always kept, so that there is something to compare with.
 
 Accesses are sampled by the hash of their key, with every access of a sampled key recorded, plus an exact
 stratum of the heaviest keys, which plain sampling would miss or overstate. Each replica has a byte budget;
@@ -34,7 +35,8 @@ they would also cost a call of their own for each answer.
 
 A fingerprint says how it was made. Two that were made differently cannot be compared.
 
-Nothing of this is on a request's way: recording appends to a list, a task flushes it. Lost samples are lost.
+Recording appends to a list, and a task flushes it. Of this a request waits for nothing but the fingerprint of its own
+answer, which nothing has to be read for. Lost samples are lost.
 """
 
 from __future__ import annotations
@@ -220,10 +222,6 @@ class Samples(Protocol):
 
     def measured(self, canary: Canary) -> None: ...
 
-    async def start(self) -> None: ...
-
-    async def stop(self) -> None: ...
-
 
 class NoSampler:
     """Where there is no Redis, or no cache: nobody would read the samples."""
@@ -241,8 +239,8 @@ class NoSampler:
     def failed(self, class_name: str, source: Source) -> None:
         """Nothing."""
 
-    def spend_re_ask(self) -> bool:
-        return False
+    def spend_re_ask(self) -> None:
+        """Nothing: none is ever due."""
 
     def draw_canary(self, *_: object, **__: object) -> float:
         return 0.0
@@ -251,12 +249,6 @@ class NoSampler:
         return False
 
     def measured(self, *_: object, **__: object) -> None:
-        """Nothing."""
-
-    async def start(self) -> None:
-        """Nothing."""
-
-    async def stop(self) -> None:
         """Nothing."""
 
 
@@ -393,15 +385,17 @@ class Sampler:
         `compared_with` is the answer that it was asked for to compare: unless the new one differs, which is what this
         gives, the last one stays what the next is compared with. Each other answer earns a share of such a re-ask.
         """
+        if compared_with is None:
+            self.re_asks = min(1.0, self.re_asks + self._re_ask_share)
+            if lifetimes.canary:
+                self._canaries.called(class_name, lifetimes.canary)
+            if not self._rate:
+                return True
         # In a thread where it is long: Python there lets the event loop run every few milliseconds.
         if len(entry.body) <= _LONG:
             digest = fingerprint(completion, how)
         else:
             digest = await asyncio.to_thread(fingerprint, completion, how)
-        if compared_with is None:
-            self.re_asks = min(1.0, self.re_asks + self._re_ask_share)
-            if lifetimes.canary:
-                self._canaries.called(class_name, lifetimes.canary)
         if self._rate and source == "refetch" and lifetimes.question is None:
             self._replace(identity, class_name, entry, digest, lifetimes)
         elif self._rate:
