@@ -552,7 +552,9 @@ class Flights:
         lifetimes = lookup.lifetimes
         if lookup.directives is not NO_DIRECTIVES or lifetimes.question is not None or lifetimes.canary:
             return None
-        if self._sampler.re_asks >= 1.0 or (of is not None and hash(entry.body) != of):
+        if of is not None and hash(entry.body) != of:
+            return None
+        if self._sampler.re_asks >= 1.0 and lookup.may_re_ask:
             return None
         age = self._store.now() - entry.born / 1e6
         ttl = lifetimes.ttl - age
@@ -705,7 +707,8 @@ class Flights:
             hit.known.served(entry, sampler.replicas)
         # Else there is no draw by which it would be refreshed early.
         soon = ttl <= GREATEST_DRAW * entry.recompute
-        if state is FRESH and not soon and sampler.re_asks < 1.0 and not lookup.lifetimes.canary:  # as most
+        re_ask = sampler.re_asks >= 1.0 and lookup.may_re_ask
+        if state is FRESH and not soon and not re_ask and not lookup.lifetimes.canary:  # as most
             return _hit_status(math.floor(ttl), hit.ttl_by, hit.tier)
         # In (0, 1], as its logarithm is taken.
         due = state is _REVALIDATE or (
@@ -735,12 +738,12 @@ class Flights:
                     cooldown=COOLDOWN,
                 )
                 self._begin(flight, work, identity)
-        elif state is FRESH and sampler.spend_re_ask() and not lookup.by_user:
-            # Only to compare; never an answer that belongs to one user.
-            flight, re_ask = Flight(followers=1), ReAsk(entry, "re-ask")
+        elif state is FRESH and re_ask:
+            sampler.spend_re_ask()
+            flight, compare = Flight(followers=1), ReAsk(entry, "re-ask")
             identity = self._store.identity(lookup)
-            self._begin(flight, self._fly(flight, behind.again(), identity, lookup, re_ask=re_ask))
-        if lookup.lifetimes.canary and state in _SERVED and not lookup.by_user:
+            self._begin(flight, self._fly(flight, behind.again(), identity, lookup, re_ask=compare))
+        if lookup.lifetimes.canary and state in _SERVED and lookup.may_re_ask:
             weight = sampler.draw_canary(lookup.class_name, lookup.lifetimes.canary, self._rng())
             if weight:
                 flight = Flight(followers=1)

@@ -214,7 +214,7 @@ class Samples(Protocol):
 
     def failed(self, class_name: str, source: Source) -> None: ...
 
-    def spend_re_ask(self) -> bool: ...
+    def spend_re_ask(self) -> None: ...
 
     def draw_canary(self, class_name: str, share: float, chance: float) -> float: ...
 
@@ -567,12 +567,9 @@ class Sampler:
             self._used += needed
             self._measured.append(canary)
 
-    def spend_re_ask(self) -> bool:
-        """Whether this hit should be asked again for comparison."""
-        if self.re_asks < 1.0:
-            return False
+    def spend_re_ask(self) -> None:
+        """A hit is asked again for comparison: the next one when calls have earned it."""
         self.re_asks = 0.0
-        return True
 
     def _judge(
         self,

@@ -250,7 +250,7 @@ class CacheLookup(msgspec.Struct, frozen=True, gc=False):
     """Which answer, and what the request and its class ask of it. `names` are those that a purge may name.
 
     `words` is the request as it was worded, so that one may be told from another with the same key. `prices` are what a
-    token of the prompt and one of the answer cost, in dollars. `by_user`: the answer belongs to one user.
+    token of the prompt and one of the answer cost, in dollars. `may_re_ask`: it may be asked again only to compare.
     """
 
     key: str
@@ -261,7 +261,7 @@ class CacheLookup(msgspec.Struct, frozen=True, gc=False):
     compare: Comparison = "text"
     words: Any = None
     prices: tuple[float, float] = (0.0, 0.0)
-    by_user: bool = False
+    may_re_ask: bool = True
 
 
 def read_record(stored: bytes | None) -> QuestionRecord | None:

@@ -245,7 +245,7 @@ class Embedder:
                 target.class_name,
                 words=words,
                 prices=prices,
-                by_user=True,  # so that it is not asked for again only to compare: what is compared is completions
+                may_re_ask=False,  # what is compared is completions
             )
 
         return lookup_of

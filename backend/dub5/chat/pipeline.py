@@ -144,7 +144,7 @@ class Pipeline:
                 target.cache_class.compare,
                 (tenant, request.digest or {**request.body, "stream": None, "stream_options": None}),
                 (price.input / 1e6, price.output / 1e6),
-                target.cache_class.share == "user",
+                target.cache_class.share != "user",
             )
         return Question(
             request=request,

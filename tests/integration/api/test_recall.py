@@ -98,8 +98,8 @@ class Samples(NoSampler):
     def accessed(self, *told: Any, **more: Any) -> None:
         self.taken.append((told, more))
 
-    def spend_re_ask(self) -> bool:
-        return self.re_asks >= 1.0
+    def spend_re_ask(self) -> None:
+        """The next is due as well."""
 
     def draw_canary(self, *_: object, **__: object) -> float:
         return 2.0 * self.re_asks

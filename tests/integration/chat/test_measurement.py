@@ -239,6 +239,7 @@ async def test_answers_of_one_user_are_never_asked_again(fake: FakeOpenAI, redis
         due_canaries(server, chance=0.0, class_name="mine")
         assert (await server.chat()).headers["cache-status"].startswith("dub5; hit")
         await server.replica.application._flights.settle()
+        assert sampler_of(server).re_asks == 1.0  # for another answer
     assert len(fake.calls) == 1
 
 
