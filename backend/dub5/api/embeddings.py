@@ -106,8 +106,9 @@ class EmbeddingsRoute:
         except Exception as error:  # noqa: BLE001  # the last line of defence: whatever it is, the client gets an answer
             await send_error(send, record_error(error, record), rate_headers(grant))
         finally:
-            if grant is not None and batch is not None and record.outcome is None:
-                self._limiter.settle(grant, used=batch.asked_tokens)
+            if grant is not None and batch is not None:
+                used = batch.asked_tokens if record.outcome is None else batch.tokens_due()
+                self._limiter.settle(grant, used=used)
 
     async def _batch(
         self, headers: dict[str, str], receive: Receive, record: RequestRecord, deadline: float | None

@@ -675,6 +675,8 @@ class Flights:
                 other = flight.leader if flight.leader != asker else None
                 record.leader_request_id = other.request_id if other is not None else None
                 record.leader_trace_id = other.trace_id if other is not None else None
+                if other is None and not (flight.ended or flight.abandoned):
+                    record.called = True
             # The parts of Server-Timing add up: what was waited at the gate is one of its own.
             record.timings["provider"] = time.perf_counter() - started - record.timings.get("queue", 0.0)
             collapsed = joined or not flight.led_here

@@ -127,6 +127,10 @@ class Batch(msgspec.Struct, kw_only=True):
     def missing(self) -> list[Item]:
         return [item for item in self.items if item.vector is None]
 
+    def tokens_due(self) -> int:
+        """Those of a batch that is given up, by the length of what providers may still be at."""
+        return self.asked_tokens + sum(tokens_of(item.text) for item in self.missing() if item.record.called)
+
 
 class Vectors(msgspec.Struct, frozen=True):
     """The answer: a vector for each text of the input, in its order. `tokens` are those of the whole input."""
@@ -587,6 +591,9 @@ class _EmbeddingCall:
             background=self._background,
         )
         record.timings["queue"] = max(slot.waited, record.timings.get("queue", 0.0))
+        if not self._background:
+            for item in self._items:
+                item.record.called = True
         began, started, born = time.time(), time.perf_counter(), services.store.now()
         error = None
         try:

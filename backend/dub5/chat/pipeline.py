@@ -298,7 +298,7 @@ class ProviderCall(msgspec.Struct):
             deadline=question.deadline,
             background=self._background,
         )
-        record.timings["queue"] = slot.waited
+        record.timings["queue"], record.called = slot.waited, True
         began, started = time.time(), time.perf_counter()
         answer = error = None
         try:

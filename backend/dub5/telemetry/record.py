@@ -166,7 +166,8 @@ class RequestRecord(msgspec.Struct, kw_only=True):
     `started` is of time.perf_counter. `route` and `model` are labels: `other` until a known one is found.
     `status` is that of the head, once all is over. `outcome` is set by code that knows better than the status says.
     `late_status` is the one that an error would have had which came after the head: then only an event can carry it.
-    `cache` is the Cache-Status header.
+    `cache` is the Cache-Status header. `called`: a provider was called for it, or may yet be for others who wait for
+    what it began.
     `timings` are seconds by phase: auth, queue, cache, provider; those there when the response head is sent
     become Server-Timing. `leader_request_id` and `leader_trace_id` are of the request whose provider call this
     one waited for, where that was another. `answer_headers` go with whatever is answered. `received` counts bytes of
@@ -191,6 +192,7 @@ class RequestRecord(msgspec.Struct, kw_only=True):
     late_status: int | None = None
     cache: str | None = None
     cache_result: str | None = None
+    called: bool = False
     provider: str | None = None
     leader_request_id: str | None = None
     leader_trace_id: str | None = None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 from unittest.mock import AsyncMock
 
+import httpx
 import openai
 import pytest
 
@@ -349,3 +350,30 @@ async def test_a_reservation_is_given_back_where_nothing_was_made_and_kept_where
         fake.reply = say("Hello")
         again = await server.chat("two", max_tokens=6_000)
         assert again.status_code == (200 if fault == "refused" else 429)
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "embeddings"])
+async def test_who_waits_for_anothers_call_or_for_a_place_and_leaves_has_used_nothing(
+    fake: FakeOpenAI, path: str
+) -> None:
+    fake.reply = hang()
+    settings = {**limited(fake, tokens_per_minute=10_000), "admission": {"max_inflight": 1}}
+    async with running(settings) as server:
+        long = "a" * 8000
+
+        def ask(text: str, timeout: str) -> Coroutine[Any, Any, httpx.Response]:
+            messages = [{"role": "user", "content": text}]
+            body = {"model": "small", "messages": messages, "max_tokens": 20, "input": text}
+            return server.client.post(f"/v1/{path}", json=body, headers={"x-dub5-timeout": timeout})
+
+        async with asyncio.TaskGroup() as tasks:
+            first = tasks.create_task(ask(long, "60"))
+            await fake.wait_called()
+            for text in (long, "b" * 8000):
+                refused = await ask(text, "0.2")
+                assert refused.status_code in {503, 504}
+            fake.reply = say("Hello")
+            last = await ask("c", "0.2")  # it may as well be refused: its head says what is left
+            assert 7_000 < int(last.headers["x-ratelimit-remaining-tokens"]) < 8_100
+            first.cancel()
+    assert len(fake.calls) == 1
