@@ -16,9 +16,6 @@ from dub5.advisor.values import Values
 KUBECTL = "registry.k8s.io/kubectl:v1.36.3"
 """The image that changes a HorizontalPodAutoscaler by the clock."""
 
-HPA = "dub5"
-"""Its name, where the release is called as in the documents."""
-
 
 class Change(NamedTuple):
     """A value of the chart by its dotted name, as it is and as it should be (as YAML), and why."""
@@ -259,9 +256,9 @@ def schedule(advice: Advice, values: Values) -> str:
     choice = advice.best[HELD].choice if advice.best is not None else None
     if choice is None or not choice.floors or values.autoscaling.mode != "hpa":
         return ""
-    objects = cron_jobs(floor_changes(choice.floors, choice.minReplicas), HPA, KUBECTL)
+    objects = cron_jobs(floor_changes(choice.floors, choice.minReplicas), advice.hpa, KUBECTL)
     head = (
-        f"# Apply in the namespace of the release. Its HorizontalPodAutoscaler is taken to be called {HPA}.\n"
+        f"# Apply in the namespace of the release, whose HorizontalPodAutoscaler is {advice.hpa}.\n"
         "# `helm upgrade` sets minReplicas back until the next of these changes it.\n"
     )
     return head + str(yaml.safe_dump_all(objects, sort_keys=False, width=120))

@@ -226,7 +226,8 @@ def _bound(found: Sequence[float]) -> float:
 class Advice(msgspec.Struct, frozen=True):
     """`present` and `best` are verdicts by the part of the record, TUNED and HELD; `best` is None where nothing on the
     grid met the objective on the first. `tried` are all trials of one seed in the search, on `searched_on`; `what_if`
-    has `best`, or else the present values, under more. `notes` say what was left out and assumed, in sentences.
+    has `best`, or else the present values, under more. `notes` say what was left out and assumed, in sentences. `hpa`
+    is the name of the HorizontalPodAutoscaler.
     """
 
     objective: Objective
@@ -236,6 +237,7 @@ class Advice(msgspec.Struct, frozen=True):
     what_if: dict[str, Verdict]
     searched_on: str
     notes: list[str]
+    hpa: str = "dub5"
 
     @property
     def part_searched(self) -> str:

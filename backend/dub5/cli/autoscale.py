@@ -276,6 +276,12 @@ def _add_recommend(commands: command.Commands) -> None:
         default=os.cpu_count() or 1,
         help="simulations at once (default: as many as there are cores)",
     )
+    recommended.add_argument(
+        "--hpa",
+        default="dub5",
+        metavar="NAME",
+        help="the HorizontalPodAutoscaler, for CronJobs that raise minReplicas by hour (default dub5)",
+    )
     recommended.add_argument("--json", action="store_true", help="print plain data")
     autoscale_page.add_arguments(recommended)
     recommended.add_argument(
@@ -490,6 +496,7 @@ def _advised(args: argparse.Namespace) -> tuple[Advice, Values]:
         raise Failed(f"{args.record or 'the record'}: {error}") from None
     with _benches(record, values, args.held_out, args.jobs) as run:
         advice = recommend(space, objective, run, seeds, _show)
+        advice = msgspec.structs.replace(advice, hpa=args.hpa)
     if reported:
         present = simulate(record, values, seed=args.seed, progress=_progress("present values over time"))
         best = None

@@ -31,7 +31,7 @@ def advice_with(choice: Choice, values: Values) -> Advice:
         return {part: Verdict(of, [Judged(1.0, 0.0, 0.0, 0.0, 5)]) for part in (TUNED, HELD)}
 
     now = verdicts(present(values))
-    return Advice(Objective(), now, verdicts(choice), list(now.values()), now, TUNED, [])
+    return Advice(Objective(), now, verdicts(choice), list(now.values()), now, TUNED, [], hpa="chat")
 
 
 def test_floors_are_written_out_for_either_mode() -> None:
@@ -39,7 +39,7 @@ def test_floors_are_written_out_for_either_mode() -> None:
     by_hour: dict[str, Any] = {"floors": WORKDAYS, "minReplicas": 2}
     advice = advice_with(msgspec.structs.replace(present(hpa), **by_hour), hpa)
     objects = list(yaml.safe_load_all(words.schedule(advice, hpa)))
-    assert objects == cron_jobs(schedule.changes(WORKDAYS, 2), words.HPA, words.KUBECTL)
+    assert objects == cron_jobs(schedule.changes(WORKDAYS, 2), "chat", words.KUBECTL)
     assert words.snippet(advice, hpa) == []
     assert "To be applied" in words.text(advice, hpa)
     assert words.schedule(advice, keda) == ""

@@ -45,6 +45,11 @@ def handed(values: Json) -> Values:
     return of_values(yaml.safe_load(made["data"]["values.yaml"]))
 
 
+def test_it_knows_what_the_autoscaler_is_called() -> None:
+    values = {**ON, "fullnameOverride": "talk"}
+    assert list(render(values).of("HorizontalPodAutoscaler")) == [arguments(values)["--hpa"]] == ["talk"]
+
+
 def test_it_is_off_by_default() -> None:
     assert not [name for _, name in render().objects if "advi" in name]
 
@@ -121,6 +126,7 @@ def test_what_the_job_is_told() -> None:
         "--prometheus": "http://prometheus.monitoring:9090",
         "--selector": 'namespace="chat",pod=~"dub5-[a-z0-9]+-[a-z0-9]+"',
         "--last": "24h",
+        "--hpa": "dub5",
         "--values": "/etc/dub5/values/values.yaml",
         "--refused": "0.001000000",
         "--wait": "1s",

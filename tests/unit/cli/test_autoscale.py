@@ -228,6 +228,7 @@ WHERE_IT_GOES = {
     "exit_zero",
     "configmap",
     "namespace",
+    "hpa",
     "api",
     "of",
 }

@@ -39,6 +39,7 @@
 - --wait={{ $given.objective.wait }}
 - --seeds={{ int64 $given.seeds }}
 - --jobs={{ int64 $given.jobs }}
+- --hpa={{ include "dub5.fullname" . }}
 - --configmap={{ include "dub5.advice.fullname" . }}
 - --namespace={{ .Release.Namespace }}
 {{- if $given.existingSecret }}
