@@ -536,6 +536,8 @@ class QuestionRoute:
             except asyncio.CancelledError:
                 if stream is None or not stream.expired or stream.task.uncancel():
                     raise
+                if stream.unread:
+                    raise ClientLeft from None
                 record.outcome = "provider_error"  # and so what it has used is not known
                 failure = ProviderTimeout(
                     "The answer took longer than server.max_stream allows.", provider=""

@@ -456,7 +456,8 @@ class EventStream(msgspec.Struct):
     """One streamed answer on its way to one client, with heartbeats in its silences: head and SSE comments.
 
     To be closed. `interval` is in seconds, 0 for no heartbeat. `longest`, in seconds since the head has gone, is how
-    long it may take: then it has `expired`, and the task that it was made in is cancelled.
+    long it may take: then it has `expired`, and the task that it was made in is cancelled; `unread` says that it waited
+    for its client then.
 
     One timer for a whole stream, which what is sent moves only by noting when. Where it fires in a silence a task
     sends the comment. Everything else waits for that task before it sends, and the timer for what is being sent:
@@ -473,6 +474,7 @@ class EventStream(msgspec.Struct):
     record: RequestRecord | None = None
     begun: bool = False
     expired: bool = False
+    unread: bool = False
     pushing: _Pushing | None = None
     task: asyncio.Task[Any] = msgspec.field(default_factory=_current_task)
     _over: bool = False
@@ -560,6 +562,7 @@ class EventStream(msgspec.Struct):
 
     def _expire(self) -> None:
         self.expired = True
+        self.unread = self._silent_since == _SENDING or self._heartbeat is not None
         self.task.cancel()
 
     def _on_timer(self) -> None:

@@ -411,7 +411,7 @@ async def test_a_client_that_does_not_read_is_cut_off_at_max_stream(fake: FakeOp
             b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
         )
         writer.write(head + body)
-        await eventually(server, "dub5_http_requests_total", 1, outcome="provider_error")
+        await eventually(server, "dub5_http_requests_total", 1, outcome="client_disconnect")
         await eventually(server, "dub5_inflight_requests", 0)
         writer.close()
 
