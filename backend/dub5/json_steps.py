@@ -531,7 +531,6 @@ _IS_LIST = ord("[")
 _CLOSING = bytes.maketrans(b"[{", b"]}")
 
 
-Encode = Callable[[Any], bytes]
 _encode = msgspec.json.Encoder().encode
 _SCALAR = 16
 """Characters that a number, true, false and null count as."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -43,10 +43,6 @@ _GOOD_ENDS = _CALLING | {"stop"}
 _FAILED = {"error", "timeout", "limited", "overloaded"}
 
 _log = get_logger()
-
-
-Result = Literal["local", "shared", "stale", "collapsed", "miss", "bypass"]
-"""The `result` label of `dub5_cache_lookups_total`."""
 
 
 class Answer(msgspec.Struct, frozen=True):
