@@ -228,10 +228,14 @@ def test_every_pod_meets_the_restricted_standard(values: Json) -> None:
 
 
 @everywhere
-def test_only_the_test_of_autoscaling_has_a_token(values: Json) -> None:
+def test_only_who_asks_kubernetes_has_a_token(values: Json) -> None:
     rendered = render(merged(values, nested("advisor.enabled", False)))
-    with_token = {name for name, pod in rendered.pods().items() if pod["automountServiceAccountToken"]}
-    assert {name.rpartition("-")[2] for name in with_token} <= {"autoscaling"}
+    with_token = {
+        name
+        for name, pod in rendered.pods().items()
+        if pod["automountServiceAccountToken"] or "serviceAccountToken" in str(pod.get("volumes"))
+    }
+    assert {name.rpartition("-")[2] for name in with_token} <= {"autoscaling", "operator"}
     assert all(
         not account["automountServiceAccountToken"] for account in rendered.of("ServiceAccount").values()
     )
