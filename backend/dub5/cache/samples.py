@@ -802,10 +802,11 @@ def _plain_ascii(text: str) -> str:
     return line.strip(_AROUND).decode()
 
 
-def _value(text: str) -> Any:
+def _value(text: str) -> msgspec.Raw | str:
+    """What is nested too deep to be read, or to be written again, is text."""
     try:
-        return msgspec.json.decode(text)
-    except msgspec.DecodeError:
+        return msgspec.Raw(_canonical(msgspec.json.decode(text)))
+    except (ValueError, RecursionError):
         return _plain(text)
 
 

@@ -14,6 +14,8 @@ from dub5.cache.store import Comparison
 LONG = "The museum in the old town is open daily from 9 to 17 except on Mondays and costs 12 euros for adults"
 REWORDED = "Well, the museum in the old town is open daily from 9 to 17 except on Mondays and costs 12 euros."
 OTHER = "You can rent a boat at the lake on 9 to 17 days in May, 12 of them with a discount for members"
+DEEP = "[" * 1500 + "1" + "]" * 1500
+"""JSON that Python's stack has no room for."""
 
 
 def completion(content: Any, **changes: Any) -> dict[str, Any]:
@@ -42,6 +44,8 @@ def alike(one: Any, other: Any, how: Comparison) -> bool | None:
         ("json", '{"a": 1, "b": [1, 2]}', '{ "b": [1, 2], "a": 1 }', True),
         ("json", '{"a": 1}', '{"a": 2}', False),
         ("json", "no JSON.", "No JSON", True),
+        ("json", DEEP, f"\n{DEEP}", True),
+        ("json", DEEP, DEEP.replace("1", "2"), False),
         ("sketch", LONG, REWORDED, True),
         ("sketch", LONG, LONG.replace("12", "14"), False),
         ("sketch", LONG, OTHER, False),
