@@ -139,7 +139,7 @@ async def _wants_events(request: Request[Any, Any, Any]) -> bool:
     body = await read_body(dict(request.headers), request.receive, _SMALL)
     try:
         return msgspec.json.decode(body, type=_Wanted).stream
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):  # whatever it holds, it is no wish for events
         return False
 
 

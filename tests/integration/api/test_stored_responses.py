@@ -213,6 +213,8 @@ async def test_items_are_referred_to_by_their_ids(
         ({"body": {"stream": False}}, 200),
         ({"body": {"stream": "x" * 2000}}, 200),
         ({"body": ["stream"]}, 200),
+        ({"content": b'{"stream":'}, 200),
+        ({"content": b'{"a":' + b"[" * 1015}, 200),
     ],
 )
 async def test_who_wants_events_of_a_kept_response_is_told_that_there_are_none(
@@ -222,7 +224,9 @@ async def test_who_wants_events_of_a_kept_response_is_told_that_there_are_none(
     url = f"{client.base_url}responses/{kept.id}"
     async with httpx.AsyncClient() as plain:
         for _ in range(2):  # the body is not taken for the next request
-            found = await plain.request("GET", url, params=extra.get("query"), json=extra.get("body"))
+            found = await plain.request(
+                "GET", url, params=extra.get("query"), json=extra.get("body"), content=extra.get("content")
+            )
             assert found.status_code == status
             assert status == 200 or found.json()["error"]["param"] == "stream"
 
