@@ -23,6 +23,8 @@ _DIRECTIVE = re.compile(
 )
 _LONGEST = 1000
 """Characters of a Cache-Control that we are ready to read."""
+_MOST_SECONDS = 2.0**31
+"""RFC 9111 section 1.2.2: what a longer time counts as."""
 _MARGIN = 2.0
 """By how much the policy may lengthen an answer's TTL after it was stored: nothing is kept for longer than that."""
 
@@ -75,11 +77,11 @@ NO_DIRECTIVES = Directives()
 def _seconds(found: dict[str, str], name: str) -> float | None:
     if name not in found:
         return None
-    if not re.fullmatch(r"\d{1,10}", found[name]):
+    if not re.fullmatch("[0-9]+", found[name]):
         raise InvalidRequest(
             f"Cache-Control: `{name}` needs a whole number of seconds.", param="Cache-Control"
         )
-    return float(found[name])
+    return min(float(found[name]), _MOST_SECONDS)
 
 
 class Lifetimes(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -37,6 +37,8 @@ PLAIN = Lifetimes(ttl=60)
         ('min-fresh="5"', Directives(min_fresh=5)),
         ("max-stale", Directives(max_stale=math.inf)),
         ("max-stale=7, stale-if-error=0", Directives(max_stale=7, stale_if_error=0)),
+        ("max-age=99999999999", Directives(max_age=2**31)),
+        (f"max-stale={'9' * 900}", Directives(max_stale=2**31)),
         ('private="a, b", foo=bar, immutable', Directives()),
     ],
 )
@@ -51,6 +53,7 @@ def test_directives_are_read(header: str, expected: Directives) -> None:
         "max-age",
         "min-fresh=-1",
         "max-age=1e9",
+        "max-age=٣",
         "max-stale=x",
         "stale-if-error",
         "=",
