@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -22,7 +23,7 @@ from dub5.chat.catalog import Catalog
 from dub5.chat.pipeline import Pipeline, answer_too_large
 from dub5.chat.request import diagnosis, invalid, read
 from dub5.contract import TAG, purge_names
-from dub5.errors import Forbidden, InvalidRequest, PurgedHereOnly
+from dub5.errors import Dub5Error, Forbidden, InvalidRequest, PurgedHereOnly
 from dub5.json_steps import LARGE, SMALL, TooCostly, at_once, decode, in_steps, survey
 from dub5.telemetry.metrics import Metrics
 from dub5.telemetry.record import record_of
@@ -183,26 +184,50 @@ class CacheController(Controller):
         key = None
         async with arrivals.reading_lock if len(body) >= LARGE else contextlib.nullcontext():
             written = await _written(body, most=pipeline.max_entry)
+            tags = _tags(written.tags)
             reading = read(bytes(written.request), room=arrivals.room)
             written = msgspec.structs.replace(written, request=msgspec.Raw())
             del body  # of which both have copies
-            asked = await reading
-            tags = parse_tags(",".join(written.tags))
-            if asked.large:
-                key = await pipeline.key_of(asked, caller=caller, tags=tags)
+            with _inside_request():
+                asked = await reading
+                if asked.large:
+                    key = await pipeline.key_of(asked, caller=caller, tags=tags)
         with arrivals.reading(asked.size, max(0, asked.cost - asked.size)):
-            question = pipeline.prepare(
-                asked,
-                caller=caller,
-                directives=NO_DIRECTIVES,
-                tags=tags,
-                record=record_of(request.scope),
-                key=key,
-            )
+            with _inside_request():
+                question = pipeline.prepare(
+                    asked,
+                    caller=caller,
+                    directives=NO_DIRECTIVES,
+                    tags=tags,
+                    record=record_of(request.scope),
+                    key=key,
+                )
             if question.target.cache_class.share == "public":
                 request.state.caller.require("admin")  # it would answer other tenants, too
             await pipeline.put(question, written.completion(asked.model))
         return {"stored": True}
+
+
+def _tags(given: list[str]) -> tuple[str, ...]:
+    try:
+        return parse_tags(",".join(given))
+    except InvalidRequest as error:
+        error.param = "tags"  # they are in no header here
+        raise
+
+
+@contextlib.contextmanager
+def _inside_request() -> Iterator[None]:
+    """What is wrong with the request that a written answer is for is named by its path in the whole body."""
+    try:
+        yield
+    except Dub5Error as error:
+        inner = error.param
+        if inner is not None:
+            error.param = "request" if inner == "body" else f"request.{inner}"
+        if isinstance(error, InvalidRequest):
+            error.message = error.message.replace(f"`{inner}`", f"`{error.param}`")
+        raise
 
 
 async def _arrived(request: Request[Any, Any, Any]) -> bytes:

@@ -379,6 +379,27 @@ async def test_answers_for_everybody_are_written_by_an_admin_only(fake: FakeOpen
             assert response.status_code == status
 
 
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [
+        ({"request": {"messages": []}}, "request.messages"),
+        ({"request": {"model": "small", "messages": [{"role": "user"}, 1]}}, "request.messages[1]"),
+        ({"request": {"model": "small", "messages": ["x" * 200_000]}}, "request.messages[0]"),
+        ({"request": {"model": "none", "messages": [{"role": "user", "content": "hi"}]}}, "request.model"),
+        ({"request": 1}, "request"),
+        ({"answer": 1}, "answer"),
+        ({"tags": ["a b"]}, "tags"),
+    ],
+)
+async def test_what_is_wrong_with_a_written_answer_is_named_by_its_path(
+    server: Running, changed: dict[str, Any], field: str
+) -> None:
+    request = {"model": "small", "messages": [{"role": "user", "content": "hi"}]}
+    body = {"request": request, "answer": "Written", **changed}
+    response = await server.client.post("/v1/cache/answers", json=body)
+    assert response.json()["error"]["param"] == field
+
+
 async def test_what_was_written_meanwhile_is_not_replaced_by_an_older_answer(
     server: Running, fake: FakeOpenAI
 ) -> None:
