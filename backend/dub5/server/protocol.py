@@ -283,6 +283,22 @@ class _Asking(RequestResponseCycle):
         await super().send(message)
 
 
+class _Unchunked(RequestResponseCycle):
+    """Of a client that speaks HTTP/1.0, which knows no chunks (RFC 9112 section 6.1): an answer without a length ends
+    with the connection."""
+
+    _to_the_end = False
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self._to_the_end = all(name.lower() != b"content-length" for name, _ in message["headers"])
+            if self._to_the_end:
+                self.chunked_encoding = False
+        elif self._to_the_end:
+            self.expected_content_length = len(message.get("body", b""))
+        await super().send(message)
+
+
 class _Flow(FlowControl):
     """Reading that stays paused while it is held, though uvicorn resumes it."""
 
@@ -612,7 +628,9 @@ class GuardedProtocol(HttpToolsProtocol):
         if version == "1.0":  # whose clients know no answer before the answer: RFC 9110 section 10.1.1
             self.expect_100_continue = False
         super().on_headers_complete()
-        if self.expect_100_continue:
+        if version == "1.0":
+            self.cycle.__class__ = _Unchunked
+        elif self.expect_100_continue:
             self.cycle.__class__ = _Asking
         values: dict[str, Any] = self.scope  # type: ignore[assignment]
         values[PUSH], values[WHOLE], values[LEAVING] = self._push, self._whole, self._on_leaving

@@ -500,6 +500,23 @@ async def test_a_client_that_reads_slowly_but_surely_gets_its_answer(fake: FakeO
         assert await refused(server, "slow_reader") == 0
 
 
+async def test_a_client_of_the_old_protocol_gets_a_stream_without_chunks(
+    server: Running, fake: FakeOpenAI
+) -> None:
+    fake.reply = say("Hello there")
+    for cached in (False, True):
+        async with connected(server) as client, asyncio.timeout(TIMEOUT):
+            client.send(post(STREAM).replace(b"HTTP/1.1", b"HTTP/1.0"))
+            head, _, body = (await client.reader.read()).partition(b"\r\n\r\n")
+        assert b"transfer-encoding" not in head
+        assert b"connection: close" in head
+        assert (b"dub5; hit" in head) is cached
+        *events, end = body.split(b"\n\n")
+        assert all(event.startswith(b"data: ") for event in events)
+        assert (events[-1], end) == (b"data: [DONE]", b"")
+    assert not defects(server)
+
+
 async def test_a_slow_reader_slows_nobody_else(server: Running, fake: FakeOpenAI) -> None:
     fake.reply = stream([frame(chunk({"content": "x" * 100_000})) for _ in range(200)] + frames("end"))
     async with connected(server, limit=1024) as slow, connected(server) as quick:
