@@ -41,6 +41,10 @@ _NEAR = 200
 members and their values."""
 _MOST_REFERRED = 1000
 """Answers that one request may refer to."""
+_MOST_REFERENCES = 10_000
+"""Items of theirs: so many are too many to name."""
+_FEW = 200
+"""Of these, looked for at once: ten thousand take a tenth of a second."""
 _MOST_BYTES = 4 * 2**20
 """Of all that one request refers to."""
 
@@ -78,11 +82,10 @@ class Responses:
         if not self._store.enabled:
             return self
         previous = _previous(raw)
-        wanted = {previous} if previous else set()
-        for found in _matches(raw, _REFERENCE_NAME, _ITEM, _NEAR):
-            place = place_of(found[1].decode())
-            if place is not None:
-                wanted.add(place[0])
+        many = raw.count(_REFERENCE_NAME) > _FEW
+        wanted = await asyncio.to_thread(_referred, raw) if many else _referred(raw)
+        if previous:
+            wanted.add(previous)
         if not wanted:
             return self
         return _Resolved(self._store, await _recollected(self._store, tenant, previous, wanted))
@@ -122,10 +125,32 @@ class Responses:
         return rendered._replace(body=msgspec.json.encode(said))
 
 
-def _matches(raw: bytes, name: bytes, pattern: re.Pattern[bytes], before: int) -> Iterator[re.Match[bytes]]:
+def _referred(raw: bytes) -> set[str]:
+    """The answers of which a body names items. InvalidRequest where there are too many of either."""
+    wanted: set[str] = set()
+    items = 0
+    for found in _matches(raw, _REFERENCE_NAME, _ITEM, _NEAR, most=_MOST_REFERENCES):
+        place = place_of(found[1].decode())
+        if place is not None:
+            items += 1
+            wanted.add(place[0])
+    if len(wanted) > _MOST_REFERRED or items == _MOST_REFERENCES:
+        raise _too_long("input")
+    return wanted
+
+
+def _too_long(field: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"The conversation is too long to be read again: `{field}`. Send what counts of it.", param=field
+    )
+
+
+def _matches(
+    raw: bytes, name: bytes, pattern: re.Pattern[bytes], before: int, *, most: int = _MOST_REFERRED
+) -> Iterator[re.Match[bytes]]:
     """Where a body may say what it refers to: near each `name`, without a look at all the rest of it."""
     at = raw.find(name)
-    for _ in range(_MOST_REFERRED):
+    for _ in range(most):
         if at < 0:
             return
         begin = max(at - before, 0, raw.rfind(b"{", max(0, at - before), at))
@@ -199,10 +224,7 @@ async def _recollected(store: ResponseStore, tenant: str, previous: str, wanted:
                 raise UnknownPrevious(id_)
             records[id_] = record
     if len(chain) > _MOST_REFERRED or sum(record.size() for record in records.values()) > _MOST_BYTES:
-        raise InvalidRequest(
-            "The conversation is too long to be read again: `previous_response_id`. Send what counts of it.",
-            param="previous_response_id",
-        )
+        raise _too_long("previous_response_id" if previous else "input")
     return await asyncio.to_thread(_read, records, previous if chain else "", chain)
 
 

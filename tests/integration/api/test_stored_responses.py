@@ -250,6 +250,42 @@ async def test_items_of_many_answers_are_referred_to(
     assert [content for _, content in asked(fake)] == [*said[1::2], "five"]
 
 
+async def test_more_items_than_answers_can_be_referred_to(server: Running, fake: FakeOpenAI) -> None:
+    """By httpx: OpenAI's client takes a second for so many."""
+
+    async def answer(given: Any) -> Any:
+        response = await server.client.post("/v1/responses", json={"model": "small", "input": given})
+        return response.json()
+
+    first = await answer([{"role": "user", "content": f"{number}"} for number in range(1000)])
+    second = await answer("two")
+    named: list[str] = []
+    after = ""
+    while len(named) < 1000:
+        path = f"/v1/responses/{first['id']}/input_items?order=asc&limit=100{after}"
+        page = (await server.client.get(path)).json()
+        named += [item["id"] for item in page["data"]]
+        after = f"&after={page['last_id']}"
+    last = second["output"][0]
+    await answer([{"type": "item_reference", "id": each} for each in (*named, last["id"])])
+    said = last["content"][0]["text"]
+    assert [content for _, content in asked(fake)] == [*map(str, range(1000)), said]
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        [f"msg_{number:032x}0000" for number in range(1001)],
+        [f"msg_{0:032x}{number:04x}" for number in range(10_000)],
+    ],
+)
+async def test_more_than_can_be_referred_to_is_said_to_be_too_much(server: Running, ids: list[str]) -> None:
+    references = [{"type": "item_reference", "id": each} for each in ids]
+    response = await server.client.post("/v1/responses", json={"model": "small", "input": references})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "input"
+
+
 async def test_a_conversation_goes_on_from_items_that_were_referred_to(
     client: AsyncOpenAI, fake: FakeOpenAI
 ) -> None:
