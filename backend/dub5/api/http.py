@@ -84,7 +84,7 @@ READ = frozenset(
 """All headers that routes here read, beside ids and traces; `headers_of` gives no others. So requests that differ only
 in others are answered alike, which recall.py relies on."""
 
-_READ = {name.encode(): name for name in READ}
+_NAMES = {name.encode(): name for name in READ}
 
 _DISCARDED = 16 * 2**20
 """Bytes of a body that is refused, which we are ready to read for politeness."""
@@ -226,7 +226,7 @@ def headers_of(scope: Scope) -> dict[str, str]:
     """Request headers that are in READ, by lower-case name; a repeated one is joined by commas, as RFC 9110 says."""
     found: dict[str, str] = {}
     for raw_name, raw_value in scope["headers"]:
-        name = _READ.get(raw_name)
+        name = _NAMES.get(raw_name)
         if name is not None:
             value = raw_value.decode("latin-1")
             found[name] = f"{found[name]}, {value}" if name in found else value

@@ -63,7 +63,7 @@ from dub5.json_steps import decode, is_plain
 from dub5.settings.model import Limit
 from dub5.telemetry.logging import get_logger
 from dub5.telemetry.metrics import HitLabels, Hits
-from dub5.telemetry.record import Ids, Known, Recorder, RequestRecord, TraceContext, milliseconds
+from dub5.telemetry.record import HitSeries, Ids, Recorder, RequestRecord, TraceContext, milliseconds
 
 if TYPE_CHECKING:
     from dub5.api.chat import QuestionRoute
@@ -98,10 +98,17 @@ answer has; and of each such name, beside its characters."""
 _SHARED_NAMES = 6
 """Of an answer's names those that stand first: of all answers, of a tenant, a class and a model."""
 
-_READ = ("content-length", "authorization", "x-api-key", "x-request-id", "x-client-request-id", "traceparent")
+_READ_ANEW = (
+    "content-length",
+    "authorization",
+    "x-api-key",
+    "x-request-id",
+    "x-client-request-id",
+    "traceparent",
+)
 """Headers whose values are cut out of each head, and read anew each time."""
 
-_COUNTING = (READ - {*_READ}) | {
+_COUNTING = (READ - {*_READ_ANEW}) | {
     *("connection", "proxy-connection", "keep-alive", "upgrade", "te", "trailer", "transfer-encoding")
 }
 """Those whose values make it another head."""
@@ -371,7 +378,7 @@ class Body(msgspec.Struct, gc=False):
     written: Written = Written()
     keeps: bool = False
     meaning: bytes = b""
-    known: Known | None = None
+    known: HitSeries | None = None
     hits: Hits | None = None
     used: bool = False
 
@@ -436,7 +443,7 @@ class Later(NamedTuple):
     end: int
 
 
-_Plain = tuple[Callable[[bytes], None], Known, Hits, Entry, float, str]
+_Plain = tuple[Callable[[bytes], None], HitSeries, Hits, Entry, float, str]
 """An answer that is fresh and has nothing behind it: what takes its log line, where it is counted, itself, its age and
 its Cache-Status."""
 
@@ -1095,7 +1102,7 @@ def _head_of(arrival: Arrival, route: QuestionRoute, scope: HTTPScope, record: R
     if b"content-length" not in may_be_cut:
         return None
     # What is read has to be cut out, and be there once.
-    read = [name.encode() for name in _READ]
+    read = [name.encode() for name in _READ_ANEW]
     if any(names.count(name) > 1 or (name in names and name not in may_be_cut) for name in read):
         return None
     if any(value.lower() != b"keep-alive" for name, value in headers if name in _KEEPING):
@@ -1112,7 +1119,7 @@ def _head_of(arrival: Arrival, route: QuestionRoute, scope: HTTPScope, record: R
         ending=_written(header for header in record.answer_headers if header[0] != route.id_header),
         id_header=route.id_header,
         hurried=b"x-dub5-timeout" in names,
-        headers={name: value for name, value in headers_of(scope).items() if name not in _READ},
+        headers={name: value for name, value in headers_of(scope).items() if name not in _READ_ANEW},
     )
 
 

@@ -164,7 +164,7 @@ class Made(msgspec.Struct, frozen=True):
     completion_tokens: int
 
 
-class Question(Protocol):
+class CacheQuestion(Protocol):
     """What is asked. `lookup` is None where the cache is not to be used; `bypass` says why."""
 
     @property
@@ -483,7 +483,7 @@ class Flights:
 
     async def answer(
         self,
-        question: Question,
+        question: CacheQuestion,
         leader: Leader,
         on_forward: Callable[[CacheStatus], None] | None = None,
         *,
@@ -535,7 +535,7 @@ class Flights:
                 raise
             return CacheAnswer(self.serve(question, lookup, leader, hit), hit)
 
-    def recall(self, question: Question, behind: Behind) -> CacheAnswer | None:
+    def recall(self, question: CacheQuestion, behind: Behind) -> CacheAnswer | None:
         """What memory has, where it may be used: for those who look for many answers before they wait for any."""
         lookup = question.lookup
         hit = None if lookup is None else self._store.recall(lookup)
@@ -593,7 +593,7 @@ class Flights:
 
     async def _follow(
         self,
-        question: Question,
+        question: CacheQuestion,
         lookup: CacheLookup | None,
         leader: Leader,
         status: CacheStatus,
@@ -697,7 +697,9 @@ class Flights:
         dollars = entry.prompt_tokens * prices[0] + entry.completion_tokens * prices[1]
         self._sampler.accessed(lookup.key, lookup.class_name, entry, dollars=dollars, hit=True, ttl=own_ttl)
 
-    def serve(self, question: Question, lookup: CacheLookup, behind: Behind, hit: CacheHit) -> CacheStatus:
+    def serve(
+        self, question: CacheQuestion, lookup: CacheLookup, behind: Behind, hit: CacheHit
+    ) -> CacheStatus:
         """Count what is stored as given, and ask again behind it: because it is stale, soon will be, or to measure
         whether it still holds. Nobody waits for that, and the record of the question is read only there."""
         entry, state, ttl, sampler = hit.entry, hit.state, hit.ttl, self._sampler
@@ -705,8 +707,8 @@ class Flights:
             self._own_ttls(lookup.class_name, hit.ttl_by).observe(hit.lifetimes.ttl)
         self._ages(lookup.class_name).observe(hit.age)
         self._note(lookup, entry, hit.own_ttl)
-        if hit.known is not None:
-            hit.known.served(entry, sampler.replicas)
+        if hit.question is not None:
+            hit.question.served(entry, sampler.replicas)
         # Else there is no draw by which it would be refreshed early.
         soon = ttl <= GREATEST_DRAW * entry.recompute
         re_ask = sampler.re_asks >= 1.0 and lookup.may_re_ask

@@ -185,10 +185,10 @@ def pack(entry: Entry) -> bytes:
     return HEADER + born + checksum(born + payload) + payload
 
 
-def unpack(stored: bytes, most: int = _LARGEST, *, known: bool = False) -> Entry:
-    """The inverse of `pack`; raises CorruptEntry or ForeignVersion. The body has at most `most` bytes. `known`: these
-    bytes were unpacked before."""
-    if known and stored.startswith(_PLAIN, _PAYLOAD_AT):
+def unpack(stored: bytes, most: int = _LARGEST, *, verified: bool = False) -> Entry:
+    """The inverse of `pack`; raises CorruptEntry or ForeignVersion. The body has at most `most` bytes. `verified`:
+    these bytes were unpacked before."""
+    if verified and stored.startswith(_PLAIN, _PAYLOAD_AT):
         return _decoder.decode(stored[_PAYLOAD_AT + 1 :])
     if not stored.startswith(HEADER) or len(stored) <= _PAYLOAD_AT:
         raise ForeignVersion if stored.startswith(_MAGIC) and len(stored) > _PAYLOAD_AT else CorruptEntry
@@ -274,7 +274,7 @@ def read_noise(stored: bytes | None) -> QuestionNoise | None:
     return None if stored is None else decode(_noise_decoder, stored, most=MOST_RECORD)
 
 
-class Known(msgspec.Struct, gc=False):
+class QuestionState(msgspec.Struct, gc=False):
     """What is known here of one question: the record of it, and the hits, in the whole installation, of its answer that
     was `born` then."""
 
@@ -296,7 +296,7 @@ class Known(msgspec.Struct, gc=False):
 class CacheHit(msgspec.Struct, frozen=True, gc=False):
     """A stored answer, where it was, and what it is good for, by which lifetimes: see Freshness.
 
-    Where these are its own, `ttl_by` says why, and `known` is what is known of its question.
+    Where these are its own, `ttl_by` says why, and `question` is what is known of that.
     """
 
     entry: Entry
@@ -306,7 +306,7 @@ class CacheHit(msgspec.Struct, frozen=True, gc=False):
     ttl: float
     lifetimes: Lifetimes
     ttl_by: By | None = None
-    known: Known | None = None
+    question: QuestionState | None = None
 
     @property
     def usable(self) -> bool:
@@ -357,7 +357,9 @@ class LocalCache:
         )
         self.find = self._entries.get
         """What is kept under the Identity of a key and a version, without one."""
-        self.questions: Moka[str, Known] = Moka(max(1, capacity // _BESIDE_ANSWERS // _BESIDE_QUESTION))
+        self.questions: Moka[str, QuestionState] = Moka(
+            max(1, capacity // _BESIDE_ANSWERS // _BESIDE_QUESTION)
+        )
 
     def get(self, identity: Identity) -> LocalEntry | None:
         return self._entries.get((identity.key, identity.version))
@@ -420,11 +422,11 @@ def _is_recent(reading: _Reading) -> bool:
 
 
 class _Turn(msgspec.Struct, eq=False):
-    """What is looked up in one turn of the event loop. `known`: what Redis had of purges then is here, and there is no
-    more to learn."""
+    """What is looked up in one turn of the event loop. `purges_known`: what Redis had of purges then is here, and
+    there is no more to learn."""
 
     readings: list[_Reading] = []
-    known: bool = False
+    purges_known: bool = False
 
 
 class AnswerStore:
@@ -504,7 +506,7 @@ class AnswerStore:
         """What is known of a question by now, and how often its answer that was `born` then was served."""
         known = self._local.questions.get(key)
         if known is None or known.born < born:
-            self._local.questions.set(key, Known(record, born, hits))
+            self._local.questions.set(key, QuestionState(record, born, hits))
         elif known.born == born:  # the hits of the last seconds were counted here, and there not yet
             known.record, known.hits = record, max(known.hits, hits)
 
@@ -597,7 +599,7 @@ class AnswerStore:
         def done(task: asyncio.Task[Entry | None]) -> None:
             failed = task.cancelled() or task.exception() is not None  # it is noted: a miss
             # A task does not tell why it found nothing.
-            self._finish(reading, None if failed else task.result(), known=False)
+            self._finish(reading, None if failed else task.result(), answered=False)
 
         work = self._read_in_task(reading)
         self._lookups.start(work).add_done_callback(done)
@@ -695,12 +697,12 @@ class AnswerStore:
             if self._link is not None and self._link.available:
                 self._read_slowly(reading)
             else:
-                self._finish(reading, None, known=False)
+                self._finish(reading, None, answered=False)
 
     def _learn(self, turn: _Turn, asked: Asked, answers: list[Any] | RedisUnavailable) -> None:
         if not isinstance(answers, RedisUnavailable):
             try:
-                turn.known = self._purges.learn(asked, *answers)
+                turn.purges_known = self._purges.learn(asked, *answers)
             except Exception as error:  # noqa: BLE001  # a defect there: nothing is trusted
                 self._failures.note(error)
             if self._purges.behind:
@@ -730,29 +732,29 @@ class AnswerStore:
                 self._read_otherwise(batch)
             else:
                 for reading in batch:
-                    self._finish(reading, None, known=foreign and turn.known)
+                    self._finish(reading, None, answered=foreign and turn.purges_known)
             return
         for reading, stored in zip(batch, answers, strict=True):
             entry = None
             # With more to learn of purges than that nothing can be trusted, and no request waits for it.
-            if turn.known and stored:
+            if turn.purges_known and stored:
                 try:
                     entry = self._unpacked(reading.key, stored)
                 except Exception as error:  # noqa: BLE001  # a defect there must not cost an answer: it is a miss
                     self._failures.note(error)
-            self._finish(reading, entry, known=turn.known)
+            self._finish(reading, entry, answered=turn.purges_known)
 
-    def _finish(self, reading: _Reading, entry: Entry | None, *, known: bool) -> None:
-        """It found that. `known`: Redis said so, and enough of purges: else nothing tells that there is nothing."""
+    def _finish(self, reading: _Reading, entry: Entry | None, *, answered: bool) -> None:
+        """It found that. `answered`: Redis said so, and enough of purges: else nothing tells that there is nothing."""
         name, reading.over = reading.name, True
         if self._readings.get(name) is reading:  # else it was replaced by a later one
-            if entry is None and known and reading.kept:
+            if entry is None and answered and reading.kept:
                 asyncio.get_running_loop().call_later(_MOMENT, self._forget, reading)
             else:
                 del self._readings[name]
         version, local = reading.version, self._local
         first = reading.waiting[0][0]
-        if first is not None and (known if entry is None else first.class_name in self._found):
+        if first is not None and (answered if entry is None else first.class_name in self._found):
             self.looked(first.class_name, found=entry is not None)
         for lookup, on_entry in reading.waiting:
             told = entry
@@ -809,11 +811,11 @@ class AnswerStore:
             if len(stored) > most:
                 raise CorruptEntry("larger than cache.max_entry")
             hashed = hash(stored)  # which nobody outside can foresee, and costs less than the checksum
-            known = hashed in self._checked
-            entry = unpack(stored, self.max_entry, known=known)
+            verified = hashed in self._checked
+            entry = unpack(stored, self.max_entry, verified=verified)
             if key.startswith(VECTOR_KEY):
                 check_answer(key, entry.body)
-            elif not known:
+            elif not verified:
                 check_answer(key, entry.body)
                 if len(self._checked) >= _MOST_CHECKED:
                     self._checked.clear()
@@ -851,7 +853,7 @@ class AnswerStore:
         if lifetimes.question is not None:
             known = self._local.questions.get(lookup.key)
             if known is None:
-                known = Known(None, entry.born)
+                known = QuestionState(None, entry.born)
                 self._local.questions.set(lookup.key, known)
             hits = known.hits_of(entry)
             lifetimes, by = lifetimes.of_answer(known.record, hits=hits, age=age, now=now)

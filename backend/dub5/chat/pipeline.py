@@ -23,8 +23,7 @@ import msgspec
 
 from dub5.admission.gate import Gate
 from dub5.admission.keys import Caller
-from dub5.cache.flights import CacheStatus, Flights, Following, Leader, Made
-from dub5.cache.flights import Question as CacheQuestion
+from dub5.cache.flights import CacheQuestion, CacheStatus, Flights, Following, Leader, Made
 from dub5.cache.freshness import Directives
 from dub5.cache.policies import Policies
 from dub5.cache.purges import names_of

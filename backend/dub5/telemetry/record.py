@@ -375,10 +375,10 @@ def encoded_answer(record: RequestRecord) -> str:
 
 
 _key_of = operator.attrgetter(*_LABELS, *_CALLER)
-"""Of a Known."""
+"""Of a HitSeries."""
 
 
-class Known(msgspec.Struct, frozen=True, gc=False):
+class HitSeries(msgspec.Struct, frozen=True, gc=False):
     """What requests with the same labels and of the same caller have in common: their series, and of the log line
     `_LABELS` and `_CALLER`."""
 
@@ -416,7 +416,7 @@ class Recorder:
         self._tracer = Disabled() if tracer is None else tracer
         self._random_bytes = random_bytes
         self._log = get_logger().bind()
-        self._known: dict[tuple[object, ...], Known] = {}
+        self._known: dict[tuple[object, ...], HitSeries] = {}
         self._second, self._written_second = 0, ""
 
     def trace_of(self, traceparent: bytes | None) -> TraceContext:
@@ -495,7 +495,7 @@ class Recorder:
         if self._tracer.enabled and trace.sampled:
             self._export(record, outcome, status, duration)
 
-    def known(self, record: RequestRecord) -> Known:
+    def known(self, record: RequestRecord) -> HitSeries:
         """Of a request of which it is known how it ended."""
         key = _key_of(record)
         known = self._known.get(key)
@@ -504,12 +504,12 @@ class Recorder:
                 self._known.clear()
             series = RequestSeries(self._metrics, record.route, record.method, cast("str", record.outcome))
             labels, caller = _encoded(record, _LABELS), _encoded(record, _CALLER)
-            known = self._known[key] = Known(series, labels, caller, record.stream)
+            known = self._known[key] = HitSeries(series, labels, caller, record.stream)
         return known
 
     def hit_before(
         self, route: str, model: str, stream: bool, tenant: str, personality: str | None
-    ) -> Known | None:
+    ) -> HitSeries | None:
         """What `known` gives for a hit that is answered at once, by the key that `_key_of` makes of its record.
 
         None where no hit like it has ended yet.
@@ -523,7 +523,7 @@ class Recorder:
     def finish_hit(
         self,
         put: Callable[[bytes], None],
-        known: Known,
+        known: HitSeries,
         ids: Ids,
         duration: float,
         phases: str,
@@ -548,7 +548,7 @@ class Recorder:
         answer = f',"cache":"{cache}","prompt_tokens":{prompt},"completion_tokens":{completion}'
         put(self._line(ids, known, timings, answer, now))
 
-    def _line(self, ids: Ids, known: Known, timings: str, answer: str, now: float) -> bytes:
+    def _line(self, ids: Ids, known: HitSeries, timings: str, answer: str, now: float) -> bytes:
         """`_fields` as JSON, with as little as can be encoded anew."""
         second = int(now)
         if second != self._second:

@@ -103,9 +103,9 @@ class Replica:
     async def hit(self) -> CacheHit:
         """One that is served."""
         found = await self.look()
-        assert found.known is not None
+        assert found.question is not None
         self.sampler.accessed(KEY, "default", found.entry, dollars=0.0, hit=True, ttl=found.own_ttl)
-        found.known.served(found.entry, self.sampler.replicas)
+        found.question.served(found.entry, self.sampler.replicas)
         return found
 
 
@@ -369,7 +369,7 @@ async def test_without_a_policy_for_questions_nothing_is_asked_or_kept(
         before = await read()
         found = await two.store.find(plain_lookup)
         assert found is not None
-        assert (found.lifetimes.ttl, found.ttl_by, found.known) == (60.0, None, None)
+        assert (found.lifetimes.ttl, found.ttl_by, found.question) == (60.0, None, None)
         assert await read() == before
         assert two.store._local.questions.get(KEY) is None
 
