@@ -132,6 +132,8 @@ class Application:
         recorder = Recorder(self.metrics, self._tracer)
         self.recall = Recall(
             self._pipeline,
+            self._flights,
+            self._store,
             self._catalog,
             self._policies,
             recorder,

@@ -50,10 +50,10 @@ from dub5.admission.drain import Drain
 from dub5.admission.keys import ANONYMOUS, Caller, KeyRing
 from dub5.admission.limits import Grant, RateLimiter, rate_lines
 from dub5.api.http import EVENT_STREAM, JSON, READ, headers_of
-from dub5.cache.flights import Leader, Made
+from dub5.cache.flights import Flights, Leader, Made
 from dub5.cache.freshness import FRESH
 from dub5.cache.policies import Policies
-from dub5.cache.store import CacheHit, CacheLookup, Entry, Identity
+from dub5.cache.store import AnswerStore, CacheHit, CacheLookup, Entry, Identity
 from dub5.chat.catalog import Catalog, Target
 from dub5.chat.pipeline import Pipeline
 from dub5.chat.question import Question
@@ -540,6 +540,8 @@ class Recall:
     def __init__(
         self,
         pipeline: Pipeline,
+        flights: Flights,
+        store: AnswerStore,
         catalog: Catalog,
         policies: Policies,
         recorder: Recorder,
@@ -551,6 +553,8 @@ class Recall:
         memory: int,
     ) -> None:
         self._pipeline = pipeline
+        self._flights = flights
+        self._store = store
         self._catalog = catalog
         self._policies = policies
         self._recorder = recorder
@@ -648,28 +652,28 @@ class Recall:
     def _step(self, request: _Request) -> _Said:
         hit, limit = None, request.limit
         if request.plain is None and request.held is not None:
-            hit = self._pipeline.judged(request.held, "local", request.lookup)
+            hit = self._store.judged(request.held, "local", request.lookup)
             if hit is not None and hit.state is not FRESH and not hit.usable:
                 hit = None
         if request.plain is None and hit is None:
             # Of what memory has not, the ordinary way reserves tokens, or asks for the lease at once.
-            looks = self._pipeline.looks_first(request.lookup.class_name)
+            looks = self._store.looks_first(request.lookup.class_name)
             if limit is not None or not looks or not self._may_wait(request):
                 return False
             request.asked = time.perf_counter()
-            return self._pipeline.ask(request.lookup, functools.partial(self._then, request, self._on_entry))
+            return self._store.ask(request.lookup, functools.partial(self._then, request, self._on_entry))
         request.hit = hit
         if limit is None:
             return self._give(request)
         if not self._may_wait(request):
             return False
-        request.version = self._pipeline.version(request.lookup)
+        request.version = self._store.version(request.lookup)
         then = functools.partial(self._then, request, self._on_grant)
         return self._limiter.ask(request.body.caller.tenant, limit, then)
 
     def _on_grant(self, request: _Request, grant: Grant | RateLimited | None) -> _Said:
         request.grant = grant
-        if not isinstance(grant, Grant) or not self._pipeline.holds(request.lookup, request.version):
+        if not isinstance(grant, Grant) or not self._store.holds(request.lookup, request.version):
             return False
         return self._give(request)
 
@@ -679,7 +683,7 @@ class Recall:
         looked_up = time.perf_counter() - request.asked
         request.plain = self._plain(request.head, request.body, request.lookup, entry, "shared")
         if request.plain is None:
-            hit = self._pipeline.judged(entry, "shared", request.lookup)
+            hit = self._store.judged(entry, "shared", request.lookup)
             if hit is None or not hit.usable:
                 return False
             request.hit = hit
@@ -771,7 +775,7 @@ class Recall:
         lookup, lifetimes = body.lookup, self._policies.in_force[body.target.class_name]
         if lifetimes is not lookup.lifetimes:
             lookup = body.lookup = msgspec.structs.replace(lookup, lifetimes=lifetimes)
-        held = self._pipeline.remembered(lookup)
+        held = self._store.remembered(lookup)
         plain = None if held is None else self._plain(head, body, lookup, held, "local")
         body.used = body.used or not new
         limit = self._limiter.limit_of(caller.tenant) if self._limiter.limited else None
@@ -815,7 +819,7 @@ class Recall:
             )
         if known is None or put is None or (of is None and body.rewriting is not None):
             return None
-        judged = self._pipeline.judge_plain(lookup, entry, tier, of)
+        judged = self._flights.judge_plain(lookup, entry, tier, of)
         if judged is None:
             return None
         hits, target = body.hits, body.target
@@ -851,7 +855,7 @@ class Recall:
             sent = body.rewriting.renew(body.written)[0] if body.rewriting else entry.body
         took, (timings, phases) = time.perf_counter() - started, _timings(auth, looked_up)
         said = _answer(opening, body, head, cache, age, ids[0], took, timings, sent, rates)
-        self._pipeline.note_plain(body.lookup, entry)
+        self._flights.note_plain(body.lookup, entry)
         self._recorder.finish_hit(
             put,
             known,
@@ -939,7 +943,7 @@ class Recall:
 
     def _answered(self, request: _Request) -> bytes:
         """The same, by the steps that it took."""
-        body, pipeline, sent, hit = request.body, self._pipeline, request.sent, request.hit
+        body, sent, hit = request.body, request.sent, request.hit
         grant, plain = request.grant, request.plain
         rates = rate_lines(grant.limit, grant.left) if isinstance(grant, Grant) else ""
         if request.new:
@@ -959,8 +963,8 @@ class Recall:
                 request.looked_up,
             )
         assert hit is not None  # noqa: S101  # one of the two was found
-        cache = request.cache = str(pipeline.serve(request, request.lookup, request, hit))
-        pipeline.count_hit(body.target, hit.entry, hit.result)
+        cache = request.cache = str(self._flights.serve(request, request.lookup, request, hit))
+        self._pipeline.count_hit(body.target, hit.entry, hit.result)
         timings, request.phases = _timings(request.auth, request.looked_up)
         took = time.perf_counter() - request.started
         return _answer(

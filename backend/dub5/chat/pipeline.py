@@ -90,16 +90,6 @@ class Pipeline:
         self._hits = cache(self._hits_of)
         self._policies = policies
         self._undecodable = undecodable
-        # For who answers from memory, without a call between.
-        self.serve = flights.serve
-        self.judge_plain = flights.judge_plain
-        self.note_plain = flights.note_plain
-        self.remembered = services.store.remembered
-        self.judged = services.store.judged
-        self.ask = services.store.ask
-        self.looks_first = services.store.looks_first
-        self.version = services.store.version
-        self.holds = services.store.holds
 
     @property
     def max_entry(self) -> int:
