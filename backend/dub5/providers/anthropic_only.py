@@ -7,18 +7,17 @@ of its own, citations. What is refused is named by its path in the request as it
 
 - Thinking, its signed blocks, marks for the prompt cache, betas and hints about tools are left out.
 - `output_config.effort` is `reasoning_effort` to models that are known to reason.
-- Documents that are text, and search results, are text. Pictures in the result of a tool, which chat knows only in
-  messages of the user, come in one after it.
+- Documents that are text, and search results, are text.
 - Instructions, answers and results of tools in several texts become one: not every server takes parts there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from dub5.errors import Unsupported
 from dub5.providers.protocol import Call, Json
+from dub5.providers.tool_results import pictures_after
 
 BETA = "anthropic_beta"
 """Field of a body in which the names of the header `anthropic-beta` are kept: they may shape the answer."""
@@ -42,12 +41,17 @@ _ELSEWHERE = "only routes to Anthropic take this"
 
 
 def for_others(call: Call, *, reasons: bool) -> Json:
-    """The body of `call` in chat's words, or Unsupported; `reasons`: whether its model takes `reasoning_effort`."""
-    if call.spelled is None or call.spelled[0] != PROTOCOL:
+    """The body of `call` in chat's words, or Unsupported; `reasons`: whether its model takes `reasoning_effort`.
+
+    That of a Response is in chat's words, but for pictures.
+    """
+    if call.spelled is None:
         return call.body
+    if call.spelled[0] != PROTOCOL:
+        return {**call.body, "messages": list(pictures_after(call.body["messages"]))}
     refuse(call.spelled[1])
     body = {name: value for name, value in call.body.items() if name not in _HINTS}
-    body["messages"] = [each for message in call.body["messages"] for each in _message(message)]
+    body["messages"] = list(map(_plain, pictures_after(map(_message, call.body["messages"]))))
     if "tools" in body:
         body["tools"] = [_tool(tool) for tool in body["tools"]]
     config = call.body.get("output_config")
@@ -115,22 +119,19 @@ def _unsupported(where: str) -> Unsupported:
     return Unsupported(f"`{where}`: {_ELSEWHERE}.", param=where)
 
 
-def _message(message: Json) -> Iterator[Json]:
-    role = message.get("role")
+def _message(message: Json) -> Json:
     result = {name: value for name, value in message.items() if name not in ("thinking_blocks", "is_error")}
     content = message.get("content")
-    if not isinstance(content, list):
-        yield result
-        return
-    parts = [_part(part) for part in content]
-    shown = [part for part in parts if part.get("type") != "text"]
-    if role == "user":
-        yield {**result, "content": parts}
-        return
-    result["content"] = "\n".join(str(part.get("text")) for part in parts if part.get("type") == "text")
-    yield result
-    if shown:
-        yield {"role": "user", "content": shown}
+    if isinstance(content, list):
+        result["content"] = [_part(part) for part in content]
+    return result
+
+
+def _plain(message: Json) -> Json:
+    content = message.get("content")
+    if message["role"] == "user" or not isinstance(content, list):
+        return message
+    return {**message, "content": "\n".join(str(part.get("text")) for part in content)}
 
 
 def _part(part: Json) -> Json:

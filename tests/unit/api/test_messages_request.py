@@ -351,6 +351,24 @@ def test_other_providers_get_nothing_that_chat_has_no_words_for() -> None:
     assert for_others(call(body), reasons=True)["reasoning_effort"] == "xhigh"
 
 
+def test_pictures_follow_the_last_result_of_calls_that_were_made_together() -> None:
+    """Nothing may come between calls and their results: servers refuse such a conversation."""
+    picture = {"type": "image", "source": {"type": "url", "url": "https://x.example/a.png"}}
+    body = asked(
+        assistant(USE, USE | {"id": "toolu_2"}),
+        user(result([picture]), result([text("a"), text("b"), picture]) | {"tool_use_id": "toolu_2"}),
+        assistant(text("Two pictures.")),
+    )
+    shown = {"type": "image_url", "image_url": {"url": "https://x.example/a.png"}}
+    assert for_others(call(body), reasons=False)["messages"] == [
+        {"role": "assistant", "content": None, "tool_calls": [CALL, CALL | {"id": "toolu_2"}]},
+        {"role": "tool", "tool_call_id": "toolu_1", "content": ""},
+        {"role": "tool", "tool_call_id": "toolu_2", "content": "a\nb"},
+        {"role": "user", "content": [shown, shown]},
+        {"role": "assistant", "content": "Two pictures."},
+    ]
+
+
 def test_a_chat_request_with_words_of_anthropic_s_is_left_alone() -> None:
     body = {"messages": [HI], "thinking": {"type": "enabled"}}
     assert for_others(Call(model="m", body=body, stream=False), reasons=False) is body

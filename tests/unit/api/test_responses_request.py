@@ -8,6 +8,8 @@ import pytest
 
 from dub5.api.responses_request import chat_request, sealed
 from dub5.errors import InvalidRequest, UnknownResponse
+from dub5.providers.anthropic_only import for_others
+from dub5.providers.protocol import Call
 
 Json = dict[str, Any]
 
@@ -346,6 +348,22 @@ def test_a_missing_field_is_named() -> None:
         with pytest.raises(InvalidRequest) as caught:
             chat_request({name: "x" for name in ("model", "input") if name != missing})
         assert caught.value.param == missing
+
+
+def test_pictures_that_a_tool_gave_follow_the_last_result() -> None:
+    """Chat knows them in messages of the user alone."""
+    output = [{"type": "input_text", "text": "see"}, {"type": "input_image", "image_url": PNG}]
+    items = [CALL, CALL | {"call_id": "call_2"}, RESULT | {"output": output}, RESULT | {"call_id": "call_2"}]
+    asked: Json = {"model": "m", "input": [*items, said("A picture.")]}
+    spelled = ("responses", asked)
+    call = Call(model="m", body=chat_request(asked), stream=False, spelled=spelled)
+    assert for_others(call, reasons=False)["messages"] == [
+        {"role": "assistant", "content": None, "tool_calls": [CALLED, CALLED | {"id": "call_2"}]},
+        {"role": "tool", "tool_call_id": "call_1", "content": [{"type": "text", "text": "see"}]},
+        FOUND | {"tool_call_id": "call_2"},
+        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": PNG}}]},
+        {"role": "assistant", "content": "A picture."},
+    ]
 
 
 def test_an_item_is_referred_to_by_its_id() -> None:
