@@ -184,7 +184,7 @@ class CacheController(Controller):
         key = None
         async with arrivals.reading_lock if len(body) >= LARGE else contextlib.nullcontext():
             written = await _written(body, most=pipeline.max_entry)
-            tags = _tags(written.tags)
+            tags = parse_tags(",".join(written.tags), field="tags")
             reading = read(bytes(written.request), room=arrivals.room)
             written = msgspec.structs.replace(written, request=msgspec.Raw())
             del body  # of which both have copies
@@ -206,14 +206,6 @@ class CacheController(Controller):
                 request.state.caller.require("admin")  # it would answer other tenants, too
             await pipeline.put(question, written.completion(asked.model))
         return {"stored": True}
-
-
-def _tags(given: list[str]) -> tuple[str, ...]:
-    try:
-        return parse_tags(",".join(given))
-    except InvalidRequest as error:
-        error.param = "tags"  # they are in no header here
-        raise
 
 
 @contextlib.contextmanager

@@ -289,21 +289,19 @@ def require_json(headers: dict[str, str]) -> None:
         raise InvalidRequest("Compressed bodies are not accepted.", param="Content-Encoding")
 
 
-def parse_tags(header: str) -> tuple[str, ...]:
-    """Tags of `X-Dub5-Cache-Tags`: at most 16 of at most 64 characters; InvalidRequest otherwise."""
-    if not header:
+def parse_tags(written: str, *, field: str = "X-Dub5-Cache-Tags") -> tuple[str, ...]:
+    """Tags of the header, or of another `field`: at most 16 of at most 64 characters; InvalidRequest otherwise."""
+    if not written:
         return ()
-    if len(header) > _LONGEST_TAGS:
-        raise InvalidRequest(
-            f"The cache tags are longer than {_LONGEST_TAGS} characters.", param="X-Dub5-Cache-Tags"
-        )
-    tags = tuple(tag for tag in (part.strip() for part in header.split(",")) if tag)
+    if len(written) > _LONGEST_TAGS:
+        raise InvalidRequest(f"The cache tags are longer than {_LONGEST_TAGS} characters.", param=field)
+    tags = tuple(tag for tag in (part.strip() for part in written.split(",")) if tag)
     if len(tags) > _MAX_TAGS:
-        raise InvalidRequest(f"At most {_MAX_TAGS} cache tags.", param="X-Dub5-Cache-Tags")
+        raise InvalidRequest(f"At most {_MAX_TAGS} cache tags.", param=field)
     if any(not _TAG.fullmatch(tag) for tag in tags):
         raise InvalidRequest(
             "A cache tag is 1 to 64 letters, digits or . _ : / - and begins with a letter or digit.",
-            param="X-Dub5-Cache-Tags",
+            param=field,
         )
     return tags
 
