@@ -567,8 +567,11 @@ class QuestionRoute:
 
     def _settle(self, record: RequestRecord, grant: Grant) -> None:
         """Give back what was not used; of an answer that broke off nobody knows how much that is."""
-        waited = record.leader_request_id is not None or not record.called
-        free = waited or record.cache_result in {"local", "shared", "stale", "collapsed"}
+        free = (
+            not record.called
+            or record.leader_request_id is not None
+            or record.cache_result in {"local", "shared", "stale", "collapsed"}
+        )
         if free or record.outcome is None:
             used = 0 if free else (record.prompt_tokens or 0) + (record.completion_tokens or 0)
             self._limiter.settle(grant, used=used)

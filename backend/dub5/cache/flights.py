@@ -492,8 +492,10 @@ class Flights:
     ) -> CacheAnswer:
         """What is stored, or what a flight brings: of a stream as soon as its first frames are here. What memory has
         comes without a wait. Where Redis seldom has what memory has not, a lease is asked for without a look there
-        first: that takes a turn less, and says as well where something is stored. `turned_back`: how often that was so,
-        or of the flight that this one had joined; each time it looks first.
+        first: that takes a turn less, and says as well where something is stored.
+
+        `turned_back`: how often this had to begin again, since a flight that had not looked was told that another
+        replica leads; it looks first from then on.
 
         `on_forward` is called with what is known as soon as the answer has to be waited for: nothing usable is stored.
         `alone`: nothing stored will do, nor what others ask for. Raises a Dub5Error with its true status.
@@ -676,6 +678,7 @@ class Flights:
                 record.leader_request_id = other.request_id if other is not None else None
                 record.leader_trace_id = other.trace_id if other is not None else None
                 if other is None and not (flight.ended or flight.abandoned):
+                    # Or it will be: others follow what this request has begun, also where it has left.
                     record.called = True
             # The parts of Server-Timing add up: what was waited at the gate is one of its own.
             record.timings["provider"] = time.perf_counter() - started - record.timings.get("queue", 0.0)
@@ -744,9 +747,9 @@ class Flights:
                 self._begin(flight, work, identity)
         elif state is FRESH and re_ask:
             sampler.spend_re_ask()
-            flight, compare = Flight(followers=1), ReAsk(entry, "re-ask")
-            identity = self._store.identity(lookup)
-            self._begin(flight, self._fly(flight, behind.again(), identity, lookup, re_ask=compare))
+            flight, identity = Flight(followers=1), self._store.identity(lookup)
+            work = self._fly(flight, behind.again(), identity, lookup, re_ask=ReAsk(entry, "re-ask"))
+            self._begin(flight, work)
         if lookup.lifetimes.canary and state in _SERVED and lookup.may_re_ask:
             weight = sampler.draw_canary(lookup.class_name, lookup.lifetimes.canary, self._rng())
             if weight:

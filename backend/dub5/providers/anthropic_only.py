@@ -43,7 +43,7 @@ _ELSEWHERE = "only routes to Anthropic take this"
 def for_others(call: Call, *, reasons: bool) -> Json:
     """The body of `call` in chat's words, or Unsupported; `reasons`: whether its model takes `reasoning_effort`.
 
-    That of a Response is in chat's words, but for pictures.
+    A Response's body is in chat's words already; only its pictures have to be moved.
     """
     if call.spelled is None:
         return call.body

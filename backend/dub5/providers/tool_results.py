@@ -14,7 +14,8 @@ _SAID = ("text", "refusal")
 
 
 def pictures_after(messages: Iterable[Json]) -> Iterator[Json]:
-    """Messages of all but the user without what is shown in them; it follows them in messages of the user."""
+    """The messages, with what any but the user's show moved into a message of the user: behind it, or behind the last
+    result of a tool that follows it."""
     shown: list[Json] = []
     for message in messages:
         if shown and message["role"] != "tool":
