@@ -610,6 +610,8 @@ class Hazard:
         index = int(posterior.sum(axis=1).argmax())
         at, row = float(self._onsets[index]), posterior[index] / posterior[index].sum()
         before, best = self._level, int(row.argmax())
+        if before > STORM and now < at + UNSETTLED and 1 - CERTAIN < row[_BACK:].sum() < CERTAIN:
+            return  # home and any other rate lie so far apart that what lies between them is neither
         factor = factors[best] if best >= _BACK else math.exp(float(row @ np.log(factors)))
         self._level = min(max(before * float(factor), LEAST), MOST)
         expected, seconds = self._typical

@@ -114,6 +114,28 @@ def test_a_storm_is_a_new_rate_and_its_end_is_seen() -> None:
     assert history.hazard.multiplier(now) < 1.5
 
 
+@pytest.mark.parametrize("late", [8, 9, 10])
+def test_a_storm_that_ends_within_half_a_minute_is_over_within_minutes(late: int) -> None:
+    """Some of what changed in its last seconds was fetched after the moment from which on all else stays the same."""
+    chance, hazard, storms = np.random.default_rng(1), Hazard(), []
+    began, ended, rare = 2 * HOUR, 2.5 * HOUR, 1 / (400 * DAY)
+    for now in np.arange(MINUTE, ended + 20 * MINUTE, MINUTE):
+        count = 20 if now <= began else 1200
+        again = now - chance.uniform(0, MINUTE, count)
+        fetched = again - np.exp(chance.uniform(np.log(5), np.log(100), count))
+        stormy = np.maximum(np.minimum(again, ended) - np.maximum(fetched, began), 0)
+        changed = chance.random(count) < -np.expm1(-stormy / 90)
+        if now == ended + MINUTE:
+            last = np.flatnonzero((ended < fetched) & (fetched < ended + 10))
+            changed[last[:late]] = True
+        expected, noise = rare * (again - fetched), np.zeros(count)
+        hazard.fold(START + fetched, START + again, changed.astype(float), expected, noise, START + now)
+        if hazard.in_storm(START + now) or hazard.multiplier(START + now) > 1.5:
+            storms.append(now)
+    assert began < min(storms) < began + 10 * MINUTE
+    assert ended - MINUTE < max(storms) < ended + 6 * MINUTE
+
+
 def test_one_change_after_hours_without_comparisons_does_not_bring_a_storm_back() -> None:
     chance = np.random.default_rng(4)
     storm = [np.sort(chance.uniform(3 * HOUR, 4 * HOUR, 60)) for _ in range(QUESTIONS)]
