@@ -648,7 +648,8 @@ class Hazard:
         """Steps 3 to 5, once it is known what happened."""
         exposure = self._exposure(settled)
         if calm and self._level < STORM:  # what a storm does to them says nothing of the days around it
-            self._disperse(settled.changed + np.expm1(-exposure), exposure, now)
+            after = settled.fetched >= self.moment(now)[0]
+            self._disperse((settled.changed + np.expm1(-exposure))[after], exposure[after], now)
         # How many changes came, given whether any did, by unit of exposure.
         came = np.where(settled.changed > 0, -1 / np.expm1(-exposure), 0.0)
         start = np.maximum(settled.fetched, self._since)

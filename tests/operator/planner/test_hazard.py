@@ -136,6 +136,15 @@ def test_a_storm_that_ends_within_half_a_minute_is_over_within_minutes(late: int
     assert ended - MINUTE < max(storms) < ended + 6 * MINUTE
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_new_rate_after_a_storm_is_seen(seed: int) -> None:
+    chance = np.random.default_rng(seed)
+    storm = [np.sort(chance.uniform(3 * HOUR, 4 * HOUR, 30)) for _ in range(QUESTIONS)]
+    faster = [np.sort(chance.uniform(5 * HOUR, 7 * HOUR, chance.poisson(2))) for _ in range(QUESTIONS)]
+    history = History(besides(besides(steady(7, seed), storm), faster)).until(6.5 * HOUR)
+    assert np.median(history.multipliers[-30:]) > 4  # of seven
+
+
 def test_one_change_after_hours_without_comparisons_does_not_bring_a_storm_back() -> None:
     chance = np.random.default_rng(4)
     storm = [np.sort(chance.uniform(3 * HOUR, 4 * HOUR, 60)) for _ in range(QUESTIONS)]
