@@ -577,7 +577,9 @@ class Hazard:
         told_apart = self._scores[index, _RATES + hypothesis] - self._scores[:, :_RATES].max()
         over = at + lasts + _PROBED[hypothesis] + GRID
         one_of_many = _SHARE[hypothesis] <= 0.5 and self._one_of_many(now)
-        if now > over and told_apart < -max(TOLD_APART * self._dispersion, 100.0) and not one_of_many:
+        again = _SHARE[hypothesis] >= 0.5 and self._changed_most(now)
+        likelier = told_apart < -max(TOLD_APART * self._dispersion, 100.0)
+        if now > over and (likelier or again) and not one_of_many:
             self._posterior = self._weights(now, events=False)  # but for the dispersion it would be a rate
             self._goes_on(now)
             return
@@ -597,6 +599,12 @@ class Hazard:
             for _, waiting in self._waiting:
                 self._weigh(waiting)
             self._posterior = self._weights(now, events=True)
+
+    def _changed_most(self, now: float) -> bool:
+        """Whether an event that changed most answers took place within the hour, where events are not usual: what looks
+        like another one is a rate."""
+        late = self._events[:, 0] > now - BRIEF
+        return bool((late & (_share(self._events) >= 0.5)).any()) and not self._are_usual(now)
 
     def _one_of_many(self, now: float) -> bool:
         """Whether events are usual, and not more came of late than may come by chance: then what looks like a new rate
