@@ -538,13 +538,17 @@ class Learning:
         self._compare(good_verdicts, now)
 
     def _compare(self, verdicts: Sequence[Verdict], now: float) -> None:
-        storm, (calmed, _) = self._hazard.in_storm(now), self._hazard.moment(now)
-        compared = self._questions.fold(verdicts, now, storm=storm, after=calmed)
-        if compared is not None and self._questions.fitted:  # before, what is expected is a guess
+        compared = self._questions.compare(verdicts, now)
+        if compared is None:
+            return
+        if self._questions.fitted:  # before, what is expected is a guess
             changed = compared.changed.astype(float)
             self._hazard.fold(
                 compared.fetched, compared.again, changed, compared.expected, compared.noise, now
             )
+        # Asked now, since those that show a storm are of it too.
+        storm, (calmed, _) = self._hazard.in_storm(now), self._hazard.moment(now)
+        self._questions.learn(compared, now, storm=storm, after=calmed)
 
     def away(self, since: float, until: float) -> None:
         """Nobody read in between, so that nothing was recorded: no rate is counted over that time."""

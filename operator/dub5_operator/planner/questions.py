@@ -167,17 +167,16 @@ class Questions:
         self._block_began = 0.0
         self.estimate = NOTHING
 
-    def fold(
-        self, verdicts: Sequence[Verdict], now: float, *, storm: bool = False, after: float = 0.0
-    ) -> Comparisons | None:
-        """Take comparisons in, and say what was expected of them. In a `storm`, and of answers fetched before the time
-        `after` which one was over, no rates are learnt."""
+    def compare(self, verdicts: Sequence[Verdict], now: float) -> Comparisons | None:
+        """What was expected of these, before anything is learnt of them."""
         if verdicts:
             self.believe()  # as a decision before these would have
         self._fade(now)
-        if not verdicts:
-            return None
-        compared = self._columns(verdicts)
+        return self._columns(verdicts) if verdicts else None
+
+    def learn(self, compared: Comparisons, now: float, *, storm: bool = False, after: float = 0.0) -> None:
+        """Take them in. In a `storm`, and of answers fetched before the time `after` which one was over, no rates are
+        learnt."""
         calm = compared.fetched >= after if not storm else np.zeros(len(compared.rows), dtype=bool)
         if self._fitted_at:
             self._hold_against(compared, calm, now, storm=storm)
@@ -186,7 +185,6 @@ class Questions:
         self._fresh.update(compared.rows.tolist())
         if len(self._keys) > MOST_QUESTIONS:
             self._forget()
-        return compared
 
     def _fade(self, now: float) -> None:
         if self._faded and now > self._faded:

@@ -109,3 +109,30 @@ def test_of_what_was_not_compared_nobody_says_how_stale_it_is() -> None:
     learning.fold([ACCESS] * 3, [], looked_up=3, ttl_in_force=60, now=NOW)
     decision = learning.decide(LIMITS, 60, NOW + 60)
     assert (math.isnan(decision.stale), decision.stale_upper) == (True, 1.0)
+
+
+def test_the_comparisons_that_show_a_storm_teach_no_rates() -> None:
+    learning, now = Learning(Shape(5, 86400, 0.0)), NOW
+
+    def fold(changed: int, of: int, age: float) -> None:
+        each = [(now - 0.1 * key - age, now - 0.1 * key, key < changed) for key in range(of)]
+        verdicts = [Verdict(key, "c", *known, 3, "refetch") for key, known in enumerate(each)]
+        learning.fold([ACCESS], verdicts, looked_up=1, ttl_in_force=60.0, now=now)
+
+    def changes_an_hour() -> float:
+        population = learning.population(now)
+        assert population is not None
+        shape, seconds = population.change_prior
+        return 3600 * shape / seconds
+
+    for _ in range(6 * 60):
+        now += 60
+        fold(0, 40, 1800.0)
+    before = changes_an_hour()
+    for _ in range(10):
+        now += 60
+        fold(110, 200, 1200.0)
+    policy = learning.decide(LIMITS, 60.0, now).question
+    assert policy is not None
+    assert policy.storm
+    assert changes_an_hour() < 2 * before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,12 @@ HOUR = 3600.0
 NOW = 1_000_000.0
 BOUNDS = Bounds(shortest=5.0, longest=86400.0, budget=0.01, aim=0.0085, stale=0.1)
 Floats = NDArray[np.float64]
+
+
+def fold(found: Questions, verdicts: list[Verdict], now: float, **said: Any) -> None:
+    compared = found.compare(verdicts, now)
+    assert compared is not None
+    found.learn(compared, now, **said)
 
 
 def learned(
@@ -39,7 +46,7 @@ def learned(
             for key, (then, apart, differs) in enumerate(columns)
         ]
         at += ages
-        found.fold(verdicts, float(at.max()))
+        fold(found, verdicts, float(at.max()))
     return found
 
 
@@ -111,7 +118,7 @@ def test_hits_are_foretold_of_questions_of_which_few_are_popular() -> None:
             )
         ]
         at += ages
-        found.fold(verdicts, NOW)
+        fold(found, verdicts, NOW)
     requests = population(found).requests
     assert requests[0] == pytest.approx(often[0], rel=0.1)
     assert requests.sum() == pytest.approx(10.0, rel=0.2)
@@ -121,11 +128,11 @@ def test_a_storm_teaches_no_rates() -> None:
     found = learned(np.full(300, 1 / HOUR))
     at, rate, margin = NOW + 40_000, population(found).mean.mean(), found.margin
     changed = [Verdict(key, "c", at, at + 10, True, 100, "refetch") for key in range(300)]
-    found.fold(changed, at + 10, storm=True)  # noticed
-    found.fold(changed, at + 20, after=at + 5)  # over
+    fold(found, changed, at + 10, storm=True)  # noticed
+    fold(found, changed, at + 20, after=at + 5)  # over
     assert population(found).mean.mean() == pytest.approx(rate, rel=0.15)
     assert found.margin == pytest.approx(margin, rel=0.05)
-    found.fold(changed, at + 30)
+    fold(found, changed, at + 30)
     assert population(found).mean.mean() > 2 * rate
 
 
@@ -148,7 +155,7 @@ def test_questions_of_documents_that_changed_once_are_not_known_to_change_alike(
         at += 60.0
         rows = range(minute % 10, 1000, 10)
         late = {row for row in rows if 0 <= minute - changed_at.get(row // 100, math.inf) < 10}
-        found.fold([Verdict(row, "c", at - 600, at, row in late, 3, "refetch") for row in rows], at)
+        fold(found, [Verdict(row, "c", at - 600, at, row in late, 3, "refetch") for row in rows], at)
     found.believe()
     shape, seconds = found.change
     assert shape < 3
@@ -163,7 +170,7 @@ def test_what_was_expected_wrongly_of_all_is_no_dispersion() -> None:
         rows = range(minute % 10, 300, 10)
         # Nothing changes any more, and in the end all at once, each half an hour.
         changed = minute >= 180 and minute % 30 > 20
-        found.fold([Verdict(key, "c", at - 600, at, changed, 3, "refetch") for key in rows], at)
+        fold(found, [Verdict(key, "c", at - 600, at, changed, 3, "refetch") for key in rows], at)
         measured.append(found.dispersion)
     assert measured[179] < measured[60] < measured[239]
 
