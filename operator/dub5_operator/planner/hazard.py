@@ -434,8 +434,13 @@ class Hazard:
         return max(self._level, 1 / self._level) > FOREIGN
 
     def _factors(self) -> Floats:
-        """What each new rate multiplies by: the last two go back, to the average and to what was before."""
-        return np.concatenate([_RISES, _FALLS, [1 / self._level, self._before / self._level]])
+        """What each new rate multiplies by: the last two go back, to the average and to what was before.
+
+        Where next to nothing changed rises are greater, so that the greatest is as many times the average as ever: a
+        storm that none of them reached would be taken for events, one after another, for as long as it lasts."""
+        pace = self._level + self._by_events
+        rises = _RISES ** (1 - math.log(pace) / math.log(_RISES[-1])) if pace < 1 / FOREIGN else _RISES
+        return np.concatenate([rises, _FALLS, [1 / self._level, self._before / self._level]])
 
     def _fade(self, now: float) -> None:
         if self._folded:

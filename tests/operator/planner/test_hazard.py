@@ -136,6 +136,24 @@ def test_a_storm_that_ends_within_half_a_minute_is_over_within_minutes(late: int
     assert ended - MINUTE < max(storms) < ended + 6 * MINUTE
 
 
+def test_a_storm_after_days_in_which_nothing_changed_is_no_row_of_events() -> None:
+    chance, hazard, storms = np.random.default_rng(1), Hazard(), []
+    began, learned = 24 * HOUR, 12 * HOUR
+    for now in np.arange(MINUTE, began + HOUR, MINUTE):
+        stormy = now > began
+        count = 600 if stormy else 60
+        again = now - chance.uniform(0, MINUTE, count)
+        fetched = again - np.exp(chance.uniform(np.log(5), np.log(300), count)) * (1 if stormy else 20)
+        changed = chance.random(count) < -np.expm1(-np.maximum(again - np.maximum(fetched, began), 0) / 90)
+        # Until it was learnt that single questions do not change, more was expected of all of them.
+        rate = 1 / DAY if now < learned else 1 / (400 * DAY)
+        expected, noise = rate * (again - fetched), np.zeros(count)
+        hazard.fold(START + fetched, START + again, changed.astype(float), expected, noise, START + now)
+        if stormy:
+            storms.append(hazard.in_storm(START + now))
+    assert all(storms[5:])
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_new_rate_after_a_storm_is_seen(seed: int) -> None:
     chance = np.random.default_rng(seed)
