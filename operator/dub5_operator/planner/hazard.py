@@ -18,7 +18,8 @@ whatever interval it has.
    it was. Answers fetched after the moment tell the two apart, and there are many of them soon, since the TTL follows
    the posterior mean of the multiple: what is linear in the rate, as the stale share nearly is, wants its mean.
 2. A hypothesis that has become certain is made history, and the search begins anew from there. A new rate is an alarm
-   where it, or the one before, is above the average.
+   where it, or the one before, is above the average. That a storm fell is certain before it is known how far, which is
+   waited for; a second event of most answers within the hour, where events are not usual, is a new rate.
 3. Comparisons are not independent. Ratios are divided by the measured dispersion, Pearson's chi-square by degree of
    freedom over blocks of five minutes (McCullagh and Nelder, "Generalized Linear Models", 1989, 4.5), those for a
    slower rate by `CAUTION` at least. A few documents that change often are less even than their class: a gap between
