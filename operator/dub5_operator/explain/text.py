@@ -55,7 +55,7 @@ def _lines(found: Explained) -> Iterator[str]:
         ]
         yield from _table([("", "c", "1/10 of hits", "1/2", "9/10", *_OUTCOME, "over"), *rows])
         yield "\nA question's TTL once it is well known, by how often it is asked and how often its answer changes:"
-        yield from _table([*_matrix(explanation.examples)])
+        yield from _table([*matrix(explanation.examples)])
     decision, best = explanation.decision, None
     if explanation.by_question:
         yield "\nOne TTL for all questions, as releases have that know of no other (= in force):"
@@ -145,7 +145,8 @@ def _known(found: Explained) -> Iterator[tuple[str, str]]:
         yield "one question", f"at most {percent(question.stale)} of its hits are expected to be stale"
 
 
-def _matrix(examples: Sequence[Example]) -> Iterator[tuple[str, ...]]:
+def matrix(examples: Sequence[Example]) -> Iterator[tuple[str, ...]]:
+    """A row for how often questions are asked, a column for how often they change, and what these are."""
     changes = list(dict.fromkeys(each.changes for each in examples))
     yield "", *("not compared yet" if each is None else f"changes {_often(each)}" for each in changes)
     for often in dict.fromkeys(each.requests for each in examples):

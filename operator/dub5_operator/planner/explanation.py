@@ -29,7 +29,14 @@ from dub5_operator.planner.decision import (
     candidates,
     decide,
 )
-from dub5_operator.planner.questions import MOST_COST, BoundBy, Cause, DriftEstimate, Population
+from dub5_operator.planner.questions import (
+    BOUND_BY,
+    MOST_COST,
+    BoundBy,
+    Cause,
+    DriftEstimate,
+    Population,
+)
 
 _COSTS = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0)
 """Numbers `c` that are shown, as multiples of the one that was chosen."""
@@ -85,10 +92,11 @@ class Alternative:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """Of one class, whose TTL in force is `current`. `look_ups` were seen in `window` seconds, and a TTL of up to
-    `watched` seconds can be judged by them. `aim` is the share of stale hits that is aimed at, `margin` by how much
-    changes may be more frequent than they seem; `hazard` how fast answers change now, as a multiple of their average.
-    `cause` is what keeps `c` from being larger, where each question has a TTL of its own.
+    """Of one class, whose TTL in force is `current`. `look_ups` were seen in `window` seconds; by how long was watched
+    no TTL is longer than `watched` seconds, that of a question where each has its own. `aim` is the share of stale hits
+    that is aimed at, `margin` by how much changes may be more frequent than they seem; `hazard` how fast answers change
+    now, as a multiple of their average. `cause` is what keeps `c` from being larger, where each question has a TTL of
+    its own.
     """
 
     current: float
@@ -130,8 +138,8 @@ def explained(
     # Where the budget cannot be kept there is nothing to choose among: all have the shortest.
     if population is not None and decision.question is not None and decision.within_budget:
         forecast = QuestionForecast(curve, population, limits)
-        questions = _by_question(forecast, decision.question.cost)
         _, cause = forecast.best_cost()
+        questions = _by_question(forecast, decision.question.cost, cause)
         examples = _examples(population, decision.question)
     return Explanation(
         current=current,
@@ -139,7 +147,7 @@ def explained(
         drift=drift,
         look_ups=int(curve.seen),
         window=curve.window,
-        watched=curve.window / WATCHED,
+        watched=(curve.window if cause is None or population is None else population.watched) / WATCHED,
         aim=AIM * limits.budget,
         hazard=None if population is None else population.hazard,
         margin=None if population is None else population.margin,
@@ -185,18 +193,20 @@ def _outcomes(forecast: Forecast, ttls: NDArray[np.float64]) -> list[Outcome]:
     ]
 
 
-def _by_question(forecast: QuestionForecast, chosen: float) -> list[QuestionCandidate]:
+def _by_question(forecast: QuestionForecast, chosen: float, cause: Cause) -> list[QuestionCandidate]:
+    """Above MOST_COST it is the `cause` that keeps all TTLs what they are."""
     memory, most = forecast.limits.memory, forecast.population.most_hits
     found = []
     for multiple in _COSTS:
         cost = multiple * chosen
         outcome = _outcome(forecast, cost, chosen)
         over: dict[BoundBy, bool] = {
-            "Staleness": outcome.stale > forecast.bounds.aim * (1 + 1e-3) or cost > MOST_COST,
+            "Staleness": outcome.stale > forecast.bounds.aim * (1 + 1e-3),
             "Data": outcome.stale_upper > forecast.bounds.budget * (1 + 1e-3)
             or forecast.hits(cost) > most * (1 + 1e-3),
             "Memory": memory is not None and outcome.bytes > memory * (1 + 1e-3),
         }
+        over[BOUND_BY[cause]] = over.get(BOUND_BY[cause], False) or cost > MOST_COST
         found.append(
             QuestionCandidate(
                 cost=cost,
@@ -218,9 +228,9 @@ def _outcome(forecast: QuestionForecast, cost: float, chosen: float) -> Outcome:
 
 def _examples(population: Population, policy: QuestionPolicy) -> list[Example]:
     """Questions that are seldom, usually and often asked, and whose answers change slowly, usually and fast: a tenth, a
-    half and nine tenths of the class's are below."""
-    requests = np.quantile(population.requests, _PARTS).tolist()
-    changes = np.quantile(population.rate / population.hazard, _PARTS).tolist()
+    half and nine tenths of the class's are below; each once, where these are the same."""
+    requests = dict.fromkeys(np.quantile(population.requests, _PARTS).tolist())
+    changes = dict.fromkeys(np.quantile(population.rate / population.hazard, _PARTS).tolist())
     found = []
     for often in requests:
         for fast in (*changes, None):

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 
+from dub5_operator.explain.text import matrix
 from dub5_operator.planner.decision import AIM, Decision, Outcome, PolicyLimits, by_question, decide, kept
 from dub5_operator.planner.explanation import Explanation, explained
 from dub5_operator.planner.questions import NOTHING, DriftEstimate, Population
@@ -147,3 +148,17 @@ def test_what_binds_is_told_apart() -> None:
     assert all("Staleness" in each.over for each in held.by_question[chosen + 1 :])
     few = explanation(drift(1 / HOUR, upper=1 / HOUR), dataclasses.replace(MIXED, margin=4.0))
     assert (few.cause, few.decision.bound_by) == ("changes", "Data")
+    young = dataclasses.replace(still, watched=HOUR)
+    short = explanation(drift(1e-9, upper=1e-9), young)
+    assert (short.cause, short.decision.bound_by, short.watched) == ("watched", "Data", HOUR / 4)
+    [chosen] = [place for place, each in enumerate(short.by_question) if each.chosen]
+    assert {each.over for each in short.by_question[chosen + 1 :]} == {("Data",)}
+
+
+def test_a_class_of_one_question_has_one_row_of_examples() -> None:
+    """All of its quantiles are the same."""
+    one = Population.known(np.array([0.1]), np.array([1 / HOUR]))
+    examples = explanation(drift(1 / HOUR, upper=1 / HOUR), one).examples
+    assert [each.changes is None for each in examples] == [False, True]
+    [_, known] = matrix(examples)
+    assert len(known) == 3
