@@ -212,11 +212,12 @@ class Learnings:
             held = self._classes[name]
             held.saved_at, held.saved = now, held.learning.compared
             stored = encoded(held, upto, now, room)
+            if stored is None:
+                _log.warning("learnt not stored", cache_class=name, error=f"more than {room} bytes")
+                continue
             try:
-                if stored is None:
-                    raise ValueError(f"more than {room} bytes")
                 await self._redis.set(LEARNT_KEY % name, stored, ex=LEARNT_FOR)
-            except (RedisError, RedisClusterException, OSError, ValueError) as error:
+            except (RedisError, RedisClusterException, OSError) as error:
                 _log.warning("learnt not stored", cache_class=name, error=str(error))
                 return
 

@@ -30,6 +30,7 @@ from dub5_operator.learnings import (
     LEARNT_FOR,
     SAVE_EVERY,
     ClassLearning,
+    Learnings,
     compressed,
     decoded,
     encoded,
@@ -308,6 +309,20 @@ def test_as_many_keys_are_stored_as_there_is_room_for() -> None:
     learning.restore(state)
     assert 0 < len(learning.state(10**6)["reuse.keys"]) < len(held.learning.state(10**6)["reuse.keys"])
     assert encoded(held, (1, 0), NOW, 100) is None
+
+
+async def test_a_class_for_which_there_is_no_room_keeps_none_from_being_stored(
+    client: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learnings = Learnings(client, lambda kind, error: None)
+    await learnings.know(Announcement(NOW, {"large": CLASS, "small": CLASS}), (), NOW)
+    taught(learnings["large"].learning, since=0, until=3000)
+    small = encoded(learnings["small"], (1, 0), NOW, 2**20)
+    assert small is not None
+    monkeypatch.setattr("dub5_operator.learnings.ALL_LEARNT", 2 * len(small))
+    await learnings.save(["large", "small"], (1, 0), NOW)
+    assert await client.exists(LEARNT_KEY % "large") == 0
+    assert await client.exists(LEARNT_KEY % "small") == 1
 
 
 async def test_it_is_not_stored_more_often_than_it_needs_to_be(client: Redis) -> None:
