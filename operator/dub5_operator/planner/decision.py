@@ -759,7 +759,7 @@ class QuestionForecast:
         return Outcome(
             hit_ratio=self._hit_ratio,
             stale=stale,
-            stale_upper=stale * population.margin,
+            stale_upper=min(stale * population.margin, 1.0),
             saving=3600 * avoided * self._dollars - limits.memory_price * held / _GIB,
             bytes=held,
         )

@@ -579,8 +579,8 @@ class Population:
         """Hits per second, and the share of them that is stale."""
         hits, changes = self.hits(ttls), self.mean * ttls
         total = float(hits.sum())
-        # The mean of 1 - exp(-y) up to y, by a fraction that is never more than 2 % off where y < 1.
-        return total, float(hits @ (changes / (2 + changes * 2 / 3))) / total
+        # The mean of 1 - exp(-y) up to y, by a fraction that is never more than 2 % off where y < 1; above 1 from 6 on.
+        return total, float(hits @ np.minimum(changes / (2 + changes * 2 / 3), 1.0)) / total
 
     def held(self, ttls: Floats) -> float:
         """How many answers are kept, on average."""

@@ -266,5 +266,8 @@ def test_a_ttl_is_inside_its_bounds_and_a_step_away(
     inside = min(max(current, limits.shortest), limits.longest)
     assert decision.ttl == 0 or inside / 2 - 1e-9 <= decision.ttl <= inside * 2 + 1e-9
     assert decision.ttl != 0 or then == "Bypass" or current == 0
-    for share in (decision.hit_ratio, decision.stale, decision.stale_upper):
+    rates = np.full(10, max(rate, 1e-9))
+    known = dataclasses.replace(Population.known(np.full(10, per_second), rates), margin=1 + more)
+    each = by_question(decision, seen, known, limits)
+    for share in (decision.hit_ratio, decision.stale, decision.stale_upper, each.stale, each.stale_upper):
         assert math.isnan(share) or -1e-9 <= share <= 1

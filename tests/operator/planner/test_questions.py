@@ -79,6 +79,11 @@ def test_hits_are_as_stale_as_foretold_though_no_gamma_distribution_is_like_it()
     assert (cause, stale) == ("budget", pytest.approx(BOUNDS.aim, rel=0.01))
 
 
+def test_no_more_than_all_hits_are_foretold_to_be_stale() -> None:
+    each_second = Population.known(np.ones(1), np.ones(1))
+    assert each_second.forecast(np.array([60.0]))[1] == pytest.approx(1.0, abs=0.02)
+
+
 @pytest.mark.parametrize("one_in", [10, 2])
 def test_questions_that_are_always_reworded_change_no_more_than_the_others(one_in: int) -> None:
     always = np.arange(1000) % one_in == 0
