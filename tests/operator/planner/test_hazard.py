@@ -278,14 +278,19 @@ def test_office_hours_are_foreseen_after_two_days_and_not_after_one() -> None:
 
 
 def test_what_was_learnt_is_restored() -> None:
-    history = History(steady(4)).until(3 * HOUR)
+    chance = np.random.default_rng(4)
+    storm = [np.sort(chance.uniform(2 * HOUR, 4 * HOUR, 120)) for _ in range(QUESTIONS)]
+    history = History(besides(steady(4), storm)).until(3 * HOUR)
     state = history.hazard.state(10**6)
     assert sum(array.nbytes for array in state.values()) < 40_000
     restored = Hazard()
     restored.restore(state)
     now = START + 3 * HOUR
     assert restored.multiplier(now) == pytest.approx(history.hazard.multiplier(now), rel=0.02)
+    assert restored.multiplier(now) > 16
+    assert restored.in_storm(now)
     assert restored.alarms == history.hazard.alarms
+    assert restored.alarms
     nothing = np.zeros(0)
     restored.fold(nothing, nothing, nothing, nothing, nothing, now + 60)
     older = {name: array for name, array in state.items() if name not in {"happened", "undecided", "doubt"}}

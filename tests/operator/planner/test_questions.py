@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from dub5.contract import Verdict
+from dub5.question_ttl import best_ttl, request_rate, upper_rate
 from dub5_operator.planner import questions
 from dub5_operator.planner.questions import Bounds, Population, Questions
 
@@ -77,6 +79,36 @@ def test_hits_are_as_stale_as_foretold_though_no_gamma_distribution_is_like_it()
     truth = float(among.hits(ttls) @ (1 + np.expm1(-exponent) / exponent)) / hits
     assert truth == pytest.approx(stale, rel=0.15)
     assert (cause, stale) == ("budget", pytest.approx(BOUNDS.aim, rel=0.01))
+
+
+def test_ttls_are_those_that_replicas_compute() -> None:
+    """Here for all at once, there one by one."""
+    chance = np.random.default_rng(7)
+    shape, requests = 10 ** chance.uniform(-1, 2, 200), 10 ** chance.uniform(-4, 1, 200)
+    seconds = shape * 10 ** chance.uniform(1, 6, 200)
+    uppers = [upper_rate(*each) for each in zip(shape.tolist(), seconds.tolist(), strict=True)]
+    among = dataclasses.replace(
+        Population.known(requests, shape / seconds), upper=questions._upper_rates(shape, seconds)
+    )
+    np.testing.assert_allclose(among.upper, uppers)
+    for cost in (1e-3, 0.1, 10.0):
+        mosts = 2 * BOUNDS.stale / among.upper
+        ttls = [
+            best_ttl(asked, rate, most, cost)[0]
+            for asked, rate, most in zip(requests, shape / seconds, mosts, strict=True)
+        ]
+        np.testing.assert_allclose(among.ttls(cost, BOUNDS), np.clip(ttls, BOUNDS.shortest, BOUNDS.longest))
+
+
+def test_request_rates_are_those_that_replicas_compute() -> None:
+    found = learned(np.full(50, 1 / HOUR))
+    state = found.state(50)
+    among = population(found)
+    rates = [
+        request_rate(*among.requests_prior, requests, watched, 0.0, 0.0)
+        for requests, watched in state["known"][:, 2:].tolist()
+    ]
+    np.testing.assert_allclose(np.sort(among.requests), np.sort(rates), rtol=1e-6)
 
 
 def test_no_more_than_all_hits_are_foretold_to_be_stale() -> None:
@@ -206,7 +238,8 @@ def test_one_goes_on_where_another_stopped() -> None:
         ("known", np.zeros((3, 4), dtype=np.float32)),
         ("at", np.full(20, math.nan)),
         ("changed", np.full((20, 18), -1.0, dtype=np.float32)),
-        ("mixture", np.zeros(320)),
+        ("mixture", np.zeros(350)),
+        ("mixture", np.ones(320)),
         ("sums", np.zeros(9)),
         ("sums", np.full(9, 1e13)),
         ("known", np.full((20, 4), 1e13, dtype=np.float32)),
