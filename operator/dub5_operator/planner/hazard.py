@@ -23,9 +23,9 @@ whatever interval it has.
 3. Comparisons are not independent. Ratios are divided by the measured dispersion, Pearson's chi-square by degree of
    freedom over blocks of five minutes (McCullagh and Nelder, "Generalized Linear Models", 1989, 4.5), those for a
    slower rate by `CAUTION` at least. A few documents that change often are less even than their class: a gap between
-   their changes looks like a slower rate. Each new rate that is over within the hour, if it is no storm or events are
-   usual, doubles the divisor for about a day. Where changes come as events, their absence between two events is no
-   news: of the average, the share that came by events is not expected of any minute.
+   their changes looks like a slower rate. Each new rate that is what it was before within the hour, a storm only within
+   minutes or where events are usual, doubles the divisor for about a day. Where changes come as events, their absence
+   between two events is no news: of the average, the share that came by events is not expected of any minute.
 4. The multiple of the regime since the last change point is what came over what was expected, expectation and
    maximisation step by step (Dempster, Laird and Rubin, JRSS B 1977), and leans on what it was thought to be.
 5. The hour: what came over what was expected by hour of the day and of the week, UTC. Each is drawn to the mean, an
@@ -61,8 +61,10 @@ ENOUGH, WARM_UP = 100, 900.0
 """Comparisons, and seconds, before anything is looked for."""
 CERTAIN, CERTAIN_FALL = 0.95, 0.99
 """A posterior above which a hypothesis becomes history."""
+MOST_ANSWERS = 0.5
+"""The share of answers from which on an event changed most of them."""
 USUAL = 6.0
-"""Events a day, each of less than half of all answers, from which on they are how answers change, and no exceptions."""
+"""Events a day, none of most answers, from which on they are how answers change, and no exceptions."""
 EVENTS_A_DAY, RISES_A_DAY, FALLS_A_DAY, BACK_A_DAY = 1.0, 2.0, 0.5, 12.0
 """Assumed beforehand, of events as if a day had been watched. Back: to a rate that was, once it is another one."""
 SETTLES, UNSETTLED = 120.0, 600.0
@@ -82,9 +84,11 @@ MOST_DOUBT = 16.0
 SUSPECTED = 0.1
 """A posterior from which on something is reckoned with; before, it is what is assumed of any minute."""
 BLOCK = 300.0
+"""Seconds of comparisons whose dispersion is looked at together."""
 HALF_LIFE = 24 * 3600.0
-"""Of the dispersion, and of the share of changes that came by events."""
+"""Of what is known of dispersion and events, and of doubt."""
 LEVEL_HALF_LIFE = 2 * 3600.0
+"""Of what shows the level."""
 LEAST_NOISE = 0.0005
 """Of `q`: a single change of what never changes is not much of a surprise."""
 ALARM = 2.0
@@ -101,8 +105,11 @@ _LASTING = np.array([GRID, 300.0])
 _SHARE = np.repeat(_SHARES, len(_LASTING))
 _EXTENTS = -np.log1p(-_SHARE)
 _LASTS = np.tile(_LASTING, len(_SHARES))
-_PROBED = np.where(_SHARE >= 0.5, 120.0, 0.0)
+_OF_MOST = _SHARE >= MOST_ANSWERS
+_PROBED = np.where(_OF_MOST, 120.0, 0.0)
 """Seconds after an event that changed most answers in which answers are fetched again, to see whether it goes on."""
+# A column of scores for each hypothesis: rises, falls, the way home to the average, the way back to the rate before;
+# events by their share, and of each the short one before the long one.
 _BACK = len(_RISES) + len(_FALLS)
 _RATES = _BACK + 2
 _EVENT = slice(_RATES, None)
@@ -241,7 +248,9 @@ class Hazard:
         self._onsets = np.zeros(0)
         self._scores = _NONE
         self._posterior = _NONE
-        self._segments = np.array([[0.0, 1.0]])  # since when a second of the average takes how many
+        self._segments = np.array(
+            [[0.0, 1.0]]
+        )  # from a time on, as how many seconds of the average one counts
         self._events = np.zeros((0, 4))  # at, lasts, answers changed, answers not changed
         self._level = self._before = 1.0
         self._since = 0.0  # when the level began
@@ -249,7 +258,7 @@ class Hazard:
         self._waiting: list[tuple[float, _Comparisons]] = []
         self._counts = np.zeros(2)  # of the level: changes, expected at a level of one; faded
         self._sources = np.zeros(2)  # changes: by events, all; faded
-        self._happened = 0.0  # events that changed less than half of all answers, faded
+        self._happened = 0.0  # events not of most answers, and new rates that were over within minutes; faded
         self._doubt = 1.0  # how many times the dispersion a new rate has to overcome; faded
         self._undecided = 0.0  # since when most answers seem to have changed
         self._surprise = np.zeros(2)  # squared residuals of blocks, their variances; faded
@@ -271,7 +280,7 @@ class Hazard:
 
         To miss a fall costs calls; to see one that is none costs the budget, as noise and recurring events have it.
         """
-        by_events = self._by_events * self._profile.at(now // 3600)
+        by_events = self._share_by_events * self._profile.at(now // 3600)
         pace = self._level * (self._profile.at(now // 3600) - by_events)
         mean = pace + by_events
         posterior: NDArray[np.floating[Any]] = self._posterior
@@ -285,9 +294,7 @@ class Hazard:
             if suspected.sum() > SUSPECTED:
                 mean += float(suspected @ (then - pace - by_events))
         # An event that is not over may change what is fetched now; with long TTLs nobody would see that it is not one.
-        going_on = (self._onsets[:, None] + _LASTS + _PROBED > now) | (
-            (_PROBED > 0) & self._is_undecided(now)
-        )
+        going_on = (self._onsets[:, None] + _LASTS + _PROBED > now) | (_OF_MOST & self._is_undecided(now))
         going_on = going_on * spoken_for[:, _EVENT]
         expected, seconds = self._typical
         if going_on.sum() > SUSPECTED:
@@ -306,7 +313,7 @@ class Hazard:
         return (at, share) if now - at < REMEMBERED and not self._are_usual(now) else (0.0, 0.0)
 
     def watched(self, now: float) -> float:
-        """Seconds since answers were compared first."""
+        """Seconds since comparisons were taken in first: a class's first hundred are not."""
         return max(now - self._started, 0.0) if self._started else 0.0
 
     def _may_go_on(self, now: float) -> bool:
@@ -351,7 +358,7 @@ class Hazard:
             self._waiting.append((now, new))
         if warm:
             self._judge(now)
-        most_changed = self._posterior[:, _EVENT] @ (_PROBED > 0)
+        most_changed = self._posterior[:, _EVENT] @ _OF_MOST
         self._undecided = (self._undecided or now) if most_changed.sum() > 0.5 else 0.0
         calm = self._posterior.sum() < SUSPECTED
         while self._waiting and now - self._waiting[0][0] >= (SETTLES if calm else UNSETTLED):
@@ -419,7 +426,7 @@ class Hazard:
         self.__dict__.update(new.__dict__)
 
     @property
-    def _by_events(self) -> float:
+    def _share_by_events(self) -> float:
         """The share of changes that come by events, and are not to be expected of any one minute."""
         by_events, total = self._sources
         return min(float(by_events / (total + 20.0)), 0.9)
@@ -439,7 +446,7 @@ class Hazard:
 
         Where next to nothing changed rises are greater, so that the greatest is as many times the average as ever: a
         storm that none of them reached would be taken for events, one after another, for as long as it lasts."""
-        pace = self._level + self._by_events
+        pace = self._level + self._share_by_events
         rises = _RISES ** (1 - math.log(pace) / math.log(_RISES[-1])) if pace < 1 / FOREIGN else _RISES
         return np.concatenate([rises, _FALLS, [1 / self._level, self._before / self._level]])
 
@@ -461,19 +468,19 @@ class Hazard:
         self._hour = hour
         if not 1 / 1.5 < after / before < 1.5:
             self._level = self._before = 1.0  # the hour was foreseen, and what came before it is over
-            self._settle(hour * 3600.0)
+            self._begin_level(hour * 3600.0)
         else:
             self._level = min(max(self._level * before / after, LEAST), MOST)
-        self._enter(hour * 3600.0)
+        self._change_pace(hour * 3600.0)
 
-    def _enter(self, since: float) -> None:
+    def _change_pace(self, since: float) -> None:
         """From then on the average takes another pace."""
-        pace = self._level * self._profile.at(since // 3600) * (1 - self._by_events)
+        pace = self._level * self._profile.at(since // 3600) * (1 - self._share_by_events)
         earlier = self._segments[self._segments[:, 0] < since][-_MOST_SEGMENTS + 1 :]
         earlier[0, 0] = 0.0
         self._segments = np.concatenate([earlier, [[since, pace]]])
 
-    def _settle(self, since: float) -> None:
+    def _begin_level(self, since: float) -> None:
         self._since = since
         self._counts[:] = 0
 
@@ -488,17 +495,17 @@ class Hazard:
         """Seconds of the average between two times."""
         return np.asarray(self._time(end) - self._time(start))
 
-    def _by_event(self, start: Floats, end: Floats) -> tuple[Floats, Floats]:
+    def _exposure_to_events(self, start: Floats, end: Floats) -> tuple[Floats, Floats]:
         """For each event and interval: the part of the event in it, and the exposure."""
         covered = _covered(start, end, self._events[:, 0][:, None], self._events[:, 1][:, None])
         return covered, -np.log1p(-_share(self._events))[:, None] * covered
 
     def _exposure(self, of: _Comparisons) -> Floats:
         by_time = of.rate * self._passed(of.fetched, of.again)
-        return np.asarray(of.noise + by_time + self._by_event(of.fetched, of.again)[1].sum(axis=0))
+        return np.asarray(of.noise + by_time + self._exposure_to_events(of.fetched, of.again)[1].sum(axis=0))
 
     def _ask_about(self, now: float) -> None:
-        """Add the moments since the last fold to those that are asked about."""
+        """Add the moments since the last fold to those that are asked about, and let go of old ones."""
         first = max(self._folded, now - MOST_AT_ONCE) // GRID + 1
         moments = GRID * np.arange(first, now // GRID + 1)
         onsets = np.concatenate([self._onsets, moments])
@@ -521,7 +528,7 @@ class Hazard:
             return
         factors = self._factors()
         # A faster rate is one of all changes, whatever they came by.
-        more = np.where(factors > 1, factors / (1 - self._by_events), factors) - 1
+        more = np.where(factors > 1, factors / (1 - self._share_by_events), factors) - 1
         for same in new.parts(new.changed == 0, _AT_ONCE):
             part, covered = self._since_onsets(same)
             self._scores[:, :_RATES] -= part.sum(axis=1)[:, None] * more
@@ -547,9 +554,9 @@ class Hazard:
         rises = self._factors() > 1
         rates = self._posterior[:, :_RATES].sum(axis=0)
         if self._posterior[:, _EVENT].sum() > CERTAIN:
-            self._took_place(now)
+            self._judge_event(now)
         elif rates[rises].sum() > CERTAIN or rates[~rises].sum() > CERTAIN_FALL:
-            self._goes_on(now)
+            self._judge_rate(now)
 
     def _weights(self, now: float, *, events: bool) -> NDArray[np.float32]:
         """The posterior by moment and hypothesis; what is left is that nothing happened."""
@@ -575,27 +582,29 @@ class Hazard:
         by[:_RATES] = np.maximum(self._dispersion * self._doubt, caution)
         return self._scores / by
 
-    def _took_place(self, now: float) -> None:
+    def _judge_event(self, now: float) -> None:
+        """An event is certain: it is over, or a new rate in its place, or whether it goes on is waited for."""
         posterior = self._posterior[:, _EVENT]
         index = int(posterior.sum(axis=1).argmax())
         hypothesis = int(posterior[index].argmax())
         at, lasts = float(self._onsets[index]), float(_LASTS[hypothesis])
         told_apart = self._scores[index, _RATES + hypothesis] - self._scores[:, :_RATES].max()
         over = at + lasts + _PROBED[hypothesis] + GRID
-        one_of_many = _SHARE[hypothesis] <= 0.5 and self._one_of_many(now)
-        again = _SHARE[hypothesis] >= 0.5 and self._changed_most(now)
+        # Where half of all answers seem to have changed it may be either.
+        one_of_many = _SHARE[hypothesis] <= MOST_ANSWERS and self._one_of_many(now)
+        again = _OF_MOST[hypothesis] and self._changed_most(now)
         likelier = told_apart < -max(TOLD_APART * self._dispersion, 100.0)
         if now > over and (likelier or again) and not one_of_many:
             self._posterior = self._weights(now, events=False)  # but for the dispersion it would be a rate
-            self._goes_on(now)
+            self._judge_rate(now)
             return
         if now < over or (told_apart < TOLD_APART and now < over + UNSETTLED and not one_of_many):
             return  # it may yet go on
         share = float(posterior[index] @ -np.expm1(-_EXTENTS) / posterior[index].sum())
         event = [[at, lasts, 4 * share, 4 * (1 - share)]]  # as if four comparisons had shown it
         self._events = np.concatenate([self._events, event])[-_MOST_EVENTS:]
-        self._happened += share < 0.5
-        if _PROBED[hypothesis]:
+        self._happened += share < MOST_ANSWERS
+        if _OF_MOST[hypothesis]:
             self._moment[:] = at + lasts, share
         self._search_anew()
         if one_of_many:
@@ -610,7 +619,7 @@ class Hazard:
         """Whether an event that changed most answers took place within the hour, where events are not usual: what looks
         like another one is a rate."""
         late = self._events[:, 0] > now - BRIEF
-        return bool((late & (_share(self._events) >= 0.5)).any()) and not self._are_usual(now)
+        return bool((late & (_share(self._events) >= MOST_ANSWERS)).any()) and not self._are_usual(now)
 
     def _one_of_many(self, now: float) -> bool:
         """Whether events are usual, and not more came of late than may come by chance: then what looks like a new rate
@@ -619,28 +628,44 @@ class Hazard:
         expected = self._events_a_day(now) * 2 * UNSETTLED / _DAY
         return bool(self._are_usual(now) and late <= expected + 3 * math.sqrt(expected) + 3)
 
-    def _goes_on(self, now: float) -> None:
+    def _judge_rate(self, now: float) -> None:
+        """A new rate is certain: it begins, or its height is waited for."""
         posterior, factors = self._posterior[:, :_RATES], self._factors()
         index = int(posterior.sum(axis=1).argmax())
         at, row = float(self._onsets[index]), posterior[index] / posterior[index].sum()
-        before, best = self._level, int(row.argmax())
-        if before > STORM and now < at + UNSETTLED and 1 - CERTAIN < row[_BACK:].sum() < CERTAIN:
+        best = int(row.argmax())
+        if self._level > STORM and now < at + UNSETTLED and 1 - CERTAIN < row[_BACK:].sum() < CERTAIN:
             return  # home and any other rate lie so far apart that what lies between them is neither
         factor = factors[best] if best >= _BACK else math.exp(float(row @ np.log(factors)))
-        self._level = min(max(before * float(factor), LEAST), MOST)
-        expected, seconds = self._typical
-        if before > STORM and expected:  # over, or another one from now on
-            lasted = at - max(self._since, at - REMEMBERED)
-            spared = math.exp(-before * lasted * expected / seconds)
-            calmed, share = self._moment
-            self._moment[:] = now, 1 - spared * (1 - share * (calmed >= self._since))
+        self._begin_rate(at, min(max(self._level * float(factor), LEAST), MOST), now)
+
+    def _begin_rate(self, at: float, level: float, now: float) -> None:
+        """From `at` on answers change so many times as fast as on average."""
+        before, self._level = self._level, level
+        if before > STORM and self._typical[0]:
+            self._end_storm(at, before, now)
             # What changed in its last minutes is asked for again hours later, and must be no surprise then.
-            at = now if self._level < STORM else at
-        by_events = self._by_events
+            at = now if level < STORM else at
+        self._doubt_or_alarm(before, at - self._since, now)
+        self._before = before
+        self._begin_level(at)
+        self._change_pace(at)
+        self._search_anew()
+
+    def _end_storm(self, at: float, before: float, now: float) -> None:
+        """Remember what it changed; it may be another one from now on."""
+        expected, seconds = self._typical
+        lasted = at - max(self._since, at - REMEMBERED)
+        spared = math.exp(-before * lasted * expected / seconds)
+        calmed, share = self._moment
+        self._moment[:] = now, 1 - spared * (1 - share * (calmed >= self._since))
+
+    def _doubt_or_alarm(self, before: float, lasted: float, now: float) -> None:
+        """After the level was `before`, for so many seconds: what is over at once was no new rate, others are told."""
+        by_events = self._share_by_events
         by_time = 1 - by_events
         # Below the average no TTL gets longer: an hour in which few documents change is nobody's business.
         told = (max(self._level, 1.0) * by_time + by_events) / (max(before, 1.0) * by_time + by_events)
-        lasted = at - self._since
         brief = lasted < BRIEF and (before <= STORM or self._are_usual(now) or lasted < A_MOMENT)
         # Whether it is what it was before or, after a rise, as little to anybody.
         least = float(before > 1)
@@ -650,10 +675,6 @@ class Hazard:
         elif not 1 / ALARM < told < ALARM:
             self.alarms.append((now, float(told)))
             del self.alarms[:-10]
-        self._before = before
-        self._settle(at)
-        self._enter(at)
-        self._search_anew()
 
     def _search_anew(self) -> None:
         self._onsets, self._scores, self._posterior = np.zeros(0), _NONE, _NONE
@@ -670,7 +691,7 @@ class Hazard:
         part = settled.rate * self._passed(start, np.maximum(settled.again, start))
         self._counts += float(came @ part), float(part.sum()) / self._level
         self._typical += float(settled.expected.sum()), float((settled.again - settled.fetched).sum())
-        covered, by_event = self._by_event(settled.fetched, settled.again)
+        covered, by_event = self._exposure_to_events(settled.fetched, settled.again)
         self._sources += float(came @ by_event.sum(axis=0)), float(came @ (exposure - settled.noise))
         changed = (-np.expm1(-by_event) * came).sum(axis=1)
         self._events[:, 2] += changed
@@ -698,7 +719,7 @@ class Hazard:
         _, rows = inside = np.nonzero((ends > starts) & ~late)
         start, end, rate = starts[inside], ends[inside], settled.rate[rows]
         if len(rows):
-            exposure = rate * self._passed(start, end) + self._by_event(start, end)[1].sum(axis=0)
+            exposure = rate * self._passed(start, end) + self._exposure_to_events(start, end)[1].sum(axis=0)
             self._profile.fold(hours[inside], came[rows] * exposure, rate * (end - start), now)
 
     def _follow(self, now: float) -> None:

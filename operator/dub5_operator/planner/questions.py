@@ -14,7 +14,8 @@ Statistical Analysis of Interval-censored Failure Time Data", 2006, ch. 3) with 
    any `(r, e)`; it fades with `HALF_LIFE`.
 2. The distributions of `r` and of `e` over questions, each for itself, of no assumed form, on a grid: nonparametric
    maximum likelihood by expectation maximisation (Laird, "Nonparametric maximum likelihood estimation of a mixing
-   distribution", JASA 1978) from one in which all rates are as likely, a few steps only, which is what keeps it smooth.
+   distribution", JASA 1978) from one in which all rates are as likely but for those faster than answers are compared,
+   which are the rarer the faster; a few steps only, which is what keeps it smooth.
    Noise below a tenth is not on the grid: it cannot be told from a mixture of answers that change fast and slowly.
 3. For replicas, the gamma distribution of `r` that makes the same data most likely, and the beta distribution of `e`
    with the mean and the variance of the grid's. Answers that changed at one moment are one observation: else
@@ -96,7 +97,7 @@ _CHUNK = 1024
 _LEAST_COST = 1e-7
 MOST_COST = 10.0
 """The greatest `c`: where it is reached the budget does not bind, but what one question may have."""
-_SUMS = ("_fitted_at", "_faded", "_compared", "_events", "_block_began")
+_SUMS = ("_compared_when_fitted", "_faded", "_compared", "_events", "_block_began")
 
 _SAME_FOR, _SAME, _REQUESTS, _WATCHED = range(4)
 
@@ -120,7 +121,7 @@ class DriftEstimate:
 
 NOTHING = DriftEstimate(0.0, math.inf, 0.0, 0.0, 0.0, 0.0)
 _MORE_TOLD = 1
-"""Numbers of an estimate that releases before this one had besides: whether there was more than noise."""
+"""Numbers of a stored estimate besides: whether there was more than noise, for releases before this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +150,16 @@ class Questions:
             (0, 4), dtype=np.float32
         )  # gamma shape and seconds, means of rate and noise
         # Most have not changed: of those that have, in the order in which they did, the changes by age.
-        self._changes_at = np.zeros(0, dtype=np.int32)  # where those of each row are; -1: none
+        self._changes_row = np.zeros(0, dtype=np.int32)  # where those of each row are; -1: none
         self._changes = np.zeros((0, len(_AGES)), dtype=np.float32)
         self._fresh: set[int] = set()  # rows that were compared since they were last believed
         self._mixture = _BEFOREHAND
-        self.change = (0.3, 0.3 * 3600.0)
+        self.change = (
+            0.3,
+            0.3 * 3600.0,
+        )  # of the gamma and the beta distribution: assumed until there is a fit
         self.noise = (0.01, 1.0)
-        self._fitted_at = 0.0
+        self._compared_when_fitted = 0.0
         self._faded = 0.0
         self._compared = 0.0
         self._events = 0.0
@@ -178,7 +182,7 @@ class Questions:
         """Take them in. In a `storm`, and of answers fetched before the time `after` which one was over, no rates are
         learnt."""
         calm = compared.fetched >= after if not storm else np.zeros(len(compared.rows), dtype=bool)
-        if self._fitted_at:
+        if self._compared_when_fitted:
             self._hold_against(compared, calm, now, storm=storm)
         self._compared += len(compared.rows)
         self._count(compared, calm)
@@ -192,7 +196,7 @@ class Questions:
             self._compared *= kept
             self._events *= kept
             self._surprise *= kept
-            self._fitted_at *= kept
+            self._compared_when_fitted *= kept
             self._foretold *= 0.5 ** ((now - self._faded) / _DAY)
         self._faded = max(self._faded, now)
 
@@ -225,16 +229,16 @@ class Questions:
                 np.vstack([held, np.zeros((more, 4), dtype=np.float32)])
                 for held in (self._known, self._believed)
             )
-            self._changes_at = np.append(self._changes_at, np.full(more, -1, dtype=np.int32))
+            self._changes_row = np.append(self._changes_row, np.full(more, -1, dtype=np.int32))
 
     def _changes_of(self, rows: NDArray[np.int64]) -> NDArray[np.int32]:
         """Where the changes of these rows are counted."""
-        new, _ = distinct(rows[self._changes_at[rows] < 0])
+        new, _ = distinct(rows[self._changes_row[rows] < 0])
         if len(new):
             have = len(self._changes)
-            self._changes_at[new] = np.arange(have, have + len(new))
+            self._changes_row[new] = np.arange(have, have + len(new))
             self._changes = np.vstack([self._changes, np.zeros((len(new), len(_AGES)), dtype=np.float32)])
-        return self._changes_at[rows]
+        return self._changes_row[rows]
 
     def _new(self) -> list[float]:
         """What is believed of a question that was not compared."""
@@ -295,7 +299,7 @@ class Questions:
         known[touched, _WATCHED] = left * known[touched, _WATCHED] + np.bincount(places, ages * compared.ends)
 
     def _fade_changes(self, rows: NDArray[np.int64], kept: Floats) -> None:
-        counted = self._changes_at[rows]
+        counted = self._changes_row[rows]
         there = counted >= 0
         self._changes[counted[there]] *= kept[there, None]
 
@@ -310,7 +314,7 @@ class Questions:
     def _changed(self, rows: NDArray[np.int64]) -> Singles:
         """Changes of each, by age."""
         changed = np.zeros((len(rows), len(_AGES)), dtype=np.float32)
-        counted = self._changes_at[rows]
+        counted = self._changes_row[rows]
         changed[counted >= 0] = self._changes[counted[counted >= 0]]
         return changed
 
@@ -319,18 +323,18 @@ class Questions:
         self._keys, self._at, self._known = Keys(keys), at.copy(), known.copy()
         has = changed.any(axis=1)
         self._changes = changed[has]
-        self._changes_at = np.where(has, np.cumsum(has) - 1, -1).astype(np.int32)
+        self._changes_row = np.where(has, np.cumsum(has) - 1, -1).astype(np.int32)
         self._believed = np.tile(np.array(self._new(), dtype=np.float32), (len(keys), 1))
         self._fresh = set(range(len(keys)))
 
     def believe(self) -> None:
         """Bring what is believed of each question up to what was compared: steps 2 and 3 where that has grown."""
         count = len(self._keys)
-        grown = abs(self._compared - self._fitted_at) > REFIT * self._fitted_at
+        grown = abs(self._compared - self._compared_when_fitted) > REFIT * self._compared_when_fitted
         if grown and self._compared >= ENOUGH_COMPARISONS:
             self._fit()
             self._fresh = set(range(count))
-        if not self._fresh or not self._fitted_at:
+        if not self._fresh or not self._compared_when_fitted:
             return
         rows = np.sort(np.fromiter(self._fresh, dtype=np.int64))
         self._fresh = set()
@@ -352,7 +356,7 @@ class Questions:
     def _likelihoods(self, rows: NDArray[np.int64]) -> Singles:
         """Of each question's comparisons for each point of the grid; the best point's is 1."""
         logs: Singles = self._known[rows, : _SAME + 1] @ _LOG_SAME
-        counted = self._changes_at[rows]
+        counted = self._changes_row[rows]
         logs[counted >= 0] += self._changes[counted[counted >= 0]] @ _LOG_CHANGED
         logs -= logs.max(axis=1, keepdims=True)
         np.maximum(logs, _LEAST_LIKELY, out=logs)
@@ -383,7 +387,7 @@ class Questions:
         variance = float(noises @ _NOISES**2) - mean**2
         together = min(max(mean * (1 - mean) / max(variance, 1e-9) - 1, 0.05), 50.0)
         self.noise = (max(mean, 1e-4) * together, (1 - mean) * together)
-        self._fitted_at = self._compared
+        self._compared_when_fitted = self._compared
 
     def _usual_age(self, rows: NDArray[np.int64]) -> float:
         """Seconds for which answers had been kept when they were compared: the geometric mean."""
@@ -427,7 +431,7 @@ class Questions:
     @property
     def fitted(self) -> bool:
         """Whether the class's distributions are known."""
-        return self._fitted_at > 0
+        return self._compared_when_fitted > 0
 
     def population(
         self,
@@ -441,7 +445,7 @@ class Questions:
         """Those that are asked of late."""
         self.believe()
         count = len(self._keys)
-        if not count or not self._fitted_at:
+        if not count or not self._compared_when_fitted:
             return None
         known = self._known[:count].astype(np.float64)
         asked = known[:, _REQUESTS] > 0
@@ -542,7 +546,7 @@ class Questions:
 class Population:
     """By question, per second: how often it is asked, and how often it changes now: as replicas believe, the upper end
     of that, and as is to be expected. Beside them what is the class's. `calmed`: when a storm was over, and the share
-    of answers that it changed. `watched`: seconds since answers were compared first."""
+    of answers that it changed. `watched`: seconds since the class's first hundred comparisons."""
 
     requests: Floats
     rate: Floats
