@@ -35,7 +35,8 @@ from dub5.contract import (
     decode,
 )
 from dub5_operator.planner.canary import StaleShare
-from dub5_operator.planner.decision import MOST_KEYS, Learning, Shape
+from dub5_operator.planner.decision import Learning, Shape
+from dub5_operator.planner.reuse import MOST_KEYS
 from dub5_operator.planner.samples import Lookups, Verdicts
 from dub5_operator.planner.state import State
 

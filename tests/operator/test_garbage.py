@@ -173,7 +173,7 @@ async def test_samples_that_cannot_be_true_are_not_learnt_from(client: Redis, mo
     assert part.looked_up is None
     operator = Operator(client, lambda: now, gather=0.0)
     assert await reconcile(operator) == "Reconciled"
-    assert operator.policies._samples.learnings["banter"].learning.poisoned == len(accesses) + len(verdicts)
+    assert operator.policies._samples.learnings["banter"].learning.refused == len(accesses) + len(verdicts)
 
 
 @pytest.mark.parametrize("wrong", [7200.0, -7200.0, 10 * 365 * 86400.0, -30 * 365 * 86400.0])
@@ -187,7 +187,7 @@ async def test_times_go_by_the_clock_of_redis(client: Redis, wrong: float) -> No
     batch = SampleBatch("a", now, accesses, verdicts, looked_up={"banter": 100})
     await client.xadd(SAMPLES, {b"b": msgspec.msgpack.encode(batch)})
     assert await reconcile(operator) == "Reconciled"
-    assert operator.policies._samples.learnings["banter"].learning.poisoned == 0
+    assert operator.policies._samples.learnings["banter"].learning.refused == 0
     published = msgspec.json.decode(await client.get(POLICY_KEY) or b"", type=PolicyDocument)
     assert abs(published.issued - time.time()) < 120
 

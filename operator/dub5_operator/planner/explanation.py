@@ -18,7 +18,6 @@ from dub5.contract import QuestionPolicy, QuestionRecord
 from dub5_operator.planner.decision import (
     AIM,
     WATCHED,
-    Curve,
     Decision,
     Forecast,
     Learning,
@@ -26,7 +25,6 @@ from dub5_operator.planner.decision import (
     PolicyLimits,
     QuestionForecast,
     by_question,
-    candidates,
     decide,
 )
 from dub5_operator.planner.questions import (
@@ -37,6 +35,7 @@ from dub5_operator.planner.questions import (
     DriftEstimate,
     Population,
 )
+from dub5_operator.planner.reuse import Curve, candidates
 
 _COSTS = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0)
 """Numbers `c` that are shown, as multiples of the one that was chosen."""

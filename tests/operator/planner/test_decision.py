@@ -14,15 +14,14 @@ from hypothesis import strategies as st
 from dub5.question_ttl import longest_ttl, ttl_of
 from dub5_operator.planner.decision import (
     AIM,
-    Curve,
     Decision,
     PolicyLimits,
     by_question,
-    candidates,
     decide,
     kept,
 )
 from dub5_operator.planner.questions import NOTHING, DriftEstimate, Population
+from dub5_operator.planner.reuse import Curve, candidates
 
 HOUR = 3600.0
 LIMITS = PolicyLimits(shortest=5, longest=86400, budget=0.01, initial=60)
@@ -39,7 +38,6 @@ def curve(
         ttls=ttls,
         hit_ratio=hits,
         mean_age=ttls / 2,
-        calls=calls,
         dollars=calls * 0.001,
         dollars_uncached=np.full(len(ttls), keys * per_second * 0.001),
         bytes=calls * ttls * size,

@@ -90,7 +90,7 @@ def test_nothing_that_is_sent_breaks_the_planner(
     learning.fold([ACCESS], [VERDICT], looked_up=1, ttl_in_force=60, now=NOW + 60)
     decision = learning.decide(LIMITS, 60, NOW + 60)
     assert decision.ttl == 60
-    assert learning.poisoned <= len(accesses) + len(verdicts)
+    assert learning.refused <= len(accesses) + len(verdicts)
 
 
 def test_other_bounds_keep_what_is_known_of_drift() -> None:
@@ -98,9 +98,10 @@ def test_other_bounds_keep_what_is_known_of_drift() -> None:
     for minute in range(5):
         verdicts = [msgspec.structs.replace(VERDICT, key=key) for key in range(20)]
         learning.fold([ACCESS], verdicts, looked_up=1, ttl_in_force=60, now=NOW + 60 * minute)
-    seen = learning.drift.observations
+    seen = learning.compared
+    assert seen > 99
     learning.reshape(Shape(5, 7200, 0.0))
-    assert learning.drift.observations == seen
+    assert learning.compared == seen
     assert learning.curve(NOW + 300) is None
 
 
