@@ -185,6 +185,7 @@ class Learnings:
         held = self._classes[name]
         if part.ttl is not None:
             held.ttl = part.ttl
+        before = held.learning.refused
         held.learning.fold(
             part.accesses,
             list(part.verdicts),
@@ -192,6 +193,8 @@ class Learnings:
             ttl_in_force=held.ttl,
             now=min(part.at, now),
         )
+        if refused := held.learning.refused - before:
+            self._on_undecodable("samples", f"{refused} of class {name} that cannot be true")
         held.stale.fold(part.canaries, min(part.at, now))
 
     def due(self, now: float, decided: str) -> Collection[str]:

@@ -220,7 +220,7 @@ class Metrics:
         )
         self._undecodable = Counter(
             "dub5_operator_redis_undecodable",
-            "Values in Redis that are not what is written there, by what they should have been.",
+            "Values in Redis that are not what is written there, or cannot be true, by what they should be.",
             ["kind"],
             registry=self.registry,
         )
