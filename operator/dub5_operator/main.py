@@ -7,7 +7,8 @@ timer ticks more often than `step.every`, so that a new spec does not wait, and 
 
 No finalizer holds a policy: nobody need be there for it to go. Its class has the configuration's TTL again at once
 where the operator sees it go, with the next reconciliation of any policy where it does not, in a day at the latest.
-Nothing is done in the cluster but to read and patch the two kinds and to write events.
+Nothing is done in the cluster but to read and patch the two kinds, to delete invalidations that are done, and to
+write events.
 """
 
 from __future__ import annotations

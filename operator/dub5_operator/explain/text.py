@@ -128,10 +128,8 @@ def _known(found: Explained) -> Iterator[tuple[str, str]]:
         "noise",
         f"{now['noise']} of new answers differ although nothing changed" if now["noise"] else "not known yet",
     )
-    yield (
-        "hit ratio",
-        f"{_known_or(decision.hit_ratio)} predicted, {_known_or(decision.measured_hit_ratio)} measured",
-    )
+    predicted = f"{_known_or(decision.hit_ratio)} predicted, " if question is None else ""
+    yield "hit ratio", f"{predicted}{_known_or(decision.measured_hit_ratio)} measured"
     stale = f"{_known_or(decision.stale)} predicted, at most {_known_or(decision.stale_upper)}"
     yield "stale hits", f"{stale}, of a budget of {percent(found.budget)}"
     yield "by canaries", now["staleMeasured"] or "not measured, or too few"

@@ -1,9 +1,9 @@
 """Reconciles a CachePolicy: takes in what was sampled, decides its class's TTL, puts it in force, and says why.
 
 It is level-triggered: it begins with the object as it is and with what is in force, and may be repeated. It happens
-each `step.every`, at once where the spec has changed, and sooner where the policy is not in force. Events are told on
-edges only: what the object's status says already is no event. Whatever fails, the TTL in force stays in force: replicas
-keep the last good document, and the next reconciliation begins anew.
+each `step.every`, at once where the spec has changed, and each RETRY where the policy is not in force. Events are told
+on edges only: what the object's status says already is no event. Whatever fails, the TTL in force stays in force:
+replicas keep the last good document, and the next reconciliation begins anew.
 
 What came of it is reported on the object, as fields of the status, conditions and events, and to Prometheus. Conditions
 are a list in which each type is once, and whose times say when a status last changed. Metrics have the names of the
@@ -174,7 +174,7 @@ class Metrics:
                 "drift_per_hour": "Changes per hour of the answer to a hit.",
                 "drift_upper_per_hour": "Upper end of what they may be, one-sided 98 %.",
                 "noise_ratio": "Share of new answers that differ although nothing changed.",
-                "predicted_hit_ratio": "Hit ratio that the TTL in force is predicted to have.",
+                "predicted_hit_ratio": "Hit ratio that is predicted; where each question has its TTL, as measured.",
                 "measured_hit_ratio": "Hit ratio of all look-ups; what is half an hour or four TTLs old counts half.",
                 "predicted_stale_ratio": "Share of hits that are out of date, best estimate.",
                 "predicted_stale_upper_ratio": "Its upper bound, which is held under the budget.",
@@ -539,6 +539,7 @@ class PolicyReconciler:
         state = self._states.get(uid)
         if state is None:
             last = LastReport.of(status)
+            # Purges that came due while nobody reconciled are asked for now.
             state = self._states[uid] = _State(last, asked_at=last.reported_until)
         return state
 
@@ -804,7 +805,7 @@ def _since(before: Mapping[str, Any] | None, condition: Condition, now: str) -> 
 
 def status_of(decision: Decision, learning: Learning, measured: Measured | None) -> Json:
     """Fields of the status, but for times and conditions."""
-    drift, curve = learning.drift, learning.curve(0.0)
+    drift, curve = learning.drift, learning.curve(0.0)  # for `seen`, which is of no time
     return {
         "ttl": written(decision.ttl) if decision.ttl else "0s",
         "ttlSeconds": float(f"{decision.ttl:.6g}"),
