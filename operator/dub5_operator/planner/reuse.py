@@ -54,6 +54,8 @@ LONGEST_REPLAY = 2.0**31 * TICK
 MOST_KEYS = 16_384
 """Keys replayed; above, those that were not asked for the longest are forgotten."""
 
+_NOTHING = 1e-100
+"""Look-ups, faded."""
 _CALLS, _HITS, _AGE, _SPENT, _BYTES, _WEIGHT, _DOLLARS, _REALLY_HIT, _ELAPSED = range(9)
 _PLAIN, _BEGINS, _JOINED, _UNEXPLAINED = range(4)
 
@@ -348,11 +350,12 @@ class Reuse:
     def curve(self, now: float) -> Curve | None:
         """As of `now`; None before there is anything to say."""
         sums = self._sums
-        if self._began is None or not sums[_WEIGHT].any():
-            return None
         # As if it had faded until now: a share is not changed by that, a rate is.
         passed = self._passed(now)
         kept = 0.5 ** (passed / self._half_lives)
+        # A short TTL's sums have faded to nothing weeks before a long one's.
+        if self._began is None or (kept * sums[_WEIGHT]).min() < _NOTHING:
+            return None
         rate = kept / np.maximum(kept * sums[_ELAPSED] + passed, 1.0)
         return Curve(
             ttls=self.ttls,

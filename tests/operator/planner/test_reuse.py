@@ -48,6 +48,17 @@ def test_each_ttl_has_the_hits_it_would_have_had() -> None:
     assert curve.dollars[[0, -1]] * 170 == pytest.approx([5 * 0.001, 2 * 0.001])
 
 
+@pytest.mark.parametrize("step", [0.0, 600.0, 86400.0])
+def test_after_weeks_without_look_ups_there_is_nothing_to_say(step: float) -> None:
+    """A short TTL's sums have faded to nothing then, those of a long one have not; also where nobody asked (0)."""
+    reuse, end = Reuse(10, 86400, 0.0), START + 40 * 86400
+    replay(reuse, [access(0, hit=False), access(5)], START + 5)
+    for now in np.arange(START + step, end, step) if step else ():
+        replay(reuse, [], now)
+    assert step or reuse.curve(START + 86400) is not None
+    assert reuse.curve(end) is None
+
+
 def test_stale_while_revalidate_hits_and_calls() -> None:
     reuse = Reuse(10, 20, 0.5)
     replay(reuse, [access(0, hit=False), access(12), access(30)], START + 30)
