@@ -244,7 +244,7 @@ class Learnings:
             stale.restore({"canaries": state.pop("canaries")})
             learning.restore(state)
             return ClassLearning(learning, learnt.ttl, learnt.upto, learnt.at, learning.compared, stale)
-        except (ValueError, KeyError, InvalidResponse) as error:
+        except (ValueError, TypeError, LookupError, ArithmeticError, InvalidResponse) as error:
             self._on_undecodable("learnt", error)
         except ResponseError as error:
             if "WRONGTYPE" not in str(error):

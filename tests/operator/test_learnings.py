@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from redis.asyncio import Redis
 
 from dub5.contract import (
@@ -21,6 +23,7 @@ from dub5.contract import (
     AnnouncedClass,
     Announcement,
     Canary,
+    ClassPolicy,
     SampleBatch,
     Undecodable,
     Verdict,
@@ -36,6 +39,7 @@ from dub5_operator.learnings import (
     encoded,
     shape_of,
 )
+from dub5_operator.planner.canary import StaleShare
 from dub5_operator.planner.decision import Learning, PolicyLimits
 from dub5_operator.planner.samples import Lookups
 from dub5_operator.redis import FRESH, PAUSE, Samples, Thresholds
@@ -291,6 +295,49 @@ async def test_what_cannot_be_read_is_said_and_its_class_begins_anew(client: Red
     assert curve.seen == 900
     await samples.save("c")
     assert len(await client.get(LEARNT_KEY % "c") or b"") > 1000
+
+
+FORMS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    "a number": lambda found: np.array(found.dtype.type(1)),
+    "nothing": lambda found: np.zeros((0, *found.shape[1:]), found.dtype),
+    "three": lambda found: np.ones(3, found.dtype),
+    "another dimension": lambda found: np.ones((*found.shape, 1), found.dtype),
+    "zeros": np.zeros_like,
+    "ones": np.ones_like,
+    "large": lambda found: np.full_like(found, 2**31),
+    "backwards": lambda found: np.ascontiguousarray(found[::-1]) if found.ndim else found,
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+async def test_whatever_an_array_has_become_the_class_is_decided_or_begins_anew(
+    client: Redis, form: str
+) -> None:
+    """And what is decided can be published."""
+    held = ClassLearning(taught(Learning(shape_of(CLASS)), since=0, until=2000), 300.0)
+    stored = msgspec.msgpack.decode(encoded(held, (1, 0), NOW + 2000, 2**20) or b"")
+    state = dict(decoded(stored["arrays"]))
+    announcement, begun, said = Announcement(NOW, {"c": CLASS}), 0, list[str]()
+    for name, found in state.items():
+        stored["arrays"] = compressed({**state, name: FORMS[form](found)})
+        await client.set(LEARNT_KEY % "c", msgspec.msgpack.encode(stored))
+        said.clear()
+        learnings = Learnings(client, lambda kind, error: said.append(kind))
+        await learnings.know(announcement, (), NOW + 2000)
+        decision = learnings["c"].learning.decide(LIMITS, 60, NOW + 2060)
+        policy = ClassPolicy(decision.ttl, question=decision.question)
+        assert msgspec.json.decode(msgspec.json.encode(policy), type=ClassPolicy) == policy
+        for share in (decision.hit_ratio, decision.measured_hit_ratio, decision.stale, decision.stale_upper):
+            assert math.isnan(share) or -1e-9 <= share <= 1 + 1e-9
+        learnings["c"].stale.measured()
+        begun += said == ["learnt"]
+    assert begun > 0
+
+
+def test_canaries_of_which_more_were_stale_than_there_were_are_refused() -> None:
+    sums = np.array([100.0, 100, 500, 50, 50, 0, 0, NOW, 3])
+    with pytest.raises(ValueError, match="canaries"):
+        StaleShare().restore({"canaries": sums})
 
 
 def test_as_many_keys_are_stored_as_there_is_room_for() -> None:

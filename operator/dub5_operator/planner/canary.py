@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dub5.contract import CANARIES_CHECKED, Canary
-from dub5_operator.planner.state import State, check
+from dub5_operator.planner.state import ROUNDED, State, check
 
 HALF_LIFE = 86400.0
 """Seconds."""
@@ -91,6 +91,10 @@ class StaleShare:
         """KeyError or ValueError where it is nothing of ours, and nothing is changed."""
         check(state, "canaries", np.float64, (9,))
         held = state["canaries"]
+        weight, _, stale, checked, checked_squares, mistaken, reworded = held[:7].tolist()
+        most, most_checked = weight * (1 + ROUNDED), checked * (1 + ROUNDED)
+        if stale > most or max(mistaken, reworded) > most_checked or (checked > 0) != (checked_squares > 0):
+            raise ValueError("canaries have shares that cannot be")
         self._sums, self._at, self.calls = held[:7].copy(), float(held[7]), int(held[8])
 
 

@@ -415,14 +415,21 @@ class Hazard:
             raise ValueError("a hazard's moments and their scores do not match")
         if len(waiting) != len(state["waited"]):
             raise ValueError("a hazard's comparisons do not match")
-        if not (new._segments[:, 1] >= 0).all() or not min(new._level, new._before) > 0 or new._happened < 0:
+        if new._segments[0, 0] or not (new._segments[:, 1] >= 0).all():
+            raise ValueError("a hazard's average is none")
+        if not min(new._level, new._before) > 0 or new._happened < 0:
             raise ValueError("a hazard's rates are not positive")
         new._profile.restore(np.array(state["open"], dtype=float), np.array(state["visits"], dtype=float))
         new.alarms = [(float(at), float(factor)) for at, factor in np.array(state["alarms"])]
         rows = np.hstack([waiting, np.array(state["waited"], dtype=float)])
+        _, fetched, again, changed, expected, noise = rows.T
+        if not ((fetched <= again) & np.isin(changed, (0, 1)) & (expected >= 0) & (noise > 0)).all():
+            raise ValueError("a hazard's comparisons cannot be")
         came = np.flatnonzero(np.diff(rows[:, 0])) + 1
         parts = np.split(rows, came) if len(rows) else []
         new._waiting = [(float(part[0, 0]), _Comparisons(*part.T[1:].copy())) for part in parts]
+        if not math.isfinite(new.multiplier(new._folded)):
+            raise ValueError("a hazard's rates are none")
         self.__dict__.update(new.__dict__)
 
     @property

@@ -45,7 +45,7 @@ from dub5 import question_ttl
 from dub5.contract import QuestionPolicy, Verdict
 from dub5.question_ttl import HALF_LIFE, REMEMBERED, upper_rate
 from dub5_operator.planner.keys import Keys, distinct
-from dub5_operator.planner.state import MOST_STORED, State, check
+from dub5_operator.planner.state import MOST_STORED, ROUNDED, State, check
 
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
@@ -94,6 +94,9 @@ _BEFOREHAND = np.where(_NOISE == 0, 0.9, 0.1 / (len(_NOISES) - 1)) / len(_RATES)
 _MAXIMISATIONS = 40
 _COMPASS = np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
 _CHUNK = 1024
+_IS_SHAPE, _IS_MEAN, _IS_NOISE = (0.01, 100.0), (1.0, 1000 * 365 * _DAY), (1e-9, 1000.0)
+"""Of a stored distribution: shapes, seconds between two changes, and numbers of the beta distribution; what is found is
+far within."""
 _LEAST_COST = 1e-7
 MOST_COST = 10.0
 """The greatest `c`: where it is reached the budget does not bind, but what one question may have."""
@@ -524,7 +527,13 @@ class Questions:
             len(fields(DriftEstimate)) + _MORE_TOLD,
         ):
             raise ValueError("sums of questions that cannot be")
-        if not (state["mixture"] > 0).all() or not (state["sums"][:4] > 0).all():
+        shape, seconds, *noises = state["sums"][:4].tolist()
+        mixture = state["mixture"]
+        if not ((mixture > 0).all() and abs(mixture.sum() - 1) < ROUNDED) or not (
+            _IS_SHAPE[0] <= shape <= _IS_SHAPE[1]
+            and _IS_MEAN[0] <= seconds / shape <= _IS_MEAN[1]
+            and all(_IS_NOISE[0] <= each <= _IS_NOISE[1] for each in noises)
+        ):
             raise ValueError("questions have distributions that cannot be")
         if len(np.unique(state["keys"])) != count or count > MOST_QUESTIONS:
             raise ValueError("questions that cannot be")

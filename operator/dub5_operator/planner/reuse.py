@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from dub5_operator.planner.keys import Keys
 from dub5_operator.planner.samples import Lookups
-from dub5_operator.planner.state import State, check
+from dub5_operator.planner.state import ROUNDED, State, check
 
 Floats = NDArray[np.float64]
 
@@ -274,6 +274,11 @@ class Reuse:
             return False
         columns, keys = len(self.ttls), len(state["keys"])
         check(state, "sums", np.float64, (9, columns))
+        most = state["sums"] * (1 + ROUNDED)
+        if (state["sums"][[_CALLS, _HITS, _REALLY_HIT]] > most[_WEIGHT]).any() or (
+            state["sums"][_SPENT] > most[_DOLLARS]
+        ).any():
+            raise ValueError("sums of shares that cannot be")
         for name, length in (("others", 2), ("typical", 3), ("scalars", 4)):
             check(state, name, np.float64, (length,), finite=name != "scalars")
         check(state, "keys", np.int64, (keys,))

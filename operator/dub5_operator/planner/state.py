@@ -14,6 +14,9 @@ State = Mapping[str, NDArray[Any]]
 MOST_STORED = 1e12
 """Of times and counts: more than any is, and what replicas take in a published document."""
 
+ROUNDED = 1e-6
+"""By which part of itself a sum may be above one that it is a part of."""
+
 
 def check(
     state: State,

@@ -239,6 +239,7 @@ def test_one_goes_on_where_another_stopped() -> None:
         ("at", np.full(20, math.nan)),
         ("changed", np.full((20, 18), -1.0, dtype=np.float32)),
         ("mixture", np.zeros(350)),
+        ("mixture", np.full(350, 1e-300)),
         ("mixture", np.ones(320)),
         ("sums", np.zeros(9)),
         ("sums", np.full(9, 1e13)),
