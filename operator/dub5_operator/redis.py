@@ -96,6 +96,7 @@ OnUndecodable = Callable[[str, object], None]
 """Called with a value in Redis that cannot be read: of which kind it should be, and why it is not."""
 
 _policies = msgspec.json.Decoder(PolicyDocument)
+_class_policy = msgspec.json.Decoder(ClassPolicy)
 _batch = msgspec.msgpack.Decoder(SampleBatch)
 _announcement = msgspec.json.Decoder(Announcement)
 
@@ -368,12 +369,14 @@ if #document <= MOST_DOCUMENT then
   local term = fine and type(found) == 'table' and tonumber(found.term) or 0
   if term >= 0 and term < MOST_TERM then held = term end
 end
-if held > tonumber(ARGV[1]) or (held == tonumber(ARGV[1]) and ARGV[2] == 'begin') then return 0 end
+local later = held > tonumber(ARGV[1]) or (held == tonumber(ARGV[1]) and ARGV[2] == 'begin')
+if later and (ARGV[2] ~= 'replace' or document ~= ARGV[4]) then return 0 end
 redis.call('SET', KEYS[1], ARGV[3])
 return 1
 """.replace("MOST_DOCUMENT", str(MOST_DOCUMENT)).replace("MOST_TERM", str(MOST_TERM))
 """Writes a document, unless an operator with a greater term has written the last one. Key: POLICY_KEY. Arguments: the
-term, `begin` where it is new, the document. Gives whether it was written. See docs/adr/0033-who-publishes.md."""
+term, `begin` where it is new or `replace` where what is there is to go whatever its term is, the document, and what is
+to go. Gives whether it was written. See docs/adr/0033-who-publishes.md."""
 
 
 class Publisher:
@@ -395,6 +398,7 @@ class Publisher:
         self._classes: dict[str, ClassPolicy] = {}  # as they are wanted
         self._term = 0  # of ours; 0: not begun, or overtaken
         self._overtaken = False
+        self._unreadable = (0, 0.0)  # a hash of what could not be read, and since when
         # How often something was wanted, and what of it the last document had.
         self._wanted = self._written = 0
         self._renewed_at = self._wrote_at = float("-inf")
@@ -420,14 +424,15 @@ class Publisher:
 
     async def publish(self, class_name: str, policy: ClassPolicy | None) -> None:
         """Put a class's lifetimes in force; None: those of its configuration. Overtaken where another operator does,
-        TooMany where there is no room for one more."""
+        TooMany where there is no room for one more, ValueError where replicas would refuse it, and all others with it.
+        """
         await self._require()
         if policy is None:
             self._classes.pop(class_name, None)
         else:
             if class_name not in self._classes and self._is_full(class_name):
                 raise TooMany(len(self._classes))
-            self._classes[class_name] = policy
+            self._classes[class_name] = _class_policy.decode(msgspec.json.encode(policy))
         await self._write()
 
     async def renew(self, classes: Collection[str]) -> None:
@@ -466,17 +471,28 @@ class Publisher:
         found, now = await self._read(), self._clock()
         if self._overtaken and found is not None and abs(now - found.issued) < SILENT:
             return False
+        is_readable = found is not None
         if found is None or 0 < found.expires <= now:
             found = PolicyDocument(term=found.term if found is not None else 0)
         # By the clock, so that a Redis that was flushed does not make an operator that began before seem the later one.
         held = found.term if found.term < MOST_TERM else 0  # the greatest is damage: none comes after it
         term = max(held + 1, int(now * 1000))
         if not await self._put(term, found.classes, now, "begin"):
-            self._overtaken = True
-            return False
+            # What has a later term and cannot be read is another release's, or nobody's.
+            left = b"" if is_readable else await self._left(now)
+            if not left or not await self._put(term, found.classes, now, "replace", left):
+                self._overtaken = True
+                return False
         self._term, self._overtaken, self._classes = term, False, dict(found.classes)
         self._renewed_at = now
         return True
+
+    async def _left(self, now: float) -> bytes:
+        """What is published where it has stood there for SILENT seconds as it is; else nothing."""
+        stored: bytes = await self._redis.getrange(POLICY_KEY, 0, MOST_DOCUMENT)
+        if self._unreadable[0] != hash(stored) or now < self._unreadable[1]:
+            self._unreadable = (hash(stored), now)
+        return stored if now - self._unreadable[1] >= SILENT else b""
 
     async def _write(self) -> None:
         """Once, for all that is wanted when its turn comes."""
@@ -502,9 +518,11 @@ class Publisher:
                     await self._redis.publish(POLICY_CHANNEL, b"")
             self._written = wanted
 
-    async def _put(self, term: int, classes: dict[str, ClassPolicy], now: float, *begin: str) -> bool:
+    async def _put(
+        self, term: int, classes: dict[str, ClassPolicy], now: float, how: str = "", left: bytes = b""
+    ) -> bool:
         document = PolicyDocument(issued=now, classes=classes, expires=now + PUBLISHED_FOR, term=term)
-        arguments = (POLICY_KEY, term, *(begin or ("",)), msgspec.json.encode(document))
+        arguments = (POLICY_KEY, term, how, msgspec.json.encode(document), left)
         return bool(await self._redis.eval(_PUBLISH_SCRIPT, 1, *arguments))
 
     async def _read(self) -> PolicyDocument | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any
 
 import msgspec
@@ -150,6 +151,45 @@ async def test_there_is_a_term_after_the_greatest(client: Redis, clock: Clock, h
     for ttl in (7.0, 8.0, 9.0):
         await Publisher(client, clock, gather=0.0).publish("faq", ClassPolicy(ttl))
         assert (await document(client)).classes == {"faq": ClassPolicy(ttl)}
+
+
+@pytest.mark.parametrize(
+    "held",
+    [b'{"term":4000000000000000,"classes":3}', b'{"version":2,"term":4000000000000000}', b'{"term":"4e15"}'],
+)
+async def test_what_cannot_be_read_and_stays_as_it_is_keeps_nobody_out_for_ever(
+    client: Redis, clock: Clock, held: bytes
+) -> None:
+    await client.set(POLICY_KEY, held)
+    publisher = Publisher(client, clock, gather=0.0)
+    with pytest.raises(Overtaken):
+        await publisher.publish("faq", A)
+    clock.now += SILENT - 1
+    with pytest.raises(Overtaken):
+        await publisher.publish("faq", A)
+    await client.set(POLICY_KEY, held + b" ")  # somebody writes it
+    clock.now += 1
+    with pytest.raises(Overtaken):
+        await publisher.publish("faq", A)
+    clock.now -= 0.001
+    with pytest.raises(Overtaken):
+        await publisher.publish("faq", A)
+    clock.now += SILENT
+    await publisher.publish("faq", A)
+    assert (await document(client)).classes == {"faq": A}
+
+
+@pytest.mark.parametrize("hazard", [math.nan, 0.0])
+async def test_a_policy_that_replicas_would_refuse_is_not_published(
+    client: Redis, clock: Clock, hazard: float
+) -> None:
+    publisher = Publisher(client, clock, gather=0.0)
+    await publisher.publish("faq", A)
+    question = QuestionPolicy(1.0, (1.0, 1.0), (1.0, 1.0), (1.0, 1.0), 5.0, 60.0, 0.03, hazard=hazard)
+    with pytest.raises(ValueError, match="hazard"):
+        await publisher.publish("news", ClassPolicy(9.0, question=question))
+    await publisher.publish("chat", B)
+    assert (await document(client)).classes == {"faq": A, "chat": B}
 
 
 async def test_what_has_expired_is_not_begun_with(client: Redis, clock: Clock) -> None:

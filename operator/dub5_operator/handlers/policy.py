@@ -584,15 +584,16 @@ class PolicyReconciler:
             stale = min(
                 configured.stale_while_revalidate * decision.ttl / max(configured.ttl, 1.0), LONGEST_TTL
             )
-            state.uncut = ClassPolicy(decision.ttl, stale, decision.question, share(policy.canary))
-            wanted: ClassPolicy | None = state.uncut if cut is None else _cut(state.uncut, cut.ttl)
+            auto = ClassPolicy(decision.ttl, stale, decision.question, share(policy.canary))
+            wanted: ClassPolicy | None = auto if cut is None else _cut(auto, cut.ttl)
+            uncut: ClassPolicy | None = auto
         elif policy.mode == "Observe":
             # What was put in force before goes on: to look on only is no reason for another TTL.
-            wanted = state.uncut or await self._publisher.in_force(policy.cache_class)
-            state.uncut = None
+            wanted, uncut = state.uncut or await self._publisher.in_force(policy.cache_class), None
         else:
-            wanted = state.uncut = None
+            wanted = uncut = None
         await self._publisher.publish(policy.cache_class, wanted)
+        state.uncut = uncut
         return wanted
 
 
