@@ -13,7 +13,7 @@ import re
 
 import msgspec
 
-from dub5.contract import LONGEST_TTL, QuestionPolicy, QuestionRecord
+from dub5.contract import QuestionPolicy, QuestionRecord
 from dub5.errors import InvalidRequest
 from dub5.question_ttl import By, longest_ttl, ttl_of
 
@@ -99,24 +99,28 @@ class Lifetimes(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def of_answer(
         self, record: QuestionRecord | None, *, hits: float, age: float, now: float
     ) -> tuple[Lifetimes, By | None]:
-        """How long one answer lives, and why: of `age` seconds, with `hits` in the whole installation so far. The time
-        for which it is served stale is in proportion."""
+        """How long one answer lives, and why: of `age` seconds, with `hits` in the whole installation so far."""
         question = self.question
         if question is None or self.ttl <= 0:
             return self, None
         ttl, by = ttl_of(record, question, hits=hits, age=age, now=now)
-        return self._scaled(ttl), by
+        return self._divided(ttl), by
 
     def kept_for(self, record: QuestionRecord | None = None) -> float:
         """For how many seconds after its birth an answer may be of use at all."""
         lives, question = self, self.question
         if question is not None and self.ttl > 0:
-            lives = self._scaled(min(_MARGIN * longest_ttl(record, question), question.longest))
+            lives = self._divided(min(_MARGIN * longest_ttl(record, question), question.longest))
         return lives.ttl + max(lives.stale_while_revalidate, lives.stale_if_error)
 
-    def _scaled(self, ttl: float) -> Lifetimes:
-        stale = min(self.stale_while_revalidate * ttl / self.ttl, LONGEST_TTL)
-        return Lifetimes(ttl=ttl, stale_while_revalidate=stale, stale_if_error=self.stale_if_error)
+    def _divided(self, life: float) -> Lifetimes:
+        """Fresh, and served stale while a new one is fetched, in the proportion of the class, for so many seconds
+        together: no hit is older than what its share of stale hits is reckoned with. Fresh as long as may be least."""
+        fresh = life
+        if self.stale_while_revalidate and self.question is not None:
+            fresh *= self.ttl / (self.ttl + self.stale_while_revalidate)
+            fresh = max(fresh, min(self.question.shortest, life))
+        return Lifetimes(ttl=fresh, stale_while_revalidate=life - fresh, stale_if_error=self.stale_if_error)
 
 
 class FreshnessState(enum.Enum):
@@ -180,7 +184,7 @@ def refresh_early(*, ttl: float, recompute: float, lifetimes: Lifetimes, draw: f
     """Whether this hit should have the answer fetched anew before it expires. `draw` is uniform in (0, 1].
 
     Vattani, Chierichetti and Lowenstein, "Optimal probabilistic cache stampede prevention", VLDB 2015, with
-    beta = 1: refresh when `-recompute * ln(draw)` reaches the time that is left. Only for classes without
+    beta = 1: refresh when `-recompute * ln(draw)` reaches the time that is left. Only for answers without
     stale-while-revalidate, which does the same better, and where asking takes less than a tenth of the TTL:
     else most hits would refresh.
     """
