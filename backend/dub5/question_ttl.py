@@ -279,7 +279,8 @@ def updated(
     """What is known of a question whose answer of `fetched` was fetched `again`; times are in seconds since the epoch.
 
     `changed` None: the two could not be compared. `hits` are those of the older answer, by the whole installation. One
-    that was `re_asked`, and is the same, lives on: its hits and its age are counted when it ends.
+    that was `re_asked`, and is the same, lives on: its hits and its age are counted when it ends. With numbers that no
+    question comes to, as damage has, it begins anew.
     """
     if record is None:
         record = QuestionRecord(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, again)
@@ -287,7 +288,13 @@ def updated(
         known = record.changes, record.exposure
         noise = QuestionNoise(*known, *known, record.reworded, 0.0)
     outcome = -1 if changed is None else int(changed)
-    told, of_noise = learn(policy, astuple(record), astuple(noise), fetched, again, outcome, hits, re_asked)
+    try:
+        told, of_noise = learn(
+            policy, astuple(record), astuple(noise), fetched, again, outcome, hits, re_asked
+        )
+    except ArithmeticError:
+        nothing = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, again)
+        told, of_noise = learn(policy, nothing, nothing[:-1], fetched, again, outcome, hits, re_asked)
     return QuestionRecord(*told), QuestionNoise(*of_noise)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from msgspec.structs import astuple
 
-from dub5.contract import QuestionPolicy, QuestionRecord
+from dub5.contract import QuestionNoise, QuestionPolicy, QuestionRecord
 from dub5.question_ttl import (
     best_ttl,
     compared,
@@ -98,6 +98,19 @@ def test_the_upper_end_is_the_quantile() -> None:
     for shape, near in ((0.2, 0.1), (1.0, 0.01), (8.0, 0.01)):
         drawn = chance.gamma(shape, 1 / HOUR, 400_000)
         assert upper_rate(shape, HOUR) == pytest.approx(float(np.quantile(drawn, 0.982)), rel=near)
+
+
+@pytest.mark.parametrize("changed", [True, False])
+def test_with_numbers_that_no_question_comes_to_it_begins_anew(changed: bool) -> None:
+    damaged = QuestionRecord(1000.0, 0.0, 1e-300, 1e-300, 1e-12, 0.001, 1e9)
+    noise = QuestionNoise(1e-6, 1e12, 1e12, 5e-324, 1e-9, -81.7)
+    prior = QuestionPolicy(100.0, (4.0, 86400.0), (0.01, 20.0), (1.0, 10.0), 5.0, 86400.0, 0.03, hazard=0.1)
+
+    def learnt(record: QuestionRecord | None, of_noise: QuestionNoise | None) -> Any:
+        times = {"fetched": 1e9 + 100, "again": 1e9 + 101}
+        return updated(record, of_noise, **times, changed=changed, hits=1, re_asked=False, policy=prior)
+
+    assert learnt(damaged, noise) == learnt(None, None)
 
 
 def test_rates_are_learnt() -> None:
