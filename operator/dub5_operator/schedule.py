@@ -7,7 +7,7 @@ is left out comes right after it, and what is in the hour that comes twice comes
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
@@ -44,10 +44,12 @@ class Schedule:
         ends = [cut.until for cut in self._cuts(now)]
         return min([each for each in begin if each is not None] + ends, default=math.inf)
 
-    def purges(self, since: float, now: float) -> bool:
-        """Whether a purge was to be after `since`, until `now`: late is better than never, and once is enough."""
+    def purges(self, since: float, now: float, but: Collection[ScheduleSpec] = ()) -> bool:
+        """Whether a purge was to be after `since`, until `now`, by other entries than those: late is better than never,
+        and once is enough."""
         return any(
-            entry.action == "Purge" and _last(entry, zone, now) > since for entry, zone in self._entries
+            entry.action == "Purge" and entry not in but and _last(entry, zone, now) > since
+            for entry, zone in self._entries
         )
 
     def cut(self, now: float) -> Cut | None:

@@ -525,6 +525,22 @@ async def test_a_schedule_purges_once_also_what_was_missed(bench: Bench) -> None
         assert (await later.reconcile(spec | {"mode": mode})).events == []
 
 
+async def test_an_entry_that_is_added_after_its_time_is_not_late(bench: Bench) -> None:
+    """NOW is 22:13:20 in UTC."""
+    await bench.reconcile({"step": {"every": "1h"}})
+    bench.clock.now = NOW + 600
+    spec: dict[str, Any] = {
+        "schedule": [{"cron": "15 22 * * *", "action": "Purge"}],
+        "step": {"every": "1h"},
+    }
+    assert (await bench.reconcile(spec)).events == []
+    bench.clock.now += 86400
+    spec["schedule"] = [{"cron": "0 9 * * *", "action": "Cut", "ttl": "10s", "for": "1h"}, *spec["schedule"]]
+    assert [event.reason for event in (await bench.reconcile(spec)).events] == ["Purged"], (
+        "it was there before"
+    )
+
+
 async def test_a_schedule_cuts_the_ttl_for_a_while(bench: Bench) -> None:
     cut = {"cron": "15 22 * * *", "action": "Cut", "ttl": "10s", "for": "30m"}
     spec = {"schedule": [cut], "ttl": {"initial": "2m"}, "step": {"every": "1h"}}

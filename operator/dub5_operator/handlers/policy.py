@@ -29,7 +29,7 @@ from prometheus_client.registry import Collector
 from structlog.typing import FilteringBoundLogger
 
 from dub5.contract import LONGEST_TTL, AnnouncedClass, Announcement, ClassPolicy, purge_names
-from dub5_operator.crd import CachePolicySpec, Json, seconds
+from dub5_operator.crd import CachePolicySpec, Json, ScheduleSpec, seconds
 from dub5_operator.planner.canary import Measured
 from dub5_operator.planner.decision import Decision, Learning, PolicyLimits
 from dub5_operator.planner.durations import written
@@ -298,12 +298,14 @@ _NO_SCHEDULE = Schedule([])
 
 class _State(msgspec.Struct):
     """Of one policy, between reconciliations. `uncut` is what we had put in force, but for cuts; `asked_at` when the
-    schedule was last asked for purges, 0 for never."""
+    schedule was last asked for purges, 0 for never; `entries` of that schedule, None: of an operator before this one.
+    """
 
     last_report: LastReport
     uncut: ClassPolicy | None = None
     schedule: Schedule = _NO_SCHEDULE
     asked_at: float = 0.0
+    entries: list[ScheduleSpec] | None = None
 
 
 class _Due(msgspec.Struct, frozen=True):
@@ -521,7 +523,12 @@ class PolicyReconciler:
 
     async def _purge(self, state: _State, policy: CachePolicySpec, now: float) -> list[Event]:
         """Where the schedule says so, since it was last asked; also what came while no operator was there."""
-        if not state.schedule.purges(state.asked_at or now, now):
+        entries = policy.schedule if policy.mode == "Auto" else []
+        # What a new entry would have done earlier is not late.
+        new = [each for each in entries if state.entries is not None and each not in state.entries]
+        due = state.schedule.purges(state.asked_at or now, now, but=new)
+        state.entries = entries
+        if not due:
             state.asked_at = now
             return []
         await self._publisher.purge(purge_names(class_name=policy.cache_class))
