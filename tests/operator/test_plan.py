@@ -17,6 +17,7 @@ from dub5.contract import CLASSES_KEY, LEARNT_KEY, POLICY_KEY, SAMPLES, SAMPLES_
 from dub5_operator.explain import recording
 from dub5_operator.explain.options import policy
 from dub5_operator.explain.reading import read
+from dub5_operator.explain.refused import Refused
 from dub5_operator.handlers.policy import limits_of
 from dub5_operator.planner.decision import PolicyLimits
 from dub5_operator.redis import Samples
@@ -98,6 +99,42 @@ async def test_a_class_that_came_and_went_meanwhile_is_left_out(
     assert list(announced) == []
 
 
+async def test_that_redis_went_away_is_said_where_nothing_was_seen(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(samples: Samples) -> None:
+        raise Refused("Redis does not answer")
+
+    def report_progress(_: recording.Recorded) -> None:
+        monkeypatch.setattr(recording, "read", away)
+
+    with pytest.raises(Refused, match="Redis"):
+        await recording.plan(bench.redis, policy({}), None, record=0.1, report_progress=report_progress)
+
+
+async def test_what_was_recorded_is_told_although_redis_is_empty_in_the_end(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording, "POLL", 0.2)
+    await bench.sample(changed=0.1, came=True)
+
+    async def emptied() -> None:
+        await seen.wait()
+        await bench.redis.flushall()
+
+    seen = asyncio.Event()
+    emptying = asyncio.create_task(emptied())
+    found = await recording.plan(
+        bench.redis,
+        policy({"staleness": "1%\n"}),
+        None,
+        record=1.0,
+        report_progress=lambda recorded: seen.set() if recorded.look_ups else None,
+    )
+    await emptying
+    assert [each.cache_class for each in found] == ["banter"]
+
+
 async def test_a_plan_is_a_table_and_a_plot(
     bench: Bench, redis: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -148,6 +185,7 @@ async def test_an_operator_beside_it_is_not_disturbed(
         (["--record", "1s", "--memory", "much"], "--memory much"),
         (["--record", "1s", "--memory-price=-1"], "--memory-price -1"),
         (["--record", "1s", "--plot", "plan.doc"], "plan.doc"),
+        (["--record", "1h", "--plot", "/nowhere/plan.svg"], "/nowhere/plan.svg"),
         (["--record", "1s", "--redis", "http://127.0.0.1"], "redis.url"),
     ],
 )

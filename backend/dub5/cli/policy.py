@@ -157,6 +157,8 @@ def _drawer(path: Path | None) -> Callable[[list[Explained]], None]:
         raise Failed(f"--plot needs the extra: pip install 'dub5[loadtest]' ({error}).") from None
     if path.suffix not in FORMATS:
         raise Failed(f"--plot {path}: its name must end with {', '.join(FORMATS)}.")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise Failed(f"--plot {path} cannot be written.")
     return lambda found: draw(found, path)
 
 
@@ -165,12 +167,12 @@ def _show(
 ) -> None:
     from dub5_operator.explain.text import text  # noqa: PLC0415
 
-    draw(found)
     if args.json:
         encoded = msgspec.json.encode(whole, enc_hook=_plain)
         write(msgspec.json.format(encoded, indent=2).decode())
     else:
         write("\n\n".join(map(text, found)))
+    draw(found)  # last: what was recorded for hours is told whatever comes of it
 
 
 def _plain(number: Any) -> Any:

@@ -25,13 +25,14 @@ _FIELDS = {
 
 def policy(options: Mapping[str, str | None]) -> CachePolicySpec:
     """`options` by their names, without dashes; None: not given. Refused names the one that cannot be."""
-    given = {name: written for name, written in options.items() if written is not None}
+    # To a pattern the end of a line is an end.
+    given = {name: written.strip() for name, written in options.items() if written is not None}
     spec: Json = {"cacheClass": "any"}
     for name, written in given.items():
         section, field, what = _FIELDS[name]
         spec.setdefault(section, {})[field] = written
         try:
-            found = msgspec.convert(spec, CachePolicySpec, strict=False)
+            msgspec.convert(spec, CachePolicySpec, strict=False)
         except msgspec.ValidationError:
             raise Refused(f"--{name} {written}: not {what}.") from None
     found = msgspec.convert(spec, CachePolicySpec, strict=False)

@@ -7,7 +7,6 @@ would, from what one before it has stored where there was one, and decides.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -47,15 +46,18 @@ async def plan(
     before = announcement_of(samples)
     if only is not None:
         announced(before, only)
+    trouble: Refused | None = None
     while (passed := clock() - began) < record:
         report_progress(Recorded(passed, _look_ups(samples)))
         await asyncio.sleep(min(POLL, record - passed))
         # Redis keeps minutes of samples: that it is away for some of them costs nothing.
-        with contextlib.suppress(Refused):
+        try:
             await read(samples)
-    await read(samples)
+            trouble = None
+        except Refused as error:
+            trouble = error
     report_progress(Recorded(record, _look_ups(samples)))
-    classes = {**before.classes, **announcement_of(samples).classes}
+    classes = {**before.classes, **(samples.announcement or before).classes}
     found = [
         shown(
             samples,
@@ -67,6 +69,8 @@ async def plan(
         if name in classes  # else it came and went: a rollout that was taken back
     ]
     used = [each for each in found if each is not None]
+    if not used and trouble is not None:
+        raise trouble
     if not used:
         what = "No look-ups" if only is None else f"No look-ups of the class {only}"
         raise Refused(
