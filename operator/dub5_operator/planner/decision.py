@@ -191,8 +191,8 @@ class Learning:
                 compared.fetched, compared.again, changed, compared.expected, compared.noise, now
             )
         # Asked now, since those that show a storm are of it too.
-        storm, (calmed, _) = self._hazard.in_storm(now), self._hazard.moment(now)
-        self._questions.learn(compared, now, storm=storm, after=calmed)
+        storm, after = self._hazard.in_storm(now), self._hazard.unusual_until(now)
+        self._questions.learn(compared, now, storm=storm, after=after)
 
     def away(self, since: float, until: float) -> None:
         """Nobody read in between, so that nothing was recorded: no rate is counted over that time."""

@@ -63,6 +63,8 @@ CERTAIN, CERTAIN_FALL = 0.95, 0.99
 """A posterior above which a hypothesis becomes history."""
 MOST_ANSWERS = 0.5
 """The share of answers from which on an event changed most of them."""
+AGAIN = 2
+"""Events of most answers within REMEMBERED, from which on questions' own rates are learnt from them."""
 USUAL = 6.0
 """Events a day, none of most answers, from which on they are how answers change, and no exceptions."""
 EVENTS_A_DAY, RISES_A_DAY, FALLS_A_DAY, BACK_A_DAY = 1.0, 2.0, 0.5, 12.0
@@ -311,6 +313,14 @@ class Hazard:
         answer fetched before is stale; zeros where it is long ago, or usual."""
         at, share = self._moment.tolist()
         return (at, share) if now - at < REMEMBERED and not self._are_usual(now) else (0.0, 0.0)
+
+    def unusual_until(self, now: float) -> float:
+        """Until when a storm was, or an event that changed most answers: what was fetched before teaches no question's
+        rate. Zero where such events have come again and again: then they are how answers change."""
+        at, _ = self.moment(now)
+        most = self._events[_share(self._events) >= MOST_ANSWERS]
+        again = len(most) >= AGAIN and at <= most[-1, 0] + most[-1, 1]
+        return 0.0 if again else at
 
     def watched(self, now: float) -> float:
         """Seconds since comparisons were taken in first: a class's first hundred are not."""

@@ -90,6 +90,16 @@ def test_a_batch_is_an_event_and_over_when_it_is_over() -> None:
     assert 0.3 < changed < 0.7
 
 
+def test_of_events_that_change_all_answers_again_and_again_rates_are_learnt() -> None:
+    """One of them says nothing of how often answers change; two within hours do."""
+    events = [np.array([3 * HOUR, 4.1 * HOUR])] * QUESTIONS
+    history = History(besides(steady(5), events)).until(3.9 * HOUR)
+    assert abs(history.hazard.unusual_until(START + 3.9 * HOUR) - START - 3 * HOUR) <= 600
+    history.until(4.3 * HOUR)
+    assert history.hazard.moment(START + 4.3 * HOUR)[0] > START + 4 * HOUR
+    assert history.hazard.unusual_until(START + 4.3 * HOUR) == 0
+
+
 def test_a_storm_is_a_new_rate_and_its_end_is_seen() -> None:
     chance = np.random.default_rng(4)
     storm = [np.sort(chance.uniform(3 * HOUR, 4 * HOUR, 60)) for _ in range(QUESTIONS)]
@@ -105,6 +115,7 @@ def test_a_storm_is_a_new_rate_and_its_end_is_seen() -> None:
     assert 180 < min(history.storms) < max(history.storms) < 256
     calmed, share = history.hazard.moment(START + 5 * HOUR)
     assert 4 * HOUR <= calmed - START <= 4 * HOUR + 20 * MINUTE
+    assert history.hazard.unusual_until(START + 5 * HOUR) == calmed
     assert share > 0.9  # of what was fetched before
     # What changed in its last minutes, and is asked for again now, is no news.
     now, count = START + 5 * HOUR, 20
