@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 from dub5 import __version__
 from dub5.advisor.page import Origin
-from dub5.cli.command import Failed, keep_apart
+from dub5.cli.command import Failed, check_writable, keep_apart
 from dub5.report.document import Document
 from dub5.report.text import markdown
 from dub5.settings.model import Duration
@@ -61,10 +60,8 @@ def check(args: argparse.Namespace) -> bool:
     if args.html is not None:
         _page()
     for file in (args.html, args.markdown):
-        if file is not None and not file.parent.is_dir():
-            raise Failed(f"{file} cannot be written: there is no folder {file.parent}")
-        if file is not None and (file.is_dir() or not os.access(file.parent, os.W_OK)):
-            raise Failed(f"{file} cannot be written: it is a folder, or in one that is not ours to write")
+        if file is not None:
+            check_writable(file)
     return args.html is not None or args.markdown is not None
 
 

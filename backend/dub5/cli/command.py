@@ -20,6 +20,14 @@ class Failed(Exception):
     """The command could not do what it is for; the message is for people, the exit code 1."""
 
 
+def check_writable(file: Path) -> None:
+    """Failed where a file could not be written there; to be asked before anything is waited for."""
+    if not file.parent.is_dir():
+        raise Failed(f"{file} cannot be written: there is no folder {file.parent}")
+    if file.is_dir() or not os.access(file.parent, os.W_OK):
+        raise Failed(f"{file} cannot be written: it is a folder, or in one that is not ours to write")
+
+
 def add(commands: Commands, name: str, summary: str, example: str) -> argparse.ArgumentParser:
     """A subcommand whose help ends with an example."""
     return commands.add_parser(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from dub5.cli import command
-from dub5.cli.command import Failed
+from dub5.cli.command import Failed, check_writable
 from dub5.cli.operators_redis import client_of
 from dub5.cli.standard_streams import complain, write
 from dub5.settings.loader import load
@@ -157,8 +157,7 @@ def _drawer(path: Path | None) -> Callable[[list[Explained]], None]:
         raise Failed(f"--plot needs the extra: pip install 'dub5[loadtest]' ({error}).") from None
     if path.suffix not in FORMATS:
         raise Failed(f"--plot {path}: its name must end with {', '.join(FORMATS)}.")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise Failed(f"--plot {path} cannot be written.")
+    check_writable(path)
     return lambda found: draw(found, path)
 
 
