@@ -412,6 +412,8 @@ class Hazard:
         for name in _STATE:
             array = _restored(state, name)
             old = getattr(new, f"_{name}")
+            if array.ndim != np.ndim(old):
+                raise ValueError(f"{name} of a hazard is of another shape")
             if isinstance(old, float):
                 setattr(new, f"_{name}", float(array))
             elif name in _GROWING or array.shape == old.shape:

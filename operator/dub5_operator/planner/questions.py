@@ -510,7 +510,7 @@ class Questions:
 
     def restore(self, state: State) -> None:
         """ValueError or KeyError where it is not what `state` gives; nothing is then changed."""
-        count = len(state["keys"])
+        count = state["keys"].size
         check(state, "keys", np.int64, (count,))
         check(state, "known", np.float32, (count, 4), most=MOST_STORED)
         check(state, "at", np.float64, (count,), most=MOST_STORED)
@@ -520,7 +520,7 @@ class Questions:
         check(state, "foretold", np.float64, (3,))
         check(state, "surprise", np.float64, (2,))
         check(state, "blocks", np.float64, (2, 6), finite=False)
-        told = len(state["estimate"])
+        told = state["estimate"].size
         check(state, "estimate", np.float64, (told,))
         if not np.isfinite(state["blocks"]).all() or told not in (
             0,

@@ -272,12 +272,11 @@ class Reuse:
         """Go on from there; False where it is of another shape, and not taken. ValueError where it cannot be true."""
         if not (_same(state["ttls"], self.ttls) and _same(state["lives"], self._lives)):
             return False
-        columns, keys = len(self.ttls), len(state["keys"])
+        columns, keys = len(self.ttls), state["keys"].size
         check(state, "sums", np.float64, (9, columns))
-        most = state["sums"] * (1 + ROUNDED)
-        if (state["sums"][[_CALLS, _HITS, _REALLY_HIT]] > most[_WEIGHT]).any() or (
-            state["sums"][_SPENT] > most[_DOLLARS]
-        ).any():
+        sums = state["sums"]
+        wholes = (1 + ROUNDED) * sums[[_WEIGHT, _WEIGHT, _WEIGHT, _DOLLARS]]
+        if (sums[[_CALLS, _HITS, _REALLY_HIT, _SPENT]] > wholes).any():
             raise ValueError("sums of shares that cannot be")
         for name, length in (("others", 2), ("typical", 3), ("scalars", 4)):
             check(state, name, np.float64, (length,), finite=name != "scalars")
