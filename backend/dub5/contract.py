@@ -408,8 +408,8 @@ class ClassPolicy(msgspec.Struct, frozen=True):
     """Lifetimes of one class, in seconds. `stale_while_revalidate` absent: the configuration's.
 
     With `question` each answer has a TTL of its own, and `ttl` is what a release uses that knows of none; its
-    stale-while-revalidate is in proportion. A `ttl` of 0 is one for all: nothing is kept. `canary` is the share of
-    calls to providers to be spent on measuring how many hits are stale.
+    stale-while-revalidate is a part of that, in the proportion of these two. A `ttl` of 0 is one for all: nothing is
+    kept. `canary` is the share of calls to providers to be spent on measuring how many hits are stale.
     """
 
     ttl: Annotated[float, Meta(ge=0, le=LONGEST_TTL)]

@@ -265,6 +265,14 @@ def judge(
     return ttl, by
 
 
+_NO_NOISE = QuestionNoise(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+def _unknown(at: float) -> QuestionRecord:
+    """Of a question that was never compared."""
+    return QuestionRecord(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, at)
+
+
 def updated(
     record: QuestionRecord | None,
     noise: QuestionNoise | None = None,
@@ -283,7 +291,7 @@ def updated(
     question comes to, as damage has, it begins anew.
     """
     if record is None:
-        record = QuestionRecord(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, again)
+        record = _unknown(again)
     if noise is None:  # as a release wrote it that knew of one explanation
         known = record.changes, record.exposure
         noise = QuestionNoise(*known, *known, record.reworded, 0.0)
@@ -293,8 +301,9 @@ def updated(
             policy, astuple(record), astuple(noise), fetched, again, outcome, hits, re_asked
         )
     except ArithmeticError:
-        nothing = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, again)
-        told, of_noise = learn(policy, nothing, nothing[:-1], fetched, again, outcome, hits, re_asked)
+        told, of_noise = learn(
+            policy, astuple(_unknown(again)), astuple(_NO_NOISE), fetched, again, outcome, hits, re_asked
+        )
     return QuestionRecord(*told), QuestionNoise(*of_noise)
 
 

@@ -70,8 +70,8 @@ FRESH = 1.0
 READ_EVERY = 60.0
 """Seconds until they are read though no policy is due: Redis keeps five minutes at least, replicas write for five."""
 HEARD_FOR = 120.0
-"""Seconds for which a replica's threshold holds that writes nothing: two of its longest waits, of up to a hundred; of
-more some are forgotten meanwhile, and others that are like it are there."""
+"""Seconds for which a replica's threshold holds that writes nothing: two of its longest waits, with up to a hundred of
+them. With more some are forgotten between two batches, while others with much the same threshold are there."""
 HEAVY_FOR = 600.0
 """Seconds for which a key counts to the exact stratum of a replica that has not told of it again."""
 _LEAST_THRESHOLD = 1e-9

@@ -114,8 +114,8 @@ class Lifetimes(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return lives.ttl + max(lives.stale_while_revalidate, lives.stale_if_error)
 
     def _divided(self, life: float) -> Lifetimes:
-        """Fresh, and served stale while a new one is fetched, in the proportion of the class, for so many seconds
-        together: no hit is older than what its share of stale hits is reckoned with. Fresh as long as may be least."""
+        """`life` seconds in two parts, in the proportion of the class's: fresh, for `shortest` at least, and served
+        stale while a new one is fetched. So no hit is older than what its share of stale hits is reckoned with."""
         fresh = life
         if self.stale_while_revalidate and self.question is not None:
             fresh *= self.ttl / (self.ttl + self.stale_while_revalidate)

@@ -69,9 +69,9 @@ async def plan(
         if name in classes  # else it came and went: a rollout that was taken back
     ]
     used = [each for each in found if each is not None]
-    if not used and trouble is not None:
-        raise trouble
     if not used:
+        if trouble is not None:
+            raise trouble
         what = "No look-ups" if only is None else f"No look-ups of the class {only}"
         raise Refused(
             f"{what} came in {record:g} s. Replicas see within 5 s that samples are read, and write what they saw each "

@@ -91,11 +91,11 @@ class Alternative:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """Of one class, whose TTL in force is `current`. `look_ups` were seen in `window` seconds; by how long was watched
-    no TTL is longer than `watched` seconds, that of a question where each has its own. `aim` is the share of stale hits
-    that is aimed at, `margin` by how much changes may be more frequent than they seem; `hazard` how fast answers change
-    now, as a multiple of their average. `cause` is what keeps `c` from being larger, where each question has a TTL of
-    its own.
+    """Of one class, whose TTL in force is `current`. `look_ups` were seen in `window` seconds. `watched` is the longest
+    TTL that is given after so much watching, in seconds; where each question has its own, the longest of these. `aim`
+    is the share of stale hits that is aimed at, `margin` by how much changes may be more frequent than they seem;
+    `hazard` how fast answers change now, as a multiple of their average. `cause` is what keeps `c` from being larger,
+    where each question has a TTL of its own.
     """
 
     current: float
@@ -134,19 +134,21 @@ def explained(
     questions: list[QuestionCandidate] = []
     examples: list[Example] = []
     cause: Cause | None = None
+    watched = curve.window
     # Where the budget cannot be kept there is nothing to choose among: all have the shortest.
     if population is not None and decision.question is not None and decision.within_budget:
         forecast = QuestionForecast(curve, population, limits)
         _, cause = forecast.best_cost()
         questions = _by_question(forecast, decision.question.cost, cause)
         examples = _examples(population, decision.question)
+        watched = population.watched
     return Explanation(
         current=current,
         decision=decision,
         drift=drift,
         look_ups=int(curve.seen),
         window=curve.window,
-        watched=(curve.window if cause is None or population is None else population.watched) / WATCHED,
+        watched=watched / WATCHED,
         aim=AIM * limits.budget,
         hazard=None if population is None else population.hazard,
         margin=None if population is None else population.margin,
@@ -204,8 +206,9 @@ def _by_question(forecast: QuestionForecast, chosen: float, cause: Cause) -> lis
             "Data": outcome.stale_upper > forecast.bounds.budget * (1 + 1e-3)
             or forecast.hits(cost) > most * (1 + 1e-3),
             "Memory": memory is not None and outcome.bytes > memory * (1 + 1e-3),
+            "Bounds": False,
         }
-        over[BOUND_BY[cause]] = over.get(BOUND_BY[cause], False) or cost > MOST_COST
+        over[BOUND_BY[cause]] |= cost > MOST_COST
         found.append(
             QuestionCandidate(
                 cost=cost,

@@ -64,7 +64,8 @@ CERTAIN, CERTAIN_FALL = 0.95, 0.99
 MOST_ANSWERS = 0.5
 """The share of answers from which on an event changed most of them."""
 AGAIN = 2
-"""Events of most answers within REMEMBERED, from which on questions' own rates are learnt from them."""
+"""Events of most answers within REMEMBERED, from which on they are how answers change: questions' rates are learnt from
+them."""
 USUAL = 6.0
 """Events a day, none of most answers, from which on they are how answers change, and no exceptions."""
 EVENTS_A_DAY, RISES_A_DAY, FALLS_A_DAY, BACK_A_DAY = 1.0, 2.0, 0.5, 12.0
@@ -250,9 +251,7 @@ class Hazard:
         self._onsets = np.zeros(0)
         self._scores = _NONE
         self._posterior = _NONE
-        self._segments = np.array(
-            [[0.0, 1.0]]
-        )  # from a time on, as how many seconds of the average one counts
+        self._segments = np.array([[0.0, 1.0]])  # since when one second counts as how many of the average
         self._events = np.zeros((0, 4))  # at, lasts, answers changed, answers not changed
         self._level = self._before = 1.0
         self._since = 0.0  # when the level began
@@ -318,7 +317,7 @@ class Hazard:
         """Until when a storm was, or an event that changed most answers: what was fetched before teaches no question's
         rate. Zero where such events have come again and again: then they are how answers change."""
         at, _ = self.moment(now)
-        most = self._events[_share(self._events) >= MOST_ANSWERS]
+        most = self._events_of_most
         again = len(most) >= AGAIN and at <= most[-1, 0] + most[-1, 1]
         return 0.0 if again else at
 
@@ -443,6 +442,10 @@ class Hazard:
         if not math.isfinite(new.multiplier(new._folded)):
             raise ValueError("a hazard's rates are none")
         self.__dict__.update(new.__dict__)
+
+    @property
+    def _events_of_most(self) -> Floats:
+        return self._events[_share(self._events) >= MOST_ANSWERS]
 
     @property
     def _share_by_events(self) -> float:
@@ -637,8 +640,7 @@ class Hazard:
     def _changed_most(self, now: float) -> bool:
         """Whether an event that changed most answers took place within the hour, where events are not usual: what looks
         like another one is a rate."""
-        late = self._events[:, 0] > now - BRIEF
-        return bool((late & (_share(self._events) >= MOST_ANSWERS)).any()) and not self._are_usual(now)
+        return bool((self._events_of_most[:, 0] > now - BRIEF).any()) and not self._are_usual(now)
 
     def _one_of_many(self, now: float) -> bool:
         """Whether events are usual, and not more came of late than may come by chance: then what looks like a new rate

@@ -94,9 +94,9 @@ _BEFOREHAND = np.where(_NOISE == 0, 0.9, 0.1 / (len(_NOISES) - 1)) / len(_RATES)
 _MAXIMISATIONS = 40
 _COMPASS = np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
 _CHUNK = 1024
-_IS_SHAPE, _IS_MEAN, _IS_NOISE = (0.01, 100.0), (1.0, 1000 * 365 * _DAY), (1e-9, 1000.0)
-"""Of a stored distribution: shapes, seconds between two changes, and numbers of the beta distribution; what is found is
-far within."""
+_STORED_SHAPE, _STORED_SECONDS, _STORED_NOISE = (0.01, 100.0), (1.0, 1000 * 365 * _DAY), (1e-9, 1000.0)
+"""Least and most of a stored distribution, far beyond what is found: the gamma's shape, seconds between two changes,
+the beta's parameters."""
 _LEAST_COST = 1e-7
 MOST_COST = 10.0
 """The greatest `c`: where it is reached the budget does not bind, but what one question may have."""
@@ -182,8 +182,8 @@ class Questions:
         return self._columns(verdicts) if verdicts else None
 
     def learn(self, compared: Comparisons, now: float, *, storm: bool = False, after: float = 0.0) -> None:
-        """Take them in. In a `storm`, and of answers fetched before the time `after` which one was over, no rates are
-        learnt."""
+        """Take them in. In a `storm`, and of answers fetched before `after`, when one was over or an event that changed
+        most answers was, no rates are learnt."""
         calm = compared.fetched >= after if not storm else np.zeros(len(compared.rows), dtype=bool)
         if self._compared_when_fitted:
             self._hold_against(compared, calm, now, storm=storm)
@@ -530,9 +530,9 @@ class Questions:
         shape, seconds, *noises = state["sums"][:4].tolist()
         mixture = state["mixture"]
         if not ((mixture > 0).all() and abs(mixture.sum() - 1) < ROUNDED) or not (
-            _IS_SHAPE[0] <= shape <= _IS_SHAPE[1]
-            and _IS_MEAN[0] <= seconds / shape <= _IS_MEAN[1]
-            and all(_IS_NOISE[0] <= each <= _IS_NOISE[1] for each in noises)
+            _STORED_SHAPE[0] <= shape <= _STORED_SHAPE[1]
+            and _STORED_SECONDS[0] <= seconds / shape <= _STORED_SECONDS[1]
+            and all(_STORED_NOISE[0] <= each <= _STORED_NOISE[1] for each in noises)
         ):
             raise ValueError("questions have distributions that cannot be")
         if len(np.unique(state["keys"])) != count or count > MOST_QUESTIONS:

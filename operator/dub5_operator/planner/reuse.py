@@ -55,7 +55,7 @@ MOST_KEYS = 16_384
 """Keys replayed; above, those that were not asked for the longest are forgotten."""
 
 _NOTHING = 1e-100
-"""Look-ups, faded."""
+"""Look-ups, faded: fewer are none."""
 _CALLS, _HITS, _AGE, _SPENT, _BYTES, _WEIGHT, _DOLLARS, _REALLY_HIT, _ELAPSED = range(9)
 _PLAIN, _BEGINS, _JOINED, _UNEXPLAINED = range(4)
 
@@ -292,7 +292,7 @@ class Reuse:
             math.isnan(began) or began >= zero
         ):
             raise ValueError("times that cannot be")
-        self._sums = state["sums"].copy()
+        self._sums = sums.copy()
         self._others, self._typical = state["others"].copy(), state["typical"].copy()
         self._seen, self._zero, self._faded = seen, zero, faded
         self._began = None if math.isnan(began) else began
